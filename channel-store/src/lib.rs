@@ -1,0 +1,19 @@
+//! What a channel is, and where it lives.
+//!
+//! A channel is a log of publications in one order, and the set of sessions that are its members. Chat writes it
+//! through [`ChannelStore`], connectors follow it through [`ChannelFeed`]; `redis` is the implementation that spans
+//! processes, `memory` the one for a single process.
+
+mod name;
+mod publication;
+mod store;
+
+pub use name::{
+    ChannelName, IdempotencyKey, Incarnation, NameError, Route, SessionId, User, UserId,
+};
+pub use publication::{Epoch, ON_JOIN, ON_LEAVE, ON_MESSAGE, Payload, Position, Publication};
+pub use store::{
+    ChannelFeed, ChannelStore, FeedConnection, FeedSink, Generation, Join, Joined, Leave, LogPage,
+    MembersPage, Membership, Publish, Published, Publisher, Since, Standing, StoreError,
+    StoreOptions,
+};

@@ -1,0 +1,167 @@
+//! Names that were checked once, at the edge, and are cheap to clone from then on.
+//!
+//! CONTRACT: a user has at most 128 bytes, a channel 256, an idempotency key 128; none is empty or holds a control
+//! character. Everything behind the edge takes these types and need not ask again.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Why a text is no name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Nothing there.
+    #[error("must not be empty")]
+    Empty,
+    /// More bytes than the name may have.
+    #[error("must have at most {limit} bytes")]
+    TooLong {
+        /// The most bytes that such a name may have.
+        limit: usize,
+    },
+    /// U+0000 to U+001F or U+007F to U+009F.
+    #[error("must not hold control characters")]
+    ControlCharacter,
+}
+
+fn check(text: &str, limit: usize) -> Result<(), NameError> {
+    if text.is_empty() {
+        return Err(NameError::Empty);
+    }
+    if text.len() > limit {
+        return Err(NameError::TooLong { limit });
+    }
+    if text.chars().any(char::is_control) {
+        return Err(NameError::ControlCharacter);
+    }
+    Ok(())
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $limit:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// The most bytes that this name may have.
+            pub const LIMIT: usize = $limit;
+
+            /// Checks a text from outside.
+            ///
+            /// # Errors
+            /// [`NameError`] says what is wrong with it.
+            pub fn new(text: impl AsRef<str> + Into<Arc<str>>) -> Result<Self, NameError> {
+                check(text.as_ref(), Self::LIMIT)?;
+                Ok(Self(text.into()))
+            }
+
+            /// The name itself.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&*self.0, f)
+            }
+        }
+
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+name!(
+    /// A named room.
+    ChannelName,
+    256
+);
+name!(
+    /// Who somebody is: one user whether the client wrote `5` or `"5"` (K7).
+    UserId,
+    128
+);
+name!(
+    /// A connector's session: random, never used again, unique in the cluster.
+    SessionId,
+    128
+);
+name!(
+    /// A connector's name with an id that is fresh with each start of the process.
+    Incarnation,
+    256
+);
+name!(
+    /// The name that members receive a publication under.
+    Route,
+    128
+);
+name!(
+    /// A caller's own name for a message: repeated, it is the same message.
+    IdempotencyKey,
+    128
+);
+
+/// A user, and how the client's JSON spelled them: pushes show the same type again (K1).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct User {
+    /// Who it is.
+    pub id: UserId,
+    /// True if the client's JSON had a number.
+    pub is_number: bool,
+}
+
+impl User {
+    /// The user as the JSON value that belongs into `userId`.
+    #[must_use]
+    pub fn json(&self) -> String {
+        let id = self.id.as_str();
+        if self.is_number {
+            return id.to_owned();
+        }
+        let mut json = String::with_capacity(id.len() + 2);
+        json.push('"');
+        for c in id.chars() {
+            // Control characters can't be in a name, and JSON.stringify escapes nothing else.
+            if matches!(c, '"' | '\\') {
+                json.push('\\');
+            }
+            json.push(c);
+        }
+        json.push('"');
+        json
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_refused_when_empty_too_long_or_with_control_characters() {
+        assert_eq!(UserId::new(""), Err(NameError::Empty));
+        assert_eq!(UserId::new("a\nb"), Err(NameError::ControlCharacter));
+        assert_eq!(UserId::new("a\u{85}"), Err(NameError::ControlCharacter));
+        assert_eq!(UserId::new("x".repeat(129)), Err(NameError::TooLong { limit: 128 }));
+        assert_eq!(UserId::new("哈".repeat(42)).unwrap().as_str().len(), 126);
+    }
+
+    #[test]
+    fn a_user_is_shown_with_the_json_type_the_client_used_k1() {
+        let user = |id: &str, is_number| User { id: UserId::new(id).unwrap(), is_number };
+        assert_eq!(user("5", true).json(), "5");
+        assert_eq!(user("5", false).json(), "\"5\"");
+        assert_eq!(user(r#"a"b\c/哈"#, false).json(), r#""a\"b\\c/哈""#);
+    }
+}

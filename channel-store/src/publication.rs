@@ -1,0 +1,129 @@
+//! What a channel's log holds: publications, and the positions they stand at.
+
+use crate::name::{Route, User};
+use bytes::{BufMut, Bytes, BytesMut};
+use std::fmt;
+use std::sync::Arc;
+
+/// The route of a user's first session in a channel.
+pub const ON_JOIN: &str = "onJoin";
+/// The route of a user's last session leaving a channel.
+pub const ON_LEAVE: &str = "onLeave";
+/// The route of a message whose sender named none.
+pub const ON_MESSAGE: &str = "onMessage";
+
+/// An opaque id of one life of a channel's log: it never repeats and has no order (RECOVERY.md, section 1).
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Epoch(Arc<str>);
+
+impl Epoch {
+    /// The text that a store, or a client that got it from one, names the epoch with.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// The id.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where a publication stands: the epoch under which it was appended, and its number in the channel.
+/// It never changes afterwards. Offset 0 stands before the first.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Position {
+    /// The life of the log.
+    pub epoch: Epoch,
+    /// Counts the channel's publications from 1.
+    pub offset: u64,
+}
+
+/// Route, sender and body in the one form that the log, the topic and the hub share, opaque to Redis:
+/// `route NUL sender NUL body`. Names hold no NUL, so the first two end what they seem to end.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Payload {
+    bytes: Bytes,
+    route_end: u32,
+    sender_end: u32,
+}
+
+impl Payload {
+    /// Joins what was checked before: `body` is one JSON object with its `userId` already in place.
+    #[must_use]
+    pub fn new(route: &Route, sender: &User, body: &[u8]) -> Self {
+        let (route, sender) = (route.as_str(), sender.id.as_str());
+        let mut bytes = BytesMut::with_capacity(route.len() + sender.len() + body.len() + 2);
+        bytes.put_slice(route.as_bytes());
+        bytes.put_u8(0);
+        bytes.put_slice(sender.as_bytes());
+        bytes.put_u8(0);
+        bytes.put_slice(body);
+        let route_end = u32::try_from(route.len()).unwrap_or(u32::MAX);
+        let sender_end = route_end + 1 + u32::try_from(sender.len()).unwrap_or(u32::MAX);
+        Self { bytes: bytes.freeze(), route_end, sender_end }
+    }
+
+    /// Takes apart what a store gave back; `None` if it is not of this form.
+    #[must_use]
+    pub fn parse(bytes: Bytes) -> Option<Self> {
+        let route_end = bytes.iter().position(|&b| b == 0)?;
+        let sender_end = route_end + 1 + bytes[route_end + 1..].iter().position(|&b| b == 0)?;
+        std::str::from_utf8(&bytes[..sender_end]).ok()?;
+        Some(Self {
+            route_end: u32::try_from(route_end).ok()?,
+            sender_end: u32::try_from(sender_end).ok()?,
+            bytes,
+        })
+    }
+
+    /// The name that members receive it under.
+    #[must_use]
+    pub fn route(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..self.route_end as usize]).unwrap_or_default()
+    }
+
+    /// The user who said it, joined or left.
+    #[must_use]
+    pub fn sender(&self) -> &str {
+        std::str::from_utf8(&self.bytes[self.route_end as usize + 1..self.sender_end as usize])
+            .unwrap_or_default()
+    }
+
+    /// The JSON object.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        &self.bytes[self.sender_end as usize + 1..]
+    }
+
+    /// The whole, as a store keeps it.
+    #[must_use]
+    pub fn as_bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+}
+
+impl fmt::Debug for Payload {
+    /// Never the body: logs hold no messages.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} ({} bytes)", self.route(), self.sender(), self.body().len())
+    }
+}
+
+/// One entry of a channel's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publication {
+    /// Where it stands.
+    pub position: Position,
+    /// Chat's clock when it was published, milliseconds since 1970. For people: order is the offset's.
+    pub time: u64,
+    /// What it says.
+    pub payload: Payload,
+}

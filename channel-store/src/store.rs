@@ -1,0 +1,315 @@
+//! The two sides of a channel: [`ChannelStore`] writes and reads it (chat), [`ChannelFeed`] follows it (connectors).
+//!
+//! Both implementations, Redis and memory, pass the one suite in `tests/conformance.rs`.
+
+use crate::name::{ChannelName, IdempotencyKey, Incarnation, SessionId, User, UserId};
+use crate::publication::{Payload, Position, Publication};
+use async_trait::async_trait;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Bounds and lifetimes of what a store keeps. The defaults are CONTRACT's.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// Stands before every key, so that systems can share one Redis.
+    pub prefix: String,
+    /// Publications that a channel's log holds at least before the oldest go.
+    pub log_entries: u64,
+    /// How long the log outlives its last publication.
+    pub log_life: Duration,
+    /// How long an idle channel (no member, no publication) is remembered. At least `log_life`.
+    pub channel_life: Duration,
+    /// How long an idempotency key is remembered at least.
+    pub key_life: Duration,
+    /// How long a detached member stays without joining again.
+    pub detached_life: Duration,
+    /// How long a leave is remembered against its own late join.
+    pub tombstone_life: Duration,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        let day = Duration::from_secs(24 * 3600);
+        Self {
+            prefix: "gc".into(),
+            log_entries: 1_000,
+            log_life: day,
+            channel_life: day,
+            key_life: Duration::from_secs(300),
+            detached_life: Duration::from_secs(60),
+            tombstone_life: Duration::from_secs(300),
+        }
+    }
+}
+
+/// What a store could not do. One `From` in chat makes a gRPC status of each.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The store did not answer, or broke off: the outcome is unknown. Safe to repeat with the same key.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    /// Out of memory; nothing was written.
+    #[error("the store is out of memory")]
+    Full,
+    /// The sender's session is not a member of the channel; nothing was written.
+    #[error("the session is not a member of the channel")]
+    NotMember,
+    /// The idempotency key was used for another content; nothing was written.
+    #[error("the idempotency key was used for another content")]
+    KeyReused,
+    /// A later operation of the same session has taken effect; nothing was written.
+    #[error("a later operation of this session has taken effect")]
+    StaleOperation,
+    /// The incarnation was declared dead; nothing was written.
+    #[error("the connector was declared dead")]
+    ConnectorDead,
+    /// The page token is none of this store's.
+    #[error("the page token is not one of this store's")]
+    BadPageToken,
+}
+
+/// One message on its way into a channel.
+#[derive(Debug, Clone)]
+pub struct Publish {
+    /// Where to.
+    pub channel: ChannelName,
+    /// Must be a member, if given. `None`: a back end speaks.
+    pub session: Option<SessionId>,
+    /// Who speaks; idempotency keys are per channel and user.
+    pub user: UserId,
+    /// What is said, stamped.
+    pub payload: Payload,
+    /// Repeated within its life it gets the first answer.
+    pub key: Option<IdempotencyKey>,
+}
+
+/// A message that is in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// Where it stands.
+    pub position: Position,
+    /// The publication's time, ms since 1970.
+    pub time: u64,
+    /// Feeds that the publishing node saw subscribed: advisory. 0 for a repeated key.
+    pub reached: u32,
+    /// True if the key was known: this is the first answer again.
+    pub repeated: bool,
+}
+
+/// Whose membership a join or leave is about.
+#[derive(Debug, Clone)]
+pub enum Membership {
+    /// A session that a connector holds the socket of.
+    Session {
+        /// The connector's incarnation.
+        incarnation: Incarnation,
+        /// The session.
+        session: SessionId,
+        /// The incarnation's number of this operation, counting upwards.
+        operation: u64,
+    },
+    /// A back end's own, without a socket: it expires unless it is joined again.
+    Detached,
+}
+
+/// A session about to be a member.
+#[derive(Debug, Clone)]
+pub struct Join {
+    /// Where to.
+    pub channel: ChannelName,
+    /// Who.
+    pub user: User,
+    /// As which session.
+    pub membership: Membership,
+}
+
+/// What a join did. A repeated one answers as the first did, as long as the log stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Joined {
+    /// The end of the log right after the join: the own onJoin's position if one was published.
+    pub position: Position,
+    /// True if this call published onJoin.
+    pub published: bool,
+}
+
+/// A session about to be none any more.
+#[derive(Debug, Clone)]
+pub struct Leave {
+    /// Where from.
+    pub channel: ChannelName,
+    /// Who.
+    pub user: User,
+    /// As which session.
+    pub membership: Membership,
+    /// Leave a tombstone of the session, because a copy of its join may still travel.
+    pub fence: bool,
+}
+
+/// A page of a channel's members.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MembersPage {
+    /// User and number of sessions.
+    pub members: Vec<(UserId, u32)>,
+    /// Where to go on; `None`: that was all.
+    pub next: Option<String>,
+}
+
+/// From where a reader wants to go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Since {
+    /// Nowhere yet: where does the log end?
+    Head,
+    /// After this position.
+    Position(Position),
+}
+
+/// How a position stands towards a log (RECOVERY.md, section 2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// No position was given: the answer's is the end of the log.
+    Head,
+    /// Exact: nothing is missing between it and the entries that follow.
+    Exact,
+    /// It saw publications that this log does not have.
+    Diverged,
+    /// What follows it is no longer held.
+    Trimmed,
+    /// An epoch of another life.
+    Unknown,
+}
+
+/// A stretch of a channel's log.
+#[derive(Debug, Clone)]
+pub struct LogPage {
+    /// How the position asked for stands.
+    pub standing: Standing,
+    /// The server lifetime that answered.
+    pub generation: Generation,
+    /// Where to go on from: as asked if exact, else as the log allows. The entries follow it without a gap.
+    pub position: Position,
+    /// The offset of the log's last publication.
+    pub last: u64,
+    /// In order.
+    pub entries: Vec<Publication>,
+}
+
+/// One lifetime of a server as primary (`master_replid`): opaque, compared only.
+pub type Generation = Arc<str>;
+
+/// Writes and reads channels; chat's side.
+#[async_trait]
+pub trait ChannelStore: Send + Sync + 'static {
+    /// An ordered way in, bound to the store's present connection.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] while there is no connection.
+    fn publisher(&self) -> Result<Arc<dyn Publisher>, StoreError>;
+
+    /// Publishes one message on its own.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`], and what it says of the one message.
+    async fn publish(&self, publish: Publish) -> Result<Published, StoreError> {
+        let mut outcomes = self.publisher()?.publish(vec![publish]).await?;
+        outcomes.pop().unwrap_or_else(|| Err(StoreError::Unavailable("no answer".into())))
+    }
+
+    /// Makes a session a member; publishes onJoin for the user's first session. Idempotent.
+    ///
+    /// # Errors
+    /// [`StoreError::StaleOperation`] if the session has left with a higher operation;
+    /// [`StoreError::ConnectorDead`], [`StoreError::Full`], [`StoreError::Unavailable`].
+    async fn join(&self, join: Join) -> Result<Joined, StoreError>;
+
+    /// Ends a membership that is older than this operation; publishes onLeave for the user's last session.
+    /// Answers false if there was none. Idempotent.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn leave(&self, leave: Leave) -> Result<bool, StoreError>;
+
+    /// At most `limit` users (or a few more: a store may answer in its own chunks), from a page token on.
+    /// Whoever is a member from the first page to the last appears at least once.
+    ///
+    /// # Errors
+    /// [`StoreError::BadPageToken`], [`StoreError::Unavailable`].
+    async fn members(
+        &self,
+        channel: &ChannelName,
+        page: Option<&str>,
+        limit: usize,
+    ) -> Result<MembersPage, StoreError>;
+
+    /// True while the store answers.
+    fn available(&self) -> watch::Receiver<bool>;
+}
+
+/// Publishes in order: batches take effect in the order in which the futures are first polled. Several may be in
+/// flight. Once one has ended in [`StoreError::Unavailable`] its outcome is unknown, and so is that of all later ones:
+/// get another publisher and repeat what is unanswered, in order, with the same keys.
+#[async_trait]
+pub trait Publisher: Send + Sync {
+    /// One answer for each message, in order.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]: the outcome of the whole batch is unknown.
+    async fn publish(
+        &self,
+        batch: Vec<Publish>,
+    ) -> Result<Vec<Result<Published, StoreError>>, StoreError>;
+}
+
+/// One connection of a feed. A publication of an earlier connection than the last confirmed one is void: it may have
+/// been lost in between (RECOVERY.md, section 4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeedConnection {
+    /// Counts this feed's connections upwards.
+    pub number: u64,
+    /// The server lifetime it began under, asked before the first subscription.
+    pub generation: Generation,
+}
+
+/// Takes what a feed brings. Called by the feed's own task: it must neither wait nor block. One call at a time for one
+/// channel, in order.
+pub trait FeedSink: Send + Sync + 'static {
+    /// The channel is subscribed on this connection, for the first time or again: what came before is to be read.
+    fn subscribed(&self, connection: &FeedConnection, channel: &ChannelName);
+
+    /// A publication has arrived.
+    fn publication(
+        &self,
+        connection: &FeedConnection,
+        channel: &ChannelName,
+        publication: Publication,
+    );
+}
+
+/// Follows channels; a connector's side.
+///
+/// A feed reconnects for ever by itself, with back-off and jitter, and subscribes again what it followed; it notices a
+/// silent connection within seconds.
+#[async_trait]
+pub trait ChannelFeed: Send + Sync + 'static {
+    /// Follows a channel from now on. Returns at once; [`FeedSink::subscribed`] tells when it holds, and may do so
+    /// before this returns: hold no lock that the sink takes.
+    fn subscribe(&self, channel: &ChannelName);
+
+    /// Follows it no longer. What is under way may still arrive.
+    fn unsubscribe(&self, channel: &ChannelName);
+
+    /// Reads at most `limit` publications after a position, over the feed's own connection, so that the answer comes
+    /// from the server that the feed listens to. `limit` 0 judges the position only.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn read(
+        &self,
+        channel: &ChannelName,
+        since: &Since,
+        limit: usize,
+    ) -> Result<LogPage, StoreError>;
+
+    /// True while a connection is up and delivering.
+    fn available(&self) -> watch::Receiver<bool>;
+}
