@@ -8,6 +8,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(["chat/v1/chat.proto"], ["."])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("chat_v1.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().bytes(".chat.v1").compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .bytes(".chat.v1")
+        .compile_fds(descriptors)?;
     Ok(())
 }

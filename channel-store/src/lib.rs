@@ -4,8 +4,11 @@
 //! through [`ChannelStore`], connectors follow it through [`ChannelFeed`]; `redis` is the implementation that spans
 //! processes, `memory` the one for a single process.
 
+pub mod body;
+pub mod memory;
 mod name;
 mod publication;
+pub mod redis;
 mod store;
 
 pub use name::{

@@ -153,13 +153,19 @@ mod tests {
         assert_eq!(UserId::new(""), Err(NameError::Empty));
         assert_eq!(UserId::new("a\nb"), Err(NameError::ControlCharacter));
         assert_eq!(UserId::new("a\u{85}"), Err(NameError::ControlCharacter));
-        assert_eq!(UserId::new("x".repeat(129)), Err(NameError::TooLong { limit: 128 }));
+        assert_eq!(
+            UserId::new("x".repeat(129)),
+            Err(NameError::TooLong { limit: 128 })
+        );
         assert_eq!(UserId::new("哈".repeat(42)).unwrap().as_str().len(), 126);
     }
 
     #[test]
     fn a_user_is_shown_with_the_json_type_the_client_used_k1() {
-        let user = |id: &str, is_number| User { id: UserId::new(id).unwrap(), is_number };
+        let user = |id: &str, is_number| User {
+            id: UserId::new(id).unwrap(),
+            is_number,
+        };
         assert_eq!(user("5", true).json(), "5");
         assert_eq!(user("5", false).json(), "\"5\"");
         assert_eq!(user(r#"a"b\c/哈"#, false).json(), r#""a\"b\\c/哈""#);

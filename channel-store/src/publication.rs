@@ -1,6 +1,6 @@
 //! What a channel's log holds: publications, and the positions they stand at.
 
-use crate::name::{Route, User};
+use crate::name::{Route, User, UserId};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::fmt;
 use std::sync::Arc;
@@ -59,7 +59,17 @@ impl Payload {
     /// Joins what was checked before: `body` is one JSON object with its `userId` already in place.
     #[must_use]
     pub fn new(route: &Route, sender: &User, body: &[u8]) -> Self {
-        let (route, sender) = (route.as_str(), sender.id.as_str());
+        Self::join(route.as_str(), &sender.id, body)
+    }
+
+    /// What a membership's beginning or end says: `route` is [`ON_JOIN`] or [`ON_LEAVE`].
+    pub(crate) fn of_membership(route: &'static str, user: &User) -> Self {
+        let body = format!("{{\"userId\":{}}}", user.json());
+        Self::join(route, &user.id, body.as_bytes())
+    }
+
+    fn join(route: &str, sender: &UserId, body: &[u8]) -> Self {
+        let sender = sender.as_str();
         let mut bytes = BytesMut::with_capacity(route.len() + sender.len() + body.len() + 2);
         bytes.put_slice(route.as_bytes());
         bytes.put_u8(0);
@@ -68,7 +78,11 @@ impl Payload {
         bytes.put_slice(body);
         let route_end = u32::try_from(route.len()).unwrap_or(u32::MAX);
         let sender_end = route_end + 1 + u32::try_from(sender.len()).unwrap_or(u32::MAX);
-        Self { bytes: bytes.freeze(), route_end, sender_end }
+        Self {
+            bytes: bytes.freeze(),
+            route_end,
+            sender_end,
+        }
     }
 
     /// Takes apart what a store gave back; `None` if it is not of this form.
@@ -113,7 +127,13 @@ impl Payload {
 impl fmt::Debug for Payload {
     /// Never the body: logs hold no messages.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of {} ({} bytes)", self.route(), self.sender(), self.body().len())
+        write!(
+            f,
+            "{} of {} ({} bytes)",
+            self.route(),
+            self.sender(),
+            self.body().len()
+        )
     }
 }
 

@@ -212,7 +212,9 @@ pub trait ChannelStore: Send + Sync + 'static {
     /// As [`Publisher::publish`], and what it says of the one message.
     async fn publish(&self, publish: Publish) -> Result<Published, StoreError> {
         let mut outcomes = self.publisher()?.publish(vec![publish]).await?;
-        outcomes.pop().unwrap_or_else(|| Err(StoreError::Unavailable("no answer".into())))
+        outcomes
+            .pop()
+            .unwrap_or_else(|| Err(StoreError::Unavailable("no answer".into())))
     }
 
     /// Makes a session a member; publishes onJoin for the user's first session. Idempotent.

@@ -1,1 +1,121 @@
-//! Under construction.
+//! Chat: the gRPC service through which every channel is written.
+//!
+//! [`serve`] is the whole of it on a socket, for the binary, for tests and for the standalone server alike; [`service`]
+//! is the same service without one, for a connector in the same process. It keeps no state: what a channel is lives in
+//! the [`ChannelStore`].
+
+pub mod config;
+pub mod error;
+
+mod calls;
+mod guard;
+mod health;
+mod json;
+mod measure;
+mod metering;
+mod send_stream;
+mod validate;
+
+pub use calls::Chat;
+pub use config::{Config, Limits};
+pub use error::{Error, ServeError};
+pub use guard::Guarded;
+pub use measure::Measured;
+pub use send_stream::SendStream;
+
+use channel_store::ChannelStore;
+use futures_util::stream::{self, Stream};
+use health::StoreHealth;
+use proto::v1::chat_service_server::ChatServiceServer;
+use runtime::Shutdown;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_reflection::server::Builder;
+
+/// Streams, and so calls, that one connection may have open.
+const STREAMS_PER_CONNECTION: u32 = 1_024;
+/// A caller whose machine vanished is noticed within these two.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// After an accept that failed, as for want of file descriptors: the next one would fail at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// `chat.v1.ChatService`, measured and guarded: a tower service that tonic's generated client takes in place of a
+/// connection.
+pub type Service = Measured<Guarded<ChatServiceServer<Chat>>>;
+
+/// Makes the service for callers in the same process. Clones share its bounds; its streams end at the shutdown.
+#[must_use]
+pub fn service(store: Arc<dyn ChannelStore>, limits: &Limits, shutdown: Shutdown) -> Service {
+    metering::describe();
+    let chat = Chat::new(store, limits.clone(), shutdown);
+    let server = ChatServiceServer::new(chat).max_decoding_message_size(limits.frame());
+    Measured::new(Guarded::new(server, limits))
+}
+
+/// Serves [`service`], with health and reflection, until the shutdown is requested and callers are done, or
+/// [`Limits::drain_time`] has passed.
+///
+/// # Errors
+/// [`ServeError`], which no caller can cause.
+pub async fn serve(
+    listener: TcpListener,
+    store: Arc<dyn ChannelStore>,
+    limits: Limits,
+    shutdown: Shutdown,
+) -> Result<(), ServeError> {
+    let health = StoreHealth::new(store.available(), shutdown.clone());
+    let routes = Routes::new(service(store, &limits, shutdown.clone()))
+        .add_service(HealthServer::new(health))
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .prepare();
+    let server = Server::builder()
+        .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .http2_keepalive_interval(Some(PING_INTERVAL))
+        .http2_keepalive_timeout(Some(PING_TIMEOUT))
+        .serve_with_incoming_shutdown(routes, accept(listener), shutdown.requested());
+    tokio::select! {
+        served = server => served?,
+        () = patience(&shutdown, limits.drain_time) => {
+            tracing::warn!("callers were not done in time: leaving them");
+        }
+    }
+    Ok(())
+}
+
+fn reflection() -> Builder<'static> {
+    Builder::configure()
+        .register_encoded_file_descriptor_set(proto::v1::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
+/// The connections, without the errors that pass.
+fn accept(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
+    stream::unfold(listener, async |listener| {
+        loop {
+            let accepted = listener.accept().await.and_then(|(stream, _)| {
+                // An answer must not wait for the acknowledgement of the one before (F15).
+                stream.set_nodelay(true)?;
+                Ok(stream)
+            });
+            match accepted {
+                Ok(stream) => return Some((Ok(stream), listener)),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    })
+}
+
+async fn patience(shutdown: &Shutdown, drain_time: Duration) {
+    shutdown.requested().await;
+    tokio::time::sleep(drain_time).await;
+}

@@ -1,1 +1,71 @@
-//! Under construction.
+//! Terminates client sockets: one codec per protocol, sessions, and the hub that fans publications out to local members.
+//!
+//! A connector writes no channel: joins, leaves and sends go to chat, and what channels publish comes back through the
+//! feed. Any number of connectors serve one system, and none knows another.
+
+pub mod chat;
+pub mod codec;
+pub mod config;
+pub mod connection;
+mod departures;
+pub mod disconnect;
+pub mod hub;
+mod login;
+pub mod registry;
+mod server;
+mod session;
+mod socket;
+pub mod websocket;
+
+pub use config::{ClientSettings, Config, ConfigError};
+
+use channel_store::{ChannelFeed, Incarnation};
+use chat::Chat;
+use departures::Departures;
+use hub::Hub;
+use registry::LocalRegistry;
+use runtime::Shutdown;
+use server::Server;
+use session::Services;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use tokio::net::TcpListener;
+
+/// The parts of a system that a connector stands between.
+pub struct Surroundings {
+    /// Local fan-out, which is the feed's sink.
+    pub hub: Arc<Hub>,
+    /// Where publications come from.
+    pub feed: Arc<dyn ChannelFeed>,
+    /// Where channels are written.
+    pub chat: Arc<Chat>,
+}
+
+/// Serves clients on `listener` until the shutdown is requested; then closes every socket with a reason, and returns
+/// when every leave has landed, after nine seconds at the most.
+pub async fn serve(
+    incarnation: Incarnation,
+    clients: &ClientSettings,
+    listener: TcpListener,
+    surroundings: Surroundings,
+    shutdown: Shutdown,
+) {
+    let Surroundings { hub, feed, chat } = surroundings;
+    hub.follow(feed);
+    let services = Services {
+        incarnation,
+        operations: AtomicU64::new(0),
+        departures: Departures::new(&chat),
+        registry: Box::new(LocalRegistry::default()),
+        hub,
+        chat,
+    };
+    let server = Server {
+        services: Arc::new(services),
+        clients: clients.limits(),
+        queues: clients.queues(),
+        connections: parking_lot::Mutex::default(),
+        sockets: tokio_util::task::TaskTracker::new(),
+    };
+    Arc::new(server).run(listener, shutdown).await;
+}

@@ -4,8 +4,10 @@
 
 /// Package `chat.v1`.
 pub mod v1 {
-    #![expect(missing_docs, reason = "documented in chat.proto; prost copies what it can")]
-    #![expect(clippy::all, reason = "generated")]
+    #![expect(
+        missing_docs,
+        reason = "documented in chat.proto; prost copies what it can"
+    )]
     tonic::include_proto!("chat.v1");
 
     /// The descriptor set of `chat.v1` and what it imports, for server reflection.

@@ -1,2 +1,94 @@
-//! Under construction.
-fn main() {}
+//! The whole system in one process, with the store in memory: to try it, and to develop against it.
+//!
+//! The same services as in the binaries `chat` and `connector`; the connector calls chat without a network in between.
+
+use channel_store::memory::MemoryStore;
+use channel_store::StoreOptions;
+use clap::Parser;
+use connector::chat::{Chat, Source, TransportError};
+use connector::config::new_incarnation;
+use connector::hub::Hub;
+use connector::{ClientSettings, Surroundings};
+use runtime::{LogFormat, Readiness, Shutdown, admin, cli, lifecycle, listen, telemetry};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
+
+/// Chat and connector in one process, with everything in memory
+#[derive(Debug, Parser)]
+#[command(name = "standalone", version)]
+struct Config {
+    /// Where clients connect: Pomelo at ws://…/, JSON at ws://…/ws
+    #[arg(long, env = "STANDALONE_LISTEN", default_value = "127.0.0.1:3010", value_name = "ADDRESS")]
+    listen: SocketAddr,
+
+    /// Where back ends call chat over gRPC
+    #[arg(long, env = "STANDALONE_GRPC", default_value = "127.0.0.1:4001", value_name = "ADDRESS")]
+    grpc: SocketAddr,
+
+    /// Where /livez, /readyz and /metrics are served
+    #[arg(long, env = "STANDALONE_ADMIN", default_value = "127.0.0.1:9001", value_name = "ADDRESS")]
+    admin: SocketAddr,
+
+    /// Text for people, json for machines
+    #[arg(long, env = "STANDALONE_LOG_FORMAT", value_enum, default_value_t)]
+    log_format: LogFormat,
+
+    #[command(flatten)]
+    clients: ClientSettings,
+}
+
+fn main() -> ExitCode {
+    let config: Config = cli::parse();
+    telemetry::init(config.log_format);
+    lifecycle::run("standalone", 1, |shutdown| run(config, shutdown))
+}
+
+async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    let incarnation = new_incarnation("standalone")?;
+    let listener = listen::bind(config.listen)?;
+    let grpc_listener = listen::bind(config.grpc)?;
+    let admin_listener = listen::bind(config.admin)?;
+    let (clients, grpc) = (listener.local_addr()?, grpc_listener.local_addr()?);
+    tracing::info!(address = %clients, "listening");
+    tracing::info!(address = %grpc, "grpc listening");
+    tracing::info!(address = %admin_listener.local_addr()?, "admin listening");
+    eprintln!("{}", try_next(clients, grpc));
+
+    let store = MemoryStore::new(StoreOptions::default());
+    let hub = Hub::new();
+    let feed = store.feed(hub.clone());
+    // Chat outlives the connector, whose last leaves have to land.
+    let chat_shutdown = Shutdown::new();
+    let limits = chat::Limits { message: config.clients.message_limit as usize, ..chat::Limits::default() };
+    let service = chat::service(store.clone(), &limits, chat_shutdown.clone());
+    let service = service.map_err(TransportError::new);
+    let chat = Chat::new(Source::InProcess(BoxCloneSyncService::new(service)));
+
+    let readiness = Readiness::new();
+    readiness.follow("store", feed.available());
+    readiness.follow("chat", chat.available());
+    let admin = tokio::spawn(admin::serve(admin_listener, readiness, shutdown.clone()));
+    let grpc = tokio::spawn(chat::serve(grpc_listener, store, limits, chat_shutdown.clone()));
+
+    let surroundings = Surroundings { hub, feed, chat };
+    connector::serve(incarnation, &config.clients, listener, surroundings, shutdown).await;
+    chat_shutdown.request();
+    grpc.await??;
+    admin.abort();
+    Ok(())
+}
+
+/// Lines to paste: into a browser's console, and into a shell.
+fn try_next(clients: SocketAddr, grpc: SocketAddr) -> String {
+    format!(
+        r#"
+In a browser's console, or with websocat ws://{clients}/ws and the two JSON texts:
+  s = new WebSocket("ws://{clients}/ws"); s.onmessage = m => console.log(m.data); s.onopen = () => s.send('{{"id":1,"route":"connector.handler.login","body":{{"userId":"me","lessonId":4}}}}')
+  s.send('{{"id":2,"route":"chat.handler.send","body":{{"type":1,"content":"哈哈"}}}}')
+As a back end:
+  grpcurl -plaintext -d '{{"channel":"4","user":"bot","body":{{"type":1,"content":"hello"}}}}' {grpc} chat.v1.ChatService/Send
+"#
+    )
+}

@@ -1,1 +1,44 @@
-//! Under construction.
+//! What the end-to-end tests stand on: the product's own binaries as processes, a real `redis-server`, and clients whose
+//! parsers are their own, so that a codec's mistake cannot hide in a test that shares it.
+//!
+//! Nothing here knows the product's crates but the gRPC contract. A helper that cannot do its work panics with what it
+//! was doing, and a test that fails prints what its processes logged.
+
+pub mod binaries;
+pub mod chat_api;
+pub mod http;
+pub mod inbox;
+pub mod json;
+pub mod link;
+pub mod pomelo;
+pub mod process;
+pub mod readme;
+pub mod redis;
+pub mod service;
+pub mod system;
+pub mod transcript;
+pub mod turn;
+pub mod wait;
+mod watchdog;
+pub mod websocket;
+
+/// Longer than anything takes that shall happen at all, on a machine with much else to do.
+pub const SOON: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Within this a client has its answer, whatever is broken behind the connector: 2 s, and what it takes a busy machine to
+/// notice.
+pub const ANSWERED: std::time::Duration = std::time::Duration::from_millis(2_500);
+
+/// True in the long run (`./tests/run --long`): the same tests with more of everything.
+#[must_use]
+pub fn long() -> bool {
+    std::env::var_os("TESTS_LONG").is_some()
+}
+
+/// The workspace's root, where README.md is.
+#[must_use]
+pub fn workspace() -> &'static std::path::Path {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the crate stands in the workspace")
+}

@@ -1,0 +1,93 @@
+//! A connector's side of channels in memory.
+
+use super::channel::Follower;
+use super::{Channels, Now};
+use crate::name::ChannelName;
+use crate::store::{ChannelFeed, FeedConnection, FeedSink, LogPage, Since, StoreError};
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::watch;
+
+/// Follows channels until it is dropped. Its one connection never breaks.
+struct MemoryFeed {
+    channels: Arc<Channels>,
+    available: watch::Receiver<bool>,
+    follower: Follower,
+    followed: Mutex<HashSet<ChannelName>>,
+}
+
+pub(super) fn open(
+    channels: Arc<Channels>,
+    available: watch::Receiver<bool>,
+    sink: Arc<dyn FeedSink>,
+) -> Arc<dyn ChannelFeed> {
+    static FEEDS: AtomicU64 = AtomicU64::new(0);
+    let connection = FeedConnection {
+        number: 1,
+        generation: channels.generation.clone(),
+    };
+    Arc::new(MemoryFeed {
+        channels,
+        available,
+        follower: Follower {
+            feed: FEEDS.fetch_add(1, Ordering::Relaxed),
+            connection,
+            sink,
+        },
+        followed: Mutex::default(),
+    })
+}
+
+#[async_trait]
+impl ChannelFeed for MemoryFeed {
+    fn subscribe(&self, channel: &ChannelName) {
+        self.followed.lock().insert(channel.clone());
+        let now = Now::new().instant;
+        self.channels
+            .find_or_create(channel, now)
+            .follow(&self.follower);
+    }
+
+    fn unsubscribe(&self, channel: &ChannelName) {
+        self.followed.lock().remove(channel);
+        let now = Now::new().instant;
+        self.channels
+            .find_or_create(channel, now)
+            .unfollow(self.follower.feed);
+    }
+
+    async fn read(
+        &self,
+        channel: &ChannelName,
+        since: &Since,
+        limit: usize,
+    ) -> Result<LogPage, StoreError> {
+        let (now, channels) = (Now::new(), &self.channels);
+        let found = channels.find_or_create(channel, now.instant);
+        Ok(found.read(
+            since,
+            limit,
+            channels.generation.clone(),
+            now,
+            &channels.options,
+        ))
+    }
+
+    fn available(&self) -> watch::Receiver<bool> {
+        self.available.clone()
+    }
+}
+
+impl Drop for MemoryFeed {
+    fn drop(&mut self) {
+        let now = Now::new().instant;
+        for channel in self.followed.lock().drain() {
+            self.channels
+                .find_or_create(&channel, now)
+                .unfollow(self.follower.feed);
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! A channel's members in memory: sessions as a set, users by their number of sessions, and the tombstones of sessions
+//! that have left.
+
+use crate::name::{SessionId, User, UserId};
+use crate::store::{Joined, MembersPage};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Bound;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Begins every page token: what does not is none.
+const TOKEN: &str = "after:";
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) enum Session {
+    Connected(SessionId),
+    Detached(UserId),
+}
+
+#[derive(Default)]
+pub(super) struct Members {
+    sessions: HashMap<Session, Record>,
+    users: BTreeMap<UserId, u32>,
+    detached: Detached,
+    left: HashMap<Session, Tombstone>,
+    /// In the order in which they were set, and so about that in which they end.
+    tombstones: VecDeque<(Instant, Session)>,
+}
+
+struct Record {
+    operation: u64,
+    user: User,
+    joined: Joined,
+}
+
+struct Tombstone {
+    operation: u64,
+    until: Instant,
+}
+
+/// When detached members are due, by member and by time.
+#[derive(Default)]
+struct Detached {
+    due: HashMap<UserId, Instant>,
+    order: BTreeSet<(Instant, UserId)>,
+}
+
+impl Members {
+    pub(super) fn is_empty(&self, now: Instant) -> bool {
+        self.sessions.is_empty() && self.left.values().all(|it| it.until <= now)
+    }
+
+    pub(super) fn contains(&self, session: &Session) -> bool {
+        self.sessions.contains_key(session)
+    }
+
+    /// The first answer, if the session is a member. From now on only a leave that is newer than this operation ends it.
+    pub(super) fn joined_again(&mut self, session: &Session, operation: u64) -> Option<Joined> {
+        let record = self.sessions.get_mut(session)?;
+        record.operation = record.operation.max(operation);
+        Some(record.joined.clone())
+    }
+
+    pub(super) fn insert(&mut self, session: Session, operation: u64, user: User, joined: Joined) {
+        let record = Record {
+            operation,
+            user,
+            joined,
+        };
+        self.sessions.insert(session, record);
+    }
+
+    /// Ends a membership that is older than the operation, and answers whose it was.
+    pub(super) fn remove(&mut self, session: &Session, operation: Option<u64>) -> Option<User> {
+        let record = self.sessions.get(session)?;
+        if operation.is_some_and(|operation| record.operation >= operation) {
+            return None;
+        }
+        if let Session::Detached(user) = session {
+            self.detached.remove(user);
+        }
+        self.sessions.remove(session).map(|record| record.user)
+    }
+
+    /// One session of the user more; true if it is the first.
+    pub(super) fn count_in(&mut self, user: &UserId) -> bool {
+        let count = self.users.entry(user.clone()).or_default();
+        *count += 1;
+        *count == 1
+    }
+
+    /// One session of the user less; true if it was the last.
+    pub(super) fn count_out(&mut self, user: &UserId) -> bool {
+        match self.users.get_mut(user) {
+            Some(count) if *count > 1 => {
+                *count -= 1;
+                false
+            }
+            _ => self.users.remove(user).is_some(),
+        }
+    }
+
+    /// A detached member stays until then.
+    pub(super) fn renew(&mut self, user: &UserId, until: Instant) {
+        self.detached.remove(user);
+        self.detached.due.insert(user.clone(), until);
+        self.detached.order.insert((until, user.clone()));
+    }
+
+    /// Ends a detached membership whose time is over.
+    pub(super) fn remove_due(&mut self, now: Instant) -> Option<User> {
+        let (due, user) = self.detached.order.first()?;
+        if *due > now {
+            return None;
+        }
+        let session = Session::Detached(user.clone());
+        self.remove(&session, None)
+    }
+
+    /// True if the session has left with a later operation, as far as is remembered.
+    pub(super) fn left_after(&self, session: &Session, operation: u64, now: Instant) -> bool {
+        let left = self.left.get(session);
+        left.is_some_and(|it| it.operation > operation && it.until > now)
+    }
+
+    /// Joins of this session that are older than the operation come too late from now on.
+    pub(super) fn fence(&mut self, session: Session, operation: u64, now: Instant, life: Duration) {
+        while let Some((_, ended)) = self.tombstones.front().filter(|(until, _)| *until <= now) {
+            // Unless it was set again since.
+            if self.left.get(ended).is_some_and(|it| it.until <= now) {
+                self.left.remove(ended);
+            }
+            self.tombstones.pop_front();
+        }
+        let until = now + life;
+        let known = self.left.get(&session).map_or(0, |it| it.operation);
+        let operation = operation.max(known);
+        self.tombstones.push_back((until, session.clone()));
+        self.left.insert(session, Tombstone { operation, until });
+    }
+
+    /// A page of users; `None` if the token is none.
+    pub(super) fn page(&self, token: Option<&str>, limit: usize) -> Option<MembersPage> {
+        let after = match token {
+            None => Bound::Unbounded,
+            Some(token) => Bound::Excluded(token.strip_prefix(TOKEN)?),
+        };
+        let mut users = self.users.range::<str, _>((after, Bound::Unbounded));
+        let page = users.by_ref().take(limit.max(1));
+        let members: Vec<_> = page.map(|(user, count)| (user.clone(), *count)).collect();
+        let last = members.last().filter(|_| users.next().is_some());
+        let next = last.map(|(user, _)| format!("{TOKEN}{user}"));
+        Some(MembersPage { members, next })
+    }
+}
+
+impl Detached {
+    fn remove(&mut self, user: &UserId) {
+        if let Some(due) = self.due.remove(user) {
+            self.order.remove(&(due, user.clone()));
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Channels in this process's memory: for one process, and for tests.
+//!
+//! The same promises as in Redis, by simpler means: a channel's log and members lie under one lock, and what is
+//! published is delivered before the call returns. Nothing here waits, and nothing is left behind: logs, keys and
+//! tombstones are bounded as the options say, and a channel that has been idle for its time is forgotten.
+
+mod channel;
+mod feed;
+mod log;
+mod members;
+
+use crate::name::ChannelName;
+use crate::store::{
+    ChannelFeed, ChannelStore, FeedSink, Generation, Join, Joined, Leave, MembersPage, Publish,
+    Published, Publisher, StoreError, StoreOptions,
+};
+use async_trait::async_trait;
+use channel::Channel;
+use parking_lot::Mutex;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// Channels that an operation looks after at most, beside its own.
+const LOOKS: usize = 2;
+
+/// Channels in memory. Chat uses it as its store; each connector follows it through a [`MemoryStore::feed`].
+pub struct MemoryStore {
+    channels: Arc<Channels>,
+    available: watch::Sender<bool>,
+}
+
+impl MemoryStore {
+    /// An empty store. The options' prefix means nothing here.
+    #[must_use]
+    pub fn new(options: StoreOptions) -> Arc<Self> {
+        Arc::new(Self {
+            channels: Arc::new(Channels {
+                options,
+                started: Instant::now(),
+                generation: format!("memory:{:016x}", fastrand::u64(..)).into(),
+                registry: Mutex::default(),
+            }),
+            available: watch::Sender::new(true),
+        })
+    }
+
+    /// A feed of its own for each connector. Publications and confirmations reach the sink from within
+    /// [`Publisher::publish`] and [`ChannelFeed::subscribe`].
+    #[must_use]
+    pub fn feed(&self, sink: Arc<dyn FeedSink>) -> Arc<dyn ChannelFeed> {
+        feed::open(self.channels.clone(), self.available.subscribe(), sink)
+    }
+}
+
+#[async_trait]
+impl ChannelStore for MemoryStore {
+    fn publisher(&self) -> Result<Arc<dyn Publisher>, StoreError> {
+        Ok(self.channels.clone())
+    }
+
+    async fn join(&self, join: Join) -> Result<Joined, StoreError> {
+        let (now, channels) = (Now::new(), &self.channels);
+        channels
+            .find_or_create(&join.channel, now.instant)
+            .change(|state| state.join(&join, now, &channels.options))
+    }
+
+    async fn leave(&self, leave: Leave) -> Result<bool, StoreError> {
+        let (now, channels) = (Now::new(), &self.channels);
+        let left = channels
+            .find_or_create(&leave.channel, now.instant)
+            .change(|state| state.leave(&leave, now, &channels.options));
+        Ok(left)
+    }
+
+    async fn members(
+        &self,
+        channel: &ChannelName,
+        page: Option<&str>,
+        limit: usize,
+    ) -> Result<MembersPage, StoreError> {
+        let now = Now::new();
+        self.channels
+            .find_or_create(channel, now.instant)
+            .change(|state| state.members(page, limit, now, &self.channels.options))
+    }
+
+    fn available(&self) -> watch::Receiver<bool> {
+        self.available.subscribe()
+    }
+}
+
+/// The present, on both clocks: the one that measures, and the one that people read.
+#[derive(Clone, Copy)]
+struct Now {
+    instant: Instant,
+    milliseconds: u64,
+}
+
+impl Now {
+    fn new() -> Self {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+        Self {
+            instant: Instant::now(),
+            milliseconds: since_1970
+                .map_or(0, |it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX)),
+        }
+    }
+}
+
+/// All channels that are not forgotten.
+struct Channels {
+    options: StoreOptions,
+    started: Instant,
+    generation: Generation,
+    registry: Mutex<Registry>,
+}
+
+#[derive(Default)]
+struct Registry {
+    by_name: HashMap<ChannelName, Arc<Channel>>,
+    /// Each channel once, with the time to see whether it is idle.
+    to_look_at: VecDeque<(Instant, Arc<Channel>)>,
+}
+
+impl Channels {
+    fn find_or_create(&self, name: &ChannelName, now: Instant) -> Arc<Channel> {
+        let mut registry = self.registry.lock();
+        for _ in 0..LOOKS {
+            if !registry.look_at_one(now, &self.options) {
+                break;
+            }
+        }
+        if let Some(channel) = registry.by_name.get(name) {
+            return channel.clone();
+        }
+        let channel = Arc::new(Channel::new(name.clone(), self.started, now, &self.options));
+        registry.by_name.insert(name.clone(), channel.clone());
+        registry
+            .to_look_at
+            .push_back((now + idle_life(&self.options), channel.clone()));
+        channel
+    }
+}
+
+impl Registry {
+    /// Forgets a channel that is idle, if it is time to look at one.
+    fn look_at_one(&mut self, now: Instant, options: &StoreOptions) -> bool {
+        if self.to_look_at.front().is_none_or(|(due, _)| *due > now) {
+            return false;
+        }
+        let Some((_, channel)) = self.to_look_at.pop_front() else {
+            return false;
+        };
+        // Here and in the map, and clones are made under this lock: nobody else can be about to change it.
+        let unused = Arc::strong_count(&channel) == 2;
+        if unused && channel.is_idle(now, idle_life(options)) {
+            self.by_name.remove(channel.name());
+        } else {
+            self.to_look_at
+                .push_back((now + idle_life(options), channel));
+        }
+        true
+    }
+}
+
+fn idle_life(options: &StoreOptions) -> std::time::Duration {
+    options.channel_life.max(options.log_life)
+}
+
+#[async_trait]
+impl Publisher for Channels {
+    async fn publish(
+        &self,
+        batch: Vec<Publish>,
+    ) -> Result<Vec<Result<Published, StoreError>>, StoreError> {
+        let now = Now::new();
+        let outcomes = batch.into_iter().map(|publish| {
+            self.find_or_create(&publish.channel, now.instant)
+                .change(|state| state.publish(publish, now, &self.options))
+        });
+        Ok(outcomes.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::name::{Route, User, UserId};
+    use crate::publication::Payload;
+    use std::time::Duration;
+
+    async fn publish(store: &MemoryStore, channel: &str) -> Published {
+        let user = User {
+            id: UserId::new("u").unwrap(),
+            is_number: false,
+        };
+        let publish = Publish {
+            channel: ChannelName::new(channel).unwrap(),
+            session: None,
+            payload: Payload::new(&Route::new("onMessage").unwrap(), &user, b"{}"),
+            user: user.id,
+            key: None,
+        };
+        store.publish(publish).await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_channels_are_forgotten_while_others_are_used() {
+        let store = MemoryStore::new(StoreOptions {
+            log_life: Duration::from_secs(10),
+            channel_life: Duration::from_secs(10),
+            ..StoreOptions::default()
+        });
+        for n in 0..100 {
+            publish(&store, &format!("idle-{n}")).await;
+        }
+        let first = publish(&store, "used").await;
+        for _ in 0..60 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            let next = publish(&store, "used").await;
+            assert_eq!(next.position.epoch, first.position.epoch);
+        }
+        assert_eq!(store.channels.registry.lock().by_name.len(), 1);
+        let reborn = publish(&store, "idle-0").await;
+        assert_eq!(reborn.position.offset, 1);
+        assert_ne!(reborn.position.epoch, first.position.epoch);
+    }
+}

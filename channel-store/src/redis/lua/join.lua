@@ -1,0 +1,38 @@
+-- join: makes a session a member; onJoin for its user's first one. A session that is listed is not counted again and
+-- gets the first answer. Without flags, as publish: refused as a whole when it could not be stored.
+-- Follows epoch.lua, append.lua, members.lua.
+--
+-- KEYS  9 tombstone of the incarnation  10 tombstone of the session
+-- ARGV  6 session  7 operation  8 incarnation  9 user  10 '1' if the user is a number
+--       11 milliseconds that a detached member stays, or '' for a connector's session
+-- reply { 'joined', epoch, offset, '1' if onJoin was published } | { 'dead' } | { 'stale' }
+local session, operation, user, number, stay = ARGV[6], tonumber(ARGV[7]), ARGV[9], ARGV[10], ARGV[11]
+
+if call('EXISTS', KEYS[9]) == 1 then return { 'dead' } end
+local left = call('GET', KEYS[10])
+if left and tonumber(left) > operation then return { 'stale' } end
+
+expire_due(10)
+if stay ~= '' then call('ZADD', detached, format('%d', milliseconds() + stay), session) end
+
+local record = call('HGET', sessions, session)
+if record then
+  local was, rest = string.match(record, '^(%d+)(\n.*)$')
+  -- It has joined again before its leave arrived: that leave is older than this and must not end it.
+  if tonumber(was) < operation then call('HSET', sessions, session, ARGV[7] .. rest) end
+  refresh()
+  local e, offset, published = string.match(rest, '^\n%d\n(%w+)\n(%d+)\n(%d)\n')
+  return { 'joined', e, tonumber(offset), published }
+end
+
+local published = '0'
+if call('HINCRBY', users, user, 1) == 1 then
+  published = '1'
+  announce('onJoin', user, number)
+elseif not generation then
+  begin_epoch(call('INFO', 'replication')) -- meta was lost alone
+end
+call('HSET', sessions, session,
+  table.concat({ ARGV[7], number, epoch, format('%d', last), published, ARGV[8], user }, '\n'))
+refresh()
+return { 'joined', epoch, last, published }

@@ -1,0 +1,37 @@
+-- members: sessions as a set, users by their number of sessions. Part of every script that changes them; follows
+-- append.lua.
+--
+-- KEYS  6 sessions (hash: session -> record)  7 users (hash: user -> number of sessions)
+--       8 detached (zset: session -> when it is due, this server's milliseconds)
+-- A record is lines: operation, number?, epoch, offset, published?, incarnation, user. Names hold no control characters.
+local sessions, users, detached = KEYS[6], KEYS[7], KEYS[8]
+
+-- Publishes onJoin or onLeave, the user in the JSON type that the client used.
+local function announce(route, user, number)
+  local json = number == '1' and user or '"' .. string.gsub(user, '["\\]', '\\%0') .. '"'
+  append(route .. '\0' .. user .. '\0{"userId":' .. json .. '}')
+end
+
+-- Ends a session's membership; publishes onLeave if it was the user's last one.
+local function remove(session, record)
+  local number, user = string.match(record, '^%d+\n(%d)\n.*\n([^\n]*)$')
+  call('HDEL', sessions, session)
+  call('ZREM', detached, session)
+  if call('HINCRBY', users, user, -1) <= 0 then
+    call('HDEL', users, user)
+    announce('onLeave', user, number)
+  end
+end
+
+local function milliseconds()
+  local time = call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Removes detached members that did not join again in time.
+local function expire_due(most)
+  for _, session in ipairs(call('ZRANGEBYSCORE', detached, '-inf', format('%d', milliseconds()), 'LIMIT', 0, most)) do
+    local record = call('HGET', sessions, session)
+    if record then remove(session, record) else call('ZREM', detached, session) end
+  end
+end

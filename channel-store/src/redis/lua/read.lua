@@ -1,0 +1,44 @@
+-- read: what follows a position, and whether the position still stands. Without a position: the head, to attach there.
+-- Not flagged no-writes, although it writes only when the channel has no life (an empty epoch, so that an attached
+-- position has a name): so a replica refuses it (READONLY), and no stale server ever judges a position.
+-- Follows epoch.lua.
+--
+-- ARGV  1 epoch or ''  2 offset  3 entries at most  4 seconds meta is kept
+-- reply { status, generation ('master_replid:...'), last, 'epoch@start epoch@start ...', epoch, offset, entries }
+--   status  head: (epoch, offset) is the end of the log
+--           ok: the position is exact; entries follow it
+--           diverged: it saw publications this log does not have; trimmed: what follows it is no longer held;
+--           unknown: an epoch of another life. In these three, (epoch, offset) is where to go on from; entries follow that.
+-- An entry is { 'offset-ms', { 'd', data } }; its epoch is the last of the table whose start is <= its offset.
+local since, from, count = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local info = call('INFO', 'replication')
+if not generation then
+  begin_epoch(info)
+  call('EXPIRE', meta, ARGV[4])
+end
+local first = first_held()
+
+local known, stop -- is the position of a known epoch, and the last offset that epoch shares with this log
+for id, start in epochs() do
+  if known and not stop then stop = tonumber(start) - 1 end
+  if id == since then known = true end
+end
+stop = stop or last
+
+local status = 'ok'
+if since == '' then
+  status, from = 'head', last
+elseif not known then
+  status, from = 'unknown', first - 1
+elseif from > stop then
+  status, from = 'diverged', math.max(stop, first - 1)
+elseif from + 1 < first then
+  status, from = 'trimmed', first - 1
+end
+
+local entries = {}
+if count > 0 and from < last then
+  entries = call('XRANGE', log, format('%d', from + 1), '+', 'COUNT', count)
+end
+return { status, string.match(info, 'master_replid:%x+'), last, call('HGET', meta, 't'),
+  status == 'ok' and since or label(from), from, entries }

@@ -1,0 +1,31 @@
+//! Channels in Redis: what many processes share.
+//!
+//! Everything that changes a channel is one Lua script on the channel's own keys, so it happens as a whole or not at
+//! all, and the server that refuses it has written and fanned out nothing. [`RedisStore`] (chat) and [`RedisFeed`]
+//! (connectors) each hold one supervised connection that is replaced for ever; neither repeats a command by itself,
+//! because only the caller knows whether it may be repeated.
+
+mod feed;
+mod keys;
+mod link;
+mod read;
+mod reply;
+mod scripts;
+mod store;
+
+pub use feed::RedisFeed;
+pub use link::OpenError;
+pub use store::RedisStore;
+
+use crate::store::StoreOptions;
+use std::time::Duration;
+
+/// Whole seconds as a script takes them, at least one: Redis deletes at once what is to expire in none.
+fn seconds(life: Duration) -> String {
+    life.as_millis().div_ceil(1000).max(1).to_string()
+}
+
+/// How long the keys of an idle channel live: never shorter than its log, or offsets would begin anew below it.
+fn channel_seconds(options: &StoreOptions) -> String {
+    seconds(options.channel_life.max(options.log_life))
+}

@@ -1,0 +1,358 @@
+//! Chat's side of channels in Redis.
+
+use super::keys::Keys;
+use super::link::{Connection, Link, OpenError};
+use super::reply::{number, refusal, strange, text};
+use super::scripts::SCRIPTS;
+use super::{channel_seconds, seconds};
+use crate::name::{ChannelName, UserId};
+use crate::publication::{Epoch, Position};
+use crate::store::{
+    ChannelStore, Join, Joined, Leave, MembersPage, Membership, Publish, Published, Publisher,
+    StoreError, StoreOptions,
+};
+use async_trait::async_trait;
+use redis::{Cmd, Pipeline, Script, Value};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::watch;
+
+/// Detached members that a look at the members removes at most before it looks.
+const EXPIRED_BEFORE_A_LOOK: usize = 100;
+
+/// Channels in Redis, for chat.
+pub struct RedisStore {
+    link: Link,
+    commands: Arc<Commands>,
+}
+
+impl RedisStore {
+    /// Opens the store at a URL like `redis://:password@host:6379/0`. It succeeds while Redis is unreachable, too: the
+    /// store is then not available yet.
+    ///
+    /// # Errors
+    /// [`OpenError`]: with this URL, or with the data found there, the store will never work.
+    pub async fn open(url: &str, options: StoreOptions) -> Result<Self, OpenError> {
+        let commands = Arc::new(Commands::new(&options));
+        Ok(Self {
+            link: Link::open(url, &commands.keys, None).await?,
+            commands,
+        })
+    }
+
+    async fn one(&self, command: Cmd) -> Result<Value, StoreError> {
+        let mut pipeline = Pipeline::with_capacity(1);
+        pipeline.add_command(command);
+        let mut replies = self.link.connection()?.request(&pipeline, 0, 1).await?;
+        match replies.pop() {
+            Some(Value::ServerError(error)) => Err(refusal(&error)),
+            Some(reply) => Ok(reply),
+            None => Err(strange()),
+        }
+    }
+}
+
+#[async_trait]
+impl ChannelStore for RedisStore {
+    fn publisher(&self) -> Result<Arc<dyn Publisher>, StoreError> {
+        Ok(Arc::new(RedisPublisher {
+            connection: self.link.connection()?,
+            commands: self.commands.clone(),
+        }))
+    }
+
+    async fn join(&self, join: Join) -> Result<Joined, StoreError> {
+        let reply = self.one(self.commands.join(&join)).await?;
+        joined(&reply)
+    }
+
+    async fn leave(&self, leave: Leave) -> Result<bool, StoreError> {
+        let reply = self.one(self.commands.leave(&leave)).await?;
+        Ok(number(&reply).ok_or_else(strange)? == 1)
+    }
+
+    async fn members(
+        &self,
+        channel: &ChannelName,
+        page: Option<&str>,
+        limit: usize,
+    ) -> Result<MembersPage, StoreError> {
+        // A page token is the cursor of a scan; 0 would be the first page again.
+        let cursor = match page.map(str::parse::<u64>) {
+            None => 0,
+            Some(Ok(cursor)) if cursor > 0 => cursor,
+            Some(_) => return Err(StoreError::BadPageToken),
+        };
+        let mut pipeline = Pipeline::with_capacity(2);
+        if page.is_none() {
+            pipeline.add_command(self.commands.expire(channel));
+        }
+        let mut scan = redis::cmd("HSCAN");
+        scan.arg(self.commands.keys.of(channel).users())
+            .arg(cursor)
+            .arg("COUNT")
+            .arg(limit.max(1));
+        pipeline.add_command(scan);
+        let skip = pipeline.len() - 1;
+        let replies = self.link.connection()?.request(&pipeline, skip, 1).await?;
+        replies.first().and_then(members_page).ok_or_else(strange)
+    }
+
+    fn available(&self) -> watch::Receiver<bool> {
+        self.link.available()
+    }
+}
+
+/// Publishes over one connection: when that is gone, so is the publisher, and nothing overtakes what failed.
+struct RedisPublisher {
+    connection: Connection,
+    commands: Arc<Commands>,
+}
+
+#[async_trait]
+impl Publisher for RedisPublisher {
+    async fn publish(
+        &self,
+        batch: Vec<Publish>,
+    ) -> Result<Vec<Result<Published, StoreError>>, StoreError> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        let time = now_milliseconds();
+        let time_text = time.to_string();
+        let mut pipeline = Pipeline::with_capacity(batch.len());
+        for publish in &batch {
+            pipeline.add_command(self.commands.publish(publish, &time_text));
+        }
+        let replies = self.connection.request(&pipeline, 0, batch.len()).await?;
+        if replies.len() != batch.len() {
+            return Err(strange());
+        }
+        replies.iter().map(|reply| published(reply, time)).collect()
+    }
+}
+
+/// Makes commands. What is the same in all of them is text once.
+struct Commands {
+    keys: Keys,
+    log_entries: String,
+    log_seconds: String,
+    channel_seconds: String,
+    key_seconds: String,
+    tombstone_seconds: String,
+    detached_milliseconds: String,
+}
+
+impl Commands {
+    fn new(options: &StoreOptions) -> Self {
+        Self {
+            keys: Keys::new(&options.prefix),
+            log_entries: options.log_entries.max(1).to_string(),
+            log_seconds: seconds(options.log_life),
+            channel_seconds: channel_seconds(options),
+            key_seconds: seconds(options.key_life),
+            tombstone_seconds: seconds(options.tombstone_life),
+            detached_milliseconds: options.detached_life.as_millis().to_string(),
+        }
+    }
+
+    fn publish(&self, publish: &Publish, time: &str) -> Cmd {
+        let data = publish.payload.as_bytes();
+        let mut command = Cmd::with_capacity(20, data.len() + 512);
+        self.call(&mut command, &SCRIPTS.publish, &publish.channel, &[], time);
+        command.arg(&data[..]);
+        command.arg(publish.session.as_ref().map_or("", |it| it.as_str()));
+        match &publish.key {
+            None => command.arg(""),
+            // Names hold no NUL: no two pairs of user and key look the same.
+            Some(key) => command.arg(format!("{}\0{}", publish.user, key)),
+        };
+        command.arg(&self.key_seconds);
+        command
+    }
+
+    fn join(&self, join: &Join) -> Cmd {
+        let mut command = Cmd::new();
+        let session = self.member(
+            &mut command,
+            &SCRIPTS.join,
+            &join.channel,
+            &join.membership,
+            &join.user.id,
+        );
+        let (operation, incarnation, stay) = match &join.membership {
+            Membership::Session {
+                operation,
+                incarnation,
+                ..
+            } => (*operation, incarnation.as_str(), ""),
+            Membership::Detached => (0, "", &*self.detached_milliseconds),
+        };
+        command
+            .arg(session)
+            .arg(operation)
+            .arg(incarnation)
+            .arg(join.user.id.as_str())
+            .arg(if join.user.is_number { "1" } else { "0" })
+            .arg(stay);
+        command
+    }
+
+    fn leave(&self, leave: &Leave) -> Cmd {
+        let mut command = Cmd::new();
+        let session = self.member(
+            &mut command,
+            &SCRIPTS.leave,
+            &leave.channel,
+            &leave.membership,
+            &leave.user.id,
+        );
+        // A back end's operations have no numbers: they count in the order in which they arrive, and leave no tombstone.
+        let (operation, fence) = match &leave.membership {
+            Membership::Session { operation, .. } => (operation.to_string(), leave.fence),
+            Membership::Detached => (String::new(), false),
+        };
+        command
+            .arg(session)
+            .arg(operation)
+            .arg(if fence { "1" } else { "0" })
+            .arg(&self.tombstone_seconds);
+        command
+    }
+
+    fn expire(&self, channel: &ChannelName) -> Cmd {
+        let mut command = Cmd::new();
+        let time = now_milliseconds().to_string();
+        self.call(&mut command, &SCRIPTS.expire, channel, &[], &time);
+        command.arg(EXPIRED_BEFORE_A_LOOK);
+        command
+    }
+
+    /// Begins the call of a script about one membership, and names the session: a detached member's begins with `@`,
+    /// as no connector's does.
+    fn member(
+        &self,
+        command: &mut Cmd,
+        script: &Script,
+        channel: &ChannelName,
+        membership: &Membership,
+        user: &UserId,
+    ) -> String {
+        let (session, incarnation) = match membership {
+            Membership::Session {
+                incarnation,
+                session,
+                ..
+            } => (session.as_str().to_owned(), Some(incarnation)),
+            Membership::Detached => (format!("@{user}"), None),
+        };
+        let keys = self.keys.of(channel);
+        let tombstones = [keys.dead(incarnation), keys.left(&session)];
+        let time = now_milliseconds().to_string();
+        self.call(command, script, channel, &tombstones, &time);
+        session
+    }
+
+    /// Begins the call of a script with what `append.lua` takes.
+    fn call(
+        &self,
+        command: &mut Cmd,
+        script: &Script,
+        channel: &ChannelName,
+        more_keys: &[String],
+        time: &str,
+    ) {
+        let keys = self.keys.of(channel);
+        let all = keys.all();
+        command
+            .arg("EVALSHA")
+            .arg(script.get_hash())
+            .arg(all.len() + more_keys.len());
+        for key in all {
+            command.arg(key);
+        }
+        command
+            .arg(more_keys)
+            .arg(&self.log_entries)
+            .arg(&self.log_seconds)
+            .arg(&self.channel_seconds)
+            .arg("PUBLISH")
+            .arg(time);
+    }
+}
+
+/// Reads one answer of `publish.lua`. The outer error: the answer is none.
+fn published(reply: &Value, time: u64) -> Result<Result<Published, StoreError>, StoreError> {
+    if let Value::ServerError(error) = reply {
+        return Ok(Err(refusal(error)));
+    }
+    let Value::Array(fields) = reply else {
+        return Err(strange());
+    };
+    let status = fields.first().and_then(text).ok_or_else(strange)?;
+    let (repeated, time) = match (status, fields.get(4)) {
+        ("new", _) => (false, time),
+        ("dup", Some(first)) => (true, number(first).ok_or_else(strange)?),
+        ("nomember", _) => return Ok(Err(StoreError::NotMember)),
+        ("reused", _) => return Ok(Err(StoreError::KeyReused)),
+        _ => return Err(strange()),
+    };
+    Ok(Ok(Published {
+        position: position(fields)?,
+        time,
+        reached: fields
+            .get(3)
+            .and_then(number)
+            .and_then(|reached| u32::try_from(reached).ok())
+            .ok_or_else(strange)?,
+        repeated,
+    }))
+}
+
+/// Reads the answer of `join.lua`.
+fn joined(reply: &Value) -> Result<Joined, StoreError> {
+    let Value::Array(fields) = reply else {
+        return Err(strange());
+    };
+    match fields.first().and_then(text) {
+        Some("joined") => Ok(Joined {
+            position: position(fields)?,
+            published: fields.get(3).and_then(text).ok_or_else(strange)? == "1",
+        }),
+        Some("dead") => Err(StoreError::ConnectorDead),
+        Some("stale") => Err(StoreError::StaleOperation),
+        _ => Err(strange()),
+    }
+}
+
+fn position(fields: &[Value]) -> Result<Position, StoreError> {
+    Ok(Position {
+        epoch: Epoch::new(fields.get(1).and_then(text).ok_or_else(strange)?),
+        offset: fields.get(2).and_then(number).ok_or_else(strange)?,
+    })
+}
+
+/// Reads the answer of HSCAN.
+fn members_page(reply: &Value) -> Option<MembersPage> {
+    let Value::Array(fields) = reply else {
+        return None;
+    };
+    let [cursor, Value::Array(pairs)] = &fields[..] else {
+        return None;
+    };
+    let members = pairs.chunks_exact(2).map(|pair| {
+        let user = UserId::new(text(&pair[0])?).ok()?;
+        Some((user, u32::try_from(number(&pair[1])?).ok()?))
+    });
+    Some(MembersPage {
+        members: members.collect::<Option<_>>()?,
+        next: Some(text(cursor)?)
+            .filter(|&it| it != "0")
+            .map(str::to_owned),
+    })
+}
+
+fn now_milliseconds() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,889 @@
+//! What every store promises. Each test runs on memory and on Redis; K and F are the original's behaviours to keep and
+//! its faults to fix.
+
+use crate::support::{
+    Heard, Kind, Subject, bytes_message, eventually, from_session, message, name, number_user,
+    offsets, read, said, session, text_user, with_key,
+};
+use channel_store::{
+    Epoch, Membership, ON_JOIN, ON_LEAVE, Position, Publication, Since, Standing, StoreError,
+    StoreOptions,
+};
+use futures_util::future::join_all;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+macro_rules! conformance {
+    ($($test:ident)+) => {
+        mod in_memory {
+            $(#[tokio::test] async fn $test() { super::$test(super::Kind::Memory).await; })+
+        }
+        mod in_redis {
+            $(#[tokio::test] async fn $test() { super::$test(super::Kind::Redis).await; })+
+        }
+    };
+}
+
+conformance! {
+    publications_have_contiguous_offsets_in_one_epoch
+    two_feeds_hear_one_sequence_f6
+    batches_in_flight_take_effect_in_order_k3
+    one_bad_message_spoils_no_other_in_its_batch
+    a_repeated_key_gets_the_first_answer_and_publishes_once
+    keys_are_per_user_and_channel
+    a_key_used_for_another_content_is_refused
+    a_repeated_key_is_answered_after_its_session_has_left
+    only_a_member_session_may_speak
+    members_are_counted_per_session_f4
+    join_message_and_leave_are_one_sequence_k3
+    a_user_is_announced_in_the_json_type_of_its_session_k1
+    a_repeated_join_is_answered_as_the_first
+    a_repeated_leave_finds_nothing
+    a_join_after_its_fenced_leave_makes_no_ghost_f2
+    a_late_copy_of_a_leave_spares_the_session_that_joined_again
+    a_leave_of_the_same_or_an_older_operation_ends_nothing
+    a_second_session_stands_at_the_head
+    a_joiner_that_follows_hears_its_own_on_join_k2
+    a_detached_member_is_one_until_it_leaves
+    a_detached_member_expires_unless_it_joins_again
+    detached_and_connected_sessions_of_a_user_count_together
+    members_come_in_pages_and_nobody_is_missing
+    a_foreign_page_token_is_refused
+    the_log_keeps_at_least_its_bound
+    a_read_judges_every_position
+    a_read_pages_through_the_log
+    names_with_braces_and_percent_are_channels_of_their_own
+    a_body_of_any_bytes_comes_back
+    a_feed_hears_only_what_it_follows
+    a_feed_that_changes_its_mind_ends_subscribed
+    a_confirmation_precedes_all_that_follows_it
+}
+
+async fn publications_have_contiguous_offsets_in_one_epoch(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let mut positions = Vec::new();
+    for n in 0..20 {
+        let published = subject
+            .publish(message("4", "u", &format!("{n}")))
+            .await
+            .unwrap();
+        assert!(!published.repeated);
+        assert!(published.time > 1_700_000_000_000);
+        positions.push(published.position);
+    }
+    let offsets: Vec<u64> = positions.iter().map(|it| it.offset).collect();
+    assert_eq!(offsets, (1..=20).collect::<Vec<_>>());
+    let epochs: BTreeSet<&str> = positions.iter().map(|it| it.epoch.as_str()).collect();
+    assert_eq!(epochs.len(), 1);
+
+    let log: Vec<Position> = subject
+        .log("4")
+        .await
+        .into_iter()
+        .map(|it| it.position)
+        .collect();
+    assert_eq!(log, positions, "what was answered stands in the log");
+}
+
+async fn two_feeds_hear_one_sequence_f6(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let (_one, ear) = subject.follow("4").await;
+    let (_other, other_ear) = subject.follow("4").await;
+    let senders = ["a", "b", "c"].map(|user| {
+        let store = subject.store.clone();
+        tokio::spawn(async move {
+            for n in 0..50 {
+                let reached = store
+                    .publish(message("4", user, &format!("{n}")))
+                    .await
+                    .unwrap()
+                    .reached;
+                assert_eq!(reached, 2, "both feeds are counted");
+            }
+        })
+    });
+    for sender in senders {
+        sender.await.unwrap();
+    }
+    let heard = ear.heard("4", 150).await;
+    assert_eq!(heard, other_ear.heard("4", 150).await);
+    assert_eq!(offsets(&heard), (1..=150).collect::<Vec<_>>());
+    assert_eq!(heard, subject.log("4").await);
+    for user in ["a", "b", "c"] {
+        let of_user = heard.iter().filter(|it| it.payload.sender() == user);
+        let bodies: Vec<&[u8]> = of_user.map(|it| it.payload.body()).collect();
+        let sent: Vec<String> = (0..50).map(|n| format!("{n}")).collect();
+        assert_eq!(
+            bodies,
+            sent.iter().map(String::as_bytes).collect::<Vec<_>>(),
+            "K3: a sender's order"
+        );
+    }
+}
+
+async fn batches_in_flight_take_effect_in_order_k3(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let (_feed, ear) = subject.follow("4").await;
+    let publisher = subject.store.publisher().unwrap();
+    let batches = (0..200).map(|batch| {
+        let messages = (0..3)
+            .map(|n| message("4", "u", &format!("{batch}.{n}")))
+            .collect();
+        publisher.publish(messages)
+    });
+    // All are polled once before any is answered: more than a task may poll in one go.
+    let answers = join_all(batches).await;
+    let mut expected = 0;
+    for answer in answers {
+        for published in answer.unwrap() {
+            expected += 1;
+            assert_eq!(published.unwrap().position.offset, expected);
+        }
+    }
+    let bodies: Vec<String> = said(&ear.heard("4", 600).await);
+    let sent = (0..200).flat_map(|batch| (0..3).map(move |n| format!("onMessage {batch}.{n}")));
+    assert_eq!(bodies, sent.collect::<Vec<_>>());
+}
+
+async fn one_bad_message_spoils_no_other_in_its_batch(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let batch = vec![
+        message("4", "u", "1"),
+        from_session(message("4", "u", "2"), "nobody"),
+        message("5", "u", "3"),
+        message("4", "u", "4"),
+    ];
+    let answers = subject
+        .store
+        .publisher()
+        .unwrap()
+        .publish(batch)
+        .await
+        .unwrap();
+    let offsets: Vec<Result<u64, StoreError>> = answers
+        .into_iter()
+        .map(|it| it.map(|it| it.position.offset))
+        .collect();
+    assert_eq!(offsets, [Ok(1), Err(StoreError::NotMember), Ok(1), Ok(2)]);
+    let empty = subject
+        .store
+        .publisher()
+        .unwrap()
+        .publish(Vec::new())
+        .await
+        .unwrap();
+    assert!(empty.is_empty());
+}
+
+async fn a_repeated_key_gets_the_first_answer_and_publishes_once(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let (_feed, ear) = subject.follow("4").await;
+    let first = subject
+        .publish(with_key(message("4", "u", "a"), "k"))
+        .await
+        .unwrap();
+    assert!(!first.repeated);
+    subject.publish(message("4", "u", "b")).await.unwrap();
+    eventually("a later millisecond", async || {
+        let now = subject.publish(message("5", "u", "x")).await.unwrap().time;
+        now > first.time
+    })
+    .await;
+    for _ in 0..3 {
+        let again = subject
+            .publish(with_key(message("4", "u", "a"), "k"))
+            .await
+            .unwrap();
+        assert_eq!((&again.position, again.time), (&first.position, first.time));
+        assert!(again.repeated);
+        assert_eq!(again.reached, 0);
+    }
+    subject.publish(message("4", "u", "c")).await.unwrap();
+    assert_eq!(
+        said(&ear.heard("4", 3).await),
+        ["onMessage a", "onMessage b", "onMessage c"]
+    );
+    assert_eq!(subject.log("4").await.len(), 3);
+}
+
+async fn keys_are_per_user_and_channel(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    for (channel, user, key, offset) in [
+        ("4", "u", "k", 1),
+        ("4", "v", "k", 2),
+        ("4", "u", "l", 3),
+        ("5", "u", "k", 1),
+        ("4", "uk", "k", 4),
+    ] {
+        let publish = with_key(message(channel, user, "a"), key);
+        let published = subject.publish(publish).await.unwrap();
+        assert!(!published.repeated);
+        assert_eq!(published.position.offset, offset);
+    }
+}
+
+async fn a_key_used_for_another_content_is_refused(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let first = subject
+        .publish(with_key(message("4", "u", "a"), "k"))
+        .await
+        .unwrap();
+    let other = subject.publish(with_key(message("4", "u", "b"), "k")).await;
+    assert_eq!(other, Err(StoreError::KeyReused));
+    let again = subject
+        .publish(with_key(message("4", "u", "a"), "k"))
+        .await
+        .unwrap();
+    assert_eq!(again.position, first.position);
+    assert_eq!(subject.log("4").await.len(), 1);
+}
+
+async fn a_repeated_key_is_answered_after_its_session_has_left(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    subject.join("4", "u", session("s", 1)).await.unwrap();
+    let publish = || from_session(with_key(message("4", "u", "a"), "k"), "s");
+    let first = subject.publish(publish()).await.unwrap();
+    assert!(subject.leave("4", "u", session("s", 2)).await);
+    let again = subject.publish(publish()).await.unwrap();
+    assert_eq!(again.position, first.position);
+    let new = from_session(with_key(message("4", "u", "a"), "other"), "s");
+    assert_eq!(subject.publish(new).await, Err(StoreError::NotMember));
+}
+
+async fn only_a_member_session_may_speak(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let say = |channel| from_session(message(channel, "u", "a"), "s");
+    assert_eq!(subject.publish(say("4")).await, Err(StoreError::NotMember));
+    subject.join("4", "u", session("s", 1)).await.unwrap();
+    assert_eq!(subject.publish(say("4")).await.unwrap().position.offset, 2);
+    assert_eq!(subject.publish(say("5")).await, Err(StoreError::NotMember));
+    assert!(subject.leave("4", "u", session("s", 2)).await);
+    assert_eq!(subject.publish(say("4")).await, Err(StoreError::NotMember));
+    assert_eq!(
+        said(&subject.log("4").await).len(),
+        3,
+        "what was refused left no trace"
+    );
+}
+
+async fn members_are_counted_per_session_f4(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let (_feed, ear) = subject.follow("4").await;
+    assert!(
+        subject
+            .join("4", "u", session("tab-1", 1))
+            .await
+            .unwrap()
+            .published
+    );
+    assert!(
+        !subject
+            .join("4", "u", session("tab-2", 2))
+            .await
+            .unwrap()
+            .published
+    );
+    assert_eq!(subject.members("4").await, [("u".to_owned(), 2)]);
+    assert!(subject.leave("4", "u", session("tab-1", 3)).await);
+    assert_eq!(subject.members("4").await, [("u".to_owned(), 1)]);
+    assert_eq!(
+        ear.publications("4").len(),
+        1,
+        "the one who stays has not left"
+    );
+    assert!(subject.leave("4", "u", session("tab-2", 4)).await);
+    assert_eq!(subject.members("4").await, []);
+    let heard = ear.heard("4", 2).await;
+    assert_eq!(
+        said(&heard),
+        [r#"onJoin {"userId":"u"}"#, r#"onLeave {"userId":"u"}"#]
+    );
+}
+
+async fn join_message_and_leave_are_one_sequence_k3(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let (_feed, ear) = subject.follow("4").await;
+    let joined = subject.join("4", "u", session("s", 1)).await.unwrap();
+    let spoken = subject
+        .publish(from_session(message("4", "u", "hi"), "s"))
+        .await
+        .unwrap();
+    subject.leave("4", "u", session("s", 2)).await;
+    let heard = ear.heard("4", 3).await;
+    let routes: Vec<&str> = heard.iter().map(|it| it.payload.route()).collect();
+    assert_eq!(routes, [ON_JOIN, "onMessage", ON_LEAVE]);
+    assert_eq!(heard[0].position, joined.position);
+    assert_eq!(heard[1].position, spoken.position);
+    assert_eq!(offsets(&heard), [1, 2, 3]);
+    assert!(
+        heard
+            .iter()
+            .all(|it| it.payload.sender() == "u" && it.time >= spoken.time - 5_000)
+    );
+    assert_eq!(heard, subject.log("4").await);
+}
+
+async fn a_user_is_announced_in_the_json_type_of_its_session_k1(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    for (user, json) in [
+        (number_user("5"), "5"),
+        (text_user("5"), r#""5""#),
+        (number_user("-1.5e300"), "-1.5e300"),
+        (text_user(r#"a"b\c/哈 '%d"#), r#""a\"b\\c/哈 '%d""#),
+    ] {
+        let id = user.id.to_string();
+        let channel = format!("of {json}");
+        let (_feed, ear) = subject.follow(&channel).await;
+        subject
+            .join_as(&channel, user, session("s", 1))
+            .await
+            .unwrap();
+        // The leave says nothing of the type: the session's own record does.
+        subject.leave(&channel, &id, session("s", 2)).await;
+        let body = format!(r#"{{"userId":{json}}}"#);
+        let expected = [format!("onJoin {body}"), format!("onLeave {body}")];
+        let heard = ear.heard(&channel, 2).await;
+        assert_eq!(said(&heard), expected);
+        assert_eq!(heard[0].payload.sender(), id);
+    }
+}
+
+async fn a_repeated_join_is_answered_as_the_first(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let first = subject.join("4", "u", session("s", 1)).await.unwrap();
+    assert!(first.published);
+    let second = subject.join("4", "u", session("t", 2)).await.unwrap();
+    assert_eq!(
+        second,
+        channel_store::Joined {
+            published: false,
+            ..first.clone()
+        }
+    );
+    subject.publish(message("4", "u", "a")).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(
+            subject.join("4", "u", session("s", 1)).await.unwrap(),
+            first
+        );
+        assert_eq!(
+            subject.join("4", "u", session("t", 2)).await.unwrap(),
+            second
+        );
+    }
+    assert_eq!(
+        subject.members("4").await,
+        [("u".to_owned(), 2)],
+        "it was not counted again"
+    );
+    assert_eq!(subject.log("4").await.len(), 2);
+}
+
+async fn a_repeated_leave_finds_nothing(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    assert!(!subject.leave("4", "u", session("s", 1)).await);
+    subject.join("4", "u", session("s", 2)).await.unwrap();
+    assert!(subject.leave("4", "u", session("s", 3)).await);
+    assert!(!subject.leave("4", "u", session("s", 3)).await);
+    assert_eq!(said(&subject.log("4").await).len(), 2);
+}
+
+async fn a_join_after_its_fenced_leave_makes_no_ghost_f2(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    assert!(!subject.leave_fenced("4", "u", session("s", 2), true).await);
+    let late = subject.join("4", "u", session("s", 1)).await;
+    assert_eq!(late, Err(StoreError::StaleOperation));
+    // An older fence that comes later takes nothing back.
+    subject.leave_fenced("4", "u", session("s", 1), true).await;
+    assert_eq!(
+        subject.join("4", "u", session("s", 1)).await,
+        Err(StoreError::StaleOperation)
+    );
+    assert_eq!(subject.members("4").await, []);
+    assert_eq!(subject.log("4").await, []);
+    // Another session of the user, another channel, and a later join of this one are not concerned.
+    subject.join("4", "u", session("t", 1)).await.unwrap();
+    subject.join("5", "u", session("s", 1)).await.unwrap();
+    subject.join("4", "u", session("s", 3)).await.unwrap();
+    assert_eq!(subject.members("4").await, [("u".to_owned(), 2)]);
+}
+
+async fn a_late_copy_of_a_leave_spares_the_session_that_joined_again(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    subject.join("4", "u", session("s", 1)).await.unwrap();
+    assert!(subject.leave("4", "u", session("s", 2)).await);
+    subject.join("4", "u", session("s", 3)).await.unwrap();
+    assert!(!subject.leave("4", "u", session("s", 2)).await);
+    assert_eq!(subject.members("4").await, [("u".to_owned(), 1)]);
+    // The same when the second join came before the leave, and found the session listed.
+    subject.join("4", "u", session("s", 5)).await.unwrap();
+    assert!(!subject.leave("4", "u", session("s", 4)).await);
+    assert_eq!(subject.members("4").await, [("u".to_owned(), 1)]);
+    assert!(subject.leave("4", "u", session("s", 6)).await);
+}
+
+async fn a_leave_of_the_same_or_an_older_operation_ends_nothing(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    subject.join("4", "u", session("s", 10)).await.unwrap();
+    for operation in [9, 10] {
+        assert!(!subject.leave("4", "u", session("s", operation)).await);
+    }
+    // A repeated join with its old operation does not lower the newer one.
+    subject.join("4", "u", session("s", 9)).await.unwrap();
+    assert!(!subject.leave("4", "u", session("s", 10)).await);
+    assert!(subject.leave("4", "u", session("s", 11)).await);
+}
+
+async fn a_second_session_stands_at_the_head(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let (feed, _) = subject.feed().await;
+    subject.join("4", "u", session("s", 1)).await.unwrap();
+    let last = subject.publish(message("4", "u", "a")).await.unwrap();
+    let joined = subject.join("4", "u", session("t", 2)).await.unwrap();
+    assert_eq!(joined.position, last.position);
+    subject.publish(message("4", "u", "b")).await.unwrap();
+    let page = read(&*feed, "4", &joined.position, 10).await;
+    assert_eq!(page.standing, Standing::Exact);
+    assert_eq!(said(&page.entries), ["onMessage b"]);
+}
+
+async fn a_joiner_that_follows_hears_its_own_on_join_k2(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    subject.publish(message("4", "u", "before")).await.unwrap();
+    let (feed, ear) = subject.follow("4").await;
+    let head = feed.read(&name("4"), &Since::Head, 0).await.unwrap();
+    let joined = subject.join("4", "u", session("s", 1)).await.unwrap();
+    let heard = ear.heard("4", 1).await;
+    assert_eq!(heard[0].position, joined.position);
+    assert_eq!(heard[0].payload.route(), ON_JOIN);
+    assert_eq!(
+        joined.position.offset,
+        head.position.offset + 1,
+        "so it starts just before its own onJoin"
+    );
+}
+
+async fn a_detached_member_is_one_until_it_leaves(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let first = subject.join("4", "u", Membership::Detached).await.unwrap();
+    assert!(first.published);
+    assert_eq!(
+        subject.join("4", "u", Membership::Detached).await.unwrap(),
+        first,
+        "a renewal"
+    );
+    assert_eq!(subject.members("4").await, [("u".to_owned(), 1)]);
+    assert!(subject.leave("4", "u", Membership::Detached).await);
+    assert!(!subject.leave("4", "u", Membership::Detached).await);
+    // A fence means nothing here: its operations have no numbers of their own.
+    assert!(
+        !subject
+            .leave_fenced("4", "u", Membership::Detached, true)
+            .await
+    );
+    subject.join("4", "u", Membership::Detached).await.unwrap();
+    let routes: Vec<String> = subject
+        .log("4")
+        .await
+        .iter()
+        .map(|it| it.payload.route().to_owned())
+        .collect();
+    assert_eq!(routes, [ON_JOIN, ON_LEAVE, ON_JOIN]);
+}
+
+async fn a_detached_member_expires_unless_it_joins_again(kind: Kind) {
+    let life = Duration::from_millis(300);
+    let options = StoreOptions {
+        detached_life: life,
+        ..StoreOptions::default()
+    };
+    let subject = Subject::with(kind, options).await;
+    let (_feed, ear) = subject.follow("4").await;
+    let start = std::time::Instant::now();
+    subject
+        .join_as("4", number_user("5"), Membership::Detached)
+        .await
+        .unwrap();
+    subject.join("4", "other", session("s", 1)).await.unwrap();
+    // Renewed for twice its life. On a machine so busy that a renewal came too late, that is no fault.
+    let mut renewed = start;
+    let mut in_time = true;
+    while start.elapsed() < life * 2 {
+        let last = std::mem::replace(&mut renewed, std::time::Instant::now());
+        subject
+            .join_as("4", number_user("5"), Membership::Detached)
+            .await
+            .unwrap();
+        in_time &= last.elapsed() < life;
+        tokio::task::yield_now().await;
+    }
+    assert!(
+        !in_time || subject.log("4").await.len() == 2,
+        "renewed, it stays"
+    );
+    eventually("its expiry", async || {
+        subject.members("4").await == [("other".to_owned(), 1)]
+    })
+    .await;
+    assert!(
+        renewed.elapsed() + Duration::from_millis(2) > life,
+        "it had its time"
+    );
+    eventually("its onLeave, as the number it joined as", async || {
+        said(&ear.publications("4")).pop().unwrap() == r#"onLeave {"userId":5}"#
+    })
+    .await;
+    assert!(!subject.leave("4", "5", Membership::Detached).await);
+}
+
+async fn detached_and_connected_sessions_of_a_user_count_together(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    assert!(
+        subject
+            .join("4", "u", Membership::Detached)
+            .await
+            .unwrap()
+            .published
+    );
+    assert!(
+        !subject
+            .join("4", "u", session("s", 1))
+            .await
+            .unwrap()
+            .published
+    );
+    assert_eq!(subject.members("4").await, [("u".to_owned(), 2)]);
+    assert!(
+        subject.leave("4", "u", Membership::Detached).await,
+        "ends only that one"
+    );
+    assert_eq!(subject.members("4").await, [("u".to_owned(), 1)]);
+    assert_eq!(said(&subject.log("4").await).len(), 1);
+}
+
+async fn members_come_in_pages_and_nobody_is_missing(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let users: Vec<String> = (0..2_500).map(|n| format!("user {n:04}")).collect();
+    for chunk in users.chunks(100) {
+        let joins = chunk
+            .iter()
+            .map(|user| subject.join("4", user, session(user, 1)));
+        for joined in join_all(joins).await {
+            assert!(joined.unwrap().published);
+        }
+    }
+    let (mut found, mut page, mut pages) = (BTreeSet::new(), None, 0);
+    loop {
+        let members = subject
+            .store
+            .members(&name("4"), page.as_deref(), 100)
+            .await
+            .unwrap();
+        assert!(members.members.len() <= 200, "a page is a page");
+        pages += 1;
+        found.extend(members.members.into_iter().map(|(user, count)| {
+            assert_eq!(count, 1);
+            user.to_string()
+        }));
+        page = members.next;
+        if page.is_none() {
+            break;
+        }
+        // Whoever comes and goes meanwhile harms nobody.
+        let guest = format!("guest {pages}");
+        subject.join("4", &guest, session(&guest, 1)).await.unwrap();
+        subject.leave("4", &guest, session(&guest, 2)).await;
+    }
+    assert!(pages >= 10);
+    assert_eq!(
+        found
+            .into_iter()
+            .filter(|it| it.starts_with("user"))
+            .collect::<Vec<_>>(),
+        users
+    );
+    let nobody = subject
+        .store
+        .members(&name("empty"), None, 0)
+        .await
+        .unwrap();
+    assert_eq!((nobody.members.len(), nobody.next), (0, None));
+}
+
+async fn a_foreign_page_token_is_refused(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    for token in ["", "0x", "-1", "nonsense", " 7", "99999999999999999999999"] {
+        let page = subject.store.members(&name("4"), Some(token), 10).await;
+        assert_eq!(page, Err(StoreError::BadPageToken), "{token:?}");
+    }
+}
+
+async fn the_log_keeps_at_least_its_bound(kind: Kind) {
+    let options = StoreOptions {
+        log_entries: 50,
+        ..StoreOptions::default()
+    };
+    let subject = Subject::with(kind, options).await;
+    let (feed, _) = subject.feed().await;
+    let publisher = subject.store.publisher().unwrap();
+    let messages = (1..=1_000)
+        .map(|n| message("4", "u", &format!("{n}")))
+        .collect();
+    let first = publisher
+        .publish(messages)
+        .await
+        .unwrap()
+        .swap_remove(0)
+        .unwrap();
+    let page = read(&*feed, "4", &first.position, 1_000).await;
+    assert_eq!(page.standing, Standing::Trimmed);
+    let held = page.entries.len();
+    assert!((50..=250).contains(&held), "{held}");
+    assert_eq!(page.position.offset, 1_000 - held as u64);
+    assert_eq!(
+        offsets(&page.entries),
+        (1_001 - held as u64..=1_000).collect::<Vec<_>>()
+    );
+    // From where the answer says it goes on without a gap.
+    assert_eq!(
+        read(&*feed, "4", &page.position, 1_000).await.standing,
+        Standing::Exact
+    );
+}
+
+async fn a_read_judges_every_position(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let (feed, ear) = subject.follow("4").await;
+    let confirmed = ear.subscribed("4", 1).await;
+    let channel = name("4");
+    let empty = feed.read(&channel, &Since::Head, 10).await.unwrap();
+    assert_eq!(
+        (empty.standing, empty.position.offset, empty.last),
+        (Standing::Head, 0, 0)
+    );
+    assert_eq!(
+        empty.generation, confirmed.generation,
+        "answered by the server that the feed listens to"
+    );
+
+    let mut published: Vec<Position> = Vec::new();
+    for n in 1..=10 {
+        published.push(
+            subject
+                .publish(message("4", "u", &format!("{n}")))
+                .await
+                .unwrap()
+                .position,
+        );
+    }
+    assert_eq!(
+        published[0].epoch, empty.position.epoch,
+        "a position taken of an empty channel stands"
+    );
+    let at = |offset| Position {
+        epoch: published[0].epoch.clone(),
+        offset,
+    };
+    let elsewhere = |epoch: &str, offset| Position {
+        epoch: Epoch::new(epoch),
+        offset,
+    };
+    // position, standing, answer's offset
+    for (since, standing, offset) in [
+        (at(0), Standing::Exact, 0),
+        (at(7), Standing::Exact, 7),
+        (at(10), Standing::Exact, 10),
+        (at(11), Standing::Diverged, 10),
+        (at(u64::MAX), Standing::Diverged, 10),
+        (elsewhere("another", 3), Standing::Unknown, 0),
+        (elsewhere("", 3), Standing::Unknown, 0),
+        (elsewhere("-", u64::MAX), Standing::Unknown, 0),
+    ] {
+        for limit in [0, 5, 100] {
+            let page = read(&*feed, "4", &since, limit).await;
+            assert_eq!(
+                (page.standing, page.position.offset),
+                (standing, offset),
+                "{since:?}"
+            );
+            assert_eq!(page.position.epoch, published[0].epoch);
+            assert_eq!(page.last, 10);
+            let following: Vec<u64> = (offset + 1..=10).take(limit).collect();
+            assert_eq!(offsets(&page.entries), following, "{since:?}");
+        }
+    }
+    let head = feed.read(&channel, &Since::Head, 10).await.unwrap();
+    assert_eq!(
+        (head.standing, &head.position),
+        (Standing::Head, &published[9])
+    );
+    assert!(head.entries.is_empty());
+}
+
+async fn a_read_pages_through_the_log(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let (feed, ear) = subject.follow("4").await;
+    let messages = (1..=250)
+        .map(|n| message("4", "u", &format!("{n}")))
+        .collect();
+    subject
+        .store
+        .publisher()
+        .unwrap()
+        .publish(messages)
+        .await
+        .unwrap();
+    let heard: Vec<Publication> = ear.heard("4", 250).await;
+    let mut since = Position {
+        offset: 0,
+        ..heard[0].position.clone()
+    };
+    let mut found = Vec::new();
+    loop {
+        let page = read(&*feed, "4", &since, 100).await;
+        assert!(page.entries.len() <= 100);
+        assert_eq!(page.last, 250);
+        found.extend(page.entries);
+        since = found.last().unwrap().position.clone();
+        if since.offset == page.last {
+            break;
+        }
+    }
+    assert_eq!(found, heard);
+}
+
+async fn names_with_braces_and_percent_are_channels_of_their_own(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let names = ["a", "{a}", "}a", "{a", "%7Ba%7D", "a:m", "哈 %", "{}", "}"];
+    for channel in names {
+        let (_feed, ear) = subject.follow(channel).await;
+        let joined = subject
+            .join(channel, "u{}", session("}s{", 1))
+            .await
+            .unwrap();
+        assert_eq!(joined.position.offset, 1, "{channel}");
+        subject
+            .publish(from_session(message(channel, "u{}", channel), "}s{"))
+            .await
+            .unwrap();
+        assert!(
+            subject
+                .leave_fenced(channel, "u{}", session("}s{", 2), true)
+                .await
+        );
+        let heard = ear.heard(channel, 3).await;
+        assert_eq!(heard[1].payload.body(), channel.as_bytes());
+        assert_eq!(subject.log(channel).await, heard);
+    }
+}
+
+async fn a_body_of_any_bytes_comes_back(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let (_feed, ear) = subject.follow("4").await;
+    let any: Vec<u8> = (0..=255).cycle().skip(1).take(70_000).collect();
+    for body in [&any[..], b"", b"\r\n\n $5 \0\0", "{\"a\":1.0}".as_bytes()] {
+        subject
+            .publish(bytes_message("4", "u", body))
+            .await
+            .unwrap();
+    }
+    let heard = ear.heard("4", 4).await;
+    assert_eq!(heard[0].payload.body(), any);
+    assert_eq!(heard[1].payload.body(), b"");
+    assert_eq!(heard[2].payload.body(), b"\r\n\n $5 \0\0");
+    assert_eq!(subject.log("4").await, heard);
+}
+
+async fn a_feed_hears_only_what_it_follows(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let (feed, ear) = subject.follow("4").await;
+    feed.subscribe(&name("5"));
+    ear.subscribed("5", 1).await;
+    subject.publish(message("6", "u", "a")).await.unwrap();
+    feed.unsubscribe(&name("4"));
+    feed.unsubscribe(&name("never followed"));
+    eventually("the end of following", async || {
+        subject
+            .publish(message("4", "u", "a"))
+            .await
+            .unwrap()
+            .reached
+            == 0
+    })
+    .await;
+    subject.publish(message("5", "u", "a")).await.unwrap();
+    ear.heard("5", 1).await;
+    assert_eq!(ear.all("6").len(), 0);
+    assert!(matches!(ear.all("4")[0], Heard::Subscribed(_)));
+    drop(feed);
+    eventually("the feed's end", async || {
+        subject
+            .publish(message("5", "u", "a"))
+            .await
+            .unwrap()
+            .reached
+            == 0
+    })
+    .await;
+}
+
+async fn a_feed_that_changes_its_mind_ends_subscribed(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let (feed, ear) = subject.feed().await;
+    let channel = name("4");
+    for round in 0..50 {
+        let before = ear.confirmations("4").len();
+        feed.subscribe(&channel);
+        if round % 2 == 0 {
+            tokio::task::yield_now().await;
+        }
+        feed.unsubscribe(&channel);
+        if round % 3 == 0 {
+            tokio::task::yield_now().await;
+        }
+        feed.subscribe(&channel);
+        ear.subscribed("4", before + 1).await;
+        eventually("deliveries", async || {
+            let sent = subject
+                .publish(message("4", "u", &format!("{round}")))
+                .await
+                .unwrap();
+            // Whatever is still on its way, the last word was to follow.
+            sent.reached == 1
+        })
+        .await;
+        feed.unsubscribe(&channel);
+    }
+}
+
+async fn a_confirmation_precedes_all_that_follows_it(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let (feed, ear) = subject.feed().await;
+    let store = subject.store.clone();
+    let sender = tokio::spawn(async move {
+        for n in 0..300 {
+            store
+                .publish(message("4", "u", &format!("{n}")))
+                .await
+                .unwrap();
+        }
+    });
+    feed.subscribe(&name("4"));
+    ear.subscribed("4", 1).await;
+    let head = feed.read(&name("4"), &Since::Head, 0).await.unwrap();
+    sender.await.unwrap();
+    subject.publish(message("4", "u", "end")).await.unwrap();
+    eventually("the end", async || {
+        ear.publications("4")
+            .last()
+            .is_some_and(|it| it.payload.body() == b"end")
+    })
+    .await;
+    assert!(matches!(ear.all("4")[0], Heard::Subscribed(_)));
+    let heard = offsets(&ear.publications("4"));
+    assert!(
+        heard[0] <= head.position.offset + 1,
+        "read after the confirmation, nothing is missing"
+    );
+    assert_eq!(heard, (heard[0]..=301).collect::<Vec<_>>());
+}

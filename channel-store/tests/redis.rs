@@ -1,0 +1,682 @@
+//! What becomes of the promises when Redis fails: it dies, falls silent, forgets, is full, or is another one than before.
+
+use crate::support::{
+    Server, Subject, eventually, from_session, message, name, offsets, read, said, session,
+    with_key,
+};
+use channel_store::redis::{OpenError, RedisFeed, RedisStore};
+use channel_store::{
+    ChannelFeed, ChannelStore, Membership, Position, Published, Since, Standing, StoreError,
+    StoreOptions,
+};
+use futures_util::future::join_all;
+use redis::Value;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
+
+async fn becomes(mut available: watch::Receiver<bool>, wanted: bool, within: Duration) {
+    let wait = available.wait_for(|it| *it == wanted);
+    let in_time = tokio::time::timeout(within, wait).await.is_ok();
+    assert!(in_time, "not within {within:?}: available = {wanted}");
+}
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// Publishes until it is answered; whatever is not done is an outage, never a success.
+async fn publish_at_last(subject: &Subject, channel: &str, body: &str) -> Published {
+    let start = Instant::now();
+    loop {
+        let message = with_key(message(channel, "u", body), body);
+        match subject.publish(message).await {
+            Ok(published) => return published,
+            Err(StoreError::Unavailable(_)) => {
+                assert!(start.elapsed() < SOON, "it never came back");
+            }
+            Err(other) => panic!("{other}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_crash_is_told_at_once_and_a_restart_costs_nobody_anything_f7() {
+    let mut subject = Subject::on(Server::start(&DURABLE), StoreOptions::default()).await;
+    let (feed, ear) = subject.follow("4").await;
+    let joined = subject.join("4", "u", session("s", 1)).await.unwrap();
+    let mut before = vec![joined.position.clone()];
+    for n in 0..5 {
+        before.push(
+            subject
+                .publish(message("4", "u", &format!("{n}")))
+                .await
+                .unwrap()
+                .position,
+        );
+    }
+    let old = subject.store.publisher().unwrap();
+    let first_connection = ear.subscribed("4", 1).await;
+
+    subject.server().kill();
+    let start = Instant::now();
+    for _ in 0..20 {
+        let answer = subject.publish(message("4", "u", "lost")).await;
+        assert!(
+            matches!(answer, Err(StoreError::Unavailable(_))),
+            "{answer:?}"
+        );
+        let read = feed.read(&name("4"), &Since::Head, 0).await;
+        assert!(matches!(read, Err(StoreError::Unavailable(_))), "{read:?}");
+    }
+    assert!(start.elapsed() < Duration::from_secs(2));
+    becomes(subject.store.available(), false, SOON).await;
+    becomes(feed.available(), false, SOON).await;
+
+    subject.server().start_again();
+    let after = publish_at_last(&subject, "4", "after").await.position;
+    assert_eq!(after.offset, 7, "the count goes on");
+    assert_ne!(after.epoch, before[0].epoch, "in a new epoch");
+    becomes(feed.available(), true, SOON).await;
+    becomes(subject.store.available(), true, SOON).await;
+    let second_connection = ear.subscribed("4", 2).await;
+    assert!(second_connection.number > first_connection.number);
+    assert_ne!(second_connection.generation, first_connection.generation);
+
+    for position in &before {
+        let page = read(&*feed, "4", position, 100).await;
+        assert_eq!(page.standing, Standing::Exact, "{position:?}");
+        assert_eq!(
+            offsets(&page.entries),
+            (position.offset + 1..=7).collect::<Vec<_>>()
+        );
+        assert_eq!(
+            page.entries.last().unwrap().position,
+            after,
+            "entries carry their own epoch"
+        );
+        assert_eq!(page.generation, second_connection.generation);
+    }
+    let log: Vec<Position> = subject
+        .log("4")
+        .await
+        .into_iter()
+        .map(|it| it.position)
+        .collect();
+    assert_eq!(log[..6], before);
+    assert_eq!(subject.members("4").await, [("u".to_owned(), 1)]);
+    assert_eq!(
+        subject.join("4", "u", session("s", 1)).await.unwrap(),
+        joined
+    );
+    let answer = old.publish(vec![message("4", "u", "late")]).await;
+    assert!(
+        matches!(answer, Err(StoreError::Unavailable(_))),
+        "a publisher ends with its connection"
+    );
+
+    subject.publish(message("4", "u", "live")).await.unwrap();
+    eventually("what is published now", async || {
+        ear.publications("4")
+            .last()
+            .is_some_and(|it| it.payload.body() == b"live")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_restored_snapshot_lost_is_told_and_never_repeated() {
+    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let (feed, _ear) = subject.follow("4").await;
+    let mut old = Vec::new();
+    for n in 1..=5 {
+        if n == 4 {
+            subject.server().say("SAVE");
+        }
+        let key = format!("{n}");
+        old.push(
+            subject
+                .publish(with_key(message("4", "u", &key), &key))
+                .await
+                .unwrap()
+                .position,
+        );
+    }
+    subject.server().kill();
+    subject.server().start_again();
+    becomes(feed.available(), false, SOON).await;
+    becomes(feed.available(), true, SOON).await;
+    // Nobody has published yet, and the loss is known already.
+    assert_eq!(
+        read(&*feed, "4", &old[4], 10).await.standing,
+        Standing::Diverged
+    );
+    // A retry of what was lost is a new publication; one of what was not is none.
+    assert_eq!(publish_at_last(&subject, "4", "3").await.position, old[2]);
+    let new = publish_at_last(&subject, "4", "4").await.position;
+    assert_eq!(new.offset, 4);
+    assert_ne!(new.epoch, old[3].epoch);
+    let page = read(&*feed, "4", &old[2], 10).await;
+    assert_eq!(
+        (page.standing, offsets(&page.entries)),
+        (Standing::Exact, vec![4])
+    );
+    for lost in &old[3..] {
+        let page = read(&*feed, "4", lost, 10).await;
+        assert_eq!(page.standing, Standing::Diverged);
+        assert_eq!(page.position, old[2], "where both lives still agree");
+        assert_eq!(page.entries[0].position, new);
+    }
+}
+
+#[tokio::test]
+async fn a_cut_feed_subscribes_again_and_reads_what_it_missed() {
+    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let (feed, ear) = subject.follow("4").await;
+    for channel in 0..1_200 {
+        feed.subscribe(&name(&format!("other-{channel}")));
+    }
+    ear.subscribed("other-1199", 1).await;
+    let seen = subject
+        .publish(message("4", "u", "seen"))
+        .await
+        .unwrap()
+        .position;
+    let first = ear.subscribed("4", 1).await;
+    // At the same moment on the server: cut, and spoken.
+    subject.server().say("CLIENT KILL TYPE pubsub");
+    subject.publish(message("4", "u", "missed")).await.unwrap();
+    let second = ear.subscribed("4", 2).await;
+    assert!(second.number > first.number);
+    assert_eq!(second.generation, first.generation);
+    let page = read(&*feed, "4", &seen, 10).await;
+    assert_eq!(
+        (page.standing, said(&page.entries)),
+        (Standing::Exact, vec!["onMessage missed".to_owned()])
+    );
+    for channel in 0..1_200 {
+        ear.subscribed(&format!("other-{channel}"), 2).await;
+    }
+    becomes(feed.available(), true, SOON).await;
+    subject.publish(message("other-7", "u", "a")).await.unwrap();
+    ear.heard("other-7", 1).await;
+}
+
+#[tokio::test]
+async fn subscriptions_made_during_an_outage_hold_after_it() {
+    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let (feed, ear) = subject.follow("4").await;
+    subject.server().kill();
+    becomes(feed.available(), false, SOON).await;
+    feed.unsubscribe(&name("4"));
+    feed.subscribe(&name("5"));
+    subject.server().start_again();
+    ear.subscribed("5", 1).await;
+    becomes(feed.available(), true, SOON).await;
+    assert_eq!(ear.confirmations("4").len(), 1);
+    publish_at_last(&subject, "5", "a").await;
+    ear.heard("5", 1).await;
+    assert_eq!(publish_at_last(&subject, "4", "a").await.reached, 0);
+}
+
+#[tokio::test]
+async fn a_server_that_forgot_the_scripts_gets_them_again() {
+    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let (feed, ear) = subject.follow("4").await;
+    subject.publish(message("4", "u", "before")).await.unwrap();
+    subject.server().say("SCRIPT FLUSH");
+    assert_eq!(
+        publish_at_last(&subject, "4", "after")
+            .await
+            .position
+            .offset,
+        2
+    );
+    eventually("the feed can read", async || {
+        feed.read(&name("4"), &Since::Head, 0).await.is_ok()
+    })
+    .await;
+    ear.heard("4", 2).await;
+    subject.join("4", "u", session("s", 1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_silent_server_is_noticed_within_three_seconds_and_used_again() {
+    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let (feed, ear) = subject.follow("4").await;
+    let publisher = subject.store.publisher().unwrap();
+    subject.server().freeze();
+    let start = Instant::now();
+    // More than the socket takes, so that some are never written.
+    let body = "x".repeat(100_000);
+    let batches = (0..100).map(|_| publisher.publish(vec![message("4", "u", &body)]));
+    for answer in join_all(batches).await {
+        assert!(matches!(answer, Err(StoreError::Unavailable(_))));
+    }
+    assert!(
+        start.elapsed() < Duration::from_secs(2),
+        "no answer is one soon enough"
+    );
+    becomes(subject.store.available(), false, Duration::from_secs(3)).await;
+    becomes(feed.available(), false, Duration::from_secs(3)).await;
+    assert!(start.elapsed() < Duration::from_secs(4));
+    subject.server().thaw();
+    becomes(subject.store.available(), true, SOON).await;
+    becomes(feed.available(), true, SOON).await;
+    let last = publish_at_last(&subject, "4", "last").await.position;
+    // Of the unanswered, what took effect is a beginning, and nothing comes after.
+    assert_eq!(subject.log("4").await.len() as u64, last.offset);
+    assert_eq!(
+        ear.subscribed("4", 2).await.generation,
+        ear.confirmations("4")[0].generation
+    );
+    let answer = publisher.publish(vec![message("4", "u", "late")]).await;
+    assert!(matches!(answer, Err(StoreError::Unavailable(_))));
+}
+
+#[tokio::test]
+async fn a_full_server_refuses_as_a_whole_and_lets_members_leave() {
+    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let (feed, ear) = subject.follow("4").await;
+    let joined = subject.join("4", "u", session("s", 1)).await.unwrap();
+    subject.server().say("CONFIG SET maxmemory 1");
+    let batch = vec![
+        message("4", "u", "a"),
+        from_session(message("4", "u", "b"), "s"),
+    ];
+    let answers = subject
+        .store
+        .publisher()
+        .unwrap()
+        .publish(batch)
+        .await
+        .unwrap();
+    assert_eq!(answers, [Err(StoreError::Full), Err(StoreError::Full)]);
+    assert_eq!(
+        subject.join("4", "v", session("t", 1)).await,
+        Err(StoreError::Full)
+    );
+    assert_eq!(
+        feed.read(&name("4"), &Since::Head, 0)
+            .await
+            .unwrap()
+            .position,
+        joined.position
+    );
+    assert!(*subject.store.available().borrow(), "it is full, not away");
+    // A service that starts now, or loses its connection now, still serves those who leave.
+    subject.server().say("CLIENT KILL TYPE normal");
+    becomes(subject.store.available(), false, SOON).await;
+    becomes(subject.store.available(), true, SOON).await;
+    assert!(subject.leave_fenced("4", "u", session("s", 2), true).await);
+    assert_eq!(subject.members("4").await, []);
+    subject.server().say("CONFIG SET maxmemory 0");
+    assert_eq!(
+        subject
+            .publish(message("4", "u", "c"))
+            .await
+            .unwrap()
+            .position
+            .offset,
+        3
+    );
+    assert_eq!(
+        subject.join("4", "u", session("s", 1)).await,
+        Err(StoreError::StaleOperation)
+    );
+    eventually("the last one", async || {
+        ear.publications("4")
+            .last()
+            .is_some_and(|it| it.payload.body() == b"c")
+    })
+    .await;
+    let log = subject.log("4").await;
+    assert_eq!(
+        said(&log),
+        [
+            r#"onJoin {"userId":"u"}"#,
+            r#"onLeave {"userId":"u"}"#,
+            "onMessage c"
+        ]
+    );
+    assert_eq!(
+        ear.publications("4"),
+        log,
+        "nothing was fanned out that isn't stored"
+    );
+}
+
+#[tokio::test]
+async fn after_a_wipe_old_positions_are_unknown() {
+    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let (feed, ear) = subject.follow("4").await;
+    let joined = subject.join("4", "u", session("s", 1)).await.unwrap();
+    let first = subject
+        .publish(with_key(message("4", "u", "a"), "k"))
+        .await
+        .unwrap();
+    subject.server().say("FLUSHALL");
+    let page = read(&*feed, "4", &first.position, 10).await;
+    assert_eq!(
+        (page.standing, page.last, page.position.offset),
+        (Standing::Unknown, 0, 0)
+    );
+    let again = subject
+        .publish(with_key(message("4", "u", "a"), "k"))
+        .await
+        .unwrap();
+    assert!(!again.repeated);
+    assert_eq!(again.position.offset, 1);
+    assert_eq!(
+        again.position.epoch, page.position.epoch,
+        "the epoch that the reader was told"
+    );
+    assert_ne!(again.position.epoch, first.position.epoch);
+    assert_eq!(
+        ear.heard("4", 3).await[2].position,
+        again.position,
+        "the feed still delivers"
+    );
+    // The owner restores its member.
+    let restored = subject.join("4", "u", session("s", 1)).await.unwrap();
+    assert!(restored.published);
+    assert_ne!(restored.position, joined.position);
+}
+
+#[tokio::test]
+async fn a_key_that_is_lost_alone_is_survived() {
+    for key in ["m", "l", "i0", "i1", "s", "u", "d"] {
+        let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+        let (feed, _ear) = subject.feed().await;
+        subject.join("4", "u", session("s", 1)).await.unwrap();
+        subject.join("4", "d", Membership::Detached).await.unwrap();
+        let before = subject
+            .publish(with_key(message("4", "u", "a"), "k"))
+            .await
+            .unwrap()
+            .position;
+        subject.server().say(&format!("DEL gc:{{4}}:{key}"));
+        let standing = read(&*feed, "4", &before, 10).await.standing;
+        let expected = if key == "m" {
+            Standing::Unknown
+        } else {
+            Standing::Exact
+        };
+        assert_eq!(standing, expected, "{key}");
+        let second = subject.join("4", "u", session("t", 2)).await.unwrap();
+        assert_eq!(
+            read(&*feed, "4", &second.position, 10).await.standing,
+            Standing::Exact,
+            "{key}"
+        );
+        subject.publish(message("4", "u", "b")).await.unwrap();
+        subject.join("4", "d", Membership::Detached).await.unwrap();
+        for (user, membership) in [
+            ("u", session("s", 3)),
+            ("u", session("t", 4)),
+            ("d", Membership::Detached),
+        ] {
+            subject.leave("4", user, membership).await;
+        }
+        // A session that was lost is restored by its owner, and until then counted as its user's.
+        if key != "s" {
+            assert_eq!(subject.members("4").await, [], "{key}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn meta_lost_alone_gives_a_second_session_a_position_that_stands() {
+    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let (feed, _ear) = subject.feed().await;
+    subject.join("4", "u", session("s", 1)).await.unwrap();
+    subject.server().say("DEL gc:{4}:m");
+    let joined = subject.join("4", "u", session("t", 2)).await.unwrap();
+    assert_eq!((joined.published, joined.position.offset), (false, 0));
+    assert_eq!(
+        read(&*feed, "4", &joined.position, 10).await.standing,
+        Standing::Exact
+    );
+    let next = subject
+        .publish(message("4", "u", "a"))
+        .await
+        .unwrap()
+        .position;
+    assert_eq!((next.offset, &next.epoch), (1, &joined.position.epoch));
+}
+
+#[tokio::test]
+async fn a_demoted_server_is_left_and_a_promoted_one_begins_an_epoch() {
+    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let (feed, ear) = subject.follow("4").await;
+    let before = subject
+        .publish(message("4", "u", "a"))
+        .await
+        .unwrap()
+        .position;
+    subject.server().say("REPLICAOF 127.0.0.1 1");
+    let answer = subject.publish(message("4", "u", "b")).await;
+    assert!(
+        matches!(answer, Err(StoreError::Unavailable(_))),
+        "{answer:?}"
+    );
+    becomes(subject.store.available(), false, SOON).await;
+    becomes(feed.available(), false, SOON).await;
+    subject.server().say("REPLICAOF NO ONE");
+    let after = publish_at_last(&subject, "4", "c").await.position;
+    assert_eq!(after.offset, before.offset + 1);
+    assert_ne!(after.epoch, before.epoch);
+    becomes(feed.available(), true, SOON).await;
+    assert_eq!(
+        read(&*feed, "4", &before, 10).await.standing,
+        Standing::Exact
+    );
+
+    // Demoted and promoted between two looks, nobody publishing: the feed must still read.
+    let confirmations = ear.confirmations("4").len();
+    subject.server().say("REPLICAOF 127.0.0.1 1");
+    subject.server().say("REPLICAOF NO ONE");
+    let connection = ear.subscribed("4", confirmations + 1).await;
+    assert_ne!(
+        connection.generation,
+        ear.confirmations("4")[confirmations - 1].generation
+    );
+}
+
+#[tokio::test]
+async fn another_schema_is_refused_at_the_start_and_not_served_later() {
+    let mut server = Server::start(&DURABLE);
+    let url = server.url();
+    let options = StoreOptions::default();
+    let store = RedisStore::open(&url, options.clone()).await.unwrap();
+    assert_eq!(
+        server.say("GET gc:schema"),
+        Value::BulkString(b"1".to_vec())
+    );
+    server.say("SET gc:schema 2");
+    let refused = RedisStore::open(&url, options.clone()).await.err().unwrap();
+    assert_eq!(refused, OpenError::Schema { found: "2".into() });
+    let ear = Arc::new(crate::support::Ear::default());
+    assert!(RedisFeed::open(&url, options.clone(), ear).await.is_err());
+    let elsewhere = StoreOptions {
+        prefix: "other".into(),
+        ..options
+    };
+    RedisStore::open(&url, elsewhere).await.unwrap();
+
+    server.kill();
+    becomes(store.available(), false, SOON).await;
+    server.start_again();
+    eventually("its look at the schema", async || {
+        let info = server.say("INFO commandstats");
+        let Value::BulkString(info) = info else {
+            panic!("{info:?}")
+        };
+        String::from_utf8_lossy(&info).contains("cmdstat_get:")
+    })
+    .await;
+    assert!(!*store.available().borrow());
+    assert!(store.publisher().is_err());
+    server.say("SET gc:schema 1");
+    becomes(store.available(), true, SOON).await;
+}
+
+#[tokio::test]
+async fn a_wrong_url_is_refused_and_never_repeated_in_the_error() {
+    for url in [
+        "",
+        "nonsense",
+        "http://:secret@localhost/",
+        "redis://:secret@host:port/",
+        "rediss://:secret@localhost/",
+    ] {
+        let error = RedisStore::open(url, StoreOptions::default())
+            .await
+            .err()
+            .unwrap();
+        assert!(matches!(error, OpenError::Url(_)), "{url}");
+        assert!(!format!("{error} {error:?}").contains("secret"));
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_comes_later_is_waited_for() {
+    let mut server = Server::start(&[]);
+    server.kill();
+    let store = RedisStore::open(&server.url(), StoreOptions::default())
+        .await
+        .unwrap();
+    let ear = Arc::new(crate::support::Ear::default());
+    let feed = RedisFeed::open(&server.url(), StoreOptions::default(), ear.clone())
+        .await
+        .unwrap();
+    feed.subscribe(&name("4"));
+    assert!(!*store.available().borrow() && !*feed.available().borrow());
+    assert!(matches!(
+        store.publish(message("4", "u", "a")).await,
+        Err(StoreError::Unavailable(_))
+    ));
+    server.start_again();
+    becomes(store.available(), true, SOON).await;
+    ear.subscribed("4", 1).await;
+    becomes(feed.available(), true, SOON).await;
+}
+
+#[tokio::test]
+async fn a_dropped_store_and_feed_leave_no_connection_behind() {
+    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let (feed, _ear) = subject.follow("4").await;
+    let publisher = subject.store.publisher().unwrap();
+    let clients = |list: Value| match list {
+        Value::BulkString(list) => String::from_utf8_lossy(&list).lines().count(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(clients(subject.server().say("CLIENT LIST")), 3);
+    drop(feed);
+    eventually("the feed's end", async || {
+        clients(subject.server().say("CLIENT LIST")) == 2
+    })
+    .await;
+    drop(std::mem::replace(
+        &mut subject.store,
+        channel_store::memory::MemoryStore::new(StoreOptions::default()),
+    ));
+    eventually("the store's end", async || {
+        clients(subject.server().say("CLIENT LIST")) == 1
+    })
+    .await;
+    assert!(
+        publisher
+            .publish(vec![message("4", "u", "a")])
+            .await
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn a_joiner_of_a_dead_incarnation_is_refused() {
+    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    subject.server().say("SET gc:{4}:dead:connector-1/aa 1");
+    let refused = subject.join("4", "u", session("s", 1)).await;
+    assert_eq!(refused, Err(StoreError::ConnectorDead));
+    assert_eq!(
+        subject.server().keys(),
+        ["gc:schema", "gc:{4}:dead:connector-1/aa"],
+        "nothing was written"
+    );
+    subject.join("4", "u", Membership::Detached).await.unwrap();
+    subject.join("5", "u", session("s", 1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn every_key_of_a_channel_expires_and_stays_in_its_slot() {
+    // One node that holds all slots refuses a script whose keys lie in two.
+    let server = Server::start(&["--cluster-enabled", "yes"]);
+    server.say("CLUSTER ADDSLOTSRANGE 0 16383");
+    let info = || match server.say("CLUSTER INFO") {
+        Value::BulkString(info) => String::from_utf8_lossy(&info).contains("cluster_state:ok"),
+        _ => false,
+    };
+    eventually("the cluster", async || info()).await;
+    let options = StoreOptions {
+        log_life: Duration::from_secs(100),
+        channel_life: Duration::from_secs(200),
+        ..StoreOptions::default()
+    };
+    let mut subject = Subject::on(server, options).await;
+    for channel in ["4", "}x", "{a}b", "{}"] {
+        let (feed, ear) = subject.follow(channel).await;
+        subject.join(channel, "u", session("}{", 1)).await.unwrap();
+        subject
+            .join(channel, "d", Membership::Detached)
+            .await
+            .unwrap();
+        subject
+            .publish(with_key(
+                from_session(message(channel, "u", "a"), "}{"),
+                "k",
+            ))
+            .await
+            .unwrap();
+        subject
+            .leave_fenced(channel, "u", session("gone", 2), true)
+            .await;
+        assert_eq!(subject.members(channel).await.len(), 2);
+        let heard = ear.heard(channel, 3).await;
+        assert_eq!(
+            read(&*feed, channel, &heard[0].position, 10).await.entries,
+            heard[1..]
+        );
+    }
+    let keys = subject.server().keys();
+    // meta, log, one window of keys, sessions, users, detached, tombstone
+    assert_eq!(keys.len(), 4 * 7 + 1, "{keys:?}");
+    for key in keys {
+        let life = subject.server().say(&format!("TTL {key}"));
+        let Value::Int(life) = life else {
+            panic!("{life:?}")
+        };
+        let expected = match key.rsplit_once("}:").map(|it| it.1) {
+            None => -1..=-1,
+            Some("l") => 95..=100,
+            Some("m" | "s" | "u" | "d") => 195..=200,
+            Some("i0" | "i1") => 299..=600,
+            Some(_) => 295..=300,
+        };
+        assert!(expected.contains(&life), "{key}: {life}");
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_expired_gets_an_expiry_again() {
+    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    subject.join("4", "u", session("s", 1)).await.unwrap();
+    subject.server().say("DEL gc:{4}:l");
+    // As if the log's time were over: it was last pushed forward long ago.
+    subject.server().say("HSET gc:{4}:m x 1");
+    subject.join("4", "u", session("t", 1)).await.unwrap();
+    subject.publish(message("4", "u", "a")).await.unwrap();
+    let life = subject.server().say("TTL gc:{4}:l");
+    assert!(matches!(life, Value::Int(1..)), "{life:?}");
+}

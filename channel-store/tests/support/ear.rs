@@ -1,0 +1,98 @@
+//! A sink that remembers what it was told.
+
+use super::PATIENCE;
+use channel_store::{ChannelName, FeedConnection, FeedSink, Publication};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+#[derive(Clone, Debug)]
+pub(crate) enum Heard {
+    Subscribed(FeedConnection),
+    Publication(FeedConnection, Publication),
+}
+
+#[derive(Default)]
+pub(crate) struct Ear {
+    heard: Mutex<Vec<(ChannelName, Heard)>>,
+    count: watch::Sender<usize>,
+}
+
+impl Ear {
+    fn hear(&self, channel: &ChannelName, heard: Heard) {
+        self.heard.lock().push((channel.clone(), heard));
+        self.count.send_modify(|count| *count += 1);
+    }
+
+    /// All that was heard of a channel so far.
+    pub(crate) fn all(&self, channel: &str) -> Vec<Heard> {
+        let heard = self.heard.lock();
+        let of_channel = heard.iter().filter(|(it, _)| it.as_str() == channel);
+        of_channel.map(|(_, heard)| heard.clone()).collect()
+    }
+
+    /// The publications so far, each of which came by the connection that was confirmed last.
+    pub(crate) fn publications(&self, channel: &str) -> Vec<Publication> {
+        let mut publications = Vec::new();
+        let mut confirmed = None;
+        for heard in self.all(channel) {
+            match heard {
+                Heard::Subscribed(connection) => confirmed = Some(connection),
+                Heard::Publication(connection, publication) => {
+                    assert_eq!(Some(connection), confirmed);
+                    publications.push(publication);
+                }
+            }
+        }
+        publications
+    }
+
+    pub(crate) fn confirmations(&self, channel: &str) -> Vec<FeedConnection> {
+        let confirmation = |heard| match heard {
+            Heard::Subscribed(connection) => Some(connection),
+            Heard::Publication(..) => None,
+        };
+        self.all(channel)
+            .into_iter()
+            .filter_map(confirmation)
+            .collect()
+    }
+
+    /// Waits until so many publications have been heard, and answers all.
+    pub(crate) async fn heard(&self, channel: &str, count: usize) -> Vec<Publication> {
+        self.until(|| self.publications(channel).len() >= count, "publications")
+            .await;
+        self.publications(channel)
+    }
+
+    /// Waits for so many confirmations, and answers the last.
+    pub(crate) async fn subscribed(&self, channel: &str, count: usize) -> FeedConnection {
+        self.until(
+            || self.confirmations(channel).len() >= count,
+            "confirmations",
+        )
+        .await;
+        self.confirmations(channel).pop().unwrap()
+    }
+
+    async fn until(&self, holds: impl Fn() -> bool, what: &str) {
+        let mut count = self.count.subscribe();
+        let wait = count.wait_for(|_| holds());
+        let in_time = tokio::time::timeout(PATIENCE, wait).await.is_ok();
+        assert!(in_time, "never heard: {what}");
+    }
+}
+
+impl FeedSink for Ear {
+    fn subscribed(&self, connection: &FeedConnection, channel: &ChannelName) {
+        self.hear(channel, Heard::Subscribed(connection.clone()));
+    }
+
+    fn publication(
+        &self,
+        connection: &FeedConnection,
+        channel: &ChannelName,
+        publication: Publication,
+    ) {
+        self.hear(channel, Heard::Publication(connection.clone(), publication));
+    }
+}

@@ -1,0 +1,281 @@
+//! What the tests share: a Redis server of their own, a sink that remembers, and short ways to say things.
+
+mod ear;
+mod server;
+
+pub(crate) use ear::{Ear, Heard};
+pub(crate) use server::Server;
+
+use channel_store::memory::MemoryStore;
+use channel_store::redis::{RedisFeed, RedisStore};
+use channel_store::{
+    ChannelFeed, ChannelName, ChannelStore, IdempotencyKey, Incarnation, Join, Joined, Leave,
+    LogPage, Membership, Payload, Position, Publication, Publish, Published, Route, SessionId,
+    Since, StoreError, StoreOptions, User, UserId,
+};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Clone, Copy)]
+pub(crate) enum Kind {
+    Memory,
+    Redis,
+}
+
+/// One store, and as many feeds of it as a test wants.
+pub(crate) struct Subject {
+    pub(crate) store: Arc<dyn ChannelStore>,
+    pub(crate) options: StoreOptions,
+    backend: Backend,
+}
+
+enum Backend {
+    Memory(Arc<MemoryStore>),
+    Redis(Server),
+}
+
+impl Subject {
+    pub(crate) async fn new(kind: Kind) -> Self {
+        Self::with(kind, StoreOptions::default()).await
+    }
+
+    pub(crate) async fn with(kind: Kind, options: StoreOptions) -> Self {
+        match kind {
+            Kind::Memory => {
+                let store = MemoryStore::new(options.clone());
+                Self {
+                    store: store.clone(),
+                    options,
+                    backend: Backend::Memory(store),
+                }
+            }
+            Kind::Redis => Self::on(Server::start(&[]), options).await,
+        }
+    }
+
+    pub(crate) async fn on(server: Server, options: StoreOptions) -> Self {
+        let store = RedisStore::open(&server.url(), options.clone())
+            .await
+            .unwrap();
+        Self {
+            store: Arc::new(store),
+            options,
+            backend: Backend::Redis(server),
+        }
+    }
+
+    pub(crate) fn server(&mut self) -> &mut Server {
+        match &mut self.backend {
+            Backend::Redis(server) => server,
+            Backend::Memory(_) => panic!("there is no server"),
+        }
+    }
+
+    /// A feed, and the ear that it tells.
+    pub(crate) async fn feed(&self) -> (Arc<dyn ChannelFeed>, Arc<Ear>) {
+        let ear = Arc::new(Ear::default());
+        let feed: Arc<dyn ChannelFeed> = match &self.backend {
+            Backend::Memory(store) => store.feed(ear.clone()),
+            Backend::Redis(server) => {
+                let options = self.options.clone();
+                Arc::new(
+                    RedisFeed::open(&server.url(), options, ear.clone())
+                        .await
+                        .unwrap(),
+                )
+            }
+        };
+        (feed, ear)
+    }
+
+    /// A feed that follows a channel already.
+    pub(crate) async fn follow(&self, channel: &str) -> (Arc<dyn ChannelFeed>, Arc<Ear>) {
+        let (feed, ear) = self.feed().await;
+        feed.subscribe(&name(channel));
+        ear.subscribed(channel, 1).await;
+        (feed, ear)
+    }
+
+    pub(crate) async fn publish(&self, publish: Publish) -> Result<Published, StoreError> {
+        self.store.publish(publish).await
+    }
+
+    pub(crate) async fn join(
+        &self,
+        channel: &str,
+        user: &str,
+        as_: Membership,
+    ) -> Result<Joined, StoreError> {
+        self.join_as(channel, text_user(user), as_).await
+    }
+
+    pub(crate) async fn join_as(
+        &self,
+        channel: &str,
+        user: User,
+        as_: Membership,
+    ) -> Result<Joined, StoreError> {
+        let join = Join {
+            channel: name(channel),
+            user,
+            membership: as_,
+        };
+        self.store.join(join).await
+    }
+
+    pub(crate) async fn leave(&self, channel: &str, user: &str, as_: Membership) -> bool {
+        self.leave_fenced(channel, user, as_, false).await
+    }
+
+    pub(crate) async fn leave_fenced(
+        &self,
+        channel: &str,
+        user: &str,
+        as_: Membership,
+        fence: bool,
+    ) -> bool {
+        let leave = Leave {
+            channel: name(channel),
+            user: text_user(user),
+            membership: as_,
+            fence,
+        };
+        self.store.leave(leave).await.unwrap()
+    }
+
+    /// All members, sorted.
+    pub(crate) async fn members(&self, channel: &str) -> Vec<(String, u32)> {
+        let mut members = Vec::new();
+        let mut page = None;
+        loop {
+            let found = self
+                .store
+                .members(&name(channel), page.as_deref(), 100)
+                .await
+                .unwrap();
+            members.extend(
+                found
+                    .members
+                    .into_iter()
+                    .map(|(user, count)| (user.to_string(), count)),
+            );
+            page = found.next;
+            if page.is_none() {
+                members.sort();
+                return members;
+            }
+        }
+    }
+
+    /// Everything that a channel's log holds, from another reader's eyes.
+    pub(crate) async fn log(&self, channel: &str) -> Vec<Publication> {
+        let (feed, _) = self.feed().await;
+        let head = feed.read(&name(channel), &Since::Head, 0).await.unwrap();
+        let start = Position {
+            epoch: head.position.epoch,
+            offset: 0,
+        };
+        let mut entries: Vec<Publication> = Vec::new();
+        loop {
+            let since = entries.last().map_or(&start, |it| &it.position).clone();
+            let page = read(&*feed, channel, &since, 100).await;
+            if page.entries.is_empty() {
+                return entries;
+            }
+            entries.extend(page.entries);
+        }
+    }
+}
+
+pub(crate) async fn read(
+    feed: &dyn ChannelFeed,
+    channel: &str,
+    since: &Position,
+    limit: usize,
+) -> LogPage {
+    let since = Since::Position(since.clone());
+    feed.read(&name(channel), &since, limit).await.unwrap()
+}
+
+pub(crate) fn name(channel: &str) -> ChannelName {
+    ChannelName::new(channel).unwrap()
+}
+
+pub(crate) fn text_user(user: &str) -> User {
+    User {
+        id: UserId::new(user).unwrap(),
+        is_number: false,
+    }
+}
+
+pub(crate) fn number_user(user: &str) -> User {
+    User {
+        is_number: true,
+        ..text_user(user)
+    }
+}
+
+/// A connector's session.
+pub(crate) fn session(session: &str, operation: u64) -> Membership {
+    Membership::Session {
+        incarnation: Incarnation::new("connector-1/aa").unwrap(),
+        session: SessionId::new(session).unwrap(),
+        operation,
+    }
+}
+
+/// A message of a back end.
+pub(crate) fn message(channel: &str, user: &str, body: &str) -> Publish {
+    bytes_message(channel, user, body.as_bytes())
+}
+
+pub(crate) fn bytes_message(channel: &str, user: &str, body: &[u8]) -> Publish {
+    let route = Route::new("onMessage").unwrap();
+    Publish {
+        channel: name(channel),
+        session: None,
+        user: UserId::new(user).unwrap(),
+        payload: Payload::new(&route, &text_user(user), body),
+        key: None,
+    }
+}
+
+pub(crate) fn with_key(mut publish: Publish, key: &str) -> Publish {
+    publish.key = Some(IdempotencyKey::new(key).unwrap());
+    publish
+}
+
+pub(crate) fn from_session(mut publish: Publish, session: &str) -> Publish {
+    publish.session = Some(SessionId::new(session).unwrap());
+    publish
+}
+
+/// `route body`, of each.
+pub(crate) fn said(publications: &[Publication]) -> Vec<String> {
+    publications
+        .iter()
+        .map(|it| {
+            format!(
+                "{} {}",
+                it.payload.route(),
+                String::from_utf8_lossy(it.payload.body())
+            )
+        })
+        .collect()
+}
+
+pub(crate) fn offsets(publications: &[Publication]) -> Vec<u64> {
+    publications.iter().map(|it| it.position.offset).collect()
+}
+
+/// Waits for a condition.
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !holds().await {
+        assert!(start.elapsed() < PATIENCE, "never came: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

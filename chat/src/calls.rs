@@ -1,0 +1,143 @@
+//! The calls of `chat.v1`: each is checked, handed to the store, and answered.
+
+use crate::config::Limits;
+use crate::error::Error;
+use crate::send_stream::SendStream;
+use crate::{metering, validate};
+use channel_store::{ChannelStore, Position, Published};
+use proto::v1;
+use proto::v1::chat_service_server::ChatService;
+use runtime::Shutdown;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Chat itself: it keeps nothing between calls, so any number of them can share a store.
+pub struct Chat {
+    store: Arc<dyn ChannelStore>,
+    limits: Limits,
+    shutdown: Shutdown,
+    streams: Arc<Semaphore>,
+}
+
+impl Chat {
+    pub(crate) fn new(store: Arc<dyn ChannelStore>, limits: Limits, shutdown: Shutdown) -> Self {
+        Self {
+            streams: Arc::new(Semaphore::new(limits.streams)),
+            store,
+            limits,
+            shutdown,
+        }
+    }
+
+    async fn join(&self, request: v1::JoinRequest) -> Result<v1::JoinResponse, Error> {
+        let joined = self.store.join(validate::join(request)?).await?;
+        Ok(v1::JoinResponse {
+            position: Some(position(&joined.position)),
+            published: joined.published,
+        })
+    }
+
+    async fn leave(&self, request: v1::LeaveRequest) -> Result<v1::LeaveResponse, Error> {
+        let left = self.store.leave(validate::leave(request)?).await?;
+        Ok(v1::LeaveResponse { left })
+    }
+
+    async fn send(&self, request: v1::SendRequest) -> Result<v1::SendResponse, Error> {
+        let publish = validate::send(request, self.limits.message)?;
+        Ok(sent(&self.store.publish(publish).await?))
+    }
+
+    fn send_stream(&self, requests: Streaming<v1::SendStreamRequest>) -> Result<SendStream, Error> {
+        let place = self.streams.clone().try_acquire_owned();
+        let place = place.map_err(|_| Error::Overloaded)?;
+        let publisher = self.store.publisher()?;
+        Ok(SendStream::new(
+            requests,
+            publisher,
+            self.limits.clone(),
+            self.shutdown.clone(),
+            place,
+        ))
+    }
+
+    async fn members(&self, request: v1::MembersRequest) -> Result<v1::MembersResponse, Error> {
+        let page = validate::members(request)?;
+        let answer = self
+            .store
+            .members(&page.channel, page.token.as_deref(), page.size)
+            .await?;
+        let member = |(user, sessions): (channel_store::UserId, u32)| v1::Member {
+            user: user.as_str().to_owned(),
+            sessions,
+        };
+        Ok(v1::MembersResponse {
+            members: answer.members.into_iter().map(member).collect(),
+            next_page_token: answer.next.unwrap_or_default(),
+        })
+    }
+}
+
+/// The answer to a send, counted.
+pub(crate) fn sent(published: &Published) -> v1::SendResponse {
+    metering::sent(published);
+    v1::SendResponse {
+        position: Some(position(&published.position)),
+        time: i64::try_from(published.time).unwrap_or(i64::MAX),
+        reached: published.reached,
+    }
+}
+
+fn position(position: &Position) -> v1::Position {
+    v1::Position {
+        epoch: position.epoch.as_str().to_owned(),
+        offset: position.offset,
+    }
+}
+
+fn respond<T>(answer: Result<T, Error>) -> Result<Response<T>, Status> {
+    answer.map(Response::new).map_err(|error| {
+        metering::refused(&error);
+        error.into()
+    })
+}
+
+#[tonic::async_trait]
+impl ChatService for Chat {
+    async fn join(
+        &self,
+        request: Request<v1::JoinRequest>,
+    ) -> Result<Response<v1::JoinResponse>, Status> {
+        respond(self.join(request.into_inner()).await)
+    }
+
+    async fn leave(
+        &self,
+        request: Request<v1::LeaveRequest>,
+    ) -> Result<Response<v1::LeaveResponse>, Status> {
+        respond(self.leave(request.into_inner()).await)
+    }
+
+    async fn send(
+        &self,
+        request: Request<v1::SendRequest>,
+    ) -> Result<Response<v1::SendResponse>, Status> {
+        respond(self.send(request.into_inner()).await)
+    }
+
+    type SendStreamStream = SendStream;
+
+    async fn send_stream(
+        &self,
+        request: Request<Streaming<v1::SendStreamRequest>>,
+    ) -> Result<Response<SendStream>, Status> {
+        respond(self.send_stream(request.into_inner()))
+    }
+
+    async fn members(
+        &self,
+        request: Request<v1::MembersRequest>,
+    ) -> Result<Response<v1::MembersResponse>, Status> {
+        respond(self.members(request.into_inner()).await)
+    }
+}

@@ -1,0 +1,143 @@
+//! What a call can end with, and the one place that says which gRPC status that is.
+//!
+//! Codes and reasons are listed in `chat.proto`; reasons never change.
+
+use channel_store::StoreError;
+use proto::v1::Refusal;
+use std::fmt;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+/// The domain of every `ErrorInfo`.
+pub const DOMAIN: &str = "chat.v1";
+
+/// Why a call was not answered.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// Fields of the request that are wrong; nothing was done.
+    #[error("{}", Listed(.0))]
+    Invalid(Vec<Violation>),
+    /// The store refused, or did not answer.
+    #[error(transparent)]
+    Store(StoreError),
+    /// Too much at once; nothing was done.
+    #[error("too much at once; try again later")]
+    Overloaded,
+    /// Not done in time: the outcome is unknown.
+    #[error("not done in time: the outcome is unknown")]
+    DeadlineExceeded,
+}
+
+/// One wrong field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Its path in the request, as in `session.id`.
+    pub field: &'static str,
+    /// What is wrong with it.
+    pub description: String,
+}
+
+struct Listed<'a>(&'a [Violation]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, Violation { field, description }) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "; " };
+            write!(f, "{separator}{field}: {description}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Error {
+    /// A single wrong field.
+    pub(crate) fn invalid(field: &'static str, description: impl fmt::Display) -> Self {
+        let description = description.to_string();
+        Self::Invalid(vec![Violation { field, description }])
+    }
+
+    /// The gRPC status code, and the reason that tells errors of one code apart.
+    #[must_use]
+    pub fn code_and_reason(&self) -> (Code, &'static str) {
+        match self {
+            Self::Invalid(_) | Self::Store(StoreError::BadPageToken) => {
+                (Code::InvalidArgument, "INVALID_ARGUMENT")
+            }
+            Self::Overloaded => (Code::ResourceExhausted, "OVERLOADED"),
+            Self::DeadlineExceeded => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
+            Self::Store(StoreError::Unavailable(_)) => (Code::Unavailable, "STORE_UNAVAILABLE"),
+            Self::Store(StoreError::Full) => (Code::ResourceExhausted, "STORE_FULL"),
+            Self::Store(StoreError::NotMember) => (Code::FailedPrecondition, "NOT_MEMBER"),
+            Self::Store(StoreError::KeyReused) => (Code::AlreadyExists, "IDEMPOTENCY_KEY_REUSED"),
+            Self::Store(StoreError::StaleOperation) => {
+                (Code::FailedPrecondition, "STALE_OPERATION")
+            }
+            Self::Store(StoreError::ConnectorDead) => (Code::FailedPrecondition, "CONNECTOR_DEAD"),
+        }
+    }
+
+    /// True if it may have been done all the same: never to be answered as a refusal.
+    pub(crate) fn outcome_is_unknown(&self) -> bool {
+        matches!(
+            self,
+            Self::DeadlineExceeded | Self::Store(StoreError::Unavailable(_))
+        )
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::BadPageToken => Self::invalid("page_token", error),
+            other => Self::Store(other),
+        }
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        let (code, reason) = error.code_and_reason();
+        let mut details = ErrorDetails::with_error_info(reason, DOMAIN, []);
+        if let Error::Invalid(violations) = &error {
+            let fields = violations
+                .iter()
+                .map(|wrong| FieldViolation::new(wrong.field, wrong.description.as_str()));
+            details.set_bad_request(fields.collect::<Vec<_>>());
+        }
+        Self::with_error_details(code, error.to_string(), details)
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        let (code, reason) = error.code_and_reason();
+        Self {
+            code: code.into(),
+            reason: reason.to_owned(),
+            message: error.to_string(),
+        }
+    }
+}
+
+/// What tonic itself says of a request that it can't decode, in this service's terms: chat uses neither code.
+pub(crate) fn of_transport(status: Status, frame_limit: usize) -> Status {
+    match status.code() {
+        Code::OutOfRange => {
+            let description = format!("the whole request must have at most {frame_limit} bytes");
+            Error::invalid("body_json", description).into()
+        }
+        Code::Internal => Error::invalid("request", status.message()).into(),
+        _ => status,
+    }
+}
+
+/// The service could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Of the gRPC server.
+    #[error("the gRPC server failed")]
+    Server(#[from] tonic::transport::Error),
+    /// The contract's descriptors can't be shown.
+    #[error("server reflection failed")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}

@@ -1,0 +1,39 @@
+//! Chat as a process: arguments, sockets, the Redis store, and the service over it until a signal comes.
+
+use anyhow::Context;
+use channel_store::ChannelStore;
+use channel_store::redis::RedisStore;
+use chat::Config;
+use runtime::{Readiness, Shutdown, admin, cli, lifecycle, listen, telemetry};
+use std::process::ExitCode;
+use std::sync::Arc;
+use tokio_util::task::AbortOnDropHandle;
+
+fn main() -> ExitCode {
+    let config: Config = cli::parse();
+    telemetry::init(config.log_format);
+    let threads = config.threads.into();
+    lifecycle::run("chat", threads, |shutdown| start(config, shutdown))
+}
+
+async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    let listener = listen::bind(config.listen)?;
+    let admin = listen::bind(config.admin)?;
+    tracing::info!(address = %listener.local_addr()?, "listening");
+    tracing::info!(address = %admin.local_addr()?, "admin listening");
+
+    let store = RedisStore::open(&config.redis, config.store())
+        .await
+        .context("cannot use this Redis")?;
+    let readiness = Readiness::new();
+    readiness.follow("redis", store.available());
+    let _admin = AbortOnDropHandle::new(tokio::spawn(admin::serve(
+        admin,
+        readiness,
+        shutdown.clone(),
+    )));
+
+    chat::serve(listener, Arc::new(store), config.limits(), shutdown).await?;
+    tracing::info!("drained");
+    Ok(())
+}

@@ -1,0 +1,266 @@
+//! One caller's messages, in order: what is ready is published in batches, a few batches at a time, and answered in the
+//! order in which it came.
+//!
+//! Whoever reads the answers drives the stream: HTTP/2 polls it only when the caller has room for more. A caller that
+//! reads no answers is therefore not read from either, and memory stays within a few batches. It ends with an error as
+//! soon as an outcome is unknown, because nothing after that could keep the order; no later send is answered.
+
+use crate::calls::sent;
+use crate::config::Limits;
+use crate::error::{Error, of_transport};
+use crate::{metering, validate};
+use channel_store::{Publish, Published, Publisher, StoreError};
+use futures_util::future::{BoxFuture, FutureExt, MaybeDone, maybe_done};
+use futures_util::stream::{Stream, StreamExt};
+use proto::v1::numbered_answer::Answer;
+use proto::v1::{NumberedAnswer, NumberedSend, SendStreamRequest, SendStreamResponse};
+use runtime::Shutdown;
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
+use tonic::{Status, Streaming};
+
+/// Batches that may be with the store at once: enough to keep it busy while answers travel.
+const BATCHES_IN_FLIGHT: usize = 4;
+/// A batch is full with so many messages …
+const BATCH_MESSAGES: usize = 256;
+/// … or so many bytes.
+const BATCH_BYTES: usize = 1024 * 1024;
+/// The most sends in one frame of the caller's.
+const FRAME_SENDS: usize = 1_024;
+
+/// The answers to the messages of one stream.
+pub struct SendStream {
+    requests: Streaming<SendStreamRequest>,
+    publisher: Arc<dyn Publisher>,
+    limits: Limits,
+    shutdown: BoxFuture<'static, ()>,
+    /// Read, and in no batch yet.
+    waiting: VecDeque<NumberedSend>,
+    /// Batches with the store, oldest first.
+    in_flight: VecDeque<MaybeDone<BoxFuture<'static, Answered>>>,
+    /// Set when nothing more is read: how the stream ends after the answers that are still to come.
+    end: Option<Result<(), Status>>,
+    _place: OwnedSemaphorePermit,
+}
+
+/// A message that was checked.
+struct Checked {
+    number: u64,
+    publish: Result<Publish, Error>,
+}
+
+/// What became of a batch.
+#[derive(Default)]
+struct Answered {
+    answers: Vec<NumberedAnswer>,
+    /// The outcome of the message after those answers is unknown.
+    broken: Option<Error>,
+}
+
+impl SendStream {
+    /// A publisher belongs to one connection of the store, and stays the stream's own: another one could overtake it.
+    pub(crate) fn new(
+        requests: Streaming<SendStreamRequest>,
+        publisher: Arc<dyn Publisher>,
+        limits: Limits,
+        shutdown: Shutdown,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
+        Self {
+            requests,
+            publisher,
+            limits,
+            shutdown: async move { shutdown.requested().await }.boxed(),
+            waiting: VecDeque::new(),
+            in_flight: VecDeque::new(),
+            end: None,
+            _place: place,
+        }
+    }
+
+    /// Hands what is ready to the store, as far as there is room.
+    fn publish_what_is_ready(&mut self, cx: &mut Context<'_>) {
+        while self.in_flight.len() < BATCHES_IN_FLIGHT {
+            let batch = self.next_batch(cx);
+            if batch.is_empty() {
+                return;
+            }
+            let publisher = Arc::clone(&self.publisher);
+            let publishing = publish(publisher, batch, self.limits.call_time);
+            self.in_flight.push_back(maybe_done(publishing.boxed()));
+        }
+    }
+
+    fn next_batch(&mut self, cx: &mut Context<'_>) -> Vec<Checked> {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while batch.len() < BATCH_MESSAGES && bytes < BATCH_BYTES {
+            if let Some(send) = self.waiting.pop_front() {
+                let checked = check(send, self.limits.message);
+                if let Ok(publish) = &checked.publish {
+                    bytes += publish.payload.as_bytes().len();
+                }
+                batch.push(checked);
+            } else if !self.read_frame(cx) {
+                break;
+            }
+        }
+        batch
+    }
+
+    /// False if there is none now, or none any more.
+    fn read_frame(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.end.is_some() {
+            return false;
+        }
+        if self.shutdown.poll_unpin(cx).is_ready() {
+            self.end = Some(Ok(()));
+            return false;
+        }
+        match self.requests.poll_next_unpin(cx) {
+            Poll::Pending => false,
+            Poll::Ready(Some(Ok(frame))) if frame.sends.len() <= FRAME_SENDS => {
+                self.waiting.extend(frame.sends);
+                true
+            }
+            Poll::Ready(Some(Ok(_))) => {
+                let error = Error::invalid("sends", format!("must be at most {FRAME_SENDS}"));
+                self.end = Some(Err(fail(error)));
+                false
+            }
+            Poll::Ready(Some(Err(status))) => {
+                self.end = Some(Err(of_transport(status, self.limits.frame())));
+                false
+            }
+            Poll::Ready(None) => {
+                self.end = Some(Ok(()));
+                false
+            }
+        }
+    }
+
+    /// What became of the oldest batch, once that is known.
+    fn next_answered(&mut self, cx: &mut Context<'_>) -> Option<Answered> {
+        // All of them, oldest first: a batch takes its place in the order when it is polled for the first time.
+        for batch in &mut self.in_flight {
+            let _ = batch.poll_unpin(cx);
+        }
+        let answered = Pin::new(self.in_flight.front_mut()?).take_output()?;
+        self.in_flight.pop_front();
+        Some(answered)
+    }
+}
+
+impl Stream for SendStream {
+    type Item = Result<SendStreamResponse, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        this.publish_what_is_ready(cx);
+        if let Some(Answered { answers, broken }) = this.next_answered(cx) {
+            if let Some(error) = broken {
+                this.waiting.clear();
+                this.in_flight.clear();
+                this.end = Some(Err(fail(error)));
+            }
+            if !answers.is_empty() {
+                return Poll::Ready(Some(Ok(SendStreamResponse { answers })));
+            }
+        }
+        if !this.in_flight.is_empty() {
+            return Poll::Pending;
+        }
+        let Some(end) = this.end.take() else {
+            return Poll::Pending;
+        };
+        this.end = Some(Ok(()));
+        Poll::Ready(end.err().map(Err))
+    }
+}
+
+fn check(send: NumberedSend, message_limit: usize) -> Checked {
+    let publish = send.send.map_or_else(
+        || Err(Error::invalid("send", "is required")),
+        |request| validate::send(request, message_limit),
+    );
+    Checked {
+        number: send.number,
+        publish,
+    }
+}
+
+async fn publish(publisher: Arc<dyn Publisher>, batch: Vec<Checked>, limit: Duration) -> Answered {
+    let mut refused = Vec::with_capacity(batch.len());
+    let mut messages = Vec::with_capacity(batch.len());
+    for Checked { number, publish } in batch {
+        match publish {
+            Ok(message) => {
+                messages.push(message);
+                refused.push((number, None));
+            }
+            Err(error) => refused.push((number, Some(error))),
+        }
+    }
+    let outcomes = if messages.is_empty() {
+        Vec::new()
+    } else {
+        metering::batch(messages.len());
+        match tokio::time::timeout(limit, publisher.publish(messages)).await {
+            Ok(Ok(outcomes)) => outcomes,
+            Ok(Err(error)) => return Answered::broken(error.into()),
+            Err(_) => return Answered::broken(Error::DeadlineExceeded),
+        }
+    };
+    let mut outcomes = outcomes.into_iter();
+    let mut answered = Answered::default();
+    for (number, refused) in refused {
+        let outcome = match refused {
+            Some(error) => Err(error),
+            None => outcomes.next().map_or_else(
+                || Err(StoreError::Unavailable("no answer".into()).into()),
+                |outcome| outcome.map_err(Error::from),
+            ),
+        };
+        if !answered.push(number, outcome) {
+            break;
+        }
+    }
+    answered
+}
+
+impl Answered {
+    fn broken(error: Error) -> Self {
+        Self {
+            answers: Vec::new(),
+            broken: Some(error),
+        }
+    }
+
+    /// False if this was no answer, and nothing after it can be one.
+    fn push(&mut self, number: u64, outcome: Result<Published, Error>) -> bool {
+        let answer = match outcome {
+            Ok(published) => Answer::Sent(sent(&published)),
+            Err(error) if error.outcome_is_unknown() => {
+                self.broken = Some(error);
+                return false;
+            }
+            Err(error) => {
+                metering::refused(&error);
+                Answer::Refused(error.into())
+            }
+        };
+        let answer = Some(answer);
+        self.answers.push(NumberedAnswer { number, answer });
+        true
+    }
+}
+
+/// The status that the whole stream ends with.
+fn fail(error: Error) -> Status {
+    metering::refused(&error);
+    error.into()
+}

@@ -1,0 +1,209 @@
+//! Requests from outside, made into what the store takes. Everything that is wrong with one is said at once.
+
+use crate::error::{Error, Violation};
+use crate::json;
+use bytes::Bytes;
+use channel_store::{
+    ChannelName, IdempotencyKey, Incarnation, Join, Leave, Membership, ON_JOIN, ON_LEAVE,
+    ON_MESSAGE, Payload, Publish, Route, SessionId, User, UserId, body,
+};
+use proto::v1::send_request::Content;
+use proto::v1::{JoinRequest, LeaveRequest, MembersRequest, SendRequest, Session};
+use std::fmt::Display;
+
+/// Session ids that begin so are the store's own: detached members.
+const RESERVED: char = '@';
+/// Above this, a store that counts in doubles, as Redis' scripts do, can't tell neighbours apart.
+const LAST_OPERATION: u64 = (1 << 53) - 1;
+const DEFAULT_PAGE: usize = 100;
+const LARGEST_PAGE: u32 = 1_000;
+
+/// Which page of whose members.
+#[derive(Debug)]
+pub(crate) struct Page {
+    pub(crate) channel: ChannelName,
+    pub(crate) size: usize,
+    pub(crate) token: Option<String>,
+}
+
+pub(crate) fn join(request: JoinRequest) -> Result<Join, Error> {
+    let mut wrong = Wrong::default();
+    let channel = wrong.take("channel", ChannelName::new(request.channel));
+    let user = wrong.user(request.user, request.user_is_number);
+    let membership = wrong.membership(request.session);
+    let (Some(channel), Some(user), Some(membership)) = (channel, user, membership) else {
+        return Err(wrong.into());
+    };
+    Ok(Join {
+        channel,
+        user,
+        membership,
+    })
+}
+
+pub(crate) fn leave(request: LeaveRequest) -> Result<Leave, Error> {
+    let mut wrong = Wrong::default();
+    let channel = wrong.take("channel", ChannelName::new(request.channel));
+    let user = wrong.user(request.user, request.user_is_number);
+    let membership = wrong.membership(request.session);
+    let (Some(channel), Some(user), Some(membership)) = (channel, user, membership) else {
+        return Err(wrong.into());
+    };
+    Ok(Leave {
+        channel,
+        user,
+        membership,
+        fence: request.fence,
+    })
+}
+
+/// A body of more than `limit` bytes is refused.
+pub(crate) fn send(request: SendRequest, limit: usize) -> Result<Publish, Error> {
+    let mut wrong = Wrong::default();
+    let channel = wrong.take("channel", ChannelName::new(request.channel));
+    let user = wrong.user(request.user, request.user_is_number);
+    let route = wrong.route(request.route);
+    let session = wrong.optional("session", request.session, session_id);
+    let key = wrong.optional("idempotency_key", request.idempotency_key, |text| {
+        IdempotencyKey::new(text).map_err(|error| error.to_string())
+    });
+    let body = wrong.body(request.content, user.as_ref(), limit);
+    let (Some(channel), Some(user), Some(route), Some(session), Some(key), Some(body)) =
+        (channel, user, route, session, key, body)
+    else {
+        return Err(wrong.into());
+    };
+    Ok(Publish {
+        channel,
+        session,
+        payload: Payload::new(&route, &user, &body),
+        user: user.id,
+        key,
+    })
+}
+
+pub(crate) fn members(request: MembersRequest) -> Result<Page, Error> {
+    let mut wrong = Wrong::default();
+    let channel = wrong.take("channel", ChannelName::new(request.channel));
+    let size = wrong.take("page_size", page_size(request.page_size));
+    let (Some(channel), Some(size)) = (channel, size) else {
+        return Err(wrong.into());
+    };
+    let token = Some(request.page_token).filter(|token| !token.is_empty());
+    Ok(Page {
+        channel,
+        size,
+        token,
+    })
+}
+
+fn page_size(size: u32) -> Result<usize, String> {
+    match size {
+        0 => Ok(DEFAULT_PAGE),
+        1..=LARGEST_PAGE => Ok(size as usize),
+        _ => Err(format!("must be at most {LARGEST_PAGE}")),
+    }
+}
+
+fn session_id(text: String) -> Result<SessionId, String> {
+    if text.starts_with(RESERVED) {
+        return Err(format!("must not begin with {RESERVED}"));
+    }
+    SessionId::new(text).map_err(|error| error.to_string())
+}
+
+/// The violations found so far. What takes part of a request leaves one here whenever it answers `None`.
+#[derive(Default)]
+struct Wrong(Vec<Violation>);
+
+impl From<Wrong> for Error {
+    fn from(wrong: Wrong) -> Self {
+        Self::Invalid(wrong.0)
+    }
+}
+
+impl Wrong {
+    fn take<T, E: Display>(&mut self, field: &'static str, checked: Result<T, E>) -> Option<T> {
+        checked
+            .map_err(|error| {
+                let description = error.to_string();
+                self.0.push(Violation { field, description });
+            })
+            .ok()
+    }
+
+    /// `Some(None)`: empty, which is allowed.
+    fn optional<T>(
+        &mut self,
+        field: &'static str,
+        text: String,
+        check: impl FnOnce(String) -> Result<T, String>,
+    ) -> Option<Option<T>> {
+        if text.is_empty() {
+            return Some(None);
+        }
+        self.take(field, check(text)).map(Some)
+    }
+
+    fn user(&mut self, text: String, is_number: bool) -> Option<User> {
+        if is_number && !json::is_number(&text) {
+            let error = "must be a number as JavaScript prints it, because user_is_number is set";
+            return self.take("user", Err(error));
+        }
+        let id = self.take("user", UserId::new(text))?;
+        Some(User { id, is_number })
+    }
+
+    fn membership(&mut self, session: Option<Session>) -> Option<Membership> {
+        let Some(session) = session else {
+            return Some(Membership::Detached);
+        };
+        let incarnation = self.take("session.incarnation", Incarnation::new(session.incarnation));
+        let id = self.take("session.id", session_id(session.id));
+        let operation = if session.operation <= LAST_OPERATION {
+            Ok(session.operation)
+        } else {
+            Err(format!("must be at most {LAST_OPERATION}"))
+        };
+        let operation = self.take("session.operation", operation);
+        Some(Membership::Session {
+            incarnation: incarnation?,
+            session: id?,
+            operation: operation?,
+        })
+    }
+
+    fn route(&mut self, text: String) -> Option<Route> {
+        match text.as_str() {
+            "" => self.take("route", Route::new(ON_MESSAGE)),
+            ON_JOIN | ON_LEAVE => self.take("route", Err("is published by the store alone")),
+            _ => self.take("route", Route::new(text)),
+        }
+    }
+
+    /// The JSON, stamped with the user; merely checked if there is none to stamp it with.
+    fn body(
+        &mut self,
+        content: Option<Content>,
+        user: Option<&User>,
+        limit: usize,
+    ) -> Option<Vec<u8>> {
+        let (field, json) = match content {
+            Some(Content::BodyJson(json)) => ("body_json", json),
+            Some(Content::Body(body)) => (
+                "body",
+                self.take("body", json::render(&body)).map(Bytes::from)?,
+            ),
+            None => return self.take("content", Err("either body or body_json is required")),
+        };
+        if json.len() > limit {
+            let error = format!("must have at most {limit} bytes as JSON");
+            return self.take(field, Err(error));
+        }
+        let stamped = match user {
+            Some(user) => body::stamp(&json, &user.json()),
+            None => body::check(&json).map(|()| Vec::new()),
+        };
+        self.take(field, stamped)
+    }
+}

@@ -1,0 +1,195 @@
+//! What the store is asked for each call, and how its answer comes back.
+
+use crate::support::{Chat, message, position};
+use channel_store::{Membership, ON_MESSAGE};
+use prost_types::value::Kind;
+use prost_types::{Struct, Value};
+use proto::v1::send_request::Content;
+use proto::v1::{
+    JoinRequest, LeaveRequest, Member, MembersRequest, Position, SendRequest, Session,
+};
+
+#[tokio::test]
+async fn a_session_joins_and_leaves_with_its_incarnation_and_operation() {
+    let chat = Chat::start().await;
+    let mut client = chat.client().await;
+    let session = Session {
+        incarnation: "c1-abc".into(),
+        id: "s1".into(),
+        operation: 17,
+    };
+    let request = JoinRequest {
+        channel: "4".into(),
+        user: "5".into(),
+        user_is_number: true,
+        session: Some(session.clone()),
+    };
+    let joined = client.join(request).await.unwrap().into_inner();
+    let Position { epoch, offset } = joined.position.unwrap();
+    assert_eq!((epoch.as_str(), offset), ("e1", position(7).offset));
+    assert!(joined.published);
+
+    let request = LeaveRequest {
+        channel: "4".into(),
+        user: "5".into(),
+        user_is_number: true,
+        session: Some(session),
+        fence: true,
+    };
+    assert!(client.leave(request).await.unwrap().into_inner().left);
+
+    let (joins, leaves) = (chat.store.joins.lock(), chat.store.leaves.lock());
+    let leave = &leaves[0];
+    assert!(leave.fence);
+    assert_eq!(joins[0].user.json(), "5");
+    assert_eq!(leave.user, joins[0].user);
+    assert_eq!(leave.channel.as_str(), "4");
+    for membership in [&joins[0].membership, &leave.membership] {
+        let Membership::Session {
+            incarnation,
+            session,
+            operation,
+        } = membership
+        else {
+            panic!("{membership:?}");
+        };
+        assert_eq!(
+            (incarnation.as_str(), session.as_str(), *operation),
+            ("c1-abc", "s1", 17)
+        );
+    }
+}
+
+#[tokio::test]
+async fn without_a_session_the_membership_is_detached() {
+    let chat = Chat::start().await;
+    let mut client = chat.client().await;
+    let request = JoinRequest {
+        channel: "4".into(),
+        user: "bot".into(),
+        ..JoinRequest::default()
+    };
+    client.join(request).await.unwrap();
+    let request = LeaveRequest {
+        channel: "4".into(),
+        user: "bot".into(),
+        ..LeaveRequest::default()
+    };
+    client.leave(request).await.unwrap();
+    let (joins, leaves) = (chat.store.joins.lock(), chat.store.leaves.lock());
+    assert!(matches!(joins[0].membership, Membership::Detached));
+    assert!(matches!(leaves[0].membership, Membership::Detached));
+    assert!(!leaves[0].fence);
+}
+
+#[tokio::test]
+async fn a_send_is_stamped_published_and_answered_with_its_position_and_time() {
+    let chat = Chat::start().await;
+    let mut client = chat.client().await;
+    let request = SendRequest {
+        session: "s1".into(),
+        ..message(r#"{"userId":"mallory","text":"哈哈","n":1.0}"#)
+    };
+    let sent = client.send(request).await.unwrap().into_inner();
+    assert_eq!(sent.position.unwrap().offset, 1);
+    assert_eq!(sent.time, 1_795_377_365_123);
+    assert_eq!(sent.reached, 2);
+
+    assert_eq!(
+        chat.store.body(),
+        r#"{"userId":"nancy","text":"哈哈","n":1.0}"#,
+        "the sender can't be spoofed; all else passes to the byte"
+    );
+    let published = &chat.store.log()[0];
+    assert_eq!(published.payload.route(), ON_MESSAGE, "the default");
+    assert_eq!(published.payload.sender(), "nancy");
+    assert_eq!(published.channel.as_str(), "4");
+    assert_eq!(published.session.as_ref().unwrap().as_str(), "s1");
+    assert!(published.key.is_none());
+}
+
+#[tokio::test]
+async fn a_user_that_is_a_number_stays_one_and_a_route_of_the_callers_own_is_kept() {
+    let chat = Chat::start().await;
+    let mut client = chat.client().await;
+    let request = SendRequest {
+        user: "5".into(),
+        user_is_number: true,
+        route: "onGift".into(),
+        ..message(r#"{"gift":"rose"}"#)
+    };
+    client.send(request).await.unwrap();
+    assert_eq!(chat.store.body(), r#"{"gift":"rose","userId":5}"#);
+    let published = &chat.store.log()[0];
+    assert_eq!(published.payload.route(), "onGift");
+    assert!(
+        published.session.is_none(),
+        "a back end need not be a member"
+    );
+}
+
+#[tokio::test]
+async fn a_struct_becomes_json_with_whole_numbers_and_sorted_keys() {
+    let value = |kind| Value { kind: Some(kind) };
+    let fields = [
+        ("text", value(Kind::StringValue("哈哈".into()))),
+        ("count", value(Kind::NumberValue(3.0))),
+        ("price", value(Kind::NumberValue(0.5))),
+        ("userId", value(Kind::StringValue("mallory".into()))),
+    ];
+    let body = Struct {
+        fields: fields.map(|(key, value)| (key.to_owned(), value)).into(),
+    };
+    let chat = Chat::start().await;
+    let request = SendRequest {
+        content: Some(Content::Body(body)),
+        ..message("{}")
+    };
+    chat.client().await.send(request).await.unwrap();
+    assert_eq!(
+        chat.store.body(),
+        r#"{"count":3,"price":0.5,"text":"哈哈","userId":"nancy"}"#
+    );
+}
+
+#[tokio::test]
+async fn a_repeated_key_gets_the_first_answer_and_publishes_nothing() {
+    let chat = Chat::start().await;
+    let mut client = chat.client().await;
+    let request = SendRequest {
+        idempotency_key: "k1".into(),
+        ..message("{}")
+    };
+    let first = client.send(request.clone()).await.unwrap().into_inner();
+    client.send(message("{}")).await.unwrap();
+    let second = client.send(request).await.unwrap().into_inner();
+    assert_eq!(second.position, first.position);
+    assert_eq!(second.time, first.time);
+    assert_eq!(second.reached, 0);
+    assert_eq!(chat.store.log().len(), 2);
+}
+
+#[tokio::test]
+async fn members_come_in_pages_of_the_size_that_is_asked_for() {
+    let chat = Chat::start().await;
+    let mut client = chat.client().await;
+    let mut request = MembersRequest {
+        channel: "4".into(),
+        ..MembersRequest::default()
+    };
+    let first = client.members(request.clone()).await.unwrap().into_inner();
+    let nancy = Member {
+        user: "nancy".into(),
+        sessions: 2,
+    };
+    assert_eq!(first.members, [nancy]);
+    request.page_token = first.next_page_token;
+    request.page_size = 1_000;
+    let last = client.members(request).await.unwrap().into_inner();
+    assert_eq!(last.next_page_token, "", "the last page");
+    let asked = |token: Option<&str>, size| ("4".to_owned(), token.map(str::to_owned), size);
+    assert_eq!(
+        *chat.store.pages.lock(),
+        [asked(None, 100), asked(Some("more"), 1_000)]
+    );
+}

@@ -1,0 +1,279 @@
+//! Every status of the contract, with its details.
+
+use crate::support::{Chat, fields, message, reason, violations};
+use channel_store::StoreError;
+use prost_types::value::Kind;
+use prost_types::{ListValue, Struct, Value};
+use proto::v1::send_request::Content;
+use proto::v1::{JoinRequest, LeaveRequest, MembersRequest, SendRequest, Session};
+use tonic::{Code, Status};
+
+async fn refused(request: SendRequest) -> Status {
+    let chat = Chat::start().await;
+    let status = chat.client().await.send(request).await.unwrap_err();
+    assert!(chat.store.log().is_empty(), "refused, with nothing written");
+    status
+}
+
+#[tokio::test]
+async fn all_wrong_fields_of_a_send_are_named_at_once() {
+    let status = refused(SendRequest {
+        channel: "x".repeat(257),
+        user: "a\nb".into(),
+        route: "onJoin".into(),
+        idempotency_key: "k".repeat(129),
+        session: "@nancy".into(),
+        content: Some(Content::BodyJson("[]".into())),
+        user_is_number: false,
+    })
+    .await;
+    let expected = [
+        ("channel", "must have at most 256 bytes"),
+        ("user", "must not hold control characters"),
+        ("route", "is published by the store alone"),
+        ("session", "must not begin with @"),
+        ("idempotency_key", "must have at most 128 bytes"),
+        ("body_json", "not a JSON object"),
+    ];
+    let expected = expected.map(|(field, description)| (field.into(), description.into()));
+    assert_eq!(violations(&status), expected);
+    assert!(
+        status.message().starts_with("channel: must have"),
+        "people read it, too: {}",
+        status.message()
+    );
+}
+
+#[tokio::test]
+async fn what_is_missing_from_a_send_is_named() {
+    let status = refused(SendRequest::default()).await;
+    assert_eq!(fields(&status), ["channel", "user", "content"]);
+}
+
+#[tokio::test]
+async fn the_routes_of_the_store_and_bad_ones_are_refused() {
+    for route in ["onJoin", "onLeave", "a\0b", &"x".repeat(129)] {
+        let route = route.to_owned();
+        let status = refused(SendRequest {
+            route,
+            ..message("{}")
+        });
+        assert_eq!(fields(&status.await), ["route"]);
+    }
+}
+
+#[tokio::test]
+async fn a_user_that_should_be_a_number_must_be_spelled_as_javascript_does() {
+    for user in ["", "five", "+5", "5.0", "1e999", "NaN", "05"] {
+        let status = refused(SendRequest {
+            user: user.into(),
+            user_is_number: true,
+            ..message("{}")
+        });
+        assert_eq!(fields(&status.await), ["user"], "{user}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_small_flat_object_is_refused() {
+    let deep = format!("{}{}", r#"{"a":"#.repeat(64), "{}") + &"}".repeat(64);
+    let large = format!(r#"{{"text":"{}"}}"#, "x".repeat(128 * 1024));
+    for body in ["", "null", "[]", "{", r#"{"a":1,}"#, "{} {}", &deep, &large] {
+        assert_eq!(fields(&refused(message(body)).await), ["body_json"]);
+    }
+    let not_utf8 = Content::BodyJson(b"{\"a\":\"\xff\"}".as_slice().into());
+    let status = refused(SendRequest {
+        content: Some(not_utf8),
+        ..message("")
+    });
+    assert_eq!(fields(&status.await), ["body_json"]);
+}
+
+#[tokio::test]
+async fn a_body_that_no_frame_may_hold_is_refused_by_the_same_rule() {
+    let enormous = format!(r#"{{"text":"{}"}}"#, "x".repeat(5 * 1024 * 1024));
+    assert_eq!(fields(&refused(message(&enormous)).await), ["body_json"]);
+}
+
+#[tokio::test]
+async fn a_struct_that_json_cannot_say_is_refused() {
+    let send = |value: Value| SendRequest {
+        content: Some(Content::Body(Struct {
+            fields: [("a".to_owned(), value)].into(),
+        })),
+        ..message("")
+    };
+    let number = |number| Value {
+        kind: Some(Kind::NumberValue(number)),
+    };
+    for number in [number(f64::NAN), number(f64::INFINITY)] {
+        assert_eq!(fields(&refused(send(number)).await), ["body"]);
+    }
+    let text = Value {
+        kind: Some(Kind::StringValue("x".repeat(128 * 1024))),
+    };
+    assert_eq!(fields(&refused(send(text)).await), ["body"]);
+}
+
+#[tokio::test]
+async fn a_struct_nested_beyond_what_protobuf_decodes_harms_nobody() {
+    let mut value = Value { kind: None };
+    for _ in 0..10_000 {
+        let list = ListValue {
+            values: vec![value],
+        };
+        value = Value {
+            kind: Some(Kind::ListValue(list)),
+        };
+    }
+    let body = Struct {
+        fields: [("a".to_owned(), value)].into(),
+    };
+    let chat = Chat::start().await;
+    let mut client = chat.client().await;
+    let request = SendRequest {
+        content: Some(Content::Body(body)),
+        ..message("")
+    };
+    let status = client.send(request).await.unwrap_err();
+    assert_eq!(fields(&status), ["request"]);
+    client.send(message("{}")).await.unwrap();
+}
+
+#[tokio::test]
+async fn all_wrong_fields_of_a_join_and_a_leave_are_named_at_once() {
+    let chat = Chat::start().await;
+    let mut client = chat.client().await;
+    let session = Some(Session {
+        incarnation: String::new(),
+        id: "@1".into(),
+        operation: u64::MAX,
+    });
+    let expected = [
+        "channel",
+        "user",
+        "session.incarnation",
+        "session.id",
+        "session.operation",
+    ];
+    let join = JoinRequest {
+        session: session.clone(),
+        ..JoinRequest::default()
+    };
+    assert_eq!(fields(&client.join(join).await.unwrap_err()), expected);
+    let leave = LeaveRequest {
+        session,
+        ..LeaveRequest::default()
+    };
+    assert_eq!(fields(&client.leave(leave).await.unwrap_err()), expected);
+    assert!(chat.store.joins.lock().is_empty());
+    assert!(chat.store.leaves.lock().is_empty());
+}
+
+#[tokio::test]
+async fn members_of_no_channel_or_in_too_large_pages_are_refused() {
+    let chat = Chat::start().await;
+    let request = MembersRequest {
+        page_size: 1_001,
+        ..MembersRequest::default()
+    };
+    let status = chat.client().await.members(request).await.unwrap_err();
+    assert_eq!(fields(&status), ["channel", "page_size"]);
+}
+
+#[tokio::test]
+async fn a_page_token_that_the_store_does_not_know_is_a_wrong_field() {
+    let chat = Chat::start().await;
+    chat.store.fail(StoreError::BadPageToken);
+    let request = MembersRequest {
+        channel: "4".into(),
+        page_token: "?".into(),
+        ..MembersRequest::default()
+    };
+    let status = chat.client().await.members(request).await.unwrap_err();
+    assert_eq!(fields(&status), ["page_token"]);
+}
+
+#[tokio::test]
+async fn what_the_store_says_is_one_status_for_every_call() {
+    for (error, code, name) in [
+        (
+            StoreError::Unavailable("gone".into()),
+            Code::Unavailable,
+            "STORE_UNAVAILABLE",
+        ),
+        (StoreError::Full, Code::ResourceExhausted, "STORE_FULL"),
+        (
+            StoreError::NotMember,
+            Code::FailedPrecondition,
+            "NOT_MEMBER",
+        ),
+        (
+            StoreError::StaleOperation,
+            Code::FailedPrecondition,
+            "STALE_OPERATION",
+        ),
+        (
+            StoreError::ConnectorDead,
+            Code::FailedPrecondition,
+            "CONNECTOR_DEAD",
+        ),
+        (
+            StoreError::KeyReused,
+            Code::AlreadyExists,
+            "IDEMPOTENCY_KEY_REUSED",
+        ),
+    ] {
+        let chat = Chat::start().await;
+        let mut client = chat.client().await;
+        chat.store.fail(error);
+        let (channel, user) = ("4".to_owned(), "nancy".to_owned());
+        let join = JoinRequest {
+            channel: channel.clone(),
+            user: user.clone(),
+            ..JoinRequest::default()
+        };
+        let leave = LeaveRequest {
+            channel: channel.clone(),
+            user,
+            ..LeaveRequest::default()
+        };
+        let members = MembersRequest {
+            channel,
+            ..MembersRequest::default()
+        };
+        for status in [
+            client.send(message("{}")).await.unwrap_err(),
+            client.join(join).await.unwrap_err(),
+            client.leave(leave).await.unwrap_err(),
+            client.members(members).await.unwrap_err(),
+        ] {
+            assert_eq!((status.code(), reason(&status).as_str()), (code, name));
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_a_member_may_speak_as_a_session() {
+    let status = refused(SendRequest {
+        session: "stranger".into(),
+        ..message("{}")
+    })
+    .await;
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert_eq!(reason(&status), "NOT_MEMBER");
+}
+
+#[tokio::test]
+async fn a_key_with_another_content_is_refused() {
+    let chat = Chat::start().await;
+    let mut client = chat.client().await;
+    let send = |json| SendRequest {
+        idempotency_key: "k1".into(),
+        ..message(json)
+    };
+    client.send(send("{}")).await.unwrap();
+    let status = client.send(send(r#"{"a":1}"#)).await.unwrap_err();
+    assert_eq!(status.code(), Code::AlreadyExists);
+    assert_eq!(reason(&status), "IDEMPOTENCY_KEY_REUSED");
+}

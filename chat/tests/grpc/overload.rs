@@ -1,0 +1,114 @@
+//! Bounds: how many calls at once, and for how long.
+
+use crate::support::{Caller, Chat, message, reason};
+use chat::Limits;
+use hyper::body::Incoming;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use proto::v1::chat_service_client::ChatServiceClient;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tonic::body::Body;
+use tonic::client::GrpcService;
+use tonic::{Code, Request};
+
+#[tokio::test]
+async fn calls_beyond_the_bound_are_refused_at_once_and_streams_do_not_count() {
+    let chat = Chat::with(Limits {
+        calls: 2,
+        ..Limits::default()
+    })
+    .await;
+    let client = chat.client().await;
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        streams.push(Caller::open(&mut client.clone()).await.unwrap());
+    }
+    chat.store.close_gate();
+    let send = || {
+        let mut client = client.clone();
+        tokio::spawn(async move { client.send(message("{}")).await })
+    };
+    let waiting = [send(), send()];
+    chat.store.has_seen(2).await;
+
+    let status = send().await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert_eq!(reason(&status), "OVERLOADED");
+
+    chat.store.open_gate(3);
+    for answer in waiting {
+        answer.await.unwrap().unwrap();
+    }
+    send().await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn streams_beyond_their_own_bound_are_refused_until_one_ends() {
+    let chat = Chat::with(Limits {
+        streams: 1,
+        ..Limits::default()
+    })
+    .await;
+    let mut client = chat.client().await;
+    let mut first = Caller::open(&mut client).await.unwrap();
+    let status = Caller::open(&mut client).await.err().unwrap();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert_eq!(reason(&status), "OVERLOADED");
+
+    drop(first.requests);
+    assert!(first.answers.message().await.unwrap().is_none());
+    Caller::open(&mut client).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_the_store_does_not_answer_ends_after_a_second() {
+    let chat = Chat::start().await;
+    let mut client = chat.client().await;
+    chat.store.close_gate();
+    let began = Instant::now();
+    let status = client.send(message("{}")).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert_eq!(reason(&status), "DEADLINE_EXCEEDED");
+    assert_eq!(began.elapsed().as_secs(), 1);
+}
+
+/// tonic's own channel would give up at the same moment, and be first.
+async fn client_without_timer(
+    chat: &Chat,
+) -> ChatServiceClient<impl GrpcService<Body, ResponseBody = Incoming, Error = hyper::Error>> {
+    let stream = TcpStream::connect(chat.address).await.unwrap();
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let call = tower::service_fn(move |request| sender.clone().send_request(request));
+    let origin = format!("http://{}", chat.address).parse().unwrap();
+    ChatServiceClient::with_origin(call, origin)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_callers_shorter_timeout_counts() {
+    let chat = Chat::start().await;
+    let mut client = client_without_timer(&chat).await;
+    chat.store.close_gate();
+    let began = Instant::now();
+    let mut request = Request::new(message("{}"));
+    request.set_timeout(Duration::from_millis(100));
+    let status = client.send(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert_eq!(reason(&status), "DEADLINE_EXCEEDED");
+    assert!(began.elapsed() < Duration::from_millis(200));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_outlives_every_timeout_while_nothing_is_asked_of_the_store() {
+    let chat = Chat::start().await;
+    let mut client = chat.client().await;
+    let mut caller = Caller::open(&mut client).await.unwrap();
+    tokio::time::advance(Duration::from_secs(3)).await;
+    caller.send([(1, message("{}"))]).await;
+    let answer = caller.answers.message().await.unwrap().unwrap();
+    assert_eq!(answer.answers[0].number, 1);
+}

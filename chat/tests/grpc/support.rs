@@ -1,0 +1,338 @@
+//! Chat on a port of the kernel's choice over a store that does what the test says, and a real client to call it.
+
+use async_trait::async_trait;
+use channel_store::{
+    ChannelName, ChannelStore, Epoch, Join, Joined, Leave, MembersPage, Position, Publish,
+    Published, Publisher, StoreError, UserId,
+};
+use chat::Limits;
+use parking_lot::Mutex;
+use proto::v1::chat_service_client::ChatServiceClient;
+use proto::v1::send_request::Content;
+use proto::v1::{NumberedSend, SendRequest, SendStreamRequest};
+use runtime::Shutdown;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+use tonic_types::StatusExt;
+
+/// A store in which every session but "stranger" is a member. It fails as it is told, and publishes only while the gate
+/// is open.
+#[derive(Clone)]
+pub(crate) struct FakeStore(Arc<State>);
+
+pub(crate) struct State {
+    written: Mutex<Written>,
+    /// What every call ends with.
+    failure: Mutex<Option<StoreError>>,
+    gate: Semaphore,
+    /// Messages whose body holds this are written, but nobody is told.
+    lost: Mutex<Option<&'static str>>,
+    pub(crate) batch_sizes: Mutex<Vec<usize>>,
+    /// Batches that have come to the gate.
+    pub(crate) batches: watch::Sender<usize>,
+    pub(crate) available: watch::Sender<bool>,
+    pub(crate) joins: Mutex<Vec<Join>>,
+    pub(crate) leaves: Mutex<Vec<Leave>>,
+    pub(crate) pages: Mutex<Vec<(String, Option<String>, usize)>>,
+}
+
+#[derive(Default)]
+struct Written {
+    log: Vec<Publish>,
+    keys: HashMap<String, (Publish, Published)>,
+}
+
+const OPEN: usize = 1_000_000;
+
+impl FakeStore {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(State {
+            written: Mutex::default(),
+            failure: Mutex::default(),
+            gate: Semaphore::new(OPEN),
+            lost: Mutex::default(),
+            batch_sizes: Mutex::default(),
+            batches: watch::Sender::new(0),
+            available: watch::Sender::new(true),
+            joins: Mutex::default(),
+            leaves: Mutex::default(),
+            pages: Mutex::default(),
+        }))
+    }
+}
+
+impl Deref for FakeStore {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.0
+    }
+}
+
+impl State {
+    pub(crate) fn fail(&self, error: StoreError) {
+        *self.failure.lock() = Some(error);
+    }
+
+    pub(crate) fn lose_bodies_with(&self, text: &'static str) {
+        *self.lost.lock() = Some(text);
+    }
+
+    pub(crate) fn close_gate(&self) {
+        self.gate.forget_permits(OPEN);
+    }
+
+    /// Lets so many batches pass.
+    pub(crate) fn open_gate(&self, batches: usize) {
+        self.gate.add_permits(batches);
+    }
+
+    /// Waits until so many batches in all have come to the gate.
+    pub(crate) async fn has_seen(&self, batches: usize) {
+        let mut seen = self.batches.subscribe();
+        seen.wait_for(|&seen| seen >= batches).await.unwrap();
+    }
+
+    pub(crate) fn log(&self) -> Vec<Publish> {
+        self.written.lock().log.clone()
+    }
+
+    /// The last body in the log.
+    pub(crate) fn body(&self) -> String {
+        let log = self.log();
+        String::from_utf8(log.last().unwrap().payload.body().to_vec()).unwrap()
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        self.failure.lock().clone().map_or(Ok(()), Err)
+    }
+
+    fn append(&self, publish: Publish) -> Result<Published, StoreError> {
+        if publish
+            .session
+            .as_ref()
+            .is_some_and(|id| id.as_str() == "stranger")
+        {
+            return Err(StoreError::NotMember);
+        }
+        let mut written = self.written.lock();
+        let key = publish
+            .key
+            .as_ref()
+            .map(|key| format!("{}/{}/{key}", publish.channel, publish.user));
+        if let Some((first, published)) = key.as_ref().and_then(|key| written.keys.get(key)) {
+            if first.payload != publish.payload {
+                return Err(StoreError::KeyReused);
+            }
+            return Ok(Published {
+                repeated: true,
+                reached: 0,
+                ..published.clone()
+            });
+        }
+        written.log.push(publish.clone());
+        let body = String::from_utf8_lossy(publish.payload.body());
+        if self.lost.lock().is_some_and(|text| body.contains(text)) {
+            return Err(StoreError::Unavailable("lost".into()));
+        }
+        let published = Published {
+            position: position(written.log.len() as u64),
+            time: 1_795_377_365_123,
+            reached: 2,
+            repeated: false,
+        };
+        if let Some(key) = key {
+            written.keys.insert(key, (publish, published.clone()));
+        }
+        Ok(published)
+    }
+}
+
+pub(crate) fn position(offset: u64) -> Position {
+    Position {
+        epoch: Epoch::new("e1"),
+        offset,
+    }
+}
+
+#[async_trait]
+impl ChannelStore for FakeStore {
+    fn publisher(&self) -> Result<Arc<dyn Publisher>, StoreError> {
+        self.check()?;
+        Ok(Arc::new(FakePublisher(self.clone())))
+    }
+
+    async fn join(&self, join: Join) -> Result<Joined, StoreError> {
+        self.check()?;
+        self.joins.lock().push(join);
+        Ok(Joined {
+            position: position(7),
+            published: true,
+        })
+    }
+
+    async fn leave(&self, leave: Leave) -> Result<bool, StoreError> {
+        self.check()?;
+        self.leaves.lock().push(leave);
+        Ok(true)
+    }
+
+    async fn members(
+        &self,
+        channel: &ChannelName,
+        page: Option<&str>,
+        limit: usize,
+    ) -> Result<MembersPage, StoreError> {
+        self.check()?;
+        let asked = (channel.to_string(), page.map(str::to_owned), limit);
+        self.pages.lock().push(asked);
+        Ok(MembersPage {
+            members: vec![(UserId::new("nancy").unwrap(), 2)],
+            next: page.is_none().then(|| "more".to_owned()),
+        })
+    }
+
+    fn available(&self) -> watch::Receiver<bool> {
+        self.available.subscribe()
+    }
+}
+
+struct FakePublisher(FakeStore);
+
+#[async_trait]
+impl Publisher for FakePublisher {
+    async fn publish(
+        &self,
+        batch: Vec<Publish>,
+    ) -> Result<Vec<Result<Published, StoreError>>, StoreError> {
+        let store = &self.0;
+        // As the contract of a publisher has it: in the order of the first poll, before any waiting.
+        store.batch_sizes.lock().push(batch.len());
+        let failure = store.check();
+        let outcomes = batch.into_iter().map(|publish| store.append(publish));
+        let outcomes = failure.map(|()| outcomes.collect());
+        store.batches.send_modify(|seen| *seen += 1);
+        store.gate.acquire().await.unwrap().forget();
+        outcomes
+    }
+}
+
+/// A running chat.
+pub(crate) struct Chat {
+    pub(crate) store: FakeStore,
+    pub(crate) address: SocketAddr,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) served: JoinHandle<Result<(), chat::ServeError>>,
+}
+
+impl Chat {
+    pub(crate) async fn start() -> Self {
+        Self::with(Limits::default()).await
+    }
+
+    pub(crate) async fn with(limits: Limits) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (store, shutdown) = (FakeStore::new(), Shutdown::new());
+        let service = chat::serve(listener, Arc::new(store.clone()), limits, shutdown.clone());
+        Self {
+            store,
+            address,
+            shutdown,
+            served: tokio::spawn(service),
+        }
+    }
+
+    pub(crate) async fn channel(&self) -> Channel {
+        let endpoint = Channel::from_shared(format!("http://{}", self.address)).unwrap();
+        endpoint.connect().await.unwrap()
+    }
+
+    pub(crate) async fn client(&self) -> ChatServiceClient<Channel> {
+        ChatServiceClient::new(self.channel().await)
+    }
+}
+
+/// Chat's own end of a send stream is the last one to know; this is the caller's.
+pub(crate) struct Caller {
+    pub(crate) requests: mpsc::Sender<SendStreamRequest>,
+    pub(crate) answers: Streaming<proto::v1::SendStreamResponse>,
+    pub(crate) frames_taken: Arc<AtomicUsize>,
+}
+
+impl Caller {
+    pub(crate) async fn open(client: &mut ChatServiceClient<Channel>) -> Result<Self, Status> {
+        use tokio_stream::StreamExt;
+        let (requests, receiver) = mpsc::channel(100_000);
+        let frames_taken = Arc::new(AtomicUsize::new(0));
+        let taken = frames_taken.clone();
+        let frames = ReceiverStream::new(receiver).map(move |frame| {
+            taken.fetch_add(1, Ordering::Relaxed);
+            frame
+        });
+        let answers = client.send_stream(frames).await?.into_inner();
+        Ok(Self {
+            requests,
+            answers,
+            frames_taken,
+        })
+    }
+
+    /// Sends one frame with these.
+    pub(crate) async fn send(&self, sends: impl IntoIterator<Item = (u64, SendRequest)>) {
+        let sends = sends.into_iter().map(|(number, send)| NumberedSend {
+            number,
+            send: Some(send),
+        });
+        let sends = sends.collect();
+        self.requests
+            .send(SendStreamRequest { sends })
+            .await
+            .unwrap();
+    }
+}
+
+/// A message that is right.
+pub(crate) fn message(json: &str) -> SendRequest {
+    SendRequest {
+        channel: "4".into(),
+        user: "nancy".into(),
+        content: Some(Content::BodyJson(json.to_owned().into())),
+        ..SendRequest::default()
+    }
+}
+
+/// The reason in the status' ErrorInfo, whose domain is always the same.
+pub(crate) fn reason(status: &Status) -> String {
+    let info = status.get_details_error_info().expect("an ErrorInfo");
+    assert_eq!(info.domain, "chat.v1");
+    info.reason
+}
+
+/// The wrong fields that a status lists, with their descriptions.
+pub(crate) fn violations(status: &Status) -> Vec<(String, String)> {
+    assert_eq!(status.code(), tonic::Code::InvalidArgument, "{status}");
+    assert_eq!(reason(status), "INVALID_ARGUMENT");
+    let request = status.get_details_bad_request().expect("a BadRequest");
+    let wrong = request.field_violations.into_iter();
+    wrong
+        .map(|wrong| (wrong.field, wrong.description))
+        .collect()
+}
+
+/// The names of the wrong fields.
+pub(crate) fn fields(status: &Status) -> Vec<String> {
+    violations(status)
+        .into_iter()
+        .map(|(field, _)| field)
+        .collect()
+}

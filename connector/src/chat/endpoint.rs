@@ -1,0 +1,153 @@
+//! Where chat is: each name is resolved again every ten seconds, and each address behind it is an endpoint of its own.
+
+use super::Chat;
+use super::lane::Lane;
+use http::Uri;
+use proto::v1::chat_service_client::ChatServiceClient;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tonic::transport::Endpoint as Transport;
+use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
+
+const RESOLVE_AGAIN: Duration = Duration::from_secs(10);
+
+/// Anything that takes gRPC calls: a connection, or chat's own service in the same process.
+pub type ChatService = BoxCloneSyncService<
+    http::Request<tonic::body::Body>,
+    http::Response<tonic::body::Body>,
+    TransportError,
+>;
+
+/// The way to chat broke. (A type of its own, since futures that name a boxed error are hard to prove `Send`.)
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct TransportError(Box<dyn std::error::Error + Send + Sync>);
+
+impl TransportError {
+    /// Whatever a transport said.
+    pub fn new(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self(error.into())
+    }
+}
+
+/// Where a connector finds chat.
+pub enum Source {
+    /// Processes of their own, behind these names.
+    Addresses(Vec<Uri>),
+    /// The same process.
+    InProcess(ChatService),
+}
+
+/// An address that is no `http://host:port`.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is not a chat address such as http://127.0.0.1:4001")]
+pub struct SourceError(String);
+
+impl Source {
+    /// Reads `--chat`.
+    ///
+    /// # Errors
+    /// [`SourceError`] names the first address that can't be used.
+    pub fn parse(addresses: &[String]) -> Result<Self, SourceError> {
+        let uris = addresses.iter().map(|address| {
+            address
+                .parse::<Uri>()
+                .ok()
+                .filter(|uri| uri.scheme_str() == Some("http") && uri.host().is_some())
+                .ok_or_else(|| SourceError(address.clone()))
+        });
+        Ok(Self::Addresses(uris.collect::<Result<_, _>>()?))
+    }
+}
+
+/// One chat instance.
+pub(super) struct Endpoint {
+    pub(super) name: String,
+    pub(super) lane: Arc<Lane>,
+    service: ChatService,
+}
+
+impl Endpoint {
+    fn start(name: String, service: ChatService, chat: &Arc<Chat>) -> Arc<Self> {
+        let endpoint = Arc::new(Self {
+            name,
+            lane: Lane::new(),
+            service,
+        });
+        tokio::spawn(Lane::run(Arc::clone(&endpoint), Arc::downgrade(chat)));
+        endpoint
+    }
+
+    pub(super) fn client(&self) -> ChatServiceClient<ChatService> {
+        ChatServiceClient::new(self.service.clone()).max_decoding_message_size(16 << 20)
+    }
+}
+
+/// Keeps the endpoints of `chat` what the source says, as long as `chat` lives.
+pub(super) fn follow(source: Source, chat: &Arc<Chat>) {
+    match source {
+        Source::InProcess(service) => {
+            let endpoint = Endpoint::start("in process".into(), service, chat);
+            chat.endpoints.write().push(endpoint);
+        }
+        Source::Addresses(uris) => {
+            tokio::spawn(resolve(uris, Arc::downgrade(chat)));
+        }
+    }
+}
+
+async fn resolve(uris: Vec<Uri>, chat: Weak<Chat>) {
+    let mut known: BTreeMap<(usize, SocketAddr), Arc<Endpoint>> = BTreeMap::new();
+    loop {
+        for (index, uri) in uris.iter().enumerate() {
+            let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+            let port = uri.port_u16().unwrap_or(80);
+            // A name that can't be resolved now keeps the addresses that it had.
+            let found: Vec<SocketAddr> = match tokio::net::lookup_host((host, port)).await {
+                Ok(found) => found.collect(),
+                Err(error) => {
+                    tracing::debug!(%uri, %error, "can't resolve");
+                    continue;
+                }
+            };
+            let Some(chat) = chat.upgrade() else { return };
+            known.retain(|(of, address), endpoint| {
+                let stays = *of != index || found.contains(address);
+                if !stays {
+                    endpoint.lane.retire();
+                }
+                stays
+            });
+            for address in found {
+                known.entry((index, address)).or_insert_with(|| {
+                    let name = format!("{uri} at {address}");
+                    tracing::debug!(endpoint = name, "new endpoint");
+                    Endpoint::start(name, connect(uri, address), &chat)
+                });
+            }
+            *chat.endpoints.write() = known.values().cloned().collect();
+            chat.note_availability();
+        }
+        tokio::time::sleep(RESOLVE_AGAIN).await;
+        if chat.strong_count() == 0 {
+            return;
+        }
+    }
+}
+
+/// A connection that is made when it is needed, and again whenever it broke.
+fn connect(uri: &Uri, address: SocketAddr) -> ChatService {
+    let channel = Transport::from_shared(format!("http://{address}"))
+        .unwrap_or_else(|_| Transport::from_static("http://0.0.0.0:0"))
+        .origin(uri.clone())
+        .tcp_nodelay(true)
+        .connect_timeout(super::TRY)
+        .http2_keep_alive_interval(Duration::from_secs(5))
+        .keep_alive_timeout(Duration::from_secs(2))
+        .keep_alive_while_idle(true)
+        .connect_lazy();
+    BoxCloneSyncService::new(channel.map_err(TransportError::new))
+}

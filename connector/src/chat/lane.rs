@@ -1,0 +1,423 @@
+//! The ordered way to chat: one stream to one endpoint, and the line of sends that are not answered yet.
+//!
+//! Answers come in the order of the sends. When the stream breaks, the whole line is sent again, in order and with the
+//! same keys, over the next stream: to the lane's own endpoint, or to another one while that is down. So nothing
+//! overtakes, nothing is lost, and nothing happens twice. A session stays with its lane while it has unanswered sends.
+
+use super::endpoint::Endpoint;
+use super::{CALL, Chat, TRY};
+use futures_util::Stream;
+use parking_lot::Mutex;
+use proto::v1::numbered_answer::Answer as Wire;
+use proto::v1::{NumberedAnswer, NumberedSend, SendRequest, SendResponse, SendStreamRequest};
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+/// How often a lane looks whether its oldest send waits for too long.
+const TICK: Duration = Duration::from_millis(100);
+/// Sends in one frame of the stream at most.
+const FRAME: usize = 256;
+/// Bytes that a lane holds at most; beyond it sends are answered as unknown at once.
+const LANE_LIMIT: usize = 32 << 20;
+/// Unanswered sends and bytes of one session; beyond it its socket is not read.
+const FLOW_SENDS: usize = 64;
+const FLOW_BYTES: usize = 256 << 10;
+/// Pauses between tries to reach the own endpoint.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// How a send ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is in the log.
+    Sent(SendResponse),
+    /// Chat refused it, with nothing written; the ErrorInfo reason.
+    Refused(String),
+    /// Not answered in time: it may be in the log, or not.
+    Unknown,
+}
+
+/// What one session has under way.
+#[derive(Default)]
+pub struct Flow {
+    state: Mutex<FlowState>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct FlowState {
+    lane: Option<Arc<Lane>>,
+    sends: usize,
+    bytes: usize,
+}
+
+impl Flow {
+    /// Counts a send in, and says which lane takes it: the one that has the session's other sends, else a new choice.
+    pub(super) fn enter(
+        &self,
+        bytes: usize,
+        choose: impl FnOnce() -> Option<Arc<Lane>>,
+    ) -> Option<Arc<Lane>> {
+        let mut state = self.state.lock();
+        if state.sends == 0 {
+            state.lane = choose();
+        }
+        state.sends += 1;
+        state.bytes += bytes;
+        state.lane.clone()
+    }
+
+    fn exit(&self, bytes: usize) {
+        let mut state = self.state.lock();
+        state.sends -= 1;
+        state.bytes -= bytes;
+        if state.sends == 0 {
+            state.lane = None;
+        }
+        self.changed.notify_one();
+    }
+
+    /// Returns when everything is answered: the next command takes effect after all sends before it.
+    pub async fn settled(&self) {
+        self.wait_until(|state| state.sends == 0).await;
+    }
+
+    /// Returns when there is room for another send: so a slow chat pushes back on the socket.
+    pub async fn room(&self) {
+        self.wait_until(|state| state.sends < FLOW_SENDS && state.bytes < FLOW_BYTES)
+            .await;
+    }
+
+    async fn wait_until(&self, holds: impl Fn(&FlowState) -> bool) {
+        while !holds(&self.state.lock()) {
+            self.changed.notified().await;
+        }
+    }
+}
+
+/// A send on its way.
+pub(super) struct Pending {
+    number: u64,
+    request: SendRequest,
+    pub(super) bytes: usize,
+    expires: Instant,
+    written: Option<Instant>,
+    flow: Arc<Flow>,
+    answer: Box<dyn FnOnce(Outcome) + Send>,
+}
+
+impl Pending {
+    pub(super) fn new(
+        request: SendRequest,
+        flow: Arc<Flow>,
+        answer: Box<dyn FnOnce(Outcome) + Send>,
+    ) -> Self {
+        let bytes = prost::Message::encoded_len(&request);
+        Self {
+            number: 0,
+            request,
+            bytes,
+            expires: Instant::now() + CALL,
+            written: None,
+            flow,
+            answer,
+        }
+    }
+
+    /// The answer first: whoever waits for the flow to settle must find it given.
+    pub(super) fn settle(self, outcome: Outcome) {
+        (self.answer)(outcome);
+        self.flow.exit(self.bytes);
+    }
+}
+
+/// One endpoint's line of sends.
+pub(super) struct Lane {
+    state: Mutex<State>,
+    /// The stream to the own endpoint is up.
+    open: AtomicBool,
+    retired: AtomicBool,
+    broken: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    line: VecDeque<Pending>,
+    bytes: usize,
+    /// How many of the line were written to the present stream.
+    written: usize,
+    numbers: u64,
+    /// The present stream; an older one ends when it sees another number here.
+    stream: u64,
+    waker: Option<Waker>,
+}
+
+impl Lane {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::default(),
+            open: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
+            broken: Notify::new(),
+        })
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// The endpoint is none any more: end when the line is empty.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn push(&self, mut pending: Pending) {
+        let mut state = self.state.lock();
+        if state.bytes + pending.bytes > LANE_LIMIT {
+            drop(state);
+            return pending.settle(Outcome::Unknown);
+        }
+        state.numbers += 1;
+        pending.number = state.numbers;
+        state.bytes += pending.bytes;
+        state.line.push_back(pending);
+        if let Some(waker) = state.waker.take() {
+            drop(state);
+            waker.wake();
+        }
+    }
+
+    /// Keeps a stream up and the line moving, until the lane is retired or chat is gone.
+    pub(super) async fn run(home: Arc<Endpoint>, chat: Weak<Chat>) {
+        let lane = Arc::clone(&home.lane);
+        tokio::select! {
+            () = lane.watch_times(&chat) => {}
+            () = lane.keep_streaming(&home, &chat) => {}
+        }
+        lane.open.store(false, Ordering::Relaxed);
+    }
+
+    async fn watch_times(&self, chat: &Weak<Chat>) {
+        while chat.strong_count() > 0 {
+            sleep(TICK).await;
+            self.check_times(Instant::now());
+        }
+    }
+
+    async fn keep_streaming(self: &Arc<Self>, home: &Arc<Endpoint>, chat: &Weak<Chat>) {
+        let mut home_at = Instant::now();
+        let mut pause = BACK_OFF.0;
+        loop {
+            let idle = self.state.lock().line.is_empty();
+            if idle && self.retired.load(Ordering::Relaxed) {
+                return;
+            }
+            if Instant::now() >= home_at {
+                let began = Instant::now();
+                self.stream_to(home, None, chat).await;
+                self.set_open(false, chat);
+                if began.elapsed() > BACK_OFF.1 {
+                    pause = BACK_OFF.0;
+                }
+                home_at = Instant::now() + pause.mul_f64(0.5 + fastrand::f64());
+                pause = BACK_OFF.1.min(pause * 2);
+            } else if let Some(other) = other_open(chat, home).filter(|_| !idle) {
+                self.stream_to(&other, Some(home_at), chat).await;
+                sleep(Duration::from_millis(5 + fastrand::u64(..10))).await;
+            } else {
+                sleep_until(home_at.min(Instant::now() + BACK_OFF.0)).await;
+            }
+        }
+    }
+
+    fn set_open(&self, open: bool, chat: &Weak<Chat>) {
+        if self.open.swap(open, Ordering::Relaxed) != open
+            && let Some(chat) = chat.upgrade()
+        {
+            chat.note_availability();
+        }
+    }
+
+    /// One stream from its beginning to its end. Away from home, the next try to go home is due at some time, but
+    /// the line is emptied first.
+    async fn stream_to(
+        self: &Arc<Self>,
+        endpoint: &Endpoint,
+        home_at: Option<Instant>,
+        chat: &Weak<Chat>,
+    ) {
+        let stream = self.begin_stream();
+        let outgoing = Outgoing {
+            lane: Arc::clone(self),
+            stream,
+        };
+        let mut client = endpoint.client();
+        let mut incoming = match timeout(TRY, client.send_stream(outgoing)).await {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) => {
+                tracing::debug!(endpoint = endpoint.name, %status, "no stream");
+                return;
+            }
+            Err(_) => {
+                tracing::debug!(endpoint = endpoint.name, "no stream in time");
+                return;
+            }
+        };
+        if home_at.is_none() {
+            self.set_open(true, chat);
+        }
+        loop {
+            let idle = self.state.lock().line.is_empty();
+            let message = tokio::select! {
+                biased;
+                message = incoming.message() => message,
+                () = self.broken.notified() => {
+                    if self.state.lock().stream != stream {
+                        return;
+                    }
+                    continue;
+                }
+                () = sleep_until(home_at.unwrap_or_else(Instant::now)), if idle && home_at.is_some() => {
+                    if self.state.lock().line.is_empty() {
+                        return;
+                    }
+                    continue;
+                }
+            };
+            match message {
+                Ok(Some(frame)) => {
+                    if !self.settle(frame.answers) {
+                        tracing::error!(endpoint = endpoint.name, "answers out of order");
+                        return;
+                    }
+                }
+                Ok(None) => return,
+                Err(status) => {
+                    tracing::debug!(endpoint = endpoint.name, code = ?status.code(), "stream broke");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn begin_stream(&self) -> u64 {
+        let mut state = self.state.lock();
+        state.stream += 1;
+        state.written = 0;
+        for pending in &mut state.line {
+            pending.written = None;
+        }
+        // The stream before must see that its time is over.
+        if let Some(waker) = state.waker.take() {
+            waker.wake();
+        }
+        state.stream
+    }
+
+    /// False if these are not the answers to the oldest sends.
+    fn settle(&self, answers: Vec<NumberedAnswer>) -> bool {
+        for answer in answers {
+            let pending = {
+                let mut state = self.state.lock();
+                let front = state.line.front().map(|pending| pending.number);
+                if front != Some(answer.number) || state.written == 0 {
+                    return false;
+                }
+                state.written -= 1;
+                state.pop()
+            };
+            let outcome = match answer.answer {
+                Some(Wire::Sent(sent)) => Outcome::Sent(sent),
+                Some(Wire::Refused(refusal)) => Outcome::Refused(refusal.reason),
+                None => Outcome::Unknown,
+            };
+            if let Some(pending) = pending {
+                pending.settle(outcome);
+            }
+        }
+        true
+    }
+
+    /// Gives up sends whose time is over, and the stream if its oldest send is not answered: another one may be.
+    fn check_times(&self, now: Instant) {
+        let mut expired = Vec::new();
+        {
+            let mut state = self.state.lock();
+            let mut stalled = false;
+            while state
+                .line
+                .front()
+                .is_some_and(|pending| pending.expires <= now)
+            {
+                expired.extend(state.pop());
+                // Its answer would not be the next one any more.
+                stalled |= state.written > 0;
+                state.written = state.written.saturating_sub(1);
+            }
+            let oldest = state.line.front().and_then(|pending| pending.written);
+            stalled |= oldest.is_some_and(|written| now.duration_since(written) >= TRY);
+            if stalled {
+                state.stream += 1;
+                self.broken.notify_one();
+            }
+        }
+        for pending in expired {
+            pending.settle(Outcome::Unknown);
+        }
+    }
+
+    fn poll_frame(&self, stream: u64, context: &Context<'_>) -> Poll<Option<SendStreamRequest>> {
+        let mut state = self.state.lock();
+        if state.stream != stream {
+            return Poll::Ready(None);
+        }
+        let from = state.written;
+        let to = state.line.len().min(from + FRAME);
+        if from == to {
+            state.waker = Some(context.waker().clone());
+            return Poll::Pending;
+        }
+        let now = Instant::now();
+        let sends = state.line.range_mut(from..to).map(|pending| {
+            pending.written = Some(now);
+            NumberedSend {
+                number: pending.number,
+                send: Some(pending.request.clone()),
+            }
+        });
+        let sends = sends.collect();
+        state.written = to;
+        Poll::Ready(Some(SendStreamRequest { sends }))
+    }
+}
+
+fn other_open(chat: &Weak<Chat>, home: &Arc<Endpoint>) -> Option<Arc<Endpoint>> {
+    chat.upgrade()?.other_open(home)
+}
+
+impl State {
+    fn pop(&mut self) -> Option<Pending> {
+        let pending = self.line.pop_front()?;
+        self.bytes -= pending.bytes;
+        Some(pending)
+    }
+}
+
+/// What a stream still has to write: everything in the line that it has not written.
+struct Outgoing {
+    lane: Arc<Lane>,
+    stream: u64,
+}
+
+impl Stream for Outgoing {
+    type Item = SendStreamRequest;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.lane.poll_frame(self.stream, context)
+    }
+}

@@ -1,0 +1,218 @@
+//! Chat as a connector sees it: several endpoints that come and go, of which any one can do any call.
+//!
+//! Joins and leaves are unary calls to whichever endpoint is up. Sends go through [`lane::Lane`], one ordered stream for
+//! each endpoint. A call takes at most a second with one endpoint and two in all (CONTRACT); what an endpoint leaves
+//! unanswered goes to the next one with the same key, session and operation, so nothing happens twice.
+
+mod endpoint;
+mod lane;
+
+pub use endpoint::{ChatService, Source, SourceError, TransportError};
+pub use lane::{Flow, Outcome};
+
+use endpoint::Endpoint;
+use lane::Pending;
+use parking_lot::RwLock;
+use proto::v1::{JoinRequest, JoinResponse, LeaveRequest, SendRequest};
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+/// CONTRACT: one try.
+pub(crate) const TRY: Duration = Duration::from_secs(1);
+/// CONTRACT: a client's request is answered within 2 s in all; what is left is for the way back.
+pub(crate) const CALL: Duration = Duration::from_millis(1_900);
+
+/// Why a call brought no answer to use.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// Chat refused, with nothing done; the ErrorInfo reason.
+    #[error("refused: {reason}")]
+    Refused {
+        /// The reason as listed in chat.proto.
+        reason: String,
+    },
+    /// Nobody was there to ask: nothing was sent.
+    #[error("no chat endpoint is reachable")]
+    Unreachable,
+    /// It was sent, and not answered in time: it may have been done, or be done later.
+    #[error("unanswered")]
+    Unknown,
+}
+
+/// An answer, and whether a copy of the request may still be on its way.
+#[derive(Debug)]
+pub struct Answered<T> {
+    /// What chat said.
+    pub answer: T,
+    /// False if the first try was answered: then no copy is left.
+    pub repeated: bool,
+}
+
+/// All chat endpoints.
+pub struct Chat {
+    endpoints: RwLock<Vec<Arc<Endpoint>>>,
+    turn: AtomicUsize,
+    available: watch::Sender<bool>,
+}
+
+impl Chat {
+    /// Connects to where chat is, in the background and for ever.
+    #[must_use]
+    pub fn new(source: Source) -> Arc<Self> {
+        let chat = Arc::new(Self {
+            endpoints: RwLock::default(),
+            turn: AtomicUsize::new(0),
+            available: watch::Sender::new(false),
+        });
+        endpoint::follow(source, &chat);
+        chat
+    }
+
+    /// True while at least one endpoint is up.
+    #[must_use]
+    pub fn available(&self) -> watch::Receiver<bool> {
+        self.available.subscribe()
+    }
+
+    /// See `ChatService.Join`.
+    ///
+    /// # Errors
+    /// [`CallError`]; after `Unknown` the session may be a member, or become one.
+    pub async fn join(&self, request: JoinRequest) -> Result<Answered<JoinResponse>, CallError> {
+        self.call(|endpoint| {
+            let (mut client, request) = (endpoint.client(), request.clone());
+            async move { Ok(client.join(request).await?.into_inner()) }
+        })
+        .await
+    }
+
+    /// See `ChatService.Leave`.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn leave(&self, request: LeaveRequest) -> Result<(), CallError> {
+        let answered = self.call(|endpoint| {
+            let (mut client, request) = (endpoint.client(), request.clone());
+            async move { client.leave(request).await }
+        });
+        answered.await.map(drop)
+    }
+
+    /// Publishes in the order of the calls of one flow. The answer comes within two seconds, whatever happens.
+    pub fn send(
+        &self,
+        flow: &Arc<Flow>,
+        request: SendRequest,
+        answer: impl FnOnce(Outcome) + Send + 'static,
+    ) {
+        let pending = Pending::new(request, Arc::clone(flow), Box::new(answer));
+        match flow.enter(pending.bytes, || {
+            self.next().map(|endpoint| Arc::clone(&endpoint.lane))
+        }) {
+            Some(lane) => lane.push(pending),
+            None => pending.settle(Outcome::Unknown),
+        }
+    }
+
+    async fn call<T, F>(&self, ask: impl Fn(&Endpoint) -> F) -> Result<Answered<T>, CallError>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let started = Instant::now();
+        let deadline = started + CALL;
+        let mut sent = false;
+        let mut last: Option<Arc<Endpoint>> = None;
+        loop {
+            let endpoint = self.next_but(last.as_ref());
+            let Some(endpoint) = endpoint.filter(|endpoint| endpoint.lane.is_open()) else {
+                // Between two lives of the only endpoint: it may be back in time.
+                let again = Instant::now() + Duration::from_millis(20 + fastrand::u64(..30));
+                if again >= deadline {
+                    return Err(if sent {
+                        CallError::Unknown
+                    } else {
+                        CallError::Unreachable
+                    });
+                }
+                tokio::time::sleep_until(again).await;
+                continue;
+            };
+            let until = deadline.min(Instant::now() + TRY);
+            let repeated = std::mem::replace(&mut sent, true);
+            match timeout_at(until, ask(&endpoint)).await {
+                Ok(Ok(answer)) => return Ok(Answered { answer, repeated }),
+                Ok(Err(status)) if is_final(&status) => {
+                    return Err(CallError::Refused {
+                        reason: reason(&status),
+                    });
+                }
+                Ok(Err(status)) => {
+                    tracing::debug!(endpoint = endpoint.name, code = ?status.code(), "call failed");
+                }
+                Err(_) => tracing::debug!(endpoint = endpoint.name, "call timed out"),
+            }
+            let pause = Instant::now() + Duration::from_millis(5 + fastrand::u64(..45));
+            if pause >= deadline {
+                return Err(CallError::Unknown);
+            }
+            tokio::time::sleep_until(pause).await;
+            last = Some(endpoint);
+        }
+    }
+
+    /// The next endpoint in turn, of those that are up if any is.
+    fn next(&self) -> Option<Arc<Endpoint>> {
+        self.next_but(None)
+    }
+
+    /// The next endpoint that is up, another one than `last` if possible.
+    fn next_but(&self, last: Option<&Arc<Endpoint>>) -> Option<Arc<Endpoint>> {
+        let endpoints = self.endpoints.read();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let in_turn = (0..endpoints.len()).map(|i| &endpoints[(turn + i) % endpoints.len()]);
+        let best = in_turn.max_by_key(|endpoint| {
+            let other = last.is_none_or(|last| !Arc::ptr_eq(last, endpoint));
+            (endpoint.lane.is_open(), other)
+        });
+        best.cloned()
+    }
+
+    /// Another endpoint that is up.
+    fn other_open(&self, home: &Arc<Endpoint>) -> Option<Arc<Endpoint>> {
+        let other = self.next_but(Some(home))?;
+        (other.lane.is_open() && !Arc::ptr_eq(&other, home)).then_some(other)
+    }
+
+    fn note_availability(&self) {
+        let up = self
+            .endpoints
+            .read()
+            .iter()
+            .any(|endpoint| endpoint.lane.is_open());
+        self.available
+            .send_if_modified(|available| std::mem::replace(available, up) != up);
+    }
+}
+
+/// True if repeating the call elsewhere can't help, and nothing was done.
+fn is_final(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::InvalidArgument
+            | Code::FailedPrecondition
+            | Code::AlreadyExists
+            | Code::Unimplemented
+    ) || (status.code() == Code::ResourceExhausted && reason(status) == "STORE_FULL")
+}
+
+fn reason(status: &Status) -> String {
+    status
+        .get_details_error_info()
+        .map_or_else(|| format!("{:?}", status.code()), |info| info.reason)
+}

@@ -1,0 +1,118 @@
+//! JSON over WebSocket: what websocat and twenty lines of browser code speak (`docs/protocols/json.md`).
+//!
+//! Requests are read with their parts as raw text, so a body is never parsed into a tree, and passes on verbatim. What is
+//! no request is answered with code 400; nothing that a client writes closes its connection.
+
+use super::{Input, Request, RequestBody};
+use crate::disconnect::Disconnect;
+use crate::websocket::{self, Opcode};
+use channel_store::{ChannelName, Publication};
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+/// Ids from here on are no longer exact in JavaScript.
+const ID_END: u64 = 1 << 53;
+
+/// A request's parts, none of them looked at. A null counts as absent.
+#[derive(Deserialize)]
+struct Parts<'a> {
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    route: Option<&'a RawValue>,
+    #[serde(borrow)]
+    body: Option<&'a RawValue>,
+    #[serde(borrow)]
+    key: Option<&'a RawValue>,
+}
+
+pub(super) fn decode(message: &[u8], inputs: &mut Vec<Input>, out: &mut Vec<u8>) {
+    let Some(parts) = parts(message) else {
+        return refuse(None, out);
+    };
+    let Some(id) = optional(parts.id, |text| text.parse().ok().filter(|id| *id < ID_END)) else {
+        return refuse(None, out);
+    };
+    let string = |text: &str| serde_json::from_str::<Box<str>>(text).ok();
+    let (Some(Some(route)), Some(key)) =
+        (optional(parts.route, string), optional(parts.key, string))
+    else {
+        return refuse(id, out);
+    };
+    let body = parts.body.map_or(RequestBody::Empty, |raw| {
+        RequestBody::new(raw.get().as_bytes())
+    });
+    inputs.push(Input::Request(Request {
+        id,
+        route,
+        body,
+        key,
+    }));
+}
+
+/// `None` unless the message is one JSON object that has no part twice.
+fn parts(message: &[u8]) -> Option<Parts<'_>> {
+    let text = simdutf8::basic::from_utf8(message).ok()?;
+    // serde would take an array for an object whose keys were left out.
+    if !text.trim_ascii_start().starts_with('{') {
+        return None;
+    }
+    serde_json::from_str(text).ok()
+}
+
+/// `Some(None)` if the part is absent, `None` if it can't be read.
+fn optional<T>(part: Option<&RawValue>, read: impl FnOnce(&str) -> Option<T>) -> Option<Option<T>> {
+    match part {
+        None => Some(None),
+        Some(raw) => read(raw.get()).map(Some),
+    }
+}
+
+fn refuse(id: Option<u64>, out: &mut Vec<u8>) {
+    let body = br#"{"code":400}"#;
+    match id {
+        Some(id) => reply(id, body, out),
+        None => text(r#"{"body":"#, body, out),
+    }
+}
+
+pub(super) fn push(channel: &ChannelName, publication: &Publication, out: &mut Vec<u8>) {
+    let head = format!(
+        r#"{{"route":{},"channel":{},"offset":{},"time":{},"body":"#,
+        Value::from(publication.payload.route()),
+        Value::from(channel.as_str()),
+        publication.position.offset,
+        publication.time,
+    );
+    text(&head, publication.payload.body(), out);
+}
+
+pub(super) fn reply(id: u64, body: &[u8], out: &mut Vec<u8>) {
+    text(&format!(r#"{{"id":{id},"body":"#), body, out);
+}
+
+pub(super) fn heartbeat(out: &mut Vec<u8>) {
+    websocket::frame(out, Opcode::Ping, b"");
+}
+
+pub(super) fn close(reason: Disconnect, out: &mut Vec<u8>) {
+    let farewell = reason.farewell();
+    let Some(json) = farewell.json else {
+        return websocket::close(out, farewell.code, "");
+    };
+    let body = format!(
+        r#"{{"reason":"{}","reconnect":{}}}"#,
+        json.reason, json.reconnect
+    );
+    text(r#"{"route":"onKick","body":"#, body.as_bytes(), out);
+    websocket::close(out, json.code, json.reason);
+}
+
+/// An object in a text frame: `head`, then the value of its last member.
+fn text(head: &str, body: &[u8], out: &mut Vec<u8>) {
+    websocket::header(out, Opcode::Text, head.len() + body.len() + 1);
+    out.extend_from_slice(head.as_bytes());
+    out.extend_from_slice(body);
+    out.push(b'}');
+}

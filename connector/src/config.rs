@@ -1,0 +1,180 @@
+//! A connector's settings: flags, and the environment variables of the same meaning.
+
+use crate::connection::QueueLimits;
+use crate::socket::ClientLimits;
+use channel_store::{Incarnation, StoreOptions};
+use clap::Parser;
+use runtime::LogFormat;
+use runtime::cli::duration;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Holds client sockets and fans channels out to them.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "connector", version)]
+pub struct Config {
+    /// Where clients connect: Pomelo at ws://…/, JSON at ws://…/ws
+    #[arg(
+        long,
+        env = "CONNECTOR_LISTEN",
+        default_value = "127.0.0.1:3010",
+        value_name = "ADDRESS"
+    )]
+    pub listen: SocketAddr,
+
+    /// This connector's name, different from every other's
+    #[arg(
+        long,
+        env = "CONNECTOR_ID",
+        default_value = "connector-1",
+        value_name = "NAME"
+    )]
+    pub id: String,
+
+    /// Chat's addresses; names are resolved again every 10 s
+    #[arg(
+        long,
+        env = "CONNECTOR_CHAT",
+        default_value = "http://127.0.0.1:4001",
+        value_delimiter = ',',
+        value_name = "URL,…"
+    )]
+    pub chat: Vec<String>,
+
+    /// The Redis that chat uses, too
+    #[arg(
+        long,
+        env = "CONNECTOR_REDIS",
+        hide_env_values = true,
+        default_value = "redis://127.0.0.1:6379",
+        value_name = "URL"
+    )]
+    pub redis: String,
+
+    /// Where /livez, /readyz and /metrics are served
+    #[arg(
+        long,
+        env = "CONNECTOR_ADMIN",
+        default_value = "127.0.0.1:9101",
+        value_name = "ADDRESS"
+    )]
+    pub admin: SocketAddr,
+
+    /// What stands before every key in Redis: the same for all services of one system
+    #[arg(
+        long,
+        env = "CONNECTOR_PREFIX",
+        default_value = "gc",
+        value_name = "TEXT"
+    )]
+    pub prefix: String,
+
+    /// Text for people, json for machines
+    #[arg(long, env = "CONNECTOR_LOG_FORMAT", value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+
+    /// Threads that serve sockets. One is the cheapest; add connectors first
+    #[arg(
+        long,
+        env = "CONNECTOR_THREADS",
+        default_value_t = 1,
+        value_name = "NUMBER"
+    )]
+    pub threads: usize,
+
+    /// What clients may do and cost.
+    #[command(flatten)]
+    pub clients: ClientSettings,
+}
+
+/// What clients may do and cost.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ClientSettings {
+    /// Between heartbeats, such as 25s; a client silent for twice that is dropped
+    #[arg(long, env = "CONNECTOR_HEARTBEAT", default_value = "25s", value_parser = seconds)]
+    pub heartbeat: Duration,
+
+    /// From the connection to the end of the handshake
+    #[arg(long, env = "CONNECTOR_HANDSHAKE_TIMEOUT", default_value = "10s", value_parser = duration)]
+    pub handshake_timeout: Duration,
+
+    /// From the connection to the login
+    #[arg(long, env = "CONNECTOR_IDLE_TIMEOUT", default_value = "60s", value_parser = duration)]
+    pub idle_timeout: Duration,
+
+    /// Bytes of one message from a client
+    #[arg(
+        long,
+        env = "CONNECTOR_MESSAGE_LIMIT",
+        default_value_t = 128 << 10,
+        value_parser = clap::value_parser!(u32).range(1..16 << 20),
+        value_name = "BYTES"
+    )]
+    pub message_limit: u32,
+
+    /// Bytes that may wait for one client that does not read; beyond it, it is cut off
+    #[arg(long, env = "CONNECTOR_QUEUE", default_value_t = 1 << 20, value_name = "BYTES")]
+    pub queue: usize,
+
+    /// Bytes that may wait for all clients together
+    #[arg(long, env = "CONNECTOR_QUEUE_TOTAL", default_value_t = 512 << 20, value_name = "BYTES")]
+    pub queue_total: usize,
+}
+
+/// As [`duration`], or a plain number of seconds.
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds @ 1..) => Ok(Duration::from_secs(seconds)),
+        _ => duration(text),
+    }
+}
+
+/// The connector's name makes no incarnation.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Not a name.
+    #[error("--id {0}")]
+    Id(#[from] channel_store::NameError),
+    /// No randomness to be had.
+    #[error("no random numbers from the system: {0}")]
+    Random(#[from] getrandom::Error),
+}
+
+impl Config {
+    /// What the feed must share with chat.
+    #[must_use]
+    pub fn store_options(&self) -> StoreOptions {
+        StoreOptions {
+            prefix: self.prefix.clone(),
+            ..StoreOptions::default()
+        }
+    }
+}
+
+impl ClientSettings {
+    pub(crate) fn limits(&self) -> ClientLimits {
+        ClientLimits {
+            heartbeat: self.heartbeat,
+            handshake: self.handshake_timeout,
+            idle: self.idle_timeout,
+            message: self.message_limit as usize,
+        }
+    }
+
+    pub(crate) fn queues(&self) -> Arc<QueueLimits> {
+        QueueLimits::new(self.queue, self.queue_total)
+    }
+}
+
+/// The operator's name for a connector with an id that is new with each start, so that nothing which was meant for an
+/// earlier process can touch this one.
+///
+/// # Errors
+/// [`ConfigError`].
+pub fn new_incarnation(id: &str) -> Result<Incarnation, ConfigError> {
+    let mut random = [0; 6];
+    getrandom::fill(&mut random)?;
+    let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Incarnation::new(format!("{id}:{hex}"))?)
+}

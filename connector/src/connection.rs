@@ -1,0 +1,256 @@
+//! One client socket's way out: frames leave in order, at once if the socket takes them, else from a bounded queue.
+//!
+//! Nobody who sends ever waits. In the normal case a batch of frames goes to the kernel in one write, without a copy, a
+//! task or a wake-up; only what the socket does not take is queued, as slices of one copy that all lagging members of
+//! a channel share. Who exceeds the bound is cut off with a reason and never delays another (F11).
+
+use crate::codec::{self, WireFormat};
+use crate::disconnect::Disconnect;
+use bytes::{Buf, Bytes};
+use parking_lot::Mutex;
+use socket2::SockRef;
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, IoSlice};
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::sync::Notify;
+
+/// How many bytes may wait for clients that do not read.
+#[derive(Debug)]
+pub struct QueueLimits {
+    /// For one connection.
+    pub connection: usize,
+    /// For all of the process together.
+    pub process: usize,
+    queued: AtomicUsize,
+}
+
+impl QueueLimits {
+    /// Bounds in bytes, nothing queued yet.
+    #[must_use]
+    pub fn new(connection: usize, process: usize) -> Arc<Self> {
+        Arc::new(Self {
+            connection,
+            process,
+            queued: AtomicUsize::new(0),
+        })
+    }
+
+    /// Bytes that wait in all queues of the process.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.queued.load(Ordering::Relaxed)
+    }
+}
+
+/// A client socket, shared by its task, the hub and whoever answers its requests.
+pub struct Connection {
+    socket: OwnedWriteHalf,
+    format: WireFormat,
+    limits: Arc<QueueLimits>,
+    queue: Mutex<Queue>,
+    ended: Notify,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// Whole frames, but for the first chunk, whose beginning may have been written.
+    chunks: VecDeque<Bytes>,
+    bytes: usize,
+    draining: bool,
+    closing: Option<Disconnect>,
+}
+
+impl Connection {
+    /// Takes over the writing half of an upgraded socket.
+    #[must_use]
+    pub fn new(socket: OwnedWriteHalf, format: WireFormat, limits: Arc<QueueLimits>) -> Arc<Self> {
+        Arc::new(Self {
+            socket,
+            format,
+            limits,
+            queue: Mutex::default(),
+            ended: Notify::new(),
+        })
+    }
+
+    /// The format that this client's frames have.
+    #[must_use]
+    pub fn format(&self) -> WireFormat {
+        self.format
+    }
+
+    /// Sends whole frames, after all that was sent before. `shared` is the copy that lagging receivers of the same
+    /// frames share: made at most once, `None` at first. A connection that is closing sends nothing more.
+    pub fn send(self: &Arc<Self>, frames: &[u8], shared: &mut Option<Bytes>) {
+        let mut queue = self.queue.lock();
+        if queue.closing.is_some() {
+            return;
+        }
+        self.write(&mut queue, frames, shared);
+        if queue.bytes > self.limits.connection
+            || (queue.bytes > 0 && self.limits.queued() > self.limits.process)
+        {
+            // The frame under way must be completed, or nothing that follows can be read; the rest goes.
+            self.forget(&mut queue, 1);
+            self.begin_close(&mut queue, Disconnect::Slow);
+        }
+    }
+
+    /// Answers a request.
+    pub fn reply(self: &Arc<Self>, id: u64, body: &[u8]) {
+        let mut frame = Vec::with_capacity(body.len() + 32);
+        codec::reply(self.format, id, body, &mut frame);
+        self.send(&frame, &mut None);
+    }
+
+    /// Closes with a reason that the client is told in its protocol's form. The first reason stands.
+    pub fn close(self: &Arc<Self>, reason: Disconnect) {
+        let mut queue = self.queue.lock();
+        if queue.closing.is_none() {
+            self.begin_close(&mut queue, reason);
+        }
+    }
+
+    /// Why the connection is closing, if it is.
+    #[must_use]
+    pub fn closing(&self) -> Option<Disconnect> {
+        self.queue.lock().closing
+    }
+
+    /// Returns once the connection is closing. For its own task alone.
+    pub async fn closed(&self) -> Disconnect {
+        loop {
+            if let Some(reason) = self.closing() {
+                return reason;
+            }
+            self.ended.notified().await;
+        }
+    }
+
+    /// Ends the socket at once, whatever is queued. Tasks that wait for it to become writable end, too.
+    pub fn abort(&self) {
+        let mut queue = self.queue.lock();
+        queue.closing.get_or_insert(Disconnect::Client);
+        self.forget(&mut queue, 0);
+        self.shut(Shutdown::Both);
+    }
+
+    fn begin_close(self: &Arc<Self>, queue: &mut Queue, reason: Disconnect) {
+        let mut frames = Vec::new();
+        codec::close(self.format, reason, &mut frames);
+        self.write(queue, &frames, &mut None);
+        queue.closing = Some(reason);
+        if queue.chunks.is_empty() {
+            self.shut(Shutdown::Write);
+        }
+        self.ended.notify_one();
+    }
+
+    fn write(self: &Arc<Self>, queue: &mut Queue, frames: &[u8], shared: &mut Option<Bytes>) {
+        let mut written = 0;
+        if queue.chunks.is_empty() {
+            match self.socket.try_write(frames) {
+                Ok(count) => written = count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => {
+                    queue.closing = Some(Disconnect::Client);
+                    self.ended.notify_one();
+                    return;
+                }
+            }
+        }
+        if written == frames.len() {
+            return;
+        }
+        let rest = shared
+            .get_or_insert_with(|| Bytes::copy_from_slice(frames))
+            .slice(written..);
+        queue.bytes += rest.len();
+        self.limits.queued.fetch_add(rest.len(), Ordering::Relaxed);
+        queue.chunks.push_back(rest);
+        if !queue.draining {
+            queue.draining = true;
+            tokio::spawn(Arc::clone(self).drain());
+        }
+    }
+
+    /// Lives only while something is queued: idle connections cost no task.
+    async fn drain(self: Arc<Self>) {
+        loop {
+            let writable = self.socket.writable().await;
+            let mut queue = self.queue.lock();
+            if writable
+                .and_then(|()| self.write_queued(&mut queue))
+                .is_err()
+            {
+                self.forget(&mut queue, 0);
+                queue.closing.get_or_insert(Disconnect::Client);
+                self.ended.notify_one();
+            }
+            if queue.chunks.is_empty() {
+                queue.chunks = VecDeque::new();
+                queue.draining = false;
+                if queue.closing.is_some() {
+                    self.shut(Shutdown::Write);
+                }
+                return;
+            }
+        }
+    }
+
+    fn write_queued(&self, queue: &mut Queue) -> io::Result<()> {
+        const AT_ONCE: usize = 64;
+        while !queue.chunks.is_empty() {
+            let mut slices = [IoSlice::new(&[]); AT_ONCE];
+            for (slice, chunk) in slices.iter_mut().zip(&queue.chunks) {
+                *slice = IoSlice::new(chunk);
+            }
+            let count = queue.chunks.len().min(AT_ONCE);
+            match self.socket.try_write_vectored(&slices[..count]) {
+                Ok(written) => self.advance(queue, written),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn advance(&self, queue: &mut Queue, written: usize) {
+        queue.bytes -= written;
+        self.limits.queued.fetch_sub(written, Ordering::Relaxed);
+        let mut left = written;
+        while let Some(first) = queue.chunks.front_mut() {
+            if left < first.len() {
+                first.advance(left);
+                return;
+            }
+            left -= first.len();
+            queue.chunks.pop_front();
+        }
+    }
+
+    fn forget(&self, queue: &mut Queue, keep: usize) {
+        queue.chunks.truncate(keep);
+        let kept = queue.chunks.iter().map(Bytes::len).sum();
+        self.limits
+            .queued
+            .fetch_sub(queue.bytes - kept, Ordering::Relaxed);
+        queue.bytes = kept;
+    }
+
+    fn shut(&self, how: Shutdown) {
+        // Fails only if the peer was faster.
+        let _ = SockRef::from(self.socket.as_ref()).shutdown(how);
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.limits
+            .queued
+            .fetch_sub(self.queue.get_mut().bytes, Ordering::Relaxed);
+    }
+}

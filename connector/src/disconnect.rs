@@ -1,0 +1,133 @@
+//! Why a connector closes a socket, and what the client is told of it: one table for every protocol.
+//!
+//! `docs/protocols/` shows the same table to people; a test compares them.
+
+/// A reason to close a connection. What each protocol makes of it: [`Disconnect::farewell`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Disconnect {
+    /// The client closed, or its socket broke: there is nobody to tell.
+    #[error("closed by the client")]
+    Client,
+    /// The connector stops. Reconnect.
+    #[error("shutdown")]
+    Shutdown,
+    /// What the client did not read exceeded its queue, or the process's. Reconnect and resume.
+    #[error("slow reader")]
+    Slow,
+    /// No heartbeat for twice the interval (K5). Reconnect.
+    #[error("heartbeat timeout")]
+    HeartbeatTimeout,
+    /// No handshake in time.
+    #[error("handshake timeout")]
+    HandshakeTimeout,
+    /// No login in time. Reconnect when there is somebody to log in.
+    #[error("idle before login")]
+    Idle,
+    /// A gap in a channel's log that the client can't be told of. Reconnect.
+    #[error("positions lost")]
+    PositionsLost,
+    /// Bytes that break the client's protocol (K6, F1).
+    #[error("malformed")]
+    Malformed,
+    /// A handshake without what it needs; the client has been answered (K6).
+    #[error("handshake refused")]
+    Handshake,
+    /// A route that names a method of JavaScript's Object (K6).
+    #[error("attack")]
+    Attack,
+    /// A WebSocket frame that breaks RFC 6455: close code 1002.
+    #[error("protocol error")]
+    Frame,
+    /// Text that is not UTF-8: close code 1007.
+    #[error("not UTF-8")]
+    Utf8,
+    /// More than the message limit: close code 1009.
+    #[error("message too big")]
+    TooBig,
+}
+
+/// What a client is told when its connection is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Farewell {
+    /// WebSocket's own close code (RFC 6455, section 7.4.1), for the protocols that have no others.
+    pub code: u16,
+    /// The reason in Pomelo's KICK package; `None`: closed without one, as the original did.
+    pub kick: Option<&'static str>,
+    /// For JSON clients; `None`: WebSocket's own code says it all.
+    pub json: Option<JsonFarewell>,
+}
+
+/// What a JSON client is told: in an `onKick` push, then in the close frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JsonFarewell {
+    /// The close code, 4000 or above.
+    pub code: u16,
+    /// For programs: it stays as it is.
+    pub reason: &'static str,
+    /// True if the client should connect again by itself.
+    pub reconnect: bool,
+}
+
+impl Disconnect {
+    /// All of them.
+    pub const ALL: [Self; 13] = [
+        Self::Client,
+        Self::Shutdown,
+        Self::Slow,
+        Self::HeartbeatTimeout,
+        Self::HandshakeTimeout,
+        Self::Idle,
+        Self::PositionsLost,
+        Self::Malformed,
+        Self::Handshake,
+        Self::Attack,
+        Self::Frame,
+        Self::Utf8,
+        Self::TooBig,
+    ];
+
+    /// The table. Codes and reasons are a contract with clients: add to them, never change one.
+    #[must_use]
+    pub const fn farewell(self) -> Farewell {
+        match self {
+            Self::Client => plain(1000),
+            Self::Frame => plain(1002),
+            Self::Utf8 => plain(1007),
+            Self::TooBig => plain(1009),
+            Self::Shutdown => told(Some("shutdown"), 4000, "shutdown", true),
+            Self::Slow => told(Some("slow"), 4001, "slow", true),
+            Self::HeartbeatTimeout => told(None, 4002, "heartbeat timeout", true),
+            Self::PositionsLost => told(Some("reconnect"), 4003, "reconnect", true),
+            Self::HandshakeTimeout => told(None, 4004, "handshake timeout", false),
+            Self::Idle => told(Some("idle"), 4005, "idle", false),
+            Self::Malformed => told(None, 4006, "malformed", false),
+            Self::Handshake => told(None, 4007, "handshake refused", false),
+            Self::Attack => told(Some("attack"), 4008, "attack", false),
+        }
+    }
+}
+
+const fn plain(code: u16) -> Farewell {
+    Farewell {
+        code,
+        kick: None,
+        json: None,
+    }
+}
+
+const fn told(
+    kick: Option<&'static str>,
+    code: u16,
+    reason: &'static str,
+    reconnect: bool,
+) -> Farewell {
+    Farewell {
+        code: 1000,
+        kick,
+        json: Some(JsonFarewell {
+            code,
+            reason,
+            reconnect,
+        }),
+    }
+}

@@ -1,0 +1,219 @@
+//! The connector's port: TCP, HTTP, the upgrade to WebSocket, and the end of all of it.
+
+use crate::codec::WireFormat;
+use crate::connection::{Connection, QueueLimits};
+use crate::disconnect::Disconnect;
+use crate::session::Services;
+use crate::socket::{self, ClientLimits};
+use crate::websocket::accept_key;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use metrics::gauge;
+use parking_lot::Mutex;
+use runtime::Shutdown;
+use slab::Slab;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_util::task::TaskTracker;
+
+/// Of the ten seconds that a shutdown may take: sockets first, then the leaves of their sessions.
+const CLOSE_SOCKETS: Duration = Duration::from_secs(4);
+const LAND_LEAVES: Duration = Duration::from_secs(5);
+/// Sockets closed at once during a shutdown, and the pause between such batches: clients that reconnect all at the
+/// same moment would storm the connectors that stay.
+const CLOSE_BATCH: usize = 1_000;
+const CLOSE_PAUSE: Duration = Duration::from_millis(50);
+/// After an error of accept, which is mostly a lack of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Everything that a socket needs from its connector.
+pub(crate) struct Server {
+    pub(crate) services: Arc<Services>,
+    pub(crate) clients: ClientLimits,
+    pub(crate) queues: Arc<QueueLimits>,
+    pub(crate) connections: Mutex<Slab<Arc<Connection>>>,
+    pub(crate) sockets: TaskTracker,
+}
+
+impl Server {
+    /// Accepts until the shutdown is requested, then closes every socket with a reason and lands every leave.
+    pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, shutdown: Shutdown) {
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.requested() => break,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        tokio::spawn(Arc::clone(&self).http(stream));
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "can't accept");
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+        }
+        drop(listener);
+        self.drain().await;
+    }
+
+    async fn drain(&self) {
+        let connections: Vec<_> = self
+            .connections
+            .lock()
+            .iter()
+            .map(|(_, connection)| Arc::clone(connection))
+            .collect();
+        tracing::info!(connections = connections.len(), "closing");
+        for batch in connections.chunks(CLOSE_BATCH) {
+            for connection in batch {
+                connection.close(Disconnect::Shutdown);
+            }
+            sleep(CLOSE_PAUSE).await;
+        }
+        self.sockets.close();
+        if timeout(CLOSE_SOCKETS, self.sockets.wait()).await.is_err() {
+            tracing::warn!(
+                connections = self.sockets.len(),
+                "sockets did not close in time"
+            );
+        }
+        if timeout(LAND_LEAVES, self.services.departures.landed())
+            .await
+            .is_err()
+        {
+            tracing::error!("some leaves did not land");
+        }
+    }
+
+    async fn http(self: Arc<Self>, stream: TcpStream) {
+        // Answers are written whole: waiting for more would only delay them (F15).
+        if stream.set_nodelay(true).is_err() {
+            return;
+        }
+        let handshake = self.clients.handshake;
+        let service = service_fn(move |request| {
+            let server = Arc::clone(&self);
+            async move { Ok::<_, Infallible>(server.answer(request)) }
+        });
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(handshake)
+            .max_buf_size(16 << 10)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
+            .await;
+        if let Err(error) = served {
+            tracing::debug!(%error, "not HTTP");
+        }
+    }
+
+    fn answer(self: Arc<Self>, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let format = match request.uri().path() {
+            "/" => WireFormat::Pomelo,
+            "/ws" => WireFormat::Json,
+            _ => return plain(StatusCode::NOT_FOUND, "nothing here\n"),
+        };
+        let key = match websocket_key(&request) {
+            Ok(key) => accept_key(key.as_bytes()),
+            Err(response) => return *response,
+        };
+        let Ok(key) = HeaderValue::from_str(&key) else {
+            return plain(StatusCode::BAD_REQUEST, "bad key\n");
+        };
+        let upgrade = hyper::upgrade::on(&mut request);
+        // A task of its own, which does not carry HTTP's state along for the life of the socket.
+        tokio::spawn(async move {
+            if let Ok(upgraded) = upgrade.await {
+                self.upgraded(upgraded, format);
+            }
+        });
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, key);
+        response
+    }
+
+    fn upgraded(self: Arc<Self>, upgraded: Upgraded, format: WireFormat) {
+        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
+            tracing::error!("the upgraded connection is no TCP stream");
+            return;
+        };
+        let (reader, writer) = parts.io.into_inner().into_split();
+        let connection = Connection::new(writer, format, Arc::clone(&self.queues));
+        let key = self.connections.lock().insert(Arc::clone(&connection));
+        // Registered before the look, so that a shutdown finds it in one of the two ways.
+        if self.sockets.is_closed() {
+            connection.close(Disconnect::Shutdown);
+        }
+        let sockets = self.sockets.clone();
+        let mut first = parts.read_buf.to_vec();
+        sockets.spawn(async move {
+            gauge!("connector_connections").increment(1);
+            let services = Arc::clone(&self.services);
+            socket::serve(connection, reader, &mut first, &self.clients, services).await;
+            self.connections.lock().remove(key);
+            gauge!("connector_connections").decrement(1);
+        });
+    }
+}
+
+/// Checks the opening handshake (RFC 6455, section 4.2.1).
+fn websocket_key(request: &Request<Incoming>) -> Result<&HeaderValue, Box<Response<Full<Bytes>>>> {
+    let headers = request.headers();
+    if request.method() != Method::GET
+        || !has_token(headers, header::UPGRADE, "websocket")
+        || !has_token(headers, header::CONNECTION, "upgrade")
+    {
+        let text = "This is a WebSocket port: / speaks Pomelo, /ws speaks JSON.\n";
+        let mut response = plain(StatusCode::UPGRADE_REQUIRED, text);
+        response
+            .headers_mut()
+            .insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        return Err(Box::new(response));
+    }
+    if headers
+        .get(header::SEC_WEBSOCKET_VERSION)
+        .is_none_or(|version| version != "13")
+    {
+        let mut response = plain(StatusCode::UPGRADE_REQUIRED, "WebSocket version 13 only\n");
+        let version = HeaderValue::from_static("13");
+        response
+            .headers_mut()
+            .insert(header::SEC_WEBSOCKET_VERSION, version);
+        return Err(Box::new(response));
+    }
+    headers.get(header::SEC_WEBSOCKET_KEY).ok_or_else(|| {
+        Box::new(plain(
+            StatusCode::BAD_REQUEST,
+            "Sec-WebSocket-Key is missing\n",
+        ))
+    })
+}
+
+fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|value| value.trim().eq_ignore_ascii_case(token))
+}
+
+fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(text));
+    *response.status_mut() = status;
+    response
+}

@@ -1,0 +1,293 @@
+//! What a client may do: the handlers `connector.handler.login` and `chat.handler.send`, and the end of it all.
+//!
+//! A connection's commands take effect and are answered in order: sends follow each other down one flow, and any other
+//! command waits until they are answered.
+
+use crate::chat::{Answered, CallError, Chat, Flow, Outcome};
+use crate::codec::{Request, RequestBody};
+use crate::connection::Connection;
+use crate::departures::Departures;
+use crate::hub::{Hub, Member};
+use crate::login::{Login, LoginError};
+use crate::registry::{Registered, UserRegistry};
+use bytes::Bytes;
+use channel_store::{ChannelName, Epoch, IdempotencyKey, Incarnation, Position, SessionId, User};
+use proto::v1::send_request::Content;
+use proto::v1::{JoinRequest, JoinResponse, LeaveRequest, SendRequest, Session as WireSession};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::time::{Instant, timeout, timeout_at};
+
+const LOGGED_IN: &str = r#"{"code":0,"message":"登录成功"}"#;
+const MISSING: &str = r#"{"code":1,"message":"缺少参数"}"#;
+const INVALID: &str = r#"{"code":1,"message":"参数无效"}"#;
+const TAKEN: &str = r#"{"code":1,"message":"用户已登录"}"#;
+const SENT: &str = r#"{"message":"发送成功","code":0}"#;
+const NOT_LOGGED_IN: &str = r#"{"code":1,"message":"用户未登录"}"#;
+const FAILED: &str = r#"{"code":500}"#;
+
+/// CONTRACT: a request is answered within 2 s; this leaves some of it for the way back.
+const ANSWER: Duration = Duration::from_millis(1_900);
+/// How long following a channel may take, so that time is left for the join.
+const FOLLOW: Duration = Duration::from_millis(1_000);
+
+/// What all sessions of a connector share.
+pub(crate) struct Services {
+    /// This process's connector.
+    pub incarnation: Incarnation,
+    /// Counts joins and leaves.
+    pub operations: AtomicU64,
+    /// Local fan-out.
+    pub hub: Arc<Hub>,
+    /// Where channels are written.
+    pub chat: Arc<Chat>,
+    /// Leaves that must land.
+    pub departures: Departures,
+    /// Who is logged in.
+    pub registry: Box<dyn UserRegistry>,
+}
+
+/// One connection's side of the handlers.
+pub(crate) struct Client {
+    services: Arc<Services>,
+    connection: Arc<Connection>,
+    session: Option<Session>,
+}
+
+/// A connection bound to a user, in the channel of its login.
+struct Session {
+    id: SessionId,
+    user: User,
+    channel: ChannelName,
+    flow: Arc<Flow>,
+    keys: u64,
+    /// False if the join was answered at its first try: then no copy of it may arrive after the leave.
+    fence: bool,
+    _member: Member,
+}
+
+impl Client {
+    /// Not logged in yet.
+    #[must_use]
+    pub(crate) fn new(services: Arc<Services>, connection: Arc<Connection>) -> Self {
+        Self {
+            services,
+            connection,
+            session: None,
+        }
+    }
+
+    /// True from a successful login on.
+    #[must_use]
+    pub(crate) fn is_logged_in(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// Carries out one command. Returns when the next one may begin.
+    pub(crate) async fn handle(&mut self, request: Request) {
+        if &*request.route == "chat.handler.send" {
+            return self.send(request).await;
+        }
+        if let Some(session) = &self.session {
+            session.flow.settled().await;
+        }
+        let answer = match &*request.route {
+            // Logins are rare, and their future is large: it lives only as long as it is needed.
+            "connector.handler.login" => Box::pin(self.login(&request)).await,
+            _ => Some(FAILED),
+        };
+        if let (Some(id), Some(answer)) = (request.id, answer) {
+            self.connection.reply(id, answer.as_bytes());
+        }
+    }
+
+    /// `None` if it was answered already, because the reply must come before the first push.
+    async fn login(&mut self, request: &Request) -> Option<&'static str> {
+        if matches!(request.body, RequestBody::Unusable) {
+            return Some(FAILED);
+        }
+        let login = match Login::parse(&request.body) {
+            Ok(login) => login,
+            Err(LoginError::Missing) => return Some(MISSING),
+            Err(LoginError::Invalid) => return Some(INVALID),
+        };
+        // Whatever the uid: one connection, one user (F5).
+        if self.session.is_some() {
+            return Some(TAKEN);
+        }
+        let Some(id) = new_session_id().filter(|_| self.services.departures.has_room()) else {
+            return Some(FAILED);
+        };
+        let registry = &self.services.registry;
+        let outcome = match timeout(ANSWER, registry.login(&login.user.id, &id)).await {
+            Ok(Ok(Registered::Taken)) => return Some(TAKEN),
+            Ok(Ok(Registered::Yes)) => self.enter(&login, &id).await,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "login failed");
+                None
+            }
+            Err(_) => None,
+        };
+        let Some((session, start)) = outcome else {
+            registry.close(&login.user.id, &id);
+            return Some(FAILED);
+        };
+        if let Some(id) = request.id {
+            self.connection.reply(id, LOGGED_IN.as_bytes());
+        }
+        session._member.begin(start).await;
+        self.session = Some(session);
+        None
+    }
+
+    /// Follows the channel first, then joins: so the own onJoin is among what the hub delivers (K2).
+    async fn enter(&self, login: &Login, id: &SessionId) -> Option<(Session, Position)> {
+        let Login { user, channel } = login;
+        let deadline = Instant::now() + ANSWER;
+        let member = self.services.hub.attach(channel, &self.connection);
+        timeout(FOLLOW, member.followed()).await.ok()?;
+        let join = JoinRequest {
+            channel: channel.to_string(),
+            user: user.id.to_string(),
+            user_is_number: user.is_number,
+            session: Some(self.services.wire_session(id)),
+        };
+        let joined = timeout_at(deadline, self.services.chat.join(join)).await;
+        let joined = joined.unwrap_or(Err(CallError::Unknown));
+        match joined {
+            Ok(Answered { answer, repeated }) => {
+                let session = Session {
+                    id: id.clone(),
+                    user: user.clone(),
+                    channel: channel.clone(),
+                    flow: Arc::default(),
+                    keys: 0,
+                    fence: repeated,
+                    _member: member,
+                };
+                match start_of(&answer) {
+                    Some(start) => Some((session, start)),
+                    None => {
+                        self.leave(&session);
+                        None
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "join failed");
+                if matches!(error, CallError::Unknown) {
+                    self.services.leave(channel, user, id, true);
+                }
+                None
+            }
+        }
+    }
+
+    async fn send(&mut self, request: Request) {
+        let Some(session) = &mut self.session else {
+            return self.answer(request.id, NOT_LOGGED_IN);
+        };
+        let body = match request.body {
+            RequestBody::Object(body) => body,
+            RequestBody::Empty => Bytes::from_static(b"{}"),
+            RequestBody::Unusable => {
+                session.flow.settled().await;
+                return self.answer(request.id, FAILED);
+            }
+        };
+        session.keys += 1;
+        let key = match request.key {
+            Some(key) if IdempotencyKey::new(&*key).is_ok() => key.into_string(),
+            Some(_) => {
+                session.flow.settled().await;
+                return self.answer(request.id, FAILED);
+            }
+            None => format!("{}-{}", session.id, session.keys),
+        };
+        let send = SendRequest {
+            channel: session.channel.to_string(),
+            user: session.user.id.to_string(),
+            user_is_number: session.user.is_number,
+            route: String::new(),
+            content: Some(Content::BodyJson(body)),
+            idempotency_key: key,
+            session: session.id.to_string(),
+        };
+        session.flow.room().await;
+        let connection = Arc::clone(&self.connection);
+        let id = request.id;
+        self.services
+            .chat
+            .send(&session.flow, send, move |outcome| {
+                let Some(id) = id else { return };
+                let answer = match outcome {
+                    Outcome::Sent(_) => SENT,
+                    Outcome::Refused(reason) => {
+                        tracing::debug!(reason, "send refused");
+                        FAILED
+                    }
+                    Outcome::Unknown => FAILED,
+                };
+                connection.reply(id, answer.as_bytes());
+            });
+    }
+
+    fn answer(&self, id: Option<u64>, body: &str) {
+        if let Some(id) = id {
+            self.connection.reply(id, body.as_bytes());
+        }
+    }
+
+    /// The connection is over: what it sent comes first, then its leave (K3, K4).
+    pub(crate) async fn close(mut self) {
+        if let Some(session) = self.session.take() {
+            session.flow.settled().await;
+            self.leave(&session);
+            self.services.registry.close(&session.user.id, &session.id);
+        }
+    }
+
+    fn leave(&self, session: &Session) {
+        self.services
+            .leave(&session.channel, &session.user, &session.id, session.fence);
+    }
+}
+
+impl Services {
+    fn wire_session(&self, id: &SessionId) -> WireSession {
+        WireSession {
+            incarnation: self.incarnation.to_string(),
+            id: id.to_string(),
+            operation: self.operations.fetch_add(1, Ordering::Relaxed) + 1,
+        }
+    }
+
+    fn leave(&self, channel: &ChannelName, user: &User, id: &SessionId, fence: bool) {
+        self.departures.add(LeaveRequest {
+            channel: channel.to_string(),
+            user: user.id.to_string(),
+            user_is_number: user.is_number,
+            session: Some(self.wire_session(id)),
+            fence,
+        });
+    }
+}
+
+/// A member begins right before its own onJoin, so that it gets it; without one, where the join found the log's end.
+fn start_of(joined: &JoinResponse) -> Option<Position> {
+    let position = joined.position.as_ref()?;
+    let offset = position.offset - u64::from(joined.published && position.offset > 0);
+    Some(Position {
+        epoch: Epoch::new(&position.epoch),
+        offset,
+    })
+}
+
+/// 128 random bits: never used again, and not to be guessed.
+fn new_session_id() -> Option<SessionId> {
+    use base64::Engine;
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).ok()?;
+    SessionId::new(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random)).ok()
+}

@@ -1,0 +1,358 @@
+//! The life of one client socket, from the upgrade to its last byte.
+//!
+//! Inputs of its loop: bytes from the client, the connection's closing (by whoever), and time. Bytes are read into a
+//! buffer that all connections of a thread share, so an idle connection holds none; what they ask for is carried out
+//! one after the other before more is read, which is how a slow chat pushes back on the socket.
+
+use crate::codec::{self, Codec, Input, WireFormat};
+use crate::connection::Connection;
+use crate::disconnect::Disconnect;
+use crate::session::{Client, Services};
+use crate::websocket::{self, Event, Opcode, Reader};
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// Bytes that one read takes at most.
+const READ: usize = 64 << 10;
+/// How long a client may take to answer a close before its socket goes.
+const LINGER: Duration = Duration::from_secs(1);
+
+thread_local! {
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
+}
+
+/// The times and sizes that bound a client.
+#[derive(Debug, Clone)]
+pub(crate) struct ClientLimits {
+    /// Between heartbeats; a client silent for twice that is dropped (K5).
+    pub heartbeat: Duration,
+    /// From the connection to the end of the handshake.
+    pub handshake: Duration,
+    /// From the connection to the login.
+    pub idle: Duration,
+    /// Bytes of one message.
+    pub message: usize,
+}
+
+/// Serves a socket until it is over; what the session has to undo is under way then.
+pub(crate) async fn serve(
+    connection: Arc<Connection>,
+    reader: OwnedReadHalf,
+    first: &mut [u8],
+    limits: &ClientLimits,
+    services: Arc<Services>,
+) {
+    let mut socket = Socket {
+        codec: Codec::new(connection.format(), limits.heartbeat),
+        frames: Reader::new(limits.message),
+        client: Client::new(services, Arc::clone(&connection)),
+        clock: Clock::start(connection.format(), limits),
+        connection,
+        reader,
+    };
+    let mut work = Work::default();
+    socket.codec.open(&mut work.inputs);
+    socket.read(first, &mut work);
+    socket.carry_out(work).await;
+    let reason = socket.run().await;
+    tracing::debug!(%reason, "connection over");
+    socket.client.close().await;
+    // Nobody waits for a peer that doesn't answer the close.
+    let _ = timeout(LINGER, drain(&mut socket.reader)).await;
+    socket.connection.abort();
+}
+
+/// What one read of the socket asks for.
+#[derive(Default)]
+struct Work {
+    inputs: Vec<Input>,
+    /// After all of them.
+    end: Option<Disconnect>,
+}
+
+struct Socket {
+    connection: Arc<Connection>,
+    reader: OwnedReadHalf,
+    codec: Codec,
+    frames: Reader,
+    client: Client,
+    clock: Clock,
+}
+
+impl Socket {
+    async fn run(&mut self) -> Disconnect {
+        let connection = Arc::clone(&self.connection);
+        let mut alarm = pin!(sleep_until(self.clock.next()));
+        loop {
+            let mut work = Work::default();
+            let heard = tokio::select! {
+                biased;
+                reason = connection.closed() => return reason,
+                read = poll_fn(|context| self.poll_read(context, &mut work)) => read,
+                () = &mut alarm => {
+                    self.ring();
+                    alarm.as_mut().reset(self.clock.next());
+                    continue;
+                }
+            };
+            if !matches!(heard, Ok(true)) {
+                connection.abort();
+            }
+            let alarms = self.clock.alarms;
+            self.carry_out(work).await;
+            if self.clock.alarms != alarms {
+                alarm.as_mut().reset(self.clock.next());
+            }
+        }
+    }
+
+    /// Ready(false): the client has closed its side without a farewell.
+    fn poll_read(&mut self, context: &mut Context<'_>, work: &mut Work) -> Poll<io::Result<bool>> {
+        BUFFER.with_borrow_mut(|buffer| {
+            let mut bytes = ReadBuf::new(buffer);
+            ready!(Pin::new(&mut self.reader).poll_read(context, &mut bytes))?;
+            let bytes = bytes.filled_mut();
+            self.read(bytes, work);
+            Poll::Ready(Ok(!bytes.is_empty()))
+        })
+    }
+
+    /// Takes frames apart; what needs no waiting is done at once.
+    fn read(&mut self, bytes: &mut [u8], work: &mut Work) {
+        let Self {
+            frames,
+            codec,
+            connection,
+            clock,
+            ..
+        } = self;
+        let mut out = Vec::new();
+        let mut end = None;
+        let fed = frames.feed(bytes, |event| {
+            if end.is_some() {
+                return;
+            }
+            match event {
+                Event::Message(message) => {
+                    clock.heard_message();
+                    end = codec.decode(message, &mut work.inputs, &mut out).err();
+                }
+                Event::Ping(payload) => websocket::frame(&mut out, Opcode::Pong, payload),
+                Event::Pong => clock.heard_message(),
+                Event::Close(_) => end = Some(Disconnect::Client),
+            }
+        });
+        if !out.is_empty() {
+            connection.send(&out, &mut None);
+        }
+        work.end = end.or(fed.err());
+    }
+
+    async fn carry_out(&mut self, work: Work) {
+        for input in work.inputs {
+            match input {
+                Input::Ready => self.clock.ready(),
+                Input::Heartbeat => self.clock.heard_heartbeat(),
+                Input::Request(request) => {
+                    self.client.handle(request).await;
+                    self.clock.logged_in(self.client.is_logged_in());
+                }
+            }
+        }
+        if let Some(reason) = work.end {
+            self.connection.close(reason);
+        }
+    }
+
+    fn ring(&mut self) {
+        match self.clock.due() {
+            Some(Due::Close(reason)) => self.connection.close(reason),
+            Some(Due::Ping) => {
+                let mut frame = Vec::new();
+                codec::heartbeat(self.connection.format(), &mut frame);
+                self.connection.send(&frame, &mut None);
+            }
+            None => {}
+        }
+    }
+}
+
+async fn drain(reader: &mut OwnedReadHalf) {
+    while poll_fn(|context| {
+        BUFFER.with_borrow_mut(|buffer| {
+            let mut bytes = ReadBuf::new(buffer);
+            ready!(Pin::new(&mut *reader).poll_read(context, &mut bytes))?;
+            Poll::Ready(io::Result::Ok(!bytes.filled().is_empty()))
+        })
+    })
+    .await
+    .unwrap_or(false)
+    {}
+}
+
+enum Due {
+    Close(Disconnect),
+    Ping,
+}
+
+/// What a client's silence leads to, and when.
+struct Clock {
+    /// The handshake, until it is done.
+    handshake: Option<Instant>,
+    /// The login, until it is done.
+    login: Option<Instant>,
+    /// The last sign of life that counts, once heartbeats have begun.
+    heard: Option<Instant>,
+    /// The next ping of ours, where the protocol has none of its own.
+    ping: Option<Instant>,
+    heartbeat: Duration,
+    /// Pomelo counts its heartbeat packages alone (K5); elsewhere every message and pong counts.
+    counts_messages: bool,
+    /// Changes whenever the next alarm may have become an earlier one.
+    alarms: u8,
+}
+
+impl Clock {
+    fn start(format: WireFormat, limits: &ClientLimits) -> Self {
+        let now = Instant::now();
+        Self {
+            handshake: Some(now + limits.handshake),
+            login: Some(now + limits.idle),
+            heard: None,
+            ping: None,
+            heartbeat: limits.heartbeat,
+            counts_messages: format != WireFormat::Pomelo,
+            alarms: 0,
+        }
+    }
+
+    fn ready(&mut self) {
+        let now = Instant::now();
+        self.handshake = None;
+        self.heard = Some(now);
+        self.ping = self.counts_messages.then_some(now + self.heartbeat);
+        self.alarms = self.alarms.wrapping_add(1);
+    }
+
+    fn logged_in(&mut self, logged_in: bool) {
+        if logged_in {
+            self.login = None;
+        }
+    }
+
+    fn heard_heartbeat(&mut self) {
+        if self.heard.is_some() {
+            self.heard = Some(Instant::now());
+        }
+    }
+
+    fn heard_message(&mut self) {
+        if self.counts_messages {
+            self.heard_heartbeat();
+        }
+    }
+
+    /// No later than anything may be due. Signs of life don't move an alarm: when it rings, there is another look.
+    fn next(&self) -> Instant {
+        let silence = self.heard.map(|heard| heard + 2 * self.heartbeat);
+        [self.handshake, self.login, silence, self.ping]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or_else(|| Instant::now() + self.heartbeat)
+    }
+
+    fn due(&mut self) -> Option<Due> {
+        let now = Instant::now();
+        let is_over = |time: Option<Instant>| time.is_some_and(|time| time <= now);
+        if is_over(self.heard.map(|heard| heard + 2 * self.heartbeat)) {
+            return Some(Due::Close(Disconnect::HeartbeatTimeout));
+        }
+        if is_over(self.handshake) {
+            return Some(Due::Close(Disconnect::HandshakeTimeout));
+        }
+        if is_over(self.login) {
+            return Some(Due::Close(Disconnect::Idle));
+        }
+        if is_over(self.ping) {
+            self.ping = Some(now + self.heartbeat);
+            return Some(Due::Ping);
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::advance;
+
+    const LIMITS: ClientLimits = ClientLimits {
+        heartbeat: Duration::from_secs(25),
+        handshake: Duration::from_secs(10),
+        idle: Duration::from_secs(60),
+        message: 1024,
+    };
+
+    /// What the clock leads to, and after how many seconds.
+    async fn rings(clock: &mut Clock) -> (u64, Option<Disconnect>) {
+        let started = Instant::now();
+        loop {
+            sleep_until(clock.next()).await;
+            match clock.due() {
+                Some(Due::Close(reason)) => return (started.elapsed().as_secs(), Some(reason)),
+                Some(Due::Ping) => return (started.elapsed().as_secs(), None),
+                None => {}
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_without_handshake_or_login_is_dropped() {
+        let mut clock = Clock::start(WireFormat::Pomelo, &LIMITS);
+        assert_eq!(
+            rings(&mut clock).await,
+            (10, Some(Disconnect::HandshakeTimeout))
+        );
+        let mut clock = Clock::start(WireFormat::Pomelo, &LIMITS);
+        clock.ready();
+        advance(Duration::from_secs(30)).await;
+        clock.heard_heartbeat();
+        assert_eq!(rings(&mut clock).await, (30, Some(Disconnect::Idle)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pomelo_client_silent_for_two_intervals_is_dropped_also_when_it_sends_data_k5() {
+        let mut clock = Clock::start(WireFormat::Pomelo, &LIMITS);
+        clock.ready();
+        clock.logged_in(true);
+        advance(Duration::from_secs(40)).await;
+        clock.heard_message();
+        assert_eq!(
+            rings(&mut clock).await,
+            (10, Some(Disconnect::HeartbeatTimeout))
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_json_client_is_pinged_and_every_message_counts() {
+        let mut clock = Clock::start(WireFormat::Json, &LIMITS);
+        clock.ready();
+        clock.logged_in(true);
+        assert_eq!(rings(&mut clock).await, (25, None));
+        clock.heard_message();
+        assert_eq!(rings(&mut clock).await, (25, None));
+        assert_eq!(
+            rings(&mut clock).await,
+            (25, Some(Disconnect::HeartbeatTimeout))
+        );
+    }
+}

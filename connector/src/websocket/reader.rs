@@ -1,0 +1,389 @@
+//! Reads a client's frames.
+//!
+//! [`Reader`] takes whatever a socket gives and calls back with whole messages, unmasked in place: while nothing is under
+//! way it holds no buffer, and a message that came in one piece is never copied. It refuses what the RFC forbids, and
+//! what is longer than its limit before the payload is looked at; it never holds more than the limit.
+
+use super::Opcode;
+use crate::disconnect::Disconnect;
+
+/// Two bytes, eight of an extended length, four of the mask.
+const HEADER_LIMIT: usize = 14;
+
+/// What a client has sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// A whole message. Text is UTF-8.
+    Message(&'a [u8]),
+    /// To be answered with the same payload.
+    Ping(&'a [u8]),
+    /// The answer to a ping, or none.
+    Pong,
+    /// A code and a reason that a close frame may have (section 7.4), or nothing at all. It is the last event.
+    Close(&'a [u8]),
+}
+
+/// Reads one client's frames.
+#[derive(Debug)]
+pub struct Reader {
+    limit: usize,
+    is_closed: bool,
+    partial: Option<Box<Partial>>,
+}
+
+/// What is under way between two reads.
+#[derive(Debug, Default)]
+struct Partial {
+    /// The beginning of a header.
+    header: [u8; HEADER_LIMIT],
+    header_length: usize,
+    /// The frame that is not all there yet.
+    frame: Option<Frame>,
+    /// The payload so far, if that is a control frame.
+    control: Vec<u8>,
+    /// The message that is not all there yet; control frames may come in between.
+    message: Option<Message>,
+}
+
+impl Reader {
+    /// A reader for messages of at most `limit` bytes.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            is_closed: false,
+            partial: None,
+        }
+    }
+
+    /// Takes the next bytes of the connection, which it unmasks in place, and calls `on` with what is complete.
+    /// Everything behind a close frame or an error is ignored.
+    ///
+    /// # Errors
+    /// [`Disconnect::Frame`], [`Disconnect::Utf8`] and [`Disconnect::TooBig`]: the reason to close for. Events that came
+    /// before hold.
+    pub fn feed(
+        &mut self,
+        bytes: &mut [u8],
+        mut on: impl FnMut(Event<'_>),
+    ) -> Result<(), Disconnect> {
+        let result = self.read(bytes, &mut on);
+        if result.is_err() {
+            self.is_closed = true;
+        }
+        if self.is_closed || self.partial.as_ref().is_some_and(|it| it.is_over()) {
+            self.partial = None;
+        }
+        result
+    }
+
+    fn read(
+        &mut self,
+        mut bytes: &mut [u8],
+        on: &mut impl FnMut(Event<'_>),
+    ) -> Result<(), Disconnect> {
+        while !bytes.is_empty() && !self.is_closed {
+            let Some((mut frame, payload)) = self.frame(bytes)? else {
+                return Ok(());
+            };
+            let length = frame.left.min(payload.len());
+            let (piece, rest) = payload.split_at_mut(length);
+            bytes = rest;
+            frame.unmask(piece);
+            if frame.opcode.is_control() {
+                self.control(&frame, piece, on)?;
+            } else {
+                self.data(&frame, piece, on)?;
+            }
+            if frame.left > 0 {
+                self.partial().frame = Some(frame);
+            }
+        }
+        Ok(())
+    }
+
+    /// The frame that goes on or begins here, and the bytes behind its header. `None`: the header is not all there.
+    fn frame<'a>(
+        &mut self,
+        bytes: &'a mut [u8],
+    ) -> Result<Option<(Frame, &'a mut [u8])>, Disconnect> {
+        let mut stored = 0;
+        let mut header = [0; HEADER_LIMIT];
+        if let Some(partial) = &mut self.partial {
+            if let Some(frame) = partial.frame.take() {
+                return Ok(Some((frame, bytes)));
+            }
+            stored = std::mem::take(&mut partial.header_length);
+            header = partial.header;
+        }
+        let parsed = if stored == 0 {
+            Frame::parse(bytes)?
+        } else {
+            let length = bytes.len().min(HEADER_LIMIT - stored);
+            header[stored..stored + length].copy_from_slice(&bytes[..length]);
+            Frame::parse(&header[..stored + length])?
+        };
+        let Some((frame, length)) = parsed else {
+            let partial = self.partial();
+            partial.header = header;
+            partial.header_length = stored + bytes.len();
+            partial.header[stored..partial.header_length].copy_from_slice(bytes);
+            return Ok(None);
+        };
+        self.admit(&frame)?;
+        Ok(Some((frame, &mut bytes[length - stored..])))
+    }
+
+    /// Checks a new frame against what is under way.
+    fn admit(&self, frame: &Frame) -> Result<(), Disconnect> {
+        let message = self.partial.as_ref().and_then(|it| it.message.as_ref());
+        match (frame.opcode, message) {
+            (Opcode::Continuation, None) | (Opcode::Text | Opcode::Binary, Some(_)) => {
+                return Err(Disconnect::Frame);
+            }
+            _ => {}
+        }
+        let before = message.map_or(0, |it| it.bytes.len());
+        if !frame.opcode.is_control() && before.saturating_add(frame.left) > self.limit {
+            return Err(Disconnect::TooBig);
+        }
+        Ok(())
+    }
+
+    /// The next piece of a message.
+    fn data(
+        &mut self,
+        frame: &Frame,
+        piece: &[u8],
+        on: &mut impl FnMut(Event<'_>),
+    ) -> Result<(), Disconnect> {
+        let is_last = frame.is_final && frame.left == 0;
+        let begun = self.partial.as_mut().and_then(|it| it.message.take());
+        if is_last && begun.is_none() {
+            if frame.opcode == Opcode::Text && simdutf8::basic::from_utf8(piece).is_err() {
+                return Err(Disconnect::Utf8);
+            }
+            on(Event::Message(piece));
+            return Ok(());
+        }
+        let mut message = begun.unwrap_or_else(|| Message::new(frame.opcode));
+        message.append(piece, frame.left);
+        message.check(is_last)?;
+        if is_last {
+            on(Event::Message(&message.bytes));
+        } else {
+            self.partial().message = Some(message);
+        }
+        Ok(())
+    }
+
+    /// The next piece of a control frame.
+    fn control(
+        &mut self,
+        frame: &Frame,
+        piece: &[u8],
+        on: &mut impl FnMut(Event<'_>),
+    ) -> Result<(), Disconnect> {
+        if frame.left > 0 {
+            self.partial().control.extend_from_slice(piece);
+            return Ok(());
+        }
+        let mut begun = self
+            .partial
+            .as_mut()
+            .map(|it| std::mem::take(&mut it.control))
+            .unwrap_or_default();
+        let payload = if begun.is_empty() {
+            piece
+        } else {
+            begun.extend_from_slice(piece);
+            &begun
+        };
+        match frame.opcode {
+            Opcode::Ping => on(Event::Ping(payload)),
+            Opcode::Pong => on(Event::Pong),
+            _ => {
+                check_close(payload)?;
+                self.is_closed = true;
+                on(Event::Close(payload));
+            }
+        }
+        Ok(())
+    }
+
+    fn partial(&mut self) -> &mut Partial {
+        self.partial.get_or_insert_default()
+    }
+}
+
+impl Partial {
+    fn is_over(&self) -> bool {
+        self.header_length == 0 && self.frame.is_none() && self.message.is_none()
+    }
+}
+
+/// A frame whose header is known.
+#[derive(Debug)]
+struct Frame {
+    opcode: Opcode,
+    is_final: bool,
+    /// Turned so that it begins with the byte for the next piece.
+    mask: [u8; 4],
+    /// The bytes of the payload that are still to come.
+    left: usize,
+}
+
+impl Frame {
+    /// The frame that begins here, and the length of its header. `None`: more bytes are needed. What is wrong is refused
+    /// with the first byte that shows it.
+    fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, Disconnect> {
+        let &[first, ref rest @ ..] = bytes else {
+            return Ok(None);
+        };
+        let is_final = first & 0x80 != 0;
+        // The three reserved bits stand for extensions.
+        let is_reserved = first & 0x70 != 0;
+        let opcode = Opcode::from_bits(first & 0x0f).ok_or(Disconnect::Frame)?;
+        if is_reserved || opcode.is_control() && !is_final {
+            return Err(Disconnect::Frame);
+        }
+        let &[second, ref rest @ ..] = rest else {
+            return Ok(None);
+        };
+        let is_masked = second & 0x80 != 0;
+        let short = second & 0x7f;
+        if !is_masked || opcode.is_control() && short > 125 {
+            return Err(Disconnect::Frame);
+        }
+        let length_bytes = match short {
+            126 => 2,
+            127 => 8,
+            _ => 0,
+        };
+        let Some((extended, rest)) = rest.split_at_checked(length_bytes) else {
+            return Ok(None);
+        };
+        let Some(&mask) = rest.first_chunk() else {
+            return Ok(None);
+        };
+        let left = match short {
+            126 | 127 => extended
+                .iter()
+                .fold(0_u64, |length, &byte| length << 8 | u64::from(byte)),
+            _ => short.into(),
+        };
+        let frame = Self {
+            opcode,
+            is_final,
+            mask,
+            left: usize::try_from(left).unwrap_or(usize::MAX),
+        };
+        Ok(Some((frame, 2 + length_bytes + mask.len())))
+    }
+
+    /// Unmasks the payload's next bytes, eight at a time (section 5.3).
+    fn unmask(&mut self, piece: &mut [u8]) {
+        let [a, b, c, d] = self.mask;
+        let mask = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
+        let (words, rest) = piece.as_chunks_mut::<8>();
+        for word in words {
+            *word = (u64::from_ne_bytes(*word) ^ mask).to_ne_bytes();
+        }
+        for (byte, mask) in rest.iter_mut().zip([a, b, c, d, a, b, c]) {
+            *byte ^= mask;
+        }
+        self.mask.rotate_left(piece.len() % 4);
+        self.left -= piece.len();
+    }
+}
+
+/// A message that comes in pieces.
+#[derive(Debug)]
+struct Message {
+    bytes: Vec<u8>,
+    is_text: bool,
+    /// How much of a text is known to be UTF-8.
+    checked: usize,
+}
+
+impl Message {
+    fn new(opcode: Opcode) -> Self {
+        Self {
+            bytes: Vec::new(),
+            is_text: opcode == Opcode::Text,
+            checked: 0,
+        }
+    }
+
+    /// Doubles its space when it must, but never takes more than the `left` bytes of the frame can fill, so a claimed
+    /// length costs nothing and the limit holds for the space as well.
+    fn append(&mut self, piece: &[u8], left: usize) {
+        let length = self.bytes.len() + piece.len();
+        if length > self.bytes.capacity() {
+            let space = length.max(2 * self.bytes.capacity()).min(length + left);
+            self.bytes.reserve_exact(space - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(piece);
+    }
+
+    /// A text is refused with the first piece that can't be part of UTF-8 (section 8.1).
+    fn check(&mut self, is_last: bool) -> Result<(), Disconnect> {
+        if !self.is_text {
+            return Ok(());
+        }
+        match simdutf8::compat::from_utf8(&self.bytes[self.checked..]) {
+            Ok(_) => self.checked = self.bytes.len(),
+            Err(error) if error.error_len().is_some() || is_last => return Err(Disconnect::Utf8),
+            Err(error) => self.checked += error.valid_up_to(),
+        }
+        Ok(())
+    }
+}
+
+/// Nothing, or a code that an endpoint may send (section 7.4) and a reason in UTF-8.
+fn check_close(payload: &[u8]) -> Result<(), Disconnect> {
+    let Some((&code, reason)) = payload.split_first_chunk() else {
+        return if payload.is_empty() {
+            Ok(())
+        } else {
+            Err(Disconnect::Frame)
+        };
+    };
+    if !matches!(u16::from_be_bytes(code), 1000..=1003 | 1007..=1014 | 3000..=4999) {
+        return Err(Disconnect::Frame);
+    }
+    match simdutf8::basic::from_utf8(reason) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Disconnect::Utf8),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn space_grows_with_what_arrives_and_never_beyond_the_limit() {
+        const LIMIT: usize = 1000;
+        let mut reader = Reader::new(LIMIT);
+        let mut frames = vec![0x01, 0x80 | 126, 0x02, 0x58, 0, 0, 0, 0];
+        frames.extend([b'x'; 600]);
+        frames.extend([0x80, 0x80 | 126, 0x01, 0x90, 0, 0, 0, 0]);
+        frames.extend([b'x'; 400]);
+        let last = frames.len() - 1;
+        for (at, byte) in frames.iter_mut().enumerate() {
+            let mut length = None;
+            let read = reader.feed(std::slice::from_mut(byte), |event| {
+                if let Event::Message(message) = event {
+                    length = Some(message.len());
+                }
+            });
+            assert_eq!(read, Ok(()));
+            assert_eq!(length, (at == last).then_some(LIMIT));
+            let message = reader.partial.as_ref().and_then(|it| it.message.as_ref());
+            let space = message.map_or(0, |it| it.bytes.capacity());
+            assert!(space <= LIMIT.min(2 * at), "{space} bytes after {at}");
+        }
+        assert!(reader.partial.is_none(), "nothing is held while idle");
+    }
+}

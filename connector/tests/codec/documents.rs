@@ -1,0 +1,52 @@
+//! What `docs/protocols/` tells client authors is what the code does.
+
+use connector::disconnect::Disconnect;
+
+/// The rows whose first cell is a close code of ours, cell by cell.
+fn rows(document: &str) -> Vec<Vec<&str>> {
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| "));
+    rows.map(|row| row.trim_end_matches(" |").split(" | ").collect())
+        .filter(|cells: &Vec<&str>| cells[0].parse::<u16>().is_ok_and(|code| code >= 4000))
+        .collect()
+}
+
+#[test]
+fn the_close_table_of_json_md_is_the_codes() {
+    let documented: Vec<_> = rows(include_str!("../../../docs/protocols/json.md"))
+        .iter()
+        .map(|cells| {
+            (
+                cells[0].to_owned(),
+                cells[1].to_owned(),
+                cells[2].to_owned(),
+            )
+        })
+        .collect();
+    let mut in_code: Vec<_> = Disconnect::ALL
+        .iter()
+        .filter_map(|reason| reason.farewell().json)
+        .map(|json| {
+            let reconnect = if json.reconnect { "yes" } else { "no" };
+            (
+                json.code.to_string(),
+                format!("`{}`", json.reason),
+                reconnect.to_owned(),
+            )
+        })
+        .collect();
+    in_code.sort();
+    assert_eq!(documented, in_code);
+    in_code.dedup_by(|a, b| a.0 == b.0);
+    assert_eq!(documented.len(), in_code.len(), "each code is used once");
+}
+
+#[test]
+fn the_close_table_of_pomelo_md_names_every_kick() {
+    let document = include_str!("../../../docs/protocols/pomelo.md");
+    for kick in Disconnect::ALL
+        .iter()
+        .filter_map(|reason| reason.farewell().kick)
+    {
+        assert!(document.contains(&format!("| `{kick}` | 1000 |")), "{kick}");
+    }
+}

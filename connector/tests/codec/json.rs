@@ -1,0 +1,210 @@
+//! JSON over WebSocket as CONTRACT fixes it, and arbitrary text.
+
+use crate::reference::{
+    Decoded, Frame, channel, codec, decode, frames, object, publication, request, written,
+};
+use connector::codec::{self, Input, Request, RequestBody, WireFormat};
+use connector::disconnect::Disconnect;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+fn read(text: &str) -> Decoded {
+    decode(&mut codec(WireFormat::Json), text.as_bytes())
+}
+
+fn asked(input: Input) -> Decoded {
+    Decoded {
+        inputs: vec![input],
+        frames: vec![],
+        result: Ok(()),
+    }
+}
+
+fn text(text: &str) -> Frame {
+    (1, text.as_bytes().to_vec())
+}
+
+#[test]
+fn a_connection_is_ready_at_once() {
+    let mut inputs = Vec::new();
+    codec(WireFormat::Json).open(&mut inputs);
+    assert_eq!(inputs, [Input::Ready]);
+}
+
+#[test]
+fn a_request_is_read_and_its_body_left_as_it_is() {
+    let login =
+        r#"{"id":1,"route":"connector.handler.login","body":{"userId":"u", "n":1.0},"key":"k"}"#;
+    assert_eq!(
+        read(login),
+        asked(Input::Request(Request {
+            id: Some(1),
+            route: "connector.handler.login".into(),
+            body: object(r#"{"userId":"u", "n":1.0}"#),
+            key: Some("k".into()),
+        }))
+    );
+    // In any order, with an id of 0, with parts that nobody knows, and with escapes.
+    assert_eq!(
+        read("\n{\"body\":{},\"x\":[{}],\"route\":\"a\\u002eb\",\"id\":0} "),
+        asked(request(0, "a.b", object("{}")))
+    );
+    // Routes are the handlers' matter, not the codec's.
+    assert_eq!(
+        read(r#"{"id":1,"route":""}"#),
+        asked(request(1, "", RequestBody::Empty))
+    );
+    let attack = "connector.handler.constructor";
+    assert_eq!(
+        read(&format!(r#"{{"id":1,"route":"{attack}"}}"#)),
+        asked(request(1, attack, RequestBody::Empty))
+    );
+}
+
+#[test]
+fn what_is_optional_may_be_null() {
+    assert_eq!(
+        read(r#"{"id":null,"route":"a.b","body":null,"key":null}"#),
+        asked(request(None, "a.b", RequestBody::Empty))
+    );
+}
+
+#[test]
+fn a_body_is_an_object_or_counts_as_none_but_an_array_is_unusable() {
+    let deep = format!("{{\"a\":{}{}}}", "[".repeat(64), "]".repeat(64));
+    for (body, expected) in [
+        ("1", RequestBody::Empty),
+        ("\"{}\"", RequestBody::Empty),
+        ("false", RequestBody::Empty),
+        ("[{}]", RequestBody::Unusable),
+        (&deep, RequestBody::Unusable),
+    ] {
+        let decoded = read(&format!(r#"{{"id":1,"route":"a.b","body":{body}}}"#));
+        assert_eq!(decoded, asked(request(1, "a.b", expected)), "{body}");
+    }
+}
+
+#[test]
+fn what_is_no_request_is_answered_with_400() {
+    let deep = "[".repeat(100_000);
+    for message in [
+        "",
+        "{",
+        "null",
+        "[]",
+        r#"[1,"a.b",{},"k"]"#,
+        r#""{}""#,
+        "{}{}",
+        "{}",
+        r#"{"id":"1","route":"a.b"}"#,
+        r#"{"id":1.0,"route":"a.b"}"#,
+        r#"{"id":-1,"route":"a.b"}"#,
+        r#"{"id":9007199254740992,"route":"a.b"}"#,
+        r#"{"id":99999999999999999999,"route":"a.b"}"#,
+        r#"{"id":1,"id":1,"route":"a.b"}"#,
+        r#"{"id":1,"route":"a.b","body":}"#,
+        &deep,
+    ] {
+        let decoded = read(message);
+        assert_eq!(decoded.inputs, [], "{message}");
+        assert_eq!(
+            decoded.frames,
+            [text(r#"{"body":{"code":400}}"#)],
+            "{message}"
+        );
+        assert_eq!(decoded.result, Ok(()));
+    }
+    let decoded = decode(
+        &mut codec(WireFormat::Json),
+        b"{\"id\":1,\"route\":\"\xff.\"}",
+    );
+    assert_eq!(decoded.frames, [text(r#"{"body":{"code":400}}"#)]);
+}
+
+#[test]
+fn the_400_carries_the_id_if_it_could_be_read() {
+    for message in [
+        r#"{"id":9007199254740991}"#,
+        r#"{"id":9007199254740991,"route":null}"#,
+        r#"{"id":9007199254740991,"route":7}"#,
+        r#"{"id":9007199254740991,"route":"a.b","key":7}"#,
+    ] {
+        let decoded = read(message);
+        assert_eq!(decoded.inputs, []);
+        assert_eq!(
+            decoded.frames,
+            [text(r#"{"id":9007199254740991,"body":{"code":400}}"#)]
+        );
+    }
+}
+
+#[test]
+fn replies_pushes_and_heartbeats_are_written_as_the_contract_shows() {
+    let out = written(|out| codec::reply(WireFormat::Json, 1, br#"{"code":0}"#, out));
+    assert_eq!(frames(&out), [text(r#"{"id":1,"body":{"code":0}}"#)]);
+    let publication = publication("onMessage", r#"{"type":1}"#);
+    let out = written(|out| codec::push(WireFormat::Json, &channel("4"), &publication, out));
+    let expected =
+        r#"{"route":"onMessage","channel":"4","offset":17,"time":1795377365123,"body":{"type":1}}"#;
+    assert_eq!(frames(&out), [text(expected)]);
+    let out = written(|out| codec::heartbeat(WireFormat::Json, out));
+    assert_eq!(frames(&out), [(9, vec![])]);
+}
+
+#[test]
+fn a_farewell_is_a_push_and_a_close_code() {
+    let out = written(|out| codec::close(WireFormat::Json, Disconnect::Slow, out));
+    let kick = r#"{"route":"onKick","body":{"reason":"slow","reconnect":true}}"#;
+    assert_eq!(frames(&out), [text(kick), (8, b"\x0f\xa1slow".to_vec())]);
+    let out = written(|out| codec::close(WireFormat::Json, Disconnect::TooBig, out));
+    assert_eq!(frames(&out), [(8, 1009_u16.to_be_bytes().to_vec())]);
+    for reason in Disconnect::ALL {
+        let out = written(|out| codec::close(WireFormat::Json, reason, out));
+        for (opcode, payload) in frames(&out) {
+            if opcode == 1 {
+                serde_json::from_slice::<Value>(&payload).unwrap();
+            }
+            assert!(opcode == 1 || payload.len() <= 125);
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn pushes_survive_the_way_to_the_client(name in "[^\\pC]{1,20}", route in "[^\\pC]{1,20}", value in any::<String>()) {
+        let body = json!({ "value": value });
+        let publication = publication(&route, &body.to_string());
+        let out = written(|out| codec::push(WireFormat::Json, &channel(&name), &publication, out));
+        let [(1, payload)] = &frames(&out)[..] else { panic!("one text frame") };
+        let expected = json!({
+            "route": route, "channel": name, "offset": 17, "time": 1_795_377_365_123_u64, "body": body,
+        });
+        prop_assert_eq!(serde_json::from_slice::<Value>(payload).unwrap(), expected);
+    }
+
+    #[test]
+    fn requests_survive_the_way_to_the_server(
+        id in prop::option::of(0_u64..1 << 53),
+        route in any::<String>(),
+        key in prop::option::of(any::<String>()),
+        value in any::<String>(),
+    ) {
+        let body = json!({ "value": value });
+        let message = json!({ "id": id, "route": route, "key": key, "body": body }).to_string();
+        let expected = Request {
+            id,
+            route: route.into(),
+            body: object(&body.to_string()),
+            key: key.map(Into::into),
+        };
+        prop_assert_eq!(read(&message), asked(Input::Request(expected)));
+    }
+
+    #[test]
+    fn arbitrary_messages_are_read_or_answered(bytes in prop::collection::vec(any::<u8>(), 0..60), text in "[{}\\[\\]\":,a-e0-9 idroutebodykey]{0,60}") {
+        for message in [&bytes[..], text.as_bytes()] {
+            let decoded = decode(&mut codec(WireFormat::Json), message);
+            prop_assert_eq!(decoded.inputs.len() + decoded.frames.len(), 1);
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! The codecs and the WebSocket reader against the original's recorded bytes (`tests/wire/`), against decoders that were
+//! written apart from them, and against arbitrary input.
+
+mod documents;
+mod golden;
+mod json;
+mod pomelo;
+mod reference;
+mod replay;
+mod websocket;

@@ -1,0 +1,412 @@
+//! Pomelo's rules one by one (PEERS K6, F1, F12, F13), round trips, and arbitrary frames.
+
+use crate::reference::{
+    Decoded, Message, RouteName, channel, codec, decode, frames, object, package, publication,
+    request, unpack, working, written,
+};
+use connector::codec::{self, Input, RequestBody, WireFormat};
+use connector::disconnect::Disconnect;
+use proptest::prelude::*;
+
+const HANDSHAKE: &[u8] = br#"{"sys":{"type":"js-websocket","version":"0.0.1"},"user":{}}"#;
+
+fn nothing() -> Decoded {
+    Decoded {
+        inputs: vec![],
+        frames: vec![],
+        result: Ok(()),
+    }
+}
+
+fn refused(reason: Disconnect) -> Decoded {
+    Decoded {
+        result: Err(reason),
+        ..nothing()
+    }
+}
+
+fn data(message: &Message) -> Vec<u8> {
+    package(4, &message.encode())
+}
+
+/// The body that reaches the handler.
+fn body(bytes: &[u8]) -> RequestBody {
+    let message = Message {
+        body: bytes.into(),
+        ..Message::request(1, "chat.handler.send", "")
+    };
+    let Decoded { mut inputs, .. } = decode(&mut working(), &data(&message));
+    match inputs.pop() {
+        Some(Input::Request(request)) => request.body,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_handshake_is_answered_and_its_ack_starts_heartbeats() {
+    let mut codec = codec(WireFormat::Pomelo);
+    let mut inputs = Vec::new();
+    codec.open(&mut inputs);
+    assert_eq!(inputs, []);
+    let answer = package(1, br#"{"code":200,"sys":{"heartbeat":25}}"#);
+    let expected = Decoded {
+        frames: vec![(2, answer)],
+        ..nothing()
+    };
+    assert_eq!(decode(&mut codec, &package(1, HANDSHAKE)), expected);
+    let heartbeat = (2, package(3, b""));
+    let expected = Decoded {
+        inputs: vec![Input::Ready],
+        frames: vec![heartbeat.clone()],
+        ..nothing()
+    };
+    assert_eq!(decode(&mut codec, &package(2, b"")), expected);
+    let expected = Decoded {
+        inputs: vec![Input::Heartbeat],
+        frames: vec![heartbeat],
+        ..nothing()
+    };
+    assert_eq!(decode(&mut codec, &package(3, b"")), expected);
+}
+
+#[test]
+fn a_handshake_without_sys_is_answered_with_500_and_closed_k6() {
+    let bodies = [
+        "",
+        "{",
+        "{}",
+        "null",
+        r#"{"user":{}}"#,
+        r#"{"sys":null}"#,
+        r#"{"sys":0}"#,
+        "[{}]",
+    ];
+    for body in bodies {
+        let decoded = decode(&mut codec(WireFormat::Pomelo), &package(1, body.as_bytes()));
+        let answer = package(1, br#"{"code":500}"#);
+        let expected = Decoded {
+            frames: vec![(2, answer)],
+            ..refused(Disconnect::Handshake)
+        };
+        assert_eq!(decoded, expected, "{body}");
+    }
+}
+
+#[test]
+fn what_comes_too_early_or_twice_is_ignored_k6() {
+    let login = data(&Message::request(1, "connector.handler.login", "{}"));
+    let mut codec = codec(WireFormat::Pomelo);
+    for early in [&login, &package(2, b""), &package(3, b""), &package(4, b"")] {
+        assert_eq!(decode(&mut codec, early), nothing());
+    }
+    decode(&mut codec, &package(1, HANDSHAKE));
+    for early in [&login, &package(1, b"{}"), &package(3, b"")] {
+        assert_eq!(decode(&mut codec, early), nothing());
+    }
+    decode(&mut codec, &package(2, b""));
+    for late in [package(1, HANDSHAKE), package(1, b"{}"), package(2, b"")] {
+        assert_eq!(decode(&mut codec, &late), nothing());
+    }
+    assert_eq!(decode(&mut codec, &login).inputs.len(), 1);
+}
+
+#[test]
+fn what_is_no_package_of_a_clients_closes_k6_f13() {
+    let frames = [
+        vec![],
+        package(0, b""),
+        package(5, br#"{"reason":"kick"}"#),
+        package(6, b""),
+        vec![3],
+        vec![3, 0, 0],
+        vec![4, 0, 0, 9, 0, 1],
+        vec![4, 0xff, 0xff, 0xff],
+        // A DATA package that ends within its message.
+        package(4, b""),
+        package(4, &[0]),
+        package(4, &[0, 0x80]),
+        package(4, &[0, 1]),
+        package(4, &[0, 1, 5, b'a', b'.']),
+    ];
+    for frame in frames {
+        assert_eq!(
+            decode(&mut working(), &frame),
+            refused(Disconnect::Malformed),
+            "{frame:x?}"
+        );
+    }
+}
+
+#[test]
+fn several_packages_may_share_a_frame_f13() {
+    let mut frame = package(1, HANDSHAKE);
+    frame.extend(package(2, b""));
+    frame.extend(data(&Message::request(1, "a.b", "{}")));
+    frame.extend(package(3, b""));
+    frame.extend(data(&Message::request(2, "a.b", r#"{"a":1}"#)));
+    let mut codec = codec(WireFormat::Pomelo);
+    let expected = [
+        Input::Ready,
+        request(1, "a.b", object("{}")),
+        Input::Heartbeat,
+        request(2, "a.b", object(r#"{"a":1}"#)),
+    ];
+    let decoded = decode(&mut codec, &frame);
+    assert_eq!(decoded.inputs, expected);
+    assert_eq!(decoded.frames.len(), 3);
+    // What came before a fault holds.
+    frame.extend(package(9, b""));
+    let mut codec = self::codec(WireFormat::Pomelo);
+    let decoded = decode(&mut codec, &frame);
+    assert_eq!(decoded.inputs, expected);
+    assert_eq!(decoded.result, Err(Disconnect::Malformed));
+}
+
+#[test]
+fn a_request_id_has_32_bits_f1() {
+    for id in [1, 1 << 31, (1 << 32) - 1] {
+        let decoded = decode(&mut working(), &data(&Message::request(id, "a.b", "{}")));
+        assert_eq!(decoded.inputs, [request(id, "a.b", object("{}"))]);
+    }
+    for id in [1 << 32, 1 << 35, u64::MAX] {
+        let decoded = decode(&mut working(), &data(&Message::request(id, "a.b", "{}")));
+        assert_eq!(decoded, refused(Disconnect::Malformed), "{id}");
+    }
+    let endless = package(4, &[&[0], &[0xff; 1000][..]].concat());
+    assert_eq!(
+        decode(&mut working(), &endless),
+        refused(Disconnect::Malformed)
+    );
+    // The wire has room for 2³² − 1, not for a longer spelling of less.
+    let spelled = package(
+        4,
+        &[&[0, 0x81, 0x80, 0x80, 0x80, 0x80, 0], &b"\x03a.b{}"[..]].concat(),
+    );
+    assert_eq!(
+        decode(&mut working(), &spelled),
+        refused(Disconnect::Malformed)
+    );
+}
+
+#[test]
+fn a_route_without_a_dot_or_with_a_code_and_a_response_are_ignored_k6() {
+    let ignored = [
+        Message::request(1, "nodots", "{}"),
+        Message::request(1, "", "{}"),
+        Message {
+            route: RouteName::Code(1),
+            ..Message::request(1, "", "{}")
+        },
+        Message {
+            route: RouteName::Code(999),
+            ..Message::request(1, "", "{}")
+        },
+        Message {
+            kind: 2,
+            route: RouteName::None,
+            ..Message::request(7, "", "{}")
+        },
+        Message {
+            kind: 7,
+            ..Message::request(0, "a.b", "{}")
+        },
+    ];
+    for message in ignored {
+        assert_eq!(
+            decode(&mut working(), &data(&message)),
+            nothing(),
+            "{message:?}"
+        );
+    }
+}
+
+#[test]
+fn a_method_of_object_is_an_attack_k6() {
+    let methods = [
+        "constructor",
+        "toString",
+        "valueOf",
+        "hasOwnProperty",
+        "isPrototypeOf",
+        "propertyIsEnumerable",
+        "toLocaleString",
+        "__proto__",
+        "__defineGetter__",
+        "__defineSetter__",
+        "__lookupGetter__",
+        "__lookupSetter__",
+    ];
+    for method in methods {
+        for handler in ["connector.handler", "chat.handler"] {
+            let message = Message::request(9, &format!("{handler}.{method}"), "{}");
+            assert_eq!(
+                decode(&mut working(), &data(&message)),
+                refused(Disconnect::Attack)
+            );
+        }
+    }
+    for harmless in [
+        "connector.handler.constructor.x",
+        "a.handler.constructor",
+        "connector.constructor",
+        "chat.handler.Constructor",
+    ] {
+        let message = Message::request(9, harmless, "{}");
+        assert_eq!(
+            decode(&mut working(), &data(&message)).inputs.len(),
+            1,
+            "{harmless}"
+        );
+    }
+}
+
+#[test]
+fn what_is_no_object_counts_as_none_but_an_array_is_unusable_k6_f12() {
+    for empty in [
+        "", " ", "{", "nonsense", "null", "0", "-1.5", "\"{}\"", "true", "[1,", "{}{}",
+    ] {
+        assert_eq!(body(empty.as_bytes()), RequestBody::Empty, "{empty}");
+    }
+    for unusable in [
+        "[]",
+        " [1,{}]",
+        &"[".repeat(65),
+        &format!("{{\"a\":{}", "[".repeat(64)),
+    ] {
+        assert_eq!(
+            body(unusable.as_bytes()),
+            RequestBody::Unusable,
+            "{unusable}"
+        );
+    }
+    assert_eq!(body(b" {\"a\":1.0} "), object(" {\"a\":1.0} "));
+}
+
+#[test]
+fn text_beyond_u_ffff_comes_and_goes_as_the_clients_can_write_and_read_it() {
+    // As pomelo-protocol's strencode writes {"a":"😀x"}.
+    assert_eq!(
+        body(b"{\"a\":\"\xed\xa0\xbd\xed\xb8\x80x\"}"),
+        object("{\"a\":\"😀x\"}")
+    );
+    assert_eq!(body("{\"a\":\"😀\"}".as_bytes()), object("{\"a\":\"😀\"}"));
+    // Half a pair, and what is no text, as the original's Buffer read them.
+    assert_eq!(
+        body(b"{\"a\":\"\xed\xa0\xbd\"}"),
+        object("{\"a\":\"\u{fffd}\u{fffd}\u{fffd}\"}")
+    );
+    assert_eq!(body(b"{\"a\":\"\xff\"}"), object("{\"a\":\"\u{fffd}\"}"));
+    let expected = "{\"a\":\"\\ud83d\\ude00é哈\"}".as_bytes();
+    let out =
+        written(|out| codec::reply(WireFormat::Pomelo, 1, "{\"a\":\"😀é哈\"}".as_bytes(), out));
+    assert_eq!(
+        Message::decode(&unpack(&frames(&out)[0].1).1).body,
+        expected
+    );
+    let publication = publication("onMessage", "{\"a\":\"😀é哈\"}");
+    let out = written(|out| codec::push(WireFormat::Pomelo, &channel("4"), &publication, out));
+    assert_eq!(
+        Message::decode(&unpack(&frames(&out)[0].1).1).body,
+        expected
+    );
+}
+
+#[test]
+fn each_reason_closes_as_the_table_says() {
+    for (reason, kick, code) in [
+        (Disconnect::Client, None, 1000_u16),
+        (Disconnect::HeartbeatTimeout, None, 1000),
+        (Disconnect::HandshakeTimeout, None, 1000),
+        (Disconnect::Malformed, None, 1000),
+        (Disconnect::Handshake, None, 1000),
+        (Disconnect::Attack, Some("attack"), 1000),
+        (Disconnect::Shutdown, Some("shutdown"), 1000),
+        (Disconnect::Slow, Some("slow"), 1000),
+        (Disconnect::PositionsLost, Some("reconnect"), 1000),
+        (Disconnect::Idle, Some("idle"), 1000),
+        (Disconnect::Frame, None, 1002),
+        (Disconnect::Utf8, None, 1007),
+        (Disconnect::TooBig, None, 1009),
+    ] {
+        let mut expected = Vec::new();
+        expected.extend(kick.map(|kick| {
+            (
+                2,
+                package(5, format!(r#"{{"reason":"{kick}"}}"#).as_bytes()),
+            )
+        }));
+        expected.push((8, code.to_be_bytes().to_vec()));
+        let out = written(|out| codec::close(WireFormat::Pomelo, reason, out));
+        assert_eq!(frames(&out), expected, "{reason:?}");
+    }
+}
+
+#[test]
+fn a_connection_costs_a_few_bytes() {
+    assert!(size_of::<codec::Codec>() <= 16);
+}
+
+proptest! {
+    #[test]
+    fn requests_survive_the_way_to_the_server(
+        kind in prop::sample::select(vec![0_u8, 1, 3]),
+        id in 0_u64..1 << 32,
+        route in "[a-z哈]{1,20}\\.[a-z.]{0,20}",
+        value in any::<String>(),
+    ) {
+        let json = serde_json::json!({ "value": value }).to_string();
+        let message = Message { kind, ..Message::request(id, &route, &json) };
+        let decoded = decode(&mut working(), &data(&message));
+        let id = (kind == 0 && id > 0).then_some(id);
+        prop_assert_eq!(decoded, Decoded { inputs: vec![request(id, &route, object(&json))], ..nothing() });
+    }
+
+    #[test]
+    fn replies_and_pushes_survive_the_way_to_the_client(
+        id in any::<u64>(),
+        route in "[a-zA-Z哈]{1,40}",
+        value in any::<String>(),
+        padding in prop::sample::select(vec![0_usize, 100, 65_500, 70_000]),
+    ) {
+        let json = serde_json::json!({ "value": value, "padding": "x".repeat(padding) });
+        let received = |out: Vec<u8>| {
+            let [(2, frame)] = &frames(&out)[..] else { panic!("one binary frame") };
+            let (4, body) = unpack(frame) else { panic!("a DATA package") };
+            let message = Message::decode(&body);
+            let value: serde_json::Value = serde_json::from_slice(&message.body).unwrap();
+            assert!(message.body.iter().all(|byte| *byte < 0xf0), "nothing beyond U+FFFF");
+            (message, value)
+        };
+        let text = json.to_string();
+        let (message, value) =
+            received(written(|out| codec::reply(WireFormat::Pomelo, id, text.as_bytes(), out)));
+        prop_assert_eq!((message.kind, message.id, message.route), (2, id, RouteName::None));
+        prop_assert_eq!(&value, &json);
+        let publication = publication(&route, &text);
+        let (message, value) = received(written(|out| {
+            codec::push(WireFormat::Pomelo, &channel("4"), &publication, out);
+        }));
+        prop_assert_eq!((message.kind, message.route), (3, RouteName::Name(route)));
+        prop_assert_eq!(&value, &json);
+    }
+
+    #[test]
+    fn arbitrary_frames_never_panic(frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..8)) {
+        let mut fresh = codec(WireFormat::Pomelo);
+        let mut working = working();
+        for frame in &frames {
+            let _ = decode(&mut fresh, frame);
+            let _ = decode(&mut working, frame);
+            let _ = decode(&mut working, &package(4, frame));
+            let _ = decode(&mut working, &package(1, frame));
+        }
+    }
+
+    #[test]
+    fn a_frame_asks_for_no_more_than_it_holds(count in 1_usize..500) {
+        let frame = package(3, b"").repeat(count);
+        let decoded = decode(&mut working(), &frame);
+        prop_assert_eq!(decoded.inputs.len(), count);
+        prop_assert_eq!(decoded.frames.len(), count);
+    }
+}

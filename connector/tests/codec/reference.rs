@@ -1,0 +1,240 @@
+//! The client's side of the protocols, written apart from the codecs and with other means: slow, plain, and strict
+//! about what a server may send.
+
+use bytes::Bytes;
+use channel_store::{ChannelName, Epoch, Payload, Position, Publication, Route, User, UserId};
+use connector::codec::{Codec, Input, Request, RequestBody, WireFormat};
+use connector::disconnect::Disconnect;
+use std::time::Duration;
+
+/// A server's frame: opcode and payload.
+pub(crate) type Frame = (u8, Vec<u8>);
+
+/// Takes a server's bytes apart; all of them must be whole frames, unmasked, final and of the shortest form.
+pub(crate) fn frames(mut bytes: &[u8]) -> Vec<Frame> {
+    let mut frames = Vec::new();
+    while !bytes.is_empty() {
+        assert_eq!(bytes[0] & 0xf0, 0x80, "final, no reserved bits");
+        let (length, header) = match bytes[1] {
+            126 => (usize::from(bytes[2]) * 256 + usize::from(bytes[3]), 4),
+            127 => {
+                let mut length = 0;
+                for byte in &bytes[2..10] {
+                    length = length * 256 + usize::from(*byte);
+                }
+                (length, 10)
+            }
+            short => (usize::from(short), 2),
+        };
+        assert_eq!(
+            header,
+            if length < 126 {
+                2
+            } else if length < 65_536 {
+                4
+            } else {
+                10
+            }
+        );
+        frames.push((bytes[0] & 0x0f, bytes[header..header + length].to_vec()));
+        bytes = &bytes[header + length..];
+    }
+    frames
+}
+
+/// A client's frame.
+pub(crate) fn masked(first: u8, mask: [u8; 4], payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![first];
+    let length = payload.len();
+    if length < 126 {
+        bytes.push(0x80 + length as u8);
+    } else if length < 65_536 {
+        bytes.push(0x80 + 126);
+        bytes.extend((length as u16).to_be_bytes());
+    } else {
+        bytes.push(0x80 + 127);
+        bytes.extend((length as u64).to_be_bytes());
+    }
+    bytes.extend(mask);
+    bytes.extend(
+        payload
+            .iter()
+            .enumerate()
+            .map(|(at, byte)| byte ^ mask[at % 4]),
+    );
+    bytes
+}
+
+/// A Pomelo package.
+pub(crate) fn package(kind: u8, body: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![kind];
+    bytes.extend(&(body.len() as u32).to_be_bytes()[1..]);
+    bytes.extend(body);
+    bytes
+}
+
+/// A Pomelo package that is all of a frame.
+pub(crate) fn unpack(frame: &[u8]) -> (u8, Vec<u8>) {
+    let length =
+        usize::from(frame[1]) * 65_536 + usize::from(frame[2]) * 256 + usize::from(frame[3]);
+    assert_eq!(frame.len(), 4 + length);
+    (frame[0], frame[4..].to_vec())
+}
+
+/// A Pomelo message, after the grammar of the original's documentation.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Message {
+    pub(crate) kind: u8,
+    pub(crate) id: u64,
+    pub(crate) route: RouteName,
+    pub(crate) body: Vec<u8>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum RouteName {
+    None,
+    Name(String),
+    Code(u16),
+}
+
+impl Message {
+    pub(crate) fn request(id: u64, route: &str, body: &str) -> Self {
+        Self {
+            kind: 0,
+            id,
+            route: RouteName::Name(route.to_owned()),
+            body: body.into(),
+        }
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let is_code = matches!(self.route, RouteName::Code(_));
+        let mut bytes = vec![self.kind * 2 + u8::from(is_code)];
+        if self.kind == 0 || self.kind == 2 {
+            let mut id = self.id;
+            loop {
+                let digit = (id % 128) as u8;
+                id /= 128;
+                bytes.push(if id > 0 { digit + 128 } else { digit });
+                if id == 0 {
+                    break;
+                }
+            }
+        }
+        match &self.route {
+            RouteName::None => {}
+            RouteName::Name(name) => {
+                bytes.push(name.len() as u8);
+                bytes.extend(name.as_bytes());
+            }
+            RouteName::Code(code) => bytes.extend(code.to_be_bytes()),
+        }
+        bytes.extend(&self.body);
+        bytes
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Self {
+        let kind = bytes[0] / 2;
+        let mut at = 1;
+        let mut id = 0;
+        if kind == 0 || kind == 2 {
+            let mut factor = 1;
+            loop {
+                id += u64::from(bytes[at] % 128) * factor;
+                factor *= 128;
+                at += 1;
+                if bytes[at - 1] < 128 {
+                    break;
+                }
+            }
+        }
+        let route = if kind == 2 {
+            RouteName::None
+        } else if bytes[0] % 2 == 1 {
+            at += 2;
+            RouteName::Code(u16::from(bytes[at - 2]) * 256 + u16::from(bytes[at - 1]))
+        } else {
+            let end = at + 1 + usize::from(bytes[at]);
+            let name = String::from_utf8(bytes[at + 1..end].to_vec()).expect("a route is UTF-8");
+            at = end;
+            RouteName::Name(name)
+        };
+        Self {
+            kind,
+            id,
+            route,
+            body: bytes[at..].to_vec(),
+        }
+    }
+}
+
+/// What came of one message.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Decoded {
+    pub(crate) inputs: Vec<Input>,
+    pub(crate) frames: Vec<Frame>,
+    pub(crate) result: Result<(), Disconnect>,
+}
+
+pub(crate) fn decode(codec: &mut Codec, message: &[u8]) -> Decoded {
+    let (mut inputs, mut out) = (Vec::new(), Vec::new());
+    let result = codec.decode(message, &mut inputs, &mut out);
+    Decoded {
+        inputs,
+        frames: frames(&out),
+        result,
+    }
+}
+
+/// What a function that writes has written.
+pub(crate) fn written(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = b"before".to_vec();
+    write(&mut out);
+    assert!(out.starts_with(b"before"), "only appended to");
+    out.split_off(6)
+}
+
+pub(crate) fn codec(format: WireFormat) -> Codec {
+    Codec::new(format, Duration::from_secs(25))
+}
+
+/// A Pomelo connection whose handshake is behind it.
+pub(crate) fn working() -> Codec {
+    let mut codec = codec(WireFormat::Pomelo);
+    decode(&mut codec, &package(1, br#"{"sys":{}}"#));
+    decode(&mut codec, &package(2, b""));
+    codec
+}
+
+pub(crate) fn object(json: &str) -> RequestBody {
+    RequestBody::Object(Bytes::copy_from_slice(json.as_bytes()))
+}
+
+pub(crate) fn request(id: impl Into<Option<u64>>, route: &str, body: RequestBody) -> Input {
+    Input::Request(Request {
+        id: id.into(),
+        route: route.into(),
+        body,
+        key: None,
+    })
+}
+
+pub(crate) fn channel(name: &str) -> ChannelName {
+    ChannelName::new(name).expect("a channel's name")
+}
+
+pub(crate) fn publication(route: &str, body: &str) -> Publication {
+    let sender = User {
+        id: UserId::new("xialei").expect("a user's name"),
+        is_number: false,
+    };
+    let route = Route::new(route).expect("a route");
+    Publication {
+        position: Position {
+            epoch: Epoch::new("e"),
+            offset: 17,
+        },
+        time: 1_795_377_365_123,
+        payload: Payload::new(&route, &sender, body.as_bytes()),
+    }
+}

@@ -1,0 +1,220 @@
+//! The WebSocket reader: RFC 6455's rules, its limit, and that it makes no difference how the bytes are cut.
+
+use crate::reference::{frames, masked, written};
+use connector::disconnect::Disconnect;
+use connector::websocket::{self, Event, Opcode, Reader};
+use proptest::prelude::*;
+
+const LIMIT: usize = 300;
+const MASK: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
+
+/// An event, kept.
+#[derive(Debug, Clone, PartialEq)]
+enum Seen {
+    Message(Vec<u8>),
+    Ping(Vec<u8>),
+    Pong,
+    Close(Vec<u8>),
+}
+
+fn keep(event: Event<'_>) -> Seen {
+    match event {
+        Event::Message(payload) => Seen::Message(payload.to_vec()),
+        Event::Ping(payload) => Seen::Ping(payload.to_vec()),
+        Event::Pong => Seen::Pong,
+        Event::Close(payload) => Seen::Close(payload.to_vec()),
+    }
+}
+
+type Outcome = (Vec<Seen>, Result<(), Disconnect>);
+
+/// Feeds the bytes cut after each of the given lengths, in turn.
+fn feed(bytes: &[u8], cuts: &[usize]) -> Outcome {
+    let mut reader = Reader::new(LIMIT);
+    let mut seen = Vec::new();
+    let mut bytes = bytes.to_vec();
+    let mut rest = &mut bytes[..];
+    let mut cuts = cuts.iter().cycle();
+    while !rest.is_empty() {
+        let cut = cuts
+            .next()
+            .copied()
+            .unwrap_or(usize::MAX)
+            .clamp(1, rest.len());
+        let (piece, behind) = rest.split_at_mut(cut);
+        rest = behind;
+        if let Err(reason) = reader.feed(piece, |event| seen.push(keep(event))) {
+            // Whatever follows is ignored.
+            assert_eq!(reader.feed(rest, |event| panic!("{event:?}")), Ok(()));
+            return (seen, Err(reason));
+        }
+    }
+    (seen, Ok(()))
+}
+
+fn read(bytes: &[u8]) -> Outcome {
+    let whole = feed(bytes, &[]);
+    assert_eq!(feed(bytes, &[1]), whole, "byte by byte");
+    whole
+}
+
+fn refused(bytes: &[u8], reason: Disconnect) {
+    assert_eq!(read(bytes), (vec![], Err(reason)), "{bytes:x?}");
+}
+
+#[test]
+fn messages_are_unmasked_whatever_their_length() {
+    for length in [0, 1, 7, 8, 9, 125, 126, 127, LIMIT] {
+        let payload: Vec<u8> = (0..length).map(|byte| byte as u8).collect();
+        let bytes = masked(0x82, MASK, &payload);
+        assert_eq!(read(&bytes), (vec![Seen::Message(payload)], Ok(())));
+    }
+}
+
+#[test]
+fn fragments_are_joined_and_control_frames_may_come_in_between() {
+    let bytes = [
+        masked(0x01, MASK, "哈".as_bytes().split_at(2).0),
+        masked(0x89, MASK, b"ping"),
+        masked(0x00, MASK, "哈".as_bytes().split_at(2).1),
+        masked(0x8a, MASK, b""),
+        masked(0x80, MASK, b""),
+        masked(0x88, MASK, b"\x03\xe8bye"),
+        b"ignored".to_vec(),
+    ];
+    let expected = vec![
+        Seen::Ping(b"ping".to_vec()),
+        Seen::Pong,
+        Seen::Message("哈".into()),
+        Seen::Close(b"\x03\xe8bye".to_vec()),
+    ];
+    assert_eq!(read(&bytes.concat()), (expected, Ok(())));
+}
+
+#[test]
+fn what_the_rfc_forbids_is_refused_with_1002() {
+    // Section 5.1: a client masks.
+    refused(&[0x82, 0x00], Disconnect::Frame);
+    // Section 5.2: no extension was negotiated; these opcodes are reserved.
+    for first in [0xc2, 0xa2, 0x92, 0x83, 0x87, 0x8b, 0x8f] {
+        refused(&masked(first, MASK, b""), Disconnect::Frame);
+    }
+    // Section 5.4: nothing to continue; a message within a message.
+    refused(&masked(0x80, MASK, b""), Disconnect::Frame);
+    refused(
+        &[masked(0x02, MASK, b""), masked(0x82, MASK, b"")].concat(),
+        Disconnect::Frame,
+    );
+    // Section 5.5: control frames are whole and short.
+    refused(&masked(0x09, MASK, b""), Disconnect::Frame);
+    refused(&masked(0x89, MASK, &[0; 126]), Disconnect::Frame);
+    // Section 7.4: a code has two bytes, and not any.
+    refused(&masked(0x88, MASK, b"\x03"), Disconnect::Frame);
+    for code in [0_u16, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000] {
+        refused(&masked(0x88, MASK, &code.to_be_bytes()), Disconnect::Frame);
+    }
+    for code in [1000_u16, 1003, 1007, 1014, 3000, 4999] {
+        let payload = code.to_be_bytes().to_vec();
+        let bytes = masked(0x88, MASK, &payload);
+        assert_eq!(read(&bytes), (vec![Seen::Close(payload)], Ok(())));
+    }
+}
+
+#[test]
+fn text_that_is_not_utf_8_is_refused_with_1007_at_once() {
+    refused(&masked(0x81, MASK, b"a\xff"), Disconnect::Utf8);
+    refused(&masked(0x81, MASK, b"\xe5\x93"), Disconnect::Utf8);
+    refused(&masked(0x88, MASK, b"\x03\xe8\xff"), Disconnect::Utf8);
+    // The message has not ended, but it can't become text any more.
+    refused(&masked(0x01, MASK, b"\xe5\x93\xff"), Disconnect::Utf8);
+    refused(&masked(0x81, MASK, b"a\xffb")[..8], Disconnect::Utf8);
+    let binary = masked(0x82, MASK, b"a\xff");
+    assert_eq!(
+        read(&binary),
+        (vec![Seen::Message(b"a\xff".to_vec())], Ok(()))
+    );
+}
+
+#[test]
+fn a_message_beyond_the_limit_is_refused_before_its_payload_is_looked_at() {
+    let header = |bytes: Vec<u8>| bytes[..8].to_vec();
+    refused(
+        &header(masked(0x82, MASK, &[0; LIMIT + 1])),
+        Disconnect::TooBig,
+    );
+    refused(
+        &[
+            0x82, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4,
+        ],
+        Disconnect::TooBig,
+    );
+    let mut fragments = masked(0x02, MASK, &[0; LIMIT - 1]);
+    fragments.extend(masked(0x00, MASK, &[0]));
+    assert_eq!(read(&fragments), (vec![], Ok(())));
+    fragments.extend(&masked(0x00, MASK, &[0])[..6]);
+    refused(&fragments, Disconnect::TooBig);
+}
+
+#[test]
+fn a_reader_costs_a_few_bytes() {
+    assert!(size_of::<Reader>() <= 32);
+}
+
+#[test]
+fn frames_are_written_in_the_shortest_form() {
+    for length in [0, 125, 126, 65_535, 65_536, 70_000] {
+        let payload = vec![7; length];
+        let out = written(|out| websocket::frame(out, Opcode::Binary, &payload));
+        assert_eq!(frames(&out), [(2, payload)]);
+    }
+    let out = written(|out| websocket::close(out, 1000, ""));
+    assert_eq!(out, [0x88, 0x02, 0x03, 0xe8]);
+}
+
+#[test]
+fn the_accept_key_is_the_recorded_one() {
+    // Section 1.3 of the RFC, and hybrid-03.
+    let pairs = [
+        ("dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
+        ("iFHiSkQO2/+W+AZWgkXhAg==", "u0/W/XrA0FvzcV8ztUCz6ChowmE="),
+    ];
+    for (key, accept) in pairs {
+        assert_eq!(websocket::accept_key(key.as_bytes()), accept);
+    }
+}
+
+/// A frame that may be part of anything, good or bad.
+fn any_frame() -> impl Strategy<Value = Vec<u8>> {
+    let payload = prop_oneof![
+        "[a哈😀]{0,10}".prop_map(String::into_bytes),
+        prop::collection::vec(any::<u8>(), 0..10),
+        (0..LIMIT + 2).prop_map(|length| vec![b'x'; length]),
+        Just(b"\x03\xe8".to_vec()),
+    ];
+    let first = prop_oneof![
+        8 => prop::sample::select(vec![0x81_u8, 0x82, 0x01, 0x02, 0x00, 0x00, 0x80, 0x80, 0x89, 0x8a]),
+        1 => Just(0x88),
+        1 => any::<u8>(),
+    ];
+    (first, any::<[u8; 4]>(), payload)
+        .prop_map(|(first, mask, payload)| masked(first, mask, &payload))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    #[test]
+    fn it_makes_no_difference_how_the_bytes_are_cut(
+        parts in prop::collection::vec(any_frame(), 0..8),
+        cuts in prop::collection::vec(1_usize..40, 1..6),
+    ) {
+        let bytes = parts.concat();
+        let whole = read(&bytes);
+        prop_assert_eq!(feed(&bytes, &cuts), whole);
+    }
+
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), cuts in prop::collection::vec(1_usize..20, 1..4)) {
+        prop_assert_eq!(feed(&bytes, &cuts), read(&bytes));
+    }
+}

@@ -1,0 +1,183 @@
+//! The admin port: `/livez`, `/readyz` and `/metrics`, for operators and their probes.
+//!
+//! A connection carries one request and lives ten seconds at most, and there are only so many at a time: whoever sends
+//! half a request can't hold anything for long.
+
+use crate::lifecycle::Shutdown;
+use crate::readiness::Readiness;
+use crate::telemetry::Metrics;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+const CONNECTIONS: usize = 64;
+const CONNECTION_LIFE: Duration = Duration::from_secs(10);
+/// After an accept that failed, as for want of file descriptors: the next one would fail at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+#[derive(Clone)]
+struct Health {
+    readiness: Readiness,
+    shutdown: Shutdown,
+    metrics: Metrics,
+}
+
+/// Answers until it is dropped, not only until the shutdown: during the drain `/readyz` says so.
+pub async fn serve(listener: TcpListener, readiness: Readiness, shutdown: Shutdown) {
+    let router = Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(Health {
+            readiness,
+            shutdown,
+            metrics: Metrics::install(),
+        });
+    let free = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        // The semaphore is never closed.
+        let Ok(permit) = free.clone().acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let router = router.clone();
+                connections.spawn(async move {
+                    answer(stream, router).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "admin: cannot accept");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn answer(stream: TcpStream, router: Router) {
+    let connection = http1::Builder::new()
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    match tokio::time::timeout(CONNECTION_LIFE, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "admin: connection failed"),
+        Err(_) => tracing::debug!("admin: connection took too long"),
+    }
+}
+
+async fn readyz(State(health): State<Health>) -> impl IntoResponse {
+    let draining = health.shutdown.is_requested();
+    let report = health.readiness.report();
+    let ready = !draining && report.iter().all(|&(_, holds)| holds);
+    let mut text = String::new();
+    if draining {
+        text.push_str("draining\n");
+    }
+    for (name, holds) in report {
+        let state = if holds { "ok" } else { "not ready" };
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "{name}: {state}");
+    }
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, text)
+}
+
+async fn metrics(State(health): State<Health>) -> impl IntoResponse {
+    let version = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
+    (version, health.metrics.render())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::SocketAddr;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::watch;
+
+    async fn start(readiness: Readiness, shutdown: Shutdown) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve(listener, readiness, shutdown));
+        address
+    }
+
+    /// The status line and the body.
+    async fn request(address: SocketAddr, path: &str) -> (String, String) {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: admin\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.lines().next().unwrap();
+        (status.to_owned(), body.to_owned())
+    }
+
+    const OK: &str = "HTTP/1.1 200 OK";
+    const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable";
+
+    #[tokio::test]
+    async fn readyz_follows_the_conditions_and_the_drain_while_livez_stays_ok() {
+        let (readiness, shutdown) = (Readiness::new(), Shutdown::new());
+        let (redis, state) = watch::channel(false);
+        readiness.follow("redis", state);
+        let address = start(readiness, shutdown.clone()).await;
+
+        let expected = (UNAVAILABLE.into(), "redis: not ready\n".into());
+        assert_eq!(request(address, "/readyz").await, expected);
+        redis.send_replace(true);
+        let expected = (OK.into(), "redis: ok\n".into());
+        assert_eq!(request(address, "/readyz").await, expected);
+        shutdown.request();
+        let expected = (UNAVAILABLE.into(), "draining\nredis: ok\n".into());
+        assert_eq!(request(address, "/readyz").await, expected);
+
+        assert_eq!(request(address, "/livez").await, (OK.into(), "ok\n".into()));
+        assert_eq!(request(address, "/else").await.0, "HTTP/1.1 404 Not Found");
+    }
+
+    #[tokio::test]
+    async fn metrics_are_rendered_for_prometheus() {
+        let address = start(Readiness::new(), Shutdown::new()).await;
+        Metrics::install();
+        metrics::counter!("admin_test_total").increment(1);
+        let (status, text) = request(address, "/metrics").await;
+        assert_eq!(status, OK);
+        assert!(text.contains("admin_test_total 1"), "{text}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_a_request_is_cut_off_and_makes_room_for_others() {
+        let address = start(Readiness::new(), Shutdown::new()).await;
+        let mut idle = Vec::new();
+        for _ in 0..=CONNECTIONS {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(b"GET /livez HT").await.unwrap();
+            idle.push(stream);
+        }
+        assert_eq!(request(address, "/livez").await.0, OK);
+        for mut stream in idle {
+            let mut rest = Vec::new();
+            let _ = stream.read_to_end(&mut rest).await;
+            assert!(rest.is_empty());
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! From the first line of a process to its exit code: the tokio runtime, signals, the drain and its deadline.
+
+use crate::telemetry::Metrics;
+use std::future::Future;
+use std::process::{self, ExitCode};
+use std::time::Duration;
+use std::{io, panic, thread};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// CONTRACT: whatever a service still does, it is over this long after it was asked to stop.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The wish that a service ends: it takes nothing new, finishes what it has, and returns. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Shutdown {
+    token: CancellationToken,
+}
+
+impl Shutdown {
+    /// Not requested yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asks everybody who holds a clone to end.
+    pub fn request(&self) {
+        self.token.cancel();
+    }
+
+    /// True once somebody asked.
+    #[must_use]
+    pub fn is_requested(&self) -> bool {
+        self.token.is_cancelled()
+    }
+
+    /// Returns once somebody asked. Safe to drop at any point.
+    pub async fn requested(&self) {
+        self.token.cancelled().await;
+    }
+}
+
+/// Runs a service until it returns, on a tokio runtime of so many threads (1: the caller's thread alone).
+///
+/// The first SIGTERM or SIGINT requests the shutdown; a second one, or [`DEADLINE`], ends the process at once. An error
+/// is one line on stderr and exit code 1. A panic in any task is logged.
+pub fn run<F>(name: &str, threads: usize, service: impl FnOnce(Shutdown) -> F) -> ExitCode
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    log_panics();
+    let shutdown = Shutdown::new();
+    let outcome = runtime(threads)
+        .and_then(|runtime| {
+            listen_to_signals(shutdown.clone())?;
+            Ok(runtime)
+        })
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| {
+            runtime.spawn(Metrics::install().upkeep());
+            let outcome = runtime.block_on(service(shutdown));
+            // What is left has had its time; blocking threads must not hold up the exit.
+            runtime.shutdown_background();
+            outcome
+        });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{name}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn runtime(threads: usize) -> io::Result<Runtime> {
+    let mut builder = match threads {
+        0 | 1 => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    if threads > 1 {
+        builder.worker_threads(threads);
+    }
+    builder.enable_all().build()
+}
+
+/// Listens on a thread of its own, so that a runtime that is stuck can still be stopped.
+fn listen_to_signals(shutdown: Shutdown) -> io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    // Registered before `run` goes on, so that no signal finds the default action, which kills.
+    let (terminate, interrupt) = {
+        let _context = runtime.enter();
+        (
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+        )
+    };
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            let code = runtime.block_on(watch_signals(terminate, interrupt, &shutdown));
+            process::exit(code);
+        })?;
+    Ok(())
+}
+
+/// Requests the shutdown at the first signal, and returns the exit code when patience is over.
+async fn watch_signals(mut terminate: Signal, mut interrupt: Signal, shutdown: &Shutdown) -> i32 {
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: draining"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: draining"),
+        () = shutdown.requested() => {}
+    }
+    shutdown.request();
+    tokio::select! {
+        _ = terminate.recv() => 128 + SignalKind::terminate().as_raw_value(),
+        _ = interrupt.recv() => 128 + SignalKind::interrupt().as_raw_value(),
+        () = tokio::time::sleep(DEADLINE) => {
+            tracing::error!("not drained after {} s: ending anyway", DEADLINE.as_secs());
+            1
+        }
+    }
+}
+
+/// A task's panic would otherwise be seen by whoever joins it, perhaps by nobody.
+fn log_panics() {
+    let default = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        if tracing::dispatcher::has_been_set() {
+            let thread = thread::current();
+            tracing::error!(thread = thread.name(), "{panic}");
+        } else {
+            default(panic);
+        }
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_clone_hears_the_request() {
+        let shutdown = Shutdown::new();
+        let clone = shutdown.clone();
+        assert!(!clone.is_requested());
+        shutdown.request();
+        clone.requested().await;
+        assert!(clone.is_requested());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_does_not_drain_is_ended_at_the_deadline() {
+        let terminate = signal(SignalKind::user_defined1()).unwrap();
+        let interrupt = signal(SignalKind::user_defined2()).unwrap();
+        let shutdown = Shutdown::new();
+        shutdown.request();
+        let started = tokio::time::Instant::now();
+        assert_eq!(watch_signals(terminate, interrupt, &shutdown).await, 1);
+        assert_eq!(started.elapsed(), DEADLINE);
+    }
+
+    #[test]
+    fn the_service_decides_the_exit_code_on_one_thread_or_several() {
+        for threads in [0, 1, 2] {
+            let ok = run("test", threads, |_| async { Ok(()) });
+            assert_eq!(format!("{ok:?}"), format!("{:?}", ExitCode::SUCCESS));
+            let failed = run("test", threads, |_| async { anyhow::bail!("no") });
+            assert_eq!(format!("{failed:?}"), format!("{:?}", ExitCode::FAILURE));
+        }
+    }
+}

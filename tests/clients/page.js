@@ -1,0 +1,39 @@
+'use strict';
+
+// A browser page, as far as pomelo-jsclient-websocket can tell: the scripts that such a page includes, unmodified and in
+// their usual order, in a global object of their own. Each page holds one client, as the library means it.
+
+const { EventEmitter } = require('node:events');
+const fs = require('node:fs');
+const vm = require('node:vm');
+const WebSocket = require('ws');
+
+const SCRIPTS = ['pomelo-protocol/lib/protocol.js', 'pomelo-jsclient-websocket/lib/pomelo-client.js'].map((path) => {
+  const filename = require.resolve(path);
+  return new vm.Script(fs.readFileSync(filename, 'utf8'), { filename });
+});
+
+const quiet = () => {};
+
+/** Opens a page and returns its `pomelo`. */
+module.exports = function open() {
+  const page = {
+    // What a browser has; data types are this realm's, so that a test may compare what it gets.
+    ArrayBuffer,
+    JSON,
+    Uint8Array,
+    WebSocket,
+    clearTimeout,
+    console: { error: quiet, log: quiet, warn: quiet },
+    setTimeout,
+    // What the page's module loader and its emitter script bring.
+    EventEmitter,
+    module: { exports: {} },
+  };
+  page.window = page;
+  vm.createContext(page);
+  for (const script of SCRIPTS) {
+    script.runInContext(page);
+  }
+  return page.pomelo;
+};

@@ -1,0 +1,105 @@
+//! Chat as a back end sees it: its gRPC contract.
+
+use proto::v1::chat_service_client::ChatServiceClient;
+use proto::v1::{
+    JoinRequest, JoinResponse, LeaveRequest, MembersRequest, SendRequest, SendResponse,
+    send_request::Content,
+};
+use std::net::SocketAddr;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+/// A connection to one chat.
+#[derive(Clone)]
+pub struct ChatApi {
+    client: ChatServiceClient<Channel>,
+}
+
+impl ChatApi {
+    /// Connects when first used.
+    ///
+    /// # Panics
+    /// Never: an address always makes an endpoint.
+    #[must_use]
+    pub fn at(address: SocketAddr) -> Self {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
+        Self {
+            client: ChatServiceClient::new(endpoint.connect_lazy()),
+        }
+    }
+
+    /// The generated client, for what has no helper here.
+    #[must_use]
+    pub fn client(&self) -> ChatServiceClient<Channel> {
+        self.client.clone()
+    }
+
+    /// Everybody in a channel with the number of their sessions, by name.
+    ///
+    /// # Errors
+    /// What chat answers.
+    pub async fn members(&self, channel: &str) -> Result<Vec<(String, u32)>, Status> {
+        let mut members = std::collections::BTreeMap::new();
+        let mut page_token = String::new();
+        loop {
+            let request = MembersRequest {
+                channel: channel.to_owned(),
+                page_size: 1_000,
+                page_token,
+            };
+            let page = self.client().members(request).await?.into_inner();
+            members.extend(page.members.into_iter().map(|m| (m.user, m.sessions)));
+            if page.next_page_token.is_empty() {
+                return Ok(members.into_iter().collect());
+            }
+            page_token = page.next_page_token;
+        }
+    }
+
+    /// Publishes a JSON object in a user's name.
+    ///
+    /// # Errors
+    /// What chat answers.
+    pub async fn send(
+        &self,
+        channel: &str,
+        user: &str,
+        json: &str,
+        key: &str,
+    ) -> Result<SendResponse, Status> {
+        let request = SendRequest {
+            channel: channel.to_owned(),
+            user: user.to_owned(),
+            content: Some(Content::BodyJson(json.to_owned().into())),
+            idempotency_key: key.to_owned(),
+            ..SendRequest::default()
+        };
+        Ok(self.client().send(request).await?.into_inner())
+    }
+
+    /// Makes a detached member.
+    ///
+    /// # Errors
+    /// What chat answers.
+    pub async fn join(&self, channel: &str, user: &str) -> Result<JoinResponse, Status> {
+        let request = JoinRequest {
+            channel: channel.to_owned(),
+            user: user.to_owned(),
+            ..JoinRequest::default()
+        };
+        Ok(self.client().join(request).await?.into_inner())
+    }
+
+    /// Ends a detached membership; whether there was one.
+    ///
+    /// # Errors
+    /// What chat answers.
+    pub async fn leave(&self, channel: &str, user: &str) -> Result<bool, Status> {
+        let request = LeaveRequest {
+            channel: channel.to_owned(),
+            user: user.to_owned(),
+            ..LeaveRequest::default()
+        };
+        Ok(self.client().leave(request).await?.into_inner().left)
+    }
+}

@@ -1,0 +1,251 @@
+//! A client's socket whatever it speaks: a task reads, answers what must be answered and keeps what has come, so that a
+//! test asks in its own time what was received in which order.
+
+use crate::inbox::Inbox;
+use crate::websocket::{self, CLOSE, Frame, NO_CODE, PING, PONG, Reader, Writer};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
+
+/// How a connection ended, as its client saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// The server's close frame, first or in answer.
+    Closed {
+        /// RFC 6455's code, [`NO_CODE`] if it had none.
+        code: u16,
+        /// The reason in the frame.
+        reason: String,
+    },
+    /// The TCP connection ended without one.
+    Dropped,
+    /// The server broke its protocol.
+    Broken(String),
+}
+
+/// A frame that a client owes the server, some time after what it answers.
+pub struct Owed {
+    /// When.
+    pub after: Duration,
+    /// The frame's opcode.
+    pub opcode: u8,
+    /// The frame's payload.
+    pub payload: Vec<u8>,
+}
+
+/// What a protocol's client keeps of what it receives.
+pub trait Record: Default + Send + 'static {
+    /// Takes a data message.
+    ///
+    /// # Errors
+    /// How it breaks the protocol.
+    fn message(&mut self, frame: &Frame) -> Result<Option<Owed>, String>;
+
+    /// The end, once there is one.
+    fn end(&self) -> &Option<End>;
+
+    /// Keeps the end; the first one counts.
+    fn set_end(&mut self, end: End);
+}
+
+/// A connected client.
+pub struct Link<R> {
+    inbox: Arc<Inbox<R>>,
+    writer: Arc<Mutex<Writer>>,
+    reading: watch::Sender<bool>,
+    closing: Arc<AtomicBool>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl<R: Record> Link<R> {
+    /// Connects. `receive_buffer` as in [`websocket::connect`].
+    ///
+    /// # Panics
+    /// When there is no WebSocket to be had.
+    pub async fn dial(address: SocketAddr, path: &str, receive_buffer: Option<u32>) -> Self {
+        let (writer, reader) = websocket::connect(address, path, receive_buffer)
+            .await
+            .unwrap_or_else(|error| panic!("no WebSocket at {address}{path}: {error}"));
+        let inbox = Arc::<Inbox<R>>::default();
+        let writer = Arc::new(Mutex::new(writer));
+        let reading = watch::Sender::new(true);
+        let closing = Arc::new(AtomicBool::new(false));
+        let task = Task {
+            inbox: Arc::clone(&inbox),
+            writer: Arc::clone(&writer),
+            reading: reading.subscribe(),
+            closing: Arc::clone(&closing),
+            reader,
+            owed: None,
+        };
+        Self {
+            inbox,
+            writer,
+            reading,
+            closing,
+            task: tokio::spawn(task.run()),
+        }
+    }
+
+    /// What has come so far.
+    #[must_use]
+    pub fn inbox(&self) -> &Inbox<R> {
+        &self.inbox
+    }
+
+    /// Sends one frame; that the connection is gone by now is no error.
+    pub async fn frame(&self, opcode: u8, payload: &[u8]) {
+        if opcode == CLOSE {
+            self.closing.store(true, Ordering::Relaxed);
+        }
+        let _ = self.writer.lock().await.frame(opcode, payload).await;
+    }
+
+    /// Sends bytes as they are, with the same indifference.
+    pub async fn bytes(&self, bytes: &[u8]) {
+        let _ = self.writer.lock().await.bytes(bytes).await;
+    }
+
+    /// Reads nothing from now on: what the server sends fills buffers.
+    pub fn stop_reading(&self) {
+        self.reading.send_replace(false);
+    }
+
+    /// Reads again.
+    pub fn resume_reading(&self) {
+        self.reading.send_replace(true);
+    }
+
+    /// Waits for the end of the connection.
+    ///
+    /// # Panics
+    /// When it doesn't end in time.
+    pub async fn end(&self, within: Duration) -> End {
+        let end = self.inbox.until(within, |record| record.end().clone());
+        let end = end.await;
+        end.unwrap_or_else(|| panic!("the connection did not end within {within:?}"))
+    }
+
+    /// How the connection has ended, if it has.
+    #[must_use]
+    pub fn ended(&self) -> Option<End> {
+        self.inbox.read().end().clone()
+    }
+
+    /// Closes as a client does that is done, and waits for the server's answer.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub async fn close(&self) -> End {
+        self.frame(CLOSE, &1000u16.to_be_bytes()).await;
+        self.end(crate::SOON).await
+    }
+
+    /// Ends the sending direction, TCP FIN, without a word.
+    pub async fn finish(&self) {
+        let _ = self.writer.lock().await.finish().await;
+    }
+
+    /// Breaks off with a TCP reset, as a client's machine does that crashes and comes back.
+    pub async fn reset(self) {
+        let _ = self.writer.lock().await.reset_on_drop();
+    }
+}
+
+impl<R> Drop for Link<R> {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Task<R> {
+    inbox: Arc<Inbox<R>>,
+    writer: Arc<Mutex<Writer>>,
+    reading: watch::Receiver<bool>,
+    /// A close frame was sent: the server's needs no answer.
+    closing: Arc<AtomicBool>,
+    reader: Reader,
+    owed: Option<(Instant, Owed)>,
+}
+
+impl<R: Record> Task<R> {
+    async fn run(mut self) {
+        loop {
+            let due = self.owed.as_ref().map(|(due, _)| *due);
+            let reading = *self.reading.borrow_and_update();
+            let frame = tokio::select! {
+                frame = self.reader.frame(), if reading => frame,
+                () = sleep_until(due), if due.is_some() => {
+                    self.pay().await;
+                    continue;
+                }
+                changed = self.reading.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+            };
+            let end = match frame {
+                Ok(Some(frame)) => match self.frame(frame).await {
+                    Ok(()) => continue,
+                    Err(broken) => End::Broken(broken),
+                },
+                Ok(None) => End::Dropped,
+                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                    End::Broken(error.to_string())
+                }
+                Err(_) => End::Dropped,
+            };
+            self.inbox.write(|record| {
+                record.set_end(end);
+            });
+            return;
+        }
+    }
+
+    async fn frame(&mut self, frame: Frame) -> Result<(), String> {
+        match frame.opcode {
+            PING => self.answer(PONG, &frame.payload).await,
+            PONG => {}
+            CLOSE => {
+                let (code, reason) = frame.close();
+                let echo = code.to_be_bytes();
+                let payload: &[u8] = if code == NO_CODE { &[] } else { &echo };
+                if !self.closing.load(Ordering::Relaxed) {
+                    self.answer(CLOSE, payload).await;
+                }
+                self.inbox.write(|record| {
+                    record.set_end(End::Closed { code, reason });
+                });
+            }
+            _ => {
+                let mut owed = Ok(None);
+                self.inbox.write(|record| owed = record.message(&frame));
+                if let (Some(owed), None) = (owed?, &self.owed) {
+                    self.owed = Some((Instant::now() + owed.after, owed));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn pay(&mut self) {
+        if let Some((_, owed)) = self.owed.take() {
+            self.answer(owed.opcode, &owed.payload).await;
+        }
+    }
+
+    async fn answer(&self, opcode: u8, payload: &[u8]) {
+        let _ = self.writer.lock().await.frame(opcode, payload).await;
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    if let Some(due) = due {
+        tokio::time::sleep_until(due).await;
+    }
+}

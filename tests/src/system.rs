@@ -1,0 +1,150 @@
+//! A whole system: one Redis, some chats, some connectors, each a process.
+
+use crate::chat_api::ChatApi;
+use crate::pomelo::Client;
+use crate::redis::Redis;
+use crate::service::{Chat, Connector};
+use crate::turn::Turn;
+use crate::{SOON, wait};
+
+/// What to start, and how.
+pub struct Plan {
+    connectors: usize,
+    chats: usize,
+    own_chat: bool,
+    alone: bool,
+    flags: Vec<&'static str>,
+}
+
+impl Plan {
+    /// So many connectors, each connected to every chat, and so many chats.
+    #[must_use]
+    pub fn of(connectors: usize, chats: usize) -> Self {
+        Self {
+            connectors,
+            chats,
+            own_chat: false,
+            alone: false,
+            flags: Vec::new(),
+        }
+    }
+
+    /// The first connector knows the first chat only, the second the second, and so on.
+    #[must_use]
+    pub fn each_its_own_chat(mut self) -> Self {
+        self.own_chat = true;
+        self
+    }
+
+    /// No other test runs at the same time: this one measures, or fills the machine.
+    #[must_use]
+    pub fn alone(mut self) -> Self {
+        self.alone = true;
+        self
+    }
+
+    /// Further flags for each connector.
+    #[must_use]
+    pub fn connector_flags(mut self, flags: &[&'static str]) -> Self {
+        self.flags.extend(flags);
+        self
+    }
+
+    /// Starts it; everything is ready.
+    ///
+    /// # Panics
+    /// When something doesn't come up.
+    pub async fn start(self) -> System {
+        let turn = if self.alone {
+            Turn::alone().await
+        } else {
+            Turn::shared().await
+        };
+        let redis = Redis::start().await;
+        let mut chats = Vec::new();
+        for _ in 0..self.chats {
+            chats.push(Chat::start(&redis).await);
+        }
+        let mut connectors = Vec::new();
+        for number in 0..self.connectors {
+            let known: Vec<_> = if self.own_chat {
+                vec![&chats[number]]
+            } else {
+                chats.iter().collect()
+            };
+            let id = format!("connector-{}", number + 1);
+            connectors.push(Connector::start(&id, &known, &redis, &self.flags).await);
+        }
+        System {
+            connectors,
+            chats,
+            redis,
+            _turn: turn,
+        }
+    }
+}
+
+/// A running system. Parts are dropped from the clients' side on.
+pub struct System {
+    /// The connectors, `connector-1` first.
+    pub connectors: Vec<Connector>,
+    /// The chats.
+    pub chats: Vec<Chat>,
+    /// The one Redis.
+    pub redis: Redis,
+    _turn: Turn,
+}
+
+impl System {
+    /// Two connectors, two chats, one Redis.
+    ///
+    /// # Panics
+    /// When something doesn't come up.
+    pub async fn start() -> Self {
+        Plan::of(2, 2).start().await
+    }
+
+    /// A member of a channel on one of the connectors, with its own onJoin received.
+    ///
+    /// # Panics
+    /// When anything of it fails.
+    pub async fn member(&self, connector: usize, user: &str, channel: &str) -> Client {
+        Client::join(self.connectors[connector].address(), user, channel).await
+    }
+
+    /// Somebody connected to one of the connectors, not logged in.
+    ///
+    /// # Panics
+    /// When it can't be.
+    pub async fn visitor(&self, connector: usize) -> Client {
+        Client::connect(self.connectors[connector].address()).await
+    }
+
+    /// One of the chats, as a back end sees it.
+    #[must_use]
+    pub fn api(&self, chat: usize) -> ChatApi {
+        ChatApi::at(self.chats[chat].address())
+    }
+
+    /// Waits until a channel's members are these, with the number of their sessions, by name. Any chat may say so.
+    ///
+    /// # Panics
+    /// When they aren't in time.
+    pub async fn until_members(&self, channel: &str, expected: &[(&str, u32)]) {
+        let chats: Vec<_> = (0..self.chats.len()).map(|chat| self.api(chat)).collect();
+        let what = format!("the members of {channel} are {expected:?}");
+        wait::some(&what, SOON, async || {
+            for chat in &chats {
+                let Ok(members) = chat.members(channel).await else {
+                    continue;
+                };
+                let names = members.iter().map(|(user, n)| (user.as_str(), *n));
+                if names.eq(expected.iter().copied()) {
+                    return Some(());
+                }
+            }
+            None
+        })
+        .await;
+    }
+}

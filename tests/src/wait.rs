@@ -1,0 +1,60 @@
+//! Waiting by condition. A deadline says when to give up, never how long something takes.
+
+use std::time::Duration;
+use tokio::time::Instant;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// Asks until the condition holds.
+///
+/// # Panics
+/// When it does not hold within the given time.
+#[track_caller]
+pub fn eventually(
+    what: &str,
+    within: Duration,
+    mut condition: impl AsyncFnMut() -> bool,
+) -> impl Future<Output = ()> {
+    some(what, within, async move || condition().await.then_some(()))
+}
+
+/// Asks until there is an answer.
+///
+/// # Panics
+/// When there is none within the given time.
+#[track_caller]
+pub fn some<T>(
+    what: &str,
+    within: Duration,
+    mut ask: impl AsyncFnMut() -> Option<T>,
+) -> impl Future<Output = T> {
+    let caller = std::panic::Location::caller();
+    async move {
+        let deadline = Instant::now() + within;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{caller}: not within {within:?}: {what}"
+            );
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+/// Watches that something stays true: for what must *not* happen there is no event to wait for.
+///
+/// # Panics
+/// When it is false once.
+pub async fn stays(what: &str, during: Duration, mut condition: impl AsyncFnMut() -> bool) {
+    let end = Instant::now() + during;
+    while Instant::now() < end {
+        assert!(condition().await, "no longer: {what}");
+        tokio::time::sleep(LONGEST_PAUSE).await;
+    }
+}

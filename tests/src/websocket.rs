@@ -1,0 +1,253 @@
+//! The client's side of RFC 6455, written for tests: it checks what the server sends, and can misbehave in every way that
+//! a test needs: stop reading, break off, send bytes that are no frame.
+
+use base64::Engine;
+use bytes::{Buf, Bytes, BytesMut};
+use std::io;
+use std::net::SocketAddr;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+/// Opcode of a text message.
+pub const TEXT: u8 = 1;
+/// Opcode of a binary message.
+pub const BINARY: u8 = 2;
+/// Opcode of a close.
+pub const CLOSE: u8 = 8;
+/// Opcode of a ping.
+pub const PING: u8 = 9;
+/// Opcode of a pong.
+pub const PONG: u8 = 10;
+
+/// A close without a code, as RFC 6455 names it.
+pub const NO_CODE: u16 = 1005;
+
+const READ_SIZE: usize = 64 * 1024;
+
+/// A whole frame from the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// What it is: [`TEXT`], [`BINARY`], [`CLOSE`], [`PING`], [`PONG`].
+    pub opcode: u8,
+    /// What it holds.
+    pub payload: Bytes,
+}
+
+impl Frame {
+    /// Code and reason of a close frame.
+    #[must_use]
+    pub fn close(&self) -> (u16, String) {
+        let mut payload = self.payload.clone();
+        if payload.remaining() < 2 {
+            return (NO_CODE, String::new());
+        }
+        let code = payload.get_u16();
+        (code, String::from_utf8_lossy(&payload).into_owned())
+    }
+}
+
+/// The half that sends.
+pub struct Writer {
+    stream: OwnedWriteHalf,
+}
+
+/// The half that receives.
+pub struct Reader {
+    stream: OwnedReadHalf,
+    buffer: BytesMut,
+}
+
+/// Connects and upgrades. `receive_buffer` bounds, in bytes, what the kernel takes for a client that does not read.
+///
+/// # Errors
+/// What the sockets say; `InvalidData` when the server refuses the upgrade or answers it wrongly.
+pub async fn connect(
+    address: SocketAddr,
+    path: &str,
+    receive_buffer: Option<u32>,
+) -> io::Result<(Writer, Reader)> {
+    let socket = TcpSocket::new_v4()?;
+    if let Some(bytes) = receive_buffer {
+        socket.set_recv_buffer_size(bytes)?;
+    }
+    let mut stream = socket.connect(address).await?;
+    stream.set_nodelay(true)?;
+    let key = base64::engine::general_purpose::STANDARD.encode(fastrand::u128(..).to_be_bytes());
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await?;
+    let mut buffer = BytesMut::new();
+    let head = loop {
+        if stream.read_buf(&mut buffer).await? == 0 {
+            return Err(refused("closed instead of an upgrade"));
+        }
+        if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+            break buffer.split_to(end + 4);
+        }
+    };
+    check_upgrade(&String::from_utf8_lossy(&head), &key)?;
+    let (read, write) = stream.into_split();
+    let reader = Reader {
+        stream: read,
+        buffer,
+    };
+    Ok((Writer { stream: write }, reader))
+}
+
+fn check_upgrade(head: &str, key: &str) -> io::Result<()> {
+    let mut lines = head.lines();
+    if !lines
+        .next()
+        .is_some_and(|line| line.starts_with("HTTP/1.1 101 "))
+    {
+        return Err(refused(head));
+    }
+    let digest =
+        sha1_smol::Sha1::from(format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11")).digest();
+    let expected = base64::engine::general_purpose::STANDARD.encode(digest.bytes());
+    let headers: Vec<_> = lines.filter_map(|line| line.split_once(':')).collect();
+    let header = |name: &str| {
+        let found = headers
+            .iter()
+            .find(|(header, _)| header.eq_ignore_ascii_case(name));
+        found.map_or("", |(_, value)| value.trim())
+    };
+    let right = header("sec-websocket-accept") == expected
+        && header("upgrade").eq_ignore_ascii_case("websocket")
+        && header("connection").eq_ignore_ascii_case("upgrade")
+        && header("sec-websocket-extensions").is_empty();
+    if right { Ok(()) } else { Err(refused(head)) }
+}
+
+fn refused(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
+}
+
+impl Writer {
+    /// Sends one whole frame, masked.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub async fn frame(&mut self, opcode: u8, payload: &[u8]) -> io::Result<()> {
+        self.bytes(&encode(opcode, payload)).await
+    }
+
+    /// Sends bytes as they are.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub async fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await
+    }
+
+    /// Ends the sending direction: TCP FIN.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub async fn finish(&mut self) -> io::Result<()> {
+        self.stream.shutdown().await
+    }
+
+    /// Makes dropping both halves a TCP reset.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub fn reset_on_drop(&self) -> io::Result<()> {
+        self.stream.as_ref().set_zero_linger()
+    }
+}
+
+impl Reader {
+    /// The next frame; `None` at the end of the connection.
+    ///
+    /// # Errors
+    /// What the socket says; `InvalidData` when the server breaks RFC 6455 (or fragments, which it has no reason for).
+    pub async fn frame(&mut self) -> io::Result<Option<Frame>> {
+        loop {
+            if let Some(frame) = decode(&mut self.buffer)? {
+                return Ok(Some(frame));
+            }
+            self.buffer.reserve(READ_SIZE);
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return if self.buffer.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(refused("closed within a frame"))
+                };
+            }
+        }
+    }
+}
+
+/// A frame as a client sends it: masked with a random key.
+#[must_use]
+pub fn encode(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(payload.len() + 14);
+    frame.push(0x80 | opcode);
+    match payload.len() {
+        length @ 0..=125 => frame.push(0x80 | u8::try_from(length).expect("below 126")),
+        length => {
+            if let Ok(short) = u16::try_from(length) {
+                frame.push(0x80 | 126);
+                frame.extend(short.to_be_bytes());
+            } else {
+                frame.push(0x80 | 127);
+                frame.extend((length as u64).to_be_bytes());
+            }
+        }
+    }
+    let mask = fastrand::u32(..).to_be_bytes();
+    frame.extend(mask);
+    frame.extend(
+        payload
+            .iter()
+            .zip(mask.iter().cycle())
+            .map(|(byte, mask)| byte ^ mask),
+    );
+    frame
+}
+
+/// Takes one frame off the front, if it is there as a whole.
+fn decode(buffer: &mut BytesMut) -> io::Result<Option<Frame>> {
+    let mut rest = &buffer[..];
+    if rest.remaining() < 2 {
+        return Ok(None);
+    }
+    let (first, second) = (rest.get_u8(), rest.get_u8());
+    let opcode = first & 0x0f;
+    if first & 0xf0 != 0x80 {
+        return Err(refused("a fragment, or reserved bits set"));
+    }
+    if !matches!(opcode, TEXT | BINARY | CLOSE | PING | PONG) {
+        return Err(refused("an unknown opcode"));
+    }
+    if second & 0x80 != 0 {
+        return Err(refused("a masked frame from a server"));
+    }
+    let length = match second {
+        126 if rest.remaining() < 2 => return Ok(None),
+        127 if rest.remaining() < 8 => return Ok(None),
+        126 => u64::from(rest.get_u16()),
+        127 => rest.get_u64(),
+        short => u64::from(short),
+    };
+    let shortest = match second {
+        126 => length > 125,
+        127 => length > u64::from(u16::MAX),
+        _ => true,
+    };
+    if !shortest || (opcode >= CLOSE && length > 125) {
+        return Err(refused("a length that RFC 6455 forbids"));
+    }
+    let length = usize::try_from(length).map_err(|_| refused("a frame beyond all memory"))?;
+    if rest.remaining() < length {
+        return Ok(None);
+    }
+    let header = buffer.len() - rest.remaining();
+    buffer.advance(header);
+    let payload = buffer.split_to(length).freeze();
+    Ok(Some(Frame { opcode, payload }))
+}

@@ -1,0 +1,90 @@
+//! What a publication costs on its way: Redis commands (F14) and time (F15).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tests::pomelo::{Client, SENT, heard};
+use tests::system::{Plan, System};
+use tokio::time::Instant;
+
+/// Commands that read who is there, or everything there is.
+const LISTING: [&str; 14] = [
+    "hgetall", "hkeys", "hvals", "hscan", "hlen", "smembers", "sscan", "scard", "keys", "scan",
+    "lrange", "zrange", "zscan", "sort",
+];
+
+/// F14: every push read the whole member list, once for each connector.
+#[tokio::test]
+async fn a_publication_costs_redis_the_same_few_commands_however_many_members_f14() {
+    const COUNT: u64 = 200;
+    let system = Plan::of(2, 1).alone().start().await;
+    let mut members = Vec::new();
+    for number in 0..4 {
+        let user = format!("user{number}");
+        members.push(system.member(number % 2, &user, "room").await);
+    }
+    let few = commands(&system, &members, COUNT).await;
+    for number in 4..200 {
+        let user = format!("user{number}");
+        members.push(system.member(number % 2, &user, "room").await);
+    }
+    let many = commands(&system, &members, COUNT).await;
+
+    for calls in [&few, &many] {
+        for listing in LISTING {
+            let times = calls.get(listing).copied().unwrap_or_default();
+            assert!(times < COUNT / 10, "{listing} was called {times} times");
+        }
+        // Those inside the script are counted, too.
+        let each = calls.values().sum::<u64>() / COUNT;
+        assert!(each <= 20, "{each} commands for each publication: {calls:?}");
+    }
+    let total = |calls: &BTreeMap<String, u64>| calls.values().sum::<u64>();
+    assert!(
+        total(&many) <= total(&few) + total(&few) / 5,
+        "with 4 members {few:?}\nwith 200 {many:?}"
+    );
+}
+
+/// The calls that so many publications cause, all of which have arrived everywhere.
+async fn commands(system: &System, members: &[Client], count: u64) -> BTreeMap<String, u64> {
+    let before = system.redis.calls().await;
+    for number in 0..count {
+        assert_eq!(members[0].say(&number.to_string()).await, SENT);
+    }
+    let last = heard("user0", &(count - 1).to_string());
+    for member in members {
+        member.until_push(&last).await;
+    }
+    let mut calls = system.redis.calls().await;
+    calls.retain(|command, calls| {
+        *calls -= before.get(command).copied().unwrap_or_default();
+        // Signs of life go with time, not with publications.
+        !matches!(command.as_str(), "ping" | "info") && *calls > 0
+    });
+    calls
+}
+
+/// F15: Nagle and delayed acknowledgements made 90 ms of each send.
+#[tokio::test]
+async fn a_send_on_an_idle_system_waits_for_no_timer_of_tcp_f15() {
+    const COUNT: usize = 100;
+    let system = Plan::of(2, 2).alone().start().await;
+    let alice = system.member(0, "alice", "room").await;
+    let bob = system.member(1, "bob", "room").await;
+    let mut answered = Vec::new();
+    let mut delivered = Vec::new();
+    for number in 0..COUNT {
+        let content = number.to_string();
+        let begin = Instant::now();
+        assert_eq!(alice.say(&content).await, SENT);
+        answered.push(begin.elapsed());
+        bob.until_push(&heard("alice", &content)).await;
+        delivered.push(begin.elapsed());
+    }
+    for (what, mut times) in [("answered", answered), ("delivered", delivered)] {
+        times.sort();
+        let (median, most) = (times[COUNT / 2], times[COUNT * 9 / 10]);
+        assert!(median < Duration::from_millis(10), "{what} in {median:?}");
+        assert!(most < Duration::from_millis(30), "{what} in {most:?}");
+    }
+}
