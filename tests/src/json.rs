@@ -97,7 +97,12 @@ impl Client {
             Some(reply["body"].clone())
         });
         let reply = reply.await;
-        reply.unwrap_or_else(|| panic!("not answered: {request}; the connection: {:?}", self.ended()))
+        reply.unwrap_or_else(|| {
+            panic!(
+                "not answered: {request}; the connection: {:?}",
+                self.ended()
+            )
+        })
     }
 
     /// Waits until so many pushes have come; all of them.
@@ -120,7 +125,10 @@ impl Client {
     /// When there is none in time.
     pub async fn until_nameless_reply(&self) -> Value {
         let reply = self.inbox().until(SOON, |received| {
-            let reply = received.replies.iter().find(|reply| reply.get("id").is_none())?;
+            let reply = received
+                .replies
+                .iter()
+                .find(|reply| reply.get("id").is_none())?;
             Some(reply.clone())
         });
         reply.await.expect("an answer without an id")

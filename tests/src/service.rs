@@ -91,6 +91,11 @@ impl Service {
         self.process.freeze();
     }
 
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.process.thaw();
+    }
+
     /// Asks it to end.
     pub fn terminate(&self) {
         self.process.terminate();
@@ -254,7 +259,12 @@ impl Standalone {
     pub async fn start() -> Self {
         let list = ["--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0"];
         let mut list = arguments(&list);
-        list.extend(arguments(&["--admin", "127.0.0.1:0", "--log-format", "json"]));
+        list.extend(arguments(&[
+            "--admin",
+            "127.0.0.1:0",
+            "--log-format",
+            "json",
+        ]));
         let standalone = Service::start("standalone", &[LISTENING, GRPC, ADMIN], list).await;
         standalone.ready().await;
         Self(standalone)

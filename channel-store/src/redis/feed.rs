@@ -4,8 +4,9 @@
 //! connection everything that is followed is subscribed again, and each confirmation tells the sink to read what came
 //! before. Pushes of an earlier connection can't arrive any more: the link has ended it before it makes the next.
 
+use super::connection::Connection;
 use super::keys::Keys;
-use super::link::{Connection, Link, OpenError};
+use super::link::{Link, OpenError};
 use super::read::read;
 use super::reply::announced;
 use crate::name::ChannelName;

@@ -5,6 +5,7 @@
 //! (connectors) each hold one supervised connection that is replaced for ever; neither repeats a command by itself,
 //! because only the caller knows whether it may be repeated.
 
+mod connection;
 mod feed;
 mod keys;
 mod link;

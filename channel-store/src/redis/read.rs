@@ -1,7 +1,7 @@
 //! Reading a stretch of a channel's log, and judging the position that it follows.
 
+use super::connection::Connection;
 use super::keys::Keys;
-use super::link::Connection;
 use super::reply::{epochs, log_entries, log_page, strange, text};
 use super::scripts::SCRIPTS;
 use crate::name::ChannelName;

@@ -1,7 +1,8 @@
 //! Chat's side of channels in Redis.
 
+use super::connection::Connection;
 use super::keys::Keys;
-use super::link::{Connection, Link, OpenError};
+use super::link::{Link, OpenError};
 use super::reply::{number, refusal, strange, text};
 use super::scripts::SCRIPTS;
 use super::{channel_seconds, seconds};

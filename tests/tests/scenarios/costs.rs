@@ -36,7 +36,10 @@ async fn a_publication_costs_redis_the_same_few_commands_however_many_members_f1
         }
         // Those inside the script are counted, too.
         let each = calls.values().sum::<u64>() / COUNT;
-        assert!(each <= 20, "{each} commands for each publication: {calls:?}");
+        assert!(
+            each <= 20,
+            "{each} commands for each publication: {calls:?}"
+        );
     }
     let total = |calls: &BTreeMap<String, u64>| calls.values().sum::<u64>();
     assert!(

@@ -64,7 +64,10 @@ async fn frames_that_break_rfc_6455_are_closed_with_1002() {
 async fn a_fragmented_message_is_taken_as_one() {
     let system = Plan::of(1, 1).start().await;
     let client = system.visitor(0).await;
-    let login = package(DATA, &request(1, LOGIN, br#"{"userId":"a","lessonId":"r"}"#));
+    let login = package(
+        DATA,
+        &request(1, LOGIN, br#"{"userId":"a","lessonId":"r"}"#),
+    );
     let (first, last) = login.split_at(10);
     let fragment = |head: u8, payload: &[u8]| {
         let mut frame = tests::websocket::encode(0, payload);

@@ -37,7 +37,10 @@ impl Sender {
                 break;
             }
             let since = Instant::now();
-            let id = self.client.start(SEND, &format!(r#"{{"n":{number}}}"#)).await;
+            let id = self
+                .client
+                .start(SEND, &format!(r#"{{"n":{number}}}"#))
+                .await;
             let request = Request { id, number, since };
             self.sent().push(request);
             self.answered(before + (number + 1).saturating_sub(window))
@@ -129,7 +132,10 @@ impl Load {
         let begin = self.acknowledged();
         tests::wait::eventually("every sender goes on", SOON, async || {
             let now = self.acknowledged();
-            begin.iter().zip(now).all(|(begin, now)| now >= begin + more)
+            begin
+                .iter()
+                .zip(now)
+                .all(|(begin, now)| now >= begin + more)
         })
         .await;
     }
@@ -187,7 +193,7 @@ impl Outcome {
     /// Every member has seen the same sequence; in it is every acknowledged message, each once, each sender's in its
     /// order; and everybody is still connected. Senders are members, too.
     pub(crate) async fn was_seen_by(&self, members: &[Client]) {
-        let clients: Vec<_> = self.senders.iter().map(|sender| &sender.client);
+        let clients = self.senders.iter().map(|sender| &sender.client);
         let clients: Vec<&Client> = clients.chain(members).collect();
         // Everything stands before what is said after it.
         assert_eq!(clients[0].say("the end").await, SENT);

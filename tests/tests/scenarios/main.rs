@@ -15,7 +15,6 @@ mod pomelo_libraries;
 mod pomelo_protocol;
 mod quick_start;
 mod recorded;
-
 mod request_faults;
 mod rooms;
 mod slow_readers;

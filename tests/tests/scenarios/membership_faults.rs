@@ -23,7 +23,11 @@ async fn login_then_immediate_close_leaves_no_member_behind_f02() {
     let mut running = tokio::task::JoinSet::new();
     for number in 0..tries {
         if running.len() == AT_ONCE {
-            running.join_next().await.expect("one runs").expect("it ends well");
+            running
+                .join_next()
+                .await
+                .expect("one runs")
+                .expect("it ends well");
         }
         running.spawn(async move {
             let client = Client::connect(address).await;
@@ -64,9 +68,11 @@ async fn login_then_immediate_close_leaves_no_member_behind_f02() {
         let leaves = pushes.iter().filter(|push| push.starts_with("onLeave"));
         // The watcher's own join has no leave.
         let even = joins.count() == 1 + leaves.count();
-        even && system.api(0).members("room").await.is_ok_and(|members| {
-            members == [("watcher".to_owned(), 1)]
-        })
+        even && system
+            .api(0)
+            .members("room")
+            .await
+            .is_ok_and(|members| members == [("watcher".to_owned(), 1)])
     };
     wait::eventually("nobody is left behind", SOON, alone).await;
     wait::stays("nobody comes back", SETTLED, alone).await;
@@ -75,7 +81,10 @@ async fn login_then_immediate_close_leaves_no_member_behind_f02() {
     for number in 0..tries {
         let user = format!("user{number}");
         let quoted = format!("\"{user}\"");
-        let own: Vec<_> = pushes.iter().filter(|push| push.contains(&quoted)).collect();
+        let own: Vec<_> = pushes
+            .iter()
+            .filter(|push| push.contains(&quoted))
+            .collect();
         if !own.is_empty() {
             assert_eq!(own, [&joined(&user), &left(&user)]);
             seen += 1;
@@ -103,7 +112,9 @@ async fn a_user_on_two_connectors_is_listed_once_and_leaves_with_the_last_sessio
     system.until_members("room", &one).await;
     // The one who stays can speak and hear.
     assert_eq!(second.say("still here").await, SENT);
-    second.until_push(r#"onMessage {"content":"still here","userId":"alice"}"#).await;
+    second
+        .until_push(r#"onMessage {"content":"still here","userId":"alice"}"#)
+        .await;
 
     second.close().await;
     watcher.until_push(&left("alice")).await;

@@ -67,7 +67,9 @@ async fn who_joins_while_others_speak_sees_everything_from_its_join_on() {
         }
         assert_eq!(speaker.say(&sent.to_string()).await, SENT);
         sent += 1;
-        visitor.until_push(&heard("speaker", &(sent - 1).to_string())).await;
+        visitor
+            .until_push(&heard("speaker", &(sent - 1).to_string()))
+            .await;
 
         let all = speaker.pushes();
         let join = joined(&user);

@@ -39,7 +39,9 @@ async fn with_redis_stopped_nothing_succeeds_and_everything_works_again_by_itsel
 
     system.redis.restart().await;
     works_again(&alice, &bob).await;
-    system.until_members("room", &[("alice", 1), ("bob", 1)]).await;
+    system
+        .until_members("room", &[("alice", 1), ("bob", 1)])
+        .await;
     carol.enter("carol", "room").await;
     alice.until_push(&joined("carol")).await;
     for service in [&*system.chats[0], &*system.connectors[0]] {
@@ -65,23 +67,35 @@ async fn with_redis_hanging_nothing_succeeds_and_everything_works_again_by_itsel
     let carol = system.visitor(0).await;
 
     system.redis.freeze();
-    assert_eq!(alice.request_in_time(SEND, &said("who knows")).await, FAILED);
+    assert_eq!(
+        alice.request_in_time(SEND, &said("who knows")).await,
+        FAILED
+    );
     let login = login_body("carol", "room");
     assert_eq!(carol.request_in_time(LOGIN, &login).await, FAILED);
     let status = system.api(1).send("room", "alice", "{}", "").await;
     let code = status.expect_err("Redis hangs").code();
-    assert!(matches!(code, Code::Unavailable | Code::DeadlineExceeded), "{code}");
+    assert!(
+        matches!(code, Code::Unavailable | Code::DeadlineExceeded),
+        "{code}"
+    );
 
     system.redis.thaw();
     works_again(&alice, &bob).await;
     // What came of the failed login is undone: carol is no ghost, and may log in.
-    system.until_members("room", &[("alice", 1), ("bob", 1)]).await;
+    system
+        .until_members("room", &[("alice", 1), ("bob", 1)])
+        .await;
     assert_eq!(carol.login("carol", "room").await, LOGGED_IN);
     system
         .until_members("room", &[("alice", 1), ("bob", 1), ("carol", 1)])
         .await;
     let doubtful = heard("alice", "who knows");
-    let times = bob.pushes().iter().filter(|push| **push == doubtful).count();
+    let times = bob
+        .pushes()
+        .iter()
+        .filter(|push| **push == doubtful)
+        .count();
     assert!(times <= 1, "said once, heard {times} times");
 }
 
@@ -93,10 +107,7 @@ async fn what_was_acknowledged_before_redis_was_killed_is_seen_by_everybody() {
     let load = Load::start(senders(&system, 4).await, 16, usize::MAX);
     load.goes_on(100).await;
     system.redis.kill();
-    wait::eventually("somebody is refused", SOON, async || {
-        load.refused() > 0
-    })
-    .await;
+    wait::eventually("somebody is refused", SOON, async || load.refused() > 0).await;
     system.redis.restart().await;
     load.goes_on(100).await;
     let outcome = load.finish(true).await;
@@ -183,7 +194,10 @@ async fn with_every_chat_dead_login_fails_and_leaves_land_when_one_is_back_f09()
 
     let login = login_body("carol", "room");
     assert_eq!(carol.request_in_time(LOGIN, &login).await, FAILED);
-    assert_eq!(bob.request_in_time(SEND, &said("nobody hears")).await, FAILED);
+    assert_eq!(
+        bob.request_in_time(SEND, &said("nobody hears")).await,
+        FAILED
+    );
     alice.close().await;
 
     system.chats[1].restart().await;

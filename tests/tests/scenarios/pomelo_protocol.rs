@@ -73,7 +73,11 @@ async fn a_handshake_without_sys_is_refused() {
         assert!(matches!(end, End::Closed { .. }), "{hello:?}: {end:?}");
         let received = client.inbox().read();
         let answers: Vec<_> = received.others.iter().map(|package| &package[..]).collect();
-        assert_eq!(answers, [package(HANDSHAKE, FAILED.as_bytes())], "{hello:?}");
+        assert_eq!(
+            answers,
+            [package(HANDSHAKE, FAILED.as_bytes())],
+            "{hello:?}"
+        );
     }
 }
 
@@ -137,7 +141,10 @@ async fn a_notification_is_carried_out_without_an_answer() {
     client.notify(LOGIN, &login_body("alice", "room")).await;
     client.notify(SEND, r#"{"content":"psst"}"#).await;
     let pushes = client.until_pushes(2).await;
-    assert_eq!(pushes[1], r#"onMessage {"content":"psst","userId":"alice"}"#);
+    assert_eq!(
+        pushes[1],
+        r#"onMessage {"content":"psst","userId":"alice"}"#
+    );
     assert!(client.inbox().read().replies.is_empty());
 }
 
@@ -146,7 +153,10 @@ async fn a_notification_is_carried_out_without_an_answer() {
 async fn a_text_frame_carries_packages_as_well() {
     let system = Plan::of(1, 1).start().await;
     let client = system.visitor(0).await;
-    let login = package(DATA, &request(1, LOGIN, br#"{"userId":"a","lessonId":"r"}"#));
+    let login = package(
+        DATA,
+        &request(1, LOGIN, br#"{"userId":"a","lessonId":"r"}"#),
+    );
     client.frame(tests::websocket::TEXT, &login).await;
     assert_eq!(client.reply(1).await.text(), LOGGED_IN);
 }

@@ -139,7 +139,10 @@ async fn a_package_longer_than_its_frame_closes_the_connection_f13() {
     let system = Plan::of(1, 1).start().await;
     let address = system.connectors[0].address();
     let watcher = system.member(0, "watcher", "room").await;
-    let login = package(DATA, &request(1, LOGIN, login_body("ghost", "room").as_bytes()));
+    let login = package(
+        DATA,
+        &request(1, LOGIN, login_body("ghost", "room").as_bytes()),
+    );
     let mut too_long = login.clone();
     too_long[3] += 1;
     let mut cut_off = login.clone();

@@ -2,7 +2,7 @@
 
 use tests::SOON;
 use tests::link::End;
-use tests::pomelo::{Client, LOGGED_IN, LOGGED_IN_ALREADY, LOGIN, SEND, SENT, heard, joined, left};
+use tests::pomelo::{LOGGED_IN, LOGGED_IN_ALREADY, LOGIN, SEND, SENT, heard, joined, left};
 use tests::system::{Plan, System};
 use tests::websocket::NO_CODE;
 
@@ -14,9 +14,7 @@ async fn members_on_two_connectors_see_joins_messages_and_leaves_in_one_sequence
     let bob = system.member(1, "bob", "4").await;
     alice.until_push(&joined("bob")).await;
 
-    let answer = alice
-        .request(SEND, r#"{"type":1,"content":"哈哈"}"#)
-        .await;
+    let answer = alice.request(SEND, r#"{"type":1,"content":"哈哈"}"#).await;
     assert_eq!(answer, SENT);
     bob.until_pushes(2).await;
     bob.close().await;
@@ -50,10 +48,7 @@ async fn logins_reply_comes_before_the_own_join() {
         let received = client.inbox().read();
         assert_eq!(received.replies[0].text(), LOGGED_IN);
         assert!(received.replies[0].place < received.pushes[0].place);
-        assert_eq!(
-            received.pushes[0].text(),
-            joined(&format!("user{number}"))
-        );
+        assert_eq!(received.pushes[0].text(), joined(&format!("user{number}")));
     }
 }
 
@@ -83,8 +78,14 @@ async fn a_body_passes_verbatim_but_for_the_user() {
     let alice = system.member(0, "alice", "room").await;
     let bob = system.member(1, "bob", "room").await;
     let sent_and_heard = [
-        (r#"{"z":1.0,"a":[1e2, null]}"#, r#"{"z":1.0,"a":[1e2, null],"userId":"alice"}"#),
-        (r#"{"a":1,"userId":"bob","b":2}"#, r#"{"a":1,"userId":"alice","b":2}"#),
+        (
+            r#"{"z":1.0,"a":[1e2, null]}"#,
+            r#"{"z":1.0,"a":[1e2, null],"userId":"alice"}"#,
+        ),
+        (
+            r#"{"a":1,"userId":"bob","b":2}"#,
+            r#"{"a":1,"userId":"alice","b":2}"#,
+        ),
         (r"{}", r#"{"userId":"alice"}"#),
     ];
     for (sent, heard) in sent_and_heard {
@@ -92,13 +93,20 @@ async fn a_body_passes_verbatim_but_for_the_user() {
         bob.until_push(&format!("onMessage {heard}")).await;
     }
 
-    let spoofed = r#"{"\u0075serId":"bob","a":1.0,"userId":"carol","b":{"userId":"kept"},"userId":3}"#;
+    let spoofed =
+        r#"{"\u0075serId":"bob","a":1.0,"userId":"carol","b":{"userId":"kept"},"userId":3}"#;
     let before = bob.push_count();
     assert_eq!(alice.request(SEND, spoofed).await, SENT);
     let pushes = bob.until_pushes(before + 1).await;
-    let body = pushes[before].strip_prefix("onMessage ").expect("a message");
+    let body = pushes[before]
+        .strip_prefix("onMessage ")
+        .expect("a message");
     assert!(body.contains(r#""a":1.0"#), "not verbatim: {body}");
-    assert_eq!(body.matches(r#"serId":"#).count(), 2, "userId once at the top: {body}");
+    assert_eq!(
+        body.matches(r#"serId":"#).count(),
+        2,
+        "userId once at the top: {body}"
+    );
     let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
     assert_eq!(body["userId"], "alice");
     assert_eq!(body["b"]["userId"], "kept");
@@ -219,7 +227,9 @@ async fn a_number_and_its_text_name_the_same_room() {
 async fn a_number_and_its_text_name_the_same_user() {
     let system = Plan::of(1, 1).start().await;
     let number = system.visitor(0).await;
-    let answer = number.request(LOGIN, r#"{"userId":5,"lessonId":"r"}"#).await;
+    let answer = number
+        .request(LOGIN, r#"{"userId":5,"lessonId":"r"}"#)
+        .await;
     assert_eq!(answer, LOGGED_IN);
     let text = system.visitor(0).await;
     assert_eq!(text.login("5", "r").await, LOGGED_IN_ALREADY);
@@ -232,13 +242,24 @@ async fn a_number_and_its_text_name_the_same_user() {
 #[tokio::test]
 async fn any_text_without_control_characters_names_a_room() {
     let system = System::start().await;
-    for room in ["课堂", "a b", "{x}", "}x{", "%7B", "a/b:c*?", "\"quoted\\\""] {
+    for room in [
+        "课堂",
+        "a b",
+        "{x}",
+        "}x{",
+        "%7B",
+        "a/b:c*?",
+        "\"quoted\\\"",
+    ] {
         let alice = system.member(0, "alice", room).await;
         let bob = system.member(1, "bob", room).await;
         assert_eq!(alice.say(room.len().to_string().as_str()).await, SENT);
-        bob.until_push(&heard("alice", &room.len().to_string())).await;
-        system.until_members(room, &[("alice", 1), ("bob", 1)]).await;
-        Client::close(&alice).await;
+        bob.until_push(&heard("alice", &room.len().to_string()))
+            .await;
+        system
+            .until_members(room, &[("alice", 1), ("bob", 1)])
+            .await;
+        alice.close().await;
         bob.until_push(&left("alice")).await;
         bob.close().await;
     }

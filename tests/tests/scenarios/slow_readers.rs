@@ -31,7 +31,10 @@ async fn slow_readers_are_cut_off_within_their_bound_and_delay_nobody_f11() {
         let asked = Instant::now();
         let answer = sender.request(SEND, &body).await;
         assert_eq!(answer, SENT, "message {number}");
-        assert!(asked.elapsed() < SOON / 10, "slowed down by who doesn't read");
+        assert!(
+            asked.elapsed() < SOON / 10,
+            "slowed down by who doesn't read"
+        );
     }
 
     // The healthy one has it all, and is told that the others went, while they still sit there and read nothing.
@@ -43,7 +46,10 @@ async fn slow_readers_are_cut_off_within_their_bound_and_delay_nobody_f11() {
         let pushes = received.pushes.iter();
         pushes.filter(|push| push.route == "onMessage").count()
     };
-    wait::eventually("the healthy one reads all", SOON, async || messages() == count).await;
+    wait::eventually("the healthy one reads all", SOON, async || {
+        messages() == count
+    })
+    .await;
     assert_eq!(healthy.ended(), None);
     system
         .until_members("room", &[("healthy", 1), ("sender", 1)])
@@ -57,7 +63,7 @@ async fn slow_readers_are_cut_off_within_their_bound_and_delay_nobody_f11() {
         "{} MiB at the peak, {} MiB before; sent to each: {} MiB",
         peak / MEBIBYTE,
         before.now / MEBIBYTE,
-        count * LETTERS >> 20
+        (count * LETTERS) >> 20
     );
 
     for client in stalled {
