@@ -16,10 +16,10 @@ use std::time::Duration;
 macro_rules! conformance {
     ($($test:ident)+) => {
         mod in_memory {
-            $(#[tokio::test] async fn $test() { super::$test(super::Kind::Memory).await; })+
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)] async fn $test() { super::$test(super::Kind::Memory).await; })+
         }
         mod in_redis {
-            $(#[tokio::test] async fn $test() { super::$test(super::Kind::Redis).await; })+
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)] async fn $test() { super::$test(super::Kind::Redis).await; })+
         }
     };
 }
@@ -86,13 +86,14 @@ async fn publications_have_contiguous_offsets_in_one_epoch(kind: Kind) {
 }
 
 async fn two_feeds_hear_one_sequence_f6(kind: Kind) {
+    const EACH: usize = 300;
     let subject = Subject::new(kind).await;
     let (_one, ear) = subject.follow("4").await;
     let (_other, other_ear) = subject.follow("4").await;
     let senders = ["a", "b", "c"].map(|user| {
         let store = subject.store.clone();
         tokio::spawn(async move {
-            for n in 0..50 {
+            for n in 0..EACH {
                 let reached = store
                     .publish(message("4", user, &format!("{n}")))
                     .await
@@ -105,14 +106,14 @@ async fn two_feeds_hear_one_sequence_f6(kind: Kind) {
     for sender in senders {
         sender.await.unwrap();
     }
-    let heard = ear.heard("4", 150).await;
-    assert_eq!(heard, other_ear.heard("4", 150).await);
-    assert_eq!(offsets(&heard), (1..=150).collect::<Vec<_>>());
+    let heard = ear.heard("4", 3 * EACH).await;
+    assert_eq!(heard, other_ear.heard("4", 3 * EACH).await);
+    assert_eq!(offsets(&heard), (1..=3 * EACH as u64).collect::<Vec<_>>());
     assert_eq!(heard, subject.log("4").await);
     for user in ["a", "b", "c"] {
         let of_user = heard.iter().filter(|it| it.payload.sender() == user);
         let bodies: Vec<&[u8]> = of_user.map(|it| it.payload.body()).collect();
-        let sent: Vec<String> = (0..50).map(|n| format!("{n}")).collect();
+        let sent: Vec<String> = (0..EACH).map(|n| format!("{n}")).collect();
         assert_eq!(
             bodies,
             sent.iter().map(String::as_bytes).collect::<Vec<_>>(),

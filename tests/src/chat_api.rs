@@ -12,7 +12,7 @@ use tonic::transport::{Channel, Endpoint};
 /// A connection to one chat.
 #[derive(Clone)]
 pub struct ChatApi {
-    client: ChatServiceClient<Channel>,
+    channel: Channel,
 }
 
 impl ChatApi {
@@ -24,14 +24,20 @@ impl ChatApi {
     pub fn at(address: SocketAddr) -> Self {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
         Self {
-            client: ChatServiceClient::new(endpoint.connect_lazy()),
+            channel: endpoint.connect_lazy(),
         }
     }
 
     /// The generated client, for what has no helper here.
     #[must_use]
     pub fn client(&self) -> ChatServiceClient<Channel> {
-        self.client.clone()
+        ChatServiceClient::new(self.channel())
+    }
+
+    /// The connection, for other services on it.
+    #[must_use]
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
     }
 
     /// Everybody in a channel with the number of their sessions, by name.

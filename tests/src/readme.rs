@@ -121,26 +121,28 @@ pub async fn run(file: &str) -> usize {
             done.exists()
         })
         .await;
-        for &port in ports.values() {
-            if in_background(&block.script) && block.script.contains(&port.to_string()) {
-                let what = format!("{name} serves port {port}; it wrote:\n{}", written());
-                let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-                wait::eventually(&what, BLOCK_TIME, async || {
-                    tokio::net::TcpStream::connect(address).await.is_ok()
-                })
-                .await;
-            }
-        }
-        for expected in &block.output {
-            let what = format!("{name} prints: {expected}");
-            wait::some(&what, crate::SOON, async || {
-                let found = written().lines().any(|line| line.contains(expected));
-                if !found && bash.poll().is_some() {
-                    panic!("{what}; it printed:\n{}", written());
+        let patience = if in_background(&block.script) {
+            for &port in ports.values() {
+                if block.script.contains(&port.to_string()) {
+                    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+                    let served = wait::within(BLOCK_TIME, async || {
+                        tokio::net::TcpStream::connect(address).await.ok()
+                    });
+                    let served = served.await.is_some();
+                    assert!(served, "{name} serves no port {port}:\n{}", written());
                 }
-                found.then_some(())
-            })
-            .await;
+            }
+            BLOCK_TIME
+        } else {
+            crate::SOON
+        };
+        for expected in &block.output {
+            let printed = wait::within(patience, async || {
+                let found = written().lines().any(|line| line.contains(expected));
+                (found || bash.poll().is_some()).then_some(found)
+            });
+            let printed = printed.await == Some(true);
+            assert!(printed, "{name} prints no {expected}:\n{}", written());
         }
         // The next block may begin.
         std::fs::write(scratch.path().join(format!("{index}.checked")), "")

@@ -13,10 +13,10 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 #[track_caller]
 pub fn eventually(
     what: &str,
-    within: Duration,
+    time: Duration,
     mut condition: impl AsyncFnMut() -> bool,
 ) -> impl Future<Output = ()> {
-    some(what, within, async move || condition().await.then_some(()))
+    some(what, time, async move || condition().await.then_some(()))
 }
 
 /// Asks until there is an answer.
@@ -26,24 +26,27 @@ pub fn eventually(
 #[track_caller]
 pub fn some<T>(
     what: &str,
-    within: Duration,
-    mut ask: impl AsyncFnMut() -> Option<T>,
+    time: Duration,
+    ask: impl AsyncFnMut() -> Option<T>,
 ) -> impl Future<Output = T> {
     let caller = std::panic::Location::caller();
     async move {
-        let deadline = Instant::now() + within;
-        let mut pause = FIRST_PAUSE;
-        loop {
-            if let Some(answer) = ask().await {
-                return answer;
-            }
-            assert!(
-                Instant::now() < deadline,
-                "{caller}: not within {within:?}: {what}"
-            );
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+        let answer = within(time, ask).await;
+        answer.unwrap_or_else(|| panic!("{caller}: not within {time:?}: {what}"))
+    }
+}
+
+/// Asks until there is an answer; `None` when there is none within the given time.
+pub async fn within<T>(time: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + time;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let answer = ask().await;
+        if answer.is_some() || Instant::now() >= deadline {
+            return answer;
         }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 

@@ -1,4 +1,5 @@
--- epoch: the channel as it stands, and the beginning of a new life of its log. Part of every script of a channel.
+-- epoch: the channel as it stands, and the beginning of a new life of its log. Part of every script of a channel, so few
+-- functions are made here: each costs every run a tenth of a microsecond, called or not.
 --
 -- KEYS  1 meta (hash: g generation, e newest epoch, n last offset, t table of epochs, x and w pace the expiries)
 --       2 log (stream)  3, 4 idempotency memory (two hashes, used in turn)
@@ -7,34 +8,15 @@ local meta, log = KEYS[1], KEYS[2]
 local m = call('HMGET', meta, 'g', 'e', 'n', 'x', 'w')
 local generation, epoch, last = m[1], m[2], tonumber(m[3] or 0)
 
--- The table of epochs, oldest first: id and first offset of each.
-local function epochs()
-  return string.gmatch(call('HGET', meta, 't'), '(%w+)@(%d+)')
-end
-
--- The epoch under which a publication was appended: the last that began at its offset or before.
-local function label(offset)
-  local e
-  for id, start in epochs() do
-    if not e or tonumber(start) <= offset then e = id end
-  end
-  return e
-end
-
--- The first offset that the log still holds.
-local function first_held()
-  local head = call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
-  return head and tonumber(string.match(head[1], '^%d+')) or last + 1
-end
-
 -- Begins an epoch at the next offset. Its id never repeats, for it must tell lives apart that never heard of each other:
 -- the server's lifetime and its clock, not a counter.
 local function begin_epoch(info)
   local kept = {}
   if generation then
-    local first = first_held()
+    local head = call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+    local first = head and tonumber(string.match(head[1], '^%d+')) or last + 1
     local ids, starts = {}, {}
-    for id, start in epochs() do
+    for id, start in string.gmatch(call('HGET', meta, 't'), '(%w+)@(%d+)') do
       ids[#ids + 1], starts[#starts + 1] = id, tonumber(start)
     end
     for i = math.max(1, #ids - 62), #ids do -- an epoch that ended below what is held judges nothing any more

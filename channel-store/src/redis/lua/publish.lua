@@ -17,7 +17,11 @@ if key ~= '' then
     -- While it is held, the first publication itself tells whether this is the same one again.
     local held, offset = call('XRANGE', log, was, was)[1], tonumber(was)
     if held and held[2][2] ~= data then return { 'reused' } end
-    return { 'dup', label(offset), offset, 0, held and string.match(held[1], '%d+$') or ARGV[5] }
+    local e = epoch
+    for id, start in string.gmatch(call('HGET', meta, 't'), '(%w+)@(%d+)') do
+      if tonumber(start) <= offset then e = id end
+    end
+    return { 'dup', e, offset, 0, held and string.match(held[1], '%d+$') or ARGV[5] }
   end
 end
 

@@ -16,10 +16,12 @@ if not generation then
   begin_epoch(info)
   call('EXPIRE', meta, ARGV[4])
 end
-local first = first_held()
+local head = call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+local first = head and tonumber(string.match(head[1], '^%d+')) or last + 1
 
+local epochs = call('HGET', meta, 't')
 local known, stop -- is the position of a known epoch, and the last offset that epoch shares with this log
-for id, start in epochs() do
+for id, start in string.gmatch(epochs, '(%w+)@(%d+)') do
   if known and not stop then stop = tonumber(start) - 1 end
   if id == since then known = true end
 end
@@ -36,9 +38,16 @@ elseif from + 1 < first then
   status, from = 'trimmed', first - 1
 end
 
+local e = since
+if status ~= 'ok' then -- the last epoch that began there or before
+  e = nil
+  for id, start in string.gmatch(epochs, '(%w+)@(%d+)') do
+    if not e or tonumber(start) <= from then e = id end
+  end
+end
+
 local entries = {}
 if count > 0 and from < last then
   entries = call('XRANGE', log, format('%d', from + 1), '+', 'COUNT', count)
 end
-return { status, string.match(info, 'master_replid:%x+'), last, call('HGET', meta, 't'),
-  status == 'ok' and since or label(from), from, entries }
+return { status, string.match(info, 'master_replid:%x+'), last, epochs, e, from, entries }
