@@ -1,6 +1,7 @@
-//! Bounds around every unary call: how many at once, and for how long. What is beyond is refused with a proper status.
+//! Bounds around every call: how many at once, and for how long. What is beyond is refused with a proper status.
 //!
-//! A send stream passes: it lives as long as a connector, bounds itself, and its number is bounded by [`crate::calls`].
+//! A call counts until its answer begins. That of a send stream begins at once, so that its life counts for nothing
+//! here; it bounds itself, and [`crate::calls`] bounds how many there are.
 
 use crate::config::Limits;
 use crate::error::{Error, of_transport};
@@ -16,8 +17,6 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
-
-const SEND_STREAM: &str = "/chat.v1.ChatService/SendStream";
 
 /// Guards the service inside.
 #[derive(Clone, Debug)]
@@ -57,9 +56,6 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        if request.uri().path() == SEND_STREAM {
-            return Box::pin(self.inner.call(request));
-        }
         let Ok(place) = Arc::clone(&self.free).try_acquire_owned() else {
             return Box::pin(ready(Ok(refuse(Error::Overloaded))));
         };

@@ -89,10 +89,12 @@ pub async fn serve(
     Ok(())
 }
 
+/// With the details of errors, so that tools can show them.
 fn reflection() -> Builder<'static> {
     Builder::configure()
         .register_encoded_file_descriptor_set(proto::v1::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
 }
 
 /// The connections, without the errors that pass.

@@ -90,7 +90,9 @@ impl SendStream {
                 return;
             }
             let publisher = Arc::clone(&self.publisher);
-            let publishing = publish(publisher, batch, self.limits.call_time);
+            // The store's own patience ends first, and ends the connection with it: a batch that is only let go of
+            // could be passed over while a later one is still sent.
+            let publishing = publish(publisher, batch, 2 * self.limits.call_time);
             self.in_flight.push_back(maybe_done(publishing.boxed()));
         }
     }

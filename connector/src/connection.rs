@@ -254,3 +254,6 @@ impl Drop for Connection {
             .fetch_sub(self.queue.get_mut().bytes, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -122,3 +122,6 @@ async fn work(line: Arc<Line>, chat: Arc<Chat>) {
         line.emptied.notify_waiters();
     }
 }
+
+#[cfg(test)]
+mod tests;

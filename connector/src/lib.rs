@@ -15,6 +15,8 @@ pub mod registry;
 mod server;
 mod session;
 mod socket;
+#[cfg(test)]
+mod testing;
 pub mod websocket;
 
 pub use config::{ClientSettings, Config, ConfigError};

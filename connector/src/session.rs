@@ -7,6 +7,7 @@ use crate::chat::{Answered, CallError, Chat, Flow, Outcome};
 use crate::codec::{Request, RequestBody};
 use crate::connection::Connection;
 use crate::departures::Departures;
+use crate::disconnect::Disconnect;
 use crate::hub::{Hub, Member};
 use crate::login::{Login, LoginError};
 use crate::registry::{Registered, UserRegistry};
@@ -86,6 +87,10 @@ impl Client {
 
     /// Carries out one command. Returns when the next one may begin.
     pub(crate) async fn handle(&mut self, request: Request) {
+        // Who was cut off is not served any more; what clients sent before they went away themselves is (K3).
+        if (self.connection.closing()).is_some_and(|reason| reason != Disconnect::Client) {
+            return;
+        }
         if &*request.route == "chat.handler.send" {
             return self.send(request).await;
         }
@@ -291,3 +296,6 @@ fn new_session_id() -> Option<SessionId> {
     getrandom::fill(&mut random).ok()?;
     SessionId::new(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random)).ok()
 }
+
+#[cfg(test)]
+mod tests;

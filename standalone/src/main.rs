@@ -2,8 +2,8 @@
 //!
 //! The same services as in the binaries `chat` and `connector`; the connector calls chat without a network in between.
 
-use channel_store::memory::MemoryStore;
 use channel_store::StoreOptions;
+use channel_store::memory::MemoryStore;
 use clap::Parser;
 use connector::chat::{Chat, Source, TransportError};
 use connector::config::new_incarnation;
@@ -20,15 +20,30 @@ use tower::util::BoxCloneSyncService;
 #[command(name = "standalone", version)]
 struct Config {
     /// Where clients connect: Pomelo at ws://…/, JSON at ws://…/ws
-    #[arg(long, env = "STANDALONE_LISTEN", default_value = "127.0.0.1:3010", value_name = "ADDRESS")]
+    #[arg(
+        long,
+        env = "STANDALONE_LISTEN",
+        default_value = "127.0.0.1:3010",
+        value_name = "ADDRESS"
+    )]
     listen: SocketAddr,
 
     /// Where back ends call chat over gRPC
-    #[arg(long, env = "STANDALONE_GRPC", default_value = "127.0.0.1:4001", value_name = "ADDRESS")]
+    #[arg(
+        long,
+        env = "STANDALONE_GRPC",
+        default_value = "127.0.0.1:4001",
+        value_name = "ADDRESS"
+    )]
     grpc: SocketAddr,
 
     /// Where /livez, /readyz and /metrics are served
-    #[arg(long, env = "STANDALONE_ADMIN", default_value = "127.0.0.1:9001", value_name = "ADDRESS")]
+    #[arg(
+        long,
+        env = "STANDALONE_ADMIN",
+        default_value = "127.0.0.1:9001",
+        value_name = "ADDRESS"
+    )]
     admin: SocketAddr,
 
     /// Text for people, json for machines
@@ -61,7 +76,10 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let feed = store.feed(hub.clone());
     // Chat outlives the connector, whose last leaves have to land.
     let chat_shutdown = Shutdown::new();
-    let limits = chat::Limits { message: config.clients.message_limit as usize, ..chat::Limits::default() };
+    let limits = chat::Limits {
+        message: config.clients.message_limit as usize,
+        ..chat::Limits::default()
+    };
     let service = chat::service(store.clone(), &limits, chat_shutdown.clone());
     let service = service.map_err(TransportError::new);
     let chat = Chat::new(Source::InProcess(BoxCloneSyncService::new(service)));
@@ -70,10 +88,22 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     readiness.follow("store", feed.available());
     readiness.follow("chat", chat.available());
     let admin = tokio::spawn(admin::serve(admin_listener, readiness, shutdown.clone()));
-    let grpc = tokio::spawn(chat::serve(grpc_listener, store, limits, chat_shutdown.clone()));
+    let grpc = tokio::spawn(chat::serve(
+        grpc_listener,
+        store,
+        limits,
+        chat_shutdown.clone(),
+    ));
 
     let surroundings = Surroundings { hub, feed, chat };
-    connector::serve(incarnation, &config.clients, listener, surroundings, shutdown).await;
+    connector::serve(
+        incarnation,
+        &config.clients,
+        listener,
+        surroundings,
+        shutdown,
+    )
+    .await;
     chat_shutdown.request();
     grpc.await??;
     admin.abort();

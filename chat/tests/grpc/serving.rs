@@ -28,6 +28,9 @@ async fn reflection_v1_lists_the_services_and_describes_them() {
         ask(MessageRequest::ListServices(String::new())),
         ask(MessageRequest::FileContainingSymbol(SERVICE.into())),
         ask(MessageRequest::FileContainingSymbol(HEALTH.into())),
+        ask(MessageRequest::FileContainingSymbol(
+            "google.rpc.ErrorInfo".into(),
+        )),
     ]);
     let mut client = ServerReflectionClient::new(chat.channel().await);
     let answers = client.server_reflection_info(requests).await.unwrap();

@@ -5,6 +5,7 @@ use channel_store::StoreError;
 use proto::v1::numbered_answer::Answer;
 use proto::v1::{NumberedSend, SendRequest, SendStreamRequest};
 use std::sync::atomic::Ordering;
+use tokio::time::Instant;
 use tonic::Code;
 
 fn numbered(number: u64) -> (u64, SendRequest) {
@@ -107,10 +108,13 @@ async fn an_unknown_outcome_ends_the_stream_and_nothing_after_it_is_answered() {
     caller.send([numbered(1)]).await;
     answers(&mut caller, 1).await;
 
-    chat.store.fail(StoreError::Unavailable("gone".into()));
-    caller.send([numbered(2)]).await;
+    chat.store.close_gate();
+    chat.store.lose_bodies_with("lost");
+    caller.send([(2, message(r#"{"lost":true}"#))]).await;
     chat.store.has_seen(2).await;
     caller.send([numbered(3)]).await;
+    chat.store.has_seen(3).await;
+    chat.store.open_gate(2);
     let status = caller.answers.message().await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     assert_eq!(reason(&status), "STORE_UNAVAILABLE");
@@ -134,10 +138,12 @@ async fn a_store_that_does_not_answer_ends_the_stream() {
     let chat = Chat::start().await;
     let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
     chat.store.close_gate();
+    let began = Instant::now();
     caller.send([numbered(1)]).await;
     let status = caller.answers.message().await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded);
     assert_eq!(reason(&status), "DEADLINE_EXCEEDED");
+    assert_eq!(began.elapsed().as_secs(), 2);
 }
 
 #[tokio::test]

@@ -71,7 +71,7 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    fn start(name: String, service: ChatService, chat: &Arc<Chat>) -> Arc<Self> {
+    pub(super) fn start(name: String, service: ChatService, chat: &Arc<Chat>) -> Arc<Self> {
         let endpoint = Arc::new(Self {
             name,
             lane: Lane::new(),
@@ -99,8 +99,11 @@ pub(super) fn follow(source: Source, chat: &Arc<Chat>) {
     }
 }
 
+/// By the name's place in the source, and the address.
+pub(super) type Known = BTreeMap<(usize, SocketAddr), Arc<Endpoint>>;
+
 async fn resolve(uris: Vec<Uri>, chat: Weak<Chat>) {
-    let mut known: BTreeMap<(usize, SocketAddr), Arc<Endpoint>> = BTreeMap::new();
+    let mut known = Known::new();
     loop {
         for (index, uri) in uris.iter().enumerate() {
             let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
@@ -114,28 +117,38 @@ async fn resolve(uris: Vec<Uri>, chat: Weak<Chat>) {
                 }
             };
             let Some(chat) = chat.upgrade() else { return };
-            known.retain(|(of, address), endpoint| {
-                let stays = *of != index || found.contains(address);
-                if !stays {
-                    endpoint.lane.retire();
-                }
-                stays
-            });
-            for address in found {
-                known.entry((index, address)).or_insert_with(|| {
-                    let name = format!("{uri} at {address}");
-                    tracing::debug!(endpoint = name, "new endpoint");
-                    Endpoint::start(name, connect(uri, address), &chat)
-                });
-            }
-            *chat.endpoints.write() = known.values().cloned().collect();
-            chat.note_availability();
+            update(&mut known, (index, uri), &found, &chat);
         }
         tokio::time::sleep(RESOLVE_AGAIN).await;
         if chat.strong_count() == 0 {
             return;
         }
     }
+}
+
+/// Takes what a name stands for now.
+pub(super) fn update(
+    known: &mut Known,
+    (index, uri): (usize, &Uri),
+    found: &[SocketAddr],
+    chat: &Arc<Chat>,
+) {
+    known.retain(|(of, address), endpoint| {
+        let stays = *of != index || found.contains(address);
+        if !stays {
+            endpoint.lane.retire();
+        }
+        stays
+    });
+    for &address in found {
+        known.entry((index, address)).or_insert_with(|| {
+            let name = format!("{uri} at {address}");
+            tracing::debug!(endpoint = name, "new endpoint");
+            Endpoint::start(name, connect(uri, address), chat)
+        });
+    }
+    *chat.endpoints.write() = known.values().cloned().collect();
+    chat.note_availability();
 }
 
 /// A connection that is made when it is needed, and again whenever it broke.

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use proto::v1::numbered_answer::Answer as Wire;
 use proto::v1::{NumberedAnswer, NumberedSend, SendRequest, SendResponse, SendStreamRequest};
 use std::collections::VecDeque;
+use std::mem;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -21,8 +22,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// How often a lane looks whether its oldest send waits for too long.
 const TICK: Duration = Duration::from_millis(100);
-/// Sends in one frame of the stream at most.
+/// Sends in one frame of the stream at most, and the bytes after which it is full: chat refuses frames above 4 MiB.
 const FRAME: usize = 256;
+const FRAME_BYTES: usize = 1 << 20;
 /// Bytes that a lane holds at most; beyond it sends are answered as unknown at once.
 const LANE_LIMIT: usize = 32 << 20;
 /// Unanswered sends and bytes of one session; beyond it its socket is not read.
@@ -155,6 +157,8 @@ struct State {
     /// The present stream; an older one ends when it sees another number here.
     stream: u64,
     waker: Option<Waker>,
+    /// Nothing moves the line any more.
+    ended: bool,
 }
 
 impl Lane {
@@ -174,11 +178,16 @@ impl Lane {
     /// The endpoint is none any more: end when the line is empty.
     pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);
+        self.broken.notify_one();
+    }
+
+    fn is_done(&self) -> bool {
+        self.retired.load(Ordering::Relaxed) && self.state.lock().line.is_empty()
     }
 
     pub(super) fn push(&self, mut pending: Pending) {
         let mut state = self.state.lock();
-        if state.bytes + pending.bytes > LANE_LIMIT {
+        if state.ended || state.bytes + pending.bytes > LANE_LIMIT {
             drop(state);
             return pending.settle(Outcome::Unknown);
         }
@@ -200,6 +209,14 @@ impl Lane {
             () = lane.keep_streaming(&home, &chat) => {}
         }
         lane.open.store(false, Ordering::Relaxed);
+        let left = {
+            let mut state = lane.state.lock();
+            state.ended = true;
+            mem::take(&mut state.line)
+        };
+        for pending in left {
+            pending.settle(Outcome::Unknown);
+        }
     }
 
     async fn watch_times(&self, chat: &Weak<Chat>) {
@@ -213,10 +230,10 @@ impl Lane {
         let mut home_at = Instant::now();
         let mut pause = BACK_OFF.0;
         loop {
-            let idle = self.state.lock().line.is_empty();
-            if idle && self.retired.load(Ordering::Relaxed) {
+            if self.is_done() {
                 return;
             }
+            let idle = self.state.lock().line.is_empty();
             if Instant::now() >= home_at {
                 let began = Instant::now();
                 self.stream_to(home, None, chat).await;
@@ -271,7 +288,7 @@ impl Lane {
         if home_at.is_none() {
             self.set_open(true, chat);
         }
-        loop {
+        while !self.is_done() {
             let idle = self.state.lock().line.is_empty();
             let message = tokio::select! {
                 biased;
@@ -377,7 +394,13 @@ impl Lane {
             return Poll::Ready(None);
         }
         let from = state.written;
-        let to = state.line.len().min(from + FRAME);
+        let mut bytes = 0;
+        let fits = state.line.range(from..).take(FRAME).take_while(|pending| {
+            let fits = bytes < FRAME_BYTES;
+            bytes += pending.bytes;
+            fits
+        });
+        let to = from + fits.count();
         if from == to {
             state.waker = Some(context.waker().clone());
             return Poll::Pending;

@@ -6,6 +6,8 @@
 
 mod endpoint;
 mod lane;
+#[cfg(test)]
+mod tests;
 
 pub use endpoint::{ChatService, Source, SourceError, TransportError};
 pub use lane::{Flow, Outcome};
@@ -31,7 +33,7 @@ pub(crate) const CALL: Duration = Duration::from_millis(1_900);
 /// Why a call brought no answer to use.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// Chat refused, with nothing done; the ErrorInfo reason.
+    /// Chat refused at the first try, with nothing done; the ErrorInfo reason.
     #[error("refused: {reason}")]
     Refused {
         /// The reason as listed in chat.proto.
@@ -147,6 +149,8 @@ impl Chat {
             let repeated = std::mem::replace(&mut sent, true);
             match timeout_at(until, ask(&endpoint)).await {
                 Ok(Ok(answer)) => return Ok(Answered { answer, repeated }),
+                // What was tried before may still be done, whatever is refused now.
+                Ok(Err(status)) if is_final(&status) && repeated => return Err(CallError::Unknown),
                 Ok(Err(status)) if is_final(&status) => {
                     return Err(CallError::Refused {
                         reason: reason(&status),

@@ -264,9 +264,11 @@ impl LocalChannel {
 
     /// Lets a member begin right after a position. `false`: neither the hub's position nor its ring has it; read from
     /// there and come again.
-    pub(super) fn start(self: &Arc<Self>, member: usize, start: &Position) -> bool {
-        let mut guard = self.state.lock();
-        let state = &mut *guard;
+    pub(super) fn start(&self, member: usize, start: &Position) -> bool {
+        self.start_in(&mut self.state.lock(), member, start)
+    }
+
+    fn start_in(&self, state: &mut State, member: usize, start: &Position) -> bool {
         let connection = match state.slots.get(member) {
             Some(Slot::Attached(connection)) => Arc::clone(connection),
             Some(Slot::Waiting(..) | Slot::Live(..)) | None => return true,
@@ -327,13 +329,22 @@ impl LocalChannel {
         false
     }
 
-    /// Lets a member begin after a position that the log ends with, but the hub has not reached yet.
-    pub(super) fn wait_for(&self, member: usize, start: Position) {
+    /// Lets a member begin after a position that the log ends with, when the hub reaches it. `false`: the hub has
+    /// gone beyond it meanwhile, and the member would miss what is in between.
+    pub(super) fn wait_for(&self, member: usize, start: &Position) -> bool {
         let mut state = self.state.lock();
+        if self.start_in(&mut state, member, start) {
+            return true;
+        }
+        let is_ahead = |own: &Position| own.offset > start.offset;
+        if state.position.as_ref().is_some_and(is_ahead) {
+            return false;
+        }
         if let Some(Slot::Attached(connection)) = state.slots.get(member) {
-            state.slots[member] = Slot::Waiting(Arc::clone(connection), start);
+            state.slots[member] = Slot::Waiting(Arc::clone(connection), start.clone());
             state.waiting += 1;
         }
+        true
     }
 
     /// Hands everything pending to the sockets of all live members.
@@ -364,6 +375,7 @@ impl LocalChannel {
     fn deliver(self: &Arc<Self>, state: &mut State, publication: Publication) {
         if state.waiting > 0 {
             let position = &publication.position;
+            state.close_passed_over(position);
             state.wake_waiting(&self.metrics, |start| {
                 start.epoch == position.epoch && start.offset < position.offset
             });
@@ -445,6 +457,20 @@ impl State {
                 let connection = Arc::clone(connection);
                 self.waiting -= 1;
                 self.go_live(member, connection);
+            }
+        }
+    }
+
+    /// Closes those who wait for what is not in this log, now that this position follows the present one: it would
+    /// never come.
+    fn close_passed_over(&self, next: &Position) {
+        let ended = self.position.as_ref().map(|own| &own.epoch);
+        for (_, slot) in &self.slots {
+            if let Slot::Waiting(connection, start) = slot
+                && start.epoch != next.epoch
+                && (start.offset < next.offset || Some(&start.epoch) == ended)
+            {
+                connection.close(Disconnect::PositionsLost);
             }
         }
     }

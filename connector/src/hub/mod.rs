@@ -6,6 +6,8 @@
 mod channel;
 mod flusher;
 mod ring;
+#[cfg(test)]
+mod tests;
 
 use crate::codec;
 use crate::connection::Connection;
@@ -18,7 +20,7 @@ use flusher::Flusher;
 use metrics::{Counter, counter};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
@@ -58,7 +60,6 @@ pub struct Hub {
     feed: OnceLock<Arc<dyn ChannelFeed>>,
     flusher: Arc<Flusher>,
     metrics: HubMetrics,
-    me: Weak<Self>,
     _flushing: AbortOnDropHandle<()>,
 }
 
@@ -75,12 +76,11 @@ impl Hub {
     #[must_use]
     pub fn new() -> Arc<Self> {
         let flusher = Arc::new(Flusher::default());
-        Arc::new_cyclic(|me| Self {
+        Arc::new(Self {
             channels: RwLock::default(),
             deciding: Mutex::default(),
             feed: OnceLock::new(),
             metrics: HubMetrics::new(),
-            me: me.clone(),
             _flushing: AbortOnDropHandle::new(tokio::spawn(Arc::clone(&flusher).run())),
             flusher,
         })
@@ -192,23 +192,24 @@ impl Member {
         while !self.channel.start(self.key, &start) {
             match self.catch_up(&start).await {
                 Some(reached) if reached != start => start = reached,
-                Some(_) => {
-                    // The log ends here, and yet the hub is not here: it reads, too, and this member waits for it.
-                    self.channel.wait_for(self.key, start);
-                    if self.channel.doubt()
-                        && let Some(hub) = self.hub.me.upgrade()
-                    {
-                        hub.start_reading(Arc::clone(&self.channel));
-                    }
-                    return;
-                }
-                None if Instant::now() < deadline => sleep(BACK_OFF.0).await,
-                None => return self.connection.close(Disconnect::PositionsLost),
+                Some(_) if self.wait(&start) => return,
+                None | Some(_) if Instant::now() < deadline => sleep(BACK_OFF.0).await,
+                None | Some(_) => return self.connection.close(Disconnect::PositionsLost),
             }
             if self.connection.closing().is_some() {
                 return;
             }
         }
+    }
+
+    /// The log ends here, and yet the hub is not here: it reads, too, and this member waits for it. `false`: the hub
+    /// has gone on.
+    fn wait(&self, start: &Position) -> bool {
+        let waits = self.channel.wait_for(self.key, start);
+        if self.channel.doubt() {
+            self.hub.start_reading(Arc::clone(&self.channel));
+        }
+        waits
     }
 
     /// Sends a page of the log to this member alone; the position that it has then.

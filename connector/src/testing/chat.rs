@@ -1,0 +1,239 @@
+//! A chat instance that answers what the test says, in the same process or behind a socket.
+
+use crate::chat::{ChatService, TransportError};
+use futures_util::Stream;
+use futures_util::stream::poll_fn;
+use proto::v1::chat_service_server::{ChatService as Service, ChatServiceServer};
+use proto::v1::numbered_answer::Answer;
+use proto::v1::{
+    JoinRequest, JoinResponse, LeaveRequest, LeaveResponse, MembersRequest, MembersResponse,
+    NumberedAnswer, NumberedSend, Position, Refusal, SendRequest, SendResponse, SendStreamRequest,
+    SendStreamResponse,
+};
+use std::collections::VecDeque;
+use std::pin::Pin;
+use tokio::sync::{mpsc, oneshot};
+use tonic::{Request, Response, Status, Streaming};
+use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
+
+/// A call that waits for its answer.
+pub(crate) struct Call<Q, A> {
+    pub(crate) request: Q,
+    answer: oneshot::Sender<Result<A, Status>>,
+}
+
+/// What reaches an instance.
+pub(crate) enum Called {
+    Join(Call<JoinRequest, JoinResponse>),
+    Leave(Call<LeaveRequest, LeaveResponse>),
+    Stream(Call<Streaming<SendStreamRequest>, Answers>),
+}
+
+type Answers = mpsc::UnboundedReceiver<Result<SendStreamResponse, Status>>;
+
+/// The test's side of an instance.
+pub(crate) struct Instance {
+    calls: mpsc::UnboundedReceiver<Called>,
+    pub(crate) service: ChatService,
+}
+
+/// The instance's side of a stream.
+pub(crate) struct Sends {
+    requests: Streaming<SendStreamRequest>,
+    answers: mpsc::UnboundedSender<Result<SendStreamResponse, Status>>,
+    read: VecDeque<NumberedSend>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Fake(mpsc::UnboundedSender<Called>);
+
+/// An instance, and the service that it is called by.
+pub(crate) fn fake() -> (ChatServiceServer<Fake>, mpsc::UnboundedReceiver<Called>) {
+    let (sender, calls) = mpsc::unbounded_channel();
+    (ChatServiceServer::new(Fake(sender)), calls)
+}
+
+impl Fake {
+    async fn ask<Q, A>(
+        &self,
+        request: Q,
+        called: impl FnOnce(Call<Q, A>) -> Called,
+    ) -> Result<A, Status> {
+        let (answer, answered) = oneshot::channel();
+        let gone = || Status::unavailable("the instance is gone");
+        self.0
+            .send(called(Call { request, answer }))
+            .map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+}
+
+#[tonic::async_trait]
+impl Service for Fake {
+    type SendStreamStream =
+        Pin<Box<dyn Stream<Item = Result<SendStreamResponse, Status>> + Send>>;
+
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+        let answer = self.ask(request.into_inner(), Called::Join).await;
+        answer.map(Response::new)
+    }
+
+    async fn leave(
+        &self,
+        request: Request<LeaveRequest>,
+    ) -> Result<Response<LeaveResponse>, Status> {
+        let answer = self.ask(request.into_inner(), Called::Leave).await;
+        answer.map(Response::new)
+    }
+
+    async fn send_stream(
+        &self,
+        request: Request<Streaming<SendStreamRequest>>,
+    ) -> Result<Response<Self::SendStreamStream>, Status> {
+        let mut answers = self.ask(request.into_inner(), Called::Stream).await?;
+        Ok(Response::new(Box::pin(poll_fn(move |context| {
+            answers.poll_recv(context)
+        }))))
+    }
+
+    async fn send(&self, _: Request<SendRequest>) -> Result<Response<SendResponse>, Status> {
+        Err(Status::unimplemented("connectors use streams"))
+    }
+
+    async fn members(
+        &self,
+        _: Request<MembersRequest>,
+    ) -> Result<Response<MembersResponse>, Status> {
+        Err(Status::unimplemented("connectors don't ask"))
+    }
+}
+
+impl Instance {
+    /// In this process: no socket, so that time can be paused.
+    pub(crate) fn new() -> Self {
+        let (server, calls) = fake();
+        let service = server.map_err(TransportError::new);
+        Self {
+            calls,
+            service: BoxCloneSyncService::new(service),
+        }
+    }
+
+    pub(crate) async fn next(&mut self) -> Called {
+        super::soon(self.calls.recv()).await.unwrap()
+    }
+
+    pub(crate) async fn stream_call(&mut self) -> Call<Streaming<SendStreamRequest>, Answers> {
+        match self.next().await {
+            Called::Stream(call) => call,
+            Called::Join(_) | Called::Leave(_) => panic!("no stream"),
+        }
+    }
+
+    /// Waits for the connector's stream, and accepts it.
+    pub(crate) async fn stream(&mut self) -> Sends {
+        self.stream_call().await.accept()
+    }
+
+    pub(crate) async fn join(&mut self) -> Call<JoinRequest, JoinResponse> {
+        match self.next().await {
+            Called::Join(call) => call,
+            Called::Stream(_) | Called::Leave(_) => panic!("no join"),
+        }
+    }
+
+    pub(crate) async fn leave(&mut self) -> Call<LeaveRequest, LeaveResponse> {
+        match self.next().await {
+            Called::Leave(call) => call,
+            Called::Stream(_) | Called::Join(_) => panic!("no leave"),
+        }
+    }
+
+    pub(crate) async fn nobody_calls(&mut self) {
+        super::let_run().await;
+        assert!(self.calls.try_recv().is_err(), "somebody calls");
+    }
+}
+
+impl<Q, A> Call<Q, A> {
+    pub(crate) fn answer(self, answer: Result<A, Status>) -> Q {
+        // The caller may have given up.
+        let _ = self.answer.send(answer);
+        self.request
+    }
+}
+
+impl Call<Streaming<SendStreamRequest>, Answers> {
+    pub(crate) fn accept(self) -> Sends {
+        let (answers, receiver) = mpsc::unbounded_channel();
+        Sends {
+            requests: self.answer(Ok(receiver)),
+            answers,
+            read: VecDeque::new(),
+        }
+    }
+}
+
+/// The answer to a join that published onJoin there.
+pub(crate) fn joined(epoch: &str, offset: u64) -> JoinResponse {
+    JoinResponse {
+        position: Some(Position {
+            epoch: epoch.into(),
+            offset,
+        }),
+        published: true,
+    }
+}
+
+impl Sends {
+    /// The frame that comes next, as it is.
+    pub(crate) async fn frame(&mut self) -> Option<Vec<NumberedSend>> {
+        let frame = super::soon(self.requests.message()).await;
+        frame.ok().flatten().map(|frame| frame.sends)
+    }
+
+    /// The send that comes next: its number and its key.
+    pub(crate) async fn next(&mut self) -> (u64, String) {
+        while self.read.is_empty() {
+            let frame = self.frame().await.expect("the stream goes on");
+            self.read.extend(frame);
+        }
+        let send = self.read.pop_front().unwrap();
+        (send.number, send.send.unwrap().idempotency_key)
+    }
+
+    /// The keys of so many sends, which are left unanswered.
+    pub(crate) async fn keys(&mut self, count: usize) -> Vec<String> {
+        let mut keys = Vec::new();
+        while keys.len() < count {
+            keys.push(self.next().await.1);
+        }
+        keys
+    }
+
+    /// Takes the next send and answers it; its key.
+    pub(crate) async fn take(&mut self) -> String {
+        let (number, key) = self.next().await;
+        self.answer(number, Answer::Sent(SendResponse::default()));
+        key
+    }
+
+    pub(crate) fn refuse(&self, number: u64, reason: &str) {
+        let refusal = Refusal {
+            reason: reason.into(),
+            ..Refusal::default()
+        };
+        self.answer(number, Answer::Refused(refusal));
+    }
+
+    fn answer(&self, number: u64, answer: Answer) {
+        let answer = Some(answer);
+        let answers = vec![NumberedAnswer { number, answer }];
+        let _ = self.answers.send(Ok(SendStreamResponse { answers }));
+    }
+
+    pub(crate) fn fail(self) {
+        let _ = self.answers.send(Err(Status::unavailable("the test says so")));
+    }
+}

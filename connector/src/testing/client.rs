@@ -1,0 +1,181 @@
+//! The client's end of a socket, with a parser of its own for what the connector writes.
+
+use crate::codec::WireFormat;
+use crate::connection::{Connection, QueueLimits};
+use serde_json::Value;
+use std::sync::Arc;
+use tokio::io::AsyncReadExt;
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::net::{TcpListener, TcpStream};
+
+/// One thing that a client is told.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Told {
+    Push { route: String, body: Value },
+    Reply { id: u64, body: Value },
+    Kick(Value),
+    Close { code: u16, reason: String },
+    /// The socket ended.
+    End,
+}
+
+pub(crate) struct Client {
+    stream: TcpStream,
+    format: WireFormat,
+    unread: Vec<u8>,
+    /// Kept open, as the connection's task does.
+    _server: OwnedReadHalf,
+}
+
+pub(crate) async fn connect(
+    format: WireFormat,
+    limits: &Arc<QueueLimits>,
+) -> (Arc<Connection>, Client) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stream, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+    let (reader, writer) = accepted.unwrap().0.into_split();
+    // Until the first look nobody knows that it is.
+    writer.writable().await.unwrap();
+    let connection = Connection::new(writer, format, Arc::clone(limits));
+    let client = Client {
+        stream: stream.unwrap(),
+        format,
+        unread: Vec::new(),
+        _server: reader,
+    };
+    (connection, client)
+}
+
+/// A client with ordinary limits.
+pub(crate) async fn client(format: WireFormat) -> (Arc<Connection>, Client) {
+    connect(format, &QueueLimits::new(64 << 20, 512 << 20)).await
+}
+
+impl Client {
+    /// The next frame's opcode and payload; `None` at the end of the socket.
+    pub(crate) async fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
+        loop {
+            if let Some((opcode, start, end)) = frame_in(&self.unread) {
+                let payload = self.unread[start..end].to_vec();
+                self.unread.drain(..end);
+                return Some((opcode, payload));
+            }
+            let read = self.stream.read_buf(&mut self.unread).await;
+            if read.unwrap_or(0) == 0 {
+                assert!(self.unread.is_empty(), "half a frame at the end");
+                return None;
+            }
+        }
+    }
+
+    pub(crate) async fn next(&mut self) -> Told {
+        let Some((opcode, payload)) = super::soon(self.frame()).await else {
+            return Told::End;
+        };
+        match (opcode, self.format) {
+            (8, _) => Told::Close {
+                code: u16::from_be_bytes([payload[0], payload[1]]),
+                reason: String::from_utf8(payload[2..].to_vec()).unwrap(),
+            },
+            (2, WireFormat::Pomelo) => of_pomelo(&payload),
+            (1, WireFormat::Json) => of_json(&payload),
+            _ => panic!("opcode {opcode}"),
+        }
+    }
+
+    /// Epoch and offset of the next push.
+    pub(crate) async fn position(&mut self) -> (String, u64) {
+        match self.next().await {
+            Told::Push { body, .. } => position_of(&body),
+            other => panic!("no push: {other:?}"),
+        }
+    }
+
+    /// The offsets of so many pushes.
+    pub(crate) async fn offsets(&mut self, count: usize) -> Vec<u64> {
+        let mut offsets = Vec::new();
+        while offsets.len() < count {
+            offsets.push(self.position().await.1);
+        }
+        offsets
+    }
+
+    /// Everything until the end of the socket: the positions that were pushed, and the reason in the close frame.
+    pub(crate) async fn rest(&mut self) -> (Vec<(String, u64)>, Option<u16>) {
+        let mut positions = Vec::new();
+        let mut code = None;
+        loop {
+            match self.next().await {
+                Told::Push { body, .. } => positions.push(position_of(&body)),
+                Told::Close { code: reason, .. } => code = Some(reason),
+                Told::Reply { .. } | Told::Kick(_) => {}
+                Told::End => return (positions, code),
+            }
+        }
+    }
+
+    /// What has arrived and was not read, in bytes, without waiting.
+    pub(crate) fn has_nothing(&mut self) -> bool {
+        let mut byte = [0];
+        let read = self.stream.try_read(&mut byte);
+        self.unread.is_empty()
+            && read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    }
+}
+
+fn position_of(body: &Value) -> (String, u64) {
+    (
+        body["e"].as_str().unwrap().to_owned(),
+        body["o"].as_u64().unwrap(),
+    )
+}
+
+/// Opcode, start and end of the payload, once the first frame is whole.
+fn frame_in(bytes: &[u8]) -> Option<(u8, usize, usize)> {
+    let (&first, &second) = (bytes.first()?, bytes.get(1)?);
+    assert_eq!(first & 0xf0, 0x80, "whole messages only");
+    let (start, length) = match second {
+        126 => (4, usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().unwrap()))),
+        127 => {
+            let length = u64::from_be_bytes(bytes.get(2..10)?.try_into().unwrap());
+            (10, usize::try_from(length).unwrap())
+        }
+        length => (2, usize::from(length)),
+    };
+    (bytes.len() >= start + length).then_some((first & 0x0f, start, start + length))
+}
+
+fn of_json(payload: &[u8]) -> Told {
+    let mut message: Value = serde_json::from_slice(payload).unwrap();
+    let body = message["body"].take();
+    match (message["id"].as_u64(), message["route"].as_str()) {
+        (Some(id), None) => Told::Reply { id, body },
+        (None, Some("onKick")) => Told::Kick(body),
+        (None, Some(route)) => Told::Push {
+            route: route.to_owned(),
+            body,
+        },
+        _ => panic!("{message}"),
+    }
+}
+
+fn of_pomelo(package: &[u8]) -> Told {
+    let json = |bytes: &[u8]| serde_json::from_slice(bytes).unwrap();
+    match package[0] {
+        5 => Told::Kick(json(&package[4..])),
+        4 if package[4] == 3 << 1 => {
+            let end = 6 + usize::from(package[5]);
+            Told::Push {
+                route: String::from_utf8(package[6..end].to_vec()).unwrap(),
+                body: json(&package[end..]),
+            }
+        }
+        // Ids below 128 have one byte.
+        4 if package[4] == 2 << 1 => Told::Reply {
+            id: package[5].into(),
+            body: json(&package[6..]),
+        },
+        kind => panic!("package {kind}"),
+    }
+}

@@ -1,0 +1,160 @@
+//! A feed that brings what the test says, and whose reads the test answers.
+
+use crate::hub::Hub;
+use async_trait::async_trait;
+use channel_store::{
+    ChannelFeed, ChannelName, FeedConnection, FeedSink, LogPage, Position, Publication, Since,
+    Standing, StoreError,
+};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// A read that waits for its answer.
+pub(crate) struct Read {
+    pub(crate) since: Since,
+    pub(crate) limit: usize,
+    answer: oneshot::Sender<Result<LogPage, StoreError>>,
+}
+
+/// What the hub sees of the feed.
+pub(crate) struct Feed {
+    reads: mpsc::UnboundedSender<Read>,
+    /// True for each subscription, false for each end of one.
+    follows: Mutex<Vec<bool>>,
+}
+
+/// What the test sees of it: one channel, [`super::channel`].
+pub(crate) struct Script {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) feed: Arc<Feed>,
+    reads: mpsc::UnboundedReceiver<Read>,
+}
+
+#[async_trait]
+impl ChannelFeed for Feed {
+    fn subscribe(&self, _: &ChannelName) {
+        self.follows.lock().push(true);
+    }
+
+    fn unsubscribe(&self, _: &ChannelName) {
+        self.follows.lock().push(false);
+    }
+
+    async fn read(&self, _: &ChannelName, since: &Since, limit: usize) -> Result<LogPage, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let read = Read {
+            since: since.clone(),
+            limit,
+            answer,
+        };
+        let unavailable = || StoreError::Unavailable("the test is over".into());
+        self.reads.send(read).map_err(|_| unavailable())?;
+        answered.await.map_err(|_| unavailable())?
+    }
+
+    fn available(&self) -> watch::Receiver<bool> {
+        watch::Sender::new(true).subscribe()
+    }
+}
+
+impl Feed {
+    pub(crate) fn follows(&self) -> Vec<bool> {
+        self.follows.lock().clone()
+    }
+}
+
+/// The connection of a number, which began under generation "g".
+pub(crate) fn connection(number: u64) -> FeedConnection {
+    of_generation(number, "g")
+}
+
+pub(crate) fn of_generation(number: u64, generation: &str) -> FeedConnection {
+    FeedConnection {
+        number,
+        generation: generation.into(),
+    }
+}
+
+/// An exact answer: these publications, and the log ends at `last`.
+pub(crate) fn page(position: Position, entries: Vec<Publication>, last: u64) -> LogPage {
+    LogPage {
+        standing: Standing::Exact,
+        generation: "g".into(),
+        position,
+        last,
+        entries,
+    }
+}
+
+/// The log ends here.
+pub(crate) fn head(position: Position) -> LogPage {
+    LogPage {
+        standing: Standing::Head,
+        last: position.offset,
+        ..page(position, Vec::new(), 0)
+    }
+}
+
+impl Script {
+    pub(crate) fn new() -> Self {
+        Self::of(Hub::new())
+    }
+
+    pub(crate) fn of(hub: Arc<Hub>) -> Self {
+        let (sender, reads) = mpsc::unbounded_channel();
+        let feed = Arc::new(Feed {
+            reads: sender,
+            follows: Mutex::default(),
+        });
+        hub.follow(Arc::clone(&feed) as Arc<dyn ChannelFeed>);
+        Self { hub, feed, reads }
+    }
+
+    pub(crate) fn subscribed(&self, connection: &FeedConnection) {
+        self.hub.subscribed(connection, &super::channel());
+    }
+
+    /// A publication comes over connection 1.
+    pub(crate) fn publish(&self, publication: Publication) {
+        self.publish_over(1, publication);
+    }
+
+    pub(crate) fn publish_over(&self, number: u64, publication: Publication) {
+        self.hub
+            .publication(&connection(number), &super::channel(), publication);
+    }
+
+    pub(crate) async fn next_read(&mut self) -> Read {
+        super::soon(self.reads.recv()).await.unwrap()
+    }
+
+    /// Waits for a read from this position.
+    pub(crate) async fn read_from(&mut self, position: Position) -> Read {
+        let read = self.next_read().await;
+        assert_eq!(read.since, Since::Position(position));
+        read
+    }
+
+    pub(crate) async fn nobody_reads(&mut self) {
+        super::let_run().await;
+        assert!(self.poll_read().is_none(), "somebody reads");
+    }
+
+    pub(crate) fn poll_read(&mut self) -> Option<Read> {
+        self.reads.try_recv().ok()
+    }
+}
+
+impl Read {
+    pub(crate) fn answer(self, page: LogPage) {
+        // The reader may have gone.
+        let _ = self.answer.send(Ok(page));
+    }
+
+    pub(crate) fn fail(self) {
+        let _ = self
+            .answer
+            .send(Err(StoreError::Unavailable("the test says so".into())));
+    }
+}

@@ -1,0 +1,53 @@
+//! What stands around the connector's parts in their tests: a client's end of a socket, a feed and a chat service that
+//! do what the test says.
+
+pub(crate) mod chat;
+pub(crate) mod client;
+pub(crate) mod feed;
+
+use bytes::Bytes;
+use channel_store::{ChannelName, Epoch, Payload, Position, Publication};
+use std::future::Future;
+use std::time::Duration;
+
+/// Waits for what must come. Beyond a time that nothing takes, the test has failed.
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), what)
+        .await
+        .expect("this should have come")
+}
+
+/// Lets everything that can go on without time passing go on.
+pub(crate) async fn let_run() {
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+}
+
+pub(crate) fn channel() -> ChannelName {
+    ChannelName::new("room").unwrap()
+}
+
+pub(crate) fn at(epoch: &str, offset: u64) -> Position {
+    Position {
+        epoch: Epoch::new(epoch),
+        offset,
+    }
+}
+
+/// A publication whose body says where it stands, so that a client can tell, with some bytes of padding.
+pub(crate) fn sized(epoch: &str, offset: u64, padding: usize) -> Publication {
+    let body = format!(
+        "onMessage\0u\0{{\"e\":\"{epoch}\",\"o\":{offset},\"p\":\"{}\"}}",
+        "x".repeat(padding)
+    );
+    Publication {
+        position: at(epoch, offset),
+        time: 0,
+        payload: Payload::parse(Bytes::from(body)).unwrap(),
+    }
+}
+
+pub(crate) fn publication(epoch: &str, offset: u64) -> Publication {
+    sized(epoch, offset, 0)
+}
