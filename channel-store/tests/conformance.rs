@@ -288,7 +288,7 @@ async fn members_are_counted_per_session_f4(kind: Kind) {
     assert!(subject.leave("4", "u", session("tab-1", 3)).await);
     assert_eq!(subject.members("4").await, [("u".to_owned(), 1)]);
     assert_eq!(
-        ear.publications("4").len(),
+        subject.log("4").await.len(),
         1,
         "the one who stays has not left"
     );

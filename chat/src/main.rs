@@ -19,12 +19,11 @@ fn main() -> ExitCode {
 async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let listener = listen::bind(config.listen)?;
     let admin = listen::bind(config.admin)?;
-    tracing::info!(address = %listener.local_addr()?, "listening");
-    tracing::info!(address = %admin.local_addr()?, "admin listening");
-
     let store = RedisStore::open(&config.redis, config.store())
         .await
         .context("cannot use this Redis")?;
+    tracing::info!(address = %listener.local_addr()?, "listening");
+    tracing::info!(address = %admin.local_addr()?, "admin listening");
     let readiness = Readiness::new();
     readiness.follow("redis", store.available());
     let _admin = AbortOnDropHandle::new(tokio::spawn(admin::serve(

@@ -26,7 +26,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
 
     let hub = Hub::new();
     let feed = RedisFeed::open(&config.redis, config.store_options(), hub.clone()).await;
-    let feed = Arc::new(feed.context("--redis")?);
+    let feed = Arc::new(feed.context("cannot use this Redis")?);
     let chat = Chat::new(source);
 
     let readiness = Readiness::new();

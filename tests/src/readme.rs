@@ -178,9 +178,10 @@ fn driver(blocks: &[Block], scratch: &Path) -> String {
 }
 
 fn in_background(script: &str) -> bool {
-    script
-        .lines()
-        .any(|line| line.trim_end().ends_with('&') && !line.trim_end().ends_with("&&"))
+    script.lines().any(|line| {
+        let command = line.split(" #").next().unwrap_or_default().trim_end();
+        command.ends_with('&') && !command.ends_with("&&")
+    })
 }
 
 /// What makes `standalone` take the test's ports where README.md names none.
@@ -278,6 +279,7 @@ no output of anything
     #[test]
     fn a_command_in_the_background_is_told_from_a_list_of_commands() {
         assert!(in_background("chat --listen x \\\n  --admin y &"));
+        assert!(in_background("chat &   # at 127.0.0.1:4001"));
         assert!(!in_background("cd a &&\nb"));
     }
 }

@@ -115,7 +115,15 @@ fn spawn(port: u16, directory: &TempDir) -> Process {
     let mut command = Command::new("redis-server");
     command
         .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
-        .args(["--appendonly", "yes", "--save", ""])
+        // With everysec Redis may answer before it has written, while an earlier fsync is still under way.
+        .args([
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            "always",
+            "--save",
+            "",
+        ])
         .args(["--daemonize", "no", "--loglevel", "notice"])
         .arg("--dir")
         .arg(directory.path());

@@ -229,4 +229,17 @@ mod tests {
         assert_eq!(reborn.position.offset, 1);
         assert_ne!(reborn.position.epoch, first.position.epoch);
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_channel_that_somebody_is_about_to_change_is_not_forgotten() {
+        let store = MemoryStore::new(StoreOptions::default());
+        publish(&store, "4").await;
+        let held = store
+            .channels
+            .find_or_create(&ChannelName::new("4").unwrap(), Instant::now());
+        tokio::time::advance(Duration::from_secs(48 * 3600)).await;
+        publish(&store, "5").await;
+        let found = store.channels.find_or_create(held.name(), Instant::now());
+        assert!(Arc::ptr_eq(&held, &found));
+    }
 }

@@ -7,7 +7,7 @@
 mod endpoint;
 mod lane;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use endpoint::{ChatService, Source, SourceError, TransportError};
 pub use lane::{Flow, Outcome};

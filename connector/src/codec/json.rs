@@ -1,9 +1,9 @@
 //! JSON over WebSocket: what websocat and twenty lines of browser code speak (`docs/protocols/json.md`).
 //!
 //! Requests are read with their parts as raw text, so a body is never parsed into a tree, and passes on verbatim. What is
-//! no request is answered with code 400; nothing that a client writes closes its connection.
+//! no request is answered with code 400, and the connection stays.
 
-use super::{Input, Request, RequestBody};
+use super::{Input, Request, RequestBody, refuse_attack};
 use crate::disconnect::Disconnect;
 use crate::websocket::{self, Opcode};
 use channel_store::{ChannelName, Publication};
@@ -27,28 +27,40 @@ struct Parts<'a> {
     key: Option<&'a RawValue>,
 }
 
-pub(super) fn decode(message: &[u8], inputs: &mut Vec<Input>, out: &mut Vec<u8>) {
-    let Some(parts) = parts(message) else {
-        return refuse(None, out);
-    };
-    let Some(id) = optional(parts.id, |text| text.parse().ok().filter(|id| *id < ID_END)) else {
-        return refuse(None, out);
-    };
+pub(super) fn decode(
+    message: &[u8],
+    inputs: &mut Vec<Input>,
+    out: &mut Vec<u8>,
+) -> Result<(), Disconnect> {
+    match request(message) {
+        Ok(request) => {
+            refuse_attack(&request.route)?;
+            inputs.push(Input::Request(request));
+        }
+        Err(id) => refuse(id, out),
+    }
+    Ok(())
+}
+
+/// What is no request is refused with its id, if that could be read.
+fn request(message: &[u8]) -> Result<Request, Option<u64>> {
+    let parts = parts(message).ok_or(None)?;
+    let id = optional(parts.id, |text| text.parse().ok().filter(|id| *id < ID_END)).ok_or(None)?;
     let string = |text: &str| serde_json::from_str::<Box<str>>(text).ok();
     let (Some(Some(route)), Some(key)) =
         (optional(parts.route, string), optional(parts.key, string))
     else {
-        return refuse(id, out);
+        return Err(id);
     };
     let body = parts.body.map_or(RequestBody::Empty, |raw| {
         RequestBody::new(raw.get().as_bytes())
     });
-    inputs.push(Input::Request(Request {
+    Ok(Request {
         id,
         route,
         body,
         key,
-    }));
+    })
 }
 
 /// `None` unless the message is one JSON object that has no part twice.

@@ -134,10 +134,7 @@ impl Codec {
     ) -> Result<(), Disconnect> {
         match &mut self.0 {
             State::Pomelo(decoder) => decoder.decode(message, inputs, out),
-            State::Json => {
-                json::decode(message, inputs, out);
-                Ok(())
-            }
+            State::Json => json::decode(message, inputs, out),
         }
     }
 }
@@ -177,4 +174,32 @@ pub fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
         WireFormat::Pomelo => pomelo::close(reason, out),
         WireFormat::Json => json::close(reason, out),
     }
+}
+
+/// A method that every object of the original's had, called in one of its handlers, is an attack (K6, hybrid-05).
+fn refuse_attack(route: &str) -> Result<(), Disconnect> {
+    let method = route
+        .strip_prefix("connector.handler.")
+        .or_else(|| route.strip_prefix("chat.handler."));
+    let is_attack = matches!(
+        method,
+        Some(
+            "constructor"
+                | "hasOwnProperty"
+                | "isPrototypeOf"
+                | "propertyIsEnumerable"
+                | "toLocaleString"
+                | "toString"
+                | "valueOf"
+                | "__defineGetter__"
+                | "__defineSetter__"
+                | "__lookupGetter__"
+                | "__lookupSetter__"
+                | "__proto__"
+        )
+    );
+    if is_attack {
+        return Err(Disconnect::Attack);
+    }
+    Ok(())
 }

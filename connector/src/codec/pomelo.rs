@@ -6,7 +6,7 @@
 
 mod text;
 
-use super::{Input, Request, RequestBody};
+use super::{Input, Request, RequestBody, refuse_attack};
 use crate::disconnect::Disconnect;
 use crate::websocket::{self, Opcode};
 use channel_store::Publication;
@@ -151,9 +151,7 @@ fn message(bytes: &[u8]) -> Result<Option<Request>, Disconnect> {
     if !route.contains('.') {
         return Ok(None);
     }
-    if is_attack(&route) {
-        return Err(Disconnect::Attack);
-    }
+    refuse_attack(&route)?;
     Ok(Some(Request {
         // A request with id 0 is a notify (hybrid-04).
         id: (id != 0).then(|| id.into()),
@@ -175,30 +173,6 @@ fn take_id(bytes: &mut &[u8]) -> Result<u32, Disconnect> {
         }
     }
     Err(Disconnect::Malformed)
-}
-
-/// True for a method that every object of the original's had, in one of its handlers (K6, hybrid-05).
-fn is_attack(route: &str) -> bool {
-    let method = route
-        .strip_prefix("connector.handler.")
-        .or_else(|| route.strip_prefix("chat.handler."));
-    matches!(
-        method,
-        Some(
-            "constructor"
-                | "hasOwnProperty"
-                | "isPrototypeOf"
-                | "propertyIsEnumerable"
-                | "toLocaleString"
-                | "toString"
-                | "valueOf"
-                | "__defineGetter__"
-                | "__defineSetter__"
-                | "__lookupGetter__"
-                | "__lookupSetter__"
-                | "__proto__"
-        )
-    )
 }
 
 pub(super) fn push(publication: &Publication, out: &mut Vec<u8>) {

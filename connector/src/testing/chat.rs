@@ -11,11 +11,11 @@ use proto::v1::{
     SendStreamResponse,
 };
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::pin::Pin;
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status, Streaming};
-use tower::ServiceExt;
-use tower::util::BoxCloneSyncService;
+use tower::util::{BoxCloneSyncService, MapErr};
 
 /// A call that waits for its answer.
 pub(crate) struct Call<Q, A> {
@@ -71,8 +71,7 @@ impl Fake {
 
 #[tonic::async_trait]
 impl Service for Fake {
-    type SendStreamStream =
-        Pin<Box<dyn Stream<Item = Result<SendStreamResponse, Status>> + Send>>;
+    type SendStreamStream = Pin<Box<dyn Stream<Item = Result<SendStreamResponse, Status>> + Send>>;
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
         let answer = self.ask(request.into_inner(), Called::Join).await;
@@ -113,7 +112,7 @@ impl Instance {
     /// In this process: no socket, so that time can be paused.
     pub(crate) fn new() -> Self {
         let (server, calls) = fake();
-        let service = server.map_err(TransportError::new);
+        let service = MapErr::new(server, |never: Infallible| TransportError::new(never));
         Self {
             calls,
             service: BoxCloneSyncService::new(service),
@@ -215,8 +214,12 @@ impl Sends {
     /// Takes the next send and answers it; its key.
     pub(crate) async fn take(&mut self) -> String {
         let (number, key) = self.next().await;
-        self.answer(number, Answer::Sent(SendResponse::default()));
+        self.sent(number);
         key
+    }
+
+    pub(crate) fn sent(&self, number: u64) {
+        self.answer(number, Answer::Sent(SendResponse::default()));
     }
 
     pub(crate) fn refuse(&self, number: u64, reason: &str) {
@@ -233,7 +236,14 @@ impl Sends {
         let _ = self.answers.send(Ok(SendStreamResponse { answers }));
     }
 
+    /// Waits until the connector has given the stream up.
+    pub(crate) async fn ended(&self) {
+        super::soon(self.answers.closed()).await;
+    }
+
     pub(crate) fn fail(self) {
-        let _ = self.answers.send(Err(Status::unavailable("the test says so")));
+        let _ = self
+            .answers
+            .send(Err(Status::unavailable("the test says so")));
     }
 }

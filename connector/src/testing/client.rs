@@ -11,10 +11,19 @@ use tokio::net::{TcpListener, TcpStream};
 /// One thing that a client is told.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Told {
-    Push { route: String, body: Value },
-    Reply { id: u64, body: Value },
+    Push {
+        route: String,
+        body: Value,
+    },
+    Reply {
+        id: u64,
+        body: Value,
+    },
     Kick(Value),
-    Close { code: u16, reason: String },
+    Close {
+        code: u16,
+        reason: String,
+    },
     /// The socket ended.
     End,
 }
@@ -136,7 +145,10 @@ fn frame_in(bytes: &[u8]) -> Option<(u8, usize, usize)> {
     let (&first, &second) = (bytes.first()?, bytes.get(1)?);
     assert_eq!(first & 0xf0, 0x80, "whole messages only");
     let (start, length) = match second {
-        126 => (4, usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().unwrap()))),
+        126 => (
+            4,
+            usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().unwrap())),
+        ),
         127 => {
             let length = u64::from_be_bytes(bytes.get(2..10)?.try_into().unwrap());
             (10, usize::try_from(length).unwrap())

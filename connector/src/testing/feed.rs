@@ -41,7 +41,12 @@ impl ChannelFeed for Feed {
         self.follows.lock().push(false);
     }
 
-    async fn read(&self, _: &ChannelName, since: &Since, limit: usize) -> Result<LogPage, StoreError> {
+    async fn read(
+        &self,
+        _: &ChannelName,
+        since: &Since,
+        limit: usize,
+    ) -> Result<LogPage, StoreError> {
         let (answer, answered) = oneshot::channel();
         let read = Read {
             since: since.clone(),

@@ -53,18 +53,6 @@ async fn json_and_pomelo_clients_are_members_of_one_channel() {
     assert_eq!(pushes[4]["body"], json!({ "userId": "pomelo" }));
 }
 
-/// The epoch, without which an offset means nothing, stands in login's reply.
-#[tokio::test]
-async fn logins_reply_tells_the_epoch() {
-    let system = Plan::of(1, 1).start().await;
-    let client = Client::connect(system.connectors[0].address()).await;
-    let body = json!({ "userId": "json", "lessonId": "room" });
-    let reply = client.request(LOGIN, body).await;
-    let epoch = [&reply["epoch"], &reply["position"]["epoch"]];
-    let epoch = epoch.iter().find_map(|epoch| epoch.as_str());
-    assert!(epoch.is_some_and(|epoch| !epoch.is_empty()), "{reply}");
-}
-
 /// A key makes a retry safe: the same message is published once.
 #[tokio::test]
 async fn a_send_repeated_with_its_key_is_one_message() {

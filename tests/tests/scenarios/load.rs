@@ -55,13 +55,13 @@ impl Sender {
         let answered = inbox.until(SOON, |received| {
             (received.replies.len() >= count).then_some(())
         });
-        assert!(
-            answered.await.is_some(),
-            "{}: {} of {count} requests are answered; the connection: {:?}",
-            self.user,
-            inbox.read().replies.len(),
-            self.client.ended()
-        );
+        if answered.await.is_none() {
+            let (replies, ended) = (inbox.read().replies.len(), self.client.ended());
+            panic!(
+                "{}: {replies} of {count} requests are answered; the connection: {ended:?}",
+                self.user
+            );
+        }
     }
 
     fn sent(&self) -> std::sync::MutexGuard<'_, Vec<Request>> {

@@ -56,7 +56,7 @@ async fn slow_readers_are_cut_off_within_their_bound_and_delay_nobody_f11() {
         .await;
 
     // 1 MiB for each that stalls; the rest is what a process needs under such a load, whoever reads.
-    let bound = before.now + STALLED as u24 * MEBIBYTE + 64 * MEBIBYTE;
+    let bound = before.now + STALLED as u64 * MEBIBYTE + 24 * MEBIBYTE;
     let peak = connector.memory().peak;
     assert!(
         peak <= bound,

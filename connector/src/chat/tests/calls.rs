@@ -1,0 +1,142 @@
+//! Joins and leaves: tried again elsewhere, and never taken for what they may not be.
+
+use super::chat_of;
+use crate::chat::{Answered, CallError, Chat};
+use crate::testing::chat::{Instance, Sends, joined};
+use crate::testing::let_run;
+use proto::v1::{JoinRequest, JoinResponse};
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::time::Instant;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// Two instances that are up.
+async fn two() -> (Arc<Chat>, [Instance; 2], [Sends; 2]) {
+    let [mut a, mut b] = [Instance::new(), Instance::new()];
+    let chat = chat_of(&[&a, &b]);
+    let streams = [a.stream().await, b.stream().await];
+    let_run().await;
+    (chat, [a, b], streams)
+}
+
+fn request() -> JoinRequest {
+    JoinRequest {
+        channel: "room".into(),
+        ..JoinRequest::default()
+    }
+}
+
+fn refused(code: Code, reason: &str) -> Status {
+    let details = ErrorDetails::with_error_info(reason, "chat.v1", HashMap::new());
+    Status::with_error_details(code, "the test says so", details)
+}
+
+/// A join that is answered so at the first try and so at the second, by the other instance.
+async fn join(
+    first: Result<JoinResponse, Status>,
+    second: Option<Result<JoinResponse, Status>>,
+) -> Result<Answered<JoinResponse>, CallError> {
+    let (chat, [mut a, mut b], _streams) = two().await;
+    let script = async {
+        let (call, other) = tokio::select! {
+            call = a.join() => (call, &mut b),
+            call = b.join() => (call, &mut a),
+        };
+        assert_eq!(call.answer(first), request());
+        if let Some(second) = second {
+            assert_eq!(other.join().await.answer(second), request());
+        }
+    };
+    tokio::join!(chat.join(request()), script).0
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_to_the_first_try_leaves_no_copy_under_way() {
+    let answered = join(Ok(joined("a", 5)), None).await.unwrap();
+    assert_eq!(answered.answer, joined("a", 5));
+    assert!(!answered.repeated);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_try_that_failed_is_repeated_with_another_instance_and_the_answer_says_so() {
+    for failure in [
+        Status::unavailable(""),
+        Status::deadline_exceeded(""),
+        Status::internal(""),
+        refused(Code::ResourceExhausted, "OVERLOADED"),
+    ] {
+        let answered = join(Err(failure), Some(Ok(joined("a", 5)))).await.unwrap();
+        assert_eq!(answered.answer, joined("a", 5));
+        assert!(answered.repeated);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_final_and_passes_its_reason() {
+    for (code, reason) in [
+        (Code::InvalidArgument, "INVALID_ARGUMENT"),
+        (Code::FailedPrecondition, "CONNECTOR_DEAD"),
+        (Code::AlreadyExists, "IDEMPOTENCY_KEY_REUSED"),
+        (Code::ResourceExhausted, "STORE_FULL"),
+    ] {
+        let error = join(Err(refused(code, reason)), None).await.unwrap_err();
+        assert!(
+            matches!(&error, CallError::Refused { reason: r } if r == reason),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_after_a_try_that_may_still_be_done_leaves_the_outcome_unknown() {
+    let full = refused(Code::ResourceExhausted, "STORE_FULL");
+    let error = join(Err(Status::unavailable("")), Some(Err(full))).await;
+    assert!(matches!(error, Err(CallError::Unknown)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_does_not_answer_is_left_after_a_second_and_the_call_after_two() {
+    let (chat, [mut a, mut b], _streams) = two().await;
+    let started = Instant::now();
+    let script = async {
+        let (_first, other) = tokio::select! {
+            call = a.join() => (call, &mut b),
+            call = b.join() => (call, &mut a),
+        };
+        let _second = other.join().await;
+        let after = started.elapsed().as_millis();
+        assert!((1_000..1_100).contains(&after), "{after}");
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        outcome = chat.join(request()) => assert!(matches!(outcome, Err(CallError::Unknown))),
+        () = script => {}
+    }
+    assert!((1_850..2_000).contains(&started.elapsed().as_millis()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_nobody_up_nothing_is_sent_and_the_caller_told_so() {
+    let mut instance = Instance::new();
+    let chat = chat_of(&[&instance]);
+    let started = Instant::now();
+    let join = chat.join(request());
+    let outcome = super::while_refusing(&mut instance, join).await;
+    assert!(matches!(outcome, Err(CallError::Unreachable)));
+    assert!((1_800..2_000).contains(&started.elapsed().as_millis()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_waits_for_the_only_instance_to_come_back() {
+    let mut instance = Instance::new();
+    let chat = chat_of(&[&instance]);
+    let script = async {
+        tokio::time::sleep(std::time::Duration::from_millis(900)).await;
+        let _stream = instance.stream().await;
+        instance.join().await.answer(Ok(joined("a", 5)));
+        let_run().await;
+    };
+    let (answered, ()) = tokio::join!(chat.join(request()), script);
+    assert!(!answered.unwrap().repeated);
+}

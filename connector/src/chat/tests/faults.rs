@@ -1,0 +1,198 @@
+//! The line of sends when streams break and instances die: in order, with the same keys, and answered in time.
+
+use super::{Sender, chat_of, while_refusing};
+use crate::testing::chat::Instance;
+use crate::testing::{let_run, soon};
+use std::time::Duration;
+use tokio::time::Instant;
+
+#[tokio::test(start_paused = true)]
+async fn after_a_break_all_that_is_unanswered_is_sent_again_in_order_and_nothing_overtakes() {
+    let mut instance = Instance::new();
+    let chat = chat_of(&[&instance]);
+    let mut stream = instance.stream().await;
+    let mut sender = Sender::new(&chat);
+    sender.send_all(&["1", "2", "3", "4"]);
+    stream.take().await;
+    stream.take().await;
+    assert_eq!(stream.keys(2).await, ["3", "4"]);
+    assert_eq!(sender.answers(2).await, ["1 sent", "2 sent"]);
+    sender.send("5");
+    stream.fail();
+    let_run().await;
+    sender.send("6");
+    let mut stream = instance.stream().await;
+    sender.send("7");
+    for key in ["3", "4", "5", "6", "7"] {
+        assert_eq!(stream.take().await, key);
+        assert_eq!(sender.answer().await, format!("{key} sent"));
+    }
+    instance.nobody_calls().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_to_another_send_than_the_oldest_ends_the_stream_and_settles_nothing() {
+    let mut instance = Instance::new();
+    let chat = chat_of(&[&instance]);
+    let mut stream = instance.stream().await;
+    let mut sender = Sender::new(&chat);
+    sender.send_all(&["1", "2"]);
+    stream.next().await;
+    stream.take().await;
+    let mut stream = instance.stream().await;
+    assert!(sender.has_no_answer());
+    assert_eq!([stream.take().await, stream.take().await], ["1", "2"]);
+    assert_eq!(sender.answers(2).await, ["1 sent", "2 sent"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_an_instance_dies_its_line_moves_to_another_and_later_sends_return() {
+    let (mut a, mut b) = (Instance::new(), Instance::new());
+    let chat = chat_of(&[&a, &b]);
+    let mut to_a = a.stream().await;
+    let_run().await;
+    let mut sender = Sender::new(&chat);
+    sender.send_all(&["1", "2"]);
+    assert_eq!(to_a.keys(2).await, ["1", "2"]);
+    let mut to_b = b.stream().await;
+    let_run().await;
+    let died = Instant::now();
+    to_a.fail();
+    let mut moved = while_refusing(&mut a, b.stream()).await;
+    // The session still follows its line: nothing may overtake.
+    sender.send("3");
+    for key in ["1", "2", "3"] {
+        assert_eq!(moved.take().await, key);
+        assert_eq!(sender.answer().await, format!("{key} sent"));
+    }
+    assert!(died.elapsed() < Duration::from_millis(200));
+    // Meanwhile others keep to the instance that is up.
+    let (mut left, mut right) = (Sender::new(&chat), Sender::new(&chat));
+    left.send("l");
+    right.send("r");
+    assert_eq!([to_b.take().await, to_b.take().await], ["l", "r"]);
+    assert_eq!(
+        (left.answer().await, right.answer().await),
+        ("l sent".into(), "r sent".into())
+    );
+    // It is back, and takes its turn; what was lent is given back.
+    let mut to_a = a.stream().await;
+    moved.ended().await;
+    let_run().await;
+    left.send("l");
+    right.send("r");
+    tokio::join!(to_a.take(), to_b.take());
+    tokio::join!(left.answer(), right.answer());
+    b.nobody_calls().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_takes_sends_and_never_answers_is_left_after_a_second() {
+    let (mut a, mut b) = (Instance::new(), Instance::new());
+    let chat = chat_of(&[&a, &b]);
+    let mut to_a = a.stream().await;
+    let_run().await;
+    let mut sender = Sender::new(&chat);
+    let started = Instant::now();
+    sender.send_all(&["1", "2"]);
+    assert_eq!(to_a.keys(2).await, ["1", "2"]);
+    let _to_b = b.stream().await;
+    let mut moved = b.stream().await;
+    assert_eq!([moved.take().await, moved.take().await], ["1", "2"]);
+    assert_eq!(sender.answers(2).await, ["1 sent", "2 sent"]);
+    let after = started.elapsed();
+    assert!((1_000..1_300).contains(&after.as_millis()), "{after:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_does_not_even_accept_a_stream_is_left_after_a_second() {
+    let (mut a, mut b) = (Instance::new(), Instance::new());
+    let chat = chat_of(&[&a, &b]);
+    let mut to_a = a.stream().await;
+    let_run().await;
+    let mut sender = Sender::new(&chat);
+    sender.send("1");
+    to_a.keys(1).await;
+    to_a.fail();
+    let started = Instant::now();
+    let _stuck = a.stream_call().await;
+    let _to_b = b.stream().await;
+    let mut moved = b.stream().await;
+    assert_eq!(moved.take().await, "1");
+    assert_eq!(sender.answer().await, "1 sent");
+    assert!(started.elapsed() < Duration::from_millis(1_200));
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_nobody_answers_the_outcome_is_unknown_within_two_seconds_and_the_send_forgotten() {
+    let mut instance = Instance::new();
+    let chat = chat_of(&[&instance]);
+    let mut stream = instance.stream().await;
+    let_run().await;
+    let mut sender = Sender::new(&chat);
+    let started = Instant::now();
+    sender.send_all(&["1", "2"]);
+    assert_eq!(stream.keys(2).await, ["1", "2"]);
+    tokio::time::advance(Duration::from_millis(1_500)).await;
+    sender.send("3");
+    // The stream is given up when "1" has waited for a second, and again when it is over.
+    let mut stream = instance.stream().await;
+    assert_eq!(stream.keys(3).await, ["1", "2", "3"]);
+    assert_eq!(sender.answers(2).await, ["1 unknown", "2 unknown"]);
+    let after = started.elapsed();
+    assert!((1_900..=2_000).contains(&after.as_millis()), "{after:?}");
+    let mut stream = instance.stream().await;
+    assert_eq!(stream.take().await, "3");
+    assert_eq!(sender.answer().await, "3 sent");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_nobody_is_up_sends_wait_in_line_for_two_seconds() {
+    let mut instance = Instance::new();
+    let chat = chat_of(&[&instance]);
+    let mut sender = Sender::new(&chat);
+    let started = Instant::now();
+    sender.send("1");
+    let answer = sender.answer();
+    assert_eq!(while_refusing(&mut instance, answer).await, "1 unknown");
+    let after = started.elapsed();
+    assert!((1_900..=2_000).contains(&after.as_millis()), "{after:?}");
+    sender.send("2");
+    let mut stream = instance.stream().await;
+    assert_eq!(stream.take().await, "2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_whose_address_is_gone_ends_once_its_line_is_answered() {
+    let mut instance = Instance::new();
+    let chat = chat_of(&[&instance]);
+    let mut stream = instance.stream().await;
+    let mut sender = Sender::new(&chat);
+    sender.send("1");
+    let (number, _) = stream.next().await;
+    let endpoint = chat.endpoints.write().pop().unwrap();
+    endpoint.lane.retire();
+    let_run().await;
+    sender.send("2");
+    stream.refuse(number, "NOT_MEMBER");
+    assert_eq!(stream.take().await, "2");
+    assert_eq!(sender.answers(2).await, ["1 refused NOT_MEMBER", "2 sent"]);
+    stream.ended().await;
+    instance.nobody_calls().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_lane_whose_address_is_gone_ends_at_once_and_strands_nobody() {
+    let mut instance = Instance::new();
+    let chat = chat_of(&[&instance]);
+    let mut stream = instance.stream().await;
+    let_run().await;
+    chat.endpoints.read()[0].lane.retire();
+    stream.ended().await;
+    let_run().await;
+    // Whoever had chosen it before is answered all the same.
+    let mut sender = Sender::new(&chat);
+    sender.send("1");
+    assert_eq!(sender.answer().await, "1 unknown");
+    soon(sender.flow.settled()).await;
+}

@@ -1,0 +1,176 @@
+//! The line of sends while all is well, and its bounds.
+
+use super::{Sender, chat_of};
+use crate::testing::chat::Instance;
+use crate::testing::{let_run, soon};
+use tokio::time::Instant;
+
+#[tokio::test(start_paused = true)]
+async fn sends_are_answered_in_their_order() {
+    let mut instance = Instance::new();
+    let chat = chat_of(&[&instance]);
+    let mut stream = instance.stream().await;
+    let mut sender = Sender::new(&chat);
+    sender.send_all(&["1", "2", "3"]);
+    for key in ["1", "2", "3"] {
+        assert_eq!(stream.take().await, key);
+        assert_eq!(sender.answer().await, format!("{key} sent"));
+    }
+    soon(sender.flow.settled()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_passes_its_reason_and_holds_nobody_up() {
+    let mut instance = Instance::new();
+    let chat = chat_of(&[&instance]);
+    let mut stream = instance.stream().await;
+    let mut sender = Sender::new(&chat);
+    sender.send_all(&["1", "2"]);
+    let (number, _) = stream.next().await;
+    stream.refuse(number, "NOT_MEMBER");
+    stream.take().await;
+    assert_eq!(sender.answers(2).await, ["1 refused NOT_MEMBER", "2 sent"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_stays_with_its_instance_while_it_has_unanswered_sends() {
+    let (mut a, mut b) = (Instance::new(), Instance::new());
+    let chat = chat_of(&[&a, &b]);
+    let mut to_a = a.stream().await;
+    let_run().await;
+    let mut sender = Sender::new(&chat);
+    // Only A is up.
+    sender.send("1");
+    assert_eq!(to_a.keys(1).await, ["1"]);
+    let mut to_b = b.stream().await;
+    let_run().await;
+    for key in ["2", "3", "4", "5"] {
+        sender.send(key);
+    }
+    assert_eq!(to_a.keys(4).await, ["2", "3", "4", "5"]);
+    // Others take turns.
+    let (left, right) = (Sender::new(&chat), Sender::new(&chat));
+    left.send("x");
+    right.send("x");
+    assert_eq!(
+        (to_a.take().await, to_b.take().await),
+        ("x".into(), "x".into())
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_has_room_for_64_unanswered_sends() {
+    let mut instance = Instance::new();
+    let chat = chat_of(&[&instance]);
+    let mut stream = instance.stream().await;
+    let sender = Sender::new(&chat);
+    for n in 0..63 {
+        sender.send(&n.to_string());
+    }
+    soon(sender.flow.room()).await;
+    sender.send("63");
+    tokio::select! {
+        biased;
+        () = sender.flow.room() => panic!("there is room for 64"),
+        () = let_run() => {}
+    }
+    tokio::join!(soon(sender.flow.room()), stream.take());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_has_room_for_256_kilobytes_of_unanswered_sends() {
+    let mut instance = Instance::new();
+    let chat = chat_of(&[&instance]);
+    let mut stream = instance.stream().await;
+    let sender = Sender::new(&chat);
+    sender.send_sized("1", 128 << 10);
+    soon(sender.flow.room()).await;
+    sender.send_sized("2", 128 << 10);
+    tokio::select! {
+        biased;
+        () = sender.flow.room() => panic!("there is room for more"),
+        () = let_run() => {}
+    }
+    tokio::join!(soon(sender.flow.room()), stream.take());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_session_is_settled_when_the_last_answer_has_been_given() {
+    let mut instance = Instance::new();
+    let chat = chat_of(&[&instance]);
+    let mut stream = instance.stream().await;
+    let mut sender = Sender::new(&chat);
+    sender.send_all(&["1", "2"]);
+    stream.take().await;
+    tokio::select! {
+        biased;
+        () = sender.flow.settled() => panic!("one is unanswered"),
+        () = let_run() => {}
+    }
+    tokio::join!(soon(sender.flow.settled()), stream.take());
+    assert!(!sender.has_no_answer());
+}
+
+#[tokio::test(start_paused = true)]
+async fn frames_stay_below_what_chat_takes() {
+    let mut instance = Instance::new();
+    let chat = chat_of(&[&instance]);
+    let mut stream = instance.stream().await;
+    let senders: Vec<_> = (0..700).map(|_| Sender::new(&chat)).collect();
+    for (n, sender) in senders.iter().enumerate() {
+        sender.send_sized(&n.to_string(), if n < 60 { 128 << 10 } else { 2 });
+    }
+    let mut next = 0;
+    while next < senders.len() {
+        let frame = stream.frame().await.unwrap();
+        let bytes: usize = frame.iter().map(prost::Message::encoded_len).sum();
+        assert!(
+            bytes < 2 << 20 && frame.len() <= 256,
+            "{bytes} bytes, {} sends",
+            frame.len()
+        );
+        for send in frame {
+            assert_eq!(send.send.unwrap().idempotency_key, next.to_string());
+            next += 1;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_line_cannot_hold_is_answered_as_unknown_at_once() {
+    let instance = Instance::new();
+    let chat = chat_of(&[&instance]);
+    let mut senders: Vec<_> = (0..32).map(|_| Sender::new(&chat)).collect();
+    for sender in &senders {
+        sender.send_sized("1", (1 << 20) - 64);
+    }
+    senders[1].send_sized("2", 2);
+    assert!(senders.iter_mut().all(Sender::has_no_answer), "32 MB fit");
+    let started = Instant::now();
+    senders[0].send_sized("2", 1 << 20);
+    assert_eq!(senders[0].answer().await, "2 unknown");
+    assert_eq!(started.elapsed().as_millis(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_any_instance_a_send_is_answered_as_unknown_at_once() {
+    let mut sender = Sender::new(&chat_of(&[]));
+    sender.send("1");
+    assert_eq!(sender.answer().await, "1 unknown");
+    soon(sender.flow.settled()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn chat_is_available_while_a_stream_is_up() {
+    let mut instance = Instance::new();
+    let chat = chat_of(&[&instance]);
+    let mut available = chat.available();
+    let_run().await;
+    assert!(!*available.borrow_and_update());
+    let stream = instance.stream().await;
+    soon(available.wait_for(|up| *up)).await.unwrap();
+    stream.fail();
+    soon(available.wait_for(|up| !*up)).await.unwrap();
+    let _stream = instance.stream().await;
+    soon(available.wait_for(|up| *up)).await.unwrap();
+}

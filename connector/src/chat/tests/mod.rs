@@ -1,0 +1,113 @@
+//! Chat as a connector sees it, with instances that do what the test says. In the same process, so that time can be
+//! paused: what takes a second takes it exactly.
+
+mod addresses;
+mod calls;
+mod faults;
+mod lanes;
+
+use super::endpoint::Endpoint;
+use super::{Chat, Flow, Outcome};
+use crate::testing::chat::Instance;
+use crate::testing::soon;
+use parking_lot::RwLock;
+use proto::v1::SendRequest;
+use proto::v1::send_request::Content;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use tokio::sync::{mpsc, watch};
+use tonic::Status;
+
+/// A chat of these instances, of which none is up yet.
+pub(crate) fn chat_of(instances: &[&Instance]) -> Arc<Chat> {
+    let chat = Arc::new(Chat {
+        endpoints: RwLock::default(),
+        turn: AtomicUsize::new(0),
+        available: watch::Sender::new(false),
+    });
+    for (index, instance) in instances.iter().enumerate() {
+        let endpoint = Endpoint::start(index.to_string(), instance.service.clone(), &chat);
+        chat.endpoints.write().push(endpoint);
+    }
+    chat
+}
+
+/// One session's way to chat, and what it is answered.
+struct Sender {
+    chat: Arc<Chat>,
+    flow: Arc<Flow>,
+    answered: mpsc::UnboundedSender<(String, Outcome)>,
+    answers: mpsc::UnboundedReceiver<(String, Outcome)>,
+}
+
+impl Sender {
+    fn new(chat: &Arc<Chat>) -> Self {
+        let (answered, answers) = mpsc::unbounded_channel();
+        Self {
+            chat: Arc::clone(chat),
+            flow: Arc::default(),
+            answered,
+            answers,
+        }
+    }
+
+    fn send(&self, key: &str) {
+        self.send_sized(key, 2);
+    }
+
+    fn send_sized(&self, key: &str, bytes: usize) {
+        let request = SendRequest {
+            idempotency_key: key.into(),
+            content: Some(Content::BodyJson(vec![b' '; bytes].into())),
+            ..SendRequest::default()
+        };
+        let (answered, key) = (self.answered.clone(), key.to_owned());
+        self.chat.send(&self.flow, request, move |outcome| {
+            let _ = answered.send((key, outcome));
+        });
+    }
+
+    fn send_all(&self, keys: &[&str]) {
+        for key in keys {
+            self.send(key);
+        }
+    }
+
+    /// The next answer, as `key outcome`.
+    async fn answer(&mut self) -> String {
+        let (key, outcome) = soon(self.answers.recv()).await.unwrap();
+        match outcome {
+            Outcome::Sent(_) => format!("{key} sent"),
+            Outcome::Refused(reason) => format!("{key} refused {reason}"),
+            Outcome::Unknown => format!("{key} unknown"),
+        }
+    }
+
+    async fn answers(&mut self, count: usize) -> Vec<String> {
+        let mut answers = Vec::new();
+        while answers.len() < count {
+            answers.push(self.answer().await);
+        }
+        answers
+    }
+
+    fn has_no_answer(&mut self) -> bool {
+        self.answers.try_recv().is_err()
+    }
+}
+
+/// Refuses an instance's streams until something else has come.
+pub(crate) async fn while_refusing<T>(instance: &mut Instance, what: impl Future<Output = T>) -> T {
+    let mut what = pin!(what);
+    loop {
+        tokio::select! {
+            biased;
+            come = &mut what => return come,
+            call = instance.stream_call() => {
+                drop(call.answer(Err(Status::unavailable("the test says so"))));
+            }
+        }
+    }
+}

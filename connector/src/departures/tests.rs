@@ -1,0 +1,145 @@
+//! Leaves land, whatever it takes.
+
+use super::*;
+use crate::chat::tests::chat_of;
+use crate::testing::chat::{Instance, Sends};
+use crate::testing::{let_run, soon};
+use proto::v1::LeaveResponse;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+
+async fn departures() -> (Departures, Instance, Sends) {
+    let mut instance = Instance::new();
+    let chat = chat_of(&[&instance]);
+    let departures = Departures::new(&chat);
+    let stream = instance.stream().await;
+    let_run().await;
+    (departures, instance, stream)
+}
+
+fn of(user: &str) -> LeaveRequest {
+    LeaveRequest {
+        user: user.into(),
+        ..LeaveRequest::default()
+    }
+}
+
+async fn is_waiting(departures: &Departures) {
+    tokio::select! {
+        biased;
+        () = departures.landed() => panic!("it has not landed"),
+        () = let_run() => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leave_that_fails_is_repeated_as_it_is_until_it_lands() {
+    let (departures, mut instance, _stream) = departures().await;
+    soon(departures.landed()).await;
+    departures.add(of("u"));
+    is_waiting(&departures).await;
+    for _ in 0..200 {
+        let call = instance.leave().await;
+        assert_eq!(call.answer(Err(Status::unavailable(""))), of("u"));
+    }
+    // Nor does one that is never answered end it.
+    drop(instance.leave().await);
+    let unanswered = instance.leave().await;
+    let call = instance.leave().await;
+    is_waiting(&departures).await;
+    drop(unanswered);
+    call.answer(Ok(LeaveResponse::default()));
+    soon(departures.landed()).await;
+    instance.nobody_calls().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leave_outlives_a_time_without_any_chat() {
+    let (departures, mut instance, stream) = departures().await;
+    stream.fail();
+    let_run().await;
+    departures.add(of("u"));
+    let long = tokio::time::sleep(Duration::from_secs(30));
+    crate::chat::tests::while_refusing(&mut instance, long).await;
+    is_waiting(&departures).await;
+    let _stream = instance.stream().await;
+    let call = instance.leave().await;
+    assert_eq!(call.answer(Ok(LeaveResponse::default())), of("u"));
+    soon(departures.landed()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn leaves_land_sixty_four_at_once_and_none_is_forgotten() {
+    let (departures, mut instance, _stream) = departures().await;
+    for user in 0..100 {
+        departures.add(of(&user.to_string()));
+    }
+    let mut under_way = Vec::new();
+    for _ in 0..AT_ONCE {
+        under_way.push(instance.leave().await);
+    }
+    instance.nobody_calls().await;
+    let mut landed = HashSet::new();
+    for call in under_way {
+        landed.insert(call.answer(Ok(LeaveResponse::default())).user);
+        is_waiting(&departures).await;
+    }
+    while landed.len() < 100 {
+        let call = instance.leave().await;
+        is_waiting(&departures).await;
+        landed.insert(call.answer(Ok(LeaveResponse::default())).user);
+    }
+    soon(departures.landed()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn there_is_room_for_a_bounded_number_of_leaves() {
+    let (departures, _instance, _stream) = departures().await;
+    for _ in 1..ROOM {
+        departures.add(LeaveRequest::default());
+    }
+    let_run().await;
+    assert!(departures.has_room());
+    departures.add(LeaveRequest::default());
+    assert!(!departures.has_room(), "those under way count");
+}
+
+/// Counts errors.
+struct Errors(Arc<AtomicUsize>);
+
+impl Subscriber for Errors {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() == Level::ERROR
+    }
+
+    fn event(&self, _: &Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leave_that_chat_refuses_is_dropped_with_an_error_in_the_log() {
+    let errors = Arc::new(AtomicUsize::new(0));
+    let _logging = tracing::subscriber::set_default(Errors(Arc::clone(&errors)));
+    let (departures, mut instance, _stream) = departures().await;
+    departures.add(of("u"));
+    let reason = ErrorDetails::with_error_info("CONNECTOR_DEAD", "chat.v1", HashMap::new());
+    let dead = Status::with_error_details(Code::FailedPrecondition, "", reason);
+    instance.leave().await.answer(Err(dead));
+    soon(departures.landed()).await;
+    instance.nobody_calls().await;
+    assert_eq!(errors.load(Ordering::Relaxed), 1);
+}

@@ -1,0 +1,103 @@
+//! What a publication costs: one encoding for each wire format in use, one write for all that is ready.
+
+use super::{Guest, guest, guest_at};
+use crate::codec::WireFormat;
+use crate::hub::Hub;
+use crate::testing::feed::{Script, connection, head};
+use crate::testing::{at, publication, sized};
+use metrics::{
+    Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
+    with_local_recorder,
+};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counters by name.
+#[derive(Default)]
+struct Counters(Mutex<HashMap<String, Arc<AtomicU64>>>);
+
+impl Counters {
+    fn get(&self, name: &str) -> u64 {
+        self.0.lock()[name].load(Ordering::Relaxed)
+    }
+}
+
+impl Recorder for Counters {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        let mut counters = self.0.lock();
+        Counter::from_arc(counters.entry(key.name().to_owned()).or_default().clone())
+    }
+
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
+}
+
+/// A live channel at ("a", 4) with members of these formats, and what its hub counts.
+async fn counted(formats: &[WireFormat]) -> (Counters, Script, Vec<Guest>) {
+    let counters = Counters::default();
+    let mut script = Script::of(with_local_recorder(&counters, Hub::new));
+    let first = guest(&script.hub, formats[0]).await;
+    script.subscribed(&connection(1));
+    script.next_read().await.answer(head(at("a", 4)));
+    first.member.followed().await;
+    first.member.begin(at("a", 4)).await;
+    let mut guests = vec![first];
+    for &format in &formats[1..] {
+        guests.push(guest_at(&script.hub, format, at("a", 4)).await);
+    }
+    (counters, script, guests)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publication_is_encoded_once_for_each_format_in_use_however_many_members_it_has() {
+    use WireFormat::{Json, Pomelo};
+    for (formats, each) in [
+        (&[Json, Json, Json][..], 1),
+        (&[Pomelo, Pomelo], 1),
+        (&[Json, Pomelo, Json, Pomelo, Json], 2),
+    ] {
+        let (counters, script, mut guests) = counted(formats).await;
+        for offset in 5..=14 {
+            script.publish(publication("a", offset));
+        }
+        for guest in &mut guests {
+            guest.is_given(5..=14).await;
+        }
+        assert_eq!(counters.get("connector_encodings_total"), 10 * each);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn publications_that_are_ready_together_leave_in_one_write_for_each_member() {
+    use WireFormat::{Json, Pomelo};
+    let (counters, script, mut guests) = counted(&[Json, Pomelo, Json]).await;
+    for round in 1..=2 {
+        for offset in 5 * round..5 * round + 5 {
+            script.publish(publication("a", offset));
+        }
+        for guest in &mut guests {
+            guest.is_given(5 * round..5 * round + 5).await;
+        }
+        assert_eq!(counters.get("connector_channel_writes_total"), 3 * round);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_grows_large_is_written_before_it_grows_further() {
+    let (counters, script, _guests) = counted(&[WireFormat::Json]).await;
+    for offset in 5..=9 {
+        script.publish(sized("a", offset, 40 << 10));
+    }
+    assert_eq!(counters.get("connector_channel_writes_total"), 2);
+}

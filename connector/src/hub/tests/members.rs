@@ -1,0 +1,152 @@
+//! Who is in a channel, and what happens when a position is lost.
+
+use super::{guest, guest_at, room};
+use crate::codec::WireFormat;
+use crate::disconnect::Disconnect;
+use crate::testing::feed::{Script, connection, head, page};
+use crate::testing::{at, channel, client, let_run, publication};
+use channel_store::{LogPage, Standing};
+
+#[tokio::test(start_paused = true)]
+async fn when_the_position_is_lost_every_member_is_closed_with_a_reason_and_none_goes_on() {
+    for standing in [Standing::Diverged, Standing::Trimmed, Standing::Unknown] {
+        let (mut script, mut json) = room().await;
+        let mut pomelo = guest_at(&script.hub, WireFormat::Pomelo, at("a", 4)).await;
+        let waiting = guest_at(&script.hub, WireFormat::Json, at("a", 6)).await;
+        let joining = guest(&script.hub, WireFormat::Json).await;
+        script.publish(publication("a", 5));
+        script.publish(publication("b", 9));
+        let lost = LogPage {
+            standing,
+            ..page(
+                at("b", 7),
+                vec![publication("b", 8), publication("b", 9)],
+                9,
+            )
+        };
+        script.read_from(at("a", 5)).await.answer(lost);
+        // What it had until then still comes, and nothing from after the hole.
+        let expected = vec![("a".to_owned(), 5)];
+        assert_eq!(json.client.rest().await, (expected.clone(), Some(4003)));
+        assert_eq!(pomelo.client.rest().await, (expected, Some(1000)));
+        for guest in [&json, &pomelo, &waiting] {
+            assert_eq!(guest.connection.closing(), Some(Disconnect::PositionsLost));
+        }
+        // The hub goes on from where the log stands, for those who come.
+        let read = script.read_from(at("b", 7)).await;
+        read.answer(page(
+            at("b", 7),
+            vec![publication("b", 8), publication("b", 9)],
+            9,
+        ));
+        let_run().await;
+        let mut joining = joining;
+        joining.member.begin(at("b", 8)).await;
+        joining.is_given([9]).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_joiner_whose_own_position_is_lost_is_closed_alone() {
+    let (mut script, mut present) = room().await;
+    let joiner = guest(&script.hub, WireFormat::Json).await;
+    tokio::join!(joiner.member.begin(at("a", 1)), async {
+        let read = script.read_from(at("a", 1)).await;
+        read.answer(LogPage {
+            standing: Standing::Trimmed,
+            ..page(at("a", 2), vec![publication("a", 3)], 4)
+        });
+    });
+    assert_eq!(joiner.connection.closing(), Some(Disconnect::PositionsLost));
+    assert_eq!(present.connection.closing(), None);
+    script.publish(publication("a", 5));
+    present.is_given([5]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_is_followed_from_its_first_member_to_its_last() {
+    let (script, first) = room().await;
+    let second = guest_at(&script.hub, WireFormat::Pomelo, at("a", 4)).await;
+    drop(first.member);
+    assert_eq!(script.feed.follows(), [true]);
+    drop(second.member);
+    assert_eq!(script.feed.follows(), [true, false]);
+    assert!(script.hub.find(&channel()).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_left_is_given_nothing_more_and_the_others_all() {
+    let (script, mut first) = room().await;
+    let second = guest_at(&script.hub, WireFormat::Json, at("a", 4)).await;
+    let waiting = guest_at(&script.hub, WireFormat::Json, at("a", 5)).await;
+    let joining = guest(&script.hub, WireFormat::Json).await;
+    drop((second.member, waiting.member, joining.member));
+    for offset in 5..=8 {
+        script.publish(publication("a", offset));
+    }
+    first.is_given(5..=8).await;
+    for mut client in [second.client, waiting.client, joining.client] {
+        assert!(client.has_nothing());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_after_the_last_of_a_format_has_left_gets_no_hole_and_nothing_twice() {
+    let (script, mut json) = room().await;
+    let pomelo = guest_at(&script.hub, WireFormat::Pomelo, at("a", 4)).await;
+    script.publish(publication("a", 5));
+    drop(pomelo.member);
+    script.publish(publication("a", 6));
+    let mut next = guest_at(&script.hub, WireFormat::Pomelo, at("a", 4)).await;
+    script.publish(publication("a", 7));
+    next.is_given([5, 6, 7]).await;
+    json.is_given([5, 6, 7]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_that_come_and_go_at_the_same_time_end_with_the_channel_followed_or_not() {
+    let script = Script::new();
+    let (connection, _client) = client::client(WireFormat::Json).await;
+    let churn = |stays: bool| {
+        let (hub, connection) = (script.hub.clone(), connection.clone());
+        move || {
+            for _ in 0..2_000 {
+                drop(hub.attach(&channel(), &connection));
+            }
+            stays.then(|| hub.attach(&channel(), &connection))
+        }
+    };
+    for stays in [true, false] {
+        let threads = [false, false, stays].map(|stays| std::thread::spawn(churn(stays)));
+        let left = threads.map(|thread| thread.join().unwrap());
+        assert_eq!(script.feed.follows().last(), Some(&stays));
+        assert_eq!(script.hub.find(&channel()).is_some(), stays);
+        drop(left);
+        let alternates = script.feed.follows();
+        let alternates = alternates.chunks(2).all(|pair| *pair == [true, false]);
+        assert!(alternates, "one decision after the other");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_is_followed_again_begins_anew() {
+    let (mut script, first) = room().await;
+    script.publish(publication("a", 6));
+    let late = script.read_from(at("a", 4)).await;
+    drop(first.member);
+    let mut second = guest(&script.hub, WireFormat::Json).await;
+    // What was under way for the one before means nothing to it.
+    late.answer(page(
+        at("a", 4),
+        vec![publication("a", 5), publication("a", 6)],
+        6,
+    ));
+    script.publish(publication("a", 7));
+    script.nobody_reads().await;
+    script.subscribed(&connection(1));
+    script.next_read().await.answer(head(at("a", 7)));
+    second.member.followed().await;
+    second.member.begin(at("a", 7)).await;
+    script.publish(publication("a", 8));
+    second.is_given([8]).await;
+}

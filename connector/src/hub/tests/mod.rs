@@ -1,0 +1,65 @@
+//! The hub against a feed that does what the test says, with members on real sockets.
+
+mod encodings;
+mod members;
+mod order;
+mod random;
+mod starting;
+
+use super::{Hub, Member};
+use crate::codec::WireFormat;
+use crate::connection::Connection;
+use crate::testing::client::{self, Client};
+use crate::testing::feed::{Script, connection, head};
+use crate::testing::{at, channel, let_run};
+use channel_store::Position;
+use std::sync::Arc;
+
+/// Who follows the channel, and sees what it is given.
+struct Guest {
+    member: Member,
+    connection: Arc<Connection>,
+    client: Client,
+}
+
+/// Registered, and no more.
+async fn guest(hub: &Arc<Hub>, format: WireFormat) -> Guest {
+    let (connection, client) = client::client(format).await;
+    Guest {
+        member: hub.attach(&channel(), &connection),
+        connection,
+        client,
+    }
+}
+
+/// A member at the end of the hub's log, where no read is needed.
+async fn guest_at(hub: &Arc<Hub>, format: WireFormat, start: Position) -> Guest {
+    let guest = guest(hub, format).await;
+    guest.member.begin(start).await;
+    guest
+}
+
+/// A live channel at ("a", 4) over connection 1, with one JSON member.
+async fn room() -> (Script, Guest) {
+    let mut script = Script::new();
+    let guest = guest(&script.hub, WireFormat::Json).await;
+    script.subscribed(&connection(1));
+    script.next_read().await.answer(head(at("a", 4)));
+    guest.member.followed().await;
+    guest.member.begin(at("a", 4)).await;
+    (script, guest)
+}
+
+impl Guest {
+    async fn is_given_nothing(&mut self) {
+        let_run().await;
+        assert!(self.client.has_nothing(), "the member is given something");
+    }
+
+    /// These offsets come next, and nothing after them.
+    async fn is_given(&mut self, offsets: impl IntoIterator<Item = u64>) {
+        let expected: Vec<u64> = offsets.into_iter().collect();
+        assert_eq!(self.client.offsets(expected.len()).await, expected);
+        self.is_given_nothing().await;
+    }
+}

@@ -1,0 +1,208 @@
+//! The rules of the live channel, and of reading (RECOVERY.md, section 4).
+
+use super::{guest, room};
+use crate::codec::WireFormat;
+use crate::testing::feed::{Script, connection, head, of_generation, page};
+use crate::testing::{at, publication, sized};
+use channel_store::{Generation, LogPage, Since};
+
+#[tokio::test(start_paused = true)]
+async fn the_next_publication_is_delivered_and_one_that_was_seen_is_dropped() {
+    let (mut script, mut guest) = room().await;
+    for offset in [5, 5, 4, 1, 6] {
+        script.publish(publication("a", offset));
+    }
+    guest.is_given([5, 6]).await;
+    script.nobody_reads().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gap_is_read_from_the_log() {
+    let (mut script, mut guest) = room().await;
+    script.publish(publication("a", 5));
+    script.publish(publication("a", 7));
+    guest.is_given([5]).await;
+    let read = script.read_from(at("a", 5)).await;
+    let missed = vec![publication("a", 6), publication("a", 7)];
+    read.answer(page(at("a", 5), missed, 7));
+    guest.is_given([6, 7]).await;
+    script.publish(publication("a", 8));
+    guest.is_given([8]).await;
+    script.nobody_reads().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publication_of_another_epoch_is_read_never_delivered_or_dropped_unread() {
+    // Whatever its offset: the next one, one far ahead, and one that would have been seen.
+    for offset in [5, 9, 3] {
+        let (mut script, mut guest) = room().await;
+        script.publish(publication("b", offset));
+        guest.is_given_nothing().await;
+        let read = script.read_from(at("a", 4)).await;
+        let missed = vec![publication("a", 5), publication("b", 6)];
+        read.answer(page(at("a", 4), missed, 6));
+        assert_eq!(guest.client.position().await, ("a".into(), 5));
+        assert_eq!(guest.client.position().await, ("b".into(), 6));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn publications_that_come_while_the_log_is_read_wait_and_are_judged_then() {
+    let (mut script, mut guest) = room().await;
+    script.publish(publication("a", 6));
+    let read = script.read_from(at("a", 4)).await;
+    for offset in [7, 8, 11] {
+        script.publish(publication("a", offset));
+    }
+    guest.is_given_nothing().await;
+    let missed = (5..=7).map(|offset| publication("a", offset)).collect();
+    read.answer(page(at("a", 4), missed, 7));
+    guest.is_given([5, 6, 7, 8]).await;
+    let read = script.read_from(at("a", 8)).await;
+    let missed = (9..=11).map(|offset| publication("a", offset)).collect();
+    read.answer(page(at("a", 8), missed, 11));
+    guest.is_given([9, 10, 11]).await;
+    script.nobody_reads().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_beyond_a_megabyte_is_dropped_and_read_again() {
+    let (mut script, mut guest) = room().await;
+    script.publish(publication("a", 6));
+    let read = script.read_from(at("a", 4)).await;
+    // Together more than fits; the first alone does.
+    script.publish(sized("a", 7, 600 << 10));
+    script.publish(sized("a", 8, 600 << 10));
+    read.answer(page(
+        at("a", 4),
+        vec![publication("a", 5), publication("a", 6)],
+        6,
+    ));
+    let read = script.read_from(at("a", 6)).await;
+    guest.is_given([5, 6]).await;
+    read.answer(page(
+        at("a", 6),
+        vec![publication("a", 7), publication("a", 8)],
+        8,
+    ));
+    guest.is_given([7, 8]).await;
+
+    // The bound is one of bytes that wait, not of all that ever did.
+    script.publish(publication("a", 10));
+    let read = script.read_from(at("a", 8)).await;
+    script.publish(sized("a", 11, 600 << 10));
+    read.answer(page(
+        at("a", 8),
+        vec![publication("a", 9), publication("a", 10)],
+        10,
+    ));
+    guest.is_given([9, 10, 11]).await;
+    script.nobody_reads().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_connection_reads_and_the_earlier_one_is_not_heard_any_more() {
+    let (mut script, mut guest) = room().await;
+    script.subscribed(&connection(2));
+    let read = script.read_from(at("a", 4)).await;
+    // Lost in a failover, both would pass as the next ones right after the read.
+    script.publish_over(1, publication("a", 5));
+    read.answer(page(at("a", 4), vec![], 4));
+    guest.is_given_nothing().await;
+    script.publish_over(1, publication("a", 5));
+    guest.is_given_nothing().await;
+    script.nobody_reads().await;
+    script.publish_over(2, publication("a", 5));
+    guest.is_given([5]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_when_the_connection_is_replaced_is_dropped_and_the_log_read_once_more() {
+    let (mut script, mut guest) = room().await;
+    script.publish(publication("a", 6));
+    let read = script.read_from(at("a", 4)).await;
+    script.publish(publication("a", 7));
+    script.subscribed(&connection(2));
+    read.answer(page(
+        at("a", 4),
+        vec![publication("a", 5), publication("a", 6)],
+        6,
+    ));
+    let read = script.read_from(at("a", 6)).await;
+    read.answer(page(at("a", 6), vec![], 6));
+    guest.is_given([5, 6]).await;
+    script.nobody_reads().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_before_the_first_confirmation_is_dropped_and_after_it_waits() {
+    let mut script = Script::new();
+    let mut guest = guest(&script.hub, WireFormat::Json).await;
+    script.publish(publication("a", 5));
+    script.nobody_reads().await;
+    script.subscribed(&connection(1));
+    let read = script.next_read().await;
+    assert_eq!((&read.since, read.limit), (&Since::Head, 0));
+    script.publish(publication("a", 5));
+    script.publish(publication("a", 6));
+    read.answer(head(at("a", 4)));
+    guest.member.followed().await;
+    guest.member.begin(at("a", 4)).await;
+    guest.is_given([5, 6]).await;
+    script.nobody_reads().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_of_another_generation_than_the_connections_is_not_the_last() {
+    let foreign = |page: LogPage| LogPage {
+        generation: Generation::from("of the other side"),
+        ..page
+    };
+    let mut script = Script::new();
+    let mut guest = guest(&script.hub, WireFormat::Json).await;
+    script.subscribed(&of_generation(1, "g"));
+    script.next_read().await.answer(foreign(head(at("a", 4))));
+    guest.member.followed().await;
+    guest.member.begin(at("a", 4)).await;
+    script.publish(publication("a", 5));
+    guest.is_given_nothing().await;
+    let read = script.read_from(at("a", 4)).await;
+    read.answer(foreign(page(at("a", 4), vec![], 4)));
+    guest.is_given_nothing().await;
+    let read = script.read_from(at("a", 4)).await;
+    read.answer(page(at("a", 4), vec![], 4));
+    guest.is_given([5]).await;
+    script.nobody_reads().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_log_is_read_in_pages_until_its_end() {
+    let (mut script, mut guest) = room().await;
+    script.publish(publication("a", 9));
+    let read = script.read_from(at("a", 4)).await;
+    assert_eq!(read.limit, super::super::PAGE);
+    let two = |offset| vec![publication("a", offset), publication("a", offset + 1)];
+    read.answer(page(at("a", 4), two(5), 9));
+    let read = script.read_from(at("a", 6)).await;
+    read.answer(page(at("a", 6), two(7), 9));
+    let read = script.read_from(at("a", 8)).await;
+    read.answer(page(at("a", 8), vec![publication("a", 9)], 9));
+    guest.is_given(5..=9).await;
+    script.nobody_reads().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_does_not_answer_is_read_again() {
+    let (mut script, mut guest) = room().await;
+    script.publish(publication("a", 6));
+    for _ in 0..20 {
+        script.read_from(at("a", 4)).await.fail();
+    }
+    let read = script.read_from(at("a", 4)).await;
+    read.answer(page(
+        at("a", 4),
+        vec![publication("a", 5), publication("a", 6)],
+        6,
+    ));
+    guest.is_given([5, 6]).await;
+}

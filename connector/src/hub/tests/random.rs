@@ -1,0 +1,349 @@
+//! Random histories against a small model of the store: servers that fail over, with and without loss, connections that
+//! break, members that come and go. Whoever is not told anything has a run of the one log without a gap.
+
+use super::{Guest, guest};
+use crate::codec::WireFormat;
+use crate::disconnect::Disconnect;
+use crate::testing::client::Client;
+use crate::testing::feed::{Read, Script, of_generation};
+use crate::testing::{at, channel, let_run, publication};
+use channel_store::{
+    FeedConnection, FeedSink, Generation, LogPage, Position, Publication, Since, Standing,
+};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use tokio::task::JoinHandle;
+
+/// The server, as RECOVERY.md describes it, and what is on its way from it.
+struct Server {
+    generation: u64,
+    /// The generation under which the newest epoch began.
+    epoch_of: u64,
+    /// Epochs and the offsets of their first publications.
+    epochs: Vec<(Position, u64)>,
+    log: Vec<Publication>,
+    on_the_way: VecDeque<Arriving>,
+    /// What earlier connections may still bring.
+    late: Vec<Arriving>,
+    connection: FeedConnection,
+}
+
+enum Arriving {
+    Subscribed(FeedConnection),
+    Publication(FeedConnection, Publication),
+}
+
+impl Server {
+    fn new() -> Self {
+        Self {
+            generation: 1,
+            epoch_of: 1,
+            epochs: vec![(at("e1", 0), 1)],
+            log: Vec::new(),
+            on_the_way: VecDeque::new(),
+            late: Vec::new(),
+            connection: of_generation(1, "1"),
+        }
+    }
+
+    fn generation(&self) -> Generation {
+        self.generation.to_string().into()
+    }
+
+    fn end(&self) -> u64 {
+        self.log.len() as u64
+    }
+
+    fn publish(&mut self) -> Position {
+        let next = self.end() + 1;
+        if self.epoch_of != self.generation {
+            self.epoch_of = self.generation;
+            let name = format!("e{}", self.generation);
+            self.epochs.push((at(&name, 0), next));
+        }
+        let epoch = self.epochs[self.epochs.len() - 1].0.epoch.clone();
+        let published = publication(epoch.as_str(), next);
+        self.log.push(published.clone());
+        let arriving = Arriving::Publication(self.connection.clone(), published.clone());
+        self.on_the_way.push_back(arriving);
+        published.position
+    }
+
+    /// The feed has a new connection; what the old one had on its way is lost or late.
+    fn connect(&mut self) {
+        let mut generation = self.generation();
+        if fastrand::u8(..4) == 0 {
+            // It was asked just before a failover.
+            generation = "old".into();
+            self.late.clear();
+        }
+        let number = self.connection.number + 1;
+        self.late.extend(self.on_the_way.drain(..));
+        self.connection = FeedConnection { number, generation };
+        let connection = self.connection.clone();
+        self.on_the_way.push_back(Arriving::Subscribed(connection));
+    }
+
+    /// Another server takes over, `lost` publications behind.
+    fn fail_over(&mut self, lost: usize) {
+        self.generation += 1;
+        self.log.truncate(self.log.len().saturating_sub(lost));
+        let end = self.end();
+        while self.epochs.len() > 1 && self.epochs[self.epochs.len() - 1].1 > end {
+            self.epochs.pop();
+        }
+        self.connect();
+        self.connection.generation = self.generation();
+        self.on_the_way.clear();
+        let connection = self.connection.clone();
+        self.on_the_way.push_back(Arriving::Subscribed(connection));
+    }
+
+    fn answer(&self, read: &Read) -> LogPage {
+        let end = self.end();
+        let newest = &self.epochs[self.epochs.len() - 1].0;
+        let newest = at(newest.epoch.as_str(), end);
+        let (standing, position) = match &read.since {
+            Since::Head => (Standing::Head, newest),
+            Since::Position(since) => {
+                let of = self
+                    .epochs
+                    .iter()
+                    .position(|(name, _)| name.epoch == since.epoch);
+                match of {
+                    None => (Standing::Unknown, newest),
+                    Some(of) => {
+                        let ends = self.epochs.get(of + 1).map_or(end, |(_, start)| start - 1);
+                        if since.offset <= ends {
+                            (Standing::Exact, since.clone())
+                        } else {
+                            (Standing::Diverged, at(since.epoch.as_str(), ends))
+                        }
+                    }
+                }
+            }
+        };
+        let from = usize::try_from(position.offset).unwrap();
+        // Small pages, so that there are several.
+        let limit = read.limit.min(3);
+        LogPage {
+            standing,
+            generation: self.generation(),
+            position,
+            last: end,
+            entries: self.log.iter().skip(from).take(limit).cloned().collect(),
+        }
+    }
+}
+
+/// A member, where it began, and whether its way in has ended.
+struct Joined {
+    guest: Arc<Guest>,
+    start: u64,
+    begins: JoinHandle<()>,
+}
+
+struct History {
+    script: Script,
+    server: Server,
+    reads: Vec<Read>,
+    members: Vec<Joined>,
+    /// Where they began, and what they can still read.
+    gone: Vec<(u64, Client)>,
+}
+
+impl History {
+    async fn step(&mut self, with_loss: bool) {
+        match fastrand::u8(..100) {
+            0..30 => drop(self.server.publish()),
+            30..60 => self.arrive(),
+            60..78 => self.answer_one(),
+            78..86 => self.join().await,
+            86..90 if self.members.len() > 1 => {
+                let member = fastrand::usize(..self.members.len());
+                let left = self.members.swap_remove(member);
+                self.leave(left).await;
+            }
+            90..93 => self.server.connect(),
+            93..95 => self.server.fail_over(0),
+            95..96 if with_loss => self.server.fail_over(fastrand::usize(..3)),
+            96..99 => {
+                // The earlier connection's task still had this.
+                if let Some(late) = self.server.late.pop() {
+                    self.bring(late);
+                }
+            }
+            _ => tokio::time::advance(std::time::Duration::from_millis(100)).await,
+        }
+        if fastrand::bool() {
+            let_run().await;
+        }
+        while let Some(read) = self.script.poll_read() {
+            self.reads.push(read);
+        }
+    }
+
+    fn bring(&self, arriving: Arriving) {
+        match arriving {
+            Arriving::Subscribed(connection) => self.script.subscribed(&connection),
+            Arriving::Publication(connection, publication) => {
+                self.script
+                    .hub
+                    .publication(&connection, &channel(), publication);
+            }
+        }
+    }
+
+    fn arrive(&mut self) {
+        for _ in 0..fastrand::u8(1..6) {
+            if let Some(arriving) = self.server.on_the_way.pop_front() {
+                self.bring(arriving);
+            }
+        }
+    }
+
+    fn answer_one(&mut self) {
+        if !self.reads.is_empty() {
+            let read = self.reads.swap_remove(fastrand::usize(..self.reads.len()));
+            if fastrand::u8(..8) == 0 {
+                return read.fail();
+            }
+            let page = self.server.answer(&read);
+            read.answer(page);
+        }
+    }
+
+    /// Chat publishes the own onJoin; when its answer comes, anything may have happened.
+    async fn join(&mut self) {
+        let format = WireFormat::ALL[fastrand::usize(..WireFormat::COUNT)];
+        let guest = Arc::new(guest(&self.script.hub, format).await);
+        let position = self.server.publish();
+        let start = position.offset - 1;
+        let begins = tokio::spawn({
+            let guest = Arc::clone(&guest);
+            let pause = std::time::Duration::from_millis(fastrand::u64(..300));
+            async move {
+                guest.member.followed().await;
+                tokio::time::sleep(pause).await;
+                let start = at(position.epoch.as_str(), position.offset - 1);
+                guest.member.begin(start).await;
+            }
+        });
+        self.members.push(Joined {
+            guest,
+            start,
+            begins,
+        });
+    }
+
+    async fn leave(&mut self, left: Joined) {
+        left.begins.abort();
+        let _ = left.begins.await;
+        let Guest {
+            member,
+            connection,
+            client,
+        } = Arc::into_inner(left.guest).unwrap();
+        drop(member);
+        connection.close(Disconnect::Shutdown);
+        self.gone.push((left.start, client));
+    }
+
+    /// Everything that is on its way arrives, every read is answered, and one more publication is made.
+    async fn come_to_rest(&mut self) {
+        self.server.connect();
+        self.server.connection.generation = self.server.generation();
+        self.server.on_the_way.clear();
+        let connection = self.server.connection.clone();
+        self.server
+            .on_the_way
+            .push_back(Arriving::Subscribed(connection));
+        self.server.publish();
+        for _ in 0..100 {
+            while let Some(arriving) = self.server.on_the_way.pop_front() {
+                self.bring(arriving);
+            }
+            for read in std::mem::take(&mut self.reads) {
+                let page = self.server.answer(&read);
+                read.answer(page);
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            let_run().await;
+            while let Some(read) = self.script.poll_read() {
+                self.reads.push(read);
+            }
+        }
+    }
+}
+
+/// No gap, nothing twice.
+fn is_run(start: u64, given: &[(String, u64)]) -> bool {
+    (given.iter().zip(start + 1..)).all(|((_, offset), expected)| *offset == expected)
+}
+
+async fn history(seed: u64, with_loss: bool) {
+    fastrand::seed(seed);
+    let script = Script::new();
+    let first = guest(&script.hub, WireFormat::Json).await;
+    let mut history = History {
+        script,
+        server: Server::new(),
+        reads: Vec::new(),
+        members: Vec::new(),
+        gone: Vec::new(),
+    };
+    let connection = history.server.connection.clone();
+    history.script.subscribed(&connection);
+    for _ in 0..150 {
+        history.step(with_loss).await;
+    }
+    drop(first.member);
+    history.come_to_rest().await;
+    let log: Vec<_> = history
+        .server
+        .log
+        .iter()
+        .map(|entry| {
+            (
+                entry.position.epoch.as_str().to_owned(),
+                entry.position.offset,
+            )
+        })
+        .collect();
+    for (start, mut client) in history.gone {
+        let (given, _) = client.rest().await;
+        assert!(
+            is_run(start, &given),
+            "{given:?} after {start}, seed {seed}"
+        );
+    }
+    for Joined {
+        guest,
+        start,
+        begins,
+    } in history.members
+    {
+        let _ = begins.await;
+        let told = guest.connection.closing();
+        assert!(told.is_none() || with_loss, "told for nothing, seed {seed}");
+        guest.connection.close(Disconnect::Shutdown);
+        let mut guest = Arc::into_inner(guest).unwrap();
+        let (given, _) = guest.client.rest().await;
+        assert!(
+            is_run(start, &given),
+            "{given:?} after {start}, seed {seed}"
+        );
+        if told.is_none() {
+            let expected = &log[usize::try_from(start).unwrap()..];
+            assert_eq!(given, expected, "after {start}, seed {seed}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_member_has_a_run_of_the_one_log_whatever_happens() {
+    for seed in 0..150 {
+        history(seed, false).await;
+        history(seed, true).await;
+    }
+}

@@ -1,0 +1,272 @@
+//! Where a member begins: right before its own onJoin, wherever the hub stands by then (RECOVERY.md, section 5).
+
+use super::{Guest, guest, guest_at, room};
+use crate::codec::WireFormat;
+use crate::disconnect::Disconnect;
+use crate::testing::feed::{Script, connection, page};
+use crate::testing::{at, let_run, publication};
+use channel_store::Position;
+
+const PAIRS: [(WireFormat, WireFormat); 4] = [
+    (WireFormat::Json, WireFormat::Json),
+    (WireFormat::Json, WireFormat::Pomelo),
+    (WireFormat::Pomelo, WireFormat::Json),
+    (WireFormat::Pomelo, WireFormat::Pomelo),
+];
+
+/// Who was there, who comes, and a live channel at ("a", 4).
+async fn coming(formats: (WireFormat, WireFormat)) -> (Script, Guest, Guest) {
+    let (script, first) = room().await;
+    let present = guest_at(&script.hub, formats.0, at("a", 4)).await;
+    drop(first);
+    let joiner = guest(&script.hub, formats.1).await;
+    (script, present, joiner)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_joiner_gets_its_own_on_join_once_when_it_was_delivered_before_the_answer_came() {
+    for formats in PAIRS {
+        let (mut script, mut present, mut joiner) = coming(formats).await;
+        for offset in 5..=7 {
+            script.publish(publication("a", offset));
+        }
+        present.is_given([5, 6, 7]).await;
+        joiner.member.begin(at("a", 5)).await;
+        joiner.is_given([6, 7]).await;
+        script.publish(publication("a", 8));
+        present.is_given([8]).await;
+        joiner.is_given([8]).await;
+        script.nobody_reads().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_joiner_gets_its_own_on_join_once_while_it_waits_to_be_written() {
+    for formats in PAIRS {
+        for start in 4..=7 {
+            let (mut script, mut present, mut joiner) = coming(formats).await;
+            for offset in 5..=7 {
+                script.publish(publication("a", offset));
+            }
+            // Nothing ran in between, so nothing was written.
+            joiner.member.begin(at("a", start)).await;
+            script.publish(publication("a", 8));
+            present.is_given(5..=8).await;
+            joiner.is_given(start + 1..=8).await;
+            script.nobody_reads().await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_joiner_gets_its_own_on_join_once_when_the_answer_came_before_it() {
+    for formats in PAIRS {
+        for start in 5..=7 {
+            let (mut script, mut present, mut joiner) = coming(formats).await;
+            joiner.member.begin(at("a", start)).await;
+            for offset in 5..=8 {
+                script.publish(publication("a", offset));
+            }
+            present.is_given(5..=8).await;
+            joiner.is_given(start + 1..=8).await;
+            script.nobody_reads().await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_joiners_of_a_format_that_nobody_had_get_what_waits_to_be_written_once_each() {
+    let (script, mut present, mut one) = coming(PAIRS[1]).await;
+    let mut two = guest(&script.hub, WireFormat::Pomelo).await;
+    for offset in 5..=7 {
+        script.publish(publication("a", offset));
+    }
+    one.member.begin(at("a", 4)).await;
+    two.member.begin(at("a", 6)).await;
+    script.publish(publication("a", 8));
+    present.is_given(5..=8).await;
+    one.is_given(5..=8).await;
+    two.is_given(7..=8).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_the_end_of_an_epoch_gets_the_beginning_of_the_next() {
+    let (mut script, mut present, mut joiner) = coming(PAIRS[0]).await;
+    joiner.member.begin(at("a", 6)).await;
+    script.publish(publication("a", 5));
+    script.publish(publication("a", 6));
+    script.publish(publication("b", 7));
+    let read = script.read_from(at("a", 6)).await;
+    read.answer(page(at("a", 6), vec![publication("b", 7)], 7));
+    joiner.is_given([7]).await;
+    present.is_given([5, 6, 7]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_starts_right_before_an_epochs_first_gets_it() {
+    for delivered_before in [false, true] {
+        let (mut script, mut present, mut joiner) = coming(PAIRS[0]).await;
+        script.publish(publication("b", 5));
+        let read = script.read_from(at("a", 4)).await;
+        let answer = page(at("a", 4), vec![publication("b", 5)], 5);
+        // The join answered with its own onJoin, the new epoch's first.
+        let start = at("b", 4);
+        if delivered_before {
+            read.answer(answer);
+            present.is_given([5]).await;
+            joiner.member.begin(start).await;
+        } else {
+            tokio::join!(joiner.member.begin(start), async {
+                let mine = script.read_from(at("b", 4)).await;
+                mine.answer(page(at("b", 4), vec![publication("b", 5)], 5));
+                let mine = script.read_from(at("b", 5)).await;
+                mine.answer(page(at("b", 5), vec![], 5));
+                read.answer(answer);
+            });
+            // It was in doubt where the hub was.
+            let again = script.read_from(at("b", 5)).await;
+            again.answer(page(at("b", 5), vec![], 5));
+            present.is_given([5]).await;
+        }
+        joiner.is_given([5]).await;
+        script.publish(publication("b", 6));
+        joiner.is_given([6]).await;
+        present.is_given([6]).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_older_than_the_last_deliveries_is_read_for_this_member_alone() {
+    let (mut script, mut present, mut joiner) = coming(PAIRS[1]).await;
+    tokio::join!(joiner.member.begin(at("a", 1)), async {
+        let read = script.read_from(at("a", 1)).await;
+        read.answer(page(at("a", 1), vec![publication("a", 2)], 4));
+        let read = script.read_from(at("a", 2)).await;
+        script.publish(publication("a", 5));
+        read.answer(page(
+            at("a", 2),
+            vec![publication("a", 3), publication("a", 4)],
+            5,
+        ));
+    });
+    joiner.is_given([2, 3, 4, 5]).await;
+    present.is_given([5]).await;
+    script.nobody_reads().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_ahead_of_the_hub_waits_and_makes_the_hub_read() {
+    let (mut script, mut present, mut joiner) = coming(PAIRS[0]).await;
+    tokio::join!(joiner.member.begin(at("b", 5)), async {
+        let read = script.read_from(at("b", 5)).await;
+        read.answer(page(at("b", 5), vec![publication("b", 6)], 6));
+        let read = script.read_from(at("b", 6)).await;
+        read.answer(page(at("b", 6), vec![], 6));
+    });
+    let read = script.read_from(at("a", 4)).await;
+    let missed = vec![
+        publication("a", 5),
+        publication("b", 6),
+        publication("b", 7),
+    ];
+    read.answer(page(at("a", 4), missed, 7));
+    joiner.is_given([6, 7]).await;
+    present.is_given([5, 6, 7]).await;
+    script.nobody_reads().await;
+}
+
+/// A joiner at ("b", 5) has read up to ("b", 6), where the log ends; before it knows, the hub reads up to `hub_at`.
+async fn overtake(script: &mut Script, hub_at: u64) {
+    let joiners = script.read_from(at("b", 5)).await;
+    joiners.answer(page(at("b", 5), vec![publication("b", 6)], 6));
+    let joiners = script.read_from(at("b", 6)).await;
+    script.publish(publication("b", 6));
+    let hubs = script.read_from(at("a", 4)).await;
+    let missed = (6..=hub_at).map(|offset| publication("b", offset));
+    let missed = std::iter::once(publication("a", 5)).chain(missed);
+    hubs.answer(page(at("a", 4), missed.collect(), hub_at));
+    let_run().await;
+    joiners.answer(page(at("b", 6), vec![], 6));
+    // It is in doubt where the hub is.
+    let hubs = script.read_from(at("b", hub_at)).await;
+    hubs.answer(page(at("b", hub_at), vec![], hub_at));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hub_that_overtakes_a_member_on_its_way_leaves_no_gap() {
+    let (mut script, _present, mut joiner) = coming(PAIRS[0]).await;
+    tokio::join!(joiner.member.begin(at("b", 5)), overtake(&mut script, 8));
+    script.publish(publication("b", 9));
+    joiner.is_given([6, 7, 8, 9]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hub_that_overtakes_a_member_by_more_than_it_keeps_leaves_no_gap_either() {
+    let (mut script, _present, mut joiner) = coming(PAIRS[0]).await;
+    tokio::join!(joiner.member.begin(at("b", 5)), async {
+        overtake(&mut script, 2_000).await;
+        let read = script.read_from(at("b", 6)).await;
+        let missed = (7..=2_000).map(|offset| publication("b", offset)).collect();
+        read.answer(page(at("b", 6), missed, 2_000));
+    });
+    joiner.is_given(6..=2_000).await;
+}
+
+/// Waits at `start` while the hub stands at ("a", 4); what follows there is `next`.
+async fn waits_in_vain(start: Position, next: &[Position]) -> Option<Disconnect> {
+    let (mut script, mut present, joiner) = coming(PAIRS[0]).await;
+    let is_known = start.epoch == at("a", 4).epoch;
+    tokio::join!(joiner.member.begin(start.clone()), async {
+        if !is_known {
+            let read = script.read_from(start.clone()).await;
+            read.answer(page(start.clone(), vec![], start.offset));
+        }
+    });
+    if is_known {
+        script.subscribed(&connection(1));
+    }
+    let entries: Vec<_> = next
+        .iter()
+        .map(|position| publication(position.epoch.as_str(), position.offset))
+        .collect();
+    let last = next[next.len() - 1].offset;
+    script
+        .read_from(at("a", 4))
+        .await
+        .answer(page(at("a", 4), entries, last));
+    present
+        .is_given(next.iter().map(|position| position.offset))
+        .await;
+    joiner.connection.closing()
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_what_was_lost_is_told_and_never_left_waiting() {
+    let lost = Some(Disconnect::PositionsLost);
+    // Its epoch ended before.
+    assert_eq!(waits_in_vain(at("a", 6), &[at("b", 5)]).await, lost);
+    let later = [at("a", 5), at("b", 6)];
+    assert_eq!(waits_in_vain(at("a", 6), &later).await, lost);
+    // Its epoch is not in this log.
+    let other = [at("a", 5), at("d", 6), at("d", 7)];
+    assert_eq!(waits_in_vain(at("c", 6), &other).await, lost);
+    // It may still come.
+    assert_eq!(waits_in_vain(at("c", 6), &[at("a", 5)]).await, None);
+    assert_eq!(waits_in_vain(at("a", 6), &[at("a", 5)]).await, None);
+    let reached = [at("a", 5), at("a", 6), at("b", 7)];
+    assert_eq!(waits_in_vain(at("a", 6), &reached).await, None);
+    let first = [at("a", 5), at("c", 6)];
+    assert_eq!(waits_in_vain(at("c", 5), &first).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_whose_log_does_not_answer_for_ten_seconds_is_told_to_come_again() {
+    let (mut script, _present, joiner) = coming(PAIRS[0]).await;
+    let started = tokio::time::Instant::now();
+    tokio::select! {
+        () = joiner.member.begin(at("a", 1)) => {}
+        () = async { loop { script.read_from(at("a", 1)).await.fail() } } => {}
+    }
+    assert_eq!(joiner.connection.closing(), Some(Disconnect::PositionsLost));
+    assert_eq!(started.elapsed().as_secs(), 10);
+}

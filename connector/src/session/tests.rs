@@ -1,0 +1,315 @@
+//! Login, send and leave, with a feed and a chat that do what the test says.
+
+use super::*;
+use crate::chat::tests::chat_of;
+use crate::codec::WireFormat;
+use crate::registry::LocalRegistry;
+use crate::testing::chat::{Instance, Sends, joined};
+use crate::testing::client::{self, Told};
+use crate::testing::feed::{Script, connection, head};
+use crate::testing::{at, let_run, publication, soon};
+use serde_json::{Value, json};
+use tonic::Status;
+
+/// A connector with one client, and all that surrounds it.
+struct Scene {
+    services: Arc<Services>,
+    script: Script,
+    instance: Instance,
+    stream: Sends,
+    me: Client,
+    socket: Arc<Connection>,
+    client: client::Client,
+}
+
+async fn scene() -> Scene {
+    let mut instance = Instance::new();
+    let chat = chat_of(&[&instance]);
+    let script = Script::new();
+    let services = Arc::new(Services {
+        incarnation: Incarnation::new("c:1").unwrap(),
+        operations: AtomicU64::new(0),
+        hub: Arc::clone(&script.hub),
+        departures: Departures::new(&chat),
+        chat,
+        registry: Box::new(LocalRegistry::default()),
+    });
+    let stream = instance.stream().await;
+    let_run().await;
+    let (socket, client) = client::client(WireFormat::Json).await;
+    Scene {
+        me: Client::new(Arc::clone(&services), Arc::clone(&socket)),
+        services,
+        script,
+        instance,
+        stream,
+        socket,
+        client,
+    }
+}
+
+fn request(id: u64, route: &str, body: &Value) -> Request {
+    Request {
+        id: Some(id),
+        route: route.into(),
+        body: RequestBody::Object(body.to_string().into()),
+        key: None,
+    }
+}
+
+fn login(id: u64, user: &str) -> Request {
+    let body = json!({"userId": user, "lessonId": "room"});
+    request(id, "connector.handler.login", &body)
+}
+
+fn send(id: u64) -> Request {
+    request(id, "chat.handler.send", &json!({"n": id}))
+}
+
+fn reply(id: u64, body: &str) -> Told {
+    let body = serde_json::from_str(body).unwrap();
+    Told::Reply { id, body }
+}
+
+/// The feed confirms the channel, whose log ends at ("a", 4).
+async fn is_followed(script: &mut Script) {
+    let_run().await;
+    script.subscribed(&connection(1));
+    script.next_read().await.answer(head(at("a", 4)));
+}
+
+/// A client that has logged in as "u", with its own onJoin at ("a", 5) delivered.
+async fn logged_in() -> Scene {
+    let mut scene = scene().await;
+    tokio::join!(scene.me.handle(login(1, "u")), async {
+        is_followed(&mut scene.script).await;
+        scene.instance.join().await.answer(Ok(joined("a", 5)));
+    });
+    scene.script.publish(publication("a", 5));
+    assert_eq!(scene.client.next().await, reply(1, LOGGED_IN));
+    assert_eq!(scene.client.offsets(1).await, [5]);
+    scene
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logins_reply_comes_before_the_own_on_join_whichever_is_known_first_k2() {
+    for push_first in [true, false] {
+        let mut scene = scene().await;
+        tokio::join!(scene.me.handle(login(1, "u")), async {
+            is_followed(&mut scene.script).await;
+            let join = scene.instance.join().await;
+            if push_first {
+                scene.script.publish(publication("a", 5));
+                let_run().await;
+            }
+            let request = join.answer(Ok(joined("a", 5)));
+            assert_eq!((&*request.channel, &*request.user), ("room", "u"));
+            assert_eq!(request.session.unwrap().incarnation, "c:1");
+        });
+        if !push_first {
+            scene.script.publish(publication("a", 5));
+        }
+        assert_eq!(scene.client.next().await, reply(1, LOGGED_IN));
+        assert_eq!(scene.client.offsets(1).await, [5]);
+        assert!(scene.me.is_logged_in());
+        let_run().await;
+        assert!(scene.client.has_nothing());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_session_of_a_user_begins_where_its_join_found_the_log() {
+    let mut scene = scene().await;
+    tokio::join!(scene.me.handle(login(1, "u")), async {
+        is_followed(&mut scene.script).await;
+        let join = scene.instance.join().await;
+        for offset in 5..=6 {
+            scene.script.publish(publication("a", offset));
+        }
+        join.answer(Ok(JoinResponse {
+            published: false,
+            ..joined("a", 5)
+        }));
+    });
+    assert_eq!(scene.client.next().await, reply(1, LOGGED_IN));
+    assert_eq!(scene.client.offsets(1).await, [6]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_login_is_refused_whatever_the_uid_and_the_connection_stays_f5() {
+    let mut scene = logged_in().await;
+    for (id, user) in [(2, "u"), (3, "v")] {
+        scene.me.handle(login(id, user)).await;
+        assert_eq!(scene.client.next().await, reply(id, TAKEN));
+    }
+    scene.instance.nobody_calls().await;
+    scene.script.publish(publication("a", 6));
+    assert_eq!(scene.client.offsets(1).await, [6]);
+    assert_eq!(scene.socket.closing(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_who_is_logged_in_elsewhere_is_refused_until_that_session_is_over() {
+    let mut scene = logged_in().await;
+    let (socket, mut told) = client::client(WireFormat::Json).await;
+    let mut other = Client::new(Arc::clone(&scene.services), socket);
+    other.handle(login(1, "u")).await;
+    assert_eq!(told.next().await, reply(1, TAKEN));
+    assert!(!other.is_logged_in());
+    scene.me.close().await;
+    tokio::join!(other.handle(login(2, "u")), async {
+        scene.instance.leave().await.answer(Ok(Default::default()));
+        is_followed(&mut scene.script).await;
+        scene.instance.join().await.answer(Ok(joined("a", 7)));
+    });
+    assert_eq!(told.next().await, reply(2, LOGGED_IN));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_not_logged_in_sends_nothing() {
+    let mut scene = scene().await;
+    scene.me.handle(send(1)).await;
+    assert_eq!(scene.client.next().await, reply(1, NOT_LOGGED_IN));
+    scene.instance.nobody_calls().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_join_whose_outcome_is_unknown_is_followed_by_a_fenced_leave_f2() {
+    let mut scene = scene().await;
+    let started = Instant::now();
+    let (join, again) = {
+        let script = async {
+            is_followed(&mut scene.script).await;
+            (scene.instance.join().await, scene.instance.join().await)
+        };
+        tokio::join!(scene.me.handle(login(1, "u")), script).1
+    };
+    assert_eq!(scene.client.next().await, reply(1, FAILED));
+    assert!(started.elapsed() < Duration::from_secs(2));
+    assert!(!scene.me.is_logged_in());
+    let join = join.answer(Err(Status::cancelled(""))).session.unwrap();
+    drop(again);
+    let leave = scene.instance.leave().await.answer(Ok(Default::default()));
+    assert_eq!((&*leave.channel, &*leave.user), ("room", "u"));
+    assert!(leave.fence, "the join may still arrive");
+    let session = leave.session.unwrap();
+    assert_eq!(session.id, join.id);
+    assert!(session.operation > join.operation);
+    // The user and the channel are free again.
+    assert_eq!(scene.script.feed.follows(), [true, false]);
+    let user = channel_store::UserId::new("u").unwrap();
+    let other = SessionId::new("other").unwrap();
+    let again = scene.services.registry.login(&user, &other).await.unwrap();
+    assert_eq!(again, Registered::Yes);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_join_that_was_refused_leaves_nothing_to_undo() {
+    let mut scene = scene().await;
+    tokio::join!(scene.me.handle(login(1, "u")), async {
+        is_followed(&mut scene.script).await;
+        let refused = Err(Status::failed_precondition(""));
+        scene.instance.join().await.answer(refused);
+    });
+    assert_eq!(scene.client.next().await, reply(1, FAILED));
+    scene.instance.nobody_calls().await;
+    soon(scene.services.departures.landed()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_cannot_be_followed_is_not_joined_and_the_login_answered_in_time() {
+    let mut scene = scene().await;
+    let started = Instant::now();
+    scene.me.handle(login(1, "u")).await;
+    assert_eq!(scene.client.next().await, reply(1, FAILED));
+    assert!(started.elapsed() < Duration::from_secs(2));
+    scene.instance.nobody_calls().await;
+    assert_eq!(scene.script.feed.follows(), [true, false]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_leave_is_sent_when_the_sessions_sends_are_answered_k3() {
+    let mut scene = logged_in().await;
+    scene.me.handle(send(2)).await;
+    scene.me.handle(send(3)).await;
+    let (first, _) = scene.stream.next().await;
+    let (second, _) = scene.stream.next().await;
+    tokio::join!(scene.me.close(), async {
+        scene.instance.nobody_calls().await;
+        scene.stream.sent(first);
+        scene.instance.nobody_calls().await;
+        scene.stream.sent(second);
+        let leave = scene.instance.leave().await.answer(Ok(Default::default()));
+        assert_eq!((&*leave.channel, &*leave.user), ("room", "u"));
+        assert!(!leave.fence, "no copy of the join is left");
+    });
+    assert_eq!(scene.client.next().await, reply(2, SENT));
+    assert_eq!(scene.client.next().await, reply(3, SENT));
+    soon(scene.services.departures.landed()).await;
+    assert_eq!(scene.script.feed.follows(), [true, false]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_leave_after_a_join_that_was_repeated_is_fenced() {
+    let mut scene = scene().await;
+    tokio::join!(scene.me.handle(login(1, "u")), async {
+        is_followed(&mut scene.script).await;
+        let away = Err(Status::unavailable(""));
+        scene.instance.join().await.answer(away);
+        scene.instance.join().await.answer(Ok(joined("a", 5)));
+    });
+    scene.me.close().await;
+    let leave = scene.instance.leave().await.answer(Ok(Default::default()));
+    assert!(leave.fence);
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_are_answered_in_their_order_also_those_that_need_no_chat() {
+    let mut scene = logged_in().await;
+    scene.me.handle(send(2)).await;
+    let array = Request {
+        body: RequestBody::Unusable,
+        ..send(4)
+    };
+    let script = async {
+        let (number, _) = scene.stream.next().await;
+        let_run().await;
+        assert!(scene.client.has_nothing(), "the first is unanswered");
+        scene.stream.refuse(number, "OVERLOADED");
+    };
+    let unknown = request(3, "no.such.route", &json!({}));
+    tokio::join!(scene.me.handle(unknown), script);
+    scene.me.handle(array).await;
+    for id in 2..=4 {
+        assert_eq!(scene.client.next().await, reply(id, FAILED));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_send_has_a_key_of_its_own_or_the_clients() {
+    let mut scene = logged_in().await;
+    for (id, key) in [(2, None), (3, None), (4, Some("mine"))] {
+        let key = key.map(Into::into);
+        scene.me.handle(Request { key, ..send(id) }).await;
+    }
+    let keys = scene.stream.keys(3).await;
+    assert_ne!(keys[0], keys[1]);
+    assert_eq!(keys[2], "mine");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_cut_off_is_not_served_any_more_and_who_went_away_is_k3() {
+    let mut scene = logged_in().await;
+    scene.socket.abort();
+    scene.me.handle(send(2)).await;
+    assert_eq!(scene.stream.keys(1).await.len(), 1);
+
+    let (socket, _told) = client::client(WireFormat::Json).await;
+    let mut late = Client::new(Arc::clone(&scene.services), Arc::clone(&socket));
+    socket.close(Disconnect::Shutdown);
+    let started = Instant::now();
+    late.handle(login(1, "v")).await;
+    assert!(!late.is_logged_in());
+    assert_eq!(started.elapsed(), Duration::ZERO);
+    scene.instance.nobody_calls().await;
+}
