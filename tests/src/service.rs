@@ -197,12 +197,12 @@ service!(
 );
 
 impl Chat {
-    /// Starts one on this Redis and waits until it is ready.
+    /// Starts one on this Redis, with further flags, and waits until it is ready.
     ///
     /// # Panics
     /// When it doesn't come up.
-    pub async fn start(redis: &Redis) -> Self {
-        let chat = Self::begin(&redis.url()).await;
+    pub async fn start(redis: &Redis, flags: &[&str]) -> Self {
+        let chat = Self::begin(&redis.url(), flags).await;
         chat.ready().await;
         chat
     }
@@ -211,10 +211,11 @@ impl Chat {
     ///
     /// # Panics
     /// When it doesn't bind its addresses.
-    pub async fn begin(redis: &str) -> Self {
+    pub async fn begin(redis: &str, flags: &[&str]) -> Self {
         let list = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
         let mut list = arguments(&list);
         list.extend(arguments(&["--redis", redis, "--log-format", "json"]));
+        list.extend(arguments(flags));
         Self(Service::start("chat", &[LISTENING, ADMIN], list).await)
     }
 

@@ -13,7 +13,8 @@ pub struct Plan {
     chats: usize,
     own_chat: bool,
     alone: bool,
-    flags: Vec<&'static str>,
+    chat_flags: Vec<&'static str>,
+    connector_flags: Vec<&'static str>,
 }
 
 impl Plan {
@@ -25,7 +26,8 @@ impl Plan {
             chats,
             own_chat: false,
             alone: false,
-            flags: Vec::new(),
+            chat_flags: Vec::new(),
+            connector_flags: Vec::new(),
         }
     }
 
@@ -46,7 +48,14 @@ impl Plan {
     /// Further flags for each connector.
     #[must_use]
     pub fn connector_flags(mut self, flags: &[&'static str]) -> Self {
-        self.flags.extend(flags);
+        self.connector_flags.extend(flags);
+        self
+    }
+
+    /// Further flags for each chat.
+    #[must_use]
+    pub fn chat_flags(mut self, flags: &[&'static str]) -> Self {
+        self.chat_flags.extend(flags);
         self
     }
 
@@ -63,7 +72,7 @@ impl Plan {
         let redis = Redis::start().await;
         let mut chats = Vec::new();
         for _ in 0..self.chats {
-            chats.push(Chat::start(&redis).await);
+            chats.push(Chat::start(&redis, &self.chat_flags).await);
         }
         let mut connectors = Vec::new();
         for number in 0..self.connectors {
@@ -73,7 +82,7 @@ impl Plan {
                 chats.iter().collect()
             };
             let id = format!("connector-{}", number + 1);
-            connectors.push(Connector::start(&id, &known, &redis, &self.flags).await);
+            connectors.push(Connector::start(&id, &known, &redis, &self.connector_flags).await);
         }
         System {
             connectors,

@@ -106,7 +106,7 @@ impl Supervisor {
     async fn run(mut self, first: Result<Live, NoConnection>) -> Infallible {
         let mut outcome = first;
         let mut pause = FIRST_PAUSE;
-        let mut known_failure = String::new();
+        let mut known_failure = None;
         loop {
             match outcome {
                 Ok(mut live) => {
@@ -120,13 +120,13 @@ impl Supervisor {
                     if began.elapsed() > LONGEST_PAUSE {
                         pause = FIRST_PAUSE;
                     }
-                    known_failure.clear();
+                    known_failure = None;
                 }
                 Err(failure) => {
+                    let kind = failure.kind();
                     let failure = failure.to_string();
-                    if failure != known_failure {
+                    if known_failure.replace(kind) != Some(kind) {
                         tracing::warn!(server = %self.server.info.addr(), %failure, "no connection to Redis");
-                        known_failure = failure;
                     }
                 }
             }
@@ -162,6 +162,18 @@ enum NoConnection {
     Redis(#[from] RedisError),
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+impl NoConnection {
+    /// What an operator would do about it: said once, however the words change from try to try.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Silent | Self::Failed(_) | Self::Redis(_) | Self::Io(_) => "unreachable",
+            Self::Replica => "replica",
+            Self::Schema(_) => "schema",
+            Self::Address => "address",
+        }
+    }
 }
 
 /// Where to connect to.

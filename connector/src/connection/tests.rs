@@ -70,6 +70,17 @@ async fn frames_leave_in_order_also_when_the_socket_takes_no_more_for_a_while() 
 }
 
 #[tokio::test]
+async fn nothing_overtakes_what_waits_when_the_socket_takes_some_again() {
+    let limits = roomy();
+    let (connection, mut client, last) = stuck(&limits).await;
+    send(&connection, last + 1..=last + 500);
+    for offset in 1..=3_000 {
+        send(&connection, [last + 500 + offset]);
+        assert_eq!(client.position().await.1, offset);
+    }
+}
+
+#[tokio::test]
 async fn all_who_lag_share_one_copy_of_a_batch_and_who_does_not_needs_none() {
     let limits = roomy();
     let (one, _one, _) = stuck(&limits).await;
@@ -108,12 +119,18 @@ async fn beyond_the_processs_bound_who_lags_is_cut_off_and_nobody_else() {
     let limits = QueueLimits::new(64 << 20, 400 << 10);
     let (first, mut first_client, first_last) = stuck(&limits).await;
     let (second, _second_client, second_last) = stuck(&limits).await;
+    let (large, _large_client) = connect(WireFormat::Json, &limits).await;
     let (idle, mut idle_client) = connect(WireFormat::Json, &limits).await;
     send(&first, first_last + 1..=first_last + 30);
     assert_eq!(first.closing(), None);
     // With what the first has, this is too much.
     send(&second, second_last + 1..=second_last + 30);
     assert_eq!(second.closing(), Some(Disconnect::Slow));
+    assert_eq!(first.closing(), None);
+    // Its one frame is under way, and stays.
+    large.send(&vec![0; 32 << 20], &mut None);
+    assert_eq!(large.closing(), Some(Disconnect::Slow));
+    assert!(limits.queued() > limits.process);
     send(&idle, [1]);
     assert_eq!(idle_client.position().await.1, 1);
     assert_eq!((first.closing(), idle.closing()), (None, None));
@@ -125,7 +142,14 @@ async fn beyond_the_processs_bound_who_lags_is_cut_off_and_nobody_else() {
 #[tokio::test]
 async fn an_abort_ends_what_waits_for_a_client_that_never_reads() {
     let limits = roomy();
-    let (connection, _client, _) = stuck(&limits).await;
+    let (connection, _client, last) = stuck(&limits).await;
+    send(&connection, last + 1..=last + 2_000);
+    // The kernel takes some more, and then no more.
+    let mut before = 0;
+    while limits.queued() != before {
+        before = limits.queued();
+        crate::testing::let_run().await;
+    }
     assert_eq!(Arc::strong_count(&connection), 2, "a task waits");
     connection.abort();
     assert_eq!(connection.closing(), Some(Disconnect::Client));
@@ -153,7 +177,10 @@ async fn a_close_comes_after_everything_that_was_sent_before_it_and_nothing_afte
 async fn a_close_with_nothing_queued_is_told_at_once() {
     let (connection, mut client) = connect(WireFormat::Json, &roomy()).await;
     connection.reply(7, br#"{"code":0}"#);
-    connection.close(Disconnect::Idle);
+    let (reason, ()) = tokio::join!(soon(connection.closed()), async {
+        connection.close(Disconnect::Idle);
+    });
+    assert_eq!(reason, Disconnect::Idle);
     let code = |text: &str| serde_json::from_str(text).unwrap();
     let body = code(r#"{"code":0}"#);
     assert_eq!(client.next().await, Told::Reply { id: 7, body });

@@ -3,7 +3,9 @@
 use crate::codec::WireFormat;
 use crate::connection::{Connection, QueueLimits};
 use serde_json::Value;
+use socket2::SockRef;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
@@ -47,8 +49,13 @@ pub(crate) async fn connect(
     // Until the first look nobody knows that it is.
     writer.writable().await.unwrap();
     let connection = Connection::new(writer, format, Arc::clone(limits));
+    let stream = stream.unwrap();
+    // Dropped, it is gone at once: thousands that linger would use up the machine's ports.
+    SockRef::from(&stream)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
     let client = Client {
-        stream: stream.unwrap(),
+        stream,
         format,
         unread: Vec::new(),
         _server: reader,

@@ -56,7 +56,9 @@ impl Sender {
             (received.replies.len() >= count).then_some(())
         });
         if answered.await.is_none() {
-            let (replies, ended) = (inbox.read().replies.len(), self.client.ended());
+            // One after the other: each takes the same lock.
+            let replies = inbox.read().replies.len();
+            let ended = self.client.ended();
             panic!(
                 "{}: {replies} of {count} requests are answered; the connection: {ended:?}",
                 self.user

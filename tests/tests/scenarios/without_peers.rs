@@ -72,7 +72,7 @@ fn says_so_once(service: &Service) {
 async fn a_chat_without_redis_is_up_not_ready_and_says_so_once() {
     let _turn = Turn::shared().await;
     let broken = Broken::start().await;
-    let chat = Chat::begin(&format!("redis://{}", broken.address)).await;
+    let chat = Chat::begin(&format!("redis://{}", broken.address), &[]).await;
     is_up_but_not_ready(&chat).await;
     broken.tried().await;
     says_so_once(&chat);
@@ -82,7 +82,7 @@ async fn a_chat_without_redis_is_up_not_ready_and_says_so_once() {
 async fn a_connector_without_redis_is_up_not_ready_and_says_so_once() {
     let _turn = Turn::shared().await;
     let redis = Redis::start().await;
-    let chat = Chat::start(&redis).await;
+    let chat = Chat::start(&redis, &[]).await;
     let broken = Broken::start().await;
     let url = format!("redis://{}", broken.address);
     let connector = Connector::begin("c1", &chat.url(), &url, &[]).await;
@@ -109,7 +109,7 @@ async fn what_was_started_too_early_becomes_ready_by_itself() {
     let _turn = Turn::shared().await;
     let mut redis = Redis::start().await;
     redis.stop().await;
-    let mut chat = Chat::begin(&redis.url()).await;
+    let mut chat = Chat::begin(&redis.url(), &[]).await;
     let connector = Connector::begin("c1", &chat.url(), &redis.url(), &[]).await;
     chat.kill();
     is_up_but_not_ready(&connector).await;
@@ -126,7 +126,7 @@ async fn what_was_started_too_early_becomes_ready_by_itself() {
 async fn a_connector_is_ready_with_one_chat_of_two() {
     let _turn = Turn::shared().await;
     let redis = Redis::start().await;
-    let chat = Chat::start(&redis).await;
+    let chat = Chat::start(&redis, &[]).await;
     let chats = format!("http://127.0.0.1:1,{}", chat.url());
     let connector = Connector::begin("c1", &chats, &redis.url(), &[]).await;
     connector.ready().await;

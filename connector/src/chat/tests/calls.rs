@@ -73,6 +73,24 @@ async fn a_try_that_failed_is_repeated_with_another_instance_and_the_answer_says
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_second_try_goes_elsewhere_whatever_others_do_in_between() {
+    let (chat, [mut a, mut b], _streams) = two().await;
+    let of = |user: &str| JoinRequest {
+        user: user.into(),
+        ..request()
+    };
+    let script = async {
+        let (to_a, to_b) = (a.join().await, b.join().await);
+        let at_a = to_a.answer(Err(Status::unavailable("")));
+        let at_b = to_b.answer(Err(Status::unavailable("")));
+        assert_eq!(a.join().await.answer(Ok(joined("a", 5))), at_b);
+        assert_eq!(b.join().await.answer(Ok(joined("a", 5))), at_a);
+    };
+    let (one, two, ()) = tokio::join!(chat.join(of("1")), chat.join(of("2")), script);
+    assert!(one.unwrap().repeated && two.unwrap().repeated);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refusal_is_final_and_passes_its_reason() {
     for (code, reason) in [
         (Code::InvalidArgument, "INVALID_ARGUMENT"),

@@ -3,6 +3,10 @@
 use super::{Sender, chat_of};
 use crate::testing::chat::Instance;
 use crate::testing::{let_run, soon};
+use futures_util::FutureExt;
+use proto::v1::SendRequest;
+use std::sync::Arc;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 #[tokio::test(start_paused = true)]
@@ -38,7 +42,7 @@ async fn a_session_stays_with_its_instance_while_it_has_unanswered_sends() {
     let chat = chat_of(&[&a, &b]);
     let mut to_a = a.stream().await;
     let_run().await;
-    let mut sender = Sender::new(&chat);
+    let sender = Sender::new(&chat);
     // Only A is up.
     sender.send("1");
     assert_eq!(to_a.keys(1).await, ["1"]);
@@ -109,6 +113,14 @@ async fn the_session_is_settled_when_the_last_answer_has_been_given() {
     }
     tokio::join!(soon(sender.flow.settled()), stream.take());
     assert!(!sender.has_no_answer());
+    // Whoever waits for it must find the answer given.
+    let flow = Arc::clone(&sender.flow);
+    let (given, when_given) = oneshot::channel();
+    chat.send(&sender.flow, SendRequest::default(), move |_| {
+        let _ = given.send(flow.settled().now_or_never().is_some());
+    });
+    stream.take().await;
+    assert!(!soon(when_given).await.unwrap(), "settled too early");
 }
 
 #[tokio::test(start_paused = true)]

@@ -100,7 +100,7 @@ impl Sender {
 
 /// Refuses an instance's streams until something else has come.
 pub(crate) async fn while_refusing<T>(instance: &mut Instance, what: impl Future<Output = T>) -> T {
-    let mut what = pin!(what);
+    let mut what = pin!(soon(what));
     loop {
         tokio::select! {
             biased;

@@ -51,7 +51,7 @@ async fn counted(formats: &[WireFormat]) -> (Counters, Script, Vec<Guest>) {
     script.subscribed(&connection(1));
     script.next_read().await.answer(head(at("a", 4)));
     first.member.followed().await;
-    first.member.begin(at("a", 4)).await;
+    first.begins(at("a", 4)).await;
     let mut guests = vec![first];
     for &format in &formats[1..] {
         guests.push(guest_at(&script.hub, format, at("a", 4)).await);

@@ -41,7 +41,7 @@ async fn when_the_position_is_lost_every_member_is_closed_with_a_reason_and_none
         ));
         let_run().await;
         let mut joining = joining;
-        joining.member.begin(at("b", 8)).await;
+        joining.begins(at("b", 8)).await;
         joining.is_given([9]).await;
     }
 }
@@ -50,7 +50,7 @@ async fn when_the_position_is_lost_every_member_is_closed_with_a_reason_and_none
 async fn a_joiner_whose_own_position_is_lost_is_closed_alone() {
     let (mut script, mut present) = room().await;
     let joiner = guest(&script.hub, WireFormat::Json).await;
-    tokio::join!(joiner.member.begin(at("a", 1)), async {
+    tokio::join!(joiner.begins(at("a", 1)), async {
         let read = script.read_from(at("a", 1)).await;
         read.answer(LogPage {
             standing: Standing::Trimmed,
@@ -146,7 +146,22 @@ async fn a_channel_that_is_followed_again_begins_anew() {
     script.subscribed(&connection(1));
     script.next_read().await.answer(head(at("a", 7)));
     second.member.followed().await;
-    second.member.begin(at("a", 7)).await;
+    second.begins(at("a", 7)).await;
     script.publish(publication("a", 8));
     second.is_given([8]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_to_be_written_when_the_position_is_lost_still_comes_before_the_reason() {
+    let (script, mut guest) = room().await;
+    script.publish(publication("a", 5));
+    script.publish(publication("a", 7));
+    // Nothing ran in between, so nothing was written.
+    let lost = LogPage {
+        standing: Standing::Trimmed,
+        ..page(at("a", 8), vec![], 8)
+    };
+    script.hub.find(&channel()).unwrap().read(lost);
+    let expected = vec![("a".to_owned(), 5)];
+    assert_eq!(guest.client.rest().await, (expected, Some(4003)));
 }

@@ -11,7 +11,7 @@ use crate::codec::WireFormat;
 use crate::connection::Connection;
 use crate::testing::client::{self, Client};
 use crate::testing::feed::{Script, connection, head};
-use crate::testing::{at, channel, let_run};
+use crate::testing::{at, channel, let_run, soon};
 use channel_store::Position;
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ async fn guest(hub: &Arc<Hub>, format: WireFormat) -> Guest {
 /// A member at the end of the hub's log, where no read is needed.
 async fn guest_at(hub: &Arc<Hub>, format: WireFormat, start: Position) -> Guest {
     let guest = guest(hub, format).await;
-    guest.member.begin(start).await;
+    guest.begins(start).await;
     guest
 }
 
@@ -46,11 +46,15 @@ async fn room() -> (Script, Guest) {
     script.subscribed(&connection(1));
     script.next_read().await.answer(head(at("a", 4)));
     guest.member.followed().await;
-    guest.member.begin(at("a", 4)).await;
+    guest.begins(at("a", 4)).await;
     (script, guest)
 }
 
 impl Guest {
+    async fn begins(&self, start: Position) {
+        soon(self.member.begin(start)).await;
+    }
+
     async fn is_given_nothing(&mut self) {
         let_run().await;
         assert!(self.client.has_nothing(), "the member is given something");

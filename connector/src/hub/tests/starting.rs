@@ -31,7 +31,7 @@ async fn a_joiner_gets_its_own_on_join_once_when_it_was_delivered_before_the_ans
             script.publish(publication("a", offset));
         }
         present.is_given([5, 6, 7]).await;
-        joiner.member.begin(at("a", 5)).await;
+        joiner.begins(at("a", 5)).await;
         joiner.is_given([6, 7]).await;
         script.publish(publication("a", 8));
         present.is_given([8]).await;
@@ -49,7 +49,7 @@ async fn a_joiner_gets_its_own_on_join_once_while_it_waits_to_be_written() {
                 script.publish(publication("a", offset));
             }
             // Nothing ran in between, so nothing was written.
-            joiner.member.begin(at("a", start)).await;
+            joiner.begins(at("a", start)).await;
             script.publish(publication("a", 8));
             present.is_given(5..=8).await;
             joiner.is_given(start + 1..=8).await;
@@ -63,7 +63,7 @@ async fn a_joiner_gets_its_own_on_join_once_when_the_answer_came_before_it() {
     for formats in PAIRS {
         for start in 5..=7 {
             let (mut script, mut present, mut joiner) = coming(formats).await;
-            joiner.member.begin(at("a", start)).await;
+            joiner.begins(at("a", start)).await;
             for offset in 5..=8 {
                 script.publish(publication("a", offset));
             }
@@ -81,8 +81,8 @@ async fn two_joiners_of_a_format_that_nobody_had_get_what_waits_to_be_written_on
     for offset in 5..=7 {
         script.publish(publication("a", offset));
     }
-    one.member.begin(at("a", 4)).await;
-    two.member.begin(at("a", 6)).await;
+    one.begins(at("a", 4)).await;
+    two.begins(at("a", 6)).await;
     script.publish(publication("a", 8));
     present.is_given(5..=8).await;
     one.is_given(5..=8).await;
@@ -92,7 +92,7 @@ async fn two_joiners_of_a_format_that_nobody_had_get_what_waits_to_be_written_on
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_the_end_of_an_epoch_gets_the_beginning_of_the_next() {
     let (mut script, mut present, mut joiner) = coming(PAIRS[0]).await;
-    joiner.member.begin(at("a", 6)).await;
+    joiner.begins(at("a", 6)).await;
     script.publish(publication("a", 5));
     script.publish(publication("a", 6));
     script.publish(publication("b", 7));
@@ -114,9 +114,9 @@ async fn who_starts_right_before_an_epochs_first_gets_it() {
         if delivered_before {
             read.answer(answer);
             present.is_given([5]).await;
-            joiner.member.begin(start).await;
+            joiner.begins(start).await;
         } else {
-            tokio::join!(joiner.member.begin(start), async {
+            tokio::join!(joiner.begins(start), async {
                 let mine = script.read_from(at("b", 4)).await;
                 mine.answer(page(at("b", 4), vec![publication("b", 5)], 5));
                 let mine = script.read_from(at("b", 5)).await;
@@ -138,7 +138,7 @@ async fn who_starts_right_before_an_epochs_first_gets_it() {
 #[tokio::test(start_paused = true)]
 async fn what_is_older_than_the_last_deliveries_is_read_for_this_member_alone() {
     let (mut script, mut present, mut joiner) = coming(PAIRS[1]).await;
-    tokio::join!(joiner.member.begin(at("a", 1)), async {
+    tokio::join!(joiner.begins(at("a", 1)), async {
         let read = script.read_from(at("a", 1)).await;
         read.answer(page(at("a", 1), vec![publication("a", 2)], 4));
         let read = script.read_from(at("a", 2)).await;
@@ -157,7 +157,7 @@ async fn what_is_older_than_the_last_deliveries_is_read_for_this_member_alone() 
 #[tokio::test(start_paused = true)]
 async fn who_is_ahead_of_the_hub_waits_and_makes_the_hub_read() {
     let (mut script, mut present, mut joiner) = coming(PAIRS[0]).await;
-    tokio::join!(joiner.member.begin(at("b", 5)), async {
+    tokio::join!(joiner.begins(at("b", 5)), async {
         let read = script.read_from(at("b", 5)).await;
         read.answer(page(at("b", 5), vec![publication("b", 6)], 6));
         let read = script.read_from(at("b", 6)).await;
@@ -195,7 +195,7 @@ async fn overtake(script: &mut Script, hub_at: u64) {
 #[tokio::test(start_paused = true)]
 async fn a_hub_that_overtakes_a_member_on_its_way_leaves_no_gap() {
     let (mut script, _present, mut joiner) = coming(PAIRS[0]).await;
-    tokio::join!(joiner.member.begin(at("b", 5)), overtake(&mut script, 8));
+    tokio::join!(joiner.begins(at("b", 5)), overtake(&mut script, 8));
     script.publish(publication("b", 9));
     joiner.is_given([6, 7, 8, 9]).await;
 }
@@ -203,7 +203,7 @@ async fn a_hub_that_overtakes_a_member_on_its_way_leaves_no_gap() {
 #[tokio::test(start_paused = true)]
 async fn a_hub_that_overtakes_a_member_by_more_than_it_keeps_leaves_no_gap_either() {
     let (mut script, _present, mut joiner) = coming(PAIRS[0]).await;
-    tokio::join!(joiner.member.begin(at("b", 5)), async {
+    tokio::join!(joiner.begins(at("b", 5)), async {
         overtake(&mut script, 2_000).await;
         let read = script.read_from(at("b", 6)).await;
         let missed = (7..=2_000).map(|offset| publication("b", offset)).collect();
@@ -212,11 +212,56 @@ async fn a_hub_that_overtakes_a_member_by_more_than_it_keeps_leaves_no_gap_eithe
     joiner.is_given(6..=2_000).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_hub_that_meets_a_member_on_its_way_takes_it_along_into_the_next_epoch() {
+    let (mut script, _present, mut joiner) = coming(PAIRS[0]).await;
+    tokio::join!(joiner.begins(at("b", 5)), overtake(&mut script, 6));
+    script.publish(publication("c", 7));
+    let read = script.read_from(at("b", 6)).await;
+    read.answer(page(at("b", 6), vec![publication("c", 7)], 7));
+    joiner.is_given([6, 7]).await;
+    assert_eq!(joiner.connection.closing(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_right_before_an_epochs_first_gets_it() {
+    let (mut script, _present, mut joiner) = coming(PAIRS[0]).await;
+    tokio::join!(joiner.begins(at("c", 5)), async {
+        let read = script.read_from(at("c", 5)).await;
+        read.answer(page(at("c", 5), vec![], 5));
+    });
+    let read = script.read_from(at("a", 4)).await;
+    let missed = vec![publication("a", 5), publication("c", 6)];
+    read.answer(page(at("a", 4), missed, 6));
+    joiner.is_given([6]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hub_that_reads_already_when_somebody_is_ahead_reads_once_more() {
+    let (mut script, _present, mut joiner) = coming(PAIRS[0]).await;
+    script.publish(publication("a", 6));
+    let hubs = script.read_from(at("a", 4)).await;
+    tokio::join!(joiner.begins(at("b", 7)), async {
+        let read = script.read_from(at("b", 7)).await;
+        read.answer(page(at("b", 7), vec![], 7));
+    });
+    // It was asked before the member's own.
+    hubs.answer(page(
+        at("a", 4),
+        vec![publication("a", 5), publication("a", 6)],
+        6,
+    ));
+    let again = script.read_from(at("a", 6)).await;
+    let missed = vec![publication("b", 7), publication("b", 8)];
+    again.answer(page(at("a", 6), missed, 8));
+    joiner.is_given([8]).await;
+}
+
 /// Waits at `start` while the hub stands at ("a", 4); what follows there is `next`.
 async fn waits_in_vain(start: Position, next: &[Position]) -> Option<Disconnect> {
     let (mut script, mut present, joiner) = coming(PAIRS[0]).await;
     let is_known = start.epoch == at("a", 4).epoch;
-    tokio::join!(joiner.member.begin(start.clone()), async {
+    tokio::join!(joiner.begins(start.clone()), async {
         if !is_known {
             let read = script.read_from(start.clone()).await;
             read.answer(page(start.clone(), vec![], start.offset));
@@ -264,7 +309,7 @@ async fn a_member_whose_log_does_not_answer_for_ten_seconds_is_told_to_come_agai
     let (mut script, _present, joiner) = coming(PAIRS[0]).await;
     let started = tokio::time::Instant::now();
     tokio::select! {
-        () = joiner.member.begin(at("a", 1)) => {}
+        () = joiner.begins(at("a", 1)) => {}
         () = async { loop { script.read_from(at("a", 1)).await.fail() } } => {}
     }
     assert_eq!(joiner.connection.closing(), Some(Disconnect::PositionsLost));
