@@ -125,9 +125,10 @@ impl Client {
             return Some(FAILED);
         };
         let registry = &self.services.registry;
-        let outcome = match timeout(ANSWER, registry.login(&login.user.id, &id)).await {
+        let deadline = Instant::now() + ANSWER;
+        let outcome = match timeout_at(deadline, registry.login(&login.user.id, &id)).await {
             Ok(Ok(Registered::Taken)) => return Some(TAKEN),
-            Ok(Ok(Registered::Yes)) => self.enter(&login, &id).await,
+            Ok(Ok(Registered::Yes)) => self.enter(&login, &id, deadline).await,
             Ok(Err(error)) => {
                 tracing::debug!(%error, "login failed");
                 None
@@ -147,9 +148,13 @@ impl Client {
     }
 
     /// Follows the channel first, then joins: so the own onJoin is among what the hub delivers (K2).
-    async fn enter(&self, login: &Login, id: &SessionId) -> Option<(Session, Position)> {
+    async fn enter(
+        &self,
+        login: &Login,
+        id: &SessionId,
+        deadline: Instant,
+    ) -> Option<(Session, Position)> {
         let Login { user, channel } = login;
-        let deadline = Instant::now() + ANSWER;
         let member = self.services.hub.attach(channel, &self.connection);
         timeout(FOLLOW, member.followed()).await.ok()?;
         let join = JoinRequest {

@@ -93,22 +93,24 @@ impl Socket {
         let mut alarm = pin!(sleep_until(self.clock.next()));
         loop {
             let mut work = Work::default();
-            let heard = tokio::select! {
+            tokio::select! {
                 biased;
                 reason = connection.closed() => return reason,
-                read = poll_fn(|context| self.poll_read(context, &mut work)) => read,
-                () = &mut alarm => {
-                    self.ring();
-                    alarm.as_mut().reset(self.clock.next());
-                    continue;
+                read = poll_fn(|context| self.poll_read(context, &mut work)) => {
+                    if !matches!(read, Ok(true)) {
+                        connection.abort();
+                    }
+                    let alarms = self.clock.alarms;
+                    self.carry_out(work).await;
+                    if self.clock.alarms != alarms {
+                        alarm.as_mut().reset(self.clock.next());
+                    }
                 }
-            };
-            if !matches!(heard, Ok(true)) {
-                connection.abort();
+                () = &mut alarm => {}
             }
-            let alarms = self.clock.alarms;
-            self.carry_out(work).await;
-            if self.clock.alarms != alarms {
+            // Looked at after every read, too: who talks without pause, and never beats, is silent all the same (K5).
+            if alarm.deadline() <= Instant::now() {
+                self.ring();
                 alarm.as_mut().reset(self.clock.next());
             }
         }

@@ -1,6 +1,6 @@
 //! Chat as a connector sees it: several endpoints that come and go, of which any one can do any call.
 //!
-//! Joins and leaves are unary calls to whichever endpoint is up. Sends go through [`lane::Lane`], one ordered stream for
+//! Joins and leaves are unary calls to whichever endpoint is up. Sends go through lanes (`lane.rs`), one ordered stream for
 //! each endpoint. A call takes at most a second with one endpoint and two in all (CONTRACT); what an endpoint leaves
 //! unanswered goes to the next one with the same key, session and operation, so nothing happens twice.
 

@@ -6,7 +6,7 @@ use crate::codec::WireFormat;
 use crate::disconnect::Disconnect;
 use crate::testing::client::Client;
 use crate::testing::feed::{Read, Script, of_generation};
-use crate::testing::{at, channel, let_run, publication};
+use crate::testing::{at, channel, let_run, publication, soon};
 use channel_store::{
     FeedConnection, FeedSink, Generation, LogPage, Position, Publication, Since, Standing,
 };
@@ -323,7 +323,7 @@ async fn history(seed: u64, with_loss: bool) {
         begins,
     } in history.members
     {
-        let _ = begins.await;
+        soon(begins).await.unwrap();
         let told = guest.connection.closing();
         assert!(told.is_none() || with_loss, "told for nothing, seed {seed}");
         guest.connection.close(Disconnect::Shutdown);
