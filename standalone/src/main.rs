@@ -20,30 +20,15 @@ use tower::util::BoxCloneSyncService;
 #[command(name = "standalone", version)]
 struct Config {
     /// Where clients connect: Pomelo at ws://…/, JSON at ws://…/ws
-    #[arg(
-        long,
-        env = "STANDALONE_LISTEN",
-        default_value = "127.0.0.1:3010",
-        value_name = "ADDRESS"
-    )]
+    #[arg(long, env = "STANDALONE_LISTEN", default_value = "127.0.0.1:3010")]
     listen: SocketAddr,
 
     /// Where back ends call chat over gRPC
-    #[arg(
-        long,
-        env = "STANDALONE_GRPC",
-        default_value = "127.0.0.1:4001",
-        value_name = "ADDRESS"
-    )]
+    #[arg(long, env = "STANDALONE_GRPC", default_value = "127.0.0.1:4001")]
     grpc: SocketAddr,
 
     /// Where /livez, /readyz and /metrics are served
-    #[arg(
-        long,
-        env = "STANDALONE_ADMIN",
-        default_value = "127.0.0.1:9001",
-        value_name = "ADDRESS"
-    )]
+    #[arg(long, env = "STANDALONE_ADMIN", default_value = "127.0.0.1:9001")]
     admin: SocketAddr,
 
     /// Text for people, json for machines
@@ -88,22 +73,11 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     readiness.follow("store", feed.available());
     readiness.follow("chat", chat.available());
     let admin = tokio::spawn(admin::serve(admin_listener, readiness, shutdown.clone()));
-    let grpc = tokio::spawn(chat::serve(
-        grpc_listener,
-        store,
-        limits,
-        chat_shutdown.clone(),
-    ));
+    let grpc = chat::serve(grpc_listener, store, limits, chat_shutdown.clone());
+    let grpc = tokio::spawn(grpc);
 
-    let surroundings = Surroundings { hub, feed, chat };
-    connector::serve(
-        incarnation,
-        &config.clients,
-        listener,
-        surroundings,
-        shutdown,
-    )
-    .await;
+    let around = Surroundings { hub, feed, chat };
+    connector::serve(incarnation, &config.clients, listener, around, shutdown).await;
     chat_shutdown.request();
     grpc.await??;
     admin.abort();
@@ -112,13 +86,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
 
 /// Lines to paste: into a browser's console, and into a shell.
 fn try_next(clients: SocketAddr, grpc: SocketAddr) -> String {
-    format!(
-        r#"
-In a browser's console, or with websocat ws://{clients}/ws and the two JSON texts:
-  s = new WebSocket("ws://{clients}/ws"); s.onmessage = m => console.log(m.data); s.onopen = () => s.send('{{"id":1,"route":"connector.handler.login","body":{{"userId":"me","lessonId":4}}}}')
-  s.send('{{"id":2,"route":"chat.handler.send","body":{{"type":1,"content":"哈哈"}}}}')
-As a back end:
-  grpcurl -plaintext -d '{{"channel":"4","user":"bot","body":{{"type":1,"content":"hello"}}}}' {grpc} chat.v1.ChatService/Send
-"#
-    )
+    include_str!("try_next.txt")
+        .replace("CLIENTS", &clients.to_string())
+        .replace("GRPC", &grpc.to_string())
 }
