@@ -341,9 +341,11 @@ impl Lane {
         for answer in answers {
             let pending = {
                 let mut state = self.state.lock();
-                let front = state.line.front().map(|pending| pending.number);
-                if front != Some(answer.number) || state.written == 0 {
-                    return false;
+                match state.line.front().map(|pending| pending.number) {
+                    Some(oldest) if oldest == answer.number && state.written > 0 => {}
+                    Some(oldest) if oldest <= answer.number => return false,
+                    // Its time was over a moment ago.
+                    Some(_) | None => continue,
                 }
                 state.written -= 1;
                 state.pop()
@@ -442,5 +444,58 @@ impl Stream for Outgoing {
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.lane.poll_frame(self.stream, context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::v1::SendResponse;
+    use std::sync::atomic::AtomicUsize;
+
+    fn answer(number: u64) -> NumberedAnswer {
+        NumberedAnswer {
+            number,
+            answer: Some(Wire::Sent(SendResponse::default())),
+        }
+    }
+
+    /// A lane with so many sends on its stream, and how many of them are settled.
+    fn written(sends: usize) -> (Arc<Lane>, Arc<AtomicUsize>) {
+        let (lane, settled) = (Lane::new(), Arc::new(AtomicUsize::new(0)));
+        for _ in 0..sends {
+            let flow = Arc::<Flow>::default();
+            flow.enter(0, || Some(Arc::clone(&lane)));
+            let count = Arc::clone(&settled);
+            let mut pending = Pending::new(
+                SendRequest::default(),
+                flow,
+                Box::new(move |_| {
+                    count.fetch_add(1, Ordering::Relaxed);
+                }),
+            );
+            pending.written = Some(Instant::now());
+            lane.push(pending);
+        }
+        lane.state.lock().written = sends;
+        (lane, settled)
+    }
+
+    #[tokio::test]
+    async fn an_answer_to_what_was_given_up_is_late_and_nothing_worse() {
+        let (lane, settled) = written(1);
+        lane.check_times(Instant::now() + CALL);
+        assert_eq!(settled.load(Ordering::Relaxed), 1);
+        assert!(lane.settle(vec![answer(1)]));
+        assert_eq!(settled.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_not_the_oldests_is_out_of_order() {
+        let (lane, settled) = written(2);
+        assert!(!lane.settle(vec![answer(2)]));
+        assert_eq!(settled.load(Ordering::Relaxed), 0);
+        assert!(lane.settle(vec![answer(1), answer(2)]));
+        assert_eq!(settled.load(Ordering::Relaxed), 2);
     }
 }
