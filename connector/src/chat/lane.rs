@@ -5,6 +5,7 @@
 //! overtakes, nothing is lost, and nothing happens twice. A session stays with its lane while it has unanswered sends.
 
 use super::endpoint::Endpoint;
+use super::flow::Flow;
 use super::{CALL, Chat, TRY};
 use futures_util::Stream;
 use parking_lot::Mutex;
@@ -27,9 +28,6 @@ const FRAME: usize = 256;
 const FRAME_BYTES: usize = 1 << 20;
 /// Bytes that a lane holds at most; beyond it sends are answered as unknown at once.
 const LANE_LIMIT: usize = 32 << 20;
-/// Unanswered sends and bytes of one session; beyond it its socket is not read.
-const FLOW_SENDS: usize = 64;
-const FLOW_BYTES: usize = 256 << 10;
 /// Pauses between tries to reach the own endpoint.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
@@ -42,64 +40,6 @@ pub enum Outcome {
     Refused(String),
     /// Not answered in time: it may be in the log, or not.
     Unknown,
-}
-
-/// What one session has under way.
-#[derive(Default)]
-pub struct Flow {
-    state: Mutex<FlowState>,
-    changed: Notify,
-}
-
-#[derive(Default)]
-struct FlowState {
-    lane: Option<Arc<Lane>>,
-    sends: usize,
-    bytes: usize,
-}
-
-impl Flow {
-    /// Counts a send in, and says which lane takes it: the one that has the session's other sends, else a new choice.
-    pub(super) fn enter(
-        &self,
-        bytes: usize,
-        choose: impl FnOnce() -> Option<Arc<Lane>>,
-    ) -> Option<Arc<Lane>> {
-        let mut state = self.state.lock();
-        if state.sends == 0 {
-            state.lane = choose();
-        }
-        state.sends += 1;
-        state.bytes += bytes;
-        state.lane.clone()
-    }
-
-    fn exit(&self, bytes: usize) {
-        let mut state = self.state.lock();
-        state.sends -= 1;
-        state.bytes -= bytes;
-        if state.sends == 0 {
-            state.lane = None;
-        }
-        self.changed.notify_one();
-    }
-
-    /// Returns when everything is answered: the next command takes effect after all sends before it.
-    pub async fn settled(&self) {
-        self.wait_until(|state| state.sends == 0).await;
-    }
-
-    /// Returns when there is room for another send: so a slow chat pushes back on the socket.
-    pub async fn room(&self) {
-        self.wait_until(|state| state.sends < FLOW_SENDS && state.bytes < FLOW_BYTES)
-            .await;
-    }
-
-    async fn wait_until(&self, holds: impl Fn(&FlowState) -> bool) {
-        while !holds(&self.state.lock()) {
-            self.changed.notified().await;
-        }
-    }
 }
 
 /// A send on its way.

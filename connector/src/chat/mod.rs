@@ -5,12 +5,14 @@
 //! unanswered goes to the next one with the same key, session and operation, so nothing happens twice.
 
 mod endpoint;
+mod flow;
 mod lane;
 #[cfg(test)]
 pub(crate) mod tests;
 
 pub use endpoint::{ChatService, Source, SourceError, TransportError};
-pub use lane::{Flow, Outcome};
+pub use flow::Flow;
+pub use lane::Outcome;
 
 use endpoint::Endpoint;
 use lane::Pending;
