@@ -27,13 +27,8 @@ pub(crate) struct Page {
 }
 
 pub(crate) fn join(request: JoinRequest) -> Result<Join, Error> {
-    let mut wrong = Wrong::default();
-    let channel = wrong.take("channel", ChannelName::new(request.channel));
-    let user = wrong.user(request.user, request.user_is_number);
-    let membership = wrong.membership(request.session);
-    let (Some(channel), Some(user), Some(membership)) = (channel, user, membership) else {
-        return Err(wrong.into());
-    };
+    let user = (request.user, request.user_is_number);
+    let (channel, user, membership) = member(request.channel, user, request.session)?;
     Ok(Join {
         channel,
         user,
@@ -42,19 +37,29 @@ pub(crate) fn join(request: JoinRequest) -> Result<Join, Error> {
 }
 
 pub(crate) fn leave(request: LeaveRequest) -> Result<Leave, Error> {
-    let mut wrong = Wrong::default();
-    let channel = wrong.take("channel", ChannelName::new(request.channel));
-    let user = wrong.user(request.user, request.user_is_number);
-    let membership = wrong.membership(request.session);
-    let (Some(channel), Some(user), Some(membership)) = (channel, user, membership) else {
-        return Err(wrong.into());
-    };
+    let user = (request.user, request.user_is_number);
+    let (channel, user, membership) = member(request.channel, user, request.session)?;
     Ok(Leave {
         channel,
         user,
         membership,
         fence: request.fence,
     })
+}
+
+fn member(
+    channel: String,
+    (user, is_number): (String, bool),
+    session: Option<Session>,
+) -> Result<(ChannelName, User, Membership), Error> {
+    let mut wrong = Wrong::default();
+    let channel = wrong.take("channel", ChannelName::new(channel));
+    let user = wrong.user(user, is_number);
+    let membership = wrong.membership(session);
+    match (channel, user, membership) {
+        (Some(channel), Some(user), Some(membership)) => Ok((channel, user, membership)),
+        _ => Err(wrong.into()),
+    }
 }
 
 /// A body of more than `limit` bytes is refused.

@@ -128,8 +128,7 @@ impl Chat {
     where
         F: Future<Output = Result<T, Status>>,
     {
-        let started = Instant::now();
-        let deadline = started + CALL;
+        let deadline = Instant::now() + CALL;
         let mut sent = false;
         let mut last: Option<Arc<Endpoint>> = None;
         loop {
