@@ -49,7 +49,7 @@ async fn when_the_position_is_lost_every_member_is_told_or_else_closed_with_a_re
         positions.is_given([5, 8, 9]).await;
         waiting.is_given([8, 9]).await;
         for guest in [&json, &positions, &waiting] {
-            assert_eq!(guest.client.moved, [told.clone()]);
+            assert_eq!(guest.client.moved, std::slice::from_ref(&told));
             assert_eq!(guest.connection.closing(), None);
         }
         joining.begins(at("b", 8)).await;
