@@ -3,8 +3,8 @@
 use crate::hub::Hub;
 use async_trait::async_trait;
 use channel_store::{
-    ChannelFeed, ChannelName, FeedConnection, FeedSink, LogPage, Position, Publication, Since,
-    Standing, StoreError,
+    ChannelFeed, ChannelName, FeedConnection, FeedSink, Head, LogPage, Position, Publication,
+    Since, Standing, StoreError,
 };
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -56,6 +56,14 @@ impl ChannelFeed for Feed {
         let unavailable = || StoreError::Unavailable("the test is over".into());
         self.reads.send(read).map_err(|_| unavailable())?;
         answered.await.map_err(|_| unavailable())?
+    }
+
+    async fn heads(&self, _: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError> {
+        Err(StoreError::Unavailable("not in this test".into()))
+    }
+
+    async fn touch(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError> {
+        self.heads(channels).await
     }
 
     fn available(&self) -> watch::Receiver<bool> {
