@@ -9,12 +9,14 @@ pub mod memory;
 mod name;
 mod publication;
 pub mod redis;
+mod rules;
 mod store;
 
 pub use name::{
     ChannelName, IdempotencyKey, Incarnation, NameError, Route, SessionId, User, UserId,
 };
 pub use publication::{Epoch, ON_JOIN, ON_LEAVE, ON_MESSAGE, Payload, Position, Publication};
+pub use rules::LogRule;
 pub use store::{
     ChannelFeed, ChannelStore, FeedConnection, FeedSink, Generation, Head, Join, Joined, Leave,
     LogPage, MembersPage, Membership, Publish, Published, Publisher, Since, Standing, StoreError,

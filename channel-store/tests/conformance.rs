@@ -6,8 +6,8 @@ use crate::support::{
     offsets, read, said, session, text_user, with_key,
 };
 use channel_store::{
-    Epoch, Membership, ON_JOIN, ON_LEAVE, Position, Publication, Since, Standing, StoreError,
-    StoreOptions,
+    Epoch, LogRule, Membership, ON_JOIN, ON_LEAVE, Position, Publication, Since, Standing,
+    StoreError, StoreOptions,
 };
 use futures_util::future::join_all;
 use std::collections::BTreeSet;
@@ -58,6 +58,8 @@ conformance! {
     a_feed_that_changes_its_mind_ends_subscribed
     a_confirmation_precedes_all_that_follows_it
     heads_are_where_a_read_says
+    a_log_rule_holds_for_the_channels_that_it_matches
+    where_members_are_not_announced_they_are_counted_in_silence
 }
 
 async fn publications_have_contiguous_offsets_in_one_epoch(kind: Kind) {
@@ -913,4 +915,91 @@ async fn heads_are_where_a_read_says(kind: Kind) {
         assert_eq!(found, positions);
     }
     assert_eq!(feed.heads(&[]).await.unwrap(), []);
+}
+
+async fn a_log_rule_holds_for_the_channels_that_it_matches(kind: Kind) {
+    let rule = LogRule {
+        pattern: "small*".into(),
+        entries: Some(10),
+        life: None,
+        announce_members: None,
+    };
+    let options = StoreOptions {
+        log_rules: vec![rule],
+        ..StoreOptions::default()
+    };
+    let subject = Subject::with(kind, options).await;
+    let publisher = subject.store.publisher().unwrap();
+    for channel in ["small", "small:1", "other small"] {
+        let messages = (0..500).map(|_| message(channel, "u", "a")).collect();
+        publisher.publish(messages).await.unwrap();
+        let held = subject.log(channel).await.len();
+        let expected = if channel.starts_with("small") {
+            10..=250
+        } else {
+            500..=500
+        };
+        assert!(expected.contains(&held), "{channel}: {held}");
+    }
+}
+
+async fn where_members_are_not_announced_they_are_counted_in_silence(kind: Kind) {
+    let rule = LogRule {
+        pattern: "quiet".into(),
+        entries: None,
+        life: None,
+        announce_members: Some(false),
+    };
+    let options = StoreOptions {
+        log_rules: vec![rule],
+        detached_life: Duration::from_millis(1),
+        ..StoreOptions::default()
+    };
+    let subject = Subject::with(kind, options).await;
+    let (feed, ear) = subject.follow("quiet").await;
+    let first = subject.join("quiet", "u", session("s", 1)).await.unwrap();
+    assert!(!first.published);
+    assert_eq!(first.position.offset, 0);
+    assert_eq!(subject.members("quiet").await, [("u".to_owned(), 1)]);
+    let spoken = from_session(message("quiet", "u", "a"), "s");
+    let spoken = subject.publish(spoken).await.unwrap().position;
+    let page = read(&*feed, "quiet", &first.position, 10).await;
+    assert_eq!(
+        page.standing,
+        Standing::Exact,
+        "a position without an onJoin stands"
+    );
+    assert_eq!(page.entries.len(), 1);
+
+    let second = subject.join("quiet", "v", session("t", 2)).await.unwrap();
+    assert_eq!(
+        second,
+        channel_store::Joined {
+            published: false,
+            position: spoken
+        }
+    );
+    assert_eq!(
+        subject.join("quiet", "u", session("s", 1)).await.unwrap(),
+        first
+    );
+    subject
+        .join("quiet", "bot", Membership::Detached)
+        .await
+        .unwrap();
+    assert!(subject.leave("quiet", "u", session("s", 3)).await);
+    eventually("the bot's expiry", async || {
+        subject.members("quiet").await == [("v".to_owned(), 1)]
+    })
+    .await;
+    subject.publish(message("quiet", "v", "b")).await.unwrap();
+    let said_there = said(&ear.heard("quiet", 2).await);
+    assert_eq!(said_there, ["onMessage a", "onMessage b"]);
+    assert!(
+        subject
+            .join("loud", "u", session("s", 4))
+            .await
+            .unwrap()
+            .published
+    );
 }

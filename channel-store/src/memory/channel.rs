@@ -5,13 +5,13 @@ use super::log::Log;
 use super::members::{Members, Session};
 use crate::name::{ChannelName, User, UserId};
 use crate::publication::{ON_JOIN, ON_LEAVE, Payload, Position, Publication};
+use crate::rules::LogPolicy;
 use crate::store::{
     FeedConnection, FeedSink, Generation, Join, Joined, Leave, LogPage, MembersPage, Membership,
     Publish, Published, Since, StoreError, StoreOptions,
 };
 use parking_lot::{Mutex, ReentrantMutex};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::time::Instant;
 
 /// Detached members that an operation removes at most when their time is over.
@@ -28,6 +28,7 @@ pub(super) struct Channel {
 
 /// What a channel is.
 pub(super) struct State {
+    policy: LogPolicy,
     log: Log,
     members: Members,
     followers: Vec<Follower>,
@@ -50,11 +51,13 @@ impl Channel {
         started: Instant,
         now: Instant,
         options: &StoreOptions,
+        policy: LogPolicy,
     ) -> Self {
         Self {
             name,
             order: ReentrantMutex::new(()),
             state: Mutex::new(State {
+                policy,
                 log: Log::new(started, options),
                 members: Members::default(),
                 followers: Vec::new(),
@@ -111,17 +114,16 @@ impl Channel {
         limit: usize,
         generation: Generation,
         now: Now,
-        options: &StoreOptions,
     ) -> LogPage {
         let mut state = self.state.lock();
-        state.log.expire(now.instant, options);
+        state.expire_log(now);
         state.log.page(since, limit, generation)
     }
 
     /// The end of the log. A touched channel lives on as if something had been published.
-    pub(super) fn head(&self, touch: bool, now: Now, options: &StoreOptions) -> Position {
+    pub(super) fn head(&self, touch: bool, now: Now) -> Position {
         let mut state = self.state.lock();
-        state.log.expire(now.instant, options);
+        state.expire_log(now);
         if touch {
             state.used = now.instant;
             state.log.touch(now.instant);
@@ -129,23 +131,18 @@ impl Channel {
         state.log.head()
     }
 
-    /// True if nobody is or was here for that time.
-    pub(super) fn is_idle(&self, now: Instant, life: Duration) -> bool {
+    /// True if nobody is here, or was for the channel's life.
+    pub(super) fn is_idle(&self, now: Instant) -> bool {
         let state = self.state.lock();
         state.members.is_empty(now)
             && state.followers.is_empty()
-            && now.duration_since(state.used) >= life
+            && now.duration_since(state.used) >= state.policy.channel_life
     }
 }
 
 impl State {
-    pub(super) fn publish(
-        &mut self,
-        publish: Publish,
-        now: Now,
-        options: &StoreOptions,
-    ) -> Result<Published, StoreError> {
-        self.log.expire(now.instant, options);
+    pub(super) fn publish(&mut self, publish: Publish, now: Now) -> Result<Published, StoreError> {
+        self.expire_log(now);
         let key = publish.key.map(|key| (publish.user, key));
         if let Some(first) = key.as_ref().and_then(|key| self.log.find(key, now.instant)) {
             return self.log.repeated(first, &publish.payload, now);
@@ -154,7 +151,7 @@ impl State {
         if session.is_some_and(|session| !self.members.contains(&session)) {
             return Err(StoreError::NotMember);
         }
-        let position = self.append(publish.payload, now, options.log_entries);
+        let position = self.append(publish.payload, now);
         if let Some(key) = key {
             self.log.remember(key, position.offset, now.instant);
         }
@@ -177,11 +174,11 @@ impl State {
             Membership::Session { operation, .. } => *operation,
             Membership::Detached => 0,
         };
-        self.log.expire(now.instant, options);
+        self.expire_log(now);
         if self.members.left_after(&session, operation, now.instant) {
             return Err(StoreError::StaleOperation);
         }
-        self.expire_detached(now, options);
+        self.expire_detached(now);
         if let Session::Detached(user) = &session {
             self.members
                 .renew(user, now.instant + options.detached_life);
@@ -190,9 +187,10 @@ impl State {
         if let Some(joined) = self.members.joined_again(&session, operation) {
             return Ok(joined);
         }
-        let published = self.members.count_in(&join.user.id);
+        let is_first = self.members.count_in(&join.user.id);
+        let published = is_first && self.policy.announce_members;
         if published {
-            self.announce(ON_JOIN, &join.user, now, options);
+            self.append(Payload::of_membership(ON_JOIN, &join.user), now);
         }
         let joined = Joined {
             position: self.log.head(),
@@ -209,12 +207,12 @@ impl State {
             Membership::Session { operation, .. } => Some(*operation),
             Membership::Detached => None,
         };
-        self.log.expire(now.instant, options);
-        self.expire_detached(now, options);
+        self.expire_log(now);
+        self.expire_detached(now);
         let ended = self.members.remove(&session, operation);
         if let Some(user) = &ended {
             self.used = now.instant;
-            self.count_out(user, now, options);
+            self.count_out(user, now);
         }
         if let (true, Some(operation)) = (leave.fence, operation) {
             self.members
@@ -228,43 +226,38 @@ impl State {
         page: Option<&str>,
         limit: usize,
         now: Now,
-        options: &StoreOptions,
     ) -> Result<MembersPage, StoreError> {
         if page.is_none() {
-            self.expire_detached(now, options);
+            self.expire_detached(now);
         }
         self.members
             .page(page, limit)
             .ok_or(StoreError::BadPageToken)
     }
 
-    fn expire_detached(&mut self, now: Now, options: &StoreOptions) {
+    fn expire_detached(&mut self, now: Now) {
         for _ in 0..EXPIRED_AT_ONCE {
             let Some(user) = self.members.remove_due(now.instant) else {
                 return;
             };
-            self.count_out(&user, now, options);
+            self.count_out(&user, now);
         }
     }
 
     /// One session of the user less; says so if it was the last.
-    fn count_out(&mut self, user: &User, now: Now, options: &StoreOptions) {
-        if self.members.count_out(&user.id) {
-            self.announce(ON_LEAVE, user, now, options);
+    fn count_out(&mut self, user: &User, now: Now) {
+        if self.members.count_out(&user.id) && self.policy.announce_members {
+            self.append(Payload::of_membership(ON_LEAVE, user), now);
         }
     }
 
-    fn announce(&mut self, route: &'static str, user: &User, now: Now, options: &StoreOptions) {
-        self.append(
-            Payload::of_membership(route, user),
-            now,
-            options.log_entries,
-        );
+    fn expire_log(&mut self, now: Now) {
+        self.log.expire(now.instant, self.policy);
     }
 
-    fn append(&mut self, payload: Payload, now: Now, bound: u64) -> Position {
+    fn append(&mut self, payload: Payload, now: Now) -> Position {
         self.used = now.instant;
-        let publication = self.log.append(payload, now, bound);
+        let publication = self.log.append(payload, now, self.policy.entries);
         self.fresh.push(publication.clone());
         self.log.head()
     }

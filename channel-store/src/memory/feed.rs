@@ -46,7 +46,7 @@ impl MemoryFeed {
         let (now, channels) = (Now::new(), &self.channels);
         let head = |name| {
             Some(Head {
-                position: channels.find(name)?.head(touch, now, &channels.options),
+                position: channels.find(name)?.head(touch, now),
                 generation: channels.generation.clone(),
             })
         };
@@ -80,13 +80,7 @@ impl ChannelFeed for MemoryFeed {
     ) -> Result<LogPage, StoreError> {
         let (now, channels) = (Now::new(), &self.channels);
         let found = channels.find_or_create(channel, now.instant);
-        Ok(found.read(
-            since,
-            limit,
-            channels.generation.clone(),
-            now,
-            &channels.options,
-        ))
+        Ok(found.read(since, limit, channels.generation.clone(), now))
     }
 
     async fn heads(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError> {

@@ -3,6 +3,7 @@
 use super::Now;
 use crate::name::{IdempotencyKey, UserId};
 use crate::publication::{Epoch, Payload, Position, Publication};
+use crate::rules::LogPolicy;
 use crate::store::{Generation, LogPage, Published, Since, Standing, StoreError, StoreOptions};
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -37,7 +38,7 @@ impl Log {
     pub(super) fn append(&mut self, payload: Payload, now: Now, bound: u64) -> &Publication {
         self.last += 1;
         self.published = now.instant;
-        while self.entries.len() as u64 >= bound.max(1) {
+        while self.entries.len() as u64 >= bound {
             self.entries.pop_front();
         }
         self.entries.push_back(Publication {
@@ -49,8 +50,8 @@ impl Log {
     }
 
     /// The content goes when the log's time is over; the count goes on.
-    pub(super) fn expire(&mut self, now: Instant, options: &StoreOptions) {
-        if now.duration_since(self.published) >= options.log_life {
+    pub(super) fn expire(&mut self, now: Instant, policy: LogPolicy) {
+        if now.duration_since(self.published) >= policy.life {
             self.entries.clear();
         }
     }

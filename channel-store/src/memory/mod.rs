@@ -10,6 +10,7 @@ mod log;
 mod members;
 
 use crate::name::ChannelName;
+use crate::rules::{ByName, LogPolicy};
 use crate::store::{
     ChannelFeed, ChannelStore, FeedSink, Generation, Join, Joined, Leave, MembersPage, Publish,
     Published, Publisher, StoreError, StoreOptions,
@@ -38,6 +39,7 @@ impl MemoryStore {
     pub fn new(options: StoreOptions) -> Arc<Self> {
         Arc::new(Self {
             channels: Arc::new(Channels {
+                policies: ByName::new(&options, |policy| policy),
                 options,
                 started: Instant::now(),
                 generation: format!("memory:{:016x}", fastrand::u64(..)).into(),
@@ -85,7 +87,7 @@ impl ChannelStore for MemoryStore {
         let now = Now::new();
         self.channels
             .find_or_create(channel, now.instant)
-            .change(|state| state.members(page, limit, now, &self.channels.options))
+            .change(|state| state.members(page, limit, now))
     }
 
     fn available(&self) -> watch::Receiver<bool> {
@@ -114,6 +116,7 @@ impl Now {
 /// All channels that are not forgotten.
 struct Channels {
     options: StoreOptions,
+    policies: ByName<LogPolicy>,
     started: Instant,
     generation: Generation,
     registry: Mutex<Registry>,
@@ -141,7 +144,13 @@ impl Channels {
         if let Some(channel) = registry.by_name.get(name) {
             return channel.clone();
         }
-        let channel = Arc::new(Channel::new(name.clone(), self.started, now, &self.options));
+        let channel = Arc::new(Channel::new(
+            name.clone(),
+            self.started,
+            now,
+            &self.options,
+            *self.policies.of(name),
+        ));
         registry.by_name.insert(name.clone(), channel.clone());
         registry
             .to_look_at
@@ -161,7 +170,7 @@ impl Registry {
         };
         // Here and in the map, and clones are made under this lock: nobody else can be about to change it.
         let unused = Arc::strong_count(&channel) == 2;
-        if unused && channel.is_idle(now, idle_life(options)) {
+        if unused && channel.is_idle(now) {
             self.by_name.remove(channel.name());
         } else {
             self.to_look_at
@@ -184,7 +193,7 @@ impl Publisher for Channels {
         let now = Now::new();
         let outcomes = batch.into_iter().map(|publish| {
             self.find_or_create(&publish.channel, now.instant)
-                .change(|state| state.publish(publish, now, &self.options))
+                .change(|state| state.publish(publish, now))
         });
         Ok(outcomes.collect())
     }
