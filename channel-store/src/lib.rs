@@ -5,6 +5,7 @@
 //! processes, `memory` the one for a single process.
 
 pub mod body;
+mod history;
 pub mod memory;
 mod name;
 mod publication;
@@ -12,6 +13,7 @@ pub mod redis;
 mod rules;
 mod store;
 
+pub use history::{HistoryPage, HistoryRange};
 pub use name::{
     ChannelName, IdempotencyKey, Incarnation, NameError, Route, SessionId, User, UserId,
 };

@@ -2,6 +2,7 @@
 //!
 //! Both implementations, Redis and memory, pass the one suite in `tests/conformance.rs`.
 
+use crate::history::{HistoryPage, HistoryRange};
 use crate::name::{ChannelName, IdempotencyKey, Incarnation, SessionId, User, UserId};
 use crate::publication::{Payload, Position, Publication};
 use crate::rules::LogRule;
@@ -260,6 +261,17 @@ pub trait ChannelStore: Send + Sync + 'static {
         page: Option<&str>,
         limit: usize,
     ) -> Result<MembersPage, StoreError>;
+
+    /// At most `limit` publications of a range of the log.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn history(
+        &self,
+        channel: &ChannelName,
+        range: &HistoryRange,
+        limit: usize,
+    ) -> Result<HistoryPage, StoreError>;
 
     /// True while the store answers.
     fn available(&self) -> watch::Receiver<bool>;

@@ -6,8 +6,8 @@ use crate::support::{
     offsets, read, said, session, text_user, with_key,
 };
 use channel_store::{
-    Epoch, LogRule, Membership, ON_JOIN, ON_LEAVE, Position, Publication, Since, Standing,
-    StoreError, StoreOptions,
+    Epoch, HistoryRange, LogRule, Membership, ON_JOIN, ON_LEAVE, Position, Publication, Since,
+    Standing, StoreError, StoreOptions,
 };
 use futures_util::future::join_all;
 use std::collections::BTreeSet;
@@ -60,6 +60,8 @@ conformance! {
     heads_are_where_a_read_says
     a_log_rule_holds_for_the_channels_that_it_matches
     where_members_are_not_announced_they_are_counted_in_silence
+    history_goes_both_ways_and_says_when_there_is_more
+    history_judges_where_it_begins
 }
 
 async fn publications_have_contiguous_offsets_in_one_epoch(kind: Kind) {
@@ -1002,4 +1004,128 @@ async fn where_members_are_not_announced_they_are_counted_in_silence(kind: Kind)
             .unwrap()
             .published
     );
+}
+
+async fn history_goes_both_ways_and_says_when_there_is_more(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    for n in 1..=10 {
+        subject
+            .publish(message("4", "u", &format!("{n}")))
+            .await
+            .unwrap();
+    }
+    let log = subject.log("4").await;
+    let at = |offset: usize| log[offset - 1].position.clone();
+    let start = Position { offset: 0, ..at(1) };
+    for (range, expected, position) in [
+        (HistoryRange::Oldest, (1..=10).collect::<Vec<_>>(), &start),
+        (
+            HistoryRange::After(start.clone()),
+            (1..=10).collect(),
+            &start,
+        ),
+        (HistoryRange::After(at(7)), vec![8, 9, 10], &at(7)),
+        (HistoryRange::After(at(10)), vec![], &at(10)),
+        (HistoryRange::Newest, (1..=10).rev().collect(), &at(10)),
+        (
+            HistoryRange::UpTo(at(10)),
+            (1..=10).rev().collect(),
+            &at(10),
+        ),
+        (HistoryRange::UpTo(at(3)), vec![3, 2, 1], &at(3)),
+        (HistoryRange::UpTo(start.clone()), vec![], &start),
+    ] {
+        for limit in [1, 3, 10, 100] {
+            let page = subject
+                .store
+                .history(&name("4"), &range, limit)
+                .await
+                .unwrap();
+            assert_eq!(
+                (page.standing, &page.position),
+                (Standing::Exact, position),
+                "{range:?}"
+            );
+            let length = expected.len().min(limit);
+            let entries: Vec<Publication> = expected[..length]
+                .iter()
+                .map(|&it| log[it - 1].clone())
+                .collect();
+            assert_eq!(page.entries, entries, "{range:?} {limit}");
+            assert_eq!(page.more, expected.len() > limit, "{range:?} {limit}");
+        }
+    }
+    for range in [HistoryRange::Oldest, HistoryRange::Newest] {
+        let page = subject
+            .store
+            .history(&name("empty"), &range, 10)
+            .await
+            .unwrap();
+        assert_eq!((page.standing, page.position.offset), (Standing::Exact, 0));
+        assert_eq!((page.entries.len(), page.more), (0, false));
+    }
+}
+
+async fn history_judges_where_it_begins(kind: Kind) {
+    let rule = LogRule {
+        pattern: "*".into(),
+        entries: Some(10),
+        life: None,
+        announce_members: None,
+    };
+    let options = StoreOptions {
+        log_rules: vec![rule],
+        ..StoreOptions::default()
+    };
+    let subject = Subject::with(kind, options).await;
+    for n in 1..=500 {
+        subject
+            .publish(message("4", "u", &format!("{n}")))
+            .await
+            .unwrap();
+    }
+    let log = subject.log("4").await;
+    let (first, epoch) = (log[0].position.offset, log[0].position.epoch.clone());
+    assert!(first > 2);
+    let at = |offset| Position {
+        epoch: epoch.clone(),
+        offset,
+    };
+    let elsewhere = Position {
+        epoch: Epoch::new("another"),
+        offset: 5,
+    };
+    let (after, up_to) = (HistoryRange::After, HistoryRange::UpTo);
+    for (range, standing, goes_on_from, more) in [
+        (
+            after(at(first - 2)),
+            Standing::Trimmed,
+            Some(first - 1),
+            true,
+        ),
+        (after(at(501)), Standing::Diverged, Some(500), true),
+        (
+            after(elsewhere.clone()),
+            Standing::Unknown,
+            Some(first - 1),
+            true,
+        ),
+        (up_to(at(first - 1)), Standing::Trimmed, None, false),
+        (up_to(at(1)), Standing::Trimmed, None, false),
+        (up_to(at(501)), Standing::Diverged, Some(500), true),
+        (up_to(elsewhere), Standing::Unknown, Some(500), true),
+    ] {
+        let page = subject.store.history(&name("4"), &range, 10).await.unwrap();
+        assert_eq!((page.standing, page.more), (standing, more), "{range:?}");
+        assert_eq!(page.entries, [], "{range:?}");
+        if let Some(offset) = goes_on_from {
+            assert_eq!(page.position, at(offset), "{range:?}");
+        }
+    }
+    let oldest = subject
+        .store
+        .history(&name("4"), &HistoryRange::Oldest, 1_000)
+        .await
+        .unwrap();
+    assert_eq!((oldest.position, oldest.entries), (at(first - 1), log));
 }

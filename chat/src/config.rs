@@ -158,7 +158,7 @@ fn log_rule(text: &str) -> Result<LogRule, String> {
                 rule.entries.replace(number).is_none()
             }
             Some(("life", life)) => {
-                let life = duration(life).map_err(|error| wrong(error.to_string()))?;
+                let life = duration(life).map_err(wrong)?;
                 rule.life.replace(life).is_none()
             }
             Some(("announce", on)) => {

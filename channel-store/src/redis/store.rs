@@ -1,11 +1,13 @@
 //! Chat's side of channels in Redis.
 
 use super::connection::Connection;
+use super::history::history;
 use super::keys::Keys;
 use super::link::{Link, OpenError};
 use super::reply::{number, refusal, strange, text};
 use super::scripts::SCRIPTS;
 use super::seconds;
+use crate::history::{HistoryPage, HistoryRange};
 use crate::name::{ChannelName, UserId};
 use crate::publication::{Epoch, Position};
 use crate::rules::{ByName, LogPolicy};
@@ -99,6 +101,18 @@ impl ChannelStore for RedisStore {
         let skip = pipeline.len() - 1;
         let replies = self.link.connection()?.request(&pipeline, skip, 1).await?;
         replies.first().and_then(members_page).ok_or_else(strange)
+    }
+
+    async fn history(
+        &self,
+        channel: &ChannelName,
+        range: &HistoryRange,
+        limit: usize,
+    ) -> Result<HistoryPage, StoreError> {
+        let (connection, commands) = (self.link.connection()?, &self.commands);
+        let keys = commands.keys.of(channel);
+        let seconds = &commands.bounds.of(channel).channel_seconds;
+        history(&connection, &keys, seconds, range, limit).await
     }
 
     fn available(&self) -> watch::Receiver<bool> {
