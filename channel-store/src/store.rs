@@ -183,7 +183,7 @@ pub enum Standing {
     Diverged,
     /// What follows it is no longer held.
     Trimmed,
-    /// An epoch of another life.
+    /// An epoch of another life, or one that saw what this log does not have, below what is still held.
     Unknown,
 }
 

@@ -128,7 +128,7 @@ async fn visit(world: Arc<World>, hub: Arc<Hub>, mut visitor: Visitor) {
         if world.peace.load(Ordering::Relaxed) {
             world.at_rest.lock().push((visitor, wire));
             // It stays to the end.
-            std::future::pending::<()>().await;
+            return std::future::pending().await;
         }
         pause(400).await;
     }

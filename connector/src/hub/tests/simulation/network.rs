@@ -10,7 +10,7 @@ use channel_store::{
     Since, StoreError,
 };
 use parking_lot::Mutex;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -169,8 +169,8 @@ pub(super) struct NetworkFeed {
 struct State {
     followed: BTreeSet<ChannelName>,
     connection: Option<mpsc::UnboundedSender<Message>>,
-    pages: HashMap<Question, oneshot::Sender<LogPage>>,
-    ends: HashMap<Question, oneshot::Sender<Vec<Option<Head>>>>,
+    pages: BTreeMap<Question, oneshot::Sender<LogPage>>,
+    ends: BTreeMap<Question, oneshot::Sender<Vec<Option<Head>>>>,
     questions: Question,
 }
 
