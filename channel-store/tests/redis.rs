@@ -6,8 +6,8 @@ use crate::support::{
 };
 use channel_store::redis::{OpenError, RedisFeed, RedisStore};
 use channel_store::{
-    ChannelFeed, ChannelStore, Membership, Position, Published, Since, Standing, StoreError,
-    StoreOptions,
+    ChannelFeed, ChannelStore, HistoryRange, Membership, Position, Published, Since, Standing,
+    StoreError, StoreOptions,
 };
 use futures_util::future::join_all;
 use redis::Value;
@@ -763,4 +763,40 @@ async fn a_replica_tells_no_heads() {
         matches!(touched, Err(StoreError::Unavailable(_))),
         "{touched:?}"
     );
+}
+
+#[tokio::test]
+async fn history_goes_through_a_restart_in_both_directions() {
+    let mut subject = Subject::on(Server::start(&DURABLE), StoreOptions::default()).await;
+    for n in 1..=3 {
+        publish_at_last(&subject, "4", &format!("{n}")).await;
+    }
+    subject.server().kill();
+    becomes(subject.store.available(), false, SOON).await;
+    subject.server().start_again();
+    for n in 4..=6 {
+        publish_at_last(&subject, "4", &format!("{n}")).await;
+    }
+    let log = subject.log("4").await;
+    assert_ne!(log[2].position.epoch, log[3].position.epoch);
+    let (mut forwards, mut backwards) = (Vec::new(), Vec::new());
+    let mut range = HistoryRange::Oldest;
+    while forwards.len() < 6 {
+        let page = subject.store.history(&name("4"), &range, 1).await.unwrap();
+        assert_eq!(page.standing, Standing::Exact);
+        forwards.extend(page.entries);
+        range = HistoryRange::After(forwards[forwards.len() - 1].position.clone());
+    }
+    assert_eq!(forwards, log);
+    range = HistoryRange::Newest;
+    while backwards.len() < 6 {
+        let page = subject.store.history(&name("4"), &range, 1).await.unwrap();
+        assert_eq!(page.standing, Standing::Exact);
+        backwards.extend(page.entries);
+        let mut before = backwards[backwards.len() - 1].position.clone();
+        before.offset -= 1;
+        range = HistoryRange::UpTo(before);
+    }
+    backwards.reverse();
+    assert_eq!(backwards, log);
 }
