@@ -248,7 +248,11 @@ impl Live {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let settings = settings.clone().set_protocol(ProtocolVersion::RESP3);
+        // Without the name of the library: a user that may do only what is needed is refused it.
+        let settings = settings
+            .clone()
+            .set_protocol(ProtocolVersion::RESP3)
+            .set_skip_set_lib_name();
         // The time limit is ours: the crate's would let go of a command without closing the connection.
         let mut config = AsyncConnectionConfig::new()
             .set_response_timeout(None)

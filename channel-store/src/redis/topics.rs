@@ -209,7 +209,9 @@ impl Topics {
         loop {
             let (wanted, unwanted) = self.changes(node, connection.number);
             if wanted.is_empty() && unwanted.is_empty() {
-                ready();
+                if self.has_heard(node) {
+                    ready();
+                }
                 changed.notified().await;
             }
             if !wanted.is_empty() {
@@ -286,6 +288,12 @@ impl Topics {
         Ok(None)
     }
 
+    /// True once the node's connection has been heard to deliver.
+    fn has_heard(&self, node: &Address) -> bool {
+        let state = self.state.lock();
+        state.nodes.get(node).is_some_and(|it| it.probe.heard > 0)
+    }
+
     /// The next one gets a topic of its own.
     fn forget_probe(&self, node: &Address) {
         if let Some(attended) = self.state.lock().nodes.get_mut(node) {
@@ -336,6 +344,7 @@ impl Attendant for Topics {
         }
         if *attended.probe.topic == *topic {
             attended.probe.take(&info.kind, &content);
+            attended.changed.notify_one();
             return;
         }
         // Not followed any more, or elsewhere: what was under way.
