@@ -18,6 +18,7 @@ use channel_store::{
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -310,5 +311,28 @@ pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool)
     while !holds().await {
         assert!(start.elapsed() < PATIENCE, "never came: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits until a store or feed is available, or is not.
+pub(crate) async fn becomes(mut available: watch::Receiver<bool>, wanted: bool, within: Duration) {
+    let wait = available.wait_for(|it| *it == wanted);
+    let in_time = tokio::time::timeout(within, wait).await.is_ok();
+    assert!(in_time, "not within {within:?}: available = {wanted}");
+}
+
+/// Publishes until it is answered; whatever is not done is an outage, never a success.
+pub(crate) async fn publish_at_last(subject: &Subject, channel: &str, body: &str) -> Published {
+    let start = Instant::now();
+    loop {
+        let message = with_key(message(channel, "u", body), body);
+        match subject.publish(message).await {
+            Ok(published) => return published,
+            Err(StoreError::Unavailable(_)) => {
+                assert!(start.elapsed() < PATIENCE, "it never came back");
+            }
+            Err(other) => panic!("{other}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

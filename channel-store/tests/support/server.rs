@@ -3,7 +3,7 @@
 use redis::{ConnectionLike, Value};
 use std::io::ErrorKind;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -68,6 +68,11 @@ impl Server {
             std::fs::write(&file, settings).unwrap();
             vec![file.display().to_string(), "--sentinel".into()]
         })
+    }
+
+    /// A file in the server's directory.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
     }
 
     pub(crate) fn port(&self) -> u16 {
