@@ -20,7 +20,7 @@ fn url(sentinels: &[&Server]) -> String {
 async fn after_a_failover_the_promoted_replica_is_used_within_seconds() {
     let mut primary = Server::start(&["--repl-diskless-sync-delay", "0"]);
     let replica = primary.start_replica();
-    let sentinel = Server::start_sentinel(&primary, "");
+    let sentinel = Server::start_sentinel(&primary);
     eventually("the sentinel's knowledge of the replica", async || {
         sentinel.info("sentinel").contains("slaves=1")
     })
@@ -46,7 +46,7 @@ async fn after_a_failover_the_promoted_replica_is_used_within_seconds() {
 #[tokio::test]
 async fn a_primary_that_sentinels_no_longer_name_is_left_though_it_answers() {
     let (old, new) = (Server::start(&[]), Server::start(&[]));
-    let sentinel = Server::start_sentinel(&old, "");
+    let sentinel = Server::start_sentinel(&old);
     let subject = Subject::at(&url(&[&sentinel]), StoreOptions::default()).await;
     let (_feed, ear) = subject.follow("4").await;
     let publisher = subject.store.publisher().unwrap();
@@ -72,9 +72,7 @@ async fn a_primary_that_sentinels_no_longer_name_is_left_though_it_answers() {
 #[tokio::test]
 async fn a_sentinel_that_is_frozen_or_away_is_passed_over() {
     let server = Server::start(&[]);
-    let mut sentinels: Vec<_> = (0..3)
-        .map(|_| Server::start_sentinel(&server, ""))
-        .collect();
+    let mut sentinels: Vec<_> = (0..3).map(|_| Server::start_sentinel(&server)).collect();
     sentinels[0].freeze();
     sentinels[1].kill();
     let [frozen, away, well] = &sentinels[..] else {
@@ -92,9 +90,10 @@ async fn a_sentinel_that_is_frozen_or_away_is_passed_over() {
 
 #[tokio::test]
 async fn sentinels_have_a_password_of_their_own() {
-    let server = Server::start(&["--requirepass", "servers"]);
-    let settings = "sentinel auth-pass main servers\nrequirepass sentinels";
-    let sentinel = Server::start_sentinel(&server, settings);
+    let server = Server::start(&[]);
+    let sentinel = Server::start_sentinel(&server);
+    server.say("ACL SETUSER default resetpass >servers");
+    sentinel.say("ACL SETUSER default resetpass >sentinels");
     let known = format!(
         "redis+sentinel://:servers@127.0.0.1:{}/main?sentinel-password=sentinels",
         sentinel.port()

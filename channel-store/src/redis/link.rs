@@ -15,7 +15,7 @@ use super::stream::Dial;
 use super::unasked::DROPPED;
 use crate::store::StoreError;
 use async_trait::async_trait;
-use metrics::counter;
+use metrics::{counter, describe_counter};
 use redis::{Pipeline, PushInfo, PushKind, RedisConnectionInfo, RedisError, Value};
 use std::convert::Infallible;
 use std::future::pending;
@@ -183,6 +183,7 @@ impl Supervisor {
         place: Place,
         common: Arc<Common>,
     ) -> (Self, impl FnOnce(AbortHandle) -> Link) {
+        describe_counter!(LOST, "Connections to Redis that were left, by reason");
         let (current, watch_current) = watch::channel(None);
         let (ready, watch_ready) = watch::channel(false);
         let supervisor = Self {

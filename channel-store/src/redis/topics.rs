@@ -18,7 +18,6 @@ use crate::name::ChannelName;
 use crate::publication::Epoch;
 use crate::store::{FeedConnection, FeedSink, StoreError};
 use async_trait::async_trait;
-use metrics::counter;
 use parking_lot::Mutex;
 use redis::{Pipeline, PushInfo, PushKind, Value};
 use std::collections::{HashMap, HashSet};
@@ -29,8 +28,6 @@ use tokio::time::{Instant, sleep_until};
 
 /// Topics that a connection is told of at once: bounds how long others wait for it.
 const CHUNK: usize = 500;
-
-const PROBES_LOST: &str = "redis_probes_lost_total";
 
 /// What is followed.
 pub(super) struct Topics {
@@ -241,7 +238,6 @@ impl Topics {
             let state = self.state.lock();
             let heard = state.nodes.get(node).map(|it| it.probe.heard);
             if said.is_some() && said > heard {
-                counter!(PROBES_LOST).increment(1);
                 return Err(Ended::Deaf);
             }
         }

@@ -132,10 +132,8 @@ impl Frames {
             b'%' => self.values = self.values.saturating_add(number.saturating_mul(2)),
             // Attributes stand before the value that they belong to.
             b'|' => {
-                self.values = self
-                    .values
-                    .saturating_add(number.saturating_mul(2))
-                    .saturating_add(1)
+                let attributes = number.saturating_mul(2).saturating_add(1);
+                self.values = self.values.saturating_add(attributes);
             }
             _ => {}
         }

@@ -57,13 +57,13 @@ impl Server {
     }
 
     /// A sentinel that watches a primary under the name `main`, and decides alone.
-    pub(crate) fn start_sentinel(primary: &Self, more: &str) -> Self {
+    pub(crate) fn start_sentinel(primary: &Self) -> Self {
         let port = primary.port;
         Self::start_with(|directory| {
             let file = directory.join("sentinel.conf");
             let settings = format!(
                 "sentinel monitor main 127.0.0.1 {port} 1\nsentinel down-after-milliseconds main 500\n\
-                 sentinel failover-timeout main 2000\n{more}\n"
+                 sentinel failover-timeout main 2000\n"
             );
             std::fs::write(&file, settings).unwrap();
             vec![file.display().to_string(), "--sentinel".into()]
