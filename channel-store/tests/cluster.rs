@@ -8,7 +8,7 @@ use channel_store::redis::{OpenError, RedisFeed, RedisStore};
 use channel_store::{ChannelStore, Since, Standing, StoreError, StoreOptions};
 use futures_util::future::join_all;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -185,6 +185,44 @@ async fn a_node_that_is_away_takes_only_its_own_channels_along() {
     becomes(subject.store.available(), true, SOON).await;
     ear.subscribed(&lost, 2).await;
     assert_eq!(ear.confirmations(&kept), [kept_by]);
+}
+
+#[tokio::test]
+async fn after_a_failover_the_promoted_replica_is_used_within_seconds() {
+    let cluster = Cluster::start(3);
+    let replicas = cluster.add_replicas();
+    let subject = Subject::at(&cluster.url(), StoreOptions::default()).await;
+    let lost = channels(&cluster, 1, 1).remove(0);
+    let (feed, ear) = subject.follow(&lost).await;
+    let before = publish_at_last(&subject, &lost, "before").await.position;
+    becomes(feed.available(), true, SOON).await;
+
+    // It still takes connections, and never answers.
+    cluster.nodes[1].freeze();
+    let start = Instant::now();
+    let after = publish_at_last(&subject, &lost, "after").await.position;
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
+    assert!(replicas[1].info("replication").contains("role:master"));
+    assert_eq!((after.offset, after.epoch == before.epoch), (2, false));
+    ear.subscribed(&lost, 2).await;
+    becomes(feed.available(), true, SOON).await;
+    becomes(subject.store.available(), true, SOON).await;
+    assert_eq!(
+        said(&read(&*feed, &lost, &before, 9).await.entries),
+        ["onMessage after"]
+    );
+
+    // The former primary becomes a replica, and nobody speaks to it.
+    cluster.nodes[1].thaw();
+    eventually("the former primary's new role", async || {
+        cluster.nodes[1].info("replication").contains("role:slave")
+    })
+    .await;
+    subject.publish(message(&lost, "u", "later")).await.unwrap();
 }
 
 #[tokio::test]

@@ -30,11 +30,33 @@ impl Cluster {
             ));
         }
         let cluster = Self { nodes };
-        cluster.until(|node| {
+        until(&cluster.nodes, |node| {
             let info: String = redis::from_redis_value(node.say("CLUSTER INFO")).unwrap();
             info.contains("cluster_state:ok") && info.contains(&format!("cluster_size:{count}"))
         });
         cluster
+    }
+
+    /// Gives each primary a replica, and returns when they are in step.
+    pub(crate) fn add_replicas(&self) -> Vec<Server> {
+        let replicas: Vec<Server> = self.nodes.iter().map(|_| start_node()).collect();
+        let known = |node: &Server, count: usize| {
+            let info: String = redis::from_redis_value(node.say("CLUSTER INFO")).unwrap();
+            info.contains(&format!("cluster_known_nodes:{count}"))
+        };
+        for replica in &replicas {
+            let (port, bus) = (replica.port(), replica.bus_port());
+            self.nodes[0].say(&format!("CLUSTER MEET 127.0.0.1 {port} {bus}"));
+        }
+        until(&replicas, |it| known(it, 2 * self.nodes.len()));
+        until(&self.nodes, |it| known(it, 2 * self.nodes.len()));
+        for (index, replica) in replicas.iter().enumerate() {
+            replica.say(&format!("CLUSTER REPLICATE {}", self.id(index)));
+        }
+        until(&replicas, |it| {
+            it.info("replication").contains("master_link_status:up")
+        });
+        replicas
     }
 
     /// Three primaries, shared with whoever else asks meanwhile.
@@ -92,16 +114,16 @@ impl Cluster {
     fn id(&self, node: usize) -> String {
         redis::from_redis_value(self.nodes[node].say("CLUSTER MYID")).unwrap()
     }
+}
 
-    fn until(&self, holds: impl Fn(&Server) -> bool) {
-        let start = Instant::now();
-        while !self.nodes.iter().all(&holds) {
-            assert!(
-                start.elapsed() < Duration::from_secs(20),
-                "the cluster never forms"
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
+fn until(nodes: &[Server], holds: impl Fn(&Server) -> bool) {
+    let start = Instant::now();
+    while !nodes.iter().all(&holds) {
+        assert!(
+            start.elapsed() < Duration::from_secs(20),
+            "the cluster never forms"
+        );
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -109,6 +131,7 @@ fn start_node() -> Server {
     Server::start_with(|_| {
         let bus = free_port().to_string();
         let settings = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
+        let settings = [&settings[..], &["--repl-diskless-sync-delay", "0"]].concat();
         let more = [
             "--cluster-require-full-coverage",
             "no",
