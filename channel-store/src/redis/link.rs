@@ -6,7 +6,7 @@
 //! effect after something that was said on a later one. The link never repeats a command.
 
 use super::connection::{Connection, Ended, Live, Manner, OnPush, PROBE_INTERVAL};
-use super::location::{Address, SCHEMA};
+use super::location::Address;
 use super::reply::{self, is_redirect, unavailable};
 use super::scripts::SCRIPTS;
 use super::sentinel::Sentinels;
@@ -15,6 +15,7 @@ use super::stream::Dial;
 use super::unasked::DROPPED;
 use crate::store::StoreError;
 use async_trait::async_trait;
+use futures_util::future::try_join_all;
 use metrics::{counter, describe_counter};
 use redis::{Pipeline, PushInfo, PushKind, RedisConnectionInfo, RedisError, Value};
 use std::convert::Infallible;
@@ -27,6 +28,8 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
+/// The version of keys and scripts; a server that keeps another one is refused.
+pub(super) const SCHEMA: &str = "1";
 /// Asking sentinels, connecting, greeting and loading the scripts. With the pauses it is short enough that after a
 /// failover the new primary is in use within a second or two, even if the old one still takes connections.
 const CONNECT_TIME: Duration = Duration::from_secs(1);
@@ -331,9 +334,8 @@ impl Supervisor {
             }
         }
 
-        for script in SCRIPTS.all() {
-            connection.load(script).await?;
-        }
+        let loaded = SCRIPTS.all().map(|script| connection.load(script));
+        try_join_all(loaded).await?;
         Ok(())
     }
 }

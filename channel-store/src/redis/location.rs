@@ -9,14 +9,12 @@
 //!
 //! With `rediss` in place of `redis` the connections, those to sentinels included, are encrypted.
 
+use super::link::SCHEMA;
 use super::stream::Dial;
 use redis::{ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use url::Url;
-
-/// The version of keys and scripts; a server that keeps another one is refused.
-pub(super) const SCHEMA: &str = "1";
 
 /// Why a service must not start with this Redis.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
