@@ -53,9 +53,17 @@ impl Cluster {
         for (index, replica) in replicas.iter().enumerate() {
             replica.say(&format!("CLUSTER REPLICATE {}", self.id(index)));
         }
+        // A node that has not heard of all this would not vote, or not stand.
+        let agrees = |node: &Server| {
+            let nodes: String = redis::from_redis_value(node.say("CLUSTER NODES")).unwrap();
+            let info: String = redis::from_redis_value(node.say("CLUSTER INFO")).unwrap();
+            nodes.matches("slave ").count() == replicas.len()
+                && info.contains("cluster_slots_assigned:16384")
+        };
         until(&replicas, |it| {
-            it.info("replication").contains("master_link_status:up")
+            agrees(it) && it.info("replication").contains("master_link_status:up")
         });
+        until(&self.nodes, agrees);
         replicas
     }
 
