@@ -152,12 +152,19 @@ async fn log_in(
     visitor: &mut Visitor,
     session: &SessionId,
 ) -> bool {
-    if timeout(Duration::from_secs(1), member.followed()).await.is_err() {
+    if timeout(Duration::from_secs(1), member.followed())
+        .await
+        .is_err()
+    {
         return false;
     }
     pause(20).await;
     let joined = world.store.join(world.join(visitor, session)).await;
-    let Ok(Joined { position, published }) = joined else {
+    let Ok(Joined {
+        position,
+        published,
+    }) = joined
+    else {
         return false;
     };
     pause(20).await;
