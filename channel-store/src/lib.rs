@@ -6,6 +6,7 @@
 
 pub mod body;
 mod history;
+mod lease;
 pub mod memory;
 mod name;
 mod publication;
@@ -14,6 +15,10 @@ mod rules;
 mod store;
 
 pub use history::{HistoryPage, HistoryRange};
+pub use lease::{
+    DEADLINE_MARGIN, Declared, DroppedBy, IndexEntry, Indexed, LEASE_MEMORY, LeaseState, Leases,
+    Look, Renewed, SETTLE_TIME, Term,
+};
 pub use name::{
     ChannelName, IdempotencyKey, Incarnation, NameError, Route, SessionId, User, UserId,
 };
@@ -21,6 +26,6 @@ pub use publication::{Epoch, ON_JOIN, ON_LEAVE, ON_MESSAGE, Payload, Position, P
 pub use rules::LogRule;
 pub use store::{
     Ack, ChannelFeed, ChannelStore, FeedConnection, FeedSink, Generation, Head, Join, Joined,
-    Leave, LogPage, MembersPage, Membership, Publish, Published, Publisher, Since, Standing,
+    Leave, LogPage, MembersPage, Membership, Publish, Published, Publisher, Reaped, Since, Standing,
     StoreError, StoreOptions,
 };

@@ -31,8 +31,10 @@ pub struct StoreOptions {
     pub key_life: Duration,
     /// How long a detached member stays without joining again.
     pub detached_life: Duration,
-    /// How long a leave is remembered against its own late join.
+    /// How long a leave is remembered against its own late join, and a reap against those of the incarnation.
     pub tombstone_life: Duration,
+    /// The longest time for which a connector holds a lease: what one whose lease the store has lost is left.
+    pub lease: Duration,
     /// When a publication counts as published.
     pub ack: Ack,
     /// A PEM file of the authorities that may vouch for the servers, instead of the public ones.
@@ -65,6 +67,7 @@ impl Default for StoreOptions {
             key_life: Duration::from_secs(300),
             detached_life: Duration::from_secs(60),
             tombstone_life: Duration::from_secs(300),
+            lease: Duration::from_secs(10),
             ack: Ack::Primary,
             redis_ca: None,
         }
@@ -92,6 +95,9 @@ pub enum StoreError {
     /// The incarnation was declared dead; nothing was written.
     #[error("the connector was declared dead")]
     ConnectorDead,
+    /// The join's deadline is over; nothing was written.
+    #[error("the join's deadline is over")]
+    Late,
     /// The page token is none of this store's.
     #[error("the page token is not one of this store's")]
     BadPageToken,
@@ -150,6 +156,9 @@ pub struct Join {
     pub user: User,
     /// As which session.
     pub membership: Membership,
+    /// By the store's clock, milliseconds since 1970: later than this it has no effect. A connector's is bound to its
+    /// lease, so that none of its joins is dangerous for ever.
+    pub deadline: Option<u64>,
 }
 
 /// What a join did. A repeated one answers as the first did, as long as the log stands.
@@ -172,6 +181,15 @@ pub struct Leave {
     pub membership: Membership,
     /// Leave a tombstone of the session, because a copy of its join may still travel.
     pub fence: bool,
+}
+
+/// What a reap did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reaped {
+    /// Memberships that this call ended.
+    pub ended: u64,
+    /// The incarnation's memberships that are left.
+    pub remaining: u64,
 }
 
 /// A page of a channel's members.
@@ -259,7 +277,7 @@ pub trait ChannelStore: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError::StaleOperation`] if the session has left with a higher operation;
-    /// [`StoreError::ConnectorDead`], [`StoreError::Full`], [`StoreError::Unavailable`].
+    /// [`StoreError::ConnectorDead`], [`StoreError::Late`], [`StoreError::Full`], [`StoreError::Unavailable`].
     async fn join(&self, join: Join) -> Result<Joined, StoreError>;
 
     /// Ends a membership that is older than this operation; publishes onLeave for the user's last session, where
@@ -269,6 +287,17 @@ pub trait ChannelStore: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Unavailable`].
     async fn leave(&self, leave: Leave) -> Result<bool, StoreError>;
+
+    /// Ends some memberships of an incarnation that was declared dead, as leaves do, and refuses its joins from now on.
+    /// Idempotent: repeat it while any remain.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn reap(
+        &self,
+        channel: &ChannelName,
+        incarnation: &Incarnation,
+    ) -> Result<Reaped, StoreError>;
 
     /// At most `limit` users (or a few more: a store may answer in its own chunks), from a page token on.
     /// Whoever is a member from the first page to the last appears at least once.

@@ -29,6 +29,7 @@ macro_rules! conformance {
         }
     };
 }
+pub(crate) use conformance;
 
 conformance! {
     publications_have_contiguous_offsets_in_one_epoch

@@ -1,13 +1,13 @@
 //! Encrypted connections, and users who may do no more than they must.
 
 use crate::support::{
-    Cluster, Ear, Server, Subject, becomes, eventually, free_port, from_session, message, name,
-    read, said, session, with_key,
+    Cluster, Ear, Server, Subject, becomes, eventually, free_port, from_session, incarnation, message,
+    name, read, said, session, session_of, with_key,
 };
 use channel_store::redis::{OpenError, RedisFeed, RedisStore};
 use channel_store::{
-    Ack, ChannelFeed, ChannelStore, HistoryRange, Leave, Membership, Since, StoreError,
-    StoreOptions,
+    Ack, ChannelFeed, ChannelStore, Declared, DroppedBy, HistoryRange, IndexEntry, Indexed, Leave,
+    Membership, Since, StoreError, StoreOptions,
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use std::path::{Path, PathBuf};
@@ -19,10 +19,10 @@ const SOON: Duration = Duration::from_secs(10);
 /// What chat must be allowed, as README has it.
 const CHAT: &str = "~gc:* &gc:* -@all +info +get +set +script|load +evalsha +wait +cluster|slots +cluster|info \
     +hmget +hget +hset +hdel +hexists +hincrby +hscan +xadd +xrange +xrevrange +expire +expireat +del +exists +time \
-    +zadd +zrem +zrangebyscore +multi +exec +publish +spublish";
+    +zadd +zrem +zrangebyscore +zscore +sadd +srem +scard +srandmember +multi +exec +publish +spublish";
 /// What a connector must be allowed.
 const CONNECTOR: &str = "~gc:* &gc:* -@all +info +get +set +script|load +evalsha +cluster|slots +cluster|info \
-    +hmget +hget +hset +xrange +expire +del +time +multi +exec \
+    +hmget +hget +hset +hdel +hlen +hscan +xrange +expire +del +exists +time +zadd +scard +multi +exec \
     +subscribe +unsubscribe +publish +ssubscribe +sunsubscribe +spublish";
 
 /// Does everything once that the services do.
@@ -76,6 +76,50 @@ async fn everything_works(chat: &str, connector: &str, options: StoreOptions) {
         assert_eq!(page.entries.len(), 5);
     }
     feed.unsubscribe(&channel);
+    everybody_looks_after_leases(&subject, &feed).await;
+}
+
+async fn everybody_looks_after_leases(subject: &Subject, feed: &RedisFeed) {
+    let (held, dead, lease) = (feed.leases(), incarnation("c:1"), Duration::from_millis(1));
+    held.note(&dead, lease).await.unwrap();
+    held.renew(&dead, lease).await.unwrap();
+    let entry = |nonce, channel| IndexEntry {
+        channel: name(channel),
+        nonce,
+    };
+    let entries = [entry(1, "4"), entry(2, "5")];
+    assert_eq!(
+        held.index_add(&dead, &entries).await.unwrap(),
+        Indexed::Yes
+    );
+    assert_eq!(held.index(&dead).await.unwrap().len(), 2);
+    let dropped = held.index_drop(&dead, &entries[1..], DroppedBy::Owner).await;
+    assert_eq!(dropped, Ok(1));
+    held.look(&dead, &[name("4")]).await.unwrap();
+    let member = session_of("c:1", "dead", 1);
+    subject.join("4", "dead", member).await.unwrap();
+
+    let leases = &subject.leases;
+    eventually("its time is over", async || {
+        !leases.due().await.unwrap().is_empty()
+    })
+    .await;
+    let (_, seen) = leases.due().await.unwrap().remove(0);
+    let names = std::slice::from_ref(&dead);
+    let until = leases.observe(names).await.unwrap()[0].unwrap().until;
+    eventually("its death", async || {
+        leases.declare_dead(&dead, until).await.unwrap() == Declared::Dead
+    })
+    .await;
+    assert_eq!(leases.index(&dead).await.unwrap().len(), 1);
+    let reaped = subject.store.reap(&name("4"), &dead).await.unwrap();
+    assert_eq!((reaped.ended, reaped.remaining), (1, 0));
+    assert!(leases.look(&dead, &[name("4")]).await.unwrap()[0].tombstoned);
+    let dropped = leases.index_drop(&dead, &entries[..1], DroppedBy::Reaper);
+    assert_eq!(dropped.await, Ok(1));
+    leases.strike(&dead, seen).await.unwrap();
+    assert_eq!(leases.due().await.unwrap(), []);
+    held.resign(&incarnation("c:2")).await.unwrap();
 }
 
 fn short_lives() -> StoreOptions {

@@ -100,6 +100,10 @@ pub struct Config {
     #[arg(long, env = "CHAT_DETACHED_LIFE", default_value = "60s", value_parser = duration)]
     pub detached_life: Duration,
 
+    /// The longest --lease of any connector: what one is left whose lease Redis has lost
+    #[arg(long, env = "CHAT_LEASE", default_value = "10s", value_parser = duration)]
+    pub lease: Duration,
+
     /// Threads to work with; running more chats costs less than more threads
     #[arg(long, env = "CHAT_THREADS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: u16,
@@ -131,6 +135,7 @@ impl Config {
             channel_life: self.channel_life.max(self.log_life),
             key_life: self.key_life,
             detached_life: self.detached_life,
+            lease: self.lease,
             ack: match self.ack {
                 AckBy::Primary => Ack::Primary,
                 AckBy::Replica => Ack::Replica {

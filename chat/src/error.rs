@@ -72,6 +72,7 @@ impl Error {
             Self::Store(StoreError::StaleOperation) => {
                 (Code::FailedPrecondition, "STALE_OPERATION")
             }
+            Self::Store(StoreError::Late) => (Code::FailedPrecondition, "LATE"),
             Self::Store(StoreError::ConnectorDead) => (Code::FailedPrecondition, "CONNECTOR_DEAD"),
         }
     }

@@ -8,6 +8,7 @@ pub mod config;
 pub mod error;
 
 mod calls;
+mod funerals;
 mod guard;
 mod health;
 mod history;
@@ -19,6 +20,7 @@ mod validate;
 
 pub use calls::Chat;
 pub use config::{Config, Limits};
+pub use funerals::Funerals;
 pub use error::{Error, ServeError};
 pub use guard::Guarded;
 pub use measure::Measured;

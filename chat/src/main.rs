@@ -3,7 +3,7 @@
 use anyhow::Context;
 use channel_store::ChannelStore;
 use channel_store::redis::RedisStore;
-use chat::Config;
+use chat::{Config, Funerals};
 use runtime::{Readiness, Shutdown, admin, cli, lifecycle, listen, telemetry};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -32,7 +32,9 @@ async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         shutdown.clone(),
     )));
 
-    chat::serve(listener, Arc::new(store), config.limits(), shutdown).await?;
+    let store = Arc::new(store);
+    let _funerals = Funerals::begin(store.clone(), store.leases());
+    chat::serve(listener, store, config.limits(), shutdown).await?;
     tracing::info!("drained");
     Ok(())
 }

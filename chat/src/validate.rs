@@ -33,6 +33,7 @@ pub(crate) fn join(request: JoinRequest) -> Result<Join, Error> {
         channel,
         user,
         membership,
+        deadline: Some(request.deadline).filter(|&deadline| deadline > 0),
     })
 }
 

@@ -80,6 +80,10 @@ pub struct Config {
     #[arg(long, env = "CONNECTOR_TOUCH", default_value = "60s", value_parser = duration, value_name = "TIME")]
     pub touch: Duration,
 
+    /// How long others wait for a sign of life before this connector's members are taken out. At most chat's --lease
+    #[arg(long, env = "CONNECTOR_LEASE", default_value = "10s", value_parser = lease, value_name = "TIME")]
+    pub lease: Duration,
+
     /// Text for people, json for machines
     #[arg(long, env = "CONNECTOR_LOG_FORMAT", value_enum, default_value = "text")]
     pub log_format: LogFormat,
@@ -137,6 +141,17 @@ fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse() {
         Ok(seconds @ 1..) => Ok(Duration::from_secs(seconds)),
         _ => duration(text),
+    }
+}
+
+/// Long enough that three renewals fit in, short enough for what is built on it: the second look at an index.
+fn lease(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    let allowed = Duration::from_secs(1)..=Duration::from_secs(30);
+    if allowed.contains(&time) {
+        Ok(time)
+    } else {
+        Err("expected 1s to 30s".to_owned())
     }
 }
 

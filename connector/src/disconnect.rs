@@ -26,6 +26,9 @@ pub enum Disconnect {
     /// A gap in a channel's log that the client can't be told of. Reconnect.
     #[error("positions lost")]
     PositionsLost,
+    /// The connector was declared dead, as happens to one that was frozen: its members are none any more. Reconnect.
+    #[error("declared dead")]
+    Dead,
     /// Bytes that break the client's protocol (K6, F1).
     #[error("malformed")]
     Malformed,
@@ -70,7 +73,7 @@ pub struct JsonFarewell {
 
 impl Disconnect {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Client,
         Self::Shutdown,
         Self::Slow,
@@ -78,6 +81,7 @@ impl Disconnect {
         Self::HandshakeTimeout,
         Self::Idle,
         Self::PositionsLost,
+        Self::Dead,
         Self::Malformed,
         Self::Handshake,
         Self::Attack,
@@ -98,6 +102,7 @@ impl Disconnect {
             Self::Slow => told(Some("slow"), 4001, "slow", true),
             Self::HeartbeatTimeout => told(None, 4002, "heartbeat timeout", true),
             Self::PositionsLost => told(Some("reconnect"), 4003, "reconnect", true),
+            Self::Dead => told(Some("reconnect"), 4009, "connector restarted", true),
             Self::HandshakeTimeout => told(None, 4004, "handshake timeout", false),
             Self::Idle => told(Some("idle"), 4005, "idle", false),
             Self::Malformed => told(None, 4006, "malformed", false),

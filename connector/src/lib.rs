@@ -10,6 +10,7 @@ pub mod connection;
 mod departures;
 pub mod disconnect;
 pub mod hub;
+pub mod lease;
 mod login;
 pub mod outlet;
 mod recovery;
@@ -23,10 +24,11 @@ pub mod websocket;
 
 pub use config::{ClientSettings, Config, ConfigError};
 
-use channel_store::{ChannelFeed, Incarnation};
+use channel_store::ChannelFeed;
 use chat::Chat;
 use departures::Departures;
 use hub::Hub;
+use lease::Lease;
 use registry::LocalRegistry;
 use runtime::Shutdown;
 use server::Server;
@@ -43,21 +45,27 @@ pub struct Surroundings {
     pub feed: Arc<dyn ChannelFeed>,
     /// Where channels are written.
     pub chat: Arc<Chat>,
+    /// What says that this connector lives.
+    pub lease: Arc<Lease>,
 }
 
 /// Serves clients on `listener` until the shutdown is requested; then closes every socket with a reason, and returns
-/// when every leave has landed, after nine seconds at the most.
+/// when every leave has landed and the lease is given back, after ten seconds at the most.
 pub async fn serve(
-    incarnation: Incarnation,
     clients: &ClientSettings,
     listener: TcpListener,
     surroundings: Surroundings,
     shutdown: Shutdown,
 ) {
-    let Surroundings { hub, feed, chat } = surroundings;
+    let Surroundings {
+        hub,
+        feed,
+        chat,
+        lease,
+    } = surroundings;
     hub.follow(feed);
     let services = Services {
-        incarnation,
+        lease,
         operations: AtomicU64::new(0),
         departures: Departures::new(&chat),
         registry: Box::new(LocalRegistry::default()),

@@ -3,8 +3,8 @@
 use anyhow::Context;
 use channel_store::redis::RedisFeed;
 use connector::chat::{Chat, Source};
-use connector::config::new_incarnation;
 use connector::hub::Hub;
+use connector::lease::Lease;
 use connector::{Config, Surroundings};
 use runtime::{Readiness, Shutdown, admin, cli, lifecycle, listen, telemetry};
 use std::process::ExitCode;
@@ -19,7 +19,6 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
-    let incarnation = new_incarnation(&config.id)?;
     let source = Source::parse(&config.chat)?;
     let listener = listen::bind(config.listen)?;
     let admin_listener = listen::bind(config.admin)?;
@@ -27,24 +26,23 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let hub = Hub::new(config.touch);
     let feed = RedisFeed::open(&config.redis, config.store_options(), hub.clone()).await;
     let feed = Arc::new(feed.context("cannot use this Redis")?);
+    let lease = Lease::new(&config.id, config.lease, feed.leases())?;
     let chat = Chat::new(source);
 
     let readiness = Readiness::new();
     readiness.follow("redis", channel_store::ChannelFeed::available(&*feed));
     readiness.follow("chat", chat.available());
-    tracing::info!(address = %listener.local_addr()?, %incarnation, "listening");
+    tracing::info!(address = %listener.local_addr()?, "listening");
     tracing::info!(address = %admin_listener.local_addr()?, "admin listening");
     let admin = tokio::spawn(admin::serve(admin_listener, readiness, shutdown.clone()));
 
-    let surroundings = Surroundings { hub, feed, chat };
-    connector::serve(
-        incarnation,
-        &config.clients,
-        listener,
-        surroundings,
-        shutdown,
-    )
-    .await;
+    let surroundings = Surroundings {
+        hub,
+        feed,
+        chat,
+        lease,
+    };
+    connector::serve(&config.clients, listener, surroundings, shutdown).await;
     admin.abort();
     Ok(())
 }

@@ -23,12 +23,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 /// Of the ten seconds that a shutdown may take: sockets first, then the leaves of their sessions.
 const CLOSE_SOCKETS: Duration = Duration::from_secs(4);
 const LAND_LEAVES: Duration = Duration::from_secs(5);
-/// Sockets closed at once during a shutdown, and the pause between such batches: clients that reconnect all at the
+/// Sockets closed at once, and the pause between such batches: clients that reconnect all at the
 /// same moment would storm the connectors that stay.
 const CLOSE_BATCH: usize = 1_000;
 const CLOSE_PAUSE: Duration = Duration::from_millis(50);
@@ -47,6 +47,14 @@ pub(crate) struct Server {
 impl Server {
     /// Accepts until the shutdown is requested, then closes every socket with a reason and lands every leave.
     pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, shutdown: Shutdown) {
+        let server = Arc::clone(&self);
+        let keeping = AbortOnDropHandle::new(tokio::spawn(async move {
+            loop {
+                let dead = server.services.lease.keep().await;
+                server.close_all(Disconnect::Dead).await;
+                server.services.lease.give_up(dead).await;
+            }
+        }));
         loop {
             tokio::select! {
                 biased;
@@ -64,9 +72,11 @@ impl Server {
         }
         drop(listener);
         self.drain().await;
+        drop(keeping);
+        self.services.lease.end().await;
     }
 
-    async fn drain(&self) {
+    async fn close_all(&self, reason: Disconnect) {
         let connections: Vec<_> = self
             .connections
             .lock()
@@ -76,10 +86,14 @@ impl Server {
         tracing::info!(connections = connections.len(), "closing");
         for batch in connections.chunks(CLOSE_BATCH) {
             for connection in batch {
-                connection.close(Disconnect::Shutdown);
+                connection.close(reason);
             }
             sleep(CLOSE_PAUSE).await;
         }
+    }
+
+    async fn drain(&self) {
+        self.close_all(Disconnect::Shutdown).await;
         self.sockets.close();
         if timeout(CLOSE_SOCKETS, self.sockets.wait()).await.is_err() {
             tracing::warn!(

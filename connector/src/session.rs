@@ -9,6 +9,7 @@ use crate::connection::Connection;
 use crate::departures::Departures;
 use crate::disconnect::Disconnect;
 use crate::hub::{Hub, Judgement, Member};
+use crate::lease::{Lease, Stay};
 use crate::login::{Login, LoginError};
 use crate::recovery::{Recovered, Recovery};
 use crate::registry::{Registered, UserRegistry};
@@ -29,13 +30,13 @@ const SENT: &str = r#"{"message":"发送成功","code":0}"#;
 const NOT_LOGGED_IN: &str = r#"{"code":1,"message":"用户未登录"}"#;
 const FAILED: &str = r#"{"code":500}"#;
 
-/// How long following a channel may take, so that time is left for the join.
+/// How long following and indexing a channel may take, so that time is left for the join.
 const FOLLOW: Duration = Duration::from_millis(1_000);
 
 /// What all sessions of a connector share.
 pub(crate) struct Services {
-    /// This process's connector.
-    pub incarnation: Incarnation,
+    /// Says whose sessions these are.
+    pub lease: Arc<Lease>,
     /// Counts joins and leaves.
     pub operations: AtomicU64,
     /// Local fan-out.
@@ -74,6 +75,7 @@ struct Session {
     /// False if the join was answered at its first try: then no copy of it may arrive after the leave.
     fence: bool,
     member: Member,
+    stay: Stay,
 }
 
 impl Client {
@@ -160,8 +162,8 @@ impl Client {
         None
     }
 
-    /// Follows the channel first, then joins: so the own onJoin is among what the hub delivers (K2). What was missed is
-    /// judged last, when nothing can be missed any more.
+    /// Follows the channel first, then joins: so the own onJoin is among what the hub delivers (K2). It is indexed first,
+    /// too: so whatever becomes of this process, the member is found. What was missed is judged last, when nothing can be missed any more.
     async fn enter(&self, login: &Login, id: &SessionId, deadline: Instant) -> Option<Entry> {
         let Login { user, channel, .. } = login;
         let mut format = self.connection.format();
@@ -169,12 +171,15 @@ impl Client {
             format = format.with_positions();
         }
         let member = self.services.hub.attach(channel, &self.connection, format);
-        timeout(FOLLOW, member.followed()).await.ok()?;
+        let prepared = async { tokio::join!(member.followed(), self.services.lease.enter(channel)) };
+        let ((), stay) = timeout(FOLLOW, prepared).await.ok()?;
+        let stay = stay?;
         let join = JoinRequest {
             channel: channel.to_string(),
             user: user.id.to_string(),
             user_is_number: user.is_number,
-            session: Some(self.services.wire_session(id)),
+            session: Some(self.services.wire_session(stay.incarnation(), id)),
+            deadline: stay.deadline(),
         };
         let joined = timeout_at(deadline, self.services.chat.join(join)).await;
         let joined = joined.unwrap_or(Err(CallError::Unknown));
@@ -188,6 +193,7 @@ impl Client {
                     keys: 0,
                     fence: repeated,
                     member,
+                    stay,
                 };
                 let placed = place(&session.member, &login.recovery, &answer);
                 match timeout_at(deadline, placed).await.ok().flatten() {
@@ -204,8 +210,13 @@ impl Client {
             }
             Err(error) => {
                 tracing::debug!(%error, "join failed");
-                if matches!(error, CallError::Unknown) {
-                    self.services.leave(channel, user, id, true);
+                match &error {
+                    CallError::Unknown => {
+                        let incarnation = stay.incarnation();
+                        self.services.leave(incarnation, channel, user, id, true);
+                    }
+                    CallError::Refused { reason } if reason == "CONNECTOR_DEAD" => stay.condemn(),
+                    CallError::Refused { .. } | CallError::Unreachable => {}
                 }
                 None
             }
@@ -277,26 +288,38 @@ impl Client {
     }
 
     fn leave(&self, session: &Session) {
-        self.services
-            .leave(&session.channel, &session.user, &session.id, session.fence);
+        self.services.leave(
+            session.stay.incarnation(),
+            &session.channel,
+            &session.user,
+            &session.id,
+            session.fence,
+        );
     }
 }
 
 impl Services {
-    fn wire_session(&self, id: &SessionId) -> WireSession {
+    fn wire_session(&self, incarnation: &Incarnation, id: &SessionId) -> WireSession {
         WireSession {
-            incarnation: self.incarnation.to_string(),
+            incarnation: incarnation.to_string(),
             id: id.to_string(),
             operation: self.operations.fetch_add(1, Ordering::Relaxed) + 1,
         }
     }
 
-    fn leave(&self, channel: &ChannelName, user: &User, id: &SessionId, fence: bool) {
+    fn leave(
+        &self,
+        incarnation: &Incarnation,
+        channel: &ChannelName,
+        user: &User,
+        id: &SessionId,
+        fence: bool,
+    ) {
         self.departures.add(LeaveRequest {
             channel: channel.to_string(),
             user: user.id.to_string(),
             user_is_number: user.is_number,
-            session: Some(self.wire_session(id)),
+            session: Some(self.wire_session(incarnation, id)),
             fence,
         });
     }

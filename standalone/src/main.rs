@@ -6,8 +6,8 @@ use channel_store::StoreOptions;
 use channel_store::memory::MemoryStore;
 use clap::Parser;
 use connector::chat::{Chat, Source, TransportError};
-use connector::config::new_incarnation;
 use connector::hub::{Hub, TOUCH_INTERVAL};
+use connector::lease::Lease;
 use connector::{ClientSettings, Surroundings};
 use runtime::{LogFormat, Readiness, Shutdown, admin, cli, lifecycle, listen, telemetry};
 use std::net::SocketAddr;
@@ -46,7 +46,6 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
-    let incarnation = new_incarnation("standalone")?;
     let listener = listen::bind(config.listen)?;
     let grpc_listener = listen::bind(config.grpc)?;
     let admin_listener = listen::bind(config.admin)?;
@@ -56,9 +55,13 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     tracing::info!(address = %admin_listener.local_addr()?, "admin listening");
     eprintln!("{}", try_next(clients, grpc));
 
-    let store = MemoryStore::new(StoreOptions::default());
+    let options = StoreOptions::default();
+    let lease_length = options.lease;
+    let store = MemoryStore::new(options);
     let hub = Hub::new(TOUCH_INTERVAL);
     let feed = store.feed(hub.clone());
+    let lease = Lease::new("standalone", lease_length, store.leases())?;
+    let _funerals = chat::Funerals::begin(store.clone(), store.leases());
     // Chat outlives the connector, whose last leaves have to land.
     let chat_shutdown = Shutdown::new();
     let limits = chat::Limits {
@@ -76,8 +79,13 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let grpc = chat::serve(grpc_listener, store, limits, chat_shutdown.clone());
     let grpc = tokio::spawn(grpc);
 
-    let around = Surroundings { hub, feed, chat };
-    connector::serve(incarnation, &config.clients, listener, around, shutdown).await;
+    let around = Surroundings {
+        hub,
+        feed,
+        chat,
+        lease,
+    };
+    connector::serve(&config.clients, listener, around, shutdown).await;
     chat_shutdown.request();
     grpc.await??;
     admin.abort();

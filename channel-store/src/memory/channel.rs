@@ -4,16 +4,20 @@ use super::Now;
 use super::log::Log;
 use super::members::{Members, Session};
 use crate::history::{HistoryPage, HistoryRange};
-use crate::name::{ChannelName, User, UserId};
+use crate::lease::Look;
+use crate::name::{ChannelName, Incarnation, User, UserId};
 use crate::publication::{ON_JOIN, ON_LEAVE, Payload, Position, Publication};
 use crate::rules::LogPolicy;
 use crate::store::{
     FeedConnection, FeedSink, Generation, Head, Join, Joined, Leave, LogPage, MembersPage,
-    Membership, Publish, Published, Since, StoreError, StoreOptions,
+    Membership, Publish, Published, Reaped, Since, StoreError, StoreOptions,
 };
 use parking_lot::{Mutex, ReentrantMutex};
 use std::sync::Arc;
 use tokio::time::Instant;
+
+/// Members of a dead incarnation that one call ends at most.
+const REAPED_AT_ONCE: usize = 200;
 
 /// Detached members that an operation removes at most when their time is over.
 const EXPIRED_AT_ONCE: usize = 10;
@@ -175,6 +179,15 @@ impl Channel {
         }
     }
 
+    pub(super) fn look(&self, incarnation: &Incarnation, now: Instant) -> Look {
+        let state = self.state.lock();
+        Look {
+            sessions: state.kept.members.sessions_of(incarnation).count() as u64,
+            tombstoned: state.kept.members.is_dead(incarnation, now),
+            generation: state.server.generation.clone(),
+        }
+    }
+
     /// True if nobody is here, or was for the channel's life.
     pub(super) fn is_idle(&self, now: Instant) -> bool {
         let state = self.state.lock();
@@ -213,14 +226,26 @@ impl State {
     pub(super) fn join(
         &mut self,
         join: &Join,
+        late: bool,
         now: Now,
         options: &StoreOptions,
     ) -> Result<Joined, StoreError> {
         let session = Session::of(&join.membership, &join.user.id);
-        let operation = match &join.membership {
-            Membership::Session { operation, .. } => *operation,
-            Membership::Detached => 0,
+        let (operation, incarnation) = match &join.membership {
+            Membership::Session {
+                operation,
+                incarnation,
+                ..
+            } => (*operation, Some(incarnation)),
+            Membership::Detached => (0, None),
         };
+        let members = &self.kept.members;
+        if incarnation.is_some_and(|it| members.is_dead(it, now.instant)) {
+            return Err(StoreError::ConnectorDead);
+        }
+        if late {
+            return Err(StoreError::Late);
+        }
         self.expire_log(now);
         if self
             .kept
@@ -250,8 +275,31 @@ impl State {
         };
         self.kept
             .members
-            .insert(session, operation, join.user.clone(), joined.clone());
+            .insert(session, join, operation, joined.clone());
         Ok(joined)
+    }
+
+    pub(super) fn reap(
+        &mut self,
+        incarnation: &Incarnation,
+        now: Now,
+        options: &StoreOptions,
+    ) -> Reaped {
+        self.expire_log(now);
+        let until = now.instant + options.tombstone_life;
+        self.kept.members.bury(incarnation, now.instant, until);
+        let sessions = self.kept.members.sessions_of(incarnation).cloned();
+        let sessions: Vec<_> = sessions.take(REAPED_AT_ONCE).collect();
+        for session in &sessions {
+            if let Some(user) = self.kept.members.remove(session, None) {
+                self.used = now.instant;
+                self.count_out(&user, now);
+            }
+        }
+        Reaped {
+            ended: sessions.len() as u64,
+            remaining: self.kept.members.sessions_of(incarnation).count() as u64,
+        }
     }
 
     pub(super) fn leave(&mut self, leave: &Leave, now: Now, options: &StoreOptions) -> bool {

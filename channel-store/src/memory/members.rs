@@ -1,8 +1,8 @@
 //! A channel's members in memory: sessions as a set, users by their number of sessions, and the tombstones of sessions
 //! that have left.
 
-use crate::name::{SessionId, User, UserId};
-use crate::store::{Joined, MembersPage};
+use crate::name::{Incarnation, SessionId, User, UserId};
+use crate::store::{Join, Joined, MembersPage, Membership};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 use std::time::Duration;
@@ -25,11 +25,14 @@ pub(super) struct Members {
     left: HashMap<Session, Tombstone>,
     /// In the order in which they were set, and so about that in which they end.
     tombstones: VecDeque<(Instant, Session)>,
+    /// Incarnations that were reaped here, and until when that is remembered.
+    dead: HashMap<Incarnation, Instant>,
 }
 
 #[derive(Clone)]
 struct Record {
     operation: u64,
+    incarnation: Option<Incarnation>,
     user: User,
     joined: Joined,
 }
@@ -49,7 +52,9 @@ struct Detached {
 
 impl Members {
     pub(super) fn is_empty(&self, now: Instant) -> bool {
-        self.sessions.is_empty() && self.left.values().all(|it| it.until <= now)
+        let no_tombstone =
+            self.left.values().all(|it| it.until <= now) && self.dead.values().all(|it| *it <= now);
+        self.sessions.is_empty() && no_tombstone
     }
 
     pub(super) fn contains(&self, session: &Session) -> bool {
@@ -63,13 +68,39 @@ impl Members {
         Some(record.joined.clone())
     }
 
-    pub(super) fn insert(&mut self, session: Session, operation: u64, user: User, joined: Joined) {
+    pub(super) fn insert(&mut self, session: Session, join: &Join, operation: u64, joined: Joined) {
+        let incarnation = match &join.membership {
+            Membership::Session { incarnation, .. } => Some(incarnation.clone()),
+            Membership::Detached => None,
+        };
         let record = Record {
             operation,
-            user,
+            incarnation,
+            user: join.user.clone(),
             joined,
         };
         self.sessions.insert(session, record);
+    }
+
+    /// The sessions of one incarnation.
+    pub(super) fn sessions_of<'a>(
+        &'a self,
+        incarnation: &'a Incarnation,
+    ) -> impl Iterator<Item = &'a Session> {
+        let is_its = move |record: &Record| record.incarnation.as_ref() == Some(incarnation);
+        let sessions = self.sessions.iter();
+        sessions.filter_map(move |(session, record)| is_its(record).then_some(session))
+    }
+
+    /// Refuses joins of a dead incarnation until then.
+    pub(super) fn bury(&mut self, incarnation: &Incarnation, now: Instant, until: Instant) {
+        self.dead.retain(|_, until| *until > now);
+        self.dead.insert(incarnation.clone(), until);
+    }
+
+    /// True if the incarnation was reaped here, as far as is remembered.
+    pub(super) fn is_dead(&self, incarnation: &Incarnation, now: Instant) -> bool {
+        self.dead.get(incarnation).is_some_and(|until| *until > now)
     }
 
     /// Ends a membership that is older than the operation, and answers whose it was.

@@ -6,19 +6,22 @@
 
 mod channel;
 mod feed;
+mod leases;
 mod log;
 mod members;
 mod restart;
 
 use crate::history::{HistoryPage, HistoryRange};
-use crate::name::ChannelName;
+use crate::lease::Leases;
+use crate::name::{ChannelName, Incarnation};
 use crate::rules::{ByName, LogPolicy};
 use crate::store::{
     ChannelFeed, ChannelStore, FeedConnection, FeedSink, Join, Joined, Leave, MembersPage, Publish,
-    Published, Publisher, StoreError, StoreOptions,
+    Published, Publisher, Reaped, StoreError, StoreOptions,
 };
 use async_trait::async_trait;
 use channel::{Channel, Kept};
+use leases::{MemoryLeases, Registered};
 use parking_lot::Mutex;
 pub use restart::Snapshot;
 use std::collections::{HashMap, VecDeque};
@@ -45,6 +48,8 @@ impl MemoryStore {
                 policies: ByName::new(&options, |policy| policy),
                 options,
                 started: Instant::now(),
+                started_milliseconds: Now::new().milliseconds,
+                registered: Mutex::default(),
                 registry: Mutex::new(Registry {
                     server: restart::next(0),
                     by_name: HashMap::new(),
@@ -61,6 +66,15 @@ impl MemoryStore {
     pub fn feed(&self, sink: Arc<dyn FeedSink>) -> Arc<dyn ChannelFeed> {
         feed::open(self.channels.clone(), self.available.subscribe(), sink)
     }
+
+    /// Leases, for connectors and whoever looks after them.
+    #[must_use]
+    pub fn leases(&self) -> Arc<dyn Leases> {
+        Arc::new(MemoryLeases {
+            channels: self.channels.clone(),
+            available: self.available.subscribe(),
+        })
+    }
 }
 
 #[async_trait]
@@ -71,9 +85,10 @@ impl ChannelStore for MemoryStore {
 
     async fn join(&self, join: Join) -> Result<Joined, StoreError> {
         let (now, channels) = (Now::new(), &self.channels);
+        let late = join.deadline.is_some_and(|it| channels.clock() > it);
         channels
             .find_or_create(&join.channel, now.instant)
-            .change(|state| state.join(&join, now, &channels.options))
+            .change(|state| state.join(&join, late, now, &channels.options))
     }
 
     async fn leave(&self, leave: Leave) -> Result<bool, StoreError> {
@@ -82,6 +97,18 @@ impl ChannelStore for MemoryStore {
             .find_or_create(&leave.channel, now.instant)
             .change(|state| state.leave(&leave, now, &channels.options));
         Ok(left)
+    }
+
+    async fn reap(
+        &self,
+        channel: &ChannelName,
+        incarnation: &Incarnation,
+    ) -> Result<Reaped, StoreError> {
+        let (now, channels) = (Now::new(), &self.channels);
+        let reaped = channels
+            .find_or_create(channel, now.instant)
+            .change(|state| state.reap(incarnation, now, &channels.options));
+        Ok(reaped)
     }
 
     async fn members(
@@ -135,6 +162,8 @@ struct Channels {
     options: StoreOptions,
     policies: ByName<LogPolicy>,
     started: Instant,
+    started_milliseconds: u64,
+    registered: Mutex<Registered>,
     registry: Mutex<Registry>,
 }
 
@@ -147,6 +176,12 @@ struct Registry {
 }
 
 impl Channels {
+    /// The clock of leases and deadlines: it never goes back.
+    fn clock(&self) -> u64 {
+        let since = u64::try_from(self.started.elapsed().as_millis());
+        self.started_milliseconds + since.unwrap_or(u64::MAX / 2)
+    }
+
     fn find(&self, name: &ChannelName) -> Option<Arc<Channel>> {
         self.registry.lock().by_name.get(name).cloned()
     }

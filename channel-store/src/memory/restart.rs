@@ -2,14 +2,19 @@
 //! consequences without a server. No call fails meanwhile, and each channel changes over on its own.
 
 use super::channel::Kept;
+use super::leases::Registered;
 use super::{Channels, MemoryStore, Now};
 use crate::name::ChannelName;
 use crate::store::FeedConnection;
 use std::collections::BTreeMap;
 
-/// What all channels held at some time: logs, members, idempotency keys and tombstones. The default holds nothing.
+/// What was held at some time: logs, members, idempotency keys and tombstones of all channels, and the leases. The
+/// default holds nothing.
 #[derive(Clone, Default)]
-pub struct Snapshot(BTreeMap<ChannelName, Kept>);
+pub struct Snapshot {
+    channels: BTreeMap<ChannelName, Kept>,
+    registered: Registered,
+}
 
 impl MemoryStore {
     /// What is held now.
@@ -38,13 +43,15 @@ pub(super) fn next(number: u64) -> FeedConnection {
 
 impl Channels {
     fn snapshot(&self) -> Snapshot {
+        let registered = self.registered.lock().clone();
         let registry = self.registry.lock();
         let channels = registry.by_name.iter();
-        Snapshot(
-            channels
+        Snapshot {
+            channels: channels
                 .map(|(name, it)| (name.clone(), it.kept()))
                 .collect(),
-        )
+            registered,
+        }
     }
 
     fn restart(&self, mut on: Option<Snapshot>) {
@@ -55,16 +62,16 @@ impl Channels {
             let names: Vec<_> = registry.by_name.keys().cloned().collect();
             (registry.server.clone(), names)
         };
-        names.extend(
-            on.iter()
-                .flat_map(|Snapshot(channels)| channels.keys().cloned()),
-        );
+        if let Some(snapshot) = &on {
+            names.extend(snapshot.channels.keys().cloned());
+            *self.registered.lock() = snapshot.registered.clone();
+        }
         // In an order that repeats, and each once.
         names.sort();
         names.dedup();
         for name in names {
-            let kept = on.as_mut().map(|Snapshot(channels)| {
-                let kept = channels.remove(&name);
+            let kept = on.as_mut().map(|snapshot| {
+                let kept = snapshot.channels.remove(&name);
                 kept.unwrap_or_else(|| Kept::new(self.started, &self.options, &server.generation))
             });
             self.find_or_create(&name, now).restart(&server, kept);

@@ -7,10 +7,12 @@
 use super::connection::Connection;
 use super::heads::{Lives, heads};
 use super::keys::Keys;
+use super::leases::{LeaseCommands, RedisLeases};
 use super::location::OpenError;
 use super::nodes::Nodes;
 use super::read::read;
 use super::topics::Topics;
+use crate::lease::Leases;
 use crate::name::ChannelName;
 use crate::store::{ChannelFeed, FeedSink, Head, LogPage, Since, StoreError, StoreOptions};
 use async_trait::async_trait;
@@ -21,10 +23,11 @@ use tokio::sync::watch;
 
 /// Channels in Redis, for a connector.
 pub struct RedisFeed {
-    nodes: Nodes,
+    nodes: Arc<Nodes>,
     keys: Keys,
     lives: Lives,
     topics: Arc<Topics>,
+    leases: LeaseCommands,
 }
 
 impl RedisFeed {
@@ -41,7 +44,8 @@ impl RedisFeed {
         let keys = Keys::new(&options.prefix);
         let topics = Arc::new(Topics::new(sink, keys.clone()));
         Ok(Self {
-            nodes: Nodes::open(url, &options, 0, Some(topics.clone())).await?,
+            nodes: Arc::new(Nodes::open(url, &options, 0, Some(topics.clone())).await?),
+            leases: LeaseCommands::new(&options),
             lives: Lives {
                 log_seconds: super::seconds(options.log_life),
                 channel_seconds: super::channel_seconds(&options),
@@ -53,6 +57,12 @@ impl RedisFeed {
 }
 
 impl RedisFeed {
+    /// Leases, over this feed's own connections: who can't hear can't renew.
+    #[must_use]
+    pub fn leases(&self) -> Arc<dyn Leases> {
+        RedisLeases::new(self.nodes.clone(), self.leases.clone())
+    }
+
     /// One question for each connection that serves some of the channels.
     async fn ends(
         &self,

@@ -33,6 +33,17 @@ impl Keys {
         format!("{}:{{{number:x}}}:probe", self.prefix)
     }
 
+    /// Says which incarnations are to be looked after, and when; no channel's, whatever that is called.
+    pub(super) fn directory(&self) -> String {
+        format!("{}:{{connectors}}:directory", self.prefix)
+    }
+
+    /// An incarnation's lease and index, in the order of `lease.lua`; no channel's, either.
+    pub(super) fn lease(&self, incarnation: &Incarnation) -> [String; 2] {
+        let tag = encoded(incarnation.as_str());
+        ["lease", "index"].map(|suffix| format!("{}:{{{tag}}}:{suffix}", self.prefix))
+    }
+
     /// The keys of one channel.
     pub(super) fn of(&self, channel: &ChannelName) -> ChannelKeys {
         ChannelKeys {
@@ -86,6 +97,12 @@ impl ChannelKeys {
     pub(super) fn dead(&self, incarnation: Option<&Incarnation>) -> String {
         let incarnation = incarnation.map_or("", Incarnation::as_str);
         format!("{}:dead:{}", self.base, encoded(incarnation))
+    }
+
+    /// The sessions of one incarnation that are members.
+    pub(super) fn sessions_of(&self, incarnation: Option<&Incarnation>) -> String {
+        let incarnation = incarnation.map_or("", Incarnation::as_str);
+        format!("{}:of:{}", self.base, encoded(incarnation))
     }
 
     /// Holds the operation with which a session left.
@@ -176,8 +193,13 @@ mod tests {
         assert_eq!(keys.topic(), "gc:{4}:t");
         let incarnation = Incarnation::new("c1/x").unwrap();
         assert_eq!(keys.dead(Some(&incarnation)), "gc:{4}:dead:c1/x");
+        assert_eq!(keys.sessions_of(Some(&incarnation)), "gc:{4}:of:c1/x");
         assert_eq!(keys.left("s1"), "gc:{4}:left:s1");
-        assert_eq!(Keys::new("gc").schema(), "gc:schema");
+        let keys = Keys::new("gc");
+        assert_eq!(keys.schema(), "gc:schema");
+        assert_eq!(keys.directory(), "gc:{connectors}:directory");
+        let lease = keys.lease(&incarnation);
+        assert_eq!(lease, ["gc:{c1/x}:lease", "gc:{c1/x}:index"]);
     }
 
     #[test]
@@ -190,7 +212,9 @@ mod tests {
                 let tag = encoded(name).into_owned();
                 let mut all = texts(&keys);
                 all.push(keys.left("}{"));
-                all.push(keys.dead(Some(&Incarnation::new("{x}").unwrap())));
+                let incarnation = Incarnation::new("{x}").unwrap();
+                all.push(keys.dead(Some(&incarnation)));
+                all.push(keys.sessions_of(Some(&incarnation)));
                 for key in all {
                     assert_eq!(hash_tag(&key), tag, "{key}");
                     assert!(seen.insert(key.clone()), "{key} belongs to two channels");

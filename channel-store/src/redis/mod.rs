@@ -10,6 +10,7 @@ mod feed;
 mod heads;
 mod history;
 mod keys;
+mod leases;
 mod link;
 mod location;
 mod nodes;

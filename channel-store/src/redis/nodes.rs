@@ -121,9 +121,16 @@ impl Nodes {
 
     /// The present connection to the node that owns a channel.
     pub(super) fn connection(&self, channel: &ChannelName) -> Result<Connection, StoreError> {
+        self.connection_of(|| self.keys.of(channel).topic())
+    }
+
+    /// The present connection to the node that owns a key.
+    pub(super) fn connection_of(
+        &self,
+        key: impl FnOnce() -> String,
+    ) -> Result<Connection, StoreError> {
         let table = self.table.borrow().clone();
-        let owner = owner(&table.slots, &table.nodes, &self.keys, channel)?;
-        owner.links[0].connection()
+        owner(&table.slots, &table.nodes, key)?.links[0].connection()
     }
 
     /// The word that publishes to topics: in a cluster to those of the node alone.
@@ -182,21 +189,20 @@ impl Pinned {
         keys: &Keys,
         channel: &ChannelName,
     ) -> Result<&Connection, StoreError> {
-        owner(&self.slots, &self.connections, keys, channel)
+        owner(&self.slots, &self.connections, || keys.of(channel).topic())
     }
 }
 
 fn owner<'a, T>(
     slots: &Slots,
     nodes: &'a HashMap<Address, T>,
-    keys: &Keys,
-    channel: &ChannelName,
+    key: impl FnOnce() -> String,
 ) -> Result<&'a T, StoreError> {
     let owner = slots
         .only_owner()
-        .or_else(|| slots.owner(slot(&keys.of(channel).topic())))
+        .or_else(|| slots.owner(slot(&key())))
         .and_then(|owner| nodes.get(owner));
-    owner.ok_or_else(|| unavailable("no connection to the channel's node"))
+    owner.ok_or_else(|| unavailable("no connection to the key's node"))
 }
 
 /// Says whether everything is at hand.

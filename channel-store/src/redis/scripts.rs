@@ -19,6 +19,16 @@ pub(super) struct Scripts {
     pub(super) expire: Script,
     pub(super) read: Script,
     pub(super) touch: Script,
+    pub(super) reap: Script,
+    pub(super) look: Script,
+    pub(super) renew: Script,
+    pub(super) index_add: Script,
+    pub(super) index_drop: Script,
+    pub(super) declare_dead: Script,
+    pub(super) resign: Script,
+    pub(super) note: Script,
+    pub(super) due: Script,
+    pub(super) strike: Script,
 }
 
 pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
@@ -28,11 +38,21 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
     expire: joined!("#!lua flags=allow-oom": "epoch", "append", "members", "expire"),
     read: joined!("#!lua flags=allow-oom": "epoch", "read"),
     touch: joined!("#!lua flags=allow-oom": "touch"),
+    reap: joined!("#!lua flags=allow-oom": "epoch", "append", "members", "reap"),
+    look: joined!("#!lua flags=allow-oom": "look"),
+    renew: joined!("#!lua flags=allow-oom": "lease", "renew"),
+    index_add: joined!("#!lua": "lease", "index_add"),
+    index_drop: joined!("#!lua flags=allow-oom": "lease", "index_drop"),
+    declare_dead: joined!("#!lua flags=allow-oom": "lease", "declare_dead"),
+    resign: joined!("#!lua flags=allow-oom": "lease", "resign"),
+    note: joined!("#!lua flags=allow-oom": "note"),
+    due: joined!("#!lua flags=allow-oom": "due"),
+    strike: joined!("#!lua flags=allow-oom": "strike"),
 });
 
 impl Scripts {
     /// Every script, to be loaded.
-    pub(super) fn all(&self) -> [&Script; 6] {
+    pub(super) fn all(&self) -> [&Script; 16] {
         [
             &self.publish,
             &self.join,
@@ -40,6 +60,16 @@ impl Scripts {
             &self.expire,
             &self.read,
             &self.touch,
+            &self.reap,
+            &self.look,
+            &self.renew,
+            &self.index_add,
+            &self.index_drop,
+            &self.declare_dead,
+            &self.resign,
+            &self.note,
+            &self.due,
+            &self.strike,
         ]
     }
 }

@@ -3,18 +3,20 @@
 use super::connection::Connection;
 use super::history::history;
 use super::keys::Keys;
+use super::leases::{LeaseCommands, RedisLeases};
 use super::location::OpenError;
 use super::nodes::{Nodes, Pinned};
 use super::reply::{number, refusal, strange, text, unavailable};
 use super::scripts::SCRIPTS;
 use super::seconds;
 use crate::history::{HistoryPage, HistoryRange};
-use crate::name::{ChannelName, UserId};
+use crate::lease::Leases;
+use crate::name::{ChannelName, Incarnation, UserId};
 use crate::publication::{Epoch, Position};
 use crate::rules::{ByName, LogPolicy};
 use crate::store::{
     Ack, ChannelStore, Join, Joined, Leave, MembersPage, Membership, Publish, Published, Publisher,
-    StoreError, StoreOptions,
+    Reaped, StoreError, StoreOptions,
 };
 use async_trait::async_trait;
 use futures_util::future::join_all;
@@ -27,6 +29,9 @@ use tokio::sync::watch;
 /// Detached members that a look at the members removes at most before it looks.
 const EXPIRED_BEFORE_A_LOOK: usize = 100;
 
+/// Members that one run of the script ends at most, so that others wait briefly only.
+const REAPED_AT_ONCE: usize = 200;
+
 /// Connections to each node for publishers that wait for replicas: waiting blocks a connection for everybody.
 const POOL: usize = 4;
 /// How long replicas are waited for; well below the time after which a connection counts as silent.
@@ -34,7 +39,8 @@ const REPLICA_MILLISECONDS: u32 = 500;
 
 /// Channels in Redis, for chat.
 pub struct RedisStore {
-    nodes: Nodes,
+    nodes: Arc<Nodes>,
+    leases: LeaseCommands,
     commands: Arc<Commands>,
     /// Replicas that must have a publication.
     replicas: u32,
@@ -54,13 +60,20 @@ impl RedisStore {
             Ack::Primary => (0, 0),
             Ack::Replica { replicas } => (replicas, POOL),
         };
-        let nodes = Nodes::open(url, &options, pool, None).await?;
+        let nodes = Arc::new(Nodes::open(url, &options, pool, None).await?);
         Ok(Self {
+            leases: LeaseCommands::new(&options),
             commands: Arc::new(Commands::new(&options, nodes.publish_word())),
             nodes,
             replicas,
             publishers: AtomicUsize::new(0),
         })
+    }
+
+    /// Leases, over this store's own connections.
+    #[must_use]
+    pub fn leases(&self) -> Arc<dyn Leases> {
+        RedisLeases::new(self.nodes.clone(), self.leases.clone())
     }
 
     async fn one(&self, channel: &ChannelName, command: Cmd) -> Result<Value, StoreError> {
@@ -98,6 +111,23 @@ impl ChannelStore for RedisStore {
             .one(&leave.channel, self.commands.leave(&leave))
             .await?;
         Ok(number(&reply).ok_or_else(strange)? == 1)
+    }
+
+    async fn reap(
+        &self,
+        channel: &ChannelName,
+        incarnation: &Incarnation,
+    ) -> Result<Reaped, StoreError> {
+        let command = self.commands.reap(channel, incarnation);
+        let reply = self.one(channel, command).await?;
+        let Value::Array(counts) = &reply else {
+            return Err(strange());
+        };
+        let count = |index| counts.get(index).and_then(number).ok_or_else(strange);
+        Ok(Reaped {
+            ended: count(0)?,
+            remaining: count(1)?,
+        })
     }
 
     async fn members(
@@ -321,7 +351,8 @@ impl Commands {
             .arg(incarnation)
             .arg(join.user.id.as_str())
             .arg(flag(join.user.is_number))
-            .arg(stay);
+            .arg(stay)
+            .arg(join.deadline.map_or(String::new(), |it| it.to_string()));
         command
     }
 
@@ -343,6 +374,19 @@ impl Commands {
             .arg(session)
             .arg(operation)
             .arg(flag(fence))
+            .arg(&self.tombstone_seconds);
+        command
+    }
+
+    fn reap(&self, channel: &ChannelName, incarnation: &Incarnation) -> Cmd {
+        let mut command = Cmd::new();
+        let (keys, time) = (self.keys.of(channel), now_milliseconds().to_string());
+        let incarnation = Some(incarnation);
+        let more_keys = [keys.dead(incarnation), keys.sessions_of(incarnation)];
+        self.call(&mut command, &SCRIPTS.reap, channel, &more_keys, &time);
+        command
+            .arg(self.bounds.of(channel).announced)
+            .arg(REAPED_AT_ONCE)
             .arg(&self.tombstone_seconds);
         command
     }
@@ -375,9 +419,13 @@ impl Commands {
             Membership::Detached => (format!("@{user}"), None),
         };
         let keys = self.keys.of(channel);
-        let tombstones = [keys.dead(incarnation), keys.left(&session)];
+        let more_keys = [
+            keys.dead(incarnation),
+            keys.left(&session),
+            keys.sessions_of(incarnation),
+        ];
         let time = now_milliseconds().to_string();
-        self.call(command, script, channel, &tombstones, &time);
+        self.call(command, script, channel, &more_keys, &time);
         command.arg(self.bounds.of(channel).announced);
         session
     }
@@ -453,6 +501,7 @@ fn joined(reply: &Value) -> Result<Joined, StoreError> {
             published: fields.get(3).and_then(text).ok_or_else(strange)? == "1",
         }),
         Some("dead") => Err(StoreError::ConnectorDead),
+        Some("late") => Err(StoreError::Late),
         Some("stale") => Err(StoreError::StaleOperation),
         _ => Err(strange()),
     }

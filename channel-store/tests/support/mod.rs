@@ -12,7 +12,7 @@ use channel_store::memory::MemoryStore;
 use channel_store::redis::{RedisFeed, RedisStore};
 use channel_store::{
     ChannelFeed, ChannelName, ChannelStore, IdempotencyKey, Incarnation, Join, Joined, Leave,
-    LogPage, Membership, Payload, Position, Publication, Publish, Published, Route, SessionId,
+    Leases, LogPage, Membership, Payload, Position, Publication, Publish, Published, Route, SessionId,
     Since, StoreError, StoreOptions, User, UserId,
 };
 use std::sync::Arc;
@@ -34,6 +34,7 @@ pub(crate) enum Kind {
 /// One store, and as many feeds of it as a test wants.
 pub(crate) struct Subject {
     pub(crate) store: Arc<dyn ChannelStore>,
+    pub(crate) leases: Arc<dyn Leases>,
     pub(crate) options: StoreOptions,
     backend: Backend,
 }
@@ -58,6 +59,7 @@ impl Subject {
                 let store = MemoryStore::new(options.clone());
                 Self {
                     store: store.clone(),
+                    leases: store.leases(),
                     options,
                     backend: Backend::Memory(store),
                 }
@@ -82,6 +84,7 @@ impl Subject {
     pub(crate) async fn at(url: &str, options: StoreOptions) -> Self {
         let store = RedisStore::open(url, options.clone()).await.unwrap();
         Self {
+            leases: store.leases(),
             store: Arc::new(store),
             options,
             backend: Backend::Elsewhere {
@@ -96,6 +99,7 @@ impl Subject {
             .await
             .unwrap();
         Self {
+            leases: store.leases(),
             store: Arc::new(store),
             options,
             backend: Backend::Redis(server),
@@ -163,6 +167,7 @@ impl Subject {
             channel: name(channel),
             user,
             membership: as_,
+            deadline: None,
         };
         self.store.join(join).await
     }
@@ -259,10 +264,19 @@ pub(crate) fn number_user(user: &str) -> User {
     }
 }
 
+pub(crate) fn incarnation(name: &str) -> Incarnation {
+    Incarnation::new(name).unwrap()
+}
+
 /// A connector's session.
 pub(crate) fn session(session: &str, operation: u64) -> Membership {
+    session_of("connector-1/aa", session, operation)
+}
+
+/// A session of another connector.
+pub(crate) fn session_of(incarnation: &str, session: &str, operation: u64) -> Membership {
     Membership::Session {
-        incarnation: Incarnation::new("connector-1/aa").unwrap(),
+        incarnation: self::incarnation(incarnation),
         session: SessionId::new(session).unwrap(),
         operation,
     }

@@ -23,6 +23,7 @@ async fn a_session_joins_and_leaves_with_its_incarnation_and_operation() {
         user: "5".into(),
         user_is_number: true,
         session: Some(session.clone()),
+        deadline: 1_700_000_000_000,
     };
     let joined = client.join(request).await.unwrap().into_inner();
     let Position { epoch, offset } = joined.position.unwrap();

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use channel_store::{
-    ChannelName, ChannelStore, Epoch, HistoryPage, HistoryRange, Join, Joined, Leave, MembersPage,
-    Position, Publish, Published, Publisher, StoreError, UserId,
+    ChannelName, ChannelStore, Epoch, HistoryPage, HistoryRange, Incarnation, Join, Joined, Leave,
+    MembersPage, Position, Publish, Published, Publisher, Reaped, StoreError, UserId,
 };
 use chat::Limits;
 use parking_lot::Mutex;
@@ -184,6 +184,11 @@ impl ChannelStore for FakeStore {
         self.check()?;
         self.leaves.lock().push(leave);
         Ok(true)
+    }
+
+    async fn reap(&self, _: &ChannelName, _: &Incarnation) -> Result<Reaped, StoreError> {
+        self.check()?;
+        Err(StoreError::Unavailable("nobody is reaped here".into()))
     }
 
     async fn members(

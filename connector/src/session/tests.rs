@@ -3,18 +3,22 @@
 use super::*;
 use crate::chat::tests::chat_of;
 use crate::codec::WireFormat;
+use crate::lease::Lease;
 use crate::registry::LocalRegistry;
 use crate::testing::chat::{Instance, Sends, joined};
 use crate::testing::client::{self, Told};
 use crate::testing::feed::{Script, connection, head, page};
 use crate::testing::{at, let_run, publication, soon};
-use channel_store::{LogPage, Standing};
+use channel_store::memory::MemoryStore;
+use channel_store::{LogPage, Standing, StoreOptions};
 use serde_json::{Value, json};
 use tonic::Status;
 
 /// A connector with one client, and all that surrounds it.
 struct Scene {
     services: Arc<Services>,
+    store: Arc<MemoryStore>,
+    incarnation: Incarnation,
     script: Script,
     instance: Instance,
     stream: Sends,
@@ -27,8 +31,11 @@ async fn scene() -> Scene {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
     let script = Script::new();
+    let store = MemoryStore::new(StoreOptions::default());
+    let lease = Lease::new("c", Duration::from_secs(10), store.leases()).unwrap();
+    let incarnation = lease.take().await;
     let services = Arc::new(Services {
-        incarnation: Incarnation::new("c:1").unwrap(),
+        lease,
         operations: AtomicU64::new(0),
         hub: Arc::clone(&script.hub),
         departures: Departures::new(&chat),
@@ -41,6 +48,8 @@ async fn scene() -> Scene {
     Scene {
         me: Client::new(Arc::clone(&services), Arc::clone(&socket)),
         services,
+        store,
+        incarnation,
         script,
         instance,
         stream,
@@ -93,6 +102,23 @@ async fn logged_in() -> Scene {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_join_is_indexed_first_and_bound_to_the_lease() {
+    let mut scene = scene().await;
+    let leases = scene.store.leases();
+    tokio::join!(scene.me.handle(login(1, "u")), async {
+        is_followed(&mut scene.script).await;
+        let join = scene.instance.join().await;
+        let incarnation = std::slice::from_ref(&scene.incarnation);
+        let index = leases.index(&scene.incarnation).await.unwrap();
+        assert_eq!(index.len(), 1);
+        let lease = leases.observe(incarnation).await.unwrap()[0].unwrap();
+        let request = join.answer(Ok(joined("a", 5)));
+        assert_eq!(request.deadline, lease.until + 20_000);
+    });
+    assert!(scene.me.is_logged_in());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_logins_reply_comes_before_the_own_on_join_whichever_is_known_first_k2() {
     for push_first in [true, false] {
         let mut scene = scene().await;
@@ -105,7 +131,8 @@ async fn a_logins_reply_comes_before_the_own_on_join_whichever_is_known_first_k2
             }
             let request = join.answer(Ok(joined("a", 5)));
             assert_eq!((&*request.channel, &*request.user), ("room", "u"));
-            assert_eq!(request.session.unwrap().incarnation, "c:1");
+            let session = request.session.unwrap();
+            assert_eq!(session.incarnation, scene.incarnation.as_str());
         });
         if !push_first {
             scene.script.publish(publication("a", 5));

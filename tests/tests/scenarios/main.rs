@@ -4,6 +4,7 @@
 
 mod command_line;
 mod costs;
+mod dead_connectors;
 mod graceful_end;
 mod json_clients;
 mod limits;

@@ -1,7 +1,7 @@
 -- leave: ends a membership that is older than this operation; onLeave for its user's last session.
 -- Allowed out of memory: it only shrinks, but for its one publication. Follows epoch.lua, append.lua, members.lua.
 --
--- KEYS  9 tombstone of the incarnation (unused)  10 tombstone of the session
+-- KEYS  9 tombstone of the incarnation (unused)  10 tombstone of the session  11 sessions of the incarnation
 -- ARGV  7 session  8 operation, or '' to end it whatever its operation  9 '1' to leave a tombstone
 --       10 seconds that it stands
 -- reply 1 if there was a membership to end, else 0
@@ -11,6 +11,7 @@ expire_due(10)
 local record = call('HGET', sessions, session)
 if record and (not operation or tonumber(string.match(record, '^%d+')) < operation) then
   remove(session, record)
+  call('SREM', KEYS[11], session)
   refresh()
   ended = 1
 end

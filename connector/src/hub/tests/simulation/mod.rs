@@ -69,6 +69,7 @@ impl World {
             channel: channel(),
             user: user(&visitor.user),
             membership: self.membership(session),
+            deadline: None,
         }
     }
 

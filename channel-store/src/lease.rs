@@ -1,0 +1,199 @@
+//! Which connectors live, and what each may have left behind (MEMBERSHIP.md).
+//!
+//! An incarnation holds a lease, and keeps an index of the channels where anything of it may be. Death is written into
+//! the lease, never inferred: one that is missing means that the store has lost data, one that is past its time means
+//! nothing yet. The directory says where to look, and proves nothing.
+
+use crate::name::{ChannelName, Incarnation};
+use crate::store::{Generation, StoreError};
+use async_trait::async_trait;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// How far the clocks of a store's servers may be apart: added to the end of a lease it is the deadline of its joins.
+pub const DEADLINE_MARGIN: Duration = Duration::from_secs(20);
+
+/// Between the two looks after which an entry of an index may go: longer than lease and margin, than a failover, and
+/// than what one can lose.
+pub const SETTLE_TIME: Duration = Duration::from_secs(60);
+
+/// How long leases and indexes are remembered, live or dead. Who has not renewed for half of it counts itself dead.
+pub const LEASE_MEMORY: Duration = Duration::from_secs(24 * 3600);
+
+/// A channel where an incarnation may have members, present or late.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct IndexEntry {
+    /// Where.
+    pub channel: ChannelName,
+    /// Unique: a late drop of this entry never takes a newer one with it.
+    pub nonce: u64,
+}
+
+/// What a renewal found, by the store's clock: milliseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Term {
+    /// When the lease ends unless it is renewed.
+    pub until: u64,
+    /// Entries of the index.
+    pub indexed: u64,
+}
+
+/// What became of a renewal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewed {
+    /// The lease goes on.
+    Live(Term),
+    /// It is live again, or for the first time; it was missing, or held by somebody's guess only: what its index had is
+    /// to be written again.
+    Lost(Term),
+    /// Declared dead: begin another incarnation.
+    Dead,
+}
+
+/// What became of an addition to an index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Indexed {
+    /// Done.
+    Yes,
+    /// There is no live lease: renew first.
+    Lost,
+    /// Declared dead: the index is sealed.
+    Dead,
+}
+
+/// Who drops entries of an index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DroppedBy {
+    /// The incarnation, while it is not dead.
+    Owner,
+    /// Whoever holds its funeral, once it is.
+    Reaper,
+}
+
+/// A lease as somebody else sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseState {
+    /// Declared dead, or resigned.
+    pub dead: bool,
+    /// When it ends, by the store's clock.
+    pub until: u64,
+}
+
+/// What became of a declaration of death.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Declared {
+    /// It is dead: by this, or already.
+    Dead,
+    /// It is not: it has been renewed, or its time is not over.
+    Alive,
+    /// The lease was missing, and is there again for its full time: whoever owns it takes it over; else it ends.
+    Provisional,
+}
+
+/// What an incarnation has in a channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Look {
+    /// Its sessions that are members.
+    pub sessions: u64,
+    /// True if its joins are refused: it has been reaped here.
+    pub tombstoned: bool,
+    /// The server lifetime that answered.
+    pub generation: Generation,
+}
+
+/// Leases, indexes and the directory: connectors hold leases, chats look after them. All of it may be repeated.
+#[async_trait]
+pub trait Leases: Send + Sync + 'static {
+    /// Notes in the directory that an incarnation is to be looked after when this time is over.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]; so with all that follow, whose effect is then unknown.
+    async fn note(&self, incarnation: &Incarnation, lease: Duration) -> Result<(), StoreError>;
+
+    /// Takes or renews a lease. Works out of memory.
+    ///
+    /// # Errors
+    /// As [`Leases::note`].
+    async fn renew(
+        &self,
+        incarnation: &Incarnation,
+        lease: Duration,
+    ) -> Result<Renewed, StoreError>;
+
+    /// Writes entries into the index of a live incarnation: before anything of it can be in those channels.
+    ///
+    /// # Errors
+    /// As [`Leases::note`], and [`StoreError::Full`].
+    async fn index_add(
+        &self,
+        incarnation: &Incarnation,
+        entries: &[IndexEntry],
+    ) -> Result<Indexed, StoreError>;
+
+    /// Takes entries out that still have their nonce; answers how many.
+    ///
+    /// # Errors
+    /// As [`Leases::note`].
+    async fn index_drop(
+        &self,
+        incarnation: &Incarnation,
+        entries: &[IndexEntry],
+        by: DroppedBy,
+    ) -> Result<u64, StoreError>;
+
+    /// The whole index.
+    ///
+    /// # Errors
+    /// As [`Leases::note`].
+    async fn index(&self, incarnation: &Incarnation) -> Result<Vec<IndexEntry>, StoreError>;
+
+    /// What an incarnation has in channels, in their order; keeps that from expiring. At most 500 a call.
+    ///
+    /// # Errors
+    /// As [`Leases::note`].
+    async fn look(
+        &self,
+        incarnation: &Incarnation,
+        channels: &[ChannelName],
+    ) -> Result<Vec<Look>, StoreError>;
+
+    /// Declares oneself dead.
+    ///
+    /// # Errors
+    /// As [`Leases::note`].
+    async fn resign(&self, incarnation: &Incarnation) -> Result<(), StoreError>;
+
+    /// Incarnations of the directory whose noted time is over, with that time; at most 1,000.
+    ///
+    /// # Errors
+    /// As [`Leases::note`].
+    async fn due(&self) -> Result<Vec<(Incarnation, u64)>, StoreError>;
+
+    /// Leases as they are, in the order asked; `None`: missing.
+    ///
+    /// # Errors
+    /// As [`Leases::note`].
+    async fn observe(
+        &self,
+        incarnations: &[Incarnation],
+    ) -> Result<Vec<Option<LeaseState>>, StoreError>;
+
+    /// Declares an incarnation dead if its lease still ends when it was seen to, and that time is over.
+    ///
+    /// # Errors
+    /// As [`Leases::note`].
+    async fn declare_dead(
+        &self,
+        incarnation: &Incarnation,
+        seen_until: u64,
+    ) -> Result<Declared, StoreError>;
+
+    /// Takes an incarnation out of the directory if it is noted there as it was seen.
+    ///
+    /// # Errors
+    /// As [`Leases::note`].
+    async fn strike(&self, incarnation: &Incarnation, seen: u64) -> Result<(), StoreError>;
+
+    /// True while the store answers.
+    fn available(&self) -> watch::Receiver<bool>;
+}

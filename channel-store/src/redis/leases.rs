@@ -1,0 +1,370 @@
+//! Leases, indexes and the directory in Redis: each script on the keys of one incarnation, of the directory, or of one
+//! channel, and so in one slot.
+
+use super::connection::Connection;
+use super::keys::Keys;
+use super::nodes::Nodes;
+use super::reply::{number, refusal, strange, text};
+use super::scripts::SCRIPTS;
+use super::{channel_seconds, seconds};
+use crate::lease::{
+    Declared, DroppedBy, IndexEntry, Indexed, LEASE_MEMORY, LeaseState, Leases, Look, Renewed, Term,
+};
+use crate::name::{ChannelName, Incarnation};
+use crate::store::{StoreError, StoreOptions};
+use async_trait::async_trait;
+use futures_util::future::try_join_all;
+use redis::{Cmd, Pipeline, Script, Value};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Incarnations that one look at the directory brings at most.
+const DUE_AT_ONCE: usize = 1_000;
+/// Entries of an index that one step of reading, adding or dropping takes.
+const ENTRIES_AT_ONCE: usize = 500;
+/// Marks channels among an index's keys.
+const CHANNEL: &str = "c:";
+
+pub(super) struct RedisLeases {
+    nodes: Arc<Nodes>,
+    commands: LeaseCommands,
+}
+
+/// What is the same in all commands.
+#[derive(Clone)]
+pub(super) struct LeaseCommands {
+    keys: Keys,
+    lease_seconds: String,
+    channel_seconds: String,
+    full_lease: Duration,
+}
+
+impl LeaseCommands {
+    pub(super) fn new(options: &StoreOptions) -> Self {
+        Self {
+            keys: Keys::new(&options.prefix),
+            lease_seconds: seconds(LEASE_MEMORY),
+            channel_seconds: channel_seconds(options),
+            full_lease: options.lease,
+        }
+    }
+
+    /// Begins the call of a script that begins with `lease.lua`.
+    fn of_lease(&self, script: &Script, incarnation: &Incarnation) -> Cmd {
+        let mut command = call(script, &self.keys.lease(incarnation));
+        command.arg(&self.lease_seconds);
+        command
+    }
+}
+
+fn call(script: &Script, keys: &[String]) -> Cmd {
+    let mut command = redis::cmd("EVALSHA");
+    command.arg(script.get_hash()).arg(keys.len()).arg(keys);
+    command
+}
+
+impl RedisLeases {
+    pub(super) fn new(nodes: Arc<Nodes>, commands: LeaseCommands) -> Arc<dyn Leases> {
+        Arc::new(Self { nodes, commands })
+    }
+
+    fn lease_connection(&self, incarnation: &Incarnation) -> Result<Connection, StoreError> {
+        let keys = &self.commands.keys;
+        self.nodes.connection_of(|| {
+            let [lease, _] = keys.lease(incarnation);
+            lease
+        })
+    }
+
+    async fn ask_lease(
+        &self,
+        incarnation: &Incarnation,
+        command: Cmd,
+    ) -> Result<Value, StoreError> {
+        one(&self.lease_connection(incarnation)?, command).await
+    }
+
+    async fn ask_directory(
+        &self,
+        script: &Script,
+        arguments: &[String],
+    ) -> Result<Value, StoreError> {
+        let keys = [self.commands.keys.directory()];
+        let mut command = call(script, &keys);
+        command.arg(arguments);
+        let [key] = keys;
+        one(&self.nodes.connection_of(|| key)?, command).await
+    }
+
+    /// Asks the nodes that own things one question for each thing; answers in their order, with the connection that
+    /// brought each.
+    async fn ask_each<T>(
+        &self,
+        things: &[T],
+        connection: impl Fn(&T) -> Result<Connection, StoreError>,
+        question: impl Fn(&T) -> Cmd,
+    ) -> Result<Vec<(Connection, Value)>, StoreError> {
+        let mut parts: BTreeMap<u64, (Connection, Vec<usize>, Pipeline)> = BTreeMap::new();
+        for (index, thing) in things.iter().enumerate() {
+            let connection = connection(thing)?;
+            let part = parts.entry(connection.number);
+            let (_, indices, pipeline) =
+                part.or_insert_with(|| (connection, Vec::new(), Pipeline::new()));
+            indices.push(index);
+            pipeline.add_command(question(thing));
+        }
+        let answers = parts
+            .into_values()
+            .map(async |(connection, indices, pipeline)| {
+                let replies = connection.request(&pipeline, 0, indices.len()).await?;
+                if replies.len() != indices.len() {
+                    return Err(strange());
+                }
+                let replies = indices.into_iter().zip(replies);
+                Ok(replies.map(move |(index, reply)| (index, (connection.clone(), reply))))
+            });
+        let mut answers: Vec<_> = try_join_all(answers).await?.into_iter().flatten().collect();
+        answers.sort_unstable_by_key(|(index, _)| *index);
+        Ok(answers.into_iter().map(|(_, answer)| answer).collect())
+    }
+}
+
+async fn one(connection: &Connection, command: Cmd) -> Result<Value, StoreError> {
+    let mut pipeline = Pipeline::with_capacity(1);
+    pipeline.add_command(command);
+    match connection.request(&pipeline, 0, 1).await?.pop() {
+        Some(Value::ServerError(error)) => Err(refusal(&error)),
+        Some(reply) => Ok(reply),
+        None => Err(strange()),
+    }
+}
+
+fn milliseconds(time: Duration) -> String {
+    time.as_millis().to_string()
+}
+
+#[async_trait]
+impl Leases for RedisLeases {
+    async fn note(&self, incarnation: &Incarnation, lease: Duration) -> Result<(), StoreError> {
+        let arguments = [incarnation.to_string(), milliseconds(lease)];
+        self.ask_directory(&SCRIPTS.note, &arguments).await?;
+        Ok(())
+    }
+
+    async fn renew(
+        &self,
+        incarnation: &Incarnation,
+        lease: Duration,
+    ) -> Result<Renewed, StoreError> {
+        let mut command = self.commands.of_lease(&SCRIPTS.renew, incarnation);
+        command.arg(milliseconds(lease));
+        let reply = self.ask_lease(incarnation, command).await?;
+        renewed(&reply).ok_or_else(strange)
+    }
+
+    async fn index_add(
+        &self,
+        incarnation: &Incarnation,
+        entries: &[IndexEntry],
+    ) -> Result<Indexed, StoreError> {
+        for some in entries.chunks(ENTRIES_AT_ONCE) {
+            let mut command = self.commands.of_lease(&SCRIPTS.index_add, incarnation);
+            add_entries(&mut command, some);
+            let reply = self.ask_lease(incarnation, command).await?;
+            match text(&reply) {
+                Some("done") => {}
+                Some("lost") => return Ok(Indexed::Lost),
+                Some("dead") => return Ok(Indexed::Dead),
+                _ => return Err(strange()),
+            }
+        }
+        Ok(Indexed::Yes)
+    }
+
+    async fn index_drop(
+        &self,
+        incarnation: &Incarnation,
+        entries: &[IndexEntry],
+        by: DroppedBy,
+    ) -> Result<u64, StoreError> {
+        let mut dropped = 0;
+        for some in entries.chunks(ENTRIES_AT_ONCE) {
+            let mut command = self.commands.of_lease(&SCRIPTS.index_drop, incarnation);
+            command.arg(match by {
+                DroppedBy::Owner => "owner",
+                DroppedBy::Reaper => "reaper",
+            });
+            add_entries(&mut command, some);
+            let reply = self.ask_lease(incarnation, command).await?;
+            dropped += number(&reply).ok_or_else(strange)?;
+        }
+        Ok(dropped)
+    }
+
+    async fn index(&self, incarnation: &Incarnation) -> Result<Vec<IndexEntry>, StoreError> {
+        let [_, key] = self.commands.keys.lease(incarnation);
+        // A scan may bring an entry twice.
+        let mut entries = HashMap::new();
+        let mut cursor = 0;
+        loop {
+            let mut scan = redis::cmd("HSCAN");
+            scan.arg(&key)
+                .arg(cursor)
+                .arg("COUNT")
+                .arg(ENTRIES_AT_ONCE);
+            let reply = self.ask_lease(incarnation, scan).await?;
+            cursor = scanned(&reply, &mut entries).ok_or_else(strange)?;
+            if cursor == 0 {
+                let entry = |(channel, nonce)| IndexEntry { channel, nonce };
+                return Ok(entries.into_iter().map(entry).collect());
+            }
+        }
+    }
+
+    async fn look(
+        &self,
+        incarnation: &Incarnation,
+        channels: &[ChannelName],
+    ) -> Result<Vec<Look>, StoreError> {
+        let connection = |channel: &ChannelName| self.nodes.connection(channel);
+        let question = |channel: &ChannelName| {
+            let keys = self.commands.keys.of(channel);
+            let incarnation = Some(incarnation);
+            let keys = [keys.sessions_of(incarnation), keys.dead(incarnation)];
+            let mut command = call(&SCRIPTS.look, &keys);
+            command.arg(&self.commands.channel_seconds);
+            command
+        };
+        let answers = self.ask_each(channels, connection, question).await?;
+        let look = |(connection, reply): (Connection, Value)| {
+            let Value::Array(counts) = &reply else {
+                return Err(strange());
+            };
+            let count = |index| counts.get(index).and_then(number).ok_or_else(strange);
+            Ok(Look {
+                sessions: count(0)?,
+                tombstoned: count(1)? == 1,
+                generation: connection.generation,
+            })
+        };
+        answers.into_iter().map(look).collect()
+    }
+
+    async fn resign(&self, incarnation: &Incarnation) -> Result<(), StoreError> {
+        let command = self.commands.of_lease(&SCRIPTS.resign, incarnation);
+        self.ask_lease(incarnation, command).await?;
+        Ok(())
+    }
+
+    async fn due(&self) -> Result<Vec<(Incarnation, u64)>, StoreError> {
+        let most = [DUE_AT_ONCE.to_string()];
+        let Value::Array(pairs) = self.ask_directory(&SCRIPTS.due, &most).await? else {
+            return Err(strange());
+        };
+        let due = |pair: &[Value]| Some((Incarnation::new(text(&pair[0])?).ok()?, number(&pair[1])?));
+        let due = pairs.chunks_exact(2).map(due).collect::<Option<_>>();
+        due.ok_or_else(strange)
+    }
+
+    async fn observe(
+        &self,
+        incarnations: &[Incarnation],
+    ) -> Result<Vec<Option<LeaseState>>, StoreError> {
+        let connection = |incarnation: &Incarnation| self.lease_connection(incarnation);
+        let question = |incarnation: &Incarnation| {
+            let [lease, _] = self.commands.keys.lease(incarnation);
+            let mut command = redis::cmd("HMGET");
+            command.arg(lease).arg("state").arg("until");
+            command
+        };
+        let answers = self.ask_each(incarnations, connection, question).await?;
+        let state = |(_, reply): (_, Value)| lease_state(&reply).ok_or_else(strange);
+        answers.into_iter().map(state).collect()
+    }
+
+    async fn declare_dead(
+        &self,
+        incarnation: &Incarnation,
+        seen_until: u64,
+    ) -> Result<Declared, StoreError> {
+        let mut command = self.commands.of_lease(&SCRIPTS.declare_dead, incarnation);
+        command
+            .arg(seen_until)
+            .arg(milliseconds(self.commands.full_lease));
+        let reply = self.ask_lease(incarnation, command).await?;
+        match text(&reply) {
+            Some("dead") => Ok(Declared::Dead),
+            Some("alive") => Ok(Declared::Alive),
+            Some("provisional") => Ok(Declared::Provisional),
+            _ => Err(strange()),
+        }
+    }
+
+    async fn strike(&self, incarnation: &Incarnation, seen: u64) -> Result<(), StoreError> {
+        let arguments = [incarnation.to_string(), seen.to_string()];
+        self.ask_directory(&SCRIPTS.strike, &arguments).await?;
+        Ok(())
+    }
+
+    fn available(&self) -> watch::Receiver<bool> {
+        self.nodes.available()
+    }
+}
+
+fn add_entries(command: &mut Cmd, entries: &[IndexEntry]) {
+    for IndexEntry { channel, nonce } in entries {
+        command.arg(format!("{CHANNEL}{channel}")).arg(nonce);
+    }
+}
+
+/// Reads the answer of `renew.lua`.
+fn renewed(reply: &Value) -> Option<Renewed> {
+    let Value::Array(fields) = reply else {
+        return None;
+    };
+    let term = || {
+        Some(Term {
+            until: number(fields.get(1)?)?,
+            indexed: number(fields.get(2)?)?,
+        })
+    };
+    match text(fields.first()?)? {
+        "live" => term().map(Renewed::Live),
+        "lost" => term().map(Renewed::Lost),
+        "dead" => Some(Renewed::Dead),
+        _ => None,
+    }
+}
+
+/// Reads a lease; `Some(None)`: there is none.
+fn lease_state(reply: &Value) -> Option<Option<LeaseState>> {
+    let Value::Array(fields) = reply else {
+        return None;
+    };
+    match &fields[..] {
+        [Value::Nil, _] => Some(None),
+        [state, until] => Some(Some(LeaseState {
+            dead: text(state)? == "dead",
+            until: number(until)?,
+        })),
+        _ => None,
+    }
+}
+
+/// Takes in what a step of a scan has brought, and answers where to go on. Keys of other kinds are another version's.
+fn scanned(reply: &Value, entries: &mut HashMap<ChannelName, u64>) -> Option<u64> {
+    let Value::Array(fields) = reply else {
+        return None;
+    };
+    let [cursor, Value::Array(pairs)] = &fields[..] else {
+        return None;
+    };
+    for pair in pairs.chunks_exact(2) {
+        if let Some(channel) = text(&pair[0])?.strip_prefix(CHANNEL) {
+            entries.insert(ChannelName::new(channel).ok()?, number(&pair[1])?);
+        }
+    }
+    number(cursor)
+}

@@ -1,0 +1,3 @@
+-- resign: an incarnation writes its own death. Allowed out of memory. Follows lease.lua.
+if state ~= 'dead' then write('dead', milliseconds()) end
+return 'dead'

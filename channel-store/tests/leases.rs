@@ -1,0 +1,356 @@
+//! Leases, indexes, the directory and the reaping of the dead: what every store promises, history by history as
+//! MEMBERSHIP.md counts them.
+
+use crate::conformance::conformance;
+use crate::support::{
+    Kind, Subject, eventually, from_session, incarnation, message, name, said, session, session_of,
+    text_user,
+};
+use channel_store::{
+    Declared, DroppedBy, IndexEntry, Indexed, Join, LeaseState, Membership, Renewed, StoreError,
+};
+use futures_util::future::join_all;
+use std::time::Duration;
+
+conformance! {
+    a_lease_is_taken_and_goes_on
+    only_a_lease_that_was_seen_to_end_is_declared_dead
+    a_missing_lease_is_lost_data_and_no_death
+    the_index_of_the_dead_is_sealed
+    an_entry_goes_only_with_the_nonce_that_was_looked_at
+    who_resigns_is_dead_at_once
+    the_directory_keeps_what_was_noted_since
+    a_late_join_after_the_funeral_makes_no_ghost
+    a_join_beyond_its_deadline_makes_no_ghost
+    the_dead_ones_funeral_spares_the_restarted_connectors_members
+    a_user_with_a_session_elsewhere_stays
+    any_number_of_reapers_end_each_membership_once
+    a_late_leave_after_the_funeral_finds_nothing
+    who_was_reaped_speaks_no_more
+    a_look_counts_what_is_there
+}
+
+const LONG: Duration = Duration::from_secs(10);
+const SHORT: Duration = Duration::from_millis(1);
+const DEAD: &str = "connector-1/aa";
+
+fn entry(channel: &str, nonce: u64) -> IndexEntry {
+    IndexEntry {
+        channel: name(channel),
+        nonce,
+    }
+}
+
+impl Subject {
+    async fn observe(&self, of: &str) -> Option<LeaseState> {
+        let states = self.leases.observe(&[incarnation(of)]).await.unwrap();
+        assert_eq!(states.len(), 1);
+        states[0]
+    }
+
+    async fn renew(&self, of: &str, lease: Duration) -> Renewed {
+        self.leases.renew(&incarnation(of), lease).await.unwrap()
+    }
+
+    async fn add(&self, of: &str, entries: &[IndexEntry]) -> Indexed {
+        let added = self.leases.index_add(&incarnation(of), entries).await;
+        added.unwrap()
+    }
+
+    async fn drop_by(&self, of: &str, entry: IndexEntry, by: DroppedBy) -> u64 {
+        let dropped = self.leases.index_drop(&incarnation(of), &[entry], by).await;
+        dropped.unwrap()
+    }
+
+    async fn index(&self, of: &str) -> Vec<(String, u64)> {
+        let index = self.leases.index(&incarnation(of)).await.unwrap();
+        let mut index: Vec<_> = index
+            .into_iter()
+            .map(|it| (it.channel.to_string(), it.nonce))
+            .collect();
+        index.sort();
+        index
+    }
+
+    async fn declare(&self, of: &str, until: u64) -> Declared {
+        let declared = self.leases.declare_dead(&incarnation(of), until).await;
+        declared.unwrap()
+    }
+
+    /// Lets a short lease end, and declares it over.
+    async fn dies(&self, of: &str) {
+        self.renew(of, SHORT).await;
+        let until = self.observe(of).await.unwrap().until;
+        eventually("its death", async || {
+            self.declare(of, until).await == Declared::Dead
+        })
+        .await;
+    }
+
+    async fn reap(&self, channel: &str, of: &str) -> (u64, u64) {
+        let reaped = self.store.reap(&name(channel), &incarnation(of)).await;
+        let reaped = reaped.unwrap();
+        (reaped.ended, reaped.remaining)
+    }
+
+    async fn join_before(
+        &self,
+        as_: Membership,
+        deadline: u64,
+    ) -> Result<channel_store::Joined, StoreError> {
+        let join = Join {
+            channel: name("4"),
+            user: text_user("u"),
+            membership: as_,
+            deadline: Some(deadline),
+        };
+        self.store.join(join).await
+    }
+
+    async fn leaves(&self, channel: &str) -> Vec<String> {
+        let log = said(&self.log(channel).await);
+        let mut leaves: Vec<_> = log
+            .into_iter()
+            .filter(|it| it.starts_with("onLeave"))
+            .collect();
+        leaves.sort();
+        leaves
+    }
+}
+
+async fn a_lease_is_taken_and_goes_on(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    assert_eq!(subject.observe(DEAD).await, None);
+    assert_eq!(subject.add(DEAD, &[entry("4", 1)]).await, Indexed::Lost);
+    let Renewed::Lost(first) = subject.renew(DEAD, LONG).await else {
+        panic!("it was missing");
+    };
+    assert_eq!(first.indexed, 0);
+    assert_eq!(subject.add(DEAD, &[entry("4", 1)]).await, Indexed::Yes);
+    let Renewed::Live(second) = subject.renew(DEAD, 2 * LONG).await else {
+        panic!("it was there");
+    };
+    assert!(second.until >= first.until + 10_000);
+    assert_eq!(second.indexed, 1);
+    let state = subject.observe(DEAD).await.unwrap();
+    assert_eq!((state.dead, state.until), (false, second.until));
+}
+
+async fn only_a_lease_that_was_seen_to_end_is_declared_dead(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    subject.renew(DEAD, LONG).await;
+    let until = subject.observe(DEAD).await.unwrap().until;
+    assert_eq!(
+        subject.declare(DEAD, until).await,
+        Declared::Alive,
+        "not yet"
+    );
+    subject.renew(DEAD, SHORT).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(
+        subject.declare(DEAD, until).await,
+        Declared::Alive,
+        "renewed since"
+    );
+    subject.dies(DEAD).await;
+    assert!(subject.observe(DEAD).await.unwrap().dead);
+    assert_eq!(subject.declare(DEAD, 0).await, Declared::Dead, "once dead");
+    assert_eq!(
+        subject.renew(DEAD, LONG).await,
+        Renewed::Dead,
+        "dead for good"
+    );
+}
+
+async fn a_missing_lease_is_lost_data_and_no_death(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    assert_eq!(subject.declare(DEAD, 0).await, Declared::Provisional);
+    let until = subject.observe(DEAD).await.unwrap().until;
+    assert_eq!(subject.declare(DEAD, until).await, Declared::Alive);
+    // It can't be spoken for by guess.
+    assert_eq!(subject.add(DEAD, &[entry("4", 1)]).await, Indexed::Lost);
+    let renewed = subject.renew(DEAD, LONG).await;
+    assert!(matches!(renewed, Renewed::Lost(_)), "{renewed:?}");
+    let renewed = subject.renew(DEAD, LONG).await;
+    assert!(matches!(renewed, Renewed::Live(_)), "{renewed:?}");
+}
+
+async fn the_index_of_the_dead_is_sealed(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    subject.renew(DEAD, LONG).await;
+    subject.add(DEAD, &[entry("4", 1)]).await;
+    subject.dies(DEAD).await;
+    assert_eq!(subject.add(DEAD, &[entry("5", 2)]).await, Indexed::Dead);
+    assert_eq!(subject.index(DEAD).await, [("4".to_owned(), 1)]);
+    let by_owner = subject.drop_by(DEAD, entry("4", 1), DroppedBy::Owner);
+    assert_eq!(by_owner.await, 0);
+    let by_reaper = subject.drop_by(DEAD, entry("4", 1), DroppedBy::Reaper);
+    assert_eq!(by_reaper.await, 1);
+    assert_eq!(subject.index(DEAD).await, []);
+}
+
+async fn an_entry_goes_only_with_the_nonce_that_was_looked_at(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    subject.renew(DEAD, LONG).await;
+    let entries: Vec<_> = (0..700).map(|n| entry(&format!("c{n:03}"), n)).collect();
+    assert_eq!(subject.add(DEAD, &entries).await, Indexed::Yes);
+    assert_eq!(subject.index(DEAD).await.len(), 700);
+    subject.add(DEAD, &[entry("c007", 1_000)]).await;
+    let late = subject.drop_by(DEAD, entry("c007", 7), DroppedBy::Owner);
+    assert_eq!(late.await, 0, "a newer join has written it");
+    let by_reaper = subject.drop_by(DEAD, entry("c007", 1_000), DroppedBy::Reaper);
+    assert_eq!(by_reaper.await, 0, "it lives");
+    let incarnation = incarnation(DEAD);
+    let dropped = subject
+        .leases
+        .index_drop(&incarnation, &entries, DroppedBy::Owner);
+    assert_eq!(dropped.await.unwrap(), 699);
+    assert_eq!(subject.index(DEAD).await, [("c007".to_owned(), 1_000)]);
+}
+
+async fn who_resigns_is_dead_at_once(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    subject.renew(DEAD, LONG).await;
+    subject.leases.resign(&incarnation(DEAD)).await.unwrap();
+    assert!(subject.observe(DEAD).await.unwrap().dead);
+    assert_eq!(subject.renew(DEAD, LONG).await, Renewed::Dead);
+}
+
+async fn the_directory_keeps_what_was_noted_since(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let leases = &subject.leases;
+    let (one, other) = (incarnation(DEAD), incarnation("{connector}-2/bb"));
+    leases.note(&one, Duration::ZERO).await.unwrap();
+    leases.note(&other, LONG).await.unwrap();
+    eventually("its time is over", async || {
+        leases.due().await.unwrap().len() == 1
+    })
+    .await;
+    let (due, seen) = leases.due().await.unwrap().remove(0);
+    assert_eq!(due, one);
+    leases.strike(&one, seen - 1).await.unwrap();
+    assert_eq!(leases.due().await.unwrap().len(), 1, "noted again since");
+    leases.strike(&one, seen).await.unwrap();
+    assert_eq!(leases.due().await.unwrap(), []);
+    leases.note(&other, Duration::ZERO).await.unwrap();
+    eventually("noted earlier", async || {
+        leases.due().await.unwrap().len() == 1
+    })
+    .await;
+}
+
+async fn a_late_join_after_the_funeral_makes_no_ghost(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    // Nothing of it is there: its join is under way.
+    assert_eq!(subject.reap("4", DEAD).await, (0, 0));
+    let late = subject.join("4", "u", session("s", 1)).await;
+    assert_eq!(late, Err(StoreError::ConnectorDead));
+    assert_eq!(subject.members("4").await, []);
+    let elsewhere = subject.join("5", "u", session("s", 2)).await;
+    assert!(
+        elsewhere.is_ok(),
+        "only what was reaped is refused: {elsewhere:?}"
+    );
+}
+
+async fn a_join_beyond_its_deadline_makes_no_ghost(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let Renewed::Lost(term) = subject.renew(DEAD, LONG).await else {
+        panic!("it was missing");
+    };
+    let late = subject.join_before(session("s", 1), term.until - 20_000);
+    assert_eq!(late.await, Err(StoreError::Late));
+    assert_eq!(subject.members("4").await, []);
+    let in_time = subject.join_before(session("s", 1), term.until).await;
+    assert!(in_time.is_ok(), "{in_time:?}");
+    assert_eq!(subject.members("4").await, [("u".to_owned(), 1)]);
+}
+
+async fn the_dead_ones_funeral_spares_the_restarted_connectors_members(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let new = |name, n| session_of("connector-1/bb", name, n);
+    subject.join("4", "old", session("s1", 1)).await.unwrap();
+    subject.join("4", "new", new("s2", 1)).await.unwrap();
+    assert_eq!(subject.reap("4", DEAD).await, (1, 0));
+    assert_eq!(subject.members("4").await, [("new".to_owned(), 1)]);
+    subject.join("4", "newer", new("s3", 2)).await.unwrap();
+    assert_eq!(subject.leaves("4").await, [r#"onLeave {"userId":"old"}"#]);
+}
+
+async fn a_user_with_a_session_elsewhere_stays(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let elsewhere = session_of("connector-2/bb", "s2", 1);
+    subject.join("4", "u", session("s1", 1)).await.unwrap();
+    subject.join("4", "u", session("s3", 2)).await.unwrap();
+    subject.join("4", "u", elsewhere).await.unwrap();
+    assert_eq!(subject.reap("4", DEAD).await, (2, 0));
+    assert_eq!(subject.members("4").await, [("u".to_owned(), 1)]);
+    assert_eq!(subject.leaves("4").await, Vec::<String>::new());
+}
+
+async fn any_number_of_reapers_end_each_membership_once(kind: Kind) {
+    const MEMBERS: u64 = 450;
+    let subject = Subject::new(kind).await;
+    for n in 0..MEMBERS {
+        let (user, id) = (format!("u{n:03}"), format!("s{n}"));
+        subject.join("4", &user, session(&id, n)).await.unwrap();
+    }
+    let reaper = async || {
+        let mut ended = 0;
+        loop {
+            let (some, remaining) = subject.reap("4", DEAD).await;
+            assert!(some <= 200, "in chunks: others wait meanwhile");
+            ended += some;
+            if remaining == 0 {
+                return ended;
+            }
+        }
+    };
+    let (one, other) = tokio::join!(reaper(), reaper());
+    assert_eq!(one + other, MEMBERS);
+    assert_eq!(subject.members("4").await, []);
+    let each: Vec<_> = (0..MEMBERS)
+        .map(|n| format!(r#"onLeave {{"userId":"u{n:03}"}}"#))
+        .collect();
+    assert_eq!(subject.leaves("4").await, each);
+}
+
+async fn a_late_leave_after_the_funeral_finds_nothing(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    subject.join("4", "u", session("s", 1)).await.unwrap();
+    assert_eq!(subject.reap("4", DEAD).await, (1, 0));
+    assert!(!subject.leave_fenced("4", "u", session("s", 2), true).await);
+    assert_eq!(subject.leaves("4").await, [r#"onLeave {"userId":"u"}"#]);
+}
+
+async fn who_was_reaped_speaks_no_more(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    subject.join("4", "u", session("s", 1)).await.unwrap();
+    let speak = async || {
+        let said = from_session(message("4", "u", "a"), "s");
+        subject.publish(said).await.map(|_| ())
+    };
+    assert_eq!(speak().await, Ok(()));
+    subject.reap("4", DEAD).await;
+    assert_eq!(speak().await, Err(StoreError::NotMember));
+}
+
+async fn a_look_counts_what_is_there(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    subject.join("4", "u", session("s1", 1)).await.unwrap();
+    subject.join("4", "v", session("s2", 2)).await.unwrap();
+    subject.join("4", "v", session("s2", 2)).await.unwrap();
+    subject.join("6", "u", session("s1", 3)).await.unwrap();
+    let look = async || {
+        let channels = ["4", "5", "6"].map(name);
+        let looks = subject.leases.look(&incarnation(DEAD), &channels).await;
+        let looks = looks.unwrap().into_iter();
+        looks
+            .map(|it| (it.sessions, it.tombstoned))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(look().await, [(2, false), (0, false), (1, false)]);
+    subject.leave("4", "u", session("s1", 4)).await;
+    subject.reap("6", DEAD).await;
+    assert_eq!(look().await, [(1, false), (0, false), (0, true)]);
+}

@@ -1,0 +1,222 @@
+//! Funerals: the members of connectors that are no more are taken out, and each leave is published once.
+//!
+//! Every chat looks after all incarnations, and remembers nothing that would be missed: whichever ends, others go on,
+//! and any number at once does no harm, because each step is a script that may be repeated (MEMBERSHIP.md). An outage of
+//! the store kills nobody: a lease is declared over only after it was seen unchanged through a stretch of answers.
+
+use channel_store::{
+    ChannelName, ChannelStore, Declared, DroppedBy, Incarnation, IndexEntry, Leases, SETTLE_TIME,
+    StoreError,
+};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use metrics::{Counter, counter, describe_counter};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep};
+use tokio_util::task::AbortOnDropHandle;
+
+/// Between two looks at the directory.
+const POLL: Duration = Duration::from_millis(500);
+/// So long, and in so many answers, a lease that is past its end is seen unchanged before it is declared over: its owner
+/// may have to connect again first, as this process had to.
+const OBSERVATION: Duration = Duration::from_millis(1_500);
+const POLLS: u32 = 3;
+/// Runs of the script that reaps, at once: for all funerals, and for one.
+const REAPS: usize = 32;
+const REAPS_OF_ONE: usize = 16;
+/// Channels that are looked at together.
+const LOOKS: usize = 500;
+
+/// Holds funerals until it is dropped.
+pub struct Funerals {
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Funerals {
+    /// Begins to look after the incarnations that these leases are of.
+    #[must_use]
+    pub fn begin(store: Arc<dyn ChannelStore>, leases: Arc<dyn Leases>) -> Self {
+        describe_counter!("chat_funerals_total", "Funerals begun here");
+        describe_counter!(
+            "chat_members_reaped_total",
+            "Members of dead connectors taken out"
+        );
+        let parlour = Arc::new(Parlour {
+            store,
+            leases,
+            reaping: Semaphore::new(REAPS),
+            reaped: counter!("chat_members_reaped_total"),
+        });
+        Self {
+            _task: AbortOnDropHandle::new(tokio::spawn(watch(parlour))),
+        }
+    }
+}
+
+/// What all funerals of this process share.
+struct Parlour {
+    store: Arc<dyn ChannelStore>,
+    leases: Arc<dyn Leases>,
+    reaping: Semaphore,
+    reaped: Counter,
+}
+
+/// A lease past its noted time, as it was seen so far.
+struct Observation {
+    until: u64,
+    since: Instant,
+    polls: u32,
+}
+
+#[derive(Default)]
+struct Watch {
+    observed: HashMap<Incarnation, Observation>,
+    under_way: HashMap<Incarnation, AbortOnDropHandle<()>>,
+}
+
+async fn watch(parlour: Arc<Parlour>) {
+    let mut watch = Watch::default();
+    // Chats that began together need not look together.
+    sleep(POLL.mul_f64(fastrand::f64())).await;
+    loop {
+        if let Err(error) = watch.poll(&parlour).await {
+            tracing::debug!(%error, "the directory is out of sight");
+            // What was seen before says nothing about the time in between.
+            watch.observed.clear();
+        }
+        sleep(POLL).await;
+    }
+}
+
+impl Watch {
+    async fn poll(&mut self, parlour: &Arc<Parlour>) -> Result<(), StoreError> {
+        self.under_way.retain(|_, funeral| !funeral.is_finished());
+        let due = parlour.leases.due().await?;
+        let names: Vec<_> = due.iter().map(|(name, _)| name.clone()).collect();
+        let states = parlour.leases.observe(&names).await?;
+        let mut observed = HashMap::new();
+        for ((incarnation, noted), state) in due.into_iter().zip(states) {
+            let is_dead = match state {
+                Some(state) if state.dead => true,
+                Some(state) => {
+                    let known = self.observed.remove(&incarnation);
+                    let known = known.filter(|known| known.until == state.until);
+                    let observation = known.unwrap_or_else(|| Observation::of(state.until)).again();
+                    if !observation.is_enough() {
+                        observed.insert(incarnation, observation);
+                        continue;
+                    }
+                    parlour.declare_dead(&incarnation, state.until).await?
+                }
+                // Lost: it comes back for a full time.
+                None => parlour.declare_dead(&incarnation, 0).await?,
+            };
+            if is_dead {
+                let funeral = self.under_way.entry(incarnation.clone());
+                funeral.or_insert_with(|| {
+                    counter!("chat_funerals_total").increment(1);
+                    let held = Arc::clone(parlour).hold(incarnation, noted);
+                    AbortOnDropHandle::new(tokio::spawn(held))
+                });
+            }
+        }
+        self.observed = observed;
+        Ok(())
+    }
+}
+
+impl Observation {
+    fn of(until: u64) -> Self {
+        Self {
+            until,
+            since: Instant::now(),
+            polls: 0,
+        }
+    }
+
+    fn again(self) -> Self {
+        Self {
+            polls: self.polls + 1,
+            ..self
+        }
+    }
+
+    fn is_enough(&self) -> bool {
+        self.polls >= POLLS && self.since.elapsed() >= OBSERVATION
+    }
+}
+
+impl Parlour {
+    async fn declare_dead(&self, incarnation: &Incarnation, until: u64) -> Result<bool, StoreError> {
+        let declared = self.leases.declare_dead(incarnation, until).await?;
+        Ok(declared == Declared::Dead)
+    }
+
+    /// One funeral. If it breaks off, the next poll begins it again.
+    async fn hold(self: Arc<Self>, incarnation: Incarnation, noted: u64) {
+        tracing::info!(%incarnation, "funeral begins");
+        match self.bury(&incarnation, noted).await {
+            Ok(()) => tracing::info!(%incarnation, "funeral is over"),
+            Err(error) => tracing::warn!(%incarnation, %error, "funeral broken off"),
+        }
+    }
+
+    /// Until its index is empty, and has been for the settle time.
+    async fn bury(&self, incarnation: &Incarnation, noted: u64) -> Result<(), StoreError> {
+        loop {
+            let mut index = self.leases.index(incarnation).await?;
+            let was_empty = index.is_empty();
+            // Whoever else is at it begins elsewhere.
+            fastrand::shuffle(&mut index);
+            let reaps = index.iter().map(|it| self.reap(&it.channel, incarnation));
+            stream::iter(reaps.collect::<Vec<_>>())
+                .buffer_unordered(REAPS_OF_ONE)
+                .try_collect::<()>()
+                .await?;
+            sleep(SETTLE_TIME).await;
+            if was_empty && self.leases.index(incarnation).await?.is_empty() {
+                return self.leases.strike(incarnation, noted).await;
+            }
+            for some in index.chunks(LOOKS) {
+                self.drop_what_is_clean(incarnation, some).await?;
+            }
+        }
+    }
+
+    async fn reap(
+        &self,
+        channel: &ChannelName,
+        incarnation: &Incarnation,
+    ) -> Result<(), StoreError> {
+        loop {
+            let _permit = self.reaping.acquire().await;
+            let reaped = self.store.reap(channel, incarnation).await?;
+            self.reaped.increment(reaped.ended);
+            if reaped.remaining == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The second look. A tombstone that is gone says that the reaping was lost, too.
+    async fn drop_what_is_clean(
+        &self,
+        incarnation: &Incarnation,
+        entries: &[IndexEntry],
+    ) -> Result<(), StoreError> {
+        let channels: Vec<_> = entries.iter().map(|entry| entry.channel.clone()).collect();
+        let looks = self.leases.look(incarnation, &channels).await?;
+        let looked = entries.iter().zip(looks);
+        let clean = looked.filter(|(_, look)| look.sessions == 0 && look.tombstoned);
+        let clean: Vec<_> = clean.map(|(entry, _)| entry.clone()).collect();
+        let dropped = self
+            .leases
+            .index_drop(incarnation, &clean, DroppedBy::Reaper);
+        dropped.await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+//! Funerals over a store in memory, with the clock in the test's hand.
+
+use super::*;
+use channel_store::memory::{MemoryStore, Snapshot};
+use channel_store::{Join, Membership, SessionId, StoreOptions, User, UserId};
+
+const LEASE: Duration = Duration::from_secs(10);
+/// Lease, observation, and two polls.
+const AT_THE_LATEST: Duration = Duration::from_millis(12_500);
+
+struct Scene {
+    store: Arc<MemoryStore>,
+    leases: Arc<dyn Leases>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let store = MemoryStore::new(StoreOptions::default());
+        let leases = store.leases();
+        Self { store, leases }
+    }
+
+    fn funerals(&self) -> Funerals {
+        Funerals::begin(self.store.clone(), self.leases.clone())
+    }
+
+    /// A connector with a member of its own in each of some channels.
+    async fn connector(&self, incarnation: &Incarnation, channels: &[ChannelName]) {
+        self.renew(incarnation).await;
+        for (nonce, channel) in (1..).zip(channels) {
+            let channel = channel.clone();
+            let entry = IndexEntry { channel, nonce };
+            self.leases.index_add(incarnation, &[entry]).await.unwrap();
+        }
+        for channel in channels {
+            let join = Join {
+                channel: channel.clone(),
+                user: User {
+                    id: UserId::new(incarnation.as_str()).unwrap(),
+                    is_number: false,
+                },
+                membership: Membership::Session {
+                    incarnation: incarnation.clone(),
+                    session: SessionId::new(format!("{incarnation} in {channel}")).unwrap(),
+                    operation: 1,
+                },
+                deadline: None,
+            };
+            self.store.join(join).await.unwrap();
+        }
+    }
+
+    async fn renew(&self, incarnation: &Incarnation) {
+        self.leases.note(incarnation, LEASE).await.unwrap();
+        self.leases.renew(incarnation, LEASE).await.unwrap();
+    }
+
+    async fn members(&self, channels: &[ChannelName]) -> usize {
+        let mut members = 0;
+        for channel in channels {
+            let page = self.store.members(channel, None, 100).await.unwrap();
+            members += page.members.len();
+        }
+        members
+    }
+
+    /// Joins and leaves that a channel was told of.
+    async fn told(&self, channel: &ChannelName) -> usize {
+        let range = channel_store::HistoryRange::Oldest;
+        let page = self.store.history(channel, &range, 100).await.unwrap();
+        page.entries.len()
+    }
+}
+
+fn incarnation(name: &str) -> Incarnation {
+    Incarnation::new(name).unwrap()
+}
+
+fn channels() -> Vec<ChannelName> {
+    let name = |n| ChannelName::new(format!("room-{n}")).unwrap();
+    (0..20).map(name).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_connectors_members_leave_once_however_many_look_after_it() {
+    let (scene, channels) = (Scene::new(), channels());
+    let _funerals = [scene.funerals(), scene.funerals(), scene.funerals()];
+    let (dead, alive) = (incarnation("c:1"), incarnation("c:2"));
+    scene.connector(&dead, &channels).await;
+    scene.connector(&alive, &channels).await;
+    let renewing = AbortOnDropHandle::new(tokio::spawn({
+        let (leases, alive) = (scene.leases.clone(), alive.clone());
+        async move {
+            loop {
+                leases.note(&alive, LEASE).await.unwrap();
+                leases.renew(&alive, LEASE).await.unwrap();
+                sleep(LEASE / 3).await;
+            }
+        }
+    }));
+    sleep(LEASE).await;
+    assert_eq!(scene.members(&channels).await, 40, "its time is not over");
+    sleep(AT_THE_LATEST - LEASE).await;
+    assert_eq!(scene.members(&channels).await, 20);
+    for channel in &channels {
+        assert_eq!(scene.told(channel).await, 3, "two joins, one leave");
+    }
+    // Twice the settle time later nothing is left of it.
+    sleep(2 * SETTLE_TIME + 4 * POLL).await;
+    assert_eq!(scene.leases.index(&dead).await.unwrap(), []);
+    assert_eq!(scene.leases.index(&alive).await.unwrap().len(), 20);
+    assert_eq!(scene.members(&channels).await, 20);
+    drop(renewing);
+    sleep(AT_THE_LATEST).await;
+    assert_eq!(scene.members(&channels).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_renewed_at_the_last_moment_goes_on() {
+    let (scene, channels) = (Scene::new(), channels());
+    let _funerals = scene.funerals();
+    let late = incarnation("c:1");
+    scene.connector(&late, &channels).await;
+    for _ in 0..10 {
+        // Past its end, and not yet observed for long enough.
+        sleep(LEASE + Duration::from_millis(1_400)).await;
+        scene.renew(&late).await;
+    }
+    assert_eq!(scene.members(&channels).await, 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reaping_that_was_rolled_back_is_found_by_the_second_look() {
+    let (scene, channels) = (Scene::new(), channels());
+    let _funerals = scene.funerals();
+    let dead = incarnation("c:1");
+    scene.connector(&dead, &channels).await;
+    let before: Snapshot = scene.store.snapshot();
+    sleep(AT_THE_LATEST).await;
+    assert_eq!(scene.members(&channels).await, 0);
+    scene.store.restart(Some(before));
+    assert_eq!(scene.members(&channels).await, 20);
+    sleep(SETTLE_TIME + POLL).await;
+    assert_eq!(scene.members(&channels).await, 0);
+    sleep(4 * SETTLE_TIME).await;
+    assert_eq!(scene.leases.index(&dead).await.unwrap(), []);
+    assert_eq!(scene.leases.due().await.unwrap(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_funeral_goes_on_when_whoever_held_it_is_gone() {
+    let (scene, channels) = (Scene::new(), channels());
+    let first = scene.funerals();
+    let dead = incarnation("c:1");
+    scene.connector(&dead, &channels).await;
+    scene.leases.resign(&dead).await.unwrap();
+    scene.leases.note(&dead, Duration::ZERO).await.unwrap();
+    while scene.members(&channels).await > 10 {
+        tokio::task::yield_now().await;
+        sleep(Duration::from_millis(1)).await;
+    }
+    drop(first);
+    let _second = scene.funerals();
+    sleep(3 * SETTLE_TIME).await;
+    assert_eq!(scene.members(&channels).await, 0);
+    assert_eq!(scene.leases.due().await.unwrap(), [], "it is struck out");
+    for channel in &channels {
+        assert_eq!(scene.told(channel).await, 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_lease_is_left_its_full_time() {
+    let (scene, channels) = (Scene::new(), channels());
+    let _funerals = scene.funerals();
+    let lost = incarnation("c:1");
+    scene.leases.note(&lost, Duration::ZERO).await.unwrap();
+    sleep(2 * POLL).await;
+    let state = scene.leases.observe(std::slice::from_ref(&lost)).await;
+    let state = state.unwrap()[0].unwrap();
+    assert!(!state.dead);
+    // Its owner takes it over.
+    sleep(LEASE - 2 * POLL).await;
+    scene.connector(&lost, &channels).await;
+    sleep(LEASE).await;
+    assert_eq!(scene.members(&channels).await, 20);
+}

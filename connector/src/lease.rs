@@ -1,0 +1,313 @@
+//! The connector's lease: what says that its members are no ghosts (MEMBERSHIP.md).
+//!
+//! One incarnation after another holds it. While one lives, its lease is renewed, and every channel where anything of it
+//! may be stands in its index before a join is sent there. Once it was declared dead, as happens to a process that was
+//! frozen, every socket is closed with a reason to reconnect, and the next incarnation begins. An outage of the store
+//! closes nothing: a lease that is past its end means nothing, and one that is missing is taken again.
+
+mod index;
+
+use crate::config::{ConfigError, new_incarnation};
+use channel_store::{
+    ChannelName, DEADLINE_MARGIN, DroppedBy, Incarnation, Indexed, LEASE_MEMORY, Leases, Renewed,
+    StoreError,
+};
+use index::Index;
+use metrics::{counter, describe_counter, describe_gauge, gauge};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, timeout};
+
+/// Renewals in the time of a lease.
+const RENEWALS: u32 = 3;
+/// After a renewal without an answer: well within the time that others observe a lease before they declare it over.
+const RETRY: Duration = Duration::from_millis(150);
+/// Between tries to index a channel for somebody who waits.
+const INDEX_RETRY: Duration = Duration::from_millis(25);
+/// Looks at channels of the index, so many in so long, however many members there are.
+const LOOKS: usize = 20;
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a parting word may take.
+const RESIGN: Duration = Duration::from_millis(500);
+
+const AGE: &str = "connector_lease_age_seconds";
+const LOST: &str = "connector_leases_lost_total";
+const DEAD: &str = "connector_declared_dead_total";
+
+/// Holds a lease, by one incarnation after another.
+pub struct Lease {
+    id: String,
+    length: Duration,
+    leases: Arc<dyn Leases>,
+    tenure: watch::Sender<Option<Arc<Tenure>>>,
+}
+
+/// One incarnation's time.
+struct Tenure {
+    incarnation: Incarnation,
+    /// By the store's clock, milliseconds: joins later than this have no effect.
+    deadline: AtomicU64,
+    index: Mutex<Index>,
+    /// Told when the lease is to be renewed at once.
+    hurry: Notify,
+    /// Told when it is known to be dead otherwise than by a renewal.
+    condemned: Notify,
+    /// It was noted in the directory once.
+    noted: AtomicBool,
+}
+
+/// An incarnation that was declared dead.
+#[must_use]
+pub(crate) struct Dead(Arc<Tenure>);
+
+/// A session's stay in a channel, from before its join until it has nothing more to say there: as long, the channel
+/// stands in the index.
+pub(crate) struct Stay {
+    tenure: Arc<Tenure>,
+    channel: ChannelName,
+}
+
+impl Lease {
+    /// Nothing is held before the connector serves. `length`: how long the store is to wait for a sign of life.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: the connector's name makes no incarnation.
+    pub fn new(
+        id: &str,
+        length: Duration,
+        leases: Arc<dyn Leases>,
+    ) -> Result<Arc<Self>, ConfigError> {
+        describe_gauge!(AGE, "Since the lease was renewed last");
+        describe_counter!(LOST, "Leases that the store had lost, taken again");
+        describe_counter!(DEAD, "Times that this connector was declared dead");
+        new_incarnation(id)?;
+        Ok(Arc::new(Self {
+            id: id.to_owned(),
+            length,
+            leases,
+            tenure: watch::Sender::new(None),
+        }))
+    }
+
+    /// Keeps the lease by a new incarnation, until that is dead: then everything of it is to be closed.
+    pub(crate) async fn keep(&self) -> Dead {
+        let tenure = loop {
+            match new_incarnation(&self.id) {
+                Ok(incarnation) => break Arc::new(Tenure::new(incarnation)),
+                Err(error) => tracing::error!(%error, "no new incarnation"),
+            }
+            sleep(RETRY).await;
+        };
+        tokio::select! {
+            () = self.renew_until_dead(&tenure) => {}
+            () = self.look_around(&tenure) => {}
+            () = tenure.condemned.notified() => {}
+        }
+        counter!(DEAD).increment(1);
+        tracing::error!(incarnation = %tenure.incarnation, "declared dead");
+        self.tenure.send_replace(None);
+        Dead(tenure)
+    }
+
+    /// Nothing of a dead incarnation is left here: whatever is in the store may be buried.
+    pub(crate) async fn give_up(&self, Dead(tenure): Dead) {
+        self.resign(&tenure).await;
+    }
+
+    /// The connector ends: whatever is left of it may be buried at once.
+    pub(crate) async fn end(&self) {
+        if let Some(tenure) = self.tenure.send_replace(None) {
+            self.resign(&tenure).await;
+        }
+    }
+
+    /// Returns when a session of the present incarnation may join a channel; `None`: not now.
+    pub(crate) async fn enter(&self, channel: &ChannelName) -> Option<Stay> {
+        let mut tenure = self.tenure.subscribe();
+        let tenure = tenure.wait_for(Option::is_some).await.ok()?.clone()?;
+        tenure.index.lock().enter(channel);
+        let stay = Stay {
+            tenure: Arc::clone(&tenure),
+            channel: channel.clone(),
+        };
+        loop {
+            let Some(entry) = tenure.index.lock().unwritten(channel) else {
+                return Some(stay);
+            };
+            let added = self.leases.index_add(&tenure.incarnation, &[entry]).await;
+            match added {
+                Ok(Indexed::Yes) => {
+                    tenure.index.lock().written(channel);
+                    return Some(stay);
+                }
+                Ok(Indexed::Dead) => {
+                    stay.condemn();
+                    return None;
+                }
+                Ok(Indexed::Lost) => tenure.hurry.notify_one(),
+                Err(StoreError::Full) => return None,
+                Err(error) => tracing::debug!(%error, "not indexed"),
+            }
+            sleep(INDEX_RETRY.mul_f64(0.5 + fastrand::f64())).await;
+        }
+    }
+
+    async fn renew_until_dead(&self, tenure: &Arc<Tenure>) {
+        let mut renewed = Instant::now();
+        while renewed.elapsed() < LEASE_MEMORY / 2 {
+            let began = Instant::now();
+            let pause = match self.renew(tenure).await {
+                Ok(true) => {
+                    renewed = began;
+                    (self.length / RENEWALS).saturating_sub(began.elapsed())
+                }
+                Ok(false) => return,
+                Err(error) => {
+                    tracing::debug!(%error, "not renewed");
+                    RETRY.mul_f64(0.5 + fastrand::f64())
+                }
+            };
+            gauge!(AGE).set(renewed.elapsed().as_secs_f64());
+            // Whichever comes first.
+            let _ = timeout(pause, tenure.hurry.notified()).await;
+        }
+    }
+
+    /// False if it is dead.
+    async fn renew(&self, tenure: &Arc<Tenure>) -> Result<bool, StoreError> {
+        let Tenure { incarnation, .. } = &**tenure;
+        let noted = self.leases.note(incarnation, self.length).await;
+        // Once it stands in the directory, a server that has lost that must not keep the lease from being renewed.
+        if !tenure.noted.load(Ordering::Relaxed) {
+            noted?;
+            tenure.noted.store(true, Ordering::Relaxed);
+        }
+        let (term, was_lost) = match self.leases.renew(incarnation, self.length).await? {
+            Renewed::Dead => return Ok(false),
+            Renewed::Live(term) => (term, false),
+            Renewed::Lost(term) => (term, true),
+        };
+        let is_first = self.tenure.borrow().is_none();
+        if was_lost && !is_first {
+            counter!(LOST).increment(1);
+            tracing::warn!(%incarnation, "the store has lost the lease: taken again");
+        }
+        let expected = tenure.index.lock().len_written();
+        if term.indexed != expected {
+            self.reconcile(tenure).await?;
+        }
+        let margin = u64::try_from(DEADLINE_MARGIN.as_millis()).unwrap_or(u64::MAX);
+        let deadline = term.until.saturating_add(margin);
+        tenure.deadline.store(deadline, Ordering::Relaxed);
+        if is_first {
+            tracing::info!(%incarnation, "lease taken");
+            self.tenure.send_replace(Some(Arc::clone(tenure)));
+        }
+        Ok(true)
+    }
+
+    /// Makes the index in the store what it is here: writes what is missing, and looks after what is unknown.
+    async fn reconcile(&self, tenure: &Tenure) -> Result<(), StoreError> {
+        let found = self.leases.index(&tenure.incarnation).await?;
+        let missing = tenure.index.lock().reconcile(found);
+        let added = self.leases.index_add(&tenure.incarnation, &missing).await?;
+        if added == Indexed::Dead {
+            tenure.condemned.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Looks at the channels of the index in turn: so what stands there does not expire, and what is empty goes.
+    async fn look_around(&self, tenure: &Tenure) {
+        loop {
+            sleep(LOOK_INTERVAL).await;
+            if let Err(error) = self.look(tenure).await {
+                tracing::debug!(%error, "no look");
+            }
+        }
+    }
+
+    async fn look(&self, tenure: &Tenure) -> Result<(), StoreError> {
+        let due = tenure.index.lock().due(Instant::now(), LOOKS);
+        if due.is_empty() {
+            return Ok(());
+        }
+        let looks = self.leases.look(&tenure.incarnation, &due).await?;
+        if looks.iter().any(|look| look.tombstoned) {
+            // Its death itself was lost, but not here.
+            tenure.condemned.notify_one();
+        }
+        let looked = due.into_iter().zip(looks);
+        let empty = tenure.index.lock().looked(Instant::now(), looked);
+        if !empty.is_empty() {
+            // What this leaves behind is unknown to the index here, and found at the next renewal.
+            let (incarnation, by) = (&tenure.incarnation, DroppedBy::Owner);
+            self.leases.index_drop(incarnation, &empty, by).await?;
+        }
+        Ok(())
+    }
+
+    /// Said once: without it the lease ends by itself.
+    async fn resign(&self, tenure: &Tenure) {
+        let resign = async {
+            self.leases.resign(&tenure.incarnation).await?;
+            self.leases.note(&tenure.incarnation, Duration::ZERO).await
+        };
+        match timeout(RESIGN, resign).await {
+            Ok(Ok(())) => tracing::info!(incarnation = %tenure.incarnation, "resigned"),
+            Ok(Err(error)) => tracing::warn!(%error, "not resigned"),
+            Err(_) => tracing::warn!("not resigned in time"),
+        }
+    }
+
+    /// One renewal, and nothing else.
+    #[cfg(test)]
+    pub(crate) async fn take(&self) -> Incarnation {
+        let incarnation = new_incarnation(&self.id).unwrap();
+        let tenure = Arc::new(Tenure::new(incarnation.clone()));
+        assert!(self.renew(&tenure).await.unwrap());
+        incarnation
+    }
+}
+
+impl Tenure {
+    fn new(incarnation: Incarnation) -> Self {
+        Self {
+            incarnation,
+            deadline: AtomicU64::new(0),
+            index: Mutex::default(),
+            hurry: Notify::new(),
+            condemned: Notify::new(),
+            noted: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Stay {
+    /// Whose session it is.
+    pub(crate) fn incarnation(&self) -> &Incarnation {
+        &self.tenure.incarnation
+    }
+
+    /// Later than this, by the store's clock, a join must have no effect.
+    pub(crate) fn deadline(&self) -> u64 {
+        self.tenure.deadline.load(Ordering::Relaxed)
+    }
+
+    /// The incarnation was found to be declared dead.
+    pub(crate) fn condemn(&self) {
+        self.tenure.condemned.notify_one();
+    }
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        self.tenure.index.lock().exit(&self.channel);
+    }
+}
+
+#[cfg(test)]
+mod tests;
