@@ -26,6 +26,6 @@ pub use publication::{Epoch, ON_JOIN, ON_LEAVE, ON_MESSAGE, Payload, Position, P
 pub use rules::LogRule;
 pub use store::{
     Ack, ChannelFeed, ChannelStore, FeedConnection, FeedSink, Generation, Head, Join, Joined,
-    Leave, LogPage, MembersPage, Membership, Publish, Published, Publisher, Reaped, Since, Standing,
-    StoreError, StoreOptions,
+    Leave, LogPage, MembersPage, Membership, Publish, Published, Publisher, Reaped, Since,
+    Standing, StoreError, StoreOptions,
 };

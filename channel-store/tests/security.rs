@@ -1,8 +1,8 @@
 //! Encrypted connections, and users who may do no more than they must.
 
 use crate::support::{
-    Cluster, Ear, Server, Subject, becomes, eventually, free_port, from_session, incarnation, message,
-    name, read, said, session, session_of, with_key,
+    Cluster, Ear, Server, Subject, becomes, eventually, free_port, from_session, incarnation,
+    message, name, read, said, session, session_of, with_key,
 };
 use channel_store::redis::{OpenError, RedisFeed, RedisStore};
 use channel_store::{
@@ -73,7 +73,7 @@ async fn everything_works(chat: &str, connector: &str, options: StoreOptions) {
     );
     for range in [HistoryRange::Oldest, HistoryRange::Newest] {
         let page = subject.store.history(&channel, &range, 100).await.unwrap();
-        assert_eq!(page.entries.len(), 5);
+        assert_eq!(page.entries.len(), 7);
     }
     feed.unsubscribe(&channel);
     everybody_looks_after_leases(&subject, &feed).await;
@@ -88,12 +88,11 @@ async fn everybody_looks_after_leases(subject: &Subject, feed: &RedisFeed) {
         nonce,
     };
     let entries = [entry(1, "4"), entry(2, "5")];
-    assert_eq!(
-        held.index_add(&dead, &entries).await.unwrap(),
-        Indexed::Yes
-    );
+    assert_eq!(held.index_add(&dead, &entries).await.unwrap(), Indexed::Yes);
     assert_eq!(held.index(&dead).await.unwrap().len(), 2);
-    let dropped = held.index_drop(&dead, &entries[1..], DroppedBy::Owner).await;
+    let dropped = held
+        .index_drop(&dead, &entries[1..], DroppedBy::Owner)
+        .await;
     assert_eq!(dropped, Ok(1));
     held.look(&dead, &[name("4")]).await.unwrap();
     let member = session_of("c:1", "dead", 1);

@@ -103,7 +103,9 @@ impl Watch {
                 Some(state) => {
                     let known = self.observed.remove(&incarnation);
                     let known = known.filter(|known| known.until == state.until);
-                    let observation = known.unwrap_or_else(|| Observation::of(state.until)).again();
+                    let observation = known
+                        .unwrap_or_else(|| Observation::of(state.until))
+                        .again();
                     if !observation.is_enough() {
                         observed.insert(incarnation, observation);
                         continue;
@@ -149,7 +151,11 @@ impl Observation {
 }
 
 impl Parlour {
-    async fn declare_dead(&self, incarnation: &Incarnation, until: u64) -> Result<bool, StoreError> {
+    async fn declare_dead(
+        &self,
+        incarnation: &Incarnation,
+        until: u64,
+    ) -> Result<bool, StoreError> {
         let declared = self.leases.declare_dead(incarnation, until).await?;
         Ok(declared == Declared::Dead)
     }

@@ -20,8 +20,8 @@ mod validate;
 
 pub use calls::Chat;
 pub use config::{Config, Limits};
-pub use funerals::Funerals;
 pub use error::{Error, ServeError};
+pub use funerals::Funerals;
 pub use guard::Guarded;
 pub use measure::Measured;
 pub use send_stream::SendStream;

@@ -171,7 +171,8 @@ impl Client {
             format = format.with_positions();
         }
         let member = self.services.hub.attach(channel, &self.connection, format);
-        let prepared = async { tokio::join!(member.followed(), self.services.lease.enter(channel)) };
+        let prepared =
+            async { tokio::join!(member.followed(), self.services.lease.enter(channel)) };
         let ((), stay) = timeout(FOLLOW, prepared).await.ok()?;
         let stay = stay?;
         let join = JoinRequest {

@@ -1,7 +1,9 @@
 //! Leases, indexes and the directory in memory. Nothing expires: a process has few incarnations.
 
 use super::{Channels, Now};
-use crate::lease::{Declared, DroppedBy, IndexEntry, Indexed, LeaseState, Leases, Look, Renewed, Term};
+use crate::lease::{
+    Declared, DroppedBy, IndexEntry, Indexed, LeaseState, Leases, Look, Renewed, Term,
+};
 use crate::name::{ChannelName, Incarnation};
 use crate::store::StoreError;
 use async_trait::async_trait;

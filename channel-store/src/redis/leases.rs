@@ -210,10 +210,7 @@ impl Leases for RedisLeases {
         let mut cursor = 0;
         loop {
             let mut scan = redis::cmd("HSCAN");
-            scan.arg(&key)
-                .arg(cursor)
-                .arg("COUNT")
-                .arg(ENTRIES_AT_ONCE);
+            scan.arg(&key).arg(cursor).arg("COUNT").arg(ENTRIES_AT_ONCE);
             let reply = self.ask_lease(incarnation, scan).await?;
             cursor = scanned(&reply, &mut entries).ok_or_else(strange)?;
             if cursor == 0 {
@@ -263,7 +260,8 @@ impl Leases for RedisLeases {
         let Value::Array(pairs) = self.ask_directory(&SCRIPTS.due, &most).await? else {
             return Err(strange());
         };
-        let due = |pair: &[Value]| Some((Incarnation::new(text(&pair[0])?).ok()?, number(&pair[1])?));
+        let due =
+            |pair: &[Value]| Some((Incarnation::new(text(&pair[0])?).ok()?, number(&pair[1])?));
         let due = pairs.chunks_exact(2).map(due).collect::<Option<_>>();
         due.ok_or_else(strange)
     }

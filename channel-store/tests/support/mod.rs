@@ -11,9 +11,9 @@ pub(crate) use server::{Server, free_port};
 use channel_store::memory::MemoryStore;
 use channel_store::redis::{RedisFeed, RedisStore};
 use channel_store::{
-    ChannelFeed, ChannelName, ChannelStore, IdempotencyKey, Incarnation, Join, Joined, Leave,
-    Leases, LogPage, Membership, Payload, Position, Publication, Publish, Published, Route, SessionId,
-    Since, StoreError, StoreOptions, User, UserId,
+    ChannelFeed, ChannelName, ChannelStore, IdempotencyKey, Incarnation, Join, Joined, Leases,
+    Leave, LogPage, Membership, Payload, Position, Publication, Publish, Published, Route,
+    SessionId, Since, StoreError, StoreOptions, User, UserId,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

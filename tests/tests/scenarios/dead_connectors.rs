@@ -67,7 +67,11 @@ impl Rooms {
             let members = system.api(chat).members(&room(number)).await;
             assert_eq!(members.expect("chat answers"), [(name.clone(), 1)]);
             let mut told = watcher.pushes();
-            let here = self.members.iter().skip(number).step_by(self.watchers.len());
+            let here = self
+                .members
+                .iter()
+                .skip(number)
+                .step_by(self.watchers.len());
             let mut expected = vec![joined(&name)];
             for (user, _) in here {
                 expected.extend([joined(user), left(user)]);
@@ -96,20 +100,29 @@ async fn the_members_of_a_killed_connector_leave_once_within_lease_and_four_seco
 #[tokio::test]
 async fn a_chat_that_dies_amid_a_funeral_leaves_it_to_others() {
     const TRIES: usize = 8;
+    const MANY_CHANNELS: usize = 150;
     for attempt in 1.. {
         let mut system = plan(2, 3).start().await;
-        let rooms = Rooms::fill(&system, CHANNELS, MEMBERS).await;
+        let rooms = Rooms::fill(&system, MANY_CHANNELS, MEMBERS).await;
         for others in &system.chats[1..] {
             others.freeze();
         }
         system.connectors[0].kill();
-        wait::eventually("the funeral has begun", SOON, async || rooms.leaves() > 0).await;
+        // Closer than by waiting in the usual pauses: the whole funeral takes some milliseconds.
+        let begun = async {
+            while rooms.leaves() == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let begun = tokio::time::timeout(SOON, begun).await;
         system.chats[0].kill();
-        let mut done = 0;
+        begun.expect("the funeral has begun");
         // What it has written by now has all arrived when no more comes.
+        let mut done = 0;
         wait::eventually("it writes no more", SOON, async || {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            std::mem::replace(&mut done, rooms.leaves()) == rooms.leaves()
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let known = std::mem::replace(&mut done, rooms.leaves());
+            known == done
         })
         .await;
         for others in &system.chats[1..] {
