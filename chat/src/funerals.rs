@@ -8,7 +8,7 @@ use channel_store::{
     ChannelName, ChannelStore, Declared, DroppedBy, Incarnation, IndexEntry, Leases, SETTLE_TIME,
     StoreError,
 };
-use futures_util::stream::{self, StreamExt, TryStreamExt};
+use futures_util::stream::{self, StreamExt};
 use metrics::{Counter, counter, describe_counter};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,6 +23,8 @@ const POLL: Duration = Duration::from_millis(500);
 /// may have to connect again first, as this process had to.
 const OBSERVATION: Duration = Duration::from_millis(1_500);
 const POLLS: u32 = 3;
+/// Before a funeral that broke off begins again.
+const RETRY: Duration = Duration::from_secs(1);
 /// Runs of the script that reaps, at once: for all funerals, and for one.
 const REAPS: usize = 32;
 const REAPS_OF_ONE: usize = 16;
@@ -80,7 +82,13 @@ async fn watch(parlour: Arc<Parlour>) {
     let mut watch = Watch::default();
     // Chats that began together need not look together.
     sleep(POLL.mul_f64(fastrand::f64())).await;
+    let mut polled = Instant::now();
     loop {
+        if polled.elapsed() > OBSERVATION {
+            // This process stood still, and so perhaps did those that it looks after.
+            watch.observed.clear();
+        }
+        polled = Instant::now();
         if let Err(error) = watch.poll(&parlour).await {
             tracing::debug!(%error, "the directory is out of sight");
             // What was seen before says nothing about the time in between.
@@ -160,12 +168,15 @@ impl Parlour {
         Ok(declared == Declared::Dead)
     }
 
-    /// One funeral. If it breaks off, the next poll begins it again.
+    /// One funeral. If it breaks off, a later poll begins it again.
     async fn hold(self: Arc<Self>, incarnation: Incarnation, noted: u64) {
         tracing::info!(%incarnation, "funeral begins");
         match self.bury(&incarnation, noted).await {
             Ok(()) => tracing::info!(%incarnation, "funeral is over"),
-            Err(error) => tracing::warn!(%incarnation, %error, "funeral broken off"),
+            Err(error) => {
+                tracing::warn!(%incarnation, %error, "funeral broken off");
+                sleep(RETRY.mul_f64(0.5 + fastrand::f64())).await;
+            }
         }
     }
 
@@ -177,10 +188,10 @@ impl Parlour {
             // Whoever else is at it begins elsewhere.
             fastrand::shuffle(&mut index);
             let reaps = index.iter().map(|it| self.reap(&it.channel, incarnation));
-            stream::iter(reaps.collect::<Vec<_>>())
-                .buffer_unordered(REAPS_OF_ONE)
-                .try_collect::<()>()
-                .await?;
+            // All of them, whichever fail: one server that is away holds up no other's channels.
+            let reaped = stream::iter(reaps.collect::<Vec<_>>()).buffer_unordered(REAPS_OF_ONE);
+            let reaped: Vec<_> = reaped.collect().await;
+            reaped.into_iter().collect::<Result<(), _>>()?;
             sleep(SETTLE_TIME).await;
             if was_empty && self.leases.index(incarnation).await?.is_empty() {
                 return self.leases.strike(incarnation, noted).await;

@@ -60,7 +60,7 @@ impl RedisFeed {
     /// Leases, over this feed's own connections: who can't hear can't renew.
     #[must_use]
     pub fn leases(&self) -> Arc<dyn Leases> {
-        RedisLeases::new(self.nodes.clone(), self.leases.clone())
+        RedisLeases::over(self.nodes.clone(), self.leases.clone())
     }
 
     /// One question for each connection that serves some of the channels.

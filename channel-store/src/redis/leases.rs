@@ -66,7 +66,7 @@ fn call(script: &Script, keys: &[String]) -> Cmd {
 }
 
 impl RedisLeases {
-    pub(super) fn new(nodes: Arc<Nodes>, commands: LeaseCommands) -> Arc<dyn Leases> {
+    pub(super) fn over(nodes: Arc<Nodes>, commands: LeaseCommands) -> Arc<dyn Leases> {
         Arc::new(Self { nodes, commands })
     }
 

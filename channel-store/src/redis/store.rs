@@ -73,7 +73,7 @@ impl RedisStore {
     /// Leases, over this store's own connections.
     #[must_use]
     pub fn leases(&self) -> Arc<dyn Leases> {
-        RedisLeases::new(self.nodes.clone(), self.leases.clone())
+        RedisLeases::over(self.nodes.clone(), self.leases.clone())
     }
 
     async fn one(&self, channel: &ChannelName, command: Cmd) -> Result<Value, StoreError> {
