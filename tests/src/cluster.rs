@@ -43,26 +43,28 @@ impl Cluster {
         create.extend(["--cluster-replicas", "1", "--cluster-yes"]);
         redis_cli(&create).await;
         let cluster = Self { nodes };
-        wait::eventually(
-            "every node serves and every replica is linked",
-            3 * SOON,
-            async || {
-                for node in &cluster.nodes {
-                    let state = node.command(&["CLUSTER", "INFO"]).await.text();
-                    let replica =
-                        node.info("replication", "role").await.as_deref() == Some("slave");
-                    let link = node.info("replication", "master_link_status").await;
-                    if !state.is_some_and(|state| state.contains("cluster_state:ok"))
-                        || (replica && link.as_deref() != Some("up"))
-                    {
-                        return false;
-                    }
-                }
-                true
-            },
-        )
+        wait::eventually("every replica is linked", 3 * SOON, async || {
+            cluster.is_whole().await
+        })
         .await;
         cluster
+    }
+
+    /// Every node knows of three primaries that serve all slots, each with a replica that is linked.
+    async fn is_whole(&self) -> bool {
+        let mut linked = 0;
+        for node in &self.nodes {
+            let state = node.command(&["CLUSTER", "INFO"]).await.text();
+            let shards = node.command(&["CLUSTER", "SLOTS"]).await;
+            let serves = state.is_some_and(|state| state.contains("cluster_state:ok"));
+            let whole = |shard: &Value| shard.list().len() == 4;
+            if !serves || shards.list().len() != 3 || !shards.list().iter().all(whole) {
+                return false;
+            }
+            let link = node.info("replication", "master_link_status").await;
+            linked += u8::from(link.as_deref() == Some("up"));
+        }
+        linked == 3
     }
 
     /// As the product's flags take it.
@@ -109,6 +111,22 @@ impl Cluster {
             }
         }
         panic!("nobody serves slot {slot} with a replica: {shards:?}");
+    }
+
+    /// The node that serves a channel now, as an index of `nodes`.
+    ///
+    /// # Panics
+    /// When nobody serves it.
+    pub async fn of_primary(&self, channel: &str) -> usize {
+        let slot = self.slot(channel).await;
+        let shards = self.anybody(&["CLUSTER", "SLOTS"]).await;
+        let serving = shards.list().iter().find_map(|shard| match shard.list() {
+            [Value::Integer(from), Value::Integer(to), primary, ..] => {
+                (*from..=*to).contains(&slot).then_some(primary)
+            }
+            _ => None,
+        });
+        self.index(serving.expect("somebody serves the slot"))
     }
 
     /// The id of a node.

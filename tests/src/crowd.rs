@@ -200,7 +200,7 @@ impl Crowd {
     pub async fn comes_to_rest(&self, chat: &ChatApi, server: SocketAddr) -> History {
         self.fall_silent().await;
         wait::eventually("the last publication is taken", 2 * SOON, async || {
-            chat.send(ROOM, "herald", r#"{"n":0}"#, "last")
+            chat.send(ROOM, "herald", r#"{"n":1000000}"#, "last")
                 .await
                 .is_ok()
         })

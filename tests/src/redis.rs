@@ -1,5 +1,6 @@
 //! A `redis-server` of a test's own, which can be stopped, killed, frozen and started again with its data.
 
+use crate::log::Log;
 use crate::process::Process;
 use crate::resp::{self, Value};
 use crate::wait;
@@ -143,6 +144,14 @@ impl Redis {
             self.replicated().await >= written
         })
         .await;
+    }
+
+    /// The last offset that it has of a channel; 0 for none.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn published(&self, channel: &str) -> u64 {
+        Log::read(self.address(), channel).await.last
     }
 
     /// How far in its stream of changes it is, bytes: a primary's own, or what a replica has taken of its primary's.

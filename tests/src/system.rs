@@ -90,9 +90,18 @@ impl Plan {
     /// # Panics
     /// When something doesn't come up.
     pub async fn services(&self, for_chats: &str, for_connectors: &str) -> Services {
+        self.services_at(&[for_chats], &[for_connectors]).await
+    }
+
+    /// The same with several URLs, the first for the first chat and so on.
+    ///
+    /// # Panics
+    /// When something doesn't come up.
+    pub async fn services_at(&self, for_chats: &[&str], for_connectors: &[&str]) -> Services {
         let mut chats = Vec::new();
-        for _ in 0..self.chats {
-            let chat = Chat::begin(for_chats, &self.chat_flags).await;
+        for number in 0..self.chats {
+            let redis = for_chats[number % for_chats.len()];
+            let chat = Chat::begin(redis, &self.chat_flags).await;
             chat.ready().await;
             chats.push(chat);
         }
@@ -104,8 +113,9 @@ impl Plan {
                 chats.iter().map(Chat::url).collect()
             };
             let id = format!("connector-{}", number + 1);
+            let redis = for_connectors[number % for_connectors.len()];
             let flags = &self.connector_flags;
-            let connector = Connector::begin(&id, &known.join(","), for_connectors, flags).await;
+            let connector = Connector::begin(&id, &known.join(","), redis, flags).await;
             connector.ready().await;
             connectors.push(connector);
         }
