@@ -16,7 +16,7 @@ pub use name::{
 };
 pub use publication::{Epoch, ON_JOIN, ON_LEAVE, ON_MESSAGE, Payload, Position, Publication};
 pub use store::{
-    ChannelFeed, ChannelStore, FeedConnection, FeedSink, Generation, Join, Joined, Leave, LogPage,
-    MembersPage, Membership, Publish, Published, Publisher, Since, Standing, StoreError,
+    ChannelFeed, ChannelStore, FeedConnection, FeedSink, Generation, Head, Join, Joined, Leave,
+    LogPage, MembersPage, Membership, Publish, Published, Publisher, Since, Standing, StoreError,
     StoreOptions,
 };

@@ -194,6 +194,15 @@ pub struct LogPage {
     pub entries: Vec<Publication>,
 }
 
+/// Where a channel's log ends, as a feed's own server says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// The end.
+    pub position: Position,
+    /// The server lifetime that answered.
+    pub generation: Generation,
+}
+
 /// One lifetime of a server as primary (`master_replid`): opaque, compared only.
 pub type Generation = Arc<str>;
 
@@ -311,6 +320,22 @@ pub trait ChannelFeed: Send + Sync + 'static {
         since: &Since,
         limit: usize,
     ) -> Result<LogPage, StoreError>;
+
+    /// Where the logs of these channels end, asked together and cheaply, in their order; `None`: a channel without a
+    /// life, or not known. At most 500 at once.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn heads(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError> {
+        Ok(vec![None; channels.len()])
+    }
+    /// As [`heads`](Self::heads), and keeps the channels from expiring for another life.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn touch(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError> {
+        Ok(vec![None; channels.len()])
+    }
 
     /// True while a connection is up and delivering.
     fn available(&self) -> watch::Receiver<bool>;

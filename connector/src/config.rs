@@ -70,6 +70,11 @@ pub struct Config {
     )]
     pub prefix: String,
 
+    /// How often channels in use are looked after: a quiet one lives on, and what any silence hid is found. At most a
+    /// third of the shortest life of a log (chat's --log-life)
+    #[arg(long, env = "CONNECTOR_TOUCH", default_value = "60s", value_parser = duration, value_name = "TIME")]
+    pub touch: Duration,
+
     /// Text for people, json for machines
     #[arg(long, env = "CONNECTOR_LOG_FORMAT", value_enum, default_value = "text")]
     pub log_format: LogFormat,

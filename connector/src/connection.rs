@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 
 /// How many bytes may wait for clients that do not read.
 #[derive(Debug)]
@@ -97,6 +98,23 @@ impl Connection {
             self.forget(&mut queue, 1);
             self.begin_close(&mut queue, Disconnect::Slow);
         }
+    }
+
+    /// Returns when so little is queued that older publications may be added, or the connection is closing.
+    pub async fn room(&self) {
+        while self.closing().is_none() && self.queue.lock().bytes > self.share() {
+            // The task that writes the queue waits for the same.
+            if self.socket.writable().await.is_err() {
+                return;
+            }
+            yield_now().await;
+        }
+    }
+
+    /// The bytes that may be queued to bring one member up to date: what is published meanwhile needs room, too.
+    #[must_use]
+    pub fn share(&self) -> usize {
+        self.limits.connection / 8
     }
 
     /// Answers a request.

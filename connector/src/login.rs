@@ -4,6 +4,7 @@
 //! types than strings and numbers are 参数无效 (F12).
 
 use crate::codec::RequestBody;
+use crate::recovery::Recovery;
 use channel_store::{ChannelName, User, UserId};
 use serde_json::{Map, Value};
 
@@ -14,6 +15,8 @@ pub(crate) struct Login {
     pub user: User,
     /// `lessonId`: the channel that the session joins at once.
     pub channel: ChannelName,
+    /// `since`, `positions`.
+    pub recovery: Recovery,
 }
 
 /// What is wrong with a login's parameters.
@@ -45,9 +48,11 @@ impl Login {
         let (channel, _) = to_name(channel).ok_or(LoginError::Invalid)?;
         let id = UserId::new(id).map_err(|_| LoginError::Invalid)?;
         let channel = ChannelName::new(channel).map_err(|_| LoginError::Invalid)?;
+        let recovery = Recovery::parse(&fields).ok_or(LoginError::Invalid)?;
         Ok(Self {
             user: User { id, is_number },
             channel,
+            recovery,
         })
     }
 }

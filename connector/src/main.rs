@@ -24,7 +24,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let listener = listen::bind(config.listen)?;
     let admin_listener = listen::bind(config.admin)?;
 
-    let hub = Hub::new();
+    let hub = Hub::new(config.touch);
     let feed = RedisFeed::open(&config.redis, config.store_options(), hub.clone()).await;
     let feed = Arc::new(feed.context("cannot use this Redis")?);
     let chat = Chat::new(source);

@@ -8,8 +8,9 @@ use crate::codec::{Request, RequestBody};
 use crate::connection::Connection;
 use crate::departures::Departures;
 use crate::disconnect::Disconnect;
-use crate::hub::{Hub, Member};
+use crate::hub::{Hub, Judgement, Member};
 use crate::login::{Login, LoginError};
+use crate::recovery::{Recovered, Recovery};
 use crate::registry::{Registered, UserRegistry};
 use bytes::Bytes;
 use channel_store::{ChannelName, Epoch, IdempotencyKey, Incarnation, Position, SessionId, User};
@@ -52,6 +53,15 @@ pub(crate) struct Client {
     services: Arc<Services>,
     connection: Arc<Connection>,
     session: Option<Session>,
+}
+
+/// A session that has just joined.
+struct Entry {
+    session: Session,
+    /// Where its pushes begin.
+    begin: Judgement,
+    /// What its reply tells of that.
+    recovered: Option<Recovered>,
 }
 
 /// A connection bound to a user, in the channel of its login.
@@ -133,25 +143,32 @@ impl Client {
             }
             Err(_) => None,
         };
-        let Some((session, start)) = outcome else {
+        let Some(entry) = outcome else {
             registry.close(&login.user.id, &id);
             return Some(FAILED);
         };
-        self.answer(request.id, LOGGED_IN);
-        session.member.begin(start).await;
+        match &entry.recovered {
+            Some(recovered) => self.answer(request.id, &recovered.add_to(LOGGED_IN)),
+            None => self.answer(request.id, LOGGED_IN),
+        }
+        let Entry { session, begin, .. } = entry;
+        if let Some(moved) = begin.lost {
+            session.member.tell(&begin.start, moved);
+        }
+        session.member.begin(begin.start);
         self.session = Some(session);
         None
     }
 
-    /// Follows the channel first, then joins: so the own onJoin is among what the hub delivers (K2).
-    async fn enter(
-        &self,
-        login: &Login,
-        id: &SessionId,
-        deadline: Instant,
-    ) -> Option<(Session, Position)> {
-        let Login { user, channel } = login;
-        let member = self.services.hub.attach(channel, &self.connection);
+    /// Follows the channel first, then joins: so the own onJoin is among what the hub delivers (K2). What was missed is
+    /// judged last, when nothing can be missed any more.
+    async fn enter(&self, login: &Login, id: &SessionId, deadline: Instant) -> Option<Entry> {
+        let Login { user, channel, .. } = login;
+        let mut format = self.connection.format();
+        if login.recovery.is_wanted() {
+            format = format.with_positions();
+        }
+        let member = self.services.hub.attach(channel, &self.connection, format);
         timeout(FOLLOW, member.followed()).await.ok()?;
         let join = JoinRequest {
             channel: channel.to_string(),
@@ -172,8 +189,13 @@ impl Client {
                     fence: repeated,
                     member,
                 };
-                match start_of(&answer) {
-                    Some(start) => Some((session, start)),
+                let placed = place(&session.member, &login.recovery, &answer);
+                match timeout_at(deadline, placed).await.ok().flatten() {
+                    Some((begin, recovered)) => Some(Entry {
+                        session,
+                        begin,
+                        recovered,
+                    }),
                     None => {
                         self.leave(&session);
                         None
@@ -280,14 +302,32 @@ impl Services {
     }
 }
 
-/// A member begins right before its own onJoin, so that it gets it; without one, where the join found the log's end.
-fn start_of(joined: &JoinResponse) -> Option<Position> {
-    let position = joined.position.as_ref()?;
-    let offset = position.offset - u64::from(joined.published && position.offset > 0);
-    Some(Position {
-        epoch: Epoch::new(&position.epoch),
-        offset,
-    })
+/// Where a member that has joined begins, and what it is told of that if it has asked. `None`: the log did not answer.
+async fn place(
+    member: &Member,
+    recovery: &Recovery,
+    joined: &JoinResponse,
+) -> Option<(Judgement, Option<Recovered>)> {
+    let joined_at = joined.position.as_ref()?;
+    let end = Position {
+        epoch: Epoch::new(&joined_at.epoch),
+        offset: joined_at.offset,
+    };
+    if let Recovery::Since(since) = recovery {
+        let judged = member.judge(since).await;
+        let judgement = judged
+            .inspect_err(|error| tracing::debug!(%error, "position not judged"))
+            .ok()?;
+        let recovered = Recovered::judged(&judgement, &end);
+        return Some((judgement, Some(recovered)));
+    }
+    // Right before its own onJoin, so that it gets it; without one, where the join found the log's end.
+    let start = Position {
+        offset: end.offset - u64::from(joined.published && end.offset > 0),
+        ..end
+    };
+    let recovered = recovery.is_wanted().then(|| Recovered::fresh(&start));
+    Some((Judgement { start, lost: None }, recovered))
 }
 
 /// 128 random bits: never used again, and not to be guessed.

@@ -7,7 +7,7 @@ use channel_store::memory::MemoryStore;
 use clap::Parser;
 use connector::chat::{Chat, Source, TransportError};
 use connector::config::new_incarnation;
-use connector::hub::Hub;
+use connector::hub::{Hub, TOUCH_INTERVAL};
 use connector::{ClientSettings, Surroundings};
 use runtime::{LogFormat, Readiness, Shutdown, admin, cli, lifecycle, listen, telemetry};
 use std::net::SocketAddr;
@@ -57,7 +57,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     eprintln!("{}", try_next(clients, grpc));
 
     let store = MemoryStore::new(StoreOptions::default());
-    let hub = Hub::new();
+    let hub = Hub::new(TOUCH_INTERVAL);
     let feed = store.feed(hub.clone());
     // Chat outlives the connector, whose last leaves have to land.
     let chat_shutdown = Shutdown::new();

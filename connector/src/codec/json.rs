@@ -100,6 +100,12 @@ pub(super) fn push(channel: &ChannelName, publication: &Publication, out: &mut V
     text(&head, publication.payload.body(), out);
 }
 
+pub(super) fn position(channel: &ChannelName, body: &str, out: &mut Vec<u8>) {
+    let channel = Value::from(channel.as_str());
+    let head = format!(r#"{{"route":"onPosition","channel":{channel},"body":"#);
+    text(&head, body.as_bytes(), out);
+}
+
 pub(super) fn reply(id: u64, body: &[u8], out: &mut Vec<u8>) {
     text(&format!(r#"{{"id":{id},"body":"#), body, out);
 }

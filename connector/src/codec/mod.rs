@@ -10,7 +10,8 @@ mod pomelo;
 use crate::disconnect::Disconnect;
 use bytes::Bytes;
 use channel_store::body::{self, BodyError};
-use channel_store::{ChannelName, Publication};
+use channel_store::{ChannelName, Epoch, Position, Publication, Standing};
+use serde_json::Value;
 use std::time::Duration;
 
 /// What a client's message asks for.
@@ -64,15 +65,18 @@ impl RequestBody {
 /// A form that publications are encoded in, once each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WireFormat {
-    /// Pomelo's packages in binary WebSocket frames: `docs/protocols/pomelo.md`.
+    /// Pomelo's packages in binary WebSocket frames: `docs/protocols/pomelo.md`. A push is what the original pushed, so
+    /// such a client does not know where it stands.
     Pomelo,
-    /// JSON in text WebSocket frames: `docs/protocols/json.md`.
+    /// The same, for members that asked for positions: each push tells its channel, offset and time.
+    PomeloPositions,
+    /// JSON in text WebSocket frames: `docs/protocols/json.md`. Every push tells where it stands.
     Json,
 }
 
 impl WireFormat {
     /// All of them, each at its [`index`](Self::index).
-    pub const ALL: [Self; 2] = [Self::Pomelo, Self::Json];
+    pub const ALL: [Self; 3] = [Self::Pomelo, Self::PomeloPositions, Self::Json];
     /// How many there are.
     pub const COUNT: usize = Self::ALL.len();
 
@@ -80,6 +84,61 @@ impl WireFormat {
     #[must_use]
     pub const fn index(self) -> usize {
         self as usize
+    }
+
+    /// The form of the same protocol whose pushes tell where they stand.
+    #[must_use]
+    pub const fn with_positions(self) -> Self {
+        match self {
+            Self::Pomelo | Self::PomeloPositions => Self::PomeloPositions,
+            Self::Json => Self::Json,
+        }
+    }
+
+    /// True if a member can be told of a lost position; any other has to be disconnected.
+    #[must_use]
+    pub const fn tells_positions(self) -> bool {
+        match self {
+            Self::Pomelo => false,
+            Self::PomeloPositions | Self::Json => true,
+        }
+    }
+}
+
+/// Why a member's position is another one from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Moved {
+    /// What follows is of another epoch. Nothing is lost.
+    NewEpoch,
+    /// It saw publications that the log does not have: those after this position are void.
+    Diverged,
+    /// What it missed is no longer held: this position is right before the oldest that is.
+    Trimmed,
+    /// Its position is of another life of the channel, which is gone.
+    Unknown,
+}
+
+impl Moved {
+    /// What became of a position that does not stand; `None` if it does.
+    #[must_use]
+    pub const fn of(standing: Standing) -> Option<Self> {
+        match standing {
+            Standing::Head | Standing::Exact => None,
+            Standing::Diverged => Some(Self::Diverged),
+            Standing::Trimmed => Some(Self::Trimmed),
+            Standing::Unknown => Some(Self::Unknown),
+        }
+    }
+
+    /// As clients read it (CONTRACT, `onPosition`).
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::NewEpoch => "new-epoch",
+            Self::Diverged => "diverged",
+            Self::Trimmed => "trimmed",
+            Self::Unknown => "unknown",
+        }
     }
 }
 
@@ -99,7 +158,9 @@ impl Codec {
     #[must_use]
     pub fn new(format: WireFormat, heartbeat: Duration) -> Self {
         Self(match format {
-            WireFormat::Pomelo => State::Pomelo(pomelo::Decoder::new(heartbeat)),
+            WireFormat::Pomelo | WireFormat::PomeloPositions => {
+                State::Pomelo(pomelo::Decoder::new(heartbeat))
+            }
             WireFormat::Json => State::Json,
         })
     }
@@ -148,14 +209,64 @@ pub fn push(
 ) {
     match format {
         WireFormat::Pomelo => pomelo::push(publication, out),
+        WireFormat::PomeloPositions => pomelo::push_with_position(channel, publication, out),
         WireFormat::Json => json::push(channel, publication, out),
     }
+}
+
+/// Appends what moves a member to another position; nothing in a format that tells none.
+pub fn position(
+    format: WireFormat,
+    channel: &ChannelName,
+    position: &Position,
+    moved: Moved,
+    out: &mut Vec<u8>,
+) {
+    let body = || {
+        format!(
+            r#"{{"epoch":{},"offset":{},"reason":"{}"}}"#,
+            Value::from(position.epoch.as_str()),
+            position.offset,
+            moved.reason(),
+        )
+    };
+    match format {
+        WireFormat::Pomelo => {}
+        WireFormat::PomeloPositions => pomelo::position(channel, &body(), out),
+        WireFormat::Json => json::position(channel, &body(), out),
+    }
+}
+
+/// Appends publications that follow each other, from a position in this epoch on: with each change of the epoch.
+pub fn run<'a>(
+    format: WireFormat,
+    channel: &ChannelName,
+    mut epoch: &'a Epoch,
+    publications: impl IntoIterator<Item = &'a Publication>,
+    out: &mut Vec<u8>,
+) {
+    for publication in publications {
+        if publication.position.epoch != *epoch {
+            epoch = &publication.position.epoch;
+            begin_epoch(format, channel, &publication.position, out);
+        }
+        push(format, channel, publication, out);
+    }
+}
+
+/// Appends what precedes an epoch's first publication.
+pub fn begin_epoch(format: WireFormat, channel: &ChannelName, first: &Position, out: &mut Vec<u8>) {
+    let before = Position {
+        epoch: first.epoch.clone(),
+        offset: first.offset.saturating_sub(1),
+    };
+    position(format, channel, &before, Moved::NewEpoch, out);
 }
 
 /// Appends the reply to a request. `body` is one JSON value.
 pub fn reply(format: WireFormat, id: u64, body: &[u8], out: &mut Vec<u8>) {
     match format {
-        WireFormat::Pomelo => pomelo::reply(id, body, out),
+        WireFormat::Pomelo | WireFormat::PomeloPositions => pomelo::reply(id, body, out),
         WireFormat::Json => json::reply(id, body, out),
     }
 }
@@ -163,7 +274,7 @@ pub fn reply(format: WireFormat, id: u64, body: &[u8], out: &mut Vec<u8>) {
 /// Appends the server's heartbeat.
 pub fn heartbeat(format: WireFormat, out: &mut Vec<u8>) {
     match format {
-        WireFormat::Pomelo => pomelo::heartbeat(out),
+        WireFormat::Pomelo | WireFormat::PomeloPositions => pomelo::heartbeat(out),
         WireFormat::Json => json::heartbeat(out),
     }
 }
@@ -171,7 +282,7 @@ pub fn heartbeat(format: WireFormat, out: &mut Vec<u8>) {
 /// Appends the end: the protocol's own farewell, if it has one for this reason, then the WebSocket close frame.
 pub fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
     match format {
-        WireFormat::Pomelo => pomelo::close(reason, out),
+        WireFormat::Pomelo | WireFormat::PomeloPositions => pomelo::close(reason, out),
         WireFormat::Json => json::close(reason, out),
     }
 }

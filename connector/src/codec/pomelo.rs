@@ -9,8 +9,9 @@ mod text;
 use super::{Input, Request, RequestBody, refuse_attack};
 use crate::disconnect::Disconnect;
 use crate::websocket::{self, Opcode};
-use channel_store::Publication;
+use channel_store::{ChannelName, Publication};
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 use std::time::Duration;
 
@@ -176,12 +177,41 @@ fn take_id(bytes: &mut &[u8]) -> Result<u32, Disconnect> {
 }
 
 pub(super) fn push(publication: &Publication, out: &mut Vec<u8>) {
-    let route = publication.payload.route();
+    let body = text::for_clients(publication.payload.body());
+    pushed(publication.payload.route(), [&body, b"", b""], out);
+}
+
+/// For who asked for positions: the body that the original pushed, and where it stands.
+pub(super) fn push_with_position(
+    channel: &ChannelName,
+    publication: &Publication,
+    out: &mut Vec<u8>,
+) {
+    let head = format!(
+        r#"{{"channel":{},"offset":{},"time":{},"body":"#,
+        Value::from(channel.as_str()),
+        publication.position.offset,
+        publication.time,
+    );
+    let head = text::for_clients(head.as_bytes());
+    let body = text::for_clients(publication.payload.body());
+    pushed(publication.payload.route(), [&head, &body, b"}"], out);
+}
+
+pub(super) fn position(channel: &ChannelName, body: &str, out: &mut Vec<u8>) {
+    let channel = Value::from(channel.as_str());
+    let text = format!(r#"{{"channel":{channel},"body":{body}}}"#);
+    let text = text::for_clients(text.as_bytes());
+    pushed("onPosition", [&text, b"", b""], out);
+}
+
+/// A push whose body has these parts.
+fn pushed(route: &str, [first, second, third]: [&[u8]; 3], out: &mut Vec<u8>) {
     // A route that a store holds has at most 128 bytes.
     let length = u8::try_from(route.len()).unwrap_or(u8::MAX);
     let route = &route.as_bytes()[..length.into()];
-    let body = text::for_clients(publication.payload.body());
-    package(DATA, &[&[PUSH << 1, length], route, &body], out);
+    let head = [PUSH << 1, length];
+    package(DATA, &[&head, route, first, second, third], out);
 }
 
 pub(super) fn reply(id: u64, body: &[u8], out: &mut Vec<u8>) {

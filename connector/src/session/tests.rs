@@ -6,8 +6,9 @@ use crate::codec::WireFormat;
 use crate::registry::LocalRegistry;
 use crate::testing::chat::{Instance, Sends, joined};
 use crate::testing::client::{self, Told};
-use crate::testing::feed::{Script, connection, head};
+use crate::testing::feed::{Script, connection, head, page};
 use crate::testing::{at, let_run, publication, soon};
+use channel_store::{LogPage, Standing};
 use serde_json::{Value, json};
 use tonic::Status;
 
@@ -115,6 +116,103 @@ async fn a_logins_reply_comes_before_the_own_on_join_whichever_is_known_first_k2
         let_run().await;
         assert!(scene.client.has_nothing());
     }
+}
+
+fn login_with(recovery: &Value) -> Request {
+    let mut body = json!({"userId": "u", "lessonId": "room"});
+    for (name, value) in recovery.as_object().unwrap() {
+        body[name] = value.clone();
+    }
+    request(1, "connector.handler.login", &body)
+}
+
+fn logged_in_at(position: &Value, recovered: bool, replayed: u64) -> Told {
+    let mut body: Value = serde_json::from_str(LOGGED_IN).unwrap();
+    body["position"] = position.clone();
+    body["recovered"] = recovered.into();
+    body["replayed"] = replayed.into();
+    Told::Reply { id: 1, body }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_wants_positions_is_told_where_its_pushes_begin() {
+    let mut scene = scene().await;
+    let login = login_with(&json!({"positions": true}));
+    tokio::join!(scene.me.handle(login), async {
+        is_followed(&mut scene.script).await;
+        scene.instance.join().await.answer(Ok(joined("a", 5)));
+    });
+    scene.script.publish(publication("a", 5));
+    let begins = json!({"epoch": "a", "offset": 4});
+    assert_eq!(scene.client.next().await, logged_in_at(&begins, false, 0));
+    assert_eq!(scene.client.offsets(1).await, [5]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_back_is_told_first_and_then_given_what_it_missed() {
+    let mut scene = scene().await;
+    let login = login_with(&json!({"since": {"epoch": "a", "offset": 2}}));
+    tokio::join!(scene.me.handle(login), async {
+        is_followed(&mut scene.script).await;
+        scene.instance.join().await.answer(Ok(joined("a", 5)));
+        let judged = scene.script.read_from(at("a", 2)).await;
+        judged.answer(page(at("a", 2), vec![], 5));
+    });
+    scene.script.publish(publication("a", 5));
+    let read = scene.script.read_from(at("a", 2)).await;
+    let missed = vec![publication("a", 3), publication("a", 4)];
+    read.answer(page(at("a", 2), missed, 4));
+    let end = json!({"epoch": "a", "offset": 5});
+    assert_eq!(scene.client.next().await, logged_in_at(&end, true, 3));
+    assert_eq!(scene.client.offsets(3).await, [3, 4, 5]);
+    assert_eq!(scene.client.moved, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_back_to_less_than_it_had_is_told_so_between_the_reply_and_what_is_left() {
+    let mut scene = scene().await;
+    let login = login_with(&json!({"since": {"epoch": "a", "offset": 7}}));
+    tokio::join!(scene.me.handle(login), async {
+        is_followed(&mut scene.script).await;
+        scene.instance.join().await.answer(Ok(joined("b", 5)));
+        let judged = scene.script.read_from(at("a", 7)).await;
+        judged.answer(LogPage {
+            standing: Standing::Diverged,
+            ..page(at("a", 4), vec![], 5)
+        });
+    });
+    let end = json!({"epoch": "b", "offset": 5});
+    assert_eq!(scene.client.next().await, logged_in_at(&end, false, 1));
+    let told = ("a".to_owned(), 4, "diverged".to_owned());
+    assert_eq!(scene.client.next_moved().await, told);
+    scene.script.publish(publication("b", 5));
+    let read = scene.script.read_from(at("a", 4)).await;
+    read.answer(page(at("a", 4), vec![publication("b", 5)], 5));
+    assert_eq!(scene.client.offsets(1).await, [5]);
+    let begins = ("b".to_owned(), 4, "new-epoch".to_owned());
+    assert_eq!(scene.client.moved, [begins]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_position_that_cannot_be_judged_fails_the_login_and_undoes_the_join() {
+    let mut scene = scene().await;
+    let login = login_with(&json!({"since": {"epoch": "a", "offset": 2}}));
+    tokio::join!(scene.me.handle(login), async {
+        is_followed(&mut scene.script).await;
+        scene.instance.join().await.answer(Ok(joined("a", 5)));
+        scene.script.read_from(at("a", 2)).await.fail();
+    });
+    assert_eq!(scene.client.next().await, reply(1, FAILED));
+    assert!(!scene.me.is_logged_in());
+    scene.instance.leave().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_position_is_refused_before_anything_happens() {
+    let mut scene = scene().await;
+    scene.me.handle(login_with(&json!({"since": 17}))).await;
+    assert_eq!(scene.client.next().await, reply(1, INVALID));
+    assert!(scene.script.feed.follows().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

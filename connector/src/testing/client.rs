@@ -30,10 +30,15 @@ pub(crate) enum Told {
     End,
 }
 
+/// Epoch, offset and reason of an `onPosition`.
+pub(crate) type Moved = (String, u64, String);
+
 pub(crate) struct Client {
     stream: TcpStream,
     format: WireFormat,
     unread: Vec<u8>,
+    /// What it was told of its position, which is no push of the channel's.
+    pub(crate) moved: Vec<Moved>,
     /// Kept open, as the connection's task does.
     _server: OwnedReadHalf,
 }
@@ -58,6 +63,7 @@ pub(crate) async fn connect(
         stream,
         format,
         unread: Vec::new(),
+        moved: Vec::new(),
         _server: reader,
     };
     (connection, client)
@@ -85,7 +91,19 @@ impl Client {
         }
     }
 
+    /// The next thing that it is told, but for positions, which are kept in `moved`.
     pub(crate) async fn next(&mut self) -> Told {
+        loop {
+            match self.next_of_all().await {
+                Told::Push { route, body } if route == "onPosition" => {
+                    self.moved.push(moved_by(&body));
+                }
+                told => return told,
+            }
+        }
+    }
+
+    async fn next_of_all(&mut self) -> Told {
         let Some((opcode, payload)) = super::soon(self.frame()).await else {
             return Told::End;
         };
@@ -95,8 +113,44 @@ impl Client {
                 reason: String::from_utf8(payload[2..].to_vec()).unwrap(),
             },
             (2, WireFormat::Pomelo) => of_pomelo(&payload),
+            (2, WireFormat::PomeloPositions) => match of_pomelo(&payload) {
+                Told::Push { route, mut body } => {
+                    assert_eq!(body["channel"], "room");
+                    let body = body["body"].take();
+                    Told::Push { route, body }
+                }
+                told => told,
+            },
             (1, WireFormat::Json) => of_json(&payload),
             _ => panic!("opcode {opcode}"),
+        }
+    }
+
+    /// Waits until it is told of its position.
+    pub(crate) async fn next_moved(&mut self) -> Moved {
+        match self.next_of_all().await {
+            Told::Push { route, body } if route == "onPosition" => moved_by(&body),
+            other => panic!("not told of a position: {other:?}"),
+        }
+    }
+
+    /// Everything about positions until the end of the socket, in order: each push, and (with its reason) each
+    /// `onPosition`.
+    pub(crate) async fn history(&mut self) -> Vec<(String, u64, Option<String>)> {
+        let mut history = Vec::new();
+        loop {
+            match self.next_of_all().await {
+                Told::Push { route, body } if route == "onPosition" => {
+                    let (epoch, offset, reason) = moved_by(&body);
+                    history.push((epoch, offset, Some(reason)));
+                }
+                Told::Push { body, .. } => {
+                    let (epoch, offset) = position_of(&body);
+                    history.push((epoch, offset, None));
+                }
+                Told::Reply { .. } | Told::Kick(_) | Told::Close { .. } => {}
+                Told::End => return history,
+            }
         }
     }
 
@@ -138,6 +192,14 @@ impl Client {
         self.unread.is_empty()
             && read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
     }
+}
+
+fn moved_by(body: &Value) -> Moved {
+    (
+        body["epoch"].as_str().unwrap().to_owned(),
+        body["offset"].as_u64().unwrap(),
+        body["reason"].as_str().unwrap().to_owned(),
+    )
 }
 
 fn position_of(body: &Value) -> (String, u64) {

@@ -1,13 +1,14 @@
 //! A feed that brings what the test says, and whose reads the test answers.
 
-use crate::hub::Hub;
+use crate::hub::{Hub, TOUCH_INTERVAL};
 use async_trait::async_trait;
 use channel_store::{
-    ChannelFeed, ChannelName, FeedConnection, FeedSink, LogPage, Position, Publication, Since,
-    Standing, StoreError,
+    ChannelFeed, ChannelName, FeedConnection, FeedSink, Head, LogPage, Position, Publication,
+    Since, Standing, StoreError,
 };
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// A read that waits for its answer.
@@ -22,6 +23,11 @@ pub(crate) struct Feed {
     reads: mpsc::UnboundedSender<Read>,
     /// True for each subscription, false for each end of one.
     follows: Mutex<Vec<bool>>,
+    /// Where the log ends, for looks and touches; `None`: unknown, so that the hub reads.
+    pub(crate) head: Mutex<Option<Head>>,
+    /// Looks and touches so far.
+    pub(crate) looks: AtomicUsize,
+    pub(crate) touches: AtomicUsize,
 }
 
 /// What the test sees of it: one channel, [`super::channel`].
@@ -56,6 +62,19 @@ impl ChannelFeed for Feed {
         let unavailable = || StoreError::Unavailable("the test is over".into());
         self.reads.send(read).map_err(|_| unavailable())?;
         answered.await.map_err(|_| unavailable())?
+    }
+
+    async fn heads(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError> {
+        self.looks.fetch_add(1, Ordering::Relaxed);
+        Ok(vec![self.head.lock().clone(); channels.len()])
+    }
+
+    async fn touch(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError> {
+        self.touches.fetch_add(1, Ordering::Relaxed);
+        match self.head.lock().clone() {
+            Some(head) => Ok(vec![Some(head); channels.len()]),
+            None => Err(StoreError::Unavailable("the test says nothing".into())),
+        }
     }
 
     fn available(&self) -> watch::Receiver<bool> {
@@ -103,7 +122,7 @@ pub(crate) fn head(position: Position) -> LogPage {
 
 impl Script {
     pub(crate) fn new() -> Self {
-        Self::of(Hub::new())
+        Self::of(Hub::new(TOUCH_INTERVAL))
     }
 
     pub(crate) fn of(hub: Arc<Hub>) -> Self {
@@ -111,6 +130,9 @@ impl Script {
         let feed = Arc::new(Feed {
             reads: sender,
             follows: Mutex::default(),
+            head: Mutex::default(),
+            looks: AtomicUsize::new(0),
+            touches: AtomicUsize::new(0),
         });
         hub.follow(Arc::clone(&feed) as Arc<dyn ChannelFeed>);
         Self { hub, feed, reads }

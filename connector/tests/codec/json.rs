@@ -1,9 +1,10 @@
 //! JSON over WebSocket as CONTRACT fixes it, and arbitrary text.
 
 use crate::reference::{
-    Decoded, Frame, channel, codec, decode, frames, object, publication, request, written,
+    Decoded, Frame, channel, codec, decode, frames, object, publication, publication_position,
+    request, written,
 };
-use connector::codec::{self, Input, Request, RequestBody, WireFormat};
+use connector::codec::{self, Input, Moved, Request, RequestBody, WireFormat};
 use connector::disconnect::Disconnect;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -150,6 +151,12 @@ fn replies_pushes_and_heartbeats_are_written_as_the_contract_shows() {
     let out = written(|out| codec::push(WireFormat::Json, &channel("4"), &publication, out));
     let expected =
         r#"{"route":"onMessage","channel":"4","offset":17,"time":1795377365123,"body":{"type":1}}"#;
+    assert_eq!(frames(&out), [text(expected)]);
+    let out = written(|out| {
+        let at = publication_position("e1", 19);
+        codec::position(WireFormat::Json, &channel("4"), &at, Moved::Diverged, out);
+    });
+    let expected = r#"{"route":"onPosition","channel":"4","body":{"epoch":"e1","offset":19,"reason":"diverged"}}"#;
     assert_eq!(frames(&out), [text(expected)]);
     let out = written(|out| codec::heartbeat(WireFormat::Json, out));
     assert_eq!(frames(&out), [(9, vec![])]);

@@ -2,9 +2,9 @@
 
 use crate::reference::{
     Decoded, Message, RouteName, channel, codec, decode, frames, object, package, publication,
-    request, unpack, working, written,
+    publication_position, request, unpack, working, written,
 };
-use connector::codec::{self, Input, RequestBody, WireFormat};
+use connector::codec::{self, Input, Moved, RequestBody, WireFormat};
 use connector::disconnect::Disconnect;
 use proptest::prelude::*;
 
@@ -309,6 +309,44 @@ fn text_beyond_u_ffff_comes_and_goes_as_the_clients_can_write_and_read_it() {
         Message::decode(&unpack(&frames(&out)[0].1).1).body,
         expected
     );
+}
+
+#[test]
+fn who_asked_for_positions_gets_them_around_the_body() {
+    let format = WireFormat::Pomelo.with_positions();
+    let read = |out: Vec<u8>| {
+        let [(2, payload)] = &frames(&out)[..] else {
+            panic!("one binary frame");
+        };
+        let message = Message::decode(&unpack(payload).1);
+        let RouteName::Name(route) = message.route else {
+            panic!("a route by its name");
+        };
+        (route, String::from_utf8(message.body).expect("UTF-8"))
+    };
+    let publication = publication("onMessage", r#"{"type":"😀"}"#);
+    let out = written(|out| codec::push(format, &channel("4\"哈"), &publication, out));
+    let expected =
+        r#"{"channel":"4\"哈","offset":17,"time":1795377365123,"body":{"type":"\ud83d\ude00"}}"#;
+    assert_eq!(read(out), ("onMessage".into(), expected.into()));
+
+    let at = publication_position("e1", 19);
+    let told = |moved| written(|out| codec::position(format, &channel("4"), &at, moved, out));
+    for (moved, reason) in [
+        (Moved::NewEpoch, "new-epoch"),
+        (Moved::Diverged, "diverged"),
+        (Moved::Trimmed, "trimmed"),
+        (Moved::Unknown, "unknown"),
+    ] {
+        let expected =
+            format!(r#"{{"channel":"4","body":{{"epoch":"e1","offset":19,"reason":"{reason}"}}}}"#);
+        assert_eq!(read(told(moved)), ("onPosition".into(), expected));
+    }
+    let out = written(|out| {
+        let format = WireFormat::Pomelo;
+        codec::position(format, &channel("4"), &at, Moved::Diverged, out);
+    });
+    assert!(out.is_empty(), "the original's clients know no positions");
 }
 
 #[test]

@@ -230,11 +230,13 @@ pub(crate) fn publication(route: &str, body: &str) -> Publication {
     };
     let route = Route::new(route).expect("a route");
     Publication {
-        position: Position {
-            epoch: Epoch::new("e"),
-            offset: 17,
-        },
+        position: publication_position("e", 17),
         time: 1_795_377_365_123,
         payload: Payload::new(&route, &sender, body.as_bytes()),
     }
+}
+
+pub(crate) fn publication_position(epoch: &str, offset: u64) -> Position {
+    let epoch = Epoch::new(epoch);
+    Position { epoch, offset }
 }

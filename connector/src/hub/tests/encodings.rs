@@ -2,7 +2,7 @@
 
 use super::{Guest, guest, guest_at};
 use crate::codec::WireFormat;
-use crate::hub::Hub;
+use crate::hub::{Hub, TOUCH_INTERVAL};
 use crate::testing::feed::{Script, connection, head};
 use crate::testing::{at, publication, sized};
 use metrics::{
@@ -46,7 +46,7 @@ impl Recorder for Counters {
 /// A live channel at ("a", 4) with members of these formats, and what its hub counts.
 async fn counted(formats: &[WireFormat]) -> (Counters, Script, Vec<Guest>) {
     let counters = Counters::default();
-    let mut script = Script::of(with_local_recorder(&counters, Hub::new));
+    let mut script = Script::of(with_local_recorder(&counters, || Hub::new(TOUCH_INTERVAL)));
     let first = guest(&script.hub, formats[0]).await;
     script.subscribed(&connection(1));
     script.next_read().await.answer(head(at("a", 4)));

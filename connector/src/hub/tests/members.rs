@@ -4,16 +4,22 @@ use super::{guest, guest_at, room};
 use crate::codec::WireFormat;
 use crate::disconnect::Disconnect;
 use crate::testing::feed::{Script, connection, head, page};
-use crate::testing::{at, channel, client, let_run, publication};
+use crate::testing::{at, channel, client, publication};
 use channel_store::{LogPage, Standing};
 
 #[tokio::test(start_paused = true)]
-async fn when_the_position_is_lost_every_member_is_closed_with_a_reason_and_none_goes_on() {
-    for standing in [Standing::Diverged, Standing::Trimmed, Standing::Unknown] {
+async fn when_the_position_is_lost_every_member_is_told_or_else_closed_with_a_reason() {
+    for (standing, reason) in [
+        (Standing::Diverged, "diverged"),
+        (Standing::Trimmed, "trimmed"),
+        (Standing::Unknown, "unknown"),
+    ] {
         let (mut script, mut json) = room().await;
+        let mut positions = guest_at(&script.hub, WireFormat::PomeloPositions, at("a", 4)).await;
         let mut pomelo = guest_at(&script.hub, WireFormat::Pomelo, at("a", 4)).await;
-        let waiting = guest_at(&script.hub, WireFormat::Json, at("a", 6)).await;
-        let joining = guest(&script.hub, WireFormat::Json).await;
+        let mut waiting = guest_at(&script.hub, WireFormat::Json, at("a", 6)).await;
+        let waiting_pomelo = guest_at(&script.hub, WireFormat::Pomelo, at("a", 6)).await;
+        let mut joining = guest(&script.hub, WireFormat::Json).await;
         script.publish(publication("a", 5));
         script.publish(publication("b", 9));
         let lost = LogPage {
@@ -27,40 +33,71 @@ async fn when_the_position_is_lost_every_member_is_closed_with_a_reason_and_none
         script.read_from(at("a", 5)).await.answer(lost);
         // What it had until then still comes, and nothing from after the hole.
         let expected = vec![("a".to_owned(), 5)];
-        assert_eq!(json.client.rest().await, (expected.clone(), Some(4003)));
         assert_eq!(pomelo.client.rest().await, (expected, Some(1000)));
-        for guest in [&json, &pomelo, &waiting] {
+        for guest in [&pomelo, &waiting_pomelo] {
             assert_eq!(guest.connection.closing(), Some(Disconnect::PositionsLost));
         }
-        // The hub goes on from where the log stands, for those who come.
+        // The hub goes on from where the log stands, for those who were told and for those who come.
         let read = script.read_from(at("b", 7)).await;
         read.answer(page(
             at("b", 7),
             vec![publication("b", 8), publication("b", 9)],
             9,
         ));
-        let_run().await;
-        let mut joining = joining;
+        let told = ("b".to_owned(), 7, reason.to_owned());
+        json.is_given([5, 8, 9]).await;
+        positions.is_given([5, 8, 9]).await;
+        waiting.is_given([8, 9]).await;
+        for guest in [&json, &positions, &waiting] {
+            assert_eq!(guest.client.moved, std::slice::from_ref(&told));
+            assert_eq!(guest.connection.closing(), None);
+        }
         joining.begins(at("b", 8)).await;
         joining.is_given([9]).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_joiner_whose_own_position_is_lost_is_closed_alone() {
+async fn who_waits_for_what_a_trimmed_log_still_brings_is_not_told_of_a_loss() {
+    let (mut script, _json) = room().await;
+    let mut waiting = guest_at(&script.hub, WireFormat::Json, at("a", 90)).await;
+    script.publish(publication("a", 91));
+    let lost = LogPage {
+        standing: Standing::Trimmed,
+        ..page(at("a", 88), vec![], 91)
+    };
+    script.read_from(at("a", 4)).await.answer(lost);
+    let missed = (89..=91).map(|offset| publication("a", offset)).collect();
+    let read = script.read_from(at("a", 88)).await;
+    read.answer(page(at("a", 88), missed, 91));
+    waiting.is_given([91]).await;
+    assert_eq!(waiting.client.moved, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_joiner_whose_own_position_is_lost_is_told_or_closed_alone() {
     let (mut script, mut present) = room().await;
-    let joiner = guest(&script.hub, WireFormat::Json).await;
-    tokio::join!(joiner.begins(at("a", 1)), async {
-        let read = script.read_from(at("a", 1)).await;
-        read.answer(LogPage {
-            standing: Standing::Trimmed,
-            ..page(at("a", 2), vec![publication("a", 3)], 4)
-        });
-    });
-    assert_eq!(joiner.connection.closing(), Some(Disconnect::PositionsLost));
+    let pomelo = guest(&script.hub, WireFormat::Pomelo).await;
+    let mut json = guest(&script.hub, WireFormat::Json).await;
+    let lost = || LogPage {
+        standing: Standing::Trimmed,
+        ..page(
+            at("a", 2),
+            vec![publication("a", 3), publication("a", 4)],
+            4,
+        )
+    };
+    pomelo.begins(at("a", 1)).await;
+    script.read_from(at("a", 1)).await.answer(lost());
+    json.begins(at("a", 1)).await;
+    script.read_from(at("a", 1)).await.answer(lost());
+    json.is_given([3, 4]).await;
+    assert_eq!(json.client.moved, [("a".into(), 2, "trimmed".into())]);
+    assert_eq!(pomelo.connection.closing(), Some(Disconnect::PositionsLost));
     assert_eq!(present.connection.closing(), None);
     script.publish(publication("a", 5));
     present.is_given([5]).await;
+    json.is_given([5]).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -111,9 +148,9 @@ async fn members_that_come_and_go_at_the_same_time_end_with_the_channel_followed
         let (hub, connection) = (script.hub.clone(), connection.clone());
         move || {
             for _ in 0..2_000 {
-                drop(hub.attach(&channel(), &connection));
+                drop(hub.attach(&channel(), &connection, WireFormat::Json));
             }
-            stays.then(|| hub.attach(&channel(), &connection))
+            stays.then(|| hub.attach(&channel(), &connection, WireFormat::Json))
         }
     };
     for stays in [true, false] {
@@ -154,6 +191,7 @@ async fn a_channel_that_is_followed_again_begins_anew() {
 #[tokio::test(start_paused = true)]
 async fn what_waits_to_be_written_when_the_position_is_lost_still_comes_before_the_reason() {
     let (script, mut guest) = room().await;
+    let mut pomelo = guest_at(&script.hub, WireFormat::Pomelo, at("a", 4)).await;
     script.publish(publication("a", 5));
     script.publish(publication("a", 7));
     // Nothing ran in between, so nothing was written.
@@ -163,5 +201,10 @@ async fn what_waits_to_be_written_when_the_position_is_lost_still_comes_before_t
     };
     script.hub.find(&channel()).unwrap().read(lost);
     let expected = vec![("a".to_owned(), 5)];
-    assert_eq!(guest.client.rest().await, (expected, Some(4003)));
+    assert_eq!(pomelo.client.rest().await, (expected, Some(1000)));
+    assert_eq!(guest.client.position().await, ("a".to_owned(), 5));
+    assert_eq!(
+        guest.client.next_moved().await,
+        ("a".into(), 8, "trimmed".into())
+    );
 }

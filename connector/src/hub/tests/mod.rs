@@ -4,14 +4,16 @@ mod encodings;
 mod members;
 mod order;
 mod random;
+mod resuming;
 mod starting;
+mod watching;
 
 use super::{Hub, Member};
 use crate::codec::WireFormat;
 use crate::connection::Connection;
 use crate::testing::client::{self, Client};
 use crate::testing::feed::{Script, connection, head};
-use crate::testing::{at, channel, let_run, soon};
+use crate::testing::{at, channel, let_run};
 use channel_store::Position;
 use std::sync::Arc;
 
@@ -26,7 +28,7 @@ struct Guest {
 async fn guest(hub: &Arc<Hub>, format: WireFormat) -> Guest {
     let (connection, client) = client::client(format).await;
     Guest {
-        member: hub.attach(&channel(), &connection),
+        member: hub.attach(&channel(), &connection, format),
         connection,
         client,
     }
@@ -52,7 +54,8 @@ async fn room() -> (Script, Guest) {
 
 impl Guest {
     async fn begins(&self, start: Position) {
-        soon(self.member.begin(start)).await;
+        self.member.begin(start);
+        let_run().await;
     }
 
     async fn is_given_nothing(&mut self) {

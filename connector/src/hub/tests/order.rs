@@ -179,7 +179,7 @@ async fn the_log_is_read_in_pages_until_its_end() {
     let (mut script, mut guest) = room().await;
     script.publish(publication("a", 9));
     let read = script.read_from(at("a", 4)).await;
-    assert_eq!(read.limit, super::super::PAGE);
+    assert_eq!(read.limit, crate::hub::reader::PAGE);
     let two = |offset| vec![publication("a", offset), publication("a", offset + 1)];
     read.answer(page(at("a", 4), two(5), 9));
     let read = script.read_from(at("a", 6)).await;

@@ -3,13 +3,16 @@
 use super::{Guest, guest, guest_at, room};
 use crate::codec::WireFormat;
 use crate::disconnect::Disconnect;
+use crate::testing::client::Moved;
 use crate::testing::feed::{Script, connection, page};
 use crate::testing::{at, let_run, publication};
 use channel_store::Position;
 
-const PAIRS: [(WireFormat, WireFormat); 4] = [
-    (WireFormat::Json, WireFormat::Json),
+const PAIRS: [(WireFormat, WireFormat); 6] = [
+    (WireFormat::Json, WireFormat::PomeloPositions),
     (WireFormat::Json, WireFormat::Pomelo),
+    (WireFormat::Json, WireFormat::Json),
+    (WireFormat::PomeloPositions, WireFormat::Pomelo),
     (WireFormat::Pomelo, WireFormat::Json),
     (WireFormat::Pomelo, WireFormat::Pomelo),
 ];
@@ -257,61 +260,84 @@ async fn a_hub_that_reads_already_when_somebody_is_ahead_reads_once_more() {
     joiner.is_given([8]).await;
 }
 
-/// Waits at `start` while the hub stands at ("a", 4); what follows there is `next`.
-async fn waits_in_vain(start: Position, next: &[Position]) -> Option<Disconnect> {
-    let (mut script, mut present, joiner) = coming(PAIRS[0]).await;
+/// What becomes of who waits at `start` while the hub stands at ("a", 4) and `next` follows there: of a member that can
+/// be told, and of one that can't.
+async fn waits_in_vain(start: Position, next: &[Position]) -> (Vec<Moved>, Option<Disconnect>) {
+    let (mut script, mut present, told) = coming(PAIRS[0]).await;
+    let closed = guest(&script.hub, WireFormat::Pomelo).await;
     let is_known = start.epoch == at("a", 4).epoch;
-    tokio::join!(joiner.begins(start.clone()), async {
-        if !is_known {
-            let read = script.read_from(start.clone()).await;
-            read.answer(page(start.clone(), vec![], start.offset));
-        }
-    });
+    told.begins(start.clone()).await;
+    closed.begins(start.clone()).await;
     if is_known {
         script.subscribed(&connection(1));
+    } else {
+        // They ask together.
+        let read = script.read_from(start.clone()).await;
+        read.answer(page(start.clone(), vec![], start.offset));
     }
-    let entries: Vec<_> = next
-        .iter()
-        .map(|position| publication(position.epoch.as_str(), position.offset))
-        .collect();
-    let last = next[next.len() - 1].offset;
-    script
-        .read_from(at("a", 4))
-        .await
-        .answer(page(at("a", 4), entries, last));
-    present
-        .is_given(next.iter().map(|position| position.offset))
-        .await;
-    joiner.connection.closing()
+    let hubs = script.read_from(at("a", 4)).await;
+    let_run().await;
+    let entry = |it: &Position| publication(it.epoch.as_str(), it.offset);
+    let last = &next[next.len() - 1];
+    hubs.answer(page(
+        at("a", 4),
+        next.iter().map(entry).collect(),
+        last.offset,
+    ));
+    if !is_known {
+        // Both were in doubt.
+        let again = script.read_from(last.clone()).await;
+        again.answer(page(last.clone(), vec![], last.offset));
+    }
+    present.is_given(next.iter().map(|it| it.offset)).await;
+    assert_eq!(told.connection.closing(), None);
+    let mut told = told;
+    script.publish(publication(last.epoch.as_str(), last.offset + 1));
+    let_run().await;
+    told.connection.close(Disconnect::Shutdown);
+    told.client.rest().await;
+    told.client
+        .moved
+        .retain(|(_, _, reason)| reason != "new-epoch");
+    (told.client.moved, closed.connection.closing())
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_what_was_lost_is_told_and_never_left_waiting() {
-    let lost = Some(Disconnect::PositionsLost);
+    let lost = |offset, reason: &str| {
+        let moved = ("a".to_owned(), offset, reason.to_owned());
+        (vec![moved], Some(Disconnect::PositionsLost))
+    };
+    let kept = (vec![], None);
     // Its epoch ended before.
-    assert_eq!(waits_in_vain(at("a", 6), &[at("b", 5)]).await, lost);
+    assert_eq!(
+        waits_in_vain(at("a", 6), &[at("b", 5)]).await,
+        lost(4, "diverged")
+    );
     let later = [at("a", 5), at("b", 6)];
-    assert_eq!(waits_in_vain(at("a", 6), &later).await, lost);
+    assert_eq!(waits_in_vain(at("a", 6), &later).await, lost(5, "diverged"));
     // Its epoch is not in this log.
-    let other = [at("a", 5), at("d", 6), at("d", 7)];
-    assert_eq!(waits_in_vain(at("c", 6), &other).await, lost);
+    let other = [at("a", 5), at("d", 7), at("d", 8)];
+    assert_eq!(waits_in_vain(at("c", 6), &other).await, lost(5, "unknown"));
     // It may still come.
-    assert_eq!(waits_in_vain(at("c", 6), &[at("a", 5)]).await, None);
-    assert_eq!(waits_in_vain(at("a", 6), &[at("a", 5)]).await, None);
+    assert_eq!(waits_in_vain(at("c", 6), &[at("a", 5)]).await, kept);
+    assert_eq!(waits_in_vain(at("a", 6), &[at("a", 5)]).await, kept);
     let reached = [at("a", 5), at("a", 6), at("b", 7)];
-    assert_eq!(waits_in_vain(at("a", 6), &reached).await, None);
+    assert_eq!(waits_in_vain(at("a", 6), &reached).await, kept);
     let first = [at("a", 5), at("c", 6)];
-    assert_eq!(waits_in_vain(at("c", 5), &first).await, None);
+    assert_eq!(waits_in_vain(at("c", 5), &first).await, kept);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_member_whose_log_does_not_answer_for_ten_seconds_is_told_to_come_again() {
-    let (mut script, _present, joiner) = coming(PAIRS[0]).await;
-    let started = tokio::time::Instant::now();
-    tokio::select! {
-        () = joiner.begins(at("a", 1)) => {}
-        () = async { loop { script.read_from(at("a", 1)).await.fail() } } => {}
+async fn a_member_whose_log_does_not_answer_waits_until_it_does() {
+    let (mut script, _present, mut joiner) = coming(PAIRS[0]).await;
+    joiner.begins(at("a", 1)).await;
+    for _ in 0..20 {
+        script.read_from(at("a", 1)).await.fail();
     }
-    assert_eq!(joiner.connection.closing(), Some(Disconnect::PositionsLost));
-    assert_eq!(started.elapsed().as_secs(), 10);
+    let missed = (2..=4).map(|offset| publication("a", offset)).collect();
+    let read = script.read_from(at("a", 1)).await;
+    read.answer(page(at("a", 1), missed, 4));
+    joiner.is_given([2, 3, 4]).await;
+    assert_eq!(joiner.connection.closing(), None);
 }

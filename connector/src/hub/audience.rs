@@ -1,0 +1,305 @@
+//! The local members of one channel, and what is pending for their sockets.
+//!
+//! A publication is encoded once for each wire format that somebody here has; a flush gives the same bytes to all of
+//! them. A member that is told where it stands outlives the loss of its position; any other is disconnected, with a
+//! reason to reconnect.
+
+use super::HubMetrics;
+use super::ring::Ring;
+use crate::codec::{self, Moved, WireFormat};
+use crate::connection::Connection;
+use crate::disconnect::Disconnect;
+use bytes::Bytes;
+use channel_store::{ChannelName, Position, Publication};
+use slab::Slab;
+use std::sync::Arc;
+
+/// A buffer that grows beyond this is flushed at once; one that did so often does not keep its memory.
+const BATCH: usize = 64 << 10;
+const KEPT_BUFFER: usize = 4 << 10;
+
+/// A connection, and the form in which it wants this channel.
+#[derive(Clone)]
+pub(super) struct Receiver {
+    pub(super) connection: Arc<Connection>,
+    pub(super) format: WireFormat,
+}
+
+impl Receiver {
+    /// Moves it to a position, of which it is told or for which it is closed; true if it goes on from there.
+    pub(super) fn tell(&self, channel: &ChannelName, position: &Position, moved: Moved) -> bool {
+        if !self.format.tells_positions() {
+            self.connection.close(Disconnect::PositionsLost);
+            return false;
+        }
+        let mut frames = Vec::new();
+        codec::position(self.format, channel, position, moved, &mut frames);
+        self.connection.send(&frames, &mut None);
+        true
+    }
+}
+
+enum Slot {
+    /// Registered; its join is under way, or it is being brought up to date.
+    Attached(Receiver),
+    /// Begins after this position, which has not been reached yet.
+    Waiting(Receiver, Position),
+    /// Key in `live`.
+    Live(WireFormat, usize),
+}
+
+/// What an append did to the buffers.
+pub(super) struct Appended {
+    /// Somebody is to get it.
+    pub(super) pending: bool,
+    /// There is so much that it should be flushed at once.
+    pub(super) full: bool,
+}
+
+pub(super) struct Audience {
+    slots: Slab<Slot>,
+    waiting: usize,
+    live: [Slab<Arc<Connection>>; WireFormat::COUNT],
+    pending: [Vec<u8>; WireFormat::COUNT],
+    /// The position before the first pending publication, while some are.
+    flushed: Option<Position>,
+    metrics: HubMetrics,
+}
+
+impl Audience {
+    pub(super) fn new(metrics: HubMetrics) -> Self {
+        Self {
+            slots: Slab::new(),
+            waiting: 0,
+            live: Default::default(),
+            pending: Default::default(),
+            flushed: None,
+            metrics,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    pub(super) fn attach(&mut self, receiver: Receiver) -> usize {
+        self.slots.insert(Slot::Attached(receiver))
+    }
+
+    pub(super) fn detach(&mut self, member: usize) {
+        match self.slots.try_remove(member) {
+            Some(Slot::Live(format, key)) => {
+                self.live[format.index()].try_remove(key);
+                if self.live[format.index()].is_empty() {
+                    // From here on nothing is appended: what is there would have a hole when the next one comes.
+                    self.pending[format.index()].clear();
+                }
+            }
+            Some(Slot::Waiting(..)) => self.waiting -= 1,
+            Some(Slot::Attached(_)) | None => {}
+        }
+    }
+
+    /// The member that has not begun yet and has this connection.
+    fn attached(&self, member: usize, connection: &Arc<Connection>) -> Option<Receiver> {
+        match self.slots.get(member) {
+            Some(Slot::Attached(receiver)) if Arc::ptr_eq(&receiver.connection, connection) => {
+                Some(receiver.clone())
+            }
+            _ => None,
+        }
+    }
+
+    /// Lets a member begin right after `start`, where the hub stands at `position`. `false`: the ring does not have it.
+    pub(super) fn begin(
+        &mut self,
+        channel: &ChannelName,
+        (member, connection): (usize, &Arc<Connection>),
+        start: &Position,
+        position: &Position,
+        ring: &Ring,
+    ) -> bool {
+        let Some(receiver) = self.attached(member, connection) else {
+            return true;
+        };
+        if start.epoch == position.epoch && start.offset > position.offset {
+            self.wait(member, connection, start);
+            return true;
+        }
+        let Some(missed) = ring.after(start) else {
+            return false;
+        };
+        let mut frames = Vec::new();
+        let format = receiver.format;
+        match self.flushed.clone() {
+            // Everything pending is new to it, and comes with the others' flush.
+            Some(flushed) if ring.after(&flushed).is_some() && start.offset <= flushed.offset => {
+                let missed = missed.take_while(|p| p.position.offset <= flushed.offset);
+                codec::run(format, channel, &start.epoch, missed, &mut frames);
+                // Nothing is pending in a format that nobody had.
+                if self.live[format.index()].is_empty() {
+                    let pending = ring.after(&flushed).into_iter().flatten();
+                    let buffer = &mut self.pending[format.index()];
+                    codec::run(format, channel, &flushed.epoch, pending, buffer);
+                }
+            }
+            _ => {
+                codec::run(format, channel, &start.epoch, missed, &mut frames);
+                self.flush();
+            }
+        }
+        if !frames.is_empty() {
+            receiver.connection.send(&frames, &mut None);
+        }
+        self.go_live(member, receiver);
+        true
+    }
+
+    /// Lets a member begin when the hub reaches `start`.
+    pub(super) fn wait(&mut self, member: usize, connection: &Arc<Connection>, start: &Position) {
+        if let Some(receiver) = self.attached(member, connection) {
+            self.slots[member] = Slot::Waiting(receiver, start.clone());
+            self.waiting += 1;
+        }
+    }
+
+    /// Adds the publication that follows `own`, for all that are live.
+    pub(super) fn append(
+        &mut self,
+        channel: &ChannelName,
+        own: Option<&Position>,
+        publication: &Publication,
+    ) -> Appended {
+        let next = &publication.position;
+        if self.waiting > 0 {
+            if let Some(own) = own {
+                self.pass_over(channel, own, next);
+            }
+            self.wake(|start| start.epoch == next.epoch && start.offset < next.offset);
+        }
+        let begins = own.is_some_and(|own| own.epoch != next.epoch);
+        let mut appended = Appended {
+            pending: false,
+            full: false,
+        };
+        for format in WireFormat::ALL {
+            if !self.live[format.index()].is_empty() {
+                let buffer = &mut self.pending[format.index()];
+                if begins {
+                    codec::begin_epoch(format, channel, next, buffer);
+                }
+                codec::push(format, channel, publication, buffer);
+                self.metrics.encodings.increment(1);
+                appended.full |= buffer.len() >= BATCH;
+                appended.pending = true;
+            }
+        }
+        if appended.pending && self.flushed.is_none() {
+            self.flushed = own.cloned();
+        } else {
+            appended.pending = false;
+        }
+        appended
+    }
+
+    /// The hub stands here now. Who waits for that begins: the next one may be of another epoch, and would not know
+    /// them any more.
+    pub(super) fn reached(&mut self, position: &Position) {
+        if self.waiting > 0 {
+            self.wake(|start| start == position);
+        }
+    }
+
+    /// Hands everything pending to the sockets of all live members.
+    pub(super) fn flush(&mut self) {
+        self.flushed = None;
+        for (buffer, live) in self.pending.iter_mut().zip(&self.live) {
+            if buffer.is_empty() {
+                continue;
+            }
+            let mut shared: Option<Bytes> = None;
+            for (_, connection) in live {
+                connection.send(buffer, &mut shared);
+            }
+            self.metrics.writes.increment(live.len() as u64);
+            buffer.clear();
+            if buffer.capacity() > KEPT_BUFFER {
+                *buffer = Vec::new();
+            }
+        }
+    }
+
+    /// Moves everybody who has begun to a position that the log goes on from.
+    pub(super) fn tell(&mut self, channel: &ChannelName, position: &Position, moved: Moved) {
+        self.flush();
+        for (format, live) in WireFormat::ALL.into_iter().zip(&self.live) {
+            for (_, connection) in live {
+                let connection = Arc::clone(connection);
+                Receiver { connection, format }.tell(channel, position, moved);
+                self.metrics.lost(moved);
+            }
+        }
+        // What somebody waits for may still come, unless this log is known not to have it.
+        self.move_waiting(channel, position, |start| {
+            let comes = start.epoch == position.epoch && start.offset >= position.offset;
+            (moved == Moved::Diverged || !comes).then_some(moved)
+        });
+    }
+
+    /// Moves those who wait for what is not in this log, now that `next` follows `own`: it would never come.
+    fn pass_over(&mut self, channel: &ChannelName, own: &Position, next: &Position) {
+        self.move_waiting(channel, own, |start| {
+            if start.epoch == next.epoch {
+                None
+            } else if start.epoch == own.epoch {
+                Some(Moved::Diverged)
+            } else {
+                (start.offset < next.offset).then_some(Moved::Unknown)
+            }
+        });
+    }
+
+    fn move_waiting(
+        &mut self,
+        channel: &ChannelName,
+        position: &Position,
+        moved: impl Fn(&Position) -> Option<Moved>,
+    ) {
+        if self.waiting == 0 {
+            return;
+        }
+        for (member, receiver, moved) in self.waiting_for(moved) {
+            self.metrics.lost(moved);
+            self.waiting -= 1;
+            if receiver.tell(channel, position, moved) {
+                self.flush();
+                self.go_live(member, receiver);
+            } else {
+                self.slots[member] = Slot::Attached(receiver);
+            }
+        }
+    }
+
+    /// Those who are due get what comes from now on, and nothing that is pending.
+    fn wake(&mut self, is_due: impl Fn(&Position) -> bool) {
+        for (member, receiver, ()) in self.waiting_for(|start| is_due(start).then_some(())) {
+            self.flush();
+            self.waiting -= 1;
+            self.go_live(member, receiver);
+        }
+    }
+
+    fn waiting_for<T>(&self, pick: impl Fn(&Position) -> Option<T>) -> Vec<(usize, Receiver, T)> {
+        let picked = self.slots.iter().filter_map(|(member, slot)| match slot {
+            Slot::Waiting(receiver, start) => Some((member, receiver.clone(), pick(start)?)),
+            Slot::Attached(_) | Slot::Live(..) => None,
+        });
+        picked.collect()
+    }
+
+    fn go_live(&mut self, member: usize, receiver: Receiver) {
+        let format = receiver.format;
+        let key = self.live[format.index()].insert(receiver.connection);
+        self.slots[member] = Slot::Live(format, key);
+    }
+}

@@ -1,0 +1,177 @@
+//! A client that comes back: judged by the last deliveries or by the log, and given exactly what it missed.
+
+use super::{guest, room};
+use crate::codec::{Moved, WireFormat};
+use crate::connection::QueueLimits;
+use crate::hub::Judgement;
+use crate::testing::feed::{Script, connection, head, page};
+use crate::testing::{at, channel, client, publication, sized};
+use channel_store::{LogPage, Publication, Since, Standing};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+fn publications(offsets: RangeInclusive<u64>) -> Vec<Publication> {
+    offsets.map(|offset| publication("a", offset)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_warm_hub_judges_and_serves_without_a_read() {
+    let (mut script, _present) = room().await;
+    for offset in 5..=9 {
+        script.publish(publication("a", offset));
+    }
+    let mut back = guest(&script.hub, WireFormat::Json).await;
+    let judgement = back.member.judge(&at("a", 6)).await.unwrap();
+    let exact = Judgement {
+        start: at("a", 6),
+        lost: None,
+    };
+    assert_eq!(judgement, exact);
+    back.begins(judgement.start).await;
+    back.is_given([7, 8, 9]).await;
+    script.nobody_reads().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_hub_does_not_know_is_judged_by_the_log() {
+    for (standing, lost) in [
+        (Standing::Exact, None),
+        (Standing::Diverged, Some(Moved::Diverged)),
+        (Standing::Trimmed, Some(Moved::Trimmed)),
+        (Standing::Unknown, Some(Moved::Unknown)),
+    ] {
+        let (mut script, _present) = room().await;
+        let back = Arc::new(guest(&script.hub, WireFormat::Json).await);
+        let judged = tokio::spawn({
+            let back = Arc::clone(&back);
+            async move { back.member.judge(&at("a", 2)).await }
+        });
+        let read = script.read_from(at("a", 2)).await;
+        assert_eq!(read.limit, 0);
+        let start = at("a", if lost.is_some() { 3 } else { 2 });
+        read.answer(LogPage {
+            standing,
+            ..page(start.clone(), vec![], 4)
+        });
+        assert_eq!(judged.await.unwrap(), Ok(Judgement { start, lost }));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_from_one_position_are_shared_by_all_that_ask_at_once() {
+    let (mut script, _present) = room().await;
+    let mut back = Vec::new();
+    for format in WireFormat::ALL.into_iter().cycle().take(30) {
+        let guest = guest(&script.hub, format).await;
+        guest.member.begin(at("a", 1));
+        back.push(guest);
+    }
+    let read = script.read_from(at("a", 1)).await;
+    script.nobody_reads().await;
+    read.answer(page(at("a", 1), publications(2..=3), 4));
+    let read = script.read_from(at("a", 3)).await;
+    script.nobody_reads().await;
+    read.answer(page(at("a", 3), publications(4..=4), 4));
+    for guest in &mut back {
+        guest.is_given([2, 3, 4]).await;
+    }
+    script.nobody_reads().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shared_read_outlives_the_member_that_asked_first() {
+    let (mut script, _present) = room().await;
+    let first = guest(&script.hub, WireFormat::Json).await;
+    let mut second = guest(&script.hub, WireFormat::Json).await;
+    first.begins(at("a", 1)).await;
+    second.begins(at("a", 1)).await;
+    let given_up = script.read_from(at("a", 1)).await;
+    drop(first.member);
+    let read = script.read_from(at("a", 1)).await;
+    given_up.answer(page(at("a", 1), publications(2..=2), 4));
+    read.answer(page(at("a", 1), publications(2..=4), 4));
+    second.is_given([2, 3, 4]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_the_epoch_is_told_before_its_first_publication_wherever_it_comes_from() {
+    let (mut script, mut present) = room().await;
+    let mut waits = guest(&script.hub, WireFormat::PomeloPositions).await;
+    waits.begins(at("a", 5)).await;
+    script.publish(publication("a", 5));
+    script.publish(publication("b", 6));
+    let read = script.read_from(at("a", 5)).await;
+    read.answer(page(
+        at("a", 5),
+        vec![publication("b", 6), publication("b", 7)],
+        7,
+    ));
+    let told = [("b".to_owned(), 5, "new-epoch".to_owned())];
+    present.is_given([5, 6, 7]).await;
+    assert_eq!(present.client.moved, told);
+    waits.is_given([6, 7]).await;
+    assert_eq!(waits.client.moved, told);
+
+    // From the last deliveries, and from the log.
+    let mut warm = guest(&script.hub, WireFormat::PomeloPositions).await;
+    warm.begins(at("a", 4)).await;
+    warm.is_given([5, 6, 7]).await;
+    assert_eq!(warm.client.moved, told);
+    let mut cold = guest(&script.hub, WireFormat::Json).await;
+    cold.begins(at("a", 1)).await;
+    let mut missed = publications(2..=5);
+    missed.push(publication("b", 6));
+    let read = script.read_from(at("a", 1)).await;
+    read.answer(page(at("a", 1), missed, 7));
+    cold.is_given(2..=7).await;
+    assert_eq!(cold.client.moved, told);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_knows_the_epoch_is_not_told_of_it_again() {
+    let (mut script, _present) = room().await;
+    let mut joiner = guest(&script.hub, WireFormat::Json).await;
+    // Its own onJoin is the first of epoch b.
+    joiner.begins(at("b", 4)).await;
+    let read = script.read_from(at("b", 4)).await;
+    read.answer(page(at("b", 4), vec![publication("b", 5)], 5));
+    joiner.is_given([5]).await;
+    assert_eq!(joiner.client.moved, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_slowly_is_brought_up_to_date_at_its_own_pace() {
+    const SIZE: usize = 20 << 10;
+    const LAST: u64 = 2_000;
+    let mut script = Script::new();
+    let _present = guest(&script.hub, WireFormat::Json).await;
+    script.subscribed(&connection(1));
+    script.next_read().await.answer(head(at("a", LAST)));
+    let limits = QueueLimits::new(512 << 10, 512 << 20);
+    let (connection, mut client) = client::connect(WireFormat::Json, &limits).await;
+    let member = (script.hub).attach(&channel(), &connection, WireFormat::Json);
+    // Many times what may be queued for it, and more than a socket's buffers hold.
+    member.begin(at("a", 0));
+    let mut next = 1;
+    let mut most = 0;
+    while next <= LAST {
+        tokio::select! {
+            biased;
+            read = script.next_read() => {
+                let Since::Position(since) = read.since.clone() else {
+                    panic!("the head");
+                };
+                let to = LAST.min(since.offset + read.limit as u64);
+                let entries = (since.offset + 1..=to).map(|offset| sized("a", offset, SIZE));
+                read.answer(page(since, entries.collect(), LAST));
+            }
+            (_, offset) = client.position() => {
+                assert_eq!(offset, next);
+                next += 1;
+                most = most.max(limits.queued());
+            }
+        }
+        assert_eq!(connection.closing(), None);
+    }
+    assert!(most < 400 << 10, "{most} bytes were queued");
+}

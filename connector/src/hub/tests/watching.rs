@@ -1,0 +1,95 @@
+//! Looking after channels: a look instead of a read after a new connection, and a touch from time to time.
+
+use super::room;
+use crate::hub::TOUCH_INTERVAL;
+use crate::testing::feed::{connection, page};
+use crate::testing::{at, let_run, publication};
+use channel_store::{Head, Position};
+use std::sync::atomic::Ordering;
+
+fn head(position: Position, generation: &str) -> Option<Head> {
+    let generation = generation.into();
+    Some(Head {
+        position,
+        generation,
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_connection_costs_a_look_and_no_read_if_nothing_was_missed() {
+    let (mut script, mut guest) = room().await;
+    *script.feed.head.lock() = head(at("a", 4), "g");
+    script.subscribed(&connection(2));
+    let_run().await;
+    script.publish_over(1, publication("a", 5));
+    script.publish_over(2, publication("a", 5));
+    guest.is_given([5]).await;
+    script.nobody_reads().await;
+    assert_eq!(script.feed.looks.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_while_the_hub_looks_is_delivered_after_it() {
+    let (mut script, mut guest) = room().await;
+    *script.feed.head.lock() = head(at("a", 4), "g");
+    script.subscribed(&connection(2));
+    script.publish_over(2, publication("a", 5));
+    guest.is_given([5]).await;
+    script.nobody_reads().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_that_finds_anything_else_makes_the_hub_read() {
+    for found in [
+        head(at("a", 5), "g"),
+        head(at("a", 3), "g"),
+        head(at("b", 4), "g"),
+        None,
+    ] {
+        let (mut script, mut guest) = room().await;
+        *script.feed.head.lock() = found;
+        script.subscribed(&connection(2));
+        let read = script.read_from(at("a", 4)).await;
+        read.answer(page(at("a", 4), vec![publication("a", 5)], 5));
+        guest.is_given([5]).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_answered_by_another_server_is_not_the_last_word() {
+    let (mut script, mut guest) = room().await;
+    *script.feed.head.lock() = head(at("a", 4), "of the other side");
+    script.subscribed(&connection(2));
+    let read = script.read_from(at("a", 4)).await;
+    script.publish_over(2, publication("a", 5));
+    guest.is_given_nothing().await;
+    read.answer(page(at("a", 4), vec![], 4));
+    guest.is_given([5]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_channel_is_touched_and_read_when_it_is_not_where_the_hub_is() {
+    let (mut script, mut guest) = room().await;
+    *script.feed.head.lock() = head(at("a", 4), "g");
+    tokio::time::sleep(TOUCH_INTERVAL * 3).await;
+    let touches = script.feed.touches.load(Ordering::Relaxed);
+    assert!((2..=4).contains(&touches), "{touches}");
+    script.nobody_reads().await;
+    *script.feed.head.lock() = head(at("a", 5), "g");
+    tokio::time::sleep(TOUCH_INTERVAL).await;
+    let read = script.read_from(at("a", 4)).await;
+    read.answer(page(at("a", 4), vec![publication("a", 5)], 5));
+    guest.is_given([5]).await;
+    tokio::time::sleep(TOUCH_INTERVAL * 2).await;
+    script.nobody_reads().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_touch_that_was_overtaken_by_publications_is_no_reason_to_read() {
+    let (mut script, mut guest) = room().await;
+    script.publish(publication("a", 5));
+    *script.feed.head.lock() = head(at("a", 4), "g");
+    guest.is_given([5]).await;
+    tokio::time::sleep(TOUCH_INTERVAL * 2).await;
+    script.nobody_reads().await;
+}
