@@ -265,7 +265,12 @@ impl Task {
                     let _ = writer.frame(CLOSE, &1000u16.to_be_bytes()).await;
                     return self.hear_out(reader, asked, since.as_ref()).await;
                 }
-                _ = pace.tick(), if online && self.may_speak() => self.speak(&mut writer).await,
+                _ = pace.tick() => {
+                    // Asked now: it may have been told to be silent since the last time.
+                    if online && self.may_speak() {
+                        self.speak(&mut writer).await;
+                    }
+                }
                 () = sleep(PATIENCE), if !online => {
                     self.at += 1;
                     return Some("no answer to the login".into());
@@ -275,10 +280,15 @@ impl Task {
     }
 
     fn take(&mut self, (leaving, to): Order) -> Leaving {
-        let connectors = &self.character.connectors;
-        let place = to.and_then(|to| connectors.iter().position(|connector| *connector == to));
-        self.away = place.is_none();
-        self.at = place.unwrap_or(self.at);
+        self.away = to.is_none();
+        if let Some(to) = to {
+            let connectors = &mut self.character.connectors;
+            let known = connectors.iter().position(|connector| *connector == to);
+            self.at = known.unwrap_or_else(|| {
+                connectors.push(to);
+                connectors.len() - 1
+            });
+        }
         leaving
     }
 

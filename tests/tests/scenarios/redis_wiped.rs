@@ -21,13 +21,14 @@ struct Wiped {
 impl Wiped {
     /// A crowd that has spoken, and is silent now.
     async fn begin(connector_flags: &[&'static str]) -> Self {
-        let plan = Plan::of(2, 1)
+        let plan = Plan::of(3, 1)
             .chat_flags(&WHOLE_LOG)
             .connector_flags(connector_flags);
         let turn = plan.turn().await;
         let redis = Redis::forgetful().await;
         let services = plan.services(&redis.url(), &redis.url()).await;
-        let crowd = Crowd::gather(&services.addresses(), 4, 4).await;
+        // Nobody is at the third connector.
+        let crowd = Crowd::gather(&services.addresses()[..2], 4, 4).await;
         crowd.speak();
         crowd.goes_on(30).await;
         crowd.fall_silent().await;
@@ -103,7 +104,8 @@ async fn after_a_flush_who_comes_back_is_told() {
     let follower = wiped.crowd.followers().last().expect("somebody");
     follower.go_away(Leaving::Breaking).await;
     wiped.redis.command(&["FLUSHALL"]).await;
-    let connector = wiped.services.connectors[0].address();
+    // To a connector that knows nothing yet, and so must read.
+    let connector = wiped.services.connectors[2].address();
     follower.go_to(connector, Leaving::Breaking).await;
     told(follower, SOON).await;
     assert_eq!(follower.notes().read().recovered, (0, 1));
