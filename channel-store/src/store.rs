@@ -16,7 +16,7 @@ pub struct StoreOptions {
     pub prefix: String,
     /// Publications that a channel's log holds at least before the oldest go.
     pub log_entries: u64,
-    /// How long the log outlives its last publication.
+    /// How long the log outlives its last publication, and the last time that it was touched.
     pub log_life: Duration,
     /// How long an idle channel (no member, no publication) is remembered. At least `log_life`.
     pub channel_life: Duration,
@@ -197,7 +197,7 @@ pub struct LogPage {
 /// Where a channel's log ends, as a feed's own server says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
-    /// The end.
+    /// The end of the log.
     pub position: Position,
     /// The server lifetime that answered.
     pub generation: Generation,
@@ -322,20 +322,19 @@ pub trait ChannelFeed: Send + Sync + 'static {
     ) -> Result<LogPage, StoreError>;
 
     /// Where the logs of these channels end, asked together and cheaply, in their order; `None`: a channel without a
-    /// life, or not known. At most 500 at once.
+    /// life. Over the feed's own connection, as [`ChannelFeed::read`]: who stands where it says has missed nothing.
+    /// At most 500 channels a call: others wait meanwhile.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`].
-    async fn heads(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError> {
-        Ok(vec![None; channels.len()])
-    }
-    /// As [`heads`](Self::heads), and keeps the channels from expiring for another life.
+    /// [`StoreError::Unavailable`], also when the server's role or lifetime changed meanwhile: ask again.
+    async fn heads(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError>;
+
+    /// As [`ChannelFeed::heads`], and keeps the channels, their logs and their members from expiring for another life.
+    /// For channels with local members, several times in the shorter of those lives.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`].
-    async fn touch(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError> {
-        Ok(vec![None; channels.len()])
-    }
+    /// As [`ChannelFeed::heads`].
+    async fn touch(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError>;
 
     /// True while a connection is up and delivering.
     fn available(&self) -> watch::Receiver<bool>;

@@ -57,6 +57,7 @@ conformance! {
     a_feed_hears_only_what_it_follows
     a_feed_that_changes_its_mind_ends_subscribed
     a_confirmation_precedes_all_that_follows_it
+    heads_are_where_a_read_says
 }
 
 async fn publications_have_contiguous_offsets_in_one_epoch(kind: Kind) {
@@ -887,4 +888,29 @@ async fn a_confirmation_precedes_all_that_follows_it(kind: Kind) {
         "read after the confirmation, nothing is missing"
     );
     assert_eq!(heard, (heard[0]..=301).collect::<Vec<_>>());
+}
+
+async fn heads_are_where_a_read_says(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let (feed, ear) = subject.follow("4").await;
+    let generation = ear.subscribed("4", 1).await.generation;
+    let first = subject.publish(message("4", "u", "a")).await.unwrap();
+    let second = subject.publish(message("5}", "u", "b")).await.unwrap();
+    let third = subject.publish(message("4", "u", "c")).await.unwrap();
+    assert_eq!(first.position.epoch, third.position.epoch);
+    let channels = ["5}", "nobody's", "4", "4"].map(name);
+    let positions = [Some(&second), None, Some(&third), Some(&third)]
+        .map(|published| published.map(|it| it.position.clone()));
+    for heads in [feed.heads(&channels).await, feed.touch(&channels).await] {
+        let heads = heads.unwrap();
+        for head in heads.iter().flatten() {
+            assert_eq!(head.generation, generation, "of the feed's own server");
+        }
+        let found: Vec<_> = heads
+            .into_iter()
+            .map(|it| it.map(|it| it.position))
+            .collect();
+        assert_eq!(found, positions);
+    }
+    assert_eq!(feed.heads(&[]).await.unwrap(), []);
 }

@@ -691,3 +691,76 @@ async fn expiries_are_pushed_forward_seldom_not_with_each_publication() {
     subject.publish(message("4", "u", "b")).await.unwrap();
     assert_eq!(subject.server().say("TTL gc:{4}:l"), Value::Int(-1));
 }
+
+#[tokio::test]
+async fn a_touch_gives_all_keys_of_a_channel_the_lives_that_chat_gave_them() {
+    let options = StoreOptions {
+        log_life: Duration::from_secs(1_000),
+        channel_life: Duration::from_secs(2_000),
+        ..StoreOptions::default()
+    };
+    let mut subject = Subject::on(Server::start(&[]), options).await;
+    subject.join("4", "u", session("s", 1)).await.unwrap();
+    subject.join("4", "d", Membership::Detached).await.unwrap();
+    // A connector doesn't know chat's lives.
+    let ear = Arc::new(crate::support::Ear::default());
+    let url = subject.server().url();
+    let feed = RedisFeed::open(&url, StoreOptions::default(), ear)
+        .await
+        .unwrap();
+    feed.read(&name("empty"), &Since::Head, 0).await.unwrap();
+    let keys = ["m", "l", "s", "u", "d"].map(|key| format!("gc:{{4}}:{key}"));
+    let lives = |subject: &mut Subject, of: &[String]| {
+        let life = |key| match subject.server().say(&format!("TTL {key}")) {
+            Value::Int(life) => life,
+            other => panic!("{other:?}"),
+        };
+        of.iter().map(life).collect::<Vec<_>>()
+    };
+    for key in &keys {
+        subject.server().say(&format!("EXPIRE {key} 50"));
+    }
+    subject.server().say("EXPIRE gc:{empty}:m 50");
+    feed.heads(&[name("4"), name("empty")]).await.unwrap();
+    assert!(
+        lives(&mut subject, &keys).iter().all(|&life| life <= 50),
+        "a look changes nothing"
+    );
+
+    // It works out of memory, too: nobody who is there must be forgotten.
+    subject.server().say("CONFIG SET maxmemory 1");
+    feed.touch(&[name("4"), name("empty")]).await.unwrap();
+    let lives_of_4 = lives(&mut subject, &keys);
+    assert!((995..=1_000).contains(&lives_of_4[1]), "{lives_of_4:?}");
+    for index in [0, 2, 3, 4] {
+        assert!(
+            (1_995..=2_000).contains(&lives_of_4[index]),
+            "{lives_of_4:?}"
+        );
+    }
+    let empty = lives(&mut subject, &["gc:{empty}:m".to_owned()]);
+    assert!(
+        (86_390..=86_400).contains(&empty[0]),
+        "its own, where nobody has said: {empty:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_replica_tells_no_heads() {
+    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let (feed, _ear) = subject.follow("4").await;
+    subject.publish(message("4", "u", "a")).await.unwrap();
+    assert!(feed.heads(&[name("4")]).await.unwrap()[0].is_some());
+    // Faster than the connection's own look at the server.
+    subject.server().say("REPLICAOF 127.0.0.1 1");
+    let heads = feed.heads(&[name("4")]).await;
+    assert!(
+        matches!(heads, Err(StoreError::Unavailable(_))),
+        "{heads:?}"
+    );
+    let touched = feed.touch(&[name("4")]).await;
+    assert!(
+        matches!(touched, Err(StoreError::Unavailable(_))),
+        "{touched:?}"
+    );
+}

@@ -118,6 +118,17 @@ impl Channel {
         state.log.page(since, limit, generation)
     }
 
+    /// The end of the log. A touched channel lives on as if something had been published.
+    pub(super) fn head(&self, touch: bool, now: Now, options: &StoreOptions) -> Position {
+        let mut state = self.state.lock();
+        state.log.expire(now.instant, options);
+        if touch {
+            state.used = now.instant;
+            state.log.touch(now.instant);
+        }
+        state.log.head()
+    }
+
     /// True if nobody is or was here for that time.
     pub(super) fn is_idle(&self, now: Instant, life: Duration) -> bool {
         let state = self.state.lock();

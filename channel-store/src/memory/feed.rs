@@ -3,7 +3,7 @@
 use super::channel::Follower;
 use super::{Channels, Now};
 use crate::name::ChannelName;
-use crate::store::{ChannelFeed, FeedConnection, FeedSink, LogPage, Since, StoreError};
+use crate::store::{ChannelFeed, FeedConnection, FeedSink, Head, LogPage, Since, StoreError};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use std::collections::HashSet;
@@ -41,6 +41,19 @@ pub(super) fn open(
     })
 }
 
+impl MemoryFeed {
+    fn look(&self, names: &[ChannelName], touch: bool) -> Vec<Option<Head>> {
+        let (now, channels) = (Now::new(), &self.channels);
+        let head = |name| {
+            Some(Head {
+                position: channels.find(name)?.head(touch, now, &channels.options),
+                generation: channels.generation.clone(),
+            })
+        };
+        names.iter().map(head).collect()
+    }
+}
+
 #[async_trait]
 impl ChannelFeed for MemoryFeed {
     fn subscribe(&self, channel: &ChannelName) {
@@ -74,6 +87,14 @@ impl ChannelFeed for MemoryFeed {
             now,
             &channels.options,
         ))
+    }
+
+    async fn heads(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError> {
+        Ok(self.look(channels, false))
+    }
+
+    async fn touch(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError> {
+        Ok(self.look(channels, true))
     }
 
     fn available(&self) -> watch::Receiver<bool> {

@@ -55,6 +55,11 @@ impl Log {
         }
     }
 
+    /// The content lives on as if something had been published.
+    pub(super) fn touch(&mut self, now: Instant) {
+        self.published = now;
+    }
+
     /// The end of the log.
     pub(super) fn head(&self) -> Position {
         Position {

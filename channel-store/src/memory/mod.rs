@@ -127,6 +127,10 @@ struct Registry {
 }
 
 impl Channels {
+    fn find(&self, name: &ChannelName) -> Option<Arc<Channel>> {
+        self.registry.lock().by_name.get(name).cloned()
+    }
+
     fn find_or_create(&self, name: &ChannelName, now: Instant) -> Arc<Channel> {
         let mut registry = self.registry.lock();
         for _ in 0..LOOKS {

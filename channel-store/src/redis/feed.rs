@@ -5,6 +5,7 @@
 //! before. Pushes of an earlier connection can't arrive any more: the link has ended it before it makes the next.
 
 use super::connection::Connection;
+use super::heads::{Lives, heads};
 use super::keys::Keys;
 use super::link::{Link, OpenError};
 use super::read::read;
@@ -12,7 +13,7 @@ use super::reply::announced;
 use crate::name::ChannelName;
 use crate::publication::Epoch;
 use crate::store::{
-    ChannelFeed, FeedConnection, FeedSink, LogPage, Since, StoreError, StoreOptions,
+    ChannelFeed, FeedConnection, FeedSink, Head, LogPage, Since, StoreError, StoreOptions,
 };
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -30,7 +31,7 @@ const CHUNK: usize = 500;
 pub struct RedisFeed {
     link: Link,
     keys: Keys,
-    channel_seconds: String,
+    lives: Lives,
     topics: Arc<Topics>,
     available: watch::Receiver<bool>,
     follower: AbortHandle,
@@ -60,7 +61,10 @@ impl RedisFeed {
         let follower = follow(topics.clone(), link.connections(), available);
         Ok(Self {
             link,
-            channel_seconds: super::channel_seconds(&options),
+            lives: Lives {
+                log_seconds: super::seconds(options.log_life),
+                channel_seconds: super::channel_seconds(&options),
+            },
             keys,
             topics,
             available: watch_available,
@@ -96,12 +100,21 @@ impl ChannelFeed for RedisFeed {
         read(
             &connection,
             &self.keys,
-            &self.channel_seconds,
+            &self.lives.channel_seconds,
             channel,
             since,
             limit,
         )
         .await
+    }
+
+    async fn heads(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError> {
+        heads(&self.link.connection()?, &self.keys, channels, None).await
+    }
+
+    async fn touch(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError> {
+        let connection = self.link.connection()?;
+        heads(&connection, &self.keys, channels, Some(&self.lives)).await
     }
 
     fn available(&self) -> watch::Receiver<bool> {

@@ -52,6 +52,16 @@ impl ChannelKeys {
         ["m", "l", "i0", "i1"].map(|suffix| self.key(suffix))
     }
 
+    /// The channel's life.
+    pub(super) fn meta(&self) -> Key<'_> {
+        self.key("m")
+    }
+
+    /// What a channel with members must not lose, in the order of `touch.lua`.
+    pub(super) fn lasting(&self) -> [Key<'_>; 5] {
+        ["m", "l", "s", "u", "d"].map(|suffix| self.key(suffix))
+    }
+
     /// Publications, by offset.
     pub(super) fn log(&self) -> Key<'_> {
         self.key("l")

@@ -7,6 +7,7 @@
 
 mod connection;
 mod feed;
+mod heads;
 mod keys;
 mod link;
 mod read;

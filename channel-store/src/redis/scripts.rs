@@ -18,6 +18,7 @@ pub(super) struct Scripts {
     pub(super) leave: Script,
     pub(super) expire: Script,
     pub(super) read: Script,
+    pub(super) touch: Script,
 }
 
 pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
@@ -26,17 +27,19 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
     leave: joined!("#!lua flags=allow-oom": "epoch", "append", "members", "leave"),
     expire: joined!("#!lua flags=allow-oom": "epoch", "append", "members", "expire"),
     read: joined!("#!lua flags=allow-oom": "epoch", "read"),
+    touch: joined!("#!lua flags=allow-oom": "touch"),
 });
 
 impl Scripts {
     /// Every script, to be loaded.
-    pub(super) fn all(&self) -> [&Script; 5] {
+    pub(super) fn all(&self) -> [&Script; 6] {
         [
             &self.publish,
             &self.join,
             &self.leave,
             &self.expire,
             &self.read,
+            &self.touch,
         ]
     }
 }

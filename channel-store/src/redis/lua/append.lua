@@ -5,8 +5,9 @@
 --       3 seconds meta and the members' keys do (>= the log's)  4 PUBLISH or SPUBLISH
 --       5 the caller's clock, milliseconds (shown to people and paces the expiry; nothing else depends on it)
 
--- Pushes all expiries forward.
-local function refresh()
+-- Pushes all expiries forward. Notes the lives (k): who touches the channel doesn't know them; and more fields.
+local function refresh(...)
+  call('HSET', meta, 'k', ARGV[2] .. ' ' .. ARGV[3], ...)
   call('EXPIRE', log, ARGV[2])
   call('EXPIRE', meta, ARGV[3])
   call('EXPIRE', KEYS[6], ARGV[3])
@@ -36,8 +37,7 @@ local function append(data)
   local now = math.floor(ARGV[5] / 1000)
   if math.abs(now - (m[4] or 0)) >= ARGV[2] / 16 then
     m[4] = now
-    call('HSET', meta, 'x', format('%d', now))
-    refresh()
+    refresh('x', format('%d', now))
   end
   return call(ARGV[4], KEYS[5], epoch .. ' ' .. id .. '\n' .. data)
 end

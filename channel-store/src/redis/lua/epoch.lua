@@ -1,7 +1,8 @@
 -- epoch: the channel as it stands, and the beginning of a new life of its log. Part of every script of a channel, so few
 -- functions are made here: each costs every run a tenth of a microsecond, called or not.
 --
--- KEYS  1 meta (hash: g generation, e newest epoch, n last offset, t table of epochs, x and w pace the expiries)
+-- KEYS  1 meta (hash: g generation, e newest epoch, n last offset, t table of epochs, x and w pace the expiries,
+--       k "log seconds, meta seconds": how long keys live, for touch)
 --       2 log (stream)  3, 4 idempotency memory (two hashes, used in turn)
 local call, format = redis.call, string.format
 local meta, log = KEYS[1], KEYS[2]
