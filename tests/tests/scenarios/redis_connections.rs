@@ -1,13 +1,13 @@
 //! Connections to Redis that break, hang, or hear nothing, while Redis itself is well.
 
 use std::time::Duration;
-use tests::crowd::{Crowd, WHOLE_LOG, holds};
+use tests::crowd::{Crowd, ROOM, WHOLE_LOG, holds};
 use tests::history::Outcome;
 use tests::redis::Redis;
 use tests::relay::Relay;
 use tests::resp::Value;
 use tests::system::Plan;
-use tests::{long, wait};
+use tests::{SOON, long, wait};
 use tokio::time::Instant;
 
 /// How often a connector asks its feed whether it hears.
@@ -56,6 +56,45 @@ async fn redis_connections_that_are_killed_or_paused_cost_no_member_anything() {
     services.ready().await;
     let history = crowd.comes_to_rest(&services.api(0), redis.address()).await;
     println!("{killed} connections killed; {}", crowd.report());
+    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
+    assert_eq!(crowd.sum(|notes| notes.losses().len()), 0);
+    holds(&history, &[]);
+}
+
+/// The last word is said while the feed is away; when it is back it finds that out by itself.
+#[tokio::test]
+async fn what_is_said_while_a_feed_is_away_comes_though_nobody_says_anything_more() {
+    let plan = Plan::of(2, 1).chat_flags(&WHOLE_LOG);
+    let _turn = plan.turn().await;
+    let redis = Redis::start().await;
+    let relay = Relay::to(redis.address()).await;
+    let services = plan.services(&redis.url(), &relay.url()).await;
+    let crowd = Crowd::gather(&services.addresses(), 2, 4).await;
+    let api = services.api(0);
+    for round in 0..5 {
+        relay.refuse();
+        for number in 0..2 {
+            let body = format!(r#"{{"n":{}}}"#, 2 * round + number);
+            let sent = api.send(ROOM, "herald", &body, "").await;
+            sent.expect("chat's own connection is well");
+        }
+        let missed = redis.published(ROOM).await;
+        let behind = crowd.positions();
+        relay.admit();
+        assert!(
+            behind.iter().flatten().all(|at| at.offset + 2 == missed),
+            "{behind:?}"
+        );
+        wait::eventually("everybody has it", SOON, async || {
+            crowd
+                .positions()
+                .iter()
+                .flatten()
+                .all(|at| at.offset == missed)
+        })
+        .await;
+    }
+    let history = crowd.rests(&api, redis.address()).await;
     assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
     assert_eq!(crowd.sum(|notes| notes.losses().len()), 0);
     holds(&history, &[]);
