@@ -5,6 +5,7 @@ use crate::checker::{self, Finding, Kind};
 use crate::follower::{Character, Follower, Notes};
 use crate::history::{History, Member, Outcome, Position};
 use crate::log::Log;
+use crate::tongue::Tongue;
 use crate::{SOON, wait};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -52,8 +53,14 @@ impl Crowd {
     fn add(&mut self, user: &str, pace: Option<Duration>) {
         let mut connectors = self.connectors.clone();
         connectors.rotate_left(self.followers.len() % self.connectors.len());
+        // In pairs, so that both are spoken on each connector.
+        let tongue = match self.followers.len() / 2 % 2 {
+            0 => Tongue::Json,
+            _ => Tongue::Pomelo,
+        };
         self.followers.push(Follower::start(Character {
             user: user.to_owned(),
+            tongue,
             channel: ROOM.to_owned(),
             connectors,
             pace,

@@ -6,7 +6,8 @@
 use crate::history::{Content, Event, Outcome, Position, Reason};
 use crate::inbox::Inbox;
 use crate::pomelo::{LOGIN, SEND};
-use crate::websocket::{self, CLOSE, Frame, PING, PONG, Reader, TEXT, Writer};
+use crate::tongue::{Heard, Said, Tongue};
+use crate::websocket::{self, CLOSE, Frame, PING, PONG, Reader, Writer};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,10 +15,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
-/// The id of a login; messages have theirs from 1 on.
-const LOGIN_ID: u64 = 0;
+/// The id of a login; that of a message is its number and this.
+const LOGIN_ID: u64 = 1;
+const FIRST_ID: u64 = 2;
+/// After the server's heartbeat comes the client's: soon enough for any test.
+const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Before it tries again after a failure.
 const PAUSE: Duration = Duration::from_millis(50);
 /// A connection that doesn't come, or a login without an answer for so long, is given up: longer than the product may
@@ -108,6 +112,8 @@ pub struct Follower {
 pub struct Character {
     /// Its user.
     pub user: String,
+    /// The protocol that it speaks.
+    pub tongue: Tongue,
     /// Where it logs in.
     pub channel: String,
     /// Where it may connect to: first to the first, after a failure to the next.
@@ -214,7 +220,8 @@ impl Task {
             }
             let connectors = &self.character.connectors;
             let address = connectors[self.at % connectors.len()];
-            let connected = timeout(PATIENCE, websocket::connect(address, "/ws", None)).await;
+            let path = self.character.tongue.path();
+            let connected = timeout(PATIENCE, websocket::connect(address, path, None)).await;
             if let Ok(Ok((writer, reader))) = connected {
                 let ended = self.attend(writer, reader).await;
                 self.lose_touch(ended);
@@ -227,11 +234,20 @@ impl Task {
 
     /// From one login to the end of the connection: how it ended if that was not its own doing.
     async fn attend(&mut self, mut writer: Writer, mut reader: Reader) -> Option<String> {
-        let asked = Instant::now();
+        let tongue = self.character.tongue;
         let since = self.notes.read().position.clone();
-        self.login(&mut writer, since.as_ref()).await;
+        let asked = Asked {
+            at: Instant::now(),
+            since,
+        };
+        say(
+            &mut writer,
+            tongue.hello().unwrap_or_else(|| self.login(&asked)),
+        )
+        .await;
         let mut pace = interval(self.character.pace.unwrap_or(PATIENCE));
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heartbeat = None;
         loop {
             let online = self.notes.read().online;
             tokio::select! {
@@ -242,19 +258,23 @@ impl Task {
                         Err(error) => return Some(error.to_string()),
                     };
                     match frame.opcode {
-                        PING => {
-                            let _ = writer.frame(PONG, &frame.payload).await;
-                        }
+                        PING => say(&mut writer, (PONG, frame.payload.to_vec())).await,
                         CLOSE => {
                             let (code, reason) = frame.close();
-                            let _ = writer.frame(CLOSE, &frame.payload).await;
+                            say(&mut writer, (CLOSE, frame.payload.to_vec())).await;
                             return Some(format!("{code} {reason}"));
                         }
-                        _ => {
-                            if let Err(refused) = self.message(&frame, asked, since.as_ref()) {
-                                return Some(refused);
+                        _ => match self.data(&frame, &asked) {
+                            Ok(owed) if owed.contains(&Heard::Handshake) => {
+                                say(&mut writer, tongue.greeting()).await;
+                                say(&mut writer, self.login(&asked)).await;
                             }
-                        }
+                            Ok(owed) if owed.contains(&Heard::Heartbeat) => {
+                                heartbeat = Some(Instant::now() + HEARTBEAT);
+                            }
+                            Ok(_) => {}
+                            Err(refused) => return Some(refused),
+                        },
                     }
                 }
                 Some(order) = self.orders.recv() => {
@@ -262,8 +282,8 @@ impl Task {
                         let _ = writer.reset_on_drop();
                         return None;
                     }
-                    let _ = writer.frame(CLOSE, &1000u16.to_be_bytes()).await;
-                    return self.hear_out(reader, asked, since.as_ref()).await;
+                    say(&mut writer, (CLOSE, 1000u16.to_be_bytes().to_vec())).await;
+                    return self.hear_out(reader, &asked).await;
                 }
                 _ = pace.tick() => {
                     // Asked now: it may have been told to be silent since the last time.
@@ -271,12 +291,115 @@ impl Task {
                         self.speak(&mut writer).await;
                     }
                 }
-                () = sleep(PATIENCE), if !online => {
+                () = sleep_until(heartbeat.unwrap_or(asked.at)), if heartbeat.is_some() => {
+                    heartbeat = None;
+                    say(&mut writer, tongue.heartbeat()).await;
+                }
+                () = sleep_until(asked.at + PATIENCE), if !online => {
                     self.at += 1;
                     return Some("no answer to the login".into());
                 }
             }
         }
+    }
+
+    /// Takes what still comes before the server's close.
+    async fn hear_out(&mut self, mut reader: Reader, asked: &Asked) -> Option<String> {
+        let rest = async {
+            while let Ok(Some(frame)) = reader.frame().await {
+                match frame.opcode {
+                    CLOSE => break,
+                    PING => {}
+                    _ => {
+                        if self.data(&frame, asked).is_err() {
+                            break;
+                        }
+                    }
+                }
+            }
+        };
+        match timeout(PATIENCE, rest).await {
+            Ok(()) => None,
+            Err(_) => Some("no answer to the close".into()),
+        }
+    }
+
+    fn login(&self, asked: &Asked) -> Said {
+        let character = &self.character;
+        let mut body = json!({ "userId": character.user, "lessonId": character.channel });
+        match &asked.since {
+            Some(at) => body["since"] = json!({ "epoch": at.epoch, "offset": at.offset }),
+            None => body["positions"] = true.into(),
+        }
+        character.tongue.request(LOGIN_ID, LOGIN, &body, None)
+    }
+
+    fn may_speak(&self) -> bool {
+        let wanted = self.character.pace.is_some() && *self.character.speaking.borrow();
+        wanted && self.sent.len() < WINDOW
+    }
+
+    async fn speak(&mut self, writer: &mut Writer) {
+        let number = self.numbers;
+        self.numbers += 1;
+        self.sent.insert(number, Instant::now());
+        self.notes.write(|notes| {
+            notes.said.insert(number, None);
+        });
+        let key = format!("{}-{number}", self.character.user);
+        let body = json!({ "n": number });
+        let tongue = self.character.tongue;
+        say(
+            writer,
+            tongue.request(FIRST_ID + number, SEND, &body, Some(&key)),
+        )
+        .await;
+    }
+
+    /// Takes a data frame and returns what is to be answered to; what it refuses ends the connection.
+    fn data(&mut self, frame: &Frame, asked: &Asked) -> Result<Vec<Heard>, String> {
+        let heard = match self.character.tongue.understand(frame) {
+            Ok(heard) => heard,
+            Err(what) => {
+                self.notes
+                    .write(|notes| notes.events.push(Event::Puzzled(what.clone())));
+                return Err(what);
+            }
+        };
+        for heard in &heard {
+            if let Heard::Message(message) = heard {
+                self.message(message, asked)?;
+            }
+        }
+        Ok(heard)
+    }
+
+    fn message(&mut self, message: &Value, asked: &Asked) -> Result<(), String> {
+        let mut outcome = Ok(());
+        self.notes.write(|notes| {
+            let Some(id) = message.get("id") else {
+                if let Err(what) = push(notes, &self.character.channel, message) {
+                    notes
+                        .events
+                        .push(Event::Puzzled(format!("{what}: {message}")));
+                }
+                return;
+            };
+            let body = &message["body"];
+            if *id == LOGIN_ID {
+                notes.answered(asked.at);
+                outcome = logged_in(notes, body, asked.since.as_ref());
+                return;
+            }
+            let number = id.as_u64().and_then(|id| id.checked_sub(FIRST_ID));
+            match number.and_then(|number| Some((number, self.sent.remove(&number)?))) {
+                Some((number, since)) => sent(notes, body, number, since),
+                None => notes
+                    .events
+                    .push(Event::Puzzled(format!("an answer to nothing: {message}"))),
+            }
+        });
+        outcome
     }
 
     fn take(&mut self, (leaving, to): Order) -> Leaving {
@@ -290,105 +413,6 @@ impl Task {
             });
         }
         leaving
-    }
-
-    /// Takes what still comes before the server's close.
-    async fn hear_out(
-        &mut self,
-        mut reader: Reader,
-        asked: Instant,
-        since: Option<&Position>,
-    ) -> Option<String> {
-        let rest = async {
-            while let Ok(Some(frame)) = reader.frame().await {
-                match frame.opcode {
-                    CLOSE => break,
-                    PING => {}
-                    _ => {
-                        if self.message(&frame, asked, since).is_err() {
-                            break;
-                        }
-                    }
-                }
-            }
-        };
-        match timeout(PATIENCE, rest).await {
-            Ok(()) => None,
-            Err(_) => Some("no answer to the close".into()),
-        }
-    }
-
-    async fn login(&self, writer: &mut Writer, since: Option<&Position>) {
-        let mut body = json!({
-            "userId": self.character.user,
-            "lessonId": self.character.channel,
-        });
-        match since {
-            Some(at) => body["since"] = json!({ "epoch": at.epoch, "offset": at.offset }),
-            None => body["positions"] = true.into(),
-        }
-        let request = json!({ "id": LOGIN_ID, "route": LOGIN, "body": body });
-        let _ = writer.frame(TEXT, request.to_string().as_bytes()).await;
-    }
-
-    fn may_speak(&self) -> bool {
-        let wanted = self.character.pace.is_some() && *self.character.speaking.borrow();
-        wanted && self.sent.len() < WINDOW
-    }
-
-    async fn speak(&mut self, writer: &mut Writer) {
-        let number = self.numbers;
-        self.numbers += 1;
-        let request = json!({
-            "id": number + 1,
-            "route": SEND,
-            "key": format!("{}-{number}", self.character.user),
-            "body": { "n": number },
-        });
-        self.sent.insert(number, Instant::now());
-        self.notes.write(|notes| {
-            notes.said.insert(number, None);
-        });
-        let _ = writer.frame(TEXT, request.to_string().as_bytes()).await;
-    }
-
-    /// Takes a data message; what it refuses ends the connection.
-    fn message(
-        &mut self,
-        frame: &Frame,
-        asked: Instant,
-        since: Option<&Position>,
-    ) -> Result<(), String> {
-        let message: Result<Value, _> = serde_json::from_slice(&frame.payload);
-        let mut outcome = Ok(());
-        self.notes.write(|notes| {
-            outcome = match message {
-                Ok(message) if message.get("id").is_some() => {
-                    let id = message["id"].as_u64().unwrap_or(u64::MAX);
-                    let body = &message["body"];
-                    if id == LOGIN_ID {
-                        notes.answered(asked);
-                        logged_in(notes, body, since)
-                    } else {
-                        sent(notes, body, id - 1, self.sent.remove(&(id - 1)));
-                        Ok(())
-                    }
-                }
-                Ok(message) => {
-                    if let Err(what) = push(notes, &self.character.channel, &message) {
-                        notes
-                            .events
-                            .push(Event::Puzzled(format!("{what}: {message}")));
-                    }
-                    Ok(())
-                }
-                Err(error) => {
-                    notes.events.push(Event::Puzzled(error.to_string()));
-                    Ok(())
-                }
-            };
-        });
-        outcome
     }
 
     /// The connection is over, and with it all answers.
@@ -406,6 +430,17 @@ impl Task {
             notes.events.push(Event::Ended(how));
         });
     }
+}
+
+/// A login.
+struct Asked {
+    at: Instant,
+    since: Option<Position>,
+}
+
+/// Sends a frame; that the connection is gone by now will be heard.
+async fn say(writer: &mut Writer, (opcode, payload): Said) {
+    let _ = writer.frame(opcode, &payload).await;
 }
 
 fn logged_in(notes: &mut Notes, body: &Value, since: Option<&Position>) -> Result<(), String> {
@@ -442,7 +477,7 @@ fn logged_in(notes: &mut Notes, body: &Value, since: Option<&Position>) -> Resul
     Ok(())
 }
 
-fn sent(notes: &mut Notes, body: &Value, number: u64, since: Option<Instant>) {
+fn sent(notes: &mut Notes, body: &Value, number: u64, since: Instant) {
     let outcome = match body["code"].as_u64() {
         Some(0) => Outcome::Acknowledged,
         Some(500) => Outcome::Unknown,
@@ -453,9 +488,7 @@ fn sent(notes: &mut Notes, body: &Value, number: u64, since: Option<Instant>) {
     } else {
         *notes.refusals.entry(body.to_string()).or_default() += 1;
     }
-    if let Some(since) = since {
-        notes.answered(since);
-    }
+    notes.answered(since);
     notes.said.insert(number, Some(outcome));
 }
 

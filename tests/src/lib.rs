@@ -25,6 +25,7 @@ pub mod resp;
 pub mod sentinels;
 pub mod service;
 pub mod system;
+pub mod tongue;
 pub mod transcript;
 pub mod turn;
 pub mod wait;
