@@ -5,16 +5,20 @@
 //! processes, `memory` the one for a single process.
 
 pub mod body;
+mod history;
 pub mod memory;
 mod name;
 mod publication;
 pub mod redis;
+mod rules;
 mod store;
 
+pub use history::{HistoryPage, HistoryRange};
 pub use name::{
     ChannelName, IdempotencyKey, Incarnation, NameError, Route, SessionId, User, UserId,
 };
 pub use publication::{Epoch, ON_JOIN, ON_LEAVE, ON_MESSAGE, Payload, Position, Publication};
+pub use rules::LogRule;
 pub use store::{
     ChannelFeed, ChannelStore, FeedConnection, FeedSink, Generation, Head, Join, Joined, Leave,
     LogPage, MembersPage, Membership, Publish, Published, Publisher, Since, Standing, StoreError,

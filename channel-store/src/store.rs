@@ -2,8 +2,10 @@
 //!
 //! Both implementations, Redis and memory, pass the one suite in `tests/conformance.rs`.
 
+use crate::history::{HistoryPage, HistoryRange};
 use crate::name::{ChannelName, IdempotencyKey, Incarnation, SessionId, User, UserId};
 use crate::publication::{Payload, Position, Publication};
+use crate::rules::LogRule;
 use async_trait::async_trait;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +20,10 @@ pub struct StoreOptions {
     pub log_entries: u64,
     /// How long the log outlives its last publication, and the last time that it was touched.
     pub log_life: Duration,
+    /// Whether onJoin and onLeave are published. Who is a member is known all the same.
+    pub announce_members: bool,
+    /// Channels for which other bounds hold; the first rule that matches does.
+    pub log_rules: Vec<LogRule>,
     /// How long an idle channel (no member, no publication) is remembered. At least `log_life`.
     pub channel_life: Duration,
     /// How long an idempotency key is remembered at least.
@@ -35,6 +41,8 @@ impl Default for StoreOptions {
             prefix: "gc".into(),
             log_entries: 1_000,
             log_life: day,
+            announce_members: true,
+            log_rules: Vec::new(),
             channel_life: day,
             key_life: Duration::from_secs(300),
             detached_life: Duration::from_secs(60),
@@ -226,14 +234,16 @@ pub trait ChannelStore: Send + Sync + 'static {
             .unwrap_or_else(|| Err(StoreError::Unavailable("no answer".into())))
     }
 
-    /// Makes a session a member; publishes onJoin for the user's first session. Idempotent.
+    /// Makes a session a member; publishes onJoin for the user's first session, where members are
+    /// announced. Idempotent.
     ///
     /// # Errors
     /// [`StoreError::StaleOperation`] if the session has left with a higher operation;
     /// [`StoreError::ConnectorDead`], [`StoreError::Full`], [`StoreError::Unavailable`].
     async fn join(&self, join: Join) -> Result<Joined, StoreError>;
 
-    /// Ends a membership that is older than this operation; publishes onLeave for the user's last session.
+    /// Ends a membership that is older than this operation; publishes onLeave for the user's last session, where
+    /// members are announced.
     /// Answers false if there was none. Idempotent.
     ///
     /// # Errors
@@ -251,6 +261,17 @@ pub trait ChannelStore: Send + Sync + 'static {
         page: Option<&str>,
         limit: usize,
     ) -> Result<MembersPage, StoreError>;
+
+    /// At most `limit` publications of a range of the log.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn history(
+        &self,
+        channel: &ChannelName,
+        range: &HistoryRange,
+        limit: usize,
+    ) -> Result<HistoryPage, StoreError>;
 
     /// True while the store answers.
     fn available(&self) -> watch::Receiver<bool>;

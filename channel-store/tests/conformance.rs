@@ -6,8 +6,8 @@ use crate::support::{
     offsets, read, said, session, text_user, with_key,
 };
 use channel_store::{
-    Epoch, Membership, ON_JOIN, ON_LEAVE, Position, Publication, Since, Standing, StoreError,
-    StoreOptions,
+    Epoch, HistoryRange, LogRule, Membership, ON_JOIN, ON_LEAVE, Position, Publication, Since,
+    Standing, StoreError, StoreOptions,
 };
 use futures_util::future::join_all;
 use std::collections::BTreeSet;
@@ -58,6 +58,10 @@ conformance! {
     a_feed_that_changes_its_mind_ends_subscribed
     a_confirmation_precedes_all_that_follows_it
     heads_are_where_a_read_says
+    a_log_rule_holds_for_the_channels_that_it_matches
+    where_members_are_not_announced_they_are_counted_in_silence
+    history_goes_both_ways_and_says_when_there_is_more
+    history_judges_where_it_begins
 }
 
 async fn publications_have_contiguous_offsets_in_one_epoch(kind: Kind) {
@@ -913,4 +917,215 @@ async fn heads_are_where_a_read_says(kind: Kind) {
         assert_eq!(found, positions);
     }
     assert_eq!(feed.heads(&[]).await.unwrap(), []);
+}
+
+async fn a_log_rule_holds_for_the_channels_that_it_matches(kind: Kind) {
+    let rule = LogRule {
+        pattern: "small*".into(),
+        entries: Some(10),
+        life: None,
+        announce_members: None,
+    };
+    let options = StoreOptions {
+        log_rules: vec![rule],
+        ..StoreOptions::default()
+    };
+    let subject = Subject::with(kind, options).await;
+    let publisher = subject.store.publisher().unwrap();
+    for channel in ["small", "small:1", "other small"] {
+        let messages = (0..500).map(|_| message(channel, "u", "a")).collect();
+        publisher.publish(messages).await.unwrap();
+        let held = subject.log(channel).await.len();
+        let expected = if channel.starts_with("small") {
+            10..=250
+        } else {
+            500..=500
+        };
+        assert!(expected.contains(&held), "{channel}: {held}");
+    }
+}
+
+async fn where_members_are_not_announced_they_are_counted_in_silence(kind: Kind) {
+    let rule = LogRule {
+        pattern: "quiet".into(),
+        entries: None,
+        life: None,
+        announce_members: Some(false),
+    };
+    let options = StoreOptions {
+        log_rules: vec![rule],
+        detached_life: Duration::from_millis(1),
+        ..StoreOptions::default()
+    };
+    let subject = Subject::with(kind, options).await;
+    let (feed, ear) = subject.follow("quiet").await;
+    let first = subject.join("quiet", "u", session("s", 1)).await.unwrap();
+    assert!(!first.published);
+    assert_eq!(first.position.offset, 0);
+    assert_eq!(subject.members("quiet").await, [("u".to_owned(), 1)]);
+    let spoken = from_session(message("quiet", "u", "a"), "s");
+    let spoken = subject.publish(spoken).await.unwrap().position;
+    let page = read(&*feed, "quiet", &first.position, 10).await;
+    assert_eq!(
+        page.standing,
+        Standing::Exact,
+        "a position without an onJoin stands"
+    );
+    assert_eq!(page.entries.len(), 1);
+
+    let second = subject.join("quiet", "v", session("t", 2)).await.unwrap();
+    assert_eq!(
+        second,
+        channel_store::Joined {
+            published: false,
+            position: spoken
+        }
+    );
+    assert_eq!(
+        subject.join("quiet", "u", session("s", 1)).await.unwrap(),
+        first
+    );
+    subject
+        .join("quiet", "bot", Membership::Detached)
+        .await
+        .unwrap();
+    assert!(subject.leave("quiet", "u", session("s", 3)).await);
+    eventually("the bot's expiry", async || {
+        subject.members("quiet").await == [("v".to_owned(), 1)]
+    })
+    .await;
+    subject.publish(message("quiet", "v", "b")).await.unwrap();
+    let said_there = said(&ear.heard("quiet", 2).await);
+    assert_eq!(said_there, ["onMessage a", "onMessage b"]);
+    assert!(
+        subject
+            .join("loud", "u", session("s", 4))
+            .await
+            .unwrap()
+            .published
+    );
+}
+
+async fn history_goes_both_ways_and_says_when_there_is_more(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    for n in 1..=10 {
+        subject
+            .publish(message("4", "u", &format!("{n}")))
+            .await
+            .unwrap();
+    }
+    let log = subject.log("4").await;
+    let at = |offset: usize| log[offset - 1].position.clone();
+    let start = Position { offset: 0, ..at(1) };
+    for (range, expected, position) in [
+        (HistoryRange::Oldest, (1..=10).collect::<Vec<_>>(), &start),
+        (
+            HistoryRange::After(start.clone()),
+            (1..=10).collect(),
+            &start,
+        ),
+        (HistoryRange::After(at(7)), vec![8, 9, 10], &at(7)),
+        (HistoryRange::After(at(10)), vec![], &at(10)),
+        (HistoryRange::Newest, (1..=10).rev().collect(), &at(10)),
+        (
+            HistoryRange::UpTo(at(10)),
+            (1..=10).rev().collect(),
+            &at(10),
+        ),
+        (HistoryRange::UpTo(at(3)), vec![3, 2, 1], &at(3)),
+        (HistoryRange::UpTo(start.clone()), vec![], &start),
+    ] {
+        for limit in [1, 3, 10, 100] {
+            let page = subject
+                .store
+                .history(&name("4"), &range, limit)
+                .await
+                .unwrap();
+            assert_eq!(
+                (page.standing, &page.position),
+                (Standing::Exact, position),
+                "{range:?}"
+            );
+            let length = expected.len().min(limit);
+            let entries: Vec<Publication> = expected[..length]
+                .iter()
+                .map(|&it| log[it - 1].clone())
+                .collect();
+            assert_eq!(page.entries, entries, "{range:?} {limit}");
+            assert_eq!(page.more, expected.len() > limit, "{range:?} {limit}");
+        }
+    }
+    for range in [HistoryRange::Oldest, HistoryRange::Newest] {
+        let page = subject
+            .store
+            .history(&name("empty"), &range, 10)
+            .await
+            .unwrap();
+        assert_eq!((page.standing, page.position.offset), (Standing::Exact, 0));
+        assert_eq!((page.entries.len(), page.more), (0, false));
+    }
+}
+
+async fn history_judges_where_it_begins(kind: Kind) {
+    let rule = LogRule {
+        pattern: "*".into(),
+        entries: Some(10),
+        life: None,
+        announce_members: None,
+    };
+    let options = StoreOptions {
+        log_rules: vec![rule],
+        ..StoreOptions::default()
+    };
+    let subject = Subject::with(kind, options).await;
+    for n in 1..=500 {
+        subject
+            .publish(message("4", "u", &format!("{n}")))
+            .await
+            .unwrap();
+    }
+    let log = subject.log("4").await;
+    let (first, epoch) = (log[0].position.offset, log[0].position.epoch.clone());
+    assert!(first > 2);
+    let at = |offset| Position {
+        epoch: epoch.clone(),
+        offset,
+    };
+    let elsewhere = Position {
+        epoch: Epoch::new("another"),
+        offset: 5,
+    };
+    let (after, up_to) = (HistoryRange::After, HistoryRange::UpTo);
+    for (range, standing, goes_on_from, more) in [
+        (
+            after(at(first - 2)),
+            Standing::Trimmed,
+            Some(first - 1),
+            true,
+        ),
+        (after(at(501)), Standing::Diverged, Some(500), true),
+        (
+            after(elsewhere.clone()),
+            Standing::Unknown,
+            Some(first - 1),
+            true,
+        ),
+        (up_to(at(first - 1)), Standing::Trimmed, None, false),
+        (up_to(at(1)), Standing::Trimmed, None, false),
+        (up_to(at(501)), Standing::Diverged, Some(500), true),
+        (up_to(elsewhere), Standing::Unknown, Some(500), true),
+    ] {
+        let page = subject.store.history(&name("4"), &range, 10).await.unwrap();
+        assert_eq!((page.standing, page.more), (standing, more), "{range:?}");
+        assert_eq!(page.entries, [], "{range:?}");
+        if let Some(offset) = goes_on_from {
+            assert_eq!(page.position, at(offset), "{range:?}");
+        }
+    }
+    let oldest = subject
+        .store
+        .history(&name("4"), &HistoryRange::Oldest, 1_000)
+        .await
+        .unwrap();
+    assert_eq!((oldest.position, oldest.entries), (at(first - 1), log));
 }

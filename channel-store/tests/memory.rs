@@ -1,7 +1,7 @@
 //! What time does to channels in memory (Redis's own clock can't be turned; the rules are the same), and what threads do.
 
 use crate::support::{Kind, Subject, message, name, read, session, with_key};
-use channel_store::memory::MemoryStore;
+use channel_store::memory::{MemoryStore, Snapshot};
 use channel_store::{
     ChannelName, ChannelStore, FeedConnection, FeedSink, Publication, Since, Standing, StoreError,
     StoreOptions,
@@ -96,6 +96,151 @@ async fn a_channel_with_a_member_is_never_forgotten() {
         subject.join("4", "u", session("s", 1)).await.unwrap(),
         joined
     );
+}
+
+#[tokio::test]
+async fn a_restart_on_the_same_data_begins_an_epoch_and_loses_nothing() {
+    let subject = Subject::new(Kind::Memory).await;
+    let (feed, ear) = subject.follow("4").await;
+    let joined = subject.join("4", "u", session("s", 1)).await.unwrap();
+    let say = || with_key(message("4", "u", "a"), "k");
+    let before = subject.publish(say()).await.unwrap().position;
+    let first = ear.subscribed("4", 1).await;
+
+    subject.memory().restart(None);
+    let second = ear.subscribed("4", 2).await;
+    assert_eq!(second.number, first.number + 1);
+    assert_ne!(second.generation, first.generation);
+    let head = feed.heads(&[name("4")]).await.unwrap().remove(0).unwrap();
+    assert_eq!(
+        (&head.position, head.generation),
+        (&before, second.generation.clone())
+    );
+    assert_eq!(
+        subject.publish(say()).await.unwrap().position,
+        before,
+        "the key is known"
+    );
+
+    let after = subject
+        .publish(message("4", "u", "b"))
+        .await
+        .unwrap()
+        .position;
+    assert_eq!(after.offset, before.offset + 1);
+    assert_ne!(after.epoch, before.epoch);
+    let page = read(&*feed, "4", &joined.position, 10).await;
+    assert_eq!(page.standing, Standing::Exact);
+    let found: Vec<_> = page.entries.iter().map(|it| &it.position).collect();
+    assert_eq!(found, [&before, &after], "entries carry their own epoch");
+    assert_eq!(page.generation, second.generation);
+    assert_eq!(
+        subject.join("4", "u", session("s", 1)).await.unwrap(),
+        joined
+    );
+    assert_eq!(ear.heard("4", 3).await.last().unwrap().position, after);
+}
+
+#[tokio::test]
+async fn what_a_restored_snapshot_lost_is_told_and_never_repeated() {
+    let subject = Subject::new(Kind::Memory).await;
+    let (feed, ear) = subject.follow("4").await;
+    let mut old = Vec::new();
+    let mut replica = None;
+    for n in 1..=5 {
+        if n == 4 {
+            replica = Some(subject.memory().snapshot());
+            subject.join("4", "late", session("s", 1)).await.unwrap();
+        }
+        let key = format!("{n}");
+        let say = with_key(message("4", "u", &key), &key);
+        old.push(subject.publish(say).await.unwrap().position);
+    }
+    subject.memory().restart(replica);
+    let judge = async |position| {
+        let page = read(&*feed, "4", position, 10).await;
+        (page.standing, page.position.offset)
+    };
+    // Before anybody has published, too.
+    assert_eq!(judge(&old[4]).await, (Standing::Diverged, 3));
+    assert_eq!(judge(&old[2]).await, (Standing::Exact, 3));
+    assert_eq!(subject.members("4").await, []);
+
+    // Of the keys, those are known whose publications are.
+    for (n, offset) in [(3, 3), (4, 4), (5, 5)] {
+        let key = format!("{n}");
+        let say = with_key(message("4", "u", &key), &key);
+        let again = subject.publish(say).await.unwrap();
+        assert_eq!((again.position.offset, again.repeated), (offset, n == 3));
+        assert_eq!(again.position.epoch == old[0].epoch, n == 3);
+    }
+    assert_eq!(judge(&old[3]).await, (Standing::Diverged, 3));
+    assert_eq!(judge(&old[4]).await, (Standing::Diverged, 3));
+    assert_eq!(judge(&old[2]).await, (Standing::Exact, 3));
+    assert_eq!(ear.subscribed("4", 2).await.number, 2);
+
+    subject.memory().restart(Some(Snapshot::default()));
+    assert_eq!(judge(&old[2]).await, (Standing::Unknown, 0));
+    let reborn = subject.publish(message("4", "u", "a")).await.unwrap();
+    assert_eq!(reborn.position.offset, 1);
+    assert_eq!(ear.subscribed("4", 3).await.number, 3);
+}
+
+#[tokio::test]
+async fn a_log_remembers_64_epochs_and_none_that_judges_nothing() {
+    let options = StoreOptions {
+        log_entries: 100,
+        ..StoreOptions::default()
+    };
+    let subject = Subject::with(Kind::Memory, options).await;
+    let (feed, _ear) = subject.feed().await;
+    let mut positions = Vec::new();
+    for _ in 0..70 {
+        positions.push(
+            subject
+                .publish(message("4", "u", "a"))
+                .await
+                .unwrap()
+                .position,
+        );
+        subject.memory().restart(None);
+    }
+    let standing = async |position| read(&*feed, "4", position, 0).await.standing;
+    assert_eq!(standing(&positions[5]).await, Standing::Unknown);
+    assert_eq!(standing(&positions[6]).await, Standing::Exact);
+    assert_eq!(standing(&positions[69]).await, Standing::Exact);
+    // Right before the first that is held, its epoch is still known; trimmed further, it is not.
+    for _ in 0..95 {
+        subject.publish(message("4", "u", "a")).await.unwrap();
+    }
+    subject.memory().restart(None);
+    subject.publish(message("4", "u", "a")).await.unwrap();
+    assert_eq!(standing(&positions[63]).await, Standing::Unknown);
+    assert_eq!(standing(&positions[65]).await, Standing::Exact);
+}
+
+#[test]
+fn with_a_seed_a_run_repeats() {
+    let run = || {
+        fastrand::seed(7);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build();
+        runtime.unwrap().block_on(async {
+            let subject = Subject::new(Kind::Memory).await;
+            let (_feed, ear) = subject.follow("4").await;
+            for n in 0..20 {
+                let publish = message(&format!("{n}"), "u", "a");
+                subject.publish(publish).await.unwrap();
+            }
+            let replica = subject.memory().snapshot();
+            subject.memory().restart(Some(Snapshot::default()));
+            subject.memory().restart(Some(replica));
+            let last = subject.publish(message("7", "u", "b")).await.unwrap();
+            (last.position, ear.confirmations("4"))
+        })
+    };
+    assert_eq!(run(), run());
 }
 
 /// Makes whoever delivers the first publication wait, to see whether another overtakes it.

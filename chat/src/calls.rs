@@ -3,7 +3,7 @@
 use crate::config::Limits;
 use crate::error::Error;
 use crate::send_stream::SendStream;
-use crate::{metering, validate};
+use crate::{history, metering, validate};
 use channel_store::{ChannelStore, Position, Published};
 use proto::v1;
 use proto::v1::chat_service_server::ChatService;
@@ -76,6 +76,10 @@ impl Chat {
             next_page_token: answer.next.unwrap_or_default(),
         })
     }
+
+    async fn history(&self, request: v1::HistoryRequest) -> Result<v1::HistoryResponse, Error> {
+        history::page(&*self.store, validate::history(request)?).await
+    }
 }
 
 /// The answer to a send, counted.
@@ -88,7 +92,7 @@ pub(crate) fn sent(published: &Published) -> v1::SendResponse {
     }
 }
 
-fn position(position: &Position) -> v1::Position {
+pub(crate) fn position(position: &Position) -> v1::Position {
     v1::Position {
         epoch: position.epoch.as_str().to_owned(),
         offset: position.offset,
@@ -139,5 +143,12 @@ impl ChatService for Chat {
         request: Request<v1::MembersRequest>,
     ) -> Result<Response<v1::MembersResponse>, Status> {
         respond(self.members(request.into_inner()).await)
+    }
+
+    async fn history(
+        &self,
+        request: Request<v1::HistoryRequest>,
+    ) -> Result<Response<v1::HistoryResponse>, Status> {
+        respond(self.history(request.into_inner()).await)
     }
 }

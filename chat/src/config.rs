@@ -1,10 +1,13 @@
 //! What an operator can set, and the bounds that follow from it.
 
-use channel_store::StoreOptions;
+use channel_store::{LogRule, StoreOptions};
 use runtime::LogFormat;
 use runtime::cli::duration;
 use std::net::SocketAddr;
 use std::time::Duration;
+
+/// The most messages that a channel may keep.
+const MOST_ENTRIES: u64 = 1_000_000;
 
 /// Writes and reads chat channels for connectors and back ends, over gRPC.
 ///
@@ -47,13 +50,24 @@ pub struct Config {
         long,
         env = "CHAT_LOG_ENTRIES",
         default_value_t = 1_000,
-        value_parser = clap::value_parser!(u64).range(1..=1_000_000)
+        value_parser = clap::value_parser!(u64).range(1..=MOST_ENTRIES)
     )]
     pub log_entries: u64,
 
     /// How long it keeps them after the last one
     #[arg(long, env = "CHAT_LOG_LIFE", default_value = "24h", value_parser = duration)]
     pub log_life: Duration,
+
+    /// Whether a channel is told who joins and leaves: on or off
+    #[arg(long, env = "CHAT_ANNOUNCE_MEMBERS", default_value = "on", value_parser = switch, action = clap::ArgAction::Set)]
+    pub announce_members: bool,
+
+    /// Other bounds for channels of some names, as in 'game:*:entries=50,life=1h,announce=off'
+    ///
+    /// Each * stands for any run of characters. What is not named is as set for all channels. The first rule that
+    /// matches holds; repeat the option, or put a semicolon between rules.
+    #[arg(long = "log-rule", env = "CHAT_LOG_RULES", value_name = "PATTERN:SETTINGS", value_delimiter = ';', value_parser = log_rule)]
+    pub log_rules: Vec<LogRule>,
 
     /// How long a channel without members and messages is remembered; no shorter than --log-life
     #[arg(long, env = "CHAT_CHANNEL_LIFE", default_value = "24h", value_parser = duration)]
@@ -84,6 +98,8 @@ impl Config {
             prefix: self.prefix.clone(),
             log_entries: self.log_entries,
             log_life: self.log_life,
+            announce_members: self.announce_members,
+            log_rules: self.log_rules.clone(),
             channel_life: self.channel_life.max(self.log_life),
             key_life: self.key_life,
             detached_life: self.detached_life,
@@ -109,6 +125,56 @@ fn prefix(text: &str) -> Result<String, String> {
     } else {
         Err("expected 1 to 64 letters, digits, dots, underscores or hyphens".to_owned())
     }
+}
+
+fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("expected on or off".to_owned()),
+    }
+}
+
+/// A pattern, and after the last colon what holds for the channels that it matches.
+fn log_rule(text: &str) -> Result<LogRule, String> {
+    let (pattern, settings) = text
+        .rsplit_once(':')
+        .filter(|(pattern, _)| !pattern.is_empty())
+        .ok_or("expected a pattern of names, a colon and settings, as in 'game:*:entries=50,life=1h,announce=off'")?;
+    let mut rule = LogRule {
+        pattern: pattern.to_owned(),
+        entries: None,
+        life: None,
+        announce_members: None,
+    };
+    for setting in settings.split(',') {
+        let wrong = |reason: String| format!("{setting:?}: {reason}");
+        let is_new = match setting.split_once('=') {
+            Some(("entries", number)) => {
+                let number = number.parse().ok();
+                let number = number.filter(|it| (1..=MOST_ENTRIES).contains(it));
+                let number =
+                    number.ok_or_else(|| wrong(format!("expected 1 to {MOST_ENTRIES}")))?;
+                rule.entries.replace(number).is_none()
+            }
+            Some(("life", life)) => {
+                let life = duration(life).map_err(wrong)?;
+                rule.life.replace(life).is_none()
+            }
+            Some(("announce", on)) => {
+                let on = switch(on).map_err(wrong)?;
+                rule.announce_members.replace(on).is_none()
+            }
+            _ => {
+                let known = "expected entries=NUMBER, life=TIME or announce=on|off";
+                return Err(wrong(known.to_owned()));
+            }
+        };
+        if !is_new {
+            return Err(wrong("this is set twice".to_owned()));
+        }
+    }
+    Ok(rule)
 }
 
 /// The bounds of the service. The defaults are CONTRACT's.
@@ -169,6 +235,52 @@ mod tests {
     fn a_channel_is_remembered_at_least_as_long_as_its_log() {
         let config = config(&["--log-life", "48h"]);
         assert_eq!(config.store().channel_life, config.log_life);
+    }
+
+    #[test]
+    fn log_rules_come_in_order_from_repeated_options_or_one_text() {
+        let expected = [
+            LogRule {
+                pattern: "game:*".into(),
+                entries: Some(50),
+                life: Some(Duration::from_secs(3600)),
+                announce_members: Some(false),
+            },
+            LogRule {
+                pattern: "*".into(),
+                entries: None,
+                life: None,
+                announce_members: Some(true),
+            },
+        ];
+        let (first, second) = ("game:*:entries=50,life=1h,announce=off", "*:announce=on");
+        let repeated = config(&["--log-rule", first, "--log-rule", second]);
+        assert_eq!(repeated.store().log_rules, expected);
+        let at_once = config(&["--log-rule", &format!("{first};{second}")]);
+        assert_eq!(at_once.store().log_rules, expected);
+        let off = config(&["--announce-members", "off"]);
+        assert!(!off.store().announce_members);
+    }
+
+    #[test]
+    fn a_wrong_log_rule_is_refused_with_what_is_wrong_in_it() {
+        for (wrong, reason) in [
+            ("", "expected a pattern"),
+            ("game", "expected a pattern"),
+            (":entries=5", "expected a pattern"),
+            ("game:*", "\"*\": expected entries=NUMBER"),
+            ("4:", "\"\": expected entries=NUMBER"),
+            ("4:entries=0", "\"entries=0\": expected 1 to 1000000"),
+            ("4:entries=many", "expected 1 to 1000000"),
+            ("4:entries=1000001", "expected 1 to 1000000"),
+            ("4:life=long", "\"life=long\": "),
+            ("4:announce=no", "\"announce=no\": expected on or off"),
+            ("4:entries=5,entries=6", "\"entries=6\": this is set twice"),
+            ("4:entries=5, life=1h", "\" life=1h\": expected"),
+        ] {
+            let error = log_rule(wrong).unwrap_err();
+            assert!(error.contains(reason), "{wrong}: {error}");
+        }
     }
 
     #[test]

@@ -3,6 +3,9 @@
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 
+/// Objects and lists within each other that every decoder takes: each is three messages, of which many take a hundred.
+const STRUCT_DEPTH: usize = 25;
+
 /// A number that JSON does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must not hold NaN or Infinity")]
@@ -18,6 +21,43 @@ pub(crate) fn render(object: &Struct) -> Result<Vec<u8>, NotFinite> {
     let mut json = String::new();
     push_object(&mut json, object)?;
     Ok(json.into_bytes())
+}
+
+/// The JSON object as a `Struct`; `None` if it can't be one: with a number beyond a double's, half of a surrogate pair,
+/// or more nesting than protobuf's decoders take.
+pub(crate) fn parse(json: &[u8]) -> Option<Struct> {
+    let serde_json::Value::Object(object) = serde_json::from_slice(json).ok()? else {
+        return None;
+    };
+    to_struct(object, STRUCT_DEPTH)
+}
+
+fn to_struct(object: serde_json::Map<String, serde_json::Value>, depth: usize) -> Option<Struct> {
+    let fields = object.into_iter();
+    let fields = fields.map(|(key, value)| Some((key, to_value(value, depth)?)));
+    Some(Struct {
+        fields: fields.collect::<Option<_>>()?,
+    })
+}
+
+fn to_value(value: serde_json::Value, depth: usize) -> Option<Value> {
+    let kind = match value {
+        serde_json::Value::Null => Kind::NullValue(0),
+        serde_json::Value::Bool(value) => Kind::BoolValue(value),
+        serde_json::Value::Number(number) => Kind::NumberValue(number.as_f64()?),
+        serde_json::Value::String(text) => Kind::StringValue(text),
+        serde_json::Value::Array(list) => {
+            let inside = depth.checked_sub(1)?;
+            let values = list.into_iter().map(|value| to_value(value, inside));
+            Kind::ListValue(ListValue {
+                values: values.collect::<Option<_>>()?,
+            })
+        }
+        serde_json::Value::Object(object) => {
+            Kind::StructValue(to_struct(object, depth.checked_sub(1)?)?)
+        }
+    };
+    Some(Value { kind: Some(kind) })
 }
 
 /// True if the text is what JavaScript's `String(x)` makes of a finite number, and so a JSON number, too.

@@ -10,6 +10,7 @@ pub mod error;
 mod calls;
 mod guard;
 mod health;
+mod history;
 mod json;
 mod measure;
 mod metering;

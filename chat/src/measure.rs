@@ -55,7 +55,7 @@ where
 
 /// The method's name, from a list: a label must not take whatever a caller writes.
 fn method(path: &str) -> &'static str {
-    const METHODS: [&str; 5] = ["Join", "Leave", "Send", "SendStream", "Members"];
+    const METHODS: [&str; 6] = ["Join", "Leave", "Send", "SendStream", "Members", "History"];
     let name = path.rsplit('/').next().unwrap_or_default();
     METHODS
         .into_iter()

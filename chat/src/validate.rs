@@ -1,14 +1,14 @@
 //! Requests from outside, made into what the store takes. Everything that is wrong with one is said at once.
 
 use crate::error::{Error, Violation};
-use crate::json;
+use crate::{history, json};
 use bytes::Bytes;
 use channel_store::{
     ChannelName, IdempotencyKey, Incarnation, Join, Leave, Membership, ON_JOIN, ON_LEAVE,
-    ON_MESSAGE, Payload, Publish, Route, SessionId, User, UserId, body,
+    ON_MESSAGE, Payload, Publish, Route, SessionId, StoreError, User, UserId, body,
 };
 use proto::v1::send_request::Content;
-use proto::v1::{JoinRequest, LeaveRequest, MembersRequest, SendRequest, Session};
+use proto::v1::{HistoryRequest, JoinRequest, LeaveRequest, MembersRequest, SendRequest, Session};
 use std::fmt::Display;
 
 /// Session ids that begin so are the store's own: detached members.
@@ -99,6 +99,26 @@ pub(crate) fn members(request: MembersRequest) -> Result<Page, Error> {
         channel,
         size,
         token,
+    })
+}
+
+pub(crate) fn history(request: HistoryRequest) -> Result<history::Asked, Error> {
+    let mut wrong = Wrong::default();
+    let channel = wrong.take("channel", ChannelName::new(request.channel));
+    let size = wrong.take("page_size", page_size(request.page_size));
+    let range = history::range(request.newest_first, request.from);
+    let range = range.or_else(|(field, error)| wrong.take(field, Err(error)).ok_or(()));
+    let token = wrong.optional("page_token", request.page_token, |token| {
+        history::range_of(&token).ok_or_else(|| StoreError::BadPageToken.to_string())
+    });
+    let (Some(channel), Some(size), Ok(range), Some(token)) = (channel, size, range, token) else {
+        return Err(wrong.into());
+    };
+    Ok(history::Asked {
+        channel,
+        range: token.unwrap_or(range),
+        size,
+        body_as_struct: request.body_as_struct,
     })
 }
 

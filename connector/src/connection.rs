@@ -6,15 +6,14 @@
 
 use crate::codec::{self, WireFormat};
 use crate::disconnect::Disconnect;
+use crate::outlet::Outlet;
 use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
-use socket2::SockRef;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
 
@@ -48,7 +47,7 @@ impl QueueLimits {
 
 /// A client socket, shared by its task, the hub and whoever answers its requests.
 pub struct Connection {
-    socket: OwnedWriteHalf,
+    outlet: Outlet,
     format: WireFormat,
     limits: Arc<QueueLimits>,
     queue: Mutex<Queue>,
@@ -67,9 +66,13 @@ struct Queue {
 impl Connection {
     /// Takes over the writing half of an upgraded socket.
     #[must_use]
-    pub fn new(socket: OwnedWriteHalf, format: WireFormat, limits: Arc<QueueLimits>) -> Arc<Self> {
+    pub fn new(
+        outlet: impl Into<Outlet>,
+        format: WireFormat,
+        limits: Arc<QueueLimits>,
+    ) -> Arc<Self> {
         Arc::new(Self {
-            socket,
+            outlet: outlet.into(),
             format,
             limits,
             queue: Mutex::default(),
@@ -104,7 +107,7 @@ impl Connection {
     pub async fn room(&self) {
         while self.closing().is_none() && self.queue.lock().bytes > self.share() {
             // The task that writes the queue waits for the same.
-            if self.socket.writable().await.is_err() {
+            if self.outlet.writable().await.is_err() {
                 return;
             }
             yield_now().await;
@@ -153,7 +156,7 @@ impl Connection {
         let mut queue = self.queue.lock();
         queue.closing.get_or_insert(Disconnect::Client);
         self.forget(&mut queue, 0);
-        self.shut(Shutdown::Both);
+        self.outlet.shut(Shutdown::Both);
     }
 
     fn begin_close(self: &Arc<Self>, queue: &mut Queue, reason: Disconnect) {
@@ -162,7 +165,7 @@ impl Connection {
         self.write(queue, &frames, &mut None);
         queue.closing = Some(reason);
         if queue.chunks.is_empty() {
-            self.shut(Shutdown::Write);
+            self.outlet.shut(Shutdown::Write);
         }
         self.ended.notify_one();
     }
@@ -170,7 +173,7 @@ impl Connection {
     fn write(self: &Arc<Self>, queue: &mut Queue, frames: &[u8], shared: &mut Option<Bytes>) {
         let mut written = 0;
         if queue.chunks.is_empty() {
-            match self.socket.try_write(frames) {
+            match self.outlet.try_write(frames) {
                 Ok(count) => written = count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(_) => {
@@ -198,7 +201,7 @@ impl Connection {
     /// Lives only while something is queued: idle connections cost no task.
     async fn drain(self: Arc<Self>) {
         loop {
-            let writable = self.socket.writable().await;
+            let writable = self.outlet.writable().await;
             let mut queue = self.queue.lock();
             if writable
                 .and_then(|()| self.write_queued(&mut queue))
@@ -212,7 +215,7 @@ impl Connection {
                 queue.chunks = VecDeque::new();
                 queue.draining = false;
                 if queue.closing.is_some() {
-                    self.shut(Shutdown::Write);
+                    self.outlet.shut(Shutdown::Write);
                 }
                 return;
             }
@@ -227,7 +230,7 @@ impl Connection {
                 *slice = IoSlice::new(chunk);
             }
             let count = queue.chunks.len().min(AT_ONCE);
-            match self.socket.try_write_vectored(&slices[..count]) {
+            match self.outlet.try_write_vectored(&slices[..count]) {
                 Ok(written) => self.advance(queue, written),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
@@ -257,11 +260,6 @@ impl Connection {
             .queued
             .fetch_sub(queue.bytes - kept, Ordering::Relaxed);
         queue.bytes = kept;
-    }
-
-    fn shut(&self, how: Shutdown) {
-        // Fails only if the peer was faster.
-        let _ = SockRef::from(self.socket.as_ref()).shutdown(how);
     }
 }
 

@@ -11,6 +11,7 @@ mod departures;
 pub mod disconnect;
 pub mod hub;
 mod login;
+pub mod outlet;
 mod recovery;
 pub mod registry;
 mod server;

@@ -3,15 +3,16 @@
 use super::Now;
 use super::log::Log;
 use super::members::{Members, Session};
+use crate::history::{HistoryPage, HistoryRange};
 use crate::name::{ChannelName, User, UserId};
 use crate::publication::{ON_JOIN, ON_LEAVE, Payload, Position, Publication};
+use crate::rules::LogPolicy;
 use crate::store::{
-    FeedConnection, FeedSink, Generation, Join, Joined, Leave, LogPage, MembersPage, Membership,
-    Publish, Published, Since, StoreError, StoreOptions,
+    FeedConnection, FeedSink, Generation, Head, Join, Joined, Leave, LogPage, MembersPage,
+    Membership, Publish, Published, Since, StoreError, StoreOptions,
 };
 use parking_lot::{Mutex, ReentrantMutex};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::time::Instant;
 
 /// Detached members that an operation removes at most when their time is over.
@@ -28,35 +29,54 @@ pub(super) struct Channel {
 
 /// What a channel is.
 pub(super) struct State {
-    log: Log,
-    members: Members,
+    policy: LogPolicy,
+    kept: Kept,
+    /// The server lifetime, as feeds see it.
+    server: FeedConnection,
     followers: Vec<Follower>,
     used: Instant,
     /// Published and not delivered yet.
     fresh: Vec<Publication>,
 }
 
+/// What a server's disk would hold of a channel.
+#[derive(Clone)]
+pub(super) struct Kept {
+    log: Log,
+    members: Members,
+}
+
+impl Kept {
+    pub(super) fn new(started: Instant, options: &StoreOptions, generation: &Generation) -> Self {
+        Self {
+            log: Log::new(started, options, generation.clone()),
+            members: Members::default(),
+        }
+    }
+}
+
 /// A feed that follows the channel.
 #[derive(Clone)]
 pub(super) struct Follower {
     pub(super) feed: u64,
-    pub(super) connection: FeedConnection,
     pub(super) sink: Arc<dyn FeedSink>,
 }
 
 impl Channel {
     pub(super) fn new(
         name: ChannelName,
-        started: Instant,
+        kept: Kept,
+        server: FeedConnection,
         now: Instant,
-        options: &StoreOptions,
+        policy: LogPolicy,
     ) -> Self {
         Self {
             name,
             order: ReentrantMutex::new(()),
             state: Mutex::new(State {
-                log: Log::new(started, options),
-                members: Members::default(),
+                policy,
+                kept,
+                server,
                 followers: Vec::new(),
                 used: now,
                 fresh: Vec::new(),
@@ -71,7 +91,7 @@ impl Channel {
     /// Changes the channel and delivers what that has published.
     pub(super) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let _order = self.order.lock();
-        let (outcome, publications, followers) = {
+        let (outcome, publications, followers, connection) = {
             let mut state = self.state.lock();
             let outcome = change(&mut state);
             let fresh = std::mem::take(&mut state.fresh);
@@ -79,14 +99,13 @@ impl Channel {
                 [] => Vec::new(),
                 _ => state.followers.clone(),
             };
-            (outcome, fresh, followers)
+            (outcome, fresh, followers, state.server.clone())
         };
         for publication in publications {
             for follower in &followers {
-                let (connection, publication) = (&follower.connection, publication.clone());
                 follower
                     .sink
-                    .publication(connection, &self.name, publication);
+                    .publication(&connection, &self.name, publication.clone());
             }
         }
         outcome
@@ -95,9 +114,33 @@ impl Channel {
     /// A feed follows from now on; it hears so, and then all that is published.
     pub(super) fn follow(&self, follower: &Follower) {
         let _order = self.order.lock();
-        self.state.lock().unfollow(follower.feed);
-        self.state.lock().followers.push(follower.clone());
-        follower.sink.subscribed(&follower.connection, &self.name);
+        let connection = {
+            let mut state = self.state.lock();
+            state.unfollow(follower.feed);
+            state.followers.push(follower.clone());
+            state.server.clone()
+        };
+        follower.sink.subscribed(&connection, &self.name);
+    }
+
+    pub(super) fn kept(&self) -> Kept {
+        self.state.lock().kept.clone()
+    }
+
+    /// Another server lifetime, on other data if given. Who follows hears of the new connection before anything else.
+    pub(super) fn restart(&self, server: &FeedConnection, kept: Option<Kept>) {
+        let _order = self.order.lock();
+        let followers = {
+            let mut state = self.state.lock();
+            state.server = server.clone();
+            if let Some(kept) = kept {
+                state.kept = kept;
+            }
+            state.followers.clone()
+        };
+        for follower in followers {
+            follower.sink.subscribed(server, &self.name);
+        }
     }
 
     /// A feed follows no longer. Does not wait for deliveries.
@@ -105,58 +148,59 @@ impl Channel {
         self.state.lock().unfollow(feed);
     }
 
-    pub(super) fn read(
-        &self,
-        since: &Since,
-        limit: usize,
-        generation: Generation,
-        now: Now,
-        options: &StoreOptions,
-    ) -> LogPage {
+    pub(super) fn read(&self, since: &Since, limit: usize, now: Now) -> LogPage {
         let mut state = self.state.lock();
-        state.log.expire(now.instant, options);
-        state.log.page(since, limit, generation)
+        state.expire_log(now);
+        let generation = state.server.generation.clone();
+        state.kept.log.page(since, limit, generation)
+    }
+
+    pub(super) fn history(&self, range: &HistoryRange, limit: usize, now: Now) -> HistoryPage {
+        let mut state = self.state.lock();
+        state.expire_log(now);
+        state.kept.log.history(range, limit)
     }
 
     /// The end of the log. A touched channel lives on as if something had been published.
-    pub(super) fn head(&self, touch: bool, now: Now, options: &StoreOptions) -> Position {
+    pub(super) fn head(&self, touch: bool, now: Now) -> Head {
         let mut state = self.state.lock();
-        state.log.expire(now.instant, options);
+        state.expire_log(now);
         if touch {
             state.used = now.instant;
-            state.log.touch(now.instant);
+            state.kept.log.touch(now.instant);
         }
-        state.log.head()
+        Head {
+            position: state.kept.log.head(),
+            generation: state.server.generation.clone(),
+        }
     }
 
-    /// True if nobody is or was here for that time.
-    pub(super) fn is_idle(&self, now: Instant, life: Duration) -> bool {
+    /// True if nobody is here, or was for the channel's life.
+    pub(super) fn is_idle(&self, now: Instant) -> bool {
         let state = self.state.lock();
-        state.members.is_empty(now)
+        state.kept.members.is_empty(now)
             && state.followers.is_empty()
-            && now.duration_since(state.used) >= life
+            && now.duration_since(state.used) >= state.policy.channel_life
     }
 }
 
 impl State {
-    pub(super) fn publish(
-        &mut self,
-        publish: Publish,
-        now: Now,
-        options: &StoreOptions,
-    ) -> Result<Published, StoreError> {
-        self.log.expire(now.instant, options);
+    pub(super) fn publish(&mut self, publish: Publish, now: Now) -> Result<Published, StoreError> {
+        self.expire_log(now);
         let key = publish.key.map(|key| (publish.user, key));
-        if let Some(first) = key.as_ref().and_then(|key| self.log.find(key, now.instant)) {
-            return self.log.repeated(first, &publish.payload, now);
+        if let Some(first) = key
+            .as_ref()
+            .and_then(|key| self.kept.log.find(key, now.instant))
+        {
+            return self.kept.log.repeated(first, &publish.payload, now);
         }
         let session = publish.session.map(Session::Connected);
-        if session.is_some_and(|session| !self.members.contains(&session)) {
+        if session.is_some_and(|session| !self.kept.members.contains(&session)) {
             return Err(StoreError::NotMember);
         }
-        let position = self.append(publish.payload, now, options.log_entries);
+        let position = self.append(publish.payload, now);
         if let Some(key) = key {
-            self.log.remember(key, position.offset, now.instant);
+            self.kept.log.remember(key, position.offset, now.instant);
         }
         Ok(Published {
             position,
@@ -177,28 +221,35 @@ impl State {
             Membership::Session { operation, .. } => *operation,
             Membership::Detached => 0,
         };
-        self.log.expire(now.instant, options);
-        if self.members.left_after(&session, operation, now.instant) {
+        self.expire_log(now);
+        if self
+            .kept
+            .members
+            .left_after(&session, operation, now.instant)
+        {
             return Err(StoreError::StaleOperation);
         }
-        self.expire_detached(now, options);
+        self.expire_detached(now);
         if let Session::Detached(user) = &session {
-            self.members
+            self.kept
+                .members
                 .renew(user, now.instant + options.detached_life);
         }
         self.used = now.instant;
-        if let Some(joined) = self.members.joined_again(&session, operation) {
+        if let Some(joined) = self.kept.members.joined_again(&session, operation) {
             return Ok(joined);
         }
-        let published = self.members.count_in(&join.user.id);
+        let is_first = self.kept.members.count_in(&join.user.id);
+        let published = is_first && self.policy.announce_members;
         if published {
-            self.announce(ON_JOIN, &join.user, now, options);
+            self.append(Payload::of_membership(ON_JOIN, &join.user), now);
         }
         let joined = Joined {
-            position: self.log.head(),
+            position: self.kept.log.head(),
             published,
         };
-        self.members
+        self.kept
+            .members
             .insert(session, operation, join.user.clone(), joined.clone());
         Ok(joined)
     }
@@ -209,15 +260,16 @@ impl State {
             Membership::Session { operation, .. } => Some(*operation),
             Membership::Detached => None,
         };
-        self.log.expire(now.instant, options);
-        self.expire_detached(now, options);
-        let ended = self.members.remove(&session, operation);
+        self.expire_log(now);
+        self.expire_detached(now);
+        let ended = self.kept.members.remove(&session, operation);
         if let Some(user) = &ended {
             self.used = now.instant;
-            self.count_out(user, now, options);
+            self.count_out(user, now);
         }
         if let (true, Some(operation)) = (leave.fence, operation) {
-            self.members
+            self.kept
+                .members
                 .fence(session, operation, now.instant, options.tombstone_life);
         }
         ended.is_some()
@@ -228,45 +280,44 @@ impl State {
         page: Option<&str>,
         limit: usize,
         now: Now,
-        options: &StoreOptions,
     ) -> Result<MembersPage, StoreError> {
         if page.is_none() {
-            self.expire_detached(now, options);
+            self.expire_detached(now);
         }
-        self.members
+        self.kept
+            .members
             .page(page, limit)
             .ok_or(StoreError::BadPageToken)
     }
 
-    fn expire_detached(&mut self, now: Now, options: &StoreOptions) {
+    fn expire_detached(&mut self, now: Now) {
         for _ in 0..EXPIRED_AT_ONCE {
-            let Some(user) = self.members.remove_due(now.instant) else {
+            let Some(user) = self.kept.members.remove_due(now.instant) else {
                 return;
             };
-            self.count_out(&user, now, options);
+            self.count_out(&user, now);
         }
     }
 
     /// One session of the user less; says so if it was the last.
-    fn count_out(&mut self, user: &User, now: Now, options: &StoreOptions) {
-        if self.members.count_out(&user.id) {
-            self.announce(ON_LEAVE, user, now, options);
+    fn count_out(&mut self, user: &User, now: Now) {
+        if self.kept.members.count_out(&user.id) && self.policy.announce_members {
+            self.append(Payload::of_membership(ON_LEAVE, user), now);
         }
     }
 
-    fn announce(&mut self, route: &'static str, user: &User, now: Now, options: &StoreOptions) {
-        self.append(
-            Payload::of_membership(route, user),
-            now,
-            options.log_entries,
-        );
+    fn expire_log(&mut self, now: Now) {
+        self.kept.log.expire(now.instant, self.policy);
     }
 
-    fn append(&mut self, payload: Payload, now: Now, bound: u64) -> Position {
+    fn append(&mut self, payload: Payload, now: Now) -> Position {
         self.used = now.instant;
-        let publication = self.log.append(payload, now, bound);
+        let publication =
+            self.kept
+                .log
+                .append(payload, now, self.policy.entries, &self.server.generation);
         self.fresh.push(publication.clone());
-        self.log.head()
+        self.kept.log.head()
     }
 
     fn unfollow(&mut self, feed: u64) {

@@ -3,7 +3,7 @@
 use super::channel::Follower;
 use super::{Channels, Now};
 use crate::name::ChannelName;
-use crate::store::{ChannelFeed, FeedConnection, FeedSink, Head, LogPage, Since, StoreError};
+use crate::store::{ChannelFeed, FeedSink, Head, LogPage, Since, StoreError};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use std::collections::HashSet;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
 
-/// Follows channels until it is dropped. Its one connection never breaks.
+/// Follows channels until it is dropped. Its connection ends with a server lifetime only.
 struct MemoryFeed {
     channels: Arc<Channels>,
     available: watch::Receiver<bool>,
@@ -25,16 +25,11 @@ pub(super) fn open(
     sink: Arc<dyn FeedSink>,
 ) -> Arc<dyn ChannelFeed> {
     static FEEDS: AtomicU64 = AtomicU64::new(0);
-    let connection = FeedConnection {
-        number: 1,
-        generation: channels.generation.clone(),
-    };
     Arc::new(MemoryFeed {
         channels,
         available,
         follower: Follower {
             feed: FEEDS.fetch_add(1, Ordering::Relaxed),
-            connection,
             sink,
         },
         followed: Mutex::default(),
@@ -44,12 +39,7 @@ pub(super) fn open(
 impl MemoryFeed {
     fn look(&self, names: &[ChannelName], touch: bool) -> Vec<Option<Head>> {
         let (now, channels) = (Now::new(), &self.channels);
-        let head = |name| {
-            Some(Head {
-                position: channels.find(name)?.head(touch, now, &channels.options),
-                generation: channels.generation.clone(),
-            })
-        };
+        let head = |name| Some(channels.find(name)?.head(touch, now));
         names.iter().map(head).collect()
     }
 }
@@ -80,13 +70,7 @@ impl ChannelFeed for MemoryFeed {
     ) -> Result<LogPage, StoreError> {
         let (now, channels) = (Now::new(), &self.channels);
         let found = channels.find_or_create(channel, now.instant);
-        Ok(found.read(
-            since,
-            limit,
-            channels.generation.clone(),
-            now,
-            &channels.options,
-        ))
+        Ok(found.read(since, limit, now))
     }
 
     async fn heads(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError> {

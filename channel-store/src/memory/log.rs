@@ -1,8 +1,10 @@
 //! A channel's log in memory: bounded by number and time, with the idempotency keys of what it holds.
 
 use super::Now;
+use crate::history::{HistoryPage, HistoryRange};
 use crate::name::{IdempotencyKey, UserId};
 use crate::publication::{Epoch, Payload, Position, Publication};
+use crate::rules::LogPolicy;
 use crate::store::{Generation, LogPage, Published, Since, Standing, StoreError, StoreOptions};
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -11,8 +13,16 @@ use tokio::time::Instant;
 /// Keys are the user's own.
 type Key = (UserId, IdempotencyKey);
 
+/// Epochs that a log remembers at most.
+const EPOCHS: usize = 64;
+
+/// Judges positions as the scripts do (RECOVERY.md, section 2).
+#[derive(Clone)]
 pub(super) struct Log {
-    epoch: Epoch,
+    /// Ids and first offsets, oldest first; never empty.
+    epochs: Vec<(Epoch, u64)>,
+    /// The server lifetime that the newest epoch began under.
+    generation: Generation,
     last: u64,
     entries: VecDeque<Publication>,
     published: Instant,
@@ -20,9 +30,10 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn new(started: Instant, options: &StoreOptions) -> Self {
+    pub(super) fn new(started: Instant, options: &StoreOptions, generation: Generation) -> Self {
         Self {
-            epoch: Epoch::new(&format!("{:016x}", fastrand::u64(..))),
+            epochs: vec![(new_epoch(), 1)],
+            generation,
             last: 0,
             entries: VecDeque::new(),
             published: started,
@@ -34,10 +45,21 @@ impl Log {
         }
     }
 
-    pub(super) fn append(&mut self, payload: Payload, now: Now, bound: u64) -> &Publication {
+    /// Appends under a server lifetime: its first publication begins an epoch.
+    pub(super) fn append(
+        &mut self,
+        payload: Payload,
+        now: Now,
+        bound: u64,
+        generation: &Generation,
+    ) -> &Publication {
+        if self.generation != *generation {
+            self.generation = generation.clone();
+            self.begin_epoch();
+        }
         self.last += 1;
         self.published = now.instant;
-        while self.entries.len() as u64 >= bound.max(1) {
+        while self.entries.len() as u64 >= bound {
             self.entries.pop_front();
         }
         self.entries.push_back(Publication {
@@ -49,8 +71,8 @@ impl Log {
     }
 
     /// The content goes when the log's time is over; the count goes on.
-    pub(super) fn expire(&mut self, now: Instant, options: &StoreOptions) {
-        if now.duration_since(self.published) >= options.log_life {
+    pub(super) fn expire(&mut self, now: Instant, policy: LogPolicy) {
+        if now.duration_since(self.published) >= policy.life {
             self.entries.clear();
         }
     }
@@ -60,12 +82,37 @@ impl Log {
         self.published = now;
     }
 
+    fn begin_epoch(&mut self) {
+        let first_held = self.before_first() + 1;
+        // What ended below that judges nothing any more.
+        while self
+            .epochs
+            .get(1)
+            .is_some_and(|(_, next)| *next < first_held)
+            || self.epochs.len() >= EPOCHS
+        {
+            self.epochs.remove(0);
+        }
+        self.epochs.push((new_epoch(), self.last + 1));
+    }
+
     /// The end of the log.
     pub(super) fn head(&self) -> Position {
+        self.at(self.last)
+    }
+
+    /// An offset with the last epoch that began there or before.
+    fn at(&self, offset: u64) -> Position {
+        let index = self.epochs.partition_point(|(_, start)| *start <= offset);
+        let (epoch, _) = &self.epochs[index.saturating_sub(1)];
         Position {
-            epoch: self.epoch.clone(),
-            offset: self.last,
+            epoch: epoch.clone(),
+            offset,
         }
+    }
+
+    fn before_first(&self) -> u64 {
+        self.last - self.entries.len() as u64
     }
 
     /// The offset of a publication with this key.
@@ -89,10 +136,7 @@ impl Log {
             return Err(StoreError::KeyReused);
         }
         Ok(Published {
-            position: Position {
-                epoch: self.epoch.clone(),
-                offset,
-            },
+            position: self.at(offset),
             time: first.map_or(now.milliseconds, |first| first.time),
             reached: 0,
             repeated: true,
@@ -101,24 +145,60 @@ impl Log {
 
     /// Judges a position, and reads what follows it.
     pub(super) fn page(&self, since: &Since, limit: usize, generation: Generation) -> LogPage {
-        let before_first = self.last - self.entries.len() as u64;
-        let (standing, offset) = match since {
-            Since::Head => (Standing::Head, self.last),
-            Since::Position(it) if it.epoch != self.epoch => (Standing::Unknown, before_first),
-            Since::Position(it) if it.offset > self.last => (Standing::Diverged, self.last),
-            Since::Position(it) if it.offset < before_first => (Standing::Trimmed, before_first),
-            Since::Position(it) => (Standing::Exact, it.offset),
+        let (standing, position) = match since {
+            Since::Head => (Standing::Head, self.head()),
+            Since::Position(position) => self.judge(position),
         };
-        let following = self.entries.iter().skip(self.index(offset + 1));
+        let following = self.entries.iter().skip(self.index(position.offset + 1));
         LogPage {
             standing,
             generation,
-            position: Position {
-                epoch: self.epoch.clone(),
-                offset,
-            },
+            position,
             last: self.last,
             entries: following.take(limit).cloned().collect(),
+        }
+    }
+
+    /// A page of history.
+    pub(super) fn history(&self, range: &HistoryRange, limit: usize) -> HistoryPage {
+        let judgement = match range {
+            HistoryRange::Oldest => (Standing::Exact, self.at(self.before_first())),
+            HistoryRange::Newest => (Standing::Exact, self.head()),
+            HistoryRange::After(position) | HistoryRange::UpTo(position) => self.judge(position),
+        };
+        let entries = self.entries.iter();
+        let offset = judgement.1.offset;
+        let taken: Vec<_> = match range {
+            HistoryRange::Oldest | HistoryRange::After(_) => entries
+                .skip_while(|it| it.position.offset <= offset)
+                .take(limit + 1)
+                .cloned()
+                .collect(),
+            HistoryRange::Newest | HistoryRange::UpTo(_) => entries
+                .rev()
+                .skip_while(|it| it.position.offset > offset)
+                .take(limit + 1)
+                .cloned()
+                .collect(),
+        };
+        HistoryPage::new(range, judgement, self.head(), taken, limit)
+    }
+
+    /// How a position stands, and where to go on from.
+    fn judge(&self, position: &Position) -> (Standing, Position) {
+        let before_first = self.before_first();
+        let known = self.epochs.iter().position(|(id, _)| *id == position.epoch);
+        let Some(index) = known else {
+            return (Standing::Unknown, self.at(before_first));
+        };
+        let next = self.epochs.get(index + 1);
+        let end = next.map_or(self.last, |(_, start)| start - 1);
+        if position.offset > end {
+            (Standing::Diverged, self.at(end.max(before_first)))
+        } else if position.offset < before_first {
+            (Standing::Trimmed, self.at(before_first))
+        } else {
+            (Standing::Exact, position.clone())
         }
     }
 
@@ -132,14 +212,20 @@ impl Log {
     }
 }
 
+/// An id that never repeats.
+fn new_epoch() -> Epoch {
+    Epoch::new(&format!("{:016x}", fastrand::u64(..)))
+}
+
 /// Idempotency keys in two windows of time, used in turn: a key is remembered for one to two windows.
+#[derive(Clone)]
 struct Keys {
     started: Instant,
     life: Duration,
     windows: [Window; 2],
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Window {
     number: u64,
     offsets: HashMap<Key, u64>,

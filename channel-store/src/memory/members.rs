@@ -17,7 +17,7 @@ pub(super) enum Session {
     Detached(UserId),
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Members {
     sessions: HashMap<Session, Record>,
     users: BTreeMap<UserId, u32>,
@@ -27,19 +27,21 @@ pub(super) struct Members {
     tombstones: VecDeque<(Instant, Session)>,
 }
 
+#[derive(Clone)]
 struct Record {
     operation: u64,
     user: User,
     joined: Joined,
 }
 
+#[derive(Clone)]
 struct Tombstone {
     operation: u64,
     until: Instant,
 }
 
 /// When detached members are due, by member and by time.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Detached {
     due: HashMap<UserId, Instant>,
     order: BTreeSet<(Instant, UserId)>,

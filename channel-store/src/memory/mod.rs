@@ -8,15 +8,19 @@ mod channel;
 mod feed;
 mod log;
 mod members;
+mod restart;
 
+use crate::history::{HistoryPage, HistoryRange};
 use crate::name::ChannelName;
+use crate::rules::{ByName, LogPolicy};
 use crate::store::{
-    ChannelFeed, ChannelStore, FeedSink, Generation, Join, Joined, Leave, MembersPage, Publish,
+    ChannelFeed, ChannelStore, FeedConnection, FeedSink, Join, Joined, Leave, MembersPage, Publish,
     Published, Publisher, StoreError, StoreOptions,
 };
 use async_trait::async_trait;
-use channel::Channel;
+use channel::{Channel, Kept};
 use parking_lot::Mutex;
+pub use restart::Snapshot;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -38,10 +42,14 @@ impl MemoryStore {
     pub fn new(options: StoreOptions) -> Arc<Self> {
         Arc::new(Self {
             channels: Arc::new(Channels {
+                policies: ByName::new(&options, |policy| policy),
                 options,
                 started: Instant::now(),
-                generation: format!("memory:{:016x}", fastrand::u64(..)).into(),
-                registry: Mutex::default(),
+                registry: Mutex::new(Registry {
+                    server: restart::next(0),
+                    by_name: HashMap::new(),
+                    to_look_at: VecDeque::new(),
+                }),
             }),
             available: watch::Sender::new(true),
         })
@@ -85,7 +93,18 @@ impl ChannelStore for MemoryStore {
         let now = Now::new();
         self.channels
             .find_or_create(channel, now.instant)
-            .change(|state| state.members(page, limit, now, &self.channels.options))
+            .change(|state| state.members(page, limit, now))
+    }
+
+    async fn history(
+        &self,
+        channel: &ChannelName,
+        range: &HistoryRange,
+        limit: usize,
+    ) -> Result<HistoryPage, StoreError> {
+        let now = Now::new();
+        let channel = self.channels.find_or_create(channel, now.instant);
+        Ok(channel.history(range, limit, now))
     }
 
     fn available(&self) -> watch::Receiver<bool> {
@@ -114,13 +133,14 @@ impl Now {
 /// All channels that are not forgotten.
 struct Channels {
     options: StoreOptions,
+    policies: ByName<LogPolicy>,
     started: Instant,
-    generation: Generation,
     registry: Mutex<Registry>,
 }
 
-#[derive(Default)]
 struct Registry {
+    /// The server lifetime, as feeds see it.
+    server: FeedConnection,
     by_name: HashMap<ChannelName, Arc<Channel>>,
     /// Each channel once, with the time to see whether it is idle.
     to_look_at: VecDeque<(Instant, Arc<Channel>)>,
@@ -141,7 +161,10 @@ impl Channels {
         if let Some(channel) = registry.by_name.get(name) {
             return channel.clone();
         }
-        let channel = Arc::new(Channel::new(name.clone(), self.started, now, &self.options));
+        let server = registry.server.clone();
+        let kept = Kept::new(self.started, &self.options, &server.generation);
+        let policy = *self.policies.of(name);
+        let channel = Arc::new(Channel::new(name.clone(), kept, server, now, policy));
         registry.by_name.insert(name.clone(), channel.clone());
         registry
             .to_look_at
@@ -161,7 +184,7 @@ impl Registry {
         };
         // Here and in the map, and clones are made under this lock: nobody else can be about to change it.
         let unused = Arc::strong_count(&channel) == 2;
-        if unused && channel.is_idle(now, idle_life(options)) {
+        if unused && channel.is_idle(now) {
             self.by_name.remove(channel.name());
         } else {
             self.to_look_at
@@ -184,7 +207,7 @@ impl Publisher for Channels {
         let now = Now::new();
         let outcomes = batch.into_iter().map(|publish| {
             self.find_or_create(&publish.channel, now.instant)
-                .change(|state| state.publish(publish, now, &self.options))
+                .change(|state| state.publish(publish, now))
         });
         Ok(outcomes.collect())
     }

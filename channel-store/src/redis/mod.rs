@@ -8,6 +8,7 @@
 mod connection;
 mod feed;
 mod heads;
+mod history;
 mod keys;
 mod link;
 mod read;

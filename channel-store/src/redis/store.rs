@@ -1,13 +1,16 @@
 //! Chat's side of channels in Redis.
 
 use super::connection::Connection;
+use super::history::history;
 use super::keys::Keys;
 use super::link::{Link, OpenError};
 use super::reply::{number, refusal, strange, text};
 use super::scripts::SCRIPTS;
-use super::{channel_seconds, seconds};
+use super::seconds;
+use crate::history::{HistoryPage, HistoryRange};
 use crate::name::{ChannelName, UserId};
 use crate::publication::{Epoch, Position};
+use crate::rules::{ByName, LogPolicy};
 use crate::store::{
     ChannelStore, Join, Joined, Leave, MembersPage, Membership, Publish, Published, Publisher,
     StoreError, StoreOptions,
@@ -100,6 +103,18 @@ impl ChannelStore for RedisStore {
         replies.first().and_then(members_page).ok_or_else(strange)
     }
 
+    async fn history(
+        &self,
+        channel: &ChannelName,
+        range: &HistoryRange,
+        limit: usize,
+    ) -> Result<HistoryPage, StoreError> {
+        let (connection, commands) = (self.link.connection()?, &self.commands);
+        let keys = commands.keys.of(channel);
+        let seconds = &commands.bounds.of(channel).channel_seconds;
+        history(&connection, &keys, seconds, range, limit).await
+    }
+
     fn available(&self) -> watch::Receiver<bool> {
         self.link.available()
     }
@@ -137,21 +152,36 @@ impl Publisher for RedisPublisher {
 /// Makes commands. What is the same in all of them is text once.
 struct Commands {
     keys: Keys,
-    log_entries: String,
-    log_seconds: String,
-    channel_seconds: String,
+    bounds: ByName<Bounds>,
     key_seconds: String,
     tombstone_seconds: String,
     detached_milliseconds: String,
+}
+
+/// What holds for some channels, as scripts take it.
+struct Bounds {
+    log_entries: String,
+    log_seconds: String,
+    channel_seconds: String,
+    announced: &'static str,
+}
+
+impl Bounds {
+    fn new(policy: LogPolicy) -> Self {
+        Self {
+            log_entries: policy.entries.to_string(),
+            log_seconds: seconds(policy.life),
+            channel_seconds: seconds(policy.channel_life),
+            announced: flag(policy.announce_members),
+        }
+    }
 }
 
 impl Commands {
     fn new(options: &StoreOptions) -> Self {
         Self {
             keys: Keys::new(&options.prefix),
-            log_entries: options.log_entries.max(1).to_string(),
-            log_seconds: seconds(options.log_life),
-            channel_seconds: channel_seconds(options),
+            bounds: ByName::new(options, Bounds::new),
             key_seconds: seconds(options.key_life),
             tombstone_seconds: seconds(options.tombstone_life),
             detached_milliseconds: options.detached_life.as_millis().to_string(),
@@ -195,7 +225,7 @@ impl Commands {
             .arg(operation)
             .arg(incarnation)
             .arg(join.user.id.as_str())
-            .arg(if join.user.is_number { "1" } else { "0" })
+            .arg(flag(join.user.is_number))
             .arg(stay);
         command
     }
@@ -217,7 +247,7 @@ impl Commands {
         command
             .arg(session)
             .arg(operation)
-            .arg(if fence { "1" } else { "0" })
+            .arg(flag(fence))
             .arg(&self.tombstone_seconds);
         command
     }
@@ -226,11 +256,12 @@ impl Commands {
         let mut command = Cmd::new();
         let time = now_milliseconds().to_string();
         self.call(&mut command, &SCRIPTS.expire, channel, &[], &time);
+        command.arg(self.bounds.of(channel).announced);
         command.arg(EXPIRED_BEFORE_A_LOOK);
         command
     }
 
-    /// Begins the call of a script about one membership, and names the session: a detached member's begins with `@`,
+    /// Begins the call of a script about one membership with what `members.lua` takes, and names the session: a detached member's begins with `@`,
     /// as no connector's does.
     fn member(
         &self,
@@ -252,6 +283,7 @@ impl Commands {
         let tombstones = [keys.dead(incarnation), keys.left(&session)];
         let time = now_milliseconds().to_string();
         self.call(command, script, channel, &tombstones, &time);
+        command.arg(self.bounds.of(channel).announced);
         session
     }
 
@@ -265,7 +297,7 @@ impl Commands {
         time: &str,
     ) {
         let keys = self.keys.of(channel);
-        let all = keys.all();
+        let (all, bounds) = (keys.all(), self.bounds.of(channel));
         command
             .arg("EVALSHA")
             .arg(script.get_hash())
@@ -275,12 +307,16 @@ impl Commands {
         }
         command
             .arg(more_keys)
-            .arg(&self.log_entries)
-            .arg(&self.log_seconds)
-            .arg(&self.channel_seconds)
+            .arg(&bounds.log_entries)
+            .arg(&bounds.log_seconds)
+            .arg(&bounds.channel_seconds)
             .arg("PUBLISH")
             .arg(time);
     }
+}
+
+fn flag(is_set: bool) -> &'static str {
+    if is_set { "1" } else { "0" }
 }
 
 /// Reads one answer of `publish.lua`. The outer error: the answer is none.

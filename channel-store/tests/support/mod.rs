@@ -74,6 +74,13 @@ impl Subject {
         }
     }
 
+    pub(crate) fn memory(&self) -> &MemoryStore {
+        match &self.backend {
+            Backend::Memory(store) => store,
+            Backend::Redis(_) => panic!("it is not in memory"),
+        }
+    }
+
     /// A feed, and the ear that it tells.
     pub(crate) async fn feed(&self) -> (Arc<dyn ChannelFeed>, Arc<Ear>) {
         let ear = Arc::new(Ear::default());

@@ -6,6 +6,7 @@
 
 mod calls;
 mod errors;
+mod history;
 mod in_process;
 mod overload;
 mod serving;

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use channel_store::{
-    ChannelName, ChannelStore, Epoch, Join, Joined, Leave, MembersPage, Position, Publish,
-    Published, Publisher, StoreError, UserId,
+    ChannelName, ChannelStore, Epoch, HistoryPage, HistoryRange, Join, Joined, Leave, MembersPage,
+    Position, Publish, Published, Publisher, StoreError, UserId,
 };
 use chat::Limits;
 use parking_lot::Mutex;
@@ -199,6 +199,16 @@ impl ChannelStore for FakeStore {
             members: vec![(UserId::new("nancy").unwrap(), 2)],
             next: page.is_none().then(|| "more".to_owned()),
         })
+    }
+
+    async fn history(
+        &self,
+        _: &ChannelName,
+        _: &HistoryRange,
+        _: usize,
+    ) -> Result<HistoryPage, StoreError> {
+        self.check()?;
+        Err(StoreError::Unavailable("it has no history".into()))
     }
 
     fn available(&self) -> watch::Receiver<bool> {

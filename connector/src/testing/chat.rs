@@ -6,9 +6,9 @@ use futures_util::stream::poll_fn;
 use proto::v1::chat_service_server::{ChatService as Service, ChatServiceServer};
 use proto::v1::numbered_answer::Answer;
 use proto::v1::{
-    JoinRequest, JoinResponse, LeaveRequest, LeaveResponse, MembersRequest, MembersResponse,
-    NumberedAnswer, NumberedSend, Position, Refusal, SendRequest, SendResponse, SendStreamRequest,
-    SendStreamResponse,
+    HistoryRequest, HistoryResponse, JoinRequest, JoinResponse, LeaveRequest, LeaveResponse,
+    MembersRequest, MembersResponse, NumberedAnswer, NumberedSend, Position, Refusal, SendRequest,
+    SendResponse, SendStreamRequest, SendStreamResponse,
 };
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -104,6 +104,13 @@ impl Service for Fake {
         &self,
         _: Request<MembersRequest>,
     ) -> Result<Response<MembersResponse>, Status> {
+        Err(Status::unimplemented("connectors don't ask"))
+    }
+
+    async fn history(
+        &self,
+        _: Request<HistoryRequest>,
+    ) -> Result<Response<HistoryResponse>, Status> {
         Err(Status::unimplemented("connectors don't ask"))
     }
 }

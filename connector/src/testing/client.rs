@@ -210,7 +210,7 @@ fn position_of(body: &Value) -> (String, u64) {
 }
 
 /// Opcode, start and end of the payload, once the first frame is whole.
-fn frame_in(bytes: &[u8]) -> Option<(u8, usize, usize)> {
+pub(crate) fn frame_in(bytes: &[u8]) -> Option<(u8, usize, usize)> {
     let (&first, &second) = (bytes.first()?, bytes.get(1)?);
     assert_eq!(first & 0xf0, 0x80, "whole messages only");
     let (start, length) = match second {
@@ -227,7 +227,7 @@ fn frame_in(bytes: &[u8]) -> Option<(u8, usize, usize)> {
     (bytes.len() >= start + length).then_some((first & 0x0f, start, start + length))
 }
 
-fn of_json(payload: &[u8]) -> Told {
+pub(crate) fn of_json(payload: &[u8]) -> Told {
     let mut message: Value = serde_json::from_slice(payload).unwrap();
     let body = message["body"].take();
     match (message["id"].as_u64(), message["route"].as_str()) {

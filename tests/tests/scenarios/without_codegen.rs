@@ -55,7 +55,7 @@ async fn services_and_methods_are_listed_and_described() {
     }
     let methods = grpcurl(&[&chat, "list", "chat.v1.ChatService"]).await;
     let methods = methods.expect("a list");
-    for method in ["Join", "Leave", "Send", "SendStream", "Members"] {
+    for method in ["Join", "Leave", "Send", "SendStream", "Members", "History"] {
         let method = format!("chat.v1.ChatService.{method}");
         assert!(methods.lines().any(|line| line == method), "{methods}");
     }

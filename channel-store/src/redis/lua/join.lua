@@ -3,10 +3,10 @@
 -- Follows epoch.lua, append.lua, members.lua.
 --
 -- KEYS  9 tombstone of the incarnation  10 tombstone of the session
--- ARGV  6 session  7 operation  8 incarnation  9 user  10 '1' if the user is a number
---       11 milliseconds that a detached member stays, or '' for a connector's session
+-- ARGV  7 session  8 operation  9 incarnation  10 user  11 '1' if the user is a number
+--       12 milliseconds that a detached member stays, or '' for a connector's session
 -- reply { 'joined', epoch, offset, '1' if onJoin was published } | { 'dead' } | { 'stale' }
-local session, operation, user, number, stay = ARGV[6], tonumber(ARGV[7]), ARGV[9], ARGV[10], ARGV[11]
+local session, operation, user, number, stay = ARGV[7], tonumber(ARGV[8]), ARGV[10], ARGV[11], ARGV[12]
 
 if call('EXISTS', KEYS[9]) == 1 then return { 'dead' } end
 local left = call('GET', KEYS[10])
@@ -19,20 +19,20 @@ local record = call('HGET', sessions, session)
 if record then
   local was, rest = string.match(record, '^(%d+)(\n.*)$')
   -- It has joined again before its leave arrived: that leave is older than this and must not end it.
-  if tonumber(was) < operation then call('HSET', sessions, session, ARGV[7] .. rest) end
+  if tonumber(was) < operation then call('HSET', sessions, session, ARGV[8] .. rest) end
   refresh()
   local e, offset, published = string.match(rest, '^\n%d\n(%w+)\n(%d+)\n(%d)\n')
   return { 'joined', e, tonumber(offset), published }
 end
 
 local published = '0'
-if call('HINCRBY', users, user, 1) == 1 then
+if call('HINCRBY', users, user, 1) == 1 and announced then
   published = '1'
   announce('onJoin', user, number)
 elseif not generation then
-  begin_epoch(call('INFO', 'replication')) -- meta was lost alone
+  begin_epoch(call('INFO', 'replication')) -- born without a word, or meta was lost alone
 end
 call('HSET', sessions, session,
-  table.concat({ ARGV[7], number, epoch, format('%d', last), published, ARGV[8], user }, '\n'))
+  table.concat({ ARGV[8], number, epoch, format('%d', last), published, ARGV[9], user }, '\n'))
 refresh()
 return { 'joined', epoch, last, published }

@@ -2,10 +2,10 @@
 -- Allowed out of memory: it only shrinks, but for its one publication. Follows epoch.lua, append.lua, members.lua.
 --
 -- KEYS  9 tombstone of the incarnation (unused)  10 tombstone of the session
--- ARGV  6 session  7 operation, or '' to end it whatever its operation  8 '1' to leave a tombstone
---       9 seconds that it stands
+-- ARGV  7 session  8 operation, or '' to end it whatever its operation  9 '1' to leave a tombstone
+--       10 seconds that it stands
 -- reply 1 if there was a membership to end, else 0
-local session, operation, ended = ARGV[6], tonumber(ARGV[7]), 0
+local session, operation, ended = ARGV[7], tonumber(ARGV[8]), 0
 
 expire_due(10)
 local record = call('HGET', sessions, session)
@@ -16,9 +16,9 @@ if record and (not operation or tonumber(string.match(record, '^%d+')) < operati
 end
 
 -- A copy of its join may still travel: from now on it comes too late.
-if ARGV[8] == '1' then
+if ARGV[9] == '1' then
   local was = call('GET', KEYS[10])
-  local newest = was and tonumber(was) > operation and was or ARGV[7]
-  call('SET', KEYS[10], newest, 'EX', ARGV[9])
+  local newest = was and tonumber(was) > operation and was or ARGV[8]
+  call('SET', KEYS[10], newest, 'EX', ARGV[10])
 end
 return ended

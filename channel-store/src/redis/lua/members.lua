@@ -3,8 +3,9 @@
 --
 -- KEYS  6 sessions (hash: session -> record)  7 users (hash: user -> number of sessions)
 --       8 detached (zset: session -> when it is due, this server's milliseconds)
+-- ARGV  6 '1' if joins and leaves are published
 -- A record is lines: operation, number?, epoch, offset, published?, incarnation, user. Names hold no control characters.
-local sessions, users, detached = KEYS[6], KEYS[7], KEYS[8]
+local sessions, users, detached, announced = KEYS[6], KEYS[7], KEYS[8], ARGV[6] == '1'
 
 -- Publishes onJoin or onLeave, the user in the JSON type that the client used.
 local function announce(route, user, number)
@@ -12,14 +13,14 @@ local function announce(route, user, number)
   append(route .. '\0' .. user .. '\0{"userId":' .. json .. '}')
 end
 
--- Ends a session's membership; publishes onLeave if it was the user's last one.
+-- Ends a session's membership; publishes onLeave if it was the user's last one and that is said here.
 local function remove(session, record)
   local number, user = string.match(record, '^%d+\n(%d)\n.*\n([^\n]*)$')
   call('HDEL', sessions, session)
   call('ZREM', detached, session)
   if call('HINCRBY', users, user, -1) <= 0 then
     call('HDEL', users, user)
-    announce('onLeave', user, number)
+    if announced then announce('onLeave', user, number) end
   end
 end
 

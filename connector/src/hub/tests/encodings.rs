@@ -16,11 +16,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Counters by name.
 #[derive(Default)]
-struct Counters(Mutex<HashMap<String, Arc<AtomicU64>>>);
+pub(super) struct Counters(Mutex<HashMap<String, Arc<AtomicU64>>>);
 
 impl Counters {
-    fn get(&self, name: &str) -> u64 {
-        self.0.lock()[name].load(Ordering::Relaxed)
+    pub(super) fn get(&self, name: &str) -> u64 {
+        let counters = self.0.lock();
+        counters.get(name).map_or(0, |it| it.load(Ordering::Relaxed))
     }
 }
 

@@ -5,6 +5,7 @@ mod members;
 mod order;
 mod random;
 mod resuming;
+mod simulation;
 mod starting;
 mod watching;
 

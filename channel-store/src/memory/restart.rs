@@ -1,0 +1,73 @@
+//! Another server lifetime, as a restart or a failover of Redis begins one: for tests and simulations, which want its
+//! consequences without a server. No call fails meanwhile, and each channel changes over on its own.
+
+use super::channel::Kept;
+use super::{Channels, MemoryStore, Now};
+use crate::name::ChannelName;
+use crate::store::FeedConnection;
+use std::collections::BTreeMap;
+
+/// What all channels held at some time: logs, members, idempotency keys and tombstones. The default holds nothing.
+#[derive(Clone, Default)]
+pub struct Snapshot(BTreeMap<ChannelName, Kept>);
+
+impl MemoryStore {
+    /// What is held now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.channels.snapshot()
+    }
+
+    /// Begins another server lifetime: on the data that is there, or on a snapshot's, whereupon what came after it is
+    /// lost. The next publication of each channel begins an epoch. Feeds get a new connection, and confirm on it what
+    /// they follow.
+    ///
+    /// What this store takes at random comes from [`fastrand`]: seeded, all of it repeats.
+    pub fn restart(&self, on: Option<Snapshot>) {
+        self.channels.restart(on);
+    }
+}
+
+/// The lifetime after that of a number.
+pub(super) fn next(number: u64) -> FeedConnection {
+    FeedConnection {
+        number: number + 1,
+        generation: format!("memory:{:016x}", fastrand::u64(..)).into(),
+    }
+}
+
+impl Channels {
+    fn snapshot(&self) -> Snapshot {
+        let registry = self.registry.lock();
+        let channels = registry.by_name.iter();
+        Snapshot(
+            channels
+                .map(|(name, it)| (name.clone(), it.kept()))
+                .collect(),
+        )
+    }
+
+    fn restart(&self, mut on: Option<Snapshot>) {
+        let now = Now::new().instant;
+        let (server, mut names) = {
+            let mut registry = self.registry.lock();
+            registry.server = next(registry.server.number);
+            let names: Vec<_> = registry.by_name.keys().cloned().collect();
+            (registry.server.clone(), names)
+        };
+        names.extend(
+            on.iter()
+                .flat_map(|Snapshot(channels)| channels.keys().cloned()),
+        );
+        // In an order that repeats, and each once.
+        names.sort();
+        names.dedup();
+        for name in names {
+            let kept = on.as_mut().map(|Snapshot(channels)| {
+                let kept = channels.remove(&name);
+                kept.unwrap_or_else(|| Kept::new(self.started, &self.options, &server.generation))
+            });
+            self.find_or_create(&name, now).restart(&server, kept);
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What a channel's log keeps and says, by the channel's name.
+
+use crate::name::ChannelName;
+use crate::store::StoreOptions;
+use std::time::Duration;
+
+/// A rule for the channels of some names. What it leaves open is as the store's options say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogRule {
+    /// Names, in which each `*` stands for any run of characters, none included.
+    pub pattern: String,
+    /// In place of [`StoreOptions::log_entries`].
+    pub entries: Option<u64>,
+    /// In place of [`StoreOptions::log_life`].
+    pub life: Option<Duration>,
+    /// In place of [`StoreOptions::announce_members`].
+    pub announce_members: Option<bool>,
+}
+
+/// What holds for a channel.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LogPolicy {
+    pub(crate) entries: u64,
+    pub(crate) life: Duration,
+    /// Never shorter than its log's, or offsets would begin anew below it.
+    pub(crate) channel_life: Duration,
+    pub(crate) announce_members: bool,
+}
+
+/// One thing for each rule, made before it is needed.
+pub(crate) struct ByName<T> {
+    rules: Vec<(String, T)>,
+    otherwise: T,
+}
+
+impl<T> ByName<T> {
+    pub(crate) fn new(options: &StoreOptions, make: impl Fn(LogPolicy) -> T) -> Self {
+        let policy = |entries: Option<u64>, life: Option<Duration>, announce: Option<bool>| {
+            let life = life.unwrap_or(options.log_life);
+            make(LogPolicy {
+                entries: entries.unwrap_or(options.log_entries).max(1),
+                life,
+                channel_life: options.channel_life.max(life),
+                announce_members: announce.unwrap_or(options.announce_members),
+            })
+        };
+        let rules = options.log_rules.iter().map(|rule| {
+            let made = policy(rule.entries, rule.life, rule.announce_members);
+            (rule.pattern.clone(), made)
+        });
+        Self {
+            rules: rules.collect(),
+            otherwise: policy(None, None, None),
+        }
+    }
+
+    /// That of the first rule that matches.
+    pub(crate) fn of(&self, channel: &ChannelName) -> &T {
+        let matching = |(pattern, _): &&(String, T)| matches(pattern, channel.as_str());
+        let found = self.rules.iter().find(matching);
+        found.map_or(&self.otherwise, |(_, made)| made)
+    }
+}
+
+fn matches(pattern: &str, name: &str) -> bool {
+    let Some((start, rest)) = pattern.split_once('*') else {
+        return pattern == name;
+    };
+    let Some(mut name) = name.strip_prefix(start) else {
+        return false;
+    };
+    let (middle, end) = rest.rsplit_once('*').unwrap_or(("", rest));
+    // The leftmost place of each part leaves the most for those that follow.
+    for part in middle.split('*') {
+        let Some((_, after)) = name.split_once(part) else {
+            return false;
+        };
+        name = after;
+    }
+    name.ends_with(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_run_of_characters() {
+        for (pattern, yes, no) in [
+            ("4", &["4"][..], &["", "44", "*"][..]),
+            ("*", &["", "4", "room:4"], &[]),
+            (
+                "room:*",
+                &["room:", "room:4", "room:*"],
+                &["room", "a room:4"],
+            ),
+            ("*:log", &[":log", "a:log", ":log:log"], &["log", "a:log "]),
+            (
+                "a*b*c",
+                &["abc", "a-b-c", "abbcc", "abcbc"],
+                &["ac", "acb", "ab c ", "xabc"],
+            ),
+            ("a*a", &["aa", "aba"], &["a"]),
+            ("*ab*ab*", &["abab", "xab哈aby"], &["ab", "aab"]),
+            ("**", &["", "x"], &[]),
+            ("哈*", &["哈", "哈哈"], &["h"]),
+        ] {
+            for name in yes {
+                assert!(matches(pattern, name), "{pattern} {name}");
+            }
+            for name in no {
+                assert!(!matches(pattern, name), "{pattern} {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_holds_and_leaves_open_what_it_does_not_say() {
+        let rule = |pattern: &str, entries, life| LogRule {
+            pattern: pattern.into(),
+            entries,
+            life,
+            announce_members: None,
+        };
+        let two_days = Duration::from_secs(48 * 3600);
+        let options = StoreOptions {
+            log_rules: vec![
+                rule("game:lobby", Some(7), None),
+                rule("game:*", Some(8), Some(two_days)),
+                rule("*", None, Some(Duration::from_secs(60))),
+            ],
+            announce_members: false,
+            ..StoreOptions::default()
+        };
+        let policies = ByName::new(&options, |policy| policy);
+        let of = |name| *policies.of(&ChannelName::new(name).unwrap());
+        assert_eq!((of("game:lobby").entries, of("game:1").entries), (7, 8));
+        assert_eq!(of("game:lobby").life, options.log_life);
+        assert_eq!(
+            of("game:1").channel_life,
+            two_days,
+            "never shorter than its log's"
+        );
+        assert_eq!(of("4").entries, options.log_entries);
+        assert_eq!(of("4").life, Duration::from_secs(60));
+        assert_eq!(of("4").channel_life, options.channel_life);
+        assert!(!of("4").announce_members);
+    }
+}

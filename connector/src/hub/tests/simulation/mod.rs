@@ -1,0 +1,424 @@
+//! Log and hub in a deterministic simulation: two connectors, a store behind a network that delays, cuts and deafens,
+//! and that begins again on older data; clients that come, go and come back elsewhere.
+//!
+//! A seed decides about everything; the same seed gives the same run.
+
+mod network;
+mod visitor;
+
+use super::encodings::Counters;
+use crate::codec::WireFormat;
+use crate::connection::{Connection, QueueLimits};
+use crate::disconnect::Disconnect;
+use crate::hub::{Hub, Member};
+use crate::testing::channel;
+use channel_store::memory::{MemoryStore, Snapshot};
+use channel_store::{
+    ChannelStore, Incarnation, Join, Joined, Leave, Membership, Payload, Position, Publish, Route,
+    SessionId, Since, StoreOptions, User, UserId,
+};
+use network::{Faults, NetworkFeed, Table};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
+use visitor::{Contents, Visitor, Wire, arrived};
+
+const CONNECTORS: [&str; 2] = ["connector-1", "connector-2"];
+const VISITORS: usize = 4;
+/// How long things go wrong, in the simulation's time, and how long they may take to be right again.
+const TROUBLE: Duration = Duration::from_millis(1_500);
+const PEACE: Duration = Duration::from_millis(2_500);
+const TOUCH: Duration = Duration::from_millis(400);
+
+/// What a seed was about.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Outcome {
+    trace: u64,
+    lost: u64,
+    restarts: u64,
+    losses: u64,
+    new_epochs: u64,
+    recovered: u64,
+    repaired: u64,
+}
+
+/// Everything that the hosts share beside the network.
+struct World {
+    store: Arc<MemoryStore>,
+    contents: Contents,
+    /// No more coming and going, and no more faults.
+    peace: AtomicBool,
+    orders: [mpsc::UnboundedSender<Visitor>; 2],
+    at_rest: Mutex<Vec<(Visitor, Wire)>>,
+    failures: Mutex<Vec<String>>,
+    operations: AtomicU64,
+}
+
+impl World {
+    fn fail(&self, failure: String) {
+        self.failures.lock().push(failure);
+    }
+
+    fn join(&self, visitor: &Visitor, session: &SessionId) -> Join {
+        Join {
+            channel: channel(),
+            user: user(&visitor.user),
+            membership: self.membership(session),
+        }
+    }
+
+    fn leave(&self, visitor: &Visitor, session: &SessionId) -> Leave {
+        Leave {
+            channel: channel(),
+            user: user(&visitor.user),
+            membership: self.membership(session),
+            fence: false,
+        }
+    }
+
+    fn membership(&self, session: &SessionId) -> Membership {
+        Membership::Session {
+            incarnation: Incarnation::new("c:1").unwrap(),
+            session: session.clone(),
+            operation: self.operations.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+}
+
+fn user(name: &str) -> User {
+    User {
+        id: UserId::new(name).unwrap(),
+        is_number: false,
+    }
+}
+
+/// A pause of so many milliseconds at most.
+async fn pause(milliseconds: u64) {
+    sleep(Duration::from_millis(fastrand::u64(1..=milliseconds))).await;
+}
+
+/// Clients come as they are ordered.
+async fn connector(
+    world: Arc<World>,
+    table: Arc<Table>,
+    mut orders: mpsc::UnboundedReceiver<Visitor>,
+) -> turmoil::Result {
+    let hub = Hub::new(TOUCH);
+    hub.follow(NetworkFeed::new(table, hub.clone()));
+    while let Some(visitor) = orders.recv().await {
+        tokio::spawn(visit(world.clone(), hub.clone(), visitor));
+    }
+    Ok(())
+}
+
+/// A client logs in, stays for a while, and goes on to any connector with what has arrived.
+async fn visit(world: Arc<World>, hub: Arc<Hub>, mut visitor: Visitor) {
+    let wire = Wire::default();
+    let limits = QueueLimits::new(64 << 20, 64 << 20);
+    let connection = Connection::new(wire.clone(), WireFormat::Json, limits);
+    let member = hub.attach(&channel(), &connection, WireFormat::Json);
+    let operation = world.operations.fetch_add(1, Ordering::Relaxed);
+    let session = SessionId::new(format!("s{operation}")).unwrap();
+    if log_in(&world, &member, &mut visitor, &session).await {
+        if world.peace.load(Ordering::Relaxed) {
+            world.at_rest.lock().push((visitor, wire));
+            // It stays to the end.
+            std::future::pending::<()>().await;
+        }
+        pause(400).await;
+    }
+    connection.close(Disconnect::Client);
+    drop(member);
+    if let Err(error) = world.store.leave(world.leave(&visitor, &session)).await {
+        world.fail(error.to_string());
+    }
+    let written = std::mem::take(&mut *wire.lock());
+    if let Err(failure) = visitor.take(arrived(&written, fastrand::bool()), &world.contents) {
+        return world.fail(failure);
+    }
+    pause(100).await;
+    let _ = world.orders[fastrand::usize(..2)].send(visitor);
+}
+
+/// As the session does it: follow, join, judge, answer, begin.
+async fn log_in(
+    world: &World,
+    member: &Member,
+    visitor: &mut Visitor,
+    session: &SessionId,
+) -> bool {
+    if timeout(Duration::from_secs(1), member.followed()).await.is_err() {
+        return false;
+    }
+    pause(20).await;
+    let joined = world.store.join(world.join(visitor, session)).await;
+    let Ok(Joined { position, published }) = joined else {
+        return false;
+    };
+    pause(20).await;
+    let Some(since) = visitor.position.clone() else {
+        let start = Position {
+            offset: position.offset - u64::from(published),
+            ..position
+        };
+        visitor.position = Some(start.clone());
+        member.begin(start);
+        return true;
+    };
+    let Ok(judgement) = member.judge(&since).await else {
+        return false;
+    };
+    match judgement.lost {
+        Some(moved) => member.tell(&judgement.start, moved),
+        None => visitor.recovered += 1,
+    }
+    member.begin(judgement.start);
+    true
+}
+
+/// A back end that speaks all the time.
+async fn speak(world: Arc<World>) {
+    let speaker = user("speaker");
+    for number in 0.. {
+        pause(if fastrand::u8(..10) == 0 { 200 } else { 15 }).await;
+        if world.peace.load(Ordering::Relaxed) {
+            return;
+        }
+        let body = format!(r#"{{"n":{number}}}"#);
+        let publish = Publish {
+            channel: channel(),
+            session: None,
+            user: speaker.id.clone(),
+            payload: Payload::new(&Route::new("onMessage").unwrap(), &speaker, body.as_bytes()),
+            key: None,
+        };
+        if let Err(error) = world.store.publish(publish).await {
+            world.fail(error.to_string());
+        }
+    }
+}
+
+/// Which faults a seed has.
+#[derive(Clone, Copy)]
+struct Climate {
+    /// The store may begin again on older data.
+    rollbacks: bool,
+    /// The log holds less than clients miss.
+    log_entries: u64,
+}
+
+/// Things go wrong for a while; how often the store began again.
+async fn trouble(world: &World, faults: &Faults, climate: Climate) -> u64 {
+    let mut restarts = 0;
+    let mut snapshot: Option<Snapshot> = None;
+    while turmoil::sim_elapsed().is_some_and(|now| now < TROUBLE) {
+        pause(150).await;
+        let connector = CONNECTORS[fastrand::usize(..2)];
+        match fastrand::u8(..10) {
+            0..2 => faults.cut.send_modify(|cuts| *cuts += 1),
+            2..4 => {
+                turmoil::hold("store", connector);
+                pause(300).await;
+                turmoil::release("store", connector);
+            }
+            4..6 => {
+                turmoil::partition("store", connector);
+                pause(300).await;
+                turmoil::repair("store", connector);
+            }
+            6..8 => snapshot = Some(world.store.snapshot()),
+            _ => {
+                let older = snapshot.take().filter(|_| climate.rollbacks);
+                world.store.restart(older);
+                faults.cut.send_modify(|cuts| *cuts += 1);
+                restarts += 1;
+            }
+        }
+    }
+    restarts
+}
+
+/// What is held must be the log.
+async fn compare(world: &World) -> Vec<Visitor> {
+    let feed = world.store.feed(Hub::new(TOUCH));
+    let all = Since::Position(crate::testing::at("none", 0));
+    let log = feed.read(&channel(), &all, usize::MAX).await.unwrap();
+    let log: BTreeMap<u64, String> = log
+        .entries
+        .iter()
+        .map(|entry| {
+            let body: serde_json::Value = serde_json::from_slice(entry.payload.body()).unwrap();
+            let content = format!("{} {body}", entry.payload.route());
+            (entry.position.offset, content)
+        })
+        .collect();
+    let visitors = std::mem::take(&mut *world.at_rest.lock());
+    if visitors.len() != VISITORS {
+        world.fail(format!("only {} are at rest", visitors.len()));
+    }
+    let visitors = visitors.into_iter().map(|(mut visitor, wire)| {
+        if let Err(failure) = visitor.take(&wire.lock(), &world.contents) {
+            world.fail(failure);
+        }
+        let end = visitor.position.as_ref().map(|own| own.offset);
+        if end != log.last_key_value().map(|(offset, _)| *offset) {
+            world.fail(format!("{} ends at {end:?}", visitor.user));
+        }
+        for (offset, content) in &visitor.held {
+            if log.get(offset).is_some_and(|in_log| in_log != content) {
+                world.fail(format!("{} holds {content} at {offset}", visitor.user));
+            }
+        }
+        visitor
+    });
+    visitors.collect()
+}
+
+/// One run.
+fn simulate(seed: u64) -> Result<Outcome, String> {
+    fastrand::seed(seed);
+    let counters = Counters::default();
+    let _recording = metrics::set_default_local_recorder(&counters);
+    let climate = Climate {
+        rollbacks: seed % 4 != 0,
+        log_entries: if seed % 3 == 0 { 15 } else { 10_000 },
+    };
+    let faults = Arc::new(Faults {
+        cut: watch::Sender::new(0),
+        deaf: if seed % 2 == 0 { 0 } else { 300 },
+        lost: AtomicU64::new(0),
+    });
+    let table = Arc::new(Table::default());
+    let (first, at_first) = mpsc::unbounded_channel();
+    let (second, at_second) = mpsc::unbounded_channel();
+    let mut outcome = Outcome::default();
+
+    let mut simulation = turmoil::Builder::new()
+        .rng_seed(seed)
+        .tick_duration(Duration::from_millis(2))
+        .max_message_latency(Duration::from_millis(1 + seed % 40))
+        .simulation_duration(Duration::from_secs(60))
+        .build();
+    let world = Arc::new(World {
+        store: MemoryStore::new(StoreOptions {
+            log_entries: climate.log_entries,
+            ..StoreOptions::default()
+        }),
+        contents: Contents::default(),
+        peace: AtomicBool::new(false),
+        orders: [first, second],
+        at_rest: Mutex::default(),
+        failures: Mutex::default(),
+        operations: AtomicU64::new(1),
+    });
+    {
+        let (world, table, faults) = (world.clone(), table.clone(), faults.clone());
+        simulation.host("store", move || {
+            tokio::spawn(speak(world.clone()));
+            network::serve(world.store.clone(), table.clone(), faults.clone())
+        });
+    }
+    for (name, orders) in CONNECTORS.into_iter().zip([at_first, at_second]) {
+        let (world, table) = (world.clone(), table.clone());
+        simulation.client(name, connector(world, table, orders));
+    }
+    for number in 0..VISITORS {
+        let _ = world.orders[number % 2].send(Visitor::new(format!("v{number}")));
+    }
+    let visitors = Arc::new(Mutex::new(Vec::new()));
+    let restarts = Arc::new(AtomicU64::new(0));
+    {
+        let (world, faults, visitors) = (world.clone(), faults.clone(), visitors.clone());
+        let restarts = restarts.clone();
+        simulation.client("driver", async move {
+            restarts.store(trouble(&world, &faults, climate).await, Ordering::Relaxed);
+            world.peace.store(true, Ordering::Relaxed);
+            sleep(PEACE).await;
+            *visitors.lock() = compare(&world).await;
+            Ok(())
+        });
+    }
+    while !simulation.step().map_err(|error| error.to_string())? {
+        if !visitors.lock().is_empty() || !world.failures.lock().is_empty() {
+            break;
+        }
+    }
+    let failures = world.failures.lock();
+    if !failures.is_empty() {
+        return Err(failures.join("; "));
+    }
+    outcome.restarts = restarts.load(Ordering::Relaxed);
+    outcome.lost = faults.lost.load(Ordering::Relaxed);
+    outcome.repaired = counters.get("connector_feed_repaired_total");
+    let mut trace = DefaultHasher::new();
+    for visitor in &*visitors.lock() {
+        visitor.trace.hash(&mut trace);
+        outcome.losses += visitor.losses;
+        outcome.new_epochs += visitor.new_epochs;
+        outcome.recovered += visitor.recovered;
+    }
+    outcome.trace = trace.finish();
+    if outcome.losses > 0 && !climate.rollbacks && climate.log_entries > 1_000 {
+        return Err("told of a loss, though nothing was lost".into());
+    }
+    Ok(outcome)
+}
+
+/// Runs seeds, each on whichever thread is free, and adds up what they were about.
+fn simulate_all(seeds: std::ops::Range<u64>) -> Outcome {
+    let next = AtomicU64::new(seeds.start);
+    let sum = Mutex::new(Outcome::default());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    match simulate(seed) {
+                        Ok(outcome) => sum.lock().add(&outcome),
+                        Err(failure) => panic!("seed {seed}: {failure}"),
+                    }
+                }
+            });
+        }
+    });
+    sum.into_inner()
+}
+
+impl Outcome {
+    fn add(&mut self, other: &Self) {
+        self.lost += other.lost;
+        self.restarts += other.restarts;
+        self.losses += other.losses;
+        self.new_epochs += other.new_epochs;
+        self.recovered += other.recovered;
+        self.repaired += other.repaired;
+    }
+}
+
+#[test]
+fn in_a_thousand_histories_nobody_has_an_untold_hole() {
+    let started = std::time::Instant::now();
+    let sum = simulate_all(0..1_000);
+    println!("1,000 seeds in {:?}: {sum:?}", started.elapsed());
+    assert!(sum.repaired > 0, "no gap was repaired");
+    assert!(sum.new_epochs > 0, "no epoch began");
+    assert!(sum.losses > 0, "nobody was told of a loss");
+    assert!(sum.recovered > 0, "nobody recovered");
+    assert!(sum.lost > 0, "no publication got lost on its way");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_history() {
+    for seed in 0..24 {
+        assert_eq!(simulate(seed), simulate(seed), "seed {seed}");
+    }
+}
