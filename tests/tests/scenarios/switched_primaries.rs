@@ -8,6 +8,7 @@ use tests::redis::Redis;
 use tests::relay::Relay;
 use tests::service::Chat;
 use tests::system::Plan;
+use tests::{SOON, wait};
 
 /// Nobody was disconnected from it, and yet others have published elsewhere in between: nothing is lost, late at most.
 #[tokio::test]
@@ -94,6 +95,73 @@ async fn a_lifetime_that_changes_under_a_connection_is_noticed_though_nobody_say
             .entries
             .values()
             .any(|entry| entry.message == Some(("herald".into(), 1)))
+    );
+    holds(&history, &[]);
+}
+
+/// The same with something lost: what comes next would fit as the next one, and is of another log.
+#[tokio::test]
+async fn what_is_lost_in_a_switch_in_place_is_told_to_those_who_saw_it() {
+    let plan = Plan::of(2, 1).alone().chat_flags(&WHOLE_LOG);
+    let _turn = plan.turn().await;
+    let primary = Redis::start().await;
+    let link = Relay::to(primary.address()).await;
+    let replica = Redis::replica_of(link.address()).await;
+    let services = plan.services(&primary.url(), &primary.url()).await;
+    let crowd = Crowd::gather(&services.addresses(), 4, 4).await;
+    let api = services.api(0);
+    crowd.speak();
+    crowd.goes_on(20).await;
+    crowd.fall_silent().await;
+
+    replica.until_caught_up(&primary).await;
+    link.stall();
+    let sent = api.send(ROOM, "herald", r#"{"n":1}"#, "lost").await;
+    sent.expect("the primary takes it");
+    let lost = primary.published(ROOM).await;
+    wait::eventually("everybody has seen it", SOON, async || {
+        crowd
+            .positions()
+            .iter()
+            .flatten()
+            .all(|at| at.offset == lost)
+    })
+    .await;
+    replica.promote().await;
+    let elsewhere = Chat::start(&replica, &WHOLE_LOG).await;
+    let sent = ChatApi::at(elsewhere.address())
+        .send(ROOM, "herald", r#"{"n":2}"#, "instead")
+        .await;
+    sent.expect("the replica is a primary now");
+    assert_eq!(
+        replica.published(ROOM).await,
+        lost,
+        "another one stands in its place"
+    );
+
+    // Quickly, and something is said at once: no probe comes in between.
+    primary.demote(replica.address()).await;
+    primary.until_linked().await;
+    primary.promote().await;
+    crowd.speak();
+    crowd.goes_on(20).await;
+
+    let history = crowd.comes_to_rest(&api, primary.address()).await;
+    println!("{}", crowd.report());
+    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
+    for follower in crowd.followers() {
+        let losses = follower.notes().read().losses();
+        let [(position, Reason::Diverged)] = &losses[..] else {
+            panic!("{} was told {losses:?}", follower.name());
+        };
+        assert_eq!(position.offset + 1, lost, "{}", follower.name());
+    }
+    assert!(
+        history
+            .log
+            .entries
+            .values()
+            .any(|entry| entry.message == Some(("herald".into(), 2)))
     );
     holds(&history, &[]);
 }
