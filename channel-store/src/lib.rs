@@ -20,7 +20,7 @@ pub use name::{
 pub use publication::{Epoch, ON_JOIN, ON_LEAVE, ON_MESSAGE, Payload, Position, Publication};
 pub use rules::LogRule;
 pub use store::{
-    ChannelFeed, ChannelStore, FeedConnection, FeedSink, Generation, Head, Join, Joined, Leave,
-    LogPage, MembersPage, Membership, Publish, Published, Publisher, Since, Standing, StoreError,
-    StoreOptions,
+    Ack, ChannelFeed, ChannelStore, FeedConnection, FeedSink, Generation, Head, Join, Joined,
+    Leave, LogPage, MembersPage, Membership, Publish, Published, Publisher, Since, Standing,
+    StoreError, StoreOptions,
 };

@@ -7,6 +7,7 @@ use crate::name::{ChannelName, IdempotencyKey, Incarnation, SessionId, User, Use
 use crate::publication::{Payload, Position, Publication};
 use crate::rules::LogRule;
 use async_trait::async_trait;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -32,6 +33,23 @@ pub struct StoreOptions {
     pub detached_life: Duration,
     /// How long a leave is remembered against its own late join.
     pub tombstone_life: Duration,
+    /// When a publication counts as published.
+    pub ack: Ack,
+    /// A PEM file of the authorities that may vouch for the servers, instead of the public ones.
+    pub redis_ca: Option<PathBuf>,
+}
+
+/// When a publication counts as published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ack {
+    /// When the primary has it. A failover may lose what had not reached the replica that takes over.
+    Primary,
+    /// When so many replicas have it, too. It survives a failover if the one that takes over is among them: surely so
+    /// only if `replicas` is their number, which is 1 where there is one.
+    Replica {
+        /// How many.
+        replicas: u32,
+    },
 }
 
 impl Default for StoreOptions {
@@ -47,6 +65,8 @@ impl Default for StoreOptions {
             key_life: Duration::from_secs(300),
             detached_life: Duration::from_secs(60),
             tombstone_life: Duration::from_secs(300),
+            ack: Ack::Primary,
+            redis_ca: None,
         }
     }
 }
@@ -183,7 +203,7 @@ pub enum Standing {
     Diverged,
     /// What follows it is no longer held.
     Trimmed,
-    /// An epoch of another life.
+    /// An epoch of another life, or one that saw what this log does not have, below what is still held.
     Unknown,
 }
 

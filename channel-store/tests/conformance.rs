@@ -21,6 +21,12 @@ macro_rules! conformance {
         mod in_redis {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)] async fn $test() { super::$test(super::Kind::Redis).await; })+
         }
+        /// All at once: they share one cluster.
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn everything_holds_in_a_cluster_too() {
+            let _cluster = crate::support::Cluster::shared();
+            join_all([$(Box::pin($test(Kind::Cluster)) as std::pin::Pin<Box<dyn Future<Output = ()>>>),+]).await;
+        }
     };
 }
 

@@ -1,45 +1,22 @@
 //! What becomes of the promises when Redis fails: it dies, falls silent, forgets, is full, or is another one than before.
 
 use crate::support::{
-    Server, Subject, eventually, from_session, message, name, offsets, read, said, session,
-    with_key,
+    Server, Subject, becomes, eventually, from_session, message, name, offsets, publish_at_last,
+    read, said, session, with_key,
 };
 use channel_store::redis::{OpenError, RedisFeed, RedisStore};
 use channel_store::{
-    ChannelFeed, ChannelStore, Membership, Position, Published, Since, Standing, StoreError,
+    ChannelFeed, ChannelStore, HistoryRange, Membership, Position, Since, Standing, StoreError,
     StoreOptions,
 };
 use futures_util::future::join_all;
 use redis::Value;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
 
 const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 
-async fn becomes(mut available: watch::Receiver<bool>, wanted: bool, within: Duration) {
-    let wait = available.wait_for(|it| *it == wanted);
-    let in_time = tokio::time::timeout(within, wait).await.is_ok();
-    assert!(in_time, "not within {within:?}: available = {wanted}");
-}
-
 const SOON: Duration = Duration::from_secs(10);
-
-/// Publishes until it is answered; whatever is not done is an outage, never a success.
-async fn publish_at_last(subject: &Subject, channel: &str, body: &str) -> Published {
-    let start = Instant::now();
-    loop {
-        let message = with_key(message(channel, "u", body), body);
-        match subject.publish(message).await {
-            Ok(published) => return published,
-            Err(StoreError::Unavailable(_)) => {
-                assert!(start.elapsed() < SOON, "it never came back");
-            }
-            Err(other) => panic!("{other}"),
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
 
 #[tokio::test]
 async fn a_crash_is_told_at_once_and_a_restart_costs_nobody_anything_f7() {
@@ -275,6 +252,33 @@ async fn a_silent_server_is_noticed_within_three_seconds_and_used_again() {
     );
     let answer = publisher.publish(vec![message("4", "u", "late")]).await;
     assert!(matches!(answer, Err(StoreError::Unavailable(_))));
+}
+
+#[tokio::test]
+async fn a_feed_that_is_answered_but_brought_nothing_is_never_ready() {
+    // Whoever publishes here reaches the followers of sharded topics, of which there are none.
+    let mut mute = vec!["--rename-command", "PUBLISH", "GONE"];
+    mute.extend(["--rename-command", "SPUBLISH", "PUBLISH"]);
+    let subject = Subject::on(Server::start(&mute), StoreOptions::default()).await;
+    let (feed, ear) = subject.follow("4").await;
+    ear.subscribed("4", 3).await;
+    assert!(!*feed.available().borrow());
+    assert_eq!(ear.publications("4"), []);
+}
+
+#[tokio::test]
+async fn a_feed_that_hears_itself_stays() {
+    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let (feed, ear) = subject.follow("4").await;
+    becomes(feed.available(), true, SOON).await;
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    assert_eq!(
+        ear.confirmations("4").len(),
+        1,
+        "who hears itself is left alone"
+    );
+    let topics = subject.server().say("PUBSUB CHANNELS *:probe");
+    assert!(matches!(topics, Value::Array(it) if it.len() == 1));
 }
 
 #[tokio::test]
@@ -531,7 +535,7 @@ async fn a_wrong_url_is_refused_and_never_repeated_in_the_error() {
         "nonsense",
         "http://:secret@localhost/",
         "redis://:secret@host:port/",
-        "rediss://:secret@localhost/",
+        "rediss://:secret@localhost/#insecure",
     ] {
         let error = RedisStore::open(url, StoreOptions::default())
             .await
@@ -763,4 +767,40 @@ async fn a_replica_tells_no_heads() {
         matches!(touched, Err(StoreError::Unavailable(_))),
         "{touched:?}"
     );
+}
+
+#[tokio::test]
+async fn history_goes_through_a_restart_in_both_directions() {
+    let mut subject = Subject::on(Server::start(&DURABLE), StoreOptions::default()).await;
+    for n in 1..=3 {
+        publish_at_last(&subject, "4", &format!("{n}")).await;
+    }
+    subject.server().kill();
+    becomes(subject.store.available(), false, SOON).await;
+    subject.server().start_again();
+    for n in 4..=6 {
+        publish_at_last(&subject, "4", &format!("{n}")).await;
+    }
+    let log = subject.log("4").await;
+    assert_ne!(log[2].position.epoch, log[3].position.epoch);
+    let (mut forwards, mut backwards) = (Vec::new(), Vec::new());
+    let mut range = HistoryRange::Oldest;
+    while forwards.len() < 6 {
+        let page = subject.store.history(&name("4"), &range, 1).await.unwrap();
+        assert_eq!(page.standing, Standing::Exact);
+        forwards.extend(page.entries);
+        range = HistoryRange::After(forwards[forwards.len() - 1].position.clone());
+    }
+    assert_eq!(forwards, log);
+    range = HistoryRange::Newest;
+    while backwards.len() < 6 {
+        let page = subject.store.history(&name("4"), &range, 1).await.unwrap();
+        assert_eq!(page.standing, Standing::Exact);
+        backwards.extend(page.entries);
+        let mut before = backwards[backwards.len() - 1].position.clone();
+        before.offset -= 1;
+        range = HistoryRange::UpTo(before);
+    }
+    backwards.reverse();
+    assert_eq!(backwards, log);
 }

@@ -3,10 +3,18 @@
 //! One binary: the suite of both implementations, and what only one of them can do.
 
 #[cfg(test)]
+mod acks;
+#[cfg(test)]
+mod cluster;
+#[cfg(test)]
 mod conformance;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]
 mod redis;
+#[cfg(test)]
+mod security;
+#[cfg(test)]
+mod sentinel;
 #[cfg(test)]
 mod support;

@@ -1,9 +1,10 @@
 //! What an operator can set, and the bounds that follow from it.
 
-use channel_store::{LogRule, StoreOptions};
+use channel_store::{Ack, LogRule, StoreOptions};
 use runtime::LogFormat;
 use runtime::cli::duration;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The most messages that a channel may keep.
@@ -23,7 +24,8 @@ pub struct Config {
     #[arg(long, env = "CHAT_ADMIN", default_value = "127.0.0.1:9001")]
     pub admin: SocketAddr,
 
-    /// The Redis that holds the channels: the same for all chats and connectors
+    /// The Redis that holds the channels, the same for all chats and connectors: redis://, redis+sentinel:// or
+    /// redis-cluster://; rediss in place of redis encrypts
     #[arg(
         long,
         env = "CHAT_REDIS",
@@ -31,6 +33,23 @@ pub struct Config {
         default_value = "redis://127.0.0.1:6379"
     )]
     pub redis: String,
+
+    /// PEM file of the authorities that may vouch for an encrypted Redis, instead of the public ones
+    #[arg(long, env = "CHAT_REDIS_CA", value_name = "FILE")]
+    pub redis_ca: Option<PathBuf>,
+
+    /// When a send is answered: when the primary has it, or when replicas do, too
+    #[arg(long, env = "CHAT_ACK", value_enum, default_value = "primary")]
+    pub ack: AckBy,
+
+    /// With --ack replica: how many replicas. Fewer than there are may not survive a failover
+    #[arg(
+        long,
+        env = "CHAT_ACK_REPLICAS",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=100)
+    )]
+    pub ack_replicas: u32,
 
     /// Stands before every key, so that several systems can share one Redis
     #[arg(long, env = "CHAT_PREFIX", default_value = "gc", value_parser = prefix)]
@@ -90,6 +109,15 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
+/// Who must have a message before its sender is told so.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum AckBy {
+    /// The primary.
+    Primary,
+    /// Replicas, too.
+    Replica,
+}
+
 impl Config {
     /// What the store has to know.
     #[must_use]
@@ -103,6 +131,13 @@ impl Config {
             channel_life: self.channel_life.max(self.log_life),
             key_life: self.key_life,
             detached_life: self.detached_life,
+            ack: match self.ack {
+                AckBy::Primary => Ack::Primary,
+                AckBy::Replica => Ack::Replica {
+                    replicas: self.ack_replicas,
+                },
+            },
+            redis_ca: self.redis_ca.clone(),
             ..StoreOptions::default()
         }
     }
@@ -281,6 +316,15 @@ mod tests {
             let error = log_rule(wrong).unwrap_err();
             assert!(error.contains(reason), "{wrong}: {error}");
         }
+    }
+
+    #[test]
+    fn replicas_count_only_where_they_are_waited_for() {
+        let ack = |arguments: &[&str]| config(arguments).store().ack;
+        assert_eq!(ack(&["--ack-replicas", "2"]), Ack::Primary);
+        assert_eq!(ack(&["--ack", "replica"]), Ack::Replica { replicas: 1 });
+        let both = ["--ack", "replica", "--ack-replicas", "2"];
+        assert_eq!(ack(&both), Ack::Replica { replicas: 2 });
     }
 
     #[test]

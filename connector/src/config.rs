@@ -7,6 +7,7 @@ use clap::Parser;
 use runtime::LogFormat;
 use runtime::cli::duration;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,7 +43,7 @@ pub struct Config {
     )]
     pub chat: Vec<String>,
 
-    /// The Redis that chat uses, too
+    /// The Redis that chat uses, too: redis://, redis+sentinel:// or redis-cluster://; rediss in place of redis encrypts
     #[arg(
         long,
         env = "CONNECTOR_REDIS",
@@ -51,6 +52,10 @@ pub struct Config {
         value_name = "URL"
     )]
     pub redis: String,
+
+    /// PEM file of the authorities that may vouch for an encrypted Redis, instead of the public ones
+    #[arg(long, env = "CONNECTOR_REDIS_CA", value_name = "FILE")]
+    pub redis_ca: Option<PathBuf>,
 
     /// Where /livez, /readyz and /metrics are served
     #[arg(
@@ -152,6 +157,7 @@ impl Config {
     pub fn store_options(&self) -> StoreOptions {
         StoreOptions {
             prefix: self.prefix.clone(),
+            redis_ca: self.redis_ca.clone(),
             ..StoreOptions::default()
         }
     }

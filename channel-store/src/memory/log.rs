@@ -193,8 +193,10 @@ impl Log {
         };
         let next = self.epochs.get(index + 1);
         let end = next.map_or(self.last, |(_, start)| start - 1);
-        if position.offset > end {
-            (Standing::Diverged, self.at(end.max(before_first)))
+        if position.offset > end && end < before_first {
+            (Standing::Unknown, self.at(before_first))
+        } else if position.offset > end {
+            (Standing::Diverged, self.at(end))
         } else if position.offset < before_first {
             (Standing::Trimmed, self.at(before_first))
         } else {

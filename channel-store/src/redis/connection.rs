@@ -4,7 +4,11 @@
 //! A command that is not answered in time ends the connection for everybody, at once. Otherwise one that was queued
 //! behind it could still take effect while it itself is repeated elsewhere, and a sender's messages would change places.
 
-use super::reply::{self, ServerState, refusal, unavailable, wants_another_connection};
+use super::location::Address;
+use super::reply::{
+    self, ServerState, is_redirect, refusal, unavailable, wants_another_connection,
+};
+use super::unasked::Unasked;
 use crate::store::{Generation, StoreError};
 use redis::aio::MultiplexedConnection;
 use redis::{
@@ -16,28 +20,70 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinHandle, coop::unconstrained};
 use tokio::time::{sleep, timeout};
 
 /// A command that takes longer has an unknown outcome.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 /// How often a connection is asked whether its server lives, and is what it was.
-const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// Commands that are handed over at once; more wait in line.
 const QUEUE: usize = 1024;
 
 /// Takes what a connection brings unasked, on the connection's own task.
 pub(super) type OnPush = Arc<dyn Fn(PushInfo) + Send + Sync>;
 
+/// What a connection is for.
+#[derive(Clone, Default)]
+pub(super) struct Manner {
+    pub(super) number: u64,
+    pub(super) on_push: Option<OnPush>,
+    /// With a node of a cluster: told when the node says that slots are elsewhere.
+    pub(super) stirred: Option<Arc<Notify>>,
+}
+
+/// Why a connection was left.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Ended {
+    #[error("closed")]
+    Closed,
+    #[error("{0}")]
+    Failed(StoreError),
+    #[error("the server is a replica now")]
+    Replica,
+    #[error("the server has begun another lifetime")]
+    Lifetime,
+    #[error("the sentinels name {0}")]
+    Elsewhere(Address),
+    #[error("what it publishes does not come back")]
+    Deaf,
+}
+
+impl Ended {
+    /// The reason as a metric has it.
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Failed(_) => "failed",
+            Self::Replica => "replica",
+            Self::Lifetime => "lifetime",
+            Self::Elsewhere(_) => "elsewhere",
+            Self::Deaf => "deaf",
+        }
+    }
+}
+
 /// A connection that was found good; clones share it.
 #[derive(Clone)]
 pub(super) struct Connection {
-    /// Counts the link's connections upwards.
+    /// Counts upwards the connections of all links of one store or feed.
     pub(super) number: u64,
     /// The server lifetime that it began under.
     pub(super) generation: Generation,
     commands: MultiplexedConnection,
     driver: AbortHandle,
+    stirred: Option<Arc<Notify>>,
 }
 
 impl Connection {
@@ -49,20 +95,32 @@ impl Connection {
         skip: usize,
         count: usize,
     ) -> Result<Vec<Value>, StoreError> {
-        let mut commands = self.commands.clone();
-        let replies = self
-            .in_time(commands.send_packed_commands(pipeline, skip, count))
-            .await?;
+        let replies = self.ask(pipeline, skip, count).await?;
         self.examine(&replies)?;
         Ok(replies)
+    }
+
+    /// As [`Self::request`]; every refusal is a reply.
+    pub(super) async fn ask(
+        &self,
+        pipeline: &Pipeline,
+        skip: usize,
+        count: usize,
+    ) -> Result<Vec<Value>, StoreError> {
+        let mut commands = self.commands.clone();
+        self.in_time(commands.send_packed_commands(pipeline, skip, count))
+            .await
     }
 
     /// Looks for refusals among replies.
     pub(super) fn examine(&self, replies: &[Value]) -> Result<(), StoreError> {
         for reply in replies {
             if let Value::ServerError(error) = reply {
-                if wants_another_connection(error) {
-                    self.close();
+                // A node that sends us elsewhere is good for all else.
+                match &self.stirred {
+                    Some(stirred) if is_redirect(error) => stirred.notify_one(),
+                    _ if wants_another_connection(error) => self.close(),
+                    _ => {}
                 }
                 if refusal(error) != StoreError::Full {
                     return Err(refusal(error));
@@ -72,18 +130,61 @@ impl Connection {
         Ok(())
     }
 
-    /// Follows topics; each is confirmed by a push.
-    pub(super) async fn subscribe(&self, topics: &[Arc<str>]) -> Result<(), StoreError> {
-        let mut commands = self.commands.clone();
-        let topics: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
-        self.in_time(commands.subscribe(topics)).await
+    /// Follows topics; each is confirmed by a push, but those that are answered: a cluster has moved them.
+    pub(super) async fn subscribe(&self, topics: &[Arc<str>]) -> Result<Vec<Arc<str>>, StoreError> {
+        if self.stirred.is_none() {
+            let mut commands = self.commands.clone();
+            let topics: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
+            self.in_time(commands.subscribe(topics)).await?;
+            return Ok(Vec::new());
+        }
+        let mut pipeline = Pipeline::with_capacity(topics.len());
+        for topic in topics {
+            pipeline.cmd("SSUBSCRIBE").arg(&**topic);
+        }
+        let replies = self.ask(&pipeline, 0, topics.len()).await?;
+        let mut moved = Vec::new();
+        for (topic, reply) in topics.iter().zip(&replies) {
+            match reply {
+                Value::ServerError(error) if is_redirect(error) => moved.push(topic.clone()),
+                _ => self.examine(std::slice::from_ref(reply))?,
+            }
+        }
+        Ok(moved)
     }
 
     /// Follows topics no longer.
     pub(super) async fn unsubscribe(&self, topics: &[Arc<str>]) -> Result<(), StoreError> {
-        let mut commands = self.commands.clone();
-        let topics: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
-        self.in_time(commands.unsubscribe(topics)).await
+        if self.stirred.is_none() {
+            let mut commands = self.commands.clone();
+            let topics: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
+            return self.in_time(commands.unsubscribe(topics)).await;
+        }
+        // In a transaction each, so that the number of answers is the same whether or not a slot has moved.
+        let mut pipeline = Pipeline::with_capacity(3 * topics.len());
+        for topic in topics {
+            pipeline.cmd("MULTI");
+            pipeline.cmd("SUNSUBSCRIBE").arg(&**topic);
+            pipeline.cmd("EXEC");
+        }
+        self.ask(&pipeline, 0, 3 * topics.len()).await?;
+        Ok(())
+    }
+
+    /// Says that slots may have moved.
+    pub(super) fn stir(&self) {
+        if let Some(stirred) = &self.stirred {
+            stirred.notify_one();
+        }
+    }
+
+    /// The word that publishes to the server's topics.
+    pub(super) fn publish_word(&self) -> &'static str {
+        if self.stirred.is_some() {
+            "SPUBLISH"
+        } else {
+            "PUBLISH"
+        }
     }
 
     /// Ends it for all that hold it. What was not answered stays unknown, what was not sent never will be.
@@ -140,52 +241,63 @@ pub(super) struct Live {
 impl Live {
     /// Greets the server on a stream, in RESP3, where pushes come between the answers.
     pub(super) async fn begin<S>(
-        number: u64,
         settings: &RedisConnectionInfo,
         stream: S,
-        on_push: Option<OnPush>,
+        manner: Manner,
     ) -> Result<Self, RedisError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let settings = settings.clone().set_protocol(ProtocolVersion::RESP3);
+        // Without the name of the library: a user that may do only what is needed is refused it.
+        let settings = settings
+            .clone()
+            .set_protocol(ProtocolVersion::RESP3)
+            .set_skip_set_lib_name();
         // The time limit is ours: the crate's would let go of a command without closing the connection.
         let mut config = AsyncConnectionConfig::new()
             .set_response_timeout(None)
             .set_pipeline_buffer_size(QUEUE);
-        if let Some(on_push) = on_push {
+        if let Some(on_push) = manner.on_push {
             config = config.set_push_sender(move |push| {
                 on_push(push);
                 Ok::<(), Infallible>(())
             });
         }
-        let (commands, driver) =
-            MultiplexedConnection::new_with_config(&settings, stream, config).await?;
-        let driver = tokio::spawn(driver);
+        let (commands, driver) = if manner.stirred.is_some() {
+            let stream = Unasked::new(stream);
+            let (commands, driver) =
+                MultiplexedConnection::new_with_config(&settings, stream, config).await?;
+            (commands, tokio::spawn(driver))
+        } else {
+            let (commands, driver) =
+                MultiplexedConnection::new_with_config(&settings, stream, config).await?;
+            (commands, tokio::spawn(driver))
+        };
         Ok(Self {
             connection: Connection {
-                number,
+                number: manner.number,
                 generation: "".into(),
                 commands,
                 driver: driver.abort_handle(),
+                stirred: manner.stirred,
             },
             driver,
         })
     }
 
     /// Waits until the connection is of no use any more, and says why.
-    pub(super) async fn ended(&mut self) -> String {
+    pub(super) async fn ended(&mut self) -> Ended {
         loop {
             tokio::select! {
-                _ = &mut self.driver => return "closed".into(),
+                _ = &mut self.driver => return Ended::Closed,
                 () = sleep(PROBE_INTERVAL) => {}
             }
             match self.connection.server().await {
-                Err(error) => return error.to_string(),
-                Ok(server) if !server.primary => return "the server is a replica now".into(),
+                Err(error) => return Ended::Failed(error),
+                Ok(server) if !server.primary => return Ended::Replica,
                 // Demoted and promoted again in between: others may have published elsewhere.
                 Ok(server) if server.generation != self.connection.generation => {
-                    return "the server has begun another lifetime".into();
+                    return Ended::Lifetime;
                 }
                 Ok(_) => {}
             }

@@ -28,6 +28,11 @@ impl Keys {
         format!("{}:schema", self.prefix)
     }
 
+    /// A topic on which a feed's connection listens to itself; no channel's, whatever that is called.
+    pub(super) fn probe(&self, number: u64) -> String {
+        format!("{}:{{{number:x}}}:probe", self.prefix)
+    }
+
     /// The keys of one channel.
     pub(super) fn of(&self, channel: &ChannelName) -> ChannelKeys {
         ChannelKeys {

@@ -5,71 +5,149 @@
 //! for good before the next one is made, whatever still holds a clone of it: so nothing that was queued on it can take
 //! effect after something that was said on a later one. The link never repeats a command.
 
-use super::connection::{Connection, Live, OnPush};
-use super::keys::Keys;
-use super::reply::{self, unavailable};
+use super::connection::{Connection, Ended, Live, Manner, OnPush, PROBE_INTERVAL};
+use super::location::Address;
+use super::reply::{self, is_redirect, unavailable};
 use super::scripts::SCRIPTS;
+use super::sentinel::Sentinels;
+use super::slots::Slots;
+use super::stream::Dial;
+use super::unasked::DROPPED;
 use crate::store::StoreError;
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline, RedisError, Value};
+use async_trait::async_trait;
+use futures_util::future::try_join_all;
+use metrics::{counter, describe_counter};
+use redis::{Pipeline, PushInfo, PushKind, RedisConnectionInfo, RedisError, Value};
 use std::convert::Infallible;
+use std::future::pending;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 /// The version of keys and scripts; a server that keeps another one is refused.
-const SCHEMA: &str = "1";
-/// Connecting, greeting and loading the scripts.
-const CONNECT_TIME: Duration = Duration::from_secs(2);
+pub(super) const SCHEMA: &str = "1";
+/// Asking sentinels, connecting, greeting and loading the scripts. With the pauses it is short enough that after a
+/// failover the new primary is in use within a second or two, even if the old one still takes connections.
+const CONNECT_TIME: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// Why a service must not start with this Redis.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum OpenError {
-    /// Not the URL of a Redis server. Never shows it: it may hold a password.
-    #[error("not a usable Redis URL: {0}")]
-    Url(String),
-    /// The server keeps channels of another version.
-    #[error("Redis holds schema version {found:?}, this program needs {SCHEMA:?}")]
-    Schema {
-        /// The version that was found.
-        found: String,
-    },
+const LOST: &str = "redis_connections_lost_total";
+
+/// What all links of one store or feed have in common.
+pub(super) struct Common {
+    pub(super) settings: RedisConnectionInfo,
+    pub(super) dial: Dial,
+    pub(super) schema: String,
+    pub(super) attendant: Option<Arc<dyn Attendant>>,
+    /// Connections made so far.
+    pub(super) numbers: AtomicU64,
+    /// A link has come up or gone down.
+    pub(super) changed: watch::Sender<()>,
+    /// With a cluster: slots may have moved.
+    pub(super) stirred: Option<Arc<Notify>>,
+}
+
+impl Common {
+    /// A connection on which nothing is prepared.
+    pub(super) async fn connect(
+        &self,
+        address: &Address,
+        number: u64,
+        on_push: Option<OnPush>,
+    ) -> Result<Live, NoConnection> {
+        let stream = self.dial.connect(address).await?;
+        let manner = Manner {
+            number,
+            on_push,
+            stirred: self.stirred.clone(),
+        };
+        Ok(Live::begin(&self.settings, stream, manner).await?)
+    }
+}
+
+/// Uses each connection of the links as long as it lives.
+#[async_trait]
+pub(super) trait Attendant: Send + Sync + 'static {
+    /// From now on these own the slots; what a node has refused as not its own is to be asked for again.
+    fn assign(&self, slots: &Arc<Slots>);
+
+    /// Takes what a node's connection brings unasked, on the connection's own task.
+    fn push(&self, node: &Address, number: u64, push: PushInfo);
+
+    /// Uses a connection, says when it is ready for use, and returns when it is of none any more.
+    async fn attend(
+        &self,
+        node: &Address,
+        connection: &Connection,
+        ready: &(dyn Fn() + Send + Sync),
+    ) -> Ended;
+}
+
+/// Where a link's server is: looked up with each attempt.
+pub(super) enum Place {
+    Fixed(Address),
+    Sentinels(Sentinels),
+}
+
+impl Place {
+    async fn address(&self, dial: &Dial) -> Result<Address, NoConnection> {
+        match self {
+            Self::Fixed(address) => Ok(address.clone()),
+            Self::Sentinels(sentinels) => {
+                let primary = sentinels.primary(dial).await;
+                primary.ok_or(NoConnection::NoSentinel)
+            }
+        }
+    }
+
+    /// Returns when sentinels name another primary than this: the server may not know yet that it is none.
+    async fn left(&self, address: &Address, dial: &Dial) -> Address {
+        let Self::Sentinels(sentinels) = self else {
+            return pending().await;
+        };
+        loop {
+            sleep(PROBE_INTERVAL).await;
+            match sentinels.primary(dial).await {
+                Some(primary) if primary != *address => return primary,
+                _ => {}
+            }
+        }
+    }
 }
 
 /// A supervised connection. Its supervisor ends when this is dropped.
 pub(super) struct Link {
     current: watch::Receiver<Option<Connection>>,
-    available: watch::Receiver<bool>,
+    ready: watch::Receiver<bool>,
     supervisor: AbortHandle,
 }
 
 impl Link {
-    /// Opens a link; that the server is unreachable is no error.
+    /// Starts to connect.
+    pub(super) fn start(node: Address, place: Place, common: Arc<Common>) -> Self {
+        let (supervisor, link) = Supervisor::new(node, place, common);
+        link(tokio::spawn(supervisor.run(None)).abort_handle())
+    }
+
+    /// Connects. That the server is unreachable is no error; that it keeps another version's schema is.
     pub(super) async fn open(
-        url: &str,
-        keys: &Keys,
-        on_push: Option<OnPush>,
-    ) -> Result<Self, OpenError> {
-        let (current, watch_current) = watch::channel(None);
-        let (available, watch_available) = watch::channel(false);
-        let mut supervisor = Supervisor {
-            server: Server::new(url, keys, on_push)?,
-            current,
-            available,
-        };
+        node: Address,
+        place: Place,
+        common: Arc<Common>,
+    ) -> Result<Self, AnotherSchema> {
+        let (mut supervisor, link) = Supervisor::new(node, place, common);
         let first = match supervisor.connect().await {
-            Err(NoConnection::Schema(found)) => return Err(OpenError::Schema { found }),
+            Err(NoConnection::Schema(found)) => return Err(AnotherSchema(found)),
             first => first,
         };
-        Ok(Self {
-            current: watch_current,
-            available: watch_available,
-            supervisor: tokio::spawn(supervisor.run(first)).abort_handle(),
-        })
+        Ok(link(
+            tokio::spawn(supervisor.run(Some(first))).abort_handle(),
+        ))
     }
 
     /// The present connection.
@@ -78,14 +156,9 @@ impl Link {
         current.ok_or_else(|| unavailable("no connection"))
     }
 
-    /// The present connection and its successors.
-    pub(super) fn connections(&self) -> watch::Receiver<Option<Connection>> {
-        self.current.clone()
-    }
-
-    /// True while there is a connection.
-    pub(super) fn available(&self) -> watch::Receiver<bool> {
-        self.available.clone()
+    /// True while there is a connection that is ready for use.
+    pub(super) fn is_ready(&self) -> bool {
+        *self.ready.borrow()
     }
 }
 
@@ -95,28 +168,58 @@ impl Drop for Link {
     }
 }
 
+/// The version that was found instead of ours.
+pub(super) struct AnotherSchema(pub(super) String);
+
 /// Keeps a connection as long as it is good, then makes another.
 struct Supervisor {
-    server: Server,
+    node: Address,
+    place: Place,
+    common: Arc<Common>,
     current: watch::Sender<Option<Connection>>,
-    available: watch::Sender<bool>,
+    ready: watch::Sender<bool>,
 }
 
 impl Supervisor {
-    async fn run(mut self, first: Result<Live, NoConnection>) -> Infallible {
-        let mut outcome = first;
+    fn new(
+        node: Address,
+        place: Place,
+        common: Arc<Common>,
+    ) -> (Self, impl FnOnce(AbortHandle) -> Link) {
+        describe_counter!(LOST, "Connections to Redis that were left, by reason");
+        let (current, watch_current) = watch::channel(None);
+        let (ready, watch_ready) = watch::channel(false);
+        let supervisor = Self {
+            node,
+            place,
+            common,
+            current,
+            ready,
+        };
+        let link = |supervisor| Link {
+            current: watch_current,
+            ready: watch_ready,
+            supervisor,
+        };
+        (supervisor, link)
+    }
+
+    async fn run(mut self, first: Option<Result<(Live, Address), NoConnection>>) -> Infallible {
         let mut pause = FIRST_PAUSE;
         let mut known_failure = None;
+        let mut outcome = match first {
+            Some(outcome) => outcome,
+            None => self.connect().await,
+        };
         loop {
             match outcome {
-                Ok(mut live) => {
-                    tracing::info!(server = %self.server.info.addr(), number = live.connection.number, "connected to Redis");
+                Ok((live, address)) => {
+                    let number = live.connection.number;
+                    tracing::info!(server = %address, number, "connected to Redis");
                     let began = Instant::now();
-                    let reason = live.ended().await;
-                    self.available.send_replace(false);
-                    self.current.send_replace(None);
-                    live.close().await;
-                    tracing::warn!(server = %self.server.info.addr(), %reason, "lost the connection to Redis");
+                    let reason = self.watch(live, &address).await;
+                    counter!(LOST, "reason" => reason.label()).increment(1);
+                    tracing::warn!(server = %address, %reason, "lost the connection to Redis");
                     if began.elapsed() > LONGEST_PAUSE {
                         pause = FIRST_PAUSE;
                     }
@@ -124,11 +227,13 @@ impl Supervisor {
                 }
                 Err(failure) => {
                     let kind = failure.kind();
-                    let failure = failure.to_string();
                     if known_failure.replace(kind) != Some(kind) {
-                        tracing::warn!(server = %self.server.info.addr(), %failure, "no connection to Redis");
+                        tracing::warn!(server = %self.node, %failure, "no connection to Redis");
                     }
                 }
+            }
+            if let Some(stirred) = &self.common.stirred {
+                stirred.notify_one();
             }
             sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -136,26 +241,116 @@ impl Supervisor {
         }
     }
 
+    /// Uses a connection until it is of no use any more.
+    async fn watch(&self, mut live: Live, address: &Address) -> Ended {
+        let connection = live.connection.clone();
+        let ready = || self.set_ready(true);
+        let attended = async {
+            match &self.common.attendant {
+                Some(attendant) => attendant.attend(&self.node, &connection, &ready).await,
+                None => pending().await,
+            }
+        };
+        let reason = tokio::select! {
+            reason = live.ended() => reason,
+            reason = attended => reason,
+            primary = self.place.left(address, &self.common.dial) => Ended::Elsewhere(primary),
+        };
+        self.current.send_replace(None);
+        self.set_ready(false);
+        live.close().await;
+        reason
+    }
+
+    fn set_ready(&self, ready: bool) {
+        if self.ready.send_replace(ready) != ready {
+            self.common.changed.send_replace(());
+        }
+    }
+
     /// Makes a connection and hands it out.
-    async fn connect(&mut self) -> Result<Live, NoConnection> {
-        let live = self.server.connect().await?;
+    async fn connect(&mut self) -> Result<(Live, Address), NoConnection> {
+        let attempt = async {
+            let address = self.place.address(&self.common.dial).await?;
+            let number = self.common.numbers.fetch_add(1, Ordering::Relaxed) + 1;
+            let on_push = self.common.attendant.clone().map(|attendant| {
+                let (node, stirred) = (self.node.clone(), self.common.stirred.clone());
+                Arc::new(move |push: PushInfo| {
+                    let dropped = matches!(&push.kind, PushKind::Other(kind) if kind == DROPPED);
+                    attendant.push(&node, number, push);
+                    if let Some(stirred) = stirred.as_ref().filter(|_| dropped) {
+                        stirred.notify_one();
+                    }
+                }) as OnPush
+            });
+            let mut live = self.common.connect(&address, number, on_push).await?;
+            self.prepare(&mut live.connection).await?;
+            Ok((live, address))
+        };
+        let (live, address) = timeout(CONNECT_TIME, attempt)
+            .await
+            .unwrap_or(Err(NoConnection::Silent))?;
         self.current.send_replace(Some(live.connection.clone()));
-        self.available.send_replace(true);
-        Ok(live)
+        if self.common.attendant.is_none() {
+            self.set_ready(true);
+        }
+        Ok((live, address))
+    }
+
+    /// Finds out whether a connection is of use.
+    async fn prepare(&self, connection: &mut Connection) -> Result<(), NoConnection> {
+        let server = connection.server().await?;
+        if !server.primary {
+            return Err(NoConnection::Replica);
+        }
+        connection.generation = server.generation;
+
+        let mut get = Pipeline::with_capacity(1);
+        get.cmd("GET").arg(&self.common.schema);
+        let mut found = connection.ask(&get, 0, 1).await?;
+        if found == [Value::Nil] {
+            let mut set = Pipeline::with_capacity(2);
+            set.cmd("SET")
+                .arg(&self.common.schema)
+                .arg(SCHEMA)
+                .arg("NX");
+            set.cmd("GET").arg(&self.common.schema);
+            found = connection.ask(&set, 1, 1).await?;
+        }
+        match found.first() {
+            // In a cluster another node judges it, or will.
+            Some(Value::ServerError(error))
+                if self.common.stirred.is_some() && is_redirect(error) => {}
+            // Nil still: the memory is full, and nothing of another version is there.
+            _ => {
+                connection.examine(&found)?;
+                let other = found
+                    .first()
+                    .and_then(reply::text)
+                    .filter(|&it| it != SCHEMA);
+                if let Some(found) = other {
+                    return Err(NoConnection::Schema(found.to_owned()));
+                }
+            }
+        }
+
+        let loaded = SCRIPTS.all().map(|script| connection.load(script));
+        try_join_all(loaded).await?;
+        Ok(())
     }
 }
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
-enum NoConnection {
+pub(super) enum NoConnection {
     #[error("it did not answer in time")]
     Silent,
+    #[error("no sentinel names a primary")]
+    NoSentinel,
     #[error("it is a replica")]
     Replica,
     #[error("it holds schema version {0:?}, this program needs {SCHEMA:?}")]
     Schema(String),
-    #[error("its address is of no known kind")]
-    Address,
     #[error(transparent)]
     Failed(#[from] StoreError),
     #[error(transparent)]
@@ -169,94 +364,9 @@ impl NoConnection {
     fn kind(&self) -> &'static str {
         match self {
             Self::Silent | Self::Failed(_) | Self::Redis(_) | Self::Io(_) => "unreachable",
+            Self::NoSentinel => "no sentinel",
             Self::Replica => "replica",
             Self::Schema(_) => "schema",
-            Self::Address => "address",
         }
-    }
-}
-
-/// Where to connect to.
-struct Server {
-    info: ConnectionInfo,
-    schema: String,
-    on_push: Option<OnPush>,
-    attempts: u64,
-}
-
-impl Server {
-    fn new(url: &str, keys: &Keys, on_push: Option<OnPush>) -> Result<Self, OpenError> {
-        let info = url
-            .into_connection_info()
-            .map_err(|error| OpenError::Url(error.to_string()))?;
-        if !matches!(
-            info.addr(),
-            ConnectionAddr::Tcp(..) | ConnectionAddr::Unix(_)
-        ) {
-            return Err(OpenError::Url("TLS is not built in".into()));
-        }
-        Ok(Self {
-            info,
-            schema: keys.schema(),
-            on_push,
-            attempts: 0,
-        })
-    }
-
-    async fn connect(&mut self) -> Result<Live, NoConnection> {
-        self.attempts += 1;
-        let attempt = async {
-            let (number, settings) = (self.attempts, self.info.redis_settings());
-            let on_push = self.on_push.clone();
-            let mut live = match self.info.addr() {
-                ConnectionAddr::Unix(path) => {
-                    let stream = UnixStream::connect(path).await?;
-                    Live::begin(number, settings, stream, on_push).await?
-                }
-                ConnectionAddr::Tcp(host, port) => {
-                    let stream = TcpStream::connect((host.as_str(), *port)).await?;
-                    stream.set_nodelay(true)?;
-                    Live::begin(number, settings, stream, on_push).await?
-                }
-                _ => return Err(NoConnection::Address),
-            };
-            self.prepare(&mut live.connection).await?;
-            Ok(live)
-        };
-        timeout(CONNECT_TIME, attempt)
-            .await
-            .unwrap_or(Err(NoConnection::Silent))
-    }
-
-    /// Finds out whether a connection is of use.
-    async fn prepare(&self, connection: &mut Connection) -> Result<(), NoConnection> {
-        let server = connection.server().await?;
-        if !server.primary {
-            return Err(NoConnection::Replica);
-        }
-        connection.generation = server.generation;
-
-        let mut get = Pipeline::with_capacity(1);
-        get.cmd("GET").arg(&self.schema);
-        let mut found = connection.request(&get, 0, 1).await?;
-        if found == [Value::Nil] {
-            let mut set = Pipeline::with_capacity(2);
-            set.cmd("SET").arg(&self.schema).arg(SCHEMA).arg("NX");
-            set.cmd("GET").arg(&self.schema);
-            found = connection.request(&set, 1, 1).await?;
-        }
-        // Nil still: the memory is full, and nothing of another version is there.
-        if let Some(found) = found
-            .first()
-            .and_then(reply::text)
-            .filter(|&it| it != SCHEMA)
-        {
-            return Err(NoConnection::Schema(found.to_owned()));
-        }
-
-        for script in SCRIPTS.all() {
-            connection.load(script).await?;
-        }
-        Ok(())
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Everything that changes a channel is one Lua script on the channel's own keys, so it happens as a whole or not at
 //! all, and the server that refuses it has written and fanned out nothing. [`RedisStore`] (chat) and [`RedisFeed`]
-//! (connectors) each hold one supervised connection that is replaced for ever; neither repeats a command by itself,
-//! because only the caller knows whether it may be repeated.
+//! (connectors) each hold one supervised connection to each server that is replaced for ever; neither repeats a command
+//! by itself, because only the caller knows whether it may be repeated.
 
 mod connection;
 mod feed;
@@ -11,13 +11,20 @@ mod heads;
 mod history;
 mod keys;
 mod link;
+mod location;
+mod nodes;
 mod read;
 mod reply;
 mod scripts;
+mod sentinel;
+mod slots;
 mod store;
+mod stream;
+mod topics;
+mod unasked;
 
 pub use feed::RedisFeed;
-pub use link::OpenError;
+pub use location::OpenError;
 pub use store::RedisStore;
 
 use crate::store::StoreOptions;

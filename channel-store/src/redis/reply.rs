@@ -39,6 +39,11 @@ pub(super) fn wants_another_connection(error: &ServerError) -> bool {
     )
 }
 
+/// True if a cluster's node says that a slot is elsewhere, on its way, or nobody's at present; nothing was written.
+pub(super) fn is_redirect(error: &ServerError) -> bool {
+    matches!(error.code(), "MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN")
+}
+
 pub(super) fn text(value: &Value) -> Option<&str> {
     match value {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),

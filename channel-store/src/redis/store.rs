@@ -3,8 +3,9 @@
 use super::connection::Connection;
 use super::history::history;
 use super::keys::Keys;
-use super::link::{Link, OpenError};
-use super::reply::{number, refusal, strange, text};
+use super::location::OpenError;
+use super::nodes::{Nodes, Pinned};
+use super::reply::{number, refusal, strange, text, unavailable};
 use super::scripts::SCRIPTS;
 use super::seconds;
 use crate::history::{HistoryPage, HistoryRange};
@@ -12,42 +13,61 @@ use crate::name::{ChannelName, UserId};
 use crate::publication::{Epoch, Position};
 use crate::rules::{ByName, LogPolicy};
 use crate::store::{
-    ChannelStore, Join, Joined, Leave, MembersPage, Membership, Publish, Published, Publisher,
+    Ack, ChannelStore, Join, Joined, Leave, MembersPage, Membership, Publish, Published, Publisher,
     StoreError, StoreOptions,
 };
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use redis::{Cmd, Pipeline, Script, Value};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
 /// Detached members that a look at the members removes at most before it looks.
 const EXPIRED_BEFORE_A_LOOK: usize = 100;
 
+/// Connections to each node for publishers that wait for replicas: waiting blocks a connection for everybody.
+const POOL: usize = 4;
+/// How long replicas are waited for; well below the time after which a connection counts as silent.
+const REPLICA_MILLISECONDS: u32 = 500;
+
 /// Channels in Redis, for chat.
 pub struct RedisStore {
-    link: Link,
+    nodes: Nodes,
     commands: Arc<Commands>,
+    /// Replicas that must have a publication.
+    replicas: u32,
+    publishers: AtomicUsize,
 }
 
 impl RedisStore {
-    /// Opens the store at a URL like `redis://:password@host:6379/0`. It succeeds while Redis is unreachable, too: the
-    /// store is then not available yet.
+    /// Opens the store at a URL: `redis://[user:password@]host[:6379][/database]`, `redis+unix:///path`,
+    /// `redis+sentinel://host[:26379][,…]/master[/database]` or `redis-cluster://host[:6379][,…]`; with `rediss` in
+    /// place of `redis` it is encrypted. It succeeds while Redis is unreachable, too: the store is then not available
+    /// yet.
     ///
     /// # Errors
     /// [`OpenError`]: with this URL, or with the data found there, the store will never work.
     pub async fn open(url: &str, options: StoreOptions) -> Result<Self, OpenError> {
-        let commands = Arc::new(Commands::new(&options));
+        let (replicas, pool) = match options.ack {
+            Ack::Primary => (0, 0),
+            Ack::Replica { replicas } => (replicas, POOL),
+        };
+        let nodes = Nodes::open(url, &options, pool, None).await?;
         Ok(Self {
-            link: Link::open(url, &commands.keys, None).await?,
-            commands,
+            commands: Arc::new(Commands::new(&options, nodes.publish_word())),
+            nodes,
+            replicas,
+            publishers: AtomicUsize::new(0),
         })
     }
 
-    async fn one(&self, command: Cmd) -> Result<Value, StoreError> {
+    async fn one(&self, channel: &ChannelName, command: Cmd) -> Result<Value, StoreError> {
         let mut pipeline = Pipeline::with_capacity(1);
         pipeline.add_command(command);
-        let mut replies = self.link.connection()?.request(&pipeline, 0, 1).await?;
+        let connection = self.nodes.connection(channel)?;
+        let mut replies = connection.request(&pipeline, 0, 1).await?;
         match replies.pop() {
             Some(Value::ServerError(error)) => Err(refusal(&error)),
             Some(reply) => Ok(reply),
@@ -59,19 +79,24 @@ impl RedisStore {
 #[async_trait]
 impl ChannelStore for RedisStore {
     fn publisher(&self) -> Result<Arc<dyn Publisher>, StoreError> {
+        let turn = self.publishers.fetch_add(1, Ordering::Relaxed);
         Ok(Arc::new(RedisPublisher {
-            connection: self.link.connection()?,
+            connections: self.nodes.pinned(turn)?,
             commands: self.commands.clone(),
+            replicas: self.replicas,
+            failed: AtomicBool::new(false),
         }))
     }
 
     async fn join(&self, join: Join) -> Result<Joined, StoreError> {
-        let reply = self.one(self.commands.join(&join)).await?;
+        let reply = self.one(&join.channel, self.commands.join(&join)).await?;
         joined(&reply)
     }
 
     async fn leave(&self, leave: Leave) -> Result<bool, StoreError> {
-        let reply = self.one(self.commands.leave(&leave)).await?;
+        let reply = self
+            .one(&leave.channel, self.commands.leave(&leave))
+            .await?;
         Ok(number(&reply).ok_or_else(strange)? == 1)
     }
 
@@ -99,7 +124,8 @@ impl ChannelStore for RedisStore {
             .arg((limit / 2).max(1));
         pipeline.add_command(scan);
         let skip = pipeline.len() - 1;
-        let replies = self.link.connection()?.request(&pipeline, skip, 1).await?;
+        let connection = self.nodes.connection(channel)?;
+        let replies = connection.request(&pipeline, skip, 1).await?;
         replies.first().and_then(members_page).ok_or_else(strange)
     }
 
@@ -109,21 +135,25 @@ impl ChannelStore for RedisStore {
         range: &HistoryRange,
         limit: usize,
     ) -> Result<HistoryPage, StoreError> {
-        let (connection, commands) = (self.link.connection()?, &self.commands);
+        let (connection, commands) = (self.nodes.connection(channel)?, &self.commands);
         let keys = commands.keys.of(channel);
         let seconds = &commands.bounds.of(channel).channel_seconds;
         history(&connection, &keys, seconds, range, limit).await
     }
 
     fn available(&self) -> watch::Receiver<bool> {
-        self.link.available()
+        self.nodes.available()
     }
 }
 
-/// Publishes over one connection: when that is gone, so is the publisher, and nothing overtakes what failed.
+/// Publishes over one connection to each node: when one is gone, so is the publisher, and nothing overtakes what failed.
+/// A channel stays with the node that owned it when the publisher began, which refuses it when it has moved.
 struct RedisPublisher {
-    connection: Connection,
+    connections: Pinned,
     commands: Arc<Commands>,
+    replicas: u32,
+    /// Nothing is said any more after something may not have been.
+    failed: AtomicBool,
 }
 
 #[async_trait]
@@ -132,26 +162,90 @@ impl Publisher for RedisPublisher {
         &self,
         batch: Vec<Publish>,
     ) -> Result<Vec<Result<Published, StoreError>>, StoreError> {
-        if batch.is_empty() {
-            return Ok(Vec::new());
+        if self.failed.load(Ordering::Relaxed) {
+            return Err(unavailable("an earlier batch has failed"));
         }
         let time = now_milliseconds();
         let time_text = time.to_string();
-        let mut pipeline = Pipeline::with_capacity(batch.len());
-        for publish in &batch {
+        // By node, each channel's in order; with their places in the batch.
+        let mut parts: Vec<(&Connection, Vec<usize>, Pipeline)> = Vec::new();
+        for (place, publish) in batch.iter().enumerate() {
+            let connection = self
+                .connections
+                .connection(&self.commands.keys, &publish.channel)?;
+            let is_its = |part: &(&Connection, _, _)| part.0.number == connection.number;
+            let part = parts.iter().position(is_its).unwrap_or_else(|| {
+                let pipeline = Pipeline::with_capacity(batch.len() + 1);
+                parts.push((connection, Vec::new(), pipeline));
+                parts.len() - 1
+            });
+            let (_, places, pipeline) = &mut parts[part];
+            places.push(place);
             pipeline.add_command(self.commands.publish(publish, &time_text));
         }
-        let replies = self.connection.request(&pipeline, 0, batch.len()).await?;
-        if replies.len() != batch.len() {
+        let answers = parts
+            .into_iter()
+            .map(async |(connection, places, pipeline)| {
+                let outcomes = self.publish_part(connection, pipeline, time).await?;
+                Ok(places.into_iter().zip(outcomes))
+            });
+        // All to their end, whatever becomes of one: let go while in line, a part would be overtaken by a later batch.
+        let answers: Result<Vec<_>, StoreError> = join_all(answers).await.into_iter().collect();
+        if answers.is_err() {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        let mut outcomes: Vec<_> = answers?.into_iter().flatten().collect();
+        outcomes.sort_unstable_by_key(|(place, _)| *place);
+        Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
+    }
+}
+
+impl RedisPublisher {
+    /// Publishes what belongs to one node.
+    async fn publish_part(
+        &self,
+        connection: &Connection,
+        mut pipeline: Pipeline,
+        time: u64,
+    ) -> Result<Vec<Result<Published, StoreError>>, StoreError> {
+        let waits = self.replicas > 0;
+        if waits {
+            // Covers all that this server has written so far: also what a repeated key finds.
+            let wait = pipeline.cmd("WAIT");
+            wait.arg(self.replicas).arg(REPLICA_MILLISECONDS);
+        }
+        let expected = pipeline.len();
+        let mut replies = connection.request(&pipeline, 0, expected).await?;
+        if replies.len() != expected {
             return Err(strange());
         }
-        replies.iter().map(|reply| published(reply, time)).collect()
+        let reached = if waits {
+            replies
+                .pop()
+                .as_ref()
+                .and_then(number)
+                .ok_or_else(strange)?
+        } else {
+            0
+        };
+        let safe = reached >= u64::from(self.replicas);
+        let outcome = |reply| {
+            Ok(published(reply, time)?.and_then(|published| {
+                if safe {
+                    Ok(published)
+                } else {
+                    Err(unavailable("too few replicas have it"))
+                }
+            }))
+        };
+        replies.iter().map(outcome).collect()
     }
 }
 
 /// Makes commands. What is the same in all of them is text once.
 struct Commands {
     keys: Keys,
+    publish_word: &'static str,
     bounds: ByName<Bounds>,
     key_seconds: String,
     tombstone_seconds: String,
@@ -178,9 +272,10 @@ impl Bounds {
 }
 
 impl Commands {
-    fn new(options: &StoreOptions) -> Self {
+    fn new(options: &StoreOptions, publish_word: &'static str) -> Self {
         Self {
             keys: Keys::new(&options.prefix),
+            publish_word,
             bounds: ByName::new(options, Bounds::new),
             key_seconds: seconds(options.key_life),
             tombstone_seconds: seconds(options.tombstone_life),
@@ -310,7 +405,7 @@ impl Commands {
             .arg(&bounds.log_entries)
             .arg(&bounds.log_seconds)
             .arg(&bounds.channel_seconds)
-            .arg("PUBLISH")
+            .arg(self.publish_word)
             .arg(time);
     }
 }

@@ -1,10 +1,12 @@
 //! What the tests share: a Redis server of their own, a sink that remembers, and short ways to say things.
 
+mod cluster;
 mod ear;
 mod server;
 
+pub(crate) use cluster::Cluster;
 pub(crate) use ear::{Ear, Heard};
-pub(crate) use server::Server;
+pub(crate) use server::{Server, free_port};
 
 use channel_store::memory::MemoryStore;
 use channel_store::redis::{RedisFeed, RedisStore};
@@ -14,7 +16,9 @@ use channel_store::{
     Since, StoreError, StoreOptions, User, UserId,
 };
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -23,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) enum Kind {
     Memory,
     Redis,
+    /// The shared one.
+    Cluster,
 }
 
 /// One store, and as many feeds of it as a test wants.
@@ -35,6 +41,10 @@ pub(crate) struct Subject {
 enum Backend {
     Memory(Arc<MemoryStore>),
     Redis(Server),
+    Elsewhere {
+        url: String,
+        _servers: Option<Arc<Cluster>>,
+    },
 }
 
 impl Subject {
@@ -53,6 +63,31 @@ impl Subject {
                 }
             }
             Kind::Redis => Self::on(Server::start(&[]), options).await,
+            Kind::Cluster => {
+                let cluster = Cluster::shared();
+                // Many tests share it.
+                static TESTS: AtomicUsize = AtomicUsize::new(0);
+                let prefix = format!("test-{}", TESTS.fetch_add(1, Ordering::Relaxed));
+                let mut subject =
+                    Self::at(&cluster.url(), StoreOptions { prefix, ..options }).await;
+                if let Backend::Elsewhere { _servers, .. } = &mut subject.backend {
+                    *_servers = Some(cluster);
+                }
+                subject
+            }
+        }
+    }
+
+    /// On servers that somebody else holds.
+    pub(crate) async fn at(url: &str, options: StoreOptions) -> Self {
+        let store = RedisStore::open(url, options.clone()).await.unwrap();
+        Self {
+            store: Arc::new(store),
+            options,
+            backend: Backend::Elsewhere {
+                url: url.to_owned(),
+                _servers: None,
+            },
         }
     }
 
@@ -70,14 +105,14 @@ impl Subject {
     pub(crate) fn server(&mut self) -> &mut Server {
         match &mut self.backend {
             Backend::Redis(server) => server,
-            Backend::Memory(_) => panic!("there is no server"),
+            _ => panic!("it has no server of its own"),
         }
     }
 
     pub(crate) fn memory(&self) -> &MemoryStore {
         match &self.backend {
             Backend::Memory(store) => store,
-            Backend::Redis(_) => panic!("it is not in memory"),
+            _ => panic!("it is not in memory"),
         }
     }
 
@@ -86,16 +121,15 @@ impl Subject {
         let ear = Arc::new(Ear::default());
         let feed: Arc<dyn ChannelFeed> = match &self.backend {
             Backend::Memory(store) => store.feed(ear.clone()),
-            Backend::Redis(server) => {
-                let options = self.options.clone();
-                Arc::new(
-                    RedisFeed::open(&server.url(), options, ear.clone())
-                        .await
-                        .unwrap(),
-                )
-            }
+            Backend::Redis(server) => self.redis_feed(&server.url(), &ear).await,
+            Backend::Elsewhere { url, .. } => self.redis_feed(url, &ear).await,
         };
         (feed, ear)
+    }
+
+    async fn redis_feed(&self, url: &str, ear: &Arc<Ear>) -> Arc<RedisFeed> {
+        let feed = RedisFeed::open(url, self.options.clone(), ear.clone()).await;
+        Arc::new(feed.unwrap())
     }
 
     /// A feed that follows a channel already.
@@ -284,5 +318,28 @@ pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool)
     while !holds().await {
         assert!(start.elapsed() < PATIENCE, "never came: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits until a store or feed is available, or is not.
+pub(crate) async fn becomes(mut available: watch::Receiver<bool>, wanted: bool, within: Duration) {
+    let wait = available.wait_for(|it| *it == wanted);
+    let in_time = tokio::time::timeout(within, wait).await.is_ok();
+    assert!(in_time, "not within {within:?}: available = {wanted}");
+}
+
+/// Publishes until it is answered; whatever is not done is an outage, never a success.
+pub(crate) async fn publish_at_last(subject: &Subject, channel: &str, body: &str) -> Published {
+    let start = Instant::now();
+    loop {
+        let message = with_key(message(channel, "u", body), body);
+        match subject.publish(message).await {
+            Ok(published) => return published,
+            Err(StoreError::Unavailable(_)) => {
+                assert!(start.elapsed() < PATIENCE, "it never came back");
+            }
+            Err(other) => panic!("{other}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

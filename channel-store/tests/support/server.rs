@@ -3,6 +3,7 @@
 use redis::{ConnectionLike, Value};
 use std::io::ErrorKind;
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -17,15 +18,17 @@ pub(crate) struct Server {
 impl Server {
     /// Starts a server that persists nothing, unless the arguments say otherwise.
     pub(crate) fn start(arguments: &[&str]) -> Self {
+        Self::start_with(|_| arguments.iter().map(|&it| it.to_owned()).collect())
+    }
+
+    /// As [`Self::start`], with arguments that may need more ports or files in the server's directory. They are made
+    /// again if a port is taken meanwhile.
+    pub(crate) fn start_with(arguments: impl Fn(&Path) -> Vec<String>) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let arguments: Vec<String> = arguments.iter().map(|&it| it.to_owned()).collect();
         // Somebody else may take the port between our look and the server's.
         for _ in 0..10 {
-            let port = TcpListener::bind("127.0.0.1:0")
-                .unwrap()
-                .local_addr()
-                .unwrap()
-                .port();
+            let port = free_port();
+            let arguments = arguments(directory.path());
             if let Some(process) = spawn(port, &arguments, &directory) {
                 return Self {
                     process,
@@ -36,6 +39,55 @@ impl Server {
             }
         }
         panic!("no port is free for redis-server");
+    }
+
+    /// A server that copies this one.
+    pub(crate) fn start_replica(&self) -> Self {
+        let primary = format!("127.0.0.1 {}", self.port);
+        let replica = Self::start(&["--replicaof", &primary]);
+        let start = Instant::now();
+        while !replica
+            .info("replication")
+            .contains("master_link_status:up")
+        {
+            assert!(start.elapsed() < Duration::from_secs(20), "no link");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        replica
+    }
+
+    /// A sentinel that watches a primary under the name `main`, and decides alone.
+    pub(crate) fn start_sentinel(primary: &Self) -> Self {
+        let port = primary.port;
+        Self::start_with(|directory| {
+            let file = directory.join("sentinel.conf");
+            let settings = format!(
+                "sentinel monitor main 127.0.0.1 {port} 1\nsentinel down-after-milliseconds main 500\n\
+                 sentinel failover-timeout main 2000\n"
+            );
+            std::fs::write(&file, settings).unwrap();
+            vec![file.display().to_string(), "--sentinel".into()]
+        })
+    }
+
+    /// A file in the server's directory.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Where the other nodes of a cluster reach it.
+    pub(crate) fn bus_port(&self) -> &str {
+        let at = self.arguments.iter().position(|it| it == "--cluster-port");
+        &self.arguments[at.expect("no node of a cluster") + 1]
+    }
+
+    /// A section of what the server says of itself.
+    pub(crate) fn info(&self, section: &str) -> String {
+        redis::from_redis_value(self.say(&format!("INFO {section}"))).unwrap()
     }
 
     pub(crate) fn url(&self) -> String {
@@ -94,12 +146,28 @@ impl Drop for Server {
     }
 }
 
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
 /// A server that answers; `None` if it ended at once, as when the port is taken.
 fn spawn(port: u16, arguments: &[String], directory: &TempDir) -> Option<Child> {
     let mut command = Command::new("redis-server");
+    // A sentinel wants its file first.
+    let (file, arguments) = arguments.split_at(usize::from(
+        arguments.first().is_some_and(|it| !it.starts_with('-')),
+    ));
+    let persists_nothing: &[&str] = match file {
+        [] => &["--save", "", "--appendonly", "no"],
+        _ => &[],
+    };
     command
+        .args(file)
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
-        .args(["--save", "", "--appendonly", "no", "--dir"])
+        .args(persists_nothing)
+        .arg("--dir")
         .arg(directory.path())
         .args(arguments)
         .stdout(Stdio::null())

@@ -12,6 +12,7 @@ use crate::disconnect::Disconnect;
 use bytes::Bytes;
 use channel_store::{ChannelName, Position, Publication};
 use slab::Slab;
+use std::cmp::Ordering::{Equal, Greater, Less};
 use std::sync::Arc;
 
 /// A buffer that grows beyond this is flushed at once; one that did so often does not keep its memory.
@@ -239,11 +240,17 @@ impl Audience {
                 self.metrics.lost(moved);
             }
         }
-        // What somebody waits for may still come, unless this log is known not to have it.
+        // What somebody waits for may still come: that shows when the hub gets there.
         self.move_waiting(channel, position, |start| {
-            let comes = start.epoch == position.epoch && start.offset >= position.offset;
-            (moved == Moved::Diverged || !comes).then_some(moved)
+            let is_same = start.epoch == position.epoch;
+            match start.offset.cmp(&position.offset) {
+                Less if is_same => Some(Moved::Trimmed),
+                Less => Some(Moved::Unknown),
+                Greater if is_same && moved == Moved::Diverged => Some(moved),
+                Equal | Greater => None,
+            }
         });
+        self.reached(position);
     }
 
     /// Moves those who wait for what is not in this log, now that `next` follows `own`: it would never come.

@@ -21,7 +21,9 @@ pub(super) struct Counters(Mutex<HashMap<String, Arc<AtomicU64>>>);
 impl Counters {
     pub(super) fn get(&self, name: &str) -> u64 {
         let counters = self.0.lock();
-        counters.get(name).map_or(0, |it| it.load(Ordering::Relaxed))
+        counters
+            .get(name)
+            .map_or(0, |it| it.load(Ordering::Relaxed))
     }
 }
 

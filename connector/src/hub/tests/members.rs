@@ -44,12 +44,14 @@ async fn when_the_position_is_lost_every_member_is_told_or_else_closed_with_a_re
             vec![publication("b", 8), publication("b", 9)],
             9,
         ));
-        let told = ("b".to_owned(), 7, reason.to_owned());
+        let told = |reason: &str| [("b".to_owned(), 7, reason.to_owned())];
         json.is_given([5, 8, 9]).await;
         positions.is_given([5, 8, 9]).await;
         waiting.is_given([8, 9]).await;
+        assert_eq!(json.client.moved, told(reason));
+        assert_eq!(positions.client.moved, told(reason));
+        assert_eq!(waiting.client.moved, told("unknown"));
         for guest in [&json, &positions, &waiting] {
-            assert_eq!(guest.client.moved, std::slice::from_ref(&told));
             assert_eq!(guest.connection.closing(), None);
         }
         joining.begins(at("b", 8)).await;

@@ -128,7 +128,7 @@ async fn visit(world: Arc<World>, hub: Arc<Hub>, mut visitor: Visitor) {
         if world.peace.load(Ordering::Relaxed) {
             world.at_rest.lock().push((visitor, wire));
             // It stays to the end.
-            std::future::pending::<()>().await;
+            return std::future::pending().await;
         }
         pause(400).await;
     }
@@ -152,12 +152,19 @@ async fn log_in(
     visitor: &mut Visitor,
     session: &SessionId,
 ) -> bool {
-    if timeout(Duration::from_secs(1), member.followed()).await.is_err() {
+    if timeout(Duration::from_secs(1), member.followed())
+        .await
+        .is_err()
+    {
         return false;
     }
     pause(20).await;
     let joined = world.store.join(world.join(visitor, session)).await;
-    let Ok(Joined { position, published }) = joined else {
+    let Ok(Joined {
+        position,
+        published,
+    }) = joined
+    else {
         return false;
     };
     pause(20).await;

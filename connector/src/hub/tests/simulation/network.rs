@@ -10,7 +10,7 @@ use channel_store::{
     Since, StoreError,
 };
 use parking_lot::Mutex;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -65,7 +65,9 @@ impl FeedSink for Outbox {
     }
 
     fn publication(&self, _: &FeedConnection, channel: &ChannelName, publication: Publication) {
-        let _ = self.0.send(Message::Published(channel.clone(), publication));
+        let _ = self
+            .0
+            .send(Message::Published(channel.clone(), publication));
     }
 }
 
@@ -169,8 +171,8 @@ pub(super) struct NetworkFeed {
 struct State {
     followed: BTreeSet<ChannelName>,
     connection: Option<mpsc::UnboundedSender<Message>>,
-    pages: HashMap<Question, oneshot::Sender<LogPage>>,
-    ends: HashMap<Question, oneshot::Sender<Vec<Option<Head>>>>,
+    pages: BTreeMap<Question, oneshot::Sender<LogPage>>,
+    ends: BTreeMap<Question, oneshot::Sender<Vec<Option<Head>>>>,
     questions: Question,
 }
 
@@ -191,8 +193,9 @@ impl NetworkFeed {
         let stream = timeout(ANSWER_TIME, TcpStream::connect(("store", PORT)));
         let stream = stream.await.ok()?.ok()?;
         let (mut reader, mut writer) = stream.into_split();
-        let Message::Generation(generation) =
-            timeout(ANSWER_TIME, self.table.next(&mut reader)).await.ok()??
+        let Message::Generation(generation) = timeout(ANSWER_TIME, self.table.next(&mut reader))
+            .await
+            .ok()??
         else {
             return None;
         };
@@ -260,7 +263,9 @@ impl NetworkFeed {
             answered
         };
         let answer = timeout(ANSWER_TIME, answered).await;
-        answer.map_err(|_| unavailable())?.map_err(|_| unavailable())
+        answer
+            .map_err(|_| unavailable())?
+            .map_err(|_| unavailable())
     }
 
     async fn ends(

@@ -1,0 +1,363 @@
+//! The servers that hold the channels: one, or the primaries of a cluster, each behind links of its own.
+//!
+//! Which primary owns which slot is asked of any known node once a second, and at once when there is a sign that it has
+//! changed. A node that owns nothing any more is let go, with its connections.
+
+use super::connection::{Connection, PROBE_INTERVAL};
+use super::keys::Keys;
+use super::link::{Attendant, Common, Link, Place};
+use super::location::{Address, Kind, Location, OpenError};
+use super::reply::{text, unavailable};
+use super::sentinel::Sentinels;
+use super::slots::{Slots, slot};
+use crate::name::ChannelName;
+use crate::store::{StoreError, StoreOptions};
+use futures_util::future::{join_all, try_join_all};
+use redis::{Pipeline, Value};
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+use tokio::time::{sleep, timeout};
+
+/// A node that takes longer to say who owns what is passed over.
+const ANSWER_TIME: Duration = Duration::from_millis(500);
+/// Between two looks at the slots, whatever the signs.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a store or feed knows of its servers.
+pub(super) struct Nodes {
+    keys: Keys,
+    is_cluster: bool,
+    table: watch::Receiver<Arc<Table>>,
+    available: watch::Receiver<bool>,
+    watcher: AbortHandle,
+}
+
+/// The primaries at one time.
+#[derive(Default)]
+struct Table {
+    slots: Arc<Slots>,
+    nodes: HashMap<Address, Arc<Node>>,
+}
+
+/// One primary.
+struct Node {
+    /// The first is for everything; the others, if any, are for publishers that wait for replicas.
+    links: Vec<Link>,
+}
+
+impl Nodes {
+    /// Connects to what stands at the URL. It succeeds while that is unreachable, too. `pool`: connections to each node
+    /// beside the one for everything.
+    pub(super) async fn open(
+        url: &str,
+        options: &StoreOptions,
+        pool: usize,
+        attendant: Option<Arc<dyn Attendant>>,
+    ) -> Result<Self, OpenError> {
+        let location = Location::parse(url, options.redis_ca.as_deref())?;
+        let keys = Keys::new(&options.prefix);
+        let is_cluster = matches!(location.kind, Kind::Cluster(_));
+        let (changed, watch_changed) = watch::channel(());
+        let common = Arc::new(Common {
+            settings: location.settings,
+            dial: location.dial,
+            schema: keys.schema(),
+            attendant,
+            numbers: 0.into(),
+            changed,
+            stirred: is_cluster.then(Arc::default),
+        });
+        let (table, watch_table) = watch::channel(Arc::default());
+        let (available, watch_available) = watch::channel(false);
+        let mut watcher = Watcher {
+            common: common.clone(),
+            pool,
+            seeds: Vec::new(),
+            asked: 0,
+            table,
+        };
+        match location.kind {
+            Kind::Server(address) => {
+                let place = || Place::Fixed(address.clone());
+                watcher.open_one(address.clone(), place).await?;
+            }
+            Kind::Sentinels {
+                sentinels,
+                master,
+                settings,
+            } => {
+                let node = Address::Tcp(master.clone(), 0);
+                let place = || {
+                    let (sentinels, master) = (sentinels.clone(), master.clone());
+                    Place::Sentinels(Sentinels::new(sentinels, master, settings.clone()))
+                };
+                watcher.open_one(node, place).await?;
+            }
+            Kind::Cluster(seeds) => {
+                watcher.seeds = seeds;
+                watcher.open_cluster().await?;
+            }
+        }
+        judge(&watch_table, &available);
+        let judging = keep_judging(watch_changed, watch_table.clone(), available);
+        let watcher = async move {
+            match &common.stirred {
+                Some(stirred) => tokio::join!(judging, watcher.run(stirred)).0,
+                None => judging.await,
+            }
+        };
+        Ok(Self {
+            keys,
+            is_cluster,
+            table: watch_table,
+            available: watch_available,
+            watcher: tokio::spawn(watcher).abort_handle(),
+        })
+    }
+
+    /// The present connection to the node that owns a channel.
+    pub(super) fn connection(&self, channel: &ChannelName) -> Result<Connection, StoreError> {
+        let table = self.table.borrow().clone();
+        let owner = owner(&table.slots, &table.nodes, &self.keys, channel)?;
+        owner.links[0].connection()
+    }
+
+    /// The word that publishes to topics: in a cluster to those of the node alone.
+    pub(super) fn publish_word(&self) -> &'static str {
+        if self.is_cluster {
+            "SPUBLISH"
+        } else {
+            "PUBLISH"
+        }
+    }
+
+    /// The present connections to all nodes, for somebody to whom no later one is of use: to each node the one of this
+    /// turn, if there is a pool.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if there is none at all.
+    pub(super) fn pinned(&self, turn: usize) -> Result<Pinned, StoreError> {
+        let table = self.table.borrow().clone();
+        let connection = |(address, node): (&Address, &Arc<Node>)| {
+            let pool = node.links.len() - 1;
+            let link = turn.checked_rem(pool).map_or(0, |turn| turn + 1);
+            Some((address.clone(), node.links[link].connection().ok()?))
+        };
+        let connections: HashMap<_, _> = table.nodes.iter().filter_map(connection).collect();
+        if connections.is_empty() {
+            return Err(unavailable("no connection"));
+        }
+        Ok(Pinned {
+            slots: table.slots.clone(),
+            connections,
+        })
+    }
+
+    /// True while each node has a connection that is ready for use, and each slot a node.
+    pub(super) fn available(&self) -> watch::Receiver<bool> {
+        self.available.clone()
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        self.watcher.abort();
+    }
+}
+
+/// One connection to each node, as it was at one time.
+pub(super) struct Pinned {
+    slots: Arc<Slots>,
+    connections: HashMap<Address, Connection>,
+}
+
+impl Pinned {
+    /// The connection to the node that owned a channel.
+    pub(super) fn connection(
+        &self,
+        keys: &Keys,
+        channel: &ChannelName,
+    ) -> Result<&Connection, StoreError> {
+        owner(&self.slots, &self.connections, keys, channel)
+    }
+}
+
+fn owner<'a, T>(
+    slots: &Slots,
+    nodes: &'a HashMap<Address, T>,
+    keys: &Keys,
+    channel: &ChannelName,
+) -> Result<&'a T, StoreError> {
+    let owner = slots
+        .only_owner()
+        .or_else(|| slots.owner(slot(&keys.of(channel).topic())))
+        .and_then(|owner| nodes.get(owner));
+    owner.ok_or_else(|| unavailable("no connection to the channel's node"))
+}
+
+/// Says whether everything is at hand.
+fn judge(table: &watch::Receiver<Arc<Table>>, available: &watch::Sender<bool>) {
+    let table = table.borrow().clone();
+    let ready = table.nodes.values().all(|node| node.links[0].is_ready());
+    let now = ready && table.slots.complete();
+    available.send_if_modified(|known| std::mem::replace(known, now) != now);
+}
+
+/// Judges again whenever something has changed.
+async fn keep_judging(
+    mut changed: watch::Receiver<()>,
+    mut table: watch::Receiver<Arc<Table>>,
+    available: watch::Sender<bool>,
+) -> Infallible {
+    loop {
+        let ended = tokio::select! {
+            changed = changed.changed() => changed.is_err(),
+            changed = table.changed() => changed.is_err(),
+        };
+        if ended {
+            // Nothing will change any more: the watcher is about to end, too.
+            std::future::pending::<()>().await;
+        }
+        judge(&table, &available);
+    }
+}
+
+/// Keeps the table.
+struct Watcher {
+    common: Arc<Common>,
+    pool: usize,
+    /// Nodes that were named by the operator.
+    seeds: Vec<Address>,
+    /// Counts up when a node has to be asked that was not asked last.
+    asked: usize,
+    table: watch::Sender<Arc<Table>>,
+}
+
+impl Watcher {
+    /// One node owns everything, for ever.
+    async fn open_one(&self, node: Address, place: impl Fn() -> Place) -> Result<(), OpenError> {
+        let slots = Arc::new(Slots::of_one(node.clone()));
+        self.assign(&slots);
+        let opened = self.open_node(&node, place).await?;
+        let nodes = HashMap::from([(node, opened)]);
+        self.table.send_replace(Arc::new(Table { slots, nodes }));
+        Ok(())
+    }
+
+    /// Begins with what is known of a cluster by now.
+    async fn open_cluster(&mut self) -> Result<(), OpenError> {
+        let Some(slots) = self.look().await else {
+            tracing::warn!("no node of the cluster answers");
+            return Ok(());
+        };
+        let slots = Arc::new(slots);
+        self.assign(&slots);
+        let nodes = slots.nodes().into_iter().map(async |node| {
+            let opened = self.open_node(node, || Place::Fixed(node.clone())).await?;
+            Ok((node.clone(), opened))
+        });
+        let nodes = try_join_all(nodes).await?.into_iter().collect();
+        self.table.send_replace(Arc::new(Table { slots, nodes }));
+        Ok(())
+    }
+
+    async fn open_node(
+        &self,
+        node: &Address,
+        place: impl Fn() -> Place,
+    ) -> Result<Arc<Node>, OpenError> {
+        let links = (0..=self.pool).map(|_| Link::open(node.clone(), place(), self.common.clone()));
+        let links = join_all(links).await.into_iter().collect::<Result<_, _>>();
+        let links = links.map_err(|another| OpenError::Schema { found: another.0 })?;
+        Ok(Arc::new(Node { links }))
+    }
+
+    async fn run(mut self, stirred: &Notify) -> Infallible {
+        loop {
+            let sign = timeout(PROBE_INTERVAL, stirred.notified()).await;
+            if sign.is_ok() {
+                // Whoever gave the sign knows more, but not yet everybody: ask around.
+                self.asked += 1;
+                sleep(SHORTEST_PAUSE.mul_f64(1.0 + fastrand::f64())).await;
+            }
+            if let Some(slots) = self.look().await {
+                self.take(slots);
+            }
+        }
+    }
+
+    /// Takes over a new table.
+    fn take(&self, slots: Slots) {
+        let known = self.table.borrow().clone();
+        if slots == *known.slots {
+            self.assign(&known.slots);
+            return;
+        }
+        let slots = Arc::new(slots);
+        self.assign(&slots);
+        let node = |address: &Address| {
+            let node = known.nodes.get(address).cloned().unwrap_or_else(|| {
+                let link = |_| {
+                    let place = Place::Fixed(address.clone());
+                    Link::start(address.clone(), place, self.common.clone())
+                };
+                Arc::new(Node {
+                    links: (0..=self.pool).map(link).collect(),
+                })
+            });
+            (address.clone(), node)
+        };
+        let nodes = slots.nodes().into_iter().map(node).collect();
+        self.table.send_replace(Arc::new(Table { slots, nodes }));
+    }
+
+    fn assign(&self, slots: &Arc<Slots>) {
+        if let Some(attendant) = &self.common.attendant {
+            attendant.assign(slots);
+        }
+    }
+
+    /// Asks for the slots, the node that answered last first, until one answers.
+    async fn look(&mut self) -> Option<Slots> {
+        let known = self.table.borrow().clone();
+        let mut nodes: Vec<_> = known.nodes.keys().cloned().collect();
+        nodes.sort_by_cached_key(ToString::to_string);
+        nodes.extend(self.seeds.iter().cloned());
+        for _ in 0..nodes.len() {
+            let node = &nodes[self.asked % nodes.len()];
+            let present = known
+                .nodes
+                .get(node)
+                .and_then(|it| it.links[0].connection().ok());
+            let ask = async {
+                match present {
+                    Some(connection) => ask(&connection, node).await,
+                    None => {
+                        let live = self.common.connect(node, 0, None).await.ok()?;
+                        ask(&live.connection, node).await
+                    }
+                }
+            };
+            if let Ok(Some(slots)) = timeout(ANSWER_TIME, ask).await {
+                return Some(slots);
+            }
+            self.asked += 1;
+        }
+        None
+    }
+}
+
+/// Asks a node who owns what. One that is cut off from the others does not know.
+async fn ask(connection: &Connection, node: &Address) -> Option<Slots> {
+    let mut ask = Pipeline::with_capacity(2);
+    ask.cmd("CLUSTER").arg("INFO");
+    ask.cmd("CLUSTER").arg("SLOTS");
+    let answers = connection.request(&ask, 0, 2).await.ok()?;
+    let [state, slots] = <[Value; 2]>::try_from(answers).ok()?;
+    let is_whole = text(&state)?.lines().any(|line| line == "cluster_state:ok");
+    Slots::parse(&slots, node).filter(|_| is_whole)
+}

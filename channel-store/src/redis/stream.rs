@@ -1,0 +1,81 @@
+//! The bytes' way to a server: a socket, encrypted or not.
+
+use super::location::{Address, OpenError};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+/// Bytes both ways.
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
+
+/// How to connect.
+#[derive(Clone)]
+pub(super) struct Dial {
+    encryption: Option<TlsConnector>,
+}
+
+impl Dial {
+    /// Servers are trusted that a public authority vouches for, or one of the `certificates`, if given.
+    pub(super) fn new(encrypted: bool, certificates: Option<&Path>) -> Result<Self, OpenError> {
+        let unusable = |file: &Path, reason: String| OpenError::Certificates {
+            file: file.display().to_string(),
+            reason,
+        };
+        if !encrypted {
+            return match certificates {
+                None => Ok(Self { encryption: None }),
+                Some(file) => Err(unusable(file, "they are of use with rediss only".into())),
+            };
+        }
+        let mut trusted = RootCertStore::empty();
+        match certificates {
+            None => trusted.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+            Some(file) => {
+                let failed = |error| unusable(file, error);
+                let found =
+                    CertificateDer::pem_file_iter(file).map_err(|it| failed(it.to_string()))?;
+                for certificate in found {
+                    let certificate = certificate.map_err(|it| failed(it.to_string()))?;
+                    trusted
+                        .add(certificate)
+                        .map_err(|it| failed(it.to_string()))?;
+                }
+                if trusted.is_empty() {
+                    return Err(failed("there is none".into()));
+                }
+            }
+        }
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| OpenError::Url(error.to_string()))?
+            .with_root_certificates(trusted)
+            .with_no_client_auth();
+        Ok(Self {
+            encryption: Some(TlsConnector::from(Arc::new(config))),
+        })
+    }
+
+    /// Connects. Takes as long as it takes: the caller bounds it.
+    pub(super) async fn connect(&self, address: &Address) -> io::Result<Box<dyn Duplex>> {
+        match address {
+            Address::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
+            Address::Tcp(host, port) => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                stream.set_nodelay(true)?;
+                let Some(encryption) = &self.encryption else {
+                    return Ok(Box::new(stream));
+                };
+                let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
+                Ok(Box::new(encryption.connect(name, stream).await?))
+            }
+        }
+    }
+}

@@ -1,0 +1,420 @@
+//! What a feed follows, and by which connection to which node.
+//!
+//! Each topic is followed at the node that owns its slot. What a connection brings counts only while it is the one that
+//! the topic was asked of last: so nothing of an earlier one passes as news. A topic that its node refuses or drops,
+//! because its slot goes elsewhere, is adrift until the slots have been looked at again.
+//!
+//! Each connection also follows a topic of its own and speaks on it once a second: a server that answers, but does not
+//! deliver, is left like one that is silent.
+
+use super::connection::{Connection, Ended, PROBE_INTERVAL};
+use super::keys::Keys;
+use super::link::Attendant;
+use super::location::Address;
+use super::reply::{announced, number};
+use super::slots::{Slots, slot};
+use super::unasked::DROPPED;
+use crate::name::ChannelName;
+use crate::publication::Epoch;
+use crate::store::{FeedConnection, FeedSink, StoreError};
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use redis::{Pipeline, PushInfo, PushKind, Value};
+use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
+use std::sync::Arc;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+/// Topics that a connection is told of at once: bounds how long others wait for it.
+const CHUNK: usize = 500;
+
+/// What is followed.
+pub(super) struct Topics {
+    sink: Arc<dyn FeedSink>,
+    keys: Keys,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    slots: Arc<Slots>,
+    followed: HashMap<Arc<str>, Followed>,
+    /// Topics that nobody follows at present, though they are wanted.
+    adrift: HashSet<Arc<str>>,
+    /// The present connection to each node.
+    nodes: HashMap<Address, Attended>,
+}
+
+struct Followed {
+    channel: ChannelName,
+    slot: u16,
+    /// The number of the connection that was told last; 0: none.
+    by: u64,
+    /// The last epoch seen: the next publication most likely has it too.
+    epoch: Option<Epoch>,
+}
+
+struct Attended {
+    connection: FeedConnection,
+    /// Topics whose change this connection has not been told.
+    untold: HashSet<Arc<str>>,
+    changed: Arc<Notify>,
+    probe: Probe,
+}
+
+/// A topic of a connection's own.
+#[derive(Default)]
+struct Probe {
+    topic: Arc<str>,
+    /// How often was spoken, and the last of it that has come.
+    said: u64,
+    heard: u64,
+}
+
+impl State {
+    /// Lets the node that owns a topic's slot be told of it.
+    fn tell(&mut self, topic: Arc<str>, slot: u16) {
+        let owner = self.slots.owner(slot);
+        // Without a connection that is all: the next one begins with everything.
+        if let Some(attended) = owner.and_then(|owner| self.nodes.get_mut(owner)) {
+            attended.untold.insert(topic);
+            attended.changed.notify_one();
+        }
+    }
+}
+
+impl Topics {
+    pub(super) fn new(sink: Arc<dyn FeedSink>, keys: Keys) -> Self {
+        Self {
+            sink,
+            keys,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Follows a channel from now on.
+    pub(super) fn follow(&self, channel: &ChannelName) {
+        let topic: Arc<str> = self.keys.of(channel).topic().into();
+        let slot = slot(&topic);
+        let mut state = self.state.lock();
+        state
+            .followed
+            .entry(topic.clone())
+            .or_insert_with(|| Followed {
+                channel: channel.clone(),
+                slot,
+                by: 0,
+                epoch: None,
+            });
+        state.tell(topic, slot);
+    }
+
+    /// Follows it no longer.
+    pub(super) fn leave(&self, channel: &ChannelName) {
+        let topic: Arc<str> = self.keys.of(channel).topic().into();
+        let mut state = self.state.lock();
+        if let Some(followed) = state.followed.remove(&topic) {
+            state.adrift.remove(&topic);
+            state.tell(topic, followed.slot);
+        }
+    }
+
+    /// From now on this is the node's connection, and has to be told everything that is the node's.
+    fn begin(&self, node: &Address, connection: &Connection) -> Arc<Notify> {
+        let changed = Arc::new(Notify::new());
+        let mut state = self.state.lock();
+        let is_nodes = |followed: &Followed| state.slots.owner(followed.slot) == Some(node);
+        let topics = state.followed.iter().filter(|(_, it)| is_nodes(it));
+        let attended = Attended {
+            connection: FeedConnection {
+                number: connection.number,
+                generation: connection.generation.clone(),
+            },
+            untold: topics.map(|(topic, _)| topic.clone()).collect(),
+            changed: changed.clone(),
+            probe: Probe::default(),
+        };
+        state.nodes.insert(node.clone(), attended);
+        changed
+    }
+
+    /// The connection is none any more.
+    fn end(&self, node: &Address, number: u64) {
+        let mut state = self.state.lock();
+        if state
+            .nodes
+            .get(node)
+            .is_some_and(|it| it.connection.number == number)
+        {
+            state.nodes.remove(node);
+        }
+    }
+
+    /// What the connection has to be told next: topics to follow, and topics not to. A topic that changed several times
+    /// comes once, as it ended; the order between topics does not matter.
+    fn changes(&self, node: &Address, number: u64) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
+        let mut state = self.state.lock();
+        let State {
+            slots,
+            followed,
+            adrift,
+            nodes,
+        } = &mut *state;
+        let Some(attended) = nodes.get_mut(node) else {
+            return Default::default();
+        };
+        let topics: Vec<_> = attended.untold.iter().take(CHUNK).cloned().collect();
+        let (mut wanted, mut unwanted) = (Vec::new(), Vec::new());
+        for topic in topics {
+            attended.untold.remove(&topic);
+            match followed.get_mut(&topic) {
+                None => unwanted.push(topic),
+                Some(followed) if slots.owner(followed.slot) == Some(node) => {
+                    followed.by = number;
+                    adrift.remove(&topic);
+                    wanted.push(topic);
+                }
+                // Another node's by now, which has been told.
+                Some(_) => {}
+            }
+        }
+        (wanted, unwanted)
+    }
+
+    /// This connection does not follow these topics any more.
+    fn lose(&self, number: u64, topics: &[Arc<str>]) {
+        let mut state = self.state.lock();
+        for topic in topics {
+            if let Some(followed) = state.followed.get_mut(topic)
+                && followed.by == number
+            {
+                followed.by = 0;
+                state.adrift.insert(topic.clone());
+            }
+        }
+    }
+
+    /// Tells a connection what is followed, and what changes. Returns when it has failed.
+    async fn keep_telling(
+        &self,
+        node: &Address,
+        connection: &Connection,
+        changed: &Notify,
+        ready: &(dyn Fn() + Send + Sync),
+    ) -> Result<Infallible, StoreError> {
+        loop {
+            let (wanted, unwanted) = self.changes(node, connection.number);
+            if wanted.is_empty() && unwanted.is_empty() {
+                if self.has_heard(node) {
+                    ready();
+                }
+                changed.notified().await;
+            }
+            if !wanted.is_empty() {
+                let moved = connection.subscribe(&wanted).await?;
+                if !moved.is_empty() {
+                    self.lose(connection.number, &moved);
+                    connection.stir();
+                }
+            }
+            if !unwanted.is_empty() {
+                connection.unsubscribe(&unwanted).await?;
+            }
+        }
+    }
+
+    /// Speaks on the connection's own topic for ever. Returns when what was said has not come back.
+    async fn keep_probing(
+        &self,
+        node: &Address,
+        connection: &Connection,
+    ) -> Result<Infallible, Ended> {
+        let mut next = Instant::now();
+        loop {
+            next += PROBE_INTERVAL;
+            let said = self.speak(node, connection).await.map_err(Ended::Failed)?;
+            sleep_until(next).await;
+            let state = self.state.lock();
+            let heard = state.nodes.get(node).map(|it| it.probe.heard);
+            if said.is_some() && said > heard {
+                return Err(Ended::Deaf);
+            }
+        }
+    }
+
+    /// Speaks once; `None` where that was not possible, because slots are on their way.
+    async fn speak(
+        &self,
+        node: &Address,
+        connection: &Connection,
+    ) -> Result<Option<u64>, StoreError> {
+        let (topic, said, is_new) = {
+            let mut state = self.state.lock();
+            let State { slots, nodes, .. } = &mut *state;
+            let Some(probe) = nodes.get_mut(node).map(|it| &mut it.probe) else {
+                return Ok(None);
+            };
+            let is_nodes = |topic: &str| slots.owner(slot(topic)) == Some(node);
+            let is_new = probe.topic.is_empty() || !is_nodes(&probe.topic);
+            if is_new {
+                // Of 16,384 slots each is met soon.
+                let some = (0..1_000_000).map(|_| self.keys.probe(fastrand::u64(..)));
+                let Some(topic) = some.into_iter().find(|topic| is_nodes(topic)) else {
+                    return Ok(None);
+                };
+                probe.topic = topic.into();
+            }
+            probe.said += 1;
+            (probe.topic.clone(), probe.said, is_new)
+        };
+        if is_new {
+            connection.subscribe(std::slice::from_ref(&topic)).await?;
+        }
+        let mut publish = Pipeline::with_capacity(1);
+        publish
+            .cmd(connection.publish_word())
+            .arg(&*topic)
+            .arg(said);
+        let answer = connection.ask(&publish, 0, 1).await?;
+        if connection.examine(&answer).is_ok() {
+            return Ok(Some(said));
+        }
+        self.forget_probe(node);
+        Ok(None)
+    }
+
+    /// True once the node's connection has been heard to deliver.
+    fn has_heard(&self, node: &Address) -> bool {
+        let state = self.state.lock();
+        state.nodes.get(node).is_some_and(|it| it.probe.heard > 0)
+    }
+
+    /// The next one gets a topic of its own.
+    fn forget_probe(&self, node: &Address) {
+        if let Some(attended) = self.state.lock().nodes.get_mut(node) {
+            attended.probe.topic = Arc::default();
+        }
+    }
+}
+
+#[async_trait]
+impl Attendant for Topics {
+    fn assign(&self, slots: &Arc<Slots>) {
+        let mut state = self.state.lock();
+        let before = std::mem::replace(&mut state.slots, slots.clone());
+        let mut topics: Vec<_> = state.adrift.iter().cloned().collect();
+        if !Arc::ptr_eq(&before, slots) {
+            let moved =
+                |followed: &Followed| before.owner(followed.slot) != slots.owner(followed.slot);
+            let followed = state.followed.iter().filter(|(_, it)| moved(it));
+            topics.extend(followed.map(|(topic, _)| topic.clone()));
+        }
+        for topic in topics {
+            if let Some(slot) = state.followed.get(&topic).map(|it| it.slot) {
+                state.tell(topic, slot);
+            }
+        }
+    }
+
+    fn push(&self, node: &Address, number: u64, info: PushInfo) {
+        let mut data = info.data.into_iter();
+        let (Some(Value::BulkString(topic)), Some(content)) = (data.next(), data.next()) else {
+            return;
+        };
+        let Ok(topic) = std::str::from_utf8(&topic) else {
+            return;
+        };
+        let mut state = self.state.lock();
+        let State {
+            followed,
+            adrift,
+            nodes,
+            ..
+        } = &mut *state;
+        let Some(attended) = nodes.get_mut(node) else {
+            return;
+        };
+        if attended.connection.number != number {
+            return;
+        }
+        if *attended.probe.topic == *topic {
+            attended.probe.take(&info.kind, &content);
+            attended.changed.notify_one();
+            return;
+        }
+        // Not followed any more, or elsewhere: what was under way.
+        let Some((topic, _)) = followed.get_key_value(topic) else {
+            return;
+        };
+        let topic = topic.clone();
+        let Some(followed) = followed.get_mut(&topic).filter(|it| it.by == number) else {
+            return;
+        };
+        let (connection, channel) = (attended.connection.clone(), followed.channel.clone());
+        match (info.kind, content) {
+            (PushKind::Subscribe | PushKind::SSubscribe, _) => {
+                drop(state);
+                self.sink.subscribed(&connection, &channel);
+            }
+            (PushKind::Message | PushKind::SMessage, Value::BulkString(content)) => {
+                // What is no publication leaves a gap at most, and the next publication shows it.
+                let Some(publication) = announced(content, followed.epoch.as_ref()) else {
+                    return;
+                };
+                followed.epoch = Some(publication.position.epoch.clone());
+                drop(state);
+                self.sink.publication(&connection, &channel, publication);
+            }
+            (PushKind::Other(kind), _) if kind == DROPPED => {
+                followed.by = 0;
+                adrift.insert(topic);
+            }
+            _ => {}
+        }
+    }
+
+    async fn attend(
+        &self,
+        node: &Address,
+        connection: &Connection,
+        ready: &(dyn Fn() + Send + Sync),
+    ) -> Ended {
+        let changed = self.begin(node, connection);
+        let _attended = Attendance {
+            topics: self,
+            node,
+            number: connection.number,
+        };
+        tokio::select! {
+            Err(error) = self.keep_telling(node, connection, &changed, ready) => Ended::Failed(error),
+            Err(ended) = self.keep_probing(node, connection) => ended,
+        }
+    }
+}
+
+impl Probe {
+    /// Takes a push of the probe's own topic.
+    fn take(&mut self, kind: &PushKind, content: &Value) {
+        match kind {
+            PushKind::Message | PushKind::SMessage => {
+                self.heard = number(content).unwrap_or(self.heard);
+            }
+            PushKind::Other(kind) if kind == DROPPED => self.topic = Arc::default(),
+            _ => {}
+        }
+    }
+}
+
+/// Lasts as long as a connection is attended.
+struct Attendance<'a> {
+    topics: &'a Topics,
+    node: &'a Address,
+    number: u64,
+}
+
+impl Drop for Attendance<'_> {
+    fn drop(&mut self) {
+        self.topics.end(self.node, self.number);
+    }
+}

@@ -1,0 +1,68 @@
+//! `Ack::Replica`: an answer is an answer when replicas have it, too.
+
+use crate::support::{Server, Subject, message, session, with_key};
+use channel_store::{Ack, StoreError, StoreOptions};
+use futures_util::future::join_all;
+use std::time::{Duration, Instant};
+
+#[tokio::test]
+async fn what_no_replica_has_is_not_published_for_sure_and_its_repetition_neither() {
+    let server = Server::start(&["--repl-diskless-sync-delay", "0"]);
+    let replica = server.start_replica();
+    let options = StoreOptions {
+        ack: Ack::Replica { replicas: 1 },
+        ..StoreOptions::default()
+    };
+    let subject = Subject::on(server, options).await;
+    let said = |body: &str| with_key(message("4", "u", body), body);
+    let first = subject.publish(said("first")).await.unwrap();
+    assert!(
+        replica.keys().contains(&"gc:{4}:l".to_owned()),
+        "it is there by now"
+    );
+
+    replica.freeze();
+    let start = Instant::now();
+    for _ in 0..2 {
+        let answer = subject.publish(said("second")).await;
+        assert!(
+            matches!(answer, Err(StoreError::Unavailable(_))),
+            "{answer:?}"
+        );
+    }
+    // Published long ago, and yet: whether replicas have what this one knows is not known.
+    let answer = subject.publish(said("first")).await;
+    assert!(
+        matches!(answer, Err(StoreError::Unavailable(_))),
+        "{answer:?}"
+    );
+    // What was refused is so whatever replicas say.
+    let answer = subject
+        .publish(with_key(message("4", "u", "other"), "first"))
+        .await;
+    assert_eq!(answer, Err(StoreError::KeyReused));
+    assert!(
+        start.elapsed() < Duration::from_secs(4),
+        "half a second each"
+    );
+    // Those who join do not wait, and nobody waits for those who publish.
+    let waiting = join_all((0..3).map(|_| subject.publish(said("third"))));
+    let joining = async {
+        let start = Instant::now();
+        subject.join("4", "u", session("s", 1)).await.unwrap();
+        assert!(start.elapsed() < Duration::from_millis(400));
+    };
+    futures_util::future::join(waiting, joining).await;
+    assert!(*subject.store.available().borrow());
+
+    replica.thaw();
+    let again = subject.publish(said("second")).await;
+    let again = match again {
+        // The replica may still be catching up.
+        Err(StoreError::Unavailable(_)) => subject.publish(said("second")).await,
+        other => other,
+    };
+    let again = again.unwrap();
+    assert!(again.repeated);
+    assert_eq!(again.position.offset, first.position.offset + 1);
+}

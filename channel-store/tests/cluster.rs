@@ -1,0 +1,280 @@
+//! What becomes of channels when a cluster changes under them.
+
+use crate::support::{
+    Cluster, Ear, Server, Subject, becomes, eventually, message, name, offsets, publish_at_last,
+    read, said,
+};
+use channel_store::redis::{OpenError, RedisFeed, RedisStore};
+use channel_store::{ChannelStore, Since, Standing, StoreError, StoreOptions};
+use futures_util::future::join_all;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// Channels of a cluster's nodes, so many of each.
+fn channels(cluster: &Cluster, node: usize, count: usize) -> Vec<String> {
+    let names = (0..).map(|n| format!("c{n}"));
+    let its = names.filter(|it| cluster.owner(it) == node);
+    its.take(count).collect()
+}
+
+#[tokio::test]
+async fn a_channel_goes_with_its_slot_and_no_other_is_disturbed() {
+    let cluster = Cluster::start(3);
+    let subject = Subject::at(&cluster.url(), StoreOptions::default()).await;
+    let [moving, staying] = <[String; 2]>::try_from(channels(&cluster, 0, 2)).unwrap();
+    let slot = cluster.slot(&moving);
+    let (feed, ear) = subject.follow(&moving).await;
+    feed.subscribe(&name(&staying));
+    let undisturbed = ear.subscribed(&staying, 1).await;
+    becomes(feed.available(), true, SOON).await;
+    let first = subject.publish(message(&moving, "u", "1")).await.unwrap();
+    let publisher = subject.store.publisher().unwrap();
+
+    cluster.begin_move(slot, 0, 1);
+    cluster.move_keys(slot, 0, 1);
+    // Half here, half there: nobody may write.
+    for _ in 0..3 {
+        let answer = subject.publish(message(&moving, "u", "refused")).await;
+        assert!(
+            matches!(answer, Err(StoreError::Unavailable(_))),
+            "{answer:?}"
+        );
+        let answer = feed.read(&name(&moving), &Since::Head, 0).await;
+        assert!(
+            matches!(answer, Err(StoreError::Unavailable(_))),
+            "{answer:?}"
+        );
+        subject.publish(message(&staying, "u", "x")).await.unwrap();
+    }
+    cluster.end_move(slot, 0, 1);
+    let second = publish_at_last(&subject, &moving, "2").await;
+    let moved = ear.subscribed(&moving, 2).await;
+    assert_ne!(
+        moved.number, undisturbed.number,
+        "by the new owner's connection"
+    );
+    let page = read(&*feed, &moving, &first.position, 10).await;
+    assert_eq!(page.standing, Standing::Exact);
+    assert_eq!(page.generation, moved.generation);
+    assert_eq!(said(&page.entries), ["onMessage 2"]);
+    assert_eq!(second.position.offset, 2);
+    assert_ne!(
+        second.position.epoch, first.position.epoch,
+        "another server, another epoch"
+    );
+    let late = publisher.publish(vec![message(&moving, "u", "late")]).await;
+    assert!(
+        matches!(late, Err(StoreError::Unavailable(_))),
+        "bound to the former owner"
+    );
+
+    cluster.begin_move(slot, 1, 0);
+    cluster.move_keys(slot, 1, 0);
+    cluster.end_move(slot, 1, 0);
+    assert_eq!(
+        ear.subscribed(&moving, 3).await,
+        undisturbed,
+        "on the connection that was always there"
+    );
+    publish_at_last(&subject, &moving, "3").await;
+    eventually("what is published now", async || {
+        ear.publications(&moving)
+            .last()
+            .is_some_and(|it| it.payload.body() == b"3")
+    })
+    .await;
+    assert_eq!(ear.confirmations(&staying), [undisturbed]);
+    assert_eq!(offsets(&ear.heard(&staying, 3).await), [1, 2, 3]);
+    assert!(*feed.available().borrow() && *subject.store.available().borrow());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_says_unasked_shifts_no_answer() {
+    let cluster = Cluster::start(2);
+    let subject = Subject::at(&cluster.url(), StoreOptions::default()).await;
+    let names = channels(&cluster, 0, 43);
+    let (read, moving) = names.split_at(3);
+    let (feed, ear) = subject.feed().await;
+    for channel in moving {
+        feed.subscribe(&name(channel));
+    }
+    for (length, channel) in read.iter().enumerate() {
+        for _ in 0..=length {
+            subject.publish(message(channel, "u", "x")).await.unwrap();
+        }
+    }
+    for channel in moving {
+        ear.subscribed(channel, 1).await;
+    }
+    let slots: Vec<usize> = moving.iter().map(|it| cluster.slot(it)).collect();
+    let mut moves = tokio::task::spawn_blocking(move || {
+        for slot in slots {
+            cluster.end_move(slot, 0, 1);
+        }
+        cluster
+    });
+    let mut reads = 0;
+    while !moves.is_finished() {
+        let heads = read.iter().cycle().take(30).map(async |channel| {
+            let page = feed.read(&name(channel), &Since::Head, 0).await;
+            page.unwrap().last
+        });
+        assert_eq!(join_all(heads).await, [1, 2, 3].repeat(10));
+        reads += 1;
+    }
+    assert!(reads > 10, "some while slots moved");
+    let _cluster = (&mut moves).await.unwrap();
+    for channel in moving {
+        ear.subscribed(channel, 2).await;
+    }
+}
+
+#[tokio::test]
+async fn a_slot_that_is_back_before_anybody_looked_is_followed_again() {
+    let cluster = Cluster::start(2);
+    let subject = Subject::at(&cluster.url(), StoreOptions::default()).await;
+    let channel = channels(&cluster, 0, 1).remove(0);
+    let slot = cluster.slot(&channel);
+    let (_feed, ear) = subject.follow(&channel).await;
+    cluster.end_move(slot, 0, 1);
+    cluster.end_move(slot, 1, 0);
+    let before = ear.subscribed(&channel, 2).await;
+    assert_eq!(ear.confirmations(&channel), [before.clone(), before]);
+    publish_at_last(&subject, &channel, "x").await;
+    ear.heard(&channel, 1).await;
+}
+
+#[tokio::test]
+async fn a_batch_for_several_nodes_is_answered_in_its_order() {
+    let cluster = Cluster::shared();
+    let options = StoreOptions {
+        prefix: "batch".into(),
+        ..StoreOptions::default()
+    };
+    let subject = Subject::at(&cluster.url(), options).await;
+    let names: Vec<_> = (0..3)
+        .flat_map(|node| channels(&cluster, node, 2))
+        .collect();
+    let publisher = subject.store.publisher().unwrap();
+    let batch = |_| {
+        let messages = (0..60).map(|n| message(&names[n * 7 % names.len()], "u", &n.to_string()));
+        publisher.publish(messages.collect())
+    };
+    let mut next = vec![1; names.len()];
+    for answers in join_all((0..5).map(batch)).await {
+        for (n, answer) in answers.unwrap().into_iter().enumerate() {
+            let channel = n * 7 % names.len();
+            assert_eq!(answer.unwrap().position.offset, next[channel]);
+            next[channel] += 1;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_is_away_takes_only_its_own_channels_along() {
+    let mut cluster = Cluster::start(3);
+    let subject = Subject::at(&cluster.url(), StoreOptions::default()).await;
+    let (lost, kept) = (
+        channels(&cluster, 1, 1).remove(0),
+        channels(&cluster, 2, 1).remove(0),
+    );
+    let (feed, ear) = subject.follow(&lost).await;
+    feed.subscribe(&name(&kept));
+    let kept_by = ear.subscribed(&kept, 1).await;
+    becomes(feed.available(), true, SOON).await;
+
+    cluster.nodes[1].kill();
+    becomes(feed.available(), false, SOON).await;
+    becomes(subject.store.available(), false, SOON).await;
+    let answer = subject.publish(message(&lost, "u", "x")).await;
+    assert!(matches!(answer, Err(StoreError::Unavailable(_))));
+    subject.publish(message(&kept, "u", "x")).await.unwrap();
+    ear.heard(&kept, 1).await;
+
+    cluster.nodes[1].start_again();
+    becomes(feed.available(), true, SOON).await;
+    becomes(subject.store.available(), true, SOON).await;
+    ear.subscribed(&lost, 2).await;
+    assert_eq!(ear.confirmations(&kept), [kept_by]);
+}
+
+#[tokio::test]
+async fn after_a_failover_the_promoted_replica_is_used_within_seconds() {
+    let cluster = Cluster::start(3);
+    let replicas = cluster.add_replicas();
+    let subject = Subject::at(&cluster.url(), StoreOptions::default()).await;
+    let lost = channels(&cluster, 1, 1).remove(0);
+    let (feed, ear) = subject.follow(&lost).await;
+    let before = publish_at_last(&subject, &lost, "before").await.position;
+    becomes(feed.available(), true, SOON).await;
+
+    // It still takes connections, and never answers.
+    cluster.nodes[1].freeze();
+    let start = Instant::now();
+    let after = publish_at_last(&subject, &lost, "after").await.position;
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
+    assert!(replicas[1].info("replication").contains("role:master"));
+    assert_eq!((after.offset, after.epoch == before.epoch), (2, false));
+    ear.subscribed(&lost, 2).await;
+    becomes(feed.available(), true, SOON).await;
+    becomes(subject.store.available(), true, SOON).await;
+    assert_eq!(
+        said(&read(&*feed, &lost, &before, 9).await.entries),
+        ["onMessage after"]
+    );
+
+    // The former primary becomes a replica, and nobody speaks to it.
+    cluster.nodes[1].thaw();
+    eventually("the former primary's new role", async || {
+        cluster.nodes[1].info("replication").contains("role:slave")
+    })
+    .await;
+    subject.publish(message(&lost, "u", "later")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_cluster_is_found_by_any_of_its_nodes_and_waited_for() {
+    let mut cluster = Cluster::start(2);
+    let url = format!(
+        "redis-cluster://127.0.0.1:1,127.0.0.1:{}",
+        cluster.nodes[1].port()
+    );
+    let subject = Subject::at(&url, StoreOptions::default()).await;
+    becomes(subject.store.available(), true, SOON).await;
+    cluster.nodes.iter_mut().for_each(Server::kill);
+    let later = RedisStore::open(&url, StoreOptions::default())
+        .await
+        .unwrap();
+    assert!(later.publisher().is_err());
+    cluster.nodes.iter_mut().for_each(Server::start_again);
+    becomes(later.available(), true, SOON).await;
+    for channel in ["a", "b", "c"] {
+        later.publish(message(channel, "u", "x")).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_owner_of_the_schema_judges_it() {
+    let cluster = Cluster::shared();
+    let options = StoreOptions {
+        prefix: "foreign".into(),
+        ..StoreOptions::default()
+    };
+    let schema = "foreign:schema";
+    cluster.nodes[cluster.owner(schema)].say(&format!("SET {schema} 99"));
+    let refused = OpenError::Schema { found: "99".into() };
+    let store = RedisStore::open(&cluster.url(), options.clone())
+        .await
+        .err();
+    assert_eq!(store, Some(refused.clone()));
+    let feed = RedisFeed::open(&cluster.url(), options, Arc::new(Ear::default()))
+        .await
+        .err();
+    assert_eq!(feed, Some(refused));
+}

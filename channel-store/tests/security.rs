@@ -1,0 +1,236 @@
+//! Encrypted connections, and users who may do no more than they must.
+
+use crate::support::{
+    Cluster, Ear, Server, Subject, becomes, eventually, free_port, from_session, message, name,
+    read, said, session, with_key,
+};
+use channel_store::redis::{OpenError, RedisFeed, RedisStore};
+use channel_store::{
+    Ack, ChannelFeed, ChannelStore, HistoryRange, Leave, Membership, Since, StoreError,
+    StoreOptions,
+};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// What chat must be allowed, as README has it.
+const CHAT: &str = "~gc:* &gc:* -@all +info +get +set +script|load +evalsha +wait +cluster|slots +cluster|info \
+    +hmget +hget +hset +hdel +hexists +hincrby +hscan +xadd +xrange +xrevrange +expire +expireat +del +exists +time \
+    +zadd +zrem +zrangebyscore +multi +exec +publish +spublish";
+/// What a connector must be allowed.
+const CONNECTOR: &str = "~gc:* &gc:* -@all +info +get +set +script|load +evalsha +cluster|slots +cluster|info \
+    +hmget +hget +hset +xrange +expire +del +time +multi +exec \
+    +subscribe +unsubscribe +publish +ssubscribe +sunsubscribe +spublish";
+
+/// Does everything once that the services do.
+async fn everything_works(chat: &str, connector: &str, options: StoreOptions) {
+    let subject = Subject::at(chat, options.clone()).await;
+    becomes(subject.store.available(), true, SOON).await;
+    let ear = Arc::new(Ear::default());
+    let feed = RedisFeed::open(connector, options, ear.clone())
+        .await
+        .unwrap();
+    let channel = name("4");
+    let head = feed.read(&channel, &Since::Head, 0).await.unwrap();
+    feed.subscribe(&channel);
+    ear.subscribed("4", 1).await;
+    becomes(feed.available(), true, SOON).await;
+
+    subject.join("4", "u", session("s", 1)).await.unwrap();
+    let spoken = with_key(from_session(message("4", "u", "a"), "s"), "k");
+    subject.publish(spoken.clone()).await.unwrap();
+    assert!(subject.publish(spoken).await.unwrap().repeated);
+    assert_eq!(subject.members("4").await, [("u".to_owned(), 1)]);
+    assert!(subject.leave_fenced("4", "u", session("s", 2), true).await);
+    let late = subject.join("4", "u", session("s", 1)).await;
+    assert_eq!(late, Err(StoreError::StaleOperation));
+    // Members that are ended by whoever looks.
+    subject.join("4", "v", Membership::Detached).await.unwrap();
+    eventually("the end of a detached member", async || {
+        subject.members("4").await.is_empty()
+    })
+    .await;
+    subject.join("4", "w", Membership::Detached).await.unwrap();
+    let leave = Leave {
+        channel: channel.clone(),
+        user: crate::support::text_user("w"),
+        membership: Membership::Detached,
+        fence: false,
+    };
+    subject.store.leave(leave).await.unwrap();
+
+    let heard = ear.heard("4", 5).await;
+    assert_eq!(heard[1].payload.body(), b"a");
+    let page = read(&feed, "4", &head.position, 100).await;
+    assert_eq!(said(&page.entries)[1], "onMessage a");
+    let ends = feed.heads(std::slice::from_ref(&channel)).await.unwrap();
+    assert_eq!(
+        feed.touch(std::slice::from_ref(&channel)).await.unwrap(),
+        ends
+    );
+    for range in [HistoryRange::Oldest, HistoryRange::Newest] {
+        let page = subject.store.history(&channel, &range, 100).await.unwrap();
+        assert_eq!(page.entries.len(), 5);
+    }
+    feed.unsubscribe(&channel);
+}
+
+fn short_lives() -> StoreOptions {
+    StoreOptions {
+        detached_life: Duration::from_millis(1),
+        ..StoreOptions::default()
+    }
+}
+
+fn add_users(server: &Server) {
+    server.say(&format!("ACL SETUSER chat on >chats {CHAT}"));
+    server.say(&format!("ACL SETUSER connector on >connectors {CONNECTOR}"));
+}
+
+fn nobody_was_denied(server: &Server) {
+    let denied: Vec<redis::Value> = redis::from_redis_value(server.say("ACL LOG")).unwrap();
+    assert!(denied.is_empty(), "{denied:?}");
+}
+
+#[tokio::test]
+async fn users_with_the_least_rights_can_do_everything() {
+    let server = Server::start(&["--repl-diskless-sync-delay", "0"]);
+    let _replica = server.start_replica();
+    add_users(&server);
+    let url = |user| format!("redis://{user}@127.0.0.1:{}", server.port());
+    let options = StoreOptions {
+        ack: Ack::Replica { replicas: 1 },
+        ..short_lives()
+    };
+    everything_works(&url("chat:chats"), &url("connector:connectors"), options).await;
+    nobody_was_denied(&server);
+}
+
+#[tokio::test]
+async fn they_can_in_a_cluster_too() {
+    let cluster = Cluster::start(2);
+    cluster.nodes.iter().for_each(add_users);
+    let url = |user: &str| cluster.url().replace("://", &format!("://{user}@"));
+    everything_works(
+        &url("chat:chats"),
+        &url("connector:connectors"),
+        short_lives(),
+    )
+    .await;
+    cluster.nodes.iter().for_each(nobody_was_denied);
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_no_connection() {
+    let server = Server::start(&[]);
+    add_users(&server);
+    let url = format!("redis://chat:wrong@127.0.0.1:{}", server.port());
+    let store = RedisStore::open(&url, StoreOptions::default())
+        .await
+        .unwrap();
+    assert!(store.publisher().is_err());
+}
+
+/// An authority of the test's own, and a server that it vouches for as `localhost`.
+struct Encrypted {
+    server: Server,
+    tls_port: u16,
+}
+
+fn authority() -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+impl Encrypted {
+    fn start() -> Self {
+        let port = std::cell::Cell::new(0);
+        let server = Server::start_with(|directory| {
+            let authority = authority();
+            let key = KeyPair::generate().unwrap();
+            let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+            let certificate = params.signed_by(&key, &authority).unwrap();
+            for (file, pem) in [
+                ("ca.pem", authority.pem()),
+                ("server.pem", certificate.pem()),
+                ("server.key", key.serialize_pem()),
+            ] {
+                std::fs::write(directory.join(file), pem).unwrap();
+            }
+            port.set(free_port());
+            let file = |name: &str| directory.join(name).display().to_string();
+            let (ca, certificate, key) = (file("ca.pem"), file("server.pem"), file("server.key"));
+            let settings = [
+                ["--tls-port", &port.get().to_string()],
+                ["--tls-ca-cert-file", &ca],
+                ["--tls-cert-file", &certificate],
+                ["--tls-key-file", &key],
+                ["--tls-auth-clients", "no"],
+            ];
+            settings.concat().into_iter().map(str::to_owned).collect()
+        });
+        Self {
+            server,
+            tls_port: port.get(),
+        }
+    }
+
+    fn url(&self, host: &str) -> String {
+        format!("rediss://{host}:{}", self.tls_port)
+    }
+
+    fn trusting(&self, ca: Option<PathBuf>) -> StoreOptions {
+        StoreOptions {
+            redis_ca: ca,
+            ..short_lives()
+        }
+    }
+}
+
+#[tokio::test]
+async fn encrypted_everything_works_as_well() {
+    let encrypted = Encrypted::start();
+    let url = encrypted.url("localhost");
+    let options = encrypted.trusting(Some(encrypted.server.file("ca.pem")));
+    everything_works(&url, &url, options).await;
+}
+
+#[tokio::test]
+async fn a_server_that_nobody_vouches_for_is_not_spoken_to() {
+    let encrypted = Encrypted::start();
+    let stranger = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(stranger.path(), authority().pem()).unwrap();
+    let ca = encrypted.server.file("ca.pem");
+    for (host, trusted) in [
+        ("localhost", None),
+        ("localhost", Some(stranger.path().to_owned())),
+        // Another name than the certificate's.
+        ("127.0.0.1", Some(ca)),
+    ] {
+        let options = encrypted.trusting(trusted);
+        let store = RedisStore::open(&encrypted.url(host), options)
+            .await
+            .unwrap();
+        assert!(store.publisher().is_err(), "{host}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_without_certificates_is_refused() {
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    for file in [empty.path(), Path::new("/nowhere.pem")] {
+        let options = StoreOptions {
+            redis_ca: Some(file.to_owned()),
+            ..StoreOptions::default()
+        };
+        let refused = RedisStore::open("rediss://localhost", options).await.err();
+        assert!(
+            matches!(refused, Some(OpenError::Certificates { .. })),
+            "{refused:?}"
+        );
+    }
+}

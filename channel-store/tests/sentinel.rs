@@ -1,0 +1,106 @@
+//! Redis behind sentinels: the primary is the one that they name.
+
+use crate::support::{Server, Subject, becomes, eventually, message, name, publish_at_last};
+use channel_store::StoreOptions;
+use std::time::{Duration, Instant};
+
+const SOON: Duration = Duration::from_secs(10);
+
+fn url(sentinels: &[&Server]) -> String {
+    let addresses = sentinels
+        .iter()
+        .map(|it| format!("127.0.0.1:{}", it.port()));
+    format!(
+        "redis+sentinel://{}/main",
+        addresses.collect::<Vec<_>>().join(",")
+    )
+}
+
+#[tokio::test]
+async fn after_a_failover_the_promoted_replica_is_used_within_seconds() {
+    let mut primary = Server::start(&["--repl-diskless-sync-delay", "0"]);
+    let replica = primary.start_replica();
+    let sentinel = Server::start_sentinel(&primary);
+    eventually("the sentinel's knowledge of the replica", async || {
+        sentinel.info("sentinel").contains("slaves=1")
+    })
+    .await;
+    let subject = Subject::at(&url(&[&sentinel]), StoreOptions::default()).await;
+    let (feed, ear) = subject.follow("4").await;
+    publish_at_last(&subject, "4", "before").await;
+
+    primary.freeze();
+    let start = Instant::now();
+    publish_at_last(&subject, "4", "after").await;
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
+    assert!(replica.info("replication").contains("role:master"));
+    ear.subscribed("4", 2).await;
+    becomes(feed.available(), true, SOON).await;
+    primary.kill();
+}
+
+#[tokio::test]
+async fn a_primary_that_sentinels_no_longer_name_is_left_though_it_answers() {
+    let (old, new) = (Server::start(&[]), Server::start(&[]));
+    let sentinel = Server::start_sentinel(&old);
+    let subject = Subject::at(&url(&[&sentinel]), StoreOptions::default()).await;
+    let (_feed, ear) = subject.follow("4").await;
+    let publisher = subject.store.publisher().unwrap();
+    subject.publish(message("4", "u", "old")).await.unwrap();
+
+    sentinel.say("SENTINEL REMOVE main");
+    sentinel.say(&format!("SENTINEL MONITOR main 127.0.0.1 {} 1", new.port()));
+    let second = ear.subscribed("4", 2).await;
+    assert_ne!(second.generation, ear.confirmations("4")[0].generation);
+    eventually("a publication on the new primary", async || {
+        let _ = subject.publish(message("4", "u", "new")).await;
+        !new.keys().iter().all(|key| key == "gc:schema")
+    })
+    .await;
+    assert!(
+        publisher
+            .publish(vec![message("4", "u", "late")])
+            .await
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn a_sentinel_that_is_frozen_or_away_is_passed_over() {
+    let server = Server::start(&[]);
+    let mut sentinels: Vec<_> = (0..3).map(|_| Server::start_sentinel(&server)).collect();
+    sentinels[0].freeze();
+    sentinels[1].kill();
+    let [frozen, away, well] = &sentinels[..] else {
+        unreachable!()
+    };
+    let subject = Subject::at(&url(&[frozen, away, well]), StoreOptions::default()).await;
+    assert!(*subject.store.available().borrow(), "at the first attempt");
+    let (feed, _) = subject.follow("4").await;
+    assert!(
+        feed.read(&name("4"), &channel_store::Since::Head, 0)
+            .await
+            .is_ok()
+    );
+}
+
+#[tokio::test]
+async fn sentinels_have_a_password_of_their_own() {
+    let server = Server::start(&[]);
+    let sentinel = Server::start_sentinel(&server);
+    server.say("ACL SETUSER default resetpass >servers");
+    sentinel.say("ACL SETUSER default resetpass >sentinels");
+    let known = format!(
+        "redis+sentinel://:servers@127.0.0.1:{}/main?sentinel-password=sentinels",
+        sentinel.port()
+    );
+    let subject = Subject::at(&known, StoreOptions::default()).await;
+    subject.publish(message("4", "u", "x")).await.unwrap();
+    let unknown = known.replace("=sentinels", "=wrong");
+    let subject = Subject::at(&unknown, StoreOptions::default()).await;
+    assert!(subject.store.publisher().is_err());
+}
