@@ -88,45 +88,45 @@ impl Cluster {
         }
     }
 
-    /// The nodes that serve a channel now: its primary and that one's replica, as indices of `nodes`.
+    /// The nodes that serve a channel: its primary and that one's replica, as indices of `nodes`.
     ///
     /// # Panics
-    /// When nobody serves it, or without a replica.
+    /// When the nodes don't say soon.
     pub async fn of(&self, channel: &str) -> (usize, usize) {
         let slot = self.slot(channel).await;
-        let shards = self.anybody(&["CLUSTER", "SLOTS"]).await;
-        for shard in shards.list() {
-            let [
-                Value::Integer(from),
-                Value::Integer(to),
-                primary,
-                replica,
-                ..,
-            ] = shard.list()
-            else {
-                continue;
-            };
-            if (*from..=*to).contains(&slot) {
-                return (self.index(primary), self.index(replica));
-            }
-        }
-        panic!("nobody serves slot {slot} with a replica: {shards:?}");
+        wait::some(
+            "the slot has a primary and a replica",
+            2 * SOON,
+            async || {
+                let serving = self.serving(slot).await?;
+                Some((*serving.first()?, *serving.get(1)?))
+            },
+        )
+        .await
     }
 
-    /// The node that serves a channel now, as an index of `nodes`.
+    /// The node that serves a channel, as an index of `nodes`.
     ///
     /// # Panics
-    /// When nobody serves it.
+    /// When the nodes don't say soon.
     pub async fn of_primary(&self, channel: &str) -> usize {
         let slot = self.slot(channel).await;
+        wait::some("the slot has a primary", 2 * SOON, async || {
+            self.serving(slot).await?.first().copied()
+        })
+        .await
+    }
+
+    /// Who serves a slot, as some node sees it: the primary first.
+    async fn serving(&self, slot: i64) -> Option<Vec<usize>> {
         let shards = self.anybody(&["CLUSTER", "SLOTS"]).await;
-        let serving = shards.list().iter().find_map(|shard| match shard.list() {
-            [Value::Integer(from), Value::Integer(to), primary, ..] => {
-                (*from..=*to).contains(&slot).then_some(primary)
+        shards.list().iter().find_map(|shard| match shard.list() {
+            [Value::Integer(from), Value::Integer(to), nodes @ ..] => {
+                let serves = (*from..=*to).contains(&slot);
+                serves.then(|| nodes.iter().map(|node| self.index(node)).collect())
             }
             _ => None,
-        });
-        self.index(serving.expect("somebody serves the slot"))
+        })
     }
 
     /// The id of a node.

@@ -231,6 +231,20 @@ impl Crowd {
         self.history(log, listed)
     }
 
+    /// Waits until everybody is at this offset.
+    ///
+    /// # Panics
+    /// When somebody isn't in time.
+    pub async fn reaches(&self, offset: u64) {
+        wait::eventually("everybody has everything", SOON, async || {
+            let positions = self.positions();
+            positions
+                .iter()
+                .all(|at| at.as_ref().is_some_and(|at| at.offset == offset))
+        })
+        .await;
+    }
+
     /// Where everybody stands.
     #[must_use]
     pub fn positions(&self) -> Vec<Option<Position>> {

@@ -85,7 +85,7 @@ impl Tongue {
             (Self::Json, TEXT) => Ok(vec![Heard::Message(value(&frame.payload)?)]),
             (Self::Pomelo, BINARY) => {
                 let packages = pomelo::packages(&frame.payload)?;
-                packages.iter().map(|whole| heard(whole)).collect()
+                packages.iter().map(heard).collect()
             }
             (_, opcode) => Err(format!("a frame of opcode {opcode}")),
         }

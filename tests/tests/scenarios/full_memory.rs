@@ -1,10 +1,8 @@
 //! A Redis that is full: it refuses, clearly, and what it refuses nobody sees.
 
-use std::time::Duration;
 use tests::crowd::{Crowd, ROOM, WHOLE_LOG, holds};
-use tests::history::{Outcome, Position};
+use tests::history::Outcome;
 use tests::json::Client;
-use tests::log::Log;
 use tests::pomelo::LOGIN;
 use tests::redis::Redis;
 use tests::system::Plan;
@@ -29,8 +27,8 @@ async fn a_full_redis_refuses_every_publication_and_join_and_fans_nothing_out() 
         crowd.count(Outcome::Unknown) > refused + 20
     })
     .await;
-    let full = Log::read(redis.address(), ROOM).await.end();
-    let positions = everybody_at(&crowd, &full).await;
+    let full = redis.published(ROOM).await;
+    crowd.reaches(full).await;
     let refused = crowd.count(Outcome::Unknown);
     let send = api.send(ROOM, "herald", "{}", "").await;
     let join = api.join(ROOM, "carol").await;
@@ -49,12 +47,9 @@ async fn a_full_redis_refuses_every_publication_and_join_and_fans_nothing_out() 
         crowd.count(Outcome::Unknown) > refused + 200
     })
     .await;
-    assert_eq!(Log::read(redis.address(), ROOM).await.end(), full);
-    assert_eq!(
-        crowd.positions(),
-        positions,
-        "somebody has received something"
-    );
+    assert_eq!(redis.published(ROOM).await, full);
+    // Nobody has received anything.
+    crowd.reaches(full).await;
 
     redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
     crowd.goes_on(30).await;
@@ -63,20 +58,4 @@ async fn a_full_redis_refuses_every_publication_and_join_and_fans_nothing_out() 
     assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
     assert_eq!(crowd.sum(|notes| notes.losses().len()), 0);
     holds(&history, &[]);
-}
-
-/// Waits until everybody is at the log's end.
-async fn everybody_at(crowd: &Crowd, end: &Option<Position>) -> Vec<Option<Position>> {
-    wait::some(
-        "everybody is at the end",
-        Duration::from_secs(5),
-        async || {
-            let positions = crowd.positions();
-            positions
-                .iter()
-                .all(|position| position == end)
-                .then_some(positions)
-        },
-    )
-    .await
 }

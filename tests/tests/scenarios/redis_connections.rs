@@ -7,7 +7,7 @@ use tests::redis::Redis;
 use tests::relay::Relay;
 use tests::resp::Value;
 use tests::system::Plan;
-use tests::{SOON, long, wait};
+use tests::{long, wait};
 use tokio::time::Instant;
 
 /// How often a connector asks its feed whether it hears.
@@ -71,6 +71,7 @@ async fn what_is_said_while_a_feed_is_away_comes_though_nobody_says_anything_mor
     let services = plan.services(&redis.url(), &relay.url()).await;
     let crowd = Crowd::gather(&services.addresses(), 2, 4).await;
     let api = services.api(0);
+    crowd.reaches(redis.published(ROOM).await).await;
     for round in 0..5 {
         relay.refuse();
         for number in 0..2 {
@@ -85,14 +86,7 @@ async fn what_is_said_while_a_feed_is_away_comes_though_nobody_says_anything_mor
             behind.iter().flatten().all(|at| at.offset + 2 == missed),
             "{behind:?}"
         );
-        wait::eventually("everybody has it", SOON, async || {
-            crowd
-                .positions()
-                .iter()
-                .flatten()
-                .all(|at| at.offset == missed)
-        })
-        .await;
+        crowd.reaches(missed).await;
     }
     let history = crowd.rests(&api, redis.address()).await;
     assert_eq!(crowd.sum(|notes| notes.disconnected), 0);

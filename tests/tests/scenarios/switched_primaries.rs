@@ -8,7 +8,6 @@ use tests::redis::Redis;
 use tests::relay::Relay;
 use tests::service::Chat;
 use tests::system::Plan;
-use tests::{SOON, wait};
 
 /// Nobody was disconnected from it, and yet others have published elsewhere in between: nothing is lost, late at most.
 #[tokio::test]
@@ -119,14 +118,7 @@ async fn what_is_lost_in_a_switch_in_place_is_told_to_those_who_saw_it() {
     let sent = api.send(ROOM, "herald", r#"{"n":1}"#, "lost").await;
     sent.expect("the primary takes it");
     let lost = primary.published(ROOM).await;
-    wait::eventually("everybody has seen it", SOON, async || {
-        crowd
-            .positions()
-            .iter()
-            .flatten()
-            .all(|at| at.offset == lost)
-    })
-    .await;
+    crowd.reaches(lost).await;
     replica.promote().await;
     let elsewhere = Chat::start(&replica, &WHOLE_LOG).await;
     let sent = ChatApi::at(elsewhere.address())

@@ -2,7 +2,7 @@
 
 use tests::crowd::{Crowd, WHOLE_LOG, holds};
 use tests::follower::Leaving;
-use tests::history::Outcome;
+use tests::history::{Outcome, Reason};
 use tests::long;
 use tests::redis::Redis;
 use tests::system::Plan;
@@ -44,5 +44,39 @@ async fn who_goes_from_connector_to_connector_while_others_speak_misses_nothing(
         assert_eq!(notes.losses(), []);
     }
     assert_eq!(crowd.count(Outcome::Unknown), 0);
+    holds(&history, &[]);
+}
+
+/// Who comes back later than the log reaches is told where it goes on from.
+#[tokio::test]
+async fn who_was_away_for_longer_than_the_log_reaches_is_told_so() {
+    const KEPT: usize = 50;
+    let plan = Plan::of(2, 1).chat_flags(&["--log-entries", "50"]);
+    let _turn = plan.turn().await;
+    let redis = Redis::start().await;
+    let services = plan.services(&redis.url(), &redis.url()).await;
+    let crowd = Crowd::gather(&services.addresses(), 4, 4).await;
+    let wanderers = &crowd.followers()[5..7];
+    crowd.speak();
+    crowd.goes_on(10).await;
+    for wanderer in wanderers {
+        wanderer.go_away(Leaving::Closing).await;
+    }
+    crowd.goes_on(4 * KEPT).await;
+    for wanderer in wanderers {
+        wanderer
+            .go_to(services.connectors[1].address(), Leaving::Closing)
+            .await;
+    }
+    crowd.goes_on(10).await;
+    let history = crowd.comes_to_rest(&services.api(0), redis.address()).await;
+    println!("{}", crowd.report());
+    assert!(history.log.first() > 1, "nothing was trimmed");
+    for wanderer in wanderers {
+        let notes = wanderer.notes().read();
+        let losses = notes.losses();
+        let trimmed = matches!(&losses[..], [(_, Reason::Trimmed)]);
+        assert!(trimmed && notes.recovered == (0, 1), "told {losses:?}");
+    }
     holds(&history, &[]);
 }
