@@ -24,7 +24,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc};
 use tokio::time::{sleep, timeout};
 use visitor::{Contents, Visitor, Wire, arrived};
 
@@ -227,7 +227,7 @@ async fn trouble(world: &World, faults: &Faults, climate: Climate) -> u64 {
         pause(150).await;
         let connector = CONNECTORS[fastrand::usize(..2)];
         match fastrand::u8(..10) {
-            0..2 => faults.cut.send_modify(|cuts| *cuts += 1),
+            0..2 => drop(faults.cut.send(())),
             2..4 => {
                 turmoil::hold("store", connector);
                 pause(300).await;
@@ -242,7 +242,7 @@ async fn trouble(world: &World, faults: &Faults, climate: Climate) -> u64 {
             _ => {
                 let older = snapshot.take().filter(|_| climate.rollbacks);
                 world.store.restart(older);
-                faults.cut.send_modify(|cuts| *cuts += 1);
+                drop(faults.cut.send(()));
                 restarts += 1;
             }
         }
@@ -296,7 +296,8 @@ fn simulate(seed: u64) -> Result<Outcome, String> {
         log_entries: if seed % 3 == 0 { 15 } else { 10_000 },
     };
     let faults = Arc::new(Faults {
-        cut: watch::Sender::new(0),
+        // A watch would wake them in an order of its own.
+        cut: broadcast::Sender::new(1),
         deaf: if seed % 2 == 0 { 0 } else { 300 },
         lost: AtomicU64::new(0),
     });

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use turmoil::net::{TcpListener, TcpStream};
 
@@ -73,8 +73,8 @@ impl FeedSink for Outbox {
 
 /// What happens to connections.
 pub(super) struct Faults {
-    /// Changed: all connections end.
-    pub(super) cut: watch::Sender<u64>,
+    /// Ends all connections.
+    pub(super) cut: broadcast::Sender<()>,
     /// In 10,000 publications, how many get lost on a connection that goes on.
     pub(super) deaf: u32,
     /// How many were.
@@ -95,7 +95,7 @@ pub(super) async fn serve(
             let mut cut = faults.cut.subscribe();
             tokio::select! {
                 biased;
-                _ = cut.changed() => {}
+                _ = cut.recv() => {}
                 _ = connection(stream, store, &table, &faults) => {}
             }
         });
