@@ -7,7 +7,7 @@ use tests::redis::Redis;
 use tests::relay::Relay;
 use tests::resp::Value;
 use tests::system::Plan;
-use tests::{long, wait};
+use tests::{SOON, long, wait};
 use tokio::time::Instant;
 
 /// How often a connector asks its feed whether it hears.
@@ -89,6 +89,34 @@ async fn what_is_said_while_a_feed_is_away_comes_though_nobody_says_anything_mor
         crowd.reaches(missed).await;
     }
     let history = crowd.rests(&api, redis.address()).await;
+    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
+    assert_eq!(crowd.sum(|notes| notes.losses().len()), 0);
+    holds(&history, &[]);
+}
+
+/// A few publications don't arrive, and the connection is as it was: the next one shows what is missing.
+#[tokio::test]
+async fn publications_that_a_feed_misses_now_and_then_are_read_from_the_log() {
+    let rounds = if long() { 100 } else { 15 };
+    let plan = Plan::of(2, 1).alone().chat_flags(&WHOLE_LOG);
+    let _turn = plan.turn().await;
+    let redis = Redis::start().await;
+    let relay = Relay::to_redis(redis.address()).await;
+    let services = plan.services(&redis.url(), &relay.url()).await;
+    let crowd = Crowd::gather(&services.addresses(), 4, 4).await;
+    crowd.speak();
+    for _ in 0..rounds {
+        crowd.goes_on(5).await;
+        let dropped = relay.dropped();
+        relay.keep_pushes(true);
+        wait::eventually("some are missed", SOON, async || {
+            relay.dropped() > dropped + 2
+        })
+        .await;
+        relay.keep_pushes(false);
+    }
+    let history = crowd.comes_to_rest(&services.api(0), redis.address()).await;
+    println!("{} pushes dropped; {}", relay.dropped(), crowd.report());
     assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
     assert_eq!(crowd.sum(|notes| notes.losses().len()), 0);
     holds(&history, &[]);
