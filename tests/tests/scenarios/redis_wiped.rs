@@ -97,15 +97,21 @@ async fn after_a_flush_the_next_touch_tells_everybody() {
     wiped.ends_well().await;
 }
 
-/// At the next read: who comes back is not recovered.
+/// At the next read: who comes back is not recovered, whether the connector knows nothing yet, and so must read, or has
+/// all of it in memory and has not noticed.
 #[tokio::test]
 async fn after_a_flush_who_comes_back_is_told() {
+    for connector in [2, 0] {
+        who_comes_back_is_told(connector).await;
+    }
+}
+
+async fn who_comes_back_is_told(connector: usize) {
     let wiped = Wiped::begin(&[]).await;
     let follower = wiped.crowd.followers().last().expect("somebody");
     follower.go_away(Leaving::Breaking).await;
     wiped.redis.command(&["FLUSHALL"]).await;
-    // To a connector that knows nothing yet, and so must read.
-    let connector = wiped.services.connectors[2].address();
+    let connector = wiped.services.connectors[connector].address();
     follower.go_to(connector, Leaving::Breaking).await;
     told(follower, SOON).await;
     assert_eq!(follower.notes().read().recovered, (0, 1));
