@@ -372,7 +372,7 @@ impl LocalChannel {
         if let Some(ring) = &mut state.ring {
             ring.push(publication);
         }
-        if appended.pending {
+        if appended.first {
             self.flusher.add(Arc::clone(self));
         }
         if appended.full {
