@@ -914,8 +914,8 @@ async fn heads_are_where_a_read_says(kind: Kind) {
         .map(|published| published.map(|it| it.position.clone()));
     for heads in [feed.heads(&channels).await, feed.touch(&channels).await] {
         let heads = heads.unwrap();
-        for head in heads.iter().flatten() {
-            assert_eq!(head.generation, generation, "of the feed's own server");
+        for head in heads[2..].iter().flatten() {
+            assert_eq!(head.generation, generation, "of the channel's own feed");
         }
         let found: Vec<_> = heads
             .into_iter()

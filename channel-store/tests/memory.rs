@@ -187,6 +187,37 @@ async fn what_a_restored_snapshot_lost_is_told_and_never_repeated() {
 }
 
 #[tokio::test]
+async fn what_diverged_below_what_is_held_is_unknown() {
+    let options = StoreOptions {
+        log_entries: 2,
+        ..StoreOptions::default()
+    };
+    let subject = Subject::with(Kind::Memory, options).await;
+    let (feed, _ear) = subject.feed().await;
+    let say = async || subject.publish(message("4", "u", "a")).await.unwrap();
+    for _ in 1..=3 {
+        say().await;
+    }
+    let replica = subject.memory().snapshot();
+    say().await;
+    let lost = say().await.position;
+    subject.memory().restart(Some(replica));
+    let page = read(&*feed, "4", &lost, 0).await;
+    assert_eq!(
+        (page.standing, page.position.offset),
+        (Standing::Diverged, 3)
+    );
+    for _ in 4..=8 {
+        say().await;
+    }
+    let page = read(&*feed, "4", &lost, 0).await;
+    assert_eq!(
+        (page.standing, page.position.offset),
+        (Standing::Unknown, 6)
+    );
+}
+
+#[tokio::test]
 async fn a_log_remembers_64_epochs_and_none_that_judges_nothing() {
     let options = StoreOptions {
         log_entries: 100,

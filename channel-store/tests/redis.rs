@@ -453,6 +453,45 @@ async fn meta_lost_alone_gives_a_second_session_a_position_that_stands() {
 }
 
 #[tokio::test]
+async fn what_diverged_is_told_to_where_only_if_that_is_still_held() {
+    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let (feed, _ear) = subject.feed().await;
+    let mut older = None;
+    for _ in 0..2 {
+        let published = subject.publish(message("4", "u", "a")).await.unwrap();
+        older = Some(published.position);
+    }
+    let older = older.unwrap();
+    subject.server().say("REPLICAOF 127.0.0.1 1");
+    subject.server().say("REPLICAOF NO ONE");
+    let newer = publish_at_last(&subject, "4", "b").await.position;
+    for text in ["c", "d", "e"] {
+        publish_at_last(&subject, "4", text).await;
+    }
+    becomes(feed.available(), true, SOON).await;
+    let at = |position: &Position, offset| Position {
+        offset,
+        ..position.clone()
+    };
+    // As if the first server had taken two more, which were lost.
+    let lost = at(&older, 4);
+    let page = read(&*feed, "4", &lost, 0).await;
+    assert_eq!(
+        (page.standing, page.position),
+        (Standing::Diverged, older.clone())
+    );
+    subject.server().say("XTRIM gc:{4}:l MINID 6");
+    let held = at(&newer, 5);
+    let page = read(&*feed, "4", &lost, 0).await;
+    assert_eq!(
+        (page.standing, page.position),
+        (Standing::Unknown, held.clone())
+    );
+    let page = read(&*feed, "4", &older, 0).await;
+    assert_eq!((page.standing, page.position), (Standing::Trimmed, held));
+}
+
+#[tokio::test]
 async fn a_demoted_server_is_left_and_a_promoted_one_begins_an_epoch() {
     let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
     let (feed, ear) = subject.follow("4").await;

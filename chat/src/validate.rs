@@ -203,6 +203,8 @@ impl Wrong {
         match text.as_str() {
             "" => self.take("route", Route::new(ON_MESSAGE)),
             ON_JOIN | ON_LEAVE => self.take("route", Err("is published by the store alone")),
+            // Clients would take it for what their connector tells them of their own connection.
+            "onPosition" | "onKick" => self.take("route", Err("is said by connectors alone")),
             _ => self.take("route", Route::new(text)),
         }
     }

@@ -338,7 +338,7 @@ async fn place(
         offset: joined_at.offset,
     };
     if let Recovery::Since(since) = recovery {
-        let judged = member.judge(since).await;
+        let judged = member.judge(since, &end).await;
         let judgement = judged
             .inspect_err(|error| tracing::debug!(%error, "position not judged"))
             .ok()?;

@@ -6,16 +6,26 @@
 
 pub mod binaries;
 pub mod chat_api;
+pub mod checker;
+pub mod cluster;
+pub mod crowd;
+pub mod follower;
+pub mod history;
 pub mod http;
 pub mod inbox;
 pub mod json;
 pub mod link;
+pub mod log;
 pub mod pomelo;
 pub mod process;
 pub mod readme;
 pub mod redis;
+pub mod relay;
+pub mod resp;
+pub mod sentinels;
 pub mod service;
 pub mod system;
+pub mod tongue;
 pub mod transcript;
 pub mod turn;
 pub mod wait;

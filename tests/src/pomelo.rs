@@ -43,7 +43,8 @@ pub const LOGIN: &str = "connector.handler.login";
 /// The route of send.
 pub const SEND: &str = "chat.handler.send";
 
-const HELLO: &str = r#"{"sys":{"type":"js-websocket","version":"0.0.1"},"user":{}}"#;
+/// What a client says first.
+pub const HELLO: &str = r#"{"sys":{"type":"js-websocket","version":"0.0.1"},"user":{}}"#;
 
 /// An answer to a request.
 #[derive(Debug, Clone)]

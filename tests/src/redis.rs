@@ -1,13 +1,13 @@
 //! A `redis-server` of a test's own, which can be stopped, killed, frozen and started again with its data.
 
+use crate::log::Log;
 use crate::process::Process;
+use crate::resp::{self, Value};
 use crate::wait;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
 
 /// What to do about a machine without one.
 const MISSING: &str = "install redis-server, or run ./tests/run, which does";
@@ -15,32 +15,154 @@ const MISSING: &str = "install redis-server, or run ./tests/run, which does";
 /// A port may be taken between asking the kernel for it and Redis binding it: so often it is tried again.
 const TRIES: usize = 5;
 
-/// A Redis on loopback, with an append-only file.
+/// Where a node of a Cluster talks to others: so far above its own port.
+const CLUSTER_BUS: u16 = 10_000;
+
+/// What makes a Redis keep all that it has answered: with everysec it may answer before it has written, while an earlier
+/// fsync is still under way.
+const DURABLE: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
+
+/// A Redis on loopback.
 pub struct Redis {
     process: Process,
     port: u16,
     directory: TempDir,
+    flags: Vec<String>,
 }
 
 impl Redis {
-    /// Starts one on a free port.
+    /// Starts one on a free port, with an append-only file.
     ///
     /// # Panics
     /// When `redis-server` is not installed, or does not start.
     pub async fn start() -> Self {
+        Self::with(DURABLE).await
+    }
+
+    /// Starts one that is empty after a restart.
+    ///
+    /// # Panics
+    /// As [`Redis::start`].
+    pub async fn forgetful() -> Self {
+        Self::with(&["--appendonly", "no"]).await
+    }
+
+    /// Starts one with an append-only file that copies what is at this address, and waits until it has all of it.
+    ///
+    /// # Panics
+    /// As [`Redis::start`], or when the other doesn't answer.
+    pub async fn replica_of(primary: SocketAddr) -> Self {
+        let (host, port) = (primary.ip().to_string(), primary.port().to_string());
+        let replica = Self::with(&[DURABLE, &["--replicaof", &host, &port]].concat()).await;
+        replica.until_linked().await;
+        replica
+    }
+
+    /// Starts one with these flags.
+    ///
+    /// # Panics
+    /// As [`Redis::start`].
+    pub async fn with(flags: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("there is room for temporary files");
+        let flags: Vec<_> = flags.iter().map(|&flag| flag.to_owned()).collect();
         for _ in 0..TRIES {
             let port = free_port();
-            let mut process = spawn(port, &directory);
+            let mut process = spawn(port, &directory, &flags);
             if answers(port, &mut process).await {
                 return Self {
                     process,
                     port,
                     directory,
+                    flags,
                 };
             }
         }
         panic!("redis-server does not start on a free port");
+    }
+
+    /// One command.
+    ///
+    /// # Panics
+    /// When it does not answer, or refuses.
+    pub async fn command(&self, parts: &[&str]) -> Value {
+        let answer = resp::ask(self.address(), parts).await;
+        let answer = answer.unwrap_or_else(|| panic!("Redis does not answer {parts:?}"));
+        assert!(!matches!(answer, Value::Error(_)), "{parts:?}: {answer:?}");
+        answer
+    }
+
+    /// A line of `INFO`.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn info(&self, section: &str, name: &str) -> Option<String> {
+        let info = self.command(&["INFO", section]).await.text()?;
+        let mut lines = info.lines();
+        lines.find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.to_owned()))
+    }
+
+    /// Makes it a primary.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn promote(&self) {
+        self.command(&["REPLICAOF", "NO", "ONE"]).await;
+    }
+
+    /// Makes it a replica of the one at this address.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn demote(&self, primary: SocketAddr) {
+        let (host, port) = (primary.ip().to_string(), primary.port().to_string());
+        self.command(&["REPLICAOF", &host, &port]).await;
+    }
+
+    /// Waits until it, a replica, has a link to its primary and has got everything once.
+    ///
+    /// # Panics
+    /// When it doesn't get it in time.
+    pub async fn until_linked(&self) {
+        wait::eventually(
+            "the replica is linked to its primary",
+            crate::SOON,
+            async || {
+                let link = self.info("replication", "master_link_status").await;
+                link.as_deref() == Some("up")
+            },
+        )
+        .await;
+    }
+
+    /// Waits until it, a replica, has all that the primary has written by now.
+    ///
+    /// # Panics
+    /// When it doesn't have it in time.
+    pub async fn until_caught_up(&self, primary: &Self) {
+        let written = primary.replicated().await;
+        wait::eventually("the replica has caught up", crate::SOON, async || {
+            self.replicated().await >= written
+        })
+        .await;
+    }
+
+    /// The last offset that it has of a channel; 0 for none.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn published(&self, channel: &str) -> u64 {
+        Log::read(self.address(), channel).await.last
+    }
+
+    /// How far in its stream of changes it is, bytes: a primary's own, or what a replica has taken of its primary's.
+    async fn replicated(&self) -> u64 {
+        let replica = self.info("replication", "slave_repl_offset").await;
+        let offset = match replica {
+            Some(offset) => Some(offset),
+            None => self.info("replication", "master_repl_offset").await,
+        };
+        let offset = offset.and_then(|offset| offset.parse().ok());
+        offset.expect("INFO tells the offset")
     }
 
     /// As the product's flags take it.
@@ -75,7 +197,7 @@ impl Redis {
     /// When it does not start.
     pub async fn restart(&mut self) {
         self.process.kill();
-        self.process = spawn(self.port, &self.directory);
+        self.process = spawn(self.port, &self.directory, &self.flags);
         assert!(
             answers(self.port, &mut self.process).await,
             "redis-server does not start again on port {}",
@@ -98,9 +220,8 @@ impl Redis {
     /// # Panics
     /// When it does not answer.
     pub async fn calls(&self) -> BTreeMap<String, u64> {
-        let info = command(self.port, "INFO commandstats")
-            .await
-            .expect("Redis answers");
+        let info = self.command(&["INFO", "commandstats"]).await;
+        let info = info.text().expect("INFO is a text");
         info.lines()
             .filter_map(|line| {
                 let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
@@ -111,64 +232,47 @@ impl Redis {
     }
 }
 
-fn spawn(port: u16, directory: &TempDir) -> Process {
+fn spawn(port: u16, directory: &TempDir, flags: &[String]) -> Process {
     let mut command = Command::new("redis-server");
     command
         .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
-        // With everysec Redis may answer before it has written, while an earlier fsync is still under way.
-        .args([
-            "--appendonly",
-            "yes",
-            "--appendfsync",
-            "always",
-            "--save",
-            "",
-        ])
+        .args(["--save", "", "--repl-diskless-sync-delay", "0"])
         .args(["--daemonize", "no", "--loglevel", "notice"])
+        .args(flags)
         .arg("--dir")
         .arg(directory.path());
-    let installed = std::env::var_os("PATH").is_some_and(|path| {
-        std::env::split_paths(&path).any(|directory| directory.join("redis-server").is_file())
-    });
-    assert!(installed, "{MISSING}");
+    assert!(installed("redis-server"), "{MISSING}");
     Process::spawn("redis-server", &mut command)
+}
+
+pub(crate) fn installed(program: &str) -> bool {
+    std::env::var_os("PATH").is_some_and(|path| {
+        std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
+    })
 }
 
 /// Waits for the first answer; false when it ended instead, as it does when the port is taken.
 async fn answers(port: u16, process: &mut Process) -> bool {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     wait::some("redis-server answers", crate::SOON, async || {
         if process.poll().is_some() {
             return Some(false);
         }
-        let answer = command(port, "PING").await;
-        (answer.as_deref() == Some("PONG")).then_some(true)
+        let answer = resp::ask(address, &["PING"]).await?;
+        (answer.text().as_deref() == Some("PONG")).then_some(true)
     })
     .await
 }
 
-fn free_port() -> u16 {
-    std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .and_then(|listener| listener.local_addr())
-        .expect("the kernel has a free port")
-        .port()
-}
-
-/// Sends one inline command and reads a simple or bulk string.
-async fn command(port: u16, text: &str) -> Option<String> {
-    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.ok()?;
-    let mut stream = BufReader::new(stream);
-    stream
-        .write_all(format!("{text}\r\n").as_bytes())
-        .await
-        .ok()?;
-    let mut line = String::new();
-    stream.read_line(&mut line).await.ok()?;
-    let line = line.trim_end();
-    if let Some(simple) = line.strip_prefix('+') {
-        return Some(simple.to_owned());
+/// A port that nobody has now, with room above it for the port that a node of a Cluster adds 10,000 for.
+pub(crate) fn free_port() -> u16 {
+    loop {
+        let port = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .and_then(|listener| listener.local_addr())
+            .expect("the kernel has a free port")
+            .port();
+        if port < u16::MAX - CLUSTER_BUS {
+            return port;
+        }
     }
-    let length: usize = line.strip_prefix('$')?.parse().ok()?;
-    let mut bulk = vec![0; length];
-    stream.read_exact(&mut bulk).await.ok()?;
-    String::from_utf8(bulk).ok()
 }

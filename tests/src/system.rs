@@ -6,6 +6,7 @@ use crate::redis::Redis;
 use crate::service::{Chat, Connector};
 use crate::turn::Turn;
 use crate::{SOON, wait};
+use std::net::SocketAddr;
 
 /// What to start, and how.
 pub struct Plan {
@@ -64,31 +65,96 @@ impl Plan {
     /// # Panics
     /// When something doesn't come up.
     pub async fn start(self) -> System {
-        let turn = if self.alone {
-            Turn::alone().await
-        } else {
-            Turn::shared().await
-        };
+        let turn = self.turn().await;
         let redis = Redis::start().await;
-        let mut chats = Vec::new();
-        for _ in 0..self.chats {
-            chats.push(Chat::start(&redis, &self.chat_flags).await);
-        }
-        let mut connectors = Vec::new();
-        for number in 0..self.connectors {
-            let known: Vec<_> = if self.own_chat {
-                vec![&chats[number]]
-            } else {
-                chats.iter().collect()
-            };
-            let id = format!("connector-{}", number + 1);
-            connectors.push(Connector::start(&id, &known, &redis, &self.connector_flags).await);
-        }
+        let Services { connectors, chats } = self.services(&redis.url(), &redis.url()).await;
         System {
             connectors,
             chats,
             redis,
             _turn: turn,
+        }
+    }
+
+    /// Waits until this may run.
+    pub async fn turn(&self) -> Turn {
+        if self.alone {
+            Turn::alone().await
+        } else {
+            Turn::shared().await
+        }
+    }
+
+    /// Starts the services alone, chats with one URL of Redis and connectors with another; everything is ready.
+    ///
+    /// # Panics
+    /// When something doesn't come up.
+    pub async fn services(&self, for_chats: &str, for_connectors: &str) -> Services {
+        self.services_at(&[for_chats], &[for_connectors]).await
+    }
+
+    /// The same with several URLs, the first for the first chat and so on.
+    ///
+    /// # Panics
+    /// When something doesn't come up.
+    pub async fn services_at(&self, for_chats: &[&str], for_connectors: &[&str]) -> Services {
+        let mut chats = Vec::new();
+        for number in 0..self.chats {
+            let redis = for_chats[number % for_chats.len()];
+            let chat = Chat::begin(redis, &self.chat_flags).await;
+            chat.ready().await;
+            chats.push(chat);
+        }
+        let mut connectors = Vec::new();
+        for number in 0..self.connectors {
+            let known: Vec<_> = if self.own_chat {
+                vec![chats[number].url()]
+            } else {
+                chats.iter().map(Chat::url).collect()
+            };
+            let id = format!("connector-{}", number + 1);
+            let redis = for_connectors[number % for_connectors.len()];
+            let flags = &self.connector_flags;
+            let connector = Connector::begin(&id, &known.join(","), redis, flags).await;
+            connector.ready().await;
+            connectors.push(connector);
+        }
+        Services { connectors, chats }
+    }
+}
+
+/// Running services whose Redis is somebody else's.
+pub struct Services {
+    /// The connectors, `connector-1` first.
+    pub connectors: Vec<Connector>,
+    /// The chats.
+    pub chats: Vec<Chat>,
+}
+
+impl Services {
+    /// Where clients connect to.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let connectors = self.connectors.iter();
+        connectors.map(|connector| connector.address()).collect()
+    }
+
+    /// One of the chats, as a back end sees it.
+    #[must_use]
+    pub fn api(&self, chat: usize) -> ChatApi {
+        ChatApi::at(self.chats[chat].address())
+    }
+
+    /// Waits until all of them are ready again.
+    ///
+    /// # Panics
+    /// When one isn't in time.
+    pub async fn ready(&self) {
+        for chat in &self.chats {
+            chat.ready().await;
+        }
+        for connector in &self.connectors {
+            connector.ready().await;
         }
     }
 }

@@ -74,6 +74,11 @@ impl Ended {
     }
 }
 
+/// The word that publishes to topics: in a cluster to those of the node alone.
+pub(super) const fn publish_word(is_cluster: bool) -> &'static str {
+    if is_cluster { "SPUBLISH" } else { "PUBLISH" }
+}
+
 /// A connection that was found good; clones share it.
 #[derive(Clone)]
 pub(super) struct Connection {
@@ -180,11 +185,7 @@ impl Connection {
 
     /// The word that publishes to the server's topics.
     pub(super) fn publish_word(&self) -> &'static str {
-        if self.stirred.is_some() {
-            "SPUBLISH"
-        } else {
-            "PUBLISH"
-        }
+        publish_word(self.stirred.is_some())
     }
 
     /// Ends it for all that hold it. What was not answered stays unknown, what was not sent never will be.

@@ -53,6 +53,13 @@ pub(super) struct Common {
 }
 
 impl Common {
+    /// With a cluster: says that slots may have moved.
+    fn stir(&self) {
+        if let Some(stirred) = &self.stirred {
+            stirred.notify_one();
+        }
+    }
+
     /// A connection on which nothing is prepared.
     pub(super) async fn connect(
         &self,
@@ -232,9 +239,7 @@ impl Supervisor {
                     }
                 }
             }
-            if let Some(stirred) = &self.common.stirred {
-                stirred.notify_one();
-            }
+            self.common.stir();
             sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
             outcome = self.connect().await;
@@ -274,12 +279,12 @@ impl Supervisor {
             let address = self.place.address(&self.common.dial).await?;
             let number = self.common.numbers.fetch_add(1, Ordering::Relaxed) + 1;
             let on_push = self.common.attendant.clone().map(|attendant| {
-                let (node, stirred) = (self.node.clone(), self.common.stirred.clone());
+                let (node, common) = (self.node.clone(), self.common.clone());
                 Arc::new(move |push: PushInfo| {
                     let dropped = matches!(&push.kind, PushKind::Other(kind) if kind == DROPPED);
                     attendant.push(&node, number, push);
-                    if let Some(stirred) = stirred.as_ref().filter(|_| dropped) {
-                        stirred.notify_one();
+                    if dropped {
+                        common.stir();
                     }
                 }) as OnPush
             });

@@ -3,7 +3,7 @@
 //! Which primary owns which slot is asked of any known node once a second, and at once when there is a sign that it has
 //! changed. A node that owns nothing any more is let go, with its connections.
 
-use super::connection::{Connection, PROBE_INTERVAL};
+use super::connection::{Connection, PROBE_INTERVAL, publish_word};
 use super::keys::Keys;
 use super::link::{Attendant, Common, Link, Place};
 use super::location::{Address, Kind, Location, OpenError};
@@ -133,13 +133,9 @@ impl Nodes {
         owner(&table.slots, &table.nodes, key)?.links[0].connection()
     }
 
-    /// The word that publishes to topics: in a cluster to those of the node alone.
+    /// The word that publishes to topics.
     pub(super) fn publish_word(&self) -> &'static str {
-        if self.is_cluster {
-            "SPUBLISH"
-        } else {
-            "PUBLISH"
-        }
+        publish_word(self.is_cluster)
     }
 
     /// The present connections to all nodes, for somebody to whom no later one is of use: to each node the one of this

@@ -400,8 +400,8 @@ impl Commands {
         command
     }
 
-    /// Begins the call of a script about one membership with what `members.lua` takes, and names the session: a detached member's begins with `@`,
-    /// as no connector's does.
+    /// Begins the call of a script about one membership with what `members.lua` takes, and names the session: a detached
+    /// member's begins with `@`, as no connector's does.
     fn member(
         &self,
         command: &mut Cmd,

@@ -144,6 +144,17 @@ impl Subject {
         (feed, ear)
     }
 
+    /// Publishes with a key, until enough replicas have it: on a busy machine half a second may be too little.
+    pub(crate) async fn acknowledged(&self, publish: Publish) -> Published {
+        let begun = std::time::Instant::now();
+        loop {
+            match self.publish(publish.clone()).await {
+                Err(StoreError::Unavailable(_)) if begun.elapsed() < Duration::from_secs(10) => {}
+                answer => return answer.unwrap(),
+            }
+        }
+    }
+
     pub(crate) async fn publish(&self, publish: Publish) -> Result<Published, StoreError> {
         self.store.publish(publish).await
     }

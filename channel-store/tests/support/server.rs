@@ -46,9 +46,11 @@ impl Server {
         let primary = format!("127.0.0.1 {}", self.port);
         let replica = Self::start(&["--replicaof", &primary]);
         let start = Instant::now();
+        // Both must know: the primary counts a replica from its first acknowledgement on, which may come a second later.
         while !replica
             .info("replication")
             .contains("master_link_status:up")
+            || !self.info("replication").contains("state=online")
         {
             assert!(start.elapsed() < Duration::from_secs(20), "no link");
             std::thread::sleep(Duration::from_millis(20));

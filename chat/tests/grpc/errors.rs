@@ -52,7 +52,14 @@ async fn what_is_missing_from_a_send_is_named() {
 
 #[tokio::test]
 async fn the_routes_of_the_store_and_bad_ones_are_refused() {
-    for route in ["onJoin", "onLeave", "a\0b", &"x".repeat(129)] {
+    for route in [
+        "onJoin",
+        "onLeave",
+        "onPosition",
+        "onKick",
+        "a\0b",
+        &"x".repeat(129),
+    ] {
         let route = route.to_owned();
         let status = refused(SendRequest {
             route,

@@ -51,8 +51,8 @@ enum Slot {
 
 /// What an append did to the buffers.
 pub(super) struct Appended {
-    /// Somebody is to get it.
-    pub(super) pending: bool,
+    /// Something is pending now, and nothing was before: a flush is to be ordered.
+    pub(super) first: bool,
     /// There is so much that it should be flushed at once.
     pub(super) full: bool,
 }
@@ -179,10 +179,7 @@ impl Audience {
             self.wake(|start| start.epoch == next.epoch && start.offset < next.offset);
         }
         let begins = own.is_some_and(|own| own.epoch != next.epoch);
-        let mut appended = Appended {
-            pending: false,
-            full: false,
-        };
+        let (mut pending, mut full) = (false, false);
         for format in WireFormat::ALL {
             if !self.live[format.index()].is_empty() {
                 let buffer = &mut self.pending[format.index()];
@@ -191,16 +188,15 @@ impl Audience {
                 }
                 codec::push(format, channel, publication, buffer);
                 self.metrics.encodings.increment(1);
-                appended.full |= buffer.len() >= BATCH;
-                appended.pending = true;
+                full |= buffer.len() >= BATCH;
+                pending = true;
             }
         }
-        if appended.pending && self.flushed.is_none() {
+        let first = pending && self.flushed.is_none();
+        if first {
             self.flushed = own.cloned();
-        } else {
-            appended.pending = false;
         }
-        appended
+        Appended { first, full }
     }
 
     /// The hub stands here now. Who waits for that begins: the next one may be of another epoch, and would not know

@@ -273,10 +273,12 @@ impl LocalChannel {
         is_behind && self.doubt()
     }
 
-    /// True if the last deliveries tell that a position stands.
-    pub(super) fn knows(&self, position: &Position) -> bool {
+    /// True if the last deliveries tell that a position stands in the log that ends at `end`: they are of its epoch.
+    pub(super) fn knows(&self, position: &Position, end: &Position) -> bool {
         let state = self.state.lock();
-        (state.ring.as_ref()).is_some_and(|ring| ring.after(position).is_some())
+        let is_same = |own: &Position| own.epoch == end.epoch;
+        state.position.as_ref().is_some_and(is_same)
+            && (state.ring.as_ref()).is_some_and(|ring| ring.after(position).is_some())
     }
 
     /// Lets a member begin right after a position. `false`: neither the hub's position nor its ring has it; read from
@@ -370,7 +372,7 @@ impl LocalChannel {
         if let Some(ring) = &mut state.ring {
             ring.push(publication);
         }
-        if appended.pending {
+        if appended.first {
             self.flusher.add(Arc::clone(self));
         }
         if appended.full {

@@ -50,12 +50,13 @@ impl Member {
         self.channel.wait_until_located().await;
     }
 
-    /// Judges a client's position: by the hub's last deliveries, which costs nothing, or by the log.
+    /// Judges a client's position: by the hub's last deliveries, which costs nothing, or by the log. `end` is where the
+    /// client's join has found the log: if that is of another epoch, the hub may not have noticed yet what is lost.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    pub async fn judge(&self, since: &Position) -> Result<Judgement, StoreError> {
-        if self.channel.knows(since) {
+    pub async fn judge(&self, since: &Position, end: &Position) -> Result<Judgement, StoreError> {
+        if self.channel.knows(since, end) {
             let start = since.clone();
             return Ok(Judgement { start, lost: None });
         }

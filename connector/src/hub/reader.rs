@@ -66,7 +66,7 @@ impl Reader {
         since: &Position,
         limit: usize,
     ) -> Result<Arc<LogPage>, StoreError> {
-        let read = async || {
+        let read = async {
             let since = Since::Position(since.clone());
             self.read(channel, &since, limit).await.map(Arc::new)
         };
@@ -114,15 +114,10 @@ pub(super) struct SharedReads {
 }
 
 impl SharedReads {
-    /// Asks, or waits for the answer to the same question. Whoever asks after the answer has come asks anew.
-    async fn share(&self, question: Question, ask: impl AsyncFnOnce() -> Answer) -> Answer {
+    /// Asks, or waits for the answer to the same question, which lives as long as somebody waits for it.
+    async fn share(&self, question: Question, ask: impl Future<Output = Answer>) -> Answer {
         let cell = self.join(&question);
-        let answer = cell.get_or_init(async || {
-            let answer = ask().await;
-            self.under_way.lock().remove(&question);
-            answer
-        });
-        answer.await.clone()
+        cell.get_or_init(|| ask).await.clone()
     }
 
     fn join(&self, question: &Question) -> Arc<OnceCell<Answer>> {
@@ -130,7 +125,7 @@ impl SharedReads {
         if let Some(cell) = under_way.get(question).and_then(Weak::upgrade) {
             return cell;
         }
-        // Those that were given up before they were answered.
+        // Nobody waits for those any more.
         under_way.retain(|_, cell| cell.strong_count() > 0);
         let cell = Arc::default();
         under_way.insert(question.clone(), Arc::downgrade(&cell));

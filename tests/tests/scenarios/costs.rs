@@ -1,8 +1,9 @@
 //! What a publication costs on its way: Redis commands (F14) and time (F15).
 
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tests::pomelo::{Client, SENT, heard};
+use tests::pomelo::{Client, LOGIN, SENT, heard};
 use tests::system::{Plan, System};
 use tokio::time::Instant;
 
@@ -65,6 +66,53 @@ async fn commands(system: &System, members: &[Client], count: u64) -> BTreeMap<S
         !matches!(command.as_str(), "ping" | "info") && *calls > 0
     });
     calls
+}
+
+/// Many who come back at once, as after the end of a connector, must not be a storm for Redis.
+#[tokio::test]
+async fn coming_back_to_a_connector_that_has_it_in_memory_costs_redis_no_read() {
+    const MISSED: u64 = 20;
+    let system = Plan::of(2, 1).alone().start().await;
+    let alice = system.member(0, "alice", "room").await;
+    let log_in = async |connector: usize, user: &str, recovery: (&str, Value)| {
+        let client = tests::json::Client::connect(system.connectors[connector].address()).await;
+        let mut body = json!({ "userId": user, "lessonId": "room" });
+        body[recovery.0] = recovery.1;
+        let reply = client.request(LOGIN, body).await;
+        (client, reply)
+    };
+    let (visitor, reply) = log_in(0, "visitor", ("positions", true.into())).await;
+    let since = json!({
+        "epoch": reply["position"]["epoch"],
+        "offset": reply["position"]["offset"].as_u64().map(|before_join| before_join + 1),
+    });
+    drop(visitor);
+    for number in 0..MISSED {
+        assert_eq!(alice.say(&number.to_string()).await, SENT);
+    }
+    let reads = async || {
+        let calls = system.redis.calls().await;
+        calls.get("xrange").copied().unwrap_or_default()
+    };
+    let before = reads().await;
+    for number in 0..30 {
+        let (client, reply) = log_in(0, &format!("user{number}"), ("since", since.clone())).await;
+        assert_eq!(reply["recovered"], true, "{reply}");
+        let replayed = reply["replayed"].as_u64().expect("a number");
+        assert!(replayed > MISSED, "{reply}");
+        let pushes = client
+            .until_pushes(usize::try_from(replayed).expect("few"))
+            .await;
+        let first = since["offset"].as_u64().expect("a number") + 1;
+        for (push, offset) in pushes.iter().zip(first..) {
+            assert_eq!(push["offset"], offset);
+        }
+    }
+    assert_eq!(reads().await, before, "of the log");
+    // Who has nothing in memory must read, and does.
+    let (_, reply) = log_in(1, "elsewhere", ("since", since)).await;
+    assert_eq!(reply["recovered"], true, "{reply}");
+    assert!(reads().await > before);
 }
 
 /// F15: Nagle and delayed acknowledgements made 90 ms of each send.

@@ -2,11 +2,15 @@
 //!
 //! Each test is a sentence about behaviour; K, F numbers and promises are those of docs/compatibility.md.
 
+mod acknowledged_by_replicas;
+mod chats_in_turn;
 mod command_line;
 mod costs;
 mod dead_connectors;
+mod full_memory;
 mod graceful_end;
 mod json_clients;
+mod lagging_replica;
 mod limits;
 mod load;
 mod membership_faults;
@@ -16,9 +20,16 @@ mod pomelo_libraries;
 mod pomelo_protocol;
 mod quick_start;
 mod recorded;
+mod redis_cluster;
+mod redis_connections;
+mod redis_restarts;
+mod redis_wiped;
 mod request_faults;
 mod rooms;
+mod sentinels;
 mod slow_readers;
 mod standing_alone;
+mod switched_primaries;
+mod wanderer;
 mod without_codegen;
 mod without_peers;

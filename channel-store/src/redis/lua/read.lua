@@ -8,7 +8,8 @@
 --   status  head: (epoch, offset) is the end of the log
 --           ok: the position is exact; entries follow it
 --           diverged: it saw publications this log does not have; trimmed: what follows it is no longer held;
---           unknown: an epoch of another life, or one that diverged below what is held. In these three, (epoch, offset) is where to go on from; entries follow that.
+--           unknown: an epoch of another life, or one that diverged below what is held.
+--           In these three, (epoch, offset) is where to go on from; entries follow that.
 -- An entry is { 'offset-ms', { 'd', data } }; its epoch is the last of the table whose start is <= its offset.
 local since, from, count = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local info = call('INFO', 'replication')

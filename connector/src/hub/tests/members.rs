@@ -77,6 +77,23 @@ async fn who_waits_for_what_a_trimmed_log_still_brings_is_not_told_of_a_loss() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_where_a_trimmed_log_begins_goes_on_from_there() {
+    let (mut script, _json) = room().await;
+    let mut waiting = guest_at(&script.hub, WireFormat::Json, at("a", 90)).await;
+    script.publish(publication("a", 91));
+    let lost = LogPage {
+        standing: Standing::Trimmed,
+        ..page(at("a", 90), vec![], 91)
+    };
+    script.read_from(at("a", 4)).await.answer(lost);
+    let read = script.read_from(at("a", 90)).await;
+    read.answer(page(at("a", 90), vec![publication("b", 91)], 91));
+    waiting.is_given([91]).await;
+    let begins = ("b".to_owned(), 90, "new-epoch".to_owned());
+    assert_eq!(waiting.client.moved, [begins]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_joiner_whose_own_position_is_lost_is_told_or_closed_alone() {
     let (mut script, mut present) = room().await;
     let pomelo = guest(&script.hub, WireFormat::Pomelo).await;

@@ -21,7 +21,7 @@ async fn a_warm_hub_judges_and_serves_without_a_read() {
         script.publish(publication("a", offset));
     }
     let mut back = guest(&script.hub, WireFormat::Json).await;
-    let judgement = back.member.judge(&at("a", 6)).await.unwrap();
+    let judgement = back.member.judge(&at("a", 6), &at("a", 9)).await.unwrap();
     let exact = Judgement {
         start: at("a", 6),
         lost: None,
@@ -44,7 +44,7 @@ async fn what_the_hub_does_not_know_is_judged_by_the_log() {
         let back = Arc::new(guest(&script.hub, WireFormat::Json).await);
         let judged = tokio::spawn({
             let back = Arc::clone(&back);
-            async move { back.member.judge(&at("a", 2)).await }
+            async move { back.member.judge(&at("a", 2), &at("a", 4)).await }
         });
         let read = script.read_from(at("a", 2)).await;
         assert_eq!(read.limit, 0);
@@ -55,6 +55,26 @@ async fn what_the_hub_does_not_know_is_judged_by_the_log() {
         });
         assert_eq!(judged.await.unwrap(), Ok(Judgement { start, lost }));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_warm_hub_that_has_not_noticed_a_new_epoch_asks_the_log() {
+    let (mut script, _present) = room().await;
+    let back = Arc::new(guest(&script.hub, WireFormat::Json).await);
+    let judged = tokio::spawn({
+        let back = Arc::clone(&back);
+        // Its own onJoin is the first of a log that has begun anew.
+        async move { back.member.judge(&at("a", 4), &at("b", 1)).await }
+    });
+    script.read_from(at("a", 4)).await.answer(LogPage {
+        standing: Standing::Unknown,
+        ..page(at("b", 0), vec![], 1)
+    });
+    let lost = Judgement {
+        start: at("b", 0),
+        lost: Some(Moved::Unknown),
+    };
+    assert_eq!(judged.await.unwrap(), Ok(lost));
 }
 
 #[tokio::test(start_paused = true)]

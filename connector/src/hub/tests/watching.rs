@@ -6,6 +6,7 @@ use crate::testing::feed::{connection, page};
 use crate::testing::{at, let_run, publication};
 use channel_store::{Head, Position};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 fn head(position: Position, generation: &str) -> Option<Head> {
     let generation = generation.into();
@@ -48,8 +49,10 @@ async fn a_look_that_finds_anything_else_makes_the_hub_read() {
     ] {
         let (mut script, mut guest) = room().await;
         *script.feed.head.lock() = found;
+        let before = tokio::time::Instant::now();
         script.subscribed(&connection(2));
         let read = script.read_from(at("a", 4)).await;
+        assert_eq!(before.elapsed(), Duration::ZERO, "found by the look itself");
         read.answer(page(at("a", 4), vec![publication("a", 5)], 5));
         guest.is_given([5]).await;
     }

@@ -178,7 +178,7 @@ async fn log_in(
         member.begin(start);
         return true;
     };
-    let Ok(judgement) = member.judge(&since).await else {
+    let Ok(judgement) = member.judge(&since, &position).await else {
         return false;
     };
     match judgement.lost {
@@ -293,13 +293,13 @@ fn simulate(seed: u64) -> Result<Outcome, String> {
     let counters = Counters::default();
     let _recording = metrics::set_default_local_recorder(&counters);
     let climate = Climate {
-        rollbacks: seed % 4 != 0,
-        log_entries: if seed % 3 == 0 { 15 } else { 10_000 },
+        rollbacks: !seed.is_multiple_of(4),
+        log_entries: if seed.is_multiple_of(3) { 15 } else { 10_000 },
     };
     let faults = Arc::new(Faults {
         // A watch would wake them in an order of its own.
         cut: broadcast::Sender::new(1),
-        deaf: if seed % 2 == 0 { 0 } else { 300 },
+        deaf: if seed.is_multiple_of(2) { 0 } else { 300 },
         lost: AtomicU64::new(0),
     });
     let table = Arc::new(Table::default());

@@ -1,0 +1,336 @@
+//! Many followers in one channel: some speak, all listen, until everything has come to rest and is checked.
+
+use crate::chat_api::ChatApi;
+use crate::checker::{self, Finding, Kind};
+use crate::follower::{Character, Follower, Notes};
+use crate::history::{History, Member, Outcome, Position};
+use crate::log::Log;
+use crate::tongue::Tongue;
+use crate::{SOON, wait};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// The channel that they are in.
+pub const ROOM: &str = "room";
+
+/// What keeps every publication of a test, however long it runs.
+pub const WHOLE_LOG: [&str; 2] = ["--log-entries", "1000000"];
+
+/// Between two messages of one sender.
+const PACE: Duration = Duration::from_millis(8);
+
+/// Followers in a channel.
+pub struct Crowd {
+    connectors: Vec<SocketAddr>,
+    followers: Vec<Follower>,
+    speaking: watch::Sender<bool>,
+}
+
+impl Crowd {
+    /// So many who speak and so many who only listen, spread over the connectors, all logged in; nobody speaks yet.
+    ///
+    /// # Panics
+    /// When somebody can't log in.
+    pub async fn gather(connectors: &[SocketAddr], speakers: usize, listeners: usize) -> Self {
+        let mut crowd = Self {
+            connectors: connectors.to_vec(),
+            followers: Vec::new(),
+            speaking: watch::Sender::new(false),
+        };
+        for number in 0..speakers {
+            crowd.add(&format!("speaker{number}"), Some(PACE));
+        }
+        for number in 0..listeners {
+            crowd.add(&format!("listener{number}"), None);
+        }
+        crowd.until_online().await;
+        crowd
+    }
+
+    fn add(&mut self, user: &str, pace: Option<Duration>) {
+        let mut connectors = self.connectors.clone();
+        connectors.rotate_left(self.followers.len() % self.connectors.len());
+        // In pairs, so that both are spoken on each connector.
+        let tongue = match self.followers.len() / 2 % 2 {
+            0 => Tongue::Json,
+            _ => Tongue::Pomelo,
+        };
+        self.followers.push(Follower::start(Character {
+            user: user.to_owned(),
+            tongue,
+            channel: ROOM.to_owned(),
+            connectors,
+            pace,
+            speaking: self.speaking.subscribe(),
+        }));
+    }
+
+    /// One more who listens.
+    ///
+    /// # Panics
+    /// When it can't log in.
+    pub async fn joined_by(&mut self, user: &str) -> &Follower {
+        self.add(user, None);
+        self.until_online().await;
+        self.followers.last().expect("one was added")
+    }
+
+    /// Waits until everybody is logged in.
+    ///
+    /// # Panics
+    /// When somebody isn't in time.
+    pub async fn until_online(&self) {
+        for follower in &self.followers {
+            let online = follower.notes().until(2 * SOON, |notes| {
+                // A login's position is where a member begins.
+                (notes.online && notes.position.is_some()).then_some(())
+            });
+            let notes = online.await;
+            assert!(
+                notes.is_some(),
+                "{} is not logged in: {:?}",
+                follower.name(),
+                follower.notes().read().events.last()
+            );
+        }
+    }
+
+    /// The followers: speakers first.
+    #[must_use]
+    pub fn followers(&self) -> &[Follower] {
+        &self.followers
+    }
+
+    /// Who connects to these connectors first.
+    pub fn at(&self, connector: usize) -> impl Iterator<Item = &Follower> {
+        let connectors = self.connectors.len();
+        let followers = self.followers.iter().enumerate();
+        followers.filter_map(move |(n, f)| (n % connectors == connector).then_some(f))
+    }
+
+    /// Lets the speakers speak.
+    pub fn speak(&self) {
+        self.speaking.send_replace(true);
+    }
+
+    /// Lets them fall silent, and waits until all they have said is answered.
+    ///
+    /// # Panics
+    /// When it isn't in time.
+    pub async fn fall_silent(&self) {
+        self.speaking.send_replace(false);
+        for follower in &self.followers {
+            let answered = follower
+                .notes()
+                .until(2 * SOON, |notes| (notes.unanswered() == 0).then_some(()));
+            assert!(
+                answered.await.is_some(),
+                "{} is not answered",
+                follower.name()
+            );
+        }
+    }
+
+    /// How many messages have this outcome.
+    #[must_use]
+    pub fn count(&self, outcome: Outcome) -> usize {
+        self.sum(|notes| notes.count(outcome))
+    }
+
+    /// Adds something of everybody's up.
+    pub fn sum(&self, what: impl Fn(&Notes) -> usize) -> usize {
+        let notes = self.followers.iter().map(|follower| follower.notes());
+        notes.map(|notes| what(&notes.read())).sum()
+    }
+
+    /// The longest that anybody had to wait for an answer.
+    #[must_use]
+    pub fn slowest(&self) -> Duration {
+        let notes = self.followers.iter().map(|f| f.notes().read().slowest);
+        notes.max().unwrap_or_default()
+    }
+
+    /// Waits until each speaker has so many more messages acknowledged; how long that took.
+    ///
+    /// # Panics
+    /// When it takes too long.
+    pub async fn goes_on(&self, more: usize) -> Duration {
+        let began = Instant::now();
+        let speakers = || {
+            self.followers
+                .iter()
+                .filter(|f| f.name().starts_with("speaker"))
+        };
+        let counts = || -> Vec<usize> {
+            let notes = speakers().map(|follower| follower.notes());
+            notes
+                .map(|notes| notes.read().count(Outcome::Acknowledged))
+                .collect()
+        };
+        let before = counts();
+        wait::eventually("every speaker goes on", 3 * SOON, async || {
+            before
+                .iter()
+                .zip(counts())
+                .all(|(before, now)| now >= before + more)
+        })
+        .await;
+        began.elapsed()
+    }
+
+    /// Waits until one more message is acknowledged; how long it took since a moment.
+    ///
+    /// # Panics
+    /// When it takes too long.
+    pub async fn writes_again(&self, since: Instant) -> Duration {
+        wait::some("a message is acknowledged", 3 * SOON, async || {
+            let acknowledged = self
+                .followers
+                .iter()
+                .filter_map(|f| f.notes().read().acknowledged);
+            acknowledged
+                .filter(|at| *at > since)
+                .min()
+                .map(|at| at - since)
+        })
+        .await
+    }
+
+    /// Lets everything come to rest: one last publication by a back end, which everybody must reach, and what all of
+    /// them noted by then.
+    ///
+    /// # Panics
+    /// When the last publication is not taken.
+    pub async fn comes_to_rest(&self, chat: &ChatApi, server: SocketAddr) -> History {
+        self.fall_silent().await;
+        wait::eventually("the last publication is taken", 2 * SOON, async || {
+            chat.send(ROOM, "herald", r#"{"n":1000000}"#, "last")
+                .await
+                .is_ok()
+        })
+        .await;
+        self.rests(chat, server).await
+    }
+
+    /// Waits until everybody is where the log ends, or for as long as that may take, and gathers what is known.
+    pub async fn rests(&self, chat: &ChatApi, server: SocketAddr) -> History {
+        let mut log = Log::default();
+        // Who doesn't get there is for the checker to tell.
+        let _ = wait::within(2 * SOON, async || {
+            log = Log::read(server, ROOM).await;
+            let end = log.end();
+            let positions = self.positions();
+            (end.is_some() && positions.iter().all(|position| *position == end)).then_some(())
+        })
+        .await;
+        let listed = chat.members(ROOM).await.ok();
+        let listed = listed.map(|members| members.into_iter().map(|(user, _)| user).collect());
+        self.history(log, listed)
+    }
+
+    /// Waits until everybody is at this offset.
+    ///
+    /// # Panics
+    /// When somebody isn't in time.
+    pub async fn reaches(&self, offset: u64) {
+        wait::eventually("everybody has everything", SOON, async || {
+            let positions = self.positions();
+            positions
+                .iter()
+                .all(|at| at.as_ref().is_some_and(|at| at.offset == offset))
+        })
+        .await;
+    }
+
+    /// Where everybody stands.
+    #[must_use]
+    pub fn positions(&self) -> Vec<Option<Position>> {
+        let notes = self.followers.iter().map(|follower| follower.notes());
+        notes.map(|notes| notes.read().position.clone()).collect()
+    }
+
+    fn history(&self, log: Log, listed: Option<BTreeSet<String>>) -> History {
+        let mut sent = BTreeMap::new();
+        let mut members = Vec::new();
+        for follower in &self.followers {
+            let notes = follower.notes().read();
+            for (number, outcome) in &notes.said {
+                let message = (follower.name().to_owned(), *number);
+                sent.insert(message, outcome.unwrap_or(Outcome::Unknown));
+            }
+            members.push(Member {
+                name: follower.name().to_owned(),
+                events: notes.events.clone(),
+            });
+        }
+        History {
+            members,
+            sent,
+            log,
+            listed,
+        }
+    }
+
+    /// What happened, in numbers.
+    #[must_use]
+    pub fn report(&self) -> String {
+        let mut refusals = BTreeMap::<String, usize>::new();
+        let mut reasons = BTreeMap::<String, usize>::new();
+        for follower in &self.followers {
+            let notes = follower.notes().read();
+            for (refusal, count) in &notes.refusals {
+                *refusals.entry(refusal.clone()).or_default() += count;
+            }
+            for (_, reason) in notes.losses() {
+                *reasons.entry(format!("{reason:?}")).or_default() += 1;
+            }
+        }
+        format!(
+            "{} followers: {} acknowledged, {} unknown, {} refused {refusals:?}; slowest {:?}; disconnected {}, logins \
+             failed {}, recovered {}, not recovered {}, replayed {}; told {reasons:?}",
+            self.followers.len(),
+            self.count(Outcome::Acknowledged),
+            self.count(Outcome::Unknown),
+            self.count(Outcome::Refused),
+            self.slowest(),
+            self.sum(|notes| notes.disconnected),
+            self.sum(|notes| notes.failed_logins),
+            self.sum(|notes| notes.recovered.0),
+            self.sum(|notes| notes.recovered.1),
+            self.sum(|notes| usize::try_from(notes.replayed).unwrap_or(usize::MAX)),
+        )
+    }
+}
+
+/// Checks a history and prints what is wrong with it, then what was expected to be.
+///
+/// # Panics
+/// When anything is wrong of another kind than these.
+pub fn holds(history: &History, except: &[Kind]) -> Vec<Finding> {
+    let findings = checker::check(history);
+    let mut counts = BTreeMap::<Kind, usize>::new();
+    for finding in &findings {
+        *counts.entry(finding.kind).or_default() += 1;
+    }
+    println!(
+        "{} members, {} messages, {} entries of the log in {} epochs; found {counts:?}",
+        history.members.len(),
+        history.sent.len(),
+        history.log.entries.len(),
+        history.log.epochs.len(),
+    );
+    let (expected, wrong): (Vec<_>, Vec<_>) = findings
+        .into_iter()
+        .partition(|finding| except.contains(&finding.kind));
+    let shown: Vec<_> = wrong.iter().take(20).map(ToString::to_string).collect();
+    assert!(
+        wrong.is_empty(),
+        "{} findings:\n{}",
+        wrong.len(),
+        shown.join("\n")
+    );
+    expected
+}
