@@ -1,10 +1,10 @@
 //! Which connectors live, and what each may have left behind (MEMBERSHIP.md).
 //!
-//! An incarnation holds a lease, and keeps an index of the channels where anything of it may be. Death is written into
+//! An incarnation holds a lease, and keeps an index of the channels and users where anything of it may be. Death is written into
 //! the lease, never inferred: one that is missing means that the store has lost data, one that is past its time means
 //! nothing yet. The directory says where to look, and proves nothing.
 
-use crate::name::{ChannelName, Incarnation};
+use crate::name::{ChannelName, Incarnation, UserId};
 use crate::store::{Generation, StoreError};
 use async_trait::async_trait;
 use std::time::Duration;
@@ -20,11 +20,20 @@ pub const SETTLE_TIME: Duration = Duration::from_secs(60);
 /// How long leases and indexes are remembered, live or dead. Who has not renewed for half of it counts itself dead.
 pub const LEASE_MEMORY: Duration = Duration::from_secs(24 * 3600);
 
-/// A channel where an incarnation may have members, present or late.
+/// Where an incarnation may have something, present or late.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Place {
+    /// Members of a channel.
+    Channel(ChannelName),
+    /// Logins of a user.
+    User(UserId),
+}
+
+/// An incarnation's word that it may have something in a place.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct IndexEntry {
     /// Where.
-    pub channel: ChannelName,
+    pub place: Place,
     /// Unique: a late drop of this entry never takes a newer one with it.
     pub nonce: u64,
 }

@@ -7,7 +7,8 @@ use crate::support::{
     text_user,
 };
 use channel_store::{
-    Declared, DroppedBy, IndexEntry, Indexed, Join, LeaseState, Membership, Renewed, StoreError,
+    Declared, DroppedBy, IndexEntry, Indexed, Join, LeaseState, Membership, Place, Renewed,
+    StoreError,
 };
 use futures_util::future::join_all;
 use std::time::Duration;
@@ -36,7 +37,7 @@ const DEAD: &str = "connector-1/aa";
 
 fn entry(channel: &str, nonce: u64) -> IndexEntry {
     IndexEntry {
-        channel: name(channel),
+        place: Place::Channel(name(channel)),
         nonce,
     }
 }
@@ -66,7 +67,15 @@ impl Subject {
         let index = self.leases.index(&incarnation(of)).await.unwrap();
         let mut index: Vec<_> = index
             .into_iter()
-            .map(|it| (it.channel.to_string(), it.nonce))
+            .map(|it| {
+                (
+                    match it.place {
+                        Place::Channel(it) => it.to_string(),
+                        Place::User(it) => format!("user {it}"),
+                    },
+                    it.nonce,
+                )
+            })
             .collect();
         index.sort();
         index

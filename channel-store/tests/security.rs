@@ -7,7 +7,7 @@ use crate::support::{
 use channel_store::redis::{OpenError, RedisFeed, RedisStore};
 use channel_store::{
     Ack, ChannelFeed, ChannelStore, Declared, DroppedBy, HistoryRange, IndexEntry, Indexed, Leave,
-    Membership, Since, StoreError, StoreOptions,
+    Membership, Place, Since, StoreError, StoreOptions,
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use std::path::{Path, PathBuf};
@@ -84,7 +84,7 @@ async fn everybody_looks_after_leases(subject: &Subject, feed: &RedisFeed) {
     held.note(&dead, lease).await.unwrap();
     held.renew(&dead, lease).await.unwrap();
     let entry = |nonce, channel| IndexEntry {
-        channel: name(channel),
+        place: Place::Channel(name(channel)),
         nonce,
     };
     let entries = [entry(1, "4"), entry(2, "5")];

@@ -5,7 +5,7 @@
 //! the store kills nobody: a lease is declared over only after it was seen unchanged through a stretch of answers.
 
 use channel_store::{
-    ChannelName, ChannelStore, Declared, DroppedBy, Incarnation, IndexEntry, Leases, SETTLE_TIME,
+    ChannelStore, Declared, DroppedBy, Incarnation, IndexEntry, Leases, Place, SETTLE_TIME,
     StoreError,
 };
 use futures_util::stream::{self, StreamExt};
@@ -187,7 +187,7 @@ impl Parlour {
             let was_empty = index.is_empty();
             // Whoever else is at it begins elsewhere.
             fastrand::shuffle(&mut index);
-            let reaps = index.iter().map(|it| self.reap(&it.channel, incarnation));
+            let reaps = index.iter().map(|it| self.reap(&it.place, incarnation));
             // All of them, whichever fail: one server that is away holds up no other's channels.
             let reaped = stream::iter(reaps.collect::<Vec<_>>()).buffer_unordered(REAPS_OF_ONE);
             let reaped: Vec<_> = reaped.collect().await;
@@ -202,11 +202,10 @@ impl Parlour {
         }
     }
 
-    async fn reap(
-        &self,
-        channel: &ChannelName,
-        incarnation: &Incarnation,
-    ) -> Result<(), StoreError> {
+    async fn reap(&self, place: &Place, incarnation: &Incarnation) -> Result<(), StoreError> {
+        let Place::Channel(channel) = place else {
+            return Ok(());
+        };
         loop {
             let _permit = self.reaping.acquire().await;
             let reaped = self.store.reap(channel, incarnation).await?;
@@ -223,9 +222,15 @@ impl Parlour {
         incarnation: &Incarnation,
         entries: &[IndexEntry],
     ) -> Result<(), StoreError> {
-        let channels: Vec<_> = entries.iter().map(|entry| entry.channel.clone()).collect();
+        let (looked, channels): (Vec<_>, Vec<_>) = entries
+            .iter()
+            .filter_map(|entry| match &entry.place {
+                Place::Channel(channel) => Some((entry, channel.clone())),
+                Place::User(_) => None,
+            })
+            .unzip();
         let looks = self.leases.look(incarnation, &channels).await?;
-        let looked = entries.iter().zip(looks);
+        let looked = looked.into_iter().zip(looks);
         let clean = looked.filter(|(_, look)| look.sessions == 0 && look.tombstoned);
         let clean: Vec<_> = clean.map(|(entry, _)| entry.clone()).collect();
         let dropped = self

@@ -9,8 +9,8 @@ mod index;
 
 use crate::config::{ConfigError, new_incarnation};
 use channel_store::{
-    ChannelName, DEADLINE_MARGIN, DroppedBy, Incarnation, Indexed, LEASE_MEMORY, Leases, Renewed,
-    StoreError,
+    ChannelName, DEADLINE_MARGIN, DroppedBy, Incarnation, Indexed, LEASE_MEMORY, Leases, Place,
+    Renewed, StoreError,
 };
 use index::Index;
 use metrics::{counter, describe_counter, describe_gauge, gauge};
@@ -67,7 +67,7 @@ pub(crate) struct Dead(Arc<Tenure>);
 /// stands in the index.
 pub(crate) struct Stay {
     tenure: Arc<Tenure>,
-    channel: ChannelName,
+    place: Place,
 }
 
 impl Lease {
@@ -128,19 +128,20 @@ impl Lease {
     pub(crate) async fn enter(&self, channel: &ChannelName) -> Option<Stay> {
         let mut tenure = self.tenure.subscribe();
         let tenure = tenure.wait_for(Option::is_some).await.ok()?.clone()?;
-        tenure.index.lock().enter(channel);
+        let place = Place::Channel(channel.clone());
+        tenure.index.lock().enter(&place);
         let stay = Stay {
             tenure: Arc::clone(&tenure),
-            channel: channel.clone(),
+            place: place.clone(),
         };
         loop {
-            let Some(entry) = tenure.index.lock().unwritten(channel) else {
+            let Some(entry) = tenure.index.lock().unwritten(&place) else {
                 return Some(stay);
             };
             let added = self.leases.index_add(&tenure.incarnation, &[entry]).await;
             match added {
                 Ok(Indexed::Yes) => {
-                    tenure.index.lock().written(channel);
+                    tenure.index.lock().written(&place);
                     return Some(stay);
                 }
                 Ok(Indexed::Dead) => {
@@ -235,7 +236,14 @@ impl Lease {
         if due.is_empty() {
             return Ok(());
         }
-        let looks = self.leases.look(&tenure.incarnation, &due).await?;
+        let channels: Vec<_> = due
+            .iter()
+            .filter_map(|place| match place {
+                Place::Channel(channel) => Some(channel.clone()),
+                Place::User(_) => None,
+            })
+            .collect();
+        let looks = self.leases.look(&tenure.incarnation, &channels).await?;
         if looks.iter().any(|look| look.tombstoned) {
             // Its death itself was lost, but not here.
             tenure.condemned.notify_one();
@@ -305,7 +313,7 @@ impl Stay {
 
 impl Drop for Stay {
     fn drop(&mut self) {
-        self.tenure.index.lock().exit(&self.channel);
+        self.tenure.index.lock().exit(&self.place);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Channels, Now};
 use crate::lease::{
-    Declared, DroppedBy, IndexEntry, Indexed, LeaseState, Leases, Look, Renewed, Term,
+    Declared, DroppedBy, IndexEntry, Indexed, LeaseState, Leases, Look, Place, Renewed, Term,
 };
 use crate::name::{ChannelName, Incarnation};
 use crate::store::StoreError;
@@ -30,7 +30,7 @@ pub(super) struct Registered {
 struct Lease {
     standing: Standing,
     until: u64,
-    index: HashMap<ChannelName, u64>,
+    index: HashMap<Place, u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -98,7 +98,7 @@ impl Leases for MemoryLeases {
         let held = registered.leases.get_mut(incarnation);
         Ok(match held {
             Some(held) if held.standing == Standing::Live => {
-                let entries = entries.iter().map(|it| (it.channel.clone(), it.nonce));
+                let entries = entries.iter().map(|it| (it.place.clone(), it.nonce));
                 held.index.extend(entries);
                 Indexed::Yes
             }
@@ -121,9 +121,9 @@ impl Leases for MemoryLeases {
             return Ok(0);
         }
         let before = held.index.len();
-        for IndexEntry { channel, nonce } in entries {
-            if held.index.get(channel) == Some(nonce) {
-                held.index.remove(channel);
+        for IndexEntry { place, nonce } in entries {
+            if held.index.get(place) == Some(nonce) {
+                held.index.remove(place);
             }
         }
         Ok((before - held.index.len()) as u64)
@@ -133,8 +133,8 @@ impl Leases for MemoryLeases {
         let registered = self.registered().lock();
         let index = registered.leases.get(incarnation).map(|it| &it.index);
         let entries = index.into_iter().flatten();
-        let entry = |(channel, nonce): (&ChannelName, &u64)| IndexEntry {
-            channel: channel.clone(),
+        let entry = |(place, nonce): (&Place, &u64)| IndexEntry {
+            place: place.clone(),
             nonce: *nonce,
         };
         Ok(entries.map(entry).collect())

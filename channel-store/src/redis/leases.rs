@@ -8,9 +8,10 @@ use super::reply::{number, refusal, strange, text};
 use super::scripts::SCRIPTS;
 use super::{channel_seconds, seconds};
 use crate::lease::{
-    Declared, DroppedBy, IndexEntry, Indexed, LEASE_MEMORY, LeaseState, Leases, Look, Renewed, Term,
+    Declared, DroppedBy, IndexEntry, Indexed, LEASE_MEMORY, LeaseState, Leases, Look, Place,
+    Renewed, Term,
 };
-use crate::name::{ChannelName, Incarnation};
+use crate::name::{ChannelName, Incarnation, UserId};
 use crate::store::{StoreError, StoreOptions};
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
@@ -24,8 +25,9 @@ use tokio::sync::watch;
 const DUE_AT_ONCE: usize = 1_000;
 /// Entries of an index that one step of reading, adding or dropping takes.
 const ENTRIES_AT_ONCE: usize = 500;
-/// Marks channels among an index's keys.
+/// Mark channels and users among an index's keys.
 const CHANNEL: &str = "c:";
+const USER: &str = "u:";
 
 pub(super) struct RedisLeases {
     nodes: Arc<Nodes>,
@@ -214,7 +216,7 @@ impl Leases for RedisLeases {
             let reply = self.ask_lease(incarnation, scan).await?;
             cursor = scanned(&reply, &mut entries).ok_or_else(strange)?;
             if cursor == 0 {
-                let entry = |(channel, nonce)| IndexEntry { channel, nonce };
+                let entry = |(place, nonce)| IndexEntry { place, nonce };
                 return Ok(entries.into_iter().map(entry).collect());
             }
         }
@@ -312,8 +314,15 @@ impl Leases for RedisLeases {
 }
 
 fn add_entries(command: &mut Cmd, entries: &[IndexEntry]) {
-    for IndexEntry { channel, nonce } in entries {
-        command.arg(format!("{CHANNEL}{channel}")).arg(nonce);
+    for IndexEntry { place, nonce } in entries {
+        command.arg(index_key(place)).arg(nonce);
+    }
+}
+
+fn index_key(place: &Place) -> String {
+    match place {
+        Place::Channel(channel) => format!("{CHANNEL}{channel}"),
+        Place::User(user) => format!("{USER}{user}"),
     }
 }
 
@@ -352,7 +361,7 @@ fn lease_state(reply: &Value) -> Option<Option<LeaseState>> {
 }
 
 /// Takes in what a step of a scan has brought, and answers where to go on. Keys of other kinds are another version's.
-fn scanned(reply: &Value, entries: &mut HashMap<ChannelName, u64>) -> Option<u64> {
+fn scanned(reply: &Value, entries: &mut HashMap<Place, u64>) -> Option<u64> {
     let Value::Array(fields) = reply else {
         return None;
     };
@@ -360,9 +369,15 @@ fn scanned(reply: &Value, entries: &mut HashMap<ChannelName, u64>) -> Option<u64
         return None;
     };
     for pair in pairs.chunks_exact(2) {
-        if let Some(channel) = text(&pair[0])?.strip_prefix(CHANNEL) {
-            entries.insert(ChannelName::new(channel).ok()?, number(&pair[1])?);
-        }
+        let key = text(&pair[0])?;
+        let place = if let Some(channel) = key.strip_prefix(CHANNEL) {
+            Place::Channel(ChannelName::new(channel).ok()?)
+        } else if let Some(user) = key.strip_prefix(USER) {
+            Place::User(UserId::new(user).ok()?)
+        } else {
+            continue;
+        };
+        entries.insert(place, number(&pair[1])?);
     }
     number(cursor)
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use channel_store::memory::{MemoryStore, Snapshot};
-use channel_store::{Join, Membership, SessionId, StoreOptions, User, UserId};
+use channel_store::{ChannelName, Join, Membership, SessionId, StoreOptions, User, UserId};
 
 const LEASE: Duration = Duration::from_secs(10);
 /// Lease, observation, and two polls.
@@ -28,8 +28,8 @@ impl Scene {
     async fn connector(&self, incarnation: &Incarnation, channels: &[ChannelName]) {
         self.renew(incarnation).await;
         for (nonce, channel) in (1..).zip(channels) {
-            let channel = channel.clone();
-            let entry = IndexEntry { channel, nonce };
+            let place = Place::Channel(channel.clone());
+            let entry = IndexEntry { place, nonce };
             self.leases.index_add(incarnation, &[entry]).await.unwrap();
         }
         for channel in channels {

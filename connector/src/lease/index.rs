@@ -1,13 +1,13 @@
 //! The index of one incarnation, as its owner knows it: each channel from before its first session there until two looks,
 //! a settle time apart, have found nothing of it, here or in the store.
 
-use channel_store::{ChannelName, Generation, IndexEntry, Look, SETTLE_TIME};
+use channel_store::{Generation, IndexEntry, Look, Place, SETTLE_TIME};
 use std::collections::HashMap;
 use tokio::time::Instant;
 
 #[derive(Default)]
 pub(super) struct Index {
-    entries: HashMap<ChannelName, Entry>,
+    entries: HashMap<Place, Entry>,
     nonces: u64,
 }
 
@@ -25,9 +25,9 @@ struct Entry {
 
 impl Index {
     /// A session is about to join.
-    pub(super) fn enter(&mut self, channel: &ChannelName) {
+    pub(super) fn enter(&mut self, place: &Place) {
         let Self { entries, nonces } = self;
-        let entry = entries.entry(channel.clone()).or_insert_with(|| {
+        let entry = entries.entry(place.clone()).or_insert_with(|| {
             *nonces += 1;
             Entry {
                 nonce: *nonces,
@@ -42,23 +42,23 @@ impl Index {
     }
 
     /// A session is over.
-    pub(super) fn exit(&mut self, channel: &ChannelName) {
-        if let Some(entry) = self.entries.get_mut(channel) {
+    pub(super) fn exit(&mut self, place: &Place) {
+        if let Some(entry) = self.entries.get_mut(place) {
             entry.sessions = entry.sessions.saturating_sub(1);
         }
     }
 
     /// What is to be written before anybody joins.
-    pub(super) fn unwritten(&self, channel: &ChannelName) -> Option<IndexEntry> {
-        let entry = self.entries.get(channel).filter(|entry| !entry.written)?;
+    pub(super) fn unwritten(&self, place: &Place) -> Option<IndexEntry> {
+        let entry = self.entries.get(place).filter(|entry| !entry.written)?;
         Some(IndexEntry {
-            channel: channel.clone(),
+            place: place.clone(),
             nonce: entry.nonce,
         })
     }
 
-    pub(super) fn written(&mut self, channel: &ChannelName) {
-        if let Some(entry) = self.entries.get_mut(channel) {
+    pub(super) fn written(&mut self, place: &Place) {
+        if let Some(entry) = self.entries.get_mut(place) {
             entry.written = true;
         }
     }
@@ -70,19 +70,19 @@ impl Index {
 
     /// Compares with what the store has, takes over what is unknown here, and answers what is missing there.
     pub(super) fn reconcile(&mut self, found: Vec<IndexEntry>) -> Vec<IndexEntry> {
-        let found: HashMap<_, _> = found.into_iter().map(|it| (it.channel, it.nonce)).collect();
+        let found: HashMap<_, _> = found.into_iter().map(|it| (it.place, it.nonce)).collect();
         let own = self.entries.iter();
-        let missing = own.filter(|(channel, entry)| found.get(*channel) != Some(&entry.nonce));
+        let missing = own.filter(|(place, entry)| found.get(*place) != Some(&entry.nonce));
         let missing = missing
-            .map(|(channel, entry)| IndexEntry {
-                channel: channel.clone(),
+            .map(|(place, entry)| IndexEntry {
+                place: place.clone(),
                 nonce: entry.nonce,
             })
             .collect();
         let now = Instant::now();
-        for (channel, nonce) in found {
+        for (place, nonce) in found {
             self.nonces = self.nonces.max(nonce);
-            self.entries.entry(channel).or_insert(Entry {
+            self.entries.entry(place).or_insert(Entry {
                 nonce,
                 written: true,
                 sessions: 0,
@@ -94,20 +94,20 @@ impl Index {
     }
 
     /// Channels that it is time to look at, at most so many.
-    pub(super) fn due(&self, now: Instant, most: usize) -> Vec<ChannelName> {
+    pub(super) fn due(&self, now: Instant, most: usize) -> Vec<Place> {
         let due = self.entries.iter().filter(|(_, entry)| entry.due <= now);
-        due.take(most).map(|(channel, _)| channel.clone()).collect()
+        due.take(most).map(|(place, _)| place.clone()).collect()
     }
 
     /// Takes what looks have found, and takes out what was empty twice: to be dropped in the store.
     pub(super) fn looked(
         &mut self,
         now: Instant,
-        looks: impl Iterator<Item = (ChannelName, Look)>,
+        looks: impl Iterator<Item = (Place, Look)>,
     ) -> Vec<IndexEntry> {
         let mut empty = Vec::new();
-        for (channel, look) in looks {
-            let Some(entry) = self.entries.get_mut(&channel) else {
+        for (place, look) in looks {
+            let Some(entry) = self.entries.get_mut(&place) else {
                 continue;
             };
             entry.due = now + SETTLE_TIME;
@@ -115,8 +115,8 @@ impl Index {
                 entry.empty = None;
             } else if entry.empty.replace(look.generation.clone()) == Some(look.generation) {
                 let nonce = entry.nonce;
-                self.entries.remove(&channel);
-                empty.push(IndexEntry { channel, nonce });
+                self.entries.remove(&place);
+                empty.push(IndexEntry { place, nonce });
             }
         }
         empty

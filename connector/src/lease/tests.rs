@@ -14,6 +14,10 @@ fn room(name: &str) -> ChannelName {
     ChannelName::new(name).unwrap()
 }
 
+fn place(name: &str) -> Place {
+    Place::Channel(room(name))
+}
+
 struct Scene {
     store: Arc<MemoryStore>,
     leases: Arc<dyn Leases>,
@@ -69,7 +73,7 @@ async fn a_channel_stands_in_the_index_before_anybody_may_join() {
     let stay = scene.lease.enter(&room("room")).await.unwrap();
     let index = scene.index(stay.incarnation()).await;
     assert_eq!(index.len(), 1);
-    assert_eq!(index[0].channel, room("room"));
+    assert_eq!(index[0].place, place("room"));
     scene.join(&stay).await;
 }
 
@@ -162,7 +166,7 @@ fn empty(generation: &str) -> Look {
 #[tokio::test(start_paused = true)]
 async fn the_second_look_must_find_the_same_server_and_nobody_in_between() {
     let mut index = Index::default();
-    let room = room("room");
+    let room = place("room");
     let now = Instant::now();
     let looked = |index: &mut Index, generation| {
         let looks = std::iter::once((room.clone(), empty(generation)));
@@ -183,20 +187,20 @@ async fn the_second_look_must_find_the_same_server_and_nobody_in_between() {
 async fn an_index_that_differs_from_the_stores_is_put_right() {
     let mut index = Index::default();
     let entry = |channel: &str, nonce| IndexEntry {
-        channel: room(channel),
+        place: place(channel),
         nonce,
     };
     for channel in ["a", "b", "c"] {
-        index.enter(&room(channel));
+        index.enter(&place(channel));
     }
     let found = vec![entry("a", 1), entry("b", 7), entry("x", 9)];
     let mut missing = index.reconcile(found);
-    missing.sort_by(|a, b| a.channel.cmp(&b.channel));
+    missing.sort_by(|a, b| a.place.cmp(&b.place));
     assert_eq!(missing, [entry("b", 2), entry("c", 3)]);
     let due = index.due(Instant::now(), LOOKS);
-    assert_eq!(due, [room("x")], "what is unknown is looked at");
-    index.enter(&room("y"));
-    assert_eq!(index.unwritten(&room("y")), Some(entry("y", 10)));
+    assert_eq!(due, [place("x")], "what is unknown is looked at");
+    index.enter(&place("y"));
+    assert_eq!(index.unwritten(&place("y")), Some(entry("y", 10)));
 }
 
 #[tokio::test(start_paused = true)]
