@@ -4,6 +4,7 @@
 //! for a while (F2, F9). Their number is bounded by refusing logins, not by forgetting leaves.
 
 use crate::chat::{CallError, Chat};
+use crate::lease::Membership;
 use parking_lot::Mutex;
 use proto::v1::LeaveRequest;
 use std::collections::VecDeque;
@@ -20,6 +21,12 @@ const AT_ONCE: usize = 64;
 /// Pauses between tries.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
+/// A leave, and whose it is: known as on its way out until it has landed.
+struct Departure {
+    leave: LeaveRequest,
+    _membership: Arc<Membership>,
+}
+
 /// Lands leaves in the background.
 pub(crate) struct Departures {
     line: Arc<Line>,
@@ -35,7 +42,7 @@ struct Line {
 
 #[derive(Default)]
 struct State {
-    waiting: VecDeque<LeaveRequest>,
+    waiting: VecDeque<Departure>,
     under_way: usize,
 }
 
@@ -52,9 +59,13 @@ impl Departures {
         }
     }
 
-    /// Takes charge of a leave.
-    pub(crate) fn add(&self, leave: LeaveRequest) {
-        self.line.state.lock().waiting.push_back(leave);
+    /// Takes charge of a membership's end.
+    pub(crate) fn add(&self, membership: Arc<Membership>) {
+        let departure = Departure {
+            leave: membership.leave(),
+            _membership: membership,
+        };
+        self.line.state.lock().waiting.push_back(departure);
         self.line.grown.notify_one();
     }
 
@@ -84,16 +95,16 @@ impl Line {
         state.waiting.len() + state.under_way
     }
 
-    async fn next(&self) -> LeaveRequest {
+    async fn next(&self) -> Departure {
         loop {
             {
                 let mut state = self.state.lock();
-                if let Some(leave) = state.waiting.pop_front() {
+                if let Some(departure) = state.waiting.pop_front() {
                     state.under_way += 1;
                     if !state.waiting.is_empty() {
                         self.grown.notify_one();
                     }
-                    return leave;
+                    return departure;
                 }
             }
             self.grown.notified().await;
@@ -103,7 +114,8 @@ impl Line {
 
 async fn work(line: Arc<Line>, chat: Arc<Chat>) {
     loop {
-        let leave = line.next().await;
+        let departure = line.next().await;
+        let leave = &departure.leave;
         let mut pause = BACK_OFF.0;
         loop {
             match chat.leave(leave.clone()).await {

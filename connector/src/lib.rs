@@ -18,6 +18,7 @@ pub mod registry;
 mod server;
 mod session;
 mod socket;
+pub mod suspects;
 #[cfg(test)]
 mod testing;
 pub mod websocket;
@@ -34,7 +35,6 @@ use runtime::Shutdown;
 use server::Server;
 use session::Services;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use tokio::net::TcpListener;
 
 /// The parts of a system that a connector stands between.
@@ -66,7 +66,6 @@ pub async fn serve(
     hub.follow(feed);
     let services = Services {
         lease,
-        operations: AtomicU64::new(0),
         departures: Departures::new(&chat),
         registry: Box::new(LocalRegistry::default()),
         hub,

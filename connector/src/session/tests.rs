@@ -10,7 +10,7 @@ use crate::testing::client::{self, Told};
 use crate::testing::feed::{Script, connection, head, page};
 use crate::testing::{at, let_run, publication, soon};
 use channel_store::memory::MemoryStore;
-use channel_store::{LogPage, Standing, StoreOptions};
+use channel_store::{Incarnation, LogPage, Standing, StoreOptions};
 use serde_json::{Value, json};
 use tonic::Status;
 
@@ -32,11 +32,11 @@ async fn scene() -> Scene {
     let chat = chat_of(&[&instance]);
     let script = Script::new();
     let store = MemoryStore::new(StoreOptions::default());
-    let lease = Lease::new("c", Duration::from_secs(10), store.leases()).unwrap();
+    let suspects = script.hub.suspects();
+    let lease = Lease::new("c", Duration::from_secs(10), store.leases(), suspects).unwrap();
     let incarnation = lease.take().await;
     let services = Arc::new(Services {
         lease,
-        operations: AtomicU64::new(0),
         hub: Arc::clone(&script.hub),
         departures: Departures::new(&chat),
         chat,
