@@ -438,3 +438,17 @@ async fn who_was_cut_off_is_not_served_any_more_and_who_went_away_is_k3() {
     assert_eq!(started.elapsed(), Duration::ZERO);
     scene.instance.nobody_calls().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_is_told_to_be_no_member_has_the_channel_looked_at() {
+    let mut scene = logged_in().await;
+    let suspects = scene.script.hub.suspects();
+    for (id, reason, is_suspected) in [(2, "OVERLOADED", false), (3, "NOT_MEMBER", true)] {
+        scene.me.handle(send(id)).await;
+        let (number, _) = scene.stream.next().await;
+        scene.stream.refuse(number, reason);
+        assert_eq!(scene.client.next().await, reply(id, FAILED));
+        let suspected = timeout(Duration::from_millis(1), suspects.some(10)).await;
+        assert_eq!(suspected.is_ok(), is_suspected, "{reason}");
+    }
+}
