@@ -2,6 +2,9 @@
 //!
 //! A leave is never lost while the process lives: it is repeated until chat has done it, also when every chat is away
 //! for a while (F2, F9). Their number is bounded by refusing logins, not by forgetting leaves.
+//!
+//! With a grace, whoever is gone stays a member for as long: who comes back meanwhile has two sessions, and the end of one
+//! of them is no leave.
 
 use crate::chat::{CallError, Chat};
 use crate::lease::Membership;
@@ -11,7 +14,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
 /// Leaves that may be outstanding before logins are refused.
@@ -30,6 +33,7 @@ struct Departure {
 /// Lands leaves in the background.
 pub(crate) struct Departures {
     line: Arc<Line>,
+    grace: Duration,
     _workers: Vec<AbortOnDropHandle<()>>,
 }
 
@@ -38,10 +42,13 @@ struct Line {
     state: Mutex<State>,
     grown: Notify,
     emptied: Notify,
+    lingers: Notify,
 }
 
 #[derive(Default)]
 struct State {
+    /// Members for the time being, by when that is over.
+    lingering: VecDeque<(Instant, Arc<Membership>)>,
     waiting: VecDeque<Departure>,
     under_way: usize,
 }
@@ -49,33 +56,46 @@ struct State {
 impl Departures {
     /// Nothing to do yet.
     #[must_use]
-    pub(crate) fn new(chat: &Arc<Chat>) -> Self {
+    pub(crate) fn new(chat: &Arc<Chat>, grace: Duration) -> Self {
         let line = Arc::new(Line::default());
         let work =
             || AbortOnDropHandle::new(tokio::spawn(work(Arc::clone(&line), Arc::clone(chat))));
+        let mut workers: Vec<_> = (0..AT_ONCE).map(|_| work()).collect();
+        workers.push(AbortOnDropHandle::new(tokio::spawn(end_graces(
+            line.clone(),
+        ))));
         Self {
-            _workers: (0..AT_ONCE).map(|_| work()).collect(),
             line,
+            grace,
+            _workers: workers,
         }
     }
 
-    /// Takes charge of a membership's end.
+    /// Takes charge of a membership's end, when the grace is over.
     pub(crate) fn add(&self, membership: Arc<Membership>) {
-        let departure = Departure {
-            leave: membership.leave(),
-            _membership: membership,
-        };
-        self.line.state.lock().waiting.push_back(departure);
-        self.line.grown.notify_one();
+        if self.grace.is_zero() {
+            return self.line.push(membership);
+        }
+        let until = Instant::now() + self.grace;
+        let mut state = self.line.state.lock();
+        state.lingering.push_back((until, membership));
+        drop(state);
+        self.line.lingers.notify_one();
+    }
+
+    /// How long whoever is gone stays a member.
+    pub(crate) fn grace(&self) -> Duration {
+        self.grace
     }
 
     /// False if so many leaves are outstanding that nobody else should come in.
     #[must_use]
     pub(crate) fn has_room(&self) -> bool {
-        self.line.outstanding() < ROOM
+        let lingering = self.line.state.lock().lingering.len();
+        lingering + self.line.outstanding() < ROOM
     }
 
-    /// Returns when every leave has landed.
+    /// Returns when every leave has landed whose time has come.
     pub(crate) async fn landed(&self) {
         loop {
             let emptied = self.line.emptied.notified();
@@ -95,6 +115,15 @@ impl Line {
         state.waiting.len() + state.under_way
     }
 
+    fn push(&self, membership: Arc<Membership>) {
+        let departure = Departure {
+            leave: membership.leave(),
+            _membership: membership,
+        };
+        self.state.lock().waiting.push_back(departure);
+        self.grown.notify_one();
+    }
+
     async fn next(&self) -> Departure {
         loop {
             {
@@ -108,6 +137,22 @@ impl Line {
                 }
             }
             self.grown.notified().await;
+        }
+    }
+}
+
+async fn end_graces(line: Arc<Line>) {
+    loop {
+        let first = line.state.lock().lingering.front().map(|(until, _)| *until);
+        match first {
+            None => line.lingers.notified().await,
+            Some(until) if until > Instant::now() => sleep_until(until).await,
+            Some(_) => {
+                let over = line.state.lock().lingering.pop_front();
+                if let Some((_, membership)) = over {
+                    line.push(membership);
+                }
+            }
         }
     }
 }

@@ -138,10 +138,23 @@ impl Lease {
         self.resign(&tenure).await;
     }
 
-    /// The connector ends: whatever is left of it may be buried at once.
-    pub(crate) async fn end(&self) {
-        if let Some(tenure) = self.tenure.send_replace(None) {
-            self.resign(&tenure).await;
+    /// The connector ends: whatever is left of it may be buried at once, or after a grace.
+    pub(crate) async fn end(&self, grace: Duration) {
+        let Some(tenure) = self.tenure.send_replace(None) else {
+            return;
+        };
+        if grace.is_zero() {
+            return self.resign(&tenure).await;
+        }
+        let incarnation = &tenure.incarnation;
+        let renewed = async {
+            self.leases.renew(incarnation, grace).await?;
+            self.leases.note(incarnation, grace).await
+        };
+        match timeout(RESIGN, renewed).await {
+            Ok(Ok(())) => tracing::info!(%incarnation, ?grace, "the lease ends by itself"),
+            Ok(Err(error)) => tracing::warn!(%error, "the lease ends when it ends"),
+            Err(_) => tracing::warn!("the lease ends when it ends"),
         }
     }
 

@@ -50,7 +50,8 @@ pub struct Surroundings {
 }
 
 /// Serves clients on `listener` until the shutdown is requested; then closes every socket with a reason, and returns
-/// when every leave has landed and the lease is given back, after ten seconds at the most.
+/// when every leave has landed and the lease is given back, after ten seconds at the most. With a grace the leaves are left
+/// to whoever looks after the lease, which ends when that is over.
 pub async fn serve(
     clients: &ClientSettings,
     listener: TcpListener,
@@ -66,7 +67,7 @@ pub async fn serve(
     hub.follow(feed);
     let services = Services {
         lease,
-        departures: Departures::new(&chat),
+        departures: Departures::new(&chat, clients.grace),
         registry: Box::new(LocalRegistry::default()),
         hub,
         chat,

@@ -73,7 +73,10 @@ impl Server {
         drop(listener);
         self.drain().await;
         drop(keeping);
-        self.services.lease.end().await;
+        self.services
+            .lease
+            .end(self.services.departures.grace())
+            .await;
     }
 
     async fn close_all(&self, reason: Disconnect) {

@@ -30,9 +30,13 @@ async fn membership(user: &str) -> Arc<Membership> {
 }
 
 async fn departures() -> (Departures, Instance, Sends) {
+    departures_with(Duration::ZERO).await
+}
+
+async fn departures_with(grace: Duration) -> (Departures, Instance, Sends) {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
-    let departures = Departures::new(&chat);
+    let departures = Departures::new(&chat, grace);
     let stream = instance.stream().await;
     let_run().await;
     (departures, instance, stream)
@@ -153,4 +157,23 @@ async fn a_leave_that_chat_refuses_is_dropped_with_an_error_in_the_log() {
     soon(departures.landed()).await;
     instance.nobody_calls().await;
     assert_eq!(errors.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_gone_stays_until_its_grace_is_over() {
+    const GRACE: Duration = Duration::from_secs(5);
+    let (departures, mut instance, _stream) = departures_with(GRACE).await;
+    for user in ["first", "second"] {
+        departures.add(membership(user).await);
+        tokio::time::sleep(GRACE / 5).await;
+    }
+    soon(departures.landed()).await;
+    for user in ["first", "second"] {
+        tokio::time::sleep(GRACE / 5).await;
+        instance.nobody_calls().await;
+        let began = Instant::now();
+        let call = instance.leave().await;
+        assert!(began.elapsed() < GRACE);
+        assert_eq!(call.answer(Ok(LeaveResponse::default())).user, user);
+    }
 }

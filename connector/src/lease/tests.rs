@@ -353,3 +353,45 @@ async fn a_member_that_nobody_knows_of_any_more_is_taken_out() {
     sleep(SETTLE_TIME + Duration::from_secs(1)).await;
     assert_eq!(scene.members("room").await, [("here".to_owned(), 1)]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_finds_its_own_tombstone_is_dead_whatever_the_lease_says() {
+    let mut scene = Scene::new().await;
+    let stay = scene.enter("room").await;
+    let incarnation = stay.incarnation().clone();
+    scene.store.reap(&room("room"), &incarnation).await.unwrap();
+    scene.lease.suspects.add(place("room"));
+    let soon = timeout(AT_ONCE, &mut scene.keeping);
+    assert!(soon.await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_ends_with_a_grace_is_dead_when_that_is_over() {
+    let scene = Scene::new().await;
+    let stay = scene.enter("room").await;
+    drop(scene.keeping);
+    scene.lease.end(2 * LENGTH).await;
+    let ended = Instant::now();
+    let name = [stay.incarnation().clone()];
+    let state = async || scene.leases.observe(&name).await.unwrap()[0].unwrap();
+    assert!(!state().await.dead);
+    let noted = scene.leases.due().await.unwrap();
+    assert_eq!(noted, [], "nobody looks before");
+    sleep(2 * LENGTH + Duration::from_millis(1)).await;
+    assert_eq!(scene.leases.due().await.unwrap().len(), 1);
+    let declared = scene.leases.declare_dead(&name[0], state().await.until);
+    assert_eq!(declared.await.unwrap(), channel_store::Declared::Dead);
+    assert!(ended.elapsed() < 3 * LENGTH);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_joins_again_before_lease_and_index_are_back() {
+    let scene = Scene::new().await;
+    let alice = scene.member("room", "alice").await;
+    scene.store.restart(Some(Snapshot::default()));
+    alice.suspect();
+    sleep(AT_ONCE).await;
+    assert_eq!(scene.members("room").await.len(), 1, "before any renewal in turn");
+    let incarnation = alice.tenure().incarnation.clone();
+    assert_eq!(scene.index(&incarnation).await.len(), 1);
+}

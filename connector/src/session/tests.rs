@@ -38,7 +38,7 @@ async fn scene() -> Scene {
     let services = Arc::new(Services {
         lease,
         hub: Arc::clone(&script.hub),
-        departures: Departures::new(&chat),
+        departures: Departures::new(&chat, Duration::ZERO),
         chat,
         registry: Box::new(LocalRegistry::default()),
     });
