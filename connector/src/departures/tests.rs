@@ -169,7 +169,7 @@ async fn who_is_gone_stays_until_its_grace_is_over() {
     }
     soon(departures.landed()).await;
     for user in ["first", "second"] {
-        tokio::time::sleep(GRACE / 5).await;
+        tokio::time::sleep(GRACE / 10).await;
         instance.nobody_calls().await;
         let began = Instant::now();
         let call = instance.leave().await;
