@@ -391,7 +391,11 @@ async fn nobody_joins_again_before_lease_and_index_are_back() {
     scene.store.restart(Some(Snapshot::default()));
     alice.suspect();
     sleep(AT_ONCE).await;
-    assert_eq!(scene.members("room").await.len(), 1, "before any renewal in turn");
+    assert_eq!(
+        scene.members("room").await.len(),
+        1,
+        "before any renewal in turn"
+    );
     let incarnation = alice.tenure().incarnation.clone();
     assert_eq!(scene.index(&incarnation).await.len(), 1);
 }
