@@ -39,6 +39,13 @@ pub struct IndexEntry {
     pub nonce: u64,
 }
 
+impl IndexEntry {
+    /// For an entry that somebody else than the incarnation writes; far from where a count begins anew.
+    pub(crate) fn random_nonce() -> u64 {
+        fastrand::u64(1 << 32..1 << 52)
+    }
+}
+
 /// What a renewal found, by the store's clock: milliseconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Term {
@@ -210,6 +217,17 @@ pub trait Leases: Send + Sync + 'static {
         incarnation: &Incarnation,
         seen_until: u64,
     ) -> Result<Declared, StoreError>;
+
+    /// Whoever meets something of an incarnation in a place sees to it that a funeral would find it: a lease that is
+    /// missing comes back for a full time, and the place into the index, whether the incarnation lives or is dead.
+    ///
+    /// # Errors
+    /// As [`Leases::note`].
+    async fn vouch(
+        &self,
+        incarnation: &Incarnation,
+        place: &Place,
+    ) -> Result<LeaseState, StoreError>;
 
     /// Takes an incarnation out of the directory if it is noted there as it was seen.
     ///

@@ -17,6 +17,7 @@ conformance! {
     a_lease_is_taken_and_goes_on
     only_a_lease_that_was_seen_to_end_is_declared_dead
     a_missing_lease_is_lost_data_and_no_death
+    whoever_meets_an_incarnation_gives_its_lease_and_index_back
     the_index_of_the_dead_is_sealed
     an_entry_goes_only_with_the_nonce_that_was_looked_at
     who_resigns_is_dead_at_once
@@ -183,6 +184,45 @@ async fn a_missing_lease_is_lost_data_and_no_death(kind: Kind) {
     assert!(matches!(renewed, Renewed::Lost(_)), "{renewed:?}");
     let renewed = subject.renew(DEAD, LONG).await;
     assert!(matches!(renewed, Renewed::Live(_)), "{renewed:?}");
+}
+
+async fn whoever_meets_an_incarnation_gives_its_lease_and_index_back(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let incarnation = incarnation(DEAD);
+    let vouch = async |channel| {
+        let place = Place::Channel(name(channel));
+        let vouched = subject.leases.vouch(&incarnation, &place).await;
+        let state = vouched.unwrap();
+        assert_eq!(subject.observe(DEAD).await, Some(state));
+        state
+    };
+    // Lost: it comes back for a full time, and only as a guess.
+    let guessed = vouch("4").await;
+    assert_eq!(
+        subject.declare(DEAD, guessed.until).await,
+        Declared::Alive,
+        "a full time is left"
+    );
+    assert_eq!(subject.add(DEAD, &[entry("5", 1)]).await, Indexed::Lost);
+    let nonce = subject.index(DEAD).await[0].1;
+    let again = vouch("4").await;
+    assert_eq!(again, guessed, "nothing is pushed forward");
+    assert_eq!(subject.index(DEAD).await, [("4".to_owned(), nonce)]);
+    // Live: its owner's entries stay as they are.
+    subject.renew(DEAD, LONG).await;
+    subject.add(DEAD, &[entry("5", 1)]).await;
+    assert!(!vouch("5").await.dead);
+    assert_eq!(subject.index(DEAD).await[1], ("5".to_owned(), 1));
+    let renewed = subject.renew(DEAD, LONG).await;
+    assert!(matches!(renewed, Renewed::Live(_)), "{renewed:?}");
+    // Dead: the index takes what was found after all, and the reaper can drop it.
+    subject.dies(DEAD).await;
+    assert!(vouch("6").await.dead);
+    let index = subject.index(DEAD).await;
+    assert_eq!(index.len(), 3);
+    let (channel, nonce) = &index[2];
+    let dropped = subject.drop_by(DEAD, entry(channel, *nonce), DroppedBy::Reaper);
+    assert_eq!(dropped.await, 1);
 }
 
 async fn the_index_of_the_dead_is_sealed(kind: Kind) {

@@ -110,6 +110,14 @@ async fn everybody_looks_after_leases(subject: &Subject, feed: &RedisFeed) {
         leases.declare_dead(&dead, until).await.unwrap() == Declared::Dead
     })
     .await;
+    assert!(leases.vouch(&dead, &entries[0].place).await.unwrap().dead);
+    assert!(
+        !leases
+            .vouch(&incarnation("c:3"), &entries[0].place)
+            .await
+            .unwrap()
+            .dead
+    );
     assert_eq!(leases.index(&dead).await.unwrap().len(), 1);
     let reaped = subject.store.reap(&name("4"), &dead).await.unwrap();
     assert_eq!((reaped.ended, reaped.remaining), (1, 0));

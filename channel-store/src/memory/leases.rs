@@ -40,6 +40,23 @@ enum Standing {
     Dead,
 }
 
+impl Lease {
+    fn provisional(until: u64) -> Self {
+        Self {
+            standing: Standing::Provisional,
+            until,
+            index: HashMap::new(),
+        }
+    }
+
+    fn state(&self) -> LeaseState {
+        LeaseState {
+            dead: self.standing == Standing::Dead,
+            until: self.until,
+        }
+    }
+}
+
 impl MemoryLeases {
     fn registered(&self) -> &Mutex<Registered> {
         &self.channels.registered
@@ -189,13 +206,7 @@ impl Leases for MemoryLeases {
         incarnations: &[Incarnation],
     ) -> Result<Vec<Option<LeaseState>>, StoreError> {
         let registered = self.registered().lock();
-        let state = |incarnation| {
-            let held = registered.leases.get(incarnation)?;
-            Some(LeaseState {
-                dead: held.standing == Standing::Dead,
-                until: held.until,
-            })
-        };
+        let state = |incarnation| registered.leases.get(incarnation).map(Lease::state);
         Ok(incarnations.iter().map(state).collect())
     }
 
@@ -210,11 +221,7 @@ impl Leases for MemoryLeases {
         );
         let mut registered = self.registered().lock();
         let Some(held) = registered.leases.get_mut(incarnation) else {
-            let lease = Lease {
-                standing: Standing::Provisional,
-                until: full,
-                index: HashMap::new(),
-            };
+            let lease = Lease::provisional(full);
             registered.leases.insert(incarnation.clone(), lease);
             return Ok(Declared::Provisional);
         };
@@ -223,6 +230,20 @@ impl Leases for MemoryLeases {
         }
         held.standing = Standing::Dead;
         Ok(Declared::Dead)
+    }
+
+    async fn vouch(
+        &self,
+        incarnation: &Incarnation,
+        place: &Place,
+    ) -> Result<LeaseState, StoreError> {
+        let until = self.after(self.channels.options.lease);
+        let mut registered = self.registered().lock();
+        let held = registered.leases.entry(incarnation.clone());
+        let held = held.or_insert_with(|| Lease::provisional(until));
+        let entry = held.index.entry(place.clone());
+        entry.or_insert_with(IndexEntry::random_nonce);
+        Ok(held.state())
     }
 
     async fn strike(&self, incarnation: &Incarnation, seen: u64) -> Result<(), StoreError> {

@@ -325,6 +325,20 @@ impl Leases for RedisLeases {
         }
     }
 
+    async fn vouch(
+        &self,
+        incarnation: &Incarnation,
+        place: &Place,
+    ) -> Result<LeaseState, StoreError> {
+        let mut command = self.commands.of_lease(&SCRIPTS.vouch, incarnation);
+        command
+            .arg(milliseconds(self.commands.full_lease))
+            .arg(index_key(place))
+            .arg(IndexEntry::random_nonce());
+        let reply = self.ask_lease(incarnation, command).await?;
+        lease_state(&reply).flatten().ok_or_else(strange)
+    }
+
     async fn strike(&self, incarnation: &Incarnation, seen: u64) -> Result<(), StoreError> {
         let arguments = [incarnation.to_string(), seen.to_string()];
         self.ask_directory(&SCRIPTS.strike, &arguments).await?;

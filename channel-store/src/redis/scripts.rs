@@ -26,6 +26,7 @@ pub(super) struct Scripts {
     pub(super) index_add: Script,
     pub(super) index_drop: Script,
     pub(super) declare_dead: Script,
+    pub(super) vouch: Script,
     pub(super) resign: Script,
     pub(super) note: Script,
     pub(super) due: Script,
@@ -46,6 +47,7 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
     index_add: joined!("#!lua": "lease", "index_add"),
     index_drop: joined!("#!lua flags=allow-oom": "lease", "index_drop"),
     declare_dead: joined!("#!lua flags=allow-oom": "lease", "declare_dead"),
+    vouch: joined!("#!lua flags=allow-oom": "lease", "vouch"),
     resign: joined!("#!lua flags=allow-oom": "lease", "resign"),
     note: joined!("#!lua flags=allow-oom": "note"),
     due: joined!("#!lua flags=allow-oom": "due"),
@@ -54,7 +56,7 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
 
 impl Scripts {
     /// Every script, to be loaded.
-    pub(super) fn all(&self) -> [&Script; 17] {
+    pub(super) fn all(&self) -> [&Script; 18] {
         [
             &self.publish,
             &self.join,
@@ -69,6 +71,7 @@ impl Scripts {
             &self.index_add,
             &self.index_drop,
             &self.declare_dead,
+            &self.vouch,
             &self.resign,
             &self.note,
             &self.due,
