@@ -250,8 +250,7 @@ impl Lease {
     /// Makes the index in the store what it is here: writes what is missing, and looks after what is unknown.
     async fn reconcile(&self, tenure: &Tenure) -> Result<(), StoreError> {
         let found = self.leases.index(&tenure.incarnation).await?;
-        let (missing, unknown) = tenure.index.lock().reconcile(found);
-        self.suspects.extend(unknown);
+        let missing = tenure.index.lock().reconcile(found);
         match self.leases.index_add(&tenure.incarnation, &missing).await? {
             Indexed::Yes => tenure.index.lock().written(&missing),
             Indexed::Lost => tenure.hurry.notify_one(),

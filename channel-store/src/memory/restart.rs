@@ -3,17 +3,19 @@
 
 use super::channel::Kept;
 use super::leases::Registered;
+use super::registry::Users;
 use super::{Channels, MemoryStore, Now};
 use crate::name::ChannelName;
 use crate::store::FeedConnection;
 use std::collections::BTreeMap;
 
-/// What was held at some time: logs, members, idempotency keys and tombstones of all channels, and the leases. The
+/// What was held at some time: logs, members, idempotency keys and tombstones of all channels, leases and logins. The
 /// default holds nothing.
 #[derive(Clone, Default)]
 pub struct Snapshot {
     channels: BTreeMap<ChannelName, Kept>,
     registered: Registered,
+    users: Users,
 }
 
 impl MemoryStore {
@@ -44,6 +46,7 @@ pub(super) fn next(number: u64) -> FeedConnection {
 impl Channels {
     fn snapshot(&self) -> Snapshot {
         let registered = self.registered.lock().clone();
+        let users = self.users.lock().clone();
         let registry = self.registry.lock();
         let channels = registry.by_name.iter();
         Snapshot {
@@ -51,6 +54,7 @@ impl Channels {
                 .map(|(name, it)| (name.clone(), it.kept()))
                 .collect(),
             registered,
+            users,
         }
     }
 
@@ -65,6 +69,7 @@ impl Channels {
         if let Some(snapshot) = &on {
             names.extend(snapshot.channels.keys().cloned());
             *self.registered.lock() = snapshot.registered.clone();
+            *self.users.lock() = snapshot.users.clone();
         }
         // In an order that repeats, and each once.
         names.sort();

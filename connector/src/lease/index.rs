@@ -87,25 +87,22 @@ impl Index {
         self.entries.values().filter(|entry| entry.written).count() as u64
     }
 
-    /// Compares with what the store has, and answers what is missing there, and what was unknown here until now.
-    pub(super) fn reconcile(&mut self, found: Vec<IndexEntry>) -> (Vec<IndexEntry>, Vec<Place>) {
+    /// Compares with what the store has, takes over what is unknown here, to be looked at, and answers what is missing
+    /// there.
+    pub(super) fn reconcile(&mut self, found: Vec<IndexEntry>) -> Vec<IndexEntry> {
         let found: BTreeMap<_, _> = found.into_iter().map(|it| (it.place, it.nonce)).collect();
         let own = self.entries.iter();
         let missing = own.filter(|(place, entry)| found.get(*place) != Some(&entry.nonce));
         let missing = missing.map(|(place, entry)| entry.of(place)).collect();
         let now = Instant::now();
-        let mut unknown = Vec::new();
         for (place, nonce) in found {
             self.nonces = self.nonces.max(nonce);
-            self.entries.entry(place).or_insert_with_key(|place| {
-                unknown.push(place.clone());
-                Entry {
-                    written: true,
-                    ..Entry::new(nonce, now)
-                }
+            self.entries.entry(place).or_insert_with(|| Entry {
+                written: true,
+                ..Entry::new(nonce, now)
             });
         }
-        (missing, unknown)
+        missing
     }
 
     /// Places that it is time to look at, those that wait the longest, at most so many.
