@@ -138,6 +138,13 @@ impl Registry {
         }
     }
 
+    /// Once, and nothing else.
+    #[cfg(test)]
+    pub(crate) async fn agree(&self) {
+        let held = self.users.agree(self.policy, POLICY_LASTS).await;
+        self.agreed.send_replace(held == Ok(self.policy));
+    }
+
     /// What a login leaves in the index before it is sent.
     pub(crate) fn place(&self, user: &UserId) -> Option<Place> {
         (self.policy != LoginPolicy::Allow).then(|| Place::User(user.clone()))

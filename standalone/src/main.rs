@@ -64,7 +64,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let lease = Lease::new("standalone", lease_length, store.leases(), hub.suspects())?;
     let policy = config.clients.login_policy.into();
     let registry = Registry::new(policy, store.registry(), store.hints(), store.leases());
-    let _funerals = chat::Funerals::begin(store.clone(), store.leases());
+    let _funerals = chat::Funerals::begin(store.clone(), store.leases(), store.registry());
     // Chat outlives the connector, whose last leaves have to land.
     let chat_shutdown = Shutdown::new();
     let limits = chat::Limits {

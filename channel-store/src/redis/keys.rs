@@ -58,7 +58,7 @@ impl Keys {
     /// The keys of one user.
     pub(super) fn of_user(&self, user: &UserId) -> UserKeys {
         UserKeys {
-            base: format!("{}:user:{{{}}}", self.prefix, encoded(user.as_str())),
+            base: format!("{}:{{{}}}:user", self.prefix, encoded(user.as_str())),
         }
     }
 
@@ -70,7 +70,7 @@ impl Keys {
     }
 }
 
-/// The keys of one user: their names begin like no channel's.
+/// The keys of one user; no channel's, whatever that is called.
 pub(super) struct UserKeys {
     base: String,
 }
@@ -245,6 +245,16 @@ mod tests {
         assert_eq!(keys.directory(), "gc:{connectors}:directory");
         let lease = keys.lease(&incarnation);
         assert_eq!(lease, ["gc:{c1/x}:lease", "gc:{c1/x}:index"]);
+        assert_eq!(keys.hints(&incarnation), "gc:{c1/x}:hints");
+        assert_eq!(keys.login_policy(), "gc:{connectors}:login-policy");
+        let user = keys.of_user(&UserId::new("4").unwrap());
+        assert_eq!(
+            user.all(),
+            ["gc:{4}:user:entries", "gc:{4}:user:generation"]
+        );
+        assert_eq!(user.dead(&incarnation), "gc:{4}:user:dead:c1/x");
+        let session = SessionId::new("s1").unwrap();
+        assert_eq!(user.closed(&session), "gc:{4}:user:closed:s1");
     }
 
     #[test]
@@ -260,6 +270,10 @@ mod tests {
                 let incarnation = Incarnation::new("{x}").unwrap();
                 all.push(keys.dead(Some(&incarnation)));
                 all.push(keys.sessions_of(Some(&incarnation)));
+                let user = Keys::new(prefix).of_user(&UserId::new(name).unwrap());
+                all.extend(user.all());
+                all.push(user.closed(&SessionId::new("}{").unwrap()));
+                all.push(user.dead(&incarnation));
                 for key in all {
                     assert_eq!(hash_tag(&key), tag, "{key}");
                     assert!(seen.insert(key.clone()), "{key} belongs to two channels");

@@ -112,15 +112,19 @@ impl Topics {
     /// Hears hints on a topic from now on, and no longer those that nobody receives.
     pub(super) fn listen(&self, topic: String) -> mpsc::Receiver<UserId> {
         let (sender, receiver) = mpsc::channel(HINTS);
-        let is_over = |to: &Listener| matches!(to, Listener::Hints(hints) if hints.is_closed());
-        let followed = &self.state.lock().followed;
-        let over = followed.iter().filter(|(_, it)| is_over(&it.to));
-        let over: Vec<_> = over.map(|(topic, _)| topic.clone()).collect();
-        for topic in over {
+        for topic in self.unheard() {
             self.leave_topic(&topic);
         }
         self.follow_topic(topic, || Listener::Hints(sender));
         receiver
+    }
+
+    /// Topics of hints whose receivers are gone.
+    fn unheard(&self) -> Vec<Arc<str>> {
+        let is_over = |to: &Listener| matches!(to, Listener::Hints(hints) if hints.is_closed());
+        let state = self.state.lock();
+        let over = state.followed.iter().filter(|(_, it)| is_over(&it.to));
+        over.map(|(topic, _)| topic.clone()).collect()
     }
 
     fn follow_topic(&self, topic: String, to: impl FnOnce() -> Listener) {
