@@ -198,7 +198,7 @@ impl Lease {
         while let Some(user) = hints.recv().await {
             self.suspects.add(Place::User(user));
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     async fn renew_until_dead(&self, tenure: &Arc<Tenure>) {

@@ -121,7 +121,7 @@ async fn a_join_is_indexed_first_and_bound_to_the_lease() {
         let join = scene.instance.join().await;
         let incarnation = std::slice::from_ref(&scene.incarnation);
         let index = leases.index(&scene.incarnation).await.unwrap();
-        assert_eq!(index.len(), 1);
+        assert_eq!(index.len(), 2, "the channel and the user");
         let lease = leases.observe(incarnation).await.unwrap()[0].unwrap();
         let request = join.answer(Ok(joined("a", 5)));
         assert_eq!(request.deadline, lease.until + 20_000);
@@ -293,8 +293,9 @@ async fn a_user_who_is_logged_in_elsewhere_is_refused_until_that_session_is_over
     assert_eq!(told.next().await, reply(1, TAKEN));
     assert!(!other.is_logged_in());
     scene.me.close().await;
+    scene.instance.leave().await.answer(Ok(Default::default()));
+    soon(scene.services.departures.landed()).await;
     tokio::join!(other.handle(login(2, "u")), async {
-        scene.instance.leave().await.answer(Ok(Default::default()));
         is_followed(&mut scene.script).await;
         scene.instance.join().await.answer(Ok(joined("a", 7)));
     });
