@@ -61,7 +61,7 @@ impl Subject {
                 Self {
                     store: store.clone(),
                     leases: store.leases(),
-            registry: store.registry(),
+                    registry: store.registry(),
                     options,
                     backend: Backend::Memory(store),
                 }
