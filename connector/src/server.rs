@@ -50,10 +50,22 @@ impl Server {
         let server = Arc::clone(&self);
         let keeping = AbortOnDropHandle::new(tokio::spawn(async move {
             loop {
-                let dead = server.services.lease.keep(&server.services.chat).await;
+                let dead = {
+                    let Services {
+                        lease,
+                        chat,
+                        registry,
+                        ..
+                    } = &*server.services;
+                    lease.keep(chat, registry).await
+                };
                 server.close_all(Disconnect::Dead).await;
                 server.services.lease.give_up(dead).await;
             }
+        }));
+        let server = Arc::clone(&self);
+        let agreeing = AbortOnDropHandle::new(tokio::spawn(async move {
+            server.services.registry.keep_agreeing().await
         }));
         loop {
             tokio::select! {
@@ -72,7 +84,7 @@ impl Server {
         }
         drop(listener);
         self.drain().await;
-        drop(keeping);
+        drop((keeping, agreeing));
         self.services
             .lease
             .end(self.services.departures.grace())

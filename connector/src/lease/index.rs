@@ -1,7 +1,7 @@
 //! The index of one incarnation, as its owner knows it: each channel from before its first session there until two looks,
 //! a settle time apart, have found nothing of it, here or in the store.
 
-use channel_store::{ChannelName, Generation, IndexEntry, Look, Place, SETTLE_TIME};
+use channel_store::{ChannelName, Generation, IndexEntry, Look, Place, SETTLE_TIME, UserId};
 use std::collections::BTreeMap;
 use tokio::time::Instant;
 
@@ -121,16 +121,19 @@ impl Index {
         self.entries.keys().cloned()
     }
 
-    /// The channels among these places, as far as they stand in the index.
-    pub(super) fn channels(&self, places: &[Place]) -> Vec<ChannelName> {
-        let known = places
+    /// The channels and users among these places, as far as they stand in the index.
+    pub(super) fn known(&self, places: &[Place]) -> (Vec<ChannelName>, Vec<UserId>) {
+        let (mut channels, mut users) = (Vec::new(), Vec::new());
+        for place in places
             .iter()
-            .filter(|place| self.entries.contains_key(place));
-        let channels = known.filter_map(|place| match place {
-            Place::Channel(channel) => Some(channel.clone()),
-            Place::User(_) => None,
-        });
-        channels.collect()
+            .filter(|place| self.entries.contains_key(place))
+        {
+            match place {
+                Place::Channel(channel) => channels.push(channel.clone()),
+                Place::User(user) => users.push(user.clone()),
+            }
+        }
+        (channels, users)
     }
 
     /// True if a look need not be followed by a list: so many members are known here.

@@ -7,7 +7,8 @@ use crate::chat::{Source, TransportError};
 use crate::testing::chat::{Instance, joined};
 use channel_store::memory::{MemoryStore, Snapshot};
 use channel_store::{
-    ChannelName, ChannelStore, IndexEntry, Leave, Look, SETTLE_TIME, StoreOptions, User, UserId,
+    ChannelName, ChannelStore, IndexEntry, Leave, LoginPolicy, Look, SETTLE_TIME, StoreOptions,
+    User, UserId,
 };
 use runtime::Shutdown;
 use std::collections::BTreeMap;
@@ -32,6 +33,7 @@ struct Scene {
     store: Arc<MemoryStore>,
     leases: Arc<dyn Leases>,
     chat: Arc<Chat>,
+    registry: Arc<Registry>,
     lease: Arc<Lease>,
     keeping: AbortOnDropHandle<Dead>,
 }
@@ -47,12 +49,14 @@ impl Scene {
     async fn with_chat(store: Arc<MemoryStore>, chat: Arc<Chat>) -> Self {
         let leases = store.leases();
         let lease = Lease::new("c", LENGTH, leases.clone(), Arc::default()).unwrap();
-        let keeping = keep(&lease, &chat);
+        let registry = registry(&store, LoginPolicy::Reject);
+        let keeping = keep(&lease, &chat, &registry);
         sleep(Duration::from_millis(1)).await;
         Self {
             store,
             leases,
             chat,
+            registry,
             lease,
             keeping,
         }
@@ -68,7 +72,7 @@ impl Scene {
 
     /// A session of this user that has joined.
     async fn member(&self, channel: &str, user: &str) -> Arc<Membership> {
-        let stay = self.enter(channel).await;
+        let stay = Arc::new(self.enter(channel).await);
         let id = SessionId::new(format!("session of {user}")).unwrap();
         let user = User {
             id: UserId::new(user).unwrap(),
@@ -91,9 +95,15 @@ impl Scene {
     }
 }
 
-fn keep(lease: &Arc<Lease>, chat: &Arc<Chat>) -> AbortOnDropHandle<Dead> {
-    let (lease, chat) = (Arc::clone(lease), Arc::clone(chat));
-    AbortOnDropHandle::new(tokio::spawn(async move { lease.keep(&chat).await }))
+fn registry(store: &MemoryStore, policy: LoginPolicy) -> Arc<Registry> {
+    Registry::new(policy, store.registry(), store.hints(), store.leases())
+}
+
+fn keep(lease: &Arc<Lease>, chat: &Arc<Chat>, registry: &Arc<Registry>) -> AbortOnDropHandle<Dead> {
+    let (lease, chat, registry) = (Arc::clone(lease), Arc::clone(chat), Arc::clone(registry));
+    AbortOnDropHandle::new(tokio::spawn(
+        async move { lease.keep(&chat, &registry).await },
+    ))
 }
 
 #[tokio::test(start_paused = true)]
@@ -129,7 +139,7 @@ async fn who_was_declared_dead_begins_anew() {
     scene.lease.give_up(dead).await;
     let nobody = timeout(LENGTH, scene.enter("room")).await;
     assert!(nobody.is_err(), "nobody joins in between");
-    let _keeping = keep(&scene.lease, &scene.chat);
+    let _keeping = keep(&scene.lease, &scene.chat, &scene.registry);
     let new = scene.enter("room").await;
     assert_ne!(new.incarnation(), old.incarnation());
     assert_eq!(scene.index(new.incarnation()).await.len(), 1);

@@ -4,13 +4,12 @@ use super::*;
 use crate::chat::tests::chat_of;
 use crate::codec::WireFormat;
 use crate::lease::Lease;
-use crate::registry::LocalRegistry;
 use crate::testing::chat::{Instance, Sends, joined};
 use crate::testing::client::{self, Told};
 use crate::testing::feed::{Script, connection, head, page};
 use crate::testing::{at, let_run, publication, soon};
 use channel_store::memory::MemoryStore;
-use channel_store::{Incarnation, LogPage, Standing, StoreOptions};
+use channel_store::{Incarnation, LogPage, LoginPolicy, Standing, StoreOptions};
 use serde_json::{Value, json};
 use tonic::Status;
 
@@ -32,15 +31,18 @@ async fn scene() -> Scene {
     let chat = chat_of(&[&instance]);
     let script = Script::new();
     let store = MemoryStore::new(StoreOptions::default());
+    let policy = LoginPolicy::Reject;
+    let registry = Registry::new(policy, store.registry(), store.hints(), store.leases());
+    registry.agree().await;
     let suspects = script.hub.suspects();
     let lease = Lease::new("c", Duration::from_secs(10), store.leases(), suspects).unwrap();
     let incarnation = lease.take().await;
     let services = Arc::new(Services {
         lease,
         hub: Arc::clone(&script.hub),
-        departures: Departures::new(&chat, Duration::ZERO),
+        departures: Departures::new(&chat, &registry, Duration::ZERO),
         chat,
-        registry: Box::new(LocalRegistry::default()),
+        registry,
     });
     let stream = instance.stream().await;
     let_run().await;
@@ -55,6 +57,15 @@ async fn scene() -> Scene {
         stream,
         socket,
         client,
+    }
+}
+
+impl Scene {
+    /// How many sessions are registered for a user.
+    async fn logins(&self, user: &str) -> usize {
+        let user = [channel_store::UserId::new(user).unwrap()];
+        let looks = self.store.registry().look(&self.incarnation, &user).await;
+        looks.unwrap()[0].entries.len()
     }
 }
 
@@ -322,10 +333,8 @@ async fn a_join_whose_outcome_is_unknown_is_followed_by_a_fenced_leave_f2() {
     assert!(session.operation > join.operation);
     // The user and the channel are free again.
     assert_eq!(scene.script.feed.follows(), [true, false]);
-    let user = channel_store::UserId::new("u").unwrap();
-    let other = SessionId::new("other").unwrap();
-    let again = scene.services.registry.login(&user, &other).await.unwrap();
-    assert_eq!(again, Registered::Yes);
+    soon(scene.services.departures.landed()).await;
+    assert_eq!(scene.logins("u").await, 0);
 }
 
 #[tokio::test(start_paused = true)]
