@@ -21,6 +21,8 @@ pub(super) struct MemoryRegistry {
 #[derive(Clone, Default)]
 pub(super) struct Users {
     by_name: BTreeMap<UserId, User>,
+    /// The last generation given, to whomever: users are forgotten sooner than the clock moves.
+    last: u64,
     policy: Option<(LoginPolicy, Instant)>,
 }
 
@@ -30,7 +32,6 @@ pub(super) type Listeners = HashMap<Incarnation, mpsc::Sender<UserId>>;
 #[derive(Clone, Default)]
 struct User {
     entries: BTreeMap<SessionId, UserEntry>,
-    last: u64,
     dead: HashMap<Incarnation, Instant>,
     closed: HashMap<SessionId, Instant>,
 }
@@ -80,7 +81,6 @@ impl User {
         if !self.entries.contains_key(&login.session) {
             self.enter(login, generation);
         }
-        self.last = self.last.max(generation);
         let (mut superseded, mut better) = (Vec::new(), Vec::new());
         for entry in self.entries.values_mut() {
             let its = entry.generation;
@@ -107,9 +107,20 @@ impl User {
 
 impl MemoryRegistry {
     fn with<T>(&self, user: &UserId, act: impl FnOnce(&mut User, Instant) -> T) -> T {
+        self.with_last(user, |user, _, now| act(user, now))
+    }
+
+    /// The same, with the last generation given.
+    fn with_last<T>(
+        &self,
+        user: &UserId,
+        act: impl FnOnce(&mut User, &mut u64, Instant) -> T,
+    ) -> T {
         let now = Instant::now();
         let mut users = self.channels.users.lock();
-        let answer = act(users.by_name.entry(user.clone()).or_default(), now);
+        let users = &mut *users;
+        let known = users.by_name.entry(user.clone()).or_default();
+        let answer = act(known, &mut users.last, now);
         if users.by_name.get(user).is_some_and(|it| it.is_over(now)) {
             users.by_name.remove(user);
         }
@@ -125,7 +136,7 @@ impl MemoryRegistry {
 impl UserRegistry for MemoryRegistry {
     async fn login(&self, login: &Login, dead: &[Incarnation]) -> Result<LoggedIn, StoreError> {
         let clock = self.channels.clock();
-        self.with(&login.user, |user, now| {
+        self.with_last(&login.user, |user, last, now| {
             user.refuse(login, clock, now)?;
             for incarnation in dead {
                 user.bury(incarnation, self.until(now));
@@ -141,9 +152,9 @@ impl UserRegistry for MemoryRegistry {
                 return Ok(LoggedIn::Taken(holders));
             }
             let generation = own.unwrap_or_else(|| {
-                user.last = (user.last + 1).max(clock.saturating_mul(1_000));
-                user.enter(login, user.last);
-                user.last
+                *last = (*last + 1).max(clock.saturating_mul(1_000));
+                user.enter(login, *last);
+                *last
             });
             Ok(LoggedIn::Yes {
                 generation,
@@ -158,8 +169,9 @@ impl UserRegistry for MemoryRegistry {
     ) -> Result<Vec<Result<Claimed, StoreError>>, StoreError> {
         let clock = self.channels.clock();
         let claim = |(login, generation): &(Login, u64)| {
-            self.with(&login.user, |user, now| {
+            self.with_last(&login.user, |user, last, now| {
                 user.refuse(login, clock, now)?;
+                *last = (*last).max(*generation);
                 Ok(user.claim(login, *generation))
             })
         };
