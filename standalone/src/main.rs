@@ -61,14 +61,19 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let hub = Hub::new(TOUCH_INTERVAL);
     let feed = store.feed(hub.clone());
     let lease = Lease::new("standalone", lease_length, store.leases(), hub.suspects())?;
-    let _funerals = chat::Funerals::begin(store.clone(), store.leases());
+    let aftercare = chat::Aftercare::begin(store.clone(), store.leases());
     // Chat outlives the connector, whose last leaves have to land.
     let chat_shutdown = Shutdown::new();
     let limits = chat::Limits {
         message: config.clients.message_limit as usize,
         ..chat::Limits::default()
     };
-    let service = chat::service(store.clone(), &limits, chat_shutdown.clone());
+    let service = chat::service(
+        store.clone(),
+        aftercare.clone(),
+        &limits,
+        chat_shutdown.clone(),
+    );
     let service = service.map_err(TransportError::new);
     let chat = Chat::new(Source::InProcess(BoxCloneSyncService::new(service)));
 
@@ -76,7 +81,13 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     readiness.follow("store", feed.available());
     readiness.follow("chat", chat.available());
     let admin = tokio::spawn(admin::serve(admin_listener, readiness, shutdown.clone()));
-    let grpc = chat::serve(grpc_listener, store, limits, chat_shutdown.clone());
+    let grpc = chat::serve(
+        grpc_listener,
+        store,
+        aftercare,
+        limits,
+        chat_shutdown.clone(),
+    );
     let grpc = tokio::spawn(grpc);
 
     let around = Surroundings {

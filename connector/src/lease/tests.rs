@@ -38,7 +38,12 @@ struct Scene {
 impl Scene {
     async fn new() -> Self {
         let store = MemoryStore::new(StoreOptions::default());
-        let service = chat::service(store.clone(), &chat::Limits::default(), Shutdown::new());
+        let service = chat::service(
+            store.clone(),
+            Arc::default(),
+            &chat::Limits::default(),
+            Shutdown::new(),
+        );
         let service = BoxCloneSyncService::new(service.map_err(TransportError::new));
         Self::with_chat(store, Chat::new(Source::InProcess(service))).await
     }
@@ -175,6 +180,7 @@ fn empty(generation: &str) -> Look {
     Look {
         sessions: 0,
         tombstoned: false,
+        overdue: false,
         generation: Generation::from(generation),
     }
 }
