@@ -704,7 +704,7 @@ async fn every_key_of_a_channel_expires_and_stays_in_its_slot() {
         let expected = match key.rsplit_once("}:").map(|it| it.1) {
             None => -1..=-1,
             Some("l") => 95..=100,
-            Some("m" | "s" | "u" | "d" | "of:connector-1/aa") => 195..=200,
+            Some("m" | "s" | "u" | "d" | "c" | "of:connector-1/aa") => 195..=200,
             Some("i0" | "i1") => 299..=600,
             Some(_) => 295..=300,
         };
