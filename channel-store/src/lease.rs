@@ -4,9 +4,10 @@
 //! the lease, never inferred: one that is missing means that the store has lost data, one that is past its time means
 //! nothing yet. The directory says where to look, and proves nothing.
 
-use crate::name::{ChannelName, Incarnation, UserId};
+use crate::name::{ChannelName, Incarnation, SessionId, User, UserId};
 use crate::store::{Generation, StoreError};
 use async_trait::async_trait;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -39,16 +40,18 @@ pub struct IndexEntry {
 }
 
 /// What a renewal found, by the store's clock: milliseconds since 1970.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Term {
     /// When the lease ends unless it is renewed.
     pub until: u64,
     /// Entries of the index.
     pub indexed: u64,
+    /// The server lifetime that answered.
+    pub generation: Generation,
 }
 
 /// What became of a renewal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Renewed {
     /// The lease goes on.
     Live(Term),
@@ -165,6 +168,17 @@ pub trait Leases: Send + Sync + 'static {
         incarnation: &Incarnation,
         channels: &[ChannelName],
     ) -> Result<Vec<Look>, StoreError>;
+
+    /// An incarnation's sessions that are members of a channel, with their users. Who comes or goes meanwhile may be
+    /// among them or not.
+    ///
+    /// # Errors
+    /// As [`Leases::note`].
+    async fn list(
+        &self,
+        incarnation: &Incarnation,
+        channel: &ChannelName,
+    ) -> Result<BTreeMap<SessionId, User>, StoreError>;
 
     /// Declares oneself dead.
     ///

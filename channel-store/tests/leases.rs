@@ -3,8 +3,8 @@
 
 use crate::conformance::conformance;
 use crate::support::{
-    Kind, Subject, eventually, from_session, incarnation, message, name, said, session, session_of,
-    text_user,
+    Kind, Subject, eventually, from_session, incarnation, message, name, number_user, said,
+    session, session_of, text_user,
 };
 use channel_store::{
     Declared, DroppedBy, IndexEntry, Indexed, Join, LeaseState, Membership, Place, Renewed,
@@ -29,6 +29,7 @@ conformance! {
     a_late_leave_after_the_funeral_finds_nothing
     who_was_reaped_speaks_no_more
     a_look_counts_what_is_there
+    a_list_names_the_sessions_of_one_incarnation_however_many
 }
 
 const LONG: Duration = Duration::from_secs(10);
@@ -362,4 +363,35 @@ async fn a_look_counts_what_is_there(kind: Kind) {
     subject.leave("4", "u", session("s1", 4)).await;
     subject.reap("6", DEAD).await;
     assert_eq!(look().await, [(1, false), (0, false), (0, true)]);
+}
+
+async fn a_list_names_the_sessions_of_one_incarnation_however_many(kind: Kind) {
+    const MANY: u64 = 1_200;
+    let subject = Subject::new(kind).await;
+    let joins = (0..MANY).map(|n| {
+        let user = if n % 2 == 0 {
+            text_user("u")
+        } else {
+            number_user("7")
+        };
+        subject.join_as("4", user, session(&format!("s{n:04}"), n))
+    });
+    for joined in join_all(joins).await {
+        joined.unwrap();
+    }
+    let other = session_of("connector-2/bb", "other", 1);
+    subject.join("4", "u", other).await.unwrap();
+    subject.leave("4", "u", session("s0000", MANY)).await;
+    let list = async |channel| {
+        let channel = name(channel);
+        let listed = subject.leases.list(&incarnation(DEAD), &channel).await;
+        listed.unwrap()
+    };
+    let listed = list("4").await;
+    let names: Vec<_> = listed.keys().map(|session| session.to_string()).collect();
+    let expected: Vec<_> = (1..MANY).map(|n| format!("s{n:04}")).collect();
+    assert_eq!(names, expected);
+    let users: Vec<_> = listed.into_values().take(2).collect();
+    assert_eq!(users, [number_user("7"), text_user("u")]);
+    assert_eq!(list("5").await.len(), 0);
 }

@@ -22,7 +22,7 @@ const CHAT: &str = "~gc:* &gc:* -@all +info +get +set +script|load +evalsha +wai
     +zadd +zrem +zrangebyscore +zscore +sadd +srem +scard +srandmember +multi +exec +publish +spublish";
 /// What a connector must be allowed.
 const CONNECTOR: &str = "~gc:* &gc:* -@all +info +get +set +script|load +evalsha +cluster|slots +cluster|info \
-    +hmget +hget +hset +hdel +hlen +hscan +xrange +expire +del +exists +time +zadd +scard +multi +exec \
+    +hmget +hget +hset +hdel +hlen +hscan +xrange +expire +del +exists +time +zadd +scard +sscan +multi +exec \
     +subscribe +unsubscribe +publish +ssubscribe +sunsubscribe +spublish";
 
 /// Does everything once that the services do.

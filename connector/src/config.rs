@@ -117,6 +117,11 @@ pub struct ClientSettings {
     #[arg(long, env = "CONNECTOR_IDLE_TIMEOUT", default_value = "60s", value_parser = duration)]
     pub idle_timeout: Duration,
 
+    /// How long a client that is gone stays a member: if it logs in again within that, anywhere, nobody hears of it.
+    /// 0s to 5m
+    #[arg(long, env = "CONNECTOR_GRACE", default_value = "0s", value_parser = grace, value_name = "TIME")]
+    pub grace: Duration,
+
     /// Bytes of one message from a client
     #[arg(
         long,
@@ -153,6 +158,16 @@ fn lease(text: &str) -> Result<Duration, String> {
     } else {
         Err("expected 1s to 30s".to_owned())
     }
+}
+
+/// Nothing, or so long that members are not listed for ever.
+fn grace(text: &str) -> Result<Duration, String> {
+    if matches!(text, "0" | "0s") {
+        return Ok(Duration::ZERO);
+    }
+    let longest = Duration::from_secs(300);
+    let time = duration(text).ok().filter(|time| *time <= longest);
+    time.ok_or_else(|| "expected 0s to 5m".to_owned())
 }
 
 /// The connector's name makes no incarnation.

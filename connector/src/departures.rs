@@ -2,15 +2,19 @@
 //!
 //! A leave is never lost while the process lives: it is repeated until chat has done it, also when every chat is away
 //! for a while (F2, F9). Their number is bounded by refusing logins, not by forgetting leaves.
+//!
+//! With a grace, whoever is gone stays a member for as long: who comes back meanwhile has two sessions, and the end of one
+//! of them is no leave.
 
 use crate::chat::{CallError, Chat};
+use crate::lease::Membership;
 use parking_lot::Mutex;
 use proto::v1::LeaveRequest;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
 /// Leaves that may be outstanding before logins are refused.
@@ -20,9 +24,16 @@ const AT_ONCE: usize = 64;
 /// Pauses between tries.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
+/// A leave, and whose it is: known as on its way out until it has landed.
+struct Departure {
+    leave: LeaveRequest,
+    _membership: Arc<Membership>,
+}
+
 /// Lands leaves in the background.
 pub(crate) struct Departures {
     line: Arc<Line>,
+    grace: Duration,
     _workers: Vec<AbortOnDropHandle<()>>,
 }
 
@@ -31,40 +42,60 @@ struct Line {
     state: Mutex<State>,
     grown: Notify,
     emptied: Notify,
+    lingers: Notify,
 }
 
 #[derive(Default)]
 struct State {
-    waiting: VecDeque<LeaveRequest>,
+    /// Members for the time being, by when that is over.
+    lingering: VecDeque<(Instant, Arc<Membership>)>,
+    waiting: VecDeque<Departure>,
     under_way: usize,
 }
 
 impl Departures {
     /// Nothing to do yet.
     #[must_use]
-    pub(crate) fn new(chat: &Arc<Chat>) -> Self {
+    pub(crate) fn new(chat: &Arc<Chat>, grace: Duration) -> Self {
         let line = Arc::new(Line::default());
         let work =
             || AbortOnDropHandle::new(tokio::spawn(work(Arc::clone(&line), Arc::clone(chat))));
+        let mut workers: Vec<_> = (0..AT_ONCE).map(|_| work()).collect();
+        workers.push(AbortOnDropHandle::new(tokio::spawn(end_graces(
+            line.clone(),
+        ))));
         Self {
-            _workers: (0..AT_ONCE).map(|_| work()).collect(),
             line,
+            grace,
+            _workers: workers,
         }
     }
 
-    /// Takes charge of a leave.
-    pub(crate) fn add(&self, leave: LeaveRequest) {
-        self.line.state.lock().waiting.push_back(leave);
-        self.line.grown.notify_one();
+    /// Takes charge of a membership's end, when the grace is over.
+    pub(crate) fn add(&self, membership: Arc<Membership>) {
+        if self.grace.is_zero() {
+            return self.line.push(membership);
+        }
+        let until = Instant::now() + self.grace;
+        let mut state = self.line.state.lock();
+        state.lingering.push_back((until, membership));
+        drop(state);
+        self.line.lingers.notify_one();
+    }
+
+    /// How long whoever is gone stays a member.
+    pub(crate) fn grace(&self) -> Duration {
+        self.grace
     }
 
     /// False if so many leaves are outstanding that nobody else should come in.
     #[must_use]
     pub(crate) fn has_room(&self) -> bool {
-        self.line.outstanding() < ROOM
+        let lingering = self.line.state.lock().lingering.len();
+        lingering + self.line.outstanding() < ROOM
     }
 
-    /// Returns when every leave has landed.
+    /// Returns when every leave has landed whose time has come.
     pub(crate) async fn landed(&self) {
         loop {
             let emptied = self.line.emptied.notified();
@@ -84,16 +115,25 @@ impl Line {
         state.waiting.len() + state.under_way
     }
 
-    async fn next(&self) -> LeaveRequest {
+    fn push(&self, membership: Arc<Membership>) {
+        let departure = Departure {
+            leave: membership.leave(),
+            _membership: membership,
+        };
+        self.state.lock().waiting.push_back(departure);
+        self.grown.notify_one();
+    }
+
+    async fn next(&self) -> Departure {
         loop {
             {
                 let mut state = self.state.lock();
-                if let Some(leave) = state.waiting.pop_front() {
+                if let Some(departure) = state.waiting.pop_front() {
                     state.under_way += 1;
                     if !state.waiting.is_empty() {
                         self.grown.notify_one();
                     }
-                    return leave;
+                    return departure;
                 }
             }
             self.grown.notified().await;
@@ -101,9 +141,26 @@ impl Line {
     }
 }
 
+async fn end_graces(line: Arc<Line>) {
+    loop {
+        let first = line.state.lock().lingering.front().map(|(until, _)| *until);
+        match first {
+            None => line.lingers.notified().await,
+            Some(until) if until > Instant::now() => sleep_until(until).await,
+            Some(_) => {
+                let over = line.state.lock().lingering.pop_front();
+                if let Some((_, membership)) = over {
+                    line.push(membership);
+                }
+            }
+        }
+    }
+}
+
 async fn work(line: Arc<Line>, chat: Arc<Chat>) {
     loop {
-        let leave = line.next().await;
+        let departure = line.next().await;
+        let leave = &departure.leave;
         let mut pause = BACK_OFF.0;
         loop {
             match chat.leave(leave.clone()).await {

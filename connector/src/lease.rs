@@ -6,19 +6,28 @@
 //! closes nothing: a lease that is past its end means nothing, and one that is missing is taken again.
 
 mod index;
+mod patrol;
+mod roster;
 
+pub(crate) use roster::Membership;
+
+use crate::chat::Chat;
 use crate::config::{ConfigError, new_incarnation};
+use crate::suspects::Suspects;
 use channel_store::{
-    ChannelName, DEADLINE_MARGIN, DroppedBy, Incarnation, Indexed, LEASE_MEMORY, Leases, Place,
-    Renewed, StoreError,
+    DEADLINE_MARGIN, Generation, Incarnation, Indexed, LEASE_MEMORY, Leases, Place, Renewed,
+    SessionId, StoreError,
 };
 use index::Index;
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use parking_lot::Mutex;
+use proto::v1::Session as WireSession;
+use roster::Roster;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 /// Renewals in the time of a lease.
@@ -27,9 +36,6 @@ const RENEWALS: u32 = 3;
 const RETRY: Duration = Duration::from_millis(150);
 /// Between tries to index a channel for somebody who waits.
 const INDEX_RETRY: Duration = Duration::from_millis(25);
-/// Looks at channels of the index, so many in so long, however many members there are.
-const LOOKS: usize = 20;
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a parting word may take.
 const RESIGN: Duration = Duration::from_millis(500);
 
@@ -42,6 +48,9 @@ pub struct Lease {
     id: String,
     length: Duration,
     leases: Arc<dyn Leases>,
+    suspects: Arc<Suspects>,
+    /// Bounds the calls of repairs.
+    calls: Semaphore,
     tenure: watch::Sender<Option<Arc<Tenure>>>,
 }
 
@@ -51,6 +60,12 @@ struct Tenure {
     /// By the store's clock, milliseconds: joins later than this have no effect.
     deadline: AtomicU64,
     index: Mutex<Index>,
+    roster: Mutex<Roster>,
+    suspects: Arc<Suspects>,
+    /// Joins and leaves are counted upwards.
+    operations: AtomicU64,
+    /// Server lifetimes that have answered so far.
+    generations: Mutex<HashSet<Generation>>,
     /// Told when the lease is to be renewed at once.
     hurry: Notify,
     /// Told when it is known to be dead otherwise than by a renewal.
@@ -63,11 +78,11 @@ struct Tenure {
 #[must_use]
 pub(crate) struct Dead(Arc<Tenure>);
 
-/// A session's stay in a channel, from before its join until it has nothing more to say there: as long, the channel
-/// stands in the index.
+/// A session's stay in some places, from before it comes there until nothing more is to be said of it: as long, they
+/// stand in the index.
 pub(crate) struct Stay {
     tenure: Arc<Tenure>,
-    place: Place,
+    places: Vec<Place>,
 }
 
 impl Lease {
@@ -79,31 +94,37 @@ impl Lease {
         id: &str,
         length: Duration,
         leases: Arc<dyn Leases>,
+        suspects: Arc<Suspects>,
     ) -> Result<Arc<Self>, ConfigError> {
         describe_gauge!(AGE, "Since the lease was renewed last");
         describe_counter!(LOST, "Leases that the store had lost, taken again");
         describe_counter!(DEAD, "Times that this connector was declared dead");
+        patrol::describe();
         new_incarnation(id)?;
         Ok(Arc::new(Self {
             id: id.to_owned(),
             length,
             leases,
+            suspects,
+            calls: Semaphore::new(patrol::CALLS),
             tenure: watch::Sender::new(None),
         }))
     }
 
     /// Keeps the lease by a new incarnation, until that is dead: then everything of it is to be closed.
-    pub(crate) async fn keep(&self) -> Dead {
+    pub(crate) async fn keep(&self, chat: &Chat) -> Dead {
         let tenure = loop {
             match new_incarnation(&self.id) {
-                Ok(incarnation) => break Arc::new(Tenure::new(incarnation)),
+                Ok(incarnation) => {
+                    break Arc::new(Tenure::new(incarnation, Arc::clone(&self.suspects)));
+                }
                 Err(error) => tracing::error!(%error, "no new incarnation"),
             }
             sleep(RETRY).await;
         };
         tokio::select! {
             () = self.renew_until_dead(&tenure) => {}
-            () = self.look_around(&tenure) => {}
+            never = self.patrol(&tenure, chat) => match never {},
             () = tenure.condemned.notified() => {}
         }
         counter!(DEAD).increment(1);
@@ -117,35 +138,48 @@ impl Lease {
         self.resign(&tenure).await;
     }
 
-    /// The connector ends: whatever is left of it may be buried at once.
-    pub(crate) async fn end(&self) {
-        if let Some(tenure) = self.tenure.send_replace(None) {
-            self.resign(&tenure).await;
+    /// The connector ends: whatever is left of it may be buried at once, or after a grace.
+    pub(crate) async fn end(&self, grace: Duration) {
+        let Some(tenure) = self.tenure.send_replace(None) else {
+            return;
+        };
+        if grace.is_zero() {
+            return self.resign(&tenure).await;
+        }
+        let incarnation = &tenure.incarnation;
+        let renewed = async {
+            self.leases.renew(incarnation, grace).await?;
+            self.leases.note(incarnation, grace).await
+        };
+        match timeout(RESIGN, renewed).await {
+            Ok(Ok(())) => tracing::info!(%incarnation, ?grace, "the lease ends by itself"),
+            Ok(Err(error)) => tracing::warn!(%error, "the lease ends when it ends"),
+            Err(_) => tracing::warn!("the lease ends when it ends"),
         }
     }
 
-    /// Returns when a session of the present incarnation may join a channel; `None`: not now.
-    pub(crate) async fn enter(&self, channel: &ChannelName) -> Option<Stay> {
+    /// Returns when a session of the present incarnation may come to these places; `None`: not now.
+    pub(crate) async fn enter(&self, places: Vec<Place>) -> Option<Stay> {
         let mut tenure = self.tenure.subscribe();
         let tenure = tenure.wait_for(Option::is_some).await.ok()?.clone()?;
-        let place = Place::Channel(channel.clone());
-        tenure.index.lock().enter(&place);
-        let stay = Stay {
-            tenure: Arc::clone(&tenure),
-            place: place.clone(),
-        };
+        for place in &places {
+            tenure.index.lock().enter(place);
+        }
+        let stay = Stay { tenure, places };
+        let Stay { tenure, places } = &stay;
         loop {
-            let Some(entry) = tenure.index.lock().unwritten(&place) else {
+            let entries = tenure.index.lock().unwritten(places);
+            if entries.is_empty() {
                 return Some(stay);
-            };
-            let added = self.leases.index_add(&tenure.incarnation, &[entry]).await;
+            }
+            let added = self.leases.index_add(&tenure.incarnation, &entries).await;
             match added {
                 Ok(Indexed::Yes) => {
-                    tenure.index.lock().written(&place);
+                    tenure.index.lock().written(&entries);
                     return Some(stay);
                 }
                 Ok(Indexed::Dead) => {
-                    stay.condemn();
+                    tenure.condemned.notify_one();
                     return None;
                 }
                 Ok(Indexed::Lost) => tenure.hurry.notify_one(),
@@ -197,8 +231,11 @@ impl Lease {
             tracing::warn!(%incarnation, "the store has lost the lease: taken again");
         }
         let expected = tenure.index.lock().len_written();
-        if term.indexed != expected {
+        if term.indexed != expected || self.meet(tenure, &term.generation) {
             self.reconcile(tenure).await?;
+        }
+        if was_lost {
+            self.suspects.extend(tenure.index.lock().places());
         }
         let margin = u64::try_from(DEADLINE_MARGIN.as_millis()).unwrap_or(u64::MAX);
         let deadline = term.until.saturating_add(margin);
@@ -213,47 +250,12 @@ impl Lease {
     /// Makes the index in the store what it is here: writes what is missing, and looks after what is unknown.
     async fn reconcile(&self, tenure: &Tenure) -> Result<(), StoreError> {
         let found = self.leases.index(&tenure.incarnation).await?;
-        let missing = tenure.index.lock().reconcile(found);
-        let added = self.leases.index_add(&tenure.incarnation, &missing).await?;
-        if added == Indexed::Dead {
-            tenure.condemned.notify_one();
-        }
-        Ok(())
-    }
-
-    /// Looks at the channels of the index in turn: so what stands there does not expire, and what is empty goes.
-    async fn look_around(&self, tenure: &Tenure) {
-        loop {
-            sleep(LOOK_INTERVAL).await;
-            if let Err(error) = self.look(tenure).await {
-                tracing::debug!(%error, "no look");
-            }
-        }
-    }
-
-    async fn look(&self, tenure: &Tenure) -> Result<(), StoreError> {
-        let due = tenure.index.lock().due(Instant::now(), LOOKS);
-        if due.is_empty() {
-            return Ok(());
-        }
-        let channels: Vec<_> = due
-            .iter()
-            .filter_map(|place| match place {
-                Place::Channel(channel) => Some(channel.clone()),
-                Place::User(_) => None,
-            })
-            .collect();
-        let looks = self.leases.look(&tenure.incarnation, &channels).await?;
-        if looks.iter().any(|look| look.tombstoned) {
-            // Its death itself was lost, but not here.
-            tenure.condemned.notify_one();
-        }
-        let looked = due.into_iter().zip(looks);
-        let empty = tenure.index.lock().looked(Instant::now(), looked);
-        if !empty.is_empty() {
-            // What this leaves behind is unknown to the index here, and found at the next renewal.
-            let (incarnation, by) = (&tenure.incarnation, DroppedBy::Owner);
-            self.leases.index_drop(incarnation, &empty, by).await?;
+        let (missing, unknown) = tenure.index.lock().reconcile(found);
+        self.suspects.extend(unknown);
+        match self.leases.index_add(&tenure.incarnation, &missing).await? {
+            Indexed::Yes => tenure.index.lock().written(&missing),
+            Indexed::Lost => tenure.hurry.notify_one(),
+            Indexed::Dead => tenure.condemned.notify_one(),
         }
         Ok(())
     }
@@ -275,45 +277,61 @@ impl Lease {
     #[cfg(test)]
     pub(crate) async fn take(&self) -> Incarnation {
         let incarnation = new_incarnation(&self.id).unwrap();
-        let tenure = Arc::new(Tenure::new(incarnation.clone()));
+        let suspects = Arc::clone(&self.suspects);
+        let tenure = Arc::new(Tenure::new(incarnation.clone(), suspects));
         assert!(self.renew(&tenure).await.unwrap());
         incarnation
     }
 }
 
 impl Tenure {
-    fn new(incarnation: Incarnation) -> Self {
+    fn new(incarnation: Incarnation, suspects: Arc<Suspects>) -> Self {
         Self {
             incarnation,
+            suspects,
             deadline: AtomicU64::new(0),
             index: Mutex::default(),
+            roster: Mutex::default(),
+            operations: AtomicU64::new(0),
+            generations: Mutex::default(),
             hurry: Notify::new(),
             condemned: Notify::new(),
             noted: AtomicBool::new(false),
         }
     }
+
+    fn next_operation(&self) -> u64 {
+        self.operations.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn wire_session(&self, session: &SessionId, operation: u64) -> WireSession {
+        WireSession {
+            incarnation: self.incarnation.to_string(),
+            id: session.to_string(),
+            operation,
+        }
+    }
 }
 
 impl Stay {
-    /// Whose session it is.
-    pub(crate) fn incarnation(&self) -> &Incarnation {
-        &self.tenure.incarnation
-    }
-
     /// Later than this, by the store's clock, a join must have no effect.
     pub(crate) fn deadline(&self) -> u64 {
         self.tenure.deadline.load(Ordering::Relaxed)
     }
 
-    /// The incarnation was found to be declared dead.
-    pub(crate) fn condemn(&self) {
-        self.tenure.condemned.notify_one();
+    /// Whose session it is.
+    #[cfg(test)]
+    pub(crate) fn incarnation(&self) -> &Incarnation {
+        &self.tenure.incarnation
     }
 }
 
 impl Drop for Stay {
     fn drop(&mut self) {
-        self.tenure.index.lock().exit(&self.place);
+        let mut index = self.tenure.index.lock();
+        for place in &self.places {
+            index.exit(place);
+        }
     }
 }
 

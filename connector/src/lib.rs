@@ -18,6 +18,7 @@ pub mod registry;
 mod server;
 mod session;
 mod socket;
+pub mod suspects;
 #[cfg(test)]
 mod testing;
 pub mod websocket;
@@ -34,7 +35,6 @@ use runtime::Shutdown;
 use server::Server;
 use session::Services;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use tokio::net::TcpListener;
 
 /// The parts of a system that a connector stands between.
@@ -50,7 +50,8 @@ pub struct Surroundings {
 }
 
 /// Serves clients on `listener` until the shutdown is requested; then closes every socket with a reason, and returns
-/// when every leave has landed and the lease is given back, after ten seconds at the most.
+/// when every leave has landed and the lease is given back, after ten seconds at the most. With a grace the leaves are left
+/// to whoever looks after the lease, which ends when that is over.
 pub async fn serve(
     clients: &ClientSettings,
     listener: TcpListener,
@@ -66,8 +67,7 @@ pub async fn serve(
     hub.follow(feed);
     let services = Services {
         lease,
-        operations: AtomicU64::new(0),
-        departures: Departures::new(&chat),
+        departures: Departures::new(&chat, clients.grace),
         registry: Box::new(LocalRegistry::default()),
         hub,
         chat,

@@ -26,7 +26,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let hub = Hub::new(config.touch);
     let feed = RedisFeed::open(&config.redis, config.store_options(), hub.clone()).await;
     let feed = Arc::new(feed.context("cannot use this Redis")?);
-    let lease = Lease::new(&config.id, config.lease, feed.leases())?;
+    let lease = Lease::new(&config.id, config.lease, feed.leases(), hub.suspects())?;
     let chat = Chat::new(source);
 
     let readiness = Readiness::new();

@@ -50,7 +50,7 @@ impl Server {
         let server = Arc::clone(&self);
         let keeping = AbortOnDropHandle::new(tokio::spawn(async move {
             loop {
-                let dead = server.services.lease.keep().await;
+                let dead = server.services.lease.keep(&server.services.chat).await;
                 server.close_all(Disconnect::Dead).await;
                 server.services.lease.give_up(dead).await;
             }
@@ -73,7 +73,10 @@ impl Server {
         drop(listener);
         self.drain().await;
         drop(keeping);
-        self.services.lease.end().await;
+        self.services
+            .lease
+            .end(self.services.departures.grace())
+            .await;
     }
 
     async fn close_all(&self, reason: Disconnect) {

@@ -9,16 +9,15 @@ use crate::connection::Connection;
 use crate::departures::Departures;
 use crate::disconnect::Disconnect;
 use crate::hub::{Hub, Judgement, Member};
-use crate::lease::{Lease, Stay};
+use crate::lease::{Lease, Membership};
 use crate::login::{Login, LoginError};
 use crate::recovery::{Recovered, Recovery};
 use crate::registry::{Registered, UserRegistry};
 use bytes::Bytes;
-use channel_store::{ChannelName, Epoch, IdempotencyKey, Incarnation, Position, SessionId, User};
+use channel_store::{Epoch, IdempotencyKey, Place, Position, SessionId};
 use proto::v1::send_request::Content;
-use proto::v1::{JoinRequest, JoinResponse, LeaveRequest, SendRequest, Session as WireSession};
+use proto::v1::{JoinResponse, SendRequest};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -37,8 +36,6 @@ const FOLLOW: Duration = Duration::from_millis(1_000);
 pub(crate) struct Services {
     /// Says whose sessions these are.
     pub lease: Arc<Lease>,
-    /// Counts joins and leaves.
-    pub operations: AtomicU64,
     /// Local fan-out.
     pub hub: Arc<Hub>,
     /// Where channels are written.
@@ -67,15 +64,10 @@ struct Entry {
 
 /// A connection bound to a user, in the channel of its login.
 struct Session {
-    id: SessionId,
-    user: User,
-    channel: ChannelName,
+    membership: Arc<Membership>,
     flow: Arc<Flow>,
     keys: u64,
-    /// False if the join was answered at its first try: then no copy of it may arrive after the leave.
-    fence: bool,
     member: Member,
-    stay: Stay,
 }
 
 impl Client {
@@ -171,30 +163,21 @@ impl Client {
             format = format.with_positions();
         }
         let member = self.services.hub.attach(channel, &self.connection, format);
-        let prepared =
-            async { tokio::join!(member.followed(), self.services.lease.enter(channel)) };
+        let places = vec![Place::Channel(channel.clone())];
+        let prepared = async { tokio::join!(member.followed(), self.services.lease.enter(places)) };
         let ((), stay) = timeout(FOLLOW, prepared).await.ok()?;
-        let stay = stay?;
-        let join = JoinRequest {
-            channel: channel.to_string(),
-            user: user.id.to_string(),
-            user_is_number: user.is_number,
-            session: Some(self.services.wire_session(stay.incarnation(), id)),
-            deadline: stay.deadline(),
-        };
-        let joined = timeout_at(deadline, self.services.chat.join(join)).await;
+        let membership = Membership::begin(stay?, channel.clone(), user.clone(), id.clone());
+        let join = self.services.chat.join(membership.join());
+        let joined = timeout_at(deadline, join).await;
         let joined = joined.unwrap_or(Err(CallError::Unknown));
         match joined {
             Ok(Answered { answer, repeated }) => {
+                membership.joined(repeated);
                 let session = Session {
-                    id: id.clone(),
-                    user: user.clone(),
-                    channel: channel.clone(),
+                    membership,
                     flow: Arc::default(),
                     keys: 0,
-                    fence: repeated,
                     member,
-                    stay,
                 };
                 let placed = place(&session.member, &login.recovery, &answer);
                 match timeout_at(deadline, placed).await.ok().flatten() {
@@ -204,7 +187,7 @@ impl Client {
                         recovered,
                     }),
                     None => {
-                        self.leave(&session);
+                        self.services.departures.add(session.membership);
                         None
                     }
                 }
@@ -213,10 +196,12 @@ impl Client {
                 tracing::debug!(%error, "join failed");
                 match &error {
                     CallError::Unknown => {
-                        let incarnation = stay.incarnation();
-                        self.services.leave(incarnation, channel, user, id, true);
+                        membership.is_uncertain();
+                        self.services.departures.add(membership);
                     }
-                    CallError::Refused { reason } if reason == "CONNECTOR_DEAD" => stay.condemn(),
+                    CallError::Refused { reason } if reason == "CONNECTOR_DEAD" => {
+                        membership.condemn();
+                    }
                     CallError::Refused { .. } | CallError::Unreachable => {}
                 }
                 None
@@ -243,33 +228,39 @@ impl Client {
                 session.flow.settled().await;
                 return self.answer(request.id, FAILED);
             }
-            None => format!("{}-{}", session.id, session.keys),
+            None => format!("{}-{}", session.membership.session(), session.keys),
         };
+        let membership = &session.membership;
         let send = SendRequest {
-            channel: session.channel.to_string(),
-            user: session.user.id.to_string(),
-            user_is_number: session.user.is_number,
+            channel: membership.channel().to_string(),
+            user: membership.user().id.to_string(),
+            user_is_number: membership.user().is_number,
             route: String::new(),
             content: Some(Content::BodyJson(body)),
             idempotency_key: key,
-            session: session.id.to_string(),
+            session: membership.session().to_string(),
         };
         session.flow.room().await;
         let connection = Arc::clone(&self.connection);
+        let membership = Arc::clone(membership);
         let id = request.id;
         self.services
             .chat
             .send(&session.flow, send, move |outcome| {
-                let Some(id) = id else { return };
                 let answer = match outcome {
                     Outcome::Sent(_) => SENT,
                     Outcome::Refused(reason) => {
                         tracing::debug!(reason, "send refused");
+                        if reason == "NOT_MEMBER" {
+                            membership.suspect();
+                        }
                         FAILED
                     }
                     Outcome::Unknown => FAILED,
                 };
-                connection.reply(id, answer.as_bytes());
+                if let Some(id) = id {
+                    connection.reply(id, answer.as_bytes());
+                }
             });
     }
 
@@ -283,46 +274,11 @@ impl Client {
     pub(crate) async fn close(mut self) {
         if let Some(session) = self.session.take() {
             session.flow.settled().await;
-            self.leave(&session);
-            self.services.registry.close(&session.user.id, &session.id);
+            let membership = session.membership;
+            let (user, id) = (&membership.user().id, membership.session());
+            self.services.registry.close(user, id);
+            self.services.departures.add(membership);
         }
-    }
-
-    fn leave(&self, session: &Session) {
-        self.services.leave(
-            session.stay.incarnation(),
-            &session.channel,
-            &session.user,
-            &session.id,
-            session.fence,
-        );
-    }
-}
-
-impl Services {
-    fn wire_session(&self, incarnation: &Incarnation, id: &SessionId) -> WireSession {
-        WireSession {
-            incarnation: incarnation.to_string(),
-            id: id.to_string(),
-            operation: self.operations.fetch_add(1, Ordering::Relaxed) + 1,
-        }
-    }
-
-    fn leave(
-        &self,
-        incarnation: &Incarnation,
-        channel: &ChannelName,
-        user: &User,
-        id: &SessionId,
-        fence: bool,
-    ) {
-        self.departures.add(LeaveRequest {
-            channel: channel.to_string(),
-            user: user.id.to_string(),
-            user_is_number: user.is_number,
-            session: Some(self.wire_session(incarnation, id)),
-            fence,
-        });
     }
 }
 

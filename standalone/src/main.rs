@@ -60,7 +60,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let store = MemoryStore::new(options);
     let hub = Hub::new(TOUCH_INTERVAL);
     let feed = store.feed(hub.clone());
-    let lease = Lease::new("standalone", lease_length, store.leases())?;
+    let lease = Lease::new("standalone", lease_length, store.leases(), hub.suspects())?;
     let _funerals = chat::Funerals::begin(store.clone(), store.leases());
     // Chat outlives the connector, whose last leaves have to land.
     let chat_shutdown = Shutdown::new();

@@ -5,7 +5,7 @@ use super::log::Log;
 use super::members::{Members, Session};
 use crate::history::{HistoryPage, HistoryRange};
 use crate::lease::Look;
-use crate::name::{ChannelName, Incarnation, User, UserId};
+use crate::name::{ChannelName, Incarnation, SessionId, User, UserId};
 use crate::publication::{ON_JOIN, ON_LEAVE, Payload, Position, Publication};
 use crate::rules::LogPolicy;
 use crate::store::{
@@ -13,6 +13,7 @@ use crate::store::{
     Membership, Publish, Published, Reaped, Since, StoreError, StoreOptions,
 };
 use parking_lot::{Mutex, ReentrantMutex};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -186,6 +187,11 @@ impl Channel {
             tombstoned: state.kept.members.is_dead(incarnation, now),
             generation: state.server.generation.clone(),
         }
+    }
+
+    pub(super) fn list(&self, incarnation: &Incarnation) -> BTreeMap<SessionId, User> {
+        let state = self.state.lock();
+        state.kept.members.list(incarnation)
     }
 
     /// True if nobody is here, or was for the channel's life.

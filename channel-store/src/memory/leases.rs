@@ -4,7 +4,7 @@ use super::{Channels, Now};
 use crate::lease::{
     Declared, DroppedBy, IndexEntry, Indexed, LeaseState, Leases, Look, Place, Renewed, Term,
 };
-use crate::name::{ChannelName, Incarnation};
+use crate::name::{ChannelName, Incarnation, SessionId, User};
 use crate::store::StoreError;
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -66,6 +66,7 @@ impl Leases for MemoryLeases {
         lease: Duration,
     ) -> Result<Renewed, StoreError> {
         let until = self.after(lease);
+        let generation = self.channels.registry.lock().server.generation.clone();
         let mut registered = self.registered().lock();
         let known = registered.leases.get(incarnation).map(|it| it.standing);
         if known == Some(Standing::Dead) {
@@ -82,6 +83,7 @@ impl Leases for MemoryLeases {
         let term = Term {
             until,
             indexed: held.index.len() as u64,
+            generation,
         };
         Ok(match known {
             Some(Standing::Live) => Renewed::Live(term),
@@ -151,6 +153,15 @@ impl Leases for MemoryLeases {
             channel.look(incarnation, now)
         };
         Ok(channels.iter().map(look).collect())
+    }
+
+    async fn list(
+        &self,
+        incarnation: &Incarnation,
+        channel: &ChannelName,
+    ) -> Result<BTreeMap<SessionId, User>, StoreError> {
+        let channel = self.channels.find_or_create(channel, Now::new().instant);
+        Ok(channel.list(incarnation))
     }
 
     async fn resign(&self, incarnation: &Incarnation) -> Result<(), StoreError> {

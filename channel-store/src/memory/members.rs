@@ -92,6 +92,18 @@ impl Members {
         sessions.filter_map(move |(session, record)| is_its(record).then_some(session))
     }
 
+    /// The same, with their users.
+    pub(super) fn list(&self, incarnation: &Incarnation) -> BTreeMap<SessionId, User> {
+        let sessions = self.sessions.iter();
+        let listed = sessions.filter_map(|(session, record)| match session {
+            Session::Connected(session) if record.incarnation.as_ref() == Some(incarnation) => {
+                Some((session.clone(), record.user.clone()))
+            }
+            Session::Connected(_) | Session::Detached(_) => None,
+        });
+        listed.collect()
+    }
+
     /// Refuses joins of a dead incarnation until then.
     pub(super) fn bury(&mut self, incarnation: &Incarnation, now: Instant, until: Instant) {
         self.dead.retain(|_, until| *until > now);

@@ -105,6 +105,11 @@ impl ChannelKeys {
         format!("{}:of:{}", self.base, encoded(incarnation))
     }
 
+    /// Members: session and record.
+    pub(super) fn sessions(&self) -> Key<'_> {
+        self.key("s")
+    }
+
     /// Holds the operation with which a session left.
     pub(super) fn left(&self, session: &str) -> String {
         format!("{}:left:{}", self.base, encoded(session))

@@ -11,7 +11,7 @@ use crate::lease::{
     Declared, DroppedBy, IndexEntry, Indexed, LEASE_MEMORY, LeaseState, Leases, Look, Place,
     Renewed, Term,
 };
-use crate::name::{ChannelName, Incarnation, UserId};
+use crate::name::{ChannelName, Incarnation, SessionId, User, UserId};
 use crate::store::{StoreError, StoreOptions};
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
@@ -162,8 +162,9 @@ impl Leases for RedisLeases {
     ) -> Result<Renewed, StoreError> {
         let mut command = self.commands.of_lease(&SCRIPTS.renew, incarnation);
         command.arg(milliseconds(lease));
-        let reply = self.ask_lease(incarnation, command).await?;
-        renewed(&reply).ok_or_else(strange)
+        let connection = self.lease_connection(incarnation)?;
+        let reply = one(&connection, command).await?;
+        renewed(&reply, &connection).ok_or_else(strange)
     }
 
     async fn index_add(
@@ -251,6 +252,28 @@ impl Leases for RedisLeases {
         answers.into_iter().map(look).collect()
     }
 
+    async fn list(
+        &self,
+        incarnation: &Incarnation,
+        channel: &ChannelName,
+    ) -> Result<BTreeMap<SessionId, User>, StoreError> {
+        let keys = self.commands.keys.of(channel);
+        let own = keys.sessions_of(Some(incarnation));
+        let mut sessions = BTreeMap::new();
+        let mut cursor = 0;
+        loop {
+            let mut command = redis::cmd("EVALSHA");
+            command.arg(SCRIPTS.list.get_hash()).arg(2);
+            command.arg(&own).arg(keys.sessions());
+            command.arg(cursor).arg(ENTRIES_AT_ONCE);
+            let reply = one(&self.nodes.connection(channel)?, command).await?;
+            cursor = listed(&reply, &mut sessions).ok_or_else(strange)?;
+            if cursor == 0 {
+                return Ok(sessions);
+            }
+        }
+    }
+
     async fn resign(&self, incarnation: &Incarnation) -> Result<(), StoreError> {
         let command = self.commands.of_lease(&SCRIPTS.resign, incarnation);
         self.ask_lease(incarnation, command).await?;
@@ -327,7 +350,7 @@ fn index_key(place: &Place) -> String {
 }
 
 /// Reads the answer of `renew.lua`.
-fn renewed(reply: &Value) -> Option<Renewed> {
+fn renewed(reply: &Value, by: &Connection) -> Option<Renewed> {
     let Value::Array(fields) = reply else {
         return None;
     };
@@ -335,6 +358,7 @@ fn renewed(reply: &Value) -> Option<Renewed> {
         Some(Term {
             until: number(fields.get(1)?)?,
             indexed: number(fields.get(2)?)?,
+            generation: by.generation.clone(),
         })
     };
     match text(fields.first()?)? {
@@ -378,6 +402,22 @@ fn scanned(reply: &Value, entries: &mut HashMap<Place, u64>) -> Option<u64> {
             continue;
         };
         entries.insert(place, number(&pair[1])?);
+    }
+    number(cursor)
+}
+
+/// Takes in what a step of `list.lua` has brought, and answers where to go on.
+fn listed(reply: &Value, sessions: &mut BTreeMap<SessionId, User>) -> Option<u64> {
+    let Value::Array(fields) = reply else {
+        return None;
+    };
+    let (cursor, members) = fields.split_first()?;
+    for member in members.chunks_exact(3) {
+        let user = User {
+            id: UserId::new(text(&member[2])?).ok()?,
+            is_number: text(&member[1])? == "1",
+        };
+        sessions.insert(SessionId::new(text(&member[0])?).ok()?, user);
     }
     number(cursor)
 }

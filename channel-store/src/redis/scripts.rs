@@ -21,6 +21,7 @@ pub(super) struct Scripts {
     pub(super) touch: Script,
     pub(super) reap: Script,
     pub(super) look: Script,
+    pub(super) list: Script,
     pub(super) renew: Script,
     pub(super) index_add: Script,
     pub(super) index_drop: Script,
@@ -40,6 +41,7 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
     touch: joined!("#!lua flags=allow-oom": "touch"),
     reap: joined!("#!lua flags=allow-oom": "epoch", "append", "members", "reap"),
     look: joined!("#!lua flags=allow-oom": "look"),
+    list: joined!("#!lua flags=allow-oom": "list"),
     renew: joined!("#!lua flags=allow-oom": "lease", "renew"),
     index_add: joined!("#!lua": "lease", "index_add"),
     index_drop: joined!("#!lua flags=allow-oom": "lease", "index_drop"),
@@ -52,7 +54,7 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
 
 impl Scripts {
     /// Every script, to be loaded.
-    pub(super) fn all(&self) -> [&Script; 16] {
+    pub(super) fn all(&self) -> [&Script; 17] {
         [
             &self.publish,
             &self.join,
@@ -62,6 +64,7 @@ impl Scripts {
             &self.touch,
             &self.reap,
             &self.look,
+            &self.list,
             &self.renew,
             &self.index_add,
             &self.index_drop,

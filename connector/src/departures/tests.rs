@@ -2,8 +2,11 @@
 
 use super::*;
 use crate::chat::tests::chat_of;
+use crate::lease::Lease;
 use crate::testing::chat::{Instance, Sends};
 use crate::testing::{let_run, soon};
+use channel_store::memory::MemoryStore;
+use channel_store::{ChannelName, SessionId, StoreOptions, User, UserId};
 use proto::v1::LeaveResponse;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,20 +15,31 @@ use tonic_types::{ErrorDetails, StatusExt};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
+/// What is to be said of a user that has joined.
+async fn membership(user: &str) -> Arc<Membership> {
+    let leases = MemoryStore::new(StoreOptions::default()).leases();
+    let lease = Lease::new("c", Duration::from_secs(10), leases, Arc::default()).unwrap();
+    lease.take().await;
+    let stay = lease.enter(Vec::new()).await.unwrap();
+    let (channel, id) = (ChannelName::new("4").unwrap(), UserId::new(user).unwrap());
+    let user = User {
+        id,
+        is_number: false,
+    };
+    Membership::begin(stay, channel, user, SessionId::new("s").unwrap())
+}
+
 async fn departures() -> (Departures, Instance, Sends) {
+    departures_with(Duration::ZERO).await
+}
+
+async fn departures_with(grace: Duration) -> (Departures, Instance, Sends) {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
-    let departures = Departures::new(&chat);
+    let departures = Departures::new(&chat, grace);
     let stream = instance.stream().await;
     let_run().await;
     (departures, instance, stream)
-}
-
-fn of(user: &str) -> LeaveRequest {
-    LeaveRequest {
-        user: user.into(),
-        ..LeaveRequest::default()
-    }
 }
 
 async fn is_waiting(departures: &Departures) {
@@ -40,11 +54,11 @@ async fn is_waiting(departures: &Departures) {
 async fn a_leave_that_fails_is_repeated_as_it_is_until_it_lands() {
     let (departures, mut instance, _stream) = departures().await;
     soon(departures.landed()).await;
-    departures.add(of("u"));
+    departures.add(membership("u").await);
     is_waiting(&departures).await;
     for _ in 0..200 {
         let call = instance.leave().await;
-        assert_eq!(call.answer(Err(Status::unavailable(""))), of("u"));
+        assert_eq!(call.answer(Err(Status::unavailable(""))).user, "u");
     }
     // Nor does one that is never answered end it.
     drop(instance.leave().await);
@@ -62,13 +76,13 @@ async fn a_leave_outlives_a_time_without_any_chat() {
     let (departures, mut instance, stream) = departures().await;
     stream.fail();
     let_run().await;
-    departures.add(of("u"));
+    departures.add(membership("u").await);
     let long = tokio::time::sleep(Duration::from_secs(30));
     crate::chat::tests::while_refusing(&mut instance, long).await;
     is_waiting(&departures).await;
     let _stream = instance.stream().await;
     let call = instance.leave().await;
-    assert_eq!(call.answer(Ok(LeaveResponse::default())), of("u"));
+    assert_eq!(call.answer(Ok(LeaveResponse::default())).user, "u");
     soon(departures.landed()).await;
 }
 
@@ -76,7 +90,7 @@ async fn a_leave_outlives_a_time_without_any_chat() {
 async fn leaves_land_sixty_four_at_once_and_none_is_forgotten() {
     let (departures, mut instance, _stream) = departures().await;
     for user in 0..100 {
-        departures.add(of(&user.to_string()));
+        departures.add(membership(&user.to_string()).await);
     }
     let mut under_way = Vec::new();
     for _ in 0..AT_ONCE {
@@ -99,12 +113,13 @@ async fn leaves_land_sixty_four_at_once_and_none_is_forgotten() {
 #[tokio::test(start_paused = true)]
 async fn there_is_room_for_a_bounded_number_of_leaves() {
     let (departures, _instance, _stream) = departures().await;
+    let membership = membership("u").await;
     for _ in 1..ROOM {
-        departures.add(LeaveRequest::default());
+        departures.add(Arc::clone(&membership));
     }
     let_run().await;
     assert!(departures.has_room());
-    departures.add(LeaveRequest::default());
+    departures.add(Arc::clone(&membership));
     assert!(!departures.has_room(), "those under way count");
 }
 
@@ -135,11 +150,30 @@ async fn a_leave_that_chat_refuses_is_dropped_with_an_error_in_the_log() {
     let errors = Arc::new(AtomicUsize::new(0));
     let _logging = tracing::subscriber::set_default(Errors(Arc::clone(&errors)));
     let (departures, mut instance, _stream) = departures().await;
-    departures.add(of("u"));
+    departures.add(membership("u").await);
     let reason = ErrorDetails::with_error_info("CONNECTOR_DEAD", "chat.v1", HashMap::new());
     let dead = Status::with_error_details(Code::FailedPrecondition, "", reason);
     instance.leave().await.answer(Err(dead));
     soon(departures.landed()).await;
     instance.nobody_calls().await;
     assert_eq!(errors.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_gone_stays_until_its_grace_is_over() {
+    const GRACE: Duration = Duration::from_secs(5);
+    let (departures, mut instance, _stream) = departures_with(GRACE).await;
+    for user in ["first", "second"] {
+        departures.add(membership(user).await);
+        tokio::time::sleep(GRACE / 5).await;
+    }
+    soon(departures.landed()).await;
+    for user in ["first", "second"] {
+        tokio::time::sleep(GRACE / 10).await;
+        instance.nobody_calls().await;
+        let began = Instant::now();
+        let call = instance.leave().await;
+        assert!(began.elapsed() < GRACE);
+        assert_eq!(call.answer(Ok(LeaveResponse::default())).user, user);
+    }
 }

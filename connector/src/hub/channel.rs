@@ -11,8 +11,10 @@ use super::reader::SharedReads;
 use super::ring::Ring;
 use crate::codec::Moved;
 use crate::connection::Connection;
+use crate::suspects::Suspects;
 use channel_store::{
-    ChannelName, FeedConnection, Generation, Head, LogPage, Position, Publication, Since, Standing,
+    ChannelName, FeedConnection, Generation, Head, LogPage, Place, Position, Publication, Since,
+    Standing,
 };
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -58,6 +60,8 @@ pub(super) enum Confirmed {
 pub(super) struct LocalChannel {
     name: ChannelName,
     flusher: Arc<Flusher>,
+    /// Told when an epoch begins: who was a member in the last one may be none any more.
+    suspects: Arc<Suspects>,
     metrics: HubMetrics,
     state: Mutex<State>,
     /// Notified when the position is known.
@@ -81,7 +85,12 @@ struct State {
 }
 
 impl LocalChannel {
-    pub(super) fn new(name: ChannelName, flusher: Arc<Flusher>, metrics: HubMetrics) -> Arc<Self> {
+    pub(super) fn new(
+        name: ChannelName,
+        flusher: Arc<Flusher>,
+        suspects: Arc<Suspects>,
+        metrics: HubMetrics,
+    ) -> Arc<Self> {
         let state = State {
             phase: Phase::Subscribing,
             connection: 0,
@@ -96,6 +105,7 @@ impl LocalChannel {
         Arc::new(Self {
             name,
             flusher,
+            suspects,
             metrics,
             state: Mutex::new(state),
             located: Notify::new(),
@@ -216,6 +226,7 @@ impl LocalChannel {
             (Phase::Reading, Some(moved)) => {
                 // Members can't be given what is lost, so each is told; what follows is read from where the log stands.
                 tracing::warn!(channel = %self.name, reason = moved.reason(), "positions lost");
+                self.suspects.add(Place::Channel(self.name.clone()));
                 state.audience.tell(&self.name, &page.position, moved);
                 state.ring = Some(Ring::new(page.position.clone()));
                 state.position = Some(page.position);
@@ -369,6 +380,9 @@ impl LocalChannel {
         let own = state.position.as_ref();
         let appended = state.audience.append(&self.name, own, &publication);
         let position = publication.position.clone();
+        if own.is_some_and(|own| own.epoch != position.epoch) {
+            self.suspects.add(Place::Channel(self.name.clone()));
+        }
         if let Some(ring) = &mut state.ring {
             ring.push(publication);
         }

@@ -18,9 +18,10 @@ pub use member::{Judgement, Member};
 
 use crate::codec::{Moved, WireFormat};
 use crate::connection::Connection;
+use crate::suspects::Suspects;
 use audience::Receiver;
 use channel::{Confirmed, LocalChannel};
-use channel_store::{ChannelFeed, ChannelName, FeedConnection, FeedSink, Publication};
+use channel_store::{ChannelFeed, ChannelName, FeedConnection, FeedSink, Place, Publication};
 use flusher::Flusher;
 use metrics::{Counter, counter};
 use parking_lot::{Mutex, RwLock};
@@ -79,6 +80,7 @@ pub struct Hub {
     deciding: Mutex<()>,
     reader: Arc<Reader>,
     doubtful: Arc<Doubtful>,
+    suspects: Arc<Suspects>,
     flusher: Arc<Flusher>,
     metrics: HubMetrics,
     touch_interval: Duration,
@@ -99,12 +101,19 @@ impl Hub {
             deciding: Mutex::default(),
             reader: Arc::default(),
             doubtful: Arc::default(),
+            suspects: Arc::default(),
             metrics: HubMetrics::new(),
             touch_interval,
             _flushing: AbortOnDropHandle::new(tokio::spawn(Arc::clone(&flusher).run())),
             flusher,
             watching: OnceLock::new(),
         })
+    }
+
+    /// Channels whose members the store may have forgotten.
+    #[must_use]
+    pub fn suspects(&self) -> Arc<Suspects> {
+        Arc::clone(&self.suspects)
     }
 
     /// Where publications come from. Once, before the first member.
@@ -132,6 +141,7 @@ impl Hub {
             LocalChannel::new(
                 name.clone(),
                 Arc::clone(&self.flusher),
+                Arc::clone(&self.suspects),
                 self.metrics.clone(),
             )
         });
@@ -179,7 +189,11 @@ impl FeedSink for Hub {
         match channel.subscribed(connection) {
             Confirmed::Nothing => {}
             Confirmed::Read => self.start_reading(channel),
-            Confirmed::Look => self.doubtful.add(channel),
+            Confirmed::Look => {
+                // Perhaps by another server, which was behind.
+                self.suspects.add(Place::Channel(name.clone()));
+                self.doubtful.add(channel);
+            }
         }
     }
 

@@ -1,13 +1,13 @@
 //! The index of one incarnation, as its owner knows it: each channel from before its first session there until two looks,
 //! a settle time apart, have found nothing of it, here or in the store.
 
-use channel_store::{Generation, IndexEntry, Look, Place, SETTLE_TIME};
-use std::collections::HashMap;
+use channel_store::{ChannelName, Generation, IndexEntry, Look, Place, SETTLE_TIME};
+use std::collections::BTreeMap;
 use tokio::time::Instant;
 
 #[derive(Default)]
 pub(super) struct Index {
-    entries: HashMap<Place, Entry>,
+    entries: BTreeMap<Place, Entry>,
     nonces: u64,
 }
 
@@ -21,6 +21,28 @@ struct Entry {
     due: Instant,
     /// The last look found nothing, under this lifetime of the server, and nobody came since.
     empty: Option<Generation>,
+    /// The lifetime of the server in which its sessions were compared with those here.
+    verified: Option<Generation>,
+}
+
+impl Entry {
+    fn new(nonce: u64, due: Instant) -> Self {
+        Self {
+            nonce,
+            written: false,
+            sessions: 0,
+            due,
+            empty: None,
+            verified: None,
+        }
+    }
+
+    fn of(&self, place: &Place) -> IndexEntry {
+        IndexEntry {
+            place: place.clone(),
+            nonce: self.nonce,
+        }
+    }
 }
 
 impl Index {
@@ -28,14 +50,8 @@ impl Index {
     pub(super) fn enter(&mut self, place: &Place) {
         let Self { entries, nonces } = self;
         let entry = entries.entry(place.clone()).or_insert_with(|| {
-            *nonces += 1;
-            Entry {
-                nonce: *nonces,
-                written: false,
-                sessions: 0,
-                due: Instant::now() + SETTLE_TIME,
-                empty: None,
-            }
+            *nonces = nonces.wrapping_add(1);
+            Entry::new(*nonces, Instant::now() + SETTLE_TIME)
         });
         entry.sessions += 1;
         entry.empty = None;
@@ -49,17 +65,20 @@ impl Index {
     }
 
     /// What is to be written before anybody joins.
-    pub(super) fn unwritten(&self, place: &Place) -> Option<IndexEntry> {
-        let entry = self.entries.get(place).filter(|entry| !entry.written)?;
-        Some(IndexEntry {
-            place: place.clone(),
-            nonce: entry.nonce,
-        })
+    pub(super) fn unwritten(&self, places: &[Place]) -> Vec<IndexEntry> {
+        let unwritten = places.iter().filter_map(|place| {
+            let entry = self.entries.get(place).filter(|entry| !entry.written)?;
+            Some(entry.of(place))
+        });
+        unwritten.collect()
     }
 
-    pub(super) fn written(&mut self, place: &Place) {
-        if let Some(entry) = self.entries.get_mut(place) {
-            entry.written = true;
+    /// These entries stand in the store.
+    pub(super) fn written(&mut self, entries: &[IndexEntry]) {
+        for IndexEntry { place, nonce } in entries {
+            if let Some(entry) = self.entries.get_mut(place) {
+                entry.written |= entry.nonce == *nonce;
+            }
         }
     }
 
@@ -68,57 +87,85 @@ impl Index {
         self.entries.values().filter(|entry| entry.written).count() as u64
     }
 
-    /// Compares with what the store has, takes over what is unknown here, and answers what is missing there.
-    pub(super) fn reconcile(&mut self, found: Vec<IndexEntry>) -> Vec<IndexEntry> {
-        let found: HashMap<_, _> = found.into_iter().map(|it| (it.place, it.nonce)).collect();
+    /// Compares with what the store has, and answers what is missing there, and what was unknown here until now.
+    pub(super) fn reconcile(&mut self, found: Vec<IndexEntry>) -> (Vec<IndexEntry>, Vec<Place>) {
+        let found: BTreeMap<_, _> = found.into_iter().map(|it| (it.place, it.nonce)).collect();
         let own = self.entries.iter();
         let missing = own.filter(|(place, entry)| found.get(*place) != Some(&entry.nonce));
-        let missing = missing
-            .map(|(place, entry)| IndexEntry {
-                place: place.clone(),
-                nonce: entry.nonce,
-            })
-            .collect();
+        let missing = missing.map(|(place, entry)| entry.of(place)).collect();
         let now = Instant::now();
+        let mut unknown = Vec::new();
         for (place, nonce) in found {
             self.nonces = self.nonces.max(nonce);
-            self.entries.entry(place).or_insert(Entry {
-                nonce,
-                written: true,
-                sessions: 0,
-                due: now,
-                empty: None,
+            self.entries.entry(place).or_insert_with_key(|place| {
+                unknown.push(place.clone());
+                Entry {
+                    written: true,
+                    ..Entry::new(nonce, now)
+                }
             });
         }
-        missing
+        (missing, unknown)
     }
 
-    /// Channels that it is time to look at, at most so many.
+    /// Places that it is time to look at, those that wait the longest, at most so many.
     pub(super) fn due(&self, now: Instant, most: usize) -> Vec<Place> {
-        let due = self.entries.iter().filter(|(_, entry)| entry.due <= now);
-        due.take(most).map(|(place, _)| place.clone()).collect()
+        let entries = self.entries.iter();
+        let mut due: Vec<_> = entries.filter(|(_, entry)| entry.due <= now).collect();
+        if due.len() > most {
+            due.select_nth_unstable_by_key(most, |(place, entry)| (entry.due, *place));
+            due.truncate(most);
+        }
+        due.into_iter().map(|(place, _)| place.clone()).collect()
     }
 
-    /// Takes what looks have found, and takes out what was empty twice: to be dropped in the store.
-    pub(super) fn looked(
-        &mut self,
-        now: Instant,
-        looks: impl Iterator<Item = (Place, Look)>,
-    ) -> Vec<IndexEntry> {
-        let mut empty = Vec::new();
-        for (place, look) in looks {
-            let Some(entry) = self.entries.get_mut(&place) else {
-                continue;
-            };
-            entry.due = now + SETTLE_TIME;
-            if entry.sessions > 0 || look.sessions > 0 {
-                entry.empty = None;
-            } else if entry.empty.replace(look.generation.clone()) == Some(look.generation) {
-                let nonce = entry.nonce;
-                self.entries.remove(&place);
-                empty.push(IndexEntry { place, nonce });
-            }
+    /// What stands in the index.
+    pub(super) fn places(&self) -> impl Iterator<Item = Place> {
+        self.entries.keys().cloned()
+    }
+
+    /// The channels among these places, as far as they stand in the index.
+    pub(super) fn channels(&self, places: &[Place]) -> Vec<ChannelName> {
+        let known = places
+            .iter()
+            .filter(|place| self.entries.contains_key(place));
+        let channels = known.filter_map(|place| match place {
+            Place::Channel(channel) => Some(channel.clone()),
+            Place::User(_) => None,
+        });
+        channels.collect()
+    }
+
+    /// True if a look need not be followed by a list: so many members are known here.
+    pub(super) fn is_as_known(&self, place: &Place, look: &Look, members: usize) -> bool {
+        let verified = self.entries.get(place).and_then(|it| it.verified.as_ref());
+        look.sessions == members as u64 && (members == 0 || verified == Some(&look.generation))
+    }
+
+    /// What the store has there is what is known here, in this lifetime of its server.
+    pub(super) fn verified(&mut self, place: &Place, generation: Generation) {
+        if let Some(entry) = self.entries.get_mut(place) {
+            entry.verified = Some(generation);
+            entry.due = Instant::now() + SETTLE_TIME;
+            entry.empty = None;
         }
-        empty
+    }
+
+    /// Takes what a look has found; what was empty twice is taken out, and to be dropped in the store.
+    pub(super) fn looked(&mut self, now: Instant, place: Place, look: &Look) -> Option<IndexEntry> {
+        let entry = self.entries.get_mut(&place)?;
+        let was_due = std::mem::replace(&mut entry.due, now + SETTLE_TIME) <= now;
+        if entry.sessions > 0 || look.sessions > 0 {
+            entry.empty = None;
+            return None;
+        }
+        let generation = Some(look.generation.clone());
+        if entry.empty != generation || !was_due {
+            entry.empty = generation;
+            return None;
+        }
+        let nonce = entry.nonce;
+        self.entries.remove(&place);
+        Some(IndexEntry { place, nonce })
     }
 }

@@ -1,14 +1,20 @@
-//! The lease over a store in memory, with the clock in the test's hand.
+//! The lease over a store in memory and chat in the same process, with the clock in the test's hand.
 
+use super::patrol::LOOKS;
 use super::*;
+use crate::chat::{Source, TransportError};
 use channel_store::memory::{MemoryStore, Snapshot};
 use channel_store::{
-    ChannelStore, Generation, IndexEntry, Join, Look, Membership, SETTLE_TIME, SessionId,
-    StoreOptions, User, UserId,
+    ChannelName, ChannelStore, IndexEntry, Leave, Look, SETTLE_TIME, StoreOptions, User, UserId,
 };
+use runtime::Shutdown;
 use tokio_util::task::AbortOnDropHandle;
+use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
 
 const LENGTH: Duration = Duration::from_secs(10);
+/// What is under suspicion is looked at, and put right, in this.
+const AT_ONCE: Duration = Duration::from_millis(10);
 
 fn room(name: &str) -> ChannelName {
     ChannelName::new(name).unwrap()
@@ -21,6 +27,7 @@ fn place(name: &str) -> Place {
 struct Scene {
     store: Arc<MemoryStore>,
     leases: Arc<dyn Leases>,
+    chat: Arc<Chat>,
     lease: Arc<Lease>,
     keeping: AbortOnDropHandle<Dead>,
 }
@@ -29,12 +36,16 @@ impl Scene {
     async fn new() -> Self {
         let store = MemoryStore::new(StoreOptions::default());
         let leases = store.leases();
-        let lease = Lease::new("c", LENGTH, leases.clone()).unwrap();
-        let keeping = keep(&lease);
+        let lease = Lease::new("c", LENGTH, leases.clone(), Arc::default()).unwrap();
+        let service = chat::service(store.clone(), &chat::Limits::default(), Shutdown::new());
+        let service = BoxCloneSyncService::new(service.map_err(TransportError::new));
+        let chat = Chat::new(Source::InProcess(service));
+        let keeping = keep(&lease, &chat);
         sleep(Duration::from_millis(1)).await;
         Self {
             store,
             leases,
+            chat,
             lease,
             keeping,
         }
@@ -44,43 +55,53 @@ impl Scene {
         self.leases.index(of).await.unwrap()
     }
 
-    async fn join(&self, stay: &Stay) {
-        let join = Join {
-            channel: room("room"),
-            user: User {
-                id: UserId::new("u").unwrap(),
-                is_number: false,
-            },
-            membership: Membership::Session {
-                incarnation: stay.incarnation().clone(),
-                session: SessionId::new("s").unwrap(),
-                operation: 1,
-            },
-            deadline: Some(stay.deadline()),
+    async fn enter(&self, channel: &str) -> Stay {
+        self.lease.enter(vec![place(channel)]).await.unwrap()
+    }
+
+    /// A session of this user that has joined.
+    async fn member(&self, channel: &str, user: &str) -> Arc<Membership> {
+        let stay = self.enter(channel).await;
+        let id = SessionId::new(format!("session of {user}")).unwrap();
+        let user = User {
+            id: UserId::new(user).unwrap(),
+            is_number: false,
         };
-        self.store.join(join).await.unwrap();
+        let membership = Membership::begin(stay, room(channel), user, id);
+        let joined = self.chat.join(membership.join()).await.unwrap();
+        membership.joined(joined.repeated);
+        membership
+    }
+
+    async fn leave(&self, membership: Arc<Membership>) {
+        self.chat.leave(membership.leave()).await.unwrap();
+    }
+
+    async fn members(&self, channel: &str) -> Vec<(String, u32)> {
+        let page = self.store.members(&room(channel), None, 1_000).await;
+        let members = page.unwrap().members.into_iter();
+        members.map(|(user, n)| (user.to_string(), n)).collect()
     }
 }
 
-fn keep(lease: &Arc<Lease>) -> AbortOnDropHandle<Dead> {
-    let lease = Arc::clone(lease);
-    AbortOnDropHandle::new(tokio::spawn(async move { lease.keep().await }))
+fn keep(lease: &Arc<Lease>, chat: &Arc<Chat>) -> AbortOnDropHandle<Dead> {
+    let (lease, chat) = (Arc::clone(lease), Arc::clone(chat));
+    AbortOnDropHandle::new(tokio::spawn(async move { lease.keep(&chat).await }))
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_channel_stands_in_the_index_before_anybody_may_join() {
     let scene = Scene::new().await;
-    let stay = scene.lease.enter(&room("room")).await.unwrap();
+    let stay = scene.enter("room").await;
     let index = scene.index(stay.incarnation()).await;
     assert_eq!(index.len(), 1);
     assert_eq!(index[0].place, place("room"));
-    scene.join(&stay).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_deadline_of_joins_moves_with_the_lease_only() {
     let scene = Scene::new().await;
-    let stay = scene.lease.enter(&room("room")).await.unwrap();
+    let stay = scene.enter("room").await;
     let first = stay.deadline();
     sleep(2 * LENGTH).await;
     let second = stay.deadline();
@@ -95,15 +116,14 @@ async fn the_deadline_of_joins_moves_with_the_lease_only() {
 #[tokio::test(start_paused = true)]
 async fn who_was_declared_dead_begins_anew() {
     let mut scene = Scene::new().await;
-    let old = scene.lease.enter(&room("room")).await.unwrap();
+    let old = scene.enter("room").await;
     scene.leases.resign(old.incarnation()).await.unwrap();
     let dead = (&mut scene.keeping).await.unwrap();
     scene.lease.give_up(dead).await;
-    let room = room("room");
-    let nobody = timeout(LENGTH, scene.lease.enter(&room)).await;
+    let nobody = timeout(LENGTH, scene.enter("room")).await;
     assert!(nobody.is_err(), "nobody joins in between");
-    let _keeping = keep(&scene.lease);
-    let new = scene.lease.enter(&room).await.unwrap();
+    let _keeping = keep(&scene.lease, &scene.chat);
+    let new = scene.enter("room").await;
     assert_ne!(new.incarnation(), old.incarnation());
     assert_eq!(scene.index(new.incarnation()).await.len(), 1);
 }
@@ -111,26 +131,27 @@ async fn who_was_declared_dead_begins_anew() {
 #[tokio::test(start_paused = true)]
 async fn a_sealed_index_or_a_refused_join_tells_of_death_at_once() {
     let mut scene = Scene::new().await;
-    let old = scene.lease.enter(&room("room")).await.unwrap();
+    let old = scene.enter("room").await;
     scene.leases.resign(old.incarnation()).await.unwrap();
-    assert!(scene.lease.enter(&room("other")).await.is_none());
+    assert!(scene.lease.enter(vec![place("other")]).await.is_none());
     let soon = timeout(Duration::from_millis(1), &mut scene.keeping);
     assert!(soon.await.is_ok(), "it need not wait for the next renewal");
 
     let scene = Scene::new().await;
-    let stay = scene.lease.enter(&room("room")).await.unwrap();
-    stay.condemn();
+    let member = scene.member("room", "u").await;
+    member.condemn();
     let soon = timeout(Duration::from_millis(1), scene.keeping);
     let dead = soon.await.unwrap().unwrap();
     scene.lease.give_up(dead).await;
-    let state = scene.leases.observe(&[stay.incarnation().clone()]).await;
+    let incarnation = member.tenure().incarnation.clone();
+    let state = scene.leases.observe(&[incarnation]).await;
     assert!(state.unwrap()[0].unwrap().dead, "whoever buries may begin");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_channel_leaves_the_index_when_two_looks_found_nothing() {
     let scene = Scene::new().await;
-    let stay = scene.lease.enter(&room("room")).await.unwrap();
+    let stay = scene.enter("room").await;
     let incarnation = stay.incarnation().clone();
     sleep(5 * SETTLE_TIME).await;
     assert_eq!(scene.index(&incarnation).await.len(), 1, "somebody is here");
@@ -140,19 +161,8 @@ async fn a_channel_leaves_the_index_when_two_looks_found_nothing() {
     sleep(2 * SETTLE_TIME).await;
     assert_eq!(scene.index(&incarnation).await, []);
     // And comes back as another entry.
-    let _stay = scene.lease.enter(&room("room")).await.unwrap();
+    let _stay = scene.enter("room").await;
     assert_eq!(scene.index(&incarnation).await[0].nonce, 2);
-}
-
-#[tokio::test(start_paused = true)]
-async fn it_stays_while_the_store_has_a_member_of_it_whose_leave_is_still_to_land() {
-    let scene = Scene::new().await;
-    let stay = scene.lease.enter(&room("room")).await.unwrap();
-    let incarnation = stay.incarnation().clone();
-    scene.join(&stay).await;
-    drop(stay);
-    sleep(5 * SETTLE_TIME).await;
-    assert_eq!(scene.index(&incarnation).await.len(), 1);
 }
 
 fn empty(generation: &str) -> Look {
@@ -167,10 +177,16 @@ fn empty(generation: &str) -> Look {
 async fn the_second_look_must_find_the_same_server_and_nobody_in_between() {
     let mut index = Index::default();
     let room = place("room");
-    let now = Instant::now();
-    let looked = |index: &mut Index, generation| {
-        let looks = std::iter::once((room.clone(), empty(generation)));
-        index.looked(now, looks).len()
+    let mut now = Instant::now();
+    let mut looked = |index: &mut Index, generation| {
+        now += SETTLE_TIME;
+        let dropped = index.looked(now, room.clone(), &empty(generation));
+        assert_eq!(
+            index.looked(now, room.clone(), &empty(generation)),
+            None,
+            "out of turn"
+        );
+        usize::from(dropped.is_some())
     };
     index.enter(&room);
     assert_eq!(looked(&mut index, "a"), 0, "somebody is here");
@@ -194,19 +210,20 @@ async fn an_index_that_differs_from_the_stores_is_put_right() {
         index.enter(&place(channel));
     }
     let found = vec![entry("a", 1), entry("b", 7), entry("x", 9)];
-    let mut missing = index.reconcile(found);
+    let (mut missing, unknown) = index.reconcile(found);
     missing.sort_by(|a, b| a.place.cmp(&b.place));
     assert_eq!(missing, [entry("b", 2), entry("c", 3)]);
+    assert_eq!(unknown, [place("x")]);
     let due = index.due(Instant::now(), LOOKS);
     assert_eq!(due, [place("x")], "what is unknown is looked at");
     index.enter(&place("y"));
-    assert_eq!(index.unwritten(&place("y")), Some(entry("y", 10)));
+    assert_eq!(index.unwritten(&[place("y")]), [entry("y", 10)]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_the_store_has_lost_is_taken_again_with_its_index() {
     let scene = Scene::new().await;
-    let stay = scene.lease.enter(&room("room")).await.unwrap();
+    let stay = scene.enter("room").await;
     scene.store.restart(Some(Snapshot::default()));
     let found = scene.leases.observe(&[stay.incarnation().clone()]).await;
     assert_eq!(found.unwrap(), [None], "nothing of it is left");
@@ -219,9 +236,162 @@ async fn a_lease_that_the_store_has_lost_is_taken_again_with_its_index() {
     // Who wants to join before that does not wait for the next renewal.
     sleep(LENGTH).await;
     scene.store.restart(Some(Snapshot::default()));
-    let room = room("new");
-    let soon = timeout(Duration::from_millis(100), scene.lease.enter(&room));
-    let new = soon.await.unwrap().unwrap();
+    let soon = timeout(Duration::from_millis(100), scene.enter("new"));
+    let new = soon.await.unwrap();
     assert_eq!(new.incarnation(), stay.incarnation());
     assert_eq!(scene.index(stay.incarnation()).await.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn places_are_looked_at_in_turn_the_one_that_waits_longest_first() {
+    let mut index = Index::default();
+    let name = |n| place(&format!("room-{n:03}"));
+    for n in 0..3 * LOOKS {
+        index.enter(&name(n));
+    }
+    let now = Instant::now() + SETTLE_TIME;
+    assert_eq!(index.due(now - Duration::from_millis(1), LOOKS), []);
+    for round in 0..4 {
+        let later = now + SETTLE_TIME * round;
+        let mut seen = Vec::new();
+        for second in 0..3 {
+            let now = later + Duration::from_secs(second);
+            let due = index.due(now, LOOKS);
+            assert_eq!(due.len(), LOOKS);
+            for place in due {
+                assert_eq!(index.looked(now, place.clone(), &empty("a")), None);
+                seen.push(place);
+            }
+        }
+        seen.sort();
+        seen.dedup();
+        assert_eq!(seen.len(), 3 * LOOKS, "each had its turn");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_store_has_lost_everything_members_are_back_with_the_next_renewal() {
+    let scene = Scene::new().await;
+    let alice = scene.member("room", "alice").await;
+    let _bob = scene.member("room", "bob").await;
+    let _carol = scene.member("other", "carol").await;
+    scene.store.restart(Some(Snapshot::default()));
+    assert_eq!(scene.members("room").await, []);
+    sleep(LENGTH / RENEWALS + AT_ONCE).await;
+    let both = [("alice".to_owned(), 1), ("bob".to_owned(), 1)];
+    assert_eq!(scene.members("room").await, both);
+    assert_eq!(scene.members("other").await, [("carol".to_owned(), 1)]);
+    let index = scene.index(&alice.tenure().incarnation).await;
+    assert_eq!(index.len(), 2, "and would be found");
+    assert!(!scene.keeping.is_finished(), "nobody was closed");
+
+    scene.leave(alice).await;
+    assert_eq!(scene.members("room").await, both[1..]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_fell_back_is_put_right_also_where_only_names_differ() {
+    let scene = Scene::new().await;
+    let alice = scene.member("room", "alice").await;
+    let before = scene.store.snapshot();
+    scene.leave(alice).await;
+    let _bob = scene.member("room", "bob").await;
+    sleep(SETTLE_TIME + Duration::from_secs(1)).await;
+    scene.store.restart(Some(before));
+    assert_eq!(scene.members("room").await, [("alice".to_owned(), 1)]);
+    sleep(LENGTH / RENEWALS + AT_ONCE).await;
+    assert_eq!(scene.members("room").await, [("bob".to_owned(), 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_suspected_is_looked_at_at_once() {
+    let scene = Scene::new().await;
+    let alice = scene.member("room", "alice").await;
+    let leave = Leave {
+        channel: room("room"),
+        user: alice.user().clone(),
+        membership: channel_store::Membership::Session {
+            incarnation: alice.tenure().incarnation.clone(),
+            session: alice.session().clone(),
+            operation: 1_000,
+        },
+        fence: false,
+    };
+    scene.store.leave(leave).await.unwrap();
+    assert_eq!(scene.members("room").await, []);
+    alice.suspect();
+    sleep(AT_ONCE).await;
+    assert_eq!(scene.members("room").await, [("alice".to_owned(), 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_leaving_is_neither_brought_back_nor_taken_out_twice() {
+    let scene = Scene::new().await;
+    let alice = scene.member("room", "alice").await;
+    let leave = alice.leave();
+    let suspected = async || {
+        alice.suspect();
+        sleep(AT_ONCE).await;
+    };
+    suspected().await;
+    assert_eq!(
+        scene.members("room").await.len(),
+        1,
+        "its leave is on its way"
+    );
+    scene.chat.leave(leave).await.unwrap();
+    suspected().await;
+    assert_eq!(scene.members("room").await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_nobody_knows_of_any_more_is_taken_out() {
+    let scene = Scene::new().await;
+    let _here = scene.member("room", "here").await;
+    drop(scene.member("room", "ghost").await);
+    assert_eq!(scene.members("room").await.len(), 2);
+    sleep(SETTLE_TIME + Duration::from_secs(1)).await;
+    assert_eq!(scene.members("room").await, [("here".to_owned(), 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_finds_its_own_tombstone_is_dead_whatever_the_lease_says() {
+    let mut scene = Scene::new().await;
+    let stay = scene.enter("room").await;
+    let incarnation = stay.incarnation().clone();
+    scene.store.reap(&room("room"), &incarnation).await.unwrap();
+    scene.lease.suspects.add(place("room"));
+    let soon = timeout(AT_ONCE, &mut scene.keeping);
+    assert!(soon.await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_ends_with_a_grace_is_dead_when_that_is_over() {
+    let scene = Scene::new().await;
+    let stay = scene.enter("room").await;
+    drop(scene.keeping);
+    scene.lease.end(2 * LENGTH).await;
+    let ended = Instant::now();
+    let name = [stay.incarnation().clone()];
+    let state = async || scene.leases.observe(&name).await.unwrap()[0].unwrap();
+    assert!(!state().await.dead);
+    let noted = scene.leases.due().await.unwrap();
+    assert_eq!(noted, [], "nobody looks before");
+    sleep(2 * LENGTH + Duration::from_millis(1)).await;
+    assert_eq!(scene.leases.due().await.unwrap().len(), 1);
+    let declared = scene.leases.declare_dead(&name[0], state().await.until);
+    assert_eq!(declared.await.unwrap(), channel_store::Declared::Dead);
+    assert!(ended.elapsed() < 3 * LENGTH);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_joins_again_before_lease_and_index_are_back() {
+    let scene = Scene::new().await;
+    let alice = scene.member("room", "alice").await;
+    scene.store.restart(Some(Snapshot::default()));
+    alice.suspect();
+    sleep(AT_ONCE).await;
+    assert_eq!(scene.members("room").await.len(), 1, "before any renewal in turn");
+    let incarnation = alice.tenure().incarnation.clone();
+    assert_eq!(scene.index(&incarnation).await.len(), 1);
 }

@@ -10,7 +10,7 @@ use crate::testing::client::{self, Told};
 use crate::testing::feed::{Script, connection, head, page};
 use crate::testing::{at, let_run, publication, soon};
 use channel_store::memory::MemoryStore;
-use channel_store::{LogPage, Standing, StoreOptions};
+use channel_store::{Incarnation, LogPage, Standing, StoreOptions};
 use serde_json::{Value, json};
 use tonic::Status;
 
@@ -32,13 +32,13 @@ async fn scene() -> Scene {
     let chat = chat_of(&[&instance]);
     let script = Script::new();
     let store = MemoryStore::new(StoreOptions::default());
-    let lease = Lease::new("c", Duration::from_secs(10), store.leases()).unwrap();
+    let suspects = script.hub.suspects();
+    let lease = Lease::new("c", Duration::from_secs(10), store.leases(), suspects).unwrap();
     let incarnation = lease.take().await;
     let services = Arc::new(Services {
         lease,
-        operations: AtomicU64::new(0),
         hub: Arc::clone(&script.hub),
-        departures: Departures::new(&chat),
+        departures: Departures::new(&chat, Duration::ZERO),
         chat,
         registry: Box::new(LocalRegistry::default()),
     });
@@ -437,4 +437,18 @@ async fn who_was_cut_off_is_not_served_any_more_and_who_went_away_is_k3() {
     assert!(!late.is_logged_in());
     assert_eq!(started.elapsed(), Duration::ZERO);
     scene.instance.nobody_calls().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_told_to_be_no_member_has_the_channel_looked_at() {
+    let mut scene = logged_in().await;
+    let suspects = scene.script.hub.suspects();
+    for (id, reason, is_suspected) in [(2, "OVERLOADED", false), (3, "NOT_MEMBER", true)] {
+        scene.me.handle(send(id)).await;
+        let (number, _) = scene.stream.next().await;
+        scene.stream.refuse(number, reason);
+        assert_eq!(scene.client.next().await, reply(id, FAILED));
+        let suspected = timeout(Duration::from_millis(1), suspects.some(10)).await;
+        assert_eq!(suspected.is_ok(), is_suspected, "{reason}");
+    }
 }

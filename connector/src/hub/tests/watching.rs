@@ -2,9 +2,9 @@
 
 use super::room;
 use crate::hub::TOUCH_INTERVAL;
-use crate::testing::feed::{connection, page};
-use crate::testing::{at, let_run, publication};
-use channel_store::{Head, Position};
+use crate::testing::feed::{Script, connection, page};
+use crate::testing::{at, channel, let_run, publication};
+use channel_store::{Head, LogPage, Place, Position, Standing};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -95,4 +95,37 @@ async fn a_touch_that_was_overtaken_by_publications_is_no_reason_to_read() {
     guest.is_given([5]).await;
     tokio::time::sleep(TOUCH_INTERVAL * 2).await;
     script.nobody_reads().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_is_suspected_when_it_is_confirmed_again_or_its_log_begins_an_epoch() {
+    let suspects = async |script: &Script| {
+        let some = script.hub.suspects();
+        tokio::time::timeout(Duration::from_millis(1), some.some(10)).await
+    };
+    let suspected = || Ok(vec![Place::Channel(channel())]);
+
+    let (mut script, mut guest) = room().await;
+    assert!(
+        suspects(&script).await.is_err(),
+        "the first confirmation says nothing"
+    );
+    *script.feed.head.lock() = head(at("a", 4), "g");
+    script.subscribed(&connection(2));
+    assert_eq!(suspects(&script).await, suspected());
+
+    script.publish_over(2, publication("b", 5));
+    let read = script.read_from(at("a", 4)).await;
+    read.answer(page(at("a", 4), vec![publication("b", 5)], 5));
+    assert_eq!(guest.client.position().await, ("b".into(), 5));
+    assert_eq!(suspects(&script).await, suspected());
+
+    script.publish_over(2, publication("b", 7));
+    let read = script.read_from(at("b", 5)).await;
+    read.answer(LogPage {
+        standing: Standing::Unknown,
+        ..page(at("c", 9), Vec::new(), 9)
+    });
+    let_run().await;
+    assert_eq!(suspects(&script).await, suspected());
 }

@@ -1,0 +1,39 @@
+//! Places where the store may have forgotten something of this connector: looked at before their turn.
+
+use channel_store::Place;
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
+use tokio::sync::Notify;
+
+/// Each place once, however often it is suspected.
+#[derive(Default)]
+pub struct Suspects {
+    places: Mutex<BTreeSet<Place>>,
+    grown: Notify,
+}
+
+impl Suspects {
+    pub(crate) fn add(&self, place: Place) {
+        self.extend([place]);
+    }
+
+    pub(crate) fn extend(&self, places: impl IntoIterator<Item = Place>) {
+        self.places.lock().extend(places);
+        self.grown.notify_one();
+    }
+
+    /// Takes some, as soon as there are any.
+    pub(crate) async fn some(&self, most: usize) -> Vec<Place> {
+        loop {
+            {
+                let mut places = self.places.lock();
+                if !places.is_empty() {
+                    let rest = places.iter().nth(most).cloned();
+                    let later = rest.map(|rest| places.split_off(&rest)).unwrap_or_default();
+                    return std::mem::replace(&mut *places, later).into_iter().collect();
+                }
+            }
+            self.grown.notified().await;
+        }
+    }
+}
