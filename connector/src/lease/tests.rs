@@ -2,13 +2,16 @@
 
 use super::patrol::LOOKS;
 use super::*;
+use crate::chat::tests::chat_of;
 use crate::chat::{Source, TransportError};
+use crate::testing::chat::{Instance, joined};
 use channel_store::memory::{MemoryStore, Snapshot};
 use channel_store::{
     ChannelName, ChannelStore, IndexEntry, Leave, Look, SETTLE_TIME, StoreOptions, User, UserId,
 };
 use runtime::Shutdown;
 use tokio_util::task::AbortOnDropHandle;
+use tonic::Status;
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
@@ -35,11 +38,14 @@ struct Scene {
 impl Scene {
     async fn new() -> Self {
         let store = MemoryStore::new(StoreOptions::default());
-        let leases = store.leases();
-        let lease = Lease::new("c", LENGTH, leases.clone(), Arc::default()).unwrap();
         let service = chat::service(store.clone(), &chat::Limits::default(), Shutdown::new());
         let service = BoxCloneSyncService::new(service.map_err(TransportError::new));
-        let chat = Chat::new(Source::InProcess(service));
+        Self::with_chat(store, Chat::new(Source::InProcess(service))).await
+    }
+
+    async fn with_chat(store: Arc<MemoryStore>, chat: Arc<Chat>) -> Self {
+        let leases = store.leases();
+        let lease = Lease::new("c", LENGTH, leases.clone(), Arc::default()).unwrap();
         let keeping = keep(&lease, &chat);
         sleep(Duration::from_millis(1)).await;
         Self {
@@ -391,7 +397,32 @@ async fn nobody_joins_again_before_lease_and_index_are_back() {
     scene.store.restart(Some(Snapshot::default()));
     alice.suspect();
     sleep(AT_ONCE).await;
-    assert_eq!(scene.members("room").await.len(), 1, "before any renewal in turn");
+    assert_eq!(
+        scene.members("room").await.len(),
+        1,
+        "before any renewal in turn"
+    );
     let incarnation = alice.tenure().incarnation.clone();
     assert_eq!(scene.index(&incarnation).await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_put_right_is_tried_again() {
+    let mut instance = Instance::new();
+    let chat = chat_of(&[&instance]);
+    let _stream = instance.stream().await;
+    let store = MemoryStore::new(StoreOptions::default());
+    let scene = Scene::with_chat(store, chat).await;
+    let (alice, ()) = tokio::join!(scene.member("room", "alice"), async {
+        let join = instance.join().await;
+        join.answer(Ok(joined("a", 1)));
+    });
+    // The store knows nothing of her.
+    alice.suspect();
+    for _ in 0..200 {
+        let join = instance.join().await;
+        let request = join.answer(Err(Status::unavailable("")));
+        assert_eq!(request.session.unwrap().operation, 1, "it is the same join");
+    }
+    assert!(alice.leave().fence, "a copy of the join may be under way");
 }
