@@ -200,8 +200,9 @@ async fn idle_members_cost_redis_nothing_and_each_connector_a_little() {
         "commands a second: one connector {few:.0}, with 30 times the members {many:.0}; three connectors \
          {few_at_three:.0} and {many_at_three:.0}"
     );
-    assert!(many < 1.2 * few + 10.0);
-    assert!(many_at_three < 3.2 * many);
+    // Touches come once a second: one more or less in the time counts.
+    assert!(many < 1.5 * few);
+    assert!(many_at_three < 4.0 * many);
     // It is measured at all.
     assert!(few > 1.0 && many_at_three > 1.2 * many);
 }

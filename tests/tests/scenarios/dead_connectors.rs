@@ -209,7 +209,7 @@ impl Killing {
         // Whose way back took longer than the lease has left, and joined again: the checker has seen to that.
         println!("{} of {} came back late", had_left.len(), back.len());
         assert!(had_left.values().all(|times| *times == 1), "{had_left:?}");
-        for member in back.iter().chain(late.into_iter()) {
+        for member in back.iter().chain(late) {
             let notes = member.notes().read();
             assert_eq!(
                 (notes.recovered, notes.losses()),
