@@ -132,7 +132,9 @@ impl Killing {
         } else {
             (LEASE, ["--lease", "1s"])
         };
-        let plan = Plan::of(3, 3).alone().chat_flags(&WHOLE_LOG);
+        // A lone chat has nobody to do what it forgets.
+        let chats = if and_a_chat { 3 } else { 1 };
+        let plan = Plan::of(3, chats).alone().chat_flags(&WHOLE_LOG);
         let plan = plan.connector_flags(&flag).chat_flags(&flag);
         let turn = plan.turn().await;
         let redis = Redis::start().await;
