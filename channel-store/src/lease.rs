@@ -7,7 +7,7 @@
 use crate::name::{ChannelName, Incarnation, SessionId, User, UserId};
 use crate::store::{Generation, StoreError};
 use async_trait::async_trait;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -118,6 +118,8 @@ pub struct Look {
     pub sessions: u64,
     /// True if its joins are refused: it has been reaped here.
     pub tombstoned: bool,
+    /// True if the time of a detached member of the channel is over: chat is to end that.
+    pub overdue: bool,
     /// The server lifetime that answered.
     pub generation: Generation,
 }
@@ -200,6 +202,18 @@ pub trait Leases: Send + Sync + 'static {
     /// # Errors
     /// As [`Leases::note`].
     async fn due(&self) -> Result<Vec<(Incarnation, u64)>, StoreError>;
+
+    /// The whole directory.
+    ///
+    /// # Errors
+    /// As [`Leases::note`].
+    async fn directory(&self) -> Result<HashSet<Incarnation>, StoreError>;
+
+    /// The incarnations that have members in a channel.
+    ///
+    /// # Errors
+    /// As [`Leases::note`].
+    async fn present(&self, channel: &ChannelName) -> Result<Vec<Incarnation>, StoreError>;
 
     /// Leases as they are, in the order asked; `None`: missing.
     ///

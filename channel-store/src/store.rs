@@ -299,6 +299,13 @@ pub trait ChannelStore: Send + Sync + 'static {
         incarnation: &Incarnation,
     ) -> Result<Reaped, StoreError>;
 
+    /// Ends some detached memberships whose time is over, as leaves do; answers how long until the next one's is, zero if
+    /// that is now, and `None` if nobody is detached. Idempotent.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn expire(&self, channel: &ChannelName) -> Result<Option<Duration>, StoreError>;
+
     /// At most `limit` users (or a few more: a store may answer in its own chunks), from a page token on.
     /// Whoever is a member from the first page to the last appears at least once.
     ///

@@ -53,6 +53,7 @@ conformance! {
     a_joiner_that_follows_hears_its_own_on_join_k2
     a_detached_member_is_one_until_it_leaves
     a_detached_member_expires_unless_it_joins_again
+    a_detached_member_is_expired_once_however_many_are_at_it
     detached_and_connected_sessions_of_a_user_count_together
     members_come_in_pages_and_nobody_is_missing
     a_foreign_page_token_is_refused
@@ -547,6 +548,41 @@ async fn a_detached_member_expires_unless_it_joins_again(kind: Kind) {
     })
     .await;
     assert!(!subject.leave("4", "5", Membership::Detached).await);
+}
+
+async fn a_detached_member_is_expired_once_however_many_are_at_it(kind: Kind) {
+    const MEMBERS: usize = 120;
+    let options = StoreOptions {
+        detached_life: Duration::from_millis(400),
+        ..StoreOptions::default()
+    };
+    let subject = Subject::with(kind, options).await;
+    let channel = name("4");
+    let expire = async || subject.store.expire(&channel).await.unwrap();
+    assert_eq!(expire().await, None, "nobody is detached");
+    for n in 0..MEMBERS {
+        let user = format!("u{n}");
+        subject
+            .join("4", &user, Membership::Detached)
+            .await
+            .unwrap();
+    }
+    let next = expire().await.unwrap();
+    assert!(next <= Duration::from_millis(400), "{next:?}");
+    tokio::time::sleep(next).await;
+    let expiring = async || while expire().await.is_some() {};
+    let others = async || {
+        for n in 1..20 {
+            subject.join("4", "v", session("s", 2 * n)).await.unwrap();
+            subject.leave("4", "v", session("s", 2 * n + 1)).await;
+        }
+    };
+    tokio::join!(expiring(), expiring(), others());
+    let log = said(&subject.log("4").await);
+    let left = |it: &&String| it.starts_with("onLeave") && !it.contains("\"v\"");
+    let leaves: Vec<_> = log.iter().filter(left).collect();
+    let users: BTreeSet<_> = leaves.iter().collect();
+    assert_eq!((leaves.len(), users.len()), (MEMBERS, MEMBERS));
 }
 
 async fn detached_and_connected_sessions_of_a_user_count_together(kind: Kind) {

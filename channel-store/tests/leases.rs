@@ -8,7 +8,7 @@ use crate::support::{
 };
 use channel_store::{
     Declared, DroppedBy, IndexEntry, Indexed, Join, LeaseState, Membership, Place, Renewed,
-    StoreError,
+    StoreError, StoreOptions,
 };
 use futures_util::future::join_all;
 use std::time::Duration;
@@ -30,6 +30,9 @@ conformance! {
     a_late_leave_after_the_funeral_finds_nothing
     who_was_reaped_speaks_no_more
     a_look_counts_what_is_there
+    a_look_tells_that_a_detached_member_is_due
+    who_is_present_is_known_as_long_as_anybody_of_it_is
+    the_directory_can_be_read_as_a_whole
     a_list_names_the_sessions_of_one_incarnation_however_many
 }
 
@@ -436,4 +439,59 @@ async fn a_list_names_the_sessions_of_one_incarnation_however_many(kind: Kind) {
     let users: Vec<_> = listed.into_values().take(2).collect();
     assert_eq!(users, [number_user("7"), text_user("u")]);
     assert_eq!(list("5").await.len(), 0);
+}
+
+async fn a_look_tells_that_a_detached_member_is_due(kind: Kind) {
+    let options = StoreOptions {
+        detached_life: Duration::from_millis(20),
+        ..StoreOptions::default()
+    };
+    let subject = Subject::with(kind, options).await;
+    let overdue = async || {
+        let looks = subject.leases.look(&incarnation(DEAD), &[name("4")]).await;
+        looks.unwrap()[0].overdue
+    };
+    assert!(!overdue().await);
+    subject.join("4", "u", Membership::Detached).await.unwrap();
+    eventually("its time is over", async || overdue().await).await;
+    subject.store.expire(&name("4")).await.unwrap();
+    assert!(!overdue().await);
+}
+
+async fn who_is_present_is_known_as_long_as_anybody_of_it_is(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let present = async || {
+        let mut present = subject.leases.present(&name("4")).await.unwrap();
+        present.sort();
+        present.iter().map(|it| it.to_string()).collect::<Vec<_>>()
+    };
+    assert!(present().await.is_empty());
+    let other = session_of("connector-2/bb", "s3", 1);
+    subject
+        .join("4", "bot", Membership::Detached)
+        .await
+        .unwrap();
+    subject.join("4", "u", session("s1", 1)).await.unwrap();
+    subject.join("4", "v", session("s2", 2)).await.unwrap();
+    subject.join("4", "v", other.clone()).await.unwrap();
+    assert_eq!(present().await, [DEAD, "connector-2/bb"]);
+    subject.leave("4", "v", session("s2", 3)).await;
+    subject
+        .leave("4", "v", session_of("connector-2/bb", "s3", 2))
+        .await;
+    assert_eq!(present().await, [DEAD], "one of two has left");
+    subject.leave("4", "u", session("s1", 4)).await;
+    assert!(present().await.is_empty());
+    subject.join("4", "u", session("s1", 5)).await.unwrap();
+    subject.reap("4", DEAD).await;
+    assert!(present().await.is_empty());
+}
+
+async fn the_directory_can_be_read_as_a_whole(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let (one, other) = (incarnation(DEAD), incarnation("{connector}-3/bb"));
+    subject.leases.note(&one, Duration::ZERO).await.unwrap();
+    subject.leases.note(&other, LONG).await.unwrap();
+    let directory = subject.leases.directory().await.unwrap();
+    assert!(directory.contains(&one) && directory.contains(&other));
 }

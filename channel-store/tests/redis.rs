@@ -625,6 +625,7 @@ async fn a_dropped_store_and_feed_leave_no_connection_behind() {
     .await;
     let other = channel_store::memory::MemoryStore::new(StoreOptions::default());
     subject.leases = other.leases();
+    subject.registry = other.registry();
     subject.store = other;
     eventually("the store's end", async || {
         clients(subject.server().say("CLIENT LIST")) == 1
@@ -694,8 +695,8 @@ async fn every_key_of_a_channel_expires_and_stays_in_its_slot() {
         );
     }
     let keys = subject.server().keys();
-    // meta, log, one window of keys, sessions, users, detached, the incarnation's sessions, tombstone
-    assert_eq!(keys.len(), 4 * 8 + 1, "{keys:?}");
+    // meta, log, one window of keys, sessions, users, detached, incarnations, that one's sessions, tombstone
+    assert_eq!(keys.len(), 4 * 9 + 1, "{keys:?}");
     for key in keys {
         let life = subject.server().say(&format!("TTL {key}"));
         let Value::Int(life) = life else {
@@ -704,7 +705,7 @@ async fn every_key_of_a_channel_expires_and_stays_in_its_slot() {
         let expected = match key.rsplit_once("}:").map(|it| it.1) {
             None => -1..=-1,
             Some("l") => 95..=100,
-            Some("m" | "s" | "u" | "d" | "of:connector-1/aa") => 195..=200,
+            Some("m" | "s" | "u" | "d" | "c" | "of:connector-1/aa") => 195..=200,
             Some("i0" | "i1") => 299..=600,
             Some(_) => 295..=300,
         };

@@ -20,10 +20,11 @@ const SOON: Duration = Duration::from_secs(10);
 /// What chat must be allowed, as README has it.
 const CHAT: &str = "~gc:* &gc:* -@all +info +get +set +script|load +evalsha +wait +cluster|slots +cluster|info \
     +hmget +hget +hgetall +hset +hdel +hexists +hincrby +hscan +xadd +xrange +xrevrange +expire +expireat +del +exists +time \
-    +zadd +zrem +zrangebyscore +zscore +sadd +srem +scard +srandmember +multi +exec +publish +spublish";
+    +zadd +zrem +zrangebyscore +zscore +sadd +srem +scard +smembers +srandmember +multi +exec +publish +spublish";
 /// What a connector must be allowed.
 const CONNECTOR: &str = "~gc:* &gc:* -@all +info +get +set +script|load +evalsha +cluster|slots +cluster|info \
-    +hmget +hget +hgetall +hset +hdel +hexists +hlen +hscan +xrange +expire +del +exists +time +zadd +scard +sscan +multi +exec \
+    +hmget +hget +hgetall +hset +hdel +hexists +hlen +hscan +xrange +expire +del +exists +time +zadd +zrangebyscore +scard \
+    +sscan +multi +exec \
     +subscribe +unsubscribe +publish +ssubscribe +sunsubscribe +spublish";
 
 /// Does everything once that the services do.
@@ -171,6 +172,8 @@ async fn everybody_looks_after_leases(subject: &Subject, feed: &RedisFeed) {
     assert!(leases.look(&dead, &[name("4")]).await.unwrap()[0].tombstoned);
     let dropped = leases.index_drop(&dead, &entries[..1], DroppedBy::Reaper);
     assert_eq!(dropped.await, Ok(1));
+    assert_eq!(leases.present(&name("4")).await.unwrap(), []);
+    assert!(leases.directory().await.unwrap().contains(&dead));
     leases.strike(&dead, seen).await.unwrap();
     assert_eq!(leases.due().await.unwrap(), []);
     held.resign(&incarnation("c:2")).await.unwrap();

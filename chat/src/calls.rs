@@ -1,10 +1,11 @@
 //! The calls of `chat.v1`: each is checked, handed to the store, and answered.
 
+use crate::aftercare::Aftercare;
 use crate::config::Limits;
 use crate::error::Error;
 use crate::send_stream::SendStream;
 use crate::{history, metering, validate};
-use channel_store::{ChannelStore, Position, Published};
+use channel_store::{ChannelStore, Membership, Position, Published};
 use proto::v1;
 use proto::v1::chat_service_server::ChatService;
 use runtime::Shutdown;
@@ -12,26 +13,40 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 
-/// Chat itself: it keeps nothing between calls, so any number of them can share a store.
+/// Chat itself: it keeps nothing between calls that would be missed, so any number of them can share a store.
 pub struct Chat {
     store: Arc<dyn ChannelStore>,
+    aftercare: Arc<Aftercare>,
     limits: Limits,
     shutdown: Shutdown,
     streams: Arc<Semaphore>,
 }
 
 impl Chat {
-    pub(crate) fn new(store: Arc<dyn ChannelStore>, limits: Limits, shutdown: Shutdown) -> Self {
+    pub(crate) fn new(
+        store: Arc<dyn ChannelStore>,
+        aftercare: Arc<Aftercare>,
+        limits: Limits,
+        shutdown: Shutdown,
+    ) -> Self {
         Self {
             streams: Arc::new(Semaphore::new(limits.streams)),
             store,
+            aftercare,
             limits,
             shutdown,
         }
     }
 
     async fn join(&self, request: v1::JoinRequest) -> Result<v1::JoinResponse, Error> {
-        let joined = self.store.join(validate::join(request)?).await?;
+        let join = validate::join(request)?;
+        let channel = join.channel.clone();
+        let is_detached = matches!(join.membership, Membership::Detached);
+        let joined = self.store.join(join).await?;
+        self.aftercare.meets(&channel);
+        if is_detached {
+            self.aftercare.expects_the_end_in(&channel);
+        }
         Ok(v1::JoinResponse {
             position: Some(position(&joined.position)),
             published: joined.published,
@@ -67,6 +82,9 @@ impl Chat {
             .store
             .members(&page.channel, page.token.as_deref(), page.size)
             .await?;
+        if page.token.is_none() {
+            self.aftercare.meets(&page.channel);
+        }
         let member = |(user, sessions): (channel_store::UserId, u32)| v1::Member {
             user: user.as_str().to_owned(),
             sessions,

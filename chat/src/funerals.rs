@@ -32,14 +32,14 @@ const REAPS_OF_ONE: usize = 16;
 const LOOKS: usize = 500;
 
 /// Holds funerals until it is dropped.
-pub struct Funerals {
+pub(crate) struct Funerals {
     _task: AbortOnDropHandle<()>,
 }
 
 impl Funerals {
     /// Begins to look after the incarnations that these leases are of.
     #[must_use]
-    pub fn begin(
+    pub(crate) fn begin(
         store: Arc<dyn ChannelStore>,
         leases: Arc<dyn Leases>,
         registry: Arc<dyn UserRegistry>,

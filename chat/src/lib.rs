@@ -7,21 +7,25 @@
 pub mod config;
 pub mod error;
 
+mod aftercare;
 mod calls;
+mod detached;
 mod funerals;
 mod guard;
 mod health;
 mod history;
 mod json;
+mod line;
 mod measure;
 mod metering;
 mod send_stream;
 mod validate;
+mod vouching;
 
+pub use aftercare::Aftercare;
 pub use calls::Chat;
 pub use config::{Config, Limits};
 pub use error::{Error, ServeError};
-pub use funerals::Funerals;
 pub use guard::Guarded;
 pub use measure::Measured;
 pub use send_stream::SendStream;
@@ -54,9 +58,14 @@ pub type Service = Measured<Guarded<ChatServiceServer<Chat>>>;
 
 /// Makes the service for callers in the same process. Clones share its bounds; its streams end at the shutdown.
 #[must_use]
-pub fn service(store: Arc<dyn ChannelStore>, limits: &Limits, shutdown: Shutdown) -> Service {
+pub fn service(
+    store: Arc<dyn ChannelStore>,
+    aftercare: Arc<Aftercare>,
+    limits: &Limits,
+    shutdown: Shutdown,
+) -> Service {
     metering::describe();
-    let chat = Chat::new(store, limits.clone(), shutdown);
+    let chat = Chat::new(store, aftercare, limits.clone(), shutdown);
     let server = ChatServiceServer::new(chat).max_decoding_message_size(limits.frame());
     Measured::new(Guarded::new(server, limits))
 }
@@ -69,11 +78,12 @@ pub fn service(store: Arc<dyn ChannelStore>, limits: &Limits, shutdown: Shutdown
 pub async fn serve(
     listener: TcpListener,
     store: Arc<dyn ChannelStore>,
+    aftercare: Arc<Aftercare>,
     limits: Limits,
     shutdown: Shutdown,
 ) -> Result<(), ServeError> {
     let health = StoreHealth::new(store.available(), shutdown.clone());
-    let routes = Routes::new(service(store, &limits, shutdown.clone()))
+    let routes = Routes::new(service(store, aftercare, &limits, shutdown.clone()))
         .add_service(HealthServer::new(health))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)

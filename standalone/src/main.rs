@@ -64,14 +64,19 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let lease = Lease::new("standalone", lease_length, store.leases(), hub.suspects())?;
     let policy = config.clients.login_policy.into();
     let registry = Registry::new(policy, store.registry(), store.hints(), store.leases());
-    let _funerals = chat::Funerals::begin(store.clone(), store.leases(), store.registry());
+    let aftercare = chat::Aftercare::begin(store.clone(), store.leases(), store.registry());
     // Chat outlives the connector, whose last leaves have to land.
     let chat_shutdown = Shutdown::new();
     let limits = chat::Limits {
         message: config.clients.message_limit as usize,
         ..chat::Limits::default()
     };
-    let service = chat::service(store.clone(), &limits, chat_shutdown.clone());
+    let service = chat::service(
+        store.clone(),
+        aftercare.clone(),
+        &limits,
+        chat_shutdown.clone(),
+    );
     let service = service.map_err(TransportError::new);
     let chat = Chat::new(Source::InProcess(BoxCloneSyncService::new(service)));
 
@@ -79,7 +84,13 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     readiness.follow("store", feed.available());
     readiness.follow("chat", chat.available());
     let admin = tokio::spawn(admin::serve(admin_listener, readiness, shutdown.clone()));
-    let grpc = chat::serve(grpc_listener, store, limits, chat_shutdown.clone());
+    let grpc = chat::serve(
+        grpc_listener,
+        store,
+        aftercare,
+        limits,
+        chat_shutdown.clone(),
+    );
     let grpc = tokio::spawn(grpc);
 
     let around = Surroundings {

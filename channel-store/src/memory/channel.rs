@@ -15,6 +15,7 @@ use crate::store::{
 use parking_lot::{Mutex, ReentrantMutex};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// Members of a dead incarnation that one call ends at most.
@@ -185,8 +186,15 @@ impl Channel {
         Look {
             sessions: state.kept.members.sessions_of(incarnation).count() as u64,
             tombstoned: state.kept.members.is_dead(incarnation, now),
+            overdue: state.kept.members.next_due().is_some_and(|it| it <= now),
             generation: state.server.generation.clone(),
         }
+    }
+
+    /// Those that have members, in an order that repeats.
+    pub(super) fn incarnations(&self) -> Vec<Incarnation> {
+        let state = self.state.lock();
+        state.kept.members.incarnations().into_iter().collect()
     }
 
     pub(super) fn list(&self, incarnation: &Incarnation) -> BTreeMap<SessionId, User> {
@@ -342,6 +350,14 @@ impl State {
             .members
             .page(page, limit)
             .ok_or(StoreError::BadPageToken)
+    }
+
+    /// Ends detached memberships whose time is over; answers how long until the next one's is.
+    pub(super) fn expire(&mut self, now: Now) -> Option<Duration> {
+        self.expire_log(now);
+        self.expire_detached(now);
+        let due = self.kept.members.next_due()?;
+        Some(due.saturating_duration_since(now.instant))
     }
 
     fn expire_detached(&mut self, now: Now) {

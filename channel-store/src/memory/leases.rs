@@ -8,7 +8,7 @@ use crate::name::{ChannelName, Incarnation, SessionId, User};
 use crate::store::StoreError;
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -200,6 +200,16 @@ impl Leases for MemoryLeases {
         let registered = self.registered().lock();
         let due = registered.directory.iter().filter(|(_, due)| **due <= now);
         Ok(due.map(|(it, due)| (it.clone(), *due)).collect())
+    }
+
+    async fn directory(&self) -> Result<HashSet<Incarnation>, StoreError> {
+        let registered = self.registered().lock();
+        Ok(registered.directory.keys().cloned().collect())
+    }
+
+    async fn present(&self, channel: &ChannelName) -> Result<Vec<Incarnation>, StoreError> {
+        let channel = self.channels.find_or_create(channel, Now::new().instant);
+        Ok(channel.incarnations())
     }
 
     async fn observe(

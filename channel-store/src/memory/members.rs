@@ -104,6 +104,12 @@ impl Members {
         listed.collect()
     }
 
+    /// Those that have sessions here.
+    pub(super) fn incarnations(&self) -> BTreeSet<Incarnation> {
+        let records = self.sessions.values();
+        records.filter_map(|it| it.incarnation.clone()).collect()
+    }
+
     /// Refuses joins of a dead incarnation until then.
     pub(super) fn bury(&mut self, incarnation: &Incarnation, now: Instant, until: Instant) {
         self.dead.retain(|_, until| *until > now);
@@ -150,6 +156,11 @@ impl Members {
         self.detached.remove(user);
         self.detached.due.insert(user.clone(), until);
         self.detached.order.insert((until, user.clone()));
+    }
+
+    /// When the first detached member is due.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.detached.order.first().map(|(due, _)| *due)
     }
 
     /// Ends a detached membership whose time is over.

@@ -29,7 +29,7 @@ use registry::{Listeners, MemoryRegistry, Users};
 pub use restart::Snapshot;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -130,6 +130,12 @@ impl ChannelStore for MemoryStore {
             .find_or_create(channel, now.instant)
             .change(|state| state.reap(incarnation, now, &channels.options));
         Ok(reaped)
+    }
+
+    async fn expire(&self, channel: &ChannelName) -> Result<Option<Duration>, StoreError> {
+        let now = Now::new();
+        let channel = self.channels.find_or_create(channel, now.instant);
+        Ok(channel.change(|state| state.expire(now)))
     }
 
     async fn members(
@@ -252,7 +258,7 @@ impl Registry {
     }
 }
 
-fn idle_life(options: &StoreOptions) -> std::time::Duration {
+fn idle_life(options: &StoreOptions) -> Duration {
     options.channel_life.max(options.log_life)
 }
 
@@ -276,7 +282,6 @@ mod tests {
     use super::*;
     use crate::name::{Route, User, UserId};
     use crate::publication::Payload;
-    use std::time::Duration;
 
     async fn publish(store: &MemoryStore, channel: &str) -> Published {
         let user = User {

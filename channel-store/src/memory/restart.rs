@@ -18,6 +18,15 @@ pub struct Snapshot {
     users: Users,
 }
 
+impl Snapshot {
+    /// With the leases, indexes and directory of another: they lie in slots of their own, which may be lost alone.
+    #[must_use]
+    pub fn with_leases_of(mut self, other: &Self) -> Self {
+        self.registered = other.registered.clone();
+        self
+    }
+}
+
 impl MemoryStore {
     /// What is held now.
     #[must_use]

@@ -99,8 +99,8 @@ pub(super) struct ChannelKeys {
 
 impl ChannelKeys {
     /// The keys that every script of a channel takes, in the order of `epoch.lua`, `append.lua`, `members.lua`.
-    pub(super) fn all(&self) -> [Key<'_>; 8] {
-        ["m", "l", "i0", "i1", "t", "s", "u", "d"].map(|suffix| self.key(suffix))
+    pub(super) fn all(&self) -> [Key<'_>; 9] {
+        ["m", "l", "i0", "i1", "t", "s", "u", "d", "c"].map(|suffix| self.key(suffix))
     }
 
     /// Meta, log and idempotency memory: what a reader takes.
@@ -114,8 +114,8 @@ impl ChannelKeys {
     }
 
     /// What a channel with members must not lose, in the order of `touch.lua`.
-    pub(super) fn lasting(&self) -> [Key<'_>; 5] {
-        ["m", "l", "s", "u", "d"].map(|suffix| self.key(suffix))
+    pub(super) fn lasting(&self) -> [Key<'_>; 6] {
+        ["m", "l", "s", "u", "d", "c"].map(|suffix| self.key(suffix))
     }
 
     /// Publications, by offset.
@@ -148,6 +148,16 @@ impl ChannelKeys {
     /// Members: session and record.
     pub(super) fn sessions(&self) -> Key<'_> {
         self.key("s")
+    }
+
+    /// Detached members and when they are due.
+    pub(super) fn detached(&self) -> Key<'_> {
+        self.key("d")
+    }
+
+    /// The incarnations that have members.
+    pub(super) fn incarnations(&self) -> Key<'_> {
+        self.key("c")
     }
 
     /// Holds the operation with which a session left.
@@ -232,7 +242,8 @@ mod tests {
                 "gc:{4}:t",
                 "gc:{4}:s",
                 "gc:{4}:u",
-                "gc:{4}:d"
+                "gc:{4}:d",
+                "gc:{4}:c"
             ]
         );
         assert_eq!(keys.topic(), "gc:{4}:t");

@@ -16,7 +16,7 @@ use crate::name::{ChannelName, Incarnation, SessionId, User, UserId};
 use crate::store::{StoreError, StoreOptions};
 use async_trait::async_trait;
 use redis::{Cmd, Script, Value};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -184,9 +184,14 @@ impl Leases for RedisLeases {
         let question = |channel: &ChannelName| {
             let keys = self.commands.keys.of(channel);
             let incarnation = Some(incarnation);
-            let keys = [keys.sessions_of(incarnation), keys.dead(incarnation)];
-            let mut command = call(&SCRIPTS.look, &keys);
-            command.arg(&self.commands.channel_seconds);
+            let mut command = redis::cmd("EVALSHA");
+            command
+                .arg(SCRIPTS.look.get_hash())
+                .arg(3)
+                .arg(keys.sessions_of(incarnation))
+                .arg(keys.dead(incarnation))
+                .arg(keys.detached())
+                .arg(&self.commands.channel_seconds);
             command
         };
         let answers = ask_each(channels, connection, question).await?;
@@ -198,6 +203,7 @@ impl Leases for RedisLeases {
             Ok(Look {
                 sessions: count(0)?,
                 tombstoned: count(1)? == 1,
+                overdue: count(2)? == 1,
                 generation: connection.generation,
             })
         };
@@ -241,6 +247,21 @@ impl Leases for RedisLeases {
             |pair: &[Value]| Some((Incarnation::new(text(&pair[0])?).ok()?, number(&pair[1])?));
         let due = pairs.chunks_exact(2).map(due).collect::<Option<_>>();
         due.ok_or_else(strange)
+    }
+
+    async fn directory(&self) -> Result<HashSet<Incarnation>, StoreError> {
+        let key = self.commands.keys.directory();
+        let mut command = redis::cmd("ZRANGEBYSCORE");
+        command.arg(&key).arg("-inf").arg("+inf");
+        let reply = one(&self.nodes.connection_of(|| key)?, command).await?;
+        incarnations(&reply).ok_or_else(strange)
+    }
+
+    async fn present(&self, channel: &ChannelName) -> Result<Vec<Incarnation>, StoreError> {
+        let mut command = redis::cmd("SMEMBERS");
+        command.arg(self.commands.keys.of(channel).incarnations());
+        let reply = one(&self.nodes.connection(channel)?, command).await?;
+        incarnations(&reply).ok_or_else(strange)
     }
 
     async fn observe(
@@ -349,6 +370,15 @@ fn lease_state(reply: &Value) -> Option<Option<LeaseState>> {
         })),
         _ => None,
     }
+}
+
+/// Reads a list of incarnations, or a set.
+fn incarnations<C: FromIterator<Incarnation>>(reply: &Value) -> Option<C> {
+    let (Value::Array(names) | Value::Set(names)) = reply else {
+        return None;
+    };
+    let names = names.iter();
+    names.map(|it| Incarnation::new(text(it)?).ok()).collect()
 }
 
 /// Takes in what a step of a scan has brought, and answers where to go on. Keys of other kinds are another version's.

@@ -25,11 +25,11 @@ use futures_util::future::join_all;
 use redis::{Cmd, Pipeline, Script, Value};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
-/// Detached members that a look at the members removes at most before it looks.
-const EXPIRED_BEFORE_A_LOOK: usize = 100;
+/// Detached members that one run of the script removes at most.
+const EXPIRED_AT_ONCE: usize = 100;
 
 /// Members that one run of the script ends at most, so that others wait briefly only.
 const REAPED_AT_ONCE: usize = 200;
@@ -138,6 +138,17 @@ impl ChannelStore for RedisStore {
             ended: count(0)?,
             remaining: count(1)?,
         })
+    }
+
+    async fn expire(&self, channel: &ChannelName) -> Result<Option<Duration>, StoreError> {
+        let reply = self.one(channel, self.commands.expire(channel)).await?;
+        match reply {
+            Value::Nil => Ok(None),
+            reply => {
+                let milliseconds = number(&reply).ok_or_else(strange)?;
+                Ok(Some(Duration::from_millis(milliseconds)))
+            }
+        }
     }
 
     async fn members(
@@ -376,28 +387,34 @@ impl Commands {
             &leave.user.id,
         );
         // A back end's operations have no numbers: they count in the order in which they arrive, and leave no tombstone.
-        let (operation, fence) = match &leave.membership {
-            Membership::Session { operation, .. } => (operation.to_string(), leave.fence),
-            Membership::Detached => (String::new(), false),
+        let (operation, fence, incarnation) = match &leave.membership {
+            Membership::Session {
+                operation,
+                incarnation,
+                ..
+            } => (operation.to_string(), leave.fence, incarnation.as_str()),
+            Membership::Detached => (String::new(), false, ""),
         };
         command
             .arg(session)
             .arg(operation)
             .arg(flag(fence))
-            .arg(&self.tombstone_seconds);
+            .arg(&self.tombstone_seconds)
+            .arg(incarnation);
         command
     }
 
     fn reap(&self, channel: &ChannelName, incarnation: &Incarnation) -> Cmd {
         let mut command = Cmd::new();
         let (keys, time) = (self.keys.of(channel), now_milliseconds().to_string());
-        let incarnation = Some(incarnation);
-        let more_keys = [keys.dead(incarnation), keys.sessions_of(incarnation)];
+        let of = Some(incarnation);
+        let more_keys = [keys.dead(of), keys.sessions_of(of)];
         self.call(&mut command, &SCRIPTS.reap, channel, &more_keys, &time);
         command
             .arg(self.bounds.of(channel).announced)
             .arg(REAPED_AT_ONCE)
-            .arg(&self.tombstone_seconds);
+            .arg(&self.tombstone_seconds)
+            .arg(incarnation.as_str());
         command
     }
 
@@ -406,7 +423,7 @@ impl Commands {
         let time = now_milliseconds().to_string();
         self.call(&mut command, &SCRIPTS.expire, channel, &[], &time);
         command.arg(self.bounds.of(channel).announced);
-        command.arg(EXPIRED_BEFORE_A_LOOK);
+        command.arg(EXPIRED_AT_ONCE);
         command
     }
 

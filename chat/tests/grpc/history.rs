@@ -27,7 +27,13 @@ impl Subject {
         let address = format!("http://{}", listener.local_addr().unwrap());
         let store = MemoryStore::new(options);
         let service = Arc::clone(&store) as Arc<dyn ChannelStore>;
-        tokio::spawn(chat::serve(listener, service, limits, Shutdown::new()));
+        tokio::spawn(chat::serve(
+            listener,
+            service,
+            Arc::default(),
+            limits,
+            Shutdown::new(),
+        ));
         let client = ChatServiceClient::connect(address).await.unwrap();
         Self { store, client }
     }

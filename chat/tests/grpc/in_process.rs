@@ -14,7 +14,12 @@ use runtime::Shutdown;
 use std::sync::Arc;
 
 fn client(store: Arc<dyn ChannelStore>) -> ChatServiceClient<Service> {
-    ChatServiceClient::new(chat::service(store, &Limits::default(), Shutdown::new()))
+    ChatServiceClient::new(chat::service(
+        store,
+        Arc::default(),
+        &Limits::default(),
+        Shutdown::new(),
+    ))
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -191,6 +192,11 @@ impl ChannelStore for FakeStore {
         Err(StoreError::Unavailable("nobody is reaped here".into()))
     }
 
+    async fn expire(&self, _: &ChannelName) -> Result<Option<Duration>, StoreError> {
+        self.check()?;
+        Ok(None)
+    }
+
     async fn members(
         &self,
         channel: &ChannelName,
@@ -258,7 +264,13 @@ impl Chat {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (store, shutdown) = (FakeStore::new(), Shutdown::new());
-        let service = chat::serve(listener, Arc::new(store.clone()), limits, shutdown.clone());
+        let service = chat::serve(
+            listener,
+            Arc::new(store.clone()),
+            Arc::default(),
+            limits,
+            shutdown.clone(),
+        );
         Self {
             store,
             address,

@@ -16,7 +16,7 @@ use channel_store::{
 };
 use futures_util::stream::{self, StreamExt};
 use metrics::{counter, describe_counter};
-use proto::v1::LeaveRequest;
+use proto::v1::{LeaveRequest, MembersRequest};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,7 +86,7 @@ impl Lease {
         chat: &Chat,
         channels: Vec<ChannelName>,
     ) -> Vec<ChannelName> {
-        match self.differences(tenure, &channels).await {
+        match self.differences(tenure, chat, &channels).await {
             Ok(doubtful) => {
                 let settled = stream::iter(doubtful).map(async |(channel, generation)| {
                     let is_settled = self.settle(tenure, chat, &channel, generation).await;
@@ -106,6 +106,7 @@ impl Lease {
     async fn differences(
         &self,
         tenure: &Arc<Tenure>,
+        chat: &Chat,
         channels: &[ChannelName],
     ) -> Result<Vec<(ChannelName, Generation)>, StoreError> {
         if channels.is_empty() {
@@ -114,6 +115,9 @@ impl Lease {
         let looks = self.leases.look(&tenure.incarnation, channels).await?;
         let (mut doubtful, mut empty) = (Vec::new(), Vec::new());
         for (channel, look) in channels.iter().zip(looks) {
+            if look.overdue {
+                expire(chat, channel).await;
+            }
             let known = tenure.roster.lock().members(channel).len();
             let place = Place::Channel(channel.clone());
             if tenure.index.lock().is_as_known(&place, &look, known) {
@@ -167,6 +171,7 @@ impl Lease {
             let look = Look {
                 sessions: own.count() as u64,
                 tombstoned: look.tombstoned,
+                overdue: false,
                 generation: look.lifetime,
             };
             empty.extend(self.looked(tenure, Place::User(user.clone()), &look));
@@ -279,6 +284,18 @@ impl Lease {
         let over = (listed.iter()).filter(|(session, _)| !roster.knows(channel, session));
         repairs.extend(over.map(|(session, user)| Repair::Leave(session.clone(), user.clone())));
         Ok(repairs)
+    }
+}
+
+/// A detached member stays beyond its time, because the chat that took it is no more: whoever lists members ends that.
+async fn expire(chat: &Chat, channel: &ChannelName) {
+    let list = MembersRequest {
+        channel: channel.to_string(),
+        page_size: 1,
+        ..MembersRequest::default()
+    };
+    if let Err(error) = chat.members(list).await {
+        tracing::debug!(%error, %channel, "detached members were not looked after");
     }
 }
 

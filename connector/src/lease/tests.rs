@@ -7,8 +7,8 @@ use crate::chat::{Source, TransportError};
 use crate::testing::chat::{Instance, joined};
 use channel_store::memory::{MemoryStore, Snapshot};
 use channel_store::{
-    ChannelName, ChannelStore, IndexEntry, Leave, LoginPolicy, Look, SETTLE_TIME, StoreOptions,
-    User, UserId,
+    ChannelName, ChannelStore, HistoryRange, IndexEntry, Join, Leave, LoginPolicy, Look,
+    SETTLE_TIME, StoreOptions, User, UserId,
 };
 use runtime::Shutdown;
 use std::collections::BTreeMap;
@@ -41,7 +41,12 @@ struct Scene {
 impl Scene {
     async fn new() -> Self {
         let store = MemoryStore::new(StoreOptions::default());
-        let service = chat::service(store.clone(), &chat::Limits::default(), Shutdown::new());
+        let service = chat::service(
+            store.clone(),
+            Arc::default(),
+            &chat::Limits::default(),
+            Shutdown::new(),
+        );
         let service = BoxCloneSyncService::new(service.map_err(TransportError::new));
         Self::with_chat(store, Chat::new(Source::InProcess(service))).await
     }
@@ -186,6 +191,7 @@ fn empty(generation: &str) -> Look {
     Look {
         sessions: 0,
         tombstoned: false,
+        overdue: false,
         generation: Generation::from(generation),
     }
 }
@@ -461,4 +467,26 @@ async fn what_could_not_be_put_right_is_tried_again() {
         assert_eq!(request.session.unwrap().operation, 1, "it is the same join");
     }
     assert!(alice.leave().fence, "a copy of the join may be under way");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_detached_member_whose_chat_is_gone_leaves_with_a_look() {
+    let scene = Scene::new().await;
+    let _here = scene.member("room", "here").await;
+    let detached = Join {
+        channel: room("room"),
+        user: User {
+            id: UserId::new("bot").unwrap(),
+            is_number: false,
+        },
+        membership: channel_store::Membership::Detached,
+        deadline: None,
+    };
+    // Past chat: nobody remembers it.
+    scene.store.join(detached).await.unwrap();
+    sleep(2 * SETTLE_TIME + Duration::from_secs(1)).await;
+    let channel = room("room");
+    let page = scene.store.history(&channel, &HistoryRange::Newest, 10);
+    let entries = page.await.unwrap().entries;
+    assert_eq!(entries.len(), 3, "two joins and one leave");
 }

@@ -1,6 +1,6 @@
 -- append: one publication into the log and out to the topic. Part of every script that publishes; follows epoch.lua.
 --
--- KEYS  5 topic  6 sessions  7 users  8 detached: members' keys live as long as meta does
+-- KEYS  5 topic  6 sessions  7 users  8 detached  9 incarnations: members' keys live as long as meta does
 -- ARGV  1 log entries kept, at least  2 seconds the log outlives its last publication (15/16 of it at least)
 --       3 seconds meta and the members' keys do (>= the log's)  4 PUBLISH or SPUBLISH
 --       5 the caller's clock, milliseconds (shown to people and paces the expiry; nothing else depends on it)
@@ -13,6 +13,7 @@ local function refresh(...)
   call('EXPIRE', KEYS[6], ARGV[3])
   call('EXPIRE', KEYS[7], ARGV[3])
   call('EXPIRE', KEYS[8], ARGV[3])
+  call('EXPIRE', KEYS[9], ARGV[3])
 end
 
 local checked -- the generation, once a run

@@ -1,6 +1,8 @@
--- expire: removes detached members whose time is over, before somebody asks who is a member.
--- Allowed out of memory, as leave. Follows epoch.lua, append.lua, members.lua.
+-- expire: removes detached members whose time is over. Allowed out of memory, as leave.
+-- Follows epoch.lua, append.lua, members.lua.
 --
 -- ARGV  7 how many at most
+-- reply milliseconds until the next is due; nil: there is none
 expire_due(ARGV[7])
-return 0
+local first = call('ZRANGEBYSCORE', detached, '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+return first[1] and math.max(0, tonumber(first[2]) - milliseconds())

@@ -1,9 +1,9 @@
 -- leave: ends a membership that is older than this operation; onLeave for its user's last session.
 -- Allowed out of memory: it only shrinks, but for its one publication. Follows epoch.lua, append.lua, members.lua.
 --
--- KEYS  9 tombstone of the incarnation (unused)  10 tombstone of the session  11 sessions of the incarnation
+-- KEYS  10 tombstone of the incarnation (unused)  11 tombstone of the session  12 sessions of the incarnation
 -- ARGV  7 session  8 operation, or '' to end it whatever its operation  9 '1' to leave a tombstone
---       10 seconds that it stands
+--       10 seconds that it stands  11 incarnation
 -- reply 1 if there was a membership to end, else 0
 local session, operation, ended = ARGV[7], tonumber(ARGV[8]), 0
 
@@ -11,15 +11,16 @@ expire_due(10)
 local record = call('HGET', sessions, session)
 if record and (not operation or tonumber(string.match(record, '^%d+')) < operation) then
   remove(session, record)
-  call('SREM', KEYS[11], session)
+  call('SREM', KEYS[12], session)
+  if call('EXISTS', KEYS[12]) == 0 then call('SREM', incarnations, ARGV[11]) end
   refresh()
   ended = 1
 end
 
 -- A copy of its join may still travel: from now on it comes too late.
 if ARGV[9] == '1' then
-  local was = call('GET', KEYS[10])
+  local was = call('GET', KEYS[11])
   local newest = was and tonumber(was) > operation and was or ARGV[8]
-  call('SET', KEYS[10], newest, 'EX', ARGV[10])
+  call('SET', KEYS[11], newest, 'EX', ARGV[10])
 end
 return ended

@@ -3,9 +3,10 @@
 --
 -- KEYS  6 sessions (hash: session -> record)  7 users (hash: user -> number of sessions)
 --       8 detached (zset: session -> when it is due, this server's milliseconds)
+--       9 incarnations (set: those that have sessions here)
 -- ARGV  6 '1' if joins and leaves are published
 -- A record is lines: operation, number?, epoch, offset, published?, incarnation, user. Names hold no control characters.
-local sessions, users, detached, announced = KEYS[6], KEYS[7], KEYS[8], ARGV[6] == '1'
+local sessions, users, detached, incarnations, announced = KEYS[6], KEYS[7], KEYS[8], KEYS[9], ARGV[6] == '1'
 
 -- Publishes onJoin or onLeave, the user in the JSON type that the client used.
 local function announce(route, user, number)

@@ -1,0 +1,51 @@
+//! What is done for members when no call does it: those of dead connectors, and those without one.
+
+use crate::detached::expire_in_time;
+use crate::funerals::Funerals;
+use crate::line::Line;
+use crate::vouching::vouch_for_the_forgotten;
+use channel_store::{ChannelName, ChannelStore, Leases, UserRegistry};
+use std::sync::Arc;
+use tokio_util::task::AbortOnDropHandle;
+
+/// Looks after members until it is dropped. The default looks after nobody.
+#[derive(Default)]
+pub struct Aftercare {
+    met: Arc<Line>,
+    detached: Arc<Line>,
+    _funerals: Option<Funerals>,
+    _tasks: Vec<AbortOnDropHandle<()>>,
+}
+
+impl Aftercare {
+    /// Begins to look after the members in this store, whose connectors hold these leases, and after their logins.
+    #[must_use]
+    pub fn begin(
+        store: Arc<dyn ChannelStore>,
+        leases: Arc<dyn Leases>,
+        registry: Arc<dyn UserRegistry>,
+    ) -> Arc<Self> {
+        let (met, detached) = (Arc::<Line>::default(), Arc::<Line>::default());
+        let vouching = tokio::spawn(vouch_for_the_forgotten(leases.clone(), met.clone()));
+        let expiring = tokio::spawn(expire_in_time(store.clone(), detached.clone()));
+        Arc::new(Self {
+            met,
+            detached,
+            _funerals: Some(Funerals::begin(store, leases, registry)),
+            _tasks: [vouching, expiring].map(AbortOnDropHandle::new).into(),
+        })
+    }
+
+    /// Somebody deals with this channel, and may meet members there whom nobody looks after.
+    pub(crate) fn meets(&self, channel: &ChannelName) {
+        self.met.add(channel);
+    }
+
+    /// A member without a connector has joined this channel.
+    pub(crate) fn expects_the_end_in(&self, channel: &ChannelName) {
+        self.detached.add(channel);
+    }
+}
+
+#[cfg(test)]
+mod tests;

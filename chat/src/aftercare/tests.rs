@@ -1,0 +1,217 @@
+//! Two chats over a store in memory, with the clock in the test's hand.
+
+use super::*;
+use crate::calls::Chat;
+use crate::config::Limits;
+use channel_store::memory::{MemoryStore, Snapshot};
+use channel_store::{
+    HistoryRange, Incarnation, IndexEntry, Join, Membership, Place, SessionId, StoreOptions, User,
+    UserId,
+};
+use proto::v1::chat_service_server::ChatService;
+use proto::v1::{JoinRequest, MembersRequest};
+use runtime::Shutdown;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, sleep_until};
+use tonic::Request;
+
+const LEASE: Duration = Duration::from_secs(10);
+/// A lease, its observation, two polls, and being met.
+const AT_THE_LATEST: Duration = Duration::from_secs(14);
+const DETACHED: Duration = Duration::from_secs(60);
+
+struct Scene {
+    store: Arc<MemoryStore>,
+    chats: [Chat; 2],
+}
+
+impl Scene {
+    fn new(detached_life: Duration) -> Self {
+        let store = MemoryStore::new(StoreOptions {
+            detached_life,
+            lease: LEASE,
+            ..StoreOptions::default()
+        });
+        let chat = || {
+            let aftercare = Aftercare::begin(store.clone(), store.leases(), store.registry());
+            Chat::new(store.clone(), aftercare, Limits::default(), Shutdown::new())
+        };
+        Self {
+            chats: [chat(), chat()],
+            store,
+        }
+    }
+
+    /// A connector with some members in the room, as it is when it works.
+    async fn connector(&self, incarnation: &Incarnation) {
+        let leases = self.store.leases();
+        leases.note(incarnation, LEASE).await.unwrap();
+        leases.renew(incarnation, LEASE).await.unwrap();
+        let place = Place::Channel(room());
+        let entry = IndexEntry { place, nonce: 1 };
+        leases.index_add(incarnation, &[entry]).await.unwrap();
+        for name in ["ann", "bob", "cid"] {
+            let join = Join {
+                channel: room(),
+                user: User {
+                    id: UserId::new(name).unwrap(),
+                    is_number: false,
+                },
+                membership: Membership::Session {
+                    incarnation: incarnation.clone(),
+                    session: SessionId::new(format!("{incarnation} {name}")).unwrap(),
+                    operation: 1,
+                },
+                deadline: None,
+            };
+            self.store.join(join).await.unwrap();
+        }
+    }
+
+    /// The channels are as they were, and nothing is known of any connector.
+    fn forgets_connectors(&self) {
+        let channels = self.store.snapshot();
+        let on = channels.with_leases_of(&Snapshot::default());
+        self.store.restart(Some(on));
+    }
+
+    /// A back end's own member joins, or joins again.
+    async fn bot_joins(&self, chat: usize) {
+        let join = JoinRequest {
+            channel: room().to_string(),
+            user: "bot".into(),
+            ..JoinRequest::default()
+        };
+        self.chats[chat].join(Request::new(join)).await.unwrap();
+    }
+
+    async fn is_listed(&self) {
+        let page = MembersRequest {
+            channel: room().to_string(),
+            ..MembersRequest::default()
+        };
+        self.chats[0].members(Request::new(page)).await.unwrap();
+    }
+
+    /// Joins and leaves that the room was told of, without waking anybody.
+    async fn told(&self) -> Vec<String> {
+        let (room, range) = (room(), HistoryRange::Oldest);
+        let page = self.store.history(&room, &range, 100).await.unwrap();
+        let told = page.entries.iter().map(|it| {
+            let body = String::from_utf8_lossy(it.payload.body()).into_owned();
+            format!("{} {body}", it.payload.route())
+        });
+        told.collect()
+    }
+
+    async fn leaves(&self) -> Vec<String> {
+        let mut told = self.told().await;
+        told.retain(|it| it.starts_with("onLeave"));
+        told.sort();
+        told
+    }
+}
+
+fn room() -> ChannelName {
+    ChannelName::new("room").unwrap()
+}
+
+fn incarnation() -> Incarnation {
+    Incarnation::new("c:1").unwrap()
+}
+
+fn everybody() -> [String; 3] {
+    ["ann", "bob", "cid"].map(|it| format!(r#"onLeave {{"userId":"{it}"}}"#))
+}
+
+async fn the_forgotten_are_buried_when_met(meet: impl AsyncFnOnce(&Scene)) {
+    let scene = Scene::new(100 * LEASE);
+    scene.connector(&incarnation()).await;
+    scene.forgets_connectors();
+    sleep(10 * LEASE).await;
+    assert_eq!(scene.leaves().await.len(), 0, "nobody knows of them");
+    let met = Instant::now();
+    meet(&scene).await;
+    sleep_until(met + LEASE).await;
+    assert_eq!(scene.leaves().await.len(), 0, "they may live");
+    sleep_until(met + AT_THE_LATEST).await;
+    assert_eq!(scene.leaves().await, everybody());
+    sleep(Duration::from_secs(600)).await;
+    assert_eq!(scene.leaves().await, everybody(), "each once");
+    let directory = scene.store.leases().directory().await.unwrap();
+    assert_eq!(directory.len(), 0, "the funeral is over");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_joins_meets_members_of_a_forgotten_connector_and_they_leave_once() {
+    the_forgotten_are_buried_when_met(async |scene| scene.bot_joins(0).await).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_lists_a_channel_meets_them_too() {
+    the_forgotten_are_buried_when_met(async |scene| scene.is_listed().await).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_number_of_chats_may_meet_them() {
+    the_forgotten_are_buried_when_met(async |scene| {
+        for chat in [0, 1, 0, 1] {
+            scene.bot_joins(chat).await;
+            sleep(Duration::from_millis(700)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whose_connector_is_dead_already_leave_at_once() {
+    let scene = Scene::new(100 * LEASE);
+    scene.connector(&incarnation()).await;
+    let leases = scene.store.leases();
+    let lost = leases.index(&incarnation()).await.unwrap();
+    leases
+        .index_drop(&incarnation(), &lost, channel_store::DroppedBy::Owner)
+        .await
+        .unwrap();
+    leases.resign(&incarnation()).await.unwrap();
+    leases.note(&incarnation(), Duration::ZERO).await.unwrap();
+    sleep(Duration::from_secs(600)).await;
+    assert_eq!(leases.directory().await.unwrap().len(), 0);
+    assert_eq!(scene.leaves().await.len(), 0, "not in the index");
+    scene.is_listed().await;
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(scene.leaves().await, everybody());
+}
+
+#[tokio::test(start_paused = true)]
+async fn whose_connector_lives_stay() {
+    let scene = Scene::new(100 * LEASE);
+    scene.connector(&incarnation()).await;
+    scene.forgets_connectors();
+    scene.is_listed().await;
+    for _ in 0..30 {
+        sleep(LEASE / 3).await;
+        scene.connector(&incarnation()).await;
+        scene.is_listed().await;
+    }
+    assert_eq!(scene.leaves().await.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_detached_member_leaves_when_its_time_is_over_though_nobody_looks() {
+    let scene = Scene::new(DETACHED);
+    scene.bot_joins(0).await;
+    sleep(DETACHED / 2).await;
+    scene.bot_joins(1).await;
+    sleep(DETACHED - Duration::from_millis(10)).await;
+    assert_eq!(scene.told().await.len(), 1, "it was renewed");
+    sleep(Duration::from_millis(20)).await;
+    let told = scene.told().await;
+    let leave = r#"onLeave {"userId":"bot"}"#;
+    assert_eq!(told[1..], [leave], "told once, by whichever chat");
+    sleep(10 * DETACHED).await;
+    scene.bot_joins(1).await;
+    sleep(DETACHED + Duration::from_millis(10)).await;
+    let told = scene.told().await;
+    assert_eq!(told.len(), 4, "a channel is remembered anew: {told:?}");
+}

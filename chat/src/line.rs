@@ -1,0 +1,84 @@
+//! Channels that something is to be done about, handed from calls to whoever does it in the background.
+
+use channel_store::ChannelName;
+use parking_lot::Mutex;
+use std::collections::{HashSet, VecDeque};
+use tokio::sync::Notify;
+
+/// Channels in line at most. Those that come when it is full are forgotten: whatever is done here, is done again when
+/// the channel is met again.
+const ROOM: usize = 1_000;
+
+/// Each channel once, in the order in which they came.
+#[derive(Default)]
+pub(crate) struct Line {
+    channels: Mutex<Channels>,
+    grown: Notify,
+}
+
+#[derive(Default)]
+struct Channels {
+    order: VecDeque<ChannelName>,
+    known: HashSet<ChannelName>,
+}
+
+impl Line {
+    /// Adds a channel, unless it is there or there is no room.
+    pub(crate) fn add(&self, channel: &ChannelName) {
+        let mut channels = self.channels.lock();
+        if channels.order.len() < ROOM && channels.known.insert(channel.clone()) {
+            channels.order.push_back(channel.clone());
+            drop(channels);
+            self.grown.notify_one();
+        }
+    }
+
+    /// Returns when there is a channel, with the first so many.
+    pub(crate) async fn next(&self, most: usize) -> Vec<ChannelName> {
+        loop {
+            let taken = self.channels.lock().take(most);
+            if !taken.is_empty() {
+                return taken;
+            }
+            self.grown.notified().await;
+        }
+    }
+}
+
+impl Channels {
+    fn take(&mut self, most: usize) -> Vec<ChannelName> {
+        let Self { order, known } = self;
+        let taken: Vec<_> = order.drain(..most.min(order.len())).collect();
+        for channel in &taken {
+            known.remove(channel);
+        }
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(n: usize) -> ChannelName {
+        ChannelName::new(format!("room-{n}")).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_channel_stands_in_line_once_and_again_when_it_was_taken() {
+        let line = Line::default();
+        for n in [1, 2, 1, 3] {
+            line.add(&name(n));
+        }
+        assert_eq!(line.next(2).await, [name(1), name(2)]);
+        line.add(&name(1));
+        assert_eq!(line.next(9).await, [name(3), name(1)]);
+    }
+
+    #[tokio::test]
+    async fn a_line_has_its_bound() {
+        let line = Line::default();
+        (0..2 * ROOM).for_each(|n| line.add(&name(n)));
+        assert_eq!(line.next(usize::MAX).await.len(), ROOM);
+    }
+}
