@@ -23,8 +23,8 @@ const CHAT: &str = "~gc:* &gc:* -@all +info +get +set +script|load +evalsha +wai
     +zadd +zrem +zrangebyscore +zscore +sadd +srem +scard +smembers +srandmember +multi +exec +publish +spublish";
 /// What a connector must be allowed.
 const CONNECTOR: &str = "~gc:* &gc:* -@all +info +get +set +script|load +evalsha +cluster|slots +cluster|info \
-    +hmget +hget +hgetall +hset +hdel +hexists +hlen +hscan +xrange +expire +del +exists +time +zadd +zrangebyscore +scard +sscan \
-    +multi +exec \
+    +hmget +hget +hgetall +hset +hdel +hexists +hlen +hscan +xrange +expire +del +exists +time +zadd +zrangebyscore +scard \
+    +sscan +multi +exec \
     +subscribe +unsubscribe +publish +ssubscribe +sunsubscribe +spublish";
 
 /// Does everything once that the services do.
