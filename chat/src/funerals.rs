@@ -39,17 +39,17 @@ pub(crate) struct Funerals {
 impl Funerals {
     /// Begins to look after the incarnations that these leases are of.
     #[must_use]
-    pub(crate) fn begin(store: Arc<dyn ChannelStore>, leases: Arc<dyn Leases>) -> Self {
+    pub(crate) fn begin(
+        store: Arc<dyn ChannelStore>,
+        leases: Arc<dyn Leases>,
+        reaped: Counter,
+    ) -> Self {
         describe_counter!("chat_funerals_total", "Funerals begun here");
-        describe_counter!(
-            "chat_members_reaped_total",
-            "Members of dead connectors taken out"
-        );
         let parlour = Arc::new(Parlour {
             store,
             leases,
             reaping: Semaphore::new(REAPS),
-            reaped: counter!("chat_members_reaped_total"),
+            reaped,
         });
         Self {
             _task: AbortOnDropHandle::new(tokio::spawn(watch(parlour))),

@@ -123,6 +123,7 @@ impl Lease {
             sleep(RETRY).await;
         };
         tokio::select! {
+            biased;
             () = self.renew_until_dead(&tenure) => {}
             never = self.patrol(&tenure, chat) => match never {},
             () = tenure.condemned.notified() => {}

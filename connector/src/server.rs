@@ -49,11 +49,7 @@ impl Server {
     pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, shutdown: Shutdown) {
         let server = Arc::clone(&self);
         let keeping = AbortOnDropHandle::new(tokio::spawn(async move {
-            loop {
-                let dead = server.services.lease.keep(&server.services.chat).await;
-                server.close_all(Disconnect::Dead).await;
-                server.services.lease.give_up(dead).await;
-            }
+            match server.hold_the_lease().await {}
         }));
         loop {
             tokio::select! {
@@ -77,6 +73,16 @@ impl Server {
             .lease
             .end(self.services.departures.grace())
             .await;
+    }
+
+    /// By one incarnation after another: what was of a dead one is closed.
+    pub(crate) async fn hold_the_lease(&self) -> Infallible {
+        let Services { lease, chat, .. } = &*self.services;
+        loop {
+            let dead = lease.keep(chat).await;
+            self.close_all(Disconnect::Dead).await;
+            lease.give_up(dead).await;
+        }
     }
 
     async fn close_all(&self, reason: Disconnect) {

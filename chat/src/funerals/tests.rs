@@ -21,7 +21,7 @@ impl Scene {
     }
 
     fn funerals(&self) -> Funerals {
-        Funerals::begin(self.store.clone(), self.leases.clone())
+        Funerals::begin(self.store.clone(), self.leases.clone(), Counter::noop())
     }
 
     /// A connector with a member of its own in each of some channels.
