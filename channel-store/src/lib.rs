@@ -11,6 +11,7 @@ pub mod memory;
 mod name;
 mod publication;
 pub mod redis;
+mod registry;
 mod rules;
 mod store;
 
@@ -23,6 +24,9 @@ pub use name::{
     ChannelName, IdempotencyKey, Incarnation, NameError, Route, SessionId, User, UserId,
 };
 pub use publication::{Epoch, ON_JOIN, ON_LEAVE, ON_MESSAGE, Payload, Position, Publication};
+pub use registry::{
+    Claimed, Hints, LoggedIn, Login, LoginPolicy, UserEntry, UserLook, UserRegistry,
+};
 pub use rules::LogRule;
 pub use store::{
     Ack, ChannelFeed, ChannelStore, FeedConnection, FeedSink, Generation, Head, Join, Joined,

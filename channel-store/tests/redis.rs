@@ -625,6 +625,7 @@ async fn a_dropped_store_and_feed_leave_no_connection_behind() {
     .await;
     let other = channel_store::memory::MemoryStore::new(StoreOptions::default());
     subject.leases = other.leases();
+    subject.registry = other.registry();
     subject.store = other;
     eventually("the store's end", async || {
         clients(subject.server().say("CLIENT LIST")) == 1

@@ -15,6 +15,8 @@ mod memory;
 #[cfg(test)]
 mod redis;
 #[cfg(test)]
+mod registry;
+#[cfg(test)]
 mod security;
 #[cfg(test)]
 mod sentinel;

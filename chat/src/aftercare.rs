@@ -4,7 +4,7 @@ use crate::detached::expire_in_time;
 use crate::funerals::Funerals;
 use crate::line::Line;
 use crate::vouching::Voucher;
-use channel_store::{ChannelName, ChannelStore, Leases};
+use channel_store::{ChannelName, ChannelStore, Leases, UserRegistry};
 use metrics::{counter, describe_counter};
 use std::sync::Arc;
 use tokio_util::task::AbortOnDropHandle;
@@ -21,9 +21,13 @@ pub struct Aftercare {
 }
 
 impl Aftercare {
-    /// Begins to look after the members in this store, whose connectors hold these leases.
+    /// Begins to look after the members in this store, whose connectors hold these leases, and after their logins.
     #[must_use]
-    pub fn begin(store: Arc<dyn ChannelStore>, leases: Arc<dyn Leases>) -> Arc<Self> {
+    pub fn begin(
+        store: Arc<dyn ChannelStore>,
+        leases: Arc<dyn Leases>,
+        registry: Arc<dyn UserRegistry>,
+    ) -> Arc<Self> {
         describe_counter!(REAPED, "Members of dead connectors taken out");
         let reaped = counter!(REAPED);
         let (met, detached) = (Arc::<Line>::default(), Arc::<Line>::default());
@@ -37,7 +41,7 @@ impl Aftercare {
         Arc::new(Self {
             met,
             detached,
-            _funerals: Some(Funerals::begin(store, leases, reaped)),
+            _funerals: Some(Funerals::begin(store, leases, registry, reaped)),
             _tasks: [vouching, expiring].map(AbortOnDropHandle::new).into(),
         })
     }

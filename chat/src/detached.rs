@@ -118,7 +118,7 @@ mod tests {
         let mut waited = Vec::new();
         while !schedule.order.is_empty() {
             let before = Instant::now();
-            assert_eq!(schedule.due().await, [channel.clone()]);
+            assert_eq!(schedule.due().await, std::slice::from_ref(&channel));
             waited.push(before.elapsed());
             schedule.fail(channel.clone());
         }

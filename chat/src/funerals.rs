@@ -1,12 +1,12 @@
-//! Funerals: the members of connectors that are no more are taken out, and each leave is published once.
+//! Funerals: the members and logins of connectors that are no more are taken out, and each leave is published once.
 //!
 //! Every chat looks after all incarnations, and remembers nothing that would be missed: whichever ends, others go on,
 //! and any number at once does no harm, because each step is a script that may be repeated (MEMBERSHIP.md). An outage of
 //! the store kills nobody: a lease is declared over only after it was seen unchanged through a stretch of answers.
 
 use channel_store::{
-    ChannelStore, Declared, DroppedBy, Incarnation, IndexEntry, Leases, Place, SETTLE_TIME,
-    StoreError,
+    ChannelName, ChannelStore, Declared, DroppedBy, Incarnation, IndexEntry, Leases, Place,
+    SETTLE_TIME, StoreError, UserId, UserRegistry,
 };
 use futures_util::stream::{self, StreamExt};
 use metrics::{Counter, counter, describe_counter};
@@ -28,7 +28,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Runs of the script that reaps, at once: for all funerals, and for one.
 const REAPS: usize = 32;
 const REAPS_OF_ONE: usize = 16;
-/// Channels that are looked at together.
+/// Places that are looked at together.
 const LOOKS: usize = 500;
 
 /// Holds funerals until it is dropped.
@@ -42,12 +42,14 @@ impl Funerals {
     pub(crate) fn begin(
         store: Arc<dyn ChannelStore>,
         leases: Arc<dyn Leases>,
+        registry: Arc<dyn UserRegistry>,
         reaped: Counter,
     ) -> Self {
         describe_counter!("chat_funerals_total", "Funerals begun here");
         let parlour = Arc::new(Parlour {
             store,
             leases,
+            registry,
             reaping: Semaphore::new(REAPS),
             reaped,
         });
@@ -61,6 +63,7 @@ impl Funerals {
 struct Parlour {
     store: Arc<dyn ChannelStore>,
     leases: Arc<dyn Leases>,
+    registry: Arc<dyn UserRegistry>,
     reaping: Semaphore,
     reaped: Counter,
 }
@@ -203,14 +206,20 @@ impl Parlour {
     }
 
     async fn reap(&self, place: &Place, incarnation: &Incarnation) -> Result<(), StoreError> {
-        let Place::Channel(channel) = place else {
-            return Ok(());
-        };
         loop {
             let _permit = self.reaping.acquire().await;
-            let reaped = self.store.reap(channel, incarnation).await?;
-            self.reaped.increment(reaped.ended);
-            if reaped.remaining == 0 {
+            let remaining = match place {
+                Place::Channel(channel) => {
+                    let reaped = self.store.reap(channel, incarnation).await?;
+                    self.reaped.increment(reaped.ended);
+                    reaped.remaining
+                }
+                Place::User(user) => {
+                    self.registry.reap(user, incarnation).await?;
+                    0
+                }
+            };
+            if remaining == 0 {
                 return Ok(());
             }
         }
@@ -222,22 +231,36 @@ impl Parlour {
         incarnation: &Incarnation,
         entries: &[IndexEntry],
     ) -> Result<(), StoreError> {
-        let (looked, channels): (Vec<_>, Vec<_>) = entries
-            .iter()
-            .filter_map(|entry| match &entry.place {
-                Place::Channel(channel) => Some((entry, channel.clone())),
-                Place::User(_) => None,
-            })
-            .unzip();
+        let (mut channels, mut users) = (Vec::new(), Vec::new());
+        for entry in entries {
+            match &entry.place {
+                Place::Channel(channel) => channels.push((entry, channel.clone())),
+                Place::User(user) => users.push((entry, user.clone())),
+            }
+        }
+        let (of_channels, channels): (Vec<_>, Vec<ChannelName>) = channels.into_iter().unzip();
+        let (of_users, users): (Vec<_>, Vec<UserId>) = users.into_iter().unzip();
         let looks = self.leases.look(incarnation, &channels).await?;
-        let looked = looked.into_iter().zip(looks);
-        let clean = looked.filter(|(_, look)| look.sessions == 0 && look.tombstoned);
-        let clean: Vec<_> = clean.map(|(entry, _)| entry.clone()).collect();
+        let is_clean = looks.iter().map(|it| it.sessions == 0 && it.tombstoned);
+        let mut clean = which(&of_channels, is_clean);
+        let looks = self.registry.look(incarnation, &users).await?;
+        let is_clean = looks.iter().map(|look| {
+            let mut entries = look.entries.iter();
+            look.tombstoned && entries.all(|it| it.incarnation != *incarnation)
+        });
+        clean.extend(which(&of_users, is_clean));
         let dropped = self
             .leases
             .index_drop(incarnation, &clean, DroppedBy::Reaper);
         dropped.await.map(drop)
     }
+}
+
+/// Those entries of which it is true.
+fn which(entries: &[&IndexEntry], is_true: impl Iterator<Item = bool>) -> Vec<IndexEntry> {
+    let entries = entries.iter().zip(is_true);
+    let entries = entries.filter(|(_, is_true)| *is_true);
+    entries.map(|(entry, _)| (*entry).clone()).collect()
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     )));
 
     let store = Arc::new(store);
-    let aftercare = Aftercare::begin(store.clone(), store.leases());
+    let aftercare = Aftercare::begin(store.clone(), store.leases(), store.registry());
     chat::serve(listener, store, aftercare, config.limits(), shutdown).await?;
     tracing::info!("drained");
     Ok(())

@@ -3,7 +3,7 @@
 use crate::connection::QueueLimits;
 use crate::random::unguessable;
 use crate::socket::ClientLimits;
-use channel_store::{Incarnation, StoreOptions};
+use channel_store::{Incarnation, LoginPolicy, StoreOptions};
 use clap::Parser;
 use runtime::LogFormat;
 use runtime::cli::duration;
@@ -118,6 +118,16 @@ pub struct ClientSettings {
     #[arg(long, env = "CONNECTOR_IDLE_TIMEOUT", default_value = "60s", value_parser = duration)]
     pub idle_timeout: Duration,
 
+    /// What becomes of a user's second login: the same for all connectors, or they are not ready
+    #[arg(
+        long,
+        env = "CONNECTOR_LOGIN_POLICY",
+        value_enum,
+        default_value_t,
+        value_name = "POLICY"
+    )]
+    pub login_policy: Policy,
+
     /// How long a client that is gone stays a member: if it logs in again within that, anywhere, nobody hears of it.
     /// 0s to 5m
     #[arg(long, env = "CONNECTOR_GRACE", default_value = "0s", value_parser = grace, value_name = "TIME")]
@@ -140,6 +150,28 @@ pub struct ClientSettings {
     /// Bytes that may wait for all clients together
     #[arg(long, env = "CONNECTOR_QUEUE_TOTAL", default_value_t = 512 << 20, value_name = "BYTES")]
     pub queue_total: usize,
+}
+
+/// What becomes of a user's second login.
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+pub enum Policy {
+    /// It is refused while the first one lasts
+    #[default]
+    Reject,
+    /// It ends the first one
+    KickOld,
+    /// Both last
+    Allow,
+}
+
+impl From<Policy> for LoginPolicy {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::Reject => Self::Reject,
+            Policy::KickOld => Self::KickOld,
+            Policy::Allow => Self::Allow,
+        }
+    }
 }
 
 /// As [`duration`], or a plain number of seconds.

@@ -8,8 +8,8 @@
 
 use crate::chat::{CallError, Chat};
 use crate::lease::Membership;
+use crate::registry::{Registration, Registry};
 use parking_lot::Mutex;
-use proto::v1::LeaveRequest;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,10 +24,13 @@ const AT_ONCE: usize = 64;
 /// Pauses between tries.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// A leave, and whose it is: known as on its way out until it has landed.
-struct Departure {
-    leave: LeaveRequest,
-    _membership: Arc<Membership>,
+/// What is left to do for a session: it is known as on its way out until that has landed.
+#[derive(Default)]
+pub(crate) struct Departure {
+    /// It leaves first.
+    pub(crate) membership: Option<Arc<Membership>>,
+    /// Then its user may log in again.
+    pub(crate) registration: Option<Arc<Registration>>,
 }
 
 /// Lands leaves in the background.
@@ -48,7 +51,7 @@ struct Line {
 #[derive(Default)]
 struct State {
     /// Members for the time being, by when that is over.
-    lingering: VecDeque<(Instant, Arc<Membership>)>,
+    lingering: VecDeque<(Instant, Departure)>,
     waiting: VecDeque<Departure>,
     under_way: usize,
 }
@@ -56,10 +59,12 @@ struct State {
 impl Departures {
     /// Nothing to do yet.
     #[must_use]
-    pub(crate) fn new(chat: &Arc<Chat>, grace: Duration) -> Self {
+    pub(crate) fn new(chat: &Arc<Chat>, registry: &Arc<Registry>, grace: Duration) -> Self {
         let line = Arc::new(Line::default());
-        let work =
-            || AbortOnDropHandle::new(tokio::spawn(work(Arc::clone(&line), Arc::clone(chat))));
+        let work = || {
+            let work = work(Arc::clone(&line), Arc::clone(chat), Arc::clone(registry));
+            AbortOnDropHandle::new(tokio::spawn(work))
+        };
         let mut workers: Vec<_> = (0..AT_ONCE).map(|_| work()).collect();
         workers.push(AbortOnDropHandle::new(tokio::spawn(end_graces(
             line.clone(),
@@ -71,14 +76,21 @@ impl Departures {
         }
     }
 
-    /// Takes charge of a membership's end, when the grace is over.
-    pub(crate) fn add(&self, membership: Arc<Membership>) {
-        if self.grace.is_zero() {
-            return self.line.push(membership);
+    /// Takes charge of a session's end. The leave waits until the grace is over, the user doesn't.
+    pub(crate) fn add(&self, mut departure: Departure) {
+        if self.grace.is_zero() || departure.membership.is_none() {
+            return self.line.push(departure);
+        }
+        let registration = departure.registration.take();
+        if registration.is_some() {
+            self.line.push(Departure {
+                registration,
+                ..Departure::default()
+            });
         }
         let until = Instant::now() + self.grace;
         let mut state = self.line.state.lock();
-        state.lingering.push_back((until, membership));
+        state.lingering.push_back((until, departure));
         drop(state);
         self.line.lingers.notify_one();
     }
@@ -115,11 +127,10 @@ impl Line {
         state.waiting.len() + state.under_way
     }
 
-    fn push(&self, membership: Arc<Membership>) {
-        let departure = Departure {
-            leave: membership.leave(),
-            _membership: membership,
-        };
+    fn push(&self, departure: Departure) {
+        if let Some(membership) = &departure.membership {
+            membership.ends();
+        }
         self.state.lock().waiting.push_back(departure);
         self.grown.notify_one();
     }
@@ -149,35 +160,53 @@ async fn end_graces(line: Arc<Line>) {
             Some(until) if until > Instant::now() => sleep_until(until).await,
             Some(_) => {
                 let over = line.state.lock().lingering.pop_front();
-                if let Some((_, membership)) = over {
-                    line.push(membership);
+                if let Some((_, departure)) = over {
+                    line.push(departure);
                 }
             }
         }
     }
 }
 
-async fn work(line: Arc<Line>, chat: Arc<Chat>) {
+async fn work(line: Arc<Line>, chat: Arc<Chat>, registry: Arc<Registry>) {
     loop {
         let departure = line.next().await;
-        let leave = &departure.leave;
-        let mut pause = BACK_OFF.0;
-        loop {
-            match chat.leave(leave.clone()).await {
-                Ok(()) => break,
-                Err(CallError::Refused { reason }) => {
-                    tracing::error!(channel = leave.channel, reason, "chat refused a leave");
-                    break;
-                }
-                Err(CallError::Unreachable | CallError::Unknown) => {
-                    sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
-                    pause = BACK_OFF.1.min(pause * 2);
-                }
-            }
+        if let Some(membership) = &departure.membership {
+            leave(&chat, membership).await;
+        }
+        if let Some(registration) = &departure.registration {
+            close(&registry, registration).await;
         }
         line.state.lock().under_way -= 1;
         line.emptied.notify_waiters();
     }
+}
+
+async fn leave(chat: &Chat, membership: &Membership) {
+    let leave = membership.leave();
+    let mut pause = BACK_OFF.0;
+    loop {
+        match chat.leave(leave.clone()).await {
+            Ok(()) => return,
+            Err(CallError::Refused { reason }) => {
+                return tracing::error!(channel = leave.channel, reason, "chat refused a leave");
+            }
+            Err(CallError::Unreachable | CallError::Unknown) => back_off(&mut pause).await,
+        }
+    }
+}
+
+async fn close(registry: &Registry, registration: &Registration) {
+    let mut pause = BACK_OFF.0;
+    while let Err(error) = registry.close(registration).await {
+        tracing::debug!(%error, "not closed");
+        back_off(&mut pause).await;
+    }
+}
+
+async fn back_off(pause: &mut Duration) {
+    sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+    *pause = BACK_OFF.1.min(*pause * 2);
 }
 
 #[cfg(test)]

@@ -29,6 +29,9 @@ pub enum Disconnect {
     /// The connector was declared dead, as happens to one that was frozen: its members are none any more. Reconnect.
     #[error("declared dead")]
     Dead,
+    /// Another login of the user, where the newest stays or data was lost: the client is not to connect again by itself.
+    #[error("kicked")]
+    Kicked,
     /// Bytes that break the client's protocol (K6, F1).
     #[error("malformed")]
     Malformed,
@@ -73,7 +76,7 @@ pub struct JsonFarewell {
 
 impl Disconnect {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Client,
         Self::Shutdown,
         Self::Slow,
@@ -82,6 +85,7 @@ impl Disconnect {
         Self::Idle,
         Self::PositionsLost,
         Self::Dead,
+        Self::Kicked,
         Self::Malformed,
         Self::Handshake,
         Self::Attack,
@@ -103,6 +107,7 @@ impl Disconnect {
             Self::HeartbeatTimeout => told(None, 4002, "heartbeat timeout", true),
             Self::PositionsLost => told(Some("reconnect"), 4003, "reconnect", true),
             Self::Dead => told(Some("reconnect"), 4009, "connector restarted", true),
+            Self::Kicked => told(Some("kick"), 4010, "kick", false),
             Self::HandshakeTimeout => told(None, 4004, "handshake timeout", false),
             Self::Idle => told(Some("idle"), 4005, "idle", false),
             Self::Malformed => told(None, 4006, "malformed", false),

@@ -13,6 +13,7 @@ pub(crate) use roster::Membership;
 
 use crate::chat::Chat;
 use crate::config::{ConfigError, new_incarnation};
+use crate::registry::Registry;
 use crate::suspects::Suspects;
 use channel_store::{
     DEADLINE_MARGIN, Generation, Incarnation, Indexed, LEASE_MEMORY, Leases, Place, Renewed,
@@ -112,7 +113,7 @@ impl Lease {
     }
 
     /// Keeps the lease by a new incarnation, until that is dead: then everything of it is to be closed.
-    pub(crate) async fn keep(&self, chat: &Chat) -> Dead {
+    pub(crate) async fn keep(&self, chat: &Chat, registry: &Registry) -> Dead {
         let tenure = loop {
             match new_incarnation(&self.id) {
                 Ok(incarnation) => {
@@ -125,7 +126,8 @@ impl Lease {
         tokio::select! {
             biased;
             () = self.renew_until_dead(&tenure) => {}
-            never = self.patrol(&tenure, chat) => match never {},
+            never = self.patrol(&tenure, chat, registry) => match never {},
+            () = self.listen(&tenure, registry) => {}
             () = tenure.condemned.notified() => {}
         }
         counter!(DEAD).increment(1);
@@ -191,6 +193,15 @@ impl Lease {
         }
     }
 
+    /// Looks at whomever other connectors hint at.
+    async fn listen(&self, tenure: &Tenure, registry: &Registry) {
+        let mut hints = registry.listen(&tenure.incarnation);
+        while let Some(user) = hints.recv().await {
+            self.suspects.add(Place::User(user));
+        }
+        std::future::pending::<()>().await;
+    }
+
     async fn renew_until_dead(&self, tenure: &Arc<Tenure>) {
         let mut renewed = Instant::now();
         while renewed.elapsed() < LEASE_MEMORY / 2 {
@@ -251,8 +262,7 @@ impl Lease {
     /// Makes the index in the store what it is here: writes what is missing, and looks after what is unknown.
     async fn reconcile(&self, tenure: &Tenure) -> Result<(), StoreError> {
         let found = self.leases.index(&tenure.incarnation).await?;
-        let (missing, unknown) = tenure.index.lock().reconcile(found);
-        self.suspects.extend(unknown);
+        let missing = tenure.index.lock().reconcile(found);
         match self.leases.index_add(&tenure.incarnation, &missing).await? {
             Indexed::Yes => tenure.index.lock().written(&missing),
             Indexed::Lost => tenure.hurry.notify_one(),
@@ -321,9 +331,13 @@ impl Stay {
     }
 
     /// Whose session it is.
-    #[cfg(test)]
     pub(crate) fn incarnation(&self) -> &Incarnation {
         &self.tenure.incarnation
+    }
+
+    /// The incarnation was found to be declared dead.
+    pub(crate) fn condemn(&self) {
+        self.tenure.condemned.notify_one();
     }
 }
 

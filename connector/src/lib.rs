@@ -33,7 +33,7 @@ use chat::Chat;
 use departures::Departures;
 use hub::Hub;
 use lease::Lease;
-use registry::LocalRegistry;
+use registry::Registry;
 use runtime::Shutdown;
 use server::Server;
 use session::Services;
@@ -50,6 +50,8 @@ pub struct Surroundings {
     pub chat: Arc<Chat>,
     /// What says that this connector lives.
     pub lease: Arc<Lease>,
+    /// Who is logged in.
+    pub registry: Arc<Registry>,
 }
 
 /// Serves clients on `listener` until the shutdown is requested; then closes every socket with a reason, and returns
@@ -66,12 +68,13 @@ pub async fn serve(
         feed,
         chat,
         lease,
+        registry,
     } = surroundings;
     hub.follow(feed);
     let services = Services {
         lease,
-        departures: Departures::new(&chat, clients.grace),
-        registry: Box::new(LocalRegistry::default()),
+        departures: Departures::new(&chat, &registry, clients.grace),
+        registry,
         hub,
         chat,
     };

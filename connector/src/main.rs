@@ -5,6 +5,7 @@ use channel_store::redis::RedisFeed;
 use connector::chat::{Chat, Source};
 use connector::hub::Hub;
 use connector::lease::Lease;
+use connector::registry::Registry;
 use connector::{Config, Surroundings};
 use runtime::{Readiness, Shutdown, admin, cli, lifecycle, listen, telemetry};
 use std::process::ExitCode;
@@ -27,11 +28,14 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let feed = RedisFeed::open(&config.redis, config.store_options(), hub.clone()).await;
     let feed = Arc::new(feed.context("cannot use this Redis")?);
     let lease = Lease::new(&config.id, config.lease, feed.leases(), hub.suspects())?;
+    let policy = config.clients.login_policy.into();
+    let registry = Registry::new(policy, feed.registry(), feed.hints(), feed.leases());
     let chat = Chat::new(source);
 
     let readiness = Readiness::new();
     readiness.follow("redis", channel_store::ChannelFeed::available(&*feed));
     readiness.follow("chat", chat.available());
+    readiness.follow("login-policy", registry.agreed());
     tracing::info!(address = %listener.local_addr()?, "listening");
     tracing::info!(address = %admin_listener.local_addr()?, "admin listening");
     let admin = tokio::spawn(admin::serve(admin_listener, readiness, shutdown.clone()));
@@ -41,6 +45,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         feed,
         chat,
         lease,
+        registry,
     };
     connector::serve(&config.clients, listener, surroundings, shutdown).await;
     admin.abort();

@@ -1,85 +1,444 @@
-//! Who is logged in: one login for each user, if the operator wants that.
+//! Who is logged in, cluster-wide: this connector's part of it (MEMBERSHIP.md).
+//!
+//! A login is registered before its session joins, and taken out when its leave has landed. Under `reject` whoever finds
+//! the user taken looks at the holders' leases first: the dead hold nobody. Under `kick-old` it claims its rank at once,
+//! which marks the others, and hints their connectors to look. A session gives way only when it finds itself marked:
+//! what one connector says to another may be lost, what is written is found by the patrol.
 
-use async_trait::async_trait;
-use channel_store::{SessionId, UserId};
+use crate::connection::Connection;
+use crate::disconnect::Disconnect;
+use crate::lease::Stay;
+use channel_store::{
+    Claimed, Hints, Incarnation, Leases, LoggedIn, Login, LoginPolicy, Place, SessionId,
+    StoreError, UserEntry, UserId, UserLook, UserRegistry,
+};
+use futures_util::future::join_all;
+use metrics::{counter, describe_counter};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::convert::Infallible;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
 
-/// What a registry said to a login.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Registered {
-    /// The user is this session's now.
+/// How long a policy that nobody speaks for any more holds: longer than any lease, so that no two are in force.
+const POLICY_LASTS: Duration = Duration::from_secs(60);
+const AGREE: Duration = Duration::from_secs(3);
+/// After a login, or an agreement, without an answer.
+const RETRY: Duration = Duration::from_millis(100);
+/// Calls of one user's holders at once, at most.
+const HOLDERS: usize = 8;
+
+const KICKS: &str = "connector_kicks_total";
+const REPAIRS: &str = "connector_repairs_total";
+
+/// What a login was told.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// Come in.
     Yes,
-    /// Another session has the user: 用户已登录.
+    /// 用户已登录.
     Taken,
 }
 
-/// The registry can't answer; the login's outcome is unknown.
-#[derive(Debug, thiserror::Error)]
-#[error("the user registry is unavailable: {0}")]
-pub struct RegistryError(pub String);
-
-/// Keeps at most one session for each user.
-#[async_trait]
-pub trait UserRegistry: Send + Sync + 'static {
-    /// Takes the user for a session, if no other session has them.
-    ///
-    /// # Errors
-    /// [`RegistryError`]: close the session as if it had been registered.
-    async fn login(&self, user: &UserId, session: &SessionId) -> Result<Registered, RegistryError>;
-
-    /// Gives the user back if, and only if, this session has them.
-    fn close(&self, user: &UserId, session: &SessionId);
+/// This connector's logins, and the way to everybody's.
+pub struct Registry {
+    policy: LoginPolicy,
+    users: Arc<dyn UserRegistry>,
+    hints: Arc<dyn Hints>,
+    leases: Arc<dyn Leases>,
+    agreed: watch::Sender<bool>,
+    known: Arc<Known>,
 }
 
-/// Judges by the sessions of this connector alone, as the original did.
+/// Logins from before they are sent until their end has landed.
+type Known = Mutex<HashMap<UserId, HashMap<SessionId, Weak<Registration>>>>;
+
+/// One session's login.
+pub(crate) struct Registration {
+    user: UserId,
+    session: SessionId,
+    connection: Arc<Connection>,
+    stay: Arc<Stay>,
+    standing: Mutex<Standing>,
+    known: Arc<Known>,
+}
+
 #[derive(Default)]
-pub struct LocalRegistry {
-    sessions: Mutex<HashMap<UserId, SessionId>>,
+struct Standing {
+    /// From the login's answer on.
+    generation: Option<u64>,
+    /// Its end is on its way.
+    over: bool,
+    /// A copy of its login, or of a claim, may arrive after its end.
+    fence: bool,
 }
 
-#[async_trait]
-impl UserRegistry for LocalRegistry {
-    async fn login(&self, user: &UserId, session: &SessionId) -> Result<Registered, RegistryError> {
-        let mut sessions = self.sessions.lock();
-        if sessions.contains_key(user) {
-            return Ok(Registered::Taken);
-        }
-        sessions.insert(user.clone(), session.clone());
-        Ok(Registered::Yes)
+/// What a look at users has found.
+#[derive(Default)]
+pub(crate) struct Findings {
+    /// Sessions that are not registered, or not marked as they should be.
+    claims: Vec<Arc<Registration>>,
+    /// Entries of this incarnation's sessions that are over.
+    over: Vec<(UserId, SessionId)>,
+    /// Whose connectors have something to find out.
+    hints: BTreeSet<(Incarnation, UserId)>,
+}
+
+impl Registry {
+    /// Says nothing before the connector serves. The policy is to be the same for all connectors: see
+    /// [`Registry::agreed`].
+    #[must_use]
+    pub fn new(
+        policy: LoginPolicy,
+        users: Arc<dyn UserRegistry>,
+        hints: Arc<dyn Hints>,
+        leases: Arc<dyn Leases>,
+    ) -> Arc<Self> {
+        describe_counter!(
+            KICKS,
+            "Sessions that gave way to another login of their user"
+        );
+        Arc::new(Self {
+            policy,
+            users,
+            hints,
+            leases,
+            agreed: watch::Sender::new(false),
+            known: Arc::default(),
+        })
     }
 
-    fn close(&self, user: &UserId, session: &SessionId) {
-        let mut sessions = self.sessions.lock();
-        if sessions.get(user) == Some(session) {
-            sessions.remove(user);
+    /// True while the other connectors have the same policy.
+    #[must_use]
+    pub fn agreed(&self) -> watch::Receiver<bool> {
+        self.agreed.subscribe()
+    }
+
+    /// Keeps saying which policy this connector has.
+    pub(crate) async fn keep_agreeing(&self) -> Infallible {
+        let mut said = false;
+        loop {
+            match self.users.agree(self.policy, POLICY_LASTS).await {
+                Ok(held) => {
+                    let is_same = held == self.policy;
+                    if !is_same && !std::mem::replace(&mut said, true) {
+                        tracing::error!(%held, own = %self.policy, "another login policy is in force: no logins here");
+                    }
+                    said &= !is_same;
+                    self.agreed.send_replace(is_same);
+                    sleep(AGREE).await;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "no login policy agreed upon");
+                    sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// Once, and nothing else.
+    #[cfg(test)]
+    pub(crate) async fn agree(&self) {
+        let held = self.users.agree(self.policy, POLICY_LASTS).await;
+        self.agreed.send_replace(held == Ok(self.policy));
+    }
+
+    /// What a login leaves in the index before it is sent.
+    pub(crate) fn place(&self, user: &UserId) -> Option<Place> {
+        (self.policy != LoginPolicy::Allow).then(|| Place::User(user.clone()))
+    }
+
+    /// Begins a login, which is to be ended whatever becomes of it; `None` where nothing is registered.
+    pub(crate) fn begin(
+        &self,
+        stay: &Arc<Stay>,
+        user: &UserId,
+        session: &SessionId,
+        connection: &Arc<Connection>,
+    ) -> Option<Arc<Registration>> {
+        if self.policy == LoginPolicy::Allow {
+            return None;
+        }
+        let registration = Arc::new(Registration {
+            user: user.clone(),
+            session: session.clone(),
+            connection: Arc::clone(connection),
+            stay: Arc::clone(stay),
+            standing: Mutex::default(),
+            known: Arc::clone(&self.known),
+        });
+        let mut known = self.known.lock();
+        let sessions = known.entry(user.clone()).or_default();
+        sessions.insert(session.clone(), Arc::downgrade(&registration));
+        Some(registration)
+    }
+
+    /// Registers a session: as often as it takes to get an answer.
+    pub(crate) async fn login(&self, registration: &Registration) -> Result<Admission, StoreError> {
+        let mut dead = Vec::new();
+        loop {
+            let login = registration.login(self.policy);
+            match self.users.login(&login, &dead).await {
+                Ok(LoggedIn::Yes { generation, others }) => {
+                    registration.standing.lock().generation = Some(generation);
+                    if others && self.policy == LoginPolicy::KickOld {
+                        self.claim_rank(registration, generation).await;
+                    }
+                    return Ok(Admission::Yes);
+                }
+                Ok(LoggedIn::Taken(holders)) => {
+                    let of_dead = self.dead_among(&holders, &registration.user).await?;
+                    if of_dead.iter().all(|it| dead.contains(it)) {
+                        return Ok(Admission::Taken);
+                    }
+                    dead = of_dead;
+                }
+                Err(StoreError::Unavailable(reason)) => {
+                    tracing::debug!(reason, "login unanswered");
+                    registration.standing.lock().fence = true;
+                    sleep(RETRY.mul_f64(0.5 + fastrand::f64())).await;
+                }
+                Err(error) => {
+                    if error == StoreError::ConnectorDead {
+                        registration.stay.condemn();
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// The others are to go. What fails here is found by a patrol.
+    async fn claim_rank(&self, registration: &Registration, generation: u64) {
+        if registration.connection.closing().is_some() {
+            return;
+        }
+        registration.standing.lock().fence = true;
+        let claim = (registration.login(self.policy), generation);
+        let claimed = self.users.claim(std::slice::from_ref(&claim)).await;
+        if let Ok(Some(Ok(claimed))) = claimed.map(|mut claimed| claimed.pop()) {
+            let user = &registration.user;
+            let hints = claimed.superseded.into_iter().map(|it| (it, user.clone()));
+            self.hint(hints).await;
+        }
+    }
+
+    /// Which of the holders of a user are dead. The others get to know that somebody asks.
+    async fn dead_among(
+        &self,
+        holders: &[Incarnation],
+        user: &UserId,
+    ) -> Result<Vec<Incarnation>, StoreError> {
+        let place = Place::User(user.clone());
+        let some = holders.iter().take(HOLDERS);
+        let states = some.map(async |holder| (holder, self.leases.vouch(holder, &place).await));
+        let (mut dead, mut living) = (Vec::new(), Vec::new());
+        for (holder, state) in join_all(states).await {
+            if state?.dead {
+                dead.push(holder.clone());
+            } else {
+                living.push((holder.clone(), user.clone()));
+            }
+        }
+        self.hint(living).await;
+        Ok(dead)
+    }
+
+    async fn hint(&self, hints: impl IntoIterator<Item = (Incarnation, UserId)>) {
+        let hints = hints.into_iter();
+        let hinted = hints.map(async |(incarnation, user)| {
+            if let Err(error) = self.hints.hint(&incarnation, &user).await {
+                tracing::debug!(%error, "not hinted");
+            }
+        });
+        join_all(hinted).await;
+    }
+
+    /// Takes a session out that is over.
+    ///
+    /// # Errors
+    /// As [`UserRegistry::close`]: to be repeated.
+    pub(crate) async fn close(&self, registration: &Registration) -> Result<(), StoreError> {
+        let fence = {
+            let mut standing = registration.standing.lock();
+            standing.over = true;
+            standing.fence
+        };
+        let Registration { user, session, .. } = registration;
+        self.users.close(user, session, fence).await
+    }
+
+    /// Hears what other connectors say to an incarnation.
+    pub(crate) fn listen(&self, incarnation: &Incarnation) -> mpsc::Receiver<UserId> {
+        self.hints.listen(incarnation)
+    }
+
+    /// What is registered of users.
+    ///
+    /// # Errors
+    /// As [`UserRegistry::look`].
+    pub(crate) async fn look(
+        &self,
+        incarnation: &Incarnation,
+        users: &[UserId],
+    ) -> Result<Vec<UserLook>, StoreError> {
+        self.users.look(incarnation, users).await
+    }
+
+    /// Compares a user's entries with the sessions here. Whoever finds itself superseded gives way at once.
+    pub(crate) fn compare(
+        &self,
+        incarnation: &Incarnation,
+        user: &UserId,
+        entries: &[UserEntry],
+        findings: &mut Findings,
+    ) {
+        let sessions = self.known.lock().get(user).cloned().unwrap_or_default();
+        for (session, registration) in &sessions {
+            let Some(registration) = registration.upgrade() else {
+                continue;
+            };
+            let Some(generation) = registration.present(incarnation) else {
+                continue;
+            };
+            let own = entries.iter().find(|entry| entry.session == *session);
+            if own.is_some_and(|own| own.superseded) {
+                registration.kick();
+                continue;
+            }
+            let others = entries.iter().filter(|entry| entry.session != *session);
+            let (mut is_marked, mut better) = (true, Vec::new());
+            for other in others.filter(|other| !other.superseded) {
+                is_marked &= !self.policy.outranks(generation, other.generation);
+                if self.policy.outranks(other.generation, generation) {
+                    better.push((other.incarnation.clone(), user.clone()));
+                }
+            }
+            findings.hints.extend(better);
+            if own.is_none() || !is_marked {
+                findings.claims.push(registration);
+            }
+        }
+        let own = entries.iter().filter(|it| it.incarnation == *incarnation);
+        let over = own.filter(|entry| !sessions.contains_key(&entry.session));
+        let over = over.map(|entry| (user.clone(), entry.session.clone()));
+        findings.over.extend(over);
+    }
+
+    /// Puts right what was found; true if all of it is.
+    ///
+    /// # Errors
+    /// As [`UserRegistry::claim`].
+    pub(crate) async fn settle(&self, findings: Findings) -> Result<bool, StoreError> {
+        let Findings {
+            claims,
+            over,
+            mut hints,
+        } = findings;
+        let mut is_settled = true;
+        let logins: Vec<_> = claims
+            .iter()
+            .filter_map(|registration| {
+                let generation = registration.claim()?;
+                Some((registration.login(self.policy), generation))
+            })
+            .collect();
+        for (claimed, (login, _)) in self.users.claim(&logins).await?.into_iter().zip(&logins) {
+            match claimed {
+                Ok(Claimed { superseded, better }) => {
+                    counter!(REPAIRS, "reason" => "login-lost").increment(1);
+                    let concerned = superseded.into_iter().chain(better);
+                    hints.extend(concerned.map(|it| (it, login.user.clone())));
+                }
+                Err(StoreError::ConnectorDead) => {
+                    if let Some(registration) = claims.first() {
+                        registration.stay.condemn();
+                    }
+                }
+                // Its end was faster.
+                Err(StoreError::StaleOperation) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "login not claimed");
+                    is_settled = false;
+                }
+            }
+        }
+        for (user, session) in over {
+            self.users.close(&user, &session, true).await?;
+            counter!(REPAIRS, "reason" => "login-ghost").increment(1);
+        }
+        self.hint(hints).await;
+        Ok(is_settled)
+    }
+}
+
+impl Findings {
+    /// True if something is to be written.
+    pub(crate) fn wants_claims(&self) -> bool {
+        !self.claims.is_empty()
+    }
+}
+
+impl Registration {
+    fn login(&self, policy: LoginPolicy) -> Login {
+        Login {
+            user: self.user.clone(),
+            session: self.session.clone(),
+            incarnation: self.stay.incarnation().clone(),
+            deadline: self.stay.deadline(),
+            policy,
+        }
+    }
+
+    /// Its rank, if it is logged in by this incarnation, and has not ended.
+    fn present(&self, incarnation: &Incarnation) -> Option<u64> {
+        let standing = self.standing.lock();
+        let is_present = !standing.over && self.stay.incarnation() == incarnation;
+        standing.generation.filter(|_| is_present)
+    }
+
+    /// The same, and a claim may travel from now on.
+    fn claim(&self) -> Option<u64> {
+        let mut standing = self.standing.lock();
+        if standing.over || self.connection.closing().is_some() {
+            return None;
+        }
+        standing.fence = true;
+        standing.generation
+    }
+
+    /// True if nothing was sent whose copy may still travel, and nothing was written.
+    pub(crate) fn is_nowhere(&self) -> bool {
+        let standing = self.standing.lock();
+        standing.generation.is_none() && !standing.fence
+    }
+
+    /// Its login was not answered, and may still take effect.
+    pub(crate) fn is_uncertain(&self) {
+        self.standing.lock().fence = true;
+    }
+
+    fn kick(&self) {
+        if self.connection.closing().is_none() {
+            counter!(KICKS).increment(1);
+            self.connection.close(Disconnect::Kicked);
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let mut known = self.known.lock();
+        if let Some(sessions) = known.get_mut(&self.user) {
+            sessions.remove(&self.session);
+            if sessions.is_empty() {
+                known.remove(&self.user);
+            }
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn the_late_close_of_an_old_session_does_not_remove_a_newer_one() {
-        let registry = LocalRegistry::default();
-        let user = UserId::new("u").unwrap();
-        let (old, new) = (
-            SessionId::new("old").unwrap(),
-            SessionId::new("new").unwrap(),
-        );
-        assert_eq!(registry.login(&user, &old).await.unwrap(), Registered::Yes);
-        assert_eq!(
-            registry.login(&user, &new).await.unwrap(),
-            Registered::Taken
-        );
-        registry.close(&user, &old);
-        assert_eq!(registry.login(&user, &new).await.unwrap(), Registered::Yes);
-        registry.close(&user, &old);
-        assert_eq!(
-            registry.login(&user, &old).await.unwrap(),
-            Registered::Taken
-        );
-    }
-}
+mod tests;

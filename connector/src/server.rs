@@ -51,6 +51,10 @@ impl Server {
         let keeping = AbortOnDropHandle::new(tokio::spawn(async move {
             match server.hold_the_lease().await {}
         }));
+        let server = Arc::clone(&self);
+        let agreeing = AbortOnDropHandle::new(tokio::spawn(async move {
+            server.services.registry.keep_agreeing().await
+        }));
         loop {
             tokio::select! {
                 biased;
@@ -68,7 +72,7 @@ impl Server {
         }
         drop(listener);
         self.drain().await;
-        drop(keeping);
+        drop((keeping, agreeing));
         self.services
             .lease
             .end(self.services.departures.grace())
@@ -77,9 +81,14 @@ impl Server {
 
     /// By one incarnation after another: what was of a dead one is closed.
     pub(crate) async fn hold_the_lease(&self) -> Infallible {
-        let Services { lease, chat, .. } = &*self.services;
+        let Services {
+            lease,
+            chat,
+            registry,
+            ..
+        } = &*self.services;
         loop {
-            let dead = lease.keep(chat).await;
+            let dead = lease.keep(chat, registry).await;
             self.close_all(Disconnect::Dead).await;
             lease.give_up(dead).await;
         }

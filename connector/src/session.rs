@@ -6,16 +6,16 @@
 use crate::chat::{Answered, CALL, CallError, Chat, Flow, Outcome};
 use crate::codec::{Request, RequestBody};
 use crate::connection::Connection;
-use crate::departures::Departures;
+use crate::departures::{Departure, Departures};
 use crate::disconnect::Disconnect;
 use crate::hub::{Hub, Judgement, Member};
 use crate::lease::{Lease, Membership};
 use crate::login::{Login, LoginError};
 use crate::random::unguessable;
 use crate::recovery::{Recovered, Recovery};
-use crate::registry::{Registered, UserRegistry};
+use crate::registry::{Admission, Registration, Registry};
 use bytes::Bytes;
-use channel_store::{Epoch, IdempotencyKey, Place, Position, SessionId};
+use channel_store::{ChannelName, Epoch, IdempotencyKey, Place, Position, SessionId, User};
 use proto::v1::send_request::Content;
 use proto::v1::{JoinResponse, SendRequest};
 use std::sync::Arc;
@@ -30,8 +30,8 @@ const SENT: &str = r#"{"message":"发送成功","code":0}"#;
 const NOT_LOGGED_IN: &str = r#"{"code":1,"message":"用户未登录"}"#;
 const FAILED: &str = r#"{"code":500}"#;
 
-/// How long following and indexing a channel may take, so that time is left for the join.
-const FOLLOW: Duration = Duration::from_millis(1_000);
+/// How long all may take that comes before the join, so that time is left for that.
+const PREPARE: Duration = Duration::from_millis(1_000);
 
 /// What all sessions of a connector share.
 pub(crate) struct Services {
@@ -44,7 +44,7 @@ pub(crate) struct Services {
     /// Leaves that must land.
     pub departures: Departures,
     /// Who is logged in.
-    pub registry: Box<dyn UserRegistry>,
+    pub registry: Arc<Registry>,
 }
 
 /// One connection's side of the handlers.
@@ -52,6 +52,18 @@ pub(crate) struct Client {
     services: Arc<Services>,
     connection: Arc<Connection>,
     session: Option<Session>,
+}
+
+/// What became of a login.
+enum Entered {
+    In(Entry),
+    Taken,
+}
+
+/// Why a session is not registered.
+enum Refused {
+    Taken,
+    Failed,
 }
 
 /// A session that has just joined.
@@ -66,6 +78,8 @@ struct Entry {
 /// A connection bound to a user, in the channel of its login.
 struct Session {
     membership: Arc<Membership>,
+    /// None where nothing is registered.
+    registration: Option<Arc<Registration>>,
     flow: Arc<Flow>,
     keys: u64,
     member: Member,
@@ -127,20 +141,11 @@ impl Client {
         let Some(id) = new_session_id().filter(|_| self.services.departures.has_room()) else {
             return Some(FAILED);
         };
-        let registry = &self.services.registry;
         let deadline = Instant::now() + CALL;
-        let outcome = match timeout_at(deadline, registry.login(&login.user.id, &id)).await {
-            Ok(Ok(Registered::Taken)) => return Some(TAKEN),
-            Ok(Ok(Registered::Yes)) => self.enter(&login, &id, deadline).await,
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "login failed");
-                None
-            }
-            Err(_) => None,
-        };
-        let Some(entry) = outcome else {
-            registry.close(&login.user.id, &id);
-            return Some(FAILED);
+        let entry = match self.enter(&login, &id, deadline).await {
+            Some(Entered::In(entry)) => entry,
+            Some(Entered::Taken) => return Some(TAKEN),
+            None => return Some(FAILED),
         };
         match &entry.recovered {
             Some(recovered) => self.answer(request.id, &recovered.add_to(LOGGED_IN)),
@@ -156,57 +161,118 @@ impl Client {
     }
 
     /// Follows the channel first, then joins: so the own onJoin is among what the hub delivers (K2). It is indexed first,
-    /// too: so whatever becomes of this process, the member is found. What was missed is judged last, when nothing can be missed any more.
-    async fn enter(&self, login: &Login, id: &SessionId, deadline: Instant) -> Option<Entry> {
+    /// too: so whatever becomes of this process, login and member are found. What was missed is judged last, when nothing
+    /// can be missed any more.
+    async fn enter(&self, login: &Login, id: &SessionId, deadline: Instant) -> Option<Entered> {
         let Login { user, channel, .. } = login;
         let mut format = self.connection.format();
         if login.recovery.is_wanted() {
             format = format.with_positions();
         }
         let member = self.services.hub.attach(channel, &self.connection, format);
-        let places = vec![Place::Channel(channel.clone())];
-        let prepared = async { tokio::join!(member.followed(), self.services.lease.enter(places)) };
-        let ((), stay) = timeout(FOLLOW, prepared).await.ok()?;
-        let membership = Membership::begin(stay?, channel.clone(), user.clone(), id.clone());
+        let mut departure = Departure::default();
+        let registered = self.register(user, channel, id, &mut departure);
+        let prepared = async { tokio::join!(member.followed(), registered) };
+        let admitted = timeout(PREPARE, prepared).await;
+        let membership = match admitted {
+            Ok(((), Ok(membership))) => membership,
+            Ok(((), Err(Refused::Taken))) => {
+                self.end(departure);
+                return Some(Entered::Taken);
+            }
+            Ok(((), Err(Refused::Failed))) => {
+                self.end(departure);
+                return None;
+            }
+            Err(_) => {
+                if let Some(registration) = &departure.registration {
+                    registration.is_uncertain();
+                }
+                self.end(departure);
+                return None;
+            }
+        };
         let join = self.services.chat.join(membership.join());
         let joined = timeout_at(deadline, join).await;
-        let joined = joined.unwrap_or(Err(CallError::Unknown));
-        match joined {
+        match joined.unwrap_or(Err(CallError::Unknown)) {
             Ok(Answered { answer, repeated }) => {
                 membership.joined(repeated);
+                departure.membership = Some(Arc::clone(&membership));
+                let placed = place(&member, &login.recovery, &answer);
+                let Some((begin, recovered)) = timeout_at(deadline, placed).await.ok().flatten()
+                else {
+                    self.end(departure);
+                    return None;
+                };
                 let session = Session {
                     membership,
+                    registration: departure.registration,
                     flow: Arc::default(),
                     keys: 0,
                     member,
                 };
-                let placed = place(&session.member, &login.recovery, &answer);
-                match timeout_at(deadline, placed).await.ok().flatten() {
-                    Some((begin, recovered)) => Some(Entry {
-                        session,
-                        begin,
-                        recovered,
-                    }),
-                    None => {
-                        self.services.departures.add(session.membership);
-                        None
-                    }
-                }
+                Some(Entered::In(Entry {
+                    session,
+                    begin,
+                    recovered,
+                }))
             }
             Err(error) => {
                 tracing::debug!(%error, "join failed");
                 match &error {
                     CallError::Unknown => {
                         membership.is_uncertain();
-                        self.services.departures.add(membership);
+                        departure.membership = Some(membership);
                     }
                     CallError::Refused { reason } if reason == "CONNECTOR_DEAD" => {
                         membership.condemn();
                     }
                     CallError::Refused { .. } | CallError::Unreachable => {}
                 }
+                self.end(departure);
                 None
             }
+        }
+    }
+
+    /// Indexes and registers a session. What has to be undone if this goes wrong is noted on the way.
+    async fn register(
+        &self,
+        user: &User,
+        channel: &ChannelName,
+        id: &SessionId,
+        departure: &mut Departure,
+    ) -> Result<Arc<Membership>, Refused> {
+        let Services {
+            lease, registry, ..
+        } = &*self.services;
+        if !*registry.agreed().borrow() {
+            return Err(Refused::Failed);
+        }
+        let mut places = vec![Place::Channel(channel.clone())];
+        places.extend(registry.place(&user.id));
+        let stay = lease.enter(places).await.ok_or(Refused::Failed)?;
+        let stay = Arc::new(stay);
+        departure.registration = registry.begin(&stay, &user.id, id, &self.connection);
+        if let Some(registration) = &departure.registration {
+            match registry.login(registration).await {
+                Ok(Admission::Yes) => {}
+                Ok(Admission::Taken) => return Err(Refused::Taken),
+                Err(error) => {
+                    tracing::debug!(%error, "login failed");
+                    return Err(Refused::Failed);
+                }
+            }
+        }
+        let (channel, user) = (channel.clone(), user.clone());
+        Ok(Membership::begin(stay, channel, user, id.clone()))
+    }
+
+    /// Undoes what may have taken effect.
+    fn end(&self, mut departure: Departure) {
+        departure.registration = (departure.registration).filter(|it| !it.is_nowhere());
+        if departure.registration.is_some() || departure.membership.is_some() {
+            self.services.departures.add(departure);
         }
     }
 
@@ -275,10 +341,10 @@ impl Client {
     pub(crate) async fn close(mut self) {
         if let Some(session) = self.session.take() {
             session.flow.settled().await;
-            let membership = session.membership;
-            let (user, id) = (&membership.user().id, membership.session());
-            self.services.registry.close(user, id);
-            self.services.departures.add(membership);
+            self.services.departures.add(Departure {
+                membership: Some(session.membership),
+                registration: session.registration,
+            });
         }
     }
 }

@@ -8,6 +8,7 @@ use clap::Parser;
 use connector::chat::{Chat, Source, TransportError};
 use connector::hub::{Hub, TOUCH_INTERVAL};
 use connector::lease::Lease;
+use connector::registry::Registry;
 use connector::{ClientSettings, Surroundings};
 use runtime::{LogFormat, Readiness, Shutdown, admin, cli, lifecycle, listen, telemetry};
 use std::net::SocketAddr;
@@ -61,7 +62,9 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let hub = Hub::new(TOUCH_INTERVAL);
     let feed = store.feed(hub.clone());
     let lease = Lease::new("standalone", lease_length, store.leases(), hub.suspects())?;
-    let aftercare = chat::Aftercare::begin(store.clone(), store.leases());
+    let policy = config.clients.login_policy.into();
+    let registry = Registry::new(policy, store.registry(), store.hints(), store.leases());
+    let aftercare = chat::Aftercare::begin(store.clone(), store.leases(), store.registry());
     // Chat outlives the connector, whose last leaves have to land.
     let chat_shutdown = Shutdown::new();
     let limits = chat::Limits {
@@ -95,6 +98,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         feed,
         chat,
         lease,
+        registry,
     };
     connector::serve(&config.clients, listener, around, shutdown).await;
     chat_shutdown.request();

@@ -30,7 +30,7 @@ pub enum Kind {
     RefusedYetSeen,
     /// Told of a loss though nothing was lost.
     ToldForNothing,
-    /// Who is listed is not who has joined and not left.
+    /// Who is listed, or has joined and not left, is not who has a live socket.
     Membership,
     /// What the protocol forbids.
     Protocol,
@@ -385,18 +385,26 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Who has joined and not left, by the log.
+    /// Whoever has a live socket has joined and not left, by the log, and is listed with as many sessions; nobody else
+    /// has, or is. Who has left says nothing.
     fn membership(&mut self) {
-        let Some(listed) = &self.history.listed else {
-            return;
-        };
+        let mut live: BTreeMap<&str, u32> = BTreeMap::new();
+        for stay in self.stays.iter().filter(|stay| stay.there) {
+            *live.entry(stay.name).or_default() += 1;
+        }
         let mut present: BTreeMap<String, bool> = BTreeMap::new();
         let mut findings = Vec::new();
         for (offset, content) in &self.history.log.entries {
             let joins = match content.route.as_str() {
                 "onJoin" => true,
                 "onLeave" => false,
-                _ => continue,
+                _ => {
+                    let speaker = content.message.as_ref().map(|(user, _)| user);
+                    if speaker.is_some_and(|user| present.get(user) == Some(&false)) {
+                        findings.push(format!("{offset}: {:?} by who left", content.message));
+                    }
+                    continue;
+                }
             };
             let body: serde_json::Value = serde_json::from_str(&content.body).unwrap_or_default();
             let user = body["userId"].as_str().unwrap_or_default().to_owned();
@@ -405,15 +413,29 @@ impl<'a> Checker<'a> {
             }
             present.insert(user, joins);
         }
-        let whole = self.history.log.first() == 1;
+        let sockets = |user: &str| live.get(user).copied().unwrap_or_default();
         for (user, joined) in &present {
-            if *joined != listed.contains(user) {
-                findings.push(format!("{user}: joined {joined}, listed {}", !joined));
+            if *joined != (sockets(user) > 0) {
+                let sockets = sockets(user);
+                findings.push(format!(
+                    "{user}: joined {joined}, has {sockets} live sockets"
+                ));
             }
         }
-        for user in listed {
-            if whole && !present.contains_key(user) {
-                findings.push(format!("{user} is listed and never joined"));
+        if self.history.log.first() == 1 {
+            let live = live.keys();
+            let silent = live.filter(|user| !present.contains_key(**user));
+            findings.extend(silent.map(|user| format!("{user} is there and never joined")));
+        }
+        if let Some(listed) = &self.history.listed {
+            let users: BTreeSet<_> = listed.keys().map(String::as_str).collect();
+            for user in users.union(&live.keys().copied().collect()) {
+                let (sessions, sockets) = (listed.get(*user).copied(), sockets(user));
+                if sessions.unwrap_or_default() != sockets {
+                    findings.push(format!(
+                        "{user}: listed with {sessions:?} sessions, has {sockets} live sockets"
+                    ));
+                }
             }
         }
         for text in findings {

@@ -1,4 +1,4 @@
-//! Many followers in one channel: some speak, all listen, until everything has come to rest and is checked.
+//! Many followers in a channel: some speak, all listen, until everything has come to rest and is checked.
 
 use crate::chat_api::ChatApi;
 use crate::checker::{self, Finding, Kind};
@@ -7,13 +7,13 @@ use crate::history::{History, Member, Outcome, Position};
 use crate::log::Log;
 use crate::tongue::Tongue;
 use crate::{SOON, wait};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// The channel that they are in.
+/// The channel that they are in if no other is named.
 pub const ROOM: &str = "room";
 
 /// What keeps every publication of a test, however long it runs.
@@ -24,6 +24,7 @@ const PACE: Duration = Duration::from_millis(8);
 
 /// Followers in a channel.
 pub struct Crowd {
+    room: String,
     connectors: Vec<SocketAddr>,
     followers: Vec<Follower>,
     speaking: watch::Sender<bool>,
@@ -35,24 +36,37 @@ impl Crowd {
     /// # Panics
     /// When somebody can't log in.
     pub async fn gather(connectors: &[SocketAddr], speakers: usize, listeners: usize) -> Self {
-        let mut crowd = Self {
-            connectors: connectors.to_vec(),
-            followers: Vec::new(),
-            speaking: watch::Sender::new(false),
-        };
+        let mut crowd = Self::of_nobody(ROOM, connectors);
         for number in 0..speakers {
-            crowd.add(&format!("speaker{number}"), Some(PACE));
+            crowd.add_in_turn(&format!("speaker{number}"), Some(PACE));
         }
         for number in 0..listeners {
-            crowd.add(&format!("listener{number}"), None);
+            crowd.add_in_turn(&format!("listener{number}"), None);
         }
         crowd.until_online().await;
         crowd
     }
 
-    fn add(&mut self, user: &str, pace: Option<Duration>) {
+    /// Nobody yet, in this channel.
+    #[must_use]
+    pub fn of_nobody(room: &str, connectors: &[SocketAddr]) -> Self {
+        Self {
+            room: room.to_owned(),
+            connectors: connectors.to_vec(),
+            followers: Vec::new(),
+            speaking: watch::Sender::new(false),
+        }
+    }
+
+    fn add_in_turn(&mut self, user: &str, pace: Option<Duration>) {
+        self.add(user, pace, self.followers.len() % self.connectors.len());
+    }
+
+    /// One more, who connects to this connector first, after a failure to the next; whose name begins with "speaker" if
+    /// it is to say something at a pace.
+    pub fn add(&mut self, user: &str, pace: Option<Duration>, connector: usize) {
         let mut connectors = self.connectors.clone();
-        connectors.rotate_left(self.followers.len() % self.connectors.len());
+        connectors.rotate_left(connector);
         // In pairs, so that both are spoken on each connector.
         let tongue = match self.followers.len() / 2 % 2 {
             0 => Tongue::Json,
@@ -61,7 +75,7 @@ impl Crowd {
         self.followers.push(Follower::start(Character {
             user: user.to_owned(),
             tongue,
-            channel: ROOM.to_owned(),
+            channel: self.room.clone(),
             connectors,
             pace,
             speaking: self.speaking.subscribe(),
@@ -73,12 +87,12 @@ impl Crowd {
     /// # Panics
     /// When it can't log in.
     pub async fn joined_by(&mut self, user: &str) -> &Follower {
-        self.add(user, None);
+        self.add_in_turn(user, None);
         self.until_online().await;
         self.followers.last().expect("one was added")
     }
 
-    /// Waits until everybody is logged in.
+    /// Waits until everybody is logged in who was not told to be nowhere.
     ///
     /// # Panics
     /// When somebody isn't in time.
@@ -86,7 +100,8 @@ impl Crowd {
         for follower in &self.followers {
             let online = follower.notes().until(2 * SOON, |notes| {
                 // A login's position is where a member begins.
-                (notes.online && notes.position.is_some()).then_some(())
+                let there = notes.online && notes.position.is_some();
+                (there || notes.away).then_some(())
             });
             let notes = online.await;
             assert!(
@@ -106,9 +121,9 @@ impl Crowd {
 
     /// Who connects to these connectors first.
     pub fn at(&self, connector: usize) -> impl Iterator<Item = &Follower> {
-        let connectors = self.connectors.len();
-        let followers = self.followers.iter().enumerate();
-        followers.filter_map(move |(n, f)| (n % connectors == connector).then_some(f))
+        let home = self.connectors[connector];
+        let followers = self.followers.iter();
+        followers.filter(move |follower| follower.home() == home)
     }
 
     /// Lets the speakers speak.
@@ -153,28 +168,30 @@ impl Crowd {
         notes.max().unwrap_or_default()
     }
 
-    /// Waits until each speaker has so many more messages acknowledged; how long that took.
+    /// How many messages are acknowledged of each speaker who was not told to be nowhere.
+    #[must_use]
+    pub fn acknowledged(&self) -> Vec<usize> {
+        let speakers = self.followers.iter();
+        let speakers = speakers.filter(|f| f.name().starts_with("speaker"));
+        let notes = speakers.map(|follower| follower.notes().read());
+        let notes = notes.filter(|notes| !notes.away);
+        notes
+            .map(|notes| notes.count(Outcome::Acknowledged))
+            .collect()
+    }
+
+    /// Waits until each speaker who was not told to be nowhere has so many more messages acknowledged; how long that took.
     ///
     /// # Panics
     /// When it takes too long.
     pub async fn goes_on(&self, more: usize) -> Duration {
         let began = Instant::now();
-        let speakers = || {
-            self.followers
-                .iter()
-                .filter(|f| f.name().starts_with("speaker"))
-        };
-        let counts = || -> Vec<usize> {
-            let notes = speakers().map(|follower| follower.notes());
-            notes
-                .map(|notes| notes.read().count(Outcome::Acknowledged))
-                .collect()
-        };
-        let before = counts();
+        let before = self.acknowledged();
         wait::eventually("every speaker goes on", 3 * SOON, async || {
+            let now = self.acknowledged();
             before
                 .iter()
-                .zip(counts())
+                .zip(now)
                 .all(|(before, now)| now >= before + more)
         })
         .await;
@@ -207,7 +224,7 @@ impl Crowd {
     pub async fn comes_to_rest(&self, chat: &ChatApi, server: SocketAddr) -> History {
         self.fall_silent().await;
         wait::eventually("the last publication is taken", 2 * SOON, async || {
-            chat.send(ROOM, "herald", r#"{"n":1000000}"#, "last")
+            chat.send(&self.room, "herald", r#"{"n":1000000}"#, "last")
                 .await
                 .is_ok()
         })
@@ -215,20 +232,50 @@ impl Crowd {
         self.rests(chat, server).await
     }
 
-    /// Waits until everybody is where the log ends, or for as long as that may take, and gathers what is known.
+    /// Waits until everybody who is there is where the log ends, and all of them are listed, or for as long as that may
+    /// take, and gathers what is known.
     pub async fn rests(&self, chat: &ChatApi, server: SocketAddr) -> History {
         let mut log = Log::default();
+        let mut listed = None;
         // Who doesn't get there is for the checker to tell.
         let _ = wait::within(2 * SOON, async || {
-            log = Log::read(server, ROOM).await;
+            listed = chat.members(&self.room).await.ok();
+            log = Log::read(server, &self.room).await;
             let end = log.end();
-            let positions = self.positions();
-            (end.is_some() && positions.iter().all(|position| *position == end)).then_some(())
+            let present = self.followers.iter().filter(|it| !it.notes().read().away);
+            let mut positions = present.map(|it| it.notes().read().position.clone());
+            let all = end.is_some() && positions.all(|position| position == end);
+            (all && listed.as_ref() == Some(&self.live())).then_some(())
         })
         .await;
-        let listed = chat.members(ROOM).await.ok();
-        let listed = listed.map(|members| members.into_iter().map(|(user, _)| user).collect());
-        self.history(log, listed)
+        self.history(log, listed.map(|members| members.into_iter().collect()))
+    }
+
+    /// Who has a live socket, with the number of them, as chat lists members.
+    #[must_use]
+    pub fn live(&self) -> Vec<(String, u32)> {
+        let followers = self.followers.iter();
+        let live = followers.filter(|follower| follower.notes().read().online);
+        let mut live: Vec<_> = live
+            .map(|follower| (follower.name().to_owned(), 1))
+            .collect();
+        live.sort();
+        live
+    }
+
+    /// Waits until chat lists exactly who has a live socket; how long that took.
+    ///
+    /// # Panics
+    /// When it takes longer.
+    pub async fn is_listed_within(&self, within: Duration, chat: &ChatApi) -> Duration {
+        let began = Instant::now();
+        let what = format!("the live sockets of {} are its members", self.room);
+        wait::eventually(&what, within, async || {
+            let listed = chat.members(&self.room).await.ok();
+            listed.is_some_and(|listed| listed == self.live())
+        })
+        .await;
+        began.elapsed()
     }
 
     /// Waits until everybody is at this offset.
@@ -252,7 +299,7 @@ impl Crowd {
         notes.map(|notes| notes.read().position.clone()).collect()
     }
 
-    fn history(&self, log: Log, listed: Option<BTreeSet<String>>) -> History {
+    fn history(&self, log: Log, listed: Option<BTreeMap<String, u32>>) -> History {
         let mut sent = BTreeMap::new();
         let mut members = Vec::new();
         for follower in &self.followers {

@@ -51,6 +51,8 @@ pub struct Notes {
     pub position: Option<Position>,
     /// It is logged in.
     pub online: bool,
+    /// It was told to be nowhere.
+    pub away: bool,
     /// What it said, and what came of it; nothing yet without an answer.
     pub said: BTreeMap<u64, Option<Outcome>>,
     /// Answers that were no success, in words, and how often each came.
@@ -67,6 +69,8 @@ pub struct Notes {
     pub replayed: u64,
     /// The connection's end was the server's doing, so often.
     pub disconnected: usize,
+    /// The reasons that it was given for that before it came.
+    pub kicked: Vec<String>,
 }
 
 impl Notes {
@@ -103,6 +107,7 @@ impl Notes {
 /// A running client.
 pub struct Follower {
     name: String,
+    home: SocketAddr,
     notes: Arc<Inbox<Notes>>,
     orders: mpsc::UnboundedSender<Order>,
     task: AbortHandle,
@@ -126,11 +131,15 @@ pub struct Character {
 
 impl Follower {
     /// Lets it begin.
+    ///
+    /// # Panics
+    /// When there is no connector for it.
     #[must_use]
     pub fn start(character: Character) -> Self {
         let notes = Arc::<Inbox<Notes>>::default();
         let (sender, orders) = mpsc::unbounded_channel();
         let name = character.user.clone();
+        let home = character.connectors[0];
         let task = Task {
             at: 0,
             away: false,
@@ -142,6 +151,7 @@ impl Follower {
         };
         Self {
             name,
+            home,
             notes,
             orders: sender,
             task: tokio::spawn(task.run()).abort_handle(),
@@ -152,6 +162,12 @@ impl Follower {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where it connected to first.
+    #[must_use]
+    pub fn home(&self) -> SocketAddr {
+        self.home
     }
 
     /// What it has noted so far.
@@ -167,8 +183,7 @@ impl Follower {
     pub async fn go_to(&self, connector: SocketAddr, leaving: Leaving) {
         let logins = |notes: &Notes| notes.recovered.0 + notes.recovered.1;
         let before = logins(&self.notes.read());
-        // The task lives as long as its follower.
-        let _ = self.orders.send((leaving, Some(connector)));
+        self.is_to_go(leaving, Some(connector));
         let there = self.notes.until(2 * crate::SOON, |notes| {
             (notes.online && logins(notes) > before).then_some(())
         });
@@ -176,12 +191,20 @@ impl Follower {
         assert!(there.is_some(), "{} does not get to {connector}", self.name);
     }
 
+    /// Tells it to go to a connector, or to be nowhere, as [`Follower::go_to`] and [`Follower::go_away`] do that wait for
+    /// it. Who is told to be nowhere and has lost its connection by now does not come back.
+    pub fn is_to_go(&self, leaving: Leaving, to: Option<SocketAddr>) {
+        self.notes.write(|notes| notes.away = to.is_none());
+        // The task lives as long as its follower.
+        let _ = self.orders.send((leaving, to));
+    }
+
     /// Lets it go, and returns when it is nowhere.
     ///
     /// # Panics
     /// When it isn't in time.
     pub async fn go_away(&self, leaving: Leaving) {
-        let _ = self.orders.send((leaving, None));
+        self.is_to_go(leaving, None);
         let gone = self
             .notes
             .until(crate::SOON, |notes| (!notes.online).then_some(()));
@@ -212,6 +235,10 @@ struct Task {
 impl Task {
     async fn run(mut self) {
         loop {
+            // Also what was said while the connection ended.
+            while let Ok(order) = self.orders.try_recv() {
+                self.take(order);
+            }
             while self.away {
                 let Some(order) = self.orders.recv().await else {
                     return;
@@ -367,8 +394,10 @@ impl Task {
             }
         };
         for heard in &heard {
-            if let Heard::Message(message) = heard {
-                self.message(message, asked)?;
+            match heard {
+                Heard::Message(message) => self.message(message, asked)?,
+                Heard::Kick(reason) => self.notes.write(|notes| notes.kicked.push(reason.clone())),
+                Heard::Handshake | Heard::Heartbeat => {}
             }
         }
         Ok(heard)
@@ -495,6 +524,8 @@ fn sent(notes: &mut Notes, body: &Value, number: u64, since: Instant) {
 fn push(notes: &mut Notes, channel: &str, message: &Value) -> Result<(), &'static str> {
     let route = message["route"].as_str();
     if route == Some("onKick") {
+        let reason = message["body"]["reason"].as_str();
+        notes.kicked.push(reason.ok_or("no reason")?.to_owned());
         return Ok(());
     }
     if message["channel"] != channel {

@@ -2,7 +2,7 @@
 
 use crate::log::Log;
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// A place in a log.
@@ -137,6 +137,6 @@ pub struct History {
     pub sent: BTreeMap<Message, Outcome>,
     /// The log.
     pub log: Log,
-    /// Who is listed as a member, if somebody asked.
-    pub listed: Option<BTreeSet<String>>,
+    /// Who is listed as a member with how many sessions, if somebody asked.
+    pub listed: Option<BTreeMap<String, u32>>,
 }

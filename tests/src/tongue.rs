@@ -22,8 +22,8 @@ pub enum Heard {
     Handshake,
     /// The server wants to hear the same, some time later.
     Heartbeat,
-    /// That the connection is about to end.
-    Kick,
+    /// That the connection is about to end, and why.
+    Kick(String),
 }
 
 /// A frame to send.
@@ -107,7 +107,10 @@ fn heard(whole: &bytes::Bytes) -> Result<Heard, String> {
         })),
         HANDSHAKE => Ok(Heard::Handshake),
         HEARTBEAT => Ok(Heard::Heartbeat),
-        KICK => Ok(Heard::Kick),
+        KICK => {
+            let reason = value(&whole[4..])?["reason"].as_str().map(str::to_owned);
+            Ok(Heard::Kick(reason.ok_or("a kick without a reason")?))
+        }
         other => Err(format!("a package of type {other}")),
     }
 }

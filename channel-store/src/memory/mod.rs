@@ -9,11 +9,13 @@ mod feed;
 mod leases;
 mod log;
 mod members;
+mod registry;
 mod restart;
 
 use crate::history::{HistoryPage, HistoryRange};
 use crate::lease::Leases;
 use crate::name::{ChannelName, Incarnation};
+use crate::registry::{Hints, UserRegistry};
 use crate::rules::{ByName, LogPolicy};
 use crate::store::{
     ChannelFeed, ChannelStore, FeedConnection, FeedSink, Join, Joined, Leave, MembersPage, Publish,
@@ -23,6 +25,7 @@ use async_trait::async_trait;
 use channel::{Channel, Kept};
 use leases::{MemoryLeases, Registered};
 use parking_lot::Mutex;
+use registry::{Listeners, MemoryRegistry, Users};
 pub use restart::Snapshot;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -50,6 +53,8 @@ impl MemoryStore {
                 started: Instant::now(),
                 started_milliseconds: Now::new().milliseconds,
                 registered: Mutex::default(),
+                users: Mutex::default(),
+                listeners: Mutex::default(),
                 registry: Mutex::new(Registry {
                     server: restart::next(0),
                     by_name: HashMap::new(),
@@ -65,6 +70,22 @@ impl MemoryStore {
     #[must_use]
     pub fn feed(&self, sink: Arc<dyn FeedSink>) -> Arc<dyn ChannelFeed> {
         feed::open(self.channels.clone(), self.available.subscribe(), sink)
+    }
+
+    /// The registry of users.
+    #[must_use]
+    pub fn registry(&self) -> Arc<dyn UserRegistry> {
+        Arc::new(MemoryRegistry {
+            channels: self.channels.clone(),
+        })
+    }
+
+    /// Hints to and from connectors.
+    #[must_use]
+    pub fn hints(&self) -> Arc<dyn Hints> {
+        Arc::new(MemoryRegistry {
+            channels: self.channels.clone(),
+        })
     }
 
     /// Leases, for connectors and whoever looks after them.
@@ -170,6 +191,8 @@ struct Channels {
     started: Instant,
     started_milliseconds: u64,
     registered: Mutex<Registered>,
+    users: Mutex<Users>,
+    listeners: Mutex<Listeners>,
     registry: Mutex<Registry>,
 }
 

@@ -3,17 +3,19 @@
 
 use super::channel::Kept;
 use super::leases::Registered;
+use super::registry::Users;
 use super::{Channels, MemoryStore, Now};
 use crate::name::ChannelName;
 use crate::store::FeedConnection;
 use std::collections::BTreeMap;
 
-/// What was held at some time: logs, members, idempotency keys and tombstones of all channels, and the leases. The
+/// What was held at some time: logs, members, idempotency keys and tombstones of all channels, leases and logins. The
 /// default holds nothing.
 #[derive(Clone, Default)]
 pub struct Snapshot {
     channels: BTreeMap<ChannelName, Kept>,
     registered: Registered,
+    users: Users,
 }
 
 impl Snapshot {
@@ -21,6 +23,13 @@ impl Snapshot {
     #[must_use]
     pub fn with_leases_of(mut self, other: &Self) -> Self {
         self.registered = other.registered.clone();
+        self
+    }
+
+    /// With the logins of another: the same goes for each user.
+    #[must_use]
+    pub fn with_logins_of(mut self, other: &Self) -> Self {
+        self.users = other.users.clone();
         self
     }
 }
@@ -53,6 +62,7 @@ pub(super) fn next(number: u64) -> FeedConnection {
 impl Channels {
     fn snapshot(&self) -> Snapshot {
         let registered = self.registered.lock().clone();
+        let users = self.users.lock().clone();
         let registry = self.registry.lock();
         let channels = registry.by_name.iter();
         Snapshot {
@@ -60,6 +70,7 @@ impl Channels {
                 .map(|(name, it)| (name.clone(), it.kept()))
                 .collect(),
             registered,
+            users,
         }
     }
 
@@ -74,6 +85,7 @@ impl Channels {
         if let Some(snapshot) = &on {
             names.extend(snapshot.channels.keys().cloned());
             *self.registered.lock() = snapshot.registered.clone();
+            *self.users.lock() = snapshot.users.clone();
         }
         // In an order that repeats, and each once.
         names.sort();

@@ -11,9 +11,11 @@ use super::leases::{LeaseCommands, RedisLeases};
 use super::location::OpenError;
 use super::nodes::Nodes;
 use super::read::read;
+use super::registry::{RedisHints, RedisRegistry, RegistryCommands};
 use super::topics::Topics;
 use crate::lease::Leases;
 use crate::name::ChannelName;
+use crate::registry::{Hints, UserRegistry};
 use crate::store::{ChannelFeed, FeedSink, Head, LogPage, Since, StoreError, StoreOptions};
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
@@ -28,6 +30,7 @@ pub struct RedisFeed {
     lives: Lives,
     topics: Arc<Topics>,
     leases: LeaseCommands,
+    registry: RegistryCommands,
 }
 
 impl RedisFeed {
@@ -46,6 +49,7 @@ impl RedisFeed {
         Ok(Self {
             nodes: Arc::new(Nodes::open(url, &options, 0, Some(topics.clone())).await?),
             leases: LeaseCommands::new(&options),
+            registry: RegistryCommands::new(&options),
             lives: Lives {
                 log_seconds: super::seconds(options.log_life),
                 channel_seconds: super::channel_seconds(&options),
@@ -61,6 +65,22 @@ impl RedisFeed {
     #[must_use]
     pub fn leases(&self) -> Arc<dyn Leases> {
         RedisLeases::over(self.nodes.clone(), self.leases.clone())
+    }
+
+    /// The registry of users, over the same connections.
+    #[must_use]
+    pub fn registry(&self) -> Arc<dyn UserRegistry> {
+        RedisRegistry::over(self.nodes.clone(), self.registry.clone())
+    }
+
+    /// Hints to and from other connectors.
+    #[must_use]
+    pub fn hints(&self) -> Arc<dyn Hints> {
+        Arc::new(RedisHints {
+            nodes: self.nodes.clone(),
+            topics: self.topics.clone(),
+            keys: self.keys.clone(),
+        })
     }
 
     /// One question for each connection that serves some of the channels.

@@ -4,7 +4,7 @@
 //! percent-encoded where it holds `{`, `}`, `%` or control bytes: otherwise `}x` would end the tag early, and keys of
 //! one channel would lie in two slots.
 
-use crate::name::{ChannelName, Incarnation};
+use crate::name::{ChannelName, Incarnation, SessionId, UserId};
 use redis::{RedisWrite, ToRedisArgs};
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -44,11 +44,51 @@ impl Keys {
         ["lease", "index"].map(|suffix| format!("{}:{{{tag}}}:{suffix}", self.prefix))
     }
 
+    /// Where an incarnation hears hints.
+    pub(super) fn hints(&self, incarnation: &Incarnation) -> String {
+        let tag = encoded(incarnation.as_str());
+        format!("{}:{{{tag}}}:hints", self.prefix)
+    }
+
+    /// The login policy in force.
+    pub(super) fn login_policy(&self) -> String {
+        format!("{}:{{connectors}}:login-policy", self.prefix)
+    }
+
+    /// The keys of one user.
+    pub(super) fn of_user(&self, user: &UserId) -> UserKeys {
+        UserKeys {
+            base: format!("{}:{{{}}}:user", self.prefix, encoded(user.as_str())),
+        }
+    }
+
     /// The keys of one channel.
     pub(super) fn of(&self, channel: &ChannelName) -> ChannelKeys {
         ChannelKeys {
             base: format!("{}:{{{}}}", self.prefix, encoded(channel.as_str())),
         }
+    }
+}
+
+/// The keys of one user; no channel's, whatever that is called.
+pub(super) struct UserKeys {
+    base: String,
+}
+
+impl UserKeys {
+    /// In the order of `user.lua`.
+    pub(super) fn all(&self) -> [String; 2] {
+        ["entries", "generation"].map(|suffix| format!("{}:{suffix}", self.base))
+    }
+
+    /// Says that an incarnation was reaped here.
+    pub(super) fn dead(&self, incarnation: &Incarnation) -> String {
+        format!("{}:dead:{}", self.base, encoded(incarnation.as_str()))
+    }
+
+    /// Says that a session is over.
+    pub(super) fn closed(&self, session: &SessionId) -> String {
+        format!("{}:closed:{}", self.base, encoded(session.as_str()))
     }
 }
 
@@ -216,6 +256,16 @@ mod tests {
         assert_eq!(keys.directory(), "gc:{connectors}:directory");
         let lease = keys.lease(&incarnation);
         assert_eq!(lease, ["gc:{c1/x}:lease", "gc:{c1/x}:index"]);
+        assert_eq!(keys.hints(&incarnation), "gc:{c1/x}:hints");
+        assert_eq!(keys.login_policy(), "gc:{connectors}:login-policy");
+        let user = keys.of_user(&UserId::new("4").unwrap());
+        assert_eq!(
+            user.all(),
+            ["gc:{4}:user:entries", "gc:{4}:user:generation"]
+        );
+        assert_eq!(user.dead(&incarnation), "gc:{4}:user:dead:c1/x");
+        let session = SessionId::new("s1").unwrap();
+        assert_eq!(user.closed(&session), "gc:{4}:user:closed:s1");
     }
 
     #[test]
@@ -231,6 +281,10 @@ mod tests {
                 let incarnation = Incarnation::new("{x}").unwrap();
                 all.push(keys.dead(Some(&incarnation)));
                 all.push(keys.sessions_of(Some(&incarnation)));
+                let user = Keys::new(prefix).of_user(&UserId::new(name).unwrap());
+                all.extend(user.all());
+                all.push(user.closed(&SessionId::new("}{").unwrap()));
+                all.push(user.dead(&incarnation));
                 for key in all {
                     assert_eq!(hash_tag(&key), tag, "{key}");
                     assert!(seen.insert(key.clone()), "{key} belongs to two channels");

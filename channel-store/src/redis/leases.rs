@@ -1,10 +1,11 @@
 //! Leases, indexes and the directory in Redis: each script on the keys of one incarnation, of the directory, or of one
 //! channel, and so in one slot.
 
+use super::ask::{ask_each, call, one};
 use super::connection::Connection;
 use super::keys::Keys;
 use super::nodes::Nodes;
-use super::reply::{number, refusal, strange, text};
+use super::reply::{number, strange, text};
 use super::scripts::SCRIPTS;
 use super::{channel_seconds, seconds};
 use crate::lease::{
@@ -14,8 +15,7 @@ use crate::lease::{
 use crate::name::{ChannelName, Incarnation, SessionId, User, UserId};
 use crate::store::{StoreError, StoreOptions};
 use async_trait::async_trait;
-use futures_util::future::try_join_all;
-use redis::{Cmd, Pipeline, Script, Value};
+use redis::{Cmd, Script, Value};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,12 +61,6 @@ impl LeaseCommands {
     }
 }
 
-fn call(script: &Script, keys: &[String]) -> Cmd {
-    let mut command = redis::cmd("EVALSHA");
-    command.arg(script.get_hash()).arg(keys.len()).arg(keys);
-    command
-}
-
 impl RedisLeases {
     pub(super) fn over(nodes: Arc<Nodes>, commands: LeaseCommands) -> Arc<dyn Leases> {
         Arc::new(Self { nodes, commands })
@@ -98,48 +92,6 @@ impl RedisLeases {
         command.arg(arguments);
         let [key] = keys;
         one(&self.nodes.connection_of(|| key)?, command).await
-    }
-
-    /// Asks the nodes that own things one question for each thing; answers in their order, with the connection that
-    /// brought each.
-    async fn ask_each<T>(
-        &self,
-        things: &[T],
-        connection: impl Fn(&T) -> Result<Connection, StoreError>,
-        question: impl Fn(&T) -> Cmd,
-    ) -> Result<Vec<(Connection, Value)>, StoreError> {
-        let mut parts: BTreeMap<u64, (Connection, Vec<usize>, Pipeline)> = BTreeMap::new();
-        for (index, thing) in things.iter().enumerate() {
-            let connection = connection(thing)?;
-            let part = parts.entry(connection.number);
-            let (_, indices, pipeline) =
-                part.or_insert_with(|| (connection, Vec::new(), Pipeline::new()));
-            indices.push(index);
-            pipeline.add_command(question(thing));
-        }
-        let answers = parts
-            .into_values()
-            .map(async |(connection, indices, pipeline)| {
-                let replies = connection.request(&pipeline, 0, indices.len()).await?;
-                if replies.len() != indices.len() {
-                    return Err(strange());
-                }
-                let replies = indices.into_iter().zip(replies);
-                Ok(replies.map(move |(index, reply)| (index, (connection.clone(), reply))))
-            });
-        let mut answers: Vec<_> = try_join_all(answers).await?.into_iter().flatten().collect();
-        answers.sort_unstable_by_key(|(index, _)| *index);
-        Ok(answers.into_iter().map(|(_, answer)| answer).collect())
-    }
-}
-
-async fn one(connection: &Connection, command: Cmd) -> Result<Value, StoreError> {
-    let mut pipeline = Pipeline::with_capacity(1);
-    pipeline.add_command(command);
-    match connection.request(&pipeline, 0, 1).await?.pop() {
-        Some(Value::ServerError(error)) => Err(refusal(&error)),
-        Some(reply) => Ok(reply),
-        None => Err(strange()),
     }
 }
 
@@ -242,7 +194,7 @@ impl Leases for RedisLeases {
                 .arg(&self.commands.channel_seconds);
             command
         };
-        let answers = self.ask_each(channels, connection, question).await?;
+        let answers = ask_each(channels, connection, question).await?;
         let look = |(connection, reply): (Connection, Value)| {
             let Value::Array(counts) = &reply else {
                 return Err(strange());
@@ -323,7 +275,7 @@ impl Leases for RedisLeases {
             command.arg(lease).arg("state").arg("until");
             command
         };
-        let answers = self.ask_each(incarnations, connection, question).await?;
+        let answers = ask_each(incarnations, connection, question).await?;
         let state = |(_, reply): (_, Value)| lease_state(&reply).ok_or_else(strange);
         answers.into_iter().map(state).collect()
     }

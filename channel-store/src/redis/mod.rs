@@ -5,6 +5,7 @@
 //! (connectors) each hold one supervised connection to each server that is replaced for ever; neither repeats a command
 //! by itself, because only the caller knows whether it may be repeated.
 
+mod ask;
 mod connection;
 mod feed;
 mod heads;
@@ -15,6 +16,7 @@ mod link;
 mod location;
 mod nodes;
 mod read;
+mod registry;
 mod reply;
 mod scripts;
 mod sentinel;

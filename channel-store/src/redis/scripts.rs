@@ -22,6 +22,12 @@ pub(super) struct Scripts {
     pub(super) reap: Script,
     pub(super) look: Script,
     pub(super) list: Script,
+    pub(super) login: Script,
+    pub(super) claim: Script,
+    pub(super) close: Script,
+    pub(super) reap_user: Script,
+    pub(super) look_user: Script,
+    pub(super) agree: Script,
     pub(super) renew: Script,
     pub(super) index_add: Script,
     pub(super) index_drop: Script,
@@ -43,6 +49,12 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
     reap: joined!("#!lua flags=allow-oom": "epoch", "append", "members", "reap"),
     look: joined!("#!lua flags=allow-oom": "look"),
     list: joined!("#!lua flags=allow-oom": "list"),
+    login: joined!("#!lua": "user", "login"),
+    claim: joined!("#!lua": "user", "claim"),
+    close: joined!("#!lua flags=allow-oom": "user", "close"),
+    reap_user: joined!("#!lua flags=allow-oom": "user", "reap_user"),
+    look_user: joined!("#!lua flags=allow-oom": "user", "look_user"),
+    agree: joined!("#!lua flags=allow-oom": "agree"),
     renew: joined!("#!lua flags=allow-oom": "lease", "renew"),
     index_add: joined!("#!lua": "lease", "index_add"),
     index_drop: joined!("#!lua flags=allow-oom": "lease", "index_drop"),
@@ -56,7 +68,7 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
 
 impl Scripts {
     /// Every script, to be loaded.
-    pub(super) fn all(&self) -> [&Script; 18] {
+    pub(super) fn all(&self) -> [&Script; 24] {
         [
             &self.publish,
             &self.join,
@@ -67,6 +79,12 @@ impl Scripts {
             &self.reap,
             &self.look,
             &self.list,
+            &self.login,
+            &self.claim,
+            &self.close,
+            &self.reap_user,
+            &self.look_user,
+            &self.agree,
             &self.renew,
             &self.index_add,
             &self.index_drop,

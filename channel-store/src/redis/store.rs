@@ -6,6 +6,7 @@ use super::keys::Keys;
 use super::leases::{LeaseCommands, RedisLeases};
 use super::location::OpenError;
 use super::nodes::{Nodes, Pinned};
+use super::registry::{RedisRegistry, RegistryCommands};
 use super::reply::{number, refusal, strange, text, unavailable};
 use super::scripts::SCRIPTS;
 use super::seconds;
@@ -13,6 +14,7 @@ use crate::history::{HistoryPage, HistoryRange};
 use crate::lease::Leases;
 use crate::name::{ChannelName, Incarnation, UserId};
 use crate::publication::{Epoch, Position};
+use crate::registry::UserRegistry;
 use crate::rules::{ByName, LogPolicy};
 use crate::store::{
     Ack, ChannelStore, Join, Joined, Leave, MembersPage, Membership, Publish, Published, Publisher,
@@ -41,6 +43,7 @@ const REPLICA_MILLISECONDS: u32 = 500;
 pub struct RedisStore {
     nodes: Arc<Nodes>,
     leases: LeaseCommands,
+    registry: RegistryCommands,
     commands: Arc<Commands>,
     /// Replicas that must have a publication.
     replicas: u32,
@@ -63,6 +66,7 @@ impl RedisStore {
         let nodes = Arc::new(Nodes::open(url, &options, pool, None).await?);
         Ok(Self {
             leases: LeaseCommands::new(&options),
+            registry: RegistryCommands::new(&options),
             commands: Arc::new(Commands::new(&options, nodes.publish_word())),
             nodes,
             replicas,
@@ -74,6 +78,12 @@ impl RedisStore {
     #[must_use]
     pub fn leases(&self) -> Arc<dyn Leases> {
         RedisLeases::over(self.nodes.clone(), self.leases.clone())
+    }
+
+    /// The registry of users, over this store's own connections.
+    #[must_use]
+    pub fn registry(&self) -> Arc<dyn UserRegistry> {
+        RedisRegistry::over(self.nodes.clone(), self.registry.clone())
     }
 
     async fn one(&self, channel: &ChannelName, command: Cmd) -> Result<Value, StoreError> {

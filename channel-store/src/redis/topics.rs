@@ -14,8 +14,9 @@ use super::location::Address;
 use super::reply::{announced, number};
 use super::slots::{Slots, slot};
 use super::unasked::DROPPED;
-use crate::name::ChannelName;
+use crate::name::{ChannelName, UserId};
 use crate::publication::Epoch;
+use crate::registry::HINTS;
 use crate::store::{FeedConnection, FeedSink, StoreError};
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -23,7 +24,7 @@ use redis::{Pipeline, PushInfo, PushKind, Value};
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::Arc;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 
 /// Topics that a connection is told of at once: bounds how long others wait for it.
@@ -47,12 +48,21 @@ struct State {
 }
 
 struct Followed {
-    channel: ChannelName,
+    to: Listener,
     slot: u16,
     /// The number of the connection that was told last; 0: none.
     by: u64,
     /// The last epoch seen: the next publication most likely has it too.
     epoch: Option<Epoch>,
+}
+
+/// Whom a topic's messages are for.
+#[derive(Clone)]
+enum Listener {
+    /// The sink: they are publications.
+    Channel(ChannelName),
+    /// They are hints about users.
+    Hints(mpsc::Sender<UserId>),
 }
 
 struct Attended {
@@ -95,14 +105,37 @@ impl Topics {
 
     /// Follows a channel from now on.
     pub(super) fn follow(&self, channel: &ChannelName) {
-        let topic: Arc<str> = self.keys.of(channel).topic().into();
+        let topic = self.keys.of(channel).topic();
+        self.follow_topic(topic, || Listener::Channel(channel.clone()));
+    }
+
+    /// Hears hints on a topic from now on, and no longer those that nobody receives.
+    pub(super) fn listen(&self, topic: String) -> mpsc::Receiver<UserId> {
+        let (sender, receiver) = mpsc::channel(HINTS);
+        for topic in self.unheard() {
+            self.leave_topic(&topic);
+        }
+        self.follow_topic(topic, || Listener::Hints(sender));
+        receiver
+    }
+
+    /// Topics of hints whose receivers are gone.
+    fn unheard(&self) -> Vec<Arc<str>> {
+        let is_over = |to: &Listener| matches!(to, Listener::Hints(hints) if hints.is_closed());
+        let state = self.state.lock();
+        let over = state.followed.iter().filter(|(_, it)| is_over(&it.to));
+        over.map(|(topic, _)| topic.clone()).collect()
+    }
+
+    fn follow_topic(&self, topic: String, to: impl FnOnce() -> Listener) {
+        let topic: Arc<str> = topic.into();
         let slot = slot(&topic);
         let mut state = self.state.lock();
         state
             .followed
             .entry(topic.clone())
             .or_insert_with(|| Followed {
-                channel: channel.clone(),
+                to: to(),
                 slot,
                 by: 0,
                 epoch: None,
@@ -112,9 +145,12 @@ impl Topics {
 
     /// Follows it no longer.
     pub(super) fn leave(&self, channel: &ChannelName) {
-        let topic: Arc<str> = self.keys.of(channel).topic().into();
+        self.leave_topic(&self.keys.of(channel).topic());
+    }
+
+    fn leave_topic(&self, topic: &str) {
         let mut state = self.state.lock();
-        if let Some(followed) = state.followed.remove(&topic) {
+        if let Some((topic, followed)) = state.followed.remove_entry(topic) {
             state.adrift.remove(&topic);
             state.tell(topic, followed.slot);
         }
@@ -351,13 +387,28 @@ impl Attendant for Topics {
         let Some(followed) = followed.get_mut(&topic).filter(|it| it.by == number) else {
             return;
         };
-        let (connection, channel) = (attended.connection.clone(), followed.channel.clone());
-        match (info.kind, content) {
-            (PushKind::Subscribe | PushKind::SSubscribe, _) => {
+        let (connection, to) = (attended.connection.clone(), followed.to.clone());
+        match (info.kind, to, content) {
+            (PushKind::Subscribe | PushKind::SSubscribe, Listener::Channel(channel), _) => {
                 drop(state);
                 self.sink.subscribed(&connection, &channel);
             }
-            (PushKind::Message | PushKind::SMessage, Value::BulkString(content)) => {
+            (
+                PushKind::Message | PushKind::SMessage,
+                Listener::Hints(hints),
+                Value::BulkString(content),
+            ) => {
+                let user = String::from_utf8(content).ok();
+                if let Some(user) = user.and_then(|user| UserId::new(user).ok()) {
+                    // Where nobody keeps up, or is left, it is lost.
+                    let _ = hints.try_send(user);
+                }
+            }
+            (
+                PushKind::Message | PushKind::SMessage,
+                Listener::Channel(channel),
+                Value::BulkString(content),
+            ) => {
                 // What is no publication leaves a gap at most, and the next publication shows it.
                 let Some(publication) = announced(content, followed.epoch.as_ref()) else {
                     return;
@@ -366,7 +417,7 @@ impl Attendant for Topics {
                 drop(state);
                 self.sink.publication(&connection, &channel, publication);
             }
-            (PushKind::Other(kind), _) if kind == DROPPED => {
+            (PushKind::Other(kind), _, _) if kind == DROPPED => {
                 followed.by = 0;
                 adrift.insert(topic);
             }

@@ -11,9 +11,9 @@ pub(crate) use server::{Server, free_port};
 use channel_store::memory::MemoryStore;
 use channel_store::redis::{RedisFeed, RedisStore};
 use channel_store::{
-    ChannelFeed, ChannelName, ChannelStore, IdempotencyKey, Incarnation, Join, Joined, Leases,
-    Leave, LogPage, Membership, Payload, Position, Publication, Publish, Published, Route,
-    SessionId, Since, StoreError, StoreOptions, User, UserId,
+    ChannelFeed, ChannelName, ChannelStore, Hints, IdempotencyKey, Incarnation, Join, Joined,
+    Leases, Leave, LogPage, Membership, Payload, Position, Publication, Publish, Published, Route,
+    SessionId, Since, StoreError, StoreOptions, User, UserId, UserRegistry,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -35,6 +35,7 @@ pub(crate) enum Kind {
 pub(crate) struct Subject {
     pub(crate) store: Arc<dyn ChannelStore>,
     pub(crate) leases: Arc<dyn Leases>,
+    pub(crate) registry: Arc<dyn UserRegistry>,
     pub(crate) options: StoreOptions,
     backend: Backend,
 }
@@ -60,6 +61,7 @@ impl Subject {
                 Self {
                     store: store.clone(),
                     leases: store.leases(),
+                    registry: store.registry(),
                     options,
                     backend: Backend::Memory(store),
                 }
@@ -85,6 +87,7 @@ impl Subject {
         let store = RedisStore::open(url, options.clone()).await.unwrap();
         Self {
             leases: store.leases(),
+            registry: store.registry(),
             store: Arc::new(store),
             options,
             backend: Backend::Elsewhere {
@@ -100,6 +103,7 @@ impl Subject {
             .unwrap();
         Self {
             leases: store.leases(),
+            registry: store.registry(),
             store: Arc::new(store),
             options,
             backend: Backend::Redis(server),
@@ -129,6 +133,16 @@ impl Subject {
             Backend::Elsewhere { url, .. } => self.redis_feed(url, &ear).await,
         };
         (feed, ear)
+    }
+
+    /// What a connector says to others, and hears.
+    pub(crate) async fn hints(&self) -> Arc<dyn Hints> {
+        let ear = Arc::new(Ear::default());
+        match &self.backend {
+            Backend::Memory(store) => store.hints(),
+            Backend::Redis(server) => self.redis_feed(&server.url(), &ear).await.hints(),
+            Backend::Elsewhere { url, .. } => self.redis_feed(url, &ear).await.hints(),
+        }
     }
 
     async fn redis_feed(&self, url: &str, ear: &Arc<Ear>) -> Arc<RedisFeed> {

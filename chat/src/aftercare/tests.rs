@@ -33,7 +33,7 @@ impl Scene {
             ..StoreOptions::default()
         });
         let chat = || {
-            let aftercare = Aftercare::begin(store.clone(), store.leases());
+            let aftercare = Aftercare::begin(store.clone(), store.leases(), store.registry());
             Chat::new(store.clone(), aftercare, Limits::default(), Shutdown::new())
         };
         Self {

@@ -2,7 +2,10 @@
 
 use super::*;
 use channel_store::memory::{MemoryStore, Snapshot};
-use channel_store::{ChannelName, Join, Membership, SessionId, StoreOptions, User, UserId};
+use channel_store::{
+    ChannelName, Join, LoggedIn, Login, LoginPolicy, Membership, SessionId, StoreOptions, User,
+    UserId,
+};
 
 const LEASE: Duration = Duration::from_secs(10);
 /// Lease, observation, and two polls.
@@ -21,7 +24,9 @@ impl Scene {
     }
 
     fn funerals(&self) -> Funerals {
-        Funerals::begin(self.store.clone(), self.leases.clone(), Counter::noop())
+        let registry = self.store.registry();
+        let leases = self.leases.clone();
+        Funerals::begin(self.store.clone(), leases, registry, Counter::noop())
     }
 
     /// A connector with a member of its own in each of some channels.
@@ -48,6 +53,39 @@ impl Scene {
             };
             self.store.join(join).await.unwrap();
         }
+    }
+
+    /// A connector's try to log a user in.
+    async fn log_in(&self, incarnation: &Incarnation, name: &UserId) -> Result<bool, StoreError> {
+        self.renew(incarnation).await;
+        let place = Place::User(name.clone());
+        let entry = IndexEntry { place, nonce: 1 };
+        let indexed = self.leases.index_add(incarnation, &[entry]).await;
+        indexed.unwrap();
+        self.log_in_late(incarnation, name).await
+    }
+
+    /// The same, under way since before the connector's death.
+    async fn log_in_late(
+        &self,
+        incarnation: &Incarnation,
+        name: &UserId,
+    ) -> Result<bool, StoreError> {
+        let login = Login {
+            user: name.clone(),
+            session: SessionId::new(format!("{incarnation} of {name}")).unwrap(),
+            incarnation: incarnation.clone(),
+            deadline: u64::MAX,
+            policy: LoginPolicy::Reject,
+        };
+        let login = self.store.registry().login(&login, &[]).await?;
+        Ok(matches!(login, LoggedIn::Yes { .. }))
+    }
+
+    async fn logins(&self, users: &[UserId]) -> usize {
+        let (registry, whoever) = (self.store.registry(), incarnation("whoever"));
+        let looks = registry.look(&whoever, users).await.unwrap();
+        looks.iter().map(|look| look.entries.len()).sum()
     }
 
     async fn renew(&self, incarnation: &Incarnation) {
@@ -184,4 +222,57 @@ async fn a_lost_lease_is_left_its_full_time() {
     scene.connector(&lost, &channels).await;
     sleep(LEASE).await;
     assert_eq!(scene.members(&channels).await, 20);
+}
+
+fn users() -> Vec<UserId> {
+    let name = |n| UserId::new(format!("user-{n}")).unwrap();
+    (0..20).map(name).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_connectors_users_can_log_in_again_and_no_late_login_of_it_can() {
+    let (scene, users) = (Scene::new(), users());
+    let _funerals = scene.funerals();
+    let dead = incarnation("c:1");
+    for user in &users {
+        assert_eq!(scene.log_in(&dead, user).await, Ok(true));
+    }
+    let restarted = incarnation("c:2");
+    assert_eq!(
+        scene.log_in_late(&restarted, &users[0]).await,
+        Ok(false),
+        "its time is not over"
+    );
+    sleep(AT_THE_LATEST).await;
+    assert_eq!(scene.logins(&users).await, 0);
+    for user in &users {
+        let late = scene.log_in_late(&dead, user).await;
+        assert_eq!(late, Err(StoreError::ConnectorDead));
+        assert_eq!(scene.log_in_late(&restarted, user).await, Ok(true));
+    }
+    sleep(3 * SETTLE_TIME).await;
+    assert_eq!(scene.leases.index(&dead).await.unwrap(), []);
+    assert_eq!(scene.logins(&users).await, 20, "nobody else's were taken");
+}
+
+#[tokio::test(start_paused = true)]
+async fn logins_that_come_back_after_their_funeral_are_found_by_the_second_look() {
+    let (scene, users) = (Scene::new(), users());
+    let _funerals = scene.funerals();
+    let dead = incarnation("c:1");
+    for user in &users {
+        assert_eq!(scene.log_in(&dead, user).await, Ok(true));
+    }
+    let channels = channels();
+    scene.connector(&dead, &channels).await;
+    let before: Snapshot = scene.store.snapshot();
+    sleep(AT_THE_LATEST).await;
+    assert_eq!(scene.logins(&users).await, 0);
+    scene.store.restart(Some(before));
+    assert_eq!(scene.logins(&users).await, 20);
+    sleep(SETTLE_TIME + 2 * AT_THE_LATEST).await;
+    assert_eq!(scene.logins(&users).await, 0);
+    assert_eq!(scene.members(&channels).await, 0);
+    sleep(4 * SETTLE_TIME).await;
+    assert_eq!(scene.leases.index(&dead).await.unwrap(), []);
 }

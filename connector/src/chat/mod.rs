@@ -17,7 +17,9 @@ pub use lane::Outcome;
 use endpoint::Endpoint;
 use lane::Pending;
 use parking_lot::RwLock;
-use proto::v1::{JoinRequest, JoinResponse, LeaveRequest, SendRequest};
+use proto::v1::{
+    JoinRequest, JoinResponse, LeaveRequest, MembersRequest, MembersResponse, SendRequest,
+};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -106,6 +108,18 @@ impl Chat {
             async move { client.leave(request).await }
         });
         answered.await.map(drop)
+    }
+
+    /// See `ChatService.Members`.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn members(&self, request: MembersRequest) -> Result<MembersResponse, CallError> {
+        let answered = self.call(|endpoint| {
+            let (mut client, request) = (endpoint.client(), request.clone());
+            async move { Ok(client.members(request).await?.into_inner()) }
+        });
+        answered.await.map(|answered| answered.answer)
     }
 
     /// Publishes in the order of the calls of one flow. The answer comes within two seconds, whatever happens.

@@ -6,7 +6,7 @@ use crate::lease::Lease;
 use crate::testing::chat::{Instance, Sends};
 use crate::testing::{let_run, soon};
 use channel_store::memory::MemoryStore;
-use channel_store::{ChannelName, SessionId, StoreOptions, User, UserId};
+use channel_store::{ChannelName, LoginPolicy, SessionId, StoreOptions, User, UserId};
 use proto::v1::LeaveResponse;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,17 +16,25 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
 /// What is to be said of a user that has joined.
-async fn membership(user: &str) -> Arc<Membership> {
+async fn leaving(user: &str) -> Departure {
     let leases = MemoryStore::new(StoreOptions::default()).leases();
     let lease = Lease::new("c", Duration::from_secs(10), leases, Arc::default()).unwrap();
     lease.take().await;
-    let stay = lease.enter(Vec::new()).await.unwrap();
+    let stay = Arc::new(lease.enter(Vec::new()).await.unwrap());
     let (channel, id) = (ChannelName::new("4").unwrap(), UserId::new(user).unwrap());
     let user = User {
         id,
         is_number: false,
     };
-    Membership::begin(stay, channel, user, SessionId::new("s").unwrap())
+    Departure {
+        membership: Some(Membership::begin(
+            stay,
+            channel,
+            user,
+            SessionId::new("s").unwrap(),
+        )),
+        registration: None,
+    }
 }
 
 async fn departures() -> (Departures, Instance, Sends) {
@@ -36,7 +44,14 @@ async fn departures() -> (Departures, Instance, Sends) {
 async fn departures_with(grace: Duration) -> (Departures, Instance, Sends) {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
-    let departures = Departures::new(&chat, grace);
+    let store = MemoryStore::new(StoreOptions::default());
+    let registry = Registry::new(
+        LoginPolicy::Allow,
+        store.registry(),
+        store.hints(),
+        store.leases(),
+    );
+    let departures = Departures::new(&chat, &registry, grace);
     let stream = instance.stream().await;
     let_run().await;
     (departures, instance, stream)
@@ -54,7 +69,7 @@ async fn is_waiting(departures: &Departures) {
 async fn a_leave_that_fails_is_repeated_as_it_is_until_it_lands() {
     let (departures, mut instance, _stream) = departures().await;
     soon(departures.landed()).await;
-    departures.add(membership("u").await);
+    departures.add(leaving("u").await);
     is_waiting(&departures).await;
     for _ in 0..200 {
         let call = instance.leave().await;
@@ -76,7 +91,7 @@ async fn a_leave_outlives_a_time_without_any_chat() {
     let (departures, mut instance, stream) = departures().await;
     stream.fail();
     let_run().await;
-    departures.add(membership("u").await);
+    departures.add(leaving("u").await);
     let long = tokio::time::sleep(Duration::from_secs(30));
     crate::chat::tests::while_refusing(&mut instance, long).await;
     is_waiting(&departures).await;
@@ -90,7 +105,7 @@ async fn a_leave_outlives_a_time_without_any_chat() {
 async fn leaves_land_sixty_four_at_once_and_none_is_forgotten() {
     let (departures, mut instance, _stream) = departures().await;
     for user in 0..100 {
-        departures.add(membership(&user.to_string()).await);
+        departures.add(leaving(&user.to_string()).await);
     }
     let mut under_way = Vec::new();
     for _ in 0..AT_ONCE {
@@ -113,13 +128,17 @@ async fn leaves_land_sixty_four_at_once_and_none_is_forgotten() {
 #[tokio::test(start_paused = true)]
 async fn there_is_room_for_a_bounded_number_of_leaves() {
     let (departures, _instance, _stream) = departures().await;
-    let membership = membership("u").await;
+    let one = leaving("u").await;
+    let again = || Departure {
+        membership: one.membership.clone(),
+        registration: None,
+    };
     for _ in 1..ROOM {
-        departures.add(Arc::clone(&membership));
+        departures.add(again());
     }
     let_run().await;
     assert!(departures.has_room());
-    departures.add(Arc::clone(&membership));
+    departures.add(again());
     assert!(!departures.has_room(), "those under way count");
 }
 
@@ -150,7 +169,7 @@ async fn a_leave_that_chat_refuses_is_dropped_with_an_error_in_the_log() {
     let errors = Arc::new(AtomicUsize::new(0));
     let _logging = tracing::subscriber::set_default(Errors(Arc::clone(&errors)));
     let (departures, mut instance, _stream) = departures().await;
-    departures.add(membership("u").await);
+    departures.add(leaving("u").await);
     let reason = ErrorDetails::with_error_info("CONNECTOR_DEAD", "chat.v1", HashMap::new());
     let dead = Status::with_error_details(Code::FailedPrecondition, "", reason);
     instance.leave().await.answer(Err(dead));
@@ -164,7 +183,7 @@ async fn who_is_gone_stays_until_its_grace_is_over() {
     const GRACE: Duration = Duration::from_secs(5);
     let (departures, mut instance, _stream) = departures_with(GRACE).await;
     for user in ["first", "second"] {
-        departures.add(membership(user).await);
+        departures.add(leaving(user).await);
         tokio::time::sleep(GRACE / 5).await;
     }
     soon(departures.landed()).await;

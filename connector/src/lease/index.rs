@@ -1,7 +1,7 @@
 //! The index of one incarnation, as its owner knows it: each channel from before its first session there until two looks,
 //! a settle time apart, have found nothing of it, here or in the store.
 
-use channel_store::{ChannelName, Generation, IndexEntry, Look, Place, SETTLE_TIME};
+use channel_store::{ChannelName, Generation, IndexEntry, Look, Place, SETTLE_TIME, UserId};
 use std::collections::BTreeMap;
 use tokio::time::Instant;
 
@@ -87,25 +87,22 @@ impl Index {
         self.entries.values().filter(|entry| entry.written).count() as u64
     }
 
-    /// Compares with what the store has, and answers what is missing there, and what was unknown here until now.
-    pub(super) fn reconcile(&mut self, found: Vec<IndexEntry>) -> (Vec<IndexEntry>, Vec<Place>) {
+    /// Compares with what the store has, takes over what is unknown here, to be looked at, and answers what is missing
+    /// there.
+    pub(super) fn reconcile(&mut self, found: Vec<IndexEntry>) -> Vec<IndexEntry> {
         let found: BTreeMap<_, _> = found.into_iter().map(|it| (it.place, it.nonce)).collect();
         let own = self.entries.iter();
         let missing = own.filter(|(place, entry)| found.get(*place) != Some(&entry.nonce));
         let missing = missing.map(|(place, entry)| entry.of(place)).collect();
         let now = Instant::now();
-        let mut unknown = Vec::new();
         for (place, nonce) in found {
             self.nonces = self.nonces.max(nonce);
-            self.entries.entry(place).or_insert_with_key(|place| {
-                unknown.push(place.clone());
-                Entry {
-                    written: true,
-                    ..Entry::new(nonce, now)
-                }
+            self.entries.entry(place).or_insert_with(|| Entry {
+                written: true,
+                ..Entry::new(nonce, now)
             });
         }
-        (missing, unknown)
+        missing
     }
 
     /// Places that it is time to look at, those that wait the longest, at most so many.
@@ -124,16 +121,19 @@ impl Index {
         self.entries.keys().cloned()
     }
 
-    /// The channels among these places, as far as they stand in the index.
-    pub(super) fn channels(&self, places: &[Place]) -> Vec<ChannelName> {
-        let known = places
+    /// The channels and users among these places, as far as they stand in the index.
+    pub(super) fn known(&self, places: &[Place]) -> (Vec<ChannelName>, Vec<UserId>) {
+        let (mut channels, mut users) = (Vec::new(), Vec::new());
+        for place in places
             .iter()
-            .filter(|place| self.entries.contains_key(place));
-        let channels = known.filter_map(|place| match place {
-            Place::Channel(channel) => Some(channel.clone()),
-            Place::User(_) => None,
-        });
-        channels.collect()
+            .filter(|place| self.entries.contains_key(place))
+        {
+            match place {
+                Place::Channel(channel) => channels.push(channel.clone()),
+                Place::User(user) => users.push(user.clone()),
+            }
+        }
+        (channels, users)
     }
 
     /// True if a look need not be followed by a list: so many members are known here.

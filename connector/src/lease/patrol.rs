@@ -9,10 +9,14 @@
 use super::roster::Membership;
 use super::{Lease, Tenure};
 use crate::chat::{CallError, Chat};
-use channel_store::{ChannelName, DroppedBy, Generation, Place, SessionId, StoreError, User};
+use crate::registry::{Findings, Registry};
+use channel_store::{
+    ChannelName, DroppedBy, Generation, IndexEntry, Look, Place, SessionId, StoreError, User,
+    UserId,
+};
 use futures_util::stream::{self, StreamExt};
 use metrics::{counter, describe_counter};
-use proto::v1::LeaveRequest;
+use proto::v1::{LeaveRequest, MembersRequest};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,7 +52,12 @@ pub(super) fn describe() {
 
 impl Lease {
     /// Goes on until the incarnation is found dead.
-    pub(super) async fn patrol(&self, tenure: &Arc<Tenure>, chat: &Chat) -> Infallible {
+    pub(super) async fn patrol(
+        &self,
+        tenure: &Arc<Tenure>,
+        chat: &Chat,
+        registry: &Registry,
+    ) -> Infallible {
         let mut turn = interval(LOOK_INTERVAL);
         turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -57,69 +66,154 @@ impl Lease {
                 _ = turn.tick() => tenure.index.lock().due(Instant::now(), LOOKS),
                 suspects = self.suspects.some(SUSPECTS) => suspects,
             };
-            let failed = match self.look(tenure, chat, &places).await {
-                Ok(failed) => failed,
-                Err(error) => {
-                    tracing::debug!(%error, "no look");
-                    places
-                }
-            };
-            if !failed.is_empty() {
-                self.suspects.extend(failed);
+            let (channels, users) = tenure.index.lock().known(&places);
+            let (channels, users) = tokio::join!(
+                self.look_at_channels(tenure, chat, channels),
+                self.look_at_users(tenure, registry, users),
+            );
+            if !(channels.is_empty() && users.is_empty()) {
+                let channels = channels.into_iter().map(Place::Channel);
+                let users = users.into_iter().map(Place::User);
+                self.suspects.extend(channels.chain(users));
                 sleep(RETRY.mul_f64(0.5 + fastrand::f64())).await;
             }
         }
     }
 
     /// Answers what is still to be put right.
-    async fn look(
+    async fn look_at_channels(
         &self,
         tenure: &Arc<Tenure>,
         chat: &Chat,
-        places: &[Place],
-    ) -> Result<Vec<Place>, StoreError> {
-        let channels = tenure.index.lock().channels(places);
+        channels: Vec<ChannelName>,
+    ) -> Vec<ChannelName> {
+        match self.differences(tenure, chat, &channels).await {
+            Ok(doubtful) => {
+                let settled = stream::iter(doubtful).map(async |(channel, generation)| {
+                    let is_settled = self.settle(tenure, chat, &channel, generation).await;
+                    (!is_settled).then_some(channel)
+                });
+                let settled = settled.buffer_unordered(COMPARED);
+                settled.filter_map(async |failed| failed).collect().await
+            }
+            Err(error) => {
+                tracing::debug!(%error, "no look at channels");
+                channels
+            }
+        }
+    }
+
+    /// Channels that are to be compared, with the lifetime of the server that has said so. Lease and index stand.
+    async fn differences(
+        &self,
+        tenure: &Arc<Tenure>,
+        chat: &Chat,
+        channels: &[ChannelName],
+    ) -> Result<Vec<(ChannelName, Generation)>, StoreError> {
         if channels.is_empty() {
             return Ok(Vec::new());
         }
-        let looks = self.leases.look(&tenure.incarnation, &channels).await?;
-        if looks.iter().any(|look| look.tombstoned) {
-            // Its death itself was lost, but not here.
-            tenure.condemned.notify_one();
-            return Ok(Vec::new());
-        }
-        let mut doubtful = Vec::new();
-        let mut empty = Vec::new();
-        for (channel, look) in channels.into_iter().zip(looks) {
-            self.meet(tenure, &look.generation);
-            let known = tenure.roster.lock().members(&channel).len();
-            let mut index = tenure.index.lock();
+        let looks = self.leases.look(&tenure.incarnation, channels).await?;
+        let (mut doubtful, mut empty) = (Vec::new(), Vec::new());
+        for (channel, look) in channels.iter().zip(looks) {
+            if look.overdue {
+                expire(chat, channel).await;
+            }
+            let known = tenure.roster.lock().members(channel).len();
             let place = Place::Channel(channel.clone());
-            if index.is_as_known(&place, &look, known) {
-                empty.extend(index.looked(Instant::now(), place, &look));
+            if tenure.index.lock().is_as_known(&place, &look, known) {
+                empty.extend(self.looked(tenure, place, &look));
             } else {
-                doubtful.push((channel, look.generation));
+                doubtful.push((channel.clone(), look.generation));
             }
         }
-        if !empty.is_empty() {
-            // What this leaves behind is unknown to the index here, and found at the next renewal.
-            let (incarnation, by) = (&tenure.incarnation, DroppedBy::Owner);
-            self.leases.index_drop(incarnation, &empty, by).await?;
+        self.drop_entries(tenure, &empty).await?;
+        if !doubtful.is_empty() && !self.stands(tenure).await? {
+            doubtful.clear();
         }
-        if doubtful.is_empty() {
-            return Ok(Vec::new());
+        Ok(doubtful)
+    }
+
+    /// Answers at whom to look again.
+    async fn look_at_users(
+        &self,
+        tenure: &Arc<Tenure>,
+        registry: &Registry,
+        users: Vec<UserId>,
+    ) -> Vec<UserId> {
+        let is_settled = self.settle_users(tenure, registry, &users).await;
+        if is_settled.unwrap_or_else(|error| {
+            tracing::debug!(%error, "no look at users");
+            false
+        }) {
+            return Vec::new();
         }
-        // Index first: whoever joins again must be found if this process ends.
-        if !self.renew(tenure).await? {
+        users
+    }
+
+    async fn settle_users(
+        &self,
+        tenure: &Arc<Tenure>,
+        registry: &Registry,
+        users: &[UserId],
+    ) -> Result<bool, StoreError> {
+        if users.is_empty() {
+            return Ok(true);
+        }
+        let incarnation = &tenure.incarnation;
+        let looks = registry.look(incarnation, users).await?;
+        let (mut findings, mut empty) = (Findings::default(), Vec::new());
+        for (user, look) in users.iter().zip(looks) {
+            registry.compare(incarnation, user, &look.entries, &mut findings);
+            let own = look
+                .entries
+                .iter()
+                .filter(|it| it.incarnation == *incarnation);
+            let look = Look {
+                sessions: own.count() as u64,
+                tombstoned: look.tombstoned,
+                overdue: false,
+                generation: look.lifetime,
+            };
+            empty.extend(self.looked(tenure, Place::User(user.clone()), &look));
+        }
+        self.drop_entries(tenure, &empty).await?;
+        if findings.wants_claims() && !self.stands(tenure).await? {
+            return Ok(true);
+        }
+        registry.settle(findings).await
+    }
+
+    /// Takes what a look has found; answers an entry of the index that is to go.
+    fn looked(&self, tenure: &Arc<Tenure>, place: Place, look: &Look) -> Option<IndexEntry> {
+        if look.tombstoned {
+            // Its death itself was lost, but not here.
             tenure.condemned.notify_one();
-            return Ok(Vec::new());
         }
-        let settled = stream::iter(doubtful).map(async |(channel, generation)| {
-            let is_settled = self.settle(tenure, chat, &channel, generation).await;
-            (!is_settled).then_some(Place::Channel(channel))
-        });
-        let settled = settled.buffer_unordered(COMPARED);
-        Ok(settled.filter_map(async |failed| failed).collect().await)
+        self.meet(tenure, &look.generation);
+        tenure.index.lock().looked(Instant::now(), place, look)
+    }
+
+    /// What this leaves behind is unknown to the index here, and found at the next renewal.
+    async fn drop_entries(
+        &self,
+        tenure: &Tenure,
+        entries: &[IndexEntry],
+    ) -> Result<(), StoreError> {
+        if !entries.is_empty() {
+            let (incarnation, by) = (&tenure.incarnation, DroppedBy::Owner);
+            self.leases.index_drop(incarnation, entries, by).await?;
+        }
+        Ok(())
+    }
+
+    /// True when lease and index stand: whoever comes again must be found if this process ends. Index first.
+    async fn stands(&self, tenure: &Arc<Tenure>) -> Result<bool, StoreError> {
+        let stands = self.renew(tenure).await?;
+        if !stands {
+            tenure.condemned.notify_one();
+        }
+        Ok(stands)
     }
 
     /// Another lifetime of a server may have begun on older data, wherever that server is asked.
@@ -168,6 +262,7 @@ impl Lease {
         let is_settled = repaired.fold(true, async |all, it| all && it).await;
         if is_settled {
             let place = Place::Channel(channel.clone());
+            self.meet(tenure, &generation);
             tenure.index.lock().verified(&place, generation);
         }
         is_settled
@@ -190,6 +285,18 @@ impl Lease {
         let over = (listed.iter()).filter(|(session, _)| !roster.knows(channel, session));
         repairs.extend(over.map(|(session, user)| Repair::Leave(session.clone(), user.clone())));
         Ok(repairs)
+    }
+}
+
+/// A detached member stays beyond its time, because the chat that took it is no more: whoever lists members ends that.
+async fn expire(chat: &Chat, channel: &ChannelName) {
+    let list = MembersRequest {
+        channel: channel.to_string(),
+        page_size: 1,
+        ..MembersRequest::default()
+    };
+    if let Err(error) = chat.members(list).await {
+        tracing::debug!(%error, %channel, "detached members were not looked after");
     }
 }
 

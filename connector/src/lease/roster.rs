@@ -21,7 +21,7 @@ pub(crate) struct Membership {
     /// Of its join: copies of that have the same.
     operation: u64,
     standing: Mutex<Standing>,
-    stay: Stay,
+    stay: Arc<Stay>,
 }
 
 #[derive(Default)]
@@ -63,7 +63,7 @@ impl Roster {
 impl Membership {
     /// Begins one: its join may be sent from now on.
     pub(crate) fn begin(
-        stay: Stay,
+        stay: Arc<Stay>,
         channel: ChannelName,
         user: User,
         session: SessionId,
@@ -125,7 +125,12 @@ impl Membership {
         self.standing.lock().fence = true;
     }
 
-    /// What ends it. Its join is not sent again after this.
+    /// Its join is not sent again after this.
+    pub(crate) fn ends(&self) {
+        self.standing.lock().left = true;
+    }
+
+    /// What ends it.
     pub(crate) fn leave(&self) -> LeaveRequest {
         let fence = {
             let mut standing = self.standing.lock();
@@ -155,7 +160,7 @@ impl Membership {
 
     /// The incarnation was found to be declared dead.
     pub(crate) fn condemn(&self) {
-        self.tenure().condemned.notify_one();
+        self.stay.condemn();
     }
 
     /// The store says that there is no such member.

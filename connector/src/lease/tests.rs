@@ -7,9 +7,11 @@ use crate::chat::{Source, TransportError};
 use crate::testing::chat::{Instance, joined};
 use channel_store::memory::{MemoryStore, Snapshot};
 use channel_store::{
-    ChannelName, ChannelStore, IndexEntry, Leave, Look, SETTLE_TIME, StoreOptions, User, UserId,
+    ChannelName, ChannelStore, HistoryRange, IndexEntry, Join, Leave, LoginPolicy, Look,
+    SETTLE_TIME, StoreOptions, User, UserId,
 };
 use runtime::Shutdown;
+use std::collections::BTreeMap;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 use tower::ServiceExt;
@@ -31,6 +33,7 @@ struct Scene {
     store: Arc<MemoryStore>,
     leases: Arc<dyn Leases>,
     chat: Arc<Chat>,
+    registry: Arc<Registry>,
     lease: Arc<Lease>,
     keeping: AbortOnDropHandle<Dead>,
 }
@@ -51,12 +54,14 @@ impl Scene {
     async fn with_chat(store: Arc<MemoryStore>, chat: Arc<Chat>) -> Self {
         let leases = store.leases();
         let lease = Lease::new("c", LENGTH, leases.clone(), Arc::default()).unwrap();
-        let keeping = keep(&lease, &chat);
+        let registry = registry(&store, LoginPolicy::Reject);
+        let keeping = keep(&lease, &chat, &registry);
         sleep(Duration::from_millis(1)).await;
         Self {
             store,
             leases,
             chat,
+            registry,
             lease,
             keeping,
         }
@@ -72,7 +77,7 @@ impl Scene {
 
     /// A session of this user that has joined.
     async fn member(&self, channel: &str, user: &str) -> Arc<Membership> {
-        let stay = self.enter(channel).await;
+        let stay = Arc::new(self.enter(channel).await);
         let id = SessionId::new(format!("session of {user}")).unwrap();
         let user = User {
             id: UserId::new(user).unwrap(),
@@ -95,9 +100,15 @@ impl Scene {
     }
 }
 
-fn keep(lease: &Arc<Lease>, chat: &Arc<Chat>) -> AbortOnDropHandle<Dead> {
-    let (lease, chat) = (Arc::clone(lease), Arc::clone(chat));
-    AbortOnDropHandle::new(tokio::spawn(async move { lease.keep(&chat).await }))
+fn registry(store: &MemoryStore, policy: LoginPolicy) -> Arc<Registry> {
+    Registry::new(policy, store.registry(), store.hints(), store.leases())
+}
+
+fn keep(lease: &Arc<Lease>, chat: &Arc<Chat>, registry: &Arc<Registry>) -> AbortOnDropHandle<Dead> {
+    let (lease, chat, registry) = (Arc::clone(lease), Arc::clone(chat), Arc::clone(registry));
+    AbortOnDropHandle::new(tokio::spawn(
+        async move { lease.keep(&chat, &registry).await },
+    ))
 }
 
 #[tokio::test(start_paused = true)]
@@ -133,7 +144,7 @@ async fn who_was_declared_dead_begins_anew() {
     scene.lease.give_up(dead).await;
     let nobody = timeout(LENGTH, scene.enter("room")).await;
     assert!(nobody.is_err(), "nobody joins in between");
-    let _keeping = keep(&scene.lease, &scene.chat);
+    let _keeping = keep(&scene.lease, &scene.chat, &scene.registry);
     let new = scene.enter("room").await;
     assert_ne!(new.incarnation(), old.incarnation());
     assert_eq!(scene.index(new.incarnation()).await.len(), 1);
@@ -222,10 +233,9 @@ async fn an_index_that_differs_from_the_stores_is_put_right() {
         index.enter(&place(channel));
     }
     let found = vec![entry("a", 1), entry("b", 7), entry("x", 9)];
-    let (mut missing, unknown) = index.reconcile(found);
+    let mut missing = index.reconcile(found);
     missing.sort_by(|a, b| a.place.cmp(&b.place));
     assert_eq!(missing, [entry("b", 2), entry("c", 3)]);
-    assert_eq!(unknown, [place("x")]);
     let due = index.due(Instant::now(), LOOKS);
     assert_eq!(due, [place("x")], "what is unknown is looked at");
     index.enter(&place("y"));
@@ -256,29 +266,27 @@ async fn a_lease_that_the_store_has_lost_is_taken_again_with_its_index() {
 
 #[tokio::test(start_paused = true)]
 async fn places_are_looked_at_in_turn_the_one_that_waits_longest_first() {
+    // More than have their turn in the settle time.
+    const MANY: usize = 70 * LOOKS;
     let mut index = Index::default();
-    let name = |n| place(&format!("room-{n:03}"));
-    for n in 0..3 * LOOKS {
-        index.enter(&name(n));
+    for n in 0..MANY {
+        index.enter(&place(&format!("room-{n:04}")));
     }
-    let now = Instant::now() + SETTLE_TIME;
-    assert_eq!(index.due(now - Duration::from_millis(1), LOOKS), []);
-    for round in 0..4 {
-        let later = now + SETTLE_TIME * round;
-        let mut seen = Vec::new();
-        for second in 0..3 {
-            let now = later + Duration::from_secs(second);
-            let due = index.due(now, LOOKS);
-            assert_eq!(due.len(), LOOKS);
-            for place in due {
-                assert_eq!(index.looked(now, place.clone(), &empty("a")), None);
-                seen.push(place);
-            }
+    let begin = Instant::now() + SETTLE_TIME;
+    assert_eq!(index.due(begin - Duration::from_millis(1), LOOKS), []);
+    let mut looks: BTreeMap<Place, usize> = BTreeMap::new();
+    for second in 0..140 {
+        let now = begin + Duration::from_secs(second);
+        for place in index.due(now, LOOKS) {
+            assert_eq!(index.looked(now, place.clone(), &empty("a")), None);
+            *looks.entry(place).or_default() += 1;
         }
-        seen.sort();
-        seen.dedup();
-        assert_eq!(seen.len(), 3 * LOOKS, "each had its turn");
     }
+    assert_eq!(looks.len(), MANY);
+    assert!(
+        looks.into_values().all(|looks| looks == 2),
+        "each has its turn"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -431,4 +439,26 @@ async fn what_could_not_be_put_right_is_tried_again() {
         assert_eq!(request.session.unwrap().operation, 1, "it is the same join");
     }
     assert!(alice.leave().fence, "a copy of the join may be under way");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_detached_member_whose_chat_is_gone_leaves_with_a_look() {
+    let scene = Scene::new().await;
+    let _here = scene.member("room", "here").await;
+    let detached = Join {
+        channel: room("room"),
+        user: User {
+            id: UserId::new("bot").unwrap(),
+            is_number: false,
+        },
+        membership: channel_store::Membership::Detached,
+        deadline: None,
+    };
+    // Past chat: nobody remembers it.
+    scene.store.join(detached).await.unwrap();
+    sleep(2 * SETTLE_TIME + Duration::from_secs(1)).await;
+    let channel = room("room");
+    let page = scene.store.history(&channel, &HistoryRange::Newest, 10);
+    let entries = page.await.unwrap().entries;
+    assert_eq!(entries.len(), 3, "two joins and one leave");
 }

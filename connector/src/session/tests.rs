@@ -4,13 +4,12 @@ use super::*;
 use crate::chat::tests::chat_of;
 use crate::codec::WireFormat;
 use crate::lease::Lease;
-use crate::registry::LocalRegistry;
 use crate::testing::chat::{Instance, Sends, joined};
 use crate::testing::client::{self, Told};
 use crate::testing::feed::{Script, connection, head, page};
 use crate::testing::{at, let_run, publication, soon};
 use channel_store::memory::MemoryStore;
-use channel_store::{Incarnation, LogPage, Standing, StoreOptions};
+use channel_store::{Incarnation, LogPage, LoginPolicy, Standing, StoreOptions};
 use serde_json::{Value, json};
 use tonic::Status;
 
@@ -32,15 +31,18 @@ async fn scene() -> Scene {
     let chat = chat_of(&[&instance]);
     let script = Script::new();
     let store = MemoryStore::new(StoreOptions::default());
+    let policy = LoginPolicy::Reject;
+    let registry = Registry::new(policy, store.registry(), store.hints(), store.leases());
+    registry.agree().await;
     let suspects = script.hub.suspects();
     let lease = Lease::new("c", Duration::from_secs(10), store.leases(), suspects).unwrap();
     let incarnation = lease.take().await;
     let services = Arc::new(Services {
         lease,
         hub: Arc::clone(&script.hub),
-        departures: Departures::new(&chat, Duration::ZERO),
+        departures: Departures::new(&chat, &registry, Duration::ZERO),
         chat,
-        registry: Box::new(LocalRegistry::default()),
+        registry,
     });
     let stream = instance.stream().await;
     let_run().await;
@@ -55,6 +57,15 @@ async fn scene() -> Scene {
         stream,
         socket,
         client,
+    }
+}
+
+impl Scene {
+    /// How many sessions are registered for a user.
+    async fn logins(&self, user: &str) -> usize {
+        let user = [channel_store::UserId::new(user).unwrap()];
+        let looks = self.store.registry().look(&self.incarnation, &user).await;
+        looks.unwrap()[0].entries.len()
     }
 }
 
@@ -110,7 +121,7 @@ async fn a_join_is_indexed_first_and_bound_to_the_lease() {
         let join = scene.instance.join().await;
         let incarnation = std::slice::from_ref(&scene.incarnation);
         let index = leases.index(&scene.incarnation).await.unwrap();
-        assert_eq!(index.len(), 1);
+        assert_eq!(index.len(), 2, "the channel and the user");
         let lease = leases.observe(incarnation).await.unwrap()[0].unwrap();
         let request = join.answer(Ok(joined("a", 5)));
         assert_eq!(request.deadline, lease.until + 20_000);
@@ -282,8 +293,9 @@ async fn a_user_who_is_logged_in_elsewhere_is_refused_until_that_session_is_over
     assert_eq!(told.next().await, reply(1, TAKEN));
     assert!(!other.is_logged_in());
     scene.me.close().await;
+    scene.instance.leave().await.answer(Ok(Default::default()));
+    soon(scene.services.departures.landed()).await;
     tokio::join!(other.handle(login(2, "u")), async {
-        scene.instance.leave().await.answer(Ok(Default::default()));
         is_followed(&mut scene.script).await;
         scene.instance.join().await.answer(Ok(joined("a", 7)));
     });
@@ -322,10 +334,8 @@ async fn a_join_whose_outcome_is_unknown_is_followed_by_a_fenced_leave_f2() {
     assert!(session.operation > join.operation);
     // The user and the channel are free again.
     assert_eq!(scene.script.feed.follows(), [true, false]);
-    let user = channel_store::UserId::new("u").unwrap();
-    let other = SessionId::new("other").unwrap();
-    let again = scene.services.registry.login(&user, &other).await.unwrap();
-    assert_eq!(again, Registered::Yes);
+    soon(scene.services.departures.landed()).await;
+    assert_eq!(scene.logins("u").await, 0);
 }
 
 #[tokio::test(start_paused = true)]

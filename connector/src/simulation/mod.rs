@@ -11,7 +11,10 @@ use crate::disconnect::Disconnect;
 use crate::testing::counters::Counters;
 use crate::testing::seeds::in_parallel;
 use channel_store::memory::{MemoryStore, Snapshot};
-use channel_store::{ChannelName, ChannelStore, HistoryRange, ON_JOIN, Place, StoreOptions};
+use channel_store::{
+    ChannelName, ChannelStore, HistoryRange, Incarnation, LoginPolicy, ON_JOIN, Place,
+    StoreOptions, UserId,
+};
 use network::pause;
 use parking_lot::Mutex;
 use process::{ChatProcess, ConnectorProcess, LEASE, Stay};
@@ -37,6 +40,7 @@ const LISTING: Duration = Duration::from_secs(15);
 /// Which faults a seed has.
 #[derive(Clone, Copy)]
 struct Climate {
+    policy: LoginPolicy,
     /// Connectors freeze for longer than their lease.
     freezes: bool,
     /// The store forgets.
@@ -53,6 +57,7 @@ struct Outcome {
     crashes: u64,
     losses: u64,
     closed: u64,
+    kicked: u64,
     declared_dead: u64,
     reaped: u64,
     repaired: u64,
@@ -70,6 +75,7 @@ struct World {
     peace: AtomicBool,
     visits: AtomicU64,
     closed: AtomicU64,
+    kicked: AtomicU64,
     failures: Mutex<Vec<String>>,
 }
 
@@ -90,6 +96,7 @@ impl World {
             peace: AtomicBool::new(false),
             visits: AtomicU64::new(0),
             closed: AtomicU64::new(0),
+            kicked: AtomicU64::new(0),
             failures: Mutex::default(),
         });
         for number in 0..2 {
@@ -105,8 +112,8 @@ impl World {
             let chat = world.chats[fastrand::usize(..2)].lock();
             chat.service.clone()
         };
-        let (name, lossy) = (CONNECTORS[number], self.climate.lossy);
-        let process = ConnectorProcess::start(name, &self.store, lossy, any_chat);
+        let (name, Climate { policy, lossy, .. }) = (CONNECTORS[number], self.climate);
+        let process = ConnectorProcess::start(name, &self.store, policy, lossy, any_chat);
         *self.connectors[number].lock() = Some(process);
     }
 
@@ -120,6 +127,27 @@ impl World {
 
     fn fail(&self, failure: String) {
         self.failures.lock().push(failure);
+    }
+
+    /// Whether a client may be closed for this reason, and counts it.
+    fn may_close(&self, reason: Disconnect) -> bool {
+        let Climate {
+            policy,
+            freezes,
+            forgets,
+            ..
+        } = self.climate;
+        match reason {
+            Disconnect::Dead => {
+                self.closed.fetch_add(1, Ordering::Relaxed);
+                freezes || forgets
+            }
+            Disconnect::Kicked => {
+                self.kicked.fetch_add(1, Ordering::Relaxed);
+                policy == LoginPolicy::KickOld || (policy == LoginPolicy::Reject && forgets)
+            }
+            _ => false,
+        }
     }
 
     fn in_peace(&self) -> bool {
@@ -151,15 +179,16 @@ async fn visitor(world: Arc<World>, user: &'static str) {
         let visit = connector.map(|it| it.visit(user, channel, begins, leaves));
         let Some(visit) = visit else { continue };
         if let Ok(Stay::Closed(reason)) = visit.await {
-            world.closed.fetch_add(1, Ordering::Relaxed);
-            let Climate {
-                freezes, forgets, ..
-            } = world.climate;
-            if reason != Disconnect::Dead || !(freezes || forgets) {
+            if !world.may_close(reason) {
                 world.fail(format!("{user} was closed: {reason:?}"));
             }
             if stays {
                 *world.present.lock().entry((channel, user)).or_default() -= 1;
+            }
+            if stays && reason == Disconnect::Kicked && world.climate.policy == LoginPolicy::KickOld
+            {
+                // Who has given way doesn't fight back.
+                return;
             }
         }
     }
@@ -229,17 +258,12 @@ async fn trouble(world: &Arc<World>) -> (u64, u64) {
     (crashes, losses)
 }
 
-/// Another lifetime, on older data: all of it, or only the channels, or only what is known of connectors.
+/// Another lifetime. Channels, what is known of connectors, and logins lie in slots of their own: each is as it was, or
+/// older, or gone.
 fn forget(store: &MemoryStore, older: &Snapshot) {
     let (now, nothing) = (store.snapshot(), Snapshot::default());
-    let on = match fastrand::u8(..6) {
-        0 => older.clone(),
-        1 => older.clone().with_leases_of(&now),
-        2 => now.with_leases_of(older),
-        3 => now.with_leases_of(&nothing),
-        4 => nothing.with_leases_of(&now),
-        _ => nothing,
-    };
+    let any = || [&now, older, &nothing][fastrand::usize(..3)];
+    let on = any().clone().with_leases_of(any()).with_logins_of(any());
     store.restart(Some(on));
 }
 
@@ -257,10 +281,24 @@ async fn list(world: &World) {
 async fn examine(world: &World, trace: &mut impl Hasher) {
     let present = world.present.lock().clone();
     let visitors: u32 = present.values().sum();
-    if visitors as usize != 2 * USERS.len() {
-        world.fail(format!("only {visitors} are at rest"));
+    let of_each = match world.climate.policy {
+        LoginPolicy::Allow => 2,
+        LoginPolicy::Reject | LoginPolicy::KickOld => 1,
+    };
+    if visitors as usize != of_each * USERS.len() {
+        world.fail(format!("{visitors} are at rest: {present:?}"));
     }
     let leases = world.store.leases();
+    if of_each == 1 {
+        let users = USERS.map(|user| UserId::new(user).unwrap());
+        let anybody = Incarnation::new("nobody").unwrap();
+        let looks = world.store.registry().look(&anybody, &users).await.unwrap();
+        for (user, look) in users.iter().zip(looks) {
+            if look.entries.len() != 1 || look.entries[0].superseded {
+                world.fail(format!("{user} is registered as {:?}", look.entries));
+            }
+        }
+    }
     for channel in CHANNELS {
         let name = ChannelName::new(channel).unwrap();
         let page = world.store.members(&name, None, 100).await.unwrap();
@@ -346,6 +384,7 @@ async fn run(climate: Climate) -> Result<Outcome, String> {
         trace: trace.finish(),
         visits: world.visits.load(Ordering::Relaxed),
         closed: world.closed.load(Ordering::Relaxed),
+        kicked: world.kicked.load(Ordering::Relaxed),
         crashes,
         losses,
         ..Outcome::default()
@@ -357,10 +396,16 @@ fn simulate(seed: u64) -> Result<Outcome, String> {
     fastrand::seed(seed);
     let counters = Counters::default();
     let _recording = metrics::set_default_local_recorder(&counters);
+    let policies = [
+        LoginPolicy::Allow,
+        LoginPolicy::Reject,
+        LoginPolicy::KickOld,
+    ];
     let climate = Climate {
+        policy: policies[(seed / 4 % 3) as usize],
         freezes: seed % 2 == 1,
         forgets: seed % 4 > 1,
-        lossy: if seed.is_multiple_of(3) { 0 } else { 20 },
+        lossy: if seed.is_multiple_of(5) { 0 } else { 20 },
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -383,6 +428,7 @@ impl Outcome {
         self.crashes += other.crashes;
         self.losses += other.losses;
         self.closed += other.closed;
+        self.kicked += other.kicked;
         self.declared_dead += other.declared_dead;
         self.reaped += other.reaped;
         self.repaired += other.repaired;
@@ -406,7 +452,8 @@ fn in_a_thousand_histories_members_are_those_who_are_there() {
         sum.declared_dead > 0,
         "no living connector was declared dead"
     );
-    assert!(sum.closed > 0, "no client was closed");
+    assert!(sum.closed > 0, "no client of one was closed");
+    assert!(sum.kicked > 0, "nobody gave way");
     assert!(sum.vouched > 0, "nobody was vouched for");
 }
 
@@ -415,4 +462,31 @@ fn the_same_seed_gives_the_same_history() {
     for seed in 0..12 {
         assert_eq!(simulate(seed), simulate(seed), "seed {seed}");
     }
+}
+
+#[test]
+#[ignore = "temporary"]
+fn debug_range() {
+    let from: u64 = std::env::var("FROM").unwrap().parse().unwrap();
+    let to: u64 = std::env::var("TO").unwrap().parse().unwrap();
+    let started = std::time::Instant::now();
+    let sum = Mutex::new(Outcome::default());
+    let bad = Mutex::new(Vec::new());
+    in_parallel(from..to, |seed| match simulate(seed) {
+        Ok(outcome) => sum.lock().add(&outcome),
+        Err(failure) => bad.lock().push((seed, failure)),
+    });
+    let bad = bad.into_inner();
+    for (seed, failure) in bad.iter() {
+        println!(
+            "SEED {seed} {}: {failure}",
+            ["allow", "reject", "kick"][(seed / 4 % 3) as usize]
+        );
+    }
+    println!(
+        "BAD {} in {:?}: {:?}",
+        bad.len(),
+        started.elapsed(),
+        sum.into_inner()
+    );
 }

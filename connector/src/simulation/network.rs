@@ -4,16 +4,17 @@
 use crate::chat::{ChatService, TransportError};
 use async_trait::async_trait;
 use channel_store::{
-    ChannelName, ChannelStore, Declared, DroppedBy, HistoryPage, HistoryRange, Incarnation,
-    IndexEntry, Indexed, Join, Joined, LeaseState, Leases, Leave, Look, MembersPage, Place,
-    Publisher, Reaped, Renewed, SessionId, StoreError, User,
+    ChannelName, ChannelStore, Claimed, Declared, DroppedBy, Hints, HistoryPage, HistoryRange,
+    Incarnation, IndexEntry, Indexed, Join, Joined, LeaseState, Leases, Leave, LoggedIn, Login,
+    LoginPolicy, Look, MembersPage, Place, Publisher, Reaped, Renewed, SessionId, StoreError, User,
+    UserId, UserLook, UserRegistry,
 };
 use std::collections::{BTreeMap, HashSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
@@ -134,6 +135,18 @@ pub(super) struct FarLeases {
 pub(super) struct FarStore {
     pub(super) link: Arc<Link>,
     pub(super) store: Arc<dyn ChannelStore>,
+}
+
+/// A registry of users behind a link.
+pub(super) struct FarUsers {
+    pub(super) link: Arc<Link>,
+    pub(super) users: Arc<dyn UserRegistry>,
+}
+
+/// Hints, said behind a link; what is heard is heard.
+pub(super) struct FarHints {
+    pub(super) link: Arc<Link>,
+    pub(super) hints: Arc<dyn Hints>,
 }
 
 /// Calls a method at the other end of the link; what it borrows travels along.
@@ -275,5 +288,48 @@ impl ChannelStore for FarStore {
 
     fn available(&self) -> watch::Receiver<bool> {
         self.store.available()
+    }
+}
+
+#[async_trait]
+impl UserRegistry for FarUsers {
+    async fn login(&self, login: &Login, dead: &[Incarnation]) -> Result<LoggedIn, StoreError> {
+        far!(self.users.login(&login, &dead))
+    }
+
+    async fn claim(
+        &self,
+        claims: &[(Login, u64)],
+    ) -> Result<Vec<Result<Claimed, StoreError>>, StoreError> {
+        far!(self.users.claim(&claims))
+    }
+
+    async fn close(&self, user: &UserId, of: &SessionId, fence: bool) -> Result<(), StoreError> {
+        far!(self.users.close(&user, &of; fence))
+    }
+
+    async fn reap(&self, user: &UserId, who: &Incarnation) -> Result<u64, StoreError> {
+        far!(self.users.reap(&user, &who))
+    }
+
+    async fn look(&self, who: &Incarnation, users: &[UserId]) -> Result<Vec<UserLook>, StoreError> {
+        far!(self.users.look(&who, &users))
+    }
+
+    async fn agree(&self, policy: LoginPolicy, lasts: Duration) -> Result<LoginPolicy, StoreError> {
+        let end = Arc::clone(&self.users);
+        let work = async move { end.agree(policy, lasts).await };
+        self.link.ask_store(work).await
+    }
+}
+
+#[async_trait]
+impl Hints for FarHints {
+    async fn hint(&self, who: &Incarnation, user: &UserId) -> Result<(), StoreError> {
+        far!(self.hints.hint(&who, &user))
+    }
+
+    fn listen(&self, who: &Incarnation) -> mpsc::Receiver<UserId> {
+        self.hints.listen(who)
     }
 }

@@ -1,6 +1,6 @@
 //! The processes of a simulation: connectors and chats as they are, but for the sockets.
 
-use super::network::{FarLeases, FarStore, Link};
+use super::network::{FarHints, FarLeases, FarStore, FarUsers, Link};
 use crate::chat::{Chat, Source};
 use crate::codec::{Request, RequestBody, WireFormat};
 use crate::connection::{Connection, QueueLimits};
@@ -8,10 +8,11 @@ use crate::departures::Departures;
 use crate::disconnect::Disconnect;
 use crate::hub::{Hub, TOUCH_INTERVAL};
 use crate::lease::Lease;
-use crate::registry::LocalRegistry;
+use crate::registry::Registry;
 use crate::server::Server;
 use crate::session::{Client, Services};
 use crate::socket::ClientLimits;
+use channel_store::LoginPolicy;
 use channel_store::memory::MemoryStore;
 use parking_lot::Mutex;
 use proto::v1::MembersRequest;
@@ -43,7 +44,11 @@ impl ChatProcess {
             link: Arc::clone(&link),
             leases: store.leases(),
         });
-        let aftercare = chat::Aftercare::begin(far_store.clone(), leases);
+        let users = Arc::new(FarUsers {
+            link: Arc::clone(&link),
+            users: store.registry(),
+        });
+        let aftercare = chat::Aftercare::begin(far_store.clone(), leases, users);
         let limits = chat::Limits::default();
         let service = chat::service(far_store, aftercare, &limits, Shutdown::new());
         Self { link, service }
@@ -65,7 +70,7 @@ pub(super) struct ConnectorProcess {
     pub(super) link: Arc<Link>,
     server: Arc<Server>,
     sockets: Mutex<JoinSet<()>>,
-    _keeping: AbortOnDropHandle<()>,
+    _tasks: [AbortOnDropHandle<()>; 2],
 }
 
 /// How a client's stay ended.
@@ -83,6 +88,7 @@ impl ConnectorProcess {
     pub(super) fn start(
         name: &str,
         store: &Arc<MemoryStore>,
+        policy: LoginPolicy,
         lossy: u32,
         choose: impl Fn() -> chat::Service + Send + Sync + 'static,
     ) -> Arc<Self> {
@@ -93,13 +99,22 @@ impl ConnectorProcess {
             link: Arc::clone(&link),
             leases: store.leases(),
         });
+        let users = Arc::new(FarUsers {
+            link: Arc::clone(&link),
+            users: store.registry(),
+        });
+        let hints = Arc::new(FarHints {
+            link: Arc::clone(&link),
+            hints: store.hints(),
+        });
+        let registry = Registry::new(policy, users, hints, leases.clone());
         let lease = Lease::new(name, LEASE, leases, hub.suspects()).unwrap();
         let chat = Chat::new(Source::InProcess(link.to_chat(choose)));
         let server = Arc::new(Server {
             services: Arc::new(Services {
                 lease,
-                departures: Departures::new(&chat, Duration::ZERO),
-                registry: Box::new(LocalRegistry::default()),
+                departures: Departures::new(&chat, &registry, Duration::ZERO),
+                registry,
                 hub,
                 chat,
             }),
@@ -117,11 +132,15 @@ impl ConnectorProcess {
             let server = Arc::clone(&server);
             async move { match server.hold_the_lease().await {} }
         });
+        let agreeing = tokio::spawn({
+            let server = Arc::clone(&server);
+            async move { match server.services.registry.keep_agreeing().await {} }
+        });
         Arc::new(Self {
             link,
             server,
             sockets: Mutex::default(),
-            _keeping: AbortOnDropHandle::new(keeping),
+            _tasks: [keeping, agreeing].map(AbortOnDropHandle::new),
         })
     }
 

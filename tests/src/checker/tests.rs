@@ -69,9 +69,15 @@ fn clean() -> History {
             member("bob", at("a", 1), run(&log, 2, 7)),
         ],
         sent: messages.map(|m| (m, Outcome::Acknowledged)).collect(),
-        listed: Some(["alice".to_owned(), "bob".to_owned()].into()),
+        listed: listed(&["alice", "bob"]),
         log,
     }
+}
+
+/// One session each.
+fn listed(users: &[&str]) -> Option<BTreeMap<String, u32>> {
+    let users = users.iter();
+    Some(users.map(|&user| (user.to_owned(), 1)).collect())
 }
 
 /// The kinds of what is found, once each.
@@ -307,15 +313,56 @@ fn who_lost_nothing_is_told_nothing() {
 }
 
 #[test]
-fn who_is_listed_is_who_has_joined_and_not_left() {
-    for listed in [vec!["alice"], vec!["alice", "bob", "carol"]] {
+fn who_is_listed_is_who_has_a_live_socket() {
+    for users in [vec!["alice"], vec!["alice", "bob", "carol"]] {
         let mut history = clean();
-        history.listed = Some(listed.into_iter().map(str::to_owned).collect());
+        history.listed = listed(&users);
         assert_eq!(kinds(&history), [Kind::Membership]);
     }
     let mut history = clean();
+    history.listed = Some([("alice".to_owned(), 1), ("bob".to_owned(), 2)].into());
+    assert_eq!(kinds(&history), [Kind::Membership]);
+}
+
+#[test]
+fn who_has_joined_and_not_left_is_who_has_a_live_socket() {
+    let mut history = clean();
     history.log.entries.insert(3, went("onJoin", "bob"));
     assert!(kinds(&history).contains(&Kind::Membership));
+
+    // A ghost by the log alone, and by the list alone.
+    let mut history = clean();
+    history.members[1].events.push(Event::Ended("gone".into()));
+    history.listed = listed(&["alice"]);
+    assert_eq!(kinds(&history), [Kind::Membership]);
+    let mut history = clean();
+    let gone = went("onLeave", "bob");
+    history.log.entries.insert(8, gone.clone());
+    history.log.last = 8;
+    history.members[0].events.push(Event::Received(8, gone));
+    history.members[1].events.push(Event::Ended("gone".into()));
+    assert_eq!(kinds(&history), [Kind::Membership]);
+    history.listed = listed(&["alice"]);
+    assert_eq!(check(&history), []);
+}
+
+#[test]
+fn who_has_left_says_nothing() {
+    let mut history = clean();
+    let entries = [
+        went("onLeave", "bob"),
+        said("bob", 2),
+        went("onJoin", "bob"),
+    ];
+    for (offset, content) in (8..).zip(entries) {
+        history.log.entries.insert(offset, content.clone());
+        history.log.last = offset;
+        for member in &mut history.members {
+            let content = content.clone();
+            member.events.push(Event::Received(offset, content));
+        }
+    }
+    assert_eq!(kinds(&history), [Kind::Membership]);
 }
 
 #[test]

@@ -3,8 +3,10 @@
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use tests::long;
 use tests::pomelo::{Client, LOGIN, SENT, heard};
 use tests::system::{Plan, System};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 /// Commands that read who is there, or everything there is.
@@ -138,4 +140,69 @@ async fn a_send_on_an_idle_system_waits_for_no_timer_of_tcp_f15() {
         assert!(median < Duration::from_millis(10), "{what} in {median:?}");
         assert!(most < Duration::from_millis(30), "{what} in {most:?}");
     }
+}
+
+/// What Redis has to do while nothing happens, commands a second, with a member of each channel, then with thirty.
+async fn idle(connectors: usize, channels: usize, during: Duration) -> (f64, f64) {
+    const AT_ONCE: usize = 32;
+    const EACH: usize = 30;
+    let flags = ["--lease", "1s"];
+    let plan = Plan::of(connectors, 1)
+        .alone()
+        .chat_flags(&flags)
+        .connector_flags(&flags)
+        .connector_flags(&["--touch", "1s"]);
+    let system = plan.start().await;
+    let mut members = Vec::new();
+    let mut commands = Vec::new();
+    for round in [0..1, 1..EACH] {
+        let mut joining = JoinSet::new();
+        for number in round.start * channels..round.end * channels {
+            if joining.len() == AT_ONCE {
+                members.extend(joining.join_next().await);
+            }
+            let address = system.connectors[number % connectors].address();
+            let (user, room) = (
+                format!("user-{number}"),
+                format!("room-{}", number % channels),
+            );
+            joining.spawn(async move { Client::join(address, &user, &room).await });
+        }
+        while let Some(joined) = joining.join_next().await {
+            members.push(joined);
+        }
+        let before = system.redis.calls().await;
+        let began = Instant::now();
+        tokio::time::sleep(during).await;
+        let after = system.redis.calls().await;
+        let calls = after.values().sum::<u64>() - before.values().sum::<u64>();
+        commands.push(
+            u32::try_from(calls).map(f64::from).expect("few") / began.elapsed().as_secs_f64(),
+        );
+    }
+    for member in members {
+        assert_eq!(member.expect("it joins").ended(), None);
+    }
+    (commands[0], commands[1])
+}
+
+/// Leases, looks and touches are the connectors', whoever is there.
+#[tokio::test]
+async fn idle_members_cost_redis_nothing_and_each_connector_a_little() {
+    let (channels, during) = if long() {
+        (500, Duration::from_secs(60))
+    } else {
+        (50, Duration::from_secs(4))
+    };
+    let (few, many) = idle(1, channels, during).await;
+    let (few_at_three, many_at_three) = idle(3, channels, during).await;
+    println!(
+        "commands a second: one connector {few:.0}, with 30 times the members {many:.0}; three connectors \
+         {few_at_three:.0} and {many_at_three:.0}"
+    );
+    // Touches come once a second: one more or less in the time counts.
+    assert!(many < 1.5 * few);
+    assert!(many_at_three < 4.0 * many);
+    // It is measured at all.
+    assert!(few > 1.0 && many_at_three > 1.2 * many);
 }

@@ -1,6 +1,8 @@
 //! A Redis that is full: it refuses, clearly, and what it refuses nobody sees.
 
+use std::time::Duration;
 use tests::crowd::{Crowd, ROOM, WHOLE_LOG, holds};
+use tests::follower::Leaving;
 use tests::history::Outcome;
 use tests::json::Client;
 use tests::pomelo::LOGIN;
@@ -58,4 +60,73 @@ async fn a_full_redis_refuses_every_publication_and_join_and_fans_nothing_out() 
     assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
     assert_eq!(crowd.sum(|notes| notes.losses().len()), 0);
     holds(&history, &[]);
+}
+
+/// Whoever is there stays, whoever goes leaves, and a connector that dies is buried.
+#[tokio::test]
+async fn with_a_full_redis_leases_are_renewed_and_leaves_and_funerals_go_on() {
+    const LEASE: Duration = Duration::from_secs(1);
+    const FUNERAL: Duration = Duration::from_secs(4);
+    let lease = ["--lease", "1s"];
+    let plan = Plan::of(2, 2).alone().connector_flags(&lease);
+    let plan = plan.chat_flags(&[WHOLE_LOG, lease].concat());
+    let _turn = plan.turn().await;
+    let redis = Redis::start().await;
+    let mut services = plan.services(&redis.url(), &redis.url()).await;
+    let crowd = Crowd::gather(&services.addresses(), 4, 8).await;
+    let api = services.api(0);
+    crowd.speak();
+    crowd.goes_on(20).await;
+
+    redis.command(&["CONFIG", "SET", "maxmemory", "1mb"]).await;
+    let is_refusing = async || {
+        let refused = crowd.count(Outcome::Unknown);
+        wait::eventually("sends are refused", SOON, async || {
+            crowd.count(Outcome::Unknown) > refused + 20
+        })
+        .await;
+    };
+    is_refusing().await;
+    let full = redis.published(ROOM).await;
+    wait::stays("everybody is there", 3 * LEASE, async || {
+        let listed = api.members(ROOM).await;
+        crowd.sum(|notes| notes.disconnected) == 0
+            && listed.is_ok_and(|listed| listed == crowd.live())
+    })
+    .await;
+
+    let leaver = &crowd.followers()[5];
+    leaver.go_away(Leaving::Closing).await;
+    let reset = &crowd.followers()[7];
+    reset.go_away(Leaving::Breaking).await;
+    crowd.is_listed_within(SOON, &api).await;
+
+    services.connectors[0].kill();
+    for member in crowd.at(0) {
+        member.is_to_go(Leaving::Breaking, None);
+    }
+    let took = crowd.is_listed_within(LEASE + FUNERAL, &api).await;
+    println!("buried after {took:?}");
+    is_refusing().await;
+    let gone = 2 + crowd.at(0).count();
+    assert_eq!(
+        redis.published(ROOM).await,
+        full + gone as u64,
+        "leaves alone"
+    );
+
+    redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    let there = services.connectors[1].address();
+    for member in crowd.at(0).chain([leaver, reset]) {
+        member.is_to_go(Leaving::Breaking, Some(there));
+    }
+    crowd.until_online().await;
+    crowd.goes_on(20).await;
+    let history = crowd.comes_to_rest(&api, redis.address()).await;
+    println!("{}", crowd.report());
+    holds(&history, &[]);
+    for witness in crowd.at(1) {
+        assert_eq!(witness.notes().read().disconnected, 0);
+    }
+    assert_eq!(crowd.sum(|notes| notes.losses().len()), 0);
 }

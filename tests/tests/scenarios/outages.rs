@@ -188,10 +188,16 @@ async fn a_chat_that_hangs_delays_no_request_beyond_its_time() {
 /// F9: login "succeeded", and leaves were lost.
 #[tokio::test]
 async fn with_every_chat_dead_login_fails_and_leaves_land_when_one_is_back_f09() {
+    const MANY: usize = 60;
     let mut system = System::start().await;
     let alice = system.member(0, "alice", "room").await;
     let bob = system.member(1, "bob", "room").await;
     let carol = system.visitor(0).await;
+    let mut many = Vec::new();
+    for number in 0..MANY {
+        let user = format!("user{number}");
+        many.push(system.member(number % 2, &user, "room").await);
+    }
     for chat in &mut system.chats {
         chat.kill();
     }
@@ -203,10 +209,24 @@ async fn with_every_chat_dead_login_fails_and_leaves_land_when_one_is_back_f09()
         FAILED
     );
     alice.close().await;
+    for (number, client) in many.into_iter().enumerate() {
+        match number % 3 {
+            0 => drop(client.close().await),
+            1 => client.reset().await,
+            _ => drop(client),
+        }
+    }
 
     system.chats[1].restart().await;
     bob.until_push(&left("alice")).await;
     system.until_members("room", &[("bob", 1)]).await;
+    wait::eventually("everybody has left once", SOON, async || {
+        let pushes = bob.pushes();
+        let leaves = pushes.iter().filter(|push| push.starts_with("onLeave"));
+        let users: std::collections::BTreeSet<_> = leaves.clone().collect();
+        (leaves.count(), users.len()) == (MANY + 1, MANY + 1)
+    })
+    .await;
     assert_eq!(bob.ended(), None);
     wait::eventually("sends work again", SOON, async || {
         bob.say("again").await == SENT

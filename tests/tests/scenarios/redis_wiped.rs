@@ -1,7 +1,7 @@
-//! A Redis that has forgotten everything: whoever held a position is told, whichever way it comes up.
+//! A Redis that has forgotten everything: whoever held a position is told, whichever way it comes up, and whoever has a
+//! live socket is a member again.
 
 use std::time::Duration;
-use tests::SOON;
 use tests::chat_api::ChatApi;
 use tests::checker::Kind;
 use tests::crowd::{Crowd, ROOM, WHOLE_LOG, holds};
@@ -10,6 +10,10 @@ use tests::history::Reason;
 use tests::redis::Redis;
 use tests::system::{Plan, Services};
 use tests::turn::Turn;
+use tests::{SOON, long};
+
+/// Two renewals of a lease of a second, and what a busy machine takes to join everybody again.
+const REPAIRED: Duration = Duration::from_millis(667 + 1_500);
 
 struct Wiped {
     services: Services,
@@ -22,13 +26,17 @@ impl Wiped {
     /// A crowd that has spoken, and is silent now.
     async fn begin(connector_flags: &[&'static str]) -> Self {
         let plan = Plan::of(3, 1)
-            .chat_flags(&WHOLE_LOG)
+            .chat_flags(&[WHOLE_LOG, ["--lease", "1s"]].concat())
+            .connector_flags(&["--lease", "1s"])
             .connector_flags(connector_flags);
         let turn = plan.turn().await;
         let redis = Redis::forgetful().await;
         let services = plan.services(&redis.url(), &redis.url()).await;
         // Nobody is at the third connector.
-        let crowd = Crowd::gather(&services.addresses()[..2], 4, 4).await;
+        let mut crowd = Crowd::gather(&services.addresses()[..2], 4, 4).await;
+        for number in 4..if long() { 500 } else { 4 } {
+            crowd.joined_by(&format!("listener{number}")).await;
+        }
         crowd.speak();
         crowd.goes_on(30).await;
         crowd.fall_silent().await;
@@ -128,5 +136,45 @@ async fn after_a_restart_without_a_file_everybody_is_told() {
     for follower in wiped.crowd.followers() {
         told(follower, SOON).await;
     }
+    wiped.ends_well().await;
+}
+
+/// While nobody says anything, and while everybody speaks.
+#[tokio::test]
+async fn after_a_flush_the_members_are_soon_again_who_has_a_live_socket() {
+    let wiped = Wiped::begin(&[]).await;
+    let api = wiped.services.api(0);
+    for round in 0..if long() { 20 } else { 4 } {
+        if round % 2 == 0 {
+            wiped.crowd.fall_silent().await;
+        } else {
+            wiped.crowd.speak();
+            wiped.crowd.goes_on(10).await;
+        }
+        wiped.redis.command(&["FLUSHALL"]).await;
+        let took = wiped.crowd.is_listed_within(REPAIRED, &api).await;
+        println!("members again after {took:?}");
+    }
+    wiped.crowd.goes_on(10).await;
+    assert_eq!(wiped.crowd.sum(|notes| notes.disconnected), 0);
+    wiped.ends_well().await;
+}
+
+#[tokio::test]
+async fn after_a_restart_without_a_file_the_members_are_soon_again_who_has_a_live_socket() {
+    let mut wiped = Wiped::begin(&[]).await;
+    let api = wiped.services.api(0);
+    wiped.crowd.speak();
+    wiped.crowd.goes_on(10).await;
+    wiped.redis.kill();
+    wiped.redis.restart().await;
+    let connected = Duration::from_secs(1);
+    let took = wiped
+        .crowd
+        .is_listed_within(REPAIRED + connected, &api)
+        .await;
+    println!("members again after {took:?}");
+    wiped.crowd.goes_on(10).await;
+    assert_eq!(wiped.crowd.sum(|notes| notes.disconnected), 0);
     wiped.ends_well().await;
 }

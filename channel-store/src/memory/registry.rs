@@ -1,0 +1,248 @@
+//! The registry of users in memory.
+
+use super::Channels;
+use crate::name::{Incarnation, SessionId, UserId};
+use crate::registry::{
+    Claimed, HINTS, Hints, LoggedIn, Login, LoginPolicy, UserEntry, UserLook, UserRegistry,
+};
+use crate::store::StoreError;
+use async_trait::async_trait;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+pub(super) struct MemoryRegistry {
+    pub(super) channels: Arc<Channels>,
+}
+
+/// All users' logins, and the policy.
+#[derive(Clone, Default)]
+pub(super) struct Users {
+    by_name: BTreeMap<UserId, User>,
+    /// The last generation given, to whomever: users are forgotten sooner than the clock moves.
+    last: u64,
+    policy: Option<(LoginPolicy, Instant)>,
+}
+
+/// Whoever listens to hints: no data, so that no restart loses them.
+pub(super) type Listeners = HashMap<Incarnation, mpsc::Sender<UserId>>;
+
+#[derive(Clone, Default)]
+struct User {
+    entries: BTreeMap<SessionId, UserEntry>,
+    dead: HashMap<Incarnation, Instant>,
+    closed: HashMap<SessionId, Instant>,
+}
+
+impl User {
+    fn bury(&mut self, incarnation: &Incarnation, until: Instant) -> u64 {
+        self.dead.insert(incarnation.clone(), until);
+        let before = self.entries.len();
+        self.entries
+            .retain(|_, entry| entry.incarnation != *incarnation);
+        (before - self.entries.len()) as u64
+    }
+
+    fn refuse(&self, login: &Login, clock: u64, now: Instant) -> Result<(), StoreError> {
+        if self.is_dead(&login.incarnation, now) {
+            return Err(StoreError::ConnectorDead);
+        }
+        if clock > login.deadline {
+            return Err(StoreError::Late);
+        }
+        match self.closed.get(&login.session) {
+            Some(until) if *until > now => Err(StoreError::StaleOperation),
+            _ => Ok(()),
+        }
+    }
+
+    fn is_dead(&self, incarnation: &Incarnation, now: Instant) -> bool {
+        self.dead.get(incarnation).is_some_and(|until| *until > now)
+    }
+
+    fn others(&self, session: &SessionId) -> impl Iterator<Item = &UserEntry> {
+        let entries = self.entries.values();
+        entries.filter(move |entry| entry.session != *session)
+    }
+
+    fn enter(&mut self, login: &Login, generation: u64) {
+        let entry = UserEntry {
+            session: login.session.clone(),
+            generation,
+            incarnation: login.incarnation.clone(),
+            superseded: false,
+        };
+        self.entries.insert(login.session.clone(), entry);
+    }
+
+    fn claim(&mut self, login: &Login, generation: u64) -> Claimed {
+        if !self.entries.contains_key(&login.session) {
+            self.enter(login, generation);
+        }
+        let (mut superseded, mut better) = (Vec::new(), Vec::new());
+        for entry in self.entries.values_mut() {
+            let its = entry.generation;
+            if login.policy.outranks(generation, its) {
+                entry.superseded = true;
+                superseded.push(entry.incarnation.clone());
+            } else if login.policy.outranks(its, generation) && !entry.superseded {
+                better.push(entry.incarnation.clone());
+            }
+        }
+        for found in [&mut superseded, &mut better] {
+            found.sort();
+            found.dedup();
+        }
+        Claimed { superseded, better }
+    }
+
+    /// Nothing is left of it, nor will come: generations follow the clock.
+    fn is_over(&self, now: Instant) -> bool {
+        let tombstones = self.dead.values().chain(self.closed.values());
+        self.entries.is_empty() && tombstones.into_iter().all(|until| *until <= now)
+    }
+}
+
+impl MemoryRegistry {
+    fn with<T>(&self, user: &UserId, act: impl FnOnce(&mut User, Instant) -> T) -> T {
+        self.with_last(user, |user, _, now| act(user, now))
+    }
+
+    /// The same, with the last generation given.
+    fn with_last<T>(
+        &self,
+        user: &UserId,
+        act: impl FnOnce(&mut User, &mut u64, Instant) -> T,
+    ) -> T {
+        let now = Instant::now();
+        let mut users = self.channels.users.lock();
+        let users = &mut *users;
+        let known = users.by_name.entry(user.clone()).or_default();
+        let answer = act(known, &mut users.last, now);
+        if users.by_name.get(user).is_some_and(|it| it.is_over(now)) {
+            users.by_name.remove(user);
+        }
+        answer
+    }
+
+    fn until(&self, now: Instant) -> Instant {
+        now + self.channels.options.tombstone_life
+    }
+}
+
+#[async_trait]
+impl UserRegistry for MemoryRegistry {
+    async fn login(&self, login: &Login, dead: &[Incarnation]) -> Result<LoggedIn, StoreError> {
+        let clock = self.channels.clock();
+        self.with_last(&login.user, |user, last, now| {
+            user.refuse(login, clock, now)?;
+            for incarnation in dead {
+                user.bury(incarnation, self.until(now));
+            }
+            let mut holders: Vec<_> = (user.others(&login.session))
+                .map(|it| it.incarnation.clone())
+                .collect();
+            let own = user.entries.get(&login.session);
+            let own = own.map(|entry| entry.generation);
+            if own.is_none() && !holders.is_empty() && login.policy == LoginPolicy::Reject {
+                holders.sort();
+                holders.dedup();
+                return Ok(LoggedIn::Taken(holders));
+            }
+            let generation = own.unwrap_or_else(|| {
+                *last = (*last + 1).max(clock.saturating_mul(1_000));
+                user.enter(login, *last);
+                *last
+            });
+            Ok(LoggedIn::Yes {
+                generation,
+                others: !holders.is_empty(),
+            })
+        })
+    }
+
+    async fn claim(
+        &self,
+        claims: &[(Login, u64)],
+    ) -> Result<Vec<Result<Claimed, StoreError>>, StoreError> {
+        let clock = self.channels.clock();
+        let claim = |(login, generation): &(Login, u64)| {
+            self.with_last(&login.user, |user, last, now| {
+                user.refuse(login, clock, now)?;
+                *last = (*last).max(*generation);
+                Ok(user.claim(login, *generation))
+            })
+        };
+        Ok(claims.iter().map(claim).collect())
+    }
+
+    async fn close(
+        &self,
+        user: &UserId,
+        session: &SessionId,
+        fence: bool,
+    ) -> Result<(), StoreError> {
+        self.with(user, |user, now| {
+            user.entries.remove(session);
+            if fence {
+                user.closed.retain(|_, until| *until > now);
+                user.closed.insert(session.clone(), self.until(now));
+            }
+        });
+        Ok(())
+    }
+
+    async fn reap(&self, user: &UserId, incarnation: &Incarnation) -> Result<u64, StoreError> {
+        let reaped = self.with(user, |user, now| user.bury(incarnation, self.until(now)));
+        Ok(reaped)
+    }
+
+    async fn look(
+        &self,
+        incarnation: &Incarnation,
+        users: &[UserId],
+    ) -> Result<Vec<UserLook>, StoreError> {
+        let lifetime = self.channels.registry.lock().server.generation.clone();
+        let look = |user: &UserId| {
+            self.with(user, |user, now| UserLook {
+                entries: user.entries.values().cloned().collect(),
+                tombstoned: user.is_dead(incarnation, now),
+                lifetime: lifetime.clone(),
+            })
+        };
+        Ok(users.iter().map(look).collect())
+    }
+
+    async fn agree(&self, policy: LoginPolicy, lasts: Duration) -> Result<LoginPolicy, StoreError> {
+        let now = Instant::now();
+        let held = &mut self.channels.users.lock().policy;
+        match held {
+            Some((held, until)) if *held != policy && *until > now => Ok(*held),
+            _ => {
+                *held = Some((policy, now + lasts));
+                Ok(policy)
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Hints for MemoryRegistry {
+    async fn hint(&self, incarnation: &Incarnation, user: &UserId) -> Result<(), StoreError> {
+        if let Some(listener) = self.channels.listeners.lock().get(incarnation) {
+            // Where nobody keeps up, or is left, it is lost.
+            let _ = listener.try_send(user.clone());
+        }
+        Ok(())
+    }
+
+    fn listen(&self, incarnation: &Incarnation) -> mpsc::Receiver<UserId> {
+        let (sender, receiver) = mpsc::channel(HINTS);
+        let mut listeners = self.channels.listeners.lock();
+        listeners.retain(|_, listener| !listener.is_closed());
+        listeners.insert(incarnation.clone(), sender);
+        receiver
+    }
+}

@@ -1,0 +1,50 @@
+-- user: one user's entries as they stand. Part of every script about them.
+--
+-- KEYS  1 entries (hash: session -> generation, incarnation, '1' if superseded: three lines)
+--       2 the last generation given
+-- ARGV  1 seconds both are remembered
+local call, format = redis.call, string.format
+local entries, given = KEYS[1], KEYS[2]
+
+local function parsed(entry)
+  return string.match(entry, '^(%d+)\n([^\n]*)\n([01])$')
+end
+
+local function write(session, generation, incarnation, superseded)
+  call('HSET', entries, session, generation .. '\n' .. incarnation .. '\n' .. superseded)
+end
+
+-- Entries other than a session's own.
+local function others(session)
+  local found, all = {}, call('HGETALL', entries)
+  for i = 1, #all, 2 do
+    if all[i] ~= session then
+      local generation, incarnation, superseded = parsed(all[i + 1])
+      found[#found + 1] = { session = all[i], generation = generation, incarnation = incarnation, superseded = superseded }
+    end
+  end
+  return found
+end
+
+-- Takes an incarnation's entries away, after its tombstone is set: whatever of it is under way comes too late.
+local function bury(tombstone, seconds, incarnation)
+  local removed = 0
+  call('SET', tombstone, '1', 'EX', seconds)
+  for _, entry in ipairs(others()) do
+    if entry.incarnation == incarnation then removed = removed + call('HDEL', entries, entry.session) end
+  end
+  return removed
+end
+
+local function remember()
+  call('EXPIRE', entries, ARGV[1])
+  call('EXPIRE', given, ARGV[1])
+end
+
+-- Why a login or claim is refused, if it is.
+local function refusal(dead, closed, deadline)
+  local time = call('TIME')
+  if call('EXISTS', dead) == 1 then return { 'dead' } end
+  if time[1] * 1000 + math.floor(time[2] / 1000) > tonumber(deadline) then return { 'late' } end
+  if call('EXISTS', closed) == 1 then return { 'closed' } end
+end

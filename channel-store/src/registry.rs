@@ -1,0 +1,197 @@
+//! Who is logged in, cluster-wide (MEMBERSHIP.md).
+//!
+//! Each login of a user leaves an entry under the user's name, with a generation: later logins have higher ones. A
+//! connector writes its own sessions' entries, and may mark as superseded what they outrank; it takes away nobody
+//! else's but those of the dead. So whoever is superseded is told by the connector that holds the socket.
+
+use crate::name::{Incarnation, SessionId, UserId};
+use crate::store::{Generation, StoreError};
+use async_trait::async_trait;
+use std::fmt;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// What becomes of a user's second login: the same for the whole cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LoginPolicy {
+    /// It is refused while the first one lasts.
+    #[default]
+    Reject,
+    /// It ends the first one.
+    KickOld,
+    /// Both last: nothing is registered.
+    Allow,
+}
+
+impl LoginPolicy {
+    /// As operators write it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Reject => "reject",
+            Self::KickOld => "kick-old",
+            Self::Allow => "allow",
+        }
+    }
+
+    /// Reads what [`LoginPolicy::as_str`] writes.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Reject, Self::KickOld, Self::Allow]
+            .into_iter()
+            .find(|policy| policy.as_str() == name)
+    }
+
+    /// True if of two entries with these generations the first is to stay.
+    #[must_use]
+    pub fn outranks(self, generation: u64, other: u64) -> bool {
+        match self {
+            Self::Reject => generation < other,
+            Self::KickOld => generation > other,
+            Self::Allow => false,
+        }
+    }
+}
+
+impl fmt::Display for LoginPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A session that wants to be, or is, logged in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Login {
+    /// Who.
+    pub user: UserId,
+    /// Random, for one login only.
+    pub session: SessionId,
+    /// Of the connector that holds the socket.
+    pub incarnation: Incarnation,
+    /// No effect later than this, by the store's clock: milliseconds since 1970.
+    pub deadline: u64,
+    /// The cluster's.
+    pub policy: LoginPolicy,
+}
+
+/// What became of a login.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LoggedIn {
+    /// It has an entry.
+    Yes {
+        /// Its rank.
+        generation: u64,
+        /// There are other entries.
+        others: bool,
+    },
+    /// Nothing was changed: these incarnations hold the user.
+    Taken(Vec<Incarnation>),
+}
+
+/// Whom a claim concerns beside the session itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// Incarnations of entries that it outranks: each is marked as superseded.
+    pub superseded: Vec<Incarnation>,
+    /// Incarnations of entries that outrank it, and are not superseded themselves.
+    pub better: Vec<Incarnation>,
+}
+
+/// One login, as the registry has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserEntry {
+    /// Whose.
+    pub session: SessionId,
+    /// Its rank.
+    pub generation: u64,
+    /// Of the connector that holds the socket.
+    pub incarnation: Incarnation,
+    /// Its connector is to close the socket.
+    pub superseded: bool,
+}
+
+/// What the registry has of a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserLook {
+    /// All entries.
+    pub entries: Vec<UserEntry>,
+    /// True if the asking incarnation was reaped here.
+    pub tombstoned: bool,
+    /// The server lifetime that answered.
+    pub lifetime: Generation,
+}
+
+/// The registry. All of it may be repeated.
+#[async_trait]
+pub trait UserRegistry: Send + Sync + 'static {
+    /// Enters a session, unless the policy is [`LoginPolicy::Reject`] and others are there. First the entries of
+    /// incarnations that are known to be dead are taken away. Nobody is superseded by this: see
+    /// [`UserRegistry::claim`].
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]: the outcome is unknown; so with all that follow. [`StoreError::Full`],
+    /// [`StoreError::ConnectorDead`], [`StoreError::Late`]; [`StoreError::StaleOperation`]: it was closed already.
+    async fn login(&self, login: &Login, dead: &[Incarnation]) -> Result<LoggedIn, StoreError>;
+
+    /// Puts the session's entry back if it is missing, with the generation that it had, and marks as superseded what
+    /// it outranks. Only for a session whose client is there. At most 500 a call, answered in their order.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] for all; for each one as [`UserRegistry::login`].
+    async fn claim(
+        &self,
+        claims: &[(Login, u64)],
+    ) -> Result<Vec<Result<Claimed, StoreError>>, StoreError>;
+
+    /// Takes a session's entry away. `fence`: a copy of its login or of a claim may still travel, and comes too late
+    /// from now on. Works out of memory.
+    ///
+    /// # Errors
+    /// As [`UserRegistry::login`].
+    async fn close(
+        &self,
+        user: &UserId,
+        session: &SessionId,
+        fence: bool,
+    ) -> Result<(), StoreError>;
+
+    /// Takes the entries of a dead incarnation away, and lets none of it come any more; answers how many there were.
+    /// Works out of memory.
+    ///
+    /// # Errors
+    /// As [`UserRegistry::login`].
+    async fn reap(&self, user: &UserId, incarnation: &Incarnation) -> Result<u64, StoreError>;
+
+    /// What is registered of these users, in their order; keeps that from expiring. At most 500 a call.
+    ///
+    /// # Errors
+    /// As [`UserRegistry::login`].
+    async fn look(
+        &self,
+        incarnation: &Incarnation,
+        users: &[UserId],
+    ) -> Result<Vec<UserLook>, StoreError>;
+
+    /// Says which policy a connector has, and answers the one that is in force: the first that was said, until nobody
+    /// has said it for so long.
+    ///
+    /// # Errors
+    /// As [`UserRegistry::login`].
+    async fn agree(&self, policy: LoginPolicy, lasts: Duration) -> Result<LoginPolicy, StoreError>;
+}
+
+/// Words from one connector to another, by way of the store: look at this user. One that is lost costs time only.
+#[async_trait]
+pub trait Hints: Send + Sync + 'static {
+    /// Says it.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn hint(&self, incarnation: &Incarnation, user: &UserId) -> Result<(), StoreError>;
+
+    /// Hears what is said to an incarnation, until the receiver is dropped. Those beyond what it holds are lost.
+    fn listen(&self, incarnation: &Incarnation) -> mpsc::Receiver<UserId>;
+}
+
+/// Hints that wait for a listener at most.
+pub(crate) const HINTS: usize = 1_024;

@@ -1,0 +1,611 @@
+//! Who is logged in: what every store promises, history by history as MEMBERSHIP.md counts them.
+
+use crate::conformance::conformance;
+use crate::support::{Kind, Subject, eventually, incarnation};
+use channel_store::LoginPolicy::{Allow, KickOld, Reject};
+use channel_store::memory::Snapshot;
+use channel_store::{
+    Claimed, Incarnation, LoggedIn, Login, LoginPolicy, Renewed, SessionId, StoreError,
+    StoreOptions, UserId,
+};
+use futures_util::future::join_all;
+use std::time::Duration;
+
+conformance! {
+    under_reject_the_first_login_has_the_user
+    under_kick_old_a_login_drives_nobody_out_by_itself
+    a_repeated_login_is_answered_as_the_first
+    of_many_logins_at_once_one_gets_in_under_reject
+    the_late_close_of_an_old_session_spares_the_newer_one
+    a_login_after_its_fenced_close_makes_no_ghost
+    a_login_after_the_funeral_makes_no_ghost
+    a_login_beyond_its_deadline_makes_no_ghost
+    a_login_that_buries_the_dead_takes_their_place
+    a_claim_outranks_by_the_policy
+    a_superseded_session_stays_superseded_whatever_it_claims
+    a_claim_restores_with_its_own_generation
+    claims_are_answered_each_for_itself
+    the_funeral_spares_others_entries
+    a_look_shows_everything_of_each_user
+    names_of_users_meet_no_others
+    one_policy_is_in_force_until_nobody_goes_by_it
+    hints_reach_whom_they_are_for
+    an_incarnation_can_listen_again
+}
+
+const LONG: Duration = Duration::from_secs(60);
+const ONE: &str = "connector-1/aa";
+const OTHER: &str = "connector-2/bb";
+
+fn user(name: &str) -> UserId {
+    UserId::new(name).unwrap()
+}
+
+fn session(name: &str) -> SessionId {
+    SessionId::new(name).unwrap()
+}
+
+/// An entry: session, generation, whose, superseded.
+type Seen = (String, u64, Incarnation, bool);
+
+fn seen(session: &str, generation: u64, whose: &str, superseded: bool) -> Seen {
+    (
+        session.to_owned(),
+        generation,
+        incarnation(whose),
+        superseded,
+    )
+}
+
+impl Subject {
+    /// A login of user `u`, with time enough.
+    async fn attempt(&self, of: &str, name: &str, policy: LoginPolicy) -> Login {
+        let renewed = self.leases.renew(&incarnation(of), LONG).await.unwrap();
+        let (Renewed::Live(term) | Renewed::Lost(term)) = renewed else {
+            panic!("it is dead");
+        };
+        Login {
+            user: user("u"),
+            session: session(name),
+            incarnation: incarnation(of),
+            deadline: term.until,
+            policy,
+        }
+    }
+
+    async fn try_login(
+        &self,
+        of: &str,
+        name: &str,
+        policy: LoginPolicy,
+    ) -> Result<LoggedIn, StoreError> {
+        let login = self.attempt(of, name, policy).await;
+        self.registry.login(&login, &[]).await
+    }
+
+    /// Logs in where nothing is in the way; answers the generation.
+    async fn log_in(&self, of: &str, name: &str, policy: LoginPolicy) -> u64 {
+        match self.try_login(of, name, policy).await {
+            Ok(LoggedIn::Yes { generation, .. }) => generation,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn claim_as(
+        &self,
+        of: &str,
+        name: &str,
+        policy: LoginPolicy,
+        generation: u64,
+    ) -> Result<Claimed, StoreError> {
+        let login = self.attempt(of, name, policy).await;
+        let claims = [(login, generation)];
+        let mut answers = self.registry.claim(&claims).await.unwrap();
+        assert_eq!(answers.len(), 1);
+        answers.remove(0)
+    }
+
+    async fn close_session(&self, name: &str, fence: bool) {
+        let closed = self.registry.close(&user("u"), &session(name), fence).await;
+        closed.unwrap();
+    }
+
+    async fn reap_user(&self, of: &str) -> u64 {
+        let reaped = self.registry.reap(&user("u"), &incarnation(of)).await;
+        reaped.unwrap()
+    }
+
+    /// All entries of user `u`, sorted, and whether this incarnation was reaped there.
+    async fn entries(&self, of: &str) -> (Vec<Seen>, bool) {
+        let looks = self.registry.look(&incarnation(of), &[user("u")]).await;
+        let look = looks.unwrap().remove(0);
+        let mut entries: Vec<_> = look
+            .entries
+            .into_iter()
+            .map(|it| {
+                (
+                    it.session.to_string(),
+                    it.generation,
+                    it.incarnation,
+                    it.superseded,
+                )
+            })
+            .collect();
+        entries.sort_by(|a, b| a.0.cmp(&b.0));
+        (entries, look.tombstoned)
+    }
+
+    async fn sessions(&self) -> Vec<String> {
+        let (entries, _) = self.entries(ONE).await;
+        entries.into_iter().map(|it| it.0).collect()
+    }
+}
+
+fn taken(by: &[&str]) -> Result<LoggedIn, StoreError> {
+    Ok(LoggedIn::Taken(
+        by.iter().map(|it| incarnation(it)).collect(),
+    ))
+}
+
+fn claimed(superseded: &[&str], better: &[&str]) -> Result<Claimed, StoreError> {
+    let names = |names: &[&str]| names.iter().map(|it| incarnation(it)).collect();
+    Ok(Claimed {
+        superseded: names(superseded),
+        better: names(better),
+    })
+}
+
+async fn under_reject_the_first_login_has_the_user(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let first = subject.log_in(ONE, "a", Reject).await;
+    let second = subject.try_login(OTHER, "b", Reject).await;
+    assert_eq!(second, taken(&[ONE]));
+    let here = subject.try_login(ONE, "c", Reject).await;
+    assert_eq!(here, taken(&[ONE]));
+    let (entries, _) = subject.entries(OTHER).await;
+    assert_eq!(entries, [seen("a", first, ONE, false)]);
+    subject.close_session("a", false).await;
+    let second = subject.log_in(OTHER, "b", Reject).await;
+    assert!(second > first);
+}
+
+async fn under_kick_old_a_login_drives_nobody_out_by_itself(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let alone = subject.try_login(ONE, "a", KickOld).await;
+    let Ok(LoggedIn::Yes { generation, others }) = alone else {
+        panic!("{alone:?}");
+    };
+    assert!(!others);
+    // Its client may be gone by now: then nobody would be left.
+    let second = subject.try_login(OTHER, "b", KickOld).await;
+    let Ok(LoggedIn::Yes {
+        generation: newer,
+        others,
+    }) = second
+    else {
+        panic!("{second:?}");
+    };
+    assert!(others && newer > generation);
+    let both = [
+        seen("a", generation, ONE, false),
+        seen("b", newer, OTHER, false),
+    ];
+    assert_eq!(subject.entries(ONE).await.0, both);
+}
+
+async fn a_repeated_login_is_answered_as_the_first(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    for policy in [Reject, KickOld] {
+        let first = subject.try_login(ONE, "a", policy).await;
+        assert_eq!(subject.try_login(ONE, "a", policy).await, first);
+        assert_eq!(subject.sessions().await, ["a"]);
+        subject.close_session("a", false).await;
+    }
+}
+
+async fn of_many_logins_at_once_one_gets_in_under_reject(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let names: Vec<_> = (0..30).map(|n| format!("s{n}")).collect();
+    let logins = names
+        .iter()
+        .map(|name| subject.try_login(ONE, name, Reject));
+    let answers = join_all(logins).await;
+    let in_ = |it: &&Result<LoggedIn, _>| matches!(it, Ok(LoggedIn::Yes { .. }));
+    assert_eq!(answers.iter().filter(in_).count(), 1);
+    assert_eq!(subject.sessions().await.len(), 1);
+}
+
+async fn the_late_close_of_an_old_session_spares_the_newer_one(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    subject.log_in(ONE, "old", Reject).await;
+    subject.close_session("old", true).await;
+    subject.log_in(OTHER, "new", Reject).await;
+    subject.close_session("old", true).await;
+    assert_eq!(subject.sessions().await, ["new"]);
+    let third = subject.try_login(ONE, "third", Reject).await;
+    assert_eq!(third, taken(&[OTHER]));
+}
+
+async fn a_login_after_its_fenced_close_makes_no_ghost(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    subject.close_session("a", true).await;
+    let late = subject.try_login(ONE, "a", Reject).await;
+    assert_eq!(late, Err(StoreError::StaleOperation));
+    let late = subject.claim_as(ONE, "a", Reject, 7).await;
+    assert_eq!(late, Err(StoreError::StaleOperation));
+    assert_eq!(subject.sessions().await, Vec::<String>::new());
+    // Without a fence nothing is left behind.
+    subject.close_session("b", false).await;
+    subject.log_in(ONE, "b", Reject).await;
+}
+
+async fn a_login_after_the_funeral_makes_no_ghost(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    assert_eq!(subject.reap_user(ONE).await, 0);
+    let late = subject.try_login(ONE, "a", Reject).await;
+    assert_eq!(late, Err(StoreError::ConnectorDead));
+    let late = subject.claim_as(ONE, "a", KickOld, 7).await;
+    assert_eq!(late, Err(StoreError::ConnectorDead));
+    assert_eq!(subject.entries(ONE).await, (Vec::new(), true));
+    assert!(!subject.entries(OTHER).await.1);
+    subject.log_in(OTHER, "b", Reject).await;
+}
+
+async fn a_login_beyond_its_deadline_makes_no_ghost(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let attempt = subject.attempt(ONE, "a", Reject).await;
+    let late = Login {
+        deadline: attempt.deadline - 2 * 60_000,
+        ..attempt
+    };
+    let login = subject.registry.login(&late, &[]).await;
+    assert_eq!(login, Err(StoreError::Late));
+    let claims = subject.registry.claim(&[(late, 7)]).await.unwrap();
+    assert_eq!(claims, [Err(StoreError::Late)]);
+    assert_eq!(subject.sessions().await, Vec::<String>::new());
+}
+
+async fn a_login_that_buries_the_dead_takes_their_place(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let generation = subject.log_in(ONE, "a", Reject).await;
+    let attempt = subject.attempt(OTHER, "b", Reject).await;
+    // Somebody else's death makes no room.
+    let elsewhere = [incarnation("connector-3/cc")];
+    let refused = subject.registry.login(&attempt, &elsewhere).await;
+    assert_eq!(refused, taken(&[ONE]));
+    let buried = [incarnation(ONE)];
+    let login = subject.registry.login(&attempt, &buried).await.unwrap();
+    let LoggedIn::Yes { others, .. } = login else {
+        panic!("{login:?}");
+    };
+    assert!(!others);
+    assert_eq!(subject.sessions().await, ["b"]);
+    // Thawed, and older: under reject it would win.
+    let thawed = subject.claim_as(ONE, "a", Reject, generation).await;
+    assert_eq!(thawed, Err(StoreError::ConnectorDead));
+    assert_eq!(subject.sessions().await, ["b"]);
+}
+
+async fn a_claim_outranks_by_the_policy(kind: Kind) {
+    for (policy, winner, loser) in [(KickOld, 1, 0), (Reject, 0, 1)] {
+        let subject = Subject::new(kind).await;
+        // Data loss may bring two together under reject, too.
+        let sessions = [(ONE, "a"), (OTHER, "b")];
+        let older = subject.log_in(ONE, "a", KickOld).await;
+        let newer = subject.log_in(OTHER, "b", KickOld).await;
+        let generations = [older, newer];
+        let claim = |n: usize| {
+            let (of, name) = sessions[n];
+            subject.claim_as(of, name, policy, generations[n])
+        };
+        let [its, others] = [sessions[loser].0, sessions[winner].0];
+        assert_eq!(claim(loser).await, claimed(&[], &[others]));
+        let marked = || async {
+            let entries = subject.entries(ONE).await.0;
+            [entries[loser].3, entries[winner].3]
+        };
+        assert_eq!(marked().await, [false; 2], "who is better says so itself");
+        // Told again by a repeated one, in case that the answer was lost.
+        for _ in 0..2 {
+            assert_eq!(claim(winner).await, claimed(&[its], &[]));
+            assert_eq!(marked().await, [true, false], "{policy}");
+        }
+    }
+}
+
+async fn a_superseded_session_stays_superseded_whatever_it_claims(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let old = subject.log_in(ONE, "a", KickOld).await;
+    let new = subject.log_in(OTHER, "b", KickOld).await;
+    let _ = subject.claim_as(OTHER, "b", KickOld, new).await;
+    let expected = [seen("a", old, ONE, true), seen("b", new, OTHER, false)];
+    assert_eq!(subject.entries(ONE).await.0, expected);
+    let frozen = subject.claim_as(ONE, "a", KickOld, old).await;
+    assert_eq!(frozen, claimed(&[], &[OTHER]));
+    let again = subject.try_login(ONE, "a", KickOld).await;
+    let unchanged = LoggedIn::Yes {
+        generation: old,
+        others: true,
+    };
+    assert_eq!(again, Ok(unchanged));
+    assert_eq!(subject.entries(ONE).await.0, expected);
+    // Where it is superseded itself, nobody need wait for it.
+    let third = subject.log_in(ONE, "c", KickOld).await;
+    let claim = subject.claim_as(ONE, "c", KickOld, third).await;
+    assert_eq!(claim, claimed(&[ONE, OTHER], &[]));
+    let claim = subject.claim_as(OTHER, "b", KickOld, new).await;
+    assert_eq!(claim, claimed(&[ONE], &[ONE]));
+}
+
+async fn a_claim_restores_with_its_own_generation(kind: Kind) {
+    for (policy, is_superseded) in [(KickOld, [true, false]), (Reject, [false, true])] {
+        let subject = Subject::new(kind).await;
+        let old = subject.log_in(ONE, "a", KickOld).await;
+        let new = subject.log_in(OTHER, "b", KickOld).await;
+        // As after a loss of everything: nothing is there, and they come back in the wrong order, whatever that is.
+        subject.close_session("a", false).await;
+        subject.close_session("b", false).await;
+        let (first, second) = match policy {
+            KickOld => ((OTHER, "b", new), (ONE, "a", old)),
+            _ => ((ONE, "a", old), (OTHER, "b", new)),
+        };
+        for (of, name, generation) in [first, second, first] {
+            let claim = subject.claim_as(of, name, policy, generation).await;
+            assert!(claim.is_ok(), "{claim:?}");
+        }
+        let [of_old, of_new] = is_superseded;
+        let expected = [seen("a", old, ONE, of_old), seen("b", new, OTHER, of_new)];
+        assert_eq!(subject.entries(ONE).await.0, expected, "{policy}");
+    }
+}
+
+async fn claims_are_answered_each_for_itself(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let mut claims = Vec::new();
+    for n in 0..500_u64 {
+        let attempt = subject.attempt(ONE, &format!("s{n}"), Reject).await;
+        let user = user(&format!("user-{n}"));
+        if n == 7 {
+            let reaped = subject.registry.reap(&user, &incarnation(ONE)).await;
+            assert_eq!(reaped, Ok(0));
+        }
+        claims.push((Login { user, ..attempt }, n + 1));
+    }
+    let answers = subject.registry.claim(&claims).await.unwrap();
+    assert_eq!(answers.len(), 500);
+    for (n, answer) in answers.into_iter().enumerate() {
+        match n {
+            7 => assert_eq!(answer, Err(StoreError::ConnectorDead)),
+            _ => assert_eq!(answer, claimed(&[], &[])),
+        }
+    }
+    let users: Vec<_> = claims.iter().map(|(login, _)| login.user.clone()).collect();
+    let looks = subject.registry.look(&incarnation(ONE), &users).await;
+    for (n, look) in looks.unwrap().iter().enumerate() {
+        let found: Vec<_> = look.entries.iter().map(|it| it.generation).collect();
+        let expected = if n == 7 { vec![] } else { vec![n as u64 + 1] };
+        assert_eq!((found, look.tombstoned), (expected, n == 7));
+    }
+}
+
+async fn the_funeral_spares_others_entries(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    subject.log_in(ONE, "a", KickOld).await;
+    subject.log_in("connector-1/new", "b", KickOld).await;
+    subject.log_in(ONE, "c", KickOld).await;
+    assert_eq!(subject.reap_user(ONE).await, 2);
+    assert_eq!(subject.reap_user(ONE).await, 0);
+    assert_eq!(subject.sessions().await, ["b"]);
+}
+
+async fn a_look_shows_everything_of_each_user(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let generation = subject.log_in(ONE, "a", Reject).await;
+    let users = [user("nobody"), user("u")];
+    let looks = subject.registry.look(&incarnation(OTHER), &users).await;
+    let looks = looks.unwrap();
+    assert_eq!(looks.len(), 2);
+    assert_eq!(looks[0].entries, []);
+    let entry = &looks[1].entries[0];
+    assert_eq!(
+        (&entry.session, entry.generation, &entry.incarnation),
+        (&session("a"), generation, &incarnation(ONE))
+    );
+    assert!(!looks[1].lifetime.is_empty());
+}
+
+async fn names_of_users_meet_no_others(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    // A channel, a user and an incarnation may have the same name, and odd ones.
+    for odd in ["}u{", "100%", "哈", ONE, "connectors"] {
+        let attempt = subject.attempt(odd, odd, Reject).await;
+        let attempt = Login {
+            user: user(odd),
+            ..attempt
+        };
+        let login = subject.registry.login(&attempt, &[]).await.unwrap();
+        assert!(matches!(login, LoggedIn::Yes { others: false, .. }));
+        let (channel, whose) = (crate::support::name(odd), incarnation(odd));
+        subject.store.reap(&channel, &whose).await.unwrap();
+        let looks = subject.registry.look(&incarnation(odd), &[user(odd)]).await;
+        let look = looks.unwrap().remove(0);
+        assert_eq!(look.entries[0].incarnation, incarnation(odd));
+        assert!(!look.tombstoned, "{odd}: only the channel was reaped");
+    }
+}
+
+async fn one_policy_is_in_force_until_nobody_goes_by_it(kind: Kind) {
+    const LASTS: Duration = Duration::from_millis(500);
+    let subject = Subject::new(kind).await;
+    let agree = async |policy, lasts| subject.registry.agree(policy, lasts).await.unwrap();
+    assert_eq!(agree(KickOld, LONG).await, KickOld);
+    for other in [Reject, Allow] {
+        assert_eq!(agree(other, LASTS).await, KickOld);
+    }
+    assert_eq!(agree(KickOld, LASTS).await, KickOld);
+    eventually("nobody says it any more", async || {
+        agree(Allow, LONG).await == Allow
+    })
+    .await;
+    assert_eq!(agree(KickOld, LONG).await, Allow);
+}
+
+async fn hints_reach_whom_they_are_for(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let (mine, theirs) = (subject.hints().await, subject.hints().await);
+    let mut heard = mine.listen(&incarnation(ONE));
+    let mut others = mine.listen(&incarnation("connector-3/cc"));
+    eventually("the first one", async || {
+        // Until then it may be lost.
+        let _ = theirs.hint(&incarnation(ONE), &user("first")).await;
+        heard.try_recv().is_ok()
+    })
+    .await;
+    let (whose, second) = (incarnation(ONE), user("}u{ 哈"));
+    theirs.hint(&whose, &second).await.unwrap();
+    loop {
+        let next = tokio::time::timeout(LONG, heard.recv()).await.unwrap();
+        match next.unwrap() {
+            again if again == user("first") => {}
+            other => break assert_eq!(other, second),
+        }
+    }
+    assert!(others.try_recv().is_err());
+}
+
+async fn an_incarnation_can_listen_again(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let hints = subject.hints().await;
+    for _ in 0..3 {
+        let mut heard = hints.listen(&incarnation(ONE));
+        eventually("a hint", async || {
+            let _ = hints.hint(&incarnation(ONE), &user("u")).await;
+            heard.try_recv().is_ok()
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn generations_do_not_go_back_when_redis_loses_everything() {
+    let mut subject = Subject::new(Kind::Redis).await;
+    let before = subject.log_in(ONE, "a", Reject).await;
+    subject.server().say("FLUSHALL");
+    let slipped_in = subject.log_in(OTHER, "b", Reject).await;
+    assert!(slipped_in > before);
+    // Its owner claims, and has the user again.
+    let claim = subject.claim_as(ONE, "a", Reject, before).await;
+    assert_eq!(claim, claimed(&[OTHER], &[]));
+}
+
+#[tokio::test]
+async fn generations_do_not_go_back_when_memory_loses_everything() {
+    let subject = Subject::new(Kind::Memory).await;
+    let before = subject.log_in(ONE, "a", Reject).await;
+    let snapshot = subject.memory().snapshot();
+    subject.memory().restart(Some(Snapshot::default()));
+    assert_eq!(subject.sessions().await, Vec::<String>::new());
+    // They follow a clock of milliseconds here.
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    assert!(subject.log_in(OTHER, "b", Reject).await > before);
+    subject.memory().restart(Some(snapshot));
+    assert_eq!(subject.sessions().await, ["a"]);
+}
+
+/// A clock that stands behind the one that gave them is no reason, either.
+#[tokio::test]
+async fn a_claim_tells_the_server_how_far_generations_have_come() {
+    let subject = Subject::new(Kind::Redis).await;
+    let ahead = 1 << 52;
+    let claim = subject.claim_as(ONE, "a", KickOld, ahead).await;
+    assert_eq!(claim, claimed(&[], &[]));
+    assert_eq!(subject.log_in(OTHER, "b", KickOld).await, ahead + 1);
+}
+
+#[tokio::test]
+async fn a_full_redis_refuses_logins_and_lets_everybody_out() {
+    let mut subject = Subject::new(Kind::Redis).await;
+    let generation = subject.log_in(ONE, "a", KickOld).await;
+    subject.log_in(OTHER, "b", KickOld).await;
+    let attempt = subject.attempt(ONE, "c", KickOld).await;
+    subject.server().say("CONFIG SET maxmemory 1");
+    let login = subject.registry.login(&attempt, &[]).await;
+    assert_eq!(login, Err(StoreError::Full));
+    let claim = subject.claim_as(ONE, "a", KickOld, generation).await;
+    assert_eq!(claim, Err(StoreError::Full));
+    assert_eq!(subject.sessions().await, ["a", "b"]);
+    let agreed = subject.registry.agree(KickOld, LONG).await;
+    assert_eq!(agreed, Ok(KickOld));
+    subject.close_session("a", true).await;
+    assert_eq!(subject.reap_user(OTHER).await, 1);
+    assert_eq!(subject.sessions().await, Vec::<String>::new());
+    subject.server().say("CONFIG SET maxmemory 0");
+    let late = subject.try_login(ONE, "a", KickOld).await;
+    assert_eq!(late, Err(StoreError::StaleOperation));
+}
+
+#[tokio::test]
+async fn hints_are_heard_again_after_the_connection_was_lost() {
+    let mut subject = Subject::new(Kind::Redis).await;
+    let (hints, others) = (subject.hints().await, subject.hints().await);
+    let mut heard = hints.listen(&incarnation(ONE));
+    for _ in 0..2 {
+        eventually("a hint", async || {
+            let _ = others.hint(&incarnation(ONE), &user("u")).await;
+            heard.try_recv().is_ok()
+        })
+        .await;
+        subject.server().say("CLIENT KILL TYPE pubsub");
+        while heard.try_recv().is_ok() {}
+    }
+}
+
+#[tokio::test]
+async fn more_hints_than_anybody_takes_are_lost_and_stop_nothing() {
+    let subject = Subject::new(Kind::Redis).await;
+    let hints = subject.hints().await;
+    let (deaf, mut heard) = (
+        hints.listen(&incarnation(OTHER)),
+        hints.listen(&incarnation(ONE)),
+    );
+    for _ in 0..3 {
+        let many = (0..1_000).map(|_| user("u"));
+        join_all(many.map(async |it| hints.hint(&incarnation(OTHER), &it).await)).await;
+    }
+    eventually("a hint for somebody else", async || {
+        let _ = hints.hint(&incarnation(ONE), &user("u")).await;
+        heard.try_recv().is_ok()
+    })
+    .await;
+    assert!(deaf.len() <= 2_000, "{}", deaf.len());
+    assert!(!deaf.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_registered_expires_unless_it_is_looked_at() {
+    let options = StoreOptions {
+        log_life: Duration::from_secs(2),
+        channel_life: Duration::from_secs(2),
+        ..StoreOptions::default()
+    };
+    let mut subject = Subject::with(Kind::Redis, options).await;
+    subject.log_in(ONE, "a", Reject).await;
+    for key in ["entries", "generation"] {
+        let left = subject.server().say(&format!("PTTL gc:{{u}}:user:{key}"));
+        let left: i64 = redis::from_redis_value(left).unwrap();
+        assert!((1..=2_000).contains(&left), "{key}: {left}");
+    }
+    // Only what is looked at is there after more than its life.
+    let began = std::time::Instant::now();
+    while began.elapsed() < Duration::from_millis(2_500) {
+        assert_eq!(subject.sessions().await, ["a"]);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let keys = subject.server().keys();
+    assert!(keys.iter().any(|key| key.ends_with(":user:generation")));
+    eventually("it is forgotten", async || {
+        let keys = subject.server().keys();
+        !keys.iter().any(|key| key.contains(":user:"))
+    })
+    .await;
+}

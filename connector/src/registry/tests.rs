@@ -1,0 +1,272 @@
+//! Two connectors over one store in memory, with the clock in the test's hand.
+
+use super::*;
+use crate::chat::Chat;
+use crate::chat::tests::chat_of;
+use crate::codec::WireFormat;
+use crate::lease::Lease;
+use crate::testing::{client, soon};
+use channel_store::memory::{MemoryStore, Snapshot};
+use channel_store::{Declared, SETTLE_TIME, StoreOptions};
+use tokio_util::task::AbortOnDropHandle;
+
+const LENGTH: Duration = Duration::from_secs(10);
+const AT_ONCE: Duration = Duration::from_millis(10);
+
+struct Node {
+    lease: Arc<Lease>,
+    registry: Arc<Registry>,
+    keeping: AbortOnDropHandle<()>,
+    agreeing: AbortOnDropHandle<Infallible>,
+}
+
+/// A session's login, and its socket.
+struct Guest {
+    registration: Arc<Registration>,
+    connection: Arc<Connection>,
+    _client: client::Client,
+}
+
+impl Node {
+    async fn new(store: &MemoryStore, id: &str, policy: LoginPolicy) -> Self {
+        let lease = Lease::new(id, LENGTH, store.leases(), Arc::default()).unwrap();
+        let registry = Registry::new(policy, store.registry(), store.hints(), store.leases());
+        let chat: Arc<Chat> = chat_of(&[]);
+        let keeping = {
+            let (lease, registry) = (Arc::clone(&lease), Arc::clone(&registry));
+            tokio::spawn(async move { drop(lease.keep(&chat, &registry).await) })
+        };
+        let agreeing = {
+            let registry = Arc::clone(&registry);
+            tokio::spawn(async move { registry.keep_agreeing().await })
+        };
+        sleep(Duration::from_millis(1)).await;
+        Self {
+            lease,
+            registry,
+            keeping: AbortOnDropHandle::new(keeping),
+            agreeing: AbortOnDropHandle::new(agreeing),
+        }
+    }
+
+    async fn begin(&self, session: &str) -> Guest {
+        let stay = self.lease.enter(vec![Place::User(user())]).await.unwrap();
+        let (connection, client) = client::client(WireFormat::Json).await;
+        let session = SessionId::new(session).unwrap();
+        let registration = self
+            .registry
+            .begin(&Arc::new(stay), &user(), &session, &connection);
+        Guest {
+            registration: registration.unwrap(),
+            connection,
+            _client: client,
+        }
+    }
+
+    async fn login(&self, session: &str) -> (Admission, Guest) {
+        let guest = self.begin(session).await;
+        let admission = self.registry.login(&guest.registration).await.unwrap();
+        (admission, guest)
+    }
+
+    async fn guest(&self, session: &str) -> Guest {
+        let (admission, guest) = self.login(session).await;
+        assert_eq!(admission, Admission::Yes);
+        guest
+    }
+
+    async fn close(&self, guest: &Guest) {
+        self.registry.close(&guest.registration).await.unwrap();
+    }
+}
+
+fn user() -> UserId {
+    UserId::new("u").unwrap()
+}
+
+async fn two(policy: LoginPolicy) -> (Arc<MemoryStore>, Node, Node) {
+    let store = MemoryStore::new(StoreOptions::default());
+    let one = Node::new(&store, "one", policy).await;
+    let other = Node::new(&store, "other", policy).await;
+    (store, one, other)
+}
+
+/// Sessions that are registered and not superseded.
+async fn registered(store: &MemoryStore) -> Vec<String> {
+    let nobody = Incarnation::new("nobody").unwrap();
+    let looks = store.registry().look(&nobody, &[user()]).await.unwrap();
+    let entries = looks[0].entries.iter().filter(|it| !it.superseded);
+    entries.map(|it| it.session.to_string()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_who_is_logged_in_anywhere_is_refused_everywhere_until_that_ends() {
+    let (store, one, other) = two(LoginPolicy::Reject).await;
+    let first = one.guest("first").await;
+    for node in [&one, &other] {
+        let (admission, refused) = node.login("second").await;
+        assert_eq!(admission, Admission::Taken);
+        assert!(refused.registration.is_nowhere());
+    }
+    sleep(2 * SETTLE_TIME).await;
+    assert_eq!(first.connection.closing(), None);
+    one.close(&first).await;
+    let _second = other.guest("second").await;
+    // Said again, late.
+    one.close(&first).await;
+    assert_eq!(registered(&store).await, ["second"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_dead_hold_nobody_and_never_come_back() {
+    let (store, one, other) = two(LoginPolicy::Reject).await;
+    let first = one.guest("first").await;
+    drop(one.keeping);
+    sleep(LENGTH + AT_ONCE).await;
+    assert_eq!(other.login("early").await.0, Admission::Taken);
+    let leases = store.leases();
+    let name = first.registration.stay.incarnation().clone();
+    let state = leases.observe(std::slice::from_ref(&name)).await.unwrap()[0];
+    let declared = leases.declare_dead(&name, state.unwrap().until).await;
+    assert_eq!(declared.unwrap(), Declared::Dead);
+
+    let second = other.guest("second").await;
+    let thawed = Findings {
+        claims: vec![Arc::clone(&first.registration)],
+        ..Findings::default()
+    };
+    assert_eq!(one.registry.settle(thawed).await, Ok(true));
+    sleep(2 * SETTLE_TIME).await;
+    assert_eq!(registered(&store).await, ["second"]);
+    assert_eq!(second.connection.closing(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_login_kicks_the_old_one_at_once_wherever_it_is() {
+    let (store, one, other) = two(LoginPolicy::KickOld).await;
+    let mut last = one.guest("0").await;
+    for (n, node) in (1..).zip([&other, &one, &one]) {
+        let next = node.guest(&n.to_string()).await;
+        sleep(AT_ONCE).await;
+        assert_eq!(last.connection.closing(), Some(Disconnect::Kicked));
+        assert_eq!(next.connection.closing(), None);
+        one.close(&last).await;
+        last = next;
+    }
+    sleep(2 * SETTLE_TIME).await;
+    assert_eq!(last.connection.closing(), None);
+    assert_eq!(registered(&store).await, ["3"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_not_told_gives_way_when_its_turn_comes() {
+    let (store, one, _other) = two(LoginPolicy::KickOld).await;
+    let old = one.guest("old").await;
+    let new = Login {
+        user: user(),
+        session: SessionId::new("new").unwrap(),
+        incarnation: Incarnation::new("third").unwrap(),
+        deadline: u64::MAX,
+        policy: LoginPolicy::KickOld,
+    };
+    let registry = store.registry();
+    let Ok(LoggedIn::Yes { generation, .. }) = registry.login(&new, &[]).await else {
+        panic!("refused");
+    };
+    sleep(SETTLE_TIME + Duration::from_secs(1)).await;
+    assert_eq!(old.connection.closing(), None, "nobody has claimed it");
+    registry.claim(&[(new, generation)]).await.unwrap()[0]
+        .clone()
+        .unwrap();
+    sleep(SETTLE_TIME + Duration::from_secs(1)).await;
+    assert_eq!(old.connection.closing(), Some(Disconnect::Kicked));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_gone_kicks_nobody() {
+    let (_store, one, other) = two(LoginPolicy::KickOld).await;
+    let old = one.guest("old").await;
+    let new = other.begin("new").await;
+    new.connection.close(Disconnect::Client);
+    other.registry.login(&new.registration).await.unwrap();
+    sleep(2 * SETTLE_TIME).await;
+    assert_eq!(old.connection.closing(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_data_loss_logins_are_back_and_the_right_one_stays() {
+    for policy in [LoginPolicy::Reject, LoginPolicy::KickOld] {
+        let (store, one, other) = two(policy).await;
+        let older = one.guest("older").await;
+        store.restart(Some(Snapshot::default()));
+        let newer = other.guest("newer").await;
+        assert_eq!(registered(&store).await, ["newer"]);
+        sleep(LENGTH / 3 + AT_ONCE).await;
+        let (stays, goes, name) = match policy {
+            LoginPolicy::Reject => (older, newer, "older"),
+            _ => (newer, older, "newer"),
+        };
+        // Under kick-old the newer one hears of the older one's claim, and claims its rank.
+        assert_eq!(
+            goes.connection.closing(),
+            Some(Disconnect::Kicked),
+            "{policy}"
+        );
+        assert_eq!(stays.connection.closing(), None, "{policy}");
+        one.close(&goes).await;
+        assert_eq!(registered(&store).await, [name]);
+        let incarnation = stays.registration.stay.incarnation();
+        let index = store.leases().index(incarnation).await.unwrap();
+        assert_eq!(index.len(), 1, "and would be found");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_whose_session_is_over_is_taken_out() {
+    let (store, one, other) = two(LoginPolicy::Reject).await;
+    drop(one.guest("ghost").await);
+    // Whoever is refused hints at it.
+    assert_eq!(other.login("refused").await.0, Admission::Taken);
+    sleep(AT_ONCE).await;
+    assert_eq!(registered(&store).await, [""; 0]);
+    // Nobody is.
+    drop(one.guest("another").await);
+    sleep(SETTLE_TIME + Duration::from_secs(1)).await;
+    assert_eq!(registered(&store).await, [""; 0]);
+    // Nor does its user stay in the index.
+    sleep(3 * SETTLE_TIME).await;
+    let stay = one.lease.enter(Vec::new()).await.unwrap();
+    let index = store.leases().index(stay.incarnation()).await;
+    assert_eq!(index.unwrap(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_policy_holds_until_its_last_connector_is_gone() {
+    let (store, one, other) = two(LoginPolicy::Reject).await;
+    assert!(*one.registry.agreed().borrow());
+    let third = Node::new(&store, "third", LoginPolicy::KickOld).await;
+    sleep(2 * POLICY_LASTS).await;
+    assert!(!*third.registry.agreed().borrow());
+    assert!(*one.registry.agreed().borrow());
+    drop((one.agreeing, other.agreeing));
+    let mut agreed = third.registry.agreed();
+    let began = tokio::time::Instant::now();
+    agreed.wait_for(|agreed| *agreed).await.unwrap();
+    assert!(began.elapsed() >= POLICY_LASTS - AGREE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_everybody_may_log_in_nothing_is_registered() {
+    let (_store, one, _other) = two(LoginPolicy::Allow).await;
+    assert_eq!(one.registry.place(&user()), None);
+    let stay = Arc::new(one.lease.enter(Vec::new()).await.unwrap());
+    let (connection, _client) = client::client(WireFormat::Json).await;
+    let session = SessionId::new("s").unwrap();
+    let begun = one.registry.begin(&stay, &user(), &session, &connection);
+    assert!(begun.is_none());
+    assert!(
+        soon(one.registry.agreed().wait_for(|agreed| *agreed))
+            .await
+            .is_ok()
+    );
+}
