@@ -124,6 +124,7 @@ impl Lease {
             sleep(RETRY).await;
         };
         tokio::select! {
+            biased;
             () = self.renew_until_dead(&tenure) => {}
             never = self.patrol(&tenure, chat, registry) => match never {},
             () = self.listen(&tenure, registry) => {}

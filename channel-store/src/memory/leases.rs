@@ -30,7 +30,7 @@ pub(super) struct Registered {
 struct Lease {
     standing: Standing,
     until: u64,
-    index: HashMap<Place, u64>,
+    index: BTreeMap<Place, u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl Lease {
         Self {
             standing: Standing::Provisional,
             until,
-            index: HashMap::new(),
+            index: BTreeMap::new(),
         }
     }
 
@@ -94,7 +94,7 @@ impl Leases for MemoryLeases {
         let held = held.or_insert_with(|| Lease {
             standing: Standing::Live,
             until,
-            index: HashMap::new(),
+            index: BTreeMap::new(),
         });
         held.standing = Standing::Live;
         held.until = until;
@@ -189,7 +189,7 @@ impl Leases for MemoryLeases {
         let held = held.or_insert_with(|| Lease {
             standing: Standing::Dead,
             until,
-            index: HashMap::new(),
+            index: BTreeMap::new(),
         });
         held.standing = Standing::Dead;
         Ok(())

@@ -4,13 +4,13 @@ use super::{Stay, Tenure};
 use channel_store::{ChannelName, Place, SessionId, User};
 use parking_lot::Mutex;
 use proto::v1::{JoinRequest, LeaveRequest, Session as WireSession};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 
 /// The memberships of one incarnation.
 #[derive(Default)]
 pub(super) struct Roster {
-    channels: HashMap<ChannelName, HashMap<SessionId, Weak<Membership>>>,
+    channels: HashMap<ChannelName, BTreeMap<SessionId, Weak<Membership>>>,
 }
 
 /// A session's membership in a channel, from before its join until its leave has landed.
