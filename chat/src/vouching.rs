@@ -74,12 +74,11 @@ impl Voucher {
         self.leases.note(incarnation, Duration::ZERO).await?;
         counter!(VOUCHED).increment(1);
         tracing::info!(%channel, %incarnation, dead = state.dead, "vouched for");
-        while state.dead {
+        let mut remaining = u64::from(state.dead);
+        while remaining > 0 {
             let reaped = self.store.reap(channel, incarnation).await?;
             self.reaped.increment(reaped.ended);
-            if reaped.remaining == 0 {
-                break;
-            }
+            remaining = reaped.remaining;
         }
         Ok(())
     }
