@@ -4,7 +4,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
-use tests::link::End;
+use tests::link::{End, Record};
 use tests::pomelo::{self, LOGGED_IN, LOGGED_IN_ALREADY, LOGIN, login_body};
 use tests::redis::Redis;
 use tests::resp::Value;
@@ -46,14 +46,34 @@ impl Client {
 
     /// True if it is logged in, false if the user is.
     async fn login(&self, user: &str, channel: &str) -> bool {
+        let answer = self.login_unless_kicked(user, channel).await;
+        answer.unwrap_or_else(|| panic!("{user} is not answered: {:?}", self.ended()))
+    }
+
+    /// The same; `None`: somebody logged in after it, and it was thrown out before it had its answer.
+    async fn login_unless_kicked(&self, user: &str, channel: &str) -> Option<bool> {
         let body: serde_json::Value = match self {
             Self::Pomelo(client) => {
-                let reply = client.request(LOGIN, &login_body(user, channel)).await;
-                serde_json::from_str(&reply).expect("JSON")
+                let id = client.start(LOGIN, &login_body(user, channel)).await;
+                let answer = client.inbox().until(SOON, |received| {
+                    let reply = received.reply(id).map(pomelo::Reply::text);
+                    (reply.is_some() || received.end().is_some()).then_some(reply)
+                });
+                let answer = answer.await.expect("an answer, or an end");
+                serde_json::from_str(&answer?).expect("JSON")
             }
             Self::Json(client) => {
-                let login = json!({ "userId": user, "lessonId": channel });
-                client.request(LOGIN, login).await
+                let id = fastrand::u32(..);
+                let body = json!({ "userId": user, "lessonId": channel });
+                let login = json!({ "id": id, "route": LOGIN, "body": body });
+                client.text(&login.to_string()).await;
+                let answer = client.inbox().until(SOON, |received| {
+                    let mut replies = received.replies.iter();
+                    let reply = replies.find(|reply| reply["id"] == id).cloned();
+                    (reply.is_some() || received.end().is_some()).then_some(reply)
+                });
+                let answer = answer.await.expect("an answer, or an end");
+                answer?["body"].take()
             }
         };
         let is = |known: &str| {
@@ -61,7 +81,7 @@ impl Client {
             body["code"] == known["code"] && body["message"] == known["message"]
         };
         assert!(is(LOGGED_IN) || is(LOGGED_IN_ALREADY), "{user}: {body}");
-        is(LOGGED_IN)
+        Some(is(LOGGED_IN))
     }
 
     fn ended(&self) -> Option<End> {
@@ -258,7 +278,8 @@ async fn is_kicked_again_and_again(
             attempts.spawn(async move {
                 let client = Client::connect(address).await;
                 a_moment().await;
-                assert!(client.login(&user, &channel).await, "{user} is refused");
+                let is_in = client.login_unless_kicked(&user, &channel).await;
+                assert_ne!(is_in, Some(false), "{user} is refused");
                 client
             });
         }
@@ -304,11 +325,20 @@ async fn under_kick_old_the_last_one_stays_and_the_others_are_told_why_they_go()
     while let Some(ended) = lives.join_next().await {
         last.push(ended.expect("it ends well"));
     }
-    wait::eventually("one entry of each user is left", SOON, async || {
-        let registered = registered(&system.redis).await;
-        registered.len() == USERS && registered.values().all(|entries| *entries == 1)
-    })
-    .await;
+    let mut entries = BTreeMap::new();
+    let one_each = wait::within(SOON, async || {
+        entries = registered(&system.redis).await;
+        let one_each = entries.len() == USERS && entries.values().all(|entries| *entries == 1);
+        one_each.then_some(())
+    });
+    let one_each = one_each.await;
+    for (key, _) in entries.iter().filter(|(_, entries)| **entries != 1) {
+        println!("{key}: {:?}", system.redis.command(&["HGETALL", key]).await);
+    }
+    assert!(
+        one_each.is_some(),
+        "not one entry of each user: {entries:?}"
+    );
     for number in 0..USERS {
         let user = user(number);
         system.until_members(&room(&user), &[(&user, 1)]).await;
