@@ -224,8 +224,12 @@ impl Registry {
         let claimed = self.users.claim(std::slice::from_ref(&claim)).await;
         let user = &registration.user;
         if let Ok(Some(Ok(claimed))) = claimed.map(|mut claimed| claimed.pop()) {
-            let concerned = claimed.superseded.into_iter().chain(claimed.better);
-            self.hint(concerned.map(|it| (it, user.clone()))).await;
+            // Whoever looks after the dead is to find them here.
+            if let Err(error) = self.dead_among(&claimed.superseded, user).await {
+                tracing::debug!(%error, "nobody vouched for");
+            }
+            let better = claimed.better.into_iter();
+            self.hint(better.map(|it| (it, user.clone()))).await;
         } else {
             registration.stay.suspect(Place::User(user.clone()));
         }
