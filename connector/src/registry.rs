@@ -15,7 +15,7 @@ use channel_store::{
 use futures_util::future::join_all;
 use metrics::{counter, describe_counter};
 use parking_lot::Mutex;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -55,7 +55,7 @@ pub struct Registry {
 }
 
 /// Logins from before they are sent until their end has landed.
-type Known = Mutex<HashMap<UserId, HashMap<SessionId, Weak<Registration>>>>;
+type Known = Mutex<BTreeMap<UserId, BTreeMap<SessionId, Weak<Registration>>>>;
 
 /// One session's login.
 pub(crate) struct Registration {
