@@ -28,7 +28,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
 /// Renewals in the time of a lease.
@@ -52,7 +52,9 @@ pub struct Lease {
     suspects: Arc<Suspects>,
     /// Bounds the calls of repairs.
     calls: Semaphore,
-    tenure: watch::Sender<Option<Arc<Tenure>>>,
+    tenure: Mutex<Option<Arc<Tenure>>>,
+    /// Told when there is one.
+    taken: Notify,
 }
 
 /// One incarnation's time.
@@ -108,7 +110,8 @@ impl Lease {
             leases,
             suspects,
             calls: Semaphore::new(patrol::CALLS),
-            tenure: watch::Sender::new(None),
+            tenure: Mutex::default(),
+            taken: Notify::new(),
         }))
     }
 
@@ -132,7 +135,7 @@ impl Lease {
         }
         counter!(DEAD).increment(1);
         tracing::error!(incarnation = %tenure.incarnation, "declared dead");
-        self.tenure.send_replace(None);
+        self.tenure.lock().take();
         Dead(tenure)
     }
 
@@ -143,7 +146,7 @@ impl Lease {
 
     /// The connector ends: whatever is left of it may be buried at once, or after a grace.
     pub(crate) async fn end(&self, grace: Duration) {
-        let Some(tenure) = self.tenure.send_replace(None) else {
+        let Some(tenure) = self.tenure.lock().take() else {
             return;
         };
         if grace.is_zero() {
@@ -163,8 +166,7 @@ impl Lease {
 
     /// Returns when a session of the present incarnation may come to these places; `None`: not now.
     pub(crate) async fn enter(&self, places: Vec<Place>) -> Option<Stay> {
-        let mut tenure = self.tenure.subscribe();
-        let tenure = tenure.wait_for(Option::is_some).await.ok()?.clone()?;
+        let tenure = self.present().await;
         for place in &places {
             tenure.index.lock().enter(place);
         }
@@ -190,6 +192,19 @@ impl Lease {
                 Err(error) => tracing::debug!(%error, "not indexed"),
             }
             sleep(INDEX_RETRY.mul_f64(0.5 + fastrand::f64())).await;
+        }
+    }
+
+    /// The present tenure, as soon as there is one: who waits for it is served in turn.
+    async fn present(&self) -> Arc<Tenure> {
+        loop {
+            let taken = self.taken.notified();
+            tokio::pin!(taken);
+            taken.as_mut().enable();
+            if let Some(tenure) = self.tenure.lock().clone() {
+                return tenure;
+            }
+            taken.await;
         }
     }
 
@@ -237,7 +252,7 @@ impl Lease {
             Renewed::Live(term) => (term, false),
             Renewed::Lost(term) => (term, true),
         };
-        let is_first = self.tenure.borrow().is_none();
+        let is_first = self.tenure.lock().is_none();
         if was_lost && !is_first {
             counter!(LOST).increment(1);
             tracing::warn!(%incarnation, "the store has lost the lease: taken again");
@@ -254,7 +269,8 @@ impl Lease {
         tenure.deadline.store(deadline, Ordering::Relaxed);
         if is_first {
             tracing::info!(%incarnation, "lease taken");
-            self.tenure.send_replace(Some(Arc::clone(tenure)));
+            *self.tenure.lock() = Some(Arc::clone(tenure));
+            self.taken.notify_waiters();
         }
         Ok(true)
     }
