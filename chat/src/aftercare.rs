@@ -3,10 +3,13 @@
 use crate::detached::expire_in_time;
 use crate::funerals::Funerals;
 use crate::line::Line;
-use crate::vouching::vouch_for_the_forgotten;
+use crate::vouching::Voucher;
 use channel_store::{ChannelName, ChannelStore, Leases, UserRegistry};
+use metrics::{counter, describe_counter};
 use std::sync::Arc;
 use tokio_util::task::AbortOnDropHandle;
+
+const REAPED: &str = "chat_members_reaped_total";
 
 /// Looks after members until it is dropped. The default looks after nobody.
 #[derive(Default)]
@@ -25,13 +28,20 @@ impl Aftercare {
         leases: Arc<dyn Leases>,
         registry: Arc<dyn UserRegistry>,
     ) -> Arc<Self> {
+        describe_counter!(REAPED, "Members of dead connectors taken out");
+        let reaped = counter!(REAPED);
         let (met, detached) = (Arc::<Line>::default(), Arc::<Line>::default());
-        let vouching = tokio::spawn(vouch_for_the_forgotten(leases.clone(), met.clone()));
+        let voucher = Voucher {
+            store: store.clone(),
+            leases: leases.clone(),
+            reaped: reaped.clone(),
+        };
+        let vouching = tokio::spawn(voucher.check_all(met.clone()));
         let expiring = tokio::spawn(expire_in_time(store.clone(), detached.clone()));
         Arc::new(Self {
             met,
             detached,
-            _funerals: Some(Funerals::begin(store, leases, registry)),
+            _funerals: Some(Funerals::begin(store, leases, registry, reaped)),
             _tasks: [vouching, expiring].map(AbortOnDropHandle::new).into(),
         })
     }

@@ -35,6 +35,7 @@ pub(crate) async fn expire_in_time(store: Arc<dyn ChannelStore>, joined: Arc<Lin
     let mut schedule = Schedule::default();
     loop {
         tokio::select! {
+            biased;
             channels = joined.next(ROOM), if schedule.has_room() => schedule.begin(channels),
             due = schedule.due(), if !schedule.order.is_empty() => {
                 let runs = due.iter().map(|channel| store.expire(channel));

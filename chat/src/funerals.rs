@@ -43,18 +43,15 @@ impl Funerals {
         store: Arc<dyn ChannelStore>,
         leases: Arc<dyn Leases>,
         registry: Arc<dyn UserRegistry>,
+        reaped: Counter,
     ) -> Self {
         describe_counter!("chat_funerals_total", "Funerals begun here");
-        describe_counter!(
-            "chat_members_reaped_total",
-            "Members of dead connectors taken out"
-        );
         let parlour = Arc::new(Parlour {
             store,
             leases,
             registry,
             reaping: Semaphore::new(REAPS),
-            reaped: counter!("chat_members_reaped_total"),
+            reaped,
         });
         Self {
             _task: AbortOnDropHandle::new(tokio::spawn(watch(parlour))),

@@ -1,6 +1,7 @@
 //! A connector's settings: flags, and the environment variables of the same meaning.
 
 use crate::connection::QueueLimits;
+use crate::random::unguessable;
 use crate::socket::ClientLimits;
 use channel_store::{Incarnation, LoginPolicy, StoreOptions};
 use clap::Parser;
@@ -246,8 +247,7 @@ impl ClientSettings {
 /// # Errors
 /// [`ConfigError`].
 pub fn new_incarnation(id: &str) -> Result<Incarnation, ConfigError> {
-    let mut random = [0; 6];
-    getrandom::fill(&mut random)?;
+    let random = unguessable::<6>()?;
     let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(Incarnation::new(format!("{id}:{hex}"))?)
 }

@@ -124,6 +124,7 @@ impl Lease {
             sleep(RETRY).await;
         };
         tokio::select! {
+            biased;
             () = self.renew_until_dead(&tenure) => {}
             never = self.patrol(&tenure, chat, registry) => match never {},
             () = self.listen(&tenure, registry) => {}
@@ -337,6 +338,11 @@ impl Stay {
     /// The incarnation was found to be declared dead.
     pub(crate) fn condemn(&self) {
         self.tenure.condemned.notify_one();
+    }
+
+    /// What the store has there may have to be put right.
+    pub(crate) fn suspect(&self, place: Place) {
+        self.tenure.suspects.add(place);
     }
 }
 

@@ -13,10 +13,13 @@ pub mod hub;
 pub mod lease;
 mod login;
 pub mod outlet;
+mod random;
 mod recovery;
 pub mod registry;
 mod server;
 mod session;
+#[cfg(test)]
+mod simulation;
 mod socket;
 pub mod suspects;
 #[cfg(test)]

@@ -49,19 +49,7 @@ impl Server {
     pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, shutdown: Shutdown) {
         let server = Arc::clone(&self);
         let keeping = AbortOnDropHandle::new(tokio::spawn(async move {
-            loop {
-                let dead = {
-                    let Services {
-                        lease,
-                        chat,
-                        registry,
-                        ..
-                    } = &*server.services;
-                    lease.keep(chat, registry).await
-                };
-                server.close_all(Disconnect::Dead).await;
-                server.services.lease.give_up(dead).await;
-            }
+            match server.hold_the_lease().await {}
         }));
         let server = Arc::clone(&self);
         let agreeing = AbortOnDropHandle::new(tokio::spawn(async move {
@@ -89,6 +77,21 @@ impl Server {
             .lease
             .end(self.services.departures.grace())
             .await;
+    }
+
+    /// By one incarnation after another: what was of a dead one is closed.
+    pub(crate) async fn hold_the_lease(&self) -> Infallible {
+        let Services {
+            lease,
+            chat,
+            registry,
+            ..
+        } = &*self.services;
+        loop {
+            let dead = lease.keep(chat, registry).await;
+            self.close_all(Disconnect::Dead).await;
+            lease.give_up(dead).await;
+        }
     }
 
     async fn close_all(&self, reason: Disconnect) {

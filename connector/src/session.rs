@@ -11,6 +11,7 @@ use crate::disconnect::Disconnect;
 use crate::hub::{Hub, Judgement, Member};
 use crate::lease::{Lease, Membership};
 use crate::login::{Login, LoginError};
+use crate::random::unguessable;
 use crate::recovery::{Recovered, Recovery};
 use crate::registry::{Admission, Registration, Registry};
 use bytes::Bytes;
@@ -379,8 +380,7 @@ async fn place(
 /// 128 random bits: never used again, and not to be guessed.
 fn new_session_id() -> Option<SessionId> {
     use base64::Engine;
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).ok()?;
+    let random = unguessable::<16>().ok()?;
     SessionId::new(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random)).ok()
 }
 

@@ -30,7 +30,7 @@ pub(super) struct Registered {
 struct Lease {
     standing: Standing,
     until: u64,
-    index: HashMap<Place, u64>,
+    index: BTreeMap<Place, u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,13 +45,14 @@ impl Lease {
         Self {
             standing: Standing::Provisional,
             until,
-            index: HashMap::new(),
+            index: BTreeMap::new(),
         }
     }
 
     fn state(&self) -> LeaseState {
         LeaseState {
             dead: self.standing == Standing::Dead,
+            provisional: self.standing == Standing::Provisional,
             until: self.until,
         }
     }
@@ -93,7 +94,7 @@ impl Leases for MemoryLeases {
         let held = held.or_insert_with(|| Lease {
             standing: Standing::Live,
             until,
-            index: HashMap::new(),
+            index: BTreeMap::new(),
         });
         held.standing = Standing::Live;
         held.until = until;
@@ -188,7 +189,7 @@ impl Leases for MemoryLeases {
         let held = held.or_insert_with(|| Lease {
             standing: Standing::Dead,
             until,
-            index: HashMap::new(),
+            index: BTreeMap::new(),
         });
         held.standing = Standing::Dead;
         Ok(())

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 /// Begins every page token: what does not is none.
 const TOKEN: &str = "after:";
 
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Session {
     Connected(SessionId),
     Detached(UserId),
@@ -19,7 +19,7 @@ pub(super) enum Session {
 
 #[derive(Clone, Default)]
 pub(super) struct Members {
-    sessions: HashMap<Session, Record>,
+    sessions: BTreeMap<Session, Record>,
     users: BTreeMap<UserId, u32>,
     detached: Detached,
     left: HashMap<Session, Tombstone>,

@@ -25,6 +25,13 @@ impl Snapshot {
         self.registered = other.registered.clone();
         self
     }
+
+    /// With the logins of another: the same goes for each user.
+    #[must_use]
+    pub fn with_logins_of(mut self, other: &Self) -> Self {
+        self.users = other.users.clone();
+        self
+    }
 }
 
 impl MemoryStore {

@@ -5,8 +5,8 @@ use crate::calls::Chat;
 use crate::config::Limits;
 use channel_store::memory::{MemoryStore, Snapshot};
 use channel_store::{
-    HistoryRange, Incarnation, IndexEntry, Join, Membership, Place, SessionId, StoreOptions, User,
-    UserId,
+    DroppedBy, HistoryRange, Incarnation, IndexEntry, Join, Membership, Place, SessionId,
+    StoreOptions, User, UserId,
 };
 use proto::v1::chat_service_server::ChatService;
 use proto::v1::{JoinRequest, MembersRequest};
@@ -163,24 +163,35 @@ async fn any_number_of_chats_may_meet_them() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn whose_connector_is_dead_already_leave_at_once() {
-    let scene = Scene::new(100 * LEASE);
-    scene.connector(&incarnation()).await;
+/// Dead, with members whom its index doesn't have; met so long after.
+async fn the_dead_ones_members_leave_when_met(after: Duration) {
+    let (scene, dead) = (Scene::new(100 * LEASE), incarnation());
+    scene.connector(&dead).await;
     let leases = scene.store.leases();
-    let lost = leases.index(&incarnation()).await.unwrap();
-    leases
-        .index_drop(&incarnation(), &lost, channel_store::DroppedBy::Owner)
-        .await
-        .unwrap();
-    leases.resign(&incarnation()).await.unwrap();
-    leases.note(&incarnation(), Duration::ZERO).await.unwrap();
-    sleep(Duration::from_secs(600)).await;
-    assert_eq!(leases.directory().await.unwrap().len(), 0);
+    let lost = leases.index(&dead).await.unwrap();
+    let dropped = leases.index_drop(&dead, &lost, DroppedBy::Owner);
+    assert_eq!(dropped.await, Ok(1));
+    leases.resign(&dead).await.unwrap();
+    leases.note(&dead, Duration::ZERO).await.unwrap();
+    sleep(after).await;
     assert_eq!(scene.leaves().await.len(), 0, "not in the index");
     scene.is_listed().await;
-    sleep(Duration::from_secs(2)).await;
+    sleep(Duration::from_secs(1)).await;
     assert_eq!(scene.leaves().await, everybody());
+    sleep(Duration::from_secs(600)).await;
+    assert_eq!(scene.leaves().await, everybody(), "each once");
+    assert_eq!(leases.index(&dead).await.unwrap(), []);
+    assert_eq!(leases.directory().await.unwrap().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_the_funeral_has_not_found_leaves_when_met() {
+    the_dead_ones_members_leave_when_met(Duration::from_secs(600)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_the_funeral_does_not_find_leaves_when_met() {
+    the_dead_ones_members_leave_when_met(Duration::from_secs(5)).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -25,7 +25,8 @@ impl Scene {
 
     fn funerals(&self) -> Funerals {
         let registry = self.store.registry();
-        Funerals::begin(self.store.clone(), self.leases.clone(), registry)
+        let leases = self.leases.clone();
+        Funerals::begin(self.store.clone(), leases, registry, Counter::noop())
     }
 
     /// A connector with a member of its own in each of some channels.

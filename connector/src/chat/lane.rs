@@ -145,6 +145,7 @@ impl Lane {
     pub(super) async fn run(home: Arc<Endpoint>, chat: Weak<Chat>) {
         let lane = Arc::clone(&home.lane);
         tokio::select! {
+            biased;
             () = lane.watch_times(&chat) => {}
             () = lane.keep_streaming(&home, &chat) => {}
         }

@@ -62,6 +62,7 @@ impl Lease {
         turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let places = tokio::select! {
+                biased;
                 _ = turn.tick() => tenure.index.lock().due(Instant::now(), LOOKS),
                 suspects = self.suspects.some(SUSPECTS) => suspects,
             };

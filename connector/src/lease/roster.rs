@@ -4,13 +4,13 @@ use super::{Stay, Tenure};
 use channel_store::{ChannelName, Place, SessionId, User};
 use parking_lot::Mutex;
 use proto::v1::{JoinRequest, LeaveRequest, Session as WireSession};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 
 /// The memberships of one incarnation.
 #[derive(Default)]
 pub(super) struct Roster {
-    channels: HashMap<ChannelName, HashMap<SessionId, Weak<Membership>>>,
+    channels: HashMap<ChannelName, BTreeMap<SessionId, Weak<Membership>>>,
 }
 
 /// A session's membership in a channel, from before its join until its leave has landed.
@@ -166,7 +166,7 @@ impl Membership {
     /// The store says that there is no such member.
     pub(crate) fn suspect(&self) {
         let place = Place::Channel(self.channel.clone());
-        self.tenure().suspects.add(place);
+        self.stay.suspect(place);
     }
 
     fn is_present(&self) -> bool {

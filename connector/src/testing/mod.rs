@@ -3,7 +3,9 @@
 
 pub(crate) mod chat;
 pub(crate) mod client;
+pub(crate) mod counters;
 pub(crate) mod feed;
+pub(crate) mod seeds;
 
 use bytes::Bytes;
 use channel_store::{ChannelName, Epoch, Payload, Position, Publication};

@@ -3,48 +3,10 @@
 use super::{Guest, guest, guest_at};
 use crate::codec::WireFormat;
 use crate::hub::{Hub, TOUCH_INTERVAL};
+use crate::testing::counters::Counters;
 use crate::testing::feed::{Script, connection, head};
 use crate::testing::{at, publication, sized};
-use metrics::{
-    Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
-    with_local_recorder,
-};
-use parking_lot::Mutex;
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// Counters by name.
-#[derive(Default)]
-pub(super) struct Counters(Mutex<HashMap<String, Arc<AtomicU64>>>);
-
-impl Counters {
-    pub(super) fn get(&self, name: &str) -> u64 {
-        let counters = self.0.lock();
-        counters
-            .get(name)
-            .map_or(0, |it| it.load(Ordering::Relaxed))
-    }
-}
-
-impl Recorder for Counters {
-    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-        let mut counters = self.0.lock();
-        Counter::from_arc(counters.entry(key.name().to_owned()).or_default().clone())
-    }
-
-    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
-        Gauge::noop()
-    }
-
-    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
-        Histogram::noop()
-    }
-}
+use metrics::with_local_recorder;
 
 /// A live channel at ("a", 4) with members of these formats, and what its hub counts.
 async fn counted(formats: &[WireFormat]) -> (Counters, Script, Vec<Guest>) {

@@ -6,12 +6,13 @@
 mod network;
 mod visitor;
 
-use super::encodings::Counters;
 use crate::codec::WireFormat;
 use crate::connection::{Connection, QueueLimits};
 use crate::disconnect::Disconnect;
 use crate::hub::{Hub, Member};
 use crate::testing::channel;
+use crate::testing::counters::Counters;
+use crate::testing::seeds::in_parallel;
 use channel_store::memory::{MemoryStore, Snapshot};
 use channel_store::{
     ChannelStore, Incarnation, Join, Joined, Leave, Membership, Payload, Position, Publish, Route,
@@ -380,24 +381,10 @@ fn simulate(seed: u64) -> Result<Outcome, String> {
 
 /// Runs seeds, each on whichever thread is free, and adds up what they were about.
 fn simulate_all(seeds: std::ops::Range<u64>) -> Outcome {
-    let next = AtomicU64::new(seeds.start);
     let sum = Mutex::new(Outcome::default());
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
-                        return;
-                    }
-                    match simulate(seed) {
-                        Ok(outcome) => sum.lock().add(&outcome),
-                        Err(failure) => panic!("seed {seed}: {failure}"),
-                    }
-                }
-            });
-        }
+    in_parallel(seeds, |seed| match simulate(seed) {
+        Ok(outcome) => sum.lock().add(&outcome),
+        Err(failure) => panic!("seed {seed}: {failure}"),
     });
     sum.into_inner()
 }

@@ -1,0 +1,192 @@
+//! The processes of a simulation: connectors and chats as they are, but for the sockets.
+
+use super::network::{FarHints, FarLeases, FarStore, FarUsers, Link};
+use crate::chat::{Chat, Source};
+use crate::codec::{Request, RequestBody, WireFormat};
+use crate::connection::{Connection, QueueLimits};
+use crate::departures::Departures;
+use crate::disconnect::Disconnect;
+use crate::hub::{Hub, TOUCH_INTERVAL};
+use crate::lease::Lease;
+use crate::registry::Registry;
+use crate::server::Server;
+use crate::session::{Client, Services};
+use crate::socket::ClientLimits;
+use channel_store::LoginPolicy;
+use channel_store::memory::MemoryStore;
+use parking_lot::Mutex;
+use proto::v1::MembersRequest;
+use proto::v1::chat_service_client::ChatServiceClient;
+use runtime::Shutdown;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
+
+pub(super) const LEASE: Duration = Duration::from_secs(10);
+
+/// A chat, with its way to the store.
+pub(super) struct ChatProcess {
+    pub(super) link: Arc<Link>,
+    pub(super) service: chat::Service,
+}
+
+impl ChatProcess {
+    pub(super) fn start(store: &Arc<MemoryStore>, lossy: u32) -> Self {
+        let link = Link::new(lossy);
+        let far_store = Arc::new(FarStore {
+            link: Arc::clone(&link),
+            store: store.clone(),
+        });
+        let leases = Arc::new(FarLeases {
+            link: Arc::clone(&link),
+            leases: store.leases(),
+        });
+        let users = Arc::new(FarUsers {
+            link: Arc::clone(&link),
+            users: store.registry(),
+        });
+        let aftercare = chat::Aftercare::begin(far_store.clone(), leases, users);
+        let limits = chat::Limits::default();
+        let service = chat::service(far_store, aftercare, &limits, Shutdown::new());
+        Self { link, service }
+    }
+
+    /// Somebody wants to know who is there.
+    pub(super) async fn list(&self, channel: &str) {
+        let page = MembersRequest {
+            channel: channel.to_owned(),
+            ..MembersRequest::default()
+        };
+        let mut client = ChatServiceClient::new(self.service.clone());
+        let _ = client.members(page).await;
+    }
+}
+
+/// A connector, until it is dropped: then nothing of it runs any more.
+pub(super) struct ConnectorProcess {
+    pub(super) link: Arc<Link>,
+    server: Arc<Server>,
+    sockets: Mutex<JoinSet<()>>,
+    _tasks: [AbortOnDropHandle<()>; 2],
+}
+
+/// How a client's stay ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stay {
+    /// It was not let in.
+    Refused,
+    /// It went.
+    Left,
+    /// It was closed for this reason.
+    Closed(Disconnect),
+}
+
+impl ConnectorProcess {
+    pub(super) fn start(
+        name: &str,
+        store: &Arc<MemoryStore>,
+        policy: LoginPolicy,
+        lossy: u32,
+        choose: impl Fn() -> chat::Service + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let link = Link::new(lossy);
+        let hub = Hub::new(TOUCH_INTERVAL);
+        hub.follow(store.feed(hub.clone()));
+        let leases = Arc::new(FarLeases {
+            link: Arc::clone(&link),
+            leases: store.leases(),
+        });
+        let users = Arc::new(FarUsers {
+            link: Arc::clone(&link),
+            users: store.registry(),
+        });
+        let hints = Arc::new(FarHints {
+            link: Arc::clone(&link),
+            hints: store.hints(),
+        });
+        let registry = Registry::new(policy, users, hints, leases.clone());
+        let lease = Lease::new(name, LEASE, leases, hub.suspects()).unwrap();
+        let chat = Chat::new(Source::InProcess(link.to_chat(choose)));
+        let server = Arc::new(Server {
+            services: Arc::new(Services {
+                lease,
+                departures: Departures::new(&chat, &registry, Duration::ZERO),
+                registry,
+                hub,
+                chat,
+            }),
+            clients: ClientLimits {
+                heartbeat: Duration::MAX,
+                handshake: Duration::MAX,
+                idle: Duration::MAX,
+                message: 1 << 10,
+            },
+            queues: QueueLimits::new(64 << 20, 64 << 20),
+            connections: Mutex::default(),
+            sockets: tokio_util::task::TaskTracker::new(),
+        });
+        let keeping = tokio::spawn({
+            let server = Arc::clone(&server);
+            async move { match server.hold_the_lease().await {} }
+        });
+        let agreeing = tokio::spawn({
+            let server = Arc::clone(&server);
+            async move { match server.services.registry.keep_agreeing().await {} }
+        });
+        Arc::new(Self {
+            link,
+            server,
+            sockets: Mutex::default(),
+            _tasks: [keeping, agreeing].map(AbortOnDropHandle::new),
+        })
+    }
+
+    /// A client logs in, and stays until it leaves or is closed. No answer comes if the connector dies meanwhile.
+    pub(super) fn visit(
+        &self,
+        user: &str,
+        channel: &str,
+        begins: impl FnOnce() + Send + 'static,
+        leaves: impl Future<Output = ()> + Send + 'static,
+    ) -> oneshot::Receiver<Stay> {
+        let (told, tells) = oneshot::channel();
+        let request = login(user, channel);
+        let server = Arc::clone(&self.server);
+        self.sockets.lock().spawn(async move {
+            let wire = Arc::<Mutex<Vec<u8>>>::default();
+            let queues = Arc::clone(&server.queues);
+            let connection = Connection::new(wire, WireFormat::Json, queues);
+            let key = server.connections.lock().insert(Arc::clone(&connection));
+            let mut client = Client::new(Arc::clone(&server.services), Arc::clone(&connection));
+            client.handle(request).await;
+            let stay = if client.is_logged_in() {
+                begins();
+                tokio::select! {
+                    biased;
+                    reason = connection.closed() => Stay::Closed(reason),
+                    () = leaves => Stay::Left,
+                }
+            } else {
+                Stay::Refused
+            };
+            connection.close(Disconnect::Client);
+            server.connections.lock().remove(key);
+            client.close().await;
+            let _ = told.send(stay);
+        });
+        tells
+    }
+}
+
+fn login(user: &str, channel: &str) -> Request {
+    let body = json!({"userId": user, "lessonId": channel});
+    Request {
+        id: Some(1),
+        route: "connector.handler.login".into(),
+        body: RequestBody::Object(body.to_string().into()),
+        key: None,
+    }
+}
