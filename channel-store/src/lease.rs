@@ -94,6 +94,8 @@ pub enum DroppedBy {
 pub struct LeaseState {
     /// Declared dead, or resigned.
     pub dead: bool,
+    /// It was missing, and is there by a guess.
+    pub provisional: bool,
     /// When it ends, by the store's clock.
     pub until: u64,
 }

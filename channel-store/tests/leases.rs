@@ -201,6 +201,7 @@ async fn whoever_meets_an_incarnation_gives_its_lease_and_index_back(kind: Kind)
     };
     // Lost: it comes back for a full time, and only as a guess.
     let guessed = vouch("4").await;
+    assert!(guessed.provisional);
     assert_eq!(
         subject.declare(DEAD, guessed.until).await,
         Declared::Alive,
@@ -214,7 +215,8 @@ async fn whoever_meets_an_incarnation_gives_its_lease_and_index_back(kind: Kind)
     // Live: its owner's entries stay as they are.
     subject.renew(DEAD, LONG).await;
     subject.add(DEAD, &[entry("5", 1)]).await;
-    assert!(!vouch("5").await.dead);
+    let live = vouch("5").await;
+    assert!(!live.dead && !live.provisional);
     assert_eq!(subject.index(DEAD).await[1], ("5".to_owned(), 1));
     let renewed = subject.renew(DEAD, LONG).await;
     assert!(matches!(renewed, Renewed::Live(_)), "{renewed:?}");

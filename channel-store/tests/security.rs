@@ -6,8 +6,9 @@ use crate::support::{
 };
 use channel_store::redis::{OpenError, RedisFeed, RedisStore};
 use channel_store::{
-    Ack, ChannelFeed, ChannelStore, Declared, DroppedBy, HistoryRange, IndexEntry, Indexed, Leave,
-    Membership, Place, Since, StoreError, StoreOptions,
+    Ack, ChannelFeed, ChannelStore, Declared, DroppedBy, HistoryRange, Incarnation, IndexEntry,
+    Indexed, Leave, LoggedIn, Login, LoginPolicy, Membership, Place, SessionId, Since, StoreError,
+    StoreOptions, UserId,
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use std::path::{Path, PathBuf};
@@ -18,11 +19,12 @@ const SOON: Duration = Duration::from_secs(10);
 
 /// What chat must be allowed, as README has it.
 const CHAT: &str = "~gc:* &gc:* -@all +info +get +set +script|load +evalsha +wait +cluster|slots +cluster|info \
-    +hmget +hget +hset +hdel +hexists +hincrby +hscan +xadd +xrange +xrevrange +expire +expireat +del +exists +time \
+    +hmget +hget +hgetall +hset +hdel +hexists +hincrby +hscan +xadd +xrange +xrevrange +expire +expireat +del +exists +time \
     +zadd +zrem +zrangebyscore +zscore +sadd +srem +scard +smembers +srandmember +multi +exec +publish +spublish";
 /// What a connector must be allowed.
 const CONNECTOR: &str = "~gc:* &gc:* -@all +info +get +set +script|load +evalsha +cluster|slots +cluster|info \
-    +hmget +hget +hset +hdel +hlen +hscan +xrange +expire +del +exists +time +zadd +zrangebyscore +scard +sscan +multi +exec \
+    +hmget +hget +hgetall +hset +hdel +hexists +hlen +hscan +xrange +expire +del +exists +time +zadd +zrangebyscore +scard \
+    +sscan +multi +exec \
     +subscribe +unsubscribe +publish +ssubscribe +sunsubscribe +spublish";
 
 /// Does everything once that the services do.
@@ -77,6 +79,52 @@ async fn everything_works(chat: &str, connector: &str, options: StoreOptions) {
     }
     feed.unsubscribe(&channel);
     everybody_looks_after_leases(&subject, &feed).await;
+    everybody_looks_after_logins(&subject, &feed).await;
+}
+
+async fn everybody_looks_after_logins(subject: &Subject, feed: &RedisFeed) {
+    let (held, hints) = (feed.registry(), feed.hints());
+    let (user, lives, dead) = (
+        UserId::new("u").unwrap(),
+        incarnation("c:7"),
+        incarnation("c:8"),
+    );
+    let login = |session, incarnation: &Incarnation| Login {
+        user: user.clone(),
+        session: SessionId::new(session).unwrap(),
+        incarnation: incarnation.clone(),
+        deadline: u64::from(u32::MAX) << 12,
+        policy: LoginPolicy::KickOld,
+    };
+    let lasts = Duration::from_secs(60);
+    let agreed = held.agree(LoginPolicy::KickOld, lasts).await;
+    assert_eq!(agreed, Ok(LoginPolicy::KickOld));
+    let first = login("first", &dead);
+    held.login(&first, &[]).await.unwrap();
+    let second = login("second", &lives);
+    let logged_in = held.login(&second, &[incarnation("c:9")]).await.unwrap();
+    let LoggedIn::Yes { generation, .. } = logged_in else {
+        panic!("{logged_in:?}");
+    };
+    let claims = [(second.clone(), generation)];
+    let claimed = held.claim(&claims).await.unwrap().remove(0).unwrap();
+    assert_eq!(claimed.superseded, std::slice::from_ref(&dead));
+    let users = std::slice::from_ref(&user);
+    assert_eq!(held.look(&lives, users).await.unwrap()[0].entries.len(), 2);
+    let mut heard = hints.listen(&dead);
+    eventually("a hint", async || {
+        hints.hint(&dead, &user).await.unwrap();
+        heard.try_recv().is_ok()
+    })
+    .await;
+
+    let registry = &subject.registry;
+    assert_eq!(registry.reap(&user, &dead).await, Ok(1));
+    let look = registry.look(&dead, users).await.unwrap().remove(0);
+    assert!(look.tombstoned && look.entries.len() == 1);
+    held.close(&user, &second.session, true).await.unwrap();
+    let late = held.claim(&claims).await.unwrap().remove(0);
+    assert_eq!(late, Err(StoreError::StaleOperation));
 }
 
 async fn everybody_looks_after_leases(subject: &Subject, feed: &RedisFeed) {

@@ -339,6 +339,11 @@ impl Stay {
     pub(crate) fn condemn(&self) {
         self.tenure.condemned.notify_one();
     }
+
+    /// What the store has there may have to be put right.
+    pub(crate) fn suspect(&self, place: Place) {
+        self.tenure.suspects.add(place);
+    }
 }
 
 impl Drop for Stay {

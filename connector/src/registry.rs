@@ -49,6 +49,8 @@ pub struct Registry {
     hints: Arc<dyn Hints>,
     leases: Arc<dyn Leases>,
     agreed: watch::Sender<bool>,
+    /// The policy in force, also where this connector has another: by two, two sessions would each drive the other out.
+    held: Mutex<LoginPolicy>,
     known: Arc<Known>,
 }
 
@@ -106,6 +108,7 @@ impl Registry {
             hints,
             leases,
             agreed: watch::Sender::new(false),
+            held: Mutex::new(policy),
             known: Arc::default(),
         })
     }
@@ -128,11 +131,12 @@ impl Registry {
                     }
                     said &= !is_same;
                     self.agreed.send_replace(is_same);
+                    *self.held.lock() = held;
                     sleep(AGREE).await;
                 }
                 Err(error) => {
                     tracing::debug!(%error, "no login policy agreed upon");
-                    sleep(RETRY).await;
+                    sleep(RETRY.mul_f64(0.5 + fastrand::f64())).await;
                 }
             }
         }
@@ -210,7 +214,7 @@ impl Registry {
         }
     }
 
-    /// The others are to go. What fails here is found by a patrol.
+    /// The others are to go. What fails here is done by the patrol.
     async fn claim_rank(&self, registration: &Registration, generation: u64) {
         if registration.connection.closing().is_some() {
             return;
@@ -218,10 +222,12 @@ impl Registry {
         registration.standing.lock().fence = true;
         let claim = (registration.login(self.policy), generation);
         let claimed = self.users.claim(std::slice::from_ref(&claim)).await;
+        let user = &registration.user;
         if let Ok(Some(Ok(claimed))) = claimed.map(|mut claimed| claimed.pop()) {
-            let user = &registration.user;
-            let hints = claimed.superseded.into_iter().map(|it| (it, user.clone()));
-            self.hint(hints).await;
+            let concerned = claimed.superseded.into_iter().chain(claimed.better);
+            self.hint(concerned.map(|it| (it, user.clone()))).await;
+        } else {
+            registration.stay.suspect(Place::User(user.clone()));
         }
     }
 
@@ -236,11 +242,16 @@ impl Registry {
         let states = some.map(async |holder| (holder, self.leases.vouch(holder, &place).await));
         let (mut dead, mut living) = (Vec::new(), Vec::new());
         for (holder, state) in join_all(states).await {
-            if state?.dead {
+            let state = state?;
+            if state.dead {
                 dead.push(holder.clone());
-            } else {
-                living.push((holder.clone(), user.clone()));
+                continue;
             }
+            if state.provisional {
+                // Nobody may be looking after it.
+                self.leases.note(holder, Duration::ZERO).await?;
+            }
+            living.push((holder.clone(), user.clone()));
         }
         self.hint(living).await;
         Ok(dead)
@@ -296,23 +307,25 @@ impl Registry {
         findings: &mut Findings,
     ) {
         let sessions = self.known.lock().get(user).cloned().unwrap_or_default();
+        let policy = *self.held.lock();
         for (session, registration) in &sessions {
             let Some(registration) = registration.upgrade() else {
                 continue;
             };
-            let Some(generation) = registration.present(incarnation) else {
-                continue;
-            };
             let own = entries.iter().find(|entry| entry.session == *session);
             if own.is_some_and(|own| own.superseded) {
+                // Also one that has not heard yet that it is logged in: nobody will say so again.
                 registration.kick();
                 continue;
             }
+            let Some(generation) = registration.present(incarnation) else {
+                continue;
+            };
             let others = entries.iter().filter(|entry| entry.session != *session);
             let (mut is_marked, mut better) = (true, Vec::new());
             for other in others.filter(|other| !other.superseded) {
-                is_marked &= !self.policy.outranks(generation, other.generation);
-                if self.policy.outranks(other.generation, generation) {
+                is_marked &= !policy.outranks(generation, other.generation);
+                if policy.outranks(other.generation, generation) {
                     better.push((other.incarnation.clone(), user.clone()));
                 }
             }
@@ -337,12 +350,12 @@ impl Registry {
             over,
             mut hints,
         } = findings;
-        let mut is_settled = true;
+        let (mut is_settled, policy) = (true, *self.held.lock());
         let logins: Vec<_> = claims
             .iter()
             .filter_map(|registration| {
                 let generation = registration.claim()?;
-                Some((registration.login(self.policy), generation))
+                Some((registration.login(policy), generation))
             })
             .collect();
         for (claimed, (login, _)) in self.users.claim(&logins).await?.into_iter().zip(&logins) {

@@ -53,6 +53,12 @@ impl Plan {
         self
     }
 
+    /// What becomes of a user's second login, instead of `reject`.
+    #[must_use]
+    pub fn login_policy(self, policy: &'static str) -> Self {
+        self.connector_flags(&["--login-policy", policy])
+    }
+
     /// Further flags for each chat.
     #[must_use]
     pub fn chat_flags(mut self, flags: &[&'static str]) -> Self {

@@ -52,6 +52,7 @@ impl Lease {
     fn state(&self) -> LeaseState {
         LeaseState {
             dead: self.standing == Standing::Dead,
+            provisional: self.standing == Standing::Provisional,
             until: self.until,
         }
     }

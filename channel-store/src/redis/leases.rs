@@ -365,6 +365,7 @@ fn lease_state(reply: &Value) -> Option<Option<LeaseState>> {
         [Value::Nil, _] => Some(None),
         [state, until] => Some(Some(LeaseState {
             dead: text(state)? == "dead",
+            provisional: text(state)? == "provisional",
             until: number(until)?,
         })),
         _ => None,

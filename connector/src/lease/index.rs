@@ -5,6 +5,10 @@ use channel_store::{ChannelName, Generation, IndexEntry, Look, Place, SETTLE_TIM
 use std::collections::BTreeMap;
 use tokio::time::Instant;
 
+/// Looks at places where nobody is: as many users come and go in the time of one look, and half as many for ever,
+/// without their entries piling up.
+const IDLE_LOOKS: usize = 400;
+
 #[derive(Default)]
 pub(super) struct Index {
     entries: BTreeMap<Place, Entry>,
@@ -105,15 +109,20 @@ impl Index {
         missing
     }
 
-    /// Places that it is time to look at, those that wait the longest, at most so many.
+    /// Places that it is time to look at, those that wait the longest: at most so many where somebody is, and others
+    /// where nobody is.
     pub(super) fn due(&self, now: Instant, most: usize) -> Vec<Place> {
-        let entries = self.entries.iter();
-        let mut due: Vec<_> = entries.filter(|(_, entry)| entry.due <= now).collect();
-        if due.len() > most {
-            due.select_nth_unstable_by_key(most, |(place, entry)| (entry.due, *place));
-            due.truncate(most);
+        let due = self.entries.iter().filter(|(_, entry)| entry.due <= now);
+        let (used, idle): (Vec<_>, Vec<_>) = due.partition(|(_, entry)| entry.sessions > 0);
+        let mut places = Vec::new();
+        for (mut due, most) in [(used, most), (idle, IDLE_LOOKS)] {
+            if due.len() > most {
+                due.select_nth_unstable_by_key(most, |(place, entry)| (entry.due, *place));
+                due.truncate(most);
+            }
+            places.extend(due.into_iter().map(|(place, _)| place.clone()));
         }
-        due.into_iter().map(|(place, _)| place.clone()).collect()
+        places
     }
 
     /// What stands in the index.

@@ -166,7 +166,7 @@ impl Membership {
     /// The store says that there is no such member.
     pub(crate) fn suspect(&self) {
         let place = Place::Channel(self.channel.clone());
-        self.tenure().suspects.add(place);
+        self.stay.suspect(place);
     }
 
     fn is_present(&self) -> bool {

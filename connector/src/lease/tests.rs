@@ -290,6 +290,34 @@ async fn places_are_looked_at_in_turn_the_one_that_waits_longest_first() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn places_where_nobody_is_do_not_pile_up_behind_those_in_use() {
+    const A_SECOND: usize = 150;
+    let mut index = Index::default();
+    let mut now = Instant::now();
+    for n in 0..50 * LOOKS {
+        index.enter(&place(&format!("used-{n}")));
+    }
+    for second in 0..600 {
+        for n in 0..A_SECOND {
+            let idle = Place::User(UserId::new(format!("{second}-{n}")).unwrap());
+            index.enter(&idle);
+            index.exit(&idle);
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+        now += Duration::from_secs(1);
+        for place in index.due(now, LOOKS) {
+            index.looked(now, place, &empty("a"));
+        }
+    }
+    let idle = index.places().count() - 50 * LOOKS;
+    let seconds = idle / A_SECOND;
+    assert!(
+        seconds <= 125,
+        "two looks, a settle time apart: {seconds} s"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_the_store_has_lost_everything_members_are_back_with_the_next_renewal() {
     let scene = Scene::new().await;
     let alice = scene.member("room", "alice").await;

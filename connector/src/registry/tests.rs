@@ -270,3 +270,73 @@ async fn where_everybody_may_log_in_nothing_is_registered() {
             .is_ok()
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_is_superseded_before_its_own_login_is_answered_gives_way_all_the_same() {
+    let (store, one, other) = two(LoginPolicy::KickOld).await;
+    let old = one.begin("old").await;
+    let login = old.registration.login(LoginPolicy::KickOld);
+    // The answer is still under way when somebody else comes, claims, and hints.
+    store.registry().login(&login, &[]).await.unwrap();
+    let new = other.guest("new").await;
+    sleep(AT_ONCE).await;
+    assert_eq!(old.connection.closing(), Some(Disconnect::Kicked));
+    assert_eq!(new.connection.closing(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_was_not_answered_is_made_good_at_once() {
+    let (store, one, other) = two(LoginPolicy::KickOld).await;
+    let old = one.guest("old").await;
+    let new = other.begin("new").await;
+    // Its login was answered, its claim was not.
+    let login = new.registration.login(LoginPolicy::KickOld);
+    let logged_in = store.registry().login(&login, &[]).await.unwrap();
+    let LoggedIn::Yes { generation, .. } = logged_in else {
+        panic!("{logged_in:?}");
+    };
+    new.registration.standing.lock().generation = Some(generation);
+    new.registration.stay.suspect(Place::User(user()));
+    sleep(AT_ONCE).await;
+    assert_eq!(old.connection.closing(), Some(Disconnect::Kicked));
+    assert_eq!(new.connection.closing(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_policies_drive_nobody_out_on_both_sides() {
+    let (store, one, _other) = two(LoginPolicy::Reject).await;
+    let older = one.guest("older").await;
+    // Everything is lost, and a connector with another policy speaks first.
+    store.restart(Some(Snapshot::default()));
+    let third = Node::new(&store, "third", LoginPolicy::KickOld).await;
+    assert!(*third.registry.agreed().borrow());
+    sleep(AGREE).await;
+    assert!(!*one.registry.agreed().borrow());
+    let newer = third.guest("newer").await;
+    sleep(2 * SETTLE_TIME).await;
+    assert_eq!(older.connection.closing(), Some(Disconnect::Kicked));
+    assert_eq!(newer.connection.closing(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_whose_lease_was_lost_with_all_that_told_of_it_is_buried_all_the_same() {
+    let (store, one, other) = two(LoginPolicy::Reject).await;
+    let first = one.guest("first").await;
+    let whose = first.registration.stay.incarnation().clone();
+    drop(one.keeping);
+    // All is lost but the user's own server.
+    store.restart(Some(Snapshot::default()));
+    let claim = first.registration.login(LoginPolicy::Reject);
+    store.registry().claim(&[(claim, 1)]).await.unwrap()[0]
+        .clone()
+        .unwrap();
+    let _aftercare = chat::Aftercare::begin(store.clone(), store.leases(), store.registry());
+    sleep(3 * LENGTH).await;
+    assert_eq!(registered(&store).await, ["first"], "nobody has asked yet");
+    assert_eq!(other.login("refused").await.0, Admission::Taken);
+    // A full lease, observation, and some polls.
+    sleep(LENGTH + Duration::from_secs(3)).await;
+    let states = store.leases().observe(&[whose]).await.unwrap();
+    assert!(states[0].unwrap().dead);
+    let _second = other.guest("second").await;
+}

@@ -136,6 +136,8 @@ impl Killing {
         let chats = if and_a_chat { 3 } else { 1 };
         let plan = Plan::of(3, chats).alone().chat_flags(&WHOLE_LOG);
         let plan = plan.connector_flags(&flag).chat_flags(&flag);
+        // Else nobody is let in before the funeral.
+        let plan = plan.login_policy("allow");
         let turn = plan.turn().await;
         let redis = Redis::start().await;
         let mut services = plan.services(&redis.url(), &redis.url()).await;
@@ -327,7 +329,7 @@ async fn a_connector_that_was_frozen_for_too_long_closes_its_sockets_and_speaks_
 
 #[tokio::test]
 async fn a_connector_restarted_under_its_name_keeps_its_new_members() {
-    let mut system = plan(2, 2).start().await;
+    let mut system = plan(2, 2).login_policy("allow").start().await;
     let watcher = system.member(1, "watcher", "room").await;
     let _old = system.member(0, "old", "room").await;
     let _stays = system.member(0, "stays", "room").await;

@@ -26,7 +26,7 @@ fn plan(policy: &'static str) -> Plan {
     let flags = ["--lease", "1s"];
     let plan = Plan::of(CONNECTORS, 2).chat_flags(&flags);
     let plan = plan.connector_flags(&flags);
-    plan.connector_flags(&["--login-policy", policy])
+    plan.login_policy(policy)
 }
 
 /// A client of either protocol.

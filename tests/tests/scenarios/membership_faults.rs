@@ -5,7 +5,7 @@ use tests::pomelo::{
     Client, DATA, HANDSHAKE_ACK, LOGGED_IN_ALREADY, LOGIN, SEND, SENT, joined, left, login_body,
     package, request,
 };
-use tests::system::System;
+use tests::system::{Plan, System};
 use tests::websocket::{BINARY, CLOSE, TEXT, encode};
 use tests::{SOON, long, wait};
 
@@ -109,7 +109,7 @@ async fn login_then_immediate_close_leaves_no_member_behind_f02() {
 /// F4: listed twice, and the first to leave announced onLeave for the one who stayed.
 #[tokio::test]
 async fn a_user_on_two_connectors_is_listed_once_and_leaves_with_the_last_session_f04() {
-    let system = System::start().await;
+    let system = Plan::of(2, 2).login_policy("allow").start().await;
     let watcher = system.member(1, "watcher", "room").await;
     let first = system.member(0, "alice", "room").await;
     let second = system.visitor(1).await;

@@ -202,7 +202,7 @@ async fn every_way_to_go_is_a_leave() {
 /// K7: a room is named by JavaScript's `String(x)`.
 #[tokio::test]
 async fn a_number_and_its_text_name_the_same_room() {
-    let system = System::start().await;
+    let system = Plan::of(2, 2).login_policy("allow").start().await;
     let text = system.member(1, "text", "4").await;
     for (number, lesson) in ["4", "4.0", "4e0"].iter().enumerate() {
         let client = system.visitor(0).await;
@@ -241,7 +241,7 @@ async fn a_number_and_its_text_name_the_same_user() {
 /// A channel begun on one connector is there for who comes later on another, in whatever script its name is.
 #[tokio::test]
 async fn any_text_without_control_characters_names_a_room() {
-    let system = System::start().await;
+    let system = Plan::of(2, 2).login_policy("allow").start().await;
     for room in [
         "课堂",
         "a b",
