@@ -215,6 +215,26 @@ impl Redis {
         self.process.thaw();
     }
 
+    /// Every user that the registry has entries of, with their number.
+    ///
+    /// # Panics
+    /// If Redis does not answer.
+    pub async fn logins(&self) -> BTreeMap<String, i64> {
+        let mut logins = BTreeMap::new();
+        for key in self.command(&["KEYS", "gc:*:user:entries"]).await.list() {
+            let key = key.text().expect("a key");
+            let user = key
+                .trim_start_matches("gc:{")
+                .split_once('}')
+                .expect("a tag")
+                .0;
+            if let Value::Integer(entries @ 1..) = self.command(&["HLEN", &key]).await {
+                logins.insert(user.to_owned(), entries);
+            }
+        }
+        logins
+    }
+
     /// How often each command has been called since the start, those inside scripts included.
     ///
     /// # Panics

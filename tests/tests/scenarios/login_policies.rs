@@ -6,8 +6,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use tests::link::{End, Record};
 use tests::pomelo::{self, LOGGED_IN, LOGGED_IN_ALREADY, LOGIN, login_body};
-use tests::redis::Redis;
-use tests::resp::Value;
 use tests::system::{Plan, System};
 use tests::{SOON, json as ws, long, wait};
 use tokio::task::JoinSet;
@@ -213,22 +211,10 @@ fn addresses(system: &System) -> Vec<SocketAddr> {
     connectors.map(|connector| connector.address()).collect()
 }
 
-/// Every user that the registry has entries of, with their number.
-async fn registered(redis: &Redis) -> BTreeMap<String, i64> {
-    let mut registered = BTreeMap::new();
-    for key in redis.command(&["KEYS", "gc:*:user:entries"]).await.list() {
-        let key = key.text().expect("a key");
-        if let Value::Integer(entries @ 1..) = redis.command(&["HLEN", &key]).await {
-            registered.insert(key, entries);
-        }
-    }
-    registered
-}
-
 /// Nobody is in the registry, or in any channel.
 async fn until_nobody_is_left(system: &System) {
     wait::eventually("the registry is empty", SOON, async || {
-        registered(&system.redis).await.is_empty()
+        system.redis.logins().await.is_empty()
     })
     .await;
     for number in 0..USERS {
@@ -327,13 +313,17 @@ async fn under_kick_old_the_last_one_stays_and_the_others_are_told_why_they_go()
     }
     let mut entries = BTreeMap::new();
     let one_each = wait::within(SOON, async || {
-        entries = registered(&system.redis).await;
+        entries = system.redis.logins().await;
         let one_each = entries.len() == USERS && entries.values().all(|entries| *entries == 1);
         one_each.then_some(())
     });
     let one_each = one_each.await;
-    for (key, _) in entries.iter().filter(|(_, entries)| **entries != 1) {
-        println!("{key}: {:?}", system.redis.command(&["HGETALL", key]).await);
+    for (user, _) in entries.iter().filter(|(_, entries)| **entries != 1) {
+        let key = format!("gc:{{{user}}}:user:entries");
+        println!(
+            "{key}: {:?}",
+            system.redis.command(&["HGETALL", &key]).await
+        );
     }
     assert!(
         one_each.is_some(),
@@ -370,7 +360,7 @@ async fn under_allow_everybody_stays_and_nothing_is_registered() {
         let all = u32::try_from(sessions).expect("few");
         system.until_members(&room(&user), &[(&user, all)]).await;
     }
-    assert_eq!(registered(&system.redis).await, BTreeMap::new());
+    assert_eq!(system.redis.logins().await, BTreeMap::new());
     for client in clients {
         assert_eq!(client.ended(), None);
         client.leave().await;
@@ -400,12 +390,12 @@ async fn under_reject_the_user_of_a_killed_connector_is_let_in_again_soon_after_
     println!("let in after {took:?}");
     assert!(took < LEASE + BURIED, "only after {took:?}");
     system.until_members("room", &[("alice", 1)]).await;
-    let entries = registered(&system.redis).await;
+    let entries = system.redis.logins().await;
     assert_eq!(entries.into_values().collect::<Vec<_>>(), [1]);
     second.leave().await;
     system.until_members("room", &[]).await;
     wait::eventually("the registry is empty", SOON, async || {
-        registered(&system.redis).await.is_empty()
+        system.redis.logins().await.is_empty()
     })
     .await;
 }

@@ -1,6 +1,7 @@
 //! A Redis that has forgotten everything: whoever held a position is told, whichever way it comes up, and whoever has a
 //! live socket is a member again.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tests::chat_api::ChatApi;
 use tests::checker::Kind;
@@ -10,7 +11,7 @@ use tests::history::Reason;
 use tests::redis::Redis;
 use tests::system::{Plan, Services};
 use tests::turn::Turn;
-use tests::{SOON, long};
+use tests::{SOON, long, wait};
 
 /// Two renewals of a lease of a second, and what a busy machine takes to join everybody again.
 const REPAIRED: Duration = Duration::from_millis(667 + 1_500);
@@ -51,6 +52,14 @@ impl Wiped {
     /// What everybody had is gone, everybody was told, and nothing else was wrong.
     async fn ends_well(&self) {
         let api = self.services.api(0);
+        let live = self.crowd.live().into_iter();
+        let live: BTreeMap<_, _> = live.map(|(user, n)| (user, i64::from(n))).collect();
+        wait::eventually(
+            "the registry knows the live sockets",
+            REPAIRED,
+            async || self.redis.logins().await == live,
+        )
+        .await;
         let history = self.crowd.comes_to_rest(&api, self.redis.address()).await;
         println!("{}", self.crowd.report());
         assert!(history.log.first() == 1, "the log has begun anew");
