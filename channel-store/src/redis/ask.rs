@@ -25,6 +25,34 @@ pub(super) async fn one(connection: &Connection, command: Cmd) -> Result<Value, 
     }
 }
 
+/// Which connections own these things, each with the places of its own among them.
+pub(super) fn by_connection<T>(
+    things: &[T],
+    connection: impl Fn(&T) -> Result<Connection, StoreError>,
+) -> Result<Vec<(Connection, Vec<usize>)>, StoreError> {
+    let mut parts: BTreeMap<u64, (Connection, Vec<usize>)> = BTreeMap::new();
+    for (index, thing) in things.iter().enumerate() {
+        let connection = connection(thing)?;
+        let part = parts.entry(connection.number);
+        let (_, indices) = part.or_insert_with(|| (connection, Vec::new()));
+        indices.push(index);
+    }
+    Ok(parts.into_values().collect())
+}
+
+/// Answers that came by connection, in the order of the things.
+pub(super) fn in_order<A>(parts: Vec<(Vec<usize>, Vec<A>)>) -> Result<Vec<A>, StoreError> {
+    let mut answers = Vec::new();
+    for (indices, its) in parts {
+        if its.len() != indices.len() {
+            return Err(strange());
+        }
+        answers.extend(indices.into_iter().zip(its));
+    }
+    answers.sort_unstable_by_key(|(index, _)| *index);
+    Ok(answers.into_iter().map(|(_, answer)| answer).collect())
+}
+
 /// Asks the nodes that own things one question for each thing; answers in their order, with the connection that
 /// brought each.
 pub(super) async fn ask_each<T>(
@@ -32,26 +60,18 @@ pub(super) async fn ask_each<T>(
     connection: impl Fn(&T) -> Result<Connection, StoreError>,
     question: impl Fn(&T) -> Cmd,
 ) -> Result<Vec<(Connection, Value)>, StoreError> {
-    let mut parts: BTreeMap<u64, (Connection, Vec<usize>, Pipeline)> = BTreeMap::new();
-    for (index, thing) in things.iter().enumerate() {
-        let connection = connection(thing)?;
-        let part = parts.entry(connection.number);
-        let (_, indices, pipeline) =
-            part.or_insert_with(|| (connection, Vec::new(), Pipeline::new()));
-        indices.push(index);
-        pipeline.add_command(question(thing));
-    }
-    let answers = parts
-        .into_values()
-        .map(async |(connection, indices, pipeline)| {
-            let replies = connection.request(&pipeline, 0, indices.len()).await?;
-            if replies.len() != indices.len() {
-                return Err(strange());
-            }
-            let replies = indices.into_iter().zip(replies);
-            Ok(replies.map(move |(index, reply)| (index, (connection.clone(), reply))))
-        });
-    let mut answers: Vec<_> = try_join_all(answers).await?.into_iter().flatten().collect();
-    answers.sort_unstable_by_key(|(index, _)| *index);
-    Ok(answers.into_iter().map(|(_, answer)| answer).collect())
+    let parts = by_connection(things, connection)?.into_iter();
+    let questions = parts.map(|(connection, indices)| {
+        let mut pipeline = Pipeline::with_capacity(indices.len());
+        for index in &indices {
+            pipeline.add_command(question(&things[*index]));
+        }
+        (connection, indices, pipeline)
+    });
+    let answers = questions.map(async |(connection, indices, pipeline)| {
+        let replies = connection.request(&pipeline, 0, indices.len()).await?;
+        let replies = replies.into_iter().map(|it| (connection.clone(), it));
+        Ok((indices, replies.collect()))
+    });
+    in_order(try_join_all(answers).await?)
 }

@@ -4,14 +4,14 @@
 //! connection everything that is followed there is subscribed again, and each confirmation tells the sink to read what
 //! came before (`topics.rs`).
 
-use super::connection::Connection;
+use super::ask::{by_connection, in_order};
 use super::heads::{Lives, heads};
 use super::keys::Keys;
-use super::leases::{LeaseCommands, RedisLeases};
+use super::leases::RedisLeases;
 use super::location::OpenError;
 use super::nodes::Nodes;
 use super::read::read;
-use super::registry::{RedisHints, RedisRegistry, RegistryCommands};
+use super::registry::{RedisHints, RedisRegistry};
 use super::topics::Topics;
 use crate::lease::Leases;
 use crate::name::ChannelName;
@@ -19,7 +19,6 @@ use crate::registry::{Hints, UserRegistry};
 use crate::store::{ChannelFeed, FeedSink, Head, LogPage, Since, StoreError, StoreOptions};
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -29,8 +28,8 @@ pub struct RedisFeed {
     keys: Keys,
     lives: Lives,
     topics: Arc<Topics>,
-    leases: LeaseCommands,
-    registry: RegistryCommands,
+    leases: Arc<dyn Leases>,
+    registry: Arc<dyn UserRegistry>,
 }
 
 impl RedisFeed {
@@ -46,10 +45,11 @@ impl RedisFeed {
     ) -> Result<Self, OpenError> {
         let keys = Keys::new(&options.prefix);
         let topics = Arc::new(Topics::new(sink, keys.clone()));
+        let nodes = Arc::new(Nodes::open(url, &options, 0, Some(topics.clone())).await?);
         Ok(Self {
-            nodes: Arc::new(Nodes::open(url, &options, 0, Some(topics.clone())).await?),
-            leases: LeaseCommands::new(&options),
-            registry: RegistryCommands::new(&options),
+            leases: RedisLeases::over(nodes.clone(), &options),
+            registry: RedisRegistry::over(nodes.clone(), &options),
+            nodes,
             lives: Lives {
                 log_seconds: super::seconds(options.log_life),
                 channel_seconds: super::channel_seconds(&options),
@@ -64,13 +64,13 @@ impl RedisFeed {
     /// Leases, over this feed's own connections: who can't hear can't renew.
     #[must_use]
     pub fn leases(&self) -> Arc<dyn Leases> {
-        RedisLeases::over(self.nodes.clone(), self.leases.clone())
+        self.leases.clone()
     }
 
     /// The registry of users, over the same connections.
     #[must_use]
     pub fn registry(&self) -> Arc<dyn UserRegistry> {
-        RedisRegistry::over(self.nodes.clone(), self.registry.clone())
+        self.registry.clone()
     }
 
     /// Hints to and from other connectors.
@@ -89,27 +89,13 @@ impl RedisFeed {
         channels: &[ChannelName],
         touch: Option<&Lives>,
     ) -> Result<Vec<Option<Head>>, StoreError> {
-        let mut questions: BTreeMap<u64, (Connection, Vec<ChannelName>, Vec<usize>)> =
-            BTreeMap::new();
-        for (index, channel) in channels.iter().enumerate() {
-            let connection = self.nodes.connection(channel)?;
-            let (_, names, indices) = questions
-                .entry(connection.number)
-                .or_insert_with(|| (connection, Vec::new(), Vec::new()));
-            names.push(channel.clone());
-            indices.push(index);
-        }
-        let answers = questions
-            .values()
-            .map(|(connection, names, _)| heads(connection, &self.keys, names, touch));
-        let answers = try_join_all(answers).await?;
-        let mut ends = vec![None; channels.len()];
-        for ((_, _, indices), heads) in questions.values().zip(answers) {
-            for (index, head) in indices.iter().zip(heads) {
-                ends[*index] = head;
-            }
-        }
-        Ok(ends)
+        let parts = by_connection(channels, |channel| self.nodes.connection(channel))?;
+        let answers = parts.into_iter().map(async |(connection, indices)| {
+            let its = indices.iter().map(|index| channels[*index].clone());
+            let heads = heads(&connection, &self.keys, &its.collect::<Vec<_>>(), touch).await?;
+            Ok((indices, heads))
+        });
+        in_order(try_join_all(answers).await?)
     }
 }
 

@@ -31,26 +31,21 @@ const USER: &str = "u:";
 
 pub(super) struct RedisLeases {
     nodes: Arc<Nodes>,
-    commands: LeaseCommands,
-}
-
-/// What is the same in all commands.
-#[derive(Clone)]
-pub(super) struct LeaseCommands {
     keys: Keys,
     lease_seconds: String,
     channel_seconds: String,
     full_lease: Duration,
 }
 
-impl LeaseCommands {
-    pub(super) fn new(options: &StoreOptions) -> Self {
-        Self {
+impl RedisLeases {
+    pub(super) fn over(nodes: Arc<Nodes>, options: &StoreOptions) -> Arc<dyn Leases> {
+        Arc::new(Self {
+            nodes,
             keys: Keys::new(&options.prefix),
             lease_seconds: seconds(LEASE_MEMORY),
             channel_seconds: channel_seconds(options),
             full_lease: options.lease,
-        }
+        })
     }
 
     /// Begins the call of a script that begins with `lease.lua`.
@@ -59,17 +54,10 @@ impl LeaseCommands {
         command.arg(&self.lease_seconds);
         command
     }
-}
-
-impl RedisLeases {
-    pub(super) fn over(nodes: Arc<Nodes>, commands: LeaseCommands) -> Arc<dyn Leases> {
-        Arc::new(Self { nodes, commands })
-    }
 
     fn lease_connection(&self, incarnation: &Incarnation) -> Result<Connection, StoreError> {
-        let keys = &self.commands.keys;
         self.nodes.connection_of(|| {
-            let [lease, _] = keys.lease(incarnation);
+            let [lease, _] = self.keys.lease(incarnation);
             lease
         })
     }
@@ -87,7 +75,7 @@ impl RedisLeases {
         script: &Script,
         arguments: &[String],
     ) -> Result<Value, StoreError> {
-        let keys = [self.commands.keys.directory()];
+        let keys = [self.keys.directory()];
         let mut command = call(script, &keys);
         command.arg(arguments);
         let [key] = keys;
@@ -112,7 +100,7 @@ impl Leases for RedisLeases {
         incarnation: &Incarnation,
         lease: Duration,
     ) -> Result<Renewed, StoreError> {
-        let mut command = self.commands.of_lease(&SCRIPTS.renew, incarnation);
+        let mut command = self.of_lease(&SCRIPTS.renew, incarnation);
         command.arg(milliseconds(lease));
         let connection = self.lease_connection(incarnation)?;
         let reply = one(&connection, command).await?;
@@ -125,7 +113,7 @@ impl Leases for RedisLeases {
         entries: &[IndexEntry],
     ) -> Result<Indexed, StoreError> {
         for some in entries.chunks(ENTRIES_AT_ONCE) {
-            let mut command = self.commands.of_lease(&SCRIPTS.index_add, incarnation);
+            let mut command = self.of_lease(&SCRIPTS.index_add, incarnation);
             add_entries(&mut command, some);
             let reply = self.ask_lease(incarnation, command).await?;
             match text(&reply) {
@@ -146,7 +134,7 @@ impl Leases for RedisLeases {
     ) -> Result<u64, StoreError> {
         let mut dropped = 0;
         for some in entries.chunks(ENTRIES_AT_ONCE) {
-            let mut command = self.commands.of_lease(&SCRIPTS.index_drop, incarnation);
+            let mut command = self.of_lease(&SCRIPTS.index_drop, incarnation);
             command.arg(match by {
                 DroppedBy::Owner => "owner",
                 DroppedBy::Reaper => "reaper",
@@ -159,7 +147,7 @@ impl Leases for RedisLeases {
     }
 
     async fn index(&self, incarnation: &Incarnation) -> Result<Vec<IndexEntry>, StoreError> {
-        let [_, key] = self.commands.keys.lease(incarnation);
+        let [_, key] = self.keys.lease(incarnation);
         // A scan may bring an entry twice.
         let mut entries = HashMap::new();
         let mut cursor = 0;
@@ -182,7 +170,7 @@ impl Leases for RedisLeases {
     ) -> Result<Vec<Look>, StoreError> {
         let connection = |channel: &ChannelName| self.nodes.connection(channel);
         let question = |channel: &ChannelName| {
-            let keys = self.commands.keys.of(channel);
+            let keys = self.keys.of(channel);
             let incarnation = Some(incarnation);
             let mut command = redis::cmd("EVALSHA");
             command
@@ -191,7 +179,7 @@ impl Leases for RedisLeases {
                 .arg(keys.sessions_of(incarnation))
                 .arg(keys.dead(incarnation))
                 .arg(keys.detached())
-                .arg(&self.commands.channel_seconds);
+                .arg(&self.channel_seconds);
             command
         };
         let answers = ask_each(channels, connection, question).await?;
@@ -215,7 +203,7 @@ impl Leases for RedisLeases {
         incarnation: &Incarnation,
         channel: &ChannelName,
     ) -> Result<BTreeMap<SessionId, User>, StoreError> {
-        let keys = self.commands.keys.of(channel);
+        let keys = self.keys.of(channel);
         let own = keys.sessions_of(Some(incarnation));
         let mut sessions = BTreeMap::new();
         let mut cursor = 0;
@@ -233,7 +221,7 @@ impl Leases for RedisLeases {
     }
 
     async fn resign(&self, incarnation: &Incarnation) -> Result<(), StoreError> {
-        let command = self.commands.of_lease(&SCRIPTS.resign, incarnation);
+        let command = self.of_lease(&SCRIPTS.resign, incarnation);
         self.ask_lease(incarnation, command).await?;
         Ok(())
     }
@@ -250,7 +238,7 @@ impl Leases for RedisLeases {
     }
 
     async fn directory(&self) -> Result<HashSet<Incarnation>, StoreError> {
-        let key = self.commands.keys.directory();
+        let key = self.keys.directory();
         let mut command = redis::cmd("ZRANGEBYSCORE");
         command.arg(&key).arg("-inf").arg("+inf");
         let reply = one(&self.nodes.connection_of(|| key)?, command).await?;
@@ -259,7 +247,7 @@ impl Leases for RedisLeases {
 
     async fn present(&self, channel: &ChannelName) -> Result<Vec<Incarnation>, StoreError> {
         let mut command = redis::cmd("SMEMBERS");
-        command.arg(self.commands.keys.of(channel).incarnations());
+        command.arg(self.keys.of(channel).incarnations());
         let reply = one(&self.nodes.connection(channel)?, command).await?;
         incarnations(&reply).ok_or_else(strange)
     }
@@ -270,7 +258,7 @@ impl Leases for RedisLeases {
     ) -> Result<Vec<Option<LeaseState>>, StoreError> {
         let connection = |incarnation: &Incarnation| self.lease_connection(incarnation);
         let question = |incarnation: &Incarnation| {
-            let [lease, _] = self.commands.keys.lease(incarnation);
+            let [lease, _] = self.keys.lease(incarnation);
             let mut command = redis::cmd("HMGET");
             command.arg(lease).arg("state").arg("until");
             command
@@ -285,10 +273,8 @@ impl Leases for RedisLeases {
         incarnation: &Incarnation,
         seen_until: u64,
     ) -> Result<Declared, StoreError> {
-        let mut command = self.commands.of_lease(&SCRIPTS.declare_dead, incarnation);
-        command
-            .arg(seen_until)
-            .arg(milliseconds(self.commands.full_lease));
+        let mut command = self.of_lease(&SCRIPTS.declare_dead, incarnation);
+        command.arg(seen_until).arg(milliseconds(self.full_lease));
         let reply = self.ask_lease(incarnation, command).await?;
         match text(&reply) {
             Some("dead") => Ok(Declared::Dead),
@@ -303,9 +289,9 @@ impl Leases for RedisLeases {
         incarnation: &Incarnation,
         place: &Place,
     ) -> Result<LeaseState, StoreError> {
-        let mut command = self.commands.of_lease(&SCRIPTS.vouch, incarnation);
+        let mut command = self.of_lease(&SCRIPTS.vouch, incarnation);
         command
-            .arg(milliseconds(self.commands.full_lease))
+            .arg(milliseconds(self.full_lease))
             .arg(index_key(place))
             .arg(IndexEntry::random_nonce());
         let reply = self.ask_lease(incarnation, command).await?;

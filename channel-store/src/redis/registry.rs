@@ -1,6 +1,7 @@
 //! The registry of users in Redis: each call is one script about one user, and so in one slot.
 
 use super::ask::{ask_each, call, one};
+use super::connection::Connection;
 use super::keys::Keys;
 use super::nodes::Nodes;
 use super::reply::{number, refusal, strange, text, unavailable};
@@ -20,24 +21,19 @@ use tokio::sync::mpsc;
 
 pub(super) struct RedisRegistry {
     nodes: Arc<Nodes>,
-    commands: RegistryCommands,
-}
-
-/// What is the same in all commands.
-#[derive(Clone)]
-pub(super) struct RegistryCommands {
     keys: Keys,
     life_seconds: String,
     tombstone_seconds: String,
 }
 
-impl RegistryCommands {
-    pub(super) fn new(options: &StoreOptions) -> Self {
-        Self {
+impl RedisRegistry {
+    pub(super) fn over(nodes: Arc<Nodes>, options: &StoreOptions) -> Arc<dyn UserRegistry> {
+        Arc::new(Self {
+            nodes,
             keys: Keys::new(&options.prefix),
             life_seconds: channel_seconds(options),
             tombstone_seconds: seconds(options.tombstone_life),
-        }
+        })
     }
 
     /// Begins the call of a script that begins with `user.lua`.
@@ -67,21 +63,15 @@ impl RegistryCommands {
             .arg(login.policy.as_str());
         command
     }
-}
-
-impl RedisRegistry {
-    pub(super) fn over(nodes: Arc<Nodes>, commands: RegistryCommands) -> Arc<dyn UserRegistry> {
-        Arc::new(Self { nodes, commands })
-    }
 
     async fn ask(&self, user: &UserId, command: Cmd) -> Result<Value, StoreError> {
         let connection = self.connection(user)?;
         one(&connection, command).await
     }
 
-    fn connection(&self, user: &UserId) -> Result<super::connection::Connection, StoreError> {
+    fn connection(&self, user: &UserId) -> Result<Connection, StoreError> {
         self.nodes.connection_of(|| {
-            let [entries, _] = self.commands.keys.of_user(user).all();
+            let [entries, _] = self.keys.of_user(user).all();
             entries
         })
     }
@@ -90,8 +80,8 @@ impl RedisRegistry {
 #[async_trait]
 impl UserRegistry for RedisRegistry {
     async fn login(&self, login: &Login, dead: &[Incarnation]) -> Result<LoggedIn, StoreError> {
-        let mut command = self.commands.entering(&SCRIPTS.login, login, dead);
-        command.arg(&self.commands.tombstone_seconds);
+        let mut command = self.entering(&SCRIPTS.login, login, dead);
+        command.arg(&self.tombstone_seconds);
         for incarnation in dead {
             command.arg(incarnation.as_str());
         }
@@ -104,7 +94,7 @@ impl UserRegistry for RedisRegistry {
     ) -> Result<Vec<Result<Claimed, StoreError>>, StoreError> {
         let connection = |(login, _): &(Login, u64)| self.connection(&login.user);
         let question = |(login, generation): &(Login, u64)| {
-            let mut command = self.commands.entering(&SCRIPTS.claim, login, &[]);
+            let mut command = self.entering(&SCRIPTS.claim, login, &[]);
             command.arg(generation);
             command
         };
@@ -118,21 +108,21 @@ impl UserRegistry for RedisRegistry {
         session: &SessionId,
         fence: bool,
     ) -> Result<(), StoreError> {
-        let closed = self.commands.keys.of_user(user).closed(session);
-        let mut command = self.commands.of_user(&SCRIPTS.close, user, [closed]);
+        let closed = self.keys.of_user(user).closed(session);
+        let mut command = self.of_user(&SCRIPTS.close, user, [closed]);
         command
             .arg(session.as_str())
             .arg(if fence { "1" } else { "0" })
-            .arg(&self.commands.tombstone_seconds);
+            .arg(&self.tombstone_seconds);
         self.ask(user, command).await.map(drop)
     }
 
     async fn reap(&self, user: &UserId, incarnation: &Incarnation) -> Result<u64, StoreError> {
-        let dead = self.commands.keys.of_user(user).dead(incarnation);
-        let mut command = self.commands.of_user(&SCRIPTS.reap_user, user, [dead]);
+        let dead = self.keys.of_user(user).dead(incarnation);
+        let mut command = self.of_user(&SCRIPTS.reap_user, user, [dead]);
         command
             .arg(incarnation.as_str())
-            .arg(&self.commands.tombstone_seconds);
+            .arg(&self.tombstone_seconds);
         number(&self.ask(user, command).await?).ok_or_else(strange)
     }
 
@@ -142,11 +132,11 @@ impl UserRegistry for RedisRegistry {
         users: &[UserId],
     ) -> Result<Vec<UserLook>, StoreError> {
         let question = |user: &UserId| {
-            let dead = self.commands.keys.of_user(user).dead(incarnation);
-            self.commands.of_user(&SCRIPTS.look_user, user, [dead])
+            let dead = self.keys.of_user(user).dead(incarnation);
+            self.of_user(&SCRIPTS.look_user, user, [dead])
         };
         let answers = ask_each(users, |user| self.connection(user), question).await?;
-        let look = |(connection, reply): (super::connection::Connection, Value)| {
+        let look = |(connection, reply): (Connection, Value)| {
             let (tombstoned, entries) = entries(&reply).ok_or_else(strange)?;
             Ok(UserLook {
                 entries,
@@ -158,7 +148,7 @@ impl UserRegistry for RedisRegistry {
     }
 
     async fn agree(&self, policy: LoginPolicy, lasts: Duration) -> Result<LoginPolicy, StoreError> {
-        let key = self.commands.keys.login_policy();
+        let key = self.keys.login_policy();
         let mut command = call(&SCRIPTS.agree, std::slice::from_ref(&key));
         command
             .arg(policy.as_str())

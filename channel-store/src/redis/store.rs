@@ -1,12 +1,13 @@
 //! Chat's side of channels in Redis.
 
+use super::ask::one;
 use super::connection::Connection;
 use super::history::history;
 use super::keys::Keys;
-use super::leases::{LeaseCommands, RedisLeases};
+use super::leases::RedisLeases;
 use super::location::OpenError;
 use super::nodes::{Nodes, Pinned};
-use super::registry::{RedisRegistry, RegistryCommands};
+use super::registry::RedisRegistry;
 use super::reply::{number, refusal, strange, text, unavailable};
 use super::scripts::SCRIPTS;
 use super::seconds;
@@ -42,8 +43,8 @@ const REPLICA_MILLISECONDS: u32 = 500;
 /// Channels in Redis, for chat.
 pub struct RedisStore {
     nodes: Arc<Nodes>,
-    leases: LeaseCommands,
-    registry: RegistryCommands,
+    leases: Arc<dyn Leases>,
+    registry: Arc<dyn UserRegistry>,
     commands: Arc<Commands>,
     /// Replicas that must have a publication.
     replicas: u32,
@@ -65,8 +66,8 @@ impl RedisStore {
         };
         let nodes = Arc::new(Nodes::open(url, &options, pool, None).await?);
         Ok(Self {
-            leases: LeaseCommands::new(&options),
-            registry: RegistryCommands::new(&options),
+            leases: RedisLeases::over(nodes.clone(), &options),
+            registry: RedisRegistry::over(nodes.clone(), &options),
             commands: Arc::new(Commands::new(&options, nodes.publish_word())),
             nodes,
             replicas,
@@ -77,25 +78,17 @@ impl RedisStore {
     /// Leases, over this store's own connections.
     #[must_use]
     pub fn leases(&self) -> Arc<dyn Leases> {
-        RedisLeases::over(self.nodes.clone(), self.leases.clone())
+        self.leases.clone()
     }
 
     /// The registry of users, over this store's own connections.
     #[must_use]
     pub fn registry(&self) -> Arc<dyn UserRegistry> {
-        RedisRegistry::over(self.nodes.clone(), self.registry.clone())
+        self.registry.clone()
     }
 
     async fn one(&self, channel: &ChannelName, command: Cmd) -> Result<Value, StoreError> {
-        let mut pipeline = Pipeline::with_capacity(1);
-        pipeline.add_command(command);
-        let connection = self.nodes.connection(channel)?;
-        let mut replies = connection.request(&pipeline, 0, 1).await?;
-        match replies.pop() {
-            Some(Value::ServerError(error)) => Err(refusal(&error)),
-            Some(reply) => Ok(reply),
-            None => Err(strange()),
-        }
+        one(&self.nodes.connection(channel)?, command).await
     }
 }
 

@@ -1,4 +1,4 @@
--- lease: one incarnation's lease as it stands. Part of every script about it.
+-- lease: one incarnation's lease as it stands. Part of every script about it; follows clock.lua.
 --
 -- KEYS  1 lease (hash: state live, provisional or dead; until: its end, this server's milliseconds)
 --       2 index (hash: 'c:' and a channel -> nonce)
@@ -7,11 +7,6 @@ local call, format = redis.call, string.format
 local lease, index = KEYS[1], KEYS[2]
 local held = call('HMGET', lease, 'state', 'until')
 local state, ends = held[1], held[2]
-
-local function milliseconds()
-  local time = call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end
 
 local function remember()
   call('EXPIRE', lease, ARGV[1])

@@ -1,11 +1,11 @@
 -- look: how many sessions of an incarnation are members of a channel, and whether it was reaped there; keeps the former
 -- from expiring. Not flagged no-writes, so that a replica refuses it. Allowed out of memory.
+-- Follows clock.lua.
 --
 -- KEYS  1 sessions of the incarnation  2 tombstone of the incarnation  3 detached, as in members.lua
 -- ARGV  1 seconds
 -- reply { sessions, 1 if it was reaped, 1 if a detached member's time is over }
 redis.call('EXPIRE', KEYS[1], ARGV[1])
-local time = redis.call('TIME')
-local now = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000))
+local now = string.format('%d', milliseconds())
 local due = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, 1)
 return { redis.call('SCARD', KEYS[1]), redis.call('EXISTS', KEYS[2]), #due }

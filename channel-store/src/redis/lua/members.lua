@@ -1,5 +1,5 @@
 -- members: sessions as a set, users by their number of sessions. Part of every script that changes them; follows
--- append.lua.
+-- append.lua, clock.lua.
 --
 -- KEYS  6 sessions (hash: session -> record)  7 users (hash: user -> number of sessions)
 --       8 detached (zset: session -> when it is due, this server's milliseconds)
@@ -23,11 +23,6 @@ local function remove(session, record)
     call('HDEL', users, user)
     if announced then announce('onLeave', user, number) end
   end
-end
-
-local function milliseconds()
-  local time = call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
 -- Removes detached members that did not join again in time.

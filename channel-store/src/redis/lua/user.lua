@@ -1,4 +1,4 @@
--- user: one user's entries as they stand. Part of every script about them.
+-- user: one user's entries as they stand. Part of every script about them; follows clock.lua.
 --
 -- KEYS  1 entries (hash: session -> generation, incarnation, '1' if superseded: three lines)
 --       2 the last generation given
@@ -43,8 +43,7 @@ end
 
 -- Why a login or claim is refused, if it is.
 local function refusal(dead, closed, deadline)
-  local time = call('TIME')
   if call('EXISTS', dead) == 1 then return { 'dead' } end
-  if time[1] * 1000 + math.floor(time[2] / 1000) > tonumber(deadline) then return { 'late' } end
+  if milliseconds() > tonumber(deadline) then return { 'late' } end
   if call('EXISTS', closed) == 1 then return { 'closed' } end
 end
