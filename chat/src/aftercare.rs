@@ -3,13 +3,11 @@
 use crate::detached::expire_in_time;
 use crate::funerals::Funerals;
 use crate::line::Line;
+use crate::reaper::Reaper;
 use crate::vouching::Voucher;
 use channel_store::{ChannelName, ChannelStore, Leases, UserRegistry};
-use metrics::{counter, describe_counter};
 use std::sync::Arc;
 use tokio_util::task::AbortOnDropHandle;
-
-const REAPED: &str = "chat_members_reaped_total";
 
 /// Looks after members until it is dropped. The default looks after nobody.
 #[derive(Default)]
@@ -28,20 +26,18 @@ impl Aftercare {
         leases: Arc<dyn Leases>,
         registry: Arc<dyn UserRegistry>,
     ) -> Arc<Self> {
-        describe_counter!(REAPED, "Members of dead connectors taken out");
-        let reaped = counter!(REAPED);
+        let reaper = Reaper::new(store.clone(), registry.clone());
         let (met, detached) = (Arc::<Line>::default(), Arc::<Line>::default());
         let voucher = Voucher {
-            store: store.clone(),
             leases: leases.clone(),
-            reaped: reaped.clone(),
+            reaper: reaper.clone(),
         };
         let vouching = tokio::spawn(voucher.check_all(met.clone()));
-        let expiring = tokio::spawn(expire_in_time(store.clone(), detached.clone()));
+        let expiring = tokio::spawn(expire_in_time(store, detached.clone()));
         Arc::new(Self {
             met,
             detached,
-            _funerals: Some(Funerals::begin(store, leases, registry, reaped)),
+            _funerals: Some(Funerals::begin(reaper, leases, registry)),
             _tasks: [vouching, expiring].map(AbortOnDropHandle::new).into(),
         })
     }

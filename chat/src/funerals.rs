@@ -4,16 +4,16 @@
 //! and any number at once does no harm, because each step is a script that may be repeated (MEMBERSHIP.md). An outage of
 //! the store kills nobody: a lease is declared over only after it was seen unchanged through a stretch of answers.
 
+use crate::reaper::Reaper;
 use channel_store::{
-    ChannelName, ChannelStore, Declared, DroppedBy, Incarnation, IndexEntry, Leases, Place,
-    SETTLE_TIME, StoreError, UserId, UserRegistry,
+    ChannelName, Declared, DroppedBy, Incarnation, IndexEntry, Leases, Place, SETTLE_TIME,
+    StoreError, UserId, UserRegistry,
 };
 use futures_util::stream::{self, StreamExt};
-use metrics::{Counter, counter, describe_counter};
+use metrics::{counter, describe_counter};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -25,8 +25,7 @@ const OBSERVATION: Duration = Duration::from_millis(1_500);
 const POLLS: u32 = 3;
 /// Before a funeral that broke off begins again.
 const RETRY: Duration = Duration::from_secs(1);
-/// Runs of the script that reaps, at once: for all funerals, and for one.
-const REAPS: usize = 32;
+/// Runs of the script that reaps, at once, for one funeral.
 const REAPS_OF_ONE: usize = 16;
 /// Places that are looked at together.
 const LOOKS: usize = 500;
@@ -40,18 +39,15 @@ impl Funerals {
     /// Begins to look after the incarnations that these leases are of.
     #[must_use]
     pub(crate) fn begin(
-        store: Arc<dyn ChannelStore>,
+        reaper: Arc<Reaper>,
         leases: Arc<dyn Leases>,
         registry: Arc<dyn UserRegistry>,
-        reaped: Counter,
     ) -> Self {
         describe_counter!("chat_funerals_total", "Funerals begun here");
         let parlour = Arc::new(Parlour {
-            store,
+            reaper,
             leases,
             registry,
-            reaping: Semaphore::new(REAPS),
-            reaped,
         });
         Self {
             _task: AbortOnDropHandle::new(tokio::spawn(watch(parlour))),
@@ -61,11 +57,9 @@ impl Funerals {
 
 /// What all funerals of this process share.
 struct Parlour {
-    store: Arc<dyn ChannelStore>,
+    reaper: Arc<Reaper>,
     leases: Arc<dyn Leases>,
     registry: Arc<dyn UserRegistry>,
-    reaping: Semaphore,
-    reaped: Counter,
 }
 
 /// A lease past its noted time, as it was seen so far.
@@ -190,7 +184,8 @@ impl Parlour {
             let was_empty = index.is_empty();
             // Whoever else is at it begins elsewhere.
             fastrand::shuffle(&mut index);
-            let reaps = index.iter().map(|it| self.reap(&it.place, incarnation));
+            let reaps = index.iter();
+            let reaps = reaps.map(|it| self.reaper.reap(&it.place, incarnation));
             // All of them, whichever fail: one server that is away holds up no other's channels.
             let reaped = stream::iter(reaps.collect::<Vec<_>>()).buffer_unordered(REAPS_OF_ONE);
             let reaped: Vec<_> = reaped.collect().await;
@@ -201,26 +196,6 @@ impl Parlour {
             }
             for some in index.chunks(LOOKS) {
                 self.drop_what_is_clean(incarnation, some).await?;
-            }
-        }
-    }
-
-    async fn reap(&self, place: &Place, incarnation: &Incarnation) -> Result<(), StoreError> {
-        loop {
-            let _permit = self.reaping.acquire().await;
-            let remaining = match place {
-                Place::Channel(channel) => {
-                    let reaped = self.store.reap(channel, incarnation).await?;
-                    self.reaped.increment(reaped.ended);
-                    reaped.remaining
-                }
-                Place::User(user) => {
-                    self.registry.reap(user, incarnation).await?;
-                    0
-                }
-            };
-            if remaining == 0 {
-                return Ok(());
             }
         }
     }

@@ -18,6 +18,7 @@ mod json;
 mod line;
 mod measure;
 mod metering;
+mod reaper;
 mod send_stream;
 mod validate;
 mod vouching;

@@ -7,9 +7,10 @@
 //! once; else the funeral begins when the lease is over.
 
 use crate::line::Line;
-use channel_store::{ChannelName, ChannelStore, Incarnation, Leases, Place, StoreError};
+use crate::reaper::Reaper;
+use channel_store::{ChannelName, Incarnation, Leases, Place, StoreError};
 use futures_util::future::join_all;
-use metrics::{Counter, counter, describe_counter};
+use metrics::{counter, describe_counter};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -22,9 +23,8 @@ const VOUCHED: &str = "chat_vouched_total";
 
 /// What vouching needs.
 pub(crate) struct Voucher {
-    pub(crate) store: Arc<dyn ChannelStore>,
     pub(crate) leases: Arc<dyn Leases>,
-    pub(crate) reaped: Counter,
+    pub(crate) reaper: Arc<Reaper>,
 }
 
 impl Voucher {
@@ -74,11 +74,8 @@ impl Voucher {
         self.leases.note(incarnation, Duration::ZERO).await?;
         counter!(VOUCHED).increment(1);
         tracing::info!(%channel, %incarnation, dead = state.dead, "vouched for");
-        let mut remaining = u64::from(state.dead);
-        while remaining > 0 {
-            let reaped = self.store.reap(channel, incarnation).await?;
-            self.reaped.increment(reaped.ended);
-            remaining = reaped.remaining;
+        if state.dead {
+            self.reaper.reap(&place, incarnation).await?;
         }
         Ok(())
     }

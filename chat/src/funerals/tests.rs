@@ -3,8 +3,8 @@
 use super::*;
 use channel_store::memory::{MemoryStore, Snapshot};
 use channel_store::{
-    ChannelName, Join, LoggedIn, Login, LoginPolicy, Membership, SessionId, StoreOptions, User,
-    UserId,
+    ChannelName, ChannelStore, Join, LoggedIn, Login, LoginPolicy, Membership, SessionId,
+    StoreOptions, User, UserId,
 };
 
 const LEASE: Duration = Duration::from_secs(10);
@@ -26,7 +26,8 @@ impl Scene {
     fn funerals(&self) -> Funerals {
         let registry = self.store.registry();
         let leases = self.leases.clone();
-        Funerals::begin(self.store.clone(), leases, registry, Counter::noop())
+        let reaper = Reaper::new(self.store.clone(), registry.clone());
+        Funerals::begin(reaper, leases, registry)
     }
 
     /// A connector with a member of its own in each of some channels.
