@@ -103,8 +103,8 @@ impl Departures {
     /// False if so many leaves are outstanding that nobody else should come in.
     #[must_use]
     pub(crate) fn has_room(&self) -> bool {
-        let lingering = self.line.state.lock().lingering.len();
-        lingering + self.line.outstanding() < ROOM
+        let state = self.line.state.lock();
+        state.lingering.len() + state.outstanding() < ROOM
     }
 
     /// Returns when every leave has landed whose time has come.
@@ -113,7 +113,7 @@ impl Departures {
             let emptied = self.line.emptied.notified();
             tokio::pin!(emptied);
             emptied.as_mut().enable();
-            if self.line.outstanding() == 0 {
+            if self.line.state.lock().outstanding() == 0 {
                 return;
             }
             emptied.await;
@@ -121,12 +121,13 @@ impl Departures {
     }
 }
 
-impl Line {
+impl State {
     fn outstanding(&self) -> usize {
-        let state = self.state.lock();
-        state.waiting.len() + state.under_way
+        self.waiting.len() + self.under_way
     }
+}
 
+impl Line {
     fn push(&self, departure: Departure) {
         if let Some(membership) = &departure.membership {
             membership.ends();
@@ -160,9 +161,8 @@ async fn end_graces(line: Arc<Line>) {
             Some(until) if until > Instant::now() => sleep_until(until).await,
             Some(_) => {
                 let over = line.state.lock().lingering.pop_front();
-                if let Some((_, departure)) = over {
-                    line.push(departure);
-                }
+                over.into_iter()
+                    .for_each(|(_, departure)| line.push(departure));
             }
         }
     }

@@ -9,6 +9,7 @@ mod index;
 mod patrol;
 mod roster;
 
+pub(crate) use patrol::count_repair;
 pub(crate) use roster::Membership;
 
 use crate::chat::Chat;
@@ -16,13 +17,13 @@ use crate::config::{ConfigError, new_incarnation};
 use crate::registry::Registry;
 use crate::suspects::Suspects;
 use channel_store::{
-    DEADLINE_MARGIN, Generation, Incarnation, Indexed, LEASE_MEMORY, Leases, Place, Renewed,
-    SessionId, StoreError,
+    ChannelName, DEADLINE_MARGIN, Generation, Incarnation, Indexed, LEASE_MEMORY, Leases, Place,
+    Renewed, SessionId, StoreError, User,
 };
 use index::Index;
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use parking_lot::Mutex;
-use proto::v1::Session as WireSession;
+use proto::v1::{LeaveRequest, Session as WireSession};
 use roster::Roster;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -329,6 +330,23 @@ impl Tenure {
 
     fn next_operation(&self) -> u64 {
         self.operations.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// What ends a session's membership: with a number of its own.
+    fn leave(
+        &self,
+        channel: &ChannelName,
+        user: &User,
+        session: &SessionId,
+        fence: bool,
+    ) -> LeaveRequest {
+        LeaveRequest {
+            channel: channel.to_string(),
+            user: user.id.to_string(),
+            user_is_number: user.is_number,
+            session: Some(self.wire_session(session, self.next_operation())),
+            fence,
+        }
     }
 
     fn wire_session(&self, session: &SessionId, operation: u64) -> WireSession {

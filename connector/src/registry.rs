@@ -7,7 +7,7 @@
 
 use crate::connection::Connection;
 use crate::disconnect::Disconnect;
-use crate::lease::Stay;
+use crate::lease::{Stay, count_repair};
 use channel_store::{
     Claimed, Hints, Incarnation, Leases, LoggedIn, Login, LoginPolicy, Place, SessionId,
     StoreError, UserEntry, UserId, UserLook, UserRegistry,
@@ -31,7 +31,6 @@ const RETRY: Duration = Duration::from_millis(100);
 const HOLDERS: usize = 8;
 
 const KICKS: &str = "connector_kicks_total";
-const REPAIRS: &str = "connector_repairs_total";
 
 /// What a login was told.
 #[derive(Debug, PartialEq, Eq)]
@@ -365,7 +364,7 @@ impl Registry {
         for (claimed, (login, _)) in self.users.claim(&logins).await?.into_iter().zip(&logins) {
             match claimed {
                 Ok(Claimed { superseded, better }) => {
-                    counter!(REPAIRS, "reason" => "login-lost").increment(1);
+                    count_repair("login-lost");
                     let concerned = superseded.into_iter().chain(better);
                     hints.extend(concerned.map(|it| (it, login.user.clone())));
                 }
@@ -384,7 +383,7 @@ impl Registry {
         }
         for (user, session) in over {
             self.users.close(&user, &session, true).await?;
-            counter!(REPAIRS, "reason" => "login-ghost").increment(1);
+            count_repair("login-ghost");
         }
         self.hint(hints).await;
         Ok(is_settled)

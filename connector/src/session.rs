@@ -54,13 +54,7 @@ pub(crate) struct Client {
     session: Option<Session>,
 }
 
-/// What became of a login.
-enum Entered {
-    In(Entry),
-    Taken,
-}
-
-/// Why a session is not registered.
+/// Why nobody was let in.
 enum Refused {
     Taken,
     Failed,
@@ -142,10 +136,17 @@ impl Client {
             return Some(FAILED);
         };
         let deadline = Instant::now() + CALL;
-        let entry = match self.enter(&login, &id, deadline).await {
-            Some(Entered::In(entry)) => entry,
-            Some(Entered::Taken) => return Some(TAKEN),
-            None => return Some(FAILED),
+        let mut departure = Departure::default();
+        let entered = self.enter(&login, &id, deadline, &mut departure).await;
+        let entry = match entered {
+            Ok(entry) => entry,
+            Err(refused) => {
+                self.end(departure);
+                return Some(match refused {
+                    Refused::Taken => TAKEN,
+                    Refused::Failed => FAILED,
+                });
+            }
         };
         match &entry.recovered {
             Some(recovered) => self.answer(request.id, &recovered.add_to(LOGGED_IN)),
@@ -162,36 +163,29 @@ impl Client {
 
     /// Follows the channel first, then joins: so the own onJoin is among what the hub delivers (K2). It is indexed first,
     /// too: so whatever becomes of this process, login and member are found. What was missed is judged last, when nothing
-    /// can be missed any more.
-    async fn enter(&self, login: &Login, id: &SessionId, deadline: Instant) -> Option<Entered> {
+    /// can be missed any more. What has to be undone if this goes wrong is noted on the way.
+    async fn enter(
+        &self,
+        login: &Login,
+        id: &SessionId,
+        deadline: Instant,
+        departure: &mut Departure,
+    ) -> Result<Entry, Refused> {
         let Login { user, channel, .. } = login;
         let mut format = self.connection.format();
         if login.recovery.is_wanted() {
             format = format.with_positions();
         }
         let member = self.services.hub.attach(channel, &self.connection, format);
-        let mut departure = Departure::default();
-        let registered = self.register(user, channel, id, &mut departure);
+        let registered = self.register(user, channel, id, departure);
         let prepared = async { tokio::join!(member.followed(), registered) };
-        let admitted = timeout(PREPARE, prepared).await;
-        let membership = match admitted {
-            Ok(((), Ok(membership))) => membership,
-            Ok(((), Err(Refused::Taken))) => {
-                self.end(departure);
-                return Some(Entered::Taken);
+        let Ok(((), membership)) = timeout(PREPARE, prepared).await else {
+            if let Some(registration) = &departure.registration {
+                registration.is_uncertain();
             }
-            Ok(((), Err(Refused::Failed))) => {
-                self.end(departure);
-                return None;
-            }
-            Err(_) => {
-                if let Some(registration) = &departure.registration {
-                    registration.is_uncertain();
-                }
-                self.end(departure);
-                return None;
-            }
+            return Err(Refused::Failed);
         };
+        let membership = membership?;
         let join = self.services.chat.join(membership.join());
         let joined = timeout_at(deadline, join).await;
         match joined.unwrap_or(Err(CallError::Unknown)) {
@@ -199,23 +193,20 @@ impl Client {
                 membership.joined(repeated);
                 departure.membership = Some(Arc::clone(&membership));
                 let placed = place(&member, &login.recovery, &answer);
-                let Some((begin, recovered)) = timeout_at(deadline, placed).await.ok().flatten()
-                else {
-                    self.end(departure);
-                    return None;
-                };
+                let placed = timeout_at(deadline, placed).await.ok().flatten();
+                let (begin, recovered) = placed.ok_or(Refused::Failed)?;
                 let session = Session {
                     membership,
-                    registration: departure.registration,
+                    registration: departure.registration.take(),
                     flow: Arc::default(),
                     keys: 0,
                     member,
                 };
-                Some(Entered::In(Entry {
+                Ok(Entry {
                     session,
                     begin,
                     recovered,
-                }))
+                })
             }
             Err(error) => {
                 tracing::debug!(%error, "join failed");
@@ -229,13 +220,12 @@ impl Client {
                     }
                     CallError::Refused { .. } | CallError::Unreachable => {}
                 }
-                self.end(departure);
-                None
+                Err(Refused::Failed)
             }
         }
     }
 
-    /// Indexes and registers a session. What has to be undone if this goes wrong is noted on the way.
+    /// Indexes and registers a session.
     async fn register(
         &self,
         user: &User,

@@ -16,7 +16,7 @@ use channel_store::{
 };
 use futures_util::stream::{self, StreamExt};
 use metrics::{counter, describe_counter};
-use proto::v1::{LeaveRequest, MembersRequest};
+use proto::v1::MembersRequest;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,11 +114,12 @@ impl Lease {
             return Ok(Vec::new());
         }
         let looks = self.leases.look(&tenure.incarnation, channels).await?;
+        let overdue = channels.iter().zip(&looks).filter(|(_, look)| look.overdue);
+        let overdue = stream::iter(overdue.map(|(channel, _)| channel.clone()));
+        let expired = overdue.for_each_concurrent(COMPARED, async |it| expire(chat, &it).await);
+        expired.await;
         let (mut doubtful, mut empty) = (Vec::new(), Vec::new());
         for (channel, look) in channels.iter().zip(looks) {
-            if look.overdue {
-                expire(chat, channel).await;
-            }
             let known = tenure.roster.lock().members(channel).len();
             let place = Place::Channel(channel.clone());
             if tenure.index.lock().is_as_known(&place, &look, known) {
@@ -216,8 +217,8 @@ impl Lease {
         Ok(stands)
     }
 
-    /// Another lifetime of a server may have begun on older data, wherever that server is asked.
-    /// True if this one was not known.
+    /// Another lifetime of a server may have begun on older data, wherever that server is asked: true if this one was
+    /// not known.
     pub(super) fn meet(&self, tenure: &Arc<Tenure>, generation: &Generation) -> bool {
         let mut generations = tenure.generations.lock();
         let is_new = generations.insert(generation.clone()) && generations.len() > 1;
@@ -235,25 +236,19 @@ impl Lease {
         channel: &ChannelName,
         generation: Generation,
     ) -> bool {
-        let mut repairs = match self.compare(tenure, channel).await {
+        let repairs = match self.compare(tenure, channel).await {
             Ok(repairs) => repairs,
             Err(error) => {
                 tracing::debug!(%error, %channel, "not compared");
                 return false;
             }
         };
-        let repaired = stream::iter(repairs.drain(..)).map(async |repair| {
+        let repaired = stream::iter(repairs).map(async |repair| {
             let _permit = self.calls.acquire().await;
             match repair {
                 Repair::Join(membership) => join_again(chat, &membership).await,
                 Repair::Leave(session, user) => {
-                    let leave = LeaveRequest {
-                        channel: channel.to_string(),
-                        user: user.id.to_string(),
-                        user_is_number: user.is_number,
-                        session: Some(tenure.wire_session(&session, tenure.next_operation())),
-                        fence: true,
-                    };
+                    let leave = tenure.leave(channel, &user, &session, true);
                     is_done(chat.leave(leave).await, "ghost")
                 }
             }
@@ -315,9 +310,14 @@ async fn join_again(chat: &Chat, membership: &Membership) -> bool {
     }
 }
 
+/// Something that the store had otherwise than this connector is as it should be.
+pub(crate) fn count_repair(reason: &'static str) {
+    counter!(REPAIRS, "reason" => reason).increment(1);
+}
+
 fn is_done<T>(called: Result<T, CallError>, reason: &'static str) -> bool {
     match called {
-        Ok(_) => counter!(REPAIRS, "reason" => reason).increment(1),
+        Ok(_) => count_repair(reason),
         Err(error) => {
             tracing::debug!(%error, reason, "not repaired");
             return false;

@@ -3,7 +3,7 @@
 use super::{Stay, Tenure};
 use channel_store::{ChannelName, Place, SessionId, User};
 use parking_lot::Mutex;
-use proto::v1::{JoinRequest, LeaveRequest, Session as WireSession};
+use proto::v1::{JoinRequest, LeaveRequest};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 
@@ -108,7 +108,7 @@ impl Membership {
             channel: self.channel.to_string(),
             user: self.user.id.to_string(),
             user_is_number: self.user.is_number,
-            session: Some(self.wire_session(self.operation)),
+            session: Some(self.tenure().wire_session(&self.session, self.operation)),
             deadline: self.stay.deadline(),
         }
     }
@@ -132,18 +132,10 @@ impl Membership {
 
     /// What ends it.
     pub(crate) fn leave(&self) -> LeaveRequest {
-        let fence = {
-            let mut standing = self.standing.lock();
-            standing.left = true;
-            standing.fence
-        };
-        LeaveRequest {
-            channel: self.channel.to_string(),
-            user: self.user.id.to_string(),
-            user_is_number: self.user.is_number,
-            session: Some(self.wire_session(self.tenure().next_operation())),
-            fence,
-        }
+        self.ends();
+        let fence = self.standing.lock().fence;
+        let tenure = self.tenure();
+        tenure.leave(&self.channel, &self.user, &self.session, fence)
     }
 
     /// Its join once more, because the store has lost it; `None` if it is leaving.
@@ -172,10 +164,6 @@ impl Membership {
     fn is_present(&self) -> bool {
         let standing = self.standing.lock();
         standing.joined && !standing.left
-    }
-
-    fn wire_session(&self, operation: u64) -> WireSession {
-        self.tenure().wire_session(&self.session, operation)
     }
 }
 

@@ -3,6 +3,7 @@
 
 use crate::chat::{ChatService, TransportError};
 use async_trait::async_trait;
+use channel_store::memory::MemoryStore;
 use channel_store::{
     ChannelName, ChannelStore, Claimed, Declared, DroppedBy, Hints, HistoryPage, HistoryRange,
     Incarnation, IndexEntry, Indexed, Join, Joined, LeaseState, Leases, Leave, LoggedIn, Login,
@@ -127,8 +128,26 @@ impl Link {
 
 /// Leases behind a link.
 pub(super) struct FarLeases {
-    pub(super) link: Arc<Link>,
-    pub(super) leases: Arc<dyn Leases>,
+    link: Arc<Link>,
+    leases: Arc<dyn Leases>,
+}
+
+impl FarLeases {
+    pub(super) fn of(store: &MemoryStore, link: &Arc<Link>) -> Arc<Self> {
+        Arc::new(Self {
+            link: Arc::clone(link),
+            leases: store.leases(),
+        })
+    }
+}
+
+impl FarUsers {
+    pub(super) fn of(store: &MemoryStore, link: &Arc<Link>) -> Arc<Self> {
+        Arc::new(Self {
+            link: Arc::clone(link),
+            users: store.registry(),
+        })
+    }
 }
 
 /// A store behind a link.
@@ -139,8 +158,8 @@ pub(super) struct FarStore {
 
 /// A registry of users behind a link.
 pub(super) struct FarUsers {
-    pub(super) link: Arc<Link>,
-    pub(super) users: Arc<dyn UserRegistry>,
+    link: Arc<Link>,
+    users: Arc<dyn UserRegistry>,
 }
 
 /// Hints, said behind a link; what is heard is heard.

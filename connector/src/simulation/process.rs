@@ -40,14 +40,8 @@ impl ChatProcess {
             link: Arc::clone(&link),
             store: store.clone(),
         });
-        let leases = Arc::new(FarLeases {
-            link: Arc::clone(&link),
-            leases: store.leases(),
-        });
-        let users = Arc::new(FarUsers {
-            link: Arc::clone(&link),
-            users: store.registry(),
-        });
+        let leases = FarLeases::of(store, &link);
+        let users = FarUsers::of(store, &link);
         let aftercare = chat::Aftercare::begin(far_store.clone(), leases, users);
         let limits = chat::Limits::default();
         let service = chat::service(far_store, aftercare, &limits, Shutdown::new());
@@ -95,14 +89,8 @@ impl ConnectorProcess {
         let link = Link::new(lossy);
         let hub = Hub::new(TOUCH_INTERVAL);
         hub.follow(store.feed(hub.clone()));
-        let leases = Arc::new(FarLeases {
-            link: Arc::clone(&link),
-            leases: store.leases(),
-        });
-        let users = Arc::new(FarUsers {
-            link: Arc::clone(&link),
-            users: store.registry(),
-        });
+        let leases = FarLeases::of(store, &link);
+        let users = FarUsers::of(store, &link);
         let hints = Arc::new(FarHints {
             link: Arc::clone(&link),
             hints: store.hints(),
