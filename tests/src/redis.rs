@@ -165,6 +165,12 @@ impl Redis {
         offset.expect("INFO tells the offset")
     }
 
+    /// The process's id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// As the product's flags take it.
     #[must_use]
     pub fn url(&self) -> String {

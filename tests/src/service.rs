@@ -75,6 +75,12 @@ impl Service {
         &mut self.process
     }
 
+    /// The process's id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Memory in use.
     #[must_use]
     pub fn memory(&self) -> Memory {
@@ -258,14 +264,19 @@ impl Standalone {
     /// # Panics
     /// When it doesn't come up.
     pub async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// Starts one with further flags.
+    ///
+    /// # Panics
+    /// When it doesn't come up.
+    pub async fn with(flags: &[&str]) -> Self {
         let list = ["--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0"];
         let mut list = arguments(&list);
-        list.extend(arguments(&[
-            "--admin",
-            "127.0.0.1:0",
-            "--log-format",
-            "json",
-        ]));
+        list.extend(arguments(&["--admin", "127.0.0.1:0"]));
+        list.extend(arguments(&["--log-format", "json"]));
+        list.extend(arguments(flags));
         let standalone = Service::start("standalone", &[LISTENING, GRPC, ADMIN], list).await;
         standalone.ready().await;
         Self(standalone)

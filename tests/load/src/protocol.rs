@@ -1,0 +1,230 @@
+//! What clients say and hear, in each protocol.
+
+use crate::message::Stamp;
+use crate::wire::{BINARY, TEXT, masked};
+use clap::ValueEnum;
+
+/// Which one clients speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Protocol {
+    /// docs/protocols/pomelo.md.
+    Pomelo,
+    /// docs/protocols/json.md.
+    Json,
+    /// The floor's own: a frame that comes is sent to the room as it is, and nothing is answered.
+    #[value(skip)]
+    Floor,
+}
+
+/// What a frame tells a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Heard<'a> {
+    /// The protocol's own handshake is answered.
+    Greeting,
+    /// To the request with this number; true if it did what was asked.
+    Answer(u64, bool),
+    /// Somebody's message.
+    Message(Stamp),
+    /// This user is a member now.
+    Joined(u32),
+    /// Somebody is none any more.
+    Left,
+    /// The server's sign of life.
+    Heartbeat,
+    /// The server's reason to close.
+    Kicked(&'a [u8]),
+    /// Something else.
+    Other,
+}
+
+/// The number of the login among a client's requests.
+pub(crate) const LOGIN: u64 = 1;
+
+const ON_MESSAGE: &[u8] = b"onMessage";
+const ON_JOIN: &[u8] = b"onJoin";
+const ON_LEAVE: &[u8] = b"onLeave";
+
+impl Protocol {
+    /// Where a client connects to.
+    pub(crate) fn path(self, room: u32, user: u32) -> String {
+        match self {
+            Self::Pomelo => "/".to_owned(),
+            Self::Json => "/ws".to_owned(),
+            Self::Floor => format!("/{room}/{user}"),
+        }
+    }
+
+    /// True if requests are answered.
+    pub(crate) fn answers(self) -> bool {
+        self != Self::Floor
+    }
+
+    /// The first that a client says on a new connection.
+    pub(crate) fn open(self, room: u32, user: u32, out: &mut Vec<u8>) {
+        match self {
+            Self::Pomelo => package(1, out, |out| {
+                out.extend_from_slice(br#"{"sys":{"type":"load","version":"1"}}"#);
+            }),
+            Self::Json => login(self, room, user, out),
+            Self::Floor => {}
+        }
+    }
+
+    /// What follows the greeting.
+    pub(crate) fn greeted(self, room: u32, user: u32, out: &mut Vec<u8>) {
+        package(2, out, |_| {});
+        login(self, room, user, out);
+    }
+
+    /// A message, as the request with this number.
+    pub(crate) fn send(self, id: u64, stamp: Stamp, length: usize, out: &mut Vec<u8>) {
+        match self {
+            Self::Floor => masked(out, BINARY, |out| stamp.write(length, out)),
+            _ => self.request(id, "chat.handler.send", out, |out| stamp.write(length, out)),
+        }
+    }
+
+    /// A client's sign of life.
+    pub(crate) fn heartbeat(self, out: &mut Vec<u8>) {
+        if self == Self::Pomelo {
+            package(3, out, |_| {});
+        }
+    }
+
+    fn request(self, id: u64, route: &str, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
+        if self == Self::Pomelo {
+            return package(4, out, |out| {
+                out.push(0);
+                let mut left = id;
+                while left >= 0x80 {
+                    out.push(left as u8 | 0x80);
+                    left >>= 7;
+                }
+                out.push(left as u8);
+                out.push(route.len() as u8);
+                out.extend_from_slice(route.as_bytes());
+                body(out);
+            });
+        }
+        masked(out, TEXT, |out| {
+            let head = format!(r#"{{"id":{id},"route":"{route}","body":"#);
+            out.extend_from_slice(head.as_bytes());
+            body(out);
+            out.push(b'}');
+        });
+    }
+
+    /// What the payload of a frame tells; several things where the protocol packs them.
+    pub(crate) fn hear(self, payload: &[u8], mut tell: impl FnMut(Heard<'_>)) {
+        match self {
+            Self::Floor => tell(match payload.split_first() {
+                Some((b'J', user)) => Heard::Joined(number(user)),
+                Some((b'L', _)) => Heard::Left,
+                _ => message(payload),
+            }),
+            Self::Json => tell(json(payload)),
+            Self::Pomelo => {
+                let mut rest = payload;
+                while let Some((&[kind, a, b, c], behind)) = rest.split_first_chunk() {
+                    let length = u32::from_be_bytes([0, a, b, c]) as usize;
+                    let Some((body, behind)) = behind.split_at_checked(length) else {
+                        return tell(Heard::Other);
+                    };
+                    tell(pomelo(kind, body));
+                    rest = behind;
+                }
+            }
+        }
+    }
+}
+
+fn login(protocol: Protocol, room: u32, user: u32, out: &mut Vec<u8>) {
+    let body = format!(r#"{{"userId":"u{user}","lessonId":"room{room}"}}"#);
+    protocol.request(LOGIN, "connector.handler.login", out, |out| {
+        out.extend_from_slice(body.as_bytes());
+    });
+}
+
+/// A masked frame with one Pomelo package.
+fn package(kind: u8, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
+    masked(out, BINARY, |out| {
+        let from = out.len();
+        out.extend_from_slice(&[kind, 0, 0, 0]);
+        body(out);
+        let length = (out.len() - from - 4) as u32;
+        out[from + 1..from + 4].copy_from_slice(&length.to_be_bytes()[1..]);
+    });
+}
+
+fn pomelo(kind: u8, body: &[u8]) -> Heard<'_> {
+    match (kind, body) {
+        (1, _) => Heard::Greeting,
+        (3, _) => Heard::Heartbeat,
+        (5, reason) => Heard::Kicked(reason),
+        (4, [6, length, rest @ ..]) => match rest.split_at_checked((*length).into()) {
+            Some((route, body)) => push(route, body),
+            None => Heard::Other,
+        },
+        (4, [4, rest @ ..]) => {
+            let mut id = 0;
+            for (place, byte) in rest.iter().enumerate().take(5) {
+                id |= u64::from(byte & 0x7f) << (7 * place);
+                if *byte < 0x80 {
+                    return answer(id, &rest[place + 1..]);
+                }
+            }
+            Heard::Other
+        }
+        _ => Heard::Other,
+    }
+}
+
+fn json(text: &[u8]) -> Heard<'_> {
+    if let Some(rest) = text.strip_prefix(b"{\"route\":\"") {
+        let end = memchr::memchr(b'"', rest).unwrap_or(0);
+        // The channel's name stands before the body.
+        let body = memchr::memmem::find(rest, b"\"body\":").map_or(rest, |at| &rest[at + 7..]);
+        return push(&rest[..end], body);
+    }
+    let Some(rest) = text.strip_prefix(b"{\"id\":") else {
+        return Heard::Other;
+    };
+    answer(number_before(rest).into(), rest)
+}
+
+fn push<'a>(route: &[u8], body: &[u8]) -> Heard<'a> {
+    match route {
+        ON_MESSAGE => message(body),
+        ON_JOIN => Heard::Joined(named(body)),
+        ON_LEAVE => Heard::Left,
+        _ => Heard::Other,
+    }
+}
+
+fn message<'a>(body: &[u8]) -> Heard<'a> {
+    Stamp::read(body).map_or(Heard::Other, Heard::Message)
+}
+
+fn answer<'a>(id: u64, body: &[u8]) -> Heard<'a> {
+    let code = memchr::memmem::find(body, b"\"code\":").map(|at| &body[at + 7..]);
+    Heard::Answer(id, code.is_some_and(|code| number_before(code) == 0))
+}
+
+/// The user in `"userId":"u17"`.
+fn named(body: &[u8]) -> u32 {
+    let name = memchr::memmem::find(body, b":\"u");
+    name.map_or(u32::MAX, |at| number_before(&body[at + 3..]))
+}
+
+/// The number that the text begins with.
+fn number_before(text: &[u8]) -> u32 {
+    let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    number(&text[..digits])
+}
+
+fn number(digits: &[u8]) -> u32 {
+    std::str::from_utf8(digits)
+        .ok()
+        .and_then(|digits| digits.parse().ok())
+        .unwrap_or(u32::MAX)
+}

@@ -1,0 +1,163 @@
+//! What is measured: the floor, a whole system that was started for it, or one that runs already.
+
+use crate::floor;
+use crate::protocol::Protocol;
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::process::Command;
+use tests::process::Process;
+use tests::redis::Redis;
+use tests::service::Standalone;
+use tests::system::{Plan, Services};
+
+/// What to start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Up {
+    /// Two connectors, two chats and a Redis.
+    Redis,
+    /// One connector, one chat and a Redis.
+    One,
+    /// One process, the store in memory.
+    Standalone,
+    /// The bare broadcaster.
+    Floor,
+}
+
+/// A running server, whose processes are known unless somebody else has started it.
+pub(crate) struct Subject {
+    /// Where clients connect to.
+    pub(crate) servers: Vec<SocketAddr>,
+    /// What clients speak there.
+    pub(crate) protocol: Protocol,
+    processes: Vec<(&'static str, u32)>,
+    running: Running,
+}
+
+enum Running {
+    Floor(#[expect(dead_code, reason = "ends when it is dropped")] Process),
+    Services(#[expect(dead_code, reason = "as above")] Services, Redis),
+    Standalone(#[expect(dead_code, reason = "as above")] Standalone),
+    Elsewhere,
+}
+
+/// What the processes had used at a moment: by kind, nanoseconds of CPU.
+pub(crate) type Used = BTreeMap<&'static str, u64>;
+
+impl Subject {
+    /// Starts one with further flags for its connectors.
+    pub(crate) async fn start(
+        up: Up,
+        protocol: Protocol,
+        flags: &[&'static str],
+    ) -> anyhow::Result<Self> {
+        match up {
+            Up::Floor => {
+                let mut command = Command::new(std::env::current_exe()?);
+                let mut process = Process::spawn("floor", command.arg("floor"));
+                let address = |line: &str| line.strip_prefix(floor::LISTENING)?.parse().ok();
+                let server = process.wrote("where it listens", address).await;
+                Ok(Self {
+                    servers: vec![server],
+                    protocol: Protocol::Floor,
+                    processes: vec![("floor", process.id())],
+                    running: Running::Floor(process),
+                })
+            }
+            Up::Redis | Up::One => {
+                let redis = Redis::forgetful().await;
+                let count = if up == Up::Redis { 2 } else { 1 };
+                let plan = Plan::of(count, count).connector_flags(flags);
+                let services = plan.services(&redis.url(), &redis.url()).await;
+                let mut processes = vec![("redis", redis.id())];
+                processes.extend(services.chats.iter().map(|it| ("chat", it.id())));
+                processes.extend(services.connectors.iter().map(|it| ("connector", it.id())));
+                Ok(Self {
+                    servers: services.addresses(),
+                    protocol,
+                    processes,
+                    running: Running::Services(services, redis),
+                })
+            }
+            Up::Standalone => {
+                let standalone = Standalone::with(flags).await;
+                Ok(Self {
+                    servers: vec![standalone.address()],
+                    protocol,
+                    processes: vec![("standalone", standalone.id())],
+                    running: Running::Standalone(standalone),
+                })
+            }
+        }
+    }
+
+    /// One that runs already.
+    pub(crate) fn elsewhere(servers: Vec<SocketAddr>, protocol: Protocol) -> anyhow::Result<Self> {
+        if let Some(server) = servers.iter().find(|server| !server.ip().is_loopback()) {
+            bail!("{server} is not on this machine: load is for loopback alone");
+        }
+        Ok(Self {
+            servers,
+            protocol,
+            processes: Vec::new(),
+            running: Running::Elsewhere,
+        })
+    }
+
+    /// What its processes have used so far.
+    pub(crate) fn used(&self) -> anyhow::Result<Used> {
+        let mut used = Used::new();
+        for &(kind, id) in &self.processes {
+            *used.entry(kind).or_default() += cpu(id)?;
+        }
+        Ok(used)
+    }
+
+    /// Resident memory of what holds the clients' sockets, bytes, now and at its peak.
+    pub(crate) fn memory(&self) -> anyhow::Result<(u64, u64)> {
+        let mut memory = (0, 0);
+        for (kind, id) in &self.processes {
+            if matches!(*kind, "connector" | "standalone" | "floor") {
+                memory.0 += resident(*id, "VmRSS:")?;
+                memory.1 += resident(*id, "VmHWM:")?;
+            }
+        }
+        Ok(memory)
+    }
+
+    /// How many commands Redis has carried out, if there is one.
+    pub(crate) async fn commands(&self) -> Option<u64> {
+        match &self.running {
+            Running::Services(_, redis) => {
+                let count = redis.info("stats", "total_commands_processed").await?;
+                count.parse().ok()
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What a process's threads have used, nanoseconds.
+pub(crate) fn cpu(id: u32) -> anyhow::Result<u64> {
+    let mut used = 0;
+    let tasks = std::fs::read_dir(format!("/proc/{id}/task")).context("a process is gone")?;
+    for task in tasks {
+        let path = task?.path().join("schedstat");
+        let text = std::fs::read_to_string(path).context("the kernel keeps no schedstat")?;
+        let first = text
+            .split(' ')
+            .next()
+            .and_then(|text| text.parse::<u64>().ok());
+        used += first.context("a number")?;
+    }
+    Ok(used)
+}
+
+fn resident(id: u32, label: &str) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(label));
+    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    let kilobytes: u64 = kilobytes.context("a size")?.trim().parse()?;
+    Ok(kilobytes * 1024)
+}

@@ -1,0 +1,544 @@
+//! Many clients in one thread: each socket read when it has something, what it says checked, its answers written in one
+//! write. No task, no timer and no queue for each, so that the generator costs a small part of what it measures.
+
+use crate::message::Stamp;
+use crate::order::{Faults, Order, View, compare};
+use crate::protocol::{Heard, LOGIN, Protocol};
+use crate::wire;
+use anyhow::{Context, bail};
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token};
+use socket2::SockRef;
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
+use std::mem;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// Bytes that one read takes at most.
+const READ: usize = 256 << 10;
+/// Between a client's signs of life.
+const HEARTBEAT: Duration = Duration::from_secs(25);
+/// Without anything new for so long, all may have come.
+const QUIET: Duration = Duration::from_millis(20);
+/// Nothing that is waited for takes longer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Which room has how many clients and senders, and what they say.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Crowd {
+    /// Clients are spread over the rooms, and over the servers, in turn.
+    pub(crate) rooms: u32,
+    /// In each room.
+    pub(crate) senders: u32,
+    /// Of one message.
+    pub(crate) bytes: usize,
+}
+
+/// A client.
+pub(crate) struct Client {
+    socket: TcpStream,
+    stage: Stage,
+    /// The beginning of a frame.
+    partial: Vec<u8>,
+    out: Vec<u8>,
+    /// Not to be read.
+    stalled: bool,
+    beating: bool,
+    /// What it is to everybody else.
+    pub(crate) member: Member,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Connecting,
+    Upgrading,
+    Open,
+    Ended,
+}
+
+/// What a client is in its room.
+pub(crate) struct Member {
+    /// Its number, and name.
+    pub(crate) user: u32,
+    /// Its room's number, and name.
+    pub(crate) room: u32,
+    logged_in: bool,
+    /// It has its own onJoin.
+    online: bool,
+    order: Order,
+    /// What it has sent, if it is a sender.
+    pub(crate) sender: Option<Sender>,
+}
+
+/// A member that sends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sender {
+    /// Its place among all senders.
+    pub(crate) number: u32,
+    /// How many it has sent.
+    pub(crate) sent: u32,
+    /// Of those, how many came back to it.
+    pub(crate) returned: u32,
+    /// Of those, how many are answered.
+    pub(crate) answered: u32,
+}
+
+impl Sender {
+    /// How many are under way: not returned, or not answered where that is usual.
+    pub(crate) fn under_way(&self, protocol: Protocol) -> u32 {
+        let done = if protocol.answers() {
+            self.returned.min(self.answered)
+        } else {
+            self.returned
+        };
+        self.sent - done
+    }
+}
+
+/// All clients of a run.
+pub(crate) struct Swarm {
+    /// What they speak.
+    pub(crate) protocol: Protocol,
+    crowd: Crowd,
+    servers: Vec<SocketAddr>,
+    poll: Poll,
+    events: Events,
+    buffer: Box<[u8]>,
+    clients: Vec<Client>,
+    began: Instant,
+    beats: VecDeque<(u64, usize)>,
+    /// Messages that came.
+    pub(crate) delivered: u64,
+    /// Everything that came: messages, joins and leaves.
+    pub(crate) pushes: u64,
+    /// When the last of it came, nanoseconds since the beginning.
+    pub(crate) latest: u64,
+    /// How many clients have their own onJoin.
+    pub(crate) online: usize,
+    /// What was wrong so far.
+    pub(crate) faults: Faults,
+}
+
+impl Swarm {
+    /// Nobody yet.
+    pub(crate) fn new(
+        protocol: Protocol,
+        crowd: Crowd,
+        servers: Vec<SocketAddr>,
+        began: Instant,
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
+            protocol,
+            crowd,
+            servers,
+            poll: Poll::new()?,
+            events: Events::with_capacity(1024),
+            buffer: vec![0; READ].into(),
+            clients: Vec::new(),
+            began,
+            beats: VecDeque::new(),
+            delivered: 0,
+            pushes: 0,
+            latest: 0,
+            online: 0,
+            faults: Faults::default(),
+        })
+    }
+
+    /// Nanoseconds since the beginning.
+    pub(crate) fn now(&self) -> u64 {
+        nanoseconds(self.began)
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// What each sender has sent, in their order.
+    pub(crate) fn sent(&self) -> Vec<u32> {
+        let mut sent = vec![0; (self.crowd.rooms * self.crowd.senders) as usize];
+        for sender in self.clients.iter().filter_map(|it| it.member.sender) {
+            sent[sender.number as usize] = sender.sent;
+        }
+        sent
+    }
+
+    /// One more client: it begins to connect. The first of a room are its senders. `late`: others have sent before.
+    pub(crate) fn add(&mut self, late: bool) -> anyhow::Result<usize> {
+        let user = u32::try_from(self.clients.len())?;
+        let Crowd { rooms, senders, .. } = self.crowd;
+        // Whole rooms would else be on one server.
+        let (room, place) = (user % rooms, user / rooms);
+        let turn = (place + room) as usize % self.servers.len();
+        let client = Client {
+            socket: TcpStream::connect(self.servers[turn])?,
+            stage: Stage::Connecting,
+            partial: Vec::new(),
+            out: Vec::new(),
+            stalled: false,
+            beating: false,
+            member: Member {
+                user,
+                room,
+                logged_in: false,
+                online: false,
+                order: Order::new(room, senders, late),
+                sender: (place < senders && !late).then_some(Sender {
+                    number: room * senders + place,
+                    sent: 0,
+                    returned: 0,
+                    answered: 0,
+                }),
+            },
+        };
+        self.clients.push(client);
+        let token = self.clients.len() - 1;
+        self.register(token)?;
+        Ok(token)
+    }
+
+    fn register(&mut self, client: usize) -> anyhow::Result<()> {
+        let socket = &mut self.clients[client].socket;
+        let both = Interest::READABLE | Interest::WRITABLE;
+        self.poll
+            .registry()
+            .register(socket, Token(client), both)
+            .context("a socket")
+    }
+
+    /// Registers something else to wake [`turn`](Self::turn).
+    pub(crate) fn wake_by(&self, source: &mut impl mio::event::Source) -> anyhow::Result<()> {
+        let registry = self.poll.registry();
+        Ok(registry.register(source, Token(usize::MAX), Interest::READABLE)?)
+    }
+
+    /// Connects and logs in so many more, `at_once` at a time, until all of them are members. How long it took.
+    pub(crate) fn gather(&mut self, clients: usize, at_once: usize) -> anyhow::Result<Duration> {
+        let began = Instant::now();
+        let target = self.clients.len() + clients;
+        while self.online < target {
+            while self.clients.len() < target && self.clients.len() < self.online + at_once {
+                self.add(false)?;
+            }
+            self.turn(Some(Duration::from_millis(100)), &mut |_, _, _, _| {})?;
+            if began.elapsed() > PATIENCE || self.faults.ended > 0 {
+                bail!(
+                    "{} of {target} clients came online: {:?}",
+                    self.online,
+                    self.faults
+                );
+            }
+        }
+        Ok(began.elapsed())
+    }
+
+    /// Lets a sender send one message that was due at a time.
+    pub(crate) fn send(&mut self, client: usize, due: u64) {
+        let (protocol, bytes) = (self.protocol, self.crowd.bytes);
+        let Client { member, out, .. } = &mut self.clients[client];
+        member.send(protocol, bytes, due, out);
+        self.write(client);
+    }
+
+    /// Does not read a client's socket any more, whose kernel takes little.
+    pub(crate) fn stall(&mut self, client: usize) -> anyhow::Result<()> {
+        let client = &mut self.clients[client];
+        client.stalled = true;
+        SockRef::from(&client.socket).set_recv_buffer_size(4096)?;
+        Ok(())
+    }
+
+    /// Ends a client's connection as a client does who leaves.
+    pub(crate) fn leave(&mut self, client: usize) {
+        let client = &mut self.clients[client];
+        client.stage = Stage::Ended;
+        let _ = self.poll.registry().deregister(&mut client.socket);
+        let _ = client.socket.shutdown(std::net::Shutdown::Both);
+        self.online -= usize::from(mem::take(&mut client.member.online));
+    }
+
+    /// Takes what has come, or waits for that. `hear` may add to the client's way out.
+    pub(crate) fn turn(
+        &mut self,
+        wait: Option<Duration>,
+        hear: &mut impl FnMut(&mut Member, Heard<'_>, u64, &mut Vec<u8>),
+    ) -> anyhow::Result<()> {
+        let mut events = mem::replace(&mut self.events, Events::with_capacity(0));
+        let polled = self.poll.poll(&mut events, wait);
+        match polled {
+            Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error.into()),
+            _ => {}
+        }
+        for event in &events {
+            let client = event.token().0;
+            if client >= self.clients.len() {
+                continue;
+            }
+            if event.is_readable() || event.is_read_closed() {
+                self.read(client, hear);
+            }
+            self.write(client);
+        }
+        self.events = events;
+        self.beat();
+        Ok(())
+    }
+
+    fn read(
+        &mut self,
+        client: usize,
+        hear: &mut impl FnMut(&mut Member, Heard<'_>, u64, &mut Vec<u8>),
+    ) {
+        let mut buffer = mem::take(&mut self.buffer);
+        loop {
+            let it = &mut self.clients[client];
+            if it.stalled || matches!(it.stage, Stage::Ended | Stage::Connecting) {
+                break;
+            }
+            // What was left of the last read stands before what comes now.
+            let left = it.partial.len();
+            buffer[..left].copy_from_slice(&it.partial);
+            it.partial.clear();
+            match it.socket.read(&mut buffer[left..]) {
+                Ok(0) => {
+                    self.end(client);
+                    break;
+                }
+                Ok(count) => {
+                    let now = nanoseconds(self.began);
+                    let filled = left + count;
+                    let used = self.take(client, &buffer[..filled], now, hear);
+                    self.clients[client]
+                        .partial
+                        .extend_from_slice(&buffer[used..filled]);
+                    // A read that did not fill the buffer has emptied the socket: the next bytes wake again.
+                    if filled < buffer.len() {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.clients[client]
+                        .partial
+                        .extend_from_slice(&buffer[..left]);
+                    break;
+                }
+                Err(_) => {
+                    self.end(client);
+                    break;
+                }
+            }
+        }
+        self.buffer = buffer;
+    }
+
+    fn end(&mut self, client: usize) {
+        self.faults.ended += 1;
+        self.leave(client);
+    }
+
+    /// Takes whole frames; how many bytes they were.
+    fn take(
+        &mut self,
+        client: usize,
+        bytes: &[u8],
+        now: u64,
+        hear: &mut impl FnMut(&mut Member, Heard<'_>, u64, &mut Vec<u8>),
+    ) -> usize {
+        let Self {
+            protocol,
+            clients,
+            faults,
+            delivered,
+            pushes,
+            latest,
+            online,
+            beats,
+            ..
+        } = self;
+        let protocol = *protocol;
+        let Client {
+            stage,
+            member,
+            out,
+            beating,
+            ..
+        } = &mut clients[client];
+        let (mut used, before) = (0, *pushes);
+        if *stage == Stage::Upgrading {
+            match wire::upgraded(bytes) {
+                Ok(None) => return 0,
+                Ok(Some(end)) => {
+                    *stage = Stage::Open;
+                    used = end;
+                    protocol.open(member.room, member.user, out);
+                }
+                Err(_) => {
+                    faults.refused += 1;
+                    return bytes.len();
+                }
+            }
+        }
+        while let Some((opcode, payload, length)) = wire::frame(&bytes[used..]) {
+            used += length;
+            match opcode {
+                wire::PING => wire::masked(out, wire::PONG, |out| out.extend_from_slice(payload)),
+                wire::TEXT | wire::BINARY => protocol.hear(payload, |heard| {
+                    match heard {
+                        Heard::Message(stamp) => {
+                            *delivered += 1;
+                            *pushes += 1;
+                            member.order.message(stamp, faults);
+                            if let Some(sender) = &mut member.sender
+                                && sender.number == stamp.sender
+                            {
+                                sender.returned += 1;
+                            }
+                        }
+                        Heard::Answer(LOGIN, true) => member.logged_in = true,
+                        Heard::Answer(LOGIN, false) => faults.refused += 1,
+                        Heard::Answer(_, done) => {
+                            faults.refused += u64::from(!done);
+                            if let Some(sender) = &mut member.sender {
+                                sender.answered += 1;
+                            }
+                        }
+                        Heard::Joined(user) => {
+                            *pushes += 1;
+                            // The floor tells a member who came at the same moment.
+                            if protocol != Protocol::Floor || member.online || user == member.user {
+                                member.order.joined(user);
+                            }
+                            if user == member.user {
+                                member.online = true;
+                                *online += 1;
+                            }
+                        }
+                        Heard::Left => *pushes += 1,
+                        Heard::Greeting => {
+                            protocol.greeted(member.room, member.user, out);
+                            *beating = true;
+                            beats.push_back((now + HEARTBEAT.as_nanos() as u64, client));
+                        }
+                        Heard::Heartbeat | Heard::Kicked(_) | Heard::Other => {}
+                    }
+                    hear(member, heard, now, out);
+                }),
+                _ => {}
+            }
+        }
+        if *pushes != before {
+            *latest = now;
+        }
+        used
+    }
+
+    fn write(&mut self, client: usize) {
+        let Self {
+            protocol, clients, ..
+        } = self;
+        let it = &mut clients[client];
+        if it.stage == Stage::Connecting {
+            // Writable: connected, or failed, which the write tells.
+            if !matches!(it.socket.peer_addr(), Ok(_)) {
+                return;
+            }
+            let _ = it.socket.set_nodelay(true);
+            it.stage = Stage::Upgrading;
+            let path = protocol.path(it.member.room, it.member.user);
+            wire::upgrade(&path, &mut it.out);
+        }
+        if it.out.is_empty() || it.stage == Stage::Ended {
+            return;
+        }
+        match it.socket.write(&it.out) {
+            Ok(written) => drop(it.out.drain(..written)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => self.end(client),
+        }
+        let out = &mut self.clients[client].out;
+        if out.is_empty() && out.capacity() > 4096 {
+            *out = Vec::new();
+        }
+    }
+
+    /// Signs of life that are due.
+    fn beat(&mut self) {
+        if self.beats.is_empty() {
+            return;
+        }
+        let now = self.now();
+        while let Some(&(due, client)) = self.beats.front()
+            && due <= now
+        {
+            self.beats.pop_front();
+            let it = &mut self.clients[client];
+            if it.stage == Stage::Open && !it.stalled {
+                self.protocol.heartbeat(&mut it.out);
+                self.beats
+                    .push_back((now + HEARTBEAT.as_nanos() as u64, client));
+                self.write(client);
+            }
+        }
+    }
+
+    /// Registers it no longer.
+    pub(crate) fn wake_no_more(&self, source: &mut impl mio::event::Source) -> anyhow::Result<()> {
+        Ok(self.poll.registry().deregister(source)?)
+    }
+
+    /// True if everybody who reads has all that the senders have sent.
+    pub(crate) fn has_all(&self, sent: &[u32]) -> bool {
+        self.views().all(|(_, _, order)| order.missing(sent) == 0)
+    }
+
+    /// Waits until everybody who reads has everything, or for as long as that may take, and compares what they saw.
+    pub(crate) fn rest(&mut self) -> anyhow::Result<Faults> {
+        let sent = self.sent();
+        let end = Instant::now() + PATIENCE / 4;
+        loop {
+            let before = self.pushes;
+            self.turn(Some(QUIET), &mut |_, _, _, _| {})?;
+            let is_over = Instant::now() > end;
+            // Comparing is dear.
+            if self.pushes != before && !is_over {
+                continue;
+            }
+            let senders = self.clients.iter().filter_map(|it| it.member.sender);
+            let under_way = senders.map(|it| u64::from(it.under_way(self.protocol)));
+            let mut faults = compare(&self.views().collect::<Vec<_>>(), &sent);
+            faults.refused += under_way.sum::<u64>();
+            if faults.is_clean() || is_over {
+                faults += self.faults;
+                return Ok(faults);
+            }
+        }
+    }
+
+    fn views(&self) -> impl Iterator<Item = View<'_>> {
+        let present = self.clients.iter();
+        let present = present.filter(|it| it.stage == Stage::Open && !it.stalled);
+        present.map(|Client { member, .. }| (member.room, member.user, &member.order))
+    }
+}
+
+impl Member {
+    /// Appends one message that was due at a time to the way out, if this is a sender.
+    pub(crate) fn send(&mut self, protocol: Protocol, bytes: usize, due: u64, out: &mut Vec<u8>) {
+        let Some(sender) = &mut self.sender else {
+            return;
+        };
+        let stamp = Stamp {
+            sender: sender.number,
+            number: sender.sent,
+            due,
+        };
+        sender.sent += 1;
+        protocol.send(LOGIN + u64::from(sender.sent), stamp, bytes, out);
+    }
+}
+
+fn nanoseconds(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
