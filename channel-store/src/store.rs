@@ -371,6 +371,18 @@ pub trait FeedSink: Send + Sync + 'static {
         channel: &ChannelName,
         publication: Publication,
     );
+
+    /// Several have arrived together, which follow one another.
+    fn publications(
+        &self,
+        connection: &FeedConnection,
+        channel: &ChannelName,
+        run: &mut dyn Iterator<Item = Publication>,
+    ) {
+        for publication in run {
+            self.publication(connection, channel, publication);
+        }
+    }
 }
 
 /// Follows channels; a connector's side.

@@ -24,10 +24,16 @@ use crate::store::{
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use redis::{Cmd, Pipeline, Script, Value};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
+
+/// Messages of one channel that one run of the script publishes at most, and their bytes: others wait meanwhile, and
+/// who follows gets them in one piece.
+const GROUP: usize = 64;
+const GROUP_BYTES: usize = 128 << 10;
 
 /// Detached members that one run of the script removes at most.
 const EXPIRED_AT_ONCE: usize = 100;
@@ -210,29 +216,23 @@ impl Publisher for RedisPublisher {
             return Err(unavailable("an earlier batch has failed"));
         }
         let time = now_milliseconds();
-        let time_text = time.to_string();
-        // By node, each channel's in order; with their places in the batch.
-        let mut parts: Vec<(&Connection, Vec<usize>, Pipeline)> = Vec::new();
-        for (place, publish) in batch.iter().enumerate() {
-            let connection = self
-                .connections
-                .connection(&self.commands.keys, &publish.channel)?;
-            let is_its = |part: &(&Connection, _, _)| part.0.number == connection.number;
+        let mut parts: Vec<Part<'_>> = Vec::new();
+        for group in by_channel(&batch) {
+            let channel = &batch[group[0]].channel;
+            let connection = self.connections.connection(&self.commands.keys, channel)?;
+            let is_its = |part: &Part<'_>| part.connection.number == connection.number;
             let part = parts.iter().position(is_its).unwrap_or_else(|| {
-                let pipeline = Pipeline::with_capacity(batch.len() + 1);
-                parts.push((connection, Vec::new(), pipeline));
+                parts.push(Part {
+                    connection,
+                    groups: Vec::new(),
+                });
                 parts.len() - 1
             });
-            let (_, places, pipeline) = &mut parts[part];
-            places.push(place);
-            pipeline.add_command(self.commands.publish(publish, &time_text));
+            parts[part].groups.push(group);
         }
         let answers = parts
             .into_iter()
-            .map(async |(connection, places, pipeline)| {
-                let outcomes = self.publish_part(connection, pipeline, time).await?;
-                Ok(places.into_iter().zip(outcomes))
-            });
+            .map(async |part| self.publish_part(&batch, part, time).await);
         // All to their end, whatever becomes of one: let go while in line, a part would be overtaken by a later batch.
         let answers: Result<Vec<_>, StoreError> = join_all(answers).await.into_iter().collect();
         if answers.is_err() {
@@ -244,14 +244,47 @@ impl Publisher for RedisPublisher {
     }
 }
 
+/// What of a batch belongs to one node: messages by their places in the batch, those that one call publishes together.
+struct Part<'a> {
+    connection: &'a Connection,
+    groups: Vec<Vec<usize>>,
+}
+
+/// The places of messages that one call of the script takes: of one channel, in order.
+fn by_channel(batch: &[Publish]) -> Vec<Vec<usize>> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    let mut open: HashMap<&ChannelName, (usize, usize)> = HashMap::new();
+    for (place, publish) in batch.iter().enumerate() {
+        let size = publish.payload.as_bytes().len();
+        match open.get_mut(&publish.channel) {
+            Some((group, bytes))
+                if groups[*group].len() < GROUP && *bytes + size <= GROUP_BYTES =>
+            {
+                groups[*group].push(place);
+                *bytes += size;
+            }
+            _ => {
+                open.insert(&publish.channel, (groups.len(), size));
+                groups.push(vec![place]);
+            }
+        }
+    }
+    groups
+}
+
 impl RedisPublisher {
-    /// Publishes what belongs to one node.
+    /// Publishes what belongs to one node; each outcome with its place in the batch.
     async fn publish_part(
         &self,
-        connection: &Connection,
-        mut pipeline: Pipeline,
+        batch: &[Publish],
+        Part { connection, groups }: Part<'_>,
         time: u64,
-    ) -> Result<Vec<Result<Published, StoreError>>, StoreError> {
+    ) -> Result<Vec<(usize, Result<Published, StoreError>)>, StoreError> {
+        let mut pipeline = Pipeline::with_capacity(groups.len() + 1);
+        let time_text = time.to_string();
+        for group in &groups {
+            pipeline.add_command(self.commands.publish(batch, group, &time_text));
+        }
         let waits = self.replicas > 0;
         if waits {
             // Covers all that this server has written so far: also what a repeated key finds.
@@ -273,16 +306,16 @@ impl RedisPublisher {
             0
         };
         let safe = reached >= u64::from(self.replicas);
-        let outcome = |reply| {
-            Ok(published(reply, time)?.and_then(|published| {
-                if safe {
-                    Ok(published)
-                } else {
-                    Err(unavailable("too few replicas have it"))
-                }
-            }))
-        };
-        replies.iter().map(outcome).collect()
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for (group, reply) in groups.into_iter().zip(&replies) {
+            let answers = published(reply, group.len(), time)?.into_iter();
+            let answers = answers.map(|outcome| match outcome {
+                Ok(_) if !safe => Err(unavailable("too few replicas have it")),
+                outcome => outcome,
+            });
+            outcomes.extend(group.into_iter().zip(answers));
+        }
+        Ok(outcomes)
     }
 }
 
@@ -327,18 +360,23 @@ impl Commands {
         }
     }
 
-    fn publish(&self, publish: &Publish, time: &str) -> Cmd {
-        let data = publish.payload.as_bytes();
-        let mut command = Cmd::with_capacity(20, data.len() + 512);
-        self.call(&mut command, &SCRIPTS.publish, &publish.channel, &[], time);
-        command.arg(&data[..]);
-        command.arg(publish.session.as_ref().map_or("", |it| it.as_str()));
-        match &publish.key {
-            None => command.arg(""),
-            // Names hold no NUL: no two pairs of user and key look the same.
-            Some(key) => command.arg(format!("{}\0{}", publish.user, key)),
-        };
+    /// Publishes messages of one channel, of these places in the batch.
+    fn publish(&self, batch: &[Publish], group: &[usize], time: &str) -> Cmd {
+        let messages = || group.iter().map(|place| &batch[*place]);
+        let size: usize = messages().map(|it| it.payload.as_bytes().len() + 128).sum();
+        let mut command = Cmd::with_capacity(18 + 3 * group.len(), size + 512);
+        let channel = &batch[group[0]].channel;
+        self.call(&mut command, &SCRIPTS.publish, channel, &[], time);
         command.arg(&self.key_seconds);
+        for publish in messages() {
+            command.arg(&publish.payload.as_bytes()[..]);
+            command.arg(publish.session.as_ref().map_or("", |it| it.as_str()));
+            match &publish.key {
+                None => command.arg(""),
+                // Names hold no NUL: no two pairs of user and key look the same.
+                Some(key) => command.arg(format!("{}\0{}", publish.user, key)),
+            };
+        }
         command
     }
 
@@ -482,32 +520,50 @@ fn flag(is_set: bool) -> &'static str {
     if is_set { "1" } else { "0" }
 }
 
-/// Reads one answer of `publish.lua`. The outer error: the answer is none.
-fn published(reply: &Value, time: u64) -> Result<Result<Published, StoreError>, StoreError> {
+/// Reads an answer of `publish.lua` for so many messages. The outer error: the answer is none.
+fn published(
+    reply: &Value,
+    count: usize,
+    time: u64,
+) -> Result<Vec<Result<Published, StoreError>>, StoreError> {
     if let Value::ServerError(error) = reply {
-        return Ok(Err(refusal(error)));
+        return Ok((0..count).map(|_| Err(refusal(error))).collect());
     }
     let Value::Array(fields) = reply else {
         return Err(strange());
     };
-    let status = fields.first().and_then(text).ok_or_else(strange)?;
-    let (repeated, time) = match (status, fields.get(4)) {
-        ("new", _) => (false, time),
-        ("dup", Some(first)) => (true, number(first).ok_or_else(strange)?),
-        ("nomember", _) => return Ok(Err(StoreError::NotMember)),
-        ("reused", _) => return Ok(Err(StoreError::KeyReused)),
-        _ => return Err(strange()),
+    let [epoch, reached, answers @ ..] = &fields[..] else {
+        return Err(strange());
     };
-    Ok(Ok(Published {
-        position: position(fields)?,
-        time,
-        reached: fields
-            .get(3)
-            .and_then(number)
-            .and_then(|reached| u32::try_from(reached).ok())
-            .ok_or_else(strange)?,
-        repeated,
-    }))
+    if answers.len() != count {
+        return Err(strange());
+    }
+    let epoch = Epoch::new(text(epoch).ok_or_else(strange)?);
+    let reached = number(reached).and_then(|reached| u32::try_from(reached).ok());
+    let reached = reached.ok_or_else(strange)?;
+    let answer = |answer: &Value| match answer {
+        Value::Int(_) => Ok(Ok(Published {
+            position: Position {
+                epoch: epoch.clone(),
+                offset: number(answer).ok_or_else(strange)?,
+            },
+            time,
+            reached,
+            repeated: false,
+        })),
+        Value::Array(first) => Ok(Ok(Published {
+            position: position(first)?,
+            time: first.get(2).and_then(number).ok_or_else(strange)?,
+            reached: 0,
+            repeated: true,
+        })),
+        answer => match text(answer) {
+            Some("nomember") => Ok(Err(StoreError::NotMember)),
+            Some("reused") => Ok(Err(StoreError::KeyReused)),
+            _ => Err(strange()),
+        },
+    };
+    answers.iter().map(answer).collect()
 }
 
 /// Reads the answer of `join.lua`.
@@ -517,7 +573,7 @@ fn joined(reply: &Value) -> Result<Joined, StoreError> {
     };
     match fields.first().and_then(text) {
         Some("joined") => Ok(Joined {
-            position: position(fields)?,
+            position: position(&fields[1..])?,
             published: fields.get(3).and_then(text).ok_or_else(strange)? == "1",
         }),
         Some("dead") => Err(StoreError::ConnectorDead),
@@ -529,8 +585,8 @@ fn joined(reply: &Value) -> Result<Joined, StoreError> {
 
 fn position(fields: &[Value]) -> Result<Position, StoreError> {
     Ok(Position {
-        epoch: Epoch::new(fields.get(1).and_then(text).ok_or_else(strange)?),
-        offset: fields.get(2).and_then(number).ok_or_else(strange)?,
+        epoch: Epoch::new(fields.first().and_then(text).ok_or_else(strange)?),
+        offset: fields.get(1).and_then(number).ok_or_else(strange)?,
     })
 }
 

@@ -11,7 +11,7 @@ use super::connection::{Connection, Ended, PROBE_INTERVAL};
 use super::keys::Keys;
 use super::link::Attendant;
 use super::location::Address;
-use super::reply::{announced, number};
+use super::reply::{Run, number};
 use super::slots::{Slots, slot};
 use super::unasked::DROPPED;
 use crate::name::{ChannelName, UserId};
@@ -410,12 +410,12 @@ impl Attendant for Topics {
                 Value::BulkString(content),
             ) => {
                 // What is no publication leaves a gap at most, and the next publication shows it.
-                let Some(publication) = announced(content, followed.epoch.as_ref()) else {
+                let Some(mut run) = Run::parse(content, followed.epoch.as_ref()) else {
                     return;
                 };
-                followed.epoch = Some(publication.position.epoch.clone());
+                followed.epoch = Some(run.epoch().clone());
                 drop(state);
-                self.sink.publication(&connection, &channel, publication);
+                self.sink.publications(&connection, &channel, &mut run);
             }
             (PushKind::Other(kind), _, _) if kind == DROPPED => {
                 followed.by = 0;

@@ -170,12 +170,24 @@ impl LocalChannel {
         }
     }
 
-    /// A publication from the feed. True: somebody must read the log now.
-    pub(super) fn publication(self: &Arc<Self>, connection: u64, publication: Publication) -> bool {
+    /// Publications from the feed, which follow one another. True: somebody must read the log now.
+    pub(super) fn publications(
+        self: &Arc<Self>,
+        connection: u64,
+        run: &mut dyn Iterator<Item = Publication>,
+    ) -> bool {
         let mut state = self.state.lock();
         if state.connection != connection {
             return false;
         }
+        let mut must_read = false;
+        for publication in run {
+            must_read |= self.take(&mut state, publication);
+        }
+        must_read
+    }
+
+    fn take(self: &Arc<Self>, state: &mut State, publication: Publication) -> bool {
         match state.phase {
             Phase::Off | Phase::Subscribing => false,
             Phase::Attaching | Phase::Reading => {
@@ -187,7 +199,7 @@ impl LocalChannel {
                 }
                 false
             }
-            Phase::Live => !self.advance(&mut state, publication),
+            Phase::Live => !self.advance(state, publication),
         }
     }
 

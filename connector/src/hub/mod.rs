@@ -203,10 +203,19 @@ impl FeedSink for Hub {
         name: &ChannelName,
         publication: Publication,
     ) {
+        self.publications(connection, name, &mut std::iter::once(publication));
+    }
+
+    fn publications(
+        &self,
+        connection: &FeedConnection,
+        name: &ChannelName,
+        run: &mut dyn Iterator<Item = Publication>,
+    ) {
         let Some(channel) = self.find(name) else {
             return;
         };
-        if channel.publication(connection.number, publication) {
+        if channel.publications(connection.number, run) {
             self.start_reading(channel);
         }
     }

@@ -4,5 +4,6 @@
 -- ARGV  7 how many at most
 -- reply milliseconds until the next is due; nil: there is none
 expire_due(ARGV[7])
+fan_out()
 local first = call('ZRANGEBYSCORE', detached, '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
 return first[1] and math.max(0, tonumber(first[2]) - milliseconds())

@@ -27,6 +27,7 @@ if record then
   local was, rest = string.match(record, '^(%d+)(\n.*)$')
   -- It has joined again before its leave arrived: that leave is older than this and must not end it.
   if tonumber(was) < operation then call('HSET', sessions, session, ARGV[8] .. rest) end
+  fan_out()
   refresh()
   call('EXPIRE', KEYS[12], ARGV[3])
   local e, offset, published = string.match(rest, '^\n%d\n(%w+)\n(%d+)\n(%d)\n')
@@ -42,6 +43,7 @@ elseif not generation then
 end
 call('HSET', sessions, session,
   table.concat({ ARGV[8], number, epoch, format('%d', last), published, ARGV[9], user }, '\n'))
+fan_out()
 refresh()
 call('EXPIRE', KEYS[12], ARGV[3])
 return { 'joined', epoch, last, published }

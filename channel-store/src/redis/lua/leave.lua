@@ -16,6 +16,7 @@ if record and (not operation or tonumber(string.match(record, '^%d+')) < operati
   refresh()
   ended = 1
 end
+fan_out()
 
 -- A copy of its join may still travel: from now on it comes too late.
 if ARGV[9] == '1' then

@@ -1,5 +1,5 @@
 -- members: sessions as a set, users by their number of sessions. Part of every script that changes them; follows
--- append.lua, clock.lua.
+-- append.lua, clock.lua. Whoever removes or announces must fan out before it ends.
 --
 -- KEYS  6 sessions (hash: session -> record)  7 users (hash: user -> number of sessions)
 --       8 detached (zset: session -> when it is due, this server's milliseconds)

@@ -1,39 +1,75 @@
--- publish: append one publication to a channel's log and fan it out, or answer a repeated idempotency key.
+-- publish: append publications to a channel's log and fan them out, each unless its idempotency key is known or its
+-- session is no member. One after the other, as if each came alone; only fanning out is done once.
 -- Without flags: Redis itself refuses this on a replica (READONLY), on a primary out of memory (OOM) or short of
 -- replicas (NOREPLICAS), before anything is written or fanned out. Follows epoch.lua, append.lua.
 --
--- ARGV  6 data (route, sender, body: opaque here)  7 session that must be a member, or ''
---       8 idempotency key or '' (user NUL key: keys are the user's own)  9 seconds a key is remembered, at least
--- reply { 'new', epoch, offset, feeds reached } | { 'dup', epoch, offset, 0, milliseconds } | { 'reused' } | { 'nomember' }
-local data, session, key = ARGV[6], ARGV[7], ARGV[8]
+-- ARGV  6 seconds a key is remembered, at least; then of each message:
+--       data (route, sender, body: opaque here)  session that must be a member, or ''
+--       idempotency key or '' (user NUL key: keys are the user's own)
+-- reply { epoch, feeds reached, of each message: its offset | { epoch, offset, milliseconds } of the one that had its
+--         key | 'reused' | 'nomember' }
+local FIRST = 7
 
 -- Idempotency: one hash per window of time, so a key is remembered for one to two windows. Redis's own clock.
-local memory, window
-if key ~= '' then
-  window = math.floor(call('TIME')[1] / ARGV[9])
+local keys = {}
+for i = FIRST + 2, #ARGV, 3 do
+  if ARGV[i] ~= '' then keys[#keys + 1] = ARGV[i] end
+end
+local memory, window, known, older
+if keys[1] then
+  window = math.floor(call('TIME')[1] / ARGV[6])
   memory = KEYS[3 + window % 2]
-  local was = generation and (call('HGET', memory, key) or call('HGET', KEYS[4 - window % 2], key))
-  if was then
-    -- While it is held, the first publication itself tells whether this is the same one again.
-    local held, offset = call('XRANGE', log, was, was)[1], tonumber(was)
-    if held and held[2][2] ~= data then return { 'reused' } end
-    local e = epoch
-    for id, start in string.gmatch(call('HGET', meta, 't'), '(%w+)@(%d+)') do
-      if tonumber(start) <= offset then e = id end
-    end
-    return { 'dup', e, offset, 0, held and string.match(held[1], '%d+$') or ARGV[5] }
+  if generation then
+    known, older = call('HMGET', memory, unpack(keys)), call('HMGET', KEYS[4 - window % 2], unpack(keys))
   end
 end
 
--- After the key: who has left since is still told what became of the first try.
-if session ~= '' and call('HEXISTS', KEYS[6], session) == 0 then return { 'nomember' } end
+-- The answer for a message whose key had this offset.
+local function repeated(was, data)
+  -- While it is held, the first publication itself tells whether this is the same one again.
+  local held, offset = call('XRANGE', log, was, was)[1], tonumber(was)
+  if held and held[2][2] ~= data then return 'reused' end
+  local e = epoch
+  for id, start in string.gmatch(call('HGET', meta, 't'), '(%w+)@(%d+)') do
+    if tonumber(start) <= offset then e = id end
+  end
+  return { e, offset, held and string.match(held[1], '%d+$') or ARGV[5] }
+end
 
-local reached = append(data)
-if memory then
-  call('HSET', memory, key, format('%d', last))
+local answers, members, given, noted, place = { '', 0 }, { [''] = 1 }, {}, {}, 0
+for i = FIRST, #ARGV, 3 do
+  local data, session, key, was = ARGV[i], ARGV[i + 1], ARGV[i + 2], nil
+  if key ~= '' then
+    place = place + 1
+    was = given[key] or known and (known[place] or older[place])
+  end
+  local answer
+  if was then
+    answer = repeated(was, data)
+  else
+    -- After the key: who has left since is still told what became of the first try.
+    members[session] = members[session] or call('HEXISTS', KEYS[6], session)
+    if members[session] == 1 then
+      append(data)
+      answer = last
+      if key ~= '' then
+        given[key] = format('%d', last)
+        noted[#noted + 1], noted[#noted + 2] = key, given[key]
+      end
+    else
+      answer = 'nomember'
+    end
+  end
+  answers[#answers + 1] = answer
+end
+
+if noted[1] then
+  call('HSET', memory, unpack(noted))
   if tonumber(m[5]) ~= window then
-    call('EXPIREAT', memory, format('%d', (window + 2) * ARGV[9]))
+    call('EXPIREAT', memory, format('%d', (window + 2) * ARGV[6]))
     call('HSET', meta, 'w', format('%d', window))
   end
 end
-return { 'new', epoch, last, reached }
+answers[2] = fan_out()
+answers[1] = epoch or ''
+return answers

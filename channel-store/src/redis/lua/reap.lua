@@ -14,6 +14,7 @@ for _, session in ipairs(call('SRANDMEMBER', KEYS[11], ARGV[7])) do
   end
   call('SREM', KEYS[11], session)
 end
+fan_out()
 if ended > 0 then refresh() end
 local remaining = call('SCARD', KEYS[11])
 if remaining == 0 then call('SREM', incarnations, ARGV[9]) end
