@@ -11,11 +11,15 @@ use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
+use std::mem;
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Notify;
 use tokio::task::yield_now;
+
+/// Answers of so many bytes leave at once.
+const HELD: usize = 16 << 10;
 
 /// How many bytes may wait for clients that do not read.
 #[derive(Debug)]
@@ -59,6 +63,8 @@ struct Queue {
     /// Whole frames, but for the first chunk, whose beginning may have been written.
     chunks: VecDeque<Bytes>,
     bytes: usize,
+    /// Replies that leave with whatever is sent next, in a moment at the latest.
+    held: Vec<u8>,
     draining: bool,
     closing: Option<Disconnect>,
 }
@@ -120,11 +126,24 @@ impl Connection {
         self.limits.connection / 8
     }
 
-    /// Answers a request.
+    /// Answers a request, in one write with other answers and publications of this moment.
     pub fn reply(self: &Arc<Self>, id: u64, body: &[u8]) {
-        let mut frame = Vec::with_capacity(body.len() + 32);
-        codec::reply(self.format, id, body, &mut frame);
-        self.send(&frame, &mut None);
+        let mut queue = self.queue.lock();
+        if queue.closing.is_some() {
+            return;
+        }
+        let is_first = queue.held.is_empty();
+        codec::reply(self.format, id, body, &mut queue.held);
+        if queue.held.len() > HELD {
+            drop(queue);
+            self.send(&[], &mut None);
+        } else if is_first {
+            let connection = Arc::clone(self);
+            tokio::spawn(async move {
+                yield_now().await;
+                connection.send(&[], &mut None);
+            });
+        }
     }
 
     /// Closes with a reason that the client is told in its protocol's form. The first reason stands.
@@ -171,9 +190,19 @@ impl Connection {
     }
 
     fn write(self: &Arc<Self>, queue: &mut Queue, frames: &[u8], shared: &mut Option<Bytes>) {
+        let held = mem::take(&mut queue.held);
+        if held.is_empty() && frames.is_empty() {
+            return;
+        }
         let mut written = 0;
         if queue.chunks.is_empty() {
-            match self.outlet.try_write(frames) {
+            let tried = if held.is_empty() {
+                self.outlet.try_write(frames)
+            } else {
+                let both = [IoSlice::new(&held), IoSlice::new(frames)];
+                self.outlet.try_write_vectored(&both)
+            };
+            match tried {
                 Ok(count) => written = count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(_) => {
@@ -183,16 +212,21 @@ impl Connection {
                 }
             }
         }
-        if written == frames.len() {
-            return;
+        let mut later = |rest: Bytes| {
+            queue.bytes += rest.len();
+            self.limits.queued.fetch_add(rest.len(), Ordering::Relaxed);
+            queue.chunks.push_back(rest);
+        };
+        let length = held.len();
+        if written < length {
+            later(Bytes::from(held).slice(written..));
         }
-        let rest = shared
-            .get_or_insert_with(|| Bytes::copy_from_slice(frames))
-            .slice(written..);
-        queue.bytes += rest.len();
-        self.limits.queued.fetch_add(rest.len(), Ordering::Relaxed);
-        queue.chunks.push_back(rest);
-        if !queue.draining {
+        let written = written.saturating_sub(length);
+        if written < frames.len() {
+            let shared = shared.get_or_insert_with(|| Bytes::copy_from_slice(frames));
+            later(shared.slice(written..));
+        }
+        if !queue.chunks.is_empty() && !queue.draining {
             queue.draining = true;
             tokio::spawn(Arc::clone(self).drain());
         }
@@ -254,6 +288,7 @@ impl Connection {
     }
 
     fn forget(&self, queue: &mut Queue, keep: usize) {
+        queue.held = Vec::new();
         queue.chunks.truncate(keep);
         let kept = queue.chunks.iter().map(Bytes::len).sum();
         self.limits
