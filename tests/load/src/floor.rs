@@ -21,12 +21,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Notify;
 
 /// What it writes once it listens, before its address.
 pub(crate) const LISTENING: &str = "listening on ";
 
+/// Connections that the kernel holds for it: as many as a storm makes at once.
+const BACKLOG: u32 = 4_096;
 /// A member that has so many bytes unread is cut off.
 const BOUND: usize = 1 << 20;
 
@@ -61,7 +63,9 @@ pub(crate) fn serve() -> anyhow::Result<()> {
         .enable_io()
         .build()?;
     runtime.block_on(async {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+        let listener = socket.listen(BACKLOG)?;
         println!("{LISTENING}{}", listener.local_addr()?);
         let floor = Arc::new(Floor::default());
         tokio::spawn(floor.clone().flush());

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// What a run found, by name. Names tell their units.
 pub(crate) type Figures = BTreeMap<String, f64>;
 
-/// Clients that connect at once.
+/// Clients that connect at once where that isn't what is measured.
 const AT_ONCE: usize = 256;
 /// Before anything is measured.
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -82,6 +82,9 @@ pub(crate) enum Mode {
     Storm {
         #[command(flatten)]
         people: People,
+        /// Who is not online yet and connects all the same
+        #[arg(long, default_value_t = 4_000)]
+        at_once: usize,
     },
     /// Everybody is there and silent: memory and CPU
     Idle {
@@ -116,7 +119,7 @@ impl Mode {
                 offered,
                 churn,
             } => run.latency(people, *offered, *churn),
-            Self::Storm { people } => run.storm(people),
+            Self::Storm { people, at_once } => run.storm(people, *at_once),
             Self::Idle { people } => run.idle(people).await,
             Self::Slow { people, offered } => run.slow(people, *offered),
         }
@@ -239,7 +242,7 @@ impl Run<'_> {
         self.note(&format!("max_ms{suffix}"), times.max() as f64 / 1e6);
     }
 
-    fn storm(mut self, people: &People) -> anyhow::Result<(Figures, Faults)> {
+    fn storm(mut self, people: &People, at_once: usize) -> anyhow::Result<(Figures, Faults)> {
         let mut swarm = self.swarm(people.crowd(0))?;
         let clients = people.clients;
         let mut faults = Faults::default();
@@ -248,7 +251,7 @@ impl Run<'_> {
             &mut swarm,
             |it| it.online as u64,
             |swarm| {
-                swarm.gather(clients, AT_ONCE)?;
+                swarm.gather(clients, at_once)?;
                 // Until everybody has heard of everybody who came later.
                 faults = swarm.rest()?;
                 Ok(())
