@@ -391,6 +391,7 @@ impl LocalChannel {
     fn deliver(self: &Arc<Self>, state: &mut State, publication: Publication) {
         let own = state.position.as_ref();
         let appended = state.audience.append(&self.name, own, &publication);
+        self.flusher.note_arrival();
         let position = publication.position.clone();
         if own.is_some_and(|own| own.epoch != position.epoch) {
             self.suspects.add(Place::Channel(self.name.clone()));

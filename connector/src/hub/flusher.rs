@@ -6,9 +6,14 @@
 use super::channel::LocalChannel;
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
+use tokio::time::Instant;
 
+/// The longest that the first of what is pending waits for more.
+const PATIENCE: Duration = Duration::from_millis(1);
 /// Flushes between two looks at everything else that waits.
 const CHANNELS_AT_ONCE: usize = 32;
 
@@ -16,6 +21,8 @@ const CHANNELS_AT_ONCE: usize = 32;
 pub(super) struct Flusher {
     dirty: Mutex<Vec<Arc<LocalChannel>>>,
     wake: Notify,
+    /// Publications that were appended anywhere.
+    arrivals: AtomicU64,
 }
 
 impl Flusher {
@@ -27,16 +34,33 @@ impl Flusher {
         }
     }
 
+    /// A publication was appended somewhere.
+    pub(super) fn note_arrival(&self) {
+        self.arrivals.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) async fn run(self: Arc<Self>) {
         loop {
             self.wake.notified().await;
-            yield_now().await;
+            self.let_more_arrive().await;
             let dirty = std::mem::take(&mut *self.dirty.lock());
             for channels in dirty.chunks(CHANNELS_AT_ONCE) {
                 for channel in channels {
                     channel.flush();
                 }
                 yield_now().await;
+            }
+        }
+    }
+
+    /// As long as each round of everything else brings more.
+    async fn let_more_arrive(&self) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let before = self.arrivals.load(Ordering::Relaxed);
+            yield_now().await;
+            if self.arrivals.load(Ordering::Relaxed) == before || Instant::now() > end {
+                return;
             }
         }
     }
