@@ -61,7 +61,7 @@ pub(crate) async fn serve(
     let mut work = Work::default();
     socket.codec.open(&mut work.inputs);
     socket.read(first, &mut work);
-    socket.carry_out(work).await;
+    Box::pin(socket.carry_out(work)).await;
     let reason = socket.run().await;
     tracing::debug!(%reason, "connection over");
     socket.client.close().await;
@@ -76,6 +76,12 @@ struct Work {
     inputs: Vec<Input>,
     /// After all of them.
     end: Option<Disconnect>,
+}
+
+impl Work {
+    fn is_empty(&self) -> bool {
+        self.inputs.is_empty() && self.end.is_none()
+    }
 }
 
 struct Socket {
@@ -101,7 +107,10 @@ impl Socket {
                         connection.abort();
                     }
                     let alarms = self.clock.alarms;
-                    self.carry_out(work).await;
+                    if !work.is_empty() {
+                        // Its future is large: an idle connection shall not carry it along.
+                        Box::pin(self.carry_out(work)).await;
+                    }
                     if self.clock.alarms != alarms {
                         alarm.as_mut().reset(self.clock.next());
                     }

@@ -21,6 +21,7 @@ use proto::v1::{
     JoinRequest, JoinResponse, LeaveRequest, MembersRequest, MembersResponse, SendRequest,
 };
 use std::future::Future;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -129,10 +130,14 @@ impl Chat {
         request: SendRequest,
         answer: impl FnOnce(Outcome) + Send + 'static,
     ) {
-        let pending = Pending::new(request, Arc::clone(flow), Box::new(answer));
-        match flow.enter(pending.bytes, || {
-            self.next().map(|endpoint| Arc::clone(&endpoint.lane))
-        }) {
+        let home = || {
+            self.home(&request.channel)
+                .map(|endpoint| Arc::clone(&endpoint.lane))
+        };
+        let bytes = prost::Message::encoded_len(&request);
+        let lane = flow.enter(bytes, home);
+        let pending = Pending::new(request, bytes, Arc::clone(flow), Box::new(answer));
+        match lane {
             Some(lane) => lane.push(pending),
             None => pending.settle(Outcome::Unknown),
         }
@@ -185,9 +190,16 @@ impl Chat {
         }
     }
 
-    /// The next endpoint in turn, of those that are up if any is.
-    fn next(&self) -> Option<Arc<Endpoint>> {
-        self.next_but(None)
+    /// The endpoint for a channel, of those that are up if any is: the same for all connectors, so that what is said in a
+    /// channel at one moment is published in one run.
+    fn home(&self, channel: &str) -> Option<Arc<Endpoint>> {
+        let endpoints = self.endpoints.read();
+        let best = endpoints.iter().max_by_key(|endpoint| {
+            let mut hasher = DefaultHasher::new();
+            (&endpoint.name, channel).hash(&mut hasher);
+            (endpoint.lane.is_open(), hasher.finish())
+        });
+        best.cloned()
     }
 
     /// The next endpoint that is up, another one than `last` if possible.

@@ -75,14 +75,22 @@ async fn when_an_instance_dies_its_line_moves_to_another_and_later_sends_return(
         (left.answer().await, right.answer().await),
         ("l sent".into(), "r sent".into())
     );
-    // It is back, and takes its turn; what was lent is given back.
+    // It is back, and has its channels again; what was lent is given back.
     let mut to_a = a.stream().await;
     moved.ended().await;
     let_run().await;
-    left.send("l");
-    right.send("r");
-    tokio::join!(to_a.take(), to_b.take());
-    tokio::join!(left.answer(), right.answer());
+    let senders: Vec<_> = (0..16).map(|_| Sender::new(&chat)).collect();
+    for (room, sender) in senders.iter().enumerate() {
+        sender.send_to(&format!("room{room}"), "key", 2);
+    }
+    let mut taken = [0, 0];
+    while taken[0] + taken[1] < senders.len() {
+        tokio::select! {
+            _ = to_a.take() => taken[0] += 1,
+            _ = to_b.take() => taken[1] += 1,
+        }
+    }
+    assert!(taken.iter().all(|taken| *taken > 0), "{taken:?}");
     b.nobody_calls().await;
 }
 

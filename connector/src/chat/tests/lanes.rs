@@ -52,14 +52,26 @@ async fn a_session_stays_with_its_instance_while_it_has_unanswered_sends() {
         sender.send(key);
     }
     assert_eq!(to_a.keys(4).await, ["2", "3", "4", "5"]);
-    // Others take turns.
-    let (left, right) = (Sender::new(&chat), Sender::new(&chat));
-    left.send("x");
-    right.send("x");
-    assert_eq!(
-        (to_a.take().await, to_b.take().await),
-        ("x".into(), "x".into())
-    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channels_senders_meet_at_one_instance_and_channels_are_spread() {
+    let (mut a, mut b) = (Instance::new(), Instance::new());
+    let chat = chat_of(&[&a, &b]);
+    let (mut to_a, mut to_b) = (a.stream().await, b.stream().await);
+    let_run().await;
+    let mut met_at_a = 0;
+    for room in 0..32 {
+        let senders = [Sender::new(&chat), Sender::new(&chat)];
+        for sender in &senders {
+            sender.send_to(&format!("room{room}"), "key", 2);
+        }
+        tokio::select! {
+            _ = to_a.keys(2) => met_at_a += 1,
+            _ = to_b.keys(2) => {}
+        }
+    }
+    assert!((4..=28).contains(&met_at_a), "{met_at_a} of 32");
 }
 
 #[tokio::test(start_paused = true)]

@@ -58,7 +58,12 @@ impl Sender {
     }
 
     fn send_sized(&self, key: &str, bytes: usize) {
+        self.send_to("room", key, bytes);
+    }
+
+    fn send_to(&self, channel: &str, key: &str, bytes: usize) {
         let request = SendRequest {
+            channel: channel.into(),
             idempotency_key: key.into(),
             content: Some(Content::BodyJson(vec![b' '; bytes].into())),
             ..SendRequest::default()

@@ -1,0 +1,269 @@
+//! The hot paths, each as something that can be repeated: measured by criterion, and counted by the guard.
+
+use bytes::Bytes;
+use channel_store::memory::MemoryStore;
+use channel_store::{
+    ChannelName, ChannelStore, Epoch, Payload, Position, Publication, Publish, Route, Since,
+    StoreOptions, User, UserId,
+};
+use connector::chat::{Chat, Flow, Outcome, Source, TransportError};
+use connector::codec::{self, Codec, WireFormat};
+use connector::connection::{Connection, QueueLimits};
+use connector::hub::{Hub, Member, TOUCH_INTERVAL};
+use connector::websocket::{Event, Reader};
+use proto::v1::SendRequest;
+use proto::v1::send_request::Content;
+use std::hint::black_box;
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+use tokio::task::yield_now;
+use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
+
+/// All of them, by name.
+pub(crate) const NAMES: [&str; 6] = [
+    "decode-pomelo",
+    "decode-json",
+    "push-pomelo",
+    "push-json",
+    "deliver-to-10",
+    "publish",
+];
+
+/// Messages that are given together where a path takes several: what a busy system sees.
+pub(crate) const TOGETHER: u64 = 8;
+
+const BODY: &str = r#"{"content":"a message of an ordinary length, as people write them to each other all day long in rooms like this","type":1}"#;
+const HEARTBEAT: Duration = Duration::from_secs(25);
+
+/// Something to repeat.
+pub(crate) struct Workload {
+    /// Does it once.
+    pub(crate) run: Box<dyn FnMut()>,
+}
+
+impl Workload {
+    /// Messages of one call.
+    pub(crate) fn messages_of(name: &str) -> u64 {
+        match name {
+            "deliver-to-10" | "publish" => TOGETHER,
+            _ => 1,
+        }
+    }
+
+    /// The one of this name.
+    pub(crate) fn named(name: &str) -> Self {
+        match name {
+            "decode-pomelo" => decode(WireFormat::Pomelo),
+            "decode-json" => decode(WireFormat::Json),
+            "push-pomelo" => push(WireFormat::Pomelo),
+            "push-json" => push(WireFormat::Json),
+            "deliver-to-10" => deliver(10),
+            "publish" => publish(),
+            _ => panic!("no workload {name}"),
+        }
+    }
+}
+
+fn channel() -> ChannelName {
+    ChannelName::new("room").expect("a name")
+}
+
+fn user() -> User {
+    User {
+        id: UserId::new("lin").expect("a name"),
+        is_number: false,
+    }
+}
+
+fn payload() -> Payload {
+    let route = Route::new("onMessage").expect("a route");
+    Payload::new(&route, &user(), BODY.as_bytes())
+}
+
+/// A frame as clients send it.
+fn masked(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mask = [1, 2, 3, 4];
+    let mut frame = vec![0x80 | opcode, 0x80 | 126];
+    frame.extend_from_slice(&(payload.len() as u16).to_be_bytes());
+    frame.extend_from_slice(&mask);
+    frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(a, b)| a ^ b));
+    frame
+}
+
+/// From the socket's bytes to a request.
+fn decode(format: WireFormat) -> Workload {
+    let route = "chat.handler.send";
+    let request = match format {
+        WireFormat::Json => masked(
+            1,
+            format!(r#"{{"id":7,"route":"{route}","body":{BODY}}}"#).as_bytes(),
+        ),
+        _ => {
+            let mut message = vec![0, 7, route.len() as u8];
+            message.extend_from_slice(route.as_bytes());
+            message.extend_from_slice(BODY.as_bytes());
+            masked(2, &package(4, &message))
+        }
+    };
+    let mut codec = Codec::new(format, HEARTBEAT);
+    let (mut inputs, mut out) = (Vec::new(), Vec::new());
+    codec.open(&mut inputs);
+    if format != WireFormat::Json {
+        for (kind, body) in [(1, &br#"{"sys":{}}"#[..]), (2, b"")] {
+            let greeted = codec.decode(&package(kind, body), &mut inputs, &mut out);
+            greeted.expect("a handshake");
+        }
+    }
+    let mut frames = Reader::new(64 << 10);
+    let run = move || {
+        // The reader unmasks in place.
+        let mut bytes = request.clone();
+        inputs.clear();
+        let fed = frames.feed(&mut bytes, |event| {
+            if let Event::Message(message) = event {
+                let decoded = codec.decode(message, &mut inputs, &mut out);
+                decoded.expect("a request");
+            }
+        });
+        fed.expect("a frame");
+        assert_eq!(black_box(&inputs).len(), 1);
+    };
+    Workload { run: Box::new(run) }
+}
+
+fn package(kind: u8, body: &[u8]) -> Vec<u8> {
+    let length = (body.len() as u32).to_be_bytes();
+    [&[kind], &length[1..], body].concat()
+}
+
+/// From a publication to the bytes that all members share.
+fn push(format: WireFormat) -> Workload {
+    let publication = Publication {
+        position: Position {
+            epoch: Epoch::new("7f3a"),
+            offset: 1_234,
+        },
+        time: 1_795_377_365_123,
+        payload: payload(),
+    };
+    let (channel, mut out) = (channel(), Vec::new());
+    let run = move || {
+        out.clear();
+        codec::push(format, &channel, &publication, &mut out);
+        black_box(&out);
+    };
+    Workload { run: Box::new(run) }
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+}
+
+/// From the store through feed and hub to the sockets of a channel's members.
+fn deliver(members: usize) -> Workload {
+    let runtime = runtime();
+    let (publisher, members) = runtime.block_on(async {
+        let store = MemoryStore::new(StoreOptions::default());
+        let hub = Hub::new(TOUCH_INTERVAL);
+        let feed = store.feed(hub.clone());
+        hub.follow(feed.clone());
+        let limits = QueueLimits::new(64 << 20, 512 << 20);
+        let mut there: Vec<Member> = Vec::new();
+        for _ in 0..members {
+            let connection = connection(&limits).await;
+            let member = hub.attach(&channel(), &connection, WireFormat::Pomelo);
+            member.followed().await;
+            let end = feed.read(&channel(), &Since::Head, 0).await;
+            member.begin(end.expect("the store is in memory").position);
+            there.push(member);
+        }
+        (store.publisher().expect("the store is in memory"), there)
+    });
+    let run = move || {
+        let batch = (0..TOGETHER).map(|_| Publish {
+            channel: channel(),
+            session: None,
+            user: user().id,
+            payload: payload(),
+            key: None,
+        });
+        let batch: Vec<_> = batch.collect();
+        runtime.block_on(async {
+            let outcomes = publisher.publish(batch).await;
+            assert!(outcomes.expect("published").iter().all(Result::is_ok));
+            // For the flush.
+            for _ in 0..4 {
+                yield_now().await;
+            }
+        });
+        black_box(&members);
+    };
+    Workload { run: Box::new(run) }
+}
+
+/// A connection whose client reads all the time.
+async fn connection(limits: &Arc<QueueLimits>) -> Arc<Connection> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let client = TcpStream::connect(address).await.expect("it listens");
+    let (server, _) = listener.accept().await.expect("it connected");
+    let mut client = client.into_std().expect("a socket");
+    client.set_nonblocking(false).expect("a socket");
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 256 << 10];
+        while matches!(client.read(&mut buffer), Ok(1..)) {}
+    });
+    let (_, writer) = server.into_split();
+    Connection::new(writer, WireFormat::Pomelo, limits.clone())
+}
+
+/// From a session's send through its lane and chat to the store, and back with the answer.
+fn publish() -> Workload {
+    let runtime = runtime();
+    let chat = runtime.block_on(async {
+        let store = MemoryStore::new(StoreOptions::default());
+        let aftercare = chat::Aftercare::begin(store.clone(), store.leases(), store.registry());
+        let limits = chat::Limits::default();
+        let service = chat::service(store, aftercare, &limits, runtime::Shutdown::new());
+        let service = BoxCloneSyncService::new(service.map_err(TransportError::new));
+        let chat = Chat::new(Source::InProcess(service));
+        let mut available = chat.available();
+        let up = available.wait_for(|up| *up).await;
+        up.expect("chat is there");
+        chat
+    });
+    let flow = Arc::<Flow>::default();
+    let mut number = 0_u64;
+    let run = move || {
+        runtime.block_on(async {
+            let mut answers = Vec::new();
+            for _ in 0..TOGETHER {
+                number += 1;
+                let request = SendRequest {
+                    channel: "room".into(),
+                    user: "lin".into(),
+                    idempotency_key: format!("key-{number}"),
+                    content: Some(Content::BodyJson(Bytes::from_static(BODY.as_bytes()))),
+                    ..SendRequest::default()
+                };
+                let (answer, answered) = oneshot::channel();
+                chat.send(&flow, request, move |outcome| {
+                    let _ = answer.send(matches!(outcome, Outcome::Sent(_)));
+                });
+                answers.push(answered);
+            }
+            for answer in answers {
+                assert_eq!(answer.await, Ok(true));
+            }
+        });
+    };
+    Workload { run: Box::new(run) }
+}
