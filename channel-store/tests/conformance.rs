@@ -36,6 +36,8 @@ conformance! {
     two_feeds_hear_one_sequence_f6
     batches_in_flight_take_effect_in_order_k3
     one_bad_message_spoils_no_other_in_its_batch
+    a_batch_is_published_as_if_each_message_came_alone
+    a_large_batch_keeps_the_order_of_each_channel
     a_repeated_key_gets_the_first_answer_and_publishes_once
     keys_are_per_user_and_channel
     a_key_used_for_another_content_is_refused
@@ -187,6 +189,74 @@ async fn one_bad_message_spoils_no_other_in_its_batch(kind: Kind) {
         .await
         .unwrap();
     assert!(empty.is_empty());
+}
+
+async fn a_batch_is_published_as_if_each_message_came_alone(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let (_feed, ear) = subject.follow("a").await;
+    subject.join("a", "lin", session("s1", 1)).await.unwrap();
+    let publisher = subject.store.publisher().unwrap();
+    let batch = vec![
+        with_key(message("a", "lin", "{\"n\":1}"), "k1"),
+        message("b", "lin", "{\"n\":2}"),
+        with_key(message("a", "lin", "{\"n\":1}"), "k1"),
+        with_key(message("a", "lin", "{\"n\":3}"), "k1"),
+        from_session(message("a", "lin", "{\"n\":4}"), "s1"),
+        from_session(message("a", "lin", "{\"n\":5}"), "nobody"),
+        with_key(message("a", "mo", "{\"n\":6}"), "k1"),
+    ];
+    let outcomes = publisher.publish(batch).await.unwrap();
+    let seen: Vec<_> = outcomes
+        .iter()
+        .map(|outcome| match outcome {
+            Ok(published) => Ok((published.position.offset, published.repeated)),
+            Err(error) => Err(error.to_string()),
+        })
+        .collect();
+    let refused = |error: StoreError| Err(error.to_string());
+    // The join is the first of a.
+    let expected = [
+        Ok((2, false)),
+        Ok((1, false)),
+        Ok((2, true)),
+        refused(StoreError::KeyReused),
+        Ok((3, false)),
+        refused(StoreError::NotMember),
+        Ok((4, false)),
+    ];
+    assert_eq!(seen, expected);
+    let times: Vec<_> = [0, 2]
+        .map(|place| outcomes[place].as_ref().unwrap().time)
+        .into();
+    assert_eq!(times[0], times[1]);
+    let heard = ear.heard("a", 4).await;
+    assert_eq!(heard, subject.log("a").await);
+    assert_eq!(offsets(&heard), [1, 2, 3, 4]);
+}
+
+async fn a_large_batch_keeps_the_order_of_each_channel(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let (_feed, ear) = subject.follow("a").await;
+    let publisher = subject.store.publisher().unwrap();
+    // More than goes into one call, by number and by size.
+    let long = "x".repeat(40 << 10);
+    let text = |n: usize| match n {
+        20..24 => format!("{{\"n\":{n},\"long\":\"{long}\"}}"),
+        _ => format!("{{\"n\":{n}}}"),
+    };
+    let batch: Vec<_> = (0..200)
+        .flat_map(|n| [message("a", "lin", &text(n)), message("b", "lin", &text(n))])
+        .collect();
+    let outcomes = publisher.publish(batch).await.unwrap();
+    for (place, outcome) in outcomes.iter().enumerate() {
+        let offset = outcome.as_ref().unwrap().position.offset;
+        assert_eq!(offset, place as u64 / 2 + 1);
+    }
+    let heard = ear.heard("a", 200).await;
+    for (n, publication) in heard.iter().enumerate() {
+        assert_eq!(publication.position.offset, n as u64 + 1);
+        assert_eq!(publication.payload.body(), text(n).as_bytes());
+    }
 }
 
 async fn a_repeated_key_gets_the_first_answer_and_publishes_once(kind: Kind) {

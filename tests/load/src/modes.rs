@@ -259,6 +259,7 @@ impl Run<'_> {
         )?;
         let seconds = (swarm.latest - begin) as f64 / 1e9;
         self.note("logins_per_second", clients as f64 / seconds);
+        self.note("logins_tried_again", swarm.retried as f64);
         self.note("deliveries_per_second", swarm.pushes as f64 / seconds);
         Ok((self.figures, faults))
     }

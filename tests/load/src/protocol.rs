@@ -65,7 +65,7 @@ impl Protocol {
             Self::Pomelo => package(1, out, |out| {
                 out.extend_from_slice(br#"{"sys":{"type":"load","version":"1"}}"#);
             }),
-            Self::Json => login(self, room, user, out),
+            Self::Json => self.login(room, user, out),
             Self::Floor => {}
         }
     }
@@ -73,7 +73,15 @@ impl Protocol {
     /// What follows the greeting.
     pub(crate) fn greeted(self, room: u32, user: u32, out: &mut Vec<u8>) {
         package(2, out, |_| {});
-        login(self, room, user, out);
+        self.login(room, user, out);
+    }
+
+    /// The request to log in, which makes the client a member of its room.
+    pub(crate) fn login(self, room: u32, user: u32, out: &mut Vec<u8>) {
+        let body = format!(r#"{{"userId":"u{user}","lessonId":"room{room}"}}"#);
+        self.request(LOGIN, "connector.handler.login", out, |out| {
+            out.extend_from_slice(body.as_bytes());
+        });
     }
 
     /// A message, as the request with this number.
@@ -136,13 +144,6 @@ impl Protocol {
             }
         }
     }
-}
-
-fn login(protocol: Protocol, room: u32, user: u32, out: &mut Vec<u8>) {
-    let body = format!(r#"{{"userId":"u{user}","lessonId":"room{room}"}}"#);
-    protocol.request(LOGIN, "connector.handler.login", out, |out| {
-        out.extend_from_slice(body.as_bytes());
-    });
 }
 
 /// A masked frame with one Pomelo package.

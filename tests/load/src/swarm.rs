@@ -116,6 +116,8 @@ pub(crate) struct Swarm {
     pub(crate) latest: u64,
     /// How many clients have their own onJoin.
     pub(crate) online: usize,
+    /// How many logins had to be tried again.
+    pub(crate) retried: u64,
     /// What was wrong so far.
     pub(crate) faults: Faults,
 }
@@ -142,6 +144,7 @@ impl Swarm {
             pushes: 0,
             latest: 0,
             online: 0,
+            retried: 0,
             faults: Faults::default(),
         })
     }
@@ -354,6 +357,7 @@ impl Swarm {
             pushes,
             latest,
             online,
+            retried,
             beats,
             ..
         } = self;
@@ -397,7 +401,11 @@ impl Swarm {
                             }
                         }
                         Heard::Answer(LOGIN, true) => member.logged_in = true,
-                        Heard::Answer(LOGIN, false) => faults.refused += 1,
+                        // Its outcome was unknown, or too many came at once: clients try again.
+                        Heard::Answer(LOGIN, false) => {
+                            *retried += 1;
+                            protocol.login(member.room, member.user, out);
+                        }
                         Heard::Answer(_, done) => {
                             faults.refused += u64::from(!done);
                             if let Some(sender) = &mut member.sender {
@@ -441,7 +449,7 @@ impl Swarm {
         let it = &mut clients[client];
         if it.stage == Stage::Connecting {
             // Writable: connected, or failed, which the write tells.
-            if !matches!(it.socket.peer_addr(), Ok(_)) {
+            if it.socket.peer_addr().is_err() {
                 return;
             }
             let _ = it.socket.set_nodelay(true);

@@ -15,6 +15,7 @@ mod json_clients;
 mod lagging_replica;
 mod limits;
 mod load;
+mod load_generator;
 mod login_policies;
 mod membership_faults;
 mod one_order;

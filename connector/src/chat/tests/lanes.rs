@@ -46,7 +46,7 @@ async fn a_session_stays_with_its_instance_while_it_has_unanswered_sends() {
     // Only A is up.
     sender.send("1");
     assert_eq!(to_a.keys(1).await, ["1"]);
-    let mut to_b = b.stream().await;
+    let _to_b = b.stream().await;
     let_run().await;
     for key in ["2", "3", "4", "5"] {
         sender.send(key);
