@@ -16,7 +16,9 @@ fn messages() -> usize {
 async fn fifty_members_see_every_message_of_eight_senders_in_one_same_order() {
     const SENDERS: usize = 8;
     const MEMBERS: usize = 50;
-    let system = Plan::of(2, 2).alone().start().await;
+    // Else a channel's sends would all go to one chat, as long as both are up.
+    let plan = Plan::of(2, 2).each_its_own_chat().alone();
+    let system = plan.start().await;
     let senders = senders(&system, SENDERS).await;
     let listeners = listeners(&system, MEMBERS - SENDERS).await;
 
