@@ -5,7 +5,7 @@ use crate::pomelo::Client;
 use crate::redis::Redis;
 use crate::service::{Chat, Connector};
 use crate::turn::Turn;
-use crate::{SOON, wait};
+use crate::{SOON, http, wait};
 use std::net::SocketAddr;
 
 /// What to start, and how.
@@ -228,4 +228,35 @@ impl System {
         })
         .await;
     }
+}
+
+/// Which of two chats all publications go through at present: a channel's sends go to one of those that are up.
+///
+/// # Panics
+/// When they don't all go through one in time.
+pub async fn busy(chats: &[Chat]) -> usize {
+    wait::some("one chat takes all sends", SOON, async || {
+        let before = [publications(&chats[0]).await, publications(&chats[1]).await];
+        let mut grown = [0, 0];
+        while grown[0] + grown[1] < 20 {
+            tokio::task::yield_now().await;
+            for (number, chat) in chats.iter().enumerate() {
+                grown[number] = publications(chat).await - before[number];
+            }
+        }
+        grown
+            .iter()
+            .position(|grown| *grown == 0)
+            .map(|idle| 1 - idle)
+    })
+    .await
+}
+
+/// How many publications a chat counts.
+async fn publications(chat: &Chat) -> u64 {
+    let metrics = http::get(chat.admin(), "/metrics").await;
+    let metrics = metrics.expect("chat tells its metrics").body;
+    let mut lines = metrics.lines();
+    let count = lines.find_map(|line| line.strip_prefix("chat_publications_total "));
+    count.map_or(0, |count| count.parse().expect("a number"))
 }

@@ -4,9 +4,8 @@ use tests::crowd::{Crowd, WHOLE_LOG, holds};
 use tests::follower::Notes;
 use tests::history::Outcome;
 use tests::redis::Redis;
-use tests::service::Chat;
-use tests::system::Plan;
-use tests::{ANSWERED, SOON, http, long, wait};
+use tests::system::{Plan, busy};
+use tests::{ANSWERED, SOON, long, wait};
 
 /// Nothing acknowledged is lost, nothing comes twice, and nobody waits.
 #[tokio::test]
@@ -20,18 +19,9 @@ async fn chats_killed_again_and_again_lose_nothing_repeat_nothing_and_delay_nobo
     crowd.speak();
     let mut in_flight = 0;
     for _ in 0..kills {
-        let before = [
-            publications(&services.chats[0]).await,
-            publications(&services.chats[1]).await,
-        ];
         crowd.goes_on(40).await;
-        let after = [
-            publications(&services.chats[0]).await,
-            publications(&services.chats[1]).await,
-        ];
-        // The one that a channel's sends go to while it is up.
-        let second = after[0] - before[0] < after[1] - before[1];
-        let chat = &mut services.chats[usize::from(second)];
+        let busy = busy(&services.chats).await;
+        let chat = &mut services.chats[busy];
         // Frozen first, so that some requests are with it when it dies.
         chat.freeze();
         wait::eventually("requests are with it", SOON, async || {
@@ -54,13 +44,4 @@ async fn chats_killed_again_and_again_lose_nothing_repeat_nothing_and_delay_nobo
     assert!(crowd.slowest() <= ANSWERED, "{:?}", crowd.slowest());
     assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
     holds(&history, &[]);
-}
-
-/// How many publications a chat counts in its metrics.
-async fn publications(chat: &Chat) -> u64 {
-    let metrics = http::get(chat.admin(), "/metrics").await;
-    let metrics = metrics.expect("chat tells its metrics").body;
-    let mut lines = metrics.lines();
-    let count = lines.find_map(|line| line.strip_prefix("chat_publications_total "));
-    count.map_or(0, |count| count.parse().expect("a number"))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tests::pomelo::{
     Client, FAILED, LOGGED_IN, LOGIN, SEND, SENT, heard, joined, left, login_body, said,
 };
-use tests::system::{Plan, System};
+use tests::system::{Plan, System, busy};
 use tests::{ANSWERED, SOON, wait};
 use tokio::time::Instant;
 use tonic::Code;
@@ -128,12 +128,13 @@ async fn a_chat_killed_under_load_loses_repeats_and_delays_nothing_f08() {
     load.goes_on(100).await;
 
     // Frozen first, so that it is known which requests are with it when it dies.
-    system.chats[0].freeze();
+    let busy = busy(&system.chats).await;
+    system.chats[busy].freeze();
     wait::eventually("requests are with the frozen chat", SOON, async || {
         !stuck(&load).is_empty()
     })
     .await;
-    system.chats[0].kill();
+    system.chats[busy].kill();
     let in_flight = stuck(&load);
     assert!(!in_flight.is_empty(), "no request was in flight");
 
