@@ -14,7 +14,7 @@ use std::time::Duration;
 const PRINTED_LINES: usize = 80;
 
 /// A process's resident set, bytes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Memory {
     /// Now.
     pub now: u64,

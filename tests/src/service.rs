@@ -225,6 +225,18 @@ impl Chat {
         Self(Service::start("chat", &[LISTENING, ADMIN], list).await)
     }
 
+    /// How many publications it has counted since its start.
+    ///
+    /// # Panics
+    /// When it doesn't tell.
+    pub async fn publications(&self) -> u64 {
+        let metrics = http::get(self.admin(), "/metrics").await;
+        let metrics = metrics.expect("chat tells its metrics").body;
+        let mut lines = metrics.lines();
+        let count = lines.find_map(|line| line.strip_prefix("chat_publications_total "));
+        count.map_or(0, |count| count.parse().expect("a number"))
+    }
+
     /// As connectors and gRPC clients name it.
     #[must_use]
     pub fn url(&self) -> String {

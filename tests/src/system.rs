@@ -5,7 +5,7 @@ use crate::pomelo::Client;
 use crate::redis::Redis;
 use crate::service::{Chat, Connector};
 use crate::turn::Turn;
-use crate::{SOON, http, wait};
+use crate::{SOON, wait};
 use std::net::SocketAddr;
 
 /// What to start, and how.
@@ -233,30 +233,19 @@ impl System {
 /// Which of two chats all publications go through at present: a channel's sends go to one of those that are up.
 ///
 /// # Panics
-/// When they don't all go through one in time.
+/// When nobody speaks, or they don't all go through one in time.
 pub async fn busy(chats: &[Chat]) -> usize {
+    let counted = async || [chats[0].publications().await, chats[1].publications().await];
+    let mut before = counted().await;
     wait::some("one chat takes all sends", SOON, async || {
-        let before = [publications(&chats[0]).await, publications(&chats[1]).await];
-        let mut grown = [0, 0];
-        while grown[0] + grown[1] < 20 {
-            tokio::task::yield_now().await;
-            for (number, chat) in chats.iter().enumerate() {
-                grown[number] = publications(chat).await - before[number];
-            }
+        let now = counted().await;
+        let grown = [now[0] - before[0], now[1] - before[1]];
+        if grown[0] + grown[1] < 20 {
+            return None;
         }
-        grown
-            .iter()
-            .position(|grown| *grown == 0)
-            .map(|idle| 1 - idle)
+        before = now;
+        let idle = grown.iter().position(|grown| *grown == 0)?;
+        Some(1 - idle)
     })
     .await
-}
-
-/// How many publications a chat counts.
-async fn publications(chat: &Chat) -> u64 {
-    let metrics = http::get(chat.admin(), "/metrics").await;
-    let metrics = metrics.expect("chat tells its metrics").body;
-    let mut lines = metrics.lines();
-    let count = lines.find_map(|line| line.strip_prefix("chat_publications_total "));
-    count.map_or(0, |count| count.parse().expect("a number"))
 }

@@ -74,10 +74,7 @@ pub async fn connect(
     let mut stream = socket.connect(address).await?;
     stream.set_nodelay(true)?;
     let key = base64::engine::general_purpose::STANDARD.encode(fastrand::u128(..).to_be_bytes());
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
-    );
+    let request = upgrade_request(address, path, &key);
     stream.write_all(request.as_bytes()).await?;
     let mut buffer = BytesMut::new();
     let head = loop {
@@ -97,6 +94,23 @@ pub async fn connect(
     Ok((Writer { stream: write }, reader))
 }
 
+/// The request for an upgrade, with a key in base64.
+#[must_use]
+pub fn upgrade_request(host: SocketAddr, path: &str, key: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+    )
+}
+
+/// What the answer to a key must say (RFC 6455, section 4.2.2).
+#[must_use]
+pub fn accept_key(key: &str) -> String {
+    let digest =
+        sha1_smol::Sha1::from(format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11")).digest();
+    base64::engine::general_purpose::STANDARD.encode(digest.bytes())
+}
+
 fn check_upgrade(head: &str, key: &str) -> io::Result<()> {
     let mut lines = head.lines();
     if !lines
@@ -105,9 +119,6 @@ fn check_upgrade(head: &str, key: &str) -> io::Result<()> {
     {
         return Err(refused(head));
     }
-    let digest =
-        sha1_smol::Sha1::from(format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11")).digest();
-    let expected = base64::engine::general_purpose::STANDARD.encode(digest.bytes());
     let headers: Vec<_> = lines.filter_map(|line| line.split_once(':')).collect();
     let header = |name: &str| {
         let found = headers
@@ -115,7 +126,7 @@ fn check_upgrade(head: &str, key: &str) -> io::Result<()> {
             .find(|(header, _)| header.eq_ignore_ascii_case(name));
         found.map_or("", |(_, value)| value.trim())
     };
-    let right = header("sec-websocket-accept") == expected
+    let right = header("sec-websocket-accept") == accept_key(key)
         && header("upgrade").eq_ignore_ascii_case("websocket")
         && header("connection").eq_ignore_ascii_case("upgrade")
         && header("sec-websocket-extensions").is_empty();

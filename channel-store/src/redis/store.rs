@@ -232,7 +232,7 @@ impl Publisher for RedisPublisher {
         }
         let answers = parts
             .into_iter()
-            .map(async |part| self.publish_part(&batch, part, time).await);
+            .map(|part| self.publish_part(&batch, part, time));
         // All to their end, whatever becomes of one: let go while in line, a part would be overtaken by a later batch.
         let answers: Result<Vec<_>, StoreError> = join_all(answers).await.into_iter().collect();
         if answers.is_err() {

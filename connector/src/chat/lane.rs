@@ -56,10 +56,10 @@ pub(super) struct Pending {
 impl Pending {
     pub(super) fn new(
         request: SendRequest,
-        bytes: usize,
         flow: Arc<Flow>,
         answer: Box<dyn FnOnce(Outcome) + Send>,
     ) -> Self {
+        let bytes = prost::Message::encoded_len(&request);
         Self {
             number: 0,
             request,
@@ -69,6 +69,10 @@ impl Pending {
             flow,
             answer,
         }
+    }
+
+    pub(super) fn channel(&self) -> &str {
+        &self.request.channel
     }
 
     /// The answer first: whoever waits for the flow to settle must find it given.
@@ -410,7 +414,6 @@ mod tests {
             let count = Arc::clone(&settled);
             let mut pending = Pending::new(
                 SendRequest::default(),
-                0,
                 flow,
                 Box::new(move |_| {
                     count.fetch_add(1, Ordering::Relaxed);

@@ -130,13 +130,11 @@ impl Chat {
         request: SendRequest,
         answer: impl FnOnce(Outcome) + Send + 'static,
     ) {
-        let home = || {
-            self.home(&request.channel)
-                .map(|endpoint| Arc::clone(&endpoint.lane))
-        };
-        let bytes = prost::Message::encoded_len(&request);
-        let lane = flow.enter(bytes, home);
-        let pending = Pending::new(request, bytes, Arc::clone(flow), Box::new(answer));
+        let pending = Pending::new(request, Arc::clone(flow), Box::new(answer));
+        let lane = flow.enter(pending.bytes, || {
+            let home = self.home(pending.channel())?;
+            Some(Arc::clone(&home.lane))
+        });
         match lane {
             Some(lane) => lane.push(pending),
             None => pending.settle(Outcome::Unknown),

@@ -1,7 +1,8 @@
 //! Writes what channels have pending, one channel after the other.
 //!
 //! The first publication since the last flush wakes the flusher; before it writes it lets everything else that is ready
-//! run once, so that more publications arrive and leave in the same write: one write costs the same whatever its size.
+//! run, as long as that brings more publications, so that they leave in the same write: one write costs the same whatever
+//! its size.
 
 use super::channel::LocalChannel;
 use parking_lot::Mutex;

@@ -1,11 +1,15 @@
 //! The hot paths, each as something that can be repeated: measured by criterion, and counted by the guard.
 
+#[path = "../support/client.rs"]
+mod client;
+
 use bytes::Bytes;
 use channel_store::memory::MemoryStore;
 use channel_store::{
     ChannelName, ChannelStore, Epoch, Payload, Position, Publication, Publish, Route, Since,
     StoreOptions, User, UserId,
 };
+use client::{masked, package};
 use connector::chat::{Chat, Flow, Outcome, Source, TransportError};
 use connector::codec::{self, Codec, WireFormat};
 use connector::connection::{Connection, QueueLimits};
@@ -38,6 +42,7 @@ pub(crate) const NAMES: [&str; 6] = [
 pub(crate) const TOGETHER: u64 = 8;
 
 const BODY: &str = r#"{"content":"a message of an ordinary length, as people write them to each other all day long in rooms like this","type":1}"#;
+const MASK: [u8; 4] = [1, 2, 3, 4];
 const HEARTBEAT: Duration = Duration::from_secs(25);
 
 /// Something to repeat.
@@ -85,29 +90,20 @@ fn payload() -> Payload {
     Payload::new(&route, &user(), BODY.as_bytes())
 }
 
-/// A frame as clients send it.
-fn masked(opcode: u8, payload: &[u8]) -> Vec<u8> {
-    let mask = [1, 2, 3, 4];
-    let mut frame = vec![0x80 | opcode, 0x80 | 126];
-    frame.extend_from_slice(&(payload.len() as u16).to_be_bytes());
-    frame.extend_from_slice(&mask);
-    frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(a, b)| a ^ b));
-    frame
-}
-
 /// From the socket's bytes to a request.
 fn decode(format: WireFormat) -> Workload {
     let route = "chat.handler.send";
     let request = match format {
         WireFormat::Json => masked(
-            1,
+            0x81,
+            MASK,
             format!(r#"{{"id":7,"route":"{route}","body":{BODY}}}"#).as_bytes(),
         ),
         _ => {
             let mut message = vec![0, 7, route.len() as u8];
             message.extend_from_slice(route.as_bytes());
             message.extend_from_slice(BODY.as_bytes());
-            masked(2, &package(4, &message))
+            masked(0x82, MASK, &package(4, &message))
         }
     };
     let mut codec = Codec::new(format, HEARTBEAT);
@@ -134,11 +130,6 @@ fn decode(format: WireFormat) -> Workload {
         assert_eq!(black_box(&inputs).len(), 1);
     };
     Workload { run: Box::new(run) }
-}
-
-fn package(kind: u8, body: &[u8]) -> Vec<u8> {
-    let length = (body.len() as u32).to_be_bytes();
-    [&[kind], &length[1..], body].concat()
 }
 
 /// From a publication to the bytes that all members share.

@@ -5,8 +5,6 @@
 //! It does what makes a broadcaster cheap: a message is framed once for its room, the room's pending bytes leave in one
 //! write for each member after everything else that was ready has run, and idle connections hold no buffer.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use slab::Slab;
@@ -19,6 +17,7 @@ use std::net::Ipv4Addr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use tests::websocket::accept_key;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
@@ -228,13 +227,7 @@ fn parse(request: &[u8]) -> Option<(String, String, String)> {
     let (room, user) = path.strip_prefix('/')?.split_once('/')?;
     let mut headers = lines.filter_map(|line| line.split_once(": "));
     let (_, key) = headers.find(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-key"))?;
-    let digest =
-        sha1_smol::Sha1::from(format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11")).digest();
-    Some((
-        room.to_owned(),
-        user.to_owned(),
-        STANDARD.encode(digest.bytes()),
-    ))
+    Some((room.to_owned(), user.to_owned(), accept_key(key)))
 }
 
 /// Unmasks the frame at the beginning of these bytes: how long its payload is, and where it ends.

@@ -5,7 +5,7 @@ use crate::message::Stamp;
 use crate::order::Faults;
 use crate::protocol::Heard;
 use crate::subject::{Subject, cpu};
-use crate::swarm::{Crowd, Swarm};
+use crate::swarm::{Crowd, Member, Swarm};
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use hdrhistogram::Histogram;
@@ -220,8 +220,7 @@ impl Run<'_> {
         let mut swarm = self.swarm(people.crowd(1))?;
         swarm.gather(people.clients, AT_ONCE)?;
         let mut times = histogram()?;
-        let mut offer = Offer::new(people, offered)?;
-        offer.churn = churn;
+        let mut offer = Offer::new(people, offered, churn)?;
         offer.run(&mut swarm, WARM_UP, &mut histogram()?)?;
         let time = people.time();
         let (count, seconds) = self.metered(
@@ -273,10 +272,10 @@ impl Run<'_> {
             }
             anyhow::Ok(())
         };
-        let (before, _) = self.subject.memory()?;
+        let before = self.subject.memory().now;
         swarm.gather(people.clients, AT_ONCE)?;
         wait(&mut swarm, SETTLE)?;
-        let (after, _) = self.subject.memory()?;
+        let after = self.subject.memory().now;
         let commands = self.subject.commands().await;
         let time = people.time();
         let (_, seconds) = self.metered(&mut swarm, |_| 0, |swarm| wait(swarm, time))?;
@@ -294,7 +293,7 @@ impl Run<'_> {
     fn slow(mut self, people: &People, offered: f64) -> anyhow::Result<(Figures, Faults)> {
         let mut swarm = self.swarm(people.crowd(1))?;
         swarm.gather(people.clients, AT_ONCE)?;
-        let mut offer = Offer::new(people, offered)?;
+        let mut offer = Offer::new(people, offered, 0.0)?;
         offer.run(&mut swarm, WARM_UP, &mut histogram()?)?;
         let mut times = histogram()?;
         offer.run(&mut swarm, people.time(), &mut times)?;
@@ -304,7 +303,7 @@ impl Run<'_> {
         for client in healthy..swarm.len() {
             swarm.stall(client)?;
         }
-        let (before, _) = self.subject.memory()?;
+        let before = self.subject.memory().now;
         let mut times = histogram()?;
         let time = people.time();
         self.metered(
@@ -313,7 +312,7 @@ impl Run<'_> {
             |swarm| offer.run(swarm, time, &mut times),
         )?;
         self.percentiles("", &times);
-        let (_, peak) = self.subject.memory()?;
+        let peak = self.subject.memory().peak;
         self.note(
             "memory_grown_mib",
             peak.saturating_sub(before) as f64 / 1048576.0,
@@ -338,12 +337,12 @@ struct Offer {
 }
 
 impl Offer {
-    fn new(people: &People, offered: f64) -> anyhow::Result<Self> {
+    fn new(people: &People, offered: f64, churn: f64) -> anyhow::Result<Self> {
         let members = people.clients as f64 / f64::from(people.rooms);
         Ok(Self {
             rooms: people.rooms,
             every: 1e9 * members / offered,
-            churn: 0.0,
+            churn,
             clock: Clock::new()?,
             guests: Vec::new(),
         })
@@ -359,6 +358,13 @@ impl Offer {
         let begin = swarm.now();
         let (mut messages, mut changes) = (0_u32, 0_u32);
         let length = time.as_nanos() as u64;
+        let mut record = |_: &mut Member, heard: Heard<'_>, now: u64, _: &mut Vec<u8>| {
+            if let Heard::Message(Stamp { due, .. }) = heard
+                && due >= begin
+            {
+                times.saturating_record(now.saturating_sub(due));
+            }
+        };
         loop {
             let now = swarm.now() - begin;
             let mut due = (f64::from(messages) * self.every) as u64;
@@ -379,25 +385,13 @@ impl Offer {
                 break;
             }
             self.clock.ring_in(due.min(length).saturating_sub(now));
-            swarm.turn(None, &mut |_, heard, now, _| {
-                if let Heard::Message(Stamp { due, .. }) = heard
-                    && due >= begin
-                {
-                    times.saturating_record(now.saturating_sub(due));
-                }
-            })?;
+            swarm.turn(None, &mut record)?;
         }
         // What was sent in time is counted however late it comes.
         let end = Instant::now() + SETTLE;
         let sent = swarm.sent();
         while Instant::now() < end && !swarm.has_all(&sent) {
-            swarm.turn(Some(Duration::from_millis(5)), &mut |_, heard, now, _| {
-                if let Heard::Message(Stamp { due, .. }) = heard
-                    && due >= begin
-                {
-                    times.saturating_record(now.saturating_sub(due));
-                }
-            })?;
+            swarm.turn(Some(Duration::from_millis(5)), &mut record)?;
         }
         swarm.wake_no_more(&mut self.clock.source())?;
         Ok(())

@@ -1,8 +1,12 @@
 //! What clients say and hear, in each protocol.
 
 use crate::message::Stamp;
-use crate::wire::{BINARY, TEXT, masked};
+use crate::wire::masked;
 use clap::ValueEnum;
+use tests::pomelo::{
+    self, DATA, HANDSHAKE, HANDSHAKE_ACK, HEARTBEAT, HELLO, KICK, SEND, login_body,
+};
+use tests::websocket::{BINARY, TEXT};
 
 /// Which one clients speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -62,8 +66,8 @@ impl Protocol {
     /// The first that a client says on a new connection.
     pub(crate) fn open(self, room: u32, user: u32, out: &mut Vec<u8>) {
         match self {
-            Self::Pomelo => package(1, out, |out| {
-                out.extend_from_slice(br#"{"sys":{"type":"load","version":"1"}}"#);
+            Self::Pomelo => package(HANDSHAKE, out, |out| {
+                out.extend_from_slice(HELLO.as_bytes());
             }),
             Self::Json => self.login(room, user, out),
             Self::Floor => {}
@@ -72,14 +76,14 @@ impl Protocol {
 
     /// What follows the greeting.
     pub(crate) fn greeted(self, room: u32, user: u32, out: &mut Vec<u8>) {
-        package(2, out, |_| {});
+        package(HANDSHAKE_ACK, out, |_| {});
         self.login(room, user, out);
     }
 
     /// The request to log in, which makes the client a member of its room.
     pub(crate) fn login(self, room: u32, user: u32, out: &mut Vec<u8>) {
-        let body = format!(r#"{{"userId":"u{user}","lessonId":"room{room}"}}"#);
-        self.request(LOGIN, "connector.handler.login", out, |out| {
+        let body = login_body(&format!("u{user}"), &format!("room{room}"));
+        self.request(LOGIN, pomelo::LOGIN, out, |out| {
             out.extend_from_slice(body.as_bytes());
         });
     }
@@ -88,20 +92,20 @@ impl Protocol {
     pub(crate) fn send(self, id: u64, stamp: Stamp, length: usize, out: &mut Vec<u8>) {
         match self {
             Self::Floor => masked(out, BINARY, |out| stamp.write(length, out)),
-            _ => self.request(id, "chat.handler.send", out, |out| stamp.write(length, out)),
+            _ => self.request(id, SEND, out, |out| stamp.write(length, out)),
         }
     }
 
     /// A client's sign of life.
     pub(crate) fn heartbeat(self, out: &mut Vec<u8>) {
         if self == Self::Pomelo {
-            package(3, out, |_| {});
+            package(HEARTBEAT, out, |_| {});
         }
     }
 
     fn request(self, id: u64, route: &str, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
         if self == Self::Pomelo {
-            return package(4, out, |out| {
+            return package(DATA, out, |out| {
                 out.push(0);
                 let mut left = id;
                 while left >= 0x80 {
@@ -138,7 +142,7 @@ impl Protocol {
                     let Some((body, behind)) = behind.split_at_checked(length) else {
                         return tell(Heard::Other);
                     };
-                    tell(pomelo(kind, body));
+                    tell(package_of(kind, body));
                     rest = behind;
                 }
             }
@@ -157,16 +161,16 @@ fn package(kind: u8, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
     });
 }
 
-fn pomelo(kind: u8, body: &[u8]) -> Heard<'_> {
+fn package_of(kind: u8, body: &[u8]) -> Heard<'_> {
     match (kind, body) {
-        (1, _) => Heard::Greeting,
-        (3, _) => Heard::Heartbeat,
-        (5, reason) => Heard::Kicked(reason),
-        (4, [6, length, rest @ ..]) => match rest.split_at_checked((*length).into()) {
+        (HANDSHAKE, _) => Heard::Greeting,
+        (HEARTBEAT, _) => Heard::Heartbeat,
+        (KICK, reason) => Heard::Kicked(reason),
+        (DATA, [6, length, rest @ ..]) => match rest.split_at_checked((*length).into()) {
             Some((route, body)) => push(route, body),
             None => Heard::Other,
         },
-        (4, [4, rest @ ..]) => {
+        (DATA, [4, rest @ ..]) => {
             let mut id = 0;
             for (place, byte) in rest.iter().enumerate().take(5) {
                 id |= u64::from(byte & 0x7f) << (7 * place);

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::Command;
-use tests::process::Process;
+use tests::process::{Memory, Process};
 use tests::redis::Redis;
 use tests::service::Standalone;
 use tests::system::{Plan, Services};
@@ -36,9 +36,9 @@ pub(crate) struct Subject {
 }
 
 enum Running {
-    Floor(#[expect(dead_code, reason = "ends when it is dropped")] Process),
-    Services(#[expect(dead_code, reason = "as above")] Services, Redis),
-    Standalone(#[expect(dead_code, reason = "as above")] Standalone),
+    Floor(Process),
+    Services(Services, Redis),
+    Standalone(Standalone),
     Elsewhere,
 }
 
@@ -114,16 +114,20 @@ impl Subject {
         Ok(used)
     }
 
-    /// Resident memory of what holds the clients' sockets, bytes, now and at its peak.
-    pub(crate) fn memory(&self) -> anyhow::Result<(u64, u64)> {
-        let mut memory = (0, 0);
-        for (kind, id) in &self.processes {
-            if matches!(*kind, "connector" | "standalone" | "floor") {
-                memory.0 += resident(*id, "VmRSS:")?;
-                memory.1 += resident(*id, "VmHWM:")?;
+    /// Resident memory of what holds the clients' sockets, bytes.
+    pub(crate) fn memory(&self) -> Memory {
+        match &self.running {
+            Running::Floor(floor) => floor.memory(),
+            Running::Standalone(standalone) => standalone.memory(),
+            Running::Services(services, _) => {
+                let each = services.connectors.iter().map(|it| it.memory());
+                each.fold(Memory::default(), |all, it| Memory {
+                    now: all.now + it.now,
+                    peak: all.peak + it.peak,
+                })
             }
+            Running::Elsewhere => Memory::default(),
         }
-        Ok(memory)
     }
 
     /// How many commands Redis has carried out, if there is one.
@@ -152,12 +156,4 @@ pub(crate) fn cpu(id: u32) -> anyhow::Result<u64> {
         used += first.context("a number")?;
     }
     Ok(used)
-}
-
-fn resident(id: u32, label: &str) -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix(label));
-    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    let kilobytes: u64 = kilobytes.context("a size")?.trim().parse()?;
-    Ok(kilobytes * 1024)
 }

@@ -5,7 +5,7 @@ use crate::message::Stamp;
 use crate::order::{Faults, Order, View, compare};
 use crate::protocol::{Heard, LOGIN, Protocol};
 use crate::wire;
-use anyhow::{Context, bail};
+use anyhow::bail;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use socket2::SockRef;
@@ -14,7 +14,10 @@ use std::io::{ErrorKind, Read, Write};
 use std::mem;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+use tests::websocket::{BINARY, PING, PONG, TEXT, upgrade_request};
 
+/// Nobody's secret: what a client asks with for its upgrade.
+const KEY: &str = "AAAAAAAAAAAAAAAAAAAAAA==";
 /// Bytes that one read takes at most.
 const READ: usize = 256 << 10;
 /// Between a client's signs of life.
@@ -44,7 +47,6 @@ pub(crate) struct Client {
     out: Vec<u8>,
     /// Not to be read.
     stalled: bool,
-    beating: bool,
     /// What it is to everybody else.
     pub(crate) member: Member,
 }
@@ -63,7 +65,6 @@ pub(crate) struct Member {
     pub(crate) user: u32,
     /// Its room's number, and name.
     pub(crate) room: u32,
-    logged_in: bool,
     /// It has its own onJoin.
     online: bool,
     order: Order,
@@ -175,17 +176,15 @@ impl Swarm {
         // Whole rooms would else be on one server.
         let (room, place) = (user % rooms, user / rooms);
         let turn = (place + room) as usize % self.servers.len();
-        let client = Client {
+        let mut client = Client {
             socket: TcpStream::connect(self.servers[turn])?,
             stage: Stage::Connecting,
             partial: Vec::new(),
             out: Vec::new(),
             stalled: false,
-            beating: false,
             member: Member {
                 user,
                 room,
-                logged_in: false,
                 online: false,
                 order: Order::new(room, senders, late),
                 sender: (place < senders && !late).then_some(Sender {
@@ -196,19 +195,12 @@ impl Swarm {
                 }),
             },
         };
-        self.clients.push(client);
-        let token = self.clients.len() - 1;
-        self.register(token)?;
-        Ok(token)
-    }
-
-    fn register(&mut self, client: usize) -> anyhow::Result<()> {
-        let socket = &mut self.clients[client].socket;
+        let number = self.clients.len();
         let both = Interest::READABLE | Interest::WRITABLE;
-        self.poll
-            .registry()
-            .register(socket, Token(client), both)
-            .context("a socket")
+        let registry = self.poll.registry();
+        registry.register(&mut client.socket, Token(number), both)?;
+        self.clients.push(client);
+        Ok(number)
     }
 
     /// Registers something else to wake [`turn`](Self::turn).
@@ -217,8 +209,8 @@ impl Swarm {
         Ok(registry.register(source, Token(usize::MAX), Interest::READABLE)?)
     }
 
-    /// Connects and logs in so many more, `at_once` at a time, until all of them are members. How long it took.
-    pub(crate) fn gather(&mut self, clients: usize, at_once: usize) -> anyhow::Result<Duration> {
+    /// Connects and logs in so many more, `at_once` at a time, until all of them are members.
+    pub(crate) fn gather(&mut self, clients: usize, at_once: usize) -> anyhow::Result<()> {
         let began = Instant::now();
         let target = self.clients.len() + clients;
         while self.online < target {
@@ -234,7 +226,7 @@ impl Swarm {
                 );
             }
         }
-        Ok(began.elapsed())
+        Ok(())
     }
 
     /// Lets a sender send one message that was due at a time.
@@ -363,11 +355,7 @@ impl Swarm {
         } = self;
         let protocol = *protocol;
         let Client {
-            stage,
-            member,
-            out,
-            beating,
-            ..
+            stage, member, out, ..
         } = &mut clients[client];
         let (mut used, before) = (0, *pushes);
         if *stage == Stage::Upgrading {
@@ -387,8 +375,8 @@ impl Swarm {
         while let Some((opcode, payload, length)) = wire::frame(&bytes[used..]) {
             used += length;
             match opcode {
-                wire::PING => wire::masked(out, wire::PONG, |out| out.extend_from_slice(payload)),
-                wire::TEXT | wire::BINARY => protocol.hear(payload, |heard| {
+                PING => wire::masked(out, PONG, |out| out.extend_from_slice(payload)),
+                TEXT | BINARY => protocol.hear(payload, |heard| {
                     match heard {
                         Heard::Message(stamp) => {
                             *delivered += 1;
@@ -400,7 +388,8 @@ impl Swarm {
                                 sender.returned += 1;
                             }
                         }
-                        Heard::Answer(LOGIN, true) => member.logged_in = true,
+                        // Its own onJoin follows.
+                        Heard::Answer(LOGIN, true) => {}
                         // Its outcome was unknown, or too many came at once: clients try again.
                         Heard::Answer(LOGIN, false) => {
                             *retried += 1;
@@ -426,7 +415,6 @@ impl Swarm {
                         Heard::Left => *pushes += 1,
                         Heard::Greeting => {
                             protocol.greeted(member.room, member.user, out);
-                            *beating = true;
                             beats.push_back((now + HEARTBEAT.as_nanos() as u64, client));
                         }
                         Heard::Heartbeat | Heard::Kicked(_) | Heard::Other => {}
@@ -449,13 +437,13 @@ impl Swarm {
         let it = &mut clients[client];
         if it.stage == Stage::Connecting {
             // Writable: connected, or failed, which the write tells.
-            if it.socket.peer_addr().is_err() {
+            let Ok(server) = it.socket.peer_addr() else {
                 return;
-            }
+            };
             let _ = it.socket.set_nodelay(true);
             it.stage = Stage::Upgrading;
             let path = protocol.path(it.member.room, it.member.user);
-            wire::upgrade(&path, &mut it.out);
+            it.out = upgrade_request(server, &path, KEY).into_bytes();
         }
         if it.out.is_empty() || it.stage == Stage::Ended {
             return;

@@ -1,24 +1,6 @@
 //! WebSocket frames as a client needs them: the server's taken apart where they lie, its own masked.
 
-/// Opcode of a text message.
-pub(crate) const TEXT: u8 = 1;
-/// Opcode of a binary message.
-pub(crate) const BINARY: u8 = 2;
-/// Opcode of a ping.
-pub(crate) const PING: u8 = 9;
-/// Opcode of a pong.
-pub(crate) const PONG: u8 = 10;
-
 const MASK: [u8; 4] = [0x3c, 0xa5, 0x96, 0x0f];
-
-/// The request for an upgrade.
-pub(crate) fn upgrade(path: &str, out: &mut Vec<u8>) {
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-    );
-    out.extend_from_slice(request.as_bytes());
-}
 
 /// Where the answer to the request ends, if it is complete; `Err` with it if the upgrade was refused.
 pub(crate) fn upgraded(bytes: &[u8]) -> Result<Option<usize>, String> {
@@ -70,6 +52,7 @@ pub(crate) fn masked(out: &mut Vec<u8>, opcode: u8, payload: impl FnOnce(&mut Ve
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ::tests::websocket::{BINARY, TEXT};
 
     #[test]
     fn a_frame_is_taken_apart_once_it_is_complete() {

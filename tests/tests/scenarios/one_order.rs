@@ -2,9 +2,9 @@
 //! whatever way.
 
 use crate::load::{Load, listeners, senders};
+use tests::long;
 use tests::pomelo::{LOGIN, SEND, SENT, heard, joined, left, login_body};
 use tests::system::{Plan, System};
-use tests::{http, long};
 
 /// So many messages together, in the short run and the long one.
 fn messages() -> usize {
@@ -29,11 +29,10 @@ async fn fifty_members_see_every_message_of_eight_senders_in_one_same_order() {
     assert_eq!(outcome.acknowledged.len(), messages());
     outcome.was_seen_by(&listeners).await;
     for (number, chat) in system.chats.iter().enumerate() {
-        let metrics = http::get(chat.admin(), "/metrics").await;
-        let metrics = metrics.expect("chat tells its metrics").body;
+        let publications = chat.publications().await;
         assert!(
-            publications(&metrics) > messages() / 10,
-            "chat {number} took no part:\n{metrics}"
+            publications > messages() as u64 / 10,
+            "chat {number} took no part: {publications} publications"
         );
     }
 }
@@ -85,11 +84,4 @@ async fn who_joins_while_others_speak_sees_everything_from_its_join_on() {
         visitor.close().await;
         speaker.until_push(&left(&user)).await;
     }
-}
-
-/// How many publications a chat counts in its metrics.
-fn publications(metrics: &str) -> usize {
-    let lines = metrics.lines();
-    let counts = lines.filter_map(|line| line.strip_prefix("chat_publications_total "));
-    counts.filter_map(|count| count.parse::<usize>().ok()).sum()
 }
