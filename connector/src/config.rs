@@ -1,5 +1,6 @@
 //! A connector's settings: flags, and the environment variables of the same meaning.
 
+use crate::codec::{Dictionary, DictionaryError};
 use crate::connection::QueueLimits;
 use crate::random::unguessable;
 use crate::socket::ClientLimits;
@@ -8,7 +9,7 @@ use clap::Parser;
 use runtime::LogFormat;
 use runtime::cli::duration;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,10 @@ pub struct Config {
         value_name = "ADDRESS"
     )]
     pub listen: SocketAddr,
+
+    /// A port of its own for Pomelo's packages without WebSocket, which --listen takes, too
+    #[arg(long, env = "CONNECTOR_LISTEN_TCP", value_name = "ADDRESS")]
+    pub listen_tcp: Option<SocketAddr>,
 
     /// This connector's name, different from every other's
     #[arg(
@@ -118,6 +123,19 @@ pub struct ClientSettings {
     #[arg(long, env = "CONNECTOR_IDLE_TIMEOUT", default_value = "60s", value_parser = duration)]
     pub idle_timeout: Duration,
 
+    /// Gives routes codes in Pomelo's protocol: those of the original's handlers, then those in a file, a JSON array of
+    /// routes
+    #[arg(
+        long,
+        env = "CONNECTOR_DICTIONARY",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "",
+        value_parser = dictionary,
+        value_name = "FILE"
+    )]
+    pub dictionary: Option<&'static Dictionary>,
+
     /// What becomes of a user's second login: the same for all connectors, or they are not ready
     #[arg(
         long,
@@ -180,6 +198,12 @@ fn seconds(text: &str) -> Result<Duration, String> {
         Ok(seconds @ 1..) => Ok(Duration::from_secs(seconds)),
         _ => duration(text),
     }
+}
+
+/// The dictionary with the routes in a file, or without more. There is one for the life of the process.
+fn dictionary(file: &str) -> Result<&'static Dictionary, DictionaryError> {
+    let file = (!file.is_empty()).then_some(Path::new(file));
+    Ok(Box::leak(Box::new(Dictionary::load(file)?)))
 }
 
 /// Long enough that three renewals fit in, short enough for what is built on it: the second look at an index.

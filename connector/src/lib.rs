@@ -54,12 +54,26 @@ pub struct Surroundings {
     pub registry: Arc<Registry>,
 }
 
-/// Serves clients on `listener` until the shutdown is requested; then closes every socket with a reason, and returns
+/// Where clients come in.
+pub struct Listeners {
+    /// For all protocols.
+    pub all: TcpListener,
+    /// For Pomelo's packages without WebSocket alone.
+    pub tcp: Option<TcpListener>,
+}
+
+impl From<TcpListener> for Listeners {
+    fn from(all: TcpListener) -> Self {
+        Self { all, tcp: None }
+    }
+}
+
+/// Serves clients until the shutdown is requested; then closes every socket with a reason, and returns
 /// when every leave has landed and the lease is given back, after ten seconds at the most. With a grace the leaves are left
 /// to whoever looks after the lease, which ends when that is over.
 pub async fn serve(
     clients: &ClientSettings,
-    listener: TcpListener,
+    listeners: Listeners,
     surroundings: Surroundings,
     shutdown: Shutdown,
 ) {
@@ -81,9 +95,10 @@ pub async fn serve(
     let server = Server {
         services: Arc::new(services),
         clients: clients.limits(),
+        dictionary: clients.dictionary,
         queues: clients.queues(),
         connections: parking_lot::Mutex::default(),
         sockets: tokio_util::task::TaskTracker::new(),
     };
-    Arc::new(server).run(listener, shutdown).await;
+    Arc::new(server).run(listeners, shutdown).await;
 }

@@ -6,7 +6,7 @@ use connector::chat::{Chat, Source};
 use connector::hub::Hub;
 use connector::lease::Lease;
 use connector::registry::Registry;
-use connector::{Config, Surroundings};
+use connector::{Config, Listeners, Surroundings};
 use runtime::{Readiness, Shutdown, admin, cli, lifecycle, listen, telemetry};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -21,7 +21,10 @@ fn main() -> ExitCode {
 
 async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let source = Source::parse(&config.chat)?;
-    let listener = listen::bind(config.listen)?;
+    let listeners = Listeners {
+        all: listen::bind(config.listen)?,
+        tcp: config.listen_tcp.map(listen::bind).transpose()?,
+    };
     let admin_listener = listen::bind(config.admin)?;
 
     let hub = Hub::new(config.touch);
@@ -36,7 +39,10 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     readiness.follow("redis", channel_store::ChannelFeed::available(&*feed));
     readiness.follow("chat", chat.available());
     readiness.follow("login-policy", registry.agreed());
-    tracing::info!(address = %listener.local_addr()?, "listening");
+    tracing::info!(address = %listeners.all.local_addr()?, "listening");
+    if let Some(tcp) = &listeners.tcp {
+        tracing::info!(address = %tcp.local_addr()?, "tcp listening");
+    }
     tracing::info!(address = %admin_listener.local_addr()?, "admin listening");
     let admin = tokio::spawn(admin::serve(admin_listener, readiness, shutdown.clone()));
 
@@ -47,7 +53,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         lease,
         registry,
     };
-    connector::serve(&config.clients, listener, surroundings, shutdown).await;
+    connector::serve(&config.clients, listeners, surroundings, shutdown).await;
     admin.abort();
     Ok(())
 }

@@ -1,6 +1,9 @@
 //! The connector's port: TCP, HTTP, the upgrade to WebSocket, and the end of all of it.
+//!
+//! HTTP and Pomelo's packages come in at the same port: the first byte tells which it is, as it told the original.
 
-use crate::codec::WireFormat;
+use crate::Listeners;
+use crate::codec::{Dictionary, WireFormat};
 use crate::connection::{Connection, QueueLimits};
 use crate::disconnect::Disconnect;
 use crate::session::Services;
@@ -39,6 +42,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Server {
     pub(crate) services: Arc<Services>,
     pub(crate) clients: ClientLimits,
+    pub(crate) dictionary: Option<&'static Dictionary>,
     pub(crate) queues: Arc<QueueLimits>,
     pub(crate) connections: Mutex<Slab<Arc<Connection>>>,
     pub(crate) sockets: TaskTracker,
@@ -46,7 +50,7 @@ pub(crate) struct Server {
 
 impl Server {
     /// Accepts until the shutdown is requested, then closes every socket with a reason and lands every leave.
-    pub(crate) async fn run(self: Arc<Self>, listener: TcpListener, shutdown: Shutdown) {
+    pub(crate) async fn run(self: Arc<Self>, listeners: Listeners, shutdown: Shutdown) {
         let server = Arc::clone(&self);
         let keeping = AbortOnDropHandle::new(tokio::spawn(async move {
             match server.hold_the_lease().await {}
@@ -55,28 +59,44 @@ impl Server {
         let agreeing = AbortOnDropHandle::new(tokio::spawn(async move {
             server.services.registry.keep_agreeing().await
         }));
-        loop {
-            tokio::select! {
-                biased;
-                () = shutdown.requested() => break,
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => {
-                        tokio::spawn(Arc::clone(&self).http(stream));
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "can't accept");
-                        sleep(ACCEPT_PAUSE).await;
-                    }
-                }
-            }
+        let Listeners { all, tcp } = listeners;
+        let packages = tcp.map(|tcp| {
+            let accepting = Arc::clone(&self).accept(tcp, Self::stream);
+            AbortOnDropHandle::new(tokio::spawn(accepting))
+        });
+        tokio::select! {
+            biased;
+            () = shutdown.requested() => {}
+            never = Arc::clone(&self).accept(all, Self::any) => match never {},
         }
-        drop(listener);
+        drop(packages);
         self.drain().await;
         drop((keeping, agreeing));
         self.services
             .lease
             .end(self.services.departures.grace())
             .await;
+    }
+
+    async fn accept(
+        self: Arc<Self>,
+        listener: TcpListener,
+        serve: fn(Arc<Self>, TcpStream),
+    ) -> Infallible {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    // Answers are written whole: waiting for more would only delay them (F15).
+                    if stream.set_nodelay(true).is_ok() {
+                        serve(Arc::clone(&self), stream);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "can't accept");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
     }
 
     /// By one incarnation after another: what was of a dead one is closed.
@@ -127,11 +147,28 @@ impl Server {
         }
     }
 
+    /// A package begins with its type, a request of HTTP with a letter.
+    fn any(self: Arc<Self>, stream: TcpStream) {
+        tokio::spawn(async move {
+            let mut first = [0];
+            match timeout(self.clients.handshake, stream.peek(&mut first)).await {
+                Ok(Ok(1)) if first[0] < b' ' => self.stream(stream),
+                Ok(Ok(1)) => self.http(stream).await,
+                _ => {}
+            }
+        });
+    }
+
+    fn stream(self: Arc<Self>, stream: TcpStream) {
+        let format = self.pomelo().on_a_stream();
+        self.connected(stream, Vec::new(), format);
+    }
+
+    fn pomelo(&self) -> WireFormat {
+        WireFormat::POMELO.with_dictionary(self.dictionary)
+    }
+
     async fn http(self: Arc<Self>, stream: TcpStream) {
-        // Answers are written whole: waiting for more would only delay them (F15).
-        if stream.set_nodelay(true).is_err() {
-            return;
-        }
         let handshake = self.clients.handshake;
         let service = service_fn(move |request| {
             let server = Arc::clone(&self);
@@ -151,8 +188,8 @@ impl Server {
 
     fn answer(self: Arc<Self>, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
         let format = match request.uri().path() {
-            "/" => WireFormat::Pomelo,
-            "/ws" => WireFormat::Json,
+            "/" => self.pomelo(),
+            "/ws" => WireFormat::JSON,
             _ => return plain(StatusCode::NOT_FOUND, "nothing here\n"),
         };
         let key = match websocket_key(&request) {
@@ -183,7 +220,12 @@ impl Server {
             tracing::error!("the upgraded connection is no TCP stream");
             return;
         };
-        let (reader, writer) = parts.io.into_inner().into_split();
+        self.connected(parts.io.into_inner(), parts.read_buf.to_vec(), format);
+    }
+
+    /// Serves a socket that has come so far, and has sent this already.
+    fn connected(self: Arc<Self>, stream: TcpStream, mut first: Vec<u8>, format: WireFormat) {
+        let (reader, writer) = stream.into_split();
         let connection = Connection::new(writer, format, Arc::clone(&self.queues));
         let key = self.connections.lock().insert(Arc::clone(&connection));
         // Registered before the look, so that a shutdown finds it in one of the two ways.
@@ -191,7 +233,6 @@ impl Server {
             connection.close(Disconnect::Shutdown);
         }
         let sockets = self.sockets.clone();
-        let mut first = parts.read_buf.to_vec();
         sockets.spawn(async move {
             gauge!("connector_connections").increment(1);
             let services = Arc::clone(&self.services);

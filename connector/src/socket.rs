@@ -4,7 +4,7 @@
 //! buffer that all connections of a thread share, so an idle connection holds none; what they ask for is carried out
 //! one after the other before more is read, which is how a slow chat pushes back on the socket.
 
-use crate::codec::{self, Codec, Input, WireFormat};
+use crate::codec::{self, Carrier, Codec, Input, Packages, Protocol, WireFormat};
 use crate::connection::Connection;
 use crate::disconnect::Disconnect;
 use crate::session::{Client, Services};
@@ -52,7 +52,7 @@ pub(crate) async fn serve(
 ) {
     let mut socket = Socket {
         codec: Codec::new(connection.format(), limits.heartbeat),
-        frames: Reader::new(limits.message),
+        messages: Messages::of(connection.format(), limits),
         client: Client::new(services, Arc::clone(&connection)),
         clock: Clock::start(connection.format(), limits),
         connection,
@@ -84,11 +84,33 @@ impl Work {
     }
 }
 
+/// Finds messages in what a socket gives.
+enum Messages {
+    Frames(Reader),
+    Packages(Packages),
+}
+
+impl Messages {
+    fn of(format: WireFormat, limits: &ClientLimits) -> Self {
+        match format.carrier() {
+            Carrier::WebSocket => Self::Frames(Reader::new(limits.message)),
+            Carrier::Stream => Self::Packages(Packages::new(limits.message)),
+        }
+    }
+
+    fn feed(&mut self, bytes: &mut [u8], mut on: impl FnMut(Event<'_>)) -> Result<(), Disconnect> {
+        match self {
+            Self::Frames(frames) => frames.feed(bytes, on),
+            Self::Packages(packages) => packages.feed(bytes, |it| on(Event::Message(it))),
+        }
+    }
+}
+
 struct Socket {
     connection: Arc<Connection>,
     reader: OwnedReadHalf,
     codec: Codec,
-    frames: Reader,
+    messages: Messages,
     client: Client,
     clock: Clock,
 }
@@ -136,10 +158,10 @@ impl Socket {
         })
     }
 
-    /// Takes frames apart; what needs no waiting is done at once.
+    /// Takes messages apart; what needs no waiting is done at once.
     fn read(&mut self, bytes: &mut [u8], work: &mut Work) {
         let Self {
-            frames,
+            messages,
             codec,
             connection,
             clock,
@@ -147,7 +169,7 @@ impl Socket {
         } = self;
         let mut out = Vec::new();
         let mut end = None;
-        let fed = frames.feed(bytes, |event| {
+        let fed = messages.feed(bytes, |event| {
             if end.is_some() {
                 return;
             }
@@ -240,7 +262,7 @@ impl Clock {
             heard: None,
             ping: None,
             heartbeat: limits.heartbeat,
-            counts_messages: format != WireFormat::Pomelo,
+            counts_messages: format.protocol() != Protocol::Pomelo,
             alarms: 0,
         }
     }
@@ -328,12 +350,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_without_handshake_or_login_is_dropped() {
-        let mut clock = Clock::start(WireFormat::Pomelo, &LIMITS);
+        let mut clock = Clock::start(WireFormat::POMELO, &LIMITS);
         assert_eq!(
             rings(&mut clock).await,
             (10, Some(Disconnect::HandshakeTimeout))
         );
-        let mut clock = Clock::start(WireFormat::Pomelo, &LIMITS);
+        let mut clock = Clock::start(WireFormat::POMELO, &LIMITS);
         clock.ready();
         advance(Duration::from_secs(30)).await;
         clock.heard_heartbeat();
@@ -342,7 +364,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_pomelo_client_silent_for_two_intervals_is_dropped_also_when_it_sends_data_k5() {
-        let mut clock = Clock::start(WireFormat::Pomelo, &LIMITS);
+        let mut clock = Clock::start(WireFormat::POMELO, &LIMITS);
         clock.ready();
         clock.logged_in(true);
         advance(Duration::from_secs(40)).await;
@@ -355,7 +377,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_json_client_is_pinged_and_every_message_counts() {
-        let mut clock = Clock::start(WireFormat::Json, &LIMITS);
+        let mut clock = Clock::start(WireFormat::JSON, &LIMITS);
         clock.ready();
         clock.logged_in(true);
         assert_eq!(rings(&mut clock).await, (25, None));

@@ -100,7 +100,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         lease,
         registry,
     };
-    connector::serve(&config.clients, listener, around, shutdown).await;
+    connector::serve(&config.clients, listener.into(), around, shutdown).await;
     chat_shutdown.request();
     grpc.await??;
     admin.abort();

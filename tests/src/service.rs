@@ -19,6 +19,7 @@ pub struct Service {
 
 /// What a service logs for each address that it has bound, and the flag that asked for it.
 const LISTENING: (&str, &str) = ("listening", "--listen");
+const TCP: (&str, &str) = ("tcp listening", "--listen-tcp");
 const ADMIN: (&str, &str) = ("admin listening", "--admin");
 const GRPC: (&str, &str) = ("grpc listening", "--grpc");
 
@@ -61,6 +62,12 @@ impl Service {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.bound[LISTENING.1]
+    }
+
+    /// Where clients without WebSocket connect to; it was started with `--listen-tcp`.
+    #[must_use]
+    pub fn tcp_address(&self) -> SocketAddr {
+        self.bound[TCP.1]
     }
 
     /// Where `/livez`, `/readyz` and `/metrics` are.
@@ -266,7 +273,9 @@ impl Connector {
         list.extend(arguments(&["--id", id, "--chat", chats, "--redis", redis]));
         list.extend(arguments(&["--log-format", "json"]));
         list.extend(arguments(flags));
-        Self(Service::start("connector", &[LISTENING, ADMIN], list).await)
+        let mut events = vec![LISTENING, ADMIN];
+        events.extend(flags.contains(&TCP.1).then_some(TCP));
+        Self(Service::start("connector", &events, list).await)
     }
 }
 

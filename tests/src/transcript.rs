@@ -178,7 +178,8 @@ fn rebuilt(mut payload: Vec<u8>, total: Option<usize>) -> Bytes {
 }
 
 /// A package as it is to come now: without `__route__`.
-fn expected(package: &Bytes) -> Bytes {
+#[must_use]
+pub fn expected(package: &Bytes) -> Bytes {
     const ROUTE: &[u8] = br#""__route__":"chat.handler.send","#;
     let found = package
         .windows(ROUTE.len())

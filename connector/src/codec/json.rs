@@ -3,7 +3,7 @@
 //! Requests are read with their parts as raw text, so a body is never parsed into a tree, and passes on verbatim. What is
 //! no request is answered with code 400, and the connection stays.
 
-use super::{Input, Request, RequestBody, refuse_attack};
+use super::{Input, Request, RequestBody, WireFormat, refuse_attack};
 use crate::disconnect::Disconnect;
 use crate::websocket::{self, Opcode};
 use channel_store::{ChannelName, Publication};
@@ -28,6 +28,7 @@ struct Parts<'a> {
 }
 
 pub(super) fn decode(
+    format: WireFormat,
     message: &[u8],
     inputs: &mut Vec<Input>,
     out: &mut Vec<u8>,
@@ -37,7 +38,7 @@ pub(super) fn decode(
             refuse_attack(&request.route)?;
             inputs.push(Input::Request(request));
         }
-        Err(id) => refuse(id, out),
+        Err(id) => refuse(format, id, out),
     }
     Ok(())
 }
@@ -81,15 +82,20 @@ fn optional<T>(part: Option<&RawValue>, read: impl FnOnce(&str) -> Option<T>) ->
     }
 }
 
-fn refuse(id: Option<u64>, out: &mut Vec<u8>) {
+fn refuse(format: WireFormat, id: Option<u64>, out: &mut Vec<u8>) {
     let body = br#"{"code":400}"#;
     match id {
-        Some(id) => reply(id, body, out),
-        None => text(r#"{"body":"#, body, out),
+        Some(id) => reply(format, id, body, out),
+        None => text(format, r#"{"body":"#, body, out),
     }
 }
 
-pub(super) fn push(channel: &ChannelName, publication: &Publication, out: &mut Vec<u8>) {
+pub(super) fn push(
+    format: WireFormat,
+    channel: &ChannelName,
+    publication: &Publication,
+    out: &mut Vec<u8>,
+) {
     let head = format!(
         r#"{{"route":{},"channel":{},"offset":{},"time":{},"body":"#,
         Value::from(publication.payload.route()),
@@ -97,40 +103,38 @@ pub(super) fn push(channel: &ChannelName, publication: &Publication, out: &mut V
         publication.position.offset,
         publication.time,
     );
-    text(&head, publication.payload.body(), out);
+    text(format, &head, publication.payload.body(), out);
 }
 
-pub(super) fn position(channel: &ChannelName, body: &str, out: &mut Vec<u8>) {
+pub(super) fn position(format: WireFormat, channel: &ChannelName, body: &str, out: &mut Vec<u8>) {
     let channel = Value::from(channel.as_str());
     let head = format!(r#"{{"route":"onPosition","channel":{channel},"body":"#);
-    text(&head, body.as_bytes(), out);
+    text(format, &head, body.as_bytes(), out);
 }
 
-pub(super) fn reply(id: u64, body: &[u8], out: &mut Vec<u8>) {
-    text(&format!(r#"{{"id":{id},"body":"#), body, out);
+pub(super) fn reply(format: WireFormat, id: u64, body: &[u8], out: &mut Vec<u8>) {
+    text(format, &format!(r#"{{"id":{id},"body":"#), body, out);
 }
 
-pub(super) fn heartbeat(out: &mut Vec<u8>) {
+pub(super) fn heartbeat(_: WireFormat, out: &mut Vec<u8>) {
     websocket::frame(out, Opcode::Ping, b"");
 }
 
-pub(super) fn close(reason: Disconnect, out: &mut Vec<u8>) {
+pub(super) fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
     let farewell = reason.farewell();
     let Some(json) = farewell.json else {
-        return websocket::close(out, farewell.code, "");
+        return format.carrier.close(farewell.code, "", out);
     };
     let body = format!(
         r#"{{"reason":"{}","reconnect":{}}}"#,
         json.reason, json.reconnect
     );
-    text(r#"{"route":"onKick","body":"#, body.as_bytes(), out);
-    websocket::close(out, json.code, json.reason);
+    text(format, r#"{"route":"onKick","body":"#, body.as_bytes(), out);
+    format.carrier.close(json.code, json.reason, out);
 }
 
 /// An object in a text frame: `head`, then the value of its last member.
-fn text(head: &str, body: &[u8], out: &mut Vec<u8>) {
-    websocket::header(out, Opcode::Text, head.len() + body.len() + 1);
-    out.extend_from_slice(head.as_bytes());
-    out.extend_from_slice(body);
-    out.push(b'}');
+fn text(format: WireFormat, head: &str, body: &[u8], out: &mut Vec<u8>) {
+    let carrier = format.carrier;
+    carrier.carry(Opcode::Text, head.as_bytes(), &[body, b"}"], out);
 }

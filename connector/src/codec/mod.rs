@@ -2,10 +2,17 @@
 //!
 //! A codec does no I/O, never awaits and knows neither sessions nor channels. [`Codec`] reads one connection's messages;
 //! what is written is the same for every connection of a [`WireFormat`], so a publication is encoded once however many
-//! members it has. All that is encoded is complete WebSocket frames, ready for the socket.
+//! members it has. All that is encoded is whole messages of its [`Carrier`], ready for the socket.
 
+mod dictionary;
+mod format;
 mod json;
 mod pomelo;
+
+pub use dictionary::{Dictionary, DictionaryError};
+pub(crate) use pomelo::Packages;
+
+pub use format::{Carrier, Protocol, WireFormat};
 
 use crate::disconnect::Disconnect;
 use bytes::Bytes;
@@ -62,49 +69,6 @@ impl RequestBody {
     }
 }
 
-/// A form that publications are encoded in, once each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum WireFormat {
-    /// Pomelo's packages in binary WebSocket frames: `docs/protocols/pomelo.md`. A push is what the original pushed, so
-    /// such a client does not know where it stands.
-    Pomelo,
-    /// The same, for members that asked for positions: each push tells its channel, offset and time.
-    PomeloPositions,
-    /// JSON in text WebSocket frames: `docs/protocols/json.md`. Every push tells where it stands.
-    Json,
-}
-
-impl WireFormat {
-    /// All of them, each at its [`index`](Self::index).
-    pub const ALL: [Self; 3] = [Self::Pomelo, Self::PomeloPositions, Self::Json];
-    /// How many there are.
-    pub const COUNT: usize = Self::ALL.len();
-
-    /// This one's place in a table with a row for each.
-    #[must_use]
-    pub const fn index(self) -> usize {
-        self as usize
-    }
-
-    /// The form of the same protocol whose pushes tell where they stand.
-    #[must_use]
-    pub const fn with_positions(self) -> Self {
-        match self {
-            Self::Pomelo | Self::PomeloPositions => Self::PomeloPositions,
-            Self::Json => Self::Json,
-        }
-    }
-
-    /// True if a member can be told of a lost position; any other has to be disconnected.
-    #[must_use]
-    pub const fn tells_positions(self) -> bool {
-        match self {
-            Self::Pomelo => false,
-            Self::PomeloPositions | Self::Json => true,
-        }
-    }
-}
-
 /// Why a member's position is another one from now on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Moved {
@@ -144,7 +108,10 @@ impl Moved {
 
 /// What one connection's protocol remembers between messages.
 #[derive(Debug)]
-pub struct Codec(State);
+pub struct Codec {
+    format: WireFormat,
+    state: State,
+}
 
 #[derive(Debug)]
 enum State {
@@ -157,33 +124,23 @@ impl Codec {
     /// whole seconds.
     #[must_use]
     pub fn new(format: WireFormat, heartbeat: Duration) -> Self {
-        Self(match format {
-            WireFormat::Pomelo | WireFormat::PomeloPositions => {
-                State::Pomelo(pomelo::Decoder::new(heartbeat))
-            }
-            WireFormat::Json => State::Json,
-        })
-    }
-
-    /// What this connection is written in.
-    #[must_use]
-    pub fn format(&self) -> WireFormat {
-        match self.0 {
-            State::Pomelo(_) => WireFormat::Pomelo,
-            State::Json => WireFormat::Json,
-        }
+        let state = match format.protocol {
+            Protocol::Pomelo => State::Pomelo(pomelo::Decoder::new(heartbeat)),
+            Protocol::Json => State::Json,
+        };
+        Self { format, state }
     }
 
     /// To be called once, before the first message: a protocol without a handshake of its own is ready at once.
     pub fn open(&mut self, inputs: &mut Vec<Input>) {
-        match self.0 {
+        match self.state {
             State::Pomelo(_) => {}
             State::Json => inputs.push(Input::Ready),
         }
     }
 
-    /// Reads one whole WebSocket message, text or binary alike. What the protocol itself answers is appended to `out`,
-    /// what the client asks for to `inputs`, in order.
+    /// Reads one whole message of the carrier, text or binary alike. What the protocol itself answers is appended to
+    /// `out`, what the client asks for to `inputs`, in order.
     ///
     /// # Errors
     /// The reason to close for. What was appended before holds: `out` is to be sent first.
@@ -193,9 +150,9 @@ impl Codec {
         inputs: &mut Vec<Input>,
         out: &mut Vec<u8>,
     ) -> Result<(), Disconnect> {
-        match &mut self.0 {
-            State::Pomelo(decoder) => decoder.decode(message, inputs, out),
-            State::Json => json::decode(message, inputs, out),
+        match &mut self.state {
+            State::Pomelo(decoder) => decoder.decode(self.format, message, inputs, out),
+            State::Json => json::decode(self.format, message, inputs, out),
         }
     }
 }
@@ -207,10 +164,9 @@ pub fn push(
     publication: &Publication,
     out: &mut Vec<u8>,
 ) {
-    match format {
-        WireFormat::Pomelo => pomelo::push(publication, out),
-        WireFormat::PomeloPositions => pomelo::push_with_position(channel, publication, out),
-        WireFormat::Json => json::push(channel, publication, out),
+    match format.protocol {
+        Protocol::Pomelo => pomelo::push(format, channel, publication, out),
+        Protocol::Json => json::push(format, channel, publication, out),
     }
 }
 
@@ -222,18 +178,18 @@ pub fn position(
     moved: Moved,
     out: &mut Vec<u8>,
 ) {
-    let body = || {
-        format!(
-            r#"{{"epoch":{},"offset":{},"reason":"{}"}}"#,
-            Value::from(position.epoch.as_str()),
-            position.offset,
-            moved.reason(),
-        )
-    };
-    match format {
-        WireFormat::Pomelo => {}
-        WireFormat::PomeloPositions => pomelo::position(channel, &body(), out),
-        WireFormat::Json => json::position(channel, &body(), out),
+    if !format.tells_positions() {
+        return;
+    }
+    let body = format!(
+        r#"{{"epoch":{},"offset":{},"reason":"{}"}}"#,
+        Value::from(position.epoch.as_str()),
+        position.offset,
+        moved.reason(),
+    );
+    match format.protocol {
+        Protocol::Pomelo => pomelo::position(format, channel, &body, out),
+        Protocol::Json => json::position(format, channel, &body, out),
     }
 }
 
@@ -265,25 +221,25 @@ pub fn begin_epoch(format: WireFormat, channel: &ChannelName, first: &Position, 
 
 /// Appends the reply to a request. `body` is one JSON value.
 pub fn reply(format: WireFormat, id: u64, body: &[u8], out: &mut Vec<u8>) {
-    match format {
-        WireFormat::Pomelo | WireFormat::PomeloPositions => pomelo::reply(id, body, out),
-        WireFormat::Json => json::reply(id, body, out),
+    match format.protocol {
+        Protocol::Pomelo => pomelo::reply(format, id, body, out),
+        Protocol::Json => json::reply(format, id, body, out),
     }
 }
 
 /// Appends the server's heartbeat.
 pub fn heartbeat(format: WireFormat, out: &mut Vec<u8>) {
-    match format {
-        WireFormat::Pomelo | WireFormat::PomeloPositions => pomelo::heartbeat(out),
-        WireFormat::Json => json::heartbeat(out),
+    match format.protocol {
+        Protocol::Pomelo => pomelo::heartbeat(format, out),
+        Protocol::Json => json::heartbeat(format, out),
     }
 }
 
-/// Appends the end: the protocol's own farewell, if it has one for this reason, then the WebSocket close frame.
+/// Appends the end: the protocol's own farewell, if it has one for this reason, then the carrier's.
 pub fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
-    match format {
-        WireFormat::Pomelo | WireFormat::PomeloPositions => pomelo::close(reason, out),
-        WireFormat::Json => json::close(reason, out),
+    match format.protocol {
+        Protocol::Pomelo => pomelo::close(format, reason, out),
+        Protocol::Json => json::close(format, reason, out),
     }
 }
 

@@ -4,11 +4,14 @@
 //! hybrid-05, hybrid-10), but for the original's faults: a large request id never loops (F1), several packages may share
 //! a frame, and one that claims more than its frame holds is refused (F13).
 
+mod stream;
 mod text;
 
-use super::{Input, Request, RequestBody, refuse_attack};
+pub(crate) use stream::Packages;
+
+use super::{Dictionary, Input, Request, RequestBody, WireFormat, refuse_attack};
 use crate::disconnect::Disconnect;
-use crate::websocket::{self, Opcode};
+use crate::websocket::Opcode;
 use channel_store::{ChannelName, Publication};
 use serde::Deserialize;
 use serde_json::Value;
@@ -58,6 +61,7 @@ impl Decoder {
 
     pub(super) fn decode(
         &mut self,
+        format: WireFormat,
         frame: &[u8],
         inputs: &mut Vec<Input>,
         out: &mut Vec<u8>,
@@ -66,7 +70,7 @@ impl Decoder {
         // At least once: an empty frame is malformed (K6).
         loop {
             let (kind, body, behind) = split_package(rest).ok_or(Disconnect::Malformed)?;
-            self.package(kind, body, inputs, out)?;
+            self.package(format, (kind, body), inputs, out)?;
             if behind.is_empty() {
                 return Ok(());
             }
@@ -77,31 +81,38 @@ impl Decoder {
     /// What comes before its time, or twice, is ignored (K6).
     fn package(
         &mut self,
-        kind: u8,
-        body: &[u8],
+        format: WireFormat,
+        (kind, body): (u8, &[u8]),
         inputs: &mut Vec<Input>,
         out: &mut Vec<u8>,
     ) -> Result<(), Disconnect> {
         match (kind, self.stage) {
             (HANDSHAKE, Stage::Opened) => {
-                if !is_handshake(body) {
-                    package(HANDSHAKE, &[br#"{"code":500}"#], out);
+                let Some(system) = handshake(body) else {
+                    package(format, HANDSHAKE, &[br#"{"code":500}"#], out);
                     return Err(Disconnect::Handshake);
-                }
+                };
                 self.stage = Stage::Greeted;
-                let answer = format!(r#"{{"code":200,"sys":{{"heartbeat":{}}}}}"#, self.heartbeat);
-                package(HANDSHAKE, &[answer.as_bytes()], out);
+                let dictionary = format.dictionary.map_or_else(String::new, |dictionary| {
+                    format!(",{}", dictionary.describe(system.version.as_deref()))
+                });
+                let heartbeat = self.heartbeat;
+                let answer =
+                    format!(r#"{{"code":200,"sys":{{"heartbeat":{heartbeat}{dictionary}}}}}"#);
+                package(format, HANDSHAKE, &[answer.as_bytes()], out);
             }
             (HANDSHAKE_ACK, Stage::Greeted) => {
                 self.stage = Stage::Working;
-                heartbeat(out);
+                heartbeat(format, out);
                 inputs.push(Input::Ready);
             }
             (HEARTBEAT, Stage::Working) => {
-                heartbeat(out);
+                heartbeat(format, out);
                 inputs.push(Input::Heartbeat);
             }
-            (DATA, Stage::Working) => inputs.extend(message(body)?.map(Input::Request)),
+            (DATA, Stage::Working) => {
+                inputs.extend(message(format.dictionary, body)?.map(Input::Request))
+            }
             (HANDSHAKE | HANDSHAKE_ACK | HEARTBEAT | DATA, _) => {}
             _ => return Err(Disconnect::Malformed),
         }
@@ -117,8 +128,15 @@ fn split_package(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((kind, body, behind))
 }
 
-/// True if the client tells of its system. What it tells makes no difference.
-fn is_handshake(body: &[u8]) -> bool {
+/// What a client tells of its system. Only the version of the dictionary that it has kept makes a difference.
+#[derive(Default, Deserialize)]
+struct System {
+    #[serde(rename = "dictVersion")]
+    version: Option<String>,
+}
+
+/// `None` unless the client tells of its system.
+fn handshake(body: &[u8]) -> Option<System> {
     #[derive(Deserialize)]
     struct Handshake<'a> {
         #[serde(borrow)]
@@ -126,13 +144,18 @@ fn is_handshake(body: &[u8]) -> bool {
     }
     let body = text::to_utf8(body);
     // serde would take an array for an object whose keys were left out.
-    body.trim_ascii_start().starts_with(b"{")
-        && serde_json::from_slice::<Handshake<'_>>(&body)
-            .is_ok_and(|handshake| handshake.sys.get().starts_with('{'))
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return None;
+    }
+    let handshake = serde_json::from_slice::<Handshake<'_>>(&body).ok()?;
+    let sys = handshake.sys.get();
+    // A version that is no text is none that we gave.
+    sys.starts_with('{')
+        .then(|| serde_json::from_str(sys).unwrap_or_default())
 }
 
 /// What a DATA package asks for; `None` for what is ignored.
-fn message(bytes: &[u8]) -> Result<Option<Request>, Disconnect> {
+fn message(dictionary: Option<&Dictionary>, bytes: &[u8]) -> Result<Option<Request>, Disconnect> {
     let (&flag, mut rest) = bytes.split_first().ok_or(Disconnect::Malformed)?;
     let id = match flag >> 1 & 0b111 {
         REQUEST => take_id(&mut rest)?,
@@ -140,15 +163,20 @@ fn message(bytes: &[u8]) -> Result<Option<Request>, Disconnect> {
         NOTIFY | PUSH => 0,
         _ => return Ok(None),
     };
-    if flag & 1 == 1 {
-        // A code of the route dictionary, and there is none.
-        return Ok(None);
-    }
-    let (&length, rest) = rest.split_first().ok_or(Disconnect::Malformed)?;
-    let (route, body) = rest
-        .split_at_checked(length.into())
-        .ok_or(Disconnect::Malformed)?;
-    let route = String::from_utf8_lossy(route);
+    let (route, body) = if flag & 1 == 1 {
+        let Some((code, body)) = rest.split_first_chunk() else {
+            // Without a dictionary a code means nothing, whatever its length.
+            return dictionary.map_or(Ok(None), |_| Err(Disconnect::Malformed));
+        };
+        let route = dictionary.and_then(|dictionary| dictionary.route(u16::from_be_bytes(*code)));
+        (route.unwrap_or_default().into(), body)
+    } else {
+        let (&length, rest) = rest.split_first().ok_or(Disconnect::Malformed)?;
+        let (route, body) = rest
+            .split_at_checked(length.into())
+            .ok_or(Disconnect::Malformed)?;
+        (String::from_utf8_lossy(route), body)
+    };
     if !route.contains('.') {
         return Ok(None);
     }
@@ -176,17 +204,18 @@ fn take_id(bytes: &mut &[u8]) -> Result<u32, Disconnect> {
     Err(Disconnect::Malformed)
 }
 
-pub(super) fn push(publication: &Publication, out: &mut Vec<u8>) {
-    let body = text::for_clients(publication.payload.body());
-    pushed(publication.payload.route(), [&body, b"", b""], out);
-}
-
-/// For who asked for positions: the body that the original pushed, and where it stands.
-pub(super) fn push_with_position(
+pub(super) fn push(
+    format: WireFormat,
     channel: &ChannelName,
     publication: &Publication,
     out: &mut Vec<u8>,
 ) {
+    let body = text::for_clients(publication.payload.body());
+    let route = publication.payload.route();
+    if !format.positions {
+        return pushed(format, route, [&body, b"", b""], out);
+    }
+    // For who asked for positions: the body that the original pushed, and where it stands.
     let head = format!(
         r#"{{"channel":{},"offset":{},"time":{},"body":"#,
         Value::from(channel.as_str()),
@@ -194,27 +223,34 @@ pub(super) fn push_with_position(
         publication.time,
     );
     let head = text::for_clients(head.as_bytes());
-    let body = text::for_clients(publication.payload.body());
-    pushed(publication.payload.route(), [&head, &body, b"}"], out);
+    pushed(format, route, [&head, &body, b"}"], out);
 }
 
-pub(super) fn position(channel: &ChannelName, body: &str, out: &mut Vec<u8>) {
+pub(super) fn position(format: WireFormat, channel: &ChannelName, body: &str, out: &mut Vec<u8>) {
     let channel = Value::from(channel.as_str());
     let text = format!(r#"{{"channel":{channel},"body":{body}}}"#);
     let text = text::for_clients(text.as_bytes());
-    pushed("onPosition", [&text, b"", b""], out);
+    pushed(format, "onPosition", [&text, b"", b""], out);
 }
 
 /// A push whose body has these parts.
-fn pushed(route: &str, [first, second, third]: [&[u8]; 3], out: &mut Vec<u8>) {
+fn pushed(format: WireFormat, route: &str, body: [&[u8]; 3], out: &mut Vec<u8>) {
+    let flag = PUSH << 1;
+    let [first, second, third] = body;
+    let code = format.dictionary.and_then(|it| it.code(route));
+    if let Some(code) = code {
+        let [high, low] = code.to_be_bytes();
+        let head = [flag | 1, high, low];
+        return package(format, DATA, &[&head, first, second, third], out);
+    }
     // A route that a store holds has at most 128 bytes.
     let length = u8::try_from(route.len()).unwrap_or(u8::MAX);
     let route = &route.as_bytes()[..length.into()];
-    let head = [PUSH << 1, length];
-    package(DATA, &[&head, route, first, second, third], out);
+    let head = [flag, length];
+    package(format, DATA, &[&head, route, first, second, third], out);
 }
 
-pub(super) fn reply(id: u64, body: &[u8], out: &mut Vec<u8>) {
+pub(super) fn reply(format: WireFormat, id: u64, body: &[u8], out: &mut Vec<u8>) {
     let mut head = vec![RESPONSE << 1];
     let mut left = id;
     while left >= 0x80 {
@@ -222,33 +258,31 @@ pub(super) fn reply(id: u64, body: &[u8], out: &mut Vec<u8>) {
         left >>= 7;
     }
     head.push(left as u8);
-    package(DATA, &[&head, &text::for_clients(body)], out);
+    package(format, DATA, &[&head, &text::for_clients(body)], out);
 }
 
-pub(super) fn heartbeat(out: &mut Vec<u8>) {
-    package(HEARTBEAT, &[], out);
+pub(super) fn heartbeat(format: WireFormat, out: &mut Vec<u8>) {
+    package(format, HEARTBEAT, &[], out);
 }
 
-pub(super) fn close(reason: Disconnect, out: &mut Vec<u8>) {
+pub(super) fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
     let farewell = reason.farewell();
     if let Some(reason) = farewell.kick {
-        package(KICK, &[br#"{"reason":""#, reason.as_bytes(), br#""}"#], out);
+        let parts: [&[u8]; 3] = [br#"{"reason":""#, reason.as_bytes(), br#""}"#];
+        package(format, KICK, &parts, out);
     }
-    websocket::close(out, farewell.code, "");
+    format.carrier.close(farewell.code, "", out);
 }
 
-/// One package in a frame of its own. Its length has three bytes: what is pushed stays far below 16 MiB, as the message
-/// limit does.
-fn package(kind: u8, parts: &[&[u8]], out: &mut Vec<u8>) {
+/// One package in a frame of its own, or in a stream. Its length has three bytes: what is pushed stays far below 16 MiB, as
+/// the message limit does.
+fn package(format: WireFormat, kind: u8, parts: &[&[u8]], out: &mut Vec<u8>) {
     let length: usize = parts.iter().map(|part| part.len()).sum();
-    websocket::header(out, Opcode::Binary, 4 + length);
-    out.extend_from_slice(&[
+    let head = [
         kind,
         (length >> 16) as u8,
         (length >> 8) as u8,
         length as u8,
-    ]);
-    for part in parts {
-        out.extend_from_slice(part);
-    }
+    ];
+    format.carrier.carry(Opcode::Binary, &head, parts, out);
 }

@@ -8,7 +8,7 @@ use crate::testing::{channel, sized, soon};
 fn frame(offset: u64) -> Vec<u8> {
     let mut frame = Vec::new();
     let publication = sized("a", offset, 8 << 10);
-    codec::push(WireFormat::Json, &channel(), &publication, &mut frame);
+    codec::push(WireFormat::JSON, &channel(), &publication, &mut frame);
     frame
 }
 
@@ -28,7 +28,7 @@ fn stuff(connection: &Arc<Connection>, mut offset: u64) -> u64 {
 }
 
 async fn stuck(limits: &Arc<QueueLimits>) -> (Arc<Connection>, Client, u64) {
-    let (connection, client) = connect(WireFormat::Json, limits).await;
+    let (connection, client) = connect(WireFormat::JSON, limits).await;
     let last = stuff(&connection, 1);
     (connection, client, last)
 }
@@ -85,7 +85,7 @@ async fn all_who_lag_share_one_copy_of_a_batch_and_who_does_not_needs_none() {
     let limits = roomy();
     let (one, _one, _) = stuck(&limits).await;
     let (two, _two, _) = stuck(&limits).await;
-    let (idle, _idle) = connect(WireFormat::Json, &limits).await;
+    let (idle, _idle) = connect(WireFormat::JSON, &limits).await;
     let (frame, mut shared) = (frame(9), None);
     idle.send(&frame, &mut shared);
     assert_eq!(shared, None);
@@ -119,8 +119,8 @@ async fn beyond_the_processs_bound_who_lags_is_cut_off_and_nobody_else() {
     let limits = QueueLimits::new(64 << 20, 400 << 10);
     let (first, mut first_client, first_last) = stuck(&limits).await;
     let (second, _second_client, second_last) = stuck(&limits).await;
-    let (large, _large_client) = connect(WireFormat::Json, &limits).await;
-    let (idle, mut idle_client) = connect(WireFormat::Json, &limits).await;
+    let (large, _large_client) = connect(WireFormat::JSON, &limits).await;
+    let (idle, mut idle_client) = connect(WireFormat::JSON, &limits).await;
     send(&first, first_last + 1..=first_last + 30);
     assert_eq!(first.closing(), None);
     // With what the first has, this is too much.
@@ -175,7 +175,7 @@ async fn a_close_comes_after_everything_that_was_sent_before_it_and_nothing_afte
 
 #[tokio::test]
 async fn a_close_with_nothing_queued_is_told_at_once() {
-    let (connection, mut client) = connect(WireFormat::Json, &roomy()).await;
+    let (connection, mut client) = connect(WireFormat::JSON, &roomy()).await;
     connection.reply(7, br#"{"code":0}"#);
     let (reason, ()) = tokio::join!(soon(connection.closed()), async {
         connection.close(Disconnect::Idle);

@@ -45,8 +45,8 @@ enum Slot {
     Attached(Receiver),
     /// Begins after this position, which has not been reached yet.
     Waiting(Receiver, Position),
-    /// Key in `live`.
-    Live(WireFormat, usize),
+    /// Its crowd, and its key there.
+    Live(usize, usize),
 }
 
 /// What an append did to the buffers.
@@ -57,11 +57,18 @@ pub(super) struct Appended {
     pub(super) full: bool,
 }
 
+/// Those who have begun and want one form, in which everything is encoded once.
+struct Crowd {
+    format: WireFormat,
+    live: Slab<Arc<Connection>>,
+    pending: Vec<u8>,
+}
+
 pub(super) struct Audience {
     slots: Slab<Slot>,
     waiting: usize,
-    live: [Slab<Arc<Connection>>; WireFormat::COUNT],
-    pending: [Vec<u8>; WireFormat::COUNT],
+    /// One for each form that somebody has had here: there are few.
+    crowds: Vec<Crowd>,
     /// The position before the first pending publication, while some are.
     flushed: Option<Position>,
     metrics: HubMetrics,
@@ -72,8 +79,7 @@ impl Audience {
         Self {
             slots: Slab::new(),
             waiting: 0,
-            live: Default::default(),
-            pending: Default::default(),
+            crowds: Vec::new(),
             flushed: None,
             metrics,
         }
@@ -89,11 +95,12 @@ impl Audience {
 
     pub(super) fn detach(&mut self, member: usize) {
         match self.slots.try_remove(member) {
-            Some(Slot::Live(format, key)) => {
-                self.live[format.index()].try_remove(key);
-                if self.live[format.index()].is_empty() {
+            Some(Slot::Live(crowd, key)) => {
+                let crowd = &mut self.crowds[crowd];
+                crowd.live.try_remove(key);
+                if crowd.live.is_empty() {
                     // From here on nothing is appended: what is there would have a hole when the next one comes.
-                    self.pending[format.index()].clear();
+                    crowd.pending.clear();
                 }
             }
             Some(Slot::Waiting(..)) => self.waiting -= 1,
@@ -138,10 +145,11 @@ impl Audience {
                 let missed = missed.take_while(|p| p.position.offset <= flushed.offset);
                 codec::run(format, channel, &start.epoch, missed, &mut frames);
                 // Nothing is pending in a format that nobody had.
-                if self.live[format.index()].is_empty() {
+                let crowd = self.crowd(format);
+                let crowd = &mut self.crowds[crowd];
+                if crowd.live.is_empty() {
                     let pending = ring.after(&flushed).into_iter().flatten();
-                    let buffer = &mut self.pending[format.index()];
-                    codec::run(format, channel, &flushed.epoch, pending, buffer);
+                    codec::run(format, channel, &flushed.epoch, pending, &mut crowd.pending);
                 }
             }
             _ => {
@@ -180,13 +188,17 @@ impl Audience {
         }
         let begins = own.is_some_and(|own| own.epoch != next.epoch);
         let (mut pending, mut full) = (false, false);
-        for format in WireFormat::ALL {
-            if !self.live[format.index()].is_empty() {
-                let buffer = &mut self.pending[format.index()];
+        for crowd in &mut self.crowds {
+            if !crowd.live.is_empty() {
+                let Crowd {
+                    format,
+                    pending: buffer,
+                    ..
+                } = crowd;
                 if begins {
-                    codec::begin_epoch(format, channel, next, buffer);
+                    codec::begin_epoch(*format, channel, next, buffer);
                 }
-                codec::push(format, channel, publication, buffer);
+                codec::push(*format, channel, publication, buffer);
                 self.metrics.encodings.increment(1);
                 full |= buffer.len() >= BATCH;
                 pending = true;
@@ -210,12 +222,17 @@ impl Audience {
     /// Hands everything pending to the sockets of all live members.
     pub(super) fn flush(&mut self) {
         self.flushed = None;
-        for (buffer, live) in self.pending.iter_mut().zip(&self.live) {
+        for crowd in &mut self.crowds {
+            let Crowd {
+                live,
+                pending: buffer,
+                ..
+            } = crowd;
             if buffer.is_empty() {
                 continue;
             }
             let mut shared: Option<Bytes> = None;
-            for (_, connection) in live {
+            for (_, connection) in &*live {
                 connection.send(buffer, &mut shared);
             }
             self.metrics.writes.increment(live.len() as u64);
@@ -229,10 +246,13 @@ impl Audience {
     /// Moves everybody who has begun to a position that the log goes on from.
     pub(super) fn tell(&mut self, channel: &ChannelName, position: &Position, moved: Moved) {
         self.flush();
-        for (format, live) in WireFormat::ALL.into_iter().zip(&self.live) {
+        for Crowd { format, live, .. } in &self.crowds {
             for (_, connection) in live {
-                let connection = Arc::clone(connection);
-                Receiver { connection, format }.tell(channel, position, moved);
+                let receiver = Receiver {
+                    connection: Arc::clone(connection),
+                    format: *format,
+                };
+                receiver.tell(channel, position, moved);
                 self.metrics.lost(moved);
             }
         }
@@ -301,8 +321,21 @@ impl Audience {
     }
 
     fn go_live(&mut self, member: usize, receiver: Receiver) {
-        let format = receiver.format;
-        let key = self.live[format.index()].insert(receiver.connection);
-        self.slots[member] = Slot::Live(format, key);
+        let crowd = self.crowd(receiver.format);
+        let key = self.crowds[crowd].live.insert(receiver.connection);
+        self.slots[member] = Slot::Live(crowd, key);
+    }
+
+    /// The index of the crowd that wants this form.
+    fn crowd(&mut self, format: WireFormat) -> usize {
+        let known = self.crowds.iter().position(|it| it.format == format);
+        known.unwrap_or_else(|| {
+            self.crowds.push(Crowd {
+                format,
+                live: Slab::new(),
+                pending: Vec::new(),
+            });
+            self.crowds.len() - 1
+        })
     }
 }

@@ -51,7 +51,7 @@ impl Node {
 
     async fn begin(&self, session: &str) -> Guest {
         let stay = self.lease.enter(vec![Place::User(user())]).await.unwrap();
-        let (connection, client) = client::client(WireFormat::Json).await;
+        let (connection, client) = client::client(WireFormat::JSON).await;
         let session = SessionId::new(session).unwrap();
         let registration = self
             .registry
@@ -260,7 +260,7 @@ async fn where_everybody_may_log_in_nothing_is_registered() {
     let (_store, one, _other) = two(LoginPolicy::Allow).await;
     assert_eq!(one.registry.place(&user()), None);
     let stay = Arc::new(one.lease.enter(Vec::new()).await.unwrap());
-    let (connection, _client) = client::client(WireFormat::Json).await;
+    let (connection, _client) = client::client(WireFormat::JSON).await;
     let session = SessionId::new("s").unwrap();
     let begun = one.registry.begin(&stay, &user(), &session, &connection);
     assert!(begun.is_none());

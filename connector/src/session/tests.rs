@@ -46,7 +46,7 @@ async fn scene() -> Scene {
     });
     let stream = instance.stream().await;
     let_run().await;
-    let (socket, client) = client::client(WireFormat::Json).await;
+    let (socket, client) = client::client(WireFormat::JSON).await;
     Scene {
         me: Client::new(Arc::clone(&services), Arc::clone(&socket)),
         services,
@@ -287,7 +287,7 @@ async fn a_second_login_is_refused_whatever_the_uid_and_the_connection_stays_f5(
 #[tokio::test(start_paused = true)]
 async fn a_user_who_is_logged_in_elsewhere_is_refused_until_that_session_is_over() {
     let mut scene = logged_in().await;
-    let (socket, mut told) = client::client(WireFormat::Json).await;
+    let (socket, mut told) = client::client(WireFormat::JSON).await;
     let mut other = Client::new(Arc::clone(&scene.services), socket);
     other.handle(login(1, "u")).await;
     assert_eq!(told.next().await, reply(1, TAKEN));
@@ -439,7 +439,7 @@ async fn who_was_cut_off_is_not_served_any_more_and_who_went_away_is_k3() {
     scene.me.handle(send(2)).await;
     assert_eq!(scene.stream.keys(1).await.len(), 1);
 
-    let (socket, _told) = client::client(WireFormat::Json).await;
+    let (socket, _told) = client::client(WireFormat::JSON).await;
     let mut late = Client::new(Arc::clone(&scene.services), Arc::clone(&socket));
     socket.close(Disconnect::Shutdown);
     let started = Instant::now();

@@ -99,6 +99,7 @@ impl ConnectorProcess {
         let lease = Lease::new(name, LEASE, leases, hub.suspects()).unwrap();
         let chat = Chat::new(Source::InProcess(link.to_chat(choose)));
         let server = Arc::new(Server {
+            dictionary: None,
             services: Arc::new(Services {
                 lease,
                 departures: Departures::new(&chat, &registry, Duration::ZERO),
@@ -146,7 +147,7 @@ impl ConnectorProcess {
         self.sockets.lock().spawn(async move {
             let wire = Arc::<Mutex<Vec<u8>>>::default();
             let queues = Arc::clone(&server.queues);
-            let connection = Connection::new(wire, WireFormat::Json, queues);
+            let connection = Connection::new(wire, WireFormat::JSON, queues);
             let key = server.connections.lock().insert(Arc::clone(&connection));
             let mut client = Client::new(Arc::clone(&server.services), Arc::clone(&connection));
             client.handle(request).await;

@@ -112,8 +112,8 @@ impl Client {
                 code: u16::from_be_bytes([payload[0], payload[1]]),
                 reason: String::from_utf8(payload[2..].to_vec()).unwrap(),
             },
-            (2, WireFormat::Pomelo) => of_pomelo(&payload),
-            (2, WireFormat::PomeloPositions) => match of_pomelo(&payload) {
+            (2, WireFormat::POMELO) => of_pomelo(&payload),
+            (2, WireFormat::POMELO_POSITIONS) => match of_pomelo(&payload) {
                 Told::Push { route, mut body } => {
                     assert_eq!(body["channel"], "room");
                     let body = body["body"].take();
@@ -121,7 +121,7 @@ impl Client {
                 }
                 told => told,
             },
-            (1, WireFormat::Json) => of_json(&payload),
+            (1, WireFormat::JSON) => of_json(&payload),
             _ => panic!("opcode {opcode}"),
         }
     }

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 fn read(text: &str) -> Decoded {
-    decode(&mut codec(WireFormat::Json), text.as_bytes())
+    decode(&mut codec(WireFormat::JSON), text.as_bytes())
 }
 
 fn asked(input: Input) -> Decoded {
@@ -28,7 +28,7 @@ fn text(text: &str) -> Frame {
 #[test]
 fn a_connection_is_ready_at_once() {
     let mut inputs = Vec::new();
-    codec(WireFormat::Json).open(&mut inputs);
+    codec(WireFormat::JSON).open(&mut inputs);
     assert_eq!(inputs, [Input::Ready]);
 }
 
@@ -61,7 +61,7 @@ fn a_request_is_read_and_its_body_left_as_it_is() {
 fn a_method_that_every_object_has_is_an_attack_k6() {
     let mut inputs = Vec::new();
     let attack = br#"{"id":1,"route":"connector.handler.constructor"}"#;
-    let refused = codec(WireFormat::Json).decode(attack, &mut inputs, &mut Vec::new());
+    let refused = codec(WireFormat::JSON).decode(attack, &mut inputs, &mut Vec::new());
     assert_eq!(refused, Err(Disconnect::Attack));
     assert_eq!(inputs, []);
 }
@@ -120,7 +120,7 @@ fn what_is_no_request_is_answered_with_400() {
         assert_eq!(decoded.result, Ok(()));
     }
     let decoded = decode(
-        &mut codec(WireFormat::Json),
+        &mut codec(WireFormat::JSON),
         b"{\"id\":1,\"route\":\"\xff.\"}",
     );
     assert_eq!(decoded.frames, [text(r#"{"body":{"code":400}}"#)]);
@@ -145,32 +145,32 @@ fn the_400_carries_the_id_if_it_could_be_read() {
 
 #[test]
 fn replies_pushes_and_heartbeats_are_written_as_the_contract_shows() {
-    let out = written(|out| codec::reply(WireFormat::Json, 1, br#"{"code":0}"#, out));
+    let out = written(|out| codec::reply(WireFormat::JSON, 1, br#"{"code":0}"#, out));
     assert_eq!(frames(&out), [text(r#"{"id":1,"body":{"code":0}}"#)]);
     let publication = publication("onMessage", r#"{"type":1}"#);
-    let out = written(|out| codec::push(WireFormat::Json, &channel("4"), &publication, out));
+    let out = written(|out| codec::push(WireFormat::JSON, &channel("4"), &publication, out));
     let expected =
         r#"{"route":"onMessage","channel":"4","offset":17,"time":1795377365123,"body":{"type":1}}"#;
     assert_eq!(frames(&out), [text(expected)]);
     let out = written(|out| {
         let at = publication_position("e1", 19);
-        codec::position(WireFormat::Json, &channel("4"), &at, Moved::Diverged, out);
+        codec::position(WireFormat::JSON, &channel("4"), &at, Moved::Diverged, out);
     });
     let expected = r#"{"route":"onPosition","channel":"4","body":{"epoch":"e1","offset":19,"reason":"diverged"}}"#;
     assert_eq!(frames(&out), [text(expected)]);
-    let out = written(|out| codec::heartbeat(WireFormat::Json, out));
+    let out = written(|out| codec::heartbeat(WireFormat::JSON, out));
     assert_eq!(frames(&out), [(9, vec![])]);
 }
 
 #[test]
 fn a_farewell_is_a_push_and_a_close_code() {
-    let out = written(|out| codec::close(WireFormat::Json, Disconnect::Slow, out));
+    let out = written(|out| codec::close(WireFormat::JSON, Disconnect::Slow, out));
     let kick = r#"{"route":"onKick","body":{"reason":"slow","reconnect":true}}"#;
     assert_eq!(frames(&out), [text(kick), (8, b"\x0f\xa1slow".to_vec())]);
-    let out = written(|out| codec::close(WireFormat::Json, Disconnect::TooBig, out));
+    let out = written(|out| codec::close(WireFormat::JSON, Disconnect::TooBig, out));
     assert_eq!(frames(&out), [(8, 1009_u16.to_be_bytes().to_vec())]);
     for reason in Disconnect::ALL {
-        let out = written(|out| codec::close(WireFormat::Json, reason, out));
+        let out = written(|out| codec::close(WireFormat::JSON, reason, out));
         for (opcode, payload) in frames(&out) {
             if opcode == 1 {
                 serde_json::from_slice::<Value>(&payload).unwrap();
@@ -185,7 +185,7 @@ proptest! {
     fn pushes_survive_the_way_to_the_client(name in "[^\\pC]{1,20}", route in "[^\\pC]{1,20}", value in any::<String>()) {
         let body = json!({ "value": value });
         let publication = publication(&route, &body.to_string());
-        let out = written(|out| codec::push(WireFormat::Json, &channel(&name), &publication, out));
+        let out = written(|out| codec::push(WireFormat::JSON, &channel(&name), &publication, out));
         let [(1, payload)] = &frames(&out)[..] else { panic!("one text frame") };
         let expected = json!({
             "route": route, "channel": name, "offset": 17, "time": 1_795_377_365_123_u64, "body": body,
@@ -214,7 +214,7 @@ proptest! {
     #[test]
     fn arbitrary_messages_are_read_or_answered(bytes in prop::collection::vec(any::<u8>(), 0..60), text in "[{}\\[\\]\":,a-e0-9 idroutebodykey]{0,60}") {
         for message in [&bytes[..], text.as_bytes()] {
-            let decoded = decode(&mut codec(WireFormat::Json), message);
+            let decoded = decode(&mut codec(WireFormat::JSON), message);
             prop_assert_eq!(decoded.inputs.len() + decoded.frames.len(), 1);
         }
     }

@@ -44,7 +44,7 @@ fn body(bytes: &[u8]) -> RequestBody {
 
 #[test]
 fn the_handshake_is_answered_and_its_ack_starts_heartbeats() {
-    let mut codec = codec(WireFormat::Pomelo);
+    let mut codec = codec(WireFormat::POMELO);
     let mut inputs = Vec::new();
     codec.open(&mut inputs);
     assert_eq!(inputs, []);
@@ -82,7 +82,7 @@ fn a_handshake_without_sys_is_answered_with_500_and_closed_k6() {
         "[{}]",
     ];
     for body in bodies {
-        let decoded = decode(&mut codec(WireFormat::Pomelo), &package(1, body.as_bytes()));
+        let decoded = decode(&mut codec(WireFormat::POMELO), &package(1, body.as_bytes()));
         let answer = package(1, br#"{"code":500}"#);
         let expected = Decoded {
             frames: vec![(2, answer)],
@@ -95,7 +95,7 @@ fn a_handshake_without_sys_is_answered_with_500_and_closed_k6() {
 #[test]
 fn what_comes_too_early_or_twice_is_ignored_k6() {
     let login = data(&Message::request(1, "connector.handler.login", "{}"));
-    let mut codec = codec(WireFormat::Pomelo);
+    let mut codec = codec(WireFormat::POMELO);
     for early in [&login, &package(2, b""), &package(3, b""), &package(4, b"")] {
         assert_eq!(decode(&mut codec, early), nothing());
     }
@@ -144,7 +144,7 @@ fn several_packages_may_share_a_frame_f13() {
     frame.extend(data(&Message::request(1, "a.b", "{}")));
     frame.extend(package(3, b""));
     frame.extend(data(&Message::request(2, "a.b", r#"{"a":1}"#)));
-    let mut codec = codec(WireFormat::Pomelo);
+    let mut codec = codec(WireFormat::POMELO);
     let expected = [
         Input::Ready,
         request(1, "a.b", object("{}")),
@@ -156,7 +156,7 @@ fn several_packages_may_share_a_frame_f13() {
     assert_eq!(decoded.frames.len(), 3);
     // What came before a fault holds.
     frame.extend(package(9, b""));
-    let mut codec = self::codec(WireFormat::Pomelo);
+    let mut codec = self::codec(WireFormat::POMELO);
     let decoded = decode(&mut codec, &frame);
     assert_eq!(decoded.inputs, expected);
     assert_eq!(decoded.result, Err(Disconnect::Malformed));
@@ -298,13 +298,13 @@ fn text_beyond_u_ffff_comes_and_goes_as_the_clients_can_write_and_read_it() {
     assert_eq!(body(b"{\"a\":\"\xff\"}"), object("{\"a\":\"\u{fffd}\"}"));
     let expected = "{\"a\":\"\\ud83d\\ude00é哈\"}".as_bytes();
     let out =
-        written(|out| codec::reply(WireFormat::Pomelo, 1, "{\"a\":\"😀é哈\"}".as_bytes(), out));
+        written(|out| codec::reply(WireFormat::POMELO, 1, "{\"a\":\"😀é哈\"}".as_bytes(), out));
     assert_eq!(
         Message::decode(&unpack(&frames(&out)[0].1).1).body,
         expected
     );
     let publication = publication("onMessage", "{\"a\":\"😀é哈\"}");
-    let out = written(|out| codec::push(WireFormat::Pomelo, &channel("4"), &publication, out));
+    let out = written(|out| codec::push(WireFormat::POMELO, &channel("4"), &publication, out));
     assert_eq!(
         Message::decode(&unpack(&frames(&out)[0].1).1).body,
         expected
@@ -313,7 +313,7 @@ fn text_beyond_u_ffff_comes_and_goes_as_the_clients_can_write_and_read_it() {
 
 #[test]
 fn who_asked_for_positions_gets_them_around_the_body() {
-    let format = WireFormat::Pomelo.with_positions();
+    let format = WireFormat::POMELO_POSITIONS;
     let read = |out: Vec<u8>| {
         let [(2, payload)] = &frames(&out)[..] else {
             panic!("one binary frame");
@@ -343,7 +343,7 @@ fn who_asked_for_positions_gets_them_around_the_body() {
         assert_eq!(read(told(moved)), ("onPosition".into(), expected));
     }
     let out = written(|out| {
-        let format = WireFormat::Pomelo;
+        let format = WireFormat::POMELO;
         codec::position(format, &channel("4"), &at, Moved::Diverged, out);
     });
     assert!(out.is_empty(), "the original's clients know no positions");
@@ -374,7 +374,7 @@ fn each_reason_closes_as_the_table_says() {
             )
         }));
         expected.push((8, code.to_be_bytes().to_vec()));
-        let out = written(|out| codec::close(WireFormat::Pomelo, reason, out));
+        let out = written(|out| codec::close(WireFormat::POMELO, reason, out));
         assert_eq!(frames(&out), expected, "{reason:?}");
     }
 }
@@ -417,12 +417,12 @@ proptest! {
         };
         let text = json.to_string();
         let (message, value) =
-            received(written(|out| codec::reply(WireFormat::Pomelo, id, text.as_bytes(), out)));
+            received(written(|out| codec::reply(WireFormat::POMELO, id, text.as_bytes(), out)));
         prop_assert_eq!((message.kind, message.id, message.route), (2, id, RouteName::None));
         prop_assert_eq!(&value, &json);
         let publication = publication(&route, &text);
         let (message, value) = received(written(|out| {
-            codec::push(WireFormat::Pomelo, &channel("4"), &publication, out);
+            codec::push(WireFormat::POMELO, &channel("4"), &publication, out);
         }));
         prop_assert_eq!((message.kind, message.route), (3, RouteName::Name(route)));
         prop_assert_eq!(&value, &json);
@@ -430,7 +430,7 @@ proptest! {
 
     #[test]
     fn arbitrary_frames_never_panic(frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..8)) {
-        let mut fresh = codec(WireFormat::Pomelo);
+        let mut fresh = codec(WireFormat::POMELO);
         let mut working = working();
         for frame in &frames {
             let _ = decode(&mut fresh, frame);

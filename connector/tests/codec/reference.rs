@@ -170,7 +170,7 @@ pub(crate) fn codec(format: WireFormat) -> Codec {
 
 /// A Pomelo connection whose handshake is behind it.
 pub(crate) fn working() -> Codec {
-    let mut codec = codec(WireFormat::Pomelo);
+    let mut codec = codec(WireFormat::POMELO);
     decode(&mut codec, &package(1, br#"{"sys":{}}"#));
     decode(&mut codec, &package(2, b""));
     codec

@@ -87,7 +87,7 @@ struct Replay {
 fn replay(transcript: &str, connection: u32, heartbeat: u64) -> Replay {
     let recorded = recorded(transcript, connection);
     assert!(recorded.len() > 2, "the transcript was read");
-    let mut codec = Codec::new(WireFormat::Pomelo, Duration::from_secs(heartbeat));
+    let mut codec = Codec::new(WireFormat::POMELO, Duration::from_secs(heartbeat));
     let mut own = Vec::new();
     let mut replay = Replay {
         requests: Vec::new(),
@@ -139,11 +139,11 @@ fn replay(transcript: &str, connection: u32, heartbeat: u64) -> Replay {
 /// A reply or push of the original as the codec writes it.
 fn again(message: &Message) -> Vec<u8> {
     written(|out| match &message.route {
-        RouteName::None => codec::reply(WireFormat::Pomelo, message.id, &message.body, out),
+        RouteName::None => codec::reply(WireFormat::POMELO, message.id, &message.body, out),
         RouteName::Name(route) => {
             let body = std::str::from_utf8(&message.body).expect("JSON");
             codec::push(
-                WireFormat::Pomelo,
+                WireFormat::POMELO,
                 &channel("1"),
                 &publication(route, body),
                 out,
@@ -155,7 +155,7 @@ fn again(message: &Message) -> Vec<u8> {
 
 fn farewell(reason: Disconnect) -> Vec<Frame> {
     frames(&written(|out| {
-        codec::close(WireFormat::Pomelo, reason, out);
+        codec::close(WireFormat::POMELO, reason, out);
     }))
 }
 

@@ -63,10 +63,10 @@ impl Workload {
     /// The one of this name.
     pub(crate) fn named(name: &str) -> Self {
         match name {
-            "decode-pomelo" => decode(WireFormat::Pomelo),
-            "decode-json" => decode(WireFormat::Json),
-            "push-pomelo" => push(WireFormat::Pomelo),
-            "push-json" => push(WireFormat::Json),
+            "decode-pomelo" => decode(WireFormat::POMELO),
+            "decode-json" => decode(WireFormat::JSON),
+            "push-pomelo" => push(WireFormat::POMELO),
+            "push-json" => push(WireFormat::JSON),
             "deliver-to-10" => deliver(10),
             "publish" => publish(),
             _ => panic!("no workload {name}"),
@@ -94,7 +94,7 @@ fn payload() -> Payload {
 fn decode(format: WireFormat) -> Workload {
     let route = "chat.handler.send";
     let request = match format {
-        WireFormat::Json => masked(
+        WireFormat::JSON => masked(
             0x81,
             MASK,
             format!(r#"{{"id":7,"route":"{route}","body":{BODY}}}"#).as_bytes(),
@@ -109,7 +109,7 @@ fn decode(format: WireFormat) -> Workload {
     let mut codec = Codec::new(format, HEARTBEAT);
     let (mut inputs, mut out) = (Vec::new(), Vec::new());
     codec.open(&mut inputs);
-    if format != WireFormat::Json {
+    if format != WireFormat::JSON {
         for (kind, body) in [(1, &br#"{"sys":{}}"#[..]), (2, b"")] {
             let greeted = codec.decode(&package(kind, body), &mut inputs, &mut out);
             greeted.expect("a handshake");
@@ -170,7 +170,7 @@ fn deliver(members: usize) -> Workload {
         let mut there: Vec<Member> = Vec::new();
         for _ in 0..members {
             let connection = connection(&limits).await;
-            let member = hub.attach(&channel(), &connection, WireFormat::Pomelo);
+            let member = hub.attach(&channel(), &connection, WireFormat::POMELO);
             member.followed().await;
             let end = feed.read(&channel(), &Since::Head, 0).await;
             member.begin(end.expect("the store is in memory").position);
@@ -213,7 +213,7 @@ async fn connection(limits: &Arc<QueueLimits>) -> Arc<Connection> {
         while matches!(client.read(&mut buffer), Ok(1..)) {}
     });
     let (_, writer) = server.into_split();
-    Connection::new(writer, WireFormat::Pomelo, limits.clone())
+    Connection::new(writer, WireFormat::POMELO, limits.clone())
 }
 
 /// From a session's send through its lane and chat to the store, and back with the answer.

@@ -23,6 +23,7 @@ mod outages;
 mod pomelo_libraries;
 mod pomelo_protocol;
 mod quick_start;
+mod raw_tcp;
 mod recorded;
 mod redis_cluster;
 mod redis_connections;

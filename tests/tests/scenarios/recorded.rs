@@ -199,6 +199,34 @@ async fn ids_and_sizes_are_answered_as_recorded() {
 }
 
 #[tokio::test]
+async fn with_a_dictionary_the_first_steps_are_answered_as_recorded() {
+    replay(
+        "hybriddict-01",
+        &["--dictionary"],
+        false,
+        Exceptions::default(),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn with_a_dictionary_errors_are_answered_as_recorded() {
+    replay(
+        "hybriddict-03",
+        &["--dictionary"],
+        false,
+        Exceptions::default(),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn who_comes_back_with_the_dictionarys_version_is_not_told_it_again_as_recorded() {
+    let flags = &["--dictionary", "--heartbeat", "1"];
+    replay("hybriddict-12", flags, false, Exceptions::default()).await;
+}
+
+#[tokio::test]
 async fn heartbeats_are_answered_as_recorded() {
     replay(
         "hybrid-10",

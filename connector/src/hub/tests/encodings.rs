@@ -26,11 +26,12 @@ async fn counted(formats: &[WireFormat]) -> (Counters, Script, Vec<Guest>) {
 
 #[tokio::test(start_paused = true)]
 async fn a_publication_is_encoded_once_for_each_format_in_use_however_many_members_it_has() {
-    use WireFormat::{Json, Pomelo};
+    const JSON: WireFormat = WireFormat::JSON;
+    const POMELO: WireFormat = WireFormat::POMELO;
     for (formats, each) in [
-        (&[Json, Json, Json][..], 1),
-        (&[Pomelo, Pomelo], 1),
-        (&[Json, Pomelo, Json, Pomelo, Json], 2),
+        (&[JSON, JSON, JSON][..], 1),
+        (&[POMELO, POMELO], 1),
+        (&[JSON, POMELO, JSON, POMELO, JSON], 2),
     ] {
         let (counters, script, mut guests) = counted(formats).await;
         for offset in 5..=14 {
@@ -45,8 +46,9 @@ async fn a_publication_is_encoded_once_for_each_format_in_use_however_many_membe
 
 #[tokio::test(start_paused = true)]
 async fn publications_that_are_ready_together_leave_in_one_write_for_each_member() {
-    use WireFormat::{Json, Pomelo};
-    let (counters, script, mut guests) = counted(&[Json, Pomelo, Json]).await;
+    const JSON: WireFormat = WireFormat::JSON;
+    const POMELO: WireFormat = WireFormat::POMELO;
+    let (counters, script, mut guests) = counted(&[JSON, POMELO, JSON]).await;
     for round in 1..=2 {
         for offset in 5 * round..5 * round + 5 {
             script.publish(publication("a", offset));
@@ -60,7 +62,7 @@ async fn publications_that_are_ready_together_leave_in_one_write_for_each_member
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_grows_large_is_written_before_it_grows_further() {
-    let (counters, script, _guests) = counted(&[WireFormat::Json]).await;
+    let (counters, script, _guests) = counted(&[WireFormat::JSON]).await;
     for offset in 5..=9 {
         script.publish(sized("a", offset, 40 << 10));
     }

@@ -15,11 +15,11 @@ async fn when_the_position_is_lost_every_member_is_told_or_else_closed_with_a_re
         (Standing::Unknown, "unknown"),
     ] {
         let (mut script, mut json) = room().await;
-        let mut positions = guest_at(&script.hub, WireFormat::PomeloPositions, at("a", 4)).await;
-        let mut pomelo = guest_at(&script.hub, WireFormat::Pomelo, at("a", 4)).await;
-        let mut waiting = guest_at(&script.hub, WireFormat::Json, at("a", 6)).await;
-        let waiting_pomelo = guest_at(&script.hub, WireFormat::Pomelo, at("a", 6)).await;
-        let mut joining = guest(&script.hub, WireFormat::Json).await;
+        let mut positions = guest_at(&script.hub, WireFormat::POMELO_POSITIONS, at("a", 4)).await;
+        let mut pomelo = guest_at(&script.hub, WireFormat::POMELO, at("a", 4)).await;
+        let mut waiting = guest_at(&script.hub, WireFormat::JSON, at("a", 6)).await;
+        let waiting_pomelo = guest_at(&script.hub, WireFormat::POMELO, at("a", 6)).await;
+        let mut joining = guest(&script.hub, WireFormat::JSON).await;
         script.publish(publication("a", 5));
         script.publish(publication("b", 9));
         let lost = LogPage {
@@ -62,7 +62,7 @@ async fn when_the_position_is_lost_every_member_is_told_or_else_closed_with_a_re
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_what_a_trimmed_log_still_brings_is_not_told_of_a_loss() {
     let (mut script, _json) = room().await;
-    let mut waiting = guest_at(&script.hub, WireFormat::Json, at("a", 90)).await;
+    let mut waiting = guest_at(&script.hub, WireFormat::JSON, at("a", 90)).await;
     script.publish(publication("a", 91));
     let lost = LogPage {
         standing: Standing::Trimmed,
@@ -79,7 +79,7 @@ async fn who_waits_for_what_a_trimmed_log_still_brings_is_not_told_of_a_loss() {
 #[tokio::test(start_paused = true)]
 async fn who_waits_where_a_trimmed_log_begins_goes_on_from_there() {
     let (mut script, _json) = room().await;
-    let mut waiting = guest_at(&script.hub, WireFormat::Json, at("a", 90)).await;
+    let mut waiting = guest_at(&script.hub, WireFormat::JSON, at("a", 90)).await;
     script.publish(publication("a", 91));
     let lost = LogPage {
         standing: Standing::Trimmed,
@@ -96,8 +96,8 @@ async fn who_waits_where_a_trimmed_log_begins_goes_on_from_there() {
 #[tokio::test(start_paused = true)]
 async fn a_joiner_whose_own_position_is_lost_is_told_or_closed_alone() {
     let (mut script, mut present) = room().await;
-    let pomelo = guest(&script.hub, WireFormat::Pomelo).await;
-    let mut json = guest(&script.hub, WireFormat::Json).await;
+    let pomelo = guest(&script.hub, WireFormat::POMELO).await;
+    let mut json = guest(&script.hub, WireFormat::JSON).await;
     let lost = || LogPage {
         standing: Standing::Trimmed,
         ..page(
@@ -122,7 +122,7 @@ async fn a_joiner_whose_own_position_is_lost_is_told_or_closed_alone() {
 #[tokio::test(start_paused = true)]
 async fn a_channel_is_followed_from_its_first_member_to_its_last() {
     let (script, first) = room().await;
-    let second = guest_at(&script.hub, WireFormat::Pomelo, at("a", 4)).await;
+    let second = guest_at(&script.hub, WireFormat::POMELO, at("a", 4)).await;
     drop(first.member);
     assert_eq!(script.feed.follows(), [true]);
     drop(second.member);
@@ -133,9 +133,9 @@ async fn a_channel_is_followed_from_its_first_member_to_its_last() {
 #[tokio::test(start_paused = true)]
 async fn a_member_that_left_is_given_nothing_more_and_the_others_all() {
     let (script, mut first) = room().await;
-    let second = guest_at(&script.hub, WireFormat::Json, at("a", 4)).await;
-    let waiting = guest_at(&script.hub, WireFormat::Json, at("a", 5)).await;
-    let joining = guest(&script.hub, WireFormat::Json).await;
+    let second = guest_at(&script.hub, WireFormat::JSON, at("a", 4)).await;
+    let waiting = guest_at(&script.hub, WireFormat::JSON, at("a", 5)).await;
+    let joining = guest(&script.hub, WireFormat::JSON).await;
     drop((second.member, waiting.member, joining.member));
     for offset in 5..=8 {
         script.publish(publication("a", offset));
@@ -149,11 +149,11 @@ async fn a_member_that_left_is_given_nothing_more_and_the_others_all() {
 #[tokio::test(start_paused = true)]
 async fn who_comes_after_the_last_of_a_format_has_left_gets_no_hole_and_nothing_twice() {
     let (script, mut json) = room().await;
-    let pomelo = guest_at(&script.hub, WireFormat::Pomelo, at("a", 4)).await;
+    let pomelo = guest_at(&script.hub, WireFormat::POMELO, at("a", 4)).await;
     script.publish(publication("a", 5));
     drop(pomelo.member);
     script.publish(publication("a", 6));
-    let mut next = guest_at(&script.hub, WireFormat::Pomelo, at("a", 4)).await;
+    let mut next = guest_at(&script.hub, WireFormat::POMELO, at("a", 4)).await;
     script.publish(publication("a", 7));
     next.is_given([5, 6, 7]).await;
     json.is_given([5, 6, 7]).await;
@@ -162,14 +162,14 @@ async fn who_comes_after_the_last_of_a_format_has_left_gets_no_hole_and_nothing_
 #[tokio::test(start_paused = true)]
 async fn members_that_come_and_go_at_the_same_time_end_with_the_channel_followed_or_not() {
     let script = Script::new();
-    let (connection, _client) = client::client(WireFormat::Json).await;
+    let (connection, _client) = client::client(WireFormat::JSON).await;
     let churn = |stays: bool| {
         let (hub, connection) = (script.hub.clone(), connection.clone());
         move || {
             for _ in 0..2_000 {
-                drop(hub.attach(&channel(), &connection, WireFormat::Json));
+                drop(hub.attach(&channel(), &connection, WireFormat::JSON));
             }
-            stays.then(|| hub.attach(&channel(), &connection, WireFormat::Json))
+            stays.then(|| hub.attach(&channel(), &connection, WireFormat::JSON))
         }
     };
     for stays in [true, false] {
@@ -190,7 +190,7 @@ async fn a_channel_that_is_followed_again_begins_anew() {
     script.publish(publication("a", 6));
     let late = script.read_from(at("a", 4)).await;
     drop(first.member);
-    let mut second = guest(&script.hub, WireFormat::Json).await;
+    let mut second = guest(&script.hub, WireFormat::JSON).await;
     // What was under way for the one before means nothing to it.
     late.answer(page(
         at("a", 4),
@@ -210,7 +210,7 @@ async fn a_channel_that_is_followed_again_begins_anew() {
 #[tokio::test(start_paused = true)]
 async fn what_waits_to_be_written_when_the_position_is_lost_still_comes_before_the_reason() {
     let (script, mut guest) = room().await;
-    let mut pomelo = guest_at(&script.hub, WireFormat::Pomelo, at("a", 4)).await;
+    let mut pomelo = guest_at(&script.hub, WireFormat::POMELO, at("a", 4)).await;
     script.publish(publication("a", 5));
     script.publish(publication("a", 7));
     // Nothing ran in between, so nothing was written.

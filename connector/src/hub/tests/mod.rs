@@ -18,6 +18,13 @@ use crate::testing::{at, channel, let_run};
 use channel_store::Position;
 use std::sync::Arc;
 
+/// Forms that members want.
+const FORMATS: [WireFormat; 3] = [
+    WireFormat::POMELO,
+    WireFormat::POMELO_POSITIONS,
+    WireFormat::JSON,
+];
+
 /// Who follows the channel, and sees what it is given.
 struct Guest {
     member: Member,
@@ -45,7 +52,7 @@ async fn guest_at(hub: &Arc<Hub>, format: WireFormat, start: Position) -> Guest 
 /// A live channel at ("a", 4) over connection 1, with one JSON member.
 async fn room() -> (Script, Guest) {
     let mut script = Script::new();
-    let guest = guest(&script.hub, WireFormat::Json).await;
+    let guest = guest(&script.hub, WireFormat::JSON).await;
     script.subscribed(&connection(1));
     script.next_read().await.answer(head(at("a", 4)));
     guest.member.followed().await;

@@ -136,7 +136,7 @@ async fn what_waits_when_the_connection_is_replaced_is_dropped_and_the_log_read_
 #[tokio::test(start_paused = true)]
 async fn what_comes_before_the_first_confirmation_is_dropped_and_after_it_waits() {
     let mut script = Script::new();
-    let mut guest = guest(&script.hub, WireFormat::Json).await;
+    let mut guest = guest(&script.hub, WireFormat::JSON).await;
     script.publish(publication("a", 5));
     script.nobody_reads().await;
     script.subscribed(&connection(1));
@@ -158,7 +158,7 @@ async fn an_answer_of_another_generation_than_the_connections_is_not_the_last() 
         ..page
     };
     let mut script = Script::new();
-    let mut guest = guest(&script.hub, WireFormat::Json).await;
+    let mut guest = guest(&script.hub, WireFormat::JSON).await;
     script.subscribed(&of_generation(1, "g"));
     script.next_read().await.answer(foreign(head(at("a", 4))));
     guest.member.followed().await;

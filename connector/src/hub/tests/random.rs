@@ -1,7 +1,7 @@
 //! Random histories against a small model of the store: servers that fail over, with and without loss, connections that
 //! break, members that come and go. Whoever is not told anything has a run of the one log without a gap.
 
-use super::{Guest, guest};
+use super::{FORMATS, Guest, guest};
 use crate::codec::WireFormat;
 use crate::disconnect::Disconnect;
 use crate::testing::client::Client;
@@ -216,7 +216,7 @@ impl History {
 
     /// Chat publishes the own onJoin; when its answer comes, anything may have happened.
     async fn join(&mut self) {
-        let format = WireFormat::ALL[fastrand::usize(..WireFormat::COUNT)];
+        let format = FORMATS[fastrand::usize(..FORMATS.len())];
         let guest = Arc::new(guest(&self.script.hub, format).await);
         let position = self.server.publish();
         let start = at(position.epoch.as_str(), position.offset - 1);
@@ -322,7 +322,7 @@ fn holds(log: &[(String, u64)], given: &[(String, u64, Option<String>)]) -> bool
 async fn history(seed: u64, with_loss: bool) -> usize {
     fastrand::seed(seed);
     let script = Script::new();
-    let first = guest(&script.hub, WireFormat::Json).await;
+    let first = guest(&script.hub, WireFormat::JSON).await;
     let mut history = History {
         script,
         server: Server::new(),

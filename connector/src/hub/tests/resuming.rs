@@ -1,6 +1,6 @@
 //! A client that comes back: judged by the last deliveries or by the log, and given exactly what it missed.
 
-use super::{guest, room};
+use super::{FORMATS, guest, room};
 use crate::codec::{Moved, WireFormat};
 use crate::connection::QueueLimits;
 use crate::hub::Judgement;
@@ -20,7 +20,7 @@ async fn a_warm_hub_judges_and_serves_without_a_read() {
     for offset in 5..=9 {
         script.publish(publication("a", offset));
     }
-    let mut back = guest(&script.hub, WireFormat::Json).await;
+    let mut back = guest(&script.hub, WireFormat::JSON).await;
     let judgement = back.member.judge(&at("a", 6), &at("a", 9)).await.unwrap();
     let exact = Judgement {
         start: at("a", 6),
@@ -41,7 +41,7 @@ async fn what_the_hub_does_not_know_is_judged_by_the_log() {
         (Standing::Unknown, Some(Moved::Unknown)),
     ] {
         let (mut script, _present) = room().await;
-        let back = Arc::new(guest(&script.hub, WireFormat::Json).await);
+        let back = Arc::new(guest(&script.hub, WireFormat::JSON).await);
         let judged = tokio::spawn({
             let back = Arc::clone(&back);
             async move { back.member.judge(&at("a", 2), &at("a", 4)).await }
@@ -60,7 +60,7 @@ async fn what_the_hub_does_not_know_is_judged_by_the_log() {
 #[tokio::test(start_paused = true)]
 async fn a_warm_hub_that_has_not_noticed_a_new_epoch_asks_the_log() {
     let (mut script, _present) = room().await;
-    let back = Arc::new(guest(&script.hub, WireFormat::Json).await);
+    let back = Arc::new(guest(&script.hub, WireFormat::JSON).await);
     let judged = tokio::spawn({
         let back = Arc::clone(&back);
         // Its own onJoin is the first of a log that has begun anew.
@@ -81,7 +81,7 @@ async fn a_warm_hub_that_has_not_noticed_a_new_epoch_asks_the_log() {
 async fn reads_from_one_position_are_shared_by_all_that_ask_at_once() {
     let (mut script, _present) = room().await;
     let mut back = Vec::new();
-    for format in WireFormat::ALL.into_iter().cycle().take(30) {
+    for format in FORMATS.into_iter().cycle().take(30) {
         let guest = guest(&script.hub, format).await;
         guest.member.begin(at("a", 1));
         back.push(guest);
@@ -101,8 +101,8 @@ async fn reads_from_one_position_are_shared_by_all_that_ask_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_shared_read_outlives_the_member_that_asked_first() {
     let (mut script, _present) = room().await;
-    let first = guest(&script.hub, WireFormat::Json).await;
-    let mut second = guest(&script.hub, WireFormat::Json).await;
+    let first = guest(&script.hub, WireFormat::JSON).await;
+    let mut second = guest(&script.hub, WireFormat::JSON).await;
     first.begins(at("a", 1)).await;
     second.begins(at("a", 1)).await;
     let given_up = script.read_from(at("a", 1)).await;
@@ -116,7 +116,7 @@ async fn a_shared_read_outlives_the_member_that_asked_first() {
 #[tokio::test(start_paused = true)]
 async fn a_change_of_the_epoch_is_told_before_its_first_publication_wherever_it_comes_from() {
     let (mut script, mut present) = room().await;
-    let mut waits = guest(&script.hub, WireFormat::PomeloPositions).await;
+    let mut waits = guest(&script.hub, WireFormat::POMELO_POSITIONS).await;
     waits.begins(at("a", 5)).await;
     script.publish(publication("a", 5));
     script.publish(publication("b", 6));
@@ -133,11 +133,11 @@ async fn a_change_of_the_epoch_is_told_before_its_first_publication_wherever_it_
     assert_eq!(waits.client.moved, told);
 
     // From the last deliveries, and from the log.
-    let mut warm = guest(&script.hub, WireFormat::PomeloPositions).await;
+    let mut warm = guest(&script.hub, WireFormat::POMELO_POSITIONS).await;
     warm.begins(at("a", 4)).await;
     warm.is_given([5, 6, 7]).await;
     assert_eq!(warm.client.moved, told);
-    let mut cold = guest(&script.hub, WireFormat::Json).await;
+    let mut cold = guest(&script.hub, WireFormat::JSON).await;
     cold.begins(at("a", 1)).await;
     let mut missed = publications(2..=5);
     missed.push(publication("b", 6));
@@ -150,7 +150,7 @@ async fn a_change_of_the_epoch_is_told_before_its_first_publication_wherever_it_
 #[tokio::test(start_paused = true)]
 async fn who_knows_the_epoch_is_not_told_of_it_again() {
     let (mut script, _present) = room().await;
-    let mut joiner = guest(&script.hub, WireFormat::Json).await;
+    let mut joiner = guest(&script.hub, WireFormat::JSON).await;
     // Its own onJoin is the first of epoch b.
     joiner.begins(at("b", 4)).await;
     let read = script.read_from(at("b", 4)).await;
@@ -164,12 +164,12 @@ async fn a_client_that_reads_slowly_is_brought_up_to_date_at_its_own_pace() {
     const SIZE: usize = 20 << 10;
     const LAST: u64 = 2_000;
     let mut script = Script::new();
-    let _present = guest(&script.hub, WireFormat::Json).await;
+    let _present = guest(&script.hub, WireFormat::JSON).await;
     script.subscribed(&connection(1));
     script.next_read().await.answer(head(at("a", LAST)));
     let limits = QueueLimits::new(512 << 10, 512 << 20);
-    let (connection, mut client) = client::connect(WireFormat::Json, &limits).await;
-    let member = (script.hub).attach(&channel(), &connection, WireFormat::Json);
+    let (connection, mut client) = client::connect(WireFormat::JSON, &limits).await;
+    let member = (script.hub).attach(&channel(), &connection, WireFormat::JSON);
     // Many times what may be queued for it, and more than a socket's buffers hold.
     member.begin(at("a", 0));
     let mut next = 1;

@@ -9,12 +9,12 @@ use crate::testing::{at, let_run, publication};
 use channel_store::Position;
 
 const PAIRS: [(WireFormat, WireFormat); 6] = [
-    (WireFormat::Json, WireFormat::PomeloPositions),
-    (WireFormat::Json, WireFormat::Pomelo),
-    (WireFormat::Json, WireFormat::Json),
-    (WireFormat::PomeloPositions, WireFormat::Pomelo),
-    (WireFormat::Pomelo, WireFormat::Json),
-    (WireFormat::Pomelo, WireFormat::Pomelo),
+    (WireFormat::JSON, WireFormat::POMELO_POSITIONS),
+    (WireFormat::JSON, WireFormat::POMELO),
+    (WireFormat::JSON, WireFormat::JSON),
+    (WireFormat::POMELO_POSITIONS, WireFormat::POMELO),
+    (WireFormat::POMELO, WireFormat::JSON),
+    (WireFormat::POMELO, WireFormat::POMELO),
 ];
 
 /// Who was there, who comes, and a live channel at ("a", 4).
@@ -80,7 +80,7 @@ async fn a_joiner_gets_its_own_on_join_once_when_the_answer_came_before_it() {
 #[tokio::test(start_paused = true)]
 async fn two_joiners_of_a_format_that_nobody_had_get_what_waits_to_be_written_once_each() {
     let (script, mut present, mut one) = coming(PAIRS[1]).await;
-    let mut two = guest(&script.hub, WireFormat::Pomelo).await;
+    let mut two = guest(&script.hub, WireFormat::POMELO).await;
     for offset in 5..=7 {
         script.publish(publication("a", offset));
     }
@@ -264,7 +264,7 @@ async fn a_hub_that_reads_already_when_somebody_is_ahead_reads_once_more() {
 /// be told, and of one that can't.
 async fn waits_in_vain(start: Position, next: &[Position]) -> (Vec<Moved>, Option<Disconnect>) {
     let (mut script, mut present, told) = coming(PAIRS[0]).await;
-    let closed = guest(&script.hub, WireFormat::Pomelo).await;
+    let closed = guest(&script.hub, WireFormat::POMELO).await;
     let is_known = start.epoch == at("a", 4).epoch;
     told.begins(start.clone()).await;
     closed.begins(start.clone()).await;

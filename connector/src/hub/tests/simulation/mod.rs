@@ -122,8 +122,8 @@ async fn connector(
 async fn visit(world: Arc<World>, hub: Arc<Hub>, mut visitor: Visitor) {
     let wire = Wire::default();
     let limits = QueueLimits::new(64 << 20, 64 << 20);
-    let connection = Connection::new(wire.clone(), WireFormat::Json, limits);
-    let member = hub.attach(&channel(), &connection, WireFormat::Json);
+    let connection = Connection::new(wire.clone(), WireFormat::JSON, limits);
+    let member = hub.attach(&channel(), &connection, WireFormat::JSON);
     let operation = world.operations.fetch_add(1, Ordering::Relaxed);
     let session = SessionId::new(format!("s{operation}")).unwrap();
     if log_in(&world, &member, &mut visitor, &session).await {

@@ -1,0 +1,119 @@
+//! The forms that publications are encoded in.
+
+use super::dictionary::Dictionary;
+use crate::websocket::{self, Opcode};
+
+/// What a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// Pomelo's packages: `docs/protocols/pomelo.md`.
+    Pomelo,
+    /// JSON: `docs/protocols/json.md`.
+    Json,
+}
+
+/// What the protocol's messages travel in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Carrier {
+    /// WebSocket frames.
+    WebSocket,
+    /// Nothing: bytes back to back. Pomelo's packages alone tell where they end.
+    Stream,
+}
+
+/// A form that publications are encoded in, once each however many members want it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WireFormat {
+    pub(super) protocol: Protocol,
+    pub(super) carrier: Carrier,
+    /// Each push tells its channel, offset and time.
+    pub(super) positions: bool,
+    /// Of the routes that have codes; one for the process.
+    pub(super) dictionary: Option<&'static Dictionary>,
+}
+
+impl WireFormat {
+    /// Pomelo's packages in binary WebSocket frames. A push is what the original pushed, so such a client does not know
+    /// where it stands.
+    pub const POMELO: Self = Self {
+        protocol: Protocol::Pomelo,
+        carrier: Carrier::WebSocket,
+        positions: false,
+        dictionary: None,
+    };
+    /// The same, for members that asked for positions: each push tells its channel, offset and time.
+    pub const POMELO_POSITIONS: Self = Self::POMELO.with_positions();
+    /// JSON in text WebSocket frames. Every push tells where it stands.
+    pub const JSON: Self = Self {
+        protocol: Protocol::Json,
+        positions: true,
+        ..Self::POMELO
+    };
+
+    /// The same without WebSocket.
+    #[must_use]
+    pub const fn on_a_stream(self) -> Self {
+        Self {
+            carrier: Carrier::Stream,
+            ..self
+        }
+    }
+
+    /// The same with codes for the routes that are in the dictionary.
+    #[must_use]
+    pub const fn with_dictionary(self, dictionary: Option<&'static Dictionary>) -> Self {
+        Self { dictionary, ..self }
+    }
+
+    /// The form of the same protocol whose pushes tell where they stand.
+    #[must_use]
+    pub const fn with_positions(self) -> Self {
+        Self {
+            positions: true,
+            ..self
+        }
+    }
+
+    /// True if a member can be told of a lost position; any other has to be disconnected.
+    #[must_use]
+    pub const fn tells_positions(self) -> bool {
+        self.positions
+    }
+
+    /// What a client of this form speaks.
+    #[must_use]
+    pub const fn protocol(self) -> Protocol {
+        self.protocol
+    }
+
+    /// What its messages travel in.
+    #[must_use]
+    pub const fn carrier(self) -> Carrier {
+        self.carrier
+    }
+}
+
+impl Carrier {
+    /// Appends one message, which consists of a head and these parts.
+    pub(super) fn carry(self, opcode: Opcode, head: &[u8], parts: &[&[u8]], out: &mut Vec<u8>) {
+        match self {
+            Self::WebSocket => {
+                let length: usize = parts.iter().map(|part| part.len()).sum();
+                websocket::header(out, opcode, head.len() + length);
+            }
+            Self::Stream => {}
+        }
+        out.extend_from_slice(head);
+        for part in parts {
+            out.extend_from_slice(part);
+        }
+    }
+
+    /// Appends the end, as far as the carrier has one.
+    pub(super) fn close(self, code: u16, reason: &str, out: &mut Vec<u8>) {
+        match self {
+            Self::WebSocket => websocket::close(out, code, reason),
+            Self::Stream => {}
+        }
+    }
+}

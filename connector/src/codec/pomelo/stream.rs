@@ -1,0 +1,132 @@
+//! Pomelo's packages back to back, split anywhere: what a client without WebSocket sends (hybrid-13).
+
+use super::{DATA, HANDSHAKE};
+use crate::disconnect::Disconnect;
+
+/// Type and length.
+const HEAD: usize = 4;
+
+/// Finds where packages end. While none is under way it holds no buffer, and what came in one piece is never copied.
+#[derive(Debug)]
+pub(crate) struct Packages {
+    limit: usize,
+    partial: Vec<u8>,
+}
+
+impl Packages {
+    /// For packages with bodies of at most `limit` bytes.
+    #[must_use]
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            partial: Vec::new(),
+        }
+    }
+
+    /// Takes the next bytes of the connection, and calls `on` with each package that is complete.
+    ///
+    /// # Errors
+    /// [`Disconnect::Malformed`] with the first byte that begins no package, [`Disconnect::TooBig`] with the first that
+    /// claims too much: so a length that is only claimed costs nothing.
+    pub(crate) fn feed(
+        &mut self,
+        mut bytes: &[u8],
+        mut on: impl FnMut(&[u8]),
+    ) -> Result<(), Disconnect> {
+        while !self.partial.is_empty() && !bytes.is_empty() {
+            let wanted = match self.length(&self.partial)? {
+                None => HEAD,
+                Some(length) => length,
+            };
+            let missing = wanted - self.partial.len();
+            let (piece, rest) = bytes.split_at(missing.min(bytes.len()));
+            self.partial.extend_from_slice(piece);
+            bytes = rest;
+            if self.length(&self.partial)? == Some(self.partial.len()) {
+                on(&std::mem::take(&mut self.partial));
+            }
+        }
+        while let Some(length) = self.length(bytes)? {
+            let Some((package, rest)) = bytes.split_at_checked(length) else {
+                break;
+            };
+            on(package);
+            bytes = rest;
+        }
+        self.partial.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// The whole length of the package that begins here; `None`: its head is not all there.
+    fn length(&self, bytes: &[u8]) -> Result<Option<usize>, Disconnect> {
+        let Some(&kind) = bytes.first() else {
+            return Ok(None);
+        };
+        if !(HANDSHAKE..=DATA).contains(&kind) {
+            return Err(Disconnect::Malformed);
+        }
+        let Some(&[_, a, b, c]) = bytes.first_chunk() else {
+            return Ok(None);
+        };
+        let length = u32::from_be_bytes([0, a, b, c]) as usize;
+        if length > self.limit {
+            return Err(Disconnect::TooBig);
+        }
+        Ok(Some(HEAD + length))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STREAM: &[u8] = b"\x01\0\0\x02{}\x02\0\0\0\x04\0\0\x05hello\x03\0\0\0";
+
+    fn fed<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
+        let mut packages = Packages::new(5);
+        let mut found = Vec::new();
+        for piece in pieces {
+            let fed = packages.feed(piece, |package| found.push(package.to_vec()));
+            assert_eq!(fed, Ok(()));
+        }
+        assert!(packages.partial.is_empty(), "nothing is held while idle");
+        found
+    }
+
+    #[test]
+    fn packages_are_found_however_the_stream_is_split() {
+        let whole = fed([STREAM]);
+        assert_eq!(whole.concat(), STREAM);
+        assert_eq!(whole.len(), 4);
+        for size in 1..STREAM.len() {
+            assert_eq!(fed(STREAM.chunks(size)), whole, "in pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn what_begins_no_package_is_refused_with_its_first_byte() {
+        for kind in [0, 5, 9, 255] {
+            let mut packages = Packages::new(5);
+            assert_eq!(packages.feed(&[kind], |_| {}), Err(Disconnect::Malformed));
+            let mut packages = Packages::new(5);
+            let mut found = 0;
+            let fed = packages.feed(&[3, 0, 0, 0, kind], |_| found += 1);
+            assert_eq!((fed, found), (Err(Disconnect::Malformed), 1));
+        }
+    }
+
+    #[test]
+    fn what_claims_too_much_is_refused_before_it_comes() {
+        for pieces in [
+            &[&[4, 0, 0, 6][..]][..],
+            &[&[4, 0], &[0, 6]],
+            &[&[4, 255, 255, 255]],
+        ] {
+            let mut packages = Packages::new(5);
+            let fed = pieces
+                .iter()
+                .try_for_each(|piece| packages.feed(piece, |_| {}));
+            assert_eq!(fed, Err(Disconnect::TooBig));
+        }
+    }
+}

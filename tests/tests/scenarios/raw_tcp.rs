@@ -1,0 +1,193 @@
+//! Pomelo's packages without WebSocket: on the port of all, told apart by the first byte, or on one of their own.
+
+use bytes::{Bytes, BytesMut};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+use tests::SOON;
+use tests::pomelo::{self, DATA, HANDSHAKE, HANDSHAKE_ACK, HELLO, LOGIN, SEND};
+use tests::system::Plan;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// A client's socket, and what has come that was not asked for yet.
+struct Client {
+    socket: TcpStream,
+    received: BytesMut,
+}
+
+impl Client {
+    async fn connect(address: SocketAddr) -> Self {
+        let socket = TcpStream::connect(address).await.expect("a connector");
+        socket.set_nodelay(true).expect("a socket");
+        Self {
+            socket,
+            received: BytesMut::new(),
+        }
+    }
+
+    async fn write(&mut self, bytes: &[u8]) {
+        self.socket.write_all(bytes).await.expect("written");
+    }
+
+    /// The next package, its head included; `None` at the end of the connection.
+    async fn package(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(&[_, a, b, c]) = self.received.first_chunk() {
+                let length = 4 + u32::from_be_bytes([0, a, b, c]) as usize;
+                if self.received.len() >= length {
+                    return Some(self.received.split_to(length).freeze());
+                }
+            }
+            let read = timeout(SOON, self.socket.read_buf(&mut self.received)).await;
+            match read.expect("the connector answers in time") {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return None,
+            }
+        }
+    }
+
+    /// So many packages.
+    async fn packages(&mut self, count: usize) -> Vec<Bytes> {
+        let mut packages = Vec::new();
+        for _ in 0..count {
+            packages.push(self.package().await.expect("the connection goes on"));
+        }
+        packages
+    }
+}
+
+/// The client's side of a conversation up to a message that everybody gets.
+fn conversation() -> Vec<u8> {
+    let login = pomelo::request(1, LOGIN, br#"{"userId":"tcp","lessonId":1}"#);
+    let send = pomelo::request(2, SEND, br#"{"type":1}"#);
+    [
+        pomelo::package(HANDSHAKE, HELLO.as_bytes()),
+        pomelo::package(HANDSHAKE_ACK, b""),
+        pomelo::package(DATA, &login),
+        pomelo::package(DATA, &send),
+    ]
+    .concat()
+}
+
+/// Handshake, heartbeat, login's answer, onJoin, onMessage, send's answer.
+const ANSWERS: usize = 6;
+
+#[tokio::test]
+async fn a_stream_is_understood_alike_byte_by_byte_and_all_at_once() {
+    let system = Plan::of(1, 1).start().await;
+    let address = system.connectors[0].address();
+    let mut told = Vec::new();
+    for piece in [1, 7, usize::MAX] {
+        let mut client = Client::connect(address).await;
+        let conversation = conversation();
+        for bytes in conversation.chunks(piece.min(conversation.len())) {
+            client.write(bytes).await;
+            tokio::task::yield_now().await;
+        }
+        let mut packages = client.packages(ANSWERS).await;
+        // The own message and its answer come in either order.
+        packages[4..].sort();
+        told.push(packages);
+        // The next client is the same user: this one's leave has to be done.
+        drop(client);
+        system.until_members("1", &[]).await;
+    }
+    assert_eq!(told[0], told[1]);
+    assert_eq!(told[0], told[2]);
+}
+
+#[tokio::test]
+async fn a_stream_is_answered_as_recorded() {
+    let system = Plan::of(1, 1).start().await;
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("wire/hybrid-13-raw-tcp.txt");
+    let recording = std::fs::read_to_string(path).expect("the recording");
+    let mut client = Client::connect(system.connectors[0].address()).await;
+    let mut steps = 0;
+    // The second part sends a wrong type, the third the handshake byte by byte: they have tests of their own.
+    let first_part = recording.split("###").next().expect("a first part");
+    for line in first_part.lines() {
+        if let Some(hex) = line.strip_prefix("C->S ") {
+            client.write(&unhex(hex)).await;
+        } else if let Some(hex) = line.strip_prefix("S->C ") {
+            let recorded = Bytes::from(unhex(hex));
+            let mut recorded = pomelo::packages(&recorded).expect("whole packages");
+            let mut packages = client.packages(recorded.len()).await;
+            for package in &mut recorded {
+                *package = tests::transcript::expected(package);
+            }
+            recorded.sort();
+            packages.sort();
+            assert_eq!(packages, recorded);
+            steps += 1;
+        }
+    }
+    assert_eq!(steps, 5);
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let bytes = text.split_whitespace();
+    bytes
+        .map(|byte| u8::from_str_radix(byte, 16).expect("hexadecimal"))
+        .collect()
+}
+
+#[tokio::test]
+async fn what_is_no_package_ends_the_connection() {
+    let system = Plan::of(1, 1).start().await;
+    let address = system.connectors[0].address();
+    for bytes in [&[9, 0, 0, 0][..], &[0], &[5, 0, 0, 0], &[4, 255, 255, 255]] {
+        let mut client = Client::connect(address).await;
+        client.write(bytes).await;
+        assert_eq!(client.package().await, None, "{bytes:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_says_nothing_or_half_a_package_is_dropped() {
+    let plan = Plan::of(1, 1).connector_flags(&["--handshake-timeout", "300ms"]);
+    let system = plan.start().await;
+    for bytes in [&[][..], &[1, 0, 0]] {
+        let mut client = Client::connect(system.connectors[0].address()).await;
+        client.write(bytes).await;
+        assert_eq!(client.package().await, None, "{bytes:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_port_of_its_own_takes_packages_and_nothing_else() {
+    let plan = Plan::of(1, 1).connector_flags(&["--listen-tcp", "127.0.0.1:0"]);
+    let system = plan.start().await;
+    let port = system.connectors[0].tcp_address();
+    let mut client = Client::connect(port).await;
+    client.write(&conversation()).await;
+    let listener = system.visitor(0).await;
+    let packages = client.packages(ANSWERS).await;
+    assert_eq!(packages[0][0], HANDSHAKE);
+    listener.enter("listener", "1").await;
+    drop(client);
+    listener.until_push(&pomelo::left("tcp")).await;
+
+    let mut browser = Client::connect(port).await;
+    browser.write(b"GET / HTTP/1.1\r\n\r\n").await;
+    assert_eq!(browser.package().await, None);
+}
+
+/// A stop is told and lands the leaves, as with every other client.
+#[tokio::test]
+async fn a_client_on_a_stream_is_told_why_it_is_closed() {
+    let mut system = Plan::of(1, 1).start().await;
+    let mut client = Client::connect(system.connectors[0].address()).await;
+    client.write(&conversation()).await;
+    client.packages(ANSWERS).await;
+    let connector = &mut system.connectors[0];
+    connector.terminate();
+    let kick = client.package().await.expect("a farewell");
+    let told = pomelo::package(pomelo::KICK, br#"{"reason":"shutdown"}"#);
+    assert_eq!(&kick[..], told);
+    assert_eq!(client.package().await, None);
+    drop(client);
+    let status = connector.ended_within(Duration::from_secs(10)).await;
+    assert!(status.success(), "{status}");
+}
