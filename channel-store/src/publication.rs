@@ -12,6 +12,9 @@ pub const ON_LEAVE: &str = "onLeave";
 /// The route of a message whose sender named none.
 pub const ON_MESSAGE: &str = "onMessage";
 
+/// Stands before a sender whose own sockets skip what it says.
+const EXCLUDED: &str = "\u{1}";
+
 /// An opaque id of one life of a channel's log: it never repeats and has no order (RECOVERY.md, section 1).
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Epoch(Arc<str>);
@@ -47,7 +50,8 @@ pub struct Position {
 }
 
 /// Route, sender and body in the one form that the log, the topic and the hub share, opaque to Redis:
-/// `route NUL sender NUL body`. Names hold no NUL, so the first two end what they seem to end.
+/// `route NUL sender NUL body`. Names hold no control characters, so the first two end what they seem to end, and an
+/// SOH before the sender is a mark: its own sockets skip what it says.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Payload {
     bytes: Bytes,
@@ -59,25 +63,34 @@ impl Payload {
     /// Joins what was checked before: `body` is one JSON object with its `userId` already in place.
     #[must_use]
     pub fn new(route: &Route, sender: &User, body: &[u8]) -> Self {
-        Self::join(route.as_str(), &sender.id, body)
+        Self::join(route.as_str(), "", &sender.id, body)
+    }
+
+    /// As [`new`](Self::new), for everybody but its sender.
+    #[must_use]
+    pub fn for_others(route: &Route, sender: &User, body: &[u8]) -> Self {
+        Self::join(route.as_str(), EXCLUDED, &sender.id, body)
     }
 
     /// What a membership's beginning or end says: `route` is [`ON_JOIN`] or [`ON_LEAVE`].
     pub(crate) fn of_membership(route: &'static str, user: &User) -> Self {
         let body = format!("{{\"userId\":{}}}", user.json());
-        Self::join(route, &user.id, body.as_bytes())
+        Self::join(route, "", &user.id, body.as_bytes())
     }
 
-    fn join(route: &str, sender: &UserId, body: &[u8]) -> Self {
+    fn join(route: &str, mark: &str, sender: &UserId, body: &[u8]) -> Self {
         let sender = sender.as_str();
-        let mut bytes = BytesMut::with_capacity(route.len() + sender.len() + body.len() + 2);
+        let length = route.len() + mark.len() + sender.len() + body.len() + 2;
+        let mut bytes = BytesMut::with_capacity(length);
         bytes.put_slice(route.as_bytes());
         bytes.put_u8(0);
+        bytes.put_slice(mark.as_bytes());
         bytes.put_slice(sender.as_bytes());
         bytes.put_u8(0);
         bytes.put_slice(body);
         let route_end = u32::try_from(route.len()).unwrap_or(u32::MAX);
-        let sender_end = route_end + 1 + u32::try_from(sender.len()).unwrap_or(u32::MAX);
+        let sender = u32::try_from(mark.len() + sender.len()).unwrap_or(u32::MAX);
+        let sender_end = route_end + 1 + sender;
         Self {
             bytes: bytes.freeze(),
             route_end,
@@ -107,6 +120,17 @@ impl Payload {
     /// The user who said it, joined or left.
     #[must_use]
     pub fn sender(&self) -> &str {
+        let sender = self.marked_sender();
+        sender.strip_prefix(EXCLUDED).unwrap_or(sender)
+    }
+
+    /// Whose sockets skip it.
+    #[must_use]
+    pub fn excluded(&self) -> Option<&str> {
+        self.marked_sender().strip_prefix(EXCLUDED)
+    }
+
+    fn marked_sender(&self) -> &str {
         std::str::from_utf8(&self.bytes[self.route_end as usize + 1..self.sender_end as usize])
             .unwrap_or_default()
     }
@@ -146,4 +170,29 @@ pub struct Publication {
     pub time: u64,
     /// What it says.
     pub payload: Payload,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_for_others_names_whom_it_is_not_for() {
+        let route = Route::new(ON_MESSAGE).unwrap();
+        let user = User {
+            id: UserId::new("lin").unwrap(),
+            is_number: false,
+        };
+        for (payload, excluded) in [
+            (Payload::new(&route, &user, b"{}"), None),
+            (Payload::for_others(&route, &user, b"{}"), Some("lin")),
+        ] {
+            for payload in [Payload::parse(payload.as_bytes().clone()).unwrap(), payload] {
+                assert_eq!(payload.route(), "onMessage");
+                assert_eq!(payload.sender(), "lin");
+                assert_eq!(payload.body(), b"{}");
+                assert_eq!(payload.excluded(), excluded);
+            }
+        }
+    }
 }

@@ -119,6 +119,7 @@ fn shown(publication: &Publication, body_as_struct: bool) -> v1::Publication {
             Some(body) => Content::Body(body),
             None => Content::BodyJson(payload.as_bytes().slice_ref(body)),
         }),
+        exclude_self: payload.excluded().is_some(),
     }
 }
 

@@ -79,10 +79,15 @@ pub(crate) fn send(request: SendRequest, limit: usize) -> Result<Publish, Error>
     else {
         return Err(wrong.into());
     };
+    let payload = if request.exclude_self {
+        Payload::for_others
+    } else {
+        Payload::new
+    };
     Ok(Publish {
         channel,
         session,
-        payload: Payload::new(&route, &user, &body),
+        payload: payload(&route, &user, &body),
         user: user.id,
         key,
     })

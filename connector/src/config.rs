@@ -3,7 +3,7 @@
 use crate::codec::{Dictionary, DictionaryError};
 use crate::connection::QueueLimits;
 use crate::random::unguessable;
-use crate::socket::ClientLimits;
+use crate::socket::{ClientLimits, Heartbeats};
 use channel_store::{Incarnation, LoginPolicy, StoreOptions};
 use clap::Parser;
 use runtime::LogFormat;
@@ -17,7 +17,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "connector", version)]
 pub struct Config {
-    /// Where clients connect: Pomelo at ws://…/, JSON at ws://…/ws
+    /// Where clients connect: Pomelo at ws://…/ and tcp://…, Socket.IO at http://…, JSON at ws://…/ws
     #[arg(
         long,
         env = "CONNECTOR_LISTEN",
@@ -114,6 +114,14 @@ pub struct ClientSettings {
     /// Between heartbeats, such as 25s; a client silent for twice that is dropped
     #[arg(long, env = "CONNECTOR_HEARTBEAT", default_value = "25s", value_parser = seconds)]
     pub heartbeat: Duration,
+
+    /// The same for clients of Socket.IO, where it is called pingInterval
+    #[arg(long, env = "CONNECTOR_SOCKETIO_HEARTBEAT", default_value = "25s", value_parser = seconds)]
+    pub socketio_heartbeat: Duration,
+
+    /// How long a heartbeat of Socket.IO may be overdue, there called pingTimeout
+    #[arg(long, env = "CONNECTOR_SOCKETIO_TIMEOUT", default_value = "60s", value_parser = seconds)]
+    pub socketio_timeout: Duration,
 
     /// From the connection to the end of the handshake
     #[arg(long, env = "CONNECTOR_HANDSHAKE_TIMEOUT", default_value = "10s", value_parser = duration)]
@@ -254,6 +262,10 @@ impl ClientSettings {
     pub(crate) fn limits(&self) -> ClientLimits {
         ClientLimits {
             heartbeat: self.heartbeat,
+            socket_io: Heartbeats {
+                interval: self.socketio_heartbeat,
+                timeout: self.socketio_timeout,
+            },
             handshake: self.handshake_timeout,
             idle: self.idle_timeout,
             message: self.message_limit as usize,

@@ -8,13 +8,15 @@ use crate::codec::{self, WireFormat};
 use crate::disconnect::Disconnect;
 use crate::outlet::Outlet;
 use bytes::{Buf, Bytes};
+use channel_store::UserId;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::mem;
 use std::net::Shutdown;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
 
@@ -56,6 +58,7 @@ pub struct Connection {
     limits: Arc<QueueLimits>,
     queue: Mutex<Queue>,
     ended: Notify,
+    user: OnceLock<UserId>,
 }
 
 #[derive(Default)]
@@ -83,7 +86,20 @@ impl Connection {
             limits,
             queue: Mutex::default(),
             ended: Notify::new(),
+            user: OnceLock::new(),
         })
+    }
+
+    /// From now on it is this user's.
+    pub(crate) fn belongs_to(&self, user: &UserId) {
+        // A connection has one user for all its life (F5).
+        let _ = self.user.set(user.clone());
+    }
+
+    /// Whose it is, from the login on.
+    #[must_use]
+    pub fn user(&self) -> Option<&str> {
+        self.user.get().map(UserId::as_str)
     }
 
     /// The format that this client's frames have.
@@ -170,6 +186,23 @@ impl Connection {
         }
     }
 
+    /// Goes over from polls to a socket, in order.
+    pub(crate) fn switch(self: &Arc<Self>, to: OwnedWriteHalf) {
+        let mut queue = self.queue.lock();
+        let rest = self.outlet.switch(to);
+        if !rest.is_empty() {
+            queue.bytes += rest.len();
+            self.limits.queued.fetch_add(rest.len(), Ordering::Relaxed);
+            queue.chunks.push_front(rest);
+        }
+        self.drain_later(&mut queue);
+    }
+
+    /// Returns when a client that polls has fetched everything; at once for others.
+    pub(crate) async fn fetched(&self) {
+        self.outlet.fetched().await;
+    }
+
     /// Ends the socket at once, whatever is queued. Tasks that wait for it to become writable end, too.
     pub fn abort(&self) {
         let mut queue = self.queue.lock();
@@ -226,6 +259,10 @@ impl Connection {
             let shared = shared.get_or_insert_with(|| Bytes::copy_from_slice(frames));
             later(shared.slice(written..));
         }
+        self.drain_later(queue);
+    }
+
+    fn drain_later(self: &Arc<Self>, queue: &mut Queue) {
         if !queue.chunks.is_empty() && !queue.draining {
             queue.draining = true;
             tokio::spawn(Arc::clone(self).drain());

@@ -27,8 +27,8 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::fro
 /// What is left to do for a session: it is known as on its way out until that has landed.
 #[derive(Default)]
 pub(crate) struct Departure {
-    /// It leaves first.
-    pub(crate) membership: Option<Arc<Membership>>,
+    /// It leaves first, from everywhere.
+    pub(crate) memberships: Vec<Arc<Membership>>,
     /// Then its user may log in again.
     pub(crate) registration: Option<Arc<Registration>>,
 }
@@ -78,12 +78,12 @@ impl Departures {
 
     /// Takes charge of a session's end. The leave waits until the grace is over, the user doesn't.
     pub(crate) fn add(&self, mut departure: Departure) {
-        if self.grace.is_zero() || departure.membership.is_none() {
-            return self.line.push(departure);
+        if self.grace.is_zero() || departure.memberships.is_empty() {
+            return self.land(departure);
         }
         let registration = departure.registration.take();
         if registration.is_some() {
-            self.line.push(Departure {
+            self.land(Departure {
                 registration,
                 ..Departure::default()
             });
@@ -93,6 +93,11 @@ impl Departures {
         state.lingering.push_back((until, departure));
         drop(state);
         self.line.lingers.notify_one();
+    }
+
+    /// Takes charge of what waits for no grace.
+    pub(crate) fn land(&self, departure: Departure) {
+        self.line.push(departure);
     }
 
     /// How long whoever is gone stays a member.
@@ -129,7 +134,7 @@ impl State {
 
 impl Line {
     fn push(&self, departure: Departure) {
-        if let Some(membership) = &departure.membership {
+        for membership in &departure.memberships {
             membership.ends();
         }
         self.state.lock().waiting.push_back(departure);
@@ -171,7 +176,7 @@ async fn end_graces(line: Arc<Line>) {
 async fn work(line: Arc<Line>, chat: Arc<Chat>, registry: Arc<Registry>) {
     loop {
         let departure = line.next().await;
-        if let Some(membership) = &departure.membership {
+        for membership in &departure.memberships {
             leave(&chat, membership).await;
         }
         if let Some(registration) = &departure.registration {

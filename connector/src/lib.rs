@@ -10,9 +10,10 @@ pub mod connection;
 mod departures;
 pub mod disconnect;
 pub mod hub;
+mod inlet;
 pub mod lease;
-mod login;
 pub mod outlet;
+mod parameters;
 mod random;
 mod recovery;
 pub mod registry;
@@ -21,6 +22,7 @@ mod session;
 #[cfg(test)]
 mod simulation;
 mod socket;
+pub mod socketio;
 pub mod suspects;
 #[cfg(test)]
 mod testing;
@@ -99,6 +101,7 @@ pub async fn serve(
         queues: clients.queues(),
         connections: parking_lot::Mutex::default(),
         sockets: tokio_util::task::TaskTracker::new(),
+        polling: socketio::Polling::default(),
     };
     Arc::new(server).run(listeners, shutdown).await;
 }

@@ -30,14 +30,7 @@ impl Recovery {
         match fields.get("since") {
             None | Some(Value::Null) if positions => Some(Self::Positions),
             None | Some(Value::Null) => Some(Self::Unwanted),
-            Some(since) => {
-                let epoch = since.get("epoch")?.as_str()?;
-                let offset = since.get("offset")?.as_u64()?;
-                (epoch.len() <= EPOCH_LIMIT && offset < OFFSET_END).then(|| {
-                    let epoch = Epoch::new(epoch);
-                    Self::Since(Position { epoch, offset })
-                })
-            }
+            Some(since) => position(since).map(Self::Since),
         }
     }
 
@@ -45,6 +38,16 @@ impl Recovery {
     pub(crate) fn is_wanted(&self) -> bool {
         *self != Self::Unwanted
     }
+}
+
+/// A position as clients give it; `None` if it is of another form.
+pub(crate) fn position(json: &Value) -> Option<Position> {
+    let epoch = json.get("epoch")?.as_str()?;
+    let offset = json.get("offset")?.as_u64()?;
+    (epoch.len() <= EPOCH_LIMIT && offset < OFFSET_END).then(|| Position {
+        epoch: Epoch::new(epoch),
+        offset,
+    })
 }
 
 /// Where a client stands that has asked for it; nothing is added to the reply of one that has not.

@@ -6,8 +6,10 @@ use crate::Listeners;
 use crate::codec::{Dictionary, WireFormat};
 use crate::connection::{Connection, QueueLimits};
 use crate::disconnect::Disconnect;
+use crate::inlet::Inlet;
 use crate::session::Services;
 use crate::socket::{self, ClientLimits};
+use crate::socketio::{self, Polling};
 use crate::websocket::accept_key;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -46,6 +48,7 @@ pub(crate) struct Server {
     pub(crate) queues: Arc<QueueLimits>,
     pub(crate) connections: Mutex<Slab<Arc<Connection>>>,
     pub(crate) sockets: TaskTracker,
+    pub(crate) polling: Polling,
 }
 
 impl Server {
@@ -161,7 +164,7 @@ impl Server {
 
     fn stream(self: Arc<Self>, stream: TcpStream) {
         let format = self.pomelo().on_a_stream();
-        self.connected(stream, Vec::new(), format);
+        self.socket(stream, Vec::new(), format);
     }
 
     fn pomelo(&self) -> WireFormat {
@@ -172,7 +175,7 @@ impl Server {
         let handshake = self.clients.handshake;
         let service = service_fn(move |request| {
             let server = Arc::clone(&self);
-            async move { Ok::<_, Infallible>(server.answer(request)) }
+            async move { Ok::<_, Infallible>(server.answer(request).await) }
         });
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -186,12 +189,26 @@ impl Server {
         }
     }
 
-    fn answer(self: Arc<Self>, mut request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let format = match request.uri().path() {
             "/" => self.pomelo(),
             "/ws" => WireFormat::JSON,
+            "/socket.io/" | "/socket.io" => return socketio::answer(self, request).await,
             _ => return plain(StatusCode::NOT_FOUND, "nothing here\n"),
         };
+        self.upgrade(request, move |server, upgraded| {
+            if let Some((stream, first)) = stream_of(upgraded) {
+                server.socket(stream, first, format);
+            }
+        })
+    }
+
+    /// Answers with the opening handshake of WebSocket; what follows that is for `begin`.
+    pub(crate) fn upgrade(
+        self: Arc<Self>,
+        mut request: Request<Incoming>,
+        begin: impl FnOnce(Arc<Self>, Upgraded) + Send + 'static,
+    ) -> Response<Full<Bytes>> {
         let key = match websocket_key(&request) {
             Ok(key) => accept_key(key.as_bytes()),
             Err(response) => return *response,
@@ -203,7 +220,7 @@ impl Server {
         // A task of its own, which does not carry HTTP's state along for the life of the socket.
         tokio::spawn(async move {
             if let Ok(upgraded) = upgrade.await {
-                self.upgraded(upgraded, format);
+                begin(self, upgraded);
             }
         });
         let mut response = Response::new(Full::default());
@@ -215,18 +232,22 @@ impl Server {
         response
     }
 
-    fn upgraded(self: Arc<Self>, upgraded: Upgraded, format: WireFormat) {
-        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
-            tracing::error!("the upgraded connection is no TCP stream");
-            return;
-        };
-        self.connected(parts.io.into_inner(), parts.read_buf.to_vec(), format);
-    }
-
-    /// Serves a socket that has come so far, and has sent this already.
-    fn connected(self: Arc<Self>, stream: TcpStream, mut first: Vec<u8>, format: WireFormat) {
+    /// Serves a socket that has sent this already.
+    fn socket(self: Arc<Self>, stream: TcpStream, first: Vec<u8>, format: WireFormat) {
         let (reader, writer) = stream.into_split();
         let connection = Connection::new(writer, format, Arc::clone(&self.queues));
+        let inlet = Inlet::of_socket(reader, format, self.clients.message);
+        self.connected(connection, inlet, first, || {});
+    }
+
+    /// Serves a connection until it is over, and then calls `end`.
+    pub(crate) fn connected(
+        self: Arc<Self>,
+        connection: Arc<Connection>,
+        inlet: Inlet,
+        mut first: Vec<u8>,
+        end: impl FnOnce() + Send + 'static,
+    ) {
         let key = self.connections.lock().insert(Arc::clone(&connection));
         // Registered before the look, so that a shutdown finds it in one of the two ways.
         if self.sockets.is_closed() {
@@ -236,11 +257,21 @@ impl Server {
         sockets.spawn(async move {
             gauge!("connector_connections").increment(1);
             let services = Arc::clone(&self.services);
-            socket::serve(connection, reader, &mut first, &self.clients, services).await;
+            socket::serve(connection, inlet, &mut first, &self.clients, services).await;
+            end();
             self.connections.lock().remove(key);
             gauge!("connector_connections").decrement(1);
         });
     }
+}
+
+/// The socket below, and what was read of it already.
+pub(crate) fn stream_of(upgraded: Upgraded) -> Option<(TcpStream, Vec<u8>)> {
+    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
+        tracing::error!("the upgraded connection is no TCP stream");
+        return None;
+    };
+    Some((parts.io.into_inner(), parts.read_buf.to_vec()))
 }
 
 /// Checks the opening handshake (RFC 6455, section 4.2.1).
@@ -285,7 +316,7 @@ fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool
         .any(|value| value.trim().eq_ignore_ascii_case(token))
 }
 
-fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
+pub(crate) fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(text));
     *response.status_mut() = status;
     response

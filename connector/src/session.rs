@@ -1,37 +1,45 @@
-//! What a client may do: the handlers `connector.handler.login` and `chat.handler.send`, and the end of it all.
+//! What a client may do: the handlers, and the end of it all.
 //!
-//! A connection's commands take effect and are answered in order: sends follow each other down one flow, and any other
-//! command waits until they are answered.
+//! `connector.handler.login` and `chat.handler.send` are the original's. Beyond them a session may be in further channels,
+//! look at those it is in, and say to which of them something goes. A connection's commands take effect and are answered in
+//! order: what is said goes down one flow, and any other command waits until that is answered.
 
-use crate::chat::{Answered, CALL, CallError, Chat, Flow, Outcome};
+mod entry;
+mod speech;
+mod view;
+
+use crate::chat::{Chat, Flow};
 use crate::codec::{Request, RequestBody};
 use crate::connection::Connection;
 use crate::departures::{Departure, Departures};
 use crate::disconnect::Disconnect;
-use crate::hub::{Hub, Judgement, Member};
+use crate::hub::{Hub, Member};
 use crate::lease::{Lease, Membership};
-use crate::login::{Login, LoginError};
+use crate::parameters::{Login, ParameterError};
 use crate::random::unguessable;
-use crate::recovery::{Recovered, Recovery};
-use crate::registry::{Admission, Registration, Registry};
-use bytes::Bytes;
-use channel_store::{ChannelName, Epoch, IdempotencyKey, Place, Position, SessionId, User};
-use proto::v1::send_request::Content;
-use proto::v1::{JoinResponse, SendRequest};
+use crate::registry::{Registration, Registry};
+use channel_store::{ChannelName, SessionId, User};
+use entry::Refused;
+use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::time::{Instant, timeout, timeout_at};
 
 const LOGGED_IN: &str = r#"{"code":0,"message":"登录成功"}"#;
+const DONE: &str = r#"{"code":0}"#;
 const MISSING: &str = r#"{"code":1,"message":"缺少参数"}"#;
 const INVALID: &str = r#"{"code":1,"message":"参数无效"}"#;
 const TAKEN: &str = r#"{"code":1,"message":"用户已登录"}"#;
 const SENT: &str = r#"{"message":"发送成功","code":0}"#;
 const NOT_LOGGED_IN: &str = r#"{"code":1,"message":"用户未登录"}"#;
+const NOT_JOINED: &str = r#"{"code":1,"message":"未加入频道"}"#;
+const JOINED_ALREADY: &str = r#"{"code":1,"message":"已加入频道"}"#;
+const TOO_MANY: &str = r#"{"code":1,"message":"频道过多"}"#;
 const FAILED: &str = r#"{"code":500}"#;
 
-/// How long all may take that comes before the join, so that time is left for that.
-const PREPARE: Duration = Duration::from_millis(1_000);
+/// Channels that a session may be in at once (CONTRACT).
+const CHANNELS: usize = 100;
+
+/// What a request is answered with.
+type Answer = Cow<'static, str>;
 
 /// What all sessions of a connector share.
 pub(crate) struct Services {
@@ -54,29 +62,42 @@ pub(crate) struct Client {
     session: Option<Session>,
 }
 
-/// Why nobody was let in.
-enum Refused {
-    Taken,
-    Failed,
-}
-
-/// A session that has just joined.
-struct Entry {
-    session: Session,
-    /// Where its pushes begin.
-    begin: Judgement,
-    /// What its reply tells of that.
-    recovered: Option<Recovered>,
-}
-
-/// A connection bound to a user, in the channel of its login.
+/// A connection bound to a user.
 struct Session {
-    membership: Arc<Membership>,
+    id: SessionId,
+    user: User,
+    /// The channel of its login, which is meant where none is named.
+    home: ChannelName,
     /// None where nothing is registered.
     registration: Option<Arc<Registration>>,
     flow: Arc<Flow>,
     keys: u64,
+    places: Vec<Joined>,
+}
+
+/// A channel that a session is in.
+struct Joined {
+    membership: Arc<Membership>,
     member: Member,
+}
+
+impl Session {
+    /// The channel that is named, or the login's, if the session is in it.
+    fn place(&self, channel: Option<&ChannelName>) -> Option<&Joined> {
+        let channel = channel.unwrap_or(&self.home);
+        let mut places = self.places.iter();
+        places.find(|joined| joined.membership.channel() == channel)
+    }
+}
+
+/// What is wrong with parameters is answered alike, whatever they are for.
+impl From<ParameterError> for Answer {
+    fn from(error: ParameterError) -> Self {
+        match error {
+            ParameterError::Missing => MISSING.into(),
+            ParameterError::Invalid => INVALID.into(),
+        }
+    }
 }
 
 impl Client {
@@ -102,223 +123,82 @@ impl Client {
         if (self.connection.closing()).is_some_and(|reason| reason != Disconnect::Client) {
             return;
         }
-        if &*request.route == "chat.handler.send" {
-            return self.send(request).await;
+        match &*request.route {
+            "chat.handler.send" => return self.send(request).await,
+            "chat.handler.publish" => return self.publish(request).await,
+            _ => {}
         }
         if let Some(session) = &self.session {
             session.flow.settled().await;
         }
-        let answer = match &*request.route {
-            // Logins are rare, and their future is large: it lives only as long as it is needed.
-            "connector.handler.login" => Box::pin(self.login(&request)).await,
-            _ => Some(FAILED),
-        };
+        // Others than sends are rare, and their futures are large: they live only as long as they are needed.
+        let answer = Box::pin(self.answer_to(&request)).await;
         if let Some(answer) = answer {
-            self.answer(request.id, answer);
+            self.answer(request.id, &answer);
         }
     }
 
     /// `None` if it was answered already, because the reply must come before the first push.
-    async fn login(&mut self, request: &Request) -> Option<&'static str> {
-        if matches!(request.body, RequestBody::Unusable) {
-            return Some(FAILED);
+    async fn answer_to(&mut self, request: &Request) -> Option<Answer> {
+        let body = &request.body;
+        if matches!(body, RequestBody::Unusable) {
+            return Some(FAILED.into());
         }
+        match &*request.route {
+            "connector.handler.login" => self.login(request).await,
+            "chat.handler.join" => self.join(request).await,
+            "chat.handler.leave" => Some(self.leave(body).await),
+            "chat.handler.members" => Some(self.members(body).await.unwrap_or_else(|it| it)),
+            "chat.handler.history" => Some(self.history(body).await.unwrap_or_else(|it| it)),
+            _ => Some(FAILED.into()),
+        }
+    }
+
+    /// As [`answer_to`](Self::answer_to).
+    async fn login(&mut self, request: &Request) -> Option<Answer> {
         let login = match Login::parse(&request.body) {
             Ok(login) => login,
-            Err(LoginError::Missing) => return Some(MISSING),
-            Err(LoginError::Invalid) => return Some(INVALID),
+            Err(error) => return Some(error.into()),
         };
         // Whatever the uid: one connection, one user (F5).
         if self.session.is_some() {
-            return Some(TAKEN);
+            return Some(TAKEN.into());
         }
         let Some(id) = new_session_id().filter(|_| self.services.departures.has_room()) else {
-            return Some(FAILED);
+            return Some(FAILED.into());
         };
-        let deadline = Instant::now() + CALL;
-        let mut departure = Departure::default();
-        let entered = self.enter(&login, &id, deadline, &mut departure).await;
+        let Login {
+            user,
+            channel,
+            recovery,
+        } = login;
+        let mut undo = Departure::default();
+        let registered = self.register(&user, &channel, &id, &mut undo.registration);
+        let entered = self
+            .enter(&channel, &recovery, registered, &mut undo.memberships)
+            .await;
         let entry = match entered {
             Ok(entry) => entry,
             Err(refused) => {
-                self.end(departure);
-                return Some(match refused {
-                    Refused::Taken => TAKEN,
-                    Refused::Failed => FAILED,
-                });
+                if let (Refused::Late, Some(registration)) = (&refused, &undo.registration) {
+                    registration.is_uncertain();
+                }
+                self.undo(undo);
+                return Some(refused.into());
             }
         };
-        match &entry.recovered {
-            Some(recovered) => self.answer(request.id, &recovered.add_to(LOGGED_IN)),
-            None => self.answer(request.id, LOGGED_IN),
-        }
-        let Entry { session, begin, .. } = entry;
-        if let Some(moved) = begin.lost {
-            session.member.tell(&begin.start, moved);
-        }
-        session.member.begin(begin.start);
-        self.session = Some(session);
+        self.connection.belongs_to(&user.id);
+        let joined = self.welcome(request.id, LOGGED_IN, entry);
+        self.session = Some(Session {
+            id,
+            user,
+            home: channel,
+            registration: undo.registration,
+            flow: Arc::default(),
+            keys: 0,
+            places: vec![joined],
+        });
         None
-    }
-
-    /// Follows the channel first, then joins: so the own onJoin is among what the hub delivers (K2). It is indexed first,
-    /// too: so whatever becomes of this process, login and member are found. What was missed is judged last, when nothing
-    /// can be missed any more. What has to be undone if this goes wrong is noted on the way.
-    async fn enter(
-        &self,
-        login: &Login,
-        id: &SessionId,
-        deadline: Instant,
-        departure: &mut Departure,
-    ) -> Result<Entry, Refused> {
-        let Login { user, channel, .. } = login;
-        let mut format = self.connection.format();
-        if login.recovery.is_wanted() {
-            format = format.with_positions();
-        }
-        let member = self.services.hub.attach(channel, &self.connection, format);
-        let registered = self.register(user, channel, id, departure);
-        let prepared = async { tokio::join!(member.followed(), registered) };
-        let Ok(((), membership)) = timeout(PREPARE, prepared).await else {
-            if let Some(registration) = &departure.registration {
-                registration.is_uncertain();
-            }
-            return Err(Refused::Failed);
-        };
-        let membership = membership?;
-        let join = self.services.chat.join(membership.join());
-        let joined = timeout_at(deadline, join).await;
-        match joined.unwrap_or(Err(CallError::Unknown)) {
-            Ok(Answered { answer, repeated }) => {
-                membership.joined(repeated);
-                departure.membership = Some(Arc::clone(&membership));
-                let placed = place(&member, &login.recovery, &answer);
-                let placed = timeout_at(deadline, placed).await.ok().flatten();
-                let (begin, recovered) = placed.ok_or(Refused::Failed)?;
-                let session = Session {
-                    membership,
-                    registration: departure.registration.take(),
-                    flow: Arc::default(),
-                    keys: 0,
-                    member,
-                };
-                Ok(Entry {
-                    session,
-                    begin,
-                    recovered,
-                })
-            }
-            Err(error) => {
-                tracing::debug!(%error, "join failed");
-                match &error {
-                    CallError::Unknown => {
-                        membership.is_uncertain();
-                        departure.membership = Some(membership);
-                    }
-                    CallError::Refused { reason } if reason == "CONNECTOR_DEAD" => {
-                        membership.condemn();
-                    }
-                    CallError::Refused { .. } | CallError::Unreachable => {}
-                }
-                Err(Refused::Failed)
-            }
-        }
-    }
-
-    /// Indexes and registers a session.
-    async fn register(
-        &self,
-        user: &User,
-        channel: &ChannelName,
-        id: &SessionId,
-        departure: &mut Departure,
-    ) -> Result<Arc<Membership>, Refused> {
-        let Services {
-            lease, registry, ..
-        } = &*self.services;
-        if !*registry.agreed().borrow() {
-            return Err(Refused::Failed);
-        }
-        let mut places = vec![Place::Channel(channel.clone())];
-        places.extend(registry.place(&user.id));
-        let stay = lease.enter(places).await.ok_or(Refused::Failed)?;
-        let stay = Arc::new(stay);
-        departure.registration = registry.begin(&stay, &user.id, id, &self.connection);
-        if let Some(registration) = &departure.registration {
-            match registry.login(registration).await {
-                Ok(Admission::Yes) => {}
-                Ok(Admission::Taken) => return Err(Refused::Taken),
-                Err(error) => {
-                    tracing::debug!(%error, "login failed");
-                    return Err(Refused::Failed);
-                }
-            }
-        }
-        let (channel, user) = (channel.clone(), user.clone());
-        Ok(Membership::begin(stay, channel, user, id.clone()))
-    }
-
-    /// Undoes what may have taken effect.
-    fn end(&self, mut departure: Departure) {
-        departure.registration = (departure.registration).filter(|it| !it.is_nowhere());
-        if departure.registration.is_some() || departure.membership.is_some() {
-            self.services.departures.add(departure);
-        }
-    }
-
-    async fn send(&mut self, request: Request) {
-        let Some(session) = &mut self.session else {
-            return self.answer(request.id, NOT_LOGGED_IN);
-        };
-        let body = match request.body {
-            RequestBody::Object(body) => body,
-            RequestBody::Empty => Bytes::from_static(b"{}"),
-            RequestBody::Unusable => {
-                session.flow.settled().await;
-                return self.answer(request.id, FAILED);
-            }
-        };
-        session.keys += 1;
-        let key = match request.key {
-            Some(key) if IdempotencyKey::new(&*key).is_ok() => key.into_string(),
-            Some(_) => {
-                session.flow.settled().await;
-                return self.answer(request.id, FAILED);
-            }
-            None => format!("{}-{}", session.membership.session(), session.keys),
-        };
-        let membership = &session.membership;
-        let send = SendRequest {
-            channel: membership.channel().to_string(),
-            user: membership.user().id.to_string(),
-            user_is_number: membership.user().is_number,
-            route: String::new(),
-            content: Some(Content::BodyJson(body)),
-            idempotency_key: key,
-            session: membership.session().to_string(),
-        };
-        session.flow.room().await;
-        let connection = Arc::clone(&self.connection);
-        let membership = Arc::clone(membership);
-        let id = request.id;
-        self.services
-            .chat
-            .send(&session.flow, send, move |outcome| {
-                let answer = match outcome {
-                    Outcome::Sent(_) => SENT,
-                    Outcome::Refused(reason) => {
-                        tracing::debug!(reason, "send refused");
-                        if reason == "NOT_MEMBER" {
-                            membership.suspect();
-                        }
-                        FAILED
-                    }
-                    Outcome::Unknown => FAILED,
-                };
-                if let Some(id) = id {
-                    connection.reply(id, answer.as_bytes());
-                }
-            });
     }
 
     fn answer(&self, id: Option<u64>, body: &str) {
@@ -327,44 +207,17 @@ impl Client {
         }
     }
 
-    /// The connection is over: what it sent comes first, then its leave (K3, K4).
+    /// The connection is over: what it sent comes first, then its leaves (K3, K4).
     pub(crate) async fn close(mut self) {
         if let Some(session) = self.session.take() {
             session.flow.settled().await;
+            let places = session.places.into_iter();
             self.services.departures.add(Departure {
-                membership: Some(session.membership),
+                memberships: places.map(|joined| joined.membership).collect(),
                 registration: session.registration,
             });
         }
     }
-}
-
-/// Where a member that has joined begins, and what it is told of that if it has asked. `None`: the log did not answer.
-async fn place(
-    member: &Member,
-    recovery: &Recovery,
-    joined: &JoinResponse,
-) -> Option<(Judgement, Option<Recovered>)> {
-    let joined_at = joined.position.as_ref()?;
-    let end = Position {
-        epoch: Epoch::new(&joined_at.epoch),
-        offset: joined_at.offset,
-    };
-    if let Recovery::Since(since) = recovery {
-        let judged = member.judge(since, &end).await;
-        let judgement = judged
-            .inspect_err(|error| tracing::debug!(%error, "position not judged"))
-            .ok()?;
-        let recovered = Recovered::judged(&judgement, &end);
-        return Some((judgement, Some(recovered)));
-    }
-    // Right before its own onJoin, so that it gets it; without one, where the join found the log's end.
-    let start = Position {
-        offset: end.offset - u64::from(joined.published && end.offset > 0),
-        ..end
-    };
-    let recovered = recovery.is_wanted().then(|| Recovered::fresh(&start));
-    Some((Judgement { start, lost: None }, recovered))
 }
 
 /// 128 random bits: never used again, and not to be guessed.

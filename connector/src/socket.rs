@@ -1,39 +1,32 @@
 //! The life of one client socket, from the upgrade to its last byte.
 //!
-//! Inputs of its loop: bytes from the client, the connection's closing (by whoever), and time. Bytes are read into a
-//! buffer that all connections of a thread share, so an idle connection holds none; what they ask for is carried out
-//! one after the other before more is read, which is how a slow chat pushes back on the socket.
+//! Inputs of its loop: messages from the client, the connection's closing (by whoever), and time. What messages ask for is
+//! carried out one after the other before more is read, which is how a slow chat pushes back on the socket.
 
-use crate::codec::{self, Carrier, Codec, Input, Packages, Protocol, WireFormat};
+use crate::codec::{self, Codec, EngineIo, Input, Protocol, WireFormat};
 use crate::connection::Connection;
 use crate::disconnect::Disconnect;
+use crate::inlet::{Inlet, Read};
 use crate::session::{Client, Services};
-use crate::websocket::{self, Event, Opcode, Reader};
-use std::cell::RefCell;
+use crate::websocket::{self, Event, Opcode};
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::{Instant, sleep_until, timeout};
 
-/// Bytes that one read takes at most.
-const READ: usize = 64 << 10;
 /// How long a client may take to answer a close before its socket goes.
 const LINGER: Duration = Duration::from_secs(1);
-
-thread_local! {
-    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
-}
 
 /// The times and sizes that bound a client.
 #[derive(Debug, Clone)]
 pub(crate) struct ClientLimits {
     /// Between heartbeats; a client silent for twice that is dropped (K5).
     pub heartbeat: Duration,
+    /// The same for clients of Socket.IO.
+    pub socket_io: Heartbeats,
     /// From the connection to the end of the handshake.
     pub handshake: Duration,
     /// From the connection to the login.
@@ -42,31 +35,46 @@ pub(crate) struct ClientLimits {
     pub message: usize,
 }
 
+/// Heartbeats of Socket.IO's clients.
+#[derive(Debug, Clone)]
+pub(crate) struct Heartbeats {
+    /// Between two.
+    pub interval: Duration,
+    /// How long one may be overdue.
+    pub timeout: Duration,
+}
+
 /// Serves a socket until it is over; what the session has to undo is under way then.
 pub(crate) async fn serve(
     connection: Arc<Connection>,
-    reader: OwnedReadHalf,
+    inlet: Inlet,
     first: &mut [u8],
     limits: &ClientLimits,
     services: Arc<Services>,
 ) {
     let mut socket = Socket {
         codec: Codec::new(connection.format(), limits.heartbeat),
-        messages: Messages::of(connection.format(), limits),
         client: Client::new(services, Arc::clone(&connection)),
         clock: Clock::start(connection.format(), limits),
         connection,
-        reader,
+        inlet,
     };
     let mut work = Work::default();
     socket.codec.open(&mut work.inputs);
-    socket.read(first, &mut work);
+    socket.hear(&mut work, |inlet, heard| {
+        let fed = inlet.feed(first, |event| heard.event(event));
+        heard.end = heard.end.or(fed.err());
+    });
     Box::pin(socket.carry_out(work)).await;
     let reason = socket.run().await;
     tracing::debug!(%reason, "connection over");
     socket.client.close().await;
     // Nobody waits for a peer that doesn't answer the close.
-    let _ = timeout(LINGER, drain(&mut socket.reader)).await;
+    let answered = async {
+        socket.inlet.drain().await;
+        socket.connection.fetched().await;
+    };
+    let _ = timeout(LINGER, answered).await;
     socket.connection.abort();
 }
 
@@ -84,33 +92,10 @@ impl Work {
     }
 }
 
-/// Finds messages in what a socket gives.
-enum Messages {
-    Frames(Reader),
-    Packages(Packages),
-}
-
-impl Messages {
-    fn of(format: WireFormat, limits: &ClientLimits) -> Self {
-        match format.carrier() {
-            Carrier::WebSocket => Self::Frames(Reader::new(limits.message)),
-            Carrier::Stream => Self::Packages(Packages::new(limits.message)),
-        }
-    }
-
-    fn feed(&mut self, bytes: &mut [u8], mut on: impl FnMut(Event<'_>)) -> Result<(), Disconnect> {
-        match self {
-            Self::Frames(frames) => frames.feed(bytes, on),
-            Self::Packages(packages) => packages.feed(bytes, |it| on(Event::Message(it))),
-        }
-    }
-}
-
 struct Socket {
     connection: Arc<Connection>,
-    reader: OwnedReadHalf,
+    inlet: Inlet,
     codec: Codec,
-    messages: Messages,
     client: Client,
     clock: Clock,
 }
@@ -149,44 +134,38 @@ impl Socket {
 
     /// Ready(false): the client has closed its side without a farewell.
     fn poll_read(&mut self, context: &mut Context<'_>, work: &mut Work) -> Poll<io::Result<bool>> {
-        BUFFER.with_borrow_mut(|buffer| {
-            let mut bytes = ReadBuf::new(buffer);
-            ready!(Pin::new(&mut self.reader).poll_read(context, &mut bytes))?;
-            let bytes = bytes.filled_mut();
-            self.read(bytes, work);
-            Poll::Ready(Ok(!bytes.is_empty()))
+        self.hear(work, |inlet, heard| {
+            let read = ready!(inlet.poll_read(context, |event| heard.event(event)))?;
+            Poll::Ready(Ok(match read {
+                Read::End => false,
+                Read::Some(fed) => {
+                    heard.end = heard.end.or(fed.err());
+                    true
+                }
+            }))
         })
     }
 
-    /// Takes messages apart; what needs no waiting is done at once.
-    fn read(&mut self, bytes: &mut [u8], work: &mut Work) {
-        let Self {
-            messages,
-            codec,
-            connection,
-            clock,
-            ..
-        } = self;
-        let mut out = Vec::new();
-        let mut end = None;
-        let fed = messages.feed(bytes, |event| {
-            if end.is_some() {
-                return;
-            }
-            match event {
-                Event::Message(message) => {
-                    clock.heard_message();
-                    end = codec.decode(message, &mut work.inputs, &mut out).err();
-                }
-                Event::Ping(payload) => websocket::frame(&mut out, Opcode::Pong, payload),
-                Event::Pong => clock.heard_message(),
-                Event::Close(_) => end = Some(Disconnect::Client),
-            }
-        });
+    /// What needs no waiting is done at once.
+    fn hear<T>(
+        &mut self,
+        work: &mut Work,
+        read: impl FnOnce(&mut Inlet, &mut Heard<'_>) -> T,
+    ) -> T {
+        let mut heard = Heard {
+            codec: &mut self.codec,
+            clock: &mut self.clock,
+            inputs: &mut work.inputs,
+            out: Vec::new(),
+            end: None,
+        };
+        let result = read(&mut self.inlet, &mut heard);
+        let Heard { out, end, .. } = heard;
         if !out.is_empty() {
-            connection.send(&out, &mut None);
+            self.connection.send(&out, &mut None);
         }
-        work.end = end.or(fed.err());
+        work.end = end;
+        result
     }
 
     async fn carry_out(&mut self, work: Work) {
@@ -218,17 +197,32 @@ impl Socket {
     }
 }
 
-async fn drain(reader: &mut OwnedReadHalf) {
-    while poll_fn(|context| {
-        BUFFER.with_borrow_mut(|buffer| {
-            let mut bytes = ReadBuf::new(buffer);
-            ready!(Pin::new(&mut *reader).poll_read(context, &mut bytes))?;
-            Poll::Ready(io::Result::Ok(!bytes.filled().is_empty()))
-        })
-    })
-    .await
-    .unwrap_or(false)
-    {}
+/// What one read brings.
+struct Heard<'a> {
+    codec: &'a mut Codec,
+    clock: &'a mut Clock,
+    inputs: &'a mut Vec<Input>,
+    /// What is answered at once.
+    out: Vec<u8>,
+    end: Option<Disconnect>,
+}
+
+impl Heard<'_> {
+    fn event(&mut self, event: Event<'_>) {
+        if self.end.is_some() {
+            return;
+        }
+        match event {
+            Event::Message(message) => {
+                self.clock.heard_message();
+                let decoded = self.codec.decode(message, self.inputs, &mut self.out);
+                self.end = decoded.err();
+            }
+            Event::Ping(payload) => websocket::frame(&mut self.out, Opcode::Pong, payload),
+            Event::Pong => self.clock.heard_message(),
+            Event::Close(_) => self.end = Some(Disconnect::Client),
+        }
+    }
 }
 
 enum Due {
@@ -244,9 +238,12 @@ struct Clock {
     login: Option<Instant>,
     /// The last sign of life that counts, once heartbeats have begun.
     heard: Option<Instant>,
-    /// The next ping of ours, where the protocol has none of its own.
+    /// The next ping of ours, where it is for us to send one.
     ping: Option<Instant>,
     heartbeat: Duration,
+    /// How long a client may be silent.
+    patience: Duration,
+    pings: bool,
     /// Pomelo counts its heartbeat packages alone (K5); elsewhere every message and pong counts.
     counts_messages: bool,
     /// Changes whenever the next alarm may have become an earlier one.
@@ -256,12 +253,20 @@ struct Clock {
 impl Clock {
     fn start(format: WireFormat, limits: &ClientLimits) -> Self {
         let now = Instant::now();
+        let Heartbeats { interval, timeout } = limits.socket_io;
+        let (heartbeat, patience, pings) = match format.protocol() {
+            Protocol::Pomelo => (limits.heartbeat, 2 * limits.heartbeat, false),
+            Protocol::Json => (limits.heartbeat, 2 * limits.heartbeat, true),
+            Protocol::SocketIo(version) => (interval, interval + timeout, version == EngineIo::V4),
+        };
         Self {
             handshake: Some(now + limits.handshake),
             login: Some(now + limits.idle),
             heard: None,
             ping: None,
-            heartbeat: limits.heartbeat,
+            heartbeat,
+            patience,
+            pings,
             counts_messages: format.protocol() != Protocol::Pomelo,
             alarms: 0,
         }
@@ -271,7 +276,7 @@ impl Clock {
         let now = Instant::now();
         self.handshake = None;
         self.heard = Some(now);
-        self.ping = self.counts_messages.then_some(now + self.heartbeat);
+        self.ping = self.pings.then_some(now + self.heartbeat);
         self.alarms = self.alarms.wrapping_add(1);
     }
 
@@ -295,7 +300,7 @@ impl Clock {
 
     /// No later than anything may be due. Signs of life don't move an alarm: when it rings, there is another look.
     fn next(&self) -> Instant {
-        let silence = self.heard.map(|heard| heard + 2 * self.heartbeat);
+        let silence = self.heard.map(|heard| heard + self.patience);
         [self.handshake, self.login, silence, self.ping]
             .into_iter()
             .flatten()
@@ -306,7 +311,7 @@ impl Clock {
     fn due(&mut self) -> Option<Due> {
         let now = Instant::now();
         let is_over = |time: Option<Instant>| time.is_some_and(|time| time <= now);
-        if is_over(self.heard.map(|heard| heard + 2 * self.heartbeat)) {
+        if is_over(self.heard.map(|heard| heard + self.patience)) {
             return Some(Due::Close(Disconnect::HeartbeatTimeout));
         }
         if is_over(self.handshake) {
@@ -330,6 +335,10 @@ mod tests {
 
     const LIMITS: ClientLimits = ClientLimits {
         heartbeat: Duration::from_secs(25),
+        socket_io: Heartbeats {
+            interval: Duration::from_secs(25),
+            timeout: Duration::from_secs(60),
+        },
         handshake: Duration::from_secs(10),
         idle: Duration::from_secs(60),
         message: 1024,
@@ -373,6 +382,25 @@ mod tests {
             rings(&mut clock).await,
             (10, Some(Disconnect::HeartbeatTimeout))
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_socket_io_client_has_its_own_interval_and_timeout_k8() {
+        let old = WireFormat::socket_io(EngineIo::V3);
+        let mut clock = Clock::start(old, &LIMITS);
+        clock.ready();
+        clock.logged_in(true);
+        let dropped = Some(Disconnect::HeartbeatTimeout);
+        assert_eq!(rings(&mut clock).await, (85, dropped));
+
+        let new = WireFormat::socket_io(EngineIo::V4);
+        let mut clock = Clock::start(new, &LIMITS);
+        clock.ready();
+        clock.logged_in(true);
+        for _ in 0..3 {
+            assert_eq!(rings(&mut clock).await, (25, None));
+        }
+        assert_eq!(rings(&mut clock).await, (10, dropped));
     }
 
     #[tokio::test(start_paused = true)]

@@ -20,7 +20,7 @@ use tower::util::BoxCloneSyncService;
 #[derive(Debug, Parser)]
 #[command(name = "standalone", version)]
 struct Config {
-    /// Where clients connect: Pomelo at ws://…/, JSON at ws://…/ws
+    /// Where clients connect: Pomelo at ws://…/ and tcp://…, Socket.IO at http://…, JSON at ws://…/ws
     #[arg(long, env = "STANDALONE_LISTEN", default_value = "127.0.0.1:3010")]
     listen: SocketAddr,
 

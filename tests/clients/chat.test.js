@@ -103,6 +103,22 @@ describe(library.name, function () {
     seenThere.told.map(({ route }) => route).should.eql(['onJoin', 'onJoin', 'onMessage', 'onLeave']);
   });
 
+  it('travels by the transport that it has chosen', async function () {
+    if (!library.transport) return;
+    while (there.transport !== library.transport) await new Promise(setImmediate);
+  });
+
+  it('is told why it is kicked', async function () {
+    const kicked = library.create();
+    const reason = new Promise((resolve) => kicked.on('onKick', resolve));
+    await connect(kicked, connectors[1]);
+    await request(kicked, 'connector.handler.login', { userId: 'attacker', lessonId: 5 });
+    library.request(kicked, 'connector.handler.constructor', {}, () => {});
+    // One of the libraries does not say why.
+    if (library.tellsReason ?? true) (await reason).should.have.property('reason', 'attack');
+    else await reason;
+  });
+
   it('is told nothing twice', function () {
     should(seenHere.told.map(({ route }) => route)).eql(['onJoin', 'onMessage']);
   });

@@ -4,14 +4,29 @@
 
 const NodePomelo = require('pomelo-nodejsclient-websocket');
 const openPage = require('./page');
+const socketIo = require('./socketio');
 
 const quiet = () => {};
 const logger = { debug: quiet, info: quiet, warn: quiet, error: quiet, trace: quiet };
+
+const socketIoClients = ['socket.io-client-1', 'socket.io-client-2', 'socket.io-client-4'].flatMap((version) =>
+  [['websocket'], ['polling'], ['polling', 'websocket']].map((transports) => {
+    const Client = socketIo(require(version), transports);
+    return {
+      name: `${version} by ${transports.join(' then ')}`,
+      create: () => new Client(),
+      request: (client, route, body, answered) => client.request(route, body, answered),
+      // What it has to end up with.
+      transport: transports.at(-1),
+    };
+  }),
+);
 
 module.exports = [
   {
     name: 'pomelo-nodejsclient-websocket',
     create: () => new NodePomelo({ logger }),
+    tellsReason: false,
     request: (client, route, body, answered) => client.request(route, body, (error, answer) => answered(answer)),
   },
   {
@@ -19,4 +34,5 @@ module.exports = [
     create: openPage,
     request: (client, route, body, answered) => client.request(route, body, answered),
   },
+  ...socketIoClients,
 ];

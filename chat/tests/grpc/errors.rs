@@ -25,6 +25,7 @@ async fn all_wrong_fields_of_a_send_are_named_at_once() {
         session: "@nancy".into(),
         content: Some(Content::BodyJson("[]".into())),
         user_is_number: false,
+        exclude_self: false,
     })
     .await;
     let expected = [

@@ -18,7 +18,8 @@ use endpoint::Endpoint;
 use lane::Pending;
 use parking_lot::RwLock;
 use proto::v1::{
-    JoinRequest, JoinResponse, LeaveRequest, MembersRequest, MembersResponse, SendRequest,
+    HistoryRequest, HistoryResponse, JoinRequest, JoinResponse, LeaveRequest, MembersRequest,
+    MembersResponse, SendRequest,
 };
 use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -119,6 +120,18 @@ impl Chat {
         let answered = self.call(|endpoint| {
             let (mut client, request) = (endpoint.client(), request.clone());
             async move { Ok(client.members(request).await?.into_inner()) }
+        });
+        answered.await.map(|answered| answered.answer)
+    }
+
+    /// See `ChatService.History`.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn history(&self, request: HistoryRequest) -> Result<HistoryResponse, CallError> {
+        let answered = self.call(|endpoint| {
+            let (mut client, request) = (endpoint.client(), request.clone());
+            async move { Ok(client.history(request).await?.into_inner()) }
         });
         answered.await.map(|answered| answered.answer)
     }

@@ -8,8 +8,19 @@ use crate::websocket::{self, Opcode};
 pub enum Protocol {
     /// Pomelo's packages: `docs/protocols/pomelo.md`.
     Pomelo,
+    /// Socket.IO: `docs/protocols/socketio.md`.
+    SocketIo(EngineIo),
     /// JSON: `docs/protocols/json.md`.
     Json,
+}
+
+/// The version of the protocol below Socket.IO.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EngineIo {
+    /// Of clients 1.x and 2.x: they send heartbeats, and are answered.
+    V3,
+    /// Of clients 3.x and 4.x: they are sent heartbeats, and answer.
+    V4,
 }
 
 /// What the protocol's messages travel in.
@@ -49,6 +60,15 @@ impl WireFormat {
         positions: true,
         ..Self::POMELO
     };
+
+    /// Socket.IO's packets in text WebSocket frames, without positions.
+    #[must_use]
+    pub const fn socket_io(version: EngineIo) -> Self {
+        Self {
+            protocol: Protocol::SocketIo(version),
+            ..Self::POMELO
+        }
+    }
 
     /// The same without WebSocket.
     #[must_use]

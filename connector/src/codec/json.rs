@@ -6,7 +6,7 @@
 use super::{Input, Request, RequestBody, WireFormat, refuse_attack};
 use crate::disconnect::Disconnect;
 use crate::websocket::{self, Opcode};
-use channel_store::{ChannelName, Publication};
+use channel_store::{ChannelName, Position, Publication};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -104,6 +104,17 @@ pub(super) fn push(
         publication.time,
     );
     text(format, &head, publication.payload.body(), out);
+}
+
+pub(super) fn skip(
+    format: WireFormat,
+    channel: &ChannelName,
+    position: &Position,
+    out: &mut Vec<u8>,
+) {
+    let channel = Value::from(channel.as_str());
+    let head = format!(r#"{{"channel":{channel},"offset":"#);
+    text(format, &head, position.offset.to_string().as_bytes(), out);
 }
 
 pub(super) fn position(format: WireFormat, channel: &ChannelName, body: &str, out: &mut Vec<u8>) {

@@ -8,11 +8,12 @@ mod dictionary;
 mod format;
 mod json;
 mod pomelo;
+mod socketio;
 
 pub use dictionary::{Dictionary, DictionaryError};
 pub(crate) use pomelo::Packages;
 
-pub use format::{Carrier, Protocol, WireFormat};
+pub use format::{Carrier, EngineIo, Protocol, WireFormat};
 
 use crate::disconnect::Disconnect;
 use bytes::Bytes;
@@ -57,7 +58,7 @@ pub enum RequestBody {
 }
 
 impl RequestBody {
-    fn new(bytes: &[u8]) -> Self {
+    pub(crate) fn new(bytes: &[u8]) -> Self {
         match body::check(bytes) {
             Ok(()) => Self::Object(Bytes::copy_from_slice(bytes)),
             Err(BodyError::TooDeep) => Self::Unusable,
@@ -116,6 +117,7 @@ pub struct Codec {
 #[derive(Debug)]
 enum State {
     Pomelo(pomelo::Decoder),
+    SocketIo(EngineIo),
     Json,
 }
 
@@ -126,6 +128,7 @@ impl Codec {
     pub fn new(format: WireFormat, heartbeat: Duration) -> Self {
         let state = match format.protocol {
             Protocol::Pomelo => State::Pomelo(pomelo::Decoder::new(heartbeat)),
+            Protocol::SocketIo(version) => State::SocketIo(version),
             Protocol::Json => State::Json,
         };
         Self { format, state }
@@ -134,8 +137,8 @@ impl Codec {
     /// To be called once, before the first message: a protocol without a handshake of its own is ready at once.
     pub fn open(&mut self, inputs: &mut Vec<Input>) {
         match self.state {
-            State::Pomelo(_) => {}
-            State::Json => inputs.push(Input::Ready),
+            State::Pomelo(_) | State::SocketIo(EngineIo::V4) => {}
+            State::SocketIo(EngineIo::V3) | State::Json => inputs.push(Input::Ready),
         }
     }
 
@@ -152,6 +155,9 @@ impl Codec {
     ) -> Result<(), Disconnect> {
         match &mut self.state {
             State::Pomelo(decoder) => decoder.decode(self.format, message, inputs, out),
+            State::SocketIo(version) => {
+                socketio::decode(*version, self.format, message, inputs, out)
+            }
             State::Json => json::decode(self.format, message, inputs, out),
         }
     }
@@ -166,7 +172,20 @@ pub fn push(
 ) {
     match format.protocol {
         Protocol::Pomelo => pomelo::push(format, channel, publication, out),
+        Protocol::SocketIo(_) => socketio::push(format, channel, publication, out),
         Protocol::Json => json::push(format, channel, publication, out),
+    }
+}
+
+/// Appends what a member gets in place of a publication that its own user has said to the others: its position moves on, and
+/// nothing else. Nothing in a format that tells no positions.
+pub fn skip(format: WireFormat, channel: &ChannelName, position: &Position, out: &mut Vec<u8>) {
+    if format.tells_positions() {
+        match format.protocol {
+            Protocol::Pomelo => pomelo::skip(format, channel, position, out),
+            Protocol::SocketIo(_) => socketio::skip(format, channel, position, out),
+            Protocol::Json => json::skip(format, channel, position, out),
+        }
     }
 }
 
@@ -189,14 +208,17 @@ pub fn position(
     );
     match format.protocol {
         Protocol::Pomelo => pomelo::position(format, channel, &body, out),
+        Protocol::SocketIo(_) => socketio::position(format, channel, &body, out),
         Protocol::Json => json::position(format, channel, &body, out),
     }
 }
 
-/// Appends publications that follow each other, from a position in this epoch on: with each change of the epoch.
+/// Appends publications that follow each other, from a position in this epoch on, as they are for one user: with each
+/// change of the epoch.
 pub fn run<'a>(
     format: WireFormat,
     channel: &ChannelName,
+    user: Option<&str>,
     mut epoch: &'a Epoch,
     publications: impl IntoIterator<Item = &'a Publication>,
     out: &mut Vec<u8>,
@@ -206,7 +228,12 @@ pub fn run<'a>(
             epoch = &publication.position.epoch;
             begin_epoch(format, channel, &publication.position, out);
         }
-        push(format, channel, publication, out);
+        let excluded = publication.payload.excluded();
+        if excluded.is_some() && excluded == user {
+            skip(format, channel, &publication.position, out);
+        } else {
+            push(format, channel, publication, out);
+        }
     }
 }
 
@@ -223,6 +250,7 @@ pub fn begin_epoch(format: WireFormat, channel: &ChannelName, first: &Position, 
 pub fn reply(format: WireFormat, id: u64, body: &[u8], out: &mut Vec<u8>) {
     match format.protocol {
         Protocol::Pomelo => pomelo::reply(format, id, body, out),
+        Protocol::SocketIo(_) => socketio::reply(format, id, body, out),
         Protocol::Json => json::reply(format, id, body, out),
     }
 }
@@ -231,6 +259,7 @@ pub fn reply(format: WireFormat, id: u64, body: &[u8], out: &mut Vec<u8>) {
 pub fn heartbeat(format: WireFormat, out: &mut Vec<u8>) {
     match format.protocol {
         Protocol::Pomelo => pomelo::heartbeat(format, out),
+        Protocol::SocketIo(_) => socketio::heartbeat(format, out),
         Protocol::Json => json::heartbeat(format, out),
     }
 }
@@ -239,8 +268,14 @@ pub fn heartbeat(format: WireFormat, out: &mut Vec<u8>) {
 pub fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
     match format.protocol {
         Protocol::Pomelo => pomelo::close(format, reason, out),
+        Protocol::SocketIo(_) => socketio::close(format, reason, out),
         Protocol::Json => json::close(format, reason, out),
     }
+}
+
+/// Appends a packet of Engine.IO's.
+pub(crate) fn packet(format: WireFormat, packet: &str, out: &mut Vec<u8>) {
+    socketio::text(format, &[packet], out);
 }
 
 /// A method that every object of the original's had, called in one of its handlers, is an attack (K6, hybrid-05).

@@ -12,7 +12,7 @@ pub(crate) use stream::Packages;
 use super::{Dictionary, Input, Request, RequestBody, WireFormat, refuse_attack};
 use crate::disconnect::Disconnect;
 use crate::websocket::Opcode;
-use channel_store::{ChannelName, Publication};
+use channel_store::{ChannelName, Position, Publication};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -111,7 +111,7 @@ impl Decoder {
                 inputs.push(Input::Heartbeat);
             }
             (DATA, Stage::Working) => {
-                inputs.extend(message(format.dictionary, body)?.map(Input::Request))
+                inputs.extend(message(format.dictionary, body)?.map(Input::Request));
             }
             (HANDSHAKE | HANDSHAKE_ACK | HEARTBEAT | DATA, _) => {}
             _ => return Err(Disconnect::Malformed),
@@ -224,6 +224,18 @@ pub(super) fn push(
     );
     let head = text::for_clients(head.as_bytes());
     pushed(format, route, [&head, &body, b"}"], out);
+}
+
+pub(super) fn skip(
+    format: WireFormat,
+    channel: &ChannelName,
+    position: &Position,
+    out: &mut Vec<u8>,
+) {
+    let channel = Value::from(channel.as_str());
+    let text = format!(r#"{{"channel":{channel},"offset":{}}}"#, position.offset);
+    let text = text::for_clients(text.as_bytes());
+    pushed(format, "onPosition", [&text, b"", b""], out);
 }
 
 pub(super) fn position(format: WireFormat, channel: &ChannelName, body: &str, out: &mut Vec<u8>) {

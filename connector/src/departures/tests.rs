@@ -27,12 +27,12 @@ async fn leaving(user: &str) -> Departure {
         is_number: false,
     };
     Departure {
-        membership: Some(Membership::begin(
+        memberships: vec![Membership::begin(
             stay,
             channel,
             user,
             SessionId::new("s").unwrap(),
-        )),
+        )],
         registration: None,
     }
 }
@@ -130,7 +130,7 @@ async fn there_is_room_for_a_bounded_number_of_leaves() {
     let (departures, _instance, _stream) = departures().await;
     let one = leaving("u").await;
     let again = || Departure {
-        membership: one.membership.clone(),
+        memberships: one.memberships.clone(),
         registration: None,
     };
     for _ in 1..ROOM {

@@ -10,9 +10,10 @@ use crate::codec::{self, Moved, WireFormat};
 use crate::connection::Connection;
 use crate::disconnect::Disconnect;
 use bytes::Bytes;
-use channel_store::{ChannelName, Position, Publication};
+use channel_store::{ChannelName, Epoch, Position, Publication};
 use slab::Slab;
 use std::cmp::Ordering::{Equal, Greater, Less};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A buffer that grows beyond this is flushed at once; one that did so often does not keep its memory.
@@ -62,6 +63,83 @@ struct Crowd {
     format: WireFormat,
     live: Slab<Arc<Connection>>,
     pending: Vec<u8>,
+    /// What is in there and not for all.
+    exclusions: Vec<Exclusion>,
+}
+
+/// A publication that its sender's own sockets skip.
+struct Exclusion {
+    publication: Publication,
+    /// Where it stands among the pending bytes.
+    bytes: Range<usize>,
+}
+
+impl Crowd {
+    /// Appends publications that follow each other, from a position in this epoch on.
+    fn append<'a>(
+        &mut self,
+        channel: &ChannelName,
+        mut epoch: &'a Epoch,
+        publications: impl IntoIterator<Item = &'a Publication>,
+    ) {
+        for publication in publications {
+            let next = &publication.position;
+            if next.epoch != *epoch {
+                epoch = &next.epoch;
+                codec::begin_epoch(self.format, channel, next, &mut self.pending);
+            }
+            let begin = self.pending.len();
+            codec::push(self.format, channel, publication, &mut self.pending);
+            if publication.payload.excluded().is_some() {
+                self.exclusions.push(Exclusion {
+                    publication: publication.clone(),
+                    bytes: begin..self.pending.len(),
+                });
+            }
+        }
+    }
+
+    /// What is pending, as it is for this user; `None`: as for all.
+    fn pending_for(&self, channel: &ChannelName, user: Option<&str>) -> Option<Vec<u8>> {
+        let user = user?;
+        let is_own = |it: &&Exclusion| it.publication.payload.excluded() == Some(user);
+        let mut own = self.exclusions.iter().filter(is_own).peekable();
+        own.peek()?;
+        let mut frames = Vec::with_capacity(self.pending.len());
+        let mut given = 0;
+        for Exclusion { publication, bytes } in own {
+            frames.extend_from_slice(&self.pending[given..bytes.start]);
+            codec::skip(self.format, channel, &publication.position, &mut frames);
+            given = bytes.end;
+        }
+        frames.extend_from_slice(&self.pending[given..]);
+        Some(frames)
+    }
+
+    /// Hands everything pending to the sockets.
+    fn flush(&mut self, channel: &ChannelName) {
+        let mut shared: Option<Bytes> = None;
+        for (_, connection) in &self.live {
+            let own = if self.exclusions.is_empty() {
+                None
+            } else {
+                self.pending_for(channel, connection.user())
+            };
+            match own {
+                Some(frames) => connection.send(&frames, &mut None),
+                None => connection.send(&self.pending, &mut shared),
+            }
+        }
+        self.clear();
+        if self.pending.capacity() > KEPT_BUFFER {
+            self.pending = Vec::new();
+        }
+    }
+
+    fn clear(&mut self) {
+        self.pending.clear();
+        self.exclusions.clear();
+    }
 }
 
 pub(super) struct Audience {
@@ -100,7 +178,7 @@ impl Audience {
                 crowd.live.try_remove(key);
                 if crowd.live.is_empty() {
                     // From here on nothing is appended: what is there would have a hole when the next one comes.
-                    crowd.pending.clear();
+                    crowd.clear();
                 }
             }
             Some(Slot::Waiting(..)) => self.waiting -= 1,
@@ -138,23 +216,23 @@ impl Audience {
             return false;
         };
         let mut frames = Vec::new();
-        let format = receiver.format;
+        let (format, user) = (receiver.format, receiver.connection.user());
         match self.flushed.clone() {
             // Everything pending is new to it, and comes with the others' flush.
             Some(flushed) if ring.after(&flushed).is_some() && start.offset <= flushed.offset => {
                 let missed = missed.take_while(|p| p.position.offset <= flushed.offset);
-                codec::run(format, channel, &start.epoch, missed, &mut frames);
+                codec::run(format, channel, user, &start.epoch, missed, &mut frames);
                 // Nothing is pending in a format that nobody had.
                 let crowd = self.crowd(format);
                 let crowd = &mut self.crowds[crowd];
                 if crowd.live.is_empty() {
                     let pending = ring.after(&flushed).into_iter().flatten();
-                    codec::run(format, channel, &flushed.epoch, pending, &mut crowd.pending);
+                    crowd.append(channel, &flushed.epoch, pending);
                 }
             }
             _ => {
-                codec::run(format, channel, &start.epoch, missed, &mut frames);
-                self.flush();
+                codec::run(format, channel, user, &start.epoch, missed, &mut frames);
+                self.flush(channel);
             }
         }
         if !frames.is_empty() {
@@ -184,23 +262,17 @@ impl Audience {
             if let Some(own) = own {
                 self.pass_over(channel, own, next);
             }
-            self.wake(|start| start.epoch == next.epoch && start.offset < next.offset);
+            self.wake(channel, |start| {
+                start.epoch == next.epoch && start.offset < next.offset
+            });
         }
-        let begins = own.is_some_and(|own| own.epoch != next.epoch);
+        let epoch = own.map_or(&next.epoch, |own| &own.epoch);
         let (mut pending, mut full) = (false, false);
         for crowd in &mut self.crowds {
             if !crowd.live.is_empty() {
-                let Crowd {
-                    format,
-                    pending: buffer,
-                    ..
-                } = crowd;
-                if begins {
-                    codec::begin_epoch(*format, channel, next, buffer);
-                }
-                codec::push(*format, channel, publication, buffer);
+                crowd.append(channel, epoch, [publication]);
                 self.metrics.encodings.increment(1);
-                full |= buffer.len() >= BATCH;
+                full |= crowd.pending.len() >= BATCH;
                 pending = true;
             }
         }
@@ -213,39 +285,26 @@ impl Audience {
 
     /// The hub stands here now. Who waits for that begins: the next one may be of another epoch, and would not know
     /// them any more.
-    pub(super) fn reached(&mut self, position: &Position) {
+    pub(super) fn reached(&mut self, channel: &ChannelName, position: &Position) {
         if self.waiting > 0 {
-            self.wake(|start| start == position);
+            self.wake(channel, |start| start == position);
         }
     }
 
     /// Hands everything pending to the sockets of all live members.
-    pub(super) fn flush(&mut self) {
+    pub(super) fn flush(&mut self, channel: &ChannelName) {
         self.flushed = None;
         for crowd in &mut self.crowds {
-            let Crowd {
-                live,
-                pending: buffer,
-                ..
-            } = crowd;
-            if buffer.is_empty() {
-                continue;
-            }
-            let mut shared: Option<Bytes> = None;
-            for (_, connection) in &*live {
-                connection.send(buffer, &mut shared);
-            }
-            self.metrics.writes.increment(live.len() as u64);
-            buffer.clear();
-            if buffer.capacity() > KEPT_BUFFER {
-                *buffer = Vec::new();
+            if !crowd.pending.is_empty() {
+                crowd.flush(channel);
+                self.metrics.writes.increment(crowd.live.len() as u64);
             }
         }
     }
 
     /// Moves everybody who has begun to a position that the log goes on from.
     pub(super) fn tell(&mut self, channel: &ChannelName, position: &Position, moved: Moved) {
-        self.flush();
+        self.flush(channel);
         for Crowd { format, live, .. } in &self.crowds {
             for (_, connection) in live {
                 let receiver = Receiver {
@@ -266,7 +325,7 @@ impl Audience {
                 Equal | Greater => None,
             }
         });
-        self.reached(position);
+        self.reached(channel, position);
     }
 
     /// Moves those who wait for what is not in this log, now that `next` follows `own`: it would never come.
@@ -295,7 +354,7 @@ impl Audience {
             self.metrics.lost(moved);
             self.waiting -= 1;
             if receiver.tell(channel, position, moved) {
-                self.flush();
+                self.flush(channel);
                 self.go_live(member, receiver);
             } else {
                 self.slots[member] = Slot::Attached(receiver);
@@ -304,9 +363,9 @@ impl Audience {
     }
 
     /// Those who are due get what comes from now on, and nothing that is pending.
-    fn wake(&mut self, is_due: impl Fn(&Position) -> bool) {
+    fn wake(&mut self, channel: &ChannelName, is_due: impl Fn(&Position) -> bool) {
         for (member, receiver, ()) in self.waiting_for(|start| is_due(start).then_some(())) {
-            self.flush();
+            self.flush(channel);
             self.waiting -= 1;
             self.go_live(member, receiver);
         }
@@ -334,6 +393,7 @@ impl Audience {
                 format,
                 live: Slab::new(),
                 pending: Vec::new(),
+                exclusions: Vec::new(),
             });
             self.crowds.len() - 1
         })

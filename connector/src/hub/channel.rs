@@ -365,7 +365,7 @@ impl LocalChannel {
 
     /// Hands everything pending to the sockets of all live members.
     pub(super) fn flush(&self) {
-        self.state.lock().audience.flush();
+        self.state.lock().audience.flush(&self.name);
     }
 
     /// By the rules of the live phase: delivered, dropped, or (false) to be read.
@@ -403,9 +403,9 @@ impl LocalChannel {
             self.flusher.add(Arc::clone(self));
         }
         if appended.full {
-            state.audience.flush();
+            state.audience.flush(&self.name);
         }
-        state.audience.reached(&position);
+        state.audience.reached(&self.name, &position);
         state.position = Some(position);
     }
 }

@@ -154,7 +154,14 @@ impl CatchUp {
         let mut reached = &page.position;
         let mut epoch = &reached.epoch;
         for publication in &page.entries {
-            codec::run(*format, name, epoch, [publication], &mut frames);
+            codec::run(
+                *format,
+                name,
+                connection.user(),
+                epoch,
+                [publication],
+                &mut frames,
+            );
             reached = &publication.position;
             epoch = &reached.epoch;
             if frames.len() > connection.share() {

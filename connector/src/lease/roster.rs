@@ -52,7 +52,10 @@ impl Roster {
 
     fn remove(&mut self, channel: &ChannelName, session: &SessionId) {
         if let Some(known) = self.channels.get_mut(channel) {
-            known.remove(session);
+            // Whoever came back meanwhile is another membership of the same session.
+            if known.get(session).is_some_and(|it| it.strong_count() == 0) {
+                known.remove(session);
+            }
             if known.is_empty() {
                 self.channels.remove(channel);
             }
@@ -90,12 +93,13 @@ impl Membership {
         &self.channel
     }
 
-    pub(crate) fn user(&self) -> &User {
-        &self.user
-    }
-
     pub(crate) fn session(&self) -> &SessionId {
         &self.session
+    }
+
+    #[cfg(test)]
+    pub(super) fn user(&self) -> &User {
+        &self.user
     }
 
     pub(super) fn tenure(&self) -> &Tenure {

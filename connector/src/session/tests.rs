@@ -10,7 +10,10 @@ use crate::testing::feed::{Script, connection, head, page};
 use crate::testing::{at, let_run, publication, soon};
 use channel_store::memory::MemoryStore;
 use channel_store::{Incarnation, LogPage, LoginPolicy, Standing, StoreOptions};
+use proto::v1::JoinResponse;
 use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
 use tonic::Status;
 
 /// A connector with one client, and all that surrounds it.

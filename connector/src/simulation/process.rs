@@ -100,6 +100,7 @@ impl ConnectorProcess {
         let chat = Chat::new(Source::InProcess(link.to_chat(choose)));
         let server = Arc::new(Server {
             dictionary: None,
+            polling: crate::socketio::Polling::default(),
             services: Arc::new(Services {
                 lease,
                 departures: Departures::new(&chat, &registry, Duration::ZERO),
@@ -108,6 +109,10 @@ impl ConnectorProcess {
                 chat,
             }),
             clients: ClientLimits {
+                socket_io: crate::socket::Heartbeats {
+                    interval: Duration::from_secs(25),
+                    timeout: Duration::from_secs(60),
+                },
                 heartbeat: Duration::MAX,
                 handshake: Duration::MAX,
                 idle: Duration::MAX,

@@ -1,12 +1,16 @@
-//! Pomelo's own client libraries from npm, unmodified, under mocha: `tests/clients`.
+//! The client libraries of the original's users from npm, unmodified, under mocha: `tests/clients`.
 
 use std::process::Command;
 use std::time::Duration;
 use tests::process::Process;
-use tests::system::System;
+use tests::system::Plan;
 
 async fn passes(library: &str) {
-    let system = System::start().await;
+    passes_with(library, &[]).await;
+}
+
+async fn passes_with(library: &str, flags: &[&'static str]) {
+    let system = Plan::of(2, 2).connector_flags(flags).start().await;
     let directory = tests::workspace().join("tests/clients");
     assert!(
         directory.join("node_modules/.bin/mocha").exists(),
@@ -28,7 +32,7 @@ async fn passes(library: &str) {
     let status = mocha.ended_within(Duration::from_secs(90)).await;
     let output = mocha.lines().join("\n");
     assert!(status.success(), "{output}");
-    assert!(output.contains("5 passing"), "{output}");
+    assert!(output.contains("7 passing"), "{output}");
 }
 
 #[tokio::test]
@@ -39,4 +43,32 @@ async fn the_node_library_passes_its_authors_test() {
 #[tokio::test]
 async fn the_browser_library_passes_its_authors_test() {
     passes("pomelo-jsclient-websocket").await;
+}
+
+#[tokio::test]
+async fn both_libraries_pass_with_a_dictionary() {
+    for library in ["pomelo-nodejsclient-websocket", "pomelo-jsclient-websocket"] {
+        passes_with(library, &["--dictionary"]).await;
+    }
+}
+
+#[tokio::test]
+async fn socket_io_1_passes_by_every_transport() {
+    passes_by_every_transport("socket.io-client-1").await;
+}
+
+#[tokio::test]
+async fn socket_io_2_passes_by_every_transport() {
+    passes_by_every_transport("socket.io-client-2").await;
+}
+
+#[tokio::test]
+async fn socket_io_4_passes_by_every_transport() {
+    passes_by_every_transport("socket.io-client-4").await;
+}
+
+async fn passes_by_every_transport(library: &str) {
+    for transports in ["websocket", "polling", "polling then websocket"] {
+        passes(&format!("{library} by {transports}")).await;
+    }
 }

@@ -1,0 +1,224 @@
+//! Pomelo's string messages in Socket.IO's events in Engine.IO's packets (`docs/protocols/socketio.md`), as the original's
+//! `sioconnector` spoke them: both versions that clients in the field have, which differ in who sends heartbeats and in
+//! who says first that the namespace is connected.
+//!
+//! Packets are read and written one by one; what carries several of them at once, long-polling, takes them apart and joins
+//! them by itself.
+
+use super::{EngineIo, Input, Request, RequestBody, WireFormat, refuse_attack};
+use crate::disconnect::Disconnect;
+use crate::websocket::Opcode;
+use channel_store::{ChannelName, Position, Publication};
+use serde_json::Value;
+
+/// A string message begins with four characters of id and one of the route's length.
+const ID: usize = 4;
+const HEAD: usize = ID + 1;
+
+pub(super) fn decode(
+    version: EngineIo,
+    format: WireFormat,
+    packet: &[u8],
+    inputs: &mut Vec<Input>,
+    out: &mut Vec<u8>,
+) -> Result<(), Disconnect> {
+    let (&kind, data) = packet.split_first().ok_or(Disconnect::Malformed)?;
+    let data = simdutf8::basic::from_utf8(data).map_err(|_| Disconnect::Malformed)?;
+    match kind {
+        b'1' => Err(Disconnect::Client),
+        // A ping, which the older version's clients send, is answered with what it holds.
+        b'2' => {
+            text(format, &["3", data], out);
+            inputs.push(Input::Heartbeat);
+            Ok(())
+        }
+        b'3' => {
+            inputs.push(Input::Heartbeat);
+            Ok(())
+        }
+        b'4' => socket_packet(version, format, data, inputs, out),
+        // What comes of the upgrade of a transport, late or out of place.
+        b'5' | b'6' => Ok(()),
+        _ => Err(Disconnect::Malformed),
+    }
+}
+
+fn socket_packet(
+    version: EngineIo,
+    format: WireFormat,
+    packet: &str,
+    inputs: &mut Vec<Input>,
+    out: &mut Vec<u8>,
+) -> Result<(), Disconnect> {
+    let mut rest = packet.chars();
+    let kind = rest.next().ok_or(Disconnect::Malformed)?;
+    let (namespace, rest) = split_namespace(rest.as_str());
+    match (kind, namespace) {
+        ('0', "/") => {
+            if version == EngineIo::V4 {
+                let id = fastrand::u64(..);
+                text(
+                    format,
+                    &["40{\"sid\":\"", &format!("{id:016x}"), "\"}"],
+                    out,
+                );
+                inputs.push(Input::Ready);
+            }
+        }
+        ('0', other) => {
+            let message = match version {
+                EngineIo::V3 => r#""Invalid namespace""#,
+                EngineIo::V4 => r#"{"message":"Invalid namespace"}"#,
+            };
+            text(format, &["44", other, ",", message], out);
+        }
+        ('1', "/") => {
+            kick(format, "client namespace disconnect", out);
+            return Err(Disconnect::Client);
+        }
+        ('2', "/") => inputs.extend(event(rest)?.map(Input::Request)),
+        // Other namespaces are not connected; acknowledgements are of nothing, errors are not for us, and no event of
+        // Pomelo's is binary.
+        ('1'..='6', _) => {}
+        _ => return Err(Disconnect::Malformed),
+    }
+    Ok(())
+}
+
+/// `/admin,rest`: another namespace than `/` is named.
+fn split_namespace(packet: &str) -> (&str, &str) {
+    if !packet.starts_with('/') {
+        return ("/", packet);
+    }
+    let (namespace, rest) = packet.split_once(',').unwrap_or((packet, ""));
+    // What a client adds to it is for whoever is connected there.
+    (namespace.split('?').next().unwrap_or(namespace), rest)
+}
+
+/// `["message","…"]`, perhaps after the number of an acknowledgement, which nobody waits for. `None`: another event.
+fn event(packet: &str) -> Result<Option<Request>, Disconnect> {
+    let array = packet.trim_start_matches(|digit: char| digit.is_ascii_digit());
+    let event: Vec<Value> = serde_json::from_str(array).map_err(|_| Disconnect::Malformed)?;
+    match &event[..] {
+        [Value::String(name), Value::String(message), ..] if name == "message" => {
+            string_message(message)
+        }
+        _ => Ok(None),
+    }
+}
+
+/// A request; `None` for what is ignored.
+fn string_message(message: &str) -> Result<Option<Request>, Disconnect> {
+    let mut head = [0; HEAD];
+    let mut rest = message.chars();
+    for byte in &mut head {
+        let Some(character) = rest.next() else {
+            return Ok(None);
+        };
+        // Higher bits are cut off, as the original did.
+        *byte = u32::from(character) as u8;
+    }
+    let [a, b, c, d, length] = head;
+    let Some((route, body)) = split_utf16(rest.as_str(), length.into()) else {
+        return Ok(None);
+    };
+    if !route.contains('.') {
+        return Ok(None);
+    }
+    refuse_attack(route)?;
+    let id = u32::from_be_bytes([a, b, c, d]);
+    Ok(Some(Request {
+        // A request with id 0 is a notify (siofix-03).
+        id: (id != 0).then(|| id.into()),
+        route: route.into(),
+        body: RequestBody::new(body.as_bytes()),
+        key: None,
+    }))
+}
+
+/// Splits behind so many units of UTF-16, as JavaScript counts; `None` if there are fewer, or that is within a character.
+fn split_utf16(text: &str, mut units: usize) -> Option<(&str, &str)> {
+    for (at, character) in text.char_indices() {
+        if units == 0 {
+            return Some(text.split_at(at));
+        }
+        units = units.checked_sub(character.len_utf16())?;
+    }
+    (units == 0).then_some((text, ""))
+}
+
+pub(super) fn push(
+    format: WireFormat,
+    channel: &ChannelName,
+    publication: &Publication,
+    out: &mut Vec<u8>,
+) {
+    let route = Value::from(publication.payload.route());
+    let body = String::from_utf8_lossy(publication.payload.body());
+    let place = if format.positions {
+        let channel = Value::from(channel.as_str());
+        let (offset, time) = (publication.position.offset, publication.time);
+        format!(r#""channel":{channel},"offset":{offset},"time":{time},"#)
+    } else {
+        String::new()
+    };
+    message(
+        format,
+        &format!(r#"{{"route":{route},{place}"body":{body}}}"#),
+        out,
+    );
+}
+
+pub(super) fn skip(
+    format: WireFormat,
+    channel: &ChannelName,
+    position: &Position,
+    out: &mut Vec<u8>,
+) {
+    let (channel, offset) = (Value::from(channel.as_str()), position.offset);
+    let text = format!(r#"{{"route":"onPosition","channel":{channel},"offset":{offset}}}"#);
+    message(format, &text, out);
+}
+
+pub(super) fn position(format: WireFormat, channel: &ChannelName, body: &str, out: &mut Vec<u8>) {
+    let channel = Value::from(channel.as_str());
+    let text = format!(r#"{{"route":"onPosition","channel":{channel},"body":{body}}}"#);
+    message(format, &text, out);
+}
+
+pub(super) fn reply(format: WireFormat, id: u64, body: &[u8], out: &mut Vec<u8>) {
+    let body = String::from_utf8_lossy(body);
+    message(format, &format!(r#"{{"id":{id},"body":{body}}}"#), out);
+}
+
+/// The newer version's servers send pings.
+pub(super) fn heartbeat(format: WireFormat, out: &mut Vec<u8>) {
+    text(format, &["2"], out);
+}
+
+pub(super) fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
+    let farewell = reason.farewell();
+    if let Some(reason) = farewell.kick {
+        kick(format, reason, out);
+    }
+    format.carrier.close(farewell.code, "", out);
+}
+
+fn kick(format: WireFormat, reason: &str, out: &mut Vec<u8>) {
+    let text = format!(r#"{{"route":"onKick","reason":"{reason}"}}"#);
+    message(format, &text, out);
+}
+
+/// A string message to a client.
+fn message(format: WireFormat, message: &str, out: &mut Vec<u8>) {
+    let string = Value::from(message).to_string();
+    text(format, &["42[\"message\",", &string, "]"], out);
+}
+
+/// One packet in a frame of its own.
+pub(super) fn text(format: WireFormat, parts: &[&str], out: &mut Vec<u8>) {
+    let packet = parts.concat();
+    format
+        .carrier
+        .carry(Opcode::Text, packet.as_bytes(), &[], out);
+}

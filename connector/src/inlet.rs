@@ -1,0 +1,165 @@
+//! Where a connection's messages come from: a socket, or what a client posts that polls, until it has one.
+//!
+//! Bytes are read into a buffer that all connections of a thread share, so an idle connection holds none.
+
+use crate::codec::{Carrier, Packages, WireFormat};
+use crate::disconnect::Disconnect;
+use crate::websocket::{Event, Reader};
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::sync::mpsc;
+
+/// Bytes that one read takes at most.
+const READ: usize = 64 << 10;
+
+thread_local! {
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
+}
+
+/// Where a connection's messages come from.
+pub(crate) struct Inlet {
+    source: Source,
+    messages: Messages,
+    /// Bytes of one message.
+    limit: usize,
+}
+
+enum Source {
+    Socket(OwnedReadHalf),
+    Posts(mpsc::Receiver<Posted>),
+}
+
+/// What a client that polls has sent.
+pub(crate) enum Posted {
+    /// Messages, in order.
+    Packets(Vec<String>),
+    /// It goes on with a socket.
+    Switched(SocketReader),
+}
+
+/// A socket that something was read of.
+pub(crate) struct SocketReader {
+    pub(crate) socket: OwnedReadHalf,
+    pub(crate) frames: Reader,
+    /// Messages that were not looked at.
+    pub(crate) messages: Vec<Vec<u8>>,
+}
+
+/// Finds messages in what a socket gives.
+enum Messages {
+    Frames(Reader),
+    Packages(Packages),
+}
+
+impl Messages {
+    fn feed(&mut self, bytes: &mut [u8], mut on: impl FnMut(Event<'_>)) -> Result<(), Disconnect> {
+        match self {
+            Self::Frames(frames) => frames.feed(bytes, on),
+            Self::Packages(packages) => packages.feed(bytes, |it| on(Event::Message(it))),
+        }
+    }
+}
+
+/// What came of a read.
+pub(crate) enum Read {
+    /// The client has closed its side without a farewell.
+    End,
+    /// What is wrong with what came, if anything is.
+    Some(Result<(), Disconnect>),
+}
+
+impl Inlet {
+    /// Of a socket that carries messages of this form, of at most `limit` bytes each.
+    pub(crate) fn of_socket(socket: OwnedReadHalf, format: WireFormat, limit: usize) -> Self {
+        Self {
+            source: Source::Socket(socket),
+            messages: match format.carrier() {
+                Carrier::WebSocket => Messages::Frames(Reader::new(limit)),
+                Carrier::Stream => Messages::Packages(Packages::new(limit)),
+            },
+            limit,
+        }
+    }
+
+    /// Of a client that polls.
+    pub(crate) fn of_posts(posts: mpsc::Receiver<Posted>, limit: usize) -> Self {
+        Self {
+            source: Source::Posts(posts),
+            messages: Messages::Frames(Reader::new(limit)),
+            limit,
+        }
+    }
+
+    /// Takes bytes apart that were read before.
+    pub(crate) fn feed(
+        &mut self,
+        bytes: &mut [u8],
+        on: impl FnMut(Event<'_>),
+    ) -> Result<(), Disconnect> {
+        self.messages.feed(bytes, on)
+    }
+
+    /// Reads what is there, and calls `on` with what is complete.
+    ///
+    /// # Errors
+    /// The socket's own.
+    pub(crate) fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        mut on: impl FnMut(Event<'_>),
+    ) -> Poll<io::Result<Read>> {
+        match &mut self.source {
+            Source::Socket(socket) => BUFFER.with_borrow_mut(|buffer| {
+                let mut bytes = ReadBuf::new(buffer);
+                ready!(Pin::new(socket).poll_read(context, &mut bytes))?;
+                let bytes = bytes.filled_mut();
+                Poll::Ready(Ok(if bytes.is_empty() {
+                    Read::End
+                } else {
+                    Read::Some(self.messages.feed(bytes, on))
+                }))
+            }),
+            Source::Posts(posts) => Poll::Ready(Ok(match ready!(posts.poll_recv(context)) {
+                None => Read::End,
+                Some(Posted::Packets(packets)) => {
+                    let is_too_big = |packet: &String| packet.len() > self.limit;
+                    let fitting = packets.iter().take_while(|packet| !is_too_big(packet));
+                    fitting.for_each(|packet| on(Event::Message(packet.as_bytes())));
+                    if packets.iter().any(is_too_big) {
+                        Read::Some(Err(Disconnect::TooBig))
+                    } else {
+                        Read::Some(Ok(()))
+                    }
+                }
+                Some(Posted::Switched(reader)) => {
+                    self.source = Source::Socket(reader.socket);
+                    self.messages = Messages::Frames(reader.frames);
+                    for message in reader.messages {
+                        on(Event::Message(&message));
+                    }
+                    Read::Some(Ok(()))
+                }
+            })),
+        }
+    }
+
+    /// Reads and forgets, until the client has closed its side; at once if it polls.
+    pub(crate) async fn drain(&mut self) {
+        let Source::Socket(socket) = &mut self.source else {
+            return;
+        };
+        let mut read = |context: &mut Context<'_>| {
+            BUFFER.with_borrow_mut(|buffer| {
+                let mut bytes = ReadBuf::new(buffer);
+                ready!(Pin::new(&mut *socket).poll_read(context, &mut bytes))?;
+                Poll::Ready(io::Result::Ok(!bytes.filled().is_empty()))
+            })
+        };
+        while poll_fn(&mut read).await.unwrap_or(false) {}
+    }
+}

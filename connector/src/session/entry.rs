@@ -1,0 +1,255 @@
+//! The way into a channel, and out of it.
+
+use super::{
+    Answer, CHANNELS, Client, DONE, FAILED, JOINED_ALREADY, Joined, NOT_JOINED, NOT_LOGGED_IN,
+    TAKEN, TOO_MANY,
+};
+use crate::chat::{Answered, CALL, CallError};
+use crate::codec::{Request, RequestBody};
+use crate::departures::Departure;
+use crate::hub::{Judgement, Member};
+use crate::lease::Membership;
+use crate::parameters::{self, JoinChannel};
+use crate::recovery::{Recovered, Recovery};
+use crate::registry::{Admission, Registration};
+use channel_store::{ChannelName, Epoch, Place, Position, SessionId, User};
+use proto::v1::JoinResponse;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// How long all may take that comes before the join, so that time is left for that.
+const PREPARE: Duration = Duration::from_millis(1_000);
+
+/// Why nobody was let in.
+pub(super) enum Refused {
+    Taken,
+    Failed,
+    /// What comes before the join took too long.
+    Late,
+}
+
+impl From<Refused> for Answer {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Taken => TAKEN.into(),
+            Refused::Failed | Refused::Late => FAILED.into(),
+        }
+    }
+}
+
+/// A session that has just joined.
+pub(super) struct Entry {
+    joined: Joined,
+    /// Where its pushes begin.
+    begin: Judgement,
+    /// What its reply tells of that.
+    recovered: Option<Recovered>,
+}
+
+impl Client {
+    /// A further channel. `None` if it was answered already.
+    pub(super) async fn join(&mut self, request: &Request) -> Option<Answer> {
+        let Some(session) = &self.session else {
+            return Some(NOT_LOGGED_IN.into());
+        };
+        let JoinChannel { channel, recovery } = match JoinChannel::parse(&request.body) {
+            Ok(join) => join,
+            Err(error) => return Some(error.into()),
+        };
+        if session.place(Some(&channel)).is_some() {
+            return Some(JOINED_ALREADY.into());
+        }
+        if session.places.len() >= CHANNELS {
+            return Some(TOO_MANY.into());
+        }
+        if !self.services.departures.has_room() {
+            return Some(FAILED.into());
+        }
+        let mut undo = Departure::default();
+        let membership = async {
+            let places = vec![Place::Channel(channel.clone())];
+            let stay = self.services.lease.enter(places).await;
+            let stay = Arc::new(stay.ok_or(Refused::Failed)?);
+            let (user, id) = (session.user.clone(), session.id.clone());
+            Ok(Membership::begin(stay, channel.clone(), user, id))
+        };
+        let entered = self
+            .enter(&channel, &recovery, membership, &mut undo.memberships)
+            .await;
+        match entered {
+            Ok(entry) => {
+                let joined = self.welcome(request.id, DONE, entry);
+                if let Some(session) = &mut self.session {
+                    session.places.push(joined);
+                }
+                None
+            }
+            Err(refused) => {
+                self.undo(undo);
+                Some(refused.into())
+            }
+        }
+    }
+
+    /// Answered when the leave has landed; one that fails is repeated until it does.
+    pub(super) async fn leave(&mut self, body: &RequestBody) -> Answer {
+        let Some(session) = &mut self.session else {
+            return NOT_LOGGED_IN.into();
+        };
+        let channel = match parameters::leave_channel(body) {
+            Ok(channel) => channel,
+            Err(error) => return error.into(),
+        };
+        let mut places = session.places.iter();
+        let Some(place) = places.position(|it| *it.membership.channel() == channel) else {
+            return NOT_JOINED.into();
+        };
+        let Joined { membership, .. } = session.places.swap_remove(place);
+        if self.services.chat.leave(membership.leave()).await.is_ok() {
+            return DONE.into();
+        }
+        self.services.departures.land(Departure {
+            memberships: vec![membership],
+            registration: None,
+        });
+        FAILED.into()
+    }
+
+    /// Follows the channel first, then joins: so the own onJoin is among what the hub delivers (K2). It is indexed first,
+    /// too: so whatever becomes of this process, login and member are found. What was missed is judged last, when nothing
+    /// can be missed any more. A membership that may have to be undone if this goes wrong is noted on the way.
+    pub(super) async fn enter(
+        &self,
+        channel: &ChannelName,
+        recovery: &Recovery,
+        membership: impl Future<Output = Result<Arc<Membership>, Refused>>,
+        undo: &mut Vec<Arc<Membership>>,
+    ) -> Result<Entry, Refused> {
+        let deadline = Instant::now() + CALL;
+        let mut format = self.connection.format();
+        if recovery.is_wanted() {
+            format = format.with_positions();
+        }
+        let member = self.services.hub.attach(channel, &self.connection, format);
+        let prepared = async { tokio::join!(member.followed(), membership) };
+        let prepared = timeout(PREPARE, prepared).await;
+        let ((), membership) = prepared.map_err(|_| Refused::Late)?;
+        let membership = membership?;
+        let join = self.services.chat.join(membership.join());
+        let joined = timeout_at(deadline, join).await;
+        match joined.unwrap_or(Err(CallError::Unknown)) {
+            Ok(Answered { answer, repeated }) => {
+                membership.joined(repeated);
+                undo.push(Arc::clone(&membership));
+                let placed = place(&member, recovery, &answer);
+                let placed = timeout_at(deadline, placed).await.ok().flatten();
+                let (begin, recovered) = placed.ok_or(Refused::Failed)?;
+                Ok(Entry {
+                    joined: Joined { membership, member },
+                    begin,
+                    recovered,
+                })
+            }
+            Err(error) => {
+                tracing::debug!(%error, "join failed");
+                match &error {
+                    CallError::Unknown => {
+                        membership.is_uncertain();
+                        undo.push(membership);
+                    }
+                    CallError::Refused { reason } if reason == "CONNECTOR_DEAD" => {
+                        membership.condemn();
+                    }
+                    CallError::Refused { .. } | CallError::Unreachable => {}
+                }
+                Err(Refused::Failed)
+            }
+        }
+    }
+
+    /// Indexes and registers a session. Its registration is noted as soon as there may be one.
+    pub(super) async fn register(
+        &self,
+        user: &User,
+        channel: &ChannelName,
+        id: &SessionId,
+        noted: &mut Option<Arc<Registration>>,
+    ) -> Result<Arc<Membership>, Refused> {
+        let (lease, registry) = (&self.services.lease, &self.services.registry);
+        if !*registry.agreed().borrow() {
+            return Err(Refused::Failed);
+        }
+        let mut places = vec![Place::Channel(channel.clone())];
+        places.extend(registry.place(&user.id));
+        let stay = lease.enter(places).await.ok_or(Refused::Failed)?;
+        let stay = Arc::new(stay);
+        *noted = registry.begin(&stay, &user.id, id, &self.connection);
+        if let Some(registration) = noted {
+            match registry.login(registration).await {
+                Ok(Admission::Yes) => {}
+                Ok(Admission::Taken) => return Err(Refused::Taken),
+                Err(error) => {
+                    tracing::debug!(%error, "login failed");
+                    return Err(Refused::Failed);
+                }
+            }
+        }
+        let (channel, user) = (channel.clone(), user.clone());
+        Ok(Membership::begin(stay, channel, user, id.clone()))
+    }
+
+    /// Answers, and then lets the pushes begin.
+    pub(super) fn welcome(&self, id: Option<u64>, answer: &str, entry: Entry) -> Joined {
+        let Entry {
+            joined,
+            begin,
+            recovered,
+        } = entry;
+        match recovered {
+            Some(recovered) => self.answer(id, &recovered.add_to(answer)),
+            None => self.answer(id, answer),
+        }
+        if let Some(moved) = begin.lost {
+            joined.member.tell(&begin.start, moved);
+        }
+        joined.member.begin(begin.start);
+        joined
+    }
+
+    /// Ends what may have taken effect.
+    pub(super) fn undo(&self, mut departure: Departure) {
+        departure.registration = (departure.registration).filter(|it| !it.is_nowhere());
+        if departure.registration.is_some() || !departure.memberships.is_empty() {
+            self.services.departures.add(departure);
+        }
+    }
+}
+
+/// Where a member that has joined begins, and what it is told of that if it has asked. `None`: the log did not answer.
+async fn place(
+    member: &Member,
+    recovery: &Recovery,
+    joined: &JoinResponse,
+) -> Option<(Judgement, Option<Recovered>)> {
+    let joined_at = joined.position.as_ref()?;
+    let end = Position {
+        epoch: Epoch::new(&joined_at.epoch),
+        offset: joined_at.offset,
+    };
+    if let Recovery::Since(since) = recovery {
+        let judged = member.judge(since, &end).await;
+        let judgement = judged
+            .inspect_err(|error| tracing::debug!(%error, "position not judged"))
+            .ok()?;
+        let recovered = Recovered::judged(&judgement, &end);
+        return Some((judgement, Some(recovered)));
+    }
+    // Right before its own onJoin, so that it gets it; without one, where the join found the log's end.
+    let start = Position {
+        offset: end.offset - u64::from(joined.published && end.offset > 0),
+        ..end
+    };
+    let recovered = recovery.is_wanted().then(|| Recovered::fresh(&start));
+    Some((Judgement { start, lost: None }, recovered))
+}

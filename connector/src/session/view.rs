@@ -1,0 +1,141 @@
+//! What a session sees of the channels that it is in: who is there, and what was said.
+
+use super::{Answer, Client, FAILED, NOT_JOINED, NOT_LOGGED_IN};
+use crate::chat::CallError;
+use crate::codec::RequestBody;
+use crate::parameters::{ListMembers, ReadHistory};
+use channel_store::ChannelName;
+use proto::v1::publication::Content;
+use proto::v1::{
+    HistoryRequest, HistoryResponse, MembersRequest, MembersResponse, Position, Publication,
+    Standing,
+};
+use serde_json::Value;
+use std::fmt::Write;
+
+/// Publications of a page, unless the client wants another number.
+const PAGE: u32 = 50;
+
+impl Client {
+    /// A page of those who are in a channel. `Err`: what else is to be answered.
+    pub(super) async fn members(&self, body: &RequestBody) -> Result<Answer, Answer> {
+        let asked = ListMembers::parse(body)?;
+        let request = MembersRequest {
+            channel: self.channel(asked.channel.as_ref())?.to_string(),
+            page_size: asked.page_size,
+            page_token: asked.page_token,
+        };
+        let page = self.services.chat.members(request).await;
+        let page = self.seen(page).await?;
+        Ok(members(&page).into())
+    }
+
+    /// A page of a channel's log.
+    pub(super) async fn history(&self, body: &RequestBody) -> Result<Answer, Answer> {
+        let asked = ReadHistory::parse(body)?;
+        let request = HistoryRequest {
+            channel: self.channel(asked.channel.as_ref())?.to_string(),
+            newest_first: asked.newest_first,
+            from: asked.from.map(|from| Position {
+                epoch: from.epoch.as_str().to_owned(),
+                offset: from.offset,
+            }),
+            page_size: match asked.page_size {
+                0 => PAGE,
+                size => size,
+            },
+            ..HistoryRequest::default()
+        };
+        let page = self.services.chat.history(request).await;
+        let page = self.seen(page).await?;
+        Ok(history(&page, self.connection.share()).into())
+    }
+
+    /// Only members look at a channel.
+    fn channel(&self, channel: Option<&ChannelName>) -> Result<&ChannelName, Answer> {
+        let session = self.session.as_ref().ok_or(NOT_LOGGED_IN)?;
+        let place = session.place(channel).ok_or(NOT_JOINED)?;
+        Ok(place.membership.channel())
+    }
+
+    /// A page is long: it waits until what was sent before is read.
+    async fn seen<T>(&self, page: Result<T, CallError>) -> Result<T, Answer> {
+        let page = page.map_err(|error| {
+            tracing::debug!(%error, "can't look");
+            FAILED
+        })?;
+        self.connection.room().await;
+        Ok(page)
+    }
+}
+
+fn members(page: &MembersResponse) -> String {
+    let members = page.members.iter().map(|member| {
+        let user = Value::from(&*member.user);
+        let sessions = member.sessions;
+        format!(r#"{{"userId":{user},"sessions":{sessions}}}"#)
+    });
+    let members = members.collect::<Vec<_>>().join(",");
+    let token = Value::from(&*page.next_page_token);
+    format!(r#"{{"code":0,"members":[{members}],"next_page_token":{token}}}"#)
+}
+
+/// Ends the page before it exceeds so many bytes, but not before its first publication.
+fn history(page: &HistoryResponse, limit: usize) -> String {
+    let standing = match page.standing() {
+        Standing::Unspecified | Standing::Exact => "exact",
+        Standing::Diverged => "diverged",
+        Standing::Trimmed => "trimmed",
+        Standing::Unknown => "unknown",
+    };
+    let mut more = !page.next_page_token.is_empty();
+    let mut text = String::from(r#"{"code":0,"publications":["#);
+    let mut is_first = true;
+    for publication in &page.publications {
+        let begin = text.len();
+        if !is_first {
+            text.push(',');
+        }
+        write_publication(publication, &mut text);
+        if text.len() > limit && !is_first {
+            text.truncate(begin);
+            more = true;
+            break;
+        }
+        is_first = false;
+    }
+    let position = position(page.position.as_ref());
+    // Writing to a string can't fail.
+    let _ = write!(
+        text,
+        r#"],"more":{more},"standing":"{standing}","position":{position}}}"#
+    );
+    text
+}
+
+fn write_publication(publication: &Publication, text: &mut String) {
+    let (epoch, offset) = match &publication.position {
+        Some(at) => (Value::from(&*at.epoch), at.offset),
+        None => (Value::Null, 0),
+    };
+    let body = match &publication.content {
+        Some(Content::BodyJson(body)) => String::from_utf8_lossy(body),
+        Some(Content::Body(_)) | None => "{}".into(),
+    };
+    let (route, time) = (Value::from(&*publication.route), publication.time);
+    // As above.
+    let _ = write!(
+        text,
+        r#"{{"route":{route},"epoch":{epoch},"offset":{offset},"time":{time},"body":{body}}}"#
+    );
+}
+
+fn position(position: Option<&Position>) -> String {
+    position.map_or_else(
+        || "null".to_owned(),
+        |Position { epoch, offset }| {
+            let epoch = Value::from(&**epoch);
+            format!(r#"{{"epoch":{epoch},"offset":{offset}}}"#)
+        },
+    )
+}

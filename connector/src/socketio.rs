@@ -1,0 +1,327 @@
+//! Socket.IO's way in (`docs/protocols/socketio.md`): Engine.IO over WebSocket, over polls, and from the one to the other.
+//!
+//! A client that polls is a connection like any other, whose outlet is a [`Mailbox`] and whose inlet takes what is posted.
+//! When it has opened a WebSocket beside its polls, that takes the place of both, with nothing lost or overtaken.
+
+mod mailbox;
+pub mod payload;
+mod probe;
+
+pub(crate) use mailbox::Mailbox;
+
+use crate::codec::{self, EngineIo, WireFormat};
+use crate::connection::Connection;
+use crate::disconnect::Disconnect;
+use crate::inlet::{Inlet, Posted};
+use crate::random::unguessable;
+use crate::server::{Server, plain, stream_of};
+use crate::socket::Heartbeats;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use mailbox::Fetched;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+/// Bytes that a client may post at once. Messages in it are bound each by the message limit.
+const POST: usize = 512 << 10;
+
+/// Clients that poll, by the ids that they were given.
+#[derive(Default)]
+pub(crate) struct Polling {
+    clients: Mutex<HashMap<String, Arc<Polled>>>,
+}
+
+/// A client that polls.
+struct Polled {
+    version: EngineIo,
+    connection: Arc<Connection>,
+    mailbox: Arc<Mailbox>,
+    posted: mpsc::Sender<Posted>,
+    /// Held while a post is taken: there is one at a time.
+    posting: tokio::sync::Mutex<()>,
+}
+
+/// What a request asks for.
+struct Asked<'a> {
+    version: EngineIo,
+    is_websocket: bool,
+    id: Option<&'a str>,
+}
+
+/// Why a request is not served: Engine.IO's codes and texts.
+#[derive(Debug, Clone, Copy)]
+enum Refusal {
+    Transport,
+    UnknownId,
+    Method,
+    BadRequest,
+    Version,
+}
+
+impl Refusal {
+    fn response(self) -> Response<Full<Bytes>> {
+        let (code, message) = match self {
+            Self::Transport => (0, "Transport unknown"),
+            Self::UnknownId => (1, "Session ID unknown"),
+            Self::Method => (2, "Bad handshake method"),
+            Self::BadRequest => (3, "Bad request"),
+            Self::Version => (5, "Unsupported protocol version"),
+        };
+        let body = format!(r#"{{"code":{code},"message":"{message}"}}"#);
+        let mut response = text(body, "application/json");
+        *response.status_mut() = StatusCode::BAD_REQUEST;
+        response
+    }
+}
+
+impl<'a> Asked<'a> {
+    fn parse(query: &'a str) -> Result<Self, Refusal> {
+        let value = |name: &str| {
+            let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+            pairs.find_map(|(key, value)| (key == name).then_some(value))
+        };
+        Ok(Self {
+            is_websocket: match value("transport") {
+                Some("websocket") => true,
+                Some("polling") => false,
+                _ => return Err(Refusal::Transport),
+            },
+            version: match value("EIO") {
+                Some("3") => EngineIo::V3,
+                Some("4") => EngineIo::V4,
+                _ => return Err(Refusal::Version),
+            },
+            id: value("sid"),
+        })
+    }
+}
+
+/// Answers a request to `/socket.io/`.
+pub(crate) async fn answer(
+    server: Arc<Server>,
+    request: Request<Incoming>,
+) -> Response<Full<Bytes>> {
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let mut response = match served(server, request).await {
+        Ok(response) => response,
+        Err(refusal) => refusal.response(),
+    };
+    allow(origin, response.headers_mut());
+    response
+}
+
+/// Pages of other origins may talk to us, as they may over WebSocket, which asks nobody.
+fn allow(origin: Option<HeaderValue>, headers: &mut HeaderMap) {
+    let with_credentials = origin.is_some();
+    let origin = origin.unwrap_or(HeaderValue::from_static("*"));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    if with_credentials {
+        let yes = HeaderValue::from_static("true");
+        headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, yes);
+    }
+}
+
+async fn served(
+    server: Arc<Server>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Refusal> {
+    if request.method() == Method::OPTIONS {
+        return Ok(preflight());
+    }
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    let asked = Asked::parse(&query)?;
+    let client = match asked.id {
+        None => None,
+        Some(id) => {
+            let client = server.polling.clients.lock().get(id).cloned();
+            let client = client.ok_or(Refusal::UnknownId)?;
+            if client.version != asked.version {
+                return Err(Refusal::BadRequest);
+            }
+            Some(client)
+        }
+    };
+    match (client, asked.is_websocket, request.method()) {
+        (None, true, _) => Ok(open_websocket(server, asked.version, request)),
+        (Some(client), true, _) => {
+            let (limits, tasks) = (server.clients.clone(), server.sockets.clone());
+            Ok(server.upgrade(request, move |_, upgraded| {
+                tasks.spawn(probe::probe(client, upgraded, limits));
+            }))
+        }
+        (None, false, &Method::GET) => open_polling(&server, asked.version),
+        (None, false, _) => Err(Refusal::Method),
+        (Some(client), false, &Method::GET) => client.poll().await,
+        (Some(client), false, &Method::POST) => {
+            client.post(request, server.clients.handshake).await
+        }
+        (Some(_), false, _) => Err(Refusal::BadRequest),
+    }
+}
+
+fn preflight() -> Response<Full<Bytes>> {
+    let mut response = plain(StatusCode::NO_CONTENT, "");
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST"),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, "Content-Type"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+fn open_websocket(
+    server: Arc<Server>,
+    version: EngineIo,
+    request: Request<Incoming>,
+) -> Response<Full<Bytes>> {
+    let Some(id) = new_id() else {
+        return plain(StatusCode::SERVICE_UNAVAILABLE, "");
+    };
+    let greeting = greeting(&server, version, &id, "[]");
+    server.upgrade(request, move |server, upgraded| {
+        let format = WireFormat::socket_io(version);
+        if let Some((stream, first)) = stream_of(upgraded) {
+            let (reader, writer) = stream.into_split();
+            let connection = Connection::new(writer, format, Arc::clone(&server.queues));
+            greet(&connection, &greeting);
+            let inlet = Inlet::of_socket(reader, format, server.clients.message);
+            server.connected(connection, inlet, first, || {});
+        }
+    })
+}
+
+fn open_polling(server: &Arc<Server>, version: EngineIo) -> Result<Response<Full<Bytes>>, Refusal> {
+    if server.sockets.is_closed() {
+        return Err(Refusal::BadRequest);
+    }
+    let id = new_id().ok_or(Refusal::BadRequest)?;
+    let mailbox = Arc::new(Mailbox::default());
+    let format = WireFormat::socket_io(version);
+    let connection = Connection::new(Arc::clone(&mailbox), format, Arc::clone(&server.queues));
+    let (posted, inlet) = mpsc::channel(1);
+    let mut greeting = greeting(server, version, &id, r#"["websocket"]"#).into_iter();
+    // The first packet is the answer to this request, whatever follows that to the next.
+    let open = greeting.next();
+    greet(&connection, greeting.as_slice());
+    let client = Polled {
+        version,
+        connection: Arc::clone(&connection),
+        mailbox,
+        posted,
+        posting: tokio::sync::Mutex::default(),
+    };
+    let clients = Arc::clone(server);
+    clients
+        .polling
+        .clients
+        .lock()
+        .insert(id.clone(), Arc::new(client));
+    let cookie = HeaderValue::from_str(&format!("io={id}; Path=/; HttpOnly"));
+    let inlet = Inlet::of_posts(inlet, server.clients.message);
+    Arc::clone(server).connected(connection, inlet, Vec::new(), move || {
+        clients.polling.clients.lock().remove(&id);
+    });
+    let mut response = packets(version, open.as_deref());
+    if let (EngineIo::V3, Ok(cookie)) = (version, cookie) {
+        // Balancers of the original's clients may go by it.
+        response.headers_mut().insert(header::SET_COOKIE, cookie);
+    }
+    Ok(response)
+}
+
+/// The first packets; in the newer version the client goes on from the first.
+fn greeting(server: &Server, version: EngineIo, id: &str, upgrades: &str) -> Vec<String> {
+    let Heartbeats { interval, timeout } = &server.clients.socket_io;
+    let (interval, timeout) = (interval.as_millis(), timeout.as_millis());
+    let limit = match version {
+        EngineIo::V3 => String::new(),
+        EngineIo::V4 => format!(r#","maxPayload":{}"#, server.clients.message),
+    };
+    let open = format!(
+        r#"0{{"sid":"{id}","upgrades":{upgrades},"pingInterval":{interval},"pingTimeout":{timeout}{limit}}}"#
+    );
+    match version {
+        EngineIo::V3 => vec![open, "40".to_owned()],
+        EngineIo::V4 => vec![open],
+    }
+}
+
+fn greet(connection: &Arc<Connection>, packets: &[String]) {
+    let mut frames = Vec::new();
+    for packet in packets {
+        codec::packet(connection.format(), packet, &mut frames);
+    }
+    connection.send(&frames, &mut None);
+}
+
+/// 120 random bits: whoever has it may speak for its client.
+fn new_id() -> Option<String> {
+    use base64::Engine;
+    let random = unguessable::<15>().ok()?;
+    Some(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random))
+}
+
+impl Polled {
+    async fn poll(&self) -> Result<Response<Full<Bytes>>, Refusal> {
+        match self.mailbox.fetch().await {
+            Fetched::Twice => {
+                self.connection.close(Disconnect::Malformed);
+                Err(Refusal::BadRequest)
+            }
+            Fetched::Packets(fetched) if fetched.is_empty() => Ok(packets(self.version, Some("6"))),
+            Fetched::Packets(fetched) => {
+                Ok(packets(self.version, fetched.iter().map(String::as_str)))
+            }
+        }
+    }
+
+    /// Answered when all that was posted is under way: so a slow chat pushes back on the client.
+    async fn post(
+        &self,
+        request: Request<Incoming>,
+        patience: Duration,
+    ) -> Result<Response<Full<Bytes>>, Refusal> {
+        let Ok(_posting) = self.posting.try_lock() else {
+            self.connection.close(Disconnect::Malformed);
+            return Err(Refusal::BadRequest);
+        };
+        let kind = request.headers().get(header::CONTENT_TYPE);
+        let is_binary = kind.is_some_and(|kind| kind == "application/octet-stream");
+        let body = Limited::new(request.into_body(), POST).collect();
+        let body = timeout(patience, body).await;
+        let body = body.ok().and_then(Result::ok).ok_or(Refusal::BadRequest)?;
+        let packets = payload::decode(self.version, &body.to_bytes(), is_binary);
+        let Some(packets) = packets else {
+            self.connection.close(Disconnect::Malformed);
+            return Err(Refusal::BadRequest);
+        };
+        let posted = self.posted.send(Posted::Packets(packets)).await;
+        posted.map_err(|_| Refusal::UnknownId)?;
+        Ok(text("ok", "text/html"))
+    }
+}
+
+fn packets<'a>(
+    version: EngineIo,
+    packets: impl IntoIterator<Item = &'a str>,
+) -> Response<Full<Bytes>> {
+    text(
+        payload::encode(version, packets),
+        "text/plain; charset=UTF-8",
+    )
+}
+
+fn text(body: impl Into<Bytes>, kind: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    let kind = HeaderValue::from_static(kind);
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}

@@ -1,0 +1,239 @@
+//! What waits for a client's next poll, in place of a socket.
+//!
+//! It takes whole frames, as a socket does, and gives packets: so everything before it is the same for clients that poll and
+//! for those that don't, and the connection's own queue bounds what a client costs that does not come.
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::io::{self, ErrorKind};
+use tokio::sync::Notify;
+
+/// Bytes from which on nothing more is taken.
+const FULL: usize = 64 << 10;
+
+/// Packets for one client that polls.
+#[derive(Debug, Default)]
+pub(crate) struct Mailbox {
+    state: Mutex<State>,
+    /// Told when there is something to fetch.
+    filled: Notify,
+    /// Told when there is room, or no need of any.
+    emptied: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    frames: Vec<u8>,
+    /// A poll is waiting.
+    polled: bool,
+    /// A poll that finds nothing is to end: the client waits for that before it goes over to a socket.
+    hurried: bool,
+    /// Nothing more will come.
+    over: bool,
+}
+
+/// What a poll brings.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Fetched {
+    /// Packets; none if the poll was ended for another reason.
+    Packets(Vec<String>),
+    /// Another poll is waiting already.
+    Twice,
+}
+
+impl Mailbox {
+    /// Takes frames, all or none.
+    pub(crate) fn try_write(&self, frames: &[u8]) -> io::Result<usize> {
+        let mut state = self.state.lock();
+        if state.frames.len() >= FULL {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        state.frames.extend_from_slice(frames);
+        self.filled.notify_one();
+        Ok(frames.len())
+    }
+
+    /// Returns when there may be room.
+    pub(crate) async fn room(&self) {
+        loop {
+            let emptied = self.emptied.notified();
+            tokio::pin!(emptied);
+            emptied.as_mut().enable();
+            {
+                let state = self.state.lock();
+                if state.frames.len() < FULL || state.over {
+                    return;
+                }
+            }
+            emptied.await;
+        }
+    }
+
+    /// Returns when everything was fetched.
+    pub(crate) async fn fetched(&self) {
+        loop {
+            let emptied = self.emptied.notified();
+            tokio::pin!(emptied);
+            emptied.as_mut().enable();
+            if self.state.lock().frames.is_empty() {
+                return;
+            }
+            emptied.await;
+        }
+    }
+
+    /// Waits for packets, and takes all. The end comes by itself: clients forget what came with it.
+    pub(crate) async fn fetch(&self) -> Fetched {
+        if std::mem::replace(&mut self.state.lock().polled, true) {
+            return Fetched::Twice;
+        }
+        let _polling = Polling(self);
+        loop {
+            {
+                let mut state = self.state.lock();
+                if !state.frames.is_empty() || state.hurried || state.over {
+                    let (packets, rest) = packets(&state.frames);
+                    state.frames = rest.to_vec();
+                    self.emptied.notify_waiters();
+                    return Fetched::Packets(packets);
+                }
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    /// Polls wait for nothing, or wait again.
+    pub(crate) fn hurry(&self, hurried: bool) {
+        self.state.lock().hurried = hurried;
+        self.filled.notify_one();
+    }
+
+    /// Nothing more will be fetched from it: what is in there, which goes another way.
+    pub(crate) fn close(&self) -> Bytes {
+        let mut state = self.state.lock();
+        state.over = true;
+        let frames = std::mem::take(&mut state.frames);
+        self.filled.notify_one();
+        self.emptied.notify_waiters();
+        frames.into()
+    }
+}
+
+/// A poll that its client may give up.
+struct Polling<'a>(&'a Mailbox);
+
+impl Drop for Polling<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().polled = false;
+    }
+}
+
+/// The packets in frames that we have written: texts up to the close frame, or that alone, and what is left.
+fn packets(mut frames: &[u8]) -> (Vec<String>, &[u8]) {
+    let mut packets = Vec::new();
+    while let Some((opcode, payload, rest)) = split_frame(frames) {
+        match opcode {
+            TEXT => packets.push(String::from_utf8_lossy(payload).into_owned()),
+            CLOSE if packets.is_empty() => packets.push("1".to_owned()),
+            CLOSE => break,
+            _ => {}
+        }
+        frames = rest;
+    }
+    (packets, frames)
+}
+
+const TEXT: u8 = 1;
+const CLOSE: u8 = 8;
+
+fn split_frame(frames: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (&[first, short], rest) = frames.split_first_chunk()?;
+    let (length, rest) = match short {
+        126 => {
+            let (length, rest) = rest.split_first_chunk()?;
+            (u16::from_be_bytes(*length).into(), rest)
+        }
+        127 => {
+            let (length, rest) = rest.split_first_chunk()?;
+            (usize::try_from(u64::from_be_bytes(*length)).ok()?, rest)
+        }
+        length => (length.into(), rest),
+    };
+    let (payload, rest) = rest.split_at_checked(length)?;
+    Some((first & 0x0f, payload, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::let_run;
+    use crate::websocket::{self, Opcode};
+    use std::sync::Arc;
+
+    fn frames(packets: &[&str]) -> Vec<u8> {
+        let mut frames = Vec::new();
+        for packet in packets {
+            websocket::frame(&mut frames, Opcode::Text, packet.as_bytes());
+        }
+        frames
+    }
+
+    #[tokio::test]
+    async fn a_poll_waits_and_brings_everything() {
+        let mailbox = Arc::new(Mailbox::default());
+        let poll = tokio::spawn({
+            let mailbox = Arc::clone(&mailbox);
+            async move { mailbox.fetch().await }
+        });
+        let_run().await;
+        assert_eq!(mailbox.fetch().await, Fetched::Twice);
+        let long = "x".repeat(70_000);
+        let mut all = frames(&["40", &"y".repeat(200), &long]);
+        websocket::close(&mut all, 1000, "");
+        mailbox.try_write(&all).unwrap();
+        let Fetched::Packets(packets) = poll.await.unwrap() else {
+            panic!("fetched twice");
+        };
+        assert_eq!(packets, ["40", &"y".repeat(200), &long]);
+        let end = Fetched::Packets(vec!["1".to_owned()]);
+        assert_eq!(mailbox.fetch().await, end);
+    }
+
+    #[tokio::test]
+    async fn who_does_not_poll_is_given_no_more_than_fits() {
+        let mailbox = Mailbox::default();
+        let frame = frames(&[&"x".repeat(40_000)]);
+        assert_eq!(mailbox.try_write(&frame).unwrap(), frame.len());
+        assert_eq!(mailbox.try_write(&frame).unwrap(), frame.len());
+        let refused = mailbox.try_write(&frame).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::WouldBlock);
+        let ((), fetched) = tokio::join!(mailbox.room(), mailbox.fetch());
+        assert!(matches!(fetched, Fetched::Packets(packets) if packets.len() == 2));
+        mailbox.try_write(&frame).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_poll_that_is_given_up_leaves_what_comes_for_the_next() {
+        let mailbox = Arc::new(Mailbox::default());
+        let poll = tokio::spawn({
+            let mailbox = Arc::clone(&mailbox);
+            async move { mailbox.fetch().await }
+        });
+        let_run().await;
+        poll.abort();
+        let_run().await;
+        mailbox.try_write(&frames(&["40"])).unwrap();
+        let fetched = Fetched::Packets(vec!["40".to_owned()]);
+        assert_eq!(mailbox.fetch().await, fetched);
+    }
+
+    #[tokio::test]
+    async fn who_goes_over_to_a_socket_takes_along_what_was_not_fetched() {
+        let mailbox = Mailbox::default();
+        mailbox.hurry(true);
+        assert_eq!(mailbox.fetch().await, Fetched::Packets(vec![]));
+        mailbox.try_write(&frames(&["40"])).unwrap();
+        assert_eq!(mailbox.close(), frames(&["40"]));
+        assert_eq!(mailbox.fetch().await, Fetched::Packets(vec![]));
+    }
+}

@@ -1,0 +1,54 @@
+'use strict';
+
+// Pomelo's client for `sioconnector`, on whichever socket.io-client: what the original author's own client said and
+// understood, as it was recorded (siofix-01, siofix-02).
+
+const { EventEmitter } = require('node:events');
+
+/** Makes clients on a version of the library that are restricted to these transports. */
+module.exports = (io, transports) =>
+  class Client extends EventEmitter {
+    #socket;
+    #lastId = 1;
+    #waiting = new Map();
+
+    init({ host, port }, connected) {
+      this.#socket = io(`http://${host}:${port}`, { transports, forceNew: true, reconnection: false });
+      this.#socket.on('connect', () => connected());
+      this.#socket.on('message', (text) => this.#receive(JSON.parse(text)));
+      this.#socket.on('disconnect', (reason) => this.emit('disconnect', reason));
+    }
+
+    request(route, body, answered) {
+      const id = ++this.#lastId;
+      this.#waiting.set(id, answered);
+      this.#send(id, route, body);
+    }
+
+    notify(route, body) {
+      this.#send(0, route, body);
+    }
+
+    disconnect() {
+      this.#socket.disconnect();
+    }
+
+    /** What the messages travel by at present. */
+    get transport() {
+      return this.#socket.io.engine.transport.name;
+    }
+
+    #send(id, route, body) {
+      const bytes = [id >> 24, id >> 16, id >> 8, id, route.length].map((byte) => byte & 0xff);
+      this.#socket.send(String.fromCharCode(...bytes) + route + JSON.stringify(body));
+    }
+
+    #receive({ id, route, body, ...rest }) {
+      if (id) {
+        this.#waiting.get(id)(body);
+        this.#waiting.delete(id);
+      } else {
+        this.emit(route, body ?? rest);
+      }
+    }
+  };
