@@ -144,6 +144,10 @@ pub struct ClientSettings {
     )]
     pub dictionary: Option<&'static Dictionary>,
 
+    /// Serves no page at http://…/
+    #[arg(long, env = "CONNECTOR_NO_PAGE")]
+    pub no_page: bool,
+
     /// What becomes of a user's second login: the same for all connectors, or they are not ready
     #[arg(
         long,

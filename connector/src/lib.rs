@@ -13,6 +13,7 @@ pub mod hub;
 mod inlet;
 pub mod lease;
 pub mod outlet;
+mod page;
 mod parameters;
 mod random;
 mod recovery;
@@ -98,6 +99,7 @@ pub async fn serve(
         services: Arc::new(services),
         clients: clients.limits(),
         dictionary: clients.dictionary,
+        page: !clients.no_page,
         queues: clients.queues(),
         connections: parking_lot::Mutex::default(),
         sockets: tokio_util::task::TaskTracker::new(),

@@ -7,6 +7,7 @@ use crate::codec::{Dictionary, WireFormat};
 use crate::connection::{Connection, QueueLimits};
 use crate::disconnect::Disconnect;
 use crate::inlet::Inlet;
+use crate::page;
 use crate::session::Services;
 use crate::socket::{self, ClientLimits};
 use crate::socketio::{self, Polling};
@@ -45,6 +46,8 @@ pub(crate) struct Server {
     pub(crate) services: Arc<Services>,
     pub(crate) clients: ClientLimits,
     pub(crate) dictionary: Option<&'static Dictionary>,
+    /// The page is served.
+    pub(crate) page: bool,
     pub(crate) queues: Arc<QueueLimits>,
     pub(crate) connections: Mutex<Slab<Arc<Connection>>>,
     pub(crate) sockets: TaskTracker,
@@ -190,6 +193,12 @@ impl Server {
     }
 
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let looks = matches!(*request.method(), Method::GET | Method::HEAD);
+        if self.page && looks && !is_upgrade(request.headers()) {
+            if let Some(file) = page::file(request.uri().path()) {
+                return file;
+            }
+        }
         let format = match request.uri().path() {
             "/" => self.pomelo(),
             "/ws" => WireFormat::JSON,
@@ -277,11 +286,8 @@ pub(crate) fn stream_of(upgraded: Upgraded) -> Option<(TcpStream, Vec<u8>)> {
 /// Checks the opening handshake (RFC 6455, section 4.2.1).
 fn websocket_key(request: &Request<Incoming>) -> Result<&HeaderValue, Box<Response<Full<Bytes>>>> {
     let headers = request.headers();
-    if request.method() != Method::GET
-        || !has_token(headers, header::UPGRADE, "websocket")
-        || !has_token(headers, header::CONNECTION, "upgrade")
-    {
-        let text = "This is a WebSocket port: / speaks Pomelo, /ws speaks JSON.\n";
+    if request.method() != Method::GET || !is_upgrade(headers) {
+        let text = "This is a WebSocket port: / speaks Pomelo, /socket.io/ Socket.IO, /ws JSON.\n";
         let mut response = plain(StatusCode::UPGRADE_REQUIRED, text);
         response
             .headers_mut()
@@ -305,6 +311,11 @@ fn websocket_key(request: &Request<Incoming>) -> Result<&HeaderValue, Box<Respon
             "Sec-WebSocket-Key is missing\n",
         ))
     })
+}
+
+fn is_upgrade(headers: &HeaderMap) -> bool {
+    has_token(headers, header::UPGRADE, "websocket")
+        && has_token(headers, header::CONNECTION, "upgrade")
 }
 
 fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool {

@@ -52,3 +52,24 @@ pub fn workspace() -> &'static std::path::Path {
         .parent()
         .expect("the crate stands in the workspace")
 }
+
+/// A file of `tests/clients` under mocha, which is told where these connectors are.
+///
+/// # Panics
+/// When the npm packages are not there.
+#[must_use]
+pub fn mocha(file: &str, connectors: &[service::Connector]) -> std::process::Command {
+    let directory = workspace().join("tests/clients");
+    assert!(
+        directory.join("node_modules/.bin/mocha").exists(),
+        "run npm ci in tests/clients, or ./tests/run, which does"
+    );
+    let addresses = connectors.iter().map(|it| it.address().to_string());
+    let addresses: Vec<_> = addresses.collect();
+    let mut command = std::process::Command::new("node");
+    command
+        .args(["node_modules/.bin/mocha", "--exit", file])
+        .current_dir(directory)
+        .env("CONNECTORS", addresses.join(","));
+    command
+}

@@ -84,6 +84,10 @@ fn step(entry: &[&str]) -> Option<Step> {
         "C->S HTTP" | "S->C HTTP" => return None,
         frame if frame.starts_with("C->S WS BINARY") => Event::Sent(payload(entry)),
         frame if frame.starts_with("S->C WS BINARY") => Event::Received(expected(&payload(entry))),
+        frame if frame.starts_with("C->S WS TEXT") => Event::Sent(payload(entry)),
+        frame if frame.starts_with("S->C WS TEXT") => {
+            Event::Received(expected_text(&payload(entry)))
+        }
         frame if frame.starts_with("C->S WS CLOSE") => Event::SentClose(payload(entry)),
         frame if frame.starts_with("S->C WS CLOSE") => Event::ReceivedClose(payload(entry)),
         other => panic!("an entry of unknown kind: {other}"),
@@ -189,6 +193,13 @@ pub fn expected(package: &Bytes) -> Bytes {
     };
     let body = [&package[4..begin], &package[begin + ROUTE.len()..]].concat();
     Bytes::from(pomelo::package(package[0], &body))
+}
+
+/// The same of a packet of Socket.IO's.
+fn expected_text(packet: &Bytes) -> Bytes {
+    let text = String::from_utf8_lossy(packet);
+    text.replace(r#"\"__route__\":\"chat.handler.send\","#, "")
+        .into()
 }
 
 #[cfg(test)]

@@ -100,6 +100,7 @@ impl ConnectorProcess {
         let chat = Chat::new(Source::InProcess(link.to_chat(choose)));
         let server = Arc::new(Server {
             dictionary: None,
+            page: false,
             polling: crate::socketio::Polling::default(),
             services: Arc::new(Services {
                 lease,

@@ -381,7 +381,7 @@ fn each_reason_closes_as_the_table_says() {
 
 #[test]
 fn a_connection_costs_a_few_bytes() {
-    assert!(size_of::<codec::Codec>() <= 16);
+    assert!(size_of::<codec::Codec>() <= 40);
 }
 
 proptest! {

@@ -3,6 +3,7 @@
 //! Each test is a sentence about behaviour; K, F numbers and promises are those of docs/compatibility.md.
 
 mod acknowledged_by_replicas;
+mod browsers;
 mod channels;
 mod chats_in_turn;
 mod command_line;
@@ -35,6 +36,8 @@ mod rolled_back;
 mod rooms;
 mod sentinels;
 mod slow_readers;
+mod small_clients;
+mod socket_io;
 mod standing_alone;
 mod switched_primaries;
 mod wanderer;

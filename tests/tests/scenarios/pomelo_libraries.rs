@@ -1,6 +1,5 @@
 //! The client libraries of the original's users from npm, unmodified, under mocha: `tests/clients`.
 
-use std::process::Command;
 use std::time::Duration;
 use tests::process::Process;
 use tests::system::Plan;
@@ -11,23 +10,8 @@ async fn passes(library: &str) {
 
 async fn passes_with(library: &str, flags: &[&'static str]) {
     let system = Plan::of(2, 2).connector_flags(flags).start().await;
-    let directory = tests::workspace().join("tests/clients");
-    assert!(
-        directory.join("node_modules/.bin/mocha").exists(),
-        "run npm ci in tests/clients, or ./tests/run, which does"
-    );
-    let connectors: Vec<_> = system
-        .connectors
-        .iter()
-        .map(|connector| connector.address().to_string())
-        .collect();
-    let mut command = Command::new("node");
-    command
-        .arg("node_modules/.bin/mocha")
-        .args(["--timeout", "15000", "--exit", "chat.test.js"])
-        .current_dir(&directory)
-        .env("LIBRARY", library)
-        .env("CONNECTORS", connectors.join(","));
+    let mut command = tests::mocha("chat.test.js", &system.connectors);
+    command.args(["--timeout", "15000"]).env("LIBRARY", library);
     let mut mocha = Process::spawn("mocha", &mut command);
     let status = mocha.ended_within(Duration::from_secs(90)).await;
     let output = mocha.lines().join("\n");

@@ -1,0 +1,194 @@
+// What is seen of the client: everything that comes from others is put into the page as text, never as markup.
+
+import { Client } from './client.js';
+
+const at = (id) => document.getElementById(id);
+const element = (name, className, ...children) => {
+  const made = document.createElement(name);
+  if (className) made.className = className;
+  made.append(...children);
+  return made;
+};
+
+let client;
+let shown; // the channel on display
+const rooms = new Map(); // channel → { log, members, unread }
+
+const states = {
+  connecting: () => 'Connecting…',
+  online: () => `Online as ${client.user}`,
+  away: (reason) => `Reconnecting: ${reason}`,
+  over: (reason) => `Logged out: ${reason}`,
+};
+
+const on = {
+  state(name, detail) {
+    at('status').textContent = states[name](detail);
+    at('status').dataset.state = name;
+    if (name === 'over') {
+      at('refused').textContent = detail;
+      at('chat').hidden = true;
+      at('login').hidden = false;
+      at('login').elements.user.focus();
+    }
+  },
+
+  async joined(channel, position) {
+    const room = { log: document.createDocumentFragment(), lines: [], members: new Set(), unread: 0 };
+    rooms.set(channel, room);
+    at('login').hidden = true;
+    at('chat').hidden = false;
+    show(channel);
+    await Promise.allSettled([readMembers(channel, room), readHistory(channel, room, position)]);
+  },
+
+  push(channel, { route, body, time }) {
+    const room = rooms.get(channel);
+    if (route === 'onJoin') room.members.add(String(body.userId));
+    if (route === 'onLeave') room.members.delete(String(body.userId));
+    add(channel, line(route, body, time));
+    if (channel === shown) showMembers();
+    else if (route === 'onMessage' && ++room.unread) showChannels();
+  },
+
+  gap(channel, reason) {
+    const texts = {
+      diverged: 'The server has lost the last messages above.',
+      trimmed: 'Some messages are missing here: they are no longer kept.',
+      unknown: 'The channel has begun anew here.',
+    };
+    add(channel, element('li', 'note gap', texts[reason] ?? reason));
+  },
+
+  sent(key) {
+    pending.get(key)?.remove();
+    pending.delete(key);
+  },
+
+  refused(key, message) {
+    pending.get(key)?.append(` (not sent: ${message})`);
+    pending.delete(key);
+  },
+};
+
+const pending = new Map(); // key → the line of a message that is on its way
+
+async function readMembers(channel, room) {
+  let page_token = '';
+  do {
+    const page = await client.ask('chat.handler.members', { channel, page_token });
+    if (page.code !== 0) return;
+    for (const { userId } of page.members) room.members.add(userId);
+    page_token = page.next_page_token;
+  } while (page_token);
+  if (channel === shown) showMembers();
+}
+
+/** What was said before we came. */
+async function readHistory(channel, room, { epoch, offset }) {
+  const from = { epoch, offset: offset + 1 };
+  const page = await client.ask('chat.handler.history', { channel, newest_first: true, from });
+  if (page.code !== 0) return;
+  const older = page.publications.reverse().map(({ route, body, time }) => line(route, body, time));
+  room.lines.unshift(...older);
+  if (channel === shown) {
+    at('log').prepend(...older);
+    scroll();
+  }
+}
+
+function line(route, body, time) {
+  const when = element('time', '', new Date(time).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' }));
+  when.dateTime = new Date(time).toISOString();
+  if (route === 'onJoin') return element('li', 'note', `${body.userId} joined`, when);
+  if (route === 'onLeave') return element('li', 'note', `${body.userId} left`, when);
+  const text = typeof body.content === 'string' ? body.content : JSON.stringify(body);
+  const own = String(body.userId) === client.user ? ' own' : '';
+  return element('li', `message${own}`, element('span', 'who', String(body.userId ?? route)), text, when);
+}
+
+function add(channel, item) {
+  rooms.get(channel)?.lines.push(item);
+  if (channel === shown) {
+    const { scrollTop, scrollHeight, clientHeight } = at('log');
+    const following = scrollHeight - scrollTop - clientHeight < 80;
+    // What is on its way stays last.
+    const first = [...pending.values()].find((it) => it.isConnected);
+    at('log').insertBefore(item, first ?? null);
+    if (following) scroll();
+  }
+}
+
+const scroll = () => at('log').scrollTo(0, at('log').scrollHeight);
+
+function show(channel) {
+  shown = channel;
+  const room = rooms.get(channel);
+  room.unread = 0;
+  at('here').textContent = channel;
+  at('log').replaceChildren(...room.lines);
+  scroll();
+  showMembers();
+  showChannels();
+}
+
+function showMembers() {
+  const members = [...rooms.get(shown).members].sort();
+  at('count').textContent = members.length;
+  at('members').replaceChildren(...members.map((member) => element('li', '', member)));
+}
+
+function showChannels() {
+  const items = [...rooms].map(([channel, { unread }]) => {
+    const button = element('button', '', element('span', '', channel));
+    if (unread) button.append(element('span', 'unread', `${unread} new`));
+    button.type = 'button';
+    button.setAttribute('aria-current', channel === shown);
+    button.onclick = () => {
+      show(channel);
+      at('here').focus();
+    };
+    return element('li', '', button);
+  });
+  at('channels').replaceChildren(...items);
+  at('leave').hidden = rooms.size < 2;
+}
+
+at('login').onsubmit = (event) => {
+  event.preventDefault();
+  const { user, channel } = event.target.elements;
+  at('refused').textContent = '';
+  rooms.clear();
+  const url = new URL('/ws', location.href);
+  url.protocol = location.protocol === 'https:' ? 'wss:' : 'ws:';
+  client = new Client(url, user.value, channel.value, on);
+  client.connect();
+};
+
+at('join').onsubmit = async (event) => {
+  event.preventDefault();
+  const { channel } = event.target.elements;
+  if (rooms.has(channel.value)) show(channel.value);
+  else await client.join(channel.value).catch(() => {});
+  channel.value = '';
+};
+
+at('leave').onclick = async () => {
+  const channel = shown;
+  rooms.delete(channel);
+  show(rooms.keys().next().value);
+  await client.leave(channel).catch(() => {});
+};
+
+at('say').onsubmit = (event) => {
+  event.preventDefault();
+  const { content } = event.target.elements;
+  const key = client.say(shown, { type: 1, content: content.value });
+  pending.set(key, element('li', 'message own pending', content.value));
+  at('log').append(pending.get(key));
+  content.value = '';
+  scroll();
+};
+
+// On a phone the members are a tap away.
+if (matchMedia('(max-width: 48rem)').matches) at('present').open = false;

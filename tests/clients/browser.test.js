@@ -1,0 +1,257 @@
+'use strict';
+
+// Real Chromium: two people with the connectors' own page, one of whom loses the network; and the original's browser library.
+//
+// CONNECTORS as in chat.test.js. CHROMIUM is the browser's program, OUTPUT the folder for screenshots.
+
+const fs = require('node:fs');
+const http = require('node:http');
+const net = require('node:net');
+const path = require('node:path');
+const should = require('should');
+const { chromium } = require('playwright-core');
+
+const [first, second] = process.env.CONNECTORS.split(',');
+const output = process.env.OUTPUT;
+
+/** A way to a connector that can be cut, as a network is. */
+class Relay {
+  #sockets = new Set();
+  #isCut = false;
+
+  static async to(address) {
+    const relay = new Relay();
+    const [host, port] = address.split(':');
+    relay.server = net.createServer((client) => {
+      if (relay.#isCut) return client.destroy();
+      const server = net.connect(Number(port), host);
+      for (const [from, to] of [[client, server], [server, client]]) {
+        relay.#sockets.add(from);
+        from.pipe(to);
+        from.on('error', () => to.destroy());
+        from.on('close', () => to.destroy());
+      }
+    });
+    await new Promise((resolve) => relay.server.listen(0, '127.0.0.1', resolve));
+    relay.url = `http://127.0.0.1:${relay.server.address().port}/`;
+    return relay;
+  }
+
+  cut() {
+    this.#isCut = true;
+    for (const socket of this.#sockets) socket.destroy();
+    this.#sockets.clear();
+  }
+
+  mend() {
+    this.#isCut = false;
+  }
+}
+
+let browser;
+
+before('a browser', async function () {
+  browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: ['--no-sandbox'] });
+});
+
+after(async function () {
+  await browser?.close();
+});
+
+describe("the connectors' own page", function () {
+  const problems = [];
+  let relay;
+  let anna;
+  let ben;
+
+  async function open(url, size) {
+    const context = await browser.newContext({ viewport: size });
+    const page = await context.newPage();
+    page.on('pageerror', (error) => problems.push(String(error)));
+    page.on('console', (message) => {
+      // That it can't connect while the network is away is what a browser says, too.
+      if (message.type() === 'error' && !/WebSocket connection to/.test(message.text())) problems.push(message.text());
+    });
+    await page.goto(url);
+    return page;
+  }
+
+  /** By keyboard alone, as whoever has no mouse. */
+  async function logIn(page, user) {
+    await page.keyboard.type(user);
+    await page.keyboard.press('Tab');
+    await page.keyboard.press('Enter');
+    await page.getByRole('status').filter({ hasText: `Online as ${user}` }).waitFor();
+  }
+
+  async function say(page, text) {
+    await page.getByLabel('Message', { exact: true }).fill(text);
+    await page.keyboard.press('Enter');
+  }
+
+  /** Everything in the log, each line's time left out. */
+  const lines = (page) =>
+    page.locator('#log li').evaluateAll((items) =>
+      items.map((item) => [...item.childNodes].filter((it) => it.nodeName !== 'TIME').map((it) => it.textContent).join(' ')),
+    );
+
+  async function until(page, expected) {
+    let seen;
+    for (const end = Date.now() + 10_000; Date.now() < end; ) {
+      seen = await lines(page);
+      if (JSON.stringify(seen) === JSON.stringify(expected)) return;
+      await page.waitForTimeout(20);
+    }
+    seen.should.eql(expected);
+  }
+
+  const picture = (page, name) => page.screenshot({ path: path.join(output, `${name}.png`) });
+
+  before(async function () {
+    relay = await Relay.to(first);
+    anna = await open(relay.url, { width: 1000, height: 640 });
+    ben = await open(`http://${second}/`, { width: 390, height: 760 });
+  });
+
+  after(function () {
+    relay.cut();
+    relay.server.close();
+  });
+
+  it('logs two people in on two connectors, and shows who is there and what was said', async function () {
+    await picture(anna, 'login');
+    await logIn(anna, 'anna');
+    await say(anna, 'hello, is anybody there?');
+    await until(anna, ['anna joined', 'anna hello, is anybody there?']);
+    await logIn(ben, 'ben');
+    await until(ben, ['anna joined', 'anna hello, is anybody there?', 'ben joined']);
+    await say(ben, 'yes: <b>me</b> 😀');
+    for (const page of [anna, ben]) {
+      await until(page, ['anna joined', 'anna hello, is anybody there?', 'ben joined', 'ben yes: <b>me</b> 😀']);
+      (await page.locator('#members li').allTextContents()).should.eql(['anna', 'ben']);
+    }
+    await picture(anna, 'chat');
+    await picture(ben, 'phone');
+  });
+
+  it('comes back from a lost network and shows exactly what it missed', async function () {
+    relay.cut();
+    await anna.getByRole('status').filter({ hasText: 'Reconnecting' }).waitFor();
+    await until(ben, [...(await lines(anna)), 'anna left']);
+    for (const text of ['one', 'two', 'three']) await say(ben, text);
+    // Said while away: it arrives once, when she is back.
+    await say(anna, 'still here');
+    await picture(anna, 'away');
+    relay.mend();
+    const all = [
+      ...['anna joined', 'anna hello, is anybody there?', 'ben joined', 'ben yes: <b>me</b> 😀'],
+      ...['anna left', 'ben one', 'ben two', 'ben three', 'anna joined', 'anna still here'],
+    ];
+    await until(anna, all);
+    await until(ben, all);
+    await anna.getByRole('status').filter({ hasText: 'Online as anna' }).waitFor();
+    await picture(anna, 'back');
+  });
+
+  it('is in several channels, tells what is new in the others, and leaves', async function () {
+    for (const page of [anna, ben]) {
+      await page.getByLabel('Another channel').fill('garden');
+      await page.getByRole('button', { name: 'Join' }).click();
+      await page.getByRole('heading', { name: 'garden' }).waitFor();
+    }
+    await anna.getByRole('button', { name: 'lobby' }).click();
+    await say(ben, 'nice roses');
+    await anna.getByRole('button', { name: 'garden 1 new' }).click();
+    await until(anna, ['anna joined', 'ben joined', 'ben nice roses']);
+    await picture(anna, 'channels');
+    await ben.getByRole('button', { name: 'Leave' }).click();
+    await until(anna, ['anna joined', 'ben joined', 'ben nice roses', 'ben left']);
+    (await anna.locator('#members li').allTextContents()).should.eql(['anna']);
+  });
+
+  it('says why somebody is not let in', async function () {
+    const other = await open(`http://${second}/`, { width: 390, height: 760 });
+    await other.keyboard.type('anna');
+    await other.keyboard.press('Enter');
+    await other.getByRole('alert').filter({ hasText: '用户已登录' }).waitFor();
+    await other.context().close();
+  });
+
+  it('breaks neither its own policy nor anything else', function () {
+    should(problems).eql([]);
+  });
+});
+
+describe("the original's browser library in a browser", function () {
+  const scripts = ['pomelo-protocol/lib/protocol.js', 'pomelo-jsclient-websocket/lib/pomelo-client.js'];
+
+  let site;
+
+  before('a site of its own', async function () {
+    site = http.createServer((request, response) => response.setHeader('Content-Type', 'text/html').end('<!doctype html>'));
+    await new Promise((resolve) => site.listen(0, '127.0.0.1', resolve));
+  });
+
+  after(function () {
+    site.closeAllConnections();
+    site.close();
+  });
+
+  /** What such a page includes before them: an emitter, and what its module loader brings. */
+  function surroundings() {
+    window.module = { exports: {} };
+    window.EventEmitter = class {
+      on(name, listener) {
+        ((this.listeners ??= {})[name] ??= []).push(listener);
+      }
+      emit(name, ...values) {
+        for (const listener of this.listeners?.[name] ?? []) listener(...values);
+      }
+      removeAllListeners() {}
+    };
+    window.EventEmitter.prototype.once = window.EventEmitter.prototype.on;
+  }
+
+  async function open() {
+    const page = await browser.newPage();
+    await page.goto(`http://127.0.0.1:${site.address().port}/`);
+    await page.evaluate(surroundings);
+    for (const script of scripts) {
+      await page.addScriptTag({ content: fs.readFileSync(require.resolve(script), 'utf8') });
+    }
+    return page;
+  }
+
+  const logIn = (page, address, userId) =>
+    page.evaluate(
+      async ([address, userId]) => {
+        const [host, port] = address.split(':');
+        window.told = [];
+        for (const route of ['onJoin', 'onMessage', 'onLeave']) {
+          window.pomelo.on(route, (body) => window.told.push([route, body.content ?? body.userId]));
+        }
+        await new Promise((resolve) => window.pomelo.init({ host, port, user: {} }, resolve));
+        window.ask = (route, body) => new Promise((resolve) => window.pomelo.request(route, body, resolve));
+        return window.ask('connector.handler.login', { userId, lessonId: 'library' });
+      },
+      [address, userId],
+    );
+
+  it('logs in, sends, receives and sees others go', async function () {
+    const here = await open();
+    const there = await open();
+    (await logIn(there, second, 'there')).should.eql({ code: 0, message: '登录成功' });
+    (await logIn(here, first, 'here')).should.eql({ code: 0, message: '登录成功' });
+    const sent = await here.evaluate(() => window.ask('chat.handler.send', { type: 1, content: '哈哈 😀' }));
+    sent.should.eql({ message: '发送成功', code: 0 });
+    await there.waitForFunction(() => window.told.length === 3);
+    await here.evaluate(() => window.pomelo.disconnect());
+    await there.waitForFunction(() => window.told.length === 4);
+    (await there.evaluate(() => window.told)).should.eql([
+      ['onJoin', 'there'],
+      ['onJoin', 'here'],
+      ['onMessage', '哈哈 😀'],
+      ['onLeave', 'here'],
+    ]);
+  });
+});
