@@ -144,6 +144,10 @@ pub struct ClientSettings {
     )]
     pub dictionary: Option<&'static Dictionary>,
 
+    /// Compresses nothing, though clients offer to take compressed frames
+    #[arg(long, env = "CONNECTOR_NO_DEFLATE")]
+    pub no_deflate: bool,
+
     /// Serves no page at http://…/
     #[arg(long, env = "CONNECTOR_NO_PAGE")]
     pub no_page: bool,

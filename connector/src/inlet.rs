@@ -80,6 +80,7 @@ impl Inlet {
             source: Source::Socket(socket),
             messages: match format.carrier() {
                 Carrier::WebSocket => Messages::Frames(Reader::new(limit)),
+                Carrier::Deflate => Messages::Frames(Reader::inflating(limit)),
                 Carrier::Stream => Messages::Packages(Packages::new(limit)),
             },
             limit,

@@ -100,6 +100,7 @@ pub async fn serve(
         clients: clients.limits(),
         dictionary: clients.dictionary,
         page: !clients.no_page,
+        deflate: !clients.no_deflate,
         queues: clients.queues(),
         connections: parking_lot::Mutex::default(),
         sockets: tokio_util::task::TaskTracker::new(),

@@ -11,7 +11,7 @@ use crate::page;
 use crate::session::Services;
 use crate::socket::{self, ClientLimits};
 use crate::socketio::{self, Polling};
-use crate::websocket::accept_key;
+use crate::websocket::{accept_key, deflate};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -46,6 +46,8 @@ pub(crate) struct Server {
     pub(crate) services: Arc<Services>,
     pub(crate) clients: ClientLimits,
     pub(crate) dictionary: Option<&'static Dictionary>,
+    /// Clients that offer it are sent compressed frames.
+    pub(crate) deflate: bool,
     /// The page is served.
     pub(crate) page: bool,
     pub(crate) queues: Arc<QueueLimits>,
@@ -194,10 +196,12 @@ impl Server {
 
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let looks = matches!(*request.method(), Method::GET | Method::HEAD);
-        if self.page && looks && !is_upgrade(request.headers()) {
-            if let Some(file) = page::file(request.uri().path()) {
-                return file;
-            }
+        if self.page
+            && looks
+            && !is_upgrade(request.headers())
+            && let Some(file) = page::file(request.uri().path())
+        {
+            return file;
         }
         let format = match request.uri().path() {
             "/" => self.pomelo(),
@@ -205,17 +209,31 @@ impl Server {
             "/socket.io/" | "/socket.io" => return socketio::answer(self, request).await,
             _ => return plain(StatusCode::NOT_FOUND, "nothing here\n"),
         };
-        self.upgrade(request, move |server, upgraded| {
+        let (agreed, format) = self.agree(request.headers(), format);
+        self.upgrade(request, agreed, move |server, upgraded| {
             if let Some((stream, first)) = stream_of(upgraded) {
                 server.socket(stream, first, format);
             }
         })
     }
 
+    /// The extension that is agreed on with a client, if one is, and the form that its frames have then.
+    pub(crate) fn agree(
+        &self,
+        headers: &HeaderMap,
+        format: WireFormat,
+    ) -> (Option<HeaderValue>, WireFormat) {
+        match deflate::negotiate(headers).filter(|_| self.deflate) {
+            Some(agreed) => (Some(agreed), format.deflated()),
+            None => (None, format),
+        }
+    }
+
     /// Answers with the opening handshake of WebSocket; what follows that is for `begin`.
     pub(crate) fn upgrade(
         self: Arc<Self>,
         mut request: Request<Incoming>,
+        agreed: Option<HeaderValue>,
         begin: impl FnOnce(Arc<Self>, Upgraded) + Send + 'static,
     ) -> Response<Full<Bytes>> {
         let key = match websocket_key(&request) {
@@ -238,6 +256,9 @@ impl Server {
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, key);
+        if let Some(agreed) = agreed {
+            headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, agreed);
+        }
         response
     }
 

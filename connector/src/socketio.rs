@@ -1,6 +1,6 @@
 //! Socket.IO's way in (`docs/protocols/socketio.md`): Engine.IO over WebSocket, over polls, and from the one to the other.
 //!
-//! A client that polls is a connection like any other, whose outlet is a [`Mailbox`] and whose inlet takes what is posted.
+//! A client that polls is a connection like any other, whose outlet is a `Mailbox` and whose inlet takes what is posted.
 //! When it has opened a WebSocket beside its polls, that takes the place of both, with nothing lost or overtaken.
 
 mod mailbox;
@@ -151,7 +151,8 @@ async fn served(
         (None, true, _) => Ok(open_websocket(server, asked.version, request)),
         (Some(client), true, _) => {
             let (limits, tasks) = (server.clients.clone(), server.sockets.clone());
-            Ok(server.upgrade(request, move |_, upgraded| {
+            // What waits for polls is plain, and goes over as it is.
+            Ok(server.upgrade(request, None, move |_, upgraded| {
                 tasks.spawn(probe::probe(client, upgraded, limits));
             }))
         }
@@ -186,8 +187,8 @@ fn open_websocket(
         return plain(StatusCode::SERVICE_UNAVAILABLE, "");
     };
     let greeting = greeting(&server, version, &id, "[]");
-    server.upgrade(request, move |server, upgraded| {
-        let format = WireFormat::socket_io(version);
+    let (agreed, format) = server.agree(request.headers(), WireFormat::socket_io(version));
+    server.upgrade(request, agreed, move |server, upgraded| {
         if let Some((stream, first)) = stream_of(upgraded) {
             let (reader, writer) = stream.into_split();
             let connection = Connection::new(writer, format, Arc::clone(&server.queues));

@@ -1,8 +1,9 @@
 //! WebSocket frames (RFC 6455), the server's side of them: written here, read by [`Reader`].
 //!
-//! Frames that are written are complete and unmasked, so the same bytes serve every client. No extension is ever
-//! negotiated.
+//! Frames that are written are complete and unmasked, so the same bytes serve every client. One extension is negotiated:
+//! [`deflate`].
 
+pub mod deflate;
 mod reader;
 
 pub use reader::{Event, Reader};

@@ -38,8 +38,17 @@ impl Process {
     /// When it does not start.
     #[must_use]
     pub fn spawn(name: &str, command: &mut Command) -> Self {
+        Self::spawn_with_input(name, command, Stdio::null())
+    }
+
+    /// As [`spawn`](Self::spawn), with something to read.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn spawn_with_input(name: &str, command: &mut Command, input: impl Into<Stdio>) -> Self {
         command
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);

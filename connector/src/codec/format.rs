@@ -1,7 +1,7 @@
 //! The forms that publications are encoded in.
 
 use super::dictionary::Dictionary;
-use crate::websocket::{self, Opcode};
+use crate::websocket::{self, Opcode, deflate};
 
 /// What a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,6 +28,8 @@ pub enum EngineIo {
 pub enum Carrier {
     /// WebSocket frames.
     WebSocket,
+    /// The same, compressed where that makes them shorter.
+    Deflate,
     /// Nothing: bytes back to back. Pomelo's packages alone tell where they end.
     Stream,
 }
@@ -67,6 +69,15 @@ impl WireFormat {
         Self {
             protocol: Protocol::SocketIo(version),
             ..Self::POMELO
+        }
+    }
+
+    /// The same in WebSocket frames that are compressed where that makes them shorter.
+    #[must_use]
+    pub const fn deflated(self) -> Self {
+        Self {
+            carrier: Carrier::Deflate,
+            ..self
         }
     }
 
@@ -114,12 +125,22 @@ impl WireFormat {
 }
 
 impl Carrier {
-    /// Appends one message, which consists of a head and these parts.
-    pub(super) fn carry(self, opcode: Opcode, head: &[u8], parts: &[&[u8]], out: &mut Vec<u8>) {
+    /// Appends one message, which consists of a head and these parts, of that length together.
+    #[inline]
+    pub(super) fn carry(
+        self,
+        opcode: Opcode,
+        head: &[u8],
+        (length, parts): (usize, &[&[u8]]),
+        out: &mut Vec<u8>,
+    ) {
         match self {
-            Self::WebSocket => {
-                let length: usize = parts.iter().map(|part| part.len()).sum();
-                websocket::header(out, opcode, head.len() + length);
+            Self::WebSocket => websocket::header(out, opcode, head.len() + length),
+            Self::Deflate => {
+                // No message has more parts.
+                let mut whole: [&[u8]; 8] = [head, b"", b"", b"", b"", b"", b"", b""];
+                whole[1..=parts.len()].copy_from_slice(parts);
+                return deflate::frame(out, opcode, &whole);
             }
             Self::Stream => {}
         }
@@ -132,7 +153,7 @@ impl Carrier {
     /// Appends the end, as far as the carrier has one.
     pub(super) fn close(self, code: u16, reason: &str, out: &mut Vec<u8>) {
         match self {
-            Self::WebSocket => websocket::close(out, code, reason),
+            Self::WebSocket | Self::Deflate => websocket::close(out, code, reason),
             Self::Stream => {}
         }
     }

@@ -147,5 +147,6 @@ pub(super) fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
 /// An object in a text frame: `head`, then the value of its last member.
 fn text(format: WireFormat, head: &str, body: &[u8], out: &mut Vec<u8>) {
     let carrier = format.carrier;
-    carrier.carry(Opcode::Text, head.as_bytes(), &[body, b"}"], out);
+    let parts: &[&[u8]] = &[body, b"}"];
+    carrier.carry(Opcode::Text, head.as_bytes(), (body.len() + 1, parts), out);
 }

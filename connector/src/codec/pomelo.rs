@@ -296,5 +296,7 @@ fn package(format: WireFormat, kind: u8, parts: &[&[u8]], out: &mut Vec<u8>) {
         (length >> 8) as u8,
         length as u8,
     ];
-    format.carrier.carry(Opcode::Binary, &head, parts, out);
+    format
+        .carrier
+        .carry(Opcode::Binary, &head, (length, parts), out);
 }

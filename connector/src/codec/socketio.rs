@@ -218,7 +218,6 @@ fn message(format: WireFormat, message: &str, out: &mut Vec<u8>) {
 /// One packet in a frame of its own.
 pub(super) fn text(format: WireFormat, parts: &[&str], out: &mut Vec<u8>) {
     let packet = parts.concat();
-    format
-        .carrier
-        .carry(Opcode::Text, packet.as_bytes(), &[], out);
+    let carrier = format.carrier;
+    carrier.carry(Opcode::Text, packet.as_bytes(), (0, &[]), out);
 }

@@ -101,6 +101,7 @@ impl ConnectorProcess {
         let server = Arc::new(Server {
             dictionary: None,
             page: false,
+            deflate: false,
             polling: crate::socketio::Polling::default(),
             services: Arc::new(Services {
                 lease,

@@ -4,7 +4,7 @@
 //! way it holds no buffer, and a message that came in one piece is never copied. It refuses what the RFC forbids, and
 //! what is longer than its limit before the payload is looked at; it never holds more than the limit.
 
-use super::Opcode;
+use super::{Opcode, deflate};
 use crate::disconnect::Disconnect;
 
 /// Two bytes, eight of an extended length, four of the mask.
@@ -27,6 +27,8 @@ pub enum Event<'a> {
 #[derive(Debug)]
 pub struct Reader {
     limit: usize,
+    /// Messages may come compressed.
+    inflates: bool,
     is_closed: bool,
     partial: Option<Box<Partial>>,
 }
@@ -51,8 +53,18 @@ impl Reader {
     pub fn new(limit: usize) -> Self {
         Self {
             limit,
+            inflates: false,
             is_closed: false,
             partial: None,
+        }
+    }
+
+    /// The same where permessage-deflate was negotiated: the limit holds for messages before and after.
+    #[must_use]
+    pub fn inflating(limit: usize) -> Self {
+        Self {
+            inflates: true,
+            ..Self::new(limit)
         }
     }
 
@@ -117,11 +129,11 @@ impl Reader {
             header = partial.header;
         }
         let parsed = if stored == 0 {
-            Frame::parse(bytes)?
+            Frame::parse(bytes, self.inflates)?
         } else {
             let length = bytes.len().min(HEADER_LIMIT - stored);
             header[stored..stored + length].copy_from_slice(&bytes[..length]);
-            Frame::parse(&header[..stored + length])?
+            Frame::parse(&header[..stored + length], self.inflates)?
         };
         let Some((frame, length)) = parsed else {
             let partial = self.partial();
@@ -160,21 +172,43 @@ impl Reader {
         let is_last = frame.is_final && frame.left == 0;
         let begun = self.partial.as_mut().and_then(|it| it.message.take());
         if is_last && begun.is_none() {
-            if frame.opcode == Opcode::Text && simdutf8::basic::from_utf8(piece).is_err() {
+            let is_text = frame.opcode == Opcode::Text;
+            if frame.is_compressed {
+                return self.inflate(piece, is_text, on);
+            }
+            if is_text && simdutf8::basic::from_utf8(piece).is_err() {
                 return Err(Disconnect::Utf8);
             }
             on(Event::Message(piece));
             return Ok(());
         }
-        let mut message = begun.unwrap_or_else(|| Message::new(frame.opcode));
+        let mut message = begun.unwrap_or_else(|| Message::new(frame));
         message.append(piece, frame.left);
         message.check(is_last)?;
+        if is_last && message.is_compressed {
+            return self.inflate(&message.bytes, message.is_text, on);
+        }
         if is_last {
             on(Event::Message(&message.bytes));
         } else {
             self.partial().message = Some(message);
         }
         Ok(())
+    }
+
+    fn inflate(
+        &self,
+        compressed: &[u8],
+        is_text: bool,
+        on: &mut impl FnMut(Event<'_>),
+    ) -> Result<(), Disconnect> {
+        deflate::inflate(compressed, self.limit, |message| {
+            if is_text && simdutf8::basic::from_utf8(message).is_err() {
+                return Err(Disconnect::Utf8);
+            }
+            on(Event::Message(message));
+            Ok(())
+        })
     }
 
     /// The next piece of a control frame.
@@ -227,6 +261,8 @@ impl Partial {
 struct Frame {
     opcode: Opcode,
     is_final: bool,
+    /// It begins a compressed message.
+    is_compressed: bool,
     /// Turned so that it begins with the byte for the next piece.
     mask: [u8; 4],
     /// The bytes of the payload that are still to come.
@@ -236,15 +272,17 @@ struct Frame {
 impl Frame {
     /// The frame that begins here, and the length of its header. `None`: more bytes are needed. What is wrong is refused
     /// with the first byte that shows it.
-    fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, Disconnect> {
+    fn parse(bytes: &[u8], inflates: bool) -> Result<Option<(Self, usize)>, Disconnect> {
         let &[first, ref rest @ ..] = bytes else {
             return Ok(None);
         };
         let is_final = first & 0x80 != 0;
-        // The three reserved bits stand for extensions.
-        let is_reserved = first & 0x70 != 0;
+        // The three reserved bits stand for extensions; ours marks the first frame of a message (RFC 7692, section 6).
+        let is_compressed = inflates && first & 0x70 == 0x40;
+        let is_reserved = first & 0x70 != 0 && !is_compressed;
         let opcode = Opcode::from_bits(first & 0x0f).ok_or(Disconnect::Frame)?;
-        if is_reserved || opcode.is_control() && !is_final {
+        let begins = matches!(opcode, Opcode::Text | Opcode::Binary);
+        if is_reserved || is_compressed && !begins || opcode.is_control() && !is_final {
             return Err(Disconnect::Frame);
         }
         let &[second, ref rest @ ..] = rest else {
@@ -275,6 +313,7 @@ impl Frame {
         let frame = Self {
             opcode,
             is_final,
+            is_compressed,
             mask,
             left: usize::try_from(left).unwrap_or(usize::MAX),
         };
@@ -302,15 +341,17 @@ impl Frame {
 struct Message {
     bytes: Vec<u8>,
     is_text: bool,
+    is_compressed: bool,
     /// How much of a text is known to be UTF-8.
     checked: usize,
 }
 
 impl Message {
-    fn new(opcode: Opcode) -> Self {
+    fn new(begin: &Frame) -> Self {
         Self {
             bytes: Vec::new(),
-            is_text: opcode == Opcode::Text,
+            is_text: begin.opcode == Opcode::Text,
+            is_compressed: begin.is_compressed,
             checked: 0,
         }
     }
@@ -328,7 +369,8 @@ impl Message {
 
     /// A text is refused with the first piece that can't be part of UTF-8 (section 8.1).
     fn check(&mut self, is_last: bool) -> Result<(), Disconnect> {
-        if !self.is_text {
+        // What is compressed is checked when it is whole.
+        if !self.is_text || self.is_compressed {
             return Ok(());
         }
         match simdutf8::compat::from_utf8(&self.bytes[self.checked..]) {

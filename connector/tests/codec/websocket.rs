@@ -155,6 +155,79 @@ fn a_message_beyond_the_limit_is_refused_before_its_payload_is_looked_at() {
     refused(&fragments, Disconnect::TooBig);
 }
 
+/// Each of these as a frame of its own: first byte, payload.
+fn compressed(frames: &[(u8, &[u8])]) -> Outcome {
+    let mut bytes = Vec::new();
+    for (first, payload) in frames {
+        bytes.extend(masked(*first, MASK, payload));
+    }
+    let mut reader = Reader::inflating(LIMIT);
+    let mut seen = Vec::new();
+    let result = reader.feed(&mut bytes, |event| seen.push(keep(event)));
+    (seen, result)
+}
+
+/// "Hello" as RFC 7692, section 7.2.3.1, has it.
+const HELLO: [u8; 7] = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+
+#[test]
+fn compressed_messages_are_inflated_also_in_pieces_with_plain_ones_in_between() {
+    let (begin, end) = HELLO.split_at(3);
+    let (seen, error) = compressed(&[
+        (0xc1, &HELLO),
+        (0x81, b"plain"),
+        (0x41, begin),
+        (0x89, b"ping"),
+        (0x80, end),
+        (0xc2, &[]),
+    ]);
+    let message = |text: &[u8]| Seen::Message(text.to_vec());
+    let ping = Seen::Ping(b"ping".to_vec());
+    let expected = [
+        message(b"Hello"),
+        message(b"plain"),
+        ping,
+        message(b"Hello"),
+        message(b""),
+    ];
+    assert_eq!(error, Ok(()));
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn what_rfc_7692_forbids_is_refused() {
+    for frames in [
+        // Compressed control frames, continuations, other reserved bits.
+        &[(0xc9, &HELLO[..])][..],
+        &[(0x41, &HELLO[..3]), (0xc0, &HELLO[3..])],
+        &[(0xe1, &HELLO[..])],
+        &[(0x91, b"x")],
+        // No deflate.
+        &[(0xc1, &[0xff, 0xff])],
+    ] {
+        assert_eq!(compressed(frames).1, Err(Disconnect::Frame), "{frames:?}");
+    }
+    // What inflates to other than UTF-8: a stored block with a byte alone.
+    let stored = [0x00, 0x01, 0x00, 0xfe, 0xff, 0xff, 0x00];
+    assert_eq!(compressed(&[(0xc1, &stored)]).1, Err(Disconnect::Utf8));
+    assert_eq!(compressed(&[(0xc2, &stored)]).1, Ok(()));
+    // Without the extension the bit is reserved.
+    refused(&masked(0xc1, MASK, &HELLO), Disconnect::Frame);
+}
+
+#[test]
+fn a_message_that_inflates_beyond_the_limit_is_refused() {
+    let mut bomb = Vec::new();
+    let mut zeros = flate2::Compress::new(flate2::Compression::best(), false);
+    bomb.reserve(LIMIT);
+    let zero = vec![0; 50 * LIMIT];
+    zeros
+        .compress_vec(&zero, &mut bomb, flate2::FlushCompress::Sync)
+        .unwrap();
+    assert!(bomb.len() < LIMIT);
+    assert_eq!(compressed(&[(0xc2, &bomb)]).1, Err(Disconnect::TooBig));
+}
+
 #[test]
 fn a_reader_costs_a_few_bytes() {
     assert!(size_of::<Reader>() <= 32);

@@ -14,7 +14,7 @@ use workloads::{NAMES, Workload};
 const COSTS: [(&str, u64); NAMES.len()] = [
     ("decode-pomelo", 2_446),
     ("decode-json", 4_747),
-    ("push-pomelo", 986),
+    ("push-pomelo", 1_125),
     ("push-json", 2_282),
     ("deliver-to-10", 6_202),
     ("publish", 16_529),

@@ -1,0 +1,310 @@
+//! permessage-deflate (RFC 7692): messages that travel compressed.
+//!
+//! Always without context takeover, either way: so a compressed frame is the same bytes for every client and is made once for
+//! all of them, and a connection holds no window between messages. Compressors are the thread's, borrowed for one message.
+
+use super::{Opcode, header};
+use crate::disconnect::Disconnect;
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use http::{HeaderMap, HeaderValue, header};
+use std::cell::RefCell;
+
+/// Payloads below this stay plain: there is little to gain, and each costs (F13).
+const THRESHOLD: usize = 256;
+/// Of the two ends of what deflate writes at a flush this one is left out (section 7.2.1).
+const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
+/// Space that is kept between messages.
+const KEPT: usize = 64 << 10;
+/// Says that a frame begins a compressed message.
+const COMPRESSED: u8 = 0x40;
+/// What every offer that is taken is answered with.
+const AGREED: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+
+struct Tools {
+    compress: Compress,
+    decompress: Decompress,
+    space: Vec<u8>,
+}
+
+thread_local! {
+    static TOOLS: RefCell<Tools> = RefCell::new(Tools {
+        compress: Compress::new(Compression::fast(), false),
+        decompress: Decompress::new(false),
+        space: Vec::new(),
+    });
+}
+
+/// The answer to a client's offers, in their order; `None` if there is none that can be taken (section 5.1). One that asks for a
+/// smaller window is not: everybody's frames are made with the largest.
+#[must_use]
+pub fn negotiate(headers: &HeaderMap) -> Option<HeaderValue> {
+    let offers = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS).iter();
+    let offers = offers.filter_map(|value| value.to_str().ok());
+    let mut offers = offers.flat_map(|value| value.split(','));
+    offers
+        .any(is_acceptable)
+        .then(|| HeaderValue::from_static(AGREED))
+}
+
+fn is_acceptable(offer: &str) -> bool {
+    let mut parts = offer.split(';').map(str::trim);
+    if parts.next() != Some("permessage-deflate") {
+        return false;
+    }
+    let mut seen = Vec::new();
+    parts.all(|parameter| {
+        let (name, value) = match parameter.split_once('=') {
+            Some((name, value)) => (name.trim_end(), Some(value.trim_start().trim_matches('"'))),
+            None => (parameter, None),
+        };
+        let is_new = !seen.contains(&name);
+        seen.push(name);
+        let is_valid = match (name, value) {
+            ("server_no_context_takeover" | "client_no_context_takeover", None)
+            | ("client_max_window_bits", None) => true,
+            ("client_max_window_bits", Some(bits)) => {
+                matches!(bits.parse(), Ok(8..=15_u8)) && !bits.starts_with(['0', '+'])
+            }
+            ("server_max_window_bits", Some(bits)) => bits == "15",
+            _ => false,
+        };
+        is_new && is_valid
+    })
+}
+
+/// Appends a frame that is a whole message, with a payload of these parts: compressed if that makes it shorter.
+pub(crate) fn frame(out: &mut Vec<u8>, opcode: Opcode, parts: &[&[u8]]) {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    let begin = out.len();
+    if length >= THRESHOLD && compressed(out, opcode, parts, length) {
+        return;
+    }
+    out.truncate(begin);
+    header(out, opcode, length);
+    for part in parts {
+        out.extend_from_slice(part);
+    }
+}
+
+/// False if it would be no shorter; then whatever was appended is void.
+fn compressed(out: &mut Vec<u8>, opcode: Opcode, parts: &[&[u8]], length: usize) -> bool {
+    TOOLS.with_borrow_mut(
+        |Tools {
+             compress, space, ..
+         }| {
+            space.clear();
+            // Nothing longer is of use.
+            space.reserve(length);
+            compress.reset();
+            let mut parts = parts.iter().filter(|part| !part.is_empty()).peekable();
+            while let Some(part) = parts.next() {
+                let flush = if parts.peek().is_some() {
+                    FlushCompress::None
+                } else {
+                    FlushCompress::Sync
+                };
+                let before = compress.total_in();
+                let status = compress.compress_vec(part, space, flush);
+                let taken = compress.total_in() - before;
+                if !matches!(status, Ok(Status::Ok)) || taken < part.len() as u64 {
+                    return false;
+                }
+            }
+            let Some(payload) = space.strip_suffix(&TAIL) else {
+                return false;
+            };
+            if space.len() == space.capacity() || payload.len() >= length {
+                return false;
+            }
+            let begin = out.len();
+            header(out, opcode, payload.len());
+            out[begin] |= COMPRESSED;
+            out.extend_from_slice(payload);
+            if space.capacity() > KEPT {
+                *space = Vec::new();
+            }
+            true
+        },
+    )
+}
+
+/// Calls `on` with a message that came compressed; `limit` bounds it.
+///
+/// # Errors
+/// [`Disconnect::TooBig`], with no more than the limit made of it; [`Disconnect::Frame`] if it is not deflate.
+pub(super) fn inflate<T>(
+    compressed: &[u8],
+    limit: usize,
+    on: impl FnOnce(&[u8]) -> Result<T, Disconnect>,
+) -> Result<T, Disconnect> {
+    let mut message = TOOLS.with_borrow_mut(
+        |Tools {
+             decompress, space, ..
+         }| {
+            decompress.reset(false);
+            let mut message = std::mem::take(space);
+            message.clear();
+            for part in [compressed, &TAIL] {
+                let begin = decompress.total_in();
+                loop {
+                    let taken =
+                        usize::try_from(decompress.total_in() - begin).unwrap_or(usize::MAX);
+                    let rest = part.get(taken..).unwrap_or_default();
+                    let length = message.len();
+                    // One byte more shows that there is more.
+                    let room = (limit + 1 - length).min(length.max(4 << 10));
+                    message.reserve_exact(room);
+                    let status = decompress
+                        .decompress_vec(rest, &mut message, FlushDecompress::Sync)
+                        .map_err(|_| Disconnect::Frame)?;
+                    if message.len() > limit {
+                        return Err(Disconnect::TooBig);
+                    }
+                    let is_taken = decompress.total_in() - begin == part.len() as u64;
+                    match status {
+                        // A block that says that it is the last one: what follows is padding.
+                        Status::StreamEnd => break,
+                        _ if is_taken && message.len() < message.capacity() => break,
+                        Status::BufError if message.len() < message.capacity() => {
+                            return Err(Disconnect::Frame);
+                        }
+                        Status::Ok | Status::BufError => {}
+                    }
+                }
+            }
+            Ok(message)
+        },
+    )?;
+    let result = on(&message);
+    if message.capacity() <= KEPT {
+        message.clear();
+        TOOLS.with_borrow_mut(|tools| tools.space = message);
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn negotiated(offers: &[&str]) -> bool {
+        let mut headers = HeaderMap::new();
+        for offer in offers {
+            let offer = HeaderValue::from_str(offer).unwrap();
+            headers.append(header::SEC_WEBSOCKET_EXTENSIONS, offer);
+        }
+        negotiate(&headers).is_some()
+    }
+
+    #[test]
+    fn offers_are_taken_as_clients_make_them() {
+        for offer in [
+            "permessage-deflate",
+            "permessage-deflate; client_max_window_bits",
+            "permessage-deflate; client_max_window_bits=10; server_no_context_takeover",
+            "permessage-deflate;server_max_window_bits=\"15\"",
+            "x-other, permessage-deflate",
+            "permessage-deflate; server_max_window_bits=10, permessage-deflate",
+        ] {
+            assert!(negotiated(&[offer]), "{offer}");
+        }
+        assert!(negotiated(&["x-other", "permessage-deflate"]));
+    }
+
+    #[test]
+    fn what_can_not_be_kept_or_is_malformed_is_not_taken() {
+        for offer in [
+            "",
+            "permessage-bzip2",
+            "permessage-deflate; server_max_window_bits=10",
+            "permessage-deflate; server_max_window_bits",
+            "permessage-deflate; client_max_window_bits=16",
+            "permessage-deflate; client_max_window_bits=08",
+            "permessage-deflate; client_no_context_takeover=1",
+            "permessage-deflate; client_no_context_takeover; client_no_context_takeover",
+            "permessage-deflate; unknown",
+        ] {
+            assert!(!negotiated(&[offer]), "{offer}");
+        }
+        assert!(!negotiated(&[]));
+    }
+
+    fn inflated(compressed: &[u8], limit: usize) -> Result<Vec<u8>, Disconnect> {
+        inflate(compressed, limit, |message| Ok(message.to_vec()))
+    }
+
+    /// RFC 7692, section 7.2.3.
+    #[test]
+    fn the_examples_of_the_standard_are_read() {
+        let fixed = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+        let stored = [
+            0x00, 0x05, 0x00, 0xfa, 0xff, 0x48, 0x65, 0x6c, 0x6c, 0x6f, 0x00,
+        ];
+        let last = [0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00, 0x00];
+        let two = [
+            0xf2, 0x48, 0x05, 0x00, 0x00, 0x00, 0xff, 0xff, 0xca, 0xc9, 0xc9, 0x07, 0x00,
+        ];
+        for example in [&fixed[..], &stored, &last, &two] {
+            assert_eq!(inflated(example, 5), Ok(b"Hello".to_vec()), "{example:?}");
+            assert_eq!(inflated(example, 4), Err(Disconnect::TooBig));
+        }
+        assert_eq!(inflated(&[], 5), Ok(Vec::new()));
+        assert_eq!(inflated(&[0xff, 0xff], 5), Err(Disconnect::Frame));
+    }
+
+    fn payload(frame: &[u8]) -> (bool, &[u8]) {
+        let head = match frame[1] {
+            126 => 4,
+            127 => 10,
+            _ => 2,
+        };
+        (frame[0] & COMPRESSED != 0, &frame[head..])
+    }
+
+    #[test]
+    fn what_is_written_is_read_again_and_shorter_where_it_matters() {
+        for length in [0, 1, 100, THRESHOLD - 1, THRESHOLD, 2_000, 70_000, 200_000] {
+            let text: Vec<u8> = b"The same, and once more. "
+                .iter()
+                .copied()
+                .cycle()
+                .take(length)
+                .collect();
+            let (first, second) = text.split_at(length / 3);
+            let mut out = b"before".to_vec();
+            frame(&mut out, Opcode::Text, &[first, b"", second]);
+            let (is_compressed, payload) = payload(&out[6..]);
+            assert_eq!(is_compressed, length >= THRESHOLD, "{length}");
+            if is_compressed {
+                assert!(payload.len() < length / 2);
+                assert_eq!(inflated(payload, length), Ok(text));
+            } else {
+                assert_eq!(payload, text);
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_get_shorter_stays_plain() {
+        let mut noise = Vec::new();
+        let mut state = 1_u32;
+        while noise.len() < 5_000 {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            noise.push((state >> 24) as u8);
+        }
+        let mut out = Vec::new();
+        frame(&mut out, Opcode::Binary, &[&noise]);
+        assert_eq!(payload(&out), (false, &noise[..]));
+    }
+
+    #[test]
+    fn a_bomb_is_refused_with_no_more_than_the_limit_made_of_it() {
+        let zeros = vec![0; 10 << 20];
+        let mut bomb = Vec::new();
+        frame(&mut bomb, Opcode::Binary, &[&zeros]);
+        let (_, payload) = payload(&bomb);
+        assert!(payload.len() < 100 << 10);
+        assert_eq!(inflated(payload, 128 << 10), Err(Disconnect::TooBig));
+        TOOLS.with_borrow(|tools| assert!(tools.space.capacity() <= KEPT));
+    }
+}
