@@ -11,7 +11,7 @@ mod pomelo;
 mod socketio;
 
 pub use dictionary::{Dictionary, DictionaryError};
-pub(crate) use pomelo::Packages;
+pub use pomelo::Packages;
 
 pub use format::{Carrier, EngineIo, Protocol, WireFormat};
 

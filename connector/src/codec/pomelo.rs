@@ -7,7 +7,7 @@
 mod stream;
 mod text;
 
-pub(crate) use stream::Packages;
+pub use stream::Packages;
 
 use super::{Dictionary, Input, Request, RequestBody, WireFormat, refuse_attack};
 use crate::disconnect::Disconnect;

@@ -37,6 +37,9 @@ pub(crate) struct People {
     /// How long to measure
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
+    /// Clients offer to take compressed frames
+    #[arg(long)]
+    deflate: bool,
 }
 
 impl People {
@@ -45,6 +48,7 @@ impl People {
             rooms: self.rooms,
             senders,
             bytes: self.bytes,
+            deflate: self.deflate,
         }
     }
 

@@ -4,7 +4,7 @@
 use crate::message::Stamp;
 use crate::order::{Faults, Order, View, compare};
 use crate::protocol::{Heard, LOGIN, Protocol};
-use crate::wire;
+use crate::wire::{self, Inflater};
 use anyhow::bail;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
@@ -36,6 +36,8 @@ pub(crate) struct Crowd {
     pub(crate) senders: u32,
     /// Of one message.
     pub(crate) bytes: usize,
+    /// Clients offer to take compressed frames.
+    pub(crate) deflate: bool,
 }
 
 /// A client.
@@ -102,6 +104,7 @@ pub(crate) struct Swarm {
     /// What they speak.
     pub(crate) protocol: Protocol,
     crowd: Crowd,
+    inflater: Inflater,
     servers: Vec<SocketAddr>,
     poll: Poll,
     events: Events,
@@ -135,6 +138,7 @@ impl Swarm {
             protocol,
             crowd,
             servers,
+            inflater: Inflater::default(),
             poll: Poll::new()?,
             events: Events::with_capacity(1024),
             buffer: vec![0; READ].into(),
@@ -351,6 +355,7 @@ impl Swarm {
             online,
             retried,
             beats,
+            inflater,
             ..
         } = self;
         let protocol = *protocol;
@@ -372,9 +377,12 @@ impl Swarm {
                 }
             }
         }
-        while let Some((opcode, payload, length)) = wire::frame(&bytes[used..]) {
+        while let Some((first, mut payload, length)) = wire::frame(&bytes[used..]) {
             used += length;
-            match opcode {
+            if first & wire::COMPRESSED != 0 {
+                payload = inflater.inflate(payload);
+            }
+            match first & 0x0f {
                 PING => wire::masked(out, PONG, |out| out.extend_from_slice(payload)),
                 TEXT | BINARY => protocol.hear(payload, |heard| {
                     match heard {
@@ -432,7 +440,10 @@ impl Swarm {
 
     fn write(&mut self, client: usize) {
         let Self {
-            protocol, clients, ..
+            protocol,
+            clients,
+            crowd,
+            ..
         } = self;
         let it = &mut clients[client];
         if it.stage == Stage::Connecting {
@@ -444,6 +455,10 @@ impl Swarm {
             it.stage = Stage::Upgrading;
             let path = protocol.path(it.member.room, it.member.user);
             it.out = upgrade_request(server, &path, KEY).into_bytes();
+            if crowd.deflate {
+                it.out.truncate(it.out.len() - 2);
+                it.out.extend_from_slice(wire::OFFER);
+            }
         }
         if it.out.is_empty() || it.stage == Stage::Ended {
             return;

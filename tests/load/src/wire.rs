@@ -1,5 +1,7 @@
 //! WebSocket frames as a client needs them: the server's taken apart where they lie, its own masked.
 
+use flate2::{Decompress, FlushDecompress};
+
 const MASK: [u8; 4] = [0x3c, 0xa5, 0x96, 0x0f];
 
 /// Where the answer to the request ends, if it is complete; `Err` with it if the upgrade was refused.
@@ -14,7 +16,42 @@ pub(crate) fn upgraded(bytes: &[u8]) -> Result<Option<usize>, String> {
     }
 }
 
-/// The frame that these bytes begin with, if it is complete, and how long it is.
+/// Says that a frame is a compressed message.
+pub(crate) const COMPRESSED: u8 = 0x40;
+/// The end of an upgrade request that offers to take such frames.
+pub(crate) const OFFER: &[u8] = b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
+
+/// Inflates messages: the same one, which all clients of a room are given, once.
+#[derive(Default)]
+pub(crate) struct Inflater {
+    last: Vec<u8>,
+    message: Vec<u8>,
+}
+
+impl Inflater {
+    /// What was compressed; empty if that is no deflate.
+    pub(crate) fn inflate(&mut self, compressed: &[u8]) -> &[u8] {
+        if self.last != compressed {
+            self.last.clear();
+            self.last.extend_from_slice(compressed);
+            self.message.clear();
+            let whole = [compressed, &[0, 0, 0xff, 0xff]].concat();
+            let mut inflate = Decompress::new(false);
+            loop {
+                self.message.reserve(64 << 10);
+                let rest = &whole[inflate.total_in() as usize..];
+                let inflated =
+                    inflate.decompress_vec(rest, &mut self.message, FlushDecompress::Sync);
+                if inflated.is_err() || self.message.len() < self.message.capacity() {
+                    break;
+                }
+            }
+        }
+        &self.message
+    }
+}
+
+/// The frame that these bytes begin with, if it is complete: its first byte, its payload and how long it is.
 pub(crate) fn frame(bytes: &[u8]) -> Option<(u8, &[u8], usize)> {
     let (&[first, second], rest) = bytes.split_first_chunk()?;
     let (length, head): (usize, usize) = match second & 0x7f {
@@ -26,7 +63,7 @@ pub(crate) fn frame(bytes: &[u8]) -> Option<(u8, &[u8], usize)> {
         length => (length.into(), 2),
     };
     let payload = bytes.get(head..head.checked_add(length)?)?;
-    Some((first & 0x0f, payload, head + length))
+    Some((first, payload, head + length))
 }
 
 /// Appends a masked frame whose payload the function appends.
@@ -73,8 +110,8 @@ mod tests {
             let whole = bytes.len();
             assert_eq!(frame(&bytes[..whole - 1]), None, "{length}");
             bytes.push(0x81);
-            let (opcode, payload, end) = frame(&bytes).expect("it is complete");
-            assert_eq!((opcode, payload.len(), end), (BINARY, length, whole));
+            let (first, payload, end) = frame(&bytes).expect("it is complete");
+            assert_eq!((first & 0x0f, payload.len(), end), (BINARY, length, whole));
         }
     }
 

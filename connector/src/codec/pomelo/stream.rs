@@ -8,7 +8,7 @@ const HEAD: usize = 4;
 
 /// Finds where packages end. While none is under way it holds no buffer, and what came in one piece is never copied.
 #[derive(Debug)]
-pub(crate) struct Packages {
+pub struct Packages {
     limit: usize,
     partial: Vec<u8>,
 }
@@ -16,7 +16,7 @@ pub(crate) struct Packages {
 impl Packages {
     /// For packages with bodies of at most `limit` bytes.
     #[must_use]
-    pub(crate) fn new(limit: usize) -> Self {
+    pub fn new(limit: usize) -> Self {
         Self {
             limit,
             partial: Vec::new(),
@@ -28,11 +28,7 @@ impl Packages {
     /// # Errors
     /// [`Disconnect::Malformed`] with the first byte that begins no package, [`Disconnect::TooBig`] with the first that
     /// claims too much: so a length that is only claimed costs nothing.
-    pub(crate) fn feed(
-        &mut self,
-        mut bytes: &[u8],
-        mut on: impl FnMut(&[u8]),
-    ) -> Result<(), Disconnect> {
+    pub fn feed(&mut self, mut bytes: &[u8], mut on: impl FnMut(&[u8])) -> Result<(), Disconnect> {
         while !self.partial.is_empty() && !bytes.is_empty() {
             let wanted = match self.length(&self.partial)? {
                 None => HEAD,

@@ -1,0 +1,27 @@
+//! What clients post that poll; and what is written for them is read again.
+#![no_main]
+
+use connector::codec::EngineIo;
+use connector::socketio::payload;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    for (version, is_binary) in [
+        (EngineIo::V3, false),
+        (EngineIo::V3, true),
+        (EngineIo::V4, false),
+    ] {
+        let Some(packets) = payload::decode(version, bytes, is_binary) else {
+            continue;
+        };
+        let length: usize = packets.iter().map(String::len).sum();
+        assert!(length <= bytes.len(), "no more comes out than went in");
+        let written = payload::encode(version, packets.iter().map(String::as_str));
+        let again = payload::decode(version, written.as_bytes(), false);
+        let count = again.map(|packets| packets.len());
+        let binary = packets.iter().filter(|it| it.starts_with('b')).count();
+        if version == EngineIo::V3 || binary == 0 && !packets.is_empty() {
+            assert_eq!(count, Some(packets.len()));
+        }
+    }
+});

@@ -1,0 +1,16 @@
+//! Requests in JSON: each is read or refused, and neither ends the connection, but for an attack.
+#![no_main]
+
+use connector::codec::{Codec, WireFormat};
+use connector::disconnect::Disconnect;
+use libfuzzer_sys::fuzz_target;
+use std::time::Duration;
+
+fuzz_target!(|message: &[u8]| {
+    let mut codec = Codec::new(WireFormat::JSON, Duration::from_secs(25));
+    let (mut inputs, mut out) = (Vec::new(), Vec::new());
+    match codec.decode(message, &mut inputs, &mut out) {
+        Ok(()) => assert_eq!(inputs.len() + usize::from(!out.is_empty()), 1),
+        Err(reason) => assert_eq!(reason, Disconnect::Attack),
+    }
+});
