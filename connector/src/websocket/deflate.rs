@@ -28,10 +28,14 @@ struct Tools {
 
 thread_local! {
     static TOOLS: RefCell<Tools> = RefCell::new(Tools {
-        compress: Compress::new(Compression::fast(), false),
+        compress: new_compress(),
         decompress: Decompress::new(false),
         space: Vec::new(),
     });
+}
+
+fn new_compress() -> Compress {
+    Compress::new(Compression::fast(), false)
 }
 
 /// The answer to a client's offers, in their order; `None` if there is none that can be taken (section 5.1). One that asks for a
@@ -86,46 +90,65 @@ pub(crate) fn frame(out: &mut Vec<u8>, opcode: Opcode, parts: &[&[u8]]) {
     }
 }
 
-/// False if it would be no shorter; then whatever was appended is void.
+/// False if it would be no shorter; then nothing was appended.
 fn compressed(out: &mut Vec<u8>, opcode: Opcode, parts: &[&[u8]], length: usize) -> bool {
     TOOLS.with_borrow_mut(
         |Tools {
              compress, space, ..
          }| {
-            space.clear();
-            // Nothing longer is of use.
-            space.reserve(length);
             compress.reset();
-            let mut parts = parts.iter().filter(|part| !part.is_empty()).peekable();
-            while let Some(part) = parts.next() {
-                let flush = if parts.peek().is_some() {
-                    FlushCompress::None
-                } else {
-                    FlushCompress::Sync
-                };
-                let before = compress.total_in();
-                let status = compress.compress_vec(part, space, flush);
-                let taken = compress.total_in() - before;
-                if !matches!(status, Ok(Status::Ok)) || taken < part.len() as u64 {
-                    return false;
+            let is_shorter = match compress_all(compress, parts, length, space) {
+                Some(payload) if payload.len() < length => {
+                    let begin = out.len();
+                    header(out, opcode, payload.len());
+                    out[begin] |= COMPRESSED;
+                    out.extend_from_slice(payload);
+                    true
                 }
-            }
-            let Some(payload) = space.strip_suffix(&TAIL) else {
-                return false;
+                Some(_) => false,
+                None => {
+                    tracing::error!(length, "a message that can't be compressed");
+                    *compress = new_compress();
+                    false
+                }
             };
-            if space.len() == space.capacity() || payload.len() >= length {
-                return false;
-            }
-            let begin = out.len();
-            header(out, opcode, payload.len());
-            out[begin] |= COMPRESSED;
-            out.extend_from_slice(payload);
             if space.capacity() > KEPT {
                 *space = Vec::new();
             }
-            true
+            is_shorter
         },
     )
+}
+
+/// What the parts, of this length together, become in this space; `None` if they can't be compressed.
+fn compress_all<'a>(
+    compress: &mut Compress,
+    parts: &[&[u8]],
+    length: usize,
+    space: &'a mut Vec<u8>,
+) -> Option<&'a [u8]> {
+    space.clear();
+    // More than anything becomes: nine bits for a byte, and what stands around them. A compressor that runs out of space
+    // is of no use any more: what it has not written takes up room in it, or spoils what it writes next, even after a
+    // reset (zlib-rs 0.6.8).
+    space.reserve(length + length / 8 + 64);
+    let mut parts = parts.iter().filter(|part| !part.is_empty()).peekable();
+    while let Some(part) = parts.next() {
+        let flush = match parts.peek() {
+            Some(_) => FlushCompress::None,
+            None => FlushCompress::Sync,
+        };
+        let before = compress.total_in();
+        let status = compress.compress_vec(part, space, flush);
+        let taken = compress.total_in() - before;
+        if !matches!(status, Ok(Status::Ok)) || taken < part.len() as u64 {
+            return None;
+        }
+    }
+    if space.len() == space.capacity() {
+        return None;
+    }
+    space.strip_suffix(&TAIL)
 }
 
 /// Calls `on` with a message that came compressed; `limit` bounds it.
@@ -284,17 +307,48 @@ mod tests {
         }
     }
 
+    /// Bytes that no compressor makes shorter, different each time.
+    fn noise(length: usize) -> Vec<u8> {
+        std::iter::repeat_with(|| fastrand::u8(..))
+            .take(length)
+            .collect()
+    }
+
     #[test]
     fn what_does_not_get_shorter_stays_plain() {
-        let mut noise = Vec::new();
-        let mut state = 1_u32;
-        while noise.len() < 5_000 {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            noise.push((state >> 24) as u8);
-        }
+        let noise = noise(5_000);
         let mut out = Vec::new();
         frame(&mut out, Opcode::Binary, &[&noise]);
         assert_eq!(payload(&out), (false, &noise[..]));
+    }
+
+    /// What one message leaves in a compressor is not seen in the next.
+    #[test]
+    fn messages_that_do_not_get_shorter_spoil_no_others() {
+        let text = b"The same, and once more. ".repeat(100);
+        for length in (300..200_000).step_by(7_000) {
+            let mut out = Vec::new();
+            frame(&mut out, Opcode::Binary, &[&noise(length)]);
+            out.clear();
+            frame(&mut out, Opcode::Text, &[&text]);
+            let (is_compressed, payload) = payload(&out);
+            assert!(is_compressed);
+            assert_eq!(inflated(payload, text.len()).as_ref(), Ok(&text));
+        }
+    }
+
+    /// Nor is what a broken message leaves in a decompressor.
+    #[test]
+    fn messages_that_are_refused_spoil_no_others() {
+        let text = b"The same, and once more. ".repeat(100);
+        let mut out = Vec::new();
+        frame(&mut out, Opcode::Text, &[&text]);
+        let (_, payload) = payload(&out);
+        for length in (1..3_000).step_by(30) {
+            let _ = inflated(&noise(length), 1_000);
+            let _ = inflated(&payload[..payload.len().min(length)], 1_000);
+            assert_eq!(inflated(payload, text.len()).as_ref(), Ok(&text));
+        }
     }
 
     #[test]
