@@ -222,7 +222,14 @@ async fn with_a_dictionary_errors_are_answered_as_recorded() {
 
 #[tokio::test]
 async fn who_comes_back_with_the_dictionarys_version_is_not_told_it_again_as_recorded() {
-    let flags = &["--dictionary", "--heartbeat", "1"];
+    // These clients go no further than the handshake, and don't end.
+    let flags = &[
+        "--dictionary",
+        "--heartbeat",
+        "1",
+        "--handshake-timeout",
+        "2s",
+    ];
     replay("hybriddict-12", flags, false, Exceptions::default()).await;
 }
 
