@@ -3,6 +3,8 @@
 //! A connector writes no channel: joins, leaves and sends go to chat, and what channels publish comes back through the
 //! feed. Any number of connectors serve one system, and none knows another.
 
+#[cfg(test)]
+mod autobahn;
 pub mod chat;
 pub mod codec;
 pub mod config;

@@ -11,6 +11,8 @@ use crate::page;
 use crate::session::Services;
 use crate::socket::{self, ClientLimits};
 use crate::socketio::{self, Polling};
+#[cfg(test)]
+use crate::websocket::Opcode;
 use crate::websocket::{accept_key, deflate};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -206,6 +208,10 @@ impl Server {
         let format = match request.uri().path() {
             "/" => self.pomelo(),
             "/ws" => WireFormat::JSON,
+            #[cfg(test)]
+            "/echo/text" => WireFormat::echo(Opcode::Text),
+            #[cfg(test)]
+            "/echo/binary" => WireFormat::echo(Opcode::Binary),
             "/socket.io/" | "/socket.io" => return socketio::answer(self, request).await,
             _ => return plain(StatusCode::NOT_FOUND, "nothing here\n"),
         };

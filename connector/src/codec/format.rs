@@ -43,6 +43,9 @@ pub struct WireFormat {
     pub(super) positions: bool,
     /// Of the routes that have codes; one for the process.
     pub(super) dictionary: Option<&'static Dictionary>,
+    /// Messages are no protocol's: each is sent back, as one of this kind.
+    #[cfg(test)]
+    pub(super) echo: Option<Opcode>,
 }
 
 impl WireFormat {
@@ -53,6 +56,8 @@ impl WireFormat {
         carrier: Carrier::WebSocket,
         positions: false,
         dictionary: None,
+        #[cfg(test)]
+        echo: None,
     };
     /// The same, for members that asked for positions: each push tells its channel, offset and time.
     pub const POMELO_POSITIONS: Self = Self::POMELO.with_positions();
@@ -94,6 +99,15 @@ impl WireFormat {
     #[must_use]
     pub const fn with_dictionary(self, dictionary: Option<&'static Dictionary>) -> Self {
         Self { dictionary, ..self }
+    }
+
+    /// No protocol: messages that are sent back, as of this kind.
+    #[cfg(test)]
+    pub(crate) const fn echo(opcode: Opcode) -> Self {
+        Self {
+            echo: Some(opcode),
+            ..Self::JSON
+        }
     }
 
     /// The form of the same protocol whose pushes tell where they stand.

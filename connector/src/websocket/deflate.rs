@@ -17,8 +17,10 @@ const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 const KEPT: usize = 64 << 10;
 /// Says that a frame begins a compressed message.
 const COMPRESSED: u8 = 0x40;
-/// What every offer that is taken is answered with.
+/// What an offer that is taken is answered with.
 const AGREED: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+/// The same for one that names the server's window, which has to be answered (section 7.1.2.1).
+const AGREED_ON_WINDOW: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=15";
 
 struct Tools {
     compress: Compress,
@@ -45,35 +47,36 @@ pub fn negotiate(headers: &HeaderMap) -> Option<HeaderValue> {
     let offers = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS).iter();
     let offers = offers.filter_map(|value| value.to_str().ok());
     let mut offers = offers.flat_map(|value| value.split(','));
-    offers
-        .any(is_acceptable)
-        .then(|| HeaderValue::from_static(AGREED))
+    offers.find_map(answer).map(HeaderValue::from_static)
 }
 
-fn is_acceptable(offer: &str) -> bool {
+/// To one offer; `None` if it can't be taken.
+fn answer(offer: &str) -> Option<&'static str> {
     let mut parts = offer.split(';').map(str::trim);
     if parts.next() != Some("permessage-deflate") {
-        return false;
+        return None;
     }
     let mut seen = Vec::new();
-    parts.all(|parameter| {
+    let mut answer = AGREED;
+    for parameter in parts {
         let (name, value) = match parameter.split_once('=') {
             Some((name, value)) => (name.trim_end(), Some(value.trim_start().trim_matches('"'))),
             None => (parameter, None),
         };
-        let is_new = !seen.contains(&name);
-        seen.push(name);
-        let is_valid = match (name, value) {
+        match (name, value) {
             ("server_no_context_takeover" | "client_no_context_takeover", None)
-            | ("client_max_window_bits", None) => true,
-            ("client_max_window_bits", Some(bits)) => {
-                matches!(bits.parse(), Ok(8..=15_u8)) && !bits.starts_with(['0', '+'])
-            }
-            ("server_max_window_bits", Some(bits)) => bits == "15",
-            _ => false,
-        };
-        is_new && is_valid
-    })
+            | ("client_max_window_bits", None) => {}
+            ("client_max_window_bits", Some(bits))
+                if matches!(bits.parse(), Ok(8..=15_u8)) && !bits.starts_with(['0', '+']) => {}
+            ("server_max_window_bits", Some("15")) => answer = AGREED_ON_WINDOW,
+            _ => return None,
+        }
+        if seen.contains(&name) {
+            return None;
+        }
+        seen.push(name);
+    }
+    Some(answer)
 }
 
 /// Appends a frame that is a whole message, with a payload of these parts: compressed if that makes it shorter.
@@ -210,13 +213,13 @@ pub(super) fn inflate<T>(
 mod tests {
     use super::*;
 
-    fn negotiated(offers: &[&str]) -> bool {
+    fn negotiated(offers: &[&str]) -> Option<HeaderValue> {
         let mut headers = HeaderMap::new();
         for offer in offers {
             let offer = HeaderValue::from_str(offer).unwrap();
             headers.append(header::SEC_WEBSOCKET_EXTENSIONS, offer);
         }
-        negotiate(&headers).is_some()
+        negotiate(&headers)
     }
 
     #[test]
@@ -225,13 +228,17 @@ mod tests {
             "permessage-deflate",
             "permessage-deflate; client_max_window_bits",
             "permessage-deflate; client_max_window_bits=10; server_no_context_takeover",
-            "permessage-deflate;server_max_window_bits=\"15\"",
             "x-other, permessage-deflate",
             "permessage-deflate; server_max_window_bits=10, permessage-deflate",
         ] {
-            assert!(negotiated(&[offer]), "{offer}");
+            assert_eq!(negotiated(&[offer]).unwrap(), AGREED, "{offer}");
         }
-        assert!(negotiated(&["x-other", "permessage-deflate"]));
+        assert_eq!(
+            negotiated(&["x-other", "permessage-deflate"]).unwrap(),
+            AGREED
+        );
+        let named = "permessage-deflate;server_max_window_bits=\"15\"";
+        assert_eq!(negotiated(&[named]).unwrap(), AGREED_ON_WINDOW);
     }
 
     #[test]
@@ -247,9 +254,9 @@ mod tests {
             "permessage-deflate; client_no_context_takeover; client_no_context_takeover",
             "permessage-deflate; unknown",
         ] {
-            assert!(!negotiated(&[offer]), "{offer}");
+            assert_eq!(negotiated(&[offer]), None, "{offer}");
         }
-        assert!(!negotiated(&[]));
+        assert_eq!(negotiated(&[]), None);
     }
 
     fn inflated(compressed: &[u8], limit: usize) -> Result<Vec<u8>, Disconnect> {
