@@ -125,7 +125,7 @@ async fn who_does_not_log_in_is_closed_after_a_minute() {
 async fn what_is_no_upgrade_is_answered_in_http() {
     let system = Plan::of(1, 1).start().await;
     let address = system.connectors[0].address();
-    for path in ["/", "/ws", "/nosuch"] {
+    for path in ["/ws", "/nosuch", "/socket.io/"] {
         let answer = tests::http::get(address, path).await.expect("an answer");
         assert!((400..500).contains(&answer.status), "{path}: {answer:?}");
     }
