@@ -9,7 +9,7 @@ use crate::disconnect::Disconnect;
 use crate::inlet::Inlet;
 use crate::page;
 use crate::session::Services;
-use crate::socket::{self, ClientLimits};
+use crate::socket::{ClientLimits, Socket};
 use crate::socketio::{self, Polling};
 #[cfg(test)]
 use crate::websocket::Opcode;
@@ -281,7 +281,7 @@ impl Server {
         self: Arc<Self>,
         connection: Arc<Connection>,
         inlet: Inlet,
-        mut first: Vec<u8>,
+        first: Vec<u8>,
         end: impl FnOnce() + Send + 'static,
     ) {
         let key = self.connections.lock().insert(Arc::clone(&connection));
@@ -289,11 +289,12 @@ impl Server {
         if self.sockets.is_closed() {
             connection.close(Disconnect::Shutdown);
         }
+        let services = Arc::clone(&self.services);
+        let socket = Socket::new(connection, inlet, &self.clients, services);
         let sockets = self.sockets.clone();
         sockets.spawn(async move {
             gauge!("connector_connections").increment(1);
-            let services = Arc::clone(&self.services);
-            socket::serve(connection, inlet, &mut first, &self.clients, services).await;
+            socket.serve(first).await;
             end();
             self.connections.lock().remove(key);
             gauge!("connector_connections").decrement(1);

@@ -44,40 +44,6 @@ pub(crate) struct Heartbeats {
     pub timeout: Duration,
 }
 
-/// Serves a socket until it is over; what the session has to undo is under way then.
-pub(crate) async fn serve(
-    connection: Arc<Connection>,
-    inlet: Inlet,
-    first: &mut [u8],
-    limits: &ClientLimits,
-    services: Arc<Services>,
-) {
-    let mut socket = Socket {
-        codec: Codec::new(connection.format(), limits.heartbeat),
-        client: Client::new(services, Arc::clone(&connection)),
-        clock: Clock::start(connection.format(), limits),
-        connection,
-        inlet,
-    };
-    let mut work = Work::default();
-    socket.codec.open(&mut work.inputs);
-    socket.hear(&mut work, |inlet, heard| {
-        let fed = inlet.feed(first, |event| heard.event(event));
-        heard.end = heard.end.or(fed.err());
-    });
-    Box::pin(socket.carry_out(work)).await;
-    let reason = socket.run().await;
-    tracing::debug!(%reason, "connection over");
-    socket.client.close().await;
-    // Nobody waits for a peer that doesn't answer the close.
-    let answered = async {
-        socket.inlet.drain().await;
-        socket.connection.fetched().await;
-    };
-    let _ = timeout(LINGER, answered).await;
-    socket.connection.abort();
-}
-
 /// What one read of the socket asks for.
 #[derive(Default)]
 struct Work {
@@ -92,7 +58,8 @@ impl Work {
     }
 }
 
-struct Socket {
+/// A client socket that is served.
+pub(crate) struct Socket {
     connection: Arc<Connection>,
     inlet: Inlet,
     codec: Codec,
@@ -101,6 +68,58 @@ struct Socket {
 }
 
 impl Socket {
+    /// Its times count from now. It lives on the heap, as a task carries what it is given twice.
+    pub(crate) fn new(
+        connection: Arc<Connection>,
+        inlet: Inlet,
+        limits: &ClientLimits,
+        services: Arc<Services>,
+    ) -> Box<Self> {
+        Box::new(Self {
+            codec: Codec::new(connection.format(), limits.heartbeat),
+            client: Client::new(services, Arc::clone(&connection)),
+            clock: Clock::start(connection.format(), limits),
+            connection,
+            inlet,
+        })
+    }
+
+    /// Serves it until it is over; what the session has to undo is under way then. `first` was read already.
+    pub(crate) async fn serve(mut self: Box<Self>, first: Vec<u8>) {
+        // Boxed for the same reason as the commands below: an idle connection carries none of this along.
+        Box::pin(self.begin(first)).await;
+        let reason = self.run().await;
+        tracing::debug!(%reason, "connection over");
+        Box::pin(self.end()).await;
+    }
+
+    async fn begin(&mut self, mut first: Vec<u8>) {
+        let mut work = Work::default();
+        self.codec.open(&mut work.inputs);
+        self.hear(&mut work, |inlet, heard| {
+            let fed = inlet.feed(&mut first, |event| heard.event(event));
+            heard.end = heard.end.or(fed.err());
+        });
+        self.carry_out(work).await;
+    }
+
+    async fn end(self: Box<Self>) {
+        let Self {
+            connection,
+            mut inlet,
+            client,
+            ..
+        } = *self;
+        client.close().await;
+        // Nobody waits for a peer that doesn't answer the close.
+        let answered = async {
+            inlet.drain().await;
+            connection.fetched().await;
+        };
+        let _ = timeout(LINGER, answered).await;
+        connection.abort();
+    }
+
     async fn run(&mut self) -> Disconnect {
         let connection = Arc::clone(&self.connection);
         let mut alarm = pin!(sleep_until(self.clock.next()));
@@ -332,6 +351,17 @@ impl Clock {
 mod tests {
     use super::*;
     use tokio::time::advance;
+
+    fn size_of_future<T, F: Future>(_: fn(T) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_connection_carries_little_along() {
+        assert!(size_of::<Socket>() <= 320);
+        let serving = size_of_future(|socket: Box<Socket>| socket.serve(Vec::new()));
+        assert!(serving <= 480, "{serving}");
+    }
 
     const LIMITS: ClientLimits = ClientLimits {
         heartbeat: Duration::from_secs(25),

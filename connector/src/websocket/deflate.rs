@@ -15,6 +15,8 @@ const THRESHOLD: usize = 256;
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 /// Space that is kept between messages.
 const KEPT: usize = 64 << 10;
+/// As far back as deflate refers.
+const WINDOW: usize = 32 << 10;
 /// Says that a frame begins a compressed message.
 const COMPRESSED: u8 = 0x40;
 /// What an offer that is taken is answered with.
@@ -163,50 +165,60 @@ pub(super) fn inflate<T>(
     limit: usize,
     on: impl FnOnce(&[u8]) -> Result<T, Disconnect>,
 ) -> Result<T, Disconnect> {
-    let mut message = TOOLS.with_borrow_mut(
-        |Tools {
-             decompress, space, ..
-         }| {
-            decompress.reset(false);
-            let mut message = std::mem::take(space);
-            message.clear();
-            for part in [compressed, &TAIL] {
-                let begin = decompress.total_in();
-                loop {
-                    let taken =
-                        usize::try_from(decompress.total_in() - begin).unwrap_or(usize::MAX);
-                    let rest = part.get(taken..).unwrap_or_default();
-                    let length = message.len();
-                    // One byte more shows that there is more.
-                    let room = (limit + 1 - length).min(length.max(4 << 10));
-                    message.reserve_exact(room);
-                    let status = decompress
-                        .decompress_vec(rest, &mut message, FlushDecompress::Sync)
-                        .map_err(|_| Disconnect::Frame)?;
-                    if message.len() > limit {
-                        return Err(Disconnect::TooBig);
-                    }
-                    let is_taken = decompress.total_in() - begin == part.len() as u64;
-                    match status {
-                        // A block that says that it is the last one: what follows is padding.
-                        Status::StreamEnd => break,
-                        _ if is_taken && message.len() < message.capacity() => break,
-                        Status::BufError if message.len() < message.capacity() => {
-                            return Err(Disconnect::Frame);
-                        }
-                        Status::Ok | Status::BufError => {}
-                    }
-                }
-            }
-            Ok(message)
-        },
-    )?;
+    let mut message = TOOLS.with_borrow_mut(|tools| {
+        let mut message = std::mem::take(&mut tools.space);
+        message.clear();
+        inflate_all(&mut tools.decompress, compressed, limit, &mut message)?;
+        Ok(message)
+    })?;
     let result = on(&message);
     if message.capacity() <= KEPT {
         message.clear();
         TOOLS.with_borrow_mut(|tools| tools.space = message);
     }
     result
+}
+
+/// Appends what was compressed.
+fn inflate_all(
+    decompress: &mut Decompress,
+    compressed: &[u8],
+    limit: usize,
+    message: &mut Vec<u8>,
+) -> Result<(), Disconnect> {
+    decompress.reset(false);
+    for mut rest in [compressed, &TAIL] {
+        loop {
+            let length = message.len();
+            // One byte more shows that there is more.
+            let room = (limit + 1 - length).min(length.max(4 << 10));
+            message.reserve_exact(room);
+            let before = decompress.total_in();
+            let status = decompress
+                .decompress_vec(rest, message, FlushDecompress::Sync)
+                .map_err(|_| Disconnect::Frame)?;
+            if message.len() > limit {
+                return Err(Disconnect::TooBig);
+            }
+            let taken = usize::try_from(decompress.total_in() - before).unwrap_or(usize::MAX);
+            rest = rest.get(taken..).unwrap_or_default();
+            if status == Status::StreamEnd {
+                // A block that calls itself the last one may have others behind it, which refer to what it said
+                // (section 7.2.1).
+                decompress.reset(false);
+                let window = &message[message.len().saturating_sub(WINDOW)..];
+                decompress
+                    .set_dictionary(window)
+                    .map_err(|_| Disconnect::Frame)?;
+            } else if taken == 0 && message.len() == length && !rest.is_empty() {
+                return Err(Disconnect::Frame);
+            }
+            if rest.is_empty() && message.len() < message.capacity() {
+                break;
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -280,6 +292,30 @@ mod tests {
         }
         assert_eq!(inflated(&[], 5), Ok(Vec::new()));
         assert_eq!(inflated(&[0xff, 0xff], 5), Err(Disconnect::Frame));
+    }
+
+    /// RFC 7692, section 7.2.1: each padded to a whole byte, and the next refers to what came before.
+    #[test]
+    fn blocks_go_on_behind_one_that_calls_itself_the_last() {
+        let parts = [100, 50_000, 40_000].map(|length| b"The same, again. ".repeat(length / 17));
+        let mut compressed = Vec::new();
+        let mut text = Vec::new();
+        for part in &parts {
+            let mut compress = new_compress();
+            if !text.is_empty() {
+                let window = &text[text.len().saturating_sub(WINDOW)..];
+                compress.set_dictionary(window).unwrap();
+            }
+            compressed.reserve(part.len());
+            let ended = compress.compress_vec(part, &mut compressed, FlushCompress::Finish);
+            assert_eq!(ended.unwrap(), Status::StreamEnd);
+            text.extend_from_slice(part);
+        }
+        assert_eq!(inflated(&compressed, text.len()).as_ref(), Ok(&text));
+        compressed.push(0);
+        assert_eq!(inflated(&compressed, text.len()).as_ref(), Ok(&text));
+        let limit = text.len() - 1;
+        assert_eq!(inflated(&compressed, limit), Err(Disconnect::TooBig));
     }
 
     fn payload(frame: &[u8]) -> (bool, &[u8]) {

@@ -3,6 +3,7 @@
 use crate::reference::{frames, masked, written};
 use connector::disconnect::Disconnect;
 use connector::websocket::{self, Event, Opcode, Reader};
+use flate2::{Compress, Compression, FlushCompress};
 use proptest::prelude::*;
 
 const LIMIT: usize = 300;
@@ -29,8 +30,7 @@ fn keep(event: Event<'_>) -> Seen {
 type Outcome = (Vec<Seen>, Result<(), Disconnect>);
 
 /// Feeds the bytes cut after each of the given lengths, in turn.
-fn feed(bytes: &[u8], cuts: &[usize]) -> Outcome {
-    let mut reader = Reader::new(LIMIT);
+fn feed(mut reader: Reader, bytes: &[u8], cuts: &[usize]) -> Outcome {
     let mut seen = Vec::new();
     let mut bytes = bytes.to_vec();
     let mut rest = &mut bytes[..];
@@ -52,10 +52,15 @@ fn feed(bytes: &[u8], cuts: &[usize]) -> Outcome {
     (seen, Ok(()))
 }
 
-fn read(bytes: &[u8]) -> Outcome {
-    let whole = feed(bytes, &[]);
-    assert_eq!(feed(bytes, &[1]), whole, "byte by byte");
+fn read_by(reader: fn(usize) -> Reader, bytes: &[u8]) -> Outcome {
+    let whole = feed(reader(LIMIT), bytes, &[]);
+    let split = feed(reader(LIMIT), bytes, &[1]);
+    assert_eq!(split, whole, "byte by byte");
     whole
+}
+
+fn read(bytes: &[u8]) -> Outcome {
+    read_by(Reader::new, bytes)
 }
 
 fn refused(bytes: &[u8], reason: Disconnect) {
@@ -161,10 +166,7 @@ fn compressed(frames: &[(u8, &[u8])]) -> Outcome {
     for (first, payload) in frames {
         bytes.extend(masked(*first, MASK, payload));
     }
-    let mut reader = Reader::inflating(LIMIT);
-    let mut seen = Vec::new();
-    let result = reader.feed(&mut bytes, |event| seen.push(keep(event)));
-    (seen, result)
+    read_by(Reader::inflating, &bytes)
 }
 
 /// "Hello" as RFC 7692, section 7.2.3.1, has it.
@@ -215,17 +217,27 @@ fn what_rfc_7692_forbids_is_refused() {
     refused(&masked(0xc1, MASK, &HELLO), Disconnect::Frame);
 }
 
+/// As a client compresses a message (RFC 7692, section 7.2.1).
+fn deflated(message: &[u8]) -> Vec<u8> {
+    let mut compress = Compress::new(Compression::best(), false);
+    let mut payload = Vec::with_capacity(message.len() + 64);
+    let flush = FlushCompress::Sync;
+    compress.compress_vec(message, &mut payload, flush).unwrap();
+    let tail = payload.len() - 4;
+    assert_eq!(payload.split_off(tail), [0, 0, 0xff, 0xff]);
+    payload
+}
+
 #[test]
 fn a_message_that_inflates_beyond_the_limit_is_refused() {
-    let mut bomb = Vec::new();
-    let mut zeros = flate2::Compress::new(flate2::Compression::best(), false);
-    bomb.reserve(LIMIT);
-    let zero = vec![0; 50 * LIMIT];
-    zeros
-        .compress_vec(&zero, &mut bomb, flate2::FlushCompress::Sync)
-        .unwrap();
-    assert!(bomb.len() < LIMIT);
-    assert_eq!(compressed(&[(0xc2, &bomb)]).1, Err(Disconnect::TooBig));
+    let fits = deflated(&[b'x'; LIMIT]);
+    let message = Seen::Message(vec![b'x'; LIMIT]);
+    assert_eq!(compressed(&[(0xc2, &fits)]), (vec![message], Ok(())));
+    for length in [LIMIT + 1, 50 * LIMIT] {
+        let bomb = deflated(&vec![0; length]);
+        assert!(bomb.len() < LIMIT);
+        assert_eq!(compressed(&[(0xc2, &bomb)]).1, Err(Disconnect::TooBig));
+    }
 }
 
 #[test]
@@ -260,12 +272,14 @@ fn the_accept_key_is_the_recorded_one() {
 fn any_frame() -> impl Strategy<Value = Vec<u8>> {
     let payload = prop_oneof![
         "[a哈😀]{0,10}".prop_map(String::into_bytes),
+        "[a哈😀]{0,100}".prop_map(|text| deflated(text.as_bytes())),
         prop::collection::vec(any::<u8>(), 0..10),
         (0..LIMIT + 2).prop_map(|length| vec![b'x'; length]),
         Just(b"\x03\xe8".to_vec()),
     ];
     let first = prop_oneof![
         8 => prop::sample::select(vec![0x81_u8, 0x82, 0x01, 0x02, 0x00, 0x00, 0x80, 0x80, 0x89, 0x8a]),
+        2 => prop::sample::select(vec![0xc1_u8, 0xc2, 0x41, 0x42]),
         1 => Just(0x88),
         1 => any::<u8>(),
     ];
@@ -282,12 +296,36 @@ proptest! {
         cuts in prop::collection::vec(1_usize..40, 1..6),
     ) {
         let bytes = parts.concat();
-        let whole = read(&bytes);
-        prop_assert_eq!(feed(&bytes, &cuts), whole);
+        for reader in [Reader::new, Reader::inflating] {
+            prop_assert_eq!(feed(reader(LIMIT), &bytes, &cuts), read_by(reader, &bytes));
+        }
+    }
+
+    #[test]
+    fn compressed_messages_arrive_whole_however_they_are_split(
+        texts in prop::collection::vec("[a哈😀]{0,60}", 1..4),
+        fragment in 1_usize..40,
+        cuts in prop::collection::vec(1_usize..40, 1..6),
+    ) {
+        let mut bytes = Vec::new();
+        for text in &texts {
+            let payload = deflated(text.as_bytes());
+            let fragments: Vec<_> = payload.chunks(fragment).collect();
+            for (at, piece) in fragments.iter().enumerate() {
+                let begins = if at == 0 { 0x41 } else { 0x00 };
+                let ends = if at + 1 == fragments.len() { 0x80 } else { 0x00 };
+                bytes.extend(masked(begins | ends, MASK, piece));
+            }
+        }
+        let messages = texts.into_iter().map(|text| Seen::Message(text.into_bytes()));
+        let expected = (messages.collect(), Ok(()));
+        prop_assert_eq!(feed(Reader::inflating(LIMIT), &bytes, &cuts), expected);
     }
 
     #[test]
     fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), cuts in prop::collection::vec(1_usize..20, 1..4)) {
-        prop_assert_eq!(feed(&bytes, &cuts), read(&bytes));
+        for reader in [Reader::new, Reader::inflating] {
+            prop_assert_eq!(feed(reader(LIMIT), &bytes, &cuts), read_by(reader, &bytes));
+        }
     }
 }
