@@ -58,6 +58,10 @@ const on = {
       unknown: 'The channel has begun anew here.',
     };
     add(channel, element('li', 'note gap', texts[reason] ?? reason));
+    // Who came or went may be among what is missing.
+    const room = rooms.get(channel);
+    room?.members.clear();
+    if (room) readMembers(channel, room).catch(() => {});
   },
 
   sent(key) {
@@ -168,8 +172,13 @@ at('login').onsubmit = (event) => {
 at('join').onsubmit = async (event) => {
   event.preventDefault();
   const { channel } = event.target.elements;
-  if (rooms.has(channel.value)) show(channel.value);
-  else await client.join(channel.value).catch(() => {});
+  at('unjoined').textContent = '';
+  if (rooms.has(channel.value)) {
+    show(channel.value);
+  } else {
+    const { code, message } = await client.join(channel.value).catch(({ message }) => ({ message }));
+    if (code !== 0) return (at('unjoined').textContent = `Not joined: ${message ?? 'the server has a problem'}`);
+  }
   channel.value = '';
 };
 

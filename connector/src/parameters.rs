@@ -320,4 +320,116 @@ mod tests {
             assert_eq!(Login::parse(&body), Err(ParameterError::Invalid), "{json}");
         }
     }
+
+    fn object(json: &str) -> RequestBody {
+        RequestBody::Object(Bytes::copy_from_slice(json.as_bytes()))
+    }
+
+    fn named(name: &str) -> ChannelName {
+        ChannelName::new(name).unwrap()
+    }
+
+    #[test]
+    fn a_channel_is_named_like_a_room_and_must_be_named_to_join_or_leave() {
+        for json in [
+            r#"{"channel":4}"#,
+            r#"{"channel":"4"}"#,
+            r#"{"channel":4.0}"#,
+        ] {
+            assert_eq!(leave_channel(&object(json)), Ok(named("4")), "{json}");
+            let join = JoinChannel::parse(&object(json)).unwrap();
+            assert_eq!(join.channel, named("4"), "{json}");
+        }
+        for (json, expected) in [
+            ("{}", ParameterError::Missing),
+            (r#"{"channel":0}"#, ParameterError::Missing),
+            (r#"{"channel":[]}"#, ParameterError::Invalid),
+            (r#"{"channel":"a\u0000"}"#, ParameterError::Invalid),
+        ] {
+            assert_eq!(leave_channel(&object(json)), Err(expected), "{json}");
+            assert_eq!(JoinChannel::parse(&object(json)), Err(expected), "{json}");
+        }
+        let since = r#"{"channel":4,"since":{"epoch":7,"offset":1}}"#;
+        let refused = JoinChannel::parse(&object(since));
+        assert_eq!(refused, Err(ParameterError::Invalid));
+    }
+
+    #[test]
+    fn a_message_is_taken_as_it_stands() {
+        let json = r#"{"key":"k","exclude_self":true,"body":{"n": 1.0, "n":2},"channel":4}"#;
+        let publish = Publish {
+            channel: Some(named("4")),
+            body: Bytes::from_static(br#"{"n": 1.0, "n":2}"#),
+            key: Some("k".into()),
+            exclude_self: true,
+        };
+        assert_eq!(Publish::parse(&object(json)), Ok(publish));
+        let least = Publish {
+            channel: None,
+            body: Bytes::from_static(b"{}"),
+            key: None,
+            exclude_self: false,
+        };
+        let nulls = r#"{"body":{},"channel":null,"key":null,"exclude_self":null}"#;
+        for json in [r#"{"body":{}}"#, nulls] {
+            assert_eq!(Publish::parse(&object(json)).as_ref(), Ok(&least), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_message_without_a_body_or_with_parts_of_other_types_is_refused() {
+        for body in [RequestBody::Empty, object("{}"), object(r#"{"body":null}"#)] {
+            assert_eq!(Publish::parse(&body), Err(ParameterError::Missing));
+        }
+        let long = format!(r#"{{"body":{{}},"key":"{}"}}"#, "k".repeat(129));
+        for json in [
+            r#"{"body":[]}"#,
+            r#"{"body":1}"#,
+            r#"{"body":{},"key":1}"#,
+            r#"{"body":{},"key":""}"#,
+            r#"{"body":{},"exclude_self":1}"#,
+            r#"{"body":{},"channel":{}}"#,
+            &long,
+        ] {
+            let refused = Publish::parse(&object(json));
+            assert_eq!(refused, Err(ParameterError::Invalid), "{json}");
+        }
+    }
+
+    #[test]
+    fn pages_have_bounds() {
+        let members = |json| ListMembers::parse(&object(json));
+        let history = |json| ReadHistory::parse(&object(json));
+        assert_eq!(members("{}").unwrap().page_size, 0);
+        assert_eq!(members(r#"{"page_size":1000}"#).unwrap().page_size, 1_000);
+        for json in [
+            r#"{"page_size":0}"#,
+            r#"{"page_size":1001}"#,
+            r#"{"page_size":-1}"#,
+            r#"{"page_size":1.5}"#,
+            r#"{"page_size":"9"}"#,
+        ] {
+            assert_eq!(members(json), Err(ParameterError::Invalid), "{json}");
+            assert_eq!(history(json), Err(ParameterError::Invalid), "{json}");
+        }
+        let token = members(r#"{"page_token":1}"#);
+        assert_eq!(token, Err(ParameterError::Invalid));
+    }
+
+    #[test]
+    fn history_is_read_from_somewhere() {
+        let history = |json| ReadHistory::parse(&object(json));
+        let from = history(r#"{"from":{"epoch":"e","offset":0}}"#).unwrap();
+        assert_eq!(from.from.unwrap().offset, 0);
+        assert!(!from.newest_first);
+        for json in [
+            r#"{"from":{"epoch":"e","offset":0},"newest_first":true}"#,
+            r#"{"from":{"epoch":"","offset":1}}"#,
+            r#"{"from":{"epoch":"e"}}"#,
+            r#"{"from":7}"#,
+            r#"{"newest_first":1}"#,
+        ] {
+            assert_eq!(history(json), Err(ParameterError::Invalid), "{json}");
+        }
+    }
 }

@@ -141,6 +141,9 @@ describe("the connectors' own page", function () {
     for (const text of ['one', 'two', 'three']) await say(ben, text);
     // Said while away: it arrives once, when she is back.
     await say(anna, 'still here');
+    await anna.getByLabel('Another channel').fill('elsewhere');
+    await anna.getByRole('button', { name: 'Join' }).click();
+    await anna.getByRole('alert').filter({ hasText: 'Not joined: not connected' }).waitFor();
     await picture(anna, 'away');
     relay.mend();
     const all = [

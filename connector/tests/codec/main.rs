@@ -9,4 +9,5 @@ mod json;
 mod pomelo;
 mod reference;
 mod replay;
+mod socketio;
 mod websocket;

@@ -1,0 +1,269 @@
+//! Pomelo's string messages in Socket.IO's packets (docs/protocols/socketio.md), both versions, and arbitrary text.
+
+use crate::reference::{
+    Decoded, Frame, channel, codec, decode, frames, object, publication, publication_position,
+    request, written,
+};
+use connector::codec::{self, Codec, EngineIo, Input, Moved, RequestBody, WireFormat};
+use connector::disconnect::Disconnect;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+const OLD: WireFormat = WireFormat::socket_io(EngineIo::V3);
+const NEW: WireFormat = WireFormat::socket_io(EngineIo::V4);
+const NOTHING: Decoded = Decoded {
+    inputs: vec![],
+    frames: vec![],
+    result: Ok(()),
+};
+
+fn read(packet: &str) -> Decoded {
+    let of_new = decode(&mut codec(NEW), packet.as_bytes());
+    assert_eq!(decode(&mut codec(OLD), packet.as_bytes()), of_new);
+    of_new
+}
+
+fn asked(input: Input) -> Decoded {
+    Decoded {
+        inputs: vec![input],
+        ..NOTHING
+    }
+}
+
+/// The event that carries a string message.
+fn event(message: &str) -> String {
+    format!("42{}", json!(["message", message]))
+}
+
+/// A string message as the original's client composes it.
+fn composed(id: u32, route: &str, body: &str) -> String {
+    let head = id.to_be_bytes().map(char::from);
+    let length = char::from(route.encode_utf16().count() as u8);
+    format!("{}{length}{route}{body}", String::from_iter(head))
+}
+
+fn text(text: &str) -> Frame {
+    (1, text.as_bytes().to_vec())
+}
+
+/// What a string message to a client says.
+fn said(frame: &Frame) -> Value {
+    let packet = std::str::from_utf8(&frame.1).unwrap();
+    let event: Value = serde_json::from_str(packet.strip_prefix("42").unwrap()).unwrap();
+    assert_eq!(event[0], "message");
+    serde_json::from_str(event[1].as_str().unwrap()).unwrap()
+}
+
+#[test]
+fn the_older_version_is_ready_at_once_the_newer_when_it_connects_to_the_namespace() {
+    let opened = |format| {
+        let mut inputs = Vec::new();
+        codec(format).open(&mut inputs);
+        inputs
+    };
+    assert_eq!(opened(OLD), [Input::Ready]);
+    assert_eq!(opened(NEW), []);
+    assert_eq!(decode(&mut codec(OLD), b"40"), NOTHING);
+    let connected = decode(&mut codec(NEW), b"40");
+    assert_eq!(connected.inputs, [Input::Ready]);
+    let answer = std::str::from_utf8(&connected.frames[0].1).unwrap();
+    let id: Value = serde_json::from_str(answer.strip_prefix("40").unwrap()).unwrap();
+    assert_eq!(id["sid"].as_str().map(str::len), Some(16));
+}
+
+#[test]
+fn a_request_is_read_from_a_string_message() {
+    let login = composed(
+        0x0102_03ff,
+        "connector.handler.login",
+        r#"{"userId":"哈😀"}"#,
+    );
+    let body = object(r#"{"userId":"哈😀"}"#);
+    let expected = asked(request(0x0102_03ff, "connector.handler.login", body));
+    assert_eq!(read(&event(&login)), expected);
+    // With the number of an acknowledgement, which nobody waits for, and with a second argument.
+    let numbered = format!("4217{}", json!(["message", login, {}]));
+    assert_eq!(read(&numbered), expected);
+}
+
+#[test]
+fn a_request_with_id_0_is_a_notify_and_a_body_that_is_none_counts_as_empty() {
+    for (body, expected) in [
+        ("", RequestBody::Empty),
+        ("null", RequestBody::Empty),
+        ("{", RequestBody::Empty),
+        ("[]", RequestBody::Unusable),
+        ("{}", object("{}")),
+    ] {
+        let notify = event(&composed(0, "a.b", body));
+        assert_eq!(read(&notify), asked(request(None, "a.b", expected)));
+    }
+}
+
+#[test]
+fn characters_are_counted_as_javascript_does_and_higher_bits_of_the_head_are_cut_off() {
+    let route = "a.😀哈";
+    let expected = asked(request(1, route, object("{}")));
+    assert_eq!(read(&event(&composed(1, route, "{}"))), expected);
+    let higher = "\u{100}\u{200}\u{300}\u{401}\u{503}a.b{}";
+    assert_eq!(read(&event(higher)), asked(request(1, "a.b", object("{}"))));
+    // The route would end within a character.
+    assert_eq!(read(&event("\0\0\0\u{1}\u{3}a.😀")), NOTHING);
+}
+
+#[test]
+fn what_is_no_message_of_pomelos_is_ignored() {
+    for packet in [
+        event(""),
+        event("\0\0\0\u{1}"),
+        event("\0\0\0\u{1}\u{9}a.b{}"),
+        event(&composed(1, "nodot", "{}")),
+        r#"42["other","x"]"#.to_owned(),
+        r#"42["message",{}]"#.to_owned(),
+        "42[]".to_owned(),
+        // An acknowledgement, an error, binary, another namespace.
+        "431[]".to_owned(),
+        r#"44"no""#.to_owned(),
+        r#"451-["message",{"_placeholder":true,"num":0}]"#.to_owned(),
+        format!("42/admin,{}", json!(["message", composed(1, "a.b", "{}")])),
+        "41/admin".to_owned(),
+        // What comes of an upgrade, late.
+        "5".to_owned(),
+        "6".to_owned(),
+    ] {
+        assert_eq!(read(&packet), NOTHING, "{packet}");
+    }
+}
+
+#[test]
+fn what_breaks_the_protocol_closes() {
+    for packet in [
+        "", "x", "0{}", "4", "4x", "48", "42", "42{}", "42[", r#"42"x""#,
+    ] {
+        let closed = Decoded {
+            result: Err(Disconnect::Malformed),
+            ..NOTHING
+        };
+        assert_eq!(read(packet), closed, "{packet}");
+    }
+    let mut inputs = Vec::new();
+    let refused = codec(NEW).decode(b"42[\"\xff\"]", &mut inputs, &mut Vec::new());
+    assert_eq!(refused, Err(Disconnect::Malformed));
+    let attack = read(&event(&composed(1, "chat.handler.toString", "{}")));
+    assert_eq!(attack.result, Err(Disconnect::Attack));
+}
+
+#[test]
+fn other_namespaces_are_refused_in_each_versions_form() {
+    let answered = |format, packet: &[u8]| decode(&mut codec(format), packet).frames;
+    let old = text(r#"44/admin,"Invalid namespace""#);
+    let new = text(r#"44/admin,{"message":"Invalid namespace"}"#);
+    for packet in ["40/admin", "40/admin,", "40/admin?token=x,"] {
+        assert_eq!(answered(OLD, packet.as_bytes()), [old.clone()]);
+        assert_eq!(answered(NEW, packet.as_bytes()), [new.clone()]);
+    }
+}
+
+#[test]
+fn who_leaves_the_namespace_is_told_what_the_original_told_and_goes() {
+    let left = read("41");
+    assert_eq!(left.result, Err(Disconnect::Client));
+    let [kick] = &left.frames[..] else {
+        panic!("{left:?}");
+    };
+    let reason = "client namespace disconnect";
+    assert_eq!(said(kick), json!({"route": "onKick", "reason": reason}));
+    assert_eq!(read("1").result, Err(Disconnect::Client));
+}
+
+#[test]
+fn a_ping_is_answered_with_what_it_holds_and_both_count_as_heartbeats() {
+    for (packet, frames) in [
+        ("2", vec![text("3")]),
+        ("2x", vec![text("3x")]),
+        ("3", vec![]),
+    ] {
+        let expected = Decoded {
+            frames,
+            ..asked(Input::Heartbeat)
+        };
+        assert_eq!(read(packet), expected);
+    }
+    let out = written(|out| codec::heartbeat(NEW, out));
+    assert_eq!(frames(&out), [text("2")]);
+}
+
+fn only(write: impl FnOnce(&mut Vec<u8>)) -> Value {
+    let out = written(write);
+    let [frame] = &frames(&out)[..] else {
+        panic!("one frame");
+    };
+    said(frame)
+}
+
+#[test]
+fn replies_and_pushes_are_strings_of_json_as_recorded() {
+    let reply =
+        written(|out| codec::reply(OLD, 1, r#"{"code":0,"message":"登录成功"}"#.as_bytes(), out));
+    // siofix-01.
+    let recorded = r#"42["message","{\"id\":1,\"body\":{\"code\":0,\"message\":\"登录成功\"}}"]"#;
+    assert_eq!(frames(&reply), [text(recorded)]);
+    let publication = publication("onMessage", r#"{"content":"哈😀","userId":"u"}"#);
+    let (room, body) = (channel("4"), json!({"content": "哈😀", "userId": "u"}));
+    assert_eq!(
+        only(|out| codec::push(OLD, &room, &publication, out)),
+        json!({"route": "onMessage", "body": body})
+    );
+    assert_eq!(
+        only(|out| codec::push(NEW.with_positions(), &room, &publication, out)),
+        json!({"route": "onMessage", "channel": "4", "offset": 17, "time": 1_795_377_365_123_u64, "body": body})
+    );
+}
+
+#[test]
+fn positions_are_told_to_those_who_asked() {
+    let (room, at) = (channel("4"), publication_position("e", 12));
+    let format = OLD.with_positions();
+    assert_eq!(
+        only(|out| codec::position(format, &room, &at, Moved::Trimmed, out)),
+        json!({"route": "onPosition", "channel": "4", "body": {"epoch": "e", "offset": 12, "reason": "trimmed"}})
+    );
+    assert_eq!(
+        only(|out| codec::skip(format, &room, &at, out)),
+        json!({"route": "onPosition", "channel": "4", "offset": 12})
+    );
+    assert_eq!(written(|out| codec::skip(OLD, &room, &at, out)), b"");
+    let moved = Moved::NewEpoch;
+    assert_eq!(
+        written(|out| codec::position(OLD, &room, &at, moved, out)),
+        b""
+    );
+}
+
+#[test]
+fn the_end_is_a_kick_with_a_reason_and_then_a_close() {
+    let out = written(|out| codec::close(NEW, Disconnect::Slow, out));
+    let ended = frames(&out);
+    assert_eq!(
+        said(&ended[0]),
+        json!({"route": "onKick", "reason": "slow"})
+    );
+    assert_eq!(ended[1..], [(8, 1000_u16.to_be_bytes().to_vec())]);
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_client_composes_is_read_as_it_was_meant(id in 1_u32.., route in "[a-z😀]{0,9}\\.[a-z哈]{0,9}", content in ".{0,40}") {
+        let body = json!({ "content": content }).to_string();
+        let expected = asked(request(u64::from(id), &route, object(&body)));
+        prop_assert_eq!(read(&event(&composed(id, &route, &body))), expected);
+    }
+
+    #[test]
+    fn arbitrary_packets_never_panic(packet in "(4[0-9]?(/[a-z?,]{0,4})?[0-9]{0,2})?.{0,40}") {
+        for format in [OLD, NEW] {
+            let mut codec: Codec = codec(format);
+            let _ = codec.decode(packet.as_bytes(), &mut Vec::new(), &mut Vec::new());
+        }
+    }
+}
