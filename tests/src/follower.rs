@@ -7,7 +7,7 @@ use crate::history::{Content, Event, Outcome, Position, Reason};
 use crate::inbox::Inbox;
 use crate::pomelo::{LOGIN, SEND};
 use crate::tongue::{Heard, Said, Tongue};
-use crate::websocket::{self, CLOSE, Frame, PING, PONG, Reader, Writer};
+use crate::websocket::{self, CLOSE, Frame, PING, PONG, Reader, Terms, Writer};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -248,7 +248,11 @@ impl Task {
             let connectors = &self.character.connectors;
             let address = connectors[self.at % connectors.len()];
             let path = self.character.tongue.path();
-            let connected = timeout(PATIENCE, websocket::connect(address, path, None)).await;
+            let connected = timeout(
+                PATIENCE,
+                websocket::connect(address, path, Terms::default()),
+            )
+            .await;
             if let Ok(Ok((writer, reader))) = connected {
                 let ended = self.attend(writer, reader).await;
                 self.lose_touch(ended);

@@ -2,7 +2,7 @@
 
 use crate::SOON;
 use crate::link::{End, Link, Owed, Record};
-use crate::websocket::{Frame, TEXT};
+use crate::websocket::{Frame, TEXT, Terms};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::ops::Deref;
@@ -65,8 +65,16 @@ impl Client {
     /// # Panics
     /// When there is no connector.
     pub async fn connect(address: SocketAddr) -> Self {
+        Self::connect_on(address, Terms::default()).await
+    }
+
+    /// Connects on these terms.
+    ///
+    /// # Panics
+    /// When there is no connector.
+    pub async fn connect_on(address: SocketAddr, terms: Terms) -> Self {
         Self {
-            link: Link::dial(address, "/ws", None).await,
+            link: Link::dial(address, "/ws", terms).await,
             last_id: AtomicU64::new(0),
         }
     }

@@ -2,7 +2,7 @@
 //! test asks in its own time what was received in which order.
 
 use crate::inbox::Inbox;
-use crate::websocket::{self, CLOSE, Frame, NO_CODE, PING, PONG, Reader, Writer};
+use crate::websocket::{self, CLOSE, Frame, NO_CODE, PING, PONG, Reader, Terms, Writer};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -61,12 +61,12 @@ pub struct Link<R> {
 }
 
 impl<R: Record> Link<R> {
-    /// Connects. `receive_buffer` as in [`websocket::connect`].
+    /// Connects.
     ///
     /// # Panics
     /// When there is no WebSocket to be had.
-    pub async fn dial(address: SocketAddr, path: &str, receive_buffer: Option<u32>) -> Self {
-        let (writer, reader) = websocket::connect(address, path, receive_buffer)
+    pub async fn dial(address: SocketAddr, path: &str, terms: Terms) -> Self {
+        let (writer, reader) = websocket::connect(address, path, terms)
             .await
             .unwrap_or_else(|error| panic!("no WebSocket at {address}{path}: {error}"));
         let inbox = Arc::<Inbox<R>>::default();

@@ -2,7 +2,7 @@
 //! length, body) and, in data packages, messages (flag, id, route, body).
 
 use crate::link::{End, Link, Owed, Record};
-use crate::websocket::{BINARY, Frame};
+use crate::websocket::{BINARY, Frame, Terms};
 use crate::{ANSWERED, SOON};
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -206,7 +206,18 @@ impl Client {
     /// # Panics
     /// When there is no connector.
     pub async fn dial(address: SocketAddr) -> Self {
-        Self::over(Link::dial(address, "/", None).await)
+        Self::dial_on(address, Terms::default()).await
+    }
+
+    /// As [`Client::dial`], on these terms.
+    ///
+    /// # Panics
+    /// As [`Client::dial`].
+    pub async fn dial_on(address: SocketAddr, terms: Terms) -> Self {
+        Self {
+            link: Link::dial(address, "/", terms).await,
+            last_id: AtomicU64::new(0),
+        }
     }
 
     /// Connects and shakes hands.
@@ -224,7 +235,11 @@ impl Client {
     /// # Panics
     /// As [`Client::connect`].
     pub async fn connect_narrow(address: SocketAddr) -> Self {
-        let client = Self::over(Link::dial(address, "/", Some(4096)).await);
+        let terms = Terms {
+            receive_buffer: Some(4096),
+            ..Terms::default()
+        };
+        let client = Self::dial_on(address, terms).await;
         client.shake_hands().await;
         client
     }
@@ -247,13 +262,6 @@ impl Client {
         assert_eq!(self.login(user, channel).await, LOGGED_IN);
         self.until_push(&format!("onJoin {{\"userId\":\"{user}\"}}"))
             .await;
-    }
-
-    fn over(link: Link<Received>) -> Self {
-        Self {
-            link,
-            last_id: AtomicU64::new(0),
-        }
     }
 
     /// Sends the handshake, reads the answer, acknowledges it.

@@ -4,8 +4,10 @@
 //! bodies are cut short there (`… (2041 bytes)`); they consist of one repeated letter and are rebuilt. The one thing the
 //! original sent that is not sent any more, `__route__` in onMessage, is taken out of what is expected.
 
-use crate::pomelo;
+use crate::{pomelo, websocket};
 use bytes::Bytes;
+use flate2::Decompress;
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -66,30 +68,36 @@ fn parse(text: &str) -> Vec<Step> {
             None => {}
         }
     }
-    entries.iter().filter_map(|entry| step(entry)).collect()
+    let mut streams = Streams::new();
+    let steps = entries.iter();
+    steps
+        .filter_map(|entry| step(entry, &mut streams))
+        .collect()
 }
 
+/// What was compressed by either side of each connection, with all that it said before (context takeover).
+type Streams = HashMap<(usize, bool), Decompress>;
+
 /// An entry: `[ 12] conn#1 C->S WS BINARY …` and the lines below it. `None` for remarks and HTTP.
-fn step(entry: &[&str]) -> Option<Step> {
+fn step(entry: &[&str], streams: &mut Streams) -> Option<Step> {
     let (time, rest) = entry[0].strip_prefix('[')?.split_once(']')?;
     let at = Duration::from_millis(time.trim().parse().expect("a time in ms"));
     let rest = rest.trim();
     let rest = rest.strip_prefix("--- ").unwrap_or(rest);
     let (connection, what) = rest.strip_prefix("conn#")?.split_once(' ')?;
     let connection = connection.parse().expect("a connection's number");
+    let mut payload = || payload(entry, connection, streams);
     let event = match what {
         "opened" => Event::Opened,
         "C->S TCP FIN" => Event::Finished,
         "S->C TCP FIN" => Event::Ended,
         "C->S HTTP" | "S->C HTTP" => return None,
-        frame if frame.starts_with("C->S WS BINARY") => Event::Sent(payload(entry)),
-        frame if frame.starts_with("S->C WS BINARY") => Event::Received(expected(&payload(entry))),
-        frame if frame.starts_with("C->S WS TEXT") => Event::Sent(payload(entry)),
-        frame if frame.starts_with("S->C WS TEXT") => {
-            Event::Received(expected_text(&payload(entry)))
-        }
-        frame if frame.starts_with("C->S WS CLOSE") => Event::SentClose(payload(entry)),
-        frame if frame.starts_with("S->C WS CLOSE") => Event::ReceivedClose(payload(entry)),
+        frame if frame.starts_with("C->S WS BINARY") => Event::Sent(payload()),
+        frame if frame.starts_with("S->C WS BINARY") => Event::Received(expected(&payload())),
+        frame if frame.starts_with("C->S WS TEXT") => Event::Sent(payload()),
+        frame if frame.starts_with("S->C WS TEXT") => Event::Received(expected_text(&payload())),
+        frame if frame.starts_with("C->S WS CLOSE") => Event::SentClose(payload()),
+        frame if frame.starts_with("S->C WS CLOSE") => Event::ReceivedClose(payload()),
         other => panic!("an entry of unknown kind: {other}"),
     };
     Some(Step {
@@ -100,17 +108,28 @@ fn step(entry: &[&str]) -> Option<Step> {
 }
 
 /// The frame's payload, unmasked and inflated: as recorded, or what follows the header in the raw bytes.
-fn payload(entry: &[&str]) -> Bytes {
+fn payload(entry: &[&str], connection: usize, streams: &mut Streams) -> Bytes {
     let raw = field(entry, "    raw:").expect("a frame has raw bytes");
     let masked = entry[0].contains(" masked ");
-    let deflated = entry[0].contains("RSV1");
     let header = match raw.bytes[1] & 0x7f {
         126 => 4,
         127 => 10,
         _ => 2,
     };
+    if entry[0].contains("RSV1") {
+        let mut compressed = raw.bytes[header..].to_vec();
+        if masked {
+            let mask = compressed.drain(..4).collect::<Vec<_>>();
+            let mask = mask.iter().cycle();
+            compressed.iter_mut().zip(mask).for_each(|(a, b)| *a ^= b);
+        }
+        let stream = streams.entry((connection, masked));
+        let stream = stream.or_insert_with(|| Decompress::new(false));
+        let payload = websocket::inflate(stream, &compressed);
+        return payload.expect("a recording of deflate").into();
+    }
     if let Some(clear) = field(entry, "    payload:") {
-        if masked && !deflated {
+        if masked {
             let mask = &raw.bytes[header..header + 4];
             let hidden = raw.bytes[header + 4..].iter().zip(mask.iter().cycle());
             assert!(
@@ -124,7 +143,6 @@ fn payload(entry: &[&str]) -> Bytes {
         // Only what is cut short in `raw` is so in `payload`; the header tells the whole length.
         return rebuilt(clear.bytes, raw.total.map(|total| total - header - 4));
     }
-    assert!(!deflated, "a deflated frame without its payload");
     if masked {
         return Bytes::new();
     }
@@ -209,7 +227,13 @@ mod tests {
 
     #[test]
     fn every_payload_read_is_whole_packages() {
-        for name in ["hybrid-01", "hybrid-02", "hybrid-03", "hybrid-05"] {
+        for name in [
+            "hybrid-01",
+            "hybrid-02",
+            "hybrid-03",
+            "hybrid-05",
+            "hybrid-08",
+        ] {
             let steps = read(name);
             let payloads = steps.iter().filter_map(|step| match &step.event {
                 Event::Sent(payload) | Event::Received(payload) => Some(payload),

@@ -3,6 +3,7 @@
 
 use base64::Engine;
 use bytes::{Buf, Bytes, BytesMut};
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use std::io;
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,6 +25,21 @@ pub const PONG: u8 = 10;
 pub const NO_CODE: u16 = 1005;
 
 const READ_SIZE: usize = 64 * 1024;
+/// The bit of a message that is compressed (RFC 7692, section 6).
+const COMPRESSED: u8 = 0x40;
+/// What an offer to compress is answered with.
+const AGREED: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+/// Messages of so many bytes come compressed, where that was agreed on, smaller ones don't.
+const THRESHOLD: usize = 256;
+
+/// How a client connects.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Terms {
+    /// Bounds, in bytes, what the kernel takes for a client that does not read.
+    pub receive_buffer: Option<u32>,
+    /// It offers permessage-deflate, must be taken at its word, and compresses all that it says.
+    pub deflates: bool,
+}
 
 /// A whole frame from the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,31 +66,39 @@ impl Frame {
 /// The half that sends.
 pub struct Writer {
     stream: OwnedWriteHalf,
+    deflates: bool,
 }
 
 /// The half that receives.
 pub struct Reader {
     stream: OwnedReadHalf,
     buffer: BytesMut,
+    deflates: bool,
 }
 
-/// Connects and upgrades. `receive_buffer` bounds, in bytes, what the kernel takes for a client that does not read.
+/// Connects and upgrades.
 ///
 /// # Errors
 /// What the sockets say; `InvalidData` when the server refuses the upgrade or answers it wrongly.
 pub async fn connect(
     address: SocketAddr,
     path: &str,
-    receive_buffer: Option<u32>,
+    terms: Terms,
 ) -> io::Result<(Writer, Reader)> {
+    let deflates = terms.deflates;
     let socket = TcpSocket::new_v4()?;
-    if let Some(bytes) = receive_buffer {
+    if let Some(bytes) = terms.receive_buffer {
         socket.set_recv_buffer_size(bytes)?;
     }
     let mut stream = socket.connect(address).await?;
     stream.set_nodelay(true)?;
     let key = base64::engine::general_purpose::STANDARD.encode(fastrand::u128(..).to_be_bytes());
-    let request = upgrade_request(address, path, &key);
+    let mut request = upgrade_request(address, path, &key);
+    if deflates {
+        let offer = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n";
+        request.truncate(request.len() - 2);
+        request.push_str(offer);
+    }
     stream.write_all(request.as_bytes()).await?;
     let mut buffer = BytesMut::new();
     let head = loop {
@@ -85,13 +109,16 @@ pub async fn connect(
             break buffer.split_to(end + 4);
         }
     };
-    check_upgrade(&String::from_utf8_lossy(&head), &key)?;
+    let extension = if deflates { AGREED } else { "" };
+    check_upgrade(&String::from_utf8_lossy(&head), &key, extension)?;
     let (read, write) = stream.into_split();
     let reader = Reader {
         stream: read,
         buffer,
+        deflates,
     };
-    Ok((Writer { stream: write }, reader))
+    let stream = write;
+    Ok((Writer { stream, deflates }, reader))
 }
 
 /// The request for an upgrade, with a key in base64.
@@ -111,7 +138,7 @@ pub fn accept_key(key: &str) -> String {
     base64::engine::general_purpose::STANDARD.encode(digest.bytes())
 }
 
-fn check_upgrade(head: &str, key: &str) -> io::Result<()> {
+fn check_upgrade(head: &str, key: &str, extension: &str) -> io::Result<()> {
     let mut lines = head.lines();
     if !lines
         .next()
@@ -129,7 +156,7 @@ fn check_upgrade(head: &str, key: &str) -> io::Result<()> {
     let right = header("sec-websocket-accept") == accept_key(key)
         && header("upgrade").eq_ignore_ascii_case("websocket")
         && header("connection").eq_ignore_ascii_case("upgrade")
-        && header("sec-websocket-extensions").is_empty();
+        && header("sec-websocket-extensions") == extension;
     if right { Ok(()) } else { Err(refused(head)) }
 }
 
@@ -143,6 +170,11 @@ impl Writer {
     /// # Errors
     /// What the socket says.
     pub async fn frame(&mut self, opcode: u8, payload: &[u8]) -> io::Result<()> {
+        if self.deflates && opcode < CLOSE {
+            return self
+                .bytes(&encode(opcode | COMPRESSED, &deflate(payload)))
+                .await;
+        }
         self.bytes(&encode(opcode, payload)).await
     }
 
@@ -178,7 +210,7 @@ impl Reader {
     /// What the socket says; `InvalidData` when the server breaks RFC 6455 (or fragments, which it has no reason for).
     pub async fn frame(&mut self) -> io::Result<Option<Frame>> {
         loop {
-            if let Some(frame) = decode(&mut self.buffer)? {
+            if let Some(frame) = decode(&mut self.buffer, self.deflates)? {
                 return Ok(Some(frame));
             }
             self.buffer.reserve(READ_SIZE);
@@ -191,6 +223,34 @@ impl Reader {
             }
         }
     }
+}
+
+/// A message by itself as RFC 7692 compresses it, section 7.2.1.
+fn deflate(message: &[u8]) -> Vec<u8> {
+    let mut compress = Compress::new(Compression::default(), false);
+    let mut compressed = Vec::with_capacity(2 * message.len() + 64);
+    compress
+        .compress_vec(message, &mut compressed, FlushCompress::Sync)
+        .expect("it compresses");
+    compressed.truncate(compressed.len() - 4);
+    compressed
+}
+
+/// The next message of a stream that was compressed (RFC 7692, section 7.2.2); `None` if it was not.
+pub(crate) fn inflate(decompress: &mut Decompress, compressed: &[u8]) -> Option<Vec<u8>> {
+    let mut message = Vec::new();
+    for mut rest in [compressed, &[0, 0, 0xff, 0xff]] {
+        while !rest.is_empty() || message.len() == message.capacity() {
+            message.reserve(READ_SIZE);
+            let before = (decompress.total_in(), message.len());
+            let inflated = decompress.decompress_vec(rest, &mut message, FlushDecompress::Sync);
+            inflated.ok()?;
+            let is_stuck = (decompress.total_in(), message.len()) == before && !rest.is_empty();
+            let taken = usize::try_from(decompress.total_in() - before.0).ok()?;
+            rest = rest.get(taken..).filter(|_| !is_stuck)?;
+        }
+    }
+    Some(message)
 }
 
 /// A frame as a client sends it: masked with a random key.
@@ -222,14 +282,15 @@ pub fn encode(opcode: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Takes one frame off the front, if it is there as a whole.
-fn decode(buffer: &mut BytesMut) -> io::Result<Option<Frame>> {
+fn decode(buffer: &mut BytesMut, deflates: bool) -> io::Result<Option<Frame>> {
     let mut rest = &buffer[..];
     if rest.remaining() < 2 {
         return Ok(None);
     }
     let (first, second) = (rest.get_u8(), rest.get_u8());
     let opcode = first & 0x0f;
-    if first & 0xf0 != 0x80 {
+    let is_compressed = deflates && opcode < CLOSE && first & COMPRESSED != 0;
+    if first & 0xf0 & !(COMPRESSED * u8::from(is_compressed)) != 0x80 {
         return Err(refused("a fragment, or reserved bits set"));
     }
     if !matches!(opcode, TEXT | BINARY | CLOSE | PING | PONG) {
@@ -259,6 +320,13 @@ fn decode(buffer: &mut BytesMut) -> io::Result<Option<Frame>> {
     }
     let header = buffer.len() - rest.remaining();
     buffer.advance(header);
-    let payload = buffer.split_to(length).freeze();
+    let mut payload = buffer.split_to(length).freeze();
+    if is_compressed {
+        let message = inflate(&mut Decompress::new(false), &payload);
+        payload = message.ok_or_else(|| refused("no deflate"))?.into();
+    }
+    if deflates && opcode < CLOSE && is_compressed != (payload.len() >= THRESHOLD) {
+        return Err(refused("compressed and too small, or the other way round"));
+    }
     Ok(Some(Frame { opcode, payload }))
 }

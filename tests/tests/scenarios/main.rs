@@ -7,6 +7,7 @@ mod browsers;
 mod channels;
 mod chats_in_turn;
 mod command_line;
+mod compression;
 mod costs;
 mod dead_connectors;
 mod detached_members;

@@ -1,6 +1,6 @@
 //! What was recorded of the original is answered alike: the recordings' clients are played, and every payload that comes
-//! back is compared, replies and pushes as separate sequences (K2). Not compared: `__route__`, which is not sent any
-//! more, deflate, which these clients don't offer, and what a test names as a fault.
+//! back is compared, replies and pushes as separate sequences (K2), unmasked and inflated. Not compared: `__route__`, which is
+//! not sent any more, and what a test names as a fault.
 
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -10,15 +10,23 @@ use tests::link::End;
 use tests::pomelo::{Client, DATA, Message};
 use tests::system::Plan;
 use tests::transcript::{self, Event};
-use tests::websocket::{BINARY, CLOSE};
+use tests::websocket::{BINARY, CLOSE, Terms};
 use tokio::time::{Instant, sleep_until};
 
-/// Where what is received differs from what was recorded: ends of packages.
+/// What is played, and how.
 #[derive(Default)]
-struct Exceptions {
-    /// Recorded, and a fault: it must not come.
+struct Replay {
+    /// The beginning of the recording's name.
+    name: &'static str,
+    /// The connector's.
+    flags: &'static [&'static str],
+    /// At the recorded times.
+    pace: bool,
+    /// Compressed as it was.
+    deflates: bool,
+    /// Ends of packages that were recorded, and a fault: they must not come.
     fault: &'static str,
-    /// Cut off in the recording by the connection's end: it may come.
+    /// Ends of packages that were cut off in the recording by the connection's end: they may come.
     cut_off: &'static str,
 }
 
@@ -80,8 +88,8 @@ impl Played {
     }
 }
 
-/// Plays a recording, with `pace` at the recorded times.
-async fn replay(name: &str, flags: &[&'static str], pace: bool, exceptions: Exceptions) {
+async fn replay(replay: Replay) {
+    let Replay { name, flags, .. } = replay;
     let system = Plan::of(1, 1).connector_flags(flags).start().await;
     let address = system.connectors[0].address();
     let begin = Instant::now();
@@ -94,12 +102,16 @@ async fn replay(name: &str, flags: &[&'static str], pace: bool, exceptions: Exce
             for connection in played.values() {
                 connection.catch_up(name).await;
             }
-            if pace {
+            if replay.pace {
                 sleep_until(begin + step.at).await;
             }
         }
         if step.event == Event::Opened {
-            let client = Client::dial(address).await;
+            let terms = Terms {
+                deflates: replay.deflates,
+                ..Terms::default()
+            };
+            let client = Client::dial_on(address, terms).await;
             // It says what is recorded, and nothing by itself.
             client.fall_silent();
             let connection = Played {
@@ -114,7 +126,7 @@ async fn replay(name: &str, flags: &[&'static str], pace: bool, exceptions: Exce
         let client = &connection.client;
         match step.event {
             Event::Opened | Event::Ended => {}
-            Event::Received(package) if ends(&package, exceptions.fault) => {}
+            Event::Received(package) if ends(&package, replay.fault) => {}
             Event::Received(package) => connection.expected.add(package),
             Event::ReceivedClose(payload) => {
                 let code: [u8; 2] = payload[..2].try_into().expect("a recorded code");
@@ -146,7 +158,7 @@ async fn replay(name: &str, flags: &[&'static str], pace: bool, exceptions: Exce
         let mut received = Answers::of(&connection.client);
         received
             .pushes
-            .retain(|package| !ends(package, exceptions.cut_off));
+            .retain(|package| !ends(package, replay.cut_off));
         assert_eq!(
             received, connection.expected,
             "{name}, connection {number}: received (left) is not what was recorded (right)"
@@ -160,87 +172,123 @@ fn ends(package: &Bytes, with: &str) -> bool {
 
 #[tokio::test]
 async fn the_official_clients_first_steps_are_answered_as_recorded() {
-    replay("hybrid-01", &[], false, Exceptions::default()).await;
+    for deflates in [false, true] {
+        replay(Replay {
+            name: "hybrid-01",
+            deflates,
+            ..Replay::default()
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
 async fn two_users_see_each_other_as_recorded() {
-    replay("hybrid-02", &[], false, Exceptions::default()).await;
+    replay(Replay {
+        name: "hybrid-02",
+        ..Replay::default()
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn errors_are_answered_as_recorded() {
-    replay("hybrid-03", &[], false, Exceptions::default()).await;
+    replay(Replay {
+        name: "hybrid-03",
+        ..Replay::default()
+    })
+    .await;
 }
 
 /// F5: the recording's last login, with another user on a connection that has one, succeeded then; its push is void.
 #[tokio::test]
 async fn unknown_routes_are_answered_as_recorded() {
-    let exceptions = Exceptions {
+    replay(Replay {
+        name: "hybrid-04",
         fault: r#"onJoin{"userId":"x1"}"#,
-        ..Exceptions::default()
-    };
-    replay("hybrid-04", &[], false, exceptions).await;
+        ..Replay::default()
+    })
+    .await;
 }
 
 /// K2: the joiner gets its own onJoin; in the recording the kick came before.
 #[tokio::test]
 async fn an_attack_is_kicked_as_recorded() {
-    let exceptions = Exceptions {
+    replay(Replay {
+        name: "hybrid-05",
         cut_off: r#"onJoin{"userId":"k"}"#,
-        ..Exceptions::default()
-    };
-    replay("hybrid-05", &[], false, exceptions).await;
+        ..Replay::default()
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn ids_and_sizes_are_answered_as_recorded() {
-    replay("hybrid-07", &[], false, Exceptions::default()).await;
+    replay(Replay {
+        name: "hybrid-07",
+        ..Replay::default()
+    })
+    .await;
+}
+
+/// F13: what is small comes plain now.
+#[tokio::test]
+async fn compressed_messages_are_answered_as_recorded() {
+    replay(Replay {
+        name: "hybrid-08",
+        deflates: true,
+        ..Replay::default()
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn with_a_dictionary_the_first_steps_are_answered_as_recorded() {
-    replay(
-        "hybriddict-01",
-        &["--dictionary"],
-        false,
-        Exceptions::default(),
-    )
+    replay(Replay {
+        name: "hybriddict-01",
+        flags: &["--dictionary"],
+        deflates: true,
+        ..Replay::default()
+    })
     .await;
 }
 
 #[tokio::test]
 async fn with_a_dictionary_errors_are_answered_as_recorded() {
-    replay(
-        "hybriddict-03",
-        &["--dictionary"],
-        false,
-        Exceptions::default(),
-    )
+    replay(Replay {
+        name: "hybriddict-03",
+        flags: &["--dictionary"],
+        ..Replay::default()
+    })
     .await;
 }
 
 #[tokio::test]
 async fn who_comes_back_with_the_dictionarys_version_is_not_told_it_again_as_recorded() {
-    // These clients go no further than the handshake, and don't end.
-    let flags = &[
-        "--dictionary",
-        "--heartbeat",
-        "1",
-        "--handshake-timeout",
-        "2s",
-    ];
-    replay("hybriddict-12", flags, false, Exceptions::default()).await;
+    replay(Replay {
+        name: "hybriddict-12",
+        // These clients go no further than the handshake, and don't end.
+        flags: &[
+            "--dictionary",
+            "--heartbeat",
+            "1",
+            "--handshake-timeout",
+            "2s",
+        ],
+        ..Replay::default()
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn heartbeats_are_answered_as_recorded() {
-    replay(
-        "hybrid-10",
-        &["--heartbeat", "1"],
-        true,
-        Exceptions::default(),
-    )
+    replay(Replay {
+        name: "hybrid-10",
+        flags: &["--heartbeat", "1"],
+        pace: true,
+        deflates: true,
+        ..Replay::default()
+    })
     .await;
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tests::link::{End, Link, Owed, Record};
 use tests::system::{Plan, System};
 use tests::transcript::{self, Event};
-use tests::websocket::{CLOSE, Frame, TEXT};
+use tests::websocket::{CLOSE, Frame, TEXT, Terms};
 use tests::{SOON, pomelo, wait};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -44,7 +44,7 @@ impl Record for Packets {
 }
 
 async fn connect(address: SocketAddr, path: &str) -> Link<Packets> {
-    Link::dial(address, path, None).await
+    Link::dial(address, path, Terms::default()).await
 }
 
 async fn say(link: &Link<Packets>, packet: &str) {
@@ -527,12 +527,16 @@ async fn who_does_not_read_is_cut_off() {
     let system = Plan::of(1, 1).start().await;
     let connector = &system.connectors[0];
     let speaker = system.member(0, "speaker", "room").await;
+    let narrow = Terms {
+        receive_buffer: Some(4096),
+        ..Terms::default()
+    };
     let mut deaf = Vec::new();
     for number in 0..EACH {
         let poller = Poller::open(connector.address(), 4).await;
         poller.say("40").await;
         poller.say(&login(&format!("poller-{number}"))).await;
-        let link = Link::<Packets>::dial(connector.address(), WEBSOCKET_3, Some(4096)).await;
+        let link = Link::<Packets>::dial(connector.address(), WEBSOCKET_3, narrow).await;
         let user = format!("deaf-{number}");
         say(&link, &login(&user)).await;
         speaker.until_push(&pomelo::joined(&user)).await;
