@@ -393,6 +393,20 @@ async fn who_is_leaving_is_neither_brought_back_nor_taken_out_twice() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_left_and_joined_again_is_known_when_the_former_membership_ends_late() {
+    let scene = Scene::new().await;
+    let former = scene.member("room", "alice").await;
+    scene.chat.leave(former.leave()).await.unwrap();
+    let _again = scene.member("room", "alice").await;
+    drop(former);
+    sleep(SETTLE_TIME + Duration::from_secs(1)).await;
+    assert_eq!(scene.members("room").await, [("alice".to_owned(), 1)]);
+    scene.store.restart(Some(Snapshot::default()));
+    sleep(LENGTH / RENEWALS + AT_ONCE).await;
+    assert_eq!(scene.members("room").await, [("alice".to_owned(), 1)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_member_that_nobody_knows_of_any_more_is_taken_out() {
     let scene = Scene::new().await;
     let _here = scene.member("room", "here").await;
