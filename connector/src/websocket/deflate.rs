@@ -15,6 +15,8 @@ const THRESHOLD: usize = 256;
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 /// Space that is kept between messages.
 const KEPT: usize = 64 << 10;
+/// What shows that a message is whole: that end, and a block that is the last one.
+const END: [u8; 9] = [0, 0, 0xff, 0xff, 1, 0, 0, 0xff, 0xff];
 /// As far back as deflate refers.
 const WINDOW: usize = 32 << 10;
 /// Says that a frame begins a compressed message.
@@ -159,7 +161,8 @@ fn compress_all<'a>(
 /// Calls `on` with a message that came compressed; `limit` bounds it.
 ///
 /// # Errors
-/// [`Disconnect::TooBig`], with no more than the limit made of it; [`Disconnect::Frame`] if it is not deflate.
+/// [`Disconnect::TooBig`], with no more than the limit made of it; [`Disconnect::Frame`] if it is not deflate, or
+/// ends too early.
 pub(super) fn inflate<T>(
     compressed: &[u8],
     limit: usize,
@@ -179,7 +182,7 @@ pub(super) fn inflate<T>(
     result
 }
 
-/// Appends what was compressed.
+/// Appends what was compressed, if that is whole.
 fn inflate_all(
     decompress: &mut Decompress,
     compressed: &[u8],
@@ -187,38 +190,50 @@ fn inflate_all(
     message: &mut Vec<u8>,
 ) -> Result<(), Disconnect> {
     decompress.reset(false);
-    for mut rest in [compressed, &TAIL] {
-        loop {
-            let length = message.len();
-            // One byte more shows that there is more.
-            let room = (limit + 1 - length).min(length.max(4 << 10));
-            message.reserve_exact(room);
-            let before = decompress.total_in();
-            let status = decompress
-                .decompress_vec(rest, message, FlushDecompress::Sync)
+    let is_whole = compressed.is_empty()
+        || inflate_part(decompress, compressed, limit, message)?
+        || inflate_part(decompress, &END, limit, message)?;
+    is_whole.then_some(()).ok_or(Disconnect::Frame)
+}
+
+/// Appends what is in this part; true if a last block ends there.
+fn inflate_part(
+    decompress: &mut Decompress,
+    mut part: &[u8],
+    limit: usize,
+    message: &mut Vec<u8>,
+) -> Result<bool, Disconnect> {
+    loop {
+        let length = message.len();
+        // One byte more shows that there is more.
+        let room = (limit + 1 - length).min(length.max(4 << 10));
+        message.reserve_exact(room);
+        let before = decompress.total_in();
+        let status = decompress
+            .decompress_vec(part, message, FlushDecompress::Sync)
+            .map_err(|_| Disconnect::Frame)?;
+        if message.len() > limit {
+            return Err(Disconnect::TooBig);
+        }
+        let taken = usize::try_from(decompress.total_in() - before).unwrap_or(usize::MAX);
+        part = part.get(taken..).unwrap_or_default();
+        if status == Status::StreamEnd {
+            if part.is_empty() {
+                return Ok(true);
+            }
+            // A block that calls itself the last one may have others behind it, which refer to what it said (section
+            // 7.2.1).
+            decompress.reset(false);
+            let window = &message[message.len().saturating_sub(WINDOW)..];
+            decompress
+                .set_dictionary(window)
                 .map_err(|_| Disconnect::Frame)?;
-            if message.len() > limit {
-                return Err(Disconnect::TooBig);
-            }
-            let taken = usize::try_from(decompress.total_in() - before).unwrap_or(usize::MAX);
-            rest = rest.get(taken..).unwrap_or_default();
-            if status == Status::StreamEnd {
-                // A block that calls itself the last one may have others behind it, which refer to what it said
-                // (section 7.2.1).
-                decompress.reset(false);
-                let window = &message[message.len().saturating_sub(WINDOW)..];
-                decompress
-                    .set_dictionary(window)
-                    .map_err(|_| Disconnect::Frame)?;
-            } else if taken == 0 && message.len() == length && !rest.is_empty() {
-                return Err(Disconnect::Frame);
-            }
-            if rest.is_empty() && message.len() < message.capacity() {
-                break;
-            }
+        } else if part.is_empty() && message.len() < message.capacity() {
+            return Ok(false);
+        } else if taken == 0 && message.len() == length {
+            return Err(Disconnect::Frame);
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -292,6 +307,22 @@ mod tests {
         }
         assert_eq!(inflated(&[], 5), Ok(Vec::new()));
         assert_eq!(inflated(&[0xff, 0xff], 5), Err(Disconnect::Frame));
+        // Without the padding, too.
+        assert_eq!(inflated(&last[..7], 5), Ok(b"Hello".to_vec()));
+    }
+
+    #[test]
+    fn a_message_that_ends_too_early_is_refused() {
+        let text = b"No word of it is said twice, but for some: it is, of it, said.".repeat(7);
+        let mut out = Vec::new();
+        frame(&mut out, Opcode::Text, &[&text]);
+        let (is_compressed, payload) = payload(&out);
+        assert!(is_compressed);
+        assert_eq!(inflated(payload, text.len()), Ok(text.clone()));
+        for length in 1..payload.len() {
+            let cut_off = inflated(&payload[..length], text.len());
+            assert_eq!(cut_off, Err(Disconnect::Frame), "after {length}");
+        }
     }
 
     /// RFC 7692, section 7.2.1: each padded to a whole byte, and the next refers to what came before.
