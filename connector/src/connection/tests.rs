@@ -1,7 +1,8 @@
 //! The way out of one socket: order, bounds, and the end.
 
 use super::*;
-use crate::testing::client::{Client, Told, connect};
+use crate::socketio::Mailbox;
+use crate::testing::client::{self, Client, Told, connect};
 use crate::testing::{channel, sized, soon};
 
 /// A push of some size.
@@ -67,6 +68,23 @@ async fn frames_leave_in_order_also_when_the_socket_takes_no_more_for_a_while() 
     send(&connection, [last + 601]);
     assert_eq!(limits.queued(), 0);
     assert_eq!(client.position().await.1, last + 601);
+}
+
+/// More than a mailbox takes: what is in there goes before what waits behind it.
+#[tokio::test]
+async fn whoever_goes_over_to_a_socket_is_given_what_waited_for_polls_in_order() {
+    let limits = roomy();
+    let mailbox = Arc::new(Mailbox::default());
+    let connection = Connection::new(mailbox, WireFormat::JSON, Arc::clone(&limits));
+    let last = stuff(&connection, 1);
+    send(&connection, last + 1..=last + 20);
+    let (writer, mut client) = client::socket(WireFormat::JSON).await;
+    connection.switch(writer);
+    send(&connection, last + 21..=last + 40);
+    let all = client.offsets(usize::try_from(last).unwrap() + 40).await;
+    assert_eq!(all, (1..=last + 40).collect::<Vec<_>>());
+    until(|| Arc::strong_count(&connection) == 1).await;
+    assert_eq!(limits.queued(), 0);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use socket2::SockRef;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
-use tokio::net::tcp::OwnedReadHalf;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
 /// One thing that a client is told.
@@ -47,13 +47,19 @@ pub(crate) async fn connect(
     format: WireFormat,
     limits: &Arc<QueueLimits>,
 ) -> (Arc<Connection>, Client) {
+    let (writer, client) = socket(format).await;
+    let connection = Connection::new(writer, format, Arc::clone(limits));
+    (connection, client)
+}
+
+/// The connector's end, and the client's.
+pub(crate) async fn socket(format: WireFormat) -> (OwnedWriteHalf, Client) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stream, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
     let (reader, writer) = accepted.unwrap().0.into_split();
     // Until the first look nobody knows that it is.
     writer.writable().await.unwrap();
-    let connection = Connection::new(writer, format, Arc::clone(limits));
     let stream = stream.unwrap();
     // Dropped, it is gone at once: thousands that linger would use up the machine's ports.
     SockRef::from(&stream)
@@ -66,7 +72,7 @@ pub(crate) async fn connect(
         moved: Vec::new(),
         _server: reader,
     };
-    (connection, client)
+    (writer, client)
 }
 
 /// A client with ordinary limits.

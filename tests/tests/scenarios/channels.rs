@@ -378,7 +378,7 @@ async fn what_is_not_for_its_sender_moves_the_senders_position_alone() {
 
 #[tokio::test]
 async fn a_further_channel_is_resumed_as_the_logins_is() {
-    let system = System::start().await;
+    let system = Plan::of(2, 2).login_policy("allow").start().await;
     let speaker = member(&system, 0, "speaker").await;
     join(&speaker, "side").await;
     let client = member(&system, 1, "u").await;

@@ -33,7 +33,7 @@ fn contents(pushes: &[Value]) -> Vec<&Value> {
 
 #[tokio::test]
 async fn clients_with_and_without_compression_are_given_the_same() {
-    let system = System::start().await;
+    let system = Plan::of(2, 2).login_policy("allow").start().await;
     let plain = enter(&system, 0, "plain", Terms::default()).await;
     let packed = enter(&system, 0, "packed", DEFLATE).await;
     let far = enter(&system, 1, "far", DEFLATE).await;

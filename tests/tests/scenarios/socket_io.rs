@@ -519,6 +519,33 @@ async fn what_breaks_the_protocol_ends_the_connection() {
     assert_eq!(poller.poll().await, ["1"], "a message beyond the limit");
 }
 
+/// Else each of many would hold what it brings or waits for (F11).
+#[tokio::test]
+async fn a_client_posts_once_at_a_time_and_polls_once_at_a_time() {
+    let system = Plan::of(1, 1).start().await;
+    let address = system.connectors[0].address();
+    let poller = Poller::open(address, 4).await;
+    let mut begun = TcpStream::connect(address).await.expect("a connector");
+    let path = &poller.path;
+    let half = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n4");
+    begun.write_all(half.as_bytes()).await.expect("asked");
+    wait::eventually("another is refused meanwhile", SOON, async || {
+        poller.post("40").await.status == 400
+    })
+    .await;
+
+    let poller = Poller::open(address, 4).await;
+    let get = || http(address, "GET", &poller.path, "", "");
+    let (one, other) = tokio::join!(get(), get());
+    let (waited, refused) = if one.status == 200 {
+        (one, other)
+    } else {
+        (other, one)
+    };
+    assert_eq!((waited.status, &*waited.body), (200, "1"));
+    assert_eq!(refused.status, 400);
+}
+
 /// A client that does not read costs a bounded amount of memory, whatever it does besides (F11): by polls that don't come, and
 /// by a WebSocket on which it only pings.
 #[tokio::test]
