@@ -48,10 +48,11 @@ fn text(text: &str) -> Frame {
 
 /// What a string message to a client says.
 fn said(frame: &Frame) -> Value {
-    let packet = std::str::from_utf8(&frame.1).unwrap();
-    let event: Value = serde_json::from_str(packet.strip_prefix("42").unwrap()).unwrap();
+    let packet = std::str::from_utf8(&frame.1).expect("text");
+    let event: Value =
+        serde_json::from_str(packet.strip_prefix("42").expect("an event")).expect("JSON");
     assert_eq!(event[0], "message");
-    serde_json::from_str(event[1].as_str().unwrap()).unwrap()
+    serde_json::from_str(event[1].as_str().expect("text")).expect("JSON")
 }
 
 #[test]
@@ -66,8 +67,9 @@ fn the_older_version_is_ready_at_once_the_newer_when_it_connects_to_the_namespac
     assert_eq!(decode(&mut codec(OLD), b"40"), NOTHING);
     let connected = decode(&mut codec(NEW), b"40");
     assert_eq!(connected.inputs, [Input::Ready]);
-    let answer = std::str::from_utf8(&connected.frames[0].1).unwrap();
-    let id: Value = serde_json::from_str(answer.strip_prefix("40").unwrap()).unwrap();
+    let answer = std::str::from_utf8(&connected.frames[0].1).expect("text");
+    let id: Value =
+        serde_json::from_str(answer.strip_prefix("40").expect("a connection")).expect("JSON");
     assert_eq!(id["sid"].as_str().map(str::len), Some(16));
 }
 
@@ -156,11 +158,11 @@ fn what_breaks_the_protocol_closes() {
 #[test]
 fn other_namespaces_are_refused_in_each_versions_form() {
     let answered = |format, packet: &[u8]| decode(&mut codec(format), packet).frames;
-    let old = text(r#"44/admin,"Invalid namespace""#);
-    let new = text(r#"44/admin,{"message":"Invalid namespace"}"#);
+    let old = [text(r#"44/admin,"Invalid namespace""#)];
+    let new = [text(r#"44/admin,{"message":"Invalid namespace"}"#)];
     for packet in ["40/admin", "40/admin,", "40/admin?token=x,"] {
-        assert_eq!(answered(OLD, packet.as_bytes()), [old.clone()]);
-        assert_eq!(answered(NEW, packet.as_bytes()), [new.clone()]);
+        assert_eq!(answered(OLD, packet.as_bytes())[..], old);
+        assert_eq!(answered(NEW, packet.as_bytes())[..], new);
     }
 }
 

@@ -222,7 +222,9 @@ fn deflated(message: &[u8]) -> Vec<u8> {
     let mut compress = Compress::new(Compression::best(), false);
     let mut payload = Vec::with_capacity(message.len() + 64);
     let flush = FlushCompress::Sync;
-    compress.compress_vec(message, &mut payload, flush).unwrap();
+    compress
+        .compress_vec(message, &mut payload, flush)
+        .expect("it compresses");
     let tail = payload.len() - 4;
     assert_eq!(payload.split_off(tail), [0, 0, 0xff, 0xff]);
     payload
