@@ -6,7 +6,9 @@ use crate::hub::{Hub, TOUCH_INTERVAL};
 use crate::testing::counters::Counters;
 use crate::testing::feed::{Script, connection, head};
 use crate::testing::{at, publication, sized};
+use channel_store::{Payload, Route, User, UserId};
 use metrics::with_local_recorder;
+use serde_json::Value;
 
 /// A live channel at ("a", 4) with members of these formats, and what its hub counts.
 async fn counted(formats: &[WireFormat]) -> (Counters, Script, Vec<Guest>) {
@@ -67,4 +69,39 @@ async fn a_batch_that_grows_large_is_written_before_it_grows_further() {
         script.publish(sized("a", offset, 40 << 10));
     }
     assert_eq!(counters.get("connector_channel_writes_total"), 2);
+}
+
+/// In the beginning of a write, in its middle, at its end, nowhere in it, and alone.
+#[tokio::test(start_paused = true)]
+async fn what_is_for_others_alone_moves_its_sender_on_write_after_write() {
+    let (_, script, mut guests) = counted(&[WireFormat::JSON]).await;
+    let me = User {
+        id: UserId::new("me").unwrap(),
+        is_number: false,
+    };
+    let mut own = guest(&script.hub, WireFormat::JSON).await;
+    own.connection.belongs_to(&me.id);
+    own.begins(at("a", 4)).await;
+    let mut offset = 4;
+    for write in ["x..", ".x.", "..x", "...", "x", "xx", "."] {
+        let begin = offset + 1;
+        for kind in write.chars() {
+            offset += 1;
+            let mut publication = publication("a", offset);
+            if kind == 'x' {
+                let route = Route::new(publication.payload.route()).unwrap();
+                let body = publication.payload.body();
+                publication.payload = Payload::for_others(&route, &me, body);
+            }
+            script.publish(publication);
+        }
+        guests[0].is_given(begin..=offset).await;
+        for (offset, kind) in (begin..).zip(write.chars()) {
+            let (_, text) = own.client.frame().await.unwrap();
+            let told: Value = serde_json::from_slice(&text).unwrap();
+            assert_eq!(told["offset"], offset, "{write}");
+            assert_eq!(told.get("body").is_none(), kind == 'x', "{write}: {told}");
+        }
+        own.is_given_nothing().await;
+    }
 }
