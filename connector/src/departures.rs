@@ -175,11 +175,17 @@ async fn end_graces(line: Arc<Line>) {
 
 async fn work(line: Arc<Line>, chat: Arc<Chat>, registry: Arc<Registry>) {
     loop {
-        let departure = line.next().await;
-        for membership in &departure.memberships {
-            leave(&chat, membership).await;
+        let Departure {
+            memberships,
+            registration,
+        } = line.next().await;
+        for membership in memberships {
+            leave(&chat, &membership).await;
+            // Here it ends, whatever still waits: while it is known, a store that falls back to before its leave is not
+            // put right.
+            drop(membership);
         }
-        if let Some(registration) = &departure.registration {
+        if let Some(registration) = &registration {
             close(&registry, registration).await;
         }
         line.state.lock().under_way -= 1;

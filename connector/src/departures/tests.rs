@@ -86,6 +86,22 @@ async fn a_leave_that_fails_is_repeated_as_it_is_until_it_lands() {
     instance.nobody_calls().await;
 }
 
+/// A store that falls back to before the leave has it as a member again, whom nobody would take out.
+#[tokio::test(start_paused = true)]
+async fn a_membership_whose_leave_has_landed_is_known_no_more_whatever_the_session_still_waits_for()
+{
+    let (departures, mut instance, _stream) = departures().await;
+    let mut departure = leaving("u").await;
+    departure.memberships.extend(leaving("u").await.memberships);
+    let memberships: Vec<_> = departure.memberships.iter().map(Arc::downgrade).collect();
+    departures.add(departure);
+    let call = instance.leave().await;
+    call.answer(Ok(LeaveResponse::default()));
+    let _unanswered = instance.leave().await;
+    let known: Vec<_> = memberships.iter().map(|it| it.strong_count()).collect();
+    assert_eq!(known, [0, 1]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_leave_outlives_a_time_without_any_chat() {
     let (departures, mut instance, stream) = departures().await;
