@@ -13,10 +13,10 @@ use std::cell::RefCell;
 const THRESHOLD: usize = 256;
 /// Of the two ends of what deflate writes at a flush this one is left out (section 7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
-/// Space that is kept between messages.
-const KEPT: usize = 64 << 10;
 /// What shows that a message is whole: that end, and a block that is the last one.
 const END: [u8; 9] = [0, 0, 0xff, 0xff, 1, 0, 0, 0xff, 0xff];
+/// Space that is kept between messages.
+const KEPT: usize = 64 << 10;
 /// As far back as deflate refers.
 const WINDOW: usize = 32 << 10;
 /// Says that a frame begins a compressed message.
