@@ -124,6 +124,19 @@ pub struct Look {
     pub generation: Generation,
 }
 
+/// The part of the store that holds a place at present: one server of a cluster. Parts fail one by one, so work for
+/// different shards must not wait for one another. Opaque, compared only.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Shard(u64);
+
+impl Shard {
+    /// The shard that this number stands for.
+    #[must_use]
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// Leases, indexes and the directory: connectors hold leases, chats look after them. All of it may be repeated.
 #[async_trait]
 pub trait Leases: Send + Sync + 'static {
@@ -250,6 +263,9 @@ pub trait Leases: Send + Sync + 'static {
     /// # Errors
     /// As [`Leases::note`].
     async fn strike(&self, incarnation: &Incarnation, seen: u64) -> Result<(), StoreError>;
+
+    /// The shard that holds a place at present. It may be another one after the store's slots have moved.
+    fn shard(&self, place: &Place) -> Shard;
 
     /// True while the store answers.
     fn available(&self) -> watch::Receiver<bool>;

@@ -18,7 +18,7 @@ mod store;
 pub use history::{HistoryPage, HistoryRange};
 pub use lease::{
     DEADLINE_MARGIN, Declared, DroppedBy, IndexEntry, Indexed, LEASE_MEMORY, LeaseState, Leases,
-    Look, Place, Renewed, SETTLE_TIME, Term,
+    Look, Place, Renewed, SETTLE_TIME, Shard, Term,
 };
 pub use name::{
     ChannelName, IdempotencyKey, Incarnation, NameError, Route, SessionId, User, UserId,

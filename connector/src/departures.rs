@@ -3,33 +3,39 @@
 //! A leave is never lost while the process lives: it is repeated until chat has done it, also when every chat is away
 //! for a while (F2, F9). Their number is bounded by refusing logins, not by forgetting leaves.
 //!
-//! With a grace, whoever is gone stays a member for as long: who comes back meanwhile has two sessions, and the end of one
-//! of them is no leave.
+//! Leaves wait in a queue for each shard of the store, with workers of its own: a shard that is down delays its own
+//! leaves, and nobody else's.
+//!
+//! With a grace, a session whose client is gone stays a member for as long. If the user comes back meanwhile it has two
+//! sessions, and the end of one of two is no leave.
 
 use crate::chat::{CallError, Chat};
 use crate::lease::Membership;
 use crate::registry::{Registration, Registry};
+use channel_store::{Place, Shard};
 use parking_lot::Mutex;
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
+use std::mem;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
-/// Leaves that may be outstanding before logins are refused.
+/// Sessions whose leaves may be outstanding before logins are refused.
 const ROOM: usize = 100_000;
-/// Leaves under way at once.
+/// Leaves under way at once in each shard.
 const AT_ONCE: usize = 64;
 /// Pauses between tries.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// What is left to do for a session: it is known as on its way out until that has landed.
+/// What is left to do for a session that is over.
 #[derive(Default)]
 pub(crate) struct Departure {
-    /// It leaves first, from everywhere.
+    /// It leaves all of these.
     pub(crate) memberships: Vec<Arc<Membership>>,
-    /// Then its user may log in again.
+    /// Its login is closed after all leaves have landed.
     pub(crate) registration: Option<Arc<Registration>>,
 }
 
@@ -37,47 +43,84 @@ pub(crate) struct Departure {
 pub(crate) struct Departures {
     line: Arc<Line>,
     grace: Duration,
-    _workers: Vec<AbortOnDropHandle<()>>,
+    _graces: AbortOnDropHandle<()>,
+    _workers: DropGuard,
 }
 
-#[derive(Default)]
 struct Line {
+    chat: Arc<Chat>,
+    registry: Arc<Registry>,
+    shard: Box<dyn Fn(&Place) -> Shard + Send + Sync>,
     state: Mutex<State>,
-    grown: Notify,
     emptied: Notify,
     lingers: Notify,
+    /// Ends all workers.
+    end: CancellationToken,
 }
 
 #[derive(Default)]
 struct State {
     /// Members for the time being, by when that is over.
     lingering: VecDeque<(Instant, Departure)>,
-    waiting: VecDeque<Departure>,
-    under_way: usize,
+    shards: HashMap<Shard, Queue>,
+    /// Sessions of which not everything has landed, without those that linger.
+    outstanding: usize,
+}
+
+/// What is to be done in one shard. It exists while a worker does.
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Step>,
+    workers: usize,
+}
+
+enum Step {
+    Leave(Arc<Membership>, Arc<Rest>),
+    Close(Arc<Registration>, Arc<Rest>),
+}
+
+/// Shared by all steps of a session. When the last leave has landed the login is closed, and when everything has, the
+/// session is no longer outstanding.
+struct Rest {
+    registration: Option<Arc<Registration>>,
+    line: Weak<Line>,
 }
 
 impl Departures {
-    /// Nothing to do yet.
+    /// Nothing to do yet. `shard` tells where in the store a channel or user is.
     #[must_use]
-    pub(crate) fn new(chat: &Arc<Chat>, registry: &Arc<Registry>, grace: Duration) -> Self {
-        let line = Arc::new(Line::default());
-        let work = || {
-            let work = work(Arc::clone(&line), Arc::clone(chat), Arc::clone(registry));
-            AbortOnDropHandle::new(tokio::spawn(work))
-        };
-        let mut workers: Vec<_> = (0..AT_ONCE).map(|_| work()).collect();
-        workers.push(AbortOnDropHandle::new(tokio::spawn(end_graces(
-            line.clone(),
-        ))));
+    pub(crate) fn new(
+        chat: &Arc<Chat>,
+        registry: &Arc<Registry>,
+        shard: impl Fn(&Place) -> Shard + Send + Sync + 'static,
+        grace: Duration,
+    ) -> Self {
+        let end = CancellationToken::new();
+        let line = Arc::new(Line {
+            chat: Arc::clone(chat),
+            registry: Arc::clone(registry),
+            shard: Box::new(shard),
+            state: Mutex::default(),
+            emptied: Notify::new(),
+            lingers: Notify::new(),
+            end: end.clone(),
+        });
+        let graces = tokio::spawn(end_graces(Arc::clone(&line)));
         Self {
             line,
             grace,
-            _workers: workers,
+            _graces: AbortOnDropHandle::new(graces),
+            _workers: end.drop_guard(),
         }
     }
 
-    /// Takes charge of a session's end. The leave waits until the grace is over, the user doesn't.
+    /// Takes charge of the end of a session whose client is gone. Its leaves wait until the grace is over, its login is
+    /// closed at once.
     pub(crate) fn add(&self, mut departure: Departure) {
+        // Now it ends, whenever the leaves are sent.
+        for membership in &departure.memberships {
+            membership.end();
+        }
         if self.grace.is_zero() || departure.memberships.is_empty() {
             return self.land(departure);
         }
@@ -95,12 +138,12 @@ impl Departures {
         self.line.lingers.notify_one();
     }
 
-    /// Takes charge of what waits for no grace.
+    /// Takes charge of what waits for no grace: a leave that was asked for, or something that is undone.
     pub(crate) fn land(&self, departure: Departure) {
         self.line.push(departure);
     }
 
-    /// How long whoever is gone stays a member.
+    /// How long a session whose client is gone stays a member.
     pub(crate) fn grace(&self) -> Duration {
         self.grace
     }
@@ -109,7 +152,7 @@ impl Departures {
     #[must_use]
     pub(crate) fn has_room(&self) -> bool {
         let state = self.line.state.lock();
-        state.lingering.len() + state.outstanding() < ROOM
+        state.lingering.len() + state.outstanding < ROOM
     }
 
     /// Returns when every leave has landed whose time has come.
@@ -118,7 +161,7 @@ impl Departures {
             let emptied = self.line.emptied.notified();
             tokio::pin!(emptied);
             emptied.as_mut().enable();
-            if self.line.state.lock().outstanding() == 0 {
+            if self.line.state.lock().outstanding == 0 {
                 return;
             }
             emptied.await;
@@ -126,35 +169,137 @@ impl Departures {
     }
 }
 
-impl State {
-    fn outstanding(&self) -> usize {
-        self.waiting.len() + self.under_way
+/// What a login or join has begun, and what must end again unless all of it goes well: dropped, that is under way. So
+/// it does not matter where a request fails, or is given up.
+pub(crate) struct Undo<'a> {
+    departures: &'a Departures,
+    pub(crate) departure: Departure,
+}
+
+impl<'a> Undo<'a> {
+    /// Nothing is begun yet.
+    pub(crate) fn new(departures: &'a Departures) -> Self {
+        Self {
+            departures,
+            departure: Departure::default(),
+        }
+    }
+
+    /// A membership that is to end, whatever becomes of the leave that is tried first.
+    pub(crate) fn of(departures: &'a Departures, membership: Arc<Membership>) -> Self {
+        let mut undo = Self::new(departures);
+        undo.departure.memberships.push(membership);
+        undo
+    }
+
+    /// All went well: nothing ends.
+    pub(crate) fn keep(mut self) -> Departure {
+        mem::take(&mut self.departure)
+    }
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        let mut departure = mem::take(&mut self.departure);
+        departure.registration = (departure.registration).filter(|it| !it.is_nowhere());
+        if departure.registration.is_some() || !departure.memberships.is_empty() {
+            // A client that was told of a failure has no grace.
+            self.departures.land(departure);
+        }
     }
 }
 
 impl Line {
-    fn push(&self, departure: Departure) {
-        for membership in &departure.memberships {
-            membership.ends();
+    fn push(self: &Arc<Self>, departure: Departure) {
+        let Departure {
+            memberships,
+            registration,
+        } = departure;
+        self.state.lock().outstanding += 1;
+        let rest = Arc::new(Rest {
+            registration,
+            line: Arc::downgrade(self),
+        });
+        for membership in memberships {
+            membership.begin_leaving();
+            let place = Place::Channel(membership.channel().clone());
+            self.enqueue(&place, Step::Leave(membership, Arc::clone(&rest)));
         }
-        self.state.lock().waiting.push_back(departure);
-        self.grown.notify_one();
+        // If there was nothing to leave, this was the last reference.
+        drop(rest);
     }
 
-    async fn next(&self) -> Departure {
-        loop {
-            {
-                let mut state = self.state.lock();
-                if let Some(departure) = state.waiting.pop_front() {
-                    state.under_way += 1;
-                    if !state.waiting.is_empty() {
-                        self.grown.notify_one();
+    fn enqueue(self: &Arc<Self>, place: &Place, step: Step) {
+        let shard = (self.shard)(place);
+        let mut state = self.state.lock();
+        let queue = state.shards.entry(shard).or_default();
+        queue.waiting.push_back(step);
+        if queue.workers < AT_ONCE {
+            queue.workers += 1;
+            drop(state);
+            tokio::spawn(Arc::clone(self).work(shard));
+        }
+    }
+
+    /// Lives as long as something waits in its shard.
+    async fn work(self: Arc<Self>, shard: Shard) {
+        let end = self.end.clone();
+        let working = async {
+            while let Some(step) = self.next(shard) {
+                match step {
+                    Step::Leave(membership, rest) => {
+                        leave(&self.chat, &membership).await;
+                        // Forget the membership now, even if the login is still to be closed. As long as it is known,
+                        // the reconciliation believes that it is leaving, and would not remove it again after a
+                        // failover that lost the leave.
+                        drop(membership);
+                        drop(rest);
                     }
-                    return departure;
+                    Step::Close(registration, rest) => {
+                        close(&self.registry, &registration).await;
+                        drop(rest);
+                    }
                 }
             }
-            self.grown.notified().await;
+        };
+        tokio::select! {
+            biased;
+            () = end.cancelled() => {}
+            () = working => {}
         }
+    }
+
+    /// The next step; `None` ends the worker.
+    fn next(&self, shard: Shard) -> Option<Step> {
+        let mut state = self.state.lock();
+        let queue = state.shards.get_mut(&shard)?;
+        let step = queue.waiting.pop_front();
+        if step.is_none() {
+            queue.workers -= 1;
+            if queue.workers == 0 {
+                state.shards.remove(&shard);
+            }
+        }
+        step
+    }
+}
+
+impl Drop for Rest {
+    fn drop(&mut self) {
+        let Some(line) = self.line.upgrade().filter(|it| !it.end.is_cancelled()) else {
+            return;
+        };
+        let Some(registration) = self.registration.take() else {
+            line.state.lock().outstanding -= 1;
+            line.emptied.notify_waiters();
+            return;
+        };
+        let place = Place::User(registration.user().clone());
+        let rest = Arc::new(Self {
+            registration: None,
+            line: mem::take(&mut self.line),
+        });
+        line.enqueue(&place, Step::Close(registration, rest));
     }
 }
 
@@ -173,34 +318,15 @@ async fn end_graces(line: Arc<Line>) {
     }
 }
 
-async fn work(line: Arc<Line>, chat: Arc<Chat>, registry: Arc<Registry>) {
-    loop {
-        let Departure {
-            memberships,
-            registration,
-        } = line.next().await;
-        for membership in memberships {
-            leave(&chat, &membership).await;
-            // Here it ends, whatever still waits: while it is known, a store that falls back to before its leave is not
-            // put right.
-            drop(membership);
-        }
-        if let Some(registration) = &registration {
-            close(&registry, registration).await;
-        }
-        line.state.lock().under_way -= 1;
-        line.emptied.notify_waiters();
-    }
-}
-
 async fn leave(chat: &Chat, membership: &Membership) {
-    let leave = membership.leave();
     let mut pause = BACK_OFF.0;
     loop {
-        match chat.leave(leave.clone()).await {
+        let leave = membership.leave();
+        let channel = leave.channel.clone();
+        match chat.leave(leave).await {
             Ok(()) => return,
             Err(CallError::Refused { reason }) => {
-                return tracing::error!(channel = leave.channel, reason, "chat refused a leave");
+                return tracing::error!(?channel, reason, "chat refused a leave");
             }
             Err(CallError::Unreachable | CallError::Unknown) => back_off(&mut pause).await,
         }

@@ -18,7 +18,7 @@ use crate::registry::Registry;
 use crate::suspects::Suspects;
 use channel_store::{
     ChannelName, DEADLINE_MARGIN, Generation, Incarnation, Indexed, LEASE_MEMORY, Leases, Place,
-    Renewed, SessionId, StoreError, User,
+    Renewed, SessionId, Shard, StoreError, User,
 };
 use index::Index;
 use metrics::{counter, describe_counter, describe_gauge, gauge};
@@ -64,7 +64,7 @@ struct Tenure {
     /// By the store's clock, milliseconds: joins later than this have no effect.
     deadline: AtomicU64,
     index: Mutex<Index>,
-    roster: Mutex<Roster>,
+    roster: Roster,
     suspects: Arc<Suspects>,
     /// Joins and leaves are counted upwards.
     operations: AtomicU64,
@@ -114,6 +114,12 @@ impl Lease {
             tenure: Mutex::default(),
             taken: Notify::new(),
         }))
+    }
+
+    /// Tells which shard of the store holds a place.
+    pub(crate) fn shards(&self) -> impl Fn(&Place) -> Shard + Send + Sync + 'static {
+        let leases = Arc::clone(&self.leases);
+        move |place| leases.shard(place)
     }
 
     /// Keeps the lease by a new incarnation, until that is dead: then everything of it is to be closed.
@@ -319,7 +325,7 @@ impl Tenure {
             suspects,
             deadline: AtomicU64::new(0),
             index: Mutex::default(),
-            roster: Mutex::default(),
+            roster: Roster::default(),
             operations: AtomicU64::new(0),
             generations: Mutex::default(),
             hurry: Notify::new(),
@@ -332,19 +338,20 @@ impl Tenure {
         self.operations.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// What ends a session's membership: with a number of its own.
+    /// What ends those of a session's memberships whose joins have smaller numbers.
     fn leave(
         &self,
         channel: &ChannelName,
         user: &User,
         session: &SessionId,
+        operation: u64,
         fence: bool,
     ) -> LeaveRequest {
         LeaveRequest {
             channel: channel.to_string(),
             user: user.id.to_string(),
             user_is_number: user.is_number,
-            session: Some(self.wire_session(session, self.next_operation())),
+            session: Some(self.wire_session(session, operation)),
             fence,
         }
     }

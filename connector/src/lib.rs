@@ -91,8 +91,8 @@ pub async fn serve(
     } = surroundings;
     hub.follow(feed);
     let services = Services {
+        departures: Departures::new(&chat, &registry, lease.shards(), clients.grace),
         lease,
-        departures: Departures::new(&chat, &registry, clients.grace),
         registry,
         hub,
         chat,

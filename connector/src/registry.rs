@@ -72,6 +72,8 @@ struct Standing {
     generation: Option<u64>,
     /// Its end is on its way.
     over: bool,
+    /// Its login was sent, and not answered yet.
+    asked: bool,
     /// A copy of its login, or of a claim, may arrive after its end.
     fence: bool,
 }
@@ -183,7 +185,10 @@ impl Registry {
         let mut dead = Vec::new();
         loop {
             let login = registration.login(self.policy);
-            match self.users.login(&login, &dead).await {
+            registration.standing.lock().asked = true;
+            let answer = self.users.login(&login, &dead).await;
+            registration.standing.lock().asked = false;
+            match answer {
                 Ok(LoggedIn::Yes { generation, others }) => {
                     registration.standing.lock().generation = Some(generation);
                     if others && self.policy == LoginPolicy::KickOld {
@@ -278,7 +283,7 @@ impl Registry {
         let fence = {
             let mut standing = registration.standing.lock();
             standing.over = true;
-            standing.fence
+            standing.fence || standing.asked
         };
         let Registration { user, session, .. } = registration;
         self.users.close(user, session, fence).await
@@ -333,7 +338,9 @@ impl Registry {
                 }
             }
             findings.hints.extend(better);
-            if own.is_none() || !is_marked {
+            // An entry with another rank is as good as none: a late copy of the login has entered it after a loss of data.
+            let is_entered = own.is_some_and(|own| own.generation == generation);
+            if !is_entered || !is_marked {
                 findings.claims.push(registration);
             }
         }
@@ -398,6 +405,11 @@ impl Findings {
 }
 
 impl Registration {
+    /// Whose login it is.
+    pub(crate) fn user(&self) -> &UserId {
+        &self.user
+    }
+
     fn login(&self, policy: LoginPolicy) -> Login {
         Login {
             user: self.user.clone(),
@@ -428,12 +440,7 @@ impl Registration {
     /// True if nothing was sent whose copy may still travel, and nothing was written.
     pub(crate) fn is_nowhere(&self) -> bool {
         let standing = self.standing.lock();
-        standing.generation.is_none() && !standing.fence
-    }
-
-    /// Its login was not answered, and may still take effect.
-    pub(crate) fn is_uncertain(&self) {
-        self.standing.lock().fence = true;
+        standing.generation.is_none() && !standing.fence && !standing.asked
     }
 
     fn kick(&self) {

@@ -11,7 +11,7 @@ mod view;
 use crate::chat::{Chat, Flow};
 use crate::codec::{Request, RequestBody};
 use crate::connection::Connection;
-use crate::departures::{Departure, Departures};
+use crate::departures::{Departure, Departures, Undo};
 use crate::disconnect::Disconnect;
 use crate::hub::{Hub, Member};
 use crate::lease::{Lease, Membership};
@@ -19,7 +19,6 @@ use crate::parameters::{Login, ParameterError};
 use crate::random::unguessable;
 use crate::registry::{Registration, Registry};
 use channel_store::{ChannelName, SessionId, User};
-use entry::Refused;
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -172,28 +171,27 @@ impl Client {
             channel,
             recovery,
         } = login;
-        let mut undo = Departure::default();
-        let registered = self.register(&user, &channel, &id, &mut undo.registration);
+        let mut undo = Undo::new(&self.services.departures);
+        let Departure {
+            memberships,
+            registration,
+        } = &mut undo.departure;
+        let registered = self.register(&user, &channel, &id, registration);
         let entered = self
-            .enter(&channel, &recovery, registered, &mut undo.memberships)
+            .enter(&channel, &recovery, registered, memberships)
             .await;
         let entry = match entered {
             Ok(entry) => entry,
-            Err(refused) => {
-                if let (Refused::Late, Some(registration)) = (&refused, &undo.registration) {
-                    registration.is_uncertain();
-                }
-                self.undo(undo);
-                return Some(refused.into());
-            }
+            Err(refused) => return Some(refused.into()),
         };
+        let registration = undo.keep().registration;
         self.connection.belongs_to(&user.id);
         let joined = self.welcome(request.id, LOGGED_IN, entry);
         self.session = Some(Session {
             id,
             user,
             home: channel,
-            registration: undo.registration,
+            registration,
             flow: Arc::default(),
             keys: 0,
             places: vec![joined],
@@ -208,9 +206,17 @@ impl Client {
     }
 
     /// The connection is over: what it sent comes first, then its leaves (K3, K4).
-    pub(crate) async fn close(mut self) {
-        if let Some(session) = self.session.take() {
+    pub(crate) async fn close(self) {
+        if let Some(session) = &self.session {
             session.flow.settled().await;
+        }
+    }
+}
+
+/// However the connection ended, and whatever became of its task: the session leaves.
+impl Drop for Client {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
             let places = session.places.into_iter();
             self.services.departures.add(Departure {
                 memberships: places.map(|joined| joined.membership).collect(),

@@ -275,7 +275,8 @@ impl State {
                 .renew(user, now.instant + options.detached_life);
         }
         self.used = now.instant;
-        if let Some(joined) = self.kept.members.joined_again(&session, operation) {
+        let Kept { members, log } = &mut self.kept;
+        if let Some(joined) = members.joined_again(&session, operation, || log.head()) {
             return Ok(joined);
         }
         let is_first = self.kept.members.count_in(&join.user.id);

@@ -2,6 +2,7 @@
 //! that have left.
 
 use crate::name::{Incarnation, SessionId, User, UserId};
+use crate::publication::Position;
 use crate::store::{Join, Joined, MembersPage, Membership};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
@@ -61,10 +62,22 @@ impl Members {
         self.sessions.contains_key(session)
     }
 
-    /// The first answer, if the session is a member. From now on only a leave that is newer than this operation ends it.
-    pub(super) fn joined_again(&mut self, session: &Session, operation: u64) -> Option<Joined> {
+    /// The answer to a join of a session that is a member already: to a copy of its join the first answer, to a newer join
+    /// the present end of the log. From now on only a leave that is newer than this operation ends it.
+    pub(super) fn joined_again(
+        &mut self,
+        session: &Session,
+        operation: u64,
+        head: impl FnOnce() -> Position,
+    ) -> Option<Joined> {
         let record = self.sessions.get_mut(session)?;
-        record.operation = record.operation.max(operation);
+        if record.operation < operation {
+            record.operation = operation;
+            record.joined = Joined {
+                position: head(),
+                published: false,
+            };
+        }
         Some(record.joined.clone())
     }
 

@@ -78,8 +78,10 @@ impl User {
     }
 
     fn claim(&mut self, login: &Login, generation: u64) -> Claimed {
-        if !self.entries.contains_key(&login.session) {
-            self.enter(login, generation);
+        // A late copy of the login may have entered it anew after a loss of data, with another generation.
+        match self.entries.get_mut(&login.session) {
+            Some(entry) => entry.generation = generation,
+            None => self.enter(login, generation),
         }
         let (mut superseded, mut better) = (Vec::new(), Vec::new());
         for entry in self.entries.values_mut() {

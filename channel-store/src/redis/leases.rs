@@ -10,7 +10,7 @@ use super::scripts::SCRIPTS;
 use super::{channel_seconds, seconds};
 use crate::lease::{
     Declared, DroppedBy, IndexEntry, Indexed, LEASE_MEMORY, LeaseState, Leases, Look, Place,
-    Renewed, Term,
+    Renewed, Shard, Term,
 };
 use crate::name::{ChannelName, Incarnation, SessionId, User, UserId};
 use crate::store::{StoreError, StoreOptions};
@@ -302,6 +302,13 @@ impl Leases for RedisLeases {
         let arguments = [incarnation.to_string(), seen.to_string()];
         self.ask_directory(&SCRIPTS.strike, &arguments).await?;
         Ok(())
+    }
+
+    fn shard(&self, place: &Place) -> Shard {
+        self.nodes.shard_of(|| match place {
+            Place::Channel(channel) => self.keys.of(channel).topic(),
+            Place::User(user) => self.keys.of_user(user).all()[0].clone(),
+        })
     }
 
     fn available(&self) -> watch::Receiver<bool> {

@@ -10,12 +10,14 @@ use super::location::{Address, Kind, Location, OpenError};
 use super::reply::{text, unavailable};
 use super::sentinel::Sentinels;
 use super::slots::{Slots, slot};
+use crate::lease::Shard;
 use crate::name::ChannelName;
 use crate::store::{StoreError, StoreOptions};
 use futures_util::future::{join_all, try_join_all};
 use redis::{Pipeline, Value};
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -131,6 +133,19 @@ impl Nodes {
     ) -> Result<Connection, StoreError> {
         let table = self.table.borrow().clone();
         owner(&table.slots, &table.nodes, key)?.links[0].connection()
+    }
+
+    /// The shard that holds a key: all keys of one node belong to one shard, and so do keys that nobody owns at present.
+    pub(super) fn shard_of(&self, key: impl FnOnce() -> String) -> Shard {
+        let table = self.table.borrow().clone();
+        let slots = &table.slots;
+        let owner = slots.only_owner().or_else(|| slots.owner(slot(&key())));
+        // A hash is enough: two nodes with the same one would only wait for each other.
+        Shard::new(owner.map_or(0, |owner| {
+            let mut hasher = DefaultHasher::new();
+            owner.to_string().hash(&mut hasher);
+            hasher.finish()
+        }))
     }
 
     /// The word that publishes to topics.

@@ -15,13 +15,28 @@ use tonic_types::{ErrorDetails, StatusExt};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
+/// A channel in a shard of its own.
+const ELSEWHERE: &str = "elsewhere";
+
+fn shard(place: &Place) -> Shard {
+    match place {
+        Place::Channel(channel) if channel.as_str() == ELSEWHERE => Shard::new(1),
+        _ => Shard::default(),
+    }
+}
+
 /// What is to be said of a user that has joined.
 async fn leaving(user: &str) -> Departure {
+    leaving_from("4", user).await
+}
+
+async fn leaving_from(channel: &str, user: &str) -> Departure {
     let leases = MemoryStore::new(StoreOptions::default()).leases();
     let lease = Lease::new("c", Duration::from_secs(10), leases, Arc::default()).unwrap();
     lease.take().await;
     let stay = Arc::new(lease.enter(Vec::new()).await.unwrap());
-    let (channel, id) = (ChannelName::new("4").unwrap(), UserId::new(user).unwrap());
+    let channel = ChannelName::new(channel).unwrap();
+    let id = UserId::new(user).unwrap();
     let user = User {
         id,
         is_number: false,
@@ -51,7 +66,7 @@ async fn departures_with(grace: Duration) -> (Departures, Instance, Sends) {
         store.hints(),
         store.leases(),
     );
-    let departures = Departures::new(&chat, &registry, grace);
+    let departures = Departures::new(&chat, &registry, shard, grace);
     let stream = instance.stream().await;
     let_run().await;
     (departures, instance, stream)
@@ -98,6 +113,7 @@ async fn a_membership_whose_leave_has_landed_is_known_no_more_whatever_the_sessi
     let call = instance.leave().await;
     call.answer(Ok(LeaveResponse::default()));
     let _unanswered = instance.leave().await;
+    let_run().await;
     let known: Vec<_> = memberships.iter().map(|it| it.strong_count()).collect();
     assert_eq!(known, [0, 1]);
 }
@@ -139,6 +155,46 @@ async fn leaves_land_sixty_four_at_once_and_none_is_forgotten() {
         landed.insert(call.answer(Ok(LeaveResponse::default())).user);
     }
     soon(departures.landed()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn leaves_of_one_shard_that_hang_delay_no_leave_of_another() {
+    let (departures, mut instance, _stream) = departures().await;
+    let mut hanging = Vec::new();
+    for user in 0..2 * AT_ONCE {
+        departures.add(leaving_from(ELSEWHERE, &user.to_string()).await);
+    }
+    for _ in 0..AT_ONCE {
+        hanging.push(instance.leave().await);
+    }
+    departures.add(leaving("healthy").await);
+    let call = instance.leave().await;
+    assert_eq!(call.answer(Ok(LeaveResponse::default())).user, "healthy");
+    is_waiting(&departures).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_undone_leaves_at_once_whatever_the_grace() {
+    let (departures, mut instance, _stream) = departures_with(Duration::from_secs(60)).await;
+    let membership = leaving("u").await.memberships.remove(0);
+    drop(Undo::of(&departures, membership));
+    let call = instance.leave().await;
+    assert_eq!(call.answer(Ok(LeaveResponse::default())).user, "u");
+    soon(departures.landed()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grace_does_not_make_the_leave_newer_than_a_join_that_came_meanwhile() {
+    const GRACE: Duration = Duration::from_secs(5);
+    let (departures, mut instance, _stream) = departures_with(GRACE).await;
+    let departure = leaving("u").await;
+    let ended = Arc::clone(&departure.memberships[0]);
+    departures.add(departure);
+    let next = ended.again();
+    let leave = instance.leave().await;
+    let leave = leave.answer(Ok(LeaveResponse::default()));
+    let join = next.join().session.unwrap().operation;
+    assert!(leave.session.unwrap().operation < join);
 }
 
 #[tokio::test(start_paused = true)]

@@ -39,8 +39,8 @@ const REPAIRS: &str = "connector_repairs_total";
 enum Repair {
     /// It is a member, and not listed.
     Join(Arc<Membership>),
-    /// It is listed, and over.
-    Leave(SessionId, User),
+    /// It is listed, and over. With the number of the leave that ends it.
+    Leave(SessionId, User, u64),
 }
 
 pub(super) fn describe() {
@@ -120,7 +120,7 @@ impl Lease {
         expired.await;
         let (mut doubtful, mut empty) = (Vec::new(), Vec::new());
         for (channel, look) in channels.iter().zip(looks) {
-            let known = tenure.roster.lock().members(channel).len();
+            let known = tenure.roster.members(channel).len();
             let place = Place::Channel(channel.clone());
             if tenure.index.lock().is_as_known(&place, &look, known) {
                 empty.extend(self.looked(tenure, place, &look));
@@ -247,8 +247,8 @@ impl Lease {
             let _permit = self.calls.acquire().await;
             match repair {
                 Repair::Join(membership) => join_again(chat, &membership).await,
-                Repair::Leave(session, user) => {
-                    let leave = tenure.leave(channel, &user, &session, true);
+                Repair::Leave(session, user, operation) => {
+                    let leave = tenure.leave(channel, &user, &session, operation, true);
                     is_done(chat.leave(leave).await, "ghost")
                 }
             }
@@ -268,17 +268,19 @@ impl Lease {
         tenure: &Arc<Tenure>,
         channel: &ChannelName,
     ) -> Result<Vec<Repair>, StoreError> {
-        // Before the list: who joins meanwhile is on it, or is no concern of this look.
-        let members = tenure.roster.lock().members(channel);
+        // Before the list is read: a session that joins meanwhile is on the list, or is no concern of this look.
+        let members = tenure.roster.members(channel);
+        // The leaves of ghosts are numbered before the list is read, too: a session that is on it and joins again
+        // afterwards, with a higher number, is not ended by them.
+        let operation = tenure.next_operation();
         let listed = self.leases.list(&tenure.incarnation, channel).await?;
         let missing = members
             .into_iter()
             .filter(|membership| !listed.contains_key(membership.session()));
         let mut repairs: Vec<_> = missing.map(Repair::Join).collect();
-        // After it: who is known by now was on its way.
-        let roster = tenure.roster.lock();
-        let over = (listed.iter()).filter(|(session, _)| !roster.knows(channel, session));
-        repairs.extend(over.map(|(session, user)| Repair::Leave(session.clone(), user.clone())));
+        // After the list was read: whatever was on its way then is known by now.
+        let ghosts = tenure.roster.unknown(channel, listed).into_iter();
+        repairs.extend(ghosts.map(|(session, user)| Repair::Leave(session, user, operation)));
         Ok(repairs)
     }
 }

@@ -10,15 +10,17 @@ use std::sync::{Arc, Weak};
 /// The memberships of one incarnation.
 #[derive(Default)]
 pub(super) struct Roster {
-    channels: HashMap<ChannelName, BTreeMap<SessionId, Weak<Membership>>>,
+    channels: Mutex<Channels>,
 }
+
+type Channels = HashMap<ChannelName, BTreeMap<SessionId, Weak<Membership>>>;
 
 /// A session's membership in a channel, from before its join until its leave has landed.
 pub(crate) struct Membership {
     channel: ChannelName,
     user: User,
     session: SessionId,
-    /// Of its join: copies of that have the same.
+    /// The number of its join, which all copies of the join carry.
     operation: u64,
     standing: Mutex<Standing>,
     stay: Arc<Stay>,
@@ -28,8 +30,13 @@ pub(crate) struct Membership {
 struct Standing {
     /// Its join was answered.
     joined: bool,
-    /// Its leave is on its way.
+    /// The number of its leave. It is drawn once, at the moment when the membership ends, and not when the leave is sent:
+    /// a leave that lands late must not end a later membership of the same session.
+    ended: Option<u64>,
+    /// Its leave is on its way, so its join is not sent again.
     left: bool,
+    /// Its join was sent, and not answered yet.
+    asked: bool,
     /// A copy of its join may arrive after its leave.
     fence: bool,
 }
@@ -37,27 +44,51 @@ struct Standing {
 impl Roster {
     /// Those that should be in the store: their join was answered, and they have not left.
     pub(super) fn members(&self, channel: &ChannelName) -> Vec<Arc<Membership>> {
-        let known = self.channels.get(channel).into_iter().flatten();
-        let present = known.filter_map(|(_, membership)| membership.upgrade());
+        // Each is judged, and perhaps dropped, after the lock is released: dropping the last reference takes the lock.
+        let known: Vec<_> = {
+            let channels = self.channels.lock();
+            let known = channels.get(channel).into_iter().flatten();
+            known.filter_map(|(_, it)| it.upgrade()).collect()
+        };
+        let present = known.into_iter();
         present
             .filter(|membership| membership.is_present())
             .collect()
     }
 
-    /// True if this session has anything to do there, coming or going.
-    pub(super) fn knows(&self, channel: &ChannelName, session: &SessionId) -> bool {
-        let known = self.channels.get(channel);
-        known.is_some_and(|known| known.contains_key(session))
+    /// Those of the listed sessions that have nothing to do there, neither coming nor going.
+    pub(super) fn unknown(
+        &self,
+        channel: &ChannelName,
+        listed: BTreeMap<SessionId, User>,
+    ) -> Vec<(SessionId, User)> {
+        let channels = self.channels.lock();
+        let known = channels.get(channel);
+        let is_known = |session: &SessionId| known.is_some_and(|known| known.contains_key(session));
+        listed
+            .into_iter()
+            .filter(|(session, _)| !is_known(session))
+            .collect()
     }
 
-    fn remove(&mut self, channel: &ChannelName, session: &SessionId) {
-        if let Some(known) = self.channels.get_mut(channel) {
-            // Whoever came back meanwhile is another membership of the same session.
+    fn add(&self, membership: &Arc<Membership>) {
+        let Membership {
+            channel, session, ..
+        } = &**membership;
+        let mut channels = self.channels.lock();
+        let known = channels.entry(channel.clone()).or_default();
+        known.insert(session.clone(), Arc::downgrade(membership));
+    }
+
+    fn remove(&self, channel: &ChannelName, session: &SessionId) {
+        let mut channels = self.channels.lock();
+        if let Some(known) = channels.get_mut(channel) {
+            // A session that has joined again has another membership, which stays.
             if known.get(session).is_some_and(|it| it.strong_count() == 0) {
                 known.remove(session);
             }
             if known.is_empty() {
-                self.channels.remove(channel);
+                channels.remove(channel);
             }
         }
     }
@@ -79,13 +110,7 @@ impl Membership {
             session,
             stay,
         });
-        let Self {
-            channel, session, ..
-        } = &*membership;
-        let mut roster = membership.tenure().roster.lock();
-        let known = roster.channels.entry(channel.clone()).or_default();
-        known.insert(session.clone(), Arc::downgrade(&membership));
-        drop(roster);
+        membership.tenure().roster.add(&membership);
         membership
     }
 
@@ -97,6 +122,13 @@ impl Membership {
         &self.session
     }
 
+    /// The same session joins again.
+    #[cfg(test)]
+    pub(crate) fn again(&self) -> Arc<Self> {
+        let (channel, user) = (self.channel.clone(), self.user.clone());
+        Self::begin(Arc::clone(&self.stay), channel, user, self.session.clone())
+    }
+
     #[cfg(test)]
     pub(super) fn user(&self) -> &User {
         &self.user
@@ -106,8 +138,13 @@ impl Membership {
         &self.stay.tenure
     }
 
-    /// What makes it true.
+    /// The request that makes it true. From now on it may take effect, whether it is answered or not.
     pub(crate) fn join(&self) -> JoinRequest {
+        self.standing.lock().asked = true;
+        self.join_request()
+    }
+
+    fn join_request(&self) -> JoinRequest {
         JoinRequest {
             channel: self.channel.to_string(),
             user: self.user.id.to_string(),
@@ -121,25 +158,36 @@ impl Membership {
     pub(crate) fn joined(&self, repeated: bool) {
         let mut standing = self.standing.lock();
         standing.joined = true;
+        standing.asked = false;
         standing.fence |= repeated;
     }
 
-    /// Its join was not answered: whether it takes effect, and when, is unknown.
-    pub(crate) fn is_uncertain(&self) {
-        self.standing.lock().fence = true;
+    /// It ends: the number of its leave is drawn now, whenever that is sent. It stays a member until the leave lands.
+    pub(crate) fn end(&self) {
+        let mut standing = self.standing.lock();
+        let tenure = self.tenure();
+        standing
+            .ended
+            .get_or_insert_with(|| tenure.next_operation());
     }
 
-    /// Its join is not sent again after this.
-    pub(crate) fn ends(&self) {
+    /// As [`end`](Self::end), and its join is not sent again after this.
+    pub(crate) fn begin_leaving(&self) {
+        self.end();
         self.standing.lock().left = true;
     }
 
-    /// What ends it.
+    /// The request that ends it; the same each time, but for the fence.
     pub(crate) fn leave(&self) -> LeaveRequest {
-        self.ends();
-        let fence = self.standing.lock().fence;
         let tenure = self.tenure();
-        tenure.leave(&self.channel, &self.user, &self.session, fence)
+        let mut standing = self.standing.lock();
+        standing.left = true;
+        let operation = *standing
+            .ended
+            .get_or_insert_with(|| tenure.next_operation());
+        let fence = standing.fence || standing.asked;
+        drop(standing);
+        tenure.leave(&self.channel, &self.user, &self.session, operation, fence)
     }
 
     /// Its join once more, because the store has lost it; `None` if it is leaving.
@@ -151,7 +199,7 @@ impl Membership {
             }
             standing.fence = true;
         }
-        Some(self.join())
+        Some(self.join_request())
     }
 
     /// The incarnation was found to be declared dead.
@@ -173,7 +221,88 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        let mut roster = self.stay.tenure.roster.lock();
-        roster.remove(&self.channel, &self.session);
+        self.tenure().roster.remove(&self.channel, &self.session);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::suspects::Suspects;
+    use channel_store::{Incarnation, UserId};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    fn stay() -> Arc<Stay> {
+        let incarnation = Incarnation::new("c:1").unwrap();
+        let tenure = Arc::new(Tenure::new(incarnation, Arc::new(Suspects::default())));
+        Arc::new(Stay {
+            tenure,
+            places: Vec::new(),
+        })
+    }
+
+    fn begin(stay: &Arc<Stay>, session: &str) -> Arc<Membership> {
+        let user = User {
+            id: UserId::new("u").unwrap(),
+            is_number: false,
+        };
+        let channel = ChannelName::new("room").unwrap();
+        let session = SessionId::new(session).unwrap();
+        Membership::begin(Arc::clone(stay), channel, user, session)
+    }
+
+    fn operation(leave: &LeaveRequest) -> u64 {
+        leave.session.as_ref().unwrap().operation
+    }
+
+    #[test]
+    fn a_leave_has_the_number_of_the_moment_when_the_membership_ended() {
+        let stay = stay();
+        let first = begin(&stay, "s");
+        first.end();
+        let second = begin(&stay, "s");
+        let leave = first.leave();
+        assert!(operation(&leave) < second.operation);
+        assert_eq!(first.leave(), leave);
+    }
+
+    #[test]
+    fn a_leave_is_fenced_while_a_copy_of_the_join_may_travel() {
+        let stay = stay();
+        let membership = begin(&stay, "s");
+        assert!(!membership.leave().fence, "no join was sent");
+        membership.join();
+        assert!(membership.leave().fence, "the join was not answered");
+        membership.joined(false);
+        assert!(!membership.leave().fence, "the first try was answered");
+        membership.joined(true);
+        assert!(membership.leave().fence, "the join was repeated");
+    }
+
+    #[test]
+    fn memberships_end_on_one_thread_while_another_looks_at_all_of_them() {
+        const ROUNDS: usize = 20_000;
+        let stay = stay();
+        let (done, is_done) = mpsc::channel();
+        let looking = (Arc::clone(&stay), done.clone());
+        std::thread::spawn(move || {
+            let (stay, done) = looking;
+            let channel = ChannelName::new("room").unwrap();
+            for _ in 0..ROUNDS {
+                stay.tenure.roster.members(&channel);
+            }
+            done.send(()).unwrap();
+        });
+        std::thread::spawn(move || {
+            for _ in 0..ROUNDS {
+                drop(begin(&stay, "s"));
+            }
+            done.send(()).unwrap();
+        });
+        for _ in 0..2 {
+            let waited = is_done.recv_timeout(Duration::from_secs(60));
+            waited.expect("one of the threads waits for the other for ever");
+        }
     }
 }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::chat::{Answered, CALL, CallError};
 use crate::codec::{Request, RequestBody};
-use crate::departures::Departure;
+use crate::departures::Undo;
 use crate::hub::{Judgement, Member};
 use crate::lease::Membership;
 use crate::parameters::{self, JoinChannel};
@@ -25,15 +25,13 @@ const PREPARE: Duration = Duration::from_millis(1_000);
 pub(super) enum Refused {
     Taken,
     Failed,
-    /// What comes before the join took too long.
-    Late,
 }
 
 impl From<Refused> for Answer {
     fn from(refused: Refused) -> Self {
         match refused {
             Refused::Taken => TAKEN.into(),
-            Refused::Failed | Refused::Late => FAILED.into(),
+            Refused::Failed => FAILED.into(),
         }
     }
 }
@@ -66,7 +64,7 @@ impl Client {
         if !self.services.departures.has_room() {
             return Some(FAILED.into());
         }
-        let mut undo = Departure::default();
+        let mut undo = Undo::new(&self.services.departures);
         let membership = async {
             let places = vec![Place::Channel(channel.clone())];
             let stay = self.services.lease.enter(places).await;
@@ -75,20 +73,23 @@ impl Client {
             Ok(Membership::begin(stay, channel.clone(), user, id))
         };
         let entered = self
-            .enter(&channel, &recovery, membership, &mut undo.memberships)
+            .enter(
+                &channel,
+                &recovery,
+                membership,
+                &mut undo.departure.memberships,
+            )
             .await;
         match entered {
             Ok(entry) => {
+                undo.keep();
                 let joined = self.welcome(request.id, DONE, entry);
                 if let Some(session) = &mut self.session {
                     session.places.push(joined);
                 }
                 None
             }
-            Err(refused) => {
-                self.undo(undo);
-                Some(refused.into())
-            }
+            Err(refused) => Some(refused.into()),
         }
     }
 
@@ -106,19 +107,18 @@ impl Client {
             return NOT_JOINED.into();
         };
         let Joined { membership, .. } = session.places.swap_remove(place);
-        if self.services.chat.leave(membership.leave()).await.is_ok() {
+        let leave = membership.leave();
+        let undo = Undo::of(&self.services.departures, membership);
+        if self.services.chat.leave(leave).await.is_ok() {
+            undo.keep();
             return DONE.into();
         }
-        self.services.departures.land(Departure {
-            memberships: vec![membership],
-            registration: None,
-        });
         FAILED.into()
     }
 
     /// Follows the channel first, then joins: so the own onJoin is among what the hub delivers (K2). It is indexed first,
     /// too: so whatever becomes of this process, login and member are found. What was missed is judged last, when nothing
-    /// can be missed any more. A membership that may have to be undone if this goes wrong is noted on the way.
+    /// can be missed any more. A membership stands in `undo` from before its join is sent.
     pub(super) async fn enter(
         &self,
         channel: &ChannelName,
@@ -134,14 +134,14 @@ impl Client {
         let member = self.services.hub.attach(channel, &self.connection, format);
         let prepared = async { tokio::join!(member.followed(), membership) };
         let prepared = timeout(PREPARE, prepared).await;
-        let ((), membership) = prepared.map_err(|_| Refused::Late)?;
+        let ((), membership) = prepared.map_err(|_| Refused::Failed)?;
         let membership = membership?;
+        undo.push(Arc::clone(&membership));
         let join = self.services.chat.join(membership.join());
         let joined = timeout_at(deadline, join).await;
         match joined.unwrap_or(Err(CallError::Unknown)) {
             Ok(Answered { answer, repeated }) => {
                 membership.joined(repeated);
-                undo.push(Arc::clone(&membership));
                 let placed = place(&member, recovery, &answer);
                 let placed = timeout_at(deadline, placed).await.ok().flatten();
                 let (begin, recovered) = placed.ok_or(Refused::Failed)?;
@@ -154,14 +154,12 @@ impl Client {
             Err(error) => {
                 tracing::debug!(%error, "join failed");
                 match &error {
-                    CallError::Unknown => {
-                        membership.is_uncertain();
-                        undo.push(membership);
-                    }
-                    CallError::Refused { reason } if reason == "CONNECTOR_DEAD" => {
-                        membership.condemn();
-                    }
-                    CallError::Refused { .. } | CallError::Unreachable => {}
+                    CallError::Unknown => {}
+                    // Nothing was done, so there is nothing to undo.
+                    CallError::Refused { .. } | CallError::Unreachable => drop(undo.pop()),
+                }
+                if matches!(&error, CallError::Refused { reason } if reason == "CONNECTOR_DEAD") {
+                    membership.condemn();
                 }
                 Err(Refused::Failed)
             }
@@ -215,14 +213,6 @@ impl Client {
         }
         joined.member.begin(begin.start);
         joined
-    }
-
-    /// Ends what may have taken effect.
-    pub(super) fn undo(&self, mut departure: Departure) {
-        departure.registration = (departure.registration).filter(|it| !it.is_nowhere());
-        if departure.registration.is_some() || !departure.memberships.is_empty() {
-            self.services.departures.add(departure);
-        }
     }
 }
 

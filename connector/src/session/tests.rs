@@ -9,7 +9,7 @@ use crate::testing::client::{self, Told};
 use crate::testing::feed::{Script, connection, head, page};
 use crate::testing::{at, let_run, publication, soon};
 use channel_store::memory::MemoryStore;
-use channel_store::{Incarnation, LogPage, LoginPolicy, Standing, StoreOptions};
+use channel_store::{Incarnation, LogPage, LoginPolicy, Shard, Standing, StoreOptions};
 use proto::v1::JoinResponse;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -43,7 +43,7 @@ async fn scene() -> Scene {
     let services = Arc::new(Services {
         lease,
         hub: Arc::clone(&script.hub),
-        departures: Departures::new(&chat, &registry, Duration::ZERO),
+        departures: Departures::new(&chat, &registry, |_| Shard::default(), Duration::ZERO),
         chat,
         registry,
     });

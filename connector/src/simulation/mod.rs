@@ -4,8 +4,10 @@
 //!
 //! A seed decides about everything; the same seed gives the same run.
 
+mod guest;
 mod network;
 mod process;
+mod visitor;
 
 use crate::disconnect::Disconnect;
 use crate::testing::counters::Counters;
@@ -17,7 +19,7 @@ use channel_store::{
 };
 use network::pause;
 use parking_lot::Mutex;
-use process::{ChatProcess, ConnectorProcess, LEASE, Stay};
+use process::{ChatProcess, ConnectorProcess, LEASE};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -25,6 +27,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
+use visitor::{Presence, visitor};
 
 const CONNECTORS: [&str; 2] = ["connector-1", "connector-2"];
 const CHANNELS: [&str; 2] = ["lobby", "room"];
@@ -47,6 +50,8 @@ struct Climate {
     forgets: bool,
     /// In a thousand.
     lossy: u32,
+    /// How long a client that is gone stays a member.
+    grace: Duration,
 }
 
 /// What a seed was about.
@@ -69,8 +74,8 @@ struct World {
     climate: Climate,
     connectors: [Mutex<Option<Arc<ConnectorProcess>>>; 2],
     chats: [Mutex<Arc<ChatProcess>>; 2],
-    /// Clients that are logged in and stay, by channel and user.
-    present: Mutex<BTreeMap<(&'static str, &'static str), u32>>,
+    /// Who is logged in, and a member where, as the clients were told.
+    presence: Arc<Presence>,
     /// Whoever comes now stays.
     peace: AtomicBool,
     visits: AtomicU64,
@@ -92,7 +97,7 @@ impl World {
             store,
             climate,
             connectors: [Mutex::new(None), Mutex::new(None)],
-            present: Mutex::default(),
+            presence: Arc::default(),
             peace: AtomicBool::new(false),
             visits: AtomicU64::new(0),
             closed: AtomicU64::new(0),
@@ -112,8 +117,14 @@ impl World {
             let chat = world.chats[fastrand::usize(..2)].lock();
             chat.service.clone()
         };
-        let (name, Climate { policy, lossy, .. }) = (CONNECTORS[number], self.climate);
-        let process = ConnectorProcess::start(name, &self.store, policy, lossy, any_chat);
+        let name = CONNECTORS[number];
+        let Climate {
+            policy,
+            lossy,
+            grace,
+            ..
+        } = self.climate;
+        let process = ConnectorProcess::start(name, &self.store, policy, grace, lossy, any_chat);
         *self.connectors[number].lock() = Some(process);
     }
 
@@ -152,45 +163,6 @@ impl World {
 
     fn in_peace(&self) -> bool {
         self.peace.load(Ordering::Relaxed)
-    }
-}
-
-/// A client comes and goes, on any connector, until there is peace: then it stays where it is let in.
-async fn visitor(world: Arc<World>, user: &'static str) {
-    loop {
-        pause(2_000).await;
-        let (channel, stays) = (CHANNELS[fastrand::usize(..2)], world.in_peace());
-        let begins = {
-            let world = Arc::clone(&world);
-            move || {
-                world.visits.fetch_add(1, Ordering::Relaxed);
-                if stays {
-                    *world.present.lock().entry((channel, user)).or_default() += 1;
-                }
-            }
-        };
-        let leaves = async move {
-            pause(20_000).await;
-            if stays {
-                std::future::pending::<()>().await;
-            }
-        };
-        let connector = world.connector(fastrand::usize(..2));
-        let visit = connector.map(|it| it.visit(user, channel, begins, leaves));
-        let Some(visit) = visit else { continue };
-        if let Ok(Stay::Closed(reason)) = visit.await {
-            if !world.may_close(reason) {
-                world.fail(format!("{user} was closed: {reason:?}"));
-            }
-            if stays {
-                *world.present.lock().entry((channel, user)).or_default() -= 1;
-            }
-            if stays && reason == Disconnect::Kicked && world.climate.policy == LoginPolicy::KickOld
-            {
-                // Who has given way doesn't fight back.
-                return;
-            }
-        }
     }
 }
 
@@ -279,14 +251,14 @@ async fn list(world: &World) {
 
 /// Whether the store holds what is the case.
 async fn examine(world: &World, trace: &mut impl Hasher) {
-    let present = world.present.lock().clone();
-    let visitors: u32 = present.values().sum();
+    let (logins, present) = world.presence.now();
+    let visitors: u32 = logins.values().sum();
     let of_each = match world.climate.policy {
         LoginPolicy::Allow => 2,
         LoginPolicy::Reject | LoginPolicy::KickOld => 1,
     };
     if visitors as usize != of_each * USERS.len() {
-        world.fail(format!("{visitors} are at rest: {present:?}"));
+        world.fail(format!("{visitors} are at rest: {logins:?}"));
     }
     let leases = world.store.leases();
     if of_each == 1 {
@@ -407,6 +379,7 @@ fn simulate(seed: u64) -> Result<Outcome, String> {
         freezes: seed % 2 == 1,
         forgets,
         lossy: if seed.is_multiple_of(5) { 0 } else { 20 },
+        grace: Duration::from_secs(if seed % 7 < 3 { 10 } else { 0 }),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()

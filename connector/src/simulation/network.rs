@@ -7,8 +7,8 @@ use channel_store::memory::MemoryStore;
 use channel_store::{
     ChannelName, ChannelStore, Claimed, Declared, DroppedBy, Hints, HistoryPage, HistoryRange,
     Incarnation, IndexEntry, Indexed, Join, Joined, LeaseState, Leases, Leave, LoggedIn, Login,
-    LoginPolicy, Look, MembersPage, Place, Publisher, Reaped, Renewed, SessionId, StoreError, User,
-    UserId, UserLook, UserRegistry,
+    LoginPolicy, Look, MembersPage, Place, Publisher, Reaped, Renewed, SessionId, Shard,
+    StoreError, User, UserId, UserLook, UserRegistry,
 };
 use std::collections::{BTreeMap, HashSet};
 use std::future::Future;
@@ -255,6 +255,10 @@ impl Leases for FarLeases {
 
     async fn strike(&self, who: &Incarnation, seen: u64) -> Result<(), StoreError> {
         far!(self.leases.strike(&who; seen))
+    }
+
+    fn shard(&self, place: &Place) -> Shard {
+        self.leases.shard(place)
     }
 
     fn available(&self) -> watch::Receiver<bool> {

@@ -1,16 +1,16 @@
 //! The processes of a simulation: connectors and chats as they are, but for the sockets.
 
+use super::guest::Guest;
 use super::network::{FarHints, FarLeases, FarStore, FarUsers, Link};
 use crate::chat::{Chat, Source};
-use crate::codec::{Request, RequestBody, WireFormat};
-use crate::connection::{Connection, QueueLimits};
+use crate::connection::QueueLimits;
 use crate::departures::Departures;
 use crate::disconnect::Disconnect;
 use crate::hub::{Hub, TOUCH_INTERVAL};
 use crate::lease::Lease;
 use crate::registry::Registry;
 use crate::server::Server;
-use crate::session::{Client, Services};
+use crate::session::Services;
 use crate::socket::ClientLimits;
 use channel_store::LoginPolicy;
 use channel_store::memory::MemoryStore;
@@ -18,7 +18,6 @@ use parking_lot::Mutex;
 use proto::v1::MembersRequest;
 use proto::v1::chat_service_client::ChatServiceClient;
 use runtime::Shutdown;
-use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -67,9 +66,9 @@ pub(super) struct ConnectorProcess {
     _tasks: [AbortOnDropHandle<()>; 2],
 }
 
-/// How a client's stay ended.
+/// How a client's visit ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stay {
+pub(super) enum Visit {
     /// It was not let in.
     Refused,
     /// It went.
@@ -83,6 +82,7 @@ impl ConnectorProcess {
         name: &str,
         store: &Arc<MemoryStore>,
         policy: LoginPolicy,
+        grace: Duration,
         lossy: u32,
         choose: impl Fn() -> chat::Service + Send + Sync + 'static,
     ) -> Arc<Self> {
@@ -104,8 +104,8 @@ impl ConnectorProcess {
             deflate: false,
             polling: crate::socketio::Polling::default(),
             services: Arc::new(Services {
+                departures: Departures::new(&chat, &registry, lease.shards(), grace),
                 lease,
-                departures: Departures::new(&chat, &registry, Duration::ZERO),
                 registry,
                 hub,
                 chat,
@@ -140,49 +140,25 @@ impl ConnectorProcess {
         })
     }
 
-    /// A client logs in, and stays until it leaves or is closed. No answer comes if the connector dies meanwhile.
-    pub(super) fn visit(
+    /// A client comes, and does with its connection what `stay` says. No answer comes if the connector dies meanwhile.
+    pub(super) fn visit<F>(
         &self,
-        user: &str,
-        channel: &str,
-        begins: impl FnOnce() + Send + 'static,
-        leaves: impl Future<Output = ()> + Send + 'static,
-    ) -> oneshot::Receiver<Stay> {
+        stay: impl FnOnce(Guest) -> F + Send + 'static,
+    ) -> oneshot::Receiver<Visit>
+    where
+        F: Future<Output = (Guest, Visit)> + Send,
+    {
         let (told, tells) = oneshot::channel();
-        let request = login(user, channel);
         let server = Arc::clone(&self.server);
         self.sockets.lock().spawn(async move {
-            let wire = Arc::<Mutex<Vec<u8>>>::default();
-            let queues = Arc::clone(&server.queues);
-            let connection = Connection::new(wire, WireFormat::JSON, queues);
-            let key = server.connections.lock().insert(Arc::clone(&connection));
-            let mut client = Client::new(Arc::clone(&server.services), Arc::clone(&connection));
-            client.handle(request).await;
-            let stay = if client.is_logged_in() {
-                begins();
-                tokio::select! {
-                    biased;
-                    reason = connection.closed() => Stay::Closed(reason),
-                    () = leaves => Stay::Left,
-                }
-            } else {
-                Stay::Refused
-            };
-            connection.close(Disconnect::Client);
+            let guest = Guest::connect(&server.services, &server.queues);
+            let connection = Arc::clone(&guest.connection);
+            let key = server.connections.lock().insert(connection);
+            let (guest, visit) = stay(guest).await;
             server.connections.lock().remove(key);
-            client.close().await;
-            let _ = told.send(stay);
+            guest.close().await;
+            let _ = told.send(visit);
         });
         tells
-    }
-}
-
-fn login(user: &str, channel: &str) -> Request {
-    let body = json!({"userId": user, "lessonId": channel});
-    Request {
-        id: Some(1),
-        route: "connector.handler.login".into(),
-        body: RequestBody::Object(body.to_string().into()),
-        key: None,
     }
 }

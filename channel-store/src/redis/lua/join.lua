@@ -1,5 +1,7 @@
--- join: makes a session a member; onJoin for its user's first one. A session that is listed is not counted again and
--- gets the first answer. Without flags, as publish: refused as a whole when it could not be stored.
+-- join: makes a session a member; onJoin for its user's first one. A session that is listed is not counted again. A copy
+-- of its join, with the same operation, gets the first answer. A newer join gets the present end of the log: the client
+-- left and came back before its leave arrived, and has had everything up to here. That leave is older than the join, and
+-- does not end it. Without flags, as publish: refused as a whole when it could not be stored.
 -- Follows epoch.lua, append.lua, members.lua.
 --
 -- KEYS  10 tombstone of the incarnation  11 tombstone of the session  12 sessions of the incarnation
@@ -22,15 +24,22 @@ else
   call('ZADD', detached, format('%d', milliseconds() + stay), session)
 end
 
+local function write_record(e, offset, published)
+  local record = { ARGV[8], number, e, offset, published, ARGV[9], user }
+  call('HSET', sessions, session, table.concat(record, '\n'))
+end
+
 local record = call('HGET', sessions, session)
 if record then
-  local was, rest = string.match(record, '^(%d+)(\n.*)$')
-  -- It has joined again before its leave arrived: that leave is older than this and must not end it.
-  if tonumber(was) < operation then call('HSET', sessions, session, ARGV[8] .. rest) end
+  local was, e, offset, published = string.match(record, '^(%d+)\n%d\n(%w+)\n(%d+)\n(%d)\n')
+  if tonumber(was) < operation then
+    if not generation then begin_epoch(call('INFO', 'replication')) end
+    e, offset, published = epoch, format('%d', last), '0'
+    write_record(e, offset, published)
+  end
   fan_out()
   refresh()
   call('EXPIRE', KEYS[12], ARGV[3])
-  local e, offset, published = string.match(rest, '^\n%d\n(%w+)\n(%d+)\n(%d)\n')
   return { 'joined', e, tonumber(offset), published }
 end
 
@@ -41,8 +50,7 @@ if call('HINCRBY', users, user, 1) == 1 and announced then
 elseif not generation then
   begin_epoch(call('INFO', 'replication')) -- born without a word, or meta was lost alone
 end
-call('HSET', sessions, session,
-  table.concat({ ARGV[8], number, epoch, format('%d', last), published, ARGV[9], user }, '\n'))
+write_record(epoch, format('%d', last), published)
 fan_out()
 refresh()
 call('EXPIRE', KEYS[12], ARGV[3])

@@ -1,0 +1,109 @@
+//! A client of the simulation: one connection that logs in, joins and leaves channels, and repeats what failed.
+//!
+//! It believes what it is told: after a success it is a member, after a failure of a join it is not. When there is peace
+//! again, the store must agree with it.
+
+use crate::codec::{Request, RequestBody, WireFormat};
+use crate::connection::{Connection, QueueLimits};
+use crate::disconnect::Disconnect;
+use crate::session::{Client, Services};
+use crate::testing::client::{Told, frame_in, of_json};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use tokio::task::yield_now;
+
+/// How a request was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// It took effect.
+    Done,
+    /// It was refused for good.
+    Refused,
+    /// It failed, or its outcome is unknown: it may be repeated.
+    Failed,
+}
+
+/// One connection to a connector.
+pub(super) struct Guest {
+    pub(super) connection: Arc<Connection>,
+    client: Client,
+    /// What the connector has written, as far as it was not looked at.
+    wire: Arc<Mutex<Vec<u8>>>,
+    requests: u64,
+}
+
+impl Guest {
+    pub(super) fn connect(services: &Arc<Services>, queues: &Arc<QueueLimits>) -> Self {
+        let wire = Arc::<Mutex<Vec<u8>>>::default();
+        let connection = Connection::new(Arc::clone(&wire), WireFormat::JSON, Arc::clone(queues));
+        Self {
+            client: Client::new(Arc::clone(services), Arc::clone(&connection)),
+            connection,
+            wire,
+            requests: 0,
+        }
+    }
+
+    pub(super) async fn login(&mut self, user: &str, channel: &str) -> Answer {
+        let body = json!({"userId": user, "lessonId": channel});
+        self.ask("connector.handler.login", body).await
+    }
+
+    pub(super) async fn join(&mut self, channel: &str) -> Answer {
+        let body = json!({"channel": channel});
+        self.ask("chat.handler.join", body).await
+    }
+
+    pub(super) async fn leave(&mut self, channel: &str) -> Answer {
+        let body = json!({"channel": channel});
+        self.ask("chat.handler.leave", body).await
+    }
+
+    async fn ask(&mut self, route: &str, body: Value) -> Answer {
+        self.requests += 1;
+        let id = self.requests;
+        let request = Request {
+            id: Some(id),
+            route: route.into(),
+            body: RequestBody::Object(body.to_string().into()),
+            key: None,
+        };
+        self.client.handle(request).await;
+        loop {
+            // A closed connection answers nothing any more.
+            if self.connection.closing().is_some() {
+                return Answer::Failed;
+            }
+            if let Some(code) = self.reply(id) {
+                return match code {
+                    0 => Answer::Done,
+                    500 => Answer::Failed,
+                    _ => Answer::Refused,
+                };
+            }
+            yield_now().await;
+        }
+    }
+
+    /// The code that a request was answered with, once it was.
+    fn reply(&self, asked: u64) -> Option<u64> {
+        let mut wire = self.wire.lock();
+        let mut found = None;
+        while let Some((opcode, start, end)) = frame_in(&wire) {
+            if let (1, Told::Reply { id, body }) = (opcode, of_json(&wire[start..end]))
+                && id == asked
+            {
+                found = body["code"].as_u64();
+            }
+            wire.drain(..end);
+        }
+        found
+    }
+
+    /// The connection is over.
+    pub(super) async fn close(self) {
+        self.connection.close(Disconnect::Client);
+        self.client.close().await;
+    }
+}

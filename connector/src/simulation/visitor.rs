@@ -1,0 +1,176 @@
+//! A user of the simulation: comes to any connector, logs in, joins and leaves channels, and goes, again and again. What
+//! fails it repeats on the same connection, at once or a moment later. When there is peace it stays where it is.
+
+use super::guest::{Answer, Guest};
+use super::network::pause;
+use super::process::Visit;
+use super::{CHANNELS, World};
+use crate::disconnect::Disconnect;
+use channel_store::LoginPolicy;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::time::{Duration, Instant};
+
+/// How often a request that fails is sent on the same connection.
+const TRIES: usize = 4;
+
+/// Sessions by user, and memberships by channel and user, as the clients were told.
+#[derive(Default)]
+pub(super) struct Presence {
+    counts: Mutex<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    logins: BTreeMap<&'static str, u32>,
+    members: BTreeMap<(&'static str, &'static str), u32>,
+}
+
+impl Presence {
+    pub(super) fn now(
+        &self,
+    ) -> (
+        BTreeMap<&'static str, u32>,
+        BTreeMap<(&'static str, &'static str), u32>,
+    ) {
+        let counts = self.counts.lock();
+        (counts.logins.clone(), counts.members.clone())
+    }
+}
+
+/// One session's part of the presence; dropped, it is over: also when its connector dies.
+struct Session {
+    presence: Arc<Presence>,
+    user: &'static str,
+    channels: BTreeSet<&'static str>,
+}
+
+impl Session {
+    fn begin(presence: &Arc<Presence>, user: &'static str) -> Self {
+        *presence.counts.lock().logins.entry(user).or_default() += 1;
+        Self {
+            presence: Arc::clone(presence),
+            user,
+            channels: BTreeSet::new(),
+        }
+    }
+
+    fn joined(&mut self, channel: &'static str) {
+        if self.channels.insert(channel) {
+            let mut counts = self.presence.counts.lock();
+            *counts.members.entry((channel, self.user)).or_default() += 1;
+        }
+    }
+
+    fn left(&mut self, channel: &'static str) {
+        if self.channels.remove(channel) {
+            let mut counts = self.presence.counts.lock();
+            *counts.members.entry((channel, self.user)).or_default() -= 1;
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let mut counts = self.presence.counts.lock();
+        *counts.logins.entry(self.user).or_default() -= 1;
+        for channel in &self.channels {
+            *counts.members.entry((channel, self.user)).or_default() -= 1;
+        }
+    }
+}
+
+/// Comes and goes, until there is peace: then it stays.
+pub(super) async fn visitor(world: Arc<World>, user: &'static str) {
+    loop {
+        pause(2_000).await;
+        let connector = world.connector(fastrand::usize(..2));
+        let stay = {
+            let world = Arc::clone(&world);
+            move |guest| stay(world, user, guest)
+        };
+        let visit = connector.map(|it| it.visit(stay));
+        let Some(visit) = visit else { continue };
+        if let Ok(Visit::Closed(reason)) = visit.await {
+            if !world.may_close(reason) {
+                world.fail(format!("{user} was closed: {reason:?}"));
+            }
+            if world.in_peace()
+                && reason == Disconnect::Kicked
+                && world.climate.policy == LoginPolicy::KickOld
+            {
+                // A client that was kicked does not come back by itself: two would kick each other for ever.
+                return;
+            }
+        }
+    }
+}
+
+async fn stay(world: Arc<World>, user: &'static str, mut guest: Guest) -> (Guest, Visit) {
+    let connection = Arc::clone(&guest.connection);
+    let visit = tokio::select! {
+        biased;
+        reason = connection.closed() => Visit::Closed(reason),
+        visit = act(world, user, &mut guest) => visit,
+    };
+    (guest, visit)
+}
+
+/// What a client does while it is connected.
+async fn act(world: Arc<World>, user: &'static str, guest: &mut Guest) -> Visit {
+    let home = CHANNELS[fastrand::usize(..2)];
+    let mut tries = Tries::default();
+    while tries.goes_on(guest.login(user, home).await).await {}
+    if !tries.is_done {
+        return Visit::Refused;
+    }
+    world.visits.fetch_add(1, Ordering::Relaxed);
+    let mut session = Session::begin(&world.presence, user);
+    session.joined(home);
+    let until = Instant::now() + Duration::from_millis(fastrand::u64(..20_000));
+    while Instant::now() < until {
+        pause(4_000).await;
+        let channel = CHANNELS[fastrand::usize(..2)];
+        if session.channels.contains(channel) {
+            // Whatever it is told: it is a member no more, and may join again at once.
+            session.left(channel);
+            guest.leave(channel).await;
+            if fastrand::bool() {
+                continue;
+            }
+        }
+        let mut tries = Tries::default();
+        while tries.goes_on(guest.join(channel).await).await {}
+        if tries.is_done {
+            session.joined(channel);
+        }
+    }
+    if world.in_peace() {
+        std::future::pending::<()>().await;
+    }
+    Visit::Left
+}
+
+/// Repeats a request until it is done or refused, or was repeated often enough.
+#[derive(Default)]
+struct Tries {
+    count: usize,
+    is_done: bool,
+}
+
+impl Tries {
+    /// True if the request is to be repeated: at once, or after a pause.
+    async fn goes_on(&mut self, answer: Answer) -> bool {
+        self.count += 1;
+        self.is_done = answer == Answer::Done;
+        if answer != Answer::Failed || self.count == TRIES {
+            return false;
+        }
+        if fastrand::bool() {
+            pause(1_000).await;
+        }
+        true
+    }
+}
