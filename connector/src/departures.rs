@@ -6,7 +6,7 @@
 //! With a grace, whoever is gone stays a member for as long: who comes back meanwhile has two sessions, and the end of one
 //! of them is no leave.
 
-use crate::chat::{CallError, Chat};
+use crate::chat::{CALL, CallError, Chat};
 use crate::lease::Membership;
 use crate::registry::{Registration, Registry};
 use parking_lot::Mutex;
@@ -197,7 +197,7 @@ async fn leave(chat: &Chat, membership: &Membership) {
     let leave = membership.leave();
     let mut pause = BACK_OFF.0;
     loop {
-        match chat.leave(leave.clone()).await {
+        match chat.leave(leave.clone(), Instant::now() + CALL).await {
             Ok(()) => return,
             Err(CallError::Refused { reason }) => {
                 return tracing::error!(channel = leave.channel, reason, "chat refused a leave");

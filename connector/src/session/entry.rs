@@ -4,7 +4,7 @@ use super::{
     Answer, CHANNELS, Client, DONE, FAILED, JOINED_ALREADY, Joined, NOT_JOINED, NOT_LOGGED_IN,
     TAKEN, TOO_MANY,
 };
-use crate::chat::{Answered, CALL, CallError};
+use crate::chat::{Answered, CallError};
 use crate::codec::{Request, RequestBody};
 use crate::departures::Departure;
 use crate::hub::{Judgement, Member};
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// How long all may take that comes before the join, so that time is left for that.
+/// How long everything before the join may take, and never more than half of the time that is left: the rest is the join's.
 const PREPARE: Duration = Duration::from_millis(1_000);
 
 /// Why nobody was let in.
@@ -49,7 +49,7 @@ pub(super) struct Entry {
 
 impl Client {
     /// A further channel. `None` if it was answered already.
-    pub(super) async fn join(&mut self, request: &Request) -> Option<Answer> {
+    pub(super) async fn join(&mut self, request: &Request, deadline: Instant) -> Option<Answer> {
         let Some(session) = &self.session else {
             return Some(NOT_LOGGED_IN.into());
         };
@@ -75,7 +75,13 @@ impl Client {
             Ok(Membership::begin(stay, channel.clone(), user, id))
         };
         let entered = self
-            .enter(&channel, &recovery, membership, &mut undo.memberships)
+            .enter(
+                &channel,
+                &recovery,
+                membership,
+                &mut undo.memberships,
+                deadline,
+            )
             .await;
         match entered {
             Ok(entry) => {
@@ -93,7 +99,7 @@ impl Client {
     }
 
     /// Answered when the leave has landed; one that fails is repeated until it does.
-    pub(super) async fn leave(&mut self, body: &RequestBody) -> Answer {
+    pub(super) async fn leave(&mut self, body: &RequestBody, deadline: Instant) -> Answer {
         let Some(session) = &mut self.session else {
             return NOT_LOGGED_IN.into();
         };
@@ -106,7 +112,13 @@ impl Client {
             return NOT_JOINED.into();
         };
         let Joined { membership, .. } = session.places.swap_remove(place);
-        if self.services.chat.leave(membership.leave()).await.is_ok() {
+        if self
+            .services
+            .chat
+            .leave(membership.leave(), deadline)
+            .await
+            .is_ok()
+        {
             return DONE.into();
         }
         self.services.departures.land(Departure {
@@ -125,20 +137,20 @@ impl Client {
         recovery: &Recovery,
         membership: impl Future<Output = Result<Arc<Membership>, Refused>>,
         undo: &mut Vec<Arc<Membership>>,
+        deadline: Instant,
     ) -> Result<Entry, Refused> {
-        let deadline = Instant::now() + CALL;
         let mut format = self.connection.format();
         if recovery.is_wanted() {
             format = format.with_positions();
         }
         let member = self.services.hub.attach(channel, &self.connection, format);
         let prepared = async { tokio::join!(member.followed(), membership) };
-        let prepared = timeout(PREPARE, prepared).await;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let prepared = timeout(PREPARE.min(left / 2), prepared).await;
         let ((), membership) = prepared.map_err(|_| Refused::Late)?;
         let membership = membership?;
-        let join = self.services.chat.join(membership.join());
-        let joined = timeout_at(deadline, join).await;
-        match joined.unwrap_or(Err(CallError::Unknown)) {
+        let join = self.services.chat.join(membership.join(), deadline);
+        match join.await {
             Ok(Answered { answer, repeated }) => {
                 membership.joined(repeated);
                 undo.push(Arc::clone(&membership));

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 pub(super) const LEASE: Duration = Duration::from_secs(10);
@@ -157,7 +158,7 @@ impl ConnectorProcess {
             let connection = Connection::new(wire, WireFormat::JSON, queues);
             let key = server.connections.lock().insert(Arc::clone(&connection));
             let mut client = Client::new(Arc::clone(&server.services), Arc::clone(&connection));
-            client.handle(request).await;
+            client.handle(request, Instant::now()).await;
             let stay = if client.is_logged_in() {
                 begins();
                 tokio::select! {
