@@ -9,7 +9,7 @@
 //! With a grace, a session whose client is gone stays a member for as long. If the user comes back meanwhile it has two
 //! sessions, and the end of one of two is no leave.
 
-use crate::chat::{CallError, Chat};
+use crate::chat::{CALL, CallError, Chat};
 use crate::lease::Membership;
 use crate::registry::{Registration, Registry};
 use channel_store::{Place, Shard};
@@ -323,7 +323,7 @@ async fn leave(chat: &Chat, membership: &Membership) {
     loop {
         let leave = membership.leave();
         let channel = leave.channel.clone();
-        match chat.leave(leave).await {
+        match chat.leave(leave, Instant::now() + CALL).await {
             Ok(()) => return,
             Err(CallError::Refused { reason }) => {
                 return tracing::error!(?channel, reason, "chat refused a leave");

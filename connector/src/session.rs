@@ -8,7 +8,7 @@ mod entry;
 mod speech;
 mod view;
 
-use crate::chat::{Chat, Flow};
+use crate::chat::{CALL, Chat, Flow};
 use crate::codec::{Request, RequestBody};
 use crate::connection::Connection;
 use crate::departures::{Departure, Departures, Undo};
@@ -21,6 +21,7 @@ use crate::registry::{Registration, Registry};
 use channel_store::{ChannelName, SessionId, User};
 use std::borrow::Cow;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 const LOGGED_IN: &str = r#"{"code":0,"message":"登录成功"}"#;
 const DONE: &str = r#"{"code":0}"#;
@@ -117,44 +118,52 @@ impl Client {
     }
 
     /// Carries out one command. Returns when the next one may begin.
-    pub(crate) async fn handle(&mut self, request: Request) {
+    ///
+    /// The command is answered within [`CALL`] of the moment at which it was received, however long it had to wait for
+    /// its turn. A command whose time is over when its turn comes is refused without asking anybody.
+    pub(crate) async fn handle(&mut self, request: Request, received: Instant) {
+        let deadline = received + CALL;
         // Who was cut off is not served any more; what clients sent before they went away themselves is (K3).
         if (self.connection.closing()).is_some_and(|reason| reason != Disconnect::Client) {
             return;
         }
         match &*request.route {
-            "chat.handler.send" => return self.send(request).await,
-            "chat.handler.publish" => return self.publish(request).await,
+            "chat.handler.send" => return self.send(request, deadline).await,
+            "chat.handler.publish" => return self.publish(request, deadline).await,
             _ => {}
         }
         if let Some(session) = &self.session {
             session.flow.settled().await;
         }
         // Others than sends are rare, and their futures are large: they live only as long as they are needed.
-        let answer = Box::pin(self.answer_to(&request)).await;
+        let answer = Box::pin(self.answer_to(&request, deadline)).await;
         if let Some(answer) = answer {
             self.answer(request.id, &answer);
         }
     }
 
     /// `None` if it was answered already, because the reply must come before the first push.
-    async fn answer_to(&mut self, request: &Request) -> Option<Answer> {
+    async fn answer_to(&mut self, request: &Request, deadline: Instant) -> Option<Answer> {
         let body = &request.body;
         if matches!(body, RequestBody::Unusable) {
             return Some(FAILED.into());
         }
         match &*request.route {
-            "connector.handler.login" => self.login(request).await,
-            "chat.handler.join" => self.join(request).await,
-            "chat.handler.leave" => Some(self.leave(body).await),
-            "chat.handler.members" => Some(self.members(body).await.unwrap_or_else(|it| it)),
-            "chat.handler.history" => Some(self.history(body).await.unwrap_or_else(|it| it)),
+            "connector.handler.login" => self.login(request, deadline).await,
+            "chat.handler.join" => self.join(request, deadline).await,
+            "chat.handler.leave" => Some(self.leave(body, deadline).await),
+            "chat.handler.members" => {
+                Some(self.members(body, deadline).await.unwrap_or_else(|it| it))
+            }
+            "chat.handler.history" => {
+                Some(self.history(body, deadline).await.unwrap_or_else(|it| it))
+            }
             _ => Some(FAILED.into()),
         }
     }
 
     /// As [`answer_to`](Self::answer_to).
-    async fn login(&mut self, request: &Request) -> Option<Answer> {
+    async fn login(&mut self, request: &Request, deadline: Instant) -> Option<Answer> {
         let login = match Login::parse(&request.body) {
             Ok(login) => login,
             Err(error) => return Some(error.into()),
@@ -178,7 +187,7 @@ impl Client {
         } = &mut undo.departure;
         let registered = self.register(&user, &channel, &id, registration);
         let entered = self
-            .enter(&channel, &recovery, registered, memberships)
+            .enter(&channel, &recovery, registered, memberships, deadline)
             .await;
         let entry = match entered {
             Ok(entry) => entry,

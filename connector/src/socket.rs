@@ -188,12 +188,14 @@ impl Socket {
     }
 
     async fn carry_out(&mut self, work: Work) {
+        // All of it was decoded just now. What waits here for its turn is answered in time all the same.
+        let received = Instant::now();
         for input in work.inputs {
             match input {
                 Input::Ready => self.clock.ready(),
                 Input::Heartbeat => self.clock.heard_heartbeat(),
                 Input::Request(request) => {
-                    self.client.handle(request).await;
+                    self.client.handle(request, received).await;
                     self.clock.logged_in(self.client.is_logged_in());
                 }
             }

@@ -6,7 +6,7 @@
 
 use super::endpoint::Endpoint;
 use super::flow::Flow;
-use super::{CALL, Chat, TRY};
+use super::{Chat, TRY};
 use futures_util::Stream;
 use parking_lot::Mutex;
 use proto::v1::numbered_answer::Answer as Wire;
@@ -26,7 +26,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// Sends in one frame of the stream at most, and the bytes after which it is full: chat refuses frames above 4 MiB.
 const FRAME: usize = 256;
 const FRAME_BYTES: usize = 1 << 20;
-/// Bytes that a lane holds at most; beyond it sends are answered as unknown at once.
+/// Bytes that a lane holds at most; beyond it sends are refused at once.
 const LANE_LIMIT: usize = 32 << 20;
 /// Pauses between tries to reach the own endpoint.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -40,6 +40,8 @@ pub enum Outcome {
     Refused(String),
     /// Not answered in time: it may be in the log, or not.
     Unknown,
+    /// No chat could take it in time: it is not in the log.
+    Unsent,
 }
 
 /// A send on its way.
@@ -48,15 +50,34 @@ pub(super) struct Pending {
     request: SendRequest,
     pub(super) bytes: usize,
     expires: Instant,
+    /// When it was written to the present stream.
     written: Option<Instant>,
+    /// It was written to some stream, so it may be in the log.
+    tried: bool,
+    /// None if it was given up while the present stream owed its answer: the place in the line waits for that.
+    caller: Option<Caller>,
+}
+
+/// Who waits for a send's outcome.
+struct Caller {
     flow: Arc<Flow>,
+    bytes: usize,
     answer: Box<dyn FnOnce(Outcome) + Send>,
+}
+
+impl Caller {
+    /// The answer first: whoever waits for the flow to settle must find it given.
+    fn settle(self, outcome: Outcome) {
+        (self.answer)(outcome);
+        self.flow.exit(self.bytes);
+    }
 }
 
 impl Pending {
     pub(super) fn new(
         request: SendRequest,
         flow: Arc<Flow>,
+        expires: Instant,
         answer: Box<dyn FnOnce(Outcome) + Send>,
     ) -> Self {
         let bytes = prost::Message::encoded_len(&request);
@@ -64,10 +85,14 @@ impl Pending {
             number: 0,
             request,
             bytes,
-            expires: Instant::now() + CALL,
+            expires,
             written: None,
-            flow,
-            answer,
+            tried: false,
+            caller: Some(Caller {
+                flow,
+                bytes,
+                answer,
+            }),
         }
     }
 
@@ -75,10 +100,24 @@ impl Pending {
         &self.request.channel
     }
 
-    /// The answer first: whoever waits for the flow to settle must find it given.
     pub(super) fn settle(self, outcome: Outcome) {
-        (self.answer)(outcome);
-        self.flow.exit(self.bytes);
+        if let Some(caller) = self.caller {
+            caller.settle(outcome);
+        }
+    }
+
+    /// What is known of a send that nobody has answered.
+    fn unanswered(&self) -> Outcome {
+        if self.tried {
+            Outcome::Unknown
+        } else {
+            Outcome::Unsent
+        }
+    }
+
+    fn give_up(self) {
+        let outcome = self.unanswered();
+        self.settle(outcome);
     }
 }
 
@@ -133,7 +172,7 @@ impl Lane {
         let mut state = self.state.lock();
         if state.ended || state.bytes + pending.bytes > LANE_LIMIT {
             drop(state);
-            return pending.settle(Outcome::Unknown);
+            return pending.give_up();
         }
         state.numbers += 1;
         pending.number = state.numbers;
@@ -160,7 +199,7 @@ impl Lane {
             mem::take(&mut state.line)
         };
         for pending in left {
-            pending.settle(Outcome::Unknown);
+            pending.give_up();
         }
     }
 
@@ -271,6 +310,8 @@ impl Lane {
         let mut state = self.state.lock();
         state.stream += 1;
         state.written = 0;
+        // Nobody waits any more for what was given up.
+        state.drop_where(|_, pending| pending.caller.is_none());
         for pending in &mut state.line {
             pending.written = None;
         }
@@ -286,11 +327,9 @@ impl Lane {
         for answer in answers {
             let pending = {
                 let mut state = self.state.lock();
-                match state.line.front().map(|pending| pending.number) {
-                    Some(oldest) if oldest == answer.number && state.written > 0 => {}
-                    Some(oldest) if oldest <= answer.number => return false,
-                    // Its time was over a moment ago.
-                    Some(_) | None => continue,
+                let oldest = state.line.front().map(|pending| pending.number);
+                if oldest != Some(answer.number) || state.written == 0 {
+                    return false;
                 }
                 state.written -= 1;
                 state.pop()
@@ -308,30 +347,34 @@ impl Lane {
     }
 
     /// Gives up sends whose time is over, and the stream if its oldest send is not answered: another one may be.
+    ///
+    /// Sends stand in the order in which they came, which need not be the order in which their times are over.
     fn check_times(&self, now: Instant) {
         let mut expired = Vec::new();
         {
             let mut state = self.state.lock();
-            let mut stalled = false;
-            while state
-                .line
-                .front()
-                .is_some_and(|pending| pending.expires <= now)
-            {
-                expired.extend(state.pop());
-                // Its answer would not be the next one any more.
-                stalled |= state.written > 0;
-                state.written = state.written.saturating_sub(1);
-            }
-            let oldest = state.line.front().and_then(|pending| pending.written);
-            stalled |= oldest.is_some_and(|written| now.duration_since(written) >= TRY);
+            let written = state.written;
+            state.drop_where(|place, pending| {
+                if pending.expires > now {
+                    return false;
+                }
+                let outcome = pending.unanswered();
+                expired.extend(pending.caller.take().map(|caller| (caller, outcome)));
+                // The stream still answers what was written to it.
+                place >= written
+            });
+            let stalled = state.line.front().is_some_and(|oldest| {
+                let written = oldest.written;
+                oldest.caller.is_none()
+                    || written.is_some_and(|written| now.duration_since(written) >= TRY)
+            });
             if stalled {
                 state.stream += 1;
                 self.broken.notify_one();
             }
         }
-        for pending in expired {
-            pending.settle(Outcome::Unknown);
+        for (caller, outcome) in expired {
+            caller.settle(outcome);
         }
     }
 
@@ -355,6 +398,7 @@ impl Lane {
         let now = Instant::now();
         let sends = state.line.range_mut(from..to).map(|pending| {
             pending.written = Some(now);
+            pending.tried = true;
             NumberedSend {
                 number: pending.number,
                 send: Some(pending.request.clone()),
@@ -376,6 +420,20 @@ impl State {
         self.bytes -= pending.bytes;
         Some(pending)
     }
+
+    /// Takes sends out of the line, by their place in it.
+    fn drop_where(&mut self, mut is_over: impl FnMut(usize, &mut Pending) -> bool) {
+        let (mut place, mut freed) = (0, 0);
+        self.line.retain_mut(|pending| {
+            let drop = is_over(place, pending);
+            place += 1;
+            if drop {
+                freed += pending.bytes;
+            }
+            !drop
+        });
+        self.bytes -= freed;
+    }
 }
 
 /// What a stream still has to write: everything in the line that it has not written.
@@ -394,6 +452,7 @@ impl Stream for Outgoing {
 
 #[cfg(test)]
 mod tests {
+    use super::super::CALL;
     use super::*;
     use proto::v1::SendResponse;
     use std::sync::atomic::AtomicUsize;
@@ -415,6 +474,7 @@ mod tests {
             let mut pending = Pending::new(
                 SendRequest::default(),
                 flow,
+                Instant::now() + CALL,
                 Box::new(move |_| {
                     count.fetch_add(1, Ordering::Relaxed);
                 }),

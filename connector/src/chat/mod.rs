@@ -16,7 +16,7 @@ pub use lane::Outcome;
 
 use endpoint::Endpoint;
 use lane::Pending;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use proto::v1::{
     HistoryRequest, HistoryResponse, JoinRequest, JoinResponse, LeaveRequest, MembersRequest,
     MembersResponse, SendRequest,
@@ -33,8 +33,12 @@ use tonic_types::StatusExt;
 
 /// CONTRACT: one try.
 pub(crate) const TRY: Duration = Duration::from_secs(1);
-/// CONTRACT: a client's request is answered within 2 s in all; what is left is for the way back.
+/// A client's request is answered within two seconds of having been received. This much of it is for chat, and the rest
+/// for the way back.
 pub(crate) const CALL: Duration = Duration::from_millis(1_900);
+
+/// How long calls wait for an endpoint, from the moment at which the last one went: the only one may be started again.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why a call brought no answer to use.
 #[derive(Debug, thiserror::Error)]
@@ -67,19 +71,27 @@ pub struct Chat {
     endpoints: RwLock<Vec<Arc<Endpoint>>>,
     turn: AtomicUsize,
     available: watch::Sender<bool>,
+    /// When the last endpoint went, or when this began: of use while none is up.
+    away_since: Mutex<Instant>,
 }
 
 impl Chat {
     /// Connects to where chat is, in the background and for ever.
     #[must_use]
     pub fn new(source: Source) -> Arc<Self> {
-        let chat = Arc::new(Self {
+        let chat = Self::nowhere();
+        endpoint::follow(source, &chat);
+        chat
+    }
+
+    /// Without any endpoint yet.
+    fn nowhere() -> Arc<Self> {
+        Arc::new(Self {
             endpoints: RwLock::default(),
             turn: AtomicUsize::new(0),
             available: watch::Sender::new(false),
-        });
-        endpoint::follow(source, &chat);
-        chat
+            away_since: Mutex::new(Instant::now()),
+        })
     }
 
     /// True while at least one endpoint is up.
@@ -92,8 +104,12 @@ impl Chat {
     ///
     /// # Errors
     /// [`CallError`]; after `Unknown` the session may be a member, or become one.
-    pub async fn join(&self, request: JoinRequest) -> Result<Answered<JoinResponse>, CallError> {
-        self.call(|endpoint| {
+    pub async fn join(
+        &self,
+        request: JoinRequest,
+        deadline: Instant,
+    ) -> Result<Answered<JoinResponse>, CallError> {
+        self.call(deadline, |endpoint| {
             let (mut client, request) = (endpoint.client(), request.clone());
             async move { Ok(client.join(request).await?.into_inner()) }
         })
@@ -104,8 +120,8 @@ impl Chat {
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn leave(&self, request: LeaveRequest) -> Result<(), CallError> {
-        let answered = self.call(|endpoint| {
+    pub async fn leave(&self, request: LeaveRequest, deadline: Instant) -> Result<(), CallError> {
+        let answered = self.call(deadline, |endpoint| {
             let (mut client, request) = (endpoint.client(), request.clone());
             async move { client.leave(request).await }
         });
@@ -116,8 +132,12 @@ impl Chat {
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn members(&self, request: MembersRequest) -> Result<MembersResponse, CallError> {
-        let answered = self.call(|endpoint| {
+    pub async fn members(
+        &self,
+        request: MembersRequest,
+        deadline: Instant,
+    ) -> Result<MembersResponse, CallError> {
+        let answered = self.call(deadline, |endpoint| {
             let (mut client, request) = (endpoint.client(), request.clone());
             async move { Ok(client.members(request).await?.into_inner()) }
         });
@@ -128,53 +148,63 @@ impl Chat {
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn history(&self, request: HistoryRequest) -> Result<HistoryResponse, CallError> {
-        let answered = self.call(|endpoint| {
+    pub async fn history(
+        &self,
+        request: HistoryRequest,
+        deadline: Instant,
+    ) -> Result<HistoryResponse, CallError> {
+        let answered = self.call(deadline, |endpoint| {
             let (mut client, request) = (endpoint.client(), request.clone());
             async move { Ok(client.history(request).await?.into_inner()) }
         });
         answered.await.map(|answered| answered.answer)
     }
 
-    /// Publishes in the order of the calls of one flow. The answer comes within two seconds, whatever happens.
+    /// Publishes in the order of the calls of one flow. The answer comes by the deadline, or within a tenth of a second
+    /// after it, whatever happens.
     pub fn send(
         &self,
         flow: &Arc<Flow>,
         request: SendRequest,
+        deadline: Instant,
         answer: impl FnOnce(Outcome) + Send + 'static,
     ) {
-        let pending = Pending::new(request, Arc::clone(flow), Box::new(answer));
+        let pending = Pending::new(request, Arc::clone(flow), deadline, Box::new(answer));
         let lane = flow.enter(pending.bytes, || {
             let home = self.home(pending.channel())?;
             Some(Arc::clone(&home.lane))
         });
         match lane {
             Some(lane) => lane.push(pending),
-            None => pending.settle(Outcome::Unknown),
+            None => pending.settle(Outcome::Unsent),
         }
     }
 
-    async fn call<T, F>(&self, ask: impl Fn(&Endpoint) -> F) -> Result<Answered<T>, CallError>
+    async fn call<T, F>(
+        &self,
+        deadline: Instant,
+        ask: impl Fn(&Endpoint) -> F,
+    ) -> Result<Answered<T>, CallError>
     where
         F: Future<Output = Result<T, Status>>,
     {
-        let deadline = Instant::now() + CALL;
+        // Its time passed while it waited for its turn.
+        if Instant::now() >= deadline {
+            return Err(CallError::Unreachable);
+        }
         let mut sent = false;
         let mut last: Option<Arc<Endpoint>> = None;
         loop {
             let endpoint = self.next_but(last.as_ref());
             let Some(endpoint) = endpoint.filter(|endpoint| endpoint.lane.is_open()) else {
-                // Between two lives of the only endpoint: it may be back in time.
-                let again = Instant::now() + Duration::from_millis(20 + fastrand::u64(..30));
-                if again >= deadline {
-                    return Err(if sent {
-                        CallError::Unknown
-                    } else {
-                        CallError::Unreachable
-                    });
+                if self.comes_back(deadline).await {
+                    continue;
                 }
-                tokio::time::sleep_until(again).await;
-                continue;
+                return Err(if sent {
+                    CallError::Unknown
+                } else {
+                    CallError::Unreachable
+                });
             };
             let until = deadline.min(Instant::now() + TRY);
             let repeated = std::mem::replace(&mut sent, true);
@@ -199,6 +229,25 @@ impl Chat {
             tokio::time::sleep_until(pause).await;
             last = Some(endpoint);
         }
+    }
+
+    /// Waits for an endpoint while none is up. False if there is none in time.
+    ///
+    /// The patience is that of all callers together, counted from the moment at which the last endpoint went: during a
+    /// longer outage everybody is told so at once, and nobody waits for the patience of those before.
+    async fn comes_back(&self, deadline: Instant) -> bool {
+        let until = deadline.min(*self.away_since.lock() + PATIENCE);
+        let mut available = self.available.subscribe();
+        let up = timeout_at(until, available.wait_for(|up| *up)).await;
+        let is_up = matches!(up, Ok(Ok(_)));
+        drop(up);
+        if !is_up {
+            return false;
+        }
+        // What is up now may be gone again: nobody asks for it without a pause.
+        let pause = Instant::now() + Duration::from_millis(fastrand::u64(1..20));
+        tokio::time::sleep_until(pause).await;
+        pause < deadline
     }
 
     /// The endpoint for a channel, of those that are up if any is: the same for all connectors, so that what is said in a
@@ -237,8 +286,13 @@ impl Chat {
             .read()
             .iter()
             .any(|endpoint| endpoint.lane.is_open());
-        self.available
-            .send_if_modified(|available| std::mem::replace(available, up) != up);
+        self.available.send_if_modified(|available| {
+            let was_up = std::mem::replace(available, up);
+            if was_up && !up {
+                *self.away_since.lock() = Instant::now();
+            }
+            was_up != up
+        });
     }
 }
 

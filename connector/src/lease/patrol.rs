@@ -8,7 +8,7 @@
 
 use super::roster::Membership;
 use super::{Lease, Tenure};
-use crate::chat::{CallError, Chat};
+use crate::chat::{CALL, CallError, Chat};
 use crate::registry::{Findings, Registry};
 use channel_store::{
     ChannelName, DroppedBy, Generation, IndexEntry, Look, Place, SessionId, StoreError, User,
@@ -249,7 +249,7 @@ impl Lease {
                 Repair::Join(membership) => join_again(chat, &membership).await,
                 Repair::Leave(session, user, operation) => {
                     let leave = tenure.leave(channel, &user, &session, operation, true);
-                    is_done(chat.leave(leave).await, "ghost")
+                    is_done(chat.leave(leave, Instant::now() + CALL).await, "ghost")
                 }
             }
         });
@@ -292,7 +292,7 @@ async fn expire(chat: &Chat, channel: &ChannelName) {
         page_size: 1,
         ..MembersRequest::default()
     };
-    if let Err(error) = chat.members(list).await {
+    if let Err(error) = chat.members(list, Instant::now() + CALL).await {
         tracing::debug!(%error, %channel, "detached members were not looked after");
     }
 }
@@ -301,7 +301,7 @@ async fn join_again(chat: &Chat, membership: &Membership) -> bool {
     let Some(join) = membership.join_again() else {
         return true;
     };
-    match chat.join(join).await {
+    match chat.join(join, Instant::now() + CALL).await {
         Err(CallError::Refused { reason }) if reason == "CONNECTOR_DEAD" => {
             membership.condemn();
             true

@@ -2,7 +2,7 @@
 
 use super::patrol::LOOKS;
 use super::*;
-use crate::chat::tests::chat_of;
+use crate::chat::tests::{chat_of, in_time};
 use crate::chat::{Source, TransportError};
 use crate::testing::chat::{Instance, joined};
 use channel_store::memory::{MemoryStore, Snapshot};
@@ -84,13 +84,16 @@ impl Scene {
             is_number: false,
         };
         let membership = Membership::begin(stay, room(channel), user, id);
-        let joined = self.chat.join(membership.join()).await.unwrap();
+        let joined = self.chat.join(membership.join(), in_time()).await.unwrap();
         membership.joined(joined.repeated);
         membership
     }
 
     async fn leave(&self, membership: Arc<Membership>) {
-        self.chat.leave(membership.leave()).await.unwrap();
+        self.chat
+            .leave(membership.leave(), in_time())
+            .await
+            .unwrap();
     }
 
     async fn members(&self, channel: &str) -> Vec<(String, u32)> {
@@ -387,7 +390,7 @@ async fn who_is_leaving_is_neither_brought_back_nor_taken_out_twice() {
         1,
         "its leave is on its way"
     );
-    scene.chat.leave(leave).await.unwrap();
+    scene.chat.leave(leave, in_time()).await.unwrap();
     suspected().await;
     assert_eq!(scene.members("room").await, []);
 }
@@ -396,7 +399,7 @@ async fn who_is_leaving_is_neither_brought_back_nor_taken_out_twice() {
 async fn who_left_and_joined_again_is_known_when_the_former_membership_ends_late() {
     let scene = Scene::new().await;
     let former = scene.member("room", "alice").await;
-    scene.chat.leave(former.leave()).await.unwrap();
+    scene.chat.leave(former.leave(), in_time()).await.unwrap();
     let _again = scene.member("room", "alice").await;
     drop(former);
     sleep(SETTLE_TIME + Duration::from_secs(1)).await;

@@ -4,7 +4,7 @@ use super::{
     Answer, CHANNELS, Client, DONE, FAILED, JOINED_ALREADY, Joined, NOT_JOINED, NOT_LOGGED_IN,
     TAKEN, TOO_MANY,
 };
-use crate::chat::{Answered, CALL, CallError};
+use crate::chat::{Answered, CallError};
 use crate::codec::{Request, RequestBody};
 use crate::departures::Undo;
 use crate::hub::{Judgement, Member};
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// How long all may take that comes before the join, so that time is left for that.
+/// How long everything before the join may take, and never more than half of the time that is left: the rest is the join's.
 const PREPARE: Duration = Duration::from_millis(1_000);
 
 /// Why nobody was let in.
@@ -47,7 +47,7 @@ pub(super) struct Entry {
 
 impl Client {
     /// A further channel. `None` if it was answered already.
-    pub(super) async fn join(&mut self, request: &Request) -> Option<Answer> {
+    pub(super) async fn join(&mut self, request: &Request, deadline: Instant) -> Option<Answer> {
         let Some(session) = &self.session else {
             return Some(NOT_LOGGED_IN.into());
         };
@@ -78,6 +78,7 @@ impl Client {
                 &recovery,
                 membership,
                 &mut undo.departure.memberships,
+                deadline,
             )
             .await;
         match entered {
@@ -94,7 +95,7 @@ impl Client {
     }
 
     /// Answered when the leave has landed; one that fails is repeated until it does.
-    pub(super) async fn leave(&mut self, body: &RequestBody) -> Answer {
+    pub(super) async fn leave(&mut self, body: &RequestBody, deadline: Instant) -> Answer {
         let Some(session) = &mut self.session else {
             return NOT_LOGGED_IN.into();
         };
@@ -109,7 +110,7 @@ impl Client {
         let Joined { membership, .. } = session.places.swap_remove(place);
         let leave = membership.leave();
         let undo = Undo::of(&self.services.departures, membership);
-        if self.services.chat.leave(leave).await.is_ok() {
+        if self.services.chat.leave(leave, deadline).await.is_ok() {
             undo.keep();
             return DONE.into();
         }
@@ -125,21 +126,21 @@ impl Client {
         recovery: &Recovery,
         membership: impl Future<Output = Result<Arc<Membership>, Refused>>,
         undo: &mut Vec<Arc<Membership>>,
+        deadline: Instant,
     ) -> Result<Entry, Refused> {
-        let deadline = Instant::now() + CALL;
         let mut format = self.connection.format();
         if recovery.is_wanted() {
             format = format.with_positions();
         }
         let member = self.services.hub.attach(channel, &self.connection, format);
         let prepared = async { tokio::join!(member.followed(), membership) };
-        let prepared = timeout(PREPARE, prepared).await;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let prepared = timeout(PREPARE.min(left / 2), prepared).await;
         let ((), membership) = prepared.map_err(|_| Refused::Failed)?;
         let membership = membership?;
         undo.push(Arc::clone(&membership));
-        let join = self.services.chat.join(membership.join());
-        let joined = timeout_at(deadline, join).await;
-        match joined.unwrap_or(Err(CallError::Unknown)) {
+        let join = self.services.chat.join(membership.join(), deadline);
+        match join.await {
             Ok(Answered { answer, repeated }) => {
                 membership.joined(repeated);
                 let placed = place(&member, recovery, &answer);

@@ -9,6 +9,7 @@ use channel_store::{ChannelName, IdempotencyKey};
 use proto::v1::SendRequest;
 use proto::v1::send_request::Content;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// A message, and where it is to go.
 struct Message {
@@ -21,7 +22,7 @@ struct Message {
 
 impl Client {
     /// The body is the message, for the channel of the login.
-    pub(super) async fn send(&mut self, request: Request) {
+    pub(super) async fn send(&mut self, request: Request, deadline: Instant) {
         let key = request.key;
         let body = match request.body {
             RequestBody::Object(body) => Ok(body),
@@ -40,11 +41,12 @@ impl Client {
             };
             is_key.then_some(message).ok_or(FAILED)
         });
-        self.say(request.id, message.map_err(Answer::from)).await;
+        self.say(request.id, message.map_err(Answer::from), deadline)
+            .await;
     }
 
     /// The body tells the channel, the message and what is to become of it.
-    pub(super) async fn publish(&mut self, request: Request) {
+    pub(super) async fn publish(&mut self, request: Request, deadline: Instant) {
         let message = match Publish::parse(&request.body) {
             _ if matches!(request.body, RequestBody::Unusable) => Err(FAILED.into()),
             Ok(Publish {
@@ -60,10 +62,10 @@ impl Client {
             }),
             Err(error) => Err(error.into()),
         };
-        self.say(request.id, message).await;
+        self.say(request.id, message, deadline).await;
     }
 
-    async fn say(&mut self, id: Option<u64>, message: Result<Message, Answer>) {
+    async fn say(&mut self, id: Option<u64>, message: Result<Message, Answer>, deadline: Instant) {
         let Some(session) = &mut self.session else {
             return self.answer(id, NOT_LOGGED_IN);
         };
@@ -95,10 +97,14 @@ impl Client {
             exclude_self: message.exclude_self,
         };
         session.flow.room().await;
+        if Instant::now() >= deadline {
+            session.flow.settled().await;
+            return self.answer(id, FAILED);
+        }
         let connection = Arc::clone(&self.connection);
         self.services
             .chat
-            .send(&session.flow, send, move |outcome| {
+            .send(&session.flow, send, deadline, move |outcome| {
                 let answer = match outcome {
                     Outcome::Sent(_) => SENT,
                     Outcome::Refused(reason) => {
@@ -108,7 +114,7 @@ impl Client {
                         }
                         FAILED
                     }
-                    Outcome::Unknown => FAILED,
+                    Outcome::Unknown | Outcome::Unsent => FAILED,
                 };
                 if let Some(id) = id {
                     connection.reply(id, answer.as_bytes());

@@ -105,7 +105,7 @@ async fn is_followed(script: &mut Script) {
 /// A client that has logged in as "u", with its own onJoin at ("a", 5) delivered.
 async fn logged_in() -> Scene {
     let mut scene = scene().await;
-    tokio::join!(scene.me.handle(login(1, "u")), async {
+    tokio::join!(scene.me.handle(login(1, "u"), Instant::now()), async {
         is_followed(&mut scene.script).await;
         scene.instance.join().await.answer(Ok(joined("a", 5)));
     });
@@ -119,7 +119,7 @@ async fn logged_in() -> Scene {
 async fn a_join_is_indexed_first_and_bound_to_the_lease() {
     let mut scene = scene().await;
     let leases = scene.store.leases();
-    tokio::join!(scene.me.handle(login(1, "u")), async {
+    tokio::join!(scene.me.handle(login(1, "u"), Instant::now()), async {
         is_followed(&mut scene.script).await;
         let join = scene.instance.join().await;
         let incarnation = std::slice::from_ref(&scene.incarnation);
@@ -136,7 +136,7 @@ async fn a_join_is_indexed_first_and_bound_to_the_lease() {
 async fn a_logins_reply_comes_before_the_own_on_join_whichever_is_known_first_k2() {
     for push_first in [true, false] {
         let mut scene = scene().await;
-        tokio::join!(scene.me.handle(login(1, "u")), async {
+        tokio::join!(scene.me.handle(login(1, "u"), Instant::now()), async {
             is_followed(&mut scene.script).await;
             let join = scene.instance.join().await;
             if push_first {
@@ -179,7 +179,7 @@ fn logged_in_at(position: &Value, recovered: bool, replayed: u64) -> Told {
 async fn who_wants_positions_is_told_where_its_pushes_begin() {
     let mut scene = scene().await;
     let login = login_with(&json!({"positions": true}));
-    tokio::join!(scene.me.handle(login), async {
+    tokio::join!(scene.me.handle(login, Instant::now()), async {
         is_followed(&mut scene.script).await;
         scene.instance.join().await.answer(Ok(joined("a", 5)));
     });
@@ -193,7 +193,7 @@ async fn who_wants_positions_is_told_where_its_pushes_begin() {
 async fn who_comes_back_is_told_first_and_then_given_what_it_missed() {
     let mut scene = scene().await;
     let login = login_with(&json!({"since": {"epoch": "a", "offset": 2}}));
-    tokio::join!(scene.me.handle(login), async {
+    tokio::join!(scene.me.handle(login, Instant::now()), async {
         is_followed(&mut scene.script).await;
         scene.instance.join().await.answer(Ok(joined("a", 5)));
         let judged = scene.script.read_from(at("a", 2)).await;
@@ -213,7 +213,7 @@ async fn who_comes_back_is_told_first_and_then_given_what_it_missed() {
 async fn who_comes_back_to_less_than_it_had_is_told_so_between_the_reply_and_what_is_left() {
     let mut scene = scene().await;
     let login = login_with(&json!({"since": {"epoch": "a", "offset": 7}}));
-    tokio::join!(scene.me.handle(login), async {
+    tokio::join!(scene.me.handle(login, Instant::now()), async {
         is_followed(&mut scene.script).await;
         scene.instance.join().await.answer(Ok(joined("b", 5)));
         let judged = scene.script.read_from(at("a", 7)).await;
@@ -238,7 +238,7 @@ async fn who_comes_back_to_less_than_it_had_is_told_so_between_the_reply_and_wha
 async fn a_position_that_cannot_be_judged_fails_the_login_and_undoes_the_join() {
     let mut scene = scene().await;
     let login = login_with(&json!({"since": {"epoch": "a", "offset": 2}}));
-    tokio::join!(scene.me.handle(login), async {
+    tokio::join!(scene.me.handle(login, Instant::now()), async {
         is_followed(&mut scene.script).await;
         scene.instance.join().await.answer(Ok(joined("a", 5)));
         scene.script.read_from(at("a", 2)).await.fail();
@@ -251,7 +251,10 @@ async fn a_position_that_cannot_be_judged_fails_the_login_and_undoes_the_join() 
 #[tokio::test(start_paused = true)]
 async fn what_is_no_position_is_refused_before_anything_happens() {
     let mut scene = scene().await;
-    scene.me.handle(login_with(&json!({"since": 17}))).await;
+    scene
+        .me
+        .handle(login_with(&json!({"since": 17})), Instant::now())
+        .await;
     assert_eq!(scene.client.next().await, reply(1, INVALID));
     assert!(scene.script.feed.follows().is_empty());
 }
@@ -259,7 +262,7 @@ async fn what_is_no_position_is_refused_before_anything_happens() {
 #[tokio::test(start_paused = true)]
 async fn a_second_session_of_a_user_begins_where_its_join_found_the_log() {
     let mut scene = scene().await;
-    tokio::join!(scene.me.handle(login(1, "u")), async {
+    tokio::join!(scene.me.handle(login(1, "u"), Instant::now()), async {
         is_followed(&mut scene.script).await;
         let join = scene.instance.join().await;
         for offset in 5..=6 {
@@ -278,7 +281,7 @@ async fn a_second_session_of_a_user_begins_where_its_join_found_the_log() {
 async fn a_second_login_is_refused_whatever_the_uid_and_the_connection_stays_f5() {
     let mut scene = logged_in().await;
     for (id, user) in [(2, "u"), (3, "v")] {
-        scene.me.handle(login(id, user)).await;
+        scene.me.handle(login(id, user), Instant::now()).await;
         assert_eq!(scene.client.next().await, reply(id, TAKEN));
     }
     scene.instance.nobody_calls().await;
@@ -292,13 +295,13 @@ async fn a_user_who_is_logged_in_elsewhere_is_refused_until_that_session_is_over
     let mut scene = logged_in().await;
     let (socket, mut told) = client::client(WireFormat::JSON).await;
     let mut other = Client::new(Arc::clone(&scene.services), socket);
-    other.handle(login(1, "u")).await;
+    other.handle(login(1, "u"), Instant::now()).await;
     assert_eq!(told.next().await, reply(1, TAKEN));
     assert!(!other.is_logged_in());
     scene.me.close().await;
     scene.instance.leave().await.answer(Ok(Default::default()));
     soon(scene.services.departures.landed()).await;
-    tokio::join!(other.handle(login(2, "u")), async {
+    tokio::join!(other.handle(login(2, "u"), Instant::now()), async {
         is_followed(&mut scene.script).await;
         scene.instance.join().await.answer(Ok(joined("a", 7)));
     });
@@ -308,7 +311,7 @@ async fn a_user_who_is_logged_in_elsewhere_is_refused_until_that_session_is_over
 #[tokio::test(start_paused = true)]
 async fn who_has_not_logged_in_sends_nothing() {
     let mut scene = scene().await;
-    scene.me.handle(send(1)).await;
+    scene.me.handle(send(1), Instant::now()).await;
     assert_eq!(scene.client.next().await, reply(1, NOT_LOGGED_IN));
     scene.instance.nobody_calls().await;
 }
@@ -322,7 +325,7 @@ async fn a_join_whose_outcome_is_unknown_is_followed_by_a_fenced_leave_f2() {
             is_followed(&mut scene.script).await;
             (scene.instance.join().await, scene.instance.join().await)
         };
-        tokio::join!(scene.me.handle(login(1, "u")), script).1
+        tokio::join!(scene.me.handle(login(1, "u"), Instant::now()), script).1
     };
     assert_eq!(scene.client.next().await, reply(1, FAILED));
     assert!(started.elapsed() < Duration::from_secs(2));
@@ -344,7 +347,7 @@ async fn a_join_whose_outcome_is_unknown_is_followed_by_a_fenced_leave_f2() {
 #[tokio::test(start_paused = true)]
 async fn a_join_that_was_refused_leaves_nothing_to_undo() {
     let mut scene = scene().await;
-    tokio::join!(scene.me.handle(login(1, "u")), async {
+    tokio::join!(scene.me.handle(login(1, "u"), Instant::now()), async {
         is_followed(&mut scene.script).await;
         let refused = Err(Status::failed_precondition(""));
         scene.instance.join().await.answer(refused);
@@ -358,7 +361,7 @@ async fn a_join_that_was_refused_leaves_nothing_to_undo() {
 async fn a_channel_that_cannot_be_followed_is_not_joined_and_the_login_answered_in_time() {
     let mut scene = scene().await;
     let started = Instant::now();
-    scene.me.handle(login(1, "u")).await;
+    scene.me.handle(login(1, "u"), Instant::now()).await;
     assert_eq!(scene.client.next().await, reply(1, FAILED));
     assert!(started.elapsed() < Duration::from_secs(2));
     scene.instance.nobody_calls().await;
@@ -368,8 +371,8 @@ async fn a_channel_that_cannot_be_followed_is_not_joined_and_the_login_answered_
 #[tokio::test(start_paused = true)]
 async fn the_leave_is_sent_when_the_sessions_sends_are_answered_k3() {
     let mut scene = logged_in().await;
-    scene.me.handle(send(2)).await;
-    scene.me.handle(send(3)).await;
+    scene.me.handle(send(2), Instant::now()).await;
+    scene.me.handle(send(3), Instant::now()).await;
     let (first, _) = scene.stream.next().await;
     let (second, _) = scene.stream.next().await;
     tokio::join!(scene.me.close(), async {
@@ -390,7 +393,7 @@ async fn the_leave_is_sent_when_the_sessions_sends_are_answered_k3() {
 #[tokio::test(start_paused = true)]
 async fn the_leave_after_a_join_that_was_repeated_is_fenced() {
     let mut scene = scene().await;
-    tokio::join!(scene.me.handle(login(1, "u")), async {
+    tokio::join!(scene.me.handle(login(1, "u"), Instant::now()), async {
         is_followed(&mut scene.script).await;
         let away = Err(Status::unavailable(""));
         scene.instance.join().await.answer(away);
@@ -404,7 +407,7 @@ async fn the_leave_after_a_join_that_was_repeated_is_fenced() {
 #[tokio::test(start_paused = true)]
 async fn commands_are_answered_in_their_order_also_those_that_need_no_chat() {
     let mut scene = logged_in().await;
-    scene.me.handle(send(2)).await;
+    scene.me.handle(send(2), Instant::now()).await;
     let array = Request {
         body: RequestBody::Unusable,
         ..send(4)
@@ -416,8 +419,8 @@ async fn commands_are_answered_in_their_order_also_those_that_need_no_chat() {
         scene.stream.refuse(number, "OVERLOADED");
     };
     let unknown = request(3, "no.such.route", &json!({}));
-    tokio::join!(scene.me.handle(unknown), script);
-    scene.me.handle(array).await;
+    tokio::join!(scene.me.handle(unknown, Instant::now()), script);
+    scene.me.handle(array, Instant::now()).await;
     for id in 2..=4 {
         assert_eq!(scene.client.next().await, reply(id, FAILED));
     }
@@ -428,7 +431,10 @@ async fn each_send_has_a_key_of_its_own_or_the_clients() {
     let mut scene = logged_in().await;
     for (id, key) in [(2, None), (3, None), (4, Some("mine"))] {
         let key = key.map(Into::into);
-        scene.me.handle(Request { key, ..send(id) }).await;
+        scene
+            .me
+            .handle(Request { key, ..send(id) }, Instant::now())
+            .await;
     }
     let keys = scene.stream.keys(3).await;
     assert_ne!(keys[0], keys[1]);
@@ -439,14 +445,14 @@ async fn each_send_has_a_key_of_its_own_or_the_clients() {
 async fn who_was_cut_off_is_not_served_any_more_and_who_went_away_is_k3() {
     let mut scene = logged_in().await;
     scene.socket.abort();
-    scene.me.handle(send(2)).await;
+    scene.me.handle(send(2), Instant::now()).await;
     assert_eq!(scene.stream.keys(1).await.len(), 1);
 
     let (socket, _told) = client::client(WireFormat::JSON).await;
     let mut late = Client::new(Arc::clone(&scene.services), Arc::clone(&socket));
     socket.close(Disconnect::Shutdown);
     let started = Instant::now();
-    late.handle(login(1, "v")).await;
+    late.handle(login(1, "v"), Instant::now()).await;
     assert!(!late.is_logged_in());
     assert_eq!(started.elapsed(), Duration::ZERO);
     scene.instance.nobody_calls().await;
@@ -457,7 +463,7 @@ async fn who_is_told_to_be_no_member_has_the_channel_looked_at() {
     let mut scene = logged_in().await;
     let suspects = scene.script.hub.suspects();
     for (id, reason, is_suspected) in [(2, "OVERLOADED", false), (3, "NOT_MEMBER", true)] {
-        scene.me.handle(send(id)).await;
+        scene.me.handle(send(id), Instant::now()).await;
         let (number, _) = scene.stream.next().await;
         scene.stream.refuse(number, reason);
         assert_eq!(scene.client.next().await, reply(id, FAILED));

@@ -12,26 +12,35 @@ use proto::v1::{
 };
 use serde_json::Value;
 use std::fmt::Write;
+use tokio::time::Instant;
 
 /// Publications of a page, unless the client wants another number.
 const PAGE: u32 = 50;
 
 impl Client {
     /// A page of those who are in a channel. `Err`: what else is to be answered.
-    pub(super) async fn members(&self, body: &RequestBody) -> Result<Answer, Answer> {
+    pub(super) async fn members(
+        &self,
+        body: &RequestBody,
+        deadline: Instant,
+    ) -> Result<Answer, Answer> {
         let asked = ListMembers::parse(body)?;
         let request = MembersRequest {
             channel: self.channel(asked.channel.as_ref())?.to_string(),
             page_size: asked.page_size,
             page_token: asked.page_token,
         };
-        let page = self.services.chat.members(request).await;
+        let page = self.services.chat.members(request, deadline).await;
         let page = self.seen(page).await?;
         Ok(members(&page).into())
     }
 
     /// A page of a channel's log.
-    pub(super) async fn history(&self, body: &RequestBody) -> Result<Answer, Answer> {
+    pub(super) async fn history(
+        &self,
+        body: &RequestBody,
+        deadline: Instant,
+    ) -> Result<Answer, Answer> {
         let asked = ReadHistory::parse(body)?;
         let request = HistoryRequest {
             channel: self.channel(asked.channel.as_ref())?.to_string(),
@@ -46,7 +55,7 @@ impl Client {
             },
             ..HistoryRequest::default()
         };
-        let page = self.services.chat.history(request).await;
+        let page = self.services.chat.history(request, deadline).await;
         let page = self.seen(page).await?;
         Ok(history(&page, self.connection.share()).into())
     }

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::task::yield_now;
+use tokio::time::Instant;
 
 /// How a request was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +70,7 @@ impl Guest {
             body: RequestBody::Object(body.to_string().into()),
             key: None,
         };
-        self.client.handle(request).await;
+        self.client.handle(request, Instant::now()).await;
         loop {
             // A closed connection answers nothing any more.
             if self.connection.closing().is_some() {

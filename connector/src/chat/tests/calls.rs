@@ -1,12 +1,13 @@
 //! Joins and leaves: tried again elsewhere, and never taken for what they may not be.
 
-use super::chat_of;
+use super::{chat_of, in_time};
 use crate::chat::{Answered, CallError, Chat};
 use crate::testing::chat::{Instance, Sends, joined};
 use crate::testing::let_run;
 use proto::v1::{JoinRequest, JoinResponse};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -48,7 +49,7 @@ async fn join(
             assert_eq!(other.join().await.answer(second), request());
         }
     };
-    tokio::join!(chat.join(request()), script).0
+    tokio::join!(chat.join(request(), in_time()), script).0
 }
 
 #[tokio::test(start_paused = true)]
@@ -86,7 +87,11 @@ async fn a_second_try_goes_elsewhere_whatever_others_do_in_between() {
         assert_eq!(a.join().await.answer(Ok(joined("a", 5))), at_b);
         assert_eq!(b.join().await.answer(Ok(joined("a", 5))), at_a);
     };
-    let (one, two, ()) = tokio::join!(chat.join(of("1")), chat.join(of("2")), script);
+    let (one, two, ()) = tokio::join!(
+        chat.join(of("1"), in_time()),
+        chat.join(of("2"), in_time()),
+        script
+    );
     assert!(one.unwrap().repeated && two.unwrap().repeated);
 }
 
@@ -128,7 +133,7 @@ async fn an_instance_that_does_not_answer_is_left_after_a_second_and_the_call_af
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        outcome = chat.join(request()) => assert!(matches!(outcome, Err(CallError::Unknown))),
+        outcome = chat.join(request(), in_time()) => assert!(matches!(outcome, Err(CallError::Unknown))),
         () = script => {}
     }
     assert!((1_850..2_000).contains(&started.elapsed().as_millis()));
@@ -139,10 +144,45 @@ async fn with_nobody_up_nothing_is_sent_and_the_caller_told_so() {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
     let started = Instant::now();
-    let join = chat.join(request());
+    let join = chat.join(request(), in_time());
     let outcome = super::while_refusing(&mut instance, join).await;
     assert!(matches!(outcome, Err(CallError::Unreachable)));
-    assert!((1_800..2_000).contains(&started.elapsed().as_millis()));
+    assert!((900..=1_000).contains(&started.elapsed().as_millis()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_nobody_is_up_only_the_first_callers_wait_and_later_ones_are_told_at_once() {
+    let mut instance = Instance::new();
+    let chat = chat_of(&[&instance]);
+    let stream = instance.stream().await;
+    let_run().await;
+    // It was up for long: the patience counts from its end.
+    tokio::time::advance(Duration::from_secs(60)).await;
+    stream.fail();
+    let_run().await;
+    let calls = async {
+        let mut waited = Vec::new();
+        for _ in 0..30 {
+            let began = Instant::now();
+            let outcome = chat.join(request(), in_time()).await;
+            assert!(matches!(outcome, Err(CallError::Unreachable)));
+            waited.push(began.elapsed());
+        }
+        waited
+    };
+    let waited = super::while_refusing(&mut instance, calls).await;
+    assert!(waited[0] >= Duration::from_millis(900), "{:?}", waited[0]);
+    let rest: Duration = waited[1..].iter().sum();
+    assert!(rest < Duration::from_millis(100), "{rest:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_time_is_over_before_its_turn_asks_nobody() {
+    let (chat, [mut a, mut b], _streams) = two().await;
+    let outcome = chat.join(request(), Instant::now()).await;
+    assert!(matches!(outcome, Err(CallError::Unreachable)));
+    a.nobody_calls().await;
+    b.nobody_calls().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -155,6 +195,6 @@ async fn a_call_waits_for_the_only_instance_to_come_back() {
         instance.join().await.answer(Ok(joined("a", 5)));
         let_run().await;
     };
-    let (answered, ()) = tokio::join!(chat.join(request()), script);
+    let (answered, ()) = tokio::join!(chat.join(request(), in_time()), script);
     assert!(!answered.unwrap().repeated);
 }

@@ -164,7 +164,7 @@ async fn while_nobody_is_up_sends_wait_in_line_for_two_seconds() {
     let started = Instant::now();
     sender.send("1");
     let answer = sender.answer();
-    assert_eq!(while_refusing(&mut instance, answer).await, "1 unknown");
+    assert_eq!(while_refusing(&mut instance, answer).await, "1 unsent");
     let after = started.elapsed();
     assert!((1_900..=2_000).contains(&after.as_millis()), "{after:?}");
     sender.send("2");
@@ -202,6 +202,6 @@ async fn an_idle_lane_whose_address_is_gone_ends_at_once_and_strands_nobody() {
     // Whoever had chosen it before is answered all the same.
     let mut sender = Sender::new(&chat);
     sender.send("1");
-    assert_eq!(sender.answer().await, "1 unknown");
+    assert_eq!(sender.answer().await, "1 unsent");
     soon(sender.flow.settled()).await;
 }

@@ -1,6 +1,6 @@
 //! The line of sends while all is well, and its bounds.
 
-use super::{Sender, chat_of};
+use super::{Sender, chat_of, in_time};
 use crate::testing::chat::Instance;
 use crate::testing::{let_run, soon};
 use futures_util::FutureExt;
@@ -128,7 +128,7 @@ async fn the_session_is_settled_when_the_last_answer_has_been_given() {
     // Whoever waits for it must find the answer given.
     let flow = Arc::clone(&sender.flow);
     let (given, when_given) = oneshot::channel();
-    chat.send(&sender.flow, SendRequest::default(), move |_| {
+    chat.send(&sender.flow, SendRequest::default(), in_time(), move |_| {
         let _ = given.send(flow.settled().now_or_never().is_some());
     });
     stream.take().await;
@@ -161,7 +161,7 @@ async fn frames_stay_below_what_chat_takes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_line_cannot_hold_is_answered_as_unknown_at_once() {
+async fn what_a_line_cannot_hold_is_refused_at_once() {
     let instance = Instance::new();
     let chat = chat_of(&[&instance]);
     let mut senders: Vec<_> = (0..32).map(|_| Sender::new(&chat)).collect();
@@ -172,15 +172,15 @@ async fn what_a_line_cannot_hold_is_answered_as_unknown_at_once() {
     assert!(senders.iter_mut().all(Sender::has_no_answer), "32 MB fit");
     let started = Instant::now();
     senders[0].send_sized("2", 1 << 20);
-    assert_eq!(senders[0].answer().await, "2 unknown");
+    assert_eq!(senders[0].answer().await, "2 unsent");
     assert_eq!(started.elapsed().as_millis(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_any_instance_a_send_is_answered_as_unknown_at_once() {
+async fn without_any_instance_a_send_is_refused_at_once() {
     let mut sender = Sender::new(&chat_of(&[]));
     sender.send("1");
-    assert_eq!(sender.answer().await, "1 unknown");
+    assert_eq!(sender.answer().await, "1 unsent");
     soon(sender.flow.settled()).await;
 }
 

@@ -7,31 +7,31 @@ mod faults;
 mod lanes;
 
 use super::endpoint::Endpoint;
-use super::{Chat, Flow, Outcome};
+use super::{CALL, Chat, Flow, Outcome};
 use crate::testing::chat::Instance;
 use crate::testing::soon;
-use parking_lot::RwLock;
 use proto::v1::SendRequest;
 use proto::v1::send_request::Content;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tonic::Status;
 
 /// A chat of these instances, of which none is up yet.
 pub(crate) fn chat_of(instances: &[&Instance]) -> Arc<Chat> {
-    let chat = Arc::new(Chat {
-        endpoints: RwLock::default(),
-        turn: AtomicUsize::new(0),
-        available: watch::Sender::new(false),
-    });
+    let chat = Chat::nowhere();
     for (index, instance) in instances.iter().enumerate() {
         let endpoint = Endpoint::start(index.to_string(), instance.service.clone(), &chat);
         chat.endpoints.write().push(endpoint);
     }
     chat
+}
+
+/// When the answer to a request is due that was received now.
+pub(crate) fn in_time() -> Instant {
+    Instant::now() + CALL
 }
 
 /// One session's way to chat, and what it is answered.
@@ -69,9 +69,10 @@ impl Sender {
             ..SendRequest::default()
         };
         let (answered, key) = (self.answered.clone(), key.to_owned());
-        self.chat.send(&self.flow, request, move |outcome| {
-            let _ = answered.send((key, outcome));
-        });
+        self.chat
+            .send(&self.flow, request, in_time(), move |outcome| {
+                let _ = answered.send((key, outcome));
+            });
     }
 
     fn send_all(&self, keys: &[&str]) {
@@ -87,6 +88,7 @@ impl Sender {
             Outcome::Sent(_) => format!("{key} sent"),
             Outcome::Refused(reason) => format!("{key} refused {reason}"),
             Outcome::Unknown => format!("{key} unknown"),
+            Outcome::Unsent => format!("{key} unsent"),
         }
     }
 
