@@ -19,6 +19,7 @@ mod page;
 mod parameters;
 mod random;
 mod recovery;
+pub mod refusal;
 pub mod registry;
 mod server;
 mod session;

@@ -31,6 +31,9 @@ pub(crate) enum ParameterError {
     /// One is of another type, too long, or holds control characters.
     #[error("参数无效")]
     Invalid,
+    /// The idempotency key is none.
+    #[error("invalid key")]
+    Key,
 }
 
 impl Login {
@@ -174,8 +177,8 @@ impl Publish {
         let parts: Parts<'_> = serde_json::from_slice(json).map_err(|_| ParameterError::Invalid)?;
         let key = match parts.key {
             None | Some(Value::Null) => None,
-            Some(Value::String(key)) if IdempotencyKey::new(&*key).is_ok() => Some(key.into()),
-            Some(_) => return Err(ParameterError::Invalid),
+            Some(Value::String(text)) => key(Some(text.into()))?,
+            Some(_) => return Err(ParameterError::Key),
         };
         let exclude_self = flag(parts.exclude_self.as_ref())?;
         let channel = named(parts.channel.as_ref())?;
@@ -189,6 +192,15 @@ impl Publish {
             }),
             RequestBody::Empty | RequestBody::Unusable => Err(ParameterError::Invalid),
         }
+    }
+}
+
+/// A client's own idempotency key for a message, wherever in the request it stands.
+pub(crate) fn key(key: Option<Box<str>>) -> Result<Option<Box<str>>, ParameterError> {
+    let is_key = |key: &str| IdempotencyKey::new(key).is_ok();
+    match key {
+        Some(key) if !is_key(&key) => Err(ParameterError::Key),
+        key => Ok(key),
     }
 }
 
@@ -385,14 +397,15 @@ mod tests {
         for json in [
             r#"{"body":[]}"#,
             r#"{"body":1}"#,
-            r#"{"body":{},"key":1}"#,
-            r#"{"body":{},"key":""}"#,
             r#"{"body":{},"exclude_self":1}"#,
             r#"{"body":{},"channel":{}}"#,
-            &long,
         ] {
             let refused = Publish::parse(&object(json));
             assert_eq!(refused, Err(ParameterError::Invalid), "{json}");
+        }
+        for json in [r#"{"body":{},"key":1}"#, r#"{"body":{},"key":""}"#, &long] {
+            let refused = Publish::parse(&object(json));
+            assert_eq!(refused, Err(ParameterError::Key), "{json}");
         }
     }
 

@@ -4,6 +4,7 @@
 //! look at those it is in, and say to which of them something goes. A connection's commands take effect and are answered in
 //! order: what is said goes down one flow, and any other command waits until that is answered.
 
+mod answer;
 mod entry;
 mod speech;
 mod view;
@@ -17,29 +18,15 @@ use crate::hub::{Hub, Member};
 use crate::lease::{Lease, Membership};
 use crate::parameters::{Login, ParameterError};
 use crate::random::unguessable;
+use crate::refusal::{Reason, Refusal};
 use crate::registry::{Registration, Registry};
+use answer::{Answer, DONE, LOGGED_IN};
 use channel_store::{ChannelName, SessionId, User};
-use std::borrow::Cow;
 use std::sync::Arc;
 use tokio::time::Instant;
 
-const LOGGED_IN: &str = r#"{"code":0,"message":"登录成功"}"#;
-const DONE: &str = r#"{"code":0}"#;
-const MISSING: &str = r#"{"code":1,"message":"缺少参数"}"#;
-const INVALID: &str = r#"{"code":1,"message":"参数无效"}"#;
-const TAKEN: &str = r#"{"code":1,"message":"用户已登录"}"#;
-const SENT: &str = r#"{"message":"发送成功","code":0}"#;
-const NOT_LOGGED_IN: &str = r#"{"code":1,"message":"用户未登录"}"#;
-const NOT_JOINED: &str = r#"{"code":1,"message":"未加入频道"}"#;
-const JOINED_ALREADY: &str = r#"{"code":1,"message":"已加入频道"}"#;
-const TOO_MANY: &str = r#"{"code":1,"message":"频道过多"}"#;
-const FAILED: &str = r#"{"code":500}"#;
-
 /// Channels that a session may be in at once (CONTRACT).
 const CHANNELS: usize = 100;
-
-/// What a request is answered with.
-type Answer = Cow<'static, str>;
 
 /// What all sessions of a connector share.
 pub(crate) struct Services {
@@ -91,11 +78,12 @@ impl Session {
 }
 
 /// What is wrong with parameters is answered alike, whatever they are for.
-impl From<ParameterError> for Answer {
+impl From<ParameterError> for Refusal {
     fn from(error: ParameterError) -> Self {
         match error {
-            ParameterError::Missing => MISSING.into(),
-            ParameterError::Invalid => INVALID.into(),
+            ParameterError::Missing => Reason::MissingParameter.into(),
+            ParameterError::Invalid => Reason::InvalidParameter.into(),
+            ParameterError::Key => Reason::InvalidKey.into(),
         }
     }
 }
@@ -138,7 +126,7 @@ impl Client {
         // Others than sends are rare, and their futures are large: they live only as long as they are needed.
         let answer = Box::pin(self.answer_to(&request, deadline)).await;
         if let Some(answer) = answer {
-            self.answer(request.id, &answer);
+            answer::reply(&self.connection, request.id, answer);
         }
     }
 
@@ -146,19 +134,17 @@ impl Client {
     async fn answer_to(&mut self, request: &Request, deadline: Instant) -> Option<Answer> {
         let body = &request.body;
         if matches!(body, RequestBody::Unusable) {
-            return Some(FAILED.into());
+            return Some(Err(Reason::InvalidBody.into()));
         }
         match &*request.route {
             "connector.handler.login" => self.login(request, deadline).await,
+            // For clients that see no heartbeats of the protocol, as browsers don't: they ask, and miss the answer.
+            "connector.handler.ping" => Some(Ok(DONE.into())),
             "chat.handler.join" => self.join(request, deadline).await,
             "chat.handler.leave" => Some(self.leave(body, deadline).await),
-            "chat.handler.members" => {
-                Some(self.members(body, deadline).await.unwrap_or_else(|it| it))
-            }
-            "chat.handler.history" => {
-                Some(self.history(body, deadline).await.unwrap_or_else(|it| it))
-            }
-            _ => Some(FAILED.into()),
+            "chat.handler.members" => Some(self.members(body, deadline).await),
+            "chat.handler.history" => Some(self.history(body, deadline).await),
+            _ => Some(Err(Reason::UnknownRoute.into())),
         }
     }
 
@@ -166,14 +152,14 @@ impl Client {
     async fn login(&mut self, request: &Request, deadline: Instant) -> Option<Answer> {
         let login = match Login::parse(&request.body) {
             Ok(login) => login,
-            Err(error) => return Some(error.into()),
+            Err(error) => return Some(Err(error.into())),
         };
         // Whatever the uid: one connection, one user (F5).
         if self.session.is_some() {
-            return Some(TAKEN.into());
+            return Some(Err(Reason::AlreadyLoggedIn.into()));
         }
         let Some(id) = new_session_id().filter(|_| self.services.departures.has_room()) else {
-            return Some(FAILED.into());
+            return Some(Err(Reason::Unavailable.into()));
         };
         let Login {
             user,
@@ -191,7 +177,7 @@ impl Client {
             .await;
         let entry = match entered {
             Ok(entry) => entry,
-            Err(refused) => return Some(refused.into()),
+            Err(refused) => return Some(Err(refused.into())),
         };
         let registration = undo.keep().registration;
         self.connection.belongs_to(&user.id);
@@ -206,12 +192,6 @@ impl Client {
             places: vec![joined],
         });
         None
-    }
-
-    fn answer(&self, id: Option<u64>, body: &str) {
-        if let Some(id) = id {
-            self.connection.reply(id, body.as_bytes());
-        }
     }
 
     /// The connection is over: what it sent comes first, then its leaves (K3, K4).

@@ -1,9 +1,7 @@
 //! The way into a channel, and out of it.
 
-use super::{
-    Answer, CHANNELS, Client, DONE, FAILED, JOINED_ALREADY, Joined, NOT_JOINED, NOT_LOGGED_IN,
-    TAKEN, TOO_MANY,
-};
+use super::answer::{self, Answer, DONE};
+use super::{CHANNELS, Client, Joined};
 use crate::chat::{Answered, CallError};
 use crate::codec::{Request, RequestBody};
 use crate::departures::Undo;
@@ -11,6 +9,7 @@ use crate::hub::{Judgement, Member};
 use crate::lease::Membership;
 use crate::parameters::{self, JoinChannel};
 use crate::recovery::{Recovered, Recovery};
+use crate::refusal::{Reason, Refusal};
 use crate::registry::{Admission, Registration};
 use channel_store::{ChannelName, Epoch, Place, Position, SessionId, User};
 use proto::v1::JoinResponse;
@@ -25,13 +24,17 @@ const PREPARE: Duration = Duration::from_millis(1_000);
 pub(super) enum Refused {
     Taken,
     Failed,
+    /// Chat said why.
+    ByChat(Reason),
 }
 
-impl From<Refused> for Answer {
+impl From<Refused> for Refusal {
     fn from(refused: Refused) -> Self {
         match refused {
-            Refused::Taken => TAKEN.into(),
-            Refused::Failed => FAILED.into(),
+            Refused::Taken => Reason::UserLoggedIn.into(),
+            // What may have been done by then is undone.
+            Refused::Failed => Reason::Unavailable.into(),
+            Refused::ByChat(reason) => reason.into(),
         }
     }
 }
@@ -49,20 +52,20 @@ impl Client {
     /// A further channel. `None` if it was answered already.
     pub(super) async fn join(&mut self, request: &Request, deadline: Instant) -> Option<Answer> {
         let Some(session) = &self.session else {
-            return Some(NOT_LOGGED_IN.into());
+            return Some(Err(Reason::NotLoggedIn.into()));
         };
         let JoinChannel { channel, recovery } = match JoinChannel::parse(&request.body) {
             Ok(join) => join,
-            Err(error) => return Some(error.into()),
+            Err(error) => return Some(Err(error.into())),
         };
         if session.place(Some(&channel)).is_some() {
-            return Some(JOINED_ALREADY.into());
+            return Some(Err(Reason::AlreadyJoined.into()));
         }
         if session.places.len() >= CHANNELS {
-            return Some(TOO_MANY.into());
+            return Some(Err(Reason::TooManyChannels.into()));
         }
         if !self.services.departures.has_room() {
-            return Some(FAILED.into());
+            return Some(Err(Reason::Unavailable.into()));
         }
         let mut undo = Undo::new(&self.services.departures);
         let membership = async {
@@ -90,31 +93,31 @@ impl Client {
                 }
                 None
             }
-            Err(refused) => Some(refused.into()),
+            Err(refused) => Some(Err(refused.into())),
         }
     }
 
     /// Answered when the leave has landed; one that fails is repeated until it does.
     pub(super) async fn leave(&mut self, body: &RequestBody, deadline: Instant) -> Answer {
         let Some(session) = &mut self.session else {
-            return NOT_LOGGED_IN.into();
+            return Err(Reason::NotLoggedIn.into());
         };
         let channel = match parameters::leave_channel(body) {
             Ok(channel) => channel,
-            Err(error) => return error.into(),
+            Err(error) => return Err(error.into()),
         };
         let mut places = session.places.iter();
         let Some(place) = places.position(|it| *it.membership.channel() == channel) else {
-            return NOT_JOINED.into();
+            return Err(Reason::NotJoined.into());
         };
         let Joined { membership, .. } = session.places.swap_remove(place);
         let leave = membership.leave();
         let undo = Undo::of(&self.services.departures, membership);
         if self.services.chat.leave(leave, deadline).await.is_ok() {
             undo.keep();
-            return DONE.into();
+            return Ok(DONE.into());
         }
-        FAILED.into()
+        Err(Reason::LeavePending.into())
     }
 
     /// Follows the channel first, then joins: so the own onJoin is among what the hub delivers (K2). It is indexed first,
@@ -162,7 +165,10 @@ impl Client {
                 if matches!(&error, CallError::Refused { reason } if reason == "CONNECTOR_DEAD") {
                     membership.condemn();
                 }
-                Err(Refused::Failed)
+                Err(match error {
+                    CallError::Refused { reason } => Refused::ByChat(Reason::of_chat(&reason)),
+                    CallError::Unreachable | CallError::Unknown => Refused::Failed,
+                })
             }
         }
     }
@@ -199,16 +205,17 @@ impl Client {
     }
 
     /// Answers, and then lets the pushes begin.
-    pub(super) fn welcome(&self, id: Option<u64>, answer: &str, entry: Entry) -> Joined {
+    pub(super) fn welcome(&self, id: Option<u64>, answer: &'static str, entry: Entry) -> Joined {
         let Entry {
             joined,
             begin,
             recovered,
         } = entry;
-        match recovered {
-            Some(recovered) => self.answer(id, &recovered.add_to(answer)),
-            None => self.answer(id, answer),
-        }
+        let answer = match recovered {
+            Some(recovered) => recovered.add_to(answer).into(),
+            None => answer.into(),
+        };
+        answer::reply(&self.connection, id, Ok(answer));
         if let Some(moved) = begin.lost {
             joined.member.tell(&begin.start, moved);
         }

@@ -1,11 +1,13 @@
 //! What a session says.
 
-use super::{Answer, Client, FAILED, NOT_JOINED, NOT_LOGGED_IN, SENT};
+use super::Client;
+use super::answer::{self, SENT};
 use crate::chat::Outcome;
 use crate::codec::{Request, RequestBody};
-use crate::parameters::Publish;
+use crate::parameters::{self, Publish};
+use crate::refusal::{Reason, Refusal};
 use bytes::Bytes;
-use channel_store::{ChannelName, IdempotencyKey};
+use channel_store::ChannelName;
 use proto::v1::SendRequest;
 use proto::v1::send_request::Content;
 use std::sync::Arc;
@@ -23,62 +25,53 @@ struct Message {
 impl Client {
     /// The body is the message, for the channel of the login.
     pub(super) async fn send(&mut self, request: Request, deadline: Instant) {
-        let key = request.key;
         let body = match request.body {
             RequestBody::Object(body) => Ok(body),
             RequestBody::Empty => Ok(Bytes::from_static(b"{}")),
-            RequestBody::Unusable => Err(FAILED),
+            RequestBody::Unusable => Err(Reason::InvalidBody),
         };
-        let is_key = key
-            .as_deref()
-            .is_none_or(|key| IdempotencyKey::new(key).is_ok());
-        let message = body.and_then(|body| {
-            let message = Message {
+        let message = body.map_err(Refusal::from).and_then(|body| {
+            Ok(Message {
                 channel: None,
                 body,
-                key,
+                key: parameters::key(request.key)?,
                 exclude_self: false,
-            };
-            is_key.then_some(message).ok_or(FAILED)
+            })
         });
-        self.say(request.id, message.map_err(Answer::from), deadline)
-            .await;
+        self.say(request.id, message, deadline).await;
     }
 
     /// The body tells the channel, the message and what is to become of it.
     pub(super) async fn publish(&mut self, request: Request, deadline: Instant) {
         let message = match Publish::parse(&request.body) {
-            _ if matches!(request.body, RequestBody::Unusable) => Err(FAILED.into()),
-            Ok(Publish {
-                channel,
-                body,
-                key,
-                exclude_self,
-            }) => Ok(Message {
-                channel,
-                body,
-                key: key.or(request.key),
-                exclude_self,
-            }),
+            _ if matches!(request.body, RequestBody::Unusable) => Err(Reason::InvalidBody.into()),
+            Ok(publish) => parameters::key(request.key)
+                .map(|key| Message {
+                    channel: publish.channel,
+                    body: publish.body,
+                    key: publish.key.or(key),
+                    exclude_self: publish.exclude_self,
+                })
+                .map_err(Refusal::from),
             Err(error) => Err(error.into()),
         };
         self.say(request.id, message, deadline).await;
     }
 
-    async fn say(&mut self, id: Option<u64>, message: Result<Message, Answer>, deadline: Instant) {
+    async fn say(&mut self, id: Option<u64>, message: Result<Message, Refusal>, deadline: Instant) {
         let Some(session) = &mut self.session else {
-            return self.answer(id, NOT_LOGGED_IN);
+            return answer::reply(&self.connection, id, Err(Reason::NotLoggedIn.into()));
         };
         let place = message.and_then(|message| {
             let place = session.place(message.channel.as_ref());
-            let place = place.ok_or(NOT_JOINED)?;
+            let place = place.ok_or(Reason::NotJoined)?;
             Ok((Arc::clone(&place.membership), message))
         });
         let (membership, message) = match place {
             Ok(place) => place,
-            Err(answer) => {
+            Err(refusal) => {
                 session.flow.settled().await;
-                return self.answer(id, &answer);
+                return answer::reply(&self.connection, id, Err(refusal));
             }
         };
         session.keys += 1;
@@ -99,26 +92,25 @@ impl Client {
         session.flow.room().await;
         if Instant::now() >= deadline {
             session.flow.settled().await;
-            return self.answer(id, FAILED);
+            return answer::reply(&self.connection, id, Err(Reason::Unavailable.into()));
         }
         let connection = Arc::clone(&self.connection);
         self.services
             .chat
             .send(&session.flow, send, deadline, move |outcome| {
                 let answer = match outcome {
-                    Outcome::Sent(_) => SENT,
+                    Outcome::Sent(_) => Ok(SENT.into()),
                     Outcome::Refused(reason) => {
                         tracing::debug!(reason, "send refused");
                         if reason == "NOT_MEMBER" {
                             membership.suspect();
                         }
-                        FAILED
+                        Err(Reason::of_chat(&reason).into())
                     }
-                    Outcome::Unknown | Outcome::Unsent => FAILED,
+                    Outcome::Unknown => Err(Reason::UnknownOutcome.into()),
+                    Outcome::Unsent => Err(Reason::Unavailable.into()),
                 };
-                if let Some(id) = id {
-                    connection.reply(id, answer.as_bytes());
-                }
+                answer::reply(&connection, id, answer);
             });
     }
 }

@@ -1,8 +1,9 @@
 //! Login, send and leave, with a feed and a chat that do what the test says.
 
+use super::answer::SENT;
 use super::*;
 use crate::chat::tests::chat_of;
-use crate::codec::WireFormat;
+use crate::codec::{Protocol, WireFormat};
 use crate::lease::Lease;
 use crate::testing::chat::{Instance, Sends, joined};
 use crate::testing::client::{self, Told};
@@ -93,6 +94,11 @@ fn send(id: u64) -> Request {
 fn reply(id: u64, body: &str) -> Told {
     let body = serde_json::from_str(body).unwrap();
     Told::Reply { id, body }
+}
+
+fn refused(id: u64, reason: Reason) -> Told {
+    let body = Refusal::from(reason).body(Protocol::Json);
+    reply(id, &body)
 }
 
 /// The feed confirms the channel, whose log ends at ("a", 4).
@@ -243,7 +249,7 @@ async fn a_position_that_cannot_be_judged_fails_the_login_and_undoes_the_join() 
         scene.instance.join().await.answer(Ok(joined("a", 5)));
         scene.script.read_from(at("a", 2)).await.fail();
     });
-    assert_eq!(scene.client.next().await, reply(1, FAILED));
+    assert_eq!(scene.client.next().await, refused(1, Reason::Unavailable));
     assert!(!scene.me.is_logged_in());
     scene.instance.leave().await;
 }
@@ -255,7 +261,10 @@ async fn what_is_no_position_is_refused_before_anything_happens() {
         .me
         .handle(login_with(&json!({"since": 17})), Instant::now())
         .await;
-    assert_eq!(scene.client.next().await, reply(1, INVALID));
+    assert_eq!(
+        scene.client.next().await,
+        refused(1, Reason::InvalidParameter)
+    );
     assert!(scene.script.feed.follows().is_empty());
 }
 
@@ -282,7 +291,10 @@ async fn a_second_login_is_refused_whatever_the_uid_and_the_connection_stays_f5(
     let mut scene = logged_in().await;
     for (id, user) in [(2, "u"), (3, "v")] {
         scene.me.handle(login(id, user), Instant::now()).await;
-        assert_eq!(scene.client.next().await, reply(id, TAKEN));
+        assert_eq!(
+            scene.client.next().await,
+            refused(id, Reason::AlreadyLoggedIn)
+        );
     }
     scene.instance.nobody_calls().await;
     scene.script.publish(publication("a", 6));
@@ -296,7 +308,7 @@ async fn a_user_who_is_logged_in_elsewhere_is_refused_until_that_session_is_over
     let (socket, mut told) = client::client(WireFormat::JSON).await;
     let mut other = Client::new(Arc::clone(&scene.services), socket);
     other.handle(login(1, "u"), Instant::now()).await;
-    assert_eq!(told.next().await, reply(1, TAKEN));
+    assert_eq!(told.next().await, refused(1, Reason::UserLoggedIn));
     assert!(!other.is_logged_in());
     scene.me.close().await;
     scene.instance.leave().await.answer(Ok(Default::default()));
@@ -312,7 +324,7 @@ async fn a_user_who_is_logged_in_elsewhere_is_refused_until_that_session_is_over
 async fn who_has_not_logged_in_sends_nothing() {
     let mut scene = scene().await;
     scene.me.handle(send(1), Instant::now()).await;
-    assert_eq!(scene.client.next().await, reply(1, NOT_LOGGED_IN));
+    assert_eq!(scene.client.next().await, refused(1, Reason::NotLoggedIn));
     scene.instance.nobody_calls().await;
 }
 
@@ -327,7 +339,7 @@ async fn a_join_whose_outcome_is_unknown_is_followed_by_a_fenced_leave_f2() {
         };
         tokio::join!(scene.me.handle(login(1, "u"), Instant::now()), script).1
     };
-    assert_eq!(scene.client.next().await, reply(1, FAILED));
+    assert_eq!(scene.client.next().await, refused(1, Reason::Unavailable));
     assert!(started.elapsed() < Duration::from_secs(2));
     assert!(!scene.me.is_logged_in());
     let join = join.answer(Err(Status::cancelled(""))).session.unwrap();
@@ -352,7 +364,7 @@ async fn a_join_that_was_refused_leaves_nothing_to_undo() {
         let refused = Err(Status::failed_precondition(""));
         scene.instance.join().await.answer(refused);
     });
-    assert_eq!(scene.client.next().await, reply(1, FAILED));
+    assert_eq!(scene.client.next().await, refused(1, Reason::Unavailable));
     scene.instance.nobody_calls().await;
     soon(scene.services.departures.landed()).await;
 }
@@ -362,7 +374,7 @@ async fn a_channel_that_cannot_be_followed_is_not_joined_and_the_login_answered_
     let mut scene = scene().await;
     let started = Instant::now();
     scene.me.handle(login(1, "u"), Instant::now()).await;
-    assert_eq!(scene.client.next().await, reply(1, FAILED));
+    assert_eq!(scene.client.next().await, refused(1, Reason::Unavailable));
     assert!(started.elapsed() < Duration::from_secs(2));
     scene.instance.nobody_calls().await;
     assert_eq!(scene.script.feed.follows(), [true, false]);
@@ -421,8 +433,12 @@ async fn commands_are_answered_in_their_order_also_those_that_need_no_chat() {
     let unknown = request(3, "no.such.route", &json!({}));
     tokio::join!(scene.me.handle(unknown, Instant::now()), script);
     scene.me.handle(array, Instant::now()).await;
-    for id in 2..=4 {
-        assert_eq!(scene.client.next().await, reply(id, FAILED));
+    for (id, reason) in [
+        (2, Reason::TryLater),
+        (3, Reason::UnknownRoute),
+        (4, Reason::InvalidBody),
+    ] {
+        assert_eq!(scene.client.next().await, refused(id, reason));
     }
 }
 
@@ -466,7 +482,10 @@ async fn who_is_told_to_be_no_member_has_the_channel_looked_at() {
         scene.me.handle(send(id), Instant::now()).await;
         let (number, _) = scene.stream.next().await;
         scene.stream.refuse(number, reason);
-        assert_eq!(scene.client.next().await, reply(id, FAILED));
+        assert_eq!(
+            scene.client.next().await,
+            refused(id, Reason::of_chat(reason))
+        );
         let suspected = timeout(Duration::from_millis(1), suspects.some(10)).await;
         assert_eq!(suspected.is_ok(), is_suspected, "{reason}");
     }

@@ -1,9 +1,11 @@
 //! What a session sees of the channels that it is in: who is there, and what was said.
 
-use super::{Answer, Client, FAILED, NOT_JOINED, NOT_LOGGED_IN};
+use super::Client;
+use super::answer::Answer;
 use crate::chat::CallError;
 use crate::codec::RequestBody;
 use crate::parameters::{ListMembers, ReadHistory};
+use crate::refusal::{Reason, Refusal};
 use channel_store::ChannelName;
 use proto::v1::publication::Content;
 use proto::v1::{
@@ -18,12 +20,8 @@ use tokio::time::Instant;
 const PAGE: u32 = 50;
 
 impl Client {
-    /// A page of those who are in a channel. `Err`: what else is to be answered.
-    pub(super) async fn members(
-        &self,
-        body: &RequestBody,
-        deadline: Instant,
-    ) -> Result<Answer, Answer> {
+    /// A page of those who are in a channel.
+    pub(super) async fn members(&self, body: &RequestBody, deadline: Instant) -> Answer {
         let asked = ListMembers::parse(body)?;
         let request = MembersRequest {
             channel: self.channel(asked.channel.as_ref())?.to_string(),
@@ -36,11 +34,7 @@ impl Client {
     }
 
     /// A page of a channel's log.
-    pub(super) async fn history(
-        &self,
-        body: &RequestBody,
-        deadline: Instant,
-    ) -> Result<Answer, Answer> {
+    pub(super) async fn history(&self, body: &RequestBody, deadline: Instant) -> Answer {
         let asked = ReadHistory::parse(body)?;
         let request = HistoryRequest {
             channel: self.channel(asked.channel.as_ref())?.to_string(),
@@ -61,17 +55,21 @@ impl Client {
     }
 
     /// Only members look at a channel.
-    fn channel(&self, channel: Option<&ChannelName>) -> Result<&ChannelName, Answer> {
-        let session = self.session.as_ref().ok_or(NOT_LOGGED_IN)?;
-        let place = session.place(channel).ok_or(NOT_JOINED)?;
+    fn channel(&self, channel: Option<&ChannelName>) -> Result<&ChannelName, Refusal> {
+        let session = self.session.as_ref().ok_or(Reason::NotLoggedIn)?;
+        let place = session.place(channel).ok_or(Reason::NotJoined)?;
         Ok(place.membership.channel())
     }
 
     /// A page is long: it waits until what was sent before is read.
-    async fn seen<T>(&self, page: Result<T, CallError>) -> Result<T, Answer> {
+    async fn seen<T>(&self, page: Result<T, CallError>) -> Result<T, Refusal> {
         let page = page.map_err(|error| {
             tracing::debug!(%error, "can't look");
-            FAILED
+            match error {
+                CallError::Refused { reason } => Reason::of_chat(&reason),
+                // Nothing is done by looking.
+                CallError::Unreachable | CallError::Unknown => Reason::Unavailable,
+            }
         })?;
         self.connection.room().await;
         Ok(page)

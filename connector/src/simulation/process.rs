@@ -22,7 +22,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 pub(super) const LEASE: Duration = Duration::from_secs(10);

@@ -25,6 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
+use tokio::time::Instant;
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
@@ -246,7 +247,8 @@ fn publish() -> Workload {
                     ..SendRequest::default()
                 };
                 let (answer, answered) = oneshot::channel();
-                chat.send(&flow, request, move |outcome| {
+                let deadline = Instant::now() + Duration::from_secs(2);
+                chat.send(&flow, request, deadline, move |outcome| {
                     let _ = answer.send(matches!(outcome, Outcome::Sent(_)));
                 });
                 answers.push(answered);

@@ -1,0 +1,467 @@
+//! Why a request is refused, and what each protocol's clients read then: one table.
+//!
+//! A [`Reason`] is stable: programs decide by it, and above all by whether a retry may help. `docs/protocols/json.md` shows
+//! the same table to people; a test compares the two.
+//!
+//! Clients of the original read exactly the bytes that the original sent, wherever it had an answer at all. Refusals that
+//! the original never needed have the form of `/ws` on every protocol.
+
+use crate::codec::Protocol;
+use serde_json::Value;
+use std::borrow::Cow;
+use std::time::Duration;
+
+const MISSING: &str = r#"{"code":1,"message":"缺少参数"}"#;
+const INVALID: &str = r#"{"code":1,"message":"参数无效"}"#;
+const LOGGED_IN_ALREADY: &str = r#"{"code":1,"message":"用户已登录"}"#;
+const NOT_LOGGED_IN: &str = r#"{"code":1,"message":"用户未登录"}"#;
+const NOT_JOINED: &str = r#"{"code":1,"message":"未加入频道"}"#;
+const JOINED_ALREADY: &str = r#"{"code":1,"message":"已加入频道"}"#;
+const TOO_MANY_CHANNELS: &str = r#"{"code":1,"message":"频道过多"}"#;
+const FAILED: &str = r#"{"code":500}"#;
+
+/// Why a request is refused. Names, codes and whether to retry are a contract with clients: add reasons, never change one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// What was sent is no request.
+    InvalidRequest,
+    /// No handler has this route.
+    UnknownRoute,
+    /// The body is an array, is nested too deep, or holds a number that no double can hold.
+    InvalidBody,
+    /// A parameter is missing or empty.
+    MissingParameter,
+    /// A parameter is of another type, too long, or holds what it may not.
+    InvalidParameter,
+    /// The idempotency key is empty, too long, or holds control characters.
+    InvalidKey,
+    /// The idempotency key was used for another body.
+    KeyReused,
+    /// The message is larger than what a channel takes.
+    TooLarge,
+    /// The handler needs a login.
+    NotLoggedIn,
+    /// This connection is logged in.
+    AlreadyLoggedIn,
+    /// Another connection of the user is logged in.
+    UserLoggedIn,
+    /// The session is not in the channel.
+    NotJoined,
+    /// The session is in the channel already.
+    AlreadyJoined,
+    /// The session is in as many channels as it may be.
+    TooManyChannels,
+    /// The store has lost the session's membership, which the connector is about to restore.
+    NotMember,
+    /// The leave is not done yet, and is done as soon as that is possible.
+    LeavePending,
+    /// The store is out of memory.
+    StoreFull,
+    /// The client asks for more than it may.
+    RateLimited,
+    /// The service has too much to do.
+    TryLater,
+    /// Chat or the store is away. Nothing was done, or it is undone.
+    Unavailable,
+    /// It was passed on and not answered: it may have taken effect.
+    UnknownOutcome,
+}
+
+/// What a client reads of a reason.
+struct Row {
+    name: &'static str,
+    code: u16,
+    /// `None`: a retry brings the same refusal.
+    retry_after: Option<Duration>,
+    message: &'static str,
+    /// What the original's clients read; `None`: the form of `/ws`.
+    original: Option<&'static str>,
+}
+
+impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 21] = [
+        Self::InvalidRequest,
+        Self::UnknownRoute,
+        Self::InvalidBody,
+        Self::MissingParameter,
+        Self::InvalidParameter,
+        Self::InvalidKey,
+        Self::KeyReused,
+        Self::TooLarge,
+        Self::NotLoggedIn,
+        Self::AlreadyLoggedIn,
+        Self::UserLoggedIn,
+        Self::NotJoined,
+        Self::AlreadyJoined,
+        Self::TooManyChannels,
+        Self::NotMember,
+        Self::LeavePending,
+        Self::StoreFull,
+        Self::RateLimited,
+        Self::TryLater,
+        Self::Unavailable,
+        Self::UnknownOutcome,
+    ];
+
+    /// Its name, as clients read it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.row().name
+    }
+
+    /// The reply's `code`.
+    #[must_use]
+    pub const fn code(self) -> u16 {
+        self.row().code
+    }
+
+    /// How long to wait before the request is sent again, if that may help. `None`: the refusal is final, and the same
+    /// request would be refused again.
+    #[must_use]
+    pub const fn retry_after(self) -> Option<Duration> {
+        self.row().retry_after
+    }
+
+    /// What to do, in English, for the people who write clients.
+    #[must_use]
+    pub const fn message(self) -> &'static str {
+        self.row().message
+    }
+
+    /// Why a request failed, by the `ErrorInfo` reason with which chat refused it.
+    #[must_use]
+    pub fn of_chat(reason: &str) -> Self {
+        match reason {
+            "IDEMPOTENCY_KEY_REUSED" => Self::KeyReused,
+            "INVALID_ARGUMENT" => Self::InvalidParameter,
+            "NOT_MEMBER" => Self::NotMember,
+            "OVERLOADED" => Self::TryLater,
+            "STORE_FULL" => Self::StoreFull,
+            _ => Self::Unavailable,
+        }
+    }
+
+    const fn row(self) -> Row {
+        match self {
+            Self::InvalidRequest => last(
+                "INVALID_REQUEST",
+                400,
+                "This is not a request. Send one JSON object with a string \"route\", and no part twice.",
+                Some(r#"{"code":400}"#),
+            ),
+            Self::UnknownRoute => last(
+                "UNKNOWN_ROUTE",
+                500,
+                "There is no such route. Check its spelling.",
+                Some(FAILED),
+            ),
+            Self::InvalidBody => last(
+                "INVALID_BODY",
+                500,
+                "The body must be a JSON object with at most 64 levels and no number beyond the range of a double.",
+                Some(FAILED),
+            ),
+            Self::MissingParameter => last(
+                "MISSING_PARAMETER",
+                1,
+                "A parameter is missing or empty.",
+                Some(MISSING),
+            ),
+            Self::InvalidParameter => last(
+                "INVALID_PARAMETER",
+                1,
+                "A parameter has the wrong type, is too long, or holds characters that are not allowed.",
+                Some(INVALID),
+            ),
+            Self::InvalidKey => last(
+                "INVALID_KEY",
+                1,
+                "The key must be a string of 1 to 128 bytes without control characters.",
+                Some(INVALID),
+            ),
+            Self::KeyReused => last(
+                "KEY_REUSED",
+                1,
+                "This key was used for another message. Use a new key for each message.",
+                None,
+            ),
+            Self::TooLarge => last(
+                "TOO_LARGE",
+                1,
+                "The message is too large. Send less at once.",
+                None,
+            ),
+            Self::NotLoggedIn => last("NOT_LOGGED_IN", 1, "Log in first.", Some(NOT_LOGGED_IN)),
+            Self::AlreadyLoggedIn => last(
+                "ALREADY_LOGGED_IN",
+                1,
+                "This connection is logged in. Open another connection to log in again.",
+                Some(LOGGED_IN_ALREADY),
+            ),
+            Self::UserLoggedIn => passing(
+                "USER_LOGGED_IN",
+                1,
+                2_000,
+                "Another connection of this user is logged in. Close it, or wait until the server notices that it is gone. If the newest login should always win, run the connectors with --login-policy kick-old.",
+                Some(LOGGED_IN_ALREADY),
+            ),
+            Self::NotJoined => last(
+                "NOT_JOINED",
+                1,
+                "You are not in this channel. Join it first.",
+                Some(NOT_JOINED),
+            ),
+            Self::AlreadyJoined => last(
+                "ALREADY_JOINED",
+                1,
+                "You are in this channel already.",
+                Some(JOINED_ALREADY),
+            ),
+            Self::TooManyChannels => last(
+                "TOO_MANY_CHANNELS",
+                1,
+                "You are in as many channels as a session may be. Leave one first.",
+                Some(TOO_MANY_CHANNELS),
+            ),
+            Self::NotMember => passing(
+                "NOT_MEMBER",
+                500,
+                500,
+                "Your place in this channel was lost and is being restored. Try again.",
+                Some(FAILED),
+            ),
+            Self::LeavePending => last(
+                "LEAVE_PENDING",
+                500,
+                "You have left, and the others are told as soon as that is possible. There is nothing more to do.",
+                Some(FAILED),
+            ),
+            Self::StoreFull => passing(
+                "STORE_FULL",
+                500,
+                5_000,
+                "The store is full, and nothing was written. Try again later.",
+                Some(FAILED),
+            ),
+            Self::RateLimited => passing(
+                "RATE_LIMITED",
+                429,
+                1_000,
+                "You ask for too much at once. Wait, then go on more slowly.",
+                None,
+            ),
+            Self::TryLater => passing(
+                "TRY_LATER",
+                429,
+                1_000,
+                "The service has too much to do, and nothing was done. Wait, then try again.",
+                None,
+            ),
+            Self::Unavailable => passing(
+                "UNAVAILABLE",
+                500,
+                1_000,
+                "The service is not available at the moment, and nothing was done. Try again.",
+                Some(FAILED),
+            ),
+            Self::UnknownOutcome => passing(
+                "UNKNOWN_OUTCOME",
+                500,
+                500,
+                "There was no answer in time, so this may have been done. Try again, a message with the same key.",
+                Some(FAILED),
+            ),
+        }
+    }
+}
+
+const fn last(
+    name: &'static str,
+    code: u16,
+    message: &'static str,
+    original: Option<&'static str>,
+) -> Row {
+    Row {
+        name,
+        code,
+        retry_after: None,
+        message,
+        original,
+    }
+}
+
+const fn passing(
+    name: &'static str,
+    code: u16,
+    retry_after_ms: u64,
+    message: &'static str,
+    original: Option<&'static str>,
+) -> Row {
+    Row {
+        name,
+        code,
+        retry_after: Some(Duration::from_millis(retry_after_ms)),
+        message,
+        original,
+    }
+}
+
+/// A request that is refused, for a reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    reason: Reason,
+    /// The reason's own message, or one that says more.
+    message: Cow<'static, str>,
+    /// As [`Reason::retry_after`].
+    retry_after: Option<Duration>,
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Self {
+            reason,
+            message: reason.message().into(),
+            retry_after: reason.retry_after(),
+        }
+    }
+}
+
+impl Refusal {
+    /// With a message that says more than the reason's own.
+    #[must_use]
+    pub fn because(reason: Reason, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            message: message.into(),
+            ..reason.into()
+        }
+    }
+
+    /// The client asked for more than it may, and should wait for so long: `{"code":429,…,"retryAfterMs":…}`.
+    #[must_use]
+    pub fn rate_limited(retry_after: Duration) -> Self {
+        Self {
+            retry_after: Some(retry_after),
+            ..Reason::RateLimited.into()
+        }
+    }
+
+    /// The service has too much to do; the client should wait for so long. The same form as
+    /// [`rate_limited`](Self::rate_limited), but it is not the client's fault.
+    #[must_use]
+    pub fn try_later(retry_after: Duration) -> Self {
+        Self {
+            retry_after: Some(retry_after),
+            ..Reason::TryLater.into()
+        }
+    }
+
+    /// Why.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    /// The reply's body in a protocol: one JSON object.
+    #[must_use]
+    pub fn body(&self, protocol: Protocol) -> Cow<'static, str> {
+        let row = self.reason.row();
+        if let (Protocol::Pomelo | Protocol::SocketIo(_), Some(original)) = (protocol, row.original)
+        {
+            return original.into();
+        }
+        let Row { name, code, .. } = row;
+        let message = Value::from(&*self.message);
+        match self.retry_after {
+            None => format!(
+                r#"{{"code":{code},"message":{message},"reason":"{name}","retry":false}}"#
+            ),
+            Some(pause) => format!(
+                r#"{{"code":{code},"message":{message},"reason":"{name}","retry":true,"retryAfterMs":{}}}"#,
+                pause.as_millis(),
+            ),
+        }
+        .into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::EngineIo;
+
+    #[test]
+    fn json_clients_read_what_to_do() {
+        assert_eq!(
+            Refusal::from(Reason::NotLoggedIn).body(Protocol::Json),
+            r#"{"code":1,"message":"Log in first.","reason":"NOT_LOGGED_IN","retry":false}"#
+        );
+        let refusal = Refusal::because(Reason::Unavailable, "Say \"again\".");
+        assert_eq!(
+            refusal.body(Protocol::Json),
+            r#"{"code":500,"message":"Say \"again\".","reason":"UNAVAILABLE","retry":true,"retryAfterMs":1000}"#
+        );
+    }
+
+    #[test]
+    fn every_protocol_is_told_how_long_a_storm_lasts() {
+        for (refusal, name) in [
+            (
+                Refusal::try_later(Duration::from_millis(1_234)),
+                "TRY_LATER",
+            ),
+            (
+                Refusal::rate_limited(Duration::from_millis(1_234)),
+                "RATE_LIMITED",
+            ),
+        ] {
+            for protocol in [
+                Protocol::Pomelo,
+                Protocol::SocketIo(EngineIo::V3),
+                Protocol::Json,
+            ] {
+                let body: Value = serde_json::from_str(&refusal.body(protocol)).unwrap();
+                assert_eq!(body["code"], 429);
+                assert_eq!(body["reason"], name);
+                assert_eq!(body["retryAfterMs"], 1_234);
+            }
+        }
+    }
+
+    #[test]
+    fn clients_of_the_original_read_its_bytes_k1_k6() {
+        for (reason, bytes) in [
+            (Reason::UnknownRoute, r#"{"code":500}"#),
+            (Reason::InvalidBody, r#"{"code":500}"#),
+            (
+                Reason::MissingParameter,
+                r#"{"code":1,"message":"缺少参数"}"#,
+            ),
+            (Reason::NotLoggedIn, r#"{"code":1,"message":"用户未登录"}"#),
+            (
+                Reason::AlreadyLoggedIn,
+                r#"{"code":1,"message":"用户已登录"}"#,
+            ),
+            (Reason::UserLoggedIn, r#"{"code":1,"message":"用户已登录"}"#),
+            (Reason::Unavailable, r#"{"code":500}"#),
+            (Reason::UnknownOutcome, r#"{"code":500}"#),
+        ] {
+            for protocol in [Protocol::Pomelo, Protocol::SocketIo(EngineIo::V4)] {
+                // However much more could be said.
+                let refusal = Refusal::because(reason, "more");
+                assert_eq!(refusal.body(protocol), bytes, "{reason:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_code_means_the_same_on_every_protocol() {
+        for reason in Reason::ALL {
+            for protocol in [Protocol::Pomelo, Protocol::Json] {
+                let body = Refusal::from(reason).body(protocol);
+                let body: Value = serde_json::from_str(&body).unwrap();
+                assert_eq!(body["code"], reason.code(), "{reason:?}");
+            }
+        }
+    }
+}
