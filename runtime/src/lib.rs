@@ -9,6 +9,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 pub mod admin;
 pub mod cli;
+pub mod descriptors;
 pub mod lifecycle;
 pub mod listen;
 pub mod readiness;

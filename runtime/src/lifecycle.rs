@@ -1,5 +1,6 @@
 //! From the first line of a process to its exit code: the tokio runtime, signals, the drain and its deadline.
 
+use crate::descriptors;
 use crate::telemetry::Metrics;
 use std::future::Future;
 use std::process::{self, ExitCode};
@@ -45,12 +46,13 @@ impl Shutdown {
 /// Runs a service until it returns, on a tokio runtime of so many threads (1: the caller's thread alone).
 ///
 /// The first SIGTERM or SIGINT requests the shutdown; a second one, or [`DEADLINE`], ends the process at once. An error
-/// is one line on stderr and exit code 1. A panic in any task is logged.
+/// is one line on stderr and exit code 1. A panic in any task is logged. The limit of file descriptors is raised first.
 pub fn run<F>(name: &str, threads: usize, service: impl FnOnce(Shutdown) -> F) -> ExitCode
 where
     F: Future<Output = anyhow::Result<()>>,
 {
     log_panics();
+    descriptors::raise();
     let shutdown = Shutdown::new();
     let outcome = runtime(threads)
         .and_then(|runtime| {
