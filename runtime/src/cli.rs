@@ -2,11 +2,14 @@
 
 use clap::Parser;
 use clap::error::{Error, ErrorKind};
-use std::process;
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::process::{self, ExitCode};
 use std::time::Duration;
 
 /// The exit code of a command line that can't be understood (`EX_USAGE` of sysexits).
-pub const USAGE: i32 = 64;
+pub const USAGE: u8 = 64;
 
 /// Reads the arguments and, where the service declares it, the environment.
 ///
@@ -21,8 +24,40 @@ pub fn parse<T: Parser>() -> T {
             error.exit();
         }
         eprintln!("{}: {}", T::command().get_name(), one_line(&error));
-        process::exit(USAGE);
+        process::exit(USAGE.into());
     })
+}
+
+/// What `main` returns for arguments that turned out to be wrong after [`parse`]: says why on stderr, in one line, and
+/// answers [`USAGE`].
+#[must_use]
+pub fn refuse<T: Parser>(reason: impl Display) -> ExitCode {
+    let reason = redact(&reason.to_string());
+    eprintln!("{}: {reason} (try --help)", T::command().get_name());
+    ExitCode::from(USAGE)
+}
+
+/// The text without what stands before the `@` of each URL in it: users and passwords.
+#[must_use]
+pub fn redact(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("://") {
+        shown.push_str(before);
+        shown.push_str("://");
+        // A password may hold a slash or a comma by mistake, but neither a blank nor a quote.
+        let end = after.find(|c: char| c.is_whitespace() || matches!(c, '\'' | '"' | '`'));
+        let (url, following) = after.split_at(end.unwrap_or(after.len()));
+        match url.rsplit_once('@') {
+            Some((_, host)) => {
+                shown.push_str("***@");
+                shown.push_str(host);
+            }
+            None => shown.push_str(url),
+        }
+        rest = following;
+    }
+    shown + rest
 }
 
 /// Clap's first paragraph says what is wrong; usage and tips follow after a blank line.
@@ -34,7 +69,7 @@ fn one_line(error: &Error) -> String {
         .take_while(|line| !line.is_empty())
         .collect();
     let line = paragraph.join(" ");
-    let line = line.strip_prefix("error: ").unwrap_or(&line);
+    let line = redact(line.strip_prefix("error: ").unwrap_or(&line));
     format!("{line} (try --help)")
 }
 
@@ -58,6 +93,67 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .filter(|&total| total > 0)
         .map(Duration::from_millis)
         .ok_or_else(|| "expected a time such as 500ms, 10s, 5m or 24h".to_owned())
+}
+
+/// Reads an address such as `127.0.0.1:3010`; for clap's `value_parser`.
+///
+/// # Errors
+/// One line that shows what was expected.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "expected an IP address and a port, such as 127.0.0.1:3010, 0.0.0.0:3010 or [::1]:3010"
+            .to_owned()
+    })
+}
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// Reads a number of bytes within bounds, such as `1048576`, `512KiB`, `1MiB` or `2GiB`; for clap's `value_parser`.
+///
+/// The parser fails with one line that shows what was expected.
+pub fn bytes<T: TryFrom<u64>>(
+    allowed: RangeInclusive<u64>,
+) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text| {
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit = match &text[digits.len()..] {
+            "" | "B" => Some(1),
+            "KiB" => Some(KIB),
+            "MiB" => Some(MIB),
+            "GiB" => Some(GIB),
+            _ => None,
+        };
+        let number = digits.parse::<u64>().ok();
+        let bytes = number
+            .zip(unit)
+            .and_then(|(number, unit)| number.checked_mul(unit));
+        let Some(bytes) = bytes else {
+            return Err(
+                "expected a number of bytes, such as 1048576, 512KiB, 1MiB or 2GiB".to_owned(),
+            );
+        };
+        let fits = Some(bytes).filter(|bytes| allowed.contains(bytes));
+        fits.and_then(|bytes| T::try_from(bytes).ok())
+            .ok_or_else(|| {
+                let (least, most) = (size(*allowed.start()), size(*allowed.end()));
+                format!("expected {least} to {most}")
+            })
+    }
+}
+
+/// A number of bytes as [`bytes`] reads it, with the largest unit that is exact.
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    let units = [(GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")];
+    let exact = units
+        .into_iter()
+        .find(|(unit, _)| bytes >= *unit && bytes % unit == 0);
+    exact.map_or_else(
+        || bytes.to_string(),
+        |(unit, name)| format!("{}{name}", bytes / unit),
+    )
 }
 
 #[cfg(test)]
@@ -111,5 +207,70 @@ mod tests {
         ] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_size_has_a_unit_or_is_in_bytes() {
+        let read = bytes::<u32>(64..=16 * MIB);
+        for (text, expected) in [
+            ("64", 64),
+            ("64B", 64),
+            ("512KiB", 512 << 10),
+            ("16MiB", 16 << 20),
+        ] {
+            assert_eq!(read(text), Ok(expected), "{text}");
+        }
+        for wrong in [
+            "",
+            "KiB",
+            "1GB",
+            "1 MiB",
+            "1.5MiB",
+            "-1",
+            "1mib",
+            "99999999999999999999",
+            "哈",
+        ] {
+            let error = read(wrong).unwrap_err();
+            assert!(
+                error.contains("such as 1048576, 512KiB"),
+                "{wrong}: {error}"
+            );
+        }
+        for wrong in ["63", "17MiB", "17179869183GiB"] {
+            assert_eq!(read(wrong).unwrap_err(), "expected 64 to 16MiB", "{wrong}");
+        }
+        assert!(read("18446744073709551615GiB").is_err());
+        assert_eq!(size(128 << 10), "128KiB");
+        assert_eq!(size(1_000), "1000");
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_answered_with_an_example() {
+        assert_eq!(address("[::1]:1"), Ok("[::1]:1".parse().unwrap()));
+        for wrong in ["3010", "localhost:3010", ":3010", ""] {
+            assert!(
+                address(wrong).unwrap_err().contains("127.0.0.1:3010"),
+                "{wrong}"
+            );
+        }
+    }
+
+    #[test]
+    fn passwords_in_urls_are_never_shown() {
+        for (text, shown) in [
+            ("redis://u:p@h:1/2", "redis://***@h:1/2"),
+            ("redis://:p/w@h", "redis://***@h"),
+            (
+                "invalid 'http://a@b' and \"x://c:d@e,x://f:g@h\"",
+                "invalid 'http://***@b' and \"x://***@h\"",
+            ),
+            ("http://127.0.0.1:4001", "http://127.0.0.1:4001"),
+            ("mail me@here", "mail me@here"),
+        ] {
+            assert_eq!(redact(text), shown);
+        }
+        let line = complaint(&["service", "redis://:secret@host"]);
+        assert!(!line.contains("secret"), "{line}");
     }
 }

@@ -9,8 +9,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 pub mod admin;
 pub mod cli;
+pub mod descriptors;
+pub mod families;
 pub mod lifecycle;
 pub mod listen;
+mod log;
 pub mod readiness;
 pub mod telemetry;
 

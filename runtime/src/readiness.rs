@@ -1,6 +1,7 @@
 //! Whether a process should get traffic: a few named conditions, each followed from its source.
 
 use parking_lot::Mutex;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -15,7 +16,33 @@ pub struct Readiness {
 struct Condition {
     name: &'static str,
     state: watch::Receiver<bool>,
+    why_not: WhyNot,
     _log: AbortOnDropHandle<()>,
+}
+
+/// Says why a condition does not hold, if that is known.
+type WhyNot = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+
+/// A condition as it is now. Its `Display` is the line that `/readyz` shows, such as `chat: ok`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reported {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether it holds.
+    pub holds: bool,
+    /// Why it does not, in one line, if that is known.
+    pub why_not: Option<String>,
+}
+
+impl fmt::Display for Reported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.name;
+        match &self.why_not {
+            _ if self.holds => write!(f, "{name}: ok"),
+            Some(why_not) => write!(f, "{name}: not ready: {why_not}"),
+            None => write!(f, "{name}: not ready"),
+        }
+    }
 }
 
 impl Condition {
@@ -34,11 +61,26 @@ impl Readiness {
 
     /// Requires that `state` is true, and logs its changes.
     pub fn follow(&self, name: &'static str, state: watch::Receiver<bool>) {
-        let log = AbortOnDropHandle::new(tokio::spawn(log_changes(name, state.clone())));
+        self.follow_with(name, state, Arc::new(|| None));
+    }
+
+    /// As [`Readiness::follow`]; `why_not` says in one line why it does not hold, whenever `/readyz` or the log has to.
+    pub fn follow_because(
+        &self,
+        name: &'static str,
+        state: watch::Receiver<bool>,
+        why_not: impl Fn() -> String + Send + Sync + 'static,
+    ) {
+        self.follow_with(name, state, Arc::new(move || Some(why_not())));
+    }
+
+    fn follow_with(&self, name: &'static str, state: watch::Receiver<bool>, why_not: WhyNot) {
+        let log = log_changes(name, state.clone(), Arc::clone(&why_not));
         self.conditions.lock().push(Condition {
             name,
             state,
-            _log: log,
+            why_not,
+            _log: AbortOnDropHandle::new(tokio::spawn(log)),
         });
     }
 
@@ -48,18 +90,25 @@ impl Readiness {
         self.conditions.lock().iter().all(Condition::holds)
     }
 
-    /// Each condition, and whether it holds, in the order in which they were named.
+    /// Each condition as it is now, in the order in which they were named.
     #[must_use]
-    pub fn report(&self) -> Vec<(&'static str, bool)> {
-        self.conditions
-            .lock()
+    pub fn report(&self) -> Vec<Reported> {
+        let conditions = self.conditions.lock();
+        let asked: Vec<_> = conditions
             .iter()
-            .map(|condition| (condition.name, condition.holds()))
-            .collect()
+            .map(|it| (it.name, it.holds(), Arc::clone(&it.why_not)))
+            .collect();
+        drop(conditions);
+        let reported = asked.into_iter().map(|(name, holds, why_not)| Reported {
+            name,
+            holds,
+            why_not: if holds { None } else { why_not() },
+        });
+        reported.collect()
     }
 }
 
-async fn log_changes(name: &'static str, mut state: watch::Receiver<bool>) {
+async fn log_changes(name: &'static str, mut state: watch::Receiver<bool>, why_not: WhyNot) {
     // Everything starts unreachable: that is worth a line only when it lasts.
     let first = tokio::time::timeout(Duration::from_secs(1), state.wait_for(|&up| up)).await;
     drop(first);
@@ -68,7 +117,7 @@ async fn log_changes(name: &'static str, mut state: watch::Receiver<bool>) {
         if up {
             tracing::info!("{name}: reachable");
         } else {
-            tracing::warn!("{name}: unreachable");
+            tracing::warn!(reason = why_not(), "{name}: unreachable");
         }
         if state.wait_for(|&now| now != up).await.is_err() {
             return;
@@ -88,7 +137,8 @@ mod tests {
         let (chat, state) = watch::channel(true);
         readiness.follow("chat", state);
         assert!(!readiness.is_ready());
-        assert_eq!(readiness.report(), [("redis", false), ("chat", true)]);
+        let lines: Vec<_> = readiness.report().iter().map(ToString::to_string).collect();
+        assert_eq!(lines, ["redis: not ready", "chat: ok"]);
 
         redis.send_replace(true);
         assert!(readiness.is_ready());

@@ -1,14 +1,17 @@
 //! Logs and metrics.
 //!
-//! Logs go to stderr, as text or as one JSON object a line; `RUST_LOG` says how much. Metrics go to one recorder of the
-//! process, which renders them for Prometheus.
+//! Logs go to stderr, as text or as one JSON object a line; `RUST_LOG` says how much. Whatever stands in an event, it is one
+//! line, and the same line is not repeated without end. Metrics go to one recorder of the process, which renders them for
+//! Prometheus.
 
+use crate::log::{Escaping, Form, Limited, RateLimit};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use std::io::{self, IsTerminal};
-use std::sync::OnceLock;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// What a line of the log looks like.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -20,21 +23,71 @@ pub enum LogFormat {
     Json,
 }
 
+/// What is logged unless `RUST_LOG` says otherwise. The libraries below us warn of whatever a peer does wrong, as often as it
+/// does it; what matters to us comes back as an error. `RUST_LOG` has to name one of them (`h2=debug`) to hear it.
+const DEFAULTS: &str =
+    "info,h2=error,hyper=error,hyper_util=error,tonic=error,tower=error,rustls=error";
+
+/// How the log began, once it has.
+static LOG: OnceLock<Log> = OnceLock::new();
+
+struct Log {
+    format: LogFormat,
+    limit: Arc<RateLimit>,
+}
+
 /// Begins to log. A second call changes nothing, so that tests may all call it.
 pub fn init(format: LogFormat) {
-    let filter = EnvFilter::builder()
-        .with_default_directive(LevelFilter::INFO.into())
-        .from_env_lossy();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal());
-    let started = match format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    let asked = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
+    let filter = EnvFilter::builder().parse_lossy(directives(&asked));
+    let colours = format == LogFormat::Text && io::stderr().is_terminal();
+    let form = match format {
+        LogFormat::Text => Form::Text { colours },
+        LogFormat::Json => Form::Json,
     };
-    if started.is_err() {
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(move || Escaping::new(io::stderr(), form))
+        .with_ansi(colours);
+    let lines = match format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    let limit = RateLimit::new();
+    let subscriber = tracing_subscriber::registry()
+        .with(lines)
+        .with(Limited(Arc::clone(&limit)))
+        .with(filter);
+    if subscriber.try_init().is_ok() {
+        let _ = LOG.set(Log { format, limit });
+    } else {
         tracing::debug!("logging was set up before");
+    }
+}
+
+/// A later directive for the same target counts, and one that names a target counts more than one that does not.
+fn directives(asked: &str) -> String {
+    if asked.trim().is_empty() {
+        DEFAULTS.to_owned()
+    } else {
+        format!("{DEFAULTS},{asked}")
+    }
+}
+
+/// The format of the log, once it has begun.
+pub(crate) fn log_format() -> Option<LogFormat> {
+    LOG.get().map(|log| log.format)
+}
+
+/// Says how many lines were held back because they came too often.
+fn report_held_back() {
+    let Some(log) = LOG.get() else { return };
+    for held_back in log.limit.take(Instant::now()) {
+        tracing::warn!(
+            lines = held_back.lines,
+            of = held_back.target,
+            like = held_back.message,
+            "lines were held back because they came too often"
+        );
     }
 }
 
@@ -82,12 +135,14 @@ impl Metrics {
         self.handle.render()
     }
 
-    /// Sorts what was measured into its buckets, again and again: without it, samples pile up until somebody scrapes.
+    /// Sorts what was measured into its buckets, again and again: without it, samples pile up until somebody scrapes. Also
+    /// says what the log has held back.
     pub async fn upkeep(self) {
         let mut interval = tokio::time::interval(Duration::from_secs(5));
         loop {
             interval.tick().await;
             self.handle.run_upkeep();
+            report_held_back();
         }
     }
 }
@@ -118,6 +173,25 @@ mod tests {
             text.contains("telemetry_test_size_bucket{le=\"128\"} 1"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn libraries_are_quiet_unless_they_are_named() {
+        let filter = |asked: &str| {
+            let filter = EnvFilter::builder().parse_lossy(directives(asked));
+            filter.to_string()
+        };
+        let has = |asked, directive: &str| {
+            let filter = filter(asked);
+            let mut all = filter.split(',');
+            assert!(all.any(|it| it == directive), "{filter} lacks {directive}");
+        };
+        has("", "info");
+        has("", "h2=error");
+        has("debug", "debug");
+        has("debug", "h2=error");
+        has("h2=debug", "h2=debug");
+        has("h2=debug", "info");
     }
 
     #[test]
