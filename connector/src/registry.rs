@@ -85,8 +85,8 @@ pub(crate) struct Findings {
     claims: Vec<Arc<Registration>>,
     /// Entries of this incarnation's sessions that are over.
     over: Vec<(UserId, SessionId)>,
-    /// Whose connectors have something to find out.
-    hints: BTreeSet<(Incarnation, UserId)>,
+    /// Other incarnations that have entries of these users.
+    met: BTreeMap<UserId, BTreeSet<Incarnation>>,
 }
 
 impl Registry {
@@ -239,7 +239,8 @@ impl Registry {
         }
     }
 
-    /// Which of the holders of a user are dead. The others get to know that somebody asks.
+    /// Which of the holders of a user are dead. Each of them will be found if it dies, and the living get to know that
+    /// somebody asks.
     async fn dead_among(
         &self,
         holders: &[Incarnation],
@@ -330,14 +331,16 @@ impl Registry {
                 continue;
             };
             let others = entries.iter().filter(|entry| entry.session != *session);
-            let (mut is_marked, mut better) = (true, Vec::new());
-            for other in others.filter(|other| !other.superseded) {
-                is_marked &= !policy.outranks(generation, other.generation);
-                if policy.outranks(other.generation, generation) {
-                    better.push((other.incarnation.clone(), user.clone()));
+            let mut is_marked = true;
+            for other in others {
+                is_marked &= other.superseded || !policy.outranks(generation, other.generation);
+                // Also that of an entry which gives way to this one: a store that fell back may have brought the entry
+                // back, and nothing else by which it would be found if its connector is dead.
+                if other.incarnation != *incarnation {
+                    let met = findings.met.entry(user.clone()).or_default();
+                    met.insert(other.incarnation.clone());
                 }
             }
-            findings.hints.extend(better);
             // An entry with another rank is as good as none: a late copy of the login has entered it after a loss of data.
             let is_entered = own.is_some_and(|own| own.generation == generation);
             if !is_entered || !is_marked {
@@ -358,7 +361,7 @@ impl Registry {
         let Findings {
             claims,
             over,
-            mut hints,
+            mut met,
         } = findings;
         let (mut is_settled, policy) = (true, *self.held.lock());
         let logins: Vec<_> = claims
@@ -373,7 +376,7 @@ impl Registry {
                 Ok(Claimed { superseded, better }) => {
                     count_repair("login-lost");
                     let concerned = superseded.into_iter().chain(better);
-                    hints.extend(concerned.map(|it| (it, login.user.clone())));
+                    met.entry(login.user.clone()).or_default().extend(concerned);
                 }
                 Err(StoreError::ConnectorDead) => {
                     if let Some(registration) = claims.first() {
@@ -392,7 +395,10 @@ impl Registry {
             self.users.close(&user, &session, true).await?;
             count_repair("login-ghost");
         }
-        self.hint(hints).await;
+        for (user, incarnations) in met {
+            let incarnations: Vec<_> = incarnations.into_iter().collect();
+            self.dead_among(&incarnations, &user).await?;
+        }
         Ok(is_settled)
     }
 }

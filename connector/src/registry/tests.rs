@@ -240,6 +240,23 @@ async fn an_entry_whose_session_is_over_is_taken_out() {
     assert_eq!(index.unwrap(), []);
 }
 
+/// As when a store falls back to before that entry was taken out, and has lost all else of its connector.
+#[tokio::test(start_paused = true)]
+async fn the_connector_of_an_entry_that_gives_way_is_looked_after_too() {
+    let (store, one, other) = two(LoginPolicy::KickOld).await;
+    let first = one.guest("first").await;
+    let name = first.registration.stay.incarnation().clone();
+    drop(one.keeping);
+    let _second = other.guest("second").await;
+    let both = store.snapshot();
+    store.restart(Some(Snapshot::default().with_logins_of(&both)));
+    sleep(2 * SETTLE_TIME).await;
+    let state = store.leases().observe(std::slice::from_ref(&name)).await;
+    assert!(state.unwrap()[0].is_some(), "nobody knows of it");
+    let index = store.leases().index(&name).await.unwrap();
+    assert_eq!(index.len(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_policy_holds_until_its_last_connector_is_gone() {
     let (store, one, other) = two(LoginPolicy::Reject).await;
