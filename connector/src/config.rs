@@ -281,7 +281,8 @@ impl ClientSettings {
     }
 
     pub(crate) fn queues(&self) -> Arc<QueueLimits> {
-        QueueLimits::new(self.queue, self.queue_total)
+        let stall = 2 * self.heartbeat.max(self.socketio_heartbeat);
+        QueueLimits::with_stall(self.queue, self.queue_total, stall)
     }
 }
 

@@ -6,6 +6,7 @@
 
 use crate::codec::{self, WireFormat};
 use crate::disconnect::Disconnect;
+pub use crate::limits::QueueLimits;
 use crate::outlet::Outlet;
 use bytes::{Buf, Bytes};
 use channel_store::UserId;
@@ -14,42 +15,14 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::mem;
 use std::net::Shutdown;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
+use tokio::time::timeout;
 
 /// Answers of so many bytes leave at once.
 const HELD: usize = 16 << 10;
-
-/// How many bytes may wait for clients that do not read.
-#[derive(Debug)]
-pub struct QueueLimits {
-    /// For one connection.
-    pub connection: usize,
-    /// For all of the process together.
-    pub process: usize,
-    queued: AtomicUsize,
-}
-
-impl QueueLimits {
-    /// Bounds in bytes, nothing queued yet.
-    #[must_use]
-    pub fn new(connection: usize, process: usize) -> Arc<Self> {
-        Arc::new(Self {
-            connection,
-            process,
-            queued: AtomicUsize::new(0),
-        })
-    }
-
-    /// Bytes that wait in all queues of the process.
-    #[must_use]
-    pub fn queued(&self) -> usize {
-        self.queued.load(Ordering::Relaxed)
-    }
-}
 
 /// A client socket, shared by its task, the hub and whoever answers its requests.
 pub struct Connection {
@@ -117,7 +90,8 @@ impl Connection {
         }
         self.write(&mut queue, frames, shared);
         if queue.bytes > self.limits.connection
-            || (queue.bytes > 0 && self.limits.queued() > self.limits.process)
+            || (self.limits.queued() > self.limits.process
+                && (queue.bytes > 0 || self.outlet.holds()))
         {
             // The frame under way must be completed, or nothing that follows can be read; the rest goes.
             self.forget(&mut queue, 1);
@@ -125,15 +99,36 @@ impl Connection {
         }
     }
 
-    /// Returns when so little is queued that older publications may be added, or the connection is closing.
+    /// Returns when so little is queued that older publications may be added, or the connection is closing. A client that
+    /// reads nothing for the stall time is closed meanwhile.
     pub async fn room(&self) {
-        while self.closing().is_none() && self.queue.lock().bytes > self.share() {
-            // The task that writes the queue waits for the same.
-            if self.outlet.writable().await.is_err() {
-                return;
-            }
-            yield_now().await;
+        if !self.is_behind() {
+            return;
         }
+        let space = async {
+            while self.is_behind() {
+                // The task that writes the queue waits for the same.
+                if self.outlet.writable().await.is_err() {
+                    return;
+                }
+                yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = self.closed() => {}
+            () = space => {}
+        }
+    }
+
+    /// True if so much is queued that nothing older may be added.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.queue.lock().bytes > self.share()
+    }
+
+    /// The bounds that it counts into.
+    pub(crate) fn limits(&self) -> &QueueLimits {
+        &self.limits
     }
 
     /// The bytes that may be queued to bring one member up to date: what is published meanwhile needs room, too.
@@ -176,13 +171,15 @@ impl Connection {
         self.queue.lock().closing
     }
 
-    /// Returns once the connection is closing. For its own task alone.
+    /// Returns once the connection is closing. Any number of tasks may wait for it.
     pub async fn closed(&self) -> Disconnect {
         loop {
+            // Created before the look, so that an end in between is not missed.
+            let ended = self.ended.notified();
             if let Some(reason) = self.closing() {
                 return reason;
             }
-            self.ended.notified().await;
+            ended.await;
         }
     }
 
@@ -192,7 +189,7 @@ impl Connection {
         let rest = self.outlet.switch(to);
         if !rest.is_empty() {
             queue.bytes += rest.len();
-            self.limits.queued.fetch_add(rest.len(), Ordering::Relaxed);
+            self.limits.add(rest.len());
             queue.chunks.push_front(rest);
         }
         self.drain_later(&mut queue);
@@ -209,6 +206,7 @@ impl Connection {
         queue.closing.get_or_insert(Disconnect::Client);
         self.forget(&mut queue, 0);
         self.outlet.shut(Shutdown::Both);
+        self.ended.notify_waiters();
     }
 
     fn begin_close(self: &Arc<Self>, queue: &mut Queue, reason: Disconnect) {
@@ -219,7 +217,7 @@ impl Connection {
         if queue.chunks.is_empty() {
             self.outlet.shut(Shutdown::Write);
         }
-        self.ended.notify_one();
+        self.ended.notify_waiters();
     }
 
     fn write(self: &Arc<Self>, queue: &mut Queue, frames: &[u8], shared: &mut Option<Bytes>) {
@@ -240,14 +238,14 @@ impl Connection {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(_) => {
                     queue.closing = Some(Disconnect::Client);
-                    self.ended.notify_one();
+                    self.ended.notify_waiters();
                     return;
                 }
             }
         }
         let mut later = |rest: Bytes| {
             queue.bytes += rest.len();
-            self.limits.queued.fetch_add(rest.len(), Ordering::Relaxed);
+            self.limits.add(rest.len());
             queue.chunks.push_back(rest);
         };
         let length = held.len();
@@ -269,18 +267,23 @@ impl Connection {
         }
     }
 
-    /// Lives only while something is queued: idle connections cost no task.
+    /// Lives only while something is queued: idle connections cost no task. Who takes nothing for the stall time is cut
+    /// off, without a farewell, which would not be taken either.
     async fn drain(self: Arc<Self>) {
         loop {
-            let writable = self.outlet.writable().await;
+            let writable = timeout(self.limits.stall, self.outlet.writable()).await;
             let mut queue = self.queue.lock();
-            if writable
-                .and_then(|()| self.write_queued(&mut queue))
-                .is_err()
-            {
+            let failed = match writable {
+                Err(_) => Some(Disconnect::Slow),
+                Ok(writable) => {
+                    let written = writable.and_then(|()| self.write_queued(&mut queue));
+                    written.err().map(|_| Disconnect::Client)
+                }
+            };
+            if let Some(reason) = failed {
                 self.forget(&mut queue, 0);
-                queue.closing.get_or_insert(Disconnect::Client);
-                self.ended.notify_one();
+                queue.closing.get_or_insert(reason);
+                self.ended.notify_waiters();
             }
             if queue.chunks.is_empty() {
                 queue.chunks = VecDeque::new();
@@ -312,7 +315,7 @@ impl Connection {
 
     fn advance(&self, queue: &mut Queue, written: usize) {
         queue.bytes -= written;
-        self.limits.queued.fetch_sub(written, Ordering::Relaxed);
+        self.limits.remove(written);
         let mut left = written;
         while let Some(first) = queue.chunks.front_mut() {
             if left < first.len() {
@@ -328,18 +331,14 @@ impl Connection {
         queue.held = Vec::new();
         queue.chunks.truncate(keep);
         let kept = queue.chunks.iter().map(Bytes::len).sum();
-        self.limits
-            .queued
-            .fetch_sub(queue.bytes - kept, Ordering::Relaxed);
+        self.limits.remove(queue.bytes - kept);
         queue.bytes = kept;
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.limits
-            .queued
-            .fetch_sub(self.queue.get_mut().bytes, Ordering::Relaxed);
+        self.limits.remove(self.queue.get_mut().bytes);
     }
 }
 

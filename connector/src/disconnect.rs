@@ -14,6 +14,9 @@ pub enum Disconnect {
     /// What the client did not read exceeded its queue, or the process's. Reconnect and resume.
     #[error("slow reader")]
     Slow,
+    /// The process holds as much for its clients as it may. Reconnect.
+    #[error("overloaded")]
+    Overloaded,
     /// No heartbeat for twice the interval (K5). Reconnect.
     #[error("heartbeat timeout")]
     HeartbeatTimeout,
@@ -76,10 +79,11 @@ pub struct JsonFarewell {
 
 impl Disconnect {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Client,
         Self::Shutdown,
         Self::Slow,
+        Self::Overloaded,
         Self::HeartbeatTimeout,
         Self::HandshakeTimeout,
         Self::Idle,
@@ -104,6 +108,7 @@ impl Disconnect {
             Self::TooBig => plain(1009),
             Self::Shutdown => told(Some("shutdown"), 4000, "shutdown", true),
             Self::Slow => told(Some("slow"), 4001, "slow", true),
+            Self::Overloaded => told(Some("overloaded"), 4011, "overloaded", true),
             Self::HeartbeatTimeout => told(None, 4002, "heartbeat timeout", true),
             Self::PositionsLost => told(Some("reconnect"), 4003, "reconnect", true),
             Self::Dead => told(Some("reconnect"), 4009, "connector restarted", true),

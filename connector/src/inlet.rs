@@ -69,8 +69,13 @@ impl Messages {
 pub(crate) enum Read {
     /// The client has closed its side without a farewell.
     End,
-    /// What is wrong with what came, if anything is.
-    Some(Result<(), Disconnect>),
+    /// Something came.
+    Some {
+        /// How much, in the unit of [`Inlet::arrived`].
+        taken: usize,
+        /// What is wrong with it, if anything is.
+        fed: Result<(), Disconnect>,
+    },
 }
 
 impl Inlet {
@@ -122,7 +127,10 @@ impl Inlet {
                 Poll::Ready(Ok(if bytes.is_empty() {
                     Read::End
                 } else {
-                    Read::Some(self.messages.feed(bytes, on))
+                    Read::Some {
+                        taken: bytes.len(),
+                        fed: self.messages.feed(bytes, on),
+                    }
                 }))
             }),
             Source::Posts(posts) => Poll::Ready(Ok(match ready!(posts.poll_recv(context)) {
@@ -131,11 +139,11 @@ impl Inlet {
                     let is_too_big = |packet: &String| packet.len() > self.limit;
                     let fitting = packets.iter().take_while(|packet| !is_too_big(packet));
                     fitting.for_each(|packet| on(Event::Message(packet.as_bytes())));
-                    if packets.iter().any(is_too_big) {
-                        Read::Some(Err(Disconnect::TooBig))
-                    } else {
-                        Read::Some(Ok(()))
-                    }
+                    let fed = match packets.iter().any(is_too_big) {
+                        true => Err(Disconnect::TooBig),
+                        false => Ok(()),
+                    };
+                    Read::Some { taken: 1, fed }
                 }
                 Some(Posted::Switched(reader)) => {
                     self.source = Source::Socket(reader.socket);
@@ -143,9 +151,29 @@ impl Inlet {
                     for message in reader.messages {
                         on(Event::Message(&message));
                     }
-                    Read::Some(Ok(()))
+                    let fed = Ok(());
+                    Read::Some { taken: 1, fed }
                 }
             })),
+        }
+    }
+
+    /// How much has arrived and was not read: bytes of a socket, posts of a client that polls.
+    pub(crate) fn arrived(&self) -> usize {
+        match &self.source {
+            Source::Socket(socket) => {
+                let unread = rustix::io::ioctl_fionread(socket.as_ref());
+                usize::try_from(unread.unwrap_or(0)).unwrap_or(usize::MAX)
+            }
+            Source::Posts(posts) => posts.len(),
+        }
+    }
+
+    /// Bytes of messages that are not complete.
+    pub(crate) fn held(&self) -> usize {
+        match &self.messages {
+            Messages::Frames(frames) => frames.held(),
+            Messages::Packages(packages) => packages.held(),
         }
     }
 

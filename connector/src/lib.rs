@@ -14,6 +14,7 @@ pub mod disconnect;
 pub mod hub;
 mod inlet;
 pub mod lease;
+pub mod limits;
 pub mod outlet;
 mod page;
 mod parameters;

@@ -102,6 +102,16 @@ impl Outlet {
         }
     }
 
+    /// True if something lies in a mailbox, which its client has not fetched.
+    pub(crate) fn holds(&self) -> bool {
+        match &self.0 {
+            Kind::Mailbox(mailbox, _) => mailbox.holds(),
+            Kind::Socket(_) => false,
+            #[cfg(test)]
+            Kind::Record(_) => false,
+        }
+    }
+
     /// Ends it.
     pub(crate) fn shut(&self, how: Shutdown) {
         match &self.0 {

@@ -1,7 +1,9 @@
 //! The life of one client socket, from the upgrade to its last byte.
 //!
 //! Inputs of its loop: messages from the client, the connection's closing (by whoever), and time. What messages ask for is
-//! carried out one after the other before more is read, which is how a slow chat pushes back on the socket.
+//! carried out one after the other. While that goes on nothing more is read, which is how a slow chat pushes back on the
+//! socket; but a request that takes long does not make the connector deaf: after [`PUSH_BACK`] it reads on, into a bounded
+//! backlog. Closing, heartbeats and time-outs are looked after all the while.
 
 use crate::codec::{self, Codec, EngineIo, Input, Protocol, WireFormat};
 use crate::connection::Connection;
@@ -9,9 +11,10 @@ use crate::disconnect::Disconnect;
 use crate::inlet::{Inlet, Read};
 use crate::session::{Client, Services};
 use crate::websocket::{self, Event, Opcode};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -19,6 +22,14 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 /// How long a client may take to answer a close before its socket goes.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long a request may take before the socket is read again.
+const PUSH_BACK: Duration = Duration::from_millis(500);
+/// Bytes of requests that wait for one under way; from there on the socket is not read.
+const BACKLOG: usize = 64 << 10;
+/// A login that is under way when its time is over may still end.
+const LOGIN_UNDER_WAY: Duration = Duration::from_secs(2);
+/// Between two looks whether everything was read that had arrived when a client's time was over.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The times and sizes that bound a client.
 #[derive(Debug, Clone)]
@@ -44,27 +55,70 @@ pub(crate) struct Heartbeats {
     pub timeout: Duration,
 }
 
-/// What one read of the socket asks for.
+/// Requests of one read, and what is to become of the connection after them.
 #[derive(Default)]
-struct Work {
+struct Batch {
     inputs: Vec<Input>,
-    /// After all of them.
-    end: Option<Disconnect>,
+    /// Bytes of the messages that they came in.
+    bytes: usize,
+    /// When they were read.
+    received: Option<Instant>,
+    end: Option<End>,
 }
 
-impl Work {
+/// How a client's side of a connection ends.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    /// For this reason, which the client is told.
+    Because(Disconnect),
+    /// The client has closed its side without a farewell.
+    Gone,
+}
+
+impl Batch {
     fn is_empty(&self) -> bool {
         self.inputs.is_empty() && self.end.is_none()
     }
 }
 
+/// What was read while a request was under way, in order.
+#[derive(Default)]
+struct Backlog {
+    batches: VecDeque<Batch>,
+    /// Bytes of all of it, and of the batch that is being carried out.
+    bytes: usize,
+    /// Nothing more is read: the last batch says why.
+    ended: bool,
+}
+
+impl Backlog {
+    fn has_room(&self) -> bool {
+        !self.ended && self.bytes < BACKLOG
+    }
+
+    fn push(&mut self, batch: Batch) {
+        self.ended |= batch.end.is_some();
+        self.bytes += batch.bytes;
+        if !batch.is_empty() {
+            self.batches.push_back(batch);
+        }
+    }
+}
+
 /// A client socket that is served.
 pub(crate) struct Socket {
+    client: Client,
+    wire: Wire,
+}
+
+/// The socket without the session: what goes on while a request of the session is under way.
+struct Wire {
     connection: Arc<Connection>,
     inlet: Inlet,
     codec: Codec,
-    client: Client,
     clock: Clock,
+    /// Bytes of unfinished messages and of the backlog that are counted for the process.
+    charged: usize,
 }
 
 impl Socket {
@@ -76,11 +130,14 @@ impl Socket {
         services: Arc<Services>,
     ) -> Box<Self> {
         Box::new(Self {
-            codec: Codec::new(connection.format(), limits.heartbeat),
             client: Client::new(services, Arc::clone(&connection)),
-            clock: Clock::start(connection.format(), limits),
-            connection,
-            inlet,
+            wire: Wire {
+                codec: Codec::new(connection.format(), limits.heartbeat),
+                clock: Clock::start(connection.format(), limits),
+                connection,
+                inlet,
+                charged: 0,
+            },
         })
     }
 
@@ -94,26 +151,22 @@ impl Socket {
     }
 
     async fn begin(&mut self, mut first: Vec<u8>) {
-        let mut work = Work::default();
-        self.codec.open(&mut work.inputs);
-        self.hear(&mut work, |inlet, heard| {
+        let mut batch = Batch::default();
+        self.wire.codec.open(&mut batch.inputs);
+        self.wire.hear(&mut batch, |inlet, heard| {
             let fed = inlet.feed(&mut first, |event| heard.event(event));
             heard.end = heard.end.or(fed.err());
         });
-        self.carry_out(work).await;
+        self.carry_out(batch).await;
     }
 
     async fn end(self: Box<Self>) {
-        let Self {
-            connection,
-            mut inlet,
-            client,
-            ..
-        } = *self;
+        let Self { client, mut wire } = *self;
         client.close().await;
+        let connection = Arc::clone(&wire.connection);
         // Nobody waits for a peer that doesn't answer the close.
         let answered = async {
-            inlet.drain().await;
+            wire.inlet.drain().await;
             connection.fetched().await;
         };
         let _ = timeout(LINGER, answered).await;
@@ -121,93 +174,197 @@ impl Socket {
     }
 
     async fn run(&mut self) -> Disconnect {
-        let connection = Arc::clone(&self.connection);
-        let mut alarm = pin!(sleep_until(self.clock.next()));
+        let connection = Arc::clone(&self.wire.connection);
+        let mut alarm = pin!(sleep_until(self.wire.clock.next()));
         loop {
-            let mut work = Work::default();
+            let alarms = self.wire.clock.alarms;
+            let mut batch = Batch::default();
             tokio::select! {
                 biased;
                 reason = connection.closed() => return reason,
-                read = poll_fn(|context| self.poll_read(context, &mut work)) => {
-                    if !matches!(read, Ok(true)) {
-                        connection.abort();
-                    }
-                    let alarms = self.clock.alarms;
-                    if !work.is_empty() {
+                () = poll_fn(|context| self.wire.poll_read(context, &mut batch)) => {
+                    if !batch.is_empty() {
                         // Its future is large: an idle connection shall not carry it along.
-                        Box::pin(self.carry_out(work)).await;
+                        Box::pin(self.carry_out(batch)).await;
                     }
-                    if self.clock.alarms != alarms {
-                        alarm.as_mut().reset(self.clock.next());
+                    if self.wire.clock.alarms != alarms {
+                        alarm.as_mut().reset(self.wire.clock.next());
                     }
                 }
                 () = &mut alarm => {}
             }
             // Looked at after every read, too: who talks without pause, and never beats, is silent all the same (K5).
             if alarm.deadline() <= Instant::now() {
-                self.ring();
-                alarm.as_mut().reset(self.clock.next());
+                self.wire.ring(None);
+                alarm.as_mut().reset(self.wire.clock.next());
             }
         }
     }
 
-    /// Ready(false): the client has closed its side without a farewell.
-    fn poll_read(&mut self, context: &mut Context<'_>, work: &mut Work) -> Poll<io::Result<bool>> {
-        self.hear(work, |inlet, heard| {
-            let read = ready!(inlet.poll_read(context, |event| heard.event(event)))?;
-            Poll::Ready(Ok(match read {
-                Read::End => false,
-                Read::Some(fed) => {
-                    heard.end = heard.end.or(fed.err());
-                    true
+    /// Carries out requests one after the other, and those that arrive meanwhile.
+    async fn carry_out(&mut self, batch: Batch) {
+        let Self { client, wire } = self;
+        let mut backlog = Backlog {
+            bytes: batch.bytes,
+            ended: batch.end.is_some(),
+            ..Backlog::default()
+        };
+        let mut next = Some(batch);
+        while let Some(batch) = next {
+            let received = batch.received.unwrap_or_else(Instant::now);
+            for input in batch.inputs {
+                let Input::Request(request) = input else {
+                    continue;
+                };
+                {
+                    let mut handling = pin!(client.handle(request, received));
+                    let is_over = |context: &mut Context<'_>| {
+                        Poll::Ready(handling.as_mut().poll(context).is_ready())
+                    };
+                    // Most are over at once.
+                    if !poll_fn(is_over).await {
+                        Box::pin(wire.meanwhile(handling, &mut backlog)).await;
+                    }
                 }
-            }))
-        })
+                wire.clock.logged_in(client.is_logged_in());
+            }
+            backlog.bytes -= batch.bytes;
+            match batch.end {
+                Some(End::Because(reason)) => wire.connection.close(reason),
+                Some(End::Gone) => wire.connection.abort(),
+                None => {}
+            }
+            next = backlog.batches.pop_front();
+        }
+        if wire.charged > 0 {
+            wire.charge(0);
+        }
+    }
+}
+
+impl Wire {
+    /// Goes on with everything else while a request is under way: the connection's end, silence and pings. If the request
+    /// takes long, what the client sends meanwhile is read, too, up to a bound, so that its signs of life are heard.
+    async fn meanwhile(
+        &mut self,
+        mut handling: Pin<&mut impl Future<Output = ()>>,
+        backlog: &mut Backlog,
+    ) {
+        let connection = Arc::clone(&self.connection);
+        let read_from = Instant::now() + PUSH_BACK;
+        let mut alarm = pin!(sleep_until(self.clock.next().min(read_from)));
+        self.charge(backlog.bytes);
+        loop {
+            let alarms = self.clock.alarms;
+            let is_time_to_read = Instant::now() >= read_from;
+            let is_reading = is_time_to_read && backlog.has_room();
+            let mut batch = Batch::default();
+            tokio::select! {
+                biased;
+                () = &mut handling => return,
+                // What is under way has an end of its own, and takes effect or not as a whole.
+                _ = connection.closed() => return handling.await,
+                () = poll_fn(|context| self.poll_read(context, &mut batch)), if is_reading => {
+                    backlog.push(batch);
+                    self.charge(backlog.bytes);
+                }
+                () = &mut alarm => {}
+            }
+            let now = Instant::now();
+            let is_over = alarm.deadline() <= now;
+            if is_over {
+                let is_stuck = is_time_to_read && !backlog.has_room() && connection.is_behind();
+                self.ring(Some(is_stuck));
+            }
+            if is_over || self.clock.alarms != alarms {
+                let next = self.clock.next();
+                alarm.as_mut().reset(if now < read_from {
+                    next.min(read_from)
+                } else {
+                    next
+                });
+            }
+        }
     }
 
-    /// What needs no waiting is done at once.
+    /// Reads what is there.
+    fn poll_read(&mut self, context: &mut Context<'_>, batch: &mut Batch) -> Poll<()> {
+        let read = ready!(self.hear(batch, |inlet, heard| {
+            let read = ready!(inlet.poll_read(context, |event| heard.event(event)))?;
+            if let Read::Some { fed, .. } = &read {
+                heard.end = heard.end.or(fed.err());
+            }
+            Poll::Ready(io::Result::Ok(read))
+        }));
+        match read {
+            Ok(Read::Some { taken, .. }) => {
+                self.clock.has_read(taken);
+                if self.charged > 0 || self.inlet.held() > 0 {
+                    self.charge(batch.bytes);
+                }
+            }
+            Ok(Read::End) => batch.end = Some(End::Gone),
+            Err(_) => self.connection.abort(),
+        }
+        Poll::Ready(())
+    }
+
+    /// What needs no waiting is done at once, and signs of life count from now on.
     fn hear<T>(
         &mut self,
-        work: &mut Work,
+        batch: &mut Batch,
         read: impl FnOnce(&mut Inlet, &mut Heard<'_>) -> T,
     ) -> T {
         let mut heard = Heard {
             codec: &mut self.codec,
             clock: &mut self.clock,
-            inputs: &mut work.inputs,
+            inputs: &mut batch.inputs,
+            bytes: 0,
             out: Vec::new(),
             end: None,
         };
         let result = read(&mut self.inlet, &mut heard);
-        let Heard { out, end, .. } = heard;
+        let Heard {
+            out, end, bytes, ..
+        } = heard;
         if !out.is_empty() {
             self.connection.send(&out, &mut None);
         }
-        work.end = end;
-        result
-    }
-
-    async fn carry_out(&mut self, work: Work) {
-        // All of it was decoded just now. What waits here for its turn is answered in time all the same.
-        let received = Instant::now();
-        for input in work.inputs {
+        batch.bytes = bytes;
+        batch.end = end.map(End::Because);
+        let mut has_requests = false;
+        for input in &batch.inputs {
             match input {
                 Input::Ready => self.clock.ready(),
                 Input::Heartbeat => self.clock.heard_heartbeat(),
-                Input::Request(request) => {
-                    self.client.handle(request, received).await;
-                    self.clock.logged_in(self.client.is_logged_in());
-                }
+                Input::Request(_) => has_requests = true,
             }
         }
-        if let Some(reason) = work.end {
-            self.connection.close(reason);
+        batch.received = has_requests.then(Instant::now);
+        result
+    }
+
+    /// Counts what this client makes the process hold: unfinished messages and so many bytes of requests. A client
+    /// for whom there is no room is cut off.
+    fn charge(&mut self, backlog: usize) {
+        let held = self.inlet.held() + backlog;
+        let limits = self.connection.limits();
+        if !limits.recount(&mut self.charged, held) {
+            self.connection.close(Disconnect::Overloaded);
         }
     }
 
-    fn ring(&mut self) {
-        match self.clock.due() {
-            Some(Due::Close(reason)) => self.connection.close(reason),
+    /// Does what is due. `busy`: a request is under way, and whether it waits for the client itself, which does not read.
+    fn ring(&mut self, busy: Option<bool>) {
+        match self.clock.due(busy.is_some()) {
+            // What lies unread may hold a sign of life that came in time: it is no fault of the client that nobody has
+            // come to read it, unless it is the client that is waited for.
+            Some(Due::Close(reason)) => {
+                let arrived = self.inlet.arrived();
+                if self.clock.has_heard_all(arrived) || busy == Some(true) {
+                    self.connection.close(reason);
+                }
+            }
             Some(Due::Ping) => {
                 let mut frame = Vec::new();
                 codec::heartbeat(self.connection.format(), &mut frame);
@@ -218,11 +375,18 @@ impl Socket {
     }
 }
 
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.connection.limits().recount(&mut self.charged, 0);
+    }
+}
+
 /// What one read brings.
 struct Heard<'a> {
     codec: &'a mut Codec,
     clock: &'a mut Clock,
     inputs: &'a mut Vec<Input>,
+    bytes: usize,
     /// What is answered at once.
     out: Vec<u8>,
     end: Option<Disconnect>,
@@ -236,6 +400,7 @@ impl Heard<'_> {
         match event {
             Event::Message(message) => {
                 self.clock.heard_message();
+                self.bytes += message.len();
                 let decoded = self.codec.decode(message, self.inputs, &mut self.out);
                 self.end = decoded.err();
             }
@@ -269,6 +434,10 @@ struct Clock {
     counts_messages: bool,
     /// Changes whenever the next alarm may have become an earlier one.
     alarms: u8,
+    /// A login was under way when its time was over.
+    is_login_late: bool,
+    /// Bytes that had arrived, and were not read yet, when the client's time was over: it is judged when they are.
+    unread: Option<u32>,
 }
 
 impl Clock {
@@ -290,12 +459,15 @@ impl Clock {
             pings,
             counts_messages: format.protocol() != Protocol::Pomelo,
             alarms: 0,
+            is_login_late: false,
+            unread: None,
         }
     }
 
     fn ready(&mut self) {
         let now = Instant::now();
         self.handshake = None;
+        self.unread = None;
         self.heard = Some(now);
         self.ping = self.pings.then_some(now + self.heartbeat);
         self.alarms = self.alarms.wrapping_add(1);
@@ -310,7 +482,23 @@ impl Clock {
     fn heard_heartbeat(&mut self) {
         if self.heard.is_some() {
             self.heard = Some(Instant::now());
+            self.unread = None;
         }
+    }
+
+    /// So much of what had arrived was read.
+    fn has_read(&mut self, bytes: usize) {
+        if let Some(unread) = &mut self.unread {
+            *unread = unread.saturating_sub(u32::try_from(bytes).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// True if everything was read that had arrived when the time was over. `arrived`: what is unread now.
+    fn has_heard_all(&mut self, arrived: usize) -> bool {
+        let arrived = u32::try_from(arrived).unwrap_or(u32::MAX);
+        let unread = self.unread.get_or_insert(arrived);
+        *unread = arrived.min(*unread);
+        *unread == 0
     }
 
     fn heard_message(&mut self) {
@@ -321,6 +509,9 @@ impl Clock {
 
     /// No later than anything may be due. Signs of life don't move an alarm: when it rings, there is another look.
     fn next(&self) -> Instant {
+        if self.unread.is_some() {
+            return Instant::now() + LOOK_AGAIN;
+        }
         let silence = self.heard.map(|heard| heard + self.patience);
         [self.handshake, self.login, silence, self.ping]
             .into_iter()
@@ -329,7 +520,8 @@ impl Clock {
             .unwrap_or_else(|| Instant::now() + self.heartbeat)
     }
 
-    fn due(&mut self) -> Option<Due> {
+    /// `busy`: a request is under way, which may be the login.
+    fn due(&mut self, busy: bool) -> Option<Due> {
         let now = Instant::now();
         let is_over = |time: Option<Instant>| time.is_some_and(|time| time <= now);
         if is_over(self.heard.map(|heard| heard + self.patience)) {
@@ -337,6 +529,10 @@ impl Clock {
         }
         if is_over(self.handshake) {
             return Some(Due::Close(Disconnect::HandshakeTimeout));
+        }
+        if is_over(self.login) && busy && !self.is_login_late {
+            self.is_login_late = true;
+            self.login = Some(now + LOGIN_UNDER_WAY);
         }
         if is_over(self.login) {
             return Some(Due::Close(Disconnect::Idle));
@@ -360,7 +556,7 @@ mod tests {
 
     #[test]
     fn an_idle_connection_carries_little_along() {
-        assert!(size_of::<Socket>() <= 320);
+        assert!(size_of::<Socket>() <= 336);
         let serving = size_of_future(|socket: Box<Socket>| socket.serve(Vec::new()));
         assert!(serving <= 480, "{serving}");
     }
@@ -381,7 +577,7 @@ mod tests {
         let started = Instant::now();
         loop {
             sleep_until(clock.next()).await;
-            match clock.due() {
+            match clock.due(false) {
                 Some(Due::Close(reason)) => return (started.elapsed().as_secs(), Some(reason)),
                 Some(Due::Ping) => return (started.elapsed().as_secs(), None),
                 None => {}

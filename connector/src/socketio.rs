@@ -204,7 +204,7 @@ fn open_polling(server: &Arc<Server>, version: EngineIo) -> Result<Response<Full
         return Err(Refusal::BadRequest);
     }
     let id = new_id().ok_or(Refusal::BadRequest)?;
-    let mailbox = Arc::new(Mailbox::default());
+    let mailbox = Arc::new(Mailbox::new(&server.queues));
     let format = WireFormat::socket_io(version);
     let connection = Connection::new(Arc::clone(&mailbox), format, Arc::clone(&server.queues));
     let (posted, inlet) = mpsc::channel(1);

@@ -74,7 +74,7 @@ async fn frames_leave_in_order_also_when_the_socket_takes_no_more_for_a_while() 
 #[tokio::test]
 async fn whoever_goes_over_to_a_socket_is_given_what_waited_for_polls_in_order() {
     let limits = roomy();
-    let mailbox = Arc::new(Mailbox::default());
+    let mailbox = Arc::new(Mailbox::new(&limits));
     let connection = Connection::new(mailbox, WireFormat::JSON, Arc::clone(&limits));
     let last = stuff(&connection, 1);
     send(&connection, last + 1..=last + 20);

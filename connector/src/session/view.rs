@@ -28,8 +28,8 @@ impl Client {
             page_size: asked.page_size,
             page_token: asked.page_token,
         };
-        let page = self.services.chat.members(request, deadline).await;
-        let page = self.seen(page).await?;
+        let deadline = self.readable(deadline).await;
+        let page = seen(self.services.chat.members(request, deadline).await)?;
         Ok(members(&page).into())
     }
 
@@ -49,8 +49,8 @@ impl Client {
             },
             ..HistoryRequest::default()
         };
-        let page = self.services.chat.history(request, deadline).await;
-        let page = self.seen(page).await?;
+        let deadline = self.readable(deadline).await;
+        let page = seen(self.services.chat.history(request, deadline).await)?;
         Ok(history(&page, self.connection.share()).into())
     }
 
@@ -61,19 +61,26 @@ impl Client {
         Ok(place.membership.channel())
     }
 
-    /// A page is long: it waits until what was sent before is read.
-    async fn seen<T>(&self, page: Result<T, CallError>) -> Result<T, Refusal> {
-        let page = page.map_err(|error| {
-            tracing::debug!(%error, "can't look");
-            match error {
-                CallError::Refused { reason } => Reason::of_chat(&reason),
-                // Nothing is done by looking.
-                CallError::Unreachable | CallError::Unknown => Reason::Unavailable,
-            }
-        })?;
+    /// A page is long, so nobody asks for one before the client has read most of what was sent to it: then no page has to
+    /// be kept while the client does not read. Until when chat is to answer: what the client took for itself does not
+    /// count.
+    async fn readable(&self, deadline: Instant) -> Instant {
+        let asked = Instant::now();
         self.connection.room().await;
-        Ok(page)
+        deadline + asked.elapsed()
     }
+}
+
+fn seen<T>(page: Result<T, CallError>) -> Result<T, Refusal> {
+    page.map_err(|error| {
+        tracing::debug!(%error, "can't look");
+        let reason = match error {
+            CallError::Refused { reason } => Reason::of_chat(&reason),
+            // Nothing is done by looking.
+            CallError::Unreachable | CallError::Unknown => Reason::Unavailable,
+        };
+        reason.into()
+    })
 }
 
 fn members(page: &MembersResponse) -> String {

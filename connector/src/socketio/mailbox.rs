@@ -3,18 +3,22 @@
 //! It takes whole frames, as a socket does, and gives packets: so everything before it is the same for clients that poll and
 //! for those that don't, and the connection's own queue bounds what a client costs that does not come.
 
+use crate::limits::QueueLimits;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::io::{self, ErrorKind};
+use std::sync::Arc;
 use tokio::sync::Notify;
 
 /// Bytes from which on nothing more is taken.
 const FULL: usize = 64 << 10;
 
 /// Packets for one client that polls.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Mailbox {
     state: Mutex<State>,
+    /// What is in it counts there.
+    limits: Arc<QueueLimits>,
     /// Told when there is something to fetch.
     filled: Notify,
     /// Told when there is room, or no need of any.
@@ -42,6 +46,21 @@ pub(crate) enum Fetched {
 }
 
 impl Mailbox {
+    /// Nothing in it yet; what will be counts for the whole process.
+    pub(crate) fn new(limits: &Arc<QueueLimits>) -> Self {
+        Self {
+            state: Mutex::default(),
+            limits: Arc::clone(limits),
+            filled: Notify::new(),
+            emptied: Notify::new(),
+        }
+    }
+
+    /// True if something waits to be fetched.
+    pub(crate) fn holds(&self) -> bool {
+        !self.state.lock().frames.is_empty()
+    }
+
     /// Takes frames, all or none.
     pub(crate) fn try_write(&self, frames: &[u8]) -> io::Result<usize> {
         let mut state = self.state.lock();
@@ -49,6 +68,7 @@ impl Mailbox {
             return Err(ErrorKind::WouldBlock.into());
         }
         state.frames.extend_from_slice(frames);
+        self.limits.add(frames.len());
         self.filled.notify_one();
         Ok(frames.len())
     }
@@ -93,7 +113,9 @@ impl Mailbox {
                 let mut state = self.state.lock();
                 if !state.frames.is_empty() || state.hurried || state.over {
                     let (packets, rest) = packets(&state.frames);
-                    state.frames = rest.to_vec();
+                    let rest = rest.to_vec();
+                    self.limits.remove(state.frames.len() - rest.len());
+                    state.frames = rest;
                     self.emptied.notify_waiters();
                     return Fetched::Packets(packets);
                 }
@@ -113,9 +135,16 @@ impl Mailbox {
         let mut state = self.state.lock();
         state.over = true;
         let frames = std::mem::take(&mut state.frames);
+        self.limits.remove(frames.len());
         self.filled.notify_one();
         self.emptied.notify_waiters();
         frames.into()
+    }
+}
+
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        self.limits.remove(self.state.get_mut().frames.len());
     }
 }
 
@@ -168,7 +197,10 @@ mod tests {
     use super::*;
     use crate::testing::let_run;
     use crate::websocket::{self, Opcode};
-    use std::sync::Arc;
+
+    fn mailbox() -> Mailbox {
+        Mailbox::new(&QueueLimits::new(1 << 20, 1 << 20))
+    }
 
     fn frames(packets: &[&str]) -> Vec<u8> {
         let mut frames = Vec::new();
@@ -180,7 +212,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_poll_waits_and_brings_everything() {
-        let mailbox = Arc::new(Mailbox::default());
+        let mailbox = Arc::new(mailbox());
         let poll = tokio::spawn({
             let mailbox = Arc::clone(&mailbox);
             async move { mailbox.fetch().await }
@@ -201,7 +233,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_does_not_poll_is_given_no_more_than_fits() {
-        let mailbox = Mailbox::default();
+        let mailbox = mailbox();
         let frame = frames(&[&"x".repeat(40_000)]);
         assert_eq!(mailbox.try_write(&frame).unwrap(), frame.len());
         assert_eq!(mailbox.try_write(&frame).unwrap(), frame.len());
@@ -214,7 +246,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_poll_that_is_given_up_leaves_what_comes_for_the_next() {
-        let mailbox = Arc::new(Mailbox::default());
+        let mailbox = Arc::new(mailbox());
         let poll = tokio::spawn({
             let mailbox = Arc::clone(&mailbox);
             async move { mailbox.fetch().await }
@@ -229,7 +261,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_goes_over_to_a_socket_takes_along_what_was_not_fetched() {
-        let mailbox = Mailbox::default();
+        let mailbox = mailbox();
         mailbox.hurry(true);
         assert_eq!(mailbox.fetch().await, Fetched::Packets(vec![]));
         mailbox.try_write(&frames(&["40"])).unwrap();

@@ -68,6 +68,18 @@ impl Reader {
         }
     }
 
+    /// Bytes that are kept of a message that is not complete.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        let partial = self.partial.as_ref();
+        partial.map_or(0, |partial| {
+            let message = partial.message.as_ref();
+            size_of::<Partial>()
+                + partial.control.capacity()
+                + message.map_or(0, |message| message.bytes.capacity())
+        })
+    }
+
     /// Takes the next bytes of the connection, which it unmasks in place, and calls `on` with what is complete.
     /// Everything behind a close frame or an error is ignored.
     ///

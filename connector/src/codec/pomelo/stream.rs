@@ -23,6 +23,12 @@ impl Packages {
         }
     }
 
+    /// Bytes that are kept of a package that is not complete.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.partial.capacity()
+    }
+
     /// Takes the next bytes of the connection, and calls `on` with each package that is complete.
     ///
     /// # Errors
