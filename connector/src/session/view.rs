@@ -71,15 +71,14 @@ impl Client {
     }
 }
 
+/// The page, or why there is none. Nothing is done by looking, so an unknown outcome is none.
 fn seen<T>(page: Result<T, CallError>) -> Result<T, Refusal> {
     page.map_err(|error| {
         tracing::debug!(%error, "can't look");
-        let reason = match error {
-            CallError::Refused { reason } => Reason::of_chat(&reason),
-            // Nothing is done by looking.
-            CallError::Unreachable | CallError::Unknown => Reason::Unavailable,
-        };
-        reason.into()
+        match error {
+            CallError::Refused { reason } => Reason::of_chat(&reason).into(),
+            CallError::Unreachable | CallError::Unknown => Reason::Unavailable.into(),
+        }
     })
 }
 
