@@ -4,7 +4,7 @@ use super::{guest, guest_at, room};
 use crate::codec::WireFormat;
 use crate::disconnect::Disconnect;
 use crate::testing::feed::{Script, connection, head, page};
-use crate::testing::{at, channel, client, publication};
+use crate::testing::{at, channel, client, publication, soon};
 use channel_store::{LogPage, Standing};
 
 #[tokio::test(start_paused = true)]
