@@ -8,6 +8,7 @@ use channel_store::{Incarnation, LoginPolicy, StoreOptions};
 use clap::Parser;
 use runtime::LogFormat;
 use runtime::cli::duration;
+use runtime::listen::address;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,12 +23,13 @@ pub struct Config {
         long,
         env = "CONNECTOR_LISTEN",
         default_value = "127.0.0.1:3010",
+        value_parser = address,
         value_name = "ADDRESS"
     )]
     pub listen: SocketAddr,
 
     /// A port of its own for Pomelo's packages without WebSocket, which --listen takes, too
-    #[arg(long, env = "CONNECTOR_LISTEN_TCP", value_name = "ADDRESS")]
+    #[arg(long, env = "CONNECTOR_LISTEN_TCP", value_parser = address, value_name = "ADDRESS")]
     pub listen_tcp: Option<SocketAddr>,
 
     /// This connector's name, different from every other's
@@ -68,6 +70,7 @@ pub struct Config {
         long,
         env = "CONNECTOR_ADMIN",
         default_value = "127.0.0.1:9101",
+        value_parser = address,
         value_name = "ADDRESS"
     )]
     pub admin: SocketAddr,

@@ -2,7 +2,7 @@
 //!
 //! Bytes are read into a buffer that all connections of a thread share, so an idle connection holds none.
 
-use crate::codec::{Carrier, Packages, WireFormat};
+use crate::codec::{Carrier, Packages, Protocol, WireFormat};
 use crate::disconnect::Disconnect;
 use crate::websocket::{Event, Reader};
 use std::cell::RefCell;
@@ -81,11 +81,16 @@ pub(crate) enum Read {
 impl Inlet {
     /// Of a socket that carries messages of this form, of at most `limit` bytes each.
     pub(crate) fn of_socket(socket: OwnedReadHalf, format: WireFormat, limit: usize) -> Self {
+        // Pomelo's packages are bytes, but some clients send them in text frames, as the original allowed.
+        let frames = |reader: Reader| match format.protocol() {
+            Protocol::Pomelo => Messages::Frames(reader.taking_any_text()),
+            Protocol::SocketIo(_) | Protocol::Json => Messages::Frames(reader),
+        };
         Self {
             source: Source::Socket(socket),
             messages: match format.carrier() {
-                Carrier::WebSocket => Messages::Frames(Reader::new(limit)),
-                Carrier::Deflate => Messages::Frames(Reader::inflating(limit)),
+                Carrier::WebSocket => frames(Reader::new(limit)),
+                Carrier::Deflate => frames(Reader::inflating(limit)),
                 Carrier::Stream => Messages::Packages(Packages::new(limit)),
             },
             limit,
@@ -140,7 +145,7 @@ impl Inlet {
                     let fitting = packets.iter().take_while(|packet| !is_too_big(packet));
                     fitting.for_each(|packet| on(Event::Message(packet.as_bytes())));
                     let fed = match packets.iter().any(is_too_big) {
-                        true => Err(Disconnect::TooBig),
+                        true => Err(Disconnect::too_big(self.limit)),
                         false => Ok(()),
                     };
                     Read::Some { taken: 1, fed }

@@ -14,7 +14,9 @@ pub mod disconnect;
 pub mod hub;
 mod inlet;
 pub mod lease;
+mod life;
 pub mod limits;
+mod lines;
 pub mod outlet;
 mod page;
 mod parameters;
@@ -41,7 +43,7 @@ use departures::Departures;
 use hub::Hub;
 use lease::Lease;
 use registry::Registry;
-use runtime::Shutdown;
+use runtime::{Readiness, Shutdown};
 use server::Server;
 use session::Services;
 use std::sync::Arc;
@@ -59,6 +61,8 @@ pub struct Surroundings {
     pub lease: Arc<Lease>,
     /// Who is logged in.
     pub registry: Arc<Registry>,
+    /// What `/healthz` on the clients' port tells.
+    pub readiness: Readiness,
 }
 
 /// Where clients come in.
@@ -90,6 +94,7 @@ pub async fn serve(
         chat,
         lease,
         registry,
+        readiness,
     } = surroundings;
     hub.follow(feed);
     let services = Services {
@@ -109,6 +114,9 @@ pub async fn serve(
         connections: parking_lot::Mutex::default(),
         sockets: tokio_util::task::TaskTracker::new(),
         polling: socketio::Polling::default(),
+        readiness,
+        old_upgrades: server::old_upgrades(),
+        obituaries: life::Obituaries::new(),
     };
     Arc::new(server).run(listeners, shutdown).await;
 }

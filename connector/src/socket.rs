@@ -30,6 +30,8 @@ const BACKLOG: usize = 64 << 10;
 const LOGIN_UNDER_WAY: Duration = Duration::from_secs(2);
 /// Between two looks whether everything was read that had arrived when a client's time was over.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How long a farewell waits for the answers to what was carried out: a request is answered within two seconds.
+const ANSWERS: Duration = Duration::from_millis(2_500);
 
 /// The times and sizes that bound a client.
 #[derive(Debug, Clone)]
@@ -132,7 +134,8 @@ impl Socket {
         Box::new(Self {
             client: Client::new(services, Arc::clone(&connection)),
             wire: Wire {
-                codec: Codec::new(connection.format(), limits.heartbeat),
+                codec: Codec::new(connection.format(), limits.heartbeat)
+                    .with_limit(limits.message),
                 clock: Clock::start(connection.format(), limits),
                 connection,
                 inlet,
@@ -162,11 +165,14 @@ impl Socket {
 
     async fn end(self: Box<Self>) {
         let Self { client, mut wire } = *self;
-        client.close().await;
         let connection = Arc::clone(&wire.connection);
+        let _ = timeout(ANSWERS, client.answered()).await;
+        connection.conclude();
+        client.close().await;
         // Nobody waits for a peer that doesn't answer the close.
         let answered = async {
             wire.inlet.drain().await;
+            connection.flushed().await;
             connection.fetched().await;
         };
         let _ = timeout(LINGER, answered).await;
@@ -231,7 +237,7 @@ impl Socket {
             backlog.bytes -= batch.bytes;
             match batch.end {
                 Some(End::Because(reason)) => wire.connection.close(reason),
-                Some(End::Gone) => wire.connection.abort(),
+                Some(End::Gone) => wire.connection.close_plainly(),
                 None => {}
             }
             next = backlog.batches.pop_front();

@@ -14,21 +14,22 @@ use crate::connection::Connection;
 use crate::disconnect::Disconnect;
 use crate::inlet::{Inlet, Posted};
 use crate::random::unguessable;
-use crate::server::{Server, plain, stream_of};
-use crate::socket::Heartbeats;
+use crate::server::{Gone, Server, peer, plain, stream_of};
+use crate::socket::{ClientLimits, Heartbeats};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use mailbox::Fetched;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-/// Bytes that a client may post at once. Messages in it are bound each by the message limit.
+/// Bytes that a client may post at once, if two messages of the limit are not more: characters may come written twice.
+/// Messages in it are bound each by the message limit.
 const POST: usize = 512 << 10;
 
 /// Clients that poll, by the ids that they were given.
@@ -57,16 +58,26 @@ struct Asked<'a> {
 /// Why a request is not served: Engine.IO's codes and texts.
 #[derive(Debug, Clone, Copy)]
 enum Refusal {
+    /// Not answered at all.
+    Gone,
     Transport,
     UnknownId,
     Method,
     BadRequest,
+    TooBig,
     Version,
 }
 
 impl Refusal {
-    fn response(self) -> Response<Full<Bytes>> {
+    fn response(self) -> Result<Response<Full<Bytes>>, Gone> {
         let (code, message) = match self {
+            Self::Gone => return Err(Gone),
+            Self::TooBig => {
+                return Ok(plain(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "more than the message limit\n",
+                ));
+            }
             Self::Transport => (0, "Transport unknown"),
             Self::UnknownId => (1, "Session ID unknown"),
             Self::Method => (2, "Bad handshake method"),
@@ -76,7 +87,7 @@ impl Refusal {
         let body = format!(r#"{{"code":{code},"message":"{message}"}}"#);
         let mut response = text(body, "application/json");
         *response.status_mut() = StatusCode::BAD_REQUEST;
-        response
+        Ok(response)
     }
 }
 
@@ -106,14 +117,12 @@ impl<'a> Asked<'a> {
 pub(crate) async fn answer(
     server: Arc<Server>,
     request: Request<Incoming>,
-) -> Response<Full<Bytes>> {
+) -> Result<Response<Full<Bytes>>, Gone> {
     let origin = request.headers().get(header::ORIGIN).cloned();
-    let mut response = match served(server, request).await {
-        Ok(response) => response,
-        Err(refusal) => refusal.response(),
-    };
+    let served = served(server, request).await;
+    let mut response = served.or_else(Refusal::response)?;
     allow(origin, response.headers_mut());
-    response
+    Ok(response)
 }
 
 /// Pages of other origins may talk to us, as they may over WebSocket, which asks nobody.
@@ -156,12 +165,10 @@ async fn served(
                 tasks.spawn(probe::probe(client, upgraded, limits));
             }))
         }
-        (None, false, &Method::GET) => open_polling(&server, asked.version),
+        (None, false, &Method::GET) => open_polling(&server, asked.version, peer(&request)),
         (None, false, _) => Err(Refusal::Method),
         (Some(client), false, &Method::GET) => client.poll().await,
-        (Some(client), false, &Method::POST) => {
-            client.post(request, server.clients.handshake).await
-        }
+        (Some(client), false, &Method::POST) => client.post(request, &server.clients).await,
         (Some(_), false, _) => Err(Refusal::BadRequest),
     }
 }
@@ -190,16 +197,21 @@ fn open_websocket(
     let (agreed, format) = server.agree(request.headers(), WireFormat::socket_io(version));
     server.upgrade(request, agreed, move |server, upgraded| {
         if let Some((stream, first)) = stream_of(upgraded) {
+            let peer = stream.peer_addr().ok();
             let (reader, writer) = stream.into_split();
             let connection = Connection::new(writer, format, Arc::clone(&server.queues));
             greet(&connection, &greeting);
             let inlet = Inlet::of_socket(reader, format, server.clients.message);
-            server.connected(connection, inlet, first, || {});
+            server.connected(connection, peer, inlet, first, || {});
         }
     })
 }
 
-fn open_polling(server: &Arc<Server>, version: EngineIo) -> Result<Response<Full<Bytes>>, Refusal> {
+fn open_polling(
+    server: &Arc<Server>,
+    version: EngineIo,
+    peer: Option<SocketAddr>,
+) -> Result<Response<Full<Bytes>>, Refusal> {
     if server.sockets.is_closed() {
         return Err(Refusal::BadRequest);
     }
@@ -227,7 +239,7 @@ fn open_polling(server: &Arc<Server>, version: EngineIo) -> Result<Response<Full
         .insert(id.clone(), Arc::new(client));
     let cookie = HeaderValue::from_str(&format!("io={id}; Path=/; HttpOnly"));
     let inlet = Inlet::of_posts(inlet, server.clients.message);
-    Arc::clone(server).connected(connection, inlet, Vec::new(), move || {
+    Arc::clone(server).connected(connection, peer, inlet, Vec::new(), move || {
         clients.polling.clients.lock().remove(&id);
     });
     let mut response = packets(version, open.as_deref());
@@ -277,6 +289,7 @@ impl Polled {
                 self.connection.close(Disconnect::Malformed);
                 Err(Refusal::BadRequest)
             }
+            Fetched::End => Err(Refusal::Gone),
             Fetched::Packets(fetched) if fetched.is_empty() => Ok(packets(self.version, Some("6"))),
             Fetched::Packets(fetched) => {
                 Ok(packets(self.version, fetched.iter().map(String::as_str)))
@@ -288,7 +301,7 @@ impl Polled {
     async fn post(
         &self,
         request: Request<Incoming>,
-        patience: Duration,
+        limits: &ClientLimits,
     ) -> Result<Response<Full<Bytes>>, Refusal> {
         let Ok(_posting) = self.posting.try_lock() else {
             self.connection.close(Disconnect::Malformed);
@@ -296,17 +309,30 @@ impl Polled {
         };
         let kind = request.headers().get(header::CONTENT_TYPE);
         let is_binary = kind.is_some_and(|kind| kind == "application/octet-stream");
-        let body = Limited::new(request.into_body(), POST).collect();
-        let body = timeout(patience, body).await;
-        let body = body.ok().and_then(Result::ok).ok_or(Refusal::BadRequest)?;
-        let packets = payload::decode(self.version, &body.to_bytes(), is_binary);
+        let body = Limited::new(request.into_body(), (2 * limits.message).max(POST)).collect();
+        let body = timeout(limits.handshake, body).await;
+        let body = match body.map_err(|_| Refusal::BadRequest)? {
+            Ok(body) => body.to_bytes(),
+            Err(error) if error.is::<LengthLimitError>() => return Err(self.too_big(limits)),
+            Err(_) => return Err(Refusal::BadRequest),
+        };
+        let packets = payload::decode(self.version, &body, is_binary);
         let Some(packets) = packets else {
             self.connection.close(Disconnect::Malformed);
             return Err(Refusal::BadRequest);
         };
+        if packets.iter().any(|packet| packet.len() > limits.message) {
+            return Err(self.too_big(limits));
+        }
         let posted = self.posted.send(Posted::Packets(packets)).await;
         posted.map_err(|_| Refusal::UnknownId)?;
         Ok(text("ok", "text/html"))
+    }
+
+    /// Closes as a socket is closed that brings too much. Of what was posted nothing is taken.
+    fn too_big(&self, limits: &ClientLimits) -> Refusal {
+        self.connection.close(Disconnect::too_big(limits.message));
+        Refusal::TooBig
     }
 }
 

@@ -153,6 +153,7 @@ async fn beyond_the_processs_bound_who_lags_is_cut_off_and_nobody_else() {
     assert_eq!(idle_client.position().await.1, 1);
     assert_eq!((first.closing(), idle.closing()), (None, None));
     first.close(Disconnect::Shutdown);
+    first.conclude();
     let expected = (positions(first_last + 30), Some(4000));
     assert_eq!(first_client.rest().await, expected);
 }
@@ -184,6 +185,7 @@ async fn a_close_comes_after_everything_that_was_sent_before_it_and_nothing_afte
     send(&connection, last + 1..=last + 50);
     connection.close(Disconnect::Shutdown);
     connection.close(Disconnect::Slow);
+    connection.conclude();
     send(&connection, [1]);
     assert_eq!(connection.closing(), Some(Disconnect::Shutdown));
     let expected = (positions(last + 50), Some(4000));
@@ -197,6 +199,7 @@ async fn a_close_with_nothing_queued_is_told_at_once() {
     connection.reply(7, br#"{"code":0}"#);
     let (reason, ()) = tokio::join!(soon(connection.closed()), async {
         connection.close(Disconnect::Idle);
+        connection.conclude();
     });
     assert_eq!(reason, Disconnect::Idle);
     let code = |text: &str| serde_json::from_str(text).unwrap();
@@ -224,4 +227,56 @@ async fn a_client_that_went_away_is_noticed_by_whoever_writes_and_costs_nothing_
     assert_eq!(soon(connection.closed()).await, Disconnect::Client);
     until(|| Arc::strong_count(&connection) == 1).await;
     assert_eq!(limits.queued(), 0);
+}
+
+/// What was carried out is answered, whatever closes the connection meanwhile; nothing is pushed any more.
+#[tokio::test]
+async fn answers_come_before_the_farewell_and_pushes_do_not() {
+    let (connection, mut client) = connect(WireFormat::JSON, &roomy()).await;
+    connection.close(Disconnect::Shutdown);
+    send(&connection, [1]);
+    connection.reply(7, br#"{"code":0}"#);
+    connection.conclude();
+    connection.reply(8, br#"{"code":0}"#);
+    let json = |text: &str| serde_json::from_str(text).unwrap();
+    let body = json(r#"{"code":0}"#);
+    assert_eq!(client.next().await, Told::Reply { id: 7, body });
+    let kick = json(r#"{"reason":"shutdown","reconnect":true}"#);
+    assert_eq!(client.next().await, Told::Kick(kick));
+    let (code, reason) = (4000, "shutdown".to_owned());
+    assert_eq!(client.next().await, Told::Close { code, reason });
+    assert_eq!(client.next().await, Told::End);
+}
+
+#[tokio::test]
+async fn who_ended_its_side_is_given_its_answers_and_no_farewell() {
+    let (connection, mut client) = connect(WireFormat::JSON, &roomy()).await;
+    connection.close_plainly();
+    connection.reply(7, br#"{"code":0}"#);
+    connection.conclude();
+    let body = serde_json::from_str(r#"{"code":0}"#).unwrap();
+    assert_eq!(client.next().await, Told::Reply { id: 7, body });
+    assert_eq!(client.next().await, Told::End);
+}
+
+/// Answers are bounded like everything else.
+#[tokio::test]
+async fn who_does_not_read_its_answers_is_cut_off_while_it_is_closing() {
+    let limits = QueueLimits::new(256 << 10, 512 << 20);
+    let (connection, _client, _) = stuck(&limits).await;
+    connection.close(Disconnect::Shutdown);
+    let body = [b"\"", &[b'x'; 40_000][..], b"\""].concat();
+    for id in 0..20 {
+        connection.reply(id, &body);
+    }
+    assert!(limits.queued() < 16 << 10, "the rest is gone at once");
+    assert_eq!(connection.closing(), Some(Disconnect::Shutdown));
+}
+
+#[tokio::test]
+async fn what_is_queued_can_be_waited_for() {
+    let (connection, mut client, last) = stuck(&roomy()).await;
+    connection.conclude();
+    let (_, rest) = tokio::join!(soon(connection.flushed()), client.rest());
+    assert_eq!(rest, (positions(last), Some(1000)));
 }

@@ -32,15 +32,19 @@ struct State {
     polled: bool,
     /// A poll that finds nothing is to end: the client waits for that before it goes over to a socket.
     hurried: bool,
-    /// Nothing more will come.
-    over: bool,
+    /// Nothing more will come here: the client has a socket.
+    switched: bool,
+    /// Nothing more will come: who has fetched everything finds the end.
+    finished: bool,
 }
 
 /// What a poll brings.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Fetched {
-    /// Packets; none if the poll was ended for another reason.
+    /// Packets; none if the poll is to end without any.
     Packets(Vec<String>),
+    /// The connection is over: the poll ends without an answer, as one does whose server is gone.
+    End,
     /// Another poll is waiting already.
     Twice,
 }
@@ -81,7 +85,7 @@ impl Mailbox {
             emptied.as_mut().enable();
             {
                 let state = self.state.lock();
-                if state.frames.len() < FULL || state.over {
+                if state.frames.len() < FULL || state.switched || state.finished {
                     return;
                 }
             }
@@ -111,7 +115,10 @@ impl Mailbox {
         loop {
             {
                 let mut state = self.state.lock();
-                if !state.frames.is_empty() || state.hurried || state.over {
+                if state.frames.is_empty() && state.finished {
+                    return Fetched::End;
+                }
+                if !state.frames.is_empty() || state.hurried || state.switched {
                     let (packets, rest) = packets(&state.frames);
                     let rest = rest.to_vec();
                     self.limits.remove(state.frames.len() - rest.len());
@@ -130,15 +137,28 @@ impl Mailbox {
         self.filled.notify_one();
     }
 
-    /// Nothing more will be fetched from it: what is in there, which goes another way.
-    pub(crate) fn close(&self) -> Bytes {
+    /// The client goes on with a socket: what is in here goes there, and polls end without anything.
+    pub(crate) fn switch(&self) -> Bytes {
         let mut state = self.state.lock();
-        state.over = true;
+        state.switched = true;
         let frames = std::mem::take(&mut state.frames);
         self.limits.remove(frames.len());
         self.filled.notify_one();
         self.emptied.notify_waiters();
         frames.into()
+    }
+
+    /// Nothing more will come: polls bring what is in here, and then find the end.
+    pub(crate) fn finish(&self) {
+        self.state.lock().finished = true;
+        self.filled.notify_one();
+        self.emptied.notify_waiters();
+    }
+
+    /// As [`finish`](Self::finish), and what is in here is dropped.
+    pub(crate) fn abort(&self) {
+        self.state.lock().frames = Vec::new();
+        self.finish();
     }
 }
 
@@ -229,6 +249,27 @@ mod tests {
         assert_eq!(packets, ["40", &"y".repeat(200), &long]);
         let end = Fetched::Packets(vec!["1".to_owned()]);
         assert_eq!(mailbox.fetch().await, end);
+        mailbox.finish();
+        assert_eq!(mailbox.fetch().await, Fetched::End);
+    }
+
+    #[tokio::test]
+    async fn a_poll_that_waits_ends_with_the_connection_and_what_was_said_comes_first() {
+        let mailbox = Arc::new(Mailbox::default());
+        let poll = tokio::spawn({
+            let mailbox = Arc::clone(&mailbox);
+            async move { mailbox.fetch().await }
+        });
+        let_run().await;
+        mailbox.finish();
+        assert_eq!(poll.await.unwrap(), Fetched::End);
+
+        let mailbox = Mailbox::default();
+        mailbox.try_write(&frames(&["40"])).unwrap();
+        mailbox.finish();
+        let fetched = Fetched::Packets(vec!["40".to_owned()]);
+        assert_eq!(mailbox.fetch().await, fetched);
+        assert_eq!(mailbox.fetch().await, Fetched::End);
     }
 
     #[tokio::test]
@@ -265,7 +306,7 @@ mod tests {
         mailbox.hurry(true);
         assert_eq!(mailbox.fetch().await, Fetched::Packets(vec![]));
         mailbox.try_write(&frames(&["40"])).unwrap();
-        assert_eq!(mailbox.close(), frames(&["40"]));
+        assert_eq!(mailbox.switch(), frames(&["40"]));
         assert_eq!(mailbox.fetch().await, Fetched::Packets(vec![]));
     }
 }

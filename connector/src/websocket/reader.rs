@@ -13,7 +13,7 @@ const HEADER_LIMIT: usize = 14;
 /// What a client has sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// A whole message. Text is UTF-8.
+    /// A whole message. Text is UTF-8, unless the reader takes any bytes for text.
     Message(&'a [u8]),
     /// To be answered with the same payload.
     Ping(&'a [u8]),
@@ -29,6 +29,8 @@ pub struct Reader {
     limit: usize,
     /// Messages may come compressed.
     inflates: bool,
+    /// Text need not be UTF-8.
+    takes_any_text: bool,
     is_closed: bool,
     partial: Option<Box<Partial>>,
 }
@@ -54,6 +56,7 @@ impl Reader {
         Self {
             limit,
             inflates: false,
+            takes_any_text: false,
             is_closed: false,
             partial: None,
         }
@@ -78,6 +81,15 @@ impl Reader {
                 + partial.control.capacity()
                 + message.map_or(0, |message| message.bytes.capacity())
         })
+    }
+
+    /// The same for a protocol of bytes that some clients send in text frames: what such a frame holds need not be UTF-8.
+    #[must_use]
+    pub fn taking_any_text(self) -> Self {
+        Self {
+            takes_any_text: true,
+            ..self
+        }
     }
 
     /// Takes the next bytes of the connection, which it unmasks in place, and calls `on` with what is complete.
@@ -169,7 +181,7 @@ impl Reader {
         }
         let before = message.map_or(0, |it| it.bytes.len());
         if !frame.opcode.is_control() && before.saturating_add(frame.left) > self.limit {
-            return Err(Disconnect::TooBig);
+            return Err(Disconnect::too_big(self.limit));
         }
         Ok(())
     }
@@ -184,7 +196,7 @@ impl Reader {
         let is_last = frame.is_final && frame.left == 0;
         let begun = self.partial.as_mut().and_then(|it| it.message.take());
         if is_last && begun.is_none() {
-            let is_text = frame.opcode == Opcode::Text;
+            let is_text = self.is_text(frame);
             if frame.is_compressed {
                 return self.inflate(piece, is_text, on);
             }
@@ -194,7 +206,11 @@ impl Reader {
             on(Event::Message(piece));
             return Ok(());
         }
-        let mut message = begun.unwrap_or_else(|| Message::new(frame));
+        let mut message = begun.unwrap_or_else(|| Message {
+            is_text: self.is_text(frame),
+            is_compressed: frame.is_compressed,
+            ..Message::default()
+        });
         message.append(piece, frame.left);
         message.check(is_last)?;
         if is_last && message.is_compressed {
@@ -206,6 +222,11 @@ impl Reader {
             self.partial().message = Some(message);
         }
         Ok(())
+    }
+
+    /// It begins a message that has to be UTF-8.
+    fn is_text(&self, frame: &Frame) -> bool {
+        frame.opcode == Opcode::Text && !self.takes_any_text
     }
 
     fn inflate(
@@ -349,9 +370,10 @@ impl Frame {
 }
 
 /// A message that comes in pieces.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Message {
     bytes: Vec<u8>,
+    /// It has to be UTF-8.
     is_text: bool,
     is_compressed: bool,
     /// How much of a text is known to be UTF-8.
@@ -359,15 +381,6 @@ struct Message {
 }
 
 impl Message {
-    fn new(begin: &Frame) -> Self {
-        Self {
-            bytes: Vec::new(),
-            is_text: begin.opcode == Opcode::Text,
-            is_compressed: begin.is_compressed,
-            checked: 0,
-        }
-    }
-
     /// Doubles its space when it must, but never takes more than the `left` bytes of the frame can fill, so a claimed
     /// length costs nothing and the limit holds for the space as well.
     fn append(&mut self, piece: &[u8], left: usize) {
