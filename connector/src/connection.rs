@@ -76,6 +76,7 @@ impl Connection {
     pub(crate) fn belongs_to(&self, user: &UserId, session: &SessionId) {
         // A connection has one user for all its life (F5).
         let _ = self.owner.set((user.clone(), session.clone()));
+        self.outlet.logged_in();
     }
 
     /// Whose it is, from the login on.

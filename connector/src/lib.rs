@@ -30,6 +30,7 @@ mod session;
 mod simulation;
 mod socket;
 pub mod socketio;
+mod stream;
 pub mod suspects;
 #[cfg(test)]
 mod testing;
@@ -111,6 +112,7 @@ pub async fn serve(
         page: !clients.no_page,
         deflate: !clients.no_deflate,
         queues: clients.queues(),
+        limits: limits::Limits::new(clients.bounds()),
         connections: parking_lot::Mutex::default(),
         sockets: tokio_util::task::TaskTracker::new(),
         polling: socketio::Polling::default(),

@@ -9,8 +9,9 @@ const WINDOW: Duration = Duration::from_secs(1);
 /// Bounds the lines of one kind.
 #[derive(Debug)]
 pub(crate) struct Lines {
-    /// In each second.
+    /// In each window.
     limit: u32,
+    window: Duration,
     state: Mutex<State>,
 }
 
@@ -26,15 +27,21 @@ impl Lines {
     pub(crate) fn new(limit: u32) -> Self {
         Self {
             limit,
+            window: WINDOW,
             state: Mutex::default(),
         }
+    }
+
+    /// The same in so much time, not in a second.
+    pub(crate) fn over(self, window: Duration) -> Self {
+        Self { window, ..self }
     }
 
     /// `Some` if a line may be written now: how many were not since the last one.
     pub(crate) fn next(&self) -> Option<u64> {
         let mut state = self.state.lock();
         let now = Instant::now();
-        let is_over = |begun| now.duration_since(begun) >= WINDOW;
+        let is_over = |begun| now.duration_since(begun) >= self.window;
         if state.begun.is_none_or(is_over) {
             state.begun = Some(now);
             state.written = 0;

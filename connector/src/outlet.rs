@@ -102,6 +102,13 @@ impl Outlet {
         }
     }
 
+    /// The client has logged in.
+    pub(crate) fn logged_in(&self) {
+        if let Kind::Mailbox(mailbox, _) = &self.0 {
+            mailbox.logged_in();
+        }
+    }
+
     /// True if something lies in a mailbox, which its client has not fetched.
     pub(crate) fn holds(&self) -> bool {
         match &self.0 {

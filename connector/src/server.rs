@@ -8,11 +8,13 @@ use crate::connection::{Connection, QueueLimits};
 use crate::disconnect::Disconnect;
 use crate::inlet::Inlet;
 use crate::life::{Life, Obituaries};
+use crate::limits::{self, Bound, Limits};
 use crate::lines::Lines;
 use crate::page;
 use crate::session::Services;
 use crate::socket::{ClientLimits, Socket};
 use crate::socketio::{self, Polling};
+use crate::stream::{HttpStream, Pass};
 #[cfg(test)]
 use crate::websocket::Opcode;
 use crate::websocket::{accept_key, deflate};
@@ -28,10 +30,13 @@ use metrics::gauge;
 use parking_lot::Mutex;
 use runtime::{Readiness, Shutdown};
 use slab::Slab;
+use socket2::SockRef;
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -47,6 +52,16 @@ const CLOSE_PAUSE: Duration = Duration::from_millis(50);
 const CLOSE_PAUSES: usize = 40;
 /// After an error of accept, which is mostly a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Between two lines about such errors.
+const ACCEPT_LINES: Duration = Duration::from_secs(5);
+/// How long a client that is refused may take to say what it wants, and to read the answer.
+const REFUSE: Duration = Duration::from_secs(1);
+/// Seconds after which a client that was refused may try again.
+pub(crate) const RETRY_AFTER: u32 = 5;
+/// Bytes of answers that the kernel keeps for a client that does not read them, half of what it takes for that.
+const HTTP_BUFFER: usize = 64 << 10;
+/// The same once the socket is a WebSocket.
+const SOCKET_BUFFER: usize = 1 << 20;
 
 /// What is told to whoever comes without a WebSocket.
 const WHAT_THIS_IS: &str =
@@ -87,6 +102,7 @@ pub(crate) struct Server {
     /// The page is served.
     pub(crate) page: bool,
     pub(crate) queues: Arc<QueueLimits>,
+    pub(crate) limits: Arc<Limits>,
     pub(crate) connections: Mutex<Slab<Arc<Connection>>>,
     pub(crate) sockets: TaskTracker,
     pub(crate) polling: Polling,
@@ -129,21 +145,48 @@ impl Server {
     async fn accept(
         self: Arc<Self>,
         listener: TcpListener,
-        serve: fn(Arc<Self>, TcpStream),
+        serve: fn(Arc<Self>, TcpStream, Arc<Pass>),
     ) -> Infallible {
+        let errors = Lines::new(1).over(ACCEPT_LINES);
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
                     // Answers are written whole: waiting for more would only delay them (F15).
-                    if stream.set_nodelay(true).is_ok() {
-                        serve(Arc::clone(&self), stream);
+                    if stream.set_nodelay(true).is_err() {
+                        continue;
+                    }
+                    match self.limits.enter() {
+                        Some(place) => {
+                            let pass = Pass::new(place, self.limits.open());
+                            serve(Arc::clone(&self), stream, pass);
+                        }
+                        None => self.refuse(stream),
+                    }
+                    let early = self.limits.handshake();
+                    if !early.is_zero() {
+                        Bound::Handshakes.reached();
+                        sleep(early).await;
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "can't accept");
+                    limits::accept_failed();
+                    if let Some(suppressed) = errors.next() {
+                        tracing::warn!(%error, suppressed, "can't accept");
+                    }
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
+        }
+    }
+
+    /// Tells a client that there are too many, if it speaks HTTP; others are closed.
+    fn refuse(&self, stream: TcpStream) {
+        Bound::Connections.reached();
+        if let Some(permit) = self.limits.tell() {
+            tokio::spawn(async move {
+                let _ = timeout(REFUSE, refuse(stream)).await;
+                drop(permit);
+            });
         }
     }
 
@@ -198,31 +241,40 @@ impl Server {
     }
 
     /// A package begins with its type, a request of HTTP with a letter.
-    fn any(self: Arc<Self>, stream: TcpStream) {
-        tokio::spawn(async move {
+    fn any(self: Arc<Self>, stream: TcpStream, pass: Arc<Pass>) {
+        let half_open = Arc::clone(&pass);
+        let task = tokio::spawn(async move {
             let mut first = [0];
             match timeout(self.clients.handshake, stream.peek(&mut first)).await {
-                Ok(Ok(1)) if first[0] < b' ' => self.stream(stream),
-                Ok(Ok(1)) => self.http(stream).await,
+                Ok(Ok(1)) if first[0] < b' ' => self.stream(stream, pass),
+                Ok(Ok(1)) => self.http(stream, pass).await,
                 _ => {}
             }
         });
+        let task = task.abort_handle();
+        half_open.ends_by(move || task.abort());
     }
 
-    fn stream(self: Arc<Self>, stream: TcpStream) {
+    fn stream(self: Arc<Self>, stream: TcpStream, pass: Arc<Pass>) {
         let format = self.pomelo().on_a_stream();
-        self.socket(stream, Vec::new(), format);
+        self.socket(stream, pass, Vec::new(), format);
     }
 
     fn pomelo(&self) -> WireFormat {
         WireFormat::POMELO.with_dictionary(self.dictionary)
     }
 
-    async fn http(self: Arc<Self>, stream: TcpStream) {
+    async fn http(self: Arc<Self>, stream: TcpStream, pass: Arc<Pass>) {
         let handshake = self.clients.handshake;
         let peer = stream.peer_addr().ok().map(Peer);
+        // Answers that nobody reads are kept in user space, where they are bounded.
+        drop(SockRef::from(&stream).set_send_buffer_size(HTTP_BUFFER));
+        let asking = Arc::clone(&pass);
         let service = service_fn(move |mut request: Request<Incoming>| {
             let server = Arc::clone(&self);
+            if !is_upgrade(request.headers()) {
+                asking.opened();
+            }
             request.extensions_mut().insert(peer);
             async move { server.answer(request).await }
         });
@@ -230,7 +282,7 @@ impl Server {
             .timer(TokioTimer::new())
             .header_read_timeout(handshake)
             .max_buf_size(16 << 10)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(TokioIo::new(HttpStream::new(stream, pass)), service)
             .with_upgrades()
             .await;
         if let Err(error) = served {
@@ -262,8 +314,8 @@ impl Server {
         };
         let (agreed, format) = self.agree(request.headers(), format);
         Ok(self.upgrade(request, agreed, move |server, upgraded| {
-            if let Some((stream, first)) = stream_of(upgraded) {
-                server.socket(stream, first, format);
+            if let Some((stream, pass, first)) = stream_of(upgraded) {
+                server.socket(stream, pass, first, format);
             }
         }))
     }
@@ -358,41 +410,118 @@ impl Server {
     }
 
     /// Serves a socket that has sent this already.
-    fn socket(self: Arc<Self>, stream: TcpStream, first: Vec<u8>, format: WireFormat) {
+    fn socket(
+        self: Arc<Self>,
+        stream: TcpStream,
+        pass: Arc<Pass>,
+        first: Vec<u8>,
+        format: WireFormat,
+    ) {
         let peer = stream.peer_addr().ok();
         let (reader, writer) = stream.into_split();
         let connection = Connection::new(writer, format, Arc::clone(&self.queues));
         let inlet = Inlet::of_socket(reader, format, self.clients.message);
-        self.connected(connection, peer, inlet, first, || {});
+        self.connected(connection, peer, inlet, first, Some(pass), || {});
     }
 
-    /// Serves a connection until it is over, and then calls `end`.
+    /// Serves a connection until it is over, and then calls `end`, whatever becomes of the task. What it holds of the
+    /// bounds is given back then; a socket is half open until the protocol's own handshake is over.
     pub(crate) fn connected(
         self: Arc<Self>,
         connection: Arc<Connection>,
         peer: Option<SocketAddr>,
         inlet: Inlet,
         first: Vec<u8>,
+        pass: Option<Arc<Pass>>,
         end: impl FnOnce() + Send + 'static,
     ) {
         let key = self.connections.lock().insert(Arc::clone(&connection));
+        gauge!("connector_connections").increment(1);
         // Registered before the look, so that a shutdown finds it in one of the two ways.
         if self.sockets.is_closed() {
             connection.close(Disconnect::Shutdown);
         }
+        if let Some(pass) = &pass {
+            let connection = Arc::downgrade(&connection);
+            pass.ends_by(move || {
+                if let Some(connection) = connection.upgrade() {
+                    connection.close(Disconnect::HandshakeTimeout);
+                }
+            });
+        }
         let life = Life::begin(Arc::clone(&connection), peer, Arc::clone(&self.obituaries));
         let services = Arc::clone(&self.services);
-        let socket = Socket::new(connection, inlet, &self.clients, services);
+        let socket = Socket::new(
+            Arc::clone(&connection),
+            inlet,
+            &self.clients,
+            services,
+            pass.clone(),
+        );
         let sockets = self.sockets.clone();
+        let served = Served {
+            server: self,
+            key,
+            connection,
+            end: Some(end),
+            _life: life,
+            _pass: pass,
+        };
         sockets.spawn(async move {
-            gauge!("connector_connections").increment(1);
+            let _served = served;
             socket.serve(first).await;
-            drop(life);
-            end();
-            self.connections.lock().remove(key);
-            gauge!("connector_connections").decrement(1);
         });
     }
+}
+
+/// A connection that is served. When this is dropped it is over, in every list and count.
+struct Served<E: FnOnce()> {
+    server: Arc<Server>,
+    key: usize,
+    connection: Arc<Connection>,
+    end: Option<E>,
+    _life: Life,
+    _pass: Option<Arc<Pass>>,
+}
+
+impl<E: FnOnce()> Drop for Served<E> {
+    fn drop(&mut self) {
+        // After a panic nobody has ended the socket yet.
+        self.connection.abort();
+        if let Some(end) = self.end.take() {
+            end();
+        }
+        let removed = self.server.connections.lock().try_remove(self.key);
+        drop(removed);
+        gauge!("connector_connections").decrement(1);
+    }
+}
+
+/// Answers one request with the reason why it is refused. Who does not speak HTTP is told nothing.
+async fn refuse(mut stream: TcpStream) -> io::Result<()> {
+    let mut head = vec![0; 4 << 10];
+    if stream.peek(&mut head[..1]).await? == 0 || head[0] < b' ' {
+        return Ok(());
+    }
+    // What is left unread would reset the connection, and the answer with it.
+    let mut read = 0;
+    while read < head.len() && !head[..read].ends_with(b"\r\n\r\n") {
+        match stream.read(&mut head[read..]).await? {
+            0 => return Ok(()),
+            count => read += count,
+        }
+    }
+    let text =
+        "This connector has as many connections as it may have. Try again in some seconds.\n";
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\nretry-after: {RETRY_AFTER}\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n{text}",
+        text.len()
+    );
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await?;
+    while stream.read(&mut head).await? > 0 {}
+    Ok(())
 }
 
 /// Closes in batches. However many they are, the last one is closed in time.
@@ -406,13 +535,16 @@ async fn close_paced(connections: &[Arc<Connection>], reason: Disconnect) {
     }
 }
 
-/// The socket below, and what was read of it already.
-pub(crate) fn stream_of(upgraded: Upgraded) -> Option<(TcpStream, Vec<u8>)> {
-    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
-        tracing::error!("the upgraded connection is no TCP stream");
+/// The socket below, what it holds of the bounds, and what was read of it already.
+pub(crate) fn stream_of(upgraded: Upgraded) -> Option<(TcpStream, Arc<Pass>, Vec<u8>)> {
+    let Ok(parts) = upgraded.downcast::<TokioIo<HttpStream>>() else {
+        tracing::error!("the upgraded connection is none of ours");
         return None;
     };
-    Some((parts.io.into_inner(), parts.read_buf.to_vec()))
+    let (stream, pass) = parts.io.into_inner().into_parts();
+    // As much as the system allows: from here on the connection's own queue bounds what waits.
+    drop(SockRef::from(&stream).set_send_buffer_size(SOCKET_BUFFER));
+    Some((stream, pass, parts.read_buf.to_vec()))
 }
 
 /// Checks the opening handshake (RFC 6455, section 4.2.1).

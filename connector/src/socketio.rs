@@ -13,8 +13,9 @@ use crate::codec::{self, EngineIo, WireFormat};
 use crate::connection::Connection;
 use crate::disconnect::Disconnect;
 use crate::inlet::{Inlet, Posted};
+use crate::limits::{Bound, Counted, QueueLimits};
 use crate::random::unguessable;
-use crate::server::{Gone, Server, peer, plain, stream_of};
+use crate::server::{Gone, RETRY_AFTER, Server, peer, plain, stream_of};
 use crate::socket::{ClientLimits, Heartbeats};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -25,12 +26,17 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 /// Bytes that a client may post at once, if two messages of the limit are not more: characters may come written twice.
 /// Messages in it are bound each by the message limit.
 const POST: usize = 512 << 10;
+/// Of a post that is too long, so many times the limit is read before its connection ends.
+const READ_ON: usize = 4;
+/// For clients that are refused because there are too many. Engine.IO's own codes end with 5.
+const BUSY: u32 = 6;
 
 /// Clients that poll, by the ids that they were given.
 #[derive(Default)]
@@ -46,6 +52,9 @@ struct Polled {
     posted: mpsc::Sender<Posted>,
     /// Held while a post is taken: there is one at a time.
     posting: tokio::sync::Mutex<()>,
+    /// It has polled.
+    is_here: AtomicBool,
+    queues: Arc<QueueLimits>,
 }
 
 /// What a request asks for.
@@ -66,12 +75,15 @@ enum Refusal {
     BadRequest,
     TooBig,
     Version,
+    /// This bound was reached.
+    Busy(Bound),
 }
 
 impl Refusal {
     fn response(self) -> Result<Response<Full<Bytes>>, Gone> {
         let (code, message) = match self {
             Self::Gone => return Err(Gone),
+            Self::Busy(bound) => return Ok(busy(bound)),
             Self::TooBig => {
                 return Ok(plain(
                     StatusCode::PAYLOAD_TOO_LARGE,
@@ -89,6 +101,34 @@ impl Refusal {
         *response.status_mut() = StatusCode::BAD_REQUEST;
         Ok(response)
     }
+}
+
+/// A client is refused because a bound was reached. Its connection ends, so that asking again costs a new one.
+fn busy(bound: Bound) -> Response<Full<Bytes>> {
+    bound.reached();
+    let (status, message) = match bound {
+        Bound::Handshakes => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "Too many handshakes a second",
+        ),
+        Bound::Memory => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "This connector holds as much for its clients as it may",
+        ),
+        _ => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "Too many clients poll here and have not logged in",
+        ),
+    };
+    let mut response = text(
+        format!(r#"{{"code":{BUSY},"message":"{message}"}}"#),
+        "application/json",
+    );
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::RETRY_AFTER, RETRY_AFTER.into());
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 impl<'a> Asked<'a> {
@@ -196,13 +236,13 @@ fn open_websocket(
     let greeting = greeting(&server, version, &id, "[]");
     let (agreed, format) = server.agree(request.headers(), WireFormat::socket_io(version));
     server.upgrade(request, agreed, move |server, upgraded| {
-        if let Some((stream, first)) = stream_of(upgraded) {
+        if let Some((stream, pass, first)) = stream_of(upgraded) {
             let peer = stream.peer_addr().ok();
             let (reader, writer) = stream.into_split();
             let connection = Connection::new(writer, format, Arc::clone(&server.queues));
             greet(&connection, &greeting);
             let inlet = Inlet::of_socket(reader, format, server.clients.message);
-            server.connected(connection, peer, inlet, first, || {});
+            server.connected(connection, peer, inlet, first, Some(pass), || {});
         }
     })
 }
@@ -215,8 +255,15 @@ fn open_polling(
     if server.sockets.is_closed() {
         return Err(Refusal::BadRequest);
     }
+    if !server.limits.try_handshake() {
+        return Err(Refusal::Busy(Bound::Handshakes));
+    }
+    let (Some(waiting), Some(place)) = (server.limits.enter_polling(), server.limits.enter())
+    else {
+        return Err(Refusal::Busy(Bound::Polling));
+    };
     let id = new_id().ok_or(Refusal::BadRequest)?;
-    let mailbox = Arc::new(Mailbox::new(&server.queues));
+    let mailbox = Arc::new(Mailbox::new(&server.queues, Some(waiting)));
     let format = WireFormat::socket_io(version);
     let connection = Connection::new(Arc::clone(&mailbox), format, Arc::clone(&server.queues));
     let (posted, inlet) = mpsc::channel(1);
@@ -230,6 +277,8 @@ fn open_polling(
         mailbox,
         posted,
         posting: tokio::sync::Mutex::default(),
+        is_here: AtomicBool::new(false),
+        queues: Arc::clone(&server.queues),
     };
     let clients = Arc::clone(server);
     clients
@@ -239,7 +288,8 @@ fn open_polling(
         .insert(id.clone(), Arc::new(client));
     let cookie = HeaderValue::from_str(&format!("io={id}; Path=/; HttpOnly"));
     let inlet = Inlet::of_posts(inlet, server.clients.message);
-    Arc::clone(server).connected(connection, peer, inlet, Vec::new(), move || {
+    Arc::clone(server).connected(connection, peer, inlet, Vec::new(), None, move || {
+        drop(place);
         clients.polling.clients.lock().remove(&id);
     });
     let mut response = packets(version, open.as_deref());
@@ -284,6 +334,10 @@ fn new_id() -> Option<String> {
 
 impl Polled {
     async fn poll(&self) -> Result<Response<Full<Bytes>>, Refusal> {
+        if !self.is_here.swap(true, Ordering::Relaxed) {
+            // If there is no room, something was posted, which says the same.
+            let _ = self.posted.try_send(Posted::Here);
+        }
         match self.mailbox.fetch().await {
             Fetched::Twice => {
                 self.connection.close(Disconnect::Malformed);
@@ -309,12 +363,13 @@ impl Polled {
         };
         let kind = request.headers().get(header::CONTENT_TYPE);
         let is_binary = kind.is_some_and(|kind| kind == "application/octet-stream");
-        let body = Limited::new(request.into_body(), (2 * limits.message).max(POST)).collect();
+        let mut counted = Counted::new(&self.queues);
+        let most = (2 * limits.message).max(POST);
+        let body = read(request.into_body(), most, &mut counted);
         let body = timeout(limits.handshake, body).await;
         let body = match body.map_err(|_| Refusal::BadRequest)? {
-            Ok(body) => body.to_bytes(),
-            Err(error) if error.is::<LengthLimitError>() => return Err(self.too_big(limits)),
-            Err(_) => return Err(Refusal::BadRequest),
+            Err(Refusal::TooBig) => return Err(self.too_big(limits)),
+            body => body?,
         };
         let packets = payload::decode(self.version, &body, is_binary);
         let Some(packets) = packets else {
@@ -334,6 +389,34 @@ impl Polled {
         self.connection.close(Disconnect::too_big(limits.message));
         Refusal::TooBig
     }
+}
+
+/// Reads a body of at most so many bytes. Of a longer one the rest is read and forgotten, within reason: a client that
+/// still writes would not see the answer.
+async fn read(body: Incoming, most: usize, counted: &mut Counted) -> Result<Vec<u8>, Refusal> {
+    let mut body = Limited::new(body, READ_ON * most);
+    let mut bytes = Vec::new();
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| match error.is::<LengthLimitError>() {
+            true => Refusal::TooBig,
+            false => Refusal::BadRequest,
+        })?;
+        let data = frame.into_data().unwrap_or_default();
+        length += data.len();
+        if length > most {
+            bytes = Vec::new();
+        } else {
+            bytes.extend_from_slice(&data);
+        }
+        if !counted.set(bytes.capacity()) {
+            return Err(Refusal::Busy(Bound::Memory));
+        }
+    }
+    if length > most {
+        return Err(Refusal::TooBig);
+    }
+    Ok(bytes)
 }
 
 fn packets<'a>(

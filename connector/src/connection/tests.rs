@@ -74,7 +74,7 @@ async fn frames_leave_in_order_also_when_the_socket_takes_no_more_for_a_while() 
 #[tokio::test]
 async fn whoever_goes_over_to_a_socket_is_given_what_waited_for_polls_in_order() {
     let limits = roomy();
-    let mailbox = Arc::new(Mailbox::new(&limits));
+    let mailbox = Arc::new(Mailbox::new(&limits, None));
     let connection = Connection::new(mailbox, WireFormat::JSON, Arc::clone(&limits));
     let last = stuff(&connection, 1);
     send(&connection, last + 1..=last + 20);
@@ -279,4 +279,58 @@ async fn what_is_queued_can_be_waited_for() {
     connection.conclude();
     let (_, rest) = tokio::join!(soon(connection.flushed()), client.rest());
     assert_eq!(rest, (positions(last), Some(1000)));
+}
+
+/// Its share of the queue is exceeded.
+async fn behind(limits: &Arc<QueueLimits>) -> (Arc<Connection>, Client) {
+    let (connection, client, last) = stuck(limits).await;
+    send(&connection, last + 1..=last + 1_100);
+    assert!(connection.is_behind());
+    (connection, client)
+}
+
+#[tokio::test]
+async fn all_who_wait_for_room_go_on_when_the_connection_closes() {
+    let (connection, _client) = behind(&roomy()).await;
+    let wait = || {
+        let connection = Arc::clone(&connection);
+        tokio::spawn(async move { connection.room().await })
+    };
+    let waiting = [wait(), wait(), wait()];
+    crate::testing::let_run().await;
+    assert!(waiting.iter().all(|task| !task.is_finished()));
+    connection.close(Disconnect::Kicked);
+    for task in waiting {
+        soon(task).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_nothing_for_the_stall_time_is_cut_off_and_costs_nothing_more() {
+    let stall = std::time::Duration::from_secs(50);
+    let limits = QueueLimits::with_stall(64 << 20, 512 << 20, stall);
+    let (connection, _client) = behind(&limits).await;
+    let begun = tokio::time::Instant::now();
+    connection.room().await;
+    assert_eq!(connection.closing(), Some(Disconnect::Slow));
+    assert!(begun.elapsed() <= stall + std::time::Duration::from_secs(1));
+    assert_eq!(limits.queued(), 0);
+}
+
+#[tokio::test]
+async fn what_waits_for_polls_counts_for_the_process() {
+    let limits = QueueLimits::new(64 << 20, 100_000);
+    let mailbox = Arc::new(Mailbox::new(&limits, None));
+    let connection = Connection::new(Arc::clone(&mailbox), WireFormat::JSON, Arc::clone(&limits));
+    send(&connection, 1..=4);
+    assert!(limits.queued() > 4 * (8 << 10));
+    let (other, _other, _) = stuck(&limits).await;
+    let _ = other;
+    while connection.closing().is_none() {
+        send(&connection, [5]);
+    }
+    assert_eq!(connection.closing(), Some(Disconnect::Slow));
+    connection.abort();
+    other.abort();
+    until(|| limits.queued() == 0).await;
 }

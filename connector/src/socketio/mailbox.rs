@@ -3,7 +3,7 @@
 //! It takes whole frames, as a socket does, and gives packets: so everything before it is the same for clients that poll and
 //! for those that don't, and the connection's own queue bounds what a client costs that does not come.
 
-use crate::limits::QueueLimits;
+use crate::limits::{PollingPlace, QueueLimits};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::io::{self, ErrorKind};
@@ -19,6 +19,8 @@ pub(crate) struct Mailbox {
     state: Mutex<State>,
     /// What is in it counts there.
     limits: Arc<QueueLimits>,
+    /// Until its client has logged in.
+    place: Mutex<Option<PollingPlace>>,
     /// Told when there is something to fetch.
     filled: Notify,
     /// Told when there is room, or no need of any.
@@ -51,13 +53,20 @@ pub(crate) enum Fetched {
 
 impl Mailbox {
     /// Nothing in it yet; what will be counts for the whole process.
-    pub(crate) fn new(limits: &Arc<QueueLimits>) -> Self {
+    pub(crate) fn new(limits: &Arc<QueueLimits>, place: Option<PollingPlace>) -> Self {
         Self {
+            place: Mutex::new(place),
             state: Mutex::default(),
             limits: Arc::clone(limits),
             filled: Notify::new(),
             emptied: Notify::new(),
         }
+    }
+
+    /// Its client has logged in, or polls no longer.
+    pub(crate) fn logged_in(&self) {
+        let place = self.place.lock().take();
+        drop(place);
     }
 
     /// True if something waits to be fetched.
@@ -157,7 +166,8 @@ impl Mailbox {
 
     /// As [`finish`](Self::finish), and what is in here is dropped.
     pub(crate) fn abort(&self) {
-        self.state.lock().frames = Vec::new();
+        let frames = std::mem::take(&mut self.state.lock().frames);
+        self.limits.remove(frames.len());
         self.finish();
     }
 }
@@ -218,8 +228,8 @@ mod tests {
     use crate::testing::let_run;
     use crate::websocket::{self, Opcode};
 
-    fn mailbox() -> Mailbox {
-        Mailbox::new(&QueueLimits::new(1 << 20, 1 << 20))
+    fn empty() -> Mailbox {
+        Mailbox::new(&QueueLimits::new(1 << 20, 1 << 20), None)
     }
 
     fn frames(packets: &[&str]) -> Vec<u8> {
@@ -232,7 +242,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_poll_waits_and_brings_everything() {
-        let mailbox = Arc::new(mailbox());
+        let mailbox = Arc::new(empty());
         let poll = tokio::spawn({
             let mailbox = Arc::clone(&mailbox);
             async move { mailbox.fetch().await }
@@ -255,7 +265,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_poll_that_waits_ends_with_the_connection_and_what_was_said_comes_first() {
-        let mailbox = Arc::new(Mailbox::default());
+        let mailbox = Arc::new(empty());
         let poll = tokio::spawn({
             let mailbox = Arc::clone(&mailbox);
             async move { mailbox.fetch().await }
@@ -264,7 +274,7 @@ mod tests {
         mailbox.finish();
         assert_eq!(poll.await.unwrap(), Fetched::End);
 
-        let mailbox = Mailbox::default();
+        let mailbox = empty();
         mailbox.try_write(&frames(&["40"])).unwrap();
         mailbox.finish();
         let fetched = Fetched::Packets(vec!["40".to_owned()]);
@@ -274,7 +284,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_does_not_poll_is_given_no_more_than_fits() {
-        let mailbox = mailbox();
+        let mailbox = empty();
         let frame = frames(&[&"x".repeat(40_000)]);
         assert_eq!(mailbox.try_write(&frame).unwrap(), frame.len());
         assert_eq!(mailbox.try_write(&frame).unwrap(), frame.len());
@@ -287,7 +297,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_poll_that_is_given_up_leaves_what_comes_for_the_next() {
-        let mailbox = Arc::new(mailbox());
+        let mailbox = Arc::new(empty());
         let poll = tokio::spawn({
             let mailbox = Arc::clone(&mailbox);
             async move { mailbox.fetch().await }
@@ -302,7 +312,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_goes_over_to_a_socket_takes_along_what_was_not_fetched() {
-        let mailbox = mailbox();
+        let mailbox = empty();
         mailbox.hurry(true);
         assert_eq!(mailbox.fetch().await, Fetched::Packets(vec![]));
         mailbox.try_write(&frames(&["40"])).unwrap();

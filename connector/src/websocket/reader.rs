@@ -6,6 +6,7 @@
 
 use super::{Opcode, deflate};
 use crate::disconnect::Disconnect;
+use std::cell::Cell;
 
 /// Two bytes, eight of an extended length, four of the mask.
 const HEADER_LIMIT: usize = 14;
@@ -47,6 +48,8 @@ struct Partial {
     control: Vec<u8>,
     /// The message that is not all there yet; control frames may come in between.
     message: Option<Message>,
+    /// What was not looked at yet.
+    unread: Vec<u8>,
 }
 
 impl Reader {
@@ -79,6 +82,7 @@ impl Reader {
             let message = partial.message.as_ref();
             size_of::<Partial>()
                 + partial.control.capacity()
+                + partial.unread.capacity()
                 + message.map_or(0, |message| message.bytes.capacity())
         })
     }
@@ -103,7 +107,51 @@ impl Reader {
         bytes: &mut [u8],
         mut on: impl FnMut(Event<'_>),
     ) -> Result<(), Disconnect> {
-        let result = self.read(bytes, &mut on);
+        self.end_with(|reader| reader.read(bytes, &mut on, &|| false))
+    }
+
+    /// As [`feed`](Self::feed), but stops behind the message with which so many bytes of messages are exceeded: compressed, many
+    /// fit into one read. What was not looked at is kept, until it is [resumed](Self::resume).
+    ///
+    /// # Errors
+    /// As [`feed`](Self::feed).
+    pub fn feed_some(
+        &mut self,
+        bytes: &mut [u8],
+        most: usize,
+        mut on: impl FnMut(Event<'_>),
+    ) -> Result<(), Disconnect> {
+        let given = Cell::new(0);
+        let mut count = |event: Event<'_>| {
+            if let Event::Message(message) = event {
+                given.set(given.get() + message.len());
+            }
+            on(event);
+        };
+        self.end_with(|reader| reader.read(bytes, &mut count, &|| given.get() > most))
+    }
+
+    /// Bytes that were fed and not looked at.
+    #[must_use]
+    pub fn unread(&self) -> usize {
+        let partial = self.partial.as_ref();
+        partial.map_or(0, |partial| partial.unread.len())
+    }
+
+    /// Goes on with what was not looked at.
+    ///
+    /// # Errors
+    /// As [`feed`](Self::feed).
+    pub fn resume(&mut self, most: usize, on: impl FnMut(Event<'_>)) -> Result<(), Disconnect> {
+        let mut bytes = std::mem::take(&mut self.partial().unread);
+        self.feed_some(&mut bytes, most, on)
+    }
+
+    fn end_with(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<(), Disconnect>,
+    ) -> Result<(), Disconnect> {
+        let result = read(self);
         if result.is_err() {
             self.is_closed = true;
         }
@@ -117,6 +165,7 @@ impl Reader {
         &mut self,
         mut bytes: &mut [u8],
         on: &mut impl FnMut(Event<'_>),
+        is_enough: &impl Fn() -> bool,
     ) -> Result<(), Disconnect> {
         while !bytes.is_empty() && !self.is_closed {
             let Some((mut frame, payload)) = self.frame(bytes)? else {
@@ -133,6 +182,10 @@ impl Reader {
             }
             if frame.left > 0 {
                 self.partial().frame = Some(frame);
+            }
+            if !bytes.is_empty() && is_enough() && !self.is_closed {
+                self.partial().unread = bytes.to_vec();
+                return Ok(());
             }
         }
         Ok(())
@@ -285,7 +338,10 @@ impl Reader {
 
 impl Partial {
     fn is_over(&self) -> bool {
-        self.header_length == 0 && self.frame.is_none() && self.message.is_none()
+        self.header_length == 0
+            && self.frame.is_none()
+            && self.message.is_none()
+            && self.unread.is_empty()
     }
 }
 

@@ -353,3 +353,25 @@ fn text_of_any_bytes_is_taken_where_the_protocol_is_one_of_bytes() {
         assert_eq!((fed, seen), (Ok(()), vec![message.to_vec()]));
     }
 }
+
+/// A read of a few thousand bytes may hold messages of many megabytes.
+#[test]
+fn compressed_messages_are_given_a_few_at_a_time_and_none_is_lost() {
+    let frame = masked(0xc1, MASK, &deflated(&[b'x'; LIMIT]));
+    let mut bytes = frame.repeat(50);
+    let mut reader = Reader::inflating(LIMIT);
+    let mut given = 0;
+    let mut most = 0;
+    reader
+        .feed_some(&mut bytes, 3 * LIMIT, |_| given += 1)
+        .unwrap();
+    while reader.unread() > 0 {
+        assert!(reader.held() >= reader.unread());
+        let before = given;
+        reader.resume(3 * LIMIT, |_| given += 1).unwrap();
+        most = most.max(given - before);
+    }
+    assert_eq!(given, 50);
+    assert_eq!(most, 4);
+    assert_eq!(reader.held(), 0);
+}
