@@ -3,6 +3,7 @@
 use channel_store::{Ack, LogRule, StoreOptions};
 use runtime::LogFormat;
 use runtime::cli::duration;
+use runtime::listen::address;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,11 +18,11 @@ const MOST_ENTRIES: u64 = 1_000_000;
 #[command(name = "chat", version)]
 pub struct Config {
     /// Where gRPC callers connect to; port 0: any free one
-    #[arg(long, env = "CHAT_LISTEN", default_value = "127.0.0.1:4001")]
+    #[arg(long, env = "CHAT_LISTEN", default_value = "127.0.0.1:4001", value_parser = address)]
     pub listen: SocketAddr,
 
     /// Where /livez, /readyz and /metrics are served
-    #[arg(long, env = "CHAT_ADMIN", default_value = "127.0.0.1:9001")]
+    #[arg(long, env = "CHAT_ADMIN", default_value = "127.0.0.1:9001", value_parser = address)]
     pub admin: SocketAddr,
 
     /// The Redis that holds the channels, the same for all chats and connectors: redis://, redis+sentinel:// or

@@ -204,8 +204,13 @@ impl Wrong {
         })
     }
 
+    /// A route that differs from another one by a blank at its ends alone would be taken for that one by people, and by
+    /// clients that trim.
     fn route(&mut self, text: String) -> Option<Route> {
         match text.as_str() {
+            text if text.trim() != text => {
+                self.take("route", Err("must not begin or end with a blank"))
+            }
             "" => self.take("route", Route::new(ON_MESSAGE)),
             ON_JOIN | ON_LEAVE => self.take("route", Err("is published by the store alone")),
             // Clients would take it for what their connector tells them of their own connection.

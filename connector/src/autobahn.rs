@@ -12,7 +12,7 @@ use crate::{ClientSettings, Surroundings};
 use channel_store::memory::MemoryStore;
 use channel_store::{LoginPolicy, StoreOptions};
 use clap::Parser;
-use runtime::Shutdown;
+use runtime::{Readiness, Shutdown};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -53,6 +53,7 @@ async fn connector() -> (SocketAddr, AbortOnDropHandle<()>) {
         lease: Lease::new("c", Duration::from_secs(10), store.leases(), hub.suspects()).unwrap(),
         registry: Registry::new(policy, store.registry(), store.hints(), store.leases()),
         hub,
+        readiness: Readiness::new(),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -1,13 +1,14 @@
 //! A connector's settings: flags, and the environment variables of the same meaning.
 
 use crate::codec::{Dictionary, DictionaryError};
-use crate::connection::QueueLimits;
+use crate::limits::{Bounds, QueueLimits};
 use crate::random::unguessable;
 use crate::socket::{ClientLimits, Heartbeats};
 use channel_store::{Incarnation, LoginPolicy, StoreOptions};
 use clap::Parser;
-use runtime::LogFormat;
 use runtime::cli::duration;
+use runtime::listen::address;
+use runtime::{LogFormat, descriptors};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,12 +23,13 @@ pub struct Config {
         long,
         env = "CONNECTOR_LISTEN",
         default_value = "127.0.0.1:3010",
+        value_parser = address,
         value_name = "ADDRESS"
     )]
     pub listen: SocketAddr,
 
     /// A port of its own for Pomelo's packages without WebSocket, which --listen takes, too
-    #[arg(long, env = "CONNECTOR_LISTEN_TCP", value_name = "ADDRESS")]
+    #[arg(long, env = "CONNECTOR_LISTEN_TCP", value_parser = address, value_name = "ADDRESS")]
     pub listen_tcp: Option<SocketAddr>,
 
     /// This connector's name, different from every other's
@@ -68,6 +70,7 @@ pub struct Config {
         long,
         env = "CONNECTOR_ADMIN",
         default_value = "127.0.0.1:9101",
+        value_parser = address,
         value_name = "ADDRESS"
     )]
     pub admin: SocketAddr,
@@ -184,6 +187,33 @@ pub struct ClientSettings {
     /// Bytes that may wait for all clients together
     #[arg(long, env = "CONNECTOR_QUEUE_TOTAL", default_value_t = 512 << 20, value_name = "BYTES")]
     pub queue_total: usize,
+
+    /// Connections of clients at once; beyond it they are refused. Without it, nine tenths of the file descriptors
+    #[arg(long, env = "CONNECTOR_CONNECTIONS", value_name = "NUMBER")]
+    pub connections: Option<usize>,
+
+    /// Connections whose handshake is not over; one more ends the oldest of them. Without it, a tenth of --connections
+    #[arg(long, env = "CONNECTOR_HALF_OPEN", value_name = "NUMBER")]
+    pub half_open: Option<usize>,
+
+    /// Handshakes in a second: beyond it connections wait, and clients that begin to poll are refused
+    #[arg(
+        long,
+        env = "CONNECTOR_HANDSHAKES",
+        default_value_t = 10_000,
+        value_parser = clap::value_parser!(u32).range(1..),
+        value_name = "NUMBER"
+    )]
+    pub handshakes: u32,
+
+    /// Clients of Socket.IO that poll and have not logged in; beyond it they are refused
+    #[arg(
+        long,
+        env = "CONNECTOR_POLLING",
+        default_value_t = 2_000,
+        value_name = "NUMBER"
+    )]
+    pub polling: usize,
 }
 
 /// What becomes of a user's second login.
@@ -281,8 +311,20 @@ impl ClientSettings {
     }
 
     pub(crate) fn queues(&self) -> Arc<QueueLimits> {
-        let stall = 2 * self.heartbeat.max(self.socketio_heartbeat);
+        let stall = self.heartbeat.saturating_mul(2);
         QueueLimits::with_stall(self.queue, self.queue_total, stall)
+    }
+
+    /// Never more connections than there are file descriptors for.
+    pub(crate) fn bounds(&self) -> Bounds {
+        let most = descriptors::for_connections(descriptors::limit_now());
+        let connections = self.connections.map_or(most, |wanted| wanted.min(most));
+        Bounds {
+            connections,
+            half_open: self.half_open.unwrap_or(connections / 10).max(1),
+            handshakes: self.handshakes,
+            polling: self.polling,
+        }
     }
 }
 

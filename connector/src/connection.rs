@@ -9,12 +9,13 @@ use crate::disconnect::Disconnect;
 pub use crate::limits::QueueLimits;
 use crate::outlet::Outlet;
 use bytes::{Buf, Bytes};
-use channel_store::UserId;
+use channel_store::{SessionId, UserId};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::mem;
 use std::net::Shutdown;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
@@ -31,7 +32,9 @@ pub struct Connection {
     limits: Arc<QueueLimits>,
     queue: Mutex<Queue>,
     ended: Notify,
-    user: OnceLock<UserId>,
+    owner: OnceLock<(UserId, SessionId)>,
+    /// A member of it asked for positions: its client reads pushes that the original did not have.
+    tells_positions: AtomicBool,
 }
 
 #[derive(Default)]
@@ -42,7 +45,12 @@ struct Queue {
     /// Replies that leave with whatever is sent next, in a moment at the latest.
     held: Vec<u8>,
     draining: bool,
+    /// Nothing but answers is sent from now on.
     closing: Option<Disconnect>,
+    /// The client has ended its side without a farewell, and is told none.
+    ended_plainly: bool,
+    /// The farewell was sent, or is none: nothing is sent any more.
+    concluded: bool,
 }
 
 impl Connection {
@@ -59,20 +67,33 @@ impl Connection {
             limits,
             queue: Mutex::default(),
             ended: Notify::new(),
-            user: OnceLock::new(),
+            owner: OnceLock::new(),
+            tells_positions: AtomicBool::new(false),
         })
     }
 
-    /// From now on it is this user's.
-    pub(crate) fn belongs_to(&self, user: &UserId) {
+    /// From now on it is this user's, as this session.
+    pub(crate) fn belongs_to(&self, user: &UserId, session: &SessionId) {
         // A connection has one user for all its life (F5).
-        let _ = self.user.set(user.clone());
+        let _ = self.owner.set((user.clone(), session.clone()));
+        self.outlet.logged_in();
     }
 
     /// Whose it is, from the login on.
     #[must_use]
     pub fn user(&self) -> Option<&str> {
-        self.user.get().map(UserId::as_str)
+        self.owner.get().map(|(user, _)| user.as_str())
+    }
+
+    /// Its session, from the login on.
+    #[must_use]
+    pub fn session(&self) -> Option<&str> {
+        self.owner.get().map(|(_, session)| session.as_str())
+    }
+
+    /// A member of it asked for positions.
+    pub(crate) fn tells_positions(&self) {
+        self.tells_positions.store(true, Ordering::Relaxed);
     }
 
     /// The format that this client's frames have.
@@ -88,14 +109,26 @@ impl Connection {
         if queue.closing.is_some() {
             return;
         }
-        self.write(&mut queue, frames, shared);
+        self.write_bounded(&mut queue, frames, shared);
+    }
+
+    /// Writes, and cuts off who does not read.
+    fn write_bounded(
+        self: &Arc<Self>,
+        queue: &mut Queue,
+        frames: &[u8],
+        shared: &mut Option<Bytes>,
+    ) {
+        self.write(queue, frames, shared);
         if queue.bytes > self.limits.connection
             || (self.limits.queued() > self.limits.process
                 && (queue.bytes > 0 || self.outlet.holds()))
         {
             // The frame under way must be completed, or nothing that follows can be read; the rest goes.
-            self.forget(&mut queue, 1);
-            self.begin_close(&mut queue, Disconnect::Slow);
+            self.forget(queue, 1);
+            queue.closing.get_or_insert(Disconnect::Slow);
+            self.say_farewell(queue);
+            self.ended.notify_waiters();
         }
     }
 
@@ -137,17 +170,17 @@ impl Connection {
         self.limits.connection / 8
     }
 
-    /// Answers a request, in one write with other answers and publications of this moment.
+    /// Answers a request, in one write with other answers and publications of this moment. A connection that is closing
+    /// still answers, until its farewell is sent.
     pub fn reply(self: &Arc<Self>, id: u64, body: &[u8]) {
         let mut queue = self.queue.lock();
-        if queue.closing.is_some() {
+        if queue.concluded {
             return;
         }
         let is_first = queue.held.is_empty();
         codec::reply(self.format, id, body, &mut queue.held);
         if queue.held.len() > HELD {
-            drop(queue);
-            self.send(&[], &mut None);
+            self.write_bounded(&mut queue, &[], &mut None);
         } else if is_first {
             let connection = Arc::clone(self);
             tokio::spawn(async move {
@@ -157,11 +190,44 @@ impl Connection {
         }
     }
 
-    /// Closes with a reason that the client is told in its protocol's form. The first reason stands.
-    pub fn close(self: &Arc<Self>, reason: Disconnect) {
+    /// Closes for a reason, of which the first stands. Nothing more is pushed. The connection's task answers what it has
+    /// carried out already, and then [concludes](Self::conclude).
+    pub fn close(&self, reason: Disconnect) {
+        self.begin_close(reason, false);
+    }
+
+    /// The client has ended its side without a farewell: as [`close`](Self::close), and it is told nothing but answers.
+    pub(crate) fn close_plainly(&self) {
+        self.begin_close(Disconnect::Client, true);
+    }
+
+    fn begin_close(&self, reason: Disconnect, plainly: bool) {
         let mut queue = self.queue.lock();
         if queue.closing.is_none() {
-            self.begin_close(&mut queue, reason);
+            queue.closing = Some(reason);
+            queue.ended_plainly = plainly;
+            self.ended.notify_waiters();
+        }
+    }
+
+    /// Sends the reason for the close in the form of the client's protocol, if that is still to be done, and ends the
+    /// sending direction behind it.
+    pub fn conclude(self: &Arc<Self>) {
+        let mut queue = self.queue.lock();
+        queue.closing.get_or_insert(Disconnect::Client);
+        self.say_farewell(&mut queue);
+    }
+
+    /// Returns when all that was sent has been written, or the socket is broken. To be called after
+    /// [`conclude`](Self::conclude).
+    pub(crate) async fn flushed(&self) {
+        loop {
+            // Created before the look, so that an end in between is not missed.
+            let ended = self.ended.notified();
+            if self.queue.lock().chunks.is_empty() {
+                return;
+            }
+            ended.await;
         }
     }
 
@@ -204,16 +270,26 @@ impl Connection {
     pub fn abort(&self) {
         let mut queue = self.queue.lock();
         queue.closing.get_or_insert(Disconnect::Client);
+        queue.concluded = true;
         self.forget(&mut queue, 0);
         self.outlet.shut(Shutdown::Both);
         self.ended.notify_waiters();
     }
 
-    fn begin_close(self: &Arc<Self>, queue: &mut Queue, reason: Disconnect) {
+    fn say_farewell(self: &Arc<Self>, queue: &mut Queue) {
+        let Some(reason) = queue.closing.filter(|_| !queue.concluded) else {
+            return;
+        };
         let mut frames = Vec::new();
-        codec::close(self.format, reason, &mut frames);
+        if !queue.ended_plainly {
+            let mut format = self.format;
+            if self.tells_positions.load(Ordering::Relaxed) {
+                format = format.with_positions();
+            }
+            codec::close(format, reason, &mut frames);
+        }
         self.write(queue, &frames, &mut None);
-        queue.closing = Some(reason);
+        queue.concluded = true;
         if queue.chunks.is_empty() {
             self.outlet.shut(Shutdown::Write);
         }
@@ -237,8 +313,7 @@ impl Connection {
                 Ok(count) => written = count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(_) => {
-                    queue.closing = Some(Disconnect::Client);
-                    self.ended.notify_waiters();
+                    self.broken(queue, Disconnect::Client);
                     return;
                 }
             }
@@ -282,18 +357,25 @@ impl Connection {
             };
             if let Some(reason) = failed {
                 self.forget(&mut queue, 0);
-                queue.closing.get_or_insert(reason);
-                self.ended.notify_waiters();
+                self.broken(&mut queue, reason);
             }
             if queue.chunks.is_empty() {
                 queue.chunks = VecDeque::new();
                 queue.draining = false;
-                if queue.closing.is_some() {
+                if queue.concluded {
                     self.outlet.shut(Shutdown::Write);
+                    self.ended.notify_waiters();
                 }
                 return;
             }
         }
+    }
+
+    /// The socket takes nothing any more.
+    fn broken(&self, queue: &mut Queue, reason: Disconnect) {
+        queue.closing.get_or_insert(reason);
+        queue.concluded = true;
+        self.ended.notify_waiters();
     }
 
     fn write_queued(&self, queue: &mut Queue) -> io::Result<()> {

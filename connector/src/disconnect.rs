@@ -51,16 +51,23 @@ pub enum Disconnect {
     #[error("not UTF-8")]
     Utf8,
     /// More than the message limit: close code 1009.
-    #[error("message too big")]
-    TooBig,
+    #[error("message too big: the limit is {limit} bytes")]
+    TooBig {
+        /// The bytes that a message may have.
+        limit: u32,
+    },
 }
 
 /// What a client is told when its connection is closed.
+///
+/// A Pomelo client takes a KICK as final, and some take the close code 1000 as final, too. So a reason that says
+/// "reconnect" has no KICK and another code: the client sees a connection that broke, as when the original stopped,
+/// and comes back by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Farewell {
     /// WebSocket's own close code (RFC 6455, section 7.4.1), for the protocols that have no others.
     pub code: u16,
-    /// The reason in Pomelo's KICK package; `None`: closed without one, as the original did.
+    /// The reason in Pomelo's KICK package and in Socket.IO's `onKick`; `None`: closed without one.
     pub kick: Option<&'static str>,
     /// For JSON clients; `None`: WebSocket's own code says it all.
     pub json: Option<JsonFarewell>,
@@ -77,8 +84,16 @@ pub struct JsonFarewell {
     pub reconnect: bool,
 }
 
+impl Farewell {
+    /// True if the client should connect again by itself.
+    #[must_use]
+    pub fn is_reconnect(self) -> bool {
+        self.json.is_some_and(|json| json.reconnect)
+    }
+}
+
 impl Disconnect {
-    /// All of them.
+    /// All of them, once each.
     pub const ALL: [Self; 16] = [
         Self::Client,
         Self::Shutdown,
@@ -95,8 +110,55 @@ impl Disconnect {
         Self::Attack,
         Self::Frame,
         Self::Utf8,
-        Self::TooBig,
+        Self::TooBig { limit: 0 },
     ];
+
+    /// A message had more bytes than this.
+    #[must_use]
+    pub fn too_big(limit: usize) -> Self {
+        Self::TooBig {
+            limit: u32::try_from(limit).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// The reason as a label of metrics and logs. It stays as it is.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Shutdown => "shutdown",
+            Self::Slow => "slow",
+            Self::Overloaded => "overloaded",
+            Self::HeartbeatTimeout => "heartbeat_timeout",
+            Self::HandshakeTimeout => "handshake_timeout",
+            Self::Idle => "idle",
+            Self::PositionsLost => "positions_lost",
+            Self::Dead => "declared_dead",
+            Self::Kicked => "kicked",
+            Self::Malformed => "malformed",
+            Self::Handshake => "handshake_refused",
+            Self::Attack => "attack",
+            Self::Frame => "broken_frame",
+            Self::Utf8 => "not_utf8",
+            Self::TooBig { .. } => "too_big",
+        }
+    }
+
+    /// The text in a close frame of WebSocket, for people, where the code alone does not say enough.
+    pub(crate) fn text(self) -> String {
+        match self {
+            Self::TooBig { .. } => self.to_string(),
+            _ => String::new(),
+        }
+    }
+
+    /// What follows the reason in the body of a KICK: further members of that JSON object.
+    pub(crate) fn details(self) -> String {
+        match self {
+            Self::TooBig { limit } => format!(r#","limit":{limit}"#),
+            _ => String::new(),
+        }
+    }
 
     /// The table. Codes and reasons are a contract with clients: add to them, never change one.
     #[must_use]
@@ -105,19 +167,23 @@ impl Disconnect {
             Self::Client => plain(1000),
             Self::Frame => plain(1002),
             Self::Utf8 => plain(1007),
-            Self::TooBig => plain(1009),
-            Self::Shutdown => told(Some("shutdown"), 4000, "shutdown", true),
-            Self::Slow => told(Some("slow"), 4001, "slow", true),
-            Self::Overloaded => told(Some("overloaded"), 4011, "overloaded", true),
-            Self::HeartbeatTimeout => told(None, 4002, "heartbeat timeout", true),
-            Self::PositionsLost => told(Some("reconnect"), 4003, "reconnect", true),
-            Self::Dead => told(Some("reconnect"), 4009, "connector restarted", true),
-            Self::Kicked => told(Some("kick"), 4010, "kick", false),
-            Self::HandshakeTimeout => told(None, 4004, "handshake timeout", false),
-            Self::Idle => told(Some("idle"), 4005, "idle", false),
-            Self::Malformed => told(None, 4006, "malformed", false),
-            Self::Handshake => told(None, 4007, "handshake refused", false),
-            Self::Attack => told(Some("attack"), 4008, "attack", false),
+            Self::TooBig { .. } => Farewell {
+                kick: Some("too-big"),
+                ..plain(1009)
+            },
+            Self::Shutdown => reconnect(1012, 4000, "shutdown"),
+            Self::Slow => reconnect(1001, 4001, "slow"),
+            Self::Overloaded => reconnect(1013, 4011, "overloaded"),
+            // As recorded (K5).
+            Self::HeartbeatTimeout => reconnect(1000, 4002, "heartbeat timeout"),
+            Self::PositionsLost => reconnect(1001, 4003, "reconnect"),
+            Self::Dead => reconnect(1012, 4009, "connector restarted"),
+            Self::Kicked => told(Some("kick"), 4010, "kick"),
+            Self::HandshakeTimeout => told(None, 4004, "handshake timeout"),
+            Self::Idle => told(Some("idle"), 4005, "idle"),
+            Self::Malformed => told(None, 4006, "malformed"),
+            Self::Handshake => told(None, 4007, "handshake refused"),
+            Self::Attack => told(Some("attack"), 4008, "attack"),
         }
     }
 }
@@ -130,19 +196,28 @@ const fn plain(code: u16) -> Farewell {
     }
 }
 
-const fn told(
-    kick: Option<&'static str>,
-    code: u16,
-    reason: &'static str,
-    reconnect: bool,
-) -> Farewell {
+/// The client is to stay away until somebody wants it back.
+const fn told(kick: Option<&'static str>, code: u16, reason: &'static str) -> Farewell {
     Farewell {
         code: 1000,
         kick,
         json: Some(JsonFarewell {
             code,
             reason,
-            reconnect,
+            reconnect: false,
+        }),
+    }
+}
+
+/// The client is to come back by itself.
+const fn reconnect(websocket: u16, code: u16, reason: &'static str) -> Farewell {
+    Farewell {
+        code: websocket,
+        kick: None,
+        json: Some(JsonFarewell {
+            code,
+            reason,
+            reconnect: true,
         }),
     }
 }

@@ -2,13 +2,15 @@
 //!
 //! Bytes are read into a buffer that all connections of a thread share, so an idle connection holds none.
 
-use crate::codec::{Carrier, Packages, WireFormat};
+use crate::codec::{Carrier, Packages, Protocol, WireFormat};
 use crate::disconnect::Disconnect;
+use crate::stream::Pass;
 use crate::websocket::{Event, Reader};
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::tcp::OwnedReadHalf;
@@ -16,6 +18,8 @@ use tokio::sync::mpsc;
 
 /// Bytes that one read takes at most.
 const READ: usize = 64 << 10;
+/// Bytes of messages after which the rest of a read waits: compressed, it may hold very many.
+const AT_ONCE: usize = 256 << 10;
 
 thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
@@ -27,6 +31,8 @@ pub(crate) struct Inlet {
     messages: Messages,
     /// Bytes of one message.
     limit: usize,
+    /// What a socket that came later holds of the bounds.
+    pass: Option<Arc<Pass>>,
 }
 
 enum Source {
@@ -39,7 +45,9 @@ pub(crate) enum Posted {
     /// Messages, in order.
     Packets(Vec<String>),
     /// It goes on with a socket.
-    Switched(SocketReader),
+    Switched(SocketReader, Arc<Pass>),
+    /// Nothing yet, but it polls.
+    Here,
 }
 
 /// A socket that something was read of.
@@ -59,7 +67,7 @@ enum Messages {
 impl Messages {
     fn feed(&mut self, bytes: &mut [u8], mut on: impl FnMut(Event<'_>)) -> Result<(), Disconnect> {
         match self {
-            Self::Frames(frames) => frames.feed(bytes, on),
+            Self::Frames(frames) => frames.feed_some(bytes, AT_ONCE, on),
             Self::Packages(packages) => packages.feed(bytes, |it| on(Event::Message(it))),
         }
     }
@@ -81,14 +89,20 @@ pub(crate) enum Read {
 impl Inlet {
     /// Of a socket that carries messages of this form, of at most `limit` bytes each.
     pub(crate) fn of_socket(socket: OwnedReadHalf, format: WireFormat, limit: usize) -> Self {
+        // Pomelo's packages are bytes, but some clients send them in text frames, as the original allowed.
+        let frames = |reader: Reader| match format.protocol() {
+            Protocol::Pomelo => Messages::Frames(reader.taking_any_text()),
+            Protocol::SocketIo(_) | Protocol::Json => Messages::Frames(reader),
+        };
         Self {
             source: Source::Socket(socket),
             messages: match format.carrier() {
-                Carrier::WebSocket => Messages::Frames(Reader::new(limit)),
-                Carrier::Deflate => Messages::Frames(Reader::inflating(limit)),
+                Carrier::WebSocket => frames(Reader::new(limit)),
+                Carrier::Deflate => frames(Reader::inflating(limit)),
                 Carrier::Stream => Messages::Packages(Packages::new(limit)),
             },
             limit,
+            pass: None,
         }
     }
 
@@ -98,6 +112,7 @@ impl Inlet {
             source: Source::Posts(posts),
             messages: Messages::Frames(Reader::new(limit)),
             limit,
+            pass: None,
         }
     }
 
@@ -119,6 +134,14 @@ impl Inlet {
         context: &mut Context<'_>,
         mut on: impl FnMut(Event<'_>),
     ) -> Poll<io::Result<Read>> {
+        if let Messages::Frames(frames) = &mut self.messages
+            && frames.unread() > 0
+        {
+            let taken = frames.unread();
+            let fed = frames.resume(AT_ONCE, on);
+            let taken = taken - frames.unread();
+            return Poll::Ready(Ok(Read::Some { taken, fed }));
+        }
         match &mut self.source {
             Source::Socket(socket) => BUFFER.with_borrow_mut(|buffer| {
                 let mut bytes = ReadBuf::new(buffer);
@@ -140,12 +163,17 @@ impl Inlet {
                     let fitting = packets.iter().take_while(|packet| !is_too_big(packet));
                     fitting.for_each(|packet| on(Event::Message(packet.as_bytes())));
                     let fed = match packets.iter().any(is_too_big) {
-                        true => Err(Disconnect::TooBig),
+                        true => Err(Disconnect::too_big(self.limit)),
                         false => Ok(()),
                     };
                     Read::Some { taken: 1, fed }
                 }
-                Some(Posted::Switched(reader)) => {
+                Some(Posted::Here) => {
+                    let fed = Ok(());
+                    Read::Some { taken: 1, fed }
+                }
+                Some(Posted::Switched(reader, pass)) => {
+                    self.pass = Some(pass);
                     self.source = Source::Socket(reader.socket);
                     self.messages = Messages::Frames(reader.frames);
                     for message in reader.messages {
@@ -158,12 +186,21 @@ impl Inlet {
         }
     }
 
+    /// True if what is posted is read, not a socket.
+    pub(crate) fn is_polled(&self) -> bool {
+        matches!(self.source, Source::Posts(_))
+    }
+
     /// How much has arrived and was not read: bytes of a socket, posts of a client that polls.
     pub(crate) fn arrived(&self) -> usize {
         match &self.source {
             Source::Socket(socket) => {
-                let unread = rustix::io::ioctl_fionread(socket.as_ref());
-                usize::try_from(unread.unwrap_or(0)).unwrap_or(usize::MAX)
+                let arrived = rustix::io::ioctl_fionread(socket.as_ref());
+                let arrived = usize::try_from(arrived.unwrap_or(0)).unwrap_or(usize::MAX);
+                match &self.messages {
+                    Messages::Frames(frames) => arrived.saturating_add(frames.unread()),
+                    Messages::Packages(_) => arrived,
+                }
             }
             Source::Posts(posts) => posts.len(),
         }

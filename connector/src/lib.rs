@@ -14,7 +14,9 @@ pub mod disconnect;
 pub mod hub;
 mod inlet;
 pub mod lease;
+mod life;
 pub mod limits;
+mod lines;
 pub mod outlet;
 mod page;
 mod parameters;
@@ -28,6 +30,7 @@ mod session;
 mod simulation;
 mod socket;
 pub mod socketio;
+mod stream;
 pub mod suspects;
 #[cfg(test)]
 mod testing;
@@ -41,7 +44,7 @@ use departures::Departures;
 use hub::Hub;
 use lease::Lease;
 use registry::Registry;
-use runtime::Shutdown;
+use runtime::{Readiness, Shutdown};
 use server::Server;
 use session::Services;
 use std::sync::Arc;
@@ -59,6 +62,8 @@ pub struct Surroundings {
     pub lease: Arc<Lease>,
     /// Who is logged in.
     pub registry: Arc<Registry>,
+    /// What `/healthz` on the clients' port tells.
+    pub readiness: Readiness,
 }
 
 /// Where clients come in.
@@ -90,6 +95,7 @@ pub async fn serve(
         chat,
         lease,
         registry,
+        readiness,
     } = surroundings;
     hub.follow(feed);
     let services = Services {
@@ -106,9 +112,13 @@ pub async fn serve(
         page: !clients.no_page,
         deflate: !clients.no_deflate,
         queues: clients.queues(),
+        limits: limits::Limits::new(clients.bounds()),
         connections: parking_lot::Mutex::default(),
         sockets: tokio_util::task::TaskTracker::new(),
         polling: socketio::Polling::default(),
+        readiness,
+        old_upgrades: server::old_upgrades(),
+        obituaries: life::Obituaries::new(),
     };
     Arc::new(server).run(listeners, shutdown).await;
 }

@@ -1,8 +1,14 @@
 //! What the connector holds for its clients at most: every bound, and what is counted for it.
 
+use metrics::{counter, describe_counter};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 /// How long a client may take nothing of what waits for it, unless somebody says otherwise.
 const STALL: Duration = Duration::from_secs(50);
@@ -61,5 +67,356 @@ impl QueueLimits {
         }
         self.add(bytes - before);
         self.queued() <= self.process / 2
+    }
+}
+
+/// Bytes of one thing that comes in, counted for the process until this is dropped.
+pub(crate) struct Counted {
+    limits: Arc<QueueLimits>,
+    bytes: usize,
+}
+
+impl Counted {
+    /// Nothing yet.
+    pub(crate) fn new(limits: &Arc<QueueLimits>) -> Self {
+        Self {
+            limits: Arc::clone(limits),
+            bytes: 0,
+        }
+    }
+
+    /// It has so many bytes now. False: there is no room for them.
+    pub(crate) fn set(&mut self, bytes: usize) -> bool {
+        self.limits.recount(&mut self.bytes, bytes)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.limits.remove(self.bytes);
+    }
+}
+
+/// How many clients there may be, in each of the states that somebody could fill for nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Sockets of clients at once; clients that poll count beside theirs.
+    pub connections: usize,
+    /// Of these, sockets whose handshake is not over. One too many ends the oldest of them.
+    pub half_open: usize,
+    /// Handshakes a second: sockets accepted, and clients that begin to poll.
+    pub handshakes: u32,
+    /// Clients that poll and have not logged in.
+    pub polling: usize,
+}
+
+/// Counts what was refused or ended because a bound was reached.
+const REFUSED: &str = "connector_refused_total";
+/// Counts sockets that could not be accepted.
+const ACCEPT_ERRORS: &str = "connector_accept_errors_total";
+/// Handshakes that may come at once before they are paced: what comes in so much time.
+const BURST: Duration = Duration::from_millis(100);
+/// Clients beyond the bound that are told so at the same time. Others are closed without a word.
+const TOLD: usize = 32;
+
+/// Which bound was reached, as the metric calls it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bound {
+    Connections,
+    HalfOpen,
+    Handshakes,
+    Polling,
+    Memory,
+    Write,
+}
+
+impl Bound {
+    const ALL: [Self; 6] = [
+        Self::Connections,
+        Self::HalfOpen,
+        Self::Handshakes,
+        Self::Polling,
+        Self::Memory,
+        Self::Write,
+    ];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::HalfOpen => "half-open",
+            Self::Handshakes => "handshakes",
+            Self::Polling => "polling",
+            Self::Memory => "memory",
+            Self::Write => "write-timeout",
+        }
+    }
+
+    /// Counts that somebody was refused or cut off for it.
+    pub(crate) fn reached(self) {
+        counter!(REFUSED, "bound" => self.label()).increment(1);
+    }
+}
+
+/// Counts a socket that could not be accepted.
+pub(crate) fn accept_failed() {
+    counter!(ACCEPT_ERRORS).increment(1);
+}
+
+/// Counts clients against [`Bounds`].
+pub(crate) struct Limits {
+    bounds: Bounds,
+    open: AtomicUsize,
+    polling: AtomicUsize,
+    opening: Mutex<Opening>,
+    /// When the next handshake would be on time, if they all came as fast as they may.
+    next_handshake: Mutex<Instant>,
+    told: Arc<Semaphore>,
+}
+
+impl fmt::Debug for Limits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Limits")
+            .field("bounds", &self.bounds)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Sockets whose handshake is not over, from the oldest on.
+#[derive(Default)]
+struct Opening {
+    next: u64,
+    sockets: BTreeMap<u64, Option<End>>,
+}
+
+/// Ends a socket.
+type End = Box<dyn FnOnce() + Send>;
+
+impl Limits {
+    /// Nobody is there yet.
+    #[must_use]
+    pub(crate) fn new(bounds: Bounds) -> Arc<Self> {
+        describe_counter!(
+            REFUSED,
+            "Clients and requests that were refused or cut off because a bound was reached"
+        );
+        describe_counter!(
+            ACCEPT_ERRORS,
+            "Sockets that could not be accepted, mostly for want of file descriptors"
+        );
+        for bound in Bound::ALL {
+            counter!(REFUSED, "bound" => bound.label()).increment(0);
+        }
+        counter!(ACCEPT_ERRORS).increment(0);
+        Arc::new(Self {
+            bounds,
+            open: AtomicUsize::new(0),
+            polling: AtomicUsize::new(0),
+            opening: Mutex::default(),
+            next_handshake: Mutex::new(Instant::now()),
+            told: Arc::new(Semaphore::new(TOLD)),
+        })
+    }
+
+    /// A place for one more connection; `None`: there are as many as there may be.
+    pub(crate) fn enter(self: &Arc<Self>) -> Option<Place> {
+        take(&self.open, self.bounds.connections).then(|| Place(Arc::clone(self)))
+    }
+
+    /// A place for one more client that polls and has not logged in.
+    pub(crate) fn enter_polling(self: &Arc<Self>) -> Option<PollingPlace> {
+        take(&self.polling, self.bounds.polling).then(|| PollingPlace(Arc::clone(self)))
+    }
+
+    /// Leave to tell one client that it is refused, which takes a moment.
+    pub(crate) fn tell(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.told).try_acquire_owned().ok()
+    }
+
+    /// Counts a socket whose handshake begins. If that is one too many, the oldest such socket ends: a client that means
+    /// it is ready in a moment, so whoever holds many of them open ends their own.
+    pub(crate) fn open(self: &Arc<Self>) -> HalfOpen {
+        let (key, oldest) = {
+            let mut opening = self.opening.lock();
+            opening.next += 1;
+            let key = opening.next;
+            opening.sockets.insert(key, None);
+            let is_full = opening.sockets.len() > self.bounds.half_open.max(1);
+            (key, is_full.then(|| opening.sockets.pop_first()).flatten())
+        };
+        if let Some((_, end)) = oldest {
+            Bound::HalfOpen.reached();
+            if let Some(end) = end {
+                end();
+            }
+        }
+        HalfOpen {
+            limits: Arc::clone(self),
+            key,
+        }
+    }
+
+    /// Counts a handshake, and returns how long it is ahead of its time.
+    pub(crate) fn handshake(&self) -> Duration {
+        let now = Instant::now();
+        let mut next = self.next_handshake.lock();
+        *next = (*next).max(now - BURST) + self.pace();
+        next.saturating_duration_since(now)
+    }
+
+    /// Counts a handshake unless it is ahead of its time.
+    pub(crate) fn try_handshake(&self) -> bool {
+        let now = Instant::now();
+        let mut next = self.next_handshake.lock();
+        let after = (*next).max(now - BURST) + self.pace();
+        let is_on_time = after <= now;
+        if is_on_time {
+            *next = after;
+        }
+        is_on_time
+    }
+
+    fn pace(&self) -> Duration {
+        Duration::from_secs(1) / self.bounds.handshakes.max(1)
+    }
+}
+
+/// Counts one more, if that is not too many.
+fn take(count: &AtomicUsize, most: usize) -> bool {
+    let more = |count| (count < most).then_some(count + 1);
+    let taken = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+    taken.is_ok()
+}
+
+/// A connection's place, given back when this is dropped.
+pub(crate) struct Place(Arc<Limits>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The place of a client that polls and has not logged in, given back when this is dropped.
+#[derive(Debug)]
+pub(crate) struct PollingPlace(Arc<Limits>);
+
+impl Drop for PollingPlace {
+    fn drop(&mut self) {
+        self.0.polling.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A socket whose handshake is not over. Dropped when it is.
+pub(crate) struct HalfOpen {
+    limits: Arc<Limits>,
+    key: u64,
+}
+
+impl HalfOpen {
+    /// How the socket is to be ended if it is the oldest when one too many begins. If that was so already, at once.
+    pub(crate) fn ends_by(&self, end: impl FnOnce() + Send + 'static) {
+        let mut opening = self.limits.opening.lock();
+        let Some(place) = opening.sockets.get_mut(&self.key) else {
+            drop(opening);
+            return end();
+        };
+        let before = place.replace(Box::new(end));
+        // Outside of the lock, as below.
+        drop(opening);
+        drop(before);
+    }
+}
+
+impl Drop for HalfOpen {
+    fn drop(&mut self) {
+        let end = self.limits.opening.lock().sockets.remove(&self.key);
+        // Outside of the lock: what it holds may be dropped with it.
+        drop(end);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU32;
+    use tokio::time::advance;
+
+    fn limits() -> Arc<Limits> {
+        Limits::new(Bounds {
+            connections: 2,
+            half_open: 2,
+            handshakes: 1_000,
+            polling: 1,
+        })
+    }
+
+    #[tokio::test]
+    async fn a_place_is_taken_until_it_is_given_back() {
+        let limits = limits();
+        let (one, two) = (limits.enter(), limits.enter());
+        assert!(one.is_some() && two.is_some());
+        assert!(limits.enter().is_none());
+        drop(one);
+        assert!(limits.enter().is_some());
+        let polling = limits.enter_polling();
+        assert!(polling.is_some() && limits.enter_polling().is_none());
+        drop(polling);
+        assert!(limits.enter_polling().is_some());
+    }
+
+    #[tokio::test]
+    async fn one_half_open_socket_too_many_ends_the_oldest_and_no_other() {
+        let limits = limits();
+        let ended = Arc::new(AtomicU32::new(0));
+        let open = |digit: u32| {
+            let half_open = limits.open();
+            let ended = Arc::clone(&ended);
+            half_open.ends_by(move || {
+                ended.fetch_add(digit, Ordering::Relaxed);
+            });
+            half_open
+        };
+        let (one, ready) = (open(1), open(10));
+        drop(ready);
+        let two = open(100);
+        assert_eq!(ended.load(Ordering::Relaxed), 0);
+        let three = open(1_000);
+        assert_eq!(ended.load(Ordering::Relaxed), 1);
+        // Who is told late how it ends has ended all the same.
+        one.ends_by({
+            let ended = Arc::clone(&ended);
+            move || {
+                ended.fetch_add(5, Ordering::Relaxed);
+            }
+        });
+        assert_eq!(ended.load(Ordering::Relaxed), 6);
+        drop((two, three));
+        assert!(limits.opening.lock().sockets.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn handshakes_are_paced_after_a_burst() {
+        let limits = limits();
+        advance(Duration::from_secs(1)).await;
+        let burst = (0..200).filter(|_| limits.try_handshake()).count();
+        assert_eq!(burst, 100);
+        advance(Duration::from_millis(10)).await;
+        let later = (0..200).filter(|_| limits.try_handshake()).count();
+        assert_eq!(later, 10);
+        assert_eq!(limits.handshake(), Duration::from_millis(1));
+        assert_eq!(limits.handshake(), Duration::from_millis(2));
+    }
+
+    #[test]
+    fn what_comes_in_may_take_half_of_the_memory() {
+        let limits = QueueLimits::new(100, 1_000);
+        let (mut one, mut two) = (0, 0);
+        assert!(limits.recount(&mut one, 400));
+        assert!(!limits.recount(&mut two, 101));
+        assert!(limits.recount(&mut two, 50), "less is always allowed");
+        assert_eq!(limits.queued(), 450);
+        limits.recount(&mut one, 0);
+        limits.recount(&mut two, 0);
+        assert_eq!(limits.queued(), 0);
     }
 }

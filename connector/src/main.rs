@@ -44,7 +44,11 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         tracing::info!(address = %tcp.local_addr()?, "tcp listening");
     }
     tracing::info!(address = %admin_listener.local_addr()?, "admin listening");
-    let admin = tokio::spawn(admin::serve(admin_listener, readiness, shutdown.clone()));
+    let admin = tokio::spawn(admin::serve(
+        admin_listener,
+        readiness.clone(),
+        shutdown.clone(),
+    ));
 
     let surroundings = Surroundings {
         hub,
@@ -52,6 +56,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         chat,
         lease,
         registry,
+        readiness,
     };
     connector::serve(&config.clients, listeners, surroundings, shutdown).await;
     admin.abort();

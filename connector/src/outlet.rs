@@ -90,7 +90,7 @@ impl Outlet {
     /// Goes over from a mailbox to a socket. What was not fetched from the mailbox goes first, by whoever calls.
     pub(crate) fn switch(&self, to: OwnedWriteHalf) -> Bytes {
         match &self.0 {
-            Kind::Mailbox(mailbox, socket) if socket.set(to).is_ok() => mailbox.close(),
+            Kind::Mailbox(mailbox, socket) if socket.set(to).is_ok() => mailbox.switch(),
             _ => Bytes::new(),
         }
     }
@@ -99,6 +99,13 @@ impl Outlet {
     pub(crate) async fn fetched(&self) {
         if let Kind::Mailbox(mailbox, _) = &self.0 {
             mailbox.fetched().await;
+        }
+    }
+
+    /// The client has logged in.
+    pub(crate) fn logged_in(&self) {
+        if let Kind::Mailbox(mailbox, _) = &self.0 {
+            mailbox.logged_in();
         }
     }
 
@@ -119,9 +126,9 @@ impl Outlet {
             Kind::Socket(socket) => drop(SockRef::from(socket.as_ref()).shutdown(how)),
             Kind::Mailbox(mailbox, socket) => match (socket.get(), how) {
                 (Some(socket), how) => drop(SockRef::from(socket.as_ref()).shutdown(how)),
-                // The farewell is still to be fetched.
-                (None, Shutdown::Write) => {}
-                (None, Shutdown::Both | Shutdown::Read) => drop(mailbox.close()),
+                // What was said is still to be fetched.
+                (None, Shutdown::Write) => mailbox.finish(),
+                (None, Shutdown::Both | Shutdown::Read) => mailbox.abort(),
             },
             #[cfg(test)]
             Kind::Record(_) => {}

@@ -7,15 +7,19 @@ use crate::codec::{Dictionary, WireFormat};
 use crate::connection::{Connection, QueueLimits};
 use crate::disconnect::Disconnect;
 use crate::inlet::Inlet;
+use crate::life::{Life, Obituaries};
+use crate::limits::{self, Bound, Limits};
+use crate::lines::Lines;
 use crate::page;
 use crate::session::Services;
 use crate::socket::{ClientLimits, Socket};
 use crate::socketio::{self, Polling};
+use crate::stream::{HttpStream, Pass};
 #[cfg(test)]
 use crate::websocket::Opcode;
 use crate::websocket::{accept_key, deflate};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -24,24 +28,69 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics::gauge;
 use parking_lot::Mutex;
-use runtime::Shutdown;
+use runtime::{Readiness, Shutdown};
 use slab::Slab;
+use socket2::SockRef;
 use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 /// Of the ten seconds that a shutdown may take: sockets first, then the leaves of their sessions.
 const CLOSE_SOCKETS: Duration = Duration::from_secs(4);
 const LAND_LEAVES: Duration = Duration::from_secs(5);
-/// Sockets closed at once, and the pause between such batches: clients that reconnect all at the
-/// same moment would storm the connectors that stay.
+/// Sockets closed at once, at least, and the pause between such batches: clients that reconnect all at the same moment
+/// would storm the connectors that stay.
 const CLOSE_BATCH: usize = 1_000;
 const CLOSE_PAUSE: Duration = Duration::from_millis(50);
+/// All batches are closed after so many pauses, however many connections there are: two seconds.
+const CLOSE_PAUSES: usize = 40;
 /// After an error of accept, which is mostly a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Between two lines about such errors.
+const ACCEPT_LINES: Duration = Duration::from_secs(5);
+/// How long a client that is refused may take to say what it wants, and to read the answer.
+const REFUSE: Duration = Duration::from_secs(1);
+/// Seconds after which a client that was refused may try again.
+pub(crate) const RETRY_AFTER: u32 = 5;
+/// Bytes of answers that the kernel keeps for a client that does not read them, half of what it takes for that.
+const HTTP_BUFFER: usize = 64 << 10;
+/// The same once the socket is a WebSocket.
+const SOCKET_BUFFER: usize = 1 << 20;
+
+/// What is told to whoever comes without a WebSocket.
+const WHAT_THIS_IS: &str =
+    "This is a WebSocket port: / speaks Pomelo, /socket.io/ Socket.IO, /ws JSON.\n";
+/// What is told to a client, or rather to the proxy before it, that can't switch protocols.
+const OLD_HTTP: &str = "A WebSocket needs HTTP/1.1, but this request came as HTTP/1.0. \
+    Is there a proxy? nginx needs: proxy_http_version 1.1;\n";
+/// Lines about such requests, in each second.
+const OLD_HTTP_LINES: u32 = 1;
+
+/// Bounds them.
+pub(crate) fn old_upgrades() -> Lines {
+    Lines::new(OLD_HTTP_LINES)
+}
+
+/// The request is not answered: its connection ends, as one does whose server is gone.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection is over")]
+pub(crate) struct Gone;
+
+/// The other end of the socket that a request came by.
+#[derive(Debug, Clone, Copy)]
+struct Peer(SocketAddr);
+
+/// The other end of the socket that a request came by, if that is known.
+pub(crate) fn peer(request: &Request<Incoming>) -> Option<SocketAddr> {
+    let peer = request.extensions().get::<Option<Peer>>();
+    peer.copied().flatten().map(|Peer(address)| address)
+}
 
 /// Everything that a socket needs from its connector.
 pub(crate) struct Server {
@@ -53,9 +102,14 @@ pub(crate) struct Server {
     /// The page is served.
     pub(crate) page: bool,
     pub(crate) queues: Arc<QueueLimits>,
+    pub(crate) limits: Arc<Limits>,
     pub(crate) connections: Mutex<Slab<Arc<Connection>>>,
     pub(crate) sockets: TaskTracker,
     pub(crate) polling: Polling,
+    /// What `/healthz` tells.
+    pub(crate) readiness: Readiness,
+    pub(crate) old_upgrades: Lines,
+    pub(crate) obituaries: Arc<Obituaries>,
 }
 
 impl Server {
@@ -91,21 +145,48 @@ impl Server {
     async fn accept(
         self: Arc<Self>,
         listener: TcpListener,
-        serve: fn(Arc<Self>, TcpStream),
+        serve: fn(Arc<Self>, TcpStream, Arc<Pass>),
     ) -> Infallible {
+        let errors = Lines::new(1).over(ACCEPT_LINES);
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
                     // Answers are written whole: waiting for more would only delay them (F15).
-                    if stream.set_nodelay(true).is_ok() {
-                        serve(Arc::clone(&self), stream);
+                    if stream.set_nodelay(true).is_err() {
+                        continue;
+                    }
+                    match self.limits.enter() {
+                        Some(place) => {
+                            let pass = Pass::new(place, self.limits.open());
+                            serve(Arc::clone(&self), stream, pass);
+                        }
+                        None => self.refuse(stream),
+                    }
+                    let early = self.limits.handshake();
+                    if !early.is_zero() {
+                        Bound::Handshakes.reached();
+                        sleep(early).await;
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "can't accept");
+                    limits::accept_failed();
+                    if let Some(suppressed) = errors.next() {
+                        tracing::warn!(%error, suppressed, "can't accept");
+                    }
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
+        }
+    }
+
+    /// Tells a client that there are too many, if it speaks HTTP; others are closed.
+    fn refuse(&self, stream: TcpStream) {
+        Bound::Connections.reached();
+        if let Some(permit) = self.limits.tell() {
+            tokio::spawn(async move {
+                let _ = timeout(REFUSE, refuse(stream)).await;
+                drop(permit);
+            });
         }
     }
 
@@ -132,22 +213,23 @@ impl Server {
             .map(|(_, connection)| Arc::clone(connection))
             .collect();
         tracing::info!(connections = connections.len(), "closing");
-        for batch in connections.chunks(CLOSE_BATCH) {
-            for connection in batch {
-                connection.close(reason);
-            }
-            sleep(CLOSE_PAUSE).await;
-        }
+        close_paced(&connections, reason).await;
     }
 
     async fn drain(&self) {
-        self.close_all(Disconnect::Shutdown).await;
+        let deadline = Instant::now() + CLOSE_SOCKETS;
+        // First, so that whoever connects from now on is closed at once, though it is not among those below.
         self.sockets.close();
-        if timeout(CLOSE_SOCKETS, self.sockets.wait()).await.is_err() {
+        self.close_all(Disconnect::Shutdown).await;
+        if timeout_at(deadline, self.sockets.wait()).await.is_err() {
             tracing::warn!(
                 connections = self.sockets.len(),
                 "sockets did not close in time"
             );
+            let left: Vec<_> = (self.connections.lock().iter())
+                .map(|(_, connection)| Arc::clone(connection))
+                .collect();
+            left.iter().for_each(|connection| connection.abort());
         }
         if timeout(LAND_LEAVES, self.services.departures.landed())
             .await
@@ -155,72 +237,121 @@ impl Server {
         {
             tracing::error!("some leaves did not land");
         }
+        self.obituaries.finish();
     }
 
     /// A package begins with its type, a request of HTTP with a letter.
-    fn any(self: Arc<Self>, stream: TcpStream) {
-        tokio::spawn(async move {
+    fn any(self: Arc<Self>, stream: TcpStream, pass: Arc<Pass>) {
+        let half_open = Arc::clone(&pass);
+        let task = tokio::spawn(async move {
             let mut first = [0];
             match timeout(self.clients.handshake, stream.peek(&mut first)).await {
-                Ok(Ok(1)) if first[0] < b' ' => self.stream(stream),
-                Ok(Ok(1)) => self.http(stream).await,
+                Ok(Ok(1)) if first[0] < b' ' => self.stream(stream, pass),
+                Ok(Ok(1)) => self.http(stream, pass).await,
                 _ => {}
             }
         });
+        let task = task.abort_handle();
+        half_open.ends_by(move || task.abort());
     }
 
-    fn stream(self: Arc<Self>, stream: TcpStream) {
+    fn stream(self: Arc<Self>, stream: TcpStream, pass: Arc<Pass>) {
         let format = self.pomelo().on_a_stream();
-        self.socket(stream, Vec::new(), format);
+        self.socket(stream, pass, Vec::new(), format);
     }
 
     fn pomelo(&self) -> WireFormat {
         WireFormat::POMELO.with_dictionary(self.dictionary)
     }
 
-    async fn http(self: Arc<Self>, stream: TcpStream) {
+    async fn http(self: Arc<Self>, stream: TcpStream, pass: Arc<Pass>) {
         let handshake = self.clients.handshake;
-        let service = service_fn(move |request| {
+        let peer = stream.peer_addr().ok().map(Peer);
+        // Answers that nobody reads are kept in user space, where they are bounded.
+        drop(SockRef::from(&stream).set_send_buffer_size(HTTP_BUFFER));
+        let asking = Arc::clone(&pass);
+        let service = service_fn(move |mut request: Request<Incoming>| {
             let server = Arc::clone(&self);
-            async move { Ok::<_, Infallible>(server.answer(request).await) }
+            if !is_upgrade(request.headers()) {
+                asking.opened();
+            }
+            request.extensions_mut().insert(peer);
+            async move { server.answer(request).await }
         });
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(handshake)
             .max_buf_size(16 << 10)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(TokioIo::new(HttpStream::new(stream, pass)), service)
             .with_upgrades()
             .await;
         if let Err(error) = served {
-            tracing::debug!(%error, "not HTTP");
+            tracing::debug!(%error, "HTTP ended");
         }
     }
 
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        let looks = matches!(*request.method(), Method::GET | Method::HEAD);
-        if self.page
-            && looks
-            && !is_upgrade(request.headers())
-            && let Some(file) = page::file(request.uri().path())
-        {
-            return file;
+    /// An upgrade means Pomelo, whatever its path, as in the original: clients may set a path, and proxies keep
+    /// prefixes. Only `/ws` and Socket.IO's path mean something else.
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Response<Full<Bytes>>, Gone> {
+        let asks_to_upgrade = is_upgrade(request.headers());
+        let path = request.uri().path();
+        if !asks_to_upgrade && let Some(answer) = self.look(request.method(), path) {
+            return Ok(answer);
         }
-        let format = match request.uri().path() {
-            "/" => self.pomelo(),
+        let format = match path {
             "/ws" => WireFormat::JSON,
             #[cfg(test)]
             "/echo/text" => WireFormat::echo(Opcode::Text),
             #[cfg(test)]
             "/echo/binary" => WireFormat::echo(Opcode::Binary),
             "/socket.io/" | "/socket.io" => return socketio::answer(self, request).await,
-            _ => return plain(StatusCode::NOT_FOUND, "nothing here\n"),
+            "/" => self.pomelo(),
+            _ if asks_to_upgrade => self.pomelo(),
+            _ => return Ok(plain(StatusCode::NOT_FOUND, "nothing here\n")),
         };
         let (agreed, format) = self.agree(request.headers(), format);
-        self.upgrade(request, agreed, move |server, upgraded| {
-            if let Some((stream, first)) = stream_of(upgraded) {
-                server.socket(stream, first, format);
+        Ok(self.upgrade(request, agreed, move |server, upgraded| {
+            if let Some((stream, pass, first)) = stream_of(upgraded) {
+                server.socket(stream, pass, first, format);
             }
-        })
+        }))
+    }
+
+    /// What people and health checks look at; `None` for everything else.
+    fn look(&self, method: &Method, path: &str) -> Option<Response<Full<Bytes>>> {
+        let reads = matches!(*method, Method::GET | Method::HEAD);
+        if reads && path == "/healthz" {
+            return Some(self.health());
+        }
+        if reads
+            && self.page
+            && let Some(file) = page::file(path)
+        {
+            return Some(file);
+        }
+        match (method, path) {
+            (&Method::OPTIONS, "/" | "*" | "/healthz") => {
+                let mut response = plain(StatusCode::NO_CONTENT, "");
+                let methods = HeaderValue::from_static("GET, HEAD, OPTIONS");
+                response.headers_mut().insert(header::ALLOW, methods);
+                Some(response)
+            }
+            (_, "/") if reads => Some(plain(StatusCode::OK, WHAT_THIS_IS)),
+            _ => None,
+        }
+    }
+
+    /// The same as the admin port's `/readyz`, for balancers that reach this port alone.
+    fn health(&self) -> Response<Full<Bytes>> {
+        let (is_ready, text) = self.readiness.describe(self.sockets.is_closed());
+        let mut response = Response::new(Full::from(text));
+        if !is_ready {
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        }
+        response
     }
 
     /// The extension that is agreed on with a client, if one is, and the form that its frames have then.
@@ -242,10 +373,17 @@ impl Server {
         agreed: Option<HeaderValue>,
         begin: impl FnOnce(Arc<Self>, Upgraded) + Send + 'static,
     ) -> Response<Full<Bytes>> {
+        if is_upgrade(request.headers()) && request.version() < Version::HTTP_11 {
+            if let Some(suppressed) = self.old_upgrades.next() {
+                tracing::warn!(suppressed, "{}", OLD_HTTP.trim_ascii_end());
+            }
+            return plain(StatusCode::UPGRADE_REQUIRED, OLD_HTTP);
+        }
         let key = match websocket_key(&request) {
             Ok(key) => accept_key(key.as_bytes()),
             Err(response) => return *response,
         };
+        let protocol = subprotocol(request.headers());
         let Ok(key) = HeaderValue::from_str(&key) else {
             return plain(StatusCode::BAD_REQUEST, "bad key\n");
         };
@@ -265,58 +403,155 @@ impl Server {
         if let Some(agreed) = agreed {
             headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, agreed);
         }
+        if let Some(protocol) = protocol {
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+        }
         response
     }
 
     /// Serves a socket that has sent this already.
-    fn socket(self: Arc<Self>, stream: TcpStream, first: Vec<u8>, format: WireFormat) {
+    fn socket(
+        self: Arc<Self>,
+        stream: TcpStream,
+        pass: Arc<Pass>,
+        first: Vec<u8>,
+        format: WireFormat,
+    ) {
+        let peer = stream.peer_addr().ok();
         let (reader, writer) = stream.into_split();
         let connection = Connection::new(writer, format, Arc::clone(&self.queues));
         let inlet = Inlet::of_socket(reader, format, self.clients.message);
-        self.connected(connection, inlet, first, || {});
+        self.connected(connection, peer, inlet, first, Some(pass), || {});
     }
 
-    /// Serves a connection until it is over, and then calls `end`.
+    /// Serves a connection until it is over, and then calls `end`, whatever becomes of the task. What it holds of the
+    /// bounds is given back then; a socket is half open until the protocol's own handshake is over.
     pub(crate) fn connected(
         self: Arc<Self>,
         connection: Arc<Connection>,
+        peer: Option<SocketAddr>,
         inlet: Inlet,
         first: Vec<u8>,
+        pass: Option<Arc<Pass>>,
         end: impl FnOnce() + Send + 'static,
     ) {
         let key = self.connections.lock().insert(Arc::clone(&connection));
+        gauge!("connector_connections").increment(1);
         // Registered before the look, so that a shutdown finds it in one of the two ways.
         if self.sockets.is_closed() {
             connection.close(Disconnect::Shutdown);
         }
+        if let Some(pass) = &pass {
+            let connection = Arc::downgrade(&connection);
+            pass.ends_by(move || {
+                if let Some(connection) = connection.upgrade() {
+                    connection.close(Disconnect::HandshakeTimeout);
+                }
+            });
+        }
+        let life = Life::begin(Arc::clone(&connection), peer, Arc::clone(&self.obituaries));
         let services = Arc::clone(&self.services);
-        let socket = Socket::new(connection, inlet, &self.clients, services);
+        let socket = Socket::new(
+            Arc::clone(&connection),
+            inlet,
+            &self.clients,
+            services,
+            pass.clone(),
+        );
         let sockets = self.sockets.clone();
+        let served = Served {
+            server: self,
+            key,
+            connection,
+            end: Some(end),
+            _life: life,
+            _pass: pass,
+        };
         sockets.spawn(async move {
-            gauge!("connector_connections").increment(1);
+            let _served = served;
             socket.serve(first).await;
-            end();
-            self.connections.lock().remove(key);
-            gauge!("connector_connections").decrement(1);
         });
     }
 }
 
-/// The socket below, and what was read of it already.
-pub(crate) fn stream_of(upgraded: Upgraded) -> Option<(TcpStream, Vec<u8>)> {
-    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
-        tracing::error!("the upgraded connection is no TCP stream");
+/// A connection that is served. When this is dropped it is over, in every list and count.
+struct Served<E: FnOnce()> {
+    server: Arc<Server>,
+    key: usize,
+    connection: Arc<Connection>,
+    end: Option<E>,
+    _life: Life,
+    _pass: Option<Arc<Pass>>,
+}
+
+impl<E: FnOnce()> Drop for Served<E> {
+    fn drop(&mut self) {
+        // After a panic nobody has ended the socket yet.
+        self.connection.abort();
+        if let Some(end) = self.end.take() {
+            end();
+        }
+        let removed = self.server.connections.lock().try_remove(self.key);
+        drop(removed);
+        gauge!("connector_connections").decrement(1);
+    }
+}
+
+/// Answers one request with the reason why it is refused. Who does not speak HTTP is told nothing.
+async fn refuse(mut stream: TcpStream) -> io::Result<()> {
+    let mut head = vec![0; 4 << 10];
+    if stream.peek(&mut head[..1]).await? == 0 || head[0] < b' ' {
+        return Ok(());
+    }
+    // What is left unread would reset the connection, and the answer with it.
+    let mut read = 0;
+    while read < head.len() && !head[..read].ends_with(b"\r\n\r\n") {
+        match stream.read(&mut head[read..]).await? {
+            0 => return Ok(()),
+            count => read += count,
+        }
+    }
+    let text =
+        "This connector has as many connections as it may have. Try again in some seconds.\n";
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\nretry-after: {RETRY_AFTER}\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n{text}",
+        text.len()
+    );
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await?;
+    while stream.read(&mut head).await? > 0 {}
+    Ok(())
+}
+
+/// Closes in batches. However many they are, the last one is closed in time.
+async fn close_paced(connections: &[Arc<Connection>], reason: Disconnect) {
+    let batch = connections.len().div_ceil(CLOSE_PAUSES).max(CLOSE_BATCH);
+    for batch in connections.chunks(batch) {
+        for connection in batch {
+            connection.close(reason);
+        }
+        sleep(CLOSE_PAUSE).await;
+    }
+}
+
+/// The socket below, what it holds of the bounds, and what was read of it already.
+pub(crate) fn stream_of(upgraded: Upgraded) -> Option<(TcpStream, Arc<Pass>, Vec<u8>)> {
+    let Ok(parts) = upgraded.downcast::<TokioIo<HttpStream>>() else {
+        tracing::error!("the upgraded connection is none of ours");
         return None;
     };
-    Some((parts.io.into_inner(), parts.read_buf.to_vec()))
+    let (stream, pass) = parts.io.into_inner().into_parts();
+    // As much as the system allows: from here on the connection's own queue bounds what waits.
+    drop(SockRef::from(&stream).set_send_buffer_size(SOCKET_BUFFER));
+    Some((stream, pass, parts.read_buf.to_vec()))
 }
 
 /// Checks the opening handshake (RFC 6455, section 4.2.1).
 fn websocket_key(request: &Request<Incoming>) -> Result<&HeaderValue, Box<Response<Full<Bytes>>>> {
     let headers = request.headers();
     if request.method() != Method::GET || !is_upgrade(headers) {
-        let text = "This is a WebSocket port: / speaks Pomelo, /socket.io/ Socket.IO, /ws JSON.\n";
-        let mut response = plain(StatusCode::UPGRADE_REQUIRED, text);
+        let mut response = plain(StatusCode::UPGRADE_REQUIRED, WHAT_THIS_IS);
         response
             .headers_mut()
             .insert(header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -341,6 +576,21 @@ fn websocket_key(request: &Request<Incoming>) -> Result<&HeaderValue, Box<Respon
     })
 }
 
+/// The first of the subprotocols that a client offers, as the original answered: clients fail the connection if they offer
+/// some and are answered with none. What is no token (RFC 6455, section 4.1) is passed over.
+fn subprotocol(headers: &HeaderMap) -> Option<HeaderValue> {
+    let offers = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
+    let offers = offers.filter_map(|value| value.to_str().ok());
+    let mut offers = offers.flat_map(|value| value.split(',')).map(str::trim);
+    let first = offers.find(|offer| !offer.is_empty() && offer.bytes().all(is_token))?;
+    HeaderValue::from_str(first).ok()
+}
+
+/// A byte of a token (RFC 9110, section 5.6.2).
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
 fn is_upgrade(headers: &HeaderMap) -> bool {
     has_token(headers, header::UPGRADE, "websocket")
         && has_token(headers, header::CONNECTION, "upgrade")
@@ -359,4 +609,54 @@ pub(crate) fn plain(status: StatusCode, text: &'static str) -> Response<Full<Byt
     let mut response = Response::new(Full::from(text));
     *response.status_mut() = status;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::WireFormat;
+
+    fn offered(offers: &[&'static str]) -> Option<String> {
+        let mut headers = HeaderMap::new();
+        for offer in offers {
+            let offer = HeaderValue::from_static(offer);
+            headers.append(header::SEC_WEBSOCKET_PROTOCOL, offer);
+        }
+        subprotocol(&headers).map(|it| it.to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn the_first_subprotocol_that_is_a_token_is_agreed_on() {
+        for (offers, expected) in [
+            (&["pomelo, json"][..], Some("pomelo")),
+            (&["json"], Some("json")),
+            (&[" , v1.pomelo,json"], Some("v1.pomelo")),
+            (&["no token, a/b, {}, json"], Some("json")),
+            (&["", "second"], Some("second")),
+            (&["no token"], None),
+            (&[""], None),
+            (&[], None),
+        ] {
+            assert_eq!(offered(offers).as_deref(), expected, "{offers:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn however_many_connections_there_are_all_are_closed_in_two_seconds() {
+        let queues = QueueLimits::new(1 << 20, 1 << 20);
+        for (count, batches) in [(0_usize, 0), (1, 1), (10_000, 10), (100_000, 40)] {
+            let record = Arc::new(Mutex::new(Vec::new()));
+            let connections: Vec<_> = std::iter::repeat_with(|| {
+                Connection::new(Arc::clone(&record), WireFormat::POMELO, Arc::clone(&queues))
+            })
+            .take(count)
+            .collect();
+            let begun = Instant::now();
+            close_paced(&connections, Disconnect::Shutdown).await;
+            assert_eq!(begun.elapsed(), batches * CLOSE_PAUSE, "{count}");
+            assert!(begun.elapsed() <= CLOSE_SOCKETS / 2);
+            let is_closing = |it: &Arc<Connection>| it.closing() == Some(Disconnect::Shutdown);
+            assert!(connections.iter().all(is_closing));
+        }
+    }
 }

@@ -180,7 +180,7 @@ impl Client {
             Err(refused) => return Some(Err(refused.into())),
         };
         let registration = undo.keep().registration;
-        self.connection.belongs_to(&user.id);
+        self.connection.belongs_to(&user.id, &id);
         let joined = self.welcome(request.id, LOGGED_IN, entry);
         self.session = Some(Session {
             id,
@@ -192,6 +192,13 @@ impl Client {
             places: vec![joined],
         });
         None
+    }
+
+    /// Returns when all that was carried out is answered.
+    pub(crate) async fn answered(&self) {
+        if let Some(session) = &self.session {
+            session.flow.settled().await;
+        }
     }
 
     /// The connection is over: what it sent comes first, then its leaves (K3, K4).

@@ -9,7 +9,9 @@ use crate::codec::{self, Codec, EngineIo, Input, Protocol, WireFormat};
 use crate::connection::Connection;
 use crate::disconnect::Disconnect;
 use crate::inlet::{Inlet, Read};
+use crate::limits::Bound;
 use crate::session::{Client, Services};
+use crate::stream::Pass;
 use crate::websocket::{self, Event, Opcode};
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -30,6 +32,8 @@ const BACKLOG: usize = 64 << 10;
 const LOGIN_UNDER_WAY: Duration = Duration::from_secs(2);
 /// Between two looks whether everything was read that had arrived when a client's time was over.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How long a farewell waits for the answers to what was carried out: a request is answered within two seconds.
+const ANSWERS: Duration = Duration::from_millis(2_500);
 
 /// The times and sizes that bound a client.
 #[derive(Debug, Clone)]
@@ -119,6 +123,10 @@ struct Wire {
     clock: Clock,
     /// Bytes of unfinished messages and of the backlog that are counted for the process.
     charged: usize,
+    /// Until the handshake is over.
+    half_open: Option<Arc<Pass>>,
+    /// Nothing has come of a client that polls.
+    is_new: bool,
 }
 
 impl Socket {
@@ -128,15 +136,18 @@ impl Socket {
         inlet: Inlet,
         limits: &ClientLimits,
         services: Arc<Services>,
+        half_open: Option<Arc<Pass>>,
     ) -> Box<Self> {
         Box::new(Self {
             client: Client::new(services, Arc::clone(&connection)),
             wire: Wire {
-                codec: Codec::new(connection.format(), limits.heartbeat),
+                codec: Codec::new(connection.format(), limits.heartbeat).with_limit(limits.message),
                 clock: Clock::start(connection.format(), limits),
                 connection,
                 inlet,
                 charged: 0,
+                half_open,
+                is_new: false,
             },
         })
     }
@@ -151,6 +162,11 @@ impl Socket {
     }
 
     async fn begin(&mut self, mut first: Vec<u8>) {
+        // A client that polls is there when it has polled once more: many could be begun in one write otherwise.
+        self.wire.is_new = self.wire.inlet.is_polled();
+        if self.wire.is_new {
+            return;
+        }
         let mut batch = Batch::default();
         self.wire.codec.open(&mut batch.inputs);
         self.wire.hear(&mut batch, |inlet, heard| {
@@ -162,11 +178,14 @@ impl Socket {
 
     async fn end(self: Box<Self>) {
         let Self { client, mut wire } = *self;
-        client.close().await;
         let connection = Arc::clone(&wire.connection);
+        let _ = timeout(ANSWERS, client.answered()).await;
+        connection.conclude();
+        client.close().await;
         // Nobody waits for a peer that doesn't answer the close.
         let answered = async {
             wire.inlet.drain().await;
+            connection.flushed().await;
             connection.fetched().await;
         };
         let _ = timeout(LINGER, answered).await;
@@ -231,7 +250,7 @@ impl Socket {
             backlog.bytes -= batch.bytes;
             match batch.end {
                 Some(End::Because(reason)) => wire.connection.close(reason),
-                Some(End::Gone) => wire.connection.abort(),
+                Some(End::Gone) => wire.connection.close_plainly(),
                 None => {}
             }
             next = backlog.batches.pop_front();
@@ -299,6 +318,13 @@ impl Wire {
         match read {
             Ok(Read::Some { taken, .. }) => {
                 self.clock.has_read(taken);
+                if std::mem::take(&mut self.is_new) {
+                    let mut inputs = Vec::new();
+                    self.codec.open(&mut inputs);
+                    if !inputs.is_empty() {
+                        self.clock.ready();
+                    }
+                }
                 if self.charged > 0 || self.inlet.held() > 0 {
                     self.charge(batch.bytes);
                 }
@@ -335,7 +361,12 @@ impl Wire {
         let mut has_requests = false;
         for input in &batch.inputs {
             match input {
-                Input::Ready => self.clock.ready(),
+                Input::Ready => {
+                    self.clock.ready();
+                    if let Some(pass) = self.half_open.take() {
+                        pass.opened();
+                    }
+                }
                 Input::Heartbeat => self.clock.heard_heartbeat(),
                 Input::Request(_) => has_requests = true,
             }
@@ -350,6 +381,7 @@ impl Wire {
         let held = self.inlet.held() + backlog;
         let limits = self.connection.limits();
         if !limits.recount(&mut self.charged, held) {
+            Bound::Memory.reached();
             self.connection.close(Disconnect::Overloaded);
         }
     }
@@ -610,6 +642,61 @@ mod tests {
             rings(&mut clock).await,
             (10, Some(Disconnect::HeartbeatTimeout))
         );
+    }
+
+    /// Pomelo's client, logged in, whose time is over now.
+    async fn silent() -> Clock {
+        let mut clock = Clock::start(WireFormat::POMELO, &LIMITS);
+        clock.ready();
+        clock.logged_in(true);
+        advance(Duration::from_secs(50)).await;
+        let due = clock.due(false);
+        assert!(matches!(
+            due,
+            Some(Due::Close(Disconnect::HeartbeatTimeout))
+        ));
+        clock
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_heartbeat_that_arrived_in_time_counts_though_it_is_read_late() {
+        let mut clock = silent().await;
+        assert!(!clock.has_heard_all(100), "a hundred bytes may hold one");
+        clock.has_read(60);
+        assert!(!clock.has_heard_all(1_040));
+        clock.heard_heartbeat();
+        assert!(clock.due(false).is_none());
+        assert_eq!(
+            rings(&mut clock).await,
+            (50, Some(Disconnect::HeartbeatTimeout))
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_talks_without_pause_and_never_beats_is_judged_by_what_had_arrived_in_time_k5() {
+        let mut clock = silent().await;
+        assert!(!clock.has_heard_all(100));
+        clock.has_read(60);
+        assert!(!clock.has_heard_all(1_000));
+        clock.has_read(60);
+        assert!(clock.has_heard_all(1_000));
+        let mut clock = silent().await;
+        assert!(clock.has_heard_all(0), "nothing lies unread");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_login_under_way_when_its_time_is_over_may_end_but_not_wait_for_ever() {
+        let mut clock = Clock::start(WireFormat::POMELO, &LIMITS);
+        clock.ready();
+        advance(Duration::from_secs(40)).await;
+        clock.heard_heartbeat();
+        advance(Duration::from_secs(20)).await;
+        assert!(clock.due(true).is_none());
+        advance(LOGIN_UNDER_WAY).await;
+        assert!(matches!(
+            clock.due(true),
+            Some(Due::Close(Disconnect::Idle))
+        ));
     }
 
     #[tokio::test(start_paused = true)]

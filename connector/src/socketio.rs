@@ -13,23 +13,30 @@ use crate::codec::{self, EngineIo, WireFormat};
 use crate::connection::Connection;
 use crate::disconnect::Disconnect;
 use crate::inlet::{Inlet, Posted};
+use crate::limits::{Bound, Counted, QueueLimits};
 use crate::random::unguessable;
-use crate::server::{Server, plain, stream_of};
-use crate::socket::Heartbeats;
+use crate::server::{Gone, RETRY_AFTER, Server, peer, plain, stream_of};
+use crate::socket::{ClientLimits, Heartbeats};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use mailbox::Fetched;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-/// Bytes that a client may post at once. Messages in it are bound each by the message limit.
+/// Bytes that a client may post at once, if two messages of the limit are not more: characters may come written twice.
+/// Messages in it are bound each by the message limit.
 const POST: usize = 512 << 10;
+/// Of a post that is too long, so many times the limit is read before its connection ends.
+const READ_ON: usize = 4;
+/// For clients that are refused because there are too many. Engine.IO's own codes end with 5.
+const BUSY: u32 = 6;
 
 /// Clients that poll, by the ids that they were given.
 #[derive(Default)]
@@ -45,6 +52,9 @@ struct Polled {
     posted: mpsc::Sender<Posted>,
     /// Held while a post is taken: there is one at a time.
     posting: tokio::sync::Mutex<()>,
+    /// It has polled.
+    is_here: AtomicBool,
+    queues: Arc<QueueLimits>,
 }
 
 /// What a request asks for.
@@ -57,16 +67,29 @@ struct Asked<'a> {
 /// Why a request is not served: Engine.IO's codes and texts.
 #[derive(Debug, Clone, Copy)]
 enum Refusal {
+    /// Not answered at all.
+    Gone,
     Transport,
     UnknownId,
     Method,
     BadRequest,
+    TooBig,
     Version,
+    /// This bound was reached.
+    Busy(Bound),
 }
 
 impl Refusal {
-    fn response(self) -> Response<Full<Bytes>> {
+    fn response(self) -> Result<Response<Full<Bytes>>, Gone> {
         let (code, message) = match self {
+            Self::Gone => return Err(Gone),
+            Self::Busy(bound) => return Ok(busy(bound)),
+            Self::TooBig => {
+                return Ok(plain(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "more than the message limit\n",
+                ));
+            }
             Self::Transport => (0, "Transport unknown"),
             Self::UnknownId => (1, "Session ID unknown"),
             Self::Method => (2, "Bad handshake method"),
@@ -76,8 +99,36 @@ impl Refusal {
         let body = format!(r#"{{"code":{code},"message":"{message}"}}"#);
         let mut response = text(body, "application/json");
         *response.status_mut() = StatusCode::BAD_REQUEST;
-        response
+        Ok(response)
     }
+}
+
+/// A client is refused because a bound was reached. Its connection ends, so that asking again costs a new one.
+fn busy(bound: Bound) -> Response<Full<Bytes>> {
+    bound.reached();
+    let (status, message) = match bound {
+        Bound::Handshakes => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "Too many handshakes a second",
+        ),
+        Bound::Memory => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "This connector holds as much for its clients as it may",
+        ),
+        _ => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "Too many clients poll here and have not logged in",
+        ),
+    };
+    let mut response = text(
+        format!(r#"{{"code":{BUSY},"message":"{message}"}}"#),
+        "application/json",
+    );
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::RETRY_AFTER, RETRY_AFTER.into());
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 impl<'a> Asked<'a> {
@@ -106,14 +157,12 @@ impl<'a> Asked<'a> {
 pub(crate) async fn answer(
     server: Arc<Server>,
     request: Request<Incoming>,
-) -> Response<Full<Bytes>> {
+) -> Result<Response<Full<Bytes>>, Gone> {
     let origin = request.headers().get(header::ORIGIN).cloned();
-    let mut response = match served(server, request).await {
-        Ok(response) => response,
-        Err(refusal) => refusal.response(),
-    };
+    let served = served(server, request).await;
+    let mut response = served.or_else(Refusal::response)?;
     allow(origin, response.headers_mut());
-    response
+    Ok(response)
 }
 
 /// Pages of other origins may talk to us, as they may over WebSocket, which asks nobody.
@@ -156,12 +205,10 @@ async fn served(
                 tasks.spawn(probe::probe(client, upgraded, limits));
             }))
         }
-        (None, false, &Method::GET) => open_polling(&server, asked.version),
+        (None, false, &Method::GET) => open_polling(&server, asked.version, peer(&request)),
         (None, false, _) => Err(Refusal::Method),
         (Some(client), false, &Method::GET) => client.poll().await,
-        (Some(client), false, &Method::POST) => {
-            client.post(request, server.clients.handshake).await
-        }
+        (Some(client), false, &Method::POST) => client.post(request, &server.clients).await,
         (Some(_), false, _) => Err(Refusal::BadRequest),
     }
 }
@@ -189,22 +236,34 @@ fn open_websocket(
     let greeting = greeting(&server, version, &id, "[]");
     let (agreed, format) = server.agree(request.headers(), WireFormat::socket_io(version));
     server.upgrade(request, agreed, move |server, upgraded| {
-        if let Some((stream, first)) = stream_of(upgraded) {
+        if let Some((stream, pass, first)) = stream_of(upgraded) {
+            let peer = stream.peer_addr().ok();
             let (reader, writer) = stream.into_split();
             let connection = Connection::new(writer, format, Arc::clone(&server.queues));
             greet(&connection, &greeting);
             let inlet = Inlet::of_socket(reader, format, server.clients.message);
-            server.connected(connection, inlet, first, || {});
+            server.connected(connection, peer, inlet, first, Some(pass), || {});
         }
     })
 }
 
-fn open_polling(server: &Arc<Server>, version: EngineIo) -> Result<Response<Full<Bytes>>, Refusal> {
+fn open_polling(
+    server: &Arc<Server>,
+    version: EngineIo,
+    peer: Option<SocketAddr>,
+) -> Result<Response<Full<Bytes>>, Refusal> {
     if server.sockets.is_closed() {
         return Err(Refusal::BadRequest);
     }
+    if !server.limits.try_handshake() {
+        return Err(Refusal::Busy(Bound::Handshakes));
+    }
+    let (Some(waiting), Some(place)) = (server.limits.enter_polling(), server.limits.enter())
+    else {
+        return Err(Refusal::Busy(Bound::Polling));
+    };
     let id = new_id().ok_or(Refusal::BadRequest)?;
-    let mailbox = Arc::new(Mailbox::new(&server.queues));
+    let mailbox = Arc::new(Mailbox::new(&server.queues, Some(waiting)));
     let format = WireFormat::socket_io(version);
     let connection = Connection::new(Arc::clone(&mailbox), format, Arc::clone(&server.queues));
     let (posted, inlet) = mpsc::channel(1);
@@ -218,6 +277,8 @@ fn open_polling(server: &Arc<Server>, version: EngineIo) -> Result<Response<Full
         mailbox,
         posted,
         posting: tokio::sync::Mutex::default(),
+        is_here: AtomicBool::new(false),
+        queues: Arc::clone(&server.queues),
     };
     let clients = Arc::clone(server);
     clients
@@ -227,7 +288,8 @@ fn open_polling(server: &Arc<Server>, version: EngineIo) -> Result<Response<Full
         .insert(id.clone(), Arc::new(client));
     let cookie = HeaderValue::from_str(&format!("io={id}; Path=/; HttpOnly"));
     let inlet = Inlet::of_posts(inlet, server.clients.message);
-    Arc::clone(server).connected(connection, inlet, Vec::new(), move || {
+    Arc::clone(server).connected(connection, peer, inlet, Vec::new(), None, move || {
+        drop(place);
         clients.polling.clients.lock().remove(&id);
     });
     let mut response = packets(version, open.as_deref());
@@ -272,11 +334,16 @@ fn new_id() -> Option<String> {
 
 impl Polled {
     async fn poll(&self) -> Result<Response<Full<Bytes>>, Refusal> {
+        if !self.is_here.swap(true, Ordering::Relaxed) {
+            // If there is no room, something was posted, which says the same.
+            let _ = self.posted.try_send(Posted::Here);
+        }
         match self.mailbox.fetch().await {
             Fetched::Twice => {
                 self.connection.close(Disconnect::Malformed);
                 Err(Refusal::BadRequest)
             }
+            Fetched::End => Err(Refusal::Gone),
             Fetched::Packets(fetched) if fetched.is_empty() => Ok(packets(self.version, Some("6"))),
             Fetched::Packets(fetched) => {
                 Ok(packets(self.version, fetched.iter().map(String::as_str)))
@@ -288,7 +355,7 @@ impl Polled {
     async fn post(
         &self,
         request: Request<Incoming>,
-        patience: Duration,
+        limits: &ClientLimits,
     ) -> Result<Response<Full<Bytes>>, Refusal> {
         let Ok(_posting) = self.posting.try_lock() else {
             self.connection.close(Disconnect::Malformed);
@@ -296,18 +363,60 @@ impl Polled {
         };
         let kind = request.headers().get(header::CONTENT_TYPE);
         let is_binary = kind.is_some_and(|kind| kind == "application/octet-stream");
-        let body = Limited::new(request.into_body(), POST).collect();
-        let body = timeout(patience, body).await;
-        let body = body.ok().and_then(Result::ok).ok_or(Refusal::BadRequest)?;
-        let packets = payload::decode(self.version, &body.to_bytes(), is_binary);
+        let mut counted = Counted::new(&self.queues);
+        let most = (2 * limits.message).max(POST);
+        let body = read(request.into_body(), most, &mut counted);
+        let body = timeout(limits.handshake, body).await;
+        let body = match body.map_err(|_| Refusal::BadRequest)? {
+            Err(Refusal::TooBig) => return Err(self.too_big(limits)),
+            body => body?,
+        };
+        let packets = payload::decode(self.version, &body, is_binary);
         let Some(packets) = packets else {
             self.connection.close(Disconnect::Malformed);
             return Err(Refusal::BadRequest);
         };
+        if packets.iter().any(|packet| packet.len() > limits.message) {
+            return Err(self.too_big(limits));
+        }
         let posted = self.posted.send(Posted::Packets(packets)).await;
         posted.map_err(|_| Refusal::UnknownId)?;
         Ok(text("ok", "text/html"))
     }
+
+    /// Closes as a socket is closed that brings too much. Of what was posted nothing is taken.
+    fn too_big(&self, limits: &ClientLimits) -> Refusal {
+        self.connection.close(Disconnect::too_big(limits.message));
+        Refusal::TooBig
+    }
+}
+
+/// Reads a body of at most so many bytes. Of a longer one the rest is read and forgotten, within reason: a client that
+/// still writes would not see the answer.
+async fn read(body: Incoming, most: usize, counted: &mut Counted) -> Result<Vec<u8>, Refusal> {
+    let mut body = Limited::new(body, READ_ON * most);
+    let mut bytes = Vec::new();
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| match error.is::<LengthLimitError>() {
+            true => Refusal::TooBig,
+            false => Refusal::BadRequest,
+        })?;
+        let data = frame.into_data().unwrap_or_default();
+        length += data.len();
+        if length > most {
+            bytes = Vec::new();
+        } else {
+            bytes.extend_from_slice(&data);
+        }
+        if !counted.set(bytes.capacity()) {
+            return Err(Refusal::Busy(Bound::Memory));
+        }
+    }
+    if length > most {
+        return Err(Refusal::TooBig);
+    }
+    Ok(bytes)
 }
 
 fn packets<'a>(

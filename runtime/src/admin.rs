@@ -79,17 +79,8 @@ async fn answer(stream: TcpStream, router: Router) {
 
 async fn readyz(State(health): State<Health>) -> impl IntoResponse {
     let draining = health.shutdown.is_requested();
-    let report = health.readiness.report();
-    let ready = !draining && report.iter().all(|condition| condition.holds);
-    let mut text = String::new();
-    if draining {
-        text.push_str("draining\n");
-    }
-    for condition in report {
-        text.push_str(&condition.to_string());
-        text.push('\n');
-    }
-    let status = if ready {
+    let (is_ready, text) = health.readiness.describe(draining);
+    let status = if is_ready {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE

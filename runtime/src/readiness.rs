@@ -90,6 +90,22 @@ impl Readiness {
         self.conditions.lock().iter().all(Condition::holds)
     }
 
+    /// Whether the process should get traffic, and a line for each condition. A process that drains should not.
+    #[must_use]
+    pub fn describe(&self, draining: bool) -> (bool, String) {
+        let report = self.report();
+        let is_ready = !draining && report.iter().all(|condition| condition.holds);
+        let mut text = String::new();
+        if draining {
+            text.push_str("draining\n");
+        }
+        for condition in report {
+            text.push_str(&condition.to_string());
+            text.push('\n');
+        }
+        (is_ready, text)
+    }
+
     /// Each condition as it is now, in the order in which they were named.
     #[must_use]
     pub fn report(&self) -> Vec<Reported> {

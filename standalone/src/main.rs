@@ -21,15 +21,15 @@ use tower::util::BoxCloneSyncService;
 #[command(name = "standalone", version)]
 struct Config {
     /// Where clients connect: Pomelo at ws://…/ and tcp://…, Socket.IO at http://…, JSON at ws://…/ws
-    #[arg(long, env = "STANDALONE_LISTEN", default_value = "127.0.0.1:3010")]
+    #[arg(long, env = "STANDALONE_LISTEN", default_value = "127.0.0.1:3010", value_parser = listen::address)]
     listen: SocketAddr,
 
     /// Where back ends call chat over gRPC
-    #[arg(long, env = "STANDALONE_GRPC", default_value = "127.0.0.1:4001")]
+    #[arg(long, env = "STANDALONE_GRPC", default_value = "127.0.0.1:4001", value_parser = listen::address)]
     grpc: SocketAddr,
 
     /// Where /livez, /readyz and /metrics are served
-    #[arg(long, env = "STANDALONE_ADMIN", default_value = "127.0.0.1:9001")]
+    #[arg(long, env = "STANDALONE_ADMIN", default_value = "127.0.0.1:9001", value_parser = listen::address)]
     admin: SocketAddr,
 
     /// Text for people, json for machines
@@ -83,7 +83,11 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let readiness = Readiness::new();
     readiness.follow("store", feed.available());
     readiness.follow("chat", chat.available());
-    let admin = tokio::spawn(admin::serve(admin_listener, readiness, shutdown.clone()));
+    let admin = tokio::spawn(admin::serve(
+        admin_listener,
+        readiness.clone(),
+        shutdown.clone(),
+    ));
     let grpc = chat::serve(
         grpc_listener,
         store,
@@ -99,6 +103,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         chat,
         lease,
         registry,
+        readiness,
     };
     connector::serve(&config.clients, listener.into(), around, shutdown).await;
     chat_shutdown.request();

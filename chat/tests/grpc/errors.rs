@@ -58,6 +58,11 @@ async fn the_routes_of_the_store_and_bad_ones_are_refused() {
         "onLeave",
         "onPosition",
         "onKick",
+        "onKick ",
+        "\tonKick",
+        "\u{3000}onMessage",
+        "onMessage\u{a0}",
+        " ",
         "a\0b",
         &"x".repeat(129),
     ] {

@@ -134,7 +134,7 @@ pub(super) fn heartbeat(_: WireFormat, out: &mut Vec<u8>) {
 pub(super) fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
     let farewell = reason.farewell();
     let Some(json) = farewell.json else {
-        return format.carrier.close(farewell.code, "", out);
+        return format.carrier.close(farewell.code, &reason.text(), out);
     };
     let body = format!(
         r#"{{"reason":"{}","reconnect":{}}}"#,

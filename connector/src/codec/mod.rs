@@ -134,6 +134,15 @@ impl Codec {
         Self { format, state }
     }
 
+    /// The same where a message may have so many bytes, also after it is inflated. Otherwise that is 128 KiB.
+    #[must_use]
+    pub fn with_limit(mut self, limit: usize) -> Self {
+        if let State::Pomelo(decoder) = &mut self.state {
+            decoder.set_limit(limit);
+        }
+        self
+    }
+
     /// To be called once, before the first message: a protocol without a handshake of its own is ready at once.
     pub fn open(&mut self, inputs: &mut Vec<Input>) {
         match self.state {

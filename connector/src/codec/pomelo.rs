@@ -13,9 +13,11 @@ use super::{Dictionary, Input, Request, RequestBody, WireFormat, refuse_attack};
 use crate::disconnect::Disconnect;
 use crate::websocket::Opcode;
 use channel_store::{ChannelName, Position, Publication};
+use flate2::bufread::{GzDecoder, ZlibDecoder};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use std::io::Read;
 use std::time::Duration;
 
 const HANDSHAKE: u8 = 1;
@@ -23,6 +25,9 @@ const HANDSHAKE_ACK: u8 = 2;
 const HEARTBEAT: u8 = 3;
 const DATA: u8 = 4;
 const KICK: u8 = 5;
+
+/// A message's flag says that its body is compressed.
+const COMPRESSED: u8 = 0x10;
 
 const REQUEST: u8 = 0;
 const NOTIFY: u8 = 1;
@@ -45,6 +50,8 @@ pub(super) struct Decoder {
     stage: Stage,
     /// In seconds.
     heartbeat: u32,
+    /// Bytes that a compressed body may have when it is inflated.
+    limit: u32,
 }
 
 impl Decoder {
@@ -56,7 +63,12 @@ impl Decoder {
         Self {
             stage: Stage::Opened,
             heartbeat,
+            limit: 128 << 10,
         }
+    }
+
+    pub(super) fn set_limit(&mut self, limit: usize) {
+        self.limit = u32::try_from(limit).unwrap_or(u32::MAX);
     }
 
     pub(super) fn decode(
@@ -111,7 +123,7 @@ impl Decoder {
                 inputs.push(Input::Heartbeat);
             }
             (DATA, Stage::Working) => {
-                inputs.extend(message(format.dictionary, body)?.map(Input::Request));
+                inputs.extend(message(format.dictionary, body, self.limit)?.map(Input::Request));
             }
             (HANDSHAKE | HANDSHAKE_ACK | HEARTBEAT | DATA, _) => {}
             _ => return Err(Disconnect::Malformed),
@@ -155,7 +167,11 @@ fn handshake(body: &[u8]) -> Option<System> {
 }
 
 /// What a DATA package asks for; `None` for what is ignored.
-fn message(dictionary: Option<&Dictionary>, bytes: &[u8]) -> Result<Option<Request>, Disconnect> {
+fn message(
+    dictionary: Option<&Dictionary>,
+    bytes: &[u8],
+    limit: u32,
+) -> Result<Option<Request>, Disconnect> {
     let (&flag, mut rest) = bytes.split_first().ok_or(Disconnect::Malformed)?;
     let id = match flag >> 1 & 0b111 {
         REQUEST => take_id(&mut rest)?,
@@ -185,9 +201,33 @@ fn message(dictionary: Option<&Dictionary>, bytes: &[u8]) -> Result<Option<Reque
         // A request with id 0 is a notify (hybrid-04).
         id: (id != 0).then(|| id.into()),
         route: route.into(),
-        body: RequestBody::new(&text::to_utf8(body)),
+        body: if flag & COMPRESSED == 0 {
+            RequestBody::new(&text::to_utf8(body))
+        } else {
+            match inflate(body, limit) {
+                Some(body) => RequestBody::new(&text::to_utf8(&body)),
+                // It must not count as empty: the sender would be told that its message was sent.
+                None => RequestBody::Unusable,
+            }
+        },
         key: None,
     }))
+}
+
+/// What a client of Pitaya compressed: zlib, or gzip. `None` if it is neither, is not all there, or becomes more than `limit`
+/// bytes; no more than that is made of it.
+fn inflate(body: &[u8], limit: u32) -> Option<Vec<u8>> {
+    const GZIP: &[u8] = &[0x1f, 0x8b];
+    let decoder: &mut dyn Read = if body.starts_with(GZIP) {
+        &mut GzDecoder::new(body)
+    } else {
+        &mut ZlibDecoder::new(body)
+    };
+    let mut inflated = Vec::new();
+    // One byte more shows that there is more.
+    let mut decoder = decoder.take(u64::from(limit) + 1);
+    decoder.read_to_end(&mut inflated).ok()?;
+    (inflated.len() <= limit as usize).then_some(inflated)
 }
 
 /// A request's id: seven bits a byte, the lowest first. Above 2³² − 1 it is malformed (F1).
@@ -279,11 +319,16 @@ pub(super) fn heartbeat(format: WireFormat, out: &mut Vec<u8>) {
 
 pub(super) fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
     let farewell = reason.farewell();
-    if let Some(reason) = farewell.kick {
-        let parts: [&[u8]; 3] = [br#"{"reason":""#, reason.as_bytes(), br#""}"#];
-        package(format, KICK, &parts, out);
+    if let Some(kick) = farewell.kick {
+        let body = format!(r#"{{"reason":"{kick}"{}}}"#, reason.details());
+        package(format, KICK, &[body.as_bytes()], out);
     }
-    format.carrier.close(farewell.code, "", out);
+    if let Some(json) = farewell.json.filter(|it| it.reconnect && format.positions) {
+        // A push like any other, so the client's library does not take it as final.
+        let body = format!(r#"{{"reason":"{}","reconnect":true}}"#, json.reason);
+        pushed(format, "onKick", [body.as_bytes(), b"", b""], out);
+    }
+    format.carrier.close(farewell.code, &reason.text(), out);
 }
 
 /// One package in a frame of its own, or in a stream. Its length has three bytes: what is pushed stays far below 16 MiB, as

@@ -9,7 +9,11 @@ use super::{EngineIo, Input, Request, RequestBody, WireFormat, refuse_attack};
 use crate::disconnect::Disconnect;
 use crate::websocket::Opcode;
 use channel_store::{ChannelName, Position, Publication};
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
+use serde_json::value::RawValue;
+use std::fmt;
 
 /// A string message begins with four characters of id and one of the route's length.
 const ID: usize = 4;
@@ -73,7 +77,7 @@ fn socket_packet(
             text(format, &["44", other, ",", message], out);
         }
         ('1', "/") => {
-            kick(format, "client namespace disconnect", out);
+            kick(format, "client namespace disconnect", "", out);
             return Err(Disconnect::Client);
         }
         ('2', "/") => inputs.extend(event(rest)?.map(Input::Request)),
@@ -98,12 +102,47 @@ fn split_namespace(packet: &str) -> (&str, &str) {
 /// `["message","…"]`, perhaps after the number of an acknowledgement, which nobody waits for. `None`: another event.
 fn event(packet: &str) -> Result<Option<Request>, Disconnect> {
     let array = packet.trim_start_matches(|digit: char| digit.is_ascii_digit());
-    let event: Vec<Value> = serde_json::from_str(array).map_err(|_| Disconnect::Malformed)?;
-    match &event[..] {
-        [Value::String(name), Value::String(message), ..] if name == "message" => {
-            string_message(message)
+    let event: Vec<&RawValue> = serde_json::from_str(array).map_err(|_| Disconnect::Malformed)?;
+    let [name, message, ..] = event[..] else {
+        return Ok(None);
+    };
+    if serde_json::from_str::<String>(name.get()).ok().as_deref() != Some("message") {
+        return Ok(None);
+    }
+    if let Ok(message) = serde_json::from_str::<String>(message.get()) {
+        return string_message(&message);
+    }
+    // Half of a surrogate pair, which JavaScript's strings may hold, is no text, but a string of JSON all the same.
+    let Ok(Wtf8(message)) = serde_json::from_str(message.get()) else {
+        return Ok(None);
+    };
+    let request = string_message(&String::from_utf8_lossy(&message))?;
+    Ok(request.map(|request| Request {
+        body: RequestBody::Unusable,
+        ..request
+    }))
+}
+
+/// A string of JSON that may hold halves of surrogate pairs: they stay what they are, in three bytes each.
+struct Wtf8(Vec<u8>);
+
+impl<'de> Deserialize<'de> for Wtf8 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bytes;
+
+        impl Visitor<'_> for Bytes {
+            type Value = Wtf8;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a string")
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Wtf8, E> {
+                Ok(Wtf8(bytes.to_vec()))
+            }
         }
-        _ => Ok(None),
+
+        deserializer.deserialize_bytes(Bytes)
     }
 }
 
@@ -196,16 +235,24 @@ pub(super) fn heartbeat(format: WireFormat, out: &mut Vec<u8>) {
     text(format, &["2"], out);
 }
 
+/// A client that is to come back is told nothing: the connection just ends. After a proper close some libraries do not
+/// connect again, or only when their own time-out is over.
 pub(super) fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
     let farewell = reason.farewell();
-    if let Some(reason) = farewell.kick {
-        kick(format, reason, out);
+    if let Some(json) = farewell.json.filter(|json| json.reconnect) {
+        if format.positions {
+            kick(format, json.reason, r#","reconnect":true"#, out);
+        }
+        return;
     }
-    format.carrier.close(farewell.code, "", out);
+    if let Some(kicked) = farewell.kick {
+        kick(format, kicked, &reason.details(), out);
+    }
+    format.carrier.close(farewell.code, &reason.text(), out);
 }
 
-fn kick(format: WireFormat, reason: &str, out: &mut Vec<u8>) {
-    let text = format!(r#"{{"route":"onKick","reason":"{reason}"}}"#);
+fn kick(format: WireFormat, reason: &str, more: &str, out: &mut Vec<u8>) {
+    let text = format!(r#"{{"route":"onKick","reason":"{reason}"{more}}}"#);
     message(format, &text, out);
 }
 

@@ -74,7 +74,7 @@ async fn frames_leave_in_order_also_when_the_socket_takes_no_more_for_a_while() 
 #[tokio::test]
 async fn whoever_goes_over_to_a_socket_is_given_what_waited_for_polls_in_order() {
     let limits = roomy();
-    let mailbox = Arc::new(Mailbox::new(&limits));
+    let mailbox = Arc::new(Mailbox::new(&limits, None));
     let connection = Connection::new(mailbox, WireFormat::JSON, Arc::clone(&limits));
     let last = stuff(&connection, 1);
     send(&connection, last + 1..=last + 20);
@@ -153,6 +153,7 @@ async fn beyond_the_processs_bound_who_lags_is_cut_off_and_nobody_else() {
     assert_eq!(idle_client.position().await.1, 1);
     assert_eq!((first.closing(), idle.closing()), (None, None));
     first.close(Disconnect::Shutdown);
+    first.conclude();
     let expected = (positions(first_last + 30), Some(4000));
     assert_eq!(first_client.rest().await, expected);
 }
@@ -184,6 +185,7 @@ async fn a_close_comes_after_everything_that_was_sent_before_it_and_nothing_afte
     send(&connection, last + 1..=last + 50);
     connection.close(Disconnect::Shutdown);
     connection.close(Disconnect::Slow);
+    connection.conclude();
     send(&connection, [1]);
     assert_eq!(connection.closing(), Some(Disconnect::Shutdown));
     let expected = (positions(last + 50), Some(4000));
@@ -197,6 +199,7 @@ async fn a_close_with_nothing_queued_is_told_at_once() {
     connection.reply(7, br#"{"code":0}"#);
     let (reason, ()) = tokio::join!(soon(connection.closed()), async {
         connection.close(Disconnect::Idle);
+        connection.conclude();
     });
     assert_eq!(reason, Disconnect::Idle);
     let code = |text: &str| serde_json::from_str(text).unwrap();
@@ -224,4 +227,110 @@ async fn a_client_that_went_away_is_noticed_by_whoever_writes_and_costs_nothing_
     assert_eq!(soon(connection.closed()).await, Disconnect::Client);
     until(|| Arc::strong_count(&connection) == 1).await;
     assert_eq!(limits.queued(), 0);
+}
+
+/// What was carried out is answered, whatever closes the connection meanwhile; nothing is pushed any more.
+#[tokio::test]
+async fn answers_come_before_the_farewell_and_pushes_do_not() {
+    let (connection, mut client) = connect(WireFormat::JSON, &roomy()).await;
+    connection.close(Disconnect::Shutdown);
+    send(&connection, [1]);
+    connection.reply(7, br#"{"code":0}"#);
+    connection.conclude();
+    connection.reply(8, br#"{"code":0}"#);
+    let json = |text: &str| serde_json::from_str(text).unwrap();
+    let body = json(r#"{"code":0}"#);
+    assert_eq!(client.next().await, Told::Reply { id: 7, body });
+    let kick = json(r#"{"reason":"shutdown","reconnect":true}"#);
+    assert_eq!(client.next().await, Told::Kick(kick));
+    let (code, reason) = (4000, "shutdown".to_owned());
+    assert_eq!(client.next().await, Told::Close { code, reason });
+    assert_eq!(client.next().await, Told::End);
+}
+
+#[tokio::test]
+async fn who_ended_its_side_is_given_its_answers_and_no_farewell() {
+    let (connection, mut client) = connect(WireFormat::JSON, &roomy()).await;
+    connection.close_plainly();
+    connection.reply(7, br#"{"code":0}"#);
+    connection.conclude();
+    let body = serde_json::from_str(r#"{"code":0}"#).unwrap();
+    assert_eq!(client.next().await, Told::Reply { id: 7, body });
+    assert_eq!(client.next().await, Told::End);
+}
+
+/// Answers are bounded like everything else.
+#[tokio::test]
+async fn who_does_not_read_its_answers_is_cut_off_while_it_is_closing() {
+    let limits = QueueLimits::new(256 << 10, 512 << 20);
+    let (connection, _client, _) = stuck(&limits).await;
+    connection.close(Disconnect::Shutdown);
+    let body = [b"\"", &[b'x'; 40_000][..], b"\""].concat();
+    for id in 0..20 {
+        connection.reply(id, &body);
+    }
+    assert!(limits.queued() < 16 << 10, "the rest is gone at once");
+    assert_eq!(connection.closing(), Some(Disconnect::Shutdown));
+}
+
+#[tokio::test]
+async fn what_is_queued_can_be_waited_for() {
+    let (connection, mut client, last) = stuck(&roomy()).await;
+    connection.conclude();
+    let (_, rest) = tokio::join!(soon(connection.flushed()), client.rest());
+    assert_eq!(rest, (positions(last), Some(1000)));
+}
+
+/// Its share of the queue is exceeded.
+async fn behind(limits: &Arc<QueueLimits>) -> (Arc<Connection>, Client) {
+    let (connection, client, last) = stuck(limits).await;
+    send(&connection, last + 1..=last + 1_100);
+    assert!(connection.is_behind());
+    (connection, client)
+}
+
+#[tokio::test]
+async fn all_who_wait_for_room_go_on_when_the_connection_closes() {
+    let (connection, _client) = behind(&roomy()).await;
+    let wait = || {
+        let connection = Arc::clone(&connection);
+        tokio::spawn(async move { connection.room().await })
+    };
+    let waiting = [wait(), wait(), wait()];
+    crate::testing::let_run().await;
+    assert!(waiting.iter().all(|task| !task.is_finished()));
+    connection.close(Disconnect::Kicked);
+    for task in waiting {
+        soon(task).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_nothing_for_the_stall_time_is_cut_off_and_costs_nothing_more() {
+    let stall = std::time::Duration::from_secs(50);
+    let limits = QueueLimits::with_stall(64 << 20, 512 << 20, stall);
+    let (connection, _client) = behind(&limits).await;
+    let begun = tokio::time::Instant::now();
+    connection.room().await;
+    assert_eq!(connection.closing(), Some(Disconnect::Slow));
+    assert!(begun.elapsed() <= stall + std::time::Duration::from_secs(1));
+    assert_eq!(limits.queued(), 0);
+}
+
+#[tokio::test]
+async fn what_waits_for_polls_counts_for_the_process() {
+    let limits = QueueLimits::new(64 << 20, 100_000);
+    let mailbox = Arc::new(Mailbox::new(&limits, None));
+    let connection = Connection::new(Arc::clone(&mailbox), WireFormat::JSON, Arc::clone(&limits));
+    send(&connection, 1..=4);
+    assert!(limits.queued() > 4 * (8 << 10));
+    let (other, _other, _) = stuck(&limits).await;
+    let _ = other;
+    while connection.closing().is_none() {
+        send(&connection, [5]);
+    }
+    assert_eq!(connection.closing(), Some(Disconnect::Slow));
+    connection.abort();
+    other.abort();
+    until(|| limits.queued() == 0).await;
 }

@@ -134,6 +134,7 @@ impl Client {
         let mut format = self.connection.format();
         if recovery.is_wanted() {
             format = format.with_positions();
+            self.connection.tells_positions();
         }
         let member = self.services.hub.attach(channel, &self.connection, format);
         let prepared = async { tokio::join!(member.followed(), membership) };

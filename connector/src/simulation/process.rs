@@ -101,6 +101,9 @@ impl ConnectorProcess {
         let server = Arc::new(Server {
             dictionary: None,
             page: false,
+            readiness: runtime::Readiness::new(),
+            old_upgrades: crate::server::old_upgrades(),
+            obituaries: crate::life::Obituaries::new(),
             deflate: false,
             polling: crate::socketio::Polling::default(),
             services: Arc::new(Services {
@@ -121,6 +124,12 @@ impl ConnectorProcess {
                 message: 1 << 10,
             },
             queues: QueueLimits::new(64 << 20, 64 << 20),
+            limits: crate::limits::Limits::new(crate::limits::Bounds {
+                connections: usize::MAX,
+                half_open: usize::MAX,
+                handshakes: u32::MAX,
+                polling: usize::MAX,
+            }),
             connections: Mutex::default(),
             sockets: tokio_util::task::TaskTracker::new(),
         });

@@ -3,7 +3,7 @@
 //! It takes whole frames, as a socket does, and gives packets: so everything before it is the same for clients that poll and
 //! for those that don't, and the connection's own queue bounds what a client costs that does not come.
 
-use crate::limits::QueueLimits;
+use crate::limits::{PollingPlace, QueueLimits};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::io::{self, ErrorKind};
@@ -19,6 +19,8 @@ pub(crate) struct Mailbox {
     state: Mutex<State>,
     /// What is in it counts there.
     limits: Arc<QueueLimits>,
+    /// Until its client has logged in.
+    place: Mutex<Option<PollingPlace>>,
     /// Told when there is something to fetch.
     filled: Notify,
     /// Told when there is room, or no need of any.
@@ -32,28 +34,39 @@ struct State {
     polled: bool,
     /// A poll that finds nothing is to end: the client waits for that before it goes over to a socket.
     hurried: bool,
-    /// Nothing more will come.
-    over: bool,
+    /// Nothing more will come here: the client has a socket.
+    switched: bool,
+    /// Nothing more will come: who has fetched everything finds the end.
+    finished: bool,
 }
 
 /// What a poll brings.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Fetched {
-    /// Packets; none if the poll was ended for another reason.
+    /// Packets; none if the poll is to end without any.
     Packets(Vec<String>),
+    /// The connection is over: the poll ends without an answer, as one does whose server is gone.
+    End,
     /// Another poll is waiting already.
     Twice,
 }
 
 impl Mailbox {
     /// Nothing in it yet; what will be counts for the whole process.
-    pub(crate) fn new(limits: &Arc<QueueLimits>) -> Self {
+    pub(crate) fn new(limits: &Arc<QueueLimits>, place: Option<PollingPlace>) -> Self {
         Self {
+            place: Mutex::new(place),
             state: Mutex::default(),
             limits: Arc::clone(limits),
             filled: Notify::new(),
             emptied: Notify::new(),
         }
+    }
+
+    /// Its client has logged in, or polls no longer.
+    pub(crate) fn logged_in(&self) {
+        let place = self.place.lock().take();
+        drop(place);
     }
 
     /// True if something waits to be fetched.
@@ -81,7 +94,7 @@ impl Mailbox {
             emptied.as_mut().enable();
             {
                 let state = self.state.lock();
-                if state.frames.len() < FULL || state.over {
+                if state.frames.len() < FULL || state.switched || state.finished {
                     return;
                 }
             }
@@ -111,7 +124,10 @@ impl Mailbox {
         loop {
             {
                 let mut state = self.state.lock();
-                if !state.frames.is_empty() || state.hurried || state.over {
+                if state.frames.is_empty() && state.finished {
+                    return Fetched::End;
+                }
+                if !state.frames.is_empty() || state.hurried || state.switched {
                     let (packets, rest) = packets(&state.frames);
                     let rest = rest.to_vec();
                     self.limits.remove(state.frames.len() - rest.len());
@@ -130,15 +146,29 @@ impl Mailbox {
         self.filled.notify_one();
     }
 
-    /// Nothing more will be fetched from it: what is in there, which goes another way.
-    pub(crate) fn close(&self) -> Bytes {
+    /// The client goes on with a socket: what is in here goes there, and polls end without anything.
+    pub(crate) fn switch(&self) -> Bytes {
         let mut state = self.state.lock();
-        state.over = true;
+        state.switched = true;
         let frames = std::mem::take(&mut state.frames);
         self.limits.remove(frames.len());
         self.filled.notify_one();
         self.emptied.notify_waiters();
         frames.into()
+    }
+
+    /// Nothing more will come: polls bring what is in here, and then find the end.
+    pub(crate) fn finish(&self) {
+        self.state.lock().finished = true;
+        self.filled.notify_one();
+        self.emptied.notify_waiters();
+    }
+
+    /// As [`finish`](Self::finish), and what is in here is dropped.
+    pub(crate) fn abort(&self) {
+        let frames = std::mem::take(&mut self.state.lock().frames);
+        self.limits.remove(frames.len());
+        self.finish();
     }
 }
 
@@ -198,8 +228,8 @@ mod tests {
     use crate::testing::let_run;
     use crate::websocket::{self, Opcode};
 
-    fn mailbox() -> Mailbox {
-        Mailbox::new(&QueueLimits::new(1 << 20, 1 << 20))
+    fn empty() -> Mailbox {
+        Mailbox::new(&QueueLimits::new(1 << 20, 1 << 20), None)
     }
 
     fn frames(packets: &[&str]) -> Vec<u8> {
@@ -212,7 +242,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_poll_waits_and_brings_everything() {
-        let mailbox = Arc::new(mailbox());
+        let mailbox = Arc::new(empty());
         let poll = tokio::spawn({
             let mailbox = Arc::clone(&mailbox);
             async move { mailbox.fetch().await }
@@ -229,11 +259,32 @@ mod tests {
         assert_eq!(packets, ["40", &"y".repeat(200), &long]);
         let end = Fetched::Packets(vec!["1".to_owned()]);
         assert_eq!(mailbox.fetch().await, end);
+        mailbox.finish();
+        assert_eq!(mailbox.fetch().await, Fetched::End);
+    }
+
+    #[tokio::test]
+    async fn a_poll_that_waits_ends_with_the_connection_and_what_was_said_comes_first() {
+        let mailbox = Arc::new(empty());
+        let poll = tokio::spawn({
+            let mailbox = Arc::clone(&mailbox);
+            async move { mailbox.fetch().await }
+        });
+        let_run().await;
+        mailbox.finish();
+        assert_eq!(poll.await.unwrap(), Fetched::End);
+
+        let mailbox = empty();
+        mailbox.try_write(&frames(&["40"])).unwrap();
+        mailbox.finish();
+        let fetched = Fetched::Packets(vec!["40".to_owned()]);
+        assert_eq!(mailbox.fetch().await, fetched);
+        assert_eq!(mailbox.fetch().await, Fetched::End);
     }
 
     #[tokio::test]
     async fn who_does_not_poll_is_given_no_more_than_fits() {
-        let mailbox = mailbox();
+        let mailbox = empty();
         let frame = frames(&[&"x".repeat(40_000)]);
         assert_eq!(mailbox.try_write(&frame).unwrap(), frame.len());
         assert_eq!(mailbox.try_write(&frame).unwrap(), frame.len());
@@ -246,7 +297,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_poll_that_is_given_up_leaves_what_comes_for_the_next() {
-        let mailbox = Arc::new(mailbox());
+        let mailbox = Arc::new(empty());
         let poll = tokio::spawn({
             let mailbox = Arc::clone(&mailbox);
             async move { mailbox.fetch().await }
@@ -261,11 +312,11 @@ mod tests {
 
     #[tokio::test]
     async fn who_goes_over_to_a_socket_takes_along_what_was_not_fetched() {
-        let mailbox = mailbox();
+        let mailbox = empty();
         mailbox.hurry(true);
         assert_eq!(mailbox.fetch().await, Fetched::Packets(vec![]));
         mailbox.try_write(&frames(&["40"])).unwrap();
-        assert_eq!(mailbox.close(), frames(&["40"]));
+        assert_eq!(mailbox.switch(), frames(&["40"]));
         assert_eq!(mailbox.fetch().await, Fetched::Packets(vec![]));
     }
 }

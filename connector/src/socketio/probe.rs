@@ -21,7 +21,7 @@ impl Drop for Hurry<'_> {
 
 /// Serves a WebSocket beside polls until it takes their place, or comes to nothing.
 pub(super) async fn probe(client: Arc<Polled>, upgraded: Upgraded, limits: ClientLimits) {
-    let Some((stream, first)) = stream_of(upgraded) else {
+    let Some((stream, pass, first)) = stream_of(upgraded) else {
         return;
     };
     let (reader, writer) = stream.into_split();
@@ -30,9 +30,11 @@ pub(super) async fn probe(client: Arc<Polled>, upgraded: Upgraded, limits: Clien
         tracing::debug!("a client did not go over from polls to its WebSocket");
         return;
     };
+    pass.opened();
+    client.mailbox.logged_in();
     // In this order: what it sends from now on is read when it is answered there.
     client.connection.switch(writer);
-    let _ = client.posted.send(Posted::Switched(reader)).await;
+    let _ = client.posted.send(Posted::Switched(reader, pass)).await;
 }
 
 /// A ping with the word "probe", the same as a pong, and the word that it goes over.

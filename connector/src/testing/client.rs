@@ -120,6 +120,7 @@ impl Client {
             },
             (2, WireFormat::POMELO) => of_pomelo(&payload),
             (2, WireFormat::POMELO_POSITIONS) => match of_pomelo(&payload) {
+                Told::Push { route, body } if route == "onKick" => Told::Kick(body),
                 Told::Push { route, mut body } => {
                     assert_eq!(body["channel"], "room");
                     let body = body["body"].take();

@@ -213,7 +213,7 @@ fn inflate_part(
             .decompress_vec(part, message, FlushDecompress::Sync)
             .map_err(|_| Disconnect::Frame)?;
         if message.len() > limit {
-            return Err(Disconnect::TooBig);
+            return Err(Disconnect::too_big(limit));
         }
         let taken = usize::try_from(decompress.total_in() - before).unwrap_or(usize::MAX);
         part = part.get(taken..).unwrap_or_default();
@@ -303,7 +303,7 @@ mod tests {
         ];
         for example in [&fixed[..], &stored, &last, &two] {
             assert_eq!(inflated(example, 5), Ok(b"Hello".to_vec()), "{example:?}");
-            assert_eq!(inflated(example, 4), Err(Disconnect::TooBig));
+            assert_eq!(inflated(example, 4), Err(Disconnect::too_big(4)));
         }
         assert_eq!(inflated(&[], 5), Ok(Vec::new()));
         assert_eq!(inflated(&[0xff, 0xff], 5), Err(Disconnect::Frame));
@@ -346,7 +346,10 @@ mod tests {
         compressed.push(0);
         assert_eq!(inflated(&compressed, text.len()).as_ref(), Ok(&text));
         let limit = text.len() - 1;
-        assert_eq!(inflated(&compressed, limit), Err(Disconnect::TooBig));
+        assert_eq!(
+            inflated(&compressed, limit),
+            Err(Disconnect::too_big(limit))
+        );
     }
 
     fn payload(frame: &[u8]) -> (bool, &[u8]) {
@@ -432,7 +435,10 @@ mod tests {
         frame(&mut bomb, Opcode::Binary, &[&zeros]);
         let (_, payload) = payload(&bomb);
         assert!(payload.len() < 100 << 10);
-        assert_eq!(inflated(payload, 128 << 10), Err(Disconnect::TooBig));
+        assert_eq!(
+            inflated(payload, 128 << 10),
+            Err(Disconnect::too_big(128 << 10))
+        );
         TOOLS.with_borrow(|tools| assert!(tools.space.capacity() <= KEPT));
     }
 }

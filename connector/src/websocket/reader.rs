@@ -6,6 +6,7 @@
 
 use super::{Opcode, deflate};
 use crate::disconnect::Disconnect;
+use std::cell::Cell;
 
 /// Two bytes, eight of an extended length, four of the mask.
 const HEADER_LIMIT: usize = 14;
@@ -13,7 +14,7 @@ const HEADER_LIMIT: usize = 14;
 /// What a client has sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// A whole message. Text is UTF-8.
+    /// A whole message. Text is UTF-8, unless the reader takes any bytes for text.
     Message(&'a [u8]),
     /// To be answered with the same payload.
     Ping(&'a [u8]),
@@ -29,6 +30,8 @@ pub struct Reader {
     limit: usize,
     /// Messages may come compressed.
     inflates: bool,
+    /// Text need not be UTF-8.
+    takes_any_text: bool,
     is_closed: bool,
     partial: Option<Box<Partial>>,
 }
@@ -45,6 +48,8 @@ struct Partial {
     control: Vec<u8>,
     /// The message that is not all there yet; control frames may come in between.
     message: Option<Message>,
+    /// What was not looked at yet.
+    unread: Vec<u8>,
 }
 
 impl Reader {
@@ -54,6 +59,7 @@ impl Reader {
         Self {
             limit,
             inflates: false,
+            takes_any_text: false,
             is_closed: false,
             partial: None,
         }
@@ -76,8 +82,18 @@ impl Reader {
             let message = partial.message.as_ref();
             size_of::<Partial>()
                 + partial.control.capacity()
+                + partial.unread.capacity()
                 + message.map_or(0, |message| message.bytes.capacity())
         })
+    }
+
+    /// The same for a protocol of bytes that some clients send in text frames: what such a frame holds need not be UTF-8.
+    #[must_use]
+    pub fn taking_any_text(self) -> Self {
+        Self {
+            takes_any_text: true,
+            ..self
+        }
     }
 
     /// Takes the next bytes of the connection, which it unmasks in place, and calls `on` with what is complete.
@@ -91,7 +107,51 @@ impl Reader {
         bytes: &mut [u8],
         mut on: impl FnMut(Event<'_>),
     ) -> Result<(), Disconnect> {
-        let result = self.read(bytes, &mut on);
+        self.end_with(|reader| reader.read(bytes, &mut on, &|| false))
+    }
+
+    /// As [`feed`](Self::feed), but stops behind the message with which so many bytes of messages are exceeded: compressed, many
+    /// fit into one read. What was not looked at is kept, until it is [resumed](Self::resume).
+    ///
+    /// # Errors
+    /// As [`feed`](Self::feed).
+    pub fn feed_some(
+        &mut self,
+        bytes: &mut [u8],
+        most: usize,
+        mut on: impl FnMut(Event<'_>),
+    ) -> Result<(), Disconnect> {
+        let given = Cell::new(0);
+        let mut count = |event: Event<'_>| {
+            if let Event::Message(message) = event {
+                given.set(given.get() + message.len());
+            }
+            on(event);
+        };
+        self.end_with(|reader| reader.read(bytes, &mut count, &|| given.get() > most))
+    }
+
+    /// Bytes that were fed and not looked at.
+    #[must_use]
+    pub fn unread(&self) -> usize {
+        let partial = self.partial.as_ref();
+        partial.map_or(0, |partial| partial.unread.len())
+    }
+
+    /// Goes on with what was not looked at.
+    ///
+    /// # Errors
+    /// As [`feed`](Self::feed).
+    pub fn resume(&mut self, most: usize, on: impl FnMut(Event<'_>)) -> Result<(), Disconnect> {
+        let mut bytes = std::mem::take(&mut self.partial().unread);
+        self.feed_some(&mut bytes, most, on)
+    }
+
+    fn end_with(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<(), Disconnect>,
+    ) -> Result<(), Disconnect> {
+        let result = read(self);
         if result.is_err() {
             self.is_closed = true;
         }
@@ -105,6 +165,7 @@ impl Reader {
         &mut self,
         mut bytes: &mut [u8],
         on: &mut impl FnMut(Event<'_>),
+        is_enough: &impl Fn() -> bool,
     ) -> Result<(), Disconnect> {
         while !bytes.is_empty() && !self.is_closed {
             let Some((mut frame, payload)) = self.frame(bytes)? else {
@@ -121,6 +182,10 @@ impl Reader {
             }
             if frame.left > 0 {
                 self.partial().frame = Some(frame);
+            }
+            if !bytes.is_empty() && is_enough() && !self.is_closed {
+                self.partial().unread = bytes.to_vec();
+                return Ok(());
             }
         }
         Ok(())
@@ -169,7 +234,7 @@ impl Reader {
         }
         let before = message.map_or(0, |it| it.bytes.len());
         if !frame.opcode.is_control() && before.saturating_add(frame.left) > self.limit {
-            return Err(Disconnect::TooBig);
+            return Err(Disconnect::too_big(self.limit));
         }
         Ok(())
     }
@@ -184,7 +249,7 @@ impl Reader {
         let is_last = frame.is_final && frame.left == 0;
         let begun = self.partial.as_mut().and_then(|it| it.message.take());
         if is_last && begun.is_none() {
-            let is_text = frame.opcode == Opcode::Text;
+            let is_text = self.is_text(frame);
             if frame.is_compressed {
                 return self.inflate(piece, is_text, on);
             }
@@ -194,7 +259,11 @@ impl Reader {
             on(Event::Message(piece));
             return Ok(());
         }
-        let mut message = begun.unwrap_or_else(|| Message::new(frame));
+        let mut message = begun.unwrap_or_else(|| Message {
+            is_text: self.is_text(frame),
+            is_compressed: frame.is_compressed,
+            ..Message::default()
+        });
         message.append(piece, frame.left);
         message.check(is_last)?;
         if is_last && message.is_compressed {
@@ -206,6 +275,11 @@ impl Reader {
             self.partial().message = Some(message);
         }
         Ok(())
+    }
+
+    /// It begins a message that has to be UTF-8.
+    fn is_text(&self, frame: &Frame) -> bool {
+        frame.opcode == Opcode::Text && !self.takes_any_text
     }
 
     fn inflate(
@@ -264,7 +338,10 @@ impl Reader {
 
 impl Partial {
     fn is_over(&self) -> bool {
-        self.header_length == 0 && self.frame.is_none() && self.message.is_none()
+        self.header_length == 0
+            && self.frame.is_none()
+            && self.message.is_none()
+            && self.unread.is_empty()
     }
 }
 
@@ -349,9 +426,10 @@ impl Frame {
 }
 
 /// A message that comes in pieces.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Message {
     bytes: Vec<u8>,
+    /// It has to be UTF-8.
     is_text: bool,
     is_compressed: bool,
     /// How much of a text is known to be UTF-8.
@@ -359,15 +437,6 @@ struct Message {
 }
 
 impl Message {
-    fn new(begin: &Frame) -> Self {
-        Self {
-            bytes: Vec::new(),
-            is_text: begin.opcode == Opcode::Text,
-            is_compressed: begin.is_compressed,
-            checked: 0,
-        }
-    }
-
     /// Doubles its space when it must, but never takes more than the `left` bytes of the frame can fill, so a claimed
     /// length costs nothing and the limit holds for the space as well.
     fn append(&mut self, piece: &[u8], left: usize) {

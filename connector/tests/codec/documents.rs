@@ -41,12 +41,20 @@ fn the_close_table_of_json_md_is_the_codes() {
 }
 
 #[test]
-fn the_close_table_of_pomelo_md_names_every_kick() {
+fn the_close_table_of_pomelo_md_names_every_kick_and_every_code() {
     let document = include_str!("../../../docs/protocols/pomelo.md");
-    for kick in Disconnect::ALL
-        .iter()
-        .filter_map(|reason| reason.farewell().kick)
-    {
-        assert!(document.contains(&format!("| `{kick}` | 1000 |")), "{kick}");
+    for farewell in Disconnect::ALL.map(Disconnect::farewell) {
+        let kick = (farewell.kick).map_or_else(|| "none".to_owned(), |kick| format!("`{kick}`"));
+        let row = format!("| {kick} | {} |", farewell.code);
+        assert!(document.contains(&row), "{row}");
+    }
+}
+
+#[test]
+fn every_reason_to_close_is_documented_as_a_label_of_the_metric() {
+    let document = include_str!("../../../docs/connections.md");
+    for reason in Disconnect::ALL {
+        let label = format!("`{}`", reason.label());
+        assert!(document.contains(&label), "{label}");
     }
 }

@@ -167,8 +167,10 @@ fn a_farewell_is_a_push_and_a_close_code() {
     let out = written(|out| codec::close(WireFormat::JSON, Disconnect::Slow, out));
     let kick = r#"{"route":"onKick","body":{"reason":"slow","reconnect":true}}"#;
     assert_eq!(frames(&out), [text(kick), (8, b"\x0f\xa1slow".to_vec())]);
-    let out = written(|out| codec::close(WireFormat::JSON, Disconnect::TooBig, out));
-    assert_eq!(frames(&out), [(8, 1009_u16.to_be_bytes().to_vec())]);
+    let out = written(|out| codec::close(WireFormat::JSON, Disconnect::too_big(300), out));
+    let text = b"message too big: the limit is 300 bytes";
+    let close = [&1009_u16.to_be_bytes()[..], text].concat();
+    assert_eq!(frames(&out), [(8, close)]);
     for reason in Disconnect::ALL {
         let out = written(|out| codec::close(WireFormat::JSON, reason, out));
         for (opcode, payload) in frames(&out) {

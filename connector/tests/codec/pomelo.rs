@@ -6,7 +6,10 @@ use crate::reference::{
 };
 use connector::codec::{self, Input, Moved, RequestBody, WireFormat};
 use connector::disconnect::Disconnect;
+use flate2::Compression;
+use flate2::write::{GzEncoder, ZlibEncoder};
 use proptest::prelude::*;
+use std::io::Write;
 
 const HANDSHAKE: &[u8] = br#"{"sys":{"type":"js-websocket","version":"0.0.1"},"user":{}}"#;
 
@@ -358,13 +361,14 @@ fn each_reason_closes_as_the_table_says() {
         (Disconnect::Malformed, None, 1000),
         (Disconnect::Handshake, None, 1000),
         (Disconnect::Attack, Some("attack"), 1000),
-        (Disconnect::Shutdown, Some("shutdown"), 1000),
-        (Disconnect::Slow, Some("slow"), 1000),
-        (Disconnect::PositionsLost, Some("reconnect"), 1000),
+        (Disconnect::Shutdown, None, 1012),
+        (Disconnect::Dead, None, 1012),
+        (Disconnect::Slow, None, 1001),
+        (Disconnect::PositionsLost, None, 1001),
+        (Disconnect::Kicked, Some("kick"), 1000),
         (Disconnect::Idle, Some("idle"), 1000),
         (Disconnect::Frame, None, 1002),
         (Disconnect::Utf8, None, 1007),
-        (Disconnect::TooBig, None, 1009),
     ] {
         let mut expected = Vec::new();
         expected.extend(kick.map(|kick| {
@@ -377,6 +381,109 @@ fn each_reason_closes_as_the_table_says() {
         let out = written(|out| codec::close(WireFormat::POMELO, reason, out));
         assert_eq!(frames(&out), expected, "{reason:?}");
     }
+}
+
+/// Native clients take a KICK as final, and others the code 1000: neither may stand in the way of who is to come back. A
+/// heartbeat timeout alone has the code that was recorded (K5).
+#[test]
+fn who_is_to_come_back_is_not_kicked_and_sees_no_normal_end() {
+    let mut checked = 0;
+    for reason in Disconnect::ALL {
+        if !reason.farewell().is_reconnect() {
+            continue;
+        }
+        checked += 1;
+        let out = written(|out| codec::close(WireFormat::POMELO, reason, out));
+        let code = match reason {
+            Disconnect::HeartbeatTimeout => 1000_u16,
+            Disconnect::Shutdown | Disconnect::Dead => 1012,
+            _ => 1001,
+        };
+        let close = (8, code.to_be_bytes().to_vec());
+        assert_eq!(frames(&out), [close], "{reason:?}");
+        let format = WireFormat::POMELO.on_a_stream();
+        let out = written(|out| codec::close(format, reason, out));
+        assert_eq!(out, b"", "{reason:?}");
+    }
+    assert_eq!(checked, 5);
+}
+
+/// It reads pushes that the original did not have, and its library takes a push as what it is.
+#[test]
+fn who_asked_for_positions_is_told_why_by_a_push() {
+    let out = written(|out| {
+        codec::close(WireFormat::POMELO_POSITIONS, Disconnect::Shutdown, out);
+    });
+    let expected = data(&Message {
+        kind: 3,
+        ..Message::request(0, "onKick", r#"{"reason":"shutdown","reconnect":true}"#)
+    });
+    let frames = frames(&out);
+    assert_eq!(frames[0], (2, expected));
+    assert_eq!(frames[1..], [(8, 1012_u16.to_be_bytes().to_vec())]);
+}
+
+#[test]
+fn who_sends_too_much_is_told_the_limit() {
+    let reason = Disconnect::too_big(131_072);
+    let kick = package(5, br#"{"reason":"too-big","limit":131072}"#);
+    let format = WireFormat::POMELO.on_a_stream();
+    assert_eq!(written(|out| codec::close(format, reason, out)), kick);
+    let frames = frames(&written(|out| {
+        codec::close(WireFormat::POMELO, reason, out);
+    }));
+    let text = b"message too big: the limit is 131072 bytes";
+    let close = [&1009_u16.to_be_bytes()[..], text].concat();
+    assert_eq!(frames, [(2, kick), (8, close)]);
+}
+
+/// A request whose flag says that its body is compressed.
+fn compressed(body: &[u8], limit: usize) -> RequestBody {
+    let message = Message {
+        body: body.into(),
+        ..Message::request(1, "chat.handler.send", "")
+    };
+    let mut message = message.encode();
+    message[0] |= 0x10;
+    let decoded = decode(&mut working().with_limit(limit), &package(4, &message));
+    match &decoded.inputs[..] {
+        [Input::Request(request)] => request.body.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn zlib(body: &[u8]) -> Vec<u8> {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(body).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn a_body_that_a_client_of_pitaya_compressed_is_inflated() {
+    let text = r#"{"content":"哈哈哈哈哈哈哈哈哈哈"}"#;
+    let limit = text.len();
+    assert_eq!(compressed(&zlib(text.as_bytes()), limit), object(text));
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+    gzip.write_all(text.as_bytes()).unwrap();
+    assert_eq!(compressed(&gzip.finish().unwrap(), limit), object(text));
+}
+
+/// An empty body would count as `{}`, and the sender would be told that its message was sent.
+#[test]
+fn what_can_not_be_inflated_is_refused_and_never_empty() {
+    let text = br#"{"content":"the same, the same, the same"}"#;
+    let whole = zlib(text);
+    for length in 0..whole.len() {
+        let cut_off = compressed(&whole[..length], text.len());
+        assert_eq!(cut_off, RequestBody::Unusable, "after {length}");
+    }
+    for wrong in [&text[..], b"\x1f\x8b", b"\x78\x9c"] {
+        assert_eq!(compressed(wrong, 1_000), RequestBody::Unusable);
+    }
+    assert_eq!(compressed(&whole, text.len() - 1), RequestBody::Unusable);
+    let bomb = zlib(&vec![b' '; 16 << 20]);
+    assert!(bomb.len() < 128 << 10);
+    assert_eq!(compressed(&bomb, 128 << 10), RequestBody::Unusable);
 }
 
 #[test]

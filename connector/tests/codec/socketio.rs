@@ -243,14 +243,69 @@ fn positions_are_told_to_those_who_asked() {
 }
 
 #[test]
-fn the_end_is_a_kick_with_a_reason_and_then_a_close() {
-    let out = written(|out| codec::close(NEW, Disconnect::Slow, out));
+fn who_is_to_stay_away_is_kicked_with_a_reason_and_then_closed() {
+    let out = written(|out| codec::close(NEW, Disconnect::Kicked, out));
     let ended = frames(&out);
     assert_eq!(
         said(&ended[0]),
-        json!({"route": "onKick", "reason": "slow"})
+        json!({"route": "onKick", "reason": "kick"})
     );
     assert_eq!(ended[1..], [(8, 1000_u16.to_be_bytes().to_vec())]);
+    let out = written(|out| codec::close(NEW, Disconnect::too_big(300), out));
+    let ended = frames(&out);
+    assert_eq!(
+        said(&ended[0]),
+        json!({"route": "onKick", "reason": "too-big", "limit": 300})
+    );
+    let text = b"message too big: the limit is 300 bytes";
+    let close = [&1009_u16.to_be_bytes()[..], text].concat();
+    assert_eq!(ended[1..], [(8, close)]);
+}
+
+/// JavaScript's strings may hold half of a surrogate pair. It is answered like a body that can't be used, and the connection
+/// stays.
+#[test]
+fn half_of_a_surrogate_pair_is_answered_and_closes_nothing() {
+    for half in [r"\ud800", r"\udc00", r"\ud800x", r"\udc00\ud800"] {
+        let message = composed(7, "chat.handler.send", r#"{"content":"HALF"}"#);
+        let packet = event(&message).replace("HALF", half);
+        let Decoded { inputs, result, .. } = read(&packet);
+        assert_eq!(result, Ok(()), "{packet}");
+        let expected = request(Some(7), "chat.handler.send", RequestBody::Unusable);
+        assert_eq!(inputs, [expected], "{packet}");
+    }
+    // Elsewhere than in the message it is of no interest, as other events are.
+    for packet in [
+        r#"42["\ud800","x"]"#,
+        r#"42["other","\ud800"]"#,
+        r#"42["message",1]"#,
+    ] {
+        assert_eq!(read(packet), NOTHING, "{packet}");
+    }
+    let message = composed(7, "chat.handler.send", "{}");
+    let more = event(&message).replace(']', r#","\ud800",1e999]"#);
+    assert_eq!(
+        read(&more),
+        asked(request(Some(7), "chat.handler.send", object("{}")))
+    );
+}
+
+/// After a proper close some libraries stay away, others wait for their own time-out.
+#[test]
+fn who_is_to_come_back_sees_the_connection_break() {
+    for format in [OLD, NEW] {
+        for reason in Disconnect::ALL {
+            let out = written(|out| codec::close(format, reason, out));
+            let comes_back = reason.farewell().is_reconnect();
+            assert_eq!(out.is_empty(), comes_back, "{reason:?}");
+        }
+    }
+    let format = NEW.with_positions();
+    let told = only(|out| codec::close(format, Disconnect::Shutdown, out));
+    assert_eq!(
+        told,
+        json!({"route": "onKick", "reason": "shutdown", "reconnect": true})
+    );
 }
 
 proptest! {

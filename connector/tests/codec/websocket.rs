@@ -145,19 +145,19 @@ fn a_message_beyond_the_limit_is_refused_before_its_payload_is_looked_at() {
     let header = |bytes: Vec<u8>| bytes[..8].to_vec();
     refused(
         &header(masked(0x82, MASK, &[0; LIMIT + 1])),
-        Disconnect::TooBig,
+        Disconnect::too_big(LIMIT),
     );
     refused(
         &[
             0x82, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4,
         ],
-        Disconnect::TooBig,
+        Disconnect::too_big(LIMIT),
     );
     let mut fragments = masked(0x02, MASK, &[0; LIMIT - 1]);
     fragments.extend(masked(0x00, MASK, &[0]));
     assert_eq!(read(&fragments), (vec![], Ok(())));
     fragments.extend(&masked(0x00, MASK, &[0])[..6]);
-    refused(&fragments, Disconnect::TooBig);
+    refused(&fragments, Disconnect::too_big(LIMIT));
 }
 
 /// Each of these as a frame of its own: first byte, payload.
@@ -238,7 +238,10 @@ fn a_message_that_inflates_beyond_the_limit_is_refused() {
     for length in [LIMIT + 1, 50 * LIMIT] {
         let bomb = deflated(&vec![0; length]);
         assert!(bomb.len() < LIMIT);
-        assert_eq!(compressed(&[(0xc2, &bomb)]).1, Err(Disconnect::TooBig));
+        assert_eq!(
+            compressed(&[(0xc2, &bomb)]).1,
+            Err(Disconnect::too_big(LIMIT))
+        );
     }
 }
 
@@ -330,4 +333,45 @@ proptest! {
             prop_assert_eq!(feed(reader(LIMIT), &bytes, &cuts), read_by(reader, &bytes));
         }
     }
+}
+
+/// A protocol of bytes in text frames: nothing is checked, whether a message comes whole, in pieces, or compressed.
+#[test]
+fn text_of_any_bytes_is_taken_where_the_protocol_is_one_of_bytes() {
+    let message = b"\x04\0\0\x80\xff\xed\xa0\x80";
+    let mut fragments = masked(0x01, MASK, &message[..5]);
+    fragments.extend(masked(0x80, MASK, &message[5..]));
+    let compressed = masked(0xc1, MASK, &deflated(message));
+    for bytes in [masked(0x81, MASK, message), fragments, compressed] {
+        let mut reader = Reader::inflating(LIMIT).taking_any_text();
+        let mut seen = Vec::new();
+        let fed = reader.feed(&mut bytes.clone(), |event| {
+            if let Event::Message(message) = event {
+                seen.push(message.to_vec());
+            }
+        });
+        assert_eq!((fed, seen), (Ok(()), vec![message.to_vec()]));
+    }
+}
+
+/// A read of a few thousand bytes may hold messages of many megabytes.
+#[test]
+fn compressed_messages_are_given_a_few_at_a_time_and_none_is_lost() {
+    let frame = masked(0xc1, MASK, &deflated(&[b'x'; LIMIT]));
+    let mut bytes = frame.repeat(50);
+    let mut reader = Reader::inflating(LIMIT);
+    let mut given = 0;
+    let mut most = 0;
+    reader
+        .feed_some(&mut bytes, 3 * LIMIT, |_| given += 1)
+        .unwrap();
+    while reader.unread() > 0 {
+        assert!(reader.held() >= reader.unread());
+        let before = given;
+        reader.resume(3 * LIMIT, |_| given += 1).unwrap();
+        most = most.max(given - before);
+    }
+    assert_eq!(given, 50);
+    assert_eq!(most, 4);
+    assert_eq!(reader.held(), 0);
 }

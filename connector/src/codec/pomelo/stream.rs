@@ -72,7 +72,7 @@ impl Packages {
         };
         let length = u32::from_be_bytes([0, a, b, c]) as usize;
         if length > self.limit {
-            return Err(Disconnect::TooBig);
+            return Err(Disconnect::too_big(self.limit));
         }
         Ok(Some(HEAD + length))
     }
@@ -128,7 +128,7 @@ mod tests {
             let fed = pieces
                 .iter()
                 .try_for_each(|piece| packages.feed(piece, |_| {}));
-            assert_eq!(fed, Err(Disconnect::TooBig));
+            assert_eq!(fed, Err(Disconnect::too_big(5)));
         }
     }
 }

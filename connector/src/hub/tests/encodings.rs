@@ -80,7 +80,8 @@ async fn what_is_for_others_alone_moves_its_sender_on_write_after_write() {
         is_number: false,
     };
     let mut own = guest(&script.hub, WireFormat::JSON).await;
-    own.connection.belongs_to(&me.id);
+    let session = channel_store::SessionId::new("s").unwrap();
+    own.connection.belongs_to(&me.id, &session);
     own.begins(at("a", 4)).await;
     let mut offset = 4;
     for write in ["x..", ".x.", "..x", "...", "x", "xx", "."] {

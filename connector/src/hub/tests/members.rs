@@ -4,7 +4,7 @@ use super::{guest, guest_at, room};
 use crate::codec::WireFormat;
 use crate::disconnect::Disconnect;
 use crate::testing::feed::{Script, connection, head, page};
-use crate::testing::{at, channel, client, publication};
+use crate::testing::{at, channel, client, publication, soon};
 use channel_store::{LogPage, Standing};
 
 #[tokio::test(start_paused = true)]
@@ -33,7 +33,9 @@ async fn when_the_position_is_lost_every_member_is_told_or_else_closed_with_a_re
         script.read_from(at("a", 5)).await.answer(lost);
         // What it had until then still comes, and nothing from after the hole.
         let expected = vec![("a".to_owned(), 5)];
-        assert_eq!(pomelo.client.rest().await, (expected, Some(1000)));
+        soon(pomelo.connection.closed()).await;
+        pomelo.connection.conclude();
+        assert_eq!(pomelo.client.rest().await, (expected, Some(1001)));
         for guest in [&pomelo, &waiting_pomelo] {
             assert_eq!(guest.connection.closing(), Some(Disconnect::PositionsLost));
         }
@@ -220,7 +222,9 @@ async fn what_waits_to_be_written_when_the_position_is_lost_still_comes_before_t
     };
     script.hub.find(&channel()).unwrap().read(lost);
     let expected = vec![("a".to_owned(), 5)];
-    assert_eq!(pomelo.client.rest().await, (expected, Some(1000)));
+    soon(pomelo.connection.closed()).await;
+    pomelo.connection.conclude();
+    assert_eq!(pomelo.client.rest().await, (expected, Some(1001)));
     assert_eq!(guest.client.position().await, ("a".to_owned(), 5));
     assert_eq!(
         guest.client.next_moved().await,

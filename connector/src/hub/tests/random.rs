@@ -248,6 +248,7 @@ impl History {
         } = Arc::into_inner(left.guest).unwrap();
         drop(member);
         connection.close(Disconnect::Shutdown);
+        connection.conclude();
         self.gone.push((left.start, left.format, client));
     }
 
@@ -371,6 +372,7 @@ async fn history(seed: u64, with_loss: bool) -> usize {
             "closed: {closed:?}, seed {seed}"
         );
         guest.connection.close(Disconnect::Shutdown);
+        guest.connection.conclude();
         let mut guest = Arc::into_inner(guest).unwrap();
         let given = guest.client.history().await;
         let end = end_of(&start, format, &given, with_loss);

@@ -295,6 +295,7 @@ async fn waits_in_vain(start: Position, next: &[Position]) -> (Vec<Moved>, Optio
     script.publish(publication(last.epoch.as_str(), last.offset + 1));
     let_run().await;
     told.connection.close(Disconnect::Shutdown);
+    told.connection.conclude();
     told.client.rest().await;
     told.client
         .moved
