@@ -134,8 +134,7 @@ impl Socket {
         Box::new(Self {
             client: Client::new(services, Arc::clone(&connection)),
             wire: Wire {
-                codec: Codec::new(connection.format(), limits.heartbeat)
-                    .with_limit(limits.message),
+                codec: Codec::new(connection.format(), limits.heartbeat).with_limit(limits.message),
                 clock: Clock::start(connection.format(), limits),
                 connection,
                 inlet,

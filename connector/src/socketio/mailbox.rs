@@ -157,7 +157,8 @@ impl Mailbox {
 
     /// As [`finish`](Self::finish), and what is in here is dropped.
     pub(crate) fn abort(&self) {
-        self.state.lock().frames = Vec::new();
+        let frames = std::mem::take(&mut self.state.lock().frames);
+        self.limits.remove(frames.len());
         self.finish();
     }
 }
@@ -255,7 +256,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_poll_that_waits_ends_with_the_connection_and_what_was_said_comes_first() {
-        let mailbox = Arc::new(Mailbox::default());
+        let mailbox = Arc::new(mailbox());
         let poll = tokio::spawn({
             let mailbox = Arc::clone(&mailbox);
             async move { mailbox.fetch().await }
@@ -264,7 +265,7 @@ mod tests {
         mailbox.finish();
         assert_eq!(poll.await.unwrap(), Fetched::End);
 
-        let mailbox = Mailbox::default();
+        let mailbox = self::mailbox();
         mailbox.try_write(&frames(&["40"])).unwrap();
         mailbox.finish();
         let fetched = Fetched::Packets(vec!["40".to_owned()]);
