@@ -220,6 +220,17 @@ impl Client {
         }
     }
 
+    /// As [`Client::dial`], on another path.
+    ///
+    /// # Panics
+    /// As [`Client::dial`].
+    pub async fn dial_path(address: SocketAddr, path: &str) -> Self {
+        Self {
+            link: Link::dial(address, path, Terms::default()).await,
+            last_id: AtomicU64::new(0),
+        }
+    }
+
     /// Connects and shakes hands.
     ///
     /// # Panics

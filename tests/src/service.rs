@@ -139,6 +139,12 @@ impl Service {
             .await;
     }
 
+    /// All that it has logged so far.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        self.process.lines()
+    }
+
     /// What it has logged so far with this level and above (`WARN`, `ERROR`).
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {

@@ -397,6 +397,7 @@ fn who_is_to_come_back_is_not_kicked_and_sees_no_normal_end() {
         let code = match reason {
             Disconnect::HeartbeatTimeout => 1000_u16,
             Disconnect::Shutdown | Disconnect::Dead => 1012,
+            Disconnect::Overloaded => 1013,
             _ => 1001,
         };
         let close = (8, code.to_be_bytes().to_vec());
@@ -405,7 +406,7 @@ fn who_is_to_come_back_is_not_kicked_and_sees_no_normal_end() {
         let out = written(|out| codec::close(format, reason, out));
         assert_eq!(out, b"", "{reason:?}");
     }
-    assert_eq!(checked, 5);
+    assert_eq!(checked, 6);
 }
 
 /// It reads pushes that the original did not have, and its library takes a push as what it is.

@@ -12,6 +12,7 @@ mod compression;
 mod costs;
 mod dead_connectors;
 mod detached_members;
+mod ends;
 mod full_memory;
 mod grace;
 mod graceful_end;

@@ -138,10 +138,43 @@ fn unhex(text: &str) -> Vec<u8> {
 async fn what_is_no_package_ends_the_connection() {
     let system = Plan::of(1, 1).start().await;
     let address = system.connectors[0].address();
-    for bytes in [&[9, 0, 0, 0][..], &[0], &[5, 0, 0, 0], &[4, 255, 255, 255]] {
+    for bytes in [&[9, 0, 0, 0][..], &[0], &[5, 0, 0, 0]] {
         let mut client = Client::connect(address).await;
         client.write(bytes).await;
         assert_eq!(client.package().await, None, "{bytes:?}");
+    }
+}
+
+/// The client's library tells its user, and does not send the same again and again.
+#[tokio::test]
+async fn who_sends_too_much_is_kicked_with_the_limit() {
+    let system = Plan::of(1, 1).start().await;
+    let mut client = Client::connect(system.connectors[0].address()).await;
+    client.write(&conversation()).await;
+    client.packages(ANSWERS).await;
+    client.write(&[DATA, 2, 0, 1]).await;
+    let kick = client.package().await.expect("a farewell");
+    let told = pomelo::package(pomelo::KICK, br#"{"reason":"too-big","limit":131072}"#);
+    assert_eq!(&kick[..], told);
+    assert_eq!(client.package().await, None);
+}
+
+/// What was carried out is answered, whatever comes behind it: here a byte that begins no package, or nothing at all.
+#[tokio::test]
+async fn answers_come_before_the_end_of_a_stream() {
+    let system = Plan::of(1, 1).login_policy("allow").start().await;
+    for end in [&[9][..], &[]] {
+        let mut client = Client::connect(system.connectors[0].address()).await;
+        client.write(&[&conversation(), end].concat()).await;
+        if end.is_empty() {
+            client.socket.shutdown().await.expect("a socket");
+        }
+        let mut answered = 0;
+        while let Some(package) = client.package().await {
+            // A response has the flag 4.
+            answered += usize::from(package[0] == DATA && package[4] == 4);
+        }
+        assert_eq!(answered, 2, "login and send, before {end:?}");
     }
 }
 
@@ -175,18 +208,16 @@ async fn a_port_of_its_own_takes_packages_and_nothing_else() {
     assert_eq!(browser.package().await, None);
 }
 
-/// A stop is told and lands the leaves, as with every other client.
+/// Native clients take a KICK as final and never connect again. So a stop looks to them as the original's did: the stream
+/// just ends. Its leaves land, as with every other client.
 #[tokio::test]
-async fn a_client_on_a_stream_is_told_why_it_is_closed() {
+async fn a_client_on_a_stream_sees_a_stop_as_the_end_of_the_stream() {
     let mut system = Plan::of(1, 1).start().await;
     let mut client = Client::connect(system.connectors[0].address()).await;
     client.write(&conversation()).await;
     client.packages(ANSWERS).await;
     let connector = &mut system.connectors[0];
     connector.terminate();
-    let kick = client.package().await.expect("a farewell");
-    let told = pomelo::package(pomelo::KICK, br#"{"reason":"shutdown"}"#);
-    assert_eq!(&kick[..], told);
     assert_eq!(client.package().await, None);
     drop(client);
     let status = connector.ended_within(Duration::from_secs(10)).await;
