@@ -4,14 +4,17 @@
 //! `userId` goes through byte for byte: `1.0` stays `1.0`, and escapes stay as the client wrote them (a stated departure
 //! from `JSON.parse` and `JSON.stringify`, CONTRACT).
 //!
-//! The grammar is RFC 8259, strictly, with two liberties of the receiver: lone surrogates may be escaped (section 8.2),
-//! since they are only passed on, and nesting ends at [`DEPTH_LIMIT`] (section 9), so that whoever parses a body
-//! recursively is safe.
+//! The grammar is RFC 8259, strictly, with limits so that every member's parser can read what is passed on: nesting ends at
+//! [`DEPTH_LIMIT`] (section 9), a number must have a double that is near it (section 6: `1e999` has none), and half of a
+//! surrogate pair (section 8.2) is accepted, because people cut texts in the middle of an emoji, but is passed on as U+FFFD.
 
 use std::ops::Range;
 
 /// The most objects and arrays that may lie in each other, the body itself included.
 pub const DEPTH_LIMIT: usize = 64;
+
+/// A number without an exponent that has fewer digits is within the range of a double, which ends at 1.8e308.
+const LONGEST_IN_RANGE: usize = 308;
 
 const USER_ID: &[u8] = b"\"userId\"";
 
@@ -30,6 +33,9 @@ pub enum BodyError {
     /// Nested deeper than [`DEPTH_LIMIT`]. What follows was not looked at.
     #[error("nested deeper than {DEPTH_LIMIT} levels")]
     TooDeep,
+    /// A number is beyond the range of a double, so many parsers refuse it. What follows was not looked at.
+    #[error("a number is beyond the range of a double")]
+    NumberTooLarge,
 }
 
 /// Checks that the bytes are one JSON object. Whitespace around it is allowed.
@@ -37,7 +43,7 @@ pub enum BodyError {
 /// # Errors
 /// [`BodyError`] says what they are instead.
 pub fn check(body: &[u8]) -> Result<(), BodyError> {
-    scan(trim(body), |_| {})
+    scan(trim(body), |_| {}).map(drop)
 }
 
 /// The body with `user_json` as the object's `userId` (CONTRACT, "Who is told what"). All spellings of the key count: its
@@ -49,12 +55,11 @@ pub fn check(body: &[u8]) -> Result<(), BodyError> {
 /// As [`check`].
 pub fn stamp(body: &[u8], user_json: &str) -> Result<Vec<u8>, BodyError> {
     let body = trim(body);
-    let user_json = user_json.as_bytes();
     let mut stamped = Vec::with_capacity(body.len() + user_json.len() + USER_ID.len() + 2);
     let mut copied = 0;
     let mut is_empty = true;
     let mut is_stamped = false;
-    scan(body, |member| {
+    let text = scan(body, |member| {
         is_empty = false;
         if !is_user_id(&body[member.key.clone()]) {
             return;
@@ -65,11 +70,14 @@ pub fn stamp(body: &[u8], user_json: &str) -> Result<Vec<u8>, BodyError> {
             stamped.extend_from_slice(&body[copied..member.key.start]);
             stamped.extend_from_slice(USER_ID);
             stamped.extend_from_slice(&body[member.key.end..member.value.start]);
-            stamped.extend_from_slice(user_json);
+            stamped.extend_from_slice(user_json.as_bytes());
             is_stamped = true;
         }
         copied = member.value.end;
     })?;
+    if text == Text::HasHalfPairs {
+        return stamp(&replace_half_pairs(body), user_json);
+    }
     let brace = body.len() - 1;
     stamped.extend_from_slice(&body[copied..brace]);
     if !is_stamped {
@@ -78,7 +86,7 @@ pub fn stamp(body: &[u8], user_json: &str) -> Result<Vec<u8>, BodyError> {
         }
         stamped.extend_from_slice(USER_ID);
         stamped.push(b':');
-        stamped.extend_from_slice(user_json);
+        stamped.extend_from_slice(user_json.as_bytes());
     }
     stamped.push(b'}');
     Ok(stamped)
@@ -136,12 +144,68 @@ struct Member {
     value: Range<usize>,
 }
 
+/// What a body's strings hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Text {
+    Whole,
+    /// At least one escape is half of a surrogate pair.
+    HasHalfPairs,
+}
+
+/// The body with `\ufffd`, which has as many bytes, in place of each escape that is half of a surrogate pair.
+fn replace_half_pairs(body: &[u8]) -> Vec<u8> {
+    let mut replaced = body.to_vec();
+    let mut at = 0;
+    while let Some(rest) = body.get(at..).filter(|rest| !rest.is_empty()) {
+        at += match (rest[0], surrogate(rest)) {
+            (b'\\', Some(Half::High)) if surrogate(&rest[ESCAPE..]) == Some(Half::Low) => {
+                2 * ESCAPE
+            }
+            (b'\\', Some(_)) => {
+                replaced[at..at + ESCAPE].copy_from_slice(br"\ufffd");
+                ESCAPE
+            }
+            // Whatever is escaped, it is no backslash that begins another escape.
+            (b'\\', None) => 2,
+            _ => 1,
+        };
+    }
+    replaced
+}
+
+/// Bytes of an escape like `\ud83d`.
+const ESCAPE: usize = 6;
+
+/// Which half of a surrogate pair an escape is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Half {
+    High,
+    Low,
+}
+
+/// What the bytes begin with, if it is an escape for half of a surrogate pair.
+fn surrogate(bytes: &[u8]) -> Option<Half> {
+    let [b'\\', b'u', b'd' | b'D', second, third, fourth, ..] = bytes else {
+        return None;
+    };
+    let is_escape = third.is_ascii_hexdigit() && fourth.is_ascii_hexdigit();
+    match second {
+        b'8' | b'9' | b'a' | b'b' | b'A' | b'B' if is_escape => Some(Half::High),
+        b'c'..=b'f' | b'C'..=b'F' if is_escape => Some(Half::Low),
+        _ => None,
+    }
+}
+
 /// Checks that `body`, trimmed, is one object, and tells of its members.
-fn scan(body: &[u8], on_member: impl FnMut(Member)) -> Result<(), BodyError> {
+fn scan(body: &[u8], on_member: impl FnMut(Member)) -> Result<Text, BodyError> {
     if simdutf8::basic::from_utf8(body).is_err() {
         return Err(BodyError::NotUtf8);
     }
-    let mut scanner = Scanner { body, at: 0 };
+    let mut scanner = Scanner {
+        body,
+        at: 0,
+        text: Text::Whole,
+    };
     let is_object = scanner.peek() == Some(b'{');
     if is_object {
         scanner.object(1, on_member)?;
@@ -149,7 +213,7 @@ fn scan(body: &[u8], on_member: impl FnMut(Member)) -> Result<(), BodyError> {
         scanner.value(0)?;
     }
     match (scanner.at == body.len(), is_object) {
-        (true, true) => Ok(()),
+        (true, true) => Ok(scanner.text),
         (true, false) => Err(BodyError::NotObject),
         (false, _) => Err(BodyError::NotJson),
     }
@@ -159,6 +223,8 @@ fn scan(body: &[u8], on_member: impl FnMut(Member)) -> Result<(), BodyError> {
 struct Scanner<'a> {
     body: &'a [u8],
     at: usize,
+    /// What the strings behind this place hold.
+    text: Text,
 }
 
 impl Scanner<'_> {
@@ -244,6 +310,14 @@ impl Scanner<'_> {
         match self.next()? {
             b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Ok(()),
             b'u' => {
+                let escape = &self.body[self.at - 2..];
+                match surrogate(escape) {
+                    None => {}
+                    Some(Half::High) if surrogate(&escape[ESCAPE..]) == Some(Half::Low) => {
+                        self.at += ESCAPE;
+                    }
+                    Some(_) => self.text = Text::HasHalfPairs,
+                }
                 for _ in 0..4 {
                     if !self.next()?.is_ascii_hexdigit() {
                         return Err(BodyError::NotJson);
@@ -256,6 +330,7 @@ impl Scanner<'_> {
     }
 
     fn number(&mut self) -> Result<(), BodyError> {
+        let start = self.at;
         self.eat(b'-');
         if !self.eat(b'0') {
             self.digits()?;
@@ -268,8 +343,14 @@ impl Scanner<'_> {
                 self.eat(b'-');
             }
             self.digits()?;
+        } else if self.at - start < LONGEST_IN_RANGE {
+            return Ok(());
         }
-        Ok(())
+        let number = str::from_utf8(&self.body[start..self.at]).map_err(|_| BodyError::NotUtf8)?;
+        match number.parse::<f64>() {
+            Ok(number) if number.is_finite() => Ok(()),
+            _ => Err(BodyError::NumberTooLarge),
+        }
     }
 
     /// One digit or more.

@@ -1,12 +1,14 @@
-// A client of docs/protocols/json.md: it stays logged in through whatever happens to its connection, is given what it missed,
-// and sends nothing twice.
+// A client of docs/protocols/json.md. It stays logged in through whatever happens to its connection, is given what it missed,
+// sends nothing twice, notices by itself when the server is gone, and never repeats what was refused for good.
 
-const LOGGED_IN_ELSEWHERE = '用户已登录';
-const ANSWER_MS = 5_000; // The connector answers within 2 s.
-const PULSE_MS = 20_000;
+const PING_MS = 10_000; // Something is asked this often, since a browser shows no pings of WebSocket to programs.
+const SILENCE_MS = 5_000; // So long after a question nothing has come: the connection is dead. Answers take 2 s at most.
+const LONGEST_PAUSE_MS = 20_000;
+const TOO_BIG = 1009; // WebSocket's close code for a message beyond the server's limit.
 
 export class Client {
   #socket;
+  #state = 'connecting';
   #kicked;
   #lastId = 0;
   #waiting = new Map(); // id → what to do with the answer
@@ -15,20 +17,22 @@ export class Client {
   #timers = {};
 
   /**
-   * `on` is told: `state(name, detail)` ('connecting', 'online', 'away', 'over'), `joined(channel, reply)`,
-   * `push(channel, push)`, `gap(channel, reason)`, `sent(key)`, `refused(key, message)`.
+   * `on` is told: `state(name, why)` ('connecting', 'online', 'away', 'over'), `joined(channel, position)`,
+   * `parted(channel, why)`, `push(channel, push)`, `gap(channel, reason)`, `sent(key)`, `refused(key, why)`. Each `why` has
+   * a `reason`: that of a refusal or of onKick, or one of LOST, NO_ANSWER, OFFLINE, TOO_BIG, LOGGED_OUT.
    */
   constructor(url, user, home, on) {
     Object.assign(this, { url, user, home, on, channels: new Map([[home, undefined]]) });
-    addEventListener('offline', () => this.#socket?.close());
-    addEventListener('online', () => this.#retryAt(0));
+    addEventListener('offline', () => this.#lost({ reason: 'OFFLINE' }));
+    addEventListener('online', () => this.#state === 'away' && this.connect());
   }
 
   connect() {
     clearTimeout(this.#timers.retry);
-    this.on.state('connecting');
+    this.#to('connecting');
     this.#kicked = undefined;
     const socket = (this.#socket = new WebSocket(this.url));
+    this.#expectSomething();
     socket.onopen = () => this.#enter();
     socket.onmessage = ({ data }) => this.#receive(JSON.parse(data));
     socket.onclose = ({ code }) => this.#closed(code);
@@ -36,12 +40,12 @@ export class Client {
 
   /** An answer's body; fails if the connection ends first. */
   ask(route, body) {
-    if (this.#socket.readyState !== WebSocket.OPEN) return Promise.reject(new Error('not connected'));
+    if (this.#socket?.readyState !== WebSocket.OPEN) return Promise.reject(new Error('not connected'));
     return new Promise((resolve, reject) => {
       const id = ++this.#lastId;
-      const late = setTimeout(() => this.#socket.close(), ANSWER_MS);
-      this.#waiting.set(id, { resolve, reject, late });
+      this.#waiting.set(id, { resolve, reject });
       this.#socket.send(JSON.stringify({ id, route, body }));
+      this.#expectSomething();
     });
   }
 
@@ -61,14 +65,13 @@ export class Client {
   /** Sends until it is known what became of it: with the same key it is the same message. */
   say(channel, body) {
     const key = Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(36)).join('-');
-    this.#unanswered.set(key, { channel, body });
+    this.#unanswered.set(key, { channel, body, tries: 0 });
     this.#send(key);
     return key;
   }
 
   close() {
-    this.#kicked = { reason: 'logged out', reconnect: false };
-    this.#socket.close(1000);
+    this.#over({ reason: 'LOGGED_OUT' });
   }
 
   async #enter() {
@@ -77,25 +80,34 @@ export class Client {
       const body = { userId: this.user, lessonId: this.home, ...(since ? { since } : { positions: true }) };
       const reply = await this.ask('connector.handler.login', body);
       if (reply.code !== 0) return this.#refused(reply);
-      this.#failures = 0;
       this.#joined(this.home, reply);
       for (const channel of [...this.channels.keys()]) {
-        if (channel !== this.home) await this.join(channel);
+        if (channel !== this.home) await this.#joinAgain(channel);
       }
-      this.on.state('online');
+      this.#to('online');
       for (const key of [...this.#unanswered.keys()]) this.#send(key);
-      this.#pulse();
+      this.#timers.ping = setInterval(() => this.#ping(), PING_MS);
     } catch {
       // The connection ended, which is dealt with there.
     }
   }
 
-  #refused({ message, code }) {
+  #refused(why) {
+    // Only who was in may find a connection of its own still there, and waits until the server has noticed that it is gone.
     const cameBack = this.channels.get(this.home) !== undefined;
-    // A connection that was lost may count as there for a while; a failure passes.
-    const reconnect = code === 500 || (cameBack && message === LOGGED_IN_ELSEWHERE);
-    this.#kicked = { reason: message ?? 'the server has a problem', reconnect };
-    this.#socket.close();
+    if (!why.retry || (why.reason === 'USER_LOGGED_IN' && !cameBack)) this.#over(why);
+    else this.#lost(why, why.retryAfterMs);
+  }
+
+  async #joinAgain(channel) {
+    const why = await this.join(channel);
+    if (why.code === 0) return;
+    if (why.retry) {
+      this.#lost(why, why.retryAfterMs);
+      throw new Error(why.reason);
+    }
+    this.channels.delete(channel);
+    this.on.parted(channel, why);
   }
 
   #joined(channel, { position }) {
@@ -107,17 +119,19 @@ export class Client {
   }
 
   #receive({ id, route, channel, offset, body, time }) {
+    this.#silenceIsOver();
     if (id !== undefined) {
-      const { resolve, late } = this.#waiting.get(id);
-      clearTimeout(late);
+      this.#waiting.get(id)?.resolve(body);
       this.#waiting.delete(id);
-      resolve(body);
+      if (this.#waiting.size > 0) this.#expectSomething();
     } else if (route === 'onKick') {
       this.#kicked = body;
+    } else if (!channel || !this.channels.get(channel)) {
+      // Of a channel that we have left by now.
     } else if (route === 'onPosition') {
       this.channels.set(channel, { epoch: body.epoch, offset: body.offset });
       if (body.reason !== 'new-epoch') this.on.gap(channel, body.reason);
-    } else if (this.channels.has(channel)) {
+    } else {
       this.channels.get(channel).offset = offset;
       // Without a route it is a message of our own that was for the others.
       if (route) this.on.push(channel, { route, body, time });
@@ -125,40 +139,99 @@ export class Client {
   }
 
   async #send(key) {
+    const message = this.#unanswered.get(key);
+    const { channel, body } = message;
+    const socket = this.#socket;
     try {
-      const reply = await this.ask('chat.handler.publish', { ...this.#unanswered.get(key), key });
-      // A failure is an unknown outcome: once more, under the same key.
-      if (reply.code === 500) return setTimeout(() => this.#send(key), 500 + 1_000 * Math.random());
-      this.#unanswered.delete(key);
-      reply.code === 0 ? this.on.sent(key) : this.on.refused(key, reply.message);
+      const asked = this.ask('chat.handler.publish', { channel, body, key });
+      message.socket = socket;
+      const reply = await asked;
+      if (reply.code === 0) {
+        this.#failures = 0;
+        this.#unanswered.delete(key);
+        this.on.sent(key);
+      } else if (reply.retry) {
+        // Once more, under the same key.
+        const pause = Math.min(LONGEST_PAUSE_MS, reply.retryAfterMs * 2 ** message.tries++);
+        setTimeout(() => this.#socket === socket && this.#send(key), pause * (1 + Math.random() / 2));
+      } else {
+        this.#refuse(key, reply);
+      }
     } catch {
       // It is sent again when we are back.
     }
   }
 
-  /** A connection may be dead without a word: something is asked from time to time, and the answer missed. */
-  #pulse() {
-    clearInterval(this.#timers.pulse);
-    this.#timers.pulse = setInterval(() => this.ask('chat.handler.members', { page_size: 1 }).catch(() => {}), PULSE_MS);
+  #refuse(key, why) {
+    this.#unanswered.delete(key);
+    this.on.refused(key, why);
+  }
+
+  async #ping() {
+    try {
+      await this.ask('connector.handler.ping');
+      // A connection that lasts is a success; that one could be opened is none.
+      this.#failures = 0;
+    } catch {
+      // As above.
+    }
+  }
+
+  /** Something was asked: if nothing at all comes for a while, the connection is dead, whatever the socket believes. */
+  #expectSomething() {
+    this.#timers.silence ??= setTimeout(() => this.#lost({ reason: 'NO_ANSWER' }), SILENCE_MS);
+  }
+
+  #silenceIsOver() {
+    clearTimeout(this.#timers.silence);
+    this.#timers.silence = undefined;
   }
 
   #closed(code) {
-    clearInterval(this.#timers.pulse);
-    for (const { reject, late } of this.#waiting.values()) {
-      clearTimeout(late);
-      reject(new Error('the connection ended'));
-    }
-    this.#waiting.clear();
-    if (this.#kicked?.reconnect === false) return this.on.state('over', this.#kicked.reason);
-    // At random, and longer after each failure: others have lost theirs, too.
-    const longest = Math.min(20_000, 500 * 2 ** this.#failures++);
-    this.on.state('away', this.#kicked?.reason ?? `connection lost (${code})`);
-    this.#retryAt(longest * (0.5 + Math.random() / 2));
+    if (code === TOO_BIG) this.#giveUpLargest();
+    if (this.#kicked?.reconnect === false) this.#over(this.#kicked);
+    else this.#lost(this.#kicked ?? { reason: 'LOST', message: `connection lost (${code})` });
   }
 
-  #retryAt(pause) {
-    if (this.#socket?.readyState !== WebSocket.CLOSED || this.#kicked?.reconnect === false) return;
+  /** Of what this connection was given, nothing but the largest can have been too large: sent again, it would end the next. */
+  #giveUpLargest() {
+    const sent = [...this.#unanswered].filter(([, { socket }]) => socket === this.#socket);
+    const size = ([, { body }]) => JSON.stringify(body).length;
+    const largest = sent.sort((one, other) => size(other) - size(one))[0];
+    if (largest) this.#refuse(largest[0], { reason: 'TOO_BIG' });
+  }
+
+  /** Comes back later. The old socket is left alone at once: on a dead network it may take minutes to close. */
+  #lost(why, atLeast = 0) {
+    if (!this.#detach()) return;
+    // At random, and longer after each failure: others have lost theirs, too.
+    const longest = Math.min(LONGEST_PAUSE_MS, 500 * 2 ** this.#failures++);
+    this.#timers.retry = setTimeout(() => this.connect(), atLeast + longest * (0.5 + Math.random() / 2));
+    this.#to('away', why);
+  }
+
+  #over(why) {
     clearTimeout(this.#timers.retry);
-    this.#timers.retry = setTimeout(() => this.connect(), pause);
+    this.#detach();
+    this.#to('over', why);
+  }
+
+  /** False if there was no socket. */
+  #detach() {
+    const socket = this.#socket;
+    if (!socket) return false;
+    this.#socket = undefined;
+    socket.onopen = socket.onmessage = socket.onclose = null;
+    socket.close();
+    this.#silenceIsOver();
+    clearInterval(this.#timers.ping);
+    for (const { reject } of this.#waiting.values()) reject(new Error('the connection ended'));
+    this.#waiting.clear();
+    return true;
+  }
+
+  #to(state, why) {
+    this.#state = state;
+    this.on.state(state, why);
   }
 }

@@ -10,6 +10,35 @@ const element = (name, className, ...children) => {
   return made;
 };
 
+/** What is said to people, by the reason that a program is given. */
+const words = {
+  ALREADY_JOINED: 'you are there already',
+  INVALID_PARAMETER: 'the name is too long, or has characters that are not allowed',
+  LEAVE_PENDING: 'others are told a little later',
+  LOGGED_OUT: 'you have logged out',
+  LOST: 'the connection was lost',
+  MISSING_PARAMETER: 'the name is empty',
+  NO_ANSWER: 'the server does not answer',
+  NOT_JOINED: 'you are not in this channel',
+  OFFLINE: 'there is no network',
+  RATE_LIMITED: 'that was too much at once',
+  STORE_FULL: 'the server has no room',
+  TOO_BIG: 'the message is too long',
+  TOO_MANY_CHANNELS: 'you are in too many channels; leave one first',
+  TRY_LATER: 'the server is busy',
+  UNAVAILABLE: 'the server has a problem',
+  UNKNOWN_OUTCOME: 'the server has a problem',
+  USER_LOGGED_IN: 'somebody is logged in under this name. Close the other window, or try again in a minute',
+  'connector restarted': 'the server was restarted',
+  attack: 'the server took this for an attack',
+  idle: 'you were not logged in in time',
+  kick: 'you have logged in elsewhere',
+  malformed: 'the server did not understand this page',
+  shutdown: 'the server is being restarted',
+  slow: 'the connection was too slow',
+};
+const inWords = ({ reason, message }) => words[reason] ?? message ?? reason ?? 'the server has a problem';
+
 let client;
 let shown; // the channel on display
 const rooms = new Map(); // channel → { log, members, unread }
@@ -17,16 +46,16 @@ const rooms = new Map(); // channel → { log, members, unread }
 const states = {
   connecting: () => 'Connecting…',
   online: () => `Online as ${client.user}`,
-  away: (reason) => `Reconnecting: ${reason}`,
-  over: (reason) => `Logged out: ${reason}`,
+  away: (why) => `Reconnecting: ${inWords(why)}`,
+  over: (why) => `Logged out: ${inWords(why)}`,
 };
 
 const on = {
-  state(name, detail) {
-    at('status').textContent = states[name](detail);
+  state(name, why) {
+    at('status').textContent = states[name](why);
     at('status').dataset.state = name;
     if (name === 'over') {
-      at('refused').textContent = detail;
+      at('refused').textContent = `Not logged in: ${inWords(why)}.`;
       at('chat').hidden = true;
       at('login').hidden = false;
       at('login').elements.user.focus();
@@ -40,6 +69,10 @@ const on = {
     at('chat').hidden = false;
     show(channel);
     await Promise.allSettled([readMembers(channel, room), readHistory(channel, room, position)]);
+  },
+
+  parted(channel, why) {
+    add(channel, element('li', 'note gap', `You are not in this channel any more: ${inWords(why)}.`));
   },
 
   push(channel, { route, body, time }) {
@@ -69,8 +102,10 @@ const on = {
     pending.delete(key);
   },
 
-  refused(key, message) {
-    pending.get(key)?.append(` (not sent: ${message})`);
+  refused(key, why) {
+    const item = pending.get(key);
+    item?.classList.replace('pending', 'failed');
+    item?.append(` (not sent: ${inWords(why)})`);
     pending.delete(key);
   },
 };
@@ -78,20 +113,20 @@ const on = {
 const pending = new Map(); // key → the line of a message that is on its way
 
 async function readMembers(channel, room) {
-  let page_token = '';
+  let pageToken = '';
   do {
-    const page = await client.ask('chat.handler.members', { channel, page_token });
+    const page = await client.ask('chat.handler.members', { channel, pageToken });
     if (page.code !== 0) return;
     for (const { userId } of page.members) room.members.add(userId);
-    page_token = page.next_page_token;
-  } while (page_token);
+    pageToken = page.nextPageToken;
+  } while (pageToken);
   if (channel === shown) showMembers();
 }
 
 /** What was said before we came. */
 async function readHistory(channel, room, { epoch, offset }) {
   const from = { epoch, offset: offset + 1 };
-  const page = await client.ask('chat.handler.history', { channel, newest_first: true, from });
+  const page = await client.ask('chat.handler.history', { channel, newestFirst: true, from });
   if (page.code !== 0) return;
   const older = page.publications.reverse().map(({ route, body, time }) => line(route, body, time));
   room.lines.unshift(...older);
@@ -176,8 +211,8 @@ at('join').onsubmit = async (event) => {
   if (rooms.has(channel.value)) {
     show(channel.value);
   } else {
-    const { code, message } = await client.join(channel.value).catch(({ message }) => ({ message }));
-    if (code !== 0) return (at('unjoined').textContent = `Not joined: ${message ?? 'the server has a problem'}`);
+    const reply = await client.join(channel.value).catch(({ message }) => ({ message }));
+    if (reply.code !== 0) return (at('unjoined').textContent = `Not joined: ${inWords(reply)}`);
   }
   channel.value = '';
 };

@@ -1,55 +1,52 @@
 //! The parameters of the handlers, as JavaScript would read them.
 //!
 //! A room or user is named by `String(x)` (K7), so 4 and "4" are one; what is missing or falsy is 缺少参数 (K1); other
-//! types than strings and numbers are 参数无效 (F12).
+//! types than strings and numbers are 参数无效 (F12). So are numbers that JavaScript can't tell from their neighbours: two
+//! users would become one.
 
-use crate::codec::RequestBody;
+use crate::codec::{Protocol, RequestBody};
 use crate::recovery::{self, Recovery};
+use crate::refusal::{Reason, Refusal};
 use bytes::Bytes;
 use channel_store::{ChannelName, IdempotencyKey, Position, User, UserId};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+/// The largest number that JavaScript can tell from the one after it, 2⁵³ − 1: ids beyond it must be strings.
+const LARGEST_EXACT: f64 = 9_007_199_254_740_991.0;
+
 /// Who wants to log in, and where to.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Login {
     /// `userId`.
     pub user: User,
-    /// `lessonId`: the channel that the session joins at once.
-    pub channel: ChannelName,
+    /// `lessonId`: the channel that the session joins at once. `None`: it is in no channel at first.
+    pub channel: Option<ChannelName>,
     /// `since`, `positions`.
     pub recovery: Recovery,
 }
 
-/// What is wrong with them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum ParameterError {
-    /// One is missing or falsy.
-    #[error("缺少参数")]
-    Missing,
-    /// One is of another type, too long, or holds control characters.
-    #[error("参数无效")]
-    Invalid,
-    /// The idempotency key is none.
-    #[error("invalid key")]
-    Key,
-}
-
 impl Login {
-    /// Reads a request's body.
+    /// Reads a request's body. Only JSON clients may leave out the channel: the original refused that, as recorded (K1).
     ///
     /// # Errors
-    /// [`ParameterError::Missing`] comes before [`ParameterError::Invalid`], whichever parameter it is.
-    pub(crate) fn parse(body: &RequestBody) -> Result<Self, ParameterError> {
+    /// [`Reason::MissingParameter`] comes before [`Reason::InvalidParameter`], whichever parameter it is.
+    pub(crate) fn parse(body: &RequestBody, protocol: Protocol) -> Result<Self, Refusal> {
         let fields = fields(body)?;
-        let user = truthy(fields.get("userId")).ok_or(ParameterError::Missing)?;
-        let channel = truthy(fields.get("lessonId")).ok_or(ParameterError::Missing)?;
-        let (id, is_number) = to_name(user).ok_or(ParameterError::Invalid)?;
-        let (channel, _) = to_name(channel).ok_or(ParameterError::Invalid)?;
-        let id = UserId::new(id).map_err(|_| ParameterError::Invalid)?;
-        let channel = ChannelName::new(channel).map_err(|_| ParameterError::Invalid)?;
-        let recovery = Recovery::parse(&fields).ok_or(ParameterError::Invalid)?;
+        let user = truthy(fields.get("userId")).ok_or_else(|| missing("userId"))?;
+        let channel = match (fields.get("lessonId"), protocol) {
+            (None | Some(Value::Null), Protocol::Json) => None,
+            (channel, _) => Some(truthy(channel).ok_or_else(|| missing("lessonId"))?),
+        };
+        let (id, is_number) = to_name("userId", user)?;
+        let id = UserId::new(id)
+            .map_err(|_| invalid("userId", "of 1 to 128 bytes without control characters"))?;
+        let channel = channel.map(|it| channel_name("lessonId", it)).transpose()?;
+        let recovery = recovery(&fields)?;
+        if channel.is_none() && matches!(recovery, Recovery::Since(_)) {
+            return Err(missing("lessonId, the channel of since,"));
+        }
         Ok(Self {
             user: User { id, is_number },
             channel,
@@ -69,18 +66,18 @@ pub(crate) struct JoinChannel {
 
 impl JoinChannel {
     /// As [`Login::parse`].
-    pub(crate) fn parse(body: &RequestBody) -> Result<Self, ParameterError> {
+    pub(crate) fn parse(body: &RequestBody) -> Result<Self, Refusal> {
         let fields = fields(body)?;
         Ok(Self {
-            channel: channel(&fields)?.ok_or(ParameterError::Missing)?,
-            recovery: Recovery::parse(&fields).ok_or(ParameterError::Invalid)?,
+            channel: channel(&fields)?.ok_or_else(|| missing("channel"))?,
+            recovery: recovery(&fields)?,
         })
     }
 }
 
 /// A channel to leave.
-pub(crate) fn leave_channel(body: &RequestBody) -> Result<ChannelName, ParameterError> {
-    channel(&fields(body)?)?.ok_or(ParameterError::Missing)
+pub(crate) fn leave_channel(body: &RequestBody) -> Result<ChannelName, Refusal> {
+    channel(&fields(body)?)?.ok_or_else(|| missing("channel"))
 }
 
 /// Whose members to list. Where no channel is named, it is the one of the login.
@@ -88,19 +85,21 @@ pub(crate) fn leave_channel(body: &RequestBody) -> Result<ChannelName, Parameter
 pub(crate) struct ListMembers {
     /// `channel`.
     pub channel: Option<ChannelName>,
-    /// `page_size`; 0: as many as is usual.
+    /// `pageSize`; 0: as many as is usual.
     pub page_size: u32,
-    /// `page_token` of the page before.
+    /// `pageToken` of the page before.
     pub page_token: String,
 }
 
 impl ListMembers {
     /// As [`Login::parse`].
-    pub(crate) fn parse(body: &RequestBody) -> Result<Self, ParameterError> {
+    pub(crate) fn parse(body: &RequestBody) -> Result<Self, Refusal> {
         let fields = fields(body)?;
-        let page_token = match fields.get("page_token") {
+        let page_token = match fields.get("pageToken") {
             None | Some(Value::Null) => "",
-            Some(token) => token.as_str().ok_or(ParameterError::Invalid)?,
+            Some(token) => token
+                .as_str()
+                .ok_or_else(|| invalid("pageToken", "a string"))?,
         };
         Ok(Self {
             channel: channel(&fields)?,
@@ -115,28 +114,28 @@ impl ListMembers {
 pub(crate) struct ReadHistory {
     /// `channel`.
     pub channel: Option<ChannelName>,
-    /// `newest_first`.
+    /// `newestFirst`.
     pub newest_first: bool,
     /// `from`: what follows it, or stands before it.
     pub from: Option<Position>,
-    /// `page_size`; 0: as many as is usual.
+    /// `pageSize`; 0: as many as is usual.
     pub page_size: u32,
 }
 
 impl ReadHistory {
     /// As [`Login::parse`].
-    pub(crate) fn parse(body: &RequestBody) -> Result<Self, ParameterError> {
+    pub(crate) fn parse(body: &RequestBody) -> Result<Self, Refusal> {
         let fields = fields(body)?;
         let from = match fields.get("from") {
             None | Some(Value::Null) => None,
-            Some(from) => Some(recovery::position(from).ok_or(ParameterError::Invalid)?),
+            Some(from) => Some(recovery::position(from).ok_or_else(|| invalid("from", POSITION))?),
         };
-        let newest_first = flag(fields.get("newest_first"))?;
+        let newest_first = flag("newestFirst", fields.get("newestFirst"))?;
         // Nothing stands before the beginning, and no epoch is without a name.
         let is_nowhere =
             |from: &Position| from.epoch.as_str().is_empty() || newest_first && from.offset == 0;
         if from.as_ref().is_some_and(is_nowhere) {
-            return Err(ParameterError::Invalid);
+            return Err(invalid("from", "a position that a publication can have"));
         }
         Ok(Self {
             channel: channel(&fields)?,
@@ -156,14 +155,15 @@ pub(crate) struct Publish {
     pub body: Bytes,
     /// `key`.
     pub key: Option<Box<str>>,
-    /// `exclude_self`.
+    /// `excludeSelf`.
     pub exclude_self: bool,
 }
 
 impl Publish {
     /// As [`Login::parse`]; the message itself is not looked into.
-    pub(crate) fn parse(body: &RequestBody) -> Result<Self, ParameterError> {
+    pub(crate) fn parse(body: &RequestBody) -> Result<Self, Refusal> {
         #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
         struct Parts<'a> {
             channel: Option<Value>,
             #[serde(borrow)]
@@ -172,17 +172,17 @@ impl Publish {
             exclude_self: Option<Value>,
         }
         let RequestBody::Object(json) = body else {
-            return Err(ParameterError::Missing);
+            return Err(missing("body"));
         };
-        let parts: Parts<'_> = serde_json::from_slice(json).map_err(|_| ParameterError::Invalid)?;
+        let parts: Parts<'_> = serde_json::from_slice(json).map_err(|_| unreadable())?;
         let key = match parts.key {
             None | Some(Value::Null) => None,
             Some(Value::String(text)) => key(Some(text.into()))?,
-            Some(_) => return Err(ParameterError::Key),
+            Some(_) => return Err(Reason::InvalidKey.into()),
         };
-        let exclude_self = flag(parts.exclude_self.as_ref())?;
+        let exclude_self = flag("excludeSelf", parts.exclude_self.as_ref())?;
         let channel = named(parts.channel.as_ref())?;
-        let body = parts.body.ok_or(ParameterError::Missing)?;
+        let body = parts.body.ok_or_else(|| missing("body"))?;
         match RequestBody::new(body.get().as_bytes()) {
             RequestBody::Object(body) => Ok(Self {
                 channel,
@@ -190,57 +190,85 @@ impl Publish {
                 key,
                 exclude_self,
             }),
-            RequestBody::Empty | RequestBody::Unusable => Err(ParameterError::Invalid),
+            RequestBody::Empty | RequestBody::Unusable => Err(invalid("body", "an object")),
         }
     }
 }
 
 /// A client's own idempotency key for a message, wherever in the request it stands.
-pub(crate) fn key(key: Option<Box<str>>) -> Result<Option<Box<str>>, ParameterError> {
-    let is_key = |key: &str| IdempotencyKey::new(key).is_ok();
+pub(crate) fn key(key: Option<Box<str>>) -> Result<Option<Box<str>>, Refusal> {
     match key {
-        Some(key) if !is_key(&key) => Err(ParameterError::Key),
+        Some(key) if IdempotencyKey::new(&*key).is_err() => Err(Reason::InvalidKey.into()),
         key => Ok(key),
     }
 }
 
-fn fields(body: &RequestBody) -> Result<Map<String, Value>, ParameterError> {
+const POSITION: &str = r#"a position as in {"epoch":"7f3a","offset":17}"#;
+
+fn missing(name: &str) -> Refusal {
+    Refusal::because(
+        Reason::MissingParameter,
+        format!("{name} is missing or empty."),
+    )
+}
+
+fn invalid(name: &str, what: &str) -> Refusal {
+    Refusal::because(Reason::InvalidParameter, format!("{name} must be {what}."))
+}
+
+fn unreadable() -> Refusal {
+    Refusal::because(
+        Reason::InvalidParameter,
+        "A parameter can't be read: half of a surrogate pair, or one that stands twice.",
+    )
+}
+
+fn fields(body: &RequestBody) -> Result<Map<String, Value>, Refusal> {
     match body {
-        RequestBody::Object(json) => {
-            serde_json::from_slice(json).map_err(|_| ParameterError::Invalid)
-        }
+        RequestBody::Object(json) => serde_json::from_slice(json).map_err(|_| unreadable()),
         RequestBody::Empty | RequestBody::Unusable => Ok(Map::new()),
     }
 }
 
-fn channel(fields: &Map<String, Value>) -> Result<Option<ChannelName>, ParameterError> {
+fn recovery(fields: &Map<String, Value>) -> Result<Recovery, Refusal> {
+    Recovery::parse(fields).ok_or_else(|| {
+        let message = format!("positions must be true or false, since {POSITION}.");
+        Refusal::because(Reason::InvalidParameter, message)
+    })
+}
+
+fn channel(fields: &Map<String, Value>) -> Result<Option<ChannelName>, Refusal> {
     named(fields.get("channel"))
 }
 
 /// `None`: none is named.
-fn named(channel: Option<&Value>) -> Result<Option<ChannelName>, ParameterError> {
-    let Some(channel) = truthy(channel) else {
-        return Ok(None);
-    };
-    let (name, _) = to_name(channel).ok_or(ParameterError::Invalid)?;
-    let name = ChannelName::new(name).map_err(|_| ParameterError::Invalid)?;
-    Ok(Some(name))
+fn named(channel: Option<&Value>) -> Result<Option<ChannelName>, Refusal> {
+    let channel = truthy(channel).map(|it| channel_name("channel", it));
+    channel.transpose()
 }
 
-fn flag(value: Option<&Value>) -> Result<bool, ParameterError> {
+fn channel_name(parameter: &str, value: &Value) -> Result<ChannelName, Refusal> {
+    let (name, _) = to_name(parameter, value)?;
+    let limits = "of 1 to 256 bytes without control characters";
+    ChannelName::new(name).map_err(|_| invalid(parameter, limits))
+}
+
+fn flag(name: &str, value: Option<&Value>) -> Result<bool, Refusal> {
     match value {
         None | Some(Value::Null) => Ok(false),
-        Some(value) => value.as_bool().ok_or(ParameterError::Invalid),
+        Some(value) => value
+            .as_bool()
+            .ok_or_else(|| invalid(name, "true or false")),
     }
 }
 
 /// Chat takes at most 1,000.
-fn page_size(fields: &Map<String, Value>) -> Result<u32, ParameterError> {
-    match fields.get("page_size") {
+fn page_size(fields: &Map<String, Value>) -> Result<u32, Refusal> {
+    match fields.get("pageSize") {
         None | Some(Value::Null) => Ok(0),
         Some(size) => match size.as_u64() {
             Some(size @ 1..=1_000) => Ok(size as u32),
-            _ => Err(ParameterError::Invalid),
+            _ => Err(invalid("pageSize", "an integer from 1 to 1000")),
         },
     }
 }
@@ -255,23 +283,37 @@ fn truthy(value: Option<&Value>) -> Option<&Value> {
 }
 
 /// `String(x)`, and whether it was a number.
-fn to_name(value: &Value) -> Option<(String, bool)> {
+fn to_name(parameter: &str, value: &Value) -> Result<(String, bool), Refusal> {
     match value {
-        Value::String(text) => Some((text.clone(), false)),
+        Value::String(text) => Ok((text.clone(), false)),
         Value::Number(number) => {
-            let number = number.as_f64().filter(|number| number.is_finite())?;
-            Some((ryu_js::Buffer::new().format_finite(number).to_owned(), true))
+            let number = number
+                .as_f64()
+                .filter(|number| number.abs() <= LARGEST_EXACT);
+            let number = number.ok_or_else(|| {
+                let what = "a string, because numbers beyond 9007199254740991 are not exact";
+                invalid(parameter, what)
+            })?;
+            Ok((ryu_js::Buffer::new().format_finite(number).to_owned(), true))
         }
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
+            Err(invalid(parameter, "a string or a number"))
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
-    fn parse(json: &'static str) -> Result<Login, ParameterError> {
-        Login::parse(&RequestBody::Object(json.into()))
+    /// As a client of the original.
+    fn parse(json: &str) -> Result<Login, Reason> {
+        reason(Login::parse(&object(json), Protocol::Pomelo))
+    }
+
+    fn reason<T>(parsed: Result<T, Refusal>) -> Result<T, Reason> {
+        parsed.map_err(|refusal| refusal.reason())
     }
 
     #[test]
@@ -280,19 +322,19 @@ mod tests {
             (r#"{"userId":"xialei","lessonId":4}"#, "xialei", false, "4"),
             (r#"{"userId":5,"lessonId":"4"}"#, "5", true, "4"),
             (r#"{"userId":5.0,"lessonId":4e0}"#, "5", true, "4"),
-            (r#"{"userId":1e21,"lessonId":-0.5}"#, "1e+21", true, "-0.5"),
+            (r#"{"userId":1e-7,"lessonId":-0.5}"#, "1e-7", true, "-0.5"),
             (
-                r#"{"userId":12345678901234567890,"lessonId":1}"#,
-                "12345678901234567000",
+                r#"{"userId":9007199254740991,"lessonId":-9007199254740991}"#,
+                "9007199254740991",
                 true,
-                "1",
+                "-9007199254740991",
             ),
             (r#"{"userId":1,"userId":2,"lessonId":1}"#, "2", true, "1"),
         ] {
             let login = parse(json).unwrap();
             assert_eq!(login.user.id.as_str(), user, "{json}");
             assert_eq!(login.user.is_number, is_number, "{json}");
-            assert_eq!(login.channel.as_str(), channel, "{json}");
+            assert_eq!(login.channel, Some(named(channel)), "{json}");
         }
     }
 
@@ -304,14 +346,13 @@ mod tests {
                 format!(r#"{{"userId":1,"lessonId":{value}}}"#),
                 format!(r#"{{"userId":true,"lessonId":{value}}}"#),
             ] {
-                let body = RequestBody::Object(json.clone().into());
-                assert_eq!(Login::parse(&body), Err(ParameterError::Missing), "{json}");
+                assert_eq!(parse(&json), Err(Reason::MissingParameter), "{json}");
             }
         }
-        assert_eq!(parse("{}"), Err(ParameterError::Missing));
+        assert_eq!(parse("{}"), Err(Reason::MissingParameter));
         assert_eq!(
-            Login::parse(&RequestBody::Empty),
-            Err(ParameterError::Missing)
+            reason(Login::parse(&RequestBody::Empty, Protocol::Pomelo)),
+            Err(Reason::MissingParameter)
         );
     }
 
@@ -328,8 +369,60 @@ mod tests {
             &format!("\"{long}\""),
         ] {
             let json = format!(r#"{{"userId":"u","lessonId":{value}}}"#);
-            let body = RequestBody::Object(json.clone().into());
-            assert_eq!(Login::parse(&body), Err(ParameterError::Invalid), "{json}");
+            assert_eq!(parse(&json), Err(Reason::InvalidParameter), "{json}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_not_exact_are_no_ids() {
+        for number in [
+            "9007199254740992",
+            "9007199254740993",
+            "-9007199254740992",
+            "12345678901234567890",
+            "1e21",
+        ] {
+            let refused = Login::parse(
+                &object(&format!(r#"{{"userId":{number},"lessonId":1}}"#)),
+                Protocol::Json,
+            );
+            let said = refused.unwrap_err().body(Protocol::Json).into_owned();
+            assert!(said.contains("userId must be a string"), "{said}");
+            for refused in [
+                parse(&format!(r#"{{"userId":"u","lessonId":{number}}}"#)).map(drop),
+                reason(leave_channel(&object(&format!(
+                    r#"{{"channel":{number}}}"#
+                ))))
+                .map(drop),
+            ] {
+                assert_eq!(refused, Err(Reason::InvalidParameter), "{number}");
+            }
+            let position = json!({"epoch": "e", "offset": 0}).to_string();
+            let position = position.replace('0', number);
+            for name in ["since", "from"] {
+                let body = object(&format!(r#"{{"channel":4,"{name}":{position}}}"#));
+                let refused = match name {
+                    "since" => reason(JoinChannel::parse(&body)).map(drop),
+                    _ => reason(ReadHistory::parse(&body)).map(drop),
+                };
+                assert_eq!(refused, Err(Reason::InvalidParameter), "{name}: {number}");
+            }
+        }
+    }
+
+    #[test]
+    fn json_clients_may_log_in_without_a_channel() {
+        let parse = |json| reason(Login::parse(&object(json), Protocol::Json));
+        for json in [r#"{"userId":"u"}"#, r#"{"userId":"u","lessonId":null}"#] {
+            assert_eq!(parse(json).unwrap().channel, None, "{json}");
+        }
+        for json in [
+            r#"{"lessonId":null}"#,
+            r#"{"userId":"u","lessonId":""}"#,
+            r#"{"userId":"u","lessonId":0}"#,
+            r#"{"userId":"u","since":{"epoch":"e","offset":1}}"#,
+        ] {
+            assert_eq!(parse(json), Err(Reason::MissingParameter), "{json}");
         }
     }
 
@@ -348,101 +441,107 @@ mod tests {
             r#"{"channel":"4"}"#,
             r#"{"channel":4.0}"#,
         ] {
-            assert_eq!(leave_channel(&object(json)), Ok(named("4")), "{json}");
+            assert_eq!(leave_channel(&object(json)).unwrap(), named("4"), "{json}");
             let join = JoinChannel::parse(&object(json)).unwrap();
             assert_eq!(join.channel, named("4"), "{json}");
         }
         for (json, expected) in [
-            ("{}", ParameterError::Missing),
-            (r#"{"channel":0}"#, ParameterError::Missing),
-            (r#"{"channel":[]}"#, ParameterError::Invalid),
-            (r#"{"channel":"a\u0000"}"#, ParameterError::Invalid),
+            ("{}", Reason::MissingParameter),
+            (r#"{"channel":0}"#, Reason::MissingParameter),
+            (r#"{"channel":[]}"#, Reason::InvalidParameter),
+            (r#"{"channel":"a\u0000"}"#, Reason::InvalidParameter),
         ] {
-            assert_eq!(leave_channel(&object(json)), Err(expected), "{json}");
-            assert_eq!(JoinChannel::parse(&object(json)), Err(expected), "{json}");
+            assert_eq!(
+                reason(leave_channel(&object(json))),
+                Err(expected),
+                "{json}"
+            );
+            let join = reason(JoinChannel::parse(&object(json)));
+            assert_eq!(join, Err(expected), "{json}");
         }
         let since = r#"{"channel":4,"since":{"epoch":7,"offset":1}}"#;
-        let refused = JoinChannel::parse(&object(since));
-        assert_eq!(refused, Err(ParameterError::Invalid));
+        let refused = reason(JoinChannel::parse(&object(since)));
+        assert_eq!(refused, Err(Reason::InvalidParameter));
     }
 
     #[test]
     fn a_message_is_taken_as_it_stands() {
-        let json = r#"{"key":"k","exclude_self":true,"body":{"n": 1.0, "n":2},"channel":4}"#;
+        let json = r#"{"key":"k","excludeSelf":true,"body":{"n": 1.0, "n":2},"channel":4}"#;
         let publish = Publish {
             channel: Some(named("4")),
             body: Bytes::from_static(br#"{"n": 1.0, "n":2}"#),
             key: Some("k".into()),
             exclude_self: true,
         };
-        assert_eq!(Publish::parse(&object(json)), Ok(publish));
+        assert_eq!(reason(Publish::parse(&object(json))), Ok(publish));
         let least = Publish {
             channel: None,
             body: Bytes::from_static(b"{}"),
             key: None,
             exclude_self: false,
         };
-        let nulls = r#"{"body":{},"channel":null,"key":null,"exclude_self":null}"#;
+        let nulls = r#"{"body":{},"channel":null,"key":null,"excludeSelf":null}"#;
         for json in [r#"{"body":{}}"#, nulls] {
-            assert_eq!(Publish::parse(&object(json)).as_ref(), Ok(&least), "{json}");
+            let parsed = reason(Publish::parse(&object(json)));
+            assert_eq!(parsed.as_ref(), Ok(&least), "{json}");
         }
     }
 
     #[test]
     fn a_message_without_a_body_or_with_parts_of_other_types_is_refused() {
         for body in [RequestBody::Empty, object("{}"), object(r#"{"body":null}"#)] {
-            assert_eq!(Publish::parse(&body), Err(ParameterError::Missing));
+            assert_eq!(reason(Publish::parse(&body)), Err(Reason::MissingParameter));
         }
         let long = format!(r#"{{"body":{{}},"key":"{}"}}"#, "k".repeat(129));
         for json in [
             r#"{"body":[]}"#,
             r#"{"body":1}"#,
-            r#"{"body":{},"exclude_self":1}"#,
+            r#"{"body":{},"excludeSelf":1}"#,
             r#"{"body":{},"channel":{}}"#,
         ] {
-            let refused = Publish::parse(&object(json));
-            assert_eq!(refused, Err(ParameterError::Invalid), "{json}");
+            let refused = reason(Publish::parse(&object(json)));
+            assert_eq!(refused, Err(Reason::InvalidParameter), "{json}");
         }
         for json in [r#"{"body":{},"key":1}"#, r#"{"body":{},"key":""}"#, &long] {
-            let refused = Publish::parse(&object(json));
-            assert_eq!(refused, Err(ParameterError::Key), "{json}");
+            let refused = reason(Publish::parse(&object(json)));
+            assert_eq!(refused, Err(Reason::InvalidKey), "{json}");
         }
     }
 
     #[test]
     fn pages_have_bounds() {
-        let members = |json| ListMembers::parse(&object(json));
-        let history = |json| ReadHistory::parse(&object(json));
+        let members = |json| reason(ListMembers::parse(&object(json)));
+        let history = |json| reason(ReadHistory::parse(&object(json)));
         assert_eq!(members("{}").unwrap().page_size, 0);
-        assert_eq!(members(r#"{"page_size":1000}"#).unwrap().page_size, 1_000);
+        assert_eq!(members(r#"{"pageSize":1000}"#).unwrap().page_size, 1_000);
         for json in [
-            r#"{"page_size":0}"#,
-            r#"{"page_size":1001}"#,
-            r#"{"page_size":-1}"#,
-            r#"{"page_size":1.5}"#,
-            r#"{"page_size":"9"}"#,
+            r#"{"pageSize":0}"#,
+            r#"{"pageSize":1001}"#,
+            r#"{"pageSize":-1}"#,
+            r#"{"pageSize":1.5}"#,
+            r#"{"pageSize":"9"}"#,
         ] {
-            assert_eq!(members(json), Err(ParameterError::Invalid), "{json}");
-            assert_eq!(history(json), Err(ParameterError::Invalid), "{json}");
+            assert_eq!(members(json), Err(Reason::InvalidParameter), "{json}");
+            assert_eq!(history(json), Err(Reason::InvalidParameter), "{json}");
         }
-        let token = members(r#"{"page_token":1}"#);
-        assert_eq!(token, Err(ParameterError::Invalid));
+        let token = members(r#"{"pageToken":1}"#);
+        assert_eq!(token, Err(Reason::InvalidParameter));
     }
 
     #[test]
     fn history_is_read_from_somewhere() {
-        let history = |json| ReadHistory::parse(&object(json));
+        let history = |json| reason(ReadHistory::parse(&object(json)));
         let from = history(r#"{"from":{"epoch":"e","offset":0}}"#).unwrap();
         assert_eq!(from.from.unwrap().offset, 0);
         assert!(!from.newest_first);
         for json in [
-            r#"{"from":{"epoch":"e","offset":0},"newest_first":true}"#,
+            r#"{"from":{"epoch":"e","offset":0},"newestFirst":true}"#,
             r#"{"from":{"epoch":"","offset":1}}"#,
             r#"{"from":{"epoch":"e"}}"#,
             r#"{"from":7}"#,
-            r#"{"newest_first":1}"#,
+            r#"{"newestFirst":1}"#,
         ] {
-            assert_eq!(history(json), Err(ParameterError::Invalid), "{json}");
+            assert_eq!(history(json), Err(Reason::InvalidParameter), "{json}");
         }
     }
 }

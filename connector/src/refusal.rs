@@ -27,7 +27,7 @@ pub enum Reason {
     InvalidRequest,
     /// No handler has this route.
     UnknownRoute,
-    /// The body is an array, is nested too deep, or holds a number that no double can hold.
+    /// The body is an array, is nested too deep, or holds a number that no double is near.
     InvalidBody,
     /// A parameter is missing or empty.
     MissingParameter,
@@ -37,8 +37,6 @@ pub enum Reason {
     InvalidKey,
     /// The idempotency key was used for another body.
     KeyReused,
-    /// The message is larger than what a channel takes.
-    TooLarge,
     /// The handler needs a login.
     NotLoggedIn,
     /// This connection is logged in.
@@ -80,7 +78,7 @@ struct Row {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 20] = [
         Self::InvalidRequest,
         Self::UnknownRoute,
         Self::InvalidBody,
@@ -88,7 +86,6 @@ impl Reason {
         Self::InvalidParameter,
         Self::InvalidKey,
         Self::KeyReused,
-        Self::TooLarge,
         Self::NotLoggedIn,
         Self::AlreadyLoggedIn,
         Self::UserLoggedIn,
@@ -184,12 +181,6 @@ impl Reason {
                 "KEY_REUSED",
                 1,
                 "This key was used for another message. Use a new key for each message.",
-                None,
-            ),
-            Self::TooLarge => last(
-                "TOO_LARGE",
-                1,
-                "The message is too large. Send less at once.",
                 None,
             ),
             Self::NotLoggedIn => last("NOT_LOGGED_IN", 1, "Log in first.", Some(NOT_LOGGED_IN)),

@@ -16,14 +16,15 @@ use crate::departures::{Departure, Departures, Undo};
 use crate::disconnect::Disconnect;
 use crate::hub::{Hub, Member};
 use crate::lease::{Lease, Membership};
-use crate::parameters::{Login, ParameterError};
+use crate::parameters::Login;
 use crate::random::unguessable;
-use crate::refusal::{Reason, Refusal};
+use crate::refusal::Reason;
 use crate::registry::{Registration, Registry};
 use answer::{Answer, DONE, LOGGED_IN};
 use channel_store::{ChannelName, SessionId, User};
+use entry::Refused;
 use std::sync::Arc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 /// Channels that a session may be in at once (CONTRACT).
 const CHANNELS: usize = 100;
@@ -53,8 +54,8 @@ pub(crate) struct Client {
 struct Session {
     id: SessionId,
     user: User,
-    /// The channel of its login, which is meant where none is named.
-    home: ChannelName,
+    /// The channel of its login, which is meant where none is named. `None`: it logged in without one.
+    home: Option<ChannelName>,
     /// None where nothing is registered.
     registration: Option<Arc<Registration>>,
     flow: Arc<Flow>,
@@ -71,20 +72,9 @@ struct Joined {
 impl Session {
     /// The channel that is named, or the login's, if the session is in it.
     fn place(&self, channel: Option<&ChannelName>) -> Option<&Joined> {
-        let channel = channel.unwrap_or(&self.home);
+        let channel = channel.or(self.home.as_ref())?;
         let mut places = self.places.iter();
         places.find(|joined| joined.membership.channel() == channel)
-    }
-}
-
-/// What is wrong with parameters is answered alike, whatever they are for.
-impl From<ParameterError> for Refusal {
-    fn from(error: ParameterError) -> Self {
-        match error {
-            ParameterError::Missing => Reason::MissingParameter.into(),
-            ParameterError::Invalid => Reason::InvalidParameter.into(),
-            ParameterError::Key => Reason::InvalidKey.into(),
-        }
     }
 }
 
@@ -150,9 +140,10 @@ impl Client {
 
     /// As [`answer_to`](Self::answer_to).
     async fn login(&mut self, request: &Request, deadline: Instant) -> Option<Answer> {
-        let login = match Login::parse(&request.body) {
+        let protocol = self.connection.format().protocol();
+        let login = match Login::parse(&request.body, protocol) {
             Ok(login) => login,
-            Err(error) => return Some(Err(error.into())),
+            Err(refusal) => return Some(Err(refusal)),
         };
         // Whatever the uid: one connection, one user (F5).
         if self.session.is_some() {
@@ -171,17 +162,35 @@ impl Client {
             memberships,
             registration,
         } = &mut undo.departure;
-        let registered = self.register(&user, &channel, &id, registration);
-        let entered = self
-            .enter(&channel, &recovery, registered, memberships, deadline)
-            .await;
+        let registered = self.register(&user, channel.as_ref(), &id, registration);
+        let entered = match &channel {
+            Some(channel) => {
+                let membership = async {
+                    let stay = registered.await?;
+                    let (user, id) = (user.clone(), id.clone());
+                    Ok(Membership::begin(stay, channel.clone(), user, id))
+                };
+                let entered = self.enter(channel, &recovery, membership, memberships, deadline);
+                entered.await.map(Some)
+            }
+            None => match timeout_at(deadline, registered).await {
+                Ok(registered) => registered.map(|_| None),
+                Err(_) => Err(Refused::Failed),
+            },
+        };
         let entry = match entered {
             Ok(entry) => entry,
             Err(refused) => return Some(Err(refused.into())),
         };
         let registration = undo.keep().registration;
         self.connection.belongs_to(&user.id, &id);
-        let joined = self.welcome(request.id, LOGGED_IN, entry);
+        let joined = match entry {
+            Some(entry) => Some(self.welcome(request.id, LOGGED_IN, entry)),
+            None => {
+                answer::reply(&self.connection, request.id, Ok(LOGGED_IN.into()));
+                None
+            }
+        };
         self.session = Some(Session {
             id,
             user,
@@ -189,7 +198,7 @@ impl Client {
             registration,
             flow: Arc::default(),
             keys: 0,
-            places: vec![joined],
+            places: Vec::from_iter(joined),
         });
         None
     }

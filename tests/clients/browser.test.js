@@ -1,6 +1,7 @@
 'use strict';
 
 // Real Chromium: two people with the connectors' own page, one of whom loses the network; and the original's browser library.
+// The connectors drop whoever is silent for less than the page's own five seconds, so that a user is free again by then.
 //
 // CONNECTORS as in chat.test.js. CHROMIUM is the browser's program, OUTPUT the folder for screenshots.
 
@@ -14,7 +15,7 @@ const { chromium } = require('playwright-core');
 const [first, second] = process.env.CONNECTORS.split(',');
 const output = process.env.OUTPUT;
 
-/** A way to a connector that can be cut, as a network is. */
+/** A way to a connector that can be cut, as a network is, or become a black hole. */
 class Relay {
   #sockets = new Set();
   #isCut = false;
@@ -35,6 +36,15 @@ class Relay {
     await new Promise((resolve) => relay.server.listen(0, '127.0.0.1', resolve));
     relay.url = `http://127.0.0.1:${relay.server.address().port}/`;
     return relay;
+  }
+
+  /** Nothing of what is sent by now arrives any more, and nobody is told. New connections pass. */
+  swallow() {
+    for (const socket of this.#sockets) {
+      socket.unpipe();
+      socket.removeAllListeners('close');
+      socket.resume();
+    }
   }
 
   cut() {
@@ -172,12 +182,82 @@ describe("the connectors' own page", function () {
     (await anna.locator('#members li').allTextContents()).should.eql(['anna']);
   });
 
+  it('gives a dead connection up by itself, and nothing is lost or said twice', async function () {
+    const before = await lines(anna);
+    await ben.getByLabel('Another channel').fill('garden');
+    await ben.getByRole('button', { name: 'Join' }).click();
+    await until(anna, [...before, 'ben joined']);
+    relay.swallow();
+    // It waits for five seconds, and not for the old socket's end.
+    await say(anna, 'into the void');
+    await anna.getByRole('status').filter({ hasText: 'Reconnecting: the server does not answer' }).waitFor();
+    await ben.locator('#log li').filter({ hasText: 'anna left' }).waitFor();
+    await say(ben, 'meanwhile');
+    await anna.getByRole('status').filter({ hasText: 'Online as anna' }).waitFor();
+    const all = [...before, 'ben joined', 'anna left', 'ben meanwhile', 'anna joined', 'anna into the void'];
+    await until(anna, all);
+    (await lines(ben)).slice(-4).should.eql(all.slice(-4));
+  });
+
+  it('notices a dead connection also when nobody says anything', async function () {
+    relay.swallow();
+    await anna.getByRole('status').filter({ hasText: 'Reconnecting: the server does not answer' }).waitFor();
+    await anna.getByRole('status').filter({ hasText: 'Online as anna' }).waitFor();
+  });
+
+  it('gives up a message that is too long, and does not loop', async function () {
+    const before = await lines(ben);
+    await anna.evaluate(() => document.getElementById('content').removeAttribute('maxlength'));
+    await say(anna, 'x'.repeat(200_000));
+    await anna.locator('#log .failed').filter({ hasText: '(not sent: the message is too long)' }).waitFor();
+    await anna.getByRole('status').filter({ hasText: 'Online as anna' }).waitFor();
+    await say(anna, 'short');
+    // One leave and one join: the message did not end the next connection, too.
+    await until(ben, [...before, 'anna left', 'anna joined', 'anna short']);
+  });
+
+  it('gives up a message that is refused for good', async function () {
+    await anna.evaluate(async () => {
+      const { Client } = await import('/client.js');
+      const url = new URL('/ws', location.href);
+      url.protocol = 'ws:';
+      const told = (window.told = []);
+      const ignore = () => {};
+      const on = { joined: ignore, parted: ignore, push: ignore, gap: ignore, sent: ignore };
+      on.refused = (key, why) => told.push(why.reason);
+      on.state = (name) => {
+        if (name !== 'online') return;
+        client.say('nowhere', { content: 'x' });
+        client.say('lobby', [1]);
+      };
+      const client = new Client(url, 'carl', 'lobby', on);
+      client.connect();
+    });
+    await anna.waitForFunction(() => window.told.length === 2);
+    (await anna.evaluate(() => window.told)).should.eql(['NOT_JOINED', 'INVALID_PARAMETER']);
+  });
+
   it('says why somebody is not let in', async function () {
     const other = await open(`http://${second}/`, { width: 390, height: 760 });
     await other.keyboard.type('anna');
     await other.keyboard.press('Enter');
-    await other.getByRole('alert').filter({ hasText: '用户已登录' }).waitFor();
+    await other.getByRole('alert').filter({ hasText: 'somebody is logged in under this name' }).waitFor();
     await other.context().close();
+  });
+
+  it('needs not be written by hand: what README.md and the banner print can be pasted at once', async function () {
+    for (const [file, pattern, user] of [
+      ['README.md', /```js\n([^]*?)```/, 'dora'],
+      ['standalone/src/try_next.txt', /^ {2}(s = .*)$/m, 'emil'],
+    ]) {
+      const text = fs.readFileSync(path.join(__dirname, '../..', file), 'utf8');
+      const code = text.match(pattern)[1].replace(/ws:\/\/(127.0.0.1:3010|CLIENTS)\//, `ws://${second}/`).replace('"me"', `"${user}"`);
+      const page = await open(`http://${second}/`, { width: 390, height: 760 });
+      const sent = page.waitForEvent('console', (message) => message.text().includes('发送成功'));
+      await page.evaluate(code);
+      await sent;
+      await page.context().close();
+    }
   });
 
   it('breaks neither its own policy nor anything else', function () {

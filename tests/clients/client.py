@@ -1,13 +1,18 @@
 """client.py ws://127.0.0.1:3010/ws USER CHANNEL: logs in, says each line of its input, prints what it is given, and loses
-nothing when it loses its connection."""
+nothing when it loses its connection. It notices by itself when the server is gone, and repeats nothing that was refused for
+good."""
 import asyncio, itertools, json, random, sys, uuid
 from websockets.asyncio.client import connect
-from websockets.exceptions import WebSocketException
+from websockets.exceptions import ConnectionClosed, WebSocketException
 
+TIMES = {"ping_interval": 10, "ping_timeout": 5, "open_timeout": 5, "close_timeout": 1}
+TOO_BIG = 1009  # the close code for a message beyond the server's limit
 url, user, channel = sys.argv[1:4]
 run, ids = uuid.uuid4().hex, itertools.count(1)
 unanswered = {}  # id → what was said and may not have arrived
+due = asyncio.Queue()  # ids of what is to be sent now
 position = None  # of the last push that we were given
+failures = 0  # since a connection was of use
 
 
 async def ask(socket, id, route, body):
@@ -15,44 +20,75 @@ async def ask(socket, id, route, body):
     await socket.send(json.dumps({"id": id, "route": route, "body": body, "key": f"{run}-{id}"}))
 
 
-async def speak(socket, lines):
-    for id, text in list(unanswered.items()):
-        await ask(socket, id, "chat.handler.send", {"content": text})
-    while text := await lines.get():
-        unanswered[id := next(ids)] = text
-        await ask(socket, id, "chat.handler.send", {"content": text})
+async def speak(socket):
+    for id in list(unanswered):
+        await ask(socket, id, "chat.handler.send", {"content": unanswered[id]})
+    while id := await due.get():
+        if id in unanswered:
+            await ask(socket, id, "chat.handler.send", {"content": unanswered[id]})
 
 
-async def converse(socket, lines):
-    global position
+async def log_in(socket):
     since = {"since": position} if position else {"positions": True}
     await ask(socket, 0, "connector.handler.login", {"userId": user, "lessonId": channel, **since})
     login = json.loads(await socket.recv())["body"]
-    if login["code"] != 0:
-        raise OSError(login)
-    position = position or login["position"]
-    speaking = asyncio.create_task(speak(socket, lines))
+    if login["code"] == 0:
+        return position or login["position"]
+    if not login["retry"]:
+        sys.exit(f"refused: {login['message']}")
+    await asyncio.sleep(login["retryAfterMs"] / 1000)
+    raise OSError(login["message"])
+
+
+async def listen(socket, loop):
+    global failures, position
     async for text in socket:
         match json.loads(text):
             case {"id": id, "body": {"code": 0}}:
-                del unanswered[id]
+                unanswered.pop(id, None)
+                failures = 0
+            case {"id": id, "body": {"retry": True, "retryAfterMs": pause}}:
+                loop.call_later(pause / 1000 * random.uniform(1, 2), due.put_nowait, id)
+            case {"id": id, "body": refusal}:
+                print("refused:", unanswered.pop(id, None), refusal["message"], file=sys.stderr)
+            case {"route": "onKick", "body": {"reconnect": False, "reason": reason}}:
+                sys.exit(f"closed: {reason}")
             case {"route": "onPosition", "body": body}:
                 position = {"epoch": body["epoch"], "offset": body["offset"]}
             case {"route": route, "offset": offset, "body": body}:
                 position["offset"] = offset
+                failures = 0 if route == "onMessage" else failures
                 print(route, json.dumps(body, ensure_ascii=False), flush=True)
-    speaking.cancel()
 
 
 async def main():
-    lines, loop = asyncio.Queue(), asyncio.get_running_loop()
-    loop.add_reader(sys.stdin, lambda: lines.put_nowait(sys.stdin.readline().strip()))
+    global failures, position
+    loop = asyncio.get_running_loop()
+
+    def read():
+        if not (line := sys.stdin.readline()):
+            return loop.remove_reader(sys.stdin)
+        unanswered[id := next(ids)] = line.strip()
+        due.put_nowait(id)
+
+    loop.add_reader(sys.stdin, read)
     while True:
         try:
-            async with connect(url) as socket:
-                await converse(socket, lines)
+            async with connect(url, **TIMES) as socket:
+                position = await log_in(socket)
+                speaking = asyncio.create_task(speak(socket))
+                try:
+                    await listen(socket, loop)
+                finally:
+                    speaking.cancel()
         except (OSError, WebSocketException) as reason:
             print("lost:", reason, file=sys.stderr)
-        await asyncio.sleep(random.uniform(0.1, 1))
+            if isinstance(reason, ConnectionClosed) and reason.rcvd and reason.rcvd.code == TOO_BIG and unanswered:
+                # Nothing but the largest can have been too large: sent again, it would end the next connection, too.
+                largest = max(unanswered, key=lambda id: len(unanswered[id]))
+                print("refused: too large:", len(unanswered.pop(largest)), file=sys.stderr)
+        # Longer after each failure, and at random: others have lost theirs, too.
+        await asyncio.sleep(random.uniform(0.5, 1) * min(20, 0.25 * 2**failures))
+        failures += 1
 
 asyncio.run(main())

@@ -89,9 +89,22 @@ impl Process {
     ///
     /// # Panics
     /// When it doesn't come in time, or the process ends before.
-    pub async fn wrote<T>(&mut self, what: &str, mut pick: impl FnMut(&str) -> Option<T>) -> T {
+    pub async fn wrote<T>(&mut self, what: &str, pick: impl FnMut(&str) -> Option<T>) -> T {
+        self.wrote_within(crate::SOON, what, pick).await
+    }
+
+    /// As [`Process::wrote`], for what may take longer.
+    ///
+    /// # Panics
+    /// As there.
+    pub async fn wrote_within<T>(
+        &mut self,
+        within: Duration,
+        what: &str,
+        mut pick: impl FnMut(&str) -> Option<T>,
+    ) -> T {
         let what = format!("{} writes {what}", self.name);
-        wait::some(&what, crate::SOON, async || {
+        wait::some(&what, within, async || {
             let ended = self.poll();
             let found = self.lines().iter().find_map(|line| pick(line));
             assert!(

@@ -21,6 +21,8 @@ struct Behaviour {
     refusing: bool,
     /// Connections begun earlier are over.
     cut: u64,
+    /// Of connections begun earlier nothing arrives any more, not even their end.
+    swallowed: u64,
 }
 
 /// What runs between a service and a server.
@@ -58,6 +60,7 @@ impl Relay {
             stalled: false,
             refusing: false,
             cut: 0,
+            swallowed: 0,
         });
         let deaf = Arc::new(AtomicBool::new(false));
         let dropped = Arc::new(AtomicUsize::new(0));
@@ -108,6 +111,13 @@ impl Relay {
     /// Ends all present connections; what waited in them is gone.
     pub fn cut(&self) {
         self.behaviour.send_modify(|behaviour| behaviour.cut += 1);
+    }
+
+    /// Makes a black hole of all present connections: what is sent in them is gone, either way, and neither side is told of
+    /// the other's end. New connections pass.
+    pub fn swallow(&self) {
+        self.behaviour
+            .send_modify(|behaviour| behaviour.swallowed += 1);
     }
 
     /// Ends all present connections, and new ones at once, until [`Relay::admit`].
@@ -192,8 +202,8 @@ async fn carry(client: TcpStream, behaviour: watch::Receiver<Behaviour>, filter:
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
         tokio::select! {
-            end = pump(from_client, to_server, behaviour.clone(), None) => end,
-            end = pump(from_server, to_client, behaviour, filter) => end,
+            end = pump(from_client, to_server, behaviour.clone(), begun, None) => end,
+            end = pump(from_server, to_client, behaviour, begun, filter) => end,
         }
     };
     tokio::select! {
@@ -213,11 +223,21 @@ async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     mut behaviour: watch::Receiver<Behaviour>,
+    begun: Behaviour,
     filter: Option<Filter>,
 ) -> Option<()> {
     let mut buffer = BytesMut::new();
     loop {
-        if from.read_buf(&mut buffer).await.ok()? == 0 {
+        let read = from.read_buf(&mut buffer).await.unwrap_or(0);
+        if behaviour.borrow().swallowed != begun.swallowed {
+            buffer.clear();
+            if read == 0 {
+                // Nobody is told, until the relay is dropped or the connection cut.
+                return std::future::pending().await;
+            }
+            continue;
+        }
+        if read == 0 {
             return None;
         }
         passing(&mut behaviour).await;
@@ -277,6 +297,18 @@ mod tests {
         relay.cut();
         let read = timeout(SOON, stream.read(&mut byte)).await.unwrap();
         assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    }
+
+    #[tokio::test]
+    async fn a_black_hole_keeps_old_connections_and_passes_new_ones() {
+        let relay = Relay::to(echo().await).await;
+        let mut old = TcpStream::connect(relay.address()).await.unwrap();
+        assert_eq!(says(&mut old, "a").await.as_deref(), Some("a"));
+        relay.swallow();
+        assert_eq!(says(&mut old, "b").await, None);
+        let mut new = TcpStream::connect(relay.address()).await.unwrap();
+        assert_eq!(says(&mut new, "c").await.as_deref(), Some("c"));
+        assert_eq!(says(&mut old, "d").await, None);
     }
 
     #[tokio::test]

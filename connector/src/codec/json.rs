@@ -1,10 +1,11 @@
 //! JSON over WebSocket: what websocat and twenty lines of browser code speak (`docs/protocols/json.md`).
 //!
 //! Requests are read with their parts as raw text, so a body is never parsed into a tree, and passes on verbatim. What is
-//! no request is answered with code 400, and the connection stays.
+//! no request is refused with code 400, and the connection stays.
 
-use super::{Input, Request, RequestBody, WireFormat, refuse_attack};
+use super::{Input, Protocol, Request, RequestBody, WireFormat, refuse_attack};
 use crate::disconnect::Disconnect;
+use crate::refusal::{Reason, Refusal};
 use crate::websocket::{self, Opcode};
 use channel_store::{ChannelName, Position, Publication};
 use serde::Deserialize;
@@ -83,10 +84,11 @@ fn optional<T>(part: Option<&RawValue>, read: impl FnOnce(&str) -> Option<T>) ->
 }
 
 fn refuse(format: WireFormat, id: Option<u64>, out: &mut Vec<u8>) {
-    let body = br#"{"code":400}"#;
+    let refusal = Refusal::from(Reason::InvalidRequest);
+    let body = refusal.body(Protocol::Json);
     match id {
-        Some(id) => reply(format, id, body, out),
-        None => text(format, r#"{"body":"#, body, out),
+        Some(id) => reply(format, id, body.as_bytes(), out),
+        None => text(format, r#"{"body":"#, body.as_bytes(), out),
     }
 }
 

@@ -53,7 +53,7 @@ pub enum RequestBody {
     Object(Bytes),
     /// Unparsable, empty, null, a number, a string or a boolean: counts as `{}` (K6).
     Empty,
-    /// An array (F12), or nested too deep: answered with `{"code":500}`.
+    /// An array (F12), nested too deep, or with a number that no double is near: refused.
     Unusable,
 }
 
@@ -61,7 +61,7 @@ impl RequestBody {
     pub(crate) fn new(bytes: &[u8]) -> Self {
         match body::check(bytes) {
             Ok(()) => Self::Object(Bytes::copy_from_slice(bytes)),
-            Err(BodyError::TooDeep) => Self::Unusable,
+            Err(BodyError::TooDeep | BodyError::NumberTooLarge) => Self::Unusable,
             Err(BodyError::NotObject) if bytes.trim_ascii_start().starts_with(b"[") => {
                 Self::Unusable
             }

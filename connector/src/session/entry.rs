@@ -6,7 +6,7 @@ use crate::chat::{Answered, CallError};
 use crate::codec::{Request, RequestBody};
 use crate::departures::Undo;
 use crate::hub::{Judgement, Member};
-use crate::lease::Membership;
+use crate::lease::{Membership, Stay};
 use crate::parameters::{self, JoinChannel};
 use crate::recovery::{Recovered, Recovery};
 use crate::refusal::{Reason, Refusal};
@@ -56,7 +56,7 @@ impl Client {
         };
         let JoinChannel { channel, recovery } = match JoinChannel::parse(&request.body) {
             Ok(join) => join,
-            Err(error) => return Some(Err(error.into())),
+            Err(refusal) => return Some(Err(refusal)),
         };
         if session.place(Some(&channel)).is_some() {
             return Some(Err(Reason::AlreadyJoined.into()));
@@ -102,10 +102,7 @@ impl Client {
         let Some(session) = &mut self.session else {
             return Err(Reason::NotLoggedIn.into());
         };
-        let channel = match parameters::leave_channel(body) {
-            Ok(channel) => channel,
-            Err(error) => return Err(error.into()),
-        };
+        let channel = parameters::leave_channel(body)?;
         let mut places = session.places.iter();
         let Some(place) = places.position(|it| *it.membership.channel() == channel) else {
             return Err(Reason::NotJoined.into());
@@ -178,15 +175,15 @@ impl Client {
     pub(super) async fn register(
         &self,
         user: &User,
-        channel: &ChannelName,
+        channel: Option<&ChannelName>,
         id: &SessionId,
         noted: &mut Option<Arc<Registration>>,
-    ) -> Result<Arc<Membership>, Refused> {
+    ) -> Result<Arc<Stay>, Refused> {
         let (lease, registry) = (&self.services.lease, &self.services.registry);
         if !*registry.agreed().borrow() {
             return Err(Refused::Failed);
         }
-        let mut places = vec![Place::Channel(channel.clone())];
+        let mut places = Vec::from_iter(channel.cloned().map(Place::Channel));
         places.extend(registry.place(&user.id));
         let stay = lease.enter(places).await.ok_or(Refused::Failed)?;
         let stay = Arc::new(stay);
@@ -201,8 +198,7 @@ impl Client {
                 }
             }
         }
-        let (channel, user) = (channel.clone(), user.clone());
-        Ok(Membership::begin(stay, channel, user, id.clone()))
+        Ok(stay)
     }
 
     /// Answers, and then lets the pushes begin.

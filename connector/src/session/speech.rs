@@ -43,17 +43,17 @@ impl Client {
 
     /// The body tells the channel, the message and what is to become of it.
     pub(super) async fn publish(&mut self, request: Request, deadline: Instant) {
-        let message = match Publish::parse(&request.body) {
-            _ if matches!(request.body, RequestBody::Unusable) => Err(Reason::InvalidBody.into()),
-            Ok(publish) => parameters::key(request.key)
-                .map(|key| Message {
+        let message = match request.body {
+            RequestBody::Unusable => Err(Reason::InvalidBody.into()),
+            body => Publish::parse(&body).and_then(|publish| {
+                let key = parameters::key(request.key)?;
+                Ok(Message {
                     channel: publish.channel,
                     body: publish.body,
                     key: publish.key.or(key),
                     exclude_self: publish.exclude_self,
                 })
-                .map_err(Refusal::from),
-            Err(error) => Err(error.into()),
+            }),
         };
         self.say(request.id, message, deadline).await;
     }

@@ -5,6 +5,7 @@ use super::*;
 use crate::chat::tests::chat_of;
 use crate::codec::{Protocol, WireFormat};
 use crate::lease::Lease;
+use crate::refusal::Refusal;
 use crate::testing::chat::{Instance, Sends, joined};
 use crate::testing::client::{self, Told};
 use crate::testing::feed::{Script, connection, head, page};
@@ -82,9 +83,11 @@ fn request(id: u64, route: &str, body: &Value) -> Request {
     }
 }
 
+const LOGIN: &str = "connector.handler.login";
+const PING: &str = "connector.handler.ping";
+
 fn login(id: u64, user: &str) -> Request {
-    let body = json!({"userId": user, "lessonId": "room"});
-    request(id, "connector.handler.login", &body)
+    request(id, LOGIN, &json!({"userId": user, "lessonId": "room"}))
 }
 
 fn send(id: u64) -> Request {
@@ -170,7 +173,7 @@ fn login_with(recovery: &Value) -> Request {
     for (name, value) in recovery.as_object().unwrap() {
         body[name] = value.clone();
     }
-    request(1, "connector.handler.login", &body)
+    request(1, LOGIN, &body)
 }
 
 fn logged_in_at(position: &Value, recovered: bool, replayed: u64) -> Told {
@@ -261,10 +264,10 @@ async fn what_is_no_position_is_refused_before_anything_happens() {
         .me
         .handle(login_with(&json!({"since": 17})), Instant::now())
         .await;
-    assert_eq!(
-        scene.client.next().await,
-        refused(1, Reason::InvalidParameter)
-    );
+    let Told::Reply { id: 1, body } = scene.client.next().await else {
+        panic!("no reply");
+    };
+    assert_eq!(body["reason"], "INVALID_PARAMETER");
     assert!(scene.script.feed.follows().is_empty());
 }
 
@@ -488,5 +491,125 @@ async fn who_is_told_to_be_no_member_has_the_channel_looked_at() {
         );
         let suspected = timeout(Duration::from_millis(1), suspects.some(10)).await;
         assert_eq!(suspected.is_ok(), is_suspected, "{reason}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_may_log_in_without_a_channel_and_join_one_later() {
+    let mut scene = scene().await;
+    let login = request(1, LOGIN, &json!({"userId": "u"}));
+    scene.me.handle(login, Instant::now()).await;
+    assert_eq!(scene.client.next().await, reply(1, LOGGED_IN));
+    assert!(scene.me.is_logged_in());
+    assert_eq!(scene.logins("u").await, 1);
+    scene.instance.nobody_calls().await;
+
+    scene.me.handle(send(2), Instant::now()).await;
+    let look = request(3, "chat.handler.members", &json!({}));
+    scene.me.handle(look, Instant::now()).await;
+    for id in [2, 3] {
+        let refusal = refused(id, Reason::NotJoined);
+        assert_eq!(scene.client.next().await, refusal);
+    }
+
+    let join = request(4, "chat.handler.join", &json!({"channel": "room"}));
+    tokio::join!(scene.me.handle(join, Instant::now()), async {
+        is_followed(&mut scene.script).await;
+        scene.instance.join().await.answer(Ok(joined("a", 5)));
+    });
+    scene.script.publish(publication("a", 5));
+    assert_eq!(scene.client.next().await, reply(4, DONE));
+    assert_eq!(scene.client.offsets(1).await, [5]);
+
+    scene.me.close().await;
+    scene.instance.leave().await.answer(Ok(Default::default()));
+    soon(scene.services.departures.landed()).await;
+    assert_eq!(scene.script.feed.follows(), [true, false]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_user_of_a_session_without_a_channel_may_log_in_again_when_it_is_over() {
+    let mut scene = scene().await;
+    let login = |id| request(id, LOGIN, &json!({"userId": "u", "lessonId": null}));
+    scene.me.handle(login(1), Instant::now()).await;
+    assert_eq!(scene.client.next().await, reply(1, LOGGED_IN));
+    let (socket, mut told) = client::client(WireFormat::JSON).await;
+    let mut other = Client::new(Arc::clone(&scene.services), socket);
+    other.handle(login(1), Instant::now()).await;
+    assert_eq!(told.next().await, refused(1, Reason::UserLoggedIn));
+    scene.me.close().await;
+    soon(scene.services.departures.landed()).await;
+    other.handle(login(2), Instant::now()).await;
+    assert_eq!(told.next().await, reply(2, LOGGED_IN));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_of_the_original_must_name_its_channel_k1() {
+    let scene = scene().await;
+    let (socket, mut told) = client::client(WireFormat::POMELO).await;
+    let mut other = Client::new(Arc::clone(&scene.services), socket);
+    let login = request(1, LOGIN, &json!({"userId": "u"}));
+    other.handle(login, Instant::now()).await;
+    let missing = r#"{"code":1,"message":"缺少参数"}"#;
+    assert_eq!(told.next().await, reply(1, missing));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ping_is_answered_before_and_after_the_login() {
+    let mut scene = scene().await;
+    scene
+        .me
+        .handle(request(1, PING, &json!({})), Instant::now())
+        .await;
+    assert_eq!(scene.client.next().await, reply(1, DONE));
+    let mut scene = logged_in().await;
+    scene
+        .me
+        .handle(request(2, PING, &json!({})), Instant::now())
+        .await;
+    assert_eq!(scene.client.next().await, reply(2, DONE));
+}
+
+/// Whatever will be refused again says so, and what may pass says when to try again.
+#[tokio::test(start_paused = true)]
+async fn each_refusal_of_chat_says_whether_a_retry_helps() {
+    let mut scene = logged_in().await;
+    for (id, by_chat, reason) in [
+        (2, "IDEMPOTENCY_KEY_REUSED", Reason::KeyReused),
+        (3, "STORE_FULL", Reason::StoreFull),
+        (4, "OVERLOADED", Reason::TryLater),
+        (5, "INVALID_ARGUMENT", Reason::InvalidParameter),
+        (6, "CONNECTOR_DEAD", Reason::Unavailable),
+        (7, "a reason of a later version", Reason::Unavailable),
+    ] {
+        scene.me.handle(send(id), Instant::now()).await;
+        let (number, _) = scene.stream.next().await;
+        scene.stream.refuse(number, by_chat);
+        assert_eq!(scene.client.next().await, refused(id, reason));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_none_is_refused_alike_wherever_it_stands() {
+    let mut scene = logged_in().await;
+    for key in [String::new(), "k".repeat(129), "a\u{0}b".to_owned()] {
+        let with_part = |request: Request| Request {
+            key: Some(key.as_str().into()),
+            ..request
+        };
+        let publish = |body: Value| request(3, "chat.handler.publish", &body);
+        for request in [
+            with_part(Request {
+                id: Some(3),
+                ..send(3)
+            }),
+            with_part(publish(json!({"body": {}}))),
+            with_part(publish(json!({"body": {}, "key": "good"}))),
+            publish(json!({"body": {}, "key": key})),
+        ] {
+            scene.me.handle(request, Instant::now()).await;
+            let refusal = refused(3, Reason::InvalidKey);
+            assert_eq!(scene.client.next().await, refusal, "{key}");
+        }
     }
 }

@@ -90,12 +90,12 @@ fn members(page: &MembersResponse) -> String {
     });
     let members = members.collect::<Vec<_>>().join(",");
     let token = Value::from(&*page.next_page_token);
-    format!(r#"{{"code":0,"members":[{members}],"next_page_token":{token}}}"#)
+    format!(r#"{{"code":0,"members":[{members}],"nextPageToken":{token}}}"#)
 }
 
 /// Ends the page before it exceeds so many bytes, but not before its first publication.
 fn history(page: &HistoryResponse, limit: usize) -> String {
-    let standing = match page.standing() {
+    let continuity = match page.standing() {
         Standing::Unspecified | Standing::Exact => "exact",
         Standing::Diverged => "diverged",
         Standing::Trimmed => "trimmed",
@@ -121,7 +121,7 @@ fn history(page: &HistoryResponse, limit: usize) -> String {
     // Writing to a string can't fail.
     let _ = write!(
         text,
-        r#"],"more":{more},"standing":"{standing}","position":{position}}}"#
+        r#"],"more":{more},"continuity":"{continuity}","position":{position}}}"#
     );
     text
 }

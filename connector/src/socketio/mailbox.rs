@@ -265,11 +265,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_poll_that_waits_ends_with_the_connection_and_what_was_said_comes_first() {
-<<<<<<< HEAD
         let mailbox = Arc::new(empty());
-=======
-        let mailbox = Arc::new(mailbox());
->>>>>>> ends
         let poll = tokio::spawn({
             let mailbox = Arc::clone(&mailbox);
             async move { mailbox.fetch().await }
@@ -278,11 +274,7 @@ mod tests {
         mailbox.finish();
         assert_eq!(poll.await.unwrap(), Fetched::End);
 
-<<<<<<< HEAD
         let mailbox = empty();
-=======
-        let mailbox = self::mailbox();
->>>>>>> ends
         mailbox.try_write(&frames(&["40"])).unwrap();
         mailbox.finish();
         let fetched = Fetched::Packets(vec!["40".to_owned()]);

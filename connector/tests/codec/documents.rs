@@ -1,6 +1,7 @@
 //! What `docs/protocols/` tells client authors is what the code does.
 
 use connector::disconnect::Disconnect;
+use connector::refusal::Reason;
 
 /// The rows whose first cell is a close code of ours, cell by cell.
 fn rows(document: &str) -> Vec<Vec<&str>> {
@@ -57,4 +58,27 @@ fn every_reason_to_close_is_documented_as_a_label_of_the_metric() {
         let label = format!("`{}`", reason.label());
         assert!(document.contains(&label), "{label}");
     }
+}
+
+/// Reason, code and whether to retry, of each refusal.
+#[test]
+fn the_table_of_refusals_in_json_md_is_the_codes() {
+    let document = include_str!("../../../docs/protocols/json.md");
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| `"));
+    let documented: Vec<_> = rows
+        .map(|row| row.split(" | ").collect::<Vec<_>>())
+        .filter(|cells| {
+            let name = cells[0].trim_end_matches('`');
+            name.chars().all(|it| it.is_ascii_uppercase() || it == '_')
+        })
+        .map(|cells| cells[..3].join(" | "))
+        .collect();
+    let in_code = Reason::ALL.map(|reason| {
+        let retry = match reason.retry_after() {
+            Some(pause) => format!("yes, {} ms", pause.as_millis()),
+            None => "no".to_owned(),
+        };
+        format!("{}` | {} | {retry}", reason.name(), reason.code())
+    });
+    assert_eq!(documented, in_code);
 }

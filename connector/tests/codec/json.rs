@@ -21,6 +21,14 @@ fn asked(input: Input) -> Decoded {
     }
 }
 
+/// What is answered to what is no request; with an id if that could be read.
+fn refusal(id: &str) -> String {
+    let message = "This is not a request. Send one JSON object with a string \\\"route\\\", and no part twice.";
+    format!(
+        r#"{{{id}"body":{{"code":400,"message":"{message}","reason":"INVALID_REQUEST","retry":false}}}}"#
+    )
+}
+
 fn text(text: &str) -> Frame {
     (1, text.as_bytes().to_vec())
 }
@@ -112,18 +120,14 @@ fn what_is_no_request_is_answered_with_400() {
     ] {
         let decoded = read(message);
         assert_eq!(decoded.inputs, [], "{message}");
-        assert_eq!(
-            decoded.frames,
-            [text(r#"{"body":{"code":400}}"#)],
-            "{message}"
-        );
+        assert_eq!(decoded.frames, [text(&refusal(""))], "{message}");
         assert_eq!(decoded.result, Ok(()));
     }
     let decoded = decode(
         &mut codec(WireFormat::JSON),
         b"{\"id\":1,\"route\":\"\xff.\"}",
     );
-    assert_eq!(decoded.frames, [text(r#"{"body":{"code":400}}"#)]);
+    assert_eq!(decoded.frames, [text(&refusal(""))]);
 }
 
 #[test]
@@ -138,7 +142,7 @@ fn the_400_carries_the_id_if_it_could_be_read() {
         assert_eq!(decoded.inputs, []);
         assert_eq!(
             decoded.frames,
-            [text(r#"{"id":9007199254740991,"body":{"code":400}}"#)]
+            [text(&refusal(r#""id":9007199254740991,"#))]
         );
     }
 }

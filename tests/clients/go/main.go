@@ -1,11 +1,12 @@
 // client ws://127.0.0.1:3010/ws USER CHANNEL: logs in, says each line of its input, prints what it is given, and misses nothing
-// when it loses its connection.
+// when it loses its connection. It notices by itself when the server is gone, and gives up what is refused for good.
 package main
 
 import (
 	"bufio"
 	"context"
 	"fmt"
+	"log"
 	"math/rand/v2"
 	"os"
 	"sync/atomic"
@@ -15,25 +16,50 @@ import (
 	"github.com/coder/websocket/wsjson"
 )
 
+const interval, silence, longestPause = 10 * time.Second, 5 * time.Second, 20 * time.Second
+
 type object = map[string]any
+
+// soon ends what takes longer than an answer does.
+func soon(do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), silence)
+	defer cancel()
+	return do(ctx)
+}
+
+// watch closes a connection on which nobody answers.
+func watch(socket *websocket.Conn) {
+	for soon(socket.Ping) == nil {
+		time.Sleep(interval)
+	}
+	socket.CloseNow()
+}
 
 func main() {
 	var position object // of the last push that we were given
 	var current atomic.Pointer[websocket.Conn]
-	ctx := context.Background()
 	ask := func(id int, route string, body object) error {
-		return wsjson.Write(ctx, current.Load(), object{"id": id, "route": route, "body": body})
+		return soon(func(ctx context.Context) error {
+			return wsjson.Write(ctx, current.Load(), object{"id": id, "route": route, "body": body})
+		})
 	}
-	for ; ; time.Sleep(rand.N(time.Second)) {
-		socket, _, err := websocket.Dial(ctx, os.Args[1], nil)
+	for failures := 0; ; failures++ {
+		err := soon(func(ctx context.Context) error {
+			socket, _, err := websocket.Dial(ctx, os.Args[1], nil)
+			if err == nil {
+				socket.SetReadLimit(1 << 20) // a message, and what stands around it
+				current.Store(socket)
+				go watch(socket)
+			}
+			return err
+		})
 		if err == nil {
-			current.Store(socket)
 			login := object{"userId": os.Args[2], "lessonId": os.Args[3], "positions": true, "since": position}
 			err = ask(0, "connector.handler.login", login)
 		}
 		for err == nil {
 			var message object
-			err = wsjson.Read(ctx, socket, &message)
+			err = wsjson.Read(context.Background(), current.Load(), &message)
 			body, _ := message["body"].(object)
 			switch {
 			case message["id"] == 0.0 && body["code"] == 0.0 && position == nil:
@@ -43,15 +69,31 @@ func main() {
 						ask(1, "chat.handler.send", object{"content": lines.Text()})
 					}
 				}()
-			case message["id"] != nil && body["code"] != 0.0:
-				fmt.Fprintln(os.Stderr, "refused:", body)
+			case message["id"] == 1.0 && body["code"] == 0.0:
+				failures = 0
+			case message["id"] == 0.0 && body["retry"] == true:
+				time.Sleep(time.Duration(body["retryAfterMs"].(float64)) * time.Millisecond)
+				err = fmt.Errorf("refused: %v", body["message"])
+			case message["id"] == 0.0 && body["retry"] == false, body["reconnect"] == false:
+				log.Fatal("refused for good: ", body)
+			case message["id"] == 1.0:
+				log.Print("refused: ", body)
 			case message["route"] == "onPosition":
 				position = body
 			case message["route"] != nil && message["offset"] != nil:
 				position["offset"] = message["offset"]
+				if message["route"] == "onMessage" {
+					failures = 0
+				}
 				fmt.Println(message["route"], body)
 			}
 		}
-		fmt.Fprintln(os.Stderr, "lost:", err)
+		log.Print("lost: ", err)
+		if socket := current.Load(); socket != nil {
+			socket.CloseNow()
+		}
+		// Longer after each failure, and at random: others have lost theirs, too.
+		longest := min(longestPause, 250*time.Millisecond<<min(failures, 10))
+		time.Sleep(longest/2 + rand.N(longest/2))
 	}
 }

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use tests::process::Process;
-use tests::system::System;
+use tests::system::{Plan, System};
 
 #[tokio::test]
 async fn people_chat_through_the_page_and_miss_nothing_when_one_loses_the_network() {
-    let system = System::start().await;
+    let plan = Plan::of(2, 2).connector_flags(&["--heartbeat", "2s"]);
+    let system = plan.start().await;
     let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pictures");
     let mut command = tests::mocha("browser.test.js", &system.connectors);
     command.args(["--timeout", "30000"]);
@@ -17,7 +18,7 @@ async fn people_chat_through_the_page_and_miss_nothing_when_one_loses_the_networ
     let status = mocha.ended_within(Duration::from_secs(120)).await;
     let output = mocha.lines().join("\n");
     assert!(status.success(), "{output}");
-    assert!(output.contains("6 passing"), "{output}");
+    assert!(output.contains("11 passing"), "{output}");
     for name in ["login", "chat", "phone", "away", "back", "channels"] {
         let picture = pictures.join(format!("{name}.png"));
         assert!(picture.exists(), "no screenshot {}", picture.display());
@@ -55,7 +56,7 @@ async fn the_page_is_served_unless_it_is_not_wanted() {
         assert!(answer.contains("content-security-policy: default-src 'none'"));
     }
     assert!(fetch(address, "/page").starts_with("http/1.1 404"));
-    let plan = tests::system::Plan::of(1, 1).connector_flags(&["--no-page"]);
+    let plan = Plan::of(1, 1).connector_flags(&["--no-page"]);
     let system = plan.start().await;
     let answer = fetch(system.connectors[0].address(), "/");
     assert!(answer.starts_with("http/1.1 426"), "{answer}");

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tests::json::Client;
-use tests::pomelo::{self, LOGIN, NOT_LOGGED_IN, SEND, SENT};
+use tests::pomelo::{self, LOGIN, SEND, SENT};
 use tests::system::{Plan, System};
 use tests::{SOON, wait};
 
@@ -12,7 +12,7 @@ const MEMBERS: &str = "chat.handler.members";
 const HISTORY: &str = "chat.handler.history";
 const PUBLISH: &str = "chat.handler.publish";
 
-const NOT_JOINED: &str = "未加入频道";
+const NOT_JOINED: &str = "NOT_JOINED";
 
 async fn member(system: &System, connector: usize, user: &str) -> Client {
     let client = Client::connect(system.connectors[connector].address()).await;
@@ -90,7 +90,7 @@ async fn a_session_is_in_several_channels_until_it_leaves_them() {
         (HISTORY, json!({ "channel": "side" })),
     ] {
         let reply = lilei.request(request.0, request.1).await;
-        assert_eq!(reply["message"], NOT_JOINED, "{}", request.0);
+        assert_eq!(reply["reason"], NOT_JOINED, "{}", request.0);
     }
     // In the channel of the login both still are.
     assert_eq!(lilei.request(SEND, json!({})).await, value(SENT));
@@ -148,7 +148,7 @@ async fn the_channel_of_the_login_can_be_left_and_joined_again() {
         json!({"code": 0})
     );
     let reply = client.request(SEND, json!({ "content": "?" })).await;
-    assert_eq!(reply["message"], NOT_JOINED);
+    assert_eq!(reply["reason"], NOT_JOINED);
     assert_eq!(client.request(JOIN, home).await, json!({"code": 0}));
     assert_eq!(client.request(SEND, json!({})).await, value(SENT));
 }
@@ -161,41 +161,39 @@ async fn what_is_wrong_with_a_request_is_said() {
         let reply = stranger
             .request(route, json!({ "channel": "side", "body": {} }))
             .await;
-        assert_eq!(reply, value(NOT_LOGGED_IN), "{route}");
+        assert_eq!(reply["reason"], "NOT_LOGGED_IN", "{route}");
     }
     let client = member(&system, 0, "u").await;
     let long = "x".repeat(257);
-    for (route, body, message) in [
-        (JOIN, json!({}), "缺少参数"),
-        (JOIN, json!({ "channel": "" }), "缺少参数"),
-        (JOIN, json!({ "channel": {} }), "参数无效"),
-        (JOIN, json!({ "channel": long }), "参数无效"),
-        (JOIN, json!({ "channel": "a", "since": 1 }), "参数无效"),
-        (JOIN, json!({ "channel": "home" }), "已加入频道"),
-        (LEAVE, json!({}), "缺少参数"),
-        (MEMBERS, json!({ "page_size": 0 }), "参数无效"),
-        (MEMBERS, json!({ "page_size": 1001 }), "参数无效"),
-        (MEMBERS, json!({ "page_token": 1 }), "参数无效"),
-        (HISTORY, json!({ "newest_first": "yes" }), "参数无效"),
+    const MISSING: &str = "MISSING_PARAMETER";
+    const INVALID: &str = "INVALID_PARAMETER";
+    for (route, body, reason) in [
+        (JOIN, json!({}), MISSING),
+        (JOIN, json!({ "channel": "" }), MISSING),
+        (JOIN, json!({ "channel": {} }), INVALID),
+        (JOIN, json!({ "channel": long }), INVALID),
+        (JOIN, json!({ "channel": "a", "since": 1 }), INVALID),
+        (JOIN, json!({ "channel": "home" }), "ALREADY_JOINED"),
+        (LEAVE, json!({}), MISSING),
+        (MEMBERS, json!({ "pageSize": 0 }), INVALID),
+        (MEMBERS, json!({ "pageSize": 1001 }), INVALID),
+        (MEMBERS, json!({ "pageToken": 1 }), INVALID),
+        (HISTORY, json!({ "newestFirst": "yes" }), INVALID),
         (
             HISTORY,
-            json!({ "newest_first": true, "from": { "epoch": "e", "offset": 0 } }),
-            "参数无效",
+            json!({ "newestFirst": true, "from": { "epoch": "e", "offset": 0 } }),
+            INVALID,
         ),
         (
             HISTORY,
             json!({ "from": { "epoch": "", "offset": 1 } }),
-            "参数无效",
+            INVALID,
         ),
-        (PUBLISH, json!({}), "缺少参数"),
-        (PUBLISH, json!({ "body": [] }), "参数无效"),
-        (PUBLISH, json!({ "body": "text" }), "参数无效"),
-        (PUBLISH, json!({ "body": {}, "key": 1 }), "参数无效"),
-        (
-            PUBLISH,
-            json!({ "body": {}, "exclude_self": 1 }),
-            "参数无效",
-        ),
+        (PUBLISH, json!({}), MISSING),
+        (PUBLISH, json!({ "body": [] }), INVALID),
+        (PUBLISH, json!({ "body": "text" }), INVALID),
+        (PUBLISH, json!({ "body": {}, "key": 1 }), "INVALID_KEY"),
+        (PUBLISH, json!({ "body": {}, "excludeSelf": 1 }), INVALID),
         (
             PUBLISH,
             json!({ "body": {}, "channel": "side" }),
@@ -203,14 +201,14 @@ async fn what_is_wrong_with_a_request_is_said() {
         ),
     ] {
         let reply = client.request(route, body.clone()).await;
-        assert_eq!(
-            reply,
-            json!({ "code": 1, "message": message }),
-            "{route} {body}"
-        );
+        let told = json!([reply["code"], reply["reason"], reply["retry"]]);
+        assert_eq!(told, json!([1, reason, false]), "{route} {body}");
     }
-    let token = json!({ "page_token": "no token" });
-    assert_eq!(client.request(MEMBERS, token).await, json!({"code": 500}));
+    // What only chat can tell is final, too.
+    let token = json!({ "pageToken": "no token" });
+    let reply = client.request(MEMBERS, token).await;
+    assert_eq!(reply["reason"], INVALID, "{reply}");
+    assert_eq!(reply["retry"], false);
 }
 
 #[tokio::test]
@@ -222,7 +220,7 @@ async fn a_session_has_a_hundred_channels_at_most() {
     }
     let one_more = json!({ "channel": 101 });
     let reply = client.request(JOIN, one_more.clone()).await;
-    assert_eq!(reply, json!({ "code": 1, "message": "频道过多" }));
+    assert_eq!(reply["reason"], "TOO_MANY_CHANNELS", "{reply}");
     let reply = client.request(LEAVE, json!({ "channel": 7 })).await;
     assert_eq!(reply, json!({ "code": 0 }));
     assert_eq!(client.request(JOIN, one_more).await, json!({ "code": 0 }));
@@ -244,7 +242,7 @@ async fn members_are_listed_in_pages() {
     expected.push("u".to_owned());
     let (mut users, mut token, mut pages) = (Vec::new(), String::new(), 0);
     loop {
-        let body = json!({ "page_size": 100, "page_token": token });
+        let body = json!({ "pageSize": 100, "pageToken": token });
         let page = client.request(MEMBERS, body).await;
         assert_eq!(page["code"], 0, "{page}");
         for member in page["members"].as_array().expect("members") {
@@ -252,7 +250,7 @@ async fn members_are_listed_in_pages() {
             users.push(member["userId"].as_str().expect("a name").to_owned());
         }
         pages += 1;
-        token = page["next_page_token"].as_str().expect("text").to_owned();
+        token = page["nextPageToken"].as_str().expect("text").to_owned();
         if token.is_empty() {
             break;
         }
@@ -278,10 +276,10 @@ async fn history_is_read_in_pages_either_way() {
         let mut read = Vec::new();
         let mut pages = 0;
         loop {
-            let body = json!({ "newest_first": newest_first, "from": from });
+            let body = json!({ "newestFirst": newest_first, "from": from });
             let page = client.request(HISTORY, body).await;
             assert_eq!(page["code"], 0, "{page}");
-            assert_eq!(page["standing"], "exact");
+            assert_eq!(page["continuity"], "exact");
             let publications = page["publications"].as_array().expect("publications");
             for publication in publications {
                 from = json!({ "epoch": publication["epoch"], "offset": publication["offset"] });
@@ -305,9 +303,9 @@ async fn history_is_read_in_pages_either_way() {
         assert_eq!(read, expected);
         assert!((4..=11).contains(&pages), "{pages} pages");
     }
-    let unknown = json!({ "from": { "epoch": "another", "offset": 3 }, "page_size": 1 });
+    let unknown = json!({ "from": { "epoch": "another", "offset": 3 }, "pageSize": 1 });
     let page = client.request(HISTORY, unknown).await;
-    assert_eq!(page["standing"], "unknown");
+    assert_eq!(page["continuity"], "unknown");
     assert_eq!(page["publications"][0]["offset"], 1);
 }
 
@@ -323,7 +321,7 @@ async fn what_is_not_for_its_sender_moves_the_senders_position_alone() {
     // Several in one breath, so that they share a write.
     for number in 1..=20 {
         let body = json!({ "content": number.to_string() });
-        let body = json!({ "body": body, "exclude_self": number % 2 == 0 });
+        let body = json!({ "body": body, "excludeSelf": number % 2 == 0 });
         let request = json!({ "id": 100 + number, "route": PUBLISH, "body": body });
         first.text(&request.to_string()).await;
     }
@@ -358,7 +356,7 @@ async fn what_is_not_for_its_sender_moves_the_senders_position_alone() {
     );
 
     // Who comes back is given the same as if it had stayed; history holds it for everybody.
-    let history = json!({ "newest_first": true, "page_size": 1 });
+    let history = json!({ "newestFirst": true, "pageSize": 1 });
     let page = first.request(HISTORY, history).await;
     let newest = &page["publications"][0];
     assert_eq!(newest["body"]["content"], "20");
@@ -433,7 +431,7 @@ async fn pomelo_clients_have_the_same_handlers() {
         async |route: &str, body: Value| value(&client.request(route, &body.to_string()).await);
     let positions = json!({ "channel": "side", "positions": true });
     assert_eq!(request(JOIN, positions).await["code"], 0);
-    let body = json!({ "channel": "side", "body": { "content": "hi" }, "exclude_self": true });
+    let body = json!({ "channel": "side", "body": { "content": "hi" }, "excludeSelf": true });
     assert_eq!(request(PUBLISH, body).await, value(SENT));
     until_told(
         &other,

@@ -81,9 +81,10 @@ async fn an_unparsable_text_is_answered_and_the_connection_stays() {
     let client = Client::connect(system.connectors[0].address()).await;
     client.text("nonsense").await;
     let answer = client.until_nameless_reply().await;
-    assert_eq!(answer, json!({ "body": { "code": 400 } }));
+    assert_eq!(answer["body"]["code"], 400, "{answer}");
+    assert_eq!(answer["body"]["reason"], "INVALID_REQUEST", "{answer}");
     let answer = client.request("connector.handler.nosuch", json!({})).await;
-    assert_eq!(answer, json!({ "code": 500 }));
+    assert_eq!(answer["reason"], "UNKNOWN_ROUTE", "{answer}");
     assert_eq!(client.ended(), None);
 }
 
@@ -129,4 +130,91 @@ async fn a_body_keeps_its_bytes() {
     let kept = r#"{"n":1.0,"s":"\u54c8","userId":"json"}"#;
     let found = received.texts.iter().any(|text| text.contains(kept));
     assert!(found, "{:?}", received.texts);
+}
+
+/// What will be refused again is told apart from what may pass: who follows `retry` never loops.
+#[tokio::test]
+async fn a_final_refusal_says_so() {
+    let system = Plan::of(1, 1).start().await;
+    let client = member(&system, 0, "json").await;
+    let deep = format!(r#"{{"a":{}{}}}"#, "[".repeat(64), "]".repeat(64));
+    let keyed = |id: u64, key: &str, content: &str| {
+        json!({ "id": id, "route": SEND, "key": key, "body": { "content": content } }).to_string()
+    };
+    client.text(&keyed(1_000, "k", "first")).await;
+    let texts = [
+        (1_001, keyed(1_001, "k", "another"), "KEY_REUSED"),
+        (1_002, keyed(1_002, "", "x"), "INVALID_KEY"),
+        (1_003, keyed(1_003, &"k".repeat(129), "x"), "INVALID_KEY"),
+        (
+            1_004,
+            format!(r#"{{"id":1004,"route":"{SEND}","body":[1]}}"#),
+            "INVALID_BODY",
+        ),
+        (
+            1_005,
+            format!(r#"{{"id":1005,"route":"{SEND}","body":{deep}}}"#),
+            "INVALID_BODY",
+        ),
+        (
+            1_006,
+            format!(r#"{{"id":1006,"route":"{SEND}","body":{{"n":1e999}}}}"#),
+            "INVALID_BODY",
+        ),
+    ];
+    for (id, text, reason) in &texts {
+        client.text(text).await;
+        let reply = client.inbox().until(SOON, |received| {
+            let mut replies = received.replies.iter();
+            replies.find(|reply| reply["id"] == *id).cloned()
+        });
+        let reply = reply.await.expect("an answer")["body"].take();
+        assert_eq!(reply["reason"], *reason, "{reply}");
+        assert_eq!(reply["retry"], false, "{reply}");
+        assert!(
+            reply["message"].as_str().is_some_and(str::is_ascii),
+            "{reply}"
+        );
+    }
+}
+
+/// A text that was cut in the middle of an emoji reaches members as a text that every parser reads.
+#[tokio::test]
+async fn half_of_a_surrogate_pair_reaches_nobody() {
+    let system = Plan::of(1, 1).start().await;
+    let client = member(&system, 0, "json").await;
+    client
+        .text(&format!(
+            r#"{{"id":1000,"route":"{SEND}","body":{{"content":"cut \ud83d"}}}}"#
+        ))
+        .await;
+    let pushes = client.until_pushes(2).await;
+    assert_eq!(pushes[1]["body"]["content"], "cut \u{fffd}");
+}
+
+/// Whoever logs in without a channel may join one later; a user is still logged in once.
+#[tokio::test]
+async fn a_login_without_a_channel_is_a_login() {
+    let system = Plan::of(1, 1).start().await;
+    let client = Client::connect(system.connectors[0].address()).await;
+    let ping = "connector.handler.ping";
+    assert_eq!(client.request(ping, json!({})).await, json!({ "code": 0 }));
+    let login = json!({ "userId": "wanderer" });
+    assert_eq!(client.request(LOGIN, login.clone()).await["code"], 0);
+    assert_eq!(client.request(ping, json!({})).await, json!({ "code": 0 }));
+    let refusal = client.request(SEND, json!({ "content": "x" })).await;
+    assert_eq!(refusal["reason"], "NOT_JOINED", "{refusal}");
+    let other = Client::connect(system.connectors[0].address()).await;
+    let refusal = other.request(LOGIN, login.clone()).await;
+    assert_eq!(refusal["reason"], "USER_LOGGED_IN", "{refusal}");
+    assert_eq!(refusal["retry"], true);
+    assert!(refusal["retryAfterMs"].is_u64());
+    let join = json!({ "channel": "garden" });
+    assert_eq!(client.request("chat.handler.join", join).await["code"], 0);
+    client.until_pushes(1).await;
+    client.close().await;
+    tests::wait::eventually("the user may log in again", SOON, async || {
+        other.request(LOGIN, login.clone()).await["code"] == 0
+    })
+    .await;
 }

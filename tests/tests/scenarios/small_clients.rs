@@ -1,12 +1,13 @@
-//! Clients of a few lines in Python and Go, with nothing but a WebSocket library: `tests/clients`.
+//! Clients of a hundred lines in Python and Go, with nothing but a WebSocket library: `tests/clients`.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use tests::pomelo::SENT;
+use std::time::Duration;
+use tests::pomelo::{self, SENT};
 use tests::process::Process;
 use tests::relay::Relay;
-use tests::system::System;
+use tests::system::{Plan, System};
 use tests::workspace;
 
 /// It says what it reads, prints what it is given, and after a lost connection what it has missed, once.
@@ -47,15 +48,72 @@ async fn talks_and_comes_back(name: &str, mut command: Command) {
     }
     let source = std::fs::read_to_string(workspace().join("tests/clients").join(name));
     let lines = source.expect("its source").lines().count();
-    assert!(lines < 60, "{name} has {lines} lines");
+    assert!(lines < 100, "{name} has {lines} lines");
+}
+
+/// Its network becomes a black hole right after it has said something: nobody tells it, and it comes back all the same, with
+/// what was said meanwhile. Its own heartbeat takes 15 s.
+async fn notices_a_black_hole(name: &str, mut command: Command) {
+    // The server notices first, so that the user is free again.
+    let system = Plan::of(1, 1)
+        .connector_flags(&["--heartbeat", "2s"])
+        .start()
+        .await;
+    let relay = Relay::to(system.connectors[0].address()).await;
+    command.args([&format!("ws://{}/ws", relay.address()), "visitor", "room"]);
+    let (input, mut words) = std::io::pipe().expect("a pipe");
+    let listener = system.member(0, "listener", "room").await;
+    let mut client = Process::spawn_with_input(name, &mut command, input);
+    client
+        .wrote("its onJoin", |line| said(line, "visitor"))
+        .await;
+    relay.swallow();
+    writeln!(words, "into the void").expect("written");
+    listener.until_push(&pomelo::left("visitor")).await;
+    assert_eq!(listener.say("meanwhile").await, SENT);
+    let came_back = client.wrote_within(Duration::from_secs(40), "what it missed", |line| {
+        said(line, "meanwhile")
+    });
+    came_back.await;
+}
+
+/// A message beyond the server's limit ends the connection, and is given up by then: the room sees one leave and one join.
+async fn gives_up_what_is_too_large(name: &str, mut command: Command) {
+    let system = Plan::of(1, 1).start().await;
+    let address = system.connectors[0].address();
+    command.args([&format!("ws://{address}/ws"), "visitor", "room"]);
+    let (input, mut words) = std::io::pipe().expect("a pipe");
+    let listener = system.member(0, "listener", "room").await;
+    let mut client = Process::spawn_with_input(name, &mut command, input);
+    client
+        .wrote("its onJoin", |line| said(line, "visitor"))
+        .await;
+    let large = "x".repeat(200_000);
+    let speaking = std::thread::spawn(move || {
+        writeln!(words, "{large}").expect("written");
+        words
+    });
+    listener.until_push(&pomelo::left("visitor")).await;
+    let mut words = speaking.join().expect("it has spoken");
+    let joined = pomelo::joined("visitor");
+    listener.until_pushes(4).await;
+    // What is said next arrives, in a connection that lasts.
+    writeln!(words, "short").expect("written");
+    tests::wait::eventually("the next message", tests::SOON, async || {
+        let pushes = listener.until_pushes(1).await;
+        pushes.iter().any(|push| push.contains("short"))
+    })
+    .await;
+    let pushes = listener.until_pushes(1).await;
+    let joins = pushes.iter().filter(|push| **push == joined).count();
+    assert_eq!(joins, 2, "{pushes:?}");
 }
 
 fn said(line: &str, what: &str) -> Option<()> {
     (line.starts_with("on") && line.contains(what)).then_some(())
 }
 
-#[tokio::test]
-async fn a_client_in_python_misses_nothing() {
+fn in_python() -> Command {
     let python = workspace().join("tests/clients/.venv/bin/python");
     assert!(
         python.exists(),
@@ -63,16 +121,44 @@ async fn a_client_in_python_misses_nothing() {
     );
     let mut command = Command::new(python);
     command.arg(workspace().join("tests/clients/client.py"));
-    talks_and_comes_back("client.py", command).await;
+    command
+}
+
+fn in_go() -> Command {
+    static BUILT: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
+    let program = BUILT.get_or_init(|| {
+        let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("client");
+        let mut build = Command::new("go");
+        build.args(["build", "-o"]).arg(&program).arg(".");
+        build.current_dir(workspace().join("tests/clients/go"));
+        let built = build.status().expect("go is missing; install it");
+        assert!(built.success(), "go build fails");
+        program
+    });
+    Command::new(program)
+}
+
+#[tokio::test]
+async fn a_client_in_python_misses_nothing() {
+    talks_and_comes_back("client.py", in_python()).await;
 }
 
 #[tokio::test]
 async fn a_client_in_go_misses_nothing() {
-    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("client");
-    let mut build = Command::new("go");
-    build.args(["build", "-o"]).arg(&program).arg(".");
-    build.current_dir(workspace().join("tests/clients/go"));
-    let built = build.status().expect("go is missing; install it");
-    assert!(built.success(), "go build fails");
-    talks_and_comes_back("go/main.go", Command::new(program)).await;
+    talks_and_comes_back("go/main.go", in_go()).await;
+}
+
+#[tokio::test]
+async fn a_client_in_python_notices_a_black_hole() {
+    notices_a_black_hole("client.py", in_python()).await;
+}
+
+#[tokio::test]
+async fn a_client_in_go_notices_a_black_hole() {
+    notices_a_black_hole("go/main.go", in_go()).await;
+}
+
+#[tokio::test]
+async fn a_client_in_python_gives_up_what_is_too_large() {
+    gives_up_what_is_too_large("client.py", in_python()).await;
 }
