@@ -1,6 +1,6 @@
 //! What is done for members when no call does it: those of dead connectors, and those without one.
 
-use crate::detached::expire_in_time;
+use crate::detached::{Detached, expire_in_time};
 use crate::funerals::Funerals;
 use crate::line::Line;
 use crate::reaper::Reaper;
@@ -9,13 +9,26 @@ use channel_store::{ChannelName, ChannelStore, Leases, UserRegistry};
 use std::sync::Arc;
 use tokio_util::task::AbortOnDropHandle;
 
+/// Channels that wait to be checked at most. Those that come when it is full are checked when they are met again.
+const MET: usize = 1_000;
+
 /// Looks after members until it is dropped. The default looks after nobody.
-#[derive(Default)]
 pub struct Aftercare {
     met: Arc<Line>,
-    detached: Arc<Line>,
+    detached: Arc<Detached>,
     _funerals: Option<Funerals>,
     _tasks: Vec<AbortOnDropHandle<()>>,
+}
+
+impl Default for Aftercare {
+    fn default() -> Self {
+        Self {
+            met: Arc::new(Line::new(MET)),
+            detached: Arc::default(),
+            _funerals: None,
+            _tasks: Vec::new(),
+        }
+    }
 }
 
 impl Aftercare {
@@ -27,7 +40,7 @@ impl Aftercare {
         registry: Arc<dyn UserRegistry>,
     ) -> Arc<Self> {
         let reaper = Reaper::new(store.clone(), registry.clone());
-        let (met, detached) = (Arc::<Line>::default(), Arc::<Line>::default());
+        let (met, detached) = (Arc::new(Line::new(MET)), Arc::<Detached>::default());
         let voucher = Voucher {
             leases: leases.clone(),
             reaper: reaper.clone(),
@@ -45,6 +58,11 @@ impl Aftercare {
     /// Somebody deals with this channel, and may meet members there whom nobody looks after.
     pub(crate) fn meets(&self, channel: &ChannelName) {
         self.met.add(channel);
+    }
+
+    /// False if a member without a connector that joins there would not be looked after.
+    pub(crate) fn has_room_for_detached_in(&self, channel: &ChannelName) -> bool {
+        self.detached.has_room_for(channel)
     }
 
     /// A member without a connector has joined this channel.

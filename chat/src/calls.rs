@@ -1,16 +1,17 @@
 //! The calls of `chat.v1`: each is checked, handed to the store, and answered.
 
 use crate::aftercare::Aftercare;
+use crate::callers::Caller;
 use crate::config::Limits;
 use crate::error::Error;
 use crate::send_stream::SendStream;
+use crate::streams::Streams;
 use crate::{history, metering, validate};
 use channel_store::{ChannelStore, Membership, Position, Published};
 use proto::v1;
 use proto::v1::chat_service_server::ChatService;
 use runtime::Shutdown;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Chat itself: it keeps nothing between calls that would be missed, so any number of them can share a store.
@@ -19,7 +20,9 @@ pub struct Chat {
     aftercare: Arc<Aftercare>,
     limits: Limits,
     shutdown: Shutdown,
-    streams: Arc<Semaphore>,
+    streams: Arc<Streams>,
+    /// For streams that come without a connection.
+    here: Arc<Caller>,
 }
 
 impl Chat {
@@ -30,7 +33,8 @@ impl Chat {
         shutdown: Shutdown,
     ) -> Self {
         Self {
-            streams: Arc::new(Semaphore::new(limits.streams)),
+            streams: Streams::new(limits.streams),
+            here: Caller::here(),
             store,
             aftercare,
             limits,
@@ -42,6 +46,9 @@ impl Chat {
         let join = validate::join(request)?;
         let channel = join.channel.clone();
         let is_detached = matches!(join.membership, Membership::Detached);
+        if is_detached && !self.aftercare.has_room_for_detached_in(&channel) {
+            return Err(Error::Overloaded);
+        }
         let joined = self.store.join(join).await?;
         self.aftercare.meets(&channel);
         if is_detached {
@@ -63,9 +70,13 @@ impl Chat {
         Ok(sent(&self.store.publish(publish).await?))
     }
 
-    fn send_stream(&self, requests: Streaming<v1::SendStreamRequest>) -> Result<SendStream, Error> {
-        let place = self.streams.clone().try_acquire_owned();
-        let place = place.map_err(|_| Error::Overloaded)?;
+    fn send_stream(
+        &self,
+        request: Request<Streaming<v1::SendStreamRequest>>,
+    ) -> Result<SendStream, Error> {
+        let caller = Caller::of(request.extensions());
+        let place = self.streams.enter(caller.as_ref().unwrap_or(&self.here))?;
+        let requests = request.into_inner();
         let publisher = self.store.publisher()?;
         Ok(SendStream::new(
             requests,
@@ -153,7 +164,7 @@ impl ChatService for Chat {
         &self,
         request: Request<Streaming<v1::SendStreamRequest>>,
     ) -> Result<Response<SendStream>, Status> {
-        respond(self.send_stream(request.into_inner()))
+        respond(self.send_stream(request))
     }
 
     async fn members(

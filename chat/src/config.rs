@@ -1,13 +1,16 @@
 //! What an operator can set, and the bounds that follow from it.
 
+use channel_store::redis::{OpenError, check_url};
 use channel_store::{Ack, LogRule, StoreOptions};
-use runtime::LogFormat;
-use runtime::cli::duration;
+use runtime::cli::{bytes, duration};
 use runtime::listen::address;
+use runtime::{LogFormat, descriptors};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Connections, unless the operator or the limit of descriptors says otherwise.
+const MOST_CONNECTIONS: usize = 10_000;
 /// The most messages that a channel may keep.
 const MOST_ENTRIES: u64 = 1_000_000;
 
@@ -60,8 +63,9 @@ pub struct Config {
     #[arg(
         long,
         env = "CHAT_MESSAGE_LIMIT",
-        default_value_t = 128 * 1024,
-        value_parser = clap::value_parser!(u32).range(64..=16 * 1024 * 1024)
+        default_value = "128KiB",
+        value_parser = bytes::<u32>(64..=16 << 20),
+        value_name = "BYTES"
     )]
     pub message_limit: u32,
 
@@ -105,6 +109,47 @@ pub struct Config {
     #[arg(long, env = "CHAT_LEASE", default_value = "10s", value_parser = duration)]
     pub lease: Duration,
 
+    /// The most connections at the gRPC port; by default nine tenths of the file descriptors that the process may have, and at
+    /// most 10000
+    #[arg(long, env = "CHAT_CONNECTIONS", value_parser = count)]
+    pub connections: Option<usize>,
+
+    /// The most unary calls at once. One connection gets at most half of what the others leave
+    #[arg(long, env = "CHAT_CALLS", default_value = "2048", value_parser = count)]
+    pub calls: usize,
+
+    /// The most send streams at once, shared in the same way; a connector needs one
+    #[arg(long, env = "CHAT_STREAMS", default_value = "2048", value_parser = count)]
+    pub streams: usize,
+
+    /// Bytes of requests that may be under way, of all callers together
+    #[arg(
+        long,
+        env = "CHAT_REQUESTS_TOTAL",
+        default_value = "64MiB",
+        value_parser = bytes::<usize>(1 << 20..=1 << 40),
+        value_name = "BYTES"
+    )]
+    pub requests_total: usize,
+
+    /// Bytes of answers that callers have not taken yet, of all callers together
+    #[arg(
+        long,
+        env = "CHAT_ANSWERS_TOTAL",
+        default_value = "64MiB",
+        value_parser = bytes::<usize>(1 << 20..=1 << 40),
+        value_name = "BYTES"
+    )]
+    pub answers_total: usize,
+
+    /// How long a connection may be without a call before it is ended
+    #[arg(long, env = "CHAT_IDLE_TIMEOUT", default_value = "5m", value_parser = duration)]
+    pub idle_timeout: Duration,
+
+    /// How long a caller may take nothing of an answer before its connection is ended
+    #[arg(long, env = "CHAT_ANSWER_TIMEOUT", default_value = "20s", value_parser = duration)]
+    pub answer_timeout: Duration,
+
     /// Threads to work with; running more chats costs less than more threads
     #[arg(long, env = "CHAT_THREADS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: u16,
@@ -124,6 +169,20 @@ pub enum AckBy {
 }
 
 impl Config {
+    /// Looks at what can only be judged as a whole.
+    ///
+    /// # Errors
+    /// One line that names the flag. It never shows a URL, which may hold a password.
+    pub fn check(&self) -> Result<(), String> {
+        match check_url(&self.redis, self.redis_ca.as_deref()) {
+            Ok(()) => Ok(()),
+            Err(error @ OpenError::Certificates { .. }) => Err(format!("--redis-ca: {error}")),
+            Err(error) => Err(format!(
+                "--redis: {error}; expected one such as redis://127.0.0.1:6379"
+            )),
+        }
+    }
+
     /// What the store has to know.
     #[must_use]
     pub fn store(&self) -> StoreOptions {
@@ -153,6 +212,16 @@ impl Config {
     pub fn limits(&self) -> Limits {
         Limits {
             message: self.message_limit as usize,
+            calls: self.calls,
+            streams: self.streams,
+            connections: self.connections.unwrap_or_else(|| {
+                let allowed = descriptors::for_connections(descriptors::limit_now());
+                allowed.min(MOST_CONNECTIONS)
+            }),
+            requests_total: self.requests_total,
+            answers_total: self.answers_total,
+            idle_time: self.idle_timeout,
+            answer_time: self.answer_timeout,
             ..Limits::default()
         }
     }
@@ -166,6 +235,13 @@ fn prefix(text: &str) -> Result<String, String> {
     } else {
         Err("expected 1 to 64 letters, digits, dots, underscores or hyphens".to_owned())
     }
+}
+
+/// A number of things that are counted: at least one.
+fn count(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok();
+    let number = number.filter(|number| (1..=1_000_000).contains(number));
+    number.ok_or_else(|| "expected 1 to 1000000".to_owned())
 }
 
 fn switch(text: &str) -> Result<bool, String> {
@@ -227,8 +303,22 @@ pub struct Limits {
     pub calls: usize,
     /// Send streams at once; those beyond are refused.
     pub streams: usize,
+    /// Calls of health and reflection at once; those beyond are refused.
+    pub other_calls: usize,
+    /// Connections at once. One more ends one without a call, or is refused.
+    pub connections: usize,
+    /// Bytes of requests that have not come as a whole, or are under way, of all callers together.
+    pub requests_total: usize,
+    /// Bytes of answers that their callers have not taken, of all callers together.
+    pub answers_total: usize,
     /// How long a unary call, or a batch of a stream, may take.
     pub call_time: Duration,
+    /// From the connection to HTTP/2's greeting.
+    pub greeting_time: Duration,
+    /// How long a connection may be without a call.
+    pub idle_time: Duration,
+    /// How long a caller may take nothing of an answer before its connection is ended.
+    pub answer_time: Duration,
     /// How long calls and streams may take to end after the shutdown was requested.
     pub drain_time: Duration,
 }
@@ -246,9 +336,16 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             message: 128 * 1024,
-            calls: 1_024,
-            streams: 1_024,
+            calls: 2_048,
+            streams: 2_048,
+            other_calls: 1_024,
+            connections: MOST_CONNECTIONS,
+            requests_total: 64 << 20,
+            answers_total: 64 << 20,
             call_time: Duration::from_secs(1),
+            greeting_time: Duration::from_secs(10),
+            idle_time: Duration::from_secs(300),
+            answer_time: Duration::from_secs(20),
             drain_time: Duration::from_secs(8),
         }
     }
@@ -268,7 +365,11 @@ mod tests {
         let config = config(&[]);
         let (ours, theirs) = (config.store(), StoreOptions::default());
         assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
-        let (ours, theirs) = (config.limits(), Limits::default());
+        let ours = Limits {
+            connections: MOST_CONNECTIONS,
+            ..config.limits()
+        };
+        let theirs = Limits::default();
         assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
     }
 

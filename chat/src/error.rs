@@ -23,6 +23,11 @@ pub enum Error {
     /// Too much at once; nothing was done.
     #[error("too much at once; try again later")]
     Overloaded,
+    /// A send stream without use, whose place another one needs; everything on it was answered.
+    #[error(
+        "this stream was idle and another one needs its place: open a new one when there is something to send"
+    )]
+    StreamIdle,
     /// Not done in time: the outcome is unknown.
     #[error("not done in time: the outcome is unknown")]
     DeadlineExceeded,
@@ -56,6 +61,21 @@ impl Error {
         Self::Invalid(vec![Violation { field, description }])
     }
 
+    /// All reasons.
+    pub(crate) const REASONS: &[&str] = &[
+        "INVALID_ARGUMENT",
+        "OVERLOADED",
+        "STREAM_IDLE",
+        "DEADLINE_EXCEEDED",
+        "STORE_UNAVAILABLE",
+        "STORE_FULL",
+        "NOT_MEMBER",
+        "IDEMPOTENCY_KEY_REUSED",
+        "STALE_OPERATION",
+        "LATE",
+        "CONNECTOR_DEAD",
+    ];
+
     /// The gRPC status code, and the reason that tells errors of one code apart.
     #[must_use]
     pub fn code_and_reason(&self) -> (Code, &'static str) {
@@ -64,6 +84,7 @@ impl Error {
                 (Code::InvalidArgument, "INVALID_ARGUMENT")
             }
             Self::Overloaded => (Code::ResourceExhausted, "OVERLOADED"),
+            Self::StreamIdle => (Code::Unavailable, "STREAM_IDLE"),
             Self::DeadlineExceeded => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
             Self::Store(StoreError::Unavailable(_)) => (Code::Unavailable, "STORE_UNAVAILABLE"),
             Self::Store(StoreError::Full) => (Code::ResourceExhausted, "STORE_FULL"),
@@ -120,13 +141,16 @@ impl From<Error> for Refusal {
     }
 }
 
+/// A request that is larger than any message may make it.
+pub(crate) fn too_large(frame_limit: usize) -> Error {
+    let description = format!("the whole request must have at most {frame_limit} bytes");
+    Error::invalid("body_json", description)
+}
+
 /// What tonic itself says of a request that it can't decode, in this service's terms: chat uses neither code.
 pub(crate) fn of_transport(status: Status, frame_limit: usize) -> Status {
     match status.code() {
-        Code::OutOfRange => {
-            let description = format!("the whole request must have at most {frame_limit} bytes");
-            Error::invalid("body_json", description).into()
-        }
+        Code::OutOfRange => too_large(frame_limit).into(),
         Code::Internal => Error::invalid("request", status.message()).into(),
         _ => status,
     }

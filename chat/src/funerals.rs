@@ -4,13 +4,14 @@
 //! and any number at once does no harm, because each step is a script that may be repeated (MEMBERSHIP.md). An outage of
 //! the store kills nobody: a lease is declared over only after it was seen unchanged through a stretch of answers.
 
+use crate::metering::{DEATHS, HANDOVERS};
 use crate::reaper::Reaper;
 use channel_store::{
     ChannelName, Declared, DroppedBy, Incarnation, IndexEntry, Leases, Place, SETTLE_TIME,
     StoreError, UserId, UserRegistry,
 };
 use futures_util::stream::{self, StreamExt};
-use metrics::{counter, describe_counter};
+use metrics::counter;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,7 +44,6 @@ impl Funerals {
         leases: Arc<dyn Leases>,
         registry: Arc<dyn UserRegistry>,
     ) -> Self {
-        describe_counter!("chat_funerals_total", "Funerals begun here");
         let parlour = Arc::new(Parlour {
             reaper,
             leases,
@@ -60,6 +60,17 @@ struct Parlour {
     reaper: Arc<Reaper>,
     leases: Arc<dyn Leases>,
     registry: Arc<dyn UserRegistry>,
+}
+
+/// How this chat came to know that an incarnation is dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Death {
+    /// Its lease ran out, and this chat said so.
+    DeclaredHere,
+    /// Its lease ran out, and another chat was faster.
+    DeclaredElsewhere,
+    /// It was over before this chat had anything to observe, as when a connector resigns.
+    Found,
 }
 
 /// A lease past its noted time, as it was seen so far.
@@ -103,8 +114,15 @@ impl Watch {
         let states = parlour.leases.observe(&names).await?;
         let mut observed = HashMap::new();
         for ((incarnation, noted), state) in due.into_iter().zip(states) {
-            let is_dead = match state {
-                Some(state) if state.dead => true,
+            let death = match state {
+                Some(state) if state.dead => {
+                    let was_observed = self.observed.contains_key(&incarnation);
+                    Some(if was_observed {
+                        Death::DeclaredElsewhere
+                    } else {
+                        Death::Found
+                    })
+                }
                 Some(state) => {
                     let known = self.observed.remove(&incarnation);
                     let known = known.filter(|known| known.until == state.until);
@@ -115,22 +133,36 @@ impl Watch {
                         observed.insert(incarnation, observation);
                         continue;
                     }
-                    parlour.declare_dead(&incarnation, state.until).await?
+                    let is_dead = parlour.declare_dead(&incarnation, state.until).await?;
+                    is_dead.then_some(Death::DeclaredHere)
                 }
                 // Lost: it comes back for a full time.
-                None => parlour.declare_dead(&incarnation, 0).await?,
+                None => {
+                    let is_dead = parlour.declare_dead(&incarnation, 0).await?;
+                    is_dead.then_some(Death::Found)
+                }
             };
-            if is_dead {
+            if let Some(death) = death {
                 let funeral = self.under_way.entry(incarnation.clone());
                 funeral.or_insert_with(|| {
-                    counter!("chat_funerals_total").increment(1);
-                    let held = Arc::clone(parlour).hold(incarnation, noted);
+                    death.count();
+                    let held = Arc::clone(parlour).hold(incarnation, noted, death);
                     AbortOnDropHandle::new(tokio::spawn(held))
                 });
             }
         }
         self.observed = observed;
         Ok(())
+    }
+}
+
+impl Death {
+    fn count(self) {
+        match self {
+            Self::DeclaredHere => counter!(DEATHS).increment(1),
+            Self::DeclaredElsewhere => {}
+            Self::Found => counter!(HANDOVERS).increment(1),
+        }
     }
 }
 
@@ -166,12 +198,28 @@ impl Parlour {
     }
 
     /// One funeral. If it breaks off, a later poll begins it again.
-    async fn hold(self: Arc<Self>, incarnation: Incarnation, noted: u64) {
-        tracing::info!(%incarnation, "funeral begins");
+    async fn hold(self: Arc<Self>, incarnation: Incarnation, noted: u64, death: Death) {
+        let name = incarnation.as_str();
+        // A death is told once, by the chat that declared it. A connector that resigns says so itself.
+        if death == Death::DeclaredHere {
+            tracing::info!(
+                incarnation = name,
+                "connector declared dead: taking its members out"
+            );
+        } else {
+            tracing::debug!(
+                incarnation = name,
+                ?death,
+                "looking for what a connector left"
+            );
+        }
         match self.bury(&incarnation, noted).await {
-            Ok(()) => tracing::info!(%incarnation, "funeral is over"),
+            Ok(()) if death == Death::DeclaredHere => {
+                tracing::info!(incarnation = name, "nothing is left of the dead connector");
+            }
+            Ok(()) => tracing::debug!(incarnation = name, "nothing is left of the connector"),
             Err(error) => {
-                tracing::warn!(%incarnation, %error, "funeral broken off");
+                tracing::warn!(incarnation = name, %error, "taking out what a connector left has to begin again");
                 sleep(RETRY.mul_f64(0.5 + fastrand::f64())).await;
             }
         }

@@ -1,39 +1,68 @@
-//! Bounds around every call: how many at once, and for how long. What is beyond is refused with a proper status.
+//! Bounds around every call: how many at once, how many bytes of requests and answers, and for how long. What is beyond is
+//! refused with a proper status.
 //!
-//! A call counts until its answer begins. That of a send stream begins at once, so that its life counts for nothing
-//! here; it bounds itself, and [`crate::calls`] bounds how many there are.
+//! A call counts from when its request has come as a whole until its answer is there, so that a caller who sends half a
+//! request takes nothing from others; its bytes count meanwhile. A send stream bounds itself, and [`crate::streams`] bounds
+//! how many there are.
 
+use crate::answers;
+use crate::arrival::{self, Metered};
+use crate::callers::Caller;
 use crate::config::Limits;
 use crate::error::{Error, of_transport};
 use crate::metering;
-use futures_util::future::{BoxFuture, ready};
+use crate::share::{Share, Taken};
+use futures_util::future::BoxFuture;
 use http::{HeaderMap, Request, Response};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
+/// What an answer without a page is counted as before it is there.
+const SMALL_ANSWER: usize = 1024;
+/// The same for a page of members.
+const MEMBERS_ANSWER: usize = 256 * 1024;
+/// The same for a page of history, beside its last message.
+const HISTORY_ANSWER: usize = 1024 * 1024;
+
 /// Guards the service inside.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Guarded<S> {
     inner: S,
-    free: Arc<Semaphore>,
+    bounds: Arc<Bounds>,
+}
+
+struct Bounds {
+    calls: Arc<Share>,
+    requests: Arc<Share>,
+    answers: Arc<Share>,
     call_time: Duration,
     frame_limit: usize,
+    message_limit: usize,
+    /// For requests that come without a connection.
+    here: Arc<Caller>,
 }
 
 impl<S> Guarded<S> {
     pub(crate) fn new(inner: S, limits: &Limits) -> Self {
-        Self {
-            inner,
-            free: Arc::new(Semaphore::new(limits.calls)),
+        let bounds = Bounds {
+            calls: Share::new(limits.calls),
+            requests: Share::new(limits.requests_total),
+            answers: Share::new(limits.answers_total),
             call_time: limits.call_time,
             frame_limit: limits.frame(),
+            message_limit: limits.message,
+            here: Caller::here(),
+        };
+        Self {
+            inner,
+            bounds: Arc::new(bounds),
         }
     }
 }
@@ -44,7 +73,10 @@ impl<S: NamedService> NamedService for Guarded<S> {
 
 impl<S> Service<Request<Body>> for Guarded<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
     S::Future: Send + 'static,
 {
     type Response = Response<Body>;
@@ -56,27 +88,91 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let Ok(place) = Arc::clone(&self.free).try_acquire_owned() else {
-            return Box::pin(ready(Ok(refuse(Error::Overloaded))));
-        };
+        let bounds = Arc::clone(&self.bounds);
         let patience = grpc_timeout(request.headers());
-        let patience = patience.map_or(self.call_time, |asked| asked.min(self.call_time));
-        // Begun here and not at the first poll: tonic's own timer, which knows another status, must come second.
-        let answer = tokio::time::timeout(patience, self.inner.call(request));
-        let frame_limit = self.frame_limit;
+        let patience = patience.map_or(bounds.call_time, |asked| asked.min(bounds.call_time));
+        // Counted from here and not from the first poll: tonic's own timer, which knows another status, must come second.
+        let deadline = Instant::now() + patience;
+        // The clone that is left behind is the one that need not be ready.
+        let left = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, left);
+        let caller = Caller::of(request.extensions()).unwrap_or_else(|| Arc::clone(&bounds.here));
         Box::pin(async move {
-            let answer = answer.await;
-            drop(place);
-            let Ok(answer) = answer else {
-                return Ok(refuse(Error::DeadlineExceeded));
+            let answered = if request.uri().path().ends_with("/SendStream") {
+                bounds.stream(inner, request, &caller, deadline).await
+            } else {
+                bounds.unary(inner, request, &caller, deadline).await
             };
-            let answer = answer?;
-            Ok(match Status::from_header_map(answer.headers()) {
-                Some(status) => of_transport(status, frame_limit).into_http(),
-                None => answer,
-            })
+            Ok(answered.unwrap_or_else(refuse))
         })
     }
+}
+
+impl Bounds {
+    async fn unary<S>(
+        &self,
+        mut inner: S,
+        request: Request<Body>,
+        caller: &Arc<Caller>,
+        deadline: Instant,
+    ) -> Result<Response<Body>, Error>
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    {
+        let reserve = match request.uri().path().rsplit('/').next() {
+            Some("History") => HISTORY_ANSWER + self.message_limit,
+            Some("Members") => MEMBERS_ANSWER,
+            _ => SMALL_ANSWER,
+        };
+        let (head, body) = request.into_parts();
+        let whole = arrival::whole(body, self.frame_limit, &self.requests, &caller.requests);
+        let (body, _bytes) = timeout_at(deadline, whole).await.map_err(late)??;
+        let _place = take(&self.calls, caller)?;
+        let reserved = self.answers.taken(&caller.answers, reserve);
+        let reserved: Taken = timeout_at(deadline, reserved).await.map_err(late)?;
+        let answer = inner.call(Request::from_parts(head, body));
+        let answer = timeout_at(deadline, answer).await.map_err(late)?;
+        let Ok(answer) = answer;
+        if let Some(status) = Status::from_header_map(answer.headers()) {
+            return Ok(of_transport(status, self.frame_limit).into_http());
+        }
+        Ok(answers::hold(answer, reserved, caller))
+    }
+
+    async fn stream<S>(
+        &self,
+        mut inner: S,
+        request: Request<Body>,
+        caller: &Arc<Caller>,
+        deadline: Instant,
+    ) -> Result<Response<Body>, Error>
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    {
+        let request = request.map(|body| {
+            let metered = Metered::new(
+                body,
+                Arc::clone(&self.requests),
+                Arc::clone(&caller.requests),
+            );
+            Body::new(metered)
+        });
+        let Ok(answer) = timeout_at(deadline, inner.call(request))
+            .await
+            .map_err(late)?;
+        Ok(match Status::from_header_map(answer.headers()) {
+            Some(status) => of_transport(status, self.frame_limit).into_http(),
+            None => answer,
+        })
+    }
+}
+
+fn take(calls: &Arc<Share>, caller: &Arc<Caller>) -> Result<Taken, Error> {
+    calls.take(&caller.calls, 1).ok_or(Error::Overloaded)
+}
+
+fn late(_: tokio::time::error::Elapsed) -> Error {
+    Error::DeadlineExceeded
 }
 
 fn refuse(error: Error) -> Response<Body> {

@@ -8,9 +8,13 @@ pub mod config;
 pub mod error;
 
 mod aftercare;
+mod answers;
+mod arrival;
+mod callers;
 mod calls;
 mod detached;
 mod funerals;
+mod gate;
 mod guard;
 mod health;
 mod history;
@@ -20,6 +24,8 @@ mod measure;
 mod metering;
 mod reaper;
 mod send_stream;
+mod share;
+mod streams;
 mod validate;
 mod vouching;
 
@@ -31,15 +37,17 @@ pub use guard::Guarded;
 pub use measure::Measured;
 pub use send_stream::SendStream;
 
+use callers::{Callers, Patience, Socket};
 use channel_store::ChannelStore;
 use futures_util::stream::{self, Stream};
+use gate::GateLayer;
 use health::StoreHealth;
 use proto::v1::chat_service_server::ChatServiceServer;
 use runtime::Shutdown;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic_health::pb::health_server::HealthServer;
@@ -83,6 +91,13 @@ pub async fn serve(
     limits: Limits,
     shutdown: Shutdown,
 ) -> Result<(), ServeError> {
+    let times = Patience {
+        greeting: limits.greeting_time,
+        idle: limits.idle_time,
+        answer: limits.answer_time,
+    };
+    let callers = Callers::new(limits.connections, times);
+    let gate = GateLayer::new(&limits);
     let health = StoreHealth::new(store.available(), shutdown.clone());
     let routes = Routes::new(service(store, aftercare, &limits, shutdown.clone()))
         .add_service(HealthServer::new(health))
@@ -93,7 +108,8 @@ pub async fn serve(
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
-        .serve_with_incoming_shutdown(routes, accept(listener), shutdown.requested());
+        .layer(gate)
+        .serve_with_incoming_shutdown(routes, accept(listener, callers), shutdown.requested());
     tokio::select! {
         served = server => served?,
         () = patience(&shutdown, limits.drain_time) => {
@@ -112,16 +128,22 @@ fn reflection() -> Builder<'static> {
 }
 
 /// The connections, without the errors that pass.
-fn accept(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
-    stream::unfold(listener, async |listener| {
+fn accept(listener: TcpListener, callers: Arc<Callers>) -> impl Stream<Item = io::Result<Socket>> {
+    stream::unfold((listener, callers), async |(listener, callers)| {
         loop {
-            let accepted = listener.accept().await.and_then(|(stream, _)| {
+            let accepted = listener.accept().await.and_then(|(stream, peer)| {
                 // An answer must not wait for the acknowledgement of the one before (F15).
                 stream.set_nodelay(true)?;
-                Ok(stream)
+                Ok((stream, peer))
             });
             match accepted {
-                Ok(stream) => return Some((Ok(stream), listener)),
+                Ok((stream, peer)) => match callers.admit(stream, peer) {
+                    Some(socket) => return Some((Ok(socket), (listener, callers))),
+                    None => {
+                        metering::connection_refused();
+                        tracing::warn!(%peer, "refused a connection: all places have calls under way");
+                    }
+                },
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept");
                     tokio::time::sleep(ACCEPT_PAUSE).await;

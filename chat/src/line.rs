@@ -5,13 +5,10 @@ use parking_lot::Mutex;
 use std::collections::{HashSet, VecDeque};
 use tokio::sync::Notify;
 
-/// Channels in line at most. Those that come when it is full are forgotten: whatever is done here, is done again when
-/// the channel is met again.
-const ROOM: usize = 1_000;
-
 /// Each channel once, in the order in which they came.
-#[derive(Default)]
 pub(crate) struct Line {
+    /// Channels in line at most.
+    room: usize,
     channels: Mutex<Channels>,
     grown: Notify,
 }
@@ -23,10 +20,23 @@ struct Channels {
 }
 
 impl Line {
+    /// Those that come when it is full are forgotten.
+    pub(crate) fn new(room: usize) -> Self {
+        Self {
+            room,
+            channels: Mutex::default(),
+            grown: Notify::new(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.channels.lock().order.len()
+    }
+
     /// Adds a channel, unless it is there or there is no room.
     pub(crate) fn add(&self, channel: &ChannelName) {
         let mut channels = self.channels.lock();
-        if channels.order.len() < ROOM && channels.known.insert(channel.clone()) {
+        if channels.order.len() < self.room && channels.known.insert(channel.clone()) {
             channels.order.push_back(channel.clone());
             drop(channels);
             self.grown.notify_one();
@@ -66,7 +76,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_channel_stands_in_line_once_and_again_when_it_was_taken() {
-        let line = Line::default();
+        let line = Line::new(9);
         for n in [1, 2, 1, 3] {
             line.add(&name(n));
         }
@@ -77,8 +87,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_line_has_its_bound() {
-        let line = Line::default();
-        (0..2 * ROOM).for_each(|n| line.add(&name(n)));
-        assert_eq!(line.next(usize::MAX).await.len(), ROOM);
+        let line = Line::new(5);
+        (0..10).for_each(|n| line.add(&name(n)));
+        assert_eq!(line.next(usize::MAX).await.len(), 5);
     }
 }

@@ -11,6 +11,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 fn main() -> ExitCode {
     let config: Config = cli::parse();
+    if let Err(reason) = config.check() {
+        return cli::refuse::<Config>(reason);
+    }
     telemetry::init(config.log_format);
     let threads = config.threads.into();
     lifecycle::run("chat", threads, |shutdown| start(config, shutdown))

@@ -3,7 +3,8 @@
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt;
-use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{counter, gauge, histogram};
+use runtime::families::{Family, register};
 use std::convert::Infallible;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -16,15 +17,54 @@ const CALLS: &str = "chat_calls_total";
 const IN_FLIGHT: &str = "chat_calls_in_flight";
 const DURATION: &str = "chat_call_duration_seconds";
 
+/// The methods of chat's own service.
+pub(crate) const METHODS: [&str; 6] = ["Join", "Leave", "Send", "SendStream", "Members", "History"];
+/// As labels: a caller may ask for what does not exist.
+const METHOD_LABELS: &[&str] = &[
+    "Join",
+    "Leave",
+    "Send",
+    "SendStream",
+    "Members",
+    "History",
+    "other",
+];
+const CODES: &[&str] = &[
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+const FAMILIES: &[Family] = &[
+    Family::counter(CALLS, "Calls that have ended, by method and status code")
+        .by(&[("method", METHOD_LABELS), ("code", CODES)]),
+    Family::gauge(IN_FLIGHT, "Calls and streams under way, by method")
+        .by(&[("method", METHOD_LABELS)]),
+    Family::histogram(DURATION, "From request to end; of streams, their life")
+        .by(&[("method", METHOD_LABELS)]),
+];
+
 /// Measures the service inside.
 #[derive(Clone, Debug)]
 pub struct Measured<S>(S);
 
 impl<S> Measured<S> {
     pub(crate) fn new(inner: S) -> Self {
-        describe_counter!(CALLS, "Calls that have ended, by method and status code");
-        describe_gauge!(IN_FLIGHT, "Calls and streams under way, by method");
-        describe_histogram!(DURATION, "From request to end; of streams, their life");
+        register(FAMILIES);
         Self(inner)
     }
 }
@@ -55,7 +95,6 @@ where
 
 /// The method's name, from a list: a label must not take whatever a caller writes.
 fn method(path: &str) -> &'static str {
-    const METHODS: [&str; 6] = ["Join", "Leave", "Send", "SendStream", "Members", "History"];
     let name = path.rsplit('/').next().unwrap_or_default();
     METHODS
         .into_iter()

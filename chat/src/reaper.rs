@@ -1,14 +1,13 @@
 //! Takes out what dead connectors have left, whoever finds it.
 
+use crate::metering::REAPED;
 use channel_store::{ChannelStore, Incarnation, Place, StoreError, UserRegistry};
-use metrics::{Counter, counter, describe_counter};
+use metrics::{Counter, counter};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 /// Runs of the script that reaps, at once.
 const REAPS: usize = 32;
-
-const REAPED: &str = "chat_members_reaped_total";
 
 /// One for a process: what it does at once is bounded.
 pub(crate) struct Reaper {
@@ -20,7 +19,6 @@ pub(crate) struct Reaper {
 
 impl Reaper {
     pub(crate) fn new(store: Arc<dyn ChannelStore>, registry: Arc<dyn UserRegistry>) -> Arc<Self> {
-        describe_counter!(REAPED, "Members of dead connectors taken out");
         Arc::new(Self {
             store,
             registry,

@@ -8,6 +8,7 @@
 use crate::calls::sent;
 use crate::config::Limits;
 use crate::error::{Error, of_transport};
+use crate::streams::Place;
 use crate::{metering, validate};
 use channel_store::{Publish, Published, Publisher, StoreError};
 use futures_util::future::{BoxFuture, FutureExt, MaybeDone, maybe_done};
@@ -20,7 +21,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Status, Streaming};
 
 /// Batches that may be with the store at once: enough to keep it busy while answers travel.
@@ -44,7 +44,7 @@ pub struct SendStream {
     in_flight: VecDeque<MaybeDone<BoxFuture<'static, Answered>>>,
     /// Set when nothing more is read: how the stream ends after the answers that are still to come.
     end: Option<Result<(), Status>>,
-    _place: OwnedSemaphorePermit,
+    place: Place,
 }
 
 /// A message that was checked.
@@ -68,7 +68,7 @@ impl SendStream {
         publisher: Arc<dyn Publisher>,
         limits: Limits,
         shutdown: Shutdown,
-        place: OwnedSemaphorePermit,
+        place: Place,
     ) -> Self {
         Self {
             requests,
@@ -78,7 +78,7 @@ impl SendStream {
             waiting: VecDeque::new(),
             in_flight: VecDeque::new(),
             end: None,
-            _place: place,
+            place,
         }
     }
 
@@ -124,8 +124,14 @@ impl SendStream {
             return false;
         }
         match self.requests.poll_next_unpin(cx) {
-            Poll::Pending => false,
+            Poll::Pending => {
+                if self.in_flight.is_empty() && self.place.poll_told_to_end(cx).is_ready() {
+                    self.end = Some(Err(fail(Error::StreamIdle)));
+                }
+                false
+            }
             Poll::Ready(Some(Ok(frame))) if frame.sends.len() <= FRAME_SENDS => {
+                self.place.used();
                 self.waiting.extend(frame.sends);
                 true
             }

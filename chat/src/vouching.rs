@@ -7,10 +7,11 @@
 //! once; else the funeral begins when the lease is over.
 
 use crate::line::Line;
+use crate::metering::VOUCHED;
 use crate::reaper::Reaper;
 use channel_store::{ChannelName, Incarnation, Leases, Place, StoreError};
 use futures_util::future::join_all;
-use metrics::{counter, describe_counter};
+use metrics::counter;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -18,8 +19,6 @@ use tokio::time::sleep;
 /// So many channels are checked in so long, however many people join.
 const CHECKS: usize = 20;
 const ROUND: Duration = Duration::from_secs(1);
-
-const VOUCHED: &str = "chat_vouched_total";
 
 /// What vouching needs.
 pub(crate) struct Voucher {
@@ -30,10 +29,6 @@ pub(crate) struct Voucher {
 impl Voucher {
     /// Checks channels where somebody was met, for ever.
     pub(crate) async fn check_all(self, met: Arc<Line>) {
-        describe_counter!(
-            VOUCHED,
-            "Connectors met in a channel that the directory did not know to be well"
-        );
         loop {
             let channels = met.next(CHECKS).await;
             if let Err(error) = self.check(&channels).await {
@@ -73,7 +68,12 @@ impl Voucher {
         // The directory comes after: as long as it doesn't know, the channel is checked again.
         self.leases.note(incarnation, Duration::ZERO).await?;
         counter!(VOUCHED).increment(1);
-        tracing::info!(%channel, %incarnation, dead = state.dead, "vouched for");
+        tracing::info!(
+            channel = channel.as_str(),
+            incarnation = incarnation.as_str(),
+            dead = state.dead,
+            "vouched for"
+        );
         if state.dead {
             self.reaper.reap(&place, incarnation).await?;
         }

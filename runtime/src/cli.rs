@@ -3,7 +3,6 @@
 use clap::Parser;
 use clap::error::{Error, ErrorKind};
 use std::fmt::Display;
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::process::{self, ExitCode};
 use std::time::Duration;
@@ -93,17 +92,6 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .filter(|&total| total > 0)
         .map(Duration::from_millis)
         .ok_or_else(|| "expected a time such as 500ms, 10s, 5m or 24h".to_owned())
-}
-
-/// Reads an address such as `127.0.0.1:3010`; for clap's `value_parser`.
-///
-/// # Errors
-/// One line that shows what was expected.
-pub fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| {
-        "expected an IP address and a port, such as 127.0.0.1:3010, 0.0.0.0:3010 or [::1]:3010"
-            .to_owned()
-    })
 }
 
 const KIB: u64 = 1 << 10;
@@ -243,17 +231,6 @@ mod tests {
         assert!(read("18446744073709551615GiB").is_err());
         assert_eq!(size(128 << 10), "128KiB");
         assert_eq!(size(1_000), "1000");
-    }
-
-    #[test]
-    fn an_address_that_is_none_is_answered_with_an_example() {
-        assert_eq!(address("[::1]:1"), Ok("[::1]:1".parse().unwrap()));
-        for wrong in ["3010", "localhost:3010", ":3010", ""] {
-            assert!(
-                address(wrong).unwrap_err().contains("127.0.0.1:3010"),
-                "{wrong}"
-            );
-        }
     }
 
     #[test]

@@ -31,7 +31,18 @@ pub use location::OpenError;
 pub use store::RedisStore;
 
 use crate::store::StoreOptions;
+use location::Location;
+use std::path::Path;
 use std::time::Duration;
+
+/// Looks at a URL without connecting, so that a wrong one can be told with the flag that it came from. `certificates` is a
+/// PEM file of those who may vouch for an encrypted Redis.
+///
+/// # Errors
+/// [`OpenError`], which never shows the URL.
+pub fn check_url(url: &str, certificates: Option<&Path>) -> Result<(), OpenError> {
+    Location::parse(url, certificates).map(drop)
+}
 
 /// Whole seconds as a script takes them, at least one: Redis deletes at once what is to expire in none.
 fn seconds(life: Duration) -> String {
