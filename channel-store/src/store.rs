@@ -414,8 +414,12 @@ pub trait ChannelFeed: Send + Sync + 'static {
     /// Follows it no longer. What is under way may still arrive.
     fn unsubscribe(&self, channel: &ChannelName);
 
-    /// Reads at most `limit` publications after a position, over the feed's own connection, so that the answer comes
-    /// from the server that the feed listens to. `limit` 0 judges the position only.
+    /// Reads at most `limit` publications after a position, and about 128 KiB of them, but always one if there is one.
+    /// `limit` 0 judges the position only. The answer names the server lifetime that it was given under: if that is not
+    /// the one that the feed listens to, it is not the last word, for it comes by a connection of its own.
+    ///
+    /// It begins no life of a channel, but where [`Since::Head`] says so. It waits for others' reads, a few at most for
+    /// each channel: bound it by whom it is for.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -427,7 +431,7 @@ pub trait ChannelFeed: Send + Sync + 'static {
     ) -> Result<LogPage, StoreError>;
 
     /// Where the logs of these channels end, asked together and cheaply, in their order; `None`: a channel without a
-    /// life. Over the feed's own connection, as [`ChannelFeed::read`]: who stands where it says has missed nothing.
+    /// life. Over the feed's own connection, on which it listens: who stands where it says has missed nothing.
     /// At most 500 channels a call: others wait meanwhile.
     ///
     /// # Errors
