@@ -30,14 +30,14 @@ pub struct HistoryPage {
 }
 
 impl HistoryPage {
-    /// Makes a page of what a log says of the range's position, of the log's end, and of the entries of the range, of
-    /// which there is one more than `limit` if there are more.
+    /// Makes a page of what a log says of the range's position, of the log's end, and of the entries of the range.
+    /// `more`: there are more of them than these.
     pub(crate) fn new(
         range: &HistoryRange,
         (standing, position): (Standing, Position),
         head: Position,
         entries: Vec<Publication>,
-        limit: usize,
+        more: bool,
     ) -> Self {
         let goes_back = matches!(range, HistoryRange::UpTo(_));
         let mut page = Self {
@@ -49,9 +49,8 @@ impl HistoryPage {
         match (standing, range) {
             (_, HistoryRange::Oldest | HistoryRange::Newest) | (Standing::Exact, _) => {
                 page.standing = Standing::Exact;
-                page.more = entries.len() > limit;
+                page.more = more;
                 page.entries = entries;
-                page.entries.truncate(limit);
                 // Right before the first that is held: nothing is missing after it, but all at and before it is.
                 if goes_back && page.position.offset > 0 && page.entries.is_empty() && !page.more {
                     page.standing = Standing::Trimmed;

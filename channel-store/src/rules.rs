@@ -5,22 +5,39 @@ use crate::store::StoreOptions;
 use std::time::Duration;
 
 /// A rule for the channels of some names. What it leaves open is as the store's options say.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogRule {
     /// Names, in which each `*` stands for any run of characters, none included.
     pub pattern: String,
     /// In place of [`StoreOptions::log_entries`].
     pub entries: Option<u64>,
+    /// In place of [`StoreOptions::log_keep`].
+    pub keep: Option<Duration>,
+    /// In place of [`StoreOptions::log_bytes`].
+    pub bytes: Option<u64>,
     /// In place of [`StoreOptions::log_life`].
     pub life: Option<Duration>,
     /// In place of [`StoreOptions::announce_members`].
     pub announce_members: Option<bool>,
 }
 
+/// How long a channel lives that has no members and whose log holds nothing but joins and leaves, unless something else
+/// of it is remembered for longer.
+pub(crate) const EMPTY_LIFE: Duration = Duration::from_secs(120);
+
+/// Bytes of publications in one answer at most, counted as [`StoreOptions::log_bytes`] counts them; the first comes in
+/// any case.
+pub(crate) const READ_BYTES: u64 = 128 << 10;
+
+/// What a publication counts beside its payload.
+pub(crate) const ENTRY_BYTES: u64 = 40;
+
 /// What holds for a channel.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LogPolicy {
     pub(crate) entries: u64,
+    pub(crate) keep: Duration,
+    pub(crate) bytes: u64,
     pub(crate) life: Duration,
     /// Never shorter than its log's, or offsets would begin anew below it.
     pub(crate) channel_life: Duration,
@@ -35,22 +52,22 @@ pub(crate) struct ByName<T> {
 
 impl<T> ByName<T> {
     pub(crate) fn new(options: &StoreOptions, make: impl Fn(LogPolicy) -> T) -> Self {
-        let policy = |entries: Option<u64>, life: Option<Duration>, announce: Option<bool>| {
-            let life = life.unwrap_or(options.log_life);
+        let policy = |rule: &LogRule| {
+            let life = rule.life.unwrap_or(options.log_life);
             make(LogPolicy {
-                entries: entries.unwrap_or(options.log_entries).max(1),
+                entries: rule.entries.unwrap_or(options.log_entries).max(1),
+                keep: rule.keep.unwrap_or(options.log_keep),
+                bytes: rule.bytes.unwrap_or(options.log_bytes).max(1),
                 life,
                 channel_life: options.channel_life.max(life),
-                announce_members: announce.unwrap_or(options.announce_members),
+                announce_members: rule.announce_members.unwrap_or(options.announce_members),
             })
         };
-        let rules = options.log_rules.iter().map(|rule| {
-            let made = policy(rule.entries, rule.life, rule.announce_members);
-            (rule.pattern.clone(), made)
-        });
+        let rules = options.log_rules.iter();
+        let rules = rules.map(|rule| (rule.pattern.clone(), policy(rule)));
         Self {
             rules: rules.collect(),
-            otherwise: policy(None, None, None),
+            otherwise: policy(&LogRule::default()),
         }
     }
 
@@ -120,7 +137,7 @@ mod tests {
             pattern: pattern.into(),
             entries,
             life,
-            announce_members: None,
+            ..LogRule::default()
         };
         let two_days = Duration::from_secs(48 * 3600);
         let options = StoreOptions {

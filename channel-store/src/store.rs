@@ -19,6 +19,11 @@ pub struct StoreOptions {
     pub prefix: String,
     /// Publications that a channel's log holds at least before the oldest go.
     pub log_entries: u64,
+    /// How long a channel's log holds a publication at least: whichever of this and `log_entries` keeps more.
+    pub log_keep: Duration,
+    /// The most bytes that a channel's log holds, whatever the other two say: a publication counts as its payload and
+    /// 40 more. A store trims in steps of a sixteenth, so that it may hold that much less.
+    pub log_bytes: u64,
     /// How long the log outlives its last publication, and the last time that it was touched.
     pub log_life: Duration,
     /// Whether onJoin and onLeave are published. Who is a member is known all the same.
@@ -37,6 +42,9 @@ pub struct StoreOptions {
     pub lease: Duration,
     /// When a publication counts as published.
     pub ack: Ack,
+    /// How long a server may take to answer a command. One that takes longer has an unknown outcome, and its connection
+    /// is replaced. At most a third of the lease: then a renewal that was not answered is repeated in time.
+    pub redis_timeout: Duration,
     /// A PEM file of the authorities that may vouch for the servers, instead of the public ones.
     pub redis_ca: Option<PathBuf>,
 }
@@ -60,6 +68,8 @@ impl Default for StoreOptions {
         Self {
             prefix: "gc".into(),
             log_entries: 1_000,
+            log_keep: Duration::from_secs(300),
+            log_bytes: 8 << 20,
             log_life: day,
             announce_members: true,
             log_rules: Vec::new(),
@@ -69,6 +79,7 @@ impl Default for StoreOptions {
             tombstone_life: Duration::from_secs(300),
             lease: Duration::from_secs(10),
             ack: Ack::Primary,
+            redis_timeout: Duration::from_secs(1),
             redis_ca: None,
         }
     }
@@ -197,6 +208,8 @@ pub struct Reaped {
 pub struct MembersPage {
     /// User and number of sessions.
     pub members: Vec<(UserId, u32)>,
+    /// How many users are in the channel, on all pages.
+    pub users: u64,
     /// Where to go on; `None`: that was all.
     pub next: Option<String>,
 }
@@ -204,9 +217,10 @@ pub struct MembersPage {
 /// From where a reader wants to go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Since {
-    /// Nowhere yet: where does the log end?
+    /// Nowhere yet: where does the log end? Asked by whoever is about to follow the channel: if it has no life, this
+    /// gives it an empty one for two minutes, so that the position has a name that will stand.
     Head,
-    /// After this position.
+    /// After this position. ("", 0) is where a channel without a life ends: it stands before the first publication.
     Position(Position),
 }
 
@@ -306,8 +320,9 @@ pub trait ChannelStore: Send + Sync + 'static {
     /// [`StoreError::Unavailable`].
     async fn expire(&self, channel: &ChannelName) -> Result<Option<Duration>, StoreError>;
 
-    /// At most `limit` users (or a few more: a store may answer in its own chunks), from a page token on.
-    /// Whoever is a member from the first page to the last appears at least once.
+    /// About `limit` users from a page token on: a store may answer in its own chunks, and give some more or some less.
+    /// Whoever is a member from the first page to the last appears at least once. Leaves nothing behind in a channel
+    /// that is not known.
     ///
     /// # Errors
     /// [`StoreError::BadPageToken`], [`StoreError::Unavailable`].
@@ -318,7 +333,8 @@ pub trait ChannelStore: Send + Sync + 'static {
         limit: usize,
     ) -> Result<MembersPage, StoreError>;
 
-    /// At most `limit` publications of a range of the log.
+    /// At most `limit` publications of a range of the log, and about 128 KiB of them, but always one if there is one.
+    /// Leaves nothing behind: a channel that is not known ends at the position ("", 0).
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -398,8 +414,12 @@ pub trait ChannelFeed: Send + Sync + 'static {
     /// Follows it no longer. What is under way may still arrive.
     fn unsubscribe(&self, channel: &ChannelName);
 
-    /// Reads at most `limit` publications after a position, over the feed's own connection, so that the answer comes
-    /// from the server that the feed listens to. `limit` 0 judges the position only.
+    /// Reads at most `limit` publications after a position, and about 128 KiB of them, but always one if there is one.
+    /// `limit` 0 judges the position only. The answer names the server lifetime that it was given under: if that is not
+    /// the one that the feed listens to, it is not the last word, for it comes by a connection of its own.
+    ///
+    /// It begins no life of a channel, but where [`Since::Head`] says so. It waits for others' reads, a few at most for
+    /// each channel: bound it by whom it is for.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -411,7 +431,7 @@ pub trait ChannelFeed: Send + Sync + 'static {
     ) -> Result<LogPage, StoreError>;
 
     /// Where the logs of these channels end, asked together and cheaply, in their order; `None`: a channel without a
-    /// life. Over the feed's own connection, as [`ChannelFeed::read`]: who stands where it says has missed nothing.
+    /// life. Over the feed's own connection, on which it listens: who stands where it says has missed nothing.
     /// At most 500 channels a call: others wait meanwhile.
     ///
     /// # Errors

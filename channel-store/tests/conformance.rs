@@ -2,8 +2,8 @@
 //! its faults to fix.
 
 use crate::support::{
-    Heard, Kind, Subject, bytes_message, eventually, from_session, message, name, number_user,
-    offsets, read, said, session, text_user, with_key,
+    Heard, Kind, Subject, ask_everything_of, bytes_message, eventually, from_session, message,
+    name, nowhere, number_user, offsets, read, said, session, text_user, with_key,
 };
 use channel_store::{
     Epoch, HistoryRange, LogRule, Membership, ON_JOIN, ON_LEAVE, Position, Publication, Since,
@@ -72,6 +72,12 @@ conformance! {
     where_members_are_not_announced_they_are_counted_in_silence
     history_goes_both_ways_and_says_when_there_is_more
     history_judges_where_it_begins
+    a_read_of_what_nobody_knows_begins_nothing
+    a_page_ends_before_it_has_too_many_bytes
+    a_log_never_has_more_than_its_bytes
+    a_burst_of_small_messages_erases_nothing_that_is_young
+    what_is_old_and_beyond_the_entries_goes
+    pages_of_members_are_as_long_as_asked_and_tell_how_many_there_are
 }
 
 async fn publications_have_contiguous_offsets_in_one_epoch(kind: Kind) {
@@ -740,6 +746,7 @@ async fn a_foreign_page_token_is_refused(kind: Kind) {
 async fn the_log_keeps_at_least_its_bound(kind: Kind) {
     let options = StoreOptions {
         log_entries: 50,
+        log_keep: Duration::ZERO,
         ..StoreOptions::default()
     };
     let subject = Subject::with(kind, options).await;
@@ -1036,8 +1043,8 @@ async fn a_log_rule_holds_for_the_channels_that_it_matches(kind: Kind) {
     let rule = LogRule {
         pattern: "small*".into(),
         entries: Some(10),
-        life: None,
-        announce_members: None,
+        keep: Some(Duration::ZERO),
+        ..LogRule::default()
     };
     let options = StoreOptions {
         log_rules: vec![rule],
@@ -1061,9 +1068,8 @@ async fn a_log_rule_holds_for_the_channels_that_it_matches(kind: Kind) {
 async fn where_members_are_not_announced_they_are_counted_in_silence(kind: Kind) {
     let rule = LogRule {
         pattern: "quiet".into(),
-        entries: None,
-        life: None,
         announce_members: Some(false),
+        ..LogRule::default()
     };
     let options = StoreOptions {
         log_rules: vec![rule],
@@ -1183,8 +1189,8 @@ async fn history_judges_where_it_begins(kind: Kind) {
     let rule = LogRule {
         pattern: "*".into(),
         entries: Some(10),
-        life: None,
-        announce_members: None,
+        keep: Some(Duration::ZERO),
+        ..LogRule::default()
     };
     let options = StoreOptions {
         log_rules: vec![rule],
@@ -1241,4 +1247,192 @@ async fn history_judges_where_it_begins(kind: Kind) {
         .await
         .unwrap();
     assert_eq!((oldest.position, oldest.entries), (at(first - 1), log));
+}
+
+async fn a_read_of_what_nobody_knows_begins_nothing(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let (feed, _ear) = subject.feed().await;
+    ask_everything_of(&subject, &*feed, "4").await;
+    // The end of what nobody knows stands before all that comes.
+    for body in ["a", "b"] {
+        subject.publish(message("4", "u", body)).await.unwrap();
+    }
+    let log = subject.log("4").await;
+    let page = read(&*feed, "4", &nowhere(), 10).await;
+    assert_eq!((page.standing, page.position.offset), (Standing::Exact, 0));
+    assert_eq!(page.position.epoch, log[0].position.epoch);
+    assert_eq!(page.entries, log);
+    let after = HistoryRange::After(nowhere());
+    let page = subject.store.history(&name("4"), &after, 1).await.unwrap();
+    assert_eq!((page.standing, page.position.offset), (Standing::Exact, 0));
+    assert_eq!((&page.entries[..], page.more), (&log[..1], true));
+}
+
+async fn a_page_ends_before_it_has_too_many_bytes(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let (feed, _ear) = subject.feed().await;
+    let sizes = [
+        10, 50_000, 50_000, 10, 50_000, 200_000, 10, 10, 100_000, 60_000,
+    ];
+    for size in sizes {
+        let body = "x".repeat(size);
+        subject.publish(message("4", "u", &body)).await.unwrap();
+    }
+    let newest = HistoryRange::Newest;
+    let head = subject.store.history(&name("4"), &newest, 1).await.unwrap();
+    let mut since = Position {
+        offset: 0,
+        ..head.position
+    };
+    let mut pages = Vec::new();
+    while since.offset < 10 {
+        let page = read(&*feed, "4", &since, 100).await;
+        assert_eq!((page.standing, page.last), (Standing::Exact, 10));
+        since = page.entries.last().unwrap().position.clone();
+        pages.push(offsets(&page.entries));
+    }
+    assert_eq!(
+        pages,
+        [vec![1, 2, 3, 4], vec![5], vec![6], vec![7, 8, 9], vec![10]]
+    );
+
+    let backwards = vec![vec![10], vec![9, 8, 7], vec![6], vec![5, 4, 3], vec![2, 1]];
+    for (mut range, expected) in [(HistoryRange::Oldest, pages), (newest, backwards)] {
+        let mut found = Vec::new();
+        loop {
+            let page = subject.store.history(&name("4"), &range, 100).await;
+            let page = page.unwrap();
+            assert_eq!(page.standing, Standing::Exact);
+            let last = page.entries.last().unwrap().position.clone();
+            found.push(offsets(&page.entries));
+            if !page.more {
+                break;
+            }
+            range = match range {
+                HistoryRange::Oldest | HistoryRange::After(_) => HistoryRange::After(last),
+                HistoryRange::Newest | HistoryRange::UpTo(_) => HistoryRange::UpTo(Position {
+                    offset: last.offset - 1,
+                    ..last
+                }),
+            };
+        }
+        assert_eq!(found, expected);
+    }
+}
+
+async fn a_log_never_has_more_than_its_bytes(kind: Kind) {
+    let options = StoreOptions {
+        log_bytes: 256 << 10,
+        ..StoreOptions::default()
+    };
+    let subject = Subject::with(kind, options).await;
+    let held = async || {
+        let log = subject.log("4").await;
+        let bytes = log.iter().map(|it| it.payload.as_bytes().len() + 40);
+        (log.len(), bytes.sum::<usize>())
+    };
+    for n in 1..=200 {
+        // Of all sizes, so that what counts is not their number.
+        let body = "x".repeat(5_000 + 37 * n % 3_000);
+        subject.publish(message("4", "u", &body)).await.unwrap();
+        if n % 20 == 0 {
+            let (count, bytes) = held().await;
+            assert!(bytes <= 256 << 10, "{count} with {bytes} bytes");
+            // Three steps of a sixteenth, and a message.
+            let is_full = bytes >= 200 << 10;
+            assert!(is_full || n < 60, "{count} with {bytes} bytes");
+        }
+    }
+    // Many at once are no exception, and the last is held however large it is.
+    let publisher = subject.store.publisher().unwrap();
+    let many = (0..200).map(|_| message("4", "u", &"y".repeat(3_000)));
+    publisher.publish(many.collect()).await.unwrap();
+    let (count, bytes) = held().await;
+    assert!(bytes <= 256 << 10, "{count} with {bytes} bytes");
+    let large = "z".repeat(300_000);
+    subject.publish(message("4", "u", &large)).await.unwrap();
+    assert_eq!(held().await.0, 1);
+}
+
+async fn a_burst_of_small_messages_erases_nothing_that_is_young(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let (feed, _ear) = subject.feed().await;
+    let first = message("4", "u", "remember me");
+    let first = subject.publish(first).await.unwrap();
+    let publisher = subject.store.publisher().unwrap();
+    for _ in 0..5 {
+        let burst = (0..1_000).map(|_| message("4", "u", "")).collect();
+        publisher.publish(burst).await.unwrap();
+    }
+    let page = read(&*feed, "4", &first.position, 10).await;
+    assert_eq!((page.standing, page.last), (Standing::Exact, 5_001));
+    let oldest = HistoryRange::Oldest;
+    let oldest = subject.store.history(&name("4"), &oldest, 1).await.unwrap();
+    assert_eq!(oldest.entries[0].position, first.position);
+}
+
+async fn what_is_old_and_beyond_the_entries_goes(kind: Kind) {
+    let options = StoreOptions {
+        log_entries: 50,
+        log_keep: Duration::from_millis(200),
+        ..StoreOptions::default()
+    };
+    let subject = Subject::with(kind, options).await;
+    let publisher = subject.store.publisher().unwrap();
+    let say = async |count| {
+        let messages = (0..count).map(|_| message("4", "u", "a")).collect();
+        publisher.publish(messages).await.unwrap();
+    };
+    say(1_000).await;
+    eventually("the end of what is old", async || {
+        say(1).await;
+        let held = subject.log("4").await.len();
+        assert!(held >= 50, "{held}");
+        held < 400
+    })
+    .await;
+}
+
+async fn pages_of_members_are_as_long_as_asked_and_tell_how_many_there_are(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let join = async |from: usize, to: usize| {
+        let users: Vec<String> = (from..to).map(|n| format!("user {n:04}")).collect();
+        for some in users.chunks(100) {
+            let joins = some
+                .iter()
+                .map(|user| subject.join("4", user, session(user, 1)));
+            for joined in join_all(joins).await {
+                joined.unwrap();
+            }
+        }
+    };
+    let pages = async |size: usize| {
+        let (mut found, mut sizes) = (BTreeSet::new(), Vec::new());
+        let mut token: Option<String> = None;
+        loop {
+            let channel = name("4");
+            let page = subject.store.members(&channel, token.as_deref(), size);
+            let page = page.await.unwrap();
+            sizes.push(page.members.len());
+            let most = size + size / 4 + 8;
+            assert!(page.members.len() <= most, "{sizes:?} of {size}");
+            found.extend(page.members.into_iter().map(|(user, _)| user.to_string()));
+            token = page.next;
+            if token.is_none() {
+                return (found.len() as u64, page.users, sizes);
+            }
+        }
+    };
+    join(0, 50).await;
+    let (found, users, sizes) = pages(10).await;
+    assert_eq!((found, users), (50, 50));
+    assert_eq!(sizes, [10; 5]);
+    join(50, 3_000).await;
+    for (size, most) in [(1_000, 4), (100, 40)] {
+        let (found, users, sizes) = pages(size).await;
+        assert_eq!((found, users), (3_000, 3_000));
+        assert!(sizes.len() <= most, "{sizes:?}");
+    }
+    let one = subject.store.members(&name("4"), None, 1).await.unwrap();
+    assert_eq!(one.users, 3_000, "one call counts them");
 }

@@ -190,6 +190,7 @@ async fn what_a_restored_snapshot_lost_is_told_and_never_repeated() {
 async fn what_diverged_below_what_is_held_is_unknown() {
     let options = StoreOptions {
         log_entries: 2,
+        log_keep: Duration::ZERO,
         ..StoreOptions::default()
     };
     let subject = Subject::with(Kind::Memory, options).await;
@@ -221,6 +222,7 @@ async fn what_diverged_below_what_is_held_is_unknown() {
 async fn a_log_remembers_64_epochs_and_none_that_judges_nothing() {
     let options = StoreOptions {
         log_entries: 100,
+        log_keep: Duration::ZERO,
         ..StoreOptions::default()
     };
     let subject = Subject::with(Kind::Memory, options).await;
@@ -320,4 +322,36 @@ fn what_is_published_by_several_threads_is_delivered_in_the_logs_order_f6() {
         publish();
     });
     assert_eq!(*slow.heard.lock(), [1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_only_saw_joins_and_leaves_is_forgotten_after_two_minutes() {
+    let subject = Subject::new(Kind::Memory).await;
+    let (feed, _ear) = subject.feed().await;
+    let joined = subject.join("4", "u", session("s", 1)).await.unwrap();
+    let said = subject.publish(message("5", "u", "a")).await.unwrap();
+    advance(Duration::from_secs(1_000)).await;
+    subject.join("4", "v", session("t", 2)).await.unwrap();
+    subject.leave("4", "v", session("t", 3)).await;
+    subject.leave_fenced("4", "u", session("s", 4), true).await;
+    let standing = async |channel, position| {
+        // Some operations elsewhere, by the way of which channels are looked after.
+        for _ in 0..3 {
+            let join = subject.join("elsewhere", "u", session("w", 1));
+            join.await.unwrap();
+        }
+        read(&*feed, channel, position, 10).await.standing
+    };
+    advance(Duration::from_secs(119)).await;
+    assert_eq!(standing("4", &joined.position).await, Standing::Exact);
+    advance(Duration::from_secs(122)).await;
+    assert_eq!(standing("4", &joined.position).await, Standing::Unknown);
+    let late = subject.join("4", "u", session("s", 1)).await;
+    let too_late = Err(StoreError::StaleOperation);
+    assert_eq!(late, too_late, "the tombstone stands");
+    assert_eq!(standing("5", &said.position).await, Standing::Exact);
+    advance(Duration::from_secs(500)).await;
+    assert_eq!(standing("4", &joined.position).await, Standing::Unknown);
+    let heads = feed.heads(&[name("4")]).await.unwrap();
+    assert_eq!(heads, [None], "all of it is gone");
 }

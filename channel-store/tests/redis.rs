@@ -1,8 +1,8 @@
 //! What becomes of the promises when Redis fails: it dies, falls silent, forgets, is full, or is another one than before.
 
 use crate::support::{
-    Server, Subject, becomes, eventually, from_session, message, name, offsets, publish_at_last,
-    read, said, session, with_key,
+    Server, Subject, ask_everything_of, becomes, eventually, from_session, incarnation, message,
+    name, nowhere, offsets, publish_at_last, read, said, session, session_of, with_key,
 };
 use channel_store::redis::{OpenError, RedisFeed, RedisStore};
 use channel_store::{
@@ -365,9 +365,15 @@ async fn after_a_wipe_old_positions_are_unknown() {
     subject.server().say("FLUSHALL");
     let page = read(&*feed, "4", &first.position, 10).await;
     assert_eq!(
-        (page.standing, page.last, page.position.offset),
-        (Standing::Unknown, 0, 0)
+        (page.standing, page.last, page.position),
+        (Standing::Unknown, 0, nowhere()),
+        "a read begins no life"
     );
+    let page = read(&*feed, "4", &nowhere(), 10).await;
+    assert_eq!(page.standing, Standing::Exact);
+    // Who is about to follow it begins one.
+    let head = feed.read(&name("4"), &Since::Head, 0).await.unwrap();
+    assert_eq!(head.position.offset, 0);
     let again = subject
         .publish(with_key(message("4", "u", "a"), "k"))
         .await
@@ -375,8 +381,8 @@ async fn after_a_wipe_old_positions_are_unknown() {
     assert!(!again.repeated);
     assert_eq!(again.position.offset, 1);
     assert_eq!(
-        again.position.epoch, page.position.epoch,
-        "the epoch that the reader was told"
+        again.position.epoch, head.position.epoch,
+        "the epoch that the follower was told"
     );
     assert_ne!(again.position.epoch, first.position.epoch);
     assert_eq!(
@@ -617,10 +623,14 @@ async fn a_dropped_store_and_feed_leave_no_connection_behind() {
         Value::BulkString(list) => String::from_utf8_lossy(&list).lines().count(),
         other => panic!("{other:?}"),
     };
-    assert_eq!(clients(subject.server().say("CLIENT LIST")), 3);
+    assert_eq!(
+        clients(subject.server().say("CLIENT LIST")),
+        5,
+        "two of each, and the one that asks"
+    );
     drop(feed);
     eventually("the feed's end", async || {
-        clients(subject.server().say("CLIENT LIST")) == 2
+        clients(subject.server().say("CLIENT LIST")) == 3
     })
     .await;
     let other = channel_store::memory::MemoryStore::new(StoreOptions::default());
@@ -783,8 +793,8 @@ async fn a_touch_gives_all_keys_of_a_channel_the_lives_that_chat_gave_them() {
     }
     let empty = lives(&mut subject, &["gc:{empty}:m".to_owned()]);
     assert!(
-        (86_390..=86_400).contains(&empty[0]),
-        "its own, where nobody has said: {empty:?}"
+        (115..=120).contains(&empty[0]),
+        "nobody is there and nothing was said: {empty:?}"
     );
 }
 
@@ -842,4 +852,238 @@ async fn history_goes_through_a_restart_in_both_directions() {
     }
     backwards.reverse();
     assert_eq!(backwards, log);
+}
+
+#[tokio::test]
+async fn reads_of_channels_that_nobody_knows_leave_no_key() {
+    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let (feed, _ear) = subject.feed().await;
+    for n in 0..20 {
+        ask_everything_of(&subject, &*feed, &format!("{n}")).await;
+    }
+    assert_eq!(subject.server().keys(), ["gc:schema"]);
+}
+
+/// The lives of a channel's keys, without those that live on their own.
+fn lives(subject: &mut Subject, channel: &str) -> Vec<i64> {
+    let keys = subject.server().keys();
+    let start = format!("gc:{{{channel}}}:");
+    let of_channel = keys.iter().filter(|key| {
+        let suffix = key.strip_prefix(&start);
+        suffix.is_some_and(|it| matches!(it, "m" | "l" | "s" | "u" | "d" | "c"))
+    });
+    let life = |key| match subject.server().say(&format!("TTL {key}")) {
+        Value::Int(life) => life,
+        other => panic!("{other:?}"),
+    };
+    of_channel.map(life).collect()
+}
+
+#[tokio::test]
+async fn a_channel_that_only_saw_joins_and_leaves_is_gone_two_minutes_after_the_last() {
+    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let is_brief =
+        |lives: &[i64]| !lives.is_empty() && lives.iter().all(|it| (1..=120).contains(it));
+    let is_long = |lives: &[i64]| !lives.is_empty() && lives.iter().all(|it| *it > 80_000);
+    // Attached, and nobody has come.
+    let (feed, _ear) = subject.follow("4").await;
+    feed.read(&name("4"), &Since::Head, 0).await.unwrap();
+    assert!(is_brief(&lives(&mut subject, "4")));
+    subject.join("4", "u", session("s", 1)).await.unwrap();
+    assert!(is_long(&lives(&mut subject, "4")));
+    subject.leave_fenced("4", "u", session("s", 2), true).await;
+    assert!(is_brief(&lives(&mut subject, "4")));
+    let tombstone = subject.server().say("TTL gc:{4}:left:s");
+    assert!(matches!(tombstone, Value::Int(290..)), "{tombstone:?}");
+    // A hub that still follows it doesn't prolong that by a day.
+    feed.touch(&[name("4")]).await.unwrap();
+    assert!(is_brief(&lives(&mut subject, "4")));
+    // Who comes back finds it as it was, and keeps it.
+    let joined = subject.join("4", "u", session("t", 3)).await.unwrap();
+    assert_eq!(joined.position.offset, 3);
+    assert!(is_long(&lives(&mut subject, "4")));
+
+    // Reaped, and expired.
+    let dead = incarnation("connector-1/aa");
+    subject.store.reap(&name("4"), &dead).await.unwrap();
+    assert!(is_brief(&lives(&mut subject, "4")));
+    let options = StoreOptions {
+        detached_life: Duration::from_millis(1),
+        ..StoreOptions::default()
+    };
+    let url = subject.server().url();
+    let hasty = Subject::at(&url, options).await;
+    hasty.join("5", "bot", Membership::Detached).await.unwrap();
+    eventually("the bot's end", async || {
+        hasty.store.expire(&name("5")).await.unwrap();
+        is_brief(&lives(&mut subject, "5"))
+    })
+    .await;
+
+    // Once something was said, it lives as long as any channel, and so does one where a back end speaks.
+    let next = session_of("connector-1/bb", "w", 4);
+    subject.join("4", "u", next).await.unwrap();
+    let said = from_session(message("4", "u", "a"), "w");
+    subject.publish(said).await.unwrap();
+    let next = session_of("connector-1/bb", "w", 5);
+    subject.leave("4", "u", next).await;
+    assert!(is_long(&lives(&mut subject, "4")));
+    subject.publish(message("5", "u", "a")).await.unwrap();
+    assert!(is_long(&lives(&mut subject, "5")));
+}
+
+#[tokio::test]
+async fn a_channel_whose_messages_are_trimmed_lives_as_long_as_their_keys() {
+    let options = StoreOptions {
+        log_entries: 1,
+        log_keep: Duration::ZERO,
+        ..StoreOptions::default()
+    };
+    let mut subject = Subject::on(Server::start(&[]), options).await;
+    // Each in a node of its own, so that they are dropped one by one.
+    subject.server().say("CONFIG SET stream-node-max-entries 1");
+    let say = || with_key(message("4", "u", "a"), "k");
+    subject.publish(say()).await.unwrap();
+    subject.join("4", "u", session("s", 1)).await.unwrap();
+    subject.leave("4", "u", session("s", 2)).await;
+    assert!(lives(&mut subject, "4").iter().all(|it| *it > 80_000));
+    assert!(subject.publish(say()).await.unwrap().repeated);
+    subject.server().say("DEL gc:{4}:i0 gc:{4}:i1");
+    subject.join("4", "u", session("t", 3)).await.unwrap();
+    subject.leave("4", "u", session("t", 4)).await;
+    assert!(lives(&mut subject, "4").iter().all(|it| *it <= 120));
+}
+
+/// Which connections a server has, beside the one that asks.
+fn connections(subject: &mut Subject) -> Vec<String> {
+    let Value::BulkString(list) = subject.server().say("CLIENT LIST") else {
+        panic!("no list");
+    };
+    let list = String::from_utf8(list).unwrap();
+    let others = list.lines().filter(|it| !it.contains("cmd=client"));
+    others.map(str::to_owned).collect()
+}
+
+fn ids(connections: &[String]) -> Vec<&str> {
+    let id = |line: &'_ String| line.find(' ').unwrap_or(line.len());
+    connections.iter().map(|it| &it[..id(it)]).collect()
+}
+
+#[tokio::test]
+async fn large_reads_cost_no_connection_and_little_memory() {
+    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let (feed, ear) = subject.follow("4").await;
+    let body = "x".repeat(100_000);
+    let first = subject.publish(message("4", "u", &body)).await.unwrap();
+    for _ in 1..40 {
+        subject.publish(message("4", "u", &body)).await.unwrap();
+    }
+    ear.heard("4", 40).await;
+    let start = Position {
+        offset: 0,
+        ..first.position
+    };
+    // Whatever a subscribed connection is sent beside publications would count for this.
+    subject.server().say_words(&[
+        "CONFIG",
+        "SET",
+        "client-output-buffer-limit",
+        "pubsub 262144 0 0",
+    ]);
+    let before = connections(&mut subject);
+    subject.server().say("CONFIG RESETSTAT");
+    let channel = name("4");
+    let resumes = (0..200).map(async |_| {
+        let (mut since, mut bytes) = (start.clone(), 0);
+        while since.offset < 40 {
+            let asked = Since::Position(since);
+            let page = feed.read(&channel, &asked, 100).await.unwrap();
+            assert_eq!(page.standing, Standing::Exact);
+            let sizes = page.entries.iter().map(|it| it.payload.as_bytes().len());
+            bytes += sizes.sum::<usize>();
+            since = page.entries.last().unwrap().position.clone();
+        }
+        assert!(bytes >= 40 * 100_000);
+    });
+    let pages = (0..200).map(async |_| {
+        let newest = &HistoryRange::Newest;
+        let page = subject.store.history(&channel, newest, 1_000).await;
+        let page = page.unwrap();
+        assert_eq!((page.entries.len(), page.more), (1, true));
+    });
+    tokio::join!(join_all(resumes), join_all(pages));
+    let memory = subject.server().info("memory");
+    let field = |field: &str| {
+        let value = memory.lines().find_map(|line| line.strip_prefix(field));
+        value.unwrap().parse::<u64>().unwrap()
+    };
+    let under_way = field("used_memory_peak:").saturating_sub(field("used_memory:"));
+    assert!(under_way < 8 << 20, "{under_way} bytes of answers");
+    let after = connections(&mut subject);
+    assert_eq!(ids(&after), ids(&before), "nobody lost a connection");
+    assert_eq!(ear.confirmations("4").len(), 1);
+}
+
+#[tokio::test]
+async fn a_read_connection_that_is_lost_costs_no_other() {
+    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let (feed, ear) = subject.follow("4").await;
+    let first = subject.publish(message("4", "u", "a")).await.unwrap();
+    let since = Since::Position(first.position);
+    let (mut cut, mut harmless) = (0, 0);
+    for connection in connections(&mut subject) {
+        if !connection.contains(" sub=0 psub=0 ssub=0 ") {
+            continue;
+        }
+        becomes(subject.store.available(), true, SOON).await;
+        let publisher = subject.store.publisher().unwrap();
+        let id = connection.split(' ').next().unwrap().replace("id=", "");
+        subject.server().say(&format!("CLIENT KILL ID {id}"));
+        eventually("reads go on", async || {
+            let page = feed.read(&name("4"), &since, 1).await;
+            let newest = &HistoryRange::Newest;
+            let history = subject.store.history(&name("4"), newest, 1).await;
+            page.is_ok() && history.is_ok()
+        })
+        .await;
+        let said = publisher.publish(vec![message("4", "u", "b")]).await;
+        cut += 1;
+        harmless += usize::from(said.is_ok());
+    }
+    assert_eq!(
+        (cut, harmless),
+        (3, 2),
+        "one was the store's for everything"
+    );
+    assert_eq!(ear.confirmations("4").len(), 1, "the feed's is the same");
+}
+
+#[tokio::test]
+async fn how_long_an_answer_may_take_is_a_setting() {
+    let options = StoreOptions {
+        redis_timeout: Duration::from_secs(10),
+        ..StoreOptions::default()
+    };
+    let mut subject = Subject::on(Server::start(&[]), options).await;
+    let publisher = subject.store.publisher().unwrap();
+    subject.server().freeze();
+    let mut answer = std::pin::pin!(publisher.publish(vec![message("4", "u", "a")]));
+    let early = tokio::time::timeout(Duration::from_millis(1_500), &mut answer).await;
+    assert!(early.is_err(), "it is waited for: {early:?}");
+    subject.server().thaw();
+    assert!(answer.await.unwrap()[0].is_ok());
+    assert!(*subject.store.available().borrow());
+}
+
+#[tokio::test]
+async fn a_lone_server_is_no_cluster_and_that_is_said() {
+    let server = Server::start(&[]);
+    let url = server.url().replace("redis://", "redis-cluster://");
+    let opened = RedisStore::open(&url, StoreOptions::default()).await;
+    let error = opened.err().map(|it| it.to_string()).unwrap_or_default();
+    assert!(
+        error.ends_with("is not a cluster: use redis:// in place of redis-cluster://"),
+        "{error}"
+    );
+    assert!(error.contains(&server.port().to_string()), "{error}");
 }

@@ -31,6 +31,7 @@ conformance! {
     one_policy_is_in_force_until_nobody_goes_by_it
     hints_reach_whom_they_are_for
     an_incarnation_can_listen_again
+    who_listens_last_hears
 }
 
 const LONG: Duration = Duration::from_secs(60);
@@ -484,6 +485,19 @@ async fn an_incarnation_can_listen_again(kind: Kind) {
         })
         .await;
     }
+}
+
+async fn who_listens_last_hears(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let hints = subject.hints().await;
+    let mut former = hints.listen(&incarnation(ONE));
+    let mut latter = hints.listen(&incarnation(ONE));
+    eventually("a hint", async || {
+        let _ = hints.hint(&incarnation(ONE), &user("u")).await;
+        latter.try_recv().is_ok()
+    })
+    .await;
+    assert_eq!(former.recv().await, None, "it has ended");
 }
 
 #[tokio::test]

@@ -19,11 +19,11 @@ const SOON: Duration = Duration::from_secs(10);
 
 /// What chat must be allowed, as README has it.
 const CHAT: &str = "~gc:* &gc:* -@all +info +get +set +script|load +evalsha +wait +cluster|slots +cluster|info \
-    +hmget +hget +hgetall +hset +hdel +hexists +hincrby +hscan +xadd +xrange +xrevrange +expire +expireat +del +exists +time \
-    +zadd +zrem +zrangebyscore +zscore +sadd +srem +scard +smembers +srandmember +multi +exec +publish +spublish";
+    +hmget +hget +hgetall +hset +hdel +hexists +hincrby +hlen +hscan +xadd +xtrim +xrange +xrevrange +expire +expireat +del \
+    +exists +time +zadd +zrem +zrangebyscore +zscan +zscore +sadd +srem +scard +sscan +srandmember +publish +spublish";
 /// What a connector must be allowed.
 const CONNECTOR: &str = "~gc:* &gc:* -@all +info +get +set +script|load +evalsha +cluster|slots +cluster|info \
-    +hmget +hget +hgetall +hset +hdel +hexists +hlen +hscan +xrange +expire +del +exists +time +zadd +zrangebyscore +scard \
+    +hmget +hget +hgetall +hset +hdel +hexists +hlen +hscan +xrange +expire +del +exists +time +zadd +zrangebyscore +zscan +scard \
     +sscan +multi +exec \
     +subscribe +unsubscribe +publish +ssubscribe +sunsubscribe +spublish";
 

@@ -102,7 +102,11 @@ impl Chat {
         };
         Ok(v1::MembersResponse {
             members: answer.members.into_iter().map(member).collect(),
-            next_page_token: answer.next.unwrap_or_default(),
+            users: answer.users,
+            next_page_token: answer
+                .next
+                .map(|token| history::bound(&page.channel, &token))
+                .unwrap_or_default(),
         })
     }
 

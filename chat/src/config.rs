@@ -6,11 +6,14 @@ use runtime::cli::{bytes, duration};
 use runtime::listen::address;
 use runtime::{LogFormat, descriptors};
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Connections, unless the operator or the limit of descriptors says otherwise.
 const MOST_CONNECTIONS: usize = 10_000;
+/// What a channel's log may be bounded to.
+const LOG_BYTES: RangeInclusive<u64> = 64 << 10..=1 << 30;
 /// The most messages that a channel may keep.
 const MOST_ENTRIES: u64 = 1_000_000;
 
@@ -78,6 +81,14 @@ pub struct Config {
     )]
     pub log_entries: u64,
 
+    /// How long it keeps each of them in any case, however many come: whichever of the two keeps more holds
+    #[arg(long, env = "CHAT_LOG_KEEP", default_value = "5m", value_parser = duration)]
+    pub log_keep: Duration,
+
+    /// The most bytes that it keeps, whatever the other two say: 64KiB to 1GiB, as in 8MiB
+    #[arg(long, env = "CHAT_LOG_BYTES", default_value = "8MiB", value_parser = bytes::<u64>(LOG_BYTES))]
+    pub log_bytes: u64,
+
     /// How long it keeps them after the last one
     #[arg(long, env = "CHAT_LOG_LIFE", default_value = "24h", value_parser = duration)]
     pub log_life: Duration,
@@ -86,7 +97,7 @@ pub struct Config {
     #[arg(long, env = "CHAT_ANNOUNCE_MEMBERS", default_value = "on", value_parser = switch, action = clap::ArgAction::Set)]
     pub announce_members: bool,
 
-    /// Other bounds for channels of some names, as in 'game:*:entries=50,life=1h,announce=off'
+    /// Other bounds for channels of some names, as in 'game:*:entries=50,keep=10s,bytes=1MiB,life=1h,announce=off'
     ///
     /// Each * stands for any run of characters. What is not named is as set for all channels. The first rule that
     /// matches holds; repeat the option, or put a semicolon between rules.
@@ -149,6 +160,9 @@ pub struct Config {
     /// How long a caller may take nothing of an answer before its connection is ended
     #[arg(long, env = "CHAT_ANSWER_TIMEOUT", default_value = "20s", value_parser = duration)]
     pub answer_timeout: Duration,
+    /// How long Redis may take to answer a command: 200ms to 30s. What takes longer has an unknown outcome
+    #[arg(long, env = "CHAT_REDIS_TIMEOUT", default_value = "1s", value_parser = redis_timeout)]
+    pub redis_timeout: Duration,
 
     /// Threads to work with; running more chats costs less than more threads
     #[arg(long, env = "CHAT_THREADS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -189,6 +203,8 @@ impl Config {
         StoreOptions {
             prefix: self.prefix.clone(),
             log_entries: self.log_entries,
+            log_keep: self.log_keep,
+            log_bytes: self.log_bytes,
             log_life: self.log_life,
             announce_members: self.announce_members,
             log_rules: self.log_rules.clone(),
@@ -202,6 +218,7 @@ impl Config {
                     replicas: self.ack_replicas,
                 },
             },
+            redis_timeout: self.redis_timeout,
             redis_ca: self.redis_ca.clone(),
             ..StoreOptions::default()
         }
@@ -244,6 +261,16 @@ fn count(text: &str) -> Result<usize, String> {
     number.ok_or_else(|| "expected 1 to 1000000".to_owned())
 }
 
+/// A time-out that leaves room for a pause of the server, and ends before its callers have given up.
+fn redis_timeout(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    if (Duration::from_millis(200)..=Duration::from_secs(30)).contains(&time) {
+        Ok(time)
+    } else {
+        Err("expected 200ms to 30s".to_owned())
+    }
+}
+
 fn switch(text: &str) -> Result<bool, String> {
     match text {
         "on" => Ok(true),
@@ -260,9 +287,7 @@ fn log_rule(text: &str) -> Result<LogRule, String> {
         .ok_or("expected a pattern of names, a colon and settings, as in 'game:*:entries=50,life=1h,announce=off'")?;
     let mut rule = LogRule {
         pattern: pattern.to_owned(),
-        entries: None,
-        life: None,
-        announce_members: None,
+        ..LogRule::default()
     };
     for setting in settings.split(',') {
         let wrong = |reason: String| format!("{setting:?}: {reason}");
@@ -274,6 +299,14 @@ fn log_rule(text: &str) -> Result<LogRule, String> {
                     number.ok_or_else(|| wrong(format!("expected 1 to {MOST_ENTRIES}")))?;
                 rule.entries.replace(number).is_none()
             }
+            Some(("keep", keep)) => {
+                let keep = duration(keep).map_err(wrong)?;
+                rule.keep.replace(keep).is_none()
+            }
+            Some(("bytes", number)) => {
+                let number = bytes(LOG_BYTES)(number).map_err(wrong)?;
+                rule.bytes.replace(number).is_none()
+            }
             Some(("life", life)) => {
                 let life = duration(life).map_err(wrong)?;
                 rule.life.replace(life).is_none()
@@ -283,7 +316,8 @@ fn log_rule(text: &str) -> Result<LogRule, String> {
                 rule.announce_members.replace(on).is_none()
             }
             _ => {
-                let known = "expected entries=NUMBER, life=TIME or announce=on|off";
+                let known =
+                    "expected entries=NUMBER, keep=TIME, bytes=BYTES, life=TIME or announce=on|off";
                 return Err(wrong(known.to_owned()));
             }
         };
@@ -385,17 +419,21 @@ mod tests {
             LogRule {
                 pattern: "game:*".into(),
                 entries: Some(50),
+                keep: Some(Duration::from_secs(10)),
+                bytes: Some(1 << 20),
                 life: Some(Duration::from_secs(3600)),
                 announce_members: Some(false),
             },
             LogRule {
                 pattern: "*".into(),
-                entries: None,
-                life: None,
                 announce_members: Some(true),
+                ..LogRule::default()
             },
         ];
-        let (first, second) = ("game:*:entries=50,life=1h,announce=off", "*:announce=on");
+        let (first, second) = (
+            "game:*:entries=50,keep=10s,bytes=1MiB,life=1h,announce=off",
+            "*:announce=on",
+        );
         let repeated = config(&["--log-rule", first, "--log-rule", second]);
         assert_eq!(repeated.store().log_rules, expected);
         let at_once = config(&["--log-rule", &format!("{first};{second}")]);
@@ -416,6 +454,10 @@ mod tests {
             ("4:entries=many", "expected 1 to 1000000"),
             ("4:entries=1000001", "expected 1 to 1000000"),
             ("4:life=long", "\"life=long\": "),
+            ("4:keep=long", "\"keep=long\": "),
+            ("4:bytes=1", "\"bytes=1\": expected 64KiB to 1GiB"),
+            ("4:bytes=1GB", "expected 64KiB to 1GiB"),
+            ("4:bytes=99999999999GiB", "expected 64KiB to 1GiB"),
             ("4:announce=no", "\"announce=no\": expected on or off"),
             ("4:entries=5,entries=6", "\"entries=6\": this is set twice"),
             ("4:entries=5, life=1h", "\" life=1h\": expected"),
@@ -432,6 +474,18 @@ mod tests {
         assert_eq!(ack(&["--ack", "replica"]), Ack::Replica { replicas: 1 });
         let both = ["--ack", "replica", "--ack-replicas", "2"];
         assert_eq!(ack(&both), Ack::Replica { replicas: 2 });
+    }
+
+    #[test]
+    fn bytes_have_units_and_times_have_bounds() {
+        for (text, bytes) in [("65536", 65_536), ("64KiB", 65_536), ("1GiB", 1 << 30)] {
+            assert_eq!(config(&["--log-bytes", text]).store().log_bytes, bytes);
+        }
+        let timeout = |text| config(&["--redis-timeout", text]).store().redis_timeout;
+        assert_eq!(timeout("200ms"), Duration::from_millis(200));
+        for wrong in ["100ms", "31s", "soon"] {
+            assert!(redis_timeout(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

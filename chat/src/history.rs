@@ -9,8 +9,8 @@ use channel_store::{
 use proto::v1;
 use proto::v1::publication::Content;
 
-/// Publications that are asked of the store at once.
-const STRETCH: usize = 32;
+/// Publications that are asked of the store at once; it ends an answer early by bytes.
+const STRETCH: usize = 256;
 /// Bytes of publications after which a page ends. Callers take messages of 4 MiB, unless they say otherwise.
 const PAGE_BYTES: usize = 1024 * 1024;
 /// The same where bodies come as `Struct`, in which they take several times their bytes.
@@ -24,6 +24,8 @@ pub(crate) struct Asked {
     pub(crate) channel: ChannelName,
     pub(crate) range: HistoryRange,
     pub(crate) size: usize,
+    /// 0: as many as there may be.
+    pub(crate) bytes: usize,
     pub(crate) body_as_struct: bool,
 }
 
@@ -32,10 +34,14 @@ pub(crate) async fn page(
     asked: Asked,
 ) -> Result<v1::HistoryResponse, Error> {
     let mut range = asked.range;
-    let mut budget = if asked.body_as_struct {
+    let most = if asked.body_as_struct {
         STRUCT_PAGE_BYTES
     } else {
         PAGE_BYTES
+    };
+    let mut budget = match asked.bytes {
+        0 => most,
+        bytes => bytes.min(most),
     };
     let mut publications = Vec::new();
     let mut told = None;
@@ -50,12 +56,12 @@ pub(crate) async fn page(
         if !is_exact || told.is_none() {
             told = Some((stretch.standing, position(&stretch.position)));
         }
-        let mut fits = true;
+        let mut reached_early = false;
         let mut reached = stretch.position;
         for publication in &stretch.entries {
             let bytes = publication.payload.as_bytes().len();
-            fits = bytes <= budget || publications.is_empty();
-            if !fits {
+            if bytes > budget && !publications.is_empty() {
+                reached_early = true;
                 break;
             }
             budget = budget.saturating_sub(bytes);
@@ -66,15 +72,16 @@ pub(crate) async fn page(
             publications.push(shown(publication, asked.body_as_struct));
         }
         range = after_or_up_to(is_newest_first(&range), reached);
-        if !fits || !stretch.more || publications.len() == asked.size {
-            break !fits || stretch.more;
+        let is_full = reached_early || budget == 0 || publications.len() == asked.size;
+        if is_full || !stretch.more {
+            break stretch.more || reached_early;
         }
     };
     let (standing, position) = told.unzip();
     Ok(v1::HistoryResponse {
         publications,
         next_page_token: if goes_on {
-            token(&range)
+            bound(&asked.channel, &token(&range))
         } else {
             String::new()
         },
@@ -138,7 +145,8 @@ pub(crate) fn range(
             HistoryRange::Oldest
         });
     };
-    if !(1..=EPOCH_BYTES).contains(&epoch.len()) {
+    // A channel that is not known ends at offset 0 of the empty epoch.
+    if epoch.len() > EPOCH_BYTES || epoch.is_empty() && offset > 0 {
         return Err(("from.epoch", format!("must have 1 to {EPOCH_BYTES} bytes")));
     }
     // What stands before a publication is what stands up to the one before it.
@@ -162,8 +170,35 @@ fn token(range: &HistoryRange) -> String {
     }
 }
 
-/// The range that a token stands for; `None` if it is none of ours.
-pub(crate) fn range_of(token: &str) -> Option<HistoryRange> {
+/// A token that is good for one channel only.
+pub(crate) fn bound(channel: &ChannelName, token: &str) -> String {
+    let channel = channel.as_str();
+    format!("{}:{channel}:{token}", channel.len())
+}
+
+/// The token that was bound to this channel; `None` if it is another's, or none of ours.
+pub(crate) fn unbound<'a>(channel: &ChannelName, token: &'a str) -> Option<&'a str> {
+    let channel = channel.as_str();
+    // With its length, so that no other channel's name and token look the same.
+    let (length, rest) = token.split_once(':')?;
+    if length != channel.len().to_string() {
+        return None;
+    }
+    rest.strip_prefix(channel)?.strip_prefix(':')
+}
+
+/// The range that a token stands for, which was given for pages of this channel, and of this direction if one is asked
+/// for; `None` if it is none of ours.
+pub(crate) fn range_of(
+    channel: &ChannelName,
+    newest_first: bool,
+    token: &str,
+) -> Option<HistoryRange> {
+    let range = range_of_token(unbound(channel, token)?)?;
+    (is_newest_first(&range) || !newest_first).then_some(range)
+}
+
+fn range_of_token(token: &str) -> Option<HistoryRange> {
     let (direction, rest) = token.split_once(':')?;
     let (offset, epoch) = rest.split_once(':')?;
     let newest_first = match direction {
@@ -175,6 +210,5 @@ pub(crate) fn range_of(token: &str) -> Option<HistoryRange> {
         epoch: Epoch::new(epoch),
         offset: offset.parse().ok()?,
     };
-    let is_ours = (1..=EPOCH_BYTES).contains(&epoch.len());
-    is_ours.then(|| after_or_up_to(newest_first, position))
+    (epoch.len() <= EPOCH_BYTES).then(|| after_or_up_to(newest_first, position))
 }

@@ -97,10 +97,14 @@ pub(crate) fn members(request: MembersRequest) -> Result<Page, Error> {
     let mut wrong = Wrong::default();
     let channel = wrong.take("channel", ChannelName::new(request.channel));
     let size = wrong.take("page_size", page_size(request.page_size));
-    let (Some(channel), Some(size)) = (channel, size) else {
+    let token = wrong.optional("page_token", request.page_token, |token| {
+        let bound = |name| history::unbound(name, &token).map(str::to_owned);
+        let token = channel.as_ref().and_then(bound);
+        token.ok_or_else(|| StoreError::BadPageToken.to_string())
+    });
+    let (Some(channel), Some(size), Some(token)) = (channel, size, token) else {
         return Err(wrong.into());
     };
-    let token = Some(request.page_token).filter(|token| !token.is_empty());
     Ok(Page {
         channel,
         size,
@@ -115,7 +119,10 @@ pub(crate) fn history(request: HistoryRequest) -> Result<history::Asked, Error> 
     let range = history::range(request.newest_first, request.from);
     let range = range.or_else(|(field, error)| wrong.take(field, Err(error)).ok_or(()));
     let token = wrong.optional("page_token", request.page_token, |token| {
-        history::range_of(&token).ok_or_else(|| StoreError::BadPageToken.to_string())
+        let newest_first = request.newest_first;
+        let range = |name| history::range_of(name, newest_first, &token);
+        let range = channel.as_ref().and_then(range);
+        range.ok_or_else(|| StoreError::BadPageToken.to_string())
     });
     let (Some(channel), Some(size), Ok(range), Some(token)) = (channel, size, range, token) else {
         return Err(wrong.into());
@@ -124,6 +131,7 @@ pub(crate) fn history(request: HistoryRequest) -> Result<history::Asked, Error> 
         channel,
         range: token.unwrap_or(range),
         size,
+        bytes: request.page_bytes as usize,
         body_as_struct: request.body_as_struct,
     })
 }

@@ -93,6 +93,11 @@ pub struct Config {
     #[arg(long, env = "CONNECTOR_LEASE", default_value = "10s", value_parser = lease, value_name = "TIME")]
     pub lease: Duration,
 
+    /// How long Redis may take to answer a command: 200ms to 30s. At most a third of --lease, so that a renewal without an
+    /// answer is repeated in time
+    #[arg(long, env = "CONNECTOR_REDIS_TIMEOUT", default_value = "1s", value_parser = redis_timeout, value_name = "TIME")]
+    pub redis_timeout: Duration,
+
     /// Text for people, json for machines
     #[arg(long, env = "CONNECTOR_LOG_FORMAT", value_enum, default_value = "text")]
     pub log_format: LogFormat,
@@ -263,6 +268,13 @@ fn lease(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Leaves room for a pause of the server, and ends before the longest lease.
+fn redis_timeout(text: &str) -> Result<Duration, String> {
+    let allowed = Duration::from_millis(200)..=Duration::from_secs(30);
+    let time = duration(text).ok().filter(|time| allowed.contains(time));
+    time.ok_or_else(|| "expected 200ms to 30s".to_owned())
+}
+
 /// Nothing, or so long that members are not listed for ever.
 fn grace(text: &str) -> Result<Duration, String> {
     if matches!(text, "0" | "0s") {
@@ -291,6 +303,7 @@ impl Config {
         StoreOptions {
             prefix: self.prefix.clone(),
             redis_ca: self.redis_ca.clone(),
+            redis_timeout: self.redis_timeout,
             ..StoreOptions::default()
         }
     }

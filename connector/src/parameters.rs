@@ -131,9 +131,11 @@ impl ReadHistory {
             Some(from) => Some(recovery::position(from).ok_or_else(|| invalid("from", POSITION))?),
         };
         let newest_first = flag("newestFirst", fields.get("newestFirst"))?;
-        // Nothing stands before the beginning, and no epoch is without a name.
-        let is_nowhere =
-            |from: &Position| from.epoch.as_str().is_empty() || newest_first && from.offset == 0;
+        // Nothing stands before the beginning, and no epoch is without a name; but a channel without a life ends at the empty
+        // one's offset 0.
+        let is_nowhere = |from: &Position| {
+            from.epoch.as_str().is_empty() && from.offset > 0 || newest_first && from.offset == 0
+        };
         if from.as_ref().is_some_and(is_nowhere) {
             return Err(invalid("from", "a position that a publication can have"));
         }

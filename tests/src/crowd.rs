@@ -17,7 +17,7 @@ use tokio::time::Instant;
 pub const ROOM: &str = "room";
 
 /// What keeps every publication of a test, however long it runs.
-pub const WHOLE_LOG: [&str; 2] = ["--log-entries", "1000000"];
+pub const WHOLE_LOG: [&str; 2] = ["--log-rule", "*:entries=1000000,bytes=1GiB"];
 
 /// Between two messages of one sender.
 const PACE: Duration = Duration::from_millis(8);

@@ -7,7 +7,7 @@ use crate::history::{HistoryPage, HistoryRange};
 use crate::lease::Look;
 use crate::name::{ChannelName, Incarnation, SessionId, User, UserId};
 use crate::publication::{ON_JOIN, ON_LEAVE, Payload, Position, Publication};
-use crate::rules::LogPolicy;
+use crate::rules::{EMPTY_LIFE, LogPolicy};
 use crate::store::{
     FeedConnection, FeedSink, Generation, Head, Join, Joined, Leave, LogPage, MembersPage,
     Membership, Publish, Published, Reaped, Since, StoreError, StoreOptions,
@@ -202,13 +202,34 @@ impl Channel {
         state.kept.members.list(incarnation)
     }
 
-    /// True if nobody is here, or was for the channel's life.
-    pub(super) fn is_idle(&self, now: Instant) -> bool {
-        let state = self.state.lock();
-        state.kept.members.is_empty(now)
-            && state.followers.is_empty()
-            && now.duration_since(state.used) >= state.policy.channel_life
+    /// Whether it is to be forgotten, or when to look at it again.
+    pub(super) fn look_after(&self, now: Instant) -> Idle {
+        let mut state = self.state.lock();
+        let life = if state.kept.log.is_silent(now) {
+            state.policy.channel_life.min(EMPTY_LIFE)
+        } else {
+            state.policy.channel_life
+        };
+        if state.kept.members.has_sessions() || !state.followers.is_empty() {
+            return Idle::LookAgain(now + life);
+        }
+        if state.used + life > now {
+            return Idle::LookAgain(state.used + life);
+        }
+        if state.kept.members.is_empty(now) {
+            return Idle::Over;
+        }
+        // Tombstones stand on their own: all else is over.
+        let generation = state.server.generation.clone();
+        state.kept.log.end_life(generation);
+        Idle::LookAgain(now + life)
     }
+}
+
+/// What becomes of a channel that was looked at.
+pub(super) enum Idle {
+    Over,
+    LookAgain(Instant),
 }
 
 impl State {
@@ -226,6 +247,7 @@ impl State {
             return Err(StoreError::NotMember);
         }
         let position = self.append(publish.payload, now);
+        self.kept.log.note_spoken();
         if let Some(key) = key {
             self.kept.log.remember(key, position.offset, now.instant);
         }
@@ -383,11 +405,9 @@ impl State {
 
     fn append(&mut self, payload: Payload, now: Now) -> Position {
         self.used = now.instant;
-        let publication =
-            self.kept
-                .log
-                .append(payload, now, self.policy.entries, &self.server.generation);
-        self.fresh.push(publication.clone());
+        let generation = &self.server.generation;
+        let publication = self.kept.log.append(payload, now, self.policy, generation);
+        self.fresh.push(publication);
         self.kept.log.head()
     }
 

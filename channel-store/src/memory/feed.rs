@@ -1,9 +1,9 @@
 //! A connector's side of channels in memory.
 
 use super::channel::Follower;
-use super::{Channels, Now};
+use super::{Channels, Now, before_all};
 use crate::name::ChannelName;
-use crate::store::{ChannelFeed, FeedSink, Head, LogPage, Since, StoreError};
+use crate::store::{ChannelFeed, FeedSink, Generation, Head, LogPage, Since, Standing, StoreError};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use std::collections::HashSet;
@@ -56,10 +56,9 @@ impl ChannelFeed for MemoryFeed {
 
     fn unsubscribe(&self, channel: &ChannelName) {
         self.followed.lock().remove(channel);
-        let now = Now::new().instant;
-        self.channels
-            .find_or_create(channel, now)
-            .unfollow(self.follower.feed);
+        if let Some(channel) = self.channels.find(channel) {
+            channel.unfollow(self.follower.feed);
+        }
     }
 
     async fn read(
@@ -69,8 +68,14 @@ impl ChannelFeed for MemoryFeed {
         limit: usize,
     ) -> Result<LogPage, StoreError> {
         let (now, channels) = (Now::new(), &self.channels);
-        let found = channels.find_or_create(channel, now.instant);
-        Ok(found.read(since, limit, now))
+        let found = match since {
+            Since::Head => Some(channels.find_or_create(channel, now.instant)),
+            Since::Position(_) => channels.find(channel),
+        };
+        Ok(match found {
+            Some(found) => found.read(since, limit, now),
+            None => without_life(since, channels.generation()),
+        })
     }
 
     async fn heads(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError> {
@@ -86,13 +91,28 @@ impl ChannelFeed for MemoryFeed {
     }
 }
 
+/// What a channel without a life answers.
+fn without_life(since: &Since, generation: Generation) -> LogPage {
+    let end = before_all();
+    LogPage {
+        standing: match since {
+            Since::Head => Standing::Head,
+            Since::Position(it) if *it == end => Standing::Exact,
+            Since::Position(_) => Standing::Unknown,
+        },
+        generation,
+        position: end,
+        last: 0,
+        entries: Vec::new(),
+    }
+}
+
 impl Drop for MemoryFeed {
     fn drop(&mut self) {
-        let now = Now::new().instant;
         for channel in self.followed.lock().drain() {
-            self.channels
-                .find_or_create(&channel, now)
-                .unfollow(self.follower.feed);
+            if let Some(channel) = self.channels.find(&channel) {
+                channel.unfollow(self.follower.feed);
+            }
         }
     }
 }

@@ -166,9 +166,14 @@ impl Leases for MemoryLeases {
         channels: &[ChannelName],
     ) -> Result<Vec<Look>, StoreError> {
         let now = Now::new().instant;
-        let look = |name| {
-            let channel = self.channels.find_or_create(name, now);
-            channel.look(incarnation, now)
+        let look = |name| match self.channels.find(name) {
+            Some(channel) => channel.look(incarnation, now),
+            None => Look {
+                sessions: 0,
+                tombstoned: false,
+                overdue: false,
+                generation: self.channels.generation(),
+            },
         };
         Ok(channels.iter().map(look).collect())
     }
@@ -178,8 +183,8 @@ impl Leases for MemoryLeases {
         incarnation: &Incarnation,
         channel: &ChannelName,
     ) -> Result<BTreeMap<SessionId, User>, StoreError> {
-        let channel = self.channels.find_or_create(channel, Now::new().instant);
-        Ok(channel.list(incarnation))
+        let channel = self.channels.find(channel);
+        Ok(channel.map(|it| it.list(incarnation)).unwrap_or_default())
     }
 
     async fn resign(&self, incarnation: &Incarnation) -> Result<(), StoreError> {
@@ -208,8 +213,8 @@ impl Leases for MemoryLeases {
     }
 
     async fn present(&self, channel: &ChannelName) -> Result<Vec<Incarnation>, StoreError> {
-        let channel = self.channels.find_or_create(channel, Now::new().instant);
-        Ok(channel.incarnations())
+        let channel = self.channels.find(channel);
+        Ok(channel.map(|it| it.incarnations()).unwrap_or_default())
     }
 
     async fn observe(

@@ -1,10 +1,10 @@
-//! A channel's log in memory: bounded by number and time, with the idempotency keys of what it holds.
+//! A channel's log in memory: bounded by number, time and bytes, with the idempotency keys of what it holds.
 
 use super::Now;
 use crate::history::{HistoryPage, HistoryRange};
 use crate::name::{IdempotencyKey, UserId};
 use crate::publication::{Epoch, Payload, Position, Publication};
-use crate::rules::LogPolicy;
+use crate::rules::{ENTRY_BYTES, LogPolicy, READ_BYTES};
 use crate::store::{Generation, LogPage, Published, Since, Standing, StoreError, StoreOptions};
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -24,9 +24,25 @@ pub(super) struct Log {
     /// The server lifetime that the newest epoch began under.
     generation: Generation,
     last: u64,
-    entries: VecDeque<Publication>,
+    entries: VecDeque<Held>,
+    /// Of the entries, as the options count them.
+    bytes: u64,
+    /// The offset of the last publication that is no join or leave; 0: there was none.
+    spoken: u64,
     published: Instant,
     keys: Keys,
+}
+
+#[derive(Clone)]
+struct Held {
+    since: Instant,
+    publication: Publication,
+}
+
+impl Held {
+    fn bytes(&self) -> u64 {
+        self.publication.payload.as_bytes().len() as u64 + ENTRY_BYTES
+    }
 }
 
 impl Log {
@@ -36,6 +52,8 @@ impl Log {
             generation,
             last: 0,
             entries: VecDeque::new(),
+            bytes: 0,
+            spoken: 0,
             published: started,
             keys: Keys {
                 started,
@@ -50,30 +68,69 @@ impl Log {
         &mut self,
         payload: Payload,
         now: Now,
-        bound: u64,
+        policy: LogPolicy,
         generation: &Generation,
-    ) -> &Publication {
+    ) -> Publication {
         if self.generation != *generation {
             self.generation = generation.clone();
             self.begin_epoch();
         }
         self.last += 1;
         self.published = now.instant;
-        while self.entries.len() as u64 >= bound {
-            self.entries.pop_front();
-        }
-        self.entries.push_back(Publication {
+        let publication = Publication {
             position: self.head(),
             time: now.milliseconds,
             payload,
-        });
-        &self.entries[self.entries.len() - 1]
+        };
+        let held = Held {
+            since: now.instant,
+            publication: publication.clone(),
+        };
+        self.bytes += held.bytes();
+        self.entries.push_back(held);
+        self.trim(now.instant, policy);
+        publication
+    }
+
+    /// Drops what is both older than the time and beyond the number, and what is beyond the bytes. The last one stays.
+    fn trim(&mut self, now: Instant, policy: LogPolicy) {
+        while self.entries.len() > 1 {
+            let oldest = &self.entries[0];
+            let is_old = now.duration_since(oldest.since) >= policy.keep;
+            let is_beyond = self.entries.len() as u64 > policy.entries;
+            if !(is_old && is_beyond || self.bytes > policy.bytes) {
+                return;
+            }
+            self.bytes -= oldest.bytes();
+            self.entries.pop_front();
+        }
+    }
+
+    /// What was appended last is no join or leave.
+    pub(super) fn note_spoken(&mut self) {
+        self.spoken = self.last;
+    }
+
+    /// Begins another life, in which nothing of this one is known.
+    pub(super) fn end_life(&mut self, generation: Generation) {
+        self.epochs = vec![(new_epoch(), 1)];
+        self.generation = generation;
+        self.last = 0;
+        self.entries = VecDeque::new();
+        self.bytes = 0;
+        self.spoken = 0;
+    }
+
+    /// True if the log holds nothing but joins and leaves, and no key is remembered.
+    pub(super) fn is_silent(&mut self, now: Instant) -> bool {
+        self.spoken <= self.before_first() && self.keys.is_empty(now)
     }
 
     /// The content goes when the log's time is over; the count goes on.
     pub(super) fn expire(&mut self, now: Instant, policy: LogPolicy) {
         if now.duration_since(self.published) >= policy.life {
             self.entries.clear();
+            self.bytes = 0;
         }
     }
 
@@ -132,6 +189,7 @@ impl Log {
         now: Now,
     ) -> Result<Published, StoreError> {
         let first = self.entries.get(self.index(offset));
+        let first = first.map(|it| &it.publication);
         if first.is_some_and(|first| first.payload != *payload) {
             return Err(StoreError::KeyReused);
         }
@@ -149,13 +207,14 @@ impl Log {
             Since::Head => (Standing::Head, self.head()),
             Since::Position(position) => self.judge(position),
         };
-        let following = self.entries.iter().skip(self.index(position.offset + 1));
+        let following = self.index(position.offset.saturating_add(1));
+        let following = self.entries.iter().skip(following);
         LogPage {
             standing,
             generation,
             position,
             last: self.last,
-            entries: following.take(limit).cloned().collect(),
+            entries: page(following, limit).0,
         }
     }
 
@@ -166,27 +225,32 @@ impl Log {
             HistoryRange::Newest => (Standing::Exact, self.head()),
             HistoryRange::After(position) | HistoryRange::UpTo(position) => self.judge(position),
         };
-        let entries = self.entries.iter();
         let offset = judgement.1.offset;
-        let taken: Vec<_> = match range {
-            HistoryRange::Oldest | HistoryRange::After(_) => entries
-                .skip_while(|it| it.position.offset <= offset)
-                .take(limit + 1)
-                .cloned()
-                .collect(),
-            HistoryRange::Newest | HistoryRange::UpTo(_) => entries
-                .rev()
-                .skip_while(|it| it.position.offset > offset)
-                .take(limit + 1)
-                .cloned()
-                .collect(),
+        // So many stand at the position and before it.
+        let before = offset.saturating_sub(self.before_first());
+        let before = usize::try_from(before).unwrap_or(usize::MAX);
+        let (taken, more) = match range {
+            HistoryRange::Oldest | HistoryRange::After(_) => {
+                page(self.entries.iter().skip(before), limit)
+            }
+            HistoryRange::Newest | HistoryRange::UpTo(_) => {
+                page(self.entries.iter().take(before).rev(), limit)
+            }
         };
-        HistoryPage::new(range, judgement, self.head(), taken, limit)
+        HistoryPage::new(range, judgement, self.head(), taken, more)
     }
 
     /// How a position stands, and where to go on from.
     fn judge(&self, position: &Position) -> (Standing, Position) {
         let before_first = self.before_first();
+        if position.epoch.as_str().is_empty() && position.offset == 0 {
+            // Where a channel without a life ends: it stands before the first.
+            let standing = match before_first {
+                0 => Standing::Exact,
+                _ => Standing::Trimmed,
+            };
+            return (standing, self.at(before_first));
+        }
         let known = self.epochs.iter().position(|(id, _)| *id == position.epoch);
         let Some(index) = known else {
             return (Standing::Unknown, self.at(before_first));
@@ -214,6 +278,19 @@ impl Log {
     }
 }
 
+/// A page of these, and whether there are more. It ends before it exceeds its bytes, but not before its first.
+fn page<'a>(held: impl Iterator<Item = &'a Held>, limit: usize) -> (Vec<Publication>, bool) {
+    let (mut taken, mut bytes) = (Vec::new(), 0);
+    for held in held {
+        bytes += held.bytes();
+        if taken.len() >= limit || bytes > READ_BYTES && !taken.is_empty() {
+            return (taken, true);
+        }
+        taken.push(held.publication.clone());
+    }
+    (taken, false)
+}
+
 /// An id that never repeats.
 fn new_epoch() -> Epoch {
     Epoch::new(&format!("{:016x}", fastrand::u64(..)))
@@ -234,6 +311,11 @@ struct Window {
 }
 
 impl Keys {
+    fn is_empty(&mut self, now: Instant) -> bool {
+        self.turn(now);
+        self.windows.iter().all(|window| window.offsets.is_empty())
+    }
+
     fn find(&mut self, key: &Key, now: Instant) -> Option<u64> {
         self.turn(now);
         // It is in one of them at most: who finds it remembers it no second time.

@@ -58,6 +58,10 @@ impl Members {
         self.sessions.is_empty() && no_tombstone
     }
 
+    pub(super) fn has_sessions(&self) -> bool {
+        !self.sessions.is_empty()
+    }
+
     pub(super) fn contains(&self, session: &Session) -> bool {
         self.sessions.contains_key(session)
     }
@@ -219,7 +223,12 @@ impl Members {
         let members: Vec<_> = page.map(|(user, count)| (user.clone(), *count)).collect();
         let last = members.last().filter(|_| users.next().is_some());
         let next = last.map(|(user, _)| format!("{TOKEN}{user}"));
-        Some(MembersPage { members, next })
+        let users = self.users.len() as u64;
+        Some(MembersPage {
+            members,
+            users,
+            next,
+        })
     }
 }
 

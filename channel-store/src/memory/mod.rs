@@ -15,19 +15,20 @@ mod restart;
 use crate::history::{HistoryPage, HistoryRange};
 use crate::lease::Leases;
 use crate::name::{ChannelName, Incarnation};
+use crate::publication::{Epoch, Position};
 use crate::registry::{Hints, UserRegistry};
-use crate::rules::{ByName, LogPolicy};
+use crate::rules::{ByName, EMPTY_LIFE, LogPolicy};
 use crate::store::{
-    ChannelFeed, ChannelStore, FeedConnection, FeedSink, Join, Joined, Leave, MembersPage, Publish,
-    Published, Publisher, Reaped, StoreError, StoreOptions,
+    ChannelFeed, ChannelStore, FeedConnection, FeedSink, Generation, Join, Joined, Leave,
+    MembersPage, Publish, Published, Publisher, Reaped, Standing, StoreError, StoreOptions,
 };
 use async_trait::async_trait;
-use channel::{Channel, Kept};
+use channel::{Channel, Idle, Kept};
 use leases::{MemoryLeases, Registered};
 use parking_lot::Mutex;
 use registry::{Listeners, MemoryRegistry, Users};
 pub use restart::Snapshot;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
@@ -58,7 +59,8 @@ impl MemoryStore {
                 registry: Mutex::new(Registry {
                     server: restart::next(0),
                     by_name: HashMap::new(),
-                    to_look_at: VecDeque::new(),
+                    to_look_at: BTreeMap::new(),
+                    looks: 0,
                 }),
             }),
             available: watch::Sender::new(true),
@@ -114,9 +116,15 @@ impl ChannelStore for MemoryStore {
 
     async fn leave(&self, leave: Leave) -> Result<bool, StoreError> {
         let (now, channels) = (Now::new(), &self.channels);
-        let left = channels
-            .find_or_create(&leave.channel, now.instant)
-            .change(|state| state.leave(&leave, now, &channels.options));
+        let channel = if leave.fence {
+            channels.find_or_create(&leave.channel, now.instant)
+        } else {
+            match channels.find(&leave.channel) {
+                Some(channel) => channel,
+                None => return Ok(false),
+            }
+        };
+        let left = channel.change(|state| state.leave(&leave, now, &channels.options));
         Ok(left)
     }
 
@@ -134,8 +142,8 @@ impl ChannelStore for MemoryStore {
 
     async fn expire(&self, channel: &ChannelName) -> Result<Option<Duration>, StoreError> {
         let now = Now::new();
-        let channel = self.channels.find_or_create(channel, now.instant);
-        Ok(channel.change(|state| state.expire(now)))
+        let channel = self.channels.find(channel);
+        Ok(channel.and_then(|it| it.change(|state| state.expire(now))))
     }
 
     async fn members(
@@ -145,9 +153,12 @@ impl ChannelStore for MemoryStore {
         limit: usize,
     ) -> Result<MembersPage, StoreError> {
         let now = Now::new();
-        self.channels
-            .find_or_create(channel, now.instant)
-            .change(|state| state.members(page, limit, now))
+        match self.channels.find(channel) {
+            Some(channel) => channel.change(|state| state.members(page, limit, now)),
+            None => members::Members::default()
+                .page(page, limit)
+                .ok_or(StoreError::BadPageToken),
+        }
     }
 
     async fn history(
@@ -157,13 +168,34 @@ impl ChannelStore for MemoryStore {
         limit: usize,
     ) -> Result<HistoryPage, StoreError> {
         let now = Now::new();
-        let channel = self.channels.find_or_create(channel, now.instant);
-        Ok(channel.history(range, limit, now))
+        Ok(match self.channels.find(channel) {
+            Some(channel) => channel.history(range, limit, now),
+            None => history_without_life(range),
+        })
     }
 
     fn available(&self) -> watch::Receiver<bool> {
         self.available.subscribe()
     }
+}
+
+/// Where a channel without a life ends.
+fn before_all() -> Position {
+    Position {
+        epoch: Epoch::new(""),
+        offset: 0,
+    }
+}
+
+/// What a channel without a life answers.
+fn history_without_life(range: &HistoryRange) -> HistoryPage {
+    let standing = match range {
+        HistoryRange::Oldest | HistoryRange::Newest => Standing::Exact,
+        HistoryRange::After(it) | HistoryRange::UpTo(it) if *it == before_all() => Standing::Exact,
+        HistoryRange::After(_) | HistoryRange::UpTo(_) => Standing::Unknown,
+    };
+    let judgement = (standing, before_all());
+    HistoryPage::new(range, judgement, before_all(), Vec::new(), false)
 }
 
 /// The present, on both clocks: the one that measures, and the one that people read.
@@ -200,8 +232,9 @@ struct Registry {
     /// The server lifetime, as feeds see it.
     server: FeedConnection,
     by_name: HashMap<ChannelName, Arc<Channel>>,
-    /// Each channel once, with the time to see whether it is idle.
-    to_look_at: VecDeque<(Instant, Arc<Channel>)>,
+    /// Each channel once, by the time to see whether it is idle; those of one moment by their numbers.
+    to_look_at: BTreeMap<(Instant, u64), Arc<Channel>>,
+    looks: u64,
 }
 
 impl Channels {
@@ -211,6 +244,11 @@ impl Channels {
         self.started_milliseconds + since.unwrap_or(u64::MAX / 2)
     }
 
+    /// The server lifetime, as feeds see it.
+    fn generation(&self) -> Generation {
+        self.registry.lock().server.generation.clone()
+    }
+
     fn find(&self, name: &ChannelName) -> Option<Arc<Channel>> {
         self.registry.lock().by_name.get(name).cloned()
     }
@@ -218,7 +256,7 @@ impl Channels {
     fn find_or_create(&self, name: &ChannelName, now: Instant) -> Arc<Channel> {
         let mut registry = self.registry.lock();
         for _ in 0..LOOKS {
-            if !registry.look_at_one(now, &self.options) {
+            if !registry.look_at_one(now) {
                 break;
             }
         }
@@ -230,36 +268,36 @@ impl Channels {
         let policy = *self.policies.of(name);
         let channel = Arc::new(Channel::new(name.clone(), kept, server, now, policy));
         registry.by_name.insert(name.clone(), channel.clone());
-        registry
-            .to_look_at
-            .push_back((now + idle_life(&self.options), channel.clone()));
+        registry.look_again(now + EMPTY_LIFE.min(policy.channel_life), channel.clone());
         channel
     }
 }
 
 impl Registry {
     /// Forgets a channel that is idle, if it is time to look at one.
-    fn look_at_one(&mut self, now: Instant, options: &StoreOptions) -> bool {
-        if self.to_look_at.front().is_none_or(|(due, _)| *due > now) {
-            return false;
-        }
-        let Some((_, channel)) = self.to_look_at.pop_front() else {
+    fn look_at_one(&mut self, now: Instant) -> bool {
+        let Some(entry) = self.to_look_at.first_entry().filter(|it| it.key().0 <= now) else {
             return false;
         };
+        let channel = entry.remove();
         // Here and in the map, and clones are made under this lock: nobody else can be about to change it.
-        let unused = Arc::strong_count(&channel) == 2;
-        if unused && channel.is_idle(now) {
-            self.by_name.remove(channel.name());
-        } else {
-            self.to_look_at
-                .push_back((now + idle_life(options), channel));
+        if Arc::strong_count(&channel) > 2 {
+            self.look_again(now + EMPTY_LIFE, channel);
+            return true;
+        }
+        match channel.look_after(now) {
+            Idle::Over => {
+                self.by_name.remove(channel.name());
+            }
+            Idle::LookAgain(at) => self.look_again(at, channel),
         }
         true
     }
-}
 
-fn idle_life(options: &StoreOptions) -> Duration {
-    options.channel_life.max(options.log_life)
+    fn look_again(&mut self, at: Instant, channel: Arc<Channel>) {
+        self.looks += 1;
+        self.to_look_at.insert((at, self.looks), channel);
+    }
 }
 
 #[async_trait]

@@ -24,8 +24,6 @@ use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinHandle, coop::unconstrained};
 use tokio::time::{sleep, timeout};
 
-/// A command that takes longer has an unknown outcome.
-const ANSWER_TIME: Duration = Duration::from_secs(1);
 /// How often a connection is asked whether its server lives, and is what it was.
 pub(super) const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// Commands that are handed over at once; more wait in line.
@@ -35,9 +33,11 @@ const QUEUE: usize = 1024;
 pub(super) type OnPush = Arc<dyn Fn(PushInfo) + Send + Sync>;
 
 /// What a connection is for.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Manner {
     pub(super) number: u64,
+    /// A command that takes longer has an unknown outcome.
+    pub(super) answer_time: Duration,
     pub(super) on_push: Option<OnPush>,
     /// With a node of a cluster: told when the node says that slots are elsewhere.
     pub(super) stirred: Option<Arc<Notify>>,
@@ -86,6 +86,7 @@ pub(super) struct Connection {
     pub(super) number: u64,
     /// The server lifetime that it began under.
     pub(super) generation: Generation,
+    answer_time: Duration,
     commands: MultiplexedConnection,
     driver: AbortHandle,
     stirred: Option<Arc<Notify>>,
@@ -216,7 +217,7 @@ impl Connection {
     ) -> Result<T, StoreError> {
         // Unconstrained: tokio's budget would otherwise let a later command into the queue before this one.
         let mut answer = pin!(unconstrained(answer));
-        let answer = match timeout(ANSWER_TIME, &mut answer).await {
+        let answer = match timeout(self.answer_time, &mut answer).await {
             Ok(answer) => answer,
             Err(_) => {
                 // Closed before it is let go: dropped while still queued, it would be passed over and a later one sent.
@@ -278,6 +279,7 @@ impl Live {
             connection: Connection {
                 number: manner.number,
                 generation: "".into(),
+                answer_time: manner.answer_time,
                 commands,
                 driver: driver.abort_handle(),
                 stirred: manner.stirred,

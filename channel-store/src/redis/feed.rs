@@ -16,6 +16,7 @@ use super::topics::Topics;
 use crate::lease::Leases;
 use crate::name::ChannelName;
 use crate::registry::{Hints, UserRegistry};
+use crate::rules::EMPTY_LIFE;
 use crate::store::{ChannelFeed, FeedSink, Head, LogPage, Since, StoreError, StoreOptions};
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
@@ -53,6 +54,7 @@ impl RedisFeed {
             lives: Lives {
                 log_seconds: super::seconds(options.log_life),
                 channel_seconds: super::channel_seconds(&options),
+                empty_seconds: super::seconds(EMPTY_LIFE),
             },
             keys,
             topics,
@@ -115,16 +117,9 @@ impl ChannelFeed for RedisFeed {
         since: &Since,
         limit: usize,
     ) -> Result<LogPage, StoreError> {
-        let connection = self.nodes.connection(channel)?;
-        read(
-            &connection,
-            &self.keys,
-            &self.lives.channel_seconds,
-            channel,
-            since,
-            limit,
-        )
-        .await
+        let reading = self.nodes.reading_of(channel).await?;
+        let keys = self.keys.of(channel);
+        read(&reading.connection, &keys, since, limit).await
     }
 
     async fn heads(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError> {

@@ -16,6 +16,8 @@ use redis::{Pipeline, Value};
 pub(super) struct Lives {
     pub(super) log_seconds: String,
     pub(super) channel_seconds: String,
+    /// Of a channel without members where nothing was ever said.
+    pub(super) empty_seconds: String,
 }
 
 /// Looks only, or touches if lives are given.
@@ -38,7 +40,10 @@ pub(super) async fn heads(
                 for key in lasting {
                     pipeline.arg(key);
                 }
-                pipeline.arg(&lives.log_seconds).arg(&lives.channel_seconds)
+                pipeline
+                    .arg(&lives.log_seconds)
+                    .arg(&lives.channel_seconds)
+                    .arg(&lives.empty_seconds)
             }
         };
     }

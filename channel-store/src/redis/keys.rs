@@ -118,11 +118,6 @@ impl ChannelKeys {
         ["m", "l", "s", "u", "d", "c"].map(|suffix| self.key(suffix))
     }
 
-    /// Publications, by offset.
-    pub(super) fn log(&self) -> Key<'_> {
-        self.key("l")
-    }
-
     /// Users and their number of sessions.
     pub(super) fn users(&self) -> Key<'_> {
         self.key("u")

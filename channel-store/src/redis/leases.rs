@@ -154,7 +154,8 @@ impl Leases for RedisLeases {
         loop {
             let mut scan = redis::cmd("HSCAN");
             scan.arg(&key).arg(cursor).arg("COUNT").arg(ENTRIES_AT_ONCE);
-            let reply = self.ask_lease(incarnation, scan).await?;
+            let reading = self.nodes.reading(key.clone()).await?;
+            let reply = one(&reading.connection, scan).await?;
             cursor = scanned(&reply, &mut entries).ok_or_else(strange)?;
             if cursor == 0 {
                 let entry = |(place, nonce)| IndexEntry { place, nonce };
@@ -212,7 +213,8 @@ impl Leases for RedisLeases {
             command.arg(SCRIPTS.list.get_hash()).arg(2);
             command.arg(&own).arg(keys.sessions());
             command.arg(cursor).arg(ENTRIES_AT_ONCE);
-            let reply = one(&self.nodes.connection(channel)?, command).await?;
+            let reading = self.nodes.reading_of(channel).await?;
+            let reply = one(&reading.connection, command).await?;
             cursor = listed(&reply, &mut sessions).ok_or_else(strange)?;
             if cursor == 0 {
                 return Ok(sessions);
@@ -239,17 +241,35 @@ impl Leases for RedisLeases {
 
     async fn directory(&self) -> Result<HashSet<Incarnation>, StoreError> {
         let key = self.keys.directory();
-        let mut command = redis::cmd("ZRANGEBYSCORE");
-        command.arg(&key).arg("-inf").arg("+inf");
-        let reply = one(&self.nodes.connection_of(|| key)?, command).await?;
-        incarnations(&reply).ok_or_else(strange)
+        // Who stands there from the first step to the last is found.
+        let mut found = HashSet::new();
+        let mut cursor = 0;
+        loop {
+            let mut scan = redis::cmd("ZSCAN");
+            scan.arg(&key).arg(cursor).arg("COUNT").arg(ENTRIES_AT_ONCE);
+            let reading = self.nodes.reading(key.clone()).await?;
+            let reply = one(&reading.connection, scan).await?;
+            cursor = named(&reply, 2, &mut found).ok_or_else(strange)?;
+            if cursor == 0 {
+                return Ok(found);
+            }
+        }
     }
 
     async fn present(&self, channel: &ChannelName) -> Result<Vec<Incarnation>, StoreError> {
-        let mut command = redis::cmd("SMEMBERS");
-        command.arg(self.keys.of(channel).incarnations());
-        let reply = one(&self.nodes.connection(channel)?, command).await?;
-        incarnations(&reply).ok_or_else(strange)
+        let mut found = HashSet::new();
+        let mut cursor = 0;
+        loop {
+            let mut scan = redis::cmd("SSCAN");
+            scan.arg(self.keys.of(channel).incarnations());
+            scan.arg(cursor).arg("COUNT").arg(ENTRIES_AT_ONCE);
+            let reading = self.nodes.reading_of(channel).await?;
+            let reply = one(&reading.connection, scan).await?;
+            cursor = named(&reply, 1, &mut found).ok_or_else(strange)?;
+            if cursor == 0 {
+                return Ok(found.into_iter().collect());
+            }
+        }
     }
 
     async fn observe(
@@ -365,13 +385,19 @@ fn lease_state(reply: &Value) -> Option<Option<LeaseState>> {
     }
 }
 
-/// Reads a list of incarnations, or a set.
-fn incarnations<C: FromIterator<Incarnation>>(reply: &Value) -> Option<C> {
-    let (Value::Array(names) | Value::Set(names)) = reply else {
+/// Takes in the incarnations that a step of a scan has brought, and answers where to go on. Each comes with `width - 1`
+/// things more.
+fn named(reply: &Value, width: usize, found: &mut HashSet<Incarnation>) -> Option<u64> {
+    let Value::Array(fields) = reply else {
         return None;
     };
-    let names = names.iter();
-    names.map(|it| Incarnation::new(text(it)?).ok()).collect()
+    let [cursor, Value::Array(names)] = &fields[..] else {
+        return None;
+    };
+    for name in names.chunks_exact(width) {
+        found.insert(Incarnation::new(text(&name[0])?).ok()?);
+    }
+    number(cursor)
 }
 
 /// Takes in what a step of a scan has brought, and answers where to go on. Keys of other kinds are another version's.

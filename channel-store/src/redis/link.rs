@@ -30,22 +30,27 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// The version of keys and scripts; a server that keeps another one is refused.
 pub(super) const SCHEMA: &str = "1";
-/// Asking sentinels, connecting, greeting and loading the scripts. With the pauses it is short enough that after a
-/// failover the new primary is in use within a second or two, even if the old one still takes connections.
+/// Asking sentinels, connecting, greeting and loading the scripts; more only if a single answer may take longer. With the
+/// pauses it is short enough that after a failover the new primary is in use within a second or two, even if the old one
+/// still takes connections.
 const CONNECT_TIME: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 const LOST: &str = "redis_connections_lost_total";
 
-/// What all links of one store or feed have in common.
+/// What links of one store or feed have in common: those that are for everything, or those that are for reads alone.
 pub(super) struct Common {
     pub(super) settings: RedisConnectionInfo,
     pub(super) dial: Dial,
     pub(super) schema: String,
+    /// For reads alone.
+    pub(super) reads_only: bool,
+    /// How long a server may take to answer.
+    pub(super) answer_time: Duration,
     pub(super) attendant: Option<Arc<dyn Attendant>>,
     /// Connections made so far.
-    pub(super) numbers: AtomicU64,
+    pub(super) numbers: Arc<AtomicU64>,
     /// A link has come up or gone down.
     pub(super) changed: watch::Sender<()>,
     /// With a cluster: slots may have moved.
@@ -70,6 +75,7 @@ impl Common {
         let stream = self.dial.connect(address).await?;
         let manner = Manner {
             number,
+            answer_time: self.answer_time,
             on_push,
             stirred: self.stirred.clone(),
         };
@@ -131,6 +137,7 @@ impl Place {
 pub(super) struct Link {
     current: watch::Receiver<Option<Connection>>,
     ready: watch::Receiver<bool>,
+    patience: Duration,
     supervisor: AbortHandle,
 }
 
@@ -163,6 +170,17 @@ impl Link {
         current.ok_or_else(|| unavailable("no connection"))
     }
 
+    /// The present connection, or the next one if it comes within the time that a server has for an answer.
+    pub(super) async fn next_connection(&self) -> Result<Connection, StoreError> {
+        let mut current = self.current.clone();
+        let connected = timeout(self.patience, current.wait_for(Option::is_some)).await;
+        let connection = match connected {
+            Ok(Ok(connection)) => connection.clone(),
+            Ok(Err(_)) | Err(_) => None,
+        };
+        connection.ok_or_else(|| unavailable("no connection for reads"))
+    }
+
     /// True while there is a connection that is ready for use.
     pub(super) fn is_ready(&self) -> bool {
         *self.ready.borrow()
@@ -185,6 +203,8 @@ struct Supervisor {
     common: Arc<Common>,
     current: watch::Sender<Option<Connection>>,
     ready: watch::Sender<bool>,
+    /// The policy that was warned of last.
+    eviction: Option<String>,
 }
 
 impl Supervisor {
@@ -196,16 +216,19 @@ impl Supervisor {
         describe_counter!(LOST, "Connections to Redis that were left, by reason");
         let (current, watch_current) = watch::channel(None);
         let (ready, watch_ready) = watch::channel(false);
+        let patience = common.answer_time;
         let supervisor = Self {
             node,
             place,
             common,
             current,
             ready,
+            eviction: None,
         };
-        let link = |supervisor| Link {
+        let link = move |supervisor| Link {
             current: watch_current,
             ready: watch_ready,
+            patience,
             supervisor,
         };
         (supervisor, link)
@@ -289,12 +312,13 @@ impl Supervisor {
                 }) as OnPush
             });
             let mut live = self.common.connect(&address, number, on_push).await?;
-            self.prepare(&mut live.connection).await?;
-            Ok((live, address))
+            let eviction = self.prepare(&mut live.connection).await?;
+            Ok((live, address, eviction))
         };
-        let (live, address) = timeout(CONNECT_TIME, attempt)
+        let (live, address, eviction) = timeout(CONNECT_TIME.max(self.common.answer_time), attempt)
             .await
             .unwrap_or(Err(NoConnection::Silent))?;
+        self.warn_of_eviction(&address, eviction);
         self.current.send_replace(Some(live.connection.clone()));
         if self.common.attendant.is_none() {
             self.set_ready(true);
@@ -302,8 +326,22 @@ impl Supervisor {
         Ok((live, address))
     }
 
-    /// Finds out whether a connection is of use.
-    async fn prepare(&self, connection: &mut Connection) -> Result<(), NoConnection> {
+    /// Says once what a full server would do to the channels.
+    fn warn_of_eviction(&mut self, server: &Address, policy: Option<String>) {
+        let policy = policy.filter(|policy| policy != "noeviction");
+        if let Some(policy) = policy.as_ref().filter(|_| policy != self.eviction) {
+            tracing::warn!(
+                %server,
+                %policy,
+                "this Redis evicts keys when its memory is full: members, logs and leases would be lost; set \
+                 maxmemory-policy noeviction"
+            );
+        }
+        self.eviction = policy;
+    }
+
+    /// Finds out whether a connection is of use, and what the server does when its memory is full, if it says so.
+    async fn prepare(&self, connection: &mut Connection) -> Result<Option<String>, NoConnection> {
         let server = connection.server().await?;
         if !server.primary {
             return Err(NoConnection::Replica);
@@ -341,7 +379,13 @@ impl Supervisor {
 
         let loaded = SCRIPTS.all().map(|script| connection.load(script));
         try_join_all(loaded).await?;
-        Ok(())
+        if self.common.reads_only {
+            return Ok(None);
+        }
+        let mut info = Pipeline::with_capacity(1);
+        info.cmd("INFO").arg("memory");
+        let info = connection.ask(&info, 0, 1).await?;
+        Ok(info.first().and_then(reply::eviction_policy))
     }
 }
 

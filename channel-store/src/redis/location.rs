@@ -30,6 +30,12 @@ pub enum OpenError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A URL of a cluster, and a server that is in none.
+    #[error("{server} is not a cluster: use redis:// in place of redis-cluster://")]
+    NoCluster {
+        /// Where it listens.
+        server: String,
+    },
     /// The server keeps channels of another version.
     #[error("Redis holds schema version {found:?}, this program needs {SCHEMA:?}")]
     Schema {

@@ -2,18 +2,19 @@
 //!
 //! Everything that changes a channel is one Lua script on the channel's own keys, so it happens as a whole or not at
 //! all, and the server that refuses it has written and fanned out nothing. [`RedisStore`] (chat) and [`RedisFeed`]
-//! (connectors) each hold one supervised connection to each server that is replaced for ever; neither repeats a command
+//! (connectors) each hold two supervised connections to each server, one of them for reads alone, which are replaced for
+//! ever; neither repeats a command
 //! by itself, because only the caller knows whether it may be repeated.
 
 mod ask;
 mod connection;
 mod feed;
 mod heads;
-mod history;
 mod keys;
 mod leases;
 mod link;
 mod location;
+mod members;
 mod nodes;
 mod read;
 mod registry;
@@ -24,6 +25,7 @@ mod slots;
 mod store;
 mod stream;
 mod topics;
+mod turns;
 mod unasked;
 
 pub use feed::RedisFeed;

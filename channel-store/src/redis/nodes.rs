@@ -5,11 +5,12 @@
 
 use super::connection::{Connection, PROBE_INTERVAL, publish_word};
 use super::keys::Keys;
-use super::link::{Attendant, Common, Link, Place};
+use super::link::{AnotherSchema, Attendant, Common, Link, Place};
 use super::location::{Address, Kind, Location, OpenError};
 use super::reply::{text, unavailable};
 use super::sentinel::Sentinels;
 use super::slots::{Slots, slot};
+use super::turns::{Turn, Turns};
 use crate::lease::Shard;
 use crate::name::ChannelName;
 use crate::store::{StoreError, StoreOptions};
@@ -19,6 +20,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
@@ -35,7 +37,14 @@ pub(super) struct Nodes {
     is_cluster: bool,
     table: watch::Receiver<Arc<Table>>,
     available: watch::Receiver<bool>,
+    turns: Turns,
     watcher: AbortHandle,
+}
+
+/// A connection for one read, and the turn at it.
+pub(super) struct Reading {
+    pub(super) connection: Connection,
+    _turn: Turn,
 }
 
 /// The primaries at one time.
@@ -47,8 +56,10 @@ struct Table {
 
 /// One primary.
 struct Node {
-    /// The first is for everything; the others, if any, are for publishers that wait for replicas.
+    /// The first is for everything but reads; the others, if any, are for publishers that wait for replicas.
     links: Vec<Link>,
+    /// For reads of logs and lists: whatever becomes of one, nothing else is lost with its connection.
+    reader: Link,
 }
 
 impl Nodes {
@@ -64,22 +75,30 @@ impl Nodes {
         let keys = Keys::new(&options.prefix);
         let is_cluster = matches!(location.kind, Kind::Cluster(_));
         let (changed, watch_changed) = watch::channel(());
-        let common = Arc::new(Common {
-            settings: location.settings,
-            dial: location.dial,
+        let stirred = is_cluster.then(Arc::<Notify>::default);
+        let numbers = Arc::<AtomicU64>::default();
+        let common = |reads_only, attendant| Common {
+            reads_only,
+            answer_time: options.redis_timeout,
+            settings: location.settings.clone(),
+            dial: location.dial.clone(),
             schema: keys.schema(),
             attendant,
-            numbers: 0.into(),
-            changed,
-            stirred: is_cluster.then(Arc::default),
-        });
+            numbers: numbers.clone(),
+            changed: changed.clone(),
+            stirred: stirred.clone(),
+        };
+        let for_reads = Arc::new(common(true, None));
+        let common = Arc::new(common(false, attendant));
         let (table, watch_table) = watch::channel(Arc::default());
         let (available, watch_available) = watch::channel(false);
         let mut watcher = Watcher {
             common: common.clone(),
+            for_reads,
             pool,
             seeds: Vec::new(),
             asked: 0,
+            lone: None,
             table,
         };
         match location.kind {
@@ -117,6 +136,7 @@ impl Nodes {
             is_cluster,
             table: watch_table,
             available: watch_available,
+            turns: Turns::default(),
             watcher: tokio::spawn(watcher).abort_handle(),
         })
     }
@@ -146,6 +166,27 @@ impl Nodes {
             owner.to_string().hash(&mut hasher);
             hasher.finish()
         }))
+    }
+
+    /// A turn at reading, and the connection for it to the node that owns a key. Waits for others' turns as long as the
+    /// caller does, and for the connection as long as for an answer.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if there is none, at once if the node can't be reached at all.
+    pub(super) async fn reading(&self, key: String) -> Result<Reading, StoreError> {
+        let turn = self.turns.take(&key).await;
+        let table = self.table.borrow().clone();
+        let node = owner(&table.slots, &table.nodes, || key)?;
+        node.links[0].connection()?;
+        Ok(Reading {
+            connection: node.reader.next_connection().await?,
+            _turn: turn,
+        })
+    }
+
+    /// As [`Self::reading`], of a channel.
+    pub(super) async fn reading_of(&self, channel: &ChannelName) -> Result<Reading, StoreError> {
+        self.reading(self.keys.of(channel).topic()).await
     }
 
     /// The word that publishes to topics.
@@ -246,11 +287,14 @@ async fn keep_judging(
 /// Keeps the table.
 struct Watcher {
     common: Arc<Common>,
+    for_reads: Arc<Common>,
     pool: usize,
     /// Nodes that were named by the operator.
     seeds: Vec<Address>,
     /// Counts up when a node has to be asked that was not asked last.
     asked: usize,
+    /// A server that answered, and is a node of no cluster.
+    lone: Option<Address>,
     table: watch::Sender<Arc<Table>>,
 }
 
@@ -268,6 +312,10 @@ impl Watcher {
     /// Begins with what is known of a cluster by now.
     async fn open_cluster(&mut self) -> Result<(), OpenError> {
         let Some(slots) = self.look().await else {
+            if let Some(server) = self.lone.take() {
+                let server = server.to_string();
+                return Err(OpenError::NoCluster { server });
+            }
             tracing::warn!("no node of the cluster answers");
             return Ok(());
         };
@@ -287,10 +335,15 @@ impl Watcher {
         node: &Address,
         place: impl Fn() -> Place,
     ) -> Result<Arc<Node>, OpenError> {
-        let links = (0..=self.pool).map(|_| Link::open(node.clone(), place(), self.common.clone()));
-        let links = join_all(links).await.into_iter().collect::<Result<_, _>>();
-        let links = links.map_err(|another| OpenError::Schema { found: another.0 })?;
-        Ok(Arc::new(Node { links }))
+        let open = |common: &Arc<Common>| Link::open(node.clone(), place(), common.clone());
+        let links = join_all((0..=self.pool).map(|_| open(&self.common)));
+        let (links, reader) = tokio::join!(links, open(&self.for_reads));
+        let another = |AnotherSchema(found)| OpenError::Schema { found };
+        let links = links.into_iter().collect::<Result<_, _>>();
+        Ok(Arc::new(Node {
+            links: links.map_err(another)?,
+            reader: reader.map_err(another)?,
+        }))
     }
 
     async fn run(mut self, stirred: &Notify) -> Infallible {
@@ -318,12 +371,13 @@ impl Watcher {
         self.assign(&slots);
         let node = |address: &Address| {
             let node = known.nodes.get(address).cloned().unwrap_or_else(|| {
-                let link = |_| {
+                let link = |common: &Arc<Common>| {
                     let place = Place::Fixed(address.clone());
-                    Link::start(address.clone(), place, self.common.clone())
+                    Link::start(address.clone(), place, common.clone())
                 };
                 Arc::new(Node {
-                    links: (0..=self.pool).map(link).collect(),
+                    links: (0..=self.pool).map(|_| link(&self.common)).collect(),
+                    reader: link(&self.for_reads),
                 })
             });
             (address.clone(), node)
@@ -359,8 +413,10 @@ impl Watcher {
                     }
                 }
             };
-            if let Ok(Some(slots)) = timeout(ANSWER_TIME, ask).await {
-                return Some(slots);
+            match timeout(ANSWER_TIME, ask).await {
+                Ok(Some(Told::Slots(slots))) => return Some(slots),
+                Ok(Some(Told::Alone)) => self.lone = Some(node.clone()),
+                Ok(None) | Err(_) => {}
             }
             self.asked += 1;
         }
@@ -369,12 +425,27 @@ impl Watcher {
 }
 
 /// Asks a node who owns what. One that is cut off from the others does not know.
-async fn ask(connection: &Connection, node: &Address) -> Option<Slots> {
+async fn ask(connection: &Connection, node: &Address) -> Option<Told> {
     let mut ask = Pipeline::with_capacity(2);
     ask.cmd("CLUSTER").arg("INFO");
     ask.cmd("CLUSTER").arg("SLOTS");
-    let answers = connection.request(&ask, 0, 2).await.ok()?;
+    let answers = connection.ask(&ask, 0, 2).await.ok()?;
+    if let Some(Value::ServerError(error)) = answers.first() {
+        let is_alone = error
+            .details()
+            .is_some_and(|it| it.contains("cluster support disabled"));
+        return is_alone.then_some(Told::Alone);
+    }
+    connection.examine(&answers).ok()?;
     let [state, slots] = <[Value; 2]>::try_from(answers).ok()?;
     let is_whole = text(&state)?.lines().any(|line| line == "cluster_state:ok");
-    Slots::parse(&slots, node).filter(|_| is_whole)
+    let slots = Slots::parse(&slots, node).filter(|_| is_whole)?;
+    Some(Told::Slots(slots))
+}
+
+/// What a node says of its cluster.
+enum Told {
+    Slots(Slots),
+    /// That it is in none.
+    Alone,
 }

@@ -1,97 +1,89 @@
-//! Reading a stretch of a channel's log, and judging the position that it follows.
+//! Reading a stretch of a channel's log, and judging the position that it begins at.
+//!
+//! The script counts the bytes of what it gives, so that an answer has a bound whatever the publications' sizes are.
 
+use super::ask::one;
 use super::connection::Connection;
-use super::keys::{ChannelKeys, Keys};
-use super::reply::{epochs, log_entries, log_page, strange, text};
+use super::keys::ChannelKeys;
+use super::reply::{Read, log_page, strange};
 use super::scripts::SCRIPTS;
-use crate::name::ChannelName;
-use crate::publication::Epoch;
-use crate::store::{LogPage, Since, Standing, StoreError};
-use redis::{Cmd, Pipeline, Value};
+use super::seconds;
+use crate::history::{HistoryPage, HistoryRange};
+use crate::publication::{Epoch, Position};
+use crate::rules::{EMPTY_LIFE, READ_BYTES};
+use crate::store::{LogPage, Since, StoreError};
 
-/// Reads over one connection.
+/// Reads what follows a position over one connection. Only who asks for the head may begin an epoch.
 pub(super) async fn read(
     connection: &Connection,
-    keys: &Keys,
-    channel_seconds: &str,
-    channel: &ChannelName,
+    keys: &ChannelKeys,
     since: &Since,
     limit: usize,
 ) -> Result<LogPage, StoreError> {
-    let keys = keys.of(channel);
-    // Entries that pass through a script cost six times as much. So the script only judges, and the entries that follow
-    // an exact position, the normal case, come beside it.
-    if let (Since::Position(position), 1..) = (since, limit) {
-        let mut stretch = redis::cmd("XRANGE");
-        stretch
-            .arg(keys.log())
-            .arg(position.offset.saturating_add(1))
-            .arg("+")
-            .arg("COUNT")
-            .arg(limit);
-        let (page, _) = judged(connection, &keys, channel_seconds, since, stretch).await?;
-        if page.standing == Standing::Exact {
-            return Ok(page);
-        }
-    }
-    let mut alone = Pipeline::with_capacity(1);
-    alone.add_command(script(&keys, channel_seconds, since, limit));
-    let mut answer = connection.request(&alone, 0, 1).await?;
-    answer.pop().and_then(log_page).ok_or_else(strange)
+    let begins = matches!(since, Since::Head);
+    let read = ask(connection, keys, since, (limit, "after"), begins).await?;
+    Ok(read.page)
 }
 
-/// Judges a position, and takes a stretch of the log in the same transaction. The stretch is the caller's choice: it
-/// need not follow the answer's position. Answers the newest epoch, too.
-pub(super) async fn judged(
+/// Reads one page of history over one connection.
+pub(super) async fn history(
     connection: &Connection,
     keys: &ChannelKeys,
-    channel_seconds: &str,
-    since: &Since,
-    stretch: Cmd,
-) -> Result<(LogPage, Epoch), StoreError> {
-    let mut transaction = Pipeline::with_capacity(2);
-    transaction
-        .atomic()
-        .add_command(script(keys, channel_seconds, since, 0))
-        .add_command(stretch);
-    let answer = connection
-        .request(&transaction, transaction.len() + 1, 1)
-        .await?;
-    let Some(Value::Array(replies)) = answer.into_iter().next() else {
-        return Err(strange());
+    range: &HistoryRange,
+    limit: usize,
+) -> Result<HistoryPage, StoreError> {
+    let (since, direction) = match range {
+        HistoryRange::After(position) => (Since::Position(position.clone()), "after"),
+        HistoryRange::UpTo(position) => (Since::Position(position.clone()), "upto"),
+        HistoryRange::Newest => (Since::Head, "upto"),
+        // Whether or not it stands: what follows is all that is held.
+        HistoryRange::Oldest => (Since::Position(before_all()), "after"),
     };
-    connection.examine(&replies)?;
-    let [judgement, entries] = <[Value; 2]>::try_from(replies).map_err(|_| strange())?;
-    let table = table(&judgement).ok_or_else(strange)?;
-    let mut page = log_page(judgement).ok_or_else(strange)?;
-    page.entries = log_entries(entries, &table).ok_or_else(strange)?;
-    let (newest, _) = table.into_iter().next_back().ok_or_else(strange)?;
-    Ok((page, newest))
+    let read = ask(connection, keys, &since, (limit, direction), false).await?;
+    let Read { page, newest, more } = read;
+    let judgement = (page.standing, page.position);
+    Ok(HistoryPage::new(
+        range,
+        judgement,
+        newest,
+        page.entries,
+        more,
+    ))
 }
 
-fn script(keys: &ChannelKeys, channel_seconds: &str, since: &Since, count: usize) -> Cmd {
+/// Where a channel without a life ends.
+fn before_all() -> Position {
+    Position {
+        epoch: Epoch::new(""),
+        offset: 0,
+    }
+}
+
+async fn ask(
+    connection: &Connection,
+    keys: &ChannelKeys,
+    since: &Since,
+    (count, direction): (usize, &str),
+    begins: bool,
+) -> Result<Read, StoreError> {
     let (epoch, offset) = match since {
         Since::Head => ("", 0),
         // Without a text it would be none; no epoch is called so.
         Since::Position(it) if it.epoch.as_str().is_empty() => ("-", it.offset),
         Since::Position(it) => (it.epoch.as_str(), it.offset),
     };
-    let mut command = Cmd::new();
-    command.arg("EVALSHA").arg(SCRIPTS.read.get_hash()).arg(4);
+    let mut command = redis::cmd("EVALSHA");
+    command.arg(SCRIPTS.read.get_hash()).arg(4);
     for key in keys.read() {
         command.arg(key);
     }
-    command
-        .arg(epoch)
-        .arg(offset)
-        .arg(count)
-        .arg(channel_seconds);
-    command
-}
-
-fn table(judgement: &Value) -> Option<Vec<(Epoch, u64)>> {
-    let Value::Array(fields) = judgement else {
-        return None;
-    };
-    Some(epochs(text(fields.get(3)?)?))
+    command.arg(epoch).arg(offset).arg(count).arg(READ_BYTES);
+    command.arg(direction);
+    command.arg(if begins {
+        seconds(EMPTY_LIFE)
+    } else {
+        String::new()
+    });
+    let reply = one(connection, command).await?;
+    log_page(reply).ok_or_else(strange)
 }

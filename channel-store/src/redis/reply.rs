@@ -76,6 +76,13 @@ pub(super) fn server_state(info: &str) -> Option<ServerState> {
     })
 }
 
+/// What a server does when its memory is full, as `INFO memory` has it.
+pub(super) fn eviction_policy(info: &Value) -> Option<String> {
+    let mut lines = text(info)?.lines();
+    let policy = lines.find_map(|line| line.strip_prefix("maxmemory_policy:"))?;
+    Some(policy.to_owned())
+}
+
 /// An entry's id: offset and time.
 fn entry_id(id: &str) -> Option<(u64, u64)> {
     let (offset, time) = id.split_once('-')?;
@@ -158,14 +165,32 @@ impl Iterator for Run {
     }
 }
 
+/// What `read.lua` answers.
+pub(super) struct Read {
+    pub(super) page: LogPage,
+    /// The end of the log.
+    pub(super) newest: Position,
+    /// There is more in the direction that was asked for.
+    pub(super) more: bool,
+}
+
 /// Reads the answer of `read.lua`.
-pub(super) fn log_page(value: Value) -> Option<LogPage> {
+pub(super) fn log_page(value: Value) -> Option<Read> {
     let Value::Array(fields) = value else {
         return None;
     };
-    let [status, generation, last, table, epoch, offset, entries] =
-        <[Value; 7]>::try_from(fields).ok()?;
-    Some(LogPage {
+    let [
+        status,
+        generation,
+        last,
+        table,
+        epoch,
+        offset,
+        more,
+        entries,
+    ] = <[Value; 8]>::try_from(fields).ok()?;
+    let epochs = epochs(text(&table)?);
+    let page = LogPage {
         standing: match text(&status)? {
             "head" => Standing::Head,
             "ok" => Standing::Exact,
@@ -180,12 +205,20 @@ pub(super) fn log_page(value: Value) -> Option<LogPage> {
             offset: number(&offset)?,
         },
         last: number(&last)?,
-        entries: log_entries(entries, &epochs(text(&table)?))?,
+        entries: log_entries(entries, &epochs)?,
+    };
+    Some(Read {
+        newest: Position {
+            epoch: (epochs.last()).map_or_else(|| Epoch::new(""), |(newest, _)| newest.clone()),
+            offset: page.last,
+        },
+        more: number(&more)? == 1,
+        page,
     })
 }
 
 /// The epochs of a log with their first offsets, oldest first, from the table's text.
-pub(super) fn epochs(table: &str) -> Vec<(Epoch, u64)> {
+fn epochs(table: &str) -> Vec<(Epoch, u64)> {
     table
         .split(' ')
         .filter_map(|entry| {
@@ -195,22 +228,16 @@ pub(super) fn epochs(table: &str) -> Vec<(Epoch, u64)> {
         .collect()
 }
 
-/// Reads a stretch of the log; each entry belongs to the last epoch that began at its offset or before.
-pub(super) fn log_entries(value: Value, epochs: &[(Epoch, u64)]) -> Option<Vec<Publication>> {
+/// Reads a stretch of the log, ids and data in turn; each entry belongs to the last epoch that began at its offset or before.
+fn log_entries(value: Value, epochs: &[(Epoch, u64)]) -> Option<Vec<Publication>> {
     let Value::Array(entries) = value else {
         return None;
     };
-    entries
-        .into_iter()
-        .map(|entry| {
-            let Value::Array(entry) = entry else {
-                return None;
-            };
-            let [id, fields] = <[Value; 2]>::try_from(entry).ok()?;
-            let Value::Array(mut fields) = fields else {
-                return None;
-            };
-            let Some(Value::BulkString(data)) = fields.pop() else {
+    let mut items = entries.into_iter();
+    let pairs = std::iter::from_fn(|| Some((items.next()?, items.next())));
+    pairs
+        .map(|(id, data)| {
+            let Some(Value::BulkString(data)) = data else {
                 return None;
             };
             let (offset, time) = entry_id(text(&id)?)?;
@@ -297,13 +324,9 @@ mod tests {
 
     #[test]
     fn entries_belong_to_the_last_epoch_that_began_before_them() {
-        let entry = |id: &str| {
-            Value::Array(vec![
-                bulk(id),
-                Value::Array(vec![bulk("d"), bulk("r\0u\0{}")]),
-            ])
-        };
-        let entries = Value::Array(vec![entry("4-1"), entry("5-1"), entry("6-1")]);
+        let ids = ["4-1", "5-1", "6-1"];
+        let items = ids.iter().flat_map(|id| [bulk(id), bulk("r\0u\0{}")]);
+        let entries = Value::Array(items.collect());
         let entries = log_entries(entries, &epochs("a@1 b@5 c@6")).unwrap();
         let labels: Vec<&str> = entries.iter().map(|e| e.position.epoch.as_str()).collect();
         assert_eq!(labels, ["a", "b", "c"]);
@@ -324,6 +347,19 @@ mod tests {
     }
 
     #[test]
+    fn what_a_full_server_does_is_read_from_info() {
+        let info = bulk("# Memory\r\nmaxmemory:0\r\nmaxmemory_policy:allkeys-lru\r\nx:y\r\n");
+        assert_eq!(eviction_policy(&info).as_deref(), Some("allkeys-lru"));
+        assert_eq!(eviction_policy(&bulk("")), None);
+    }
+
+    #[test]
+    fn an_entry_without_its_data_is_refused() {
+        let entries = Value::Array(vec![bulk("4-1")]);
+        assert!(log_entries(entries, &epochs("a@1")).is_none());
+    }
+
+    #[test]
     fn a_page_of_another_form_is_refused() {
         assert!(log_page(Value::Nil).is_none());
         assert!(log_page(Value::Array(vec![bulk("ok")])).is_none());
@@ -335,10 +371,11 @@ mod tests {
                 bulk("a@1"),
                 bulk("a"),
                 Value::Int(3),
+                Value::Int(0),
                 Value::Array(vec![]),
             ])
         };
-        assert_eq!(log_page(page("ok")).unwrap().standing, Standing::Exact);
+        assert_eq!(log_page(page("ok")).unwrap().page.standing, Standing::Exact);
         assert!(log_page(page("fine")).is_none());
     }
 }

@@ -52,9 +52,13 @@ impl Sentinels {
 
     async fn ask(&self, dial: &Dial, sentinel: &Address) -> Option<Address> {
         let stream = dial.connect(sentinel).await.ok()?;
-        let live = Live::begin(&self.settings, stream, Manner::default())
-            .await
-            .ok()?;
+        let manner = Manner {
+            number: 0,
+            answer_time: ANSWER_TIME,
+            on_push: None,
+            stirred: None,
+        };
+        let live = Live::begin(&self.settings, stream, manner).await.ok()?;
         let mut ask = Pipeline::with_capacity(1);
         ask.cmd("SENTINEL")
             .arg("get-master-addr-by-name")

@@ -2,11 +2,12 @@
 
 use super::ask::one;
 use super::connection::Connection;
-use super::history::history;
 use super::keys::Keys;
 use super::leases::RedisLeases;
 use super::location::OpenError;
+use super::members::members;
 use super::nodes::{Nodes, Pinned};
+use super::read::history;
 use super::registry::RedisRegistry;
 use super::reply::{number, refusal, strange, text, unavailable};
 use super::scripts::SCRIPTS;
@@ -16,7 +17,7 @@ use crate::lease::Leases;
 use crate::name::{ChannelName, Incarnation, UserId};
 use crate::publication::{Epoch, Position};
 use crate::registry::UserRegistry;
-use crate::rules::{ByName, LogPolicy};
+use crate::rules::{ByName, EMPTY_LIFE, LogPolicy};
 use crate::store::{
     Ack, ChannelStore, Join, Joined, Leave, MembersPage, Membership, Publish, Published, Publisher,
     Reaped, StoreError, StoreOptions,
@@ -43,8 +44,9 @@ const REAPED_AT_ONCE: usize = 200;
 
 /// Connections to each node for publishers that wait for replicas: waiting blocks a connection for everybody.
 const POOL: usize = 4;
-/// How long replicas are waited for; well below the time after which a connection counts as silent.
-const REPLICA_MILLISECONDS: u32 = 500;
+/// How long replicas are waited for at most, and never for more than half of the time after which a connection counts as
+/// silent.
+const REPLICA_TIME: Duration = Duration::from_millis(500);
 
 /// Channels in Redis, for chat.
 pub struct RedisStore {
@@ -54,6 +56,7 @@ pub struct RedisStore {
     commands: Arc<Commands>,
     /// Replicas that must have a publication.
     replicas: u32,
+    replica_milliseconds: u128,
     publishers: AtomicUsize,
 }
 
@@ -77,6 +80,7 @@ impl RedisStore {
             commands: Arc::new(Commands::new(&options, nodes.publish_word())),
             nodes,
             replicas,
+            replica_milliseconds: REPLICA_TIME.min(options.redis_timeout / 2).as_millis(),
             publishers: AtomicUsize::new(0),
         })
     }
@@ -106,6 +110,7 @@ impl ChannelStore for RedisStore {
             connections: self.nodes.pinned(turn)?,
             commands: self.commands.clone(),
             replicas: self.replicas,
+            replica_milliseconds: self.replica_milliseconds,
             failed: AtomicBool::new(false),
         }))
     }
@@ -156,27 +161,12 @@ impl ChannelStore for RedisStore {
         page: Option<&str>,
         limit: usize,
     ) -> Result<MembersPage, StoreError> {
-        // A page token is the cursor of a scan; 0 would be the first page again.
-        let cursor = match page.map(str::parse::<u64>) {
-            None => 0,
-            Some(Ok(cursor)) if cursor > 0 => cursor,
-            Some(_) => return Err(StoreError::BadPageToken),
-        };
-        let mut pipeline = Pipeline::with_capacity(2);
         if page.is_none() {
-            pipeline.add_command(self.commands.expire(channel));
+            self.one(channel, self.commands.expire(channel)).await?;
         }
-        let mut scan = redis::cmd("HSCAN");
-        scan.arg(self.commands.keys.of(channel).users())
-            .arg(cursor)
-            .arg("COUNT")
-            // A scan counts buckets, and some hold several.
-            .arg((limit / 2).max(1));
-        pipeline.add_command(scan);
-        let skip = pipeline.len() - 1;
-        let connection = self.nodes.connection(channel)?;
-        let replies = connection.request(&pipeline, skip, 1).await?;
-        replies.first().and_then(members_page).ok_or_else(strange)
+        let users = self.commands.keys.of(channel);
+        let reading = self.nodes.reading_of(channel).await?;
+        members(&reading.connection, users.users(), page, limit).await
     }
 
     async fn history(
@@ -185,10 +175,9 @@ impl ChannelStore for RedisStore {
         range: &HistoryRange,
         limit: usize,
     ) -> Result<HistoryPage, StoreError> {
-        let (connection, commands) = (self.nodes.connection(channel)?, &self.commands);
-        let keys = commands.keys.of(channel);
-        let seconds = &commands.bounds.of(channel).channel_seconds;
-        history(&connection, &keys, seconds, range, limit).await
+        let reading = self.nodes.reading_of(channel).await?;
+        let keys = self.commands.keys.of(channel);
+        history(&reading.connection, &keys, range, limit).await
     }
 
     fn available(&self) -> watch::Receiver<bool> {
@@ -202,6 +191,7 @@ struct RedisPublisher {
     connections: Pinned,
     commands: Arc<Commands>,
     replicas: u32,
+    replica_milliseconds: u128,
     /// Nothing is said any more after something may not have been.
     failed: AtomicBool,
 }
@@ -289,7 +279,8 @@ impl RedisPublisher {
         if waits {
             // Covers all that this server has written so far: also what a repeated key finds.
             let wait = pipeline.cmd("WAIT");
-            wait.arg(self.replicas).arg(REPLICA_MILLISECONDS);
+            wait.arg(self.replicas)
+                .arg(self.replica_milliseconds.to_string());
         }
         let expected = pipeline.len();
         let mut replies = connection.request(&pipeline, 0, expected).await?;
@@ -331,7 +322,7 @@ struct Commands {
 
 /// What holds for some channels, as scripts take it.
 struct Bounds {
-    log_entries: String,
+    kept: String,
     log_seconds: String,
     channel_seconds: String,
     announced: &'static str,
@@ -340,7 +331,13 @@ struct Bounds {
 impl Bounds {
     fn new(policy: LogPolicy) -> Self {
         Self {
-            log_entries: policy.entries.to_string(),
+            kept: format!(
+                "{} {} {} {}",
+                policy.entries,
+                policy.keep.as_millis(),
+                policy.bytes,
+                seconds(EMPTY_LIFE)
+            ),
             log_seconds: seconds(policy.life),
             channel_seconds: seconds(policy.channel_life),
             announced: flag(policy.announce_members),
@@ -508,7 +505,7 @@ impl Commands {
         }
         command
             .arg(more_keys)
-            .arg(&bounds.log_entries)
+            .arg(&bounds.kept)
             .arg(&bounds.log_seconds)
             .arg(&bounds.channel_seconds)
             .arg(self.publish_word)
@@ -587,26 +584,6 @@ fn position(fields: &[Value]) -> Result<Position, StoreError> {
     Ok(Position {
         epoch: Epoch::new(fields.first().and_then(text).ok_or_else(strange)?),
         offset: fields.get(1).and_then(number).ok_or_else(strange)?,
-    })
-}
-
-/// Reads the answer of HSCAN.
-fn members_page(reply: &Value) -> Option<MembersPage> {
-    let Value::Array(fields) = reply else {
-        return None;
-    };
-    let [cursor, Value::Array(pairs)] = &fields[..] else {
-        return None;
-    };
-    let members = pairs.chunks_exact(2).map(|pair| {
-        let user = UserId::new(text(&pair[0])?).ok()?;
-        Some((user, u32::try_from(number(&pair[1])?).ok()?))
-    });
-    Some(MembersPage {
-        members: members.collect::<Option<_>>()?,
-        next: Some(text(cursor)?)
-            .filter(|&it| it != "0")
-            .map(str::to_owned),
     })
 }
 

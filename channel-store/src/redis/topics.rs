@@ -109,7 +109,8 @@ impl Topics {
         self.follow_topic(topic, || Listener::Channel(channel.clone()));
     }
 
-    /// Hears hints on a topic from now on, and no longer those that nobody receives.
+    /// Hears hints on a topic from now on, and no longer those that nobody receives. Who listens last to a topic hears
+    /// it; an earlier receiver ends.
     pub(super) fn listen(&self, topic: String) -> mpsc::Receiver<UserId> {
         let (sender, receiver) = mpsc::channel(HINTS);
         for topic in self.unheard() {
@@ -131,15 +132,18 @@ impl Topics {
         let topic: Arc<str> = topic.into();
         let slot = slot(&topic);
         let mut state = self.state.lock();
-        state
-            .followed
-            .entry(topic.clone())
-            .or_insert_with(|| Followed {
-                to: to(),
+        let to = to();
+        if let Some(followed) = state.followed.get_mut(&topic) {
+            followed.to = to;
+        } else {
+            let followed = Followed {
+                to,
                 slot,
                 by: 0,
                 epoch: None,
-            });
+            };
+            state.followed.insert(topic.clone(), followed);
+        }
         state.tell(topic, slot);
     }
 

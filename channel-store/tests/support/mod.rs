@@ -11,9 +11,10 @@ pub(crate) use server::{Server, free_port};
 use channel_store::memory::MemoryStore;
 use channel_store::redis::{RedisFeed, RedisStore};
 use channel_store::{
-    ChannelFeed, ChannelName, ChannelStore, Hints, IdempotencyKey, Incarnation, Join, Joined,
-    Leases, Leave, LogPage, Membership, Payload, Position, Publication, Publish, Published, Route,
-    SessionId, Since, StoreError, StoreOptions, User, UserId, UserRegistry,
+    ChannelFeed, ChannelName, ChannelStore, Epoch, Hints, HistoryRange, IdempotencyKey,
+    Incarnation, Join, Joined, Leases, Leave, LogPage, Membership, Payload, Position, Publication,
+    Publish, Published, Route, SessionId, Since, Standing, StoreError, StoreOptions, User, UserId,
+    UserRegistry,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -269,6 +270,56 @@ pub(crate) async fn read(
 ) -> LogPage {
     let since = Since::Position(since.clone());
     feed.read(&name(channel), &since, limit).await.unwrap()
+}
+
+/// Where a channel ends that nobody knows.
+pub(crate) fn nowhere() -> Position {
+    Position {
+        epoch: Epoch::new(""),
+        offset: 0,
+    }
+}
+
+/// All questions about a channel, but for those of who is about to follow it.
+pub(crate) async fn ask_everything_of(subject: &Subject, feed: &dyn ChannelFeed, channel: &str) {
+    let unknown = Position {
+        epoch: Epoch::new("another"),
+        offset: 7,
+    };
+    let channel = name(channel);
+    for (range, standing) in [
+        (HistoryRange::Oldest, Standing::Exact),
+        (HistoryRange::Newest, Standing::Exact),
+        (HistoryRange::After(nowhere()), Standing::Exact),
+        (HistoryRange::After(unknown.clone()), Standing::Unknown),
+        (HistoryRange::UpTo(unknown.clone()), Standing::Unknown),
+    ] {
+        let page = subject.store.history(&channel, &range, 10).await.unwrap();
+        let answer = (page.standing, page.position);
+        assert_eq!(answer, (standing, nowhere()), "{range:?}");
+        assert_eq!(page.entries, []);
+    }
+    for (since, standing) in [(nowhere(), Standing::Exact), (unknown, Standing::Unknown)] {
+        for limit in [0, 10] {
+            let page = read(feed, channel.as_str(), &since, limit).await;
+            assert_eq!((page.standing, page.position), (standing, nowhere()));
+            assert_eq!((page.last, page.entries.len()), (0, 0));
+        }
+    }
+    let members = subject.store.members(&channel, None, 10).await.unwrap();
+    assert_eq!((members.members.len(), members.users), (0, 0));
+    assert_eq!(subject.store.expire(&channel).await.unwrap(), None);
+    let channels = [channel.clone()];
+    assert_eq!(feed.heads(&channels).await.unwrap(), [None]);
+    assert_eq!(feed.touch(&channels).await.unwrap(), [None]);
+    let leases = &subject.leases;
+    let nobody = incarnation("nobody");
+    assert!(leases.present(&channel).await.unwrap().is_empty());
+    assert!(leases.list(&nobody, &channel).await.unwrap().is_empty());
+    let look = leases.look(&nobody, &channels).await.unwrap().remove(0);
+    assert_eq!((look.sessions, look.tombstoned), (0, false));
+    let leave = session_of("nobody", "s", 1);
+    assert!(!subject.leave(channel.as_str(), "u", leave).await);
 }
 
 pub(crate) fn name(channel: &str) -> ChannelName {

@@ -98,11 +98,16 @@ impl Server {
 
     /// Says something to the server, beside all connections under test.
     pub(crate) fn say(&self, command: &str) -> Value {
+        self.say_words(&command.split(' ').collect::<Vec<_>>())
+    }
+
+    /// As [`Self::say`], for words that hold blanks.
+    pub(crate) fn say_words(&self, words: &[&str]) -> Value {
         let client = redis::Client::open(self.url()).unwrap();
         let mut connection = client.get_connection().unwrap();
-        let mut words = command.split(' ');
-        let mut command = redis::cmd(words.next().unwrap());
-        command.arg(words.collect::<Vec<_>>());
+        let (word, arguments) = words.split_first().unwrap();
+        let mut command = redis::cmd(word);
+        command.arg(arguments);
         connection.req_command(&command).unwrap()
     }
 

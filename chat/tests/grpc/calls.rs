@@ -1,6 +1,6 @@
 //! What the store is asked for each call, and how its answer comes back.
 
-use crate::support::{Chat, message, position};
+use crate::support::{Chat, fields, message, position};
 use channel_store::{Membership, ON_MESSAGE};
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
@@ -184,6 +184,14 @@ async fn members_come_in_pages_of_the_size_that_is_asked_for() {
         sessions: 2,
     };
     assert_eq!(first.members, [nancy]);
+    assert_eq!(first.users, 3);
+    let elsewhere = MembersRequest {
+        channel: "5".into(),
+        page_token: first.next_page_token.clone(),
+        ..MembersRequest::default()
+    };
+    let status = client.members(elsewhere).await.unwrap_err();
+    assert_eq!(fields(&status), ["page_token"], "another channel's token");
     request.page_token = first.next_page_token;
     request.page_size = 1_000;
     let last = client.members(request).await.unwrap().into_inner();

@@ -9,6 +9,7 @@ use proto::v1::publication::Content;
 use proto::v1::{HistoryRequest, HistoryResponse, Position, Publication, SendRequest, Standing};
 use runtime::Shutdown;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tonic::transport::Channel;
 
@@ -246,6 +247,7 @@ async fn a_publication_that_is_larger_than_a_page_is_a_page() {
 async fn what_was_trimmed_between_two_pages_is_told() {
     let options = StoreOptions {
         log_entries: 20,
+        log_keep: Duration::ZERO,
         ..StoreOptions::default()
     };
     let mut subject = Subject::start(options).await;
@@ -430,4 +432,89 @@ async fn what_is_wrong_with_a_request_is_named_all_at_once() {
         let status = subject.client.history(request).await.unwrap_err();
         assert_eq!(fields(&status), ["page_token"], "{token}");
     }
+}
+
+#[tokio::test]
+async fn a_token_is_good_for_its_own_channel_and_direction_only() {
+    let mut subject = Subject::with(5).await;
+    let few = HistoryRequest {
+        page_size: 2,
+        ..history()
+    };
+    let token = subject.page(few.clone()).await.next_page_token;
+    let mut next = HistoryRequest {
+        page_token: token.clone(),
+        ..few.clone()
+    };
+    assert_eq!(offsets(&subject.page(next.clone()).await), [3, 4]);
+    next.newest_first = true;
+    let status = subject.client.history(next.clone()).await.unwrap_err();
+    assert_eq!(fields(&status), ["page_token"]);
+    next.newest_first = false;
+    for channel in ["5", "4:", "1:4"] {
+        next.channel = channel.into();
+        let status = subject.client.history(next.clone()).await.unwrap_err();
+        assert_eq!(fields(&status), ["page_token"], "{channel}");
+    }
+    // The one who reads backwards need not say so again.
+    let backwards = HistoryRequest {
+        page_size: 2,
+        ..newest_first()
+    };
+    let token = subject.page(backwards).await.next_page_token;
+    let next = HistoryRequest {
+        page_token: token,
+        ..few
+    };
+    assert_eq!(offsets(&subject.page(next).await), [3, 2]);
+}
+
+#[tokio::test]
+async fn a_channel_that_nobody_knows_ends_where_reading_can_begin() {
+    let mut subject = Subject::with(0).await;
+    let nothing = subject.page(history()).await;
+    let end = nothing.position.clone().unwrap();
+    assert_eq!((&*end.epoch, end.offset), ("", 0));
+    let unknown = HistoryRequest {
+        from: Some(Position {
+            epoch: "another".into(),
+            offset: 3,
+        }),
+        ..history()
+    };
+    let page = subject.page(unknown).await;
+    assert_eq!(page.standing(), Standing::Unknown);
+    assert_eq!(page.position, Some(end.clone()));
+    assert_eq!(page.next_page_token, "");
+    for n in 1..=2 {
+        subject.send(&format!("{{\"n\":{n}}}")).await;
+    }
+    let from_there = HistoryRequest {
+        from: Some(end),
+        ..history()
+    };
+    let page = subject.page(from_there).await;
+    assert_eq!(page.standing(), Standing::Exact);
+    assert_eq!(offsets(&page), [1, 2]);
+}
+
+#[tokio::test]
+async fn a_page_has_no_more_bytes_than_asked_for_but_one_publication() {
+    let mut subject = Subject::with(0).await;
+    for size in [10_000, 10_000, 10_000, 60_000, 10] {
+        let text = "x".repeat(size);
+        subject.send(&format!("{{\"text\":\"{text}\"}}")).await;
+    }
+    let few = HistoryRequest {
+        page_bytes: 25_000,
+        ..history()
+    };
+    let pages = subject.pages(few).await;
+    let pages: Vec<_> = pages.iter().map(offsets).collect();
+    assert_eq!(pages, [vec![1, 2], vec![3], vec![4], vec![5]]);
+    let all = HistoryRequest {
+        page_bytes: u32::MAX,
+        ..history()
+    };
+    assert_eq!(subject.pages(all).await.len(), 1);
 }

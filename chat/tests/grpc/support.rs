@@ -208,6 +208,7 @@ impl ChannelStore for FakeStore {
         self.pages.lock().push(asked);
         Ok(MembersPage {
             members: vec![(UserId::new("nancy").unwrap(), 2)],
+            users: 3,
             next: page.is_none().then(|| "more".to_owned()),
         })
     }

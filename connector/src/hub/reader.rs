@@ -6,29 +6,18 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::OnceCell;
 use tokio::time::sleep;
 
 /// Publications in one answer.
 pub(super) const PAGE: usize = 100;
-/// Answers that are awaited at once, of all channels: bounds what is held of them.
-const AT_ONCE: usize = 16;
 /// Pauses between tries to read a log that does not answer.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// Reads over the feed's own connections.
+/// Reads logs by the feed, which bounds how many reads are under way, and their bytes.
+#[derive(Default)]
 pub(super) struct Reader {
     feed: OnceLock<Arc<dyn ChannelFeed>>,
-    permits: Semaphore,
-}
-
-impl Default for Reader {
-    fn default() -> Self {
-        Self {
-            feed: OnceLock::new(),
-            permits: Semaphore::new(AT_ONCE),
-        }
-    }
 }
 
 impl Reader {
@@ -81,8 +70,13 @@ impl Reader {
     ) -> Result<LogPage, StoreError> {
         let none = || StoreError::Unavailable("no feed".into());
         let feed = self.feed.get().ok_or_else(none)?;
-        // Never closed.
-        let _permit = self.permits.acquire().await;
+        let page = feed.read(channel.name(), since, limit).await?;
+        if !page.position.epoch.as_str().is_empty() {
+            return Ok(page);
+        }
+        // The channel has lost its life while it is followed. It gets one now, as it does when it is followed first: the
+        // position that members are told must have a name, or a life that comes and goes unseen would not be noticed.
+        feed.read(channel.name(), &Since::Head, 0).await?;
         feed.read(channel.name(), since, limit).await
     }
 }

@@ -47,6 +47,7 @@ impl Client {
                 0 => PAGE,
                 size => size,
             },
+            page_bytes: u32::try_from(self.connection.share()).unwrap_or(u32::MAX),
             ..HistoryRequest::default()
         };
         let deadline = self.readable(deadline).await;
@@ -90,7 +91,8 @@ fn members(page: &MembersResponse) -> String {
     });
     let members = members.collect::<Vec<_>>().join(",");
     let token = Value::from(&*page.next_page_token);
-    format!(r#"{{"code":0,"members":[{members}],"nextPageToken":{token}}}"#)
+    let users = page.users;
+    format!(r#"{{"code":0,"members":[{members}],"users":{users},"nextPageToken":{token}}}"#)
 }
 
 /// Ends the page before it exceeds so many bytes, but not before its first publication.

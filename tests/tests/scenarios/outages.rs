@@ -104,7 +104,7 @@ async fn with_redis_hanging_nothing_succeeds_and_everything_works_again_by_itsel
 /// Connectors come back to Redis each in its own time, and senders don't wait for them: the log holds what they miss.
 #[tokio::test]
 async fn what_was_acknowledged_before_redis_was_killed_is_seen_by_everybody() {
-    let log = ["--log-entries", "1000000"];
+    let log = ["--log-rule", "*:entries=1000000,bytes=1GiB"];
     let plan = Plan::of(2, 2).chat_flags(&log).alone();
     let mut system = plan.start().await;
     let listeners = listeners(&system, 4).await;
@@ -238,6 +238,37 @@ async fn with_every_chat_dead_login_fails_and_leaves_land_when_one_is_back_f09()
 }
 
 /// Sends succeed again, each is heard once on the other connector, and nothing else than what was asked for is.
+/// As when it forks, or waits for its disk: nobody is taken for dead, nobody is disconnected, and nobody has left.
+#[tokio::test]
+async fn a_redis_that_stands_still_for_three_seconds_costs_no_lease() {
+    let plan = Plan::of(2, 2)
+        .chat_flags(&["--lease", "5s"])
+        .connector_flags(&["--lease", "5s"]);
+    let system = plan.start().await;
+    let alice = system.member(0, "alice", "room").await;
+    let bob = system.member(1, "bob", "room").await;
+    system.redis.freeze();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(3) {
+        let answer = alice.request_in_time(SEND, &said("who knows")).await;
+        assert_eq!(answer, FAILED);
+    }
+    system.redis.thaw();
+    works_again(&alice, &bob).await;
+    system
+        .until_members("room", &[("alice", 1), ("bob", 1)])
+        .await;
+    for member in [&alice, &bob] {
+        assert_eq!(member.ended(), None);
+    }
+    assert!(!bob.pushes().contains(&left("alice")));
+    for connector in &system.connectors {
+        let dead = connector.warnings();
+        let dead = dead.iter().find(|line| line.contains("declared dead"));
+        assert_eq!(dead, None);
+    }
+}
+
 async fn works_again(alice: &Client, bob: &Client) {
     let mut tries = 0;
     let said = wait::some("sends work again", SOON, async || {

@@ -51,7 +51,7 @@ async fn who_goes_from_connector_to_connector_while_others_speak_misses_nothing(
 #[tokio::test]
 async fn who_was_away_for_longer_than_the_log_reaches_is_told_so() {
     const KEPT: usize = 50;
-    let plan = Plan::of(2, 1).chat_flags(&["--log-entries", "50"]);
+    let plan = Plan::of(2, 1).chat_flags(&["--log-rule", "*:entries=50,keep=1ms"]);
     let _turn = plan.turn().await;
     let redis = Redis::start().await;
     let services = plan.services(&redis.url(), &redis.url()).await;

@@ -2,25 +2,46 @@
 -- epoch.lua. Who appends must fan out before it ends.
 --
 -- KEYS  5 topic  6 sessions  7 users  8 detached  9 incarnations: members' keys live as long as meta does
--- ARGV  1 log entries kept, at least  2 seconds the log outlives its last publication (15/16 of it at least)
+-- ARGV  1 what the log keeps: 'entries milliseconds bytes', then the seconds that an empty channel lives
+--       2 seconds the log outlives its last publication (15/16 of it at least)
 --       3 seconds meta and the members' keys do (>= the log's)  4 PUBLISH or SPUBLISH
---       5 the caller's clock, milliseconds (shown to people and paces the expiry; nothing else depends on it)
-
--- Pushes all expiries forward. Notes the lives (k): who touches the channel doesn't know them; and more fields.
-local function refresh(...)
-  call('HSET', meta, 'k', ARGV[2] .. ' ' .. ARGV[3], ...)
-  call('EXPIRE', log, ARGV[2])
-  call('EXPIRE', meta, ARGV[3])
-  call('EXPIRE', KEYS[6], ARGV[3])
-  call('EXPIRE', KEYS[7], ARGV[3])
-  call('EXPIRE', KEYS[8], ARGV[3])
-  call('EXPIRE', KEYS[9], ARGV[3])
-end
+--       5 the caller's clock, milliseconds (shown to people, paces the expiry and says how old a publication is)
+--
+-- Two fields of meta count the log's bytes. A publication counts as its data and 40 more.
+--   b  'bytes, bytes and time of the next mark, longest data, offset of the last publication that is no join or leave':
+--      the bytes of all publications of this life. It is written with each run.
+--   y  marks: 'bytes milliseconds offset' each, oldest first. A mark says how many bytes there were up to an offset, and
+--      when. The first mark is the last one at or below what was trimmed. A mark is made when a sixteenth of the bytes
+--      or of the time has come in since the last one, and only then the log is trimmed: so a run costs no more for it.
 
 local run = {} -- what was appended; all in one epoch
 local id -- of the last
+local spoken -- publish sets it: something was appended that is no join or leave
 
--- The publication then stands at (epoch, last).
+-- Pushes all expiries forward. Notes the lives (k): who touches the channel doesn't know them; and more fields.
+-- A channel without members whose log holds nothing but joins and leaves has little to say to anybody: it lives briefly
+-- only, but not shorter than its idempotency keys are remembered.
+local function refresh(...)
+  local log_life, life = ARGV[2], ARGV[3]
+  call('HSET', meta, 'k', log_life .. ' ' .. life, ...)
+  if not spoken and call('EXISTS', KEYS[6]) == 0 then
+    local said = tonumber(string.match(m[6] or '0', '%d+$'))
+    local head = said > 0 and call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+    local holds_it = head and tonumber(string.match(head[1], '^%d+')) <= said
+    if said == 0 or not holds_it and call('EXISTS', KEYS[3], KEYS[4]) == 0 then
+      local short = tonumber(string.match(ARGV[1], '%d+$'))
+      log_life, life = math.min(log_life, short), math.min(life, short)
+      call('HDEL', meta, 'x') -- whoever publishes next pushes the expiries forward again
+    end
+  end
+  call('EXPIRE', log, log_life)
+  call('EXPIRE', meta, life)
+  call('EXPIRE', KEYS[6], life)
+  call('EXPIRE', KEYS[7], life)
+  call('EXPIRE', KEYS[8], life)
+  call('EXPIRE', KEYS[9], life)
+end
+
 local function append(data)
   if not run[1] then
     -- Born, or written by another server lifetime until now. generation is the line of INFO itself, so that the check
@@ -32,17 +53,70 @@ local function append(data)
   run[#run + 1] = data
   -- The id is offset-milliseconds: XRANGE by offset needs no search, the time costs no field.
   id = format('%d-%s', last, ARGV[5])
-  call('XADD', log, 'MAXLEN', '~', ARGV[1], id, 'd', data)
+  call('XADD', log, id, 'd', data)
 end
 
 -- One push for all of the run: its first id, the lengths of all but its last, and the publications themselves.
 -- Answers how many feeds were reached.
 local function fan_out()
   if not run[1] then return 0 end
-  call('HSET', meta, 'n', format('%d', last))
+  local total, mark_bytes, mark_time, longest, said =
+    string.match(m[6] or '0 0 0 0 0', '^(%d+) (%d+) (%d+) (%d+) (%d+)$')
+  local before, clock = tonumber(total), tonumber(ARGV[5])
+  total, longest = before, tonumber(longest)
+  for i = 1, #run do
+    local size = #run[i]
+    total = total + size + 40
+    if size > longest then longest = size end
+  end
+  if spoken then said = last end
+  if total >= tonumber(mark_bytes) or clock >= tonumber(mark_time) then
+    local entries, keep, bytes = string.match(ARGV[1], '^(%d+) (%d+) (%d+)')
+    keep, bytes = tonumber(keep), tonumber(bytes)
+    local step, marks = math.floor(bytes / 16), {}
+    for was, at, offset in string.gmatch(call('HGET', meta, 'y') or '', '(%d+) (%d+) (%d+)') do
+      marks[#marks + 1] = { tonumber(was), tonumber(at), tonumber(offset) }
+    end
+    if not marks[1] then marks[1] = { before, clock, last - #run } end
+    marks[#marks + 1] = { total, clock, last }
+    -- What is both older than the time and beyond the entries goes,
+    local floor = 0
+    for _, mark in ipairs(marks) do
+      if clock - mark[2] >= keep then floor = mark[3] end
+    end
+    floor = math.min(floor, last - entries)
+    -- and what is beyond the bytes. Until the next mark there may be one more step.
+    if total - marks[1][1] > bytes - step then
+      local by_bytes = last - 1
+      for i = #marks - 1, 1, -1 do
+        if total - marks[i][1] > bytes - step then break end
+        by_bytes = marks[i][3]
+      end
+      floor = math.max(floor, by_bytes)
+    end
+    if floor > marks[1][3] then call('XTRIM', log, 'MINID', '~', format('%d', floor + 1)) end
+    -- Marks that are old and close together are thinned out: they are needed for the bytes only.
+    local kept = {}
+    for i, mark in ipairs(marks) do
+      local following = marks[i + 1]
+      if following and following[3] <= floor then
+        -- The next one is at or below what was trimmed, too.
+      elseif kept[1] and following and clock - mark[2] >= keep and following[1] - kept[#kept][1] < step then
+        -- Its neighbours are close enough.
+      else
+        kept[#kept + 1] = mark
+      end
+    end
+    while #kept > 64 do table.remove(kept, 2) end
+    for i, mark in ipairs(kept) do kept[i] = format('%d %d %d', mark[1], mark[2], mark[3]) end
+    call('HSET', meta, 'y', table.concat(kept, ' '))
+    mark_bytes, mark_time = total + step, clock + math.floor(keep / 16)
+  end
+  m[6] = format('%d %d %d %d %d', total, mark_bytes, mark_time, longest, said)
+  call('HSET', meta, 'n', format('%d', last), 'b', m[6])
   -- Expiry is pushed forward once per sixteenth of its length, not once per publication. Only here is that noted (x):
   -- a log that has expired since gets an expiry again with its first entry.
-  local now = math.floor(ARGV[5] / 1000)
+  local now = math.floor(clock / 1000)
   if math.abs(now - (m[4] or 0)) >= ARGV[2] / 16 then
     m[4] = now
     refresh('x', format('%d', now))

@@ -2,11 +2,11 @@
 -- functions are made here: each costs every run a tenth of a microsecond, called or not.
 --
 -- KEYS  1 meta (hash: g generation, e newest epoch, n last offset, t table of epochs, x and w pace the expiries,
---       k "log seconds, meta seconds": how long keys live, for touch)
+--       k "log seconds, meta seconds": how long keys live, for touch; b and y count bytes, see append.lua)
 --       2 log (stream)  3, 4 idempotency memory (two hashes, used in turn)
 local call, format = redis.call, string.format
 local meta, log = KEYS[1], KEYS[2]
-local m = call('HMGET', meta, 'g', 'e', 'n', 'x', 'w')
+local m = call('HMGET', meta, 'g', 'e', 'n', 'x', 'w', 'b')
 local generation, epoch, last = m[1], m[2], tonumber(m[3] or 0)
 
 -- Begins an epoch at the next offset. Its id never repeats, for it must tell lives apart that never heard of each other:

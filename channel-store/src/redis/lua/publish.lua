@@ -51,7 +51,7 @@ for i = FIRST, #ARGV, 3 do
     members[session] = members[session] or call('HEXISTS', KEYS[6], session)
     if members[session] == 1 then
       append(data)
-      answer = last
+      answer, spoken = last, true
       if key ~= '' then
         given[key] = format('%d', last)
         noted[#noted + 1], noted[#noted + 2] = key, given[key]

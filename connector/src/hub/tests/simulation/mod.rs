@@ -317,6 +317,7 @@ fn simulate(seed: u64) -> Result<Outcome, String> {
     let world = Arc::new(World {
         store: MemoryStore::new(StoreOptions {
             log_entries: climate.log_entries,
+            log_keep: Duration::ZERO,
             ..StoreOptions::default()
         }),
         contents: Contents::default(),
