@@ -50,6 +50,7 @@ conformance! {
     a_repeated_leave_finds_nothing
     a_join_after_its_fenced_leave_makes_no_ghost_f2
     a_late_copy_of_a_leave_spares_the_session_that_joined_again
+    a_session_that_joins_again_before_its_leave_begins_at_the_present_end
     a_leave_of_the_same_or_an_older_operation_ends_nothing
     a_second_session_stands_at_the_head
     a_joiner_that_follows_hears_its_own_on_join_k2
@@ -510,6 +511,23 @@ async fn a_late_copy_of_a_leave_spares_the_session_that_joined_again(kind: Kind)
     assert!(!subject.leave("4", "u", session("s", 4)).await);
     assert_eq!(subject.members("4").await, [("u".to_owned(), 1)]);
     assert!(subject.leave("4", "u", session("s", 6)).await);
+}
+
+/// Its first answer would replay what it has had already.
+async fn a_session_that_joins_again_before_its_leave_begins_at_the_present_end(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let first = subject.join("4", "u", session("s", 1)).await.unwrap();
+    assert!(first.published);
+    let copy = subject.join("4", "u", session("s", 1)).await;
+    assert_eq!(copy.as_ref(), Ok(&first));
+    let last = subject.publish(message("4", "u", "a")).await.unwrap();
+    let again = subject.join("4", "u", session("s", 3)).await.unwrap();
+    assert_eq!(again.position, last.position);
+    assert!(!again.published);
+    // The leave in between arrives late, and is fenced; the newer membership can still be restored.
+    assert!(!subject.leave_fenced("4", "u", session("s", 2), true).await);
+    assert_eq!(subject.members("4").await, [("u".to_owned(), 1)]);
+    assert_eq!(subject.join("4", "u", session("s", 3)).await, Ok(again));
 }
 
 async fn a_leave_of_the_same_or_an_older_operation_ends_nothing(kind: Kind) {

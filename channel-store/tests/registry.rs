@@ -24,6 +24,7 @@ conformance! {
     a_claim_outranks_by_the_policy
     a_superseded_session_stays_superseded_whatever_it_claims
     a_claim_restores_with_its_own_generation
+    a_claim_puts_its_generation_in_the_place_of_a_late_copys
     claims_are_answered_each_for_itself
     the_funeral_spares_others_entries
     a_look_shows_everything_of_each_user
@@ -360,6 +361,27 @@ async fn a_claim_restores_with_its_own_generation(kind: Kind) {
     }
 }
 
+/// After a loss of data a late copy of a login enters the session anew, with a generation that its owner does not know of.
+async fn a_claim_puts_its_generation_in_the_place_of_a_late_copys(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let first = subject.log_in(ONE, "a", KickOld).await;
+    let second = subject.log_in(OTHER, "b", KickOld).await;
+    subject.close_session("a", false).await;
+    subject.close_session("b", false).await;
+    let late = subject.log_in(ONE, "a", KickOld).await;
+    assert!(late > second);
+    for (of, name, generation) in [
+        (OTHER, "b", second),
+        (ONE, "a", first),
+        (OTHER, "b", second),
+    ] {
+        let claim = subject.claim_as(of, name, KickOld, generation).await;
+        assert!(claim.is_ok(), "{claim:?}");
+    }
+    let expected = [seen("a", first, ONE, true), seen("b", second, OTHER, false)];
+    assert_eq!(subject.entries(ONE).await.0, expected);
+}
+
 async fn claims_are_answered_each_for_itself(kind: Kind) {
     let subject = Subject::new(kind).await;
     let mut claims = Vec::new();
@@ -593,6 +615,28 @@ async fn more_hints_than_anybody_takes_are_lost_and_stop_nothing() {
     .await;
     assert!(deaf.len() <= 2_000, "{}", deaf.len());
     assert!(!deaf.is_empty());
+}
+
+#[tokio::test]
+async fn a_user_who_is_gone_is_remembered_only_as_long_as_tombstones_are() {
+    let options = StoreOptions::default();
+    let tombstone_life = i64::try_from(options.tombstone_life.as_millis()).unwrap();
+    let mut subject = Subject::with(Kind::Redis, options).await;
+    let left = |subject: &mut Subject| -> i64 {
+        let left = subject.server().say("PTTL gc:{u}:user:generation");
+        redis::from_redis_value(left).unwrap()
+    };
+    let first = subject.log_in(ONE, "a", Reject).await;
+    assert!(left(&mut subject) > tombstone_life);
+    subject.close_session("a", false).await;
+    assert!((1..=tombstone_life).contains(&left(&mut subject)));
+    // Its connector looks for a while whether anything is left.
+    assert_eq!(subject.sessions().await, [""; 0]);
+    assert!((1..=tombstone_life).contains(&left(&mut subject)));
+    assert!(subject.log_in(ONE, "b", Reject).await > first);
+    assert!(left(&mut subject) > tombstone_life);
+    assert_eq!(subject.reap_user(ONE).await, 1);
+    assert!((1..=tombstone_life).contains(&left(&mut subject)));
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 
 mod answer;
 mod entry;
+mod pace;
 mod speech;
 mod view;
 
@@ -23,6 +24,7 @@ use crate::registry::{Registration, Registry};
 use answer::{Answer, DONE, LOGGED_IN};
 use channel_store::{ChannelName, SessionId, User};
 use entry::Refused;
+use pace::Pace;
 use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 
@@ -61,6 +63,7 @@ struct Session {
     flow: Arc<Flow>,
     keys: u64,
     places: Vec<Joined>,
+    joins: Pace,
 }
 
 /// A channel that a session is in.
@@ -199,6 +202,7 @@ impl Client {
             flow: Arc::default(),
             keys: 0,
             places: Vec::from_iter(joined),
+            joins: Pace::default(),
         });
         None
     }

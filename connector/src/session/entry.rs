@@ -51,7 +51,7 @@ pub(super) struct Entry {
 impl Client {
     /// A further channel. `None` if it was answered already.
     pub(super) async fn join(&mut self, request: &Request, deadline: Instant) -> Option<Answer> {
-        let Some(session) = &self.session else {
+        let Some(session) = &mut self.session else {
             return Some(Err(Reason::NotLoggedIn.into()));
         };
         let JoinChannel { channel, recovery } = match JoinChannel::parse(&request.body) {
@@ -67,12 +67,15 @@ impl Client {
         if !self.services.departures.has_room() {
             return Some(Err(Reason::Unavailable.into()));
         }
+        if let Err(wait) = session.joins.take(Instant::now()) {
+            return Some(Err(Refusal::rate_limited(wait)));
+        }
         let mut undo = Undo::new(&self.services.departures);
+        let (user, id) = (session.user.clone(), session.id.clone());
         let membership = async {
             let places = vec![Place::Channel(channel.clone())];
             let stay = self.services.lease.enter(places).await;
             let stay = Arc::new(stay.ok_or(Refused::Failed)?);
-            let (user, id) = (session.user.clone(), session.id.clone());
             Ok(Membership::begin(stay, channel.clone(), user, id))
         };
         let entered = self

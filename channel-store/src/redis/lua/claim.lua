@@ -1,6 +1,7 @@
 -- claim: an owner that has its login's answer, and a client that is there, says so. Puts the entry back if it is missing,
--- or has another generation: after a loss of data a late copy of the login may have entered it anew, with a higher one, and
--- two sessions would each believe to be the better. An entry that is superseded stays so. Marks as superseded what it outranks. Without flags, as login. Follows user.lua.
+-- or has another generation: after a loss of data a late copy of the login may have entered it anew, with a higher one,
+-- and two sessions would each believe to be the better. An entry that is superseded stays so. Marks as superseded what it
+-- outranks. Without flags, as login. Follows user.lua.
 --
 -- KEYS  3 tombstone of the incarnation  4 tombstone of the session
 -- ARGV  2 session  3 incarnation  4 deadline, milliseconds  5 policy  6 generation

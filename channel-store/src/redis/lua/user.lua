@@ -26,6 +26,12 @@ local function others(session)
   return found
 end
 
+-- A user without entries is remembered only as long as tombstones stand. After that no copy of a login or claim is under
+-- way any more, and new generations are higher by the clock alone.
+local function forget_if_gone(seconds)
+  if call('EXISTS', entries) == 0 then call('EXPIRE', given, seconds) end
+end
+
 -- Takes an incarnation's entries away, after its tombstone is set: whatever of it is under way comes too late.
 local function bury(tombstone, seconds, incarnation)
   local removed = 0
@@ -33,12 +39,13 @@ local function bury(tombstone, seconds, incarnation)
   for _, entry in ipairs(others()) do
     if entry.incarnation == incarnation then removed = removed + call('HDEL', entries, entry.session) end
   end
+  forget_if_gone(seconds)
   return removed
 end
 
 local function remember()
-  call('EXPIRE', entries, ARGV[1])
-  call('EXPIRE', given, ARGV[1])
+  -- Without entries there is nothing to remember the generation for: see forget_if_gone.
+  if call('EXPIRE', entries, ARGV[1]) == 1 then call('EXPIRE', given, ARGV[1]) end
 end
 
 -- Why a login or claim is refused, if it is.
