@@ -1,10 +1,13 @@
 //! Names that were checked once, at the edge, and are cheap to clone from then on.
 //!
-//! CONTRACT: a user has at most 128 bytes, a channel 256, an idempotency key 128; none is empty or holds a control
-//! character. Everything behind the edge takes these types and need not ask again.
+//! A user has at most 128 bytes, a channel 256, an idempotency key 128. None is empty, holds a control character, or holds a
+//! character that can't be seen: two names that look the same would be two users, and one that turns the text's direction
+//! would be shown as another one. Names in other letters that merely look alike, as full-width ones do, stay possible.
+//! Everything behind the edge takes these types and need not ask again.
 
 use std::fmt;
 use std::sync::Arc;
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
 /// Why a text is no name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -21,6 +24,25 @@ pub enum NameError {
     /// U+0000 to U+001F or U+007F to U+009F.
     #[error("must not hold control characters")]
     ControlCharacter,
+    /// A character of Unicode's category Cf (zero-width, bidirectional, tags), a separator of lines, or a filler.
+    #[error("must not hold invisible characters")]
+    InvisibleCharacter,
+}
+
+/// Letters and marks by their category, and yet nothing is seen of them.
+const FILLERS: [char; 7] = [
+    '\u{34f}', '\u{115f}', '\u{1160}', '\u{17b4}', '\u{17b5}', '\u{3164}', '\u{ffa0}',
+];
+
+fn is_invisible(c: char) -> bool {
+    !c.is_ascii()
+        && (FILLERS.contains(&c)
+            || matches!(
+                c.general_category(),
+                GeneralCategory::Format
+                    | GeneralCategory::LineSeparator
+                    | GeneralCategory::ParagraphSeparator
+            ))
 }
 
 fn check(text: &str, limit: usize) -> Result<(), NameError> {
@@ -32,6 +54,9 @@ fn check(text: &str, limit: usize) -> Result<(), NameError> {
     }
     if text.chars().any(char::is_control) {
         return Err(NameError::ControlCharacter);
+    }
+    if text.chars().any(is_invisible) {
+        return Err(NameError::InvisibleCharacter);
     }
     Ok(())
 }
@@ -158,6 +183,30 @@ mod tests {
             Err(NameError::TooLong { limit: 128 })
         );
         assert_eq!(UserId::new("哈".repeat(42)).unwrap().as_str().len(), 126);
+    }
+
+    #[test]
+    fn a_name_is_refused_when_something_in_it_cannot_be_seen() {
+        for wrong in [
+            "admin\u{200b}",
+            "\u{202e}nimda",
+            "a\u{2066}b",
+            "a\u{feff}",
+            "a\u{ad}b",
+            "a\u{2028}b",
+            "a\u{e0041}",
+            "\u{3164}",
+        ] {
+            assert_eq!(
+                UserId::new(wrong),
+                Err(NameError::InvisibleCharacter),
+                "{wrong:?}"
+            );
+            assert!(ChannelName::new(wrong).is_err(), "{wrong:?}");
+        }
+        for right in ["ａｄｍｉｎ", "Zoë", "🙂\u{fe0f}", "a b", "عربي"] {
+            assert_eq!(UserId::new(right).unwrap().as_str(), right);
+        }
     }
 
     #[test]

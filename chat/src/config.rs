@@ -2,7 +2,7 @@
 
 use channel_store::redis::{OpenError, check_url};
 use channel_store::{Ack, LogRule, StoreOptions};
-use runtime::cli::{bytes, duration};
+use runtime::cli::{Grouped, bytes, duration};
 use runtime::listen::address;
 use runtime::{LogFormat, descriptors};
 use std::net::SocketAddr;
@@ -171,6 +171,51 @@ pub struct Config {
     /// What a line of the log looks like; RUST_LOG says how much is logged
     #[arg(long, env = "CHAT_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
+}
+
+impl Grouped for Config {
+    const FIRST: &'static [&'static str] = &[
+        "listen",
+        "redis",
+        "admin",
+        "ack",
+        "message_limit",
+        "log_format",
+    ];
+    const GROUPS: &'static [(&'static str, &'static [&'static str])] = &[
+        (
+            "Redis",
+            &["redis_ca", "redis_timeout", "ack_replicas", "prefix"],
+        ),
+        (
+            "Channels",
+            &[
+                "log_entries",
+                "log_keep",
+                "log_bytes",
+                "log_life",
+                "log_rules",
+                "announce_members",
+                "channel_life",
+                "key_life",
+                "detached_life",
+                "lease",
+            ],
+        ),
+        (
+            "Limits",
+            &[
+                "connections",
+                "calls",
+                "streams",
+                "requests_total",
+                "answers_total",
+                "idle_timeout",
+                "answer_timeout",
+            ],
+        ),
+        ("Process", &["threads"]),
+    ];
 }
 
 /// Who must have a message before its sender is told so.
@@ -389,6 +434,7 @@ impl Default for Limits {
 mod tests {
     use super::*;
     use clap::Parser;
+    use runtime::cli::MORE;
 
     fn config(arguments: &[&str]) -> Config {
         Config::parse_from([&["chat"], arguments].concat())
@@ -405,6 +451,18 @@ mod tests {
         };
         let theirs = Limits::default();
         assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
+    }
+
+    #[test]
+    fn six_flags_stand_first_and_every_other_one_below_its_heading() {
+        let command = Config::grouped();
+        let heading = |it: &clap::Arg| it.get_help_heading().map(str::to_owned);
+        let first = command.get_arguments().filter(|it| heading(it).is_none());
+        assert_eq!(first.count(), 6);
+        for argument in command.get_arguments() {
+            let heading = heading(argument);
+            assert_ne!(heading.as_deref(), Some(MORE), "{}", argument.get_id());
+        }
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! A connector's settings: flags, and the environment variables of the same meaning.
 
+use crate::chat::Source;
 use crate::codec::{Dictionary, DictionaryError};
 use crate::limits::{Bounds, QueueLimits};
 use crate::random::unguessable;
 use crate::socket::{ClientLimits, Heartbeats};
+use channel_store::redis::{OpenError, check_url};
 use channel_store::{Incarnation, LoginPolicy, StoreOptions};
 use clap::Parser;
-use runtime::cli::duration;
+use runtime::cli::{Grouped, bytes, duration};
 use runtime::listen::address;
 use runtime::{LogFormat, descriptors};
 use std::net::SocketAddr;
@@ -45,6 +47,7 @@ pub struct Config {
     #[arg(
         long,
         env = "CONNECTOR_CHAT",
+        hide_env_values = true,
         default_value = "http://127.0.0.1:4001",
         value_delimiter = ',',
         value_name = "URL,…"
@@ -119,7 +122,7 @@ pub struct Config {
 /// What clients may do and cost.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ClientSettings {
-    /// Between heartbeats, such as 25s; a client silent for twice that is dropped
+    /// Between heartbeats, such as 25s; a number alone is seconds. A client silent for twice that is dropped
     #[arg(long, env = "CONNECTOR_HEARTBEAT", default_value = "25s", value_parser = seconds)]
     pub heartbeat: Duration,
 
@@ -179,18 +182,30 @@ pub struct ClientSettings {
     #[arg(
         long,
         env = "CONNECTOR_MESSAGE_LIMIT",
-        default_value_t = 128 << 10,
-        value_parser = clap::value_parser!(u32).range(1..16 << 20),
+        default_value = "128KiB",
+        value_parser = bytes::<u32>(1..=(16 << 20) - 1),
         value_name = "BYTES"
     )]
     pub message_limit: u32,
 
     /// Bytes that may wait for one client that does not read; beyond it, it is cut off
-    #[arg(long, env = "CONNECTOR_QUEUE", default_value_t = 1 << 20, value_name = "BYTES")]
+    #[arg(
+        long,
+        env = "CONNECTOR_QUEUE",
+        default_value = "1MiB",
+        value_parser = bytes::<usize>(1..=1 << 40),
+        value_name = "BYTES"
+    )]
     pub queue: usize,
 
     /// Bytes that may wait for all clients together
-    #[arg(long, env = "CONNECTOR_QUEUE_TOTAL", default_value_t = 512 << 20, value_name = "BYTES")]
+    #[arg(
+        long,
+        env = "CONNECTOR_QUEUE_TOTAL",
+        default_value = "512MiB",
+        value_parser = bytes::<usize>(1..=1 << 40),
+        value_name = "BYTES"
+    )]
     pub queue_total: usize,
 
     /// Connections of clients at once; beyond it they are refused. Without it, nine tenths of the file descriptors
@@ -221,6 +236,51 @@ pub struct ClientSettings {
     pub polling: usize,
 }
 
+impl Grouped for Config {
+    const FIRST: &'static [&'static str] =
+        &["listen", "id", "chat", "redis", "admin", "login_policy"];
+    const GROUPS: &'static [(&'static str, &'static [&'static str])] = &[
+        (
+            "Redis",
+            &["redis_ca", "redis_timeout", "prefix", "touch", "lease"],
+        ),
+        CLIENTS,
+        LIMITS,
+        ("Process", &["log_format", "threads"]),
+    ];
+}
+
+/// The heading of what clients may do, and the settings below it.
+pub const CLIENTS: (&str, &[&str]) = (
+    "Clients",
+    &[
+        "listen_tcp",
+        "heartbeat",
+        "socketio_heartbeat",
+        "socketio_timeout",
+        "handshake_timeout",
+        "idle_timeout",
+        "grace",
+        "dictionary",
+        "no_deflate",
+        "no_page",
+    ],
+);
+
+/// The heading of what clients may cost, and the settings below it.
+pub const LIMITS: (&str, &[&str]) = (
+    "Limits",
+    &[
+        "message_limit",
+        "queue",
+        "queue_total",
+        "connections",
+        "half_open",
+        "handshakes",
+        "polling",
+    ],
+);
+
 /// What becomes of a user's second login.
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
 pub enum Policy {
@@ -247,7 +307,7 @@ impl From<Policy> for LoginPolicy {
 fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse() {
         Ok(seconds @ 1..) => Ok(Duration::from_secs(seconds)),
-        _ => duration(text),
+        _ => duration(text).map_err(|error| format!("{error}, or a number of seconds")),
     }
 }
 
@@ -297,6 +357,22 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// Looks at what can only be judged as a whole.
+    ///
+    /// # Errors
+    /// One line that names the flag. It never shows a user or a password of a URL.
+    pub fn check(&self) -> Result<(), String> {
+        Source::parse(&self.chat).map_err(|error| format!("--chat: {error}"))?;
+        new_incarnation(&self.id).map_err(|error| error.to_string())?;
+        match check_url(&self.redis, self.redis_ca.as_deref()) {
+            Ok(()) => Ok(()),
+            Err(error @ OpenError::Certificates { .. }) => Err(format!("--redis-ca: {error}")),
+            Err(error) => Err(format!(
+                "--redis: {error}; expected one such as redis://127.0.0.1:6379"
+            )),
+        }
+    }
+
     /// What the feed must share with chat.
     #[must_use]
     pub fn store_options(&self) -> StoreOptions {
@@ -350,4 +426,37 @@ pub fn new_incarnation(id: &str) -> Result<Incarnation, ConfigError> {
     let random = unguessable::<6>()?;
     let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(Incarnation::new(format!("{id}:{hex}"))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use runtime::cli::MORE;
+
+    #[test]
+    fn six_flags_stand_first_and_every_other_one_below_its_heading() {
+        let command = Config::grouped();
+        let heading = |it: &clap::Arg| it.get_help_heading().map(str::to_owned);
+        let first = command.get_arguments().filter(|it| heading(it).is_none());
+        assert_eq!(first.count(), 6);
+        for argument in command.get_arguments() {
+            let heading = heading(argument);
+            assert_ne!(heading.as_deref(), Some(MORE), "{}", argument.get_id());
+        }
+    }
+
+    #[test]
+    fn a_url_with_a_password_is_refused_without_showing_it() {
+        let config = |flags: &[&str]| Config::parse_from([&["connector"], flags].concat());
+        assert_eq!(config(&[]).check(), Ok(()));
+        for (flags, flag) in [
+            (&["--chat", "http://u:secret@chat"][..], "--chat: "),
+            (&["--redis", "http://u:secret@redis"], "--redis: "),
+            (&["--id", "a\u{200b}"], "--id "),
+        ] {
+            let reason = config(flags).check().unwrap_err();
+            assert!(reason.starts_with(flag), "{reason}");
+            assert!(!reason.contains("secret"), "{reason}");
+        }
+    }
 }

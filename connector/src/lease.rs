@@ -14,6 +14,7 @@ pub(crate) use roster::Membership;
 
 use crate::chat::Chat;
 use crate::config::{ConfigError, new_incarnation};
+use crate::metering::{DECLARED_DEAD, LEASE_AGE, LEASES_LOST};
 use crate::registry::Registry;
 use crate::suspects::Suspects;
 use channel_store::{
@@ -21,7 +22,7 @@ use channel_store::{
     Renewed, SessionId, Shard, StoreError, User,
 };
 use index::Index;
-use metrics::{counter, describe_counter, describe_gauge, gauge};
+use metrics::{counter, gauge};
 use parking_lot::Mutex;
 use proto::v1::{LeaveRequest, Session as WireSession};
 use roster::Roster;
@@ -40,10 +41,6 @@ const RETRY: Duration = Duration::from_millis(150);
 const INDEX_RETRY: Duration = Duration::from_millis(25);
 /// How long a parting word may take.
 const RESIGN: Duration = Duration::from_millis(500);
-
-const AGE: &str = "connector_lease_age_seconds";
-const LOST: &str = "connector_leases_lost_total";
-const DEAD: &str = "connector_declared_dead_total";
 
 /// Holds a lease, by one incarnation after another.
 pub struct Lease {
@@ -100,10 +97,6 @@ impl Lease {
         leases: Arc<dyn Leases>,
         suspects: Arc<Suspects>,
     ) -> Result<Arc<Self>, ConfigError> {
-        describe_gauge!(AGE, "Since the lease was renewed last");
-        describe_counter!(LOST, "Leases that the store had lost, taken again");
-        describe_counter!(DEAD, "Times that this connector was declared dead");
-        patrol::describe();
         new_incarnation(id)?;
         Ok(Arc::new(Self {
             id: id.to_owned(),
@@ -140,7 +133,7 @@ impl Lease {
             () = self.listen(&tenure, registry) => {}
             () = tenure.condemned.notified() => {}
         }
-        counter!(DEAD).increment(1);
+        counter!(DECLARED_DEAD).increment(1);
         tracing::error!(incarnation = %tenure.incarnation, "declared dead");
         self.tenure.lock().take();
         Dead(tenure)
@@ -239,7 +232,7 @@ impl Lease {
                     RETRY.mul_f64(0.5 + fastrand::f64())
                 }
             };
-            gauge!(AGE).set(renewed.elapsed().as_secs_f64());
+            gauge!(LEASE_AGE).set(renewed.elapsed().as_secs_f64());
             // Whichever comes first.
             let _ = timeout(pause, tenure.hurry.notified()).await;
         }
@@ -261,7 +254,7 @@ impl Lease {
         };
         let is_first = self.tenure.lock().is_none();
         if was_lost && !is_first {
-            counter!(LOST).increment(1);
+            counter!(LEASES_LOST).increment(1);
             tracing::warn!(%incarnation, "the store has lost the lease: taken again");
         }
         let expected = tenure.index.lock().len_written();

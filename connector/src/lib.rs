@@ -17,6 +17,7 @@ pub mod lease;
 mod life;
 pub mod limits;
 mod lines;
+mod metering;
 pub mod outlet;
 mod page;
 mod parameters;
@@ -97,6 +98,7 @@ pub async fn serve(
         registry,
         readiness,
     } = surroundings;
+    metering::describe();
     hub.follow(feed);
     let services = Services {
         departures: Departures::new(&chat, &registry, lease.shards(), clients.grace),

@@ -13,6 +13,9 @@ use std::sync::Arc;
 
 fn main() -> ExitCode {
     let config: Config = cli::parse();
+    if let Err(reason) = config.check() {
+        return cli::refuse::<Config>(reason);
+    }
     telemetry::init(config.log_format);
     lifecycle::run("connector", config.threads, |shutdown| {
         run(config, shutdown)
@@ -37,7 +40,8 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
 
     let readiness = Readiness::new();
     readiness.follow("redis", channel_store::ChannelFeed::available(&*feed));
-    readiness.follow("chat", chat.available());
+    let asked = Arc::clone(&chat);
+    readiness.follow_because("chat", chat.available(), move || asked.why_unavailable());
     readiness.follow("login-policy", registry.agreed());
     tracing::info!(address = %listeners.all.local_addr()?, "listening");
     if let Some(tcp) = &listeners.tcp {

@@ -8,12 +8,13 @@
 use crate::connection::Connection;
 use crate::disconnect::Disconnect;
 use crate::lease::{Stay, count_repair};
+use crate::metering::KICKS;
 use channel_store::{
     Claimed, Hints, Incarnation, Leases, LoggedIn, Login, LoginPolicy, Place, SessionId,
     StoreError, UserEntry, UserId, UserLook, UserRegistry,
 };
 use futures_util::future::join_all;
-use metrics::{counter, describe_counter};
+use metrics::counter;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -29,8 +30,6 @@ const AGREE: Duration = Duration::from_secs(3);
 const RETRY: Duration = Duration::from_millis(100);
 /// Calls of one user's holders at once, at most.
 const HOLDERS: usize = 8;
-
-const KICKS: &str = "connector_kicks_total";
 
 /// What a login was told.
 #[derive(Debug, PartialEq, Eq)]
@@ -99,10 +98,6 @@ impl Registry {
         hints: Arc<dyn Hints>,
         leases: Arc<dyn Leases>,
     ) -> Arc<Self> {
-        describe_counter!(
-            KICKS,
-            "Sessions that gave way to another login of their user"
-        );
         Arc::new(Self {
             policy,
             users,

@@ -10,6 +10,7 @@ use crate::inlet::Inlet;
 use crate::life::{Life, Obituaries};
 use crate::limits::{self, Bound, Limits};
 use crate::lines::Lines;
+use crate::metering::CONNECTIONS;
 use crate::page;
 use crate::session::Services;
 use crate::socket::{ClientLimits, Socket};
@@ -436,7 +437,7 @@ impl Server {
         end: impl FnOnce() + Send + 'static,
     ) {
         let key = self.connections.lock().insert(Arc::clone(&connection));
-        gauge!("connector_connections").increment(1);
+        gauge!(CONNECTIONS).increment(1);
         // Registered before the look, so that a shutdown finds it in one of the two ways.
         if self.sockets.is_closed() {
             connection.close(Disconnect::Shutdown);
@@ -493,7 +494,7 @@ impl<E: FnOnce()> Drop for Served<E> {
         }
         let removed = self.server.connections.lock().try_remove(self.key);
         drop(removed);
-        gauge!("connector_connections").decrement(1);
+        gauge!(CONNECTIONS).decrement(1);
     }
 }
 

@@ -1,7 +1,8 @@
 //! Command lines: what is wrong with one is said in one line.
 
-use clap::Parser;
 use clap::error::{Error, ErrorKind};
+use clap::{Command, Parser};
+use std::env;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::process::{self, ExitCode};
@@ -10,12 +11,45 @@ use std::time::Duration;
 /// The exit code of a command line that can't be understood (`EX_USAGE` of sysexits).
 pub const USAGE: u8 = 64;
 
+/// A command line whose help is grouped: first what everybody needs, then the rest by what it is about.
+pub trait Grouped: Parser {
+    /// The arguments that stand first, by their names in the code.
+    const FIRST: &'static [&'static str];
+    /// Headings, and the arguments below each. What is in none of them stands below "More".
+    const GROUPS: &'static [(&'static str, &'static [&'static str])];
+
+    /// The command line with its headings.
+    #[must_use]
+    fn grouped() -> Command {
+        Self::command().mut_args(|argument| {
+            let id = argument.get_id().as_str();
+            if Self::FIRST.contains(&id) {
+                return argument.help_heading(None::<&str>);
+            }
+            let group = Self::GROUPS.iter().find(|(_, ids)| ids.contains(&id));
+            argument.help_heading(group.map_or(MORE, |(heading, _)| heading))
+        })
+    }
+}
+
+/// The heading of arguments in no group.
+pub const MORE: &str = "More";
+
 /// Reads the arguments and, where the service declares it, the environment.
 ///
-/// A wrong one ends the process with [`USAGE`] and one line on stderr; `--help` and `--version` print and end it too.
+/// A wrong one ends the process with [`USAGE`] and one line on stderr; `--help`, `-h` and `--version` print and end it too.
+/// `-h` has one line for each argument.
 #[must_use]
-pub fn parse<T: Parser>() -> T {
-    T::try_parse().unwrap_or_else(|error| {
+pub fn parse<T: Grouped>() -> T {
+    let command = T::grouped();
+    let command = if env::args_os().any(|argument| argument == "-h") {
+        brief(command)
+    } else {
+        command
+    };
+    let parsed = command.try_get_matches();
+    let parsed = parsed.and_then(|mut matches| T::from_arg_matches_mut(&mut matches));
+    parsed.unwrap_or_else(|error| {
         if matches!(
             error.kind(),
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
@@ -25,6 +59,26 @@ pub fn parse<T: Parser>() -> T {
         eprintln!("{}: {}", T::command().get_name(), one_line(&error));
         process::exit(USAGE.into());
     })
+}
+
+/// With the first sentence of each argument's help alone, and nothing about the environment.
+fn brief(command: Command) -> Command {
+    let command = command.term_width(0);
+    command.mut_args(|argument| {
+        let help = argument.get_help().map(ToString::to_string);
+        let argument = argument.hide_env(true).hide_possible_values(true);
+        match help {
+            Some(help) => argument.help(first_sentence(&help).to_owned()),
+            None => argument,
+        }
+    })
+}
+
+fn first_sentence(help: &str) -> &str {
+    let end = [". ", "; ", ": ", "\n"]
+        .iter()
+        .filter_map(|end| help.find(end));
+    help[..end.min().unwrap_or(help.len())].trim_end_matches('.')
 }
 
 /// What `main` returns for arguments that turned out to be wrong after [`parse`]: says why on stderr, in one line, and
@@ -174,6 +228,48 @@ mod tests {
         let line = complaint(&["service"]);
         assert!(line.contains("--port <PORT>"), "{line}");
         assert!(!line.contains('\n'));
+    }
+
+    /// Looks after things.
+    #[derive(Debug, Parser)]
+    struct Service {
+        /// Where it listens. Port 0: any free one
+        #[arg(long, env = "SERVICE_LISTEN", default_value = "127.0.0.1:1")]
+        listen: String,
+        /// How much; more is slower
+        #[arg(long, default_value_t = 5)]
+        much: u32,
+        /// A new one
+        #[arg(long)]
+        new: bool,
+    }
+
+    impl Grouped for Service {
+        const FIRST: &'static [&'static str] = &["listen"];
+        const GROUPS: &'static [(&'static str, &'static [&'static str])] = &[("Limits", &["much"])];
+    }
+
+    #[test]
+    fn help_is_grouped_and_its_short_form_has_one_line_for_each_argument() {
+        let long = Service::grouped().render_long_help().to_string();
+        let place = |text: &str| {
+            long.find(text)
+                .unwrap_or_else(|| panic!("no {text} in {long}"))
+        };
+        assert!(place("--listen") < place("Limits:"));
+        assert!(place("Limits:") < place("--much"));
+        assert!(place("--much") < place("More:"));
+        assert!(place("More:") < place("--new"));
+
+        let short = brief(Service::grouped()).render_help().to_string();
+        let line = short.lines().find(|line| line.contains("--listen"));
+        let line = line.expect("it is told");
+        assert!(
+            line.ends_with("Where it listens [default: 127.0.0.1:1]"),
+            "{short}"
+        );
+        assert!(short.contains("How much [default: 5]"), "{short}");
+        assert!(!short.contains("SERVICE_LISTEN"), "{short}");
     }
 
     #[test]

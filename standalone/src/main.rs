@@ -6,11 +6,15 @@ use channel_store::StoreOptions;
 use channel_store::memory::MemoryStore;
 use clap::Parser;
 use connector::chat::{Chat, Source, TransportError};
+use connector::config::{CLIENTS, LIMITS};
 use connector::hub::{Hub, TOUCH_INTERVAL};
 use connector::lease::Lease;
 use connector::registry::Registry;
 use connector::{ClientSettings, Surroundings};
-use runtime::{LogFormat, Readiness, Shutdown, admin, cli, lifecycle, listen, telemetry};
+use runtime::cli::Grouped;
+use runtime::{
+    LogFormat, Readiness, Shutdown, admin, cli, descriptors, lifecycle, listen, telemetry,
+};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use tower::ServiceExt;
@@ -40,6 +44,18 @@ struct Config {
     clients: ClientSettings,
 }
 
+impl Grouped for Config {
+    const FIRST: &'static [&'static str] = &[
+        "listen",
+        "grpc",
+        "admin",
+        "login_policy",
+        "message_limit",
+        "log_format",
+    ];
+    const GROUPS: &'static [(&'static str, &'static [&'static str])] = &[CLIENTS, LIMITS];
+}
+
 fn main() -> ExitCode {
     let config: Config = cli::parse();
     telemetry::init(config.log_format);
@@ -54,7 +70,10 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     tracing::info!(address = %clients, "listening");
     tracing::info!(address = %grpc, "grpc listening");
     tracing::info!(address = %admin_listener.local_addr()?, "admin listening");
-    eprintln!("{}", try_next(clients, grpc));
+    // Whoever reads JSON reads nothing else.
+    if config.log_format == LogFormat::Text {
+        eprintln!("{}", try_next(clients, grpc));
+    }
 
     let options = StoreOptions::default();
     let lease_length = options.lease;
@@ -69,6 +88,8 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let chat_shutdown = Shutdown::new();
     let limits = chat::Limits {
         message: config.clients.message_limit as usize,
+        // Most descriptors are for clients.
+        connections: (descriptors::limit_now() / 20).clamp(16, 1_000),
         ..chat::Limits::default()
     };
     let service = chat::service(

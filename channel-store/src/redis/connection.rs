@@ -61,6 +61,16 @@ pub(super) enum Ended {
 }
 
 impl Ended {
+    /// All labels.
+    pub(super) const LABELS: [&'static str; 6] = [
+        "closed",
+        "failed",
+        "replica",
+        "lifetime",
+        "elsewhere",
+        "deaf",
+    ];
+
     /// The reason as a metric has it.
     pub(super) fn label(&self) -> &'static str {
         match self {

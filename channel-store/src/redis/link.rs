@@ -214,6 +214,9 @@ impl Supervisor {
         common: Arc<Common>,
     ) -> (Self, impl FnOnce(AbortHandle) -> Link) {
         describe_counter!(LOST, "Connections to Redis that were left, by reason");
+        for reason in Ended::LABELS {
+            counter!(LOST, "reason" => reason).increment(0);
+        }
         let (current, watch_current) = watch::channel(None);
         let (ready, watch_ready) = watch::channel(false);
         let patience = common.answer_time;

@@ -7,6 +7,7 @@
 mod calls;
 mod errors;
 mod history;
+mod hostile;
 mod in_process;
 mod overload;
 mod serving;

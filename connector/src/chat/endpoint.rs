@@ -3,7 +3,9 @@
 use super::Chat;
 use super::lane::Lane;
 use http::Uri;
+use parking_lot::Mutex;
 use proto::v1::chat_service_client::ChatServiceClient;
+use runtime::cli::redact;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
@@ -24,7 +26,7 @@ pub type ChatService = BoxCloneSyncService<
 /// The way to chat broke. (A type of its own, since futures that name a boxed error are hard to prove `Send`.)
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct TransportError(Box<dyn std::error::Error + Send + Sync>);
+pub struct TransportError(#[source] Box<dyn std::error::Error + Send + Sync>);
 
 impl TransportError {
     /// Whatever a transport said.
@@ -41,10 +43,24 @@ pub enum Source {
     InProcess(ChatService),
 }
 
-/// An address that is no `http://host:port`.
+/// An address of `--chat` that can't be used. None of them shows a user or a password.
 #[derive(Debug, thiserror::Error)]
-#[error("{0:?} is not a chat address such as http://127.0.0.1:4001")]
-pub struct SourceError(String);
+pub enum SourceError {
+    /// Not `http://host:port`.
+    #[error("{0:?} is not a chat address such as http://127.0.0.1:4001")]
+    NoAddress(String),
+    /// Encrypted.
+    #[error(
+        "{0:?}: connectors speak to chat without TLS; use http:// as in http://127.0.0.1:4001, inside of a network that you trust or \
+         that encrypts by itself"
+    )]
+    Encrypted(String),
+    /// With a user.
+    #[error(
+        "{0:?}: chat asks for no user and no password; use an address such as http://127.0.0.1:4001"
+    )]
+    Credentials(String),
+}
 
 impl Source {
     /// Reads `--chat`.
@@ -52,14 +68,23 @@ impl Source {
     /// # Errors
     /// [`SourceError`] names the first address that can't be used.
     pub fn parse(addresses: &[String]) -> Result<Self, SourceError> {
-        let uris = addresses.iter().map(|address| {
-            address
-                .parse::<Uri>()
-                .ok()
-                .filter(|uri| uri.scheme_str() == Some("http") && uri.host().is_some())
-                .ok_or_else(|| SourceError(address.clone()))
-        });
+        let uris = addresses.iter().map(|address| uri(address));
         Ok(Self::Addresses(uris.collect::<Result<_, _>>()?))
+    }
+}
+
+fn uri(address: &str) -> Result<Uri, SourceError> {
+    let shown = redact(address);
+    let Ok(uri) = address.parse::<Uri>() else {
+        return Err(SourceError::NoAddress(shown));
+    };
+    match (uri.scheme_str(), uri.authority()) {
+        (Some("http" | "https"), Some(authority)) if authority.as_str().contains('@') => {
+            Err(SourceError::Credentials(shown))
+        }
+        (Some("http"), Some(authority)) if !authority.host().is_empty() => Ok(uri),
+        (Some("https"), _) => Err(SourceError::Encrypted(shown)),
+        _ => Err(SourceError::NoAddress(shown)),
     }
 }
 
@@ -68,6 +93,8 @@ pub(super) struct Endpoint {
     pub(super) name: String,
     pub(super) lane: Arc<Lane>,
     service: ChatService,
+    /// Why there is no stream to it, if there was none when it was tried last.
+    trouble: Mutex<Option<String>>,
 }
 
 impl Endpoint {
@@ -76,6 +103,7 @@ impl Endpoint {
             name,
             lane: Lane::new(),
             service,
+            trouble: Mutex::default(),
         });
         tokio::spawn(Lane::run(Arc::clone(&endpoint), Arc::downgrade(chat)));
         endpoint
@@ -83,6 +111,39 @@ impl Endpoint {
 
     pub(super) fn client(&self) -> ChatServiceClient<ChatService> {
         ChatServiceClient::new(self.service.clone()).max_decoding_message_size(16 << 20)
+    }
+}
+
+impl Endpoint {
+    /// The last try brought no stream, or brought one.
+    pub(super) fn note_trouble(&self, trouble: Option<String>) {
+        *self.trouble.lock() = trouble;
+    }
+
+    /// Its name and what is wrong with it; `None` while its stream is up.
+    pub(super) fn trouble(&self) -> Option<String> {
+        if self.lane.is_open() {
+            return None;
+        }
+        let trouble = self.trouble.lock().clone();
+        let trouble = trouble.unwrap_or_else(|| "no answer yet".to_owned());
+        Some(format!("{}: {trouble}", self.name))
+    }
+}
+
+/// What a failed call is about: the last cause that somebody noted, which is the system's where the network failed.
+pub(super) fn words(status: &tonic::Status) -> String {
+    let mut source = std::error::Error::source(status);
+    let mut last = None;
+    while let Some(error) = source {
+        last = Some(error.to_string());
+        source = error.source();
+    }
+    let words = last.unwrap_or_else(|| status.message().to_owned());
+    if words.is_empty() {
+        format!("{:?}", status.code())
+    } else {
+        words
     }
 }
 
@@ -113,10 +174,14 @@ async fn resolve(uris: Vec<Uri>, chat: Weak<Chat>) {
                 Ok(found) => found.collect(),
                 Err(error) => {
                     tracing::debug!(%uri, %error, "can't resolve");
+                    let Some(chat) = chat.upgrade() else { return };
+                    let trouble = format!("{uri}: cannot resolve the name: {error}");
+                    chat.unresolved.lock().insert(index, trouble);
                     continue;
                 }
             };
             let Some(chat) = chat.upgrade() else { return };
+            chat.unresolved.lock().remove(&index);
             update(&mut known, (index, uri), &found, &chat);
         }
         tokio::time::sleep(RESOLVE_AGAIN).await;
@@ -163,4 +228,37 @@ fn connect(uri: &Uri, address: SocketAddr) -> ChatService {
         .keep_alive_while_idle(true)
         .connect_lazy();
     BoxCloneSyncService::new(channel.map_err(TransportError::new))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(address: &str) -> String {
+        let parsed = Source::parse(&[address.to_owned()]);
+        parsed
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default()
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_refused_with_its_reason_and_an_example() {
+        for (wrong, reason) in [
+            ("https://chat:4001", "without TLS"),
+            ("http://user:secret@chat:4001", "no user and no password"),
+            ("https://user:secret@chat", "no user and no password"),
+            ("chat:4001", "is not a chat address"),
+            ("", "is not a chat address"),
+            ("ftp://chat", "is not a chat address"),
+        ] {
+            let text = refused(wrong);
+            assert!(text.contains(reason), "{wrong}: {text}");
+            assert!(text.contains("http://127.0.0.1:4001"), "{wrong}: {text}");
+            assert!(!text.contains("secret"), "{text}");
+        }
+        for right in ["http://chat:4001", "http://[::1]:4001", "http://chat"] {
+            assert_eq!(refused(right), "");
+        }
+    }
 }

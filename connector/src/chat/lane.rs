@@ -4,9 +4,9 @@
 //! same keys, over the next stream: to the lane's own endpoint, or to another one while that is down. So nothing
 //! overtakes, nothing is lost, and nothing happens twice. A session stays with its lane while it has unanswered sends.
 
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, words};
 use super::flow::Flow;
-use super::{Chat, TRY};
+use super::{Chat, TRY, reason};
 use futures_util::Stream;
 use parking_lot::Mutex;
 use proto::v1::numbered_answer::Answer as Wire;
@@ -121,6 +121,15 @@ impl Pending {
     }
 }
 
+/// How a stream ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// Chat needed its place, and nothing was under way.
+    Idle,
+    /// In any other way.
+    Otherwise,
+}
+
 /// One endpoint's line of sends.
 pub(super) struct Lane {
     state: Mutex<State>,
@@ -220,7 +229,8 @@ impl Lane {
             let idle = self.state.lock().line.is_empty();
             if Instant::now() >= home_at {
                 let began = Instant::now();
-                self.stream_to(home, None, chat).await;
+                // Chat took the place of a stream without use. Another one is had at once, so that nobody need know.
+                while self.stream_to(home, None, chat).await == Ended::Idle {}
                 self.set_open(false, chat);
                 if began.elapsed() > BACK_OFF.1 {
                     pause = BACK_OFF.0;
@@ -251,7 +261,7 @@ impl Lane {
         endpoint: &Endpoint,
         home_at: Option<Instant>,
         chat: &Weak<Chat>,
-    ) {
+    ) -> Ended {
         let stream = self.begin_stream();
         let outgoing = Outgoing {
             lane: Arc::clone(self),
@@ -262,13 +272,16 @@ impl Lane {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => {
                 tracing::debug!(endpoint = endpoint.name, %status, "no stream");
-                return;
+                endpoint.note_trouble(Some(words(&status)));
+                return Ended::Otherwise;
             }
             Err(_) => {
                 tracing::debug!(endpoint = endpoint.name, "no stream in time");
-                return;
+                endpoint.note_trouble(Some(format!("no answer within {} s", TRY.as_secs())));
+                return Ended::Otherwise;
             }
         };
+        endpoint.note_trouble(None);
         if home_at.is_none() {
             self.set_open(true, chat);
         }
@@ -279,13 +292,13 @@ impl Lane {
                 message = incoming.message() => message,
                 () = self.broken.notified() => {
                     if self.state.lock().stream != stream {
-                        return;
+                        return Ended::Otherwise;
                     }
                     continue;
                 }
                 () = sleep_until(home_at.unwrap_or_else(Instant::now)), if idle && home_at.is_some() => {
                     if self.state.lock().line.is_empty() {
-                        return;
+                        return Ended::Otherwise;
                     }
                     continue;
                 }
@@ -294,16 +307,19 @@ impl Lane {
                 Ok(Some(frame)) => {
                     if !self.settle(frame.answers) {
                         tracing::error!(endpoint = endpoint.name, "answers out of order");
-                        return;
+                        return Ended::Otherwise;
                     }
                 }
-                Ok(None) => return,
+                Ok(None) => return Ended::Otherwise,
+                Err(status) if reason(&status) == "STREAM_IDLE" => return Ended::Idle,
                 Err(status) => {
                     tracing::debug!(endpoint = endpoint.name, code = ?status.code(), "stream broke");
-                    return;
+                    endpoint.note_trouble(Some(words(&status)));
+                    return Ended::Otherwise;
                 }
             }
         }
+        Ended::Otherwise
     }
 
     fn begin_stream(&self) -> u64 {

@@ -21,6 +21,7 @@ use proto::v1::{
     HistoryRequest, HistoryResponse, JoinRequest, JoinResponse, LeaveRequest, MembersRequest,
     MembersResponse, SendRequest,
 };
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -39,6 +40,9 @@ pub(crate) const CALL: Duration = Duration::from_millis(1_900);
 
 /// How long calls wait for an endpoint, from the moment at which the last one went: the only one may be started again.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Endpoints that are named where all of them are down.
+const TROUBLES: usize = 3;
 
 /// Why a call brought no answer to use.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +77,8 @@ pub struct Chat {
     available: watch::Sender<bool>,
     /// When the last endpoint went, or when this began: of use while none is up.
     away_since: Mutex<Instant>,
+    /// Names that can't be resolved, by their places in the source, with the reasons.
+    unresolved: Mutex<BTreeMap<usize, String>>,
 }
 
 impl Chat {
@@ -91,6 +97,7 @@ impl Chat {
             turn: AtomicUsize::new(0),
             available: watch::Sender::new(false),
             away_since: Mutex::new(Instant::now()),
+            unresolved: Mutex::default(),
         })
     }
 
@@ -98,6 +105,23 @@ impl Chat {
     #[must_use]
     pub fn available(&self) -> watch::Receiver<bool> {
         self.available.subscribe()
+    }
+
+    /// Why no endpoint is up, for people: each that is not, with its address and what is wrong with it.
+    #[must_use]
+    pub fn why_unavailable(&self) -> String {
+        let mut troubles: Vec<String> = self.unresolved.lock().values().cloned().collect();
+        let endpoints = self.endpoints.read().clone();
+        troubles.extend(endpoints.iter().filter_map(|endpoint| endpoint.trouble()));
+        let more = troubles.len().saturating_sub(TROUBLES);
+        troubles.truncate(TROUBLES);
+        if more > 0 {
+            troubles.push(format!("and {more} more"));
+        }
+        if troubles.is_empty() {
+            return "no address is known yet".to_owned();
+        }
+        troubles.join("; ")
     }
 
     /// See `ChatService.Join`.

@@ -237,7 +237,11 @@ impl LocalChannel {
             }
             (Phase::Reading, Some(moved)) => {
                 // Members can't be given what is lost, so each is told; what follows is read from where the log stands.
-                tracing::warn!(channel = %self.name, reason = moved.reason(), "positions lost");
+                tracing::warn!(
+                    channel = self.name.as_str(),
+                    reason = moved.reason(),
+                    "positions lost"
+                );
                 self.suspects.add(Place::Channel(self.name.clone()));
                 state.audience.tell(&self.name, &page.position, moved);
                 state.ring = Some(Ring::new(page.position.clone()));

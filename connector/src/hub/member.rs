@@ -133,7 +133,7 @@ impl CatchUp {
                     Some(_) => {}
                 },
                 Err(error) => {
-                    tracing::debug!(channel = %self.channel.name(), %error, "can't read the log");
+                    tracing::debug!(channel = self.channel.name().as_str(), %error, "can't read the log");
                 }
             }
             pause.sleep().await;

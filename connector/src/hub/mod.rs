@@ -18,6 +18,7 @@ pub use member::{Judgement, Member};
 
 use crate::codec::{Moved, WireFormat};
 use crate::connection::Connection;
+use crate::metering::{CHANNEL_WRITES, ENCODINGS, FEED_GAPS, FEED_REPAIRED, POSITIONS_LOST};
 use crate::suspects::Suspects;
 use audience::Receiver;
 use channel::{Confirmed, LocalChannel};
@@ -49,13 +50,12 @@ struct HubMetrics {
 
 impl HubMetrics {
     fn new() -> Self {
-        let lost =
-            |reason: Moved| counter!("connector_positions_lost_total", "reason" => reason.reason());
+        let lost = |reason: Moved| counter!(POSITIONS_LOST, "reason" => reason.reason());
         Self {
-            encodings: counter!("connector_encodings_total"),
-            writes: counter!("connector_channel_writes_total"),
-            gaps: counter!("connector_feed_gaps_total"),
-            repaired: counter!("connector_feed_repaired_total"),
+            encodings: counter!(ENCODINGS),
+            writes: counter!(CHANNEL_WRITES),
+            gaps: counter!(FEED_GAPS),
+            repaired: counter!(FEED_REPAIRED),
             diverged: lost(Moved::Diverged),
             trimmed: lost(Moved::Trimmed),
             unknown: lost(Moved::Unknown),

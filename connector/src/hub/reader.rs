@@ -41,7 +41,7 @@ impl Reader {
                 Ok(Next::Read) => continue,
                 Ok(Next::ReadLater) => {}
                 Err(error) => {
-                    tracing::debug!(channel = %channel.name(), %error, "can't read the log");
+                    tracing::debug!(channel = channel.name().as_str(), %error, "can't read the log");
                 }
             }
             pause.sleep().await;

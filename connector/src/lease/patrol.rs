@@ -9,13 +9,14 @@
 use super::roster::Membership;
 use super::{Lease, Tenure};
 use crate::chat::{CALL, CallError, Chat};
+use crate::metering::REPAIRS;
 use crate::registry::{Findings, Registry};
 use channel_store::{
     ChannelName, DroppedBy, Generation, IndexEntry, Look, Place, SessionId, StoreError, User,
     UserId,
 };
 use futures_util::stream::{self, StreamExt};
-use metrics::{counter, describe_counter};
+use metrics::counter;
 use proto::v1::MembersRequest;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -33,21 +34,12 @@ pub(super) const CALLS: usize = 64;
 /// After something that did not work.
 const RETRY: Duration = Duration::from_millis(500);
 
-const REPAIRS: &str = "connector_repairs_total";
-
 /// What is to be done about a channel.
 enum Repair {
     /// It is a member, and not listed.
     Join(Arc<Membership>),
     /// It is listed, and over. With the number of the leave that ends it.
     Leave(SessionId, User, u64),
-}
-
-pub(super) fn describe() {
-    describe_counter!(
-        REPAIRS,
-        "Differences between the store and this connector's sessions, put right"
-    );
 }
 
 impl Lease {
@@ -239,7 +231,7 @@ impl Lease {
         let repairs = match self.compare(tenure, channel).await {
             Ok(repairs) => repairs,
             Err(error) => {
-                tracing::debug!(%error, %channel, "not compared");
+                tracing::debug!(%error, channel = channel.as_str(), "not compared");
                 return false;
             }
         };
@@ -293,7 +285,7 @@ async fn expire(chat: &Chat, channel: &ChannelName) {
         ..MembersRequest::default()
     };
     if let Err(error) = chat.members(list, Instant::now() + CALL).await {
-        tracing::debug!(%error, %channel, "detached members were not looked after");
+        tracing::debug!(%error, channel = channel.as_str(), "detached members were not looked after");
     }
 }
 

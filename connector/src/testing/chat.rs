@@ -248,6 +248,11 @@ impl Sends {
         super::soon(self.answers.closed()).await;
     }
 
+    /// Ends the stream with this.
+    pub(crate) fn end(self, status: Status) {
+        let _ = self.answers.send(Err(status));
+    }
+
     pub(crate) fn fail(self) {
         let _ = self
             .answers

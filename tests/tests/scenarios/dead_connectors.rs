@@ -160,7 +160,9 @@ impl Killing {
             // One that has begun it; the others race on from where it was.
             let has_begun = services.chats.iter_mut().position(|chat| {
                 let lines = chat.process().lines();
-                lines.iter().any(|line| line.contains("funeral begins"))
+                lines
+                    .iter()
+                    .any(|line| line.contains("connector declared dead"))
             });
             drop(services.chats.remove(has_begun.expect("a chat holds it")));
             amid = Some(town.leaves());

@@ -24,6 +24,7 @@ mod load_generator;
 mod login_policies;
 mod membership_faults;
 mod one_order;
+mod operators;
 mod outages;
 mod pomelo_libraries;
 mod pomelo_protocol;

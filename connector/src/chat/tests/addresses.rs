@@ -78,14 +78,3 @@ async fn a_chat_behind_a_socket_is_found_and_its_end_noticed() {
     server.abort();
     soon(available.wait_for(|up| !*up)).await.unwrap();
 }
-
-#[test]
-fn only_http_addresses_are_taken() {
-    let parse = |text: &str| Source::parse(&[text.to_owned()]);
-    assert!(parse("http://chat:4001").is_ok());
-    assert!(parse("http://[::1]:4001").is_ok());
-    for text in ["https://chat:4001", "chat:4001", "/chat", ""] {
-        let error = parse(text).err().unwrap().to_string();
-        assert!(error.contains("is not a chat address"), "{error}");
-    }
-}

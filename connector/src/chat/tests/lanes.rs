@@ -8,6 +8,8 @@ use proto::v1::SendRequest;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
 
 #[tokio::test(start_paused = true)]
 async fn sends_are_answered_in_their_order() {
@@ -197,4 +199,39 @@ async fn chat_is_available_while_a_stream_is_up() {
     soon(available.wait_for(|up| !*up)).await.unwrap();
     let _stream = instance.stream().await;
     soon(available.wait_for(|up| *up)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_chat_ends_for_want_of_use_is_opened_again_and_nobody_notices() {
+    let mut instance = Instance::new();
+    let chat = chat_of(&[&instance]);
+    let stream = instance.stream().await;
+    let_run().await;
+    let mut available = chat.available();
+    assert!(*available.borrow_and_update());
+    let details = ErrorDetails::with_error_info("STREAM_IDLE", "chat.v1", []);
+    let began = Instant::now();
+    stream.end(Status::with_error_details(Code::Unavailable, "", details));
+    let mut stream = instance.stream().await;
+    let_run().await;
+    assert!(began.elapsed().is_zero());
+    assert!(
+        !available.has_changed().unwrap(),
+        "it was not ready in between"
+    );
+    let mut sender = Sender::new(&chat);
+    sender.send("1");
+    stream.take().await;
+    assert_eq!(sender.answer().await, "1 sent");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_keeps_chat_away_is_told() {
+    let mut instance = Instance::new();
+    let chat = chat_of(&[&instance]);
+    assert_eq!(chat.why_unavailable(), "0: no answer yet");
+    let call = instance.stream_call().await;
+    call.answer(Err(Status::unavailable("not today")));
+    let_run().await;
+    assert_eq!(chat.why_unavailable(), "0: not today");
 }

@@ -1,0 +1,68 @@
+//! The connector's metric families, all of them, so that each is there before its first event.
+
+use runtime::families::{Family, register};
+
+/// Clients that are connected, over any protocol.
+pub(crate) const CONNECTIONS: &str = "connector_connections";
+/// Frames encoded.
+pub(crate) const ENCODINGS: &str = "connector_encodings_total";
+/// Runs of the flusher that wrote something of a channel.
+pub(crate) const CHANNEL_WRITES: &str = "connector_channel_writes_total";
+/// Gaps found in what the feed brought.
+pub(crate) const FEED_GAPS: &str = "connector_feed_gaps_total";
+/// Publications that were read from a log to close gaps.
+pub(crate) const FEED_REPAIRED: &str = "connector_feed_repaired_total";
+/// Members whose position was lost.
+pub(crate) const POSITIONS_LOST: &str = "connector_positions_lost_total";
+/// Differences that were put right.
+pub(crate) const REPAIRS: &str = "connector_repairs_total";
+/// Sessions that gave way.
+pub(crate) const KICKS: &str = "connector_kicks_total";
+/// The lease's age.
+pub(crate) const LEASE_AGE: &str = "connector_lease_age_seconds";
+/// Leases that were lost.
+pub(crate) const LEASES_LOST: &str = "connector_leases_lost_total";
+/// Deaths of this connector.
+pub(crate) const DECLARED_DEAD: &str = "connector_declared_dead_total";
+
+const FAMILIES: &[Family] = &[
+    Family::gauge(CONNECTIONS, "Clients that are connected, over any protocol"),
+    Family::counter(
+        ENCODINGS,
+        "Publications encoded, once for each wire format that has a member",
+    ),
+    Family::counter(
+        CHANNEL_WRITES,
+        "Writes to clients of what one channel had ready for them",
+    ),
+    Family::counter(
+        FEED_GAPS,
+        "Times that what a channel published did not join what was there before",
+    ),
+    Family::counter(
+        FEED_REPAIRED,
+        "Publications read from a log because the feed had not brought them",
+    ),
+    Family::counter(
+        POSITIONS_LOST,
+        "Members that could not be given all that they missed, by reason",
+    )
+    .by(&[("reason", &["diverged", "trimmed", "unknown"])]),
+    Family::counter(
+        REPAIRS,
+        "Differences between the store and this connector's sessions, put right, by kind",
+    )
+    .by(&[("reason", &["ghost", "lost", "login-lost", "login-ghost"])]),
+    Family::counter(
+        KICKS,
+        "Sessions that gave way to another login of their user",
+    ),
+    Family::gauge(LEASE_AGE, "Since the lease was renewed last"),
+    Family::counter(LEASES_LOST, "Leases that the store had lost, taken again"),
+    Family::counter(DECLARED_DEAD, "Times that this connector was declared dead"),
+];
+
+/// Makes all that is counted here, at 0.
+pub(crate) fn describe() {
+    register(FAMILIES);
+}
