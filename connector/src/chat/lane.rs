@@ -6,7 +6,7 @@
 
 use super::endpoint::Endpoint;
 use super::flow::Flow;
-use super::{Chat, TRY};
+use super::{Chat, TRY, is_full};
 use futures_util::Stream;
 use parking_lot::Mutex;
 use proto::v1::numbered_answer::Answer as Wire;
@@ -30,6 +30,17 @@ const FRAME_BYTES: usize = 1 << 20;
 const LANE_LIMIT: usize = 32 << 20;
 /// Pauses between tries to reach the own endpoint.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// Between two streams of which the first one ended because the store is full.
+const FULL_PAUSE: Duration = Duration::from_millis(10);
+
+/// How a stream ended.
+enum Ended {
+    /// Chat has ended it after the answer that the store is full: what follows in the line is to be sent again.
+    Full,
+    /// Any other way.
+    Otherwise,
+}
 
 /// How a send ended.
 #[derive(Debug)]
@@ -220,7 +231,11 @@ impl Lane {
             let idle = self.state.lock().line.is_empty();
             if Instant::now() >= home_at {
                 let began = Instant::now();
-                self.stream_to(home, None, chat).await;
+                if let Ended::Full = self.stream_to(home, None, chat).await {
+                    // Chat is up: there is another stream soon, and until then other calls go on.
+                    sleep(FULL_PAUSE.mul_f64(0.5 + fastrand::f64())).await;
+                    continue;
+                }
                 self.set_open(false, chat);
                 if began.elapsed() > BACK_OFF.1 {
                     pause = BACK_OFF.0;
@@ -251,7 +266,7 @@ impl Lane {
         endpoint: &Endpoint,
         home_at: Option<Instant>,
         chat: &Weak<Chat>,
-    ) {
+    ) -> Ended {
         let stream = self.begin_stream();
         let outgoing = Outgoing {
             lane: Arc::clone(self),
@@ -262,11 +277,11 @@ impl Lane {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => {
                 tracing::debug!(endpoint = endpoint.name, %status, "no stream");
-                return;
+                return Ended::Otherwise;
             }
             Err(_) => {
                 tracing::debug!(endpoint = endpoint.name, "no stream in time");
-                return;
+                return Ended::Otherwise;
             }
         };
         if home_at.is_none() {
@@ -279,13 +294,13 @@ impl Lane {
                 message = incoming.message() => message,
                 () = self.broken.notified() => {
                     if self.state.lock().stream != stream {
-                        return;
+                        return Ended::Otherwise;
                     }
                     continue;
                 }
                 () = sleep_until(home_at.unwrap_or_else(Instant::now)), if idle && home_at.is_some() => {
                     if self.state.lock().line.is_empty() {
-                        return;
+                        return Ended::Otherwise;
                     }
                     continue;
                 }
@@ -294,16 +309,18 @@ impl Lane {
                 Ok(Some(frame)) => {
                     if !self.settle(frame.answers) {
                         tracing::error!(endpoint = endpoint.name, "answers out of order");
-                        return;
+                        return Ended::Otherwise;
                     }
                 }
-                Ok(None) => return,
+                Ok(None) => return Ended::Otherwise,
+                Err(status) if is_full(&status) => return Ended::Full,
                 Err(status) => {
                     tracing::debug!(endpoint = endpoint.name, code = ?status.code(), "stream broke");
-                    return;
+                    return Ended::Otherwise;
                 }
             }
         }
+        Ended::Otherwise
     }
 
     fn begin_stream(&self) -> u64 {

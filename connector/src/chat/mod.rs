@@ -304,7 +304,12 @@ fn is_final(status: &Status) -> bool {
             | Code::FailedPrecondition
             | Code::AlreadyExists
             | Code::Unimplemented
-    ) || (status.code() == Code::ResourceExhausted && reason(status) == "STORE_FULL")
+    ) || is_full(status)
+}
+
+/// True if the store refused to write because it is out of memory.
+fn is_full(status: &Status) -> bool {
+    status.code() == Code::ResourceExhausted && reason(status) == "STORE_FULL"
 }
 
 fn reason(status: &Status) -> String {
