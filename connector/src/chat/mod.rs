@@ -22,7 +22,6 @@ use proto::v1::{
     MembersResponse, SendRequest,
 };
 use std::future::Future;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -254,11 +253,9 @@ impl Chat {
     /// channel at one moment is published in one run.
     fn home(&self, channel: &str) -> Option<Arc<Endpoint>> {
         let endpoints = self.endpoints.read();
-        let best = endpoints.iter().max_by_key(|endpoint| {
-            let mut hasher = DefaultHasher::new();
-            (&endpoint.name, channel).hash(&mut hasher);
-            (endpoint.lane.is_open(), hasher.finish())
-        });
+        let best = endpoints
+            .iter()
+            .max_by_key(|endpoint| (endpoint.lane.is_open(), endpoint.weight(channel)));
         best.cloned()
     }
 
