@@ -14,7 +14,8 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
 use tokio::sync::{mpsc, oneshot};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
+use tonic_types::{ErrorDetails, StatusExt};
 use tower::util::{BoxCloneSyncService, MapErr};
 
 /// A call that waits for its answer.
@@ -246,6 +247,14 @@ impl Sends {
     /// Waits until the connector has given the stream up.
     pub(crate) async fn ended(&self) {
         super::soon(self.answers.closed()).await;
+    }
+
+    /// Ends the stream as chat does when the store is full.
+    pub(crate) fn full(self) {
+        let details = ErrorDetails::with_error_info("STORE_FULL", "chat.v1", []);
+        let code = Code::ResourceExhausted;
+        let full = Status::with_error_details(code, "the test says so", details);
+        let _ = self.answers.send(Err(full));
     }
 
     pub(crate) fn fail(self) {
