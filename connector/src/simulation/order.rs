@@ -88,16 +88,21 @@ async fn refuse(link: Arc<Link>, error: StoreError) {
 /// The numbers of a channel's log, by sender.
 async fn logged(store: &MemoryStore, channel: &str) -> HashMap<usize, Vec<usize>> {
     let channel = ChannelName::new(channel).unwrap();
-    let all = HistoryRange::Oldest;
-    let page = store.history(&channel, &all, 100_000).await.unwrap();
     let mut numbers: HashMap<usize, Vec<usize>> = HashMap::new();
-    for entry in page.entries {
-        let body: serde_json::Value = serde_json::from_slice(entry.payload.body()).unwrap();
-        let number = |name: &str| usize::try_from(body[name].as_u64().unwrap()).unwrap();
-        let sender = number("sender");
-        numbers.entry(sender).or_default().push(number("number"));
+    let mut range = HistoryRange::Oldest;
+    loop {
+        let page = store.history(&channel, &range, 1_000).await.unwrap();
+        for entry in &page.entries {
+            let body: serde_json::Value = serde_json::from_slice(entry.payload.body()).unwrap();
+            let number = |name: &str| usize::try_from(body[name].as_u64().unwrap()).unwrap();
+            let sender = number("sender");
+            numbers.entry(sender).or_default().push(number("number"));
+        }
+        match page.entries.last() {
+            Some(last) if page.more => range = HistoryRange::After(last.position.clone()),
+            _ => return numbers,
+        }
     }
-    numbers
 }
 
 async fn run(error: StoreError) -> Result<Summary, String> {
