@@ -29,7 +29,7 @@ pub use registry::{
 };
 pub use rules::LogRule;
 pub use store::{
-    Ack, ChannelFeed, ChannelStore, FeedConnection, FeedSink, Generation, Head, Join, Joined,
-    Leave, LogPage, MembersPage, Membership, Publish, Published, Publisher, Reaped, Since,
+    Ack, CallSize, ChannelFeed, ChannelStore, FeedConnection, FeedSink, Generation, Head, Join,
+    Joined, Leave, LogPage, MembersPage, Membership, Publish, Published, Publisher, Reaped, Since,
     Standing, StoreError, StoreOptions,
 };

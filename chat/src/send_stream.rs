@@ -2,21 +2,27 @@
 //! order in which it came.
 //!
 //! Whoever reads the answers drives the stream: HTTP/2 polls it only when the caller has room for more. A caller that
-//! reads no answers is therefore not read from either, and memory stays within a few batches. It ends with an error as
-//! soon as an outcome is unknown, because nothing after that could keep the order; no later send is answered.
+//! reads no answers is therefore not read from either, and memory stays within a few batches.
+//!
+//! The store may refuse a message for a moment and take the next one: out of memory, or while a slot of a cluster moves.
+//! So that the caller can send again in order, nothing of a channel is with the store behind something of the same
+//! channel that is unanswered: a batch holds at most one call for each channel, and ends before the first message whose
+//! channel has an unanswered call. The stream ends with an error as soon as an outcome is unknown, or after it was
+//! answered that the store is full, because that answer may get lost. No later send is answered then; the caller sends
+//! again what is unanswered, with the same keys.
 
 use crate::calls::sent;
 use crate::config::Limits;
 use crate::error::{Error, of_transport};
 use crate::streams::Place;
 use crate::{metering, validate};
-use channel_store::{Publish, Published, Publisher, StoreError};
+use channel_store::{CallSize, ChannelName, Publish, Published, Publisher, StoreError};
 use futures_util::future::{BoxFuture, FutureExt, MaybeDone, maybe_done};
 use futures_util::stream::{Stream, StreamExt};
 use proto::v1::numbered_answer::Answer;
 use proto::v1::{NumberedAnswer, NumberedSend, SendStreamRequest, SendStreamResponse};
 use runtime::Shutdown;
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -40,11 +46,54 @@ pub struct SendStream {
     shutdown: BoxFuture<'static, ()>,
     /// Read, and in no batch yet.
     waiting: VecDeque<NumberedSend>,
+    /// Checked, and in no batch yet because its channel has an unanswered call.
+    next: Option<Checked>,
     /// Batches with the store, oldest first.
-    in_flight: VecDeque<MaybeDone<BoxFuture<'static, Answered>>>,
+    in_flight: VecDeque<InFlight>,
+    /// The channels of those.
+    busy: HashSet<ChannelName>,
     /// Set when nothing more is read: how the stream ends after the answers that are still to come.
     end: Option<Result<(), Status>>,
     place: Place,
+}
+
+/// A batch with the store.
+struct InFlight {
+    answered: MaybeDone<BoxFuture<'static, Answered>>,
+    channels: Vec<ChannelName>,
+}
+
+/// Messages that go to the store together.
+#[derive(Default)]
+struct Batch {
+    messages: Vec<Checked>,
+    bytes: usize,
+    calls: HashMap<ChannelName, CallSize>,
+}
+
+impl Batch {
+    fn is_full(&self) -> bool {
+        self.messages.len() >= BATCH_MESSAGES || self.bytes >= BATCH_BYTES
+    }
+
+    /// Gives the message back if it has to wait for the answer to another one.
+    fn add(&mut self, checked: Checked, busy: &HashSet<ChannelName>) -> Result<(), Checked> {
+        if let Ok(publish) = &checked.publish {
+            if busy.contains(&publish.channel) {
+                return Err(checked);
+            }
+            let call = match self.calls.get_mut(&publish.channel) {
+                Some(call) => call,
+                None => self.calls.entry(publish.channel.clone()).or_default(),
+            };
+            if !call.takes(publish) {
+                return Err(checked);
+            }
+            self.bytes += publish.payload.as_bytes().len();
+        }
+        self.messages.push(checked);
+        Ok(())
+    }
 }
 
 /// A message that was checked.
@@ -57,7 +106,7 @@ struct Checked {
 #[derive(Default)]
 struct Answered {
     answers: Vec<NumberedAnswer>,
-    /// The outcome of the message after those answers is unknown.
+    /// Why nothing after those answers is answered.
     broken: Option<Error>,
 }
 
@@ -76,7 +125,9 @@ impl SendStream {
             limits,
             shutdown: async move { shutdown.requested().await }.boxed(),
             waiting: VecDeque::new(),
+            next: None,
             in_flight: VecDeque::new(),
+            busy: HashSet::new(),
             end: None,
             place,
         }
@@ -85,29 +136,39 @@ impl SendStream {
     /// Hands what is ready to the store, as far as there is room.
     fn publish_what_is_ready(&mut self, cx: &mut Context<'_>) {
         while self.in_flight.len() < BATCHES_IN_FLIGHT {
-            let batch = self.next_batch(cx);
-            if batch.is_empty() {
+            let Batch {
+                messages, calls, ..
+            } = self.next_batch(cx);
+            if messages.is_empty() {
                 return;
             }
+            let channels: Vec<_> = calls.into_keys().collect();
+            self.busy.extend(channels.iter().cloned());
             let publisher = Arc::clone(&self.publisher);
             // The store's own patience ends first, and ends the connection with it: a batch that is only let go of
             // could be passed over while a later one is still sent.
-            let publishing = publish(publisher, batch, 2 * self.limits.call_time);
-            self.in_flight.push_back(maybe_done(publishing.boxed()));
+            let publishing = publish(publisher, messages, 2 * self.limits.call_time);
+            self.in_flight.push_back(InFlight {
+                answered: maybe_done(publishing.boxed()),
+                channels,
+            });
         }
     }
 
-    fn next_batch(&mut self, cx: &mut Context<'_>) -> Vec<Checked> {
-        let mut batch = Vec::new();
-        let mut bytes = 0;
-        while batch.len() < BATCH_MESSAGES && bytes < BATCH_BYTES {
-            if let Some(send) = self.waiting.pop_front() {
-                let checked = check(send, self.limits.message);
-                if let Ok(publish) = &checked.publish {
-                    bytes += publish.payload.as_bytes().len();
-                }
-                batch.push(checked);
-            } else if !self.read_frame(cx) {
+    fn next_batch(&mut self, cx: &mut Context<'_>) -> Batch {
+        let mut batch = Batch::default();
+        while !batch.is_full() {
+            let checked = if let Some(checked) = self.next.take() {
+                checked
+            } else if let Some(send) = self.waiting.pop_front() {
+                check(send, self.limits.message)
+            } else if self.read_frame(cx) {
+                continue;
+            } else {
+                break;
+            };
+            if let Err(waits) = batch.add(checked, &self.busy) {
+                self.next = Some(waits);
                 break;
             }
         }
@@ -155,9 +216,13 @@ impl SendStream {
     fn next_answered(&mut self, cx: &mut Context<'_>) -> Option<Answered> {
         // All of them, oldest first: a batch takes its place in the order when it is polled for the first time.
         for batch in &mut self.in_flight {
-            let _ = batch.poll_unpin(cx);
+            let _ = batch.answered.poll_unpin(cx);
         }
-        let answered = Pin::new(self.in_flight.front_mut()?).take_output()?;
+        let oldest = self.in_flight.front_mut()?;
+        let answered = Pin::new(&mut oldest.answered).take_output()?;
+        for channel in &oldest.channels {
+            self.busy.remove(channel);
+        }
         self.in_flight.pop_front();
         Some(answered)
     }
@@ -172,6 +237,7 @@ impl Stream for SendStream {
         if let Some(Answered { answers, broken }) = this.next_answered(cx) {
             if let Some(error) = broken {
                 this.waiting.clear();
+                this.next = None;
                 this.in_flight.clear();
                 this.end = Some(Err(fail(error)));
             }
@@ -250,6 +316,10 @@ impl Answered {
 
     /// False if this was no answer, and nothing after it can be one.
     fn push(&mut self, number: u64, outcome: Result<Published, Error>) -> bool {
+        let is_full = matches!(outcome, Err(Error::Store(StoreError::Full)));
+        if self.broken.is_some() && !is_full {
+            return false;
+        }
         let answer = match outcome {
             Ok(published) => Answer::Sent(sent(&published)),
             Err(error) if error.outcome_is_unknown() => {
@@ -258,6 +328,11 @@ impl Answered {
             }
             Err(error) => {
                 metering::refused(&error);
+                if is_full {
+                    // What was refused together is answered together. Then the stream ends: if these answers get lost,
+                    // the caller sends those messages again, and no later one may be in the log by then.
+                    self.broken.get_or_insert(error.clone());
+                }
                 Answer::Refused(error.into())
             }
         };

@@ -11,6 +11,7 @@ pub mod config;
 pub mod connection;
 mod departures;
 pub mod disconnect;
+mod entry_queue;
 pub mod hub;
 mod inlet;
 pub mod lease;
@@ -101,6 +102,7 @@ pub async fn serve(
     metering::describe();
     hub.follow(feed);
     let services = Services {
+        entries: entry_queue::EntryQueue::new(),
         departures: Departures::new(&chat, &registry, lease.shards(), clients.grace),
         lease,
         registry,

@@ -15,6 +15,7 @@ use crate::codec::{Request, RequestBody};
 use crate::connection::Connection;
 use crate::departures::{Departure, Departures, Undo};
 use crate::disconnect::Disconnect;
+use crate::entry_queue::EntryQueue;
 use crate::hub::{Hub, Member};
 use crate::lease::{Lease, Membership};
 use crate::parameters::Login;
@@ -43,6 +44,8 @@ pub(crate) struct Services {
     pub departures: Departures,
     /// Who is logged in.
     pub registry: Arc<Registry>,
+    /// Where logins and joins wait for their turn.
+    pub entries: EntryQueue,
 }
 
 /// One connection's side of the handlers.
@@ -152,6 +155,11 @@ impl Client {
         if self.session.is_some() {
             return Some(Err(Reason::AlreadyLoggedIn.into()));
         }
+        let services = Arc::clone(&self.services);
+        let _turn = match services.entries.turn(deadline).await {
+            Ok(turn) => turn,
+            Err(refusal) => return Some(Err(refusal)),
+        };
         let Some(id) = new_session_id().filter(|_| self.services.departures.has_room()) else {
             return Some(Err(Reason::Unavailable.into()));
         };

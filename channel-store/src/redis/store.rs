@@ -19,8 +19,8 @@ use crate::publication::{Epoch, Position};
 use crate::registry::UserRegistry;
 use crate::rules::{ByName, EMPTY_LIFE, LogPolicy};
 use crate::store::{
-    Ack, ChannelStore, Join, Joined, Leave, MembersPage, Membership, Publish, Published, Publisher,
-    Reaped, StoreError, StoreOptions,
+    Ack, CallSize, ChannelStore, Join, Joined, Leave, MembersPage, Membership, Publish, Published,
+    Publisher, Reaped, StoreError, StoreOptions,
 };
 use async_trait::async_trait;
 use futures_util::future::join_all;
@@ -30,11 +30,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
-
-/// Messages of one channel that one run of the script publishes at most, and their bytes: others wait meanwhile, and
-/// who follows gets them in one piece.
-const GROUP: usize = 64;
-const GROUP_BYTES: usize = 128 << 10;
 
 /// Detached members that one run of the script removes at most.
 const EXPIRED_AT_ONCE: usize = 100;
@@ -205,9 +200,64 @@ impl Publisher for RedisPublisher {
         if self.failed.load(Ordering::Relaxed) {
             return Err(unavailable("an earlier batch has failed"));
         }
+        let mut outcomes = Vec::with_capacity(batch.len());
+        while outcomes.len() < batch.len() {
+            let (calls, end) = next_calls(&batch, outcomes.len());
+            let round = self.make(&batch, calls).await;
+            if round.is_err() {
+                self.failed.store(true, Ordering::Relaxed);
+            }
+            let round = round?;
+            let goes_on = !round.iter().any(is_refused_for_now);
+            outcomes.extend(round);
+            if !goes_on {
+                let rest = (end..batch.len()).map(|_| Err(unavailable("not tried")));
+                outcomes.extend(rest);
+            }
+        }
+        Ok(outcomes)
+    }
+}
+
+/// True if the same message may be taken a moment later.
+fn is_refused_for_now(outcome: &Result<Published, StoreError>) -> bool {
+    matches!(outcome, Err(StoreError::Unavailable(_) | StoreError::Full))
+}
+
+/// What of a batch belongs to one node: messages by their places in the batch, those that one call publishes together.
+struct Part<'a> {
+    connection: &'a Connection,
+    groups: Vec<Vec<usize>>,
+}
+
+/// The places of messages that one call of the script takes: of one channel, in order. No channel gets a second call, so
+/// they end before the first message that would need one; where that is comes second.
+fn next_calls(batch: &[Publish], from: usize) -> (Vec<Vec<usize>>, usize) {
+    let mut calls: Vec<Vec<usize>> = Vec::new();
+    let mut by_channel: HashMap<&ChannelName, (usize, CallSize)> = HashMap::new();
+    for (place, publish) in batch.iter().enumerate().skip(from) {
+        let (call, size) = by_channel.entry(&publish.channel).or_insert_with(|| {
+            calls.push(Vec::new());
+            (calls.len() - 1, CallSize::default())
+        });
+        if !size.takes(publish) {
+            return (calls, place);
+        }
+        calls[*call].push(place);
+    }
+    (calls, batch.len())
+}
+
+impl RedisPublisher {
+    /// Makes calls that don't depend on each other, and says what became of their messages, in the batch's order.
+    async fn make(
+        &self,
+        batch: &[Publish],
+        calls: Vec<Vec<usize>>,
+    ) -> Result<Vec<Result<Published, StoreError>>, StoreError> {
         let time = now_milliseconds();
         let mut parts: Vec<Part<'_>> = Vec::new();
-        for group in by_channel(&batch) {
+        for group in calls {
             let channel = &batch[group[0]].channel;
             let connection = self.connections.connection(&self.commands.keys, channel)?;
             let is_its = |part: &Part<'_>| part.connection.number == connection.number;
@@ -222,47 +272,14 @@ impl Publisher for RedisPublisher {
         }
         let answers = parts
             .into_iter()
-            .map(|part| self.publish_part(&batch, part, time));
+            .map(|part| self.publish_part(batch, part, time));
         // All to their end, whatever becomes of one: let go while in line, a part would be overtaken by a later batch.
         let answers: Result<Vec<_>, StoreError> = join_all(answers).await.into_iter().collect();
-        if answers.is_err() {
-            self.failed.store(true, Ordering::Relaxed);
-        }
         let mut outcomes: Vec<_> = answers?.into_iter().flatten().collect();
         outcomes.sort_unstable_by_key(|(place, _)| *place);
         Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
     }
-}
 
-/// What of a batch belongs to one node: messages by their places in the batch, those that one call publishes together.
-struct Part<'a> {
-    connection: &'a Connection,
-    groups: Vec<Vec<usize>>,
-}
-
-/// The places of messages that one call of the script takes: of one channel, in order.
-fn by_channel(batch: &[Publish]) -> Vec<Vec<usize>> {
-    let mut groups: Vec<Vec<usize>> = Vec::new();
-    let mut open: HashMap<&ChannelName, (usize, usize)> = HashMap::new();
-    for (place, publish) in batch.iter().enumerate() {
-        let size = publish.payload.as_bytes().len();
-        match open.get_mut(&publish.channel) {
-            Some((group, bytes))
-                if groups[*group].len() < GROUP && *bytes + size <= GROUP_BYTES =>
-            {
-                groups[*group].push(place);
-                *bytes += size;
-            }
-            _ => {
-                open.insert(&publish.channel, (groups.len(), size));
-                groups.push(vec![place]);
-            }
-        }
-    }
-    groups
-}
-
-impl RedisPublisher {
     /// Publishes what belongs to one node; each outcome with its place in the batch.
     async fn publish_part(
         &self,

@@ -112,12 +112,114 @@ async fn an_unknown_outcome_ends_the_stream_and_nothing_after_it_is_answered() {
     chat.store.lose_bodies_with("lost");
     caller.send([(2, message(r#"{"lost":true}"#))]).await;
     chat.store.has_seen(2).await;
-    caller.send([numbered(3)]).await;
+    caller.send([to("other", 3)]).await;
     chat.store.has_seen(3).await;
     chat.store.open_gate(2);
     let status = caller.answers.message().await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     assert_eq!(reason(&status), "STORE_UNAVAILABLE");
+}
+
+/// The message with this number, for a channel of the test's choice, with a key.
+fn to(channel: &str, number: u64) -> (u64, SendRequest) {
+    let (_, message) = numbered(number);
+    let send = SendRequest {
+        channel: channel.into(),
+        idempotency_key: number.to_string(),
+        ..message
+    };
+    (number, send)
+}
+
+/// What is in the log of a channel, by the numbers of the messages.
+fn log_of(chat: &Chat, channel: &str) -> Vec<String> {
+    let log = chat.store.log().into_iter();
+    let log = log.filter(|publish| publish.channel.as_str() == channel);
+    log.map(|publish| publish.key.unwrap().to_string())
+        .collect()
+}
+
+#[tokio::test]
+async fn nothing_goes_to_the_store_behind_an_unanswered_message_of_its_channel() {
+    let chat = Chat::start().await;
+    let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
+    chat.store.close_gate();
+    caller.send([to("a", 1)]).await;
+    chat.store.has_seen(1).await;
+    // Another channel's message goes on, what comes after one that has to wait does not: answers stay in order.
+    caller.send([to("b", 2), to("a", 3), to("c", 4)]).await;
+    chat.store.has_seen(2).await;
+    chat.has_had_its_turn().await;
+    assert_eq!(*chat.store.batch_sizes.lock(), [1, 1]);
+    chat.store.open_gate(1);
+    answers(&mut caller, 1).await;
+    chat.store.has_seen(3).await;
+    assert_eq!(*chat.store.batch_sizes.lock(), [1, 1, 2]);
+    chat.store.open_gate(2);
+    let numbers = answers(&mut caller, 3).await;
+    let numbers: Vec<_> = numbers.iter().map(|(number, _)| *number).collect();
+    assert_eq!(numbers, [2, 3, 4]);
+}
+
+#[tokio::test]
+async fn a_batch_holds_one_call_for_each_channel_at_most() {
+    let chat = Chat::start().await;
+    let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
+    let large = format!(r#"{{"text":"{}"}}"#, "x".repeat(60_000));
+    let large = |number| {
+        let (number, send) = to("large", number);
+        let content = message(&large).content;
+        (number, SendRequest { content, ..send })
+    };
+    let small = (1..=65).map(|number| to("small", number));
+    let large = (66..=68).map(large);
+    caller.send(small.chain(large)).await;
+    answers(&mut caller, 68).await;
+    assert_eq!(*chat.store.batch_sizes.lock(), [64, 3, 1]);
+}
+
+#[tokio::test]
+async fn what_is_refused_for_a_moment_is_overtaken_by_nothing_of_its_channel() {
+    for (error, answered) in [
+        (StoreError::Unavailable("refused".into()), 0),
+        (StoreError::Full, 1),
+    ] {
+        let chat = Chat::start().await;
+        let mut client = chat.client().await;
+        let mut caller = Caller::open(&mut client).await.unwrap();
+        chat.store.close_gate();
+        chat.store.refuse(1, error.clone());
+        caller.send([to("a", 1)]).await;
+        chat.store.has_seen(1).await;
+        caller.send([to("a", 2)]).await;
+        chat.has_had_its_turn().await;
+        chat.store.open_gate(1_000);
+        let told = answers(&mut caller, answered).await;
+        assert!(told.iter().all(|(_, it)| matches!(it, Answer::Refused(_))));
+        let status = caller.answers.message().await.unwrap_err();
+        assert_eq!(
+            reason(&status),
+            chat::Error::from(error).code_and_reason().1
+        );
+        assert_eq!(log_of(&chat, "a"), [] as [&str; 0]);
+        // The answers of the first stream were lost, so everything is sent again.
+        let mut again = Caller::open(&mut client).await.unwrap();
+        again.send([to("a", 1), to("a", 2)]).await;
+        answers(&mut again, 2).await;
+        assert_eq!(log_of(&chat, "a"), ["1", "2"]);
+    }
+}
+
+#[tokio::test]
+async fn what_a_full_store_refuses_together_is_answered_together() {
+    let chat = Chat::start().await;
+    let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
+    chat.store.refuse(1, StoreError::Full);
+    caller.send((1..=3).map(|number| to("a", number))).await;
+    let told = answers(&mut caller, 3).await;
+    assert!(told.iter().all(|(_, it)| matches!(it, Answer::Refused(_))));
+    let status = caller.answers.message().await.unwrap_err();
+    assert_eq!(reason(&status), "STORE_FULL");
 }
 
 #[tokio::test]
@@ -173,7 +275,8 @@ async fn while_four_batches_are_with_the_store_nothing_more_is_read() {
     let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
     chat.store.close_gate();
     for batch in 1..=4 {
-        caller.send([numbered(batch as u64)]).await;
+        let channel = format!("channel {batch}");
+        caller.send([to(&channel, batch as u64)]).await;
         chat.store.has_seen(batch).await;
     }
     // Frames that fill whatever lies between the two ends.
@@ -185,14 +288,7 @@ async fn while_four_batches_are_with_the_store_nothing_more_is_read() {
             caller.send([(5 + sent, large)]).await;
             sent += 1;
         }
-        // The other end has to answer a round trip, so it has had its turn.
-        let mut other = chat.client().await;
-        for _ in 0..10 {
-            other
-                .members(proto::v1::MembersRequest::default())
-                .await
-                .unwrap_err();
-        }
+        chat.has_had_its_turn().await;
         let now = caller.frames_taken.load(Ordering::Relaxed);
         if now == taken {
             break;
@@ -215,7 +311,8 @@ async fn while_four_batches_are_with_the_store_nothing_more_is_read() {
 async fn what_gathers_meanwhile_goes_in_batches_of_256_at_most() {
     let chat = Chat::start().await;
     let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
-    caller.send((0..1_000).map(numbered)).await;
+    let in_rooms = |number| to(&format!("room {}", number % 8), number);
+    caller.send((0..1_000).map(in_rooms)).await;
     answers(&mut caller, 1_000).await;
     let batches = chat.store.batch_sizes.lock().clone();
     assert_eq!(batches, [256, 256, 256, 232]);
@@ -226,7 +323,13 @@ async fn a_batch_holds_about_a_mebibyte_at_most() {
     let chat = Chat::start().await;
     let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
     let text = "x".repeat(100_000);
-    let large = |number| (number, message(&format!(r#"{{"text":"{text}"}}"#)));
+    let large = |number| {
+        let large = SendRequest {
+            channel: format!("room {number}"),
+            ..message(&format!(r#"{{"text":"{text}"}}"#))
+        };
+        (number, large)
+    };
     caller.send((0..22).map(large)).await;
     answers(&mut caller, 22).await;
     let batches = chat.store.batch_sizes.lock().clone();

@@ -37,6 +37,8 @@ pub(crate) struct State {
     gate: Semaphore,
     /// Messages whose body holds this are written, but nobody is told.
     lost: Mutex<Option<&'static str>>,
+    /// So many batches are refused from now on.
+    refusals: Mutex<Option<(usize, StoreError)>>,
     pub(crate) batch_sizes: Mutex<Vec<usize>>,
     /// Batches that have come to the gate.
     pub(crate) batches: watch::Sender<usize>,
@@ -61,6 +63,7 @@ impl FakeStore {
             failure: Mutex::default(),
             gate: Semaphore::new(OPEN),
             lost: Mutex::default(),
+            refusals: Mutex::default(),
             batch_sizes: Mutex::default(),
             batches: watch::Sender::new(0),
             available: watch::Sender::new(true),
@@ -86,6 +89,18 @@ impl State {
 
     pub(crate) fn lose_bodies_with(&self, text: &'static str) {
         *self.lost.lock() = Some(text);
+    }
+
+    /// Refuses so many batches, with nothing written, and then none.
+    pub(crate) fn refuse(&self, batches: usize, error: StoreError) {
+        *self.refusals.lock() = Some((batches, error));
+    }
+
+    fn refusal(&self) -> Option<StoreError> {
+        let mut refusals = self.refusals.lock();
+        let (left, error) = refusals.as_mut().filter(|(left, _)| *left > 0)?;
+        *left -= 1;
+        Some(error.clone())
     }
 
     pub(crate) fn close_gate(&self) {
@@ -240,7 +255,11 @@ impl Publisher for FakePublisher {
         // As the contract of a publisher has it: in the order of the first poll, before any waiting.
         store.batch_sizes.lock().push(batch.len());
         let failure = store.check();
-        let outcomes = batch.into_iter().map(|publish| store.append(publish));
+        let refusal = store.refusal();
+        let outcomes = batch.into_iter().map(|publish| match &refusal {
+            Some(error) => Err(error.clone()),
+            None => store.append(publish),
+        });
         let outcomes = failure.map(|()| outcomes.collect());
         store.batches.send_modify(|seen| *seen += 1);
         store.gate.acquire().await.unwrap().forget();
@@ -283,6 +302,15 @@ impl Chat {
     pub(crate) async fn channel(&self) -> Channel {
         let endpoint = Channel::from_shared(format!("http://{}", self.address)).unwrap();
         endpoint.connect().await.unwrap()
+    }
+
+    /// Round trips of another caller: whatever chat can do with what it has, it has done.
+    pub(crate) async fn has_had_its_turn(&self) {
+        let mut other = self.client().await;
+        for _ in 0..10 {
+            let nothing = proto::v1::MembersRequest::default();
+            other.members(nothing).await.unwrap_err();
+        }
     }
 
     pub(crate) async fn client(&self) -> ChatServiceClient<Channel> {

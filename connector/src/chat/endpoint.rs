@@ -13,6 +13,7 @@ use std::time::Duration;
 use tonic::transport::Endpoint as Transport;
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 const RESOLVE_AGAIN: Duration = Duration::from_secs(10);
 
@@ -91,6 +92,8 @@ fn uri(address: &str) -> Result<Uri, SourceError> {
 /// One chat instance.
 pub(super) struct Endpoint {
     pub(super) name: String,
+    /// What its address counts when a channel's endpoint is chosen.
+    seed: u64,
     pub(super) lane: Arc<Lane>,
     service: ChatService,
     /// Why there is no stream to it, if there was none when it was tried last.
@@ -98,15 +101,28 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(super) fn start(name: String, service: ChatService, chat: &Arc<Chat>) -> Arc<Self> {
+    /// `address`: the same for all connectors, however their operators write it.
+    pub(super) fn start(
+        name: String,
+        address: &str,
+        service: ChatService,
+        chat: &Arc<Chat>,
+    ) -> Arc<Self> {
         let endpoint = Arc::new(Self {
             name,
+            seed: xxh3_64(address.as_bytes()),
             lane: Lane::new(),
             service,
             trouble: Mutex::default(),
         });
         tokio::spawn(Lane::run(Arc::clone(&endpoint), Arc::downgrade(chat)));
         endpoint
+    }
+
+    /// How much this endpoint is the one for a channel. All connectors have to agree about that, whatever they were
+    /// built with, so the hash is one that is specified: XXH3 of the channel, seeded with XXH3 of the address.
+    pub(super) fn weight(&self, channel: &str) -> u64 {
+        xxh3_64_with_seed(channel.as_bytes(), self.seed)
     }
 
     pub(super) fn client(&self) -> ChatServiceClient<ChatService> {
@@ -151,7 +167,7 @@ pub(super) fn words(status: &tonic::Status) -> String {
 pub(super) fn follow(source: Source, chat: &Arc<Chat>) {
     match source {
         Source::InProcess(service) => {
-            let endpoint = Endpoint::start("in process".into(), service, chat);
+            let endpoint = Endpoint::start("in process".into(), "", service, chat);
             chat.endpoints.write().push(endpoint);
         }
         Source::Addresses(uris) => {
@@ -209,7 +225,10 @@ pub(super) fn update(
         known.entry((index, address)).or_insert_with(|| {
             let name = format!("{uri} at {address}");
             tracing::debug!(endpoint = name, "new endpoint");
-            Endpoint::start(name, connect(uri, address), chat)
+            // An IPv4 address may also be written as one of IPv6.
+            let canonical = SocketAddr::new(address.ip().to_canonical(), address.port());
+            let service = connect(uri, address);
+            Endpoint::start(name, &canonical.to_string(), service, chat)
         });
     }
     *chat.endpoints.write() = known.values().cloned().collect();

@@ -6,7 +6,7 @@
 
 use super::endpoint::{Endpoint, words};
 use super::flow::Flow;
-use super::{Chat, TRY, reason};
+use super::{Chat, TRY, is_full, reason};
 use futures_util::Stream;
 use parking_lot::Mutex;
 use proto::v1::numbered_answer::Answer as Wire;
@@ -30,6 +30,9 @@ const FRAME_BYTES: usize = 1 << 20;
 const LANE_LIMIT: usize = 32 << 20;
 /// Pauses between tries to reach the own endpoint.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// Between two streams of which the first one ended because the store is full.
+const REOPEN_PAUSE: Duration = Duration::from_millis(10);
 
 /// How a send ended.
 #[derive(Debug)]
@@ -126,6 +129,8 @@ impl Pending {
 enum Ended {
     /// Chat needed its place, and nothing was under way.
     Idle,
+    /// Chat has ended it after the answer that the store is full: what follows in the line is to be sent again.
+    Full,
     /// In any other way.
     Otherwise,
 }
@@ -229,8 +234,12 @@ impl Lane {
             let idle = self.state.lock().line.is_empty();
             if Instant::now() >= home_at {
                 let began = Instant::now();
-                // Chat took the place of a stream without use. Another one is had at once, so that nobody need know.
-                while self.stream_to(home, None, chat).await == Ended::Idle {}
+                let ended = self.stream_to(home, None, chat).await;
+                if ended != Ended::Otherwise {
+                    // Chat is up: there is another stream soon, and until then other calls go on.
+                    sleep(REOPEN_PAUSE.mul_f64(0.5 + fastrand::f64())).await;
+                    continue;
+                }
                 self.set_open(false, chat);
                 if began.elapsed() > BACK_OFF.1 {
                     pause = BACK_OFF.0;
@@ -312,6 +321,7 @@ impl Lane {
                 }
                 Ok(None) => return Ended::Otherwise,
                 Err(status) if reason(&status) == "STREAM_IDLE" => return Ended::Idle,
+                Err(status) if is_full(&status) => return Ended::Full,
                 Err(status) => {
                     tracing::debug!(endpoint = endpoint.name, code = ?status.code(), "stream broke");
                     endpoint.note_trouble(Some(words(&status)));

@@ -23,7 +23,6 @@ use proto::v1::{
 };
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -278,11 +277,9 @@ impl Chat {
     /// channel at one moment is published in one run.
     fn home(&self, channel: &str) -> Option<Arc<Endpoint>> {
         let endpoints = self.endpoints.read();
-        let best = endpoints.iter().max_by_key(|endpoint| {
-            let mut hasher = DefaultHasher::new();
-            (&endpoint.name, channel).hash(&mut hasher);
-            (endpoint.lane.is_open(), hasher.finish())
-        });
+        let best = endpoints
+            .iter()
+            .max_by_key(|endpoint| (endpoint.lane.is_open(), endpoint.weight(channel)));
         best.cloned()
     }
 
@@ -328,7 +325,12 @@ fn is_final(status: &Status) -> bool {
             | Code::FailedPrecondition
             | Code::AlreadyExists
             | Code::Unimplemented
-    ) || (status.code() == Code::ResourceExhausted && reason(status) == "STORE_FULL")
+    ) || is_full(status)
+}
+
+/// True if the store refused to write because it is out of memory.
+fn is_full(status: &Status) -> bool {
+    status.code() == Code::ResourceExhausted && reason(status) == "STORE_FULL"
 }
 
 fn reason(status: &Status) -> String {

@@ -64,6 +64,11 @@ impl Client {
         if session.places.len() >= CHANNELS {
             return Some(Err(Reason::TooManyChannels.into()));
         }
+        let services = Arc::clone(&self.services);
+        let _turn = match services.entries.turn(deadline).await {
+            Ok(turn) => turn,
+            Err(refusal) => return Some(Err(refusal)),
+        };
         if !self.services.departures.has_room() {
             return Some(Err(Reason::Unavailable.into()));
         }

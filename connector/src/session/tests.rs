@@ -45,6 +45,7 @@ async fn scene() -> Scene {
     let services = Arc::new(Services {
         lease,
         hub: Arc::clone(&script.hub),
+        entries: crate::entry_queue::EntryQueue::new(),
         departures: Departures::new(&chat, &registry, |_| Shard::default(), Duration::ZERO),
         chat,
         registry,
@@ -443,6 +444,46 @@ async fn commands_are_answered_in_their_order_also_those_that_need_no_chat() {
     ] {
         assert_eq!(scene.client.next().await, refused(id, reason));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pipelined_requests_are_each_answered_within_two_seconds_while_chat_is_away() {
+    let scene = logged_in().await;
+    let Scene {
+        mut me,
+        mut client,
+        mut instance,
+        stream,
+        ..
+    } = scene;
+    stream.fail();
+    let_run().await;
+    let received = Instant::now();
+    let ids = 2..102;
+    let requests = async {
+        for id in ids.clone() {
+            let request = match id % 4 {
+                0 => request(
+                    id,
+                    "chat.handler.join",
+                    &json!({"channel": format!("{id}")}),
+                ),
+                1 => request(id, "chat.handler.members", &json!({})),
+                2 => request(id, "chat.handler.history", &json!({})),
+                _ => send(id),
+            };
+            me.handle(request, received).await;
+        }
+    };
+    crate::chat::tests::while_refusing(&mut instance, requests).await;
+    for id in ids {
+        let Told::Reply { id: told, body } = client.next().await else {
+            panic!("no reply");
+        };
+        assert_eq!(told, id);
+        assert_eq!(body["reason"], "UNAVAILABLE", "{body}");
+    }
+    assert!(received.elapsed() <= Duration::from_secs(2));
 }
 
 #[tokio::test(start_paused = true)]

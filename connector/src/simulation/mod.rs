@@ -6,6 +6,7 @@
 
 mod guest;
 mod network;
+mod order;
 mod process;
 mod visitor;
 

@@ -5,11 +5,12 @@ use crate::chat::{ChatService, TransportError};
 use async_trait::async_trait;
 use channel_store::memory::MemoryStore;
 use channel_store::{
-    ChannelName, ChannelStore, Claimed, Declared, DroppedBy, Hints, HistoryPage, HistoryRange,
-    Incarnation, IndexEntry, Indexed, Join, Joined, LeaseState, Leases, Leave, LoggedIn, Login,
-    LoginPolicy, Look, MembersPage, Place, Publisher, Reaped, Renewed, SessionId, Shard,
-    StoreError, User, UserId, UserLook, UserRegistry,
+    CallSize, ChannelName, ChannelStore, Claimed, Declared, DroppedBy, Hints, HistoryPage,
+    HistoryRange, Incarnation, IndexEntry, Indexed, Join, Joined, LeaseState, Leases, Leave,
+    LoggedIn, Login, LoginPolicy, Look, MembersPage, Place, Publish, Published, Publisher, Reaped,
+    Renewed, SessionId, Shard, StoreError, User, UserId, UserLook, UserRegistry,
 };
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashSet};
 use std::future::Future;
 use std::sync::Arc;
@@ -35,6 +36,8 @@ pub(super) struct Link {
     cut: AtomicBool,
     /// So many in a thousand don't arrive.
     lossy: AtomicU32,
+    /// What the store refuses, by channel.
+    refusals: Mutex<BTreeMap<String, StoreError>>,
 }
 
 /// A pause of so many milliseconds at most.
@@ -51,6 +54,15 @@ impl Link {
 
     pub(super) fn hold(&self) {
         self.held.store(true, Ordering::Relaxed);
+    }
+
+    /// The store refuses to publish in a channel, or does so no more.
+    pub(super) fn refuse(&self, channel: &str, error: Option<StoreError>) {
+        let mut refusals = self.refusals.lock();
+        match error {
+            Some(error) => refusals.insert(channel.to_owned(), error),
+            None => refusals.remove(channel),
+        };
     }
 
     pub(super) fn cut(&self) {
@@ -269,7 +281,11 @@ impl Leases for FarLeases {
 #[async_trait]
 impl ChannelStore for FarStore {
     fn publisher(&self) -> Result<Arc<dyn Publisher>, StoreError> {
-        self.store.publisher()
+        Ok(Arc::new(FarPublisher {
+            link: Arc::clone(&self.link),
+            publisher: self.store.publisher()?,
+            turns: Arc::default(),
+        }))
     }
 
     async fn join(&self, join: Join) -> Result<Joined, StoreError> {
@@ -312,6 +328,71 @@ impl ChannelStore for FarStore {
     fn available(&self) -> watch::Receiver<bool> {
         self.store.available()
     }
+}
+
+/// One connection to the store: calls are made one after the other, also those that come after one that was refused, and
+/// also when nobody waits for the answers any more.
+struct FarPublisher {
+    link: Arc<Link>,
+    publisher: Arc<dyn Publisher>,
+    turns: Arc<tokio::sync::Mutex<()>>,
+}
+
+#[async_trait]
+impl Publisher for FarPublisher {
+    async fn publish(
+        &self,
+        batch: Vec<Publish>,
+    ) -> Result<Vec<Result<Published, StoreError>>, StoreError> {
+        let (link, publisher) = (Arc::clone(&self.link), Arc::clone(&self.publisher));
+        let turns = Arc::clone(&self.turns);
+        let work = tokio::spawn(async move {
+            let turn = turns.lock().await;
+            let mut outcomes = Vec::new();
+            outcomes.resize_with(batch.len(), || Err(StoreError::Full));
+            let mut refused = None;
+            for call in calls(&batch) {
+                pause(5).await;
+                let channel = &batch[call[0]].channel;
+                let refusal = link.refusals.lock().get(channel.as_str()).cloned();
+                match refusal {
+                    Some(StoreError::Full) => {}
+                    Some(other) => refused = Some(other),
+                    None => {
+                        let messages = call.iter().map(|&place| batch[place].clone());
+                        let published = publisher.publish(messages.collect()).await?;
+                        for (place, outcome) in call.into_iter().zip(published) {
+                            outcomes[place] = outcome;
+                        }
+                    }
+                }
+            }
+            drop(turn);
+            pause(LATENCY).await;
+            refused.map_or(Ok(outcomes), Err)
+        });
+        let lost = |_| Err(StoreError::Unavailable("simulated".into()));
+        work.await.unwrap_or_else(lost)
+    }
+}
+
+/// As Redis is called: each with messages of one channel, in order.
+fn calls(batch: &[Publish]) -> Vec<Vec<usize>> {
+    let mut calls: Vec<Vec<usize>> = Vec::new();
+    let mut open: BTreeMap<&str, (usize, CallSize)> = BTreeMap::new();
+    for (place, publish) in batch.iter().enumerate() {
+        let present = open.get_mut(publish.channel.as_str());
+        let has_room = present.and_then(|(call, size)| size.takes(publish).then_some(*call));
+        if let Some(call) = has_room {
+            calls[call].push(place);
+        } else {
+            let mut size = CallSize::default();
+            size.takes(publish);
+            open.insert(publish.channel.as_str(), (calls.len(), size));
+            calls.push(vec![place]);
+        }
+    }
+    calls
 }
 
 #[async_trait]

@@ -107,6 +107,7 @@ impl ConnectorProcess {
             deflate: false,
             polling: crate::socketio::Polling::default(),
             services: Arc::new(Services {
+                entries: crate::entry_queue::EntryQueue::new(),
                 departures: Departures::new(&chat, &registry, lease.shards(), grace),
                 lease,
                 registry,

@@ -14,7 +14,8 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
 use tokio::sync::{mpsc, oneshot};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
+use tonic_types::{ErrorDetails, StatusExt};
 use tower::util::{BoxCloneSyncService, MapErr};
 
 /// A call that waits for its answer.
@@ -251,6 +252,13 @@ impl Sends {
     /// Ends the stream with this.
     pub(crate) fn end(self, status: Status) {
         let _ = self.answers.send(Err(status));
+    }
+
+    /// Ends the stream as chat does when the store is full.
+    pub(crate) fn full(self) {
+        let details = ErrorDetails::with_error_info("STORE_FULL", "chat.v1", []);
+        let code = Code::ResourceExhausted;
+        self.end(Status::with_error_details(code, "the test says so", details));
     }
 
     pub(crate) fn fail(self) {

@@ -54,6 +54,52 @@ async fn each_address_behind_a_name_is_an_endpoint_as_long_as_it_is_there() {
     assert!(Arc::strong_count(&stays) > 3, "its task goes on");
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_choice_of_a_channels_endpoint_depends_on_nothing_but_address_and_channel() {
+    let chat = chat_of(&[]);
+    let mut known = Known::new();
+    let spellings = [
+        "http://one:4001",
+        "http://ONE:4001/",
+        "http://10.0.0.1:4001",
+    ];
+    let addresses = [
+        "10.0.0.1:4001",
+        "[::ffff:10.0.0.1]:4001",
+        "10.0.0.1:4001",
+        "10.0.0.2:4001",
+    ];
+    let found = addresses.map(|address| address.parse::<SocketAddr>().unwrap());
+    for (index, uri) in spellings.iter().enumerate() {
+        let uri = uri.parse::<Uri>().unwrap();
+        update(&mut known, (index, &uri), &found[index..=index], &chat);
+    }
+    let other = "http://two:4001".parse::<Uri>().unwrap();
+    update(&mut known, (3, &other), &found[3..], &chat);
+    let weights = |channel: &str| -> Vec<u64> {
+        let endpoints = chat.endpoints.read();
+        endpoints.iter().map(|it| it.weight(channel)).collect()
+    };
+    // These may never change: connectors of two releases would publish a channel's messages at two chats.
+    for (channel, one, two) in [
+        ("4", 622_480_403_802_339_141, 12_809_928_704_934_259_578),
+        (
+            "lobby",
+            8_476_109_717_216_751_909,
+            15_646_174_307_662_780_103,
+        ),
+        ("房间", 4_414_660_080_720_823_829, 6_879_556_534_110_423_692),
+    ] {
+        assert_eq!(weights(channel), [one, one, one, two], "{channel}");
+    }
+    let first = (0..1_000).filter(|room| {
+        let weights = weights(&format!("room {room}"));
+        weights[0] > weights[3]
+    });
+    let first = first.count();
+    assert!((400..600).contains(&first), "{first} of 1,000");
+}
+
 #[tokio::test]
 async fn a_chat_behind_a_socket_is_found_and_its_end_noticed() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

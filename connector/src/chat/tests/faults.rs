@@ -157,6 +157,61 @@ async fn when_nobody_answers_the_outcome_is_unknown_within_two_seconds_and_the_s
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_send_whose_time_is_over_earlier_than_that_of_those_before_it_is_answered_in_time() {
+    let mut instance = Instance::new();
+    let chat = chat_of(&[&instance]);
+    let mut stream = instance.stream().await;
+    let_run().await;
+    let (mut first, mut second) = (Sender::new(&chat), Sender::new(&chat));
+    first.send("1");
+    // It was received a while ago, and had to wait for its turn.
+    second.send_by("2", Instant::now() + Duration::from_millis(300));
+    let (number, _) = stream.next().await;
+    let (late, _) = stream.next().await;
+    let started = Instant::now();
+    assert_eq!(second.answer().await, "2 unknown");
+    assert!((300..=400).contains(&started.elapsed().as_millis()));
+    assert!(first.has_no_answer());
+    // The stream still owes an answer to both.
+    stream.sent(number);
+    stream.sent(late);
+    assert_eq!(first.answer().await, "1 sent");
+    first.send("3");
+    assert_eq!(stream.take().await, "3");
+    assert_eq!(first.answer().await, "3 sent");
+    assert!(second.has_no_answer());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_store_ends_the_stream_and_what_follows_is_sent_again_at_once_while_chat_stays_up() {
+    let mut instance = Instance::new();
+    let chat = chat_of(&[&instance]);
+    let mut stream = instance.stream().await;
+    let_run().await;
+    let mut available = chat.available();
+    available.borrow_and_update();
+    let mut sender = Sender::new(&chat);
+    sender.send_all(&["1", "2"]);
+    let started = Instant::now();
+    for _ in 0..20 {
+        // The answer got lost with the stream.
+        assert_eq!(stream.keys(1).await, ["1"]);
+        stream.full();
+        stream = instance.stream().await;
+    }
+    assert!(started.elapsed() < Duration::from_millis(400));
+    assert!(!available.has_changed().unwrap());
+    let (number, _) = stream.next().await;
+    stream.refuse(number, "STORE_FULL");
+    let_run().await;
+    stream.full();
+    let mut stream = instance.stream().await;
+    assert_eq!(stream.take().await, "2");
+    let answers = ["1 refused STORE_FULL", "2 sent"];
+    assert_eq!(sender.answers(2).await, answers);
+}
+
+#[tokio::test(start_paused = true)]
 async fn while_nobody_is_up_sends_wait_in_line_for_two_seconds() {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);

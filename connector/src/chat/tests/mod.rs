@@ -23,7 +23,8 @@ use tonic::Status;
 pub(crate) fn chat_of(instances: &[&Instance]) -> Arc<Chat> {
     let chat = Chat::nowhere();
     for (index, instance) in instances.iter().enumerate() {
-        let endpoint = Endpoint::start(index.to_string(), instance.service.clone(), &chat);
+        let name = index.to_string();
+        let endpoint = Endpoint::start(name.clone(), &name, instance.service.clone(), &chat);
         chat.endpoints.write().push(endpoint);
     }
     chat
@@ -62,6 +63,15 @@ impl Sender {
     }
 
     fn send_to(&self, channel: &str, key: &str, bytes: usize) {
+        self.send_to_by(channel, key, bytes, in_time());
+    }
+
+    /// Whose answer is due at another time than usual.
+    fn send_by(&self, key: &str, deadline: Instant) {
+        self.send_to_by("room", key, 2, deadline);
+    }
+
+    fn send_to_by(&self, channel: &str, key: &str, bytes: usize, deadline: Instant) {
         let request = SendRequest {
             channel: channel.into(),
             idempotency_key: key.into(),
@@ -70,7 +80,7 @@ impl Sender {
         };
         let (answered, key) = (self.answered.clone(), key.to_owned());
         self.chat
-            .send(&self.flow, request, in_time(), move |outcome| {
+            .send(&self.flow, request, deadline, move |outcome| {
                 let _ = answered.send((key, outcome));
             });
     }

@@ -1,0 +1,207 @@
+//! What one client says in a channel stands there in the order in which it was said, whatever the store refuses for a
+//! moment. Connector and chat are as they are, the store is behind a way that carries one call after the other.
+//!
+//! A seed decides about everything; the same seed gives the same run.
+
+use super::network::{Link, pause};
+use super::process::ChatProcess;
+use crate::chat::{CALL, Chat, Flow, Outcome, Source};
+use crate::testing::seeds::in_parallel;
+use channel_store::memory::MemoryStore;
+use channel_store::{ChannelName, ChannelStore, HistoryRange, StoreError, StoreOptions};
+use parking_lot::Mutex;
+use proto::v1::SendRequest;
+use proto::v1::send_request::Content;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+use tokio_util::task::AbortOnDropHandle;
+
+const CHANNELS: [&str; 2] = ["lobby", "room"];
+const SENDERS: usize = 3;
+/// Messages of one sender. With these sizes a call takes some ten of them.
+const MESSAGES: usize = 60;
+const BYTES: usize = 20_000;
+/// With each of these a message was stored behind a later one of its sender, as long as chat made further calls for a
+/// channel behind an unanswered one.
+const REMARKABLE: [u64; 5] = [13, 48, 59, 88, 90];
+
+/// The numbers of the messages that were acknowledged, by sender and channel, in the order of the answers.
+type Acknowledged = Arc<Mutex<HashMap<(usize, &'static str), Vec<usize>>>>;
+
+#[derive(Debug, Default)]
+struct Summary {
+    sent: usize,
+    refused: usize,
+    unknown: usize,
+}
+
+/// Says everything that there is to say, as fast as the flow lets it, and waits until all of it is answered.
+async fn speak(chat: Arc<Chat>, sender: usize, acknowledged: Acknowledged) -> Summary {
+    let flow = Arc::<Flow>::default();
+    let summary = Arc::<Mutex<Summary>>::default();
+    for number in 0..MESSAGES {
+        let channel = CHANNELS[fastrand::usize(..CHANNELS.len())];
+        let padding = "x".repeat(fastrand::usize(..BYTES));
+        let body = format!(r#"{{"sender":{sender},"number":{number},"padding":"{padding}"}}"#);
+        let request = SendRequest {
+            channel: channel.into(),
+            user: format!("user {sender}"),
+            content: Some(Content::BodyJson(body.into())),
+            idempotency_key: number.to_string(),
+            ..SendRequest::default()
+        };
+        flow.room().await;
+        let (told, sum) = (Arc::clone(&acknowledged), Arc::clone(&summary));
+        chat.send(&flow, request, Instant::now() + CALL, move |outcome| {
+            let mut sum = sum.lock();
+            match outcome {
+                Outcome::Sent(_) => {
+                    sum.sent += 1;
+                    let mut told = told.lock();
+                    told.entry((sender, channel)).or_default().push(number);
+                }
+                Outcome::Refused(_) => sum.refused += 1,
+                Outcome::Unknown | Outcome::Unsent => sum.unknown += 1,
+            }
+        });
+        if fastrand::u8(..10) == 0 {
+            pause(100).await;
+        }
+    }
+    flow.settled().await;
+    std::mem::take(&mut *summary.lock())
+}
+
+/// Refuses calls for one channel, for a moment, again and again.
+async fn refuse(link: Arc<Link>, error: StoreError) {
+    loop {
+        pause(300).await;
+        let channel = CHANNELS[fastrand::usize(..CHANNELS.len())];
+        link.refuse(channel, Some(error.clone()));
+        pause(60).await;
+        link.refuse(channel, None);
+    }
+}
+
+/// The numbers of a channel's log, by sender.
+async fn logged(store: &MemoryStore, channel: &str) -> HashMap<usize, Vec<usize>> {
+    let channel = ChannelName::new(channel).unwrap();
+    let mut numbers: HashMap<usize, Vec<usize>> = HashMap::new();
+    let mut range = HistoryRange::Oldest;
+    loop {
+        let page = store.history(&channel, &range, 1_000).await.unwrap();
+        for entry in &page.entries {
+            let body: serde_json::Value = serde_json::from_slice(entry.payload.body()).unwrap();
+            let number = |name: &str| usize::try_from(body[name].as_u64().unwrap()).unwrap();
+            let sender = number("sender");
+            numbers.entry(sender).or_default().push(number("number"));
+        }
+        match page.entries.last() {
+            Some(last) if page.more => range = HistoryRange::After(last.position.clone()),
+            _ => return numbers,
+        }
+    }
+}
+
+async fn run(error: StoreError) -> Result<Summary, String> {
+    let store = MemoryStore::new(StoreOptions {
+        log_entries: 10_000,
+        ..StoreOptions::default()
+    });
+    let process = ChatProcess::start(&store, 0);
+    let (link, service) = (Arc::clone(&process.link), process.service.clone());
+    let chat = Chat::new(Source::InProcess(
+        Link::new(0).to_chat(move || service.clone()),
+    ));
+    chat.available().wait_for(|up| *up).await.unwrap();
+    let trouble = AbortOnDropHandle::new(tokio::spawn(refuse(link, error)));
+    let acknowledged = Acknowledged::default();
+    let speakers: Vec<_> = (0..SENDERS)
+        .map(|sender| tokio::spawn(speak(Arc::clone(&chat), sender, Arc::clone(&acknowledged))))
+        .collect();
+    let mut summary = Summary::default();
+    for speaker in speakers {
+        let Summary {
+            sent,
+            refused,
+            unknown,
+        } = speaker.await.unwrap();
+        summary.sent += sent;
+        summary.refused += refused;
+        summary.unknown += unknown;
+    }
+    drop(trouble);
+    // What was given up may still be on its way.
+    sleep(Duration::from_secs(5)).await;
+    let acknowledged = acknowledged.lock().clone();
+    for channel in CHANNELS {
+        let logged = logged(&store, channel).await;
+        for sender in 0..SENDERS {
+            let mut log = logged.get(&sender).cloned().unwrap_or_default();
+            let told = acknowledged.get(&(sender, channel));
+            let told = told.cloned().unwrap_or_default();
+            // A message whose outcome is unknown may stand anywhere.
+            log.retain(|number| told.contains(number));
+            if log != told || !told.is_sorted() {
+                return Err(format!(
+                    "{channel}: sender {sender} was told {told:?}, the log has {log:?}"
+                ));
+            }
+        }
+    }
+    Ok(summary)
+}
+
+fn simulate(seed: u64) -> Result<Summary, String> {
+    fastrand::seed(seed);
+    let error = match seed % 2 {
+        0 => StoreError::Unavailable("refused for a moment".into()),
+        _ => StoreError::Full,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(run(error))
+}
+
+#[test]
+fn in_a_hundred_histories_each_sender_keeps_its_order_in_each_channel() {
+    let sum = Mutex::new(Summary::default());
+    let failures = Mutex::new(BTreeMap::new());
+    in_parallel(0..100, |seed| match simulate(seed) {
+        Ok(Summary {
+            sent,
+            refused,
+            unknown,
+        }) => {
+            let mut sum = sum.lock();
+            sum.sent += sent;
+            sum.refused += refused;
+            sum.unknown += unknown;
+        }
+        Err(failure) => drop(failures.lock().insert(seed, failure)),
+    });
+    let (sum, failures) = (sum.into_inner(), failures.into_inner());
+    println!("{sum:?}");
+    let seeds: Vec<_> = failures.keys().collect();
+    assert!(
+        seeds.is_empty(),
+        "{seeds:?}: {:?}",
+        failures.first_key_value()
+    );
+    assert!(sum.refused > 0, "no store was ever full");
+    // Otherwise little would be left to have an order.
+    assert!(sum.sent > 10 * sum.unknown, "{sum:?}");
+}
+
+#[test]
+fn the_order_holds_where_it_was_lost_once() {
+    for seed in REMARKABLE {
+        let simulated = simulate(seed);
+        assert!(simulated.is_ok(), "seed {seed}: {simulated:?}");
+    }
+}
