@@ -1373,7 +1373,12 @@ async fn a_log_never_has_more_than_its_bytes(kind: Kind) {
 }
 
 async fn a_burst_of_small_messages_erases_nothing_that_is_young(kind: Kind) {
-    let subject = Subject::new(kind).await;
+    // The log is looked at several times meanwhile, but has room.
+    let options = StoreOptions {
+        log_bytes: 1 << 20,
+        ..StoreOptions::default()
+    };
+    let subject = Subject::with(kind, options).await;
     let (feed, _ear) = subject.feed().await;
     let first = message("4", "u", "remember me");
     let first = subject.publish(first).await.unwrap();

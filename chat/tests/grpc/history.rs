@@ -394,7 +394,7 @@ async fn what_is_wrong_with_a_request_is_named_all_at_once() {
     };
     let wrong = HistoryRequest {
         page_size: 1_001,
-        from: position("", 0),
+        from: position("", 1),
         page_token: "nonsense".into(),
         ..HistoryRequest::default()
     };
