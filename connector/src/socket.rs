@@ -599,6 +599,9 @@ impl Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::QueueLimits;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
     use tokio::time::advance;
 
     fn size_of_future<T, F: Future>(_: fn(T) -> F) -> usize {
@@ -662,6 +665,59 @@ mod tests {
             rings(&mut clock).await,
             (10, Some(Disconnect::HeartbeatTimeout))
         );
+    }
+
+    /// A connection of Pomelo's packages, and the client's end of it, which has sent its handshake.
+    async fn wire() -> (Wire, TcpStream) {
+        let format = WireFormat::POMELO.on_a_stream();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (reader, writer) = accepted.unwrap().0.into_split();
+        let limits = QueueLimits::new(1 << 20, 64 << 20);
+        let wire = Wire {
+            connection: Connection::new(writer, format, limits),
+            inlet: Inlet::of_socket(reader, format, LIMITS.message),
+            codec: Codec::new(format, LIMITS.heartbeat),
+            clock: Clock::start(format, &LIMITS),
+            charged: 0,
+            half_open: None,
+        };
+        let mut client = client.unwrap();
+        let hello = br#"{"sys":{"type":"test","version":"1"},"user":{}}"#;
+        let length = u8::try_from(hello.len()).unwrap();
+        client.write_all(&[1, 0, 0, length]).await.unwrap();
+        client.write_all(hello).await.unwrap();
+        client.write_all(&[2, 0, 0, 0]).await.unwrap();
+        (wire, client)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_is_heard_while_its_request_is_under_way() {
+        let (mut wire, mut client) = wire().await;
+        wire.clock.logged_in(true);
+        let request = async {
+            for _ in 0..10 {
+                client.write_all(&[3, 0, 0, 0]).await.unwrap();
+                tokio::time::sleep(Duration::from_secs(20)).await;
+            }
+        };
+        wire.meanwhile(pin!(request), &mut Backlog::default()).await;
+        assert_eq!(wire.connection.closing(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_client_is_dropped_while_its_request_is_under_way() {
+        let (mut wire, _client) = wire().await;
+        wire.clock.logged_in(true);
+        let connection = Arc::clone(&wire.connection);
+        let begun = Instant::now();
+        let reason = tokio::select! {
+            () = wire.meanwhile(pin!(std::future::pending()), &mut Backlog::default()) => None,
+            reason = connection.closed() => Some(reason),
+        };
+        assert_eq!(reason, Some(Disconnect::HeartbeatTimeout));
+        assert_eq!(begun.elapsed().as_secs(), 50);
     }
 
     /// Pomelo's client, logged in, whose time is over now.
