@@ -31,12 +31,14 @@ pub(crate) struct Inlet {
     messages: Messages,
     /// Bytes of one message.
     limit: usize,
-    /// What a socket that came later holds of the bounds.
-    pass: Option<Arc<Pass>>,
 }
 
 enum Source {
-    Socket(OwnedReadHalf),
+    /// And what it holds of the bounds, if it came later.
+    Socket(
+        OwnedReadHalf,
+        #[expect(dead_code, reason = "held until it is dropped")] Option<Arc<Pass>>,
+    ),
     Posts(mpsc::Receiver<Posted>),
 }
 
@@ -95,14 +97,13 @@ impl Inlet {
             Protocol::SocketIo(_) | Protocol::Json => Messages::Frames(reader),
         };
         Self {
-            source: Source::Socket(socket),
+            source: Source::Socket(socket, None),
             messages: match format.carrier() {
                 Carrier::WebSocket => frames(Reader::new(limit)),
                 Carrier::Deflate => frames(Reader::inflating(limit)),
                 Carrier::Stream => Messages::Packages(Packages::new(limit)),
             },
             limit,
-            pass: None,
         }
     }
 
@@ -112,7 +113,6 @@ impl Inlet {
             source: Source::Posts(posts),
             messages: Messages::Frames(Reader::new(limit)),
             limit,
-            pass: None,
         }
     }
 
@@ -143,7 +143,7 @@ impl Inlet {
             return Poll::Ready(Ok(Read::Some { taken, fed }));
         }
         match &mut self.source {
-            Source::Socket(socket) => BUFFER.with_borrow_mut(|buffer| {
+            Source::Socket(socket, _) => BUFFER.with_borrow_mut(|buffer| {
                 let mut bytes = ReadBuf::new(buffer);
                 ready!(Pin::new(socket).poll_read(context, &mut bytes))?;
                 let bytes = bytes.filled_mut();
@@ -173,8 +173,7 @@ impl Inlet {
                     Read::Some { taken: 1, fed }
                 }
                 Some(Posted::Switched(reader, pass)) => {
-                    self.pass = Some(pass);
-                    self.source = Source::Socket(reader.socket);
+                    self.source = Source::Socket(reader.socket, Some(pass));
                     self.messages = Messages::Frames(reader.frames);
                     for message in reader.messages {
                         on(Event::Message(&message));
@@ -194,7 +193,7 @@ impl Inlet {
     /// How much has arrived and was not read: bytes of a socket, posts of a client that polls.
     pub(crate) fn arrived(&self) -> usize {
         match &self.source {
-            Source::Socket(socket) => {
+            Source::Socket(socket, _) => {
                 let arrived = rustix::io::ioctl_fionread(socket.as_ref());
                 let arrived = usize::try_from(arrived.unwrap_or(0)).unwrap_or(usize::MAX);
                 match &self.messages {
@@ -216,7 +215,7 @@ impl Inlet {
 
     /// Reads and forgets, until the client has closed its side; at once if it polls.
     pub(crate) async fn drain(&mut self) {
-        let Source::Socket(socket) = &mut self.source else {
+        let Source::Socket(socket, _) = &mut self.source else {
             return;
         };
         let mut read = |context: &mut Context<'_>| {

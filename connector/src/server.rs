@@ -506,7 +506,8 @@ async fn refuse(mut stream: TcpStream) -> io::Result<()> {
     }
     // What is left unread would reset the connection, and the answer with it.
     let mut read = 0;
-    while read < head.len() && !head[..read].ends_with(b"\r\n\r\n") {
+    let is_whole = |head: &[u8]| head.windows(4).any(|end| end == b"\r\n\r\n");
+    while read < head.len() && !is_whole(&head[..read]) {
         match stream.read(&mut head[read..]).await? {
             0 => return Ok(()),
             count => read += count,

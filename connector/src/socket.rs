@@ -125,8 +125,6 @@ struct Wire {
     charged: usize,
     /// Until the handshake is over.
     half_open: Option<Arc<Pass>>,
-    /// Nothing has come of a client that polls.
-    is_new: bool,
 }
 
 impl Socket {
@@ -147,7 +145,6 @@ impl Socket {
                 inlet,
                 charged: 0,
                 half_open,
-                is_new: false,
             },
         })
     }
@@ -163,8 +160,8 @@ impl Socket {
 
     async fn begin(&mut self, mut first: Vec<u8>) {
         // A client that polls is there when it has polled once more: many could be begun in one write otherwise.
-        self.wire.is_new = self.wire.inlet.is_polled();
-        if self.wire.is_new {
+        self.wire.clock.is_new = self.wire.inlet.is_polled();
+        if self.wire.clock.is_new {
             return;
         }
         let mut batch = Batch::default();
@@ -318,7 +315,7 @@ impl Wire {
         match read {
             Ok(Read::Some { taken, .. }) => {
                 self.clock.has_read(taken);
-                if std::mem::take(&mut self.is_new) {
+                if std::mem::take(&mut self.clock.is_new) {
                     let mut inputs = Vec::new();
                     self.codec.open(&mut inputs);
                     if !inputs.is_empty() {
@@ -458,9 +455,10 @@ struct Clock {
     heard: Option<Instant>,
     /// The next ping of ours, where it is for us to send one.
     ping: Option<Instant>,
-    heartbeat: Duration,
-    /// How long a client may be silent.
-    patience: Duration,
+    /// Milliseconds between pings.
+    heartbeat: u32,
+    /// Milliseconds that a client may be silent.
+    patience: u32,
     pings: bool,
     /// Pomelo counts its heartbeat packages alone (K5); elsewhere every message and pong counts.
     counts_messages: bool,
@@ -468,32 +466,53 @@ struct Clock {
     alarms: u8,
     /// A login was under way when its time was over.
     is_login_late: bool,
+    /// Nothing has come of a client that polls.
+    is_new: bool,
     /// Bytes that had arrived, and were not read yet, when the client's time was over: it is judged when they are.
     unread: Option<u32>,
+}
+
+/// As many as fit: 49 days.
+fn milliseconds(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
 impl Clock {
     fn start(format: WireFormat, limits: &ClientLimits) -> Self {
         let now = Instant::now();
         let Heartbeats { interval, timeout } = limits.socket_io;
+        let twice = limits.heartbeat.saturating_mul(2);
         let (heartbeat, patience, pings) = match format.protocol() {
-            Protocol::Pomelo => (limits.heartbeat, 2 * limits.heartbeat, false),
-            Protocol::Json => (limits.heartbeat, 2 * limits.heartbeat, true),
-            Protocol::SocketIo(version) => (interval, interval + timeout, version == EngineIo::V4),
+            Protocol::Pomelo => (limits.heartbeat, twice, false),
+            Protocol::Json => (limits.heartbeat, twice, true),
+            Protocol::SocketIo(version) => (
+                interval,
+                interval.saturating_add(timeout),
+                version == EngineIo::V4,
+            ),
         };
         Self {
             handshake: Some(now + limits.handshake),
             login: Some(now + limits.idle),
             heard: None,
             ping: None,
-            heartbeat,
-            patience,
+            heartbeat: milliseconds(heartbeat),
+            patience: milliseconds(patience),
             pings,
             counts_messages: format.protocol() != Protocol::Pomelo,
             alarms: 0,
             is_login_late: false,
+            is_new: false,
             unread: None,
         }
+    }
+
+    fn heartbeat(&self) -> Duration {
+        Duration::from_millis(self.heartbeat.into())
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_millis(self.patience.into())
     }
 
     fn ready(&mut self) {
@@ -501,7 +520,7 @@ impl Clock {
         self.handshake = None;
         self.unread = None;
         self.heard = Some(now);
-        self.ping = self.pings.then_some(now + self.heartbeat);
+        self.ping = self.pings.then_some(now + self.heartbeat());
         self.alarms = self.alarms.wrapping_add(1);
     }
 
@@ -544,19 +563,19 @@ impl Clock {
         if self.unread.is_some() {
             return Instant::now() + LOOK_AGAIN;
         }
-        let silence = self.heard.map(|heard| heard + self.patience);
+        let silence = self.heard.map(|heard| heard + self.patience());
         [self.handshake, self.login, silence, self.ping]
             .into_iter()
             .flatten()
             .min()
-            .unwrap_or_else(|| Instant::now() + self.heartbeat)
+            .unwrap_or_else(|| Instant::now() + self.heartbeat())
     }
 
     /// `busy`: a request is under way, which may be the login.
     fn due(&mut self, busy: bool) -> Option<Due> {
         let now = Instant::now();
         let is_over = |time: Option<Instant>| time.is_some_and(|time| time <= now);
-        if is_over(self.heard.map(|heard| heard + self.patience)) {
+        if is_over(self.heard.map(|heard| heard + self.patience())) {
             return Some(Due::Close(Disconnect::HeartbeatTimeout));
         }
         if is_over(self.handshake) {
@@ -570,7 +589,7 @@ impl Clock {
             return Some(Due::Close(Disconnect::Idle));
         }
         if is_over(self.ping) {
-            self.ping = Some(now + self.heartbeat);
+            self.ping = Some(now + self.heartbeat());
             return Some(Due::Ping);
         }
         None
@@ -580,6 +599,9 @@ impl Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::QueueLimits;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
     use tokio::time::advance;
 
     fn size_of_future<T, F: Future>(_: fn(T) -> F) -> usize {
@@ -588,7 +610,8 @@ mod tests {
 
     #[test]
     fn an_idle_connection_carries_little_along() {
-        assert!(size_of::<Socket>() <= 336);
+        let socket = size_of::<Socket>();
+        assert!(socket <= 320, "{socket}");
         let serving = size_of_future(|socket: Box<Socket>| socket.serve(Vec::new()));
         assert!(serving <= 480, "{serving}");
     }
@@ -642,6 +665,59 @@ mod tests {
             rings(&mut clock).await,
             (10, Some(Disconnect::HeartbeatTimeout))
         );
+    }
+
+    /// A connection of Pomelo's packages, and the client's end of it, which has sent its handshake.
+    async fn wire() -> (Wire, TcpStream) {
+        let format = WireFormat::POMELO.on_a_stream();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (reader, writer) = accepted.unwrap().0.into_split();
+        let limits = QueueLimits::new(1 << 20, 64 << 20);
+        let wire = Wire {
+            connection: Connection::new(writer, format, limits),
+            inlet: Inlet::of_socket(reader, format, LIMITS.message),
+            codec: Codec::new(format, LIMITS.heartbeat),
+            clock: Clock::start(format, &LIMITS),
+            charged: 0,
+            half_open: None,
+        };
+        let mut client = client.unwrap();
+        let hello = br#"{"sys":{"type":"test","version":"1"},"user":{}}"#;
+        let length = u8::try_from(hello.len()).unwrap();
+        client.write_all(&[1, 0, 0, length]).await.unwrap();
+        client.write_all(hello).await.unwrap();
+        client.write_all(&[2, 0, 0, 0]).await.unwrap();
+        (wire, client)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_is_heard_while_its_request_is_under_way() {
+        let (mut wire, mut client) = wire().await;
+        wire.clock.logged_in(true);
+        let request = async {
+            for _ in 0..10 {
+                client.write_all(&[3, 0, 0, 0]).await.unwrap();
+                tokio::time::sleep(Duration::from_secs(20)).await;
+            }
+        };
+        wire.meanwhile(pin!(request), &mut Backlog::default()).await;
+        assert_eq!(wire.connection.closing(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_client_is_dropped_while_its_request_is_under_way() {
+        let (mut wire, _client) = wire().await;
+        wire.clock.logged_in(true);
+        let connection = Arc::clone(&wire.connection);
+        let begun = Instant::now();
+        let reason = tokio::select! {
+            () = wire.meanwhile(pin!(std::future::pending()), &mut Backlog::default()) => None,
+            reason = connection.closed() => Some(reason),
+        };
+        assert_eq!(reason, Some(Disconnect::HeartbeatTimeout));
+        assert_eq!(begun.elapsed().as_secs(), 50);
     }
 
     /// Pomelo's client, logged in, whose time is over now.
