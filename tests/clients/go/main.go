@@ -65,7 +65,8 @@ func main() {
 			case message["id"] == 0.0 && body["code"] == 0.0 && position == nil:
 				position = body["position"].(object)
 				go func() {
-					for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+					lines := bufio.NewScanner(os.Stdin)
+					for lines.Buffer(nil, 1<<20); lines.Scan(); {
 						ask(1, "chat.handler.send", object{"content": lines.Text()})
 					}
 				}()
