@@ -212,7 +212,13 @@ async fn a_client_that_reads_no_answer_does_not_hold_up_the_end_of_a_connector()
     system.terminate();
     let status = system.ended_within(SOON).await;
     assert!(status.success(), "{status}");
-    assert_eq!(system.warnings(), [""; 0], "all leaves landed");
+    let warnings = system.warnings();
+    let late = |line: &&String| line.contains("did not");
+    assert_eq!(
+        warnings.iter().find(late),
+        None,
+        "sockets and leaves in time"
+    );
 }
 
 /// HTTP's answers have an end, too: who reads none of them is cut off.
@@ -388,7 +394,7 @@ async fn posts_of_the_size_that_is_told_are_taken_and_larger_ones_are_refused_al
         // A notification's packet that fills the post up to the last byte.
         packets.push(format!(
             "42{}",
-            json!(["message", "y".repeat(most - length - 14)])
+            json!(["message", "y".repeat(most - length - 16)])
         ));
         assert_eq!(packets.join("\x1e").len(), most);
         assert_eq!(poller.post(&packets).await, 200);
