@@ -712,8 +712,9 @@ mod tests {
         wire.clock.logged_in(true);
         let connection = Arc::clone(&wire.connection);
         let begun = Instant::now();
+        let (unanswered, mut backlog) = (pin!(std::future::pending()), Backlog::default());
         let reason = tokio::select! {
-            () = wire.meanwhile(pin!(std::future::pending()), &mut Backlog::default()) => None,
+            () = wire.meanwhile(unanswered, &mut backlog) => None,
             reason = connection.closed() => Some(reason),
         };
         assert_eq!(reason, Some(Disconnect::HeartbeatTimeout));

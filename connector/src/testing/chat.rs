@@ -258,7 +258,11 @@ impl Sends {
     pub(crate) fn full(self) {
         let details = ErrorDetails::with_error_info("STORE_FULL", "chat.v1", []);
         let code = Code::ResourceExhausted;
-        self.end(Status::with_error_details(code, "the test says so", details));
+        self.end(Status::with_error_details(
+            code,
+            "the test says so",
+            details,
+        ));
     }
 
     pub(crate) fn fail(self) {
