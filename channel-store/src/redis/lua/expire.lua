@@ -3,9 +3,8 @@
 --
 -- ARGV  7 how many at most
 -- reply milliseconds until the next is due; nil: there is none
-local had_members = call('EXISTS', sessions) == 1
-expire_due(ARGV[7])
+local expired = expire_due(ARGV[7])
 fan_out()
-if had_members and call('EXISTS', sessions) == 0 then refresh() end
+if expired > 0 then refresh() end
 local first = call('ZRANGEBYSCORE', detached, '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
 return first[1] and math.max(0, tonumber(first[2]) - milliseconds())

@@ -7,15 +7,15 @@
 -- reply 1 if there was a membership to end, else 0
 local session, operation, ended = ARGV[7], tonumber(ARGV[8]), 0
 
-expire_due(10)
+local expired = expire_due(10)
 local record = call('HGET', sessions, session)
 if record and (not operation or tonumber(string.match(record, '^%d+')) < operation) then
   remove(session, record)
   call('SREM', KEYS[12], session)
   if call('EXISTS', KEYS[12]) == 0 then call('SREM', incarnations, ARGV[11]) end
-  refresh()
   ended = 1
 end
+if ended + expired > 0 then refresh() end
 fan_out()
 
 -- A copy of its join may still travel: from now on it comes too late.

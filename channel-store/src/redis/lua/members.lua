@@ -25,10 +25,13 @@ local function remove(session, record)
   end
 end
 
--- Removes detached members that did not join again in time.
+-- Removes detached members that did not join again in time; answers how many.
 local function expire_due(most)
+  local removed = 0
   for _, session in ipairs(call('ZRANGEBYSCORE', detached, '-inf', format('%d', milliseconds()), 'LIMIT', 0, most)) do
     local record = call('HGET', sessions, session)
     if record then remove(session, record) else call('ZREM', detached, session) end
+    removed = removed + 1
   end
+  return removed
 end
