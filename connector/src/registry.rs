@@ -84,8 +84,10 @@ pub(crate) struct Findings {
     claims: Vec<Arc<Registration>>,
     /// Entries of this incarnation's sessions that are over.
     over: Vec<(UserId, SessionId)>,
+    /// Whose connectors have something to find out.
+    hints: BTreeSet<(Incarnation, UserId)>,
     /// Other incarnations that have entries of these users.
-    met: BTreeMap<UserId, BTreeSet<Incarnation>>,
+    met: BTreeSet<(Incarnation, UserId)>,
 }
 
 impl Registry {
@@ -243,22 +245,31 @@ impl Registry {
     ) -> Result<Vec<Incarnation>, StoreError> {
         let place = Place::User(user.clone());
         let some = holders.iter().take(HOLDERS);
-        let states = some.map(async |holder| (holder, self.leases.vouch(holder, &place).await));
+        let states = some.map(async |holder| (holder, self.look_after(holder, &place).await));
         let (mut dead, mut living) = (Vec::new(), Vec::new());
-        for (holder, state) in join_all(states).await {
-            let state = state?;
-            if state.dead {
+        for (holder, is_dead) in join_all(states).await {
+            if is_dead? {
                 dead.push(holder.clone());
-                continue;
+            } else {
+                living.push((holder.clone(), user.clone()));
             }
-            if state.provisional {
-                // Nobody may be looking after it.
-                self.leases.note(holder, Duration::ZERO).await?;
-            }
-            living.push((holder.clone(), user.clone()));
         }
         self.hint(living).await;
         Ok(dead)
+    }
+
+    /// Sees to it that an incarnation which has something in a place is found there if it dies. True if it is dead.
+    async fn look_after(
+        &self,
+        incarnation: &Incarnation,
+        place: &Place,
+    ) -> Result<bool, StoreError> {
+        let state = self.leases.vouch(incarnation, place).await?;
+        if state.provisional && !state.dead {
+            // Nobody may be looking after it.
+            self.leases.note(incarnation, Duration::ZERO).await?;
+        }
+        Ok(state.dead)
     }
 
     async fn hint(&self, hints: impl IntoIterator<Item = (Incarnation, UserId)>) {
@@ -329,11 +340,15 @@ impl Registry {
             let mut is_marked = true;
             for other in others {
                 is_marked &= other.superseded || !policy.outranks(generation, other.generation);
-                // Also that of an entry which gives way to this one: a store that fell back may have brought the entry
-                // back, and nothing else by which it would be found if its connector is dead.
+                let whose = (other.incarnation.clone(), user.clone());
+                // Only the better one's connector is told: if both told each other, they would never stop.
+                if !other.superseded && policy.outranks(other.generation, generation) {
+                    findings.hints.insert(whose.clone());
+                }
+                // Also an entry that gives way: a store that fell back may have brought it back, and nothing else by
+                // which it would be found if its connector is dead.
                 if other.incarnation != *incarnation {
-                    let met = findings.met.entry(user.clone()).or_default();
-                    met.insert(other.incarnation.clone());
+                    findings.met.insert(whose);
                 }
             }
             // An entry with another rank is as good as none: a late copy of the login has entered it after a loss of data.
@@ -356,7 +371,8 @@ impl Registry {
         let Findings {
             claims,
             over,
-            mut met,
+            mut hints,
+            met,
         } = findings;
         let (mut is_settled, policy) = (true, *self.held.lock());
         let logins: Vec<_> = claims
@@ -371,7 +387,7 @@ impl Registry {
                 Ok(Claimed { superseded, better }) => {
                     count_repair("login-lost");
                     let concerned = superseded.into_iter().chain(better);
-                    met.entry(login.user.clone()).or_default().extend(concerned);
+                    hints.extend(concerned.map(|it| (it, login.user.clone())));
                 }
                 Err(StoreError::ConnectorDead) => {
                     if let Some(registration) = claims.first() {
@@ -390,10 +406,10 @@ impl Registry {
             self.users.close(&user, &session, true).await?;
             count_repair("login-ghost");
         }
-        for (user, incarnations) in met {
-            let incarnations: Vec<_> = incarnations.into_iter().collect();
-            self.dead_among(&incarnations, &user).await?;
+        for (incarnation, user) in met {
+            self.look_after(&incarnation, &Place::User(user)).await?;
         }
+        self.hint(hints).await;
         Ok(is_settled)
     }
 }

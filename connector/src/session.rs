@@ -64,9 +64,9 @@ struct Session {
     /// None where nothing is registered.
     registration: Option<Arc<Registration>>,
     flow: Arc<Flow>,
-    keys: u64,
     places: Vec<Joined>,
-    joins: Pace,
+    /// From its first further channel on.
+    joins: Option<Box<Pace>>,
 }
 
 /// A channel that a session is in.
@@ -208,9 +208,8 @@ impl Client {
             home: channel,
             registration,
             flow: Arc::default(),
-            keys: 0,
             places: Vec::from_iter(joined),
-            joins: Pace::default(),
+            joins: None,
         });
         None
     }

@@ -354,8 +354,8 @@ async fn bodies_come_readable_if_they_can() {
         "{\"a\":[1.5,true,null,\"哈\"],\"b\":{\"c\":{}}}",
         &deep(25),
         &deep(26),
+        // Half of a surrogate pair is stored as U+FFFD.
         "{\"a\":\"\\ud800\"}",
-        "{\"a\":1e999}",
     ] {
         subject.send(json).await;
     }
@@ -366,7 +366,7 @@ async fn bodies_come_readable_if_they_can() {
     let page = subject.page(request).await;
     let readable = |it: &Publication| matches!(it.content, Some(Content::Body(_)));
     let found: Vec<bool> = page.publications.iter().map(readable).collect();
-    assert_eq!(found, [true, true, false, false, false]);
+    assert_eq!(found, [true, true, false, true]);
     let Some(Content::Body(body)) = page.publications[0].content.clone() else {
         panic!("{page:?}")
     };

@@ -3,6 +3,7 @@
 use super::lane::Lane;
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Notify;
 
 /// Unanswered sends and bytes of one session; beyond it its socket is not read.
@@ -14,6 +15,7 @@ const FLOW_BYTES: usize = 256 << 10;
 pub struct Flow {
     state: Mutex<FlowState>,
     changed: Notify,
+    keys: AtomicU64,
 }
 
 #[derive(Default)]
@@ -24,6 +26,11 @@ struct FlowState {
 }
 
 impl Flow {
+    /// A number that no other send of this session has, for its idempotency key.
+    pub(crate) fn next_key(&self) -> u64 {
+        self.keys.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     /// Counts a send in, and says which lane takes it: the one that has the session's other sends, else a new choice.
     pub(super) fn enter(
         &self,

@@ -72,7 +72,7 @@ impl Client {
         if !self.services.departures.has_room() {
             return Some(Err(Reason::Unavailable.into()));
         }
-        if let Err(wait) = session.joins.take(Instant::now()) {
+        if let Err(wait) = session.joins.get_or_insert_default().take(Instant::now()) {
             return Some(Err(Refusal::rate_limited(wait)));
         }
         let mut undo = Undo::new(&self.services.departures);

@@ -74,10 +74,9 @@ impl Client {
                 return answer::reply(&self.connection, id, Err(refusal));
             }
         };
-        session.keys += 1;
         let key = match message.key {
             Some(key) => key.into_string(),
-            None => format!("{}-{}", session.id, session.keys),
+            None => format!("{}-{}", session.id, session.flow.next_key()),
         };
         let send = SendRequest {
             channel: membership.channel().to_string(),

@@ -214,7 +214,7 @@ async fn a_stream_that_chat_ends_for_want_of_use_is_opened_again_and_nobody_noti
     stream.end(Status::with_error_details(Code::Unavailable, "", details));
     let mut stream = instance.stream().await;
     let_run().await;
-    assert!(began.elapsed().is_zero());
+    assert!(began.elapsed().as_millis() < 20);
     assert!(
         !available.has_changed().unwrap(),
         "it was not ready in between"
