@@ -4,6 +4,7 @@
 pub mod filling;
 pub mod histories;
 pub mod http2;
+pub mod mixed;
 pub mod polls;
 pub mod sockets;
 pub mod unread;

@@ -252,6 +252,27 @@ impl Scene {
         }
     }
 
+    /// Lets the attack go on for some time without a comparison: quiet clients are neither refused nor forgotten.
+    pub async fn endure(&mut self, attack: impl Attack, during: Duration) {
+        let target = self.target();
+        let begin = Instant::now();
+        load::attack(attack, target, &self.meter, during).await;
+        let end = Instant::now();
+        self.attacks.push((begin, end));
+        let met = self.quiet.met(begin, end, SOON).await;
+        let [half, most] = [50, 99].map(|part| percentile(&met.heard, part));
+        let Met { refused, lost, .. } = met;
+        let _ = writeln!(
+            self.report,
+            "endured: 50 % {half:.1?}, 99 % {most:.1?}; refused {refused}, lost {lost}"
+        );
+        if refused + lost > 0 {
+            self.find(format!(
+                "of quiet clients' messages {refused} were refused and {lost} lost"
+            ));
+        }
+    }
+
     /// Adds to what is wrong.
     pub fn find(&mut self, finding: String) {
         self.findings.push(finding);

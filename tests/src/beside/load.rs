@@ -139,15 +139,25 @@ async fn on_a_thread<F: Future<Output = ()> + Send>(
     curve
 }
 
+/// Harmless clients that chat as fast as they are answered: as an attack it must pass for none.
+#[derive(Debug, Clone, Copy)]
+pub struct Chatting;
+
+impl Attack for Chatting {
+    async fn run(self, target: Target) {
+        let leave = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
+        let done = target.tally.clone();
+        let mut clients = converse_all(&target, &leave, &done);
+        while let Some(ended) = clients.join_next().await {
+            note_failure(&target, ended);
+        }
+    }
+}
+
 async fn chat(target: Target, since: Since, curve: Curve) {
     let leave = Arc::new(Semaphore::new(0));
     let done = Tally::default();
-    let mut clients = JoinSet::new();
-    for number in 0..HARMLESS {
-        let name = format!("harmless-{}-{number}", target.round);
-        let (leave, done, connector) = (Arc::clone(&leave), done.clone(), target.connector);
-        clients.spawn(async move { converse(connector, &name, &leave, &done).await });
-    }
+    let mut clients = converse_all(&target, &leave, &done);
     let mut steps = interval(STEP);
     // Assumed until it is known.
     let mut cost = Duration::from_micros(150);
@@ -162,11 +172,29 @@ async fn chat(target: Target, since: Since, curve: Curve) {
         let wanted = (missing.as_secs_f64() / cost.as_secs_f64()).round() as usize;
         let more = wanted.min(LEAVE).saturating_sub(leave.available_permits());
         leave.add_permits(more);
-        if let Some(Ok(Err(error))) = clients.try_join_next() {
-            target.tally.count("harmless clients that failed");
-            eprintln!("a harmless client: {error}");
+        while let Some(ended) = clients.try_join_next() {
+            note_failure(&target, ended);
         }
     }
+}
+
+type Ended = Result<io::Result<()>, tokio::task::JoinError>;
+
+fn note_failure(target: &Target, ended: Ended) {
+    if let Ok(Err(error)) = ended {
+        target.tally.count("harmless clients that failed");
+        eprintln!("a harmless client: {error}");
+    }
+}
+
+fn converse_all(target: &Target, leave: &Arc<Semaphore>, done: &Tally) -> JoinSet<io::Result<()>> {
+    let mut clients = JoinSet::new();
+    for number in 0..HARMLESS {
+        let name = format!("harmless-{}-{number}", target.round);
+        let (leave, done, connector) = (Arc::clone(leave), done.clone(), target.connector);
+        clients.spawn(async move { converse(connector, &name, &leave, &done).await });
+    }
+    clients
 }
 
 /// One request after the other, each answered before the next, and each with leave.

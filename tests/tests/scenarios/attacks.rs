@@ -8,16 +8,27 @@ use std::time::Duration;
 use tests::attack::filling::Filling;
 use tests::attack::histories::{self, HEAVY, Histories};
 use tests::attack::http2::Http2;
+use tests::attack::mixed::Mixed;
 use tests::attack::polls::Polls;
 use tests::attack::sockets::Sockets;
 use tests::attack::unread::Unread;
 use tests::attack::{enter, message};
+use tests::beside::load::Chatting;
 use tests::beside::{Bounds, MEBIBYTE, Moment, Scene};
 use tests::pomelo::SEND;
 use tests::system::Plan;
 use tests::websocket::{TEXT, Terms};
 use tests::{SOON, wait};
 use tokio::time::timeout;
+
+/// The comparison is fair: what does no harm is not taken for an attack.
+#[tokio::test]
+#[ignore = "tests the tests: ./tests/run --long"]
+async fn harmless_clients_are_no_attack() {
+    let mut scene = Scene::set(Plan::of(1, 1), Bounds::default()).await;
+    scene.compare(Chatting).await;
+    scene.finish().await;
+}
 
 /// Sessions that never log in are few, whoever makes them, and who makes more is told.
 #[tokio::test]
@@ -210,6 +221,48 @@ async fn misuse_of_http2_on_chats_port_disturbs_nobody() {
     let mut scene = Scene::set(Plan::of(1, 1), Bounds::default()).await;
     histories::fill(&scene.services.api(0)).await;
     scene.compare(Http2::Everything).await;
+    scene.finish().await;
+}
+
+/// The same, each by itself.
+#[tokio::test]
+#[ignore = "takes minutes: ./tests/run --long"]
+async fn no_single_misuse_of_http2_on_chats_port_disturbs_anybody() {
+    for misuse in [
+        Http2::UnreadPages,
+        Http2::Pings,
+        Http2::Silent,
+        Http2::Bodiless,
+        Http2::IdleStreams,
+    ] {
+        println!("{misuse:?}");
+        let mut scene = Scene::set(Plan::of(1, 1), Bounds::default()).await;
+        histories::fill(&scene.services.api(0)).await;
+        scene.compare(misuse).await;
+        scene.finish().await;
+    }
+}
+
+/// Whatever comes together.
+#[tokio::test]
+#[ignore = "loads the machine for long: ./tests/run --long"]
+async fn attacks_as_chance_has_them_leave_everything_as_it_was() {
+    let flags = [
+        "--heartbeat",
+        "2s",
+        "--socketio-heartbeat",
+        "2s",
+        "--socketio-timeout",
+        "2s",
+    ];
+    let plan = Plan::of(1, 1).descriptors(1_024).connector_flags(&flags);
+    let bounds = Bounds {
+        peak: 256 * MEBIBYTE,
+        ..Bounds::default()
+    };
+    let mut scene = Scene::set(plan, bounds).await;
+    histories::fill(&scene.services.api(0)).await;
+    scene.endure(Mixed, Duration::from_secs(20)).await;
     scene.finish().await;
 }
 
