@@ -14,6 +14,16 @@ use crate::websocket::{self, CLOSE, PING, PONG, Reader, TEXT, Terms, Writer};
 use serde_json::{Value, json};
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Attackers come one after the other, so far apart: that many come at one moment is not what is measured.
+const APART: Duration = Duration::from_millis(4);
+
+/// Waits for the turn of the attacker of this number.
+async fn turn(number: usize) {
+    let number = u32::try_from(number).unwrap_or_default();
+    tokio::time::sleep(APART * number).await;
+}
 
 /// A logged-in client of the JSON protocol, by its two halves.
 ///

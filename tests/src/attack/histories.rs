@@ -1,6 +1,6 @@
 //! Pages of history, again and again, of a channel whose few messages are large.
 
-use super::{enter, message};
+use super::{enter, message, turn};
 use crate::beside::load::{Attack, Target};
 use crate::chat_api::ChatApi;
 use crate::websocket::{TEXT, Terms};
@@ -58,6 +58,7 @@ impl Attack for Histories {
 }
 
 async fn ask(number: usize, target: &Target) -> io::Result<()> {
+    turn(number).await;
     let user = format!("reader-{}-{number}", target.round);
     let entered = enter(target.connector, Terms::default(), &user, HEAVY).await;
     let (mut writer, mut reader) = entered.inspect_err(|_| target.tally.count("not let in"))?;

@@ -4,9 +4,11 @@ use super::histories::HEAVY;
 use crate::beside::load::{Attack, Target};
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio::time::interval;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
@@ -29,6 +31,9 @@ const SILENT: usize = 256;
 /// Calls without a body, and streams without a message, on each of so many connections.
 const OPEN_CALLS: u32 = 520;
 const OPEN_CONNECTIONS: usize = 2;
+/// So many of them at once, and the pause between: a burst would be measured instead of the places that they take.
+const CALLS_AT_ONCE: u32 = 20;
+const PACE: Duration = Duration::from_millis(10);
 
 /// What an attacker does on chat's port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,17 +181,21 @@ async fn say_nothing(chat: SocketAddr, number: usize) -> io::Result<()> {
 
 async fn begin(chat: SocketAddr, method: &str) -> io::Result<()> {
     let mut stream = connect(chat, 65_535).await?;
-    let mut calls = Vec::new();
+    let mut pace = interval(PACE);
     for call in 0..OPEN_CALLS {
+        if call % CALLS_AT_ONCE == 0 {
+            pace.tick().await;
+        }
+        let mut begun = Vec::new();
         frame(
-            &mut calls,
+            &mut begun,
             HEADERS,
             END_HEADERS,
             2 * call + 1,
             &headers(method),
         );
+        stream.write_all(&begun).await?;
     }
-    stream.write_all(&calls).await?;
     until_cut_off(stream).await
 }
 

@@ -1,6 +1,7 @@
 //! Clients that ask for pages of history and read no answer, over each protocol.
 
 use super::histories::{HEAVY, page};
+use super::turn;
 use crate::beside::load::{Attack, Target};
 use crate::polling::{Poller, packet};
 use crate::pomelo::{DATA, HANDSHAKE, HANDSHAKE_ACK, HELLO, LOGIN, login_body, package, request};
@@ -11,7 +12,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 
-/// Clients of each protocol.
+/// WebSocket, TCP, and polls of both versions.
+const KINDS: usize = 4;
+/// Clients of each.
 const CLIENTS: usize = 15;
 /// Pages that each asks for.
 const PAGES: u64 = 60;
@@ -31,11 +34,18 @@ impl Attack for Unread {
     async fn run(self, target: Target) {
         let mut clients = JoinSet::new();
         for number in 0..CLIENTS {
-            let name = |kind| format!("unread-{kind}-{}-{number}", target.round);
-            clients.spawn(over_websocket(target.clone(), name("json")));
-            clients.spawn(over_tcp(target.clone(), name("tcp")));
-            clients.spawn(over_polls(target.clone(), name("eio3"), 3));
-            clients.spawn(over_polls(target.clone(), name("eio4"), 4));
+            for kind in 0..KINDS {
+                let target = target.clone();
+                clients.spawn(async move {
+                    turn(KINDS * number + kind).await;
+                    let user = format!("unread-{}-{number}-{kind}", target.round);
+                    match kind {
+                        0 => over_websocket(target, user).await,
+                        1 => over_tcp(target, user).await,
+                        kind => over_polls(target, user, if kind == 2 { 3 } else { 4 }).await,
+                    }
+                });
+            }
         }
         while let Some(ended) = clients.join_next().await {
             if !matches!(ended, Ok(Ok(()))) {

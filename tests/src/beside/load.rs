@@ -11,14 +11,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{interval, timeout};
+use tokio::time::{interval, sleep, timeout};
 
 /// How often the curve of an attack is drawn, and the harmless load steered by it.
 const STEP: Duration = Duration::from_millis(10);
-/// Requests that harmless clients have leave for at one time, at most.
-const LEAVE: usize = 256;
+/// Harmless clients come one after the other, so far apart, as attackers do.
+const APART: Duration = Duration::from_millis(4);
 /// Harmless clients, each with one request under way.
-const HARMLESS: usize = 32;
+const HARMLESS: u32 = 32;
 /// Between two looks at a harmless client's history, sends.
 const SENDS_PER_LOOK: u64 = 20;
 
@@ -168,9 +168,12 @@ async fn chat(target: Target, since: Since, curve: Curve) {
         if requests > 100 {
             cost = used.div_f64(requests as f64).max(Duration::from_micros(10));
         }
-        let missing = curve.at(time + STEP).saturating_sub(used);
-        let wanted = (missing.as_secs_f64() / cost.as_secs_f64()).round() as usize;
-        let more = wanted.min(LEAVE).saturating_sub(leave.available_permits());
+        let requests = |used: Duration| (used.as_secs_f64() / cost.as_secs_f64()).round() as usize;
+        let missing = requests(curve.at(time + STEP).saturating_sub(used));
+        // What is behind is made up for without haste: a burst would make the control look slow.
+        let planned = requests(curve.at(time + STEP).saturating_sub(curve.at(time)));
+        let more = missing.min(2 * planned + 2);
+        let more = more.saturating_sub(leave.available_permits());
         leave.add_permits(more);
         while let Some(ended) = clients.try_join_next() {
             note_failure(&target, ended);
@@ -192,7 +195,10 @@ fn converse_all(target: &Target, leave: &Arc<Semaphore>, done: &Tally) -> JoinSe
     for number in 0..HARMLESS {
         let name = format!("harmless-{}-{number}", target.round);
         let (leave, done, connector) = (Arc::clone(leave), done.clone(), target.connector);
-        clients.spawn(async move { converse(connector, &name, &leave, &done).await });
+        clients.spawn(async move {
+            sleep(APART * number).await;
+            converse(connector, &name, &leave, &done).await
+        });
     }
     clients
 }
