@@ -2,12 +2,16 @@
 
 use crate::beside::load::{Attack, Target};
 use std::io;
+use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 /// Sockets at once.
 const SOCKETS: usize = 1_300;
+/// They come so far apart.
+const APART: Duration = Duration::from_micros(400);
 
 /// Connects and says nothing, or half of a request, or half of a package. Counts `sockets` that were taken by the kernel.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +32,7 @@ impl Attack for Sockets {
 }
 
 async fn hold(target: Target, number: usize) -> io::Result<()> {
+    sleep(APART * u32::try_from(number).unwrap_or_default()).await;
     let mut stream = TcpStream::connect(target.connector).await?;
     target.tally.count("sockets");
     let begin: &[u8] = match number % 3 {
