@@ -17,6 +17,9 @@ const PACE: Duration = Duration::from_millis(200);
 /// So long an orchestrator waits by default before it counts a service as dead.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How often a newcomer connects.
+const TRIES: usize = 3;
+
 /// A question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Asked {
@@ -137,7 +140,7 @@ async fn ask(asked: Asked, ports: Ports, api: &ChatApi, number: usize) -> Result
         Asked::ChatLives => get(ports.chat_admin, "/livez").await,
         Asked::ConnectorReady => get(ports.connector_admin, "/readyz").await,
         Asked::ChatReady => get(ports.chat_admin, "/readyz").await,
-        Asked::Login => log_in(ports.connector, number).await,
+        Asked::Login => log_in_in_the_end(ports.connector, number).await,
         Asked::Call => {
             let listed = api.members(super::bystanders::ROOM).await;
             listed.map(|_| ()).map_err(|status| status.to_string())
@@ -155,6 +158,21 @@ async fn get(address: SocketAddr, path: &str) -> Result<(), String> {
         answer.status,
         answer.body.replace('\n', " ")
     ))
+}
+
+/// As clients do: who is cut off before an answer comes tries again.
+async fn log_in_in_the_end(connector: SocketAddr, number: usize) -> Result<(), String> {
+    let mut told = Ok(());
+    for _ in 0..TRIES {
+        told = log_in(connector, number).await;
+        let is_cut_off = told
+            .as_ref()
+            .is_err_and(|told| told.contains("reset by peer"));
+        if !is_cut_off {
+            break;
+        }
+    }
+    told
 }
 
 async fn log_in(connector: SocketAddr, number: usize) -> Result<(), String> {

@@ -1,4 +1,5 @@
-//! The quiet clients: each is alone in a room of its own, says little, and notes how long each message takes to come back.
+//! The quiet clients: each has a room of its own, says little, and notes how long each message takes to come back. One
+//! more looks at a room's history now and then.
 
 use crate::pomelo::{LOGIN, SEND};
 use crate::wait;
@@ -7,14 +8,15 @@ use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-/// How many they are. Several give more samples than one, and each stays quiet.
-const CLIENTS: u32 = 4;
+/// How many speak. Several give more samples than one, and each stays quiet.
+const SPEAKERS: u32 = 4;
 /// Between two messages of one client.
 const PACE: Duration = Duration::from_millis(20);
-/// So many messages, then a look at the room's history.
-const MESSAGES_PER_LOOK: usize = 25;
+/// Between two looks at the history of a room. Another client in that room looks: answers of one connection come in the
+/// order of its requests, so that a message behind a look would be measured as slow as that.
+const LOOKS: Duration = Duration::from_millis(100);
 const HISTORY: &str = "chat.handler.history";
 
 /// A message or a look, and what became of it.
@@ -62,7 +64,7 @@ impl Quiet {
     /// # Panics
     /// When one can't log in.
     pub async fn start(connector: SocketAddr) -> Self {
-        let clients: Vec<_> = (0..CLIENTS).map(|_| Arc::default()).collect();
+        let clients: Vec<_> = (0..=SPEAKERS).map(|_| Arc::default()).collect();
         let (stop, stopped) = tokio::sync::watch::channel(());
         let of_thread = clients.clone();
         let (ready, is_ready) = tokio::sync::oneshot::channel();
@@ -153,21 +155,27 @@ async fn speak(
     mut stopped: tokio::sync::watch::Receiver<()>,
 ) {
     let mut sockets = Vec::new();
-    for number in 0..clients.len() {
-        let room = format!("quiet-{number}");
+    for number in 0..=SPEAKERS {
+        // The last one looks, in the first one's room.
+        let (user, room) = (format!("quiet-{number}"), number % SPEAKERS);
+        let body = json!({ "userId": user, "lessonId": format!("quiet-{room}") });
+        let login = json!({ "id": 0, "route": LOGIN, "body": body });
         let socket = websocket::connect(connector, "/ws", Terms::default()).await;
         let (mut writer, reader) = socket.expect("a WebSocket for a quiet client");
-        let login =
-            json!({ "id": 0, "route": LOGIN, "body": { "userId": room, "lessonId": room } });
         let said = writer.frame(TEXT, login.to_string().as_bytes()).await;
         said.expect("a quiet client logs in");
         sockets.push((writer, reader));
     }
     let begin = Instant::now() + PACE;
     for (number, (notes, (writer, reader))) in (0..).zip(clients.into_iter().zip(sockets)) {
+        let looks = number == SPEAKERS;
+        let pace = if looks { LOOKS } else { PACE };
+        let mut ticks = interval_at(begin + PACE * number / SPEAKERS, pace);
+        // A tick that is missed is made up for, and counts from when it was due.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
         let (pongs, owed) = tokio::sync::mpsc::unbounded_channel();
         tokio::spawn(listen(Arc::clone(&notes), reader, pongs));
-        tokio::spawn(talk(notes, writer, begin + PACE * number / CLIENTS, owed));
+        tokio::spawn(talk(notes, writer, ticks, looks, owed));
     }
     let _ = ready.send(());
     let _ = stopped.changed().await;
@@ -177,12 +185,10 @@ async fn speak(
 async fn talk(
     notes: Arc<Mutex<Notes>>,
     mut writer: Writer,
-    begin: Instant,
+    mut ticks: Interval,
+    is_look: bool,
     mut pongs: tokio::sync::mpsc::UnboundedReceiver<Vec<u8>>,
 ) {
-    let mut ticks = interval_at(begin, PACE);
-    // A tick that is missed is made up for, and counts from when it was due.
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     loop {
         let due = tokio::select! {
             due = ticks.tick() => due,
@@ -192,9 +198,8 @@ async fn talk(
                 continue;
             }
         };
-        let (id, is_look) = {
+        let id = {
             let mut notes = lock(&notes);
-            let is_look = notes.samples.len() % MESSAGES_PER_LOOK == MESSAGES_PER_LOOK - 1;
             notes.samples.push(Sample {
                 due,
                 is_look,
@@ -202,7 +207,7 @@ async fn talk(
                 refused: false,
                 heard: None,
             });
-            (notes.samples.len(), is_look)
+            notes.samples.len()
         };
         let request = if is_look {
             json!({ "id": id, "route": HISTORY, "body": {} })
@@ -259,6 +264,7 @@ fn note(samples: &mut [Sample], message: &Value, now: Instant) {
     let sample = place.and_then(|n| samples.get_mut(n.checked_sub(1)?));
     let Some(sample) = sample else { return };
     if is_push {
+        // Who looks hears who speaks.
         sample.heard.get_or_insert(now);
     } else {
         sample.answered.get_or_insert(now);
