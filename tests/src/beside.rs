@@ -385,11 +385,12 @@ impl Scene {
             } = &round.met;
             let _ = writeln!(
                 self.report,
-                "{name}: 50 % {:5.1?}, 99 % {:5.1?} of {}; looks 50 % {:5.1?}, most {:5.1?}; refused {refused}, lost {lost}; \
+                "{name}: 50 % {:5.1?}, 99 % {:5.1?} of {}, slowest at {:.1?}; looks 50 % {:5.1?}, most {:5.1?}; refused {refused}, lost {lost}; \
                  {:.2?} of processors",
                 percentile(heard, 50),
                 self.latency(round),
                 heard.len(),
+                round.met.slowest_at,
                 percentile(looked, 50),
                 percentile(looked, 100),
                 round.curve.total(),

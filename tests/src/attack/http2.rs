@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::interval;
+use tokio::time::{interval, sleep};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
@@ -23,6 +23,7 @@ const INITIAL_WINDOW_SIZE: u16 = 4;
 /// Calls whose answers nobody takes, on so many connections.
 const UNREAD_CALLS: u32 = 100;
 const UNREAD_CONNECTIONS: usize = 3;
+const UNREAD_CALLS_AT_ONCE: u32 = 4;
 /// Acknowledgements of pings that were not sent: so many at once, and so many times.
 const PINGS: usize = 1_000;
 const PING_WRITES: usize = 100;
@@ -149,13 +150,17 @@ fn history() -> Vec<u8> {
 
 async fn ask_and_never_read(chat: SocketAddr) -> io::Result<()> {
     let mut stream = connect(chat, 0).await?;
-    let mut calls = Vec::new();
+    let mut pace = interval(PACE);
     for call in 0..UNREAD_CALLS {
+        if call % UNREAD_CALLS_AT_ONCE == 0 {
+            pace.tick().await;
+        }
         let id = 2 * call + 1;
-        frame(&mut calls, HEADERS, END_HEADERS, id, &headers("History"));
-        frame(&mut calls, DATA, END_STREAM, id, &history());
+        let mut begun = Vec::new();
+        frame(&mut begun, HEADERS, END_HEADERS, id, &headers("History"));
+        frame(&mut begun, DATA, END_STREAM, id, &history());
+        stream.write_all(&begun).await?;
     }
-    stream.write_all(&calls).await?;
     until_cut_off(stream).await
 }
 
@@ -165,13 +170,17 @@ async fn acknowledge(chat: SocketAddr) -> io::Result<()> {
         frame(&mut pings, PING, ACK, 0, &[7; 8]);
     }
     let mut stream = connect(chat, 65_535).await?;
+    let mut pace = interval(PACE);
     for _ in 0..PING_WRITES {
+        pace.tick().await;
         stream.write_all(&pings).await?;
     }
     until_cut_off(stream).await
 }
 
 async fn say_nothing(chat: SocketAddr, number: usize) -> io::Result<()> {
+    let turn = u32::try_from(number).unwrap_or_default();
+    sleep(PACE / 10 * turn).await;
     let mut stream = TcpStream::connect(chat).await?;
     if number % 2 == 1 {
         stream.write_all(&PREFACE[..12]).await?;

@@ -48,6 +48,8 @@ pub struct Quiet {
 pub struct Met {
     /// From when each message was due to its arrival in the room; sorted.
     pub heard: Vec<Duration>,
+    /// How far into that time the message was due that took the longest to arrive.
+    pub slowest_at: Duration,
     /// From when each message was due to its answer, whatever that says; sorted.
     pub answered: Vec<Duration>,
     /// From when each look at the history was due to its answer; sorted.
@@ -92,13 +94,19 @@ impl Quiet {
         let all_known = async || (!self.samples(begin, end).iter().any(is_open)).then_some(());
         let _ = wait::within(patience, all_known).await;
         let mut met = Met::default();
+        let mut slowest = Duration::ZERO;
         for sample in self.samples(begin, end) {
             let answered = sample.answered.map(|at| at - sample.due);
             if sample.is_look {
                 met.looked.extend(answered);
             } else {
                 met.answered.extend(answered);
-                met.heard.extend(sample.heard.map(|at| at - sample.due));
+                if let Some(took) = sample.heard.map(|at| at - sample.due) {
+                    met.heard.push(took);
+                    if took > slowest {
+                        (slowest, met.slowest_at) = (took, sample.due - begin);
+                    }
+                }
             }
             met.refused += usize::from(sample.refused);
             met.lost += usize::from(is_open(&sample));
