@@ -4,6 +4,8 @@
 //! Nothing here knows the product's crates but the gRPC contract. A helper that cannot do its work panics with what it
 //! was doing, and a test that fails prints what its processes logged.
 
+pub mod attack;
+pub mod beside;
 pub mod binaries;
 pub mod chat_api;
 pub mod checker;
@@ -16,6 +18,7 @@ pub mod inbox;
 pub mod json;
 pub mod link;
 pub mod log;
+pub mod polling;
 pub mod pomelo;
 pub mod process;
 pub mod readme;

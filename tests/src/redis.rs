@@ -1,7 +1,7 @@
 //! A `redis-server` of a test's own, which can be stopped, killed, frozen and started again with its data.
 
 use crate::log::Log;
-use crate::process::Process;
+use crate::process::{Memory, Process};
 use crate::resp::{self, Value};
 use crate::wait;
 use std::collections::BTreeMap;
@@ -169,6 +169,12 @@ impl Redis {
     #[must_use]
     pub fn id(&self) -> u32 {
         self.process.id()
+    }
+
+    /// Memory in use.
+    #[must_use]
+    pub fn memory(&self) -> Memory {
+        self.process.memory()
     }
 
     /// As the product's flags take it.

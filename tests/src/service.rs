@@ -13,6 +13,7 @@ use std::process::{Command, ExitStatus};
 pub struct Service {
     binary: &'static str,
     arguments: Vec<String>,
+    descriptors: Option<u32>,
     process: Process,
     bound: BTreeMap<&'static str, SocketAddr>,
 }
@@ -29,8 +30,9 @@ impl Service {
         binary: &'static str,
         events: &[(&'static str, &'static str)],
         arguments: Vec<String>,
+        descriptors: Option<u32>,
     ) -> Self {
-        let mut process = spawn(binary, &arguments);
+        let mut process = spawn(binary, &arguments, descriptors);
         let mut bound = BTreeMap::new();
         for &(event, flag) in events {
             let address = process.wrote(event, |line| address(line, event)).await;
@@ -39,6 +41,7 @@ impl Service {
         Self {
             binary,
             arguments,
+            descriptors,
             process,
             bound,
         }
@@ -133,7 +136,7 @@ impl Service {
             let value = value.expect("the flag was given") + 1;
             self.arguments[value] = address.to_string();
         }
-        self.process = spawn(self.binary, &self.arguments);
+        self.process = spawn(self.binary, &self.arguments, self.descriptors);
         self.process
             .wrote(LISTENING.0, |line| address(line, LISTENING.0))
             .await;
@@ -159,8 +162,17 @@ impl Service {
     }
 }
 
-fn spawn(binary: &'static str, arguments: &[String]) -> Process {
-    let mut command = Command::new(binaries::path(binary));
+/// With a limit of file descriptors it is begun by `prlimit`, which becomes the service: it never has more.
+fn spawn(binary: &'static str, arguments: &[String], descriptors: Option<u32>) -> Process {
+    let path = binaries::path(binary);
+    let mut command = match descriptors {
+        None => Command::new(path),
+        Some(limit) => {
+            let mut command = Command::new("prlimit");
+            command.arg(format!("--nofile={limit}:{limit}")).arg(path);
+            command
+        }
+    };
     command
         .args(arguments)
         .env("RUST_LOG", "info")
@@ -235,7 +247,7 @@ impl Chat {
         let mut list = arguments(&list);
         list.extend(arguments(&["--redis", redis, "--log-format", "json"]));
         list.extend(arguments(flags));
-        Self(Service::start("chat", &[LISTENING, ADMIN], list).await)
+        Self(Service::start("chat", &[LISTENING, ADMIN], list, None).await)
     }
 
     /// How many publications it has counted since its start.
@@ -274,6 +286,20 @@ impl Connector {
     /// # Panics
     /// When it doesn't bind its addresses.
     pub async fn begin(id: &str, chats: &str, redis: &str, flags: &[&str]) -> Self {
+        Self::begin_within(None, id, chats, redis, flags).await
+    }
+
+    /// As [`begin`](Self::begin), with a limit of file descriptors, soft and hard.
+    ///
+    /// # Panics
+    /// As [`begin`](Self::begin).
+    pub async fn begin_within(
+        descriptors: Option<u32>,
+        id: &str,
+        chats: &str,
+        redis: &str,
+        flags: &[&str],
+    ) -> Self {
         let list = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
         let mut list = arguments(&list);
         list.extend(arguments(&["--id", id, "--chat", chats, "--redis", redis]));
@@ -281,7 +307,7 @@ impl Connector {
         list.extend(arguments(flags));
         let mut events = vec![LISTENING, ADMIN];
         events.extend(flags.contains(&TCP.1).then_some(TCP));
-        Self(Service::start("connector", &events, list).await)
+        Self(Service::start("connector", &events, list, descriptors).await)
     }
 }
 
@@ -304,7 +330,7 @@ impl Standalone {
         list.extend(arguments(&["--admin", "127.0.0.1:0"]));
         list.extend(arguments(&["--log-format", "json"]));
         list.extend(arguments(flags));
-        let standalone = Service::start("standalone", &[LISTENING, GRPC, ADMIN], list).await;
+        let standalone = Service::start("standalone", &[LISTENING, GRPC, ADMIN], list, None).await;
         standalone.ready().await;
         Self(standalone)
     }

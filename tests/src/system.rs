@@ -14,6 +14,7 @@ pub struct Plan {
     chats: usize,
     own_chat: bool,
     alone: bool,
+    descriptors: Option<u32>,
     chat_flags: Vec<&'static str>,
     connector_flags: Vec<&'static str>,
 }
@@ -27,6 +28,7 @@ impl Plan {
             chats,
             own_chat: false,
             alone: false,
+            descriptors: None,
             chat_flags: Vec::new(),
             connector_flags: Vec::new(),
         }
@@ -43,6 +45,13 @@ impl Plan {
     #[must_use]
     pub fn alone(mut self) -> Self {
         self.alone = true;
+        self
+    }
+
+    /// Each connector has so many file descriptors, and can't raise that.
+    #[must_use]
+    pub fn descriptors(mut self, limit: u32) -> Self {
+        self.descriptors = Some(limit);
         self
     }
 
@@ -121,7 +130,9 @@ impl Plan {
             let id = format!("connector-{}", number + 1);
             let redis = for_connectors[number % for_connectors.len()];
             let flags = &self.connector_flags;
-            let connector = Connector::begin(&id, &known.join(","), redis, flags).await;
+            let chats = known.join(",");
+            let connector =
+                Connector::begin_within(self.descriptors, &id, &chats, redis, flags).await;
             connector.ready().await;
             connectors.push(connector);
         }

@@ -3,6 +3,7 @@
 //! Each test is a sentence about behaviour; K, F numbers and promises are those of docs/compatibility.md.
 
 mod acknowledged_by_replicas;
+mod attacks;
 mod bounds;
 mod browsers;
 mod channels;

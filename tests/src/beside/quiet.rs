@@ -1,0 +1,281 @@
+//! The quiet clients: each has a room of its own, says little, and notes how long each message takes to come back. One
+//! more looks at a room's history now and then.
+
+use crate::pomelo::{LOGIN, SEND};
+use crate::wait;
+use crate::websocket::{self, CLOSE, PING, PONG, Reader, TEXT, Terms, Writer};
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+
+/// How many speak. Several give more samples than one, and each stays quiet.
+const SPEAKERS: u32 = 4;
+/// Between two messages of one client.
+const PACE: Duration = Duration::from_millis(20);
+/// Between two looks at the history of a room. Another client in that room looks: answers of one connection come in the
+/// order of its requests, so that a message behind a look would be measured as slow as that.
+const LOOKS: Duration = Duration::from_millis(100);
+const HISTORY: &str = "chat.handler.history";
+
+/// A message or a look, and what became of it.
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    /// When it was due. A client that can't send in time is late from then on.
+    due: Instant,
+    is_look: bool,
+    answered: Option<Instant>,
+    refused: bool,
+    heard: Option<Instant>,
+}
+
+#[derive(Default)]
+struct Notes {
+    samples: Vec<Sample>,
+    ended: Option<String>,
+}
+
+/// Running quiet clients, on a thread of their own.
+pub struct Quiet {
+    clients: Vec<Arc<Mutex<Notes>>>,
+    stop: tokio::sync::watch::Sender<()>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+/// What the quiet clients met in some time.
+#[derive(Debug, Clone, Default)]
+pub struct Met {
+    /// From when each message was due to its arrival in the room; sorted.
+    pub heard: Vec<Duration>,
+    /// How far into that time the message was due that took the longest to arrive.
+    pub slowest_at: Duration,
+    /// From when each message was due to its answer, whatever that says; sorted.
+    pub answered: Vec<Duration>,
+    /// From when each look at the history was due to its answer; sorted.
+    pub looked: Vec<Duration>,
+    /// Messages and looks that were answered with a refusal.
+    pub refused: usize,
+    /// Messages and looks that were never answered, and accepted messages that never arrived.
+    pub lost: usize,
+}
+
+impl Quiet {
+    /// Connects and logs in all of them; from then on they speak.
+    ///
+    /// # Panics
+    /// When one can't log in.
+    pub async fn start(connector: SocketAddr) -> Self {
+        let clients: Vec<_> = (0..=SPEAKERS).map(|_| Arc::default()).collect();
+        let (stop, stopped) = tokio::sync::watch::channel(());
+        let of_thread = clients.clone();
+        let (ready, is_ready) = tokio::sync::oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime of one thread");
+            runtime.block_on(speak(connector, of_thread, ready, stopped));
+        });
+        is_ready.await.expect("the quiet clients log in");
+        Self {
+            clients,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// What became of everything that was due in this time. Waits for what is still under way, at most so long.
+    pub async fn met(&self, begin: Instant, end: Instant, patience: Duration) -> Met {
+        let is_open = |sample: &Sample| {
+            let is_message_under_way = !sample.is_look && !sample.refused && sample.heard.is_none();
+            sample.answered.is_none() || is_message_under_way
+        };
+        let all_known = async || (!self.samples(begin, end).iter().any(is_open)).then_some(());
+        let _ = wait::within(patience, all_known).await;
+        let mut met = Met::default();
+        let mut slowest = Duration::ZERO;
+        for sample in self.samples(begin, end) {
+            let answered = sample.answered.map(|at| at - sample.due);
+            if sample.is_look {
+                met.looked.extend(answered);
+            } else {
+                met.answered.extend(answered);
+                if let Some(took) = sample.heard.map(|at| at - sample.due) {
+                    met.heard.push(took);
+                    if took > slowest {
+                        (slowest, met.slowest_at) = (took, sample.due - begin);
+                    }
+                }
+            }
+            met.refused += usize::from(sample.refused);
+            met.lost += usize::from(is_open(&sample));
+        }
+        met.heard.sort();
+        met.answered.sort();
+        met.looked.sort();
+        met
+    }
+
+    /// How many refusals they have got so far.
+    #[must_use]
+    pub fn refusals(&self) -> usize {
+        let refused = |notes: &Notes| notes.samples.iter().filter(|it| it.refused).count();
+        self.clients.iter().map(|it| refused(&lock(it))).sum()
+    }
+
+    /// How a client's connection ended, if one has.
+    #[must_use]
+    pub fn ended(&self) -> Option<String> {
+        self.clients.iter().find_map(|it| lock(it).ended.clone())
+    }
+
+    fn samples(&self, begin: Instant, end: Instant) -> Vec<Sample> {
+        let of = |notes: &Arc<Mutex<Notes>>| {
+            let notes = lock(notes);
+            let within = notes
+                .samples
+                .iter()
+                .filter(|it| (begin..end).contains(&it.due));
+            within.copied().collect::<Vec<_>>()
+        };
+        self.clients.iter().flat_map(of).collect()
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        self.stop.send_replace(());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn lock(notes: &Mutex<Notes>) -> MutexGuard<'_, Notes> {
+    notes.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn speak(
+    connector: SocketAddr,
+    clients: Vec<Arc<Mutex<Notes>>>,
+    ready: tokio::sync::oneshot::Sender<()>,
+    mut stopped: tokio::sync::watch::Receiver<()>,
+) {
+    let mut sockets = Vec::new();
+    for number in 0..=SPEAKERS {
+        // The last one looks, in the first one's room.
+        let (user, room) = (format!("quiet-{number}"), number % SPEAKERS);
+        let body = json!({ "userId": user, "lessonId": format!("quiet-{room}") });
+        let login = json!({ "id": 0, "route": LOGIN, "body": body });
+        let socket = websocket::connect(connector, "/ws", Terms::default()).await;
+        let (mut writer, reader) = socket.expect("a WebSocket for a quiet client");
+        let said = writer.frame(TEXT, login.to_string().as_bytes()).await;
+        said.expect("a quiet client logs in");
+        sockets.push((writer, reader));
+    }
+    let begin = Instant::now() + PACE;
+    for (number, (notes, (writer, reader))) in (0..).zip(clients.into_iter().zip(sockets)) {
+        let looks = number == SPEAKERS;
+        let pace = if looks { LOOKS } else { PACE };
+        let mut ticks = interval_at(begin + PACE * number / SPEAKERS, pace);
+        // A tick that is missed is made up for, and counts from when it was due.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        let (pongs, owed) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(listen(Arc::clone(&notes), reader, pongs));
+        tokio::spawn(talk(notes, writer, ticks, looks, owed));
+    }
+    let _ = ready.send(());
+    let _ = stopped.changed().await;
+}
+
+/// Sends what is due when it is due, and the pongs that are owed. A sample's place is its request's id less one.
+async fn talk(
+    notes: Arc<Mutex<Notes>>,
+    mut writer: Writer,
+    mut ticks: Interval,
+    is_look: bool,
+    mut pongs: tokio::sync::mpsc::UnboundedReceiver<Vec<u8>>,
+) {
+    loop {
+        let due = tokio::select! {
+            due = ticks.tick() => due,
+            pong = pongs.recv() => {
+                let Some(pong) = pong else { return };
+                let _ = writer.frame(PONG, &pong).await;
+                continue;
+            }
+        };
+        let id = {
+            let mut notes = lock(&notes);
+            notes.samples.push(Sample {
+                due,
+                is_look,
+                answered: None,
+                refused: false,
+                heard: None,
+            });
+            notes.samples.len()
+        };
+        let request = if is_look {
+            json!({ "id": id, "route": HISTORY, "body": {} })
+        } else {
+            json!({ "id": id, "route": SEND, "body": { "n": id } })
+        };
+        if writer
+            .frame(TEXT, request.to_string().as_bytes())
+            .await
+            .is_err()
+        {
+            return;
+        }
+    }
+}
+
+async fn listen(
+    notes: Arc<Mutex<Notes>>,
+    mut reader: Reader,
+    pongs: tokio::sync::mpsc::UnboundedSender<Vec<u8>>,
+) {
+    let end = loop {
+        let frame = match reader.frame().await {
+            Ok(Some(frame)) => frame,
+            Ok(None) => break "dropped".to_owned(),
+            Err(error) => break error.to_string(),
+        };
+        let now = Instant::now();
+        match frame.opcode {
+            PING => {
+                let _ = pongs.send(frame.payload.to_vec());
+            }
+            CLOSE => break format!("{:?}", frame.close()),
+            _ => {
+                let message: Value = match serde_json::from_slice(&frame.payload) {
+                    Ok(message) => message,
+                    Err(error) => break error.to_string(),
+                };
+                note(&mut lock(&notes).samples, &message, now);
+            }
+        }
+    };
+    lock(&notes).ended.get_or_insert(end);
+}
+
+fn note(samples: &mut [Sample], message: &Value, now: Instant) {
+    let is_push = message["route"] == "onMessage";
+    let number = if is_push {
+        &message["body"]["n"]
+    } else {
+        &message["id"]
+    };
+    let place = number.as_u64().and_then(|n| usize::try_from(n).ok());
+    let sample = place.and_then(|n| samples.get_mut(n.checked_sub(1)?));
+    let Some(sample) = sample else { return };
+    if is_push {
+        // Who looks hears who speaks.
+        sample.heard.get_or_insert(now);
+    } else {
+        sample.answered.get_or_insert(now);
+        sample.refused |= message["body"]["code"] != 0;
+    }
+}

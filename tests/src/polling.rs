@@ -1,0 +1,169 @@
+//! Engine.IO's long polling by hand, over sockets that stay open: what a client that polls says and hears.
+
+use crate::SOON;
+use bytes::{Buf, BytesMut};
+use serde_json::{Value, json};
+use std::io;
+use std::net::SocketAddr;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// A socket on which one request of HTTP follows another.
+pub struct Http {
+    stream: TcpStream,
+    buffer: BytesMut,
+}
+
+impl Http {
+    /// Connects.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub async fn connect(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let buffer = BytesMut::new();
+        Ok(Self { stream, buffer })
+    }
+
+    /// Sends bytes as they are.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await
+    }
+
+    /// The next answer: its status and its body, whose length must stand in the head.
+    ///
+    /// # Errors
+    /// What the socket says; `UnexpectedEof` at its end.
+    pub async fn answer(&mut self) -> io::Result<(u16, String)> {
+        loop {
+            if let Some((status, head, length)) = head(&self.buffer)
+                && self.buffer.len() >= head + length
+            {
+                self.buffer.advance(head);
+                let body = self.buffer.split_to(length);
+                return Ok((status, String::from_utf8_lossy(&body).into_owned()));
+            }
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+
+    /// One request and its answer.
+    ///
+    /// # Errors
+    /// As [`answer`](Self::answer).
+    pub async fn ask(&mut self, request: &str) -> io::Result<(u16, String)> {
+        self.send(request.as_bytes()).await?;
+        self.answer().await
+    }
+}
+
+/// Status, the head's length and the body's, once the head is there as a whole.
+fn head(bytes: &[u8]) -> Option<(u16, usize, usize)> {
+    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
+    let text = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
+    let status = text.get(9..12)?.parse().ok()?;
+    let length = text
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length:"));
+    let length = length.and_then(|length| length.trim().parse().ok());
+    Some((status, end, length.unwrap_or_default()))
+}
+
+/// The request that opens a session, in Engine.IO's version 3 or 4.
+#[must_use]
+pub fn opening(version: u32) -> String {
+    format!("GET /socket.io/?EIO={version}&transport=polling HTTP/1.1\r\nHost: x\r\n\r\n")
+}
+
+/// A request of one's handlers as a packet of Socket.IO.
+///
+/// # Panics
+/// When the route is longer than 255 bytes.
+#[must_use]
+pub fn packet(id: u32, route: &str, body: &Value) -> String {
+    let mut message: String = id.to_be_bytes().map(char::from).iter().collect();
+    let length = u8::try_from(route.len()).expect("a short route");
+    message.push(char::from(length));
+    message.push_str(route);
+    message.push_str(&body.to_string());
+    format!("42{}", json!(["message", message]))
+}
+
+/// A session that polls.
+pub struct Poller {
+    version: u32,
+    path: String,
+    address: SocketAddr,
+    polls: Http,
+}
+
+impl Poller {
+    /// Opens one, connected to Socket.IO's namespace.
+    ///
+    /// # Errors
+    /// What the sockets say, or what it is refused with.
+    pub async fn open(address: SocketAddr, version: u32) -> io::Result<Self> {
+        let mut polls = Http::connect(address).await?;
+        let (status, body) = polls.ask(&opening(version)).await?;
+        let id = body.split_once(r#""sid":""#);
+        let id = id.and_then(|(_, rest)| Some(rest.split_once('"')?.0));
+        let id = id.ok_or_else(|| io::Error::other(format!("{status}: {body}")))?;
+        let poller = Self {
+            path: format!("/socket.io/?EIO={version}&transport=polling&sid={id}"),
+            address,
+            polls,
+            version,
+        };
+        if version == 4 {
+            poller.post(&["40"]).await?;
+        }
+        Ok(poller)
+    }
+
+    /// Posts packets, on a socket of its own: one that was idle for long may be closed by now. The answer's status.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub async fn post(&self, packets: &[&str]) -> io::Result<u16> {
+        let body = if self.version == 4 {
+            packets.join("\u{1e}")
+        } else {
+            let framed = packets
+                .iter()
+                .map(|packet| format!("{}:{packet}", packet.encode_utf16().count()));
+            framed.collect()
+        };
+        let (path, length) = (&self.path, body.len());
+        let request =
+            format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}");
+        let mut http = Http::connect(self.address).await?;
+        Ok(http.ask(&request).await?.0)
+    }
+
+    /// Polls: the answer's status and what came, as it came.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub async fn poll(&mut self) -> io::Result<(u16, String)> {
+        let request = format!("GET {} HTTP/1.1\r\nHost: x\r\n\r\n", self.path);
+        self.polls.ask(&request).await
+    }
+
+    /// Polls until this has come.
+    ///
+    /// # Panics
+    /// When it doesn't in time.
+    pub async fn until(&mut self, what: &str) {
+        let polled =
+            async { while !self.poll().await.is_ok_and(|(_, body)| body.contains(what)) {} };
+        let came = timeout(SOON, polled).await;
+        assert!(came.is_ok(), "a client that polls did not get {what}");
+    }
+}
