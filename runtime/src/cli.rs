@@ -191,7 +191,7 @@ pub fn size(bytes: u64) -> String {
     let units = [(GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")];
     let exact = units
         .into_iter()
-        .find(|(unit, _)| bytes >= *unit && bytes % unit == 0);
+        .find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit));
     exact.map_or_else(
         || bytes.to_string(),
         |(unit, name)| format!("{}{name}", bytes / unit),

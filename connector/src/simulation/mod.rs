@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
-use visitor::{Presence, visitor};
+use visitor::{Counts, Presence, visitor};
 
 const CONNECTORS: [&str; 2] = ["connector-1", "connector-2"];
 const CHANNELS: [&str; 2] = ["lobby", "room"];
@@ -252,7 +252,10 @@ async fn list(world: &World) {
 
 /// Whether the store holds what is the case.
 async fn examine(world: &World, trace: &mut impl Hasher) {
-    let (logins, present) = world.presence.now();
+    let Counts {
+        logins,
+        members: present,
+    } = world.presence.now();
     let visitors: u32 = logins.values().sum();
     let of_each = match world.climate.policy {
         LoginPolicy::Allow => 2,

@@ -22,21 +22,15 @@ pub(super) struct Presence {
     counts: Mutex<Counts>,
 }
 
-#[derive(Default)]
-struct Counts {
-    logins: BTreeMap<&'static str, u32>,
-    members: BTreeMap<(&'static str, &'static str), u32>,
+#[derive(Clone, Default)]
+pub(super) struct Counts {
+    pub(super) logins: BTreeMap<&'static str, u32>,
+    pub(super) members: BTreeMap<(&'static str, &'static str), u32>,
 }
 
 impl Presence {
-    pub(super) fn now(
-        &self,
-    ) -> (
-        BTreeMap<&'static str, u32>,
-        BTreeMap<(&'static str, &'static str), u32>,
-    ) {
-        let counts = self.counts.lock();
-        (counts.logins.clone(), counts.members.clone())
+    pub(super) fn now(&self) -> Counts {
+        self.counts.lock().clone()
     }
 }
 
