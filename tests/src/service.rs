@@ -270,6 +270,18 @@ impl Chat {
 }
 
 impl Connector {
+    /// How many client connections it has.
+    ///
+    /// # Panics
+    /// When it doesn't tell.
+    pub async fn connections(&self) -> u64 {
+        let metrics = http::get(self.admin(), "/metrics").await;
+        let metrics = metrics.expect("a connector tells its metrics").body;
+        let mut lines = metrics.lines();
+        let count = lines.find_map(|line| line.strip_prefix("connector_connections "));
+        count.map_or(0, |count| count.parse().expect("a number"))
+    }
+
     /// Starts one on these chats and this Redis, with further flags, and waits until it is ready.
     ///
     /// # Panics

@@ -4,10 +4,14 @@ use std::time::Duration;
 use tests::checker::Kind;
 use tests::cluster::{Cluster, NODE_TIMEOUT};
 use tests::crowd::{Crowd, ROOM, WHOLE_LOG, holds};
+use tests::pomelo::{Client, joined, left};
 use tests::system::{Plan, Services};
 use tests::turn::Turn;
 use tests::{SOON, long, wait};
 use tokio::time::Instant;
+
+/// Leaves that a connector has under way in one shard at once.
+const LEAVES_AT_ONCE: usize = 64;
 
 /// From a primary's death to the next acknowledgement.
 const BACK: Duration = Duration::from_secs(4);
@@ -96,6 +100,57 @@ async fn a_primary_of_a_cluster_that_hands_over_loses_nothing() {
     }
     assert_eq!(running.crowd.sum(|notes| notes.losses().len()), 0);
     running.ends_well(&[]).await;
+}
+
+/// One primary hangs, and nobody takes over: what is to leave its channels waits, and leaves elsewhere land all the same.
+#[tokio::test]
+async fn leaves_on_a_shard_that_hangs_delay_none_on_another() {
+    let plan = Plan::of(1, 1).alone();
+    let _turn = plan.turn().await;
+    let cluster = Cluster::start().await;
+    for node in &cluster.nodes {
+        for (name, value) in [
+            ("cluster-require-full-coverage", "no"),
+            ("cluster-replica-no-failover", "yes"),
+        ] {
+            node.command(&["CONFIG", "SET", name, value]).await;
+        }
+    }
+    let services = plan.services(&cluster.url(), &cluster.url()).await;
+    let connector = services.connectors[0].address();
+    let hanging = cluster.of_primary(ROOM).await;
+    let mut elsewhere = None;
+    for number in 0.. {
+        let channel = format!("elsewhere-{number}");
+        if cluster.of_primary(&channel).await != hanging {
+            elsewhere = Some(channel);
+            break;
+        }
+    }
+    let elsewhere = elsewhere.expect("there are three shards");
+
+    let listener = Client::join(connector, "listener", &elsewhere).await;
+    let leaver = Client::join(connector, "leaver", &elsewhere).await;
+    listener.until_push(&joined("leaver")).await;
+    let mut members = Vec::new();
+    for number in 0..2 * LEAVES_AT_ONCE {
+        members.push(Client::join(connector, &format!("member-{number}"), ROOM).await);
+    }
+    cluster.nodes[hanging].freeze();
+    drop(members);
+    wait::eventually("the connector knows that they are gone", SOON, async || {
+        services.connectors[0].connections().await == 2
+    })
+    .await;
+    drop(leaver);
+    listener.until_push(&left("leaver")).await;
+
+    cluster.nodes[hanging].thaw();
+    wait::eventually("the others have left, too", 3 * SOON, async || {
+        let members = services.api(0).members(ROOM).await;
+        members.is_ok_and(|members| members.is_empty())
+    })
+    .await;
 }
 
 /// The room's own slot moves, there and back, and many others with it.
