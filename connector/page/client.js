@@ -84,8 +84,10 @@ export class Client {
       for (const channel of [...this.channels.keys()]) {
         if (channel !== this.home) await this.#joinAgain(channel);
       }
+      // What is said when this is told is sent by then.
+      const waiting = [...this.#unanswered.keys()];
       this.#to('online');
-      for (const key of [...this.#unanswered.keys()]) this.#send(key);
+      for (const key of waiting) this.#send(key);
       this.#timers.ping = setInterval(() => this.#ping(), PING_MS);
     } catch {
       // The connection ended, which is dealt with there.
@@ -148,8 +150,7 @@ export class Client {
       const reply = await asked;
       if (reply.code === 0) {
         this.#failures = 0;
-        this.#unanswered.delete(key);
-        this.on.sent(key);
+        if (this.#unanswered.delete(key)) this.on.sent(key);
       } else if (reply.retry) {
         // Once more, under the same key.
         const pause = Math.min(LONGEST_PAUSE_MS, reply.retryAfterMs * 2 ** message.tries++);
@@ -163,8 +164,7 @@ export class Client {
   }
 
   #refuse(key, why) {
-    this.#unanswered.delete(key);
-    this.on.refused(key, why);
+    if (this.#unanswered.delete(key)) this.on.refused(key, why);
   }
 
   async #ping() {

@@ -97,6 +97,10 @@ fn heard(whole: &bytes::Bytes) -> Result<Heard, String> {
     match whole[0] {
         DATA => Ok(Heard::Message(match Message::parse(&whole.slice(4..))? {
             Message::Response { id, body } => json!({ "id": id, "body": value(&body)? }),
+            // It belongs to no channel.
+            Message::Push { route, body } if &*route == b"onKick" => {
+                json!({ "route": "onKick", "body": value(&body)? })
+            }
             Message::Push { route, body } => {
                 let mut push = value(&body)?;
                 let route = String::from_utf8_lossy(&route).into_owned();

@@ -260,7 +260,9 @@ impl Supervisor {
                 }
                 Err(failure) => {
                     let kind = failure.kind();
-                    if known_failure.replace(kind) != Some(kind) {
+                    let is_known = known_failure.replace(kind) == Some(kind);
+                    // The other link to the same server says so.
+                    if !is_known && !self.common.reads_only {
                         tracing::warn!(server = %self.node, %failure, "no connection to Redis");
                     }
                 }

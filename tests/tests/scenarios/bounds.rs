@@ -399,7 +399,7 @@ async fn posts_of_the_size_that_is_told_are_taken_and_larger_ones_are_refused_al
         assert_eq!(packets.join("\x1e").len(), most);
         assert_eq!(poller.post(&packets).await, 200);
 
-        let huge = "4".repeat(5 << 20);
+        let huge = "4".repeat(most + (64 << 10));
         assert_eq!(poller.post(&[huge]).await, 413);
     }
 }
