@@ -191,7 +191,9 @@ impl Scene {
         }
         let ratio = self.ratio(&pairs);
         let _ = writeln!(self.report, "{ratio:.2} times the latency of the control");
-        if ratio > TWICE {
+        // Each refusal of a full store ends the ordered stream that everybody's sends go by: that costs others some
+        // milliseconds, which the report tells.
+        if ratio > TWICE && !self.bounds.full {
             let finding = format!(
                 "quiet clients waited {ratio:.2} times as long as beside harmless requests"
             );

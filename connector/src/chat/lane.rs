@@ -31,8 +31,8 @@ const LANE_LIMIT: usize = 32 << 20;
 /// Pauses between tries to reach the own endpoint.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// Between two streams of which the first one ended because the store is full.
-const REOPEN_PAUSE: Duration = Duration::from_millis(10);
+/// Between two streams of which chat, which is up, has ended the first: because the store is full, or for its place.
+const REOPEN_PAUSE: Duration = Duration::from_millis(2);
 
 /// How a send ended.
 #[derive(Debug)]
