@@ -164,11 +164,12 @@ impl Membership {
 
     /// It ends: the number of its leave is drawn now, whenever that is sent. It stays a member until the leave lands.
     pub(crate) fn end(&self) {
-        let mut standing = self.standing.lock();
-        let tenure = self.tenure();
-        standing
-            .ended
-            .get_or_insert_with(|| tenure.next_operation());
+        self.number_of_leave(&mut self.standing.lock());
+    }
+
+    fn number_of_leave(&self, standing: &mut Standing) -> u64 {
+        let draw = || self.tenure().next_operation();
+        *standing.ended.get_or_insert_with(draw)
     }
 
     /// As [`end`](Self::end), and its join is not sent again after this.
@@ -182,9 +183,7 @@ impl Membership {
         let tenure = self.tenure();
         let mut standing = self.standing.lock();
         standing.left = true;
-        let operation = *standing
-            .ended
-            .get_or_insert_with(|| tenure.next_operation());
+        let operation = self.number_of_leave(&mut standing);
         let fence = standing.fence || standing.asked;
         drop(standing);
         tenure.leave(&self.channel, &self.user, &self.session, operation, fence)

@@ -437,7 +437,7 @@ fn in_a_thousand_histories_members_are_those_who_are_there() {
 
 /// `SEED=562 cargo test … -- --ignored one_history` shows what a seed that failed is about.
 #[test]
-#[ignore = "for whoever looks into one seed"]
+#[ignore = "to look into one seed"]
 fn one_history() {
     let seed = std::env::var("SEED").map_or(0, |seed| seed.parse().unwrap());
     println!("{:?}", simulate(seed));
