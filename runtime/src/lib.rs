@@ -11,6 +11,7 @@ pub mod admin;
 pub mod cli;
 pub mod descriptors;
 pub mod families;
+pub mod huge_pages;
 pub mod lifecycle;
 pub mod listen;
 mod log;

@@ -1,7 +1,7 @@
 //! From the first line of a process to its exit code: the tokio runtime, signals, the drain and its deadline.
 
-use crate::descriptors;
 use crate::telemetry::{LogFormat, Metrics, log_format};
+use crate::{descriptors, huge_pages};
 use std::future::Future;
 use std::process::{self, ExitCode};
 use std::time::Duration;
@@ -46,13 +46,15 @@ impl Shutdown {
 /// Runs a service until it returns, on a tokio runtime of so many threads (1: the caller's thread alone).
 ///
 /// The first SIGTERM or SIGINT requests the shutdown; a second one, or [`DEADLINE`], ends the process at once. An error
-/// is one line on stderr, an event where the log is JSON, and exit code 1. A panic in any task is logged. The limit of file descriptors is raised first.
+/// is one line on stderr, an event where the log is JSON, and exit code 1. A panic in any task is logged. Before anything
+/// else the limit of file descriptors is raised, and memory comes in small pages.
 pub fn run<F>(name: &str, threads: usize, service: impl FnOnce(Shutdown) -> F) -> ExitCode
 where
     F: Future<Output = anyhow::Result<()>>,
 {
     log_panics();
     descriptors::raise();
+    huge_pages::avoid();
     let shutdown = Shutdown::new();
     let outcome = runtime(threads)
         .and_then(|runtime| {

@@ -31,7 +31,7 @@ const LANE_LIMIT: usize = 32 << 20;
 /// Pauses between tries to reach the own endpoint.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// Between two streams of which chat, which is up, has ended the first: because the store is full, or for its place.
+/// Between two streams of which chat, which is up, has ended the first because it needed the place.
 const REOPEN_PAUSE: Duration = Duration::from_millis(2);
 
 /// How a send ended.
@@ -235,10 +235,15 @@ impl Lane {
             if Instant::now() >= home_at {
                 let began = Instant::now();
                 let ended = self.stream_to(home, None, chat).await;
-                if ended != Ended::Otherwise {
+                match ended {
                     // Chat is up: there is another stream soon, and until then other calls go on.
-                    sleep(REOPEN_PAUSE.mul_f64(0.5 + fastrand::f64())).await;
-                    continue;
+                    Ended::Idle => {
+                        sleep(REOPEN_PAUSE.mul_f64(0.5 + fastrand::f64())).await;
+                        continue;
+                    }
+                    // At least one send was answered, so this ends. Everybody's sends wait for the next stream.
+                    Ended::Full => continue,
+                    Ended::Otherwise => {}
                 }
                 self.set_open(false, chat);
                 if began.elapsed() > BACK_OFF.1 {

@@ -66,8 +66,6 @@ async fn a_client_that_fills_the_store_is_refused_and_disturbs_nobody() {
     let bounds = Bounds {
         redis_returns: false,
         full: true,
-        // Each refusal of a full store ends the ordered stream that everybody's sends go by, for some milliseconds.
-        compared: false,
         ..Bounds::default()
     };
     let mut scene = Scene::set(Plan::of(1, 1), bounds).await;
@@ -214,22 +212,13 @@ async fn a_connector_that_is_full_says_so_and_keeps_whom_it_has() {
 /// Chat's port under everything at once: answers that nobody reads, acknowledgements of pings that were not sent, silent
 /// connections, calls without a body, streams without a message.
 #[tokio::test]
-async fn misuse_of_http2_on_chats_port_stops_nobody() {
-    beside_on_chats_port(Http2::Everything, false).await;
+async fn misuse_of_http2_on_chats_port_disturbs_nobody() {
+    beside_on_chats_port(Http2::Everything).await;
 }
 
-/// The same, and quiet clients are compared: about one run in two they wait for longer than they should, up to ten times
-/// as long, while chat builds the pages that nobody reads.
-#[tokio::test]
-#[ignore = "does not hold reliably yet: ./tests/run --long"]
-async fn misuse_of_http2_on_chats_port_delays_nobody() {
-    beside_on_chats_port(Http2::Everything, true).await;
-}
-
-async fn beside_on_chats_port(misuse: Http2, compared: bool) {
+async fn beside_on_chats_port(misuse: Http2) {
     // Answers that are not taken and requests that have not come yet may take 64 MiB each.
     let bounds = Bounds {
-        compared,
         peak: 192 * MEBIBYTE,
         ..Bounds::default()
     };
@@ -239,39 +228,20 @@ async fn beside_on_chats_port(misuse: Http2, compared: bool) {
     scene.finish().await;
 }
 
-/// A window of zero: answers can't be sent, and must not pile up.
+/// Each of them alone.
 #[tokio::test]
-#[ignore = "a part of what stands above: ./tests/run --long"]
-async fn pages_of_history_that_nobody_takes_disturb_nobody() {
-    beside_on_chats_port(Http2::UnreadPages, true).await;
-}
-
-/// They cost next to nothing, and no line of the log each.
-#[tokio::test]
-#[ignore = "a part of what stands above: ./tests/run --long"]
-async fn acknowledgements_of_pings_that_were_not_sent_disturb_nobody() {
-    beside_on_chats_port(Http2::Pings, true).await;
-}
-
-/// Connected, and silent or in the middle of the preface.
-#[tokio::test]
-#[ignore = "a part of what stands above: ./tests/run --long"]
-async fn connections_that_say_nothing_to_chat_disturb_nobody() {
-    beside_on_chats_port(Http2::Silent, true).await;
-}
-
-/// A call that is begun and not sent takes no place of others.
-#[tokio::test]
-#[ignore = "a part of what stands above: ./tests/run --long"]
-async fn calls_without_a_body_disturb_nobody() {
-    beside_on_chats_port(Http2::Bodiless, true).await;
-}
-
-/// A stream that is opened and not used takes no place of others.
-#[tokio::test]
-#[ignore = "a part of what stands above: ./tests/run --long"]
-async fn streams_without_a_message_disturb_nobody() {
-    beside_on_chats_port(Http2::IdleStreams, true).await;
+#[ignore = "the parts of what stands above: ./tests/run --long"]
+async fn each_misuse_of_http2_on_chats_port_disturbs_nobody() {
+    for misuse in [
+        Http2::UnreadPages,
+        Http2::Pings,
+        Http2::Silent,
+        Http2::Bodiless,
+        Http2::IdleStreams,
+    ] {
+        println!("{misuse:?}");
+        beside_on_chats_port(misuse).await;
+    }
 }
 
 /// Whatever comes together.
