@@ -23,6 +23,7 @@ pub mod outlet;
 mod page;
 mod parameters;
 mod random;
+mod read_turns;
 mod recovery;
 pub mod refusal;
 pub mod registry;
@@ -103,6 +104,7 @@ pub async fn serve(
     hub.follow(feed);
     let services = Services {
         entries: entry_queue::EntryQueue::new(),
+        reads: Arc::default(),
         departures: Departures::new(&chat, &registry, lease.shards(), clients.grace),
         lease,
         registry,

@@ -20,6 +20,7 @@ use crate::hub::{Hub, Member};
 use crate::lease::{Lease, Membership};
 use crate::parameters::Login;
 use crate::random::unguessable;
+use crate::read_turns::{ReadTurns, Reader};
 use crate::refusal::Reason;
 use crate::registry::{Registration, Registry};
 use answer::{Answer, DONE, LOGGED_IN};
@@ -46,6 +47,8 @@ pub(crate) struct Services {
     pub registry: Arc<Registry>,
     /// Where logins and joins wait for their turn.
     pub entries: EntryQueue,
+    /// Where requests for pages wait for their turn.
+    pub reads: Arc<ReadTurns>,
 }
 
 /// One connection's side of the handlers.
@@ -53,6 +56,7 @@ pub(crate) struct Client {
     services: Arc<Services>,
     connection: Arc<Connection>,
     session: Option<Session>,
+    reader: Reader,
 }
 
 /// A connection bound to a user.
@@ -92,6 +96,7 @@ impl Client {
             services,
             connection,
             session: None,
+            reader: Reader::default(),
         }
     }
 

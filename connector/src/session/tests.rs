@@ -46,6 +46,7 @@ async fn scene() -> Scene {
         lease,
         hub: Arc::clone(&script.hub),
         entries: crate::entry_queue::EntryQueue::new(),
+        reads: Arc::default(),
         departures: Departures::new(&chat, &registry, |_| Shard::default(), Duration::ZERO),
         chat,
         registry,

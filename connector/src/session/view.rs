@@ -5,6 +5,7 @@ use super::answer::Answer;
 use crate::chat::CallError;
 use crate::codec::RequestBody;
 use crate::parameters::{ListMembers, ReadHistory};
+use crate::read_turns::Turn;
 use crate::refusal::{Reason, Refusal};
 use channel_store::ChannelName;
 use proto::v1::publication::Content;
@@ -14,14 +15,14 @@ use proto::v1::{
 };
 use serde_json::Value;
 use std::fmt::Write;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 /// Publications of a page, unless the client wants another number.
 const PAGE: u32 = 50;
 
 impl Client {
     /// A page of those who are in a channel.
-    pub(super) async fn members(&self, body: &RequestBody, deadline: Instant) -> Answer {
+    pub(super) async fn members(&mut self, body: &RequestBody, deadline: Instant) -> Answer {
         let asked = ListMembers::parse(body)?;
         let request = MembersRequest {
             channel: self.channel(asked.channel.as_ref())?.to_string(),
@@ -29,12 +30,15 @@ impl Client {
             page_token: asked.page_token,
         };
         let deadline = self.readable(deadline).await;
+        let _turn = self.turn(deadline).await?;
         let page = seen(self.services.chat.members(request, deadline).await)?;
-        Ok(members(&page).into())
+        let text = members(&page);
+        self.reader.has_read(text.len());
+        Ok(text.into())
     }
 
     /// A page of a channel's log.
-    pub(super) async fn history(&self, body: &RequestBody, deadline: Instant) -> Answer {
+    pub(super) async fn history(&mut self, body: &RequestBody, deadline: Instant) -> Answer {
         let asked = ReadHistory::parse(body)?;
         let request = HistoryRequest {
             channel: self.channel(asked.channel.as_ref())?.to_string(),
@@ -51,8 +55,11 @@ impl Client {
             ..HistoryRequest::default()
         };
         let deadline = self.readable(deadline).await;
+        let _turn = self.turn(deadline).await?;
         let page = seen(self.services.chat.history(request, deadline).await)?;
-        Ok(history(&page, self.connection.share()).into())
+        let text = history(&page, self.connection.share());
+        self.reader.has_read(text.len());
+        Ok(text.into())
     }
 
     /// Only members look at a channel.
@@ -60,6 +67,13 @@ impl Client {
         let session = self.session.as_ref().ok_or(Reason::NotLoggedIn)?;
         let place = session.place(channel).ok_or(Reason::NotJoined)?;
         Ok(place.membership.channel())
+    }
+
+    /// The turn at reading a page, which lasts until the page is read.
+    async fn turn(&mut self, deadline: Instant) -> Result<Turn, Refusal> {
+        let turn = self.services.reads.take(&mut self.reader);
+        let turn = timeout_at(deadline, turn).await;
+        turn.map_err(|_| Reason::Unavailable.into())
     }
 
     /// A page is long, so nobody asks for one before the client has read most of what was sent to it: then no page has to

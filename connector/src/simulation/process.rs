@@ -108,6 +108,7 @@ impl ConnectorProcess {
             polling: crate::socketio::Polling::default(),
             services: Arc::new(Services {
                 entries: crate::entry_queue::EntryQueue::new(),
+                reads: Arc::default(),
                 departures: Departures::new(&chat, &registry, lease.shards(), grace),
                 lease,
                 registry,

@@ -1,0 +1,187 @@
+//! Whose page is read next: pages of history and of members are long, and clients take turns at them.
+//!
+//! A few pages are on their way at once. Beyond that the client that has read least comes first, so that a client that reads now
+//! and then does not wait behind a hundred that read all the time. This is start-time fair queueing: each request has a
+//! place, in bytes. It is where the client's last page ended, but not before the place of what was served last, so that
+//! nobody saves up turns.
+
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// Pages that are on their way at once.
+const AT_ONCE: usize = 4;
+
+/// What one client has read.
+#[derive(Default)]
+pub(crate) struct Reader {
+    /// Where its next page begins, if it asks for it soon.
+    place: u64,
+}
+
+impl Reader {
+    /// Notes a page of so many bytes.
+    pub(crate) fn has_read(&mut self, bytes: usize) {
+        self.place = self.place.saturating_add(bytes as u64);
+    }
+}
+
+/// Turns at reading pages.
+#[derive(Default)]
+pub(crate) struct ReadTurns {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    under_way: usize,
+    /// The place of the request that was served last.
+    now: u64,
+    /// Those who wait, by place, then by arrival. Each belongs to a request of a connection, which has one at a time.
+    waiting: BTreeMap<(u64, u64), oneshot::Sender<Turn>>,
+    arrivals: u64,
+}
+
+/// A turn at reading, until it is dropped.
+pub(crate) struct Turn {
+    /// `None` once it was passed on.
+    turns: Option<Arc<ReadTurns>>,
+}
+
+impl ReadTurns {
+    /// Waits for a turn. Who drops the future, because its time is over for example, gives up its place in the line.
+    pub(crate) async fn take(self: &Arc<Self>, reader: &mut Reader) -> Turn {
+        let turn = {
+            let mut state = self.state.lock();
+            reader.place = reader.place.max(state.now);
+            if state.under_way < AT_ONCE {
+                state.under_way += 1;
+                state.now = reader.place;
+                return self.turn();
+            }
+            let (sender, turn) = oneshot::channel();
+            state.arrivals += 1;
+            let place = (reader.place, state.arrivals);
+            state.waiting.insert(place, sender);
+            turn
+        };
+        match turn.await {
+            Ok(turn) => turn,
+            // A sender stays in the map until it has sent a turn.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    fn turn(self: &Arc<Self>) -> Turn {
+        Turn {
+            turns: Some(Arc::clone(self)),
+        }
+    }
+
+    /// Who comes next; if nobody waits, one turn less is taken.
+    fn next(&self) -> Option<oneshot::Sender<Turn>> {
+        let mut state = self.state.lock();
+        let Some(((place, _), next)) = state.waiting.pop_first() else {
+            state.under_way -= 1;
+            return None;
+        };
+        state.now = state.now.max(place);
+        Some(next)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let Some(turns) = self.turns.take() else {
+            return;
+        };
+        while let Some(next) = turns.next() {
+            match next.send(turns.turn()) {
+                Ok(()) => return,
+                // It no longer waits; the turn itself must not look for another one.
+                Err(mut refused) => refused.turns = None,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    fn all(turns: &Arc<ReadTurns>, reader: &mut Reader) -> Vec<Turn> {
+        let take = |_| turns.take(reader).now_or_never().expect("there is room");
+        (0..AT_ONCE).map(take).collect()
+    }
+
+    /// A hundred clients that have read for long and wait again, and one that has not.
+    #[tokio::test]
+    async fn who_has_read_least_comes_first() {
+        let turns = Arc::new(ReadTurns::default());
+        let mut under_way = all(&turns, &mut Reader::default());
+        let mut many: Vec<_> = (0..100).map(|_| Reader::default()).collect();
+        for reader in &mut many {
+            reader.has_read(1_000_000);
+        }
+        let mut many: Vec<_> = many
+            .iter_mut()
+            .map(|reader| Box::pin(turns.take(reader)))
+            .collect();
+        for waiting in &mut many {
+            assert!(waiting.as_mut().now_or_never().is_none());
+        }
+        let mut fresh = Reader::default();
+        let mut fresh = Box::pin(turns.take(&mut fresh));
+        assert!(fresh.as_mut().now_or_never().is_none());
+        under_way.pop();
+        let turn = fresh.as_mut().now_or_never().expect("its turn");
+        assert!(many[0].as_mut().now_or_never().is_none());
+        drop(turn);
+        assert!(many[0].as_mut().now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn who_has_not_read_for_long_saves_up_no_turns() {
+        let turns = Arc::new(ReadTurns::default());
+        let (mut busy, mut idle) = (Reader::default(), Reader::default());
+        for _ in 0..10 {
+            drop(turns.take(&mut busy).await);
+            busy.has_read(1_000);
+        }
+        drop(turns.take(&mut idle).await);
+        idle.has_read(2_000);
+        let mut under_way = all(&turns, &mut Reader::default());
+        let mut first = Box::pin(turns.take(&mut idle));
+        assert!(first.as_mut().now_or_never().is_none());
+        let mut second = Box::pin(turns.take(&mut busy));
+        assert!(second.as_mut().now_or_never().is_none());
+        under_way.pop();
+        assert!(second.as_mut().now_or_never().is_some());
+        assert!(first.as_mut().now_or_never().is_some(), "the turn went on");
+    }
+
+    #[tokio::test]
+    async fn who_no_longer_waits_is_passed_over_and_no_turn_is_lost() {
+        let turns = Arc::new(ReadTurns::default());
+        for _ in 0..3 {
+            let mut under_way = all(&turns, &mut Reader::default());
+            let mut readers: Vec<_> = (0..6).map(|_| Reader::default()).collect();
+            let mut waiting: Vec<_> = readers
+                .iter_mut()
+                .map(|reader| Box::pin(turns.take(reader)))
+                .collect();
+            for waiting in &mut waiting {
+                assert!(waiting.as_mut().now_or_never().is_none());
+            }
+            let mut stays = waiting.pop().expect("one of them");
+            // The first one has its turn already when it goes.
+            under_way.pop();
+            drop(waiting);
+            assert!(stays.as_mut().now_or_never().is_some());
+        }
+        let state = turns.state.lock();
+        assert_eq!((state.under_way, state.waiting.len()), (0, 0));
+    }
+}
