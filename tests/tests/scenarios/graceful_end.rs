@@ -34,7 +34,7 @@ async fn a_connector_that_stops_closes_its_sockets_with_a_reason_and_lands_every
     // A KICK, or the code 1000, would be final for Pomelo's clients.
     for client in pomelo.iter().chain([&visitor]) {
         let end = client.end(tests::SOON).await;
-        assert!(matches!(end, End::Closed { code: 1012, .. }), "{end:?}");
+        assert!(matches!(end, End::Closed { code: 1001, .. }), "{end:?}");
         assert_eq!(client.kicked(), None);
     }
     let End::Closed { code, .. } = json.end(tests::SOON).await else {
