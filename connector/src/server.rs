@@ -29,6 +29,7 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics::gauge;
 use parking_lot::Mutex;
+use runtime::listen::Listener;
 use runtime::{Readiness, Shutdown};
 use slab::Slab;
 use socket2::SockRef;
@@ -38,7 +39,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
@@ -145,17 +146,13 @@ impl Server {
 
     async fn accept(
         self: Arc<Self>,
-        listener: TcpListener,
+        listener: Listener,
         serve: fn(Arc<Self>, TcpStream, Arc<Pass>),
     ) -> Infallible {
         let errors = Lines::new(1).over(ACCEPT_LINES);
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => {
-                    // Answers are written whole: waiting for more would only delay them (F15).
-                    if stream.set_nodelay(true).is_err() {
-                        continue;
-                    }
+                Ok(stream) => {
                     match self.limits.enter() {
                         Some(place) => {
                             let pass = Pass::new(place, self.limits.open());

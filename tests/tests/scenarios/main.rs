@@ -48,6 +48,7 @@ mod small_clients;
 mod socket_io;
 mod standing_alone;
 mod switched_primaries;
+mod unix_sockets;
 mod wanderer;
 mod without_codegen;
 mod without_peers;
