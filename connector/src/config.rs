@@ -432,19 +432,6 @@ pub fn new_incarnation(id: &str) -> Result<Incarnation, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use runtime::cli::MORE;
-
-    #[test]
-    fn six_flags_stand_first_and_every_other_one_below_its_heading() {
-        let command = Config::grouped();
-        let heading = |it: &clap::Arg| it.get_help_heading().map(str::to_owned);
-        let first = command.get_arguments().filter(|it| heading(it).is_none());
-        assert_eq!(first.count(), 6);
-        for argument in command.get_arguments() {
-            let heading = heading(argument);
-            assert_ne!(heading.as_deref(), Some(MORE), "{}", argument.get_id());
-        }
-    }
 
     #[test]
     fn a_url_with_a_password_is_refused_without_showing_it() {

@@ -17,7 +17,6 @@ mod inlet;
 pub mod lease;
 mod life;
 pub mod limits;
-mod lines;
 mod metering;
 pub mod outlet;
 mod page;
@@ -121,8 +120,6 @@ pub async fn serve(
         sockets: tokio_util::task::TaskTracker::new(),
         polling: socketio::Polling::default(),
         readiness,
-        old_upgrades: server::old_upgrades(),
-        obituaries: life::Obituaries::new(),
     };
     Arc::new(server).run(listeners, shutdown).await;
 }

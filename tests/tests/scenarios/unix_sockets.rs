@@ -81,7 +81,7 @@ async fn clients_of_each_protocol_come_in_over_a_unix_socket_behind_a_proxy() {
     assert_eq!(json.request(LOGIN, login).await["code"], 0);
     let pomelo = Client::connect(address).await;
     assert_eq!(pomelo.login("pomelo", "room").await, LOGGED_IN);
-    let mut polls = polling::Client::open(address, 4).await.expect("polls");
+    let mut polls = polling::Poller::open(address, 4).await.expect("polls");
     let login = json!({ "userId": "polls", "lessonId": "room" });
     let posted = polls.post(&[&polling::packet(1, LOGIN, &login)]).await;
     assert_eq!(posted.expect("an answer"), 200);
