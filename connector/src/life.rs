@@ -3,7 +3,7 @@
 use crate::codec::{Carrier, Protocol, WireFormat};
 use crate::connection::Connection;
 use crate::disconnect::Disconnect;
-use crate::metering::{CLOSED, PROTOCOLS};
+use crate::metering::CLOSED;
 use metrics::counter;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -64,6 +64,7 @@ impl Drop for Life {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metering::PROTOCOLS;
 
     #[test]
     fn every_connection_has_one_of_the_labels() {
