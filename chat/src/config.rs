@@ -434,7 +434,6 @@ impl Default for Limits {
 mod tests {
     use super::*;
     use clap::Parser;
-    use runtime::cli::MORE;
 
     fn config(arguments: &[&str]) -> Config {
         Config::parse_from([&["chat"], arguments].concat())
@@ -451,18 +450,6 @@ mod tests {
         };
         let theirs = Limits::default();
         assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
-    }
-
-    #[test]
-    fn six_flags_stand_first_and_every_other_one_below_its_heading() {
-        let command = Config::grouped();
-        let heading = |it: &clap::Arg| it.get_help_heading().map(str::to_owned);
-        let first = command.get_arguments().filter(|it| heading(it).is_none());
-        assert_eq!(first.count(), 6);
-        for argument in command.get_arguments() {
-            let heading = heading(argument);
-            assert_ne!(heading.as_deref(), Some(MORE), "{}", argument.get_id());
-        }
     }
 
     #[test]

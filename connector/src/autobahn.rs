@@ -12,6 +12,7 @@ use crate::{ClientSettings, Surroundings};
 use channel_store::memory::MemoryStore;
 use channel_store::{LoginPolicy, StoreOptions};
 use clap::Parser;
+use runtime::listen::Listener;
 use runtime::{Readiness, Shutdown};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -58,7 +59,8 @@ async fn connector() -> (SocketAddr, AbortOnDropHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let served = tokio::spawn(async move {
-        crate::serve(&clients, listener.into(), surroundings, Shutdown::new()).await;
+        let listeners = Listener::from(listener).into();
+        crate::serve(&clients, listeners, surroundings, Shutdown::new()).await;
     });
     (address, AbortOnDropHandle::new(served))
 }

@@ -62,7 +62,8 @@ pub enum Disconnect {
 ///
 /// A Pomelo client takes a KICK as final, and some take the close code 1000 as final, too. So a reason that says
 /// "reconnect" has no KICK and another code: the client sees a connection that broke, as when the original stopped,
-/// and comes back by itself.
+/// and comes back by itself. That code is 1001: the `ws` of Pomelo's client for Node.js knows none of the newer ones, 1012
+/// and above, and throws an error that ends the client's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Farewell {
     /// WebSocket's own close code (RFC 6455, section 7.4.1), for the protocols that have no others.
@@ -171,13 +172,13 @@ impl Disconnect {
                 kick: Some("too-big"),
                 ..plain(1009)
             },
-            Self::Shutdown => reconnect(1012, 4000, "shutdown"),
+            Self::Shutdown => reconnect(1001, 4000, "shutdown"),
             Self::Slow => reconnect(1001, 4001, "slow"),
-            Self::Overloaded => reconnect(1013, 4011, "overloaded"),
+            Self::Overloaded => reconnect(1001, 4011, "overloaded"),
             // As recorded (K5).
             Self::HeartbeatTimeout => reconnect(1000, 4002, "heartbeat timeout"),
             Self::PositionsLost => reconnect(1001, 4003, "reconnect"),
-            Self::Dead => reconnect(1012, 4009, "connector restarted"),
+            Self::Dead => reconnect(1001, 4009, "connector restarted"),
             Self::Kicked => told(Some("kick"), 4010, "kick"),
             Self::HandshakeTimeout => told(None, 4004, "handshake timeout"),
             Self::Idle => told(Some("idle"), 4005, "idle"),

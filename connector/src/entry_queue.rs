@@ -6,8 +6,9 @@
 //! everybody, by what serving took lately.
 
 use crate::chat::CALL;
+use crate::metering::PUT_OFF;
 use crate::refusal::Refusal;
-use metrics::{counter, describe_counter};
+use metrics::counter;
 use parking_lot::Mutex;
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -24,8 +25,6 @@ const FIRST_GUESS: Duration = Duration::from_millis(20);
 const SOONEST: Duration = Duration::from_millis(500);
 /// … or later than this.
 const LATEST: Duration = Duration::from_secs(30);
-
-const PUT_OFF: &str = "connector_entries_put_off_total";
 
 /// The line of those who want to log in or to join a channel.
 pub(crate) struct EntryQueue {
@@ -50,11 +49,6 @@ pub(crate) struct Turn<'a> {
 impl EntryQueue {
     /// Nobody is in it.
     pub(crate) fn new() -> Self {
-        describe_counter!(
-            PUT_OFF,
-            "Logins and joins that were told to come again later"
-        );
-        counter!(PUT_OFF).increment(0);
         Self {
             places: Semaphore::new(AT_ONCE as usize),
             pace: Mutex::new(Pace {

@@ -17,7 +17,6 @@ mod inlet;
 pub mod lease;
 mod life;
 pub mod limits;
-mod lines;
 mod metering;
 pub mod outlet;
 mod page;
@@ -47,11 +46,11 @@ use departures::Departures;
 use hub::Hub;
 use lease::Lease;
 use registry::Registry;
+use runtime::listen::Listener;
 use runtime::{Readiness, Shutdown};
 use server::Server;
 use session::Services;
 use std::sync::Arc;
-use tokio::net::TcpListener;
 
 /// The parts of a system that a connector stands between.
 pub struct Surroundings {
@@ -72,13 +71,13 @@ pub struct Surroundings {
 /// Where clients come in.
 pub struct Listeners {
     /// For all protocols.
-    pub all: TcpListener,
+    pub all: Listener,
     /// For Pomelo's packages without WebSocket alone.
-    pub tcp: Option<TcpListener>,
+    pub tcp: Option<Listener>,
 }
 
-impl From<TcpListener> for Listeners {
-    fn from(all: TcpListener) -> Self {
+impl From<Listener> for Listeners {
+    fn from(all: Listener) -> Self {
         Self { all, tcp: None }
     }
 }
@@ -123,8 +122,6 @@ pub async fn serve(
         sockets: tokio_util::task::TaskTracker::new(),
         polling: socketio::Polling::default(),
         readiness,
-        old_upgrades: server::old_upgrades(),
-        obituaries: life::Obituaries::new(),
     };
     Arc::new(server).run(listeners, shutdown).await;
 }

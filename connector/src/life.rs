@@ -3,51 +3,11 @@
 use crate::codec::{Carrier, Protocol, WireFormat};
 use crate::connection::Connection;
 use crate::disconnect::Disconnect;
-use crate::lines::Lines;
-use metrics::{Unit, counter, describe_counter};
+use crate::metering::CLOSED;
+use metrics::counter;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::time::Instant;
-
-/// Connections that ended, by reason and protocol.
-const CLOSED: &str = "connector_connections_closed_total";
-/// Lines about sessions that ended, in each second.
-const LINES: u32 = 100;
-
-/// What all connections of a server share to tell of their ends.
-pub(crate) struct Obituaries {
-    lines: Lines,
-}
-
-impl Obituaries {
-    /// Begins every series of the metric at zero, so that the first event is seen as an increase.
-    pub(crate) fn new() -> Arc<Self> {
-        describe_counter!(
-            CLOSED,
-            Unit::Count,
-            "Client connections that ended, by reason and protocol"
-        );
-        for reason in Disconnect::ALL {
-            for protocol in PROTOCOLS {
-                counter!(CLOSED, "reason" => reason.label(), "protocol" => protocol).increment(0);
-            }
-        }
-        Arc::new(Self {
-            lines: Lines::new(LINES),
-        })
-    }
-
-    /// Says how many lines were left out since the last one, if any were. To be called when the last session is over.
-    pub(crate) fn finish(&self) {
-        let suppressed = self.lines.suppressed();
-        if suppressed > 0 {
-            tracing::info!(suppressed, "more sessions closed than lines were written");
-        }
-    }
-}
-
-/// What clients speak, as a label.
-const PROTOCOLS: [&str; 4] = ["pomelo", "pomelo_tcp", "socketio", "json"];
 
 fn protocol(format: WireFormat) -> &'static str {
     match (format.protocol(), format.carrier()) {
@@ -63,21 +23,15 @@ pub(crate) struct Life {
     connection: Arc<Connection>,
     peer: Option<SocketAddr>,
     begun: Instant,
-    obituaries: Arc<Obituaries>,
 }
 
 impl Life {
     /// Begins now. `peer` is the other end of the socket, if that is known.
-    pub(crate) fn begin(
-        connection: Arc<Connection>,
-        peer: Option<SocketAddr>,
-        obituaries: Arc<Obituaries>,
-    ) -> Self {
+    pub(crate) fn begin(connection: Arc<Connection>, peer: Option<SocketAddr>) -> Self {
         Self {
             connection,
             peer,
             begun: Instant::now(),
-            obituaries,
         }
     }
 }
@@ -95,24 +49,22 @@ impl Drop for Life {
             return;
         };
         // Names are quoted: they are the clients' own.
-        if let Some(suppressed) = self.obituaries.lines.next() {
-            tracing::info!(
-                session,
-                user = ?user,
-                peer,
-                protocol,
-                reason,
-                seconds,
-                suppressed,
-                "session closed"
-            );
-        }
+        tracing::info!(
+            session,
+            user = ?user,
+            peer,
+            protocol,
+            reason,
+            seconds,
+            "session closed"
+        );
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metering::PROTOCOLS;
 
     #[test]
     fn every_connection_has_one_of_the_labels() {

@@ -1,6 +1,7 @@
 //! What the connector holds for its clients at most: every bound, and what is counted for it.
 
-use metrics::{counter, describe_counter};
+use crate::metering::{ACCEPT_ERRORS, REFUSED};
+use metrics::counter;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -110,10 +111,6 @@ pub struct Bounds {
     pub polling: usize,
 }
 
-/// Counts what was refused or ended because a bound was reached.
-const REFUSED: &str = "connector_refused_total";
-/// Counts sockets that could not be accepted.
-const ACCEPT_ERRORS: &str = "connector_accept_errors_total";
 /// Handshakes that may come at once before they are paced: what comes in so much time.
 const BURST: Duration = Duration::from_millis(100);
 /// Clients beyond the bound that are told so at the same time. Others are closed without a word.
@@ -131,7 +128,7 @@ pub(crate) enum Bound {
 }
 
 impl Bound {
-    const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Connections,
         Self::HalfOpen,
         Self::Handshakes,
@@ -140,7 +137,7 @@ impl Bound {
         Self::Write,
     ];
 
-    const fn label(self) -> &'static str {
+    pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::Connections => "connections",
             Self::HalfOpen => "half-open",
@@ -195,18 +192,6 @@ impl Limits {
     /// Nobody is there yet.
     #[must_use]
     pub(crate) fn new(bounds: Bounds) -> Arc<Self> {
-        describe_counter!(
-            REFUSED,
-            "Clients and requests that were refused or cut off because a bound was reached"
-        );
-        describe_counter!(
-            ACCEPT_ERRORS,
-            "Sockets that could not be accepted, mostly for want of file descriptors"
-        );
-        for bound in Bound::ALL {
-            counter!(REFUSED, "bound" => bound.label()).increment(0);
-        }
-        counter!(ACCEPT_ERRORS).increment(0);
         Arc::new(Self {
             bounds,
             open: AtomicUsize::new(0),

@@ -7,6 +7,7 @@ use connector::hub::Hub;
 use connector::lease::Lease;
 use connector::registry::Registry;
 use connector::{Config, Listeners, Surroundings};
+use runtime::listen::Listener;
 use runtime::{Readiness, Shutdown, admin, cli, lifecycle, listen, telemetry};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -25,8 +26,8 @@ fn main() -> ExitCode {
 async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let source = Source::parse(&config.chat)?;
     let listeners = Listeners {
-        all: listen::bind(config.listen)?,
-        tcp: config.listen_tcp.map(listen::bind).transpose()?,
+        all: Listener::bind(&config.listen)?,
+        tcp: (config.listen_tcp.map(listen::bind).transpose()?).map(Listener::from),
     };
     let admin_listener = listen::bind(config.admin)?;
 
@@ -43,9 +44,9 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let asked = Arc::clone(&chat);
     readiness.follow_because("chat", chat.available(), move || asked.why_unavailable());
     readiness.follow("login-policy", registry.agreed());
-    tracing::info!(address = %listeners.all.local_addr()?, "listening");
+    tracing::info!(address = %listeners.all.local_place()?, "listening");
     if let Some(tcp) = &listeners.tcp {
-        tracing::info!(address = %tcp.local_addr()?, "tcp listening");
+        tracing::info!(address = %tcp.local_place()?, "tcp listening");
     }
     tracing::info!(address = %admin_listener.local_addr()?, "admin listening");
     let admin = tokio::spawn(admin::serve(

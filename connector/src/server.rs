@@ -7,9 +7,8 @@ use crate::codec::{Dictionary, WireFormat};
 use crate::connection::{Connection, QueueLimits};
 use crate::disconnect::Disconnect;
 use crate::inlet::Inlet;
-use crate::life::{Life, Obituaries};
+use crate::life::Life;
 use crate::limits::{self, Bound, Limits};
-use crate::lines::Lines;
 use crate::metering::CONNECTIONS;
 use crate::page;
 use crate::session::Services;
@@ -29,6 +28,7 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics::gauge;
 use parking_lot::Mutex;
+use runtime::listen::Listener;
 use runtime::{Readiness, Shutdown};
 use slab::Slab;
 use socket2::SockRef;
@@ -38,7 +38,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
@@ -53,8 +53,6 @@ const CLOSE_PAUSE: Duration = Duration::from_millis(50);
 const CLOSE_PAUSES: usize = 40;
 /// After an error of accept, which is mostly a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Between two lines about such errors.
-const ACCEPT_LINES: Duration = Duration::from_secs(5);
 /// How long a client that is refused may take to say what it wants, and to read the answer.
 const REFUSE: Duration = Duration::from_secs(1);
 /// Seconds after which a client that was refused may try again.
@@ -70,13 +68,6 @@ const WHAT_THIS_IS: &str =
 /// What is told to a client, or rather to the proxy before it, that can't switch protocols.
 const OLD_HTTP: &str = "A WebSocket needs HTTP/1.1, but this request came as HTTP/1.0. \
     Is there a proxy? nginx needs: proxy_http_version 1.1;\n";
-/// Lines about such requests, in each second.
-const OLD_HTTP_LINES: u32 = 1;
-
-/// Bounds them.
-pub(crate) fn old_upgrades() -> Lines {
-    Lines::new(OLD_HTTP_LINES)
-}
 
 /// The request is not answered: its connection ends, as one does whose server is gone.
 #[derive(Debug, thiserror::Error)]
@@ -109,8 +100,6 @@ pub(crate) struct Server {
     pub(crate) polling: Polling,
     /// What `/healthz` tells.
     pub(crate) readiness: Readiness,
-    pub(crate) old_upgrades: Lines,
-    pub(crate) obituaries: Arc<Obituaries>,
 }
 
 impl Server {
@@ -145,17 +134,12 @@ impl Server {
 
     async fn accept(
         self: Arc<Self>,
-        listener: TcpListener,
+        listener: Listener,
         serve: fn(Arc<Self>, TcpStream, Arc<Pass>),
     ) -> Infallible {
-        let errors = Lines::new(1).over(ACCEPT_LINES);
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => {
-                    // Answers are written whole: waiting for more would only delay them (F15).
-                    if stream.set_nodelay(true).is_err() {
-                        continue;
-                    }
+                Ok(stream) => {
                     match self.limits.enter() {
                         Some(place) => {
                             let pass = Pass::new(place, self.limits.open());
@@ -171,9 +155,7 @@ impl Server {
                 }
                 Err(error) => {
                     limits::accept_failed();
-                    if let Some(suppressed) = errors.next() {
-                        tracing::warn!(%error, suppressed, "can't accept");
-                    }
+                    tracing::warn!(%error, "can't accept");
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -238,7 +220,6 @@ impl Server {
         {
             tracing::error!("some leaves did not land");
         }
-        self.obituaries.finish();
     }
 
     /// A package begins with its type, a request of HTTP with a letter.
@@ -375,9 +356,7 @@ impl Server {
         begin: impl FnOnce(Arc<Self>, Upgraded) + Send + 'static,
     ) -> Response<Full<Bytes>> {
         if is_upgrade(request.headers()) && request.version() < Version::HTTP_11 {
-            if let Some(suppressed) = self.old_upgrades.next() {
-                tracing::warn!(suppressed, "{}", OLD_HTTP.trim_ascii_end());
-            }
+            tracing::warn!("{}", OLD_HTTP.trim_ascii_end());
             return plain(StatusCode::UPGRADE_REQUIRED, OLD_HTTP);
         }
         let key = match websocket_key(&request) {
@@ -450,7 +429,7 @@ impl Server {
                 }
             });
         }
-        let life = Life::begin(Arc::clone(&connection), peer, Arc::clone(&self.obituaries));
+        let life = Life::begin(Arc::clone(&connection), peer);
         let services = Arc::clone(&self.services);
         let socket = Socket::new(
             Arc::clone(&connection),

@@ -33,7 +33,7 @@ pub trait Grouped: Parser {
 }
 
 /// The heading of arguments in no group.
-pub const MORE: &str = "More";
+const MORE: &str = "More";
 
 /// Reads the arguments and, where the service declares it, the environment.
 ///

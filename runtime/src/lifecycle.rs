@@ -1,6 +1,6 @@
 //! From the first line of a process to its exit code: the tokio runtime, signals, the drain and its deadline.
 
-use crate::telemetry::{LogFormat, Metrics, log_format};
+use crate::telemetry::{LogFormat, Metrics, log_format, report_all_held_back};
 use crate::{descriptors, huge_pages};
 use std::future::Future;
 use std::process::{self, ExitCode};
@@ -67,6 +67,7 @@ where
             let outcome = runtime.block_on(service(shutdown));
             // What is left has had its time; blocking threads must not hold up the exit.
             runtime.shutdown_background();
+            report_all_held_back();
             outcome
         });
     match outcome {

@@ -1,8 +1,14 @@
 //! Listening sockets.
 
+mod unix;
+
 use anyhow::Context;
+use std::fmt;
+use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use tokio::net::{TcpListener, TcpSocket};
+use std::path::PathBuf;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use unix::UnixSocket;
 
 /// Connections that the kernel holds for us: after a restart all clients come back at once. The kernel takes less if
 /// `net.core.somaxconn` says so.
@@ -50,6 +56,117 @@ pub fn address(text: &str) -> Result<SocketAddr, String> {
         .ok_or_else(|| format!("{host} has no address"))
 }
 
+/// Where to listen for clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// At an address of TCP.
+    Tcp(SocketAddr),
+    /// At a unix socket of this absolute path.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Place {
+    /// As [`place`] reads it.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(formatter, "{address}"),
+            Self::Unix(path) => write!(formatter, "{UNIX}{}", path.display()),
+        }
+    }
+}
+
+/// What stands before the path of a unix socket.
+const UNIX: &str = "unix:";
+
+/// Reads where to listen: what [`address`] reads, or `unix:` and the absolute path of a unix socket; for clap's
+/// `value_parser`.
+///
+/// # Errors
+/// One line that says what was expected.
+pub fn place(text: &str) -> Result<Place, String> {
+    let Some(path) = text.strip_prefix(UNIX) else {
+        let read = address(text).map(Place::Tcp);
+        return read.map_err(|error| format!("{error}, or {UNIX} and a path"));
+    };
+    if !path.starts_with('/') || path.ends_with('/') {
+        return Err("expected an absolute path such as unix:/run/connector.sock".to_owned());
+    }
+    if path.len() > unix::LONGEST {
+        let most = unix::LONGEST;
+        return Err(format!(
+            "a unix socket's path has {most} bytes at most, this one has {}",
+            path.len()
+        ));
+    }
+    Ok(Place::Unix(path.into()))
+}
+
+/// A listening socket, of TCP or in the file system.
+#[derive(Debug)]
+pub struct Listener(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Tcp(TcpListener),
+    Unix(UnixSocket),
+}
+
+impl From<TcpListener> for Listener {
+    fn from(listener: TcpListener) -> Self {
+        Self(Kind::Tcp(listener))
+    }
+}
+
+impl Listener {
+    /// Listens. The file of a unix socket that nobody listens at any more is replaced; its own file goes away with the
+    /// listener. Needs a tokio runtime around it.
+    ///
+    /// # Errors
+    /// One line that names the place, and for a file that is in the way, what to do.
+    pub fn bind(place: &Place) -> anyhow::Result<Self> {
+        match place {
+            Place::Tcp(address) => bind(*address).map(Self::from),
+            Place::Unix(path) => {
+                let socket = UnixSocket::bind(path);
+                let socket = socket.with_context(|| format!("cannot listen on {place}"))?;
+                Ok(Self(Kind::Unix(socket)))
+            }
+        }
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// Of the system.
+    pub fn local_place(&self) -> io::Result<Place> {
+        match &self.0 {
+            Kind::Tcp(listener) => listener.local_addr().map(Place::Tcp),
+            Kind::Unix(socket) => Ok(Place::Unix(socket.path().to_owned())),
+        }
+    }
+
+    /// The next connection. What is written to it goes out at once (`TCP_NODELAY`): answers are written whole, and waiting for
+    /// more would only delay them.
+    ///
+    /// A connection over a unix socket has the same type as one over TCP, so that nothing behind this differs for it: reading,
+    /// writing and closing are the same calls of the system for both. But it has no addresses: `peer_addr` is an error.
+    ///
+    /// # Errors
+    /// Of the system: mostly a lack of file descriptors.
+    pub async fn accept(&self) -> io::Result<TcpStream> {
+        match &self.0 {
+            Kind::Tcp(listener) => loop {
+                let (stream, _) = listener.accept().await?;
+                // Fails only if the client is gone again.
+                if stream.set_nodelay(true).is_ok() {
+                    return Ok(stream);
+                }
+            },
+            Kind::Unix(socket) => socket.accept().await,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,6 +190,28 @@ mod tests {
             let error = address(wrong).unwrap_err();
             assert!(error.contains("such as 127.0.0.1:3010"), "{wrong}: {error}");
         }
+    }
+
+    #[test]
+    fn clients_may_come_in_at_a_path() {
+        let path = Place::Unix("/run/connector.sock".into());
+        assert_eq!(place("unix:/run/connector.sock"), Ok(path.clone()));
+        assert_eq!(path.to_string(), "unix:/run/connector.sock");
+        let tcp = Place::Tcp(([127, 0, 0, 1], 3010).into());
+        assert_eq!(place("127.0.0.1:3010"), Ok(tcp.clone()));
+        assert_eq!(tcp.to_string(), "127.0.0.1:3010");
+        let long = format!("unix:/{}", "x".repeat(107));
+        for (wrong, expected) in [
+            ("unix:", "unix:/run/connector.sock"),
+            ("unix:run/connector.sock", "an absolute path"),
+            ("unix:/run/", "unix:/run/connector.sock"),
+            ("unix", "or unix: and a path"),
+            (&*long, "107 bytes at most, this one has 108"),
+        ] {
+            let error = place(wrong).unwrap_err();
+            assert!(error.contains(expected), "{wrong}: {error}");
+        }
+        assert!(place(&long[..long.len() - 1]).is_ok());
     }
 
     #[tokio::test]

@@ -5,4 +5,4 @@ mod escape;
 mod limit;
 
 pub(crate) use escape::{Escaping, Form};
-pub(crate) use limit::{Limited, RateLimit};
+pub(crate) use limit::{Limited, RateLimit, WINDOW};

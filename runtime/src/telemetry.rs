@@ -4,7 +4,7 @@
 //! line, and the same line is not repeated without end. Metrics go to one recorder of the process, which renders them for
 //! Prometheus.
 
-use crate::log::{Escaping, Form, Limited, RateLimit};
+use crate::log::{Escaping, Form, Limited, RateLimit, WINDOW};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use std::io::{self, IsTerminal};
 use std::sync::{Arc, OnceLock};
@@ -78,10 +78,15 @@ pub(crate) fn log_format() -> Option<LogFormat> {
     LOG.get().map(|log| log.format)
 }
 
-/// Says how many lines were held back because they came too often.
-fn report_held_back() {
+/// Says how many lines were held back until now because they came too often. For the end of a process.
+pub(crate) fn report_all_held_back() {
+    report_held_back(Instant::now() + WINDOW);
+}
+
+/// The same of what came in windows that are over at this time.
+fn report_held_back(now: Instant) {
     let Some(log) = LOG.get() else { return };
-    for held_back in log.limit.take(Instant::now()) {
+    for held_back in log.limit.take(now) {
         tracing::warn!(
             lines = held_back.lines,
             of = held_back.target,
@@ -142,7 +147,7 @@ impl Metrics {
         loop {
             interval.tick().await;
             self.handle.run_upkeep();
-            report_held_back();
+            report_held_back(Instant::now());
         }
     }
 }

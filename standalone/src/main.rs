@@ -12,6 +12,7 @@ use connector::lease::Lease;
 use connector::registry::Registry;
 use connector::{ClientSettings, Surroundings};
 use runtime::cli::Grouped;
+use runtime::listen::{Listener, Place};
 use runtime::{
     LogFormat, Readiness, Shutdown, admin, cli, descriptors, lifecycle, listen, telemetry,
 };
@@ -24,9 +25,10 @@ use tower::util::BoxCloneSyncService;
 #[derive(Debug, Parser)]
 #[command(name = "standalone", version)]
 struct Config {
-    /// Where clients connect: Pomelo at ws://…/ and tcp://…, Socket.IO at http://…, JSON at ws://…/ws
-    #[arg(long, env = "STANDALONE_LISTEN", default_value = "127.0.0.1:3010", value_parser = listen::address)]
-    listen: SocketAddr,
+    /// Where clients connect: Pomelo at ws://…/ and tcp://…, Socket.IO at http://…, JSON at ws://…/ws. Behind a proxy on the
+    /// same machine it may be a unix socket: unix:/path
+    #[arg(long, env = "STANDALONE_LISTEN", default_value = "127.0.0.1:3010", value_parser = listen::place)]
+    listen: Place,
 
     /// Where back ends call chat over gRPC
     #[arg(long, env = "STANDALONE_GRPC", default_value = "127.0.0.1:4001", value_parser = listen::address)]
@@ -63,16 +65,16 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
-    let listener = listen::bind(config.listen)?;
+    let listener = Listener::bind(&config.listen)?;
     let grpc_listener = listen::bind(config.grpc)?;
     let admin_listener = listen::bind(config.admin)?;
-    let (clients, grpc) = (listener.local_addr()?, grpc_listener.local_addr()?);
+    let (clients, grpc) = (listener.local_place()?, grpc_listener.local_addr()?);
     tracing::info!(address = %clients, "listening");
     tracing::info!(address = %grpc, "grpc listening");
     tracing::info!(address = %admin_listener.local_addr()?, "admin listening");
     // Whoever reads JSON reads nothing else.
     if config.log_format == LogFormat::Text {
-        eprintln!("{}", try_next(clients, grpc));
+        eprintln!("{}", try_next(&clients, grpc));
     }
 
     let options = StoreOptions::default();
@@ -133,9 +135,15 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Lines to paste: into a browser's console, and into a shell.
-fn try_next(clients: SocketAddr, grpc: SocketAddr) -> String {
-    include_str!("try_next.txt")
+/// Lines to paste: into a browser's console, and into a shell. Browsers don't reach a unix socket.
+fn try_next(clients: &Place, grpc: SocketAddr) -> String {
+    let all = include_str!("try_next.txt");
+    let for_back_ends = all.find("As a back end").map_or(all, |at| &all[at..]);
+    let lines = match clients {
+        Place::Tcp(_) => all,
+        Place::Unix(_) => for_back_ends,
+    };
+    lines
         .replace("CLIENTS", &clients.to_string())
         .replace("GRPC", &grpc.to_string())
 }

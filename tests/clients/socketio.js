@@ -5,15 +5,18 @@
 
 const { EventEmitter } = require('node:events');
 
-/** Makes clients on a version of the library that are restricted to these transports. */
-module.exports = (io, transports) =>
+/**
+ * Makes clients on a version of the library that are restricted to these transports. They do not reconnect, unless
+ * other options of the library are given.
+ */
+module.exports = (io, transports, options = { reconnection: false }) =>
   class Client extends EventEmitter {
     #socket;
     #lastId = 1;
     #waiting = new Map();
 
     init({ host, port }, connected) {
-      this.#socket = io(`http://${host}:${port}`, { transports, forceNew: true, reconnection: false });
+      this.#socket = io(`http://${host}:${port}`, { transports, forceNew: true, ...options });
       this.#socket.on('connect', () => connected());
       this.#socket.on('message', (text) => this.#receive(JSON.parse(text)));
       this.#socket.on('disconnect', (reason) => this.emit('disconnect', reason));

@@ -102,8 +102,6 @@ impl ConnectorProcess {
             dictionary: None,
             page: false,
             readiness: runtime::Readiness::new(),
-            old_upgrades: crate::server::old_upgrades(),
-            obituaries: crate::life::Obituaries::new(),
             deflate: false,
             polling: crate::socketio::Polling::default(),
             services: Arc::new(Services {

@@ -16,7 +16,7 @@ use tracing_subscriber::layer::{Context, Layer};
 /// Lines that one place in the code may write in one [`WINDOW`].
 const BURST: u32 = 50;
 /// How long a budget lasts.
-const WINDOW: Duration = Duration::from_secs(10);
+pub(crate) const WINDOW: Duration = Duration::from_secs(10);
 /// The longest part of a message that is repeated when it is told how many like it were held back.
 const EXCERPT: usize = 120;
 

@@ -133,6 +133,24 @@ async fn version_and_help_are_told() {
 }
 
 #[tokio::test]
+async fn six_flags_stand_first_and_every_other_one_below_its_heading() {
+    let _turn = Turn::shared().await;
+    for binary in BINARIES {
+        let (_, lines) = run(binary, &["-h"]).await;
+        let headings = lines.iter().filter(|line| !line.starts_with(' '));
+        let headings: Vec<_> = headings.filter(|line| line.ends_with(':')).collect();
+        // Flags in no group would stand below "More".
+        assert!(headings.len() > 2, "{binary}: {headings:?}");
+        assert!(!headings.contains(&&"More:".to_owned()), "{binary}");
+        let begin = lines.iter().position(|line| line == "Options:");
+        let first = lines[begin.expect("options") + 1..].iter();
+        let first = first.take_while(|line| line.starts_with(' '));
+        // And those for help and the version.
+        assert_eq!(first.count(), 6 + 2, "{binary}: {lines:#?}");
+    }
+}
+
+#[tokio::test]
 async fn the_environment_says_the_same_as_flags() {
     let _turn = Turn::shared().await;
     let redis = Redis::start().await;

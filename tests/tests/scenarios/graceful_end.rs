@@ -34,7 +34,7 @@ async fn a_connector_that_stops_closes_its_sockets_with_a_reason_and_lands_every
     // A KICK, or the code 1000, would be final for Pomelo's clients.
     for client in pomelo.iter().chain([&visitor]) {
         let end = client.end(tests::SOON).await;
-        assert!(matches!(end, End::Closed { code: 1012, .. }), "{end:?}");
+        assert!(matches!(end, End::Closed { code: 1001, .. }), "{end:?}");
         assert_eq!(client.kicked(), None);
     }
     let End::Closed { code, .. } = json.end(tests::SOON).await else {
@@ -51,6 +51,13 @@ async fn a_connector_that_stops_closes_its_sockets_with_a_reason_and_lands_every
     }
     watcher.until_push(&left("json")).await;
     system.until_members("room", &[("watcher", 1)]).await;
+
+    // 51 sessions were closed. One line of each kind is written 50 times, and what was held back is told at the end.
+    let lines = system.connectors[0].lines();
+    let held_back = lines.iter().find(|line| line.contains("held back"));
+    let held_back = held_back.expect("what was held back is told");
+    assert!(held_back.contains(r#""lines":1,"#), "{held_back}");
+    assert!(held_back.contains("session closed"), "{held_back}");
 }
 
 /// What is said right before its connector is stopped is answered or not, but an answer holds.

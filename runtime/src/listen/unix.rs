@@ -1,0 +1,242 @@
+//! A listening socket in the file system.
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use std::fs::{self, File};
+use std::io;
+use std::net::TcpStream as StdTcpStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tokio::net::{TcpStream, UnixListener};
+
+/// Bytes of a path that fit into the address of a unix socket.
+pub(super) const LONGEST: usize = 107;
+/// How long others may take to bind a socket in the same directory.
+const OTHERS: Duration = Duration::from_secs(1);
+/// Between two looks whether they are done.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Why there is no socket.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UnixError {
+    /// A process accepts connections there, or will.
+    #[error("another process listens there; stop it, or choose another path")]
+    Taken,
+    /// The file is something else.
+    #[error("there is a file that is no socket; remove it, or choose another path")]
+    NoSocket,
+    /// There is no directory to put it into.
+    #[error("there is no directory {0}; create it")]
+    NoDirectory(PathBuf),
+    /// The directory may not be written.
+    #[error("{0}; give this process the right to write in the directory")]
+    Denied(io::Error),
+    /// Anything else.
+    #[error(transparent)]
+    System(#[from] io::Error),
+}
+
+/// A listening socket. Its file is removed when this is dropped.
+#[derive(Debug)]
+pub(super) struct UnixSocket {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode of its file, by which it knows that the file is still its own.
+    file: (u64, u64),
+}
+
+impl UnixSocket {
+    /// Listens at `path`, which is absolute. A file that was left there by a process that is gone is replaced.
+    pub(super) fn bind(path: &Path) -> Result<Self, UnixError> {
+        // Nobody else who does the same may come between the look and what follows from it.
+        let _lock = lock_directory(path)?;
+        match fs::symlink_metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(told(error)),
+            Ok(found) if !found.file_type().is_socket() => return Err(UnixError::NoSocket),
+            Ok(_) if is_taken(path)? => return Err(UnixError::Taken),
+            Ok(_) => fs::remove_file(path).map_err(told)?,
+        }
+        let socket = tokio::net::UnixSocket::new_stream()?;
+        socket.bind(path).map_err(told)?;
+        let listener = socket.listen(super::BACKLOG)?;
+        let found = fs::symlink_metadata(path)?;
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+            file: (found.dev(), found.ino()),
+        })
+    }
+
+    /// Where it listens.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The next connection, as a stream like any other.
+    pub(super) async fn accept(&self) -> io::Result<TcpStream> {
+        let (stream, _) = self.listener.accept().await?;
+        let descriptor = OwnedFd::from(stream.into_std()?);
+        TcpStream::from_std(StdTcpStream::from(descriptor))
+    }
+}
+
+impl Drop for UnixSocket {
+    fn drop(&mut self) {
+        // Whoever looks for a socket must not find this file without its owner.
+        let _lock = lock_directory(&self.path);
+        let found = fs::symlink_metadata(&self.path);
+        if found.is_ok_and(|found| (found.dev(), found.ino()) == self.file) {
+            drop(fs::remove_file(&self.path));
+        }
+    }
+}
+
+/// Keeps others out of the directory who bind or remove sockets there, until this is dropped.
+fn lock_directory(path: &Path) -> Result<File, UnixError> {
+    let directory = path.parent().unwrap_or(path);
+    let file = File::open(directory).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => UnixError::NoDirectory(directory.to_owned()),
+        _ => told(error),
+    })?;
+    let begun = Instant::now();
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(Errno::WOULDBLOCK | Errno::INTR) if begun.elapsed() < OTHERS => {
+                std::thread::sleep(PAUSE);
+            }
+            Err(error) => return Err(UnixError::System(error.into())),
+        }
+    }
+}
+
+/// True if a process listens at this socket. It does not wait, however many connections that process has to take.
+fn is_taken(path: &Path) -> Result<bool, UnixError> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+    let socket = socket.map_err(io::Error::from)?;
+    let address = SocketAddrUnix::new(path).map_err(io::Error::from)?;
+    match connect(&socket, &address) {
+        Ok(()) | Err(Errno::AGAIN) => Ok(true),
+        Err(Errno::CONNREFUSED) => Ok(false),
+        Err(error) => Err(told(error.into())),
+    }
+}
+
+fn told(error: io::Error) -> UnixError {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => UnixError::Denied(error),
+        _ => UnixError::System(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Listener, Place};
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
+
+    fn bind(path: &Path) -> Result<Listener, String> {
+        let bound = Listener::bind(&Place::Unix(path.to_owned()));
+        bound.map_err(|error| format!("{error:#}"))
+    }
+
+    #[tokio::test]
+    async fn bytes_pass_either_way_until_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let listener = bind(&path).unwrap();
+        assert_eq!(listener.local_place().unwrap(), Place::Unix(path.clone()));
+        let (client, server) = tokio::join!(UnixStream::connect(&path), listener.accept());
+        let (mut client, mut server) = (client.unwrap(), server.unwrap());
+        assert!(server.peer_addr().is_err());
+        client.write_all(b"hello").await.unwrap();
+        let mut first = [0];
+        assert_eq!(server.peek(&mut first).await.unwrap(), 1);
+        let mut bytes = [0; 5];
+        server.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(&bytes, b"hello");
+        let (reader, writer) = server.into_split();
+        writer.writable().await.unwrap();
+        assert_eq!(writer.try_write(b"well").unwrap(), 4);
+        drop((reader, writer));
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"well");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_left_behind_is_replaced_and_the_own_one_goes_away() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        // Without a listener it is what a crash leaves behind.
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let listener = bind(&path).unwrap();
+        assert!(UnixStream::connect(&path).await.is_ok());
+        drop(listener);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_somebody_listens_at_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let first = bind(&path).unwrap();
+        let expected = format!(
+            "cannot listen on unix:{}: another process listens there; stop it, or choose another path",
+            path.display()
+        );
+        assert_eq!(bind(&path).unwrap_err(), expected);
+        assert!(UnixStream::connect(&path).await.is_ok());
+        drop(first);
+        assert!(bind(&path).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_successors_file_is_not_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let first = bind(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let second = bind(&path).unwrap();
+        drop(first);
+        assert!(UnixStream::connect(&path).await.is_ok());
+        drop(second);
+    }
+
+    #[tokio::test]
+    async fn what_is_in_the_way_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        fs::write(&path, "precious").unwrap();
+        assert!(bind(&path).unwrap_err().contains("no socket; remove it"));
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+        let nowhere = directory.path().join("none/s");
+        let error = bind(&nowhere).unwrap_err();
+        assert!(error.contains("there is no directory"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn of_two_that_start_at_once_one_listens() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let runtime = tokio::runtime::Handle::current();
+        let bound: Vec<_> = std::thread::scope(|scope| {
+            let begin = || {
+                scope.spawn(|| {
+                    let _inside = runtime.enter();
+                    bind(&path)
+                })
+            };
+            let threads: Vec<_> = std::iter::repeat_with(begin).take(4).collect();
+            threads.into_iter().map(|it| it.join().unwrap()).collect()
+        });
+        assert_eq!(bound.iter().filter(|it| it.is_ok()).count(), 1);
+    }
+}
