@@ -9,6 +9,7 @@ mod history;
 mod lease;
 pub mod memory;
 mod name;
+pub mod probe;
 mod publication;
 pub mod redis;
 mod registry;

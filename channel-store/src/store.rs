@@ -4,7 +4,8 @@
 
 use crate::history::{HistoryPage, HistoryRange};
 use crate::name::{ChannelName, IdempotencyKey, Incarnation, SessionId, User, UserId};
-use crate::publication::{Payload, Position, Publication};
+use crate::probe::{Probe, ProbeOutcome, Probed, StoreSettings};
+use crate::publication::{Epoch, Payload, Position, Publication};
 use crate::rules::LogRule;
 use async_trait::async_trait;
 use std::path::PathBuf;
@@ -47,6 +48,9 @@ pub struct StoreOptions {
     pub redis_timeout: Duration,
     /// A PEM file of the authorities that may vouch for the servers, instead of the public ones.
     pub redis_ca: Option<PathBuf>,
+    /// The share of all slots, above 0 and at most 1, whose servers have to work for the whole to be available. Matters in
+    /// a cluster: what has its slot on a server that is away is refused, whatever is said here.
+    pub ready_slots: f64,
 }
 
 /// When a publication counts as published.
@@ -81,6 +85,7 @@ impl Default for StoreOptions {
             ack: Ack::Primary,
             redis_timeout: Duration::from_secs(1),
             redis_ca: None,
+            ready_slots: 0.5,
         }
     }
 }
@@ -345,7 +350,26 @@ pub trait ChannelStore: Send + Sync + 'static {
         limit: usize,
     ) -> Result<HistoryPage, StoreError>;
 
-    /// True while the store answers.
+    /// Publishes a probe in each of its sets, as a message would be; answers in their order. A store that lives in this
+    /// process always takes it, and keeps nothing of it.
+    async fn probe(&self, probe: &Probe) -> Vec<Probed> {
+        let written = |_: &u64| Probed {
+            outcome: ProbeOutcome::Written(Position {
+                epoch: Epoch::new(""),
+                offset: 0,
+            }),
+            server: "memory".to_owned(),
+            lifetime: "".into(),
+        };
+        probe.sets.iter().map(written).collect()
+    }
+
+    /// What others have to agree with.
+    fn settings(&self) -> StoreSettings {
+        StoreSettings::default()
+    }
+
+    /// True while the store answers, for enough of its slots ([`StoreOptions::ready_slots`]).
     fn available(&self) -> watch::Receiver<bool>;
 }
 

@@ -5,28 +5,37 @@
 //! came before (`topics.rs`).
 
 use super::ask::{by_connection, in_order};
-use super::heads::{Lives, heads};
+use super::heads::{Lives, end_of_log, heads};
 use super::keys::Keys;
 use super::leases::RedisLeases;
 use super::location::OpenError;
 use super::nodes::Nodes;
 use super::read::read;
 use super::registry::{RedisHints, RedisRegistry};
+use super::reply::wants_another_connection;
 use super::topics::Topics;
 use crate::lease::Leases;
 use crate::name::ChannelName;
+use crate::probe::{Met, ProbeFeed, ProbePoint};
+use crate::publication::Position;
 use crate::registry::{Hints, UserRegistry};
 use crate::rules::EMPTY_LIFE;
 use crate::store::{ChannelFeed, FeedSink, Head, LogPage, Since, StoreError, StoreOptions};
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
+use redis::{Pipeline, Value};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
+
+/// How long a probe that stands in the log may take to be heard.
+const HEARING: Duration = Duration::from_millis(500);
 
 /// Channels in Redis, for a connector.
 pub struct RedisFeed {
     nodes: Arc<Nodes>,
     keys: Keys,
+    prefix: String,
     lives: Lives,
     topics: Arc<Topics>,
     leases: Arc<dyn Leases>,
@@ -57,6 +66,7 @@ impl RedisFeed {
                 empty_seconds: super::seconds(EMPTY_LIFE),
             },
             keys,
+            prefix: options.prefix,
             topics,
         })
     }
@@ -67,6 +77,11 @@ impl RedisFeed {
     #[must_use]
     pub fn leases(&self) -> Arc<dyn Leases> {
         self.leases.clone()
+    }
+
+    /// Says which servers can't be used and why; `None`: there is none. It holds on to no connection.
+    pub fn why_unavailable(&self) -> impl Fn() -> Option<String> + Send + Sync + use<> {
+        self.nodes.why_unavailable()
     }
 
     /// The registry of users, over the same connections.
@@ -98,6 +113,53 @@ impl RedisFeed {
             Ok((indices, heads))
         });
         in_order(try_join_all(answers).await?)
+    }
+}
+
+#[async_trait]
+impl ProbeFeed for RedisFeed {
+    fn points(&self) -> Vec<ProbePoint> {
+        self.topics.points()
+    }
+
+    async fn meets(&self, set: u64, nonce: u64, position: &Position) -> Met {
+        let Some(heard) = self.topics.hears(set, nonce, HEARING).await else {
+            return Met::Unknown;
+        };
+        let keys = self.keys.of_probe(set);
+        let Ok(connection) = self.nodes.connection_of(|| keys.topic()) else {
+            return Met::Unknown;
+        };
+        let mut ask = Pipeline::with_capacity(1);
+        ask.cmd("HMGET").arg(keys.meta()).arg("e").arg("n");
+        let Ok(answer) = connection.ask(&ask, 0, 1).await else {
+            return Met::Unknown;
+        };
+        match answer.first() {
+            Some(Value::ServerError(error)) if wants_another_connection(error) => Met::Unknown,
+            Some(Value::ServerError(error)) => Met::Refused(error.to_string()),
+            Some(answer) => {
+                // Another probe may have come after it: they share an epoch.
+                let end = end_of_log(answer).flatten();
+                let is_logged = end.is_some_and(|end| {
+                    end.epoch == position.epoch && end.offset >= position.offset
+                });
+                if heard && is_logged {
+                    Met::Yes
+                } else {
+                    Met::No { heard }
+                }
+            }
+            None => Met::Unknown,
+        }
+    }
+
+    fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    fn database(&self) -> i64 {
+        self.nodes.database()
     }
 }
 

@@ -64,7 +64,7 @@ pub(super) async fn heads(
     heads
         .iter()
         .map(|reply| {
-            let position = position(reply).ok_or_else(strange)?;
+            let position = end_of_log(reply).ok_or_else(strange)?;
             Ok(position.map(|position| Head {
                 position,
                 generation: server.generation.clone(),
@@ -74,7 +74,7 @@ pub(super) async fn heads(
 }
 
 /// Reads epoch and offset; `Some(None)`: there is no life.
-fn position(reply: &Value) -> Option<Option<Position>> {
+pub(super) fn end_of_log(reply: &Value) -> Option<Option<Position>> {
     let Value::Array(fields) = reply else {
         return None;
     };

@@ -28,9 +28,12 @@ impl Keys {
         format!("{}:schema", self.prefix)
     }
 
-    /// A topic on which a feed's connection listens to itself; no channel's, whatever that is called.
-    pub(super) fn probe(&self, number: u64) -> String {
-        format!("{}:{{{number:x}}}:probe", self.prefix)
+    /// The keys of a probe, and the topic on which a feed's connection listens to itself; no channel's, whatever that is
+    /// called.
+    pub(super) fn of_probe(&self, set: u64) -> ChannelKeys {
+        ChannelKeys {
+            base: format!("{}:{{{set:x}}}:probe", self.prefix),
+        }
     }
 
     /// Says which incarnations are to be looked after, and when; no channel's, whatever that is called.
@@ -261,6 +264,7 @@ mod tests {
         assert_eq!(user.dead(&incarnation), "gc:{4}:user:dead:c1/x");
         let session = SessionId::new("s1").unwrap();
         assert_eq!(user.closed(&session), "gc:{4}:user:closed:s1");
+        assert_eq!(keys.of_probe(255).topic(), "gc:{ff}:probe:t");
     }
 
     #[test]

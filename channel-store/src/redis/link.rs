@@ -17,6 +17,7 @@ use crate::store::StoreError;
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use metrics::{counter, describe_counter};
+use parking_lot::Mutex;
 use redis::{Pipeline, PushInfo, PushKind, RedisConnectionInfo, RedisError, Value};
 use std::convert::Infallible;
 use std::future::pending;
@@ -86,6 +87,9 @@ impl Common {
 /// Uses each connection of the links as long as it lives.
 #[async_trait]
 pub(super) trait Attendant: Send + Sync + 'static {
+    /// What a node refuses to the attendant, in words.
+    fn trouble(&self, node: &Address) -> Option<String>;
+
     /// From now on these own the slots; what a node has refused as not its own is to be asked for again.
     fn assign(&self, slots: &Arc<Slots>);
 
@@ -138,6 +142,7 @@ pub(super) struct Link {
     current: watch::Receiver<Option<Connection>>,
     ready: watch::Receiver<bool>,
     patience: Duration,
+    trouble: Arc<Mutex<Option<String>>>,
     supervisor: AbortHandle,
 }
 
@@ -185,6 +190,11 @@ impl Link {
     pub(super) fn is_ready(&self) -> bool {
         *self.ready.borrow()
     }
+
+    /// Why there is none, if that is known.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().clone()
+    }
 }
 
 impl Drop for Link {
@@ -203,6 +213,8 @@ struct Supervisor {
     common: Arc<Common>,
     current: watch::Sender<Option<Connection>>,
     ready: watch::Sender<bool>,
+    /// Why the last connection, or the last try to make one, ended.
+    trouble: Arc<Mutex<Option<String>>>,
     /// The policy that was warned of last.
     eviction: Option<String>,
 }
@@ -220,7 +232,9 @@ impl Supervisor {
         let (current, watch_current) = watch::channel(None);
         let (ready, watch_ready) = watch::channel(false);
         let patience = common.answer_time;
+        let trouble = Arc::<Mutex<Option<String>>>::default();
         let supervisor = Self {
+            trouble: trouble.clone(),
             node,
             place,
             common,
@@ -232,6 +246,7 @@ impl Supervisor {
             current: watch_current,
             ready: watch_ready,
             patience,
+            trouble,
             supervisor,
         };
         (supervisor, link)
@@ -251,6 +266,7 @@ impl Supervisor {
                     tracing::info!(server = %address, number, "connected to Redis");
                     let began = Instant::now();
                     let reason = self.watch(live, &address).await;
+                    *self.trouble.lock() = Some(reason.to_string());
                     counter!(LOST, "reason" => reason.label()).increment(1);
                     tracing::warn!(server = %address, %reason, "lost the connection to Redis");
                     if began.elapsed() > LONGEST_PAUSE {
@@ -259,6 +275,7 @@ impl Supervisor {
                     known_failure = None;
                 }
                 Err(failure) => {
+                    *self.trouble.lock() = Some(failure.to_string());
                     let kind = failure.kind();
                     let is_known = known_failure.replace(kind) == Some(kind);
                     // The other link to the same server says so.

@@ -16,6 +16,7 @@ mod link;
 mod location;
 mod members;
 mod nodes;
+mod probe;
 mod read;
 mod registry;
 mod reply;
@@ -30,6 +31,7 @@ mod unasked;
 
 pub use feed::RedisFeed;
 pub use location::OpenError;
+pub use probe::WriteWatch;
 pub use store::RedisStore;
 
 use crate::store::StoreOptions;

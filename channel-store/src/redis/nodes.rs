@@ -13,6 +13,7 @@ use super::slots::{Slots, slot};
 use super::turns::{Turn, Turns};
 use crate::lease::Shard;
 use crate::name::ChannelName;
+use crate::probe::{SLOTS, is_enough, several};
 use crate::store::{StoreError, StoreOptions};
 use futures_util::future::{join_all, try_join_all};
 use redis::{Pipeline, Value};
@@ -39,6 +40,8 @@ pub(super) struct Nodes {
     available: watch::Receiver<bool>,
     turns: Turns,
     watcher: AbortHandle,
+    database: i64,
+    attendant: Option<Arc<dyn Attendant>>,
 }
 
 /// A connection for one read, and the turn at it.
@@ -88,8 +91,9 @@ impl Nodes {
             changed: changed.clone(),
             stirred: stirred.clone(),
         };
+        let database = location.settings.db();
         let for_reads = Arc::new(common(true, None));
-        let common = Arc::new(common(false, attendant));
+        let common = Arc::new(common(false, attendant.clone()));
         let (table, watch_table) = watch::channel(Arc::default());
         let (available, watch_available) = watch::channel(false);
         let mut watcher = Watcher {
@@ -123,8 +127,9 @@ impl Nodes {
                 watcher.open_cluster().await?;
             }
         }
-        judge(&watch_table, &available);
-        let judging = keep_judging(watch_changed, watch_table.clone(), available);
+        let share = options.ready_slots;
+        judge(&watch_table, &available, share);
+        let judging = keep_judging(watch_changed, watch_table.clone(), available, share);
         let watcher = async move {
             match &common.stirred {
                 Some(stirred) => tokio::join!(judging, watcher.run(stirred)).0,
@@ -138,6 +143,8 @@ impl Nodes {
             available: watch_available,
             turns: Turns::default(),
             watcher: tokio::spawn(watcher).abort_handle(),
+            database,
+            attendant,
         })
     }
 
@@ -216,9 +223,52 @@ impl Nodes {
         })
     }
 
-    /// True while each node has a connection that is ready for use, and each slot a node.
+    /// True while enough slots have a node, and that a connection that is ready for use.
     pub(super) fn available(&self) -> watch::Receiver<bool> {
         self.available.clone()
+    }
+
+    /// Says which nodes can't be used and why; `None`: there is none.
+    pub(super) fn why_unavailable(&self) -> impl Fn() -> Option<String> + Send + Sync + use<> {
+        let (table, attendant) = (self.table.clone(), self.attendant.clone());
+        move || {
+            let table = table.borrow().clone();
+            let away = |(address, node): (&Address, &Arc<Node>)| {
+                let link = &node.links[0];
+                let refused = attendant.as_ref().and_then(|it| it.trouble(address));
+                if link.is_ready() {
+                    return refused.map(|words| format!("{address}: {words}"));
+                }
+                let words = refused.or_else(|| link.trouble());
+                let words = words.unwrap_or_else(|| "no answer yet".to_owned());
+                Some(format!("{address}: {words}"))
+            };
+            let mut nodes: Vec<_> = table.nodes.iter().filter_map(away).collect();
+            nodes.sort();
+            let ownerless = SLOTS - table.slots.count(|_| true);
+            if ownerless > 0 {
+                nodes.push(format!("{ownerless} of {SLOTS} slots have no server"));
+            }
+            several(nodes.into_iter())
+        }
+    }
+
+    /// The number of the database.
+    pub(super) fn database(&self) -> i64 {
+        self.database
+    }
+
+    /// Each node with the number of its slots.
+    pub(super) fn servers(&self) -> HashMap<Address, u32> {
+        let table = self.table.borrow().clone();
+        let slots = |address: &Address| table.slots.count(|owner| owner == address);
+        let servers = table.nodes.keys();
+        servers.map(|it| (it.clone(), slots(it))).collect()
+    }
+
+    /// True if a key is this node's.
+    pub(super) fn owns(&self, node: &Address, key: &str) -> bool {
+        self.table.borrow().slots.owner(slot(key)) == Some(node)
     }
 }
 
@@ -235,6 +285,16 @@ pub(super) struct Pinned {
 }
 
 impl Pinned {
+    /// The node that owned a key, and the connection to it.
+    pub(super) fn owner(
+        &self,
+        key: impl FnOnce() -> String,
+    ) -> Result<(&Address, &Connection), StoreError> {
+        let owner = self.slots.owner(slot(&key()));
+        let known = owner.and_then(|owner| self.connections.get_key_value(owner));
+        known.ok_or_else(|| unavailable("no connection to the key's node"))
+    }
+
     /// The connection to the node that owned a channel.
     pub(super) fn connection(
         &self,
@@ -257,11 +317,14 @@ fn owner<'a, T>(
     owner.ok_or_else(|| unavailable("no connection to the key's node"))
 }
 
-/// Says whether everything is at hand.
-fn judge(table: &watch::Receiver<Arc<Table>>, available: &watch::Sender<bool>) {
+/// Says whether enough is at hand.
+fn judge(table: &watch::Receiver<Arc<Table>>, available: &watch::Sender<bool>, share: f64) {
     let table = table.borrow().clone();
-    let ready = table.nodes.values().all(|node| node.links[0].is_ready());
-    let now = ready && table.slots.complete();
+    let is_ready = |owner: &Address| {
+        let node = table.nodes.get(owner);
+        node.is_some_and(|node| node.links[0].is_ready())
+    };
+    let now = is_enough(table.slots.count(is_ready), share);
     available.send_if_modified(|known| std::mem::replace(known, now) != now);
 }
 
@@ -270,6 +333,7 @@ async fn keep_judging(
     mut changed: watch::Receiver<()>,
     mut table: watch::Receiver<Arc<Table>>,
     available: watch::Sender<bool>,
+    share: f64,
 ) -> Infallible {
     loop {
         let ended = tokio::select! {
@@ -280,7 +344,7 @@ async fn keep_judging(
             // Nothing will change any more: the watcher is about to end, too.
             std::future::pending::<()>().await;
         }
-        judge(&table, &available);
+        judge(&table, &available, share);
     }
 }
 

@@ -98,10 +98,10 @@ impl Slots {
         }
     }
 
-    /// True if every slot has an owner.
-    pub(super) fn complete(&self) -> bool {
-        let owned = self.ranges.iter().map(|(first, last, _)| last - first + 1);
-        owned.map(u32::from).sum::<u32>() == u32::from(SLOTS)
+    /// How many slots have an owner of which this is true.
+    pub(super) fn count(&self, is_meant: impl Fn(&Address) -> bool) -> u32 {
+        let meant = self.ranges.iter().filter(|(.., owner)| is_meant(owner));
+        meant.map(|(first, last, _)| u32::from(last - first) + 1).sum()
     }
 
     /// Everybody who owns something.
@@ -161,9 +161,10 @@ mod tests {
         assert_eq!(slots.owner(8_191), None);
         assert_eq!(slots.owner(8_192), Some(&node(2)));
         assert_eq!(slots.owner(16_383), Some(&node(2)));
-        assert!(!slots.complete());
+        assert_eq!(slots.count(|_| true), 5_001 + 8_192);
+        assert_eq!(slots.count(|owner| *owner == node(2)), 8_192);
         assert_eq!(slots.nodes(), HashSet::from([&node(1), &node(2)]));
-        assert!(Slots::of_one(node(1)).complete());
+        assert_eq!(Slots::of_one(node(1)).count(|_| true), u32::from(SLOTS));
     }
 
     #[test]

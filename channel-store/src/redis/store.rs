@@ -7,6 +7,7 @@ use super::leases::RedisLeases;
 use super::location::OpenError;
 use super::members::members;
 use super::nodes::{Nodes, Pinned};
+use super::probe::{Prober, WriteWatch};
 use super::read::history;
 use super::registry::RedisRegistry;
 use super::reply::{number, refusal, strange, text, unavailable};
@@ -15,6 +16,7 @@ use super::seconds;
 use crate::history::{HistoryPage, HistoryRange};
 use crate::lease::Leases;
 use crate::name::{ChannelName, Incarnation, UserId};
+use crate::probe::{Probe, Probed, StoreSettings};
 use crate::publication::{Epoch, Position};
 use crate::registry::UserRegistry;
 use crate::rules::{ByName, EMPTY_LIFE, LogPolicy};
@@ -53,6 +55,8 @@ pub struct RedisStore {
     replicas: u32,
     replica_milliseconds: u128,
     publishers: AtomicUsize,
+    prober: Arc<Prober>,
+    settings: StoreSettings,
 }
 
 impl RedisStore {
@@ -69,13 +73,33 @@ impl RedisStore {
             Ack::Replica { replicas } => (replicas, POOL),
         };
         let nodes = Arc::new(Nodes::open(url, &options, pool, None).await?);
+        let replica_milliseconds = REPLICA_TIME.min(options.redis_timeout / 2).as_millis();
+        let prober = Arc::new(Prober {
+            nodes: nodes.clone(),
+            keys: Keys::new(&options.prefix),
+            publish_word: nodes.publish_word(),
+            replicas,
+            replica_milliseconds,
+            ready_slots: options.ready_slots,
+            turn: AtomicUsize::new(0),
+        });
+        let lives = options.log_rules.iter().filter_map(|rule| rule.life);
+        let settings = StoreSettings {
+            prefix: options.prefix.clone(),
+            database: nodes.database(),
+            lease: options.lease,
+            ack_replicas: replicas,
+            log_life: lives.fold(options.log_life, Duration::min),
+        };
         Ok(Self {
+            prober,
+            settings,
             leases: RedisLeases::over(nodes.clone(), &options),
             registry: RedisRegistry::over(nodes.clone(), &options),
             commands: Arc::new(Commands::new(&options, nodes.publish_word())),
             nodes,
             replicas,
-            replica_milliseconds: REPLICA_TIME.min(options.redis_timeout / 2).as_millis(),
+            replica_milliseconds,
             publishers: AtomicUsize::new(0),
         })
     }
@@ -90,6 +114,17 @@ impl RedisStore {
     #[must_use]
     pub fn registry(&self) -> Arc<dyn UserRegistry> {
         self.registry.clone()
+    }
+
+    /// Begins to try, again and again, whether the servers take publications.
+    #[must_use]
+    pub fn watch_writes(&self) -> WriteWatch {
+        WriteWatch::begin(self.prober.clone())
+    }
+
+    /// Says which servers can't be used and why; `None`: there is none. It holds on to no connection.
+    pub fn why_unavailable(&self) -> impl Fn() -> Option<String> + Send + Sync + use<> {
+        self.nodes.why_unavailable()
     }
 
     async fn one(&self, channel: &ChannelName, command: Cmd) -> Result<Value, StoreError> {
@@ -173,6 +208,14 @@ impl ChannelStore for RedisStore {
         let reading = self.nodes.reading_of(channel).await?;
         let keys = self.commands.keys.of(channel);
         history(&reading.connection, &keys, range, limit).await
+    }
+
+    async fn probe(&self, probe: &Probe) -> Vec<Probed> {
+        self.prober.probe(probe).await
+    }
+
+    fn settings(&self) -> StoreSettings {
+        self.settings.clone()
     }
 
     fn available(&self) -> watch::Receiver<bool> {
@@ -535,7 +578,7 @@ fn flag(is_set: bool) -> &'static str {
 }
 
 /// Reads an answer of `publish.lua` for so many messages. The outer error: the answer is none.
-fn published(
+pub(super) fn published(
     reply: &Value,
     count: usize,
     time: u64,
@@ -604,7 +647,7 @@ fn position(fields: &[Value]) -> Result<Position, StoreError> {
     })
 }
 
-fn now_milliseconds() -> u64 {
+pub(super) fn now_milliseconds() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
 }

@@ -11,30 +11,37 @@ use super::connection::{Connection, Ended, PROBE_INTERVAL};
 use super::keys::Keys;
 use super::link::Attendant;
 use super::location::Address;
-use super::reply::{Run, number};
+use super::probe::nonce;
+use super::reply::{Run, is_redirect, number};
 use super::slots::{Slots, slot};
 use super::unasked::DROPPED;
 use crate::name::{ChannelName, UserId};
+use crate::probe::{MOST_SETS, ProbePoint};
 use crate::publication::Epoch;
 use crate::registry::HINTS;
 use crate::store::{FeedConnection, FeedSink, StoreError};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use redis::{Pipeline, PushInfo, PushKind, Value};
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
-use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, sleep_until};
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// Topics that a connection is told of at once: bounds how long others wait for it.
 const CHUNK: usize = 500;
+/// Probes' nonces that are remembered for each node: more than there are probes at once.
+const NONCES: usize = 256;
 
 /// What is followed.
 pub(super) struct Topics {
     sink: Arc<dyn FeedSink>,
     keys: Keys,
     state: Mutex<State>,
+    /// A probe's publication has come.
+    heard: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -77,9 +84,15 @@ struct Attended {
 #[derive(Default)]
 struct Probe {
     topic: Arc<str>,
+    /// Names the topic, and the keys that chat is asked to publish at.
+    set: u64,
     /// How often was spoken, and the last of it that has come.
     said: u64,
     heard: u64,
+    /// Nonces that came in publications, the last [`NONCES`].
+    nonces: VecDeque<u64>,
+    /// Why the server does not let this connection speak.
+    refused: Option<String>,
 }
 
 impl State {
@@ -100,6 +113,44 @@ impl Topics {
             sink,
             keys,
             state: Mutex::default(),
+            heard: watch::Sender::default(),
+        }
+    }
+
+    /// Where probes can be heard now.
+    pub(super) fn points(&self) -> Vec<ProbePoint> {
+        let state = self.state.lock();
+        let heard = state.nodes.iter().filter(|(_, it)| it.probe.heard > 0);
+        let points = heard.filter_map(|(node, attended)| {
+            let owner = state.slots.owner(slot(&attended.probe.topic));
+            (owner == Some(node)).then(|| ProbePoint {
+                set: attended.probe.set,
+                slots: state.slots.count(|owner| owner == node),
+                server: node.to_string(),
+                lifetime: attended.connection.generation.clone(),
+            })
+        });
+        points.take(MOST_SETS).collect()
+    }
+
+    /// Waits to hear a probe's publication; `None`: nobody listens to that set any more.
+    pub(super) async fn hears(&self, set: u64, nonce: u64, within: Duration) -> Option<bool> {
+        let mut heard = self.heard.subscribe();
+        let has_heard = || {
+            let state = self.state.lock();
+            let mut probes = state.nodes.values().map(|it| &it.probe);
+            let probe = probes.find(|it| it.set == set && !it.topic.is_empty())?;
+            Some(probe.nonces.contains(&nonce))
+        };
+        let until = Instant::now() + within;
+        loop {
+            match has_heard() {
+                Some(false) => {}
+                known => return known,
+            }
+            if timeout_at(until, heard.changed()).await.is_err() {
+                return has_heard();
+            }
         }
     }
 
@@ -299,11 +350,13 @@ impl Topics {
             let is_new = probe.topic.is_empty() || !is_nodes(&probe.topic);
             if is_new {
                 // Of 16,384 slots each is met soon.
-                let some = (0..1_000_000).map(|_| self.keys.probe(fastrand::u64(..)));
-                let Some(topic) = some.into_iter().find(|topic| is_nodes(topic)) else {
+                let topic = |set: u64| self.keys.of_probe(set).topic();
+                let mut some = (0..1_000_000).map(|_| fastrand::u64(..));
+                let Some(set) = some.find(|set| is_nodes(&topic(*set))) else {
                     return Ok(None);
                 };
-                probe.topic = topic.into();
+                probe.set = set;
+                probe.topic = topic(set).into();
             }
             probe.said += 1;
             (probe.topic.clone(), probe.said, is_new)
@@ -317,10 +370,22 @@ impl Topics {
             .arg(&*topic)
             .arg(said);
         let answer = connection.ask(&publish, 0, 1).await?;
-        if connection.examine(&answer).is_ok() {
+        let refused = match answer.first() {
+            Some(Value::ServerError(error)) if !is_redirect(error) => {
+                Some(format!("it refuses to publish ({error})"))
+            }
+            _ => None,
+        };
+        let is_refused = refused.is_some();
+        if let Some(attended) = self.state.lock().nodes.get_mut(node) {
+            attended.probe.refused = refused;
+        }
+        if connection.examine(&answer).is_ok() && !is_refused {
             return Ok(Some(said));
         }
-        self.forget_probe(node);
+        if !is_refused {
+            self.forget_probe(node);
+        }
         Ok(None)
     }
 
@@ -340,6 +405,10 @@ impl Topics {
 
 #[async_trait]
 impl Attendant for Topics {
+    fn trouble(&self, node: &Address) -> Option<String> {
+        self.state.lock().nodes.get(node)?.probe.refused.clone()
+    }
+
     fn assign(&self, slots: &Arc<Slots>) {
         let mut state = self.state.lock();
         let before = std::mem::replace(&mut state.slots, slots.clone());
@@ -379,8 +448,12 @@ impl Attendant for Topics {
             return;
         }
         if *attended.probe.topic == *topic {
-            attended.probe.take(&info.kind, &content);
+            let is_probe = attended.probe.take(&info.kind, content);
             attended.changed.notify_one();
+            drop(state);
+            if is_probe {
+                self.heard.send_replace(());
+            }
             return;
         }
         // Not followed any more, or elsewhere: what was under way.
@@ -449,15 +522,31 @@ impl Attendant for Topics {
 }
 
 impl Probe {
-    /// Takes a push of the probe's own topic.
-    fn take(&mut self, kind: &PushKind, content: &Value) {
+    /// Takes a push of the probe's own topic; true if it is a publication, which chat was asked for.
+    fn take(&mut self, kind: &PushKind, content: Value) -> bool {
         match kind {
             PushKind::Message | PushKind::SMessage => {
-                self.heard = number(content).unwrap_or(self.heard);
+                if let Some(heard) = number(&content) {
+                    self.heard = heard;
+                    return false;
+                }
+                let Value::BulkString(content) = content else {
+                    return false;
+                };
+                let published = Run::parse(content, None).and_then(|mut run| run.next());
+                let Some(nonce) = published.and_then(|it| nonce(it.payload.body())) else {
+                    return false;
+                };
+                if self.nonces.len() >= NONCES {
+                    self.nonces.pop_front();
+                }
+                self.nonces.push_back(nonce);
+                return true;
             }
             PushKind::Other(kind) if kind == DROPPED => self.topic = Arc::default(),
             _ => {}
         }
+        false
     }
 }
 

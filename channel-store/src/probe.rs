@@ -1,0 +1,272 @@
+//! Probes: a publication that is made to see whether publishing works, and whether it arrives.
+//!
+//! A probe has keys of its own at each server, named by a random number, which live for a minute and stand in no
+//! directory. Chat writes there with the same script as everywhere ([`ChannelStore::probe`](crate::ChannelStore::probe)).
+//! A connector asks each chat to do so, and looks whether it hears it and finds it in its own log ([`ProbeFeed`]): this
+//! shows that both use the same Redis, database and prefix. [`Findings`] keeps what came of it.
+
+use crate::publication::Position;
+use crate::store::Generation;
+use async_trait::async_trait;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The number of slots that the keys are spread over; a lone server has all of them.
+pub const SLOTS: u32 = 16_384;
+/// Keys that one probe may write: one set for each server of a cluster.
+pub const MOST_SETS: usize = 128;
+/// Between two probes while all is well.
+pub const PROBE_PAUSE: Duration = Duration::from_millis(1_500);
+/// Between two probes while something is wrong.
+pub const PROBE_AGAIN: Duration = Duration::from_millis(500);
+/// So many findings in a row are a fault. The first one alone may have met a flush or a failover.
+const JUDGED: u32 = 2;
+/// Servers that a reason names at most.
+const NAMED: usize = 3;
+
+/// What shall be published, and where.
+#[derive(Debug, Clone)]
+pub struct Probe {
+    /// Names the keys: `{<set, in hex>}:probe:*`. Each number is random, so that no two processes share keys.
+    pub sets: Vec<u64>,
+    /// Stands in the publication, so that it is told from earlier ones.
+    pub nonce: u64,
+}
+
+/// What became of a probe in one set.
+#[derive(Debug, Clone)]
+pub struct Probed {
+    /// What the server did.
+    pub outcome: ProbeOutcome,
+    /// The server that has the keys, for people.
+    pub server: String,
+    /// Its lifetime as primary. Empty, if it is not known.
+    pub lifetime: Generation,
+}
+
+/// What a server did with a probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProbeOutcome {
+    /// It stands in the log there, and is on its way to whoever listens.
+    Written(Position),
+    /// The server's own words why it does not take publications.
+    Refused(String),
+    /// There was no answer, which says nothing about later ones: the server is slow, or being replaced.
+    Unanswered(String),
+}
+
+/// Settings of a store that connectors compare with their own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoreSettings {
+    /// What stands before every key.
+    pub prefix: String,
+    /// The number of the database.
+    pub database: i64,
+    /// See [`StoreOptions::lease`](crate::StoreOptions::lease).
+    pub lease: Duration,
+    /// Replicas that a publication waits for.
+    pub ack_replicas: u32,
+    /// The shortest life of any log.
+    pub log_life: Duration,
+}
+
+/// Where a feed can hear a probe.
+#[derive(Debug, Clone)]
+pub struct ProbePoint {
+    /// Names the keys.
+    pub set: u64,
+    /// How many slots their server owns.
+    pub slots: u32,
+    /// The server, for people.
+    pub server: String,
+    /// Its lifetime as primary.
+    pub lifetime: Generation,
+}
+
+/// Whether a feed has met a probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Met {
+    /// It was heard, and stands in the log.
+    Yes,
+    /// It was not.
+    No {
+        /// It was heard all the same: topics know no databases.
+        heard: bool,
+    },
+    /// The server's own words why the log can't be read.
+    Refused(String),
+    /// The server did not answer, or is another one by now: this says nothing.
+    Unknown,
+}
+
+/// The side of a probe that listens.
+#[async_trait]
+pub trait ProbeFeed: Send + Sync + 'static {
+    /// Where a probe would be heard now: at each server to which there is a connection, [`MOST_SETS`] at most.
+    fn points(&self) -> Vec<ProbePoint>;
+
+    /// Waits half a second at most to hear a probe, then looks for it in the log.
+    async fn meets(&self, set: u64, nonce: u64, position: &Position) -> Met;
+
+    /// What stands before every key.
+    fn prefix(&self) -> &str;
+
+    /// The number of the database.
+    fn database(&self) -> i64;
+}
+
+/// What one probe showed at one server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// All is well.
+    Good,
+    /// What is wrong, in words.
+    Wrong(String),
+    /// Nothing.
+    Unknown,
+}
+
+/// What probes have shown so far, server by server.
+#[derive(Debug, Default)]
+pub struct Findings {
+    servers: BTreeMap<String, Server>,
+}
+
+#[derive(Debug, Default)]
+struct Server {
+    slots: u32,
+    /// All was well at least once.
+    proven: bool,
+    /// Findings in a row that something is wrong, and the last one's words.
+    wrong: u32,
+    words: String,
+}
+
+impl Server {
+    fn is_good(&self) -> bool {
+        self.proven && self.wrong < JUDGED
+    }
+}
+
+impl Findings {
+    /// Notes what a probe showed at a server that owns so many slots.
+    pub fn note(&mut self, name: &str, slots: u32, finding: Finding) {
+        let server = self.servers.entry(name.to_owned()).or_default();
+        server.slots = slots;
+        match finding {
+            Finding::Good => {
+                server.proven = true;
+                server.wrong = 0;
+            }
+            Finding::Wrong(words) => {
+                server.wrong = server.wrong.saturating_add(1);
+                server.words = words;
+            }
+            Finding::Unknown => {}
+        }
+    }
+
+    /// Forgets servers that are none any more.
+    pub fn keep(&mut self, is_there: impl Fn(&str) -> bool) {
+        self.servers.retain(|name, _| is_there(name));
+    }
+
+    /// True if publishing works, or did when it was tried last, for this share of all slots.
+    #[must_use]
+    pub fn work_for(&self, share: f64) -> bool {
+        let good = self.servers.values().filter(|server| server.is_good());
+        is_enough(good.map(|server| server.slots).sum(), share)
+    }
+
+    /// True if the next probe should not wait for long: something is wrong, or not known yet.
+    #[must_use]
+    pub fn are_pressing(&self) -> bool {
+        let is_well = |server: &Server| server.proven && server.wrong == 0;
+        self.servers.is_empty() || !self.servers.values().all(is_well)
+    }
+
+    /// What is wrong at which server, in one line; `None`: nothing that is known.
+    #[must_use]
+    pub fn reason(&self) -> Option<String> {
+        let wrong = self.servers.iter().filter(|(_, it)| it.wrong >= JUDGED);
+        several(wrong.map(|(name, server)| format!("{name}: {}", server.words)))
+    }
+}
+
+/// A few reasons in one line, and how many more there are; `None`: there is none.
+#[must_use]
+pub fn several(reasons: impl Iterator<Item = String>) -> Option<String> {
+    let mut reasons: Vec<String> = reasons.collect();
+    let more = reasons.len().saturating_sub(NAMED);
+    reasons.truncate(NAMED);
+    if more > 0 {
+        reasons.push(format!("and {more} more"));
+    }
+    (!reasons.is_empty()).then(|| reasons.join("; "))
+}
+
+/// True if so many slots are this share of all, or more.
+pub(crate) fn is_enough(slots: u32, share: f64) -> bool {
+    f64::from(slots) >= share * f64::from(SLOTS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wrong() -> Finding {
+        Finding::Wrong("it is full".into())
+    }
+
+    #[test]
+    fn the_second_finding_in_a_row_is_a_fault_and_one_good_one_ends_it() {
+        let mut findings = Findings::default();
+        assert!(!findings.work_for(0.5), "nothing is known yet");
+        assert!(findings.are_pressing());
+        findings.note("a", SLOTS, Finding::Good);
+        assert!(findings.work_for(1.0));
+        assert!(!findings.are_pressing());
+        findings.note("a", SLOTS, wrong());
+        assert!(findings.work_for(1.0), "it may have met a failover");
+        assert!(findings.are_pressing(), "the next look comes soon");
+        findings.note("a", SLOTS, wrong());
+        assert!(!findings.work_for(0.01));
+        assert_eq!(findings.reason().as_deref(), Some("a: it is full"));
+        findings.note("a", SLOTS, Finding::Good);
+        assert!(findings.work_for(1.0));
+        assert_eq!(findings.reason(), None);
+    }
+
+    #[test]
+    fn a_server_that_does_not_answer_is_not_wrong() {
+        let mut findings = Findings::default();
+        findings.note("a", SLOTS, Finding::Good);
+        for _ in 0..10 {
+            findings.note("a", SLOTS, Finding::Unknown);
+        }
+        assert!(findings.work_for(1.0));
+        assert_eq!(findings.reason(), None);
+        // Nor does silence end a fault.
+        findings.note("a", SLOTS, wrong());
+        findings.note("a", SLOTS, Finding::Unknown);
+        findings.note("a", SLOTS, wrong());
+        assert!(!findings.work_for(1.0));
+    }
+
+    #[test]
+    fn servers_count_by_their_slots() {
+        let mut findings = Findings::default();
+        for (name, slots) in [("a", SLOTS / 2), ("b", SLOTS / 4), ("c", SLOTS / 4)] {
+            findings.note(name, slots, Finding::Good);
+        }
+        for _ in 0..2 {
+            findings.note("b", SLOTS / 4, wrong());
+        }
+        assert!(findings.work_for(0.75));
+        assert!(!findings.work_for(0.76));
+        assert_eq!(findings.reason().as_deref(), Some("b: it is full"));
+        findings.keep(|name| name != "b");
+        assert_eq!(findings.reason(), None);
+        assert!(!findings.work_for(0.76), "a server that is gone is not good");
+    }
+}

@@ -1,0 +1,273 @@
+//! Whether the servers take publications: chat's side of probes.
+
+use super::connection::Connection;
+use super::keys::{ChannelKeys, Keys};
+use super::location::Address;
+use super::nodes::{Nodes, Pinned};
+use super::reply::{number, wants_another_connection};
+use super::scripts::SCRIPTS;
+use super::store::{now_milliseconds, published};
+use crate::probe::{Finding, Findings, PROBE_AGAIN, PROBE_PAUSE, Probe, ProbeOutcome, Probed};
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use redis::{Cmd, Pipeline, ServerError, Value};
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::sleep;
+
+/// How long the keys of a probe live, in seconds, as the script takes it.
+const LIFE: &str = "60";
+/// What a probe's log keeps: one entry, of any age, within few bytes; and the seconds that it lives while it is empty.
+const KEPT: &str = "1 0 65536 60";
+
+/// Publishes probes as a store publishes messages: over the same connections, waiting for as many replicas.
+pub(super) struct Prober {
+    pub(super) nodes: Arc<Nodes>,
+    pub(super) keys: Keys,
+    pub(super) publish_word: &'static str,
+    pub(super) replicas: u32,
+    pub(super) replica_milliseconds: u128,
+    pub(super) ready_slots: f64,
+    pub(super) turn: AtomicUsize,
+}
+
+impl Prober {
+    /// See [`ChannelStore::probe`](crate::ChannelStore::probe).
+    pub(super) async fn probe(&self, probe: &Probe) -> Vec<Probed> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        match self.nodes.pinned(turn) {
+            Ok(pinned) => {
+                let asked = probe.sets.iter();
+                join_all(asked.map(|set| self.probe_set(&pinned, *set, probe.nonce))).await
+            }
+            Err(error) => {
+                let unanswered = || Probed {
+                    outcome: ProbeOutcome::Unanswered(error.to_string()),
+                    server: String::new(),
+                    lifetime: "".into(),
+                };
+                probe.sets.iter().map(|_| unanswered()).collect()
+            }
+        }
+    }
+
+    async fn probe_set(&self, pinned: &Pinned, set: u64, nonce: u64) -> Probed {
+        let keys = self.keys.of_probe(set);
+        match pinned.owner(|| keys.topic()) {
+            Ok((server, connection)) => Probed {
+                outcome: self.publish(connection, &keys, nonce).await,
+                server: server.to_string(),
+                lifetime: connection.generation.clone(),
+            },
+            Err(error) => Probed {
+                outcome: ProbeOutcome::Unanswered(error.to_string()),
+                server: String::new(),
+                lifetime: "".into(),
+            },
+        }
+    }
+
+    async fn publish(
+        &self,
+        connection: &Connection,
+        keys: &ChannelKeys,
+        nonce: u64,
+    ) -> ProbeOutcome {
+        let mut pipeline = Pipeline::with_capacity(3);
+        pipeline.add_command(self.command(keys, nonce));
+        // The script trims by whole blocks only.
+        let [_, log, ..] = keys.all();
+        pipeline.cmd("XTRIM").arg(log).arg("MAXLEN").arg(1);
+        if self.replicas > 0 {
+            let wait = pipeline.cmd("WAIT").arg(self.replicas);
+            wait.arg(self.replica_milliseconds.to_string());
+        }
+        let replies = match connection.ask(&pipeline, 0, pipeline.len()).await {
+            Ok(replies) => replies,
+            Err(error) => return ProbeOutcome::Unanswered(error.to_string()),
+        };
+        let refused = replies.iter().find_map(|reply| match reply {
+            Value::ServerError(error) => Some(error),
+            _ => None,
+        });
+        if let Some(error) = refused {
+            // Closes a connection that is of no use any more, and has the slots looked at again.
+            let _ = connection.examine(&replies);
+            return refusal(error);
+        }
+        let reached = replies.last().and_then(number).unwrap_or_default();
+        if self.replicas > 0 && reached < u64::from(self.replicas) {
+            return ProbeOutcome::Refused(format!(
+                "{reached} of {} replicas have what is published: --ack replica cannot answer",
+                self.replicas
+            ));
+        }
+        let first = replies.first().map(|reply| published(reply, 1, 0));
+        match first {
+            Some(Ok(mut outcomes)) => match outcomes.pop() {
+                Some(Ok(published)) => ProbeOutcome::Written(published.position),
+                Some(Err(error)) => ProbeOutcome::Refused(error.to_string()),
+                None => ProbeOutcome::Unanswered("no answer".to_owned()),
+            },
+            Some(Err(error)) => ProbeOutcome::Refused(error.to_string()),
+            None => ProbeOutcome::Unanswered("no answer".to_owned()),
+        }
+    }
+
+    /// The very script that publishes messages, with one from nobody.
+    fn command(&self, keys: &ChannelKeys, nonce: u64) -> Cmd {
+        let mut command = Cmd::new();
+        let all = keys.all();
+        command.arg("EVALSHA").arg(SCRIPTS.publish.get_hash());
+        command.arg(all.len());
+        for key in all {
+            command.arg(key);
+        }
+        command
+            .arg(KEPT)
+            .arg(LIFE)
+            .arg(LIFE)
+            .arg(self.publish_word)
+            .arg(now_milliseconds())
+            .arg(LIFE)
+            .arg(payload(nonce))
+            .arg("")
+            .arg("");
+        command
+    }
+
+    /// Probes for ever, and says what came of it.
+    async fn watch(&self, works: &watch::Sender<bool>, reason: &Mutex<Option<String>>) -> Infallible {
+        let mut sets: HashMap<Address, u64> = HashMap::new();
+        let mut findings = Findings::default();
+        loop {
+            let servers = self.nodes.servers();
+            sets.retain(|server, _| servers.contains_key(server));
+            findings.keep(|name| servers.keys().any(|server| server.to_string() == name));
+            let mut asked = Vec::new();
+            for (server, slots) in &servers {
+                let is_its = |set: u64| self.nodes.owns(server, &self.keys.of_probe(set).topic());
+                let known = sets.get(server).copied().filter(|set| is_its(*set));
+                // Of 16,384 slots each is met soon.
+                let set = known.or_else(|| (0..1_000_000).map(|_| fastrand::u64(..)).find(|set| is_its(*set)));
+                if let Some(set) = set {
+                    sets.insert(server.clone(), set);
+                    asked.push((server, *slots, set));
+                }
+            }
+            let probe = Probe {
+                sets: asked.iter().map(|(.., set)| *set).collect(),
+                nonce: fastrand::u64(..),
+            };
+            let probed = self.probe(&probe).await;
+            for ((server, slots, _), probed) in asked.into_iter().zip(probed) {
+                let finding = match probed.outcome {
+                    ProbeOutcome::Written(_) => Finding::Good,
+                    ProbeOutcome::Refused(words) => Finding::Wrong(words),
+                    ProbeOutcome::Unanswered(_) => Finding::Unknown,
+                };
+                findings.note(&server.to_string(), slots, finding);
+            }
+            *reason.lock() = findings.reason();
+            let now = findings.work_for(self.ready_slots);
+            works.send_if_modified(|known| std::mem::replace(known, now) != now);
+            let pause = if findings.are_pressing() {
+                PROBE_AGAIN
+            } else {
+                PROBE_PAUSE
+            };
+            sleep(pause).await;
+        }
+    }
+}
+
+/// What a probe's publication holds.
+fn payload(nonce: u64) -> String {
+    format!("probe\0\0{{\"nonce\":\"{nonce:016x}\"}}")
+}
+
+/// The nonce of a probe's publication, from its body.
+pub(super) fn nonce(body: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(body).ok()?;
+    let digits = text.strip_prefix("{\"nonce\":\"")?.strip_suffix("\"}")?;
+    u64::from_str_radix(digits, 16).ok()
+}
+
+/// What a server's refusal of a probe says.
+fn refusal(error: &ServerError) -> ProbeOutcome {
+    match error.code() {
+        "OOM" => ProbeOutcome::Refused(format!("its memory is full ({error})")),
+        // Slow, or not in use for much longer: its connection is replaced.
+        "BUSY" => ProbeOutcome::Unanswered(error.to_string()),
+        code if !is_of_slots(code) && wants_another_connection(error) => {
+            ProbeOutcome::Unanswered(error.to_string())
+        }
+        _ => ProbeOutcome::Refused(error.to_string()),
+    }
+}
+
+/// True if it is about slots. One that is on its way is somewhere soon; one that is nobody's may stay so.
+fn is_of_slots(code: &str) -> bool {
+    matches!(code, "MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN")
+}
+
+/// Whether a store takes publications, tried again and again until this is dropped.
+pub struct WriteWatch {
+    works: watch::Receiver<bool>,
+    reason: Arc<Mutex<Option<String>>>,
+    task: AbortHandle,
+}
+
+impl WriteWatch {
+    /// Begins to try.
+    pub(super) fn begin(prober: Arc<Prober>) -> Self {
+        let (works, watch_works) = watch::channel(false);
+        let reason = Arc::<Mutex<Option<String>>>::default();
+        let told = reason.clone();
+        let task = tokio::spawn(async move { prober.watch(&works, &told).await });
+        Self {
+            works: watch_works,
+            reason,
+            task: task.abort_handle(),
+        }
+    }
+
+    /// True while the servers of enough slots take publications
+    /// ([`StoreOptions::ready_slots`](crate::StoreOptions::ready_slots)). A server that does not answer keeps what it had:
+    /// that is told by [`ChannelStore::available`](crate::ChannelStore::available).
+    #[must_use]
+    pub fn works(&self) -> watch::Receiver<bool> {
+        self.works.clone()
+    }
+
+    /// Says what is wrong, in the servers' own words, also where enough others work; `None`: nothing that is known.
+    #[must_use]
+    pub fn reason(&self) -> impl Fn() -> Option<String> + Send + Sync + use<> {
+        let reason = self.reason.clone();
+        move || reason.lock().clone()
+    }
+}
+
+impl Drop for WriteWatch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::publication::Payload;
+
+    #[test]
+    fn a_probes_publication_is_one_and_holds_its_nonce() {
+        let parsed = Payload::parse(payload(255).into()).unwrap();
+        assert_eq!(parsed.route(), "probe");
+        assert_eq!(nonce(parsed.body()), Some(255));
+        assert_eq!(nonce(b"{}"), None);
+    }
+}
