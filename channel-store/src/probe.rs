@@ -267,6 +267,9 @@ mod tests {
         assert_eq!(findings.reason().as_deref(), Some("b: it is full"));
         findings.keep(|name| name != "b");
         assert_eq!(findings.reason(), None);
-        assert!(!findings.work_for(0.76), "a server that is gone is not good");
+        assert!(
+            !findings.work_for(0.76),
+            "a server that is gone is not good"
+        );
     }
 }

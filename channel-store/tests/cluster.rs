@@ -19,6 +19,14 @@ fn channels(cluster: &Cluster, node: usize, count: usize) -> Vec<String> {
     its.take(count).collect()
 }
 
+/// It is available only with all of its nodes.
+fn all_slots() -> StoreOptions {
+    StoreOptions {
+        ready_slots: 1.0,
+        ..StoreOptions::default()
+    }
+}
+
 #[tokio::test]
 async fn a_channel_goes_with_its_slot_and_no_other_is_disturbed() {
     let cluster = Cluster::start(3);
@@ -175,7 +183,7 @@ async fn a_batch_for_several_nodes_is_answered_in_its_order() {
 #[tokio::test]
 async fn a_node_that_is_away_takes_only_its_own_channels_along() {
     let mut cluster = Cluster::start(3);
-    let subject = Subject::at(&cluster.url(), StoreOptions::default()).await;
+    let subject = Subject::at(&cluster.url(), all_slots()).await;
     let (lost, kept) = (
         channels(&cluster, 1, 1).remove(0),
         channels(&cluster, 2, 1).remove(0),
@@ -245,12 +253,10 @@ async fn a_cluster_is_found_by_any_of_its_nodes_and_waited_for() {
         "redis-cluster://127.0.0.1:1,127.0.0.1:{}",
         cluster.nodes[1].port()
     );
-    let subject = Subject::at(&url, StoreOptions::default()).await;
+    let subject = Subject::at(&url, all_slots()).await;
     becomes(subject.store.available(), true, SOON).await;
     cluster.nodes.iter_mut().for_each(Server::kill);
-    let later = RedisStore::open(&url, StoreOptions::default())
-        .await
-        .unwrap();
+    let later = RedisStore::open(&url, all_slots()).await.unwrap();
     assert!(later.publisher().is_err());
     cluster.nodes.iter_mut().for_each(Server::start_again);
     becomes(later.available(), true, SOON).await;

@@ -7,11 +7,13 @@ use crate::error::Error;
 use crate::send_stream::SendStream;
 use crate::streams::Streams;
 use crate::{history, metering, validate};
+use channel_store::probe::{ProbeOutcome, Probed};
 use channel_store::{ChannelStore, Membership, Position, Published};
 use proto::v1;
 use proto::v1::chat_service_server::ChatService;
 use runtime::Shutdown;
 use std::sync::Arc;
+use std::time::Duration;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Chat itself: it keeps nothing between calls that would be missed, so any number of them can share a store.
@@ -113,6 +115,23 @@ impl Chat {
     async fn history(&self, request: v1::HistoryRequest) -> Result<v1::HistoryResponse, Error> {
         history::page(&*self.store, validate::history(request)?).await
     }
+
+    async fn probe(&self, request: v1::ProbeRequest) -> Result<v1::ProbeResponse, Error> {
+        let probe = validate::probe(request)?;
+        let probed = self.store.probe(&probe).await;
+        let settings = self.store.settings();
+        Ok(v1::ProbeResponse {
+            probed: probed.into_iter().map(probed_as_told).collect(),
+            settings: Some(v1::Settings {
+                prefix: settings.prefix,
+                database: settings.database,
+                lease_milliseconds: milliseconds(settings.lease),
+                ack_replicas: settings.ack_replicas,
+                log_life_milliseconds: milliseconds(settings.log_life),
+                message_limit: self.limits.message as u64,
+            }),
+        })
+    }
 }
 
 /// The answer to a send, counted.
@@ -130,6 +149,23 @@ pub(crate) fn position(position: &Position) -> v1::Position {
         epoch: position.epoch.as_str().to_owned(),
         offset: position.offset,
     }
+}
+
+fn probed_as_told(probed: Probed) -> v1::Probed {
+    let outcome = match probed.outcome {
+        ProbeOutcome::Written(at) => v1::probed::Outcome::Written(position(&at)),
+        ProbeOutcome::Refused(words) => v1::probed::Outcome::Refused(words),
+        ProbeOutcome::Unanswered(words) => v1::probed::Outcome::Unanswered(words),
+    };
+    v1::Probed {
+        outcome: Some(outcome),
+        server: probed.server,
+        lifetime: probed.lifetime.to_string(),
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn respond<T>(answer: Result<T, Error>) -> Result<Response<T>, Status> {
@@ -183,5 +219,12 @@ impl ChatService for Chat {
         request: Request<v1::HistoryRequest>,
     ) -> Result<Response<v1::HistoryResponse>, Status> {
         respond(self.history(request.into_inner()).await)
+    }
+
+    async fn probe(
+        &self,
+        request: Request<v1::ProbeRequest>,
+    ) -> Result<Response<v1::ProbeResponse>, Status> {
+        respond(self.probe(request.into_inner()).await)
     }
 }

@@ -2,7 +2,7 @@
 
 use channel_store::redis::{OpenError, check_url};
 use channel_store::{Ack, LogRule, StoreOptions};
-use runtime::cli::{Grouped, bytes, duration};
+use runtime::cli::{Grouped, bytes, duration, share};
 use runtime::listen::address;
 use runtime::{LogFormat, descriptors};
 use std::net::SocketAddr;
@@ -10,6 +10,10 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// How long an idle channel is remembered, unless the operator says otherwise.
+const CHANNEL_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// How long Redis may take, unless the operator says otherwise.
+const REDIS_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connections, unless the operator or the limit of descriptors says otherwise.
 const MOST_CONNECTIONS: usize = 10_000;
 /// What a channel's log may be bounded to.
@@ -50,13 +54,19 @@ pub struct Config {
     pub ack: AckBy,
 
     /// With --ack replica: how many replicas. Fewer than there are may not survive a failover
+    ///
+    /// Without it: 1.
     #[arg(
         long,
         env = "CHAT_ACK_REPLICAS",
-        default_value_t = 1,
         value_parser = clap::value_parser!(u32).range(1..=100)
     )]
-    pub ack_replicas: u32,
+    pub ack_replicas: Option<u32>,
+
+    /// In a cluster: the share of all slots whose servers have to take publications for this chat to be ready, above 0 and
+    /// at most 1
+    #[arg(long, env = "CHAT_READY_SLOTS", default_value_t = 0.5, value_parser = share)]
+    pub ready_slots: f64,
 
     /// Stands before every key, so that several systems can share one Redis
     #[arg(long, env = "CHAT_PREFIX", default_value = "gc", value_parser = prefix)]
@@ -105,8 +115,10 @@ pub struct Config {
     pub log_rules: Vec<LogRule>,
 
     /// How long a channel without members and messages is remembered; no shorter than --log-life
-    #[arg(long, env = "CHAT_CHANNEL_LIFE", default_value = "24h", value_parser = duration)]
-    pub channel_life: Duration,
+    ///
+    /// Without it: 24h, or as long as --log-life.
+    #[arg(long, env = "CHAT_CHANNEL_LIFE", value_parser = duration)]
+    pub channel_life: Option<Duration>,
 
     /// How long a repeated idempotency key gets the first answer
     #[arg(long, env = "CHAT_KEY_LIFE", default_value = "5m", value_parser = duration)]
@@ -161,8 +173,10 @@ pub struct Config {
     #[arg(long, env = "CHAT_ANSWER_TIMEOUT", default_value = "20s", value_parser = duration)]
     pub answer_timeout: Duration,
     /// How long Redis may take to answer a command: 200ms to 30s. What takes longer has an unknown outcome
-    #[arg(long, env = "CHAT_REDIS_TIMEOUT", default_value = "1s", value_parser = redis_timeout)]
-    pub redis_timeout: Duration,
+    ///
+    /// Without it: 1s. At most a third of --lease, if it is given.
+    #[arg(long, env = "CHAT_REDIS_TIMEOUT", value_parser = redis_timeout)]
+    pub redis_timeout: Option<Duration>,
 
     /// Threads to work with; running more chats costs less than more threads
     #[arg(long, env = "CHAT_THREADS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -185,7 +199,13 @@ impl Grouped for Config {
     const GROUPS: &'static [(&'static str, &'static [&'static str])] = &[
         (
             "Redis",
-            &["redis_ca", "redis_timeout", "ack_replicas", "prefix"],
+            &[
+                "redis_ca",
+                "redis_timeout",
+                "ack_replicas",
+                "prefix",
+                "ready_slots",
+            ],
         ),
         (
             "Channels",
@@ -233,6 +253,21 @@ impl Config {
     /// # Errors
     /// One line that names the flag. It never shows a URL, which may hold a password.
     pub fn check(&self) -> Result<(), String> {
+        if self.ack_replicas.is_some() && matches!(self.ack, AckBy::Primary) {
+            return Err("--ack-replicas: it counts with --ack replica only".to_owned());
+        }
+        if let Some(life) = self.channel_life.filter(|life| *life < self.log_life) {
+            let log_life = self.log_life;
+            return Err(format!(
+                "--channel-life: {life:?} is shorter than --log-life, {log_life:?}: a channel can't be forgotten before its log"
+            ));
+        }
+        if let Some(timeout) = self.redis_timeout.filter(|time| *time * 3 > self.lease) {
+            let lease = self.lease;
+            return Err(format!(
+                "--redis-timeout: {timeout:?} is more than a third of --lease, {lease:?}"
+            ));
+        }
         match check_url(&self.redis, self.redis_ca.as_deref()) {
             Ok(()) => Ok(()),
             Err(error @ OpenError::Certificates { .. }) => Err(format!("--redis-ca: {error}")),
@@ -253,17 +288,18 @@ impl Config {
             log_life: self.log_life,
             announce_members: self.announce_members,
             log_rules: self.log_rules.clone(),
-            channel_life: self.channel_life.max(self.log_life),
+            channel_life: self.channel_life.unwrap_or(CHANNEL_LIFE).max(self.log_life),
             key_life: self.key_life,
             detached_life: self.detached_life,
             lease: self.lease,
             ack: match self.ack {
                 AckBy::Primary => Ack::Primary,
                 AckBy::Replica => Ack::Replica {
-                    replicas: self.ack_replicas,
+                    replicas: self.ack_replicas.unwrap_or(1),
                 },
             },
-            redis_timeout: self.redis_timeout,
+            redis_timeout: self.redis_timeout.unwrap_or(REDIS_TIMEOUT),
+            ready_slots: self.ready_slots,
             redis_ca: self.redis_ca.clone(),
             ..StoreOptions::default()
         }
@@ -513,9 +549,39 @@ mod tests {
     }
 
     #[test]
+    fn settings_that_contradict_each_other_are_refused_with_the_flag() {
+        let check = |arguments: &[&str]| config(arguments).check();
+        for (wrong, flag) in [
+            (&["--ack-replicas", "2"][..], "--ack-replicas: "),
+            (
+                &["--log-life", "48h", "--channel-life", "24h"],
+                "--channel-life: ",
+            ),
+            (&["--channel-life", "1h"], "--channel-life: "),
+            (&["--redis-timeout", "4s"], "--redis-timeout: "),
+            (
+                &["--redis-timeout", "1s", "--lease", "2s"],
+                "--redis-timeout: ",
+            ),
+        ] {
+            let reason = check(wrong).unwrap_err();
+            assert!(reason.starts_with(flag), "{wrong:?}: {reason}");
+        }
+        for right in [
+            &["--ack", "replica", "--ack-replicas", "2"][..],
+            &["--log-life", "48h"],
+            &["--log-life", "1h", "--channel-life", "1h"],
+            &["--redis-timeout", "4s", "--lease", "12s"],
+            &["--lease", "1s"],
+        ] {
+            assert_eq!(check(right), Ok(()), "{right:?}");
+        }
+    }
+
+    #[test]
     fn replicas_count_only_where_they_are_waited_for() {
         let ack = |arguments: &[&str]| config(arguments).store().ack;
-        assert_eq!(ack(&["--ack-replicas", "2"]), Ack::Primary);
+        assert_eq!(ack(&[]), Ack::Primary);
         assert_eq!(ack(&["--ack", "replica"]), Ack::Replica { replicas: 1 });
         let both = ["--ack", "replica", "--ack-replicas", "2"];
         assert_eq!(ack(&both), Ack::Replica { replicas: 2 });

@@ -28,7 +28,9 @@ async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     tracing::info!(address = %listener.local_addr()?, "listening");
     tracing::info!(address = %admin.local_addr()?, "admin listening");
     let readiness = Readiness::new();
-    readiness.follow("redis", store.available());
+    readiness.follow_telling("redis", store.available(), store.why_unavailable());
+    let writes = store.watch_writes();
+    readiness.follow_telling("publish", writes.works(), writes.reason());
     let _admin = AbortOnDropHandle::new(tokio::spawn(admin::serve(
         admin,
         readiness,

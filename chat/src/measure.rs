@@ -18,7 +18,15 @@ const IN_FLIGHT: &str = "chat_calls_in_flight";
 const DURATION: &str = "chat_call_duration_seconds";
 
 /// The methods of chat's own service.
-pub(crate) const METHODS: [&str; 6] = ["Join", "Leave", "Send", "SendStream", "Members", "History"];
+pub(crate) const METHODS: [&str; 7] = [
+    "Join",
+    "Leave",
+    "Send",
+    "SendStream",
+    "Members",
+    "History",
+    "Probe",
+];
 /// As labels: a caller may ask for what does not exist.
 const METHOD_LABELS: &[&str] = &[
     "Join",
@@ -27,6 +35,7 @@ const METHOD_LABELS: &[&str] = &[
     "SendStream",
     "Members",
     "History",
+    "Probe",
     "other",
 ];
 const CODES: &[&str] = &[

@@ -3,12 +3,15 @@
 use crate::error::{Error, Violation};
 use crate::{history, json};
 use bytes::Bytes;
+use channel_store::probe::{MOST_SETS, Probe};
 use channel_store::{
     ChannelName, IdempotencyKey, Incarnation, Join, Leave, Membership, ON_JOIN, ON_LEAVE,
     ON_MESSAGE, Payload, Publish, Route, SessionId, StoreError, User, UserId, body,
 };
 use proto::v1::send_request::Content;
-use proto::v1::{HistoryRequest, JoinRequest, LeaveRequest, MembersRequest, SendRequest, Session};
+use proto::v1::{
+    HistoryRequest, JoinRequest, LeaveRequest, MembersRequest, ProbeRequest, SendRequest, Session,
+};
 use std::fmt::Display;
 
 /// Session ids that begin so are the store's own: detached members.
@@ -133,6 +136,17 @@ pub(crate) fn history(request: HistoryRequest) -> Result<history::Asked, Error> 
         size,
         bytes: request.page_bytes as usize,
         body_as_struct: request.body_as_struct,
+    })
+}
+
+pub(crate) fn probe(request: ProbeRequest) -> Result<Probe, Error> {
+    if request.sets.len() > MOST_SETS {
+        let description = format!("must be at most {MOST_SETS}");
+        return Err(Error::invalid("sets", description));
+    }
+    Ok(Probe {
+        sets: request.sets,
+        nonce: request.nonce,
     })
 }
 

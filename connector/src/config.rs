@@ -8,13 +8,16 @@ use crate::socket::{ClientLimits, Heartbeats};
 use channel_store::redis::{OpenError, check_url};
 use channel_store::{Incarnation, LoginPolicy, StoreOptions};
 use clap::Parser;
-use runtime::cli::{Grouped, bytes, duration};
+use runtime::cli::{Grouped, bytes, duration, share};
 use runtime::listen::{Place, address, place};
 use runtime::{LogFormat, descriptors};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// How long Redis may take, unless the operator says otherwise.
+const REDIS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Holds client sockets and fans channels out to them.
 #[derive(Debug, Clone, Parser)]
@@ -99,8 +102,14 @@ pub struct Config {
 
     /// How long Redis may take to answer a command: 200ms to 30s. At most a third of --lease, so that a renewal without an
     /// answer is repeated in time
-    #[arg(long, env = "CONNECTOR_REDIS_TIMEOUT", default_value = "1s", value_parser = redis_timeout, value_name = "TIME")]
-    pub redis_timeout: Duration,
+    ///
+    /// Without it: 1s.
+    #[arg(long, env = "CONNECTOR_REDIS_TIMEOUT", value_parser = redis_timeout, value_name = "TIME")]
+    pub redis_timeout: Option<Duration>,
+
+    /// In a cluster: the share of all slots whose servers have to work for this connector to be ready, above 0 and at most 1
+    #[arg(long, env = "CONNECTOR_READY_SLOTS", default_value_t = 0.5, value_parser = share, value_name = "SHARE")]
+    pub ready_slots: f64,
 
     /// Text for people, json for machines
     #[arg(long, env = "CONNECTOR_LOG_FORMAT", value_enum, default_value = "text")]
@@ -243,7 +252,14 @@ impl Grouped for Config {
     const GROUPS: &'static [(&'static str, &'static [&'static str])] = &[
         (
             "Redis",
-            &["redis_ca", "redis_timeout", "prefix", "touch", "lease"],
+            &[
+                "redis_ca",
+                "redis_timeout",
+                "prefix",
+                "touch",
+                "lease",
+                "ready_slots",
+            ],
         ),
         CLIENTS,
         LIMITS,
@@ -363,6 +379,13 @@ impl Config {
     /// # Errors
     /// One line that names the flag. It never shows a user or a password of a URL.
     pub fn check(&self) -> Result<(), String> {
+        self.clients.check()?;
+        if let Some(timeout) = self.redis_timeout.filter(|time| *time * 3 > self.lease) {
+            let lease = self.lease;
+            return Err(format!(
+                "--redis-timeout: {timeout:?} is more than a third of --lease, {lease:?}"
+            ));
+        }
         Source::parse(&self.chat).map_err(|error| format!("--chat: {error}"))?;
         new_incarnation(&self.id).map_err(|error| error.to_string())?;
         match check_url(&self.redis, self.redis_ca.as_deref()) {
@@ -380,13 +403,28 @@ impl Config {
         StoreOptions {
             prefix: self.prefix.clone(),
             redis_ca: self.redis_ca.clone(),
-            redis_timeout: self.redis_timeout,
+            redis_timeout: self.redis_timeout.unwrap_or(REDIS_TIMEOUT),
+            ready_slots: self.ready_slots,
             ..StoreOptions::default()
         }
     }
 }
 
 impl ClientSettings {
+    /// Looks for settings that contradict each other.
+    ///
+    /// # Errors
+    /// One line that names the flag.
+    pub fn check(&self) -> Result<(), String> {
+        if self.queue > self.queue_total {
+            return Err(format!(
+                "--queue: {} bytes for one client are more than the {} of --queue-total for all",
+                self.queue, self.queue_total
+            ));
+        }
+        Ok(())
+    }
+
     pub(crate) fn limits(&self) -> ClientLimits {
         ClientLimits {
             heartbeat: self.heartbeat,
@@ -441,6 +479,8 @@ mod tests {
             (&["--chat", "http://u:secret@chat"][..], "--chat: "),
             (&["--redis", "http://u:secret@redis"], "--redis: "),
             (&["--id", "a\u{200b}"], "--id "),
+            (&["--queue", "2MiB", "--queue-total", "1MiB"], "--queue: "),
+            (&["--redis-timeout", "4s"], "--redis-timeout: "),
         ] {
             let reason = config(flags).check().unwrap_err();
             assert!(reason.starts_with(flag), "{reason}");

@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use channel_store::redis::RedisFeed;
-use connector::chat::{Chat, Source};
+use connector::chat::{Chat, OwnSettings, Source};
 use connector::hub::Hub;
 use connector::lease::Lease;
 use connector::registry::Registry;
@@ -37,13 +37,25 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let lease = Lease::new(&config.id, config.lease, feed.leases(), hub.suspects())?;
     let policy = config.clients.login_policy.into();
     let registry = Registry::new(policy, feed.registry(), feed.hints(), feed.leases());
-    let chat = Chat::new(source);
+    let own = OwnSettings {
+        lease: config.lease,
+        touch: config.touch,
+        message_limit: config.clients.message_limit.into(),
+        ready_slots: config.ready_slots,
+    };
+    let chat = Chat::proven(source, feed.clone(), own);
 
     let readiness = Readiness::new();
-    readiness.follow("redis", channel_store::ChannelFeed::available(&*feed));
+    let available = channel_store::ChannelFeed::available(&*feed);
+    readiness.follow_telling("redis", available, feed.why_unavailable());
     let asked = Arc::clone(&chat);
-    readiness.follow_because("chat", chat.available(), move || asked.why_unavailable());
-    readiness.follow("login-policy", registry.agreed());
+    readiness.follow_telling("chat", chat.available(), move || asked.troubles());
+    let asked = Arc::clone(&chat);
+    readiness.follow_telling("publish", chat.publishes(), move || asked.refusals());
+    let asked = Arc::clone(&registry);
+    readiness.follow_telling("login-policy", registry.agreed(), move || {
+        asked.why_disagreed()
+    });
     tracing::info!(address = %listeners.all.local_place()?, "listening");
     if let Some(tcp) = &listeners.tcp {
         tracing::info!(address = %tcp.local_place()?, "tcp listening");

@@ -117,6 +117,15 @@ impl Registry {
         self.agreed.subscribe()
     }
 
+    /// Which policy others have, for people; `None`: it is the same, or not known.
+    #[must_use]
+    pub fn why_disagreed(&self) -> Option<String> {
+        let (held, own) = (*self.held.lock(), self.policy);
+        (held != own).then(|| {
+            format!("other connectors have --login-policy {held}, this one {own}; it holds until a minute after the last of them is gone")
+        })
+    }
+
     /// Keeps saying which policy this connector has.
     pub(crate) async fn keep_agreeing(&self) -> Infallible {
         let mut said = false;

@@ -148,6 +148,18 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "expected a time such as 500ms, 10s, 5m or 24h".to_owned())
 }
 
+/// Reads a share of a whole, above 0 and at most 1, such as `0.5`; for clap's `value_parser`.
+///
+/// # Errors
+/// One line that shows what was expected.
+pub fn share(text: &str) -> Result<f64, String> {
+    let share = text
+        .parse::<f64>()
+        .ok()
+        .filter(|it| *it > 0.0 && *it <= 1.0);
+    share.ok_or_else(|| "expected a share above 0 and at most 1, such as 0.5".to_owned())
+}
+
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;

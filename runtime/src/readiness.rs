@@ -16,12 +16,12 @@ pub struct Readiness {
 struct Condition {
     name: &'static str,
     state: watch::Receiver<bool>,
-    why_not: WhyNot,
+    words: Words,
     _log: AbortOnDropHandle<()>,
 }
 
-/// Says why a condition does not hold, if that is known.
-type WhyNot = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+/// Says what is wrong, if that is known.
+type Words = Arc<dyn Fn() -> Option<String> + Send + Sync>;
 
 /// A condition as it is now. Its `Display` is the line that `/readyz` shows, such as `chat: ok`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,16 +30,17 @@ pub struct Reported {
     pub name: &'static str,
     /// Whether it holds.
     pub holds: bool,
-    /// Why it does not, in one line, if that is known.
-    pub why_not: Option<String>,
+    /// What is wrong, in one line, if that is known: why it does not hold, or what is wrong although it does.
+    pub words: Option<String>,
 }
 
 impl fmt::Display for Reported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.name;
-        match &self.why_not {
-            _ if self.holds => write!(f, "{name}: ok"),
-            Some(why_not) => write!(f, "{name}: not ready: {why_not}"),
+        match &self.words {
+            None if self.holds => write!(f, "{name}: ok"),
+            Some(words) if self.holds => write!(f, "{name}: ok, but {words}"),
+            Some(words) => write!(f, "{name}: not ready: {words}"),
             None => write!(f, "{name}: not ready"),
         }
     }
@@ -71,15 +72,28 @@ impl Readiness {
         state: watch::Receiver<bool>,
         why_not: impl Fn() -> String + Send + Sync + 'static,
     ) {
-        self.follow_with(name, state, Arc::new(move || Some(why_not())));
+        let holds = state.clone();
+        let words = move || (!*holds.borrow()).then(&why_not);
+        self.follow_with(name, state, Arc::new(words));
     }
 
-    fn follow_with(&self, name: &'static str, state: watch::Receiver<bool>, why_not: WhyNot) {
-        let log = log_changes(name, state.clone(), Arc::clone(&why_not));
+    /// As [`Readiness::follow`]; `words` says in one line what is wrong, if anything is: why it does not hold, or what else
+    /// an operator should know although it does.
+    pub fn follow_telling(
+        &self,
+        name: &'static str,
+        state: watch::Receiver<bool>,
+        words: impl Fn() -> Option<String> + Send + Sync + 'static,
+    ) {
+        self.follow_with(name, state, Arc::new(words));
+    }
+
+    fn follow_with(&self, name: &'static str, state: watch::Receiver<bool>, words: Words) {
+        let log = log_changes(name, state.clone(), Arc::clone(&words));
         self.conditions.lock().push(Condition {
             name,
             state,
-            why_not,
+            words,
             _log: AbortOnDropHandle::new(tokio::spawn(log)),
         });
     }
@@ -112,19 +126,19 @@ impl Readiness {
         let conditions = self.conditions.lock();
         let asked: Vec<_> = conditions
             .iter()
-            .map(|it| (it.name, it.holds(), Arc::clone(&it.why_not)))
+            .map(|it| (it.name, it.holds(), Arc::clone(&it.words)))
             .collect();
         drop(conditions);
-        let reported = asked.into_iter().map(|(name, holds, why_not)| Reported {
+        let reported = asked.into_iter().map(|(name, holds, words)| Reported {
             name,
             holds,
-            why_not: if holds { None } else { why_not() },
+            words: words(),
         });
         reported.collect()
     }
 }
 
-async fn log_changes(name: &'static str, mut state: watch::Receiver<bool>, why_not: WhyNot) {
+async fn log_changes(name: &'static str, mut state: watch::Receiver<bool>, words: Words) {
     // Everything starts unreachable: that is worth a line only when it lasts.
     let first = tokio::time::timeout(Duration::from_secs(1), state.wait_for(|&up| up)).await;
     drop(first);
@@ -133,7 +147,7 @@ async fn log_changes(name: &'static str, mut state: watch::Receiver<bool>, why_n
         if up {
             tracing::info!("{name}: reachable");
         } else {
-            tracing::warn!(reason = why_not(), "{name}: unreachable");
+            tracing::warn!(reason = words(), "{name}: unreachable");
         }
         if state.wait_for(|&now| now != up).await.is_err() {
             return;
@@ -161,5 +175,27 @@ mod tests {
 
         drop(chat);
         assert!(!readiness.is_ready(), "nobody vouches for chat any more");
+    }
+
+    #[tokio::test]
+    async fn what_is_ready_may_have_something_to_tell_all_the_same() {
+        let readiness = Readiness::new();
+        let (chat, state) = watch::channel(true);
+        let words = Arc::new(Mutex::new(None));
+        let told = Arc::clone(&words);
+        readiness.follow_telling("chat", state, move || told.lock().clone());
+        let (ready, line) = readiness.describe(false);
+        assert!(ready);
+        assert_eq!(line, "chat: ok\n");
+        *words.lock() = Some("one of two is away".to_owned());
+        assert_eq!(
+            readiness.describe(false),
+            (true, "chat: ok, but one of two is away\n".to_owned())
+        );
+        chat.send_replace(false);
+        assert_eq!(
+            readiness.describe(false),
+            (false, "chat: not ready: one of two is away\n".to_owned())
+        );
     }
 }

@@ -60,6 +60,9 @@ impl Grouped for Config {
 
 fn main() -> ExitCode {
     let config: Config = cli::parse();
+    if let Err(reason) = config.clients.check() {
+        return cli::refuse::<Config>(reason);
+    }
     telemetry::init(config.log_format);
     lifecycle::run("standalone", 1, |shutdown| run(config, shutdown))
 }

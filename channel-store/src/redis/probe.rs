@@ -141,7 +141,11 @@ impl Prober {
     }
 
     /// Probes for ever, and says what came of it.
-    async fn watch(&self, works: &watch::Sender<bool>, reason: &Mutex<Option<String>>) -> Infallible {
+    async fn watch(
+        &self,
+        works: &watch::Sender<bool>,
+        reason: &Mutex<Option<String>>,
+    ) -> Infallible {
         let mut sets: HashMap<Address, u64> = HashMap::new();
         let mut findings = Findings::default();
         loop {
@@ -153,7 +157,11 @@ impl Prober {
                 let is_its = |set: u64| self.nodes.owns(server, &self.keys.of_probe(set).topic());
                 let known = sets.get(server).copied().filter(|set| is_its(*set));
                 // Of 16,384 slots each is met soon.
-                let set = known.or_else(|| (0..1_000_000).map(|_| fastrand::u64(..)).find(|set| is_its(*set)));
+                let set = known.or_else(|| {
+                    (0..1_000_000)
+                        .map(|_| fastrand::u64(..))
+                        .find(|set| is_its(*set))
+                });
                 if let Some(set) = set {
                     sets.insert(server.clone(), set);
                     asked.push((server, *slots, set));

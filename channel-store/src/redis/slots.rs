@@ -101,7 +101,9 @@ impl Slots {
     /// How many slots have an owner of which this is true.
     pub(super) fn count(&self, is_meant: impl Fn(&Address) -> bool) -> u32 {
         let meant = self.ranges.iter().filter(|(.., owner)| is_meant(owner));
-        meant.map(|(first, last, _)| u32::from(last - first) + 1).sum()
+        meant
+            .map(|(first, last, _)| u32::from(last - first) + 1)
+            .sum()
     }
 
     /// Everybody who owns something.

@@ -2,6 +2,7 @@
 
 use super::Chat;
 use super::lane::Lane;
+use super::prover::{Proof, keep_proving};
 use http::Uri;
 use parking_lot::Mutex;
 use proto::v1::chat_service_client::ChatServiceClient;
@@ -96,6 +97,7 @@ pub(super) struct Endpoint {
     seed: u64,
     pub(super) lane: Arc<Lane>,
     service: ChatService,
+    pub(super) proof: Proof,
     /// Why there is no stream to it, if there was none when it was tried last.
     trouble: Mutex<Option<String>>,
 }
@@ -111,11 +113,16 @@ impl Endpoint {
         let endpoint = Arc::new(Self {
             name,
             seed: xxh3_64(address.as_bytes()),
-            lane: Lane::new(),
+            lane: Lane::new(chat.prover.is_some()),
             service,
+            proof: Proof::default(),
             trouble: Mutex::default(),
         });
         tokio::spawn(Lane::run(Arc::clone(&endpoint), Arc::downgrade(chat)));
+        if let Some(prover) = &chat.prover {
+            let (endpoint, prover) = (Arc::clone(&endpoint), Arc::clone(prover));
+            tokio::spawn(keep_proving(endpoint, prover, Arc::downgrade(chat)));
+        }
         endpoint
     }
 

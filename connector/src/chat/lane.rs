@@ -140,6 +140,12 @@ pub(super) struct Lane {
     state: Mutex<State>,
     /// The stream to the own endpoint is up.
     open: AtomicBool,
+    /// The own endpoint may be used; without that there is no stream to it.
+    trusted: AtomicBool,
+    /// The own endpoint has to be proven, again whenever another process may stand there.
+    needs_proof: bool,
+    /// It has to be proven again.
+    doubted: Notify,
     retired: AtomicBool,
     broken: Notify,
 }
@@ -159,10 +165,13 @@ struct State {
 }
 
 impl Lane {
-    pub(super) fn new() -> Arc<Self> {
+    pub(super) fn new(needs_proof: bool) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
             open: AtomicBool::new(false),
+            trusted: AtomicBool::new(!needs_proof),
+            needs_proof,
+            doubted: Notify::new(),
             retired: AtomicBool::new(false),
             broken: Notify::new(),
         })
@@ -172,10 +181,45 @@ impl Lane {
         self.open.load(Ordering::Relaxed)
     }
 
+    pub(super) fn is_trusted(&self) -> bool {
+        self.trusted.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
+    }
+
+    /// The own endpoint may be used.
+    pub(super) fn trust(&self) {
+        self.trusted.store(true, Ordering::Relaxed);
+    }
+
+    /// The own endpoint may not be used any more. What is in the line goes to another one, or waits.
+    pub(super) fn distrust(&self) {
+        if self.trusted.swap(false, Ordering::Relaxed) && self.is_open() {
+            self.state.lock().stream += 1;
+            self.broken.notify_one();
+        }
+    }
+
+    /// Another process may stand at the own endpoint by now.
+    fn doubt(&self) {
+        if self.needs_proof {
+            self.trusted.store(false, Ordering::Relaxed);
+            self.doubted.notify_one();
+        }
+    }
+
+    /// Returns when the own endpoint has to be proven again.
+    pub(super) async fn doubted(&self) {
+        self.doubted.notified().await;
+    }
+
     /// The endpoint is none any more: end when the line is empty.
     pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);
         self.broken.notify_one();
+        self.doubted.notify_one();
     }
 
     fn is_done(&self) -> bool {
@@ -232,7 +276,8 @@ impl Lane {
                 return;
             }
             let idle = self.state.lock().line.is_empty();
-            if Instant::now() >= home_at {
+            let is_trusted = self.is_trusted();
+            if is_trusted && Instant::now() >= home_at {
                 let began = Instant::now();
                 let ended = self.stream_to(home, None, chat).await;
                 match ended {
@@ -255,7 +300,8 @@ impl Lane {
                 self.stream_to(&other, Some(home_at), chat).await;
                 sleep(Duration::from_millis(5 + fastrand::u64(..10))).await;
             } else {
-                sleep_until(home_at.min(Instant::now() + BACK_OFF.0)).await;
+                let soon = Instant::now() + BACK_OFF.0;
+                sleep_until(if is_trusted { home_at.min(soon) } else { soon }).await;
             }
         }
     }
@@ -287,6 +333,9 @@ impl Lane {
             Ok(Err(status)) => {
                 tracing::debug!(endpoint = endpoint.name, %status, "no stream");
                 endpoint.note_trouble(Some(words(&status)));
+                if is_of_the_network(&status) {
+                    endpoint.lane.doubt();
+                }
                 return Ended::Otherwise;
             }
             Err(_) => {
@@ -324,12 +373,18 @@ impl Lane {
                         return Ended::Otherwise;
                     }
                 }
-                Ok(None) => return Ended::Otherwise,
+                Ok(None) => {
+                    endpoint.lane.doubt();
+                    return Ended::Otherwise;
+                }
                 Err(status) if reason(&status) == "STREAM_IDLE" => return Ended::Idle,
                 Err(status) if is_full(&status) => return Ended::Full,
                 Err(status) => {
                     tracing::debug!(endpoint = endpoint.name, code = ?status.code(), "stream broke");
                     endpoint.note_trouble(Some(words(&status)));
+                    if is_of_the_network(&status) {
+                        endpoint.lane.doubt();
+                    }
                     return Ended::Otherwise;
                 }
             }
@@ -441,6 +496,11 @@ impl Lane {
     }
 }
 
+/// True if it was no chat that said so.
+fn is_of_the_network(status: &tonic::Status) -> bool {
+    std::error::Error::source(status).is_some()
+}
+
 fn other_open(chat: &Weak<Chat>, home: &Arc<Endpoint>) -> Option<Arc<Endpoint>> {
     chat.upgrade()?.other_open(home)
 }
@@ -497,7 +557,7 @@ mod tests {
 
     /// A lane with so many sends on its stream, and how many of them are settled.
     fn written(sends: usize) -> (Arc<Lane>, Arc<AtomicUsize>) {
-        let (lane, settled) = (Lane::new(), Arc::new(AtomicUsize::new(0)));
+        let (lane, settled) = (Lane::new(false), Arc::new(AtomicUsize::new(0)));
         for _ in 0..sends {
             let flow = Arc::<Flow>::default();
             flow.enter(0, || Some(Arc::clone(&lane)));

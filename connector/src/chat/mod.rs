@@ -7,13 +7,16 @@
 mod endpoint;
 mod flow;
 mod lane;
+mod prover;
 #[cfg(test)]
 pub(crate) mod tests;
 
 pub use endpoint::{ChatService, Source, SourceError, TransportError};
 pub use flow::Flow;
 pub use lane::Outcome;
+pub use prover::OwnSettings;
 
+use channel_store::probe::{ProbeFeed, several};
 use endpoint::Endpoint;
 use lane::Pending;
 use parking_lot::{Mutex, RwLock};
@@ -21,6 +24,7 @@ use proto::v1::{
     HistoryRequest, HistoryResponse, JoinRequest, JoinResponse, LeaveRequest, MembersRequest,
     MembersResponse, SendRequest,
 };
+use prover::Prover;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
@@ -39,9 +43,6 @@ pub(crate) const CALL: Duration = Duration::from_millis(1_900);
 
 /// How long calls wait for an endpoint, from the moment at which the last one went: the only one may be started again.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// Endpoints that are named where all of them are down.
-const TROUBLES: usize = 3;
 
 /// Why a call brought no answer to use.
 #[derive(Debug, thiserror::Error)]
@@ -78,20 +79,34 @@ pub struct Chat {
     away_since: Mutex<Instant>,
     /// Names that can't be resolved, by their places in the source, with the reasons.
     unresolved: Mutex<BTreeMap<usize, String>>,
+    /// What endpoints are proven by before they are used; `None`: nothing.
+    prover: Option<Arc<Prover>>,
+    publishes: watch::Sender<bool>,
 }
 
 impl Chat {
     /// Connects to where chat is, in the background and for ever.
     #[must_use]
     pub fn new(source: Source) -> Arc<Self> {
-        let chat = Self::nowhere();
+        let chat = Self::nowhere(None);
+        endpoint::follow(source, &chat);
+        chat
+    }
+
+    /// As [`Chat::new`]; endpoints are used only once it was seen that they write where `feed` listens, and as long as that
+    /// is so.
+    #[must_use]
+    pub fn proven(source: Source, feed: Arc<dyn ProbeFeed>, own: OwnSettings) -> Arc<Self> {
+        let chat = Self::nowhere(Some(Arc::new(Prover { feed, own })));
         endpoint::follow(source, &chat);
         chat
     }
 
     /// Without any endpoint yet.
-    fn nowhere() -> Arc<Self> {
+    fn nowhere(prover: Option<Arc<Prover>>) -> Arc<Self> {
         Arc::new(Self {
+            prover,
+            publishes: watch::Sender::new(false),
             endpoints: RwLock::default(),
             turn: AtomicUsize::new(0),
             available: watch::Sender::new(false),
@@ -106,21 +121,42 @@ impl Chat {
         self.available.subscribe()
     }
 
-    /// Why no endpoint is up, for people: each that is not, with its address and what is wrong with it.
+    /// True while at least one endpoint that is up has been seen to publish. Only for [`Chat::proven`].
     #[must_use]
-    pub fn why_unavailable(&self) -> String {
+    pub fn publishes(&self) -> watch::Receiver<bool> {
+        self.publishes.subscribe()
+    }
+
+    /// What is wrong with chats, for people: each that is not used, with its address and the reason, and settings that do
+    /// not go together. `None`: nothing is wrong.
+    #[must_use]
+    pub fn troubles(&self) -> Option<String> {
         let mut troubles: Vec<String> = self.unresolved.lock().values().cloned().collect();
         let endpoints = self.endpoints.read().clone();
+        if endpoints.is_empty() && troubles.is_empty() {
+            return Some("no address is known yet".to_owned());
+        }
         troubles.extend(endpoints.iter().filter_map(|endpoint| endpoint.trouble()));
-        let more = troubles.len().saturating_sub(TROUBLES);
-        troubles.truncate(TROUBLES);
-        if more > 0 {
-            troubles.push(format!("and {more} more"));
+        if let Some(prover) = &self.prover {
+            for endpoint in &endpoints {
+                let notes = endpoint.proof.notes(&prover.own).into_iter();
+                troubles.extend(notes.map(|note| format!("{}: {note}", endpoint.name)));
+            }
+            let waits = endpoints.iter().filter_map(|it| {
+                let replicas = it.proof.ack_replicas()?;
+                Some((replicas, &it.name))
+            });
+            let waits: BTreeMap<u32, &String> = waits.collect();
+            if let (Some(least), Some(most)) = (waits.first_key_value(), waits.last_key_value())
+                && least.0 != most.0
+            {
+                troubles.push(format!(
+                    "chats differ in --ack: {} waits for {} replicas, {} for {}",
+                    most.1, most.0, least.1, least.0
+                ));
+            }
         }
-        if troubles.is_empty() {
-            return "no address is known yet".to_owned();
-        }
-        troubles.join("; ")
+        several(troubles.into_iter())
     }
 
     /// See `ChatService.Join`.
@@ -314,6 +350,13 @@ impl Chat {
             }
             was_up != up
         });
+        let publishes = {
+            let endpoints = self.endpoints.read();
+            let mut open = endpoints.iter().filter(|it| it.lane.is_open());
+            open.any(|endpoint| endpoint.proof.works())
+        };
+        self.publishes
+            .send_if_modified(|known| std::mem::replace(known, publishes) != publishes);
     }
 }
 

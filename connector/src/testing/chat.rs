@@ -7,8 +7,8 @@ use proto::v1::chat_service_server::{ChatService as Service, ChatServiceServer};
 use proto::v1::numbered_answer::Answer;
 use proto::v1::{
     HistoryRequest, HistoryResponse, JoinRequest, JoinResponse, LeaveRequest, LeaveResponse,
-    MembersRequest, MembersResponse, NumberedAnswer, NumberedSend, Position, Refusal, SendRequest,
-    SendResponse, SendStreamRequest, SendStreamResponse,
+    MembersRequest, MembersResponse, NumberedAnswer, NumberedSend, Position, ProbeRequest,
+    ProbeResponse, Refusal, SendRequest, SendResponse, SendStreamRequest, SendStreamResponse,
 };
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -29,6 +29,7 @@ pub(crate) enum Called {
     Join(Call<JoinRequest, JoinResponse>),
     Leave(Call<LeaveRequest, LeaveResponse>),
     Stream(Call<Streaming<SendStreamRequest>, Answers>),
+    Probe(Call<ProbeRequest, ProbeResponse>),
 }
 
 type Answers = mpsc::UnboundedReceiver<Result<SendStreamResponse, Status>>;
@@ -114,6 +115,14 @@ impl Service for Fake {
     ) -> Result<Response<HistoryResponse>, Status> {
         Err(Status::unimplemented("connectors don't ask"))
     }
+
+    async fn probe(
+        &self,
+        request: Request<ProbeRequest>,
+    ) -> Result<Response<ProbeResponse>, Status> {
+        let answer = self.ask(request.into_inner(), Called::Probe).await;
+        answer.map(Response::new)
+    }
 }
 
 impl Instance {
@@ -134,7 +143,7 @@ impl Instance {
     pub(crate) async fn stream_call(&mut self) -> Call<Streaming<SendStreamRequest>, Answers> {
         match self.next().await {
             Called::Stream(call) => call,
-            Called::Join(_) | Called::Leave(_) => panic!("no stream"),
+            Called::Join(_) | Called::Leave(_) | Called::Probe(_) => panic!("no stream"),
         }
     }
 
@@ -146,14 +155,14 @@ impl Instance {
     pub(crate) async fn join(&mut self) -> Call<JoinRequest, JoinResponse> {
         match self.next().await {
             Called::Join(call) => call,
-            Called::Stream(_) | Called::Leave(_) => panic!("no join"),
+            Called::Stream(_) | Called::Leave(_) | Called::Probe(_) => panic!("no join"),
         }
     }
 
     pub(crate) async fn leave(&mut self) -> Call<LeaveRequest, LeaveResponse> {
         match self.next().await {
             Called::Leave(call) => call,
-            Called::Stream(_) | Called::Join(_) => panic!("no leave"),
+            Called::Stream(_) | Called::Join(_) | Called::Probe(_) => panic!("no leave"),
         }
     }
 

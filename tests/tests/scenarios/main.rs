@@ -33,6 +33,7 @@ mod pomelo_libraries;
 mod pomelo_protocol;
 mod quick_start;
 mod raw_tcp;
+mod readiness;
 mod reconnecting_libraries;
 mod recorded;
 mod redis_cluster;

@@ -311,6 +311,27 @@ async fn wrong_settings_are_refused_with_the_flag_and_an_example() {
             &["--redis", "redis://127"],
         ),
         ("chat", &["redis://:secret@h"], &["unexpected argument"]),
+        (
+            "chat",
+            &["--ack-replicas", "2"],
+            &["--ack-replicas", "--ack replica"],
+        ),
+        (
+            "chat",
+            &["--log-life", "48h", "--channel-life", "24h"],
+            &["--channel-life", "--log-life"],
+        ),
+        ("chat", &["--ready-slots", "0"], &["--ready-slots", "0.5"]),
+        (
+            "connector",
+            &["--redis-timeout", "5s"],
+            &["--redis-timeout", "--lease"],
+        ),
+        (
+            "connector",
+            &["--queue", "2MiB", "--queue-total", "1MiB"],
+            &["--queue", "--queue-total"],
+        ),
     ] {
         let (code, said) = run(binary, arguments).await;
         assert_eq!(code, Some(64), "{binary} {arguments:?}: {said}");

@@ -229,9 +229,9 @@ async fn a_stream_that_chat_ends_for_want_of_use_is_opened_again_and_nobody_noti
 async fn what_keeps_chat_away_is_told() {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
-    assert_eq!(chat.why_unavailable(), "0: no answer yet");
+    assert_eq!(chat.troubles().as_deref(), Some("0: no answer yet"));
     let call = instance.stream_call().await;
     call.answer(Err(Status::unavailable("not today")));
     let_run().await;
-    assert_eq!(chat.why_unavailable(), "0: not today");
+    assert_eq!(chat.troubles().as_deref(), Some("0: not today"));
 }

@@ -5,6 +5,7 @@ mod addresses;
 mod calls;
 mod faults;
 mod lanes;
+mod proofs;
 
 use super::endpoint::Endpoint;
 use super::{CALL, Chat, Flow, Outcome};
@@ -21,7 +22,7 @@ use tonic::Status;
 
 /// A chat of these instances, of which none is up yet.
 pub(crate) fn chat_of(instances: &[&Instance]) -> Arc<Chat> {
-    let chat = Chat::nowhere();
+    let chat = Chat::nowhere(None);
     for (index, instance) in instances.iter().enumerate() {
         let name = index.to_string();
         let endpoint = Endpoint::start(name.clone(), &name, instance.service.clone(), &chat);
