@@ -4,6 +4,7 @@ use crate::support::{
     Cluster, Ear, Server, Subject, becomes, eventually, free_port, from_session, incarnation,
     message, name, read, said, session, session_of, with_key,
 };
+use channel_store::probe::{Met, Probe, ProbeFeed, ProbeOutcome};
 use channel_store::redis::{OpenError, RedisFeed, RedisStore};
 use channel_store::{
     Ack, ChannelFeed, ChannelStore, Declared, DroppedBy, HistoryRange, Incarnation, IndexEntry,
@@ -40,6 +41,17 @@ async fn everything_works(chat: &str, connector: &str, options: StoreOptions) {
     feed.subscribe(&channel);
     ear.subscribed("4", 1).await;
     becomes(feed.available(), true, SOON).await;
+
+    let probe = Probe {
+        sets: feed.points().iter().map(|point| point.set).collect(),
+        nonce: 1,
+    };
+    for (set, probed) in probe.sets.iter().zip(subject.store.probe(&probe).await) {
+        let ProbeOutcome::Written(position) = probed.outcome else {
+            panic!("{probed:?}");
+        };
+        assert_eq!(feed.meets(*set, 1, &position).await, Met::Yes);
+    }
 
     subject.join("4", "u", session("s", 1)).await.unwrap();
     let spoken = with_key(from_session(message("4", "u", "a"), "s"), "k");

@@ -13,6 +13,8 @@ mod leases;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]
+mod probes;
+#[cfg(test)]
 mod redis;
 #[cfg(test)]
 mod registry;

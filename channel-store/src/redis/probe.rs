@@ -24,6 +24,14 @@ const LIFE: &str = "60";
 /// What a probe's log keeps: one entry, of any age, within few bytes; and the seconds that it lives while it is empty.
 const KEPT: &str = "1 0 65536 60";
 
+/// The text of the script that publishes, to find what one of its lines does.
+const SCRIPT: &str = concat!(
+    "#!lua\n",
+    include_str!("lua/epoch.lua"),
+    include_str!("lua/append.lua"),
+    include_str!("lua/publish.lua")
+);
+
 /// Publishes probes as a store publishes messages: over the same connections, waiting for as many replicas.
 pub(super) struct Prober {
     pub(super) nodes: Arc<Nodes>,
@@ -97,7 +105,7 @@ impl Prober {
         if let Some(error) = refused {
             // Closes a connection that is of no use any more, and has the slots looked at again.
             let _ = connection.examine(&replies);
-            return refusal(error);
+            return refusal(error, self.publish_word);
         }
         let reached = replies.last().and_then(number).unwrap_or_default();
         if self.replicas > 0 && reached < u64::from(self.replicas) {
@@ -206,7 +214,10 @@ pub(super) fn nonce(body: &[u8]) -> Option<u64> {
 }
 
 /// What a server's refusal of a probe says.
-fn refusal(error: &ServerError) -> ProbeOutcome {
+fn refusal(error: &ServerError, publish_word: &str) -> ProbeOutcome {
+    if let Some(command) = denied(&error.to_string(), publish_word) {
+        return ProbeOutcome::Refused(format!("{command} is denied ({error})"));
+    }
     match error.code() {
         "OOM" => ProbeOutcome::Refused(format!("its memory is full ({error})")),
         // Slow, or not in use for much longer: its connection is replaced.
@@ -216,6 +227,24 @@ fn refusal(error: &ServerError) -> ProbeOutcome {
         }
         _ => ProbeOutcome::Refused(error.to_string()),
     }
+}
+
+/// The command that a user may not run in the script. Redis 7.0 tells only the line where it stands.
+fn denied(words: &str, publish_word: &str) -> Option<String> {
+    if !words.contains("can't run this command") {
+        return None;
+    }
+    let (_, place) = words.rsplit_once("@user_script:")?;
+    let digits = place.trim_end_matches(|it: char| !it.is_ascii_digit());
+    let line = SCRIPT
+        .lines()
+        .nth(digits.parse::<usize>().ok()?.checked_sub(1)?)?;
+    let (_, call) = line.rsplit_once("call(")?;
+    let command = match call.strip_prefix('\'') {
+        Some(rest) => rest.split_once('\'')?.0,
+        None => publish_word,
+    };
+    Some(command.to_lowercase())
 }
 
 /// True if it is about slots. One that is on its way is somewhere soon; one that is nobody's may stay so.
@@ -277,5 +306,27 @@ mod tests {
         assert_eq!(parsed.route(), "probe");
         assert_eq!(nonce(parsed.body()), Some(255));
         assert_eq!(nonce(b"{}"), None);
+    }
+
+    #[test]
+    fn a_command_that_is_denied_in_the_script_is_found_by_its_line() {
+        assert_eq!(
+            redis::Script::new(SCRIPT).get_hash(),
+            SCRIPTS.publish.get_hash()
+        );
+        let line = |text: &str| SCRIPT.lines().position(|it| it.contains(text)).unwrap() + 1;
+        let words = |line: usize| {
+            format!(
+                "The user executing the script can't run this command or subcommand script: 6f, on @user_script:{line}."
+            )
+        };
+        let denied = |text: &str| denied(&words(line(text)), "PUBLISH");
+        assert_eq!(denied("call('XADD'").as_deref(), Some("xadd"));
+        assert_eq!(
+            denied("return call(ARGV[4], KEYS[5]").as_deref(),
+            Some("publish")
+        );
+        assert_eq!(super::denied("OOM", "PUBLISH"), None);
+        assert_eq!(super::denied(&words(9_999), "PUBLISH"), None);
     }
 }

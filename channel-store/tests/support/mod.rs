@@ -111,6 +111,14 @@ impl Subject {
         }
     }
 
+    /// Where its server is, if it is on one of its own.
+    pub(crate) fn url(&self) -> Option<String> {
+        match &self.backend {
+            Backend::Redis(server) => Some(server.url()),
+            Backend::Memory(_) | Backend::Elsewhere { .. } => None,
+        }
+    }
+
     pub(crate) fn server(&mut self) -> &mut Server {
         match &mut self.backend {
             Backend::Redis(server) => server,

@@ -99,11 +99,15 @@ async fn one_of_two_chats_on_another_redis_is_named_and_sent_nothing() {
 async fn commands_that_redis_denies_are_told_in_its_own_words_until_they_are_allowed_again() {
     let _turn = Turn::shared().await;
     let (redis, chat, connector) = pair(&[]).await;
-    for command in ["evalsha", "publish", "xadd"] {
+    for (command, words) in [
+        ("evalsha", "'evalsha'"),
+        ("publish", "publish is denied"),
+        ("xadd", "xadd is denied"),
+    ] {
         let deny = ["ACL", "SETUSER", "default", &format!("-{command}")];
         redis.command(&deny).await;
-        says(&chat, 503, "publish: not ready: ", &[command], TOLD).await;
-        says(&connector, 503, "publish: not ready: ", &[command], TOLD).await;
+        says(&chat, 503, "publish: not ready: ", &[words], TOLD).await;
+        says(&connector, 503, "publish: not ready: ", &[words], TOLD).await;
         let allow = ["ACL", "SETUSER", "default", &format!("+{command}")];
         redis.command(&allow).await;
         is_ready(&connector).await;

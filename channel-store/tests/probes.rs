@@ -1,0 +1,88 @@
+//! Probes: what is published to see whether it arrives.
+
+use crate::support::{Cluster, Ear, Server, Subject, becomes};
+use channel_store::probe::{Met, Probe, ProbeFeed, ProbeOutcome, Probed, SLOTS};
+use channel_store::redis::RedisFeed;
+use channel_store::{ChannelFeed, ChannelStore, Position, StoreOptions};
+use std::sync::Arc;
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// Somebody who listens there, and is ready.
+async fn feed_at(url: &str, options: &StoreOptions) -> RedisFeed {
+    let feed = RedisFeed::open(url, options.clone(), Arc::new(Ear::default())).await;
+    let feed = feed.unwrap();
+    becomes(feed.available(), true, SOON).await;
+    feed
+}
+
+/// Publishes where the feed can hear it: the sets, and what became of each.
+async fn probe(store: &dyn ChannelStore, feed: &RedisFeed, nonce: u64) -> Vec<(u64, Probed)> {
+    let sets: Vec<u64> = feed.points().iter().map(|point| point.set).collect();
+    assert!(!sets.is_empty());
+    let probe = Probe {
+        sets: sets.clone(),
+        nonce,
+    };
+    sets.into_iter().zip(store.probe(&probe).await).collect()
+}
+
+fn written(probed: &Probed) -> &Position {
+    match &probed.outcome {
+        ProbeOutcome::Written(position) => position,
+        other => panic!("not written: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_feed_meets_what_is_published_under_its_own_prefix_and_database_alone() {
+    let options = StoreOptions::default();
+    let subject = Subject::on(Server::start(&[]), options.clone()).await;
+    let url = subject.url().unwrap();
+    becomes(subject.store.available(), true, SOON).await;
+    let elsewhere = StoreOptions {
+        prefix: "other".into(),
+        ..options.clone()
+    };
+    let here = feed_at(&url, &options).await;
+    let other_prefix = feed_at(&url, &elsewhere).await;
+    let other_database = feed_at(&format!("{url}3"), &options).await;
+    for (feed, expected) in [
+        (&here, Met::Yes),
+        (&other_prefix, Met::No { heard: false }),
+        (&other_database, Met::No { heard: true }),
+    ] {
+        for nonce in 1..4 {
+            for (set, probed) in probe(&*subject.store, feed, nonce).await {
+                assert_eq!(probed.lifetime, feed.points()[0].lifetime);
+                assert_eq!(feed.meets(set, nonce, written(&probed)).await, expected);
+            }
+        }
+    }
+    // What was not said is not met, whatever was said before.
+    let (set, probed) = probe(&*subject.store, &here, 9).await.remove(0);
+    let unsaid = here.meets(set, 10, written(&probed)).await;
+    assert_eq!(unsaid, Met::No { heard: false });
+    // Nobody listens there any more.
+    assert_eq!(here.meets(set ^ 1, 9, written(&probed)).await, Met::Unknown);
+    assert_eq!(here.points()[0].slots, SLOTS);
+    assert_eq!((here.prefix(), other_database.database()), ("gc", 3));
+}
+
+#[tokio::test]
+async fn each_node_of_a_cluster_has_a_set_of_its_own() {
+    let cluster = Cluster::start(3);
+    let options = StoreOptions {
+        ready_slots: 1.0,
+        ..StoreOptions::default()
+    };
+    let subject = Subject::at(&cluster.url(), options.clone()).await;
+    becomes(subject.store.available(), true, SOON).await;
+    let feed = feed_at(&cluster.url(), &options).await;
+    assert_eq!(feed.points().len(), 3);
+    assert_eq!(feed.points().iter().map(|it| it.slots).sum::<u32>(), SLOTS);
+    for (set, probed) in probe(&*subject.store, &feed, 5).await {
+        assert_eq!(feed.meets(set, 5, written(&probed)).await, Met::Yes);
+    }
+}
