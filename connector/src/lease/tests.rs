@@ -498,6 +498,7 @@ async fn a_detached_member_whose_chat_is_gone_leaves_with_a_look() {
         },
         membership: channel_store::Membership::Detached,
         deadline: None,
+        replaces: Vec::new(),
     };
     // Past chat: nobody remembers it.
     scene.store.join(detached).await.unwrap();
