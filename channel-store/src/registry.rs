@@ -217,8 +217,8 @@ pub struct UserLook {
 #[async_trait]
 pub trait UserRegistry: Send + Sync + 'static {
     /// Enters a session, unless the policy is [`LoginPolicy::Reject`] and others hold the user. First the entries of
-    /// incarnations that are known to be dead are taken away. Whoever shows the proof of a live or lingering entry is let
-    /// in under every policy, and lingering entries hold nobody off. Nobody is superseded by this: see
+    /// incarnations that are known to be dead are taken away. Whoever shows the proof of a live entry is let in under
+    /// every policy, and lingering entries hold nobody off. Nobody is superseded by this: see
     /// [`UserRegistry::claim`].
     ///
     /// # Errors

@@ -35,6 +35,7 @@ conformance! {
     who_shows_the_proof_comes_back_under_every_policy
     a_login_marks_nobody_and_a_claim_marks_its_own_kind
     a_lingering_session_holds_nobody_off_and_is_named_to_whoever_comes
+    a_lingering_place_goes_to_whoever_comes_first
     the_place_of_a_dead_session_is_taken_without_waiting
     of_two_sessions_with_one_proof_the_newer_one_stays_whoever_claims
     a_late_login_with_the_proof_leaves_the_newer_session_alone
@@ -665,6 +666,17 @@ async fn a_lingering_session_holds_nobody_off_and_is_named_to_whoever_comes(kind
         subject.linger("nobody").await;
         assert_eq!(subject.states().await, states);
     }
+}
+
+/// The one who came while it lingered may not have claimed yet: else two would be let in, and one of them kicked.
+async fn a_lingering_place_goes_to_whoever_comes_first(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    subject.try_with(ONE, "a", Reject, 1).await.unwrap();
+    subject.linger("a").await;
+    subject.try_with(OTHER, "b", Reject, 2).await.unwrap();
+    let late = subject.try_with(ONE, "c", Reject, 1).await;
+    assert_eq!(late, taken(&[OTHER]));
+    subject.are(&[("a", Lingering), ("b", Live)]).await;
 }
 
 async fn the_place_of_a_dead_session_is_taken_without_waiting(kind: Kind) {

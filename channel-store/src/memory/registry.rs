@@ -88,7 +88,7 @@ impl User {
         let mut comes_back = false;
         for entry in self.others(&login.session) {
             let is_kin = entry.is_kin_of(login);
-            comes_back |= is_kin && entry.state != EntryState::Superseded;
+            comes_back |= is_kin && entry.state == EntryState::Live;
             if is_kin || entry.state == EntryState::Lingering {
                 predecessors.push(entry);
             } else {

@@ -47,8 +47,9 @@ async fn leaving_from(channel: &str, user: &str) -> Departure {
             channel,
             user,
             SessionId::new("s").unwrap(),
+            None,
         )],
-        registration: None,
+        ..Departure::default()
     }
 }
 
@@ -203,7 +204,7 @@ async fn there_is_room_for_a_bounded_number_of_leaves() {
     let one = leaving("u").await;
     let again = || Departure {
         memberships: one.memberships.clone(),
-        registration: None,
+        ..Departure::default()
     };
     for _ in 1..ROOM {
         departures.add(again());

@@ -83,7 +83,7 @@ impl Scene {
             id: UserId::new(user).unwrap(),
             is_number: false,
         };
-        let membership = Membership::begin(stay, room(channel), user, id);
+        let membership = Membership::begin(stay, room(channel), user, id, None);
         let joined = self.chat.join(membership.join(), in_time()).await.unwrap();
         membership.joined(joined.repeated);
         membership

@@ -1,5 +1,6 @@
 //! Login, send and leave, with a feed and a chat that do what the test says.
 
+use super::answer::LOGGED_IN;
 use super::answer::SENT;
 use super::*;
 use crate::chat::tests::chat_of;
@@ -101,6 +102,17 @@ fn reply(id: u64, body: &str) -> Told {
     Told::Reply { id, body }
 }
 
+/// The reply to a login, without the secret that it must have.
+fn without_secret(told: Told) -> Told {
+    let Told::Reply { id, mut body } = told else {
+        panic!("{told:?}");
+    };
+    let secret = body.as_object_mut().and_then(|it| it.remove("resume"));
+    let secret = secret.as_ref().and_then(Value::as_str);
+    assert!(secret.and_then(Secret::parse).is_some(), "{secret:?}");
+    Told::Reply { id, body }
+}
+
 fn refused(id: u64, reason: Reason) -> Told {
     let body = Refusal::from(reason).body(Protocol::Json);
     reply(id, &body)
@@ -121,7 +133,10 @@ async fn logged_in() -> Scene {
         scene.instance.join().await.answer(Ok(joined("a", 5)));
     });
     scene.script.publish(publication("a", 5));
-    assert_eq!(scene.client.next().await, reply(1, LOGGED_IN));
+    assert_eq!(
+        without_secret(scene.client.next().await),
+        reply(1, LOGGED_IN)
+    );
     assert_eq!(scene.client.offsets(1).await, [5]);
     scene
 }
@@ -162,7 +177,10 @@ async fn a_logins_reply_comes_before_the_own_on_join_whichever_is_known_first_k2
         if !push_first {
             scene.script.publish(publication("a", 5));
         }
-        assert_eq!(scene.client.next().await, reply(1, LOGGED_IN));
+        assert_eq!(
+            without_secret(scene.client.next().await),
+            reply(1, LOGGED_IN)
+        );
         assert_eq!(scene.client.offsets(1).await, [5]);
         assert!(scene.me.is_logged_in());
         let_run().await;
@@ -196,7 +214,10 @@ async fn who_wants_positions_is_told_where_its_pushes_begin() {
     });
     scene.script.publish(publication("a", 5));
     let begins = json!({"epoch": "a", "offset": 4});
-    assert_eq!(scene.client.next().await, logged_in_at(&begins, false, 0));
+    assert_eq!(
+        without_secret(scene.client.next().await),
+        logged_in_at(&begins, false, 0)
+    );
     assert_eq!(scene.client.offsets(1).await, [5]);
 }
 
@@ -215,7 +236,10 @@ async fn who_comes_back_is_told_first_and_then_given_what_it_missed() {
     let missed = vec![publication("a", 3), publication("a", 4)];
     read.answer(page(at("a", 2), missed, 4));
     let end = json!({"epoch": "a", "offset": 5});
-    assert_eq!(scene.client.next().await, logged_in_at(&end, true, 3));
+    assert_eq!(
+        without_secret(scene.client.next().await),
+        logged_in_at(&end, true, 3)
+    );
     assert_eq!(scene.client.offsets(3).await, [3, 4, 5]);
     assert_eq!(scene.client.moved, []);
 }
@@ -234,7 +258,10 @@ async fn who_comes_back_to_less_than_it_had_is_told_so_between_the_reply_and_wha
         });
     });
     let end = json!({"epoch": "b", "offset": 5});
-    assert_eq!(scene.client.next().await, logged_in_at(&end, false, 1));
+    assert_eq!(
+        without_secret(scene.client.next().await),
+        logged_in_at(&end, false, 1)
+    );
     let told = ("a".to_owned(), 4, "diverged".to_owned());
     assert_eq!(scene.client.next_moved().await, told);
     scene.script.publish(publication("b", 5));
@@ -287,7 +314,10 @@ async fn a_second_session_of_a_user_begins_where_its_join_found_the_log() {
             ..joined("a", 5)
         }));
     });
-    assert_eq!(scene.client.next().await, reply(1, LOGGED_IN));
+    assert_eq!(
+        without_secret(scene.client.next().await),
+        reply(1, LOGGED_IN)
+    );
     assert_eq!(scene.client.offsets(1).await, [6]);
 }
 
@@ -322,7 +352,7 @@ async fn a_user_who_is_logged_in_elsewhere_is_refused_until_that_session_is_over
         is_followed(&mut scene.script).await;
         scene.instance.join().await.answer(Ok(joined("a", 7)));
     });
-    assert_eq!(told.next().await, reply(2, LOGGED_IN));
+    assert_eq!(without_secret(told.next().await), reply(2, LOGGED_IN));
 }
 
 #[tokio::test(start_paused = true)]
@@ -541,7 +571,10 @@ async fn a_client_may_log_in_without_a_channel_and_join_one_later() {
     let mut scene = scene().await;
     let login = request(1, LOGIN, &json!({"userId": "u"}));
     scene.me.handle(login, Instant::now()).await;
-    assert_eq!(scene.client.next().await, reply(1, LOGGED_IN));
+    assert_eq!(
+        without_secret(scene.client.next().await),
+        reply(1, LOGGED_IN)
+    );
     assert!(scene.me.is_logged_in());
     assert_eq!(scene.logins("u").await, 1);
     scene.instance.nobody_calls().await;
@@ -574,7 +607,10 @@ async fn the_user_of_a_session_without_a_channel_may_log_in_again_when_it_is_ove
     let mut scene = scene().await;
     let login = |id| request(id, LOGIN, &json!({"userId": "u", "lessonId": null}));
     scene.me.handle(login(1), Instant::now()).await;
-    assert_eq!(scene.client.next().await, reply(1, LOGGED_IN));
+    assert_eq!(
+        without_secret(scene.client.next().await),
+        reply(1, LOGGED_IN)
+    );
     let (socket, mut told) = client::client(WireFormat::JSON).await;
     let mut other = Client::new(Arc::clone(&scene.services), socket);
     other.handle(login(1), Instant::now()).await;
@@ -582,7 +618,7 @@ async fn the_user_of_a_session_without_a_channel_may_log_in_again_when_it_is_ove
     scene.me.close().await;
     soon(scene.services.departures.landed()).await;
     other.handle(login(2), Instant::now()).await;
-    assert_eq!(told.next().await, reply(2, LOGGED_IN));
+    assert_eq!(without_secret(told.next().await), reply(2, LOGGED_IN));
 }
 
 #[tokio::test(start_paused = true)]

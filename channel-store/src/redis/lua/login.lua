@@ -1,6 +1,6 @@
 -- login: enters a session. Under 'reject' it is let in where nobody else holds the user, or where it shows the proof of
--- an entry that is live or lingering. Lingering entries, and superseded ones of its own proof, hold nobody off. It drives
--- nobody out: that is claim's. Repeated, it answers the same. Without flags: refused as a whole when it could not be
+-- a live entry. Lingering entries, and superseded ones of its own proof, hold nobody off; but if somebody else has come
+-- while its own one lingered, it is too late. It drives nobody out: that is claim's. Repeated, it answers the same. Without flags: refused as a whole when it could not be
 -- stored. Follows user.lua.
 --
 -- KEYS  3 tombstone of the incarnation  4 tombstone of the session  5… tombstones of the buried
@@ -18,7 +18,7 @@ local there = others(session)
 local predecessors, holders, comes_back = {}, {}, false
 for _, entry in ipairs(there) do
   local is_kin = proof ~= '' and entry.proof == proof
-  if is_kin and entry.state ~= '1' then comes_back = true end
+  if is_kin and entry.state == '0' then comes_back = true end
   if is_kin or entry.state == '2' then
     predecessors[#predecessors + 1] = entry
   else
