@@ -443,6 +443,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_secret_is_one_of_ours_or_refused() {
+        let parse = |resume: Value| {
+            let body = json!({"userId": "u", "resume": resume}).to_string();
+            reason(Login::parse(&object(&body), Protocol::Json)).map(|login| login.resume)
+        };
+        let secret = Secret::random().unwrap();
+        assert_eq!(parse(secret.to_string().into()), Ok(Some(secret)));
+        assert_eq!(parse(Value::Null), Ok(None));
+        for other in [json!(""), json!("secret"), json!(7), json!({})] {
+            assert_eq!(parse(other), Err(Reason::InvalidParameter));
+        }
+    }
+
     fn object(json: &str) -> RequestBody {
         RequestBody::Object(Bytes::copy_from_slice(json.as_bytes()))
     }

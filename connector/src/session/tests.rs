@@ -1,7 +1,6 @@
 //! Login, send and leave, with a feed and a chat that do what the test says.
 
-use super::answer::LOGGED_IN;
-use super::answer::SENT;
+use super::answer::{LOGGED_IN, SENT};
 use super::*;
 use crate::chat::tests::chat_of;
 use crate::codec::{Protocol, WireFormat};
@@ -12,12 +11,15 @@ use crate::testing::client::{self, Told};
 use crate::testing::feed::{Script, connection, head, page};
 use crate::testing::{at, let_run, publication, soon};
 use channel_store::memory::MemoryStore;
-use channel_store::{Incarnation, LogPage, LoginPolicy, Shard, Standing, StoreOptions};
+use channel_store::{
+    EntryState, Incarnation, LogPage, LoginPolicy, Shard, Standing, StoreOptions, UserId,
+};
 use proto::v1::JoinResponse;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
-use tonic::Status;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
 
 /// A connector with one client, and all that surrounds it.
 struct Scene {
@@ -690,4 +692,88 @@ async fn a_key_that_is_none_is_refused_alike_wherever_it_stands() {
             assert_eq!(scene.client.next().await, refusal, "{key}");
         }
     }
+}
+
+/// The secret in the reply to a login.
+fn secret_of(told: &Told) -> Value {
+    let Told::Reply { body, .. } = told else {
+        panic!("{told:?}");
+    };
+    body["resume"].clone()
+}
+
+impl Scene {
+    /// The entries of a user, the one with the lowest rank first.
+    async fn entries(&self, user: &str) -> Vec<channel_store::UserEntry> {
+        let user = UserId::new(user).unwrap();
+        let look = self.store.registry().look(&self.incarnation, &[user]).await;
+        let mut entries = look.unwrap().remove(0).entries;
+        entries.sort_by_key(|entry| entry.generation);
+        entries
+    }
+}
+
+/// Index, login, join with the predecessors, claim, reply: a client that is gone before its claim drives nobody out.
+#[tokio::test(start_paused = true)]
+async fn who_shows_its_secret_joins_in_the_place_of_its_session_and_claims_when_it_has_joined() {
+    let mut scene = scene().await;
+    tokio::join!(scene.me.handle(login(1, "u"), Instant::now()), async {
+        is_followed(&mut scene.script).await;
+        scene.instance.join().await.answer(Ok(joined("a", 5)));
+    });
+    let secret = secret_of(&scene.client.next().await);
+    let first = scene.entries("u").await[0].session.to_string();
+    for is_gone in [true, false] {
+        let (socket, mut told) = client::client(WireFormat::JSON).await;
+        let mut other = Client::new(Arc::clone(&scene.services), Arc::clone(&socket));
+        let back = json!({"userId": "u", "lessonId": 4, "resume": secret});
+        let back = request(2, LOGIN, &back);
+        let (instance, store) = (&mut scene.instance, &scene.store);
+        let (user, whose) = (UserId::new("u").unwrap(), scene.incarnation.clone());
+        tokio::join!(other.handle(back, Instant::now()), async {
+            let join = instance.join().await;
+            let replaced = join.request.replaces.iter().map(|it| it.session.clone());
+            assert!(replaced.collect::<Vec<_>>().contains(&first));
+            let look = store.registry().look(&whose, &[user]).await;
+            let entries = look.unwrap().remove(0).entries;
+            assert!(entries.iter().all(|it| it.state == EntryState::Live));
+            if is_gone {
+                socket.close(Disconnect::Client);
+            }
+            join.answer(Ok(joined("a", 5)));
+        });
+        if is_gone {
+            other.close().await;
+            scene.instance.leave().await.answer(Ok(Default::default()));
+            soon(scene.services.departures.landed()).await;
+            assert_eq!(scene.entries("u").await[0].state, EntryState::Live);
+        } else {
+            assert_eq!(secret_of(&told.next().await), secret, "it stays the same");
+            let entries = scene.entries("u").await;
+            let states: Vec<_> = entries.iter().map(|it| it.state).collect();
+            assert_eq!(states, [EntryState::Superseded, EntryState::Live]);
+            // Its further channels are taken over, too.
+            let join = request(3, "chat.handler.join", &json!({"channel": "5"}));
+            tokio::join!(other.handle(join, Instant::now()), async {
+                is_followed(&mut scene.script).await;
+                let join = scene.instance.join().await;
+                assert_eq!(join.request.replaces[0].session, first);
+                join.answer(Ok(joined("a", 5)));
+            });
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_refused_as_stale_has_lost_its_place_and_is_closed() {
+    let mut scene = logged_in().await;
+    let join = request(2, "chat.handler.join", &json!({"channel": "5"}));
+    tokio::join!(scene.me.handle(join, Instant::now()), async {
+        is_followed(&mut scene.script).await;
+        let join = scene.instance.join().await;
+        let details = ErrorDetails::with_error_info("STALE_OPERATION", "chat.v1", []);
+        let stale = Status::with_error_details(Code::FailedPrecondition, "", details);
+        join.answer(Err(stale));
+    });
+    assert_eq!(scene.socket.closing(), Some(Disconnect::Displaced));
 }
