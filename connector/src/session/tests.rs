@@ -726,7 +726,7 @@ async fn who_shows_its_secret_joins_in_the_place_of_its_session_and_claims_when_
     for is_gone in [true, false] {
         let (socket, mut told) = client::client(WireFormat::JSON).await;
         let mut other = Client::new(Arc::clone(&scene.services), Arc::clone(&socket));
-        let back = json!({"userId": "u", "lessonId": 4, "resume": secret});
+        let back = json!({"userId": "u", "lessonId": "room", "resume": secret});
         let back = request(2, LOGIN, &back);
         let (instance, store) = (&mut scene.instance, &scene.store);
         let (user, whose) = (UserId::new("u").unwrap(), scene.incarnation.clone());
@@ -742,32 +742,41 @@ async fn who_shows_its_secret_joins_in_the_place_of_its_session_and_claims_when_
             }
             join.answer(Ok(joined("a", 5)));
         });
+        let entries = scene.entries("u").await;
+        let states: Vec<_> = entries.iter().map(|it| it.state).collect();
         if is_gone {
-            other.close().await;
-            scene.instance.leave().await.answer(Ok(Default::default()));
-            soon(scene.services.departures.landed()).await;
-            assert_eq!(scene.entries("u").await[0].state, EntryState::Live);
+            assert_eq!(states, [EntryState::Live, EntryState::Live]);
         } else {
             assert_eq!(secret_of(&told.next().await), secret, "it stays the same");
-            let entries = scene.entries("u").await;
-            let states: Vec<_> = entries.iter().map(|it| it.state).collect();
             assert_eq!(states, [EntryState::Superseded, EntryState::Live]);
-            // Its further channels are taken over, too.
-            let join = request(3, "chat.handler.join", &json!({"channel": "5"}));
-            tokio::join!(other.handle(join, Instant::now()), async {
-                is_followed(&mut scene.script).await;
-                let join = scene.instance.join().await;
-                assert_eq!(join.request.replaces[0].session, first);
-                join.answer(Ok(joined("a", 5)));
-            });
         }
+        other.close().await;
+        scene.instance.leave().await.answer(Ok(Default::default()));
+        soon(scene.services.departures.landed()).await;
     }
+    // Also where it joins later than it logs in.
+    let (socket, mut told) = client::client(WireFormat::JSON).await;
+    let mut third = Client::new(Arc::clone(&scene.services), socket);
+    let back = json!({"userId": "u", "resume": secret});
+    let back = request(3, LOGIN, &back);
+    third.handle(back, Instant::now()).await;
+    assert_eq!(secret_of(&told.next().await), secret);
+    let join = request(4, "chat.handler.join", &json!({"channel": "room"}));
+    tokio::join!(third.handle(join, Instant::now()), async {
+        let join = scene.instance.join().await;
+        let replaced = join.request.replaces.iter().map(|it| it.session.clone());
+        assert!(replaced.collect::<Vec<_>>().contains(&first));
+        join.answer(Ok(joined("a", 5)));
+    });
+    assert_eq!(told.next().await, reply(4, DONE));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_session_that_is_refused_as_stale_has_lost_its_place_and_is_closed() {
-    let mut scene = logged_in().await;
-    let join = request(2, "chat.handler.join", &json!({"channel": "5"}));
+    let mut scene = scene().await;
+    let login = request(1, LOGIN, &json!({"userId": "u"}));
+    scene.me.handle(login, Instant::now()).await;
+    let join = request(2, "chat.handler.join", &json!({"channel": "room"}));
     tokio::join!(scene.me.handle(join, Instant::now()), async {
         is_followed(&mut scene.script).await;
         let join = scene.instance.join().await;
