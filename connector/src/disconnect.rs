@@ -192,7 +192,7 @@ impl Disconnect {
             Self::Dead => reconnect(1001, 4009, "connector restarted"),
             Self::Kicked => told(Some("kick"), 4010, "kick"),
             Self::Replaced => told(Some("replaced"), 4012, "replaced"),
-            Self::Displaced => reconnect(1012, 4013, "displaced"),
+            Self::Displaced => reconnect(1001, 4013, "displaced"),
             Self::HandshakeTimeout => told(None, 4004, "handshake timeout"),
             Self::Idle => told(Some("idle"), 4005, "idle"),
             Self::Malformed => told(None, 4006, "malformed"),

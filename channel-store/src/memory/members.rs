@@ -160,7 +160,7 @@ impl Members {
             Membership::Detached => None,
         };
         let mut carried = 0;
-        for replaced in join.replaces.iter() {
+        for replaced in &join.replaces {
             let session = Session::Connected(replaced.session.clone());
             let record = self.sessions.get(&session);
             let is_others = record.is_some_and(|it| it.user.id != join.user.id);
