@@ -16,6 +16,7 @@ mod memory;
 mod redis;
 #[cfg(test)]
 mod registry;
+#[cfg(test)]
 mod replacing;
 #[cfg(test)]
 mod security;
