@@ -26,11 +26,12 @@ pub use name::{
 };
 pub use publication::{Epoch, ON_JOIN, ON_LEAVE, ON_MESSAGE, Payload, Position, Publication};
 pub use registry::{
-    Claimed, Hints, LoggedIn, Login, LoginPolicy, UserEntry, UserLook, UserRegistry,
+    Claim, Claimed, EntryState, Hints, LoggedIn, Login, LoginPolicy, PREDECESSORS, Proof,
+    UserEntry, UserLook, UserRegistry,
 };
 pub use rules::LogRule;
 pub use store::{
     Ack, CallSize, ChannelFeed, ChannelStore, FeedConnection, FeedSink, Generation, Head, Join,
-    Joined, Leave, LogPage, MembersPage, Membership, Publish, Published, Publisher, Reaped, Since,
-    Standing, StoreError, StoreOptions,
+    Joined, Leave, LogPage, MembersPage, Membership, Predecessor, Publish, Published, Publisher,
+    Reaped, Since, Standing, StoreError, StoreOptions,
 };

@@ -3,11 +3,15 @@
 //! Each login of a user leaves an entry under the user's name, with a generation: later logins have higher ones. A
 //! connector writes its own sessions' entries, and may mark as superseded what they outrank; it takes away nobody
 //! else's but those of the dead. So whoever is superseded is told by the connector that holds the socket.
+//!
+//! A client may hold a secret, of which the entry keeps a [`Proof`]. Whoever shows it at a later login takes the place of
+//! the sessions that have it, whatever the policy. It proves the place, not the identity.
 
 use crate::name::{Incarnation, SessionId, UserId};
-use crate::store::{Generation, StoreError};
+use crate::store::{Generation, Predecessor, StoreError};
 use async_trait::async_trait;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -19,7 +23,7 @@ pub enum LoginPolicy {
     Reject,
     /// It ends the first one.
     KickOld,
-    /// Both last: nothing is registered.
+    /// Both last.
     Allow,
 }
 
@@ -59,6 +63,30 @@ impl fmt::Display for LoginPolicy {
     }
 }
 
+/// What an entry keeps of a client's secret: enough to know it again, and not to tell it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Proof([u8; 16]);
+
+impl Proof {
+    /// From the first 128 bits of a cryptographic hash of the secret.
+    #[must_use]
+    pub fn new(hash: [u8; 16]) -> Self {
+        Self(hash)
+    }
+
+    /// Reads what `Display` writes.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let number = u128::from_str_radix(text, 16).ok()?;
+        (text.len() == 32).then(|| Self(number.to_be_bytes()))
+    }
+}
+
+impl fmt::Display for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
 /// A session that wants to be, or is, logged in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Login {
@@ -72,6 +100,19 @@ pub struct Login {
     pub deadline: u64,
     /// The cluster's.
     pub policy: LoginPolicy,
+    /// Of the secret that its client holds, if it holds one.
+    pub proof: Option<Proof>,
+}
+
+/// A session that is logged in says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// As it logged in, but for the deadline.
+    pub login: Login,
+    /// The rank that its login was answered with.
+    pub generation: u64,
+    /// The predecessors that its login was answered with.
+    pub predecessors: Arc<[Predecessor]>,
 }
 
 /// What became of a login.
@@ -83,7 +124,13 @@ pub enum LoggedIn {
         generation: u64,
         /// There are other entries.
         others: bool,
+        /// Sessions whose memberships it takes over where it joins: those that have the same proof, and the user's
+        /// lingering ones. Of very many the newest ones.
+        predecessors: Vec<Predecessor>,
     },
+    /// It is logged in without an entry: under [`LoginPolicy::Allow`] a user with very many sessions has some that
+    /// can't be resumed.
+    Unregistered,
     /// Nothing was changed: these incarnations hold the user.
     Taken(Vec<Incarnation>),
 }
@@ -93,8 +140,19 @@ pub enum LoggedIn {
 pub struct Claimed {
     /// Incarnations of entries that it outranks: each is marked as superseded.
     pub superseded: Vec<Incarnation>,
-    /// Incarnations of entries that outrank it, and are not superseded themselves.
+    /// Incarnations of live entries that outrank it.
     pub better: Vec<Incarnation>,
+}
+
+/// What an entry says of its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryState {
+    /// Its client is there, as far as is known.
+    Live,
+    /// Its connector is to close the socket. It stays so until the entry is closed.
+    Superseded,
+    /// Its client is gone, and it is still a member for a while. It holds nobody off.
+    Lingering,
 }
 
 /// One login, as the registry has it.
@@ -106,8 +164,42 @@ pub struct UserEntry {
     pub generation: u64,
     /// Of the connector that holds the socket.
     pub incarnation: Incarnation,
-    /// Its connector is to close the socket.
-    pub superseded: bool,
+    /// What it says of its session.
+    pub state: EntryState,
+    /// Of its client's secret.
+    pub proof: Option<Proof>,
+}
+
+impl UserEntry {
+    /// True if this session is to give way to the one that claims.
+    #[must_use]
+    pub fn gives_way_to(&self, claim: &Claim) -> bool {
+        if self.is_kin_of(&claim.login) {
+            return self.generation < claim.generation;
+        }
+        let is_named = || (claim.predecessors.iter()).any(|it| it.session == self.session);
+        let policy = claim.login.policy;
+        self.state == EntryState::Lingering && is_named()
+            || policy.outranks(claim.generation, self.generation)
+    }
+
+    /// True if the one that claims is to give way to this session.
+    #[must_use]
+    pub fn outranks(&self, claim: &Claim) -> bool {
+        self.state == EntryState::Live
+            && if self.is_kin_of(&claim.login) {
+                self.generation > claim.generation
+            } else {
+                let policy = claim.login.policy;
+                policy.outranks(self.generation, claim.generation)
+            }
+    }
+
+    /// True if both clients hold the same secret.
+    #[must_use]
+    pub fn is_kin_of(&self, login: &Login) -> bool {
+        login.proof.is_some() && self.proof == login.proof
+    }
 }
 
 /// What the registry has of a user.
@@ -124,8 +216,9 @@ pub struct UserLook {
 /// The registry. All of it may be repeated.
 #[async_trait]
 pub trait UserRegistry: Send + Sync + 'static {
-    /// Enters a session, unless the policy is [`LoginPolicy::Reject`] and others are there. First the entries of
-    /// incarnations that are known to be dead are taken away. Nobody is superseded by this: see
+    /// Enters a session, unless the policy is [`LoginPolicy::Reject`] and others hold the user. First the entries of
+    /// incarnations that are known to be dead are taken away. Whoever shows the proof of a live entry is let in under
+    /// every policy, and lingering entries hold nobody off. Nobody is superseded by this: see
     /// [`UserRegistry::claim`].
     ///
     /// # Errors
@@ -134,14 +227,20 @@ pub trait UserRegistry: Send + Sync + 'static {
     async fn login(&self, login: &Login, dead: &[Incarnation]) -> Result<LoggedIn, StoreError>;
 
     /// Puts the session's entry back if it is missing, with the generation that it had, and marks as superseded what
-    /// it outranks. Only for a session whose client is there. At most 500 a call, answered in their order.
+    /// it outranks: older entries of the same proof, predecessors that linger, and else what the policy says. Only for a
+    /// session whose client is there. At most 500 a call, answered in their order.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] for all; for each one as [`UserRegistry::login`].
-    async fn claim(
-        &self,
-        claims: &[(Login, u64)],
-    ) -> Result<Vec<Result<Claimed, StoreError>>, StoreError>;
+    async fn claim(&self, claims: &[Claim])
+    -> Result<Vec<Result<Claimed, StoreError>>, StoreError>;
+
+    /// A session's client is gone, and the session stays a member for a while: its entry holds nobody off any more. One
+    /// that is superseded stays so. Works out of memory.
+    ///
+    /// # Errors
+    /// As [`UserRegistry::login`].
+    async fn linger(&self, user: &UserId, session: &SessionId) -> Result<(), StoreError>;
 
     /// Takes a session's entry away. `fence`: a copy of its login or of a claim may still travel, and comes too late
     /// from now on. Works out of memory.
@@ -195,3 +294,9 @@ pub trait Hints: Send + Sync + 'static {
 
 /// Hints that wait for a listener at most.
 pub(crate) const HINTS: usize = 1_024;
+/// Predecessors that a login is answered with at most: what a session's joins carry. Chat takes no more.
+pub const PREDECESSORS: usize = 64;
+/// Entries of a user under [`LoginPolicy::Allow`], apart from those of clients that come back.
+pub(crate) const ENTRIES: usize = 100;
+/// Superseded entries of a user whose connectors have not seen to them yet. The oldest ones beyond are forgotten.
+pub(crate) const SUPERSEDED: usize = 32;

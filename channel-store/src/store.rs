@@ -105,7 +105,8 @@ pub enum StoreError {
     /// The idempotency key was used for another content; nothing was written.
     #[error("the idempotency key was used for another content")]
     KeyReused,
-    /// A later operation of the same session has taken effect; nothing was written.
+    /// A later operation of the same session has taken effect, or another session has taken its place; nothing was
+    /// written.
     #[error("a later operation of this session has taken effect")]
     StaleOperation,
     /// The incarnation was declared dead; nothing was written.
@@ -163,6 +164,15 @@ pub enum Membership {
     Detached,
 }
 
+/// A session whose place another one takes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Predecessor {
+    /// The session.
+    pub session: SessionId,
+    /// The incarnation of the connector that held its socket.
+    pub incarnation: Incarnation,
+}
+
 /// A session about to be a member.
 #[derive(Debug, Clone)]
 pub struct Join {
@@ -175,6 +185,9 @@ pub struct Join {
     /// By the store's clock, milliseconds since 1970: later than this it has no effect. A connector's is bound to its
     /// lease, so that none of its joins is dangerous for ever.
     pub deadline: Option<u64>,
+    /// Sessions of the same user whose memberships here end without onLeave, while this one comes without onJoin if there
+    /// was any. None of them can join here any more. At most [`PREDECESSORS`](crate::PREDECESSORS).
+    pub replaces: Vec<Predecessor>,
 }
 
 /// What a join did. A repeated one answers as the first did, as long as the log stands.
@@ -295,7 +308,7 @@ pub trait ChannelStore: Send + Sync + 'static {
     /// announced. Idempotent.
     ///
     /// # Errors
-    /// [`StoreError::StaleOperation`] if the session has left with a higher operation;
+    /// [`StoreError::StaleOperation`] if the session has left with a higher operation, or was replaced;
     /// [`StoreError::ConnectorDead`], [`StoreError::Late`], [`StoreError::Full`], [`StoreError::Unavailable`].
     async fn join(&self, join: Join) -> Result<Joined, StoreError>;
 

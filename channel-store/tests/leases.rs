@@ -117,6 +117,7 @@ impl Subject {
             user: text_user("u"),
             membership: as_,
             deadline: Some(deadline),
+            replaces: Vec::new(),
         };
         self.store.join(join).await
     }

@@ -2,13 +2,15 @@
 
 use crate::conformance::conformance;
 use crate::support::{Kind, Subject, eventually, incarnation};
+use channel_store::EntryState::{Lingering, Live, Superseded};
 use channel_store::LoginPolicy::{Allow, KickOld, Reject};
 use channel_store::memory::Snapshot;
 use channel_store::{
-    Claimed, Incarnation, LoggedIn, Login, LoginPolicy, Renewed, SessionId, StoreError,
-    StoreOptions, UserId,
+    Claim, Claimed, EntryState, Incarnation, LoggedIn, Login, LoginPolicy, Predecessor, Proof,
+    Renewed, SessionId, StoreError, StoreOptions, UserId,
 };
 use futures_util::future::join_all;
+use std::sync::Arc;
 use std::time::Duration;
 
 conformance! {
@@ -30,6 +32,17 @@ conformance! {
     a_look_shows_everything_of_each_user
     names_of_users_meet_no_others
     one_policy_is_in_force_until_nobody_goes_by_it
+    who_shows_the_proof_comes_back_under_every_policy
+    a_login_marks_nobody_and_a_claim_marks_its_own_kind
+    a_lingering_session_holds_nobody_off_and_is_named_to_whoever_comes
+    a_lingering_place_goes_to_whoever_comes_first
+    the_place_of_a_dead_session_is_taken_without_waiting
+    of_two_sessions_with_one_proof_the_newer_one_stays_whoever_claims
+    a_late_login_with_the_proof_leaves_the_newer_session_alone
+    after_a_flush_the_secret_is_known_again
+    the_proof_of_another_user_opens_nothing
+    a_user_with_very_many_sessions_has_bounded_entries
+    who_comes_back_a_thousand_times_leaves_few_marks
     hints_reach_whom_they_are_for
     an_incarnation_can_listen_again
     who_listens_last_hears
@@ -72,6 +85,7 @@ impl Subject {
             incarnation: incarnation(of),
             deadline: term.until,
             policy,
+            proof: None,
         }
     }
 
@@ -93,6 +107,81 @@ impl Subject {
         }
     }
 
+    /// The same with a secret: what the proof is made of is the connector's business.
+    async fn try_with(
+        &self,
+        of: &str,
+        name: &str,
+        policy: LoginPolicy,
+        secret: u8,
+    ) -> Result<LoggedIn, StoreError> {
+        let login = self.attempt_with(of, name, policy, secret).await;
+        self.registry.login(&login, &[]).await
+    }
+
+    async fn attempt_with(&self, of: &str, name: &str, policy: LoginPolicy, secret: u8) -> Login {
+        Login {
+            proof: Some(Proof::new([secret; 16])),
+            ..self.attempt(of, name, policy).await
+        }
+    }
+
+    /// Logs in with a secret and claims; whom it replaces.
+    async fn come_back(
+        &self,
+        of: &str,
+        name: &str,
+        policy: LoginPolicy,
+        secret: u8,
+    ) -> (Claim, Vec<String>) {
+        let login = self.attempt_with(of, name, policy, secret).await;
+        let answer = self.registry.login(&login, &[]).await.unwrap();
+        let LoggedIn::Yes {
+            generation,
+            predecessors,
+            ..
+        } = answer
+        else {
+            panic!("{answer:?}");
+        };
+        let names = predecessors.iter().map(|it| it.session.to_string());
+        let names = names.collect();
+        let claim = Claim {
+            login,
+            generation,
+            predecessors: predecessors.into(),
+        };
+        self.claim_all(&claim).await.unwrap();
+        (claim, names)
+    }
+
+    async fn claim_all(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+        let claims = std::slice::from_ref(claim);
+        self.registry.claim(claims).await.unwrap().remove(0)
+    }
+
+    /// Sessions of user `u` and their states, by name.
+    async fn states(&self) -> Vec<(String, EntryState)> {
+        let looks = self.registry.look(&incarnation(ONE), &[user("u")]).await;
+        let entries = looks.unwrap().remove(0).entries.into_iter();
+        let mut states: Vec<_> = entries
+            .map(|it| (it.session.to_string(), it.state))
+            .collect();
+        states.sort_by(|a, b| a.0.cmp(&b.0));
+        states
+    }
+
+    async fn are(&self, expected: &[(&str, EntryState)]) {
+        let states = self.states().await;
+        let states: Vec<_> = states.iter().map(|(it, state)| (&**it, *state)).collect();
+        assert_eq!(states, expected);
+    }
+
+    async fn linger(&self, name: &str) {
+        let lingers = self.registry.linger(&user("u"), &session(name)).await;
+        lingers.unwrap();
+    }
+
     async fn claim_as(
         &self,
         of: &str,
@@ -101,7 +190,7 @@ impl Subject {
         generation: u64,
     ) -> Result<Claimed, StoreError> {
         let login = self.attempt(of, name, policy).await;
-        let claims = [(login, generation)];
+        let claims = [claim(login, generation)];
         let mut answers = self.registry.claim(&claims).await.unwrap();
         assert_eq!(answers.len(), 1);
         answers.remove(0)
@@ -129,7 +218,7 @@ impl Subject {
                     it.session.to_string(),
                     it.generation,
                     it.incarnation,
-                    it.superseded,
+                    it.state == Superseded,
                 )
             })
             .collect();
@@ -140,6 +229,14 @@ impl Subject {
     async fn sessions(&self) -> Vec<String> {
         let (entries, _) = self.entries(ONE).await;
         entries.into_iter().map(|it| it.0).collect()
+    }
+}
+
+fn claim(login: Login, generation: u64) -> Claim {
+    Claim {
+        login,
+        generation,
+        predecessors: Arc::default(),
     }
 }
 
@@ -174,7 +271,10 @@ async fn under_reject_the_first_login_has_the_user(kind: Kind) {
 async fn under_kick_old_a_login_drives_nobody_out_by_itself(kind: Kind) {
     let subject = Subject::new(kind).await;
     let alone = subject.try_login(ONE, "a", KickOld).await;
-    let Ok(LoggedIn::Yes { generation, others }) = alone else {
+    let Ok(LoggedIn::Yes {
+        generation, others, ..
+    }) = alone
+    else {
         panic!("{alone:?}");
     };
     assert!(!others);
@@ -183,6 +283,7 @@ async fn under_kick_old_a_login_drives_nobody_out_by_itself(kind: Kind) {
     let Ok(LoggedIn::Yes {
         generation: newer,
         others,
+        ..
     }) = second
     else {
         panic!("{second:?}");
@@ -262,7 +363,7 @@ async fn a_login_beyond_its_deadline_makes_no_ghost(kind: Kind) {
     };
     let login = subject.registry.login(&late, &[]).await;
     assert_eq!(login, Err(StoreError::Late));
-    let claims = subject.registry.claim(&[(late, 7)]).await.unwrap();
+    let claims = subject.registry.claim(&[claim(late, 7)]).await.unwrap();
     assert_eq!(claims, [Err(StoreError::Late)]);
     assert_eq!(subject.sessions().await, Vec::<String>::new());
 }
@@ -328,6 +429,7 @@ async fn a_superseded_session_stays_superseded_whatever_it_claims(kind: Kind) {
     let unchanged = LoggedIn::Yes {
         generation: old,
         others: true,
+        predecessors: Vec::new(),
     };
     assert_eq!(again, Ok(unchanged));
     assert_eq!(subject.entries(ONE).await.0, expected);
@@ -392,7 +494,7 @@ async fn claims_are_answered_each_for_itself(kind: Kind) {
             let reaped = subject.registry.reap(&user, &incarnation(ONE)).await;
             assert_eq!(reaped, Ok(0));
         }
-        claims.push((Login { user, ..attempt }, n + 1));
+        claims.push(claim(Login { user, ..attempt }, n + 1));
     }
     let answers = subject.registry.claim(&claims).await.unwrap();
     assert_eq!(answers.len(), 500);
@@ -402,7 +504,7 @@ async fn claims_are_answered_each_for_itself(kind: Kind) {
             _ => assert_eq!(answer, claimed(&[], &[])),
         }
     }
-    let users: Vec<_> = claims.iter().map(|(login, _)| login.user.clone()).collect();
+    let users: Vec<_> = claims.iter().map(|it| it.login.user.clone()).collect();
     let looks = subject.registry.look(&incarnation(ONE), &users).await;
     for (n, look) in looks.unwrap().iter().enumerate() {
         let found: Vec<_> = look.entries.iter().map(|it| it.generation).collect();
@@ -471,6 +573,231 @@ async fn one_policy_is_in_force_until_nobody_goes_by_it(kind: Kind) {
     })
     .await;
     assert_eq!(agree(KickOld, LONG).await, Allow);
+}
+
+async fn who_shows_the_proof_comes_back_under_every_policy(kind: Kind) {
+    for policy in [Reject, KickOld, Allow] {
+        let subject = Subject::new(kind).await;
+        subject.try_with(ONE, "a", policy, 1).await.unwrap();
+        if policy == Reject {
+            let stranger = subject.try_with(OTHER, "b", policy, 2).await;
+            assert_eq!(stranger, taken(&[ONE]), "another secret");
+            let stranger = subject.try_login(OTHER, "b", policy).await;
+            assert_eq!(stranger, taken(&[ONE]), "no secret");
+        }
+        for (of, name) in [(OTHER, "b"), (ONE, "c")] {
+            let (_, replaced) = subject.come_back(of, name, policy, 1).await;
+            let expected: &[&str] = if name == "b" { &["a"] } else { &["b", "a"] };
+            assert_eq!(replaced, expected, "{policy}: the newest first");
+        }
+        subject
+            .are(&[("a", Superseded), ("b", Superseded), ("c", Live)])
+            .await;
+        // The winner goes at once, and the others' connectors have not seen their marks yet: they hold nobody off.
+        subject.close_session("c", false).await;
+        subject.come_back(OTHER, "d", policy, 1).await;
+    }
+}
+
+async fn a_login_marks_nobody_and_a_claim_marks_its_own_kind(kind: Kind) {
+    for policy in [Reject, Allow] {
+        let subject = Subject::new(kind).await;
+        subject.try_with(ONE, "a", policy, 1).await.unwrap();
+        if policy == Allow {
+            subject.try_with(ONE, "tab", policy, 2).await.unwrap();
+            subject.try_login(ONE, "unproven", policy).await.unwrap();
+        }
+        let login = subject.try_with(OTHER, "b", policy, 1).await;
+        assert!(matches!(login, Ok(LoggedIn::Yes { .. })), "{login:?}");
+        // Its client may be gone by now: then nobody would be left.
+        let states = subject.states().await;
+        assert!(states.iter().all(|(_, it)| *it == Live), "{states:?}");
+        // Repeated, it is answered as the first, with the same predecessors.
+        assert_eq!(subject.try_with(OTHER, "b", policy, 1).await, login);
+        subject.come_back(OTHER, "b", policy, 1).await;
+        let states = subject.states().await;
+        let gone = states.iter().filter(|(_, it)| *it != Live);
+        let gone: Vec<_> = gone.map(|(name, _)| &**name).collect();
+        assert_eq!(gone, ["a"], "{policy}");
+    }
+}
+
+async fn a_lingering_session_holds_nobody_off_and_is_named_to_whoever_comes(kind: Kind) {
+    for policy in [Reject, KickOld, Allow] {
+        let subject = Subject::new(kind).await;
+        subject.try_with(ONE, "a", policy, 1).await.unwrap();
+        subject.linger("a").await;
+        subject.linger("a").await;
+        subject.are(&[("a", Lingering)]).await;
+        // Without a secret, too: it is one user, and the old client is gone.
+        let login = subject.attempt(OTHER, "b", policy).await;
+        let answer = subject.registry.login(&login, &[]).await.unwrap();
+        let LoggedIn::Yes {
+            generation,
+            predecessors,
+            ..
+        } = answer
+        else {
+            panic!("{policy}: {answer:?}");
+        };
+        let gone = Predecessor {
+            session: session("a"),
+            incarnation: incarnation(ONE),
+        };
+        assert_eq!(predecessors, [gone]);
+        subject.are(&[("a", Lingering), ("b", Live)]).await;
+        // One that begins to linger later was not named, and stays.
+        if policy == Allow {
+            subject.try_login(ONE, "c", policy).await.unwrap();
+            subject.linger("c").await;
+        }
+        let claim = Claim {
+            login,
+            generation,
+            predecessors: predecessors.into(),
+        };
+        let marked = subject.claim_all(&claim).await;
+        assert_eq!(marked, claimed(&[ONE], &[]), "{policy}");
+        let states = subject.states().await;
+        assert_eq!(states[..2], [("a".into(), Superseded), ("b".into(), Live)]);
+        assert!(states[2..].iter().all(|(_, it)| *it == Lingering));
+        // A mark stays, and nothing comes back by lingering.
+        subject.linger("a").await;
+        subject.linger("nobody").await;
+        assert_eq!(subject.states().await, states);
+    }
+}
+
+/// The one who came while it lingered may not have claimed yet: else two would be let in, and one of them kicked.
+async fn a_lingering_place_goes_to_whoever_comes_first(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    subject.try_with(ONE, "a", Reject, 1).await.unwrap();
+    subject.linger("a").await;
+    subject.try_with(OTHER, "b", Reject, 2).await.unwrap();
+    let late = subject.try_with(ONE, "c", Reject, 1).await;
+    assert_eq!(late, taken(&[OTHER]));
+    subject.are(&[("a", Lingering), ("b", Live)]).await;
+}
+
+async fn the_place_of_a_dead_session_is_taken_without_waiting(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let first = subject.attempt_with(ONE, "a", Reject, 1).await;
+    subject.registry.login(&first, &[]).await.unwrap();
+    // Its connector is dead, and nobody knows yet.
+    let (_, replaced) = subject.come_back(OTHER, "b", Reject, 1).await;
+    assert_eq!(replaced, ["a"]);
+    assert_eq!(subject.reap_user(ONE).await, 1);
+    subject.are(&[("b", Live)]).await;
+    let thawed = subject.registry.login(&first, &[]).await;
+    assert_eq!(thawed, Err(StoreError::ConnectorDead));
+    // Reaped already: there is nobody to replace.
+    assert_eq!(subject.reap_user(OTHER).await, 1);
+    let (_, replaced) = subject.come_back("connector-3/cc", "c", Reject, 1).await;
+    assert_eq!(replaced, [""; 0]);
+}
+
+async fn of_two_sessions_with_one_proof_the_newer_one_stays_whoever_claims(kind: Kind) {
+    for policy in [Reject, KickOld, Allow] {
+        let subject = Subject::new(kind).await;
+        let (older, _) = subject.come_back(ONE, "a", policy, 1).await;
+        let (newer, _) = subject.come_back(OTHER, "b", policy, 1).await;
+        let claims = [
+            (&older, claimed(&[], &[OTHER])),
+            (&newer, claimed(&[ONE], &[])),
+            (&older, claimed(&[], &[OTHER])),
+        ];
+        for (claim, expected) in claims.clone() {
+            assert_eq!(subject.claim_all(claim).await, expected, "{policy}");
+        }
+        subject.are(&[("a", Superseded), ("b", Live)]).await;
+        // Everything is lost, and they come back in any order: as soon as the newer one has claimed, it is the one.
+        subject.close_session("a", false).await;
+        subject.close_session("b", false).await;
+        for (claim, _) in claims {
+            subject.claim_all(claim).await.unwrap();
+        }
+        subject.claim_all(&newer).await.unwrap();
+        subject.are(&[("a", Superseded), ("b", Live)]).await;
+    }
+}
+
+/// A client that is gone has asked for its place; the login arrives when the client is back by another way.
+async fn a_late_login_with_the_proof_leaves_the_newer_session_alone(kind: Kind) {
+    for policy in [Reject, KickOld, Allow] {
+        let subject = Subject::new(kind).await;
+        let late = subject.attempt_with(ONE, "late", policy, 1).await;
+        subject.come_back(OTHER, "b", policy, 1).await;
+        subject.registry.login(&late, &[]).await.unwrap();
+        subject.are(&[("b", Live), ("late", Live)]).await;
+        subject.close_session("late", true).await;
+        let copy = subject.registry.login(&late, &[]).await;
+        assert_eq!(copy, Err(StoreError::StaleOperation));
+        subject.are(&[("b", Live)]).await;
+    }
+}
+
+async fn after_a_flush_the_secret_is_known_again(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    let (claim, _) = subject.come_back(ONE, "a", Reject, 1).await;
+    // As after a loss of everything: the client comes back before its old connector has restored the entry.
+    subject.close_session("a", false).await;
+    let (_, replaced) = subject.come_back(OTHER, "b", Reject, 1).await;
+    assert_eq!(replaced, [""; 0]);
+    assert_eq!(subject.claim_all(&claim).await, claimed(&[], &[OTHER]));
+    // An entry that its owner has put back has its proof again.
+    let (_, replaced) = subject.come_back(OTHER, "c", Reject, 1).await;
+    assert_eq!(replaced, ["b", "a"]);
+    subject
+        .are(&[("a", Superseded), ("b", Superseded), ("c", Live)])
+        .await;
+}
+
+async fn the_proof_of_another_user_opens_nothing(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    subject.come_back(ONE, "a", Reject, 1).await;
+    let foreign = Login {
+        user: user("v"),
+        ..subject.attempt_with(OTHER, "b", Reject, 1).await
+    };
+    let answer = subject.registry.login(&foreign, &[]).await;
+    assert!(
+        matches!(&answer, Ok(LoggedIn::Yes { predecessors, others: false, .. }) if predecessors.is_empty()),
+        "{answer:?}"
+    );
+    subject.are(&[("a", Live)]).await;
+}
+
+async fn a_user_with_very_many_sessions_has_bounded_entries(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    for n in 0..110 {
+        let login = subject.try_login(ONE, &format!("s{n}"), Allow).await;
+        let is_entered = matches!(login, Ok(LoggedIn::Yes { .. }));
+        assert_eq!(is_entered, n < 100, "{n}: {login:?}");
+    }
+    // Repeated, the first ones are answered as they were; and who comes back has a place.
+    subject.log_in(ONE, "s7", Allow).await;
+    assert_eq!(subject.sessions().await.len(), 100);
+    subject.close_session("s0", false).await;
+    subject.come_back(ONE, "a", Allow, 1).await;
+    let (_, replaced) = subject.come_back(ONE, "b", Allow, 1).await;
+    assert_eq!(replaced, ["a"]);
+}
+
+async fn who_comes_back_a_thousand_times_leaves_few_marks(kind: Kind) {
+    let subject = Subject::new(kind).await;
+    for n in 0..1_000 {
+        let name = format!("s{n:04}");
+        let (_, replaced) = subject.come_back(ONE, &name, Reject, 1).await;
+        assert!(replaced.len() <= 33, "{}", replaced.len());
+        if n > 0 {
+            assert_eq!(replaced[0], format!("s{:04}", n - 1), "the newest first");
+        }
+    }
+    let states = subject.states().await;
+    assert!(states.len() <= 34, "{}", states.len());
+    let live = states.iter().filter(|(_, it)| *it == Live);
+    let live: Vec<_> = live.map(|(name, _)| &**name).collect();
+    assert_eq!(live, ["s0999"]);
 }
 
 async fn hints_reach_whom_they_are_for(kind: Kind) {

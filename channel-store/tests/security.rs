@@ -7,9 +7,9 @@ use crate::support::{
 use channel_store::probe::{Met, Probe, ProbeFeed, ProbeOutcome};
 use channel_store::redis::{OpenError, RedisFeed, RedisStore};
 use channel_store::{
-    Ack, ChannelFeed, ChannelStore, Declared, DroppedBy, HistoryRange, Incarnation, IndexEntry,
-    Indexed, Leave, LoggedIn, Login, LoginPolicy, Membership, Place, SessionId, Since, StoreError,
-    StoreOptions, UserId,
+    Ack, ChannelFeed, ChannelStore, Claim, Declared, DroppedBy, HistoryRange, Incarnation,
+    IndexEntry, Indexed, Leave, LoggedIn, Login, LoginPolicy, Membership, Place, SessionId, Since,
+    StoreError, StoreOptions, UserId,
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use std::path::{Path, PathBuf};
@@ -107,6 +107,7 @@ async fn everybody_looks_after_logins(subject: &Subject, feed: &RedisFeed) {
         incarnation: incarnation.clone(),
         deadline: u64::from(u32::MAX) << 12,
         policy: LoginPolicy::KickOld,
+        proof: None,
     };
     let lasts = Duration::from_secs(60);
     let agreed = held.agree(LoginPolicy::KickOld, lasts).await;
@@ -118,7 +119,11 @@ async fn everybody_looks_after_logins(subject: &Subject, feed: &RedisFeed) {
     let LoggedIn::Yes { generation, .. } = logged_in else {
         panic!("{logged_in:?}");
     };
-    let claims = [(second.clone(), generation)];
+    let claims = [Claim {
+        login: second.clone(),
+        generation,
+        predecessors: Arc::default(),
+    }];
     let claimed = held.claim(&claims).await.unwrap().remove(0).unwrap();
     assert_eq!(claimed.superseded, std::slice::from_ref(&dead));
     let users = std::slice::from_ref(&user);

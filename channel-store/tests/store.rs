@@ -19,6 +19,8 @@ mod redis;
 #[cfg(test)]
 mod registry;
 #[cfg(test)]
+mod replacing;
+#[cfg(test)]
 mod security;
 #[cfg(test)]
 mod sentinel;

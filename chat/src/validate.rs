@@ -6,11 +6,12 @@ use bytes::Bytes;
 use channel_store::probe::{MOST_SETS, Probe};
 use channel_store::{
     ChannelName, IdempotencyKey, Incarnation, Join, Leave, Membership, ON_JOIN, ON_LEAVE,
-    ON_MESSAGE, Payload, Publish, Route, SessionId, StoreError, User, UserId, body,
+    ON_MESSAGE, PREDECESSORS, Payload, Publish, Route, SessionId, StoreError, User, UserId, body,
 };
 use proto::v1::send_request::Content;
 use proto::v1::{
-    HistoryRequest, JoinRequest, LeaveRequest, MembersRequest, ProbeRequest, SendRequest, Session,
+    HistoryRequest, JoinRequest, LeaveRequest, MembersRequest, Predecessor, ProbeRequest,
+    SendRequest, Session,
 };
 use std::fmt::Display;
 
@@ -31,13 +32,37 @@ pub(crate) struct Page {
 
 pub(crate) fn join(request: JoinRequest) -> Result<Join, Error> {
     let user = (request.user, request.user_is_number);
+    let replaces = predecessors(request.replaces, request.session.is_some())?;
     let (channel, user, membership) = member(request.channel, user, request.session)?;
     Ok(Join {
         channel,
         user,
         membership,
         deadline: Some(request.deadline).filter(|&deadline| deadline > 0),
+        replaces,
     })
+}
+
+fn predecessors(
+    named: Vec<Predecessor>,
+    by_session: bool,
+) -> Result<Vec<channel_store::Predecessor>, Error> {
+    let mut wrong = Wrong::default();
+    if named.len() > PREDECESSORS || !(named.is_empty() || by_session) {
+        let limits = format!("at most {PREDECESSORS}, and only for a connector's session");
+        wrong.take::<(), _>("replaces", Err(limits));
+        return Err(wrong.into());
+    }
+    let predecessors = named.into_iter().map(|it| {
+        let incarnation = wrong.take("replaces.incarnation", Incarnation::new(it.incarnation));
+        let session = wrong.take("replaces.session", session_id(it.session));
+        Some(channel_store::Predecessor {
+            session: session?,
+            incarnation: incarnation?,
+        })
+    });
+    let predecessors = predecessors.collect::<Option<_>>();
+    predecessors.ok_or(wrong.into())
 }
 
 pub(crate) fn leave(request: LeaveRequest) -> Result<Leave, Error> {

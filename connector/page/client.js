@@ -10,6 +10,7 @@ export class Client {
   #socket;
   #state = 'connecting';
   #kicked;
+  #secret; // of our place, from the first login on
   #lastId = 0;
   #waiting = new Map(); // id → what to do with the answer
   #unanswered = new Map(); // key → a message that may not have arrived
@@ -78,8 +79,11 @@ export class Client {
     try {
       const since = this.channels.get(this.home);
       const body = { userId: this.user, lessonId: this.home, ...(since ? { since } : { positions: true }) };
+      // Shows that the connection that was lost was our own: then its place is ours at once.
+      if (this.#secret) body.resume = this.#secret;
       const reply = await this.ask('connector.handler.login', body);
       if (reply.code !== 0) return this.#refused(reply);
+      this.#secret = reply.resume;
       this.#joined(this.home, reply);
       for (const channel of [...this.channels.keys()]) {
         if (channel !== this.home) await this.#joinAgain(channel);

@@ -32,8 +32,10 @@ const words = {
   'connector restarted': 'the server was restarted',
   attack: 'the server took this for an attack',
   idle: 'you were not logged in in time',
+  displaced: 'another connection took your place',
   kick: 'you have logged in elsewhere',
   malformed: 'the server did not understand this page',
+  replaced: 'you have gone on in another window',
   shutdown: 'the server is being restarted',
   slow: 'the connection was too slow',
 };

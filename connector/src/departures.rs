@@ -6,20 +6,22 @@
 //! Leaves wait in a queue for each shard of the store, with workers of its own: a shard that is down delays its own
 //! leaves, and nobody else's.
 //!
-//! With a grace, a session whose client is gone stays a member for as long. If the user comes back meanwhile it has two
-//! sessions, and the end of one of two is no leave.
+//! With a grace, a session whose client is gone stays a member for as long. Its login says so and holds nobody off, and
+//! if the user comes back meanwhile, the new session takes over its memberships where it joins. The same holds for a
+//! session that was replaced while its socket was still open: it stays for a moment, because the new session may not have
+//! joined all of its channels yet.
 
 use crate::chat::{CALL, CallError, Chat};
 use crate::lease::Membership;
 use crate::registry::{Registration, Registry};
 use channel_store::{Place, Shard};
 use parking_lot::Mutex;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::mem;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -27,6 +29,8 @@ use tokio_util::task::AbortOnDropHandle;
 const ROOM: usize = 100_000;
 /// Leaves under way at once in each shard.
 const AT_ONCE: usize = 64;
+/// How long a session stays a member at least whose client has another session.
+const REPLACED: Duration = Duration::from_secs(5);
 /// Pauses between tries.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
@@ -37,6 +41,8 @@ pub(crate) struct Departure {
     pub(crate) memberships: Vec<Arc<Membership>>,
     /// Its login is closed after all leaves have landed.
     pub(crate) registration: Option<Arc<Registration>>,
+    /// The same client has another session, which may take over these memberships for some time to come.
+    pub(crate) replaced: bool,
 }
 
 /// Lands leaves in the background.
@@ -61,7 +67,9 @@ struct Line {
 #[derive(Default)]
 struct State {
     /// Members for the time being, by when that is over.
-    lingering: VecDeque<(Instant, Departure)>,
+    lingering: BTreeMap<(Instant, u64), Departure>,
+    /// Told apart those that end at one moment.
+    lingered: u64,
     shards: HashMap<Shard, Queue>,
     /// Sessions of which not everything has landed, without those that linger.
     outstanding: usize,
@@ -76,6 +84,7 @@ struct Queue {
 
 enum Step {
     Leave(Arc<Membership>, Arc<Rest>),
+    Linger(Arc<Registration>, Arc<Rest>),
     Close(Arc<Registration>, Arc<Rest>),
 }
 
@@ -114,26 +123,33 @@ impl Departures {
         }
     }
 
-    /// Takes charge of the end of a session whose client is gone. Its leaves wait until the grace is over, its login is
-    /// closed at once.
-    pub(crate) fn add(&self, mut departure: Departure) {
+    /// Takes charge of the end of a session whose client is gone. Its leaves wait until the grace is over; until then its
+    /// login holds nobody off.
+    pub(crate) fn add(&self, departure: Departure) {
         // Now it ends, whenever the leaves are sent.
         for membership in &departure.memberships {
             membership.end();
         }
-        if self.grace.is_zero() || departure.memberships.is_empty() {
+        let grace = if departure.replaced {
+            self.grace.max(REPLACED)
+        } else {
+            self.grace
+        };
+        if grace.is_zero() || departure.memberships.is_empty() {
             return self.land(departure);
         }
-        let registration = departure.registration.take();
-        if registration.is_some() {
-            self.land(Departure {
-                registration,
-                ..Departure::default()
-            });
+        if let Some(registration) = &departure.registration {
+            registration.begin_lingering();
+            // One that was replaced is marked already.
+            if !departure.replaced {
+                self.line.linger(Arc::clone(registration));
+            }
         }
-        let until = Instant::now() + self.grace;
+        let until = Instant::now() + grace;
         let mut state = self.line.state.lock();
-        state.lingering.push_back((until, departure));
+        state.lingered += 1;
+        let key = (until, state.lingered);
+        state.lingering.insert(key, departure);
         drop(state);
         self.line.lingers.notify_one();
     }
@@ -201,6 +217,9 @@ impl<'a> Undo<'a> {
 impl Drop for Undo<'_> {
     fn drop(&mut self) {
         let mut departure = mem::take(&mut self.departure);
+        if let Some(registration) = &departure.registration {
+            registration.undo();
+        }
         departure.registration = (departure.registration).filter(|it| !it.is_nowhere());
         if departure.registration.is_some() || !departure.memberships.is_empty() {
             // A client that was told of a failure has no grace.
@@ -214,12 +233,9 @@ impl Line {
         let Departure {
             memberships,
             registration,
+            replaced: _,
         } = departure;
-        self.state.lock().outstanding += 1;
-        let rest = Arc::new(Rest {
-            registration,
-            line: Arc::downgrade(self),
-        });
+        let rest = self.rest(registration);
         for membership in memberships {
             membership.begin_leaving();
             let place = Place::Channel(membership.channel().clone());
@@ -227,6 +243,21 @@ impl Line {
         }
         // If there was nothing to leave, this was the last reference.
         drop(rest);
+    }
+
+    /// Something begins that is outstanding until all of its steps are done.
+    fn rest(self: &Arc<Self>, registration: Option<Arc<Registration>>) -> Arc<Rest> {
+        self.state.lock().outstanding += 1;
+        Arc::new(Rest {
+            registration,
+            line: Arc::downgrade(self),
+        })
+    }
+
+    fn linger(self: &Arc<Self>, registration: Arc<Registration>) {
+        let place = Place::User(registration.user().clone());
+        let rest = self.rest(None);
+        self.enqueue(&place, Step::Linger(registration, rest));
     }
 
     fn enqueue(self: &Arc<Self>, place: &Place, step: Step) {
@@ -253,6 +284,10 @@ impl Line {
                         // the reconciliation believes that it is leaving, and would not remove it again after a
                         // failover that lost the leave.
                         drop(membership);
+                        drop(rest);
+                    }
+                    Step::Linger(registration, rest) => {
+                        linger(&self.registry, &registration).await;
                         drop(rest);
                     }
                     Step::Close(registration, rest) => {
@@ -305,12 +340,18 @@ impl Drop for Rest {
 
 async fn end_graces(line: Arc<Line>) {
     loop {
-        let first = line.state.lock().lingering.front().map(|(until, _)| *until);
+        let first = {
+            let state = line.state.lock();
+            state.lingering.keys().next().map(|(until, _)| *until)
+        };
         match first {
             None => line.lingers.notified().await,
-            Some(until) if until > Instant::now() => sleep_until(until).await,
+            Some(until) if until > Instant::now() => {
+                // One that is added meanwhile may end earlier.
+                let _ = timeout_at(until, line.lingers.notified()).await;
+            }
             Some(_) => {
-                let over = line.state.lock().lingering.pop_front();
+                let over = line.state.lock().lingering.pop_first();
                 over.into_iter()
                     .for_each(|(_, departure)| line.push(departure));
             }
@@ -330,6 +371,14 @@ async fn leave(chat: &Chat, membership: &Membership) {
             }
             Err(CallError::Unreachable | CallError::Unknown) => back_off(&mut pause).await,
         }
+    }
+}
+
+async fn linger(registry: &Registry, registration: &Registration) {
+    let mut pause = BACK_OFF.0;
+    while let Err(error) = registry.linger(registration).await {
+        tracing::debug!(%error, "not said that it lingers");
+        back_off(&mut pause).await;
     }
 }
 

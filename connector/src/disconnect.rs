@@ -35,6 +35,13 @@ pub enum Disconnect {
     /// Another login of the user, where the newest stays or data was lost: the client is not to connect again by itself.
     #[error("kicked")]
     Kicked,
+    /// The client has logged in again with its secret, and its new session has this one's place. The client is not to
+    /// connect again by itself: where two clients share a secret, they would take turns for ever.
+    #[error("replaced")]
+    Replaced,
+    /// Another session has this one's place, and it is not known that it is the same client's. Reconnect.
+    #[error("displaced")]
+    Displaced,
     /// Bytes that break the client's protocol (K6, F1).
     #[error("malformed")]
     Malformed,
@@ -95,7 +102,7 @@ impl Farewell {
 
 impl Disconnect {
     /// All of them, once each.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Client,
         Self::Shutdown,
         Self::Slow,
@@ -106,6 +113,8 @@ impl Disconnect {
         Self::PositionsLost,
         Self::Dead,
         Self::Kicked,
+        Self::Replaced,
+        Self::Displaced,
         Self::Malformed,
         Self::Handshake,
         Self::Attack,
@@ -136,6 +145,8 @@ impl Disconnect {
             Self::PositionsLost => "positions_lost",
             Self::Dead => "declared_dead",
             Self::Kicked => "kicked",
+            Self::Replaced => "replaced",
+            Self::Displaced => "displaced",
             Self::Malformed => "malformed",
             Self::Handshake => "handshake_refused",
             Self::Attack => "attack",
@@ -180,6 +191,8 @@ impl Disconnect {
             Self::PositionsLost => reconnect(1001, 4003, "reconnect"),
             Self::Dead => reconnect(1001, 4009, "connector restarted"),
             Self::Kicked => told(Some("kick"), 4010, "kick"),
+            Self::Replaced => told(Some("replaced"), 4012, "replaced"),
+            Self::Displaced => reconnect(1001, 4013, "displaced"),
             Self::HandshakeTimeout => told(None, 4004, "handshake timeout"),
             Self::Idle => told(Some("idle"), 4005, "idle"),
             Self::Malformed => told(None, 4006, "malformed"),

@@ -26,6 +26,7 @@ mod read_turns;
 mod recovery;
 pub mod refusal;
 pub mod registry;
+mod resume;
 mod server;
 mod session;
 #[cfg(test)]

@@ -7,6 +7,7 @@
 use crate::codec::{Protocol, RequestBody};
 use crate::recovery::{self, Recovery};
 use crate::refusal::{Reason, Refusal};
+use crate::resume::Secret;
 use bytes::Bytes;
 use channel_store::{ChannelName, IdempotencyKey, Position, User, UserId};
 use serde::Deserialize;
@@ -25,6 +26,8 @@ pub(crate) struct Login {
     pub channel: Option<ChannelName>,
     /// `since`, `positions`.
     pub recovery: Recovery,
+    /// `resume`: what an earlier login was answered with.
+    pub resume: Option<Secret>,
 }
 
 impl Login {
@@ -51,7 +54,19 @@ impl Login {
             user: User { id, is_number },
             channel,
             recovery,
+            resume: resume(fields.get("resume"))?,
         })
+    }
+}
+
+fn resume(secret: Option<&Value>) -> Result<Option<Secret>, Refusal> {
+    match secret {
+        None | Some(Value::Null) => Ok(None),
+        Some(secret) => {
+            let read = secret.as_str().and_then(Secret::parse);
+            let what = "the text that an earlier login was answered with";
+            read.map(Some).ok_or_else(|| invalid("resume", what))
+        }
     }
 }
 
@@ -425,6 +440,20 @@ mod tests {
             r#"{"userId":"u","since":{"epoch":"e","offset":1}}"#,
         ] {
             assert_eq!(parse(json), Err(Reason::MissingParameter), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_one_of_ours_or_refused() {
+        let parse = |resume: Value| {
+            let body = json!({"userId": "u", "resume": resume}).to_string();
+            reason(Login::parse(&object(&body), Protocol::Json)).map(|login| login.resume)
+        };
+        let secret = Secret::random().unwrap();
+        assert_eq!(parse(secret.to_string().into()), Ok(Some(secret)));
+        assert_eq!(parse(Value::Null), Ok(None));
+        for other in [json!(""), json!("secret"), json!(7), json!({})] {
+            assert_eq!(parse(other), Err(Reason::InvalidParameter));
         }
     }
 

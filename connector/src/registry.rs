@@ -1,17 +1,22 @@
 //! Who is logged in, cluster-wide: this connector's part of it (MEMBERSHIP.md).
 //!
 //! A login is registered before its session joins, and taken out when its leave has landed. Under `reject` whoever finds
-//! the user taken looks at the holders' leases first: the dead hold nobody. Under `kick-old` it claims its rank at once,
-//! which marks the others, and hints their connectors to look. A session gives way only when it finds itself marked:
-//! what one connector says to another may be lost, what is written is found by the patrol.
+//! the user taken looks at the holders' leases first: the dead hold nobody. A session that has joined, and whose client is
+//! still there, claims its rank: that marks the sessions that are to give way, and their connectors are hinted to look.
+//! A session gives way only when it finds itself marked: what one connector says to another may be lost, what is written
+//! is found by the patrol.
+//!
+//! A client that shows its secret takes the place of the sessions that have the same one, and any login takes that of the
+//! user's lingering sessions. Its joins name these predecessors, so chat moves their memberships; the claim and the hint
+//! come after the join, because a client that is gone by then must drive nobody out.
 
 use crate::connection::Connection;
 use crate::disconnect::Disconnect;
 use crate::lease::{Stay, count_repair};
 use crate::metering::KICKS;
 use channel_store::{
-    Claimed, Hints, Incarnation, Leases, LoggedIn, Login, LoginPolicy, Place, SessionId,
-    StoreError, UserEntry, UserId, UserLook, UserRegistry,
+    Claim, Claimed, EntryState, Hints, Incarnation, Leases, LoggedIn, Login, LoginPolicy, Place,
+    Predecessor, Proof, SessionId, StoreError, UserEntry, UserId, UserLook, UserRegistry,
 };
 use futures_util::future::join_all;
 use metrics::counter;
@@ -21,7 +26,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// How long a policy that nobody speaks for any more holds: longer than any lease, so that no two are in force.
 const POLICY_LASTS: Duration = Duration::from_secs(60);
@@ -59,7 +64,10 @@ type Known = Mutex<BTreeMap<UserId, BTreeMap<SessionId, Weak<Registration>>>>;
 pub(crate) struct Registration {
     user: UserId,
     session: SessionId,
-    connection: Arc<Connection>,
+    /// Of the client's secret, if it has one.
+    proof: Option<Proof>,
+    /// Weak, because a session that lingers keeps no socket.
+    connection: Weak<Connection>,
     stay: Arc<Stay>,
     standing: Mutex<Standing>,
     known: Arc<Known>,
@@ -67,8 +75,16 @@ pub(crate) struct Registration {
 
 #[derive(Default)]
 struct Standing {
-    /// From the login's answer on.
+    /// From the login's answer on. None where nothing was registered.
     generation: Option<u64>,
+    /// Whose place it takes where it joins, as its login was answered.
+    predecessors: Arc<[Predecessor]>,
+    /// There are others whom it may outrank, and it has not claimed its rank yet.
+    is_to_claim: bool,
+    /// Its client is gone, and it stays a member for a while.
+    lingers: bool,
+    /// It is undone. The client may log in again on the same socket, which is none of its business any more.
+    undone: bool,
     /// Its end is on its way.
     over: bool,
     /// Its login was sent, and not answered yet.
@@ -82,6 +98,8 @@ struct Standing {
 pub(crate) struct Findings {
     /// Sessions that are not registered, or not marked as they should be.
     claims: Vec<Arc<Registration>>,
+    /// Sessions that linger, and whose entries do not say so.
+    lingering: Vec<Arc<Registration>>,
     /// Entries of this incarnation's sessions that are over.
     over: Vec<(UserId, SessionId)>,
     /// Whose connectors have something to find out.
@@ -157,25 +175,24 @@ impl Registry {
     }
 
     /// What a login leaves in the index before it is sent.
-    pub(crate) fn place(&self, user: &UserId) -> Option<Place> {
-        (self.policy != LoginPolicy::Allow).then(|| Place::User(user.clone()))
+    pub(crate) fn place(user: &UserId) -> Place {
+        Place::User(user.clone())
     }
 
-    /// Begins a login, which is to be ended whatever becomes of it; `None` where nothing is registered.
+    /// Begins a login, which is to be ended whatever becomes of it. The proof is of the secret that the client holds.
     pub(crate) fn begin(
         &self,
         stay: &Arc<Stay>,
         user: &UserId,
         session: &SessionId,
         connection: &Arc<Connection>,
-    ) -> Option<Arc<Registration>> {
-        if self.policy == LoginPolicy::Allow {
-            return None;
-        }
+        proof: Option<Proof>,
+    ) -> Arc<Registration> {
         let registration = Arc::new(Registration {
             user: user.clone(),
             session: session.clone(),
-            connection: Arc::clone(connection),
+            proof,
+            connection: Arc::downgrade(connection),
             stay: Arc::clone(stay),
             standing: Mutex::default(),
             known: Arc::clone(&self.known),
@@ -183,7 +200,7 @@ impl Registry {
         let mut known = self.known.lock();
         let sessions = known.entry(user.clone()).or_default();
         sessions.insert(session.clone(), Arc::downgrade(&registration));
-        Some(registration)
+        registration
     }
 
     /// Registers a session: as often as it takes to get an answer.
@@ -195,13 +212,19 @@ impl Registry {
             let answer = self.users.login(&login, &dead).await;
             registration.standing.lock().asked = false;
             match answer {
-                Ok(LoggedIn::Yes { generation, others }) => {
-                    registration.standing.lock().generation = Some(generation);
-                    if others && self.policy == LoginPolicy::KickOld {
-                        self.claim_rank(registration, generation).await;
-                    }
+                Ok(LoggedIn::Yes {
+                    generation,
+                    others,
+                    predecessors,
+                }) => {
+                    let mut standing = registration.standing.lock();
+                    standing.generation = Some(generation);
+                    standing.is_to_claim =
+                        !predecessors.is_empty() || others && self.policy == LoginPolicy::KickOld;
+                    standing.predecessors = predecessors.into();
                     return Ok(Admission::Yes);
                 }
+                Ok(LoggedIn::Unregistered) => return Ok(Admission::Yes),
                 Ok(LoggedIn::Taken(holders)) => {
                     let of_dead = self.dead_among(&holders, &registration.user).await?;
                     if of_dead.iter().all(|it| dead.contains(it)) {
@@ -224,16 +247,26 @@ impl Registry {
         }
     }
 
-    /// The others are to go. What fails here is done by the patrol.
-    async fn claim_rank(&self, registration: &Registration, generation: u64) {
-        if registration.connection.closing().is_some() {
+    /// The others are to go: to be called when the session has joined, and before its client is told. What fails here,
+    /// or is given up when the time is over, is done by the patrol.
+    pub(crate) async fn claim(&self, registration: &Registration, deadline: Instant) {
+        if !registration.standing.lock().is_to_claim {
             return;
         }
-        registration.standing.lock().fence = true;
-        let claim = (registration.login(self.policy), generation);
+        let claiming = self.claim_rank(registration);
+        if timeout_at(deadline, claiming).await.is_err() {
+            registration.suspect();
+        }
+    }
+
+    async fn claim_rank(&self, registration: &Registration) {
+        let Some(claim) = registration.claim(self.policy) else {
+            return;
+        };
         let claimed = self.users.claim(std::slice::from_ref(&claim)).await;
         let user = &registration.user;
         if let Ok(Some(Ok(claimed))) = claimed.map(|mut claimed| claimed.pop()) {
+            registration.standing.lock().is_to_claim = false;
             // Whoever looks after the dead is to find them here.
             if let Err(error) = self.dead_among(&claimed.superseded, user).await {
                 tracing::debug!(%error, "nobody vouched for");
@@ -241,8 +274,51 @@ impl Registry {
             let better = claimed.better.into_iter();
             self.hint(better.map(|it| (it, user.clone()))).await;
         } else {
-            registration.stay.suspect(Place::User(user.clone()));
+            registration.suspect();
         }
+    }
+
+    /// Another session has the place of this one in a channel: its socket is closed. If the entry is marked, that tells
+    /// why.
+    ///
+    /// # Errors
+    /// As [`UserRegistry::look`]: to be repeated.
+    pub(crate) async fn displace(&self, registration: &Registration) -> Result<(), StoreError> {
+        let users = std::slice::from_ref(&registration.user);
+        let incarnation = registration.stay.incarnation();
+        let looks = self.users.look(incarnation, users).await?;
+        let entries = looks.first().map_or(&[][..], |look| &look.entries);
+        let reason = self.marked(registration, entries);
+        registration.close(reason.unwrap_or(Disconnect::Displaced));
+        Ok(())
+    }
+
+    /// Why a session gives way, if its entry says that it does.
+    fn marked(&self, registration: &Registration, entries: &[UserEntry]) -> Option<Disconnect> {
+        let mut of_session = entries.iter();
+        let own = of_session.find(|entry| entry.session == registration.session)?;
+        if own.state != EntryState::Superseded {
+            return None;
+        }
+        let by_kin = entries.iter().any(|other| {
+            own.proof.is_some() && other.proof == own.proof && other.generation > own.generation
+        });
+        Some(match *self.held.lock() {
+            _ if by_kin => Disconnect::Replaced,
+            LoginPolicy::KickOld => Disconnect::Kicked,
+            // Under these a session is driven out by somebody else's only after the store has lost data: the client may
+            // find its place free again. Or the one that replaced it is over already.
+            LoginPolicy::Reject | LoginPolicy::Allow => Disconnect::Displaced,
+        })
+    }
+
+    /// Says of a session whose client is gone that it stays for a while, and holds nobody off.
+    ///
+    /// # Errors
+    /// As [`UserRegistry::linger`]: to be repeated.
+    pub(crate) async fn linger(&self, registration: &Registration) -> Result<(), StoreError> {
+        let Registration { user, session, .. } = registration;
+        self.users.linger(user, session).await
     }
 
     /// Which of the holders of a user are dead. Each of them will be found if it dies, and the living get to know that
@@ -336,22 +412,30 @@ impl Registry {
             let Some(registration) = registration.upgrade() else {
                 continue;
             };
-            let own = entries.iter().find(|entry| entry.session == *session);
-            if own.is_some_and(|own| own.superseded) {
+            if let Some(reason) = self.marked(&registration, entries) {
                 // Also one that has not heard yet that it is logged in: nobody will say so again.
-                registration.kick();
+                registration.close(reason);
                 continue;
             }
-            let Some(generation) = registration.present(incarnation) else {
+            let Some(claim) = registration.present(incarnation, policy) else {
                 continue;
             };
+            let own = entries.iter().find(|entry| entry.session == *session);
+            if registration.standing.lock().lingers {
+                // Nobody claims for it any more.
+                if own.is_some_and(|own| own.state == EntryState::Live) {
+                    findings.lingering.push(registration);
+                }
+                continue;
+            }
             let others = entries.iter().filter(|entry| entry.session != *session);
             let mut is_marked = true;
             for other in others {
-                is_marked &= other.superseded || !policy.outranks(generation, other.generation);
+                let is_superseded = other.state == EntryState::Superseded;
+                is_marked &= is_superseded || !other.gives_way_to(&claim);
                 let whose = (other.incarnation.clone(), user.clone());
                 // Only the better one's connector is told: if both told each other, they would never stop.
-                if !other.superseded && policy.outranks(other.generation, generation) {
+                if other.outranks(&claim) {
                     findings.hints.insert(whose.clone());
                 }
                 // Also an entry that gives way: a store that fell back may have brought it back, and nothing else by
@@ -361,7 +445,7 @@ impl Registry {
                 }
             }
             // An entry with another rank is as good as none: a late copy of the login has entered it after a loss of data.
-            let is_entered = own.is_some_and(|own| own.generation == generation);
+            let is_entered = own.is_some_and(|own| own.generation == claim.generation);
             if !is_entered || !is_marked {
                 findings.claims.push(registration);
             }
@@ -379,19 +463,16 @@ impl Registry {
     pub(crate) async fn settle(&self, findings: Findings) -> Result<bool, StoreError> {
         let Findings {
             claims,
+            lingering,
             over,
             mut hints,
             met,
         } = findings;
         let (mut is_settled, policy) = (true, *self.held.lock());
-        let logins: Vec<_> = claims
-            .iter()
-            .filter_map(|registration| {
-                let generation = registration.claim()?;
-                Some((registration.login(policy), generation))
-            })
-            .collect();
-        for (claimed, (login, _)) in self.users.claim(&logins).await?.into_iter().zip(&logins) {
+        let logins = claims.iter();
+        let logins: Vec<_> = logins.filter_map(|it| it.claim(policy)).collect();
+        let answers = self.users.claim(&logins).await?;
+        for (claimed, Claim { login, .. }) in answers.into_iter().zip(&logins) {
             match claimed {
                 Ok(Claimed { superseded, better }) => {
                     count_repair("login-lost");
@@ -410,6 +491,9 @@ impl Registry {
                     is_settled = false;
                 }
             }
+        }
+        for registration in lingering {
+            self.linger(&registration).await?;
         }
         for (user, session) in over {
             self.users.close(&user, &session, true).await?;
@@ -443,24 +527,67 @@ impl Registration {
             incarnation: self.stay.incarnation().clone(),
             deadline: self.stay.deadline(),
             policy,
+            proof: self.proof,
         }
     }
 
-    /// Its rank, if it is logged in by this incarnation, and has not ended.
-    fn present(&self, incarnation: &Incarnation) -> Option<u64> {
+    /// What it would claim, if it is logged in by this incarnation, and has not ended.
+    fn present(&self, incarnation: &Incarnation, policy: LoginPolicy) -> Option<Claim> {
         let standing = self.standing.lock();
         let is_present = !standing.over && self.stay.incarnation() == incarnation;
-        standing.generation.filter(|_| is_present)
+        standing.generation.filter(|_| is_present)?;
+        self.as_claim(&standing, policy)
     }
 
-    /// The same, and a claim may travel from now on.
-    fn claim(&self) -> Option<u64> {
+    /// The same, and a claim may travel from now on. `None` also if the client is gone.
+    fn claim(&self, policy: LoginPolicy) -> Option<Claim> {
         let mut standing = self.standing.lock();
-        if standing.over || self.connection.closing().is_some() {
+        if standing.over || standing.lingers || self.is_closing() {
             return None;
         }
         standing.fence = true;
-        standing.generation
+        self.as_claim(&standing, policy)
+    }
+
+    fn as_claim(&self, standing: &Standing, policy: LoginPolicy) -> Option<Claim> {
+        Some(Claim {
+            login: self.login(policy),
+            generation: standing.generation?,
+            predecessors: Arc::clone(&standing.predecessors),
+        })
+    }
+
+    fn is_closing(&self) -> bool {
+        let connection = self.connection.upgrade();
+        connection.is_none_or(|connection| connection.closing().is_some())
+    }
+
+    /// Whose place it takes where it joins. A client that is gone takes nobody's.
+    pub(crate) fn replaces(&self) -> Vec<proto::v1::Predecessor> {
+        if self.is_closing() {
+            return Vec::new();
+        }
+        let predecessors = Arc::clone(&self.standing.lock().predecessors);
+        let replaces = predecessors.iter().map(|it| proto::v1::Predecessor {
+            incarnation: it.incarnation.to_string(),
+            session: it.session.to_string(),
+        });
+        replaces.collect()
+    }
+
+    /// Its client is gone, and it stays a member for a while: nobody claims for it any more.
+    pub(crate) fn begin_lingering(&self) {
+        self.standing.lock().lingers = true;
+    }
+
+    /// Its login has failed: it closes no socket any more, whatever is found of it.
+    pub(crate) fn undo(&self) {
+        self.standing.lock().undone = true;
+    }
+
+    /// What the store has of it may have to be put right.
+    fn suspect(&self) {
+        self.stay.suspect(Place::User(self.user.clone()));
     }
 
     /// True if nothing was sent whose copy may still travel, and nothing was written.
@@ -469,10 +596,13 @@ impl Registration {
         standing.generation.is_none() && !standing.fence && !standing.asked
     }
 
-    fn kick(&self) {
-        if self.connection.closing().is_none() {
+    /// It gives way.
+    fn close(&self, reason: Disconnect) {
+        let connection = self.connection.upgrade();
+        let connection = connection.filter(|_| !self.standing.lock().undone);
+        if let Some(connection) = connection.filter(|it| it.closing().is_none()) {
             counter!(KICKS).increment(1);
-            self.connection.close(Disconnect::Kicked);
+            connection.close(reason);
         }
     }
 }

@@ -11,7 +11,7 @@ mod speech;
 mod view;
 
 use crate::chat::{CALL, Chat, Flow};
-use crate::codec::{Request, RequestBody};
+use crate::codec::{Protocol, Request, RequestBody};
 use crate::connection::Connection;
 use crate::departures::{Departure, Departures, Undo};
 use crate::disconnect::Disconnect;
@@ -23,7 +23,8 @@ use crate::random::unguessable;
 use crate::read_turns::{ReadTurns, Reader};
 use crate::refusal::Reason;
 use crate::registry::{Registration, Registry};
-use answer::{Answer, DONE, LOGGED_IN};
+use crate::resume::Secret;
+use answer::{Answer, DONE};
 use channel_store::{ChannelName, SessionId, User};
 use entry::Refused;
 use pace::Pace;
@@ -65,8 +66,7 @@ struct Session {
     user: User,
     /// The channel of its login, which is meant where none is named. `None`: it logged in without one.
     home: Option<ChannelName>,
-    /// None where nothing is registered.
-    registration: Option<Arc<Registration>>,
+    registration: Arc<Registration>,
     flow: Arc<Flow>,
     places: Vec<Joined>,
     /// From its first further channel on.
@@ -172,19 +172,37 @@ impl Client {
             user,
             channel,
             recovery,
+            resume,
         } = login;
+        // The original's clients read their answers as they were. Who shows a secret knows of them.
+        let has_one = protocol == Protocol::Json || recovery.is_wanted() || resume.is_some();
+        let secret = match resume {
+            // One that matches nothing becomes the session's own: the store may have lost the entry.
+            Some(shown) => Some(shown),
+            None if has_one => Secret::random().ok(),
+            None => None,
+        };
+        let proof = secret.as_ref().map(Secret::proof);
         let mut undo = Undo::new(&self.services.departures);
         let Departure {
             memberships,
             registration,
+            ..
         } = &mut undo.departure;
-        let registered = self.register(&user, channel.as_ref(), &id, registration);
+        let registered = self.register(&user, channel.as_ref(), &id, proof, registration);
         let entered = match &channel {
             Some(channel) => {
                 let membership = async {
-                    let stay = registered.await?;
+                    let (stay, registration) = registered.await?;
                     let (user, id) = (user.clone(), id.clone());
-                    Ok(Membership::begin(stay, channel.clone(), user, id))
+                    let registration = Some(registration);
+                    Ok(Membership::begin(
+                        stay,
+                        channel.clone(),
+                        user,
+                        id,
+                        registration,
+                    ))
                 };
                 let entered = self.enter(channel, &recovery, membership, memberships, deadline);
                 entered.await.map(Some)
@@ -198,12 +216,17 @@ impl Client {
             Ok(entry) => entry,
             Err(refused) => return Some(Err(refused.into())),
         };
-        let registration = undo.keep().registration;
+        let Some(registration) = undo.departure.registration.clone() else {
+            return Some(Err(Reason::Unavailable.into()));
+        };
+        self.services.registry.claim(&registration, deadline).await;
+        undo.keep();
         self.connection.belongs_to(&user.id, &id);
+        let answer = answer::logged_in(secret.as_ref());
         let joined = match entry {
-            Some(entry) => Some(self.welcome(request.id, LOGGED_IN, entry)),
+            Some(entry) => Some(self.welcome(request.id, answer, entry)),
             None => {
-                answer::reply(&self.connection, request.id, Ok(LOGGED_IN.into()));
+                answer::reply(&self.connection, request.id, Ok(answer));
                 None
             }
         };
@@ -241,7 +264,8 @@ impl Drop for Client {
             let places = session.places.into_iter();
             self.services.departures.add(Departure {
                 memberships: places.map(|joined| joined.membership).collect(),
-                registration: session.registration,
+                registration: Some(session.registration),
+                replaced: self.connection.closing() == Some(Disconnect::Replaced),
             });
         }
     }

@@ -12,6 +12,7 @@ run, ids = uuid.uuid4().hex, itertools.count(1)
 unanswered = {}  # id → what was said and may not have arrived
 due = asyncio.Queue()  # ids of what is to be sent now
 position = None  # of the last push that we were given
+secret = None  # shows at the next login that our place is ours, though the server may not know yet that we lost the connection
 failures = 0  # since a connection was of use
 
 
@@ -29,10 +30,13 @@ async def speak(socket):
 
 
 async def log_in(socket):
+    global secret
     since = {"since": position} if position else {"positions": True}
-    await ask(socket, 0, "connector.handler.login", {"userId": user, "lessonId": channel, **since})
+    body = {"userId": user, "lessonId": channel, "resume": secret, **since}
+    await ask(socket, 0, "connector.handler.login", body)
     login = json.loads(await socket.recv())["body"]
     if login["code"] == 0:
+        secret = login["resume"]
         return position or login["position"]
     if not login["retry"]:
         sys.exit(f"refused: {login['message']}")

@@ -298,11 +298,12 @@ impl State {
         }
         self.used = now.instant;
         let Kept { members, log } = &mut self.kept;
+        let carried = members.carry(join, now.instant, options.tombstone_life);
         if let Some(joined) = members.joined_again(&session, operation, || log.head()) {
             return Ok(joined);
         }
         let is_first = self.kept.members.count_in(&join.user.id);
-        let published = is_first && self.policy.announce_members;
+        let published = is_first && carried == 0 && self.policy.announce_members;
         if published {
             self.append(Payload::of_membership(ON_JOIN, &join.user), now);
         }

@@ -11,6 +11,8 @@ use tokio::time::Instant;
 
 /// Begins every page token: what does not is none.
 const TOKEN: &str = "after:";
+/// A session that another one has replaced has left with this operation, which is beyond all others: 2^53 - 1.
+const REPLACED: u64 = (1 << 53) - 1;
 
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Session {
@@ -148,6 +150,34 @@ impl Members {
             self.detached.remove(user);
         }
         self.sessions.remove(session).map(|record| record.user)
+    }
+
+    /// Ends the memberships of the same user that another session takes over; answers how many there were. None of these
+    /// sessions joins here any more.
+    pub(super) fn carry(&mut self, join: &Join, now: Instant, life: Duration) -> u32 {
+        let own = match &join.membership {
+            Membership::Session { session, .. } => Some(session),
+            Membership::Detached => None,
+        };
+        let mut carried = 0;
+        for replaced in &join.replaces {
+            let session = Session::Connected(replaced.session.clone());
+            let record = self.sessions.get(&session);
+            let is_others = record.is_some_and(|it| it.user.id != join.user.id);
+            if Some(&replaced.session) == own || is_others {
+                continue;
+            }
+            let whose = record.and_then(|it| it.incarnation.as_ref());
+            if whose == Some(&replaced.incarnation) {
+                self.sessions.remove(&session);
+                carried += 1;
+            }
+            self.fence(session, REPLACED, now, life);
+        }
+        if let Some(count) = self.users.get_mut(&join.user.id) {
+            *count = count.saturating_sub(carried);
+        }
+        carried
     }
 
     /// One session of the user more; true if it is the first.

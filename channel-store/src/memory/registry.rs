@@ -3,9 +3,10 @@
 use super::Channels;
 use crate::name::{Incarnation, SessionId, UserId};
 use crate::registry::{
-    Claimed, HINTS, Hints, LoggedIn, Login, LoginPolicy, UserEntry, UserLook, UserRegistry,
+    Claim, Claimed, ENTRIES, EntryState, HINTS, Hints, LoggedIn, Login, LoginPolicy, PREDECESSORS,
+    SUPERSEDED, UserEntry, UserLook, UserRegistry,
 };
-use crate::store::StoreError;
+use crate::store::{Predecessor, StoreError};
 use async_trait::async_trait;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -72,32 +73,98 @@ impl User {
             session: login.session.clone(),
             generation,
             incarnation: login.incarnation.clone(),
-            superseded: false,
+            state: EntryState::Live,
+            proof: login.proof,
         };
         self.entries.insert(login.session.clone(), entry);
     }
 
-    fn claim(&mut self, login: &Login, generation: u64) -> Claimed {
+    fn login(
+        &mut self,
+        login: &Login,
+        next_generation: impl FnOnce() -> u64,
+    ) -> Result<LoggedIn, StoreError> {
+        let (mut predecessors, mut holders) = (Vec::new(), Vec::new());
+        let mut comes_back = false;
+        for entry in self.others(&login.session) {
+            let is_kin = entry.is_kin_of(login);
+            comes_back |= is_kin && entry.state == EntryState::Live;
+            if is_kin || entry.state == EntryState::Lingering {
+                predecessors.push(entry);
+            } else {
+                holders.push(entry.incarnation.clone());
+            }
+        }
+        let others = predecessors.len() + holders.len();
+        let own = self.entries.get(&login.session);
+        let own = own.map(|entry| entry.generation);
+        if own.is_none() && !comes_back {
+            if login.policy == LoginPolicy::Reject && !holders.is_empty() {
+                holders.sort();
+                holders.dedup();
+                return Ok(LoggedIn::Taken(holders));
+            }
+            if login.policy == LoginPolicy::Allow && others >= ENTRIES {
+                return Ok(LoggedIn::Unregistered);
+            }
+        }
+        predecessors.sort_by_key(|entry| std::cmp::Reverse(entry.generation));
+        let predecessors = predecessors.into_iter().take(PREDECESSORS);
+        let predecessors = predecessors.map(|entry| Predecessor {
+            session: entry.session.clone(),
+            incarnation: entry.incarnation.clone(),
+        });
+        let predecessors = predecessors.collect();
+        let generation = own.unwrap_or_else(|| {
+            let generation = next_generation();
+            self.enter(login, generation);
+            generation
+        });
+        Ok(LoggedIn::Yes {
+            generation,
+            others: others > 0,
+            predecessors,
+        })
+    }
+
+    fn claim(&mut self, claim: &Claim) -> Claimed {
+        let Claim {
+            login, generation, ..
+        } = claim;
         // A late copy of the login may have entered it anew after a loss of data, with another generation.
         match self.entries.get_mut(&login.session) {
-            Some(entry) => entry.generation = generation,
-            None => self.enter(login, generation),
+            Some(entry) => entry.generation = *generation,
+            None => self.enter(login, *generation),
         }
         let (mut superseded, mut better) = (Vec::new(), Vec::new());
         for entry in self.entries.values_mut() {
-            let its = entry.generation;
-            if login.policy.outranks(generation, its) {
-                entry.superseded = true;
+            if entry.gives_way_to(claim) {
+                entry.state = EntryState::Superseded;
                 superseded.push(entry.incarnation.clone());
-            } else if login.policy.outranks(its, generation) && !entry.superseded {
+            } else if entry.outranks(claim) {
                 better.push(entry.incarnation.clone());
             }
         }
+        self.forget_old_marks(&login.session);
         for found in [&mut superseded, &mut better] {
             found.sort();
             found.dedup();
         }
         Claimed { superseded, better }
+    }
+
+    /// Who comes back very often leaves a mark each time, until its connector has seen to it. The oldest ones are
+    /// forgotten: an owner that has not seen its mark yet puts its entry back, and is marked again.
+    fn forget_old_marks(&mut self, but: &SessionId) {
+        let marked = self.others(but);
+        let marked = marked.filter(|entry| entry.state == EntryState::Superseded);
+        let mut marked: Vec<_> = marked
+            .map(|entry| (entry.generation, entry.session.clone()))
+            .collect();
+        marked.sort_by(|a, b| b.cmp(a));
+        for (_, session) in marked.into_iter().skip(SUPERSEDED) {
+            self.entries.remove(&session);
+        }
     }
 
     /// Nothing is left of it, nor will come: generations follow the clock.
@@ -143,41 +210,36 @@ impl UserRegistry for MemoryRegistry {
             for incarnation in dead {
                 user.bury(incarnation, self.until(now));
             }
-            let mut holders: Vec<_> = (user.others(&login.session))
-                .map(|it| it.incarnation.clone())
-                .collect();
-            let own = user.entries.get(&login.session);
-            let own = own.map(|entry| entry.generation);
-            if own.is_none() && !holders.is_empty() && login.policy == LoginPolicy::Reject {
-                holders.sort();
-                holders.dedup();
-                return Ok(LoggedIn::Taken(holders));
-            }
-            let generation = own.unwrap_or_else(|| {
+            user.login(login, || {
                 *last = (*last + 1).max(clock.saturating_mul(1_000));
-                user.enter(login, *last);
                 *last
-            });
-            Ok(LoggedIn::Yes {
-                generation,
-                others: !holders.is_empty(),
             })
         })
     }
 
     async fn claim(
         &self,
-        claims: &[(Login, u64)],
+        claims: &[Claim],
     ) -> Result<Vec<Result<Claimed, StoreError>>, StoreError> {
         let clock = self.channels.clock();
-        let claim = |(login, generation): &(Login, u64)| {
-            self.with_last(&login.user, |user, last, now| {
-                user.refuse(login, clock, now)?;
-                *last = (*last).max(*generation);
-                Ok(user.claim(login, *generation))
+        let claim = |claim: &Claim| {
+            self.with_last(&claim.login.user, |user, last, now| {
+                user.refuse(&claim.login, clock, now)?;
+                *last = (*last).max(claim.generation);
+                Ok(user.claim(claim))
             })
         };
         Ok(claims.iter().map(claim).collect())
+    }
+
+    async fn linger(&self, user: &UserId, session: &SessionId) -> Result<(), StoreError> {
+        self.with(user, |user, _| {
+            let entry = user.entries.get_mut(session);
+            if let Some(entry) = entry.filter(|it| it.state == EntryState::Live) {
+                entry.state = EntryState::Lingering;
+            }
+        });
+        Ok(())
     }
 
     async fn close(

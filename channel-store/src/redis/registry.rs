@@ -10,9 +10,10 @@ use super::topics::Topics;
 use super::{channel_seconds, seconds};
 use crate::name::{Incarnation, SessionId, UserId};
 use crate::registry::{
-    Claimed, Hints, LoggedIn, Login, LoginPolicy, UserEntry, UserLook, UserRegistry,
+    Claim, Claimed, ENTRIES, EntryState, Hints, LoggedIn, Login, LoginPolicy, PREDECESSORS, Proof,
+    SUPERSEDED, UserEntry, UserLook, UserRegistry,
 };
-use crate::store::{StoreError, StoreOptions};
+use crate::store::{Predecessor, StoreError, StoreOptions};
 use async_trait::async_trait;
 use redis::{Cmd, Script, Value};
 use std::sync::Arc;
@@ -60,7 +61,8 @@ impl RedisRegistry {
             .arg(login.session.as_str())
             .arg(login.incarnation.as_str())
             .arg(login.deadline)
-            .arg(login.policy.as_str());
+            .arg(login.policy.as_str())
+            .arg(login.proof.map_or(String::new(), |it| it.to_string()));
         command
     }
 
@@ -81,7 +83,10 @@ impl RedisRegistry {
 impl UserRegistry for RedisRegistry {
     async fn login(&self, login: &Login, dead: &[Incarnation]) -> Result<LoggedIn, StoreError> {
         let mut command = self.entering(&SCRIPTS.login, login, dead);
-        command.arg(&self.tombstone_seconds);
+        command
+            .arg(&self.tombstone_seconds)
+            .arg(PREDECESSORS)
+            .arg(ENTRIES);
         for incarnation in dead {
             command.arg(incarnation.as_str());
         }
@@ -90,16 +95,25 @@ impl UserRegistry for RedisRegistry {
 
     async fn claim(
         &self,
-        claims: &[(Login, u64)],
+        claims: &[Claim],
     ) -> Result<Vec<Result<Claimed, StoreError>>, StoreError> {
-        let connection = |(login, _): &(Login, u64)| self.connection(&login.user);
-        let question = |(login, generation): &(Login, u64)| {
-            let mut command = self.entering(&SCRIPTS.claim, login, &[]);
-            command.arg(generation);
+        let connection = |claim: &Claim| self.connection(&claim.login.user);
+        let question = |claim: &Claim| {
+            let mut command = self.entering(&SCRIPTS.claim, &claim.login, &[]);
+            command.arg(claim.generation).arg(SUPERSEDED);
+            for predecessor in &*claim.predecessors {
+                command.arg(predecessor.session.as_str());
+            }
             command
         };
         let answers = ask_each(claims, connection, question).await?;
         Ok(answers.iter().map(|(_, reply)| claimed(reply)).collect())
+    }
+
+    async fn linger(&self, user: &UserId, session: &SessionId) -> Result<(), StoreError> {
+        let mut command = self.of_user(&SCRIPTS.linger, user, []);
+        command.arg(session.as_str());
+        self.ask(user, command).await.map(drop)
     }
 
     async fn close(
@@ -201,6 +215,16 @@ fn incarnations(values: &[Value]) -> Option<Vec<Incarnation>> {
     Some(found)
 }
 
+fn predecessors(values: &[Value]) -> Option<Vec<Predecessor>> {
+    let pairs = values.chunks_exact(2).map(|pair| {
+        Some(Predecessor {
+            session: SessionId::new(text(&pair[0])?).ok()?,
+            incarnation: Incarnation::new(text(&pair[1])?).ok()?,
+        })
+    });
+    pairs.collect()
+}
+
 /// Reads the answer of `login.lua`.
 fn logged_in(reply: &Value) -> Result<LoggedIn, StoreError> {
     let Value::Array(fields) = reply else {
@@ -208,10 +232,12 @@ fn logged_in(reply: &Value) -> Result<LoggedIn, StoreError> {
     };
     let (word, rest) = fields.split_first().ok_or_else(strange)?;
     match (text(word).ok_or_else(strange)?, rest) {
-        ("done", [generation, others]) => Ok(LoggedIn::Yes {
+        ("done", [generation, others, predecessors @ ..]) => Ok(LoggedIn::Yes {
             generation: number(generation).ok_or_else(strange)?,
             others: number(others).ok_or_else(strange)? > 0,
+            predecessors: self::predecessors(predecessors).ok_or_else(strange)?,
         }),
+        ("unregistered", []) => Ok(LoggedIn::Unregistered),
         ("taken", holders) => incarnations(holders)
             .map(LoggedIn::Taken)
             .ok_or_else(strange),
@@ -247,9 +273,18 @@ fn entries(reply: &Value) -> Option<(bool, Vec<UserEntry>)> {
             session: SessionId::new(text(&fields[0])?).ok()?,
             generation: number(&fields[1])?,
             incarnation: Incarnation::new(text(&fields[2])?).ok()?,
-            superseded: text(&fields[3])? == "1",
+            state: match text(&fields[3])? {
+                "0" => EntryState::Live,
+                "1" => EntryState::Superseded,
+                "2" => EntryState::Lingering,
+                _ => return None,
+            },
+            proof: match text(&fields[4])? {
+                "" => None,
+                proof => Some(Proof::parse(proof)?),
+            },
         })
     };
-    let entries = entries.chunks_exact(4).map(entry);
+    let entries = entries.chunks_exact(5).map(entry);
     Some((number(tombstoned)? == 1, entries.collect::<Option<_>>()?))
 }

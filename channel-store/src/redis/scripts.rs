@@ -48,6 +48,7 @@ scripts! {
     strike = "#!lua flags=allow-oom": "strike";
     login = "#!lua": "clock", "user", "login";
     claim = "#!lua": "clock", "user", "claim";
+    linger = "#!lua flags=allow-oom": "clock", "user", "linger";
     close = "#!lua flags=allow-oom": "clock", "user", "close";
     reap_user = "#!lua flags=allow-oom": "clock", "user", "reap_user";
     look_user = "#!lua flags=allow-oom": "clock", "user", "look_user";

@@ -21,8 +21,8 @@ use crate::publication::{Epoch, Position};
 use crate::registry::UserRegistry;
 use crate::rules::{ByName, EMPTY_LIFE, LogPolicy};
 use crate::store::{
-    Ack, CallSize, ChannelStore, Join, Joined, Leave, MembersPage, Membership, Publish, Published,
-    Publisher, Reaped, StoreError, StoreOptions,
+    Ack, CallSize, ChannelStore, Join, Joined, Leave, MembersPage, Membership, Predecessor,
+    Publish, Published, Publisher, Reaped, StoreError, StoreOptions,
 };
 use async_trait::async_trait;
 use futures_util::future::join_all;
@@ -445,6 +445,7 @@ impl Commands {
             &join.channel,
             &join.membership,
             &join.user.id,
+            &join.replaces,
         );
         let (operation, incarnation, stay) = match &join.membership {
             Membership::Session {
@@ -461,7 +462,15 @@ impl Commands {
             .arg(join.user.id.as_str())
             .arg(flag(join.user.is_number))
             .arg(stay)
-            .arg(join.deadline.map_or(String::new(), |it| it.to_string()));
+            .arg(join.deadline.map_or(String::new(), |it| it.to_string()))
+            .arg(&self.tombstone_seconds);
+        for Predecessor {
+            session,
+            incarnation,
+        } in &join.replaces
+        {
+            command.arg(session.as_str()).arg(incarnation.as_str());
+        }
         command
     }
 
@@ -473,6 +482,7 @@ impl Commands {
             &leave.channel,
             &leave.membership,
             &leave.user.id,
+            &[],
         );
         // A back end's operations have no numbers: they count in the order in which they arrive, and leave no tombstone.
         let (operation, fence, incarnation) = match &leave.membership {
@@ -524,6 +534,7 @@ impl Commands {
         channel: &ChannelName,
         membership: &Membership,
         user: &UserId,
+        replaces: &[Predecessor],
     ) -> String {
         let (session, incarnation) = match membership {
             Membership::Session {
@@ -534,11 +545,15 @@ impl Commands {
             Membership::Detached => (format!("@{user}"), None),
         };
         let keys = self.keys.of(channel);
-        let more_keys = [
+        let mut more_keys = vec![
             keys.dead(incarnation),
             keys.left(&session),
             keys.sessions_of(incarnation),
         ];
+        for replaced in replaces {
+            more_keys.push(keys.left(replaced.session.as_str()));
+            more_keys.push(keys.sessions_of(Some(&replaced.incarnation)));
+        }
         let time = now_milliseconds().to_string();
         self.call(command, script, channel, &more_keys, &time);
         command.arg(self.bounds.of(channel).announced);

@@ -12,9 +12,9 @@ use channel_store::memory::MemoryStore;
 use channel_store::redis::{RedisFeed, RedisStore};
 use channel_store::{
     ChannelFeed, ChannelName, ChannelStore, Epoch, Hints, HistoryRange, IdempotencyKey,
-    Incarnation, Join, Joined, Leases, Leave, LogPage, Membership, Payload, Position, Publication,
-    Publish, Published, Route, SessionId, Since, Standing, StoreError, StoreOptions, User, UserId,
-    UserRegistry,
+    Incarnation, Join, Joined, Leases, Leave, LogPage, Membership, Payload, Position, Predecessor,
+    Publication, Publish, Published, Route, SessionId, Since, Standing, StoreError, StoreOptions,
+    User, UserId, UserRegistry,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -202,6 +202,29 @@ impl Subject {
             user,
             membership: as_,
             deadline: None,
+            replaces: Vec::new(),
+        };
+        self.store.join(join).await
+    }
+
+    /// A join that takes the place of other sessions, which are named with their incarnations.
+    pub(crate) async fn replace(
+        &self,
+        channel: &str,
+        user: &str,
+        as_: Membership,
+        replaces: &[(&str, &str)],
+    ) -> Result<Joined, StoreError> {
+        let replaces = replaces.iter().map(|(whose, session)| Predecessor {
+            session: SessionId::new(*session).unwrap(),
+            incarnation: incarnation(whose),
+        });
+        let join = Join {
+            channel: name(channel),
+            user: text_user(user),
+            membership: as_,
+            deadline: None,
+            replaces: replaces.collect(),
         };
         self.store.join(join).await
     }

@@ -63,6 +63,7 @@ impl Scene {
                     operation: 1,
                 },
                 deadline: None,
+                replaces: Vec::new(),
             };
             self.store.join(join).await.unwrap();
         }

@@ -51,6 +51,7 @@ impl Scene {
                     operation: 1,
                 },
                 deadline: None,
+                replaces: Vec::new(),
             };
             self.store.join(join).await.unwrap();
         }
@@ -78,6 +79,7 @@ impl Scene {
             incarnation: incarnation.clone(),
             deadline: u64::MAX,
             policy: LoginPolicy::Reject,
+            proof: None,
         };
         let login = self.store.registry().login(&login, &[]).await?;
         Ok(matches!(login, LoggedIn::Yes { .. }))

@@ -6,7 +6,7 @@ use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 use proto::v1::send_request::Content;
 use proto::v1::{
-    JoinRequest, LeaveRequest, Member, MembersRequest, Position, SendRequest, Session,
+    JoinRequest, LeaveRequest, Member, MembersRequest, Position, Predecessor, SendRequest, Session,
 };
 
 #[tokio::test]
@@ -24,6 +24,10 @@ async fn a_session_joins_and_leaves_with_its_incarnation_and_operation() {
         user_is_number: true,
         session: Some(session.clone()),
         deadline: 1_700_000_000_000,
+        replaces: vec![Predecessor {
+            incarnation: "c2-def".into(),
+            session: "s0".into(),
+        }],
     };
     let joined = client.join(request).await.unwrap().into_inner();
     let Position { epoch, offset } = joined.position.unwrap();

@@ -47,8 +47,9 @@ async fn leaving_from(channel: &str, user: &str) -> Departure {
             channel,
             user,
             SessionId::new("s").unwrap(),
+            None,
         )],
-        registration: None,
+        ..Departure::default()
     }
 }
 
@@ -203,7 +204,7 @@ async fn there_is_room_for_a_bounded_number_of_leaves() {
     let one = leaving("u").await;
     let again = || Departure {
         memberships: one.memberships.clone(),
-        registration: None,
+        ..Departure::default()
     };
     for _ in 1..ROOM {
         departures.add(again());
@@ -266,5 +267,36 @@ async fn who_is_gone_stays_until_its_grace_is_over() {
         let call = instance.leave().await;
         assert!(began.elapsed() < GRACE);
         assert_eq!(call.answer(Ok(LeaveResponse::default())).user, user);
+    }
+}
+
+/// The client has a session elsewhere, which may still join the channels of this one.
+#[tokio::test(start_paused = true)]
+async fn who_was_replaced_stays_for_a_moment_whatever_the_grace() {
+    for (grace, stays) in [(0, 5), (3, 5), (20, 20)] {
+        let grace = Duration::from_secs(grace);
+        let (departures, mut instance, _stream) = departures_with(grace).await;
+        // One whose time is longer holds up nobody whose time is shorter.
+        let (replaced, other) = (leaving("replaced").await, leaving("other").await);
+        departures.add(Departure {
+            replaced: true,
+            ..replaced
+        });
+        if !grace.is_zero() {
+            departures.add(other);
+        }
+        let began = Instant::now();
+        let mut left = Vec::new();
+        for _ in 0..1 + usize::from(!grace.is_zero()) {
+            let call = instance.leave().await;
+            let user = call.answer(Ok(LeaveResponse::default())).user;
+            left.push((user, began.elapsed().as_secs()));
+        }
+        left.sort();
+        let mut expected = vec![("replaced".to_owned(), stays)];
+        if !grace.is_zero() {
+            expected.insert(0, ("other".to_owned(), grace.as_secs()));
+        }
+        assert_eq!(left, expected);
     }
 }

@@ -60,7 +60,7 @@ impl Lease {
             };
             let (channels, users) = tenure.index.lock().known(&places);
             let (channels, users) = tokio::join!(
-                self.look_at_channels(tenure, chat, channels),
+                self.look_at_channels(tenure, chat, registry, channels),
                 self.look_at_users(tenure, registry, users),
             );
             if !(channels.is_empty() && users.is_empty()) {
@@ -77,12 +77,14 @@ impl Lease {
         &self,
         tenure: &Arc<Tenure>,
         chat: &Chat,
+        registry: &Registry,
         channels: Vec<ChannelName>,
     ) -> Vec<ChannelName> {
         match self.differences(tenure, chat, &channels).await {
             Ok(doubtful) => {
                 let settled = stream::iter(doubtful).map(async |(channel, generation)| {
-                    let is_settled = self.settle(tenure, chat, &channel, generation).await;
+                    let settling = self.settle(tenure, chat, registry, &channel, generation);
+                    let is_settled = settling.await;
                     (!is_settled).then_some(channel)
                 });
                 let settled = settled.buffer_unordered(COMPARED);
@@ -225,6 +227,7 @@ impl Lease {
         &self,
         tenure: &Arc<Tenure>,
         chat: &Chat,
+        registry: &Registry,
         channel: &ChannelName,
         generation: Generation,
     ) -> bool {
@@ -238,7 +241,7 @@ impl Lease {
         let repaired = stream::iter(repairs).map(async |repair| {
             let _permit = self.calls.acquire().await;
             match repair {
-                Repair::Join(membership) => join_again(chat, &membership).await,
+                Repair::Join(membership) => join_again(chat, registry, &membership).await,
                 Repair::Leave(session, user, operation) => {
                     let leave = tenure.leave(channel, &user, &session, operation, true);
                     is_done(chat.leave(leave, Instant::now() + CALL).await, "ghost")
@@ -289,7 +292,7 @@ async fn expire(chat: &Chat, channel: &ChannelName) {
     }
 }
 
-async fn join_again(chat: &Chat, membership: &Membership) -> bool {
+async fn join_again(chat: &Chat, registry: &Registry, membership: &Membership) -> bool {
     let Some(join) = membership.join_again() else {
         return true;
     };
@@ -298,8 +301,16 @@ async fn join_again(chat: &Chat, membership: &Membership) -> bool {
             membership.condemn();
             true
         }
-        // Its leave was faster.
-        Err(CallError::Refused { reason }) if reason == "STALE_OPERATION" => true,
+        // Its leave was faster, or another session has its place.
+        Err(CallError::Refused { reason }) if reason == "STALE_OPERATION" => {
+            let Some(registration) = membership.replaced() else {
+                return true;
+            };
+            let displaced = registry.displace(registration).await;
+            displaced
+                .inspect_err(|error| tracing::debug!(%error, "not known why it was replaced"))
+                .is_ok()
+        }
         joined => is_done(joined, "lost"),
     }
 }

@@ -1,9 +1,10 @@
 //! Who of this connector is a member where, as it knows it itself: what the store is compared with, and repaired from.
 
 use super::{Stay, Tenure};
+use crate::registry::Registration;
 use channel_store::{ChannelName, Place, SessionId, User};
 use parking_lot::Mutex;
-use proto::v1::{JoinRequest, LeaveRequest};
+use proto::v1::{JoinRequest, LeaveRequest, Predecessor};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 
@@ -24,6 +25,10 @@ pub(crate) struct Membership {
     operation: u64,
     standing: Mutex<Standing>,
     stay: Arc<Stay>,
+    /// Whose place it takes.
+    replaces: Vec<Predecessor>,
+    /// Of the session: it has the socket.
+    registration: Option<Arc<Registration>>,
 }
 
 #[derive(Default)]
@@ -101,6 +106,7 @@ impl Membership {
         channel: ChannelName,
         user: User,
         session: SessionId,
+        registration: Option<Arc<Registration>>,
     ) -> Arc<Self> {
         let membership = Arc::new(Self {
             operation: stay.tenure.next_operation(),
@@ -109,6 +115,8 @@ impl Membership {
             user,
             session,
             stay,
+            replaces: (registration.as_ref()).map_or_else(Vec::new, |it| it.replaces()),
+            registration,
         });
         membership.tenure().roster.add(&membership);
         membership
@@ -126,7 +134,8 @@ impl Membership {
     #[cfg(test)]
     pub(crate) fn again(&self) -> Arc<Self> {
         let (channel, user) = (self.channel.clone(), self.user.clone());
-        Self::begin(Arc::clone(&self.stay), channel, user, self.session.clone())
+        let (stay, registration) = (Arc::clone(&self.stay), self.registration.clone());
+        Self::begin(stay, channel, user, self.session.clone(), registration)
     }
 
     #[cfg(test)]
@@ -151,6 +160,7 @@ impl Membership {
             user_is_number: self.user.is_number,
             session: Some(self.tenure().wire_session(&self.session, self.operation)),
             deadline: self.stay.deadline(),
+            replaces: self.replaces.clone(),
         }
     }
 
@@ -201,6 +211,17 @@ impl Membership {
         Some(self.join_request())
     }
 
+    /// The store says that another session has taken its place. If it has ended, nothing is lost: its join is not sent
+    /// again. Otherwise answers the registration of its session, which is to be closed.
+    pub(crate) fn replaced(&self) -> Option<&Arc<Registration>> {
+        let mut standing = self.standing.lock();
+        if standing.ended.is_some() {
+            standing.left = true;
+            return None;
+        }
+        self.registration.as_ref()
+    }
+
     /// The incarnation was found to be declared dead.
     pub(crate) fn condemn(&self) {
         self.stay.condemn();
@@ -248,7 +269,7 @@ mod tests {
         };
         let channel = ChannelName::new("room").unwrap();
         let session = SessionId::new(session).unwrap();
-        Membership::begin(Arc::clone(stay), channel, user, session)
+        Membership::begin(Arc::clone(stay), channel, user, session, None)
     }
 
     fn operation(leave: &LeaveRequest) -> u64 {

@@ -83,7 +83,7 @@ impl Scene {
             id: UserId::new(user).unwrap(),
             is_number: false,
         };
-        let membership = Membership::begin(stay, room(channel), user, id);
+        let membership = Membership::begin(stay, room(channel), user, id, None);
         let joined = self.chat.join(membership.join(), in_time()).await.unwrap();
         membership.joined(joined.repeated);
         membership
@@ -498,6 +498,7 @@ async fn a_detached_member_whose_chat_is_gone_leaves_with_a_look() {
         },
         membership: channel_store::Membership::Detached,
         deadline: None,
+        replaces: Vec::new(),
     };
     // Past chat: nobody remembers it.
     scene.store.join(detached).await.unwrap();

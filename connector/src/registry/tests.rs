@@ -5,7 +5,7 @@ use crate::chat::Chat;
 use crate::chat::tests::chat_of;
 use crate::codec::WireFormat;
 use crate::lease::Lease;
-use crate::testing::{client, soon};
+use crate::testing::client;
 use channel_store::memory::{MemoryStore, Snapshot};
 use channel_store::{Declared, SETTLE_TIME, StoreOptions};
 use tokio_util::task::AbortOnDropHandle;
@@ -50,14 +50,18 @@ impl Node {
     }
 
     async fn begin(&self, session: &str) -> Guest {
+        self.begin_with(session, None).await
+    }
+
+    async fn begin_with(&self, session: &str, proof: Option<Proof>) -> Guest {
         let stay = self.lease.enter(vec![Place::User(user())]).await.unwrap();
         let (connection, client) = client::client(WireFormat::JSON).await;
         let session = SessionId::new(session).unwrap();
-        let registration = self
-            .registry
-            .begin(&Arc::new(stay), &user(), &session, &connection);
+        let registration =
+            self.registry
+                .begin(&Arc::new(stay), &user(), &session, &connection, proof);
         Guest {
-            registration: registration.unwrap(),
+            registration,
             connection,
             _client: client,
         }
@@ -65,8 +69,19 @@ impl Node {
 
     async fn login(&self, session: &str) -> (Admission, Guest) {
         let guest = self.begin(session).await;
-        let admission = self.registry.login(&guest.registration).await.unwrap();
+        let admission = self.enter(&guest).await;
         (admission, guest)
+    }
+
+    /// Logs in, and claims as if it had joined.
+    async fn enter(&self, guest: &Guest) -> Admission {
+        let registration = &guest.registration;
+        let admission = self.registry.login(registration).await.unwrap();
+        if admission == Admission::Yes {
+            let in_time = Instant::now() + LENGTH;
+            self.registry.claim(registration, in_time).await;
+        }
+        admission
     }
 
     async fn guest(&self, session: &str) -> Guest {
@@ -84,6 +99,14 @@ fn user() -> UserId {
     UserId::new("u").unwrap()
 }
 
+fn claim(login: Login, generation: u64) -> Claim {
+    Claim {
+        login,
+        generation,
+        predecessors: Arc::default(),
+    }
+}
+
 async fn two(policy: LoginPolicy) -> (Arc<MemoryStore>, Node, Node) {
     let store = MemoryStore::new(StoreOptions::default());
     let one = Node::new(&store, "one", policy).await;
@@ -95,7 +118,10 @@ async fn two(policy: LoginPolicy) -> (Arc<MemoryStore>, Node, Node) {
 async fn registered(store: &MemoryStore) -> Vec<String> {
     let nobody = Incarnation::new("nobody").unwrap();
     let looks = store.registry().look(&nobody, &[user()]).await.unwrap();
-    let entries = looks[0].entries.iter().filter(|it| !it.superseded);
+    let entries = looks[0]
+        .entries
+        .iter()
+        .filter(|it| it.state == EntryState::Live);
     entries.map(|it| it.session.to_string()).collect()
 }
 
@@ -168,6 +194,7 @@ async fn who_was_not_told_gives_way_when_its_turn_comes() {
         incarnation: Incarnation::new("third").unwrap(),
         deadline: u64::MAX,
         policy: LoginPolicy::KickOld,
+        proof: None,
     };
     let registry = store.registry();
     let Ok(LoggedIn::Yes { generation, .. }) = registry.login(&new, &[]).await else {
@@ -175,7 +202,7 @@ async fn who_was_not_told_gives_way_when_its_turn_comes() {
     };
     sleep(SETTLE_TIME + Duration::from_secs(1)).await;
     assert_eq!(old.connection.closing(), None, "nobody has claimed it");
-    registry.claim(&[(new, generation)]).await.unwrap()[0]
+    registry.claim(&[claim(new, generation)]).await.unwrap()[0]
         .clone()
         .unwrap();
     sleep(SETTLE_TIME + Duration::from_secs(1)).await;
@@ -188,7 +215,7 @@ async fn a_client_that_is_gone_kicks_nobody() {
     let old = one.guest("old").await;
     let new = other.begin("new").await;
     new.connection.close(Disconnect::Client);
-    other.registry.login(&new.registration).await.unwrap();
+    assert_eq!(other.enter(&new).await, Admission::Yes);
     sleep(2 * SETTLE_TIME).await;
     assert_eq!(old.connection.closing(), None);
 }
@@ -206,12 +233,13 @@ async fn after_data_loss_logins_are_back_and_the_right_one_stays() {
             LoginPolicy::Reject => (older, newer, "older"),
             _ => (newer, older, "newer"),
         };
-        // Under kick-old the newer one hears of the older one's claim, and claims its rank.
-        assert_eq!(
-            goes.connection.closing(),
-            Some(Disconnect::Kicked),
-            "{policy}"
-        );
+        // Under kick-old the newer one hears of the older one's claim, and claims its rank. Under reject the client that
+        // has to go may find that its place is free again.
+        let why = match policy {
+            LoginPolicy::Reject => Disconnect::Displaced,
+            _ => Disconnect::Kicked,
+        };
+        assert_eq!(goes.connection.closing(), Some(why), "{policy}");
         assert_eq!(stays.connection.closing(), None, "{policy}");
         one.close(&goes).await;
         assert_eq!(registered(&store).await, [name]);
@@ -273,19 +301,133 @@ async fn one_policy_holds_until_its_last_connector_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_everybody_may_log_in_nothing_is_registered() {
-    let (_store, one, _other) = two(LoginPolicy::Allow).await;
-    assert_eq!(one.registry.place(&user()), None);
-    let stay = Arc::new(one.lease.enter(Vec::new()).await.unwrap());
-    let (connection, _client) = client::client(WireFormat::JSON).await;
-    let session = SessionId::new("s").unwrap();
-    let begun = one.registry.begin(&stay, &user(), &session, &connection);
-    assert!(begun.is_none());
-    assert!(
-        soon(one.registry.agreed().wait_for(|agreed| *agreed))
-            .await
-            .is_ok()
-    );
+async fn where_everybody_may_log_in_all_are_registered_and_stay() {
+    let (store, one, other) = two(LoginPolicy::Allow).await;
+    let first = one.guest("first").await;
+    let second = other.guest("second").await;
+    sleep(2 * SETTLE_TIME).await;
+    for guest in [&first, &second] {
+        assert_eq!(guest.connection.closing(), None);
+    }
+    assert_eq!(registered(&store).await, ["first", "second"]);
+}
+
+/// The secret of a test's client.
+fn proof(secret: u8) -> Option<Proof> {
+    Some(Proof::new([secret; 16]))
+}
+
+impl Node {
+    /// Logs in with this secret, and claims as if it had joined.
+    async fn come_back(&self, session: &str, secret: u8) -> Guest {
+        let guest = self.begin_with(session, proof(secret)).await;
+        assert_eq!(self.enter(&guest).await, Admission::Yes);
+        guest
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_shows_its_secret_has_its_place_at_once_and_the_old_socket_is_closed_for_good() {
+    for policy in [
+        LoginPolicy::Reject,
+        LoginPolicy::KickOld,
+        LoginPolicy::Allow,
+    ] {
+        let (store, one, other) = two(policy).await;
+        let mut last = one.come_back("0", 1).await;
+        for (n, node) in (1..).zip([&other, &one, &one]) {
+            let next = node.come_back(&n.to_string(), 1).await;
+            let replaced: Vec<_> = next.registration.replaces();
+            assert_eq!(replaced[0].session, (n - 1).to_string());
+            sleep(AT_ONCE).await;
+            let why = last.connection.closing();
+            assert_eq!(why, Some(Disconnect::Replaced), "{policy}");
+            assert_eq!(next.connection.closing(), None);
+            one.close(&last).await;
+            last = next;
+        }
+        sleep(2 * SETTLE_TIME).await;
+        assert_eq!(last.connection.closing(), None);
+        assert_eq!(registered(&store).await, ["3"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frozen_connector_gives_a_replaced_session_up_when_it_looks() {
+    let (store, one, other) = two(LoginPolicy::Reject).await;
+    let old = one.come_back("old", 1).await;
+    // Its connector hears no hint.
+    drop(one.keeping);
+    let new = other.come_back("new", 1).await;
+    assert_eq!(old.connection.closing(), None);
+    let displaced = one.registry.displace(&old.registration).await;
+    assert_eq!(displaced, Ok(()));
+    assert_eq!(old.connection.closing(), Some(Disconnect::Replaced));
+    assert_eq!(new.connection.closing(), None);
+    assert_eq!(registered(&store).await, ["new"]);
+}
+
+/// The new session's join has landed, and its claim has not: nobody knows yet that it is the same client.
+#[tokio::test(start_paused = true)]
+async fn a_session_that_lost_its_place_without_a_mark_is_to_reconnect() {
+    let (store, one, other) = two(LoginPolicy::Reject).await;
+    let old = one.come_back("old", 1).await;
+    let new = other.begin_with("new", proof(1)).await;
+    other.registry.login(&new.registration).await.unwrap();
+    assert_eq!(one.registry.displace(&old.registration).await, Ok(()));
+    assert_eq!(old.connection.closing(), Some(Disconnect::Displaced));
+    // It may come back at once, and the other one, which has claimed nothing, gives way to it.
+    let back = one.come_back("back", 1).await;
+    assert_eq!(back.registration.replaces().len(), 2);
+    sleep(AT_ONCE).await;
+    assert_eq!(new.connection.closing(), Some(Disconnect::Replaced));
+    assert_eq!(back.connection.closing(), None);
+    assert_eq!(registered(&store).await, ["back"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_shows_its_secret_and_is_gone_replaces_nobody() {
+    let (_store, one, other) = two(LoginPolicy::Reject).await;
+    let old = one.come_back("old", 1).await;
+    let new = other.begin_with("new", proof(1)).await;
+    new.connection.close(Disconnect::Client);
+    assert_eq!(other.enter(&new).await, Admission::Yes);
+    sleep(2 * SETTLE_TIME).await;
+    assert_eq!(old.connection.closing(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_tabs_with_one_secret_the_newer_one_stays_also_after_all_was_lost() {
+    for policy in [LoginPolicy::Reject, LoginPolicy::Allow] {
+        let (store, one, other) = two(policy).await;
+        let older = one.come_back("older", 1).await;
+        store.restart(Some(Snapshot::default()));
+        let newer = other.come_back("newer", 1).await;
+        assert_eq!(registered(&store).await, ["newer"]);
+        sleep(LENGTH / 3 + AT_ONCE).await;
+        let why = older.connection.closing();
+        assert_eq!(why, Some(Disconnect::Replaced), "{policy}");
+        assert_eq!(newer.connection.closing(), None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lingering_session_is_not_claimed_for_and_its_place_is_taken_by_anybody() {
+    let (store, one, other) = two(LoginPolicy::Reject).await;
+    let gone = one.guest("gone").await;
+    gone.connection.close(Disconnect::Client);
+    gone.registration.begin_lingering();
+    // What should say so is lost on the way: the next look says it.
+    gone.registration.suspect();
+    sleep(AT_ONCE).await;
+    assert_eq!(registered(&store).await, [""; 0]);
+    let new = other.guest("new").await;
+    let replaced = new.registration.replaces();
+    assert_eq!(replaced.len(), 1);
+    assert_eq!(replaced[0].session, "gone");
+    sleep(2 * SETTLE_TIME).await;
+    assert_eq!(new.connection.closing(), None);
+    assert_eq!(registered(&store).await, ["new"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -344,7 +486,11 @@ async fn a_holder_whose_lease_was_lost_with_all_that_told_of_it_is_buried_all_th
     // All is lost but the user's own server.
     store.restart(Some(Snapshot::default()));
     let claim = first.registration.login(LoginPolicy::Reject);
-    store.registry().claim(&[(claim, 1)]).await.unwrap()[0]
+    store
+        .registry()
+        .claim(&[self::claim(claim, 1)])
+        .await
+        .unwrap()[0]
         .clone()
         .unwrap();
     let _aftercare = chat::Aftercare::begin(store.clone(), store.leases(), store.registry());

@@ -2,12 +2,22 @@
 
 use crate::connection::Connection;
 use crate::refusal::Refusal;
+use crate::resume::Secret;
 use std::borrow::Cow;
 use std::sync::Arc;
 
 pub(super) const LOGGED_IN: &str = r#"{"code":0,"message":"登录成功"}"#;
 pub(super) const SENT: &str = r#"{"message":"发送成功","code":0}"#;
 pub(super) const DONE: &str = r#"{"code":0}"#;
+
+/// What a login is answered with: the secret, for a client that gets one.
+pub(super) fn logged_in(secret: Option<&Secret>) -> Cow<'static, str> {
+    let Some(secret) = secret else {
+        return LOGGED_IN.into();
+    };
+    let members = LOGGED_IN.strip_suffix('}').unwrap_or(LOGGED_IN);
+    format!(r#"{members},"resume":"{secret}"}}"#).into()
+}
 
 /// The body of a reply that says yes, which is the same on every protocol, or why it is a no.
 pub(super) type Answer = Result<Cow<'static, str>, Refusal>;

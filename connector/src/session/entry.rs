@@ -5,14 +5,17 @@ use super::{CHANNELS, Client, Joined};
 use crate::chat::{Answered, CallError};
 use crate::codec::{Request, RequestBody};
 use crate::departures::Undo;
+use crate::disconnect::Disconnect;
 use crate::hub::{Judgement, Member};
 use crate::lease::{Membership, Stay};
 use crate::parameters::{self, JoinChannel};
 use crate::recovery::{Recovered, Recovery};
 use crate::refusal::{Reason, Refusal};
+use crate::registry::Registry;
 use crate::registry::{Admission, Registration};
-use channel_store::{ChannelName, Epoch, Place, Position, SessionId, User};
+use channel_store::{ChannelName, Epoch, Place, Position, Proof, SessionId, User};
 use proto::v1::JoinResponse;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -77,11 +80,18 @@ impl Client {
         }
         let mut undo = Undo::new(&self.services.departures);
         let (user, id) = (session.user.clone(), session.id.clone());
+        let registration = Some(Arc::clone(&session.registration));
         let membership = async {
             let places = vec![Place::Channel(channel.clone())];
             let stay = self.services.lease.enter(places).await;
             let stay = Arc::new(stay.ok_or(Refused::Failed)?);
-            Ok(Membership::begin(stay, channel.clone(), user, id))
+            Ok(Membership::begin(
+                stay,
+                channel.clone(),
+                user,
+                id,
+                registration,
+            ))
         };
         let entered = self
             .enter(
@@ -95,7 +105,7 @@ impl Client {
         match entered {
             Ok(entry) => {
                 undo.keep();
-                let joined = self.welcome(request.id, DONE, entry);
+                let joined = self.welcome(request.id, DONE.into(), entry);
                 if let Some(session) = &mut self.session {
                     session.places.push(joined);
                 }
@@ -168,13 +178,29 @@ impl Client {
                     // Nothing was done, so there is nothing to undo.
                     CallError::Refused { .. } | CallError::Unreachable => drop(undo.pop()),
                 }
-                if matches!(&error, CallError::Refused { reason } if reason == "CONNECTOR_DEAD") {
-                    membership.condemn();
+                match &error {
+                    CallError::Refused { reason } if reason == "CONNECTOR_DEAD" => {
+                        membership.condemn();
+                    }
+                    CallError::Refused { reason } if reason == "STALE_OPERATION" => {
+                        self.displaced(&membership, deadline).await;
+                    }
+                    _ => {}
                 }
                 Err(match error {
                     CallError::Refused { reason } => Refused::ByChat(Reason::of_chat(&reason)),
                     CallError::Unreachable | CallError::Unknown => Refused::Failed,
                 })
+            }
+        }
+    }
+
+    /// The session has lost its place in a channel to another one, and so as a whole.
+    async fn displaced(&self, membership: &Membership, deadline: Instant) {
+        if let Some(registration) = membership.replaced() {
+            let displaced = self.services.registry.displace(registration);
+            if !matches!(timeout_at(deadline, displaced).await, Ok(Ok(()))) {
+                self.connection.close(Disconnect::Displaced);
             }
         }
     }
@@ -185,40 +211,44 @@ impl Client {
         user: &User,
         channel: Option<&ChannelName>,
         id: &SessionId,
+        proof: Option<Proof>,
         noted: &mut Option<Arc<Registration>>,
-    ) -> Result<Arc<Stay>, Refused> {
+    ) -> Result<(Arc<Stay>, Arc<Registration>), Refused> {
         let (lease, registry) = (&self.services.lease, &self.services.registry);
         if !*registry.agreed().borrow() {
             return Err(Refused::Failed);
         }
         let mut places = Vec::from_iter(channel.cloned().map(Place::Channel));
-        places.extend(registry.place(&user.id));
+        places.push(Registry::place(&user.id));
         let stay = lease.enter(places).await.ok_or(Refused::Failed)?;
         let stay = Arc::new(stay);
-        *noted = registry.begin(&stay, &user.id, id, &self.connection);
-        if let Some(registration) = noted {
-            match registry.login(registration).await {
-                Ok(Admission::Yes) => {}
-                Ok(Admission::Taken) => return Err(Refused::Taken),
-                Err(error) => {
-                    tracing::debug!(%error, "login failed");
-                    return Err(Refused::Failed);
-                }
+        let registration = registry.begin(&stay, &user.id, id, &self.connection, proof);
+        *noted = Some(Arc::clone(&registration));
+        match registry.login(&registration).await {
+            Ok(Admission::Yes) => Ok((stay, registration)),
+            Ok(Admission::Taken) => Err(Refused::Taken),
+            Err(error) => {
+                tracing::debug!(%error, "login failed");
+                Err(Refused::Failed)
             }
         }
-        Ok(stay)
     }
 
     /// Answers, and then lets the pushes begin.
-    pub(super) fn welcome(&self, id: Option<u64>, answer: &'static str, entry: Entry) -> Joined {
+    pub(super) fn welcome(
+        &self,
+        id: Option<u64>,
+        answer: Cow<'static, str>,
+        entry: Entry,
+    ) -> Joined {
         let Entry {
             joined,
             begin,
             recovered,
         } = entry;
         let answer = match recovered {
-            Some(recovered) => recovered.add_to(answer).into(),
-            None => answer.into(),
+            Some(recovered) => recovered.add_to(&answer).into(),
+            None => answer,
         };
         answer::reply(&self.connection, id, Ok(answer));
         if let Some(moved) = begin.lost {

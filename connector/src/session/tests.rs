@@ -1,6 +1,6 @@
 //! Login, send and leave, with a feed and a chat that do what the test says.
 
-use super::answer::SENT;
+use super::answer::{LOGGED_IN, SENT};
 use super::*;
 use crate::chat::tests::chat_of;
 use crate::codec::{Protocol, WireFormat};
@@ -11,12 +11,15 @@ use crate::testing::client::{self, Told};
 use crate::testing::feed::{Script, connection, head, page};
 use crate::testing::{at, let_run, publication, soon};
 use channel_store::memory::MemoryStore;
-use channel_store::{Incarnation, LogPage, LoginPolicy, Shard, Standing, StoreOptions};
+use channel_store::{
+    EntryState, Incarnation, LogPage, LoginPolicy, Shard, Standing, StoreOptions, UserId,
+};
 use proto::v1::JoinResponse;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
-use tonic::Status;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
 
 /// A connector with one client, and all that surrounds it.
 struct Scene {
@@ -101,6 +104,17 @@ fn reply(id: u64, body: &str) -> Told {
     Told::Reply { id, body }
 }
 
+/// The reply to a login, without the secret that it must have.
+fn without_secret(told: Told) -> Told {
+    let Told::Reply { id, mut body } = told else {
+        panic!("{told:?}");
+    };
+    let secret = body.as_object_mut().and_then(|it| it.remove("resume"));
+    let secret = secret.as_ref().and_then(Value::as_str);
+    assert!(secret.and_then(Secret::parse).is_some(), "{secret:?}");
+    Told::Reply { id, body }
+}
+
 fn refused(id: u64, reason: Reason) -> Told {
     let body = Refusal::from(reason).body(Protocol::Json);
     reply(id, &body)
@@ -121,7 +135,10 @@ async fn logged_in() -> Scene {
         scene.instance.join().await.answer(Ok(joined("a", 5)));
     });
     scene.script.publish(publication("a", 5));
-    assert_eq!(scene.client.next().await, reply(1, LOGGED_IN));
+    assert_eq!(
+        without_secret(scene.client.next().await),
+        reply(1, LOGGED_IN)
+    );
     assert_eq!(scene.client.offsets(1).await, [5]);
     scene
 }
@@ -162,7 +179,10 @@ async fn a_logins_reply_comes_before_the_own_on_join_whichever_is_known_first_k2
         if !push_first {
             scene.script.publish(publication("a", 5));
         }
-        assert_eq!(scene.client.next().await, reply(1, LOGGED_IN));
+        assert_eq!(
+            without_secret(scene.client.next().await),
+            reply(1, LOGGED_IN)
+        );
         assert_eq!(scene.client.offsets(1).await, [5]);
         assert!(scene.me.is_logged_in());
         let_run().await;
@@ -196,7 +216,10 @@ async fn who_wants_positions_is_told_where_its_pushes_begin() {
     });
     scene.script.publish(publication("a", 5));
     let begins = json!({"epoch": "a", "offset": 4});
-    assert_eq!(scene.client.next().await, logged_in_at(&begins, false, 0));
+    assert_eq!(
+        without_secret(scene.client.next().await),
+        logged_in_at(&begins, false, 0)
+    );
     assert_eq!(scene.client.offsets(1).await, [5]);
 }
 
@@ -215,7 +238,10 @@ async fn who_comes_back_is_told_first_and_then_given_what_it_missed() {
     let missed = vec![publication("a", 3), publication("a", 4)];
     read.answer(page(at("a", 2), missed, 4));
     let end = json!({"epoch": "a", "offset": 5});
-    assert_eq!(scene.client.next().await, logged_in_at(&end, true, 3));
+    assert_eq!(
+        without_secret(scene.client.next().await),
+        logged_in_at(&end, true, 3)
+    );
     assert_eq!(scene.client.offsets(3).await, [3, 4, 5]);
     assert_eq!(scene.client.moved, []);
 }
@@ -234,7 +260,10 @@ async fn who_comes_back_to_less_than_it_had_is_told_so_between_the_reply_and_wha
         });
     });
     let end = json!({"epoch": "b", "offset": 5});
-    assert_eq!(scene.client.next().await, logged_in_at(&end, false, 1));
+    assert_eq!(
+        without_secret(scene.client.next().await),
+        logged_in_at(&end, false, 1)
+    );
     let told = ("a".to_owned(), 4, "diverged".to_owned());
     assert_eq!(scene.client.next_moved().await, told);
     scene.script.publish(publication("b", 5));
@@ -287,7 +316,10 @@ async fn a_second_session_of_a_user_begins_where_its_join_found_the_log() {
             ..joined("a", 5)
         }));
     });
-    assert_eq!(scene.client.next().await, reply(1, LOGGED_IN));
+    assert_eq!(
+        without_secret(scene.client.next().await),
+        reply(1, LOGGED_IN)
+    );
     assert_eq!(scene.client.offsets(1).await, [6]);
 }
 
@@ -322,7 +354,7 @@ async fn a_user_who_is_logged_in_elsewhere_is_refused_until_that_session_is_over
         is_followed(&mut scene.script).await;
         scene.instance.join().await.answer(Ok(joined("a", 7)));
     });
-    assert_eq!(told.next().await, reply(2, LOGGED_IN));
+    assert_eq!(without_secret(told.next().await), reply(2, LOGGED_IN));
 }
 
 #[tokio::test(start_paused = true)]
@@ -541,7 +573,10 @@ async fn a_client_may_log_in_without_a_channel_and_join_one_later() {
     let mut scene = scene().await;
     let login = request(1, LOGIN, &json!({"userId": "u"}));
     scene.me.handle(login, Instant::now()).await;
-    assert_eq!(scene.client.next().await, reply(1, LOGGED_IN));
+    assert_eq!(
+        without_secret(scene.client.next().await),
+        reply(1, LOGGED_IN)
+    );
     assert!(scene.me.is_logged_in());
     assert_eq!(scene.logins("u").await, 1);
     scene.instance.nobody_calls().await;
@@ -574,7 +609,10 @@ async fn the_user_of_a_session_without_a_channel_may_log_in_again_when_it_is_ove
     let mut scene = scene().await;
     let login = |id| request(id, LOGIN, &json!({"userId": "u", "lessonId": null}));
     scene.me.handle(login(1), Instant::now()).await;
-    assert_eq!(scene.client.next().await, reply(1, LOGGED_IN));
+    assert_eq!(
+        without_secret(scene.client.next().await),
+        reply(1, LOGGED_IN)
+    );
     let (socket, mut told) = client::client(WireFormat::JSON).await;
     let mut other = Client::new(Arc::clone(&scene.services), socket);
     other.handle(login(1), Instant::now()).await;
@@ -582,7 +620,7 @@ async fn the_user_of_a_session_without_a_channel_may_log_in_again_when_it_is_ove
     scene.me.close().await;
     soon(scene.services.departures.landed()).await;
     other.handle(login(2), Instant::now()).await;
-    assert_eq!(told.next().await, reply(2, LOGGED_IN));
+    assert_eq!(without_secret(told.next().await), reply(2, LOGGED_IN));
 }
 
 #[tokio::test(start_paused = true)]
@@ -654,4 +692,97 @@ async fn a_key_that_is_none_is_refused_alike_wherever_it_stands() {
             assert_eq!(scene.client.next().await, refusal, "{key}");
         }
     }
+}
+
+/// The secret in the reply to a login.
+fn secret_of(told: &Told) -> Value {
+    let Told::Reply { body, .. } = told else {
+        panic!("{told:?}");
+    };
+    body["resume"].clone()
+}
+
+impl Scene {
+    /// The entries of a user, the one with the lowest rank first.
+    async fn entries(&self, user: &str) -> Vec<channel_store::UserEntry> {
+        let user = UserId::new(user).unwrap();
+        let look = self.store.registry().look(&self.incarnation, &[user]).await;
+        let mut entries = look.unwrap().remove(0).entries;
+        entries.sort_by_key(|entry| entry.generation);
+        entries
+    }
+}
+
+/// Index, login, join with the predecessors, claim, reply: a client that is gone before its claim drives nobody out.
+#[tokio::test(start_paused = true)]
+async fn who_shows_its_secret_joins_in_the_place_of_its_session_and_claims_when_it_has_joined() {
+    let mut scene = scene().await;
+    tokio::join!(scene.me.handle(login(1, "u"), Instant::now()), async {
+        is_followed(&mut scene.script).await;
+        scene.instance.join().await.answer(Ok(joined("a", 5)));
+    });
+    let secret = secret_of(&scene.client.next().await);
+    let first = scene.entries("u").await[0].session.to_string();
+    for is_gone in [true, false] {
+        let (socket, mut told) = client::client(WireFormat::JSON).await;
+        let mut other = Client::new(Arc::clone(&scene.services), Arc::clone(&socket));
+        let back = json!({"userId": "u", "lessonId": "room", "resume": secret});
+        let back = request(2, LOGIN, &back);
+        let (instance, store) = (&mut scene.instance, &scene.store);
+        let (user, whose) = (UserId::new("u").unwrap(), scene.incarnation.clone());
+        tokio::join!(other.handle(back, Instant::now()), async {
+            let join = instance.join().await;
+            let replaced = join.request.replaces.iter().map(|it| it.session.clone());
+            assert!(replaced.collect::<Vec<_>>().contains(&first));
+            let look = store.registry().look(&whose, &[user]).await;
+            let entries = look.unwrap().remove(0).entries;
+            assert!(entries.iter().all(|it| it.state == EntryState::Live));
+            if is_gone {
+                socket.close(Disconnect::Client);
+            }
+            join.answer(Ok(joined("a", 5)));
+        });
+        let entries = scene.entries("u").await;
+        let states: Vec<_> = entries.iter().map(|it| it.state).collect();
+        if is_gone {
+            assert_eq!(states, [EntryState::Live, EntryState::Live]);
+        } else {
+            assert_eq!(secret_of(&told.next().await), secret, "it stays the same");
+            assert_eq!(states, [EntryState::Superseded, EntryState::Live]);
+        }
+        other.close().await;
+        scene.instance.leave().await.answer(Ok(Default::default()));
+        soon(scene.services.departures.landed()).await;
+    }
+    // Also where it joins later than it logs in.
+    let (socket, mut told) = client::client(WireFormat::JSON).await;
+    let mut third = Client::new(Arc::clone(&scene.services), socket);
+    let back = json!({"userId": "u", "resume": secret});
+    let back = request(3, LOGIN, &back);
+    third.handle(back, Instant::now()).await;
+    assert_eq!(secret_of(&told.next().await), secret);
+    let join = request(4, "chat.handler.join", &json!({"channel": "room"}));
+    tokio::join!(third.handle(join, Instant::now()), async {
+        let join = scene.instance.join().await;
+        let replaced = join.request.replaces.iter().map(|it| it.session.clone());
+        assert!(replaced.collect::<Vec<_>>().contains(&first));
+        join.answer(Ok(joined("a", 5)));
+    });
+    assert_eq!(told.next().await, reply(4, DONE));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_refused_as_stale_has_lost_its_place_and_is_closed() {
+    let mut scene = scene().await;
+    let login = request(1, LOGIN, &json!({"userId": "u"}));
+    scene.me.handle(login, Instant::now()).await;
+    let join = request(2, "chat.handler.join", &json!({"channel": "room"}));
+    tokio::join!(scene.me.handle(join, Instant::now()), async {
+        is_followed(&mut scene.script).await;
+        let join = scene.instance.join().await;
+        let details = ErrorDetails::with_error_info("STALE_OPERATION", "chat.v1", []);
+        let stale = Status::with_error_details(Code::FailedPrecondition, "", details);
+        join.answer(Err(stale));
+    });
+    assert_eq!(scene.socket.closing(), Some(Disconnect::Displaced));
 }

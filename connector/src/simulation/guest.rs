@@ -32,6 +32,8 @@ pub(super) struct Guest {
     /// What the connector has written, as far as it was not looked at.
     wire: Arc<Mutex<Vec<u8>>>,
     requests: u64,
+    /// What its client remembers from its last login, and shows at the next one.
+    secret: Arc<Mutex<Option<String>>>,
 }
 
 impl Guest {
@@ -43,11 +45,20 @@ impl Guest {
             connection,
             wire,
             requests: 0,
+            secret: Arc::default(),
         }
     }
 
+    /// As a client that remembers.
+    pub(super) fn with(self, secret: Arc<Mutex<Option<String>>>) -> Self {
+        Self { secret, ..self }
+    }
+
     pub(super) async fn login(&mut self, user: &str, channel: &str) -> Answer {
-        let body = json!({"userId": user, "lessonId": channel});
+        let mut body = json!({"userId": user, "lessonId": channel});
+        if let Some(secret) = &*self.secret.lock() {
+            body["resume"] = json!(secret);
+        }
         self.ask("connector.handler.login", body).await
     }
 
@@ -96,6 +107,9 @@ impl Guest {
                 && id == asked
             {
                 found = body["code"].as_u64();
+                if let Some(secret) = body["resume"].as_str() {
+                    *self.secret.lock() = Some(secret.to_owned());
+                }
             }
             wire.drain(..end);
         }

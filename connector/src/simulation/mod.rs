@@ -15,7 +15,7 @@ use crate::testing::counters::Counters;
 use crate::testing::seeds::in_parallel;
 use channel_store::memory::{MemoryStore, Snapshot};
 use channel_store::{
-    ChannelName, ChannelStore, HistoryRange, Incarnation, LoginPolicy, ON_JOIN, Place,
+    ChannelName, ChannelStore, EntryState, HistoryRange, Incarnation, LoginPolicy, ON_JOIN, Place,
     StoreOptions, UserId,
 };
 use network::pause;
@@ -64,6 +64,7 @@ struct Outcome {
     losses: u64,
     closed: u64,
     kicked: u64,
+    replaced: u64,
     declared_dead: u64,
     reaped: u64,
     repaired: u64,
@@ -82,6 +83,8 @@ struct World {
     visits: AtomicU64,
     closed: AtomicU64,
     kicked: AtomicU64,
+    /// Sockets on which nobody was, and whose client had its place elsewhere.
+    replaced: AtomicU64,
     failures: Mutex<Vec<String>>,
 }
 
@@ -103,6 +106,7 @@ impl World {
             visits: AtomicU64::new(0),
             closed: AtomicU64::new(0),
             kicked: AtomicU64::new(0),
+            replaced: AtomicU64::new(0),
             failures: Mutex::default(),
         });
         for number in 0..2 {
@@ -156,7 +160,12 @@ impl World {
             }
             Disconnect::Kicked => {
                 self.kicked.fetch_add(1, Ordering::Relaxed);
-                policy == LoginPolicy::KickOld || (policy == LoginPolicy::Reject && forgets)
+                policy == LoginPolicy::KickOld
+            }
+            // By another client of the same user. Whose secret is shown again has no other live socket.
+            Disconnect::Displaced => {
+                self.kicked.fetch_add(1, Ordering::Relaxed);
+                policy == LoginPolicy::Reject && forgets
             }
             _ => false,
         }
@@ -270,7 +279,7 @@ async fn examine(world: &World, trace: &mut impl Hasher) {
         let anybody = Incarnation::new("nobody").unwrap();
         let looks = world.store.registry().look(&anybody, &users).await.unwrap();
         for (user, look) in users.iter().zip(looks) {
-            if look.entries.len() != 1 || look.entries[0].superseded {
+            if look.entries.len() != 1 || look.entries[0].state != EntryState::Live {
                 world.fail(format!("{user} is registered as {:?}", look.entries));
             }
         }
@@ -361,6 +370,7 @@ async fn run(climate: Climate) -> Result<Outcome, String> {
         visits: world.visits.load(Ordering::Relaxed),
         closed: world.closed.load(Ordering::Relaxed),
         kicked: world.kicked.load(Ordering::Relaxed),
+        replaced: world.replaced.load(Ordering::Relaxed),
         crashes,
         losses,
         ..Outcome::default()
@@ -407,6 +417,7 @@ impl Outcome {
         self.losses += other.losses;
         self.closed += other.closed;
         self.kicked += other.kicked;
+        self.replaced += other.replaced;
         self.declared_dead += other.declared_dead;
         self.reaped += other.reaped;
         self.repaired += other.repaired;
@@ -432,6 +443,7 @@ fn in_a_thousand_histories_members_are_those_who_are_there() {
     );
     assert!(sum.closed > 0, "no client of one was closed");
     assert!(sum.kicked > 0, "nobody gave way");
+    assert!(sum.replaced > 0, "nobody came back to its own place");
     assert!(sum.vouched > 0, "nobody was vouched for");
 }
 

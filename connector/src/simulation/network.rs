@@ -5,7 +5,7 @@ use crate::chat::{ChatService, TransportError};
 use async_trait::async_trait;
 use channel_store::memory::MemoryStore;
 use channel_store::{
-    CallSize, ChannelName, ChannelStore, Claimed, Declared, DroppedBy, Hints, HistoryPage,
+    CallSize, ChannelName, ChannelStore, Claim, Claimed, Declared, DroppedBy, Hints, HistoryPage,
     HistoryRange, Incarnation, IndexEntry, Indexed, Join, Joined, LeaseState, Leases, Leave,
     LoggedIn, Login, LoginPolicy, Look, MembersPage, Place, Publish, Published, Publisher, Reaped,
     Renewed, SessionId, Shard, StoreError, User, UserId, UserLook, UserRegistry,
@@ -403,9 +403,13 @@ impl UserRegistry for FarUsers {
 
     async fn claim(
         &self,
-        claims: &[(Login, u64)],
+        claims: &[Claim],
     ) -> Result<Vec<Result<Claimed, StoreError>>, StoreError> {
         far!(self.users.claim(&claims))
+    }
+
+    async fn linger(&self, user: &UserId, of: &SessionId) -> Result<(), StoreError> {
+        far!(self.users.linger(&user, &of))
     }
 
     async fn close(&self, user: &UserId, of: &SessionId, fence: bool) -> Result<(), StoreError> {

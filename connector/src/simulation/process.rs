@@ -75,6 +75,8 @@ pub(super) enum Visit {
     Left,
     /// It was closed for this reason.
     Closed(Disconnect),
+    /// The client was gone without a word, and nobody has told the connector yet.
+    Vanished,
 }
 
 impl ConnectorProcess {

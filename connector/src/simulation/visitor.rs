@@ -1,5 +1,8 @@
 //! A user of the simulation: comes to any connector, logs in, joins and leaves channels, and goes, again and again. What
 //! fails it repeats on the same connection, at once or a moment later. When there is peace it stays where it is.
+//!
+//! Most of the time it shows the secret of its last login. It may vanish, so that its connector holds a socket on which
+//! nobody is any more, or give up while its login is under way; and be back at once.
 
 use super::guest::{Answer, Guest};
 use super::network::pause;
@@ -11,10 +14,13 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::time::{Duration, Instant};
+use tokio::sync::oneshot;
+use tokio::time::{Duration, Instant, timeout};
 
 /// How often a request that fails is sent on the same connection.
 const TRIES: usize = 4;
+/// How long a connector holds a socket on which nobody is.
+const HALF_OPEN: Duration = Duration::from_secs(20);
 
 /// Sessions by user, and memberships by channel and user, as the clients were told.
 #[derive(Default)]
@@ -78,16 +84,26 @@ impl Drop for Session {
 
 /// Comes and goes, until there is peace: then it stays.
 pub(super) async fn visitor(world: Arc<World>, user: &'static str) {
+    let secret = Arc::<Mutex<Option<String>>>::default();
     loop {
         pause(2_000).await;
+        if fastrand::u8(..4) == 0 {
+            secret.lock().take();
+        }
         let connector = world.connector(fastrand::usize(..2));
+        let (vanishes, vanished) = oneshot::channel();
         let stay = {
-            let world = Arc::clone(&world);
-            move |guest| stay(world, user, guest)
+            let (world, secret) = (Arc::clone(&world), Arc::clone(&secret));
+            move |guest: Guest| stay(world, user, guest.with(secret), vanishes)
         };
         let visit = connector.map(|it| it.visit(stay));
         let Some(visit) = visit else { continue };
-        if let Ok(Visit::Closed(reason)) = visit.await {
+        let visit = tokio::select! {
+            biased;
+            Ok(()) = vanished => Ok(Visit::Vanished),
+            visit = visit => visit,
+        };
+        if let Ok(Visit::Closed(reason)) = visit {
             if !world.may_close(reason) {
                 world.fail(format!("{user} was closed: {reason:?}"));
             }
@@ -102,14 +118,47 @@ pub(super) async fn visitor(world: Arc<World>, user: &'static str) {
     }
 }
 
-async fn stay(world: Arc<World>, user: &'static str, mut guest: Guest) -> (Guest, Visit) {
+async fn stay(
+    world: Arc<World>,
+    user: &'static str,
+    mut guest: Guest,
+    vanishes: oneshot::Sender<()>,
+) -> (Guest, Visit) {
     let connection = Arc::clone(&guest.connection);
+    if !world.in_peace() && fastrand::u8(..8) == 0 {
+        give_up(user, &mut guest, vanishes).await;
+        return (guest, Visit::Vanished);
+    }
     let visit = tokio::select! {
         biased;
         reason = connection.closed() => Visit::Closed(reason),
-        visit = act(world, user, &mut guest) => visit,
+        visit = act(Arc::clone(&world), user, &mut guest) => visit,
     };
+    if visit == Visit::Vanished {
+        // From now on its connector holds a socket on which nobody is, until it is told so, or heartbeats are missing.
+        let _ = vanishes.send(());
+        if let Ok(reason) = timeout(HALF_OPEN, connection.closed()).await {
+            match reason {
+                Disconnect::Replaced => drop(world.replaced.fetch_add(1, Ordering::Relaxed)),
+                Disconnect::Displaced => {}
+                other if world.may_close(other) => {}
+                other => world.fail(format!("{user} was closed half-open: {other:?}")),
+            }
+        }
+    }
     (guest, visit)
+}
+
+/// Logs in, and is gone before it is answered, while the request is carried out all the same.
+async fn give_up(user: &'static str, guest: &mut Guest, vanishes: oneshot::Sender<()>) {
+    let connection = Arc::clone(&guest.connection);
+    let goes = async move {
+        pause(1_500).await;
+        connection.close(Disconnect::Client);
+        let _ = vanishes.send(());
+    };
+    let home = CHANNELS[fastrand::usize(..2)];
+    tokio::join!(guest.login(user, home), goes);
 }
 
 /// What a client does while it is connected.
@@ -143,6 +192,9 @@ async fn act(world: Arc<World>, user: &'static str, guest: &mut Guest) -> Visit 
     }
     if world.in_peace() {
         std::future::pending::<()>().await;
+    }
+    if fastrand::bool() {
+        return Visit::Vanished;
     }
     Visit::Left
 }

@@ -37,6 +37,7 @@ func watch(socket *websocket.Conn) {
 
 func main() {
 	var position object // of the last push that we were given
+	var secret any      // shows at the next login that our place is ours, though the server may not know yet that we lost the connection
 	var current atomic.Pointer[websocket.Conn]
 	ask := func(id int, route string, body object) error {
 		return soon(func(ctx context.Context) error {
@@ -54,13 +55,16 @@ func main() {
 			return err
 		})
 		if err == nil {
-			login := object{"userId": os.Args[2], "lessonId": os.Args[3], "positions": true, "since": position}
+			login := object{"userId": os.Args[2], "lessonId": os.Args[3], "positions": true, "since": position, "resume": secret}
 			err = ask(0, "connector.handler.login", login)
 		}
 		for err == nil {
 			var message object
 			err = wsjson.Read(context.Background(), current.Load(), &message)
 			body, _ := message["body"].(object)
+			if message["id"] == 0.0 && body["resume"] != nil {
+				secret = body["resume"]
+			}
 			switch {
 			case message["id"] == 0.0 && body["code"] == 0.0 && position == nil:
 				position = body["position"].(object)

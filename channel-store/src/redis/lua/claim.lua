@@ -1,29 +1,46 @@
 -- claim: an owner that has its login's answer, and a client that is there, says so. Puts the entry back if it is missing,
 -- or has another generation: after a loss of data a late copy of the login may have entered it anew, with a higher one,
 -- and two sessions would each believe to be the better. An entry that is superseded stays so. Marks as superseded what it
--- outranks. Without flags, as login. Follows user.lua.
+-- outranks: older entries of the same proof, lingering ones that its login named, and else what the policy says.
+-- Without flags, as login. Follows user.lua.
 --
 -- KEYS  3 tombstone of the incarnation  4 tombstone of the session
--- ARGV  2 session  3 incarnation  4 deadline, milliseconds  5 policy  6 generation
+-- ARGV  2 session  3 incarnation  4 deadline, milliseconds  5 policy  6 proof, or ''  7 generation
+--       8 superseded entries to keep at most  9… sessions that the login named
 -- reply { 'done', { incarnations it outranks }, { incarnations of better ones } } | { 'dead' } | { 'late' } | { 'closed' }
-local session, policy, own = ARGV[2], ARGV[5], tonumber(ARGV[6])
+local session, policy, proof, own = ARGV[2], ARGV[5], ARGV[6], tonumber(ARGV[7])
 local refused = refusal(KEYS[3], KEYS[4], ARGV[4])
 if refused then return refused end
 
 local entry = call('HGET', entries, session)
-local _, _, superseded_already = parsed(entry or '')
-write(session, ARGV[6], ARGV[3], superseded_already or '0')
-if tonumber(call('GET', given) or 0) < own then call('SET', given, ARGV[6]) end
-local superseded, better = {}, {}
+local _, _, state = parsed(entry or '')
+write(session, ARGV[7], ARGV[3], state or '0', proof)
+if tonumber(call('GET', given) or 0) < own then call('SET', given, ARGV[7]) end
+local named = {}
+for i = 9, #ARGV do named[ARGV[i]] = true end
+local superseded, better, marked = {}, {}, {}
 for _, entry in ipairs(others(session)) do
   local its = tonumber(entry.generation)
   local newer, older = own > its, own < its
-  if policy == 'kick-old' and newer or policy == 'reject' and older then
-    if entry.superseded == '0' then write(entry.session, entry.generation, entry.incarnation, '1') end
+  local wins, loses = newer, older
+  if proof == '' or entry.proof ~= proof then
+    wins = policy == 'kick-old' and newer or policy == 'reject' and older
+    wins = wins or entry.state == '2' and named[entry.session]
+    loses = policy ~= 'allow' and (newer or older) and not wins
+  end
+  if wins then
+    if entry.state ~= '1' then write(entry.session, entry.generation, entry.incarnation, '1', entry.proof) end
     superseded[#superseded + 1] = entry.incarnation
-  elseif policy ~= 'allow' and entry.superseded == '0' and (newer or older) then
+  elseif loses and entry.state == '0' then
     better[#better + 1] = entry.incarnation
   end
+  if wins or entry.state == '1' then marked[#marked + 1] = entry end
+end
+-- Who comes back very often leaves a mark each time, until its connector has seen to it. The oldest ones are forgotten: an
+-- owner that has not seen its mark yet puts its entry back, and is marked again.
+if #marked > tonumber(ARGV[8]) then
+  table.sort(marked, function(a, b) return tonumber(a.generation) > tonumber(b.generation) end)
+  for i = ARGV[8] + 1, #marked do call('HDEL', entries, marked[i].session) end
 end
 remember()
 return { 'done', superseded, better }

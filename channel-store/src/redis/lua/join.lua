@@ -2,12 +2,17 @@
 -- of its join, with the same operation, gets the first answer. A newer join gets the present end of the log: the client
 -- left and came back before its leave arrived, and has had everything up to here. That leave is older than the join, and
 -- does not end it. Without flags, as publish: refused as a whole when it could not be stored.
+--
+-- A session that takes the place of others ends their memberships, if they are the same user's, without onLeave, and then
+-- comes without onJoin. Whether they were members or not, none of them joins or is restored here any more.
 -- Follows epoch.lua, append.lua, members.lua.
 --
 -- KEYS  10 tombstone of the incarnation  11 tombstone of the session  12 sessions of the incarnation
 -- ARGV  7 session  8 operation  9 incarnation  10 user  11 '1' if the user is a number
 --       12 milliseconds that a detached member stays, or '' for a connector's session
---       13 the join's deadline, milliseconds, or ''
+--       13 the join's deadline, milliseconds, or ''  14 seconds that tombstones stand
+--       15… for each session whose place it takes: the session and its incarnation. Its keys follow in the same order:
+--       KEYS 13… its tombstone, and the sessions of its incarnation
 -- reply { 'joined', epoch, offset, '1' if onJoin was published } | { 'dead' } | { 'late' } | { 'stale' }
 local session, operation, user, number, stay = ARGV[7], tonumber(ARGV[8]), ARGV[10], ARGV[11], ARGV[12]
 
@@ -23,6 +28,27 @@ if stay == '' then
 else
   call('ZADD', detached, format('%d', milliseconds() + stay), session)
 end
+
+local ends = '9007199254740991' -- 2^53 - 1: beyond every operation
+local carried = 0
+for i = 15, #ARGV, 2 do
+  local replaced, whose, left_key, of = ARGV[i], ARGV[i + 1], KEYS[i - 2], KEYS[i - 1]
+  local record = call('HGET', sessions, replaced)
+  local its, him
+  if record then
+    its, him = string.match(record, '\n%d\n([^\n]*)\n([^\n]*)$')
+  end
+  if replaced ~= session and (not record or him == user) then
+    if record and its == whose then
+      call('HDEL', sessions, replaced)
+      call('SREM', of, replaced)
+      if call('EXISTS', of) == 0 then call('SREM', incarnations, whose) end
+      carried = carried + 1
+    end
+    call('SET', left_key, ends, 'EX', ARGV[14])
+  end
+end
+if carried > 0 then call('HINCRBY', users, user, -carried) end
 
 local function write_record(e, offset, published)
   local record = { ARGV[8], number, e, offset, published, ARGV[9], user }
@@ -44,7 +70,7 @@ if record then
 end
 
 local published = '0'
-if call('HINCRBY', users, user, 1) == 1 and announced then
+if call('HINCRBY', users, user, 1) == 1 and announced and carried == 0 then
   published = '1'
   announce('onJoin', user, number)
 elseif not generation then

@@ -1,17 +1,19 @@
 -- user: one user's entries as they stand. Part of every script about them; follows clock.lua.
 --
--- KEYS  1 entries (hash: session -> generation, incarnation, '1' if superseded: three lines)
+-- KEYS  1 entries (hash: session -> generation, incarnation, state, proof: four lines)
 --       2 the last generation given
 -- ARGV  1 seconds both are remembered
+-- The state is 0 live, 1 superseded (its connector is to close the socket), 2 lingering (its client is gone, and it is
+-- still a member for a while). The proof is what the client's secret makes, or empty.
 local call, format = redis.call, string.format
 local entries, given = KEYS[1], KEYS[2]
 
 local function parsed(entry)
-  return string.match(entry, '^(%d+)\n([^\n]*)\n([01])$')
+  return string.match(entry, '^(%d+)\n([^\n]*)\n([012])\n(%x*)$')
 end
 
-local function write(session, generation, incarnation, superseded)
-  call('HSET', entries, session, generation .. '\n' .. incarnation .. '\n' .. superseded)
+local function write(session, generation, incarnation, state, proof)
+  call('HSET', entries, session, table.concat({ generation, incarnation, state, proof }, '\n'))
 end
 
 -- Entries other than a session's own.
@@ -19,8 +21,9 @@ local function others(session)
   local found, all = {}, call('HGETALL', entries)
   for i = 1, #all, 2 do
     if all[i] ~= session then
-      local generation, incarnation, superseded = parsed(all[i + 1])
-      found[#found + 1] = { session = all[i], generation = generation, incarnation = incarnation, superseded = superseded }
+      local generation, incarnation, state, proof = parsed(all[i + 1])
+      found[#found + 1] =
+        { session = all[i], generation = generation, incarnation = incarnation, state = state, proof = proof }
     end
   end
   return found

@@ -71,6 +71,7 @@ impl World {
             user: user(&visitor.user),
             membership: self.membership(session),
             deadline: None,
+            replaces: Vec::new(),
         }
     }
 
