@@ -429,7 +429,7 @@ fn who_asked_for_positions_is_told_why_by_a_push() {
     });
     let frames = frames(&out);
     assert_eq!(frames[0], (2, expected));
-    assert_eq!(frames[1..], [(8, 1012_u16.to_be_bytes().to_vec())]);
+    assert_eq!(frames[1..], [(8, 1001_u16.to_be_bytes().to_vec())]);
 }
 
 #[test]
