@@ -282,7 +282,6 @@ impl WriteWatch {
     }
 
     /// Says what is wrong, in the servers' own words, also where enough others work; `None`: nothing that is known.
-    #[must_use]
     pub fn reason(&self) -> impl Fn() -> Option<String> + Send + Sync + use<> {
         let reason = self.reason.clone();
         move || reason.lock().clone()
