@@ -2,8 +2,8 @@
 //!
 //! A few pages are on their way at once. Beyond that the client that has read least comes first, so that a client that reads now
 //! and then does not wait behind a hundred that read all the time. This is start-time fair queueing: each request has a
-//! place, in bytes. It is where the client's last page ended, but not before the place of what was served last, so that
-//! nobody saves up turns.
+//! place, in bytes. It is where the client's last page ended. Who has not read for a while comes before the others, but
+//! by [`SAVED`] at most, so that nobody saves up more.
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -12,6 +12,9 @@ use tokio::sync::oneshot;
 
 /// Pages that are on their way at once.
 const AT_ONCE: usize = 4;
+/// Bytes by which a client may come before those that read all the time. With none, it would wait until each of them
+/// has had one more page.
+const SAVED: u64 = 1 << 20;
 
 /// What one client has read.
 #[derive(Default)]
@@ -36,7 +39,7 @@ pub(crate) struct ReadTurns {
 #[derive(Default)]
 struct State {
     under_way: usize,
-    /// The place of the request that was served last.
+    /// The highest place of those that were served.
     now: u64,
     /// Those who wait, by place, then by arrival. Each belongs to a request of a connection, which has one at a time.
     waiting: BTreeMap<(u64, u64), oneshot::Sender<Turn>>,
@@ -54,10 +57,10 @@ impl ReadTurns {
     pub(crate) async fn take(self: &Arc<Self>, reader: &mut Reader) -> Turn {
         let turn = {
             let mut state = self.state.lock();
-            reader.place = reader.place.max(state.now);
+            reader.place = reader.place.max(state.now.saturating_sub(SAVED));
             if state.under_way < AT_ONCE {
                 state.under_way += 1;
-                state.now = reader.place;
+                state.now = state.now.max(reader.place);
                 return self.turn();
             }
             let (sender, turn) = oneshot::channel();
@@ -142,24 +145,45 @@ mod tests {
         assert!(many[0].as_mut().now_or_never().is_some());
     }
 
+    /// All have read as much when another one comes, and wait for their next page.
     #[tokio::test]
-    async fn who_has_not_read_for_long_saves_up_no_turns() {
+    async fn who_reads_now_and_then_does_not_wait_for_a_page_of_each_other_client() {
         let turns = Arc::new(ReadTurns::default());
-        let (mut busy, mut idle) = (Reader::default(), Reader::default());
-        for _ in 0..10 {
-            drop(turns.take(&mut busy).await);
-            busy.has_read(1_000);
+        let mut under_way = all(&turns, &mut Reader::default());
+        let mut many: Vec<_> = (0..100).map(|_| Reader { place: 100_000 }).collect();
+        turns.state.lock().now = 100_000;
+        let mut many: Vec<_> = many
+            .iter_mut()
+            .map(|reader| Box::pin(turns.take(reader)))
+            .collect();
+        for waiting in &mut many {
+            assert!(waiting.as_mut().now_or_never().is_none());
         }
+        let mut seldom = Reader { place: 5_000 };
+        let mut seldom = Box::pin(turns.take(&mut seldom));
+        assert!(seldom.as_mut().now_or_never().is_none());
+        under_way.pop();
+        assert!(seldom.as_mut().now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn who_has_not_read_for_long_saves_up_no_more_than_that() {
+        let turns = Arc::new(ReadTurns::default());
+        turns.state.lock().now = 10 * SAVED;
+        let mut idle = Reader::default();
         drop(turns.take(&mut idle).await);
-        idle.has_read(2_000);
+        idle.has_read(2 * usize::try_from(SAVED).expect("it fits"));
+        let mut busy = Reader { place: 10 * SAVED };
         let mut under_way = all(&turns, &mut Reader::default());
         let mut first = Box::pin(turns.take(&mut idle));
         assert!(first.as_mut().now_or_never().is_none());
         let mut second = Box::pin(turns.take(&mut busy));
         assert!(second.as_mut().now_or_never().is_none());
         under_way.pop();
-        assert!(second.as_mut().now_or_never().is_some());
-        assert!(first.as_mut().now_or_never().is_some(), "the turn went on");
+        let turn = second.as_mut().now_or_never().expect("its turn");
+        assert!(first.as_mut().now_or_never().is_none());
+        drop(turn);
+        assert!(first.as_mut().now_or_never().is_some());
     }
 
     #[tokio::test]

@@ -41,6 +41,9 @@ const ROUND: Duration = Duration::from_millis(1_500);
 const PAIRS: [usize; 2] = [3, 7];
 /// So many times the latency of the control: no.
 const TWICE: f64 = 2.0;
+/// The same for half of the looks at a room's history, of which a round has few: a queue of all who read would be ten times
+/// as long.
+const LOOKS: f64 = 4.0;
 /// Beyond this more rounds would not help.
 const BY_FAR: f64 = 8.0;
 /// What a scheduler with two cores gives or takes: a latency below that counts as that.
@@ -196,6 +199,12 @@ impl Scene {
                 "quiet clients waited {ratio:.2} times as long as beside harmless requests"
             );
             self.findings.push(finding);
+        }
+        let ratio = looks_ratio(&pairs);
+        if ratio > LOOKS {
+            self.find(format!(
+                "quiet clients waited {ratio:.2} times as long for a room's history as beside harmless requests"
+            ));
         }
         let refused: usize = pairs.iter().map(|(attacked, _)| attacked.met.refused).sum();
         let lost: usize = pairs.iter().map(|(attacked, _)| attacked.met.lost).sum();
@@ -540,6 +549,14 @@ pub fn raise_descriptors() {
         maximum: limit.maximum,
     };
     setrlimit(Resource::Nofile, raised).expect("the soft limit may be raised to the hard one");
+}
+
+/// How many times as long as in the control half of the looks took.
+fn looks_ratio(pairs: &[(Round, Round)]) -> f64 {
+    let took = |round: &Round| percentile(&round.met.looked, 50);
+    let attacked = median(pairs.iter().map(|(attacked, _)| took(attacked)));
+    let harmless = median(pairs.iter().map(|(_, harmless)| took(harmless)));
+    attacked.max(RESOLUTION).as_secs_f64() / harmless.max(RESOLUTION).as_secs_f64()
 }
 
 #[cfg(test)]
