@@ -1,6 +1,5 @@
 //! What the connector holds for its clients at most: every bound, and what is counted for it.
 
-use crate::metering::{ACCEPT_ERRORS, REFUSED};
 use metrics::counter;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -111,6 +110,10 @@ pub struct Bounds {
     pub polling: usize,
 }
 
+/// What was refused or ended because a bound was reached.
+pub(crate) const REFUSED: &str = "connector_refused_total";
+/// Sockets that could not be accepted.
+pub(crate) const ACCEPT_ERRORS: &str = "connector_accept_errors_total";
 /// Handshakes that may come at once before they are paced: what comes in so much time.
 const BURST: Duration = Duration::from_millis(100);
 /// Clients beyond the bound that are told so at the same time. Others are closed without a word.

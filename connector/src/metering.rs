@@ -1,7 +1,7 @@
 //! The connector's metric families, all of them, so that each is there before its first event.
 
 use crate::disconnect::Disconnect;
-use crate::limits::Bound;
+use crate::limits::{ACCEPT_ERRORS, Bound, REFUSED};
 use runtime::families::{Family, register};
 
 /// Clients that are connected, over any protocol.
@@ -28,35 +28,27 @@ pub(crate) const LEASES_LOST: &str = "connector_leases_lost_total";
 pub(crate) const DECLARED_DEAD: &str = "connector_declared_dead_total";
 /// Connections that ended.
 pub(crate) const CLOSED: &str = "connector_connections_closed_total";
-/// What was refused or ended because a bound was reached.
-pub(crate) const REFUSED: &str = "connector_refused_total";
-/// Sockets that could not be accepted.
-pub(crate) const ACCEPT_ERRORS: &str = "connector_accept_errors_total";
 /// Logins and joins that were told to come again.
 pub(crate) const PUT_OFF: &str = "connector_entries_put_off_total";
 
 /// What clients speak, as a label.
 pub(crate) const PROTOCOLS: [&str; 4] = ["pomelo", "pomelo_tcp", "socketio", "json"];
 
-const REASONS: [&str; Disconnect::ALL.len()] = {
-    let mut labels = [""; Disconnect::ALL.len()];
-    let mut next = 0;
-    while next < labels.len() {
-        labels[next] = Disconnect::ALL[next].label();
-        next += 1;
-    }
-    labels
-};
+/// The label of each kind, in the order of `ALL`.
+macro_rules! labels {
+    ($kind:ty) => {{
+        let mut labels = [""; <$kind>::ALL.len()];
+        let mut next = 0;
+        while next < labels.len() {
+            labels[next] = <$kind>::ALL[next].label();
+            next += 1;
+        }
+        labels
+    }};
+}
 
-const BOUNDS: [&str; Bound::ALL.len()] = {
-    let mut labels = [""; Bound::ALL.len()];
-    let mut next = 0;
-    while next < labels.len() {
-        labels[next] = Bound::ALL[next].label();
-        next += 1;
-    }
-    labels
-};
+const REASONS: [&str; Disconnect::ALL.len()] = labels!(Disconnect);
+const BOUNDS: [&str; Bound::ALL.len()] = labels!(Bound);
 
 const FAMILIES: &[Family] = &[
     Family::gauge(CONNECTIONS, "Clients that are connected, over any protocol"),

@@ -113,33 +113,51 @@ impl Drop for Turn {
 mod tests {
     use super::*;
     use futures_util::FutureExt;
+    use std::pin::Pin;
 
-    fn all(turns: &Arc<ReadTurns>, reader: &mut Reader) -> Vec<Turn> {
-        let take = |_| turns.take(reader).now_or_never().expect("there is room");
+    /// All turns that there are.
+    fn all(turns: &Arc<ReadTurns>) -> Vec<Turn> {
+        let mut reader = Reader::default();
+        let take = |_| {
+            turns
+                .take(&mut reader)
+                .now_or_never()
+                .expect("there is room")
+        };
         (0..AT_ONCE).map(take).collect()
+    }
+
+    /// Each of them waits for a turn, in this order.
+    fn waiting<'a>(
+        turns: &'a Arc<ReadTurns>,
+        readers: &'a mut [Reader],
+    ) -> Vec<Pin<Box<impl Future<Output = Turn> + 'a>>> {
+        let wait = |reader| {
+            let mut turn = Box::pin(turns.take(reader));
+            assert!(turn.as_mut().now_or_never().is_none());
+            turn
+        };
+        readers.iter_mut().map(wait).collect()
+    }
+
+    fn readers<const N: usize>(place: u64) -> [Reader; N] {
+        std::array::from_fn(|_| Reader { place })
     }
 
     /// A hundred clients that have read for long and wait again, and one that has not.
     #[tokio::test]
     async fn who_has_read_least_comes_first() {
         let turns = Arc::new(ReadTurns::default());
-        let mut under_way = all(&turns, &mut Reader::default());
-        let mut many: Vec<_> = (0..100).map(|_| Reader::default()).collect();
+        let mut under_way = all(&turns);
+        let mut many = readers::<100>(0);
         for reader in &mut many {
             reader.has_read(1_000_000);
         }
-        let mut many: Vec<_> = many
-            .iter_mut()
-            .map(|reader| Box::pin(turns.take(reader)))
-            .collect();
-        for waiting in &mut many {
-            assert!(waiting.as_mut().now_or_never().is_none());
-        }
-        let mut fresh = Reader::default();
-        let mut fresh = Box::pin(turns.take(&mut fresh));
-        assert!(fresh.as_mut().now_or_never().is_none());
+        let mut many = waiting(&turns, &mut many);
+        let mut fresh = readers::<1>(0);
+        let mut fresh = waiting(&turns, &mut fresh);
         under_way.pop();
-        let turn = fresh.as_mut().now_or_never().expect("its turn");
+        let turn = fresh[0].as_mut().now_or_never().expect("its turn");
         assert!(many[0].as_mut().now_or_never().is_none());
         drop(turn);
         assert!(many[0].as_mut().now_or_never().is_some());
@@ -149,21 +167,14 @@ mod tests {
     #[tokio::test]
     async fn who_reads_now_and_then_does_not_wait_for_a_page_of_each_other_client() {
         let turns = Arc::new(ReadTurns::default());
-        let mut under_way = all(&turns, &mut Reader::default());
-        let mut many: Vec<_> = (0..100).map(|_| Reader { place: 100_000 }).collect();
+        let mut under_way = all(&turns);
         turns.state.lock().now = 100_000;
-        let mut many: Vec<_> = many
-            .iter_mut()
-            .map(|reader| Box::pin(turns.take(reader)))
-            .collect();
-        for waiting in &mut many {
-            assert!(waiting.as_mut().now_or_never().is_none());
-        }
-        let mut seldom = Reader { place: 5_000 };
-        let mut seldom = Box::pin(turns.take(&mut seldom));
-        assert!(seldom.as_mut().now_or_never().is_none());
+        let mut many = readers::<100>(100_000);
+        let _many = waiting(&turns, &mut many);
+        let mut seldom = readers::<1>(5_000);
+        let mut seldom = waiting(&turns, &mut seldom);
         under_way.pop();
-        assert!(seldom.as_mut().now_or_never().is_some());
+        assert!(seldom[0].as_mut().now_or_never().is_some());
     }
 
     #[tokio::test]
@@ -173,36 +184,28 @@ mod tests {
         let mut idle = Reader::default();
         drop(turns.take(&mut idle).await);
         idle.has_read(2 * usize::try_from(SAVED).expect("it fits"));
-        let mut busy = Reader { place: 10 * SAVED };
-        let mut under_way = all(&turns, &mut Reader::default());
-        let mut first = Box::pin(turns.take(&mut idle));
-        assert!(first.as_mut().now_or_never().is_none());
-        let mut second = Box::pin(turns.take(&mut busy));
-        assert!(second.as_mut().now_or_never().is_none());
+        let mut under_way = all(&turns);
+        let busy = Reader { place: 10 * SAVED };
+        let mut both = [idle, busy];
+        let mut both = waiting(&turns, &mut both);
         under_way.pop();
-        let turn = second.as_mut().now_or_never().expect("its turn");
-        assert!(first.as_mut().now_or_never().is_none());
+        let turn = both[1].as_mut().now_or_never().expect("its turn");
+        assert!(both[0].as_mut().now_or_never().is_none());
         drop(turn);
-        assert!(first.as_mut().now_or_never().is_some());
+        assert!(both[0].as_mut().now_or_never().is_some());
     }
 
     #[tokio::test]
     async fn who_no_longer_waits_is_passed_over_and_no_turn_is_lost() {
         let turns = Arc::new(ReadTurns::default());
         for _ in 0..3 {
-            let mut under_way = all(&turns, &mut Reader::default());
-            let mut readers: Vec<_> = (0..6).map(|_| Reader::default()).collect();
-            let mut waiting: Vec<_> = readers
-                .iter_mut()
-                .map(|reader| Box::pin(turns.take(reader)))
-                .collect();
-            for waiting in &mut waiting {
-                assert!(waiting.as_mut().now_or_never().is_none());
-            }
-            let mut stays = waiting.pop().expect("one of them");
+            let mut under_way = all(&turns);
+            let mut six = readers::<6>(0);
+            let mut six = waiting(&turns, &mut six);
+            let mut stays = six.pop().expect("one of them");
             // The first one has its turn already when it goes.
             under_way.pop();
-            drop(waiting);
+            drop(six);
             assert!(stays.as_mut().now_or_never().is_some());
         }
         let state = turns.state.lock();

@@ -1,8 +1,8 @@
 //! Memory comes in small pages.
 //!
 //! With transparent huge pages the kernel clears 2 MiB when the first byte of them is touched. A process that takes a lot
-//! of memory at once stands still meanwhile: 40 ms were measured on a virtual machine while a service held 64 MiB of
-//! answers that nobody read. With small pages fan-out is as fast. Redis gives the same advice for the same reason.
+//! of memory at once stands still meanwhile: docs/performance.md ("Where the time goes") has what was measured. Redis
+//! gives the same advice for the same reason.
 
 /// Tells the kernel to give this process small pages only, from now on. A system that refuses leaves it as it was; where
 /// there are no such pages, this does nothing.

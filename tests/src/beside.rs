@@ -7,10 +7,11 @@
 //! others beyond taking processor time shows as the difference between the two.
 //!
 //! Compared is the 99th percentile of the quiet clients' latency: from the moment when a message was *due* (a client that
-//! is held up is late for all that follows) to its arrival in the room, over four clients that send every 20 ms each; a
-//! fifth looks at a room's history now and then, and must be answered. Each round has its own percentile, and the medians of the rounds are
-//! compared, so that a moment in which the machine did something else spoils one round and not the result. Three pairs of
-//! rounds decide; if they say no, and not by far, four more are asked for, as all seven can't be unlucky.
+//! is held up is late for all that follows) to its arrival in the room, over four clients that send every 20 ms each. A
+//! fifth looks at a room's history now and then; it must be answered, and half of its looks are compared, too. Each round
+//! has its own percentiles, and the medians of the rounds are compared, so that a moment in which the machine did
+//! something else spoils one round and not the result. Three pairs of rounds decide; if the messages say no, and not by
+//! far, four more are asked for, as all seven can't be unlucky.
 //!
 //! Meanwhile bystanders over each protocol just stay, newcomers log in, a back end calls, and `/livez` and `/readyz` are
 //! asked; memory is watched. Everything that is wrong is collected, so that a failed test shows all of it.

@@ -29,8 +29,7 @@ impl Client {
             page_size: asked.page_size,
             page_token: asked.page_token,
         };
-        let deadline = self.readable(deadline).await;
-        let _turn = self.turn(deadline).await?;
+        let (_turn, deadline) = self.turn(deadline).await?;
         let page = seen(self.services.chat.members(request, deadline).await)?;
         let text = members(&page);
         self.reader.has_read(text.len());
@@ -54,8 +53,7 @@ impl Client {
             page_bytes: u32::try_from(self.connection.share()).unwrap_or(u32::MAX),
             ..HistoryRequest::default()
         };
-        let deadline = self.readable(deadline).await;
-        let _turn = self.turn(deadline).await?;
+        let (_turn, deadline) = self.turn(deadline).await?;
         let page = seen(self.services.chat.history(request, deadline).await)?;
         let text = history(&page, self.connection.share());
         self.reader.has_read(text.len());
@@ -69,20 +67,19 @@ impl Client {
         Ok(place.membership.channel())
     }
 
-    /// The turn at reading a page, which lasts until the page is read.
-    async fn turn(&mut self, deadline: Instant) -> Result<Turn, Refusal> {
-        let turn = self.services.reads.take(&mut self.reader);
-        let turn = timeout_at(deadline, turn).await;
-        turn.map_err(|_| Reason::Unavailable.into())
-    }
-
+    /// The turn at reading a page, which lasts until the page is read; and until when chat is to answer.
+    ///
     /// A page is long, so nobody asks for one before the client has read most of what was sent to it: then no page has to
-    /// be kept while the client does not read. Until when chat is to answer: what the client took for itself does not
-    /// count.
-    async fn readable(&self, deadline: Instant) -> Instant {
+    /// be kept while the client does not read. The time that the client took for itself does not count.
+    async fn turn(&mut self, deadline: Instant) -> Result<(Turn, Instant), Refusal> {
         let asked = Instant::now();
         self.connection.room().await;
-        deadline + asked.elapsed()
+        let deadline = deadline + asked.elapsed();
+        let turn = self.services.reads.take(&mut self.reader);
+        match timeout_at(deadline, turn).await {
+            Ok(turn) => Ok((turn, deadline)),
+            Err(_) => Err(Reason::Unavailable.into()),
+        }
     }
 }
 
