@@ -21,13 +21,15 @@ use std::convert::Infallible;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 /// How long a policy that nobody speaks for any more holds: longer than any lease, so that no two are in force.
 const POLICY_LASTS: Duration = Duration::from_secs(60);
 const AGREE: Duration = Duration::from_secs(3);
 /// After a login, or an agreement, without an answer.
 const RETRY: Duration = Duration::from_millis(100);
+/// How long the lease may take to be renewed after a login or claim came too late by the clock of the user's server.
+const RENEWAL: Duration = Duration::from_secs(1);
 /// Calls of one user's holders at once, at most.
 const HOLDERS: usize = 8;
 
@@ -179,9 +181,12 @@ impl Registry {
 
     /// Registers a session: as often as it takes to get an answer.
     pub(crate) async fn login(&self, registration: &Registration) -> Result<Admission, StoreError> {
-        let mut dead = Vec::new();
+        let (mut dead, mut later) = (Vec::new(), None);
         loop {
-            let login = registration.login(self.policy);
+            let mut login = registration.login(self.policy);
+            if let Some(deadline) = later {
+                login.deadline = deadline;
+            }
             registration.standing.lock().asked = true;
             let answer = self.users.login(&login, &dead).await;
             registration.standing.lock().asked = false;
@@ -205,6 +210,11 @@ impl Registry {
                     registration.standing.lock().fence = true;
                     sleep(RETRY.mul_f64(0.5 + fastrand::f64())).await;
                 }
+                Err(StoreError::Late { now }) if later.is_none() => {
+                    let time = registration.stay.time_if_alive(Instant::now() + RENEWAL);
+                    let time = time.await.ok_or(StoreError::Late { now })?;
+                    later = Some(now.saturating_add(time));
+                }
                 Err(error) => {
                     if error == StoreError::ConnectorDead {
                         registration.stay.condemn();
@@ -222,7 +232,7 @@ impl Registry {
         }
         registration.standing.lock().fence = true;
         let claim = (registration.login(self.policy), generation);
-        let claimed = self.users.claim(std::slice::from_ref(&claim)).await;
+        let claimed = self.claim(&registration.stay, vec![claim]).await;
         let user = &registration.user;
         if let Ok(Some(Ok(claimed))) = claimed.map(|mut claimed| claimed.pop()) {
             // Whoever looks after the dead is to find them here.
@@ -234,6 +244,35 @@ impl Registry {
         } else {
             registration.stay.suspect(Place::User(user.clone()));
         }
+    }
+
+    /// Claims in the name of one incarnation. What comes too late by the clock of its user's server is claimed once more,
+    /// if the incarnation is found alive.
+    async fn claim(
+        &self,
+        stay: &Stay,
+        mut claims: Vec<(Login, u64)>,
+    ) -> Result<Vec<Result<Claimed, StoreError>>, StoreError> {
+        let mut claimed = self.users.claim(&claims).await?;
+        let is_late = |it: &Result<_, StoreError>| matches!(it, Err(StoreError::Late { .. }));
+        if !claimed.iter().any(is_late) {
+            return Ok(claimed);
+        }
+        let Some(time) = stay.time_if_alive(Instant::now() + RENEWAL).await else {
+            return Ok(claimed);
+        };
+        let mut late = Vec::new();
+        for (place, claimed) in claimed.iter().enumerate() {
+            if let Err(StoreError::Late { now }) = claimed {
+                claims[place].0.deadline = now.saturating_add(time);
+                late.push((place, claims[place].clone()));
+            }
+        }
+        let (places, late): (Vec<_>, Vec<_>) = late.into_iter().unzip();
+        for (place, again) in places.into_iter().zip(self.users.claim(&late).await?) {
+            claimed[place] = again;
+        }
+        Ok(claimed)
     }
 
     /// Which of the holders of a user are dead. Each of them will be found if it dies, and the living get to know that
@@ -267,7 +306,7 @@ impl Registry {
         let state = self.leases.vouch(incarnation, place).await?;
         if state.provisional && !state.dead {
             // Nobody may be looking after it.
-            self.leases.note(incarnation, Duration::ZERO).await?;
+            self.leases.note(incarnation).await?;
         }
         Ok(state.dead)
     }
@@ -382,7 +421,11 @@ impl Registry {
                 Some((registration.login(policy), generation))
             })
             .collect();
-        for (claimed, (login, _)) in self.users.claim(&logins).await?.into_iter().zip(&logins) {
+        let claimed = match claims.first() {
+            Some(registration) => self.claim(&registration.stay, logins.clone()).await?,
+            None => Vec::new(),
+        };
+        for (claimed, (login, _)) in claimed.into_iter().zip(&logins) {
             match claimed {
                 Ok(Claimed { superseded, better }) => {
                     count_repair("login-lost");

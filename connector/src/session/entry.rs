@@ -148,7 +148,7 @@ impl Client {
         let ((), membership) = prepared.map_err(|_| Refused::Failed)?;
         let membership = membership?;
         undo.push(Arc::clone(&membership));
-        let join = self.services.chat.join(membership.join(), deadline);
+        let join = membership.send(&self.services.chat, membership.join(), deadline);
         match join.await {
             Ok(Answered { answer, repeated }) => {
                 membership.joined(repeated);
@@ -166,14 +166,18 @@ impl Client {
                 match &error {
                     CallError::Unknown => {}
                     // Nothing was done, so there is nothing to undo.
-                    CallError::Refused { .. } | CallError::Unreachable => drop(undo.pop()),
+                    CallError::Refused { .. } | CallError::Late { .. } | CallError::Unreachable => {
+                        drop(undo.pop());
+                    }
                 }
                 if matches!(&error, CallError::Refused { reason } if reason == "CONNECTOR_DEAD") {
                     membership.condemn();
                 }
                 Err(match error {
                     CallError::Refused { reason } => Refused::ByChat(Reason::of_chat(&reason)),
-                    CallError::Unreachable | CallError::Unknown => Refused::Failed,
+                    CallError::Late { .. } | CallError::Unreachable | CallError::Unknown => {
+                        Refused::Failed
+                    }
                 })
             }
         }

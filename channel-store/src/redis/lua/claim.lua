@@ -5,7 +5,7 @@
 --
 -- KEYS  3 tombstone of the incarnation  4 tombstone of the session
 -- ARGV  2 session  3 incarnation  4 deadline, milliseconds  5 policy  6 generation
--- reply { 'done', { incarnations it outranks }, { incarnations of better ones } } | { 'dead' } | { 'late' } | { 'closed' }
+-- reply { 'done', { incarnations it outranks }, { incarnations of better ones } } | { 'dead' } | { 'late', milliseconds } | { 'closed' }
 local session, policy, own = ARGV[2], ARGV[5], tonumber(ARGV[6])
 local refused = refusal(KEYS[3], KEYS[4], ARGV[4])
 if refused then return refused end

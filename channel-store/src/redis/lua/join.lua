@@ -8,11 +8,13 @@
 -- ARGV  7 session  8 operation  9 incarnation  10 user  11 '1' if the user is a number
 --       12 milliseconds that a detached member stays, or '' for a connector's session
 --       13 the join's deadline, milliseconds, or ''
--- reply { 'joined', epoch, offset, '1' if onJoin was published } | { 'dead' } | { 'late' } | { 'stale' }
+-- reply { 'joined', epoch, offset, '1' if onJoin was published } | { 'dead' } | { 'stale' }
+--       | { 'late', this server's milliseconds }
 local session, operation, user, number, stay = ARGV[7], tonumber(ARGV[8]), ARGV[10], ARGV[11], ARGV[12]
 
 if call('EXISTS', KEYS[10]) == 1 then return { 'dead' } end
-if ARGV[13] ~= '' and milliseconds() > tonumber(ARGV[13]) then return { 'late' } end
+local now = milliseconds()
+if ARGV[13] ~= '' and now > tonumber(ARGV[13]) then return { 'late', now } end
 local left = call('GET', KEYS[11])
 if left and tonumber(left) > operation then return { 'stale' } end
 

@@ -4,7 +4,7 @@
 -- KEYS  3 tombstone of the incarnation  4 tombstone of the session  5… tombstones of the buried
 -- ARGV  2 session  3 incarnation  4 deadline, milliseconds  5 policy  6 seconds that tombstones stand
 --       7… incarnations that are dead
--- reply { 'done', generation, others } | { 'taken', incarnation, … } | { 'dead' } | { 'late' } | { 'closed' }
+-- reply { 'done', generation, others } | { 'taken', incarnation, … } | { 'dead' } | { 'late', milliseconds } | { 'closed' }
 local session = ARGV[2]
 local refused = refusal(KEYS[3], KEYS[4], ARGV[4])
 if refused then return refused end
