@@ -31,7 +31,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// Renewals in the time of a lease.
@@ -63,7 +63,9 @@ struct Tenure {
     /// By the store's clock, milliseconds: joins later than this have no effect.
     deadline: AtomicU64,
     /// When the last renewal began that found the incarnation alive.
-    renewed: watch::Sender<Option<Instant>>,
+    renewed: Mutex<Option<Instant>>,
+    /// Told when there is another one. Not a `watch`, which wakes those who wait in any order.
+    renewal: Notify,
     index: Mutex<Index>,
     roster: Roster,
     suspects: Arc<Suspects>,
@@ -271,7 +273,8 @@ impl Lease {
         }
         let deadline = term.until.saturating_add(milliseconds(DEADLINE_MARGIN));
         tenure.deadline.store(deadline, Ordering::Relaxed);
-        tenure.renewed.send_replace(Some(began));
+        *tenure.renewed.lock() = Some(began);
+        tenure.renewal.notify_waiters();
         if is_first {
             tracing::info!(%incarnation, "lease taken");
             *self.tenure.lock() = Some(Arc::clone(tenure));
@@ -326,7 +329,8 @@ impl Tenure {
             length,
             suspects,
             deadline: AtomicU64::new(0),
-            renewed: watch::Sender::new(None),
+            renewed: Mutex::default(),
+            renewal: Notify::new(),
             index: Mutex::default(),
             roster: Roster::default(),
             operations: AtomicU64::new(0),
@@ -345,10 +349,19 @@ impl Tenure {
     /// the place that it asks: without the renewal the other try would make a member that nobody looks for any more.
     async fn time_if_alive(&self, until: Instant) -> Option<u64> {
         let asked = Instant::now();
-        let mut renewed = self.renewed.subscribe();
         self.hurry.notify_one();
-        let is_alive = renewed.wait_for(|began| began.is_some_and(|began| began >= asked));
-        timeout_at(until, is_alive).await.ok()?.ok()?;
+        let is_alive = async {
+            loop {
+                let renewal = self.renewal.notified();
+                tokio::pin!(renewal);
+                renewal.as_mut().enable();
+                if self.renewed.lock().is_some_and(|began| began >= asked) {
+                    return;
+                }
+                renewal.await;
+            }
+        };
+        timeout_at(until, is_alive).await.ok()?;
         Some(milliseconds(self.length + DEADLINE_MARGIN))
     }
 

@@ -251,13 +251,7 @@ async fn set_clocks(world: Arc<World>, steps: Arc<AtomicU64>) {
     loop {
         pause(3_000).await;
         let connectors = world.store.leases().directory().await.unwrap();
-        let mut connectors: Vec<_> = connectors.into_iter().collect();
-        // A part of their names is random, and the history is not.
-        connectors.sort_by_key(|(it, noted)| {
-            let name = it.as_str().split(':').next().map(str::to_owned);
-            (*noted, name)
-        });
-        let mut slots: Vec<_> = connectors.iter().map(|(it, _)| it.to_string()).collect();
+        let mut slots: Vec<_> = connectors.keys().map(ToString::to_string).collect();
         slots.extend(CHANNELS.map(str::to_owned));
         // A user's ranks grow with the clock, or with the last one given. Nothing orders them after both have gone back.
         if !world.climate.forgets {
