@@ -1,17 +1,19 @@
 //! Which connectors live, and what each may have left behind (MEMBERSHIP.md).
 //!
 //! An incarnation holds a lease, and keeps an index of the channels and users where anything of it may be. Death is written into
-//! the lease, never inferred: one that is missing means that the store has lost data, one that is past its time means
-//! nothing yet. The directory says where to look, and proves nothing.
+//! the lease, never inferred: one that is missing means that the store has lost data. No clock decides about life and
+//! death: each renewal changes the lease's beat, and whoever looks after a lease declares it dead when the beat has not
+//! changed for long enough by its own measure of time. The directory says where to look, and proves nothing.
 
 use crate::name::{ChannelName, Incarnation, SessionId, User, UserId};
 use crate::store::{Generation, StoreError};
 use async_trait::async_trait;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// How far the clocks of a store's servers may be apart: added to the end of a lease it is the deadline of its joins.
+/// Added to the end of a lease it is the deadline of its joins. As long as the clocks of a store's servers are not further
+/// apart than this, no join is refused as late. If they are, it costs a join another try ([`StoreError::Late`]).
 pub const DEADLINE_MARGIN: Duration = Duration::from_secs(20);
 
 /// Between the two looks after which an entry of an index may go: longer than lease and margin, than a failover, and
@@ -46,10 +48,11 @@ impl IndexEntry {
     }
 }
 
-/// What a renewal found, by the store's clock: milliseconds since 1970.
+/// What a renewal found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Term {
-    /// When the lease ends unless it is renewed.
+    /// The present and the lease's length, by the store's clock: milliseconds since 1970. It serves for the deadlines of
+    /// joins and logins alone.
     pub until: u64,
     /// Entries of the index.
     pub indexed: u64,
@@ -96,8 +99,10 @@ pub struct LeaseState {
     pub dead: bool,
     /// It was missing, and is there by a guess.
     pub provisional: bool,
-    /// When it ends, by the store's clock.
-    pub until: u64,
+    /// Another number after each renewal: a higher one, unless the store has lost data.
+    pub beat: u64,
+    /// For how long the beat must have been seen unchanged, and a margin, before the lease may be declared dead.
+    pub length: Duration,
 }
 
 /// What became of a declaration of death.
@@ -105,9 +110,9 @@ pub struct LeaseState {
 pub enum Declared {
     /// It is dead: by this, or already.
     Dead,
-    /// It is not: it has been renewed, or its time is not over.
+    /// It is not: it was renewed since it was seen.
     Alive,
-    /// The lease was missing, and is there again for its full time: whoever owns it takes it over; else it ends.
+    /// The lease was missing, and is there again: its owner takes it over, or it is declared dead later.
     Provisional,
 }
 
@@ -140,11 +145,11 @@ impl Shard {
 /// Leases, indexes and the directory: connectors hold leases, chats look after them. All of it may be repeated.
 #[async_trait]
 pub trait Leases: Send + Sync + 'static {
-    /// Notes in the directory that an incarnation is to be looked after when this time is over.
+    /// Notes in the directory that an incarnation is to be looked after.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`]; so with all that follow, whose effect is then unknown.
-    async fn note(&self, incarnation: &Incarnation, lease: Duration) -> Result<(), StoreError>;
+    async fn note(&self, incarnation: &Incarnation) -> Result<(), StoreError>;
 
     /// Takes or renews a lease. Works out of memory.
     ///
@@ -210,17 +215,11 @@ pub trait Leases: Send + Sync + 'static {
     /// As [`Leases::note`].
     async fn resign(&self, incarnation: &Incarnation) -> Result<(), StoreError>;
 
-    /// Incarnations of the directory whose noted time is over, with that time; at most 1,000.
+    /// The whole directory: each incarnation with a number that is another one after each note.
     ///
     /// # Errors
     /// As [`Leases::note`].
-    async fn due(&self) -> Result<Vec<(Incarnation, u64)>, StoreError>;
-
-    /// The whole directory.
-    ///
-    /// # Errors
-    /// As [`Leases::note`].
-    async fn directory(&self) -> Result<HashSet<Incarnation>, StoreError>;
+    async fn directory(&self) -> Result<BTreeMap<Incarnation, u64>, StoreError>;
 
     /// The incarnations that have members in a channel.
     ///
@@ -228,27 +227,26 @@ pub trait Leases: Send + Sync + 'static {
     /// As [`Leases::note`].
     async fn present(&self, channel: &ChannelName) -> Result<Vec<Incarnation>, StoreError>;
 
-    /// Leases as they are, in the order asked; `None`: missing.
-    ///
-    /// # Errors
-    /// As [`Leases::note`].
+    /// Leases as they are, in the order asked; `None`: missing. Each has an answer of its own, because they lie on
+    /// different servers: one that is away hides no other's leases.
     async fn observe(
         &self,
         incarnations: &[Incarnation],
-    ) -> Result<Vec<Option<LeaseState>>, StoreError>;
+    ) -> Vec<Result<Option<LeaseState>, StoreError>>;
 
-    /// Declares an incarnation dead if its lease still ends when it was seen to, and that time is over.
+    /// Declares an incarnation dead if its lease still has the beat that was seen. The caller must have seen that beat
+    /// unchanged for longer than the lease's length: the store compares beats, and asks no clock.
     ///
     /// # Errors
     /// As [`Leases::note`].
     async fn declare_dead(
         &self,
         incarnation: &Incarnation,
-        seen_until: u64,
+        seen_beat: u64,
     ) -> Result<Declared, StoreError>;
 
     /// Whoever meets something of an incarnation in a place sees to it that a funeral would find it: a lease that is
-    /// missing comes back for a full time, and the place into the index, whether the incarnation lives or is dead.
+    /// missing comes back, and the place into the index, whether the incarnation lives or is dead.
     ///
     /// # Errors
     /// As [`Leases::note`].
@@ -258,7 +256,8 @@ pub trait Leases: Send + Sync + 'static {
         place: &Place,
     ) -> Result<LeaseState, StoreError>;
 
-    /// Takes an incarnation out of the directory if it is noted there as it was seen.
+    /// Takes an incarnation out of the directory, unless it was noted again since the directory was read: `seen` is its
+    /// number there.
     ///
     /// # Errors
     /// As [`Leases::note`].

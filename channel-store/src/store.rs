@@ -112,9 +112,13 @@ pub enum StoreError {
     /// The incarnation was declared dead; nothing was written.
     #[error("the connector was declared dead")]
     ConnectorDead,
-    /// The join's deadline is over; nothing was written.
-    #[error("the join's deadline is over")]
-    Late,
+    /// The deadline of the join or login is over; nothing was written. Before it is tried again with a deadline after
+    /// `now`, its incarnation must have renewed its lease: otherwise it may long have been declared dead and forgotten.
+    #[error("the deadline is over")]
+    Late {
+        /// The time of the server that refused, milliseconds since 1970.
+        now: u64,
+    },
     /// The page token is none of this store's.
     #[error("the page token is not one of this store's")]
     BadPageToken,

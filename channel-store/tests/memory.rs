@@ -3,8 +3,8 @@
 use crate::support::{Kind, Subject, message, name, read, session, with_key};
 use channel_store::memory::{MemoryStore, Snapshot};
 use channel_store::{
-    ChannelName, ChannelStore, FeedConnection, FeedSink, Publication, Since, Standing, StoreError,
-    StoreOptions,
+    ChannelName, ChannelStore, FeedConnection, FeedSink, Incarnation, Publication, Renewed, Since,
+    Standing, StoreError, StoreOptions,
 };
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
@@ -354,4 +354,27 @@ async fn a_channel_that_only_saw_joins_and_leaves_is_forgotten_after_two_minutes
     assert_eq!(standing("4", &joined.position).await, Standing::Unknown);
     let heads = feed.heads(&[name("4")]).await.unwrap();
     assert_eq!(heads, [None], "all of it is gone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_beat_grows_also_when_the_clock_is_set_back() {
+    let store = MemoryStore::new(StoreOptions::default());
+    let (leases, held) = (store.leases(), Incarnation::new("c:1").unwrap());
+    let mut last = 0;
+    for step in [0, -300_000, -15_000, 300_000] {
+        store.set_clock(Some(held.as_str()), step);
+        let renewed = leases.renew(&held, Duration::from_secs(10)).await.unwrap();
+        let (Renewed::Live(term) | Renewed::Lost(term)) = renewed else {
+            panic!("it is dead");
+        };
+        assert_eq!(
+            term.until,
+            store.clock(held.as_str()) + 10_000,
+            "by its clock"
+        );
+        let state = leases.observe(std::slice::from_ref(&held)).await.remove(0);
+        let beat = state.unwrap().unwrap().beat;
+        assert!(beat > last);
+        last = beat;
+    }
 }

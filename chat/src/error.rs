@@ -4,12 +4,15 @@
 
 use channel_store::StoreError;
 use proto::v1::Refusal;
+use std::collections::HashMap;
 use std::fmt;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "chat.v1";
+/// What `ErrorInfo` says beside the reason `LATE`: the time of the store's server that refused, milliseconds since 1970.
+pub const NOW: &str = "now";
 
 /// Why a call was not answered.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -93,7 +96,7 @@ impl Error {
             Self::Store(StoreError::StaleOperation) => {
                 (Code::FailedPrecondition, "STALE_OPERATION")
             }
-            Self::Store(StoreError::Late) => (Code::FailedPrecondition, "LATE"),
+            Self::Store(StoreError::Late { .. }) => (Code::FailedPrecondition, "LATE"),
             Self::Store(StoreError::ConnectorDead) => (Code::FailedPrecondition, "CONNECTOR_DEAD"),
         }
     }
@@ -119,7 +122,12 @@ impl From<StoreError> for Error {
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let (code, reason) = error.code_and_reason();
-        let mut details = ErrorDetails::with_error_info(reason, DOMAIN, []);
+        // How late it was, for a connector that finds out that it lives and tries again.
+        let now = match &error {
+            Error::Store(StoreError::Late { now }) => Some((NOW.to_owned(), now.to_string())),
+            _ => None,
+        };
+        let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::from_iter(now));
         if let Error::Invalid(violations) = &error {
             let fields = violations
                 .iter()

@@ -1,29 +1,35 @@
 //! Funerals: the members and logins of connectors that are no more are taken out, and each leave is published once.
 //!
 //! Every chat looks after all incarnations, and remembers nothing that would be missed: whichever ends, others go on,
-//! and any number at once does no harm, because each step is a script that may be repeated (MEMBERSHIP.md). An outage of
-//! the store kills nobody: a lease is declared over only after it was seen unchanged through a stretch of answers.
+//! and any number at once does no harm, because each step is a script that may be repeated. A lease is declared over when
+//! its beat has not changed for its length and a margin, by the time that passed here. No clock is asked, so one that is
+//! set kills nobody; and neither does an outage of the store, because what this process did not see does not count.
 
 use crate::metering::{DEATHS, HANDOVERS};
 use crate::reaper::Reaper;
 use channel_store::{
-    ChannelName, Declared, DroppedBy, Incarnation, IndexEntry, Leases, Place, SETTLE_TIME,
-    StoreError, UserId, UserRegistry,
+    ChannelName, Declared, DroppedBy, Incarnation, IndexEntry, LeaseState, Leases, Place,
+    SETTLE_TIME, StoreError, UserId, UserRegistry,
 };
+use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
 use metrics::counter;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
-/// Between two looks at the directory.
-const POLL: Duration = Duration::from_millis(500);
-/// So long, and in so many answers, a lease that is past its end is seen unchanged before it is declared over: its owner
-/// may have to connect again first, as this process had to.
-const OBSERVATION: Duration = Duration::from_millis(1_500);
-const POLLS: u32 = 3;
+/// Between two looks at the directory and all leases.
+const POLL: Duration = Duration::from_secs(1);
+/// Between two looks at least, also when a lease is about to have been silent for long enough, or the store is slow.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+/// For so much longer than its length a lease must have been silent: its owner may have to connect again first, as this
+/// process had to.
+const MARGIN: Duration = Duration::from_millis(1_500);
+/// Whoever has not seen a lease for longer than this begins to observe it anew: this process may have stood still, or the
+/// store, and so perhaps did the lease's owner.
+const LONGEST_GAP: Duration = Duration::from_millis(1_500);
 /// Before a funeral that broke off begins again.
 const RETRY: Duration = Duration::from_secs(1);
 /// Runs of the script that reaps, at once, for one funeral.
@@ -69,15 +75,19 @@ enum Death {
     DeclaredHere,
     /// Its lease ran out, and another chat was faster.
     DeclaredElsewhere,
-    /// It was over before this chat had anything to observe, as when a connector resigns.
+    /// It was over before this chat had seen it silent for long, as when a connector resigns.
     Found,
 }
 
-/// A lease past its noted time, as it was seen so far.
+/// A lease that is not dead, as it was seen so far.
+#[derive(Debug, Clone, Copy)]
 struct Observation {
-    until: u64,
+    beat: u64,
+    length: Duration,
+    /// When the answer had arrived that showed this beat for the first time.
     since: Instant,
-    polls: u32,
+    /// When the last such answer had arrived.
+    seen: Instant,
 }
 
 #[derive(Default)]
@@ -90,73 +100,107 @@ async fn watch(parlour: Arc<Parlour>) {
     let mut watch = Watch::default();
     // Chats that began together need not look together.
     sleep(POLL.mul_f64(fastrand::f64())).await;
-    let mut polled = Instant::now();
     loop {
-        if polled.elapsed() > OBSERVATION {
-            // This process stood still, and so perhaps did those that it looks after.
-            watch.observed.clear();
-        }
-        polled = Instant::now();
+        let polled = Instant::now();
         if let Err(error) = watch.poll(&parlour).await {
             tracing::debug!(%error, "the directory is out of sight");
             // What was seen before says nothing about the time in between.
             watch.observed.clear();
         }
-        sleep(POLL).await;
+        let earliest = Instant::now() + SHORTEST_PAUSE;
+        sleep_until(watch.next_poll(polled).max(earliest)).await;
     }
 }
 
 impl Watch {
+    /// A second after the last one, or as soon as a lease has been silent for long enough.
+    fn next_poll(&self, polled: Instant) -> Instant {
+        let ripe = self.observed.values().map(Observation::ripe);
+        ripe.fold(polled + POLL, Instant::min)
+    }
+
     async fn poll(&mut self, parlour: &Arc<Parlour>) -> Result<(), StoreError> {
         self.under_way.retain(|_, funeral| !funeral.is_finished());
-        let due = parlour.leases.due().await?;
-        let names: Vec<_> = due.iter().map(|(name, _)| name.clone()).collect();
-        let states = parlour.leases.observe(&names).await?;
-        let mut observed = HashMap::new();
-        for ((incarnation, noted), state) in due.into_iter().zip(states) {
-            let death = match state {
-                Some(state) if state.dead => {
-                    let was_observed = self.observed.contains_key(&incarnation);
-                    Some(if was_observed {
-                        Death::DeclaredElsewhere
+        let directory = parlour.leases.directory().await?;
+        let mut directory: Vec<_> = directory.into_iter().collect();
+        // Those of whom nobody has heard for longest come first.
+        directory.sort_by_key(|(_, noted)| *noted);
+        let names: Vec<_> = directory.iter().map(|(name, _)| name.clone()).collect();
+        let asked = Instant::now();
+        let states = parlour.leases.observe(&names).await;
+        let answered = Instant::now();
+        let (mut observed, mut silent) = (HashMap::new(), Vec::new());
+        for ((incarnation, noted), state) in directory.into_iter().zip(states) {
+            let known = self.observed.remove(&incarnation);
+            match state {
+                // Whoever does not see it can't know that it is silent: it is observed anew.
+                Err(error) => {
+                    let name = incarnation.as_str();
+                    tracing::debug!(%error, incarnation = name, "a lease is out of sight");
+                }
+                Ok(Some(state)) if state.dead => {
+                    let was_silent = known.is_some_and(|it| it.has_ended(asked));
+                    self.begin_funeral(parlour, incarnation, noted, Death::seen(was_silent));
+                }
+                Ok(Some(state)) => {
+                    let observation = Observation::after(known, &state, answered);
+                    if observation.is_ripe(asked) {
+                        silent.push((incarnation, noted, state.beat, Death::DeclaredHere));
                     } else {
-                        Death::Found
-                    })
-                }
-                Some(state) => {
-                    let known = self.observed.remove(&incarnation);
-                    let known = known.filter(|known| known.until == state.until);
-                    let observation = known
-                        .unwrap_or_else(|| Observation::of(state.until))
-                        .again();
-                    if !observation.is_enough() {
                         observed.insert(incarnation, observation);
-                        continue;
                     }
-                    let is_dead = parlour.declare_dead(&incarnation, state.until).await?;
-                    is_dead.then_some(Death::DeclaredHere)
                 }
-                // Lost: it comes back for a full time.
-                None => {
-                    let is_dead = parlour.declare_dead(&incarnation, 0).await?;
-                    is_dead.then_some(Death::Found)
-                }
-            };
-            if let Some(death) = death {
-                let funeral = self.under_way.entry(incarnation.clone());
-                funeral.or_insert_with(|| {
-                    death.count();
-                    let held = Arc::clone(parlour).hold(incarnation, noted, death);
-                    AbortOnDropHandle::new(tokio::spawn(held))
-                });
+                // Lost: it comes back, and is observed from then on.
+                Ok(None) => silent.push((incarnation, noted, 0, Death::Found)),
             }
         }
         self.observed = observed;
+        let declared = silent.iter().map(|(incarnation, _, beat, _)| {
+            let leases = &parlour.leases;
+            leases.declare_dead(incarnation, *beat)
+        });
+        let declared = join_all(declared).await;
+        for ((incarnation, noted, _, death), declared) in silent.into_iter().zip(declared) {
+            match declared {
+                Ok(Declared::Dead) => self.begin_funeral(parlour, incarnation, noted, death),
+                Ok(Declared::Alive | Declared::Provisional) => {}
+                Err(error) => {
+                    let name = incarnation.as_str();
+                    tracing::debug!(%error, incarnation = name, "not declared dead");
+                }
+            }
+        }
         Ok(())
+    }
+
+    /// Unless it is under way.
+    fn begin_funeral(
+        &mut self,
+        parlour: &Arc<Parlour>,
+        incarnation: Incarnation,
+        noted: u64,
+        death: Death,
+    ) {
+        let funeral = self.under_way.entry(incarnation.clone());
+        funeral.or_insert_with(|| {
+            death.count();
+            let held = Arc::clone(parlour).hold(incarnation, noted, death);
+            AbortOnDropHandle::new(tokio::spawn(held))
+        });
     }
 }
 
 impl Death {
+    /// Another chat or its owner has written it. Other chats begin to observe at another moment, but all of them wait for
+    /// longer than the lease; an owner that resigns has renewed it shortly before.
+    fn seen(was_silent: bool) -> Self {
+        if was_silent {
+            Self::DeclaredElsewhere
+        } else {
+            Self::Found
+        }
+    }
+
     fn count(self) {
         match self {
             Self::DeclaredHere => counter!(DEATHS).increment(1),
@@ -167,36 +211,38 @@ impl Death {
 }
 
 impl Observation {
-    fn of(until: u64) -> Self {
+    /// What is known after another look. It begins anew when the lease was renewed, and when it was out of sight for too
+    /// long.
+    fn after(known: Option<Self>, state: &LeaseState, seen: Instant) -> Self {
+        let LeaseState { beat, length, .. } = *state;
+        let is_same = |it: &Self| (it.beat, it.length) == (beat, length);
+        let is_close = |it: &Self| seen.duration_since(it.seen) <= LONGEST_GAP;
+        let known = known.filter(|it| is_same(it) && is_close(it));
         Self {
-            until,
-            since: Instant::now(),
-            polls: 0,
+            beat,
+            length,
+            since: known.map_or(seen, |it| it.since),
+            seen,
         }
     }
 
-    fn again(self) -> Self {
-        Self {
-            polls: self.polls + 1,
-            ..self
-        }
+    /// When the lease will have been silent for long enough.
+    fn ripe(&self) -> Instant {
+        self.since + self.length + MARGIN
     }
 
-    fn is_enough(&self) -> bool {
-        self.polls >= POLLS && self.since.elapsed() >= OBSERVATION
+    /// True if a question that was asked then, and found the same beat, shows that it was silent for long enough.
+    fn is_ripe(&self, asked: Instant) -> bool {
+        asked >= self.ripe()
+    }
+
+    /// True if its owner has missed the lease's end.
+    fn has_ended(&self, asked: Instant) -> bool {
+        asked >= self.since + self.length
     }
 }
 
 impl Parlour {
-    async fn declare_dead(
-        &self,
-        incarnation: &Incarnation,
-        until: u64,
-    ) -> Result<bool, StoreError> {
-        let declared = self.leases.declare_dead(incarnation, until).await?;
-        Ok(declared == Declared::Dead)
-    }
-
     /// One funeral. If it breaks off, a later poll begins it again.
     async fn hold(self: Arc<Self>, incarnation: Incarnation, noted: u64, death: Death) {
         let name = incarnation.as_str();

@@ -2,8 +2,8 @@
 //!
 //! Lease, index and the entry in the directory may be lost, and the connector be dead before it could write them again:
 //! then no funeral would find its members. So channels where somebody joins, or that somebody lists, are checked in the
-//! background: an incarnation that is there, and of which the directory doesn't say that it is well, gets back what is
-//! missing (MEMBERSHIP.md). If it lives, that changes nothing; if it was declared dead, its members there are taken out at
+//! background: an incarnation that is there, and is not in the directory or is dead, gets back what is
+//! missing. If it lives, that changes nothing; if it was declared dead, its members there are taken out at
 //! once; else the funeral begins when the lease is over.
 
 use crate::line::Line;
@@ -12,6 +12,7 @@ use crate::reaper::Reaper;
 use channel_store::{ChannelName, Incarnation, Leases, Place, StoreError};
 use futures_util::future::join_all;
 use metrics::counter;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -44,10 +45,7 @@ impl Voucher {
         if !present.iter().flatten().any(|some| !some.is_empty()) {
             return Ok(());
         }
-        let mut well = self.leases.directory().await?;
-        for (overdue, _) in self.leases.due().await? {
-            well.remove(&overdue);
-        }
+        let well = self.well(present.iter().flatten().flatten()).await?;
         for (channel, present) in channels.iter().zip(present) {
             for incarnation in present? {
                 if !well.contains(&incarnation) {
@@ -58,6 +56,27 @@ impl Voucher {
         Ok(())
     }
 
+    /// Those of the incarnations that somebody looks after: they stand in the directory. A dead one stands there, too,
+    /// until its funeral is over, but the funeral finds only what its index has.
+    async fn well(
+        &self,
+        met: impl Iterator<Item = &Incarnation>,
+    ) -> Result<HashSet<Incarnation>, StoreError> {
+        let directory = self.leases.directory().await?;
+        let met: BTreeSet<_> = met.filter(|it| directory.contains_key(*it)).collect();
+        let met: Vec<_> = met.into_iter().cloned().collect();
+        let leases = self.leases.observe(&met).await;
+        let well = met
+            .into_iter()
+            .zip(leases)
+            .filter(|(_, lease)| match lease {
+                Ok(lease) => lease.is_some_and(|it| !it.dead),
+                // Nobody knows better at present.
+                Err(_) => true,
+            });
+        Ok(well.map(|(incarnation, _)| incarnation).collect())
+    }
+
     async fn vouch(
         &self,
         channel: &ChannelName,
@@ -66,7 +85,7 @@ impl Voucher {
         let place = Place::Channel(channel.clone());
         let state = self.leases.vouch(incarnation, &place).await?;
         // The directory comes after: as long as it doesn't know, the channel is checked again.
-        self.leases.note(incarnation, Duration::ZERO).await?;
+        self.leases.note(incarnation).await?;
         counter!(VOUCHED).increment(1);
         tracing::info!(
             channel = channel.as_str(),

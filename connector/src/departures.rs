@@ -369,7 +369,9 @@ async fn leave(chat: &Chat, membership: &Membership) {
             Err(CallError::Refused { reason }) => {
                 return tracing::error!(?channel, reason, "chat refused a leave");
             }
-            Err(CallError::Unreachable | CallError::Unknown) => back_off(&mut pause).await,
+            Err(CallError::Late { .. } | CallError::Unreachable | CallError::Unknown) => {
+                back_off(&mut pause).await;
+            }
         }
     }
 }

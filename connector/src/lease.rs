@@ -3,7 +3,8 @@
 //! One incarnation after another holds it. While one lives, its lease is renewed, and every channel where anything of it
 //! may be stands in its index before a join is sent there. Once it was declared dead, as happens to a process that was
 //! frozen, every socket is closed with a reason to reconnect, and the next incarnation begins. An outage of the store
-//! closes nothing: a lease that is past its end means nothing, and one that is missing is taken again.
+//! closes nothing, and neither does a clock that is set: others declare it dead when they saw no renewal for long enough,
+//! and a lease that is missing is taken again.
 
 mod index;
 mod patrol;
@@ -31,7 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// Renewals in the time of a lease.
 const RENEWALS: u32 = 3;
@@ -58,8 +59,13 @@ pub struct Lease {
 /// One incarnation's time.
 struct Tenure {
     incarnation: Incarnation,
+    length: Duration,
     /// By the store's clock, milliseconds: joins later than this have no effect.
     deadline: AtomicU64,
+    /// When the last renewal began that found the incarnation alive.
+    renewed: Mutex<Option<Instant>>,
+    /// Told when there is another one. Not a `watch`, which wakes those who wait in any order.
+    renewal: Notify,
     index: Mutex<Index>,
     roster: Roster,
     suspects: Arc<Suspects>,
@@ -120,7 +126,7 @@ impl Lease {
         let tenure = loop {
             match new_incarnation(&self.id) {
                 Ok(incarnation) => {
-                    break Arc::new(Tenure::new(incarnation, Arc::clone(&self.suspects)));
+                    break Arc::new(self.tenure_of(incarnation));
                 }
                 Err(error) => tracing::error!(%error, "no new incarnation"),
             }
@@ -155,7 +161,7 @@ impl Lease {
         let incarnation = &tenure.incarnation;
         let renewed = async {
             self.leases.renew(incarnation, grace).await?;
-            self.leases.note(incarnation, grace).await
+            self.leases.note(incarnation).await
         };
         match timeout(RESIGN, renewed).await {
             Ok(Ok(())) => tracing::info!(%incarnation, ?grace, "the lease ends by itself"),
@@ -241,12 +247,13 @@ impl Lease {
     /// False if it is dead.
     async fn renew(&self, tenure: &Arc<Tenure>) -> Result<bool, StoreError> {
         let Tenure { incarnation, .. } = &**tenure;
-        let noted = self.leases.note(incarnation, self.length).await;
+        let noted = self.leases.note(incarnation).await;
         // Once it stands in the directory, a server that has lost that must not keep the lease from being renewed.
         if !tenure.noted.load(Ordering::Relaxed) {
             noted?;
             tenure.noted.store(true, Ordering::Relaxed);
         }
+        let began = Instant::now();
         let (term, was_lost) = match self.leases.renew(incarnation, self.length).await? {
             Renewed::Dead => return Ok(false),
             Renewed::Live(term) => (term, false),
@@ -264,9 +271,10 @@ impl Lease {
         if was_lost {
             self.suspects.extend(tenure.index.lock().places());
         }
-        let margin = u64::try_from(DEADLINE_MARGIN.as_millis()).unwrap_or(u64::MAX);
-        let deadline = term.until.saturating_add(margin);
+        let deadline = term.until.saturating_add(milliseconds(DEADLINE_MARGIN));
         tenure.deadline.store(deadline, Ordering::Relaxed);
+        *tenure.renewed.lock() = Some(began);
+        tenure.renewal.notify_waiters();
         if is_first {
             tracing::info!(%incarnation, "lease taken");
             *self.tenure.lock() = Some(Arc::clone(tenure));
@@ -291,7 +299,7 @@ impl Lease {
     async fn resign(&self, tenure: &Tenure) {
         let resign = async {
             self.leases.resign(&tenure.incarnation).await?;
-            self.leases.note(&tenure.incarnation, Duration::ZERO).await
+            self.leases.note(&tenure.incarnation).await
         };
         match timeout(RESIGN, resign).await {
             Ok(Ok(())) => tracing::info!(incarnation = %tenure.incarnation, "resigned"),
@@ -300,23 +308,29 @@ impl Lease {
         }
     }
 
+    fn tenure_of(&self, incarnation: Incarnation) -> Tenure {
+        Tenure::new(incarnation, self.length, Arc::clone(&self.suspects))
+    }
+
     /// One renewal, and nothing else.
     #[cfg(test)]
     pub(crate) async fn take(&self) -> Incarnation {
         let incarnation = new_incarnation(&self.id).unwrap();
-        let suspects = Arc::clone(&self.suspects);
-        let tenure = Arc::new(Tenure::new(incarnation.clone(), suspects));
+        let tenure = Arc::new(self.tenure_of(incarnation.clone()));
         assert!(self.renew(&tenure).await.unwrap());
         incarnation
     }
 }
 
 impl Tenure {
-    fn new(incarnation: Incarnation, suspects: Arc<Suspects>) -> Self {
+    fn new(incarnation: Incarnation, length: Duration, suspects: Arc<Suspects>) -> Self {
         Self {
             incarnation,
+            length,
             suspects,
             deadline: AtomicU64::new(0),
+            renewed: Mutex::default(),
+            renewal: Notify::new(),
             index: Mutex::default(),
             roster: Roster::default(),
             operations: AtomicU64::new(0),
@@ -325,6 +339,30 @@ impl Tenure {
             condemned: Notify::new(),
             noted: AtomicBool::new(false),
         }
+    }
+
+    /// A join or login was refused because its deadline is over by the clock of the server that it came to. If the
+    /// incarnation is found alive in time: by how many milliseconds the deadline of another try may be later than what
+    /// that clock showed.
+    ///
+    /// The lease is renewed first. A process that was frozen for long may have been declared dead, reaped, and forgotten by
+    /// the place that it asks: without the renewal the other try would make a member that nobody looks for any more.
+    async fn time_if_alive(&self, until: Instant) -> Option<u64> {
+        let asked = Instant::now();
+        self.hurry.notify_one();
+        let is_alive = async {
+            loop {
+                let renewal = self.renewal.notified();
+                tokio::pin!(renewal);
+                renewal.as_mut().enable();
+                if self.renewed.lock().is_some_and(|began| began >= asked) {
+                    return;
+                }
+                renewal.await;
+            }
+        };
+        timeout_at(until, is_alive).await.ok()?;
+        Some(milliseconds(self.length + DEADLINE_MARGIN))
     }
 
     fn next_operation(&self) -> u64 {
@@ -364,6 +402,12 @@ impl Stay {
         self.tenure.deadline.load(Ordering::Relaxed)
     }
 
+    /// For one more try of what was refused as [`StoreError::Late`]: by how many milliseconds its deadline may be later
+    /// than the time that came with the refusal. `None` unless the incarnation is found alive in time.
+    pub(crate) async fn time_if_alive(&self, until: Instant) -> Option<u64> {
+        self.tenure.time_if_alive(until).await
+    }
+
     /// Whose session it is.
     pub(crate) fn incarnation(&self) -> &Incarnation {
         &self.tenure.incarnation
@@ -387,6 +431,10 @@ impl Drop for Stay {
             index.exit(place);
         }
     }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

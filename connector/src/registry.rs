@@ -33,6 +33,8 @@ const POLICY_LASTS: Duration = Duration::from_secs(60);
 const AGREE: Duration = Duration::from_secs(3);
 /// After a login, or an agreement, without an answer.
 const RETRY: Duration = Duration::from_millis(100);
+/// How long the lease may take to be renewed after a login or claim came too late by the clock of the user's server.
+const RENEWAL: Duration = Duration::from_secs(1);
 /// Calls of one user's holders at once, at most.
 const HOLDERS: usize = 8;
 
@@ -205,9 +207,12 @@ impl Registry {
 
     /// Registers a session: as often as it takes to get an answer.
     pub(crate) async fn login(&self, registration: &Registration) -> Result<Admission, StoreError> {
-        let mut dead = Vec::new();
+        let (mut dead, mut later) = (Vec::new(), None);
         loop {
-            let login = registration.login(self.policy);
+            let mut login = registration.login(self.policy);
+            if let Some(deadline) = later {
+                login.deadline = deadline;
+            }
             registration.standing.lock().asked = true;
             let answer = self.users.login(&login, &dead).await;
             registration.standing.lock().asked = false;
@@ -237,6 +242,11 @@ impl Registry {
                     registration.standing.lock().fence = true;
                     sleep(RETRY.mul_f64(0.5 + fastrand::f64())).await;
                 }
+                Err(StoreError::Late { now }) if later.is_none() => {
+                    let time = registration.stay.time_if_alive(Instant::now() + RENEWAL);
+                    let time = time.await.ok_or(StoreError::Late { now })?;
+                    later = Some(now.saturating_add(time));
+                }
                 Err(error) => {
                     if error == StoreError::ConnectorDead {
                         registration.stay.condemn();
@@ -263,7 +273,7 @@ impl Registry {
         let Some(claim) = registration.claim(self.policy) else {
             return;
         };
-        let claimed = self.users.claim(std::slice::from_ref(&claim)).await;
+        let claimed = self.claim_in_time(&registration.stay, vec![claim]).await;
         let user = &registration.user;
         if let Ok(Some(Ok(claimed))) = claimed.map(|mut claimed| claimed.pop()) {
             registration.standing.lock().is_to_claim = false;
@@ -321,6 +331,35 @@ impl Registry {
         self.users.linger(user, session).await
     }
 
+    /// Claims in the name of one incarnation. What comes too late by the clock of its user's server is claimed once more,
+    /// if the incarnation is found alive.
+    async fn claim_in_time(
+        &self,
+        stay: &Stay,
+        mut claims: Vec<Claim>,
+    ) -> Result<Vec<Result<Claimed, StoreError>>, StoreError> {
+        let mut claimed = self.users.claim(&claims).await?;
+        let is_late = |it: &Result<_, StoreError>| matches!(it, Err(StoreError::Late { .. }));
+        if !claimed.iter().any(is_late) {
+            return Ok(claimed);
+        }
+        let Some(time) = stay.time_if_alive(Instant::now() + RENEWAL).await else {
+            return Ok(claimed);
+        };
+        let mut late = Vec::new();
+        for (place, claimed) in claimed.iter().enumerate() {
+            if let Err(StoreError::Late { now }) = claimed {
+                claims[place].login.deadline = now.saturating_add(time);
+                late.push((place, claims[place].clone()));
+            }
+        }
+        let (places, late): (Vec<_>, Vec<_>) = late.into_iter().unzip();
+        for (place, again) in places.into_iter().zip(self.users.claim(&late).await?) {
+            claimed[place] = again;
+        }
+        Ok(claimed)
+    }
+
     /// Which of the holders of a user are dead. Each of them will be found if it dies, and the living get to know that
     /// somebody asks.
     async fn dead_among(
@@ -352,7 +391,7 @@ impl Registry {
         let state = self.leases.vouch(incarnation, place).await?;
         if state.provisional && !state.dead {
             // Nobody may be looking after it.
-            self.leases.note(incarnation, Duration::ZERO).await?;
+            self.leases.note(incarnation).await?;
         }
         Ok(state.dead)
     }
@@ -471,7 +510,13 @@ impl Registry {
         let (mut is_settled, policy) = (true, *self.held.lock());
         let logins = claims.iter();
         let logins: Vec<_> = logins.filter_map(|it| it.claim(policy)).collect();
-        let answers = self.users.claim(&logins).await?;
+        let answers = match claims.first() {
+            Some(registration) => {
+                self.claim_in_time(&registration.stay, logins.clone())
+                    .await?
+            }
+            None => Vec::new(),
+        };
         for (claimed, Claim { login, .. }) in answers.into_iter().zip(&logins) {
             match claimed {
                 Ok(Claimed { superseded, better }) => {

@@ -9,6 +9,7 @@ pub mod beside;
 pub mod binaries;
 pub mod chat_api;
 pub mod checker;
+pub mod clock;
 pub mod cluster;
 pub mod crowd;
 pub mod follower;

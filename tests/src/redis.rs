@@ -1,5 +1,6 @@
 //! A `redis-server` of a test's own, which can be stopped, killed, frozen and started again with its data.
 
+use crate::clock::Clock;
 use crate::log::Log;
 use crate::process::{Memory, Process};
 use crate::resp::{self, Value};
@@ -28,6 +29,7 @@ pub struct Redis {
     port: u16,
     directory: TempDir,
     flags: Vec<String>,
+    clock: Option<Clock>,
 }
 
 impl Redis {
@@ -63,17 +65,48 @@ impl Redis {
     /// # Panics
     /// As [`Redis::start`].
     pub async fn with(flags: &[&str]) -> Self {
+        Self::begin(flags, None).await
+    }
+
+    /// Starts one whose clock can be set, wrong by so many seconds, as a copy of what is at this address if one is given.
+    ///
+    /// # Panics
+    /// As [`Redis::replica_of`], and when there is no C compiler.
+    pub async fn with_clock(seconds: i64, primary: Option<SocketAddr>) -> Self {
+        let clock = Clock::new();
+        clock.set(seconds);
+        let Some(primary) = primary else {
+            return Self::begin(DURABLE, Some(clock)).await;
+        };
+        let (host, port) = (primary.ip().to_string(), primary.port().to_string());
+        let flags = [DURABLE, &["--replicaof", &host, &port]].concat();
+        let replica = Self::begin(&flags, Some(clock)).await;
+        replica.until_linked().await;
+        replica
+    }
+
+    /// Sets its clock: from now on it is wrong by so many seconds.
+    ///
+    /// # Panics
+    /// When it was started without one.
+    pub fn set_clock(&self, seconds: i64) {
+        let clock = self.clock.as_ref();
+        clock.expect("it has a clock that can be set").set(seconds);
+    }
+
+    async fn begin(flags: &[&str], clock: Option<Clock>) -> Self {
         let directory = tempfile::tempdir().expect("there is room for temporary files");
         let flags: Vec<_> = flags.iter().map(|&flag| flag.to_owned()).collect();
         for _ in 0..TRIES {
             let port = free_port();
-            let mut process = spawn(port, &directory, &flags);
+            let mut process = spawn(port, &directory, &flags, clock.as_ref());
             if answers(port, &mut process).await {
                 return Self {
                     process,
                     port,
                     directory,
                     flags,
+                    clock,
                 };
             }
         }
@@ -209,7 +242,7 @@ impl Redis {
     /// When it does not start.
     pub async fn restart(&mut self) {
         self.process.kill();
-        self.process = spawn(self.port, &self.directory, &self.flags);
+        self.process = spawn(self.port, &self.directory, &self.flags, self.clock.as_ref());
         assert!(
             answers(self.port, &mut self.process).await,
             "redis-server does not start again on port {}",
@@ -264,8 +297,11 @@ impl Redis {
     }
 }
 
-fn spawn(port: u16, directory: &TempDir, flags: &[String]) -> Process {
+fn spawn(port: u16, directory: &TempDir, flags: &[String], clock: Option<&Clock>) -> Process {
     let mut command = Command::new("redis-server");
+    if let Some(clock) = clock {
+        clock.give_to(&mut command);
+    }
     command
         .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
         .args(["--save", "", "--repl-diskless-sync-delay", "0"])

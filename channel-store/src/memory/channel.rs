@@ -262,7 +262,7 @@ impl State {
     pub(super) fn join(
         &mut self,
         join: &Join,
-        late: bool,
+        late: Option<StoreError>,
         now: Now,
         options: &StoreOptions,
     ) -> Result<Joined, StoreError> {
@@ -279,8 +279,8 @@ impl State {
         if incarnation.is_some_and(|it| members.is_dead(it, now.instant)) {
             return Err(StoreError::ConnectorDead);
         }
-        if late {
-            return Err(StoreError::Late);
+        if let Some(late) = late {
+            return Err(late);
         }
         self.expire_log(now);
         if self

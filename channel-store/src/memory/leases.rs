@@ -8,10 +8,13 @@ use crate::name::{ChannelName, Incarnation, SessionId, User};
 use crate::store::StoreError;
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+
+/// The slot of the directory.
+const DIRECTORY: &str = "connectors";
 
 pub(super) struct MemoryLeases {
     pub(super) channels: Arc<Channels>,
@@ -22,14 +25,15 @@ pub(super) struct MemoryLeases {
 #[derive(Clone, Default)]
 pub(super) struct Registered {
     leases: HashMap<Incarnation, Lease>,
-    /// When to look after each.
+    /// Each with a number that is another one after each note.
     directory: BTreeMap<Incarnation, u64>,
 }
 
 #[derive(Clone)]
 struct Lease {
     standing: Standing,
-    until: u64,
+    beat: u64,
+    length: Duration,
     index: BTreeMap<Place, u64>,
 }
 
@@ -41,19 +45,28 @@ enum Standing {
 }
 
 impl Lease {
-    fn provisional(until: u64) -> Self {
+    /// One that nobody has renewed yet.
+    fn new(standing: Standing, length: Duration) -> Self {
         Self {
-            standing: Standing::Provisional,
-            until,
+            standing,
+            beat: 0,
+            length,
             index: BTreeMap::new(),
         }
+    }
+
+    /// Gives it another beat, by the clock of its server.
+    fn beats(mut self, clock: u64) -> Self {
+        self.beat = clock.max(self.beat + 1);
+        self
     }
 
     fn state(&self) -> LeaseState {
         LeaseState {
             dead: self.standing == Standing::Dead,
             provisional: self.standing == Standing::Provisional,
-            until: self.until,
+            beat: self.beat,
+            length: self.length,
         }
     }
 }
@@ -63,18 +76,25 @@ impl MemoryLeases {
         &self.channels.registered
     }
 
-    fn after(&self, time: Duration) -> u64 {
-        let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        self.channels.clock().saturating_add(time)
+    /// The time of the server that has an incarnation's slot, in microseconds.
+    fn clock(&self, incarnation: &Incarnation) -> u64 {
+        self.channels.clocks.microseconds(incarnation.as_str())
+    }
+
+    /// A lease that was lost and comes back.
+    fn provisional(&self, incarnation: &Incarnation) -> Lease {
+        let length = self.channels.options.lease;
+        Lease::new(Standing::Provisional, length).beats(self.clock(incarnation))
     }
 }
 
 #[async_trait]
 impl Leases for MemoryLeases {
-    async fn note(&self, incarnation: &Incarnation, lease: Duration) -> Result<(), StoreError> {
-        let due = self.after(lease);
+    async fn note(&self, incarnation: &Incarnation) -> Result<(), StoreError> {
+        let now = self.channels.clocks.microseconds(DIRECTORY);
         let directory = &mut self.registered().lock().directory;
-        directory.insert(incarnation.clone(), due);
+        let noted = directory.entry(incarnation.clone()).or_default();
+        *noted = now.max(*noted + 1);
         Ok(())
     }
 
@@ -83,7 +103,9 @@ impl Leases for MemoryLeases {
         incarnation: &Incarnation,
         lease: Duration,
     ) -> Result<Renewed, StoreError> {
-        let until = self.after(lease);
+        let clock = self.clock(incarnation);
+        let length = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
+        let until = (clock / 1_000).saturating_add(length);
         let generation = self.channels.registry.lock().server.generation.clone();
         let mut registered = self.registered().lock();
         let known = registered.leases.get(incarnation).map(|it| it.standing);
@@ -91,13 +113,10 @@ impl Leases for MemoryLeases {
             return Ok(Renewed::Dead);
         }
         let held = registered.leases.entry(incarnation.clone());
-        let held = held.or_insert_with(|| Lease {
-            standing: Standing::Live,
-            until,
-            index: BTreeMap::new(),
-        });
+        let held = held.or_insert_with(|| Lease::new(Standing::Live, lease));
         held.standing = Standing::Live;
-        held.until = until;
+        held.length = lease;
+        held.beat = clock.max(held.beat + 1);
         let term = Term {
             until,
             indexed: held.index.len() as u64,
@@ -188,28 +207,15 @@ impl Leases for MemoryLeases {
     }
 
     async fn resign(&self, incarnation: &Incarnation) -> Result<(), StoreError> {
-        let until = self.channels.clock();
         let mut registered = self.registered().lock();
         let held = registered.leases.entry(incarnation.clone());
-        let held = held.or_insert_with(|| Lease {
-            standing: Standing::Dead,
-            until,
-            index: BTreeMap::new(),
-        });
+        let held = held.or_insert_with(|| Lease::new(Standing::Dead, Duration::ZERO));
         held.standing = Standing::Dead;
         Ok(())
     }
 
-    async fn due(&self) -> Result<Vec<(Incarnation, u64)>, StoreError> {
-        let now = self.channels.clock();
-        let registered = self.registered().lock();
-        let due = registered.directory.iter().filter(|(_, due)| **due <= now);
-        Ok(due.map(|(it, due)| (it.clone(), *due)).collect())
-    }
-
-    async fn directory(&self) -> Result<HashSet<Incarnation>, StoreError> {
-        let registered = self.registered().lock();
-        Ok(registered.directory.keys().cloned().collect())
+    async fn directory(&self) -> Result<BTreeMap<Incarnation, u64>, StoreError> {
+        Ok(self.registered().lock().directory.clone())
     }
 
     async fn present(&self, channel: &ChannelName) -> Result<Vec<Incarnation>, StoreError> {
@@ -220,28 +226,24 @@ impl Leases for MemoryLeases {
     async fn observe(
         &self,
         incarnations: &[Incarnation],
-    ) -> Result<Vec<Option<LeaseState>>, StoreError> {
+    ) -> Vec<Result<Option<LeaseState>, StoreError>> {
         let registered = self.registered().lock();
-        let state = |incarnation| registered.leases.get(incarnation).map(Lease::state);
-        Ok(incarnations.iter().map(state).collect())
+        let state = |incarnation| Ok(registered.leases.get(incarnation).map(Lease::state));
+        incarnations.iter().map(state).collect()
     }
 
     async fn declare_dead(
         &self,
         incarnation: &Incarnation,
-        seen_until: u64,
+        seen_beat: u64,
     ) -> Result<Declared, StoreError> {
-        let (now, full) = (
-            self.channels.clock(),
-            self.after(self.channels.options.lease),
-        );
+        let provisional = self.provisional(incarnation);
         let mut registered = self.registered().lock();
         let Some(held) = registered.leases.get_mut(incarnation) else {
-            let lease = Lease::provisional(full);
-            registered.leases.insert(incarnation.clone(), lease);
+            registered.leases.insert(incarnation.clone(), provisional);
             return Ok(Declared::Provisional);
         };
-        if held.standing != Standing::Dead && (held.until != seen_until || now <= held.until) {
+        if held.standing != Standing::Dead && held.beat != seen_beat {
             return Ok(Declared::Alive);
         }
         held.standing = Standing::Dead;
@@ -253,10 +255,10 @@ impl Leases for MemoryLeases {
         incarnation: &Incarnation,
         place: &Place,
     ) -> Result<LeaseState, StoreError> {
-        let until = self.after(self.channels.options.lease);
+        let provisional = self.provisional(incarnation);
         let mut registered = self.registered().lock();
         let held = registered.leases.entry(incarnation.clone());
-        let held = held.or_insert_with(|| Lease::provisional(until));
+        let held = held.or_insert(provisional);
         let entry = held.index.entry(place.clone());
         entry.or_insert_with(IndexEntry::random_nonce);
         Ok(held.state())

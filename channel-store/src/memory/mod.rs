@@ -5,6 +5,7 @@
 //! tombstones are bounded as the options say, and a channel that has been idle for its time is forgotten.
 
 mod channel;
+mod clocks;
 mod feed;
 mod leases;
 mod log;
@@ -24,6 +25,7 @@ use crate::store::{
 };
 use async_trait::async_trait;
 use channel::{Channel, Idle, Kept};
+use clocks::Clocks;
 use leases::{MemoryLeases, Registered};
 use parking_lot::Mutex;
 use registry::{Listeners, MemoryRegistry, Users};
@@ -51,8 +53,7 @@ impl MemoryStore {
             channels: Arc::new(Channels {
                 policies: ByName::new(&options, |policy| policy),
                 options,
-                started: Instant::now(),
-                started_milliseconds: Now::new().milliseconds,
+                clocks: Clocks::new(),
                 registered: Mutex::default(),
                 users: Mutex::default(),
                 listeners: Mutex::default(),
@@ -108,7 +109,10 @@ impl ChannelStore for MemoryStore {
 
     async fn join(&self, join: Join) -> Result<Joined, StoreError> {
         let (now, channels) = (Now::new(), &self.channels);
-        let late = join.deadline.is_some_and(|it| channels.clock() > it);
+        let late = join.deadline.and_then(|deadline| {
+            let now = channels.clocks.milliseconds(join.channel.as_str());
+            (now > deadline).then_some(StoreError::Late { now })
+        });
         channels
             .find_or_create(&join.channel, now.instant)
             .change(|state| state.join(&join, late, now, &channels.options))
@@ -220,8 +224,7 @@ impl Now {
 struct Channels {
     options: StoreOptions,
     policies: ByName<LogPolicy>,
-    started: Instant,
-    started_milliseconds: u64,
+    clocks: Clocks,
     registered: Mutex<Registered>,
     users: Mutex<Users>,
     listeners: Mutex<Listeners>,
@@ -238,12 +241,6 @@ struct Registry {
 }
 
 impl Channels {
-    /// The clock of leases and deadlines: it never goes back.
-    fn clock(&self) -> u64 {
-        let since = u64::try_from(self.started.elapsed().as_millis());
-        self.started_milliseconds + since.unwrap_or(u64::MAX / 2)
-    }
-
     /// The server lifetime, as feeds see it.
     fn generation(&self) -> Generation {
         self.registry.lock().server.generation.clone()
@@ -264,7 +261,7 @@ impl Channels {
             return channel.clone();
         }
         let server = registry.server.clone();
-        let kept = Kept::new(self.started, &self.options, &server.generation);
+        let kept = Kept::new(self.clocks.started(), &self.options, &server.generation);
         let policy = *self.policies.of(name);
         let channel = Arc::new(Channel::new(name.clone(), kept, server, now, policy));
         registry.by_name.insert(name.clone(), channel.clone());

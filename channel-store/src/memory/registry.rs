@@ -51,7 +51,7 @@ impl User {
             return Err(StoreError::ConnectorDead);
         }
         if clock > login.deadline {
-            return Err(StoreError::Late);
+            return Err(StoreError::Late { now: clock });
         }
         match self.closed.get(&login.session) {
             Some(until) if *until > now => Err(StoreError::StaleOperation),
@@ -204,7 +204,7 @@ impl MemoryRegistry {
 #[async_trait]
 impl UserRegistry for MemoryRegistry {
     async fn login(&self, login: &Login, dead: &[Incarnation]) -> Result<LoggedIn, StoreError> {
-        let clock = self.channels.clock();
+        let clock = self.channels.clocks.milliseconds(login.user.as_str());
         self.with_last(&login.user, |user, last, now| {
             user.refuse(login, clock, now)?;
             for incarnation in dead {
@@ -221,8 +221,8 @@ impl UserRegistry for MemoryRegistry {
         &self,
         claims: &[Claim],
     ) -> Result<Vec<Result<Claimed, StoreError>>, StoreError> {
-        let clock = self.channels.clock();
         let claim = |claim: &Claim| {
+            let clock = self.channels.clocks.milliseconds(claim.login.user.as_str());
             self.with_last(&claim.login.user, |user, last, now| {
                 user.refuse(&claim.login, clock, now)?;
                 *last = (*last).max(claim.generation);

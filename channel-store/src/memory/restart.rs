@@ -93,7 +93,9 @@ impl Channels {
         for name in names {
             let kept = on.as_mut().map(|snapshot| {
                 let kept = snapshot.channels.remove(&name);
-                kept.unwrap_or_else(|| Kept::new(self.started, &self.options, &server.generation))
+                kept.unwrap_or_else(|| {
+                    Kept::new(self.clocks.started(), &self.options, &server.generation)
+                })
             });
             self.find_or_create(&name, now).restart(&server, kept);
         }

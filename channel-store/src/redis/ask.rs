@@ -3,7 +3,7 @@
 use super::connection::Connection;
 use super::reply::{refusal, strange};
 use crate::store::StoreError;
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use redis::{Cmd, Pipeline, Script, Value};
 use std::collections::BTreeMap;
 
@@ -74,4 +74,58 @@ pub(super) async fn ask_each<T>(
         Ok((indices, replies.collect()))
     });
     in_order(try_join_all(answers).await?)
+}
+
+/// Things that one pipeline of [`ask_each_apart`] asks about.
+const ASKED_AT_ONCE: usize = 500;
+
+/// As [`ask_each`], but each thing has an answer of its own: a node that is away, or refuses, takes no other node's answers
+/// with it.
+pub(super) async fn ask_each_apart<T>(
+    things: &[T],
+    connection: impl Fn(&T) -> Result<Connection, StoreError>,
+    question: impl Fn(&T) -> Cmd,
+) -> Vec<Result<Value, StoreError>> {
+    let mut answers: Vec<Result<Value, StoreError>> = Vec::with_capacity(things.len());
+    let mut parts: BTreeMap<u64, (Connection, Vec<usize>)> = BTreeMap::new();
+    for (index, thing) in things.iter().enumerate() {
+        answers.push(Err(strange()));
+        match connection(thing) {
+            Ok(connection) => {
+                let part = parts.entry(connection.number);
+                let (_, indices) = part.or_insert_with(|| (connection, Vec::new()));
+                indices.push(index);
+            }
+            Err(error) => answers[index] = Err(error),
+        }
+    }
+    let asked = parts.values().map(async |(connection, indices)| {
+        let mut replies = Vec::with_capacity(indices.len());
+        for indices in indices.chunks(ASKED_AT_ONCE) {
+            let mut pipeline = Pipeline::with_capacity(indices.len());
+            for index in indices {
+                pipeline.add_command(question(&things[*index]));
+            }
+            match connection.ask(&pipeline, 0, indices.len()).await {
+                Ok(some) => replies.extend(some),
+                Err(error) => return (replies, Some(error)),
+            }
+        }
+        (replies, None)
+    });
+    let asked = join_all(asked).await;
+    for ((connection, indices), (replies, error)) in parts.values().zip(asked) {
+        // A refusal may tell that the connection is of no use any more, or that slots have moved.
+        let _ = connection.examine(&replies);
+        let mut replies = replies.into_iter();
+        for index in indices {
+            answers[*index] = match (replies.next(), &error) {
+                (Some(Value::ServerError(error)), _) => Err(refusal(&error)),
+                (Some(reply), _) => Ok(reply),
+                (None, Some(error)) => Err(error.clone()),
+                (None, None) => Err(strange()),
+            };
+        }
+    }
+    answers
 }

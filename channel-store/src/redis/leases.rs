@@ -1,7 +1,7 @@
 //! Leases, indexes and the directory in Redis: each script on the keys of one incarnation, of the directory, or of one
 //! channel, and so in one slot.
 
-use super::ask::{ask_each, call, one};
+use super::ask::{ask_each, ask_each_apart, call, one};
 use super::connection::Connection;
 use super::keys::Keys;
 use super::nodes::Nodes;
@@ -21,9 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Incarnations that one look at the directory brings at most.
-const DUE_AT_ONCE: usize = 1_000;
-/// Entries of an index that one step of reading, adding or dropping takes.
+/// Entries of an index or of the directory that one step of reading, adding or dropping takes.
 const ENTRIES_AT_ONCE: usize = 500;
 /// Mark channels and users among an index's keys.
 const CHANNEL: &str = "c:";
@@ -70,6 +68,26 @@ impl RedisLeases {
         one(&self.lease_connection(incarnation)?, command).await
     }
 
+    /// Reads a lease's state, beat and length. One that an earlier version wrote has no length, and one whose owner
+    /// resigned without it has no beat.
+    fn state(&self, [state, beat, length]: [&Value; 3]) -> Result<LeaseState, StoreError> {
+        let or = |field: &Value, default| match field {
+            Value::Nil => Some(default),
+            field => number(field),
+        };
+        let full = u64::try_from(self.full_lease.as_millis()).unwrap_or(u64::MAX);
+        let read = || {
+            let state = text(state)?;
+            Some(LeaseState {
+                dead: state == "dead",
+                provisional: state == "provisional",
+                beat: or(beat, 0)?,
+                length: Duration::from_millis(or(length, full)?),
+            })
+        };
+        read().ok_or_else(strange)
+    }
+
     async fn ask_directory(
         &self,
         script: &Script,
@@ -89,8 +107,8 @@ fn milliseconds(time: Duration) -> String {
 
 #[async_trait]
 impl Leases for RedisLeases {
-    async fn note(&self, incarnation: &Incarnation, lease: Duration) -> Result<(), StoreError> {
-        let arguments = [incarnation.to_string(), milliseconds(lease)];
+    async fn note(&self, incarnation: &Incarnation) -> Result<(), StoreError> {
+        let arguments = [incarnation.to_string()];
         self.ask_directory(&SCRIPTS.note, &arguments).await?;
         Ok(())
     }
@@ -228,28 +246,19 @@ impl Leases for RedisLeases {
         Ok(())
     }
 
-    async fn due(&self) -> Result<Vec<(Incarnation, u64)>, StoreError> {
-        let most = [DUE_AT_ONCE.to_string()];
-        let Value::Array(pairs) = self.ask_directory(&SCRIPTS.due, &most).await? else {
-            return Err(strange());
-        };
-        let due =
-            |pair: &[Value]| Some((Incarnation::new(text(&pair[0])?).ok()?, number(&pair[1])?));
-        let due = pairs.chunks_exact(2).map(due).collect::<Option<_>>();
-        due.ok_or_else(strange)
-    }
-
-    async fn directory(&self) -> Result<HashSet<Incarnation>, StoreError> {
+    async fn directory(&self) -> Result<BTreeMap<Incarnation, u64>, StoreError> {
         let key = self.keys.directory();
+        // Not as a read of a log or list, which waits for its turn: whoever looks after the living must not lose sight of
+        // them because others read. A step is short.
+        let connection = self.nodes.connection_of(|| key.clone())?;
         // Who stands there from the first step to the last is found.
-        let mut found = HashSet::new();
+        let mut found = BTreeMap::new();
         let mut cursor = 0;
         loop {
             let mut scan = redis::cmd("ZSCAN");
             scan.arg(&key).arg(cursor).arg("COUNT").arg(ENTRIES_AT_ONCE);
-            let reading = self.nodes.reading(key.clone()).await?;
-            let reply = one(&reading.connection, scan).await?;
-            cursor = named(&reply, 2, &mut found).ok_or_else(strange)?;
+            let reply = one(&connection, scan).await?;
+            cursor = noted(&reply, &mut found).ok_or_else(strange)?;
             if cursor == 0 {
                 return Ok(found);
             }
@@ -265,7 +274,7 @@ impl Leases for RedisLeases {
             scan.arg(cursor).arg("COUNT").arg(ENTRIES_AT_ONCE);
             let reading = self.nodes.reading_of(channel).await?;
             let reply = one(&reading.connection, scan).await?;
-            cursor = named(&reply, 1, &mut found).ok_or_else(strange)?;
+            cursor = named(&reply, &mut found).ok_or_else(strange)?;
             if cursor == 0 {
                 return Ok(found.into_iter().collect());
             }
@@ -275,26 +284,36 @@ impl Leases for RedisLeases {
     async fn observe(
         &self,
         incarnations: &[Incarnation],
-    ) -> Result<Vec<Option<LeaseState>>, StoreError> {
+    ) -> Vec<Result<Option<LeaseState>, StoreError>> {
         let connection = |incarnation: &Incarnation| self.lease_connection(incarnation);
         let question = |incarnation: &Incarnation| {
             let [lease, _] = self.keys.lease(incarnation);
             let mut command = redis::cmd("HMGET");
-            command.arg(lease).arg("state").arg("until");
+            // An earlier version's lease has `until` in place of the beat: see lease.lua.
+            command
+                .arg(lease)
+                .arg(&["state", "beat", "length", "until"]);
             command
         };
-        let answers = ask_each(incarnations, connection, question).await?;
-        let state = |(_, reply): (_, Value)| lease_state(&reply).ok_or_else(strange);
+        let answers = ask_each_apart(incarnations, connection, question).await;
+        let state = |answer: Result<Value, StoreError>| match fields(&answer?) {
+            Some([Value::Nil, ..]) => Ok(None),
+            Some([state, Value::Nil, length, until]) => {
+                self.state([state, until, length]).map(Some)
+            }
+            Some([state, beat, length, _]) => self.state([state, beat, length]).map(Some),
+            _ => Err(strange()),
+        };
         answers.into_iter().map(state).collect()
     }
 
     async fn declare_dead(
         &self,
         incarnation: &Incarnation,
-        seen_until: u64,
+        seen_beat: u64,
     ) -> Result<Declared, StoreError> {
         let mut command = self.of_lease(&SCRIPTS.declare_dead, incarnation);
-        command.arg(seen_until).arg(milliseconds(self.full_lease));
+        command.arg(seen_beat).arg(milliseconds(self.full_lease));
         let reply = self.ask_lease(incarnation, command).await?;
         match text(&reply) {
             Some("dead") => Ok(Declared::Dead),
@@ -315,7 +334,10 @@ impl Leases for RedisLeases {
             .arg(index_key(place))
             .arg(IndexEntry::random_nonce());
         let reply = self.ask_lease(incarnation, command).await?;
-        lease_state(&reply).flatten().ok_or_else(strange)
+        match fields(&reply) {
+            Some([state, beat, length]) => self.state([state, beat, length]),
+            _ => Err(strange()),
+        }
     }
 
     async fn strike(&self, incarnation: &Incarnation, seen: u64) -> Result<(), StoreError> {
@@ -369,45 +391,42 @@ fn renewed(reply: &Value, by: &Connection) -> Option<Renewed> {
     }
 }
 
-/// Reads a lease; `Some(None)`: there is none.
-fn lease_state(reply: &Value) -> Option<Option<LeaseState>> {
-    let Value::Array(fields) = reply else {
-        return None;
-    };
-    match &fields[..] {
-        [Value::Nil, _] => Some(None),
-        [state, until] => Some(Some(LeaseState {
-            dead: text(state)? == "dead",
-            provisional: text(state)? == "provisional",
-            until: number(until)?,
-        })),
+fn fields(reply: &Value) -> Option<&[Value]> {
+    match reply {
+        Value::Array(fields) => Some(fields),
         _ => None,
     }
 }
 
-/// Takes in the incarnations that a step of a scan has brought, and answers where to go on. Each comes with `width - 1`
-/// things more.
-fn named(reply: &Value, width: usize, found: &mut HashSet<Incarnation>) -> Option<u64> {
-    let Value::Array(fields) = reply else {
-        return None;
-    };
-    let [cursor, Value::Array(names)] = &fields[..] else {
-        return None;
-    };
-    for name in names.chunks_exact(width) {
-        found.insert(Incarnation::new(text(&name[0])?).ok()?);
+/// What a step of a scan has brought, and where to go on.
+fn step(reply: &Value) -> Option<(&[Value], u64)> {
+    match fields(reply)? {
+        [cursor, Value::Array(found)] => Some((found, number(cursor)?)),
+        _ => None,
     }
-    number(cursor)
+}
+
+/// Takes in the incarnations that a step of a scan has brought, and answers where to go on.
+fn named(reply: &Value, found: &mut HashSet<Incarnation>) -> Option<u64> {
+    let (names, cursor) = step(reply)?;
+    for name in names {
+        found.insert(Incarnation::new(text(name)?).ok()?);
+    }
+    Some(cursor)
+}
+
+/// The same for a step through the directory.
+fn noted(reply: &Value, found: &mut BTreeMap<Incarnation, u64>) -> Option<u64> {
+    let (pairs, cursor) = step(reply)?;
+    for pair in pairs.chunks_exact(2) {
+        found.insert(Incarnation::new(text(&pair[0])?).ok()?, number(&pair[1])?);
+    }
+    Some(cursor)
 }
 
 /// Takes in what a step of a scan has brought, and answers where to go on. Keys of other kinds are another version's.
 fn scanned(reply: &Value, entries: &mut HashMap<Place, u64>) -> Option<u64> {
-    let Value::Array(fields) = reply else {
-        return None;
-    };
-    let [cursor, Value::Array(pairs)] = &fields[..] else {
-        return None;
-    };
+    let (pairs, cursor) = step(reply)?;
     for pair in pairs.chunks_exact(2) {
         let key = text(&pair[0])?;
         let place = if let Some(channel) = key.strip_prefix(CHANNEL) {
@@ -419,7 +438,7 @@ fn scanned(reply: &Value, entries: &mut HashMap<Place, u64>) -> Option<u64> {
         };
         entries.insert(place, number(&pair[1])?);
     }
-    number(cursor)
+    Some(cursor)
 }
 
 /// Takes in what a step of `list.lua` has brought, and answers where to go on.

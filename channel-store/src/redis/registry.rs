@@ -4,7 +4,7 @@ use super::ask::{ask_each, call, one};
 use super::connection::Connection;
 use super::keys::Keys;
 use super::nodes::Nodes;
-use super::reply::{number, refusal, strange, text, unavailable};
+use super::reply::{late, number, refusal, strange, text, unavailable};
 use super::scripts::SCRIPTS;
 use super::topics::Topics;
 use super::{channel_seconds, seconds};
@@ -198,11 +198,11 @@ impl Hints for RedisHints {
 }
 
 /// What both logins and claims are refused with.
-fn refused(word: &str) -> StoreError {
-    match word {
-        "dead" => StoreError::ConnectorDead,
-        "late" => StoreError::Late,
-        "closed" => StoreError::StaleOperation,
+fn refused(word: &str, rest: &[Value]) -> StoreError {
+    match (word, rest) {
+        ("dead", _) => StoreError::ConnectorDead,
+        ("late", [now]) => late(now),
+        ("closed", _) => StoreError::StaleOperation,
         _ => strange(),
     }
 }
@@ -241,7 +241,7 @@ fn logged_in(reply: &Value) -> Result<LoggedIn, StoreError> {
         ("taken", holders) => incarnations(holders)
             .map(LoggedIn::Taken)
             .ok_or_else(strange),
-        (word, _) => Err(refused(word)),
+        (word, rest) => Err(refused(word, rest)),
     }
 }
 
@@ -257,7 +257,7 @@ fn claimed(reply: &Value) -> Result<Claimed, StoreError> {
             superseded: incarnations(superseded).ok_or_else(strange)?,
             better: incarnations(better).ok_or_else(strange)?,
         }),
-        [word, ..] => Err(refused(text(word).ok_or_else(strange)?)),
+        [word, rest @ ..] => Err(refused(text(word).ok_or_else(strange)?, rest)),
         [] => Err(strange()),
     }
 }

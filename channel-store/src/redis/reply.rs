@@ -15,6 +15,11 @@ pub(super) fn strange() -> StoreError {
     unavailable("an answer of unknown form")
 }
 
+/// A join or login came too late, by this time of the server.
+pub(super) fn late(now: &Value) -> StoreError {
+    number(now).map_or_else(strange, |now| StoreError::Late { now })
+}
+
 /// What a refusal by the server means.
 pub(super) fn refusal(error: &ServerError) -> StoreError {
     match error.code() {

@@ -44,7 +44,6 @@ scripts! {
     vouch = "#!lua flags=allow-oom": "clock", "lease", "vouch";
     resign = "#!lua flags=allow-oom": "clock", "lease", "resign";
     note = "#!lua flags=allow-oom": "clock", "note";
-    due = "#!lua flags=allow-oom": "clock", "due";
     strike = "#!lua flags=allow-oom": "strike";
     login = "#!lua": "clock", "user", "login";
     claim = "#!lua": "clock", "user", "claim";

@@ -10,7 +10,7 @@ use super::nodes::{Nodes, Pinned};
 use super::probe::{Prober, WriteWatch};
 use super::read::history;
 use super::registry::RedisRegistry;
-use super::reply::{number, refusal, strange, text, unavailable};
+use super::reply::{late, number, refusal, strange, text, unavailable};
 use super::scripts::SCRIPTS;
 use super::seconds;
 use crate::history::{HistoryPage, HistoryRange};
@@ -649,7 +649,7 @@ fn joined(reply: &Value) -> Result<Joined, StoreError> {
             published: fields.get(3).and_then(text).ok_or_else(strange)? == "1",
         }),
         Some("dead") => Err(StoreError::ConnectorDead),
-        Some("late") => Err(StoreError::Late),
+        Some("late") => Err(fields.get(1).map_or_else(strange, late)),
         Some("stale") => Err(StoreError::StaleOperation),
         _ => Err(strange()),
     }

@@ -1,5 +1,8 @@
 //! Funerals over a store in memory, with the clock in the test's hand.
 
+mod sight;
+
+use self::sight::Sight;
 use super::*;
 use channel_store::memory::{MemoryStore, Snapshot};
 use channel_store::{
@@ -8,7 +11,7 @@ use channel_store::{
 };
 
 const LEASE: Duration = Duration::from_secs(10);
-/// Lease, observation, and two polls.
+/// Until it is seen for the first time, and then the lease and the margin.
 const AT_THE_LATEST: Duration = Duration::from_millis(12_500);
 
 struct Scene {
@@ -24,8 +27,11 @@ impl Scene {
     }
 
     fn funerals(&self) -> Funerals {
+        self.funerals_by(self.leases.clone())
+    }
+
+    fn funerals_by(&self, leases: Arc<dyn Leases>) -> Funerals {
         let registry = self.store.registry();
-        let leases = self.leases.clone();
         let reaper = Reaper::new(self.store.clone(), registry.clone());
         Funerals::begin(reaper, leases, registry)
     }
@@ -92,7 +98,7 @@ impl Scene {
     }
 
     async fn renew(&self, incarnation: &Incarnation) {
-        self.leases.note(incarnation, LEASE).await.unwrap();
+        self.leases.note(incarnation).await.unwrap();
         self.leases.renew(incarnation, LEASE).await.unwrap();
     }
 
@@ -133,7 +139,7 @@ async fn a_silent_connectors_members_leave_once_however_many_look_after_it() {
         let (leases, alive) = (scene.leases.clone(), alive.clone());
         async move {
             loop {
-                leases.note(&alive, LEASE).await.unwrap();
+                leases.note(&alive).await.unwrap();
                 leases.renew(&alive, LEASE).await.unwrap();
                 sleep(LEASE / 3).await;
             }
@@ -163,7 +169,7 @@ async fn a_lease_renewed_at_the_last_moment_goes_on() {
     let late = incarnation("c:1");
     scene.connector(&late, &channels).await;
     for _ in 0..10 {
-        // Past its end, and not yet observed for long enough.
+        // Past its length, and not yet past the margin.
         sleep(LEASE + Duration::from_millis(1_400)).await;
         scene.renew(&late).await;
     }
@@ -185,7 +191,7 @@ async fn a_reaping_that_was_rolled_back_is_found_by_the_second_look() {
     assert_eq!(scene.members(&channels).await, 0);
     sleep(4 * SETTLE_TIME).await;
     assert_eq!(scene.leases.index(&dead).await.unwrap(), []);
-    assert_eq!(scene.leases.due().await.unwrap(), []);
+    assert!(scene.leases.directory().await.unwrap().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -195,7 +201,7 @@ async fn a_funeral_goes_on_when_whoever_held_it_is_gone() {
     let dead = incarnation("c:1");
     scene.connector(&dead, &channels).await;
     scene.leases.resign(&dead).await.unwrap();
-    scene.leases.note(&dead, Duration::ZERO).await.unwrap();
+    scene.leases.note(&dead).await.unwrap();
     while scene.members(&channels).await > 10 {
         tokio::task::yield_now().await;
         sleep(Duration::from_millis(1)).await;
@@ -204,7 +210,8 @@ async fn a_funeral_goes_on_when_whoever_held_it_is_gone() {
     let _second = scene.funerals();
     sleep(3 * SETTLE_TIME).await;
     assert_eq!(scene.members(&channels).await, 0);
-    assert_eq!(scene.leases.due().await.unwrap(), [], "it is struck out");
+    let directory = scene.leases.directory().await.unwrap();
+    assert!(directory.is_empty(), "it is struck out");
     for channel in &channels {
         assert_eq!(scene.told(channel).await, 2);
     }
@@ -215,11 +222,10 @@ async fn a_lost_lease_is_left_its_full_time() {
     let (scene, channels) = (Scene::new(), channels());
     let _funerals = scene.funerals();
     let lost = incarnation("c:1");
-    scene.leases.note(&lost, Duration::ZERO).await.unwrap();
+    scene.leases.note(&lost).await.unwrap();
     sleep(2 * POLL).await;
     let state = scene.leases.observe(std::slice::from_ref(&lost)).await;
-    let state = state.unwrap()[0].unwrap();
-    assert!(!state.dead);
+    assert!(state[0].as_ref().is_ok_and(|it| !it.unwrap().dead));
     // Its owner takes it over.
     sleep(LEASE - 2 * POLL).await;
     scene.connector(&lost, &channels).await;
@@ -278,4 +284,104 @@ async fn logins_that_come_back_after_their_funeral_are_found_by_the_second_look(
     assert_eq!(scene.members(&channels).await, 0);
     sleep(4 * SETTLE_TIME).await;
     assert_eq!(scene.leases.index(&dead).await.unwrap(), []);
+}
+
+/// How far clocks are set, in milliseconds.
+const STEPS: [i64; 4] = [-15_000, 15_000, -300_000, 300_000];
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_kills_nobody_and_keeps_nobody_alive() {
+    for step in STEPS {
+        let (scene, channels) = (Scene::new(), channels());
+        let _funerals = scene.funerals();
+        let (dead, alive) = (incarnation("c:1"), incarnation("c:2"));
+        scene.connector(&dead, &channels).await;
+        scene.connector(&alive, &channels).await;
+        let died = Instant::now();
+        for _ in 0..3 {
+            sleep(LEASE / 4).await;
+            scene.store.set_clock(None, step);
+            sleep(LEASE / 20).await;
+            scene.renew(&alive).await;
+        }
+        sleep_until(died + LEASE + MARGIN).await;
+        let members = scene.members(&channels).await;
+        assert_eq!(members, 40, "{step}: nobody was silent for long enough");
+        scene.renew(&alive).await;
+        sleep_until(died + AT_THE_LATEST).await;
+        let members = scene.members(&channels).await;
+        assert_eq!(members, 20, "{step}: the dead one was");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_was_out_of_sight_is_observed_anew() {
+    let (scene, channels) = (Scene::new(), channels());
+    let sight = Sight::of(&scene.leases);
+    let _funerals = scene.funerals_by(sight.clone());
+    let (hidden, seen) = (incarnation("c:1"), incarnation("c:2"));
+    scene.connector(&hidden, &channels).await;
+    scene.connector(&seen, &channels).await;
+    sleep(LEASE - POLL).await;
+    sight.hide(&hidden);
+    sleep(POLL).await;
+    sight.show(&hidden);
+    sleep(AT_THE_LATEST - LEASE).await;
+    let members = scene.members(&channels).await;
+    assert_eq!(members, 20, "the other one was seen all the time");
+    sleep(LEASE - POLL).await;
+    assert_eq!(scene.members(&channels).await, 20);
+    sleep(2 * POLL).await;
+    assert_eq!(scene.members(&channels).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_stood_still_observes_anew() {
+    let (scene, channels) = (Scene::new(), channels());
+    let sight = Sight::of(&scene.leases);
+    let _funerals = scene.funerals_by(sight.clone());
+    let silent = incarnation("c:1");
+    scene.connector(&silent, &channels).await;
+    sleep(LEASE / 2).await;
+    // The process and its connectors stand still, and the store's answer to the look before comes afterwards.
+    sight.hold();
+    sleep(LEASE).await;
+    sight.release();
+    sleep(LEASE).await;
+    let members = scene.members(&channels).await;
+    assert_eq!(members, 20, "it may have stood still as well");
+    sleep(AT_THE_LATEST - LEASE + POLL).await;
+    assert_eq!(scene.members(&channels).await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_renewed_before_its_death_is_written_goes_on() {
+    let (scene, channels) = (Scene::new(), channels());
+    let sight = Sight::of(&scene.leases);
+    let _funerals = scene.funerals_by(sight.clone());
+    let late = incarnation("c:1");
+    scene.connector(&late, &channels).await;
+    sight.renews_before_declaration(LEASE);
+    sleep(3 * LEASE).await;
+    assert!(sight.declarations() > 0);
+    assert_eq!(scene.members(&channels).await, 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_length_is_the_owners_own() {
+    let (scene, channels) = (Scene::new(), channels());
+    let _funerals = scene.funerals();
+    let (short, long) = (incarnation("c:1"), incarnation("c:2"));
+    scene.connector(&short, &channels).await;
+    scene.connector(&long, &channels).await;
+    let lengths = [(&short, LEASE / 5), (&long, 2 * LEASE)];
+    for (incarnation, length) in lengths {
+        scene.leases.renew(incarnation, length).await.unwrap();
+    }
+    sleep(LEASE / 5 + AT_THE_LATEST - LEASE).await;
+    assert_eq!(scene.members(&channels).await, 20);
+    sleep(LEASE + LEASE / 2).await;
+    assert_eq!(scene.members(&channels).await, 20);
+    sleep(LEASE / 2).await;
+    assert_eq!(scene.members(&channels).await, 0);
 }

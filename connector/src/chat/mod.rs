@@ -53,6 +53,12 @@ pub enum CallError {
         /// The reason as listed in chat.proto.
         reason: String,
     },
+    /// A join's deadline was over, at the first try, with nothing done.
+    #[error("too late by the clock of the store's server")]
+    Late {
+        /// What that clock showed: milliseconds since 1970.
+        now: u64,
+    },
     /// Nobody was there to ask: nothing was sent.
     #[error("no chat endpoint is reachable")]
     Unreachable,
@@ -271,11 +277,7 @@ impl Chat {
                 Ok(Ok(answer)) => return Ok(Answered { answer, repeated }),
                 // What was tried before may still be done, whatever is refused now.
                 Ok(Err(status)) if is_final(&status) && repeated => return Err(CallError::Unknown),
-                Ok(Err(status)) if is_final(&status) => {
-                    return Err(CallError::Refused {
-                        reason: reason(&status),
-                    });
-                }
+                Ok(Err(status)) if is_final(&status) => return Err(refusal(&status)),
                 Ok(Err(status)) => {
                     tracing::debug!(endpoint = endpoint.name, code = ?status.code(), "call failed");
                 }
@@ -374,6 +376,19 @@ fn is_final(status: &Status) -> bool {
 /// True if the store refused to write because it is out of memory.
 fn is_full(status: &Status) -> bool {
     status.code() == Code::ResourceExhausted && reason(status) == "STORE_FULL"
+}
+
+/// What a final refusal at the first try means.
+fn refusal(status: &Status) -> CallError {
+    let info = status.get_details_error_info();
+    let late = info.filter(|info| info.reason == "LATE");
+    let now = late.and_then(|info| info.metadata.get("now")?.parse().ok());
+    match now {
+        Some(now) => CallError::Late { now },
+        None => CallError::Refused {
+            reason: reason(status),
+        },
+    }
 }
 
 fn reason(status: &Status) -> String {

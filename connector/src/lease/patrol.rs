@@ -296,7 +296,7 @@ async fn join_again(chat: &Chat, registry: &Registry, membership: &Membership) -
     let Some(join) = membership.join_again() else {
         return true;
     };
-    match chat.join(join, Instant::now() + CALL).await {
+    match membership.send(chat, join, Instant::now() + CALL).await {
         Err(CallError::Refused { reason }) if reason == "CONNECTOR_DEAD" => {
             membership.condemn();
             true

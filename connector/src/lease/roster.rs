@@ -1,12 +1,14 @@
 //! Who of this connector is a member where, as it knows it itself: what the store is compared with, and repaired from.
 
 use super::{Stay, Tenure};
+use crate::chat::{Answered, CallError, Chat};
 use crate::registry::Registration;
 use channel_store::{ChannelName, Place, SessionId, User};
 use parking_lot::Mutex;
-use proto::v1::{JoinRequest, LeaveRequest, Predecessor};
+use proto::v1::{JoinRequest, JoinResponse, LeaveRequest, Predecessor};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
+use tokio::time::Instant;
 
 /// The memberships of one incarnation.
 #[derive(Default)]
@@ -164,6 +166,28 @@ impl Membership {
         }
     }
 
+    /// Sends its join. If it comes too late by the clock of the channel's server, and the incarnation is found alive, it is
+    /// sent once more with a deadline by that clock.
+    ///
+    /// # Errors
+    /// As [`Chat::join`].
+    pub(crate) async fn send(
+        &self,
+        chat: &Chat,
+        join: JoinRequest,
+        until: Instant,
+    ) -> Result<Answered<JoinResponse>, CallError> {
+        let now = match chat.join(join.clone(), until).await {
+            Err(CallError::Late { now }) => now,
+            answered => return answered,
+        };
+        let Some(time) = self.stay.time_if_alive(until).await else {
+            return Err(CallError::Late { now });
+        };
+        let deadline = now.saturating_add(time);
+        chat.join(JoinRequest { deadline, ..join }, until).await
+    }
+
     /// Its join was answered; `repeated`: a copy may still be under way.
     pub(crate) fn joined(&self, repeated: bool) {
         let mut standing = self.standing.lock();
@@ -255,7 +279,8 @@ mod tests {
 
     fn stay() -> Arc<Stay> {
         let incarnation = Incarnation::new("c:1").unwrap();
-        let tenure = Arc::new(Tenure::new(incarnation, Arc::new(Suspects::default())));
+        let suspects = Arc::new(Suspects::default());
+        let tenure = Arc::new(Tenure::new(incarnation, Duration::from_secs(10), suspects));
         Arc::new(Stay {
             tenure,
             places: Vec::new(),

@@ -11,8 +11,7 @@ use crate::lease::{Membership, Stay};
 use crate::parameters::{self, JoinChannel};
 use crate::recovery::{Recovered, Recovery};
 use crate::refusal::{Reason, Refusal};
-use crate::registry::Registry;
-use crate::registry::{Admission, Registration};
+use crate::registry::{Admission, Registration, Registry};
 use channel_store::{ChannelName, Epoch, Place, Position, Proof, SessionId, User};
 use proto::v1::JoinResponse;
 use std::borrow::Cow;
@@ -158,7 +157,7 @@ impl Client {
         let ((), membership) = prepared.map_err(|_| Refused::Failed)?;
         let membership = membership?;
         undo.push(Arc::clone(&membership));
-        let join = self.services.chat.join(membership.join(), deadline);
+        let join = membership.send(&self.services.chat, membership.join(), deadline);
         match join.await {
             Ok(Answered { answer, repeated }) => {
                 membership.joined(repeated);
@@ -176,7 +175,9 @@ impl Client {
                 match &error {
                     CallError::Unknown => {}
                     // Nothing was done, so there is nothing to undo.
-                    CallError::Refused { .. } | CallError::Unreachable => drop(undo.pop()),
+                    CallError::Refused { .. } | CallError::Late { .. } | CallError::Unreachable => {
+                        drop(undo.pop());
+                    }
                 }
                 match &error {
                     CallError::Refused { reason } if reason == "CONNECTOR_DEAD" => {
@@ -189,7 +190,9 @@ impl Client {
                 }
                 Err(match error {
                     CallError::Refused { reason } => Refused::ByChat(Reason::of_chat(&reason)),
-                    CallError::Unreachable | CallError::Unknown => Refused::Failed,
+                    CallError::Late { .. } | CallError::Unreachable | CallError::Unknown => {
+                        Refused::Failed
+                    }
                 })
             }
         }

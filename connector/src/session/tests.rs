@@ -153,9 +153,15 @@ async fn a_join_is_indexed_first_and_bound_to_the_lease() {
         let incarnation = std::slice::from_ref(&scene.incarnation);
         let index = leases.index(&scene.incarnation).await.unwrap();
         assert_eq!(index.len(), 2, "the channel and the user");
-        let lease = leases.observe(incarnation).await.unwrap()[0].unwrap();
+        let lease = leases
+            .observe(incarnation)
+            .await
+            .remove(0)
+            .unwrap()
+            .unwrap();
         let request = join.answer(Ok(joined("a", 5)));
-        assert_eq!(request.deadline, lease.until + 20_000);
+        let length = u64::try_from(lease.length.as_millis()).unwrap();
+        assert_eq!(request.deadline, lease.beat / 1_000 + length + 20_000);
     });
     assert!(scene.me.is_logged_in());
 }

@@ -89,7 +89,9 @@ fn seen<T>(page: Result<T, CallError>) -> Result<T, Refusal> {
         tracing::debug!(%error, "can't look");
         match error {
             CallError::Refused { reason } => Reason::of_chat(&reason).into(),
-            CallError::Unreachable | CallError::Unknown => Reason::Unavailable.into(),
+            CallError::Late { .. } | CallError::Unreachable | CallError::Unknown => {
+                Reason::Unavailable.into()
+            }
         }
     })
 }

@@ -1,6 +1,7 @@
 //! Membership in a simulation: connectors and chats as they are, over a store behind a network that delays, loses and
-//! holds back; connectors and chats that die, connectors that freeze for longer than their lease, and a store that
-//! forgets. When all that is over, members are those who are there.
+//! holds back; connectors and chats that die, connectors that freeze for longer than their lease, clocks that are set,
+//! each slot's its own, and a store that forgets. When all that is over, members are those who are there. And nobody is
+//! ever declared dead who was not silent for the length of the lease, in true time.
 //!
 //! A seed decides about everything; the same seed gives the same run.
 
@@ -8,6 +9,7 @@ mod guest;
 mod network;
 mod order;
 mod process;
+mod truth;
 mod visitor;
 
 use crate::disconnect::Disconnect;
@@ -28,6 +30,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
+use truth::{Truth, Wrong};
 use visitor::{Counts, Presence, visitor};
 
 const CONNECTORS: [&str; 2] = ["connector-1", "connector-2"];
@@ -40,6 +43,8 @@ const TROUBLE: Duration = Duration::from_secs(45);
 const PEACE: Duration = Duration::from_secs(90);
 /// Somebody lists the channels so often.
 const LISTING: Duration = Duration::from_secs(15);
+/// How wrong a clock may be, in milliseconds.
+const CLOCKS: [i64; 5] = [0, -15_000, 15_000, -300_000, 300_000];
 
 /// Which faults a seed has.
 #[derive(Clone, Copy)]
@@ -49,6 +54,8 @@ struct Climate {
     freezes: bool,
     /// The store forgets.
     forgets: bool,
+    /// The clocks of the store's servers are set.
+    steps: bool,
     /// In a thousand.
     lossy: u32,
     /// How long a client that is gone stays a member.
@@ -69,6 +76,7 @@ struct Outcome {
     reaped: u64,
     repaired: u64,
     vouched: u64,
+    steps: u64,
 }
 
 struct World {
@@ -78,6 +86,7 @@ struct World {
     chats: [Mutex<Arc<ChatProcess>>; 2],
     /// Who is logged in, and a member where, as the clients were told.
     presence: Arc<Presence>,
+    truth: Arc<Truth>,
     /// Whoever comes now stays.
     peace: AtomicBool,
     visits: AtomicU64,
@@ -89,19 +98,21 @@ struct World {
 }
 
 impl World {
-    fn new(climate: Climate) -> Arc<Self> {
+    fn new(climate: Climate, wrong: Option<Wrong>) -> Arc<Self> {
         let store = MemoryStore::new(StoreOptions {
             lease: LEASE,
             log_entries: 100_000,
             ..StoreOptions::default()
         });
-        let chat = || Mutex::new(Arc::new(ChatProcess::start(&store, climate.lossy)));
+        let truth = Arc::new(Truth::without(wrong));
+        let chat = || Mutex::new(Arc::new(ChatProcess::start(&store, climate.lossy, &truth)));
         let world = Arc::new(Self {
             chats: [chat(), chat()],
             store,
             climate,
             connectors: [Mutex::new(None), Mutex::new(None)],
             presence: Arc::default(),
+            truth,
             peace: AtomicBool::new(false),
             visits: AtomicU64::new(0),
             closed: AtomicU64::new(0),
@@ -129,7 +140,8 @@ impl World {
             grace,
             ..
         } = self.climate;
-        let process = ConnectorProcess::start(name, &self.store, policy, grace, lossy, any_chat);
+        let (store, truth) = (&self.store, &self.truth);
+        let process = ConnectorProcess::start(name, store, policy, grace, lossy, truth, any_chat);
         *self.connectors[number].lock() = Some(process);
     }
 
@@ -206,7 +218,8 @@ async fn trouble(world: &Arc<World>) -> (u64, u64) {
                 chat.link.repair();
             }
             5 => {
-                let fresh = ChatProcess::start(&world.store, world.climate.lossy);
+                let (store, lossy) = (&world.store, world.climate.lossy);
+                let fresh = ChatProcess::start(store, lossy, &world.truth);
                 *world.chats[number].lock() = Arc::new(fresh);
             }
             6..9 => {
@@ -238,6 +251,28 @@ async fn trouble(world: &Arc<World>) -> (u64, u64) {
         }
     }
     (crashes, losses)
+}
+
+/// Sets clocks, one after the other, for ever: that of a channel, a user or a connector, each as if it lay on a server of
+/// its own.
+async fn set_clocks(world: Arc<World>, steps: Arc<AtomicU64>) {
+    let mut shown: BTreeMap<String, i64> = BTreeMap::new();
+    loop {
+        pause(3_000).await;
+        let connectors = world.store.leases().directory().await.unwrap();
+        let mut slots: Vec<_> = connectors.keys().map(ToString::to_string).collect();
+        slots.extend(CHANNELS.map(str::to_owned));
+        // A user's ranks grow with the clock, or with the last one given. Nothing orders them after both have gone back.
+        if !world.climate.forgets {
+            slots.extend(USERS.map(str::to_owned));
+        }
+        let slot = fastrand::choice(slots).unwrap();
+        // Right, or wrong by so many milliseconds.
+        let to = CLOCKS[fastrand::usize(..CLOCKS.len())];
+        let by = to - shown.insert(slot.clone(), to).unwrap_or_default();
+        world.store.set_clock(Some(&slot), by);
+        steps.fetch_add(u64::from(by != 0), Ordering::Relaxed);
+    }
 }
 
 /// Another lifetime. Channels, what is known of connectors, and logins lie in slots of their own: each is as it was, or
@@ -302,11 +337,11 @@ async fn examine(world: &World, trace: &mut impl Hasher) {
         }
         for incarnation in leases.present(&name).await.unwrap() {
             let who = std::slice::from_ref(&incarnation);
-            let lease = leases.observe(who).await.unwrap()[0];
+            let lease = leases.observe(who).await.remove(0).unwrap();
             let index = leases.index(&incarnation).await.unwrap();
             let place = Place::Channel(name.clone());
             let is_indexed = index.iter().any(|it| it.place == place);
-            let is_known = leases.directory().await.unwrap().contains(&incarnation);
+            let is_known = leases.directory().await.unwrap().contains_key(&incarnation);
             if !(lease.is_some_and(|it| !it.dead) && is_indexed && is_known) {
                 let listed = leases.list(&incarnation, &name).await.unwrap();
                 world.fail(format!(
@@ -343,8 +378,13 @@ async fn announced(
     there
 }
 
-async fn run(climate: Climate) -> Result<Outcome, String> {
-    let world = World::new(climate);
+async fn run(climate: Climate, wrong: Option<Wrong>) -> Result<Outcome, String> {
+    let world = World::new(climate, wrong);
+    let steps = Arc::<AtomicU64>::default();
+    let setting = climate.steps.then(|| {
+        let setting = set_clocks(Arc::clone(&world), Arc::clone(&steps));
+        AbortOnDropHandle::new(tokio::spawn(setting))
+    });
     let visitors = USERS.into_iter().cycle().take(2 * USERS.len());
     let visitors: Vec<_> = visitors
         .map(|user| AbortOnDropHandle::new(tokio::spawn(visitor(Arc::clone(&world), user))))
@@ -360,7 +400,11 @@ async fn run(climate: Climate) -> Result<Outcome, String> {
     list(&world).await;
     let mut trace = DefaultHasher::new();
     examine(&world, &mut trace).await;
-    drop(visitors);
+    drop((visitors, setting));
+    // What the store has forgotten, it may take for older than it is.
+    if !climate.forgets {
+        world.failures.lock().extend(world.truth.hasty());
+    }
     let failures = world.failures.lock();
     if !failures.is_empty() {
         return Err(failures.join("; "));
@@ -373,12 +417,18 @@ async fn run(climate: Climate) -> Result<Outcome, String> {
         replaced: world.replaced.load(Ordering::Relaxed),
         crashes,
         losses,
+        steps: steps.load(Ordering::Relaxed),
         ..Outcome::default()
     })
 }
 
 /// One run.
 fn simulate(seed: u64) -> Result<Outcome, String> {
+    simulate_without(seed, None)
+}
+
+/// The same without a rule.
+fn simulate_without(seed: u64, wrong: Option<Wrong>) -> Result<Outcome, String> {
     fastrand::seed(seed);
     let counters = Counters::default();
     let _recording = metrics::set_default_local_recorder(&counters);
@@ -392,6 +442,7 @@ fn simulate(seed: u64) -> Result<Outcome, String> {
         policy: policies[(seed / 4 % 3) as usize],
         freezes: seed % 2 == 1,
         forgets,
+        steps: !seed.is_multiple_of(3),
         lossy: if seed.is_multiple_of(5) { 0 } else { 20 },
         grace: Duration::from_secs(if seed % 7 < 3 { 10 } else { 0 }),
     };
@@ -399,7 +450,7 @@ fn simulate(seed: u64) -> Result<Outcome, String> {
         .enable_time()
         .start_paused(true)
         .build();
-    let mut outcome = runtime.unwrap().block_on(run(climate))?;
+    let mut outcome = runtime.unwrap().block_on(run(climate, wrong))?;
     outcome.declared_dead = counters.get("connector_declared_dead_total");
     outcome.reaped = counters.get("chat_members_reaped_total");
     outcome.repaired = counters.get("connector_repairs_total");
@@ -422,6 +473,7 @@ impl Outcome {
         self.reaped += other.reaped;
         self.repaired += other.repaired;
         self.vouched += other.vouched;
+        self.steps += other.steps;
     }
 }
 
@@ -445,6 +497,29 @@ fn in_a_thousand_histories_members_are_those_who_are_there() {
     assert!(sum.kicked > 0, "nobody gave way");
     assert!(sum.replaced > 0, "nobody came back to its own place");
     assert!(sum.vouched > 0, "nobody was vouched for");
+    assert!(sum.steps > 0, "no clock was set");
+}
+
+#[test]
+fn without_any_rule_of_the_judgement_somebody_is_declared_dead_who_lives() {
+    for wrong in [Wrong::ByTheClock, Wrong::WithoutTheBeat] {
+        let failures = Mutex::new(Vec::new());
+        // Those in which nothing is forgotten.
+        in_parallel(0..150, |seed| {
+            if seed % 4 < 2
+                && let Err(failure) = simulate_without(seed, Some(wrong))
+            {
+                failures.lock().push(failure);
+            }
+        });
+        let failures = failures.into_inner();
+        println!(
+            "{wrong:?}: {} histories fail: {:?}",
+            failures.len(),
+            failures.first()
+        );
+        assert!(!failures.is_empty(), "{wrong:?}");
+    }
 }
 
 /// `SEED=562 cargo test … -- --ignored one_history` shows what a seed that failed is about.

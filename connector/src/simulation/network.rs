@@ -1,6 +1,7 @@
 //! What lies between processes: it delays, overtakes, loses and holds back. Whatever is under way arrives although its
 //! sender has gone, as late as it may be.
 
+use super::truth::Truth;
 use crate::chat::{ChatService, TransportError};
 use async_trait::async_trait;
 use channel_store::memory::MemoryStore;
@@ -11,7 +12,7 @@ use channel_store::{
     Renewed, SessionId, Shard, StoreError, User, UserId, UserLook, UserRegistry,
 };
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -23,6 +24,9 @@ use tower::util::BoxCloneSyncService;
 
 /// One way.
 const LATENCY: u64 = 20;
+/// How late a declaration of death may arrive, and so many in a hundred do.
+const LATE_DECLARATION: u64 = 3_000;
+const LATE_DECLARATIONS: u32 = 25;
 /// How long a store is waited for, as Redis is.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 
@@ -142,13 +146,17 @@ impl Link {
 pub(super) struct FarLeases {
     link: Arc<Link>,
     leases: Arc<dyn Leases>,
+    store: Arc<MemoryStore>,
+    truth: Arc<Truth>,
 }
 
 impl FarLeases {
-    pub(super) fn of(store: &MemoryStore, link: &Arc<Link>) -> Arc<Self> {
+    pub(super) fn of(store: &Arc<MemoryStore>, link: &Arc<Link>, truth: &Arc<Truth>) -> Arc<Self> {
         Arc::new(Self {
             link: Arc::clone(link),
             leases: store.leases(),
+            store: Arc::clone(store),
+            truth: Arc::clone(truth),
         })
     }
 }
@@ -192,12 +200,15 @@ macro_rules! far {
 
 #[async_trait]
 impl Leases for FarLeases {
-    async fn note(&self, who: &Incarnation, lease: Duration) -> Result<(), StoreError> {
-        far!(self.leases.note(&who; lease))
+    async fn note(&self, who: &Incarnation) -> Result<(), StoreError> {
+        far!(self.leases.note(&who))
     }
 
     async fn renew(&self, who: &Incarnation, lease: Duration) -> Result<Renewed, StoreError> {
-        far!(self.leases.renew(&who; lease))
+        let (end, truth) = (Arc::clone(&self.leases), Arc::clone(&self.truth));
+        let who = who.clone();
+        let work = async move { truth.renew(&*end, &who, lease).await };
+        self.link.ask_store(work).await
     }
 
     async fn index_add(
@@ -241,11 +252,7 @@ impl Leases for FarLeases {
         far!(self.leases.resign(&who))
     }
 
-    async fn due(&self) -> Result<Vec<(Incarnation, u64)>, StoreError> {
-        far!(self.leases.due())
-    }
-
-    async fn directory(&self) -> Result<HashSet<Incarnation>, StoreError> {
+    async fn directory(&self) -> Result<BTreeMap<Incarnation, u64>, StoreError> {
         far!(self.leases.directory())
     }
 
@@ -253,12 +260,30 @@ impl Leases for FarLeases {
         far!(self.leases.present(&channel))
     }
 
-    async fn observe(&self, whom: &[Incarnation]) -> Result<Vec<Option<LeaseState>>, StoreError> {
-        far!(self.leases.observe(&whom))
+    async fn observe(&self, whom: &[Incarnation]) -> Vec<Result<Option<LeaseState>, StoreError>> {
+        let (end, asked) = (Arc::clone(&self.leases), whom.to_owned());
+        let (store, truth) = (Arc::clone(&self.store), Arc::clone(&self.truth));
+        let work = async move {
+            let states = end.observe(&asked).await.into_iter().zip(&asked);
+            let seen = |(state, who): (Result<Option<LeaseState>, _>, &Incarnation)| {
+                state.map(|it| it.map(|it| truth.seen(&store, who, it)))
+            };
+            Ok(states.map(seen).collect())
+        };
+        let lost = |error: StoreError| whom.iter().map(|_| Err(error.clone())).collect();
+        self.link.ask_store(work).await.unwrap_or_else(lost)
     }
 
     async fn declare_dead(&self, who: &Incarnation, seen: u64) -> Result<Declared, StoreError> {
-        far!(self.leases.declare_dead(&who; seen))
+        let (end, truth) = (Arc::clone(&self.leases), Arc::clone(&self.truth));
+        let who = who.clone();
+        let work = async move {
+            if fastrand::u32(..100) < LATE_DECLARATIONS {
+                pause(LATE_DECLARATION).await;
+            }
+            truth.declare_dead(&*end, &who, seen).await
+        };
+        self.link.ask_store(work).await
     }
 
     async fn vouch(&self, who: &Incarnation, place: &Place) -> Result<LeaseState, StoreError> {

@@ -110,7 +110,7 @@ async fn run(error: StoreError) -> Result<Summary, String> {
         log_entries: 10_000,
         ..StoreOptions::default()
     });
-    let process = ChatProcess::start(&store, 0);
+    let process = ChatProcess::start(&store, 0, &Arc::default());
     let (link, service) = (Arc::clone(&process.link), process.service.clone());
     let chat = Chat::new(Source::InProcess(
         Link::new(0).to_chat(move || service.clone()),

@@ -2,6 +2,7 @@
 
 use super::guest::Guest;
 use super::network::{FarHints, FarLeases, FarStore, FarUsers, Link};
+use super::truth::Truth;
 use crate::chat::{Chat, Source};
 use crate::connection::QueueLimits;
 use crate::departures::Departures;
@@ -33,13 +34,13 @@ pub(super) struct ChatProcess {
 }
 
 impl ChatProcess {
-    pub(super) fn start(store: &Arc<MemoryStore>, lossy: u32) -> Self {
+    pub(super) fn start(store: &Arc<MemoryStore>, lossy: u32, truth: &Arc<Truth>) -> Self {
         let link = Link::new(lossy);
         let far_store = Arc::new(FarStore {
             link: Arc::clone(&link),
             store: store.clone(),
         });
-        let leases = FarLeases::of(store, &link);
+        let leases = FarLeases::of(store, &link, truth);
         let users = FarUsers::of(store, &link);
         let aftercare = chat::Aftercare::begin(far_store.clone(), leases, users);
         let limits = chat::Limits::default();
@@ -86,12 +87,13 @@ impl ConnectorProcess {
         policy: LoginPolicy,
         grace: Duration,
         lossy: u32,
+        truth: &Arc<Truth>,
         choose: impl Fn() -> chat::Service + Send + Sync + 'static,
     ) -> Arc<Self> {
         let link = Link::new(lossy);
         let hub = Hub::new(TOUCH_INTERVAL);
         hub.follow(store.feed(hub.clone()));
-        let leases = FarLeases::of(store, &link);
+        let leases = FarLeases::of(store, &link, truth);
         let users = FarUsers::of(store, &link);
         let hints = Arc::new(FarHints {
             link: Arc::clone(&link),

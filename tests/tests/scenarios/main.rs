@@ -8,6 +8,7 @@ mod bounds;
 mod browsers;
 mod channels;
 mod chats_in_turn;
+mod clocks;
 mod coming_back;
 mod command_line;
 mod compression;

@@ -7,7 +7,7 @@
 -- KEYS  3 tombstone of the incarnation  4 tombstone of the session
 -- ARGV  2 session  3 incarnation  4 deadline, milliseconds  5 policy  6 proof, or ''  7 generation
 --       8 superseded entries to keep at most  9… sessions that the login named
--- reply { 'done', { incarnations it outranks }, { incarnations of better ones } } | { 'dead' } | { 'late' } | { 'closed' }
+-- reply { 'done', { incarnations it outranks }, { incarnations of better ones } } | { 'dead' } | { 'late', milliseconds } | { 'closed' }
 local session, policy, proof, own = ARGV[2], ARGV[5], ARGV[6], tonumber(ARGV[7])
 local refused = refusal(KEYS[3], KEYS[4], ARGV[4])
 if refused then return refused end

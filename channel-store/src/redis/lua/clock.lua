@@ -1,5 +1,9 @@
--- clock: this server's time. Part of every script that compares with it.
-local function milliseconds()
+-- clock: this server's time. Part of every script that compares with it, or makes a number of it.
+local function microseconds()
   local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
+  return time[1] * 1000000 + time[2]
+end
+
+local function milliseconds()
+  return math.floor(microseconds() / 1000)
 end

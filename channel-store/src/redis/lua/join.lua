@@ -13,11 +13,13 @@
 --       13 the join's deadline, milliseconds, or ''  14 seconds that tombstones stand
 --       15… for each session whose place it takes: the session and its incarnation. Its keys follow in the same order:
 --       KEYS 13… its tombstone, and the sessions of its incarnation
--- reply { 'joined', epoch, offset, '1' if onJoin was published } | { 'dead' } | { 'late' } | { 'stale' }
+-- reply { 'joined', epoch, offset, '1' if onJoin was published } | { 'dead' } | { 'stale' }
+--       | { 'late', this server's milliseconds }
 local session, operation, user, number, stay = ARGV[7], tonumber(ARGV[8]), ARGV[10], ARGV[11], ARGV[12]
 
 if call('EXISTS', KEYS[10]) == 1 then return { 'dead' } end
-if ARGV[13] ~= '' and milliseconds() > tonumber(ARGV[13]) then return { 'late' } end
+local now = milliseconds()
+if ARGV[13] ~= '' and now > tonumber(ARGV[13]) then return { 'late', now } end
 local left = call('GET', KEYS[11])
 if left and tonumber(left) > operation then return { 'stale' } end
 

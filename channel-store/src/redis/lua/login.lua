@@ -1,13 +1,13 @@
 -- login: enters a session. Under 'reject' it is let in where nobody else holds the user, or where it shows the proof of
 -- a live entry. Lingering entries, and superseded ones of its own proof, hold nobody off; but if somebody else has come
--- while its own one lingered, it is too late. It drives nobody out: that is claim's. Repeated, it answers the same. Without flags: refused as a whole when it could not be
--- stored. Follows user.lua.
+-- while its own one lingered, it is too late. It drives nobody out: that is claim's. Repeated, it answers the same.
+-- Without flags: refused as a whole when it could not be stored. Follows user.lua.
 --
 -- KEYS  3 tombstone of the incarnation  4 tombstone of the session  5… tombstones of the buried
 -- ARGV  2 session  3 incarnation  4 deadline, milliseconds  5 policy  6 proof, or ''  7 seconds that tombstones stand
 --       8 predecessors to name at most  9 entries at most under 'allow'  10… incarnations that are dead
 -- reply { 'done', generation, others, session, incarnation of each predecessor, … } | { 'taken', incarnation, … }
---       | { 'unregistered' } | { 'dead' } | { 'late' } | { 'closed' }
+--       | { 'unregistered' } | { 'dead' } | { 'late', milliseconds } | { 'closed' }
 -- Predecessors are the entries of the same proof and all lingering ones, those with the highest generations first.
 local session, policy, proof = ARGV[2], ARGV[5], ARGV[6]
 local refused = refusal(KEYS[3], KEYS[4], ARGV[4])

@@ -1,10 +1,11 @@
--- renew: takes a lease, or pushes its end forward; a dead one stays as it is. Allowed out of memory: nobody is to die of
--- that. Follows lease.lua.
+-- renew: takes a lease, or renews it; a dead one stays as it is. Allowed out of memory: nobody is to die of that.
+-- Follows lease.lua.
 --
--- ARGV  2 milliseconds from now
--- reply { 'live' | 'lost', until, entries of the index } | { 'dead' }
+-- ARGV  2 the lease's length, milliseconds
+-- reply { 'live' | 'lost', this server's milliseconds at its end, entries of the index } | { 'dead' }
 --   lost: it was missing, or provisional
+--   The end serves for the deadlines of joins alone.
 if state == 'dead' then return { 'dead' } end
-local time = milliseconds() + ARGV[2]
-write('live', time)
-return { state == 'live' and 'live' or 'lost', format('%d', time), call('HLEN', index) }
+local was_live = state == 'live'
+write('live', ARGV[2])
+return { was_live and 'live' or 'lost', format('%d', milliseconds() + ARGV[2]), call('HLEN', index) }

@@ -1,3 +1,3 @@
 -- resign: an incarnation writes its own death. Allowed out of memory. Follows lease.lua.
-if state ~= 'dead' then write('dead', milliseconds()) end
+if state ~= 'dead' then bury() end
 return 'dead'

@@ -54,6 +54,7 @@ end
 -- Why a login or claim is refused, if it is.
 local function refusal(dead, closed, deadline)
   if call('EXISTS', dead) == 1 then return { 'dead' } end
-  if milliseconds() > tonumber(deadline) then return { 'late' } end
+  local now = milliseconds()
+  if now > tonumber(deadline) then return { 'late', now } end
   if call('EXISTS', closed) == 1 then return { 'closed' } end
 end

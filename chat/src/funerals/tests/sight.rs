@@ -1,0 +1,161 @@
+//! Leases as a chat sees them from far: some of them not at all, or late.
+
+use async_trait::async_trait;
+use channel_store::{
+    ChannelName, Declared, DroppedBy, Incarnation, IndexEntry, Indexed, LeaseState, Leases, Look,
+    Place, Renewed, SessionId, Shard, StoreError, User,
+};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::watch;
+
+pub(super) struct Sight {
+    leases: Arc<dyn Leases>,
+    hidden: Mutex<HashSet<Incarnation>>,
+    held: watch::Sender<bool>,
+    renewal: Mutex<Option<Duration>>,
+    declarations: AtomicUsize,
+}
+
+impl Sight {
+    pub(super) fn of(leases: &Arc<dyn Leases>) -> Arc<Self> {
+        Arc::new(Self {
+            leases: Arc::clone(leases),
+            hidden: Mutex::default(),
+            held: watch::Sender::new(false),
+            renewal: Mutex::default(),
+            declarations: AtomicUsize::new(0),
+        })
+    }
+
+    /// This lease can't be read.
+    pub(super) fn hide(&self, incarnation: &Incarnation) {
+        self.hidden.lock().insert(incarnation.clone());
+    }
+
+    /// It can be read again.
+    pub(super) fn show(&self, incarnation: &Incarnation) {
+        self.hidden.lock().remove(incarnation);
+    }
+
+    /// Answers come only after the release.
+    pub(super) fn hold(&self) {
+        self.held.send_replace(true);
+    }
+
+    /// Held answers arrive.
+    pub(super) fn release(&self) {
+        self.held.send_replace(false);
+    }
+
+    /// From now on owners renew their leases at the last moment: when a declaration of death is on its way.
+    pub(super) fn renews_before_declaration(&self, length: Duration) {
+        *self.renewal.lock() = Some(length);
+    }
+
+    /// Deaths that were to be declared.
+    pub(super) fn declarations(&self) -> usize {
+        self.declarations.load(Ordering::Relaxed)
+    }
+}
+
+#[async_trait]
+impl Leases for Sight {
+    async fn observe(&self, whom: &[Incarnation]) -> Vec<Result<Option<LeaseState>, StoreError>> {
+        let states = self.leases.observe(whom).await;
+        let mut held = self.held.subscribe();
+        held.wait_for(|held| !held).await.unwrap();
+        let hidden = self.hidden.lock().clone();
+        let states = whom.iter().zip(states);
+        let seen = |(incarnation, state)| match hidden.contains(incarnation) {
+            true => Err(StoreError::Unavailable("hidden".into())),
+            false => state,
+        };
+        states.map(seen).collect()
+    }
+
+    async fn declare_dead(&self, who: &Incarnation, seen: u64) -> Result<Declared, StoreError> {
+        self.declarations.fetch_add(1, Ordering::Relaxed);
+        let renewal = *self.renewal.lock();
+        if let Some(length) = renewal {
+            self.leases.renew(who, length).await?;
+        }
+        self.leases.declare_dead(who, seen).await
+    }
+
+    async fn note(&self, who: &Incarnation) -> Result<(), StoreError> {
+        self.leases.note(who).await
+    }
+
+    async fn renew(&self, who: &Incarnation, lease: Duration) -> Result<Renewed, StoreError> {
+        self.leases.renew(who, lease).await
+    }
+
+    async fn index_add(
+        &self,
+        who: &Incarnation,
+        entries: &[IndexEntry],
+    ) -> Result<Indexed, StoreError> {
+        self.leases.index_add(who, entries).await
+    }
+
+    async fn index_drop(
+        &self,
+        who: &Incarnation,
+        entries: &[IndexEntry],
+        by: DroppedBy,
+    ) -> Result<u64, StoreError> {
+        self.leases.index_drop(who, entries, by).await
+    }
+
+    async fn index(&self, who: &Incarnation) -> Result<Vec<IndexEntry>, StoreError> {
+        self.leases.index(who).await
+    }
+
+    async fn look(
+        &self,
+        who: &Incarnation,
+        channels: &[ChannelName],
+    ) -> Result<Vec<Look>, StoreError> {
+        self.leases.look(who, channels).await
+    }
+
+    async fn list(
+        &self,
+        who: &Incarnation,
+        channel: &ChannelName,
+    ) -> Result<BTreeMap<SessionId, User>, StoreError> {
+        self.leases.list(who, channel).await
+    }
+
+    async fn resign(&self, who: &Incarnation) -> Result<(), StoreError> {
+        self.leases.resign(who).await
+    }
+
+    async fn directory(&self) -> Result<BTreeMap<Incarnation, u64>, StoreError> {
+        self.leases.directory().await
+    }
+
+    async fn present(&self, channel: &ChannelName) -> Result<Vec<Incarnation>, StoreError> {
+        self.leases.present(channel).await
+    }
+
+    async fn vouch(&self, who: &Incarnation, place: &Place) -> Result<LeaseState, StoreError> {
+        self.leases.vouch(who, place).await
+    }
+
+    async fn strike(&self, who: &Incarnation, seen: u64) -> Result<(), StoreError> {
+        self.leases.strike(who, seen).await
+    }
+
+    fn shard(&self, place: &Place) -> Shard {
+        self.leases.shard(place)
+    }
+
+    fn available(&self) -> watch::Receiver<bool> {
+        self.leases.available()
+    }
+}

@@ -1,0 +1,99 @@
+//! What is true of leases, whatever the store and its clocks say, and how chats judge them.
+
+use channel_store::memory::MemoryStore;
+use channel_store::{Declared, Incarnation, LeaseState, Leases, Renewed, StoreError};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A rule of the judgement that a simulation is without, to see that it is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wrong {
+    /// A lease ends by the clock of the server that has it.
+    ByTheClock,
+    /// Death is written into a lease whatever its beat is.
+    WithoutTheBeat,
+}
+
+/// When leases were really renewed.
+#[derive(Default)]
+pub(super) struct Truth {
+    pub(super) wrong: Option<Wrong>,
+    renewed: Mutex<BTreeMap<Incarnation, (Instant, Duration)>>,
+    hasty: Mutex<Vec<String>>,
+}
+
+impl Truth {
+    pub(super) fn without(wrong: Option<Wrong>) -> Self {
+        Self {
+            wrong,
+            ..Self::default()
+        }
+    }
+
+    /// Deaths that were declared before the lease had been silent for its length.
+    pub(super) fn hasty(&self) -> Vec<String> {
+        self.hasty.lock().clone()
+    }
+
+    /// A renewal, as it takes effect.
+    pub(super) async fn renew(
+        &self,
+        leases: &dyn Leases,
+        who: &Incarnation,
+        length: Duration,
+    ) -> Result<Renewed, StoreError> {
+        let renewed = leases.renew(who, length).await;
+        if matches!(renewed, Ok(Renewed::Live(_) | Renewed::Lost(_))) {
+            let now = Instant::now();
+            self.renewed.lock().insert(who.clone(), (now, length));
+        }
+        renewed
+    }
+
+    /// What a chat sees of a lease.
+    pub(super) fn seen(
+        &self,
+        store: &MemoryStore,
+        who: &Incarnation,
+        lease: LeaseState,
+    ) -> LeaseState {
+        if self.wrong != Some(Wrong::ByTheClock) {
+            return lease;
+        }
+        let length = u64::try_from(lease.length.as_millis()).unwrap();
+        let is_over = store.clock(who.as_str()) > lease.beat / 1_000 + length;
+        let length = if is_over {
+            Duration::ZERO
+        } else {
+            Duration::MAX / 4
+        };
+        LeaseState { length, ..lease }
+    }
+
+    /// A declaration of death, as it takes effect.
+    pub(super) async fn declare_dead(
+        &self,
+        leases: &dyn Leases,
+        who: &Incarnation,
+        seen: u64,
+    ) -> Result<Declared, StoreError> {
+        let before = leases.observe(std::slice::from_ref(who)).await.remove(0)?;
+        let seen = match before {
+            Some(lease) if self.wrong == Some(Wrong::WithoutTheBeat) => lease.beat,
+            _ => seen,
+        };
+        let declared = leases.declare_dead(who, seen).await?;
+        let is_new = declared == Declared::Dead && before.is_some_and(|it| !it.dead);
+        let renewed = self.renewed.lock().get(who).copied();
+        if let Some((renewed, length)) = renewed.filter(|_| is_new) {
+            let silent = renewed.elapsed();
+            if silent < length {
+                let hasty = format!("{who} was declared dead after {silent:?} of silence");
+                self.hasty.lock().push(hasty);
+            }
+        }
+        Ok(declared)
+    }
+}
