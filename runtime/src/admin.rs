@@ -169,6 +169,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn one_connection_too_many_ends_the_oldest() {
+        let address = start(Readiness::new(), Shutdown::new()).await;
+        let mut idle = Vec::new();
+        for _ in 0..=CONNECTIONS {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(b"GET /livez HT").await.unwrap();
+            idle.push(stream);
+        }
+        let ended = tokio::time::timeout(HEAD_TIME / 2, idle[0].read_u8()).await;
+        let ended = ended.expect("it ends before its time is over");
+        assert!(ended.is_err());
+    }
+
+    #[tokio::test]
     async fn what_is_not_ready_says_why() {
         let (_chat, state) = watch::channel(false);
         let readiness = Readiness::new();

@@ -97,15 +97,20 @@ impl Clients {
     /// Waits until each of these has said something in its connection of this number, or a later one.
     async fn say_something(&self, names: &[&str], number: u64) {
         for name in names {
-            let what = format!("{name} says something in its connection {number}");
-            wait::eventually(&what, COME_BACK_WITHIN, async || {
+            let said = wait::within(COME_BACK_WITHIN, async || {
                 let told = self.told(name);
                 let connected = told.iter().rposition(|(event, what)| {
                     event == "connected" && what.as_u64().is_some_and(|it| it >= number)
-                });
-                connected.is_some_and(|at| told[at..].contains(&("sent".to_owned(), 0.into())))
-            })
-            .await;
+                })?;
+                let sent = ("sent".to_owned(), 0.into());
+                told[connected..].contains(&sent).then_some(())
+            });
+            let said = said.await;
+            assert!(
+                said.is_some(),
+                "{name} says nothing in its connection {number}: {:?}",
+                self.told(name)
+            );
         }
     }
 
