@@ -26,7 +26,7 @@ pub use name::{
 };
 pub use publication::{Epoch, ON_JOIN, ON_LEAVE, ON_MESSAGE, Payload, Position, Publication};
 pub use registry::{
-    Claim, Claimed, EntryState, Hints, LoggedIn, Login, LoginPolicy, PREDECESSORS, Proof,
+    Claim, Claimed, EntryState, Hints, LoggedIn, Login, LoginPolicy, PREDECESSORS, Proof, Rank,
     UserEntry, UserLook, UserRegistry,
 };
 pub use rules::LogRule;

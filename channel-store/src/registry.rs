@@ -46,16 +46,20 @@ impl LoginPolicy {
             .find(|policy| policy.as_str() == name)
     }
 
-    /// True if of two entries with these generations the first is to stay.
+    /// True if of two entries with these ranks the first is to stay.
     #[must_use]
-    pub fn outranks(self, generation: u64, other: u64) -> bool {
+    pub fn outranks(self, rank: Rank<'_>, other: Rank<'_>) -> bool {
         match self {
-            Self::Reject => generation < other,
-            Self::KickOld => generation > other,
+            Self::Reject => rank < other,
+            Self::KickOld => rank > other,
             Self::Allow => false,
         }
     }
 }
+
+/// What entries of one user are compared by: who came later has the higher rank. A store that has lost data while its clock
+/// was behind may give one generation twice; then the names of the sessions decide, byte by byte.
+pub type Rank<'a> = (u64, &'a SessionId);
 
 impl fmt::Display for LoginPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -115,6 +119,14 @@ pub struct Claim {
     pub predecessors: Arc<[Predecessor]>,
 }
 
+impl Claim {
+    /// What it is compared by.
+    #[must_use]
+    pub fn rank(&self) -> Rank<'_> {
+        (self.generation, &self.login.session)
+    }
+}
+
 /// What became of a login.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LoggedIn {
@@ -160,7 +172,7 @@ pub enum EntryState {
 pub struct UserEntry {
     /// Whose.
     pub session: SessionId,
-    /// Its rank.
+    /// Which login of its user it was.
     pub generation: u64,
     /// Of the connector that holds the socket.
     pub incarnation: Incarnation,
@@ -171,16 +183,22 @@ pub struct UserEntry {
 }
 
 impl UserEntry {
+    /// What it is compared by.
+    #[must_use]
+    pub fn rank(&self) -> Rank<'_> {
+        (self.generation, &self.session)
+    }
+
     /// True if this session is to give way to the one that claims.
     #[must_use]
     pub fn gives_way_to(&self, claim: &Claim) -> bool {
         if self.is_kin_of(&claim.login) {
-            return self.generation < claim.generation;
+            return self.rank() < claim.rank();
         }
         let is_named = || (claim.predecessors.iter()).any(|it| it.session == self.session);
         let policy = claim.login.policy;
         self.state == EntryState::Lingering && is_named()
-            || policy.outranks(claim.generation, self.generation)
+            || policy.outranks(claim.rank(), self.rank())
     }
 
     /// True if the one that claims is to give way to this session.
@@ -188,10 +206,10 @@ impl UserEntry {
     pub fn outranks(&self, claim: &Claim) -> bool {
         self.state == EntryState::Live
             && if self.is_kin_of(&claim.login) {
-                self.generation > claim.generation
+                self.rank() > claim.rank()
             } else {
                 let policy = claim.login.policy;
-                policy.outranks(self.generation, claim.generation)
+                policy.outranks(self.rank(), claim.rank())
             }
     }
 

@@ -27,6 +27,7 @@ conformance! {
     a_superseded_session_stays_superseded_whatever_it_claims
     a_claim_restores_with_its_own_generation
     a_claim_puts_its_generation_in_the_place_of_a_late_copys
+    names_decide_between_two_sessions_of_one_generation
     claims_are_answered_each_for_itself
     the_funeral_spares_others_entries
     a_look_shows_everything_of_each_user
@@ -484,6 +485,22 @@ async fn a_claim_puts_its_generation_in_the_place_of_a_late_copys(kind: Kind) {
     }
     let expected = [seen("a", first, ONE, true), seen("b", second, OTHER, false)];
     assert_eq!(subject.entries(ONE).await.0, expected);
+}
+
+async fn names_decide_between_two_sessions_of_one_generation(kind: Kind) {
+    // In most locales `a` stands before `B`, by bytes after it.
+    for (policy, winner) in [(KickOld, "a"), (Reject, "B")] {
+        let subject = Subject::new(kind).await;
+        let claim = |name| {
+            let of = if name == winner { ONE } else { OTHER };
+            subject.claim_as(of, name, policy, 7)
+        };
+        let loser = if winner == "a" { "B" } else { "a" };
+        assert_eq!(claim(loser).await, claimed(&[], &[]));
+        assert_eq!(claim(winner).await, claimed(&[OTHER], &[]));
+        assert_eq!(claim(loser).await, claimed(&[], &[ONE]));
+        assert_eq!(claim(winner).await, claimed(&[OTHER], &[]));
+    }
 }
 
 async fn claims_are_answered_each_for_itself(kind: Kind) {

@@ -311,7 +311,7 @@ impl Registry {
             return None;
         }
         let by_kin = entries.iter().any(|other| {
-            own.proof.is_some() && other.proof == own.proof && other.generation > own.generation
+            own.proof.is_some() && other.proof == own.proof && other.rank() > own.rank()
         });
         Some(match *self.held.lock() {
             _ if by_kin => Disconnect::Replaced,

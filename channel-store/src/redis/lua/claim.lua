@@ -9,6 +9,16 @@
 --       8 superseded entries to keep at most  9… sessions that the login named
 -- reply { 'done', { incarnations it outranks }, { incarnations of better ones } } | { 'dead' } | { 'late', milliseconds } | { 'closed' }
 local session, policy, proof, own = ARGV[2], ARGV[5], ARGV[6], tonumber(ARGV[7])
+
+-- Byte by byte, as connectors compare. Lua's own order of texts depends on the server's locale.
+local function comes_after(one, other)
+  for i = 1, math.min(#one, #other) do
+    local byte, its = string.byte(one, i), string.byte(other, i)
+    if byte ~= its then return byte > its end
+  end
+  return #one > #other
+end
+
 local refused = refusal(KEYS[3], KEYS[4], ARGV[4])
 if refused then return refused end
 
@@ -21,12 +31,13 @@ for i = 9, #ARGV do named[ARGV[i]] = true end
 local superseded, better, marked = {}, {}, {}
 for _, entry in ipairs(others(session)) do
   local its = tonumber(entry.generation)
-  local newer, older = own > its, own < its
-  local wins, loses = newer, older
+  -- A server that has lost data while its clock was behind may have given one generation twice.
+  local newer = own > its or own == its and comes_after(session, entry.session)
+  local wins, loses = newer, not newer
   if proof == '' or entry.proof ~= proof then
-    wins = policy == 'kick-old' and newer or policy == 'reject' and older
+    wins = policy == 'kick-old' and newer or policy == 'reject' and not newer
     wins = wins or entry.state == '2' and named[entry.session]
-    loses = policy ~= 'allow' and (newer or older) and not wins
+    loses = policy ~= 'allow' and not wins
   end
   if wins then
     if entry.state ~= '1' then write(entry.session, entry.generation, entry.incarnation, '1', entry.proof) end
