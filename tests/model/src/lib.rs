@@ -2,6 +2,7 @@
 
 mod detached;
 mod logins;
+mod membership;
 mod scenarios;
 mod search;
 

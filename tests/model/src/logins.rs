@@ -43,10 +43,6 @@ pub(crate) struct Rules {
     pub(crate) replaced_lingers: bool,
     /// A join leaves a tombstone of each session whose place it takes, found or not.
     pub(crate) replaced_fence: bool,
-    /// A repair repeats whose place the join takes.
-    pub(crate) repair_replaces: bool,
-    /// A join whose client is gone takes nobody's place.
-    pub(crate) gone_replaces_nobody: bool,
     /// A session that has not ended, and is told that its join is stale, closes.
     pub(crate) stale_closes: bool,
     /// Between two sessions of one lineage the newer one stays; off: the policy decides.
@@ -57,8 +53,6 @@ pub(crate) struct Rules {
     pub(crate) close_own: bool,
     /// Close leaves a tombstone where a copy of the login or of a claim may still travel.
     pub(crate) closed_fence: bool,
-    /// A repair counts as a try whose copy may still travel.
-    pub(crate) repair_counts: bool,
     /// Reaping leaves a tombstone of the incarnation.
     pub(crate) tombstone: bool,
     /// A login that finds the user taken asks whether the holders are dead.
@@ -89,14 +83,11 @@ pub(crate) const SOUND: Rules = Rules {
     lingering_claims_nothing: true,
     replaced_lingers: true,
     replaced_fence: true,
-    repair_replaces: true,
-    gone_replaces_nobody: true,
     stale_closes: true,
     newer_kin_stays: true,
     lingering_named: true,
     close_own: true,
     closed_fence: true,
-    repair_counts: true,
     tombstone: true,
     holder_checked: true,
     evict_buries: true,
@@ -313,6 +304,8 @@ enum Wrong {
     LockedOut,
     Unjustified,
     Flapped,
+    Overtaken,
+    CountedTwice,
     Broken,
 }
 
@@ -465,12 +458,15 @@ impl Logins {
         } else {
             state.user.entries[session] = None;
             let session = session as u8;
-            state.network.push(Message::Kick { session });
+            let kick = Message::Kick { session };
+            if !state.network.contains(&kick) {
+                state.network.push(kick);
+            }
         }
     }
 
     fn bury(&self, user: &mut UserSlot, incarnation: usize) {
-        user.dead[incarnation] |= self.rules.tombstone;
+        user.dead[incarnation] = true;
         for (s, seat) in self.cast() {
             if seat.incarnation == incarnation {
                 user.entries[s] = None;
@@ -481,7 +477,7 @@ impl Logins {
     /// False if a login or claim comes too late.
     fn is_admissible(&self, state: &mut State, session: usize) -> bool {
         let i = self.home(session);
-        if state.user.dead[i] {
+        if state.user.dead[i] && self.rules.tombstone {
             state.told_dead[i] |= state.process[i] != Process::Gone;
             return false;
         }
@@ -519,6 +515,11 @@ impl Logins {
         let own = state.user.entries[s];
         if own.is_none() {
             if !comes_back && self.policy_of(s) == Policy::Reject && holders != 0 {
+                let entries = &state.user.entries;
+                let lingers = |o: usize| entries[o].is_some_and(|it| it.mark == Mark::Lingering);
+                if (0..SESSIONS).all(|o| !has(holders, o) || lingers(o)) {
+                    state.wrong = Some(Wrong::LockedOut);
+                }
                 if is_awaited {
                     state.sessions[s].phase = Phase::Taken(holders);
                 }
@@ -587,9 +588,10 @@ impl Logins {
 
     // ---- scripts of a channel's slot ----
 
-    fn settle_log(channel: &mut ChannelSlot, user_was_there: bool, is_announced: bool) {
+    /// Appends onJoin or onLeave if the user has come or gone.
+    fn settle_log(channel: &mut ChannelSlot, was_there: bool) {
         let is_there = channel.members.contains(&true);
-        if is_there != user_was_there && is_announced {
+        if is_there != was_there {
             channel.broken_log |= channel.joined == is_there;
             channel.joined = is_there;
         }
@@ -607,12 +609,12 @@ impl Logins {
         let (s, c) = (usize::from(session), usize::from(channel));
         let i = self.home(s);
         let slot = &mut state.channels[c];
-        if slot.dead[i] {
+        if slot.dead[i] && self.rules.tombstone {
             state.told_dead[i] |= state.process[i] != Process::Gone;
             return;
         }
-        let membership = &mut state.sessions[s].memberships[c];
         if slot.left[s] {
+            let membership = &mut state.sessions[s].memberships[c];
             if is_answered && self.rules.stale_closes {
                 membership.stage = match membership.stage {
                     Stage::Asked | Stage::In => Stage::Stale,
@@ -623,12 +625,23 @@ impl Logins {
             return;
         }
         let was_there = slot.members.contains(&true);
+        let rank = state.sessions[s].rank;
         for o in (0..SESSIONS).filter(|&o| o != s && has(replaces, o)) {
+            if slot.members[o] && state.let_in[o] > rank && rank > 0 && !state.data_lost {
+                state.wrong = Some(Wrong::Overtaken);
+            }
             slot.members[o] = false;
             slot.left[o] |= self.rules.replaced_fence;
         }
+        let is_replaced = |o: usize| {
+            slot.members[o] && has(state.sessions[o].memberships[c].replaces, s)
+        };
+        if !slot.members[s] && !state.data_lost && (0..SESSIONS).any(is_replaced) {
+            state.wrong = Some(Wrong::CountedTwice);
+        }
         slot.members[s] = true;
-        Self::settle_log(slot, was_there, true);
+        Self::settle_log(slot, was_there);
+        let membership = &mut state.sessions[s].memberships[c];
         if is_answered && membership.stage == Stage::Asked {
             membership.stage = Stage::In;
         }
@@ -648,8 +661,10 @@ impl Logins {
         let was_there = slot.members.contains(&true);
         slot.members[s] = false;
         slot.left[s] |= fence;
-        Self::settle_log(slot, was_there, true);
-        if was_there && !slot.members.contains(&true) && self.is_flap(state, s, c) {
+        Self::settle_log(slot, was_there);
+        // With a fence its join may never have been answered: nobody believed that it was there.
+        let has_gone = was_there && !slot.members.contains(&true) && !fence;
+        if has_gone && self.is_flap(state, s, c) {
             state.wrong = Some(Wrong::Flapped);
         }
         let membership = &mut state.sessions[s].memberships[c];
@@ -661,16 +676,22 @@ impl Logins {
     /// True if a user is announced as gone whose client has come back: its next session is on its way in, and all is well.
     fn is_flap(&self, state: &State, s: usize, c: usize) -> bool {
         let is_calm = !state.data_lost && !state.has_frozen;
-        c == 0
-            && is_calm
-            && state.sessions[s].closed == Closed::Replaced
-            && self.cast().any(|(o, seat)| {
-                let session = &state.sessions[o];
-                self.is_kin(s, o)
-                    && state.process[seat.incarnation] == Process::Up
-                    && session.is_open()
-                    && session.phase == Phase::Joining
-            })
+        is_calm && state.sessions[s].closed == Closed::Replaced && self.is_awaited(state, s, c)
+    }
+
+    /// True if a newer session of the same client is about to join a channel.
+    fn is_awaited(&self, state: &State, s: usize, c: usize) -> bool {
+        self.cast().any(|(o, seat)| {
+            let session = &state.sessions[o];
+            let membership = &session.memberships[c];
+            let is_on_its_way = !membership.begun || membership.stage == Stage::Asked;
+            self.is_kin(s, o)
+                && state.process[seat.incarnation] == Process::Up
+                && session.is_open()
+                && matches!(session.phase, Phase::Joining | Phase::In)
+                && is_on_its_way
+                && state.user.entries[o].is_some_and(|entry| entry.mark == Mark::Live)
+        })
     }
 
     fn deliver(&self, state: &mut State, message: Message, is_answered: bool) {
@@ -720,11 +741,11 @@ impl Logins {
                 let i = usize::from(incarnation);
                 let slot = &mut state.channels[usize::from(channel)];
                 let was_there = slot.members.contains(&true);
-                slot.dead[i] |= self.rules.tombstone;
+                slot.dead[i] = true;
                 for (s, seat) in self.cast() {
                     slot.members[s] &= seat.incarnation != i;
                 }
-                Self::settle_log(slot, was_there, true);
+                Self::settle_log(slot, was_there);
             }
         }
     }
@@ -752,11 +773,15 @@ impl Logins {
         }
         let rank = state.user.entries[s].map_or(state.sessions[s].rank, |entry| entry.rank);
         let is_justified = match how {
-            Closed::Kicked => (0..SESSIONS).any(|o| o != s && state.let_in[o] > rank),
+            // Under this policy either is said, whoever it was.
+            Closed::Kicked | Closed::Replaced if self.policy == Policy::KickOld => {
+                (0..SESSIONS).any(|o| o != s && state.let_in[o] > rank)
+            }
+            Closed::Kicked => false,
             Closed::Replaced => (0..SESSIONS).any(|o| self.is_kin(s, o) && state.let_in[o] > rank),
             Closed::No | Closed::Gone | Closed::Displaced => true,
         };
-        if !is_justified && !state.data_lost {
+        if !is_justified && !state.data_lost && self.rules.one_policy {
             state.wrong = Some(Wrong::Unjustified);
         }
         state.sessions[s].close(how);
@@ -902,14 +927,10 @@ impl Logins {
                 }
             }
             Phase::Lingering => {
-                // It lingers for longer than a login takes.
-                let is_waited_for = session.closed == Closed::Replaced
-                    && self.cast().any(|(o, seat)| {
-                        self.is_kin(s, o)
-                            && state.process[seat.incarnation] == Process::Up
-                            && state.sessions[o].phase == Phase::Joining
-                    });
-                if !is_waited_for {
+                // One that was replaced lingers for longer than its client takes to join again.
+                let is_awaited = session.closed == Closed::Replaced
+                    && (0..self.channels).any(|c| self.is_awaited(state, s, c));
+                if !is_awaited {
                     push(Duty, Step::GraceEnds(s), &|n| {
                         let session = &mut n.sessions[s];
                         session.phase = Phase::Leaving;
@@ -1059,7 +1080,7 @@ impl Logins {
         let differs = !is_entered || (0..SESSIONS).any(is_unmarked);
         if let Some(claim) = self.claim(state, s).filter(|_| differs && !flies) {
             push(Duty, Step::RepairClaim(s), &|n| {
-                n.sessions[s].fence |= self.rules.repair_counts;
+                n.sessions[s].fence = true;
                 n.network.push(claim);
             });
         }
@@ -1103,8 +1124,8 @@ impl Logins {
                 };
                 if may_begin && !membership.begun {
                     push(Duty, Step::SendJoin(s, c), &|n| {
-                        let is_gone = !session.is_open() && self.rules.gone_replaces_nobody;
-                        let replaces = if is_gone { 0 } else { session.predecessors };
+                        // A client that is gone takes nobody's place.
+                        let replaces = if session.is_open() { session.predecessors } else { 0 };
                         n.sessions[s].memberships[c] = Membership {
                             stage: Stage::Asked,
                             replaces,
@@ -1124,12 +1145,7 @@ impl Logins {
             {
                 push(Duty, Step::RepairJoin(s, c), &|n| {
                     n.sessions[s].memberships[c].fence = true;
-                    let replaces = if self.rules.repair_replaces {
-                        membership.replaces
-                    } else {
-                        0
-                    };
-                    n.network.push(join(replaces));
+                    n.network.push(join(membership.replaces));
                 });
             }
             Stage::Stale => push(Duty, Step::ClosesAsStale(s, c), &|n| {
@@ -1259,8 +1275,9 @@ impl Logins {
                 incarnation: i as u8,
             };
             let holds = mine().any(|(s, _)| state.user.entries[s].is_some());
-            let is_buried = state.user.dead[i] || !self.rules.tombstone;
-            if (holds || !is_buried) && !state.network.contains(&reap) {
+            // Without the tombstone nothing says that there may be more to come.
+            let is_seen = self.rules.tombstone;
+            if (holds && is_seen || !state.user.dead[i]) && !state.network.contains(&reap) {
                 push(Duty, Step::ReapUser(i), &|n| n.network.push(reap));
             }
             for c in 0..self.channels {
@@ -1270,10 +1287,7 @@ impl Logins {
                 };
                 let slot = &state.channels[c];
                 let holds = mine().any(|(s, _)| slot.members[s]);
-                let is_buried = slot.dead[i] || !self.rules.tombstone;
-                // Without the tombstone there is one reaping, and nobody comes back to look.
-                let is_found = self.rules.tombstone || state.process[i] != Process::Gone;
-                if (holds && is_found || !is_buried) && !state.network.contains(&reap) {
+                if (holds && is_seen || !slot.dead[i]) && !state.network.contains(&reap) {
                     push(Duty, Step::Reap(i, c), &|n| n.network.push(reap));
                 }
             }
@@ -1382,13 +1396,19 @@ impl Model for Logins {
     fn always(&self, state: &State) -> Result<(), &'static str> {
         match state.wrong {
             Some(Wrong::LockedOut) => {
-                return Err("a login was refused in favour of sessions that were declared dead");
+                return Err("a login was refused in favour of sessions that are dead or linger");
             }
             Some(Wrong::Unjustified) => {
                 return Err("a session was closed for good, and nobody had come in its place");
             }
             Some(Wrong::Flapped) => {
                 return Err("a user was announced as gone whose client had come back");
+            }
+            Some(Wrong::Overtaken) => {
+                return Err("a session lost its place to an older one of the same client");
+            }
+            Some(Wrong::CountedTwice) => {
+                return Err("a session whose place was taken over is a member again");
             }
             Some(Wrong::Broken) => return Err("two onJoin or two onLeave of a user in a row"),
             None => {}
@@ -1441,6 +1461,15 @@ impl Model for Logins {
         if live().count() == 0 && was_let_in().count() > 0 && was_let_in().all(is_final) {
             return Err("the sessions have driven each other out for good");
         }
+        // Without a loss the same holds of those that come back: they would take turns for ever.
+        let has_gone = |s: usize| {
+            let session = state.sessions[s];
+            session.closed == Closed::Gone || session.undone
+        };
+        let is_calm = !state.data_lost && !(0..SESSIONS).any(has_gone);
+        if is_calm && live().count() == 0 && was_let_in().count() > 0 {
+            return Err("the sessions have driven each other out");
+        }
         // The best of those that were let in stays, unless its client or process went.
         let has_kin = |s: usize| (0..SESSIONS).any(|o| self.is_kin(s, o));
         let best = match self.policy {
@@ -1450,7 +1479,12 @@ impl Model for Logins {
             Policy::Reject => was_let_in().min_by_key(|&s| state.let_in[s]),
             Policy::Allow => None,
         };
-        let stays = |s: usize| is_live(s) || state.sessions[s].closed == Closed::Gone;
+        // Whose place was taken by a login of the same client that then failed is told to come back.
+        let stays = |s: usize| match state.sessions[s].closed {
+            Closed::Gone => true,
+            Closed::Displaced => has_kin(s),
+            Closed::No | Closed::Kicked | Closed::Replaced => is_live(s),
+        };
         if self.rules.one_policy && best.is_some_and(|s| !stays(s)) {
             return Err("the session that should have stayed was closed");
         }
