@@ -1,45 +1,49 @@
-//! A detached member: no connector, a time to live of its own, renewed by joining again.
-//! Any chat sweeps the agenda (channel → due time, in a slot of its own) instead of scanning channels.
+//! A detached member has no connector. It has a time to live, which is renewed by joining again.
+//!
+//! No chat scans all channels. The agenda says when to look after which channel; it is in a slot of its own, and any chat
+//! sweeps it.
 
+use crate::named::named;
 use crate::search::{Kind, Model, Steps};
 use Kind::{Chance, Duty};
 
-pub const SWEEPERS: usize = 2;
+pub(crate) const SWEEPERS: usize = 2;
 
-#[derive(Clone, Copy, Debug)]
-pub struct Rules {
-    /// the agenda is written before the member
-    pub agenda_first: bool,
-    /// a sweeper changes only the agenda entry it has seen (compared by its nonce)
-    pub compare_nonce: bool,
-    /// the nonce is unique for ever; off: it counts from one whenever the entry is new
-    pub unique_nonce: bool,
-    /// an entry is dropped on a second look, later than any join's deadline and than replication
-    pub second_look: bool,
-    /// a join carries a deadline
-    pub deadline: bool,
-    /// every script of the channel expires what is due, and its caller puts a missing entry back
-    pub touch: bool,
+named! {
+    /// The rules under test. Each can be switched off to see what it is for.
+    pub(crate) struct Rules: bool = true {
+        /// The agenda is written before the member.
+        agenda_first,
+        /// A sweeper changes an entry of the agenda only if it is still the one that it has seen, by its nonce.
+        compare_nonce,
+        /// A nonce never comes again; off: it counts from one whenever the entry is new.
+        unique_nonce,
+        /// An entry is dropped on a second look, later than any join's deadline and than replication.
+        second_look,
+        /// A join carries a deadline.
+        deadline,
+        /// Every script of the channel expires what is due, and its caller puts a missing entry back.
+        touch,
+    }
 }
 
-pub const SOUND: Rules =
-    Rules { agenda_first: true, compare_nonce: true, unique_nonce: true, second_look: true, deadline: true, touch: true };
-
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Budget {
-    /// calls of Join
-    pub joins: u8,
-    /// times that a time to live runs out
-    pub expiries: u8,
-    /// chats that die between the two steps of a join
-    pub crash: u8,
-    pub rollback: u8,
-    pub flush: u8,
+named! {
+    /// How often chance may strike.
+    pub(crate) struct Budget: u8 = 0 {
+        /// Calls of Join.
+        joins,
+        /// How often a time to live runs out.
+        expiries,
+        /// Chats that die between the two steps of a join.
+        crash,
+        rollback,
+        flush,
+    }
 }
 
-pub struct Detached {
-    pub rules: Rules,
-    pub budget: Budget,
+pub(crate) struct Detached {
+    pub(crate) rules: Rules,
+    pub(crate) budget: Budget,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -69,10 +73,10 @@ enum Sweeper {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub enum Call {
-    /// neither step done
+pub(crate) enum Call {
+    /// Neither step is done.
     Begun,
-    /// one step done, the other on its way
+    /// One step is done, and the other is on its way.
     Half { late: bool },
 }
 
@@ -90,7 +94,7 @@ enum Window {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct State {
+pub(crate) struct State {
     channel: Channel,
     agenda: Option<Entry>,
     sweepers: [Sweeper; SWEEPERS],
@@ -101,8 +105,8 @@ pub struct State {
 }
 
 #[derive(Clone, Copy, Debug)]
-#[allow(dead_code)] // the fields are read by the trace
-pub enum Step {
+#[expect(dead_code, reason = "a trace shows the fields")]
+pub(crate) enum Step {
     CallJoin,
     WriteAgenda(Call),
     WriteMember(Call),
@@ -127,8 +131,15 @@ impl Detached {
 
     fn write_agenda(&self, state: &mut State) {
         state.nonces += 1;
-        let nonce = if self.rules.unique_nonce { state.nonces } else { state.agenda.map_or(1, |e| e.nonce + 1) };
-        state.agenda = Some(Entry { nonce, look: Look::Pending });
+        let nonce = if self.rules.unique_nonce {
+            state.nonces
+        } else {
+            state.agenda.map_or(1, |e| e.nonce + 1)
+        };
+        state.agenda = Some(Entry {
+            nonce,
+            look: Look::Pending,
+        });
     }
 
     fn write_member(state: &mut State) {
@@ -217,7 +228,9 @@ impl Model for Detached {
                         Look::Settled => true,
                     };
                     if due {
-                        push(Duty, Step::Poll(k), &|n| n.sweepers[k] = Sweeper::Polled(entry));
+                        push(Duty, Step::Poll(k), &|n| {
+                            n.sweepers[k] = Sweeper::Polled(entry);
+                        });
                     }
                 }
                 (Sweeper::Idle, None) => {}
@@ -228,21 +241,34 @@ impl Model for Detached {
                 (Sweeper::Visited(seen, empty), _) => push(Duty, Step::Report(k), &|n| {
                     n.sweepers[k] = Sweeper::Idle;
                     let Some(entry) = n.agenda else { return };
-                    let same = entry == seen || (!self.rules.compare_nonce && entry.look == seen.look);
+                    let same =
+                        entry == seen || (!self.rules.compare_nonce && entry.look == seen.look);
                     n.agenda = match (same, empty) {
                         (false, _) => Some(entry),
-                        (true, false) => Some(Entry { look: Look::Pending, ..entry }),
+                        (true, false) => Some(Entry {
+                            look: Look::Pending,
+                            ..entry
+                        }),
                         (true, true) if seen.look == Look::Pending && self.rules.second_look => {
-                            Some(Entry { look: Look::FoundEmpty, ..entry })
+                            Some(Entry {
+                                look: Look::FoundEmpty,
+                                ..entry
+                            })
                         }
                         (true, true) => None,
                     };
                 }),
             }
         }
-        if let Some(entry) = state.agenda.filter(|e| e.look == Look::FoundEmpty && state.window.is_none()) {
+        if let Some(entry) = state
+            .agenda
+            .filter(|e| e.look == Look::FoundEmpty && state.window.is_none())
+        {
             push(Duty, Step::SettleTimePasses, &|n| {
-                n.agenda = Some(Entry { look: Look::Settled, ..entry });
+                n.agenda = Some(Entry {
+                    look: Look::Settled,
+                    ..entry
+                });
                 for call in &mut n.calls {
                     if let Call::Half { late } = call {
                         *late = true;

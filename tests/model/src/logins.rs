@@ -8,6 +8,7 @@
 //! Index, directory and deadlines keep these slots findable by the same means as in [`crate::membership`], and are left out
 //! here: the reaper finds whatever is left of a dead incarnation.
 
+use crate::named::named;
 use crate::search::{Kind, Model, Steps};
 use Kind::{Chance, Duty};
 
@@ -26,96 +27,73 @@ pub(crate) enum Policy {
     Allow,
 }
 
-/// The rules under test. Each can be switched off to see what it is for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Rules {
-    /// Others are marked by a claim of the owner, which has the login's answer; off: by the login itself.
-    pub(crate) claim_by_owner: bool,
-    /// The claim and the hint come after the join; off: before it.
-    pub(crate) claim_after_join: bool,
-    /// The reconciler claims nothing for a login that has not joined yet; off: it does so from the login's answer on.
-    pub(crate) repair_waits_for_join: bool,
-    /// Nobody claims for a login that has failed while its leaves are pending.
-    pub(crate) failed_claims_nothing: bool,
-    /// Nobody claims for a session that lingers.
-    pub(crate) lingering_claims_nothing: bool,
-    /// A session that was replaced lingers for longer than a login takes; off: it leaves at once.
-    pub(crate) replaced_lingers: bool,
-    /// A join leaves a tombstone of each session whose place it takes, found or not.
-    pub(crate) replaced_fence: bool,
-    /// A session that has not ended, and is told that its join is stale, closes.
-    pub(crate) stale_closes: bool,
-    /// Between two sessions of one lineage the newer one stays; off: the policy decides.
-    pub(crate) newer_kin_stays: bool,
-    /// A login names lingering sessions as predecessors, and the claim marks them.
-    pub(crate) lingering_named: bool,
-    /// Close removes its own session only; off: all entries of the user.
-    pub(crate) close_own: bool,
-    /// Close leaves a tombstone where a copy of the login or of a claim may still travel.
-    pub(crate) closed_fence: bool,
-    /// Reaping leaves a tombstone of the incarnation.
-    pub(crate) tombstone: bool,
-    /// A login that finds the user taken asks whether the holders are dead.
-    pub(crate) holder_checked: bool,
-    /// Evicting a dead holder leaves the tombstone of its incarnation, as reaping does.
-    pub(crate) evict_buries: bool,
-    /// A kick is a mark in the user's slot; off: only a message.
-    pub(crate) kick_is_written: bool,
-    /// Ranks never go back, even after data loss.
-    pub(crate) rank_by_clock: bool,
-    /// A claim compares ranks; off: whoever claims last wins.
-    pub(crate) ranks_compared: bool,
-    /// A session that finds a better one waits for that one's owner; off: it gives way at once.
-    pub(crate) patient: bool,
-    /// A claim writes the owner's own rank over another one.
-    pub(crate) own_rank: bool,
-    /// Both connectors have one policy; off: the second one has `KickOld`.
-    pub(crate) one_policy: bool,
-    /// Connectors compare their sessions with the slots, and repair what differs.
-    pub(crate) patrol: bool,
+named! {
+    /// The rules under test. Each can be switched off to see what it is for.
+    pub(crate) struct Rules: bool = true {
+        /// Others are marked by a claim of the owner, which has the login's answer; off: by the login itself.
+        claim_by_owner,
+        /// The claim and the hint come after the join; off: before it.
+        claim_after_join,
+        /// The reconciler claims nothing for a login that has not joined yet; off: it does so from the login's answer on.
+        repair_waits_for_join,
+        /// Nobody claims for a login that has failed while its leaves are pending.
+        failed_claims_nothing,
+        /// Nobody claims for a session that lingers.
+        lingering_claims_nothing,
+        /// A session that was replaced lingers for longer than a login takes; off: it leaves at once.
+        replaced_lingers,
+        /// A join leaves a tombstone of each session whose place it takes, found or not.
+        replaced_fence,
+        /// A session that has not ended, and is told that its join is stale, closes.
+        stale_closes,
+        /// Between two sessions of one lineage the newer one stays; off: the policy decides.
+        newer_kin_stays,
+        /// A login names lingering sessions as predecessors, and the claim marks them.
+        lingering_named,
+        /// Close removes its own session only; off: all entries of the user.
+        close_own,
+        /// Close leaves a tombstone where a copy of the login or of a claim may still travel.
+        closed_fence,
+        /// Reaping leaves a tombstone of the incarnation.
+        tombstone,
+        /// A login that finds the user taken asks whether the holders are dead.
+        holder_checked,
+        /// Evicting a dead holder leaves the tombstone of its incarnation, as reaping does.
+        evict_buries,
+        /// A kick is a mark in the user's slot; off: only a message.
+        kick_is_written,
+        /// Ranks never go back, even after data loss.
+        rank_by_clock,
+        /// A claim compares ranks; off: whoever claims last wins.
+        ranks_compared,
+        /// A session that finds a better one waits for that one's owner; off: it gives way at once.
+        patient,
+        /// A claim writes the owner's own rank over another one.
+        own_rank,
+        /// Both connectors have one policy; off: the second one has `KickOld`.
+        one_policy,
+        /// Connectors compare their sessions with the slots, and repair what differs.
+        patrol,
+    }
 }
 
-pub(crate) const SOUND: Rules = Rules {
-    claim_by_owner: true,
-    claim_after_join: true,
-    repair_waits_for_join: true,
-    failed_claims_nothing: true,
-    lingering_claims_nothing: true,
-    replaced_lingers: true,
-    replaced_fence: true,
-    stale_closes: true,
-    newer_kin_stays: true,
-    lingering_named: true,
-    close_own: true,
-    closed_fence: true,
-    tombstone: true,
-    holder_checked: true,
-    evict_buries: true,
-    kick_is_written: true,
-    rank_by_clock: true,
-    ranks_compared: true,
-    patient: true,
-    own_rank: true,
-    one_policy: true,
-    patrol: true,
-};
-
-/// How often chance may strike.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub(crate) struct Budget {
-    pub(crate) crash: u8,
-    pub(crate) freeze: u8,
-    /// A running connector fails to renew its lease for too long.
-    pub(crate) starve: u8,
-    pub(crate) duplicate: u8,
-    pub(crate) drop: u8,
-    /// A command takes effect, and its answer is lost.
-    pub(crate) lost_answer: u8,
-    /// A login is given up although its client is there: it took too long.
-    pub(crate) give_up: u8,
-    /// One slot falls back to an earlier state.
-    pub(crate) rollback: u8,
-    pub(crate) flush: u8,
+named! {
+    /// How often chance may strike.
+    pub(crate) struct Budget: u8 = 0 {
+        crash,
+        freeze,
+        /// A running connector fails to renew its lease for too long.
+        starve,
+        duplicate,
+        drop,
+        /// A command takes effect, and its answer is lost.
+        lost_answer,
+        /// A login is given up although its client is there: it took too long.
+        give_up,
+        /// One slot falls back to an earlier state.
+        rollback,
+        flush,
+    }
 }
 
 /// A session that takes part.
@@ -261,15 +239,42 @@ pub(crate) struct ChannelSlot {
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub(crate) enum Message {
-    Login { session: u8, bury: u8 },
-    Claim { session: u8, rank: u8, named: u8 },
-    Linger { session: u8 },
-    Close { session: u8, fence: bool },
-    ReapUser { incarnation: u8 },
-    Kick { session: u8 },
-    Join { session: u8, channel: u8, replaces: u8 },
-    Leave { session: u8, channel: u8, fence: bool },
-    Reap { incarnation: u8, channel: u8 },
+    Login {
+        session: u8,
+        bury: u8,
+    },
+    Claim {
+        session: u8,
+        rank: u8,
+        named: u8,
+    },
+    Linger {
+        session: u8,
+    },
+    Close {
+        session: u8,
+        fence: bool,
+    },
+    ReapUser {
+        incarnation: u8,
+    },
+    Kick {
+        session: u8,
+    },
+    Join {
+        session: u8,
+        channel: u8,
+        replaces: u8,
+    },
+    Leave {
+        session: u8,
+        channel: u8,
+        fence: bool,
+    },
+    Reap {
+        incarnation: u8,
+        channel: u8,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -633,9 +638,8 @@ impl Logins {
             slot.members[o] = false;
             slot.left[o] |= self.rules.replaced_fence;
         }
-        let is_replaced = |o: usize| {
-            slot.members[o] && has(state.sessions[o].memberships[c].replaces, s)
-        };
+        let is_replaced =
+            |o: usize| slot.members[o] && has(state.sessions[o].memberships[c].replaces, s);
         if !slot.members[s] && !state.data_lost && (0..SESSIONS).any(is_replaced) {
             state.wrong = Some(Wrong::CountedTwice);
         }
@@ -852,9 +856,10 @@ impl Logins {
             session: s as u8,
             bury,
         };
-        let login_flies = Self::in_flight(state, |m| {
-            matches!(m, Message::Login { session, .. } if usize::from(*session) == s)
-        });
+        let login_flies = Self::in_flight(
+            state,
+            |m| matches!(m, Message::Login { session, .. } if usize::from(*session) == s),
+        );
         let fails = |n: &mut State| self.fail(n, s);
         match session.phase {
             Phase::Out => {
@@ -944,9 +949,10 @@ impl Logins {
             }
             Phase::Leaving | Phase::Closing => {
                 let has_left = (session.memberships.iter()).all(|it| it.stage == Stage::None);
-                let close_flies = Self::in_flight(state, |m| {
-                    matches!(m, Message::Close { session, .. } if usize::from(*session) == s)
-                });
+                let close_flies = Self::in_flight(
+                    state,
+                    |m| matches!(m, Message::Close { session, .. } if usize::from(*session) == s),
+                );
                 if has_left && !close_flies {
                     push(Duty, Step::SendClose(s), &|n| {
                         n.sessions[s].phase = Phase::Closing;
@@ -1068,14 +1074,12 @@ impl Logins {
             }
             return;
         }
-        let is_entered =
-            own.is_some_and(|own| own.rank == session.rank || !self.rules.own_rank);
+        let is_entered = own.is_some_and(|own| own.rank == session.rank || !self.rules.own_rank);
         let is_unmarked = |o: usize| {
             let entry = state.user.entries[o].filter(|entry| entry.mark != Mark::Superseded);
             o != s
-                && entry.is_some_and(|entry| {
-                    self.wins(s, session.rank, session.predecessors, o, entry)
-                })
+                && entry
+                    .is_some_and(|entry| self.wins(s, session.rank, session.predecessors, o, entry))
         };
         let differs = !is_entered || (0..SESSIONS).any(is_unmarked);
         if let Some(claim) = self.claim(state, s).filter(|_| differs && !flies) {
@@ -1125,7 +1129,11 @@ impl Logins {
                 if may_begin && !membership.begun {
                     push(Duty, Step::SendJoin(s, c), &|n| {
                         // A client that is gone takes nobody's place.
-                        let replaces = if session.is_open() { session.predecessors } else { 0 };
+                        let replaces = if session.is_open() {
+                            session.predecessors
+                        } else {
+                            0
+                        };
                         n.sessions[s].memberships[c] = Membership {
                             stage: Stage::Asked,
                             replaces,
@@ -1457,7 +1465,8 @@ impl Model for Logins {
             return Err("two live sessions of one client");
         }
         let was_let_in = || (0..SESSIONS).filter(|&s| state.let_in[s] > 0);
-        let is_final = |s: usize| matches!(state.sessions[s].closed, Closed::Kicked | Closed::Replaced);
+        let is_final =
+            |s: usize| matches!(state.sessions[s].closed, Closed::Kicked | Closed::Replaced);
         if live().count() == 0 && was_let_in().count() > 0 && was_let_in().all(is_final) {
             return Err("the sessions have driven each other out for good");
         }

@@ -8,6 +8,7 @@
 //! A session may leave and join again while its earlier leaves have not landed. Operation numbers are counted by session
 //! here, because only the order among one session's numbers matters.
 
+use crate::named::named;
 use crate::search::{Kind, Model, Steps};
 use Kind::{Chance, Duty};
 
@@ -17,109 +18,86 @@ pub(crate) const CHANNELS: usize = 2;
 /// Memberships of one session whose leaves have not landed. Nobody joins again while there are so many.
 const PENDING: usize = 2;
 
-/// The rules under test. Each can be switched off to see what it is for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Rules {
-    /// The index is written before the join is sent.
-    pub(crate) index_first: bool,
-    /// A dead lease refuses to grow its index.
-    pub(crate) sealed_index: bool,
-    /// The reaper leaves a tombstone of the incarnation in the channel, and joins obey it.
-    pub(crate) tombstone: bool,
-    /// A leave leaves a tombstone of the session unless its join was answered at the first try, and joins obey it.
-    pub(crate) left_fence: bool,
-    /// A repeated join counts as a further try, a repair included.
-    pub(crate) retry_counts: bool,
-    /// A leave removes only a membership that is older than itself.
-    pub(crate) leave_fence: bool,
-    /// The number of a leave is drawn when the membership ends; off: when the leave is sent.
-    pub(crate) number_at_end: bool,
-    /// The number of a ghost's leave is drawn before the list is read; off: when the leave is sent.
-    pub(crate) number_before_list: bool,
-    /// A join on a record with a smaller number rewrites it; off: the record stays.
-    pub(crate) join_rewrites: bool,
-    /// A join carries a deadline: the end of the lease as last renewed. Tombstones live longer.
-    pub(crate) deadline: bool,
-    /// A join that came too late is sent once more only after a renewal.
-    pub(crate) renewal_before_retry: bool,
-    /// Members are a set of sessions; off: a bare count for each user.
-    pub(crate) per_session: bool,
-    /// Leases and tombstones are of the incarnation; off: of the connector's name.
-    pub(crate) by_incarnation: bool,
-    /// A live connector drops an index entry only when nothing of it is under way there.
-    pub(crate) careful_unindex: bool,
-    /// The owner drops an index entry only on a second look, when replication has settled.
-    pub(crate) owner_second_look: bool,
-    /// So does the reaper.
-    pub(crate) reaper_second_look: bool,
-    /// An index entry is dropped only if it is still the one that was looked at.
-    pub(crate) index_nonce: bool,
-    /// A live connector compares its own sessions with the channels in its index.
-    pub(crate) patrol: bool,
-    /// Whoever touches a channel vouches for the incarnations that are found there.
-    pub(crate) vouching: bool,
-    /// A missing lease means lost data; off: it means death.
-    pub(crate) missing_is_lost: bool,
-    /// A death is declared of the beat that was watched, and of no other.
-    pub(crate) beat_compared: bool,
-    /// Observers measure by their own time; off: by the clock of the lease's server.
-    pub(crate) own_time: bool,
+named! {
+    /// The rules under test. Each can be switched off to see what it is for.
+    pub(crate) struct Rules: bool = true {
+        /// The index is written before the join is sent.
+        index_first,
+        /// A dead lease refuses to grow its index.
+        sealed_index,
+        /// The reaper leaves a tombstone of the incarnation in the channel, and joins obey it.
+        tombstone,
+        /// A leave leaves a tombstone of the session unless its join was answered at the first try, and joins obey it.
+        left_fence,
+        /// A repeated join counts as a further try, a repair included.
+        retry_counts,
+        /// A leave removes only a membership that is older than itself.
+        leave_fence,
+        /// The number of a leave is drawn when the membership ends; off: when the leave is sent.
+        number_at_end,
+        /// The number of a ghost's leave is drawn before the list is read; off: when the leave is sent.
+        number_before_list,
+        /// A join on a record with a smaller number rewrites it; off: the record stays.
+        join_rewrites,
+        /// A join carries a deadline: the end of the lease as last renewed. Tombstones live longer.
+        deadline,
+        /// A join that came too late is sent once more only after a renewal.
+        renewal_before_retry,
+        /// Members are a set of sessions; off: a bare count for each user.
+        per_session,
+        /// Leases and tombstones are of the incarnation; off: of the connector's name.
+        by_incarnation,
+        /// A live connector drops an index entry only when nothing of it is under way there.
+        careful_unindex,
+        /// The owner drops an index entry only on a second look, when replication has settled.
+        owner_second_look,
+        /// So does the reaper.
+        reaper_second_look,
+        /// An index entry is dropped only if it is still the one that was looked at.
+        index_nonce,
+        /// A live connector compares its own sessions with the channels in its index.
+        patrol,
+        /// Whoever touches a channel vouches for the incarnations that are found there.
+        vouching,
+        /// A missing lease means lost data; off: it means death.
+        missing_is_lost,
+        /// A death is declared of the beat that was watched, and of no other.
+        beat_compared,
+        /// Observers measure by their own time; off: by the clock of the lease's server.
+        own_time,
+    }
 }
 
-pub(crate) const SOUND: Rules = Rules {
-    index_first: true,
-    sealed_index: true,
-    tombstone: true,
-    left_fence: true,
-    retry_counts: true,
-    leave_fence: true,
-    number_at_end: true,
-    number_before_list: true,
-    join_rewrites: true,
-    deadline: true,
-    renewal_before_retry: true,
-    per_session: true,
-    by_incarnation: true,
-    careful_unindex: true,
-    owner_second_look: true,
-    reaper_second_look: true,
-    index_nonce: true,
-    patrol: true,
-    vouching: true,
-    missing_is_lost: true,
-    beat_compared: true,
-    own_time: true,
-};
-
-/// How often chance may strike.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub(crate) struct Budget {
-    pub(crate) crash: u8,
-    pub(crate) freeze: u8,
-    /// A running connector fails to renew its lease for too long.
-    pub(crate) starve: u8,
-    pub(crate) duplicate: u8,
-    pub(crate) drop: u8,
-    /// A command takes effect, and its answer is lost.
-    pub(crate) lost_answer: u8,
-    /// A session changes its mind: it leaves while its client is there, or joins again.
-    pub(crate) change_mind: u8,
-    /// A join is given up because it took too long; the client tries again.
-    pub(crate) give_up: u8,
-    /// The reconciler looks at a channel that is only about to be right.
-    pub(crate) looks: u8,
-    /// So much time passes that tombstones expire.
-    pub(crate) forget: u8,
-    /// The clock of a slot's server is set forward.
-    pub(crate) clock: u8,
-    /// One slot falls back to an earlier state: a failover to a replica that was behind.
-    pub(crate) rollback: u8,
-    /// The same, but only a channel's slot.
-    pub(crate) channel_rollback: u8,
-    /// The same, all slots at once: they share a server.
-    pub(crate) node_rollback: u8,
-    /// All slots lose everything.
-    pub(crate) flush: u8,
+named! {
+    /// How often chance may strike.
+    pub(crate) struct Budget: u8 = 0 {
+        crash,
+        freeze,
+        /// A running connector fails to renew its lease for too long.
+        starve,
+        duplicate,
+        drop,
+        /// A command takes effect, and its answer is lost.
+        lost_answer,
+        /// A session changes its mind: it leaves while its client is there, or joins again.
+        change_mind,
+        /// A join is given up because it took too long; the client tries again.
+        give_up,
+        /// The reconciler looks at a channel that is only about to be right.
+        looks,
+        /// So much time passes that tombstones expire.
+        forget,
+        /// The clock of a slot's server is set forward.
+        clock,
+        /// One slot falls back to an earlier state: a failover to a replica that was behind.
+        rollback,
+        /// The same, but only a channel's slot.
+        channel_rollback,
+        /// The same, all slots at once: they share a server.
+        node_rollback,
+        /// All slots lose everything.
+        flush,
+    }
 }
 
 /// Incarnation, user and channel of each session that takes part.
@@ -221,12 +199,34 @@ pub(crate) struct ChannelSlot {
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub(crate) enum Message {
-    Join { session: u8, op: u8, late: bool },
-    Leave { session: u8, op: u8, fence: bool },
-    Reap { incarnation: u8, channel: u8 },
-    Unindex { incarnation: u8, channel: u8, nonce: u8, by_owner: bool },
-    DeclareDead { incarnation: u8, beat: u8, silent: bool },
-    Strike { incarnation: u8 },
+    Join {
+        session: u8,
+        op: u8,
+        late: bool,
+    },
+    Leave {
+        session: u8,
+        op: u8,
+        fence: bool,
+    },
+    Reap {
+        incarnation: u8,
+        channel: u8,
+    },
+    Unindex {
+        incarnation: u8,
+        channel: u8,
+        nonce: u8,
+        by_owner: bool,
+    },
+    DeclareDead {
+        incarnation: u8,
+        beat: u8,
+        silent: bool,
+    },
+    Strike {
+        incarnation: u8,
+    },
 }
 
 /// The reconciler's look at one channel.
@@ -235,9 +235,15 @@ enum Look {
     /// The numbers of leaves are drawn, and the list is asked for.
     Asked { ops: [u8; SESSIONS] },
     /// These sessions are listed.
-    Listed { ops: [u8; SESSIONS], listed: [bool; SESSIONS] },
+    Listed {
+        ops: [u8; SESSIONS],
+        listed: [bool; SESSIONS],
+    },
     /// These are listed, and unknown to their connector.
-    Ghosts { ops: [u8; SESSIONS], ghosts: [bool; SESSIONS] },
+    Ghosts {
+        ops: [u8; SESSIONS],
+        ghosts: [bool; SESSIONS],
+    },
 }
 
 /// What a slot held when writes began that are not replicated.
@@ -246,7 +252,11 @@ pub(crate) enum Window {
     Channel(usize, ChannelSlot),
     Incarnation(usize, IncarnationSlot),
     Directory([bool; INCARNATIONS]),
-    Node([ChannelSlot; CHANNELS], [IncarnationSlot; INCARNATIONS], [bool; INCARNATIONS]),
+    Node(
+        [ChannelSlot; CHANNELS],
+        [IncarnationSlot; INCARNATIONS],
+        [bool; INCARNATIONS],
+    ),
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -308,7 +318,11 @@ pub(crate) enum Step {
     WatchedSilence(usize),
     ProvisionalLease(usize),
     SendReap(usize, usize),
-    SendUnindex { incarnation: usize, channel: usize, by_owner: bool },
+    SendUnindex {
+        incarnation: usize,
+        channel: usize,
+        by_owner: bool,
+    },
     SendStrike(usize),
     RepairIndex(usize, usize),
     AdoptIndex(usize, usize),
@@ -367,13 +381,16 @@ impl Membership {
     }
 
     fn of_place(&self, i: usize, c: usize) -> impl Iterator<Item = usize> + '_ {
-        let here = self.cast().filter(move |&(_, incarnation, _, channel)| (incarnation, channel) == (i, c));
+        let here = self
+            .cast()
+            .filter(move |&(_, incarnation, _, channel)| (incarnation, channel) == (i, c));
         here.map(|(s, ..)| s)
     }
 
     /// Sessions of an incarnation that a channel lists.
     fn is_listed(&self, state: &State, i: usize, c: usize) -> bool {
-        self.of_place(i, c).any(|s| state.channel[c].members[s] != 0)
+        self.of_place(i, c)
+            .any(|s| state.channel[c].members[s] != 0)
     }
 
     // ---- scripts of the channel's slot ----
@@ -415,7 +432,9 @@ impl Membership {
     }
 
     fn user_count(&self, channel: &ChannelSlot, user: usize) -> usize {
-        let members = self.cast().filter(|&(s, _, u, _)| u == user && channel.members[s] != 0);
+        let members = self
+            .cast()
+            .filter(|&(s, _, u, _)| u == user && channel.members[s] != 0);
         members.count()
     }
 
@@ -442,7 +461,12 @@ impl Membership {
                     }
                 }
             }
-            Message::Unindex { incarnation, channel, nonce, by_owner } => {
+            Message::Unindex {
+                incarnation,
+                channel,
+                nonce,
+                by_owner,
+            } => {
                 let slot = &mut state.slot[usize::from(incarnation)];
                 let entry = &mut slot.index[usize::from(channel)];
                 let may = by_owner != (slot.lease == Lease::Dead);
@@ -450,7 +474,11 @@ impl Membership {
                     *entry = 0;
                 }
             }
-            Message::DeclareDead { incarnation, beat, silent } => {
+            Message::DeclareDead {
+                incarnation,
+                beat,
+                silent,
+            } => {
                 let i = usize::from(incarnation);
                 let Lease::Live { beat: now } = state.slot[i].lease else {
                     return;
@@ -464,7 +492,10 @@ impl Membership {
                 }
             }
             Message::Strike { incarnation } => state.directory[usize::from(incarnation)] = false,
-            Message::Reap { incarnation, channel } => {
+            Message::Reap {
+                incarnation,
+                channel,
+            } => {
                 // One chunk: the tombstone first, then one session at most.
                 let (incarnation, c) = (usize::from(incarnation), usize::from(channel));
                 let is_reaped = |i: usize| i == incarnation || !self.rules.by_incarnation;
@@ -490,7 +521,10 @@ impl Membership {
             return;
         }
         let session = &mut state.sessions[s];
-        let awaited = session.current.as_mut().filter(|it| is_answered && it.op == op);
+        let awaited = session
+            .current
+            .as_mut()
+            .filter(|it| is_answered && it.op == op);
         if late && self.rules.deadline {
             let Some(current) = awaited else { return };
             current.late = match current.late {
@@ -532,9 +566,11 @@ impl Membership {
     fn renew(state: &mut State, incarnation: usize) {
         let is_known = |beat: u8| {
             let flies = state.network.iter().any(|m| match *m {
-                Message::DeclareDead { incarnation: i, beat: watched, .. } => {
-                    (usize::from(i), watched) == (incarnation, beat)
-                }
+                Message::DeclareDead {
+                    incarnation: i,
+                    beat: watched,
+                    ..
+                } => (usize::from(i), watched) == (incarnation, beat),
                 _ => false,
             });
             let stands = |slot: &IncarnationSlot| slot.lease == Lease::Live { beat };
@@ -545,7 +581,9 @@ impl Membership {
                     _ => false,
                 }
         };
-        let beat = (0..=u8::MAX).find(|&beat| !is_known(beat)).unwrap_or_default();
+        let beat = (0..=u8::MAX)
+            .find(|&beat| !is_known(beat))
+            .unwrap_or_default();
         state.slot[incarnation].lease = Lease::Live { beat };
     }
 
@@ -576,10 +614,14 @@ impl Membership {
                 out.push((kind, step, next));
             };
             if session.open.is_none() && is_up {
-                push(Chance, Step::ClientOpens(s), &|n| n.sessions[s].open = Some(true));
+                push(Chance, Step::ClientOpens(s), &|n| {
+                    n.sessions[s].open = Some(true);
+                });
             }
             if session.open == Some(true) {
-                push(Chance, Step::ClientCloses(s), &|n| n.sessions[s].open = Some(false));
+                push(Chance, Step::ClientCloses(s), &|n| {
+                    n.sessions[s].open = Some(false);
+                });
                 if state.budget.change_mind > 0 && is_up {
                     push(Chance, Step::ChangesMind(s), &|n| {
                         n.budget.change_mind -= 1;
@@ -606,7 +648,11 @@ impl Membership {
         let session = state.sessions[s];
         let is_wanted = session.open == Some(true) && session.wants;
         let is_late = Self::is_late(state, i, c);
-        let join = |op, late| Message::Join { session: s as u8, op, late };
+        let join = |op, late| Message::Join {
+            session: s as u8,
+            op,
+            late,
+        };
         let Some(current) = session.current else {
             if !is_wanted || !session.has_room() {
                 return;
@@ -614,7 +660,12 @@ impl Membership {
             let send = |n: &mut State| {
                 let session = &mut n.sessions[s];
                 let op = session.draw();
-                session.current = Some(Current { op, joined: false, fence: false, late: Late::No });
+                session.current = Some(Current {
+                    op,
+                    joined: false,
+                    fence: false,
+                    late: Late::No,
+                });
                 n.network.push(join(op, is_late));
             };
             if state.own_index[i][c] || !self.rules.index_first {
@@ -639,11 +690,22 @@ impl Membership {
         });
         let ends = |n: &mut State, left: bool| {
             let session = &mut n.sessions[s];
-            let leave = if self.rules.number_at_end { session.draw() } else { 0 };
-            let Current { op, joined, fence, .. } = current;
+            let leave = if self.rules.number_at_end {
+                session.draw()
+            } else {
+                0
+            };
+            let Current {
+                op, joined, fence, ..
+            } = current;
             let fence = fence || !joined;
             session.current = None;
-            session.end(Ended { op, leave, fence, left });
+            session.end(Ended {
+                op,
+                leave,
+                fence,
+                left,
+            });
         };
         if !session.has_room() {
             return;
@@ -721,11 +783,20 @@ impl Membership {
                     matches!(*m, Message::Join { session, op, .. } if (usize::from(session), op) == (s, ended.op))
                 });
                 let is_lost = state.channel[c].members[s] == 0;
-                if self.rules.patrol && state.own_index[i][c] && is_lost && !flies && !Self::is_late(state, i, c) {
+                if self.rules.patrol
+                    && state.own_index[i][c]
+                    && is_lost
+                    && !flies
+                    && !Self::is_late(state, i, c)
+                {
                     push(Duty, Step::RepairJoin(s), &|n| {
                         set(n, &|it| it.fence |= self.rules.retry_counts);
                         let (session, op) = (s as u8, ended.op);
-                        n.network.push(Message::Join { session, op, late: false });
+                        n.network.push(Message::Join {
+                            session,
+                            op,
+                            late: false,
+                        });
                     });
                 }
                 continue;
@@ -736,7 +807,11 @@ impl Membership {
                 });
             if !flies {
                 push(Duty, Step::SendLeave(s, k), &|n| {
-                    let op = if ended.leave == 0 { n.sessions[s].draw() } else { ended.leave };
+                    let op = if ended.leave == 0 {
+                        n.sessions[s].draw()
+                    } else {
+                        ended.leave
+                    };
                     set(n, &|it| it.leave = op);
                     let (session, fence) = (s as u8, ended.fence);
                     n.network.push(Message::Leave { session, op, fence });
@@ -794,8 +869,16 @@ impl Membership {
             Some(Look::Ghosts { ops, ghosts }) => push(Duty, Step::LeaveGhosts(i, c), &|n| {
                 n.looks[i][c] = None;
                 for s in here().filter(|&s| ghosts[s]) {
-                    let op = if ops[s] == 0 { n.sessions[s].draw() } else { ops[s] };
-                    n.network.push(Message::Leave { session: s as u8, op, fence: true });
+                    let op = if ops[s] == 0 {
+                        n.sessions[s].draw()
+                    } else {
+                        ops[s]
+                    };
+                    n.network.push(Message::Leave {
+                        session: s as u8,
+                        op,
+                        fence: true,
+                    });
                 }
             }),
         }
@@ -922,7 +1005,11 @@ impl Membership {
         {
             let declare = |n: &mut State, silent| {
                 let incarnation = i as u8;
-                n.network.push(Message::DeclareDead { incarnation, beat, silent });
+                n.network.push(Message::DeclareDead {
+                    incarnation,
+                    beat,
+                    silent,
+                });
             };
             // The beat was watched for longer than the lease.
             match process {
@@ -952,7 +1039,9 @@ impl Membership {
             Some(Window::Node(..)) => false,
             _ => true,
         };
-        let strike = Message::Strike { incarnation: i as u8 };
+        let strike = Message::Strike {
+            incarnation: i as u8,
+        };
         let is_empty = lease == Lease::Dead && state.slot[i].index == [0; CHANNELS];
         let may_strike = is_settled || !self.rules.reaper_second_look;
         if is_empty && state.directory[i] && may_strike && !state.network.contains(&strike) {
@@ -972,7 +1061,10 @@ impl Membership {
             change(&mut next);
             out.push((kind, step, next));
         };
-        let reap = Message::Reap { incarnation: i as u8, channel: c as u8 };
+        let reap = Message::Reap {
+            incarnation: i as u8,
+            channel: c as u8,
+        };
         let is_indexed = state.slot[i].index[c] != 0;
         let is_listed = self.is_listed(state, i, c);
         let is_reaping = state.network.contains(&reap);
@@ -983,7 +1075,12 @@ impl Membership {
         let unindex = |n: &mut State, by_owner| {
             let nonce = n.slot[i].index[c];
             let (incarnation, channel) = (i as u8, c as u8);
-            n.network.push(Message::Unindex { incarnation, channel, nonce, by_owner });
+            n.network.push(Message::Unindex {
+                incarnation,
+                channel,
+                nonce,
+                by_owner,
+            });
         };
         if state.directory[i] && lease == Lease::Dead && is_indexed && !is_reaping {
             let is_clean = !is_listed && Self::is_buried(state, &self.rules, i, c);
@@ -991,13 +1088,21 @@ impl Membership {
             if !is_clean {
                 push(Duty, Step::SendReap(i, c), &|n| n.network.push(reap));
             } else if !is_unindexing && is_settled {
-                let step = Step::SendUnindex { incarnation: i, channel: c, by_owner: false };
+                let step = Step::SendUnindex {
+                    incarnation: i,
+                    channel: c,
+                    by_owner: false,
+                };
                 push(Duty, step, &|n| unindex(n, false));
             }
         }
         let owns = state.own_index[i][c];
         if is_up && owns && self.owner_may_unindex(state, i, c) {
-            let step = Step::SendUnindex { incarnation: i, channel: c, by_owner: true };
+            let step = Step::SendUnindex {
+                incarnation: i,
+                channel: c,
+                by_owner: true,
+            };
             push(Duty, step, &|n| {
                 n.own_index[i][c] = false;
                 unindex(n, true);
@@ -1007,7 +1112,13 @@ impl Membership {
         if self.rules.patrol && is_up && owns && !is_indexed && lives {
             push(Duty, Step::RepairIndex(i, c), &|n| Self::index(n, i, c));
         }
-        if self.rules.patrol && is_up && !owns && is_indexed && !is_unindexing && lease != Lease::Dead {
+        if self.rules.patrol
+            && is_up
+            && !owns
+            && is_indexed
+            && !is_unindexing
+            && lease != Lease::Dead
+        {
             push(Duty, Step::AdoptIndex(i, c), &|n| n.own_index[i][c] = true);
         }
         if self.rules.vouching && is_listed {
@@ -1037,8 +1148,9 @@ impl Membership {
             })
         };
         let is_looking = state.looks[incarnation][channel].is_some();
-        mine.all(|s| state.sessions[s].is_idle() && !flies(s) && state.channel[channel].members[s] == 0)
-            && (Self::is_settled(state, channel) || !self.rules.owner_second_look)
+        mine.all(|s| {
+            state.sessions[s].is_idle() && !flies(s) && state.channel[channel].members[s] == 0
+        }) && (Self::is_settled(state, channel) || !self.rules.owner_second_look)
             && !is_looking
     }
 
@@ -1050,7 +1162,10 @@ impl Membership {
         state.looks[incarnation] = [None; CHANNELS];
         for (s, i, ..) in self.cast() {
             if i == incarnation {
-                state.sessions[s] = Session { open: Some(false), ..OUT };
+                state.sessions[s] = Session {
+                    open: Some(false),
+                    ..OUT
+                };
             }
         }
     }
@@ -1066,7 +1181,10 @@ impl Membership {
             }
         }
         for (s, ..) in self.cast() {
-            if let Some(current) = state.sessions[s].current.as_mut().filter(|_| is_meant(s as u8))
+            if let Some(current) = state.sessions[s]
+                .current
+                .as_mut()
+                .filter(|_| is_meant(s as u8))
                 && current.late == Late::Renewed
             {
                 current.late = Late::Refused;
@@ -1106,10 +1224,12 @@ impl Membership {
                 });
             }
             None if state.budget.rollback + state.budget.channel_rollback > 0 => {
-                let mut windows: Vec<_> =
-                    channels().map(|c| Window::Channel(c, state.channel[c])).collect();
+                let mut windows: Vec<_> = channels()
+                    .map(|c| Window::Channel(c, state.channel[c]))
+                    .collect();
                 if state.budget.rollback > 0 {
-                    let is_cast = |i: usize| self.cast().any(|(_, incarnation, ..)| incarnation == i);
+                    let is_cast =
+                        |i: usize| self.cast().any(|(_, incarnation, ..)| incarnation == i);
                     let incarnations = (0..INCARNATIONS).filter(|&i| is_cast(i));
                     windows.extend(incarnations.map(|i| Window::Incarnation(i, state.slot[i])));
                     windows.push(Window::Directory(state.directory));
@@ -1161,7 +1281,10 @@ impl Model for Membership {
     type Step = Step;
 
     fn init(&self) -> State {
-        let slot = IncarnationSlot { lease: Lease::Live { beat: 0 }, index: [0; CHANNELS] };
+        let slot = IncarnationSlot {
+            lease: Lease::Live { beat: 0 },
+            index: [0; CHANNELS],
+        };
         State {
             process: [Process::Up; INCARNATIONS],
             told_dead: [false; INCARNATIONS],

@@ -1,14 +1,16 @@
 //! What is searched: which rules, how much may go wrong, and who takes part.
 
+use crate::detached::{self, Detached};
+use crate::logins::{self, Logins, Policy, Seat};
+use crate::membership::{self, Membership};
 use crate::search::{self, Model, Report};
-use std::fmt::Debug;
 
 /// How long a search takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
 pub enum Size {
-    /// Seconds: every run of the tests has it.
+    /// Seconds at most: every run of the tests has it.
     Small,
-    /// Minutes, and up to some gigabytes.
+    /// Up to some minutes, and some gigabytes.
     Large,
 }
 
@@ -42,16 +44,11 @@ impl Scenario {
         }
     }
 
-    fn new<M: Model + Send + Sync + 'static>(
-        name: String,
-        holds: bool,
-        bounds: String,
-        model: M,
-    ) -> Self {
+    fn new(name: String, bounds: String, model: impl Model + Send + Sync + 'static) -> Self {
         Self {
             name,
             bounds,
-            holds,
+            holds: true,
             size: Size::Small,
             run: Box::new(move |limit| search::search(&model, limit)),
         }
@@ -63,375 +60,752 @@ impl Scenario {
             ..self
         }
     }
+
+    fn wrong(self) -> Self {
+        Self {
+            holds: false,
+            ..self
+        }
+    }
 }
 
-/// The fields of a budget that are not zero.
-fn bounds(budget: impl Debug) -> String {
-    let text = format!("{budget:?}");
-    let fields = text
-        .trim_start_matches("Budget { ")
-        .trim_end_matches(" }")
-        .split(", ");
-    let fields = fields.filter(|field| !field.ends_with(": 0"));
-    let fields: Vec<_> = fields.map(|field| field.replace(": ", " ")).collect();
-    fields.join(", ")
+/// Reads "crash, rollback 2": what may happen, once or as often as it says.
+fn chances(text: &str) -> impl Iterator<Item = (&str, u8)> {
+    let words = text.split(", ").filter(|word| !word.is_empty());
+    words.map(|word| match word.split_once(' ') {
+        Some((name, number)) => (name, number.parse().unwrap_or(1)),
+        None => (word, 1),
+    })
 }
 
 /// All scenarios.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
     let mut all = membership();
+    all.extend(wrong_memberships());
     all.extend(logins());
+    all.extend(wrong_logins());
     all.extend(detached());
     all
 }
 
-fn membership() -> Vec<Scenario> {
-    use crate::membership::{Budget, Cast, Membership, Rules, SOUND};
-    const NONE: Budget = Budget {
-        crash: 0,
-        freeze: 0,
-        starve: 0,
-        duplicate: 0,
-        drop: 0,
-        lost_answer: 0,
-        change_mind: 0,
-        give_up: 0,
-        looks: 0,
-        forget: 0,
-        clock: 0,
-        rollback: 0,
-        channel_rollback: 0,
-        node_rollback: 0,
-        flush: 0,
-    };
-    // Incarnation, user, channel.
-    let one: Cast = [Some((0, 0, 0)), None, None];
-    let both: Cast = [Some((0, 0, 0)), Some((1, 0, 0)), None]; // one user on two connectors
-    let side_by_side: Cast = [Some((0, 0, 0)), Some((0, 1, 0)), None]; // two users on one connector
-    let tabs: Cast = [Some((0, 0, 0)), Some((1, 0, 0)), Some((0, 0, 0))]; // one user, three sessions
-    let wide: Cast = [Some((0, 0, 0)), Some((1, 0, 0)), Some((0, 1, 1))]; // two users, two channels
-    // Without loss of data nothing may depend on repairs: they are off.
-    let plain = Rules {
-        patrol: false,
-        vouching: false,
-        owner_second_look: false,
-        reaper_second_look: false,
-        ..SOUND
-    };
-    let faults = Budget {
-        crash: 1,
-        freeze: 1,
-        starve: 1,
-        duplicate: 1,
-        ..NONE
-    };
-    let dying = Budget {
-        crash: 1,
-        freeze: 1,
-        ..NONE
-    };
-    let build = |name: &str, holds: bool, rules: Rules, budget: Budget, cast: Cast, grace: bool| {
-        let sessions = cast.iter().flatten().count();
-        Scenario::new(
-            format!("membership/{name}"),
-            holds,
-            format!("{sessions} sessions; {}", bounds(budget)),
-            Membership {
-                rules,
-                budget,
-                cast,
-                grace,
-            },
-        )
-    };
-    let make = |name: &str, holds, rules, budget, cast| build(name, holds, rules, budget, cast, false);
-    let lingering = |name: &str, rules, budget, cast| build(name, true, rules, budget, cast, true);
-    let patrolled = Rules {
-        patrol: true,
-        ..plain
-    };
-    let again = Budget {
-        change_mind: 2,
-        give_up: 1,
-        ..NONE
-    };
-    let hold = |name, rules, budget, cast| make(name, true, rules, budget, cast);
-    let fails = |name, rules, budget, cast| make(name, false, rules, budget, cast);
-    let mut all = vec![
-        hold("dying connectors", plain, dying, both),
-        hold("a starved lease and a copy", plain, Budget { starve: 1, duplicate: 1, ..NONE }, both),
-        hold("three sessions", plain, Budget { crash: 1, ..NONE }, tabs),
-        hold("two channels", plain, Budget { crash: 1, ..NONE }, wide),
-        hold("tombstones expire", plain, Budget { forget: 1, ..dying }, one),
-        hold("joining again", plain, Budget { duplicate: 1, lost_answer: 1, ..again }, one),
-        hold("joining again, ghosts looked for", patrolled, Budget { looks: 1, drop: 1, lost_answer: 1, ..again }, one),
-        hold("joining again, dying", patrolled, Budget { looks: 1, change_mind: 2, ..dying }, one),
-        hold("joining again, slot rollback", SOUND, Budget { rollback: 1, ..again }, one),
-        hold("joining again, flush", SOUND, Budget { flush: 1, ..again }, one),
-        lingering("grace", patrolled, Budget { lost_answer: 1, duplicate: 1, ..dying }, one),
-        lingering("grace, slot rollback", SOUND, Budget { rollback: 1, crash: 1, ..NONE }, one),
-        hold("clocks step", patrolled, Budget { clock: 1, forget: 1, change_mind: 1, ..dying }, one),
-        hold("clocks step, two connectors", plain, Budget { clock: 1, freeze: 1, ..NONE }, both),
-        hold("slot rollback", SOUND, Budget { rollback: 1, crash: 1, ..NONE }, both),
-        hold("channel rollback, nobody vouches", Rules { vouching: false, ..SOUND }, Budget { channel_rollback: 1, crash: 1, ..NONE }, both),
-        hold("node rollback", SOUND, Budget { node_rollback: 1, crash: 1, ..NONE }, both),
-        hold("flush", SOUND, Budget { flush: 1, crash: 1, ..NONE }, both),
+/// One session; one user on two connectors; two users on one connector; one user with three sessions; two users, two
+/// connectors and two channels.
+mod cast {
+    use crate::membership::Cast;
+
+    pub(super) const ONE: Cast = [Some((0, 0, 0)), None, None];
+    pub(super) const BOTH: Cast = [Some((0, 0, 0)), Some((1, 0, 0)), None];
+    pub(super) const SIDE_BY_SIDE: Cast = [Some((0, 0, 0)), Some((0, 1, 0)), None];
+    pub(super) const TABS: Cast = [Some((0, 0, 0)), Some((1, 0, 0)), Some((0, 0, 0))];
+    pub(super) const WIDE: Cast = [Some((0, 0, 0)), Some((1, 0, 0)), Some((0, 1, 1))];
+}
+
+/// Without loss of data nothing may depend on repairs: they are off.
+fn plain() -> membership::Rules {
+    let repairs = [
+        "patrol",
+        "vouching",
+        "owner_second_look",
+        "reaper_second_look",
     ];
-    all.extend([
-        hold("faults", plain, faults, both),
-        hold("faults, three sessions", plain, dying, tabs),
-        hold("faults, two channels", plain, dying, wide),
-        hold("expiring tombstones and copies", plain, Budget { forget: 1, duplicate: 1, ..dying }, both),
-        hold("joining again, everything", patrolled, Budget { looks: 1, drop: 1, lost_answer: 1, duplicate: 1, forget: 1, ..Budget { crash: 1, freeze: 1, ..again } }, one),
-        hold("joining again, two connectors", patrolled, Budget { looks: 1, crash: 1, ..again }, both),
-        hold("joining again, two rollbacks", SOUND, Budget { rollback: 2, ..again }, one),
-        lingering("grace, two connectors", patrolled, Budget { lost_answer: 1, ..dying }, both),
-        hold("clocks step and tombstones expire", plain, Budget { clock: 1, forget: 1, ..dying }, both),
-        hold("clocks step, slot rollback", SOUND, Budget { clock: 1, rollback: 1, crash: 1, ..NONE }, both),
-        hold("slot rollback, dying", SOUND, Budget { rollback: 1, ..dying }, both),
-        hold("slot rollback and copies", SOUND, Budget { rollback: 1, duplicate: 1, ..dying }, both),
-        hold("slot rollback, two channels", SOUND, Budget { rollback: 1, crash: 1, ..NONE }, wide),
-        hold("two rollbacks", SOUND, Budget { rollback: 2, crash: 1, ..NONE }, both),
-        hold("node rollback, dying", SOUND, Budget { node_rollback: 1, ..dying }, both),
-        hold("flush, dying", SOUND, Budget { flush: 1, ..dying }, both),
-        hold("flush and rollback", SOUND, Budget { flush: 1, rollback: 1, crash: 1, ..NONE }, both),
-    ].map(Scenario::large));
-    all.extend([
-        fails("the leave's number is drawn when it is sent", Rules { number_at_end: false, ..plain }, Budget { give_up: 1, ..NONE }, one),
-        fails("a ghost's leave is numbered after the list", Rules { number_before_list: false, ..patrolled }, Budget { change_mind: 2, looks: 1, ..NONE }, one),
-        fails("a later join leaves the record as it was", Rules { join_rewrites: false, ..plain }, Budget { change_mind: 2, ..NONE }, one),
-        fails("a late join is repeated without a renewal", Rules { renewal_before_retry: false, ..patrolled }, Budget { freeze: 1, forget: 1, ..NONE }, one),
-        fails("dead without comparing the beat", Rules { beat_compared: false, ..plain }, Budget { freeze: 1, ..NONE }, one),
-        fails("dead by the clock", Rules { own_time: false, ..plain }, Budget { clock: 1, ..NONE }, one),
-        fails("without the incarnation's tombstone", Rules { tombstone: false, ..plain }, faults, both),
-        fails("without index first", Rules { index_first: false, ..plain }, faults, both),
-        fails("without a sealed index", Rules { sealed_index: false, ..plain }, faults, both),
-        fails("without careful unindexing", Rules { careful_unindex: false, ..plain }, faults, side_by_side),
-        fails("without the nonce of index entries", Rules { index_nonce: false, ..plain }, faults, side_by_side),
-        fails("without the session's tombstone", Rules { left_fence: false, ..plain }, faults, both),
-        fails("repeated joins are not fenced", Rules { retry_counts: false, ..plain }, faults, both),
-        fails("a leave ends any membership", Rules { leave_fence: false, ..plain }, Budget { change_mind: 2, duplicate: 1, ..NONE }, one),
-        fails("without deadlines", Rules { deadline: false, ..plain }, Budget { forget: 1, crash: 1, ..NONE }, both),
-        fails("counting users, not sessions", Rules { per_session: false, ..plain }, faults, both),
-        fails("by name, not by incarnation", Rules { by_incarnation: false, ..plain }, faults, both),
-        fails("nobody reconciles", Rules { patrol: false, ..SOUND }, Budget { rollback: 1, ..dying }, both),
-        fails("nobody vouches", Rules { vouching: false, ..SOUND }, Budget { rollback: 1, ..dying }, both),
-        fails("without the owner's second look", Rules { owner_second_look: false, vouching: false, ..SOUND }, Budget { channel_rollback: 1, ..dying }, both),
-        fails("without the reaper's second look", Rules { reaper_second_look: false, vouching: false, ..SOUND }, Budget { channel_rollback: 1, ..dying }, both),
-        fails("a missing lease means death", Rules { missing_is_lost: false, ..SOUND }, Budget { flush: 1, ..NONE }, both),
-    ]);
-    all
+    let all = membership::Rules::ALL;
+    repairs.iter().fold(all, |rules, it| rules.with(it, false))
+}
+
+fn in_channels(
+    name: &str,
+    rules: membership::Rules,
+    bounds: &str,
+    cast: membership::Cast,
+    grace: bool,
+) -> Scenario {
+    let none = membership::Budget::ALL;
+    let budget = chances(bounds).fold(none, |budget, (name, value)| budget.with(name, value));
+    let (sessions, with) = (
+        cast.iter().flatten().count(),
+        if grace { ", grace" } else { "" },
+    );
+    Scenario::new(
+        format!("membership/{name}"),
+        format!("{sessions} sessions{with}; {bounds}"),
+        Membership {
+            rules,
+            budget,
+            cast,
+            grace,
+        },
+    )
+}
+
+fn membership() -> Vec<Scenario> {
+    use cast::{BOTH, ONE, TABS, WIDE};
+    let (plain, sound) = (plain(), membership::Rules::ALL);
+    let patrolled = plain.with("patrol", true);
+    let hold = |name, rules, bounds, cast| in_channels(name, rules, bounds, cast, false);
+    let lingering = |name, rules, bounds, cast| in_channels(name, rules, bounds, cast, true);
+    let small = [
+        hold("dying connectors", plain, "crash, freeze", BOTH),
+        hold(
+            "a starved lease and a copy",
+            plain,
+            "starve, duplicate",
+            BOTH,
+        ),
+        hold("three sessions", plain, "crash", TABS),
+        hold("two channels", plain, "crash", WIDE),
+        hold("tombstones expire", plain, "forget, crash, freeze", ONE),
+        hold(
+            "joining again",
+            plain,
+            "change_mind 2, give_up, duplicate, lost_answer",
+            ONE,
+        ),
+        hold(
+            "joining again, ghosts looked for",
+            patrolled,
+            "change_mind 2, give_up, looks, drop, lost_answer",
+            ONE,
+        ),
+        hold(
+            "joining again, dying",
+            patrolled,
+            "change_mind 2, looks, crash, freeze",
+            ONE,
+        ),
+        hold(
+            "joining again, slot rollback",
+            sound,
+            "change_mind 2, give_up, rollback",
+            ONE,
+        ),
+        hold(
+            "joining again, flush",
+            sound,
+            "change_mind 2, give_up, flush",
+            ONE,
+        ),
+        lingering(
+            "grace",
+            patrolled,
+            "lost_answer, duplicate, crash, freeze",
+            ONE,
+        ),
+        lingering("grace, slot rollback", sound, "rollback, crash", ONE),
+        hold(
+            "clocks step",
+            patrolled,
+            "clock, forget, change_mind, crash, freeze",
+            ONE,
+        ),
+        hold("clocks step, two connectors", plain, "clock, freeze", BOTH),
+        hold("slot rollback", sound, "rollback, crash", BOTH),
+        hold(
+            "channel rollback, nobody vouches",
+            sound.with("vouching", false),
+            "channel_rollback, crash",
+            BOTH,
+        ),
+        hold("node rollback", sound, "node_rollback, crash", BOTH),
+        hold("flush", sound, "flush, crash", BOTH),
+    ];
+    let large = [
+        hold("faults", plain, "crash, freeze, starve, duplicate", BOTH),
+        hold("faults, three sessions", plain, "crash, freeze", TABS),
+        hold("faults, two channels", plain, "crash, freeze", WIDE),
+        hold(
+            "tombstones expire, copies",
+            plain,
+            "forget, duplicate, crash",
+            BOTH,
+        ),
+        hold(
+            "joining again, everything",
+            patrolled,
+            "change_mind 2, give_up, looks, drop, lost_answer, duplicate, forget, crash, freeze",
+            ONE,
+        ),
+        hold(
+            "joining again, two connectors",
+            patrolled,
+            "change_mind 2, looks, crash",
+            BOTH,
+        ),
+        hold(
+            "joining again, two rollbacks",
+            sound,
+            "change_mind 2, give_up, rollback 2",
+            ONE,
+        ),
+        lingering(
+            "grace, two connectors",
+            patrolled,
+            "lost_answer, crash, freeze",
+            BOTH,
+        ),
+        hold(
+            "clocks step, tombstones expire",
+            plain,
+            "clock, forget, crash, freeze",
+            BOTH,
+        ),
+        hold(
+            "clocks step, slot rollback",
+            sound,
+            "clock, rollback, crash",
+            BOTH,
+        ),
+        hold(
+            "slot rollback, dying",
+            sound,
+            "rollback, crash, freeze",
+            BOTH,
+        ),
+        hold(
+            "slot rollback, two channels",
+            sound,
+            "rollback, crash",
+            WIDE,
+        ),
+        hold("two rollbacks", sound, "rollback 2, crash", BOTH),
+        hold(
+            "node rollback, dying",
+            sound,
+            "node_rollback, crash, freeze",
+            BOTH,
+        ),
+        hold("flush, dying", sound, "flush, crash, freeze", BOTH),
+        hold("flush and rollback", sound, "flush, rollback, crash", BOTH),
+    ];
+    let large = large.map(Scenario::large);
+    small.into_iter().chain(large).collect()
+}
+
+fn wrong_memberships() -> Vec<Scenario> {
+    use cast::{BOTH, ONE, SIDE_BY_SIDE};
+    let (plain, sound) = (plain(), membership::Rules::ALL);
+    let (patrolled, unvouched) = (plain.with("patrol", true), sound.with("vouching", false));
+    let without = |rule, name, rules: membership::Rules, bounds, cast| {
+        in_channels(name, rules.with(rule, false), bounds, cast, false).wrong()
+    };
+    let faults = "crash, freeze, starve, duplicate";
+    vec![
+        without(
+            "number_at_end",
+            "a leave is numbered when it is sent",
+            plain,
+            "give_up",
+            ONE,
+        ),
+        without(
+            "number_before_list",
+            "a ghost's leave is numbered after the list",
+            patrolled,
+            "change_mind 2, looks",
+            ONE,
+        ),
+        without(
+            "join_rewrites",
+            "a later join leaves the record as it was",
+            plain,
+            "change_mind 2",
+            ONE,
+        ),
+        without(
+            "renewal_before_retry",
+            "a late join is repeated without a renewal",
+            patrolled,
+            "freeze, forget",
+            ONE,
+        ),
+        without(
+            "beat_compared",
+            "dead without comparing the beat",
+            plain,
+            "freeze",
+            ONE,
+        ),
+        without("own_time", "dead by the clock", plain, "clock", ONE),
+        without(
+            "tombstone",
+            "no tombstone of the incarnation",
+            plain,
+            faults,
+            BOTH,
+        ),
+        without(
+            "index_first",
+            "the index comes after the join",
+            plain,
+            faults,
+            BOTH,
+        ),
+        without(
+            "sealed_index",
+            "a dead lease's index grows",
+            plain,
+            faults,
+            BOTH,
+        ),
+        without(
+            "careful_unindex",
+            "unindexed while a join flies",
+            plain,
+            faults,
+            SIDE_BY_SIDE,
+        ),
+        without(
+            "index_nonce",
+            "index entries without nonces",
+            plain,
+            faults,
+            SIDE_BY_SIDE,
+        ),
+        without(
+            "left_fence",
+            "no tombstone of the session",
+            plain,
+            faults,
+            BOTH,
+        ),
+        without(
+            "retry_counts",
+            "repeated joins are not fenced",
+            plain,
+            faults,
+            BOTH,
+        ),
+        without(
+            "leave_fence",
+            "a leave ends any membership",
+            plain,
+            "change_mind 2, duplicate",
+            ONE,
+        ),
+        without(
+            "deadline",
+            "joins without deadlines",
+            plain,
+            "forget, crash",
+            BOTH,
+        ),
+        without(
+            "per_session",
+            "users are counted, not sessions",
+            plain,
+            faults,
+            BOTH,
+        ),
+        without("by_incarnation", "leases by name", plain, faults, BOTH),
+        without(
+            "patrol",
+            "nobody reconciles",
+            sound,
+            "rollback, crash, freeze",
+            BOTH,
+        ),
+        without(
+            "vouching",
+            "nobody vouches",
+            sound,
+            "rollback, crash, freeze",
+            BOTH,
+        ),
+        without(
+            "owner_second_look",
+            "the owner looks once",
+            unvouched,
+            "channel_rollback, crash, freeze",
+            BOTH,
+        ),
+        without(
+            "reaper_second_look",
+            "the reaper looks once",
+            unvouched,
+            "channel_rollback, crash, freeze",
+            BOTH,
+        ),
+        without(
+            "missing_is_lost",
+            "a missing lease means death",
+            sound,
+            "flush",
+            BOTH,
+        ),
+    ]
+}
+
+const fn seat(incarnation: usize, secret: Option<u8>) -> Option<Seat> {
+    Some(Seat {
+        incarnation,
+        secret,
+    })
+}
+
+/// A client that comes back, once and twice; sessions that know nothing of each other, two and three; and a client that
+/// comes back, and a stranger.
+const KIN: logins::Cast = [seat(0, Some(0)), seat(1, Some(0)), None];
+const THRICE: logins::Cast = [seat(0, Some(0)), seat(1, Some(0)), seat(0, Some(0))];
+const STRANGERS: logins::Cast = [seat(0, None), seat(1, None), None];
+const THREE_STRANGERS: logins::Cast = [seat(0, None), seat(1, None), seat(0, None)];
+const AND_A_STRANGER: logins::Cast = [seat(0, Some(0)), seat(1, Some(0)), seat(1, None)];
+
+/// How many channels each session joins, and whether those that are gone linger.
+#[derive(Clone, Copy)]
+enum With {
+    Channels(usize),
+    Grace(usize),
+}
+use With::{Channels, Grace};
+
+fn of_one_user(
+    policy: Policy,
+    name: &str,
+    rules: logins::Rules,
+    bounds: &str,
+    cast: logins::Cast,
+    with: With,
+) -> Scenario {
+    let none = logins::Budget::ALL;
+    let budget = chances(bounds).fold(none, |budget, (name, value)| budget.with(name, value));
+    let (channels, grace, lingering) = match with {
+        Channels(number) => (number, false, ""),
+        Grace(number) => (number, true, ", grace"),
+    };
+    let sessions = cast.iter().flatten().count();
+    Scenario::new(
+        format!("logins/{policy:?}: {name}"),
+        format!("{sessions} sessions, {channels} channels{lingering}; {bounds}"),
+        Logins {
+            policy,
+            rules,
+            budget,
+            cast,
+            channels,
+            grace,
+        },
+    )
 }
 
 fn logins() -> Vec<Scenario> {
-    use crate::logins::Policy::{Allow, KickOld, Reject};
-    use crate::logins::{Budget, Cast, Logins, Policy, Rules, SOUND, Seat};
-    const fn seat(incarnation: usize, secret: Option<u8>) -> Option<Seat> {
-        Some(Seat {
-            incarnation,
-            secret,
-        })
-    }
-    const NONE: Budget = Budget {
-        crash: 0,
-        freeze: 0,
-        starve: 0,
-        duplicate: 0,
-        drop: 0,
-        lost_answer: 0,
-        give_up: 0,
-        rollback: 0,
-        flush: 0,
-    };
-    // A client that comes back; and two that know nothing of each other.
-    let kin: Cast = [seat(0, Some(0)), seat(1, Some(0)), None];
-    let strangers: Cast = [seat(0, None), seat(1, None), None];
-    let make = |name: &str,
-                holds: bool,
-                policy: Policy,
-                rules: Rules,
-                budget: Budget,
-                cast: Cast,
-                channels: usize,
-                grace: bool| {
-        let sessions = cast.iter().flatten().count();
-        let with = if grace { ", grace" } else { "" };
-        Scenario::new(
-            format!("logins/{policy:?}: {name}"),
-            holds,
-            format!("{sessions} sessions, {channels} channels{with}; {}", bounds(budget)),
-            Logins {
-                policy,
-                rules,
-                budget,
-                cast,
-                channels,
-                grace,
-            },
-        )
-    };
-    let thrice: Cast = [seat(0, Some(0)), seat(1, Some(0)), seat(0, Some(0))];
-    let and_a_stranger: Cast = [seat(0, Some(0)), seat(1, Some(0)), seat(1, None)];
-    let three_strangers: Cast = [seat(0, None), seat(1, None), seat(0, None)];
-    let dying = Budget {
-        crash: 1,
-        freeze: 1,
-        ..NONE
-    };
-    let faults = Budget {
-        starve: 1,
-        duplicate: 1,
-        ..dying
-    };
+    use Policy::{Allow, KickOld, Reject};
     let mut all = Vec::new();
     for policy in [Reject, KickOld, Allow] {
-        let hold = |name: &str, budget, cast, channels, grace| {
-            make(name, true, policy, SOUND, budget, cast, channels, grace)
+        let hold = |name, bounds, cast, with| {
+            of_one_user(policy, name, logins::Rules::ALL, bounds, cast, with)
         };
         all.extend([
-            hold("a client comes back", Budget { crash: 1, give_up: 1, ..NONE }, kin, 1, false),
-            hold("a client comes back, lost answers", Budget { lost_answer: 1, ..NONE }, kin, 1, true),
-            hold("a client comes back, copies", Budget { duplicate: 1, ..NONE }, kin, 1, false),
-            hold("a client comes back to two channels", NONE, kin, 2, true),
-            hold("a client comes back, slot rollback", Budget { rollback: 1, ..NONE }, kin, 1, false),
-            hold("a client comes back, flush", Budget { flush: 1, ..NONE }, kin, 1, true),
-            hold("strangers", Budget { crash: 1, give_up: 1, ..NONE }, strangers, 1, true),
-            hold("strangers, a freeze", Budget { freeze: 1, ..NONE }, strangers, 0, false),
-            hold("strangers, slot rollback", Budget { rollback: 1, ..NONE }, strangers, 1, true),
-            hold("three strangers, flush", Budget { flush: 1, ..NONE }, three_strangers, 0, false),
-            hold("a client comes back, and a stranger", NONE, and_a_stranger, 0, false),
+            hold("kin", "crash, give_up", KIN, Channels(1)),
+            hold("kin, lost answers", "lost_answer", KIN, Grace(1)),
+            hold("kin, copies", "duplicate", KIN, Channels(1)),
+            hold("kin, two channels", "", KIN, Channels(2)),
+            hold("kin, slot rollback", "rollback", KIN, Channels(1)),
+            hold("kin, flush", "flush", KIN, Channels(1)),
+            hold("kin and a stranger", "", AND_A_STRANGER, Channels(0)),
+            hold("strangers", "crash, give_up", STRANGERS, Channels(1)),
+            hold("strangers, grace", "give_up", STRANGERS, Grace(1)),
+            hold("strangers, freeze", "freeze", STRANGERS, Channels(0)),
+            hold(
+                "strangers, slot rollback",
+                "rollback",
+                STRANGERS,
+                Channels(1),
+            ),
         ]);
-        all.extend([
-            hold("a client comes back, a freeze", Budget { freeze: 1, give_up: 1, ..NONE }, kin, 1, true),
-            hold("a client comes back, dying", dying, kin, 1, false),
-            hold("a client comes back, lossy", Budget { drop: 1, duplicate: 1, lost_answer: 1, ..NONE }, kin, 1, false),
-            hold("a client comes back to two channels, slot rollback", Budget { rollback: 1, ..NONE }, kin, 2, false),
-            hold("a client comes back, flush and rollback", Budget { flush: 1, rollback: 1, ..NONE }, kin, 1, false),
-            hold("a client comes back, flush and crash", Budget { flush: 1, crash: 1, ..NONE }, kin, 1, true),
-            hold("a client comes back, rollback and crash", Budget { rollback: 1, crash: 1, ..NONE }, kin, 1, false),
-            hold("a client comes back twice", Budget { flush: 1, ..NONE }, thrice, 0, false),
-            hold("a client comes back, and a stranger, flush", Budget { flush: 1, ..NONE }, and_a_stranger, 0, false),
-            hold("a client comes back, and a stranger, rollback", Budget { rollback: 1, ..NONE }, and_a_stranger, 0, false),
-            hold("a client comes back, and a stranger, in a channel", NONE, and_a_stranger, 1, true),
-            hold("strangers, faults", faults, strangers, 0, false),
-            hold("strangers, dying", dying, strangers, 1, false),
-        ].map(Scenario::large));
-        all.push(hold("a client comes back twice, in a channel", NONE, thrice, 1, false).large());
+        let large = [
+            hold("kin, freeze", "freeze, give_up", KIN, Grace(1)),
+            hold("kin, dying", "crash, freeze", KIN, Channels(1)),
+            hold(
+                "kin, lossy",
+                "drop, duplicate, lost_answer",
+                KIN,
+                Channels(1),
+            ),
+            hold("kin, two channels, grace", "lost_answer", KIN, Grace(2)),
+            hold(
+                "kin, two channels, slot rollback",
+                "rollback",
+                KIN,
+                Channels(2),
+            ),
+            hold(
+                "kin, flush and rollback",
+                "flush, rollback",
+                KIN,
+                Channels(1),
+            ),
+            hold("kin, flush and crash", "flush, crash", KIN, Grace(1)),
+            hold(
+                "kin, rollback and crash",
+                "rollback, crash",
+                KIN,
+                Channels(1),
+            ),
+            hold("kin, thrice", "flush", THRICE, Channels(0)),
+            hold("kin, thrice, in a channel", "", THRICE, Channels(1)),
+            hold(
+                "kin and a stranger, flush",
+                "flush",
+                AND_A_STRANGER,
+                Channels(0),
+            ),
+            hold(
+                "kin and a stranger, rollback",
+                "rollback",
+                AND_A_STRANGER,
+                Channels(0),
+            ),
+            hold(
+                "kin and a stranger, in a channel",
+                "",
+                AND_A_STRANGER,
+                Grace(1),
+            ),
+            hold(
+                "strangers, faults",
+                "crash, freeze, starve, duplicate",
+                STRANGERS,
+                Channels(0),
+            ),
+            hold("strangers, dying", "crash, freeze", STRANGERS, Channels(1)),
+            hold("strangers, flush", "flush, crash", STRANGERS, Grace(1)),
+            hold(
+                "three strangers, flush",
+                "flush",
+                THREE_STRANGERS,
+                Channels(0),
+            ),
+        ];
+        all.extend(large.map(Scenario::large));
     }
-    let give_up = Budget { give_up: 1, ..NONE };
-    let fails = |name: &str, policy, rules, budget, cast, channels, grace| {
-        make(name, false, policy, rules, budget, cast, channels, grace)
+    all
+}
+
+fn wrong_logins() -> Vec<Scenario> {
+    use Policy::{Allow, KickOld, Reject};
+    let sound = logins::Rules::ALL;
+    let unrepaired = sound.with("patrol", false);
+    let without = |rule, policy, name, rules: logins::Rules, bounds, cast, with| {
+        of_one_user(policy, name, rules.with(rule, false), bounds, cast, with).wrong()
     };
-    for (policy, cast) in [(KickOld, strangers), (Reject, kin), (Allow, kin)] {
+    let (faults, one) = ("crash, freeze, starve, duplicate", Channels(1));
+    let mut all = Vec::new();
+    for (policy, cast) in [(KickOld, STRANGERS), (Reject, KIN), (Allow, KIN)] {
         all.extend([
-            fails("the login marks", policy, Rules { claim_by_owner: false, ..SOUND }, NONE, cast, 1, false),
-            fails("claim and hint before the join", policy, Rules { claim_after_join: false, ..SOUND }, NONE, cast, 1, false),
-            fails("the reconciler claims before the join", policy, Rules { repair_waits_for_join: false, ..SOUND }, NONE, cast, 1, false),
-            fails("the reconciler claims for a login that failed", policy, Rules { failed_claims_nothing: false, ..SOUND }, give_up, cast, 1, false),
+            without(
+                "claim_by_owner",
+                policy,
+                "the login marks",
+                sound,
+                "",
+                cast,
+                one,
+            ),
+            without(
+                "claim_after_join",
+                policy,
+                "hint before the join",
+                sound,
+                "",
+                cast,
+                one,
+            ),
+            without(
+                "repair_waits_for_join",
+                policy,
+                "the reconciler claims before the join",
+                sound,
+                "",
+                cast,
+                one,
+            ),
+            without(
+                "failed_claims_nothing",
+                policy,
+                "the reconciler claims for a login that failed",
+                sound,
+                "give_up",
+                cast,
+                one,
+            ),
         ]);
+    }
+    for policy in [KickOld, Reject] {
+        let name = "a lingering session still claims";
+        let rule = "lingering_claims_nothing";
+        all.push(without(rule, policy, name, sound, "", STRANGERS, Grace(1)));
     }
     all.extend([
-        fails("a lingering session still claims", Reject, Rules { lingering_claims_nothing: false, ..SOUND }, NONE, strangers, 1, true),
-        fails("a lingering session still claims", KickOld, Rules { lingering_claims_nothing: false, ..SOUND }, NONE, strangers, 1, true),
-        fails("without tombstones of predecessors", Allow, Rules { replaced_fence: false, ..SOUND }, NONE, kin, 1, false),
-        fails("stale joins are ignored", Allow, Rules { stale_closes: false, ..SOUND }, NONE, kin, 1, false),
-        fails("a replaced session leaves at once", Allow, Rules { replaced_lingers: false, ..SOUND }, NONE, kin, 2, false),
-        fails("the policy decides between kin", Reject, Rules { newer_kin_stays: false, ..SOUND }, NONE, kin, 1, false),
-        fails("a login names no lingering sessions", Reject, Rules { lingering_named: false, ..SOUND }, NONE, strangers, 1, true),
-        fails("close removes all entries", Reject, Rules { close_own: false, patrol: false, ..SOUND }, Budget { freeze: 1, ..NONE }, strangers, 0, false),
-        fails("close leaves no tombstone", Reject, Rules { closed_fence: false, patrol: false, ..SOUND }, Budget { duplicate: 1, ..NONE }, strangers, 0, false),
-        fails("without the incarnation's tombstone", Reject, Rules { tombstone: false, patrol: false, ..SOUND }, Budget { crash: 1, ..NONE }, strangers, 0, false),
-        fails("nobody looks at the holders", Reject, Rules { holder_checked: false, ..SOUND }, faults, strangers, 0, false),
-        fails("evicting without burying", Reject, Rules { evict_buries: false, ..SOUND }, faults, strangers, 0, false),
-        fails("a kick is only a message", KickOld, Rules { kick_is_written: false, patrol: false, ..SOUND }, Budget { freeze: 1, ..NONE }, strangers, 0, false),
-        fails("ranks from a counter", KickOld, Rules { rank_by_clock: false, ..SOUND }, Budget { flush: 1, ..NONE }, three_strangers, 0, false),
-        fails("the last claim wins", KickOld, Rules { ranks_compared: false, ..SOUND }, Budget { flush: 1, ..NONE }, three_strangers, 0, false),
-        fails("giving way at once", Reject, Rules { patient: false, ..SOUND }, Budget { rollback: 1, ..NONE }, strangers, 0, false),
-        fails("a claim keeps the rank that it finds", KickOld, Rules { own_rank: false, ..SOUND }, Budget { flush: 1, duplicate: 1, ..NONE }, strangers, 0, false),
-        fails("two policies", Reject, Rules { one_policy: false, ..SOUND }, NONE, strangers, 0, false),
+        without(
+            "replaced_fence",
+            Allow,
+            "no tombstones of predecessors",
+            sound,
+            "",
+            KIN,
+            one,
+        ),
+        without(
+            "stale_closes",
+            Allow,
+            "stale joins are ignored",
+            sound,
+            "",
+            KIN,
+            one,
+        ),
+        without(
+            "replaced_lingers",
+            Allow,
+            "a replaced session leaves at once",
+            sound,
+            "",
+            KIN,
+            Channels(2),
+        ),
+        without(
+            "newer_kin_stays",
+            Reject,
+            "the policy decides between kin",
+            sound,
+            "",
+            KIN,
+            one,
+        ),
+        without(
+            "lingering_named",
+            Reject,
+            "lingering sessions hold others off",
+            sound,
+            "",
+            STRANGERS,
+            Grace(1),
+        ),
+    ]);
+    let old = |rule, policy, name, rules, bounds, cast| {
+        without(rule, policy, name, rules, bounds, cast, Channels(0))
+    };
+    all.extend([
+        old(
+            "close_own",
+            Reject,
+            "close removes all entries",
+            unrepaired,
+            "freeze",
+            STRANGERS,
+        ),
+        old(
+            "closed_fence",
+            Reject,
+            "close leaves no tombstone",
+            unrepaired,
+            "duplicate",
+            STRANGERS,
+        ),
+        old(
+            "tombstone",
+            Reject,
+            "no tombstone of the incarnation",
+            unrepaired,
+            "crash",
+            STRANGERS,
+        ),
+        old(
+            "holder_checked",
+            Reject,
+            "nobody looks at the holders",
+            sound,
+            faults,
+            STRANGERS,
+        ),
+        old(
+            "evict_buries",
+            Reject,
+            "evicting without burying",
+            sound,
+            faults,
+            STRANGERS,
+        ),
+        old(
+            "kick_is_written",
+            KickOld,
+            "a kick is only a message",
+            unrepaired,
+            "freeze",
+            STRANGERS,
+        ),
+        old(
+            "rank_by_clock",
+            KickOld,
+            "ranks from a counter",
+            sound,
+            "flush",
+            THREE_STRANGERS,
+        ),
+        old(
+            "ranks_compared",
+            KickOld,
+            "the last claim wins",
+            sound,
+            "flush",
+            THREE_STRANGERS,
+        ),
+        old(
+            "patient",
+            Reject,
+            "giving way at once",
+            sound,
+            "rollback",
+            STRANGERS,
+        ),
+        old(
+            "own_rank",
+            KickOld,
+            "a claim keeps the rank that it finds",
+            sound,
+            "flush, duplicate",
+            STRANGERS,
+        ),
+        old("one_policy", Reject, "two policies", sound, "", STRANGERS),
     ]);
     all
 }
 
 fn detached() -> Vec<Scenario> {
-    use crate::detached::{Budget, Detached, Rules, SOUND};
-    let calls = Budget {
-        joins: 3,
-        expiries: 2,
-        crash: 1,
-        rollback: 0,
-        flush: 0,
+    let of_a_chat = |name: &str, rules, bounds: &str| {
+        let none = detached::Budget::ALL;
+        let budget = chances(bounds).fold(none, |budget, (name, value)| budget.with(name, value));
+        let name = format!("detached/{name}");
+        Scenario::new(name, bounds.to_owned(), Detached { rules, budget })
     };
-    let plain = Rules {
-        touch: false,
-        ..SOUND
-    };
-    let make = |name: &str, holds, rules, budget: Budget| {
-        Scenario::new(
-            format!("detached/{name}"),
-            holds,
-            bounds(budget),
-            Detached { rules, budget },
-        )
-    };
-    let wrong = |name: &str, rules| make(name, false, rules, calls);
+    let sound = detached::Rules::ALL;
+    let plain = sound.with("touch", false);
+    let faults = "joins 3, expiries 2, crash";
+    let without = |rule, name| of_a_chat(name, plain.with(rule, false), faults).wrong();
     vec![
-        make("faults", true, plain, calls),
-        make(
+        of_a_chat("faults", plain, faults),
+        of_a_chat(
+            "slot rollback",
+            sound,
+            "joins 2, expiries 1, crash, rollback",
+        ),
+        of_a_chat("flush", sound, "joins 2, expiries 1, crash, flush"),
+        of_a_chat(
             "slot rollback and flush",
-            true,
-            SOUND,
-            Budget {
-                rollback: 1,
-                flush: 1,
-                ..calls
-            },
+            sound,
+            "joins 3, expiries 2, crash, rollback, flush",
         )
         .large(),
-        wrong(
-            "without agenda first",
-            Rules {
-                agenda_first: false,
-                ..plain
-            },
-        ),
-        wrong(
-            "without nonce",
-            Rules {
-                compare_nonce: false,
-                ..plain
-            },
-        ),
-        wrong(
-            "nonce starts again",
-            Rules {
-                unique_nonce: false,
-                ..plain
-            },
-        ),
-        wrong(
-            "without second look",
-            Rules {
-                second_look: false,
-                ..plain
-            },
-        ),
-        wrong(
-            "without deadline",
-            Rules {
-                deadline: false,
-                ..plain
-            },
-        ),
-        make(
-            "without touch",
-            false,
+        without("agenda_first", "the agenda comes after the member"),
+        without("compare_nonce", "entries without nonces"),
+        without("unique_nonce", "nonces start again"),
+        without("second_look", "a sweeper looks once"),
+        without("deadline", "joins without deadlines"),
+        of_a_chat(
+            "nobody touches",
             plain,
-            Budget {
-                rollback: 1,
-                ..calls
-            },
-        ),
+            "joins 3, expiries 2, crash, rollback",
+        )
+        .wrong(),
     ]
 }

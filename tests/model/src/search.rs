@@ -245,3 +245,106 @@ fn trace<M: Model>(model: &M, parent: &[(u32, u16)], mut id: u32) -> Vec<String>
     lines.push(format!("=> {state:?}"));
     lines
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two counters that go up to three. What may happen, and what must not, depends on the test.
+    struct Counters {
+        kind: Kind,
+        forbidden: (u8, u8),
+        goes_back: bool,
+    }
+
+    impl Model for Counters {
+        type State = (u8, u8);
+        type Step = (u8, u8);
+
+        fn init(&self) -> (u8, u8) {
+            (0, 0)
+        }
+
+        fn steps(&self, &(a, b): &(u8, u8), out: &mut Steps<Self>) {
+            for next in [(a + 1, b), (a, b + 1)] {
+                if next.0 <= 3 && next.1 <= 3 {
+                    out.push((self.kind, next, next));
+                }
+            }
+            if self.goes_back && (a, b) == (3, 3) {
+                out.push((Kind::Duty, (2, 3), (2, 3)));
+            }
+        }
+
+        fn always(&self, state: &(u8, u8)) -> Result<(), &'static str> {
+            if *state == self.forbidden {
+                return Err("forbidden");
+            }
+            Ok(())
+        }
+
+        fn at_rest(&self, state: &(u8, u8)) -> Result<(), &'static str> {
+            if *state != (3, 3) {
+                return Err("too early");
+            }
+            Ok(())
+        }
+    }
+
+    const COUNTERS: Counters = Counters {
+        kind: Kind::Duty,
+        forbidden: (9, 9),
+        goes_back: false,
+    };
+
+    fn violation(model: &Counters) -> Violation {
+        let report = search(model, 1_000);
+        report.violation.expect("something is wrong with the model")
+    }
+
+    #[test]
+    fn every_state_is_seen_once() {
+        let report = search(&COUNTERS, 1_000);
+        assert!(report.violation.is_none());
+        assert!(report.complete);
+        assert_eq!((report.states, report.steps), (16, 24));
+        assert_eq!((report.depth, report.at_rest), (6, 1));
+    }
+
+    #[test]
+    fn the_trace_of_a_violation_is_a_shortest_one() {
+        let found = violation(&Counters {
+            forbidden: (2, 1),
+            ..COUNTERS
+        });
+        assert_eq!(found.what, "forbidden");
+        assert_eq!(found.trace.len(), 4);
+        assert_eq!(found.trace[3], "=> (2, 1)");
+    }
+
+    #[test]
+    fn what_may_happen_need_not_happen() {
+        let found = violation(&Counters {
+            kind: Kind::Chance,
+            ..COUNTERS
+        });
+        assert_eq!(found.what, "at rest: too early");
+        assert_eq!(found.trace, ["=> (0, 0)"]);
+    }
+
+    #[test]
+    fn duties_that_run_in_circles_are_found() {
+        let found = violation(&Counters {
+            goes_back: true,
+            ..COUNTERS
+        });
+        assert_eq!(found.what, "it never comes to rest");
+    }
+
+    #[test]
+    fn a_search_that_ends_at_its_limit_proves_nothing() {
+        let report = search(&COUNTERS, 5);
+        assert!(!report.complete);
+        assert!(report.violation.is_none());
+    }
+}
