@@ -48,6 +48,8 @@ named! {
         stale_closes,
         /// Between two sessions of one lineage the newer one stays; off: the policy decides.
         newer_kin_stays,
+        /// A login names no newer sessions of its lineage as predecessors; off: one that is repeated may.
+        older_kin_named,
         /// A login names lingering sessions as predecessors, and the claim marks them.
         lingering_named,
         /// Close removes its own session only; off: all entries of the user.
@@ -102,6 +104,8 @@ pub(crate) struct Seat {
     pub(crate) incarnation: usize,
     /// Sessions with the same secret are of one lineage.
     pub(crate) secret: Option<u8>,
+    /// The channel that it joins with its login.
+    pub(crate) home: usize,
 }
 
 /// One user's sessions. They connect in this order.
@@ -112,7 +116,7 @@ pub(crate) struct Logins {
     pub(crate) rules: Rules,
     pub(crate) budget: Budget,
     pub(crate) cast: Cast,
-    /// Channels that each session joins: the first with its login, the second afterwards.
+    /// Channels that each session joins: its home with its login, the other one afterwards.
     pub(crate) channels: usize,
     /// Sessions whose clients are gone stay members for a while.
     pub(crate) grace: bool,
@@ -411,6 +415,11 @@ impl Logins {
         self.cast[session].map_or(0, |seat| seat.incarnation)
     }
 
+    /// The channel that a session joins with its login.
+    fn home_of(&self, session: usize) -> usize {
+        self.cast[session].map_or(0, |seat| seat.home)
+    }
+
     fn is_kin(&self, a: usize, b: usize) -> bool {
         let secret = |s: usize| self.cast[s].and_then(|seat| seat.secret);
         a != b && secret(a).is_some() && secret(a) == secret(b)
@@ -510,9 +519,15 @@ impl Logins {
             };
             let lingers = entry.mark == Mark::Lingering && self.rules.lingering_named;
             others |= bit(o);
-            if self.is_kin(s, o) || lingers {
+            let is_kin = self.is_kin(s, o);
+            let own = state.user.entries[s];
+            let is_newer = is_kin && own.is_some_and(|own| own.rank < entry.rank);
+            if is_newer && !lingers && self.rules.older_kin_named {
+                continue;
+            }
+            if is_kin || lingers {
                 predecessors |= bit(o);
-                comes_back |= self.is_kin(s, o) && entry.mark == Mark::Live;
+                comes_back |= is_kin && entry.mark == Mark::Live;
             } else {
                 holders |= bit(o);
             }
@@ -680,7 +695,8 @@ impl Logins {
     /// True if a user is announced as gone whose client has come back: its next session is on its way in, and all is well.
     fn is_flap(&self, state: &State, s: usize, c: usize) -> bool {
         let is_calm = !state.data_lost && !state.has_frozen;
-        is_calm && state.sessions[s].closed == Closed::Replaced && self.is_awaited(state, s, c)
+        let was_replaced = state.sessions[s].closed == Closed::Replaced && state.let_in[s] > 0;
+        is_calm && was_replaced && self.is_awaited(state, s, c)
     }
 
     /// True if a newer session of the same client is about to join a channel.
@@ -891,7 +907,8 @@ impl Logins {
                         push(Duty, Step::ClaimEarly(s), &|n| Self::send_claim(n, s));
                     }
                 }
-                let has_joined = self.channels == 0 || session.memberships[0].stage == Stage::In;
+                let has_joined =
+                    self.channels == 0 || session.memberships[self.home_of(s)].stage == Stage::In;
                 if session.phase == Phase::Joining && has_joined {
                     push(Duty, Step::LetIn(s), &|n| {
                         n.sessions[s].phase = Phase::In;
@@ -1122,9 +1139,10 @@ impl Logins {
             membership.stage == Stage::None && (membership.begun || session.phase == Phase::Over);
         match membership.stage {
             Stage::None => {
-                let may_begin = match c {
-                    0 => session.phase == Phase::Joining,
-                    _ => session.phase == Phase::In && session.is_open(),
+                let may_begin = if c == self.home_of(s) {
+                    session.phase == Phase::Joining
+                } else {
+                    session.phase == Phase::In && session.is_open()
                 };
                 if may_begin && !membership.begun {
                     push(Duty, Step::SendJoin(s, c), &|n| {

@@ -541,7 +541,7 @@ impl Membership {
             return;
         }
         if channel.left[s] > op {
-            if awaited.is_some() && !state.data_lost {
+            if awaited.is_some() {
                 state.wrong = Some(Wrong::LiveIsStale);
             }
             return;

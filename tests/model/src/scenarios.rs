@@ -436,15 +436,21 @@ fn wrong_memberships() -> Vec<Scenario> {
 }
 
 const fn seat(incarnation: usize, secret: Option<u8>) -> Option<Seat> {
+    at_home(incarnation, secret, 0)
+}
+
+const fn at_home(incarnation: usize, secret: Option<u8>, home: usize) -> Option<Seat> {
     Some(Seat {
         incarnation,
         secret,
+        home,
     })
 }
 
 /// A client that comes back, once and twice; sessions that know nothing of each other, two and three; and a client that
 /// comes back, and a stranger.
 const KIN: logins::Cast = [seat(0, Some(0)), seat(1, Some(0)), None];
+const ELSEWHERE: logins::Cast = [seat(0, Some(0)), at_home(1, Some(0), 1), None];
 const THRICE: logins::Cast = [seat(0, Some(0)), seat(1, Some(0)), seat(0, Some(0))];
 const STRANGERS: logins::Cast = [seat(0, None), seat(1, None), None];
 const THREE_STRANGERS: logins::Cast = [seat(0, None), seat(1, None), seat(0, None)];
@@ -498,6 +504,7 @@ fn logins() -> Vec<Scenario> {
             hold("kin", "crash, give_up", KIN, Channels(1)),
             hold("kin, lost answers", "lost_answer", KIN, Grace(1)),
             hold("kin, copies", "duplicate", KIN, Channels(1)),
+            hold("kin, elsewhere", "", ELSEWHERE, Channels(2)),
             hold("kin, two channels", "", KIN, Channels(2)),
             hold("kin, slot rollback", "rollback", KIN, Channels(1)),
             hold("kin, flush", "flush", KIN, Channels(1)),
@@ -528,6 +535,19 @@ fn logins() -> Vec<Scenario> {
                 KIN,
                 Channels(2),
             ),
+            hold(
+                "kin, elsewhere, lost answers",
+                "lost_answer",
+                ELSEWHERE,
+                Channels(2),
+            ),
+            hold(
+                "kin, elsewhere, copies",
+                "duplicate",
+                ELSEWHERE,
+                Channels(2),
+            ),
+            hold("kin, elsewhere, flush", "flush", ELSEWHERE, Channels(2)),
             hold(
                 "kin, flush and rollback",
                 "flush, rollback",
@@ -661,6 +681,15 @@ fn wrong_logins() -> Vec<Scenario> {
             sound,
             "",
             KIN,
+            Channels(2),
+        ),
+        without(
+            "older_kin_named",
+            Reject,
+            "a repeated login names newer sessions",
+            sound,
+            "lost_answer",
+            ELSEWHERE,
             Channels(2),
         ),
         without(
