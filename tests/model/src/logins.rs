@@ -40,6 +40,8 @@ named! {
         failed_claims_nothing,
         /// Nobody claims for a session that lingers.
         lingering_claims_nothing,
+        /// A claim that arrives when its session lingers, or is superseded itself, marks nobody.
+        late_claim_marks_nobody,
         /// A session that was replaced lingers for longer than a login takes; off: it leaves at once.
         replaced_lingers,
         /// A join leaves a tombstone of each session whose place it takes, found or not.
@@ -603,7 +605,9 @@ impl Logins {
             }
         }
         state.user.entries[s] = Some(own);
-        self.mark_outranked(state, s, rank, named);
+        if own.mark == Mark::Live || !self.rules.late_claim_marks_nobody {
+            self.mark_outranked(state, s, rank, named);
+        }
     }
 
     // ---- scripts of a channel's slot ----
