@@ -486,7 +486,7 @@ impl Membership {
                 if now == beat || !self.rules.beat_compared {
                     state.slot[i].lease = Lease::Dead;
                     state.ever_dead[i] = true;
-                    if (now != beat || !silent) && !state.data_lost {
+                    if !silent && !state.data_lost {
                         state.wrong = Some(Wrong::DeadThoughRenewed);
                     }
                 }
@@ -585,6 +585,17 @@ impl Membership {
             .find(|&beat| !is_known(beat))
             .unwrap_or_default();
         state.slot[incarnation].lease = Lease::Live { beat };
+        // The checker remembers which observations are over, whatever the beats say.
+        for message in &mut state.network {
+            if let Message::DeclareDead {
+                incarnation: i,
+                silent,
+                ..
+            } = message
+            {
+                *silent &= usize::from(*i) != incarnation;
+            }
+        }
     }
 
     fn is_buried(state: &State, rules: &Rules, incarnation: usize, channel: usize) -> bool {
