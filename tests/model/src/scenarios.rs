@@ -269,7 +269,7 @@ fn membership() -> Vec<Scenario> {
         ),
         hold("two rollbacks", sound, "rollback 2, crash", BOTH),
         hold("node rollback, dying", sound, "node_rollback, freeze", BOTH),
-        hold("flush, dying", sound, "flush, crash, freeze", BOTH),
+        hold("flush, dying", sound, "flush, freeze", BOTH),
         hold("flush and rollback", sound, "flush, rollback, crash", BOTH),
     ];
     let large = large.map(Scenario::large);
