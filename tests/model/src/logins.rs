@@ -68,6 +68,8 @@ named! {
         kick_is_written,
         /// Ranks never go back, even after data loss.
         rank_by_clock,
+        /// Of two sessions with one rank their names decide.
+        names_decide,
         /// A claim compares ranks; off: whoever claims last wins.
         ranks_compared,
         /// A session that finds a better one waits for that one's owner; off: it gives way at once.
@@ -436,8 +438,13 @@ impl Logins {
         }
     }
 
+    /// What sessions are compared by.
+    fn place(&self, rank: u8, session: usize) -> (u8, usize) {
+        (rank, if self.rules.names_decide { session } else { 0 })
+    }
+
     /// True if rank `a` stays rather than `b`, as the connector of `session` sees it.
-    fn outranks(&self, session: usize, a: u8, b: u8) -> bool {
+    fn outranks(&self, session: usize, a: (u8, usize), b: (u8, usize)) -> bool {
         match self.policy_of(session) {
             Policy::Reject => a < b,
             Policy::KickOld => a > b,
@@ -448,10 +455,14 @@ impl Logins {
     /// True if a session of this rank drives another entry out, as claim.lua decides.
     fn wins(&self, session: usize, rank: u8, named: u8, other: usize, entry: Entry) -> bool {
         if self.rules.newer_kin_stays && self.is_kin(session, other) {
-            return rank > entry.rank;
+            return self.place(rank, session) > self.place(entry.rank, other);
         }
         entry.mark == Mark::Lingering && has(named, other)
-            || self.outranks(session, rank, entry.rank)
+            || self.outranks(
+                session,
+                self.place(rank, session),
+                self.place(entry.rank, other),
+            )
     }
 
     // ---- scripts of the user's slot ----
@@ -598,7 +609,9 @@ impl Logins {
             let mut others = (0..SESSIONS).filter(|&o| o != s);
             let is_outranked = others.any(|o| {
                 let entry = state.user.entries[o];
-                entry.is_some_and(|entry| self.outranks(s, entry.rank, rank))
+                entry.is_some_and(|entry| {
+                    self.outranks(s, self.place(entry.rank, o), self.place(rank, s))
+                })
             });
             if is_outranked {
                 own.mark = Mark::Superseded;
@@ -781,7 +794,8 @@ impl Logins {
         let own = state.user.entries[s].filter(|entry| entry.mark == Mark::Superseded)?;
         let by_kin = (0..SESSIONS).any(|o| {
             let entry = state.user.entries[o];
-            self.is_kin(s, o) && entry.is_some_and(|entry| entry.rank > own.rank)
+            self.is_kin(s, o)
+                && entry.is_some_and(|entry| self.place(entry.rank, o) > self.place(own.rank, s))
         });
         Some(match self.policy_of(s) {
             _ if by_kin => Closed::Replaced,
@@ -796,13 +810,17 @@ impl Logins {
             return;
         }
         let rank = state.user.entries[s].map_or(state.sessions[s].rank, |entry| entry.rank);
+        let was_let_in = |o: usize| {
+            let its = state.let_in[o];
+            its > 0 && self.place(its, o) > self.place(rank, s)
+        };
         let is_justified = match how {
             // Under this policy either is said, whoever it was.
             Closed::Kicked | Closed::Replaced if self.policy == Policy::KickOld => {
-                (0..SESSIONS).any(|o| o != s && state.let_in[o] > rank)
+                (0..SESSIONS).any(|o| o != s && was_let_in(o))
             }
             Closed::Kicked => false,
-            Closed::Replaced => (0..SESSIONS).any(|o| self.is_kin(s, o) && state.let_in[o] > rank),
+            Closed::Replaced => (0..SESSIONS).any(|o| self.is_kin(s, o) && was_let_in(o)),
             Closed::No | Closed::Gone | Closed::Displaced => true,
         };
         if !is_justified && !state.data_lost && self.rules.one_policy {
@@ -1504,10 +1522,10 @@ impl Model for Logins {
         // The best of those that were let in stays, unless its client or process went.
         let has_kin = |s: usize| (0..SESSIONS).any(|o| self.is_kin(s, o));
         let best = match self.policy {
-            Policy::KickOld => was_let_in().max_by_key(|&s| state.let_in[s]),
+            Policy::KickOld => was_let_in().max_by_key(|&s| (state.let_in[s], s)),
             // With kin the order is none: after a loss of data an older stranger, and the newer of two kin, each stay.
             Policy::Reject if was_let_in().any(has_kin) => None,
-            Policy::Reject => was_let_in().min_by_key(|&s| state.let_in[s]),
+            Policy::Reject => was_let_in().min_by_key(|&s| (state.let_in[s], s)),
             Policy::Allow => None,
         };
         // Whose place was taken by a login of the same client that then failed is told to come back.

@@ -594,6 +594,13 @@ fn logins() -> Vec<Scenario> {
         all.extend(large.map(Scenario::large));
     }
     let sound = logins::Rules::ALL;
+    // A clock that is behind after a loss gives ranks again.
+    let counted = sound.with("rank_by_clock", false);
+    for policy in [Reject, KickOld, Allow] {
+        let of_one = |name, cast| of_one_user(policy, name, counted, "flush", cast, Channels(0));
+        all.push(of_one("strangers, ranks come again", STRANGERS));
+        all.push(of_one("kin, ranks come again", KIN));
+    }
     let name = "kin and a stranger, grace";
     all.push(of_one_user(Reject, name, sound, "", AND_A_STRANGER, Grace(1)).large());
     all
@@ -781,10 +788,10 @@ fn wrong_logins() -> Vec<Scenario> {
             STRANGERS,
         ),
         old(
-            "rank_by_clock",
+            "names_decide",
             KickOld,
-            "ranks from a counter",
-            sound,
+            "equal ranks, and nothing decides",
+            sound.with("rank_by_clock", false),
             "flush",
             THREE_STRANGERS,
         ),
