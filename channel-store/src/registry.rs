@@ -148,7 +148,7 @@ pub enum LoggedIn {
 }
 
 /// Whom a claim concerns beside the session itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Claimed {
     /// Incarnations of entries that it outranks: each is marked as superseded.
     pub superseded: Vec<Incarnation>,
@@ -246,7 +246,8 @@ pub trait UserRegistry: Send + Sync + 'static {
 
     /// Puts the session's entry back if it is missing, with the generation that it had, and marks as superseded what
     /// it outranks: older entries of the same proof, predecessors that linger, and else what the policy says. Only for a
-    /// session whose client is there. At most 500 a call, answered in their order.
+    /// session that has joined, and whose client is there. A claim that comes late, when the entry is superseded or
+    /// lingers, concerns nobody. At most 500 a call, answered in their order.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] for all; for each one as [`UserRegistry::login`].

@@ -81,6 +81,8 @@ struct Standing {
     generation: Option<u64>,
     /// Whose place it takes where it joins, as its login was answered.
     predecessors: Arc<[Predecessor]>,
+    /// It has joined, and its client is about to be told. Before that it drives nobody out: its join may still fail.
+    joined: bool,
     /// There are others whom it may outrank, and it has not claimed its rank yet.
     is_to_claim: bool,
     /// Its client is gone, and it stays a member for a while.
@@ -260,7 +262,12 @@ impl Registry {
     /// The others are to go: to be called when the session has joined, and before its client is told. What fails here,
     /// or is given up when the time is over, is done by the patrol.
     pub(crate) async fn claim(&self, registration: &Registration, deadline: Instant) {
-        if !registration.standing.lock().is_to_claim {
+        let is_to_claim = {
+            let mut standing = registration.standing.lock();
+            standing.joined = true;
+            standing.is_to_claim
+        };
+        if !is_to_claim {
             return;
         }
         let claiming = self.claim_rank(registration);
@@ -584,10 +591,15 @@ impl Registration {
         self.as_claim(&standing, policy)
     }
 
-    /// The same, and a claim may travel from now on. `None` also if the client is gone.
+    /// The same, and a claim may travel from now on. `None` also if the client is gone, or its login has failed; and as
+    /// long as the session has not joined, when it is put off.
     fn claim(&self, policy: LoginPolicy) -> Option<Claim> {
         let mut standing = self.standing.lock();
-        if standing.over || standing.lingers || self.is_closing() {
+        if standing.over || standing.lingers || standing.undone || self.is_closing() {
+            return None;
+        }
+        if !standing.joined {
+            standing.is_to_claim = true;
             return None;
         }
         standing.fence = true;

@@ -84,20 +84,22 @@ impl User {
         login: &Login,
         next_generation: impl FnOnce() -> u64,
     ) -> Result<LoggedIn, StoreError> {
+        let own = self.entries.get(&login.session);
+        let own = own.map(|entry| entry.generation);
         let (mut predecessors, mut holders) = (Vec::new(), Vec::new());
         let mut comes_back = false;
         for entry in self.others(&login.session) {
             let is_kin = entry.is_kin_of(login);
             comes_back |= is_kin && entry.state == EntryState::Live;
-            if is_kin || entry.state == EntryState::Lingering {
+            // When a login is repeated, its client may have another session by now, which came later.
+            let is_older = own.is_none_or(|own| entry.generation < own);
+            if entry.state == EntryState::Lingering || is_kin && is_older {
                 predecessors.push(entry);
-            } else {
+            } else if !is_kin {
                 holders.push(entry.incarnation.clone());
             }
         }
-        let others = predecessors.len() + holders.len();
-        let own = self.entries.get(&login.session);
-        let own = own.map(|entry| entry.generation);
+        let others = self.others(&login.session).count();
         if own.is_none() && !comes_back {
             if login.policy == LoginPolicy::Reject && !holders.is_empty() {
                 holders.sort();
@@ -133,7 +135,13 @@ impl User {
         } = claim;
         // A late copy of the login may have entered it anew after a loss of data, with another generation.
         match self.entries.get_mut(&login.session) {
-            Some(entry) => entry.generation = *generation,
+            Some(entry) => {
+                entry.generation = *generation;
+                if entry.state != EntryState::Live {
+                    // It comes late: its client is gone, or it gives way itself.
+                    return Claimed::default();
+                }
+            }
             None => self.enter(login, *generation),
         }
         let (mut superseded, mut better) = (Vec::new(), Vec::new());

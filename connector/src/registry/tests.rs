@@ -455,11 +455,38 @@ async fn a_claim_that_was_not_answered_is_made_good_at_once() {
     let LoggedIn::Yes { generation, .. } = logged_in else {
         panic!("{logged_in:?}");
     };
-    new.registration.standing.lock().generation = Some(generation);
+    {
+        let mut standing = new.registration.standing.lock();
+        standing.generation = Some(generation);
+        standing.joined = true;
+    }
     new.registration.stay.suspect(Place::User(user()));
     sleep(AT_ONCE).await;
     assert_eq!(old.connection.closing(), Some(Disconnect::Kicked));
     assert_eq!(new.connection.closing(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_has_not_joined_or_has_failed_drives_nobody_out() {
+    for has_failed in [false, true] {
+        let (_store, one, other) = two(LoginPolicy::KickOld).await;
+        let old = one.guest("old").await;
+        let new = other.begin("new").await;
+        let admission = other.registry.login(&new.registration).await;
+        assert_eq!(admission, Ok(Admission::Yes));
+        if has_failed {
+            new.registration.undo();
+        }
+        new.registration.suspect();
+        sleep(AT_ONCE).await;
+        assert_eq!(old.connection.closing(), None);
+        if !has_failed {
+            let in_time = Instant::now() + LENGTH;
+            other.registry.claim(&new.registration, in_time).await;
+            sleep(AT_ONCE).await;
+            assert_eq!(old.connection.closing(), Some(Disconnect::Kicked));
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

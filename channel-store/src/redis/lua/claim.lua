@@ -1,8 +1,8 @@
 -- claim: an owner that has its login's answer, and a client that is there, says so. Puts the entry back if it is missing,
 -- or has another generation: after a loss of data a late copy of the login may have entered it anew, with a higher one,
--- and two sessions would each believe to be the better. An entry that is superseded stays so. Marks as superseded what it
--- outranks: older entries of the same proof, lingering ones that its login named, and else what the policy says.
--- Without flags, as login. Follows user.lua.
+-- and two sessions would each believe to be the better. Marks as superseded what it outranks: older entries of the same
+-- proof, lingering ones that its login named, and else what the policy says. An entry that is superseded or lingers stays
+-- so, and marks nobody: its claim came late. Without flags, as login. Follows user.lua.
 --
 -- KEYS  3 tombstone of the incarnation  4 tombstone of the session
 -- ARGV  2 session  3 incarnation  4 deadline, milliseconds  5 policy  6 proof, or ''  7 generation
@@ -26,6 +26,9 @@ local entry = call('HGET', entries, session)
 local _, _, state = parsed(entry or '')
 write(session, ARGV[7], ARGV[3], state or '0', proof)
 if tonumber(call('GET', given) or 0) < own then call('SET', given, ARGV[7]) end
+remember()
+-- It comes late: its client is gone, or it gives way itself.
+if state and state ~= '0' then return { 'done', {}, {} } end
 local named = {}
 for i = 9, #ARGV do named[ARGV[i]] = true end
 local superseded, better, marked = {}, {}, {}
@@ -53,5 +56,4 @@ if #marked > tonumber(ARGV[8]) then
   table.sort(marked, function(a, b) return tonumber(a.generation) > tonumber(b.generation) end)
   for i = ARGV[8] + 1, #marked do call('HDEL', entries, marked[i].session) end
 end
-remember()
 return { 'done', superseded, better }

@@ -8,24 +8,27 @@
 --       8 predecessors to name at most  9 entries at most under 'allow'  10… incarnations that are dead
 -- reply { 'done', generation, others, session, incarnation of each predecessor, … } | { 'taken', incarnation, … }
 --       | { 'unregistered' } | { 'dead' } | { 'late', milliseconds } | { 'closed' }
--- Predecessors are the entries of the same proof and all lingering ones, those with the highest generations first.
+-- Predecessors are the older entries of the same proof and all lingering ones, those with the highest generations first.
 local session, policy, proof = ARGV[2], ARGV[5], ARGV[6]
 local refused = refusal(KEYS[3], KEYS[4], ARGV[4])
 if refused then return refused end
 for i = 10, #ARGV do bury(KEYS[i - 5], ARGV[7], ARGV[i]) end
 
+local own = call('HGET', entries, session)
+local generation = own and parsed(own)
 local there = others(session)
 local predecessors, holders, comes_back = {}, {}, false
 for _, entry in ipairs(there) do
   local is_kin = proof ~= '' and entry.proof == proof
   if is_kin and entry.state == '0' then comes_back = true end
-  if is_kin or entry.state == '2' then
+  -- When a login is repeated, its client may have another session by now, which came later and is no predecessor.
+  local is_newer = generation and tonumber(entry.generation) >= tonumber(generation)
+  if entry.state == '2' or is_kin and not is_newer then
     predecessors[#predecessors + 1] = entry
-  else
+  elseif not is_kin then
     holders[#holders + 1] = entry
   end
 end
-local own = call('HGET', entries, session)
 if not own and not comes_back then
   if policy == 'reject' and holders[1] then
     local reply = { 'taken' }
@@ -36,7 +39,6 @@ if not own and not comes_back then
   if policy == 'allow' and #there >= tonumber(ARGV[9]) then return { 'unregistered' } end
 end
 
-local generation = own and parsed(own)
 if not generation then
   -- At least this server's clock in microseconds: so that it does not go back when data is lost.
   local time = call('TIME')
