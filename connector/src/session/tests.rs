@@ -48,7 +48,7 @@ async fn scene() -> Scene {
     let services = Arc::new(Services {
         lease,
         hub: Arc::clone(&script.hub),
-        entries: crate::entry_queue::EntryQueue::new(),
+        entries: crate::entry_queue::EntryQueues::new(|_| Shard::default()),
         reads: Arc::default(),
         departures: Departures::new(&chat, &registry, |_| Shard::default(), Duration::ZERO),
         chat,

@@ -1,7 +1,7 @@
 //! The processes of a simulation: connectors and chats as they are, but for the sockets.
 
 use super::guest::Guest;
-use super::network::{FarHints, FarLeases, FarStore, FarUsers, Link};
+use super::network::{FarHints, FarLeases, FarStore, FarUsers, Link, Slots};
 use super::truth::Truth;
 use crate::chat::{Chat, Source};
 use crate::connection::QueueLimits;
@@ -34,8 +34,13 @@ pub(super) struct ChatProcess {
 }
 
 impl ChatProcess {
-    pub(super) fn start(store: &Arc<MemoryStore>, lossy: u32, truth: &Arc<Truth>) -> Self {
-        let link = Link::new(lossy);
+    pub(super) fn start(
+        store: &Arc<MemoryStore>,
+        lossy: u32,
+        slots: &Arc<Slots>,
+        truth: &Arc<Truth>,
+    ) -> Self {
+        let link = Link::new(lossy, slots);
         let far_store = Arc::new(FarStore {
             link: Arc::clone(&link),
             store: store.clone(),
@@ -87,10 +92,11 @@ impl ConnectorProcess {
         policy: LoginPolicy,
         grace: Duration,
         lossy: u32,
+        slots: &Arc<Slots>,
         truth: &Arc<Truth>,
         choose: impl Fn() -> chat::Service + Send + Sync + 'static,
     ) -> Arc<Self> {
-        let link = Link::new(lossy);
+        let link = Link::new(lossy, slots);
         let hub = Hub::new(TOUCH_INTERVAL);
         hub.follow(store.feed(hub.clone()));
         let leases = FarLeases::of(store, &link, truth);
@@ -109,7 +115,7 @@ impl ConnectorProcess {
             deflate: false,
             polling: crate::socketio::Polling::default(),
             services: Arc::new(Services {
-                entries: crate::entry_queue::EntryQueue::new(),
+                entries: crate::entry_queue::EntryQueues::new(lease.shards()),
                 reads: Arc::default(),
                 departures: Departures::new(&chat, &registry, lease.shards(), grace),
                 lease,

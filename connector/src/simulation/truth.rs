@@ -18,7 +18,7 @@ pub(super) enum Wrong {
 
 /// When leases were really renewed.
 #[derive(Default)]
-pub(super) struct Truth {
+pub(crate) struct Truth {
     pub(super) wrong: Option<Wrong>,
     renewed: Mutex<BTreeMap<Incarnation, (Instant, Duration)>>,
     hasty: Mutex<Vec<String>>,

@@ -140,7 +140,7 @@ async fn stay(
         if let Ok(reason) = timeout(HALF_OPEN, connection.closed()).await {
             match reason {
                 Disconnect::Replaced => drop(world.replaced.fetch_add(1, Ordering::Relaxed)),
-                Disconnect::Displaced => {}
+                Disconnect::Displaced | Disconnect::Moved => {}
                 other if world.may_close(other) => {}
                 other => world.fail(format!("{user} was closed half-open: {other:?}")),
             }
