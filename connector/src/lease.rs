@@ -404,6 +404,12 @@ impl Lease {
         gauge!(LEASES_AWAY).set(away as f64);
     }
 
+    /// How many leases are held.
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> usize {
+        self.tenures.lock().len()
+    }
+
     /// One renewal, and nothing else.
     #[cfg(test)]
     pub(crate) async fn take(&self) -> Incarnation {

@@ -406,9 +406,13 @@ impl Registry {
         place: &Place,
     ) -> Result<bool, StoreError> {
         let state = self.leases.vouch(incarnation, place).await?;
-        if state.provisional && !state.dead {
-            // Nobody may be looking after it.
-            self.leases.note(incarnation).await?;
+        if !state.dead {
+            // Nobody may be looking after it: the store may have lost the note, or the incarnation began while the directory
+            // was away. What is noted already stays so.
+            let noted = self.leases.note(incarnation).await;
+            if let Err(error) = noted {
+                tracing::debug!(%error, %incarnation, "not noted");
+            }
         }
         Ok(state.dead)
     }

@@ -14,7 +14,7 @@ use super::read::read;
 use super::registry::{RedisHints, RedisRegistry};
 use super::reply::wants_another_connection;
 use super::topics::Topics;
-use crate::lease::Leases;
+use crate::lease::{Leases, Shard};
 use crate::name::ChannelName;
 use crate::probe::{Met, ProbeFeed, ProbePoint};
 use crate::publication::Position;
@@ -190,6 +190,10 @@ impl ChannelFeed for RedisFeed {
 
     async fn touch(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError> {
         self.ends(channels, Some(&self.lives)).await
+    }
+
+    fn shard(&self, channel: &ChannelName) -> Shard {
+        self.nodes.shard_of(|| self.keys.of(channel).topic())
     }
 
     fn available(&self) -> watch::Receiver<bool> {

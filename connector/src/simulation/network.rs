@@ -290,7 +290,11 @@ impl Leases for FarLeases {
         who: &Incarnation,
         entries: &[IndexEntry],
     ) -> Result<Indexed, StoreError> {
-        far!([who] => self.leases.index_add(&who, &entries))
+        let (end, truth) = (Arc::clone(&self.leases), Arc::clone(&self.truth));
+        let (who, entries) = (who.clone(), entries.to_owned());
+        let slots = vec![who.to_string()];
+        let work = async move { truth.index_add(&*end, &who, &entries).await };
+        self.link.ask_store(slots, work).await
     }
 
     async fn index_drop(

@@ -159,6 +159,11 @@ impl ConnectorProcess {
         })
     }
 
+    /// How many incarnations it has.
+    pub(super) fn incarnations(&self) -> usize {
+        self.server.services.lease.count()
+    }
+
     /// A client comes, and does with its connection what `stay` says. No answer comes if the connector dies meanwhile.
     pub(super) fn visit<F>(
         &self,
