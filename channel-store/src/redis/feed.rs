@@ -161,6 +161,13 @@ impl ProbeFeed for RedisFeed {
     fn database(&self) -> i64 {
         self.nodes.database()
     }
+
+    fn shard(&self, channel: &str) -> Shard {
+        let Ok(channel) = ChannelName::new(channel) else {
+            return Shard::default();
+        };
+        ChannelFeed::shard(self, &channel)
+    }
 }
 
 #[async_trait]

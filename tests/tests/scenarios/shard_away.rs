@@ -15,13 +15,15 @@ use tests::service::{Chat, Connector};
 use tests::turn::Turn;
 use tests::{SOON, http, long, wait};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, interval, timeout};
 
 const JOIN: &str = "chat.handler.join";
 const LEAVE: &str = "chat.handler.leave";
 const SEND: &str = "chat.handler.send";
 /// How long each request may take whose places are on shards that work.
 const IN_TIME: Duration = Duration::from_secs(2);
+/// Between rounds of visits.
+const ROUND: Duration = Duration::from_millis(250);
 /// Connectors that are started at most until one has its lease on the shard in question.
 const DRAWN: usize = 40;
 /// Members of each connector before the shard hangs, of each protocol.
@@ -34,7 +36,7 @@ fn absence() -> Duration {
     Duration::from_secs(if long() { 60 } else { 15 })
 }
 
-/// Names that lie on one shard, and on any but that; each is given out once in so many.
+/// Names that lie on one shard, and on any but that; each is given out once.
 struct Names {
     well: Vec<String>,
     away: Vec<String>,
@@ -42,11 +44,9 @@ struct Names {
 }
 
 impl Names {
-    const MANY: usize = 3_000;
-
     async fn of(cluster: &Cluster, shard: usize) -> Self {
         let (mut well, mut away) = (Vec::new(), Vec::new());
-        for number in 0..Self::MANY {
+        for number in 0..if long() { 10_000 } else { 3_000 } {
             let name = format!("name-{number}");
             match cluster.of_primary(&name).await == shard {
                 true => away.push(name),
@@ -62,7 +62,7 @@ impl Names {
 
     fn next<'a>(&self, of: &'a [String]) -> &'a str {
         let number = self.given.fetch_add(1, Ordering::Relaxed);
-        &of[number % of.len()]
+        of.get(number).expect("there are enough names")
     }
 
     /// A name on a shard that works.
@@ -225,6 +225,7 @@ struct Member {
 
 async fn goes_on_elsewhere(of_directory: bool) {
     let mut scene = Scene::new(of_directory).await;
+    let begun = Instant::now();
     let names = Arc::clone(&scene.names);
     let addresses: Vec<_> = scene.connectors.iter().map(|it| it.address()).collect();
     let (mut members, mut pomelo) = (Vec::new(), Vec::new());
@@ -247,6 +248,7 @@ async fn goes_on_elsewhere(of_directory: bool) {
             noise.spawn(keeps_talking(come(at, user, channel).await));
         }
     }
+    println!("begun after {:?}", begun.elapsed());
     scene.cluster.nodes[scene.shard].freeze();
     let frozen = Instant::now();
     for number in 0..STUBBORN {
@@ -281,6 +283,7 @@ async fn goes_on_elsewhere(of_directory: bool) {
     let mut is_killed = false;
     let mut visits = 0;
     let mut rounds = Vec::new();
+    let mut pace = interval(ROUND);
     while frozen.elapsed() < absence() {
         if !is_killed && frozen.elapsed() > absence() / 2 {
             is_killed = true;
@@ -288,6 +291,7 @@ async fn goes_on_elsewhere(of_directory: bool) {
             members.retain(|member| member.connector != killed);
             pomelo.retain(|(connector, _)| *connector != killed);
         }
+        pace.tick().await;
         let began = Instant::now();
         let living = addresses
             .iter()
@@ -318,6 +322,7 @@ async fn goes_on_elsewhere(of_directory: bool) {
     );
     noise.shutdown().await;
     scene.cluster.nodes[scene.shard].thaw();
+    let thawed = Instant::now();
 
     // Nobody was disconnected, and each can go on.
     for member in &members {
@@ -358,6 +363,7 @@ async fn goes_on_elsewhere(of_directory: bool) {
         },
     )
     .await;
+    println!("at rest after {:?}", thawed.elapsed());
     for member in &members {
         ask(&member.client, SEND, json!({ "content": "and again" })).await;
         let side = names.away();
