@@ -49,6 +49,12 @@ impl Stay {
         self.tenure.condemned.notify_one();
     }
 
+    /// What is to be looked at.
+    #[cfg(test)]
+    pub(crate) fn suspects(&self) -> &crate::suspects::Suspects {
+        &self.tenure.suspects
+    }
+
     /// What the store has there may have to be put right.
     pub(crate) fn suspect(&self, place: Place) {
         self.tenure.suspects.add(place);
