@@ -152,15 +152,8 @@ impl World {
             chat.service.clone()
         };
         let name = CONNECTORS[number];
-        let Climate {
-            policy,
-            lossy,
-            grace,
-            ..
-        } = self.climate;
         let (store, slots, truth) = (&self.store, &self.slots, &self.truth);
-        let process =
-            ConnectorProcess::start(name, store, policy, grace, lossy, slots, truth, any_chat);
+        let process = ConnectorProcess::start(name, store, &self.climate, slots, truth, any_chat);
         *self.connectors[number].lock() = Some(process);
     }
 

@@ -1,5 +1,6 @@
 //! The processes of a simulation: connectors and chats as they are, but for the sockets.
 
+use super::Climate;
 use super::guest::Guest;
 use super::network::{FarHints, FarLeases, FarStore, FarUsers, Link, Slots};
 use super::truth::Truth;
@@ -13,7 +14,6 @@ use crate::registry::Registry;
 use crate::server::Server;
 use crate::session::Services;
 use crate::socket::ClientLimits;
-use channel_store::LoginPolicy;
 use channel_store::memory::MemoryStore;
 use parking_lot::Mutex;
 use proto::v1::MembersRequest;
@@ -89,13 +89,17 @@ impl ConnectorProcess {
     pub(super) fn start(
         name: &str,
         store: &Arc<MemoryStore>,
-        policy: LoginPolicy,
-        grace: Duration,
-        lossy: u32,
+        climate: &Climate,
         slots: &Arc<Slots>,
         truth: &Arc<Truth>,
         choose: impl Fn() -> chat::Service + Send + Sync + 'static,
     ) -> Arc<Self> {
+        let Climate {
+            policy,
+            lossy,
+            grace,
+            ..
+        } = *climate;
         let link = Link::new(lossy, slots);
         let hub = Hub::new(TOUCH_INTERVAL);
         hub.follow(store.feed(hub.clone()));

@@ -31,13 +31,13 @@ struct Apart {
 impl Apart {
     /// One whose lease is taken.
     async fn new() -> Self {
-        let apart = Self::without(&[]).await;
+        let apart = Self::without(&[]);
         assert!(apart.first().await.is_some());
         apart
     }
 
     /// One that begins while these are away.
-    async fn without(away: &[&str]) -> Self {
+    fn without(away: &[&str]) -> Self {
         let store = MemoryStore::new(StoreOptions::default());
         let slots = Arc::<Slots>::default();
         away.iter().for_each(|slot| slots.take(slot));
@@ -294,7 +294,7 @@ async fn a_second_incarnation_does_not_wait_for_a_directory_that_is_away_and_is_
 
 #[tokio::test(start_paused = true)]
 async fn a_first_incarnation_is_noted_before_its_lease_is_taken() {
-    let apart = Apart::without(&[DIRECTORY]).await;
+    let apart = Apart::without(&[DIRECTORY]);
     assert!(apart.first().await.is_none());
     sleep(LENGTH).await;
     assert!(apart.first().await.is_none());
