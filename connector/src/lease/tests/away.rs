@@ -381,7 +381,8 @@ async fn the_patrol_puts_right_what_is_on_other_shards_than_the_one_that_is_away
     let mut away = Vec::new();
     for number in 0..MANY {
         let name = format!("away-{number}");
-        away.push(apart.enter(&name).await);
+        let user = Place::User(UserId::new(&name).unwrap());
+        away.push(apart.lease.enter(vec![user]).await.unwrap());
         apart.slots.take(&name);
     }
     sleep(SETTLE_TIME).await;
