@@ -381,7 +381,7 @@ async fn the_patrol_puts_right_what_is_on_other_shards_than_the_one_that_is_away
     let mut away = Vec::new();
     for number in 0..MANY {
         let name = format!("away-{number}");
-        let user = Place::User(UserId::new(&name).unwrap());
+        let user = Place::User(UserId::new(name.as_str()).unwrap());
         away.push(apart.lease.enter(vec![user]).await.unwrap());
         apart.slots.take(&name);
     }
