@@ -130,8 +130,8 @@ pub struct Look {
 }
 
 /// The part of the store that holds a place at present: one server of a cluster. Parts fail one by one, so work for
-/// different shards must not wait for one another. Opaque, compared only.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+/// different shards must not wait for one another. Opaque, compared only: the order means nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Shard(u64);
 
 impl Shard {
@@ -265,6 +265,9 @@ pub trait Leases: Send + Sync + 'static {
 
     /// The shard that holds a place at present. It may be another one after the store's slots have moved.
     fn shard(&self, place: &Place) -> Shard;
+
+    /// The shard that holds an incarnation's lease and index at present, as [`Leases::shard`].
+    fn home(&self, incarnation: &Incarnation) -> Shard;
 
     /// True while the store answers.
     fn available(&self) -> watch::Receiver<bool>;

@@ -5,6 +5,7 @@
 //! A connector asks each chat to do so, and looks whether it hears it and finds it in its own log ([`ProbeFeed`]): this
 //! shows that both use the same Redis, database and prefix. [`Findings`] keeps what came of it.
 
+use crate::lease::Shard;
 use crate::publication::Position;
 use crate::store::Generation;
 use async_trait::async_trait;
@@ -113,6 +114,11 @@ pub trait ProbeFeed: Send + Sync + 'static {
 
     /// The number of the database.
     fn database(&self) -> i64;
+
+    /// The shard that holds a channel at present. [`Shard::default`]: there is only one, or this is no name of a channel.
+    fn shard(&self, _channel: &str) -> Shard {
+        Shard::default()
+    }
 }
 
 /// What one probe showed at one server.

@@ -3,6 +3,7 @@
 //! Both implementations, Redis and memory, pass the one suite in `tests/conformance.rs`.
 
 use crate::history::{HistoryPage, HistoryRange};
+use crate::lease::Shard;
 use crate::name::{ChannelName, IdempotencyKey, Incarnation, SessionId, User, UserId};
 use crate::probe::{Probe, ProbeOutcome, Probed, StoreSettings};
 use crate::publication::{Epoch, Payload, Position, Publication};
@@ -518,6 +519,12 @@ pub trait ChannelFeed: Send + Sync + 'static {
     /// # Errors
     /// As [`ChannelFeed::heads`].
     async fn touch(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError>;
+
+    /// The shard that holds a channel at present. Whoever asks about many channels asks about those of each shard apart, so
+    /// that one that is away takes no other's answers with it. By default all are on one.
+    fn shard(&self, _channel: &ChannelName) -> Shard {
+        Shard::default()
+    }
 
     /// True while a connection is up and delivering.
     fn available(&self) -> watch::Receiver<bool>;

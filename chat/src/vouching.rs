@@ -34,11 +34,18 @@ impl Voucher {
             let channels = met.next(CHECKS).await;
             if let Err(error) = self.check(&channels).await {
                 tracing::debug!(%error, "channels not checked");
+                // The directory is away. Who was met must not be forgotten: a connector may have begun an incarnation that
+                // could not be noted, and be dead.
+                channels.iter().for_each(|channel| met.add(channel));
             }
             sleep(ROUND).await;
         }
     }
 
+    /// What is on a shard that is away is left out, and checked when somebody is met there again.
+    ///
+    /// # Errors
+    /// The directory is away: nothing was checked.
     async fn check(&self, channels: &[ChannelName]) -> Result<(), StoreError> {
         // Who is there comes first: then whoever lives has stood in the directory for long.
         let present = join_all(channels.iter().map(|it| self.leases.present(it))).await;
@@ -47,9 +54,12 @@ impl Voucher {
         }
         let well = self.well(present.iter().flatten().flatten()).await?;
         for (channel, present) in channels.iter().zip(present) {
-            for incarnation in present? {
-                if !well.contains(&incarnation) {
-                    self.vouch(channel, &incarnation).await?;
+            for incarnation in present.unwrap_or_default() {
+                if !well.contains(&incarnation)
+                    && let Err(error) = self.vouch(channel, &incarnation).await
+                {
+                    let (channel, incarnation) = (channel.as_str(), incarnation.as_str());
+                    tracing::debug!(%error, channel, incarnation, "not vouched for");
                 }
             }
         }

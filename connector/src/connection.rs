@@ -17,13 +17,20 @@ use std::mem;
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// Answers of so many bytes leave at once.
 const HELD: usize = 16 << 10;
+/// Sockets closed at once, at least, and the pause between such batches: clients that reconnect all at the same moment
+/// would storm the connectors that stay.
+const CLOSE_BATCH: usize = 1_000;
+pub(crate) const CLOSE_PAUSE: Duration = Duration::from_millis(50);
+/// All batches are closed after so many pauses, however many connections there are: two seconds.
+const CLOSE_PAUSES: usize = 40;
 
 /// A client socket, shared by its task, the hub and whoever answers its requests.
 pub struct Connection {
@@ -421,6 +428,17 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.limits.remove(self.queue.get_mut().bytes);
+    }
+}
+
+/// Closes in batches. However many they are, the last one is closed in time.
+pub(crate) async fn close_paced(connections: &[Arc<Connection>], reason: Disconnect) {
+    let batch = connections.len().div_ceil(CLOSE_PAUSES).max(CLOSE_BATCH);
+    for batch in connections.chunks(batch) {
+        for connection in batch {
+            connection.close(reason);
+        }
+        sleep(CLOSE_PAUSE).await;
     }
 }
 

@@ -8,8 +8,8 @@
 //!
 //! With a grace, a session whose client is gone stays a member for as long. Its login says so and holds nobody off, and
 //! if the user comes back meanwhile, the new session takes over its memberships where it joins. The same holds for a
-//! session that was replaced while its socket was still open: it stays for a moment, because the new session may not have
-//! joined all of its channels yet.
+//! session that was replaced while its socket was still open, or told to come again: it stays for a moment, because the new
+//! session may not have joined all of its channels yet.
 
 use crate::chat::{CALL, CallError, Chat};
 use crate::lease::Membership;
@@ -29,8 +29,8 @@ use tokio_util::task::AbortOnDropHandle;
 const ROOM: usize = 100_000;
 /// Leaves under way at once in each shard.
 const AT_ONCE: usize = 64;
-/// How long a session stays a member at least whose client has another session.
-const REPLACED: Duration = Duration::from_secs(5);
+/// How long a session stays a member at least whose client has another session, or was told to begin one.
+const SUCCEEDED: Duration = Duration::from_secs(5);
 /// Pauses between tries.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
@@ -41,8 +41,9 @@ pub(crate) struct Departure {
     pub(crate) memberships: Vec<Arc<Membership>>,
     /// Its login is closed after all leaves have landed.
     pub(crate) registration: Option<Arc<Registration>>,
-    /// The same client has another session, which may take over these memberships for some time to come.
-    pub(crate) replaced: bool,
+    /// The same client has another session, or is about to have one, which may take over these memberships for some time
+    /// to come.
+    pub(crate) succeeded: bool,
 }
 
 /// Lands leaves in the background.
@@ -130,8 +131,8 @@ impl Departures {
         for membership in &departure.memberships {
             membership.end();
         }
-        let grace = if departure.replaced {
-            self.grace.max(REPLACED)
+        let grace = if departure.succeeded {
+            self.grace.max(SUCCEEDED)
         } else {
             self.grace
         };
@@ -140,10 +141,7 @@ impl Departures {
         }
         if let Some(registration) = &departure.registration {
             registration.begin_lingering();
-            // One that was replaced is marked already.
-            if !departure.replaced {
-                self.line.linger(Arc::clone(registration));
-            }
+            self.line.linger(Arc::clone(registration));
         }
         let until = Instant::now() + grace;
         let mut state = self.line.state.lock();
@@ -233,7 +231,7 @@ impl Line {
         let Departure {
             memberships,
             registration,
-            replaced: _,
+            succeeded: _,
         } = departure;
         let rest = self.rest(registration);
         for membership in memberships {

@@ -42,6 +42,10 @@ pub enum Disconnect {
     /// Another session has this one's place, and it is not known that it is the same client's. Reconnect.
     #[error("displaced")]
     Displaced,
+    /// The session can come to no further channel for now, and a new one could: the shard of the store that keeps this
+    /// session's lease is away. Reconnect and resume.
+    #[error("moved")]
+    Moved,
     /// Bytes that break the client's protocol (K6, F1).
     #[error("malformed")]
     Malformed,
@@ -102,7 +106,7 @@ impl Farewell {
 
 impl Disconnect {
     /// All of them, once each.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Client,
         Self::Shutdown,
         Self::Slow,
@@ -115,6 +119,7 @@ impl Disconnect {
         Self::Kicked,
         Self::Replaced,
         Self::Displaced,
+        Self::Moved,
         Self::Malformed,
         Self::Handshake,
         Self::Attack,
@@ -147,6 +152,7 @@ impl Disconnect {
             Self::Kicked => "kicked",
             Self::Replaced => "replaced",
             Self::Displaced => "displaced",
+            Self::Moved => "moved",
             Self::Malformed => "malformed",
             Self::Handshake => "handshake_refused",
             Self::Attack => "attack",
@@ -193,6 +199,7 @@ impl Disconnect {
             Self::Kicked => told(Some("kick"), 4010, "kick"),
             Self::Replaced => told(Some("replaced"), 4012, "replaced"),
             Self::Displaced => reconnect(1001, 4013, "displaced"),
+            Self::Moved => reconnect(1001, 4014, "moved"),
             Self::HandshakeTimeout => told(None, 4004, "handshake timeout"),
             Self::Idle => told(Some("idle"), 4005, "idle"),
             Self::Malformed => told(None, 4006, "malformed"),

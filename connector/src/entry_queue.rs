@@ -1,15 +1,19 @@
 //! Logins and joins wait for their turn, so that a storm of them does not make all of them fail.
 //!
 //! Each login asks the store and chat several times. When thousands are under way at once, every one of them is slow, and
-//! most end after two seconds with nothing done. So a process serves a few at once, in the order in which they came.
+//! most end after two seconds with nothing done. So a process serves a few at once of each shard, in the order in which they
+//! came.
 //! Who would not be served in time is told when to come again. Those times are spread over as long as it takes to serve
 //! everybody, by what serving took lately.
 
 use crate::chat::CALL;
 use crate::metering::PUT_OFF;
 use crate::refusal::Refusal;
+use channel_store::{Place, Shard};
 use metrics::counter;
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
@@ -25,6 +29,32 @@ const FIRST_GUESS: Duration = Duration::from_millis(20);
 const SOONEST: Duration = Duration::from_millis(500);
 /// … or later than this.
 const LATEST: Duration = Duration::from_secs(30);
+
+/// A line for each shard of the store, or pair of shards, that is needed to serve a request. Those who wait for a shard that
+/// is away keep nobody else from being served.
+pub(crate) struct EntryQueues {
+    shard: Box<dyn Fn(&Place) -> Shard + Send + Sync>,
+    /// As many as there are pairs of servers.
+    by_shards: Mutex<BTreeMap<[Shard; 2], Arc<EntryQueue>>>,
+}
+
+impl EntryQueues {
+    /// `shard` tells where in the store a channel or user is.
+    pub(crate) fn new(shard: impl Fn(&Place) -> Shard + Send + Sync + 'static) -> Self {
+        Self {
+            shard: Box::new(shard),
+            by_shards: Mutex::default(),
+        }
+    }
+
+    /// The line of requests that need both places.
+    pub(crate) fn of(&self, places: [&Place; 2]) -> Arc<EntryQueue> {
+        let shards = places.map(|place| (self.shard)(place));
+        let mut queues = self.by_shards.lock();
+        let queue = queues.entry(shards);
+        Arc::clone(queue.or_insert_with(|| Arc::new(EntryQueue::new())))
+    }
+}
 
 /// The line of those who want to log in or to join a channel.
 pub(crate) struct EntryQueue {
@@ -104,8 +134,6 @@ impl Drop for Turn<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::task::JoinSet;
     use tokio::time::sleep;

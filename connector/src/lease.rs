@@ -1,95 +1,80 @@
-//! The connector's lease: what says that its members are no ghosts (MEMBERSHIP.md).
+//! The connector's leases: what says that its members are no ghosts.
 //!
-//! One incarnation after another holds it. While one lives, its lease is renewed, and every channel where anything of it
-//! may be stands in its index before a join is sent there. Once it was declared dead, as happens to a process that was
-//! frozen, every socket is closed with a reason to reconnect, and the next incarnation begins. An outage of the store
-//! closes nothing, and neither does a clock that is set: others declare it dead when they saw no renewal for long enough,
-//! and a lease that is missing is taken again.
+//! An incarnation holds a lease. While it lives, its lease is renewed, and every channel where anything of it may be stands
+//! in its index before a join is sent there. Once it was declared dead, as happens to a process that was frozen, the sockets
+//! of its sessions are closed with a reason to reconnect, and the next incarnation begins. An outage of the store closes
+//! nothing, and neither does a clock that is set: others declare it dead when they saw no renewal for long enough, and a
+//! lease that is missing is taken again.
+//!
+//! Lease and index of an incarnation lie on one shard of the store. While that shard is away, nothing can be indexed there, so
+//! nobody new could come in, though all other shards answer. So the connector begins a further incarnation then, whose name
+//! falls on a shard that answers, and new sessions belong to that one. A session stays with its incarnation for life. When
+//! the first lease is renewed again, new sessions belong to the first incarnation again, and the further one is given up once
+//! nothing is left of it.
 
 mod index;
 mod patrol;
+mod renewal;
 mod roster;
+mod stay;
+mod tenure;
 
 pub(crate) use patrol::count_repair;
 pub(crate) use roster::Membership;
+pub(crate) use stay::Stay;
 
 use crate::chat::Chat;
 use crate::config::{ConfigError, new_incarnation};
-use crate::metering::{DECLARED_DEAD, LEASE_AGE, LEASES_LOST};
+use crate::metering::{DECLARED_DEAD, LEASE_AGE, LEASES_AWAY};
 use crate::registry::Registry;
 use crate::suspects::Suspects;
-use channel_store::{
-    ChannelName, DEADLINE_MARGIN, Generation, Incarnation, Indexed, LEASE_MEMORY, Leases, Place,
-    Renewed, SessionId, Shard, StoreError, User,
-};
-use index::Index;
+use channel_store::{Incarnation, Indexed, Leases, Place, Shard, StoreError};
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use metrics::{counter, gauge};
 use parking_lot::Mutex;
-use proto::v1::{LeaveRequest, Session as WireSession};
-use roster::Roster;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::slice;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::{Notify, Semaphore};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tenure::Tenure;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-/// Renewals in the time of a lease.
-const RENEWALS: u32 = 3;
-/// After a renewal without an answer: well within the time that others observe a lease before they declare it over.
-const RETRY: Duration = Duration::from_millis(150);
+/// Incarnations that a connector has at once at most, dead ones included until their sockets are closed.
+const MOST: usize = 3;
+/// The shard of a lease is away when it has not answered for so long. It is half of the time that a login has until its
+/// join: who finds the shard silent still gets into another incarnation.
+const SILENCE: Duration = Duration::from_millis(500);
+/// Names that are drawn to find one on a shard that answers.
+const NAMES: usize = 32;
+/// Before another incarnation is tried to begin, after that did not work.
+const BEGIN_AGAIN: Duration = Duration::from_millis(500);
 /// Between tries to index a channel for somebody who waits.
 const INDEX_RETRY: Duration = Duration::from_millis(25);
-/// How long a parting word may take.
-const RESIGN: Duration = Duration::from_millis(500);
+/// Places under suspicion that are handed on at once.
+const SUSPECTS: usize = 500;
 
-/// Holds a lease, by one incarnation after another.
+/// Holds the connector's leases.
 pub struct Lease {
     id: String,
     length: Duration,
     leases: Arc<dyn Leases>,
+    /// Places where anything of this connector is in doubt, whichever incarnation's it is.
     suspects: Arc<Suspects>,
     /// Bounds the calls of repairs.
     calls: Semaphore,
-    tenure: Mutex<Option<Arc<Tenure>>>,
-    /// Told when there is one.
-    taken: Notify,
-}
-
-/// One incarnation's time.
-struct Tenure {
-    incarnation: Incarnation,
-    length: Duration,
-    /// By the store's clock, milliseconds: joins later than this have no effect.
-    deadline: AtomicU64,
-    /// When the last renewal began that found the incarnation alive.
-    renewed: Mutex<Option<Instant>>,
-    /// Told when there is another one. Not a `watch`, which wakes those who wait in any order.
-    renewal: Notify,
-    index: Mutex<Index>,
-    roster: Roster,
-    suspects: Arc<Suspects>,
-    /// Joins and leaves are counted upwards.
-    operations: AtomicU64,
-    /// Server lifetimes that have answered so far.
-    generations: Mutex<HashSet<Generation>>,
-    /// Told when the lease is to be renewed at once.
-    hurry: Notify,
-    /// Told when it is known to be dead otherwise than by a renewal.
-    condemned: Notify,
-    /// It was noted in the directory once.
-    noted: AtomicBool,
-}
-
-/// An incarnation that was declared dead.
-#[must_use]
-pub(crate) struct Dead(Arc<Tenure>);
-
-/// A session's stay in some places, from before it comes there until nothing more is to be said of it: as long, they
-/// stand in the index.
-pub(crate) struct Stay {
-    tenure: Arc<Tenure>,
-    places: Vec<Place>,
+    /// Those that are held. The one that was taken first comes first.
+    tenures: Mutex<Vec<Arc<Tenure>>>,
+    /// Told when a lease is taken, or its shard answers again.
+    changed: Notify,
+    /// Told when the shard of a lease is asked something.
+    asked: Notify,
+    /// When a lease was renewed last, whichever it was.
+    renewed: watch::Sender<Option<Instant>>,
 }
 
 impl Lease {
@@ -110,8 +95,10 @@ impl Lease {
             leases,
             suspects,
             calls: Semaphore::new(patrol::CALLS),
-            tenure: Mutex::default(),
-            taken: Notify::new(),
+            tenures: Mutex::default(),
+            changed: Notify::new(),
+            asked: Notify::new(),
+            renewed: watch::Sender::new(None),
         }))
     }
 
@@ -121,320 +108,322 @@ impl Lease {
         move |place| leases.shard(place)
     }
 
-    /// Keeps the lease by a new incarnation, until that is dead: then everything of it is to be closed.
-    pub(crate) async fn keep(&self, chat: &Chat, registry: &Registry) -> Dead {
-        let tenure = loop {
-            match new_incarnation(&self.id) {
-                Ok(incarnation) => {
-                    break Arc::new(self.tenure_of(incarnation));
+    /// Keeps at least one lease that is renewed, as far as the store answers. When an incarnation is declared dead, the
+    /// sockets of its sessions are closed, and of no others.
+    pub(crate) async fn keep(&self, chat: &Chat, registry: &Registry) -> Infallible {
+        let mut begun: Vec<Arc<Tenure>> = Vec::new();
+        let mut served = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                biased;
+                Some(over) = served.next() => begun.retain(|it| !Arc::ptr_eq(it, &over)),
+                tenure = self.another(&begun) => {
+                    begun.push(Arc::clone(&tenure));
+                    served.push(self.serve(tenure, chat, registry));
                 }
-                Err(error) => tracing::error!(%error, "no new incarnation"),
+                never = self.hand_on_suspects() => match never {},
             }
-            sleep(RETRY).await;
-        };
-        tokio::select! {
-            biased;
-            () = self.renew_until_dead(&tenure) => {}
-            never = self.patrol(&tenure, chat, registry) => match never {},
-            () = self.listen(&tenure, registry) => {}
-            () = tenure.condemned.notified() => {}
         }
-        counter!(DECLARED_DEAD).increment(1);
-        tracing::error!(incarnation = %tenure.incarnation, "declared dead");
-        self.tenure.lock().take();
-        Dead(tenure)
     }
 
-    /// Nothing of a dead incarnation is left here: whatever is in the store may be buried.
-    pub(crate) async fn give_up(&self, Dead(tenure): Dead) {
+    /// One incarnation, until it is dead or given up, and nothing of it is left here.
+    async fn serve(&self, tenure: Arc<Tenure>, chat: &Chat, registry: &Registry) -> Arc<Tenure> {
+        let is_dead = tokio::select! {
+            biased;
+            is_dead = self.renew_until_over(&tenure) => is_dead,
+            never = self.patrol(&tenure, chat, registry) => match never {},
+            never = tenure.listen(registry) => match never {},
+            () = tenure.condemned.notified() => true,
+        };
+        let Tenure { incarnation, .. } = &*tenure;
+        if is_dead {
+            counter!(DECLARED_DEAD).increment(1);
+            tracing::error!(%incarnation, "declared dead");
+            // Whoever registers from now on sees that it is over, and all who did before are found.
+            tenure.over.store(true, Ordering::SeqCst);
+            self.tenures.lock().retain(|it| !Arc::ptr_eq(it, &tenure));
+            self.asked.notify_one();
+            registry.close_all_of(incarnation).await;
+        } else {
+            tracing::info!(%incarnation, "given up: the other lease is renewed again");
+        }
+        // Nothing of it is left here: whatever is in the store may be buried.
         self.resign(&tenure).await;
+        tenure
+    }
+
+    /// Another incarnation, as soon as one is wanted: none is there, or none has a shard that answers while another shard
+    /// does.
+    async fn another(&self, begun: &[Arc<Tenure>]) -> Arc<Tenure> {
+        loop {
+            self.is_silent(begun).await;
+            if begun.len() < MOST {
+                match self.name(begun).await {
+                    // Meanwhile it may have answered.
+                    Some(_) if !is_silent_now(begun) => continue,
+                    Some(incarnation) => return Arc::new(Tenure::new(incarnation, self.length)),
+                    None => {}
+                }
+            }
+            sleep(BEGIN_AGAIN.mul_f64(0.5 + fastrand::f64())).await;
+        }
+    }
+
+    /// Returns when no incarnation that lives has a shard that answers.
+    async fn is_silent(&self, begun: &[Arc<Tenure>]) {
+        while !is_silent_now(begun) {
+            let living = begun.iter().filter(|it| !it.is_over());
+            let from = living
+                .map(|it| it.silent_from())
+                .collect::<Option<Vec<_>>>();
+            match from.and_then(|from| from.into_iter().max()) {
+                Some(from) => sleep_until(from).await,
+                None => self.asked.notified().await,
+            }
+        }
+    }
+
+    /// A new name on a shard that answers, and on none of those that are known not to. The first incarnation takes any: if
+    /// its shard does not answer, another one begins soon.
+    async fn name(&self, begun: &[Arc<Tenure>]) -> Option<Incarnation> {
+        let draw = || {
+            let drawn = new_incarnation(&self.id);
+            drawn
+                .inspect_err(|error| tracing::error!(%error, "no new incarnation"))
+                .ok()
+        };
+        if begun.iter().all(|it| it.is_over()) {
+            return draw();
+        }
+        let silent = begun.iter().filter(|it| !it.is_over());
+        let silent = silent.map(|it| self.leases.home(&it.incarnation));
+        let silent: BTreeSet<Shard> = silent.collect();
+        let mut names = BTreeMap::new();
+        for _ in 0..NAMES {
+            let name = draw()?;
+            let shard = self.leases.home(&name);
+            if !silent.contains(&shard) {
+                names.entry(shard).or_insert(name);
+            }
+        }
+        let asked = names.into_values().map(async |name| {
+            let lease = self.leases.observe(slice::from_ref(&name));
+            let lease = timeout(SILENCE, lease).await;
+            matches!(lease.as_deref(), Ok([Ok(None)])).then_some(name)
+        });
+        let mut answers = asked.collect::<FuturesUnordered<_>>();
+        while let Some(answer) = answers.next().await {
+            if answer.is_some() {
+                return answer;
+            }
+        }
+        None
+    }
+
+    /// What is suspected by others is looked at by each incarnation that may have something there.
+    async fn hand_on_suspects(&self) -> Infallible {
+        loop {
+            let places = self.suspects.some(SUSPECTS).await;
+            let tenures = self.tenures.lock().clone();
+            for tenure in tenures {
+                let known = tenure.index.lock().among(&places);
+                tenure.suspects.extend(known);
+            }
+        }
     }
 
     /// The connector ends: whatever is left of it may be buried at once, or after a grace.
     pub(crate) async fn end(&self, grace: Duration) {
-        let Some(tenure) = self.tenure.lock().take() else {
-            return;
-        };
-        if grace.is_zero() {
-            return self.resign(&tenure).await;
-        }
-        let incarnation = &tenure.incarnation;
-        let renewed = async {
-            self.leases.renew(incarnation, grace).await?;
-            self.leases.note(incarnation).await
-        };
-        match timeout(RESIGN, renewed).await {
-            Ok(Ok(())) => tracing::info!(%incarnation, ?grace, "the lease ends by itself"),
-            Ok(Err(error)) => tracing::warn!(%error, "the lease ends when it ends"),
-            Err(_) => tracing::warn!("the lease ends when it ends"),
+        let tenures = std::mem::take(&mut *self.tenures.lock());
+        let ended = tenures.iter().map(async |tenure| {
+            if grace.is_zero() {
+                self.resign(tenure).await;
+            } else {
+                self.leave_to_itself(tenure, grace).await;
+            }
+        });
+        join_all(ended).await;
+    }
+
+    /// Returns when a new session may come to these places; `None`: not now. It belongs to the incarnation that was taken
+    /// first among those whose shard answers.
+    pub(crate) async fn enter(&self, places: Vec<Place>) -> Option<Stay> {
+        loop {
+            let stay = self.stay(&places).await;
+            tokio::select! {
+                biased;
+                indexed = self.indexed(&stay) => return indexed.then_some(stay),
+                () = self.is_better_elsewhere(&stay.tenure) => {}
+            }
         }
     }
 
-    /// Returns when a session of the present incarnation may come to these places; `None`: not now.
-    pub(crate) async fn enter(&self, places: Vec<Place>) -> Option<Stay> {
-        let tenure = self.present().await;
-        for place in &places {
-            tenure.index.lock().enter(place);
+    /// The same for a session that is there already: it belongs to its incarnation for life.
+    pub(crate) async fn enter_beside(&self, present: &Stay, places: Vec<Place>) -> Option<Stay> {
+        let stay = Stay::begin(Arc::clone(&present.tenure), places);
+        self.indexed(&stay).await.then_some(stay)
+    }
+
+    /// True if a session could not come to this place, but would if its client came again: its own lease is on a shard that
+    /// is away, the place is not, and another lease is renewed.
+    pub(crate) fn is_better_off_anew(&self, present: &Stay, place: &Place) -> bool {
+        let own = &present.tenure;
+        let is_elsewhere = || self.leases.shard(place) != self.leases.home(&own.incarnation);
+        own.is_silent() && is_elsewhere() && self.other_that_answers(own)
+    }
+
+    /// As soon as there is an incarnation: who waits for it is served in turn.
+    async fn stay(&self, places: &[Place]) -> Stay {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            {
+                // Under the lock, so that none is given up meanwhile.
+                let tenures = self.tenures.lock();
+                let answers = tenures.iter().find(|it| !it.is_silent());
+                if let Some(tenure) = answers.or(tenures.first()) {
+                    return Stay::begin(Arc::clone(tenure), places.to_vec());
+                }
+            }
+            changed.await;
         }
-        let stay = Stay { tenure, places };
-        let Stay { tenure, places } = &stay;
+    }
+
+    /// Returns when another incarnation's shard answers, and that of this one does not.
+    async fn is_better_elsewhere(&self, tenure: &Arc<Tenure>) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if tenure.is_silent() && self.other_that_answers(tenure) {
+                return;
+            }
+            match tenure.silent_from().filter(|_| !tenure.is_silent()) {
+                Some(from) => {
+                    let _ = timeout_at(from, changed).await;
+                }
+                None => changed.await,
+            }
+        }
+    }
+
+    fn other_that_answers(&self, tenure: &Arc<Tenure>) -> bool {
+        let tenures = self.tenures.lock();
+        let mut others = tenures.iter().filter(|it| !Arc::ptr_eq(it, tenure));
+        others.any(|it| !it.is_silent())
+    }
+
+    /// True once the places of a stay stand in the index.
+    async fn indexed(&self, stay: &Stay) -> bool {
+        let Stay { tenure, places } = stay;
         loop {
             let entries = tenure.index.lock().unwritten(places);
             if entries.is_empty() {
-                return Some(stay);
+                return true;
             }
+            if tenure.is_over() {
+                return false;
+            }
+            let asking = self.ask(tenure);
             let added = self.leases.index_add(&tenure.incarnation, &entries).await;
+            if !matches!(added, Err(StoreError::Unavailable(_))) {
+                self.answered(asking);
+            }
             match added {
                 Ok(Indexed::Yes) => {
                     tenure.index.lock().written(&entries);
-                    return Some(stay);
+                    return true;
                 }
                 Ok(Indexed::Dead) => {
                     tenure.condemned.notify_one();
-                    return None;
+                    return false;
                 }
                 Ok(Indexed::Lost) => tenure.hurry.notify_one(),
-                Err(StoreError::Full) => return None,
+                Err(StoreError::Full) => return false,
                 Err(error) => tracing::debug!(%error, "not indexed"),
             }
             sleep(INDEX_RETRY.mul_f64(0.5 + fastrand::f64())).await;
         }
     }
 
-    /// The present tenure, as soon as there is one: who waits for it is served in turn.
-    async fn present(&self) -> Arc<Tenure> {
-        loop {
-            let taken = self.taken.notified();
-            tokio::pin!(taken);
-            taken.as_mut().enable();
-            if let Some(tenure) = self.tenure.lock().clone() {
-                return tenure;
+    /// True while a lease was renewed within its length: then others take the connector for well, and new sessions can
+    /// come.
+    pub fn held(&self) -> watch::Receiver<bool> {
+        let (held, is_held) = watch::channel(false);
+        let (mut renewed, length) = (self.renewed.subscribe(), self.length);
+        tokio::spawn(async move {
+            loop {
+                let last = *renewed.borrow_and_update();
+                let until = last.map(|last| last + length);
+                let is_now = until.is_some_and(|until| until > Instant::now());
+                held.send_if_modified(|was| std::mem::replace(was, is_now) != is_now);
+                let next = renewed.changed();
+                let changed = match until.filter(|_| is_now) {
+                    Some(until) => timeout_at(until, next).await.unwrap_or(Ok(())),
+                    None => next.await,
+                };
+                if changed.is_err() || held.is_closed() {
+                    return;
+                }
             }
-            taken.await;
+        });
+        is_held
+    }
+
+    /// What is wrong with the leases, for people; `None`: nothing.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        let tenures = self.tenures.lock();
+        if tenures.is_empty() {
+            return Some("no lease could be taken in Redis yet: nobody can log in".to_owned());
+        }
+        let silent = tenures.iter().filter(|it| it.is_silent());
+        let silent: Vec<_> = silent.map(|it| it.incarnation.as_str()).collect();
+        let names = silent.join(", ");
+        match (silent.len(), tenures.len()) {
+            (0, _) => None,
+            (away, all) if away == all => Some(format!(
+                "the lease of {names} can't be renewed in Redis: nobody new can log in"
+            )),
+            _ => Some(format!(
+                "the lease of {names} is on a shard that is away; new sessions belong to another one"
+            )),
         }
     }
 
-    /// Looks at whomever other connectors hint at.
-    async fn listen(&self, tenure: &Tenure, registry: &Registry) {
-        let mut hints = registry.listen(&tenure.incarnation);
-        while let Some(user) = hints.recv().await {
-            self.suspects.add(Place::User(user));
+    /// What the metrics tell.
+    fn report(&self) {
+        let tenures = self.tenures.lock();
+        let renewed = tenures.iter().filter_map(|it| *it.renewed.lock());
+        if let Some(last) = renewed.max() {
+            gauge!(LEASE_AGE).set(last.elapsed().as_secs_f64());
         }
-        std::future::pending::<()>().await;
+        let away = tenures.iter().filter(|it| it.is_silent()).count();
+        #[expect(clippy::cast_precision_loss, reason = "there are three at most")]
+        gauge!(LEASES_AWAY).set(away as f64);
     }
 
-    async fn renew_until_dead(&self, tenure: &Arc<Tenure>) {
-        let mut renewed = Instant::now();
-        while renewed.elapsed() < LEASE_MEMORY / 2 {
-            let began = Instant::now();
-            let pause = match self.renew(tenure).await {
-                Ok(true) => {
-                    renewed = began;
-                    (self.length / RENEWALS).saturating_sub(began.elapsed())
-                }
-                Ok(false) => return,
-                Err(error) => {
-                    tracing::debug!(%error, "not renewed");
-                    RETRY.mul_f64(0.5 + fastrand::f64())
-                }
-            };
-            gauge!(LEASE_AGE).set(renewed.elapsed().as_secs_f64());
-            // Whichever comes first.
-            let _ = timeout(pause, tenure.hurry.notified()).await;
-        }
-    }
-
-    /// False if it is dead.
-    async fn renew(&self, tenure: &Arc<Tenure>) -> Result<bool, StoreError> {
-        let Tenure { incarnation, .. } = &**tenure;
-        let noted = self.leases.note(incarnation).await;
-        // Once it stands in the directory, a server that has lost that must not keep the lease from being renewed.
-        if !tenure.noted.load(Ordering::Relaxed) {
-            noted?;
-            tenure.noted.store(true, Ordering::Relaxed);
-        }
-        let began = Instant::now();
-        let (term, was_lost) = match self.leases.renew(incarnation, self.length).await? {
-            Renewed::Dead => return Ok(false),
-            Renewed::Live(term) => (term, false),
-            Renewed::Lost(term) => (term, true),
-        };
-        let is_first = self.tenure.lock().is_none();
-        if was_lost && !is_first {
-            counter!(LEASES_LOST).increment(1);
-            tracing::warn!(%incarnation, "the store has lost the lease: taken again");
-        }
-        let expected = tenure.index.lock().len_written();
-        if term.indexed != expected || self.meet(tenure, &term.generation) {
-            self.reconcile(tenure).await?;
-        }
-        if was_lost {
-            self.suspects.extend(tenure.index.lock().places());
-        }
-        let deadline = term.until.saturating_add(milliseconds(DEADLINE_MARGIN));
-        tenure.deadline.store(deadline, Ordering::Relaxed);
-        *tenure.renewed.lock() = Some(began);
-        tenure.renewal.notify_waiters();
-        if is_first {
-            tracing::info!(%incarnation, "lease taken");
-            *self.tenure.lock() = Some(Arc::clone(tenure));
-            self.taken.notify_waiters();
-        }
-        Ok(true)
-    }
-
-    /// Makes the index in the store what it is here: writes what is missing, and looks after what is unknown.
-    async fn reconcile(&self, tenure: &Tenure) -> Result<(), StoreError> {
-        let found = self.leases.index(&tenure.incarnation).await?;
-        let missing = tenure.index.lock().reconcile(found);
-        match self.leases.index_add(&tenure.incarnation, &missing).await? {
-            Indexed::Yes => tenure.index.lock().written(&missing),
-            Indexed::Lost => tenure.hurry.notify_one(),
-            Indexed::Dead => tenure.condemned.notify_one(),
-        }
-        Ok(())
-    }
-
-    /// Said once: without it the lease ends by itself.
-    async fn resign(&self, tenure: &Tenure) {
-        let resign = async {
-            self.leases.resign(&tenure.incarnation).await?;
-            self.leases.note(&tenure.incarnation).await
-        };
-        match timeout(RESIGN, resign).await {
-            Ok(Ok(())) => tracing::info!(incarnation = %tenure.incarnation, "resigned"),
-            Ok(Err(error)) => tracing::warn!(%error, "not resigned"),
-            Err(_) => tracing::warn!("not resigned in time"),
-        }
-    }
-
-    fn tenure_of(&self, incarnation: Incarnation) -> Tenure {
-        Tenure::new(incarnation, self.length, Arc::clone(&self.suspects))
+    /// How many leases are held.
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> usize {
+        self.tenures.lock().len()
     }
 
     /// One renewal, and nothing else.
     #[cfg(test)]
     pub(crate) async fn take(&self) -> Incarnation {
         let incarnation = new_incarnation(&self.id).unwrap();
-        let tenure = Arc::new(self.tenure_of(incarnation.clone()));
+        let tenure = Arc::new(Tenure::new(incarnation.clone(), self.length));
         assert!(self.renew(&tenure).await.unwrap());
         incarnation
     }
 }
 
-impl Tenure {
-    fn new(incarnation: Incarnation, length: Duration, suspects: Arc<Suspects>) -> Self {
-        Self {
-            incarnation,
-            length,
-            suspects,
-            deadline: AtomicU64::new(0),
-            renewed: Mutex::default(),
-            renewal: Notify::new(),
-            index: Mutex::default(),
-            roster: Roster::default(),
-            operations: AtomicU64::new(0),
-            generations: Mutex::default(),
-            hurry: Notify::new(),
-            condemned: Notify::new(),
-            noted: AtomicBool::new(false),
-        }
-    }
-
-    /// A join or login was refused because its deadline is over by the clock of the server that it came to. If the
-    /// incarnation is found alive in time: by how many milliseconds the deadline of another try may be later than what
-    /// that clock showed.
-    ///
-    /// The lease is renewed first. A process that was frozen for long may have been declared dead, reaped, and forgotten by
-    /// the place that it asks: without the renewal the other try would make a member that nobody looks for any more.
-    async fn time_if_alive(&self, until: Instant) -> Option<u64> {
-        let asked = Instant::now();
-        self.hurry.notify_one();
-        let is_alive = async {
-            loop {
-                let renewal = self.renewal.notified();
-                tokio::pin!(renewal);
-                renewal.as_mut().enable();
-                if self.renewed.lock().is_some_and(|began| began >= asked) {
-                    return;
-                }
-                renewal.await;
-            }
-        };
-        timeout_at(until, is_alive).await.ok()?;
-        Some(milliseconds(self.length + DEADLINE_MARGIN))
-    }
-
-    fn next_operation(&self) -> u64 {
-        self.operations.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
-    /// What ends those of a session's memberships whose joins have smaller numbers.
-    fn leave(
-        &self,
-        channel: &ChannelName,
-        user: &User,
-        session: &SessionId,
-        operation: u64,
-        fence: bool,
-    ) -> LeaveRequest {
-        LeaveRequest {
-            channel: channel.to_string(),
-            user: user.id.to_string(),
-            user_is_number: user.is_number,
-            session: Some(self.wire_session(session, operation)),
-            fence,
-        }
-    }
-
-    fn wire_session(&self, session: &SessionId, operation: u64) -> WireSession {
-        WireSession {
-            incarnation: self.incarnation.to_string(),
-            id: session.to_string(),
-            operation,
-        }
-    }
-}
-
-impl Stay {
-    /// Later than this, by the store's clock, a join must have no effect.
-    pub(crate) fn deadline(&self) -> u64 {
-        self.tenure.deadline.load(Ordering::Relaxed)
-    }
-
-    /// For one more try of what was refused as [`StoreError::Late`]: by how many milliseconds its deadline may be later
-    /// than the time that came with the refusal. `None` unless the incarnation is found alive in time.
-    pub(crate) async fn time_if_alive(&self, until: Instant) -> Option<u64> {
-        self.tenure.time_if_alive(until).await
-    }
-
-    /// Whose session it is.
-    pub(crate) fn incarnation(&self) -> &Incarnation {
-        &self.tenure.incarnation
-    }
-
-    /// The incarnation was found to be declared dead.
-    pub(crate) fn condemn(&self) {
-        self.tenure.condemned.notify_one();
-    }
-
-    /// What the store has there may have to be put right.
-    pub(crate) fn suspect(&self, place: Place) {
-        self.tenure.suspects.add(place);
-    }
-}
-
-impl Drop for Stay {
-    fn drop(&mut self) {
-        let mut index = self.tenure.index.lock();
-        for place in &self.places {
-            index.exit(place);
-        }
-    }
-}
-
-fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+/// True if none of those that live has a shard that answers.
+fn is_silent_now(tenures: &[Arc<Tenure>]) -> bool {
+    let mut living = tenures.iter().filter(|it| !it.is_over());
+    living.all(|it| it.is_silent())
 }
 
 #[cfg(test)]

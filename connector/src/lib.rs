@@ -103,7 +103,7 @@ pub async fn serve(
     metering::describe();
     hub.follow(feed);
     let services = Services {
-        entries: entry_queue::EntryQueue::new(),
+        entries: entry_queue::EntryQueues::new(lease.shards()),
         reads: Arc::default(),
         departures: Departures::new(&chat, &registry, lease.shards(), clients.grace),
         lease,

@@ -56,6 +56,8 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     readiness.follow_telling("login-policy", registry.agreed(), move || {
         asked.why_disagreed()
     });
+    let asked = Arc::clone(&lease);
+    readiness.follow_telling("lease", lease.held(), move || asked.trouble());
     tracing::info!(address = %listeners.all.local_place()?, "listening");
     if let Some(tcp) = &listeners.tcp {
         tracing::info!(address = %tcp.local_place()?, "tcp listening");

@@ -20,8 +20,10 @@ pub(crate) const POSITIONS_LOST: &str = "connector_positions_lost_total";
 pub(crate) const REPAIRS: &str = "connector_repairs_total";
 /// Sessions that gave way.
 pub(crate) const KICKS: &str = "connector_kicks_total";
-/// The lease's age.
+/// The age of the lease that was renewed last.
 pub(crate) const LEASE_AGE: &str = "connector_lease_age_seconds";
+/// Leases that can't be renewed.
+pub(crate) const LEASES_AWAY: &str = "connector_leases_away";
 /// Leases that were lost.
 pub(crate) const LEASES_LOST: &str = "connector_leases_lost_total";
 /// Deaths of this connector.
@@ -100,7 +102,14 @@ const FAMILIES: &[Family] = &[
         KICKS,
         "Sessions that gave way to another login of their user",
     ),
-    Family::gauge(LEASE_AGE, "Since the lease was renewed last"),
+    Family::gauge(
+        LEASE_AGE,
+        "Since a lease was renewed: of several, the one that was renewed last",
+    ),
+    Family::gauge(
+        LEASES_AWAY,
+        "Leases whose shard of the store does not answer, of those that this connector holds",
+    ),
     Family::counter(LEASES_LOST, "Leases that the store had lost, taken again"),
     Family::counter(DECLARED_DEAD, "Times that this connector was declared dead"),
 ];

@@ -10,7 +10,7 @@
 //! user's lingering sessions. Its joins name these predecessors, so chat moves their memberships; the claim and the hint
 //! come after the join, because a client that is gone by then must drive nobody out.
 
-use crate::connection::Connection;
+use crate::connection::{Connection, close_paced};
 use crate::disconnect::Disconnect;
 use crate::lease::{Stay, count_repair};
 use crate::metering::KICKS;
@@ -181,6 +181,22 @@ impl Registry {
     /// What a login leaves in the index before it is sent.
     pub(crate) fn place(user: &UserId) -> Place {
         Place::User(user.clone())
+    }
+
+    /// Closes the sockets of all sessions of an incarnation that was declared dead, batch by batch.
+    pub(crate) async fn close_all_of(&self, incarnation: &Incarnation) {
+        let sessions: Vec<_> = {
+            let known = self.known.lock();
+            let sessions = known.values().flat_map(BTreeMap::values);
+            sessions.filter_map(Weak::upgrade).collect()
+        };
+        let own = sessions
+            .iter()
+            .filter(|it| it.stay.incarnation() == incarnation && !it.standing.lock().undone);
+        let connections: Vec<_> = own.filter_map(|it| it.connection.upgrade()).collect();
+        drop(sessions);
+        tracing::info!(connections = connections.len(), "closing");
+        close_paced(&connections, Disconnect::Dead).await;
     }
 
     /// Begins a login, which is to be ended whatever becomes of it. The proof is of the secret that the client holds.
@@ -377,16 +393,17 @@ impl Registry {
         let place = Place::User(user.clone());
         let some = holders.iter().take(HOLDERS);
         let states = some.map(async |holder| (holder, self.look_after(holder, &place).await));
-        let (mut dead, mut living) = (Vec::new(), Vec::new());
+        let (mut dead, mut living, mut unknown) = (Vec::new(), Vec::new(), None);
         for (holder, is_dead) in join_all(states).await {
-            if is_dead? {
-                dead.push(holder.clone());
-            } else {
-                living.push((holder.clone(), user.clone()));
+            match is_dead {
+                Ok(true) => dead.push(holder.clone()),
+                Ok(false) => living.push((holder.clone(), user.clone())),
+                // One whose lease is on a shard that is away keeps no other from hearing of it.
+                Err(error) => unknown = Some(error),
             }
         }
         self.hint(living).await;
-        Ok(dead)
+        unknown.map_or(Ok(dead), Err)
     }
 
     /// Sees to it that an incarnation which has something in a place is found there if it dies. True if it is dead.
@@ -396,9 +413,13 @@ impl Registry {
         place: &Place,
     ) -> Result<bool, StoreError> {
         let state = self.leases.vouch(incarnation, place).await?;
-        if state.provisional && !state.dead {
-            // Nobody may be looking after it.
-            self.leases.note(incarnation).await?;
+        if !state.dead {
+            // Nobody may be looking after it: the store may have lost the note, or the incarnation began while the directory
+            // was away. What is noted already stays so.
+            let noted = self.leases.note(incarnation).await;
+            if let Err(error) = noted {
+                tracing::debug!(%error, %incarnation, "not noted");
+            }
         }
         Ok(state.dead)
     }
@@ -551,10 +572,13 @@ impl Registry {
             self.users.close(&user, &session, true).await?;
             count_repair("login-ghost");
         }
-        for (incarnation, user) in met {
-            self.look_after(&incarnation, &Place::User(user)).await?;
-        }
         self.hint(hints).await;
+        for (incarnation, user) in met {
+            let seen_to = self.look_after(&incarnation, &Place::User(user)).await;
+            is_settled &= seen_to
+                .inspect_err(|error| tracing::debug!(%error, %incarnation, "not looked after"))
+                .is_ok();
+        }
         Ok(is_settled)
     }
 }
@@ -570,6 +594,16 @@ impl Registration {
     /// Whose login it is.
     pub(crate) fn user(&self) -> &UserId {
         &self.user
+    }
+
+    /// The session's stay where it logged in, and so the incarnation to which it belongs.
+    pub(crate) fn stay(&self) -> &Stay {
+        &self.stay
+    }
+
+    /// True if its client has a secret, by which a new session takes the place of this one.
+    pub(crate) fn can_come_back(&self) -> bool {
+        self.proof.is_some()
     }
 
     fn login(&self, policy: LoginPolicy) -> Login {

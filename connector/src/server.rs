@@ -4,7 +4,7 @@
 
 use crate::Listeners;
 use crate::codec::{Dictionary, WireFormat};
-use crate::connection::{Connection, QueueLimits};
+use crate::connection::{Connection, QueueLimits, close_paced};
 use crate::disconnect::Disconnect;
 use crate::inlet::Inlet;
 use crate::life::Life;
@@ -45,12 +45,6 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 /// Of the ten seconds that a shutdown may take: sockets first, then the leaves of their sessions.
 const CLOSE_SOCKETS: Duration = Duration::from_secs(4);
 const LAND_LEAVES: Duration = Duration::from_secs(5);
-/// Sockets closed at once, at least, and the pause between such batches: clients that reconnect all at the same moment
-/// would storm the connectors that stay.
-const CLOSE_BATCH: usize = 1_000;
-const CLOSE_PAUSE: Duration = Duration::from_millis(50);
-/// All batches are closed after so many pauses, however many connections there are: two seconds.
-const CLOSE_PAUSES: usize = 40;
 /// After an error of accept, which is mostly a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a client that is refused may take to say what it wants, and to read the answer.
@@ -173,7 +167,7 @@ impl Server {
         }
     }
 
-    /// By one incarnation after another: what was of a dead one is closed.
+    /// Keeps the connector's leases. What was of an incarnation that was declared dead is closed.
     pub(crate) async fn hold_the_lease(&self) -> Infallible {
         let Services {
             lease,
@@ -181,11 +175,7 @@ impl Server {
             registry,
             ..
         } = &*self.services;
-        loop {
-            let dead = lease.keep(chat, registry).await;
-            self.close_all(Disconnect::Dead).await;
-            lease.give_up(dead).await;
-        }
+        lease.keep(chat, registry).await
     }
 
     async fn close_all(&self, reason: Disconnect) {
@@ -505,17 +495,6 @@ async fn refuse(mut stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Closes in batches. However many they are, the last one is closed in time.
-async fn close_paced(connections: &[Arc<Connection>], reason: Disconnect) {
-    let batch = connections.len().div_ceil(CLOSE_PAUSES).max(CLOSE_BATCH);
-    for batch in connections.chunks(batch) {
-        for connection in batch {
-            connection.close(reason);
-        }
-        sleep(CLOSE_PAUSE).await;
-    }
-}
-
 /// The socket below, what it holds of the bounds, and what was read of it already.
 pub(crate) fn stream_of(upgraded: Upgraded) -> Option<(TcpStream, Arc<Pass>, Vec<u8>)> {
     let Ok(parts) = upgraded.downcast::<TokioIo<HttpStream>>() else {
@@ -596,6 +575,7 @@ pub(crate) fn plain(status: StatusCode, text: &'static str) -> Response<Full<Byt
 mod tests {
     use super::*;
     use crate::codec::WireFormat;
+    use crate::connection::CLOSE_PAUSE;
 
     fn offered(offers: &[&'static str]) -> Option<String> {
         let mut headers = HeaderMap::new();

@@ -15,7 +15,7 @@ use crate::codec::{Protocol, Request, RequestBody};
 use crate::connection::Connection;
 use crate::departures::{Departure, Departures, Undo};
 use crate::disconnect::Disconnect;
-use crate::entry_queue::EntryQueue;
+use crate::entry_queue::EntryQueues;
 use crate::hub::{Hub, Member};
 use crate::lease::{Lease, Membership};
 use crate::parameters::Login;
@@ -25,7 +25,7 @@ use crate::refusal::Reason;
 use crate::registry::{Registration, Registry};
 use crate::resume::Secret;
 use answer::{Answer, DONE};
-use channel_store::{ChannelName, SessionId, User};
+use channel_store::{ChannelName, Place, SessionId, User};
 use entry::Refused;
 use pace::Pace;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ pub(crate) struct Services {
     /// Who is logged in.
     pub registry: Arc<Registry>,
     /// Where logins and joins wait for their turn.
-    pub entries: EntryQueue,
+    pub entries: EntryQueues,
     /// Where requests for pages wait for their turn.
     pub reads: Arc<ReadTurns>,
 }
@@ -160,20 +160,25 @@ impl Client {
         if self.session.is_some() {
             return Some(Err(Reason::AlreadyLoggedIn.into()));
         }
-        let services = Arc::clone(&self.services);
-        let _turn = match services.entries.turn(deadline).await {
-            Ok(turn) => turn,
-            Err(refusal) => return Some(Err(refusal)),
-        };
-        let Some(id) = new_session_id().filter(|_| self.services.departures.has_room()) else {
-            return Some(Err(Reason::Unavailable.into()));
-        };
         let Login {
             user,
             channel,
             recovery,
             resume,
         } = login;
+        let queue = {
+            let place = Registry::place(&user.id);
+            let channel = channel.clone().map(Place::Channel);
+            let places = [&place, channel.as_ref().unwrap_or(&place)];
+            self.services.entries.of(places)
+        };
+        let _turn = match queue.turn(deadline).await {
+            Ok(turn) => turn,
+            Err(refusal) => return Some(Err(refusal)),
+        };
+        let Some(id) = new_session_id().filter(|_| self.services.departures.has_room()) else {
+            return Some(Err(Reason::Unavailable.into()));
+        };
         // The original's clients read their answers as they were. Who shows a secret knows of them.
         let has_one = protocol == Protocol::Json || recovery.is_wanted() || resume.is_some();
         let secret = match resume {
@@ -265,7 +270,10 @@ impl Drop for Client {
             self.services.departures.add(Departure {
                 memberships: places.map(|joined| joined.membership).collect(),
                 registration: Some(session.registration),
-                replaced: self.connection.closing() == Some(Disconnect::Replaced),
+                succeeded: matches!(
+                    self.connection.closing(),
+                    Some(Disconnect::Replaced | Disconnect::Moved)
+                ),
             });
         }
     }

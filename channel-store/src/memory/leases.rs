@@ -276,6 +276,10 @@ impl Leases for MemoryLeases {
         Shard::default()
     }
 
+    fn home(&self, _incarnation: &Incarnation) -> Shard {
+        Shard::default()
+    }
+
     fn available(&self) -> watch::Receiver<bool> {
         self.available.clone()
     }

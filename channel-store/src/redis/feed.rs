@@ -14,7 +14,7 @@ use super::read::read;
 use super::registry::{RedisHints, RedisRegistry};
 use super::reply::wants_another_connection;
 use super::topics::Topics;
-use crate::lease::Leases;
+use crate::lease::{Leases, Shard};
 use crate::name::ChannelName;
 use crate::probe::{Met, ProbeFeed, ProbePoint};
 use crate::publication::Position;
@@ -161,6 +161,13 @@ impl ProbeFeed for RedisFeed {
     fn database(&self) -> i64 {
         self.nodes.database()
     }
+
+    fn shard(&self, channel: &str) -> Shard {
+        let Ok(channel) = ChannelName::new(channel) else {
+            return Shard::default();
+        };
+        ChannelFeed::shard(self, &channel)
+    }
 }
 
 #[async_trait]
@@ -190,6 +197,10 @@ impl ChannelFeed for RedisFeed {
 
     async fn touch(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError> {
         self.ends(channels, Some(&self.lives)).await
+    }
+
+    fn shard(&self, channel: &ChannelName) -> Shard {
+        self.nodes.shard_of(|| self.keys.of(channel).topic())
     }
 
     fn available(&self) -> watch::Receiver<bool> {

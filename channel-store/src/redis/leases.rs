@@ -353,6 +353,13 @@ impl Leases for RedisLeases {
         })
     }
 
+    fn home(&self, incarnation: &Incarnation) -> Shard {
+        self.nodes.shard_of(|| {
+            let [lease, _] = self.keys.lease(incarnation);
+            lease
+        })
+    }
+
     fn available(&self) -> watch::Receiver<bool> {
         self.nodes.available()
     }

@@ -163,16 +163,16 @@ impl Nodes {
     }
 
     /// The shard that holds a key: all keys of one node belong to one shard, and so do keys that nobody owns at present.
+    /// Without a cluster there is only [`Shard::default`], and in a cluster that is none.
     pub(super) fn shard_of(&self, key: impl FnOnce() -> String) -> Shard {
+        if !self.is_cluster {
+            return Shard::default();
+        }
         let table = self.table.borrow().clone();
-        let slots = &table.slots;
-        let owner = slots.only_owner().or_else(|| slots.owner(slot(&key())));
         // A hash is enough: two nodes with the same one would only wait for each other.
-        Shard::new(owner.map_or(0, |owner| {
-            let mut hasher = DefaultHasher::new();
-            owner.to_string().hash(&mut hasher);
-            hasher.finish()
-        }))
+        let mut hasher = DefaultHasher::new();
+        table.slots.owner(slot(&key())).hash(&mut hasher);
+        Shard::new(hasher.finish() | 1)
     }
 
     /// A turn at reading, and the connection for it to the node that owns a key. Waits for others' turns as long as the

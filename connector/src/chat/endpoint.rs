@@ -3,6 +3,7 @@
 use super::Chat;
 use super::lane::Lane;
 use super::prover::{Proof, keep_proving};
+use channel_store::Shard;
 use http::Uri;
 use parking_lot::Mutex;
 use proto::v1::chat_service_client::ChatServiceClient;
@@ -95,7 +96,11 @@ pub(super) struct Endpoint {
     pub(super) name: String,
     /// What its address counts when a channel's endpoint is chosen.
     seed: u64,
+    /// Its stream shows whether the endpoint is up. Without a cluster it takes all sends.
     pub(super) lane: Arc<Lane>,
+    /// In a cluster: those that take the sends, as many as there are servers.
+    by_shard: Mutex<BTreeMap<Shard, Arc<Lane>>>,
+    chat: Weak<Chat>,
     service: ChatService,
     pub(super) proof: Proof,
     /// Why there is no stream to it, if there was none when it was tried last.
@@ -114,11 +119,14 @@ impl Endpoint {
             name,
             seed: xxh3_64(address.as_bytes()),
             lane: Lane::new(chat.prover.is_some()),
+            by_shard: Mutex::default(),
+            chat: Arc::downgrade(chat),
             service,
             proof: Proof::default(),
             trouble: Mutex::default(),
         });
-        tokio::spawn(Lane::run(Arc::clone(&endpoint), Arc::downgrade(chat)));
+        let lane = Arc::clone(&endpoint.lane);
+        tokio::spawn(Lane::run(lane, Arc::clone(&endpoint), Arc::downgrade(chat)));
         if let Some(prover) = &chat.prover {
             let (endpoint, prover) = (Arc::clone(&endpoint), Arc::clone(prover));
             tokio::spawn(keep_proving(endpoint, prover, Arc::downgrade(chat)));
@@ -130,6 +138,37 @@ impl Endpoint {
     /// built with, so the hash is one that is specified: XXH3 of the channel, seeded with XXH3 of the address.
     pub(super) fn weight(&self, channel: &str) -> u64 {
         xxh3_64_with_seed(channel.as_bytes(), self.seed)
+    }
+
+    /// The lane for what is sent to a shard.
+    pub(super) fn lane_of(self: &Arc<Self>, shard: Shard) -> Arc<Lane> {
+        if shard == Shard::default() || self.lane.is_retired() {
+            return Arc::clone(&self.lane);
+        }
+        let mut lanes = self.by_shard.lock();
+        let lane = lanes.entry(shard).or_insert_with(|| {
+            let lane = Lane::new(false);
+            let run = Lane::run(Arc::clone(&lane), Arc::clone(self), self.chat.clone());
+            tokio::spawn(run);
+            lane
+        });
+        Arc::clone(lane)
+    }
+
+    /// It may not be used any more. What is in its lines goes to another one, or waits.
+    pub(super) fn distrust(&self) {
+        self.lane.distrust();
+        for lane in self.by_shard.lock().values() {
+            lane.end_stream();
+        }
+    }
+
+    /// It is none any more: its lanes end when their lines are empty.
+    pub(super) fn retire(&self) {
+        self.lane.retire();
+        for lane in self.by_shard.lock().values() {
+            lane.retire();
+        }
     }
 
     pub(super) fn client(&self) -> ChatServiceClient<ChatService> {
@@ -224,7 +263,7 @@ pub(super) fn update(
     known.retain(|(of, address), endpoint| {
         let stays = *of != index || found.contains(address);
         if !stays {
-            endpoint.lane.retire();
+            endpoint.retire();
         }
         stays
     });

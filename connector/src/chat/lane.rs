@@ -1,4 +1,5 @@
-//! The ordered way to chat: one stream to one endpoint, and the line of sends that are not answered yet.
+//! The ordered way to chat: one stream to one endpoint, and the line of sends that are not answered yet. In a cluster each
+//! shard of the store has a lane of its own: a shard that is away breaks the streams of its lanes again and again.
 //!
 //! Answers come in the order of the sends. When the stream breaks, the whole line is sent again, in order and with the
 //! same keys, over the next stream: to the lane's own endpoint, or to another one while that is down. So nothing
@@ -196,7 +197,14 @@ impl Lane {
 
     /// The own endpoint may not be used any more. What is in the line goes to another one, or waits.
     pub(super) fn distrust(&self) {
-        if self.trusted.swap(false, Ordering::Relaxed) && self.is_open() {
+        if self.trusted.swap(false, Ordering::Relaxed) {
+            self.end_stream();
+        }
+    }
+
+    /// What is in the line goes to wherever it may go now.
+    pub(super) fn end_stream(&self) {
+        if self.is_open() {
             self.state.lock().stream += 1;
             self.broken.notify_one();
         }
@@ -243,8 +251,7 @@ impl Lane {
     }
 
     /// Keeps a stream up and the line moving, until the lane is retired or chat is gone.
-    pub(super) async fn run(home: Arc<Endpoint>, chat: Weak<Chat>) {
-        let lane = Arc::clone(&home.lane);
+    pub(super) async fn run(lane: Arc<Self>, home: Arc<Endpoint>, chat: Weak<Chat>) {
         tokio::select! {
             biased;
             () = lane.watch_times(&chat) => {}
@@ -276,7 +283,7 @@ impl Lane {
                 return;
             }
             let idle = self.state.lock().line.is_empty();
-            let is_trusted = self.is_trusted();
+            let is_trusted = home.lane.is_trusted();
             if is_trusted && Instant::now() >= home_at {
                 let began = Instant::now();
                 let ended = self.stream_to(home, None, chat).await;

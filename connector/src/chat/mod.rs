@@ -1,7 +1,7 @@
 //! Chat as a connector sees it: several endpoints that come and go, of which any one can do any call.
 //!
 //! Joins and leaves are unary calls to whichever endpoint is up. Sends go through lanes (`lane.rs`), one ordered stream for
-//! each endpoint. A call takes at most a second with one endpoint and two in all (CONTRACT); what an endpoint leaves
+//! each endpoint, and in a cluster for each shard of it. A call takes at most a second with one endpoint and two in all (CONTRACT); what an endpoint leaves
 //! unanswered goes to the next one with the same key, session and operation, so nothing happens twice.
 
 mod endpoint;
@@ -16,6 +16,7 @@ pub use flow::Flow;
 pub use lane::Outcome;
 pub use prover::OwnSettings;
 
+use channel_store::Shard;
 use channel_store::probe::{ProbeFeed, several};
 use endpoint::Endpoint;
 use lane::Pending;
@@ -237,7 +238,9 @@ impl Chat {
         let pending = Pending::new(request, Arc::clone(flow), deadline, Box::new(answer));
         let lane = flow.enter(pending.bytes, || {
             let home = self.home(pending.channel())?;
-            Some(Arc::clone(&home.lane))
+            let prover = self.prover.as_ref();
+            let shard = prover.map_or_else(Shard::default, |it| it.feed.shard(pending.channel()));
+            Some(home.lane_of(shard))
         });
         match lane {
             Some(lane) => lane.push(pending),

@@ -138,13 +138,13 @@ pub(super) async fn keep_proving(endpoint: Arc<Endpoint>, prover: Arc<Prover>, c
                         tracing::warn!(endpoint = endpoint.name, reason, "this chat is not used");
                     }
                     endpoint.note_trouble(Some(reason));
-                    endpoint.lane.distrust();
+                    endpoint.distrust();
                 }
             }
             Round::Same if refused >= GIVES_WAY && chat.works_without(&endpoint) => {
                 wrong = 0;
                 endpoint.note_trouble(reason);
-                endpoint.lane.distrust();
+                endpoint.distrust();
             }
             Round::Same => {
                 wrong = 0;

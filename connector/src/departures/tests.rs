@@ -279,7 +279,7 @@ async fn who_was_replaced_stays_for_a_moment_whatever_the_grace() {
         // One whose time is longer holds up nobody whose time is shorter.
         let (replaced, other) = (leaving("replaced").await, leaving("other").await);
         departures.add(Departure {
-            replaced: true,
+            succeeded: true,
             ..replaced
         });
         if !grace.is_zero() {

@@ -3,7 +3,10 @@
 use super::Hub;
 use super::channel::{LocalChannel, Next};
 use super::reader::Reader;
+use channel_store::{ChannelFeed, Shard};
+use futures_util::future::join_all;
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -41,18 +44,22 @@ pub(super) async fn look(reader: Arc<Reader>, doubtful: Arc<Doubtful>) {
             doubtful.grown.notified().await;
             continue;
         }
-        let names: Vec<_> = channels.iter().map(|it| it.name().clone()).collect();
-        let heads = match reader.feed() {
-            Some(feed) => feed.heads(&names).await.unwrap_or_default(),
-            None => Vec::new(),
-        };
-        let mut heads = heads.into_iter();
-        for channel in channels {
-            // Without an answer it is read, and that is tried until it works.
-            if !matches!(channel.looked(heads.next().flatten()), Next::Done) {
-                tokio::spawn(Arc::clone(&reader).repair(channel));
+        let looks = by_shard(reader.feed(), channels).into_iter();
+        let looks = looks.map(async |channels| {
+            let names: Vec<_> = channels.iter().map(|it| it.name().clone()).collect();
+            let heads = match reader.feed() {
+                Some(feed) => feed.heads(&names).await.unwrap_or_default(),
+                None => Vec::new(),
+            };
+            let mut heads = heads.into_iter();
+            for channel in channels {
+                // Without an answer it is read, and that is tried until it works.
+                if !matches!(channel.looked(heads.next().flatten()), Next::Done) {
+                    tokio::spawn(Arc::clone(&reader).repair(channel));
+                }
             }
-        }
+        });
+        join_all(looks).await;
     }
 }
 
@@ -77,6 +84,19 @@ pub(super) async fn touch(hub: Weak<Hub>, interval: Duration) {
     }
 }
 
+/// Those of each shard apart, in the order in which they came.
+fn by_shard(
+    feed: Option<&Arc<dyn ChannelFeed>>,
+    channels: Vec<Arc<LocalChannel>>,
+) -> Vec<Vec<Arc<LocalChannel>>> {
+    let mut by_shard: BTreeMap<Shard, Vec<_>> = BTreeMap::new();
+    for channel in channels {
+        let shard = feed.map_or_else(Shard::default, |feed| feed.shard(channel.name()));
+        by_shard.entry(shard).or_default().push(channel);
+    }
+    by_shard.into_values().collect()
+}
+
 impl Hub {
     /// By name: so each has about the same time from one touch to the next.
     fn all(&self) -> Vec<Arc<LocalChannel>> {
@@ -89,16 +109,20 @@ impl Hub {
         let Some(feed) = self.reader.feed().filter(|_| !channels.is_empty()) else {
             return;
         };
-        let names: Vec<_> = channels.iter().map(|it| it.name().clone()).collect();
-        match feed.touch(&names).await {
-            Ok(heads) => {
-                for (channel, head) in channels.iter().zip(heads) {
-                    if channel.touched(head.as_ref()) {
-                        self.start_reading(Arc::clone(channel));
+        let touches = by_shard(Some(feed), channels.to_vec()).into_iter();
+        let touches = touches.map(async |channels| {
+            let names: Vec<_> = channels.iter().map(|it| it.name().clone()).collect();
+            match feed.touch(&names).await {
+                Ok(heads) => {
+                    for (channel, head) in channels.iter().zip(heads) {
+                        if channel.touched(head.as_ref()) {
+                            self.start_reading(Arc::clone(channel));
+                        }
                     }
                 }
+                Err(error) => tracing::debug!(%error, "can't touch channels"),
             }
-            Err(error) => tracing::debug!(%error, "can't touch channels"),
-        }
+        });
+        join_all(touches).await;
     }
 }

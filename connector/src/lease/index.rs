@@ -109,10 +109,16 @@ impl Index {
         missing
     }
 
-    /// Places that it is time to look at, those that wait the longest: at most so many where somebody is, and others
-    /// where nobody is.
-    pub(super) fn due(&self, now: Instant, most: usize) -> Vec<Place> {
-        let due = self.entries.iter().filter(|(_, entry)| entry.due <= now);
+    /// Places that it is time to look at, and that may be looked at now, those that wait the longest: at most so many where
+    /// somebody is, and others where nobody is.
+    pub(super) fn due(
+        &self,
+        now: Instant,
+        most: usize,
+        may: impl Fn(&Place) -> bool,
+    ) -> Vec<Place> {
+        let due = self.entries.iter();
+        let due = due.filter(|(place, entry)| entry.due <= now && may(place));
         let (used, idle): (Vec<_>, Vec<_>) = due.partition(|(_, entry)| entry.sessions > 0);
         let mut places = Vec::new();
         for (mut due, most) in [(used, most), (idle, IDLE_LOOKS)] {
@@ -128,6 +134,17 @@ impl Index {
     /// What stands in the index.
     pub(super) fn places(&self) -> impl Iterator<Item = Place> {
         self.entries.keys().cloned()
+    }
+
+    /// Those of these places that stand in the index.
+    pub(super) fn among(&self, places: &[Place]) -> Vec<Place> {
+        let known = places.iter().filter(|it| self.entries.contains_key(it));
+        known.cloned().collect()
+    }
+
+    /// Nothing of the incarnation is anywhere, as far as is known here, and nobody is on the way.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// The channels and users among these places, as far as they stand in the index.

@@ -6,18 +6,21 @@
 //! lives its data doesn't change behind our back, but for a flush, which only takes: so equal numbers under a lifetime
 //! that was verified mean equal sessions, and only otherwise they are listed.
 
+use super::Lease;
 use super::roster::Membership;
-use super::{Lease, Tenure};
+use super::tenure::Tenure;
 use crate::chat::{CALL, CallError, Chat};
 use crate::metering::REPAIRS;
 use crate::registry::{Findings, Registry};
 use channel_store::{
-    ChannelName, DroppedBy, Generation, IndexEntry, Look, Place, SessionId, StoreError, User,
-    UserId,
+    ChannelName, DroppedBy, Generation, IndexEntry, Look, Place, SessionId, Shard, StoreError,
+    User, UserId,
 };
-use futures_util::stream::{self, StreamExt};
+use futures_util::FutureExt;
+use futures_util::stream::{self, FuturesUnordered, StreamExt};
 use metrics::counter;
 use proto::v1::MembersRequest;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +29,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 /// Looks at places in turn, so many in so long, however many members there are.
 pub(super) const LOOKS: usize = 20;
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// Looks at suspects, at once.
+/// Looks at suspects of one shard, at once.
 const SUSPECTS: usize = 500;
 /// Channels that are compared at once, and calls for all of them.
 const COMPARED: usize = 16;
@@ -43,7 +46,8 @@ enum Repair {
 }
 
 impl Lease {
-    /// Goes on until the incarnation is found dead.
+    /// Goes on until the incarnation is over. Each shard of the store has rounds of its own, one after the other: a shard
+    /// that is away holds up nothing of the others.
     pub(super) async fn patrol(
         &self,
         tenure: &Arc<Tenure>,
@@ -52,24 +56,62 @@ impl Lease {
     ) -> Infallible {
         let mut turn = interval(LOOK_INTERVAL);
         turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut waiting: BTreeMap<Shard, BTreeSet<Place>> = BTreeMap::new();
+        let (mut rounds, mut busy) = (FuturesUnordered::new(), BTreeSet::new());
         loop {
             let places = tokio::select! {
                 biased;
-                _ = turn.tick() => tenure.index.lock().due(Instant::now(), LOOKS),
-                suspects = self.suspects.some(SUSPECTS) => suspects,
+                _ = turn.tick() => {
+                    let may = |place: &Place| {
+                        let shard = self.leases.shard(place);
+                        !busy.contains(&shard) && !waiting.contains_key(&shard)
+                    };
+                    tenure.index.lock().due(Instant::now(), LOOKS, may)
+                }
+                suspects = tenure.suspects.some(SUSPECTS) => tenure.index.lock().among(&suspects),
+                Some((shard, again)) = rounds.next() => {
+                    busy.remove(&shard);
+                    again
+                }
             };
-            let (channels, users) = tenure.index.lock().known(&places);
-            let (channels, users) = tokio::join!(
-                self.look_at_channels(tenure, chat, registry, channels),
-                self.look_at_users(tenure, registry, users),
-            );
-            if !(channels.is_empty() && users.is_empty()) {
-                let channels = channels.into_iter().map(Place::Channel);
-                let users = users.into_iter().map(Place::User);
-                self.suspects.extend(channels.chain(users));
-                sleep(RETRY.mul_f64(0.5 + fastrand::f64())).await;
+            for place in places {
+                let shard = self.leases.shard(&place);
+                waiting.entry(shard).or_default().insert(place);
+            }
+            let idle = waiting.keys().filter(|it| !busy.contains(*it));
+            for shard in idle.copied().collect::<Vec<_>>() {
+                let mut places = waiting.remove(&shard).unwrap_or_default();
+                if let Some(rest) = places.iter().nth(SUSPECTS).cloned() {
+                    waiting.insert(shard, places.split_off(&rest));
+                }
+                let round = self.look_at(tenure, chat, registry, places);
+                rounds.push(round.map(move |again| (shard, again)));
+                busy.insert(shard);
             }
         }
+    }
+
+    /// One round of looks. Answers at what to look again; if that is something, after a pause.
+    async fn look_at(
+        &self,
+        tenure: &Arc<Tenure>,
+        chat: &Chat,
+        registry: &Registry,
+        places: BTreeSet<Place>,
+    ) -> Vec<Place> {
+        let places: Vec<_> = places.into_iter().collect();
+        let (channels, users) = tenure.index.lock().known(&places);
+        let (channels, users) = tokio::join!(
+            self.look_at_channels(tenure, chat, registry, channels),
+            self.look_at_users(tenure, registry, users),
+        );
+        let channels = channels.into_iter().map(Place::Channel);
+        let users = users.into_iter().map(Place::User);
+        let again: Vec<_> = channels.chain(users).collect();
+        if !again.is_empty() {
+            sleep(RETRY.mul_f64(0.5 + fastrand::f64())).await;
+        }
+        again
     }
 
     /// Answers what is still to be put right.
@@ -217,7 +259,7 @@ impl Lease {
         let mut generations = tenure.generations.lock();
         let is_new = generations.insert(generation.clone()) && generations.len() > 1;
         if is_new {
-            self.suspects.extend(tenure.index.lock().places());
+            tenure.suspects.extend(tenure.index.lock().places());
         }
         is_new
     }

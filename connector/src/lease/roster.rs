@@ -1,6 +1,7 @@
 //! Who of this connector is a member where, as it knows it itself: what the store is compared with, and repaired from.
 
-use super::{Stay, Tenure};
+use super::Stay;
+use super::tenure::Tenure;
 use crate::chat::{Answered, CallError, Chat};
 use crate::registry::Registration;
 use channel_store::{ChannelName, Place, SessionId, User};
@@ -272,15 +273,13 @@ impl Drop for Membership {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::suspects::Suspects;
     use channel_store::{Incarnation, UserId};
     use std::sync::mpsc;
     use std::time::Duration;
 
     fn stay() -> Arc<Stay> {
         let incarnation = Incarnation::new("c:1").unwrap();
-        let suspects = Arc::new(Suspects::default());
-        let tenure = Arc::new(Tenure::new(incarnation, Duration::from_secs(10), suspects));
+        let tenure = Arc::new(Tenure::new(incarnation, Duration::from_secs(10)));
         Arc::new(Stay {
             tenure,
             places: Vec::new(),

@@ -1,14 +1,16 @@
 //! The lease over a store in memory and chat in the same process, with the clock in the test's hand.
 
+use super::index::Index;
 use super::patrol::LOOKS;
+use super::renewal::RENEWALS;
 use super::*;
 use crate::chat::tests::{chat_of, in_time};
 use crate::chat::{CallError, Source, TransportError};
 use crate::testing::chat::{Instance, joined};
 use channel_store::memory::{MemoryStore, Snapshot};
 use channel_store::{
-    ChannelName, ChannelStore, HistoryRange, IndexEntry, Join, Leave, LoginPolicy, Look,
-    SETTLE_TIME, StoreOptions, User, UserId,
+    ChannelName, ChannelStore, Generation, HistoryRange, IndexEntry, Join, Leave, LoginPolicy,
+    Look, Renewed, SETTLE_TIME, SessionId, StoreOptions, User, UserId,
 };
 use runtime::Shutdown;
 use std::collections::BTreeMap;
@@ -33,9 +35,8 @@ struct Scene {
     store: Arc<MemoryStore>,
     leases: Arc<dyn Leases>,
     chat: Arc<Chat>,
-    registry: Arc<Registry>,
     lease: Arc<Lease>,
-    keeping: AbortOnDropHandle<Dead>,
+    keeping: AbortOnDropHandle<Infallible>,
 }
 
 impl Scene {
@@ -61,7 +62,6 @@ impl Scene {
             store,
             leases,
             chat,
-            registry,
             lease,
             keeping,
         }
@@ -108,7 +108,11 @@ fn registry(store: &MemoryStore, policy: LoginPolicy) -> Arc<Registry> {
     Registry::new(policy, store.registry(), store.hints(), store.leases())
 }
 
-fn keep(lease: &Arc<Lease>, chat: &Arc<Chat>, registry: &Arc<Registry>) -> AbortOnDropHandle<Dead> {
+fn keep(
+    lease: &Arc<Lease>,
+    chat: &Arc<Chat>,
+    registry: &Arc<Registry>,
+) -> AbortOnDropHandle<Infallible> {
     let (lease, chat, registry) = (Arc::clone(lease), Arc::clone(chat), Arc::clone(registry));
     AbortOnDropHandle::new(tokio::spawn(
         async move { lease.keep(&chat, &registry).await },
@@ -145,14 +149,11 @@ async fn the_deadline_of_joins_moves_with_the_lease_only() {
 
 #[tokio::test(start_paused = true)]
 async fn who_was_declared_dead_begins_anew() {
-    let mut scene = Scene::new().await;
+    let scene = Scene::new().await;
     let old = scene.enter("room").await;
     scene.leases.resign(old.incarnation()).await.unwrap();
-    let dead = (&mut scene.keeping).await.unwrap();
-    scene.lease.give_up(dead).await;
-    let nobody = timeout(LENGTH, scene.enter("room")).await;
-    assert!(nobody.is_err(), "nobody joins in between");
-    let _keeping = keep(&scene.lease, &scene.chat, &scene.registry);
+    sleep(LENGTH / RENEWALS + AT_ONCE).await;
+    assert!(old.is_over());
     let new = scene.enter("room").await;
     assert_ne!(new.incarnation(), old.incarnation());
     assert_eq!(scene.index(new.incarnation()).await.len(), 1);
@@ -160,19 +161,17 @@ async fn who_was_declared_dead_begins_anew() {
 
 #[tokio::test(start_paused = true)]
 async fn a_sealed_index_or_a_refused_join_tells_of_death_at_once() {
-    let mut scene = Scene::new().await;
+    let scene = Scene::new().await;
     let old = scene.enter("room").await;
     scene.leases.resign(old.incarnation()).await.unwrap();
     assert!(scene.lease.enter(vec![place("other")]).await.is_none());
-    let soon = timeout(Duration::from_millis(1), &mut scene.keeping);
-    assert!(soon.await.is_ok(), "it need not wait for the next renewal");
+    sleep(Duration::from_millis(1)).await;
+    assert!(old.is_over(), "it need not wait for the next renewal");
 
     let scene = Scene::new().await;
     let member = scene.member("room", "u").await;
     member.condemn();
-    let soon = timeout(Duration::from_millis(1), scene.keeping);
-    let dead = soon.await.unwrap().unwrap();
-    scene.lease.give_up(dead).await;
+    sleep(Duration::from_millis(1)).await;
     let incarnation = member.tenure().incarnation.clone();
     let state = scene.leases.observe(&[incarnation]).await.remove(0);
     assert!(state.unwrap().unwrap().dead, "whoever buries may begin");
@@ -244,7 +243,7 @@ async fn an_index_that_differs_from_the_stores_is_put_right() {
     let mut missing = index.reconcile(found);
     missing.sort_by(|a, b| a.place.cmp(&b.place));
     assert_eq!(missing, [entry("b", 2), entry("c", 3)]);
-    let due = index.due(Instant::now(), LOOKS);
+    let due = index.due(Instant::now(), LOOKS, |_| true);
     assert_eq!(due, [place("x")], "what is unknown is looked at");
     index.enter(&place("y"));
     assert_eq!(index.unwritten(&[place("y")]), [entry("y", 10)]);
@@ -261,7 +260,7 @@ async fn a_lease_that_the_store_has_lost_is_taken_again_with_its_index() {
     let found = scene.leases.observe(&[stay.incarnation().clone()]).await;
     assert!(found[0].as_ref().is_ok_and(|it| !it.unwrap().dead));
     assert_eq!(scene.index(stay.incarnation()).await.len(), 1);
-    assert!(!scene.keeping.is_finished(), "nobody was closed");
+    assert!(!stay.is_over(), "nobody was closed");
 
     // Who wants to join before that does not wait for the next renewal.
     sleep(LENGTH).await;
@@ -281,11 +280,14 @@ async fn places_are_looked_at_in_turn_the_one_that_waits_longest_first() {
         index.enter(&place(&format!("room-{n:04}")));
     }
     let begin = Instant::now() + SETTLE_TIME;
-    assert_eq!(index.due(begin - Duration::from_millis(1), LOOKS), []);
+    assert_eq!(
+        index.due(begin - Duration::from_millis(1), LOOKS, |_| true),
+        []
+    );
     let mut looks: BTreeMap<Place, usize> = BTreeMap::new();
     for second in 0..140 {
         let now = begin + Duration::from_secs(second);
-        for place in index.due(now, LOOKS) {
+        for place in index.due(now, LOOKS, |_| true) {
             assert_eq!(index.looked(now, place.clone(), &empty("a")), None);
             *looks.entry(place).or_default() += 1;
         }
@@ -313,7 +315,7 @@ async fn places_where_nobody_is_do_not_pile_up_behind_those_in_use() {
         }
         tokio::time::advance(Duration::from_secs(1)).await;
         now += Duration::from_secs(1);
-        for place in index.due(now, LOOKS) {
+        for place in index.due(now, LOOKS, |_| true) {
             index.looked(now, place, &empty("a"));
         }
     }
@@ -339,7 +341,7 @@ async fn after_the_store_has_lost_everything_members_are_back_with_the_next_rene
     assert_eq!(scene.members("other").await, [("carol".to_owned(), 1)]);
     let index = scene.index(&alice.tenure().incarnation).await;
     assert_eq!(index.len(), 2, "and would be found");
-    assert!(!scene.keeping.is_finished(), "nobody was closed");
+    assert!(!alice.tenure().is_over(), "nobody was closed");
 
     scene.leave(alice).await;
     assert_eq!(scene.members("room").await, both[1..]);
@@ -426,13 +428,13 @@ async fn a_member_that_nobody_knows_of_any_more_is_taken_out() {
 
 #[tokio::test(start_paused = true)]
 async fn who_finds_its_own_tombstone_is_dead_whatever_the_lease_says() {
-    let mut scene = Scene::new().await;
+    let scene = Scene::new().await;
     let stay = scene.enter("room").await;
     let incarnation = stay.incarnation().clone();
     scene.store.reap(&room("room"), &incarnation).await.unwrap();
     scene.lease.suspects.add(place("room"));
-    let soon = timeout(AT_ONCE, &mut scene.keeping);
-    assert!(soon.await.is_ok());
+    sleep(AT_ONCE).await;
+    assert!(stay.is_over());
 }
 
 #[tokio::test(start_paused = true)]
@@ -576,3 +578,5 @@ async fn many_late_joins_cost_few_renewals() {
     assert!(after - before < 10, "{}", after - before);
     drop(members);
 }
+
+mod away;

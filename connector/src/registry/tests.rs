@@ -16,7 +16,7 @@ const AT_ONCE: Duration = Duration::from_millis(10);
 struct Node {
     lease: Arc<Lease>,
     registry: Arc<Registry>,
-    keeping: AbortOnDropHandle<()>,
+    keeping: AbortOnDropHandle<Infallible>,
     agreeing: AbortOnDropHandle<Infallible>,
 }
 
@@ -34,7 +34,7 @@ impl Node {
         let chat: Arc<Chat> = chat_of(&[]);
         let keeping = {
             let (lease, registry) = (Arc::clone(&lease), Arc::clone(&registry));
-            tokio::spawn(async move { drop(lease.keep(&chat, &registry).await) })
+            tokio::spawn(async move { lease.keep(&chat, &registry).await })
         };
         let agreeing = {
             let registry = Arc::clone(&registry);

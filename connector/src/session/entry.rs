@@ -66,8 +66,9 @@ impl Client {
         if session.places.len() >= CHANNELS {
             return Some(Err(Reason::TooManyChannels.into()));
         }
-        let services = Arc::clone(&self.services);
-        let _turn = match services.entries.turn(deadline).await {
+        let place = Place::Channel(channel.clone());
+        let queue = self.services.entries.of([&place, &place]);
+        let _turn = match queue.turn(deadline).await {
             Ok(turn) => turn,
             Err(refusal) => return Some(Err(refusal)),
         };
@@ -79,17 +80,17 @@ impl Client {
         }
         let mut undo = Undo::new(&self.services.departures);
         let (user, id) = (session.user.clone(), session.id.clone());
-        let registration = Some(Arc::clone(&session.registration));
+        let registration = Arc::clone(&session.registration);
         let membership = async {
-            let places = vec![Place::Channel(channel.clone())];
-            let stay = self.services.lease.enter(places).await;
+            let (present, places) = (registration.stay(), vec![place.clone()]);
+            let stay = self.services.lease.enter_beside(present, places).await;
             let stay = Arc::new(stay.ok_or(Refused::Failed)?);
             Ok(Membership::begin(
                 stay,
                 channel.clone(),
                 user,
                 id,
-                registration,
+                Some(Arc::clone(&registration)),
             ))
         };
         let entered = self
@@ -110,7 +111,17 @@ impl Client {
                 }
                 None
             }
-            Err(refused) => Some(Err(refused.into())),
+            Err(refused) => {
+                let comes_back = matches!(refused, Refused::Failed)
+                    && registration.can_come_back()
+                    && (self.services.lease).is_better_off_anew(registration.stay(), &place);
+                if !comes_back {
+                    return Some(Err(refused.into()));
+                }
+                answer::reply(&self.connection, request.id, Err(refused.into()));
+                self.connection.close(Disconnect::Moved);
+                None
+            }
         }
     }
 
@@ -227,6 +238,10 @@ impl Client {
         let stay = Arc::new(stay);
         let registration = registry.begin(&stay, &user.id, id, &self.connection, proof);
         *noted = Some(Arc::clone(&registration));
+        // Otherwise its socket is among those that are closed when the incarnation is found dead.
+        if stay.is_over() {
+            return Err(Refused::Failed);
+        }
         match registry.login(&registration).await {
             Ok(Admission::Yes) => Ok((stay, registration)),
             Ok(Admission::Taken) => Err(Refused::Taken),

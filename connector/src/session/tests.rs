@@ -48,7 +48,7 @@ async fn scene() -> Scene {
     let services = Arc::new(Services {
         lease,
         hub: Arc::clone(&script.hub),
-        entries: crate::entry_queue::EntryQueue::new(),
+        entries: crate::entry_queue::EntryQueues::new(|_| Shard::default()),
         reads: Arc::default(),
         departures: Departures::new(&chat, &registry, |_| Shard::default(), Duration::ZERO),
         chat,
@@ -560,7 +560,6 @@ async fn who_was_cut_off_is_not_served_any_more_and_who_went_away_is_k3() {
 #[tokio::test(start_paused = true)]
 async fn who_is_told_to_be_no_member_has_the_channel_looked_at() {
     let mut scene = logged_in().await;
-    let suspects = scene.script.hub.suspects();
     for (id, reason, is_suspected) in [(2, "OVERLOADED", false), (3, "NOT_MEMBER", true)] {
         scene.me.handle(send(id), Instant::now()).await;
         let (number, _) = scene.stream.next().await;
@@ -569,6 +568,8 @@ async fn who_is_told_to_be_no_member_has_the_channel_looked_at() {
             scene.client.next().await,
             refused(id, Reason::of_chat(reason))
         );
+        let session = scene.me.session.as_ref().unwrap();
+        let suspects = session.registration.stay().suspects();
         let suspected = timeout(Duration::from_millis(1), suspects.some(10)).await;
         assert_eq!(suspected.is_ok(), is_suspected, "{reason}");
     }

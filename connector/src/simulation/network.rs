@@ -12,8 +12,9 @@ use channel_store::{
     Renewed, SessionId, Shard, StoreError, User, UserId, UserLook, UserRegistry,
 };
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -30,9 +31,59 @@ const LATE_DECLARATIONS: u32 = 25;
 /// How long a store is waited for, as Redis is.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 
+/// Which slots of the store are on a server that is away. Each name is a slot of its own: a channel's, a user's, an
+/// incarnation's, and [`DIRECTORY`].
+#[derive(Default)]
+pub(crate) struct Slots {
+    away: Mutex<BTreeSet<String>>,
+    back: Notify,
+}
+
+/// The slot of the directory and of the login policy.
+pub(crate) const DIRECTORY: &str = "connectors";
+
+impl Slots {
+    pub(crate) fn take(&self, slot: &str) {
+        self.away.lock().insert(slot.to_owned());
+    }
+
+    pub(crate) fn restore(&self, slot: &str) {
+        self.away.lock().remove(slot);
+        self.back.notify_waiters();
+    }
+
+    /// All of them are back.
+    pub(crate) fn restore_all(&self) {
+        self.away.lock().clear();
+        self.back.notify_waiters();
+    }
+
+    pub(crate) fn is_away(&self, slot: &str) -> bool {
+        self.away.lock().contains(slot)
+    }
+
+    /// What is asked of a server that is away gets lost, or waits in its socket until it goes on.
+    async fn reach(&self, slot: &str) -> Option<()> {
+        let mut is_new = true;
+        loop {
+            let back = self.back.notified();
+            tokio::pin!(back);
+            back.as_mut().enable();
+            if !self.is_away(slot) {
+                return Some(());
+            }
+            if std::mem::take(&mut is_new) && fastrand::bool() {
+                return None;
+            }
+            back.await;
+            pause(LATENCY).await;
+        }
+    }
+}
+
 /// A process's way to all others.
 #[derive(Default)]
-pub(super) struct Link {
+pub(crate) struct Link {
     /// Nothing arrives until it is released.
     held: AtomicBool,
     released: Notify,
@@ -42,6 +93,7 @@ pub(super) struct Link {
     lossy: AtomicU32,
     /// What the store refuses, by channel.
     refusals: Mutex<BTreeMap<String, StoreError>>,
+    slots: Arc<Slots>,
 }
 
 /// A pause of so many milliseconds at most.
@@ -50,8 +102,11 @@ pub(super) async fn pause(milliseconds: u64) {
 }
 
 impl Link {
-    pub(super) fn new(lossy: u32) -> Arc<Self> {
-        let link = Self::default();
+    pub(crate) fn new(lossy: u32, slots: &Arc<Slots>) -> Arc<Self> {
+        let link = Self {
+            slots: Arc::clone(slots),
+            ..Self::default()
+        };
         link.lossy.store(lossy, Ordering::Relaxed);
         Arc::new(link)
     }
@@ -116,17 +171,27 @@ impl Link {
         answered.await.ok()
     }
 
+    /// Asks the servers that have these slots.
     async fn ask_store<T: Send + 'static>(
         self: &Arc<Self>,
+        of: Vec<String>,
         work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> Result<T, StoreError> {
+        let slots = Arc::clone(&self.slots);
+        let work = async move {
+            for slot in of {
+                slots.reach(&slot).await?;
+            }
+            Some(work.await)
+        };
         let answer = timeout(ANSWER_TIME, self.ask(work)).await;
+        let answer = answer.map(Option::flatten);
         let lost = || StoreError::Unavailable("simulated".into());
         answer.ok().flatten().unwrap_or_else(|| Err(lost()))
     }
 
     /// The way of a connector to whichever chat is chosen.
-    pub(super) fn to_chat(
+    pub(crate) fn to_chat(
         self: &Arc<Self>,
         choose: impl Fn() -> chat::Service + Send + Sync + 'static,
     ) -> ChatService {
@@ -142,8 +207,15 @@ impl Link {
     }
 }
 
+/// Each slot is on a server of its own.
+fn shard_of(slot: &str) -> Shard {
+    let mut hasher = DefaultHasher::new();
+    slot.hash(&mut hasher);
+    Shard::new(hasher.finish())
+}
+
 /// Leases behind a link.
-pub(super) struct FarLeases {
+pub(crate) struct FarLeases {
     link: Arc<Link>,
     leases: Arc<dyn Leases>,
     store: Arc<MemoryStore>,
@@ -151,7 +223,7 @@ pub(super) struct FarLeases {
 }
 
 impl FarLeases {
-    pub(super) fn of(store: &Arc<MemoryStore>, link: &Arc<Link>, truth: &Arc<Truth>) -> Arc<Self> {
+    pub(crate) fn of(store: &Arc<MemoryStore>, link: &Arc<Link>, truth: &Arc<Truth>) -> Arc<Self> {
         Arc::new(Self {
             link: Arc::clone(link),
             leases: store.leases(),
@@ -162,7 +234,7 @@ impl FarLeases {
 }
 
 impl FarUsers {
-    pub(super) fn of(store: &MemoryStore, link: &Arc<Link>) -> Arc<Self> {
+    pub(crate) fn of(store: &MemoryStore, link: &Arc<Link>) -> Arc<Self> {
         Arc::new(Self {
             link: Arc::clone(link),
             users: store.registry(),
@@ -171,13 +243,13 @@ impl FarUsers {
 }
 
 /// A store behind a link.
-pub(super) struct FarStore {
-    pub(super) link: Arc<Link>,
-    pub(super) store: Arc<dyn ChannelStore>,
+pub(crate) struct FarStore {
+    pub(crate) link: Arc<Link>,
+    pub(crate) store: Arc<dyn ChannelStore>,
 }
 
 /// A registry of users behind a link.
-pub(super) struct FarUsers {
+pub(crate) struct FarUsers {
     link: Arc<Link>,
     users: Arc<dyn UserRegistry>,
 }
@@ -188,27 +260,29 @@ pub(super) struct FarHints {
     pub(super) hints: Arc<dyn Hints>,
 }
 
-/// Calls a method at the other end of the link; what it borrows travels along.
+/// Calls a method at the other end of the link, on the servers of some slots; what it borrows travels along.
 macro_rules! far {
-    ($self:ident.$end:ident.$method:ident($(&$borrowed:ident),* $(; $copied:ident)?)) => {{
+    ($slots:expr => $self:ident.$end:ident.$method:ident($(&$borrowed:ident),* $(; $copied:ident)?)) => {{
         let end = Arc::clone(&$self.$end);
+        let slots = $slots.into_iter().map(|it| it.to_string()).collect();
         $(let $borrowed = $borrowed.to_owned();)*
         let work = async move { end.$method($(&$borrowed,)* $($copied)?).await };
-        $self.link.ask_store(work).await
+        $self.link.ask_store(slots, work).await
     }};
 }
 
 #[async_trait]
 impl Leases for FarLeases {
     async fn note(&self, who: &Incarnation) -> Result<(), StoreError> {
-        far!(self.leases.note(&who))
+        far!([DIRECTORY] => self.leases.note(&who))
     }
 
     async fn renew(&self, who: &Incarnation, lease: Duration) -> Result<Renewed, StoreError> {
         let (end, truth) = (Arc::clone(&self.leases), Arc::clone(&self.truth));
         let who = who.clone();
+        let slots = vec![who.to_string()];
         let work = async move { truth.renew(&*end, &who, lease).await };
-        self.link.ask_store(work).await
+        self.link.ask_store(slots, work).await
     }
 
     async fn index_add(
@@ -216,7 +290,11 @@ impl Leases for FarLeases {
         who: &Incarnation,
         entries: &[IndexEntry],
     ) -> Result<Indexed, StoreError> {
-        far!(self.leases.index_add(&who, &entries))
+        let (end, truth) = (Arc::clone(&self.leases), Arc::clone(&self.truth));
+        let (who, entries) = (who.clone(), entries.to_owned());
+        let slots = vec![who.to_string()];
+        let work = async move { truth.index_add(&*end, &who, &entries).await };
+        self.link.ask_store(slots, work).await
     }
 
     async fn index_drop(
@@ -225,11 +303,11 @@ impl Leases for FarLeases {
         entries: &[IndexEntry],
         by: DroppedBy,
     ) -> Result<u64, StoreError> {
-        far!(self.leases.index_drop(&who, &entries; by))
+        far!([who] => self.leases.index_drop(&who, &entries; by))
     }
 
     async fn index(&self, who: &Incarnation) -> Result<Vec<IndexEntry>, StoreError> {
-        far!(self.leases.index(&who))
+        far!([who] => self.leases.index(&who))
     }
 
     async fn look(
@@ -237,7 +315,7 @@ impl Leases for FarLeases {
         who: &Incarnation,
         channels: &[ChannelName],
     ) -> Result<Vec<Look>, StoreError> {
-        far!(self.leases.look(&who, &channels))
+        far!(channels => self.leases.look(&who, &channels))
     }
 
     async fn list(
@@ -245,57 +323,70 @@ impl Leases for FarLeases {
         who: &Incarnation,
         channel: &ChannelName,
     ) -> Result<BTreeMap<SessionId, User>, StoreError> {
-        far!(self.leases.list(&who, &channel))
+        far!([channel] => self.leases.list(&who, &channel))
     }
 
     async fn resign(&self, who: &Incarnation) -> Result<(), StoreError> {
-        far!(self.leases.resign(&who))
+        far!([who] => self.leases.resign(&who))
     }
 
     async fn directory(&self) -> Result<BTreeMap<Incarnation, u64>, StoreError> {
-        far!(self.leases.directory())
+        far!([DIRECTORY] => self.leases.directory())
     }
 
     async fn present(&self, channel: &ChannelName) -> Result<Vec<Incarnation>, StoreError> {
-        far!(self.leases.present(&channel))
+        far!([channel] => self.leases.present(&channel))
     }
 
     async fn observe(&self, whom: &[Incarnation]) -> Vec<Result<Option<LeaseState>, StoreError>> {
         let (end, asked) = (Arc::clone(&self.leases), whom.to_owned());
         let (store, truth) = (Arc::clone(&self.store), Arc::clone(&self.truth));
+        let slots = Arc::clone(&self.link.slots);
         let work = async move {
             let states = end.observe(&asked).await.into_iter().zip(&asked);
             let seen = |(state, who): (Result<Option<LeaseState>, _>, &Incarnation)| {
+                if slots.is_away(who.as_str()) {
+                    return Err(StoreError::Unavailable("away".into()));
+                }
                 state.map(|it| it.map(|it| truth.seen(&store, who, it)))
             };
             Ok(states.map(seen).collect())
         };
         let lost = |error: StoreError| whom.iter().map(|_| Err(error.clone())).collect();
-        self.link.ask_store(work).await.unwrap_or_else(lost)
+        let asked = self.link.ask_store(Vec::new(), work).await;
+        asked.unwrap_or_else(lost)
     }
 
     async fn declare_dead(&self, who: &Incarnation, seen: u64) -> Result<Declared, StoreError> {
         let (end, truth) = (Arc::clone(&self.leases), Arc::clone(&self.truth));
         let who = who.clone();
+        let slots = vec![who.to_string()];
         let work = async move {
             if fastrand::u32(..100) < LATE_DECLARATIONS {
                 pause(LATE_DECLARATION).await;
             }
             truth.declare_dead(&*end, &who, seen).await
         };
-        self.link.ask_store(work).await
+        self.link.ask_store(slots, work).await
     }
 
     async fn vouch(&self, who: &Incarnation, place: &Place) -> Result<LeaseState, StoreError> {
-        far!(self.leases.vouch(&who, &place))
+        far!([who] => self.leases.vouch(&who, &place))
     }
 
     async fn strike(&self, who: &Incarnation, seen: u64) -> Result<(), StoreError> {
-        far!(self.leases.strike(&who; seen))
+        far!([DIRECTORY] => self.leases.strike(&who; seen))
     }
 
     fn shard(&self, place: &Place) -> Shard {
-        self.leases.shard(place)
+        match place {
+            Place::Channel(channel) => shard_of(channel.as_str()),
+            Place::User(user) => shard_of(user.as_str()),
+        }
+    }
+
+    fn home(&self, who: &Incarnation) -> Shard {
+        shard_of(who.as_str())
     }
 
     fn available(&self) -> watch::Receiver<bool> {
@@ -314,19 +405,19 @@ impl ChannelStore for FarStore {
     }
 
     async fn join(&self, join: Join) -> Result<Joined, StoreError> {
-        far!(self.store.join(; join))
+        far!([join.channel.clone()] => self.store.join(; join))
     }
 
     async fn leave(&self, leave: Leave) -> Result<bool, StoreError> {
-        far!(self.store.leave(; leave))
+        far!([leave.channel.clone()] => self.store.leave(; leave))
     }
 
     async fn reap(&self, channel: &ChannelName, who: &Incarnation) -> Result<Reaped, StoreError> {
-        far!(self.store.reap(&channel, &who))
+        far!([channel] => self.store.reap(&channel, &who))
     }
 
     async fn expire(&self, channel: &ChannelName) -> Result<Option<Duration>, StoreError> {
-        far!(self.store.expire(&channel))
+        far!([channel] => self.store.expire(&channel))
     }
 
     async fn members(
@@ -337,8 +428,9 @@ impl ChannelStore for FarStore {
     ) -> Result<MembersPage, StoreError> {
         assert!(page.is_none(), "there are few members");
         let (end, channel) = (Arc::clone(&self.store), channel.clone());
+        let slots = vec![channel.to_string()];
         let work = async move { end.members(&channel, None, limit).await };
-        self.link.ask_store(work).await
+        self.link.ask_store(slots, work).await
     }
 
     async fn history(
@@ -347,7 +439,7 @@ impl ChannelStore for FarStore {
         range: &HistoryRange,
         limit: usize,
     ) -> Result<HistoryPage, StoreError> {
-        far!(self.store.history(&channel, &range; limit))
+        far!([channel] => self.store.history(&channel, &range; limit))
     }
 
     fn available(&self) -> watch::Receiver<bool> {
@@ -379,7 +471,10 @@ impl Publisher for FarPublisher {
             for call in calls(&batch) {
                 pause(5).await;
                 let channel = &batch[call[0]].channel;
-                let refusal = link.refusals.lock().get(channel.as_str()).cloned();
+                let mut refusal = link.refusals.lock().get(channel.as_str()).cloned();
+                if link.slots.is_away(channel.as_str()) {
+                    refusal = Some(StoreError::Unavailable("away".into()));
+                }
                 match refusal {
                     Some(StoreError::Full) => {}
                     Some(other) => refused = Some(other),
@@ -423,43 +518,43 @@ fn calls(batch: &[Publish]) -> Vec<Vec<usize>> {
 #[async_trait]
 impl UserRegistry for FarUsers {
     async fn login(&self, login: &Login, dead: &[Incarnation]) -> Result<LoggedIn, StoreError> {
-        far!(self.users.login(&login, &dead))
+        far!([&login.user] => self.users.login(&login, &dead))
     }
 
     async fn claim(
         &self,
         claims: &[Claim],
     ) -> Result<Vec<Result<Claimed, StoreError>>, StoreError> {
-        far!(self.users.claim(&claims))
+        far!(claims.iter().map(|it| it.login.user.clone()) => self.users.claim(&claims))
     }
 
     async fn linger(&self, user: &UserId, of: &SessionId) -> Result<(), StoreError> {
-        far!(self.users.linger(&user, &of))
+        far!([user] => self.users.linger(&user, &of))
     }
 
     async fn close(&self, user: &UserId, of: &SessionId, fence: bool) -> Result<(), StoreError> {
-        far!(self.users.close(&user, &of; fence))
+        far!([user] => self.users.close(&user, &of; fence))
     }
 
     async fn reap(&self, user: &UserId, who: &Incarnation) -> Result<u64, StoreError> {
-        far!(self.users.reap(&user, &who))
+        far!([user] => self.users.reap(&user, &who))
     }
 
     async fn look(&self, who: &Incarnation, users: &[UserId]) -> Result<Vec<UserLook>, StoreError> {
-        far!(self.users.look(&who, &users))
+        far!(users => self.users.look(&who, &users))
     }
 
     async fn agree(&self, policy: LoginPolicy, lasts: Duration) -> Result<LoginPolicy, StoreError> {
         let end = Arc::clone(&self.users);
         let work = async move { end.agree(policy, lasts).await };
-        self.link.ask_store(work).await
+        self.link.ask_store(vec![DIRECTORY.to_owned()], work).await
     }
 }
 
 #[async_trait]
 impl Hints for FarHints {
     async fn hint(&self, who: &Incarnation, user: &UserId) -> Result<(), StoreError> {
-        far!(self.hints.hint(&who, &user))
+        far!([who] => self.hints.hint(&who, &user))
     }
 
     fn listen(&self, who: &Incarnation) -> mpsc::Receiver<UserId> {

@@ -110,10 +110,10 @@ async fn run(error: StoreError) -> Result<Summary, String> {
         log_entries: 10_000,
         ..StoreOptions::default()
     });
-    let process = ChatProcess::start(&store, 0, &Arc::default());
+    let process = ChatProcess::start(&store, 0, &Arc::default(), &Arc::default());
     let (link, service) = (Arc::clone(&process.link), process.service.clone());
     let chat = Chat::new(Source::InProcess(
-        Link::new(0).to_chat(move || service.clone()),
+        Link::new(0, &Arc::default()).to_chat(move || service.clone()),
     ));
     chat.available().wait_for(|up| *up).await.unwrap();
     let trouble = AbortOnDropHandle::new(tokio::spawn(refuse(link, error)));

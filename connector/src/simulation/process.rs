@@ -1,7 +1,8 @@
 //! The processes of a simulation: connectors and chats as they are, but for the sockets.
 
+use super::Climate;
 use super::guest::Guest;
-use super::network::{FarHints, FarLeases, FarStore, FarUsers, Link};
+use super::network::{FarHints, FarLeases, FarStore, FarUsers, Link, Slots};
 use super::truth::Truth;
 use crate::chat::{Chat, Source};
 use crate::connection::QueueLimits;
@@ -13,7 +14,6 @@ use crate::registry::Registry;
 use crate::server::Server;
 use crate::session::Services;
 use crate::socket::ClientLimits;
-use channel_store::LoginPolicy;
 use channel_store::memory::MemoryStore;
 use parking_lot::Mutex;
 use proto::v1::MembersRequest;
@@ -34,8 +34,13 @@ pub(super) struct ChatProcess {
 }
 
 impl ChatProcess {
-    pub(super) fn start(store: &Arc<MemoryStore>, lossy: u32, truth: &Arc<Truth>) -> Self {
-        let link = Link::new(lossy);
+    pub(super) fn start(
+        store: &Arc<MemoryStore>,
+        lossy: u32,
+        slots: &Arc<Slots>,
+        truth: &Arc<Truth>,
+    ) -> Self {
+        let link = Link::new(lossy, slots);
         let far_store = Arc::new(FarStore {
             link: Arc::clone(&link),
             store: store.clone(),
@@ -84,13 +89,18 @@ impl ConnectorProcess {
     pub(super) fn start(
         name: &str,
         store: &Arc<MemoryStore>,
-        policy: LoginPolicy,
-        grace: Duration,
-        lossy: u32,
+        climate: &Climate,
+        slots: &Arc<Slots>,
         truth: &Arc<Truth>,
         choose: impl Fn() -> chat::Service + Send + Sync + 'static,
     ) -> Arc<Self> {
-        let link = Link::new(lossy);
+        let Climate {
+            policy,
+            lossy,
+            grace,
+            ..
+        } = *climate;
+        let link = Link::new(lossy, slots);
         let hub = Hub::new(TOUCH_INTERVAL);
         hub.follow(store.feed(hub.clone()));
         let leases = FarLeases::of(store, &link, truth);
@@ -109,7 +119,7 @@ impl ConnectorProcess {
             deflate: false,
             polling: crate::socketio::Polling::default(),
             services: Arc::new(Services {
-                entries: crate::entry_queue::EntryQueue::new(),
+                entries: crate::entry_queue::EntryQueues::new(lease.shards()),
                 reads: Arc::default(),
                 departures: Departures::new(&chat, &registry, lease.shards(), grace),
                 lease,
@@ -151,6 +161,11 @@ impl ConnectorProcess {
             sockets: Mutex::default(),
             _tasks: [keeping, agreeing].map(AbortOnDropHandle::new),
         })
+    }
+
+    /// How many incarnations it has.
+    pub(super) fn incarnations(&self) -> usize {
+        self.server.services.lease.count()
     }
 
     /// A client comes, and does with its connection what `stay` says. No answer comes if the connector dies meanwhile.

@@ -1,24 +1,29 @@
 //! What is true of leases, whatever the store and its clocks say, and how chats judge them.
 
 use channel_store::memory::MemoryStore;
-use channel_store::{Declared, Incarnation, LeaseState, Leases, Renewed, StoreError};
+use channel_store::{
+    Declared, Incarnation, IndexEntry, Indexed, LeaseState, Leases, Renewed, StoreError,
+};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A rule of the judgement that a simulation is without, to see that it is needed.
+/// A rule that a simulation is without, to see that it is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wrong {
     /// A lease ends by the clock of the server that has it.
     ByTheClock,
     /// Death is written into a lease whatever its beat is.
     WithoutTheBeat,
+    /// A place is written into the index of whichever incarnation the connector has noted last, and not into that of the
+    /// session that comes there.
+    InAnotherIndex,
 }
 
 /// When leases were really renewed.
 #[derive(Default)]
-pub(super) struct Truth {
+pub(crate) struct Truth {
     pub(super) wrong: Option<Wrong>,
     renewed: Mutex<BTreeMap<Incarnation, (Instant, Duration)>>,
     hasty: Mutex<Vec<String>>,
@@ -50,6 +55,25 @@ impl Truth {
             self.renewed.lock().insert(who.clone(), (now, length));
         }
         renewed
+    }
+
+    /// Entries of an index, as they are written.
+    pub(super) async fn index_add(
+        &self,
+        leases: &dyn Leases,
+        who: &Incarnation,
+        entries: &[IndexEntry],
+    ) -> Result<Indexed, StoreError> {
+        if self.wrong != Some(Wrong::InAnotherIndex) {
+            return leases.index_add(who, entries).await;
+        }
+        let connector = |it: &Incarnation| it.as_str().split(':').next().map(str::to_owned);
+        let own = leases.directory().await?.into_iter();
+        let own = own.filter(|(it, _)| connector(it) == connector(who));
+        let last = own.max_by_key(|(_, noted)| *noted).map(|(it, _)| it);
+        leases
+            .index_add(&last.unwrap_or_else(|| who.clone()), entries)
+            .await
     }
 
     /// What a chat sees of a lease.

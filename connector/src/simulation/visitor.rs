@@ -108,7 +108,7 @@ pub(super) async fn visitor(world: Arc<World>, user: &'static str) {
                 world.fail(format!("{user} was closed: {reason:?}"));
             }
             if world.in_peace()
-                && reason == Disconnect::Kicked
+                && matches!(reason, Disconnect::Kicked | Disconnect::Replaced)
                 && world.climate.policy == LoginPolicy::KickOld
             {
                 // A client that was kicked does not come back by itself: two would kick each other for ever.
@@ -140,7 +140,7 @@ async fn stay(
         if let Ok(reason) = timeout(HALF_OPEN, connection.closed()).await {
             match reason {
                 Disconnect::Replaced => drop(world.replaced.fetch_add(1, Ordering::Relaxed)),
-                Disconnect::Displaced => {}
+                Disconnect::Displaced | Disconnect::Moved => {}
                 other if world.may_close(other) => {}
                 other => world.fail(format!("{user} was closed half-open: {other:?}")),
             }

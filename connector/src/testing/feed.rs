@@ -4,12 +4,15 @@ use crate::hub::{Hub, TOUCH_INTERVAL};
 use async_trait::async_trait;
 use channel_store::{
     ChannelFeed, ChannelName, FeedConnection, FeedSink, Head, LogPage, Position, Publication,
-    Since, Standing, StoreError,
+    Shard, Since, Standing, StoreError,
 };
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{mpsc, oneshot, watch};
+
+/// A channel on a shard of its own, which does not answer touches.
+pub(crate) const AWAY: &str = "away";
 
 /// A read that waits for its answer.
 pub(crate) struct Read {
@@ -71,10 +74,17 @@ impl ChannelFeed for Feed {
 
     async fn touch(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError> {
         self.touches.fetch_add(1, Ordering::Relaxed);
+        if channels.iter().any(|it| it.as_str() == AWAY) {
+            return Err(StoreError::Unavailable("away".into()));
+        }
         match self.head.lock().clone() {
             Some(head) => Ok(vec![Some(head); channels.len()]),
             None => Err(StoreError::Unavailable("the test says nothing".into())),
         }
+    }
+
+    fn shard(&self, channel: &ChannelName) -> Shard {
+        Shard::new(u64::from(channel.as_str() == AWAY))
     }
 
     fn available(&self) -> watch::Receiver<bool> {

@@ -46,6 +46,7 @@ mod request_faults;
 mod rolled_back;
 mod rooms;
 mod sentinels;
+mod shard_away;
 mod slow_readers;
 mod small_clients;
 mod socket_io;

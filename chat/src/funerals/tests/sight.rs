@@ -155,6 +155,10 @@ impl Leases for Sight {
         self.leases.shard(place)
     }
 
+    fn home(&self, incarnation: &Incarnation) -> Shard {
+        self.leases.home(incarnation)
+    }
+
     fn available(&self) -> watch::Receiver<bool> {
         self.leases.available()
     }

@@ -6,14 +6,18 @@ use super::{Chat, Sender};
 use crate::testing::chat::{Called, Instance};
 use crate::testing::soon;
 use async_trait::async_trait;
-use channel_store::Position;
 use channel_store::probe::{Met, ProbeFeed, ProbePoint, SLOTS};
+use channel_store::{Position, Shard};
 use parking_lot::Mutex;
 use proto::v1::probed::Outcome;
 use proto::v1::{self, ProbeResponse, Probed, Settings};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::{Instant, sleep};
 use tonic::Status;
+
+/// A channel on a shard that is away: chat ends each stream by which something is said in it.
+const AWAY: &str = "shard-2";
 
 /// The connector's own Redis: it hears whatever a chat says that it has written at `lifetime`.
 struct Ear {
@@ -46,6 +50,11 @@ impl ProbeFeed for Ear {
 
     fn database(&self) -> i64 {
         0
+    }
+
+    fn shard(&self, channel: &str) -> Shard {
+        let number = channel.strip_prefix("shard-").map(str::parse);
+        number.map_or_else(Shard::default, |number| Shard::new(number.unwrap()))
     }
 }
 
@@ -137,7 +146,11 @@ impl Played {
                         tokio::spawn(async move {
                             while let Some(frame) = stream.frame().await {
                                 for send in frame {
-                                    let key = send.send.unwrap().idempotency_key;
+                                    let request = send.send.unwrap();
+                                    if request.channel == AWAY {
+                                        return stream.end(Status::unavailable("away"));
+                                    }
+                                    let key = request.idempotency_key;
                                     sends.lock().push(key);
                                     stream.sent(send.number);
                                 }
@@ -315,4 +328,24 @@ async fn a_chat_that_is_slow_stays_what_it_was() {
         chat.troubles().as_deref(),
         Some("chat-0: its Redis does not answer")
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_sent_to_a_shard_that_is_away_holds_up_no_send_to_another() {
+    let played = Played::new(Manner::Writes("a"));
+    let chat = proven_by(&[&played]);
+    available(&chat, true).await;
+    let (mut stubborn, mut other) = (Sender::new(&chat), Sender::new(&chat));
+    for number in 0..30 {
+        stubborn.send_to(AWAY, &format!("away {number}"), 2);
+        for channel in ["shard-1", "room"] {
+            let began = Instant::now();
+            other.send_to(channel, &number.to_string(), 2);
+            assert_eq!(other.answer().await, format!("{number} sent"));
+            assert!(began.elapsed() < Duration::from_millis(10), "{channel}");
+        }
+        assert!(*chat.available().borrow(), "other calls go on, too");
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(stubborn.answer().await, "away 0 unknown");
 }

@@ -1,10 +1,12 @@
 //! Looking after channels: a look instead of a read after a new connection, and a touch from time to time.
 
 use super::room;
+use crate::codec::WireFormat;
 use crate::hub::TOUCH_INTERVAL;
-use crate::testing::feed::{Script, connection, page};
+use crate::testing::client::client;
+use crate::testing::feed::{AWAY, Script, connection, page};
 use crate::testing::{at, channel, let_run, publication};
-use channel_store::{Head, LogPage, Place, Position, Standing};
+use channel_store::{ChannelName, Head, LogPage, Place, Position, Standing};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -85,6 +87,19 @@ async fn a_quiet_channel_is_touched_and_read_when_it_is_not_where_the_hub_is() {
     guest.is_given([5]).await;
     tokio::time::sleep(TOUCH_INTERVAL * 2).await;
     script.nobody_reads().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_is_away_keeps_no_channel_of_another_from_being_touched() {
+    let (mut script, mut guest) = room().await;
+    let (connection, _client) = client(WireFormat::JSON).await;
+    let away = ChannelName::new(AWAY).unwrap();
+    let _member = script.hub.attach(&away, &connection, connection.format());
+    *script.feed.head.lock() = head(at("a", 5), "g");
+    tokio::time::sleep(TOUCH_INTERVAL).await;
+    let read = script.read_from(at("a", 4)).await;
+    read.answer(page(at("a", 4), vec![publication("a", 5)], 5));
+    guest.is_given([5]).await;
 }
 
 #[tokio::test(start_paused = true)]
