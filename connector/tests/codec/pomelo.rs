@@ -404,7 +404,7 @@ fn who_is_to_come_back_is_not_kicked_and_sees_no_normal_end() {
         let out = written(|out| codec::close(format, reason, out));
         assert_eq!(out, b"", "{reason:?}");
     }
-    assert_eq!(checked, 7);
+    assert_eq!(checked, 8);
 }
 
 /// The `ws` of Pomelo's client for Node.js throws an error that nobody can catch when it reads any other code.
