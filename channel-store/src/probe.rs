@@ -199,7 +199,7 @@ impl Findings {
     }
 }
 
-/// A few reasons in one line, and how many more there are; `None`: there is none.
+/// A few reasons in one line, and how many more there are; `None` if there are no reasons.
 #[must_use]
 pub fn several(reasons: impl Iterator<Item = String>) -> Option<String> {
     let mut reasons: Vec<String> = reasons.collect();
@@ -216,12 +216,33 @@ pub(crate) fn is_enough(slots: u32, share: f64) -> bool {
     f64::from(slots) >= share * f64::from(SLOTS)
 }
 
+/// What a probe's publication holds.
+pub(crate) fn payload(nonce: u64) -> String {
+    format!("probe\0\0{{\"nonce\":\"{nonce:016x}\"}}")
+}
+
+/// The nonce of a probe's publication, from its body.
+pub(crate) fn nonce(body: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(body).ok()?;
+    let digits = text.strip_prefix("{\"nonce\":\"")?.strip_suffix("\"}")?;
+    u64::from_str_radix(digits, 16).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::publication::Payload;
 
     fn wrong() -> Finding {
         Finding::Wrong("it is full".into())
+    }
+
+    #[test]
+    fn a_probes_publication_is_one_and_holds_its_nonce() {
+        let parsed = Payload::parse(payload(255).into()).unwrap();
+        assert_eq!(parsed.route(), "probe");
+        assert_eq!(nonce(parsed.body()), Some(255));
+        assert_eq!(nonce(b"{}"), None);
     }
 
     #[test]

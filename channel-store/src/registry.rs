@@ -4,8 +4,8 @@
 //! connector writes its own sessions' entries, and may mark as superseded what they outrank; it takes away nobody
 //! else's but those of the dead. So whoever is superseded is told by the connector that holds the socket.
 //!
-//! A client may hold a secret, of which the entry keeps a [`Proof`]. Whoever shows it at a later login takes the place of
-//! the sessions that have it, whatever the policy. It proves the place, not the identity.
+//! A client may hold a secret, of which the entry keeps a [`Proof`]. A client that shows it at a later login takes the place
+//! of the sessions that have it, whatever the policy. It proves the place, not the identity.
 
 use crate::name::{Incarnation, SessionId, UserId};
 use crate::store::{Generation, Predecessor, StoreError};
@@ -235,7 +235,7 @@ pub struct UserLook {
 #[async_trait]
 pub trait UserRegistry: Send + Sync + 'static {
     /// Enters a session, unless the policy is [`LoginPolicy::Reject`] and others hold the user. First the entries of
-    /// incarnations that are known to be dead are taken away. Whoever shows the proof of a live entry is let in under
+    /// incarnations that are known to be dead are taken away. A login with the proof of a live entry is let in under
     /// every policy, and lingering entries hold nobody off. Nobody is superseded by this: see
     /// [`UserRegistry::claim`].
     ///

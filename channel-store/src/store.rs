@@ -520,8 +520,8 @@ pub trait ChannelFeed: Send + Sync + 'static {
     /// As [`ChannelFeed::heads`].
     async fn touch(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError>;
 
-    /// The shard that holds a channel at present. Whoever asks about many channels asks about those of each shard apart, so
-    /// that one that is away takes no other's answers with it. By default all are on one.
+    /// The shard that holds a channel at present. A caller with many channels asks about those of each shard apart: then a
+    /// shard that is away costs it no answers of the others. By default all channels are on one.
     fn shard(&self, _channel: &ChannelName) -> Shard {
         Shard::default()
     }

@@ -12,8 +12,6 @@ use std::time::Duration;
 
 /// How long an idle channel is remembered, unless the operator says otherwise.
 const CHANNEL_LIFE: Duration = Duration::from_secs(24 * 3600);
-/// How long Redis may take, unless the operator says otherwise.
-const REDIS_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connections, unless the operator or the limit of descriptors says otherwise.
 const MOST_CONNECTIONS: usize = 10_000;
 /// What a channel's log may be bounded to.
@@ -262,12 +260,7 @@ impl Config {
                 "--channel-life: {life:?} is shorter than --log-life, {log_life:?}: a channel can't be forgotten before its log"
             ));
         }
-        if let Some(timeout) = self.redis_timeout.filter(|time| *time * 3 > self.lease) {
-            let lease = self.lease;
-            return Err(format!(
-                "--redis-timeout: {timeout:?} is more than a third of --lease, {lease:?}"
-            ));
-        }
+        runtime::redis_timeout::check(self.redis_timeout, self.lease)?;
         match check_url(&self.redis, self.redis_ca.as_deref()) {
             Ok(()) => Ok(()),
             Err(error @ OpenError::Certificates { .. }) => Err(format!("--redis-ca: {error}")),
@@ -298,7 +291,9 @@ impl Config {
                     replicas: self.ack_replicas.unwrap_or(1),
                 },
             },
-            redis_timeout: self.redis_timeout.unwrap_or(REDIS_TIMEOUT),
+            redis_timeout: self
+                .redis_timeout
+                .unwrap_or(runtime::redis_timeout::DEFAULT),
             ready_slots: self.ready_slots,
             redis_ca: self.redis_ca.clone(),
             ..StoreOptions::default()

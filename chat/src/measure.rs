@@ -27,17 +27,14 @@ pub(crate) const METHODS: [&str; 7] = [
     "History",
     "Probe",
 ];
-/// As labels: a caller may ask for what does not exist.
-const METHOD_LABELS: &[&str] = &[
-    "Join",
-    "Leave",
-    "Send",
-    "SendStream",
-    "Members",
-    "History",
-    "Probe",
-    "other",
-];
+/// The label of a method that does not exist: a caller may ask for any.
+const OTHER: &str = "other";
+const METHOD_LABELS: [&str; METHODS.len() + 1] = {
+    let mut labels = [OTHER; METHODS.len() + 1];
+    let (known, _) = labels.split_at_mut(METHODS.len());
+    known.copy_from_slice(&METHODS);
+    labels
+};
 const CODES: &[&str] = &[
     "OK",
     "CANCELLED",
@@ -60,11 +57,11 @@ const CODES: &[&str] = &[
 
 const FAMILIES: &[Family] = &[
     Family::counter(CALLS, "Calls that have ended, by method and status code")
-        .by(&[("method", METHOD_LABELS), ("code", CODES)]),
+        .by(&[("method", &METHOD_LABELS), ("code", CODES)]),
     Family::gauge(IN_FLIGHT, "Calls and streams under way, by method")
-        .by(&[("method", METHOD_LABELS)]),
+        .by(&[("method", &METHOD_LABELS)]),
     Family::histogram(DURATION, "From request to end; of streams, their life")
-        .by(&[("method", METHOD_LABELS)]),
+        .by(&[("method", &METHOD_LABELS)]),
 ];
 
 /// Measures the service inside.
@@ -108,7 +105,7 @@ fn method(path: &str) -> &'static str {
     METHODS
         .into_iter()
         .find(|&method| method == name)
-        .unwrap_or("other")
+        .unwrap_or(OTHER)
 }
 
 /// One call, counted when it is dropped.

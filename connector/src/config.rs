@@ -16,9 +16,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long Redis may take, unless the operator says otherwise.
-const REDIS_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// Holds client sockets and fans channels out to them.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "connector", version)]
@@ -380,12 +377,7 @@ impl Config {
     /// One line that names the flag. It never shows a user or a password of a URL.
     pub fn check(&self) -> Result<(), String> {
         self.clients.check()?;
-        if let Some(timeout) = self.redis_timeout.filter(|time| *time * 3 > self.lease) {
-            let lease = self.lease;
-            return Err(format!(
-                "--redis-timeout: {timeout:?} is more than a third of --lease, {lease:?}"
-            ));
-        }
+        runtime::redis_timeout::check(self.redis_timeout, self.lease)?;
         Source::parse(&self.chat).map_err(|error| format!("--chat: {error}"))?;
         new_incarnation(&self.id).map_err(|error| error.to_string())?;
         match check_url(&self.redis, self.redis_ca.as_deref()) {
@@ -403,7 +395,9 @@ impl Config {
         StoreOptions {
             prefix: self.prefix.clone(),
             redis_ca: self.redis_ca.clone(),
-            redis_timeout: self.redis_timeout.unwrap_or(REDIS_TIMEOUT),
+            redis_timeout: self
+                .redis_timeout
+                .unwrap_or(runtime::redis_timeout::DEFAULT),
             ready_slots: self.ready_slots,
             ..StoreOptions::default()
         }

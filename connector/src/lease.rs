@@ -139,7 +139,7 @@ impl Lease {
         if is_dead {
             counter!(DECLARED_DEAD).increment(1);
             tracing::error!(%incarnation, "declared dead");
-            // Whoever registers from now on sees that it is over, and all who did before are found.
+            // A login that registers from now on sees that it is over. Those that registered before are found below.
             tenure.over.store(true, Ordering::SeqCst);
             self.tenures.lock().retain(|it| !Arc::ptr_eq(it, &tenure));
             self.asked.notify_one();

@@ -87,7 +87,7 @@ struct Standing {
     is_to_claim: bool,
     /// Its client is gone, and it stays a member for a while.
     lingers: bool,
-    /// It is undone. The client may log in again on the same socket, which is none of its business any more.
+    /// The login was undone. The client may log in again on the same socket, so this one must not close it any more.
     undone: bool,
     /// Its end is on its way.
     over: bool,
@@ -597,7 +597,7 @@ impl Registration {
     }
 
     /// The session's stay where it logged in, and so the incarnation to which it belongs.
-    pub(crate) fn stay(&self) -> &Stay {
+    pub(crate) fn stay(&self) -> &Arc<Stay> {
         &self.stay
     }
 

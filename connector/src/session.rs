@@ -198,15 +198,13 @@ impl Client {
         let entered = match &channel {
             Some(channel) => {
                 let membership = async {
-                    let (stay, registration) = registered.await?;
-                    let (user, id) = (user.clone(), id.clone());
-                    let registration = Some(registration);
+                    let registration = registered.await?;
                     Ok(Membership::begin(
-                        stay,
+                        Arc::clone(registration.stay()),
                         channel.clone(),
-                        user,
-                        id,
-                        registration,
+                        user.clone(),
+                        id.clone(),
+                        Some(registration),
                     ))
                 };
                 let entered = self.enter(channel, &recovery, membership, memberships, deadline);

@@ -16,6 +16,7 @@ pub mod lifecycle;
 pub mod listen;
 mod log;
 pub mod readiness;
+pub mod redis_timeout;
 pub mod telemetry;
 
 pub use lifecycle::Shutdown;

@@ -50,6 +50,23 @@ impl Cluster {
         cluster
     }
 
+    /// Starts one in which nobody takes the place of a primary that hangs, and the slots of the others are served meanwhile.
+    ///
+    /// # Panics
+    /// As [`Cluster::start`].
+    pub async fn without_failover() -> Self {
+        let cluster = Self::start().await;
+        for node in &cluster.nodes {
+            for (name, value) in [
+                ("cluster-require-full-coverage", "no"),
+                ("cluster-replica-no-failover", "yes"),
+            ] {
+                node.command(&["CONFIG", "SET", name, value]).await;
+            }
+        }
+        cluster
+    }
+
     /// Every node knows of three primaries that serve all slots, each with a replica that is linked.
     async fn is_whole(&self) -> bool {
         let mut linked = 0;

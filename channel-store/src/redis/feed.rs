@@ -79,7 +79,7 @@ impl RedisFeed {
         self.leases.clone()
     }
 
-    /// Says which servers can't be used and why; `None`: there is none. It holds on to no connection.
+    /// Says which servers can't be used and why; `None`: all can be used. It keeps no connection open.
     pub fn why_unavailable(&self) -> impl Fn() -> Option<String> + Send + Sync + use<> {
         self.nodes.why_unavailable()
     }
@@ -163,10 +163,15 @@ impl ProbeFeed for RedisFeed {
     }
 
     fn shard(&self, channel: &str) -> Shard {
-        let Ok(channel) = ChannelName::new(channel) else {
+        // Asked for each send: without a cluster nobody looks at the name.
+        if !self.nodes.is_cluster() {
             return Shard::default();
-        };
-        ChannelFeed::shard(self, &channel)
+        }
+        let channel = ChannelName::new(channel);
+        channel.map_or_else(
+            |_| Shard::default(),
+            |channel| ChannelFeed::shard(self, &channel),
+        )
     }
 }
 

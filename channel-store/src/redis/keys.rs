@@ -28,8 +28,8 @@ impl Keys {
         format!("{}:schema", self.prefix)
     }
 
-    /// The keys of a probe, and the topic on which a feed's connection listens to itself; no channel's, whatever that is
-    /// called.
+    /// The keys of a probe, and the topic on which a feed's connection listens to itself. No name makes a channel have the
+    /// same ones.
     pub(super) fn of_probe(&self, set: u64) -> ChannelKeys {
         ChannelKeys {
             base: format!("{}:{{{set:x}}}:probe", self.prefix),

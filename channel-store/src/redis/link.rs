@@ -191,7 +191,7 @@ impl Link {
         *self.ready.borrow()
     }
 
-    /// Why there is none, if that is known.
+    /// Why there is no connection, if that is known.
     pub(super) fn trouble(&self) -> Option<String> {
         self.trouble.lock().clone()
     }

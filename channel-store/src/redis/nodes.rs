@@ -159,11 +159,17 @@ impl Nodes {
         key: impl FnOnce() -> String,
     ) -> Result<Connection, StoreError> {
         let table = self.table.borrow().clone();
-        owner(&table.slots, &table.nodes, key)?.links[0].connection()
+        let (_, node) = owner(&table.slots, &table.nodes, key)?;
+        node.links[0].connection()
+    }
+
+    /// False: one server has all keys.
+    pub(super) fn is_cluster(&self) -> bool {
+        self.is_cluster
     }
 
     /// The shard that holds a key: all keys of one node belong to one shard, and so do keys that nobody owns at present.
-    /// Without a cluster there is only [`Shard::default`], and in a cluster that is none.
+    /// Without a cluster it is always [`Shard::default`], which is no shard of a cluster.
     pub(super) fn shard_of(&self, key: impl FnOnce() -> String) -> Shard {
         if !self.is_cluster {
             return Shard::default();
@@ -183,7 +189,7 @@ impl Nodes {
     pub(super) async fn reading(&self, key: String) -> Result<Reading, StoreError> {
         let turn = self.turns.take(&key).await;
         let table = self.table.borrow().clone();
-        let node = owner(&table.slots, &table.nodes, || key)?;
+        let (_, node) = owner(&table.slots, &table.nodes, || key)?;
         node.links[0].connection()?;
         Ok(Reading {
             connection: node.reader.next_connection().await?,
@@ -228,7 +234,7 @@ impl Nodes {
         self.available.clone()
     }
 
-    /// Says which nodes can't be used and why; `None`: there is none.
+    /// Says which nodes can't be used and why; `None`: all can be used.
     pub(super) fn why_unavailable(&self) -> impl Fn() -> Option<String> + Send + Sync + use<> {
         let (table, attendant) = (self.table.clone(), self.attendant.clone());
         move || {
@@ -290,9 +296,7 @@ impl Pinned {
         &self,
         key: impl FnOnce() -> String,
     ) -> Result<(&Address, &Connection), StoreError> {
-        let owner = self.slots.owner(slot(&key()));
-        let known = owner.and_then(|owner| self.connections.get_key_value(owner));
-        known.ok_or_else(|| unavailable("no connection to the key's node"))
+        owner(&self.slots, &self.connections, key)
     }
 
     /// The connection to the node that owned a channel.
@@ -301,19 +305,21 @@ impl Pinned {
         keys: &Keys,
         channel: &ChannelName,
     ) -> Result<&Connection, StoreError> {
-        owner(&self.slots, &self.connections, || keys.of(channel).topic())
+        let (_, connection) = self.owner(|| keys.of(channel).topic())?;
+        Ok(connection)
     }
 }
 
+/// The node that owns a key, and what there is of it.
 fn owner<'a, T>(
     slots: &Slots,
     nodes: &'a HashMap<Address, T>,
     key: impl FnOnce() -> String,
-) -> Result<&'a T, StoreError> {
+) -> Result<(&'a Address, &'a T), StoreError> {
     let owner = slots
         .only_owner()
         .or_else(|| slots.owner(slot(&key())))
-        .and_then(|owner| nodes.get(owner));
+        .and_then(|owner| nodes.get_key_value(owner));
     owner.ok_or_else(|| unavailable("no connection to the key's node"))
 }
 

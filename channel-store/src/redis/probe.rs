@@ -5,9 +5,11 @@ use super::keys::{ChannelKeys, Keys};
 use super::location::Address;
 use super::nodes::{Nodes, Pinned};
 use super::reply::{number, wants_another_connection};
-use super::scripts::SCRIPTS;
+use super::scripts::{SCRIPTS, texts};
 use super::store::{now_milliseconds, published};
-use crate::probe::{Finding, Findings, PROBE_AGAIN, PROBE_PAUSE, Probe, ProbeOutcome, Probed};
+use crate::probe::{
+    Finding, Findings, PROBE_AGAIN, PROBE_PAUSE, Probe, ProbeOutcome, Probed, payload,
+};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use redis::{Cmd, Pipeline, ServerError, Value};
@@ -23,14 +25,6 @@ use tokio::time::sleep;
 const LIFE: &str = "60";
 /// What a probe's log keeps: one entry, of any age, within few bytes; and the seconds that it lives while it is empty.
 const KEPT: &str = "1 0 65536 60";
-
-/// The text of the script that publishes, to find what one of its lines does.
-const SCRIPT: &str = concat!(
-    "#!lua\n",
-    include_str!("lua/epoch.lua"),
-    include_str!("lua/append.lua"),
-    include_str!("lua/publish.lua")
-);
 
 /// Publishes probes as a store publishes messages: over the same connections, waiting for as many replicas.
 pub(super) struct Prober {
@@ -201,18 +195,6 @@ impl Prober {
     }
 }
 
-/// What a probe's publication holds.
-fn payload(nonce: u64) -> String {
-    format!("probe\0\0{{\"nonce\":\"{nonce:016x}\"}}")
-}
-
-/// The nonce of a probe's publication, from its body.
-pub(super) fn nonce(body: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(body).ok()?;
-    let digits = text.strip_prefix("{\"nonce\":\"")?.strip_suffix("\"}")?;
-    u64::from_str_radix(digits, 16).ok()
-}
-
 /// What a server's refusal of a probe says.
 fn refusal(error: &ServerError, publish_word: &str) -> ProbeOutcome {
     if let Some(command) = denied(&error.to_string(), publish_word) {
@@ -236,7 +218,7 @@ fn denied(words: &str, publish_word: &str) -> Option<String> {
     }
     let (_, place) = words.rsplit_once("@user_script:")?;
     let digits = place.trim_end_matches(|it: char| !it.is_ascii_digit());
-    let line = SCRIPT
+    let line = texts::publish
         .lines()
         .nth(digits.parse::<usize>().ok()?.checked_sub(1)?)?;
     let (_, call) = line.rsplit_once("call(")?;
@@ -247,7 +229,7 @@ fn denied(words: &str, publish_word: &str) -> Option<String> {
     Some(command.to_lowercase())
 }
 
-/// True if it is about slots. One that is on its way is somewhere soon; one that is nobody's may stay so.
+/// True if it is about slots. A slot that moves is served again soon; one without an owner may stay so for long.
 fn is_of_slots(code: &str) -> bool {
     matches!(code, "MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN")
 }
@@ -297,23 +279,20 @@ impl Drop for WriteWatch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::publication::Payload;
-
-    #[test]
-    fn a_probes_publication_is_one_and_holds_its_nonce() {
-        let parsed = Payload::parse(payload(255).into()).unwrap();
-        assert_eq!(parsed.route(), "probe");
-        assert_eq!(nonce(parsed.body()), Some(255));
-        assert_eq!(nonce(b"{}"), None);
-    }
 
     #[test]
     fn a_command_that_is_denied_in_the_script_is_found_by_its_line() {
         assert_eq!(
-            redis::Script::new(SCRIPT).get_hash(),
+            redis::Script::new(texts::publish).get_hash(),
             SCRIPTS.publish.get_hash()
         );
-        let line = |text: &str| SCRIPT.lines().position(|it| it.contains(text)).unwrap() + 1;
+        let line = |text: &str| {
+            texts::publish
+                .lines()
+                .position(|it| it.contains(text))
+                .unwrap()
+                + 1
+        };
         let words = |line: usize| {
             format!(
                 "The user executing the script can't run this command or subcommand script: 6f, on @user_script:{line}."

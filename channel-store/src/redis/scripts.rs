@@ -12,10 +12,16 @@ macro_rules! scripts {
             $(pub(super) $name: Script,)+
         }
 
-        pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
-            $($name: Script::new(concat!(
+        /// The text of each script, as the server has it.
+        #[expect(non_upper_case_globals, reason = "a text is called as its script")]
+        pub(super) mod texts {
+            $(pub(in super::super) const $name: &str = concat!(
                 $first_line, "\n", $(include_str!(concat!("lua/", $file, ".lua"))),+
-            )),)+
+            );)+
+        }
+
+        pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
+            $($name: Script::new(texts::$name),)+
         });
 
         impl Scripts {

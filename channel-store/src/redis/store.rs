@@ -122,7 +122,7 @@ impl RedisStore {
         WriteWatch::begin(self.prober.clone())
     }
 
-    /// Says which servers can't be used and why; `None`: there is none. It holds on to no connection.
+    /// Says which servers can't be used and why; `None`: all can be used. It keeps no connection open.
     pub fn why_unavailable(&self) -> impl Fn() -> Option<String> + Send + Sync + use<> {
         self.nodes.why_unavailable()
     }

@@ -163,7 +163,7 @@ impl Endpoint {
         }
     }
 
-    /// It is none any more: its lanes end when their lines are empty.
+    /// Its address is not in use any more: its lanes end when their lines are empty.
     pub(super) fn retire(&self) {
         self.lane.retire();
         for lane in self.by_shard.lock().values() {

@@ -145,7 +145,7 @@ impl Lease {
     fn is_given_up(&self, tenure: &Arc<Tenure>) -> bool {
         let mut tenures = self.tenures.lock();
         let mut before = tenures.iter().take_while(|it| !Arc::ptr_eq(it, tenure));
-        // Whoever comes takes the lock first, and is in the index when it gives it back.
+        // A session that comes holds the same lock until it stands in the index.
         let is_left = before.any(|it| !it.is_silent()) && tenure.index.lock().is_empty();
         if is_left {
             tenures.retain(|it| !Arc::ptr_eq(it, tenure));

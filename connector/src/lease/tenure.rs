@@ -146,7 +146,7 @@ impl Tenure {
         self.renewal.notify_waiters();
     }
 
-    /// Looks at whomever other connectors hint at.
+    /// Suspects each user that another connector hints at.
     pub(super) async fn listen(&self, registry: &Registry) -> Infallible {
         let mut hints = registry.listen(&self.incarnation);
         while let Some(user) = hints.recv().await {

@@ -39,17 +39,23 @@ struct Scene {
     keeping: AbortOnDropHandle<Infallible>,
 }
 
+/// Chat in the same process.
+fn chat_on(store: &Arc<MemoryStore>) -> Arc<Chat> {
+    let service = chat::service(
+        store.clone(),
+        Arc::default(),
+        &chat::Limits::default(),
+        Shutdown::new(),
+    );
+    let service = BoxCloneSyncService::new(service.map_err(TransportError::new));
+    Chat::new(Source::InProcess(service))
+}
+
 impl Scene {
     async fn new() -> Self {
         let store = MemoryStore::new(StoreOptions::default());
-        let service = chat::service(
-            store.clone(),
-            Arc::default(),
-            &chat::Limits::default(),
-            Shutdown::new(),
-        );
-        let service = BoxCloneSyncService::new(service.map_err(TransportError::new));
-        Self::with_chat(store, Chat::new(Source::InProcess(service))).await
+        let chat = chat_on(&store);
+        Self::with_chat(store, chat).await
     }
 
     async fn with_chat(store: Arc<MemoryStore>, chat: Arc<Chat>) -> Self {

@@ -7,7 +7,7 @@ use crate::codec::{Request, RequestBody};
 use crate::departures::Undo;
 use crate::disconnect::Disconnect;
 use crate::hub::{Judgement, Member};
-use crate::lease::{Membership, Stay};
+use crate::lease::Membership;
 use crate::parameters::{self, JoinChannel};
 use crate::recovery::{Recovered, Recovery};
 use crate::refusal::{Reason, Refusal};
@@ -227,7 +227,7 @@ impl Client {
         id: &SessionId,
         proof: Option<Proof>,
         noted: &mut Option<Arc<Registration>>,
-    ) -> Result<(Arc<Stay>, Arc<Registration>), Refused> {
+    ) -> Result<Arc<Registration>, Refused> {
         let (lease, registry) = (&self.services.lease, &self.services.registry);
         if !*registry.agreed().borrow() {
             return Err(Refused::Failed);
@@ -243,7 +243,7 @@ impl Client {
             return Err(Refused::Failed);
         }
         match registry.login(&registration).await {
-            Ok(Admission::Yes) => Ok((stay, registration)),
+            Ok(Admission::Yes) => Ok(registration),
             Ok(Admission::Taken) => Err(Refused::Taken),
             Err(error) => {
                 tracing::debug!(%error, "login failed");

@@ -251,15 +251,7 @@ async fn probes_leave_little_behind_and_nothing_in_the_directory() {
 
 /// Starts both on a cluster in which nobody takes a dead primary's place.
 async fn on_a_cluster(flags: &[&'static str]) -> (Cluster, Services) {
-    let cluster = Cluster::start().await;
-    for node in &cluster.nodes {
-        for (name, value) in [
-            ("cluster-require-full-coverage", "no"),
-            ("cluster-replica-no-failover", "yes"),
-        ] {
-            node.command(&["CONFIG", "SET", name, value]).await;
-        }
-    }
+    let cluster = Cluster::without_failover().await;
     let plan = Plan::of(1, 1).chat_flags(flags).connector_flags(flags);
     let services = plan.services(&cluster.url(), &cluster.url()).await;
     (cluster, services)

@@ -107,15 +107,7 @@ async fn a_primary_of_a_cluster_that_hands_over_loses_nothing() {
 async fn leaves_on_a_shard_that_hangs_delay_none_on_another() {
     let plan = Plan::of(1, 1).alone();
     let _turn = plan.turn().await;
-    let cluster = Cluster::start().await;
-    for node in &cluster.nodes {
-        for (name, value) in [
-            ("cluster-require-full-coverage", "no"),
-            ("cluster-replica-no-failover", "yes"),
-        ] {
-            node.command(&["CONFIG", "SET", name, value]).await;
-        }
-    }
+    let cluster = Cluster::without_failover().await;
     let services = plan.services(&cluster.url(), &cluster.url()).await;
     let connector = services.connectors[0].address();
     let hanging = cluster.of_primary(ROOM).await;

@@ -104,15 +104,7 @@ impl Scene {
     /// `of_directory`: the shard in question is the one of the directory, or else another one.
     async fn new(of_directory: bool) -> Self {
         let turn = Turn::alone().await;
-        let cluster = Cluster::start().await;
-        for node in &cluster.nodes {
-            for (name, value) in [
-                ("cluster-require-full-coverage", "no"),
-                ("cluster-replica-no-failover", "yes"),
-            ] {
-                node.command(&["CONFIG", "SET", name, value]).await;
-            }
-        }
+        let cluster = Cluster::without_failover().await;
         let directory = cluster.of_primary("connectors").await;
         let shard = match of_directory {
             true => directory,

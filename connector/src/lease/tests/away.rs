@@ -46,14 +46,7 @@ impl Apart {
         let users = FarUsers::of(&store, &link);
         let registry = Registry::new(LoginPolicy::KickOld, users, store.hints(), leases.clone());
         let lease = Lease::new("c", LENGTH, leases, Arc::default()).unwrap();
-        let service = chat::service(
-            store.clone(),
-            Arc::default(),
-            &chat::Limits::default(),
-            Shutdown::new(),
-        );
-        let service = BoxCloneSyncService::new(service.map_err(TransportError::new));
-        let chat = Chat::new(Source::InProcess(service));
+        let chat = chat_on(&store);
         let keeping = keep(&lease, &chat, &registry);
         let agreeing = Arc::clone(&registry);
         let agreeing = tokio::spawn(async move { agreeing.keep_agreeing().await });
