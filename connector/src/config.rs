@@ -16,6 +16,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Clients that poll and have not logged in, where nobody says how many.
+const POLLING: usize = 2_000;
+
 /// Holds client sockets and fans channels out to them.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "connector", version)]
@@ -233,14 +236,10 @@ pub struct ClientSettings {
     )]
     pub handshakes: u32,
 
-    /// Clients of Socket.IO that poll and have not logged in; beyond it they are refused
-    #[arg(
-        long,
-        env = "CONNECTOR_POLLING",
-        default_value_t = 2_000,
-        value_name = "NUMBER"
-    )]
-    pub polling: usize,
+    /// Clients of Socket.IO that poll and have not logged in; beyond it they are refused. Without it, a tenth of
+    /// --connections, and 2000 at most
+    #[arg(long, env = "CONNECTOR_POLLING", value_name = "NUMBER")]
+    pub polling: Option<usize>,
 }
 
 impl Grouped for Config {
@@ -445,7 +444,7 @@ impl ClientSettings {
             connections,
             half_open: self.half_open.unwrap_or(connections / 10).max(1),
             handshakes: self.handshakes,
-            polling: self.polling,
+            polling: self.polling.unwrap_or((connections / 10).clamp(1, POLLING)),
         }
     }
 }
@@ -464,6 +463,22 @@ pub fn new_incarnation(id: &str) -> Result<Incarnation, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::Seats;
+
+    #[test]
+    fn those_who_say_nothing_can_never_take_all_places() {
+        let config = |flags: &[&str]| Config::parse_from([&["connector"], flags].concat());
+        let bounds = |flags: &[&str]| config(flags).clients.bounds();
+        let Bounds {
+            connections,
+            half_open,
+            polling,
+            ..
+        } = bounds(&[]);
+        assert!(half_open + Seats::EACH * polling < connections / 2);
+        assert_eq!(bounds(&["--connections", "50"]).polling, 5);
+        assert_eq!(bounds(&["--polling", "70"]).polling, 70);
+    }
 
     #[test]
     fn a_url_with_a_password_is_refused_without_showing_it() {

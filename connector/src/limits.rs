@@ -100,7 +100,7 @@ impl Drop for Counted {
 /// How many clients there may be, in each of the states that somebody could fill for nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Sockets of clients at once; clients that poll count beside theirs.
+    /// Sockets of clients at once. A client that polls counts as [`Seats::EACH`], whether or not it has sockets open.
     pub connections: usize,
     /// Of these, sockets whose handshake is not over. One too many ends the oldest of them.
     pub half_open: usize,
@@ -116,8 +116,8 @@ pub(crate) const REFUSED: &str = "connector_refused_total";
 pub(crate) const ACCEPT_ERRORS: &str = "connector_accept_errors_total";
 /// Handshakes that may come at once before they are paced: what comes in so much time.
 const BURST: Duration = Duration::from_millis(100);
-/// Clients beyond the bound that are told so at the same time. Others are closed without a word.
-const TOLD: usize = 32;
+/// Sockets beyond the bound of connections, each until it has said what it wants. One more ends the oldest of them.
+const AT_THE_DOOR: usize = 32;
 
 /// Which bound was reached, as the metric calls it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,10 +167,10 @@ pub(crate) struct Limits {
     bounds: Bounds,
     open: AtomicUsize,
     polling: AtomicUsize,
-    opening: Mutex<Opening>,
+    opening: Arc<Opening>,
+    at_the_door: Arc<Opening>,
     /// When the next handshake would be on time, if they all came as fast as they may.
     next_handshake: Mutex<Instant>,
-    told: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Limits {
@@ -181,11 +181,19 @@ impl fmt::Debug for Limits {
     }
 }
 
-/// Sockets whose handshake is not over, from the oldest on.
-#[derive(Default)]
+/// Sockets that have not said yet what they want. If there is one too many, the oldest ends: a client that means it says so
+/// in a moment, so whoever holds many of them open ends their own.
 struct Opening {
+    most: usize,
+    bound: Bound,
+    sockets: Mutex<Sockets>,
+}
+
+/// By the order in which they came.
+#[derive(Default)]
+struct Sockets {
     next: u64,
-    sockets: BTreeMap<u64, Option<End>>,
+    ends: BTreeMap<u64, Option<End>>,
 }
 
 /// Ends a socket.
@@ -199,9 +207,9 @@ impl Limits {
             bounds,
             open: AtomicUsize::new(0),
             polling: AtomicUsize::new(0),
-            opening: Mutex::default(),
+            opening: Opening::new(bounds.half_open.max(1), Bound::HalfOpen),
+            at_the_door: Opening::new(AT_THE_DOOR, Bound::Connections),
             next_handshake: Mutex::new(Instant::now()),
-            told: Arc::new(Semaphore::new(TOLD)),
         })
     }
 
@@ -215,32 +223,14 @@ impl Limits {
         take(&self.polling, self.bounds.polling).then(|| PollingPlace(Arc::clone(self)))
     }
 
-    /// Leave to tell one client that it is refused, which takes a moment.
-    pub(crate) fn tell(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.told).try_acquire_owned().ok()
+    /// Counts a socket whose handshake begins.
+    pub(crate) fn open(&self) -> HalfOpen {
+        self.opening.begin()
     }
 
-    /// Counts a socket whose handshake begins. If that is one too many, the oldest such socket ends: a client that means
-    /// it is ready in a moment, so whoever holds many of them open ends their own.
-    pub(crate) fn open(self: &Arc<Self>) -> HalfOpen {
-        let (key, oldest) = {
-            let mut opening = self.opening.lock();
-            opening.next += 1;
-            let key = opening.next;
-            opening.sockets.insert(key, None);
-            let is_full = opening.sockets.len() > self.bounds.half_open.max(1);
-            (key, is_full.then(|| opening.sockets.pop_first()).flatten())
-        };
-        if let Some((_, end)) = oldest {
-            Bound::HalfOpen.reached();
-            if let Some(end) = end {
-                end();
-            }
-        }
-        HalfOpen {
-            limits: Arc::clone(self),
-            key,
-        }
+    /// Counts a socket for which there is no place.
+    pub(crate) fn at_the_door(&self) -> HalfOpen {
+        self.at_the_door.begin()
     }
 
     /// Counts a handshake, and returns how long it is ahead of its time.
@@ -294,30 +284,104 @@ impl Drop for PollingPlace {
     }
 }
 
-/// A socket whose handshake is not over. Dropped when it is.
+/// The places of one client that polls, for the sockets of its requests. It has them until it is gone, so that it is served
+/// on new sockets, too, when there is no place for others.
+pub(crate) struct Seats {
+    free: Arc<Semaphore>,
+    places: Arc<[Place; Self::EACH]>,
+}
+
+impl Seats {
+    /// One for its poll, one for what it posts.
+    pub(crate) const EACH: usize = 2;
+
+    /// `None`: there are as many connections as there may be.
+    pub(crate) fn reserve(limits: &Arc<Limits>) -> Option<Self> {
+        Some(Self {
+            free: Arc::new(Semaphore::new(Self::EACH)),
+            places: Arc::new([limits.enter()?, limits.enter()?]),
+        })
+    }
+
+    /// For one socket; `None`: others of the same client have them all.
+    pub(crate) fn take(&self) -> Option<Seat> {
+        let free = Arc::clone(&self.free).try_acquire_owned().ok()?;
+        Some(Seat {
+            _free: free,
+            places: Arc::clone(&self.places),
+        })
+    }
+}
+
+/// One of a client's [`Seats`], given back when this is dropped. If the client is gone by then, so are its places.
+pub(crate) struct Seat {
+    _free: OwnedSemaphorePermit,
+    places: Arc<[Place; Seats::EACH]>,
+}
+
+impl Seat {
+    /// True if it is one of these.
+    pub(crate) fn is_of(&self, seats: &Seats) -> bool {
+        Arc::ptr_eq(&self.places, &seats.places)
+    }
+}
+
+impl Opening {
+    fn new(most: usize, bound: Bound) -> Arc<Self> {
+        let sockets = Mutex::default();
+        Arc::new(Self {
+            most,
+            bound,
+            sockets,
+        })
+    }
+
+    fn begin(self: &Arc<Self>) -> HalfOpen {
+        let (key, oldest) = {
+            let mut sockets = self.sockets.lock();
+            sockets.next += 1;
+            let key = sockets.next;
+            sockets.ends.insert(key, None);
+            let is_full = sockets.ends.len() > self.most;
+            (key, is_full.then(|| sockets.ends.pop_first()).flatten())
+        };
+        if let Some((_, end)) = oldest {
+            self.bound.reached();
+            if let Some(end) = end {
+                end();
+            }
+        }
+        HalfOpen {
+            opening: Arc::clone(self),
+            key,
+        }
+    }
+}
+
+/// A socket that has not said yet what it wants. Dropped when it has.
 pub(crate) struct HalfOpen {
-    limits: Arc<Limits>,
+    opening: Arc<Opening>,
     key: u64,
 }
 
 impl HalfOpen {
     /// How the socket is to be ended if it is the oldest when one too many begins. If that was so already, at once.
     pub(crate) fn ends_by(&self, end: impl FnOnce() + Send + 'static) {
-        let mut opening = self.limits.opening.lock();
-        let Some(place) = opening.sockets.get_mut(&self.key) else {
-            drop(opening);
+        let mut sockets = self.opening.sockets.lock();
+        let Some(place) = sockets.ends.get_mut(&self.key) else {
+            drop(sockets);
             return end();
         };
         let before = place.replace(Box::new(end));
         // Outside of the lock, as below.
-        drop(opening);
+        drop(sockets);
         drop(before);
     }
 }
 
 impl Drop for HalfOpen {
     fn drop(&mut self) {
-        let end = self.limits.opening.lock().sockets.remove(&self.key);
+        let end = self.opening.sockets.lock().ends.remove(&self.key);
         // Outside of the lock: what it holds may be dropped with it.
         drop(end);
     }
@@ -353,6 +417,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_client_that_polls_has_places_of_its_own_until_it_and_its_sockets_are_gone() {
+        let limits = limits();
+        let one = limits.enter();
+        assert!(Seats::reserve(&limits).is_none(), "there is one place left");
+        drop(one);
+        let seats = Seats::reserve(&limits).unwrap();
+        assert!(limits.enter().is_none());
+        let (poll, post) = (seats.take().unwrap(), seats.take().unwrap());
+        assert!(seats.take().is_none() && poll.is_of(&seats));
+        drop(post);
+        assert!(seats.take().is_some());
+        drop(seats);
+        assert!(limits.enter().is_none(), "a socket is still there");
+        drop(poll);
+        let another = Seats::reserve(&limits);
+        assert!(another.is_some());
+    }
+
+    #[tokio::test]
     async fn one_half_open_socket_too_many_ends_the_oldest_and_no_other() {
         let limits = limits();
         let ended = Arc::new(AtomicU32::new(0));
@@ -379,7 +462,7 @@ mod tests {
         });
         assert_eq!(ended.load(Ordering::Relaxed), 6);
         drop((two, three));
-        assert!(limits.opening.lock().sockets.is_empty());
+        assert!(limits.opening.sockets.lock().ends.is_empty());
     }
 
     #[tokio::test(start_paused = true)]

@@ -33,11 +33,10 @@ use runtime::{Readiness, Shutdown};
 use slab::Slab;
 use socket2::SockRef;
 use std::convert::Infallible;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -47,7 +46,7 @@ const CLOSE_SOCKETS: Duration = Duration::from_secs(4);
 const LAND_LEAVES: Duration = Duration::from_secs(5);
 /// After an error of accept, which is mostly a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long a client that is refused may take to say what it wants, and to read the answer.
+/// How long a client for which there is no place may take to say anything.
 const REFUSE: Duration = Duration::from_secs(1);
 /// Seconds after which a client that was refused may try again.
 pub(crate) const RETRY_AFTER: u32 = 5;
@@ -59,6 +58,9 @@ const SOCKET_BUFFER: usize = 1 << 20;
 /// What is told to whoever comes without a WebSocket.
 const WHAT_THIS_IS: &str =
     "This is a WebSocket port: / speaks Pomelo, /socket.io/ Socket.IO, /ws JSON.\n";
+/// What is told to whoever is one too many.
+const FULL: &str =
+    "This connector has as many connections as it may have. Try again in some seconds.\n";
 /// What is told to a client, or rather to the proxy before it, that can't switch protocols.
 const OLD_HTTP: &str = "A WebSocket needs HTTP/1.1, but this request came as HTTP/1.0. \
     Is there a proxy? nginx needs: proxy_http_version 1.1;\n";
@@ -139,7 +141,7 @@ impl Server {
                             let pass = Pass::new(place, self.limits.open());
                             serve(Arc::clone(&self), stream, pass);
                         }
-                        None => self.refuse(stream),
+                        None => Arc::clone(&self).at_the_door(stream),
                     }
                     let early = self.limits.handshake();
                     if !early.is_zero() {
@@ -156,15 +158,20 @@ impl Server {
         }
     }
 
-    /// Tells a client that there are too many, if it speaks HTTP; others are closed.
-    fn refuse(&self, stream: TcpStream) {
-        Bound::Connections.reached();
-        if let Some(permit) = self.limits.tell() {
-            tokio::spawn(async move {
-                let _ = timeout(REFUSE, refuse(stream)).await;
-                drop(permit);
-            });
-        }
+    /// Serves a socket for which there is no place if it brings a request of a client that polls, which has places for that.
+    /// Another one is told, if it speaks HTTP, or closed.
+    fn at_the_door(self: Arc<Self>, stream: TcpStream) {
+        let pass = Pass::at_the_door(self.limits.at_the_door());
+        let half_open = Arc::clone(&pass);
+        let task = tokio::spawn(async move {
+            let mut first = [0];
+            match timeout(REFUSE, stream.peek(&mut first)).await {
+                Ok(Ok(1)) if first[0] >= b' ' => self.http(stream, pass).await,
+                _ => Bound::Connections.reached(),
+            }
+        });
+        let task = task.abort_handle();
+        half_open.ends_by(move || task.abort());
     }
 
     /// Keeps the connector's leases. What was of an incarnation that was declared dead is closed.
@@ -244,11 +251,18 @@ impl Server {
         let asking = Arc::clone(&pass);
         let service = service_fn(move |mut request: Request<Incoming>| {
             let server = Arc::clone(&self);
-            if !is_upgrade(request.headers()) {
+            socketio::sit(&server, &request, &asking);
+            let has_room = asking.has_room();
+            if has_room && !is_upgrade(request.headers()) {
                 asking.opened();
             }
             request.extensions_mut().insert(peer);
-            async move { server.answer(request).await }
+            async move {
+                match has_room {
+                    true => server.answer(request).await,
+                    false => Ok(full()),
+                }
+            }
         });
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -279,7 +293,9 @@ impl Server {
             "/echo/text" => WireFormat::echo(Opcode::Text),
             #[cfg(test)]
             "/echo/binary" => WireFormat::echo(Opcode::Binary),
-            "/socket.io/" | "/socket.io" => return socketio::answer(self, request).await,
+            path if socketio::PATHS.contains(&path) => {
+                return socketio::answer(self, request).await;
+            }
             "/" => self.pomelo(),
             _ if asks_to_upgrade => self.pomelo(),
             _ => return Ok(plain(StatusCode::NOT_FOUND, "nothing here\n")),
@@ -467,32 +483,15 @@ impl<E: FnOnce()> Drop for Served<E> {
     }
 }
 
-/// Answers one request with the reason why it is refused. Who does not speak HTTP is told nothing.
-async fn refuse(mut stream: TcpStream) -> io::Result<()> {
-    let mut head = vec![0; 4 << 10];
-    if stream.peek(&mut head[..1]).await? == 0 || head[0] < b' ' {
-        return Ok(());
-    }
-    // What is left unread would reset the connection, and the answer with it.
-    let mut read = 0;
-    let is_whole = |head: &[u8]| head.windows(4).any(|end| end == b"\r\n\r\n");
-    while read < head.len() && !is_whole(&head[..read]) {
-        match stream.read(&mut head[read..]).await? {
-            0 => return Ok(()),
-            count => read += count,
-        }
-    }
-    let text =
-        "This connector has as many connections as it may have. Try again in some seconds.\n";
-    let answer = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\nretry-after: {RETRY_AFTER}\r\n\
-         content-length: {}\r\nconnection: close\r\n\r\n{text}",
-        text.len()
-    );
-    stream.write_all(answer.as_bytes()).await?;
-    stream.shutdown().await?;
-    while stream.read(&mut head).await? > 0 {}
-    Ok(())
+/// There is no place for one more connection. This one ends, so that asking again costs a new one.
+fn full() -> Response<Full<Bytes>> {
+    Bound::Connections.reached();
+    let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, FULL);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    headers.insert(header::RETRY_AFTER, RETRY_AFTER.into());
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// The socket below, what it holds of the bounds, and what was read of it already.

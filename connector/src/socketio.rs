@@ -13,10 +13,11 @@ use crate::codec::{self, EngineIo, WireFormat};
 use crate::connection::Connection;
 use crate::disconnect::Disconnect;
 use crate::inlet::{Inlet, Posted};
-use crate::limits::{Bound, Counted, QueueLimits};
+use crate::limits::{Bound, Counted, QueueLimits, Seats};
 use crate::random::unguessable;
 use crate::server::{Gone, RETRY_AFTER, Server, peer, plain, stream_of};
 use crate::socket::{ClientLimits, Heartbeats};
+use crate::stream::Pass;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -29,6 +30,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+
+/// Where clients find it, with and without the slash.
+pub(crate) const PATHS: [&str; 2] = ["/socket.io/", "/socket.io"];
 
 /// Bytes that a client may post at once, if two messages of the limit are not more: characters may come written twice.
 /// Messages in it are bound each by the message limit.
@@ -44,6 +48,12 @@ pub(crate) struct Polling {
     clients: Mutex<HashMap<String, Arc<Polled>>>,
 }
 
+impl Polling {
+    fn client(&self, id: &str) -> Option<Arc<Polled>> {
+        self.clients.lock().get(id).cloned()
+    }
+}
+
 /// A client that polls.
 struct Polled {
     version: EngineIo,
@@ -52,6 +62,8 @@ struct Polled {
     posted: mpsc::Sender<Posted>,
     /// Held while a post is taken: there is one at a time.
     posting: tokio::sync::Mutex<()>,
+    /// For its polls and posts, until it has a WebSocket.
+    seats: Mutex<Option<Seats>>,
     /// It has polled.
     is_here: AtomicBool,
     queues: Arc<QueueLimits>,
@@ -115,9 +127,13 @@ fn busy(bound: Bound) -> Response<Full<Bytes>> {
             StatusCode::SERVICE_UNAVAILABLE,
             "This connector holds as much for its clients as it may",
         ),
-        _ => (
+        Bound::Polling => (
             StatusCode::SERVICE_UNAVAILABLE,
             "Too many clients poll here and have not logged in",
+        ),
+        _ => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "This connector has as many connections as it may have",
         ),
     };
     let mut response = text(
@@ -153,7 +169,22 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// Answers a request to `/socket.io/`.
+/// A poll or a post takes one of its client's seats for the socket that brings it.
+pub(crate) fn sit(server: &Server, request: &Request<Incoming>, pass: &Pass) {
+    if !PATHS.contains(&request.uri().path()) {
+        return;
+    }
+    let asked = Asked::parse(request.uri().query().unwrap_or_default());
+    if let Ok(asked) = asked
+        && !asked.is_websocket
+        && let Some(client) = asked.id.and_then(|id| server.polling.client(id))
+        && let Some(seats) = &*client.seats.lock()
+    {
+        pass.sit(seats);
+    }
+}
+
+/// Answers a request to one of [`PATHS`].
 pub(crate) async fn answer(
     server: Arc<Server>,
     request: Request<Incoming>,
@@ -188,8 +219,7 @@ async fn served(
     let client = match asked.id {
         None => None,
         Some(id) => {
-            let client = server.polling.clients.lock().get(id).cloned();
-            let client = client.ok_or(Refusal::UnknownId)?;
+            let client = server.polling.client(id).ok_or(Refusal::UnknownId)?;
             if client.version != asked.version {
                 return Err(Refusal::BadRequest);
             }
@@ -258,10 +288,9 @@ fn open_polling(
     if !server.limits.try_handshake() {
         return Err(Refusal::Busy(Bound::Handshakes));
     }
-    let (Some(waiting), Some(place)) = (server.limits.enter_polling(), server.limits.enter())
-    else {
-        return Err(Refusal::Busy(Bound::Polling));
-    };
+    let waiting = server.limits.enter_polling();
+    let waiting = waiting.ok_or(Refusal::Busy(Bound::Polling))?;
+    let seats = Seats::reserve(&server.limits).ok_or(Refusal::Busy(Bound::Connections))?;
     let id = new_id().ok_or(Refusal::BadRequest)?;
     let mailbox = Arc::new(Mailbox::new(&server.queues, Some(waiting)));
     let format = WireFormat::socket_io(version);
@@ -277,6 +306,7 @@ fn open_polling(
         mailbox,
         posted,
         posting: tokio::sync::Mutex::default(),
+        seats: Mutex::new(Some(seats)),
         is_here: AtomicBool::new(false),
         queues: Arc::clone(&server.queues),
     };
@@ -289,7 +319,6 @@ fn open_polling(
     let cookie = HeaderValue::from_str(&format!("io={id}; Path=/; HttpOnly"));
     let inlet = Inlet::of_posts(inlet, server.clients.message);
     Arc::clone(server).connected(connection, peer, inlet, Vec::new(), None, move || {
-        drop(place);
         clients.polling.clients.lock().remove(&id);
     });
     let mut response = packets(version, open.as_deref());

@@ -147,6 +147,15 @@ impl Poller {
         Ok(http.ask(&request).await?.0)
     }
 
+    /// Polls on another socket from now on.
+    ///
+    /// # Errors
+    /// What the socket says.
+    pub async fn on_a_new_socket(&mut self) -> io::Result<()> {
+        self.polls = Http::connect(self.address).await?;
+        Ok(())
+    }
+
     /// Polls: the answer's status and what came, as it came.
     ///
     /// # Errors

@@ -34,6 +34,8 @@ pub(super) async fn probe(client: Arc<Polled>, upgraded: Upgraded, limits: Clien
     client.mailbox.logged_in();
     // In this order: what it sends from now on is read when it is answered there.
     client.connection.switch(writer);
+    let seats = client.seats.lock().take();
+    drop(seats);
     let _ = client.posted.send(Posted::Switched(reader, pass)).await;
 }
 

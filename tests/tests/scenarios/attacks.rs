@@ -15,10 +15,12 @@ use tests::attack::unread::Unread;
 use tests::attack::{enter, message};
 use tests::beside::load::Chatting;
 use tests::beside::{Bounds, MEBIBYTE, Moment, Scene};
-use tests::pomelo::SEND;
+use tests::polling::{Poller, packet};
+use tests::pomelo::{LOGIN, SEND};
 use tests::system::Plan;
 use tests::websocket::{TEXT, Terms};
 use tests::{SOON, wait};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// The comparison is fair: what does no harm is not taken for an attack.
@@ -129,7 +131,8 @@ async fn more_sockets_than_descriptors_disturb_nobody() {
     scene.finish().await;
 }
 
-/// Who is let in stays, though Redis must be connected to again meanwhile; who is not let in is told.
+/// Who is let in stays, though Redis must be connected to again meanwhile, and though each poll comes on a new socket; who
+/// is not let in is told.
 #[tokio::test]
 async fn a_connector_that_is_full_says_so_and_keeps_whom_it_has() {
     const DESCRIPTORS: u32 = 1_024;
@@ -141,6 +144,12 @@ async fn a_connector_that_is_full_says_so_and_keeps_whom_it_has() {
         .start()
         .await;
     let connector = &system.connectors[0];
+    let polls = Poller::open(connector.address(), 4).await;
+    let mut polls = polls.expect("there is room for a client that polls");
+    let login = json!({ "userId": "polls", "lessonId": "polls" });
+    let login = polls.post(&[&packet(1, LOGIN, &login)]).await;
+    assert_eq!(login.expect("an answer"), 200);
+    polls.until("onJoin").await;
     let mut inside = Vec::new();
     let mut refusals = Vec::new();
     for number in 0..CLIENTS {
@@ -200,8 +209,25 @@ async fn a_connector_that_is_full_says_so_and_keeps_whom_it_has() {
         let answer = timeout(SOON, answer).await.expect("an answer");
         assert_eq!(answer["code"], 0, "{answer}");
     }
+    // A client that polls has places of its own, also beside others who say nothing.
+    let mut silent = Vec::new();
+    for number in 0..100 {
+        silent.push(TcpStream::connect(connector.address()).await);
+        if number % 10 > 0 {
+            continue;
+        }
+        polls.on_a_new_socket().await.expect("a socket");
+        let what = format!("poll-{number}");
+        let send = packet(2, SEND, &json!({ "content": what }));
+        assert_eq!(polls.post(&[&send]).await.expect("an answer"), 200);
+        polls.until(&what).await;
+    }
+    let another = Poller::open(connector.address(), 4).await;
+    let refusal = another.err().expect("no room for another").to_string();
+    assert!(refusal.starts_with("503: "), "{refusal}");
+
     // Whoever goes makes room.
-    drop(inside);
+    drop((inside, silent));
     wait::eventually("there is room again", SOON, async || {
         let entered = enter(connector.address(), Terms::default(), "late", "late").await;
         entered.is_ok()
