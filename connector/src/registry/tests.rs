@@ -4,10 +4,11 @@ use super::*;
 use crate::chat::Chat;
 use crate::chat::tests::chat_of;
 use crate::codec::WireFormat;
-use crate::lease::Lease;
+use crate::departures::{Departure, Departures};
+use crate::lease::{Lease, Membership};
 use crate::testing::client;
 use channel_store::memory::{MemoryStore, Snapshot};
-use channel_store::{Declared, SETTLE_TIME, StoreOptions};
+use channel_store::{ChannelName, Declared, SETTLE_TIME, Shard, StoreOptions};
 use tokio_util::task::AbortOnDropHandle;
 
 const LENGTH: Duration = Duration::from_secs(10);
@@ -429,6 +430,45 @@ async fn a_lingering_session_is_not_claimed_for_and_its_place_is_taken_by_anybod
     sleep(2 * SETTLE_TIME).await;
     assert_eq!(new.connection.closing(), None);
     assert_eq!(registered(&store).await, ["new"]);
+    // Whose client is gone takes nobody's place any more, wherever it still joins.
+    new.connection.close(Disconnect::Client);
+    assert_eq!(new.registration.replaces(), []);
+}
+
+/// A failover loses what was written last. A session of which nobody knew that it lingers would hold others off.
+#[tokio::test(start_paused = true)]
+async fn that_a_session_lingers_is_said_again_when_it_was_lost() {
+    let (store, one, _other) = two(LoginPolicy::Reject).await;
+    let gone = one.guest("gone").await;
+    let before = store.snapshot();
+    let membership = Membership::begin(
+        Arc::clone(&gone.registration.stay),
+        ChannelName::new("room").unwrap(),
+        channel_store::User {
+            id: user(),
+            is_number: false,
+        },
+        gone.registration.session.clone(),
+        Some(Arc::clone(&gone.registration)),
+    );
+    let departures = Departures::new(
+        &chat_of(&[]),
+        &one.registry,
+        |_| Shard::default(),
+        10 * LENGTH,
+    );
+    gone.connection.close(Disconnect::Client);
+    departures.add(Departure {
+        memberships: vec![membership],
+        registration: Some(gone.registration),
+        ..Departure::default()
+    });
+    sleep(AT_ONCE).await;
+    assert_eq!(registered(&store).await, [""; 0]);
+    store.restart(Some(before));
+    assert_eq!(registered(&store).await, ["gone"]);
+    sleep(LENGTH).await;
+    assert_eq!(registered(&store).await, [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -480,7 +520,12 @@ async fn a_login_that_has_not_joined_or_has_failed_drives_nobody_out() {
         new.registration.suspect();
         sleep(AT_ONCE).await;
         assert_eq!(old.connection.closing(), None);
-        if !has_failed {
+        if has_failed {
+            // The client may log in again on the same socket.
+            let incarnation = new.registration.stay.incarnation();
+            other.registry.close_all_of(incarnation).await;
+            assert_eq!(new.connection.closing(), None);
+        } else {
             let in_time = Instant::now() + LENGTH;
             other.registry.claim(&new.registration, in_time).await;
             sleep(AT_ONCE).await;

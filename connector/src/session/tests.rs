@@ -793,3 +793,17 @@ async fn a_session_that_is_refused_as_stale_has_lost_its_place_and_is_closed() {
     });
     assert_eq!(scene.socket.closing(), Some(Disconnect::Displaced));
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_joins_ever_new_channels_is_told_to_slow_down() {
+    let mut scene = logged_in().await;
+    let session = scene.me.session.as_mut().unwrap();
+    let pace = session.joins.get_or_insert_default();
+    while pace.take(Instant::now()).is_ok() {}
+    let wait = pace.take(Instant::now()).unwrap_err();
+    let join = request(2, "chat.handler.join", &json!({"channel": "another"}));
+    scene.me.handle(join, Instant::now()).await;
+    let refusal = Refusal::rate_limited(wait).body(Protocol::Json);
+    assert_eq!(scene.client.next().await, reply(2, &refusal));
+    scene.instance.nobody_calls().await;
+}
