@@ -284,7 +284,8 @@ async fn answers_that_nobody_takes_stay_within_their_bound_and_end() {
 
     // The connection is ended, and with it what it held.
     let mut body = begun.remove(0);
-    let ended = body.data().await;
+    let ended = tokio::time::timeout(Duration::from_secs(60), body.data()).await;
+    let ended = ended.expect("the connection is ended");
     assert!(
         ended.is_none_or(|data| data.is_err()),
         "nothing can come with no room for it"
