@@ -29,6 +29,9 @@ mod streams;
 mod validate;
 mod vouching;
 
+#[cfg(test)]
+mod sight;
+
 pub use aftercare::Aftercare;
 pub use calls::Chat;
 pub use config::{Config, Limits};

@@ -134,6 +134,7 @@ impl Drop for Turn<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use channel_store::ChannelName;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::task::JoinSet;
     use tokio::time::sleep;
@@ -183,6 +184,28 @@ mod tests {
             assert!(pause_of(&refusal) >= SOONEST);
             assert!(began.elapsed() <= PATIENCE.max(waited) + Duration::from_millis(1));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_wait_for_a_shard_that_is_away_keep_nobody_else_from_being_served() {
+        let place = |name: &str| Place::Channel(ChannelName::new(name).unwrap());
+        let (here, away) = (place("here"), place("away"));
+        let queues = EntryQueues::new(move |it| match *it == place("away") {
+            true => Shard::new(1),
+            false => Shard::default(),
+        });
+        let line = queues.of([&here, &away]);
+        let mut turns = Vec::new();
+        let began = Instant::now();
+        for _ in 0..AT_ONCE {
+            turns.push(line.turn(began + CALL).await.ok().unwrap());
+        }
+        let other_line = queues.of([&here, &here]);
+        assert!(other_line.turn(began + CALL).await.is_ok());
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        // All who need that shard wait in one line.
+        let same_line = queues.of([&here, &away]);
+        assert!(same_line.turn(began + CALL).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 use super::*;
 use crate::calls::Chat;
 use crate::config::Limits;
+use crate::sight::Sight;
 use channel_store::memory::{MemoryStore, Snapshot};
 use channel_store::{
     DroppedBy, HistoryRange, Incarnation, IndexEntry, Join, Membership, Place, SessionId,
@@ -27,13 +28,22 @@ struct Scene {
 
 impl Scene {
     fn new(detached_life: Duration) -> Self {
+        Self::seen_by(detached_life, |leases| leases)
+    }
+
+    /// The same with chats that see leases in some way of their own.
+    fn seen_by(
+        detached_life: Duration,
+        see: impl FnOnce(Arc<dyn Leases>) -> Arc<dyn Leases>,
+    ) -> Self {
         let store = MemoryStore::new(StoreOptions {
             detached_life,
             lease: LEASE,
             ..StoreOptions::default()
         });
+        let leases = see(store.leases());
         let chat = || {
-            let aftercare = Aftercare::begin(store.clone(), store.leases(), store.registry());
+            let aftercare = Aftercare::begin(store.clone(), leases.clone(), store.registry());
             Chat::new(store.clone(), aftercare, Limits::default(), Shutdown::new())
         };
         Self {
@@ -87,8 +97,12 @@ impl Scene {
     }
 
     async fn is_listed(&self) {
+        self.lists(&room()).await;
+    }
+
+    async fn lists(&self, channel: &ChannelName) {
         let page = MembersRequest {
-            channel: room().to_string(),
+            channel: channel.to_string(),
             ..MembersRequest::default()
         };
         self.chats[0].members(Request::new(page)).await.unwrap();
@@ -162,6 +176,41 @@ async fn any_number_of_chats_may_meet_them() {
         }
     })
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_can_not_be_read_keeps_no_other_from_being_checked() {
+    let mut sight = None;
+    let scene = Scene::seen_by(100 * LEASE, |leases| {
+        sight.insert(Sight::of(&leases)).clone()
+    });
+    scene.connector(&incarnation()).await;
+    scene.forgets_connectors();
+    let away = ChannelName::new("away").unwrap();
+    sight.unwrap().lose_channel(&away);
+    scene.lists(&away).await;
+    scene.is_listed().await;
+    sleep(AT_THE_LATEST).await;
+    assert_eq!(scene.leaves().await, everybody());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_met_while_the_directory_was_away_is_not_forgotten() {
+    let mut sight = None;
+    let scene = Scene::seen_by(100 * LEASE, |leases| {
+        sight.insert(Sight::of(&leases)).clone()
+    });
+    scene.connector(&incarnation()).await;
+    scene.forgets_connectors();
+    let sight = sight.unwrap();
+    sight.lose_directory(true);
+    scene.is_listed().await;
+    sleep(AT_THE_LATEST).await;
+    assert_eq!(scene.leaves().await.len(), 0);
+    sight.lose_directory(false);
+    // It is tried again every second.
+    sleep(AT_THE_LATEST + Duration::from_secs(1)).await;
+    assert_eq!(scene.leaves().await, everybody());
 }
 
 /// Dead, with members whom its index doesn't have; met so long after.

@@ -1,9 +1,7 @@
 //! Funerals over a store in memory, with the clock in the test's hand.
 
-mod sight;
-
-use self::sight::Sight;
 use super::*;
+use crate::sight::Sight;
 use channel_store::memory::{MemoryStore, Snapshot};
 use channel_store::{
     ChannelName, ChannelStore, Join, LoggedIn, Login, LoginPolicy, Membership, SessionId,

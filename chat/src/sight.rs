@@ -8,23 +8,28 @@ use channel_store::{
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
-pub(super) struct Sight {
+pub(crate) struct Sight {
     leases: Arc<dyn Leases>,
     hidden: Mutex<HashSet<Incarnation>>,
+    /// Channels of which nothing can be read.
+    away: Mutex<HashSet<ChannelName>>,
+    directory_is_away: AtomicBool,
     held: watch::Sender<bool>,
     renewal: Mutex<Option<Duration>>,
     declarations: AtomicUsize,
 }
 
 impl Sight {
-    pub(super) fn of(leases: &Arc<dyn Leases>) -> Arc<Self> {
+    pub(crate) fn of(leases: &Arc<dyn Leases>) -> Arc<Self> {
         Arc::new(Self {
             leases: Arc::clone(leases),
             hidden: Mutex::default(),
+            away: Mutex::default(),
+            directory_is_away: AtomicBool::new(false),
             held: watch::Sender::new(false),
             renewal: Mutex::default(),
             declarations: AtomicUsize::new(0),
@@ -32,32 +37,42 @@ impl Sight {
     }
 
     /// This lease can't be read.
-    pub(super) fn hide(&self, incarnation: &Incarnation) {
+    pub(crate) fn hide(&self, incarnation: &Incarnation) {
         self.hidden.lock().insert(incarnation.clone());
     }
 
     /// It can be read again.
-    pub(super) fn show(&self, incarnation: &Incarnation) {
+    pub(crate) fn show(&self, incarnation: &Incarnation) {
         self.hidden.lock().remove(incarnation);
     }
 
+    /// The shard of this channel is away.
+    pub(crate) fn lose_channel(&self, channel: &ChannelName) {
+        self.away.lock().insert(channel.clone());
+    }
+
+    /// The shard of the directory is away, or back.
+    pub(crate) fn lose_directory(&self, is_away: bool) {
+        self.directory_is_away.store(is_away, Ordering::Relaxed);
+    }
+
     /// Answers come only after the release.
-    pub(super) fn hold(&self) {
+    pub(crate) fn hold(&self) {
         self.held.send_replace(true);
     }
 
     /// Held answers arrive.
-    pub(super) fn release(&self) {
+    pub(crate) fn release(&self) {
         self.held.send_replace(false);
     }
 
     /// From now on owners renew their leases at the last moment: when a declaration of death is on its way.
-    pub(super) fn renews_before_declaration(&self, length: Duration) {
+    pub(crate) fn renews_before_declaration(&self, length: Duration) {
         *self.renewal.lock() = Some(length);
     }
 
     /// Deaths that were to be declared.
-    pub(super) fn declarations(&self) -> usize {
+    pub(crate) fn declarations(&self) -> usize {
         self.declarations.load(Ordering::Relaxed)
     }
 }
@@ -136,10 +151,16 @@ impl Leases for Sight {
     }
 
     async fn directory(&self) -> Result<BTreeMap<Incarnation, u64>, StoreError> {
+        if self.directory_is_away.load(Ordering::Relaxed) {
+            return Err(StoreError::Unavailable("away".into()));
+        }
         self.leases.directory().await
     }
 
     async fn present(&self, channel: &ChannelName) -> Result<Vec<Incarnation>, StoreError> {
+        if self.away.lock().contains(channel) {
+            return Err(StoreError::Unavailable("away".into()));
+        }
         self.leases.present(channel).await
     }
 
