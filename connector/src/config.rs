@@ -1,7 +1,6 @@
 //! A connector's settings: flags, and the environment variables of the same meaning.
 
 use crate::chat::Source;
-use crate::codec::{Dictionary, DictionaryError};
 use crate::limits::{Bounds, QueueLimits};
 use crate::random::unguessable;
 use crate::socket::{ClientLimits, Heartbeats};
@@ -15,6 +14,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use wire::{Dictionary, DictionaryError};
 
 /// Clients that poll and have not logged in, where nobody says how many.
 const POLLING: usize = 2_000;

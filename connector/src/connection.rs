@@ -4,8 +4,6 @@
 //! task or a wake-up; only what the socket does not take is queued, as slices of one copy that all lagging members of
 //! a channel share. Who exceeds the bound is cut off with a reason and never delays another (F11).
 
-use crate::codec::{self, WireFormat};
-use crate::disconnect::Disconnect;
 pub use crate::limits::QueueLimits;
 use crate::outlet::Outlet;
 use bytes::{Buf, Bytes};
@@ -22,6 +20,7 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
+use wire::{Disconnect, WireFormat};
 
 /// Answers of so many bytes leave at once.
 const HELD: usize = 16 << 10;
@@ -185,7 +184,7 @@ impl Connection {
             return;
         }
         let is_first = queue.held.is_empty();
-        codec::reply(self.format, id, body, &mut queue.held);
+        wire::reply(self.format, id, body, &mut queue.held);
         if queue.held.len() > HELD {
             self.write_bounded(&mut queue, &[], &mut None);
         } else if is_first {
@@ -293,7 +292,7 @@ impl Connection {
             if self.tells_positions.load(Ordering::Relaxed) {
                 format = format.with_positions();
             }
-            codec::close(format, reason, &mut frames);
+            wire::close(format, reason, &mut frames);
         }
         self.write(queue, &frames, &mut None);
         queue.concluded = true;

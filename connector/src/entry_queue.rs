@@ -8,7 +8,6 @@
 
 use crate::chat::CALL;
 use crate::metering::PUT_OFF;
-use crate::refusal::Refusal;
 use channel_store::{Place, Shard};
 use metrics::counter;
 use parking_lot::Mutex;
@@ -17,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
+use wire::Refusal;
 
 /// Logins and joins that are served at once. Each waits for some round trips to the store, so a few are enough to keep
 /// the process busy.
@@ -141,7 +141,7 @@ mod tests {
 
     /// How long the client has to wait that was told so.
     fn pause_of(refusal: &Refusal) -> Duration {
-        let body = refusal.body(crate::codec::Protocol::Json);
+        let body = refusal.body(wire::Protocol::Json);
         let body: serde_json::Value = serde_json::from_str(&body).unwrap();
         assert_eq!(body["code"], 429);
         Duration::from_millis(body["retryAfterMs"].as_u64().unwrap())

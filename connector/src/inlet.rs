@@ -2,10 +2,7 @@
 //!
 //! Bytes are read into a buffer that all connections of a thread share, so an idle connection holds none.
 
-use crate::codec::{Carrier, Packages, Protocol, WireFormat};
-use crate::disconnect::Disconnect;
 use crate::stream::Pass;
-use crate::websocket::{Event, Reader};
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
@@ -15,6 +12,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::mpsc;
+use wire::websocket::{Event, Reader};
+use wire::{Carrier, Packages, Protocol, WireFormat};
 
 /// Bytes that one read takes at most.
 const READ: usize = 64 << 10;
@@ -67,7 +66,7 @@ enum Messages {
 }
 
 impl Messages {
-    fn feed(&mut self, bytes: &mut [u8], mut on: impl FnMut(Event<'_>)) -> Result<(), Disconnect> {
+    fn feed(&mut self, bytes: &mut [u8], mut on: impl FnMut(Event<'_>)) -> Result<(), wire::Error> {
         match self {
             Self::Frames(frames) => frames.feed_some(bytes, AT_ONCE, on),
             Self::Packages(packages) => packages.feed(bytes, |it| on(Event::Message(it))),
@@ -84,7 +83,7 @@ pub(crate) enum Read {
         /// How much, in the unit of [`Inlet::arrived`].
         taken: usize,
         /// What is wrong with it, if anything is.
-        fed: Result<(), Disconnect>,
+        fed: Result<(), wire::Error>,
     },
 }
 
@@ -121,7 +120,7 @@ impl Inlet {
         &mut self,
         bytes: &mut [u8],
         on: impl FnMut(Event<'_>),
-    ) -> Result<(), Disconnect> {
+    ) -> Result<(), wire::Error> {
         self.messages.feed(bytes, on)
     }
 
@@ -163,7 +162,7 @@ impl Inlet {
                     let fitting = packets.iter().take_while(|packet| !is_too_big(packet));
                     fitting.for_each(|packet| on(Event::Message(packet.as_bytes())));
                     let fed = match packets.iter().any(is_too_big) {
-                        true => Err(Disconnect::too_big(self.limit)),
+                        true => Err(wire::Error::too_big(self.limit)),
                         false => Ok(()),
                     };
                     Read::Some { taken: 1, fed }

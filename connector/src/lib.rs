@@ -6,11 +6,9 @@
 #[cfg(test)]
 mod autobahn;
 pub mod chat;
-pub mod codec;
 pub mod config;
 pub mod connection;
 mod departures;
-pub mod disconnect;
 mod entry_queue;
 pub mod hub;
 mod inlet;
@@ -24,7 +22,6 @@ mod parameters;
 mod random;
 mod read_turns;
 mod recovery;
-pub mod refusal;
 pub mod registry;
 mod resume;
 mod server;
@@ -37,7 +34,6 @@ mod stream;
 pub mod suspects;
 #[cfg(test)]
 mod testing;
-pub mod websocket;
 
 pub use config::{ClientSettings, Config, ConfigError};
 

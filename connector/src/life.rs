@@ -1,13 +1,12 @@
 //! What operators are told of each connection: from when to when it lasted, whose it was, and why it ended.
 
-use crate::codec::{Carrier, Protocol, WireFormat};
 use crate::connection::Connection;
-use crate::disconnect::Disconnect;
 use crate::metering::CLOSED;
 use metrics::counter;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::time::Instant;
+use wire::{Carrier, Disconnect, Protocol, WireFormat};
 
 fn protocol(format: WireFormat) -> &'static str {
     match (format.protocol(), format.carrier()) {
@@ -73,10 +72,7 @@ mod tests {
             (WireFormat::POMELO.deflated(), "pomelo"),
             (WireFormat::POMELO.on_a_stream(), "pomelo_tcp"),
             (WireFormat::JSON, "json"),
-            (
-                WireFormat::socket_io(crate::codec::EngineIo::V4),
-                "socketio",
-            ),
+            (WireFormat::socket_io(wire::EngineIo::V4), "socketio"),
         ] {
             assert_eq!(protocol(format), label);
             assert!(PROTOCOLS.contains(&label));

@@ -1,8 +1,8 @@
 //! The connector's metric families, all of them, so that each is there before its first event.
 
-use crate::disconnect::Disconnect;
 use crate::limits::{ACCEPT_ERRORS, Bound, REFUSED};
 use runtime::families::{Family, register};
+use wire::Disconnect;
 
 /// Clients that are connected, over any protocol.
 pub(crate) const CONNECTIONS: &str = "connector_connections";

@@ -4,15 +4,14 @@
 //! types than strings and numbers are 参数无效 (F12). So are numbers that JavaScript can't tell from their neighbours: two
 //! users would become one.
 
-use crate::codec::{Protocol, RequestBody};
 use crate::recovery::{self, Recovery};
-use crate::refusal::{Reason, Refusal};
 use crate::resume::Secret;
 use bytes::Bytes;
 use channel_store::{ChannelName, IdempotencyKey, Position, User, UserId};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+use wire::{Protocol, Reason, Refusal, RequestBody};
 
 /// The largest number that JavaScript can tell from the one after it, 2⁵³ − 1: ids beyond it must be strings.
 const LARGEST_EXACT: f64 = 9_007_199_254_740_991.0;

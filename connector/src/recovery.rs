@@ -99,7 +99,7 @@ impl Recovered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::Moved;
+    use wire::Moved;
 
     fn parse(json: &str) -> Option<Recovery> {
         Recovery::parse(&serde_json::from_str(json).unwrap())

@@ -11,7 +11,6 @@
 //! come after the join, because a client that is gone by then must drive nobody out.
 
 use crate::connection::{Connection, close_paced};
-use crate::disconnect::Disconnect;
 use crate::lease::{Stay, count_repair};
 use crate::metering::KICKS;
 use channel_store::{
@@ -27,6 +26,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout_at};
+use wire::Disconnect;
 
 /// How long a policy that nobody speaks for any more holds: longer than any lease, so that no two are in force.
 const POLICY_LASTS: Duration = Duration::from_secs(60);

@@ -3,9 +3,7 @@
 //! HTTP and Pomelo's packages come in at the same port: the first byte tells which it is, as it told the original.
 
 use crate::Listeners;
-use crate::codec::{Dictionary, WireFormat};
 use crate::connection::{Connection, QueueLimits, close_paced};
-use crate::disconnect::Disconnect;
 use crate::inlet::Inlet;
 use crate::life::Life;
 use crate::limits::{self, Bound, Limits};
@@ -15,9 +13,6 @@ use crate::session::Services;
 use crate::socket::{ClientLimits, Socket};
 use crate::socketio::{self, Polling};
 use crate::stream::{HttpStream, Pass};
-#[cfg(test)]
-use crate::websocket::Opcode;
-use crate::websocket::{accept_key, deflate};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body_util::Full;
@@ -39,6 +34,10 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+#[cfg(test)]
+use wire::websocket::Opcode;
+use wire::websocket::{accept_key, deflate};
+use wire::{Dictionary, Disconnect, WireFormat};
 
 /// Of the ten seconds that a shutdown may take: sockets first, then the leaves of their sessions.
 const CLOSE_SOCKETS: Duration = Duration::from_secs(4);
@@ -572,8 +571,8 @@ pub(crate) fn plain(status: StatusCode, text: &'static str) -> Response<Full<Byt
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::WireFormat;
     use crate::connection::CLOSE_PAUSE;
+    use wire::WireFormat;
 
     fn offered(offers: &[&'static str]) -> Option<String> {
         let mut headers = HeaderMap::new();

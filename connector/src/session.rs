@@ -11,17 +11,14 @@ mod speech;
 mod view;
 
 use crate::chat::{CALL, Chat, Flow};
-use crate::codec::{Protocol, Request, RequestBody};
 use crate::connection::Connection;
 use crate::departures::{Departure, Departures, Undo};
-use crate::disconnect::Disconnect;
 use crate::entry_queue::EntryQueues;
 use crate::hub::{Hub, Member};
 use crate::lease::{Lease, Membership};
 use crate::parameters::Login;
 use crate::random::unguessable;
 use crate::read_turns::{ReadTurns, Reader};
-use crate::refusal::Reason;
 use crate::registry::{Registration, Registry};
 use crate::resume::Secret;
 use answer::{Answer, DONE};
@@ -30,6 +27,7 @@ use entry::Refused;
 use pace::Pace;
 use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
+use wire::{Disconnect, Protocol, Reason, Request, RequestBody};
 
 /// Channels that a session may be in at once (CONTRACT).
 const CHANNELS: usize = 100;

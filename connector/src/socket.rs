@@ -5,14 +5,11 @@
 //! socket; but a request that takes long does not make the connector deaf: after [`PUSH_BACK`] it reads on, into a bounded
 //! backlog. Closing, heartbeats and time-outs are looked after all the while.
 
-use crate::codec::{self, Codec, EngineIo, Input, Protocol, WireFormat};
 use crate::connection::Connection;
-use crate::disconnect::Disconnect;
 use crate::inlet::{Inlet, Read};
 use crate::limits::Bound;
 use crate::session::{Client, Services};
 use crate::stream::Pass;
-use crate::websocket::{self, Event, Opcode};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
@@ -21,6 +18,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
+use wire::websocket::{self, Event, Opcode};
+use wire::{Codec, Disconnect, EngineIo, Input, Protocol, WireFormat};
 
 /// How long a client may take to answer a close before its socket goes.
 const LINGER: Duration = Duration::from_secs(1);
@@ -168,7 +167,7 @@ impl Socket {
         self.wire.codec.open(&mut batch.inputs);
         self.wire.hear(&mut batch, |inlet, heard| {
             let fed = inlet.feed(&mut first, |event| heard.event(event));
-            heard.end = heard.end.or(fed.err());
+            heard.end = heard.end.or(fed.err().map(Disconnect::from));
         });
         self.carry_out(batch).await;
     }
@@ -308,7 +307,7 @@ impl Wire {
         let read = ready!(self.hear(batch, |inlet, heard| {
             let read = ready!(inlet.poll_read(context, |event| heard.event(event)))?;
             if let Read::Some { fed, .. } = &read {
-                heard.end = heard.end.or(fed.err());
+                heard.end = heard.end.or(fed.err().map(Disconnect::from));
             }
             Poll::Ready(io::Result::Ok(read))
         }));
@@ -396,7 +395,7 @@ impl Wire {
             }
             Some(Due::Ping) => {
                 let mut frame = Vec::new();
-                codec::heartbeat(self.connection.format(), &mut frame);
+                wire::heartbeat(self.connection.format(), &mut frame);
                 self.connection.send(&frame, &mut None);
             }
             None => {}
@@ -431,7 +430,7 @@ impl Heard<'_> {
                 self.clock.heard_message();
                 self.bytes += message.len();
                 let decoded = self.codec.decode(message, self.inputs, &mut self.out);
-                self.end = decoded.err();
+                self.end = decoded.err().map(Disconnect::from);
             }
             Event::Ping(payload) => websocket::frame(&mut self.out, Opcode::Pong, payload),
             Event::Pong => self.clock.heard_message(),

@@ -4,14 +4,11 @@
 //! When it has opened a WebSocket beside its polls, that takes the place of both, with nothing lost or overtaken.
 
 mod mailbox;
-pub mod payload;
 mod probe;
 
 pub(crate) use mailbox::Mailbox;
 
-use crate::codec::{self, EngineIo, WireFormat};
 use crate::connection::Connection;
-use crate::disconnect::Disconnect;
 use crate::inlet::{Inlet, Posted};
 use crate::limits::{Bound, Counted, QueueLimits, Seats};
 use crate::random::unguessable;
@@ -30,6 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use wire::{Disconnect, EngineIo, WireFormat, engine_io};
 
 /// Where clients find it, with and without the slash.
 pub(crate) const PATHS: [&str; 2] = ["/socket.io/", "/socket.io"];
@@ -349,7 +347,7 @@ fn greeting(server: &Server, version: EngineIo, id: &str, upgrades: &str) -> Vec
 fn greet(connection: &Arc<Connection>, packets: &[String]) {
     let mut frames = Vec::new();
     for packet in packets {
-        codec::packet(connection.format(), packet, &mut frames);
+        wire::packet(connection.format(), packet, &mut frames);
     }
     connection.send(&frames, &mut None);
 }
@@ -400,7 +398,7 @@ impl Polled {
             Err(Refusal::TooBig) => return Err(self.too_big(limits)),
             body => body?,
         };
-        let packets = payload::decode(self.version, &body, is_binary);
+        let packets = engine_io::decode(self.version, &body, is_binary);
         let Some(packets) = packets else {
             self.connection.close(Disconnect::Malformed);
             return Err(Refusal::BadRequest);
@@ -415,7 +413,8 @@ impl Polled {
 
     /// Closes as a socket is closed that brings too much. Of what was posted nothing is taken.
     fn too_big(&self, limits: &ClientLimits) -> Refusal {
-        self.connection.close(Disconnect::too_big(limits.message));
+        self.connection
+            .close(wire::Error::too_big(limits.message).into());
         Refusal::TooBig
     }
 }
@@ -453,7 +452,7 @@ fn packets<'a>(
     packets: impl IntoIterator<Item = &'a str>,
 ) -> Response<Full<Bytes>> {
     text(
-        payload::encode(version, packets),
+        engine_io::encode(version, packets),
         "text/plain; charset=UTF-8",
     )
 }

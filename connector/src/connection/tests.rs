@@ -9,7 +9,7 @@ use crate::testing::{channel, sized, soon};
 fn frame(offset: u64) -> Vec<u8> {
     let mut frame = Vec::new();
     let publication = sized("a", offset, 8 << 10);
-    codec::push(WireFormat::JSON, &channel(), &publication, &mut frame);
+    wire::push(WireFormat::JSON, &channel(), &publication, &mut frame);
     frame
 }
 

@@ -6,15 +6,14 @@
 
 use super::HubMetrics;
 use super::ring::Ring;
-use crate::codec::{self, Moved, WireFormat};
 use crate::connection::Connection;
-use crate::disconnect::Disconnect;
 use bytes::Bytes;
 use channel_store::{ChannelName, Epoch, Position, Publication};
 use slab::Slab;
 use std::cmp::Ordering::{Equal, Greater, Less};
 use std::ops::Range;
 use std::sync::Arc;
+use wire::{Disconnect, Moved, WireFormat};
 
 /// A buffer that grows beyond this is flushed at once; one that did so often does not keep its memory.
 const BATCH: usize = 64 << 10;
@@ -35,7 +34,7 @@ impl Receiver {
             return false;
         }
         let mut frames = Vec::new();
-        codec::position(self.format, channel, position, moved, &mut frames);
+        wire::position(self.format, channel, position, moved, &mut frames);
         self.connection.send(&frames, &mut None);
         true
     }
@@ -86,10 +85,10 @@ impl Crowd {
             let next = &publication.position;
             if next.epoch != *epoch {
                 epoch = &next.epoch;
-                codec::begin_epoch(self.format, channel, next, &mut self.pending);
+                wire::begin_epoch(self.format, channel, next, &mut self.pending);
             }
             let begin = self.pending.len();
-            codec::push(self.format, channel, publication, &mut self.pending);
+            wire::push(self.format, channel, publication, &mut self.pending);
             if publication.payload.excluded().is_some() {
                 self.exclusions.push(Exclusion {
                     publication: publication.clone(),
@@ -109,7 +108,7 @@ impl Crowd {
         let mut given = 0;
         for Exclusion { publication, bytes } in own {
             frames.extend_from_slice(&self.pending[given..bytes.start]);
-            codec::skip(self.format, channel, &publication.position, &mut frames);
+            wire::skip(self.format, channel, &publication.position, &mut frames);
             given = bytes.end;
         }
         frames.extend_from_slice(&self.pending[given..]);
@@ -221,7 +220,7 @@ impl Audience {
             // Everything pending is new to it, and comes with the others' flush.
             Some(flushed) if ring.after(&flushed).is_some() && start.offset <= flushed.offset => {
                 let missed = missed.take_while(|p| p.position.offset <= flushed.offset);
-                codec::run(format, channel, user, &start.epoch, missed, &mut frames);
+                wire::run(format, channel, user, &start.epoch, missed, &mut frames);
                 // Nothing is pending in a format that nobody had.
                 let crowd = self.crowd(format);
                 let crowd = &mut self.crowds[crowd];
@@ -231,7 +230,7 @@ impl Audience {
                 }
             }
             _ => {
-                codec::run(format, channel, user, &start.epoch, missed, &mut frames);
+                wire::run(format, channel, user, &start.epoch, missed, &mut frames);
                 self.flush(channel);
             }
         }

@@ -9,7 +9,6 @@ use super::audience::{Audience, Receiver};
 use super::flusher::Flusher;
 use super::reader::SharedReads;
 use super::ring::Ring;
-use crate::codec::Moved;
 use crate::connection::Connection;
 use crate::suspects::Suspects;
 use channel_store::{
@@ -21,6 +20,7 @@ use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
 use tokio::sync::Notify;
+use wire::Moved;
 
 /// Publications that wait, in bytes, while the log is read. Beyond it they are dropped and read again.
 const QUEUE: usize = 1 << 20;

@@ -4,11 +4,11 @@ use super::Hub;
 use super::audience::Receiver;
 use super::channel::LocalChannel;
 use super::reader::{PAGE, Pause, Reader};
-use crate::codec::{self, Moved};
 use channel_store::{LogPage, Position, StoreError};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio_util::task::AbortOnDropHandle;
+use wire::Moved;
 
 /// A connection's place in a channel; dropped, it is gone.
 pub struct Member {
@@ -154,7 +154,7 @@ impl CatchUp {
         let mut reached = &page.position;
         let mut epoch = &reached.epoch;
         for publication in &page.entries {
-            codec::run(
+            wire::run(
                 *format,
                 name,
                 connection.user(),

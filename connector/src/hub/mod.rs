@@ -16,7 +16,6 @@ mod watch;
 
 pub use member::{Judgement, Member};
 
-use crate::codec::{Moved, WireFormat};
 use crate::connection::Connection;
 use crate::metering::{CHANNEL_WRITES, ENCODINGS, FEED_GAPS, FEED_REPAIRED, POSITIONS_LOST};
 use crate::suspects::Suspects;
@@ -32,6 +31,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio_util::task::AbortOnDropHandle;
 use watch::Doubtful;
+use wire::{Moved, WireFormat};
 
 /// How often a hub touches its channels, unless an operator knows better.
 pub const TOUCH_INTERVAL: Duration = Duration::from_secs(60);

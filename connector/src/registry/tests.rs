@@ -3,13 +3,13 @@
 use super::*;
 use crate::chat::Chat;
 use crate::chat::tests::chat_of;
-use crate::codec::WireFormat;
 use crate::departures::{Departure, Departures};
 use crate::lease::{Lease, Membership};
 use crate::testing::client;
 use channel_store::memory::{MemoryStore, Snapshot};
 use channel_store::{ChannelName, Declared, SETTLE_TIME, Shard, StoreOptions};
 use tokio_util::task::AbortOnDropHandle;
+use wire::WireFormat;
 
 const LENGTH: Duration = Duration::from_secs(10);
 const AT_ONCE: Duration = Duration::from_millis(10);

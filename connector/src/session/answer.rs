@@ -1,10 +1,10 @@
 //! What a request is answered with, and the one place that writes it for the client's protocol.
 
 use crate::connection::Connection;
-use crate::refusal::Refusal;
 use crate::resume::Secret;
 use std::borrow::Cow;
 use std::sync::Arc;
+use wire::Refusal;
 
 pub(super) const LOGGED_IN: &str = r#"{"code":0,"message":"登录成功"}"#;
 pub(super) const SENT: &str = r#"{"message":"发送成功","code":0}"#;

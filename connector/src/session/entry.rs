@@ -3,14 +3,11 @@
 use super::answer::{self, Answer, DONE};
 use super::{CHANNELS, Client, Joined};
 use crate::chat::{Answered, CallError};
-use crate::codec::{Request, RequestBody};
 use crate::departures::Undo;
-use crate::disconnect::Disconnect;
 use crate::hub::{Judgement, Member};
 use crate::lease::Membership;
 use crate::parameters::{self, JoinChannel};
 use crate::recovery::{Recovered, Recovery};
-use crate::refusal::{Reason, Refusal};
 use crate::registry::{Admission, Registration, Registry};
 use channel_store::{ChannelName, Epoch, Place, Position, Proof, SessionId, User};
 use proto::v1::JoinResponse;
@@ -18,6 +15,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
+use wire::{Disconnect, Reason, Refusal, Request, RequestBody};
 
 /// How long everything before the join may take, and never more than half of the time that is left: the rest is the join's.
 const PREPARE: Duration = Duration::from_millis(1_000);

@@ -3,15 +3,14 @@
 use super::Client;
 use super::answer::{self, SENT};
 use crate::chat::Outcome;
-use crate::codec::{Request, RequestBody};
 use crate::parameters::{self, Publish};
-use crate::refusal::{Reason, Refusal};
 use bytes::Bytes;
 use channel_store::ChannelName;
 use proto::v1::SendRequest;
 use proto::v1::send_request::Content;
 use std::sync::Arc;
 use tokio::time::Instant;
+use wire::{Reason, Refusal, Request, RequestBody};
 
 /// A message, and where it is to go.
 struct Message {

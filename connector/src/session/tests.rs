@@ -3,9 +3,7 @@
 use super::answer::{LOGGED_IN, SENT};
 use super::*;
 use crate::chat::tests::chat_of;
-use crate::codec::{Protocol, WireFormat};
 use crate::lease::Lease;
-use crate::refusal::Refusal;
 use crate::testing::chat::{Instance, Sends, joined};
 use crate::testing::client::{self, Told};
 use crate::testing::feed::{Script, connection, head, page};
@@ -20,6 +18,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
+use wire::{Protocol, Refusal, WireFormat};
 
 /// A connector with one client, and all that surrounds it.
 struct Scene {

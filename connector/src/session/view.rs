@@ -3,10 +3,8 @@
 use super::Client;
 use super::answer::Answer;
 use crate::chat::CallError;
-use crate::codec::RequestBody;
 use crate::parameters::{ListMembers, ReadHistory};
 use crate::read_turns::Turn;
-use crate::refusal::{Reason, Refusal};
 use channel_store::ChannelName;
 use proto::v1::publication::Content;
 use proto::v1::{
@@ -16,6 +14,7 @@ use proto::v1::{
 use serde_json::Value;
 use std::fmt::Write;
 use tokio::time::{Instant, timeout_at};
+use wire::{Reason, Refusal, RequestBody};
 
 /// Publications of a page, unless the client wants another number.
 const PAGE: u32 = 50;

@@ -3,9 +3,7 @@
 //! It believes what it is told: after a success it is a member, after a failure of a join it is not. When there is peace
 //! again, the store must agree with it.
 
-use crate::codec::{Request, RequestBody, WireFormat};
 use crate::connection::{Connection, QueueLimits};
-use crate::disconnect::Disconnect;
 use crate::session::{Client, Services};
 use crate::testing::client::{Told, frame_in, of_json};
 use parking_lot::Mutex;
@@ -13,6 +11,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::task::yield_now;
 use tokio::time::Instant;
+use wire::{Disconnect, Request, RequestBody, WireFormat};
 
 /// How a request was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

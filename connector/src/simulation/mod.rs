@@ -12,7 +12,6 @@ mod process;
 pub(crate) mod truth;
 mod visitor;
 
-use crate::disconnect::Disconnect;
 use crate::testing::counters::Counters;
 use crate::testing::seeds::in_parallel;
 use channel_store::memory::{MemoryStore, Snapshot};
@@ -33,6 +32,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 use truth::{Truth, Wrong};
 use visitor::{Counts, Presence, visitor};
+use wire::Disconnect;
 
 const CONNECTORS: [&str; 2] = ["connector-1", "connector-2"];
 const CHANNELS: [&str; 2] = ["lobby", "room"];

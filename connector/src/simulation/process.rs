@@ -7,7 +7,6 @@ use super::truth::Truth;
 use crate::chat::{Chat, Source};
 use crate::connection::QueueLimits;
 use crate::departures::Departures;
-use crate::disconnect::Disconnect;
 use crate::hub::{Hub, TOUCH_INTERVAL};
 use crate::lease::Lease;
 use crate::registry::Registry;
@@ -24,6 +23,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
+use wire::Disconnect;
 
 pub(super) const LEASE: Duration = Duration::from_secs(10);
 

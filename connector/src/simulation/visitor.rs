@@ -8,7 +8,6 @@ use super::guest::{Answer, Guest};
 use super::network::pause;
 use super::process::Visit;
 use super::{CHANNELS, World};
-use crate::disconnect::Disconnect;
 use channel_store::LoginPolicy;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant, timeout};
+use wire::Disconnect;
 
 /// How often a request that fails is sent on the same connection.
 const TRIES: usize = 4;

@@ -226,7 +226,7 @@ fn split_frame(frames: &[u8]) -> Option<(u8, &[u8], &[u8])> {
 mod tests {
     use super::*;
     use crate::testing::let_run;
-    use crate::websocket::{self, Opcode};
+    use wire::websocket::{self, Opcode};
 
     fn empty() -> Mailbox {
         Mailbox::new(&QueueLimits::new(1 << 20, 1 << 20), None)

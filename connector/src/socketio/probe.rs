@@ -4,11 +4,11 @@ use super::Polled;
 use crate::inlet::{Posted, SocketReader};
 use crate::server::stream_of;
 use crate::socket::ClientLimits;
-use crate::websocket::{self, Event, Opcode, Reader};
 use hyper::upgrade::Upgraded;
 use std::sync::Arc;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
+use wire::websocket::{self, Event, Opcode, Reader};
 
 /// Polls that find nothing end at once, for as long as this lives: the client waits for that.
 struct Hurry<'a>(&'a Polled);

@@ -1,6 +1,5 @@
 //! The client's end of a socket, with a parser of its own for what the connector writes.
 
-use crate::codec::WireFormat;
 use crate::connection::{Connection, QueueLimits};
 use serde_json::Value;
 use socket2::SockRef;
@@ -9,6 +8,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use wire::WireFormat;
 
 /// One thing that a client is told.
 #[derive(Debug, PartialEq)]

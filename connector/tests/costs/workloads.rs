@@ -1,6 +1,6 @@
 //! The hot paths, each as something that can be repeated: measured by criterion, and counted by the guard.
 
-#[path = "../support/client.rs"]
+#[path = "../../../wire/tests/support/client.rs"]
 mod client;
 
 use bytes::Bytes;
@@ -11,10 +11,8 @@ use channel_store::{
 };
 use client::{masked, package};
 use connector::chat::{Chat, Flow, Outcome, Source, TransportError};
-use connector::codec::{self, Codec, WireFormat};
 use connector::connection::{Connection, QueueLimits};
 use connector::hub::{Hub, Member, TOUCH_INTERVAL};
-use connector::websocket::{Event, Reader};
 use proto::v1::SendRequest;
 use proto::v1::send_request::Content;
 use std::hint::black_box;
@@ -28,6 +26,8 @@ use tokio::task::yield_now;
 use tokio::time::Instant;
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
+use wire::websocket::{Event, Reader};
+use wire::{Codec, WireFormat};
 
 /// All of them, by name.
 pub(crate) const NAMES: [&str; 6] = [
@@ -146,7 +146,7 @@ fn push(format: WireFormat) -> Workload {
     let (channel, mut out) = (channel(), Vec::new());
     let run = move || {
         out.clear();
-        codec::push(format, &channel, &publication, &mut out);
+        wire::push(format, &channel, &publication, &mut out);
         black_box(&out);
     };
     Workload { run: Box::new(run) }

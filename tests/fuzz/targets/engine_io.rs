@@ -1,8 +1,8 @@
 //! What clients post that poll; and what is written for them is read again.
 #![no_main]
 
-use connector::codec::EngineIo;
-use connector::socketio::payload;
+use wire::EngineIo;
+use wire::engine_io;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -11,13 +11,13 @@ fuzz_target!(|bytes: &[u8]| {
         (EngineIo::V3, true),
         (EngineIo::V4, false),
     ] {
-        let Some(packets) = payload::decode(version, bytes, is_binary) else {
+        let Some(packets) = engine_io::decode(version, bytes, is_binary) else {
             continue;
         };
         let length: usize = packets.iter().map(String::len).sum();
         assert!(length <= bytes.len(), "no more comes out than went in");
-        let written = payload::encode(version, packets.iter().map(String::as_str));
-        let again = payload::decode(version, written.as_bytes(), false);
+        let written = engine_io::encode(version, packets.iter().map(String::as_str));
+        let again = engine_io::decode(version, written.as_bytes(), false);
         let count = again.map(|packets| packets.len());
         let binary = packets.iter().filter(|it| it.starts_with('b')).count();
         if version == EngineIo::V3 || binary == 0 && !packets.is_empty() {

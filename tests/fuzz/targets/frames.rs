@@ -1,7 +1,7 @@
 //! WebSocket frames, compressed messages among them: however they are cut the same comes out, and never more than the limit.
 #![no_main]
 
-use connector::websocket::{Event, Reader};
+use wire::websocket::{Event, Reader};
 use libfuzzer_sys::fuzz_target;
 
 const LIMIT: usize = 64 << 10;

@@ -1,8 +1,8 @@
 //! Requests in JSON: each is read or refused, and neither ends the connection, but for an attack.
 #![no_main]
 
-use connector::codec::{Codec, WireFormat};
-use connector::disconnect::Disconnect;
+use wire::{Codec, WireFormat};
+use wire::Disconnect;
 use libfuzzer_sys::fuzz_target;
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Pomelo's messages, on a connection that has shaken hands and knows a dictionary.
 #![no_main]
 
-use connector::codec::{Codec, Dictionary, WireFormat};
+use wire::{Codec, Dictionary, WireFormat};
 use libfuzzer_sys::fuzz_target;
 use std::sync::LazyLock;
 use std::time::Duration;

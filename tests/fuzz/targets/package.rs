@@ -1,7 +1,7 @@
 //! Pomelo's packages: in a frame, and in a stream that is cut anywhere, which finds the same ones.
 #![no_main]
 
-use connector::codec::{Codec, Packages, WireFormat};
+use wire::{Codec, Packages, WireFormat};
 use libfuzzer_sys::fuzz_target;
 use std::time::Duration;
 

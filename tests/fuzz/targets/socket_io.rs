@@ -1,7 +1,7 @@
 //! Packets of Socket.IO, in both versions.
 #![no_main]
 
-use connector::codec::{Codec, EngineIo, WireFormat};
+use wire::{Codec, EngineIo, WireFormat};
 use libfuzzer_sys::fuzz_target;
 use std::time::Duration;
 

@@ -1,7 +1,6 @@
 //! What a publication costs: one encoding for each wire format in use, one write for all that is ready.
 
 use super::{Guest, guest, guest_at};
-use crate::codec::WireFormat;
 use crate::hub::{Hub, TOUCH_INTERVAL};
 use crate::testing::counters::Counters;
 use crate::testing::feed::{Script, connection, head};
@@ -9,6 +8,7 @@ use crate::testing::{at, publication, sized};
 use channel_store::{Payload, Route, User, UserId};
 use metrics::with_local_recorder;
 use serde_json::Value;
+use wire::WireFormat;
 
 /// A live channel at ("a", 4) with members of these formats, and what its hub counts.
 async fn counted(formats: &[WireFormat]) -> (Counters, Script, Vec<Guest>) {

@@ -1,11 +1,10 @@
 //! Who is in a channel, and what happens when a position is lost.
 
 use super::{guest, guest_at, room};
-use crate::codec::WireFormat;
-use crate::disconnect::Disconnect;
 use crate::testing::feed::{Script, connection, head, page};
 use crate::testing::{at, channel, client, publication, soon};
 use channel_store::{LogPage, Standing};
+use wire::{Disconnect, WireFormat};
 
 #[tokio::test(start_paused = true)]
 async fn when_the_position_is_lost_every_member_is_told_or_else_closed_with_a_reason() {

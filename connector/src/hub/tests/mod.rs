@@ -10,13 +10,13 @@ mod starting;
 mod watching;
 
 use super::{Hub, Member};
-use crate::codec::WireFormat;
 use crate::connection::Connection;
 use crate::testing::client::{self, Client};
 use crate::testing::feed::{Script, connection, head};
 use crate::testing::{at, channel, let_run};
 use channel_store::Position;
 use std::sync::Arc;
+use wire::WireFormat;
 
 /// Forms that members want.
 const FORMATS: [WireFormat; 3] = [

@@ -1,10 +1,10 @@
 //! The rules of the live channel, and of reading (RECOVERY.md, section 4).
 
 use super::{guest, room};
-use crate::codec::WireFormat;
 use crate::testing::feed::{Script, connection, head, of_generation, page};
 use crate::testing::{at, publication, sized};
 use channel_store::{Generation, LogPage, Since};
+use wire::WireFormat;
 
 #[tokio::test(start_paused = true)]
 async fn the_next_publication_is_delivered_and_one_that_was_seen_is_dropped() {

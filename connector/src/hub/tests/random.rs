@@ -2,8 +2,6 @@
 //! break, members that come and go. Whoever is not told anything has a run of the one log without a gap.
 
 use super::{FORMATS, Guest, guest};
-use crate::codec::WireFormat;
-use crate::disconnect::Disconnect;
 use crate::testing::client::Client;
 use crate::testing::feed::{Read, Script, of_generation};
 use crate::testing::{at, channel, let_run, publication, soon};
@@ -13,6 +11,7 @@ use channel_store::{
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
+use wire::{Disconnect, WireFormat};
 
 /// The server, as RECOVERY.md describes it, and what is on its way from it.
 struct Server {

@@ -1,7 +1,6 @@
 //! A client that comes back: judged by the last deliveries or by the log, and given exactly what it missed.
 
 use super::{FORMATS, guest, room};
-use crate::codec::{Moved, WireFormat};
 use crate::connection::QueueLimits;
 use crate::hub::Judgement;
 use crate::testing::feed::{Script, connection, head, page};
@@ -9,6 +8,7 @@ use crate::testing::{at, channel, client, publication, sized};
 use channel_store::{LogPage, Publication, Since, Standing};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use wire::{Moved, WireFormat};
 
 fn publications(offsets: RangeInclusive<u64>) -> Vec<Publication> {
     offsets.map(|offset| publication("a", offset)).collect()

@@ -1,12 +1,11 @@
 //! Where a member begins: right before its own onJoin, wherever the hub stands by then (RECOVERY.md, section 5).
 
 use super::{Guest, guest, guest_at, room};
-use crate::codec::WireFormat;
-use crate::disconnect::Disconnect;
 use crate::testing::client::Moved;
 use crate::testing::feed::{Script, connection, page};
 use crate::testing::{at, let_run, publication};
 use channel_store::Position;
+use wire::{Disconnect, WireFormat};
 
 const PAIRS: [(WireFormat, WireFormat); 6] = [
     (WireFormat::JSON, WireFormat::POMELO_POSITIONS),

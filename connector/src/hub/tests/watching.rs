@@ -1,7 +1,6 @@
 //! Looking after channels: a look instead of a read after a new connection, and a touch from time to time.
 
 use super::room;
-use crate::codec::WireFormat;
 use crate::hub::TOUCH_INTERVAL;
 use crate::testing::client::client;
 use crate::testing::feed::{AWAY, Script, connection, page};
@@ -9,6 +8,7 @@ use crate::testing::{at, channel, let_run, publication};
 use channel_store::{ChannelName, Head, LogPage, Place, Position, Standing};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use wire::WireFormat;
 
 fn head(position: Position, generation: &str) -> Option<Head> {
     let generation = generation.into();

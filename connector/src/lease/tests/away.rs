@@ -1,13 +1,12 @@
 //! The shard of a lease is away: the connector goes on in the name of another incarnation.
 
 use super::*;
-use crate::codec::WireFormat;
 use crate::connection::Connection;
-use crate::disconnect::Disconnect;
 use crate::registry::{Admission, Registration};
 use crate::simulation::network::{DIRECTORY, FarLeases, FarUsers, Link, Slots};
 use crate::testing::client;
 use channel_store::EntryState;
+use wire::{Disconnect, WireFormat};
 
 /// From a shard's end to a login in the name of another incarnation.
 const SOON: Duration = Duration::from_millis(900);

@@ -6,9 +6,7 @@
 mod network;
 mod visitor;
 
-use crate::codec::WireFormat;
 use crate::connection::{Connection, QueueLimits};
-use crate::disconnect::Disconnect;
 use crate::hub::{Hub, Member};
 use crate::testing::channel;
 use crate::testing::counters::Counters;
@@ -28,6 +26,7 @@ use std::time::Duration;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::{sleep, timeout};
 use visitor::{Contents, Visitor, Wire, arrived};
+use wire::{Disconnect, WireFormat};
 
 const CONNECTORS: [&str; 2] = ["connector-1", "connector-2"];
 const VISITORS: usize = 4;

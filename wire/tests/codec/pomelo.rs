@@ -4,12 +4,11 @@ use crate::reference::{
     Decoded, Message, RouteName, channel, codec, decode, frames, object, package, publication,
     publication_position, request, unpack, working, written,
 };
-use connector::codec::{self, Input, Moved, RequestBody, WireFormat};
-use connector::disconnect::Disconnect;
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
 use proptest::prelude::*;
 use std::io::Write;
+use wire::{Disconnect, Input, Moved, RequestBody, WireFormat};
 
 const HANDSHAKE: &[u8] = br#"{"sys":{"type":"js-websocket","version":"0.0.1"},"user":{}}"#;
 
@@ -21,7 +20,7 @@ fn nothing() -> Decoded {
     }
 }
 
-fn refused(reason: Disconnect) -> Decoded {
+fn refused(reason: wire::Error) -> Decoded {
     Decoded {
         result: Err(reason),
         ..nothing()
@@ -89,7 +88,7 @@ fn a_handshake_without_sys_is_answered_with_500_and_closed_k6() {
         let answer = package(1, br#"{"code":500}"#);
         let expected = Decoded {
             frames: vec![(2, answer)],
-            ..refused(Disconnect::Handshake)
+            ..refused(wire::Error::Handshake)
         };
         assert_eq!(decoded, expected, "{body}");
     }
@@ -134,7 +133,7 @@ fn what_is_no_package_of_a_clients_closes_k6_f13() {
     for frame in frames {
         assert_eq!(
             decode(&mut working(), &frame),
-            refused(Disconnect::Malformed),
+            refused(wire::Error::Malformed),
             "{frame:x?}"
         );
     }
@@ -162,7 +161,7 @@ fn several_packages_may_share_a_frame_f13() {
     let mut codec = self::codec(WireFormat::POMELO);
     let decoded = decode(&mut codec, &frame);
     assert_eq!(decoded.inputs, expected);
-    assert_eq!(decoded.result, Err(Disconnect::Malformed));
+    assert_eq!(decoded.result, Err(wire::Error::Malformed));
 }
 
 #[test]
@@ -173,12 +172,12 @@ fn a_request_id_has_32_bits_f1() {
     }
     for id in [1 << 32, 1 << 35, u64::MAX] {
         let decoded = decode(&mut working(), &data(&Message::request(id, "a.b", "{}")));
-        assert_eq!(decoded, refused(Disconnect::Malformed), "{id}");
+        assert_eq!(decoded, refused(wire::Error::Malformed), "{id}");
     }
     let endless = package(4, &[&[0], &[0xff; 1000][..]].concat());
     assert_eq!(
         decode(&mut working(), &endless),
-        refused(Disconnect::Malformed)
+        refused(wire::Error::Malformed)
     );
     // The wire has room for 2³² − 1, not for a longer spelling of less.
     let spelled = package(
@@ -187,7 +186,7 @@ fn a_request_id_has_32_bits_f1() {
     );
     assert_eq!(
         decode(&mut working(), &spelled),
-        refused(Disconnect::Malformed)
+        refused(wire::Error::Malformed)
     );
 }
 
@@ -244,7 +243,7 @@ fn a_method_of_object_is_an_attack_k6() {
             let message = Message::request(9, &format!("{handler}.{method}"), "{}");
             assert_eq!(
                 decode(&mut working(), &data(&message)),
-                refused(Disconnect::Attack)
+                refused(wire::Error::Attack)
             );
         }
     }
@@ -301,13 +300,13 @@ fn text_beyond_u_ffff_comes_and_goes_as_the_clients_can_write_and_read_it() {
     assert_eq!(body(b"{\"a\":\"\xff\"}"), object("{\"a\":\"\u{fffd}\"}"));
     let expected = "{\"a\":\"\\ud83d\\ude00é哈\"}".as_bytes();
     let out =
-        written(|out| codec::reply(WireFormat::POMELO, 1, "{\"a\":\"😀é哈\"}".as_bytes(), out));
+        written(|out| wire::reply(WireFormat::POMELO, 1, "{\"a\":\"😀é哈\"}".as_bytes(), out));
     assert_eq!(
         Message::decode(&unpack(&frames(&out)[0].1).1).body,
         expected
     );
     let publication = publication("onMessage", "{\"a\":\"😀é哈\"}");
-    let out = written(|out| codec::push(WireFormat::POMELO, &channel("4"), &publication, out));
+    let out = written(|out| wire::push(WireFormat::POMELO, &channel("4"), &publication, out));
     assert_eq!(
         Message::decode(&unpack(&frames(&out)[0].1).1).body,
         expected
@@ -328,13 +327,13 @@ fn who_asked_for_positions_gets_them_around_the_body() {
         (route, String::from_utf8(message.body).expect("UTF-8"))
     };
     let publication = publication("onMessage", r#"{"type":"😀"}"#);
-    let out = written(|out| codec::push(format, &channel("4\"哈"), &publication, out));
+    let out = written(|out| wire::push(format, &channel("4\"哈"), &publication, out));
     let expected =
         r#"{"channel":"4\"哈","offset":17,"time":1795377365123,"body":{"type":"\ud83d\ude00"}}"#;
     assert_eq!(read(out), ("onMessage".into(), expected.into()));
 
     let at = publication_position("e1", 19);
-    let told = |moved| written(|out| codec::position(format, &channel("4"), &at, moved, out));
+    let told = |moved| written(|out| wire::position(format, &channel("4"), &at, moved, out));
     for (moved, reason) in [
         (Moved::NewEpoch, "new-epoch"),
         (Moved::Diverged, "diverged"),
@@ -347,7 +346,7 @@ fn who_asked_for_positions_gets_them_around_the_body() {
     }
     let out = written(|out| {
         let format = WireFormat::POMELO;
-        codec::position(format, &channel("4"), &at, Moved::Diverged, out);
+        wire::position(format, &channel("4"), &at, Moved::Diverged, out);
     });
     assert!(out.is_empty(), "the original's clients know no positions");
 }
@@ -378,7 +377,7 @@ fn each_reason_closes_as_the_table_says() {
             )
         }));
         expected.push((8, code.to_be_bytes().to_vec()));
-        let out = written(|out| codec::close(WireFormat::POMELO, reason, out));
+        let out = written(|out| wire::close(WireFormat::POMELO, reason, out));
         assert_eq!(frames(&out), expected, "{reason:?}");
     }
 }
@@ -393,7 +392,7 @@ fn who_is_to_come_back_is_not_kicked_and_sees_no_normal_end() {
             continue;
         }
         checked += 1;
-        let out = written(|out| codec::close(WireFormat::POMELO, reason, out));
+        let out = written(|out| wire::close(WireFormat::POMELO, reason, out));
         let code = match reason {
             Disconnect::HeartbeatTimeout => 1000_u16,
             _ => 1001,
@@ -401,7 +400,7 @@ fn who_is_to_come_back_is_not_kicked_and_sees_no_normal_end() {
         let close = (8, code.to_be_bytes().to_vec());
         assert_eq!(frames(&out), [close], "{reason:?}");
         let format = WireFormat::POMELO.on_a_stream();
-        let out = written(|out| codec::close(format, reason, out));
+        let out = written(|out| wire::close(format, reason, out));
         assert_eq!(out, b"", "{reason:?}");
     }
     assert_eq!(checked, 8);
@@ -421,7 +420,7 @@ fn no_close_code_is_newer_than_what_old_libraries_know() {
 #[test]
 fn who_asked_for_positions_is_told_why_by_a_push() {
     let out = written(|out| {
-        codec::close(WireFormat::POMELO_POSITIONS, Disconnect::Shutdown, out);
+        wire::close(WireFormat::POMELO_POSITIONS, Disconnect::Shutdown, out);
     });
     let expected = data(&Message {
         kind: 3,
@@ -434,12 +433,12 @@ fn who_asked_for_positions_is_told_why_by_a_push() {
 
 #[test]
 fn who_sends_too_much_is_told_the_limit() {
-    let reason = Disconnect::too_big(131_072);
+    let reason = Disconnect::from(wire::Error::too_big(131_072));
     let kick = package(5, br#"{"reason":"too-big","limit":131072}"#);
     let format = WireFormat::POMELO.on_a_stream();
-    assert_eq!(written(|out| codec::close(format, reason, out)), kick);
+    assert_eq!(written(|out| wire::close(format, reason, out)), kick);
     let frames = frames(&written(|out| {
-        codec::close(WireFormat::POMELO, reason, out);
+        wire::close(WireFormat::POMELO, reason, out);
     }));
     let text = b"message too big: the limit is 131072 bytes";
     let close = [&1009_u16.to_be_bytes()[..], text].concat();
@@ -497,7 +496,7 @@ fn what_can_not_be_inflated_is_refused_and_never_empty() {
 
 #[test]
 fn a_connection_costs_a_few_bytes() {
-    assert!(size_of::<codec::Codec>() <= 40);
+    assert!(size_of::<wire::Codec>() <= 40);
 }
 
 proptest! {
@@ -533,12 +532,12 @@ proptest! {
         };
         let text = json.to_string();
         let (message, value) =
-            received(written(|out| codec::reply(WireFormat::POMELO, id, text.as_bytes(), out)));
+            received(written(|out| wire::reply(WireFormat::POMELO, id, text.as_bytes(), out)));
         prop_assert_eq!((message.kind, message.id, message.route), (2, id, RouteName::None));
         prop_assert_eq!(&value, &json);
         let publication = publication(&route, &text);
         let (message, value) = received(written(|out| {
-            codec::push(WireFormat::POMELO, &channel("4"), &publication, out);
+            wire::push(WireFormat::POMELO, &channel("4"), &publication, out);
         }));
         prop_assert_eq!((message.kind, message.route), (3, RouteName::Name(route)));
         prop_assert_eq!(&value, &json);

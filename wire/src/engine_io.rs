@@ -5,7 +5,7 @@
 //! can't tell them apart by anything else. So what is written is ASCII alone, JSON's escapes in place of everything else,
 //! which both read; and what is read counts as written twice if it can be that.
 
-use crate::codec::EngineIo;
+use crate::EngineIo;
 use std::fmt::Write;
 
 /// Between packets of version 4.

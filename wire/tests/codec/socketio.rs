@@ -4,10 +4,9 @@ use crate::reference::{
     Decoded, Frame, channel, codec, decode, frames, object, publication, publication_position,
     request, written,
 };
-use connector::codec::{self, Codec, EngineIo, Input, Moved, RequestBody, WireFormat};
-use connector::disconnect::Disconnect;
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use wire::{Codec, Disconnect, EngineIo, Input, Moved, RequestBody, WireFormat};
 
 const OLD: WireFormat = WireFormat::socket_io(EngineIo::V3);
 const NEW: WireFormat = WireFormat::socket_io(EngineIo::V4);
@@ -143,16 +142,16 @@ fn what_breaks_the_protocol_closes() {
         "", "x", "0{}", "4", "4x", "48", "42", "42{}", "42[", r#"42"x""#,
     ] {
         let closed = Decoded {
-            result: Err(Disconnect::Malformed),
+            result: Err(wire::Error::Malformed),
             ..NOTHING
         };
         assert_eq!(read(packet), closed, "{packet}");
     }
     let mut inputs = Vec::new();
     let refused = codec(NEW).decode(b"42[\"\xff\"]", &mut inputs, &mut Vec::new());
-    assert_eq!(refused, Err(Disconnect::Malformed));
+    assert_eq!(refused, Err(wire::Error::Malformed));
     let attack = read(&event(&composed(1, "chat.handler.toString", "{}")));
-    assert_eq!(attack.result, Err(Disconnect::Attack));
+    assert_eq!(attack.result, Err(wire::Error::Attack));
 }
 
 #[test]
@@ -169,13 +168,13 @@ fn other_namespaces_are_refused_in_each_versions_form() {
 #[test]
 fn who_leaves_the_namespace_is_told_what_the_original_told_and_goes() {
     let left = read("41");
-    assert_eq!(left.result, Err(Disconnect::Client));
+    assert_eq!(left.result, Err(wire::Error::Closed));
     let [kick] = &left.frames[..] else {
         panic!("{left:?}");
     };
     let reason = "client namespace disconnect";
     assert_eq!(said(kick), json!({"route": "onKick", "reason": reason}));
-    assert_eq!(read("1").result, Err(Disconnect::Client));
+    assert_eq!(read("1").result, Err(wire::Error::Closed));
 }
 
 #[test]
@@ -191,7 +190,7 @@ fn a_ping_is_answered_with_what_it_holds_and_both_count_as_heartbeats() {
         };
         assert_eq!(read(packet), expected);
     }
-    let out = written(|out| codec::heartbeat(NEW, out));
+    let out = written(|out| wire::heartbeat(NEW, out));
     assert_eq!(frames(&out), [text("2")]);
 }
 
@@ -206,18 +205,18 @@ fn only(write: impl FnOnce(&mut Vec<u8>)) -> Value {
 #[test]
 fn replies_and_pushes_are_strings_of_json_as_recorded() {
     let reply =
-        written(|out| codec::reply(OLD, 1, r#"{"code":0,"message":"登录成功"}"#.as_bytes(), out));
+        written(|out| wire::reply(OLD, 1, r#"{"code":0,"message":"登录成功"}"#.as_bytes(), out));
     // siofix-01.
     let recorded = r#"42["message","{\"id\":1,\"body\":{\"code\":0,\"message\":\"登录成功\"}}"]"#;
     assert_eq!(frames(&reply), [text(recorded)]);
     let publication = publication("onMessage", r#"{"content":"哈😀","userId":"u"}"#);
     let (room, body) = (channel("4"), json!({"content": "哈😀", "userId": "u"}));
     assert_eq!(
-        only(|out| codec::push(OLD, &room, &publication, out)),
+        only(|out| wire::push(OLD, &room, &publication, out)),
         json!({"route": "onMessage", "body": body})
     );
     assert_eq!(
-        only(|out| codec::push(NEW.with_positions(), &room, &publication, out)),
+        only(|out| wire::push(NEW.with_positions(), &room, &publication, out)),
         json!({"route": "onMessage", "channel": "4", "offset": 17, "time": 1_795_377_365_123_u64, "body": body})
     );
 }
@@ -227,31 +226,31 @@ fn positions_are_told_to_those_who_asked() {
     let (room, at) = (channel("4"), publication_position("e", 12));
     let format = OLD.with_positions();
     assert_eq!(
-        only(|out| codec::position(format, &room, &at, Moved::Trimmed, out)),
+        only(|out| wire::position(format, &room, &at, Moved::Trimmed, out)),
         json!({"route": "onPosition", "channel": "4", "body": {"epoch": "e", "offset": 12, "reason": "trimmed"}})
     );
     assert_eq!(
-        only(|out| codec::skip(format, &room, &at, out)),
+        only(|out| wire::skip(format, &room, &at, out)),
         json!({"route": "onPosition", "channel": "4", "offset": 12})
     );
-    assert_eq!(written(|out| codec::skip(OLD, &room, &at, out)), b"");
+    assert_eq!(written(|out| wire::skip(OLD, &room, &at, out)), b"");
     let moved = Moved::NewEpoch;
     assert_eq!(
-        written(|out| codec::position(OLD, &room, &at, moved, out)),
+        written(|out| wire::position(OLD, &room, &at, moved, out)),
         b""
     );
 }
 
 #[test]
 fn who_is_to_stay_away_is_kicked_with_a_reason_and_then_closed() {
-    let out = written(|out| codec::close(NEW, Disconnect::Kicked, out));
+    let out = written(|out| wire::close(NEW, Disconnect::Kicked, out));
     let ended = frames(&out);
     assert_eq!(
         said(&ended[0]),
         json!({"route": "onKick", "reason": "kick"})
     );
     assert_eq!(ended[1..], [(8, 1000_u16.to_be_bytes().to_vec())]);
-    let out = written(|out| codec::close(NEW, Disconnect::too_big(300), out));
+    let out = written(|out| wire::close(NEW, wire::Error::too_big(300).into(), out));
     let ended = frames(&out);
     assert_eq!(
         said(&ended[0]),
@@ -295,13 +294,13 @@ fn half_of_a_surrogate_pair_is_answered_and_closes_nothing() {
 fn who_is_to_come_back_sees_the_connection_break() {
     for format in [OLD, NEW] {
         for reason in Disconnect::ALL {
-            let out = written(|out| codec::close(format, reason, out));
+            let out = written(|out| wire::close(format, reason, out));
             let comes_back = reason.farewell().is_reconnect();
             assert_eq!(out.is_empty(), comes_back, "{reason:?}");
         }
     }
     let format = NEW.with_positions();
-    let told = only(|out| codec::close(format, Disconnect::Shutdown, out));
+    let told = only(|out| wire::close(format, Disconnect::Shutdown, out));
     assert_eq!(
         told,
         json!({"route": "onKick", "reason": "shutdown", "reconnect": true})

@@ -1,7 +1,7 @@
 //! Pomelo's packages back to back, split anywhere: what a client without WebSocket sends (hybrid-13).
 
 use super::{DATA, HANDSHAKE};
-use crate::disconnect::Disconnect;
+use crate::Error;
 
 /// Type and length.
 const HEAD: usize = 4;
@@ -32,9 +32,9 @@ impl Packages {
     /// Takes the next bytes of the connection, and calls `on` with each package that is complete.
     ///
     /// # Errors
-    /// [`Disconnect::Malformed`] with the first byte that begins no package, [`Disconnect::TooBig`] with the first that
+    /// [`Error::Malformed`] with the first byte that begins no package, [`Error::TooBig`] with the first that
     /// claims too much: so a length that is only claimed costs nothing.
-    pub fn feed(&mut self, mut bytes: &[u8], mut on: impl FnMut(&[u8])) -> Result<(), Disconnect> {
+    pub fn feed(&mut self, mut bytes: &[u8], mut on: impl FnMut(&[u8])) -> Result<(), Error> {
         while !self.partial.is_empty() && !bytes.is_empty() {
             let wanted = match self.length(&self.partial)? {
                 None => HEAD,
@@ -60,19 +60,19 @@ impl Packages {
     }
 
     /// The whole length of the package that begins here; `None`: its head is not all there.
-    fn length(&self, bytes: &[u8]) -> Result<Option<usize>, Disconnect> {
+    fn length(&self, bytes: &[u8]) -> Result<Option<usize>, Error> {
         let Some(&kind) = bytes.first() else {
             return Ok(None);
         };
         if !(HANDSHAKE..=DATA).contains(&kind) {
-            return Err(Disconnect::Malformed);
+            return Err(Error::Malformed);
         }
         let Some(&[_, a, b, c]) = bytes.first_chunk() else {
             return Ok(None);
         };
         let length = u32::from_be_bytes([0, a, b, c]) as usize;
         if length > self.limit {
-            return Err(Disconnect::too_big(self.limit));
+            return Err(Error::too_big(self.limit));
         }
         Ok(Some(HEAD + length))
     }
@@ -109,11 +109,11 @@ mod tests {
     fn what_begins_no_package_is_refused_with_its_first_byte() {
         for kind in [0, 5, 9, 255] {
             let mut packages = Packages::new(5);
-            assert_eq!(packages.feed(&[kind], |_| {}), Err(Disconnect::Malformed));
+            assert_eq!(packages.feed(&[kind], |_| {}), Err(Error::Malformed));
             let mut packages = Packages::new(5);
             let mut found = 0;
             let fed = packages.feed(&[3, 0, 0, 0, kind], |_| found += 1);
-            assert_eq!((fed, found), (Err(Disconnect::Malformed), 1));
+            assert_eq!((fed, found), (Err(Error::Malformed), 1));
         }
     }
 
@@ -128,7 +128,7 @@ mod tests {
             let fed = pieces
                 .iter()
                 .try_for_each(|piece| packages.feed(piece, |_| {}));
-            assert_eq!(fed, Err(Disconnect::too_big(5)));
+            assert_eq!(fed, Err(Error::too_big(5)));
         }
     }
 }

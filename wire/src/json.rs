@@ -3,8 +3,7 @@
 //! Requests are read with their parts as raw text, so a body is never parsed into a tree, and passes on verbatim. What is
 //! no request is refused with code 400, and the connection stays.
 
-use super::{Input, Protocol, Request, RequestBody, WireFormat, refuse_attack};
-use crate::disconnect::Disconnect;
+use super::{Disconnect, Error, Input, Protocol, Request, RequestBody, WireFormat, refuse_attack};
 use crate::refusal::{Reason, Refusal};
 use crate::websocket::{self, Opcode};
 use channel_store::{ChannelName, Position, Publication};
@@ -28,12 +27,12 @@ struct Parts<'a> {
     key: Option<&'a RawValue>,
 }
 
-pub(super) fn decode(
+pub(crate) fn decode(
     format: WireFormat,
     message: &[u8],
     inputs: &mut Vec<Input>,
     out: &mut Vec<u8>,
-) -> Result<(), Disconnect> {
+) -> Result<(), Error> {
     match request(message) {
         Ok(request) => {
             refuse_attack(&request.route)?;
@@ -92,7 +91,7 @@ fn refuse(format: WireFormat, id: Option<u64>, out: &mut Vec<u8>) {
     }
 }
 
-pub(super) fn push(
+pub(crate) fn push(
     format: WireFormat,
     channel: &ChannelName,
     publication: &Publication,
@@ -108,7 +107,7 @@ pub(super) fn push(
     text(format, &head, publication.payload.body(), out);
 }
 
-pub(super) fn skip(
+pub(crate) fn skip(
     format: WireFormat,
     channel: &ChannelName,
     position: &Position,
@@ -119,21 +118,21 @@ pub(super) fn skip(
     text(format, &head, position.offset.to_string().as_bytes(), out);
 }
 
-pub(super) fn position(format: WireFormat, channel: &ChannelName, body: &str, out: &mut Vec<u8>) {
+pub(crate) fn position(format: WireFormat, channel: &ChannelName, body: &str, out: &mut Vec<u8>) {
     let channel = Value::from(channel.as_str());
     let head = format!(r#"{{"route":"onPosition","channel":{channel},"body":"#);
     text(format, &head, body.as_bytes(), out);
 }
 
-pub(super) fn reply(format: WireFormat, id: u64, body: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn reply(format: WireFormat, id: u64, body: &[u8], out: &mut Vec<u8>) {
     text(format, &format!(r#"{{"id":{id},"body":"#), body, out);
 }
 
-pub(super) fn heartbeat(_: WireFormat, out: &mut Vec<u8>) {
+pub(crate) fn heartbeat(_: WireFormat, out: &mut Vec<u8>) {
     websocket::frame(out, Opcode::Ping, b"");
 }
 
-pub(super) fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
+pub(crate) fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
     let farewell = reason.farewell();
     let Some(json) = farewell.json else {
         return format.carrier.close(farewell.code, &reason.text(), out);

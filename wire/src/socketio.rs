@@ -5,8 +5,7 @@
 //! Packets are read and written one by one; what carries several of them at once, long-polling, takes them apart and joins
 //! them by itself.
 
-use super::{EngineIo, Input, Request, RequestBody, WireFormat, refuse_attack};
-use crate::disconnect::Disconnect;
+use super::{Disconnect, EngineIo, Error, Input, Request, RequestBody, WireFormat, refuse_attack};
 use crate::websocket::Opcode;
 use channel_store::{ChannelName, Position, Publication};
 use serde::de::Visitor;
@@ -19,17 +18,17 @@ use std::fmt;
 const ID: usize = 4;
 const HEAD: usize = ID + 1;
 
-pub(super) fn decode(
+pub(crate) fn decode(
     version: EngineIo,
     format: WireFormat,
     packet: &[u8],
     inputs: &mut Vec<Input>,
     out: &mut Vec<u8>,
-) -> Result<(), Disconnect> {
-    let (&kind, data) = packet.split_first().ok_or(Disconnect::Malformed)?;
-    let data = simdutf8::basic::from_utf8(data).map_err(|_| Disconnect::Malformed)?;
+) -> Result<(), Error> {
+    let (&kind, data) = packet.split_first().ok_or(Error::Malformed)?;
+    let data = simdutf8::basic::from_utf8(data).map_err(|_| Error::Malformed)?;
     match kind {
-        b'1' => Err(Disconnect::Client),
+        b'1' => Err(Error::Closed),
         // A ping, which the older version's clients send, is answered with what it holds.
         b'2' => {
             text(format, &["3", data], out);
@@ -43,7 +42,7 @@ pub(super) fn decode(
         b'4' => socket_packet(version, format, data, inputs, out),
         // What comes of the upgrade of a transport, late or out of place.
         b'5' | b'6' => Ok(()),
-        _ => Err(Disconnect::Malformed),
+        _ => Err(Error::Malformed),
     }
 }
 
@@ -53,9 +52,9 @@ fn socket_packet(
     packet: &str,
     inputs: &mut Vec<Input>,
     out: &mut Vec<u8>,
-) -> Result<(), Disconnect> {
+) -> Result<(), Error> {
     let mut rest = packet.chars();
-    let kind = rest.next().ok_or(Disconnect::Malformed)?;
+    let kind = rest.next().ok_or(Error::Malformed)?;
     let (namespace, rest) = split_namespace(rest.as_str());
     match (kind, namespace) {
         ('0', "/") => {
@@ -78,13 +77,13 @@ fn socket_packet(
         }
         ('1', "/") => {
             kick(format, "client namespace disconnect", "", out);
-            return Err(Disconnect::Client);
+            return Err(Error::Closed);
         }
         ('2', "/") => inputs.extend(event(rest)?.map(Input::Request)),
         // Other namespaces are not connected; acknowledgements are of nothing, errors are not for us, and no event of
         // Pomelo's is binary.
         ('1'..='6', _) => {}
-        _ => return Err(Disconnect::Malformed),
+        _ => return Err(Error::Malformed),
     }
     Ok(())
 }
@@ -100,9 +99,9 @@ fn split_namespace(packet: &str) -> (&str, &str) {
 }
 
 /// `["message","…"]`, perhaps after the number of an acknowledgement, which nobody waits for. `None`: another event.
-fn event(packet: &str) -> Result<Option<Request>, Disconnect> {
+fn event(packet: &str) -> Result<Option<Request>, Error> {
     let array = packet.trim_start_matches(|digit: char| digit.is_ascii_digit());
-    let event: Vec<&RawValue> = serde_json::from_str(array).map_err(|_| Disconnect::Malformed)?;
+    let event: Vec<&RawValue> = serde_json::from_str(array).map_err(|_| Error::Malformed)?;
     let [name, message, ..] = event[..] else {
         return Ok(None);
     };
@@ -147,7 +146,7 @@ impl<'de> Deserialize<'de> for Wtf8 {
 }
 
 /// A request; `None` for what is ignored.
-fn string_message(message: &str) -> Result<Option<Request>, Disconnect> {
+fn string_message(message: &str) -> Result<Option<Request>, Error> {
     let mut head = [0; HEAD];
     let mut rest = message.chars();
     for byte in &mut head {
@@ -186,7 +185,7 @@ fn split_utf16(text: &str, mut units: usize) -> Option<(&str, &str)> {
     (units == 0).then_some((text, ""))
 }
 
-pub(super) fn push(
+pub(crate) fn push(
     format: WireFormat,
     channel: &ChannelName,
     publication: &Publication,
@@ -208,7 +207,7 @@ pub(super) fn push(
     );
 }
 
-pub(super) fn skip(
+pub(crate) fn skip(
     format: WireFormat,
     channel: &ChannelName,
     position: &Position,
@@ -219,25 +218,25 @@ pub(super) fn skip(
     message(format, &text, out);
 }
 
-pub(super) fn position(format: WireFormat, channel: &ChannelName, body: &str, out: &mut Vec<u8>) {
+pub(crate) fn position(format: WireFormat, channel: &ChannelName, body: &str, out: &mut Vec<u8>) {
     let channel = Value::from(channel.as_str());
     let text = format!(r#"{{"route":"onPosition","channel":{channel},"body":{body}}}"#);
     message(format, &text, out);
 }
 
-pub(super) fn reply(format: WireFormat, id: u64, body: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn reply(format: WireFormat, id: u64, body: &[u8], out: &mut Vec<u8>) {
     let body = String::from_utf8_lossy(body);
     message(format, &format!(r#"{{"id":{id},"body":{body}}}"#), out);
 }
 
 /// The newer version's servers send pings.
-pub(super) fn heartbeat(format: WireFormat, out: &mut Vec<u8>) {
+pub(crate) fn heartbeat(format: WireFormat, out: &mut Vec<u8>) {
     text(format, &["2"], out);
 }
 
 /// A client that is to come back is told nothing: the connection just ends. After a proper close some libraries do not
 /// connect again, or only when their own time-out is over.
-pub(super) fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
+pub(crate) fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
     let farewell = reason.farewell();
     if let Some(json) = farewell.json.filter(|json| json.reconnect) {
         if format.positions {
@@ -263,7 +262,7 @@ fn message(format: WireFormat, message: &str, out: &mut Vec<u8>) {
 }
 
 /// One packet in a frame of its own.
-pub(super) fn text(format: WireFormat, parts: &[&str], out: &mut Vec<u8>) {
+pub(crate) fn text(format: WireFormat, parts: &[&str], out: &mut Vec<u8>) {
     let packet = parts.concat();
     let carrier = format.carrier;
     carrier.carry(Opcode::Text, packet.as_bytes(), (0, &[]), out);

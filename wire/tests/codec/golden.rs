@@ -4,10 +4,9 @@ use crate::reference::{
     Message, RouteName, channel, codec, decode, frames, object, package, publication, request,
     unpack, working, written,
 };
-use connector::codec::{self, Input, WireFormat};
-use connector::disconnect::Disconnect;
 use serde::Deserialize;
 use std::time::Duration;
+use wire::{Disconnect, Input, WireFormat};
 
 #[derive(Deserialize)]
 struct Vectors {
@@ -106,11 +105,11 @@ fn messages_of_the_server_are_written() {
     for vector in vectors().messages {
         let out = match (vector.kind, &vector.route) {
             (2, _) => written(|out| {
-                codec::reply(WireFormat::POMELO, vector.id, vector.body.as_bytes(), out);
+                wire::reply(WireFormat::POMELO, vector.id, vector.body.as_bytes(), out);
             }),
             (3, Some(Route::Name(route))) => written(|out| {
                 let publication = publication(route, &vector.body);
-                codec::push(WireFormat::POMELO, &channel("4"), &publication, out);
+                wire::push(WireFormat::POMELO, &channel("4"), &publication, out);
             }),
             _ => continue,
         };
@@ -146,9 +145,9 @@ fn packages_are_read_and_written() {
                 assert_eq!(decode(&mut opened, &bytes).inputs, [Input::Ready]);
                 continue;
             }
-            3 => frames(&written(|out| codec::heartbeat(WireFormat::POMELO, out))),
+            3 => frames(&written(|out| wire::heartbeat(WireFormat::POMELO, out))),
             5 if body.contains("attack") => {
-                let out = written(|out| codec::close(WireFormat::POMELO, Disconnect::Attack, out));
+                let out = written(|out| wire::close(WireFormat::POMELO, Disconnect::Attack, out));
                 frames(&out)[..1].to_vec()
             }
             // "kick" is for those who are kicked by hand.
@@ -162,7 +161,7 @@ fn packages_are_read_and_written() {
 #[test]
 fn the_heartbeat_is_told_in_whole_seconds_and_never_as_none() {
     for (heartbeat, seconds) in [(25_000, 25), (1_000, 1), (1_999, 1), (20, 1), (90_000, 90)] {
-        let mut codec = codec::Codec::new(WireFormat::POMELO, Duration::from_millis(heartbeat));
+        let mut codec = wire::Codec::new(WireFormat::POMELO, Duration::from_millis(heartbeat));
         let decoded = decode(&mut codec, &package(1, br#"{"sys":{}}"#));
         let answer = format!(r#"{{"code":200,"sys":{{"heartbeat":{seconds}}}}}"#);
         assert_eq!(decoded.frames, [(2, package(1, answer.as_bytes()))]);

@@ -4,9 +4,8 @@
 pub(crate) use crate::client::{masked, package};
 use bytes::Bytes;
 use channel_store::{ChannelName, Epoch, Payload, Position, Publication, Route, User, UserId};
-use connector::codec::{Codec, Input, Request, RequestBody, WireFormat};
-use connector::disconnect::Disconnect;
 use std::time::Duration;
+use wire::{Codec, Input, Request, RequestBody, WireFormat};
 
 /// A server's frame: opcode and payload.
 pub(crate) type Frame = (u8, Vec<u8>);
@@ -143,7 +142,7 @@ impl Message {
 pub(crate) struct Decoded {
     pub(crate) inputs: Vec<Input>,
     pub(crate) frames: Vec<Frame>,
-    pub(crate) result: Result<(), Disconnect>,
+    pub(crate) result: Result<(), wire::Error>,
 }
 
 pub(crate) fn decode(codec: &mut Codec, message: &[u8]) -> Decoded {

@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::fmt::Write;
 
 /// What a client wrote, as UTF-8: surrogate pairs joined, and what is no text replaced by U+FFFD, as the original did.
-pub(super) fn to_utf8(bytes: &[u8]) -> Cow<'_, [u8]> {
+pub(crate) fn to_utf8(bytes: &[u8]) -> Cow<'_, [u8]> {
     if simdutf8::basic::from_utf8(bytes).is_ok() {
         return Cow::Borrowed(bytes);
     }
@@ -54,7 +54,7 @@ fn surrogate_pair(bytes: &[u8]) -> Option<char> {
 }
 
 /// JSON as every client can read it: characters beyond U+FFFF, which only strings can hold, as escapes.
-pub(super) fn for_clients(json: &[u8]) -> Cow<'_, [u8]> {
+pub(crate) fn for_clients(json: &[u8]) -> Cow<'_, [u8]> {
     let is_beyond = |byte: &u8| *byte >= 0xf0;
     if !json.iter().any(is_beyond) {
         return Cow::Borrowed(json);

@@ -101,20 +101,20 @@ impl Dictionary {
 
     /// The route of a code that a client used.
     #[must_use]
-    pub(super) fn route(&self, code: u16) -> Option<&str> {
+    pub(crate) fn route(&self, code: u16) -> Option<&str> {
         let index = usize::from(code).checked_sub(1)?;
         self.routes.get(index).map(|route| &**route)
     }
 
     /// The code of a route, if it has one.
     #[must_use]
-    pub(super) fn code(&self, route: &str) -> Option<u16> {
+    pub(crate) fn code(&self, route: &str) -> Option<u16> {
         self.codes.get(route).copied()
     }
 
     /// What a client is told in the `sys` of a handshake's answer, that knows this version, or none.
     #[must_use]
-    pub(super) fn describe(&self, known: Option<&str>) -> String {
+    pub(crate) fn describe(&self, known: Option<&str>) -> String {
         let news = if known == Some(&*self.version) {
             ""
         } else {

@@ -5,10 +5,9 @@ use crate::reference::{
     request, written,
 };
 use channel_store::{ChannelName, Route};
-use connector::codec::{self, Input, Moved, Request, RequestBody, WireFormat};
-use connector::disconnect::Disconnect;
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use wire::{Disconnect, Input, Moved, Request, RequestBody, WireFormat};
 
 fn read(text: &str) -> Decoded {
     decode(&mut codec(WireFormat::JSON), text.as_bytes())
@@ -71,7 +70,7 @@ fn a_method_that_every_object_has_is_an_attack_k6() {
     let mut inputs = Vec::new();
     let attack = br#"{"id":1,"route":"connector.handler.constructor"}"#;
     let refused = codec(WireFormat::JSON).decode(attack, &mut inputs, &mut Vec::new());
-    assert_eq!(refused, Err(Disconnect::Attack));
+    assert_eq!(refused, Err(wire::Error::Attack));
     assert_eq!(inputs, []);
 }
 
@@ -150,34 +149,34 @@ fn the_400_carries_the_id_if_it_could_be_read() {
 
 #[test]
 fn replies_pushes_and_heartbeats_are_written_as_the_contract_shows() {
-    let out = written(|out| codec::reply(WireFormat::JSON, 1, br#"{"code":0}"#, out));
+    let out = written(|out| wire::reply(WireFormat::JSON, 1, br#"{"code":0}"#, out));
     assert_eq!(frames(&out), [text(r#"{"id":1,"body":{"code":0}}"#)]);
     let publication = publication("onMessage", r#"{"type":1}"#);
-    let out = written(|out| codec::push(WireFormat::JSON, &channel("4"), &publication, out));
+    let out = written(|out| wire::push(WireFormat::JSON, &channel("4"), &publication, out));
     let expected =
         r#"{"route":"onMessage","channel":"4","offset":17,"time":1795377365123,"body":{"type":1}}"#;
     assert_eq!(frames(&out), [text(expected)]);
     let out = written(|out| {
         let at = publication_position("e1", 19);
-        codec::position(WireFormat::JSON, &channel("4"), &at, Moved::Diverged, out);
+        wire::position(WireFormat::JSON, &channel("4"), &at, Moved::Diverged, out);
     });
     let expected = r#"{"route":"onPosition","channel":"4","body":{"epoch":"e1","offset":19,"reason":"diverged"}}"#;
     assert_eq!(frames(&out), [text(expected)]);
-    let out = written(|out| codec::heartbeat(WireFormat::JSON, out));
+    let out = written(|out| wire::heartbeat(WireFormat::JSON, out));
     assert_eq!(frames(&out), [(9, vec![])]);
 }
 
 #[test]
 fn a_farewell_is_a_push_and_a_close_code() {
-    let out = written(|out| codec::close(WireFormat::JSON, Disconnect::Slow, out));
+    let out = written(|out| wire::close(WireFormat::JSON, Disconnect::Slow, out));
     let kick = r#"{"route":"onKick","body":{"reason":"slow","reconnect":true}}"#;
     assert_eq!(frames(&out), [text(kick), (8, b"\x0f\xa1slow".to_vec())]);
-    let out = written(|out| codec::close(WireFormat::JSON, Disconnect::too_big(300), out));
+    let out = written(|out| wire::close(WireFormat::JSON, wire::Error::too_big(300).into(), out));
     let text = b"message too big: the limit is 300 bytes";
     let close = [&1009_u16.to_be_bytes()[..], text].concat();
     assert_eq!(frames(&out), [(8, close)]);
     for reason in Disconnect::ALL {
-        let out = written(|out| codec::close(WireFormat::JSON, reason, out));
+        let out = written(|out| wire::close(WireFormat::JSON, reason, out));
         for (opcode, payload) in frames(&out) {
             if opcode == 1 {
                 serde_json::from_slice::<Value>(&payload).unwrap();
@@ -194,7 +193,7 @@ proptest! {
         prop_assume!(ChannelName::new(name.as_str()).is_ok() && Route::new(route.as_str()).is_ok());
         let body = json!({ "value": value });
         let publication = publication(&route, &body.to_string());
-        let out = written(|out| codec::push(WireFormat::JSON, &channel(&name), &publication, out));
+        let out = written(|out| wire::push(WireFormat::JSON, &channel(&name), &publication, out));
         let [(1, payload)] = &frames(&out)[..] else { panic!("one text frame") };
         let expected = json!({
             "route": route, "channel": name, "offset": 17, "time": 1_795_377_365_123_u64, "body": body,

@@ -5,7 +5,7 @@
 //! what is longer than its limit before the payload is looked at; it never holds more than the limit.
 
 use super::{Opcode, deflate};
-use crate::disconnect::Disconnect;
+use crate::Error;
 use std::cell::Cell;
 
 /// Two bytes, eight of an extended length, four of the mask.
@@ -100,13 +100,9 @@ impl Reader {
     /// Everything behind a close frame or an error is ignored.
     ///
     /// # Errors
-    /// [`Disconnect::Frame`], [`Disconnect::Utf8`] and [`Disconnect::TooBig`]: the reason to close for. Events that came
+    /// [`Error::Frame`], [`Error::Utf8`] and [`Error::TooBig`]: the reason to close for. Events that came
     /// before hold.
-    pub fn feed(
-        &mut self,
-        bytes: &mut [u8],
-        mut on: impl FnMut(Event<'_>),
-    ) -> Result<(), Disconnect> {
+    pub fn feed(&mut self, bytes: &mut [u8], mut on: impl FnMut(Event<'_>)) -> Result<(), Error> {
         self.end_with(|reader| reader.read(bytes, &mut on, &|| false))
     }
 
@@ -120,7 +116,7 @@ impl Reader {
         bytes: &mut [u8],
         most: usize,
         mut on: impl FnMut(Event<'_>),
-    ) -> Result<(), Disconnect> {
+    ) -> Result<(), Error> {
         let given = Cell::new(0);
         let mut count = |event: Event<'_>| {
             if let Event::Message(message) = event {
@@ -142,15 +138,12 @@ impl Reader {
     ///
     /// # Errors
     /// As [`feed`](Self::feed).
-    pub fn resume(&mut self, most: usize, on: impl FnMut(Event<'_>)) -> Result<(), Disconnect> {
+    pub fn resume(&mut self, most: usize, on: impl FnMut(Event<'_>)) -> Result<(), Error> {
         let mut bytes = std::mem::take(&mut self.partial().unread);
         self.feed_some(&mut bytes, most, on)
     }
 
-    fn end_with(
-        &mut self,
-        read: impl FnOnce(&mut Self) -> Result<(), Disconnect>,
-    ) -> Result<(), Disconnect> {
+    fn end_with(&mut self, read: impl FnOnce(&mut Self) -> Result<(), Error>) -> Result<(), Error> {
         let result = read(self);
         if result.is_err() {
             self.is_closed = true;
@@ -166,7 +159,7 @@ impl Reader {
         mut bytes: &mut [u8],
         on: &mut impl FnMut(Event<'_>),
         is_enough: &impl Fn() -> bool,
-    ) -> Result<(), Disconnect> {
+    ) -> Result<(), Error> {
         while !bytes.is_empty() && !self.is_closed {
             let Some((mut frame, payload)) = self.frame(bytes)? else {
                 return Ok(());
@@ -192,10 +185,7 @@ impl Reader {
     }
 
     /// The frame that goes on or begins here, and the bytes behind its header. `None`: the header is not all there.
-    fn frame<'a>(
-        &mut self,
-        bytes: &'a mut [u8],
-    ) -> Result<Option<(Frame, &'a mut [u8])>, Disconnect> {
+    fn frame<'a>(&mut self, bytes: &'a mut [u8]) -> Result<Option<(Frame, &'a mut [u8])>, Error> {
         let mut stored = 0;
         let mut header = [0; HEADER_LIMIT];
         if let Some(partial) = &mut self.partial {
@@ -224,17 +214,17 @@ impl Reader {
     }
 
     /// Checks a new frame against what is under way.
-    fn admit(&self, frame: &Frame) -> Result<(), Disconnect> {
+    fn admit(&self, frame: &Frame) -> Result<(), Error> {
         let message = self.partial.as_ref().and_then(|it| it.message.as_ref());
         match (frame.opcode, message) {
             (Opcode::Continuation, None) | (Opcode::Text | Opcode::Binary, Some(_)) => {
-                return Err(Disconnect::Frame);
+                return Err(Error::Frame);
             }
             _ => {}
         }
         let before = message.map_or(0, |it| it.bytes.len());
         if !frame.opcode.is_control() && before.saturating_add(frame.left) > self.limit {
-            return Err(Disconnect::too_big(self.limit));
+            return Err(Error::too_big(self.limit));
         }
         Ok(())
     }
@@ -245,7 +235,7 @@ impl Reader {
         frame: &Frame,
         piece: &[u8],
         on: &mut impl FnMut(Event<'_>),
-    ) -> Result<(), Disconnect> {
+    ) -> Result<(), Error> {
         let is_last = frame.is_final && frame.left == 0;
         let begun = self.partial.as_mut().and_then(|it| it.message.take());
         if is_last && begun.is_none() {
@@ -254,7 +244,7 @@ impl Reader {
                 return self.inflate(piece, is_text, on);
             }
             if is_text && simdutf8::basic::from_utf8(piece).is_err() {
-                return Err(Disconnect::Utf8);
+                return Err(Error::Utf8);
             }
             on(Event::Message(piece));
             return Ok(());
@@ -287,10 +277,10 @@ impl Reader {
         compressed: &[u8],
         is_text: bool,
         on: &mut impl FnMut(Event<'_>),
-    ) -> Result<(), Disconnect> {
+    ) -> Result<(), Error> {
         deflate::inflate(compressed, self.limit, |message| {
             if is_text && simdutf8::basic::from_utf8(message).is_err() {
-                return Err(Disconnect::Utf8);
+                return Err(Error::Utf8);
             }
             on(Event::Message(message));
             Ok(())
@@ -303,7 +293,7 @@ impl Reader {
         frame: &Frame,
         piece: &[u8],
         on: &mut impl FnMut(Event<'_>),
-    ) -> Result<(), Disconnect> {
+    ) -> Result<(), Error> {
         if frame.left > 0 {
             self.partial().control.extend_from_slice(piece);
             return Ok(());
@@ -361,7 +351,7 @@ struct Frame {
 impl Frame {
     /// The frame that begins here, and the length of its header. `None`: more bytes are needed. What is wrong is refused
     /// with the first byte that shows it.
-    fn parse(bytes: &[u8], inflates: bool) -> Result<Option<(Self, usize)>, Disconnect> {
+    fn parse(bytes: &[u8], inflates: bool) -> Result<Option<(Self, usize)>, Error> {
         let &[first, ref rest @ ..] = bytes else {
             return Ok(None);
         };
@@ -369,10 +359,10 @@ impl Frame {
         // The three reserved bits stand for extensions; ours marks the first frame of a message (RFC 7692, section 6).
         let is_compressed = inflates && first & 0x70 == 0x40;
         let is_reserved = first & 0x70 != 0 && !is_compressed;
-        let opcode = Opcode::from_bits(first & 0x0f).ok_or(Disconnect::Frame)?;
+        let opcode = Opcode::from_bits(first & 0x0f).ok_or(Error::Frame)?;
         let begins = matches!(opcode, Opcode::Text | Opcode::Binary);
         if is_reserved || is_compressed && !begins || opcode.is_control() && !is_final {
-            return Err(Disconnect::Frame);
+            return Err(Error::Frame);
         }
         let &[second, ref rest @ ..] = rest else {
             return Ok(None);
@@ -380,7 +370,7 @@ impl Frame {
         let is_masked = second & 0x80 != 0;
         let short = second & 0x7f;
         if !is_masked || opcode.is_control() && short > 125 {
-            return Err(Disconnect::Frame);
+            return Err(Error::Frame);
         }
         let length_bytes = match short {
             126 => 2,
@@ -449,14 +439,14 @@ impl Message {
     }
 
     /// A text is refused with the first piece that can't be part of UTF-8 (section 8.1).
-    fn check(&mut self, is_last: bool) -> Result<(), Disconnect> {
+    fn check(&mut self, is_last: bool) -> Result<(), Error> {
         // What is compressed is checked when it is whole.
         if !self.is_text || self.is_compressed {
             return Ok(());
         }
         match simdutf8::compat::from_utf8(&self.bytes[self.checked..]) {
             Ok(_) => self.checked = self.bytes.len(),
-            Err(error) if error.error_len().is_some() || is_last => return Err(Disconnect::Utf8),
+            Err(error) if error.error_len().is_some() || is_last => return Err(Error::Utf8),
             Err(error) => self.checked += error.valid_up_to(),
         }
         Ok(())
@@ -464,20 +454,20 @@ impl Message {
 }
 
 /// Nothing, or a code that an endpoint may send (section 7.4) and a reason in UTF-8.
-fn check_close(payload: &[u8]) -> Result<(), Disconnect> {
+fn check_close(payload: &[u8]) -> Result<(), Error> {
     let Some((&code, reason)) = payload.split_first_chunk() else {
         return if payload.is_empty() {
             Ok(())
         } else {
-            Err(Disconnect::Frame)
+            Err(Error::Frame)
         };
     };
     if !matches!(u16::from_be_bytes(code), 1000..=1003 | 1007..=1014 | 3000..=4999) {
-        return Err(Disconnect::Frame);
+        return Err(Error::Frame);
     }
     match simdutf8::basic::from_utf8(reason) {
         Ok(_) => Ok(()),
-        Err(_) => Err(Disconnect::Utf8),
+        Err(_) => Err(Error::Utf8),
     }
 }
 

@@ -4,7 +4,7 @@
 //! all of them, and a connection holds no window between messages. Compressors are the thread's, borrowed for one message.
 
 use super::{Opcode, header};
-use crate::disconnect::Disconnect;
+use crate::Error;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 use http::{HeaderMap, HeaderValue, header};
 use std::cell::RefCell;
@@ -161,13 +161,13 @@ fn compress_all<'a>(
 /// Calls `on` with a message that came compressed; `limit` bounds it.
 ///
 /// # Errors
-/// [`Disconnect::TooBig`], with no more than the limit made of it; [`Disconnect::Frame`] if it is not deflate, or
+/// [`Error::TooBig`], with no more than the limit made of it; [`Error::Frame`] if it is not deflate, or
 /// ends too early.
-pub(super) fn inflate<T>(
+pub(crate) fn inflate<T>(
     compressed: &[u8],
     limit: usize,
-    on: impl FnOnce(&[u8]) -> Result<T, Disconnect>,
-) -> Result<T, Disconnect> {
+    on: impl FnOnce(&[u8]) -> Result<T, Error>,
+) -> Result<T, Error> {
     let mut message = TOOLS.with_borrow_mut(|tools| {
         let mut message = std::mem::take(&mut tools.space);
         message.clear();
@@ -188,12 +188,12 @@ fn inflate_all(
     compressed: &[u8],
     limit: usize,
     message: &mut Vec<u8>,
-) -> Result<(), Disconnect> {
+) -> Result<(), Error> {
     decompress.reset(false);
     let is_whole = compressed.is_empty()
         || inflate_part(decompress, compressed, limit, message)?
         || inflate_part(decompress, &END, limit, message)?;
-    is_whole.then_some(()).ok_or(Disconnect::Frame)
+    is_whole.then_some(()).ok_or(Error::Frame)
 }
 
 /// Appends what is in this part; true if a last block ends there.
@@ -202,7 +202,7 @@ fn inflate_part(
     mut part: &[u8],
     limit: usize,
     message: &mut Vec<u8>,
-) -> Result<bool, Disconnect> {
+) -> Result<bool, Error> {
     loop {
         let length = message.len();
         // One byte more shows that there is more.
@@ -211,9 +211,9 @@ fn inflate_part(
         let before = decompress.total_in();
         let status = decompress
             .decompress_vec(part, message, FlushDecompress::Sync)
-            .map_err(|_| Disconnect::Frame)?;
+            .map_err(|_| Error::Frame)?;
         if message.len() > limit {
-            return Err(Disconnect::too_big(limit));
+            return Err(Error::too_big(limit));
         }
         let taken = usize::try_from(decompress.total_in() - before).unwrap_or(usize::MAX);
         part = part.get(taken..).unwrap_or_default();
@@ -227,11 +227,11 @@ fn inflate_part(
             let window = &message[message.len().saturating_sub(WINDOW)..];
             decompress
                 .set_dictionary(window)
-                .map_err(|_| Disconnect::Frame)?;
+                .map_err(|_| Error::Frame)?;
         } else if part.is_empty() && message.len() < message.capacity() {
             return Ok(false);
         } else if taken == 0 && message.len() == length {
-            return Err(Disconnect::Frame);
+            return Err(Error::Frame);
         }
     }
 }
@@ -286,7 +286,7 @@ mod tests {
         assert_eq!(negotiated(&[]), None);
     }
 
-    fn inflated(compressed: &[u8], limit: usize) -> Result<Vec<u8>, Disconnect> {
+    fn inflated(compressed: &[u8], limit: usize) -> Result<Vec<u8>, Error> {
         inflate(compressed, limit, |message| Ok(message.to_vec()))
     }
 
@@ -303,10 +303,10 @@ mod tests {
         ];
         for example in [&fixed[..], &stored, &last, &two] {
             assert_eq!(inflated(example, 5), Ok(b"Hello".to_vec()), "{example:?}");
-            assert_eq!(inflated(example, 4), Err(Disconnect::too_big(4)));
+            assert_eq!(inflated(example, 4), Err(Error::too_big(4)));
         }
         assert_eq!(inflated(&[], 5), Ok(Vec::new()));
-        assert_eq!(inflated(&[0xff, 0xff], 5), Err(Disconnect::Frame));
+        assert_eq!(inflated(&[0xff, 0xff], 5), Err(Error::Frame));
         // Without the padding, too.
         assert_eq!(inflated(&last[..7], 5), Ok(b"Hello".to_vec()));
     }
@@ -321,7 +321,7 @@ mod tests {
         assert_eq!(inflated(payload, text.len()), Ok(text.clone()));
         for length in 1..payload.len() {
             let cut_off = inflated(&payload[..length], text.len());
-            assert_eq!(cut_off, Err(Disconnect::Frame), "after {length}");
+            assert_eq!(cut_off, Err(Error::Frame), "after {length}");
         }
     }
 
@@ -346,10 +346,7 @@ mod tests {
         compressed.push(0);
         assert_eq!(inflated(&compressed, text.len()).as_ref(), Ok(&text));
         let limit = text.len() - 1;
-        assert_eq!(
-            inflated(&compressed, limit),
-            Err(Disconnect::too_big(limit))
-        );
+        assert_eq!(inflated(&compressed, limit), Err(Error::too_big(limit)));
     }
 
     fn payload(frame: &[u8]) -> (bool, &[u8]) {
@@ -435,10 +432,7 @@ mod tests {
         frame(&mut bomb, Opcode::Binary, &[&zeros]);
         let (_, payload) = payload(&bomb);
         assert!(payload.len() < 100 << 10);
-        assert_eq!(
-            inflated(payload, 128 << 10),
-            Err(Disconnect::too_big(128 << 10))
-        );
+        assert_eq!(inflated(payload, 128 << 10), Err(Error::too_big(128 << 10)));
         TOOLS.with_borrow(|tools| assert!(tools.space.capacity() <= KEPT));
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! `docs/protocols/` shows the same table to people; a test compares them.
 
+use crate::Error;
+
 /// A reason to close a connection. What each protocol makes of it: [`Disconnect::farewell`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Disconnect {
@@ -104,6 +106,20 @@ impl Farewell {
     }
 }
 
+impl From<Error> for Disconnect {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Closed => Self::Client,
+            Error::Malformed => Self::Malformed,
+            Error::Handshake => Self::Handshake,
+            Error::Attack => Self::Attack,
+            Error::Frame => Self::Frame,
+            Error::Utf8 => Self::Utf8,
+            Error::TooBig { limit } => Self::TooBig { limit },
+        }
+    }
+}
+
 impl Disconnect {
     /// All of them, once each.
     pub const ALL: [Self; 19] = [
@@ -127,14 +143,6 @@ impl Disconnect {
         Self::Utf8,
         Self::TooBig { limit: 0 },
     ];
-
-    /// A message had more bytes than this.
-    #[must_use]
-    pub fn too_big(limit: usize) -> Self {
-        Self::TooBig {
-            limit: u32::try_from(limit).unwrap_or(u32::MAX),
-        }
-    }
 
     /// The reason as a label of metrics and logs. It stays as it is.
     #[must_use]

@@ -6,7 +6,7 @@
 //! Clients of the original read exactly the bytes that the original sent, wherever it had an answer at all. Refusals that
 //! the original never needed have the form of `/ws` on every protocol.
 
-use crate::codec::Protocol;
+use crate::Protocol;
 use serde_json::Value;
 use std::borrow::Cow;
 use std::time::Duration;
@@ -379,7 +379,7 @@ impl Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::EngineIo;
+    use crate::EngineIo;
 
     #[test]
     fn json_clients_read_what_to_do() {

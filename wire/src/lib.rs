@@ -1,21 +1,28 @@
-//! Codecs: between the bytes of a client's protocol and what they ask for.
+//! Between the bytes of a client's protocol and what they ask for.
 //!
-//! A codec does no I/O, never awaits and knows neither sessions nor channels. [`Codec`] reads one connection's messages;
+//! Nothing here does I/O, awaits, or knows sessions. [`Codec`] reads one connection's messages;
 //! what is written is the same for every connection of a [`WireFormat`], so a publication is encoded once however many
 //! members it has. All that is encoded is whole messages of its [`Carrier`], ready for the socket.
 
+pub mod engine_io;
+pub mod websocket;
+
 mod dictionary;
+mod disconnect;
+mod error;
 mod format;
 mod json;
 mod pomelo;
+mod refusal;
 mod socketio;
 
 pub use dictionary::{Dictionary, DictionaryError};
-pub use pomelo::Packages;
-
+pub use disconnect::{Disconnect, Farewell, JsonFarewell};
+pub use error::Error;
 pub use format::{Carrier, EngineIo, Protocol, WireFormat};
+pub use pomelo::Packages;
+pub use refusal::{Reason, Refusal};
 
-use crate::disconnect::Disconnect;
 use bytes::Bytes;
 use channel_store::body::{self, BodyError};
 use channel_store::{ChannelName, Epoch, Position, Publication, Standing};
@@ -58,7 +65,9 @@ pub enum RequestBody {
 }
 
 impl RequestBody {
-    pub(crate) fn new(bytes: &[u8]) -> Self {
+    /// What these bytes are.
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Self {
         match body::check(bytes) {
             Ok(()) => Self::Object(Bytes::copy_from_slice(bytes)),
             Err(BodyError::TooDeep | BodyError::NumberTooLarge) => Self::Unusable,
@@ -161,8 +170,8 @@ impl Codec {
         message: &[u8],
         inputs: &mut Vec<Input>,
         out: &mut Vec<u8>,
-    ) -> Result<(), Disconnect> {
-        #[cfg(test)]
+    ) -> Result<(), Error> {
+        #[cfg(feature = "testing")]
         if let Some(opcode) = self.format.echo {
             self.format.carrier.carry(opcode, message, (0, &[]), out);
             return Ok(());
@@ -288,12 +297,12 @@ pub fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
 }
 
 /// Appends a packet of Engine.IO's.
-pub(crate) fn packet(format: WireFormat, packet: &str, out: &mut Vec<u8>) {
+pub fn packet(format: WireFormat, packet: &str, out: &mut Vec<u8>) {
     socketio::text(format, &[packet], out);
 }
 
 /// A method that every object of the original's had, called in one of its handlers, is an attack (K6, hybrid-05).
-fn refuse_attack(route: &str) -> Result<(), Disconnect> {
+fn refuse_attack(route: &str) -> Result<(), Error> {
     let method = route
         .strip_prefix("connector.handler.")
         .or_else(|| route.strip_prefix("chat.handler."));
@@ -315,7 +324,7 @@ fn refuse_attack(route: &str) -> Result<(), Disconnect> {
         )
     );
     if is_attack {
-        return Err(Disconnect::Attack);
+        return Err(Error::Attack);
     }
     Ok(())
 }

@@ -9,8 +9,9 @@ mod text;
 
 pub use stream::Packages;
 
-use super::{Dictionary, Input, Request, RequestBody, WireFormat, refuse_attack};
-use crate::disconnect::Disconnect;
+use super::{
+    Dictionary, Disconnect, Error, Input, Request, RequestBody, WireFormat, refuse_attack,
+};
 use crate::websocket::Opcode;
 use channel_store::{ChannelName, Position, Publication};
 use flate2::bufread::{GzDecoder, ZlibDecoder};
@@ -46,7 +47,7 @@ enum Stage {
 
 /// Reads one connection's frames.
 #[derive(Debug)]
-pub(super) struct Decoder {
+pub(crate) struct Decoder {
     stage: Stage,
     /// In seconds.
     heartbeat: u32,
@@ -55,7 +56,7 @@ pub(super) struct Decoder {
 }
 
 impl Decoder {
-    pub(super) fn new(heartbeat: Duration) -> Self {
+    pub(crate) fn new(heartbeat: Duration) -> Self {
         // Clients take 0 for "no heartbeats", and would be dropped for sending none.
         let heartbeat = u32::try_from(heartbeat.as_secs())
             .unwrap_or(u32::MAX)
@@ -67,21 +68,21 @@ impl Decoder {
         }
     }
 
-    pub(super) fn set_limit(&mut self, limit: usize) {
+    pub(crate) fn set_limit(&mut self, limit: usize) {
         self.limit = u32::try_from(limit).unwrap_or(u32::MAX);
     }
 
-    pub(super) fn decode(
+    pub(crate) fn decode(
         &mut self,
         format: WireFormat,
         frame: &[u8],
         inputs: &mut Vec<Input>,
         out: &mut Vec<u8>,
-    ) -> Result<(), Disconnect> {
+    ) -> Result<(), Error> {
         let mut rest = frame;
         // At least once: an empty frame is malformed (K6).
         loop {
-            let (kind, body, behind) = split_package(rest).ok_or(Disconnect::Malformed)?;
+            let (kind, body, behind) = split_package(rest).ok_or(Error::Malformed)?;
             self.package(format, (kind, body), inputs, out)?;
             if behind.is_empty() {
                 return Ok(());
@@ -97,12 +98,12 @@ impl Decoder {
         (kind, body): (u8, &[u8]),
         inputs: &mut Vec<Input>,
         out: &mut Vec<u8>,
-    ) -> Result<(), Disconnect> {
+    ) -> Result<(), Error> {
         match (kind, self.stage) {
             (HANDSHAKE, Stage::Opened) => {
                 let Some(system) = handshake(body) else {
                     package(format, HANDSHAKE, &[br#"{"code":500}"#], out);
-                    return Err(Disconnect::Handshake);
+                    return Err(Error::Handshake);
                 };
                 self.stage = Stage::Greeted;
                 let dictionary = format.dictionary.map_or_else(String::new, |dictionary| {
@@ -126,7 +127,7 @@ impl Decoder {
                 inputs.extend(message(format.dictionary, body, self.limit)?.map(Input::Request));
             }
             (HANDSHAKE | HANDSHAKE_ACK | HEARTBEAT | DATA, _) => {}
-            _ => return Err(Disconnect::Malformed),
+            _ => return Err(Error::Malformed),
         }
         Ok(())
     }
@@ -171,8 +172,8 @@ fn message(
     dictionary: Option<&Dictionary>,
     bytes: &[u8],
     limit: u32,
-) -> Result<Option<Request>, Disconnect> {
-    let (&flag, mut rest) = bytes.split_first().ok_or(Disconnect::Malformed)?;
+) -> Result<Option<Request>, Error> {
+    let (&flag, mut rest) = bytes.split_first().ok_or(Error::Malformed)?;
     let id = match flag >> 1 & 0b111 {
         REQUEST => take_id(&mut rest)?,
         // Clients have no business pushing, but the original ran such a message like a notify (hybrid-04).
@@ -182,15 +183,15 @@ fn message(
     let (route, body) = if flag & 1 == 1 {
         let Some((code, body)) = rest.split_first_chunk() else {
             // Without a dictionary a code means nothing, whatever its length.
-            return dictionary.map_or(Ok(None), |_| Err(Disconnect::Malformed));
+            return dictionary.map_or(Ok(None), |_| Err(Error::Malformed));
         };
         let route = dictionary.and_then(|dictionary| dictionary.route(u16::from_be_bytes(*code)));
         (route.unwrap_or_default().into(), body)
     } else {
-        let (&length, rest) = rest.split_first().ok_or(Disconnect::Malformed)?;
+        let (&length, rest) = rest.split_first().ok_or(Error::Malformed)?;
         let (route, body) = rest
             .split_at_checked(length.into())
-            .ok_or(Disconnect::Malformed)?;
+            .ok_or(Error::Malformed)?;
         (String::from_utf8_lossy(route), body)
     };
     if !route.contains('.') {
@@ -231,20 +232,20 @@ fn inflate(body: &[u8], limit: u32) -> Option<Vec<u8>> {
 }
 
 /// A request's id: seven bits a byte, the lowest first. Above 2³² − 1 it is malformed (F1).
-fn take_id(bytes: &mut &[u8]) -> Result<u32, Disconnect> {
+fn take_id(bytes: &mut &[u8]) -> Result<u32, Error> {
     let mut id = 0_u64;
     for shift in [0, 7, 14, 21, 28] {
-        let (&byte, rest) = bytes.split_first().ok_or(Disconnect::Malformed)?;
+        let (&byte, rest) = bytes.split_first().ok_or(Error::Malformed)?;
         *bytes = rest;
         id |= u64::from(byte & 0x7f) << shift;
         if byte < 0x80 {
-            return u32::try_from(id).map_err(|_| Disconnect::Malformed);
+            return u32::try_from(id).map_err(|_| Error::Malformed);
         }
     }
-    Err(Disconnect::Malformed)
+    Err(Error::Malformed)
 }
 
-pub(super) fn push(
+pub(crate) fn push(
     format: WireFormat,
     channel: &ChannelName,
     publication: &Publication,
@@ -266,7 +267,7 @@ pub(super) fn push(
     pushed(format, route, [&head, &body, b"}"], out);
 }
 
-pub(super) fn skip(
+pub(crate) fn skip(
     format: WireFormat,
     channel: &ChannelName,
     position: &Position,
@@ -278,7 +279,7 @@ pub(super) fn skip(
     pushed(format, "onPosition", [&text, b"", b""], out);
 }
 
-pub(super) fn position(format: WireFormat, channel: &ChannelName, body: &str, out: &mut Vec<u8>) {
+pub(crate) fn position(format: WireFormat, channel: &ChannelName, body: &str, out: &mut Vec<u8>) {
     let channel = Value::from(channel.as_str());
     let text = format!(r#"{{"channel":{channel},"body":{body}}}"#);
     let text = text::for_clients(text.as_bytes());
@@ -302,7 +303,7 @@ fn pushed(format: WireFormat, route: &str, body: [&[u8]; 3], out: &mut Vec<u8>) 
     package(format, DATA, &[&head, route, first, second, third], out);
 }
 
-pub(super) fn reply(format: WireFormat, id: u64, body: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn reply(format: WireFormat, id: u64, body: &[u8], out: &mut Vec<u8>) {
     let mut head = vec![RESPONSE << 1];
     let mut left = id;
     while left >= 0x80 {
@@ -313,11 +314,11 @@ pub(super) fn reply(format: WireFormat, id: u64, body: &[u8], out: &mut Vec<u8>)
     package(format, DATA, &[&head, &text::for_clients(body)], out);
 }
 
-pub(super) fn heartbeat(format: WireFormat, out: &mut Vec<u8>) {
+pub(crate) fn heartbeat(format: WireFormat, out: &mut Vec<u8>) {
     package(format, HEARTBEAT, &[], out);
 }
 
-pub(super) fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
+pub(crate) fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
     let farewell = reason.farewell();
     if let Some(kick) = farewell.kick {
         let body = format!(r#"{{"reason":"{kick}"{}}}"#, reason.details());

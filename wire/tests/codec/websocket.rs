@@ -1,10 +1,9 @@
 //! The WebSocket reader: RFC 6455's rules, its limit, and that it makes no difference how the bytes are cut.
 
 use crate::reference::{frames, masked, written};
-use connector::disconnect::Disconnect;
-use connector::websocket::{self, Event, Opcode, Reader};
 use flate2::{Compress, Compression, FlushCompress};
 use proptest::prelude::*;
+use wire::websocket::{self, Event, Opcode, Reader};
 
 const LIMIT: usize = 300;
 const MASK: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
@@ -27,7 +26,7 @@ fn keep(event: Event<'_>) -> Seen {
     }
 }
 
-type Outcome = (Vec<Seen>, Result<(), Disconnect>);
+type Outcome = (Vec<Seen>, Result<(), wire::Error>);
 
 /// Feeds the bytes cut after each of the given lengths, in turn.
 fn feed(mut reader: Reader, bytes: &[u8], cuts: &[usize]) -> Outcome {
@@ -63,7 +62,7 @@ fn read(bytes: &[u8]) -> Outcome {
     read_by(Reader::new, bytes)
 }
 
-fn refused(bytes: &[u8], reason: Disconnect) {
+fn refused(bytes: &[u8], reason: wire::Error) {
     assert_eq!(read(bytes), (vec![], Err(reason)), "{bytes:x?}");
 }
 
@@ -99,24 +98,24 @@ fn fragments_are_joined_and_control_frames_may_come_in_between() {
 #[test]
 fn what_the_rfc_forbids_is_refused_with_1002() {
     // Section 5.1: a client masks.
-    refused(&[0x82, 0x00], Disconnect::Frame);
+    refused(&[0x82, 0x00], wire::Error::Frame);
     // Section 5.2: no extension was negotiated; these opcodes are reserved.
     for first in [0xc2, 0xa2, 0x92, 0x83, 0x87, 0x8b, 0x8f] {
-        refused(&masked(first, MASK, b""), Disconnect::Frame);
+        refused(&masked(first, MASK, b""), wire::Error::Frame);
     }
     // Section 5.4: nothing to continue; a message within a message.
-    refused(&masked(0x80, MASK, b""), Disconnect::Frame);
+    refused(&masked(0x80, MASK, b""), wire::Error::Frame);
     refused(
         &[masked(0x02, MASK, b""), masked(0x82, MASK, b"")].concat(),
-        Disconnect::Frame,
+        wire::Error::Frame,
     );
     // Section 5.5: control frames are whole and short.
-    refused(&masked(0x09, MASK, b""), Disconnect::Frame);
-    refused(&masked(0x89, MASK, &[0; 126]), Disconnect::Frame);
+    refused(&masked(0x09, MASK, b""), wire::Error::Frame);
+    refused(&masked(0x89, MASK, &[0; 126]), wire::Error::Frame);
     // Section 7.4: a code has two bytes, and not any.
-    refused(&masked(0x88, MASK, b"\x03"), Disconnect::Frame);
+    refused(&masked(0x88, MASK, b"\x03"), wire::Error::Frame);
     for code in [0_u16, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000] {
-        refused(&masked(0x88, MASK, &code.to_be_bytes()), Disconnect::Frame);
+        refused(&masked(0x88, MASK, &code.to_be_bytes()), wire::Error::Frame);
     }
     for code in [1000_u16, 1003, 1007, 1014, 3000, 4999] {
         let payload = code.to_be_bytes().to_vec();
@@ -127,12 +126,12 @@ fn what_the_rfc_forbids_is_refused_with_1002() {
 
 #[test]
 fn text_that_is_not_utf_8_is_refused_with_1007_at_once() {
-    refused(&masked(0x81, MASK, b"a\xff"), Disconnect::Utf8);
-    refused(&masked(0x81, MASK, b"\xe5\x93"), Disconnect::Utf8);
-    refused(&masked(0x88, MASK, b"\x03\xe8\xff"), Disconnect::Utf8);
+    refused(&masked(0x81, MASK, b"a\xff"), wire::Error::Utf8);
+    refused(&masked(0x81, MASK, b"\xe5\x93"), wire::Error::Utf8);
+    refused(&masked(0x88, MASK, b"\x03\xe8\xff"), wire::Error::Utf8);
     // The message has not ended, but it can't become text any more.
-    refused(&masked(0x01, MASK, b"\xe5\x93\xff"), Disconnect::Utf8);
-    refused(&masked(0x81, MASK, b"a\xffb")[..8], Disconnect::Utf8);
+    refused(&masked(0x01, MASK, b"\xe5\x93\xff"), wire::Error::Utf8);
+    refused(&masked(0x81, MASK, b"a\xffb")[..8], wire::Error::Utf8);
     let binary = masked(0x82, MASK, b"a\xff");
     assert_eq!(
         read(&binary),
@@ -145,19 +144,19 @@ fn a_message_beyond_the_limit_is_refused_before_its_payload_is_looked_at() {
     let header = |bytes: Vec<u8>| bytes[..8].to_vec();
     refused(
         &header(masked(0x82, MASK, &[0; LIMIT + 1])),
-        Disconnect::too_big(LIMIT),
+        wire::Error::too_big(LIMIT),
     );
     refused(
         &[
             0x82, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4,
         ],
-        Disconnect::too_big(LIMIT),
+        wire::Error::too_big(LIMIT),
     );
     let mut fragments = masked(0x02, MASK, &[0; LIMIT - 1]);
     fragments.extend(masked(0x00, MASK, &[0]));
     assert_eq!(read(&fragments), (vec![], Ok(())));
     fragments.extend(&masked(0x00, MASK, &[0])[..6]);
-    refused(&fragments, Disconnect::too_big(LIMIT));
+    refused(&fragments, wire::Error::too_big(LIMIT));
 }
 
 /// Each of these as a frame of its own: first byte, payload.
@@ -207,14 +206,14 @@ fn what_rfc_7692_forbids_is_refused() {
         // No deflate.
         &[(0xc1, &[0xff, 0xff])],
     ] {
-        assert_eq!(compressed(frames).1, Err(Disconnect::Frame), "{frames:?}");
+        assert_eq!(compressed(frames).1, Err(wire::Error::Frame), "{frames:?}");
     }
     // What inflates to other than UTF-8: a stored block with a byte alone.
     let stored = [0x00, 0x01, 0x00, 0xfe, 0xff, 0xff, 0x00];
-    assert_eq!(compressed(&[(0xc1, &stored)]).1, Err(Disconnect::Utf8));
+    assert_eq!(compressed(&[(0xc1, &stored)]).1, Err(wire::Error::Utf8));
     assert_eq!(compressed(&[(0xc2, &stored)]).1, Ok(()));
     // Without the extension the bit is reserved.
-    refused(&masked(0xc1, MASK, &HELLO), Disconnect::Frame);
+    refused(&masked(0xc1, MASK, &HELLO), wire::Error::Frame);
 }
 
 /// As a client compresses a message (RFC 7692, section 7.2.1).
@@ -240,7 +239,7 @@ fn a_message_that_inflates_beyond_the_limit_is_refused() {
         assert!(bomb.len() < LIMIT);
         assert_eq!(
             compressed(&[(0xc2, &bomb)]).1,
-            Err(Disconnect::too_big(LIMIT))
+            Err(wire::Error::too_big(LIMIT))
         );
     }
 }

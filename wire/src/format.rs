@@ -37,15 +37,15 @@ pub enum Carrier {
 /// A form that publications are encoded in, once each however many members want it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WireFormat {
-    pub(super) protocol: Protocol,
-    pub(super) carrier: Carrier,
+    pub(crate) protocol: Protocol,
+    pub(crate) carrier: Carrier,
     /// Each push tells its channel, offset and time.
-    pub(super) positions: bool,
+    pub(crate) positions: bool,
     /// Of the routes that have codes; one for the process.
-    pub(super) dictionary: Option<&'static Dictionary>,
+    pub(crate) dictionary: Option<&'static Dictionary>,
     /// Messages are no protocol's: each is sent back, as one of this kind.
-    #[cfg(test)]
-    pub(super) echo: Option<Opcode>,
+    #[cfg(feature = "testing")]
+    pub(crate) echo: Option<Opcode>,
 }
 
 impl WireFormat {
@@ -56,7 +56,7 @@ impl WireFormat {
         carrier: Carrier::WebSocket,
         positions: false,
         dictionary: None,
-        #[cfg(test)]
+        #[cfg(feature = "testing")]
         echo: None,
     };
     /// The same, for members that asked for positions: each push tells its channel, offset and time.
@@ -102,8 +102,9 @@ impl WireFormat {
     }
 
     /// No protocol: messages that are sent back, as of this kind.
-    #[cfg(test)]
-    pub(crate) const fn echo(opcode: Opcode) -> Self {
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub const fn echo(opcode: Opcode) -> Self {
         Self {
             echo: Some(opcode),
             ..Self::JSON
@@ -141,7 +142,7 @@ impl WireFormat {
 impl Carrier {
     /// Appends one message, which consists of a head and these parts, of that length together.
     #[inline]
-    pub(super) fn carry(
+    pub(crate) fn carry(
         self,
         opcode: Opcode,
         head: &[u8],
@@ -165,7 +166,7 @@ impl Carrier {
     }
 
     /// Appends the end, as far as the carrier has one.
-    pub(super) fn close(self, code: u16, reason: &str, out: &mut Vec<u8>) {
+    pub(crate) fn close(self, code: u16, reason: &str, out: &mut Vec<u8>) {
         match self {
             Self::WebSocket | Self::Deflate => websocket::close(out, code, reason),
             Self::Stream => {}

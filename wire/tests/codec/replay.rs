@@ -4,9 +4,8 @@
 use crate::reference::{
     Decoded, Frame, Message, RouteName, channel, decode, frames, publication, unpack, written,
 };
-use connector::codec::{self, Codec, Input, Request, WireFormat};
-use connector::disconnect::Disconnect;
 use std::time::Duration;
+use wire::{Codec, Disconnect, Input, Request, WireFormat};
 
 /// One recorded frame: opcode and payload, unmasked and inflated.
 struct Recorded {
@@ -78,7 +77,7 @@ struct Replay {
     requests: Vec<Request>,
     /// The ids that the original answered, in order.
     answered: Vec<u64>,
-    result: Result<(), Disconnect>,
+    result: Result<(), wire::Error>,
     /// What the original closed with: from its KICK on.
     farewell: Vec<Frame>,
 }
@@ -139,10 +138,10 @@ fn replay(transcript: &str, connection: u32, heartbeat: u64) -> Replay {
 /// A reply or push of the original as the codec writes it.
 fn again(message: &Message) -> Vec<u8> {
     written(|out| match &message.route {
-        RouteName::None => codec::reply(WireFormat::POMELO, message.id, &message.body, out),
+        RouteName::None => wire::reply(WireFormat::POMELO, message.id, &message.body, out),
         RouteName::Name(route) => {
             let body = std::str::from_utf8(&message.body).expect("JSON");
-            codec::push(
+            wire::push(
                 WireFormat::POMELO,
                 &channel("1"),
                 &publication(route, body),
@@ -155,7 +154,7 @@ fn again(message: &Message) -> Vec<u8> {
 
 fn farewell(reason: Disconnect) -> Vec<Frame> {
     frames(&written(|out| {
-        codec::close(WireFormat::POMELO, reason, out);
+        wire::close(WireFormat::POMELO, reason, out);
     }))
 }
 
@@ -201,7 +200,7 @@ fn hybrid_05_kick_attack() {
     let replay = replay(include_str!("../wire/hybrid-05-kick-attack.txt"), 1, 25);
     assert_eq!(ids(&replay.requests), [1]);
     assert_eq!(replay.answered, [1]);
-    assert_eq!(replay.result, Err(Disconnect::Attack));
+    assert_eq!(replay.result, Err(wire::Error::Attack));
     assert_eq!(replay.farewell, farewell(Disconnect::Attack));
 }
 

@@ -1,7 +1,6 @@
 //! What `docs/protocols/` tells client authors is what the code does.
 
-use connector::disconnect::Disconnect;
-use connector::refusal::Reason;
+use wire::{Disconnect, Reason};
 
 /// The rows whose first cell is a close code of ours, cell by cell.
 fn rows(document: &str) -> Vec<Vec<&str>> {
