@@ -574,6 +574,15 @@ mod tests {
     use super::*;
     use crate::codec::WireFormat;
     use crate::connection::CLOSE_PAUSE;
+    use crate::limits::Bounds;
+    use crate::metering::CLOSED;
+    use crate::session::tests::{is_followed, scene};
+    use crate::socket::Heartbeats;
+    use crate::testing::counters::Counters;
+    use crate::testing::soon;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
 
     fn offered(offers: &[&'static str]) -> Option<String> {
         let mut headers = HeaderMap::new();
@@ -617,5 +626,104 @@ mod tests {
             let is_closing = |it: &Arc<Connection>| it.closing() == Some(Disconnect::Shutdown);
             assert!(connections.iter().all(is_closing));
         }
+    }
+
+    /// A server that has room for one connection.
+    fn server(services: &Arc<Services>) -> Arc<Server> {
+        Arc::new(Server {
+            services: Arc::clone(services),
+            clients: ClientLimits {
+                heartbeat: Duration::from_secs(25),
+                socket_io: Heartbeats {
+                    interval: Duration::from_secs(25),
+                    timeout: Duration::from_secs(60),
+                },
+                handshake: Duration::from_secs(10),
+                idle: Duration::from_secs(60),
+                message: 1 << 10,
+            },
+            dictionary: None,
+            deflate: false,
+            page: false,
+            queues: QueueLimits::new(1 << 20, 1 << 20),
+            limits: Limits::new(Bounds {
+                connections: 1,
+                half_open: 1,
+                handshakes: u32::MAX,
+                polling: 0,
+            }),
+            connections: Mutex::default(),
+            sockets: TaskTracker::new(),
+            polling: Polling::default(),
+            readiness: Readiness::new(),
+        })
+    }
+
+    /// A text frame, masked as a client's must be, with a mask that changes nothing.
+    fn masked(text: &str) -> Vec<u8> {
+        let length = u8::try_from(text.len()).unwrap();
+        assert!(length < 126);
+        let mut frame = vec![0x81, 0x80 | length, 0, 0, 0, 0];
+        frame.extend(text.bytes());
+        frame
+    }
+
+    /// A bug that one client meets is the end of that client's connection alone. What the connection held is given back, or
+    /// each such bug would take one place of the connector's for ever.
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_whose_task_panics_is_closed_and_gone_from_every_list_and_count() {
+        let counters = Counters::default();
+        let _recording = metrics::set_default_local_recorder(&counters);
+        let mut scene = scene().await;
+        let server = server(&scene.services);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (mut client, (stream, peer)) = (client.unwrap(), accepted.unwrap());
+
+        let pass = Pass::new(server.limits.enter().unwrap(), server.limits.open());
+        let (reader, writer) = stream.into_split();
+        // The test holds on to it, as a channel with many members may.
+        let connection = Connection::new(writer, WireFormat::JSON, Arc::clone(&server.queues));
+        let inlet = Inlet::of_socket(reader, WireFormat::JSON, server.clients.message);
+        let is_over = Arc::new(AtomicBool::new(false));
+        let end = {
+            let is_over = Arc::clone(&is_over);
+            move || is_over.store(true, Ordering::Relaxed)
+        };
+        let held = Arc::clone(&connection);
+        Arc::clone(&server).connected(held, Some(peer), inlet, Vec::new(), Some(pass), end);
+        let login =
+            r#"{"route":"connector.handler.login","body":{"userId":"u","lessonId":"room"}}"#;
+        client.write_all(&masked(login)).await.unwrap();
+        soon(async {
+            while scene.script.feed.follows().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        is_followed(&mut scene.script).await;
+        let join = scene.instance.join().await;
+        assert_eq!(server.connections.lock().len(), 1);
+        assert!(server.limits.enter().is_none(), "its place is taken");
+        assert_eq!(counters.gauge(CONNECTIONS).to_bits(), 1_f64.to_bits());
+        assert_eq!(scene.logins("u").await, 1);
+
+        join.panic();
+        server.sockets.close();
+        soon(server.sockets.wait()).await;
+        assert!(is_over.load(Ordering::Relaxed));
+        assert!(server.connections.lock().is_empty());
+        assert!(server.limits.enter().is_some(), "its place is free");
+        assert_eq!(counters.gauge(CONNECTIONS).to_bits(), 0_f64.to_bits());
+        assert_eq!(counters.get(CLOSED), 1);
+        let mut rest = Vec::new();
+        // However the socket ends, it ends.
+        let _ = soon(client.read_to_end(&mut rest)).await;
+        // The join may have been done.
+        scene.instance.leave().await.answer(Ok(Default::default()));
+        soon(scene.services.departures.landed()).await;
+        assert_eq!(scene.logins("u").await, 0);
+        drop(connection);
     }
 }

@@ -285,4 +285,4 @@ fn new_session_id() -> Option<SessionId> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

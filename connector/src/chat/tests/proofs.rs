@@ -167,7 +167,7 @@ impl Played {
                             }
                         });
                     }
-                    Called::Join(_) | Called::Leave(_) => panic!("nobody joins here"),
+                    _ => panic!("nobody joins or looks here"),
                 }
             }
         });
