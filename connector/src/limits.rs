@@ -100,7 +100,7 @@ impl Drop for Counted {
 /// How many clients there may be, in each of the states that somebody could fill for nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Sockets of clients at once. A client that polls counts as [`Seats::EACH`], whether or not it has sockets open.
+    /// Sockets of clients at once. A client that polls counts as two, however many sockets it has open.
     pub connections: usize,
     /// Of these, sockets whose handshake is not over. One too many ends the oldest of them.
     pub half_open: usize,
