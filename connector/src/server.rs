@@ -431,6 +431,9 @@ impl Server {
             pass.ends_by(move || {
                 if let Some(connection) = connection.upgrade() {
                     connection.close(Disconnect::HandshakeTimeout);
+                    // At once: whoever holds many of them open would not end its side of a connection that is closed in
+                    // due form, and each has a place until then.
+                    connection.abort();
                 }
             });
         }
