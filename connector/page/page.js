@@ -236,7 +236,7 @@ at('say').onsubmit = (event) => {
   scroll();
 };
 
-// After a reload: whoever logs in under the same name has the same place again, at once.
+// After a reload the form holds the name from before: the same user has its place again at once.
 const before = remembered();
 if (before) {
   const { user, channel } = at('login').elements;

@@ -181,8 +181,8 @@ impl fmt::Debug for Limits {
     }
 }
 
-/// Sockets that have not said yet what they want. If there is one too many, the oldest ends: a client that means it says so
-/// in a moment, so whoever holds many of them open ends their own.
+/// Sockets that have not said yet what they want. If there is one too many, the oldest one ends. An honest client says what
+/// it wants within a moment, so an attacker that holds many sockets open ends its own.
 struct Opening {
     most: usize,
     bound: Bound,

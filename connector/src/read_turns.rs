@@ -67,7 +67,8 @@ pub(crate) struct Turn {
 }
 
 impl State {
-    /// The turn goes to whoever comes next, if somebody waits who may have it. Who no longer waits is passed over.
+    /// Gives free turns to those who are next in line and whose channel has a turn left. Requests that were given up are
+    /// skipped.
     fn pass_on(&mut self, turns: &Arc<ReadTurns>) {
         while self.under_way < AT_ONCE {
             let lines = self.channels.iter();

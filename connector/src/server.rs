@@ -57,7 +57,7 @@ const SOCKET_BUFFER: usize = 1 << 20;
 /// What is told to whoever comes without a WebSocket.
 const WHAT_THIS_IS: &str =
     "This is a WebSocket port: / speaks Pomelo, /socket.io/ Socket.IO, /ws JSON.\n";
-/// What is told to whoever is one too many.
+/// What a client is told when there is no place for it.
 const FULL: &str =
     "This connector has as many connections as it may have. Try again in some seconds.\n";
 /// What is told to a client, or rather to the proxy before it, that can't switch protocols.
@@ -140,7 +140,10 @@ impl Server {
                             let pass = Pass::new(place, self.limits.open());
                             serve(Arc::clone(&self), stream, pass);
                         }
-                        None => Arc::clone(&self).at_the_door(stream),
+                        None => {
+                            let pass = Pass::at_the_door(self.limits.at_the_door());
+                            Arc::clone(&self).any(stream, pass);
+                        }
                     }
                     let early = self.limits.handshake();
                     if !early.is_zero() {
@@ -155,22 +158,6 @@ impl Server {
                 }
             }
         }
-    }
-
-    /// Serves a socket for which there is no place if it brings a request of a client that polls, which has places for that.
-    /// Another one is told, if it speaks HTTP, or closed.
-    fn at_the_door(self: Arc<Self>, stream: TcpStream) {
-        let pass = Pass::at_the_door(self.limits.at_the_door());
-        let half_open = Arc::clone(&pass);
-        let task = tokio::spawn(async move {
-            let mut first = [0];
-            match timeout(REFUSE, stream.peek(&mut first)).await {
-                Ok(Ok(1)) if first[0] >= b' ' => self.http(stream, pass).await,
-                _ => Bound::Connections.reached(),
-            }
-        });
-        let task = task.abort_handle();
-        half_open.ends_by(move || task.abort());
     }
 
     /// Keeps the connector's leases. What was of an incarnation that was declared dead is closed.
@@ -218,14 +205,22 @@ impl Server {
         }
     }
 
-    /// A package begins with its type, a request of HTTP with a letter.
+    /// A package begins with its type, a request of HTTP with a letter. A socket for which there is no place is served only
+    /// if it speaks HTTP: it may bring a request of a client that polls, and another client is told why it is refused.
     fn any(self: Arc<Self>, stream: TcpStream, pass: Arc<Pass>) {
         let half_open = Arc::clone(&pass);
+        let has_room = pass.has_room();
+        let patience = if has_room {
+            self.clients.handshake
+        } else {
+            REFUSE
+        };
         let task = tokio::spawn(async move {
             let mut first = [0];
-            match timeout(self.clients.handshake, stream.peek(&mut first)).await {
-                Ok(Ok(1)) if first[0] < b' ' => self.stream(stream, pass),
-                Ok(Ok(1)) => self.http(stream, pass).await,
+            match timeout(patience, stream.peek(&mut first)).await {
+                Ok(Ok(1)) if first[0] >= b' ' => self.http(stream, pass).await,
+                _ if !has_room => Bound::Connections.reached(),
+                Ok(Ok(1)) => self.stream(stream, pass),
                 _ => {}
             }
         });
@@ -431,8 +426,8 @@ impl Server {
             pass.ends_by(move || {
                 if let Some(connection) = connection.upgrade() {
                     connection.close(Disconnect::HandshakeTimeout);
-                    // At once: whoever holds many of them open would not end its side of a connection that is closed in
-                    // due form, and each has a place until then.
+                    // Do not wait for the client to end its side. A client that holds many sockets open never does, and
+                    // each of them would keep its place.
                     connection.abort();
                 }
             });
@@ -580,9 +575,8 @@ mod tests {
     use crate::limits::Bounds;
     use crate::metering::CLOSED;
     use crate::session::tests::{is_followed, scene};
-    use crate::socket::Heartbeats;
     use crate::testing::counters::Counters;
-    use crate::testing::soon;
+    use crate::testing::{LIMITS, soon};
     use std::sync::atomic::{AtomicBool, Ordering};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
@@ -635,16 +629,7 @@ mod tests {
     fn server(services: &Arc<Services>) -> Arc<Server> {
         Arc::new(Server {
             services: Arc::clone(services),
-            clients: ClientLimits {
-                heartbeat: Duration::from_secs(25),
-                socket_io: Heartbeats {
-                    interval: Duration::from_secs(25),
-                    timeout: Duration::from_secs(60),
-                },
-                handshake: Duration::from_secs(10),
-                idle: Duration::from_secs(60),
-                message: 1 << 10,
-            },
+            clients: LIMITS,
             dictionary: None,
             deflate: false,
             page: false,

@@ -600,7 +600,7 @@ impl Clock {
 mod tests {
     use super::*;
     use crate::limits::QueueLimits;
-    use crate::testing::soon;
+    use crate::testing::{LIMITS, soon};
     use tokio::io::AsyncWriteExt;
     use tokio::net::{TcpListener, TcpStream};
     use tokio::time::advance;
@@ -616,17 +616,6 @@ mod tests {
         let serving = size_of_future(|socket: Box<Socket>| socket.serve(Vec::new()));
         assert!(serving <= 480, "{serving}");
     }
-
-    const LIMITS: ClientLimits = ClientLimits {
-        heartbeat: Duration::from_secs(25),
-        socket_io: Heartbeats {
-            interval: Duration::from_secs(25),
-            timeout: Duration::from_secs(60),
-        },
-        handshake: Duration::from_secs(10),
-        idle: Duration::from_secs(60),
-        message: 1024,
-    };
 
     /// What the clock leads to, and after how many seconds.
     async fn rings(clock: &mut Clock) -> (u64, Option<Disconnect>) {
