@@ -5,12 +5,31 @@ const PING_MS = 10_000; // Something is asked this often, since a browser shows 
 const SILENCE_MS = 5_000; // So long after a question nothing has come: the connection is dead. Answers take 2 s at most.
 const LONGEST_PAUSE_MS = 20_000;
 const TOO_BIG = 1009; // WebSocket's close code for a message beyond the server's limit.
+const KEPT = 'session'; // Under this name a tab keeps who is logged in there.
+
+/** Who was logged in before this tab was reloaded: `user`, `home` and `secret`. Not of other tabs: each is a session. */
+export function remembered() {
+  try {
+    return JSON.parse(sessionStorage.getItem(KEPT)) ?? undefined;
+  } catch {
+    // A browser may forbid to keep anything.
+  }
+}
+
+function remember(session) {
+  try {
+    if (session) sessionStorage.setItem(KEPT, JSON.stringify(session));
+    else sessionStorage.removeItem(KEPT);
+  } catch {
+    // As above.
+  }
+}
 
 export class Client {
   #socket;
   #state = 'connecting';
   #kicked;
-  #secret; // of our place, from the first login on
+  #secret; // of our place, from the first login on, or from before a reload
   #lastId = 0;
   #waiting = new Map(); // id → what to do with the answer
   #unanswered = new Map(); // key → a message that may not have arrived
@@ -24,6 +43,8 @@ export class Client {
    */
   constructor(url, user, home, on) {
     Object.assign(this, { url, user, home, on, channels: new Map([[home, undefined]]) });
+    const before = remembered();
+    if (before?.user === user) this.#secret = before.secret;
     addEventListener('offline', () => this.#lost({ reason: 'OFFLINE' }));
     addEventListener('online', () => this.#state === 'away' && this.connect());
   }
@@ -84,6 +105,7 @@ export class Client {
       const reply = await this.ask('connector.handler.login', body);
       if (reply.code !== 0) return this.#refused(reply);
       this.#secret = reply.resume;
+      remember({ user: this.user, home: this.home, secret: this.#secret });
       this.#joined(this.home, reply);
       for (const channel of [...this.channels.keys()]) {
         if (channel !== this.home) await this.#joinAgain(channel);
@@ -217,6 +239,8 @@ export class Client {
   #over(why) {
     clearTimeout(this.#timers.retry);
     this.#detach();
+    // The place is another's, or nobody's: it must not be claimed again.
+    if (remembered()?.user === this.user) remember(undefined);
     this.#to('over', why);
   }
 

@@ -1,6 +1,6 @@
 // What is seen of the client: everything that comes from others is put into the page as text, never as markup.
 
-import { Client } from './client.js';
+import { Client, remembered } from './client.js';
 
 const at = (id) => document.getElementById(id);
 const element = (name, className, ...children) => {
@@ -235,6 +235,15 @@ at('say').onsubmit = (event) => {
   content.value = '';
   scroll();
 };
+
+// After a reload the form holds the name from before: the same user has its place again at once.
+const before = remembered();
+if (before) {
+  const { user, channel } = at('login').elements;
+  user.value = before.user;
+  channel.value = before.home;
+  user.select();
+}
 
 // On a phone the members are a tap away.
 if (matchMedia('(max-width: 48rem)').matches) at('present').open = false;

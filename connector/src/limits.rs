@@ -100,7 +100,7 @@ impl Drop for Counted {
 /// How many clients there may be, in each of the states that somebody could fill for nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Sockets of clients at once. A client that polls counts as [`Seats::EACH`], whether or not it has sockets open.
+    /// Sockets of clients at once. A client that polls counts as two, however many sockets it has open.
     pub connections: usize,
     /// Of these, sockets whose handshake is not over. One too many ends the oldest of them.
     pub half_open: usize,
@@ -181,8 +181,8 @@ impl fmt::Debug for Limits {
     }
 }
 
-/// Sockets that have not said yet what they want. If there is one too many, the oldest ends: a client that means it says so
-/// in a moment, so whoever holds many of them open ends their own.
+/// Sockets that have not said yet what they want. If there is one too many, the oldest one ends. An honest client says what
+/// it wants within a moment, so an attacker that holds many sockets open ends its own.
 struct Opening {
     most: usize,
     bound: Bound,

@@ -4,14 +4,20 @@
 //! and then does not wait behind a hundred that read all the time. This is start-time fair queueing: each request has a
 //! place, in bytes. It is where the client's last page ended. Who has not read for a while comes before the others, but
 //! by [`SAVED`] at most, so that nobody saves up more.
+//!
+//! Pages of one channel never take all turns. If its pages are slow, because very many others read it at the same chat,
+//! other channels have turns left.
 
+use channel_store::ChannelName;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// Pages that are on their way at once.
 const AT_ONCE: usize = 4;
+/// Of these, pages of one channel.
+const EACH: usize = 2;
 /// Bytes by which a client may come before those that read all the time. With none, it would wait until each of them
 /// has had one more page.
 const SAVED: u64 = 1 << 20;
@@ -41,56 +47,93 @@ struct State {
     under_way: usize,
     /// The highest place of those that were served.
     now: u64,
+    /// Channels of which a page is on its way or waited for.
+    channels: HashMap<ChannelName, Line>,
+    arrivals: u64,
+}
+
+#[derive(Default)]
+struct Line {
+    under_way: usize,
     /// Those who wait, by place, then by arrival. Each belongs to a request of a connection, which has one at a time.
     waiting: BTreeMap<(u64, u64), oneshot::Sender<Turn>>,
-    arrivals: u64,
 }
 
 /// A turn at reading, until it is dropped.
 pub(crate) struct Turn {
     /// `None` once it was passed on.
     turns: Option<Arc<ReadTurns>>,
+    channel: ChannelName,
+}
+
+impl State {
+    /// Gives free turns to those who are next in line and whose channel has a turn left. Requests that were given up are
+    /// skipped.
+    fn pass_on(&mut self, turns: &Arc<ReadTurns>) {
+        while self.under_way < AT_ONCE {
+            let lines = self.channels.iter();
+            let first = lines.filter(|(_, line)| line.under_way < EACH);
+            let first = first.filter_map(|(channel, line)| {
+                let (place, _) = line.waiting.first_key_value()?;
+                Some((*place, channel))
+            });
+            let Some((_, channel)) = first.min_by_key(|(place, _)| *place) else {
+                return;
+            };
+            let channel = channel.clone();
+            let line = self.channels.entry(channel.clone()).or_default();
+            let Some(((place, _), next)) = line.waiting.pop_first() else {
+                return;
+            };
+            match next.send(turns.turn(channel.clone())) {
+                Ok(()) => {
+                    line.under_way += 1;
+                    self.under_way += 1;
+                    self.now = self.now.max(place);
+                }
+                Err(mut refused) => {
+                    // It took nothing, so there is nothing to pass on.
+                    refused.turns = None;
+                    self.forget(&channel);
+                }
+            }
+        }
+    }
+
+    fn forget(&mut self, channel: &ChannelName) {
+        let line = self.channels.get(channel);
+        if line.is_some_and(|line| line.under_way == 0 && line.waiting.is_empty()) {
+            self.channels.remove(channel);
+        }
+    }
 }
 
 impl ReadTurns {
     /// Waits for a turn. Who drops the future, because its time is over for example, gives up its place in the line.
-    pub(crate) async fn take(self: &Arc<Self>, reader: &mut Reader) -> Turn {
+    pub(crate) async fn take(self: &Arc<Self>, reader: &mut Reader, channel: &ChannelName) -> Turn {
         let turn = {
             let mut state = self.state.lock();
             reader.place = reader.place.max(state.now.saturating_sub(SAVED));
-            if state.under_way < AT_ONCE {
-                state.under_way += 1;
-                state.now = state.now.max(reader.place);
-                return self.turn();
-            }
             let (sender, turn) = oneshot::channel();
             state.arrivals += 1;
             let place = (reader.place, state.arrivals);
-            state.waiting.insert(place, sender);
+            let line = state.channels.entry(channel.clone()).or_default();
+            line.waiting.insert(place, sender);
+            state.pass_on(self);
             turn
         };
         match turn.await {
             Ok(turn) => turn,
-            // A sender stays in the map until it has sent a turn.
+            // A sender stays in its line until it has sent a turn.
             Err(_) => std::future::pending().await,
         }
     }
 
-    fn turn(self: &Arc<Self>) -> Turn {
+    fn turn(self: &Arc<Self>, channel: ChannelName) -> Turn {
         Turn {
             turns: Some(Arc::clone(self)),
+            channel,
         }
-    }
-
-    /// Who comes next; if nobody waits, one turn less is taken.
-    fn next(&self) -> Option<oneshot::Sender<Turn>> {
-        let mut state = self.state.lock();
-        let Some(((place, _), next)) = state.waiting.pop_first() else {
-            state.under_way -= 1;
-            return None;
-        };
-        state.now = state.now.max(place);
-        Some(next)
     }
 }
 
@@ -99,13 +142,13 @@ impl Drop for Turn {
         let Some(turns) = self.turns.take() else {
             return;
         };
-        while let Some(next) = turns.next() {
-            match next.send(turns.turn()) {
-                Ok(()) => return,
-                // It no longer waits; the turn itself must not look for another one.
-                Err(mut refused) => refused.turns = None,
-            }
+        let mut state = turns.state.lock();
+        state.under_way -= 1;
+        if let Some(line) = state.channels.get_mut(&self.channel) {
+            line.under_way -= 1;
         }
+        state.forget(&self.channel);
+        state.pass_on(&turns);
     }
 }
 
@@ -115,12 +158,21 @@ mod tests {
     use futures_util::FutureExt;
     use std::pin::Pin;
 
+    fn channel(number: usize) -> ChannelName {
+        ChannelName::new(number.to_string()).unwrap()
+    }
+
+    /// Reads a channel that nobody else reads.
+    fn own() -> ChannelName {
+        channel(fastrand::usize(1_000..))
+    }
+
     /// All turns that there are.
     fn all(turns: &Arc<ReadTurns>) -> Vec<Turn> {
         let mut reader = Reader::default();
-        let take = |_| {
+        let take = |number| {
             turns
-                .take(&mut reader)
+                .take(&mut reader, &channel(number))
                 .now_or_never()
                 .expect("there is room")
         };
@@ -133,7 +185,8 @@ mod tests {
         readers: &'a mut [Reader],
     ) -> Vec<Pin<Box<impl Future<Output = Turn> + 'a>>> {
         let wait = |reader| {
-            let mut turn = Box::pin(turns.take(reader));
+            let channel = own();
+            let mut turn = Box::pin(async move { turns.take(reader, &channel).await });
             assert!(turn.as_mut().now_or_never().is_none());
             turn
         };
@@ -182,7 +235,7 @@ mod tests {
         let turns = Arc::new(ReadTurns::default());
         turns.state.lock().now = 10 * SAVED;
         let mut idle = Reader::default();
-        drop(turns.take(&mut idle).await);
+        drop(turns.take(&mut idle, &own()).await);
         idle.has_read(2 * usize::try_from(SAVED).expect("it fits"));
         let mut under_way = all(&turns);
         let busy = Reader { place: 10 * SAVED };
@@ -209,6 +262,28 @@ mod tests {
             assert!(stays.as_mut().now_or_never().is_some());
         }
         let state = turns.state.lock();
-        assert_eq!((state.under_way, state.waiting.len()), (0, 0));
+        assert_eq!((state.under_way, state.channels.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_channel_whose_pages_are_slow_keeps_nobody_from_reading_another() {
+        let turns = Arc::new(ReadTurns::default());
+        let (slow, other) = (channel(0), channel(1));
+        let mut many = readers::<100>(0);
+        let (mut served, mut waiting) = (Vec::new(), Vec::new());
+        for reader in &mut many {
+            let mut turn = Box::pin(turns.take(reader, &slow));
+            match turn.as_mut().now_or_never() {
+                Some(turn) => served.push(turn),
+                None => waiting.push(turn),
+            }
+        }
+        assert_eq!(served.len(), EACH);
+        let mut seldom = Reader::default();
+        let turn = turns.take(&mut seldom, &other).now_or_never();
+        assert!(turn.is_some());
+        // Its own pages go on as they are done.
+        served.pop();
+        assert!(waiting[0].as_mut().now_or_never().is_some());
     }
 }

@@ -56,7 +56,7 @@ const SOCKET_BUFFER: usize = 1 << 20;
 /// What is told to whoever comes without a WebSocket.
 const WHAT_THIS_IS: &str =
     "This is a WebSocket port: / speaks Pomelo, /socket.io/ Socket.IO, /ws JSON.\n";
-/// What is told to whoever is one too many.
+/// What a client is told when there is no place for it.
 const FULL: &str =
     "This connector has as many connections as it may have. Try again in some seconds.\n";
 /// What is told to a client, or rather to the proxy before it, that can't switch protocols.
@@ -139,7 +139,10 @@ impl Server {
                             let pass = Pass::new(place, self.limits.open());
                             serve(Arc::clone(&self), stream, pass);
                         }
-                        None => Arc::clone(&self).at_the_door(stream),
+                        None => {
+                            let pass = Pass::at_the_door(self.limits.at_the_door());
+                            Arc::clone(&self).any(stream, pass);
+                        }
                     }
                     let early = self.limits.handshake();
                     if !early.is_zero() {
@@ -154,22 +157,6 @@ impl Server {
                 }
             }
         }
-    }
-
-    /// Serves a socket for which there is no place if it brings a request of a client that polls, which has places for that.
-    /// Another one is told, if it speaks HTTP, or closed.
-    fn at_the_door(self: Arc<Self>, stream: TcpStream) {
-        let pass = Pass::at_the_door(self.limits.at_the_door());
-        let half_open = Arc::clone(&pass);
-        let task = tokio::spawn(async move {
-            let mut first = [0];
-            match timeout(REFUSE, stream.peek(&mut first)).await {
-                Ok(Ok(1)) if first[0] >= b' ' => self.http(stream, pass).await,
-                _ => Bound::Connections.reached(),
-            }
-        });
-        let task = task.abort_handle();
-        half_open.ends_by(move || task.abort());
     }
 
     /// Keeps the connector's leases. What was of an incarnation that was declared dead is closed.
@@ -217,14 +204,22 @@ impl Server {
         }
     }
 
-    /// A package begins with its type, a request of HTTP with a letter.
+    /// A package begins with its type, a request of HTTP with a letter. A socket for which there is no place is served only
+    /// if it speaks HTTP: it may bring a request of a client that polls, and another client is told why it is refused.
     fn any(self: Arc<Self>, stream: TcpStream, pass: Arc<Pass>) {
         let half_open = Arc::clone(&pass);
+        let has_room = pass.has_room();
+        let patience = if has_room {
+            self.clients.handshake
+        } else {
+            REFUSE
+        };
         let task = tokio::spawn(async move {
             let mut first = [0];
-            match timeout(self.clients.handshake, stream.peek(&mut first)).await {
-                Ok(Ok(1)) if first[0] < b' ' => self.stream(stream, pass),
-                Ok(Ok(1)) => self.http(stream, pass).await,
+            match timeout(patience, stream.peek(&mut first)).await {
+                Ok(Ok(1)) if first[0] >= b' ' => self.http(stream, pass).await,
+                _ if !has_room => Bound::Connections.reached(),
+                Ok(Ok(1)) => self.stream(stream, pass),
                 _ => {}
             }
         });
@@ -430,6 +425,9 @@ impl Server {
             pass.ends_by(move || {
                 if let Some(connection) = connection.upgrade() {
                     connection.close(Disconnect::HandshakeTimeout);
+                    // Do not wait for the client to end its side. A client that holds many sockets open never does, and
+                    // each of them would keep its place.
+                    connection.abort();
                 }
             });
         }
@@ -572,6 +570,14 @@ pub(crate) fn plain(status: StatusCode, text: &'static str) -> Response<Full<Byt
 mod tests {
     use super::*;
     use crate::connection::CLOSE_PAUSE;
+    use crate::limits::Bounds;
+    use crate::metering::CLOSED;
+    use crate::session::tests::{is_followed, scene};
+    use crate::testing::counters::Counters;
+    use crate::testing::{LIMITS, soon};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
     use wire::WireFormat;
 
     fn offered(offers: &[&'static str]) -> Option<String> {
@@ -616,5 +622,95 @@ mod tests {
             let is_closing = |it: &Arc<Connection>| it.closing() == Some(Disconnect::Shutdown);
             assert!(connections.iter().all(is_closing));
         }
+    }
+
+    /// A server that has room for one connection.
+    fn server(services: &Arc<Services>) -> Arc<Server> {
+        Arc::new(Server {
+            services: Arc::clone(services),
+            clients: LIMITS,
+            dictionary: None,
+            deflate: false,
+            page: false,
+            queues: QueueLimits::new(1 << 20, 1 << 20),
+            limits: Limits::new(Bounds {
+                connections: 1,
+                half_open: 1,
+                handshakes: u32::MAX,
+                polling: 0,
+            }),
+            connections: Mutex::default(),
+            sockets: TaskTracker::new(),
+            polling: Polling::default(),
+            readiness: Readiness::new(),
+        })
+    }
+
+    /// A text frame, masked as a client's must be, with a mask that changes nothing.
+    fn masked(text: &str) -> Vec<u8> {
+        let length = u8::try_from(text.len()).unwrap();
+        assert!(length < 126);
+        let mut frame = vec![0x81, 0x80 | length, 0, 0, 0, 0];
+        frame.extend(text.bytes());
+        frame
+    }
+
+    /// A bug that one client meets is the end of that client's connection alone. What the connection held is given back, or
+    /// each such bug would take one place of the connector's for ever.
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_whose_task_panics_is_closed_and_gone_from_every_list_and_count() {
+        let counters = Counters::default();
+        let _recording = metrics::set_default_local_recorder(&counters);
+        let mut scene = scene().await;
+        let server = server(&scene.services);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (mut client, (stream, peer)) = (client.unwrap(), accepted.unwrap());
+
+        let pass = Pass::new(server.limits.enter().unwrap(), server.limits.open());
+        let (reader, writer) = stream.into_split();
+        // The test holds on to it, as a channel with many members may.
+        let connection = Connection::new(writer, WireFormat::JSON, Arc::clone(&server.queues));
+        let inlet = Inlet::of_socket(reader, WireFormat::JSON, server.clients.message);
+        let is_over = Arc::new(AtomicBool::new(false));
+        let end = {
+            let is_over = Arc::clone(&is_over);
+            move || is_over.store(true, Ordering::Relaxed)
+        };
+        let held = Arc::clone(&connection);
+        Arc::clone(&server).connected(held, Some(peer), inlet, Vec::new(), Some(pass), end);
+        let login =
+            r#"{"route":"connector.handler.login","body":{"userId":"u","lessonId":"room"}}"#;
+        client.write_all(&masked(login)).await.unwrap();
+        soon(async {
+            while scene.script.feed.follows().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        is_followed(&mut scene.script).await;
+        let join = scene.instance.join().await;
+        assert_eq!(server.connections.lock().len(), 1);
+        assert!(server.limits.enter().is_none(), "its place is taken");
+        assert_eq!(counters.gauge(CONNECTIONS).to_bits(), 1_f64.to_bits());
+        assert_eq!(scene.logins("u").await, 1);
+
+        join.panic();
+        server.sockets.close();
+        soon(server.sockets.wait()).await;
+        assert!(is_over.load(Ordering::Relaxed));
+        assert!(server.connections.lock().is_empty());
+        assert!(server.limits.enter().is_some(), "its place is free");
+        assert_eq!(counters.gauge(CONNECTIONS).to_bits(), 0_f64.to_bits());
+        assert_eq!(counters.get(CLOSED), 1);
+        let mut rest = Vec::new();
+        // However the socket ends, it ends.
+        let _ = soon(client.read_to_end(&mut rest)).await;
+        // The join may have been done.
+        scene.instance.leave().await.answer(Ok(Default::default()));
+        soon(scene.services.departures.landed()).await;
+        assert_eq!(scene.logins("u").await, 0);
+        drop(connection);
     }
 }

@@ -283,4 +283,4 @@ fn new_session_id() -> Option<SessionId> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

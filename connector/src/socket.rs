@@ -599,6 +599,7 @@ impl Clock {
 mod tests {
     use super::*;
     use crate::limits::QueueLimits;
+    use crate::testing::{LIMITS, soon};
     use tokio::io::AsyncWriteExt;
     use tokio::net::{TcpListener, TcpStream};
     use tokio::time::advance;
@@ -614,17 +615,6 @@ mod tests {
         let serving = size_of_future(|socket: Box<Socket>| socket.serve(Vec::new()));
         assert!(serving <= 480, "{serving}");
     }
-
-    const LIMITS: ClientLimits = ClientLimits {
-        heartbeat: Duration::from_secs(25),
-        socket_io: Heartbeats {
-            interval: Duration::from_secs(25),
-            timeout: Duration::from_secs(60),
-        },
-        handshake: Duration::from_secs(10),
-        idle: Duration::from_secs(60),
-        message: 1024,
-    };
 
     /// What the clock leads to, and after how many seconds.
     async fn rings(clock: &mut Clock) -> (u64, Option<Disconnect>) {
@@ -668,12 +658,16 @@ mod tests {
 
     /// A connection of Pomelo's packages, and the client's end of it, which has sent its handshake.
     async fn wire() -> (Wire, TcpStream) {
+        wire_within(QueueLimits::new(1 << 20, 64 << 20)).await
+    }
+
+    /// The same within these limits.
+    async fn wire_within(limits: Arc<QueueLimits>) -> (Wire, TcpStream) {
         let format = WireFormat::POMELO.on_a_stream();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let (reader, writer) = accepted.unwrap().0.into_split();
-        let limits = QueueLimits::new(1 << 20, 64 << 20);
         let wire = Wire {
             connection: Connection::new(writer, format, limits),
             inlet: Inlet::of_socket(reader, format, LIMITS.message),
@@ -718,6 +712,36 @@ mod tests {
         };
         assert_eq!(reason, Some(Disconnect::HeartbeatTimeout));
         assert_eq!(begun.elapsed().as_secs(), 50);
+    }
+
+    /// Reads until part of a package is there.
+    async fn until_unfinished(wire: &mut Wire) {
+        while wire.inlet.held() == 0 {
+            let mut batch = Batch::default();
+            soon(poll_fn(|context| wire.poll_read(context, &mut batch))).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn unfinished_packages_count_for_the_process_and_end_whom_there_is_no_room_for() {
+        // Half of it is for what comes in: enough for one of the two, and for its answers.
+        let limits = QueueLimits::new(1 << 10, 2_400);
+        let half = [&[4, 0, 3, 0xe8][..], &[b'x'; 700]].concat();
+        let (mut one, mut client) = wire_within(Arc::clone(&limits)).await;
+        client.write_all(&half).await.unwrap();
+        until_unfinished(&mut one).await;
+        assert!(limits.queued() >= half.len(), "{}", limits.queued());
+        assert_eq!(one.connection.closing(), None);
+
+        let (mut two, mut client) = wire_within(Arc::clone(&limits)).await;
+        client.write_all(&half).await.unwrap();
+        until_unfinished(&mut two).await;
+        assert_eq!(two.connection.closing(), Some(Disconnect::Overloaded));
+        assert_eq!(one.connection.closing(), None);
+        let before = limits.queued();
+        drop(two);
+        let given_back = before - limits.queued();
+        assert!(given_back >= half.len(), "{given_back}");
     }
 
     /// Pomelo's client, logged in, whose time is over now.

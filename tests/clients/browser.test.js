@@ -221,6 +221,24 @@ describe("the connectors' own page", function () {
     await anna.getByRole('status').filter({ hasText: 'Online as anna' }).waitFor();
   });
 
+  it('is in again at once after a reload, while the server does not know yet that the old connection is gone', async function () {
+    relay.swallow();
+    await anna.reload();
+    (await anna.getByLabel('Your name').inputValue()).should.equal('anna');
+    (await anna.getByLabel('Channel', { exact: true }).inputValue()).should.equal('lobby');
+    await anna.keyboard.press('Enter');
+    // Whoever is refused is told so in the form, and stays there.
+    const refused = anna.getByRole('alert').filter({ hasText: 'Not logged in' });
+    const online = anna.getByRole('status').filter({ hasText: 'Online as anna' });
+    await online.or(refused).waitFor();
+    (await online.count()).should.equal(1);
+    await anna.getByLabel('Another channel').fill('garden');
+    await anna.getByRole('button', { name: 'Join' }).click();
+    await anna.getByRole('heading', { name: 'garden' }).waitFor();
+    await say(anna, 'back again');
+    await ben.locator('#log li').filter({ hasText: 'back again' }).waitFor();
+  });
+
   it('gives up a message that is too long, and does not loop', async function () {
     const before = await lines(ben);
     await anna.evaluate(() => document.getElementById('content').removeAttribute('maxlength'));

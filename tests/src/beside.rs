@@ -216,7 +216,8 @@ impl Scene {
         }
         if refused > 0 && !self.bounds.full {
             self.find(format!(
-                "{refused} messages or looks of quiet clients were refused"
+                "{refused} messages or looks of quiet clients were refused, such as with {:?}",
+                self.quiet.refusal()
             ));
         }
         for (_, harmless) in &pairs {
@@ -278,7 +279,8 @@ impl Scene {
         );
         if refused + lost > 0 {
             self.find(format!(
-                "of quiet clients' messages {refused} were refused and {lost} lost"
+                "of quiet clients' messages and looks {refused} were refused, such as with {:?}, and {lost} lost",
+                self.quiet.refusal()
             ));
         }
     }
@@ -316,6 +318,13 @@ impl Scene {
             }
         }
         let _ = writeln!(self.report, "{:?}", self.tally.all());
+        let metrics = crate::http::get(self.services.chats[0].admin(), "/metrics").await;
+        let metrics = metrics.map_or_else(String::new, |answer| answer.body);
+        let refusals = (metrics.lines())
+            .filter(|line| line.starts_with("chat_refusals_total") && !line.ends_with(" 0"));
+        for line in refusals {
+            let _ = writeln!(self.report, "{line}");
+        }
         println!("{}", self.report);
         assert!(
             self.findings.is_empty(),

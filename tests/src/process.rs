@@ -2,7 +2,8 @@
 
 use crate::{wait, watchdog};
 use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid,
+    Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getrlimit, kill_process,
+    kill_process_group, prlimit, waitid,
 };
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
@@ -166,6 +167,20 @@ impl Process {
     /// Lets it go on, SIGCONT.
     pub fn thaw(&self) {
         self.signal(Signal::CONT);
+    }
+
+    /// Lets it open no file descriptor that brings it beyond so many; those that it has stay open. Returns what held before,
+    /// which may be set again: the hard limit stays what it got of us.
+    ///
+    /// # Panics
+    /// When the process is gone.
+    pub fn limit_descriptors(&self, limit: Option<u64>) -> Option<u64> {
+        let limit = Rlimit {
+            current: limit,
+            maximum: getrlimit(Resource::Nofile).maximum,
+        };
+        let before = prlimit(Some(self.pid()), Resource::Nofile, limit);
+        before.expect("one may limit one's child").current
     }
 
     /// Memory in use now and at its peak, bytes: the resident set.

@@ -112,6 +112,11 @@ impl Service {
         self.process.thaw();
     }
 
+    /// Lets it open file descriptors up to this limit; returns the one before.
+    pub fn limit_descriptors(&self, limit: Option<u64>) -> Option<u64> {
+        self.process.limit_descriptors(limit)
+    }
+
     /// Asks it to end.
     pub fn terminate(&self) {
         self.process.terminate();

@@ -434,6 +434,7 @@ mod tests {
                 r#"{"code":1,"message":"用户已登录"}"#,
             ),
             (Reason::UserLoggedIn, r#"{"code":1,"message":"用户已登录"}"#),
+            (Reason::LeavePending, r#"{"code":500}"#),
             (Reason::Unavailable, r#"{"code":500}"#),
             (Reason::UnknownOutcome, r#"{"code":500}"#),
         ] {

@@ -92,6 +92,39 @@ async fn who_never_greets_is_let_go() {
     assert!((10..=12).contains(&took), "{took} s");
 }
 
+/// As when its machine has vanished: the socket stays, nothing comes of it any more, and no end either.
+#[tokio::test(start_paused = true)]
+async fn who_is_silently_gone_is_let_go_though_it_has_a_stream_open() {
+    let chat = Chat::start().await;
+    let mut present = chat.client().await;
+    let mut caller = Caller::open(&mut present).await.unwrap();
+    let stream = TcpStream::connect(chat.address).await.unwrap();
+    let stream = stream.into_std().unwrap();
+    let again = TcpStream::from_std(stream.try_clone().unwrap()).unwrap();
+    let stream = TcpStream::from_std(stream).unwrap();
+    let (requests, mut connection) = h2::client::handshake(stream).await.unwrap();
+    let mut raw = Raw { requests };
+    let opening = async {
+        let (answer, body) = raw.begin(&format!("/{SERVICE}/SendStream")).await;
+        (answer.await.unwrap(), body)
+    };
+    let open = tokio::select! {
+        open = opening => open,
+        ended = &mut connection => panic!("it ended: {ended:?}"),
+    };
+    assert!(!open.0.headers().contains_key("grpc-status"));
+    // From here on nobody goes on with HTTP/2 on this side, so that no ping is answered.
+    let began = Instant::now();
+    let ended = tokio::time::timeout(Duration::from_secs(600), end_of(again)).await;
+    ended.expect("it is ended");
+    let took = began.elapsed().as_secs();
+    assert!((20..=32).contains(&took), "{took} s");
+    drop((open, connection));
+    // Who answers stays.
+    caller.send([(1, message("{}"))]).await;
+    assert!(caller.answers.message().await.unwrap().is_some());
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_asks_for_nothing_is_let_go_and_who_has_a_stream_open_is_not() {
     let limits = Limits {

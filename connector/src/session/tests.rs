@@ -3,8 +3,9 @@
 use super::answer::{LOGGED_IN, SENT};
 use super::*;
 use crate::chat::tests::chat_of;
+use crate::connection::QueueLimits;
 use crate::lease::Lease;
-use crate::testing::chat::{Instance, Sends, joined};
+use crate::testing::chat::{Called, Instance, Sends, joined};
 use crate::testing::client::{self, Told};
 use crate::testing::feed::{Script, connection, head, page};
 use crate::testing::{at, let_run, publication, soon};
@@ -12,7 +13,7 @@ use channel_store::memory::MemoryStore;
 use channel_store::{
     EntryState, Incarnation, LogPage, LoginPolicy, Shard, Standing, StoreOptions, UserId,
 };
-use proto::v1::JoinResponse;
+use proto::v1::{HistoryResponse, JoinResponse, LeaveRequest, Member, MembersResponse};
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -21,19 +22,19 @@ use tonic_types::{ErrorDetails, StatusExt};
 use wire::{Protocol, Refusal, WireFormat};
 
 /// A connector with one client, and all that surrounds it.
-struct Scene {
-    services: Arc<Services>,
+pub(crate) struct Scene {
+    pub(crate) services: Arc<Services>,
     store: Arc<MemoryStore>,
     incarnation: Incarnation,
-    script: Script,
-    instance: Instance,
+    pub(crate) script: Script,
+    pub(crate) instance: Instance,
     stream: Sends,
     me: Client,
     socket: Arc<Connection>,
     client: client::Client,
 }
 
-async fn scene() -> Scene {
+pub(crate) async fn scene() -> Scene {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
     let script = Script::new();
@@ -71,7 +72,7 @@ async fn scene() -> Scene {
 
 impl Scene {
     /// How many sessions are registered for a user.
-    async fn logins(&self, user: &str) -> usize {
+    pub(crate) async fn logins(&self, user: &str) -> usize {
         let user = [channel_store::UserId::new(user).unwrap()];
         let looks = self.store.registry().look(&self.incarnation, &user).await;
         looks.unwrap()[0].entries.len()
@@ -120,15 +121,27 @@ fn refused(id: u64, reason: Reason) -> Told {
 }
 
 /// The feed confirms the channel, whose log ends at ("a", 4).
-async fn is_followed(script: &mut Script) {
+pub(crate) async fn is_followed(script: &mut Script) {
+    is_followed_at(script, 4).await;
+}
+
+/// The same with another end.
+async fn is_followed_at(script: &mut Script, end: u64) {
     let_run().await;
     script.subscribed(&connection(1));
-    script.next_read().await.answer(head(at("a", 4)));
+    script.next_read().await.answer(head(at("a", end)));
 }
 
 /// A client that has logged in as "u", with its own onJoin at ("a", 5) delivered.
 async fn logged_in() -> Scene {
+    logged_in_with(&client::limits()).await
+}
+
+/// The same, of a connector with these limits.
+async fn logged_in_with(limits: &Arc<QueueLimits>) -> Scene {
     let mut scene = scene().await;
+    (scene.socket, scene.client) = client::connect(WireFormat::JSON, limits).await;
+    scene.me = Client::new(Arc::clone(&scene.services), Arc::clone(&scene.socket));
     tokio::join!(scene.me.handle(login(1, "u"), Instant::now()), async {
         is_followed(&mut scene.script).await;
         scene.instance.join().await.answer(Ok(joined("a", 5)));
@@ -805,4 +818,140 @@ async fn who_joins_ever_new_channels_is_told_to_slow_down() {
     let refusal = Refusal::rate_limited(wait).body(Protocol::Json);
     assert_eq!(scene.client.next().await, reply(2, &refusal));
     scene.instance.nobody_calls().await;
+}
+
+/// Chat cuts the page, where nothing of the rest is read from the store, packed and sent for nobody; that the connector would
+/// cut a longer one as well is no substitute.
+#[tokio::test(start_paused = true)]
+async fn a_page_of_history_is_asked_for_with_as_many_bytes_as_a_client_may_be_given() {
+    for limit in [1 << 10, 1 << 20] {
+        let mut scene = logged_in_with(&QueueLimits::new(limit, 512 << 20)).await;
+        for (id, body, size) in [(2, json!({}), 50), (3, json!({"pageSize": 1_000}), 1_000)] {
+            let look = request(id, "chat.handler.history", &body);
+            let asked = async {
+                let call = scene.instance.history().await;
+                call.answer(Ok(HistoryResponse::default()))
+            };
+            let ((), asked) = tokio::join!(scene.me.handle(look, Instant::now()), asked);
+            assert_eq!(usize::try_from(asked.page_bytes), Ok(limit / 8));
+            assert_eq!((&*asked.channel, asked.page_size), ("room", size));
+            let empty =
+                r#"{"code":0,"publications":[],"more":false,"continuity":"exact","position":null}"#;
+            assert_eq!(scene.client.next().await, reply(id, empty));
+        }
+    }
+}
+
+/// As docs/protocols/json.md says: everybody once, with all of its connections, and how many there are on all pages.
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_members_is_told_their_sessions_and_how_many_users_there_are_on_all_pages() {
+    let mut scene = logged_in().await;
+    let body = json!({"channel": "room", "pageSize": 2, "pageToken": "before"});
+    let look = request(2, "chat.handler.members", &body);
+    let member = |user: &str, sessions| Member {
+        user: user.into(),
+        sessions,
+    };
+    let asked = async {
+        let call = scene.instance.members().await;
+        call.answer(Ok(MembersResponse {
+            members: vec![member("u", 1), member("\"7\"", 3)],
+            next_page_token: "after".into(),
+            users: 12_345,
+        }))
+    };
+    let ((), asked) = tokio::join!(scene.me.handle(look, Instant::now()), asked);
+    assert_eq!((&*asked.channel, asked.page_size), ("room", 2));
+    assert_eq!(asked.page_token, "before");
+    let body = json!({
+        "code": 0,
+        "members": [{"userId": "u", "sessions": 1}, {"userId": "\"7\"", "sessions": 3}],
+        "users": 12_345,
+        "nextPageToken": "after",
+    });
+    assert_eq!(scene.client.next().await, Told::Reply { id: 2, body });
+}
+
+fn operation(leave: &LeaveRequest) -> u64 {
+    leave.session.as_ref().unwrap().operation
+}
+
+/// Who is told that a leave is pending has left: there is nothing to repeat, and whoever comes back is not driven out when
+/// the leave lands at last, because the join has a higher number.
+#[tokio::test(start_paused = true)]
+async fn a_leave_that_does_not_land_in_time_is_pending_and_the_channel_can_be_joined_again() {
+    for (format, told) in [
+        (
+            WireFormat::JSON,
+            r#"{"code":500,"message":"You have left, and the others are told as soon as that is possible. There is nothing more to do.","reason":"LEAVE_PENDING","retry":false}"#,
+        ),
+        (WireFormat::POMELO, r#"{"code":500}"#),
+    ] {
+        let mut scene = scene().await;
+        (scene.socket, scene.client) = client::client(format).await;
+        scene.me = Client::new(Arc::clone(&scene.services), Arc::clone(&scene.socket));
+        tokio::join!(scene.me.handle(login(1, "u"), Instant::now()), async {
+            is_followed(&mut scene.script).await;
+            scene.instance.join().await.answer(Ok(joined("a", 5)));
+        });
+        scene.script.publish(publication("a", 5));
+        assert!(matches!(
+            scene.client.next().await,
+            Told::Reply { id: 1, .. }
+        ));
+        assert_eq!(scene.client.offsets(1).await, [5]);
+
+        let begun = Instant::now();
+        let channel = json!({"channel": "room"});
+        let leave = |id| request(id, "chat.handler.leave", &channel);
+        // Unanswered, and kept so.
+        let mut calls = Vec::new();
+        {
+            let handled = scene.me.handle(leave(2), begun);
+            tokio::pin!(handled);
+            loop {
+                tokio::select! {
+                    () = &mut handled => break,
+                    called = scene.instance.next() => calls.push(called),
+                }
+            }
+        }
+        assert!(begun.elapsed() <= Duration::from_secs(2));
+        assert_eq!(scene.client.next().await, reply(2, told));
+
+        // It is not in the channel: it is told nothing more, and can't leave again.
+        scene.script.publish(publication("a", 6));
+        scene.me.handle(leave(3), Instant::now()).await;
+        let refusal = Refusal::from(Reason::NotJoined).body(format.protocol());
+        assert_eq!(scene.client.next().await, reply(3, &refusal));
+
+        let again = request(4, "chat.handler.join", &channel);
+        let ((), join) = tokio::join!(scene.me.handle(again, Instant::now()), async {
+            is_followed_at(&mut scene.script, 6).await;
+            loop {
+                match scene.instance.next().await {
+                    Called::Join(join) => break join.answer(Ok(joined("a", 7))),
+                    called => calls.push(called),
+                }
+            }
+        });
+        scene.script.publish(publication("a", 7));
+        assert_eq!(scene.client.next().await, reply(4, DONE));
+        assert_eq!(scene.client.offsets(1).await, [7]);
+
+        // Chat is back: the leave lands, once, and takes nothing from the session.
+        let join = join.session.unwrap();
+        while let Some(Called::Leave(call)) = calls.pop() {
+            let leave = call.answer(Err(Status::unavailable("")));
+            assert_eq!(leave.session.as_ref().unwrap().id, join.id);
+            assert!(operation(&leave) < join.operation);
+        }
+        assert!(calls.is_empty(), "nothing else was called");
+        let leave = scene.instance.leave().await.answer(Ok(Default::default()));
+        assert!(operation(&leave) < join.operation);
+        soon(scene.services.departures.landed()).await;
+        scene.instance.nobody_calls().await;
+        scene.script.publish(publication("a", 8));
+        assert_eq!(scene.client.offsets(1).await, [8]);
+    }
 }

@@ -23,12 +23,13 @@ impl Client {
     /// A page of those who are in a channel.
     pub(super) async fn members(&mut self, body: &RequestBody, deadline: Instant) -> Answer {
         let asked = ListMembers::parse(body)?;
+        let channel = self.channel(asked.channel.as_ref())?.clone();
         let request = MembersRequest {
-            channel: self.channel(asked.channel.as_ref())?.to_string(),
+            channel: channel.to_string(),
             page_size: asked.page_size,
             page_token: asked.page_token,
         };
-        let (_turn, deadline) = self.turn(deadline).await?;
+        let (_turn, deadline) = self.turn(&channel, deadline).await?;
         let page = seen(self.services.chat.members(request, deadline).await)?;
         let text = members(&page);
         self.reader.has_read(text.len());
@@ -38,8 +39,9 @@ impl Client {
     /// A page of a channel's log.
     pub(super) async fn history(&mut self, body: &RequestBody, deadline: Instant) -> Answer {
         let asked = ReadHistory::parse(body)?;
+        let channel = self.channel(asked.channel.as_ref())?.clone();
         let request = HistoryRequest {
-            channel: self.channel(asked.channel.as_ref())?.to_string(),
+            channel: channel.to_string(),
             newest_first: asked.newest_first,
             from: asked.from.map(|from| Position {
                 epoch: from.epoch.as_str().to_owned(),
@@ -52,7 +54,7 @@ impl Client {
             page_bytes: u32::try_from(self.connection.share()).unwrap_or(u32::MAX),
             ..HistoryRequest::default()
         };
-        let (_turn, deadline) = self.turn(deadline).await?;
+        let (_turn, deadline) = self.turn(&channel, deadline).await?;
         let page = seen(self.services.chat.history(request, deadline).await)?;
         let text = history(&page, self.connection.share());
         self.reader.has_read(text.len());
@@ -70,11 +72,15 @@ impl Client {
     ///
     /// A page is long, so nobody asks for one before the client has read most of what was sent to it: then no page has to
     /// be kept while the client does not read. The time that the client took for itself does not count.
-    async fn turn(&mut self, deadline: Instant) -> Result<(Turn, Instant), Refusal> {
+    async fn turn(
+        &mut self,
+        channel: &ChannelName,
+        deadline: Instant,
+    ) -> Result<(Turn, Instant), Refusal> {
         let asked = Instant::now();
         self.connection.room().await;
         let deadline = deadline + asked.elapsed();
-        let turn = self.services.reads.take(&mut self.reader);
+        let turn = self.services.reads.take(&mut self.reader, channel);
         match timeout_at(deadline, turn).await {
             Ok(turn) => Ok((turn, deadline)),
             Err(_) => Err(Reason::Unavailable.into()),

@@ -21,7 +21,8 @@ use tower::util::{BoxCloneSyncService, MapErr};
 /// A call that waits for its answer.
 pub(crate) struct Call<Q, A> {
     pub(crate) request: Q,
-    answer: oneshot::Sender<Result<A, Status>>,
+    /// `None`: whoever calls panics.
+    answer: oneshot::Sender<Option<Result<A, Status>>>,
 }
 
 /// What reaches an instance.
@@ -29,6 +30,8 @@ pub(crate) enum Called {
     Join(Call<JoinRequest, JoinResponse>),
     Leave(Call<LeaveRequest, LeaveResponse>),
     Stream(Call<Streaming<SendStreamRequest>, Answers>),
+    Members(Call<MembersRequest, MembersResponse>),
+    History(Call<HistoryRequest, HistoryResponse>),
     Probe(Call<ProbeRequest, ProbeResponse>),
 }
 
@@ -67,7 +70,8 @@ impl Fake {
         self.0
             .send(called(Call { request, answer }))
             .map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())?
+        let answer = answered.await.map_err(|_| gone())?;
+        answer.expect("the test says that this is a bug")
     }
 }
 
@@ -104,16 +108,18 @@ impl Service for Fake {
 
     async fn members(
         &self,
-        _: Request<MembersRequest>,
+        request: Request<MembersRequest>,
     ) -> Result<Response<MembersResponse>, Status> {
-        Err(Status::unimplemented("connectors don't ask"))
+        let answer = self.ask(request.into_inner(), Called::Members).await;
+        answer.map(Response::new)
     }
 
     async fn history(
         &self,
-        _: Request<HistoryRequest>,
+        request: Request<HistoryRequest>,
     ) -> Result<Response<HistoryResponse>, Status> {
-        Err(Status::unimplemented("connectors don't ask"))
+        let answer = self.ask(request.into_inner(), Called::History).await;
+        answer.map(Response::new)
     }
 
     async fn probe(
@@ -143,7 +149,7 @@ impl Instance {
     pub(crate) async fn stream_call(&mut self) -> Call<Streaming<SendStreamRequest>, Answers> {
         match self.next().await {
             Called::Stream(call) => call,
-            Called::Join(_) | Called::Leave(_) | Called::Probe(_) => panic!("no stream"),
+            _ => panic!("no stream"),
         }
     }
 
@@ -155,14 +161,28 @@ impl Instance {
     pub(crate) async fn join(&mut self) -> Call<JoinRequest, JoinResponse> {
         match self.next().await {
             Called::Join(call) => call,
-            Called::Stream(_) | Called::Leave(_) | Called::Probe(_) => panic!("no join"),
+            _ => panic!("no join"),
         }
     }
 
     pub(crate) async fn leave(&mut self) -> Call<LeaveRequest, LeaveResponse> {
         match self.next().await {
             Called::Leave(call) => call,
-            Called::Stream(_) | Called::Join(_) | Called::Probe(_) => panic!("no leave"),
+            _ => panic!("no leave"),
+        }
+    }
+
+    pub(crate) async fn members(&mut self) -> Call<MembersRequest, MembersResponse> {
+        match self.next().await {
+            Called::Members(call) => call,
+            _ => panic!("nobody asks for members"),
+        }
+    }
+
+    pub(crate) async fn history(&mut self) -> Call<HistoryRequest, HistoryResponse> {
+        match self.next().await {
+            Called::History(call) => call,
+            _ => panic!("nobody asks for history"),
         }
     }
 
@@ -175,8 +195,13 @@ impl Instance {
 impl<Q, A> Call<Q, A> {
     pub(crate) fn answer(self, answer: Result<A, Status>) -> Q {
         // The caller may have given up.
-        let _ = self.answer.send(answer);
+        let _ = self.answer.send(Some(answer));
         self.request
+    }
+
+    /// The caller panics instead of getting an answer: it runs the instance in its own task.
+    pub(crate) fn panic(self) {
+        let _ = self.answer.send(None);
     }
 }
 

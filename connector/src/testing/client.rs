@@ -75,9 +75,14 @@ pub(crate) async fn socket(format: WireFormat) -> (OwnedWriteHalf, Client) {
     (writer, client)
 }
 
+/// Ordinary limits.
+pub(crate) fn limits() -> Arc<QueueLimits> {
+    QueueLimits::new(64 << 20, 512 << 20)
+}
+
 /// A client with ordinary limits.
 pub(crate) async fn client(format: WireFormat) -> (Arc<Connection>, Client) {
-    connect(format, &QueueLimits::new(64 << 20, 512 << 20)).await
+    connect(format, &limits()).await
 }
 
 impl Client {

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counters by name.
+/// Counters and gauges by name.
 #[derive(Default)]
 pub(crate) struct Counters(Mutex<HashMap<String, Arc<AtomicU64>>>);
 
@@ -17,6 +17,15 @@ impl Counters {
             .get(name)
             .map_or(0, |it| it.load(Ordering::Relaxed))
     }
+
+    pub(crate) fn gauge(&self, name: &str) -> f64 {
+        f64::from_bits(self.get(name))
+    }
+
+    fn cell(&self, key: &Key) -> Arc<AtomicU64> {
+        let mut counters = self.0.lock();
+        counters.entry(key.name().to_owned()).or_default().clone()
+    }
 }
 
 impl Recorder for Counters {
@@ -25,12 +34,11 @@ impl Recorder for Counters {
     fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
 
     fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-        let mut counters = self.0.lock();
-        Counter::from_arc(counters.entry(key.name().to_owned()).or_default().clone())
+        Counter::from_arc(self.cell(key))
     }
 
-    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
-        Gauge::noop()
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::from_arc(self.cell(key))
     }
 
     fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {

@@ -7,10 +7,23 @@ pub(crate) mod counters;
 pub(crate) mod feed;
 pub(crate) mod seeds;
 
+use crate::socket::{ClientLimits, Heartbeats};
 use bytes::Bytes;
 use channel_store::{ChannelName, Epoch, Payload, Position, Publication};
 use std::future::Future;
 use std::time::Duration;
+
+/// What clients may do, as by default but for short messages.
+pub(crate) const LIMITS: ClientLimits = ClientLimits {
+    heartbeat: Duration::from_secs(25),
+    socket_io: Heartbeats {
+        interval: Duration::from_secs(25),
+        timeout: Duration::from_secs(60),
+    },
+    handshake: Duration::from_secs(10),
+    idle: Duration::from_secs(60),
+    message: 1024,
+};
 
 /// Waits for what must come. Beyond a time that nothing takes, the test has failed.
 pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {

@@ -33,6 +33,8 @@ struct Sample {
 #[derive(Default)]
 struct Notes {
     samples: Vec<Sample>,
+    /// The answer to the last one that was refused.
+    refusal: Option<String>,
     ended: Option<String>,
 }
 
@@ -117,11 +119,10 @@ impl Quiet {
         met
     }
 
-    /// How many refusals they have got so far.
+    /// An answer by which a client was refused, if there was one.
     #[must_use]
-    pub fn refusals(&self) -> usize {
-        let refused = |notes: &Notes| notes.samples.iter().filter(|it| it.refused).count();
-        self.clients.iter().map(|it| refused(&lock(it))).sum()
+    pub fn refusal(&self) -> Option<String> {
+        self.clients.iter().find_map(|it| lock(it).refusal.clone())
     }
 
     /// How a client's connection ended, if one has.
@@ -254,14 +255,14 @@ async fn listen(
                     Ok(message) => message,
                     Err(error) => break error.to_string(),
                 };
-                note(&mut lock(&notes).samples, &message, now);
+                note(&mut lock(&notes), &message, now);
             }
         }
     };
     lock(&notes).ended.get_or_insert(end);
 }
 
-fn note(samples: &mut [Sample], message: &Value, now: Instant) {
+fn note(notes: &mut Notes, message: &Value, now: Instant) {
     let is_push = message["route"] == "onMessage";
     let number = if is_push {
         &message["body"]["n"]
@@ -269,13 +270,16 @@ fn note(samples: &mut [Sample], message: &Value, now: Instant) {
         &message["id"]
     };
     let place = number.as_u64().and_then(|n| usize::try_from(n).ok());
-    let sample = place.and_then(|n| samples.get_mut(n.checked_sub(1)?));
+    let sample = place.and_then(|n| notes.samples.get_mut(n.checked_sub(1)?));
     let Some(sample) = sample else { return };
     if is_push {
         // Who looks hears who speaks.
         sample.heard.get_or_insert(now);
     } else {
         sample.answered.get_or_insert(now);
-        sample.refused |= message["body"]["code"] != 0;
+        if message["body"]["code"] != 0 {
+            sample.refused = true;
+            notes.refusal = Some(message["body"].to_string());
+        }
     }
 }

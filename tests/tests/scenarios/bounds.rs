@@ -373,6 +373,122 @@ async fn unfinished_messages_are_bounded_for_all_clients_together() {
     assert_eq!(member.ended(), None);
 }
 
+/// Whoever is in stays. Others wait until there are descriptors again, and the log is not filled with them meanwhile.
+#[tokio::test]
+async fn who_comes_when_descriptors_run_out_is_served_when_there_are_some_again() {
+    const ERRORS: &str = "connector_accept_errors_total";
+    /// What one place in the code may log before it is held back.
+    const LINES: usize = 50;
+    let system = Standalone::start().await;
+    let address = system.address();
+    let member = Client::join(address, "member", "room").await;
+    assert_eq!(metric(&system, ERRORS, "").await, 0.0);
+    let before = system.limit_descriptors(Some(1));
+    // The kernel takes it in, and keeps it for the connector.
+    let mut waiting = TcpStream::connect(address).await.expect("a connector");
+    let request = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    waiting.write_all(request).await.expect("written");
+
+    let accept = |line: &&String| line.contains("can't accept");
+    let is_summary = |line: &String| line.contains("held back");
+    let what = "it is said how many lines were held back";
+    let lines = wait::some(what, 2 * SOON, async || {
+        let warnings = system.warnings();
+        let lines: Vec<_> = warnings.iter().filter(accept).cloned().collect();
+        lines.iter().any(is_summary).then_some(lines)
+    })
+    .await;
+    let written = lines.iter().take_while(|line| !is_summary(line)).count();
+    assert!(lines[0].contains("Too many open files"), "{}", lines[0]);
+    assert!(written <= LINES, "{written} lines");
+    let summary = lines.iter().find(|line| is_summary(line));
+    let summary: Value = serde_json::from_str(summary.expect("it was seen")).expect("JSON");
+    let held_back = summary["lines"].as_f64().expect("how many");
+    assert_eq!(member.say("undisturbed").await, SENT);
+
+    system.limit_descriptors(before);
+    let mut answer = String::new();
+    let answered = timeout(SOON, waiting.read_to_string(&mut answer)).await;
+    answered.expect("an answer in time").expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let errors = metric(&system, ERRORS, "").await;
+    let told = f64::from(u32::try_from(written).expect("few")) + held_back;
+    assert!(errors >= told, "{errors} were counted, {told} told");
+    let late = Client::join(address, "late", "room").await;
+    assert_eq!(late.say("in").await, SENT);
+    assert_eq!(member.ended(), None);
+}
+
+/// Begins to post `announced` bytes, and sends so many of them.
+async fn half_a_post(poller: &Poller, sent: usize, announced: usize) -> TcpStream {
+    let mut stream = TcpStream::connect(poller.address)
+        .await
+        .expect("a connector");
+    let path = &poller.path;
+    let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {announced}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.expect("written");
+    // A connector that refuses it takes no more of it.
+    let _ = stream.write_all(&vec![b'4'; sent]).await;
+    stream
+}
+
+/// The status of what is answered before the connection ends, in whatever way it does.
+async fn status_of(mut stream: TcpStream) -> u16 {
+    let mut answer = Vec::new();
+    let read = timeout(SOON, stream.read_to_end(&mut answer)).await;
+    let _ = read.expect("an end in time");
+    let text = String::from_utf8_lossy(&answer);
+    let status = text.get(9..12).and_then(|status| status.parse().ok());
+    status.unwrap_or_else(|| panic!("no answer: {text:?}"))
+}
+
+/// A post that does not end holds what came of it only as long as a handshake may take, and only if there is room for it
+/// among what comes in from all clients.
+#[tokio::test]
+async fn unfinished_posts_are_bounded_for_all_clients_together_and_end_in_time() {
+    const ROOM: usize = 256 << 10;
+    // Less than half of the room, which may be counted twice as large: what is read grows by doubling.
+    const FITS: usize = ROOM * 45 / 100;
+    let system = Standalone::with(&[
+        "--queue",
+        "262144",
+        "--queue-total",
+        "524288",
+        "--handshake-timeout",
+        "2s",
+    ])
+    .await;
+    let mut pollers = Vec::new();
+    for number in 0..4 {
+        let poller = Poller::open(system.address(), 3).await.expect("served");
+        poller.login(&format!("poller{number}")).await;
+        pollers.push(poller);
+    }
+
+    let alone = half_a_post(&pollers[0], ROOM + (16 << 10), ROOM + (32 << 10)).await;
+    assert_eq!(status_of(alone).await, 503);
+    assert_eq!(refused(&system, "memory").await, 1.0);
+
+    // Two of the four fit at most, if all are counted together.
+    let mut posts = Vec::new();
+    for poller in &pollers {
+        posts.push(half_a_post(poller, FITS, FITS + 1).await);
+    }
+    let mut statuses = Vec::new();
+    for post in posts {
+        statuses.push(status_of(post).await);
+    }
+    let busy = statuses.iter().filter(|status| **status == 503).count();
+    assert!(busy >= 2, "{statuses:?}");
+
+    // None of the three leaves anything behind: there would be no room for the last of them.
+    for _ in 0..3 {
+        let post = half_a_post(&pollers[0], FITS, FITS + 1).await;
+        assert_eq!(status_of(post).await, 400, "it ends in time");
+    }
+    assert_eq!(pollers[0].post(&["2".to_owned()]).await, 200);
+}
+
 /// What a client of Engine.IO 4 is told that it may post, it may post; more is refused with words.
 #[tokio::test]
 async fn posts_of_the_size_that_is_told_are_taken_and_larger_ones_are_refused_aloud() {

@@ -18,11 +18,22 @@ async fn people_chat_through_the_page_and_miss_nothing_when_one_loses_the_networ
     let status = mocha.ended_within(Duration::from_secs(120)).await;
     let output = mocha.lines().join("\n");
     assert!(status.success(), "{output}");
-    assert!(output.contains("11 passing"), "{output}");
+    assert!(output.contains("12 passing"), "{output}");
     for name in ["login", "chat", "phone", "away", "back", "channels"] {
         let picture = pictures.join(format!("{name}.png"));
         assert!(picture.exists(), "no screenshot {}", picture.display());
     }
+}
+
+/// What takes minutes, or a server that refuses, is played to the page's client without either.
+#[tokio::test]
+async fn the_pages_client_waits_and_gives_up_as_documented_and_outlasts_a_reload() {
+    let mut command = tests::mocha("client.test.js", &[]);
+    let mut mocha = Process::spawn("mocha", &mut command);
+    let status = mocha.ended_within(Duration::from_secs(60)).await;
+    let output = mocha.lines().join("\n");
+    assert!(status.success(), "{output}");
+    assert!(output.contains("5 passing"), "{output}");
 }
 
 fn chromium() -> PathBuf {

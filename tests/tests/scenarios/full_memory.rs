@@ -129,3 +129,26 @@ async fn with_a_full_redis_leases_are_renewed_and_leaves_and_funerals_go_on() {
     }
     assert_eq!(crowd.sum(|notes| notes.losses().len()), 0);
 }
+
+/// A Redis that would throw channels away when it is full is no fault yet, so services work on it. They tell it from their
+/// first connection on, long before anything is lost.
+#[tokio::test]
+async fn a_redis_that_evicts_when_it_is_full_is_warned_of_by_whoever_connects() {
+    let plan = Plan::of(1, 1);
+    let _turn = plan.turn().await;
+    for (policy, is_told) in [("allkeys-lru", true), ("noeviction", false)] {
+        let redis = Redis::with(&["--maxmemory-policy", policy]).await;
+        let services = plan.services(&redis.url(), &redis.url()).await;
+        let (chat, connector) = (&services.chats[0], &services.connectors[0]);
+        for (name, service) in [("chat", &**chat), ("connector", &**connector)] {
+            // It is ready, so it has connected, and has said what there is to say.
+            let warnings = service.warnings();
+            let told = warnings.iter().any(|line| {
+                line.contains("evicts keys")
+                    && line.contains(policy)
+                    && line.contains("maxmemory-policy noeviction")
+            });
+            assert_eq!(told, is_told, "{name}, {policy}: {warnings:?}");
+        }
+    }
+}

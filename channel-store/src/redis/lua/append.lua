@@ -28,8 +28,9 @@ local function refresh(...)
     local said = tonumber(string.match(m[6] or '0', '%d+$'))
     local head = said > 0 and call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
     local holds_it = head and tonumber(string.match(head[1], '^%d+')) <= said
-    if said == 0 or not holds_it and call('EXISTS', KEYS[3], KEYS[4]) == 0 then
+    if said == 0 or not holds_it then
       local short = tonumber(string.match(ARGV[1], '%d+$'))
+      short = math.max(short, call('TTL', KEYS[3]), call('TTL', KEYS[4])) -- negative where there are no keys
       log_life, life = math.min(log_life, short), math.min(life, short)
       call('HDEL', meta, 'x') -- whoever publishes next pushes the expiries forward again
     end

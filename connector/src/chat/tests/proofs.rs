@@ -67,6 +67,8 @@ enum Manner {
     Unanswered,
     HasPrefix(&'static str),
     HasLease(u64),
+    HasLogLife(u64),
+    HasMessageLimit(u64),
 }
 
 impl Manner {
@@ -92,6 +94,14 @@ impl Manner {
             }
             Self::HasLease(milliseconds) => {
                 settings.lease_milliseconds = *milliseconds;
+                (written("a"), "a")
+            }
+            Self::HasLogLife(milliseconds) => {
+                settings.log_life_milliseconds = *milliseconds;
+                (written("a"), "a")
+            }
+            Self::HasMessageLimit(bytes) => {
+                settings.message_limit = *bytes;
                 (written("a"), "a")
             }
             Self::Hangs => return Err(Status::deadline_exceeded("")),
@@ -157,7 +167,7 @@ impl Played {
                             }
                         });
                     }
-                    Called::Join(_) | Called::Leave(_) => panic!("nobody joins here"),
+                    _ => panic!("nobody joins or looks here"),
                 }
             }
         });
@@ -168,7 +178,7 @@ fn proven_by(chats: &[&Played]) -> Arc<Chat> {
     let own = OwnSettings {
         lease: Duration::from_secs(10),
         touch: Duration::from_secs(60),
-        message_limit: 1,
+        message_limit: 1_000,
         ready_slots: 0.5,
     };
     let feed = Arc::new(Ear { lifetime: "a" });
@@ -275,6 +285,30 @@ async fn settings_that_contradict_a_chats_keep_it_away_and_say_so() {
         })
         .await;
         assert!(!*chat.available().borrow());
+    }
+}
+
+/// Logs that are touched too seldom end while they have members, and what a client is let send is refused by chat. Either
+/// hurts some day only, so such a chat is used, and told.
+#[tokio::test(start_paused = true)]
+async fn settings_that_go_badly_with_a_chats_are_told_and_it_is_used_all_the_same() {
+    let touched_seldom =
+        "chat-0: its logs live for 179.999s, and --touch 60s is more than a third of that";
+    let limited = "chat-0: its --message-limit is 999, that of this connector 1000";
+    for (manner, told) in [
+        (Manner::HasLogLife(179_999), Some(touched_seldom)),
+        (Manner::HasLogLife(180_000), None),
+        (Manner::HasMessageLimit(999), Some(limited)),
+        (Manner::HasMessageLimit(1_000), None),
+        // Of a chat that does not tell, nothing is known.
+        (Manner::Writes("a"), None),
+    ] {
+        let chat = proven_by(&[&Played::new(manner)]);
+        available(&chat, true).await;
+        assert_eq!(chat.troubles().as_deref(), told);
+        let mut sender = Sender::new(&chat);
+        sender.send("used");
+        assert_eq!(sender.answer().await, "used sent");
     }
 }
 
