@@ -6,7 +6,7 @@
 
 use super::HubMetrics;
 use super::ring::Ring;
-use crate::connection::Connection;
+use crate::transport::Connection;
 use bytes::Bytes;
 use channel_store::{ChannelName, Epoch, Position, Publication};
 use slab::Slab;

@@ -9,8 +9,8 @@ use super::audience::{Audience, Receiver};
 use super::flusher::Flusher;
 use super::reader::SharedReads;
 use super::ring::Ring;
-use crate::connection::Connection;
 use crate::suspects::Suspects;
+use crate::transport::Connection;
 use channel_store::{
     ChannelName, FeedConnection, Generation, Head, LogPage, Place, Position, Publication, Since,
     Standing,

@@ -16,9 +16,9 @@ mod watch;
 
 pub use member::{Judgement, Member};
 
-use crate::connection::Connection;
 use crate::metering::{CHANNEL_WRITES, ENCODINGS, FEED_GAPS, FEED_REPAIRED, POSITIONS_LOST};
 use crate::suspects::Suspects;
+use crate::transport::Connection;
 use audience::Receiver;
 use channel::{Confirmed, LocalChannel};
 use channel_store::{ChannelFeed, ChannelName, FeedConnection, FeedSink, Place, Publication};
