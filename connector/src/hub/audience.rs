@@ -4,7 +4,7 @@
 //! them. A member that is told where it stands outlives the loss of its position; any other is disconnected, with a
 //! reason to reconnect.
 
-use super::HubMetrics;
+use super::counters::HubMetrics;
 use super::ring::Ring;
 use crate::transport::Connection;
 use bytes::Bytes;
