@@ -1,4 +1,7 @@
-//! The product's binaries, built once in each test process from the sources as they are: a test never runs a stale one.
+//! The product's binaries. Each test process builds them once from the sources as they are, so no test runs a stale one.
+//!
+//! This costs a second if they are built already, because cargo is asked for the same as by `cargo build --release
+//! --workspace --bins`, and the scenarios depend on the same crates with the same features (tests/Cargo.toml).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -31,7 +34,13 @@ pub fn directory() -> &'static Path {
 
 fn build() -> BTreeMap<String, PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
+    let mut command = Command::new(cargo);
+    for (name, _) in std::env::vars_os() {
+        if tells_of_the_test(&name.to_string_lossy()) {
+            command.env_remove(name);
+        }
+    }
+    let output = command
         .args(["build", "--release", "--workspace", "--bins"])
         .arg("--message-format=json-render-diagnostics")
         .current_dir(crate::workspace())
@@ -49,4 +58,13 @@ fn build() -> BTreeMap<String, PathBuf> {
             Some((name.to_owned(), PathBuf::from(executable)))
         })
         .collect()
+}
+
+/// Whether cargo has set this variable to tell a test which package it belongs to. Build scripts of some dependencies ask
+/// for such variables, so with them here cargo would compile those dependencies again, and so would the next build without.
+fn tells_of_the_test(variable: &str) -> bool {
+    ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"]
+        .iter()
+        .any(|prefix| variable.starts_with(prefix))
+        || ["CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE", "OUT_DIR"].contains(&variable)
 }
