@@ -1,7 +1,47 @@
-//! Pages of a channel's log, in either direction.
+//! Stretches of a channel's log: what a reader asks for and what it gets.
 
 use crate::publication::{Position, Publication};
-use crate::store::Standing;
+use crate::server::Generation;
+
+/// From where a reader wants to go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Since {
+    /// Nowhere yet: where does the log end? Asked by whoever is about to follow the channel: if it has no life, this
+    /// gives it an empty one for two minutes, so that the position has a name that will stand.
+    Head,
+    /// After this position. ("", 0) is where a channel without a life ends: it stands before the first publication.
+    Position(Position),
+}
+
+/// How a position stands towards a log (RECOVERY.md, section 2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// No position was given: the answer's is the end of the log.
+    Head,
+    /// Exact: nothing is missing between it and the entries that follow.
+    Exact,
+    /// It saw publications that this log does not have.
+    Diverged,
+    /// What follows it is no longer held.
+    Trimmed,
+    /// An epoch of another life, or one that saw what this log does not have, below what is still held.
+    Unknown,
+}
+
+/// A stretch of a channel's log.
+#[derive(Debug, Clone)]
+pub struct LogPage {
+    /// How the position asked for stands.
+    pub standing: Standing,
+    /// The server lifetime that answered.
+    pub generation: Generation,
+    /// Where to go on from: as asked if exact, else as the log allows. The entries follow it without a gap.
+    pub position: Position,
+    /// The offset of the log's last publication.
+    pub last: u64,
+    /// In order.
+    pub entries: Vec<Publication>,
+}
 
 /// Where a page of history begins, and which way it goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
