@@ -1,6 +1,7 @@
 //! What is searched: which rules, how much may go wrong, and who takes part.
 
 use crate::detached::{self, Detached};
+use crate::log::{self, Log};
 use crate::logins::{self, Logins, Policy, Seat};
 use crate::membership::{self, Membership};
 use crate::search::{self, Model, Report};
@@ -81,12 +82,167 @@ fn chances(text: &str) -> impl Iterator<Item = (&str, u8)> {
 /// All scenarios.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    let mut all = membership();
+    let mut all = logs();
+    all.extend(wrong_logs());
+    all.extend(membership());
     all.extend(wrong_memberships());
     all.extend(logins());
     all.extend(wrong_logins());
     all.extend(detached());
     all
+}
+
+/// Clients that have joined, a log that keeps everything, and four publications, unless a scenario says otherwise.
+fn log(name: &str, rules: log::Rules, bounds: &str, change: impl FnOnce(&mut Log)) -> Scenario {
+    let none = log::Budget::ALL;
+    let mut model = Log {
+        rules,
+        budget: chances(bounds).fold(none, |budget, (name, value)| budget.with(name, value)),
+        publications: 4,
+        kept: 9,
+        clients: 2,
+        acknowledges: false,
+        begun: true,
+    };
+    change(&mut model);
+    let Log {
+        publications,
+        clients,
+        ..
+    } = model;
+    let bounds = format!("{clients} clients, {publications} publications; {bounds}");
+    Scenario::new(format!("log/{name}"), bounds, model)
+}
+
+/// One client, and so many publications.
+fn alone(publications: u8) -> impl FnOnce(&mut Log) {
+    move |model| {
+        model.clients = 1;
+        model.publications = publications;
+    }
+}
+
+/// The clients have not joined yet.
+fn from_the_beginning(model: &mut Log) {
+    model.publications = 3;
+    model.begun = false;
+}
+
+fn acknowledged(model: &mut Log) {
+    alone(3)(model);
+    model.acknowledges = true;
+}
+
+fn coming_and_going(model: &mut Log) {
+    model.clients = 1;
+    model.begun = false;
+}
+
+fn logs() -> Vec<Scenario> {
+    let hold = |name, bounds, change: fn(&mut Log)| log(name, log::Rules::ALL, bounds, change);
+    let small = [
+        hold("coming and going", "comes_back 2", coming_and_going),
+        hold("broken feeds", "comes_back, feed_break, loss", |_| {}),
+        hold("acknowledged", "failover 2, retry", acknowledged),
+        log("two failovers", log::Rules::ALL, "failover 2", alone(5)),
+    ];
+    let large = [
+        hold("joining, a feed breaks", "feed_break", from_the_beginning),
+        hold("joining, coming back", "comes_back", from_the_beginning),
+        hold("failover, coming back", "failover, comes_back", |_| {}),
+        log(
+            "two failovers, coming back",
+            log::Rules::ALL,
+            "failover 2, comes_back",
+            alone(3),
+        ),
+        hold("two failovers, two clients", "failover 2", |_| {}),
+        hold(
+            "failover, broken feeds",
+            "failover, feed_break, loss",
+            |_| {},
+        ),
+        log(
+            "wiped",
+            log::Rules::ALL,
+            "failover, wipe, comes_back",
+            alone(3),
+        ),
+        hold("trimmed", "comes_back, feed_break, lost_log", |model| {
+            model.publications = 5;
+            model.kept = 2;
+        }),
+    ];
+    let large = large.map(Scenario::large);
+    small.into_iter().chain(large).collect()
+}
+
+fn wrong_logs() -> Vec<Scenario> {
+    let without = |rule, name, bounds, change: fn(&mut Log)| {
+        log(name, log::Rules::ALL.with(rule, false), bounds, change).wrong()
+    };
+    let (faults, one): (_, fn(&mut Log)) = ("failover 2, comes_back", |it| alone(3)(it));
+    vec![
+        without("epochs", "offsets without epochs", faults, one),
+        without("unique_epochs", "epochs are counted", faults, one),
+        without(
+            "end_compared",
+            "a read ignores the end of the epoch",
+            faults,
+            one,
+        ),
+        without("reads_append_nothing", "reads begin epochs", faults, one),
+        without(
+            "epoch_compared",
+            "the hub compares offsets alone",
+            "failover 2",
+            |it| {
+                alone(5)(it);
+            },
+        ),
+        without(
+            "subscribe_first",
+            "the hub reads before it subscribes",
+            "comes_back 2",
+            coming_and_going,
+        ),
+        without(
+            "read_after_confirmation",
+            "no read after a confirmation",
+            faults,
+            one,
+        ),
+        without(
+            "earlier_connections_dropped",
+            "an earlier connection is heard",
+            faults,
+            one,
+        ),
+        without(
+            "lifetime_checked",
+            "the lifetime is not checked",
+            faults,
+            one,
+        ),
+        without(
+            "answers_compared",
+            "any server may answer a read",
+            faults,
+            one,
+        ),
+        without(
+            "keys_remembered",
+            "keys are forgotten",
+            "retry",
+            acknowledged,
+        ),
+        without(
+            "replicas_waited_for",
+            "acknowledged by the primary alone",
+            "failover",
+            acknowledged,
+        ),
+    ]
 }
 
 /// One session; one user on two connectors; two users on one connector; one user with three sessions; two users, two
