@@ -8,6 +8,7 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 pub mod admin;
+pub mod backoff;
 pub mod cli;
 pub mod descriptors;
 pub mod families;
@@ -19,6 +20,7 @@ pub mod readiness;
 pub mod redis_timeout;
 pub mod telemetry;
 
+pub use backoff::Backoff;
 pub use lifecycle::Shutdown;
 pub use readiness::Readiness;
 pub use telemetry::{LogFormat, Metrics};

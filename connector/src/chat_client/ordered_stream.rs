@@ -12,6 +12,7 @@ use futures_util::Stream;
 use parking_lot::Mutex;
 use proto::v1::numbered_answer::Answer as Wire;
 use proto::v1::{NumberedAnswer, NumberedSend, SendRequest, SendResponse, SendStreamRequest};
+use runtime::backoff::{self, jittered};
 use std::collections::VecDeque;
 use std::mem;
 use std::pin::Pin;
@@ -290,7 +291,7 @@ impl Lane {
                 match ended {
                     // Chat is up: there is another stream soon, and until then other calls go on.
                     Ended::Idle => {
-                        sleep(REOPEN_PAUSE.mul_f64(0.5 + fastrand::f64())).await;
+                        backoff::pause(REOPEN_PAUSE).await;
                         continue;
                     }
                     // At least one send was answered, so this ends. Everybody's sends wait for the next stream.
@@ -301,7 +302,7 @@ impl Lane {
                 if began.elapsed() > BACK_OFF.1 {
                     pause = BACK_OFF.0;
                 }
-                home_at = Instant::now() + pause.mul_f64(0.5 + fastrand::f64());
+                home_at = Instant::now() + jittered(pause);
                 pause = BACK_OFF.1.min(pause * 2);
             } else if let Some(other) = other_open(chat, home).filter(|_| !idle) {
                 self.stream_to(&other, Some(home_at), chat).await;

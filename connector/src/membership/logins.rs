@@ -20,6 +20,7 @@ use channel_store::{
 use futures_util::future::join_all;
 use metrics::counter;
 use parking_lot::Mutex;
+use runtime::backoff::pause;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::{Arc, Weak};
@@ -165,7 +166,7 @@ impl Registry {
                 }
                 Err(error) => {
                     tracing::debug!(%error, "no login policy agreed upon");
-                    sleep(RETRY.mul_f64(0.5 + fastrand::f64())).await;
+                    pause(RETRY).await;
                 }
             }
         }
@@ -258,7 +259,7 @@ impl Registry {
                 Err(StoreError::Unavailable(reason)) => {
                     tracing::debug!(reason, "login unanswered");
                     registration.standing.lock().fence = true;
-                    sleep(RETRY.mul_f64(0.5 + fastrand::f64())).await;
+                    pause(RETRY).await;
                 }
                 Err(StoreError::Late { now }) if later.is_none() => {
                     let time = registration.guard.time_if_alive(Instant::now() + RENEWAL);

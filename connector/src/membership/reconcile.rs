@@ -19,11 +19,12 @@ use channel_store::{
 use futures_util::FutureExt;
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
 use proto::v1::MembersRequest;
+use runtime::backoff::pause;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// Looks at places in turn, so many in so long, however many members there are.
 pub(super) const LOOKS: usize = 20;
@@ -107,7 +108,7 @@ impl LeaseKeeper {
         let users = users.into_iter().map(Place::User);
         let again: Vec<_> = channels.chain(users).collect();
         if !again.is_empty() {
-            sleep(RETRY.mul_f64(0.5 + fastrand::f64())).await;
+            pause(RETRY).await;
         }
         again
     }
