@@ -7,6 +7,7 @@
 pub mod body;
 mod error;
 mod feed;
+pub mod follow;
 mod lease;
 mod membership;
 pub mod memory;
