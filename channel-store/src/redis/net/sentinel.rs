@@ -1,20 +1,20 @@
-//! Asking sentinels who the primary is.
+//! Asking sentinels which server is the primary.
 
-use super::connection::{Live, Manner};
-use super::location::Address;
+use super::address::Address;
+use super::connection::{ConnectionOptions, DrivenConnection};
 use super::reply::text;
-use super::stream::Dial;
+use super::tls::Dialer;
 use parking_lot::Mutex;
-use redis::{Pipeline, RedisConnectionInfo, Value};
+use redis::{RedisConnectionInfo, Value};
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// A sentinel that takes longer is passed over: one that is frozen takes connections, too.
+/// A sentinel that takes longer is passed over. A frozen one still accepts connections, so this also ends a wait for it.
 const ANSWER_TIME: Duration = Duration::from_millis(250);
 
-/// The sentinels of one primary.
+/// The sentinels that watch one primary.
 pub(super) struct Sentinels {
-    /// The one that answered last comes first.
+    /// The one that answered last is the first.
     addresses: Mutex<Vec<Address>>,
     master: String,
     settings: RedisConnectionInfo,
@@ -33,11 +33,11 @@ impl Sentinels {
         }
     }
 
-    /// The primary, as the first sentinel that answers has it.
-    pub(super) async fn primary(&self, dial: &Dial) -> Option<Address> {
+    /// The primary that the first answering sentinel names.
+    pub(super) async fn primary(&self, dialer: &Dialer) -> Option<Address> {
         let addresses = self.addresses.lock().clone();
         for sentinel in addresses {
-            match timeout(ANSWER_TIME, self.ask(dial, &sentinel)).await {
+            match timeout(ANSWER_TIME, self.ask(dialer, &sentinel)).await {
                 Ok(Some(primary)) => return Some(primary),
                 _ => {
                     let mut addresses = self.addresses.lock();
@@ -50,22 +50,22 @@ impl Sentinels {
         None
     }
 
-    async fn ask(&self, dial: &Dial, sentinel: &Address) -> Option<Address> {
-        let stream = dial.connect(sentinel).await.ok()?;
-        let manner = Manner {
+    async fn ask(&self, dialer: &Dialer, sentinel: &Address) -> Option<Address> {
+        let stream = dialer.connect(sentinel).await.ok()?;
+        let options = ConnectionOptions {
             number: 0,
             answer_time: ANSWER_TIME,
             on_push: None,
-            stirred: None,
+            slots_moved: None,
         };
-        let live = Live::begin(&self.settings, stream, manner).await.ok()?;
-        let mut ask = Pipeline::with_capacity(1);
-        ask.cmd("SENTINEL")
-            .arg("get-master-addr-by-name")
-            .arg(&self.master);
-        let answer = live.connection.request(&ask, 0, 1).await.ok()?.pop()?;
+        let driven = DrivenConnection::begin(&self.settings, stream, options)
+            .await
+            .ok()?;
+        let mut ask = redis::cmd("SENTINEL");
+        ask.arg("get-master-addr-by-name").arg(&self.master);
+        let answer = driven.connection.request_one(ask).await.ok()?;
         let Value::Array(answer) = answer else {
-            // It knows no primary of this name, perhaps not yet.
+            // The sentinel knows no primary of this name, or not yet.
             return None;
         };
         let [host, port] = &answer[..] else {

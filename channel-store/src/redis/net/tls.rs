@@ -1,6 +1,6 @@
-//! The bytes' way to a server: a socket, encrypted or not.
+//! Opening a byte stream to a server, encrypted or not.
 
-use super::location::{Address, OpenError};
+use super::address::{Address, OpenError};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,19 +12,20 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-/// Bytes both ways.
+/// A stream of bytes in both directions.
 pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
 
-/// How to connect.
+/// Opens streams, all of them encrypted or none.
 #[derive(Clone)]
-pub(super) struct Dial {
+pub(crate) struct Dialer {
     encryption: Option<TlsConnector>,
 }
 
-impl Dial {
-    /// Servers are trusted that a public authority vouches for, or one of the `certificates`, if given.
-    pub(super) fn new(encrypted: bool, certificates: Option<&Path>) -> Result<Self, OpenError> {
+impl Dialer {
+    /// Trusts servers whose certificate is signed by an authority in `certificates` (a PEM file). Without such a file the
+    /// public authorities are trusted.
+    pub(crate) fn new(encrypted: bool, certificates: Option<&Path>) -> Result<Self, OpenError> {
         let unusable = |file: &Path, reason: String| OpenError::Certificates {
             file: file.display().to_string(),
             reason,
@@ -32,7 +33,10 @@ impl Dial {
         if !encrypted {
             return match certificates {
                 None => Ok(Self { encryption: None }),
-                Some(file) => Err(unusable(file, "they are of use with rediss only".into())),
+                Some(file) => Err(unusable(
+                    file,
+                    "certificates are used with rediss:// only".into(),
+                )),
             };
         }
         let mut trusted = RootCertStore::empty();
@@ -49,7 +53,7 @@ impl Dial {
                         .map_err(|it| failed(it.to_string()))?;
                 }
                 if trusted.is_empty() {
-                    return Err(failed("there is none".into()));
+                    return Err(failed("the file holds none".into()));
                 }
             }
         }
@@ -63,7 +67,7 @@ impl Dial {
         })
     }
 
-    /// Connects. Takes as long as it takes: the caller bounds it.
+    /// Connects. It has no time-out of its own: the caller sets one.
     pub(super) async fn connect(&self, address: &Address) -> io::Result<Box<dyn Duplex>> {
         match address {
             Address::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
@@ -77,5 +81,24 @@ impl Dial {
                 Ok(Box::new(encryption.connect(name, stream).await?))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_must_be_there_and_of_use() {
+        let none = Path::new("/nowhere/ca.pem");
+        let refused = |encrypted| Dialer::new(encrypted, Some(none)).err();
+        assert!(matches!(
+            refused(true),
+            Some(OpenError::Certificates { .. })
+        ));
+        assert!(
+            matches!(refused(false), Some(OpenError::Certificates { .. })),
+            "nothing is encrypted"
+        );
     }
 }

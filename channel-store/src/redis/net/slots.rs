@@ -1,9 +1,9 @@
 //! Which node of a cluster owns a key.
 //!
-//! A key belongs to the slot that its hash tag gives, and a slot to one primary at a time (Redis Cluster's
-//! specification). A lone server is a cluster whose one node owns everything.
+//! The hash tag of a key determines its slot, and each slot belongs to one primary at a time (see Redis Cluster's
+//! specification). A single server is treated as a cluster with one node that owns all slots.
 
-use super::location::Address;
+use super::address::Address;
 use super::reply::text;
 use redis::Value;
 use std::collections::HashSet;
@@ -16,7 +16,7 @@ pub(super) fn slot(key: &str) -> u16 {
     crc16(hash_tag(key).as_bytes()) % SLOTS
 }
 
-/// What stands between the first `{` and the next `}`, if that is something; else the whole key.
+/// The text between the first `{` and the next `}`. If there is none, or it is empty, it is the whole key.
 fn hash_tag(key: &str) -> &str {
     key.split_once('{')
         .and_then(|(_, rest)| rest.split_once('}'))
@@ -35,7 +35,7 @@ fn crc16(bytes: &[u8]) -> u16 {
 /// The owners of all slots at one time.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Slots {
-    /// First slot, last slot, owner; by slot, without overlap.
+    /// First slot, last slot, owner. They are sorted and don't overlap.
     ranges: Vec<(u16, u16, Address)>,
 }
 
@@ -47,7 +47,8 @@ impl Slots {
         }
     }
 
-    /// Reads the answer of `CLUSTER SLOTS`; `asked` is the node that gave it, and may not know its own address.
+    /// Reads the answer of `CLUSTER SLOTS`. `asked` is the node that gave it: where the answer leaves the host open, it is
+    /// that node's.
     pub(super) fn parse(answer: &Value, asked: &Address) -> Option<Self> {
         let Value::Array(answer) = answer else {
             return None;
@@ -83,14 +84,14 @@ impl Slots {
         in_order.then_some(Self { ranges })
     }
 
-    /// Who owns a slot, if anybody does.
+    /// The owner of a slot, if it has one.
     pub(super) fn owner(&self, slot: u16) -> Option<&Address> {
         let after = self.ranges.partition_point(|(first, ..)| *first <= slot);
         let (_, last, owner) = self.ranges.get(after.checked_sub(1)?)?;
         (slot <= *last).then_some(owner)
     }
 
-    /// Who owns all of them, if that is one.
+    /// The owner of all slots, if that is a single node.
     pub(super) fn only_owner(&self) -> Option<&Address> {
         match &self.ranges[..] {
             [(0, last, owner)] if *last == SLOTS - 1 => Some(owner),
@@ -98,7 +99,7 @@ impl Slots {
         }
     }
 
-    /// How many slots have an owner of which this is true.
+    /// How many slots have an owner for which the condition holds.
     pub(super) fn count(&self, is_meant: impl Fn(&Address) -> bool) -> u32 {
         let meant = self.ranges.iter().filter(|(.., owner)| is_meant(owner));
         meant
@@ -106,7 +107,7 @@ impl Slots {
             .sum()
     }
 
-    /// Everybody who owns something.
+    /// All nodes that own a slot.
     pub(super) fn nodes(&self) -> HashSet<&Address> {
         self.ranges.iter().map(|(.., owner)| owner).collect()
     }
@@ -132,7 +133,7 @@ mod tests {
     #[test]
     fn slots_are_those_of_the_specification() {
         assert_eq!(crc16(b"123456789"), 0x31C3);
-        // As CLUSTER KEYSLOT answers.
+        // What CLUSTER KEYSLOT answers.
         for (key, expected) in [
             ("", 0),
             ("foo", 12_182),
@@ -150,13 +151,13 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_has_the_owner_that_was_said_or_none() {
+    fn a_slot_has_the_owner_that_the_answer_names_or_none() {
         let answer = Value::Array(vec![range(8_192, 16_383, "h", 2), range(0, 5_000, "", 1)]);
         let slots = Slots::parse(&answer, &node(9)).unwrap();
         assert_eq!(
             slots.owner(0),
             Some(&node(1)),
-            "the asked host, where none is said"
+            "the host that was asked, where the answer names none"
         );
         assert_eq!(slots.owner(5_000), Some(&node(1)));
         assert_eq!(slots.owner(5_001), None);

@@ -1,19 +1,23 @@
-//! The registry of users in Redis: each call is one script about one user, and so in one slot.
+//! The registry of users in Redis. Each script works on the keys of one user, so all its keys are in one slot.
 
-use super::ask::{ask_each, call, one};
-use super::connection::Connection;
-use super::keys::Keys;
-use super::nodes::Nodes;
-use super::reply::{late, number, refusal, strange, text, unavailable};
-use super::scripts::SCRIPTS;
-use super::topics::Topics;
-use super::{channel_seconds, seconds};
-use crate::name::{Incarnation, SessionId, UserId};
-use crate::registry::{
-    Claim, Claimed, ENTRIES, EntryState, Hints, LoggedIn, Login, LoginPolicy, PREDECESSORS, Proof,
-    SUPERSEDED, UserEntry, UserLook, UserRegistry,
+use super::append::flag;
+use super::call::{Answer, ask_each, call};
+use super::keys::{Key, Keys, UserKeys};
+use super::membership::late;
+use super::net::{
+    Connection, Listener, Nodes, Subscriptions, array, number, text, unavailable, unexpected_reply,
 };
-use crate::{Predecessor, StoreError, StoreOptions};
+use super::scripts::SCRIPTS;
+use super::{channel_seconds, seconds};
+use crate::error::StoreError;
+use crate::membership::Predecessor;
+use crate::name::{Incarnation, SessionId, UserId};
+use crate::options::StoreOptions;
+use crate::registry::{
+    Claim, Claimed, ENTRIES, EntryState, HINTS, Hints, LoggedIn, Login, LoginPolicy, PREDECESSORS,
+    Proof, SUPERSEDED, UserEntry, UserLook, UserRegistry,
+};
+use crate::server::FeedConnection;
 use async_trait::async_trait;
 use redis::{Cmd, Script, Value};
 use std::sync::Arc;
@@ -38,14 +42,13 @@ impl RedisRegistry {
     }
 
     /// Begins the call of a script that begins with `user.lua`.
-    fn of_user(
+    fn of_user<'a>(
         &self,
         script: &Script,
-        user: &UserId,
-        others: impl IntoIterator<Item = String>,
+        keys: &'a UserKeys,
+        more_keys: impl IntoIterator<Item = Key<'a>>,
     ) -> Cmd {
-        let mut keys = self.keys.of_user(user).all().to_vec();
-        keys.extend(others);
+        let keys: Vec<Key<'_>> = keys.all().into_iter().chain(more_keys).collect();
         let mut command = call(script, &keys);
         command.arg(&self.life_seconds);
         command
@@ -54,9 +57,11 @@ impl RedisRegistry {
     /// Begins `login` or `claim`, which share their first arguments.
     fn entering(&self, script: &Script, login: &Login, dead: &[Incarnation]) -> Cmd {
         let keys = self.keys.of_user(&login.user);
-        let mut tombstones = vec![keys.dead(&login.incarnation), keys.closed(&login.session)];
-        tombstones.extend(dead.iter().map(|dead| keys.dead(dead)));
-        let mut command = self.of_user(script, &login.user, tombstones);
+        let own = [keys.dead(&login.incarnation), keys.closed(&login.session)];
+        let tombstones = own
+            .into_iter()
+            .chain(dead.iter().map(|dead| keys.dead(dead)));
+        let mut command = self.of_user(script, &keys, tombstones);
         command
             .arg(login.session.as_str())
             .arg(login.incarnation.as_str())
@@ -67,15 +72,12 @@ impl RedisRegistry {
     }
 
     async fn ask(&self, user: &UserId, command: Cmd) -> Result<Value, StoreError> {
-        let connection = self.connection(user)?;
-        one(&connection, command).await
+        self.connection(user)?.request_one(command).await
     }
 
     fn connection(&self, user: &UserId) -> Result<Connection, StoreError> {
-        self.nodes.connection_of(|| {
-            let [entries, _] = self.keys.of_user(user).all();
-            entries
-        })
+        let key = || self.keys.of_user(user).entries().to_string();
+        self.nodes.connection(key)
     }
 }
 
@@ -106,12 +108,18 @@ impl UserRegistry for RedisRegistry {
             }
             command
         };
-        let answers = ask_each(claims, connection, question).await?;
-        Ok(answers.iter().map(|(_, reply)| claimed(reply)).collect())
+        let answers = ask_each(claims, connection, question).await.into_iter();
+        let claimed = answers.map(|answer| match answer {
+            Ok((_, reply)) => Ok(claimed(&reply)),
+            Err(error @ StoreError::Unavailable(_)) => Err(error),
+            Err(error) => Ok(Err(error)),
+        });
+        claimed.collect()
     }
 
     async fn linger(&self, user: &UserId, session: &SessionId) -> Result<(), StoreError> {
-        let mut command = self.of_user(&SCRIPTS.linger, user, []);
+        let keys = self.keys.of_user(user);
+        let mut command = self.of_user(&SCRIPTS.linger, &keys, []);
         command.arg(session.as_str());
         self.ask(user, command).await.map(drop)
     }
@@ -122,22 +130,22 @@ impl UserRegistry for RedisRegistry {
         session: &SessionId,
         fence: bool,
     ) -> Result<(), StoreError> {
-        let closed = self.keys.of_user(user).closed(session);
-        let mut command = self.of_user(&SCRIPTS.close, user, [closed]);
+        let keys = self.keys.of_user(user);
+        let mut command = self.of_user(&SCRIPTS.close, &keys, [keys.closed(session)]);
         command
             .arg(session.as_str())
-            .arg(if fence { "1" } else { "0" })
+            .arg(flag(fence))
             .arg(&self.tombstone_seconds);
         self.ask(user, command).await.map(drop)
     }
 
     async fn reap(&self, user: &UserId, incarnation: &Incarnation) -> Result<u64, StoreError> {
-        let dead = self.keys.of_user(user).dead(incarnation);
-        let mut command = self.of_user(&SCRIPTS.reap_user, user, [dead]);
+        let keys = self.keys.of_user(user);
+        let mut command = self.of_user(&SCRIPTS.reap_user, &keys, [keys.dead(incarnation)]);
         command
             .arg(incarnation.as_str())
             .arg(&self.tombstone_seconds);
-        number(&self.ask(user, command).await?).ok_or_else(strange)
+        number(&self.ask(user, command).await?).ok_or_else(unexpected_reply)
     }
 
     async fn look(
@@ -146,12 +154,13 @@ impl UserRegistry for RedisRegistry {
         users: &[UserId],
     ) -> Result<Vec<UserLook>, StoreError> {
         let question = |user: &UserId| {
-            let dead = self.keys.of_user(user).dead(incarnation);
-            self.of_user(&SCRIPTS.look_user, user, [dead])
+            let keys = self.keys.of_user(user);
+            self.of_user(&SCRIPTS.look_user, &keys, [keys.dead(incarnation)])
         };
-        let answers = ask_each(users, |user| self.connection(user), question).await?;
-        let look = |(connection, reply): (Connection, Value)| {
-            let (tombstoned, entries) = entries(&reply).ok_or_else(strange)?;
+        let answers = ask_each(users, |user| self.connection(user), question).await;
+        let look = |answer: Result<Answer, StoreError>| {
+            let (connection, reply) = answer?;
+            let (tombstoned, entries) = entries(&reply).ok_or_else(unexpected_reply)?;
             Ok(UserLook {
                 entries,
                 tombstoned,
@@ -162,48 +171,69 @@ impl UserRegistry for RedisRegistry {
     }
 
     async fn agree(&self, policy: LoginPolicy, lasts: Duration) -> Result<LoginPolicy, StoreError> {
-        let key = self.keys.login_policy();
-        let mut command = call(&SCRIPTS.agree, std::slice::from_ref(&key));
+        let mut command = call(&SCRIPTS.agree, &[self.keys.login_policy()]);
         command
             .arg(policy.as_str())
             .arg(lasts.as_millis().to_string());
-        let reply = one(&self.nodes.connection_of(|| key)?, command).await?;
-        let held = text(&reply).ok_or_else(strange)?;
+        let key = || self.keys.login_policy().to_string();
+        let reply = self.nodes.connection(key)?.request_one(command).await?;
+        let held = text(&reply).ok_or_else(unexpected_reply)?;
         LoginPolicy::named(held)
-            .ok_or_else(|| unavailable(format!("another version's login policy: {held}")))
+            .ok_or_else(|| unavailable(format!("unknown login policy in Redis: {held}")))
     }
 }
 
-/// Hints by way of a topic of each incarnation.
+/// Hints, which go over a topic of each incarnation.
 pub(super) struct RedisHints {
     pub(super) nodes: Arc<Nodes>,
-    pub(super) topics: Arc<Topics>,
+    pub(super) subscriptions: Arc<Subscriptions>,
     pub(super) keys: Keys,
+}
+
+/// Passes hints on to whoever listens.
+struct HintListener(mpsc::Sender<UserId>);
+
+impl Listener for HintListener {
+    fn message(&self, _: &FeedConnection, content: Vec<u8>) {
+        let user = String::from_utf8(content).ok();
+        if let Some(user) = user.and_then(|user| UserId::new(user).ok()) {
+            // If the receiver is full or gone, the hint is lost.
+            let _ = self.0.try_send(user);
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
 }
 
 #[async_trait]
 impl Hints for RedisHints {
     async fn hint(&self, incarnation: &Incarnation, user: &UserId) -> Result<(), StoreError> {
-        let topic = self.keys.hints(incarnation);
-        let mut command = redis::cmd(self.nodes.publish_word());
-        command.arg(&topic).arg(user.as_str());
-        one(&self.nodes.connection_of(|| topic)?, command)
-            .await
-            .map(drop)
+        let keys = self.keys.of_incarnation(incarnation);
+        let mut command = redis::cmd(self.nodes.publish_command());
+        command.arg(keys.hints()).arg(user.as_str());
+        let connection = self.nodes.connection(|| keys.hints().to_string())?;
+        connection.request_one(command).await.map(drop)
     }
 
     fn listen(&self, incarnation: &Incarnation) -> mpsc::Receiver<UserId> {
-        self.topics.listen(self.keys.hints(incarnation))
+        let (sender, receiver) = mpsc::channel(HINTS);
+        self.subscriptions.unsubscribe_closed();
+        let topic = self.keys.of_incarnation(incarnation).hints().to_string();
+        self.subscriptions
+            .subscribe(topic, Arc::new(HintListener(sender)));
+        receiver
     }
 }
 
-/// What both logins and claims are refused with.
+/// Why a login or claim was refused.
 fn refused(word: &str, rest: &[Value]) -> StoreError {
     match (word, rest) {
         ("dead", _) => StoreError::ConnectorDead,
         ("late", [now]) => late(now),
         ("closed", _) => StoreError::StaleOperation,
-        _ => strange(),
+        _ => unexpected_reply(),
     }
 }
 
@@ -227,47 +257,38 @@ fn predecessors(values: &[Value]) -> Option<Vec<Predecessor>> {
 
 /// Reads the answer of `login.lua`.
 fn logged_in(reply: &Value) -> Result<LoggedIn, StoreError> {
-    let Value::Array(fields) = reply else {
-        return Err(strange());
-    };
-    let (word, rest) = fields.split_first().ok_or_else(strange)?;
-    match (text(word).ok_or_else(strange)?, rest) {
+    let (word, rest) = array(reply)
+        .and_then(<[Value]>::split_first)
+        .ok_or_else(unexpected_reply)?;
+    match (text(word).ok_or_else(unexpected_reply)?, rest) {
         ("done", [generation, others, predecessors @ ..]) => Ok(LoggedIn::Yes {
-            generation: number(generation).ok_or_else(strange)?,
-            others: number(others).ok_or_else(strange)? > 0,
-            predecessors: self::predecessors(predecessors).ok_or_else(strange)?,
+            generation: number(generation).ok_or_else(unexpected_reply)?,
+            others: number(others).ok_or_else(unexpected_reply)? > 0,
+            predecessors: self::predecessors(predecessors).ok_or_else(unexpected_reply)?,
         }),
         ("unregistered", []) => Ok(LoggedIn::Unregistered),
         ("taken", holders) => incarnations(holders)
             .map(LoggedIn::Taken)
-            .ok_or_else(strange),
+            .ok_or_else(unexpected_reply),
         (word, rest) => Err(refused(word, rest)),
     }
 }
 
 /// Reads the answer of `claim.lua`.
 fn claimed(reply: &Value) -> Result<Claimed, StoreError> {
-    let fields = match reply {
-        Value::ServerError(error) => return Err(refusal(error)),
-        Value::Array(fields) => fields,
-        _ => return Err(strange()),
-    };
-    match &fields[..] {
+    match array(reply).ok_or_else(unexpected_reply)? {
         [_, Value::Array(superseded), Value::Array(better)] => Ok(Claimed {
-            superseded: incarnations(superseded).ok_or_else(strange)?,
-            better: incarnations(better).ok_or_else(strange)?,
+            superseded: incarnations(superseded).ok_or_else(unexpected_reply)?,
+            better: incarnations(better).ok_or_else(unexpected_reply)?,
         }),
-        [word, rest @ ..] => Err(refused(text(word).ok_or_else(strange)?, rest)),
-        [] => Err(strange()),
+        [word, rest @ ..] => Err(refused(text(word).ok_or_else(unexpected_reply)?, rest)),
+        [] => Err(unexpected_reply()),
     }
 }
 
 /// Reads the answer of `look_user.lua`.
 fn entries(reply: &Value) -> Option<(bool, Vec<UserEntry>)> {
-    let Value::Array(fields) = reply else {
-        return None;
-    };
-    let (tombstoned, entries) = fields.split_first()?;
+    let (tombstoned, entries) = array(reply)?.split_first()?;
     let entry = |fields: &[Value]| {
         Some(UserEntry {
             session: SessionId::new(text(&fields[0])?).ok()?,

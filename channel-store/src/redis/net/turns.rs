@@ -1,20 +1,21 @@
-//! Who reads next: a bound on the reads of this process that are under way, and a fair share of it for everybody.
+//! Limits how many reads of logs and lists this process has under way, and shares them out fairly.
 //!
-//! Each read has a bound in bytes, so a bound on their number is one on what is held of them, here and in the servers'
-//! output buffers. All wait in one line, but of each key (a channel, as a rule) at most [`EACH`] reads are in that line or
-//! under way, and the others wait behind these: so who asks for much waits for itself, and delays others by two reads.
+//! Each read is bounded in bytes. So a limit on their number also limits the memory that their answers take, here and in
+//! the servers' output buffers. All reads wait in one line, but for each key (usually a channel) at most [`EACH`] reads
+//! are in that line or under way; the other reads for that key wait behind them. So a channel that is read very often
+//! delays the others by two reads only.
 
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Reads under way at once.
+/// Reads that are under way at once.
 const ALL: usize = 8;
-/// Reads for one key that may be in line for those or among them.
+/// Reads for one key that may be under way or in the line for that.
 const EACH: usize = 2;
 
-/// Turns at reading.
+/// Gives out turns at reading.
 pub(super) struct Turns {
     all: Arc<Semaphore>,
     keys: Mutex<Keys>,
@@ -22,13 +23,13 @@ pub(super) struct Turns {
 
 #[derive(Default)]
 struct Keys {
-    /// Those that somebody reads or waits for, and others that are no longer in use.
+    /// The line of each key. Some of them are no longer in use.
     lines: HashMap<String, Weak<Semaphore>>,
-    /// How many there may be before those that are not in use are thrown away.
+    /// When there are this many lines, those that are no longer in use are removed.
     room: usize,
 }
 
-/// A turn at reading, until it is dropped.
+/// A turn at reading. Dropping it lets the next read begin.
 pub(super) struct Turn {
     _of_all: OwnedSemaphorePermit,
     _of_key: OwnedSemaphorePermit,
@@ -44,7 +45,7 @@ impl Default for Turns {
 }
 
 impl Turns {
-    /// Waits for a turn; who no longer waits gives up its place. Bounded by the caller's own time.
+    /// Waits for a turn. It has no time-out of its own: the caller sets one, and gives up its place by dropping the future.
     pub(super) async fn take(&self, key: &str) -> Turn {
         let of_key = pass(self.line(key)).await;
         let of_all = pass(self.all.clone()).await;
@@ -69,7 +70,7 @@ impl Turns {
     }
 }
 
-/// A permit of a semaphore that is never closed.
+/// Takes a permit. The semaphores here are never closed, so an error can't happen.
 async fn pass(line: Arc<Semaphore>) -> OwnedSemaphorePermit {
     match line.acquire_owned().await {
         Ok(permit) => permit,
@@ -83,7 +84,7 @@ mod tests {
     use futures_util::FutureExt;
 
     #[tokio::test]
-    async fn who_asks_for_much_waits_for_itself() {
+    async fn many_reads_of_one_key_do_not_delay_another_key() {
         let turns = Turns::default();
         let many: Vec<_> = (0..40).map(|_| turns.take("busy")).collect();
         let mut many: Vec<_> = many.into_iter().map(Box::pin).collect();
@@ -91,11 +92,11 @@ mod tests {
         let begun: Vec<_> = begun.collect();
         assert_eq!(begun.len(), EACH);
         let other = turns.take("quiet").now_or_never();
-        assert!(other.is_some(), "another one's turn comes at once");
+        assert!(other.is_some(), "another key has its turn at once");
     }
 
     #[tokio::test]
-    async fn no_more_are_under_way_than_there_may_be_and_who_gives_up_leaves_its_place() {
+    async fn the_number_of_reads_is_limited_and_a_dropped_one_gives_up_its_place() {
         let turns = Turns::default();
         let take = |n: usize| {
             turns
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn keys_that_nobody_reads_any_more_are_forgotten() {
+    async fn lines_of_keys_that_are_not_read_any_more_are_removed() {
         let turns = Turns::default();
         for n in 0..10_000 {
             drop(turns.take(&n.to_string()).await);

@@ -1,28 +1,26 @@
-//! Where Redis is, and as whom to speak to it: what the one URL of an operator says.
+//! Where Redis is and how to log in there, as the operator's URL says.
 //!
 //! ```text
 //! redis://[user:password@]host[:6379][/database]                       one server
-//! redis+unix:///path                                                   the same, over a socket of the machine
-//! redis+sentinel://[user:password@]host[:26379][,…]/master[/database]  the primary that sentinels name
-//! redis-cluster://[user:password@]host[:6379][,…]                      a cluster, known by some of its nodes
+//! redis+unix:///path                                                   one server, over a Unix socket
+//! redis+sentinel://[user:password@]host[:26379][,…]/master[/database]  the primary that the sentinels name
+//! redis-cluster://[user:password@]host[:6379][,…]                      a cluster, of which some nodes are listed
 //! ```
 //!
-//! With `rediss` in place of `redis` the connections, those to sentinels included, are encrypted.
+//! With `rediss` in place of `redis`, all connections are encrypted, also those to sentinels.
 
-use super::link::SCHEMA;
-use super::stream::Dial;
 use redis::{ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use url::Url;
 
 /// Why a service must not start with this Redis.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// Not the URL of a Redis server. Never shows it: it may hold a password.
+    /// The text is not the URL of a Redis server. The message never shows the URL, because it may hold a password.
     #[error("not a usable Redis URL: {0}")]
     Url(String),
-    /// The certificates to trust are none.
+    /// The file with the certificates to trust can't be used.
     #[error("no usable certificates in {file}: {reason}")]
     Certificates {
         /// The file that was given.
@@ -30,24 +28,30 @@ pub enum OpenError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A URL of a cluster, and a server that is in none.
+    /// The URL is that of a cluster, but the server belongs to none.
     #[error("{server} is not a cluster: use redis:// in place of redis-cluster://")]
     NoCluster {
         /// Where it listens.
         server: String,
     },
-    /// The server keeps channels of another version.
-    #[error("Redis holds schema version {found:?}, this program needs {SCHEMA:?}")]
+    /// The server holds keys that another version of this program has written.
+    #[error(
+        "Redis holds schema version {found:?}, this program needs {needed:?}: use another --prefix or an empty Redis"
+    )]
     Schema {
         /// The version that was found.
         found: String,
+        /// The version that this program writes.
+        needed: &'static str,
     },
 }
 
 /// Where one server listens.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Address {
+pub(crate) enum Address {
+    /// Host and port.
     Tcp(String, u16),
+    /// The path of a socket.
     Unix(PathBuf),
 }
 
@@ -61,34 +65,36 @@ impl fmt::Display for Address {
     }
 }
 
-/// What stands at the URL.
+/// What kind of Redis a URL names.
 #[derive(Debug, Clone)]
 pub(super) enum Kind {
     Server(Address),
     Sentinels {
         sentinels: Vec<Address>,
         master: String,
+        /// How to log in to the sentinels themselves.
         settings: RedisConnectionInfo,
     },
-    /// Some nodes, by which the others are found.
+    /// Some nodes, from which the others are learned.
     Cluster(Vec<Address>),
 }
 
-/// Where Redis is, and as whom to speak to it.
-#[derive(Clone)]
-pub(super) struct Location {
+/// Where Redis is and how to log in there.
+#[derive(Debug, Clone)]
+pub(crate) struct Location {
     pub(super) kind: Kind,
-    /// User, password and database; the same for all nodes.
+    /// User, password and database. They are the same for all nodes.
     pub(super) settings: RedisConnectionInfo,
-    pub(super) dial: Dial,
+    /// True if connections are encrypted.
+    pub(crate) encrypted: bool,
 }
 
 impl Location {
-    /// Takes a URL apart. `certificates`: a PEM file of those who may vouch for the servers, instead of the public ones.
-    pub(super) fn parse(url: &str, certificates: Option<&Path>) -> Result<Self, OpenError> {
+    /// Takes a URL apart.
+    pub(crate) fn parse(url: &str) -> Result<Self, OpenError> {
         let (scheme, rest) = url
             .split_once("://")
-            .ok_or_else(|| wrong("it has no scheme, such as redis://"))?;
+            .ok_or_else(|| unusable("it has no scheme, such as redis://"))?;
         let (encrypted, form) = match scheme {
             "redis" | "valkey" => (false, Form::Server),
             "rediss" | "valkeys" => (true, Form::Server),
@@ -97,9 +103,8 @@ impl Location {
             "rediss+sentinel" => (true, Form::Sentinels),
             "redis-cluster" => (false, Form::Cluster),
             "rediss-cluster" => (true, Form::Cluster),
-            _ => return Err(wrong("its scheme is of no known kind")),
+            _ => return Err(unusable("its scheme is none that is known here")),
         };
-        let dial = Dial::new(encrypted, certificates)?;
         let (kind, settings) = match form {
             Form::Server => server(rest)?,
             Form::Socket => socket(url)?,
@@ -109,7 +114,7 @@ impl Location {
         Ok(Self {
             kind,
             settings,
-            dial,
+            encrypted,
         })
     }
 }
@@ -121,7 +126,7 @@ enum Form {
     Cluster,
 }
 
-fn wrong(reason: &str) -> OpenError {
+fn unusable(reason: &str) -> OpenError {
     OpenError::Url(reason.to_owned())
 }
 
@@ -132,14 +137,14 @@ fn info(url: &str) -> Result<(Address, RedisConnectionInfo), OpenError> {
     let address = match info.addr() {
         ConnectionAddr::Tcp(host, port) => Address::Tcp(host.clone(), *port),
         ConnectionAddr::Unix(path) => Address::Unix(path.clone()),
-        _ => return Err(wrong("its address is of no known kind")),
+        _ => return Err(unusable("its address is neither a host nor a Unix socket")),
     };
     Ok((address, info.redis_settings().clone()))
 }
 
 fn server(rest: &str) -> Result<(Kind, RedisConnectionInfo), OpenError> {
     if rest.contains('#') {
-        return Err(wrong("it has a fragment, which means nothing here"));
+        return Err(unusable("it has a fragment, which means nothing here"));
     }
     let (address, settings) = info(&format!("redis://{rest}"))?;
     Ok((Kind::Server(address), settings))
@@ -153,8 +158,8 @@ fn socket(url: &str) -> Result<(Kind, RedisConnectionInfo), OpenError> {
 fn cluster(rest: &str) -> Result<(Kind, RedisConnectionInfo), OpenError> {
     let several = Several::parse(rest, 6379)?;
     if !several.path.is_empty() || !several.query.is_empty() {
-        return Err(wrong(
-            "a cluster's ends with its nodes: it has one database",
+        return Err(unusable(
+            "a cluster has one database only: nothing may follow its nodes",
         ));
     }
     let settings = login(several.login, "")?;
@@ -165,7 +170,7 @@ fn sentinels(rest: &str) -> Result<(Kind, RedisConnectionInfo), OpenError> {
     let several = Several::parse(rest, 26379)?;
     let (master, database) = several.path.split_once('/').unwrap_or((several.path, ""));
     if master.is_empty() {
-        return Err(wrong(
+        return Err(unusable(
             "the master's name is missing, as in redis+sentinel://host:26379/name",
         ));
     }
@@ -175,20 +180,20 @@ fn sentinels(rest: &str) -> Result<(Kind, RedisConnectionInfo), OpenError> {
             Some(("sentinel-user", value)) => user = value,
             Some(("sentinel-password", value)) => password = Some(value),
             _ => {
-                return Err(wrong(
-                    "it asks for something else than sentinel-user and sentinel-password",
+                return Err(unusable(
+                    "its only parameters are sentinel-user and sentinel-password",
                 ));
             }
         }
     }
     let mut own = blank()?;
-    // Encodes what is not encoded yet; without a host it would refuse.
+    // These setters encode what is not encoded yet. They refuse a URL without a host, so a dummy one is there.
     if own
         .set_username(user)
         .and(own.set_password(password))
         .is_err()
     {
-        return Err(wrong("the sentinels' user or password is unusable"));
+        return Err(unusable("the sentinels' user or password is unusable"));
     }
     let (_, own) = info(own.as_str())?;
     let kind = Kind::Sentinels {
@@ -203,17 +208,17 @@ fn blank() -> Result<Url, OpenError> {
     Url::parse("redis://nowhere/").map_err(|error| OpenError::Url(error.to_string()))
 }
 
-/// User, password and database, beside a host that is not asked.
+/// Reads user, password and database. The host is a dummy.
 fn login(login: &str, database: &str) -> Result<RedisConnectionInfo, OpenError> {
     Ok(info(&format!("redis://{login}nowhere/{database}"))?.1)
 }
 
 /// A URL that names several hosts.
 struct Several<'a> {
-    /// Empty, or ends in `@`.
+    /// User and password with the `@` that follows them, or nothing.
     login: &'a str,
     addresses: Vec<Address>,
-    /// Without slashes around.
+    /// Without slashes at its ends.
     path: &'a str,
     query: &'a str,
 }
@@ -243,34 +248,31 @@ impl<'a> Several<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn parse(url: &str) -> Result<Location, OpenError> {
-        Location::parse(url, None)
-    }
+    use std::path::Path;
 
     fn tcp(host: &str, port: u16) -> Address {
         Address::Tcp(host.into(), port)
     }
 
     #[test]
-    fn one_server_is_named_as_everywhere() {
-        let location = parse("redis://u:p%40@h:1/3").unwrap();
+    fn the_url_of_one_server_is_the_usual_one() {
+        let location = Location::parse("redis://u:p%40@h:1/3").unwrap();
         assert!(matches!(location.kind, Kind::Server(address) if address == tcp("h", 1)));
         assert_eq!(location.settings.username(), Some("u"));
         assert_eq!(location.settings.password(), Some("p@"));
         assert_eq!(location.settings.db(), 3);
         assert!(
-            matches!(parse("rediss://h").unwrap().kind, Kind::Server(address) if address == tcp("h", 6379))
+            matches!(Location::parse("rediss://h").unwrap().kind, Kind::Server(address) if address == tcp("h", 6379))
         );
-        let socket = parse("redis+unix:///run/redis.sock?db=2").unwrap();
+        let socket = Location::parse("redis+unix:///run/redis.sock?db=2").unwrap();
         assert!(
             matches!(socket.kind, Kind::Server(Address::Unix(path)) if path == Path::new("/run/redis.sock"))
         );
     }
 
     #[test]
-    fn sentinels_are_several_hosts_and_a_name() {
-        let location = parse(
+    fn the_url_of_sentinels_has_several_hosts_and_a_name() {
+        let location = Location::parse(
             "redis+sentinel://u:p@a,b:5,[::1]/main/2?sentinel-user=s&sentinel-password=x%2F@y+z",
         )
         .unwrap();
@@ -297,8 +299,8 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_is_several_hosts() {
-        let location = parse("redis-cluster://:p@a:1,b").unwrap();
+    fn the_url_of_a_cluster_has_several_hosts() {
+        let location = Location::parse("redis-cluster://:p@a:1,b").unwrap();
         assert!(
             matches!(location.kind, Kind::Cluster(nodes) if nodes == [tcp("a", 1), tcp("b", 6379)])
         );
@@ -306,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_location_is_refused_without_its_password() {
+    fn a_wrong_url_is_refused_and_its_password_not_shown() {
         for url in [
             "",
             "secret",
@@ -323,23 +325,9 @@ mod tests {
             "redis+sentinel://:secret@h/main/x",
             "redis+sentinel://h/main?password=secret",
         ] {
-            let error = parse(url).err();
+            let error = Location::parse(url).err();
             assert!(matches!(error, Some(OpenError::Url(_))), "{url}");
             assert!(!format!("{error:?}").contains("secret"), "{error:?}");
         }
-    }
-
-    #[test]
-    fn certificates_must_be_there_and_of_use() {
-        let none = Path::new("/nowhere/ca.pem");
-        let refused = |url| Location::parse(url, Some(none)).err();
-        assert!(matches!(
-            refused("rediss://h"),
-            Some(OpenError::Certificates { .. })
-        ));
-        assert!(
-            matches!(refused("redis://h"), Some(OpenError::Certificates { .. })),
-            "nothing is encrypted"
-        );
     }
 }

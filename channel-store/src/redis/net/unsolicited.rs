@@ -1,27 +1,30 @@
-//! Tells what a server says unasked from its answers.
+//! Tells unsolicited messages of a server from its answers.
 //!
-//! A node of a cluster says `sunsubscribe` unasked when a slot goes elsewhere. The `redis` crate would take it for the
-//! answer to the oldest command, and from then on every answer for that of the command before. So on the way in the word
-//! gets a capital letter, which makes it a push that answers nothing. Where it is an answer it stands within that of a
-//! transaction (`connection.rs`), and is left as it is.
+//! A node of a cluster sends `sunsubscribe` without being asked when a slot moves to another node. The `redis` crate would
+//! take that for the answer to the oldest command, and from then on match every answer with the wrong command. So this
+//! stream gives the word a capital letter on the way in. The crate then passes it on as a push which answers nothing. A
+//! `sunsubscribe` that is an answer stands within the answer of a transaction (see `connection.rs`) and is left as it is.
+//!
+//! A connection for subscriptions alone would not make this unnecessary: it needs commands, too, which check the server's
+//! lifetime on the very connection that brings the publications.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What the word is called behind this stream.
+/// The kind of push that the unsolicited word becomes.
 pub(super) const DROPPED: &str = "Sunsubscribe";
-/// No other push has a kind of this length that begins with the same letter.
+/// No other kind of push has this length and begins with the same letter.
 const LENGTH: u64 = DROPPED.len() as u64;
 
-/// A stream of a cluster's node.
-pub(super) struct Unasked<S> {
+/// A byte stream to a node of a cluster.
+pub(super) struct Unsolicited<S> {
     stream: S,
     frames: Frames,
 }
 
-impl<S> Unasked<S> {
+impl<S> Unsolicited<S> {
     pub(super) fn new(stream: S) -> Self {
         Self {
             stream,
@@ -30,7 +33,7 @@ impl<S> Unasked<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Unasked<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Unsolicited<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -43,7 +46,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Unasked<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Unasked<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Unsolicited<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -61,23 +64,23 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Unasked<S> {
     }
 }
 
-/// Where in a RESP3 stream the next byte stands.
+/// Follows a RESP3 stream: knows what the next byte is part of.
 #[derive(Default)]
 struct Frames {
-    /// Values that belong to the present frame and are still to come.
+    /// How many values of the present frame are still to come.
     values: u64,
-    /// The next value is the kind of a push.
+    /// True if the next value is the kind of a push.
     kind: bool,
-    /// The present line: its first byte, and the number that follows it.
+    /// The present line: its first byte, and the number after it.
     line: Option<(u8, u64)>,
-    /// Bytes that stand for themselves, the line end behind them included.
+    /// How many bytes of content are still to come, including the line end after them.
     raw: u64,
-    /// The next byte is the first of such a kind as may have to be marked.
+    /// True if the next byte begins a word that may have to be marked.
     marked: bool,
 }
 
 impl Frames {
-    /// Follows the bytes, and marks what is to be marked.
+    /// Follows some bytes and marks the word where it is unsolicited.
     fn pass(&mut self, mut bytes: &mut [u8]) {
         while !bytes.is_empty() {
             let passed = if self.raw > 0 {
@@ -97,14 +100,14 @@ impl Frames {
         }
     }
 
-    /// Takes a byte of a line.
+    /// Takes one byte of a line.
     fn byte(&mut self, byte: u8) {
         match (&mut self.line, byte) {
             (None, first) => self.line = Some((first, 0)),
             (Some((_, number)), b'0'..=b'9') => {
                 *number = number.wrapping_mul(10).wrapping_add(u64::from(byte - b'0'));
             }
-            // Nothing: `$-1`, `*-1`.
+            // `$-1` and `*-1` are null values, without content.
             (Some((first, _)), b'-') if matches!(first, b'$' | b'*') => *first = b'_',
             (Some((first, number)), b'\n') => {
                 let (first, number) = (*first, *number);
@@ -130,7 +133,7 @@ impl Frames {
                 self.kind = begins_frame;
             }
             b'%' => self.values = self.values.saturating_add(number.saturating_mul(2)),
-            // Attributes stand before the value that they belong to.
+            // Attributes come before the value that they belong to.
             b'|' => {
                 let attributes = number.saturating_mul(2).saturating_add(1);
                 self.values = self.values.saturating_add(attributes);
@@ -156,7 +159,7 @@ mod tests {
     #[test]
     fn only_the_kind_of_a_push_is_marked_wherever_the_stream_is_cut() {
         let text = std::str::from_utf8(STREAM).unwrap();
-        // The first and the last one are pushes of their own; the others are content.
+        // The first and the last one are pushes; the others are content.
         let word = ">3\r\n$12\r\nsunsubscribe\r\n";
         let mut expected = STREAM.to_vec();
         for at in [text.find(word).unwrap(), text.rfind(word).unwrap()] {

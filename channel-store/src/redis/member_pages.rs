@@ -1,20 +1,21 @@
-//! A page of a channel's members: steps of a scan of the hash of users.
+//! A page of a channel's members: some steps of a scan of the hash of users.
 //!
-//! A small hash comes as a whole, whatever number is asked for; then the page is cut from it, by name. A larger one is
-//! scanned by its buckets, which hold one user on average, or none, or a few: so a page takes some steps until it is about
-//! as long as asked.
+//! Redis returns a small hash as a whole, whatever number is asked for. Then the page is cut from it, by name. A larger hash
+//! is scanned bucket by bucket, and a bucket may hold no user, one, or a few. So a page takes some steps until it is about
+//! as long as was asked for.
 
-use super::connection::Connection;
 use super::keys::Key;
-use super::reply::{number, strange, text};
+use super::net::{Connection, number, text, unexpected_reply};
+use crate::error::StoreError;
+use crate::membership::MembersPage;
 use crate::name::UserId;
-use crate::{MembersPage, StoreError};
 use redis::{Pipeline, Value};
 use std::collections::BTreeMap;
 
-/// Steps of the scan for one page at most: buckets may be nearly empty, when many have left at once.
+/// The most steps of the scan for one page. Many buckets may be empty after many users have left at once.
 const STEPS: usize = 8;
-/// Begins the token of a page that was cut from the whole, before the last name on it; a scan's token is its cursor.
+/// Begins the token of a page that was cut from the whole hash. The last name on that page follows it. The token of a scan is
+/// its cursor.
 const AFTER: char = '@';
 
 /// Where a page begins.
@@ -29,7 +30,7 @@ impl<'a> Start<'a> {
             None => Some(Self::Cursor(0)),
             Some(token) => match token.strip_prefix(AFTER) {
                 Some(name) => Some(Self::After(name)),
-                // 0 would be the first page again.
+                // Cursor 0 would be the first page again.
                 None => token.parse().ok().filter(|it| *it > 0).map(Self::Cursor),
             },
         }
@@ -37,7 +38,7 @@ impl<'a> Start<'a> {
 }
 
 /// Reads one page over one connection.
-pub(super) async fn members(
+pub(super) async fn members_page(
     connection: &Connection,
     users: Key<'_>,
     token: Option<&str>,
@@ -58,13 +59,13 @@ pub(super) async fn members(
         let scan = pipeline.cmd("HSCAN").arg(&users).arg(cursor);
         scan.arg("COUNT")
             .arg(limit.saturating_sub(found.len()).max(1));
-        let replies = connection.request(&pipeline, 0, 2).await?;
+        let replies = connection.request(&pipeline).await?;
         let [length, step] = &replies[..] else {
-            return Err(strange());
+            return Err(unexpected_reply());
         };
-        total = number(length).ok_or_else(strange)?;
+        total = number(length).ok_or_else(unexpected_reply)?;
         let came_whole = cursor == 0;
-        cursor = scanned(step, &mut found).ok_or_else(strange)?;
+        cursor = scanned(step, &mut found).ok_or_else(unexpected_reply)?;
         if cursor == 0 {
             if begins && came_whole {
                 return Ok(cut(found, after, limit, total));
@@ -75,7 +76,7 @@ pub(super) async fn members(
             break;
         }
     }
-    // A page that was to be cut from the whole, and the hash has grown meanwhile: its scan begins again.
+    // If an earlier page was cut from the whole hash, and the hash has grown meanwhile, its scan begins again here.
     Ok(MembersPage {
         members: found.into_iter().collect(),
         users: total,
@@ -83,7 +84,7 @@ pub(super) async fn members(
     })
 }
 
-/// A page of all users: those after a name.
+/// Cuts a page from all users: those after a name.
 fn cut(all: BTreeMap<UserId, u32>, after: Option<&str>, limit: usize, users: u64) -> MembersPage {
     let is_after = |user: &UserId| after.is_none_or(|after| user.as_str() > after);
     let mut rest = all.into_iter().filter(|(user, _)| is_after(user));
@@ -97,7 +98,7 @@ fn cut(all: BTreeMap<UserId, u32>, after: Option<&str>, limit: usize, users: u64
     }
 }
 
-/// Takes in what a step has brought, and answers where to go on.
+/// Adds what a step of the scan has brought, and returns the cursor for the next step.
 fn scanned(reply: &Value, found: &mut BTreeMap<UserId, u32>) -> Option<u64> {
     let Value::Array(fields) = reply else {
         return None;

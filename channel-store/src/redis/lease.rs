@@ -1,19 +1,19 @@
-//! Leases, indexes and the directory in Redis: each script on the keys of one incarnation, of the directory, or of one
-//! channel, and so in one slot.
+//! Leases, indexes and the directory in Redis. Each script works on the keys of one incarnation, of the directory, or of
+//! one channel, so all its keys are in one slot.
 
-use super::ask::{ask_each, ask_each_apart, call, one};
-use super::connection::Connection;
-use super::keys::Keys;
-use super::nodes::Nodes;
-use super::reply::{number, strange, text};
+use super::call::{Answer, ask_each, call};
+use super::keys::{Key, Keys};
+use super::net::{Connection, Nodes, array, number, text, unexpected_reply};
 use super::scripts::SCRIPTS;
 use super::{channel_seconds, seconds};
-use crate::name::{ChannelName, Incarnation, SessionId, User, UserId};
-use crate::{
+use crate::error::StoreError;
+use crate::lease::{
     Declared, DroppedBy, IndexEntry, Indexed, LEASE_MEMORY, LeaseState, Leases, Look, Place,
-    Renewed, Shard, Term,
+    Renewed, Term,
 };
-use crate::{StoreError, StoreOptions};
+use crate::name::{ChannelName, Incarnation, SessionId, User, UserId};
+use crate::options::StoreOptions;
+use crate::server::{Generation, Shard};
 use async_trait::async_trait;
 use redis::{Cmd, Script, Value};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -21,9 +21,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Entries of an index or of the directory that one step of reading, adding or dropping takes.
+/// Entries of an index or of the directory that are read, added or dropped at once.
 const ENTRIES_AT_ONCE: usize = 500;
-/// Mark channels and users among an index's keys.
+/// Tell channels and users apart in an index.
 const CHANNEL: &str = "c:";
 const USER: &str = "u:";
 
@@ -48,16 +48,21 @@ impl RedisLeases {
 
     /// Begins the call of a script that begins with `lease.lua`.
     fn of_lease(&self, script: &Script, incarnation: &Incarnation) -> Cmd {
-        let mut command = call(script, &self.keys.lease(incarnation));
+        let mut command = call(script, &self.keys.of_incarnation(incarnation).all());
         command.arg(&self.lease_seconds);
         command
     }
 
+    fn lease_key(&self, incarnation: &Incarnation) -> String {
+        self.keys.of_incarnation(incarnation).lease().to_string()
+    }
+
     fn lease_connection(&self, incarnation: &Incarnation) -> Result<Connection, StoreError> {
-        self.nodes.connection_of(|| {
-            let [lease, _] = self.keys.lease(incarnation);
-            lease
-        })
+        self.nodes.connection(|| self.lease_key(incarnation))
+    }
+
+    fn topic_key(&self, channel: &ChannelName) -> String {
+        self.keys.of_channel(channel).topic().to_string()
     }
 
     async fn ask_lease(
@@ -65,11 +70,12 @@ impl RedisLeases {
         incarnation: &Incarnation,
         command: Cmd,
     ) -> Result<Value, StoreError> {
-        one(&self.lease_connection(incarnation)?, command).await
+        self.lease_connection(incarnation)?
+            .request_one(command)
+            .await
     }
 
-    /// Reads a lease's state, beat and length. One that an earlier version wrote has no length, and one whose owner
-    /// resigned without it has no beat.
+    /// Reads state, beat and length of a lease. A lease whose owner resigned before it had one has neither beat nor length.
     fn state(&self, [state, beat, length]: [&Value; 3]) -> Result<LeaseState, StoreError> {
         let or = |field: &Value, default| match field {
             Value::Nil => Some(default),
@@ -85,7 +91,7 @@ impl RedisLeases {
                 length: Duration::from_millis(or(length, full)?),
             })
         };
-        read().ok_or_else(strange)
+        read().ok_or_else(unexpected_reply)
     }
 
     async fn ask_directory(
@@ -93,11 +99,10 @@ impl RedisLeases {
         script: &Script,
         arguments: &[String],
     ) -> Result<Value, StoreError> {
-        let keys = [self.keys.directory()];
-        let mut command = call(script, &keys);
+        let mut command = call(script, &[self.keys.directory()]);
         command.arg(arguments);
-        let [key] = keys;
-        one(&self.nodes.connection_of(|| key)?, command).await
+        let key = || self.keys.directory().to_string();
+        self.nodes.connection(key)?.request_one(command).await
     }
 }
 
@@ -121,8 +126,8 @@ impl Leases for RedisLeases {
         let mut command = self.of_lease(&SCRIPTS.renew, incarnation);
         command.arg(milliseconds(lease));
         let connection = self.lease_connection(incarnation)?;
-        let reply = one(&connection, command).await?;
-        renewed(&reply, &connection).ok_or_else(strange)
+        let reply = connection.request_one(command).await?;
+        renewed(&reply, &connection.generation).ok_or_else(unexpected_reply)
     }
 
     async fn index_add(
@@ -138,7 +143,7 @@ impl Leases for RedisLeases {
                 Some("done") => {}
                 Some("lost") => return Ok(Indexed::Lost),
                 Some("dead") => return Ok(Indexed::Dead),
-                _ => return Err(strange()),
+                _ => return Err(unexpected_reply()),
             }
         }
         Ok(Indexed::Yes)
@@ -159,22 +164,21 @@ impl Leases for RedisLeases {
             });
             add_entries(&mut command, some);
             let reply = self.ask_lease(incarnation, command).await?;
-            dropped += number(&reply).ok_or_else(strange)?;
+            dropped += number(&reply).ok_or_else(unexpected_reply)?;
         }
         Ok(dropped)
     }
 
     async fn index(&self, incarnation: &Incarnation) -> Result<Vec<IndexEntry>, StoreError> {
-        let [_, key] = self.keys.lease(incarnation);
+        let keys = self.keys.of_incarnation(incarnation);
         // A scan may bring an entry twice.
         let mut entries = HashMap::new();
         let mut cursor = 0;
         loop {
-            let mut scan = redis::cmd("HSCAN");
-            scan.arg(&key).arg(cursor).arg("COUNT").arg(ENTRIES_AT_ONCE);
-            let reading = self.nodes.reading(key.clone()).await?;
-            let reply = one(&reading.connection, scan).await?;
-            cursor = scanned(&reply, &mut entries).ok_or_else(strange)?;
+            let scan = scan("HSCAN", keys.index(), cursor);
+            let reading = self.nodes.reading(keys.index().to_string()).await?;
+            let reply = reading.connection.request_one(scan).await?;
+            cursor = scanned(&reply, &mut entries).ok_or_else(unexpected_reply)?;
             if cursor == 0 {
                 let entry = |(place, nonce)| IndexEntry { place, nonce };
                 return Ok(entries.into_iter().map(entry).collect());
@@ -187,32 +191,30 @@ impl Leases for RedisLeases {
         incarnation: &Incarnation,
         channels: &[ChannelName],
     ) -> Result<Vec<Look>, StoreError> {
-        let connection = |channel: &ChannelName| self.nodes.connection(channel);
+        let connection = |channel: &ChannelName| self.nodes.connection(|| self.topic_key(channel));
         let question = |channel: &ChannelName| {
-            let keys = self.keys.of(channel);
-            let incarnation = Some(incarnation);
-            let mut command = redis::cmd("EVALSHA");
-            command
-                .arg(SCRIPTS.look.get_hash())
-                .arg(3)
-                .arg(keys.sessions_of(incarnation))
-                .arg(keys.dead(incarnation))
-                .arg(keys.detached())
-                .arg(&self.channel_seconds);
+            let keys = self.keys.of_channel(channel);
+            let of = Some(incarnation);
+            let its_keys = [keys.sessions_of(of), keys.dead(of), keys.detached()];
+            let mut command = call(&SCRIPTS.look, &its_keys);
+            command.arg(&self.channel_seconds);
             command
         };
-        let answers = ask_each(channels, connection, question).await?;
-        let look = |(connection, reply): (Connection, Value)| {
-            let Value::Array(counts) = &reply else {
-                return Err(strange());
+        let answers = ask_each(channels, connection, question).await;
+        let look = |answer: Result<Answer, StoreError>| {
+            let (connection, reply) = answer?;
+            let look = || {
+                let [sessions, tombstoned, overdue] = array(&reply)? else {
+                    return None;
+                };
+                Some(Look {
+                    sessions: number(sessions)?,
+                    tombstoned: number(tombstoned)? == 1,
+                    overdue: number(overdue)? == 1,
+                    generation: connection.generation.clone(),
+                })
             };
-            let count = |index| counts.get(index).and_then(number).ok_or_else(strange);
-            Ok(Look {
-                sessions: count(0)?,
-                tombstoned: count(1)? == 1,
-                overdue: count(2)? == 1,
-                generation: connection.generation,
-            })
+            look().ok_or_else(unexpected_reply)
         };
         answers.into_iter().map(look).collect()
     }
@@ -222,18 +224,16 @@ impl Leases for RedisLeases {
         incarnation: &Incarnation,
         channel: &ChannelName,
     ) -> Result<BTreeMap<SessionId, User>, StoreError> {
-        let keys = self.keys.of(channel);
-        let own = keys.sessions_of(Some(incarnation));
+        let keys = self.keys.of_channel(channel);
         let mut sessions = BTreeMap::new();
         let mut cursor = 0;
         loop {
-            let mut command = redis::cmd("EVALSHA");
-            command.arg(SCRIPTS.list.get_hash()).arg(2);
-            command.arg(&own).arg(keys.sessions());
+            let its_keys = [keys.sessions_of(Some(incarnation)), keys.sessions()];
+            let mut command = call(&SCRIPTS.list, &its_keys);
             command.arg(cursor).arg(ENTRIES_AT_ONCE);
-            let reading = self.nodes.reading_of(channel).await?;
-            let reply = one(&reading.connection, command).await?;
-            cursor = listed(&reply, &mut sessions).ok_or_else(strange)?;
+            let reading = self.nodes.reading(keys.topic().to_string()).await?;
+            let reply = reading.connection.request_one(command).await?;
+            cursor = listed(&reply, &mut sessions).ok_or_else(unexpected_reply)?;
             if cursor == 0 {
                 return Ok(sessions);
             }
@@ -247,18 +247,18 @@ impl Leases for RedisLeases {
     }
 
     async fn directory(&self) -> Result<BTreeMap<Incarnation, u64>, StoreError> {
-        let key = self.keys.directory();
-        // Not as a read of a log or list, which waits for its turn: whoever looks after the living must not lose sight of
-        // them because others read. A step is short.
-        let connection = self.nodes.connection_of(|| key.clone())?;
-        // Who stands there from the first step to the last is found.
+        // This is not a read that waits for its turn, as reads of logs and lists do. Whoever watches leases must not lose sight of
+        // them because others read much. Each step is short.
+        let connection = self
+            .nodes
+            .connection(|| self.keys.directory().to_string())?;
+        // The scan finds every incarnation that is there from its first step to its last.
         let mut found = BTreeMap::new();
         let mut cursor = 0;
         loop {
-            let mut scan = redis::cmd("ZSCAN");
-            scan.arg(&key).arg(cursor).arg("COUNT").arg(ENTRIES_AT_ONCE);
-            let reply = one(&connection, scan).await?;
-            cursor = noted(&reply, &mut found).ok_or_else(strange)?;
+            let scan = scan("ZSCAN", self.keys.directory(), cursor);
+            let reply = connection.request_one(scan).await?;
+            cursor = noted(&reply, &mut found).ok_or_else(unexpected_reply)?;
             if cursor == 0 {
                 return Ok(found);
             }
@@ -266,15 +266,14 @@ impl Leases for RedisLeases {
     }
 
     async fn present(&self, channel: &ChannelName) -> Result<Vec<Incarnation>, StoreError> {
+        let keys = self.keys.of_channel(channel);
         let mut found = HashSet::new();
         let mut cursor = 0;
         loop {
-            let mut scan = redis::cmd("SSCAN");
-            scan.arg(self.keys.of(channel).incarnations());
-            scan.arg(cursor).arg("COUNT").arg(ENTRIES_AT_ONCE);
-            let reading = self.nodes.reading_of(channel).await?;
-            let reply = one(&reading.connection, scan).await?;
-            cursor = named(&reply, &mut found).ok_or_else(strange)?;
+            let scan = scan("SSCAN", keys.incarnations(), cursor);
+            let reading = self.nodes.reading(keys.topic().to_string()).await?;
+            let reply = reading.connection.request_one(scan).await?;
+            cursor = named(&reply, &mut found).ok_or_else(unexpected_reply)?;
             if cursor == 0 {
                 return Ok(found.into_iter().collect());
             }
@@ -287,22 +286,16 @@ impl Leases for RedisLeases {
     ) -> Vec<Result<Option<LeaseState>, StoreError>> {
         let connection = |incarnation: &Incarnation| self.lease_connection(incarnation);
         let question = |incarnation: &Incarnation| {
-            let [lease, _] = self.keys.lease(incarnation);
+            let keys = self.keys.of_incarnation(incarnation);
             let mut command = redis::cmd("HMGET");
-            // An earlier version's lease has `until` in place of the beat: see lease.lua.
-            command
-                .arg(lease)
-                .arg(&["state", "beat", "length", "until"]);
+            command.arg(keys.lease()).arg(&["state", "beat", "length"]);
             command
         };
-        let answers = ask_each_apart(incarnations, connection, question).await;
-        let state = |answer: Result<Value, StoreError>| match fields(&answer?) {
+        let answers = ask_each(incarnations, connection, question).await;
+        let state = |answer: Result<Answer, StoreError>| match array(&answer?.1) {
             Some([Value::Nil, ..]) => Ok(None),
-            Some([state, Value::Nil, length, until]) => {
-                self.state([state, until, length]).map(Some)
-            }
-            Some([state, beat, length, _]) => self.state([state, beat, length]).map(Some),
-            _ => Err(strange()),
+            Some([state, beat, length]) => self.state([state, beat, length]).map(Some),
+            _ => Err(unexpected_reply()),
         };
         answers.into_iter().map(state).collect()
     }
@@ -319,7 +312,7 @@ impl Leases for RedisLeases {
             Some("dead") => Ok(Declared::Dead),
             Some("alive") => Ok(Declared::Alive),
             Some("provisional") => Ok(Declared::Provisional),
-            _ => Err(strange()),
+            _ => Err(unexpected_reply()),
         }
     }
 
@@ -334,9 +327,9 @@ impl Leases for RedisLeases {
             .arg(index_key(place))
             .arg(IndexEntry::random_nonce());
         let reply = self.ask_lease(incarnation, command).await?;
-        match fields(&reply) {
+        match array(&reply) {
             Some([state, beat, length]) => self.state([state, beat, length]),
-            _ => Err(strange()),
+            _ => Err(unexpected_reply()),
         }
     }
 
@@ -347,22 +340,26 @@ impl Leases for RedisLeases {
     }
 
     fn shard(&self, place: &Place) -> Shard {
-        self.nodes.shard_of(|| match place {
-            Place::Channel(channel) => self.keys.of(channel).topic(),
-            Place::User(user) => self.keys.of_user(user).all()[0].clone(),
+        self.nodes.shard(|| match place {
+            Place::Channel(channel) => self.topic_key(channel),
+            Place::User(user) => self.keys.of_user(user).entries().to_string(),
         })
     }
 
     fn home(&self, incarnation: &Incarnation) -> Shard {
-        self.nodes.shard_of(|| {
-            let [lease, _] = self.keys.lease(incarnation);
-            lease
-        })
+        self.nodes.shard(|| self.lease_key(incarnation))
     }
 
     fn available(&self) -> watch::Receiver<bool> {
         self.nodes.available()
     }
+}
+
+/// One step of a scan.
+fn scan(command: &str, key: Key<'_>, cursor: u64) -> Cmd {
+    let mut scan = redis::cmd(command);
+    scan.arg(key).arg(cursor).arg("COUNT").arg(ENTRIES_AT_ONCE);
+    scan
 }
 
 fn add_entries(command: &mut Cmd, entries: &[IndexEntry]) {
@@ -379,15 +376,13 @@ fn index_key(place: &Place) -> String {
 }
 
 /// Reads the answer of `renew.lua`.
-fn renewed(reply: &Value, by: &Connection) -> Option<Renewed> {
-    let Value::Array(fields) = reply else {
-        return None;
-    };
+fn renewed(reply: &Value, generation: &Generation) -> Option<Renewed> {
+    let fields = array(reply)?;
     let term = || {
         Some(Term {
             until: number(fields.get(1)?)?,
             indexed: number(fields.get(2)?)?,
-            generation: by.generation.clone(),
+            generation: generation.clone(),
         })
     };
     match text(fields.first()?)? {
@@ -398,22 +393,15 @@ fn renewed(reply: &Value, by: &Connection) -> Option<Renewed> {
     }
 }
 
-fn fields(reply: &Value) -> Option<&[Value]> {
-    match reply {
-        Value::Array(fields) => Some(fields),
-        _ => None,
-    }
-}
-
-/// What a step of a scan has brought, and where to go on.
+/// What a step of a scan has brought, and the cursor for the next step.
 fn step(reply: &Value) -> Option<(&[Value], u64)> {
-    match fields(reply)? {
+    match array(reply)? {
         [cursor, Value::Array(found)] => Some((found, number(cursor)?)),
         _ => None,
     }
 }
 
-/// Takes in the incarnations that a step of a scan has brought, and answers where to go on.
+/// Adds the incarnations that a step of a scan has brought, and returns the cursor for the next step.
 fn named(reply: &Value, found: &mut HashSet<Incarnation>) -> Option<u64> {
     let (names, cursor) = step(reply)?;
     for name in names {
@@ -422,7 +410,7 @@ fn named(reply: &Value, found: &mut HashSet<Incarnation>) -> Option<u64> {
     Some(cursor)
 }
 
-/// The same for a step through the directory.
+/// Does the same for a step through the directory.
 fn noted(reply: &Value, found: &mut BTreeMap<Incarnation, u64>) -> Option<u64> {
     let (pairs, cursor) = step(reply)?;
     for pair in pairs.chunks_exact(2) {
@@ -431,7 +419,7 @@ fn noted(reply: &Value, found: &mut BTreeMap<Incarnation, u64>) -> Option<u64> {
     Some(cursor)
 }
 
-/// Takes in what a step of a scan has brought, and answers where to go on. Keys of other kinds are another version's.
+/// Does the same for a step through an index. Keys of other kinds belong to another version of this program.
 fn scanned(reply: &Value, entries: &mut HashMap<Place, u64>) -> Option<u64> {
     let (pairs, cursor) = step(reply)?;
     for pair in pairs.chunks_exact(2) {
@@ -448,12 +436,9 @@ fn scanned(reply: &Value, entries: &mut HashMap<Place, u64>) -> Option<u64> {
     Some(cursor)
 }
 
-/// Takes in what a step of `list.lua` has brought, and answers where to go on.
+/// Does the same for a step of `list.lua`.
 fn listed(reply: &Value, sessions: &mut BTreeMap<SessionId, User>) -> Option<u64> {
-    let Value::Array(fields) = reply else {
-        return None;
-    };
-    let (cursor, members) = fields.split_first()?;
+    let (cursor, members) = array(reply)?.split_first()?;
     for member in members.chunks_exact(3) {
         let user = User {
             id: UserId::new(text(&member[2])?).ok()?,
