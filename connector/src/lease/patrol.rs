@@ -19,7 +19,7 @@ use channel_store::{
 use futures_util::FutureExt;
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
 use metrics::counter;
-use proto::v1::MembersRequest;
+use proto::chat::v1::ListMembersRequest;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -324,10 +324,10 @@ impl Lease {
 
 /// A detached member stays beyond its time, because the chat that took it is no more: whoever lists members ends that.
 async fn expire(chat: &Chat, channel: &ChannelName) {
-    let list = MembersRequest {
+    let list = ListMembersRequest {
         channel: channel.to_string(),
         page_size: 1,
-        ..MembersRequest::default()
+        ..ListMembersRequest::default()
     };
     if let Err(error) = chat.members(list, Instant::now() + CALL).await {
         tracing::debug!(%error, channel = channel.as_str(), "detached members were not looked after");

@@ -6,7 +6,8 @@ use crate::chat::{Answered, CallError, Chat};
 use crate::registry::Registration;
 use channel_store::{ChannelName, Place, SessionId, User};
 use parking_lot::Mutex;
-use proto::v1::{JoinRequest, JoinResponse, LeaveRequest, Predecessor};
+use proto::connector::v1::{self, JoinRequest, JoinResponse, LeaveRequest};
+use proto::time::timestamp;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 use tokio::time::Instant;
@@ -29,7 +30,7 @@ pub(crate) struct Membership {
     standing: Mutex<Standing>,
     stay: Arc<Stay>,
     /// Whose place it takes.
-    replaces: Vec<Predecessor>,
+    replaces: Vec<v1::Session>,
     /// Of the session: it has the socket.
     registration: Option<Arc<Registration>>,
 }
@@ -161,8 +162,11 @@ impl Membership {
             channel: self.channel.to_string(),
             user: self.user.id.to_string(),
             user_is_number: self.user.is_number,
-            session: Some(self.tenure().wire_session(&self.session, self.operation)),
-            deadline: self.stay.deadline(),
+            session: Some(self.tenure().wire_session(&self.session)),
+            operation: self.operation,
+            deadline: Some(self.stay.deadline())
+                .filter(|it| *it > 0)
+                .map(timestamp),
             replaces: self.replaces.clone(),
         }
     }
@@ -185,7 +189,7 @@ impl Membership {
         let Some(time) = self.stay.time_if_alive(until).await else {
             return Err(CallError::Late { now });
         };
-        let deadline = now.saturating_add(time);
+        let deadline = Some(timestamp(now.saturating_add(time)));
         chat.join(JoinRequest { deadline, ..join }, until).await
     }
 
@@ -297,7 +301,7 @@ mod tests {
     }
 
     fn operation(leave: &LeaveRequest) -> u64 {
-        leave.session.as_ref().unwrap().operation
+        leave.operation
     }
 
     #[test]
