@@ -655,14 +655,14 @@ impl Registration {
     }
 
     /// Whose place it takes where it joins. A client that is gone takes nobody's.
-    pub(crate) fn replaces(&self) -> Vec<proto::v1::Predecessor> {
+    pub(crate) fn replaces(&self) -> Vec<proto::connector::v1::Session> {
         if self.is_closing() {
             return Vec::new();
         }
         let predecessors = Arc::clone(&self.standing.lock().predecessors);
-        let replaces = predecessors.iter().map(|it| proto::v1::Predecessor {
+        let replaces = predecessors.iter().map(|it| proto::connector::v1::Session {
             incarnation: it.incarnation.to_string(),
-            session: it.session.to_string(),
+            id: it.session.to_string(),
         });
         replaces.collect()
     }

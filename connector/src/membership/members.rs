@@ -5,7 +5,8 @@ use super::logins::Registration;
 use crate::chat_client::{Answered, CallError, Chat};
 use channel_store::{ChannelName, Incarnation, Place, SessionId, User};
 use parking_lot::Mutex;
-use proto::v1::{JoinRequest, JoinResponse, LeaveRequest, Predecessor};
+use proto::connector::v1::{self, JoinRequest, JoinResponse, LeaveRequest};
+use proto::time::timestamp;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 use tokio::time::Instant;
@@ -28,7 +29,7 @@ pub(crate) struct Membership {
     state: Mutex<State>,
     guard: Arc<IndexGuard>,
     /// Whose place it takes.
-    replaces: Vec<Predecessor>,
+    replaces: Vec<v1::Session>,
     roster: Arc<Roster>,
     /// Of the session: it has the socket.
     registration: Option<Arc<Registration>>,
@@ -183,8 +184,11 @@ impl Membership {
             channel: self.channel.to_string(),
             user: self.user.id.to_string(),
             user_is_number: self.user.is_number,
-            session: Some(self.lease().wire_session(&self.session, self.operation)),
-            deadline: self.guard.deadline(),
+            session: Some(self.lease().wire_session(&self.session)),
+            operation: self.operation,
+            deadline: Some(self.guard.deadline())
+                .filter(|it| *it > 0)
+                .map(timestamp),
             replaces: self.replaces.clone(),
         }
     }
@@ -207,7 +211,7 @@ impl Membership {
         let Some(time) = self.guard.time_if_alive(until).await else {
             return Err(CallError::Late { now });
         };
-        let deadline = now.saturating_add(time);
+        let deadline = Some(timestamp(now.saturating_add(time)));
         chat.join(JoinRequest { deadline, ..join }, until).await
     }
 
@@ -320,7 +324,7 @@ mod tests {
     }
 
     fn operation(leave: &LeaveRequest) -> u64 {
-        leave.session.as_ref().unwrap().operation
+        leave.operation
     }
 
     #[test]

@@ -18,7 +18,7 @@ use channel_store::{
 };
 use futures_util::FutureExt;
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
-use proto::v1::MembersRequest;
+use proto::chat::v1::ListMembersRequest;
 use runtime::backoff::pause;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -312,10 +312,10 @@ impl LeaseKeeper {
 
 /// A detached member stays beyond its time, because the chat that took it is no more: whoever lists members ends that.
 async fn expire(chat: &Chat, channel: &ChannelName) {
-    let list = MembersRequest {
+    let list = ListMembersRequest {
         channel: channel.to_string(),
         page_size: 1,
-        ..MembersRequest::default()
+        ..ListMembersRequest::default()
     };
     if let Err(error) = chat.members(list, Instant::now() + CALL).await {
         tracing::debug!(%error, channel = channel.as_str(), "detached members were not looked after");
