@@ -298,7 +298,8 @@ pub const LIMITS: (&str, &[&str]) = (
 /// Reads the name of a login policy.
 fn login_policy() -> impl TypedValueParser<Value = LoginPolicy> {
     let names = [
-        PossibleValue::new("reject").help("The second login is refused while the first session lasts"),
+        PossibleValue::new("reject")
+            .help("The second login is refused while the first session lasts"),
         PossibleValue::new("kick-old").help("The second login ends the first session"),
         PossibleValue::new("allow").help("Both sessions last"),
     ];

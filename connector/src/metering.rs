@@ -111,7 +111,10 @@ const FAMILIES: &[Family] = &[
         LEASES_AWAY,
         "Leases of this connector whose shard of the store does not answer",
     ),
-    Family::counter(LEASES_LOST, "Leases that the store had lost and that were taken again"),
+    Family::counter(
+        LEASES_LOST,
+        "Leases that the store had lost and that were taken again",
+    ),
     Family::counter(DECLARED_DEAD, "How often this connector was declared dead"),
 ];
 
