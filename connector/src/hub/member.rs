@@ -22,7 +22,7 @@ pub struct Member {
 
 /// How the position that a client comes back with stands towards the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Judgement {
+pub struct Resume {
     /// From where it is given what follows.
     pub start: Position,
     /// Why that is not what it said; `None`: nothing is missing in between.
@@ -55,10 +55,10 @@ impl Member {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    pub async fn judge(&self, since: &Position, end: &Position) -> Result<Judgement, StoreError> {
+    pub async fn resume(&self, since: &Position, end: &Position) -> Result<Resume, StoreError> {
         if self.channel.knows(since, end) {
             let start = since.clone();
-            return Ok(Judgement { start, lost: None });
+            return Ok(Resume { start, lost: None });
         }
         let reader = &self.channels.reader;
         let page = reader.read_for_member(&self.channel, since, 0).await?;
@@ -66,7 +66,7 @@ impl Member {
         if let Some(moved) = lost {
             self.channels.metrics.lost(moved);
         }
-        Ok(Judgement {
+        Ok(Resume {
             start: page.position.clone(),
             lost,
         })
