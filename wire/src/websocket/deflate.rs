@@ -310,7 +310,7 @@ mod tests {
         }
         assert_eq!(inflated(&[], 5), Ok(Vec::new()));
         assert_eq!(inflated(&[0xff, 0xff], 5), Err(Error::Frame));
-        // Without the padding, too.
+        // It works without the padding, too.
         assert_eq!(inflated(&last[..7], 5), Ok(b"Hello".to_vec()));
     }
 
@@ -328,7 +328,7 @@ mod tests {
         }
     }
 
-    /// RFC 7692, section 7.2.1: each padded to a whole byte, and the next refers to what came before.
+    /// RFC 7692, section 7.2.1. Each part is padded to a whole byte, and the next one refers to what came before.
     #[test]
     fn blocks_go_on_behind_one_that_calls_itself_the_last() {
         let parts = [100, 50_000, 40_000].map(|length| b"The same, again. ".repeat(length / 17));
@@ -399,7 +399,7 @@ mod tests {
         assert_eq!(payload(&out), (false, &noise[..]));
     }
 
-    /// What one message leaves in a compressor is not seen in the next.
+    /// Nothing of one message is left in the compressor for the next.
     #[test]
     fn messages_that_do_not_get_shorter_spoil_no_others() {
         let text = b"The same, and once more. ".repeat(100);
@@ -414,7 +414,7 @@ mod tests {
         }
     }
 
-    /// Nor is what a broken message leaves in a decompressor.
+    /// Nothing of a broken message is left in the decompressor for the next.
     #[test]
     fn messages_that_are_refused_spoil_no_others() {
         let text = b"The same, and once more. ".repeat(100);
