@@ -1,9 +1,10 @@
-//! Process plumbing that every service of this system shares, so that each `main` is a short list of steps: arguments,
-//! telemetry, sockets, signals and drain, readiness, and the admin HTTP port.
+//! What every service of this system needs as a process: arguments, telemetry, sockets, signals and the drain,
+//! readiness, and the admin port. So each `main` is a short list of steps.
 //!
 //! Nothing here knows what a channel is.
 
-/// Messages are small and short-lived, and many: with this allocator they cost a third of what they cost with glibc's.
+/// There are very many small messages with short lives. With this allocator they cost a third of what they cost with
+/// glibc's.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
