@@ -5,6 +5,7 @@
 //! processes, `memory` the one for a single process.
 
 pub mod body;
+pub mod follow;
 mod history;
 mod lease;
 pub mod memory;

@@ -20,7 +20,6 @@ pub struct Service {
 
 /// What a service logs for each address that it has bound, and the flag that asked for it.
 const LISTENING: (&str, &str) = ("listening", "--listen");
-const TCP: (&str, &str) = ("tcp listening", "--listen-tcp");
 const ADMIN: (&str, &str) = ("admin listening", "--admin");
 const GRPC: (&str, &str) = ("grpc listening", "--grpc");
 
@@ -65,12 +64,6 @@ impl Service {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.bound[LISTENING.1]
-    }
-
-    /// Where clients without WebSocket connect to; it was started with `--listen-tcp`.
-    #[must_use]
-    pub fn tcp_address(&self) -> SocketAddr {
-        self.bound[TCP.1]
     }
 
     /// Where `/livez`, `/readyz` and `/metrics` are.
@@ -322,8 +315,7 @@ impl Connector {
         list.extend(arguments(&["--id", id, "--chat", chats, "--redis", redis]));
         list.extend(arguments(&["--log-format", "json"]));
         list.extend(arguments(flags));
-        let mut events = vec![LISTENING, ADMIN];
-        events.extend(flags.contains(&TCP.1).then_some(TCP));
+        let events = [LISTENING, ADMIN];
         Self(Service::start("connector", &events, list, descriptors).await)
     }
 }

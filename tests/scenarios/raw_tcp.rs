@@ -187,25 +187,6 @@ async fn who_says_nothing_or_half_a_package_is_dropped() {
     }
 }
 
-#[tokio::test]
-async fn a_port_of_its_own_takes_packages_and_nothing_else() {
-    let plan = Plan::of(1, 1).connector_flags(&["--listen-tcp", "127.0.0.1:0"]);
-    let system = plan.start().await;
-    let port = system.connectors[0].tcp_address();
-    let mut client = Client::connect(port).await;
-    client.write(&conversation()).await;
-    let listener = system.visitor(0).await;
-    let packages = client.packages(ANSWERS).await;
-    assert_eq!(packages[0][0], HANDSHAKE);
-    listener.enter("listener", "1").await;
-    drop(client);
-    listener.until_push(&pomelo::left("tcp")).await;
-
-    let mut browser = Client::connect(port).await;
-    browser.write(b"GET / HTTP/1.1\r\n\r\n").await;
-    assert_eq!(browser.package().await, None);
-}
-
 /// Native clients take a KICK as final and never connect again. So a stop looks to them as the original's did: the stream
 /// just ends. Its leaves land, as with every other client.
 #[tokio::test]

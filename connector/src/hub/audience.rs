@@ -4,9 +4,9 @@
 //! them. A member that is told where it stands outlives the loss of its position; any other is disconnected, with a
 //! reason to reconnect.
 
-use super::HubMetrics;
+use super::counters::HubMetrics;
 use super::ring::Ring;
-use crate::connection::Connection;
+use crate::transport::Connection;
 use bytes::Bytes;
 use channel_store::{ChannelName, Epoch, Position, Publication};
 use slab::Slab;

@@ -6,9 +6,10 @@ use channel_store::{
     ChannelName, ChannelStore, Epoch, Payload, Position, Publication, Publish, Route, Since,
     StoreOptions, User, UserId,
 };
-use connector::chat::{Chat, Flow, Outcome, Source, TransportError};
-use connector::connection::{Connection, QueueLimits};
+use connector::chat_client::{Chat, Flow, Outcome, Source, TransportError};
 use connector::hub::{Hub, Member, TOUCH_INTERVAL};
+use connector::limits::QueueLimits;
+use connector::transport::Connection;
 use proto::v1::SendRequest;
 use proto::v1::send_request::Content;
 use std::hint::black_box;

@@ -1,8 +1,8 @@
 //! A client that comes back: judged by the last deliveries or by the log, and given exactly what it missed.
 
 use super::{FORMATS, guest, room};
-use crate::connection::QueueLimits;
 use crate::hub::Judgement;
+use crate::limits::QueueLimits;
 use crate::testing::feed::{Script, connection, head, page};
 use crate::testing::{at, channel, client, publication, sized};
 use channel_store::{LogPage, Publication, Since, Standing};

@@ -6,11 +6,12 @@
 mod network;
 mod visitor;
 
-use crate::connection::{Connection, QueueLimits};
 use crate::hub::{Hub, Member};
+use crate::limits::QueueLimits;
 use crate::testing::channel;
 use crate::testing::counters::Counters;
 use crate::testing::seeds::in_parallel;
+use crate::transport::Connection;
 use channel_store::memory::{MemoryStore, Snapshot};
 use channel_store::{
     ChannelStore, Incarnation, Join, Joined, Leave, Membership, Payload, Position, Publish, Route,
