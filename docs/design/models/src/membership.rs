@@ -492,7 +492,7 @@ impl Membership {
                 }
             }
             Message::Unschedule { incarnation } => {
-                state.directory[usize::from(incarnation)] = false
+                state.directory[usize::from(incarnation)] = false;
             }
             Message::Reap {
                 incarnation,
@@ -1060,7 +1060,7 @@ impl Membership {
         if is_empty && state.directory[i] && may_unschedule && !state.network.contains(&unschedule)
         {
             push(Duty, Step::SendUnschedule(i), &|n| {
-                n.network.push(unschedule)
+                n.network.push(unschedule);
             });
         }
     }
