@@ -118,7 +118,7 @@ struct Joined {
 }
 
 impl Session {
-    /// The channel that is named, or the login's, if the session is in it.
+    /// The channel that is named, or else that of the login, if the session is in it.
     fn place(&self, channel: Option<&ChannelName>) -> Option<&Joined> {
         let channel = channel.or(self.home.as_ref())?;
         let mut places = self.places.iter();

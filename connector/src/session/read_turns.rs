@@ -45,7 +45,7 @@ pub(crate) struct ReadTurns {
 #[derive(Default)]
 struct State {
     under_way: usize,
-    /// The highest place of those that were served.
+    /// The highest place that was given a turn.
     now: u64,
     /// Channels whose pages are being read or waited for.
     channels: HashMap<ChannelName, Line>,
