@@ -175,7 +175,7 @@ impl LeaseKeeper {
             self.leases.note(incarnation).await
         };
         match timeout(RESIGN, renewed).await {
-            Ok(Ok(())) => tracing::info!(%incarnation, ?grace, "renewed for the last time, for the grace"),
+            Ok(Ok(())) => tracing::info!(%incarnation, ?grace, "renewed once more, for the grace"),
             Ok(Err(error)) => tracing::warn!(%error, "not renewed for the grace"),
             Err(_) => tracing::warn!("not renewed for the grace"),
         }
