@@ -1,10 +1,10 @@
-//! WebSocket frames as a client needs them: the server's taken apart where they lie, its own masked.
+//! WebSocket frames of a client: it reads the server's frames in place, and masks its own.
 
 use flate2::{Decompress, FlushDecompress};
 
 const MASK: [u8; 4] = [0x3c, 0xa5, 0x96, 0x0f];
 
-/// Where the answer to the request ends, if it is complete; `Err` with it if the upgrade was refused.
+/// Where the server's answer to the upgrade ends, if it is complete. `Err`: the upgrade was refused with this answer.
 pub(crate) fn upgraded(bytes: &[u8]) -> Result<Option<usize>, String> {
     let Some(end) = memchr::memmem::find(bytes, b"\r\n\r\n") else {
         return Ok(None);
@@ -16,12 +16,12 @@ pub(crate) fn upgraded(bytes: &[u8]) -> Result<Option<usize>, String> {
     }
 }
 
-/// Says that a frame is a compressed message.
+/// The bit of a frame's first byte which says that the message is compressed.
 pub(crate) const COMPRESSED: u8 = 0x40;
 /// The end of an upgrade request that offers to take such frames.
 pub(crate) const OFFER: &[u8] = b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
 
-/// Inflates messages: the same one, which all clients of a room are given, once.
+/// Inflates messages. All clients of a room get the same message, so it is inflated only once.
 #[derive(Default)]
 pub(crate) struct Inflater {
     last: Vec<u8>,
@@ -29,7 +29,7 @@ pub(crate) struct Inflater {
 }
 
 impl Inflater {
-    /// What was compressed; empty if that is no deflate.
+    /// The inflated message; empty if the input is not deflate.
     pub(crate) fn inflate(&mut self, compressed: &[u8]) -> &[u8] {
         if self.last != compressed {
             self.last.clear();
@@ -51,7 +51,7 @@ impl Inflater {
     }
 }
 
-/// The frame that these bytes begin with, if it is complete: its first byte, its payload and how long it is.
+/// The first frame of `bytes`, if it is complete: its first byte, its payload and its length.
 pub(crate) fn frame(bytes: &[u8]) -> Option<(u8, &[u8], usize)> {
     let (&[first, second], rest) = bytes.split_first_chunk()?;
     let (length, head): (usize, usize) = match second & 0x7f {
@@ -66,9 +66,9 @@ pub(crate) fn frame(bytes: &[u8]) -> Option<(u8, &[u8], usize)> {
     Some((first, payload, head + length))
 }
 
-/// Appends a masked frame whose payload the function appends.
+/// Appends a masked frame. `payload` appends its payload.
 pub(crate) fn masked(out: &mut Vec<u8>, opcode: u8, payload: impl FnOnce(&mut Vec<u8>)) {
-    // Room for the longest head that a message of up to 64 KiB needs; moved up when it is known to be short.
+    // Leave room for the longest head that a message of up to 64 KiB needs. A shorter message is moved up later.
     let from = out.len();
     out.extend_from_slice(&[0x80 | opcode, 0xfe, 0, 0]);
     out.extend_from_slice(&MASK);
