@@ -17,7 +17,7 @@ pub(crate) struct Faults {
     pub(crate) disordered: u64,
     /// Requests that were answered with an error.
     pub(crate) refused: u64,
-    /// Connections that the server ended.
+    /// Connections that ended although the client did not leave.
     pub(crate) ended: u64,
 }
 
