@@ -22,7 +22,7 @@ pub struct Member {
 
 /// The answer to the position with which a client comes back.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Judgement {
+pub struct Resume {
     /// What follows this position is given to the member.
     pub start: Position,
     /// Why `start` is not the position that the client told. `None`: it is the same, and nothing is missing.
@@ -57,10 +57,10 @@ impl Member {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    pub async fn judge(&self, since: &Position, end: &Position) -> Result<Judgement, StoreError> {
+    pub async fn resume(&self, since: &Position, end: &Position) -> Result<Resume, StoreError> {
         if self.channel.knows(since, end) {
             let start = since.clone();
-            return Ok(Judgement { start, lost: None });
+            return Ok(Resume { start, lost: None });
         }
         let reader = &self.channels.reader;
         let page = reader.read_for_member(&self.channel, since, 0).await?;
@@ -68,7 +68,7 @@ impl Member {
         if let Some(moved) = lost {
             self.channels.metrics.lost(moved);
         }
-        Ok(Judgement {
+        Ok(Resume {
             start: page.position.clone(),
             lost,
         })

@@ -17,7 +17,7 @@ mod shared_reads;
 mod tests;
 mod watch;
 
-pub use member::{Judgement, Member};
+pub use member::{Member, Resume};
 
 use crate::suspects::Suspects;
 use crate::transport::Connection;

@@ -5,7 +5,7 @@ use super::recovery::{Recovered, Recovery};
 use super::replies::{self, Answer, DONE};
 use super::{CHANNELS, Handlers, Joined};
 use crate::chat_client::{Answered, CallError};
-use crate::hub::{Judgement, Member};
+use crate::hub::{Member, Resume};
 use crate::membership::Membership;
 use crate::membership::Undo;
 use crate::membership::{Admission, Registration, Registry};
@@ -46,7 +46,7 @@ impl From<Refused> for Refusal {
 pub(super) struct Entry {
     joined: Joined,
     /// The position after which its pushes begin.
-    begin: Judgement,
+    begin: Resume,
     /// What its reply tells about positions.
     recovered: Option<Recovered>,
 }
@@ -288,19 +288,19 @@ async fn place(
     member: &Member,
     recovery: &Recovery,
     joined: &JoinResponse,
-) -> Option<(Judgement, Option<Recovered>)> {
+) -> Option<(Resume, Option<Recovered>)> {
     let joined_at = joined.position.as_ref()?;
     let end = Position {
         epoch: Epoch::new(&joined_at.epoch),
         offset: joined_at.offset,
     };
     if let Recovery::Since(since) = recovery {
-        let judged = member.judge(since, &end).await;
-        let judgement = judged
-            .inspect_err(|error| tracing::debug!(%error, "position not judged"))
+        let resumed = member.resume(since, &end).await;
+        let resume = resumed
+            .inspect_err(|error| tracing::debug!(%error, "position not resumed"))
             .ok()?;
-        let recovered = Recovered::judged(&judgement, &end);
-        return Some((judgement, Some(recovered)));
+        let recovered = Recovered::resumed(&resume, &end);
+        return Some((resume, Some(recovered)));
     }
     // Right before its own onJoin, so that it gets this. If none was published, at the end of the log that the join
     // found.
@@ -309,5 +309,5 @@ async fn place(
         ..end
     };
     let recovered = recovery.is_wanted().then(|| Recovered::fresh(&start));
-    Some((Judgement { start, lost: None }, recovered))
+    Some((Resume { start, lost: None }, recovered))
 }

@@ -1,6 +1,6 @@
 //! The positions that a client gives when it logs in or joins, and those that its reply tells (`docs/design/log.md`).
 
-use crate::hub::Judgement;
+use crate::hub::Resume;
 use channel_store::{Epoch, Position};
 use serde_json::{Map, Value};
 
@@ -72,11 +72,11 @@ impl Recovered {
     }
 
     /// For a client that gave a position. `end` is the end of the log that its join found.
-    pub(crate) fn judged(judgement: &Judgement, end: &Position) -> Self {
+    pub(crate) fn resumed(resume: &Resume, end: &Position) -> Self {
         Self {
             position: end.clone(),
-            recovered: judgement.lost.is_none(),
-            replayed: end.offset.saturating_sub(judgement.start.offset),
+            recovered: resume.lost.is_none(),
+            replayed: end.offset.saturating_sub(resume.start.offset),
         }
     }
 
@@ -153,20 +153,20 @@ mod tests {
 
     #[test]
     fn a_reply_tells_where_the_client_will_be_and_what_comes_until_then() {
-        let judgement = Judgement {
+        let resume = Resume {
             start: at("e1", 17),
             lost: None,
         };
-        let recovered = Recovered::judged(&judgement, &at("e2", 19));
+        let recovered = Recovered::resumed(&resume, &at("e2", 19));
         assert_eq!(
             recovered.add_to(r#"{"code":0}"#),
             r#"{"code":0,"position":{"epoch":"e2","offset":19},"recovered":true,"replayed":2}"#
         );
-        let judgement = Judgement {
+        let resume = Resume {
             lost: Some(Moved::Trimmed),
-            ..judgement
+            ..resume
         };
-        let recovered = Recovered::judged(&judgement, &at("e2", 19));
+        let recovered = Recovered::resumed(&resume, &at("e2", 19));
         assert!(recovered.add_to("{}").contains(r#""recovered":false"#));
     }
 }

@@ -248,8 +248,8 @@ async fn who_comes_back_is_told_first_and_then_given_what_it_missed() {
     tokio::join!(scene.me.handle(login, Instant::now()), async {
         is_followed(&mut scene.script).await;
         scene.instance.join().await.answer(Ok(joined("a", 5)));
-        let judged = scene.script.read_from(at("a", 2)).await;
-        judged.answer(page(at("a", 2), vec![], 5));
+        let resumed = scene.script.read_from(at("a", 2)).await;
+        resumed.answer(page(at("a", 2), vec![], 5));
     });
     scene.script.publish(publication("a", 5));
     let read = scene.script.read_from(at("a", 2)).await;
@@ -271,8 +271,8 @@ async fn who_comes_back_to_less_than_it_had_is_told_so_between_the_reply_and_wha
     tokio::join!(scene.me.handle(login, Instant::now()), async {
         is_followed(&mut scene.script).await;
         scene.instance.join().await.answer(Ok(joined("b", 5)));
-        let judged = scene.script.read_from(at("a", 7)).await;
-        judged.answer(LogPage {
+        let resumed = scene.script.read_from(at("a", 7)).await;
+        resumed.answer(LogPage {
             standing: Standing::Diverged,
             ..page(at("a", 4), vec![], 5)
         });

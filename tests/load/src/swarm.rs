@@ -15,7 +15,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::mem;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-use tests::websocket::{BINARY, PING, PONG, TEXT, upgrade_request};
+use testkit::websocket::{BINARY, PING, PONG, TEXT, upgrade_request};
 
 /// The key of each upgrade request. It need not be secret.
 const KEY: &str = "AAAAAAAAAAAAAAAAAAAAAA==";

@@ -180,14 +180,14 @@ async fn log_in(
         member.begin(start);
         return true;
     };
-    let Ok(judgement) = member.judge(&since, &position).await else {
+    let Ok(resume) = member.resume(&since, &position).await else {
         return false;
     };
-    match judgement.lost {
-        Some(moved) => member.tell(&judgement.start, moved),
+    match resume.lost {
+        Some(moved) => member.tell(&resume.start, moved),
         None => visitor.recovered += 1,
     }
-    member.begin(judgement.start);
+    member.begin(resume.start);
     true
 }
 
