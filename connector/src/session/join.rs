@@ -152,7 +152,7 @@ impl Handlers {
     /// - The `membership` future indexes the channel before the join is sent. So if this process dies, its members are
     ///   found.
     /// - The membership stands in `undo` before the join is sent. So an abandoned join is undone.
-    /// - The client's position is judged after the join, because from then on it misses nothing.
+    /// - The client's position is checked after the join, because from then on it misses nothing.
     pub(super) async fn enter(
         &self,
         channel: &ChannelName,

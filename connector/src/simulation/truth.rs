@@ -1,4 +1,4 @@
-//! What is true about leases, whatever the store and its clocks say, and how chats judge them.
+//! What is true about leases, whatever the store and its clocks say, and how they look to chats.
 
 use channel_store::memory::MemoryStore;
 use channel_store::{
