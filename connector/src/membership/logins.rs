@@ -423,7 +423,7 @@ impl Registry {
         let state = self.leases.vouch(incarnation, place).await?;
         if !state.dead {
             // Perhaps no chat looks after it: the store may have lost its entry in the directory, or the incarnation
-            // began while the directory was away. If it is scheduled already, this changes nothing.
+            // began while the directory was away. If it is scheduled already, it stays so.
             let noted = self.leases.note(incarnation).await;
             if let Err(error) = noted {
                 tracing::debug!(%error, %incarnation, "not scheduled");
