@@ -9,6 +9,7 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 pub mod admin;
+pub mod backoff;
 pub mod cli;
 pub mod descriptors;
 pub mod families;
@@ -20,6 +21,7 @@ pub mod readiness;
 pub mod redis_timeout;
 pub mod telemetry;
 
+pub use backoff::Backoff;
 pub use lifecycle::Shutdown;
 pub use readiness::Readiness;
 pub use telemetry::{LogFormat, Metrics};

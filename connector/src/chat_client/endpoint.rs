@@ -6,7 +6,8 @@ use super::prover::{Proof, keep_proving};
 use channel_store::Shard;
 use http::Uri;
 use parking_lot::Mutex;
-use proto::v1::chat_service_client::ChatServiceClient;
+use proto::chat::v1::chat_service_client::ChatServiceClient;
+use proto::connector::v1::session_service_client::SessionServiceClient;
 use runtime::cli::redact;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -171,8 +172,14 @@ impl Endpoint {
         }
     }
 
+    /// What back ends can call, too.
     pub(super) fn client(&self) -> ChatServiceClient<ChatService> {
         ChatServiceClient::new(self.service.clone()).max_decoding_message_size(16 << 20)
+    }
+
+    /// What only connectors call.
+    pub(super) fn sessions(&self) -> SessionServiceClient<ChatService> {
+        SessionServiceClient::new(self.service.clone()).max_decoding_message_size(16 << 20)
     }
 }
 

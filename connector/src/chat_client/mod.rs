@@ -21,10 +21,8 @@ use channel_store::probe::{ProbeFeed, several};
 use endpoint::Endpoint;
 use ordered_stream::Pending;
 use parking_lot::{Mutex, RwLock};
-use proto::v1::{
-    HistoryRequest, HistoryResponse, JoinRequest, JoinResponse, LeaveRequest, MembersRequest,
-    MembersResponse, SendRequest,
-};
+use proto::chat::v1::{HistoryRequest, HistoryResponse, ListMembersRequest, ListMembersResponse};
+use proto::connector::v1::{JoinRequest, JoinResponse, LeaveRequest, SessionMessage};
 use prover::Prover;
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -34,7 +32,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
-use tonic_types::StatusExt;
+use tonic_types::{RpcStatusExt, StatusExt, pb};
 
 /// CONTRACT: one try.
 pub(crate) const TRY: Duration = Duration::from_secs(1);
@@ -51,7 +49,7 @@ pub enum CallError {
     /// Chat refused at the first try, with nothing done; the ErrorInfo reason.
     #[error("refused: {reason}")]
     Refused {
-        /// The reason as listed in chat.proto.
+        /// The reason, as the contracts list it.
         reason: String,
     },
     /// A join's deadline was over, at the first try, with nothing done.
@@ -166,7 +164,7 @@ impl Chat {
         several(troubles.into_iter())
     }
 
-    /// See `ChatService.Join`.
+    /// See `SessionService.Join`.
     ///
     /// # Errors
     /// [`CallError`]; after `Unknown` the session may be a member, or become one.
@@ -176,36 +174,36 @@ impl Chat {
         deadline: Instant,
     ) -> Result<Answered<JoinResponse>, CallError> {
         self.call(deadline, |endpoint| {
-            let (mut client, request) = (endpoint.client(), request.clone());
+            let (mut client, request) = (endpoint.sessions(), request.clone());
             async move { Ok(client.join(request).await?.into_inner()) }
         })
         .await
     }
 
-    /// See `ChatService.Leave`.
+    /// See `SessionService.Leave`.
     ///
     /// # Errors
     /// [`CallError`].
     pub async fn leave(&self, request: LeaveRequest, deadline: Instant) -> Result<(), CallError> {
         let answered = self.call(deadline, |endpoint| {
-            let (mut client, request) = (endpoint.client(), request.clone());
+            let (mut client, request) = (endpoint.sessions(), request.clone());
             async move { client.leave(request).await }
         });
         answered.await.map(drop)
     }
 
-    /// See `ChatService.Members`.
+    /// See `ChatService.ListMembers`.
     ///
     /// # Errors
     /// [`CallError`].
     pub async fn members(
         &self,
-        request: MembersRequest,
+        request: ListMembersRequest,
         deadline: Instant,
-    ) -> Result<MembersResponse, CallError> {
+    ) -> Result<ListMembersResponse, CallError> {
         let answered = self.call(deadline, |endpoint| {
             let (mut client, request) = (endpoint.client(), request.clone());
-            async move { Ok(client.members(request).await?.into_inner()) }
+            async move { Ok(client.list_members(request).await?.into_inner()) }
         });
         answered.await.map(|answered| answered.answer)
     }
@@ -231,7 +229,7 @@ impl Chat {
     pub fn send(
         &self,
         flow: &Arc<Flow>,
-        request: SendRequest,
+        request: SessionMessage,
         deadline: Instant,
         answer: impl FnOnce(Outcome) + Send + 'static,
     ) {
@@ -392,6 +390,15 @@ fn refusal(status: &Status) -> CallError {
             reason: reason(status),
         },
     }
+}
+
+/// The reason of a refusal inside a stream.
+fn reason_of(status: &pb::Status) -> String {
+    let info = status.get_details_error_info();
+    info.map_or_else(
+        || format!("{:?}", Code::from(status.code)),
+        |info| info.reason,
+    )
 }
 
 fn reason(status: &Status) -> String {

@@ -7,11 +7,13 @@
 
 use super::endpoint::{Endpoint, words};
 use super::window::Flow;
-use super::{Chat, TRY, is_full, reason};
+use super::{Chat, TRY, is_full, reason, reason_of};
 use futures_util::Stream;
 use parking_lot::Mutex;
-use proto::v1::numbered_answer::Answer as Wire;
-use proto::v1::{NumberedAnswer, NumberedSend, SendRequest, SendResponse, SendStreamRequest};
+use proto::chat::v1::Position;
+use proto::connector::v1::send_outcome::Outcome as Wire;
+use proto::connector::v1::{SendOutcome, SendStreamRequest, SessionMessage};
+use runtime::backoff::{self, jittered};
 use std::collections::VecDeque;
 use std::mem;
 use std::pin::Pin;
@@ -38,8 +40,8 @@ const REOPEN_PAUSE: Duration = Duration::from_millis(2);
 /// How a send ended.
 #[derive(Debug)]
 pub enum Outcome {
-    /// It is in the log.
-    Sent(SendResponse),
+    /// It is in the log, at this position.
+    Sent(Position),
     /// Chat refused it, with nothing written; the ErrorInfo reason.
     Refused(String),
     /// Not answered in time: it may be in the log, or not.
@@ -50,8 +52,7 @@ pub enum Outcome {
 
 /// A send on its way.
 pub(super) struct Pending {
-    number: u64,
-    request: SendRequest,
+    request: SessionMessage,
     pub(super) bytes: usize,
     expires: Instant,
     /// When it was written to the present stream.
@@ -79,14 +80,13 @@ impl Caller {
 
 impl Pending {
     pub(super) fn new(
-        request: SendRequest,
+        request: SessionMessage,
         flow: Arc<Flow>,
         expires: Instant,
         answer: Box<dyn FnOnce(Outcome) + Send>,
     ) -> Self {
         let bytes = prost::Message::encoded_len(&request);
         Self {
-            number: 0,
             request,
             bytes,
             expires,
@@ -157,7 +157,6 @@ struct State {
     bytes: usize,
     /// How many of the line were written to the present stream.
     written: usize,
-    numbers: u64,
     /// The present stream; an older one ends when it sees another number here.
     stream: u64,
     waker: Option<Waker>,
@@ -234,14 +233,12 @@ impl Lane {
         self.retired.load(Ordering::Relaxed) && self.state.lock().line.is_empty()
     }
 
-    pub(super) fn push(&self, mut pending: Pending) {
+    pub(super) fn push(&self, pending: Pending) {
         let mut state = self.state.lock();
         if state.ended || state.bytes + pending.bytes > LANE_LIMIT {
             drop(state);
             return pending.give_up();
         }
-        state.numbers += 1;
-        pending.number = state.numbers;
         state.bytes += pending.bytes;
         state.line.push_back(pending);
         if let Some(waker) = state.waker.take() {
@@ -290,7 +287,7 @@ impl Lane {
                 match ended {
                     // Chat is up: there is another stream soon, and until then other calls go on.
                     Ended::Idle => {
-                        sleep(REOPEN_PAUSE.mul_f64(0.5 + fastrand::f64())).await;
+                        backoff::pause(REOPEN_PAUSE).await;
                         continue;
                     }
                     // At least one send was answered, so this ends. Everybody's sends wait for the next stream.
@@ -301,7 +298,7 @@ impl Lane {
                 if began.elapsed() > BACK_OFF.1 {
                     pause = BACK_OFF.0;
                 }
-                home_at = Instant::now() + pause.mul_f64(0.5 + fastrand::f64());
+                home_at = Instant::now() + jittered(pause);
                 pause = BACK_OFF.1.min(pause * 2);
             } else if let Some(other) = other_open(chat, home).filter(|_| !idle) {
                 self.stream_to(&other, Some(home_at), chat).await;
@@ -334,7 +331,7 @@ impl Lane {
             lane: Arc::clone(self),
             stream,
         };
-        let mut client = endpoint.client();
+        let mut client = endpoint.sessions();
         let mut incoming = match timeout(TRY, client.send_stream(outgoing)).await {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => {
@@ -375,8 +372,8 @@ impl Lane {
             };
             match message {
                 Ok(Some(frame)) => {
-                    if !self.settle(frame.answers) {
-                        tracing::error!(endpoint = endpoint.name, "answers out of order");
+                    if !self.settle(frame.outcomes) {
+                        tracing::error!(endpoint = endpoint.name, "more answers than sends");
                         return Ended::Otherwise;
                     }
                 }
@@ -415,21 +412,20 @@ impl Lane {
         state.stream
     }
 
-    /// False if these are not the answers to the oldest sends.
-    fn settle(&self, answers: Vec<NumberedAnswer>) -> bool {
-        for answer in answers {
+    /// These are the answers to the oldest sends. False if there are more of them than sends.
+    fn settle(&self, outcomes: Vec<SendOutcome>) -> bool {
+        for SendOutcome { outcome } in outcomes {
             let pending = {
                 let mut state = self.state.lock();
-                let oldest = state.line.front().map(|pending| pending.number);
-                if oldest != Some(answer.number) || state.written == 0 {
+                if state.written == 0 {
                     return false;
                 }
                 state.written -= 1;
                 state.pop()
             };
-            let outcome = match answer.answer {
-                Some(Wire::Sent(sent)) => Outcome::Sent(sent),
-                Some(Wire::Refused(refusal)) => Outcome::Refused(refusal.reason),
+            let outcome = match outcome {
+                Some(Wire::Sent(position)) => Outcome::Sent(position),
+                Some(Wire::Refused(status)) => Outcome::Refused(reason_of(&status)),
                 None => Outcome::Unknown,
             };
             if let Some(pending) = pending {
@@ -489,17 +485,14 @@ impl Lane {
             return Poll::Pending;
         }
         let now = Instant::now();
-        let sends = state.line.range_mut(from..to).map(|pending| {
+        let messages = state.line.range_mut(from..to).map(|pending| {
             pending.written = Some(now);
             pending.tried = true;
-            NumberedSend {
-                number: pending.number,
-                send: Some(pending.request.clone()),
-            }
+            pending.request.clone()
         });
-        let sends = sends.collect();
+        let messages = messages.collect();
         state.written = to;
-        Poll::Ready(Some(SendStreamRequest { sends }))
+        Poll::Ready(Some(SendStreamRequest { messages }))
     }
 }
 
@@ -552,13 +545,11 @@ impl Stream for Outgoing {
 mod tests {
     use super::super::CALL;
     use super::*;
-    use proto::v1::SendResponse;
     use std::sync::atomic::AtomicUsize;
 
-    fn answer(number: u64) -> NumberedAnswer {
-        NumberedAnswer {
-            number,
-            answer: Some(Wire::Sent(SendResponse::default())),
+    fn answer() -> SendOutcome {
+        SendOutcome {
+            outcome: Some(Wire::Sent(Position::default())),
         }
     }
 
@@ -570,7 +561,7 @@ mod tests {
             flow.enter(0, || Some(Arc::clone(&lane)));
             let count = Arc::clone(&settled);
             let mut pending = Pending::new(
-                SendRequest::default(),
+                SessionMessage::default(),
                 flow,
                 Instant::now() + CALL,
                 Box::new(move |_| {
@@ -589,16 +580,17 @@ mod tests {
         let (lane, settled) = written(1);
         lane.check_times(Instant::now() + CALL);
         assert_eq!(settled.load(Ordering::Relaxed), 1);
-        assert!(lane.settle(vec![answer(1)]));
+        assert!(lane.settle(vec![answer()]));
         assert_eq!(settled.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test]
-    async fn an_answer_that_is_not_the_oldests_is_out_of_order() {
+    async fn more_answers_than_sends_are_an_error() {
         let (lane, settled) = written(2);
-        assert!(!lane.settle(vec![answer(2)]));
-        assert_eq!(settled.load(Ordering::Relaxed), 0);
-        assert!(lane.settle(vec![answer(1), answer(2)]));
+        assert!(lane.settle(vec![answer()]));
+        assert_eq!(settled.load(Ordering::Relaxed), 1);
+        assert!(!lane.settle(vec![answer(), answer()]));
         assert_eq!(settled.load(Ordering::Relaxed), 2);
+        assert!(!lane.settle(vec![answer()]));
     }
 }

@@ -14,8 +14,8 @@ use channel_store::probe::{
 use channel_store::{Epoch, Position};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
-use proto::v1::probed::Outcome;
-use proto::v1::{ProbeRequest, Probed, Settings};
+use proto::connector::v1::probe_result::Outcome;
+use proto::connector::v1::{ProbeRequest, ProbeResult, Settings};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -81,7 +81,7 @@ impl Proof {
             return Vec::new();
         };
         let mut notes = Vec::new();
-        let life = Duration::from_millis(settings.log_life_milliseconds);
+        let life = length(settings.log_life);
         let touch = own.touch;
         if !life.is_zero() && touch.saturating_mul(3) > life {
             notes.push(format!(
@@ -96,6 +96,11 @@ impl Proof {
         }
         notes
     }
+}
+
+/// A length of time that a chat tells. Zero if it tells none.
+fn length(told: Option<prost_types::Duration>) -> Duration {
+    told.and_then(|it| it.try_into().ok()).unwrap_or_default()
 }
 
 /// What one probe has shown of an endpoint.
@@ -187,7 +192,7 @@ impl Prover {
             sets: points.iter().map(|point| point.set).collect(),
             nonce,
         };
-        let answer = timeout(TRY, endpoint.client().probe(request)).await;
+        let answer = timeout(TRY, endpoint.sessions().probe(request)).await;
         let response = match answer {
             Err(_) => return Round::Nothing(format!("no answer within {} s", TRY.as_secs())),
             Ok(Err(status)) if status.code() == Code::Unimplemented => {
@@ -200,7 +205,7 @@ impl Prover {
         };
         let settings = response.settings.unwrap_or_default();
         *endpoint.proof.settings.lock() = Some(settings.clone());
-        let lease = Duration::from_millis(settings.lease_milliseconds);
+        let lease = length(settings.lease);
         let own = self.own.lease;
         if own > lease && !lease.is_zero() {
             return Round::Wrong(format!(
@@ -211,7 +216,7 @@ impl Prover {
         if points.is_empty() {
             return Round::Nothing("this connector can hear no Redis".to_owned());
         }
-        let asked = points.iter().zip(&response.probed);
+        let asked = points.iter().zip(&response.results);
         let met = join_all(
             asked
                 .clone()
@@ -241,7 +246,7 @@ impl Prover {
     }
 
     /// Looks for what a chat has published.
-    async fn meet(&self, point: &ProbePoint, probed: &Probed, nonce: u64) -> Found {
+    async fn meet(&self, point: &ProbePoint, probed: &ProbeResult, nonce: u64) -> Found {
         let written = match &probed.outcome {
             Some(Outcome::Written(position)) => Position {
                 epoch: Epoch::new(&position.epoch),
@@ -265,7 +270,7 @@ impl Prover {
     fn difference(
         &self,
         point: &ProbePoint,
-        probed: &Probed,
+        probed: &ProbeResult,
         settings: &Settings,
     ) -> Option<String> {
         let mut differences = Vec::new();

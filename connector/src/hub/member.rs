@@ -3,7 +3,7 @@
 use super::audience::Receiver;
 use super::channel::LocalChannel;
 use super::channels::Channels;
-use super::reader::{PAGE, Pause, Reader};
+use super::reader::{BACKOFF, PAGE, Reader};
 use channel_store::{LogPage, Position, StoreError};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -114,7 +114,7 @@ impl CatchUp {
     async fn run(self, mut start: Position) {
         let connection = &self.receiver.connection;
         let reader: &Reader = &self.channels.reader;
-        let mut pause = Pause::default();
+        let mut backoff = BACKOFF;
         loop {
             // What is given is queued only as far as the client reads.
             connection.room().await;
@@ -126,7 +126,7 @@ impl CatchUp {
                     None => return,
                     Some(reached) if reached != start => {
                         start = reached;
-                        pause = Pause::default();
+                        backoff.reset();
                         continue;
                     }
                     Some(_) if self.wait(&start) => return,
@@ -136,7 +136,7 @@ impl CatchUp {
                     tracing::debug!(channel = self.channel.name().as_str(), %error, "can't read the log");
                 }
             }
-            pause.sleep().await;
+            backoff.wait().await;
         }
     }
 

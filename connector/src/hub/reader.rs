@@ -3,14 +3,14 @@
 use super::channel::LocalChannel;
 use channel_store::follow::Next;
 use channel_store::{ChannelFeed, LogPage, Position, Since, StoreError};
+use runtime::Backoff;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::time::sleep;
 
 /// Publications in one answer.
 pub(super) const PAGE: usize = 100;
 /// Pauses between tries to read a log that does not answer.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+pub(super) const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
 
 /// Reads logs by the feed, which bounds how many reads are under way, and their bytes.
 #[derive(Default)]
@@ -34,7 +34,7 @@ impl Reader {
     }
 
     async fn repair(self: Arc<Self>, channel: Arc<LocalChannel>) {
-        let mut pause = Pause::default();
+        let mut backoff = BACKOFF;
         while let Some(since) = channel.since() {
             let limit = if since == Since::Head { 0 } else { PAGE };
             let page = self.read(&channel, &since, limit).await;
@@ -46,7 +46,7 @@ impl Reader {
                     tracing::debug!(channel = channel.name().as_str(), %error, "can't read the log");
                 }
             }
-            pause.sleep().await;
+            backoff.wait().await;
         }
     }
 
@@ -80,21 +80,5 @@ impl Reader {
         // position that members are told must have a name, or a life that comes and goes unseen would not be noticed.
         feed.read(channel.name(), &Since::Head, 0).await?;
         feed.read(channel.name(), since, limit).await
-    }
-}
-
-/// Between tries: longer each time, and never the same for all.
-pub(super) struct Pause(Duration);
-
-impl Default for Pause {
-    fn default() -> Self {
-        Self(BACK_OFF.0)
-    }
-}
-
-impl Pause {
-    pub(super) async fn sleep(&mut self) {
-        sleep(self.0.mul_f64(0.5 + fastrand::f64())).await;
-        self.0 = BACK_OFF.1.min(self.0 * 2);
     }
 }

@@ -3,9 +3,10 @@
 use super::incarnation::{HeldLease, IndexGuard};
 use super::lease_keeper::LeaseKeeper;
 use channel_store::{Indexed, Place, StoreError};
+use runtime::backoff::pause;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{sleep, timeout_at};
+use tokio::time::timeout_at;
 
 /// Between tries to index a channel for somebody who waits.
 const INDEX_RETRY: Duration = Duration::from_millis(25);
@@ -113,7 +114,7 @@ impl LeaseKeeper {
                 Err(StoreError::Full) => return false,
                 Err(error) => tracing::debug!(%error, "not indexed"),
             }
-            sleep(INDEX_RETRY.mul_f64(0.5 + fastrand::f64())).await;
+            pause(INDEX_RETRY).await;
         }
     }
 }

@@ -7,7 +7,7 @@ use channel_store::{
     ChannelName, DEADLINE_MARGIN, Generation, Incarnation, Place, SessionId, User,
 };
 use parking_lot::Mutex;
-use proto::v1::{LeaveRequest, Session as WireSession};
+use proto::connector::v1::{LeaveRequest, Session as WireSession};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -220,16 +220,16 @@ impl HeldLease {
             channel: channel.to_string(),
             user: user.id.to_string(),
             user_is_number: user.is_number,
-            session: Some(self.wire_session(session, operation)),
+            session: Some(self.wire_session(session)),
+            operation,
             fence,
         }
     }
 
-    pub(super) fn wire_session(&self, session: &SessionId, operation: u64) -> WireSession {
+    pub(super) fn wire_session(&self, session: &SessionId) -> WireSession {
         WireSession {
             incarnation: self.incarnation.to_string(),
             id: session.to_string(),
-            operation,
         }
     }
 }

@@ -10,13 +10,14 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use metrics::counter;
+use runtime::backoff::pause;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{sleep_until, timeout};
 
 /// Incarnations that a connector has at once at most, dead ones included until their sockets are closed.
 const MOST: usize = 3;
@@ -90,7 +91,7 @@ impl LeaseKeeper {
                     None => {}
                 }
             }
-            sleep(BEGIN_AGAIN.mul_f64(0.5 + fastrand::f64())).await;
+            pause(BEGIN_AGAIN).await;
         }
     }
 

@@ -16,12 +16,13 @@ use crate::membership::Membership;
 use crate::membership::logins::{Registration, Registry};
 use channel_store::{Place, Shard};
 use parking_lot::Mutex;
+use runtime::Backoff;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::mem;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -32,7 +33,7 @@ const AT_ONCE: usize = 64;
 /// How long a session stays a member at least whose client has another session, or was told to begin one.
 const SUCCEEDED: Duration = Duration::from_secs(5);
 /// Pauses between tries.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
 
 /// What is left to do for a session that is over.
 #[derive(Default)]
@@ -357,7 +358,7 @@ async fn end_graces(line: Arc<Line>) {
 }
 
 async fn leave(chat: &Chat, membership: &Membership) {
-    let mut pause = BACK_OFF.0;
+    let mut backoff = BACKOFF;
     loop {
         let leave = membership.leave();
         let channel = leave.channel.clone();
@@ -367,31 +368,26 @@ async fn leave(chat: &Chat, membership: &Membership) {
                 return tracing::error!(?channel, reason, "chat refused a leave");
             }
             Err(CallError::Late { .. } | CallError::Unreachable | CallError::Unknown) => {
-                back_off(&mut pause).await;
+                backoff.wait().await;
             }
         }
     }
 }
 
 async fn linger(registry: &Registry, registration: &Registration) {
-    let mut pause = BACK_OFF.0;
+    let mut backoff = BACKOFF;
     while let Err(error) = registry.linger(registration).await {
         tracing::debug!(%error, "not said that it lingers");
-        back_off(&mut pause).await;
+        backoff.wait().await;
     }
 }
 
 async fn close(registry: &Registry, registration: &Registration) {
-    let mut pause = BACK_OFF.0;
+    let mut backoff = BACKOFF;
     while let Err(error) = registry.close(registration).await {
         tracing::debug!(%error, "not closed");
-        back_off(&mut pause).await;
+        backoff.wait().await;
     }
-}
-
-async fn back_off(pause: &mut Duration) {
-    sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
-    *pause = BACK_OFF.1.min(*pause * 2);
 }
 
 #[cfg(test)]

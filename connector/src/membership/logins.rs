@@ -20,6 +20,7 @@ use channel_store::{
 use futures_util::future::join_all;
 use metrics::counter;
 use parking_lot::Mutex;
+use runtime::backoff::pause;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::{Arc, Weak};
@@ -165,7 +166,7 @@ impl Registry {
                 }
                 Err(error) => {
                     tracing::debug!(%error, "no login policy agreed upon");
-                    sleep(RETRY.mul_f64(0.5 + fastrand::f64())).await;
+                    pause(RETRY).await;
                 }
             }
         }
@@ -258,7 +259,7 @@ impl Registry {
                 Err(StoreError::Unavailable(reason)) => {
                     tracing::debug!(reason, "login unanswered");
                     registration.standing.lock().fence = true;
-                    sleep(RETRY.mul_f64(0.5 + fastrand::f64())).await;
+                    pause(RETRY).await;
                 }
                 Err(StoreError::Late { now }) if later.is_none() => {
                     let time = registration.guard.time_if_alive(Instant::now() + RENEWAL);
@@ -654,14 +655,14 @@ impl Registration {
     }
 
     /// Whose place it takes where it joins. A client that is gone takes nobody's.
-    pub(crate) fn replaces(&self) -> Vec<proto::v1::Predecessor> {
+    pub(crate) fn replaces(&self) -> Vec<proto::connector::v1::Session> {
         if self.is_closing() {
             return Vec::new();
         }
         let predecessors = Arc::clone(&self.standing.lock().predecessors);
-        let replaces = predecessors.iter().map(|it| proto::v1::Predecessor {
+        let replaces = predecessors.iter().map(|it| proto::connector::v1::Session {
             incarnation: it.incarnation.to_string(),
-            session: it.session.to_string(),
+            id: it.session.to_string(),
         });
         replaces.collect()
     }

@@ -5,7 +5,8 @@ use super::logins::Registration;
 use crate::chat_client::{Answered, CallError, Chat};
 use channel_store::{ChannelName, Incarnation, Place, SessionId, User};
 use parking_lot::Mutex;
-use proto::v1::{JoinRequest, JoinResponse, LeaveRequest, Predecessor};
+use proto::connector::v1::{self, JoinRequest, JoinResponse, LeaveRequest};
+use proto::time::timestamp;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 use tokio::time::Instant;
@@ -25,28 +26,37 @@ pub(crate) struct Membership {
     session: SessionId,
     /// The number of its join, which all copies of the join carry.
     operation: u64,
-    standing: Mutex<Standing>,
+    state: Mutex<State>,
     guard: Arc<IndexGuard>,
     /// Whose place it takes.
-    replaces: Vec<Predecessor>,
+    replaces: Vec<v1::Session>,
     roster: Arc<Roster>,
     /// Of the session: it has the socket.
     registration: Option<Arc<Registration>>,
 }
 
+/// How far a membership is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Phase {
+    /// Its join has no answer yet.
+    #[default]
+    Joining,
+    /// The join was answered. The store should list the session, and the reconciler sees to that.
+    Member,
+    /// Its leave is on its way. The join is not sent again.
+    Leaving,
+}
+
 #[derive(Default)]
-struct Standing {
-    /// Its join was answered.
-    joined: bool,
+struct State {
+    phase: Phase,
     /// The number of its leave. It is drawn once, at the moment when the membership ends, and not when the leave is sent:
     /// a leave that lands late must not end a later membership of the same session.
-    ended: Option<u64>,
-    /// Its leave is on its way, so its join is not sent again.
-    left: bool,
-    /// Its join was sent, and not answered yet.
-    asked: bool,
-    /// A copy of its join may arrive after its leave.
-    fence: bool,
+    leave: Option<u64>,
+    /// The join was sent, and is not answered yet.
+    unanswered: bool,
+    /// A copy of the join may arrive after the leave.
+    copied: bool,
 }
 
 impl Roster {
@@ -118,7 +128,7 @@ impl Membership {
     ) -> Arc<Self> {
         let membership = Arc::new(Self {
             operation: guard.lease.next_operation(),
-            standing: Mutex::default(),
+            state: Mutex::default(),
             channel,
             user,
             session,
@@ -165,7 +175,7 @@ impl Membership {
 
     /// The request that makes it true. From now on it may take effect, whether it is answered or not.
     pub(crate) fn join(&self) -> JoinRequest {
-        self.standing.lock().asked = true;
+        self.state.lock().unanswered = true;
         self.join_request()
     }
 
@@ -174,8 +184,11 @@ impl Membership {
             channel: self.channel.to_string(),
             user: self.user.id.to_string(),
             user_is_number: self.user.is_number,
-            session: Some(self.lease().wire_session(&self.session, self.operation)),
-            deadline: self.guard.deadline(),
+            session: Some(self.lease().wire_session(&self.session)),
+            operation: self.operation,
+            deadline: Some(self.guard.deadline())
+                .filter(|it| *it > 0)
+                .map(timestamp),
             replaces: self.replaces.clone(),
         }
     }
@@ -198,53 +211,55 @@ impl Membership {
         let Some(time) = self.guard.time_if_alive(until).await else {
             return Err(CallError::Late { now });
         };
-        let deadline = now.saturating_add(time);
+        let deadline = Some(timestamp(now.saturating_add(time)));
         chat.join(JoinRequest { deadline, ..join }, until).await
     }
 
     /// Its join was answered; `repeated`: a copy may still be under way.
     pub(crate) fn joined(&self, repeated: bool) {
-        let mut standing = self.standing.lock();
-        standing.joined = true;
-        standing.asked = false;
-        standing.fence |= repeated;
+        let mut state = self.state.lock();
+        if state.phase == Phase::Joining {
+            state.phase = Phase::Member;
+        }
+        state.unanswered = false;
+        state.copied |= repeated;
     }
 
     /// It ends: the number of its leave is drawn now, whenever that is sent. It stays a member until the leave lands.
     pub(crate) fn end(&self) {
-        self.number_of_leave(&mut self.standing.lock());
+        self.number_of_leave(&mut self.state.lock());
     }
 
-    fn number_of_leave(&self, standing: &mut Standing) -> u64 {
+    fn number_of_leave(&self, state: &mut State) -> u64 {
         let draw = || self.lease().next_operation();
-        *standing.ended.get_or_insert_with(draw)
+        *state.leave.get_or_insert_with(draw)
     }
 
     /// As [`end`](Self::end), and its join is not sent again after this.
     pub(crate) fn begin_leaving(&self) {
         self.end();
-        self.standing.lock().left = true;
+        self.state.lock().phase = Phase::Leaving;
     }
 
     /// The request that ends it; the same each time, but for the fence.
     pub(crate) fn leave(&self) -> LeaveRequest {
         let lease = self.lease();
-        let mut standing = self.standing.lock();
-        standing.left = true;
-        let operation = self.number_of_leave(&mut standing);
-        let fence = standing.fence || standing.asked;
-        drop(standing);
+        let mut state = self.state.lock();
+        state.phase = Phase::Leaving;
+        let operation = self.number_of_leave(&mut state);
+        let fence = state.copied || state.unanswered;
+        drop(state);
         lease.leave(&self.channel, &self.user, &self.session, operation, fence)
     }
 
     /// Its join once more, because the store has lost it; `None` if it is leaving.
     pub(super) fn join_again(&self) -> Option<JoinRequest> {
         {
-            let mut standing = self.standing.lock();
-            if standing.left {
+            let mut state = self.state.lock();
+            if state.phase == Phase::Leaving {
                 return None;
             }
-            standing.fence = true;
+            state.copied = true;
         }
         Some(self.join_request())
     }
@@ -252,9 +267,9 @@ impl Membership {
     /// The store says that another session has taken its place. If it has ended, nothing is lost: its join is not sent
     /// again. Otherwise answers the registration of its session, which is to be closed.
     pub(crate) fn replaced(&self) -> Option<&Arc<Registration>> {
-        let mut standing = self.standing.lock();
-        if standing.ended.is_some() {
-            standing.left = true;
+        let mut state = self.state.lock();
+        if state.leave.is_some() {
+            state.phase = Phase::Leaving;
             return None;
         }
         self.registration.as_ref()
@@ -272,8 +287,7 @@ impl Membership {
     }
 
     fn is_present(&self) -> bool {
-        let standing = self.standing.lock();
-        standing.joined && !standing.left
+        self.state.lock().phase == Phase::Member
     }
 }
 
@@ -310,7 +324,7 @@ mod tests {
     }
 
     fn operation(leave: &LeaveRequest) -> u64 {
-        leave.session.as_ref().unwrap().operation
+        leave.operation
     }
 
     #[test]

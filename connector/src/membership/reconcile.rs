@@ -18,12 +18,13 @@ use channel_store::{
 };
 use futures_util::FutureExt;
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
-use proto::v1::MembersRequest;
+use proto::chat::v1::ListMembersRequest;
+use runtime::backoff::pause;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// Looks at places in turn, so many in so long, however many members there are.
 pub(super) const LOOKS: usize = 20;
@@ -107,7 +108,7 @@ impl LeaseKeeper {
         let users = users.into_iter().map(Place::User);
         let again: Vec<_> = channels.chain(users).collect();
         if !again.is_empty() {
-            sleep(RETRY.mul_f64(0.5 + fastrand::f64())).await;
+            pause(RETRY).await;
         }
         again
     }
@@ -311,10 +312,10 @@ impl LeaseKeeper {
 
 /// A detached member stays beyond its time, because the chat that took it is no more: whoever lists members ends that.
 async fn expire(chat: &Chat, channel: &ChannelName) {
-    let list = MembersRequest {
+    let list = ListMembersRequest {
         channel: channel.to_string(),
         page_size: 1,
-        ..MembersRequest::default()
+        ..ListMembersRequest::default()
     };
     if let Err(error) = chat.members(list, Instant::now() + CALL).await {
         tracing::debug!(%error, channel = channel.as_str(), "detached members were not looked after");

@@ -5,10 +5,11 @@ use super::lease_keeper::LeaseKeeper;
 use crate::metering::LEASES_LOST;
 use channel_store::{Indexed, LEASE_MEMORY, Renewed, StoreError};
 use metrics::counter;
+use runtime::backoff::pause;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 /// Renewals in the time of a lease.
 pub(super) const RENEWALS: u32 = 3;
@@ -46,7 +47,7 @@ impl LeaseKeeper {
                 Ok(false) => return true,
                 Err(error) => {
                     tracing::debug!(%error, incarnation = %lease.incarnation, "not renewed");
-                    sleep(RETRY.mul_f64(0.5 + fastrand::f64())).await;
+                    pause(RETRY).await;
                 }
             }
         }

@@ -10,7 +10,7 @@ use crate::membership::Membership;
 use crate::membership::Undo;
 use crate::membership::{Admission, Registration, Registry};
 use channel_store::{ChannelName, Epoch, Place, Position, Proof, SessionId, User};
-use proto::v1::JoinResponse;
+use proto::connector::v1::JoinResponse;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;

@@ -6,11 +6,12 @@ use super::read_turns::Turn;
 use super::replies::Answer;
 use crate::chat_client::CallError;
 use channel_store::ChannelName;
-use proto::v1::publication::Content;
-use proto::v1::{
-    HistoryRequest, HistoryResponse, MembersRequest, MembersResponse, Position, Publication,
-    Standing,
+use proto::chat::v1::publication::Content;
+use proto::chat::v1::{
+    Continuity, HistoryRequest, HistoryResponse, ListMembersRequest, ListMembersResponse, Position,
+    Publication,
 };
+use proto::time::milliseconds;
 use serde_json::Value;
 use std::fmt::Write;
 use tokio::time::{Instant, timeout_at};
@@ -24,7 +25,7 @@ impl Handlers {
     pub(super) async fn members(&mut self, body: &RequestBody, deadline: Instant) -> Answer {
         let asked = ListMembers::parse(body)?;
         let channel = self.channel(asked.channel.as_ref())?.clone();
-        let request = MembersRequest {
+        let request = ListMembersRequest {
             channel: channel.to_string(),
             page_size: asked.page_size,
             page_token: asked.page_token,
@@ -101,7 +102,7 @@ fn seen<T>(page: Result<T, CallError>) -> Result<T, Refusal> {
     })
 }
 
-fn members(page: &MembersResponse) -> String {
+fn members(page: &ListMembersResponse) -> String {
     let members = page.members.iter().map(|member| {
         let user = Value::from(&*member.user);
         let sessions = member.sessions;
@@ -109,17 +110,17 @@ fn members(page: &MembersResponse) -> String {
     });
     let members = members.collect::<Vec<_>>().join(",");
     let token = Value::from(&*page.next_page_token);
-    let users = page.users;
+    let users = page.total_users;
     format!(r#"{{"code":0,"members":[{members}],"users":{users},"nextPageToken":{token}}}"#)
 }
 
 /// Ends the page before it exceeds so many bytes, but not before its first publication.
 fn history(page: &HistoryResponse, limit: usize) -> String {
-    let continuity = match page.standing() {
-        Standing::Unspecified | Standing::Exact => "exact",
-        Standing::Diverged => "diverged",
-        Standing::Trimmed => "trimmed",
-        Standing::Unknown => "unknown",
+    let continuity = match page.continuity() {
+        Continuity::Unspecified | Continuity::Contiguous => "exact",
+        Continuity::Diverged => "diverged",
+        Continuity::Trimmed => "trimmed",
+        Continuity::Unknown => "unknown",
     };
     let mut more = !page.next_page_token.is_empty();
     let mut text = String::from(r#"{"code":0,"publications":["#);
@@ -155,7 +156,9 @@ fn write_publication(publication: &Publication, text: &mut String) {
         Some(Content::BodyJson(body)) => String::from_utf8_lossy(body),
         Some(Content::Body(_)) | None => "{}".into(),
     };
-    let (route, time) = (Value::from(&*publication.route), publication.time);
+    let route = Value::from(&*publication.route);
+    let time = publication.publish_time.as_ref();
+    let time = time.and_then(milliseconds).unwrap_or_default();
     // As above.
     let _ = write!(
         text,

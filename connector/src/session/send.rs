@@ -6,8 +6,7 @@ use super::replies::{self, SENT};
 use crate::chat_client::Outcome;
 use bytes::Bytes;
 use channel_store::ChannelName;
-use proto::v1::SendRequest;
-use proto::v1::send_request::Content;
+use proto::connector::v1::SessionMessage;
 use std::sync::Arc;
 use tokio::time::Instant;
 use wire::{Reason, Refusal, Request, RequestBody};
@@ -77,15 +76,14 @@ impl Handlers {
             Some(key) => key.into_string(),
             None => format!("{}-{}", session.id, session.flow.next_key()),
         };
-        let send = SendRequest {
+        let send = SessionMessage {
             channel: membership.channel().to_string(),
             user: session.user.id.to_string(),
             user_is_number: session.user.is_number,
-            route: String::new(),
-            content: Some(Content::BodyJson(message.body)),
+            body_json: message.body,
             idempotency_key: key,
             session: session.id.to_string(),
-            exclude_self: message.exclude_self,
+            exclude_user: message.exclude_self,
         };
         session.flow.room().await;
         if Instant::now() >= deadline {

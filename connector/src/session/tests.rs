@@ -13,7 +13,9 @@ use channel_store::memory::MemoryStore;
 use channel_store::{
     EntryState, Incarnation, LogPage, LoginPolicy, Shard, Standing, StoreOptions, UserId,
 };
-use proto::v1::{HistoryResponse, JoinResponse, LeaveRequest, Member, MembersResponse};
+use proto::chat::v1::{HistoryResponse, ListMembersResponse, Member};
+use proto::connector::v1::{JoinResponse, LeaveRequest};
+use proto::time::timestamp;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -173,7 +175,8 @@ async fn a_join_is_indexed_first_and_bound_to_the_lease() {
             .unwrap();
         let request = join.answer(Ok(joined("a", 5)));
         let length = u64::try_from(lease.length.as_millis()).unwrap();
-        assert_eq!(request.deadline, lease.beat / 1_000 + length + 20_000);
+        let deadline = timestamp(lease.beat / 1_000 + length + 20_000);
+        assert_eq!(request.deadline, Some(deadline));
     });
     assert!(scene.me.is_logged_in());
 }
@@ -397,14 +400,13 @@ async fn a_join_whose_outcome_is_unknown_is_followed_by_a_fenced_leave_f2() {
     assert_eq!(scene.client.next().await, refused(1, Reason::Unavailable));
     assert!(started.elapsed() < Duration::from_secs(2));
     assert!(!scene.me.is_logged_in());
-    let join = join.answer(Err(Status::cancelled(""))).session.unwrap();
+    let join = join.answer(Err(Status::cancelled("")));
     drop(again);
     let leave = scene.instance.leave().await.answer(Ok(Default::default()));
     assert_eq!((&*leave.channel, &*leave.user), ("room", "u"));
     assert!(leave.fence, "the join may still arrive");
-    let session = leave.session.unwrap();
-    assert_eq!(session.id, join.id);
-    assert!(session.operation > join.operation);
+    assert_eq!(leave.session, join.session);
+    assert!(leave.operation > join.operation);
     // The user and the channel are free again.
     assert_eq!(scene.script.feed.follows(), [true, false]);
     soon(scene.services.leaves.landed()).await;
@@ -440,13 +442,13 @@ async fn the_leave_is_sent_when_the_sessions_sends_are_answered_k3() {
     let mut scene = logged_in().await;
     scene.me.handle(send(2), Instant::now()).await;
     scene.me.handle(send(3), Instant::now()).await;
-    let (first, _) = scene.stream.next().await;
-    let (second, _) = scene.stream.next().await;
+    scene.stream.next().await;
+    scene.stream.next().await;
     tokio::join!(scene.me.close(), async {
         scene.instance.nobody_calls().await;
-        scene.stream.sent(first);
+        scene.stream.sent();
         scene.instance.nobody_calls().await;
-        scene.stream.sent(second);
+        scene.stream.sent();
         let leave = scene.instance.leave().await.answer(Ok(Default::default()));
         assert_eq!((&*leave.channel, &*leave.user), ("room", "u"));
         assert!(!leave.fence, "no copy of the join is left");
@@ -480,10 +482,10 @@ async fn commands_are_answered_in_their_order_also_those_that_need_no_chat() {
         ..send(4)
     };
     let script = async {
-        let (number, _) = scene.stream.next().await;
+        scene.stream.next().await;
         let_run().await;
         assert!(scene.client.has_nothing(), "the first is unanswered");
-        scene.stream.refuse(number, "OVERLOADED");
+        scene.stream.refuse("OVERLOADED");
     };
     let unknown = request(3, "no.such.route", &json!({}));
     tokio::join!(scene.me.handle(unknown, Instant::now()), script);
@@ -574,8 +576,8 @@ async fn who_is_told_to_be_no_member_has_the_channel_looked_at() {
     let mut scene = logged_in().await;
     for (id, reason, is_suspected) in [(2, "OVERLOADED", false), (3, "NOT_MEMBER", true)] {
         scene.me.handle(send(id), Instant::now()).await;
-        let (number, _) = scene.stream.next().await;
-        scene.stream.refuse(number, reason);
+        scene.stream.next().await;
+        scene.stream.refuse(reason);
         assert_eq!(
             scene.client.next().await,
             refused(id, Reason::of_chat(reason))
@@ -682,8 +684,8 @@ async fn each_refusal_of_chat_says_whether_a_retry_helps() {
         (7, "a reason of a later version", Reason::Unavailable),
     ] {
         scene.me.handle(send(id), Instant::now()).await;
-        let (number, _) = scene.stream.next().await;
-        scene.stream.refuse(number, by_chat);
+        scene.stream.next().await;
+        scene.stream.refuse(by_chat);
         assert_eq!(scene.client.next().await, refused(id, reason));
     }
 }
@@ -751,7 +753,7 @@ async fn who_shows_its_secret_joins_in_the_place_of_its_session_and_claims_when_
         let (user, whose) = (UserId::new("u").unwrap(), scene.incarnation.clone());
         tokio::join!(other.handle(back, Instant::now()), async {
             let join = instance.join().await;
-            let replaced = join.request.replaces.iter().map(|it| it.session.clone());
+            let replaced = join.request.replaces.iter().map(|it| it.id.clone());
             assert!(replaced.collect::<Vec<_>>().contains(&first));
             let look = store.registry().look(&whose, &[user]).await;
             let entries = look.unwrap().remove(0).entries;
@@ -783,7 +785,7 @@ async fn who_shows_its_secret_joins_in_the_place_of_its_session_and_claims_when_
     let join = request(4, "chat.handler.join", &json!({"channel": "room"}));
     tokio::join!(third.handle(join, Instant::now()), async {
         let join = scene.instance.join().await;
-        let replaced = join.request.replaces.iter().map(|it| it.session.clone());
+        let replaced = join.request.replaces.iter().map(|it| it.id.clone());
         assert!(replaced.collect::<Vec<_>>().contains(&first));
         join.answer(Ok(joined("a", 5)));
     });
@@ -854,10 +856,10 @@ async fn who_asks_for_members_is_told_their_sessions_and_how_many_users_there_ar
     };
     let asked = async {
         let call = scene.instance.members().await;
-        call.answer(Ok(MembersResponse {
+        call.answer(Ok(ListMembersResponse {
             members: vec![member("u", 1), member("\"7\"", 3)],
             next_page_token: "after".into(),
-            users: 12_345,
+            total_users: 12_345,
         }))
     };
     let ((), asked) = tokio::join!(scene.me.handle(look, Instant::now()), asked);
@@ -873,7 +875,7 @@ async fn who_asks_for_members_is_told_their_sessions_and_how_many_users_there_ar
 }
 
 fn operation(leave: &LeaveRequest) -> u64 {
-    leave.session.as_ref().unwrap().operation
+    leave.operation
 }
 
 /// Who is told that a leave is pending has left: there is nothing to repeat, and whoever comes back is not driven out when
@@ -940,10 +942,9 @@ async fn a_leave_that_does_not_land_in_time_is_pending_and_the_channel_can_be_jo
         assert_eq!(scene.client.offsets(1).await, [7]);
 
         // Chat is back: the leave lands, once, and takes nothing from the session.
-        let join = join.session.unwrap();
         while let Some(Called::Leave(call)) = calls.pop() {
             let leave = call.answer(Err(Status::unavailable("")));
-            assert_eq!(leave.session.as_ref().unwrap().id, join.id);
+            assert_eq!(leave.session, join.session);
             assert!(operation(&leave) < join.operation);
         }
         assert!(calls.is_empty(), "nothing else was called");

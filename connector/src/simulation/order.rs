@@ -10,8 +10,7 @@ use crate::testing::seeds::in_parallel;
 use channel_store::memory::MemoryStore;
 use channel_store::{ChannelName, ChannelStore, HistoryRange, StoreError, StoreOptions};
 use parking_lot::Mutex;
-use proto::v1::SendRequest;
-use proto::v1::send_request::Content;
+use proto::connector::v1::SessionMessage;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,12 +44,12 @@ async fn speak(chat: Arc<Chat>, sender: usize, acknowledged: Acknowledged) -> Su
         let channel = CHANNELS[fastrand::usize(..CHANNELS.len())];
         let padding = "x".repeat(fastrand::usize(..BYTES));
         let body = format!(r#"{{"sender":{sender},"number":{number},"padding":"{padding}"}}"#);
-        let request = SendRequest {
+        let request = SessionMessage {
             channel: channel.into(),
             user: format!("user {sender}"),
-            content: Some(Content::BodyJson(body.into())),
+            body_json: body.into(),
             idempotency_key: number.to_string(),
-            ..SendRequest::default()
+            ..SessionMessage::default()
         };
         flow.room().await;
         let (told, sum) = (Arc::clone(&acknowledged), Arc::clone(&summary));

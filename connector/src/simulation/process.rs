@@ -12,8 +12,8 @@ use crate::membership::Registry;
 use crate::session::Services;
 use channel_store::memory::MemoryStore;
 use parking_lot::Mutex;
-use proto::v1::MembersRequest;
-use proto::v1::chat_service_client::ChatServiceClient;
+use proto::chat::v1::ListMembersRequest;
+use proto::chat::v1::chat_service_client::ChatServiceClient;
 use runtime::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,12 +52,12 @@ impl ChatProcess {
 
     /// Somebody wants to know who is there.
     pub(super) async fn list(&self, channel: &str) {
-        let page = MembersRequest {
+        let page = ListMembersRequest {
             channel: channel.to_owned(),
-            ..MembersRequest::default()
+            ..ListMembersRequest::default()
         };
         let mut client = ChatServiceClient::new(self.service.clone());
-        let _ = client.members(page).await;
+        let _ = client.list_members(page).await;
     }
 }
 

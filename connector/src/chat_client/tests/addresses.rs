@@ -106,7 +106,7 @@ async fn a_chat_behind_a_socket_is_found_and_its_end_noticed() {
     let address = format!("http://{}", listener.local_addr().unwrap());
     let (service, mut calls) = fake();
     let server = Server::builder()
-        .add_service(service)
+        .add_routes(service)
         .serve_with_incoming(TcpIncoming::from(listener));
     let server = tokio::spawn(server);
     let chat = Chat::new(Source::parse(&[address]).unwrap());

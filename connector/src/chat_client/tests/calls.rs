@@ -4,7 +4,7 @@ use super::{chat_of, in_time};
 use crate::chat_client::{Answered, CallError, Chat};
 use crate::testing::chat::{Instance, Sends, joined};
 use crate::testing::let_run;
-use proto::v1::{JoinRequest, JoinResponse};
+use proto::connector::v1::{JoinRequest, JoinResponse};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -166,15 +166,15 @@ async fn a_send_whose_time_is_over_earlier_than_that_of_those_before_it_is_answe
     first.send("1");
     // It was received a while ago, and had to wait for its turn.
     second.send_by("2", Instant::now() + Duration::from_millis(300));
-    let (number, _) = stream.next().await;
-    let (late, _) = stream.next().await;
+    stream.next().await;
+    stream.next().await;
     let started = Instant::now();
     assert_eq!(second.answer().await, "2 unknown");
     assert!((300..=400).contains(&started.elapsed().as_millis()));
     assert!(first.has_no_answer());
     // The stream still owes an answer to both.
-    stream.sent(number);
-    stream.sent(late);
+    stream.sent();
+    stream.sent();
     assert_eq!(first.answer().await, "1 sent");
     first.send("3");
     assert_eq!(stream.take().await, "3");
@@ -201,8 +201,8 @@ async fn a_full_store_ends_the_stream_and_what_follows_is_sent_again_at_once_whi
     }
     assert!(started.elapsed() < Duration::from_millis(400));
     assert!(!available.has_changed().unwrap());
-    let (number, _) = stream.next().await;
-    stream.refuse(number, "STORE_FULL");
+    stream.next().await;
+    stream.refuse("STORE_FULL");
     let_run().await;
     stream.full();
     let mut stream = instance.stream().await;
@@ -234,11 +234,11 @@ async fn a_lane_whose_address_is_gone_ends_once_its_line_is_answered() {
     let mut stream = instance.stream().await;
     let mut sender = Sender::new(&chat);
     sender.send("1");
-    let (number, _) = stream.next().await;
+    stream.next().await;
     chat.endpoints.read()[0].lane.retire();
     let_run().await;
     sender.send("2");
-    stream.refuse(number, "NOT_MEMBER");
+    stream.refuse("NOT_MEMBER");
     assert_eq!(stream.take().await, "2");
     assert_eq!(sender.answers(2).await, ["1 refused NOT_MEMBER", "2 sent"]);
     stream.ended().await;

@@ -4,7 +4,7 @@ use super::{Sender, chat_of, in_time};
 use crate::testing::chat::Instance;
 use crate::testing::{let_run, soon};
 use futures_util::FutureExt;
-use proto::v1::SendRequest;
+use proto::connector::v1::SessionMessage;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -32,8 +32,8 @@ async fn a_refusal_passes_its_reason_and_holds_nobody_up() {
     let mut stream = instance.stream().await;
     let mut sender = Sender::new(&chat);
     sender.send_all(&["1", "2"]);
-    let (number, _) = stream.next().await;
-    stream.refuse(number, "NOT_MEMBER");
+    stream.next().await;
+    stream.refuse("NOT_MEMBER");
     stream.take().await;
     assert_eq!(sender.answers(2).await, ["1 refused NOT_MEMBER", "2 sent"]);
 }
@@ -130,9 +130,14 @@ async fn the_session_is_settled_when_the_last_answer_has_been_given() {
     // Whoever waits for it must find the answer given.
     let flow = Arc::clone(&sender.flow);
     let (given, when_given) = oneshot::channel();
-    chat.send(&sender.flow, SendRequest::default(), in_time(), move |_| {
-        let _ = given.send(flow.settled().now_or_never().is_some());
-    });
+    chat.send(
+        &sender.flow,
+        SessionMessage::default(),
+        in_time(),
+        move |_| {
+            let _ = given.send(flow.settled().now_or_never().is_some());
+        },
+    );
     stream.take().await;
     assert!(!soon(when_given).await.unwrap(), "settled too early");
 }
@@ -156,7 +161,7 @@ async fn frames_stay_below_what_chat_takes() {
             frame.len()
         );
         for send in frame {
-            assert_eq!(send.send.unwrap().idempotency_key, next.to_string());
+            assert_eq!(send.idempotency_key, next.to_string());
             next += 1;
         }
     }

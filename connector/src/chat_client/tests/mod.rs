@@ -11,8 +11,7 @@ use super::endpoint::Endpoint;
 use super::{CALL, Chat, Flow, Outcome};
 use crate::testing::chat::Instance;
 use crate::testing::soon;
-use proto::v1::SendRequest;
-use proto::v1::send_request::Content;
+use proto::connector::v1::SessionMessage;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -73,11 +72,11 @@ impl Sender {
     }
 
     fn send_to_by(&self, channel: &str, key: &str, bytes: usize, deadline: Instant) {
-        let request = SendRequest {
+        let request = SessionMessage {
             channel: channel.into(),
             idempotency_key: key.into(),
-            content: Some(Content::BodyJson(vec![b' '; bytes].into())),
-            ..SendRequest::default()
+            body_json: vec![b' '; bytes].into(),
+            ..SessionMessage::default()
         };
         let (answered, key) = (self.answered.clone(), key.to_owned());
         self.chat

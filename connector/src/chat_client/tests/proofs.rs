@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use channel_store::probe::{Met, ProbeFeed, ProbePoint, SLOTS};
 use channel_store::{Position, Shard};
 use parking_lot::Mutex;
-use proto::v1::probed::Outcome;
-use proto::v1::{self, ProbeResponse, Probed, Settings};
+use proto::connector::v1::probe_result::Outcome;
+use proto::connector::v1::{ProbeResponse, ProbeResult, Settings};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -71,15 +71,19 @@ enum Manner {
     HasMessageLimit(u64),
 }
 
+fn length(milliseconds: u64) -> Option<prost_types::Duration> {
+    Duration::from_millis(milliseconds).try_into().ok()
+}
+
 impl Manner {
     fn answer(&self) -> Result<ProbeResponse, Status> {
         let mut settings = Settings {
             prefix: "gc".into(),
-            lease_milliseconds: 10_000,
+            lease: length(10_000),
             ..Settings::default()
         };
         let written = |epoch: &str| {
-            Outcome::Written(v1::Position {
+            Outcome::Written(proto::chat::v1::Position {
                 epoch: epoch.into(),
                 offset: 1,
             })
@@ -93,11 +97,11 @@ impl Manner {
                 (written("other"), "a")
             }
             Self::HasLease(milliseconds) => {
-                settings.lease_milliseconds = *milliseconds;
+                settings.lease = length(*milliseconds);
                 (written("a"), "a")
             }
             Self::HasLogLife(milliseconds) => {
-                settings.log_life_milliseconds = *milliseconds;
+                settings.log_life = length(*milliseconds);
                 (written("a"), "a")
             }
             Self::HasMessageLimit(bytes) => {
@@ -107,7 +111,7 @@ impl Manner {
             Self::Hangs => return Err(Status::deadline_exceeded("")),
         };
         Ok(ProbeResponse {
-            probed: vec![Probed {
+            results: vec![ProbeResult {
                 outcome: Some(outcome),
                 server: "redis-b".into(),
                 lifetime: lifetime.into(),
@@ -155,14 +159,13 @@ impl Played {
                         let (mut stream, sends) = (call.accept(), sends.clone());
                         tokio::spawn(async move {
                             while let Some(frame) = stream.frame().await {
-                                for send in frame {
-                                    let request = send.send.unwrap();
+                                for request in frame {
                                     if request.channel == AWAY {
                                         return stream.end(Status::unavailable("away"));
                                     }
                                     let key = request.idempotency_key;
                                     sends.lock().push(key);
-                                    stream.sent(send.number);
+                                    stream.sent();
                                 }
                             }
                         });

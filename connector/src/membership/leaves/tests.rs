@@ -7,7 +7,7 @@ use crate::testing::chat::{Instance, Sends};
 use crate::testing::{let_run, soon};
 use channel_store::memory::MemoryStore;
 use channel_store::{ChannelName, LoginPolicy, SessionId, StoreOptions, User, UserId};
-use proto::v1::LeaveResponse;
+use proto::connector::v1::LeaveResponse;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tonic::{Code, Status};
@@ -195,8 +195,8 @@ async fn a_grace_does_not_make_the_leave_newer_than_a_join_that_came_meanwhile()
     let next = ended.again();
     let leave = instance.leave().await;
     let leave = leave.answer(Ok(LeaveResponse::default()));
-    let join = next.join().session.unwrap().operation;
-    assert!(leave.session.unwrap().operation < join);
+    let join = next.join().operation;
+    assert!(leave.operation < join);
 }
 
 #[tokio::test(start_paused = true)]

@@ -340,7 +340,7 @@ async fn who_shows_its_secret_has_its_place_at_once_and_the_old_socket_is_closed
         for (n, node) in (1..).zip([&other, &one, &one]) {
             let next = node.come_back(&n.to_string(), 1).await;
             let replaced: Vec<_> = next.registration.replaces();
-            assert_eq!(replaced[0].session, (n - 1).to_string());
+            assert_eq!(replaced[0].id, (n - 1).to_string());
             sleep(AT_ONCE).await;
             let why = last.connection.closing();
             assert_eq!(why, Some(Disconnect::Replaced), "{policy}");
@@ -426,7 +426,7 @@ async fn a_lingering_session_is_not_claimed_for_and_its_place_is_taken_by_anybod
     let new = other.guest("new").await;
     let replaced = new.registration.replaces();
     assert_eq!(replaced.len(), 1);
-    assert_eq!(replaced[0].session, "gone");
+    assert_eq!(replaced[0].id, "gone");
     sleep(2 * SETTLE_TIME).await;
     assert_eq!(new.connection.closing(), None);
     assert_eq!(registered(&store).await, ["new"]);
