@@ -42,7 +42,7 @@ struct SocketSide {
     inlet: Inlet,
     codec: Codec,
     clock: Clock,
-    /// The bytes of unfinished messages and of the backlog that are counted for the process now.
+    /// The bytes of unfinished messages and of the backlog that are counted for the process.
     charged: usize,
     /// Counts the socket as half open. `None` once the handshake is over.
     half_open: Option<Arc<Pass>>,
