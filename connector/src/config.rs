@@ -338,8 +338,8 @@ fn lease(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Reads the time-out for Redis. A server that pauses for a moment must not count as lost, and a time-out longer than
-/// the longest lease would be of no use.
+/// Reads the time-out for Redis. A server that pauses for a moment must not count as lost. [`Config::check`] bounds the
+/// time-out by the lease, too.
 fn redis_timeout(text: &str) -> Result<Duration, String> {
     let allowed = Duration::from_millis(200)..=Duration::from_secs(30);
     let time = duration(text).ok().filter(|time| allowed.contains(time));

@@ -1,9 +1,10 @@
-//! The ordered way to chat: one stream to one endpoint, and the line of sends that are not answered yet. In a cluster each
-//! shard of the store has a lane of its own: a shard that is away breaks the streams of its lanes again and again.
+//! An ordered stream of sends to one endpoint, and the line of sends that are not answered yet. In a cluster each shard
+//! of the store has a line of its own, because a shard that is away breaks the streams to it again and again.
 //!
 //! Answers come in the order of the sends. When the stream breaks, the whole line is sent again, in order and with the
-//! same keys, over the next stream: to the lane's own endpoint, or to another one while that is down. So nothing
-//! overtakes, nothing is lost, and nothing happens twice. A session stays with its lane while it has unanswered sends.
+//! same keys, over the next stream. That goes to the line's own endpoint or, while this is down, to another one. So
+//! nothing overtakes, nothing is lost, and nothing happens twice. A session stays with its line while it has unanswered
+//! sends.
 
 use super::endpoint::{Endpoint, words};
 use super::window::Flow;
@@ -24,46 +25,47 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-/// How often a lane looks whether its oldest send waits for too long.
+/// How often it is checked whether the oldest send has waited too long.
 const TICK: Duration = Duration::from_millis(100);
-/// Sends in one frame of the stream at most, and the bytes after which it is full: chat refuses frames above 4 MiB.
+/// The most sends in one frame of a stream, and the bytes after which a frame is full. Chat refuses frames above 4 MiB.
 const FRAME: usize = 256;
 const FRAME_BYTES: usize = 1 << 20;
-/// Bytes that a lane holds at most; beyond it sends are refused at once.
+/// The most bytes in one line. Beyond it sends are refused at once.
 const LANE_LIMIT: usize = 32 << 20;
-/// Pauses between tries to reach the own endpoint.
+/// The first and the longest pause between attempts to reach the own endpoint.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// Between two streams of which chat, which is up, has ended the first because it needed the place.
+/// The pause before the next stream after chat, which is up, has ended one because it needed the place.
 const REOPEN_PAUSE: Duration = Duration::from_millis(2);
 
-/// How a send ended.
+/// The outcome of a send.
 #[derive(Debug)]
 pub enum Outcome {
     /// It is in the log, at this position.
     Sent(Position),
     /// Chat refused it, with nothing written; the ErrorInfo reason.
     Refused(String),
-    /// Not answered in time: it may be in the log, or not.
+    /// The send was not answered in time. The message may be in the log, or not.
     Unknown,
-    /// No chat could take it in time: it is not in the log.
+    /// No chat could take the send in time. The message is not in the log.
     Unsent,
 }
 
-/// A send on its way.
+/// A send that is not answered yet.
 pub(super) struct Pending {
     request: SessionMessage,
     pub(super) bytes: usize,
     expires: Instant,
-    /// When it was written to the present stream.
+    /// When the send was written to the present stream.
     written: Option<Instant>,
-    /// It was written to some stream, so it may be in the log.
+    /// The send was written to some stream, so it may be in the log.
     tried: bool,
-    /// None if it was given up while the present stream owed its answer: the place in the line waits for that.
+    /// `None`: the send was given up while the present stream owed its answer. It keeps its place in the line until
+    /// that comes.
     caller: Option<Caller>,
 }
 
-/// Who waits for a send's outcome.
+/// Whoever waits for the outcome of a send.
 struct Caller {
     flow: Arc<Flow>,
     bytes: usize,
@@ -71,7 +73,8 @@ struct Caller {
 }
 
 impl Caller {
-    /// The answer first: whoever waits for the flow to settle must find it given.
+    /// Gives the outcome before the window counts the send out. Whoever waits for the window must find the outcome
+    /// given.
     fn settle(self, outcome: Outcome) {
         (self.answer)(outcome);
         self.flow.exit(self.bytes);
@@ -110,7 +113,7 @@ impl Pending {
         }
     }
 
-    /// What is known of a send that nobody has answered.
+    /// The outcome of a send without an answer.
     fn unanswered(&self) -> Outcome {
         if self.tried {
             Outcome::Unknown
@@ -128,24 +131,24 @@ impl Pending {
 /// How a stream ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ended {
-    /// Chat needed its place, and nothing was under way.
+    /// Chat needed the place of the stream, and nothing was under way.
     Idle,
-    /// Chat has ended it after the answer that the store is full: what follows in the line is to be sent again.
+    /// Chat ended the stream after it had answered that the store is full. The rest of the line is sent again.
     Full,
-    /// In any other way.
+    /// The stream ended for another reason.
     Otherwise,
 }
 
-/// One endpoint's line of sends.
+/// The line of sends to one endpoint.
 pub(super) struct Lane {
     state: Mutex<State>,
     /// The stream to the own endpoint is up.
     open: AtomicBool,
-    /// The own endpoint may be used; without that there is no stream to it.
+    /// The own endpoint may be used. Without that there is no stream to it.
     trusted: AtomicBool,
-    /// The own endpoint has to be proven, again whenever another process may stand there.
+    /// The own endpoint must be proven, and again whenever another process may be at its address.
     needs_proof: bool,
-    /// It has to be proven again.
+    /// Told when the own endpoint must be proven again.
     doubted: Notify,
     retired: AtomicBool,
     broken: Notify,
@@ -155,12 +158,12 @@ pub(super) struct Lane {
 struct State {
     line: VecDeque<Pending>,
     bytes: usize,
-    /// How many of the line were written to the present stream.
+    /// How many sends of the line were written to the present stream.
     written: usize,
     /// The present stream; an older one ends when it sees another number here.
     stream: u64,
     waker: Option<Waker>,
-    /// Nothing moves the line any more.
+    /// No task moves the line any more.
     ended: bool,
 }
 
@@ -189,19 +192,19 @@ impl Lane {
         self.retired.load(Ordering::Relaxed)
     }
 
-    /// The own endpoint may be used.
+    /// From now on the own endpoint may be used.
     pub(super) fn trust(&self) {
         self.trusted.store(true, Ordering::Relaxed);
     }
 
-    /// The own endpoint may not be used any more. What is in the line goes to another one, or waits.
+    /// From now on the own endpoint may not be used. The sends in the line go to another endpoint, or wait.
     pub(super) fn distrust(&self) {
         if self.trusted.swap(false, Ordering::Relaxed) {
             self.end_stream();
         }
     }
 
-    /// What is in the line goes to wherever it may go now.
+    /// Ends the present stream. The sends in the line go to whichever endpoint may be used now.
     pub(super) fn end_stream(&self) {
         if self.is_open() {
             self.state.lock().stream += 1;
@@ -209,7 +212,7 @@ impl Lane {
         }
     }
 
-    /// Another process may stand at the own endpoint by now.
+    /// Another process may be at the address of the own endpoint by now.
     fn doubt(&self) {
         if self.needs_proof {
             self.trusted.store(false, Ordering::Relaxed);
@@ -217,12 +220,12 @@ impl Lane {
         }
     }
 
-    /// Returns when the own endpoint has to be proven again.
+    /// Returns when the own endpoint must be proven again.
     pub(super) async fn doubted(&self) {
         self.doubted.notified().await;
     }
 
-    /// The endpoint is none any more: end when the line is empty.
+    /// The endpoint does not exist any more, so end when the line is empty.
     pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);
         self.broken.notify_one();
@@ -247,7 +250,7 @@ impl Lane {
         }
     }
 
-    /// Keeps a stream up and the line moving, until the lane is retired or chat is gone.
+    /// Keeps a stream up and the line moving, until the line is retired or the client of chat is dropped.
     pub(super) async fn run(lane: Arc<Self>, home: Arc<Endpoint>, chat: Weak<Chat>) {
         tokio::select! {
             biased;
@@ -285,12 +288,14 @@ impl Lane {
                 let began = Instant::now();
                 let ended = self.stream_to(home, None, chat).await;
                 match ended {
-                    // Chat is up: there is another stream soon, and until then other calls go on.
+                    // Chat is up, so another stream begins soon. The line stays open meanwhile, because other calls to
+                    // this chat go on.
                     Ended::Idle => {
                         backoff::pause(REOPEN_PAUSE).await;
                         continue;
                     }
-                    // At least one send was answered, so this ends. Everybody's sends wait for the next stream.
+                    // At least one send was answered, so this ends some time. All sends of the line wait for the next
+                    // stream.
                     Ended::Full => continue,
                     Ended::Otherwise => {}
                 }
@@ -318,8 +323,8 @@ impl Lane {
         }
     }
 
-    /// One stream from its beginning to its end. Away from home, the next try to go home is due at some time, but
-    /// the line is emptied first.
+    /// Runs one stream from its beginning to its end. `home_at`: the stream is to another endpoint, and it ends after
+    /// this time as soon as the line is empty, so that the own endpoint is tried again.
     async fn stream_to(
         self: &Arc<Self>,
         endpoint: &Endpoint,
@@ -400,12 +405,12 @@ impl Lane {
         let mut state = self.state.lock();
         state.stream += 1;
         state.written = 0;
-        // Nobody waits any more for what was given up.
+        // For sends that were given up, no answer must be waited for any more.
         state.drop_where(|_, pending| pending.caller.is_none());
         for pending in &mut state.line {
             pending.written = None;
         }
-        // The stream before must see that its time is over.
+        // Wake the older stream, so that it sees the new number and ends.
         if let Some(waker) = state.waker.take() {
             waker.wake();
         }
@@ -435,9 +440,10 @@ impl Lane {
         true
     }
 
-    /// Gives up sends whose time is over, and the stream if its oldest send is not answered: another one may be.
+    /// Gives up sends whose time is over. Ends the stream if its oldest send has not been answered for too long:
+    /// another stream may answer it.
     ///
-    /// Sends stand in the order in which they came, which need not be the order in which their times are over.
+    /// Sends stand in the order in which they came. Their times need not be over in that order.
     fn check_times(&self, now: Instant) {
         let mut expired = Vec::new();
         {
@@ -449,7 +455,7 @@ impl Lane {
                 }
                 let outcome = pending.unanswered();
                 expired.extend(pending.caller.take().map(|caller| (caller, outcome)));
-                // The stream still answers what was written to it.
+                // The stream still owes the answers to what was written to it.
                 place >= written
             });
             let stalled = state.line.front().is_some_and(|oldest| {
@@ -496,7 +502,7 @@ impl Lane {
     }
 }
 
-/// True if it was no chat that said so.
+/// True if the failure is one of the connection, and was not told by a chat.
 fn is_of_the_network(status: &tonic::Status) -> bool {
     std::error::Error::source(status).is_some()
 }
@@ -512,7 +518,7 @@ impl State {
         Some(pending)
     }
 
-    /// Takes sends out of the line, by their place in it.
+    /// Removes the sends for which `is_over` is true. It is given each send and its place in the line.
     fn drop_where(&mut self, mut is_over: impl FnMut(usize, &mut Pending) -> bool) {
         let (mut place, mut freed) = (0, 0);
         self.line.retain_mut(|pending| {
@@ -527,7 +533,7 @@ impl State {
     }
 }
 
-/// What a stream still has to write: everything in the line that it has not written.
+/// The requests of one stream: everything in the line that was not written to it yet.
 struct Outgoing {
     lane: Arc<Lane>,
     stream: u64,
@@ -553,7 +559,7 @@ mod tests {
         }
     }
 
-    /// A lane with so many sends on its stream, and how many of them are settled.
+    /// A line with `sends` sends that are written to its stream, and how many of them are settled.
     fn written(sends: usize) -> (Arc<Lane>, Arc<AtomicUsize>) {
         let (lane, settled) = (Lane::new(false), Arc::new(AtomicUsize::new(0)));
         for _ in 0..sends {

@@ -1,4 +1,4 @@
-//! The line of sends while all is well, and its bounds.
+//! Ordered streams while all is well, and their bounds.
 
 use super::{Sender, chat_of, in_time};
 use crate::testing::chat::Instance;
@@ -45,7 +45,7 @@ async fn a_session_stays_with_its_instance_while_it_has_unanswered_sends() {
     let mut to_a = a.stream().await;
     let_run().await;
     let sender = Sender::new(&chat);
-    // Only A is up.
+    // Only chat A is up.
     sender.send("1");
     assert_eq!(to_a.keys(1).await, ["1"]);
     let _to_b = b.stream().await;
@@ -127,7 +127,7 @@ async fn the_session_is_settled_when_the_last_answer_has_been_given() {
     }
     tokio::join!(soon(sender.flow.settled()), stream.take());
     assert!(!sender.has_no_answer());
-    // Whoever waits for it must find the answer given.
+    // Whoever waits for the window must find the outcome given.
     let flow = Arc::clone(&sender.flow);
     let (given, when_given) = oneshot::channel();
     chat.send(
