@@ -235,7 +235,7 @@ async fn a_lane_whose_address_is_gone_ends_once_its_line_is_answered() {
     let mut sender = Sender::new(&chat);
     sender.send("1");
     stream.next().await;
-    chat.endpoints.read()[0].lane.retire();
+    chat.endpoints.read()[0].line.retire();
     let_run().await;
     sender.send("2");
     stream.refuse("NOT_MEMBER");
@@ -251,12 +251,12 @@ async fn an_idle_lane_whose_address_is_gone_ends_at_once_and_strands_nobody() {
     let chat = chat_of(&[&instance]);
     let stream = instance.stream().await;
     let_run().await;
-    chat.endpoints.read()[0].lane.retire();
+    chat.endpoints.read()[0].line.retire();
     stream.ended().await;
     let_run().await;
     // A session that chose this line before is answered, too.
     let mut sender = Sender::new(&chat);
     sender.send("1");
     assert_eq!(sender.answer().await, "1 unsent");
-    soon(sender.flow.settled()).await;
+    soon(sender.window.settled()).await;
 }
