@@ -1,12 +1,13 @@
 //! A connector's settings: flags, and the environment variables of the same meaning.
 
-use crate::chat::Source;
+use crate::chat_client::Source;
 use crate::limits::{Bounds, QueueLimits};
-use crate::random::unguessable;
-use crate::socket::{ClientLimits, Heartbeats};
+use crate::limits::{ClientLimits, Heartbeats};
+use crate::membership::new_incarnation;
 use channel_store::redis::{OpenError, check_url};
-use channel_store::{Incarnation, LoginPolicy, StoreOptions};
+use channel_store::{LoginPolicy, StoreOptions};
 use clap::Parser;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use runtime::cli::{Grouped, bytes, duration, share};
 use runtime::listen::{Place, address, place};
 use runtime::{LogFormat, descriptors};
@@ -33,10 +34,6 @@ pub struct Config {
         value_name = "ADDRESS"
     )]
     pub listen: Place,
-
-    /// A port of its own for Pomelo's packages without WebSocket, which --listen takes, too
-    #[arg(long, env = "CONNECTOR_LISTEN_TCP", value_parser = address, value_name = "ADDRESS")]
-    pub listen_tcp: Option<SocketAddr>,
 
     /// This connector's name, different from every other's
     #[arg(
@@ -177,11 +174,11 @@ pub struct ClientSettings {
     #[arg(
         long,
         env = "CONNECTOR_LOGIN_POLICY",
-        value_enum,
-        default_value_t,
+        default_value = "reject",
+        value_parser = login_policy(),
         value_name = "POLICY"
     )]
-    pub login_policy: Policy,
+    pub login_policy: LoginPolicy,
 
     /// How long a client that is gone stays a member: if it logs in again within that, anywhere, nobody hears of it.
     /// 0s to 5m
@@ -267,7 +264,6 @@ impl Grouped for Config {
 pub const CLIENTS: (&str, &[&str]) = (
     "Clients",
     &[
-        "listen_tcp",
         "heartbeat",
         "socketio_heartbeat",
         "socketio_timeout",
@@ -294,26 +290,18 @@ pub const LIMITS: (&str, &[&str]) = (
     ],
 );
 
-/// What becomes of a user's second login.
-#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
-pub enum Policy {
-    /// It is refused while the first one lasts
-    #[default]
-    Reject,
-    /// It ends the first one
-    KickOld,
-    /// Both last
-    Allow,
-}
-
-impl From<Policy> for LoginPolicy {
-    fn from(policy: Policy) -> Self {
-        match policy {
-            Policy::Reject => Self::Reject,
-            Policy::KickOld => Self::KickOld,
-            Policy::Allow => Self::Allow,
-        }
-    }
+/// The names of the login policies.
+fn login_policy() -> impl TypedValueParser<Value = LoginPolicy> {
+    let names = [
+        PossibleValue::new("reject").help("It is refused while the first one lasts"),
+        PossibleValue::new("kick-old").help("It ends the first one"),
+        PossibleValue::new("allow").help("Both last"),
+    ];
+    PossibleValuesParser::new(names).map(|name| match &*name {
+        "kick-old" => LoginPolicy::KickOld,
+        "allow" => LoginPolicy::Allow,
+        _ => LoginPolicy::Reject,
+    })
 }
 
 /// As [`duration`], or a plain number of seconds.
@@ -356,17 +344,6 @@ fn grace(text: &str) -> Result<Duration, String> {
     let longest = Duration::from_secs(300);
     let time = duration(text).ok().filter(|time| *time <= longest);
     time.ok_or_else(|| "expected 0s to 5m".to_owned())
-}
-
-/// The connector's name makes no incarnation.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// Not a name.
-    #[error("--id {0}")]
-    Id(#[from] channel_store::NameError),
-    /// No randomness to be had.
-    #[error("no random numbers from the system: {0}")]
-    Random(#[from] getrandom::Error),
 }
 
 impl Config {
@@ -447,17 +424,6 @@ impl ClientSettings {
             polling: self.polling.unwrap_or((connections / 10).clamp(1, POLLING)),
         }
     }
-}
-
-/// The operator's name for a connector with an id that is new with each start, so that nothing which was meant for an
-/// earlier process can touch this one.
-///
-/// # Errors
-/// [`ConfigError`].
-pub fn new_incarnation(id: &str) -> Result<Incarnation, ConfigError> {
-    let random = unguessable::<6>()?;
-    let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Incarnation::new(format!("{id}:{hex}"))?)
 }
 
 #[cfg(test)]

@@ -13,6 +13,30 @@ use tokio::time::Instant;
 /// How long a client may take nothing of what waits for it, unless somebody says otherwise.
 const STALL: Duration = Duration::from_secs(50);
 
+/// The times and sizes that bound a client.
+#[derive(Debug, Clone)]
+pub(crate) struct ClientLimits {
+    /// Between heartbeats; a client silent for twice that is dropped (K5).
+    pub heartbeat: Duration,
+    /// The same for clients of Socket.IO.
+    pub socket_io: Heartbeats,
+    /// From the connection to the end of the handshake.
+    pub handshake: Duration,
+    /// From the connection to the login.
+    pub idle: Duration,
+    /// Bytes of one message.
+    pub message: usize,
+}
+
+/// Heartbeats of Socket.IO's clients.
+#[derive(Debug, Clone)]
+pub(crate) struct Heartbeats {
+    /// Between two.
+    pub interval: Duration,
+    /// How long one may be overdue.
+    pub timeout: Duration,
+}
+
 /// How many bytes may wait for clients that do not read, and for how long.
 #[derive(Debug)]
 pub struct QueueLimits {

@@ -1,6 +1,7 @@
 //! The connector's metric families, all of them, so that each is there before its first event.
 
 use crate::limits::{ACCEPT_ERRORS, Bound, REFUSED};
+use metrics::counter;
 use runtime::families::{Family, register};
 use wire::Disconnect;
 
@@ -113,6 +114,11 @@ const FAMILIES: &[Family] = &[
     Family::counter(LEASES_LOST, "Leases that the store had lost, taken again"),
     Family::counter(DECLARED_DEAD, "Times that this connector was declared dead"),
 ];
+
+/// Something that the store had otherwise than this connector is as it should be.
+pub(crate) fn count_repair(reason: &'static str) {
+    counter!(REPAIRS, "reason" => reason).increment(1);
+}
 
 /// Makes all that is counted here, at 0.
 pub(crate) fn describe() {

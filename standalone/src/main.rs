@@ -5,12 +5,10 @@
 use channel_store::StoreOptions;
 use channel_store::memory::MemoryStore;
 use clap::Parser;
-use connector::chat::{Chat, Source, TransportError};
+use connector::chat_client::{Chat, Source, TransportError};
 use connector::config::{CLIENTS, LIMITS};
 use connector::hub::{Hub, TOUCH_INTERVAL};
-use connector::lease::Lease;
-use connector::registry::Registry;
-use connector::{ClientSettings, Surroundings};
+use connector::{ClientSettings, Connector, Store};
 use runtime::cli::Grouped;
 use runtime::listen::{Listener, Place};
 use runtime::{
@@ -85,9 +83,6 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let store = MemoryStore::new(options);
     let hub = Hub::new(TOUCH_INTERVAL);
     let feed = store.feed(hub.clone());
-    let lease = Lease::new("standalone", lease_length, store.leases(), hub.suspects())?;
-    let policy = config.clients.login_policy.into();
-    let registry = Registry::new(policy, store.registry(), store.hints(), store.leases());
     let aftercare = chat::Aftercare::begin(store.clone(), store.leases(), store.registry());
     // Chat outlives the connector, whose last leaves have to land.
     let chat_shutdown = Shutdown::new();
@@ -108,7 +103,15 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
 
     let readiness = Readiness::new();
     readiness.follow("store", feed.available());
-    readiness.follow("chat", chat.available());
+    let parts = Store {
+        feed,
+        leases: store.leases(),
+        users: store.registry(),
+        hints: store.hints(),
+    };
+    let clients = &config.clients;
+    let connector = Connector::new("standalone", lease_length, clients, hub, parts, chat)?;
+    connector.report_to(&readiness);
     let admin = tokio::spawn(admin::serve(
         admin_listener,
         readiness.clone(),
@@ -123,15 +126,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     );
     let grpc = tokio::spawn(grpc);
 
-    let around = Surroundings {
-        hub,
-        feed,
-        chat,
-        lease,
-        registry,
-        readiness,
-    };
-    connector::serve(&config.clients, listener.into(), around, shutdown).await;
+    connector.serve(listener, readiness, shutdown).await;
     chat_shutdown.request();
     grpc.await??;
     admin.abort();

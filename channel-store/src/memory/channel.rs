@@ -5,15 +5,18 @@ use super::keys::Keys;
 use super::log::Log;
 use super::members::{Member, Members};
 use super::outbox::Outbox;
-use crate::history::{HistoryPage, HistoryRange};
+use crate::error::StoreError;
+use crate::feed::Head;
 use crate::lease::Look;
+use crate::membership::{Join, Joined, Leave, MembersPage, Membership, Reaped};
 use crate::name::{Incarnation, User};
+use crate::options::StoreOptions;
+use crate::page::{HistoryPage, HistoryRange};
+use crate::page::{LogPage, Since};
 use crate::publication::{ON_JOIN, ON_LEAVE, Payload, Position};
+use crate::publish::{Publish, Published};
 use crate::rules::{EMPTY_LIFE, LogPolicy};
-use crate::store::{
-    FeedConnection, Head, Join, Joined, Leave, LogPage, MembersPage, Membership, Publish,
-    Published, Reaped, Since, StoreError, StoreOptions,
-};
+use crate::server::FeedConnection;
 use std::time::Duration;
 use tokio::time::Instant;
 

@@ -3,8 +3,10 @@
 use super::log::Log;
 use super::outbox::Follower;
 use super::shared::Shared;
+use crate::error::StoreError;
+use crate::feed::{ChannelFeed, FeedSink, Head};
 use crate::name::ChannelName;
-use crate::store::{ChannelFeed, FeedSink, Head, LogPage, Since, StoreError};
+use crate::page::{LogPage, Since};
 use async_trait::async_trait;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -3,10 +3,10 @@
 use super::lease_table::{Lease, Status};
 use super::shared::{Shared, State};
 use crate::lease::{
-    Declared, DroppedBy, IndexEntry, Indexed, LeaseState, Leases, Look, Place, Renewed, Shard, Term,
+    Declared, DroppedBy, IndexEntry, Indexed, LeaseState, Leases, Look, Place, Renewed, Term,
 };
 use crate::name::{ChannelName, Incarnation, SessionId, User};
-use crate::store::StoreError;
+use crate::{Shard, StoreError};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,10 +1,13 @@
 //! A channel's log: publications in one order, bounded by their number, age and bytes.
 
 use super::clock::Now;
-use crate::history::{HistoryPage, HistoryRange};
+use crate::error::StoreError;
+use crate::page::{HistoryPage, HistoryRange};
+use crate::page::{LogPage, Since, Standing};
 use crate::publication::{Epoch, Payload, Position, Publication};
+use crate::publish::Published;
 use crate::rules::{ENTRY_BYTES, LogPolicy, READ_BYTES};
-use crate::store::{Generation, LogPage, Published, Since, Standing, StoreError};
+use crate::server::Generation;
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::time::Instant;

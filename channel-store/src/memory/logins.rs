@@ -2,11 +2,11 @@
 
 use super::shared::{Shared, State};
 use super::user_table::User;
+use crate::error::StoreError;
 use crate::name::{Incarnation, SessionId, UserId};
 use crate::registry::{
     Claim, Claimed, EntryState, HINTS, Hints, LoggedIn, Login, LoginPolicy, UserLook, UserRegistry,
 };
-use crate::store::StoreError;
 use async_trait::async_trait;
 use std::time::Duration;
 use tokio::sync::mpsc;

@@ -8,9 +8,10 @@
 //! A turn accepts [`TURN`] publications. Whoever wants to add more waits until the turn is over. So the outbox is bounded, and
 //! no caller delivers for others for ever.
 
+use crate::feed::FeedSink;
 use crate::name::ChannelName;
 use crate::publication::Publication;
-use crate::store::{FeedConnection, FeedSink};
+use crate::server::FeedConnection;
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;

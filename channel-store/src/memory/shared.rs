@@ -6,8 +6,9 @@ use super::lease_table::LeaseTable;
 use super::outbox::Delivery;
 use super::user_table::UserTable;
 use crate::name::{ChannelName, Incarnation, UserId};
+use crate::options::StoreOptions;
 use crate::rules::{ByName, EMPTY_LIFE, LogPolicy};
-use crate::store::{FeedConnection, StoreOptions};
+use crate::server::FeedConnection;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeSet, HashMap};
 use std::mem;
@@ -237,9 +238,11 @@ mod tests {
     use super::super::outbox::Follower;
     use super::super::store::MemoryStore;
     use super::*;
+    use crate::feed::FeedSink;
     use crate::name::{Route, User};
     use crate::publication::{Payload, Publication};
-    use crate::store::{ChannelStore, FeedSink, Publish, Published};
+    use crate::publish::{Publish, Published};
+    use crate::store::ChannelStore;
     use std::sync::Arc;
     use std::time::Duration;
 

@@ -5,14 +5,16 @@ use super::feed::MemoryFeed;
 use super::log::Log;
 use super::members::Members;
 use super::shared::Shared;
-use crate::history::{HistoryPage, HistoryRange};
+use crate::error::StoreError;
+use crate::feed::{ChannelFeed, FeedSink};
 use crate::lease::Leases;
+use crate::membership::{Join, Joined, Leave, MembersPage, Reaped};
 use crate::name::{ChannelName, Incarnation};
+use crate::options::StoreOptions;
+use crate::page::{HistoryPage, HistoryRange};
+use crate::publish::{Publish, Published, Publisher};
 use crate::registry::{Hints, UserRegistry};
-use crate::store::{
-    ChannelFeed, ChannelStore, FeedSink, Join, Joined, Leave, MembersPage, Publish, Published,
-    Publisher, Reaped, StoreError, StoreOptions,
-};
+use crate::store::ChannelStore;
 use async_trait::async_trait;
 use std::iter::once;
 use std::sync::Arc;

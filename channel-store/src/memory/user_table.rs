@@ -1,11 +1,12 @@
 //! The logins of all users.
 
+use crate::error::StoreError;
+use crate::membership::Predecessor;
 use crate::name::{Incarnation, SessionId, UserId};
 use crate::registry::{
     Claim, Claimed, ENTRIES, EntryState, LoggedIn, Login, LoginPolicy, PREDECESSORS, SUPERSEDED,
     UserEntry,
 };
-use crate::store::{Predecessor, StoreError};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use tokio::time::Instant;

@@ -2,7 +2,7 @@
 
 use super::connection::Connection;
 use super::reply::{refusal, strange};
-use crate::store::StoreError;
+use crate::StoreError;
 use futures_util::future::{join_all, try_join_all};
 use redis::{Cmd, Pipeline, Script, Value};
 use std::collections::BTreeMap;

@@ -9,7 +9,7 @@ use super::reply::{
     self, ServerState, is_redirect, refusal, unavailable, wants_another_connection,
 };
 use super::unasked::Unasked;
-use crate::store::{Generation, StoreError};
+use crate::{Generation, StoreError};
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Pipeline, ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError,

@@ -9,7 +9,7 @@ use super::reply::{number, server_state, strange, text, unavailable};
 use super::scripts::SCRIPTS;
 use crate::name::ChannelName;
 use crate::publication::{Epoch, Position};
-use crate::store::{Head, StoreError};
+use crate::{Head, StoreError};
 use redis::{Pipeline, Value};
 
 /// The lives that a touch gives, as texts, where a channel itself doesn't say.

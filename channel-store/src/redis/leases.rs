@@ -8,12 +8,12 @@ use super::nodes::Nodes;
 use super::reply::{number, strange, text};
 use super::scripts::SCRIPTS;
 use super::{channel_seconds, seconds};
-use crate::lease::{
+use crate::name::{ChannelName, Incarnation, SessionId, User, UserId};
+use crate::{
     Declared, DroppedBy, IndexEntry, Indexed, LEASE_MEMORY, LeaseState, Leases, Look, Place,
     Renewed, Shard, Term,
 };
-use crate::name::{ChannelName, Incarnation, SessionId, User, UserId};
-use crate::store::{StoreError, StoreOptions};
+use crate::{StoreError, StoreOptions};
 use async_trait::async_trait;
 use redis::{Cmd, Script, Value};
 use std::collections::{BTreeMap, HashMap, HashSet};

@@ -13,7 +13,7 @@ use super::sentinel::Sentinels;
 use super::slots::Slots;
 use super::stream::Dial;
 use super::unasked::DROPPED;
-use crate::store::StoreError;
+use crate::StoreError;
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use metrics::{counter, describe_counter};

@@ -8,7 +8,7 @@ use super::connection::Connection;
 use super::keys::Key;
 use super::reply::{number, strange, text};
 use crate::name::UserId;
-use crate::store::{MembersPage, StoreError};
+use crate::{MembersPage, StoreError};
 use redis::{Pipeline, Value};
 use std::collections::BTreeMap;
 

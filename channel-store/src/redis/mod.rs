@@ -34,7 +34,7 @@ pub use location::OpenError;
 pub use probe::WriteWatch;
 pub use store::RedisStore;
 
-use crate::store::StoreOptions;
+use crate::StoreOptions;
 use location::Location;
 use std::path::Path;
 use std::time::Duration;

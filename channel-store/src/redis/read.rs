@@ -8,10 +8,10 @@ use super::keys::ChannelKeys;
 use super::reply::{Read, log_page, strange};
 use super::scripts::SCRIPTS;
 use super::seconds;
-use crate::history::{HistoryPage, HistoryRange};
 use crate::publication::{Epoch, Position};
 use crate::rules::{EMPTY_LIFE, READ_BYTES};
-use crate::store::{LogPage, Since, StoreError};
+use crate::{HistoryPage, HistoryRange};
+use crate::{LogPage, Since, StoreError};
 
 /// Reads what follows a position over one connection. Only who asks for the head may begin an epoch.
 pub(super) async fn read(

@@ -13,7 +13,7 @@ use crate::registry::{
     Claim, Claimed, ENTRIES, EntryState, Hints, LoggedIn, Login, LoginPolicy, PREDECESSORS, Proof,
     SUPERSEDED, UserEntry, UserLook, UserRegistry,
 };
-use crate::store::{Predecessor, StoreError, StoreOptions};
+use crate::{Predecessor, StoreError, StoreOptions};
 use async_trait::async_trait;
 use redis::{Cmd, Script, Value};
 use std::sync::Arc;

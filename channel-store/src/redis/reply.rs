@@ -1,7 +1,7 @@
 //! What Redis answers, taken apart without trust: whatever does not have the expected form is an error, never a panic.
 
 use crate::publication::{Epoch, Payload, Position, Publication};
-use crate::store::{Generation, LogPage, Standing, StoreError};
+use crate::{Generation, LogPage, Standing, StoreError};
 use bytes::Bytes;
 use redis::{ServerError, Value};
 

@@ -13,17 +13,17 @@ use super::registry::RedisRegistry;
 use super::reply::{late, number, refusal, strange, text, unavailable};
 use super::scripts::SCRIPTS;
 use super::seconds;
-use crate::history::{HistoryPage, HistoryRange};
-use crate::lease::Leases;
+use crate::Leases;
 use crate::name::{ChannelName, Incarnation, UserId};
 use crate::probe::{Probe, Probed, StoreSettings};
 use crate::publication::{Epoch, Position};
 use crate::registry::UserRegistry;
 use crate::rules::{ByName, EMPTY_LIFE, LogPolicy};
-use crate::store::{
+use crate::{
     Ack, CallSize, ChannelStore, Join, Joined, Leave, MembersPage, Membership, Predecessor,
     Publish, Published, Publisher, Reaped, StoreError, StoreOptions,
 };
+use crate::{HistoryPage, HistoryRange};
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use redis::{Cmd, Pipeline, Script, Value};

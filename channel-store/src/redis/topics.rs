@@ -18,7 +18,7 @@ use crate::name::{ChannelName, UserId};
 use crate::probe::{MOST_SETS, ProbePoint, nonce};
 use crate::publication::Epoch;
 use crate::registry::HINTS;
-use crate::store::{FeedConnection, FeedSink, StoreError};
+use crate::{FeedConnection, FeedSink, StoreError};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use redis::{Pipeline, PushInfo, PushKind, Value};

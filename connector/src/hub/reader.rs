@@ -1,12 +1,10 @@
 //! Reading logs: for channels that are behind, and for members that come back.
 
-use super::channel::{LocalChannel, Next};
+use super::channel::LocalChannel;
+use channel_store::follow::Next;
 use channel_store::{ChannelFeed, LogPage, Position, Since, StoreError};
-use parking_lot::Mutex;
-use std::collections::HashMap;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::sync::OnceCell;
 use tokio::time::sleep;
 
 /// Publications in one answer.
@@ -30,8 +28,12 @@ impl Reader {
         self.feed.get()
     }
 
-    /// Reads until the channel is live again, or nobody is there any more.
-    pub(super) async fn repair(self: Arc<Self>, channel: Arc<LocalChannel>) {
+    /// Reads in the background until the channel is live again, or nobody is there any more.
+    pub(super) fn start(self: &Arc<Self>, channel: Arc<LocalChannel>) {
+        tokio::spawn(Arc::clone(self).repair(channel));
+    }
+
+    async fn repair(self: Arc<Self>, channel: Arc<LocalChannel>) {
         let mut pause = Pause::default();
         while let Some(since) = channel.since() {
             let limit = if since == Since::Head { 0 } else { PAGE };
@@ -94,35 +96,5 @@ impl Pause {
     pub(super) async fn sleep(&mut self) {
         sleep(self.0.mul_f64(0.5 + fastrand::f64())).await;
         self.0 = BACK_OFF.1.min(self.0 * 2);
-    }
-}
-
-type Answer = Result<Arc<LogPage>, StoreError>;
-/// A position, and how many publications after it.
-type Question = (Position, usize);
-
-/// What members of one channel ask of its log, each question once at a time.
-#[derive(Default)]
-pub(super) struct SharedReads {
-    under_way: Mutex<HashMap<Question, Weak<OnceCell<Answer>>>>,
-}
-
-impl SharedReads {
-    /// Asks, or waits for the answer to the same question, which lives as long as somebody waits for it.
-    async fn share(&self, question: Question, ask: impl Future<Output = Answer>) -> Answer {
-        let cell = self.join(&question);
-        cell.get_or_init(|| ask).await.clone()
-    }
-
-    fn join(&self, question: &Question) -> Arc<OnceCell<Answer>> {
-        let mut under_way = self.under_way.lock();
-        if let Some(cell) = under_way.get(question).and_then(Weak::upgrade) {
-            return cell;
-        }
-        // Nobody waits for those any more.
-        under_way.retain(|_, cell| cell.strong_count() > 0);
-        let cell = Arc::default();
-        under_way.insert(question.clone(), Arc::downgrade(&cell));
-        cell
     }
 }

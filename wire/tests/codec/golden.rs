@@ -42,7 +42,10 @@ struct PackageVector {
 }
 
 fn vectors() -> Vectors {
-    serde_json::from_str(include_str!("../wire/golden-vectors.json")).expect("golden vectors")
+    serde_json::from_str(include_str!(
+        "../../../testkit/recordings/golden-vectors.json"
+    ))
+    .expect("golden vectors")
 }
 
 fn unhex(hex: &str) -> Vec<u8> {

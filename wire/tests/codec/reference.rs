@@ -1,45 +1,21 @@
 //! The client's side of the protocols, written apart from the codecs and with other means: slow, plain, and strict
 //! about what a server may send.
 
-pub(crate) use crate::client::{masked, package};
 use bytes::Bytes;
 use channel_store::{ChannelName, Epoch, Payload, Position, Publication, Route, User, UserId};
 use std::time::Duration;
+pub(crate) use testkit::pomelo::package;
+pub(crate) use testkit::websocket::masked;
 use wire::{Codec, Input, Request, RequestBody, WireFormat};
 
 /// A server's frame: opcode and payload.
 pub(crate) type Frame = (u8, Vec<u8>);
 
-/// Takes a server's bytes apart; all of them must be whole frames, unmasked, final and of the shortest form.
-pub(crate) fn frames(mut bytes: &[u8]) -> Vec<Frame> {
-    let mut frames = Vec::new();
-    while !bytes.is_empty() {
-        assert_eq!(bytes[0] & 0xf0, 0x80, "final, no reserved bits");
-        let (length, header) = match bytes[1] {
-            126 => (usize::from(bytes[2]) * 256 + usize::from(bytes[3]), 4),
-            127 => {
-                let mut length = 0;
-                for byte in &bytes[2..10] {
-                    length = length * 256 + usize::from(*byte);
-                }
-                (length, 10)
-            }
-            short => (usize::from(short), 2),
-        };
-        assert_eq!(
-            header,
-            if length < 126 {
-                2
-            } else if length < 65_536 {
-                4
-            } else {
-                10
-            }
-        );
-        frames.push((bytes[0] & 0x0f, bytes[header..header + length].to_vec()));
-        bytes = &bytes[header + length..];
-    }
-    frames
+/// Takes a server's bytes apart. All of them must be whole frames, unmasked, final and of the shortest form.
+pub(crate) fn frames(bytes: &[u8]) -> Vec<Frame> {
+    let frames = testkit::websocket::decode_all(bytes).expect("whole frames");
+    let frames = frames.into_iter();
+    frames.map(|it| (it.opcode, it.payload.to_vec())).collect()
 }
 
 /// A Pomelo package that is all of a frame.

@@ -1,8 +1,8 @@
 //! The WebSocket reader: RFC 6455's rules, its limit, and that it makes no difference how the bytes are cut.
 
 use crate::reference::{frames, masked, written};
-use flate2::{Compress, Compression, FlushCompress};
 use proptest::prelude::*;
+use testkit::websocket::deflate;
 use wire::websocket::{self, Event, Opcode, Reader};
 
 const LIMIT: usize = 300;
@@ -216,26 +216,13 @@ fn what_rfc_7692_forbids_is_refused() {
     refused(&masked(0xc1, MASK, &HELLO), wire::Error::Frame);
 }
 
-/// As a client compresses a message (RFC 7692, section 7.2.1).
-fn deflated(message: &[u8]) -> Vec<u8> {
-    let mut compress = Compress::new(Compression::best(), false);
-    let mut payload = Vec::with_capacity(message.len() + 64);
-    let flush = FlushCompress::Sync;
-    compress
-        .compress_vec(message, &mut payload, flush)
-        .expect("it compresses");
-    let tail = payload.len() - 4;
-    assert_eq!(payload.split_off(tail), [0, 0, 0xff, 0xff]);
-    payload
-}
-
 #[test]
 fn a_message_that_inflates_beyond_the_limit_is_refused() {
-    let fits = deflated(&[b'x'; LIMIT]);
+    let fits = deflate(&[b'x'; LIMIT]);
     let message = Seen::Message(vec![b'x'; LIMIT]);
     assert_eq!(compressed(&[(0xc2, &fits)]), (vec![message], Ok(())));
     for length in [LIMIT + 1, 50 * LIMIT] {
-        let bomb = deflated(&vec![0; length]);
+        let bomb = deflate(&vec![0; length]);
         assert!(bomb.len() < LIMIT);
         assert_eq!(
             compressed(&[(0xc2, &bomb)]).1,
@@ -276,7 +263,7 @@ fn the_accept_key_is_the_recorded_one() {
 fn any_frame() -> impl Strategy<Value = Vec<u8>> {
     let payload = prop_oneof![
         "[a哈😀]{0,10}".prop_map(String::into_bytes),
-        "[a哈😀]{0,100}".prop_map(|text| deflated(text.as_bytes())),
+        "[a哈😀]{0,100}".prop_map(|text| deflate(text.as_bytes())),
         prop::collection::vec(any::<u8>(), 0..10),
         (0..LIMIT + 2).prop_map(|length| vec![b'x'; length]),
         Just(b"\x03\xe8".to_vec()),
@@ -313,7 +300,7 @@ proptest! {
     ) {
         let mut bytes = Vec::new();
         for text in &texts {
-            let payload = deflated(text.as_bytes());
+            let payload = deflate(text.as_bytes());
             let fragments: Vec<_> = payload.chunks(fragment).collect();
             for (at, piece) in fragments.iter().enumerate() {
                 let begins = if at == 0 { 0x41 } else { 0x00 };
@@ -340,7 +327,7 @@ fn text_of_any_bytes_is_taken_where_the_protocol_is_one_of_bytes() {
     let message = b"\x04\0\0\x80\xff\xed\xa0\x80";
     let mut fragments = masked(0x01, MASK, &message[..5]);
     fragments.extend(masked(0x80, MASK, &message[5..]));
-    let compressed = masked(0xc1, MASK, &deflated(message));
+    let compressed = masked(0xc1, MASK, &deflate(message));
     for bytes in [masked(0x81, MASK, message), fragments, compressed] {
         let mut reader = Reader::inflating(LIMIT).taking_any_text();
         let mut seen = Vec::new();
@@ -356,7 +343,7 @@ fn text_of_any_bytes_is_taken_where_the_protocol_is_one_of_bytes() {
 /// A read of a few thousand bytes may hold messages of many megabytes.
 #[test]
 fn compressed_messages_are_given_a_few_at_a_time_and_none_is_lost() {
-    let frame = masked(0xc1, MASK, &deflated(&[b'x'; LIMIT]));
+    let frame = masked(0xc1, MASK, &deflate(&[b'x'; LIMIT]));
     let mut bytes = frame.repeat(50);
     let mut reader = Reader::inflating(LIMIT);
     let mut given = 0;

@@ -1,0 +1,153 @@
+//! Where a connection's bytes go: what it needs of a socket, and nothing else.
+
+use crate::transport::mailbox::Mailbox;
+use bytes::Bytes;
+use socket2::SockRef;
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::sync::{Arc, OnceLock};
+use tokio::net::tcp::OwnedWriteHalf;
+
+/// A way out for bytes, which never waits.
+pub struct Outlet(Kind);
+
+enum Kind {
+    Socket(OwnedWriteHalf),
+    /// Of a client that polls, until it has a socket.
+    Mailbox(Arc<Mailbox>, OnceLock<OwnedWriteHalf>),
+    /// Keeps what is written, at once and without limit.
+    #[cfg(test)]
+    Record(std::sync::Arc<parking_lot::Mutex<Vec<u8>>>),
+}
+
+impl From<Arc<Mailbox>> for Outlet {
+    fn from(mailbox: Arc<Mailbox>) -> Self {
+        Self(Kind::Mailbox(mailbox, OnceLock::new()))
+    }
+}
+
+impl From<OwnedWriteHalf> for Outlet {
+    fn from(socket: OwnedWriteHalf) -> Self {
+        Self(Kind::Socket(socket))
+    }
+}
+
+#[cfg(test)]
+impl From<std::sync::Arc<parking_lot::Mutex<Vec<u8>>>> for Outlet {
+    fn from(record: std::sync::Arc<parking_lot::Mutex<Vec<u8>>>) -> Self {
+        Self(Kind::Record(record))
+    }
+}
+
+impl Outlet {
+    /// Writes as much as is taken now.
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match &self.0 {
+            Kind::Socket(socket) => socket.try_write(bytes),
+            Kind::Mailbox(mailbox, socket) => match socket.get() {
+                Some(socket) => socket.try_write(bytes),
+                None => mailbox.try_write(bytes),
+            },
+            #[cfg(test)]
+            Kind::Record(record) => {
+                record.lock().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+        }
+    }
+
+    /// As [`try_write`](Self::try_write), of several slices in one call.
+    pub(crate) fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match &self.0 {
+            Kind::Socket(socket) => socket.try_write_vectored(slices),
+            Kind::Mailbox(mailbox, socket) => match socket.get() {
+                Some(socket) => socket.try_write_vectored(slices),
+                None => try_each(slices, |slice| mailbox.try_write(slice)),
+            },
+            #[cfg(test)]
+            Kind::Record(_) => slices.iter().map(|slice| self.try_write(slice)).sum(),
+        }
+    }
+
+    /// Returns when something may be taken.
+    pub(crate) async fn writable(&self) -> io::Result<()> {
+        match &self.0 {
+            Kind::Socket(socket) => socket.writable().await,
+            Kind::Mailbox(mailbox, socket) => {
+                if socket.get().is_none() {
+                    mailbox.room().await;
+                }
+                match socket.get() {
+                    Some(socket) => socket.writable().await,
+                    None => Ok(()),
+                }
+            }
+            #[cfg(test)]
+            Kind::Record(_) => Ok(()),
+        }
+    }
+
+    /// Goes over from a mailbox to a socket. What was not fetched from the mailbox goes first, by whoever calls.
+    pub(crate) fn switch(&self, to: OwnedWriteHalf) -> Bytes {
+        match &self.0 {
+            Kind::Mailbox(mailbox, socket) if socket.set(to).is_ok() => mailbox.switch(),
+            _ => Bytes::new(),
+        }
+    }
+
+    /// Returns when a client that polls has fetched everything; at once for others.
+    pub(crate) async fn fetched(&self) {
+        if let Kind::Mailbox(mailbox, _) = &self.0 {
+            mailbox.fetched().await;
+        }
+    }
+
+    /// The client has logged in.
+    pub(crate) fn logged_in(&self) {
+        if let Kind::Mailbox(mailbox, _) = &self.0 {
+            mailbox.logged_in();
+        }
+    }
+
+    /// True if something lies in a mailbox, which its client has not fetched.
+    pub(crate) fn holds(&self) -> bool {
+        match &self.0 {
+            Kind::Mailbox(mailbox, _) => mailbox.holds(),
+            Kind::Socket(_) => false,
+            #[cfg(test)]
+            Kind::Record(_) => false,
+        }
+    }
+
+    /// Ends it.
+    pub(crate) fn shut(&self, how: Shutdown) {
+        match &self.0 {
+            // Fails only if the peer was faster.
+            Kind::Socket(socket) => drop(SockRef::from(socket.as_ref()).shutdown(how)),
+            Kind::Mailbox(mailbox, socket) => match (socket.get(), how) {
+                (Some(socket), how) => drop(SockRef::from(socket.as_ref()).shutdown(how)),
+                // What was said is still to be fetched.
+                (None, Shutdown::Write) => mailbox.finish(),
+                (None, Shutdown::Both | Shutdown::Read) => mailbox.abort(),
+            },
+            #[cfg(test)]
+            Kind::Record(_) => {}
+        }
+    }
+}
+
+/// Writes slice after slice, until one is not taken.
+fn try_each(
+    slices: &[IoSlice<'_>],
+    write: impl Fn(&[u8]) -> io::Result<usize>,
+) -> io::Result<usize> {
+    let mut written = 0;
+    for slice in slices {
+        match write(slice) {
+            Ok(count) => written += count,
+            Err(error) if written == 0 => return Err(error),
+            Err(_) => break,
+        }
+    }
+    Ok(written)
+}
