@@ -561,3 +561,55 @@ async fn a_beat_grows_also_when_the_clock_is_set_back() {
         last = beat;
     }
 }
+
+/// How many publications a second several threads publish in channels of their own, and in one that they share.
+#[test]
+#[ignore = "a measurement"]
+fn throughput_of_several_threads() {
+    const EACH: usize = 300_000;
+    for threads in [1, 2, 4] {
+        for shared in [false, true] {
+            let store = MemoryStore::new(StoreOptions::default());
+            let feed = store.feed(Arc::new(Counter::default()));
+            let begun = std::time::Instant::now();
+            std::thread::scope(|scope| {
+                for thread in 0..threads {
+                    let (store, feed) = (&store, &feed);
+                    scope.spawn(move || {
+                        let runtime = tokio::runtime::Builder::new_current_thread().build();
+                        let own = if shared { 0 } else { thread };
+                        let publish: Vec<_> = (0..64)
+                            .map(|n| message(&format!("{own}-{n}"), "u", "{\"content\":\"hello\"}"))
+                            .collect();
+                        for publish in &publish {
+                            feed.subscribe(&publish.channel);
+                        }
+                        runtime.unwrap().block_on(async {
+                            for n in 0..EACH {
+                                let publish = publish[n % publish.len()].clone();
+                                store.publish(publish).await.unwrap();
+                            }
+                        });
+                    });
+                }
+            });
+            let each = begun.elapsed() / u32::try_from(threads * EACH).unwrap();
+            println!("{threads} threads, shared channels {shared}: {each:?} for each publication");
+        }
+    }
+}
+
+/// Works a little with each publication, as a hub does.
+#[derive(Default)]
+struct Counter(std::sync::atomic::AtomicU64);
+
+impl FeedSink for Counter {
+    fn subscribed(&self, _: &FeedConnection, _: &ChannelName) {}
+
+    fn publication(&self, _: &FeedConnection, _: &ChannelName, publication: Publication) {
+        let sum: u64 = (0..200)
+            .map(|n| std::hint::black_box(n) ^ publication.position.offset)
+            .sum();
+        self.0.fetch_add(sum, std::sync::atomic::Ordering::Relaxed);
+    }
+}

@@ -9,13 +9,12 @@ use crate::error::StoreError;
 use crate::feed::Head;
 use crate::lease::Look;
 use crate::membership::{Join, Joined, Leave, MembersPage, Membership, Reaped};
-use crate::name::{Incarnation, User};
+use crate::name::{ChannelName, Incarnation, User};
 use crate::options::StoreOptions;
-use crate::page::{HistoryPage, HistoryRange};
-use crate::page::{LogPage, Since};
+use crate::page::{HistoryPage, HistoryRange, LogPage, Since};
 use crate::publication::{ON_JOIN, ON_LEAVE, Payload, Position};
 use crate::publish::{Publish, Published};
-use crate::rules::{EMPTY_LIFE, LogPolicy};
+use crate::rules::{ByName, EMPTY_LIFE, LogPolicy};
 use crate::server::FeedConnection;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -43,24 +42,26 @@ pub(super) struct Content {
 }
 
 /// What an operation has to know beside its channel.
-pub(super) struct Context<'a> {
+pub(super) struct Context {
+    /// When the operation takes place.
     pub(super) now: Now,
-    pub(super) clock: &'a Clock,
-    pub(super) options: &'a StoreOptions,
+    pub(super) clock: Clock,
+    pub(super) options: StoreOptions,
+    pub(super) policies: ByName<LogPolicy>,
     /// The present server lifetime, as feeds see it.
-    pub(super) server: &'a FeedConnection,
+    pub(super) server: FeedConnection,
 }
 
-impl Context<'_> {
+impl Context {
     /// Until when a tombstone stands that is set now.
-    fn tombstone_end(&self) -> Instant {
+    pub(super) fn tombstone_end(&self) -> Instant {
         self.now.instant + self.options.tombstone_life
     }
 }
 
 impl Content {
     /// An empty log and no members.
-    pub(super) fn new(at: &Context<'_>) -> Self {
+    pub(super) fn new(at: &Context) -> Self {
         Self {
             log: Log::new(&at.server.generation, at.now.instant),
             keys: Keys::new(at.clock.started(), at.options.key_life),
@@ -70,19 +71,19 @@ impl Content {
 }
 
 impl Channel {
-    pub(super) fn new(content: Content, policy: LogPolicy, now: Instant) -> Self {
+    pub(super) fn new(name: &ChannelName, at: &Context) -> Self {
         Self {
-            policy,
-            content,
+            policy: *at.policies.of(name),
+            content: Content::new(at),
             outbox: Outbox::default(),
-            used: now,
+            used: at.now.instant,
         }
     }
 
     pub(super) fn publish(
         &mut self,
         publish: Publish,
-        at: &Context<'_>,
+        at: &Context,
     ) -> Result<Published, StoreError> {
         self.expire_log(at);
         let now = at.now.instant;
@@ -109,7 +110,7 @@ impl Channel {
         })
     }
 
-    pub(super) fn join(&mut self, join: &Join, at: &Context<'_>) -> Result<Joined, StoreError> {
+    pub(super) fn join(&mut self, join: &Join, at: &Context) -> Result<Joined, StoreError> {
         let now = at.now.instant;
         let member = Member::of(&join.membership, &join.user.id);
         let (operation, incarnation) = match &join.membership {
@@ -137,7 +138,7 @@ impl Channel {
         self.expire_members(at);
         self.used = now;
         let Content { members, log, .. } = &mut self.content;
-        let replaced = members.replace(join, now, at.options.tombstone_life);
+        let replaced = members.replace(join, now, at.tombstone_end());
         let joined = match members.join_again(&member, operation, || log.end()) {
             Some(joined) => joined,
             None => {
@@ -161,7 +162,7 @@ impl Channel {
     }
 
     /// True if a membership ended.
-    pub(super) fn leave(&mut self, leave: &Leave, at: &Context<'_>) -> bool {
+    pub(super) fn leave(&mut self, leave: &Leave, at: &Context) -> bool {
         let member = Member::of(&leave.membership, &leave.user.id);
         let operation = match &leave.membership {
             Membership::Session { operation, .. } => Some(*operation),
@@ -175,14 +176,14 @@ impl Channel {
             self.count_out(user, at);
         }
         if let (true, Some(operation)) = (leave.fence, operation) {
-            let (now, life) = (at.now.instant, at.options.tombstone_life);
-            self.content.members.fence(member, operation, now, life);
+            let (now, until) = (at.now.instant, at.tombstone_end());
+            self.content.members.fence(member, operation, now, until);
         }
         ended.is_some()
     }
 
     /// Ends memberships of a dead incarnation and refuses its joins.
-    pub(super) fn reap(&mut self, incarnation: &Incarnation, at: &Context<'_>) -> Reaped {
+    pub(super) fn reap(&mut self, incarnation: &Incarnation, at: &Context) -> Reaped {
         self.expire_log(at);
         let members = &mut self.content.members;
         members.refuse(incarnation, at.now.instant, at.tombstone_end());
@@ -200,7 +201,7 @@ impl Channel {
     }
 
     /// Ends detached memberships whose time is over. Answers how long until the next one ends.
-    pub(super) fn expire(&mut self, at: &Context<'_>) -> Option<Duration> {
+    pub(super) fn expire(&mut self, at: &Context) -> Option<Duration> {
         self.expire_log(at);
         self.expire_members(at);
         let due = self.content.members.next_due()?;
@@ -212,7 +213,7 @@ impl Channel {
         &mut self,
         page: Option<&str>,
         limit: usize,
-        at: &Context<'_>,
+        at: &Context,
     ) -> Option<MembersPage> {
         if page.is_none() {
             self.expire_members(at);
@@ -220,7 +221,7 @@ impl Channel {
         self.content.members.page(page, limit)
     }
 
-    pub(super) fn read(&mut self, since: &Since, limit: usize, at: &Context<'_>) -> LogPage {
+    pub(super) fn read(&mut self, since: &Since, limit: usize, at: &Context) -> LogPage {
         self.expire_log(at);
         let log = &self.content.log;
         log.read(since, limit, &at.server.generation)
@@ -230,14 +231,14 @@ impl Channel {
         &mut self,
         range: &HistoryRange,
         limit: usize,
-        at: &Context<'_>,
+        at: &Context,
     ) -> HistoryPage {
         self.expire_log(at);
         self.content.log.history(range, limit)
     }
 
     /// Where the log ends. `touch` keeps the channel as if something had been published.
-    pub(super) fn head(&mut self, touch: bool, at: &Context<'_>) -> Head {
+    pub(super) fn head(&mut self, touch: bool, at: &Context) -> Head {
         self.expire_log(at);
         if touch {
             self.used = at.now.instant;
@@ -250,7 +251,7 @@ impl Channel {
     }
 
     /// What an incarnation has here.
-    pub(super) fn look(&self, incarnation: &Incarnation, at: &Context<'_>) -> Look {
+    pub(super) fn look(&self, incarnation: &Incarnation, at: &Context) -> Look {
         let (members, now) = (&self.content.members, at.now.instant);
         Look {
             sessions: members.count_of(incarnation),
@@ -265,8 +266,13 @@ impl Channel {
         &self.content.members
     }
 
+    /// When to look for the first time whether the channel is idle.
+    pub(super) fn first_look(&self, at: &Context) -> Instant {
+        at.now.instant + EMPTY_LIFE.min(self.policy.channel_life)
+    }
+
     /// Looks whether the channel is idle. Answers when to look again, or `None` if it is to be forgotten.
-    pub(super) fn next_look(&mut self, at: &Context<'_>) -> Option<Instant> {
+    pub(super) fn next_look(&mut self, at: &Context) -> Option<Instant> {
         let now = at.now.instant;
         let Content { log, keys, members } = &mut self.content;
         let mut life = self.policy.channel_life;
@@ -287,11 +293,11 @@ impl Channel {
         Some(now + life)
     }
 
-    fn expire_log(&mut self, at: &Context<'_>) {
+    fn expire_log(&mut self, at: &Context) {
         self.content.log.expire(at.now.instant, self.policy.life);
     }
 
-    fn expire_members(&mut self, at: &Context<'_>) {
+    fn expire_members(&mut self, at: &Context) {
         for _ in 0..EXPIRED_AT_ONCE {
             let Some(user) = self.content.members.remove_due(at.now.instant) else {
                 return;
@@ -301,19 +307,19 @@ impl Channel {
     }
 
     /// Counts one member of the user less, and publishes onLeave if it was the last.
-    fn count_out(&mut self, user: &User, at: &Context<'_>) {
+    fn count_out(&mut self, user: &User, at: &Context) {
         if self.content.members.count_out(&user.id) && self.policy.announce_members {
             self.append(Payload::of_membership(ON_LEAVE, user), at);
         }
     }
 
     /// Appends a publication to the log, and puts it into the outbox.
-    fn append(&mut self, payload: Payload, at: &Context<'_>) -> Position {
+    fn append(&mut self, payload: Payload, at: &Context) -> Position {
         self.used = at.now.instant;
         let (log, lifetime) = (&mut self.content.log, &at.server.generation);
         let publication = log.append(payload, at.now, &self.policy, lifetime);
         let position = publication.position.clone();
-        self.outbox.publish(publication, at.server);
+        self.outbox.publish(publication, &at.server);
         position
     }
 }

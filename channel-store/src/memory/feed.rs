@@ -1,5 +1,6 @@
 //! How a connector follows channels.
 
+use super::channel::Context;
 use super::log::Log;
 use super::outbox::Follower;
 use super::shared::Shared;
@@ -31,8 +32,8 @@ impl MemoryFeed {
     }
 
     fn ends(&self, channels: &[ChannelName], touch: bool) -> Vec<Option<Head>> {
-        self.shared.with(|state, now| {
-            let end = |name| state.in_known(name, now, |it, at| it.head(touch, at));
+        self.shared.with(|state| {
+            let end = |name| state.in_known(name, |it, at| it.head(touch, at));
             channels.iter().map(end).collect()
         })
     }
@@ -41,16 +42,16 @@ impl MemoryFeed {
 #[async_trait]
 impl ChannelFeed for MemoryFeed {
     fn subscribe(&self, channel: &ChannelName) {
-        self.shared.with(|state, now| {
+        self.shared.with(|state| {
             let follower = &self.follower;
-            state.in_any(channel, now, |it, at| it.outbox.follow(follower, at.server));
+            state.in_any(channel, |it, at| it.outbox.follow(follower, &at.server));
         });
     }
 
     fn unsubscribe(&self, channel: &ChannelName) {
         let feed = self.follower.feed;
-        self.shared.with(|state, now| {
-            state.in_known(channel, now, |it, _| it.outbox.unfollow(feed));
+        self.shared.with(|state| {
+            state.in_known(channel, |it, _| it.outbox.unfollow(feed));
         });
     }
 
@@ -60,13 +61,14 @@ impl ChannelFeed for MemoryFeed {
         since: &Since,
         limit: usize,
     ) -> Result<LogPage, StoreError> {
-        Ok(self.shared.with(|state, now| match since {
-            Since::Head => state.in_any(channel, now, |it, at| it.read(since, limit, at)),
+        Ok(self.shared.with(|state| match since {
+            Since::Head => state.in_any(channel, |it, at| it.read(since, limit, at)),
             Since::Position(_) => {
-                let page = state.in_known(channel, now, |it, at| it.read(since, limit, at));
+                let page = state.in_known(channel, |it, at| it.read(since, limit, at));
                 page.unwrap_or_else(|| {
-                    let lifetime = &state.server.generation;
-                    Log::of_unknown(lifetime, now.instant).read(since, limit, lifetime)
+                    let Context { server, now, .. } = &state.context;
+                    let log = Log::of_unknown(&server.generation, now.instant);
+                    log.read(since, limit, &server.generation)
                 })
             }
         }))
@@ -88,7 +90,7 @@ impl ChannelFeed for MemoryFeed {
 impl Drop for MemoryFeed {
     fn drop(&mut self) {
         let feed = self.follower.feed;
-        self.shared.with(|state, _| {
+        self.shared.with(|state| {
             for channel in state.channels.values_mut() {
                 channel.outbox.unfollow(feed);
             }

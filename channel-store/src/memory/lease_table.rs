@@ -15,39 +15,22 @@ pub(super) struct LeaseTable {
 
 #[derive(Clone)]
 pub(super) struct Lease {
-    pub(super) status: Status,
-    /// Grows with each renewal.
-    pub(super) beat: u64,
-    pub(super) length: Duration,
+    pub(super) state: LeaseState,
     /// The places where something of the incarnation may be, each with the nonce of its entry.
     pub(super) index: BTreeMap<Place, u64>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Status {
-    Live,
-    /// The lease was lost, and somebody who met the incarnation has put it back.
-    Provisional,
-    Dead,
-}
-
 impl Lease {
-    pub(super) fn new(status: Status, beat: u64, length: Duration) -> Self {
+    /// A lease that is live, with an empty index.
+    pub(super) fn new(beat: u64, length: Duration) -> Self {
         Self {
-            status,
-            beat,
-            length,
+            state: LeaseState {
+                dead: false,
+                provisional: false,
+                beat,
+                length,
+            },
             index: BTreeMap::new(),
-        }
-    }
-
-    /// As others see it.
-    pub(super) fn state(&self) -> LeaseState {
-        LeaseState {
-            dead: self.status == Status::Dead,
-            provisional: self.status == Status::Provisional,
-            beat: self.beat,
-            length: self.length,
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Leases, indexes and the directory.
 
-use super::lease_table::{Lease, Status};
+use super::lease_table::Lease;
 use super::shared::{Shared, State};
+use crate::error::StoreError;
 use crate::lease::{
     Declared, DroppedBy, IndexEntry, Indexed, LeaseState, Leases, Look, Place, Renewed, Term,
 };
 use crate::name::{ChannelName, Incarnation, SessionId, User};
-use crate::{Shard, StoreError};
+use crate::server::Shard;
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,16 +19,19 @@ const DIRECTORY: &str = "connectors";
 impl State {
     /// A lease that was lost, as somebody who meets its incarnation puts it back.
     fn provisional(&self, incarnation: &Incarnation) -> Lease {
-        let beat = self.clock.microseconds(incarnation.as_str()).max(1);
-        Lease::new(Status::Provisional, beat, self.options.lease)
+        let at = &self.context;
+        let beat = at.clock.microseconds(incarnation.as_str()).max(1);
+        let mut lease = Lease::new(beat, at.options.lease);
+        lease.state.provisional = true;
+        lease
     }
 }
 
 #[async_trait]
 impl Leases for Shared {
     async fn note(&self, incarnation: &Incarnation) -> Result<(), StoreError> {
-        self.with(|state, _| {
-            let now = state.clock.microseconds(DIRECTORY);
+        self.with(|state| {
+            let now = state.context.clock.microseconds(DIRECTORY);
             let directory = &mut state.leases.directory;
             let number = directory.entry(incarnation.clone()).or_default();
             *number = now.max(*number + 1);
@@ -40,27 +44,27 @@ impl Leases for Shared {
         incarnation: &Incarnation,
         length: Duration,
     ) -> Result<Renewed, StoreError> {
-        Ok(self.with(|state, _| {
-            let clock = state.clock.microseconds(incarnation.as_str());
+        Ok(self.with(|state| {
+            let at = &state.context;
+            let clock = at.clock.microseconds(incarnation.as_str());
             let leases = &mut state.leases.leases;
-            let before = leases.get(incarnation).map(|it| it.status);
-            if before == Some(Status::Dead) {
+            let before = leases.get(incarnation).map(|it| it.state);
+            if before.is_some_and(|it| it.dead) {
                 return Renewed::Dead;
             }
-            let lease = leases
-                .entry(incarnation.clone())
-                .or_insert_with(|| Lease::new(Status::Live, 0, length));
-            lease.status = Status::Live;
-            lease.length = length;
-            lease.beat = clock.max(lease.beat + 1);
+            let lease = leases.entry(incarnation.clone());
+            let lease = lease.or_insert_with(|| Lease::new(0, length));
+            lease.state.provisional = false;
+            lease.state.length = length;
+            lease.state.beat = clock.max(lease.state.beat + 1);
             let length = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
             let term = Term {
                 until: (clock / 1_000).saturating_add(length),
                 indexed: lease.index.len() as u64,
-                generation: state.server.generation.clone(),
+                generation: at.server.generation.clone(),
             };
             match before {
-                Some(Status::Live) => Renewed::Live(term),
+                Some(it) if !it.provisional => Renewed::Live(term),
                 _ => Renewed::Lost(term),
             }
         }))
@@ -71,17 +75,17 @@ impl Leases for Shared {
         incarnation: &Incarnation,
         entries: &[IndexEntry],
     ) -> Result<Indexed, StoreError> {
-        Ok(self.with(|state, _| {
-            let lease = state.leases.leases.get_mut(incarnation);
-            match lease.map(|it| (it.status, &mut it.index)) {
-                Some((Status::Live, index)) => {
-                    index.extend(entries.iter().map(|it| (it.place.clone(), it.nonce)));
+        Ok(
+            self.with(|state| match state.leases.leases.get_mut(incarnation) {
+                Some(lease) if lease.state.dead => Indexed::Dead,
+                Some(lease) if !lease.state.provisional => {
+                    let entries = entries.iter().map(|it| (it.place.clone(), it.nonce));
+                    lease.index.extend(entries);
                     Indexed::Yes
                 }
-                Some((Status::Dead, _)) => Indexed::Dead,
-                Some((Status::Provisional, _)) | None => Indexed::Lost,
-            }
-        }))
+                _ => Indexed::Lost,
+            }),
+        )
     }
 
     async fn index_drop(
@@ -90,10 +94,9 @@ impl Leases for Shared {
         entries: &[IndexEntry],
         by: DroppedBy,
     ) -> Result<u64, StoreError> {
-        Ok(self.with(|state, _| {
+        Ok(self.with(|state| {
             let lease = state.leases.leases.get_mut(incarnation);
-            let may_drop =
-                |lease: &&mut Lease| (by == DroppedBy::Reaper) == (lease.status == Status::Dead);
+            let may_drop = |it: &&mut Lease| (by == DroppedBy::Reaper) == it.state.dead;
             let Some(Lease { index, .. }) = lease.filter(may_drop) else {
                 return 0;
             };
@@ -108,7 +111,7 @@ impl Leases for Shared {
     }
 
     async fn index(&self, incarnation: &Incarnation) -> Result<Vec<IndexEntry>, StoreError> {
-        Ok(self.with(|state, _| {
+        Ok(self.with(|state| {
             let lease = state.leases.leases.get(incarnation);
             let entries = lease.into_iter().flat_map(|it| &it.index);
             let entry = |(place, nonce): (&Place, &u64)| IndexEntry {
@@ -126,13 +129,13 @@ impl Leases for Shared {
     ) -> Result<Vec<Look>, StoreError> {
         // One by one, because each look counts the members of its channel.
         let look = |name| {
-            self.with(|state, now| {
-                let found = state.in_known(name, now, |it, at| it.look(incarnation, at));
+            self.with(|state| {
+                let found = state.in_known(name, |it, at| it.look(incarnation, at));
                 found.unwrap_or_else(|| Look {
                     sessions: 0,
                     tombstoned: false,
                     overdue: false,
-                    generation: state.server.generation.clone(),
+                    generation: state.context.server.generation.clone(),
                 })
             })
         };
@@ -144,7 +147,7 @@ impl Leases for Shared {
         incarnation: &Incarnation,
         channel: &ChannelName,
     ) -> Result<BTreeMap<SessionId, User>, StoreError> {
-        Ok(self.with(|state, _| {
+        Ok(self.with(|state| {
             let channel = state.channels.get(channel);
             let sessions = channel.map(|it| it.members().sessions_of(incarnation));
             sessions.unwrap_or_default()
@@ -152,20 +155,20 @@ impl Leases for Shared {
     }
 
     async fn resign(&self, incarnation: &Incarnation) -> Result<(), StoreError> {
-        self.with(|state, _| {
+        self.with(|state| {
             let lease = state.leases.leases.entry(incarnation.clone());
-            let lease = lease.or_insert_with(|| Lease::new(Status::Dead, 0, Duration::ZERO));
-            lease.status = Status::Dead;
+            let lease = lease.or_insert_with(|| Lease::new(0, Duration::ZERO));
+            lease.state.dead = true;
         });
         Ok(())
     }
 
     async fn directory(&self) -> Result<BTreeMap<Incarnation, u64>, StoreError> {
-        Ok(self.with(|state, _| state.leases.directory.clone()))
+        Ok(self.with(|state| state.leases.directory.clone()))
     }
 
     async fn present(&self, channel: &ChannelName) -> Result<Vec<Incarnation>, StoreError> {
-        Ok(self.with(|state, _| {
+        Ok(self.with(|state| {
             let channel = state.channels.get(channel);
             let present = channel.map(|it| it.members().incarnations());
             present.into_iter().flatten().collect()
@@ -176,9 +179,9 @@ impl Leases for Shared {
         &self,
         incarnations: &[Incarnation],
     ) -> Vec<Result<Option<LeaseState>, StoreError>> {
-        self.with(|state, _| {
+        self.with(|state| {
             let leases = &state.leases.leases;
-            let observe = |incarnation| Ok(leases.get(incarnation).map(Lease::state));
+            let observe = |incarnation| Ok(leases.get(incarnation).map(|it| it.state));
             incarnations.iter().map(observe).collect()
         })
     }
@@ -188,17 +191,17 @@ impl Leases for Shared {
         incarnation: &Incarnation,
         seen_beat: u64,
     ) -> Result<Declared, StoreError> {
-        Ok(self.with(|state, _| {
+        Ok(self.with(|state| {
             let provisional = state.provisional(incarnation);
             let leases = &mut state.leases.leases;
             let Some(lease) = leases.get_mut(incarnation) else {
                 leases.insert(incarnation.clone(), provisional);
                 return Declared::Provisional;
             };
-            if lease.status != Status::Dead && lease.beat != seen_beat {
+            if !lease.state.dead && lease.state.beat != seen_beat {
                 return Declared::Alive;
             }
-            lease.status = Status::Dead;
+            lease.state.dead = true;
             Declared::Dead
         }))
     }
@@ -208,18 +211,18 @@ impl Leases for Shared {
         incarnation: &Incarnation,
         place: &Place,
     ) -> Result<LeaseState, StoreError> {
-        Ok(self.with(|state, _| {
+        Ok(self.with(|state| {
             let provisional = state.provisional(incarnation);
             let lease = state.leases.leases.entry(incarnation.clone());
             let lease = lease.or_insert(provisional);
             let entry = lease.index.entry(place.clone());
             entry.or_insert_with(IndexEntry::random_nonce);
-            lease.state()
+            lease.state
         }))
     }
 
     async fn strike(&self, incarnation: &Incarnation, seen: u64) -> Result<(), StoreError> {
-        self.with(|state, _| {
+        self.with(|state| {
             let directory = &mut state.leases.directory;
             if directory.get(incarnation) == Some(&seen) {
                 directory.remove(incarnation);

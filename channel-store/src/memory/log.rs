@@ -2,8 +2,7 @@
 
 use super::clock::Now;
 use crate::error::StoreError;
-use crate::page::{HistoryPage, HistoryRange};
-use crate::page::{LogPage, Since, Standing};
+use crate::page::{HistoryPage, HistoryRange, LogPage, Since, Standing};
 use crate::publication::{Epoch, Payload, Position, Publication};
 use crate::publish::Published;
 use crate::rules::{ENTRY_BYTES, LogPolicy, READ_BYTES};

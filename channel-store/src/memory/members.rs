@@ -1,11 +1,11 @@
 //! A channel's members: the sessions, the number of sessions of each user, and what is remembered of those that left.
 
+use super::tombstones::Tombstones;
 use crate::name::{Incarnation, SessionId, User, UserId};
 use crate::publication::Position;
 use crate::{Join, Joined, MembersPage, Membership};
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
-use std::time::Duration;
 use tokio::time::Instant;
 
 /// Every page token begins with this.
@@ -38,11 +38,10 @@ pub(super) struct Members {
     users: BTreeMap<UserId, u32>,
     /// Detached members by the time at which their membership ends.
     due: BTreeSet<(Instant, UserId)>,
-    left: HashMap<Member, Tombstone>,
-    /// The tombstones in the order in which they were set, which is about the order in which they end.
-    left_in_order: VecDeque<(Instant, Member)>,
-    /// Incarnations that were reaped here, each with the time until which its joins are refused.
-    reaped: HashMap<Incarnation, Instant>,
+    /// Those that have left, with the operation by which they did.
+    left: Tombstones<Member>,
+    /// Incarnations that were reaped here.
+    reaped: Tombstones<Incarnation>,
 }
 
 #[derive(Clone)]
@@ -56,12 +55,6 @@ struct Record {
     due: Option<Instant>,
 }
 
-#[derive(Clone)]
-struct Tombstone {
-    operation: u64,
-    until: Instant,
-}
-
 impl Members {
     /// True if nobody is a member.
     pub(super) fn is_empty(&self) -> bool {
@@ -70,9 +63,7 @@ impl Members {
 
     /// True if a tombstone still refuses joins.
     pub(super) fn has_tombstones(&self, now: Instant) -> bool {
-        let left = self.left.values().map(|it| it.until);
-        let mut until = left.chain(self.reaped.values().copied());
-        until.any(|until| until > now)
+        !self.left.is_empty(now) || !self.reaped.is_empty(now)
     }
 
     pub(super) fn contains(&self, member: &Member) -> bool {
@@ -132,8 +123,8 @@ impl Members {
     }
 
     /// Ends the memberships of the same user that the joining session takes over, and refuses later joins of those
-    /// sessions. Answers how many memberships it ended.
-    pub(super) fn replace(&mut self, join: &Join, now: Instant, life: Duration) -> u32 {
+    /// sessions until then. Answers how many memberships it ended.
+    pub(super) fn replace(&mut self, join: &Join, now: Instant, until: Instant) -> u32 {
         let own = match &join.membership {
             Membership::Session { session, .. } => Some(session),
             Membership::Detached => None,
@@ -151,7 +142,7 @@ impl Members {
                 self.members.remove(&member);
                 ended += 1;
             }
-            self.fence(member, REPLACED, now, life);
+            self.fence(member, REPLACED, now, until);
         }
         if let Some(count) = self.users.get_mut(&join.user.id) {
             *count = count.saturating_sub(ended);
@@ -237,37 +228,24 @@ impl Members {
 
     /// Refuses joins of an incarnation until then, because it is dead.
     pub(super) fn refuse(&mut self, incarnation: &Incarnation, now: Instant, until: Instant) {
-        self.reaped.retain(|_, until| *until > now);
-        self.reaped.insert(incarnation.clone(), until);
+        self.reaped.set(incarnation.clone(), 0, now, until);
     }
 
     /// True if joins of this incarnation are refused.
     pub(super) fn refuses(&self, incarnation: &Incarnation, now: Instant) -> bool {
-        let until = self.reaped.get(incarnation);
-        until.is_some_and(|until| *until > now)
+        self.reaped.get(incarnation, now).is_some()
     }
 
-    /// Refuses joins with a lower operation for so long: whoever they are of has left.
-    pub(super) fn fence(&mut self, member: Member, operation: u64, now: Instant, life: Duration) {
-        while self.left_in_order.front().is_some_and(|it| it.0 <= now) {
-            if let Some((_, ended)) = self.left_in_order.pop_front() {
-                // It may have been set again since.
-                if self.left.get(&ended).is_some_and(|it| it.until <= now) {
-                    self.left.remove(&ended);
-                }
-            }
-        }
-        let until = now + life;
-        let known = self.left.get(&member).map_or(0, |it| it.operation);
-        let operation = operation.max(known);
-        self.left_in_order.push_back((until, member.clone()));
-        self.left.insert(member, Tombstone { operation, until });
+    /// Refuses joins with a lower operation until then, because whoever they are of has left.
+    pub(super) fn fence(&mut self, member: Member, operation: u64, now: Instant, until: Instant) {
+        self.left.set(member, operation, now, until);
     }
 
     /// True if a join with this operation comes too late.
     pub(super) fn left_after(&self, member: &Member, operation: u64, now: Instant) -> bool {
-        let left = self.left.get(member);
-        left.is_some_and(|it| it.operation > operation && it.until > now)
+        self.left
+            .get(member, now)
+            .is_some_and(|left| left > operation)
     }
 
     /// A page of users. `None` if the token is not one of this store's.

@@ -19,6 +19,7 @@ mod shared;
 mod store;
 #[cfg(feature = "testing")]
 mod testing;
+mod tombstones;
 mod user_table;
 
 pub use store::MemoryStore;

@@ -1,13 +1,13 @@
 //! The one lock of the store, and everything under it.
 
-use super::channel::{Channel, Content, Context};
+use super::channel::{Channel, Context};
 use super::clock::{Clock, Now};
 use super::lease_table::LeaseTable;
 use super::outbox::Delivery;
 use super::user_table::UserTable;
 use crate::name::{ChannelName, Incarnation, UserId};
 use crate::options::StoreOptions;
-use crate::rules::{ByName, EMPTY_LIFE, LogPolicy};
+use crate::rules::ByName;
 use crate::server::FeedConnection;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeSet, HashMap};
@@ -32,11 +32,8 @@ pub(super) struct Shared {
 
 /// Everything that the store holds.
 pub(super) struct State {
-    pub(super) options: StoreOptions,
-    policies: ByName<LogPolicy>,
-    pub(super) clock: Clock,
-    /// The present server lifetime, as feeds see it.
-    pub(super) server: FeedConnection,
+    /// Its time is that of the work under way.
+    pub(super) context: Context,
     pub(super) channels: HashMap<ChannelName, Channel>,
     /// Each channel once, with the time at which to see whether it is idle.
     looks: BTreeSet<(Instant, ChannelName)>,
@@ -50,11 +47,15 @@ pub(super) struct State {
 
 impl Shared {
     pub(super) fn new(options: StoreOptions) -> Self {
-        let state = State {
+        let context = Context {
+            now: Now::get(),
+            clock: Clock::start(),
             policies: ByName::new(&options, |policy| policy),
             options,
-            clock: Clock::start(),
             server: lifetime(1),
+        };
+        let state = State {
+            context,
             channels: HashMap::new(),
             looks: BTreeSet::new(),
             to_deliver: Vec::new(),
@@ -70,7 +71,7 @@ impl Shared {
     }
 
     /// Works on the data. Use [`Shared::room_in`] before work that may publish.
-    pub(super) fn with<T>(&self, work: impl FnOnce(&mut State, Now) -> T) -> T {
+    pub(super) fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
         self.work_on(self.state.lock(), work)
     }
 
@@ -78,9 +79,10 @@ impl Shared {
     pub(super) fn work_on<T>(
         &self,
         mut state: MutexGuard<'_, State>,
-        work: impl FnOnce(&mut State, Now) -> T,
+        work: impl FnOnce(&mut State) -> T,
     ) -> T {
-        let answer = work(&mut state, Now::get());
+        state.context.now = Now::get();
+        let answer = work(&mut state);
         let channels = mem::take(&mut state.to_deliver);
         drop(state);
         for channel in &channels {
@@ -164,17 +166,10 @@ impl State {
     pub(super) fn in_known<T>(
         &mut self,
         name: &ChannelName,
-        now: Now,
-        work: impl FnOnce(&mut Channel, &Context<'_>) -> T,
+        work: impl FnOnce(&mut Channel, &Context) -> T,
     ) -> Option<T> {
         let channel = self.channels.get_mut(name)?;
-        let at = Context {
-            now,
-            clock: &self.clock,
-            options: &self.options,
-            server: &self.server,
-        };
-        let answer = work(channel, &at);
+        let answer = work(channel, &self.context);
         if channel.outbox.take_turn() {
             self.to_deliver.push(name.clone());
         }
@@ -185,23 +180,16 @@ impl State {
     pub(super) fn in_any<T>(
         &mut self,
         name: &ChannelName,
-        now: Now,
-        work: impl FnOnce(&mut Channel, &Context<'_>) -> T,
+        work: impl FnOnce(&mut Channel, &Context) -> T,
     ) -> T {
-        self.forget_idle(now);
-        let at = Context {
-            now,
-            clock: &self.clock,
-            options: &self.options,
-            server: &self.server,
-        };
+        self.forget_idle();
         let channel = self.channels.entry(name.clone()).or_insert_with(|| {
-            let policy = *self.policies.of(name);
-            let look = now.instant + EMPTY_LIFE.min(policy.channel_life);
+            let channel = Channel::new(name, &self.context);
+            let look = channel.first_look(&self.context);
             self.looks.insert((look, name.clone()));
-            Channel::new(Content::new(&at), policy, now.instant)
+            channel
         });
-        let answer = work(channel, &at);
+        let answer = work(channel, &self.context);
         if channel.outbox.take_turn() {
             self.to_deliver.push(name.clone());
         }
@@ -209,15 +197,16 @@ impl State {
     }
 
     /// Looks at a few channels whose time has come, and forgets those that are idle.
-    fn forget_idle(&mut self, now: Now) {
+    fn forget_idle(&mut self) {
+        let now = self.context.now.instant;
         for _ in 0..LOOKS {
-            if self.looks.first().is_none_or(|(at, _)| *at > now.instant) {
+            if self.looks.first().is_none_or(|(at, _)| *at > now) {
                 return;
             }
             let Some((_, name)) = self.looks.pop_first() else {
                 return;
             };
-            match self.in_known(&name, now, |channel, at| channel.next_look(at)) {
+            match self.in_known(&name, Channel::next_look) {
                 Some(Some(at)) => drop(self.looks.insert((at, name))),
                 _ => drop(self.channels.remove(&name)),
             }
@@ -288,7 +277,7 @@ mod tests {
             let next = publish(&store, "used").await;
             assert_eq!(next.position.epoch, first.position.epoch);
         }
-        assert_eq!(store.shared.with(|state, _| state.channels.len()), 1);
+        assert_eq!(store.shared.with(|state| state.channels.len()), 1);
         let reborn = publish(&store, "idle-0").await;
         assert_eq!(reborn.position.offset, 1);
         assert_ne!(reborn.position.epoch, first.position.epoch);
@@ -302,19 +291,18 @@ mod tests {
             feed: 0,
             sink: Arc::new(Nobody),
         };
-        let follow = |channel: &mut Channel, at: &Context<'_>| {
-            channel.outbox.follow(&follower, at.server);
+        let follow = |channel: &mut Channel, at: &Context| {
+            channel.outbox.follow(&follower, &at.server);
         };
-        state.in_any(&name("4"), Now::get(), follow);
+        state.in_any(&name("4"), follow);
         // The turn is taken, and nobody follows any more.
-        state.in_known(&name("4"), Now::get(), |it, _| it.outbox.unfollow(0));
+        state.in_known(&name("4"), |it, _| it.outbox.unfollow(0));
         let mut is_known_later = |hours: u64| {
-            let mut later = Now::get();
-            later.instant += Duration::from_secs(hours * 3600);
-            state.in_any(&name("5"), later, |_, _| ());
-            state.in_known(&name("4"), later, |it, _| it.outbox.end_turn())
+            state.context.now.instant += Duration::from_secs(hours * 3600);
+            state.in_any(&name("5"), |_, _| ());
+            state.in_known(&name("4"), |it, _| it.outbox.end_turn())
         };
         assert_eq!(is_known_later(48), Some(()));
-        assert_eq!(is_known_later(96), None);
+        assert_eq!(is_known_later(48), None);
     }
 }

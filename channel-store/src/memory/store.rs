@@ -66,22 +66,21 @@ impl MemoryStore {
     async fn in_any<T>(
         &self,
         name: &ChannelName,
-        work: impl FnOnce(&mut Channel, &Context<'_>) -> T,
+        work: impl FnOnce(&mut Channel, &Context) -> T,
     ) -> T {
         let state = self.shared.room_in(once(name)).await;
-        self.shared
-            .work_on(state, |state, now| state.in_any(name, now, work))
+        self.shared.work_on(state, |state| state.in_any(name, work))
     }
 
     /// The same, but only if the store knows the channel.
     async fn in_known<T>(
         &self,
         name: &ChannelName,
-        work: impl FnOnce(&mut Channel, &Context<'_>) -> T,
+        work: impl FnOnce(&mut Channel, &Context) -> T,
     ) -> Option<T> {
         let state = self.shared.room_in(once(name)).await;
         self.shared
-            .work_on(state, |state, now| state.in_known(name, now, work))
+            .work_on(state, |state| state.in_known(name, work))
     }
 }
 
@@ -92,10 +91,10 @@ impl Publisher for Shared {
         batch: Vec<Publish>,
     ) -> Result<Vec<Result<Published, StoreError>>, StoreError> {
         let state = self.room_in(batch.iter().map(|it| &it.channel)).await;
-        let outcomes = self.work_on(state, |state, now| {
+        let outcomes = self.work_on(state, |state| {
             let publish = |publish: Publish| {
                 let channel = publish.channel.clone();
-                state.in_any(&channel, now, |it, at| it.publish(publish, at))
+                state.in_any(&channel, |it, at| it.publish(publish, at))
             };
             batch.into_iter().map(publish).collect()
         });
@@ -115,7 +114,7 @@ impl ChannelStore for MemoryStore {
     }
 
     async fn leave(&self, leave: Leave) -> Result<bool, StoreError> {
-        let work = |channel: &mut Channel, at: &Context<'_>| channel.leave(&leave, at);
+        let work = |channel: &mut Channel, at: &Context| channel.leave(&leave, at);
         // A fence has to stand also where the join has not arrived yet.
         Ok(if leave.fence {
             self.in_any(&leave.channel, work).await
@@ -158,11 +157,11 @@ impl ChannelStore for MemoryStore {
         range: &HistoryRange,
         limit: usize,
     ) -> Result<HistoryPage, StoreError> {
-        Ok(self.shared.with(|state, now| {
-            let page = state.in_known(channel, now, |it, at| it.history(range, limit, at));
+        Ok(self.shared.with(|state| {
+            let page = state.in_known(channel, |it, at| it.history(range, limit, at));
             page.unwrap_or_else(|| {
-                let log = Log::of_unknown(&state.server.generation, now.instant);
-                log.history(range, limit)
+                let Context { server, now, .. } = &state.context;
+                Log::of_unknown(&server.generation, now.instant).history(range, limit)
             })
         }))
     }

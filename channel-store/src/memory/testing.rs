@@ -40,7 +40,7 @@ impl MemoryStore {
     /// What the store holds now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        self.shared.with(|state, _| {
+        self.shared.with(|state| {
             let channels = state.channels.iter();
             Snapshot {
                 channels: channels
@@ -58,8 +58,9 @@ impl MemoryStore {
     ///
     /// The store takes random numbers from [`fastrand`]: with a seed, everything repeats.
     pub fn restart(&self, on: Option<Snapshot>) {
-        self.shared.with(|state, now| {
-            state.server = lifetime(state.server.number + 1);
+        self.shared.with(|state| {
+            let server = &mut state.context.server;
+            *server = lifetime(server.number + 1);
             // The names in an order that repeats.
             let mut names: Vec<_> = state.channels.keys().cloned().collect();
             let mut earlier = None;
@@ -73,13 +74,13 @@ impl MemoryStore {
             names.dedup();
             for name in &names {
                 let content = earlier.as_mut().map(|channels| channels.remove(name));
-                let restart = |channel: &mut Channel, at: &Context<'_>| {
+                let restart = |channel: &mut Channel, at: &Context| {
                     if let Some(content) = content {
                         channel.content = content.unwrap_or_else(|| Content::new(at));
                     }
-                    channel.outbox.reconnect(at.server);
+                    channel.outbox.reconnect(&at.server);
                 };
-                state.in_any(name, now, restart);
+                state.in_any(name, restart);
             }
         });
     }
@@ -87,8 +88,8 @@ impl MemoryStore {
     /// Sets a clock forward by so many milliseconds, or back: the clock of the server that holds one name (of a channel, a user
     /// or an incarnation), or the clocks of all. Only what the clock shows changes: nothing becomes older by it.
     pub fn set_clock(&self, name: Option<&str>, by: i64) {
-        self.shared.with(|state, _| {
-            let offsets = &mut state.clock.offsets;
+        self.shared.with(|state| {
+            let offsets = &mut state.context.clock.offsets;
             *match name {
                 Some(name) => offsets.by_name.entry(name.to_owned()).or_default(),
                 None => &mut offsets.all,
@@ -99,6 +100,7 @@ impl MemoryStore {
     /// What that clock shows: milliseconds since 1970.
     #[must_use]
     pub fn clock(&self, name: &str) -> u64 {
-        self.shared.with(|state, _| state.clock.milliseconds(name))
+        self.shared
+            .with(|state| state.context.clock.milliseconds(name))
     }
 }

@@ -1,5 +1,6 @@
 //! The logins of all users.
 
+use super::tombstones::Tombstones;
 use crate::error::StoreError;
 use crate::membership::Predecessor;
 use crate::name::{Incarnation, SessionId, UserId};
@@ -8,7 +9,7 @@ use crate::registry::{
     UserEntry,
 };
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use tokio::time::Instant;
 
 #[derive(Clone, Default)]
@@ -25,10 +26,10 @@ pub(super) struct UserTable {
 #[derive(Clone, Default)]
 pub(super) struct User {
     pub(super) entries: BTreeMap<SessionId, UserEntry>,
-    /// Incarnations that were reaped here, each with the time until which its logins are refused.
-    reaped: HashMap<Incarnation, Instant>,
-    /// Sessions that are over, each with the time until which late copies of its login are refused.
-    closed: HashMap<SessionId, Instant>,
+    /// Incarnations that were reaped here: their logins are refused.
+    reaped: Tombstones<Incarnation>,
+    /// Sessions that are over: late copies of their logins are refused.
+    closed: Tombstones<SessionId>,
 }
 
 impl UserTable {
@@ -57,21 +58,20 @@ impl User {
         if clock > login.deadline {
             return Err(StoreError::Late { now: clock });
         }
-        match self.closed.get(&login.session) {
-            Some(until) if *until > now => Err(StoreError::StaleOperation),
-            _ => Ok(()),
+        match self.closed.get(&login.session, now) {
+            Some(_) => Err(StoreError::StaleOperation),
+            None => Ok(()),
         }
     }
 
     /// True if logins of this incarnation are refused, because it is dead.
     pub(super) fn refuses(&self, incarnation: &Incarnation, now: Instant) -> bool {
-        let until = self.reaped.get(incarnation);
-        until.is_some_and(|until| *until > now)
+        self.reaped.get(incarnation, now).is_some()
     }
 
     /// Removes the entries of a dead incarnation, and refuses its logins until then. Answers how many entries there were.
-    pub(super) fn reap(&mut self, incarnation: &Incarnation, until: Instant) -> u64 {
-        self.reaped.insert(incarnation.clone(), until);
+    pub(super) fn reap(&mut self, incarnation: &Incarnation, now: Instant, until: Instant) -> u64 {
+        self.reaped.set(incarnation.clone(), 0, now, until);
         let before = self.entries.len();
         self.entries
             .retain(|_, entry| entry.incarnation != *incarnation);
@@ -82,8 +82,7 @@ impl User {
     pub(super) fn close(&mut self, session: &SessionId, fence: Option<Instant>, now: Instant) {
         self.entries.remove(session);
         if let Some(until) = fence {
-            self.closed.retain(|_, until| *until > now);
-            self.closed.insert(session.clone(), until);
+            self.closed.set(session.clone(), 0, now, until);
         }
     }
 
@@ -196,8 +195,7 @@ impl User {
 
     /// True if there is neither an entry nor a tombstone.
     fn is_over(&self, now: Instant) -> bool {
-        let mut tombstones = self.reaped.values().chain(self.closed.values());
-        self.entries.is_empty() && tombstones.all(|until| *until <= now)
+        self.entries.is_empty() && self.reaped.is_empty(now) && self.closed.is_empty(now)
     }
 }
 
