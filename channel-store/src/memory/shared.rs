@@ -39,6 +39,8 @@ pub(super) struct State {
     looks: BTreeSet<(Instant, ChannelName)>,
     /// The channels whose turn the present holder of the lock has taken.
     to_deliver: Vec<ChannelName>,
+    /// How many channels have a turn under way. If there is none, no outbox is full.
+    turns: usize,
     pub(super) leases: LeaseTable,
     pub(super) users: UserTable,
     /// The connectors that listen to hints.
@@ -59,6 +61,7 @@ impl Shared {
             channels: HashMap::new(),
             looks: BTreeSet::new(),
             to_deliver: Vec::new(),
+            turns: 0,
             leases: LeaseTable::default(),
             users: UserTable::default(),
             listeners: HashMap::new(),
@@ -136,7 +139,10 @@ impl Turn<'_> {
         let mut state = self.shared.state.lock();
         // A channel is not forgotten while somebody has its turn.
         let next = state.channels.get_mut(self.channel)?.outbox.next();
-        self.is_over = next.is_none();
+        if next.is_none() {
+            self.is_over = true;
+            state.turns -= 1;
+        }
         next
     }
 }
@@ -145,6 +151,7 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         if !self.is_over {
             let mut state = self.shared.state.lock();
+            state.turns -= 1;
             if let Some(channel) = state.channels.get_mut(self.channel) {
                 channel.outbox.end_turn();
             }
@@ -156,10 +163,11 @@ impl Drop for Turn<'_> {
 impl State {
     /// True if more may be published in these channels now.
     fn have_room<'a>(&self, mut channels: impl Iterator<Item = &'a ChannelName>) -> bool {
-        channels.all(|name| {
+        let has_room = |name| {
             let known = self.channels.get(name);
             known.is_none_or(|channel| !channel.outbox.is_full())
-        })
+        };
+        self.turns == 0 || channels.all(has_room)
     }
 
     /// Works on a channel that the store knows. `None`: it does not know it.
@@ -172,6 +180,7 @@ impl State {
         let answer = work(channel, &self.context);
         if channel.outbox.take_turn() {
             self.to_deliver.push(name.clone());
+            self.turns += 1;
         }
         Some(answer)
     }
@@ -192,6 +201,7 @@ impl State {
         let answer = work(channel, &self.context);
         if channel.outbox.take_turn() {
             self.to_deliver.push(name.clone());
+            self.turns += 1;
         }
         answer
     }
