@@ -3,14 +3,12 @@
 //!
 //! No protocol is told whether a message was text or binary, so there is a path for either, and each case goes to one.
 
-use crate::chat::{Chat, Source};
+use crate::chat_client::{Chat, Source};
 use crate::config::Config;
 use crate::hub::Hub;
-use crate::lease::Lease;
-use crate::registry::Registry;
-use crate::{ClientSettings, Surroundings};
+use crate::{ClientSettings, Connector};
+use channel_store::StoreOptions;
 use channel_store::memory::MemoryStore;
-use channel_store::{LoginPolicy, StoreOptions};
 use clap::Parser;
 use runtime::listen::Listener;
 use runtime::{Readiness, Shutdown};
@@ -47,20 +45,22 @@ async fn connector() -> (SocketAddr, AbortOnDropHandle<()>) {
     };
     let store = MemoryStore::new(StoreOptions::default());
     let hub = Hub::new(Duration::from_secs(60));
-    let policy = LoginPolicy::Reject;
-    let surroundings = Surroundings {
+    let parts = crate::Store {
         feed: store.feed(hub.clone()),
-        chat: Chat::new(Source::Addresses(Vec::new())),
-        lease: Lease::new("c", Duration::from_secs(10), store.leases(), hub.suspects()).unwrap(),
-        registry: Registry::new(policy, store.registry(), store.hints(), store.leases()),
-        hub,
-        readiness: Readiness::new(),
+        leases: store.leases(),
+        users: store.registry(),
+        hints: store.hints(),
     };
+    let chat = Chat::new(Source::Addresses(Vec::new()));
+    let lease = Duration::from_secs(10);
+    let connector = Connector::new("c", lease, &clients, hub, parts, chat).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let served = tokio::spawn(async move {
-        let listeners = Listener::from(listener).into();
-        crate::serve(&clients, listeners, surroundings, Shutdown::new()).await;
+        let listener = Listener::from(listener);
+        connector
+            .serve(listener, Readiness::new(), Shutdown::new())
+            .await;
     });
     (address, AbortOnDropHandle::new(served))
 }

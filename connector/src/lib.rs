@@ -1,124 +1,151 @@
-//! Terminates client sockets: one codec per protocol, sessions, and the hub that fans publications out to local members.
+//! The connector holds the sockets of clients. It speaks their protocols, keeps their sessions, and fans publications
+//! out to the local members of a channel (the hub).
 //!
-//! A connector writes no channel: joins, leaves and sends go to chat, and what channels publish comes back through the
-//! feed. Any number of connectors serve one system, and none knows another.
+//! A connector does not write channels. Joins, leaves and sends go to chat, and publications come back through the
+//! feed. Any number of connectors serve one system. They share nothing but the store.
+//!
+//! Imports go one way: [`listener`] and [`http`] → [`client`] → [`session`] → [`hub`], [`membership`] and
+//! [`chat_client`] → [`transport`] → [`limits`].
 
 #[cfg(test)]
 mod autobahn;
-pub mod chat;
+pub mod chat_client;
+mod client;
 pub mod config;
-pub mod connection;
-mod departures;
-mod entry_queue;
+mod http;
 pub mod hub;
-mod inlet;
-pub mod lease;
-mod life;
 pub mod limits;
+mod listener;
+pub mod membership;
 mod metering;
-pub mod outlet;
-mod page;
-mod parameters;
 mod random;
-mod read_turns;
-mod recovery;
-pub mod registry;
-mod resume;
-mod server;
 mod session;
 #[cfg(test)]
 mod simulation;
-mod socket;
-pub mod socketio;
-mod stream;
 pub mod suspects;
 #[cfg(test)]
 mod testing;
+pub mod transport;
 
-pub use config::{ClientSettings, Config, ConfigError};
+pub use config::{ClientSettings, Config};
 
-use channel_store::ChannelFeed;
-use chat::Chat;
-use departures::Departures;
+use crate::http::{Http, SocketIo};
+use channel_store::{ChannelFeed, Hints, Leases, UserRegistry};
+use chat_client::Chat;
+use client::Clients;
 use hub::Hub;
-use lease::Lease;
-use registry::Registry;
+use limits::Limits;
+use listener::Port;
+use membership::{LeaseKeeper, NameError, Registry};
 use runtime::listen::Listener;
 use runtime::{Readiness, Shutdown};
-use server::Server;
 use session::Services;
 use std::sync::Arc;
+use std::time::Duration;
+use wire::WireFormat;
 
-/// The parts of a system that a connector stands between.
-pub struct Surroundings {
-    /// Local fan-out, which is the feed's sink.
-    pub hub: Arc<Hub>,
-    /// Where publications come from.
+/// The parts of the store that a connector uses.
+pub struct Store {
+    /// Brings publications to the hub.
     pub feed: Arc<dyn ChannelFeed>,
-    /// Where channels are written.
-    pub chat: Arc<Chat>,
-    /// What says that this connector lives.
-    pub lease: Arc<Lease>,
-    /// Who is logged in.
-    pub registry: Arc<Registry>,
-    /// What `/healthz` on the clients' port tells.
-    pub readiness: Readiness,
+    /// The leases of connectors.
+    pub leases: Arc<dyn Leases>,
+    /// Who is logged in, on all connectors.
+    pub users: Arc<dyn UserRegistry>,
+    /// Hints from one connector to another: users at whose logins it should look.
+    pub hints: Arc<dyn Hints>,
 }
 
-/// Where clients come in.
-pub struct Listeners {
-    /// For all protocols.
-    pub all: Listener,
-    /// For Pomelo's packages without WebSocket alone.
-    pub tcp: Option<Listener>,
+/// A connector with all its parts. It serves nobody before [`serve`](Self::serve) is called.
+pub struct Connector {
+    clients: ClientSettings,
+    services: Arc<Services>,
 }
 
-impl From<Listener> for Listeners {
-    fn from(all: Listener) -> Self {
-        Self { all, tcp: None }
+impl Connector {
+    /// Puts the parts together. `id` is the operator's name for this connector. `lease` is how long it may be silent
+    /// before its members are removed. `hub` is the sink of the feed.
+    ///
+    /// # Errors
+    /// [`NameError`] if `id` is not a valid name.
+    pub fn new(
+        id: &str,
+        lease: Duration,
+        clients: &ClientSettings,
+        hub: Arc<Hub>,
+        store: Store,
+        chat: Arc<Chat>,
+    ) -> Result<Self, NameError> {
+        let Store {
+            feed,
+            leases,
+            users,
+            hints,
+        } = store;
+        metering::describe();
+        let lease = LeaseKeeper::new(id, lease, Arc::clone(&leases), hub.suspects())?;
+        let policy = clients.login_policy;
+        let registry = Registry::new(policy, users, hints, leases);
+        hub.follow(feed);
+        Ok(Self {
+            clients: clients.clone(),
+            services: Services::new(lease, registry, hub, chat, clients.grace),
+        })
     }
-}
 
-/// Serves clients until the shutdown is requested; then closes every socket with a reason, and returns
-/// when every leave has landed and the lease is given back, after ten seconds at the most. With a grace the leaves are left
-/// to whoever looks after the lease, which ends when that is over.
-pub async fn serve(
-    clients: &ClientSettings,
-    listeners: Listeners,
-    surroundings: Surroundings,
-    shutdown: Shutdown,
-) {
-    let Surroundings {
-        hub,
-        feed,
-        chat,
-        lease,
-        registry,
-        readiness,
-    } = surroundings;
-    metering::describe();
-    hub.follow(feed);
-    let services = Services {
-        entries: entry_queue::EntryQueues::new(lease.shards()),
-        reads: Arc::default(),
-        departures: Departures::new(&chat, &registry, lease.shards(), clients.grace),
-        lease,
-        registry,
-        hub,
-        chat,
-    };
-    let server = Server {
-        services: Arc::new(services),
-        clients: clients.limits(),
-        dictionary: clients.dictionary,
-        page: !clients.no_page,
-        deflate: !clients.no_deflate,
-        queues: clients.queues(),
-        limits: limits::Limits::new(clients.bounds()),
-        connections: parking_lot::Mutex::default(),
-        sockets: tokio_util::task::TaskTracker::new(),
-        polling: socketio::Polling::default(),
-        readiness,
-    };
-    Arc::new(server).run(listeners, shutdown).await;
+    /// Adds what this connector needs before clients should come: a chat, publications that work, the login policy that
+    /// the other connectors have, and a lease.
+    pub fn report_to(&self, readiness: &Readiness) {
+        let Services {
+            chat,
+            registry,
+            lease,
+            ..
+        } = &*self.services;
+        let asked = Arc::clone(chat);
+        readiness.follow_telling("chat", chat.available(), move || asked.troubles());
+        let asked = Arc::clone(chat);
+        readiness.follow_telling("publish", chat.publishes(), move || asked.refusals());
+        let asked = Arc::clone(registry);
+        let agreed = registry.agreed();
+        readiness.follow_telling("login-policy", agreed, move || asked.why_disagreed());
+        let asked = Arc::clone(lease);
+        readiness.follow_telling("lease", lease.held(), move || asked.trouble());
+    }
+
+    /// Serves clients until the shutdown is requested. Then it closes every socket with a reason, waits until every
+    /// leave has landed, and gives the lease back. This takes ten seconds at most. With a grace the members stay: the
+    /// lease lasts for the length of the grace, and chat removes them when it is over. `/healthz` on the clients' port
+    /// answers with `readiness`.
+    pub async fn serve(self, listener: Listener, readiness: Readiness, shutdown: Shutdown) {
+        let Self {
+            clients: settings,
+            services,
+        } = self;
+        let limits = Limits::new(settings.bounds());
+        let clients = Clients::new(Arc::clone(&services), settings.limits(), settings.queues());
+        let deflate = !settings.no_deflate;
+        let http = Http {
+            socket_io: SocketIo::new(Arc::clone(&clients), Arc::clone(&limits), deflate),
+            clients: Arc::clone(&clients),
+            pomelo: WireFormat::POMELO.with_dictionary(settings.dictionary),
+            deflate,
+            page: !settings.no_page,
+            readiness,
+        };
+        let port = Port {
+            http: Arc::new(http),
+            clients: Arc::clone(&clients),
+            limits,
+        };
+        let keeping = services.keep();
+        tokio::select! {
+            biased;
+            () = shutdown.requested() => {}
+            never = Arc::new(port).serve(listener) => match never {},
+        }
+        clients.drain().await;
+        drop(keeping);
+        services.lease.end(services.leaves.grace()).await;
+    }
 }

@@ -4,9 +4,9 @@
 //! them. A member that is told where it stands outlives the loss of its position; any other is disconnected, with a
 //! reason to reconnect.
 
-use super::HubMetrics;
+use super::counters::HubMetrics;
 use super::ring::Ring;
-use crate::connection::Connection;
+use crate::transport::Connection;
 use bytes::Bytes;
 use channel_store::{ChannelName, Epoch, Position, Publication};
 use slab::Slab;
@@ -58,7 +58,7 @@ pub(super) struct Appended {
 }
 
 /// Those who have begun and want one form, in which everything is encoded once.
-struct Crowd {
+struct EncodingGroup {
     format: WireFormat,
     live: Slab<Arc<Connection>>,
     pending: Vec<u8>,
@@ -73,7 +73,7 @@ struct Exclusion {
     bytes: Range<usize>,
 }
 
-impl Crowd {
+impl EncodingGroup {
     /// Appends publications that follow each other, from a position in this epoch on.
     fn append<'a>(
         &mut self,
@@ -145,7 +145,7 @@ pub(super) struct Audience {
     slots: Slab<Slot>,
     waiting: usize,
     /// One for each form that somebody has had here: there are few.
-    crowds: Vec<Crowd>,
+    groups: Vec<EncodingGroup>,
     /// The position before the first pending publication, while some are.
     flushed: Option<Position>,
     metrics: HubMetrics,
@@ -156,7 +156,7 @@ impl Audience {
         Self {
             slots: Slab::new(),
             waiting: 0,
-            crowds: Vec::new(),
+            groups: Vec::new(),
             flushed: None,
             metrics,
         }
@@ -172,12 +172,12 @@ impl Audience {
 
     pub(super) fn detach(&mut self, member: usize) {
         match self.slots.try_remove(member) {
-            Some(Slot::Live(crowd, key)) => {
-                let crowd = &mut self.crowds[crowd];
-                crowd.live.try_remove(key);
-                if crowd.live.is_empty() {
+            Some(Slot::Live(group, key)) => {
+                let group = &mut self.groups[group];
+                group.live.try_remove(key);
+                if group.live.is_empty() {
                     // From here on nothing is appended: what is there would have a hole when the next one comes.
-                    crowd.clear();
+                    group.clear();
                 }
             }
             Some(Slot::Waiting(..)) => self.waiting -= 1,
@@ -222,11 +222,11 @@ impl Audience {
                 let missed = missed.take_while(|p| p.position.offset <= flushed.offset);
                 wire::run(format, channel, user, &start.epoch, missed, &mut frames);
                 // Nothing is pending in a format that nobody had.
-                let crowd = self.crowd(format);
-                let crowd = &mut self.crowds[crowd];
-                if crowd.live.is_empty() {
+                let group = self.group(format);
+                let group = &mut self.groups[group];
+                if group.live.is_empty() {
                     let pending = ring.after(&flushed).into_iter().flatten();
-                    crowd.append(channel, &flushed.epoch, pending);
+                    group.append(channel, &flushed.epoch, pending);
                 }
             }
             _ => {
@@ -267,11 +267,11 @@ impl Audience {
         }
         let epoch = own.map_or(&next.epoch, |own| &own.epoch);
         let (mut pending, mut full) = (false, false);
-        for crowd in &mut self.crowds {
-            if !crowd.live.is_empty() {
-                crowd.append(channel, epoch, [publication]);
+        for group in &mut self.groups {
+            if !group.live.is_empty() {
+                group.append(channel, epoch, [publication]);
                 self.metrics.encodings.increment(1);
-                full |= crowd.pending.len() >= BATCH;
+                full |= group.pending.len() >= BATCH;
                 pending = true;
             }
         }
@@ -293,10 +293,10 @@ impl Audience {
     /// Hands everything pending to the sockets of all live members.
     pub(super) fn flush(&mut self, channel: &ChannelName) {
         self.flushed = None;
-        for crowd in &mut self.crowds {
-            if !crowd.pending.is_empty() {
-                crowd.flush(channel);
-                self.metrics.writes.increment(crowd.live.len() as u64);
+        for group in &mut self.groups {
+            if !group.pending.is_empty() {
+                group.flush(channel);
+                self.metrics.writes.increment(group.live.len() as u64);
             }
         }
     }
@@ -304,7 +304,7 @@ impl Audience {
     /// Moves everybody who has begun to a position that the log goes on from.
     pub(super) fn tell(&mut self, channel: &ChannelName, position: &Position, moved: Moved) {
         self.flush(channel);
-        for Crowd { format, live, .. } in &self.crowds {
+        for EncodingGroup { format, live, .. } in &self.groups {
             for (_, connection) in live {
                 let receiver = Receiver {
                     connection: Arc::clone(connection),
@@ -379,22 +379,22 @@ impl Audience {
     }
 
     fn go_live(&mut self, member: usize, receiver: Receiver) {
-        let crowd = self.crowd(receiver.format);
-        let key = self.crowds[crowd].live.insert(receiver.connection);
-        self.slots[member] = Slot::Live(crowd, key);
+        let group = self.group(receiver.format);
+        let key = self.groups[group].live.insert(receiver.connection);
+        self.slots[member] = Slot::Live(group, key);
     }
 
     /// The index of the crowd that wants this form.
-    fn crowd(&mut self, format: WireFormat) -> usize {
-        let known = self.crowds.iter().position(|it| it.format == format);
+    fn group(&mut self, format: WireFormat) -> usize {
+        let known = self.groups.iter().position(|it| it.format == format);
         known.unwrap_or_else(|| {
-            self.crowds.push(Crowd {
+            self.groups.push(EncodingGroup {
                 format,
                 live: Slab::new(),
                 pending: Vec::new(),
                 exclusions: Vec::new(),
             });
-            self.crowds.len() - 1
+            self.groups.len() - 1
         })
     }
 }

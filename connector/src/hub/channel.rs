@@ -1,60 +1,23 @@
 //! One channel on this connector: where it stands in the log, and the local members it is delivered to.
 //!
-//! The state machine of RECOVERY.md, section 4: within its own epoch the next publication is delivered, one that was
-//! seen is dropped, and everything else is settled by reading the log. So each member sees a run of one log, or is told
-//! in between.
+//! A [`Follower`] keeps the channel contiguous. What it delivers goes to the members, and into the ring from which members
+//! begin that come back within moments.
 
-use super::HubMetrics;
 use super::audience::{Audience, Receiver};
-use super::flusher::Flusher;
-use super::reader::SharedReads;
+use super::counters::HubMetrics;
+use super::flusher::{Flusher, Pending};
 use super::ring::Ring;
-use crate::connection::Connection;
+use super::shared_reads::SharedReads;
 use crate::suspects::Suspects;
+use crate::transport::Connection;
+use channel_store::follow::{Confirmed, Deliver, Follower, Next};
 use channel_store::{
-    ChannelName, FeedConnection, Generation, Head, LogPage, Place, Position, Publication, Since,
-    Standing,
+    ChannelName, FeedConnection, Head, LogPage, Place, Position, Publication, Since, Standing,
 };
 use parking_lot::Mutex;
-use std::collections::VecDeque;
-use std::mem;
 use std::sync::Arc;
 use tokio::sync::Notify;
 use wire::Moved;
-
-/// Publications that wait, in bytes, while the log is read. Beyond it they are dropped and read again.
-const QUEUE: usize = 1 << 20;
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Phase {
-    /// Not confirmed by the feed.
-    Subscribing,
-    /// Confirmed; the end of the log is being asked for.
-    Attaching,
-    /// Every publication up to `position` was delivered, and the next one is expected from the feed.
-    Live,
-    /// What follows `position` is being read from the log.
-    Reading,
-    /// Nobody is here any more.
-    Off,
-}
-
-/// What the task that reads the log does next.
-pub(super) enum Next {
-    Read,
-    /// Read again, but not at once: the answer came from another server than the one that the feed listens to.
-    ReadLater,
-    Done,
-}
-
-/// What a confirmed subscription asks for.
-pub(super) enum Confirmed {
-    Nothing,
-    /// The log is to be read.
-    Read,
-    /// The end of the log is to be looked at: most likely nothing was missed.
-    Look,
-}
 
 /// One channel with at least one local member.
 pub(super) struct LocalChannel {
@@ -71,17 +34,65 @@ pub(super) struct LocalChannel {
 }
 
 struct State {
-    phase: Phase,
-    /// The feed's connection that the last confirmation came from.
-    connection: u64,
-    generation: Option<Generation>,
-    position: Option<Position>,
+    follower: Follower,
     ring: Option<Ring>,
-    queue: VecDeque<Publication>,
-    queued: usize,
-    /// Something happened while the log was read: read once more.
-    owed: bool,
     audience: Audience,
+}
+
+/// Takes what the follower delivers.
+struct Members<'a> {
+    channel: &'a Arc<LocalChannel>,
+    ring: &'a mut Option<Ring>,
+    audience: &'a mut Audience,
+}
+
+impl Deliver for Members<'_> {
+    fn deliver(&mut self, own: Option<&Position>, publication: Publication) {
+        let LocalChannel {
+            name,
+            flusher,
+            suspects,
+            ..
+        } = &**self.channel;
+        let appended = self.audience.append(name, own, &publication);
+        flusher.note_arrival();
+        let position = publication.position.clone();
+        if own.is_some_and(|own| own.epoch != position.epoch) {
+            suspects.add(Place::Channel(name.clone()));
+        }
+        if let Some(ring) = &mut self.ring {
+            ring.push(publication);
+        }
+        if appended.first {
+            flusher.add(self.channel.clone());
+        }
+        if appended.full {
+            self.audience.flush(name);
+        }
+        self.audience.reached(name, &position);
+    }
+
+    fn locate(&mut self, position: &Position, lost: Option<Standing>) {
+        *self.ring = Some(Ring::new(position.clone()));
+        let LocalChannel { name, suspects, .. } = &**self.channel;
+        match lost.and_then(Moved::of) {
+            None => self.channel.located.notify_waiters(),
+            Some(moved) => {
+                let reason = moved.reason();
+                tracing::warn!(channel = name.as_str(), reason, "positions lost");
+                suspects.add(Place::Channel(name.clone()));
+                self.audience.tell(name, position, moved);
+            }
+        }
+    }
+
+    fn gap(&mut self) {
+        self.channel.metrics.gaps.increment(1);
+    }
+
+    fn repaired(&mut self) {
+        self.channel.metrics.repaired.increment(1);
+    }
 }
 
 impl LocalChannel {
@@ -92,14 +103,8 @@ impl LocalChannel {
         metrics: HubMetrics,
     ) -> Arc<Self> {
         let state = State {
-            phase: Phase::Subscribing,
-            connection: 0,
-            generation: None,
-            position: None,
+            follower: Follower::default(),
             ring: None,
-            queue: VecDeque::new(),
-            queued: 0,
-            owed: false,
             audience: Audience::new(metrics.clone()),
         };
         Arc::new(Self {
@@ -122,14 +127,15 @@ impl LocalChannel {
         self.state.lock().audience.attach(receiver)
     }
 
-    /// Takes a member out; true if it was the last, and the channel is off from now on.
+    /// Takes a member out. True: it was the last one, and the channel is followed no longer.
     pub(super) fn detach(&self, member: usize) -> bool {
         let mut state = self.state.lock();
         state.audience.detach(member);
-        if state.audience.is_empty() {
-            state.phase = Phase::Off;
+        let is_last = state.audience.is_empty();
+        if is_last {
+            state.follower.stop();
         }
-        state.phase == Phase::Off
+        is_last
     }
 
     /// Returns when the feed is confirmed and the end of the log known.
@@ -139,172 +145,73 @@ impl LocalChannel {
             tokio::pin!(located);
             // Registered before the look, so that no notification falls in between.
             located.as_mut().enable();
-            if self.state.lock().position.is_some() {
+            if self.state.lock().follower.position().is_some() {
                 return;
             }
             located.await;
         }
     }
 
-    /// The feed has confirmed the subscription.
-    pub(super) fn subscribed(&self, connection: &FeedConnection) -> Confirmed {
+    /// Calls the follower with those to whom it delivers.
+    fn follow<T>(self: &Arc<Self>, call: impl FnOnce(&mut Follower, &mut Members<'_>) -> T) -> T {
         let mut state = self.state.lock();
-        state.connection = connection.number;
-        state.generation = Some(Arc::clone(&connection.generation));
-        // What an earlier connection brought may have been lost in between: it must not pass as the next one.
-        state.clear_queue();
-        match state.phase {
-            Phase::Off => Confirmed::Nothing,
-            Phase::Subscribing => {
-                state.phase = Phase::Attaching;
-                Confirmed::Read
-            }
-            Phase::Live => {
-                state.phase = Phase::Reading;
-                Confirmed::Look
-            }
-            Phase::Attaching | Phase::Reading => {
-                state.owed = true;
-                Confirmed::Nothing
-            }
-        }
+        let State {
+            follower,
+            ring,
+            audience,
+        } = &mut *state;
+        let mut members = Members {
+            channel: self,
+            ring,
+            audience,
+        };
+        call(follower, &mut members)
     }
 
-    /// Publications from the feed, which follow one another. True: somebody must read the log now.
+    /// As [`Follower::subscribed`].
+    pub(super) fn subscribed(&self, connection: &FeedConnection) -> Confirmed {
+        self.state.lock().follower.subscribed(connection)
+    }
+
+    /// As [`Follower::publications`].
     pub(super) fn publications(
         self: &Arc<Self>,
         connection: u64,
         run: &mut dyn Iterator<Item = Publication>,
     ) -> bool {
-        let mut state = self.state.lock();
-        if state.connection != connection {
-            return false;
-        }
-        let mut must_read = false;
-        for publication in run {
-            must_read |= self.take(&mut state, publication);
-        }
-        must_read
+        self.follow(|follower, members| follower.publications(connection, run, members))
     }
 
-    fn take(self: &Arc<Self>, state: &mut State, publication: Publication) -> bool {
-        match state.phase {
-            Phase::Off | Phase::Subscribing => false,
-            Phase::Attaching | Phase::Reading => {
-                state.queued += publication.payload.as_bytes().len();
-                state.queue.push_back(publication);
-                if state.queued > QUEUE {
-                    state.clear_queue();
-                    state.owed = true;
-                }
-                false
-            }
-            Phase::Live => !self.advance(state, publication),
-        }
-    }
-
-    /// From where the log is to be read; `None` if nobody needs it.
+    /// As [`Follower::since`].
     pub(super) fn since(&self) -> Option<Since> {
-        let state = self.state.lock();
-        match (state.phase, &state.position) {
-            (Phase::Attaching, _) => Some(Since::Head),
-            (Phase::Reading, Some(position)) => Some(Since::Position(position.clone())),
-            _ => None,
-        }
+        self.state.lock().follower.since()
     }
 
-    /// Takes what was read.
+    /// As [`Follower::read`].
     pub(super) fn read(self: &Arc<Self>, page: LogPage) -> Next {
-        let mut state = self.state.lock();
-        match (state.phase, Moved::of(page.standing)) {
-            (Phase::Attaching, _) => {
-                state.ring = Some(Ring::new(page.position.clone()));
-                state.position = Some(page.position);
-                self.located.notify_waiters();
-            }
-            (Phase::Reading, None) => {
-                let more = page
-                    .entries
-                    .last()
-                    .is_some_and(|last| last.position.offset < page.last);
-                for publication in page.entries {
-                    self.metrics.repaired.increment(1);
-                    self.deliver(&mut state, publication);
-                }
-                if more {
-                    return Next::Read;
-                }
-            }
-            (Phase::Reading, Some(moved)) => {
-                // Members can't be given what is lost, so each is told; what follows is read from where the log stands.
-                tracing::warn!(
-                    channel = self.name.as_str(),
-                    reason = moved.reason(),
-                    "positions lost"
-                );
-                self.suspects.add(Place::Channel(self.name.clone()));
-                state.audience.tell(&self.name, &page.position, moved);
-                state.ring = Some(Ring::new(page.position.clone()));
-                state.position = Some(page.position);
-                return Next::Read;
-            }
-            (Phase::Off | Phase::Live | Phase::Subscribing, _) => return Next::Done,
-        }
-        let foreign = state.generation.as_ref() != Some(&page.generation);
-        if foreign || mem::take(&mut state.owed) {
-            state.phase = Phase::Reading;
-            return if foreign { Next::ReadLater } else { Next::Read };
-        }
-        state.phase = Phase::Live;
-        while let Some(publication) = state.queue.pop_front() {
-            state.queued -= publication.payload.as_bytes().len();
-            if !self.advance(&mut state, publication) {
-                return Next::Read;
-            }
-        }
-        Next::Done
+        self.follow(|follower, members| follower.read(page, members))
     }
 
-    /// Takes where the log ends, as the feed's own server said when it was asked instead of a read. If that is where
-    /// the hub stands, nothing was missed.
-    pub(super) fn looked(self: &Arc<Self>, head: Option<Head>) -> Next {
-        match (self.since(), head) {
-            (Some(Since::Position(own)), Some(head)) if own == head.position => {
-                self.read(LogPage {
-                    standing: Standing::Exact,
-                    generation: head.generation,
-                    last: head.position.offset,
-                    position: head.position,
-                    entries: Vec::new(),
-                })
-            }
-            _ => Next::Read,
-        }
+    /// As [`Follower::compared`].
+    pub(super) fn compared(self: &Arc<Self>, head: Option<Head>) -> Next {
+        self.follow(|follower, members| follower.compared(head, members))
     }
 
-    /// Takes where the log ends while the channel is live. True: the hub is not there, so somebody must read.
-    ///
-    /// What was published before the question was answered has been delivered before the answer is taken, if both came
-    /// over one connection; so a live hub may be ahead, but never behind.
-    pub(super) fn touched(&self, head: Option<&Head>) -> bool {
-        let is_there = |state: &State| {
-            state.position.as_ref().is_some_and(|own| {
-                head.is_some_and(|head| {
-                    own.epoch == head.position.epoch && own.offset >= head.position.offset
-                })
-            })
-        };
-        let state = self.state.lock();
-        let is_behind = state.phase == Phase::Live && !is_there(&state);
-        drop(state);
-        is_behind && self.doubt()
+    /// As [`Follower::touched`].
+    pub(super) fn touched(self: &Arc<Self>, head: Option<&Head>) -> bool {
+        self.follow(|follower, members| follower.touched(head, members))
+    }
+
+    /// As [`Follower::doubt`].
+    pub(super) fn doubt(self: &Arc<Self>) -> bool {
+        self.follow(|follower, members| follower.doubt(members))
     }
 
     /// True if the last deliveries tell that a position stands in the log that ends at `end`: they are of its epoch.
     pub(super) fn knows(&self, position: &Position, end: &Position) -> bool {
         let state = self.state.lock();
         let is_same = |own: &Position| own.epoch == end.epoch;
-        state.position.as_ref().is_some_and(is_same)
+        state.follower.position().is_some_and(is_same)
             && (state.ring.as_ref()).is_some_and(|ring| ring.after(position).is_some())
     }
 
@@ -326,25 +233,13 @@ impl LocalChannel {
         connection: &Arc<Connection>,
         start: &Position,
     ) -> bool {
-        let (Some(position), Some(ring)) = (&state.position, &state.ring) else {
+        let (Some(position), Some(ring)) = (state.follower.position(), &state.ring) else {
             return false;
         };
         let member = (member, connection);
         state
             .audience
             .begin(&self.name, member, start, position, ring)
-    }
-
-    /// A member could not be brought to where the hub stands: one of the two is behind. True: somebody must read.
-    pub(super) fn doubt(&self) -> bool {
-        let mut state = self.state.lock();
-        if state.phase == Phase::Live {
-            self.metrics.gaps.increment(1);
-            state.phase = Phase::Reading;
-            return true;
-        }
-        state.owed = true;
-        false
     }
 
     /// Lets a member begin after a position that the log ends with, when the hub reaches it. `false`: the hub has
@@ -360,63 +255,16 @@ impl LocalChannel {
             return true;
         }
         let is_ahead = |own: &Position| own.offset > start.offset;
-        if state.position.as_ref().is_some_and(is_ahead) {
+        if state.follower.position().is_some_and(is_ahead) {
             return false;
         }
         state.audience.wait(member, connection, start);
         true
     }
-
-    /// Hands everything pending to the sockets of all live members.
-    pub(super) fn flush(&self) {
-        self.state.lock().audience.flush(&self.name);
-    }
-
-    /// By the rules of the live phase: delivered, dropped, or (false) to be read.
-    fn advance(self: &Arc<Self>, state: &mut State, publication: Publication) -> bool {
-        let next = match &state.position {
-            Some(own) if own.epoch == publication.position.epoch => {
-                if publication.position.offset <= own.offset {
-                    return true;
-                }
-                publication.position.offset == own.offset + 1
-            }
-            _ => false,
-        };
-        if next {
-            self.deliver(state, publication);
-        } else {
-            self.metrics.gaps.increment(1);
-            state.phase = Phase::Reading;
-        }
-        next
-    }
-
-    fn deliver(self: &Arc<Self>, state: &mut State, publication: Publication) {
-        let own = state.position.as_ref();
-        let appended = state.audience.append(&self.name, own, &publication);
-        self.flusher.note_arrival();
-        let position = publication.position.clone();
-        if own.is_some_and(|own| own.epoch != position.epoch) {
-            self.suspects.add(Place::Channel(self.name.clone()));
-        }
-        if let Some(ring) = &mut state.ring {
-            ring.push(publication);
-        }
-        if appended.first {
-            self.flusher.add(Arc::clone(self));
-        }
-        if appended.full {
-            state.audience.flush(&self.name);
-        }
-        state.audience.reached(&self.name, &position);
-        state.position = Some(position);
-    }
 }
 
-impl State {
-    fn clear_queue(&mut self) {
-        self.queue.clear();
-        self.queued = 0;
+impl Pending for LocalChannel {
+    fn flush(&self) {
+        self.state.lock().audience.flush(&self.name);
     }
 }

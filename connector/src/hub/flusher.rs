@@ -4,7 +4,6 @@
 //! run, as long as that brings more publications, so that they leave in the same write: one write costs the same whatever
 //! its size.
 
-use super::channel::LocalChannel;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,16 +17,22 @@ const PATIENCE: Duration = Duration::from_millis(1);
 /// Flushes between two looks at everything else that waits.
 const CHANNELS_AT_ONCE: usize = 32;
 
+/// Something with bytes that wait for sockets.
+pub(super) trait Pending: Send + Sync {
+    /// Hands them to the sockets.
+    fn flush(&self);
+}
+
 #[derive(Default)]
 pub(super) struct Flusher {
-    dirty: Mutex<Vec<Arc<LocalChannel>>>,
+    dirty: Mutex<Vec<Arc<dyn Pending>>>,
     wake: Notify,
     /// Publications that were appended anywhere.
     arrivals: AtomicU64,
 }
 
 impl Flusher {
-    pub(super) fn add(&self, channel: Arc<LocalChannel>) {
+    pub(super) fn add(&self, channel: Arc<dyn Pending>) {
         let mut dirty = self.dirty.lock();
         dirty.push(channel);
         if dirty.len() == 1 {

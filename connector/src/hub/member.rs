@@ -1,9 +1,9 @@
-//! A connection's place in a channel: how it begins, and how it is brought up to date (RECOVERY.md, section 5).
+//! A connection's place in a channel: how it begins, and how it is brought up to date.
 
-use super::Hub;
 use super::audience::Receiver;
 use super::channel::LocalChannel;
-use super::reader::{PAGE, Pause, Reader};
+use super::channels::Channels;
+use super::reader::{BACKOFF, PAGE, Reader};
 use channel_store::{LogPage, Position, StoreError};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use wire::Moved;
 
 /// A connection's place in a channel; dropped, it is gone.
 pub struct Member {
-    hub: Arc<Hub>,
+    channels: Arc<Channels>,
     channel: Arc<LocalChannel>,
     receiver: Receiver,
     key: usize,
@@ -22,7 +22,7 @@ pub struct Member {
 
 /// How the position that a client comes back with stands towards the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Judgement {
+pub struct Resume {
     /// From where it is given what follows.
     pub start: Position,
     /// Why that is not what it said; `None`: nothing is missing in between.
@@ -31,13 +31,13 @@ pub struct Judgement {
 
 impl Member {
     pub(super) fn new(
-        hub: Arc<Hub>,
+        channels: Arc<Channels>,
         channel: Arc<LocalChannel>,
         receiver: Receiver,
         key: usize,
     ) -> Self {
         Self {
-            hub,
+            channels,
             channel,
             receiver,
             key,
@@ -55,18 +55,18 @@ impl Member {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    pub async fn judge(&self, since: &Position, end: &Position) -> Result<Judgement, StoreError> {
+    pub async fn resume(&self, since: &Position, end: &Position) -> Result<Resume, StoreError> {
         if self.channel.knows(since, end) {
             let start = since.clone();
-            return Ok(Judgement { start, lost: None });
+            return Ok(Resume { start, lost: None });
         }
-        let reader = &self.hub.reader;
+        let reader = &self.channels.reader;
         let page = reader.read_for_member(&self.channel, since, 0).await?;
         let lost = Moved::of(page.standing);
         if let Some(moved) = lost {
-            self.hub.metrics.lost(moved);
+            self.channels.metrics.lost(moved);
         }
-        Ok(Judgement {
+        Ok(Resume {
             start: page.position.clone(),
             lost,
         })
@@ -85,7 +85,7 @@ impl Member {
             return;
         }
         let catch_up = CatchUp {
-            hub: Arc::clone(&self.hub),
+            channels: Arc::clone(&self.channels),
             channel: Arc::clone(&self.channel),
             receiver: self.receiver.clone(),
             key: self.key,
@@ -98,13 +98,13 @@ impl Member {
 impl Drop for Member {
     fn drop(&mut self) {
         self.catching_up.lock().take();
-        self.hub.detach(&self.channel, self.key);
+        self.channels.detach(&self.channel, self.key);
     }
 }
 
 /// One member on its way to where the hub stands.
 struct CatchUp {
-    hub: Arc<Hub>,
+    channels: Arc<Channels>,
     channel: Arc<LocalChannel>,
     receiver: Receiver,
     key: usize,
@@ -113,8 +113,8 @@ struct CatchUp {
 impl CatchUp {
     async fn run(self, mut start: Position) {
         let connection = &self.receiver.connection;
-        let reader: &Reader = &self.hub.reader;
-        let mut pause = Pause::default();
+        let reader: &Reader = &self.channels.reader;
+        let mut backoff = BACKOFF;
         loop {
             // What is given is queued only as far as the client reads.
             connection.room().await;
@@ -126,7 +126,7 @@ impl CatchUp {
                     None => return,
                     Some(reached) if reached != start => {
                         start = reached;
-                        pause = Pause::default();
+                        backoff.reset();
                         continue;
                     }
                     Some(_) if self.wait(&start) => return,
@@ -136,7 +136,7 @@ impl CatchUp {
                     tracing::debug!(channel = self.channel.name().as_str(), %error, "can't read the log");
                 }
             }
-            pause.sleep().await;
+            backoff.wait().await;
         }
     }
 
@@ -145,7 +145,7 @@ impl CatchUp {
         let Receiver { connection, format } = &self.receiver;
         let name = self.channel.name();
         if let Some(moved) = Moved::of(page.standing) {
-            self.hub.metrics.lost(moved);
+            self.channels.metrics.lost(moved);
             if !self.receiver.tell(name, &page.position, moved) {
                 return None;
             }
@@ -180,7 +180,7 @@ impl CatchUp {
         let connection = &self.receiver.connection;
         let waits = self.channel.wait_for(self.key, connection, start);
         if self.channel.doubt() {
-            self.hub.start_reading(Arc::clone(&self.channel));
+            self.channels.reader.start(Arc::clone(&self.channel));
         }
         waits
     }

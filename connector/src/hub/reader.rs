@@ -1,18 +1,16 @@
 //! Reading logs: for channels that are behind, and for members that come back.
 
-use super::channel::{LocalChannel, Next};
+use super::channel::LocalChannel;
+use channel_store::follow::Next;
 use channel_store::{ChannelFeed, LogPage, Position, Since, StoreError};
-use parking_lot::Mutex;
-use std::collections::HashMap;
-use std::sync::{Arc, OnceLock, Weak};
+use runtime::Backoff;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::sync::OnceCell;
-use tokio::time::sleep;
 
 /// Publications in one answer.
 pub(super) const PAGE: usize = 100;
 /// Pauses between tries to read a log that does not answer.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+pub(super) const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
 
 /// Reads logs by the feed, which bounds how many reads are under way, and their bytes.
 #[derive(Default)]
@@ -30,9 +28,13 @@ impl Reader {
         self.feed.get()
     }
 
-    /// Reads until the channel is live again, or nobody is there any more.
-    pub(super) async fn repair(self: Arc<Self>, channel: Arc<LocalChannel>) {
-        let mut pause = Pause::default();
+    /// Reads in the background until the channel is live again, or nobody is there any more.
+    pub(super) fn start(self: &Arc<Self>, channel: Arc<LocalChannel>) {
+        tokio::spawn(Arc::clone(self).repair(channel));
+    }
+
+    async fn repair(self: Arc<Self>, channel: Arc<LocalChannel>) {
+        let mut backoff = BACKOFF;
         while let Some(since) = channel.since() {
             let limit = if since == Since::Head { 0 } else { PAGE };
             let page = self.read(&channel, &since, limit).await;
@@ -44,7 +46,7 @@ impl Reader {
                     tracing::debug!(channel = channel.name().as_str(), %error, "can't read the log");
                 }
             }
-            pause.sleep().await;
+            backoff.wait().await;
         }
     }
 
@@ -78,51 +80,5 @@ impl Reader {
         // position that members are told must have a name, or a life that comes and goes unseen would not be noticed.
         feed.read(channel.name(), &Since::Head, 0).await?;
         feed.read(channel.name(), since, limit).await
-    }
-}
-
-/// Between tries: longer each time, and never the same for all.
-pub(super) struct Pause(Duration);
-
-impl Default for Pause {
-    fn default() -> Self {
-        Self(BACK_OFF.0)
-    }
-}
-
-impl Pause {
-    pub(super) async fn sleep(&mut self) {
-        sleep(self.0.mul_f64(0.5 + fastrand::f64())).await;
-        self.0 = BACK_OFF.1.min(self.0 * 2);
-    }
-}
-
-type Answer = Result<Arc<LogPage>, StoreError>;
-/// A position, and how many publications after it.
-type Question = (Position, usize);
-
-/// What members of one channel ask of its log, each question once at a time.
-#[derive(Default)]
-pub(super) struct SharedReads {
-    under_way: Mutex<HashMap<Question, Weak<OnceCell<Answer>>>>,
-}
-
-impl SharedReads {
-    /// Asks, or waits for the answer to the same question, which lives as long as somebody waits for it.
-    async fn share(&self, question: Question, ask: impl Future<Output = Answer>) -> Answer {
-        let cell = self.join(&question);
-        cell.get_or_init(|| ask).await.clone()
-    }
-
-    fn join(&self, question: &Question) -> Arc<OnceCell<Answer>> {
-        let mut under_way = self.under_way.lock();
-        if let Some(cell) = under_way.get(question).and_then(Weak::upgrade) {
-            return cell;
-        }
-        // Nobody waits for those any more.
-        under_way.retain(|_, cell| cell.strong_count() > 0);
-        let cell = Arc::default();
-        under_way.insert(question.clone(), Arc::downgrade(&cell));
-        cell
     }
 }

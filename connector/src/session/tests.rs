@@ -1,10 +1,10 @@
 //! Login, send and leave, with a feed and a chat that do what the test says.
 
-use super::answer::{LOGGED_IN, SENT};
+use super::replies::{LOGGED_IN, SENT};
 use super::*;
-use crate::chat::tests::chat_of;
-use crate::connection::QueueLimits;
-use crate::lease::Lease;
+use crate::chat_client::tests::chat_of;
+use crate::limits::QueueLimits;
+use crate::membership::LeaseKeeper;
 use crate::testing::chat::{Called, Instance, Sends, joined};
 use crate::testing::client::{self, Told};
 use crate::testing::feed::{Script, connection, head, page};
@@ -31,7 +31,7 @@ pub(crate) struct Scene {
     pub(crate) script: Script,
     pub(crate) instance: Instance,
     stream: Sends,
-    me: Client,
+    me: Handlers,
     socket: Arc<Connection>,
     client: client::Client,
 }
@@ -45,14 +45,14 @@ pub(crate) async fn scene() -> Scene {
     let registry = Registry::new(policy, store.registry(), store.hints(), store.leases());
     registry.agree().await;
     let suspects = script.hub.suspects();
-    let lease = Lease::new("c", Duration::from_secs(10), store.leases(), suspects).unwrap();
+    let lease = LeaseKeeper::new("c", Duration::from_secs(10), store.leases(), suspects).unwrap();
     let incarnation = lease.take().await;
     let services = Arc::new(Services {
         lease,
         hub: Arc::clone(&script.hub),
-        entries: crate::entry_queue::EntryQueues::new(|_| Shard::default()),
+        entries: super::entry_queue::EntryQueues::new(|_| Shard::default()),
         reads: Arc::default(),
-        departures: Departures::new(&chat, &registry, |_| Shard::default(), Duration::ZERO),
+        leaves: PendingLeaves::new(&chat, &registry, |_| Shard::default(), Duration::ZERO),
         chat,
         registry,
     });
@@ -60,7 +60,7 @@ pub(crate) async fn scene() -> Scene {
     let_run().await;
     let (socket, client) = client::client(WireFormat::JSON).await;
     Scene {
-        me: Client::new(Arc::clone(&services), Arc::clone(&socket)),
+        me: Handlers::new(Arc::clone(&services), Arc::clone(&socket)),
         services,
         store,
         incarnation,
@@ -143,7 +143,7 @@ async fn logged_in() -> Scene {
 async fn logged_in_with(limits: &Arc<QueueLimits>) -> Scene {
     let mut scene = scene().await;
     (scene.socket, scene.client) = client::connect(WireFormat::JSON, limits).await;
-    scene.me = Client::new(Arc::clone(&scene.services), Arc::clone(&scene.socket));
+    scene.me = Handlers::new(Arc::clone(&scene.services), Arc::clone(&scene.socket));
     tokio::join!(scene.me.handle(login(1, "u"), Instant::now()), async {
         is_followed(&mut scene.script).await;
         scene.instance.join().await.answer(Ok(joined("a", 5)));
@@ -251,8 +251,8 @@ async fn who_comes_back_is_told_first_and_then_given_what_it_missed() {
     tokio::join!(scene.me.handle(login, Instant::now()), async {
         is_followed(&mut scene.script).await;
         scene.instance.join().await.answer(Ok(joined("a", 5)));
-        let judged = scene.script.read_from(at("a", 2)).await;
-        judged.answer(page(at("a", 2), vec![], 5));
+        let resumed = scene.script.read_from(at("a", 2)).await;
+        resumed.answer(page(at("a", 2), vec![], 5));
     });
     scene.script.publish(publication("a", 5));
     let read = scene.script.read_from(at("a", 2)).await;
@@ -274,8 +274,8 @@ async fn who_comes_back_to_less_than_it_had_is_told_so_between_the_reply_and_wha
     tokio::join!(scene.me.handle(login, Instant::now()), async {
         is_followed(&mut scene.script).await;
         scene.instance.join().await.answer(Ok(joined("b", 5)));
-        let judged = scene.script.read_from(at("a", 7)).await;
-        judged.answer(LogPage {
+        let resumed = scene.script.read_from(at("a", 7)).await;
+        resumed.answer(LogPage {
             standing: Standing::Diverged,
             ..page(at("a", 4), vec![], 5)
         });
@@ -364,13 +364,13 @@ async fn a_second_login_is_refused_whatever_the_uid_and_the_connection_stays_f5(
 async fn a_user_who_is_logged_in_elsewhere_is_refused_until_that_session_is_over() {
     let mut scene = logged_in().await;
     let (socket, mut told) = client::client(WireFormat::JSON).await;
-    let mut other = Client::new(Arc::clone(&scene.services), socket);
+    let mut other = Handlers::new(Arc::clone(&scene.services), socket);
     other.handle(login(1, "u"), Instant::now()).await;
     assert_eq!(told.next().await, refused(1, Reason::UserLoggedIn));
     assert!(!other.is_logged_in());
     scene.me.close().await;
     scene.instance.leave().await.answer(Ok(Default::default()));
-    soon(scene.services.departures.landed()).await;
+    soon(scene.services.leaves.landed()).await;
     tokio::join!(other.handle(login(2, "u"), Instant::now()), async {
         is_followed(&mut scene.script).await;
         scene.instance.join().await.answer(Ok(joined("a", 7)));
@@ -409,7 +409,7 @@ async fn a_join_whose_outcome_is_unknown_is_followed_by_a_fenced_leave_f2() {
     assert!(leave.operation > join.operation);
     // The user and the channel are free again.
     assert_eq!(scene.script.feed.follows(), [true, false]);
-    soon(scene.services.departures.landed()).await;
+    soon(scene.services.leaves.landed()).await;
     assert_eq!(scene.logins("u").await, 0);
 }
 
@@ -423,7 +423,7 @@ async fn a_join_that_was_refused_leaves_nothing_to_undo() {
     });
     assert_eq!(scene.client.next().await, refused(1, Reason::Unavailable));
     scene.instance.nobody_calls().await;
-    soon(scene.services.departures.landed()).await;
+    soon(scene.services.leaves.landed()).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -455,7 +455,7 @@ async fn the_leave_is_sent_when_the_sessions_sends_are_answered_k3() {
     });
     assert_eq!(scene.client.next().await, reply(2, SENT));
     assert_eq!(scene.client.next().await, reply(3, SENT));
-    soon(scene.services.departures.landed()).await;
+    soon(scene.services.leaves.landed()).await;
     assert_eq!(scene.script.feed.follows(), [true, false]);
 }
 
@@ -528,7 +528,7 @@ async fn pipelined_requests_are_each_answered_within_two_seconds_while_chat_is_a
             me.handle(request, received).await;
         }
     };
-    crate::chat::tests::while_refusing(&mut instance, requests).await;
+    crate::chat_client::tests::while_refusing(&mut instance, requests).await;
     for id in ids {
         let Told::Reply { id: told, body } = client.next().await else {
             panic!("no reply");
@@ -562,7 +562,7 @@ async fn who_was_cut_off_is_not_served_any_more_and_who_went_away_is_k3() {
     assert_eq!(scene.stream.keys(1).await.len(), 1);
 
     let (socket, _told) = client::client(WireFormat::JSON).await;
-    let mut late = Client::new(Arc::clone(&scene.services), Arc::clone(&socket));
+    let mut late = Handlers::new(Arc::clone(&scene.services), Arc::clone(&socket));
     socket.close(Disconnect::Shutdown);
     let started = Instant::now();
     late.handle(login(1, "v"), Instant::now()).await;
@@ -583,7 +583,7 @@ async fn who_is_told_to_be_no_member_has_the_channel_looked_at() {
             refused(id, Reason::of_chat(reason))
         );
         let session = scene.me.session.as_ref().unwrap();
-        let suspects = session.registration.stay().suspects();
+        let suspects = session.registration.guard().suspects();
         let suspected = timeout(Duration::from_millis(1), suspects.some(10)).await;
         assert_eq!(suspected.is_ok(), is_suspected, "{reason}");
     }
@@ -621,7 +621,7 @@ async fn a_client_may_log_in_without_a_channel_and_join_one_later() {
 
     scene.me.close().await;
     scene.instance.leave().await.answer(Ok(Default::default()));
-    soon(scene.services.departures.landed()).await;
+    soon(scene.services.leaves.landed()).await;
     assert_eq!(scene.script.feed.follows(), [true, false]);
 }
 
@@ -635,11 +635,11 @@ async fn the_user_of_a_session_without_a_channel_may_log_in_again_when_it_is_ove
         reply(1, LOGGED_IN)
     );
     let (socket, mut told) = client::client(WireFormat::JSON).await;
-    let mut other = Client::new(Arc::clone(&scene.services), socket);
+    let mut other = Handlers::new(Arc::clone(&scene.services), socket);
     other.handle(login(1), Instant::now()).await;
     assert_eq!(told.next().await, refused(1, Reason::UserLoggedIn));
     scene.me.close().await;
-    soon(scene.services.departures.landed()).await;
+    soon(scene.services.leaves.landed()).await;
     other.handle(login(2), Instant::now()).await;
     assert_eq!(without_secret(told.next().await), reply(2, LOGGED_IN));
 }
@@ -648,7 +648,7 @@ async fn the_user_of_a_session_without_a_channel_may_log_in_again_when_it_is_ove
 async fn a_client_of_the_original_must_name_its_channel_k1() {
     let scene = scene().await;
     let (socket, mut told) = client::client(WireFormat::POMELO).await;
-    let mut other = Client::new(Arc::clone(&scene.services), socket);
+    let mut other = Handlers::new(Arc::clone(&scene.services), socket);
     let login = request(1, LOGIN, &json!({"userId": "u"}));
     other.handle(login, Instant::now()).await;
     let missing = r#"{"code":1,"message":"缺少参数"}"#;
@@ -746,7 +746,7 @@ async fn who_shows_its_secret_joins_in_the_place_of_its_session_and_claims_when_
     let first = scene.entries("u").await[0].session.to_string();
     for is_gone in [true, false] {
         let (socket, mut told) = client::client(WireFormat::JSON).await;
-        let mut other = Client::new(Arc::clone(&scene.services), Arc::clone(&socket));
+        let mut other = Handlers::new(Arc::clone(&scene.services), Arc::clone(&socket));
         let back = json!({"userId": "u", "lessonId": "room", "resume": secret});
         let back = request(2, LOGIN, &back);
         let (instance, store) = (&mut scene.instance, &scene.store);
@@ -773,11 +773,11 @@ async fn who_shows_its_secret_joins_in_the_place_of_its_session_and_claims_when_
         }
         other.close().await;
         scene.instance.leave().await.answer(Ok(Default::default()));
-        soon(scene.services.departures.landed()).await;
+        soon(scene.services.leaves.landed()).await;
     }
     // Also where it joins later than it logs in.
     let (socket, mut told) = client::client(WireFormat::JSON).await;
-    let mut third = Client::new(Arc::clone(&scene.services), socket);
+    let mut third = Handlers::new(Arc::clone(&scene.services), socket);
     let back = json!({"userId": "u", "resume": secret});
     let back = request(3, LOGIN, &back);
     third.handle(back, Instant::now()).await;
@@ -891,7 +891,7 @@ async fn a_leave_that_does_not_land_in_time_is_pending_and_the_channel_can_be_jo
     ] {
         let mut scene = scene().await;
         (scene.socket, scene.client) = client::client(format).await;
-        scene.me = Client::new(Arc::clone(&scene.services), Arc::clone(&scene.socket));
+        scene.me = Handlers::new(Arc::clone(&scene.services), Arc::clone(&scene.socket));
         tokio::join!(scene.me.handle(login(1, "u"), Instant::now()), async {
             is_followed(&mut scene.script).await;
             scene.instance.join().await.answer(Ok(joined("a", 5)));
@@ -950,7 +950,7 @@ async fn a_leave_that_does_not_land_in_time_is_pending_and_the_channel_can_be_jo
         assert!(calls.is_empty(), "nothing else was called");
         let leave = scene.instance.leave().await.answer(Ok(Default::default()));
         assert!(operation(&leave) < join.operation);
-        soon(scene.services.departures.landed()).await;
+        soon(scene.services.leaves.landed()).await;
         scene.instance.nobody_calls().await;
         scene.script.publish(publication("a", 8));
         assert_eq!(scene.client.offsets(1).await, [8]);

@@ -3,9 +3,10 @@
 //! It believes what it is told: after a success it is a member, after a failure of a join it is not. When there is peace
 //! again, the store must agree with it.
 
-use crate::connection::{Connection, QueueLimits};
-use crate::session::{Client, Services};
+use crate::limits::QueueLimits;
+use crate::session::{Handlers, Services};
 use crate::testing::client::{Told, frame_in, of_json};
+use crate::transport::Connection;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -27,7 +28,7 @@ pub(super) enum Answer {
 /// One connection to a connector.
 pub(super) struct Guest {
     pub(super) connection: Arc<Connection>,
-    client: Client,
+    client: Handlers,
     /// What the connector has written, as far as it was not looked at.
     wire: Arc<Mutex<Vec<u8>>>,
     requests: u64,
@@ -40,7 +41,7 @@ impl Guest {
         let wire = Arc::<Mutex<Vec<u8>>>::default();
         let connection = Connection::new(Arc::clone(&wire), WireFormat::JSON, Arc::clone(queues));
         Self {
-            client: Client::new(Arc::clone(services), Arc::clone(&connection)),
+            client: Handlers::new(Arc::clone(services), Arc::clone(&connection)),
             connection,
             wire,
             requests: 0,

@@ -2,7 +2,7 @@
 //! sender has gone, as late as it may be.
 
 use super::truth::Truth;
-use crate::chat::{ChatService, TransportError};
+use crate::chat_client::{ChatService, TransportError};
 use async_trait::async_trait;
 use channel_store::memory::MemoryStore;
 use channel_store::{

@@ -5,7 +5,7 @@
 
 use super::network::{Link, pause};
 use super::process::ChatProcess;
-use crate::chat::{CALL, Chat, Flow, Outcome, Source};
+use crate::chat_client::{CALL, Chat, Flow, Outcome, Source};
 use crate::testing::seeds::in_parallel;
 use channel_store::memory::MemoryStore;
 use channel_store::{ChannelName, ChannelStore, HistoryRange, StoreError, StoreOptions};

@@ -4,15 +4,12 @@ use super::Climate;
 use super::guest::Guest;
 use super::network::{FarHints, FarLeases, FarStore, FarUsers, Link, Slots};
 use super::truth::Truth;
-use crate::chat::{Chat, Source};
-use crate::connection::QueueLimits;
-use crate::departures::Departures;
+use crate::chat_client::{Chat, Source};
 use crate::hub::{Hub, TOUCH_INTERVAL};
-use crate::lease::Lease;
-use crate::registry::Registry;
-use crate::server::Server;
+use crate::limits::QueueLimits;
+use crate::membership::LeaseKeeper;
+use crate::membership::Registry;
 use crate::session::Services;
-use crate::socket::ClientLimits;
 use channel_store::memory::MemoryStore;
 use parking_lot::Mutex;
 use proto::chat::v1::ListMembersRequest;
@@ -67,7 +64,8 @@ impl ChatProcess {
 /// A connector, until it is dropped: then nothing of it runs any more.
 pub(super) struct ConnectorProcess {
     pub(super) link: Arc<Link>,
-    server: Arc<Server>,
+    services: Arc<Services>,
+    queues: Arc<QueueLimits>,
     sockets: Mutex<JoinSet<()>>,
     _tasks: [AbortOnDropHandle<()>; 2],
 }
@@ -110,62 +108,21 @@ impl ConnectorProcess {
             hints: store.hints(),
         });
         let registry = Registry::new(policy, users, hints, leases.clone());
-        let lease = Lease::new(name, LEASE, leases, hub.suspects()).unwrap();
+        let lease = LeaseKeeper::new(name, LEASE, leases, hub.suspects()).unwrap();
         let chat = Chat::new(Source::InProcess(link.to_chat(choose)));
-        let server = Arc::new(Server {
-            dictionary: None,
-            page: false,
-            readiness: runtime::Readiness::new(),
-            deflate: false,
-            polling: crate::socketio::Polling::default(),
-            services: Arc::new(Services {
-                entries: crate::entry_queue::EntryQueues::new(lease.shards()),
-                reads: Arc::default(),
-                departures: Departures::new(&chat, &registry, lease.shards(), grace),
-                lease,
-                registry,
-                hub,
-                chat,
-            }),
-            clients: ClientLimits {
-                socket_io: crate::socket::Heartbeats {
-                    interval: Duration::from_secs(25),
-                    timeout: Duration::from_secs(60),
-                },
-                heartbeat: Duration::MAX,
-                handshake: Duration::MAX,
-                idle: Duration::MAX,
-                message: 1 << 10,
-            },
-            queues: QueueLimits::new(64 << 20, 64 << 20),
-            limits: crate::limits::Limits::new(crate::limits::Bounds {
-                connections: usize::MAX,
-                half_open: usize::MAX,
-                handshakes: u32::MAX,
-                polling: usize::MAX,
-            }),
-            connections: Mutex::default(),
-            sockets: tokio_util::task::TaskTracker::new(),
-        });
-        let keeping = tokio::spawn({
-            let server = Arc::clone(&server);
-            async move { match server.hold_the_lease().await {} }
-        });
-        let agreeing = tokio::spawn({
-            let server = Arc::clone(&server);
-            async move { match server.services.registry.keep_agreeing().await {} }
-        });
+        let services = Services::new(lease, registry, hub, chat, grace);
         Arc::new(Self {
             link,
-            server,
+            _tasks: services.keep(),
+            services,
+            queues: QueueLimits::new(64 << 20, 64 << 20),
             sockets: Mutex::default(),
-            _tasks: [keeping, agreeing].map(AbortOnDropHandle::new),
         })
     }
 
     /// How many incarnations it has.
     pub(super) fn incarnations(&self) -> usize {
-        self.server.services.lease.count()
+        self.services.lease.count()
     }
 
     /// A client comes, and does with its connection what `stay` says. No answer comes if the connector dies meanwhile.
@@ -177,13 +134,9 @@ impl ConnectorProcess {
         F: Future<Output = (Guest, Visit)> + Send,
     {
         let (told, tells) = oneshot::channel();
-        let server = Arc::clone(&self.server);
+        let (services, queues) = (Arc::clone(&self.services), Arc::clone(&self.queues));
         self.sockets.lock().spawn(async move {
-            let guest = Guest::connect(&server.services, &server.queues);
-            let connection = Arc::clone(&guest.connection);
-            let key = server.connections.lock().insert(connection);
-            let (guest, visit) = stay(guest).await;
-            server.connections.lock().remove(key);
+            let (guest, visit) = stay(Guest::connect(&services, &queues)).await;
             guest.close().await;
             let _ = told.send(visit);
         });

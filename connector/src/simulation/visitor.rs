@@ -92,11 +92,11 @@ pub(super) async fn visitor(world: Arc<World>, user: &'static str) {
         }
         let connector = world.connector(fastrand::usize(..2));
         let (vanishes, vanished) = oneshot::channel();
-        let stay = {
+        let guard = {
             let (world, secret) = (Arc::clone(&world), Arc::clone(&secret));
-            move |guest: Guest| stay(world, user, guest.with(secret), vanishes)
+            move |guest: Guest| guard(world, user, guest.with(secret), vanishes)
         };
-        let visit = connector.map(|it| it.visit(stay));
+        let visit = connector.map(|it| it.visit(guard));
         let Some(visit) = visit else { continue };
         let visit = tokio::select! {
             biased;
@@ -118,7 +118,7 @@ pub(super) async fn visitor(world: Arc<World>, user: &'static str) {
     }
 }
 
-async fn stay(
+async fn guard(
     world: Arc<World>,
     user: &'static str,
     mut guest: Guest,

@@ -1,6 +1,6 @@
 //! A chat instance that answers what the test says, in the same process or behind a socket.
 
-use crate::chat::{ChatService, TransportError};
+use crate::chat_client::{ChatService, TransportError};
 use futures_util::Stream;
 use futures_util::stream::poll_fn;
 use prost::Message;

@@ -1,6 +1,7 @@
 //! The client's end of a socket, with a parser of its own for what the connector writes.
 
-use crate::connection::{Connection, QueueLimits};
+use crate::limits::QueueLimits;
+use crate::transport::Connection;
 use serde_json::Value;
 use socket2::SockRef;
 use std::sync::Arc;

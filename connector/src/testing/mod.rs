@@ -7,7 +7,7 @@ pub(crate) mod counters;
 pub(crate) mod feed;
 pub(crate) mod seeds;
 
-use crate::socket::{ClientLimits, Heartbeats};
+use crate::limits::{ClientLimits, Heartbeats};
 use bytes::Bytes;
 use channel_store::{ChannelName, Epoch, Payload, Position, Publication};
 use std::future::Future;

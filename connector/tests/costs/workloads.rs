@@ -1,23 +1,22 @@
 //! The hot paths, each as something that can be repeated: measured by criterion, and counted by the guard.
 
-#[path = "../../../wire/tests/support/client.rs"]
-mod client;
-
 use bytes::Bytes;
 use channel_store::memory::MemoryStore;
 use channel_store::{
     ChannelName, ChannelStore, Epoch, Payload, Position, Publication, Publish, Route, Since,
     StoreOptions, User, UserId,
 };
-use client::{masked, package};
-use connector::chat::{Chat, Flow, Outcome, Source, TransportError};
-use connector::connection::{Connection, QueueLimits};
+use connector::chat_client::{Chat, Flow, Outcome, Source, TransportError};
 use connector::hub::{Hub, Member, TOUCH_INTERVAL};
+use connector::limits::QueueLimits;
+use connector::transport::Connection;
 use proto::connector::v1::SessionMessage;
 use std::hint::black_box;
 use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
+use testkit::pomelo::package;
+use testkit::websocket::masked;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;

@@ -3,10 +3,10 @@
 use crate::message::Stamp;
 use crate::wire::masked;
 use clap::ValueEnum;
-use tests::pomelo::{
+use testkit::pomelo::{
     self, DATA, HANDSHAKE, HANDSHAKE_ACK, HEARTBEAT, HELLO, KICK, SEND, login_body,
 };
-use tests::websocket::{BINARY, TEXT};
+use testkit::websocket::{BINARY, TEXT};
 
 /// Which one clients speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

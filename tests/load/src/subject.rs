@@ -7,10 +7,10 @@ use clap::ValueEnum;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::Command;
-use tests::process::{Memory, Process};
-use tests::redis::Redis;
-use tests::service::Standalone;
-use tests::system::{Plan, Services};
+use testkit::process::{Memory, Process};
+use testkit::redis::Redis;
+use testkit::service::Standalone;
+use testkit::system::{Plan, Services};
 
 /// What to start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -14,7 +14,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::mem;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-use tests::websocket::{BINARY, PING, PONG, TEXT, upgrade_request};
+use testkit::websocket::{BINARY, PING, PONG, TEXT, upgrade_request};
 
 /// Nobody's secret: what a client asks with for its upgrade.
 const KEY: &str = "AAAAAAAAAAAAAAAAAAAAAA==";

@@ -1,6 +1,9 @@
-//! WebSocket frames as a client needs them: the server's taken apart where they lie, its own masked.
+//! What a client needs to read of the server's frames, and its own ones, all with one mask.
 
-use flate2::{Decompress, FlushDecompress};
+use flate2::Decompress;
+use testkit::websocket::{self, append_masked};
+
+pub(crate) use testkit::websocket::{COMPRESSED, frame};
 
 const MASK: [u8; 4] = [0x3c, 0xa5, 0x96, 0x0f];
 
@@ -16,8 +19,6 @@ pub(crate) fn upgraded(bytes: &[u8]) -> Result<Option<usize>, String> {
     }
 }
 
-/// Says that a frame is a compressed message.
-pub(crate) const COMPRESSED: u8 = 0x40;
 /// The end of an upgrade request that offers to take such frames.
 pub(crate) const OFFER: &[u8] = b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
 
@@ -34,100 +35,14 @@ impl Inflater {
         if self.last != compressed {
             self.last.clear();
             self.last.extend_from_slice(compressed);
-            self.message.clear();
-            let whole = [compressed, &[0, 0, 0xff, 0xff]].concat();
-            let mut inflate = Decompress::new(false);
-            loop {
-                self.message.reserve(64 << 10);
-                let rest = &whole[inflate.total_in() as usize..];
-                let inflated =
-                    inflate.decompress_vec(rest, &mut self.message, FlushDecompress::Sync);
-                if inflated.is_err() || self.message.len() < self.message.capacity() {
-                    break;
-                }
-            }
+            let message = websocket::inflate(&mut Decompress::new(false), compressed);
+            self.message = message.unwrap_or_default();
         }
         &self.message
     }
 }
 
-/// The frame that these bytes begin with, if it is complete: its first byte, its payload and how long it is.
-pub(crate) fn frame(bytes: &[u8]) -> Option<(u8, &[u8], usize)> {
-    let (&[first, second], rest) = bytes.split_first_chunk()?;
-    let (length, head): (usize, usize) = match second & 0x7f {
-        126 => (u16::from_be_bytes(*rest.first_chunk()?).into(), 4),
-        127 => (
-            usize::try_from(u64::from_be_bytes(*rest.first_chunk()?)).ok()?,
-            10,
-        ),
-        length => (length.into(), 2),
-    };
-    let payload = bytes.get(head..head.checked_add(length)?)?;
-    Some((first, payload, head + length))
-}
-
 /// Appends a masked frame whose payload the function appends.
 pub(crate) fn masked(out: &mut Vec<u8>, opcode: u8, payload: impl FnOnce(&mut Vec<u8>)) {
-    // Room for the longest head that a message of up to 64 KiB needs; moved up when it is known to be short.
-    let from = out.len();
-    out.extend_from_slice(&[0x80 | opcode, 0xfe, 0, 0]);
-    out.extend_from_slice(&MASK);
-    payload(out);
-    let length = out.len() - from - 8;
-    for (byte, mask) in out[from + 8..].iter_mut().zip(MASK.iter().cycle()) {
-        *byte ^= mask;
-    }
-    if length < 126 {
-        out[from + 1] = 0x80 | length as u8;
-        out.drain(from + 2..from + 4);
-    } else {
-        let length = u16::try_from(length).expect("messages are shorter than 64 KiB");
-        out[from + 2..from + 4].copy_from_slice(&length.to_be_bytes());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use ::tests::websocket::{BINARY, TEXT};
-
-    #[test]
-    fn a_frame_is_taken_apart_once_it_is_complete() {
-        for length in [0_usize, 1, 125, 126, 300, 70_000] {
-            let mut bytes = vec![0x82];
-            match length {
-                0..126 => bytes.push(length as u8),
-                126..65_536 => {
-                    bytes.push(126);
-                    bytes.extend_from_slice(&(length as u16).to_be_bytes());
-                }
-                _ => {
-                    bytes.push(127);
-                    bytes.extend_from_slice(&(length as u64).to_be_bytes());
-                }
-            }
-            bytes.extend(vec![7; length]);
-            let whole = bytes.len();
-            assert_eq!(frame(&bytes[..whole - 1]), None, "{length}");
-            bytes.push(0x81);
-            let (first, payload, end) = frame(&bytes).expect("it is complete");
-            assert_eq!((first & 0x0f, payload.len(), end), (BINARY, length, whole));
-        }
-    }
-
-    #[test]
-    fn what_is_sent_is_masked() {
-        for length in [3_usize, 200] {
-            let mut out = Vec::new();
-            masked(&mut out, TEXT, |out| out.extend(vec![b'a'; length]));
-            let head = if length < 126 { 2 } else { 4 };
-            assert_eq!(out.len(), head + 4 + length);
-            let plain: Vec<_> = out[head + 4..]
-                .iter()
-                .zip(MASK.iter().cycle())
-                .map(|(byte, mask)| byte ^ mask)
-                .collect();
-            assert_eq!(plain, vec![b'a'; length]);
-        }
-    }
+    append_masked(out, 0x80 | opcode, MASK, payload);
 }

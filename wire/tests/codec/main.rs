@@ -1,8 +1,6 @@
-//! The codecs and the WebSocket reader against the original's recorded bytes (`tests/wire/`), against decoders that were
-//! written apart from them, and against arbitrary input.
+//! Tests the codecs and the WebSocket reader: against the original's recorded bytes (`testkit/recordings/`), against
+//! decoders that were written separately, and with arbitrary input.
 
-#[path = "../support/client.rs"]
-mod client;
 mod documents;
 mod golden;
 mod json;

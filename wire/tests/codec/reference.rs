@@ -1,48 +1,24 @@
-//! The client's side of the protocols, written apart from the codecs and with other means: slow, plain, and strict
-//! about what a server may send.
+//! The client's side of the protocols. It shares no code with the codecs, is slow and plain, and is strict about what a
+//! server may send.
 
-pub(crate) use crate::client::{masked, package};
 use bytes::Bytes;
 use channel_store::{ChannelName, Epoch, Payload, Position, Publication, Route, User, UserId};
 use std::time::Duration;
+pub(crate) use testkit::pomelo::package;
+pub(crate) use testkit::websocket::masked;
 use wire::{Codec, Input, Request, RequestBody, WireFormat};
 
 /// A server's frame: opcode and payload.
 pub(crate) type Frame = (u8, Vec<u8>);
 
-/// Takes a server's bytes apart; all of them must be whole frames, unmasked, final and of the shortest form.
-pub(crate) fn frames(mut bytes: &[u8]) -> Vec<Frame> {
-    let mut frames = Vec::new();
-    while !bytes.is_empty() {
-        assert_eq!(bytes[0] & 0xf0, 0x80, "final, no reserved bits");
-        let (length, header) = match bytes[1] {
-            126 => (usize::from(bytes[2]) * 256 + usize::from(bytes[3]), 4),
-            127 => {
-                let mut length = 0;
-                for byte in &bytes[2..10] {
-                    length = length * 256 + usize::from(*byte);
-                }
-                (length, 10)
-            }
-            short => (usize::from(short), 2),
-        };
-        assert_eq!(
-            header,
-            if length < 126 {
-                2
-            } else if length < 65_536 {
-                4
-            } else {
-                10
-            }
-        );
-        frames.push((bytes[0] & 0x0f, bytes[header..header + length].to_vec()));
-        bytes = &bytes[header + length..];
-    }
-    frames
+/// Takes a server's bytes apart. All of them must be whole frames, unmasked, final and of the shortest form.
+pub(crate) fn frames(bytes: &[u8]) -> Vec<Frame> {
+    let frames = testkit::websocket::decode_all(bytes).expect("whole frames");
+    let frames = frames.into_iter();
+    frames.map(|it| (it.opcode, it.payload.to_vec())).collect()
 }
 
-/// A Pomelo package that is all of a frame.
+/// Unpacks a frame that consists of one Pomelo package.
 pub(crate) fn unpack(frame: &[u8]) -> (u8, Vec<u8>) {
     let length =
         usize::from(frame[1]) * 65_536 + usize::from(frame[2]) * 256 + usize::from(frame[3]);
@@ -50,7 +26,7 @@ pub(crate) fn unpack(frame: &[u8]) -> (u8, Vec<u8>) {
     (frame[0], frame[4..].to_vec())
 }
 
-/// A Pomelo message, after the grammar of the original's documentation.
+/// A Pomelo message, by the grammar in the original's documentation.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Message {
     pub(crate) kind: u8,
@@ -137,7 +113,7 @@ impl Message {
     }
 }
 
-/// What came of one message.
+/// What a codec made of one message.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Decoded {
     pub(crate) inputs: Vec<Input>,
@@ -155,7 +131,7 @@ pub(crate) fn decode(codec: &mut Codec, message: &[u8]) -> Decoded {
     }
 }
 
-/// What a function that writes has written.
+/// What a function appends. It must not change what was there before.
 pub(crate) fn written(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut out = b"before".to_vec();
     write(&mut out);
@@ -167,7 +143,7 @@ pub(crate) fn codec(format: WireFormat) -> Codec {
     Codec::new(format, Duration::from_secs(25))
 }
 
-/// A Pomelo connection whose handshake is behind it.
+/// A Pomelo connection that has finished its handshake.
 pub(crate) fn working() -> Codec {
     let mut codec = codec(WireFormat::POMELO);
     decode(&mut codec, &package(1, br#"{"sys":{}}"#));

@@ -1,91 +1,43 @@
-//! Recorded conversations, played again to the codec: what it sends by itself equals what the original sent, it finds the
-//! requests that the original answered, and every reply, push and farewell is written in the recorded bytes.
+//! Plays recorded conversations again. The codec sends what the original sent, and finds the requests that the original
+//! answered. Every reply, push and farewell is written in the recorded bytes.
 
 use crate::reference::{
     Decoded, Frame, Message, RouteName, channel, decode, frames, publication, unpack, written,
 };
 use std::time::Duration;
+use testkit::recording::{self, Event, Step};
+use testkit::websocket::{BINARY, CLOSE};
 use wire::{Codec, Disconnect, Input, Request, WireFormat};
 
-/// One recorded frame: opcode and payload, unmasked and inflated.
-struct Recorded {
-    is_client: bool,
-    frame: Frame,
+/// The frames of one connection of a recording. Each comes with whether the client sent it.
+fn recorded(recording: &str, connection: usize) -> Vec<(bool, Frame)> {
+    let steps = recording::read(recording).into_iter();
+    let of_connection = steps.filter(|step| step.connection == connection);
+    let frame = |step: Step| match step.event {
+        Event::Sent(payload) => Some((true, (BINARY, payload.to_vec()))),
+        Event::SentClose(payload) => Some((true, (CLOSE, payload.to_vec()))),
+        Event::Received(payload) => Some((false, (BINARY, payload.to_vec()))),
+        Event::ReceivedClose(payload) => Some((false, (CLOSE, payload.to_vec()))),
+        Event::Opened | Event::Finished | Event::Ended => None,
+    };
+    of_connection.filter_map(frame).collect()
 }
 
-/// The frames of one connection of a transcript.
-fn recorded(transcript: &str, connection: u32) -> Vec<Recorded> {
-    let connection = format!("conn#{connection}");
-    let mut lines = transcript.lines().peekable();
-    let mut recorded = Vec::new();
-    while let Some(line) = lines.next() {
-        let mut words = line
-            .split(']')
-            .next_back()
-            .unwrap_or_default()
-            .split_whitespace();
-        if words.next() != Some(&connection) {
-            continue;
-        }
-        let is_client = words.next() == Some("C->S");
-        let opcode = match (words.next(), words.next()) {
-            (Some("WS"), Some("BINARY")) => 2,
-            (Some("WS"), Some("CLOSE")) => 8,
-            _ => continue,
-        };
-        // "raw:" and perhaps "payload:", each going on over indented lines of hex.
-        let (mut raw, mut payload) = (Vec::new(), None);
-        while let Some(line) = lines.next_if(|line| line.starts_with("    ")) {
-            let line = line.trim();
-            let bytes = if let Some(rest) = line.strip_prefix("raw:") {
-                raw.extend(unhex(rest));
-                continue;
-            } else if let Some(rest) = line.strip_prefix("payload:") {
-                payload = Some(Vec::new());
-                rest
-            } else if line.starts_with("inflated") || line.starts_with("close code") {
-                continue;
-            } else {
-                line
-            };
-            payload.as_mut().unwrap_or(&mut raw).extend(unhex(bytes));
-        }
-        // What has no payload of its own was sent as it is; a masked frame without one is empty.
-        let payload = payload.unwrap_or_else(|| {
-            if is_client {
-                Vec::new()
-            } else {
-                frames(&raw).remove(0).1
-            }
-        });
-        recorded.push(Recorded {
-            is_client,
-            frame: (opcode, payload),
-        });
-    }
-    recorded
-}
-
-fn unhex(text: &str) -> Vec<u8> {
-    let byte = |word| u8::from_str_radix(word, 16).expect("hex");
-    text.split_whitespace().map(byte).collect()
-}
-
-/// What a connection came to.
+/// The result of a replay.
 struct Replay {
-    /// What the client asked for, in order.
+    /// The client's requests, in order.
     requests: Vec<Request>,
     /// The ids that the original answered, in order.
     answered: Vec<u64>,
     result: Result<(), wire::Error>,
-    /// What the original closed with: from its KICK on.
+    /// What the original sent at the end: a KICK, and a close frame.
     farewell: Vec<Frame>,
 }
 
-/// Feeds the client's frames to a codec, and compares all that the server sent.
-fn replay(transcript: &str, connection: u32, heartbeat: u64) -> Replay {
-    let recorded = recorded(transcript, connection);
-    assert!(recorded.len() > 2, "the transcript was read");
+/// Feeds the client's frames to a codec, and compares its answers with those of the original.
+fn replay(recording: &str, connection: usize, heartbeat: u64) -> Replay {
+    let recorded = recorded(recording, connection);
+    assert!(recorded.len() > 2, "the recording was read");
     let mut codec = Codec::new(WireFormat::POMELO, Duration::from_secs(heartbeat));
     let mut own = Vec::new();
     let mut replay = Replay {
@@ -94,11 +46,8 @@ fn replay(transcript: &str, connection: u32, heartbeat: u64) -> Replay {
         result: Ok(()),
         farewell: Vec::new(),
     };
-    for Recorded {
-        frame: (_, payload),
-        ..
-    } in recorded.iter().filter(|it| it.is_client && it.frame.0 == 2)
-    {
+    let sent = recorded.iter().filter(|(is_client, _)| *is_client);
+    for (_, (_, payload)) in sent.filter(|(_, frame)| frame.0 == BINARY) {
         let Decoded {
             inputs,
             frames,
@@ -114,8 +63,8 @@ fn replay(transcript: &str, connection: u32, heartbeat: u64) -> Replay {
         replay.result = replay.result.and(result);
     }
     let mut own = own.into_iter();
-    for Recorded { frame, .. } in recorded.iter().filter(|it| !it.is_client) {
-        if frame.0 == 8 || frame.1[0] == 5 {
+    for (_, frame) in recorded.iter().filter(|(is_client, _)| !is_client) {
+        if frame.0 == CLOSE || frame.1[0] == 5 {
             replay.farewell.push(frame.clone());
             continue;
         }
@@ -135,7 +84,7 @@ fn replay(transcript: &str, connection: u32, heartbeat: u64) -> Replay {
     replay
 }
 
-/// A reply or push of the original as the codec writes it.
+/// A reply or push of the original, written by the codec.
 fn again(message: &Message) -> Vec<u8> {
     written(|out| match &message.route {
         RouteName::None => wire::reply(WireFormat::POMELO, message.id, &message.body, out),
@@ -164,24 +113,24 @@ fn ids(requests: &[Request]) -> Vec<u64> {
 
 #[test]
 fn hybrid_03_error_replies() {
-    let transcript = include_str!("../wire/hybrid-03-error-replies.txt");
-    let first = replay(transcript, 1, 25);
+    let recording = "hybrid-03";
+    let first = replay(recording, 1, 25);
     assert_eq!(first.answered, [1, 2, 3, 4, 5, 6]);
     assert_eq!(ids(&first.requests), first.answered);
     assert_eq!(first.result, Ok(()));
     assert_eq!(first.farewell, farewell(Disconnect::Client));
-    let second = replay(transcript, 2, 25);
+    let second = replay(recording, 2, 25);
     assert_eq!(second.answered, [1]);
     assert_eq!(ids(&second.requests), second.answered);
 }
 
 #[test]
 fn hybrid_04_unknown_routes() {
-    let replay = replay(include_str!("../wire/hybrid-04-unknown-routes.txt"), 1, 25);
+    let replay = replay("hybrid-04", 1, 25);
     assert_eq!(replay.answered, [2, 3, 4, 5, 6, 7, 8, 10]);
     assert_eq!(ids(&replay.requests), replay.answered);
     assert_eq!(replay.result, Ok(()));
-    // A login each as NOTIFY, as REQUEST with id 0 and as PUSH.
+    // The client logged in three times: by a NOTIFY, by a REQUEST with id 0, and by a PUSH.
     let notified: Vec<_> = replay
         .requests
         .iter()
@@ -197,7 +146,7 @@ fn hybrid_04_unknown_routes() {
 
 #[test]
 fn hybrid_05_kick_attack() {
-    let replay = replay(include_str!("../wire/hybrid-05-kick-attack.txt"), 1, 25);
+    let replay = replay("hybrid-05", 1, 25);
     assert_eq!(ids(&replay.requests), [1]);
     assert_eq!(replay.answered, [1]);
     assert_eq!(replay.result, Err(wire::Error::Attack));
@@ -206,11 +155,11 @@ fn hybrid_05_kick_attack() {
 
 #[test]
 fn hybrid_10_heartbeat() {
-    let transcript = include_str!("../wire/hybrid-10-heartbeat.txt");
-    let answering = replay(transcript, 1, 1);
+    let recording = "hybrid-10";
+    let answering = replay(recording, 1, 1);
     assert_eq!(answering.requests, []);
     assert_eq!(answering.farewell, farewell(Disconnect::Client));
-    let silent = replay(transcript, 2, 1);
+    let silent = replay(recording, 2, 1);
     assert_eq!(silent.answered, [1, 2, 3, 4, 5, 6, 7]);
     assert_eq!(ids(&silent.requests), silent.answered);
     assert_eq!(silent.farewell, farewell(Disconnect::HeartbeatTimeout));

@@ -128,7 +128,7 @@ async fn a_channel_is_followed_from_its_first_member_to_its_last() {
     assert_eq!(script.feed.follows(), [true]);
     drop(second.member);
     assert_eq!(script.feed.follows(), [true, false]);
-    assert!(script.hub.find(&channel()).is_none());
+    assert!(script.hub.channels.find(&channel()).is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -177,7 +177,7 @@ async fn members_that_come_and_go_at_the_same_time_end_with_the_channel_followed
         let threads = [false, false, stays].map(|stays| std::thread::spawn(churn(stays)));
         let left = threads.map(|thread| thread.join().unwrap());
         assert_eq!(script.feed.follows().last(), Some(&stays));
-        assert_eq!(script.hub.find(&channel()).is_some(), stays);
+        assert_eq!(script.hub.channels.find(&channel()).is_some(), stays);
         drop(left);
         let alternates = script.feed.follows();
         let alternates = alternates.chunks(2).all(|pair| *pair == [true, false]);
@@ -219,7 +219,7 @@ async fn what_waits_to_be_written_when_the_position_is_lost_still_comes_before_t
         standing: Standing::Trimmed,
         ..page(at("a", 8), vec![], 8)
     };
-    script.hub.find(&channel()).unwrap().read(lost);
+    script.hub.channels.find(&channel()).unwrap().read(lost);
     let expected = vec![("a".to_owned(), 5)];
     soon(pomelo.connection.closed()).await;
     pomelo.connection.conclude();

@@ -10,10 +10,10 @@ mod starting;
 mod watching;
 
 use super::{Hub, Member};
-use crate::connection::Connection;
 use crate::testing::client::{self, Client};
 use crate::testing::feed::{Script, connection, head};
 use crate::testing::{at, channel, let_run};
+use crate::transport::Connection;
 use channel_store::Position;
 use std::sync::Arc;
 use wire::WireFormat;

@@ -1,8 +1,8 @@
 //! A client that comes back: judged by the last deliveries or by the log, and given exactly what it missed.
 
 use super::{FORMATS, guest, room};
-use crate::connection::QueueLimits;
-use crate::hub::Judgement;
+use crate::hub::Resume;
+use crate::limits::QueueLimits;
 use crate::testing::feed::{Script, connection, head, page};
 use crate::testing::{at, channel, client, publication, sized};
 use channel_store::{LogPage, Publication, Since, Standing};
@@ -21,13 +21,13 @@ async fn a_warm_hub_judges_and_serves_without_a_read() {
         script.publish(publication("a", offset));
     }
     let mut back = guest(&script.hub, WireFormat::JSON).await;
-    let judgement = back.member.judge(&at("a", 6), &at("a", 9)).await.unwrap();
-    let exact = Judgement {
+    let resume = back.member.resume(&at("a", 6), &at("a", 9)).await.unwrap();
+    let exact = Resume {
         start: at("a", 6),
         lost: None,
     };
-    assert_eq!(judgement, exact);
-    back.begins(judgement.start).await;
+    assert_eq!(resume, exact);
+    back.begins(resume.start).await;
     back.is_given([7, 8, 9]).await;
     script.nobody_reads().await;
 }
@@ -42,9 +42,9 @@ async fn what_the_hub_does_not_know_is_judged_by_the_log() {
     ] {
         let (mut script, _present) = room().await;
         let back = Arc::new(guest(&script.hub, WireFormat::JSON).await);
-        let judged = tokio::spawn({
+        let resumed = tokio::spawn({
             let back = Arc::clone(&back);
-            async move { back.member.judge(&at("a", 2), &at("a", 4)).await }
+            async move { back.member.resume(&at("a", 2), &at("a", 4)).await }
         });
         let read = script.read_from(at("a", 2)).await;
         assert_eq!(read.limit, 0);
@@ -53,7 +53,7 @@ async fn what_the_hub_does_not_know_is_judged_by_the_log() {
             standing,
             ..page(start.clone(), vec![], 4)
         });
-        assert_eq!(judged.await.unwrap(), Ok(Judgement { start, lost }));
+        assert_eq!(resumed.await.unwrap(), Ok(Resume { start, lost }));
     }
 }
 
@@ -61,20 +61,20 @@ async fn what_the_hub_does_not_know_is_judged_by_the_log() {
 async fn a_warm_hub_that_has_not_noticed_a_new_epoch_asks_the_log() {
     let (mut script, _present) = room().await;
     let back = Arc::new(guest(&script.hub, WireFormat::JSON).await);
-    let judged = tokio::spawn({
+    let resumed = tokio::spawn({
         let back = Arc::clone(&back);
         // Its own onJoin is the first of a log that has begun anew.
-        async move { back.member.judge(&at("a", 4), &at("b", 1)).await }
+        async move { back.member.resume(&at("a", 4), &at("b", 1)).await }
     });
     script.read_from(at("a", 4)).await.answer(LogPage {
         standing: Standing::Unknown,
         ..page(at("b", 0), vec![], 1)
     });
-    let lost = Judgement {
+    let lost = Resume {
         start: at("b", 0),
         lost: Some(Moved::Unknown),
     };
-    assert_eq!(judged.await.unwrap(), Ok(lost));
+    assert_eq!(resumed.await.unwrap(), Ok(lost));
 }
 
 #[tokio::test(start_paused = true)]

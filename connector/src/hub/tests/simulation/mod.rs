@@ -6,11 +6,12 @@
 mod network;
 mod visitor;
 
-use crate::connection::{Connection, QueueLimits};
 use crate::hub::{Hub, Member};
+use crate::limits::QueueLimits;
 use crate::testing::channel;
 use crate::testing::counters::Counters;
 use crate::testing::seeds::in_parallel;
+use crate::transport::Connection;
 use channel_store::memory::{MemoryStore, Snapshot};
 use channel_store::{
     ChannelStore, Incarnation, Join, Joined, Leave, Membership, Payload, Position, Publish, Route,
@@ -179,14 +180,14 @@ async fn log_in(
         member.begin(start);
         return true;
     };
-    let Ok(judgement) = member.judge(&since, &position).await else {
+    let Ok(resume) = member.resume(&since, &position).await else {
         return false;
     };
-    match judgement.lost {
-        Some(moved) => member.tell(&judgement.start, moved),
+    match resume.lost {
+        Some(moved) => member.tell(&resume.start, moved),
         None => visitor.recovered += 1,
     }
-    member.begin(judgement.start);
+    member.begin(resume.start);
     true
 }
 

@@ -1,0 +1,499 @@
+//! How one reader of a channel stays contiguous.
+//!
+//! A feed brings publications as they are published, and may lose some: between two connections, or because a server that
+//! fell back to older data tells another story. A [`Follower`] decides what each of them means. Within its own epoch the
+//! next publication is delivered, and one that was seen is dropped. Everything else is settled by reading the log. So a
+//! reader gets a run of one log without a gap, or is told what it lost. `docs/design/log.md` explains why this is enough.
+//!
+//! A follower does no I/O. Its owner calls it with what the feed brings, and reads the log when it says so.
+
+use crate::{FeedConnection, Generation, Head, LogPage, Position, Publication, Since, Standing};
+use std::collections::VecDeque;
+use std::mem;
+
+/// Publications that wait while the log is read, in bytes. If there are more, they are dropped and read from the log.
+const QUEUE: usize = 1 << 20;
+
+/// What a follower hands on, in order.
+pub trait Deliver {
+    /// The next publication of the log. `own` is where the reader stands until now.
+    fn deliver(&mut self, own: Option<&Position>, publication: Publication);
+
+    /// The reader stands here from now on. Without `lost` this is where it begins to follow. With it the log does not go on
+    /// from where the reader stood: something is missing, or was never there.
+    fn locate(&mut self, position: &Position, lost: Option<Standing>);
+
+    /// The feed brought something else than the next publication, or the reader is in doubt: the log is to be read.
+    fn gap(&mut self);
+
+    /// A publication comes from the log, because the feed did not bring it in time. It is delivered right after this.
+    fn repaired(&mut self);
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    /// The feed has not confirmed the subscription.
+    Subscribing,
+    /// It has, and the end of the log is being asked for.
+    Locating,
+    /// Every publication up to the position was delivered, and the feed is expected to bring the next one.
+    Live,
+    /// What follows the position is being read from the log.
+    Reading,
+    /// Nobody wants publications any more.
+    Stopped,
+}
+
+/// What a confirmed subscription asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confirmed {
+    /// Nothing: whoever reads the log already reads once more.
+    Nothing,
+    /// The log is to be read.
+    Read,
+    /// The end of the log is to be compared: most likely nothing was missed. The answer goes to [`Follower::compared`].
+    Compare,
+}
+
+/// What whoever reads the log does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Read again.
+    Read,
+    /// Read again, but not at once: the answer came from another server than the one that the feed listens to.
+    ReadLater,
+    /// The reader is live, or was stopped.
+    Done,
+}
+
+/// Keeps one reader of a channel contiguous. At most one task may read the log for it at a time: the one that it has told to.
+#[derive(Debug)]
+pub struct Follower {
+    phase: Phase,
+    /// The feed's connection that the last confirmation came from.
+    connection: u64,
+    generation: Option<Generation>,
+    position: Option<Position>,
+    queue: VecDeque<Publication>,
+    queued: usize,
+    /// Something happened while the log was read: read once more.
+    read_again: bool,
+}
+
+impl Default for Follower {
+    fn default() -> Self {
+        Self {
+            phase: Phase::Subscribing,
+            connection: 0,
+            generation: None,
+            position: None,
+            queue: VecDeque::new(),
+            queued: 0,
+            read_again: false,
+        }
+    }
+}
+
+impl Follower {
+    /// Where the reader stands; `None` until the end of the log is known.
+    #[must_use]
+    pub fn position(&self) -> Option<&Position> {
+        self.position.as_ref()
+    }
+
+    /// Nothing is delivered any more.
+    pub fn stop(&mut self) {
+        self.phase = Phase::Stopped;
+        self.clear_queue();
+    }
+
+    /// The feed has confirmed the subscription, over this connection.
+    pub fn subscribed(&mut self, connection: &FeedConnection) -> Confirmed {
+        self.connection = connection.number;
+        self.generation = Some(connection.generation.clone());
+        // What an earlier connection brought may have been lost in between: it must not pass as the next one.
+        self.clear_queue();
+        match self.phase {
+            Phase::Stopped => Confirmed::Nothing,
+            Phase::Subscribing => {
+                self.phase = Phase::Locating;
+                Confirmed::Read
+            }
+            Phase::Live => {
+                self.phase = Phase::Reading;
+                Confirmed::Compare
+            }
+            Phase::Locating | Phase::Reading => {
+                self.read_again = true;
+                Confirmed::Nothing
+            }
+        }
+    }
+
+    /// Publications from the feed, which follow one another. True: somebody must read the log now.
+    pub fn publications(
+        &mut self,
+        connection: u64,
+        run: &mut dyn Iterator<Item = Publication>,
+        to: &mut impl Deliver,
+    ) -> bool {
+        if self.connection != connection {
+            return false;
+        }
+        let mut must_read = false;
+        for publication in run {
+            must_read |= self.take(publication, to);
+        }
+        must_read
+    }
+
+    fn take(&mut self, publication: Publication, to: &mut impl Deliver) -> bool {
+        match self.phase {
+            Phase::Stopped | Phase::Subscribing => false,
+            Phase::Locating | Phase::Reading => {
+                self.queued += publication.payload.as_bytes().len();
+                self.queue.push_back(publication);
+                if self.queued > QUEUE {
+                    self.clear_queue();
+                    self.read_again = true;
+                }
+                false
+            }
+            Phase::Live => !self.advance(publication, to),
+        }
+    }
+
+    /// From where the log is to be read; `None` if nobody needs it.
+    #[must_use]
+    pub fn since(&self) -> Option<Since> {
+        match (self.phase, &self.position) {
+            (Phase::Locating, _) => Some(Since::Head),
+            (Phase::Reading, Some(position)) => Some(Since::Position(position.clone())),
+            _ => None,
+        }
+    }
+
+    /// Takes what was read.
+    pub fn read(&mut self, page: LogPage, to: &mut impl Deliver) -> Next {
+        match (self.phase, page.standing) {
+            (Phase::Locating, _) => {
+                to.locate(&page.position, None);
+                self.position = Some(page.position);
+            }
+            (Phase::Reading, Standing::Head | Standing::Exact) => {
+                let last = page.entries.last();
+                let more = last.is_some_and(|it| it.position.offset < page.last);
+                for publication in page.entries {
+                    to.repaired();
+                    self.deliver(publication, to);
+                }
+                if more {
+                    return Next::Read;
+                }
+            }
+            (Phase::Reading, lost) => {
+                // Nobody can be given what is lost. What follows is read from where the log stands.
+                to.locate(&page.position, Some(lost));
+                self.position = Some(page.position);
+                return Next::Read;
+            }
+            (Phase::Stopped | Phase::Live | Phase::Subscribing, _) => return Next::Done,
+        }
+        let foreign = self.generation.as_ref() != Some(&page.generation);
+        if foreign || mem::take(&mut self.read_again) {
+            self.phase = Phase::Reading;
+            return if foreign { Next::ReadLater } else { Next::Read };
+        }
+        self.phase = Phase::Live;
+        while let Some(publication) = self.queue.pop_front() {
+            self.queued -= publication.payload.as_bytes().len();
+            if !self.advance(publication, to) {
+                return Next::Read;
+            }
+        }
+        Next::Done
+    }
+
+    /// Takes where the log ends, as the feed's own server said when it was asked instead of a read. If that is where the
+    /// reader stands, nothing was missed.
+    pub fn compared(&mut self, head: Option<Head>, to: &mut impl Deliver) -> Next {
+        match (self.since(), head) {
+            (Some(Since::Position(own)), Some(head)) if own == head.position => {
+                let page = LogPage {
+                    standing: Standing::Exact,
+                    generation: head.generation,
+                    last: head.position.offset,
+                    position: head.position,
+                    entries: Vec::new(),
+                };
+                self.read(page, to)
+            }
+            _ => Next::Read,
+        }
+    }
+
+    /// Takes where the log ends while the reader is live. True: the reader is not there, so somebody must read.
+    ///
+    /// What was published before the question was answered has been delivered before the answer is taken, if both came
+    /// over one connection. So a live reader may be ahead, but never behind.
+    pub fn touched(&mut self, head: Option<&Head>, to: &mut impl Deliver) -> bool {
+        let is_there = match (&self.position, head) {
+            (Some(own), Some(Head { position: end, .. })) => {
+                own.epoch == end.epoch && own.offset >= end.offset
+            }
+            _ => false,
+        };
+        self.phase == Phase::Live && !is_there && self.doubt(to)
+    }
+
+    /// Somebody found that the log goes on behind the reader. True: somebody must read; otherwise whoever reads already
+    /// reads once more.
+    pub fn doubt(&mut self, to: &mut impl Deliver) -> bool {
+        if self.phase == Phase::Live {
+            to.gap();
+            self.phase = Phase::Reading;
+            return true;
+        }
+        self.read_again = true;
+        false
+    }
+
+    /// Delivers the next publication, and drops one that was seen. False: the log is to be read.
+    fn advance(&mut self, publication: Publication, to: &mut impl Deliver) -> bool {
+        let next = match &self.position {
+            Some(own) if own.epoch == publication.position.epoch => {
+                if publication.position.offset <= own.offset {
+                    return true;
+                }
+                publication.position.offset == own.offset + 1
+            }
+            _ => false,
+        };
+        if next {
+            self.deliver(publication, to);
+        } else {
+            to.gap();
+            self.phase = Phase::Reading;
+        }
+        next
+    }
+
+    fn deliver(&mut self, publication: Publication, to: &mut impl Deliver) {
+        let position = publication.position.clone();
+        to.deliver(self.position.as_ref(), publication);
+        self.position = Some(position);
+    }
+
+    fn clear_queue(&mut self) {
+        self.queue.clear();
+        self.queued = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Epoch, Payload};
+
+    /// What a reader was given: publications by epoch and offset, and what it was told.
+    #[derive(Default)]
+    struct Told(Vec<String>);
+
+    impl Deliver for Told {
+        fn deliver(&mut self, _: Option<&Position>, publication: Publication) {
+            let Position { epoch, offset } = publication.position;
+            self.0.push(format!("{}{offset}", epoch.as_str()));
+        }
+
+        fn locate(&mut self, position: &Position, lost: Option<Standing>) {
+            let Position { epoch, offset } = position;
+            self.0
+                .push(format!("at {}{offset} {lost:?}", epoch.as_str()));
+        }
+
+        fn gap(&mut self) {
+            self.0.push("gap".to_owned());
+        }
+
+        fn repaired(&mut self) {
+            self.0.push("read".to_owned());
+        }
+    }
+
+    impl Told {
+        fn take(&mut self) -> Vec<String> {
+            mem::take(&mut self.0)
+        }
+    }
+
+    fn at(epoch: &str, offset: u64) -> Position {
+        Position {
+            epoch: Epoch::new(epoch),
+            offset,
+        }
+    }
+
+    fn publication(epoch: &str, offset: u64, size: usize) -> Publication {
+        let payload = [b"onMessage\0u\0".as_slice(), &vec![b'x'; size]].concat();
+        Publication {
+            position: at(epoch, offset),
+            time: 0,
+            payload: Payload::parse(payload.into()).unwrap(),
+        }
+    }
+
+    fn connection(number: u64) -> FeedConnection {
+        FeedConnection {
+            number,
+            generation: "server".into(),
+        }
+    }
+
+    fn page(standing: Standing, position: Position, offsets: &[u64], last: u64) -> LogPage {
+        let epoch = position.epoch.clone();
+        let entries = offsets.iter();
+        LogPage {
+            standing,
+            generation: "server".into(),
+            last,
+            position,
+            entries: entries
+                .map(|offset| publication(epoch.as_str(), *offset, 1))
+                .collect(),
+        }
+    }
+
+    /// A reader that is live behind the fourth publication.
+    fn live(told: &mut Told) -> Follower {
+        let mut follower = Follower::default();
+        assert_eq!(follower.subscribed(&connection(1)), Confirmed::Read);
+        assert_eq!(follower.since(), Some(Since::Head));
+        let head = page(Standing::Head, at("e", 4), &[], 4);
+        assert_eq!(follower.read(head, told), Next::Done);
+        assert_eq!(told.take(), ["at e4 None"]);
+        follower
+    }
+
+    fn feed(follower: &mut Follower, told: &mut Told, offsets: &[u64]) -> bool {
+        let mut run = offsets.iter().map(|offset| publication("e", *offset, 1));
+        follower.publications(1, &mut run, told)
+    }
+
+    #[test]
+    fn the_next_publication_is_delivered_and_one_that_was_seen_is_dropped() {
+        let mut told = Told::default();
+        let mut follower = live(&mut told);
+        assert!(!feed(&mut follower, &mut told, &[3, 4, 5, 5, 6]));
+        assert_eq!(told.take(), ["e5", "e6"]);
+        assert_eq!(follower.position(), Some(&at("e", 6)));
+    }
+
+    #[test]
+    fn a_gap_is_read_from_the_log_before_anything_newer_is_delivered() {
+        let mut told = Told::default();
+        let mut follower = live(&mut told);
+        assert!(feed(&mut follower, &mut told, &[7]));
+        assert!(!feed(&mut follower, &mut told, &[8]), "one reads already");
+        assert_eq!(follower.since(), Some(Since::Position(at("e", 4))));
+        let first = page(Standing::Exact, at("e", 4), &[5, 6], 7);
+        assert_eq!(follower.read(first, &mut told), Next::Read);
+        let second = page(Standing::Exact, at("e", 6), &[7], 7);
+        assert_eq!(follower.read(second, &mut told), Next::Done);
+        assert_eq!(
+            told.take(),
+            ["gap", "read", "e5", "read", "e6", "read", "e7", "e8"]
+        );
+    }
+
+    #[test]
+    fn what_is_lost_is_told_and_the_reader_goes_on_from_where_the_log_stands() {
+        let mut told = Told::default();
+        let mut follower = live(&mut told);
+        assert!(feed(&mut follower, &mut told, &[9]));
+        let lost = page(Standing::Trimmed, at("e", 7), &[], 9);
+        assert_eq!(follower.read(lost, &mut told), Next::Read);
+        let rest = page(Standing::Exact, at("e", 7), &[8, 9], 9);
+        assert_eq!(follower.read(rest, &mut told), Next::Done);
+        assert_eq!(
+            told.take(),
+            ["gap", "at e7 Some(Trimmed)", "read", "e8", "read", "e9"]
+        );
+    }
+
+    #[test]
+    fn another_epoch_is_never_taken_for_the_next_publication() {
+        let mut told = Told::default();
+        let mut follower = live(&mut told);
+        let mut run = [publication("f", 5, 1)].into_iter();
+        assert!(follower.publications(1, &mut run, &mut told));
+        assert_eq!(told.take(), ["gap"]);
+    }
+
+    #[test]
+    fn what_waits_while_the_log_is_read_is_bounded_and_read_again() {
+        let mut told = Told::default();
+        let mut follower = live(&mut told);
+        assert!(feed(&mut follower, &mut told, &[6]));
+        for offset in 7..=9 {
+            let mut run = [publication("e", offset, QUEUE / 2)].into_iter();
+            follower.publications(1, &mut run, &mut told);
+        }
+        assert!(follower.queued <= QUEUE, "{}", follower.queued);
+        let all = page(Standing::Exact, at("e", 4), &[5, 6], 6);
+        assert_eq!(follower.read(all, &mut told), Next::Read);
+        let rest = page(Standing::Exact, at("e", 6), &[7, 8, 9], 9);
+        assert_eq!(follower.read(rest, &mut told), Next::Done);
+        assert_eq!(follower.position(), Some(&at("e", 9)));
+    }
+
+    #[test]
+    fn what_an_earlier_connection_brings_is_not_taken() {
+        let mut told = Told::default();
+        let mut follower = live(&mut told);
+        assert_eq!(follower.subscribed(&connection(2)), Confirmed::Compare);
+        assert!(!feed(&mut follower, &mut told, &[5]));
+        let head = Head {
+            position: at("e", 4),
+            generation: "server".into(),
+        };
+        assert_eq!(follower.compared(Some(head), &mut told), Next::Done);
+        assert_eq!(told.take(), [""; 0]);
+    }
+
+    #[test]
+    fn an_answer_of_another_server_is_asked_for_again() {
+        let mut told = Told::default();
+        let mut follower = live(&mut told);
+        assert!(feed(&mut follower, &mut told, &[6]));
+        let other = LogPage {
+            generation: "replica".into(),
+            ..page(Standing::Exact, at("e", 4), &[5], 5)
+        };
+        assert_eq!(follower.read(other, &mut told), Next::ReadLater);
+        assert!(follower.since().is_some());
+    }
+
+    #[test]
+    fn a_log_that_goes_on_behind_a_live_reader_is_read() {
+        let mut told = Told::default();
+        let mut follower = live(&mut told);
+        let head = |offset| Head {
+            position: at("e", offset),
+            generation: "server".into(),
+        };
+        assert!(!follower.touched(Some(&head(4)), &mut told));
+        assert!(!follower.touched(Some(&head(3)), &mut told), "it is ahead");
+        assert!(follower.touched(Some(&head(5)), &mut told));
+        assert!(!follower.doubt(&mut told), "somebody reads already");
+    }
+
+    #[test]
+    fn nothing_is_delivered_after_the_end() {
+        let mut told = Told::default();
+        let mut follower = live(&mut told);
+        follower.stop();
+        assert!(!feed(&mut follower, &mut told, &[5, 9]));
+        assert_eq!(follower.since(), None);
+        assert_eq!(told.take(), [""; 0]);
+    }
+}

@@ -1,0 +1,295 @@
+//! All clients that this connector serves.
+
+use super::client_loop::ClientLoop;
+use super::life::Life;
+use crate::limits::{ClientLimits, QueueLimits};
+use crate::metering::CONNECTIONS;
+use crate::session::Services;
+use crate::transport::inlet::Inlet;
+use crate::transport::pass::Pass;
+use crate::transport::{Connection, close_paced};
+use metrics::gauge;
+use parking_lot::Mutex;
+use slab::Slab;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::task::TaskTracker;
+use wire::{Disconnect, WireFormat};
+
+/// The parts of the ten seconds that a shutdown may take: first the sockets close, then the leaves of their sessions
+/// land.
+const CLOSE_SOCKETS: Duration = Duration::from_secs(4);
+const LAND_LEAVES: Duration = Duration::from_secs(5);
+
+/// All clients that are served, and what is needed to serve one of them.
+pub(crate) struct Clients {
+    pub(crate) services: Arc<Services>,
+    pub(crate) limits: ClientLimits,
+    pub(crate) queues: Arc<QueueLimits>,
+    connections: Mutex<Slab<Arc<Connection>>>,
+    /// The tasks of all clients.
+    loops: TaskTracker,
+}
+
+impl Clients {
+    /// Serves no client yet.
+    pub(crate) fn new(
+        services: Arc<Services>,
+        limits: ClientLimits,
+        queues: Arc<QueueLimits>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            services,
+            limits,
+            queues,
+            connections: Mutex::default(),
+            loops: TaskTracker::new(),
+        })
+    }
+
+    /// Serves the client of a socket. `first` was read from it before.
+    pub(crate) fn serve_socket(
+        self: Arc<Self>,
+        stream: TcpStream,
+        pass: Arc<Pass>,
+        first: Vec<u8>,
+        format: WireFormat,
+    ) {
+        let peer = stream.peer_addr().ok();
+        let (reader, writer) = stream.into_split();
+        let connection = Connection::new(writer, format, Arc::clone(&self.queues));
+        let inlet = Inlet::of_socket(reader, format, self.limits.message);
+        self.serve(connection, peer, inlet, first, Some(pass), || {});
+    }
+
+    /// Serves a connection until it is over, and then calls `end`, even if the task panics. `pass` is held until then,
+    /// so the connection counts against the bounds. It counts as half open until the handshake of its protocol is over.
+    pub(crate) fn serve(
+        self: Arc<Self>,
+        connection: Arc<Connection>,
+        peer: Option<SocketAddr>,
+        inlet: Inlet,
+        first: Vec<u8>,
+        pass: Option<Arc<Pass>>,
+        end: impl FnOnce() + Send + 'static,
+    ) {
+        let key = self.connections.lock().insert(Arc::clone(&connection));
+        gauge!(CONNECTIONS).increment(1);
+        // The connection is in the list before this check. So a shutdown either finds it there or is noticed here.
+        if self.is_closing() {
+            connection.close(Disconnect::Shutdown);
+        }
+        if let Some(pass) = &pass {
+            let connection = Arc::downgrade(&connection);
+            pass.ends_by(move || {
+                if let Some(connection) = connection.upgrade() {
+                    connection.close(Disconnect::HandshakeTimeout);
+                    // Do not wait for the client to end its side. A client that holds many sockets open never does, and
+                    // each of them would keep its place.
+                    connection.abort();
+                }
+            });
+        }
+        let life = Life::begin(Arc::clone(&connection), peer);
+        let services = Arc::clone(&self.services);
+        let client = ClientLoop::new(
+            Arc::clone(&connection),
+            inlet,
+            &self.limits,
+            services,
+            pass.clone(),
+        );
+        let loops = self.loops.clone();
+        let served = Served {
+            clients: self,
+            key,
+            connection,
+            end: Some(end),
+            _life: life,
+            _pass: pass,
+        };
+        loops.spawn(async move {
+            let _served = served;
+            client.serve(first).await;
+        });
+    }
+
+    /// Runs a task that a shutdown waits for, as it does for the clients.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.loops.spawn(task);
+    }
+
+    /// True once the connector has begun to stop.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.loops.is_closed()
+    }
+
+    async fn close_all(&self, reason: Disconnect) {
+        let connections: Vec<_> = self
+            .connections
+            .lock()
+            .iter()
+            .map(|(_, connection)| Arc::clone(connection))
+            .collect();
+        tracing::info!(connections = connections.len(), "closing");
+        close_paced(&connections, reason).await;
+    }
+
+    /// Closes every socket with a reason and lands every leave, within the time that a shutdown may take.
+    pub(crate) async fn drain(&self) {
+        let deadline = Instant::now() + CLOSE_SOCKETS;
+        // This comes first. A client that connects from now on is closed at once, because it is not in the list below.
+        self.loops.close();
+        self.close_all(Disconnect::Shutdown).await;
+        if timeout_at(deadline, self.loops.wait()).await.is_err() {
+            tracing::warn!(
+                connections = self.loops.len(),
+                "sockets did not close in time"
+            );
+            let left: Vec<_> = (self.connections.lock().iter())
+                .map(|(_, connection)| Arc::clone(connection))
+                .collect();
+            left.iter().for_each(|connection| connection.abort());
+        }
+        if timeout(LAND_LEAVES, self.services.leaves.landed())
+            .await
+            .is_err()
+        {
+            tracing::error!("some leaves did not land");
+        }
+    }
+}
+
+/// A connection that is served. Dropping this ends the connection and removes it from every list and count.
+struct Served<E: FnOnce()> {
+    clients: Arc<Clients>,
+    key: usize,
+    connection: Arc<Connection>,
+    end: Option<E>,
+    _life: Life,
+    _pass: Option<Arc<Pass>>,
+}
+
+impl<E: FnOnce()> Drop for Served<E> {
+    fn drop(&mut self) {
+        // After a panic nobody has ended the socket yet.
+        self.connection.abort();
+        if let Some(end) = self.end.take() {
+            end();
+        }
+        let removed = self.clients.connections.lock().try_remove(self.key);
+        drop(removed);
+        gauge!(CONNECTIONS).decrement(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::{Bounds, Limits};
+    use crate::metering::CLOSED;
+    use crate::session::tests::{is_followed, scene};
+    use crate::testing::counters::Counters;
+    use crate::testing::{LIMITS, soon};
+    use crate::transport::connection::CLOSE_PAUSE;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    #[tokio::test(start_paused = true)]
+    async fn however_many_connections_there_are_all_are_closed_in_two_seconds() {
+        let queues = QueueLimits::new(1 << 20, 1 << 20);
+        for (count, batches) in [(0_usize, 0), (1, 1), (10_000, 10), (100_000, 40)] {
+            let record = Arc::new(Mutex::new(Vec::new()));
+            let connections: Vec<_> = std::iter::repeat_with(|| {
+                Connection::new(Arc::clone(&record), WireFormat::POMELO, Arc::clone(&queues))
+            })
+            .take(count)
+            .collect();
+            let begun = Instant::now();
+            close_paced(&connections, Disconnect::Shutdown).await;
+            assert_eq!(begun.elapsed(), batches * CLOSE_PAUSE, "{count}");
+            assert!(begun.elapsed() <= CLOSE_SOCKETS / 2);
+            let is_closing = |it: &Arc<Connection>| it.closing() == Some(Disconnect::Shutdown);
+            assert!(connections.iter().all(is_closing));
+        }
+    }
+
+    /// A text frame, masked as a client's must be, with a mask that changes nothing.
+    fn masked(text: &str) -> Vec<u8> {
+        let length = u8::try_from(text.len()).unwrap();
+        assert!(length < 126);
+        let mut frame = vec![0x81, 0x80 | length, 0, 0, 0, 0];
+        frame.extend(text.bytes());
+        frame
+    }
+
+    /// A panic in the task of one client ends that client's connection alone. What the connection held is given back.
+    /// Otherwise each panic would take one of the connector's places for ever.
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_whose_task_panics_is_closed_and_gone_from_every_list_and_count() {
+        let counters = Counters::default();
+        let _recording = metrics::set_default_local_recorder(&counters);
+        let mut scene = scene().await;
+        let queues = QueueLimits::new(1 << 20, 1 << 20);
+        let clients = Clients::new(Arc::clone(&scene.services), LIMITS, queues);
+        let limits = Limits::new(Bounds {
+            connections: 1,
+            half_open: 1,
+            handshakes: u32::MAX,
+            polling: 0,
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (mut client, (stream, peer)) = (client.unwrap(), accepted.unwrap());
+
+        let pass = Pass::new(limits.enter().unwrap(), limits.open());
+        let (reader, writer) = stream.into_split();
+        // The test keeps a reference, as the hub does for a member.
+        let connection = Connection::new(writer, WireFormat::JSON, Arc::clone(&clients.queues));
+        let inlet = Inlet::of_socket(reader, WireFormat::JSON, clients.limits.message);
+        let is_over = Arc::new(AtomicBool::new(false));
+        let end = {
+            let is_over = Arc::clone(&is_over);
+            move || is_over.store(true, Ordering::Relaxed)
+        };
+        let held = Arc::clone(&connection);
+        Arc::clone(&clients).serve(held, Some(peer), inlet, Vec::new(), Some(pass), end);
+        let login =
+            r#"{"route":"connector.handler.login","body":{"userId":"u","lessonId":"room"}}"#;
+        client.write_all(&masked(login)).await.unwrap();
+        soon(async {
+            while scene.script.feed.follows().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        is_followed(&mut scene.script).await;
+        let join = scene.instance.join().await;
+        assert_eq!(clients.connections.lock().len(), 1);
+        assert!(limits.enter().is_none(), "its place is taken");
+        assert_eq!(counters.gauge(CONNECTIONS).to_bits(), 1_f64.to_bits());
+        assert_eq!(scene.logins("u").await, 1);
+
+        join.panic();
+        clients.loops.close();
+        soon(clients.loops.wait()).await;
+        assert!(is_over.load(Ordering::Relaxed));
+        assert!(clients.connections.lock().is_empty());
+        assert!(limits.enter().is_some(), "its place is free");
+        assert_eq!(counters.gauge(CONNECTIONS).to_bits(), 0_f64.to_bits());
+        assert_eq!(counters.get(CLOSED), 1);
+        let mut rest = Vec::new();
+        // The socket may end with an error, but it ends.
+        let _ = soon(client.read_to_end(&mut rest)).await;
+        // The join may have taken effect, so a leave follows it.
+        scene.instance.leave().await.answer(Ok(Default::default()));
+        soon(scene.services.leaves.landed()).await;
+        assert_eq!(scene.logins("u").await, 0);
+        drop(connection);
+    }
+}

@@ -1,0 +1,147 @@
+//! HTTP on the clients' port: upgrades to WebSocket, Socket.IO's polls, the example page, and `/healthz`.
+
+mod page;
+mod response;
+mod socket_io;
+mod stream;
+mod upgrade;
+
+use crate::client::Clients;
+use crate::transport::pass::Pass;
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use response::{Gone, Peer, full, plain};
+use runtime::Readiness;
+pub(crate) use socket_io::SocketIo;
+use socket2::SockRef;
+use std::sync::Arc;
+use stream::HttpStream;
+use tokio::net::TcpStream;
+use upgrade::{WHAT_THIS_IS, agree, is_upgrade, upgrade};
+use wire::WireFormat;
+#[cfg(test)]
+use wire::websocket::Opcode;
+
+/// The kernel's send buffer for a socket that speaks HTTP. The kernel takes twice as much memory for it.
+const HTTP_BUFFER: usize = 64 << 10;
+
+/// Serves HTTP.
+pub(crate) struct Http {
+    pub(crate) clients: Arc<Clients>,
+    /// The format of clients that speak Pomelo's protocol.
+    pub(crate) pomelo: WireFormat,
+    /// Whether clients are sent compressed frames if they offer to take them.
+    pub(crate) deflate: bool,
+    /// Whether the example page is served.
+    pub(crate) page: bool,
+    pub(crate) socket_io: Arc<SocketIo>,
+    /// What `/healthz` answers with.
+    pub(crate) readiness: Readiness,
+}
+
+impl Http {
+    /// Serves a socket that speaks HTTP. A socket without a place is refused, unless it brings a request of a known
+    /// polling client.
+    pub(crate) async fn serve(self: Arc<Self>, stream: TcpStream, pass: Arc<Pass>) {
+        let handshake = self.clients.limits.handshake;
+        let peer = stream.peer_addr().ok().map(Peer);
+        // A small buffer, so that answers that nobody reads stay in user space, where they are bounded.
+        drop(SockRef::from(&stream).set_send_buffer_size(HTTP_BUFFER));
+        let asking = Arc::clone(&pass);
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            let server = Arc::clone(&self);
+            server.socket_io.sit(&request, &asking);
+            let has_room = asking.has_room();
+            if has_room && !is_upgrade(request.headers()) {
+                asking.opened();
+            }
+            request.extensions_mut().insert(peer);
+            async move {
+                match has_room {
+                    true => server.answer(request).await,
+                    false => Ok(full()),
+                }
+            }
+        });
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(handshake)
+            .max_buf_size(16 << 10)
+            .serve_connection(TokioIo::new(HttpStream::new(stream, pass)), service)
+            .with_upgrades()
+            .await;
+        if let Err(error) = served {
+            tracing::debug!(%error, "HTTP ended");
+        }
+    }
+
+    /// Answers a request. An upgrade means Pomelo on every path but `/ws` and Socket.IO's, as in the original: clients
+    /// may set a path, and a proxy may leave a prefix in it.
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Response<Full<Bytes>>, Gone> {
+        let asks_to_upgrade = is_upgrade(request.headers());
+        let path = request.uri().path();
+        if !asks_to_upgrade && let Some(answer) = self.look(request.method(), path) {
+            return Ok(answer);
+        }
+        let format = match path {
+            "/ws" => WireFormat::JSON,
+            #[cfg(test)]
+            "/echo/text" => WireFormat::echo(Opcode::Text),
+            #[cfg(test)]
+            "/echo/binary" => WireFormat::echo(Opcode::Binary),
+            path if socket_io::PATHS.contains(&path) => {
+                return self.socket_io.answer(request).await;
+            }
+            "/" => self.pomelo,
+            _ if asks_to_upgrade => self.pomelo,
+            _ => return Ok(plain(StatusCode::NOT_FOUND, "nothing here\n")),
+        };
+        let (agreed, format) = agree(request.headers(), format, self.deflate);
+        let clients = Arc::clone(&self.clients);
+        Ok(upgrade(request, agreed, move |stream, pass, first| {
+            clients.serve_socket(stream, pass, first, format);
+        }))
+    }
+
+    /// Answers what people and health checks ask for. `None` for everything else.
+    fn look(&self, method: &Method, path: &str) -> Option<Response<Full<Bytes>>> {
+        let reads = matches!(*method, Method::GET | Method::HEAD);
+        if reads && path == "/healthz" {
+            return Some(self.health());
+        }
+        if reads
+            && self.page
+            && let Some(file) = page::file(path)
+        {
+            return Some(file);
+        }
+        match (method, path) {
+            (&Method::OPTIONS, "/" | "*" | "/healthz") => {
+                let mut response = plain(StatusCode::NO_CONTENT, "");
+                let methods = HeaderValue::from_static("GET, HEAD, OPTIONS");
+                response.headers_mut().insert(header::ALLOW, methods);
+                Some(response)
+            }
+            (_, "/") if reads => Some(plain(StatusCode::OK, WHAT_THIS_IS)),
+            _ => None,
+        }
+    }
+
+    /// The same as the admin port's `/readyz`, for balancers that reach this port alone.
+    fn health(&self) -> Response<Full<Bytes>> {
+        let (is_ready, text) = self.readiness.describe(self.clients.is_closing());
+        let mut response = Response::new(Full::from(text));
+        if !is_ready {
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        }
+        response
+    }
+}

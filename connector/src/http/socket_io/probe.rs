@@ -1,0 +1,95 @@
+//! How a polling client switches to a WebSocket. It tries the WebSocket first, while its polls go on.
+
+use super::polled::Polled;
+use crate::limits::ClientLimits;
+use crate::transport::inlet::{Posted, SocketReader};
+use crate::transport::pass::Pass;
+use std::sync::Arc;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::timeout;
+use wire::websocket::{self, Event, Opcode, Reader};
+
+/// While this lives, polls that find nothing end at once. The client waits for the end of its poll before it switches.
+struct Hurry<'a>(&'a Polled);
+
+impl Drop for Hurry<'_> {
+    fn drop(&mut self) {
+        self.0.mailbox.hurry(false);
+    }
+}
+
+/// Serves a WebSocket beside a client's polls, until it replaces them or the attempt fails.
+pub(super) async fn probe(
+    client: Arc<Polled>,
+    stream: TcpStream,
+    pass: Arc<Pass>,
+    first: Vec<u8>,
+    limits: ClientLimits,
+) {
+    let (reader, writer) = stream.into_split();
+    let probed = probed(&client, reader, &writer, first, &limits);
+    let Ok(Some(reader)) = timeout(limits.handshake, probed).await else {
+        tracing::debug!("a client did not switch from polls to its WebSocket");
+        return;
+    };
+    pass.opened();
+    client.mailbox.logged_in();
+    // The connection switches first. So when the client's next message is read, its answer goes to the WebSocket.
+    client.connection.switch(writer);
+    let seats = client.seats.lock().take();
+    drop(seats);
+    let _ = client.posted.send(Posted::Switched(reader, pass)).await;
+}
+
+/// Waits for a ping with the word "probe", answers with a pong, and waits for the packet that says that the client
+/// switches. `None` if the client sends anything else.
+async fn probed(
+    client: &Polled,
+    reader: OwnedReadHalf,
+    writer: &OwnedWriteHalf,
+    mut first: Vec<u8>,
+    limits: &ClientLimits,
+) -> Option<SocketReader> {
+    let mut frames = Reader::new(limits.message);
+    let mut hurry = None;
+    let mut messages = Vec::new();
+    loop {
+        let fed = frames.feed(&mut first, |event| {
+            if let Event::Message(message) = event {
+                messages.push(message.to_vec());
+            }
+        });
+        fed.ok()?;
+        while !messages.is_empty() {
+            match &*messages.remove(0) {
+                b"2probe" => {
+                    let mut pong = Vec::new();
+                    websocket::frame(&mut pong, Opcode::Text, b"3probe");
+                    // So little always fits into a fresh socket.
+                    if writer.try_write(&pong).ok()? < pong.len() {
+                        return None;
+                    }
+                    client.mailbox.hurry(true);
+                    hurry.get_or_insert(Hurry(client));
+                }
+                b"5" if hurry.is_some() => {
+                    return Some(SocketReader {
+                        socket: reader,
+                        frames,
+                        messages,
+                    });
+                }
+                _ => return None,
+            }
+        }
+        reader.readable().await.ok()?;
+        first.resize(4 << 10, 0);
+        match reader.try_read(&mut first) {
+            Ok(0) => return None,
+            Ok(count) => first.truncate(count),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => first.clear(),
+            Err(_) => return None,
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! What a request of Engine.IO asks for, and how one is refused.
+
+use crate::http::response::{Gone, RETRY_AFTER, plain, text};
+use crate::limits::Bound;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
+use wire::EngineIo;
+
+/// The code for clients that are refused because there are too many. Engine.IO's own codes end with 5.
+const BUSY: u32 = 6;
+
+/// What a request asks for.
+pub(super) struct Asked<'a> {
+    pub(super) version: EngineIo,
+    pub(super) is_websocket: bool,
+    pub(super) id: Option<&'a str>,
+}
+
+/// Why a request is not served, with Engine.IO's codes and texts.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Refusal {
+    /// The connection is over, so the request gets no answer.
+    Gone,
+    Transport,
+    UnknownId,
+    Method,
+    BadRequest,
+    TooBig,
+    Version,
+    /// This bound was reached.
+    Busy(Bound),
+}
+
+impl Refusal {
+    pub(super) fn response(self) -> Result<Response<Full<Bytes>>, Gone> {
+        let (code, message) = match self {
+            Self::Gone => return Err(Gone),
+            Self::Busy(bound) => return Ok(busy(bound)),
+            Self::TooBig => {
+                return Ok(plain(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "more than the message limit\n",
+                ));
+            }
+            Self::Transport => (0, "Transport unknown"),
+            Self::UnknownId => (1, "Session ID unknown"),
+            Self::Method => (2, "Bad handshake method"),
+            Self::BadRequest => (3, "Bad request"),
+            Self::Version => (5, "Unsupported protocol version"),
+        };
+        let body = format!(r#"{{"code":{code},"message":"{message}"}}"#);
+        let mut response = text(body, "application/json");
+        *response.status_mut() = StatusCode::BAD_REQUEST;
+        Ok(response)
+    }
+}
+
+/// Refuses a client because a bound was reached. The connection ends, so that each further try costs the client a new
+/// one.
+fn busy(bound: Bound) -> Response<Full<Bytes>> {
+    bound.reached();
+    let (status, message) = match bound {
+        Bound::Handshakes => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "Too many handshakes a second",
+        ),
+        Bound::Memory => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "This connector holds as much for its clients as it may",
+        ),
+        Bound::Polling => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "Too many clients poll here and have not logged in",
+        ),
+        _ => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "This connector has as many connections as it may have",
+        ),
+    };
+    let mut response = text(
+        format!(r#"{{"code":{BUSY},"message":"{message}"}}"#),
+        "application/json",
+    );
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::RETRY_AFTER, RETRY_AFTER.into());
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+impl<'a> Asked<'a> {
+    pub(super) fn parse(query: &'a str) -> Result<Self, Refusal> {
+        let value = |name: &str| {
+            let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+            pairs.find_map(|(key, value)| (key == name).then_some(value))
+        };
+        Ok(Self {
+            is_websocket: match value("transport") {
+                Some("websocket") => true,
+                Some("polling") => false,
+                _ => return Err(Refusal::Transport),
+            },
+            version: match value("EIO") {
+                Some("3") => EngineIo::V3,
+                Some("4") => EngineIo::V4,
+                _ => return Err(Refusal::Version),
+            },
+            id: value("sid"),
+        })
+    }
+}
+
+/// Allows pages of other origins to poll. They can open a WebSocket anyway, because browsers do not ask before that.
+pub(super) fn allow(origin: Option<HeaderValue>, headers: &mut HeaderMap) {
+    let with_credentials = origin.is_some();
+    let origin = origin.unwrap_or(HeaderValue::from_static("*"));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    if with_credentials {
+        let yes = HeaderValue::from_static("true");
+        headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, yes);
+    }
+}
+
+/// The answer to a browser that asks whether a page of another origin may poll.
+pub(super) fn preflight() -> Response<Full<Bytes>> {
+    let mut response = plain(StatusCode::NO_CONTENT, "");
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST"),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, "Content-Type"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}

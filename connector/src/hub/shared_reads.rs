@@ -1,0 +1,41 @@
+//! Members of one channel that ask the same of its log get one answer.
+
+use channel_store::{LogPage, Position, StoreError};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use tokio::sync::OnceCell;
+
+pub(super) type Answer = Result<Arc<LogPage>, StoreError>;
+/// A position, and how many publications after it.
+type Question = (Position, usize);
+
+/// What members of one channel ask of its log, each question once at a time.
+#[derive(Default)]
+pub(super) struct SharedReads {
+    under_way: Mutex<HashMap<Question, Weak<OnceCell<Answer>>>>,
+}
+
+impl SharedReads {
+    /// Asks, or waits for the answer to the same question, which lives as long as somebody waits for it.
+    pub(super) async fn share(
+        &self,
+        question: Question,
+        ask: impl Future<Output = Answer>,
+    ) -> Answer {
+        let cell = self.join(&question);
+        cell.get_or_init(|| ask).await.clone()
+    }
+
+    fn join(&self, question: &Question) -> Arc<OnceCell<Answer>> {
+        let mut under_way = self.under_way.lock();
+        if let Some(cell) = under_way.get(question).and_then(Weak::upgrade) {
+            return cell;
+        }
+        // Nobody waits for those any more.
+        under_way.retain(|_, cell| cell.strong_count() > 0);
+        let cell = Arc::default();
+        under_way.insert(question.clone(), Arc::downgrade(&cell));
+        cell
+    }
+}

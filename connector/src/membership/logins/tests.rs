@@ -1,0 +1,595 @@
+//! Two connectors over one store in memory, with the clock in the test's hand.
+
+use super::*;
+use crate::chat_client::Chat;
+use crate::chat_client::tests::chat_of;
+use crate::membership::{EndedSession, PendingLeaves};
+use crate::membership::{LeaseKeeper, Membership};
+use crate::testing::client;
+use channel_store::memory::{MemoryStore, Snapshot};
+use channel_store::{ChannelName, Declared, SETTLE_TIME, Shard, StoreOptions};
+use tokio_util::task::AbortOnDropHandle;
+use wire::WireFormat;
+
+const LENGTH: Duration = Duration::from_secs(10);
+const AT_ONCE: Duration = Duration::from_millis(10);
+
+struct Node {
+    lease: Arc<LeaseKeeper>,
+    registry: Arc<Registry>,
+    keeping: AbortOnDropHandle<Infallible>,
+    agreeing: AbortOnDropHandle<Infallible>,
+}
+
+/// A session's login, and its socket.
+struct Guest {
+    registration: Arc<Registration>,
+    connection: Arc<Connection>,
+    _client: client::Client,
+}
+
+impl Node {
+    async fn new(store: &MemoryStore, id: &str, policy: LoginPolicy) -> Self {
+        let lease = LeaseKeeper::new(id, LENGTH, store.leases(), Arc::default()).unwrap();
+        let registry = Registry::new(policy, store.registry(), store.hints(), store.leases());
+        let chat: Arc<Chat> = chat_of(&[]);
+        let keeping = {
+            let (lease, registry) = (Arc::clone(&lease), Arc::clone(&registry));
+            tokio::spawn(async move { lease.keep(&chat, &registry).await })
+        };
+        let agreeing = {
+            let registry = Arc::clone(&registry);
+            tokio::spawn(async move { registry.keep_agreeing().await })
+        };
+        sleep(Duration::from_millis(1)).await;
+        Self {
+            lease,
+            registry,
+            keeping: AbortOnDropHandle::new(keeping),
+            agreeing: AbortOnDropHandle::new(agreeing),
+        }
+    }
+
+    async fn begin(&self, session: &str) -> Guest {
+        self.begin_with(session, None).await
+    }
+
+    async fn begin_with(&self, session: &str, proof: Option<Proof>) -> Guest {
+        let guard = self.lease.enter(vec![Place::User(user())]).await.unwrap();
+        let (connection, client) = client::client(WireFormat::JSON).await;
+        let session = SessionId::new(session).unwrap();
+        let registration =
+            self.registry
+                .begin(&Arc::new(guard), &user(), &session, &connection, proof);
+        Guest {
+            registration,
+            connection,
+            _client: client,
+        }
+    }
+
+    async fn login(&self, session: &str) -> (Admission, Guest) {
+        let guest = self.begin(session).await;
+        let admission = self.enter(&guest).await;
+        (admission, guest)
+    }
+
+    /// Logs in, and claims as if it had joined.
+    async fn enter(&self, guest: &Guest) -> Admission {
+        let registration = &guest.registration;
+        let admission = self.registry.login(registration).await.unwrap();
+        if admission == Admission::Yes {
+            let in_time = Instant::now() + LENGTH;
+            self.registry.claim(registration, in_time).await;
+        }
+        admission
+    }
+
+    async fn guest(&self, session: &str) -> Guest {
+        let (admission, guest) = self.login(session).await;
+        assert_eq!(admission, Admission::Yes);
+        guest
+    }
+
+    async fn close(&self, guest: &Guest) {
+        self.registry.close(&guest.registration).await.unwrap();
+    }
+}
+
+fn user() -> UserId {
+    UserId::new("u").unwrap()
+}
+
+fn claim(login: Login, generation: u64) -> Claim {
+    Claim {
+        login,
+        generation,
+        predecessors: Arc::default(),
+    }
+}
+
+async fn two(policy: LoginPolicy) -> (Arc<MemoryStore>, Node, Node) {
+    let store = MemoryStore::new(StoreOptions::default());
+    let one = Node::new(&store, "one", policy).await;
+    let other = Node::new(&store, "other", policy).await;
+    (store, one, other)
+}
+
+/// Sessions that are registered and not superseded.
+async fn registered(store: &MemoryStore) -> Vec<String> {
+    let nobody = Incarnation::new("nobody").unwrap();
+    let looks = store.registry().look(&nobody, &[user()]).await.unwrap();
+    let entries = looks[0]
+        .entries
+        .iter()
+        .filter(|it| it.state == EntryState::Live);
+    entries.map(|it| it.session.to_string()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_who_is_logged_in_anywhere_is_refused_everywhere_until_that_ends() {
+    let (store, one, other) = two(LoginPolicy::Reject).await;
+    let first = one.guest("first").await;
+    for node in [&one, &other] {
+        let (admission, refused) = node.login("second").await;
+        assert_eq!(admission, Admission::Taken);
+        assert!(refused.registration.is_nowhere());
+    }
+    sleep(2 * SETTLE_TIME).await;
+    assert_eq!(first.connection.closing(), None);
+    one.close(&first).await;
+    let _second = other.guest("second").await;
+    // Said again, late.
+    one.close(&first).await;
+    assert_eq!(registered(&store).await, ["second"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_dead_hold_nobody_and_never_come_back() {
+    let (store, one, other) = two(LoginPolicy::Reject).await;
+    let first = one.guest("first").await;
+    drop(one.keeping);
+    sleep(LENGTH + AT_ONCE).await;
+    assert_eq!(other.login("early").await.0, Admission::Taken);
+    let leases = store.leases();
+    let name = first.registration.guard.incarnation().clone();
+    let state = leases.observe(std::slice::from_ref(&name)).await.remove(0);
+    let beat = state.unwrap().unwrap().beat;
+    let declared = leases.declare_dead(&name, beat).await;
+    assert_eq!(declared.unwrap(), Declared::Dead);
+
+    let second = other.guest("second").await;
+    let thawed = Findings {
+        claims: vec![Arc::clone(&first.registration)],
+        ..Findings::default()
+    };
+    assert_eq!(one.registry.settle(thawed).await, Ok(true));
+    sleep(2 * SETTLE_TIME).await;
+    assert_eq!(registered(&store).await, ["second"]);
+    assert_eq!(second.connection.closing(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_login_kicks_the_old_one_at_once_wherever_it_is() {
+    let (store, one, other) = two(LoginPolicy::KickOld).await;
+    let mut last = one.guest("0").await;
+    for (n, node) in (1..).zip([&other, &one, &one]) {
+        let next = node.guest(&n.to_string()).await;
+        sleep(AT_ONCE).await;
+        assert_eq!(last.connection.closing(), Some(Disconnect::Kicked));
+        assert_eq!(next.connection.closing(), None);
+        one.close(&last).await;
+        last = next;
+    }
+    sleep(2 * SETTLE_TIME).await;
+    assert_eq!(last.connection.closing(), None);
+    assert_eq!(registered(&store).await, ["3"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_not_told_gives_way_when_its_turn_comes() {
+    let (store, one, _other) = two(LoginPolicy::KickOld).await;
+    let old = one.guest("old").await;
+    let new = Login {
+        user: user(),
+        session: SessionId::new("new").unwrap(),
+        incarnation: Incarnation::new("third").unwrap(),
+        deadline: u64::MAX,
+        policy: LoginPolicy::KickOld,
+        proof: None,
+    };
+    let registry = store.registry();
+    let Ok(LoggedIn::Yes { generation, .. }) = registry.login(&new, &[]).await else {
+        panic!("refused");
+    };
+    sleep(SETTLE_TIME + Duration::from_secs(1)).await;
+    assert_eq!(old.connection.closing(), None, "nobody has claimed it");
+    registry.claim(&[claim(new, generation)]).await.unwrap()[0]
+        .clone()
+        .unwrap();
+    sleep(SETTLE_TIME + Duration::from_secs(1)).await;
+    assert_eq!(old.connection.closing(), Some(Disconnect::Kicked));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_gone_kicks_nobody() {
+    let (_store, one, other) = two(LoginPolicy::KickOld).await;
+    let old = one.guest("old").await;
+    let new = other.begin("new").await;
+    new.connection.close(Disconnect::Client);
+    assert_eq!(other.enter(&new).await, Admission::Yes);
+    sleep(2 * SETTLE_TIME).await;
+    assert_eq!(old.connection.closing(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_data_loss_logins_are_back_and_the_right_one_stays() {
+    for policy in [LoginPolicy::Reject, LoginPolicy::KickOld] {
+        let (store, one, other) = two(policy).await;
+        let older = one.guest("older").await;
+        store.restart(Some(Snapshot::default()));
+        let newer = other.guest("newer").await;
+        assert_eq!(registered(&store).await, ["newer"]);
+        sleep(LENGTH / 3 + AT_ONCE).await;
+        let (stays, goes, name) = match policy {
+            LoginPolicy::Reject => (older, newer, "older"),
+            _ => (newer, older, "newer"),
+        };
+        // Under kick-old the newer one hears of the older one's claim, and claims its rank. Under reject the client that
+        // has to go may find that its place is free again.
+        let why = match policy {
+            LoginPolicy::Reject => Disconnect::Displaced,
+            _ => Disconnect::Kicked,
+        };
+        assert_eq!(goes.connection.closing(), Some(why), "{policy}");
+        assert_eq!(stays.connection.closing(), None, "{policy}");
+        one.close(&goes).await;
+        assert_eq!(registered(&store).await, [name]);
+        let incarnation = stays.registration.guard.incarnation();
+        let index = store.leases().index(incarnation).await.unwrap();
+        assert_eq!(index.len(), 1, "and would be found");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_whose_session_is_over_is_taken_out() {
+    let (store, one, other) = two(LoginPolicy::Reject).await;
+    drop(one.guest("ghost").await);
+    // Whoever is refused hints at it.
+    assert_eq!(other.login("refused").await.0, Admission::Taken);
+    sleep(AT_ONCE).await;
+    assert_eq!(registered(&store).await, [""; 0]);
+    // Nobody is.
+    drop(one.guest("another").await);
+    sleep(SETTLE_TIME + Duration::from_secs(1)).await;
+    assert_eq!(registered(&store).await, [""; 0]);
+    // Nor does its user stay in the index.
+    sleep(3 * SETTLE_TIME).await;
+    let guard = one.lease.enter(Vec::new()).await.unwrap();
+    let index = store.leases().index(guard.incarnation()).await;
+    assert_eq!(index.unwrap(), []);
+}
+
+/// As when a store falls back to before that entry was taken out, and has lost all else of its connector.
+#[tokio::test(start_paused = true)]
+async fn the_connector_of_an_entry_that_gives_way_is_looked_after_too() {
+    let (store, one, other) = two(LoginPolicy::KickOld).await;
+    let first = one.guest("first").await;
+    let name = first.registration.guard.incarnation().clone();
+    drop(one.keeping);
+    let _second = other.guest("second").await;
+    let both = store.snapshot();
+    store.restart(Some(Snapshot::default().with_logins_of(&both)));
+    sleep(2 * SETTLE_TIME).await;
+    let state = store.leases().observe(std::slice::from_ref(&name)).await;
+    assert_ne!(state, [Ok(None)], "nobody knows of it");
+    let index = store.leases().index(&name).await.unwrap();
+    assert_eq!(index.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_policy_holds_until_its_last_connector_is_gone() {
+    let (store, one, other) = two(LoginPolicy::Reject).await;
+    assert!(*one.registry.agreed().borrow());
+    let third = Node::new(&store, "third", LoginPolicy::KickOld).await;
+    sleep(2 * POLICY_LASTS).await;
+    assert!(!*third.registry.agreed().borrow());
+    assert!(*one.registry.agreed().borrow());
+    drop((one.agreeing, other.agreeing));
+    let mut agreed = third.registry.agreed();
+    let began = tokio::time::Instant::now();
+    agreed.wait_for(|agreed| *agreed).await.unwrap();
+    assert!(began.elapsed() >= POLICY_LASTS - AGREE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_everybody_may_log_in_all_are_registered_and_stay() {
+    let (store, one, other) = two(LoginPolicy::Allow).await;
+    let first = one.guest("first").await;
+    let second = other.guest("second").await;
+    sleep(2 * SETTLE_TIME).await;
+    for guest in [&first, &second] {
+        assert_eq!(guest.connection.closing(), None);
+    }
+    assert_eq!(registered(&store).await, ["first", "second"]);
+}
+
+/// The secret of a test's client.
+fn proof(secret: u8) -> Option<Proof> {
+    Some(Proof::new([secret; 16]))
+}
+
+impl Node {
+    /// Logs in with this secret, and claims as if it had joined.
+    async fn come_back(&self, session: &str, secret: u8) -> Guest {
+        let guest = self.begin_with(session, proof(secret)).await;
+        assert_eq!(self.enter(&guest).await, Admission::Yes);
+        guest
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_shows_its_secret_has_its_place_at_once_and_the_old_socket_is_closed_for_good() {
+    for policy in [
+        LoginPolicy::Reject,
+        LoginPolicy::KickOld,
+        LoginPolicy::Allow,
+    ] {
+        let (store, one, other) = two(policy).await;
+        let mut last = one.come_back("0", 1).await;
+        for (n, node) in (1..).zip([&other, &one, &one]) {
+            let next = node.come_back(&n.to_string(), 1).await;
+            let replaced: Vec<_> = next.registration.replaces();
+            assert_eq!(replaced[0].id, (n - 1).to_string());
+            sleep(AT_ONCE).await;
+            let why = last.connection.closing();
+            assert_eq!(why, Some(Disconnect::Replaced), "{policy}");
+            assert_eq!(next.connection.closing(), None);
+            one.close(&last).await;
+            last = next;
+        }
+        sleep(2 * SETTLE_TIME).await;
+        assert_eq!(last.connection.closing(), None);
+        assert_eq!(registered(&store).await, ["3"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frozen_connector_gives_a_replaced_session_up_when_it_looks() {
+    let (store, one, other) = two(LoginPolicy::Reject).await;
+    let old = one.come_back("old", 1).await;
+    // Its connector hears no hint.
+    drop(one.keeping);
+    let new = other.come_back("new", 1).await;
+    assert_eq!(old.connection.closing(), None);
+    let displaced = one.registry.displace(&old.registration).await;
+    assert_eq!(displaced, Ok(()));
+    assert_eq!(old.connection.closing(), Some(Disconnect::Replaced));
+    assert_eq!(new.connection.closing(), None);
+    assert_eq!(registered(&store).await, ["new"]);
+}
+
+/// The new session's join has landed, and its claim has not: nobody knows yet that it is the same client.
+#[tokio::test(start_paused = true)]
+async fn a_session_that_lost_its_place_without_a_mark_is_to_reconnect() {
+    let (store, one, other) = two(LoginPolicy::Reject).await;
+    let old = one.come_back("old", 1).await;
+    let new = other.begin_with("new", proof(1)).await;
+    other.registry.login(&new.registration).await.unwrap();
+    assert_eq!(one.registry.displace(&old.registration).await, Ok(()));
+    assert_eq!(old.connection.closing(), Some(Disconnect::Displaced));
+    // It may come back at once, and the other one, which has claimed nothing, gives way to it.
+    let back = one.come_back("back", 1).await;
+    assert_eq!(back.registration.replaces().len(), 2);
+    sleep(AT_ONCE).await;
+    assert_eq!(new.connection.closing(), Some(Disconnect::Replaced));
+    assert_eq!(back.connection.closing(), None);
+    assert_eq!(registered(&store).await, ["back"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_shows_its_secret_and_is_gone_replaces_nobody() {
+    let (_store, one, other) = two(LoginPolicy::Reject).await;
+    let old = one.come_back("old", 1).await;
+    let new = other.begin_with("new", proof(1)).await;
+    new.connection.close(Disconnect::Client);
+    assert_eq!(other.enter(&new).await, Admission::Yes);
+    sleep(2 * SETTLE_TIME).await;
+    assert_eq!(old.connection.closing(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_tabs_with_one_secret_the_newer_one_stays_also_after_all_was_lost() {
+    for policy in [LoginPolicy::Reject, LoginPolicy::Allow] {
+        let (store, one, other) = two(policy).await;
+        let older = one.come_back("older", 1).await;
+        store.restart(Some(Snapshot::default()));
+        let newer = other.come_back("newer", 1).await;
+        assert_eq!(registered(&store).await, ["newer"]);
+        sleep(LENGTH / 3 + AT_ONCE).await;
+        let why = older.connection.closing();
+        assert_eq!(why, Some(Disconnect::Replaced), "{policy}");
+        assert_eq!(newer.connection.closing(), None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lingering_session_is_not_claimed_for_and_its_place_is_taken_by_anybody() {
+    let (store, one, other) = two(LoginPolicy::Reject).await;
+    let gone = one.guest("gone").await;
+    gone.connection.close(Disconnect::Client);
+    gone.registration.begin_lingering();
+    // What should say so is lost on the way: the next look says it.
+    gone.registration.suspect();
+    sleep(AT_ONCE).await;
+    assert_eq!(registered(&store).await, [""; 0]);
+    let new = other.guest("new").await;
+    let replaced = new.registration.replaces();
+    assert_eq!(replaced.len(), 1);
+    assert_eq!(replaced[0].id, "gone");
+    sleep(2 * SETTLE_TIME).await;
+    assert_eq!(new.connection.closing(), None);
+    assert_eq!(registered(&store).await, ["new"]);
+    // Whose client is gone takes nobody's place any more, wherever it still joins.
+    new.connection.close(Disconnect::Client);
+    assert_eq!(new.registration.replaces(), []);
+}
+
+/// A failover loses what was written last. A session of which nobody knew that it lingers would hold others off.
+#[tokio::test(start_paused = true)]
+async fn that_a_session_lingers_is_said_again_when_it_was_lost() {
+    let (store, one, _other) = two(LoginPolicy::Reject).await;
+    let gone = one.guest("gone").await;
+    let before = store.snapshot();
+    let membership = Membership::begin(
+        &Arc::default(),
+        Arc::clone(&gone.registration.guard),
+        ChannelName::new("room").unwrap(),
+        channel_store::User {
+            id: user(),
+            is_number: false,
+        },
+        gone.registration.session.clone(),
+        Some(Arc::clone(&gone.registration)),
+    );
+    let leaves = PendingLeaves::new(
+        &chat_of(&[]),
+        &one.registry,
+        |_| Shard::default(),
+        10 * LENGTH,
+    );
+    gone.connection.close(Disconnect::Client);
+    leaves.add(EndedSession {
+        memberships: vec![membership],
+        registration: Some(gone.registration),
+        ..EndedSession::default()
+    });
+    sleep(AT_ONCE).await;
+    assert_eq!(registered(&store).await, [""; 0]);
+    store.restart(Some(before));
+    assert_eq!(registered(&store).await, ["gone"]);
+    sleep(LENGTH).await;
+    assert_eq!(registered(&store).await, [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_superseded_before_its_own_login_is_answered_gives_way_all_the_same() {
+    let (store, one, other) = two(LoginPolicy::KickOld).await;
+    let old = one.begin("old").await;
+    let login = old.registration.login(LoginPolicy::KickOld);
+    // The answer is still under way when somebody else comes, claims, and hints.
+    store.registry().login(&login, &[]).await.unwrap();
+    let new = other.guest("new").await;
+    sleep(AT_ONCE).await;
+    assert_eq!(old.connection.closing(), Some(Disconnect::Kicked));
+    assert_eq!(new.connection.closing(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_was_not_answered_is_made_good_at_once() {
+    let (store, one, other) = two(LoginPolicy::KickOld).await;
+    let old = one.guest("old").await;
+    let new = other.begin("new").await;
+    // Its login was answered, its claim was not.
+    let login = new.registration.login(LoginPolicy::KickOld);
+    let logged_in = store.registry().login(&login, &[]).await.unwrap();
+    let LoggedIn::Yes { generation, .. } = logged_in else {
+        panic!("{logged_in:?}");
+    };
+    {
+        let mut standing = new.registration.standing.lock();
+        standing.generation = Some(generation);
+        standing.joined = true;
+    }
+    new.registration.guard.suspect(Place::User(user()));
+    sleep(AT_ONCE).await;
+    assert_eq!(old.connection.closing(), Some(Disconnect::Kicked));
+    assert_eq!(new.connection.closing(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_has_not_joined_or_has_failed_drives_nobody_out() {
+    for has_failed in [false, true] {
+        let (_store, one, other) = two(LoginPolicy::KickOld).await;
+        let old = one.guest("old").await;
+        let new = other.begin("new").await;
+        let admission = other.registry.login(&new.registration).await;
+        assert_eq!(admission, Ok(Admission::Yes));
+        if has_failed {
+            new.registration.undo();
+        }
+        new.registration.suspect();
+        sleep(AT_ONCE).await;
+        assert_eq!(old.connection.closing(), None);
+        if has_failed {
+            // The client may log in again on the same socket.
+            let incarnation = new.registration.guard.incarnation();
+            other.registry.close_all_of(incarnation).await;
+            assert_eq!(new.connection.closing(), None);
+        } else {
+            let in_time = Instant::now() + LENGTH;
+            other.registry.claim(&new.registration, in_time).await;
+            sleep(AT_ONCE).await;
+            assert_eq!(old.connection.closing(), Some(Disconnect::Kicked));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_policies_drive_nobody_out_on_both_sides() {
+    let (store, one, _other) = two(LoginPolicy::Reject).await;
+    let older = one.guest("older").await;
+    // Everything is lost, and a connector with another policy speaks first.
+    store.restart(Some(Snapshot::default()));
+    let third = Node::new(&store, "third", LoginPolicy::KickOld).await;
+    assert!(*third.registry.agreed().borrow());
+    sleep(AGREE).await;
+    assert!(!*one.registry.agreed().borrow());
+    let newer = third.guest("newer").await;
+    sleep(2 * SETTLE_TIME).await;
+    assert_eq!(older.connection.closing(), Some(Disconnect::Kicked));
+    assert_eq!(newer.connection.closing(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_whose_lease_was_lost_with_all_that_told_of_it_is_buried_all_the_same() {
+    let (store, one, other) = two(LoginPolicy::Reject).await;
+    let first = one.guest("first").await;
+    let whose = first.registration.guard.incarnation().clone();
+    drop(one.keeping);
+    // All is lost but the user's own server.
+    store.restart(Some(Snapshot::default()));
+    let claim = first.registration.login(LoginPolicy::Reject);
+    store
+        .registry()
+        .claim(&[self::claim(claim, 1)])
+        .await
+        .unwrap()[0]
+        .clone()
+        .unwrap();
+    let _aftercare = chat::Aftercare::begin(store.clone(), store.leases(), store.registry());
+    sleep(3 * LENGTH).await;
+    assert_eq!(registered(&store).await, ["first"], "nobody has asked yet");
+    assert_eq!(other.login("refused").await.0, Admission::Taken);
+    // A full lease, observation, and some polls.
+    sleep(LENGTH + Duration::from_secs(3)).await;
+    let states = store.leases().observe(&[whose]).await;
+    assert!(states[0].as_ref().is_ok_and(|it| it.unwrap().dead));
+    let _second = other.guest("second").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn logins_and_claims_that_are_late_by_the_clock_of_the_users_server_are_sent_once_more() {
+    let (store, one, other) = two(LoginPolicy::KickOld).await;
+    store.set_clock(Some("u"), 300_000);
+    let first = one.guest("first").await;
+    let second = other.guest("second").await;
+    assert_eq!(registered(&store).await, ["second"]);
+    sleep(AT_ONCE).await;
+    assert_eq!(first.connection.closing(), Some(Disconnect::Kicked));
+    // The same where the login has to be brought back.
+    store.restart(Some(Snapshot::default()));
+    sleep(LENGTH).await;
+    assert_eq!(registered(&store).await, ["second"]);
+    assert_eq!(second.connection.closing(), None);
+}

@@ -1,0 +1,380 @@
+//! Who of this connector is a member where, as it knows it itself: what the store is compared with, and repaired from.
+
+use super::incarnation::{HeldLease, IndexGuard};
+use super::logins::Registration;
+use crate::chat_client::{Answered, CallError, Chat};
+use channel_store::{ChannelName, Incarnation, Place, SessionId, User};
+use parking_lot::Mutex;
+use proto::connector::v1::{self, JoinRequest, JoinResponse, LeaveRequest};
+use proto::time::timestamp;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Weak};
+use tokio::time::Instant;
+
+/// The memberships of all sessions of this connector, by channel.
+#[derive(Default)]
+pub(crate) struct Roster {
+    channels: Mutex<Channels>,
+}
+
+type Channels = HashMap<ChannelName, BTreeMap<SessionId, Weak<Membership>>>;
+
+/// A session's membership in a channel, from before its join until its leave has landed.
+pub(crate) struct Membership {
+    channel: ChannelName,
+    user: User,
+    session: SessionId,
+    /// The number of its join, which all copies of the join carry.
+    operation: u64,
+    state: Mutex<State>,
+    guard: Arc<IndexGuard>,
+    /// Whose place it takes.
+    replaces: Vec<v1::Session>,
+    roster: Arc<Roster>,
+    /// Of the session: it has the socket.
+    registration: Option<Arc<Registration>>,
+}
+
+/// How far a membership is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Phase {
+    /// Its join has no answer yet.
+    #[default]
+    Joining,
+    /// The join was answered. The store should list the session, and the reconciler sees to that.
+    Member,
+    /// Its leave is on its way. The join is not sent again.
+    Leaving,
+}
+
+#[derive(Default)]
+struct State {
+    phase: Phase,
+    /// The number of its leave. It is drawn once, at the moment when the membership ends, and not when the leave is sent:
+    /// a leave that lands late must not end a later membership of the same session.
+    leave: Option<u64>,
+    /// The join was sent, and is not answered yet.
+    unanswered: bool,
+    /// A copy of the join may arrive after the leave.
+    copied: bool,
+}
+
+impl Roster {
+    /// Those that should be in the store: their join was answered, and they have not left.
+    pub(super) fn members(
+        &self,
+        incarnation: &Incarnation,
+        channel: &ChannelName,
+    ) -> Vec<Arc<Membership>> {
+        // Each is judged, and perhaps dropped, after the lock is released: dropping the last reference takes the lock.
+        let known: Vec<_> = {
+            let channels = self.channels.lock();
+            let known = channels.get(channel).into_iter().flatten();
+            known.filter_map(|(_, it)| it.upgrade()).collect()
+        };
+        let present = known.into_iter();
+        present
+            .filter(|it| it.lease().incarnation == *incarnation && it.is_present())
+            .collect()
+    }
+
+    /// Those of the listed sessions that have nothing to do there, neither coming nor going.
+    pub(super) fn unknown(
+        &self,
+        channel: &ChannelName,
+        listed: BTreeMap<SessionId, User>,
+    ) -> Vec<(SessionId, User)> {
+        let channels = self.channels.lock();
+        let known = channels.get(channel);
+        let is_known = |session: &SessionId| known.is_some_and(|known| known.contains_key(session));
+        listed
+            .into_iter()
+            .filter(|(session, _)| !is_known(session))
+            .collect()
+    }
+
+    fn add(&self, membership: &Arc<Membership>) {
+        let Membership {
+            channel, session, ..
+        } = &**membership;
+        let mut channels = self.channels.lock();
+        let known = channels.entry(channel.clone()).or_default();
+        known.insert(session.clone(), Arc::downgrade(membership));
+    }
+
+    fn remove(&self, channel: &ChannelName, session: &SessionId) {
+        let mut channels = self.channels.lock();
+        if let Some(known) = channels.get_mut(channel) {
+            // A session that has joined again has another membership, which stays.
+            if known.get(session).is_some_and(|it| it.strong_count() == 0) {
+                known.remove(session);
+            }
+            if known.is_empty() {
+                channels.remove(channel);
+            }
+        }
+    }
+}
+
+impl Membership {
+    /// Begins one: its join may be sent from now on.
+    pub(crate) fn begin(
+        roster: &Arc<Roster>,
+        guard: Arc<IndexGuard>,
+        channel: ChannelName,
+        user: User,
+        session: SessionId,
+        registration: Option<Arc<Registration>>,
+    ) -> Arc<Self> {
+        let membership = Arc::new(Self {
+            operation: guard.lease.next_operation(),
+            state: Mutex::default(),
+            channel,
+            user,
+            session,
+            guard,
+            replaces: (registration.as_ref()).map_or_else(Vec::new, |it| it.replaces()),
+            roster: Arc::clone(roster),
+            registration,
+        });
+        roster.add(&membership);
+        membership
+    }
+
+    pub(crate) fn channel(&self) -> &ChannelName {
+        &self.channel
+    }
+
+    pub(crate) fn session(&self) -> &SessionId {
+        &self.session
+    }
+
+    /// The same session joins again.
+    #[cfg(test)]
+    pub(crate) fn again(&self) -> Arc<Self> {
+        let (channel, user) = (self.channel.clone(), self.user.clone());
+        let (guard, registration) = (Arc::clone(&self.guard), self.registration.clone());
+        Self::begin(
+            &self.roster,
+            guard,
+            channel,
+            user,
+            self.session.clone(),
+            registration,
+        )
+    }
+
+    #[cfg(test)]
+    pub(super) fn user(&self) -> &User {
+        &self.user
+    }
+
+    pub(super) fn lease(&self) -> &HeldLease {
+        &self.guard.lease
+    }
+
+    /// The request that makes it true. From now on it may take effect, whether it is answered or not.
+    pub(crate) fn join(&self) -> JoinRequest {
+        self.state.lock().unanswered = true;
+        self.join_request()
+    }
+
+    fn join_request(&self) -> JoinRequest {
+        JoinRequest {
+            channel: self.channel.to_string(),
+            user: self.user.id.to_string(),
+            user_is_number: self.user.is_number,
+            session: Some(self.lease().wire_session(&self.session)),
+            operation: self.operation,
+            deadline: Some(self.guard.deadline())
+                .filter(|it| *it > 0)
+                .map(timestamp),
+            replaces: self.replaces.clone(),
+        }
+    }
+
+    /// Sends its join. If it comes too late by the clock of the channel's server, and the incarnation is found alive, it is
+    /// sent once more with a deadline by that clock.
+    ///
+    /// # Errors
+    /// As [`Chat::join`].
+    pub(crate) async fn send(
+        &self,
+        chat: &Chat,
+        join: JoinRequest,
+        until: Instant,
+    ) -> Result<Answered<JoinResponse>, CallError> {
+        let now = match chat.join(join.clone(), until).await {
+            Err(CallError::Late { now }) => now,
+            answered => return answered,
+        };
+        let Some(time) = self.guard.time_if_alive(until).await else {
+            return Err(CallError::Late { now });
+        };
+        let deadline = Some(timestamp(now.saturating_add(time)));
+        chat.join(JoinRequest { deadline, ..join }, until).await
+    }
+
+    /// Its join was answered; `repeated`: a copy may still be under way.
+    pub(crate) fn joined(&self, repeated: bool) {
+        let mut state = self.state.lock();
+        if state.phase == Phase::Joining {
+            state.phase = Phase::Member;
+        }
+        state.unanswered = false;
+        state.copied |= repeated;
+    }
+
+    /// It ends: the number of its leave is drawn now, whenever that is sent. It stays a member until the leave lands.
+    pub(crate) fn end(&self) {
+        self.number_of_leave(&mut self.state.lock());
+    }
+
+    fn number_of_leave(&self, state: &mut State) -> u64 {
+        let draw = || self.lease().next_operation();
+        *state.leave.get_or_insert_with(draw)
+    }
+
+    /// As [`end`](Self::end), and its join is not sent again after this.
+    pub(crate) fn begin_leaving(&self) {
+        self.end();
+        self.state.lock().phase = Phase::Leaving;
+    }
+
+    /// The request that ends it; the same each time, but for the fence.
+    pub(crate) fn leave(&self) -> LeaveRequest {
+        let lease = self.lease();
+        let mut state = self.state.lock();
+        state.phase = Phase::Leaving;
+        let operation = self.number_of_leave(&mut state);
+        let fence = state.copied || state.unanswered;
+        drop(state);
+        lease.leave(&self.channel, &self.user, &self.session, operation, fence)
+    }
+
+    /// Its join once more, because the store has lost it; `None` if it is leaving.
+    pub(super) fn join_again(&self) -> Option<JoinRequest> {
+        {
+            let mut state = self.state.lock();
+            if state.phase == Phase::Leaving {
+                return None;
+            }
+            state.copied = true;
+        }
+        Some(self.join_request())
+    }
+
+    /// The store says that another session has taken its place. If it has ended, nothing is lost: its join is not sent
+    /// again. Otherwise answers the registration of its session, which is to be closed.
+    pub(crate) fn replaced(&self) -> Option<&Arc<Registration>> {
+        let mut state = self.state.lock();
+        if state.leave.is_some() {
+            state.phase = Phase::Leaving;
+            return None;
+        }
+        self.registration.as_ref()
+    }
+
+    /// The incarnation was found to be declared dead.
+    pub(crate) fn condemn(&self) {
+        self.guard.condemn();
+    }
+
+    /// The store says that there is no such member.
+    pub(crate) fn suspect(&self) {
+        let place = Place::Channel(self.channel.clone());
+        self.guard.suspect(place);
+    }
+
+    fn is_present(&self) -> bool {
+        self.state.lock().phase == Phase::Member
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.roster.remove(&self.channel, &self.session);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use channel_store::UserId;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    fn guard() -> Arc<IndexGuard> {
+        let incarnation = Incarnation::new("c:1").unwrap();
+        let lease = Arc::new(HeldLease::new(incarnation, Duration::from_secs(10)));
+        Arc::new(IndexGuard {
+            lease,
+            places: Vec::new(),
+        })
+    }
+
+    fn begin(roster: &Arc<Roster>, guard: &Arc<IndexGuard>, session: &str) -> Arc<Membership> {
+        let user = User {
+            id: UserId::new("u").unwrap(),
+            is_number: false,
+        };
+        let channel = ChannelName::new("room").unwrap();
+        let session = SessionId::new(session).unwrap();
+        Membership::begin(roster, Arc::clone(guard), channel, user, session, None)
+    }
+
+    fn operation(leave: &LeaveRequest) -> u64 {
+        leave.operation
+    }
+
+    #[test]
+    fn a_leave_has_the_number_of_the_moment_when_the_membership_ended() {
+        let (roster, guard) = (Arc::<Roster>::default(), guard());
+        let first = begin(&roster, &guard, "s");
+        first.end();
+        let second = begin(&roster, &guard, "s");
+        let leave = first.leave();
+        assert!(operation(&leave) < second.operation);
+        assert_eq!(first.leave(), leave);
+    }
+
+    #[test]
+    fn a_leave_is_fenced_while_a_copy_of_the_join_may_travel() {
+        let (roster, guard) = (Arc::<Roster>::default(), guard());
+        let membership = begin(&roster, &guard, "s");
+        assert!(!membership.leave().fence, "no join was sent");
+        membership.join();
+        assert!(membership.leave().fence, "the join was not answered");
+        membership.joined(false);
+        assert!(!membership.leave().fence, "the first try was answered");
+        membership.joined(true);
+        assert!(membership.leave().fence, "the join was repeated");
+    }
+
+    #[test]
+    fn memberships_end_on_one_thread_while_another_looks_at_all_of_them() {
+        const ROUNDS: usize = 20_000;
+        let (roster, guard) = (Arc::<Roster>::default(), guard());
+        let (done, is_done) = mpsc::channel();
+        let looking = (Arc::clone(&roster), done.clone());
+        std::thread::spawn(move || {
+            let (roster, done) = looking;
+            let incarnation = Incarnation::new("c:1").unwrap();
+            let channel = ChannelName::new("room").unwrap();
+            for _ in 0..ROUNDS {
+                roster.members(&incarnation, &channel);
+            }
+            done.send(()).unwrap();
+        });
+        std::thread::spawn(move || {
+            for _ in 0..ROUNDS {
+                drop(begin(&roster, &guard, "s"));
+            }
+            done.send(()).unwrap();
+        });
+        for _ in 0..2 {
+            let waited = is_done.recv_timeout(Duration::from_secs(60));
+            waited.expect("one of the threads waits for the other for ever");
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! The patrol: compares what the store says with what is known here, place by place, and puts the difference right.
+//!
+//! Every place of the index has its turn, so many in a second however many members there are. Places under suspicion
+//! come at once: all of them after the store has lost the lease or begins another lifetime, a channel when its
+//! subscription had to be confirmed again, its log begins an epoch, or a member is told that it is none. While a server
+//! lives its data doesn't change behind our back, but for a flush, which only takes: so equal numbers under a lifetime
+//! that was verified mean equal sessions, and only otherwise they are listed.
+
+use super::incarnation::HeldLease;
+use super::lease_keeper::{CALLS, LeaseKeeper};
+use super::logins::{Findings, Registry};
+use super::members::Membership;
+use crate::chat_client::{CALL, CallError, Chat};
+use crate::metering::count_repair;
+use channel_store::{
+    ChannelName, DroppedBy, Generation, IndexEntry, Look, Place, SessionId, Shard, StoreError,
+    User, UserId,
+};
+use futures_util::FutureExt;
+use futures_util::stream::{self, FuturesUnordered, StreamExt};
+use proto::chat::v1::ListMembersRequest;
+use runtime::backoff::pause;
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+/// Looks at places in turn, so many in so long, however many members there are.
+pub(super) const LOOKS: usize = 20;
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Looks at suspects of one shard, at once.
+const SUSPECTS: usize = 500;
+/// Channels that are compared at once.
+const COMPARED: usize = 16;
+/// After something that did not work.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// What is to be done about a channel.
+enum Repair {
+    /// It is a member, and not listed.
+    Join(Arc<Membership>),
+    /// It is listed, and over. With the number of the leave that ends it.
+    Leave(SessionId, User, u64),
+}
+
+impl LeaseKeeper {
+    /// Goes on until the incarnation is over. Each shard of the store has rounds of its own, one after the other: a shard
+    /// that is away holds up nothing of the others.
+    pub(super) async fn reconcile(
+        &self,
+        lease: &Arc<HeldLease>,
+        chat: &Chat,
+        registry: &Registry,
+    ) -> Infallible {
+        let mut turn = interval(LOOK_INTERVAL);
+        turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut waiting: BTreeMap<Shard, BTreeSet<Place>> = BTreeMap::new();
+        let (mut rounds, mut busy) = (FuturesUnordered::new(), BTreeSet::new());
+        loop {
+            let places = tokio::select! {
+                biased;
+                _ = turn.tick() => {
+                    let may = |place: &Place| {
+                        let shard = self.leases.shard(place);
+                        !busy.contains(&shard) && !waiting.contains_key(&shard)
+                    };
+                    lease.index.lock().due(Instant::now(), LOOKS, may)
+                }
+                suspects = lease.suspects.some(SUSPECTS) => lease.index.lock().among(&suspects),
+                Some((shard, again)) = rounds.next() => {
+                    busy.remove(&shard);
+                    again
+                }
+            };
+            for place in places {
+                let shard = self.leases.shard(&place);
+                waiting.entry(shard).or_default().insert(place);
+            }
+            let idle = waiting.keys().filter(|it| !busy.contains(*it));
+            for shard in idle.copied().collect::<Vec<_>>() {
+                let mut places = waiting.remove(&shard).unwrap_or_default();
+                if let Some(rest) = places.iter().nth(SUSPECTS).cloned() {
+                    waiting.insert(shard, places.split_off(&rest));
+                }
+                let round = self.reconcile_some(lease, chat, registry, places);
+                rounds.push(round.map(move |again| (shard, again)));
+                busy.insert(shard);
+            }
+        }
+    }
+
+    /// One round of looks. Answers at what to look again; if that is something, after a pause.
+    async fn reconcile_some(
+        &self,
+        lease: &Arc<HeldLease>,
+        chat: &Chat,
+        registry: &Registry,
+        places: BTreeSet<Place>,
+    ) -> Vec<Place> {
+        let places: Vec<_> = places.into_iter().collect();
+        let (channels, users) = lease.index.lock().known(&places);
+        let (channels, users) = tokio::join!(
+            self.reconcile_channels(lease, chat, registry, channels),
+            self.reconcile_users(lease, registry, users),
+        );
+        let channels = channels.into_iter().map(Place::Channel);
+        let users = users.into_iter().map(Place::User);
+        let again: Vec<_> = channels.chain(users).collect();
+        if !again.is_empty() {
+            pause(RETRY).await;
+        }
+        again
+    }
+
+    /// Answers what is still to be put right.
+    async fn reconcile_channels(
+        &self,
+        lease: &Arc<HeldLease>,
+        chat: &Chat,
+        registry: &Registry,
+        channels: Vec<ChannelName>,
+    ) -> Vec<ChannelName> {
+        match self.differences(lease, chat, &channels).await {
+            Ok(doubtful) => {
+                let settled = stream::iter(doubtful).map(async |(channel, generation)| {
+                    let settling = self.settle(lease, chat, registry, &channel, generation);
+                    let is_settled = settling.await;
+                    (!is_settled).then_some(channel)
+                });
+                let settled = settled.buffer_unordered(COMPARED);
+                settled.filter_map(async |failed| failed).collect().await
+            }
+            Err(error) => {
+                tracing::debug!(%error, "no look at channels");
+                channels
+            }
+        }
+    }
+
+    /// Channels that are to be compared, with the lifetime of the server that has said so. Lease and index stand.
+    async fn differences(
+        &self,
+        lease: &Arc<HeldLease>,
+        chat: &Chat,
+        channels: &[ChannelName],
+    ) -> Result<Vec<(ChannelName, Generation)>, StoreError> {
+        if channels.is_empty() {
+            return Ok(Vec::new());
+        }
+        let looks = self.leases.look(&lease.incarnation, channels).await?;
+        let overdue = channels.iter().zip(&looks).filter(|(_, look)| look.overdue);
+        let overdue = stream::iter(overdue.map(|(channel, _)| channel.clone()));
+        let expired = overdue.for_each_concurrent(COMPARED, async |it| expire(chat, &it).await);
+        expired.await;
+        let (mut doubtful, mut empty) = (Vec::new(), Vec::new());
+        for (channel, look) in channels.iter().zip(looks) {
+            let known = self.roster.members(&lease.incarnation, channel).len();
+            let place = Place::Channel(channel.clone());
+            if lease.index.lock().is_as_known(&place, &look, known) {
+                empty.extend(self.looked(lease, place, &look));
+            } else {
+                doubtful.push((channel.clone(), look.generation));
+            }
+        }
+        self.drop_entries(lease, &empty).await?;
+        if !doubtful.is_empty() && !self.stands(lease).await? {
+            doubtful.clear();
+        }
+        Ok(doubtful)
+    }
+
+    /// Answers at whom to look again.
+    async fn reconcile_users(
+        &self,
+        lease: &Arc<HeldLease>,
+        registry: &Registry,
+        users: Vec<UserId>,
+    ) -> Vec<UserId> {
+        let is_settled = self.settle_users(lease, registry, &users).await;
+        if is_settled.unwrap_or_else(|error| {
+            tracing::debug!(%error, "no look at users");
+            false
+        }) {
+            return Vec::new();
+        }
+        users
+    }
+
+    async fn settle_users(
+        &self,
+        lease: &Arc<HeldLease>,
+        registry: &Registry,
+        users: &[UserId],
+    ) -> Result<bool, StoreError> {
+        if users.is_empty() {
+            return Ok(true);
+        }
+        let incarnation = &lease.incarnation;
+        let looks = registry.look(incarnation, users).await?;
+        let (mut findings, mut empty) = (Findings::default(), Vec::new());
+        for (user, look) in users.iter().zip(looks) {
+            registry.compare(incarnation, user, &look.entries, &mut findings);
+            let own = look
+                .entries
+                .iter()
+                .filter(|it| it.incarnation == *incarnation);
+            let look = Look {
+                sessions: own.count() as u64,
+                tombstoned: look.tombstoned,
+                overdue: false,
+                generation: look.lifetime,
+            };
+            empty.extend(self.looked(lease, Place::User(user.clone()), &look));
+        }
+        self.drop_entries(lease, &empty).await?;
+        if findings.wants_claims() && !self.stands(lease).await? {
+            return Ok(true);
+        }
+        registry.settle(findings).await
+    }
+
+    /// Takes what a look has found; answers an entry of the index that is to go.
+    fn looked(&self, lease: &Arc<HeldLease>, place: Place, look: &Look) -> Option<IndexEntry> {
+        if look.tombstoned {
+            // Its death itself was lost, but not here.
+            lease.condemned.notify_one();
+        }
+        lease.meet(&look.generation);
+        lease.index.lock().looked(Instant::now(), place, look)
+    }
+
+    /// What this leaves behind is unknown to the index here, and found at the next renewal.
+    async fn drop_entries(
+        &self,
+        lease: &HeldLease,
+        entries: &[IndexEntry],
+    ) -> Result<(), StoreError> {
+        if !entries.is_empty() {
+            let (incarnation, by) = (&lease.incarnation, DroppedBy::Owner);
+            self.leases.index_drop(incarnation, entries, by).await?;
+        }
+        Ok(())
+    }
+
+    /// True when lease and index stand: whoever comes again must be found if this process ends. Index first.
+    async fn stands(&self, lease: &Arc<HeldLease>) -> Result<bool, StoreError> {
+        let stands = self.renew(lease).await?;
+        if !stands {
+            lease.condemned.notify_one();
+        }
+        Ok(stands)
+    }
+
+    /// Compares session by session, and repairs; false if that did not work.
+    async fn settle(
+        &self,
+        lease: &Arc<HeldLease>,
+        chat: &Chat,
+        registry: &Registry,
+        channel: &ChannelName,
+        generation: Generation,
+    ) -> bool {
+        let repairs = match self.compare(lease, channel).await {
+            Ok(repairs) => repairs,
+            Err(error) => {
+                tracing::debug!(%error, channel = channel.as_str(), "not compared");
+                return false;
+            }
+        };
+        let repaired = stream::iter(repairs).map(async |repair| {
+            let _permit = self.calls.acquire().await;
+            match repair {
+                Repair::Join(membership) => join_again(chat, registry, &membership).await,
+                Repair::Leave(session, user, operation) => {
+                    let leave = lease.leave(channel, &user, &session, operation, true);
+                    is_done(chat.leave(leave, Instant::now() + CALL).await, "ghost")
+                }
+            }
+        });
+        let repaired = repaired.buffer_unordered(CALLS);
+        let is_settled = repaired.fold(true, async |all, it| all && it).await;
+        if is_settled {
+            let place = Place::Channel(channel.clone());
+            lease.meet(&generation);
+            lease.index.lock().verified(&place, generation);
+        }
+        is_settled
+    }
+
+    async fn compare(
+        &self,
+        lease: &Arc<HeldLease>,
+        channel: &ChannelName,
+    ) -> Result<Vec<Repair>, StoreError> {
+        // Before the list is read: a session that joins meanwhile is on the list, or is no concern of this look.
+        let members = self.roster.members(&lease.incarnation, channel);
+        // The leaves of ghosts are numbered before the list is read, too: a session that is on it and joins again
+        // afterwards, with a higher number, is not ended by them.
+        let operation = lease.next_operation();
+        let listed = self.leases.list(&lease.incarnation, channel).await?;
+        let missing = members
+            .into_iter()
+            .filter(|membership| !listed.contains_key(membership.session()));
+        let mut repairs: Vec<_> = missing.map(Repair::Join).collect();
+        // After the list was read: whatever was on its way then is known by now.
+        let ghosts = self.roster.unknown(channel, listed).into_iter();
+        repairs.extend(ghosts.map(|(session, user)| Repair::Leave(session, user, operation)));
+        Ok(repairs)
+    }
+}
+
+/// A detached member stays beyond its time, because the chat that took it is no more: whoever lists members ends that.
+async fn expire(chat: &Chat, channel: &ChannelName) {
+    let list = ListMembersRequest {
+        channel: channel.to_string(),
+        page_size: 1,
+        ..ListMembersRequest::default()
+    };
+    if let Err(error) = chat.members(list, Instant::now() + CALL).await {
+        tracing::debug!(%error, channel = channel.as_str(), "detached members were not looked after");
+    }
+}
+
+async fn join_again(chat: &Chat, registry: &Registry, membership: &Membership) -> bool {
+    let Some(join) = membership.join_again() else {
+        return true;
+    };
+    match membership.send(chat, join, Instant::now() + CALL).await {
+        Err(CallError::Refused { reason }) if reason == "CONNECTOR_DEAD" => {
+            membership.condemn();
+            true
+        }
+        // Its leave was faster, or another session has its place.
+        Err(CallError::Refused { reason }) if reason == "STALE_OPERATION" => {
+            let Some(registration) = membership.replaced() else {
+                return true;
+            };
+            let displaced = registry.displace(registration).await;
+            displaced
+                .inspect_err(|error| tracing::debug!(%error, "not known why it was replaced"))
+                .is_ok()
+        }
+        joined => is_done(joined, "lost"),
+    }
+}
+
+fn is_done<T>(called: Result<T, CallError>, reason: &'static str) -> bool {
+    match called {
+        Ok(_) => count_repair(reason),
+        Err(error) => {
+            tracing::debug!(%error, reason, "not repaired");
+            return false;
+        }
+    }
+    true
+}

@@ -1,0 +1,601 @@
+//! The lease over a store in memory and chat in the same process, with the clock in the test's hand.
+
+use super::incarnation::IndexGuard;
+use super::index::Index;
+use super::reconcile::LOOKS;
+use super::renewal::RENEWALS;
+use super::*;
+use crate::chat_client::tests::{chat_of, in_time};
+use crate::chat_client::{CallError, Chat, Source, TransportError};
+use crate::testing::chat::{Instance, joined};
+use channel_store::memory::{MemoryStore, Snapshot};
+use channel_store::{
+    ChannelName, ChannelStore, Generation, HistoryRange, Incarnation, IndexEntry, Join, Leases,
+    Leave, LoginPolicy, Look, Place, Renewed, SETTLE_TIME, SessionId, StoreOptions, User, UserId,
+};
+use runtime::Shutdown;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
+use tonic::Status;
+use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
+
+const LENGTH: Duration = Duration::from_secs(10);
+/// What is under suspicion is looked at, and put right, in this.
+const AT_ONCE: Duration = Duration::from_millis(10);
+
+fn room(name: &str) -> ChannelName {
+    ChannelName::new(name).unwrap()
+}
+
+fn place(name: &str) -> Place {
+    Place::Channel(room(name))
+}
+
+struct Scene {
+    store: Arc<MemoryStore>,
+    leases: Arc<dyn Leases>,
+    chat: Arc<Chat>,
+    lease: Arc<LeaseKeeper>,
+    keeping: AbortOnDropHandle<Infallible>,
+}
+
+/// Chat in the same process.
+fn chat_on(store: &Arc<MemoryStore>) -> Arc<Chat> {
+    let service = chat::service(
+        store.clone(),
+        Arc::default(),
+        &chat::Limits::default(),
+        Shutdown::new(),
+    );
+    let service = BoxCloneSyncService::new(service.map_err(TransportError::new));
+    Chat::new(Source::InProcess(service))
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let store = MemoryStore::new(StoreOptions::default());
+        let chat = chat_on(&store);
+        Self::with_chat(store, chat).await
+    }
+
+    async fn with_chat(store: Arc<MemoryStore>, chat: Arc<Chat>) -> Self {
+        let leases = store.leases();
+        let lease = LeaseKeeper::new("c", LENGTH, leases.clone(), Arc::default()).unwrap();
+        let registry = registry(&store, LoginPolicy::Reject);
+        let keeping = keep(&lease, &chat, &registry);
+        sleep(Duration::from_millis(1)).await;
+        Self {
+            store,
+            leases,
+            chat,
+            lease,
+            keeping,
+        }
+    }
+
+    async fn index(&self, of: &Incarnation) -> Vec<IndexEntry> {
+        self.leases.index(of).await.unwrap()
+    }
+
+    async fn enter(&self, channel: &str) -> IndexGuard {
+        self.lease.enter(vec![place(channel)]).await.unwrap()
+    }
+
+    /// A session of this user that has joined.
+    async fn member(&self, channel: &str, user: &str) -> Arc<Membership> {
+        let guard = Arc::new(self.enter(channel).await);
+        let id = SessionId::new(format!("session of {user}")).unwrap();
+        let user = User {
+            id: UserId::new(user).unwrap(),
+            is_number: false,
+        };
+        let membership =
+            Membership::begin(self.lease.roster(), guard, room(channel), user, id, None);
+        let joined = membership.send(&self.chat, membership.join(), in_time());
+        let joined = joined.await.unwrap();
+        membership.joined(joined.repeated);
+        membership
+    }
+
+    async fn leave(&self, membership: Arc<Membership>) {
+        self.chat
+            .leave(membership.leave(), in_time())
+            .await
+            .unwrap();
+    }
+
+    async fn members(&self, channel: &str) -> Vec<(String, u32)> {
+        let page = self.store.members(&room(channel), None, 1_000).await;
+        let members = page.unwrap().members.into_iter();
+        members.map(|(user, n)| (user.to_string(), n)).collect()
+    }
+}
+
+fn registry(store: &MemoryStore, policy: LoginPolicy) -> Arc<Registry> {
+    Registry::new(policy, store.registry(), store.hints(), store.leases())
+}
+
+fn keep(
+    lease: &Arc<LeaseKeeper>,
+    chat: &Arc<Chat>,
+    registry: &Arc<Registry>,
+) -> AbortOnDropHandle<Infallible> {
+    let (lease, chat, registry) = (Arc::clone(lease), Arc::clone(chat), Arc::clone(registry));
+    AbortOnDropHandle::new(tokio::spawn(
+        async move { lease.keep(&chat, &registry).await },
+    ))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_stands_in_the_index_before_anybody_may_join() {
+    let scene = Scene::new().await;
+    let guard = scene.enter("room").await;
+    let index = scene.index(guard.incarnation()).await;
+    assert_eq!(index.len(), 1);
+    assert_eq!(index[0].place, place("room"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_of_joins_moves_with_the_lease_only() {
+    let scene = Scene::new().await;
+    let guard = scene.enter("room").await;
+    let first = guard.deadline();
+    sleep(2 * LENGTH).await;
+    let second = guard.deadline();
+    assert!(second >= first + 15_000, "it was renewed");
+    drop(scene.keeping);
+    sleep(2 * LENGTH).await;
+    assert_eq!(guard.deadline(), second);
+    let margin = 20_000;
+    let renewed = scene.leases.renew(guard.incarnation(), LENGTH).await;
+    let Ok(Renewed::Live(term)) = renewed else {
+        panic!("{renewed:?}");
+    };
+    assert!(term.until + margin >= second + 15_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_declared_dead_begins_anew() {
+    let scene = Scene::new().await;
+    let old = scene.enter("room").await;
+    scene.leases.resign(old.incarnation()).await.unwrap();
+    sleep(LENGTH / RENEWALS + AT_ONCE).await;
+    assert!(old.is_over());
+    let new = scene.enter("room").await;
+    assert_ne!(new.incarnation(), old.incarnation());
+    assert_eq!(scene.index(new.incarnation()).await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sealed_index_or_a_refused_join_tells_of_death_at_once() {
+    let scene = Scene::new().await;
+    let old = scene.enter("room").await;
+    scene.leases.resign(old.incarnation()).await.unwrap();
+    assert!(scene.lease.enter(vec![place("other")]).await.is_none());
+    sleep(Duration::from_millis(1)).await;
+    assert!(old.is_over(), "it need not wait for the next renewal");
+
+    let scene = Scene::new().await;
+    let member = scene.member("room", "u").await;
+    member.condemn();
+    sleep(Duration::from_millis(1)).await;
+    let incarnation = member.lease().incarnation.clone();
+    let state = scene.leases.observe(&[incarnation]).await.remove(0);
+    assert!(state.unwrap().unwrap().dead, "whoever buries may begin");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_leaves_the_index_when_two_looks_found_nothing() {
+    let scene = Scene::new().await;
+    let guard = scene.enter("room").await;
+    let incarnation = guard.incarnation().clone();
+    sleep(5 * SETTLE_TIME).await;
+    assert_eq!(scene.index(&incarnation).await.len(), 1, "somebody is here");
+    drop(guard);
+    sleep(SETTLE_TIME / 2).await;
+    assert_eq!(scene.index(&incarnation).await.len(), 1, "looked at once");
+    sleep(2 * SETTLE_TIME).await;
+    assert_eq!(scene.index(&incarnation).await, []);
+    // And comes back as another entry.
+    let _stay = scene.enter("room").await;
+    assert_eq!(scene.index(&incarnation).await[0].nonce, 2);
+}
+
+fn empty(generation: &str) -> Look {
+    Look {
+        sessions: 0,
+        tombstoned: false,
+        overdue: false,
+        generation: Generation::from(generation),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_second_look_must_find_the_same_server_and_nobody_in_between() {
+    let mut index = Index::default();
+    let room = place("room");
+    let mut now = Instant::now();
+    let mut looked = |index: &mut Index, generation| {
+        now += SETTLE_TIME;
+        let dropped = index.looked(now, room.clone(), &empty(generation));
+        assert_eq!(
+            index.looked(now, room.clone(), &empty(generation)),
+            None,
+            "out of turn"
+        );
+        usize::from(dropped.is_some())
+    };
+    index.enter(&room);
+    assert_eq!(looked(&mut index, "a"), 0, "somebody is here");
+    index.exit(&room);
+    assert_eq!(looked(&mut index, "a"), 0);
+    assert_eq!(looked(&mut index, "b"), 0, "a failover in between");
+    index.enter(&room);
+    index.exit(&room);
+    assert_eq!(looked(&mut index, "b"), 0, "somebody in between");
+    assert_eq!(looked(&mut index, "b"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_index_that_differs_from_the_stores_is_put_right() {
+    let mut index = Index::default();
+    let entry = |channel: &str, nonce| IndexEntry {
+        place: place(channel),
+        nonce,
+    };
+    for channel in ["a", "b", "c"] {
+        index.enter(&place(channel));
+    }
+    let found = vec![entry("a", 1), entry("b", 7), entry("x", 9)];
+    let mut missing = index.reconcile(found);
+    missing.sort_by(|a, b| a.place.cmp(&b.place));
+    assert_eq!(missing, [entry("b", 2), entry("c", 3)]);
+    let due = index.due(Instant::now(), LOOKS, |_| true);
+    assert_eq!(due, [place("x")], "what is unknown is looked at");
+    index.enter(&place("y"));
+    assert_eq!(index.unwritten(&[place("y")]), [entry("y", 10)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_the_store_has_lost_is_taken_again_with_its_index() {
+    let scene = Scene::new().await;
+    let guard = scene.enter("room").await;
+    scene.store.restart(Some(Snapshot::default()));
+    let found = scene.leases.observe(&[guard.incarnation().clone()]).await;
+    assert_eq!(found, [Ok(None)], "nothing of it is left");
+    sleep(LENGTH / 2).await;
+    let found = scene.leases.observe(&[guard.incarnation().clone()]).await;
+    assert!(found[0].as_ref().is_ok_and(|it| !it.unwrap().dead));
+    assert_eq!(scene.index(guard.incarnation()).await.len(), 1);
+    assert!(!guard.is_over(), "nobody was closed");
+
+    // Who wants to join before that does not wait for the next renewal.
+    sleep(LENGTH).await;
+    scene.store.restart(Some(Snapshot::default()));
+    let soon = timeout(Duration::from_millis(100), scene.enter("new"));
+    let new = soon.await.unwrap();
+    assert_eq!(new.incarnation(), guard.incarnation());
+    assert_eq!(scene.index(guard.incarnation()).await.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn places_are_looked_at_in_turn_the_one_that_waits_longest_first() {
+    // More than have their turn in the settle time.
+    const MANY: usize = 70 * LOOKS;
+    let mut index = Index::default();
+    for n in 0..MANY {
+        index.enter(&place(&format!("room-{n:04}")));
+    }
+    let begin = Instant::now() + SETTLE_TIME;
+    assert_eq!(
+        index.due(begin - Duration::from_millis(1), LOOKS, |_| true),
+        []
+    );
+    let mut looks: BTreeMap<Place, usize> = BTreeMap::new();
+    for second in 0..140 {
+        let now = begin + Duration::from_secs(second);
+        for place in index.due(now, LOOKS, |_| true) {
+            assert_eq!(index.looked(now, place.clone(), &empty("a")), None);
+            *looks.entry(place).or_default() += 1;
+        }
+    }
+    assert_eq!(looks.len(), MANY);
+    assert!(
+        looks.into_values().all(|looks| looks == 2),
+        "each has its turn"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn places_where_nobody_is_do_not_pile_up_behind_those_in_use() {
+    const A_SECOND: usize = 150;
+    let mut index = Index::default();
+    let mut now = Instant::now();
+    for n in 0..50 * LOOKS {
+        index.enter(&place(&format!("used-{n}")));
+    }
+    for second in 0..600 {
+        for n in 0..A_SECOND {
+            let idle = Place::User(UserId::new(format!("{second}-{n}")).unwrap());
+            index.enter(&idle);
+            index.exit(&idle);
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+        now += Duration::from_secs(1);
+        for place in index.due(now, LOOKS, |_| true) {
+            index.looked(now, place, &empty("a"));
+        }
+    }
+    let idle = index.places().count() - 50 * LOOKS;
+    let seconds = idle / A_SECOND;
+    assert!(
+        seconds <= 125,
+        "two looks, a settle time apart: {seconds} s"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_store_has_lost_everything_members_are_back_with_the_next_renewal() {
+    let scene = Scene::new().await;
+    let alice = scene.member("room", "alice").await;
+    let _bob = scene.member("room", "bob").await;
+    let _carol = scene.member("other", "carol").await;
+    scene.store.restart(Some(Snapshot::default()));
+    assert_eq!(scene.members("room").await, []);
+    sleep(LENGTH / RENEWALS + AT_ONCE).await;
+    let both = [("alice".to_owned(), 1), ("bob".to_owned(), 1)];
+    assert_eq!(scene.members("room").await, both);
+    assert_eq!(scene.members("other").await, [("carol".to_owned(), 1)]);
+    let index = scene.index(&alice.lease().incarnation).await;
+    assert_eq!(index.len(), 2, "and would be found");
+    assert!(!alice.lease().is_over(), "nobody was closed");
+
+    scene.leave(alice).await;
+    assert_eq!(scene.members("room").await, both[1..]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_fell_back_is_put_right_also_where_only_names_differ() {
+    let scene = Scene::new().await;
+    let alice = scene.member("room", "alice").await;
+    let before = scene.store.snapshot();
+    scene.leave(alice).await;
+    let _bob = scene.member("room", "bob").await;
+    sleep(SETTLE_TIME + Duration::from_secs(1)).await;
+    scene.store.restart(Some(before));
+    assert_eq!(scene.members("room").await, [("alice".to_owned(), 1)]);
+    sleep(LENGTH / RENEWALS + AT_ONCE).await;
+    assert_eq!(scene.members("room").await, [("bob".to_owned(), 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_suspected_is_looked_at_at_once() {
+    let scene = Scene::new().await;
+    let alice = scene.member("room", "alice").await;
+    let leave = Leave {
+        channel: room("room"),
+        user: alice.user().clone(),
+        membership: channel_store::Membership::Session {
+            incarnation: alice.lease().incarnation.clone(),
+            session: alice.session().clone(),
+            operation: 1_000,
+        },
+        fence: false,
+    };
+    scene.store.leave(leave).await.unwrap();
+    assert_eq!(scene.members("room").await, []);
+    alice.suspect();
+    sleep(AT_ONCE).await;
+    assert_eq!(scene.members("room").await, [("alice".to_owned(), 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_leaving_is_neither_brought_back_nor_taken_out_twice() {
+    let scene = Scene::new().await;
+    let alice = scene.member("room", "alice").await;
+    let leave = alice.leave();
+    let suspected = async || {
+        alice.suspect();
+        sleep(AT_ONCE).await;
+    };
+    suspected().await;
+    assert_eq!(
+        scene.members("room").await.len(),
+        1,
+        "its leave is on its way"
+    );
+    scene.chat.leave(leave, in_time()).await.unwrap();
+    suspected().await;
+    assert_eq!(scene.members("room").await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_left_and_joined_again_is_known_when_the_former_membership_ends_late() {
+    let scene = Scene::new().await;
+    let former = scene.member("room", "alice").await;
+    scene.chat.leave(former.leave(), in_time()).await.unwrap();
+    let _again = scene.member("room", "alice").await;
+    drop(former);
+    sleep(SETTLE_TIME + Duration::from_secs(1)).await;
+    assert_eq!(scene.members("room").await, [("alice".to_owned(), 1)]);
+    scene.store.restart(Some(Snapshot::default()));
+    sleep(LENGTH / RENEWALS + AT_ONCE).await;
+    assert_eq!(scene.members("room").await, [("alice".to_owned(), 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_nobody_knows_of_any_more_is_taken_out() {
+    let scene = Scene::new().await;
+    let _here = scene.member("room", "here").await;
+    drop(scene.member("room", "ghost").await);
+    assert_eq!(scene.members("room").await.len(), 2);
+    sleep(SETTLE_TIME + Duration::from_secs(1)).await;
+    assert_eq!(scene.members("room").await, [("here".to_owned(), 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_finds_its_own_tombstone_is_dead_whatever_the_lease_says() {
+    let scene = Scene::new().await;
+    let guard = scene.enter("room").await;
+    let incarnation = guard.incarnation().clone();
+    scene.store.reap(&room("room"), &incarnation).await.unwrap();
+    scene.lease.suspects.add(place("room"));
+    sleep(AT_ONCE).await;
+    assert!(guard.is_over());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_ends_with_a_grace_is_left_that_long() {
+    let scene = Scene::new().await;
+    let guard = scene.enter("room").await;
+    let name = [guard.incarnation().clone()];
+    let state = async || scene.leases.observe(&name).await.remove(0);
+    let before = state().await.unwrap().unwrap();
+    drop(scene.keeping);
+    scene.lease.end(2 * LENGTH).await;
+    let after = state().await.unwrap().unwrap();
+    assert!(!after.dead && after.beat > before.beat);
+    assert_eq!((before.length, after.length), (LENGTH, 2 * LENGTH));
+    let directory = scene.leases.directory().await.unwrap();
+    assert!(directory.contains_key(guard.incarnation()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_joins_again_before_lease_and_index_are_back() {
+    let scene = Scene::new().await;
+    let alice = scene.member("room", "alice").await;
+    scene.store.restart(Some(Snapshot::default()));
+    alice.suspect();
+    sleep(AT_ONCE).await;
+    assert_eq!(
+        scene.members("room").await.len(),
+        1,
+        "before any renewal in turn"
+    );
+    let incarnation = alice.lease().incarnation.clone();
+    assert_eq!(scene.index(&incarnation).await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_put_right_is_tried_again() {
+    let mut instance = Instance::new();
+    let chat = chat_of(&[&instance]);
+    let _stream = instance.stream().await;
+    let store = MemoryStore::new(StoreOptions::default());
+    let scene = Scene::with_chat(store, chat).await;
+    let (alice, ()) = tokio::join!(scene.member("room", "alice"), async {
+        let join = instance.join().await;
+        join.answer(Ok(joined("a", 1)));
+    });
+    // The store knows nothing of her.
+    alice.suspect();
+    for _ in 0..200 {
+        let join = instance.join().await;
+        let request = join.answer(Err(Status::unavailable("")));
+        assert_eq!(request.operation, 1, "it is the same join");
+    }
+    assert!(alice.leave().fence, "a copy of the join may be under way");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_detached_member_whose_chat_is_gone_leaves_with_a_look() {
+    let scene = Scene::new().await;
+    let _here = scene.member("room", "here").await;
+    let detached = Join {
+        channel: room("room"),
+        user: User {
+            id: UserId::new("bot").unwrap(),
+            is_number: false,
+        },
+        membership: channel_store::Membership::Detached,
+        deadline: None,
+        replaces: Vec::new(),
+    };
+    // Past chat: nobody remembers it.
+    scene.store.join(detached).await.unwrap();
+    sleep(2 * SETTLE_TIME + Duration::from_secs(1)).await;
+    let channel = room("room");
+    let page = scene.store.history(&channel, &HistoryRange::Newest, 10);
+    let entries = page.await.unwrap().entries;
+    assert_eq!(entries.len(), 3, "two joins and one leave");
+}
+
+/// How far clocks are set, in milliseconds: further than the margin of deadlines.
+const AHEAD: i64 = 300_000;
+
+#[tokio::test(start_paused = true)]
+async fn a_join_that_is_late_by_the_clock_of_the_channels_server_is_sent_once_more() {
+    let scene = Scene::new().await;
+    scene.store.set_clock(Some("room"), AHEAD);
+    let alice = scene.member("room", "alice").await;
+    let listed = [("alice".to_owned(), 1)];
+    assert_eq!(scene.members("room").await, listed);
+    // The same where the member has to be brought back.
+    scene.store.restart(Some(Snapshot::default()));
+    assert_eq!(scene.members("room").await, []);
+    sleep(LENGTH / RENEWALS + AT_ONCE).await;
+    assert_eq!(scene.members("room").await, listed);
+    scene.leave(alice).await;
+    assert_eq!(scene.members("room").await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_join_of_the_dead_is_late_whatever_the_clock_says() {
+    let scene = Scene::new().await;
+    let guard = Arc::new(scene.enter("room").await);
+    // Nothing in the channel tells of the death: what was reaped there is forgotten.
+    scene.leases.resign(guard.incarnation()).await.unwrap();
+    scene.store.set_clock(Some("room"), AHEAD);
+    let user = User {
+        id: UserId::new("ghost").unwrap(),
+        is_number: false,
+    };
+    let session = SessionId::new("session").unwrap();
+    let ghost = Membership::begin(
+        scene.lease.roster(),
+        guard,
+        room("room"),
+        user,
+        session,
+        None,
+    );
+    let joined = ghost.send(&scene.chat, ghost.join(), in_time()).await;
+    assert!(matches!(joined, Err(CallError::Late { .. })), "{joined:?}");
+    assert_eq!(scene.members("room").await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_late_joins_cost_few_renewals() {
+    const MANY: usize = 100;
+    let scene = Scene::new().await;
+    scene.store.set_clock(Some("room"), AHEAD);
+    let renewals = async || {
+        let name = scene.enter("room").await.incarnation().clone();
+        scene
+            .leases
+            .observe(&[name])
+            .await
+            .remove(0)
+            .unwrap()
+            .unwrap()
+            .beat
+    };
+    let name = scene.enter("room").await.incarnation().clone();
+    scene.store.set_clock(Some(name.as_str()), -AHEAD);
+    let before = renewals().await;
+    let users: Vec<_> = (0..MANY).map(|n| format!("user-{n}")).collect();
+    let joins = users.iter().map(|user| scene.member("room", user));
+    let members = futures_util::future::join_all(joins).await;
+    assert_eq!(scene.members("room").await.len(), MANY);
+    // Its server's clock was set back, so each renewal has a beat that is higher by one.
+    let after = renewals().await;
+    assert!(after - before < 10, "{}", after - before);
+    drop(members);
+}
+
+mod away;

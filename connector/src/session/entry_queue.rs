@@ -1,0 +1,246 @@
+//! Logins and joins wait for their turn, so that a storm of them does not make all of them fail.
+//!
+//! Each login asks the store and chat several times. When thousands are under way at once, every one of them is slow, and
+//! most end after two seconds with nothing done. So a process serves a few at once of each shard, in the order in which they
+//! came.
+//! Who would not be served in time is told when to come again. Those times are spread over as long as it takes to serve
+//! everybody, by what serving took lately.
+
+use crate::chat_client::CALL;
+use crate::metering::PUT_OFF;
+use channel_store::{Place, Shard};
+use metrics::counter;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout_at};
+use wire::Refusal;
+
+/// Logins and joins that are served at once. Each waits for some round trips to the store, so a few are enough to keep
+/// the process busy.
+const AT_ONCE: u32 = 32;
+/// How long a request waits for its turn at most. What is left of its time is for serving it.
+const PATIENCE: Duration = Duration::from_millis(900);
+/// What serving one takes, before anything was measured.
+const FIRST_GUESS: Duration = Duration::from_millis(20);
+/// Nobody is told to come again earlier than this …
+const SOONEST: Duration = Duration::from_millis(500);
+/// … or later than this.
+const LATEST: Duration = Duration::from_secs(30);
+
+/// A line for each shard of the store, or pair of shards, that is needed to serve a request. Those who wait for a shard that
+/// is away keep nobody else from being served.
+pub(crate) struct EntryQueues {
+    shard: Box<dyn Fn(&Place) -> Shard + Send + Sync>,
+    /// As many as there are pairs of servers.
+    by_shards: Mutex<BTreeMap<[Shard; 2], Arc<EntryQueue>>>,
+}
+
+impl EntryQueues {
+    /// `shard` tells where in the store a channel or user is.
+    pub(crate) fn new(shard: impl Fn(&Place) -> Shard + Send + Sync + 'static) -> Self {
+        Self {
+            shard: Box::new(shard),
+            by_shards: Mutex::default(),
+        }
+    }
+
+    /// The line of requests that need both places.
+    pub(crate) fn of(&self, places: [&Place; 2]) -> Arc<EntryQueue> {
+        let shards = places.map(|place| (self.shard)(place));
+        let mut queues = self.by_shards.lock();
+        let queue = queues.entry(shards);
+        Arc::clone(queue.or_insert_with(|| Arc::new(EntryQueue::new())))
+    }
+}
+
+/// The line of those who want to log in or to join a channel.
+pub(crate) struct EntryQueue {
+    places: Semaphore,
+    pace: Mutex<Pace>,
+}
+
+struct Pace {
+    /// How long serving one takes: a moving average.
+    service: Duration,
+    /// When the last one is to come again who was told to.
+    booked: Instant,
+}
+
+/// Somebody's turn, until it is dropped.
+pub(crate) struct Turn<'a> {
+    queue: &'a EntryQueue,
+    began: Instant,
+    _place: SemaphorePermit<'a>,
+}
+
+impl EntryQueue {
+    /// Nobody is in it.
+    pub(crate) fn new() -> Self {
+        Self {
+            places: Semaphore::new(AT_ONCE as usize),
+            pace: Mutex::new(Pace {
+                service: FIRST_GUESS,
+                booked: Instant::now(),
+            }),
+        }
+    }
+
+    /// Returns when it is the request's turn: first come, first served.
+    ///
+    /// # Errors
+    /// A refusal that says when to come again, if the turn does not come early enough to serve the request by its
+    /// deadline.
+    pub(crate) async fn turn(&self, deadline: Instant) -> Result<Turn<'_>, Refusal> {
+        let until = deadline.checked_sub(CALL - PATIENCE).unwrap_or(deadline);
+        match timeout_at(until, self.places.acquire()).await {
+            Ok(Ok(place)) => Ok(Turn {
+                queue: self,
+                began: Instant::now(),
+                _place: place,
+            }),
+            Ok(Err(_)) | Err(_) => {
+                counter!(PUT_OFF).increment(1);
+                Err(Refusal::try_later(self.come_again()))
+            }
+        }
+    }
+
+    /// When somebody is to come again: after everybody who was told so before, as fast as they can be served. A fifth of
+    /// the time is kept for those who come for the first time.
+    fn come_again(&self) -> Duration {
+        let now = Instant::now();
+        let mut pace = self.pace.lock();
+        let each = pace.service / AT_ONCE;
+        pace.booked = pace.booked.max(now) + each + each / 4;
+        let pause = SOONEST + pace.booked.duration_since(now);
+        if pause <= LATEST {
+            return pause;
+        }
+        pace.booked = now + LATEST;
+        LATEST.mul_f64(0.5 + fastrand::f64() / 2.0)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut pace = self.queue.pace.lock();
+        pace.service = (7 * pace.service + self.began.elapsed()) / 8;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use channel_store::ChannelName;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::task::JoinSet;
+    use tokio::time::sleep;
+
+    /// How long the client has to wait that was told so.
+    fn pause_of(refusal: &Refusal) -> Duration {
+        let body = refusal.body(wire::Protocol::Json);
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(body["code"], 429);
+        Duration::from_millis(body["retryAfterMs"].as_u64().unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_first_is_served_first_and_only_some_at_once() {
+        let queue = Arc::new(EntryQueue::new());
+        let (under_way, served) = (Arc::<AtomicUsize>::default(), Arc::new(Mutex::default()));
+        let mut clients = JoinSet::new();
+        for number in 0..200 {
+            let (queue, under_way) = (Arc::clone(&queue), Arc::clone(&under_way));
+            let served: Arc<Mutex<Vec<usize>>> = Arc::clone(&served);
+            clients.spawn(async move {
+                let turn = queue.turn(Instant::now() + CALL).await;
+                served.lock().push(number);
+                assert!(under_way.fetch_add(1, Ordering::Relaxed) < AT_ONCE as usize);
+                sleep(Duration::from_millis(100)).await;
+                under_way.fetch_sub(1, Ordering::Relaxed);
+                assert!(turn.is_ok(), "there is time for all of them");
+            });
+        }
+        clients.join_all().await;
+        assert!(served.lock().is_sorted());
+        assert_eq!(served.lock().len(), 200);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waited_for_another_request_is_told_in_time_too() {
+        let queue = EntryQueue::new();
+        let mut turns = Vec::new();
+        for _ in 0..AT_ONCE {
+            turns.push(queue.turn(Instant::now() + CALL).await.ok().unwrap());
+        }
+        let began = Instant::now();
+        for waited in [Duration::ZERO, PATIENCE / 2, CALL] {
+            let deadline = began + CALL;
+            let _ = timeout_at(began + waited, std::future::pending::<()>()).await;
+            let refusal = queue.turn(deadline).await.err().unwrap();
+            assert!(pause_of(&refusal) >= SOONEST);
+            assert!(began.elapsed() <= PATIENCE.max(waited) + Duration::from_millis(1));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_wait_for_a_shard_that_is_away_keep_nobody_else_from_being_served() {
+        let place = |name: &str| Place::Channel(ChannelName::new(name).unwrap());
+        let (here, away) = (place("here"), place("away"));
+        let queues = EntryQueues::new(move |it| match *it == place("away") {
+            true => Shard::new(1),
+            false => Shard::default(),
+        });
+        let line = queues.of([&here, &away]);
+        let mut turns = Vec::new();
+        let began = Instant::now();
+        for _ in 0..AT_ONCE {
+            turns.push(line.turn(began + CALL).await.ok().unwrap());
+        }
+        let other_line = queues.of([&here, &here]);
+        assert!(other_line.turn(began + CALL).await.is_ok());
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        // All who need that shard wait in one line.
+        let same_line = queues.of([&here, &away]);
+        assert!(same_line.turn(began + CALL).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_a_storm_whoever_comes_again_when_told_to_gets_in() {
+        let queue = Arc::new(EntryQueue::new());
+        let began = Instant::now();
+        let tries = Arc::new(Mutex::new(BTreeMap::<usize, usize>::new()));
+        let mut clients = JoinSet::new();
+        for _ in 0..5_000 {
+            let (queue, tries) = (Arc::clone(&queue), Arc::clone(&tries));
+            clients.spawn(async move {
+                for count in 1.. {
+                    let asked = Instant::now();
+                    match queue.turn(asked + CALL).await {
+                        Ok(turn) => {
+                            sleep(Duration::from_millis(50 + fastrand::u64(..100))).await;
+                            assert!(asked.elapsed() < CALL);
+                            drop(turn);
+                            *tries.lock().entry(count).or_default() += 1;
+                            return;
+                        }
+                        Err(refusal) => {
+                            assert!(asked.elapsed() < CALL);
+                            sleep(pause_of(&refusal)).await;
+                        }
+                    }
+                }
+            });
+        }
+        clients.join_all().await;
+        let (tries, took) = (tries.lock().clone(), began.elapsed());
+        println!("{tries:?} tries, {took:?}");
+        // 320 a second can be served, which makes 16 s for all. Most of those who were put off get in the next time.
+        assert!(took < Duration::from_secs(25), "{took:?}");
+        let often: usize = tries.range(4..).map(|(_, clients)| clients).sum();
+        assert!(often < 500, "{tries:?}");
+    }
+}

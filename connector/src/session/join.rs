@@ -1,0 +1,305 @@
+//! The way into a channel, and out of it.
+
+use super::parameters::{self, JoinChannel};
+use super::recovery::{Recovered, Recovery};
+use super::replies::{self, Answer, DONE};
+use super::{CHANNELS, Handlers, Joined};
+use crate::chat_client::{Answered, CallError};
+use crate::hub::{Member, Resume};
+use crate::membership::Membership;
+use crate::membership::Undo;
+use crate::membership::{Admission, Registration, Registry};
+use channel_store::{ChannelName, Epoch, Place, Position, Proof, SessionId, User};
+use proto::connector::v1::JoinResponse;
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout, timeout_at};
+use wire::{Disconnect, Reason, Refusal, Request, RequestBody};
+
+/// How long everything before the join may take, and never more than half of the time that is left: the rest is the join's.
+const PREPARE: Duration = Duration::from_millis(1_000);
+
+/// Why nobody was let in.
+pub(super) enum Refused {
+    Taken,
+    Failed,
+    /// Chat said why.
+    ByChat(Reason),
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Taken => Reason::UserLoggedIn.into(),
+            // What may have been done by then is undone.
+            Refused::Failed => Reason::Unavailable.into(),
+            Refused::ByChat(reason) => reason.into(),
+        }
+    }
+}
+
+/// A session that has just joined.
+pub(super) struct Entry {
+    joined: Joined,
+    /// Where its pushes begin.
+    begin: Resume,
+    /// What its reply tells of that.
+    recovered: Option<Recovered>,
+}
+
+impl Handlers {
+    /// A further channel. `None` if it was answered already.
+    pub(super) async fn join(&mut self, request: &Request, deadline: Instant) -> Option<Answer> {
+        let Some(session) = &mut self.session else {
+            return Some(Err(Reason::NotLoggedIn.into()));
+        };
+        let JoinChannel { channel, recovery } = match JoinChannel::parse(&request.body) {
+            Ok(join) => join,
+            Err(refusal) => return Some(Err(refusal)),
+        };
+        if session.place(Some(&channel)).is_some() {
+            return Some(Err(Reason::AlreadyJoined.into()));
+        }
+        if session.places.len() >= CHANNELS {
+            return Some(Err(Reason::TooManyChannels.into()));
+        }
+        let place = Place::Channel(channel.clone());
+        let queue = self.services.entries.of([&place, &place]);
+        let _turn = match queue.turn(deadline).await {
+            Ok(turn) => turn,
+            Err(refusal) => return Some(Err(refusal)),
+        };
+        if !self.services.leaves.has_room() {
+            return Some(Err(Reason::Unavailable.into()));
+        }
+        if let Err(wait) = session.joins.get_or_insert_default().take(Instant::now()) {
+            return Some(Err(Refusal::rate_limited(wait)));
+        }
+        let mut undo = Undo::new(&self.services.leaves);
+        let (user, id) = (session.user.clone(), session.id.clone());
+        let registration = Arc::clone(&session.registration);
+        let membership = async {
+            let (present, places) = (registration.guard(), vec![place.clone()]);
+            let guard = self.services.lease.enter_beside(present, places).await;
+            let guard = Arc::new(guard.ok_or(Refused::Failed)?);
+            Ok(Membership::begin(
+                self.services.lease.roster(),
+                guard,
+                channel.clone(),
+                user,
+                id,
+                Some(Arc::clone(&registration)),
+            ))
+        };
+        let entered = self
+            .enter(
+                &channel,
+                &recovery,
+                membership,
+                &mut undo.ended.memberships,
+                deadline,
+            )
+            .await;
+        match entered {
+            Ok(entry) => {
+                undo.keep();
+                let joined = self.welcome(request.id, DONE.into(), entry);
+                if let Some(session) = &mut self.session {
+                    session.places.push(joined);
+                }
+                None
+            }
+            Err(refused) => {
+                let comes_back = matches!(refused, Refused::Failed)
+                    && registration.can_come_back()
+                    && (self.services.lease).is_better_off_anew(registration.guard(), &place);
+                if !comes_back {
+                    return Some(Err(refused.into()));
+                }
+                replies::reply(&self.connection, request.id, Err(refused.into()));
+                self.connection.close(Disconnect::Moved);
+                None
+            }
+        }
+    }
+
+    /// Answered when the leave has landed; one that fails is repeated until it does.
+    pub(super) async fn leave(&mut self, body: &RequestBody, deadline: Instant) -> Answer {
+        let Some(session) = &mut self.session else {
+            return Err(Reason::NotLoggedIn.into());
+        };
+        let channel = parameters::leave_channel(body)?;
+        let mut places = session.places.iter();
+        let Some(place) = places.position(|it| *it.membership.channel() == channel) else {
+            return Err(Reason::NotJoined.into());
+        };
+        let Joined { membership, .. } = session.places.swap_remove(place);
+        let leave = membership.leave();
+        let undo = Undo::of(&self.services.leaves, membership);
+        if self.services.chat.leave(leave, deadline).await.is_ok() {
+            undo.keep();
+            return Ok(DONE.into());
+        }
+        Err(Reason::LeavePending.into())
+    }
+
+    /// Follows the channel first, then joins: so the own onJoin is among what the hub delivers (K2). It is indexed first,
+    /// too: so whatever becomes of this process, login and member are found. What was missed is judged last, when nothing
+    /// can be missed any more. A membership stands in `undo` from before its join is sent.
+    pub(super) async fn enter(
+        &self,
+        channel: &ChannelName,
+        recovery: &Recovery,
+        membership: impl Future<Output = Result<Arc<Membership>, Refused>>,
+        undo: &mut Vec<Arc<Membership>>,
+        deadline: Instant,
+    ) -> Result<Entry, Refused> {
+        let mut format = self.connection.format();
+        if recovery.is_wanted() {
+            format = format.with_positions();
+            self.connection.tells_positions();
+        }
+        let member = self.services.hub.attach(channel, &self.connection, format);
+        let prepared = async { tokio::join!(member.followed(), membership) };
+        let left = deadline.saturating_duration_since(Instant::now());
+        let prepared = timeout(PREPARE.min(left / 2), prepared).await;
+        let ((), membership) = prepared.map_err(|_| Refused::Failed)?;
+        let membership = membership?;
+        undo.push(Arc::clone(&membership));
+        let join = membership.send(&self.services.chat, membership.join(), deadline);
+        match join.await {
+            Ok(Answered { answer, repeated }) => {
+                membership.joined(repeated);
+                let placed = place(&member, recovery, &answer);
+                let placed = timeout_at(deadline, placed).await.ok().flatten();
+                let (begin, recovered) = placed.ok_or(Refused::Failed)?;
+                Ok(Entry {
+                    joined: Joined { membership, member },
+                    begin,
+                    recovered,
+                })
+            }
+            Err(error) => {
+                tracing::debug!(%error, "join failed");
+                match &error {
+                    CallError::Unknown => {}
+                    // Nothing was done, so there is nothing to undo.
+                    CallError::Refused { .. } | CallError::Late { .. } | CallError::Unreachable => {
+                        drop(undo.pop());
+                    }
+                }
+                match &error {
+                    CallError::Refused { reason } if reason == "CONNECTOR_DEAD" => {
+                        membership.condemn();
+                    }
+                    CallError::Refused { reason } if reason == "STALE_OPERATION" => {
+                        self.displaced(&membership, deadline).await;
+                    }
+                    _ => {}
+                }
+                Err(match error {
+                    CallError::Refused { reason } => Refused::ByChat(Reason::of_chat(&reason)),
+                    CallError::Late { .. } | CallError::Unreachable | CallError::Unknown => {
+                        Refused::Failed
+                    }
+                })
+            }
+        }
+    }
+
+    /// The session has lost its place in a channel to another one, and so as a whole.
+    async fn displaced(&self, membership: &Membership, deadline: Instant) {
+        if let Some(registration) = membership.replaced() {
+            let displaced = self.services.registry.displace(registration);
+            if !matches!(timeout_at(deadline, displaced).await, Ok(Ok(()))) {
+                self.connection.close(Disconnect::Displaced);
+            }
+        }
+    }
+
+    /// Indexes and registers a session. Its registration is noted as soon as there may be one.
+    pub(super) async fn register(
+        &self,
+        user: &User,
+        channel: Option<&ChannelName>,
+        id: &SessionId,
+        proof: Option<Proof>,
+        noted: &mut Option<Arc<Registration>>,
+    ) -> Result<Arc<Registration>, Refused> {
+        let (lease, registry) = (&self.services.lease, &self.services.registry);
+        if !*registry.agreed().borrow() {
+            return Err(Refused::Failed);
+        }
+        let mut places = Vec::from_iter(channel.cloned().map(Place::Channel));
+        places.push(Registry::place(&user.id));
+        let guard = lease.enter(places).await.ok_or(Refused::Failed)?;
+        let guard = Arc::new(guard);
+        let registration = registry.begin(&guard, &user.id, id, &self.connection, proof);
+        *noted = Some(Arc::clone(&registration));
+        // Otherwise its socket is among those that are closed when the incarnation is found dead.
+        if guard.is_over() {
+            return Err(Refused::Failed);
+        }
+        match registry.login(&registration).await {
+            Ok(Admission::Yes) => Ok(registration),
+            Ok(Admission::Taken) => Err(Refused::Taken),
+            Err(error) => {
+                tracing::debug!(%error, "login failed");
+                Err(Refused::Failed)
+            }
+        }
+    }
+
+    /// Answers, and then lets the pushes begin.
+    pub(super) fn welcome(
+        &self,
+        id: Option<u64>,
+        answer: Cow<'static, str>,
+        entry: Entry,
+    ) -> Joined {
+        let Entry {
+            joined,
+            begin,
+            recovered,
+        } = entry;
+        let answer = match recovered {
+            Some(recovered) => recovered.add_to(&answer).into(),
+            None => answer,
+        };
+        replies::reply(&self.connection, id, Ok(answer));
+        if let Some(moved) = begin.lost {
+            joined.member.tell(&begin.start, moved);
+        }
+        joined.member.begin(begin.start);
+        joined
+    }
+}
+
+/// Where a member that has joined begins, and what it is told of that if it has asked. `None`: the log did not answer.
+async fn place(
+    member: &Member,
+    recovery: &Recovery,
+    joined: &JoinResponse,
+) -> Option<(Resume, Option<Recovered>)> {
+    let joined_at = joined.position.as_ref()?;
+    let end = Position {
+        epoch: Epoch::new(&joined_at.epoch),
+        offset: joined_at.offset,
+    };
+    if let Recovery::Since(since) = recovery {
+        let resumed = member.resume(since, &end).await;
+        let resume = resumed
+            .inspect_err(|error| tracing::debug!(%error, "position not resumed"))
+            .ok()?;
+        let recovered = Recovered::resumed(&resume, &end);
+        return Some((resume, Some(recovered)));
+    }
+    // Right before its own onJoin, so that it gets it; without one, where the join found the log's end.
+    let start = Position {
+        offset: end.offset - u64::from(joined.published && end.offset > 0),
+        ..end
+    };
+    let recovered = recovery.is_wanted().then(|| Recovered::fresh(&start));
+    Some((Resume { start, lost: None }, recovered))
+}

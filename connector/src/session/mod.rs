@@ -1,0 +1,326 @@
+//! What a client may do: the handlers, and the end of it all.
+//!
+//! `connector.handler.login` and `chat.handler.send` are the original's. Beyond them a session may be in further channels,
+//! look at those it is in, and say to which of them something goes. A connection's commands take effect and are answered in
+//! order: what is said goes down one flow, and any other command waits until that is answered.
+
+pub(crate) mod entry_queue;
+mod join;
+mod pace;
+mod parameters;
+mod queries;
+pub(crate) mod read_turns;
+mod recovery;
+mod replies;
+mod secret;
+mod send;
+
+use crate::chat_client::{CALL, Chat, Flow};
+use crate::hub::{Hub, Member};
+use crate::membership::{EndedSession, PendingLeaves, Undo};
+use crate::membership::{LeaseKeeper, Membership};
+use crate::membership::{Registration, Registry};
+use crate::random::unguessable;
+use crate::transport::Connection;
+use channel_store::{ChannelName, Place, SessionId, User};
+use entry_queue::EntryQueues;
+use join::Refused;
+use pace::Pace;
+use parameters::Login;
+use read_turns::{ReadTurns, Reader};
+use replies::{Answer, DONE};
+use secret::Secret;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
+use wire::{Disconnect, Protocol, Reason, Request, RequestBody};
+
+/// Channels that a session may be in at once (CONTRACT).
+const CHANNELS: usize = 100;
+
+/// What all sessions of a connector share.
+pub(crate) struct Services {
+    /// Says whose sessions these are.
+    pub lease: Arc<LeaseKeeper>,
+    /// Local fan-out.
+    pub hub: Arc<Hub>,
+    /// Where channels are written.
+    pub chat: Arc<Chat>,
+    /// Leaves that must land.
+    pub leaves: PendingLeaves,
+    /// Who is logged in.
+    pub registry: Arc<Registry>,
+    /// Where logins and joins wait for their turn.
+    pub entries: EntryQueues,
+    /// Where requests for pages wait for their turn.
+    pub reads: Arc<ReadTurns>,
+}
+
+impl Services {
+    /// All of them, over these parts. A client that is gone stays a member for `grace`.
+    pub(crate) fn new(
+        lease: Arc<LeaseKeeper>,
+        registry: Arc<Registry>,
+        hub: Arc<Hub>,
+        chat: Arc<Chat>,
+        grace: Duration,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            entries: EntryQueues::new(lease.shards()),
+            reads: Arc::default(),
+            leaves: PendingLeaves::new(&chat, &registry, lease.shards(), grace),
+            lease,
+            registry,
+            hub,
+            chat,
+        })
+    }
+
+    /// Keeps the leases, closes what was of an incarnation that was declared dead, and keeps saying which login policy this
+    /// connector has, until the handles are dropped.
+    pub(crate) fn keep(self: &Arc<Self>) -> [AbortOnDropHandle<()>; 2] {
+        let this = Arc::clone(self);
+        let leases =
+            tokio::spawn(async move { match this.lease.keep(&this.chat, &this.registry).await {} });
+        let registry = Arc::clone(&self.registry);
+        let policy = tokio::spawn(async move { match registry.keep_agreeing().await {} });
+        [leases, policy].map(AbortOnDropHandle::new)
+    }
+}
+
+/// One connection's side of the handlers.
+pub(crate) struct Handlers {
+    services: Arc<Services>,
+    connection: Arc<Connection>,
+    session: Option<Session>,
+    reader: Reader,
+}
+
+/// A connection bound to a user.
+struct Session {
+    id: SessionId,
+    user: User,
+    /// The channel of its login, which is meant where none is named. `None`: it logged in without one.
+    home: Option<ChannelName>,
+    registration: Arc<Registration>,
+    flow: Arc<Flow>,
+    places: Vec<Joined>,
+    /// From its first further channel on.
+    joins: Option<Box<Pace>>,
+}
+
+/// A channel that a session is in.
+struct Joined {
+    membership: Arc<Membership>,
+    member: Member,
+}
+
+impl Session {
+    /// The channel that is named, or the login's, if the session is in it.
+    fn place(&self, channel: Option<&ChannelName>) -> Option<&Joined> {
+        let channel = channel.or(self.home.as_ref())?;
+        let mut places = self.places.iter();
+        places.find(|joined| joined.membership.channel() == channel)
+    }
+}
+
+impl Handlers {
+    /// Not logged in yet.
+    #[must_use]
+    pub(crate) fn new(services: Arc<Services>, connection: Arc<Connection>) -> Self {
+        Self {
+            services,
+            connection,
+            session: None,
+            reader: Reader::default(),
+        }
+    }
+
+    /// True from a successful login on.
+    #[must_use]
+    pub(crate) fn is_logged_in(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// Carries out one command. Returns when the next one may begin.
+    ///
+    /// The command is answered within [`CALL`] of the moment at which it was received, however long it had to wait for
+    /// its turn. A command whose time is over when its turn comes is refused without asking anybody.
+    pub(crate) async fn handle(&mut self, request: Request, received: Instant) {
+        let deadline = received + CALL;
+        // Who was cut off is not served any more; what clients sent before they went away themselves is (K3).
+        if (self.connection.closing()).is_some_and(|reason| reason != Disconnect::Client) {
+            return;
+        }
+        match &*request.route {
+            "chat.handler.send" => return self.send(request, deadline).await,
+            "chat.handler.publish" => return self.publish(request, deadline).await,
+            _ => {}
+        }
+        if let Some(session) = &self.session {
+            session.flow.settled().await;
+        }
+        // Others than sends are rare, and their futures are large: they live only as long as they are needed.
+        let answer = Box::pin(self.answer_to(&request, deadline)).await;
+        if let Some(answer) = answer {
+            replies::reply(&self.connection, request.id, answer);
+        }
+    }
+
+    /// `None` if it was answered already, because the reply must come before the first push.
+    async fn answer_to(&mut self, request: &Request, deadline: Instant) -> Option<Answer> {
+        let body = &request.body;
+        if matches!(body, RequestBody::Unusable) {
+            return Some(Err(Reason::InvalidBody.into()));
+        }
+        match &*request.route {
+            "connector.handler.login" => self.login(request, deadline).await,
+            // For clients that see no heartbeats of the protocol, as browsers don't: they ask, and miss the answer.
+            "connector.handler.ping" => Some(Ok(DONE.into())),
+            "chat.handler.join" => self.join(request, deadline).await,
+            "chat.handler.leave" => Some(self.leave(body, deadline).await),
+            "chat.handler.members" => Some(self.members(body, deadline).await),
+            "chat.handler.history" => Some(self.history(body, deadline).await),
+            _ => Some(Err(Reason::UnknownRoute.into())),
+        }
+    }
+
+    /// As [`answer_to`](Self::answer_to).
+    async fn login(&mut self, request: &Request, deadline: Instant) -> Option<Answer> {
+        let protocol = self.connection.format().protocol();
+        let login = match Login::parse(&request.body, protocol) {
+            Ok(login) => login,
+            Err(refusal) => return Some(Err(refusal)),
+        };
+        // Whatever the uid: one connection, one user (F5).
+        if self.session.is_some() {
+            return Some(Err(Reason::AlreadyLoggedIn.into()));
+        }
+        let Login {
+            user,
+            channel,
+            recovery,
+            resume,
+        } = login;
+        let queue = {
+            let place = Registry::place(&user.id);
+            let channel = channel.clone().map(Place::Channel);
+            let places = [&place, channel.as_ref().unwrap_or(&place)];
+            self.services.entries.of(places)
+        };
+        let _turn = match queue.turn(deadline).await {
+            Ok(turn) => turn,
+            Err(refusal) => return Some(Err(refusal)),
+        };
+        let Some(id) = new_session_id().filter(|_| self.services.leaves.has_room()) else {
+            return Some(Err(Reason::Unavailable.into()));
+        };
+        // The original's clients read their answers as they were. Who shows a secret knows of them.
+        let has_one = protocol == Protocol::Json || recovery.is_wanted() || resume.is_some();
+        let secret = match resume {
+            // One that matches nothing becomes the session's own: the store may have lost the entry.
+            Some(shown) => Some(shown),
+            None if has_one => Secret::random().ok(),
+            None => None,
+        };
+        let proof = secret.as_ref().map(Secret::proof);
+        let mut undo = Undo::new(&self.services.leaves);
+        let EndedSession {
+            memberships,
+            registration,
+            ..
+        } = &mut undo.ended;
+        let registered = self.register(&user, channel.as_ref(), &id, proof, registration);
+        let entered = match &channel {
+            Some(channel) => {
+                let membership = async {
+                    let registration = registered.await?;
+                    Ok(Membership::begin(
+                        self.services.lease.roster(),
+                        Arc::clone(registration.guard()),
+                        channel.clone(),
+                        user.clone(),
+                        id.clone(),
+                        Some(registration),
+                    ))
+                };
+                let entered = self.enter(channel, &recovery, membership, memberships, deadline);
+                entered.await.map(Some)
+            }
+            None => match timeout_at(deadline, registered).await {
+                Ok(registered) => registered.map(|_| None),
+                Err(_) => Err(Refused::Failed),
+            },
+        };
+        let entry = match entered {
+            Ok(entry) => entry,
+            Err(refused) => return Some(Err(refused.into())),
+        };
+        let Some(registration) = undo.ended.registration.clone() else {
+            return Some(Err(Reason::Unavailable.into()));
+        };
+        self.services.registry.claim(&registration, deadline).await;
+        undo.keep();
+        self.connection.belongs_to(&user.id, &id);
+        let answer = replies::logged_in(secret.as_ref());
+        let joined = match entry {
+            Some(entry) => Some(self.welcome(request.id, answer, entry)),
+            None => {
+                replies::reply(&self.connection, request.id, Ok(answer));
+                None
+            }
+        };
+        self.session = Some(Session {
+            id,
+            user,
+            home: channel,
+            registration,
+            flow: Arc::default(),
+            places: Vec::from_iter(joined),
+            joins: None,
+        });
+        None
+    }
+
+    /// Returns when all that was carried out is answered.
+    pub(crate) async fn answered(&self) {
+        if let Some(session) = &self.session {
+            session.flow.settled().await;
+        }
+    }
+
+    /// The connection is over: what it sent comes first, then its leaves (K3, K4).
+    pub(crate) async fn close(self) {
+        if let Some(session) = &self.session {
+            session.flow.settled().await;
+        }
+    }
+}
+
+/// However the connection ended, and whatever became of its task: the session leaves.
+impl Drop for Handlers {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            let places = session.places.into_iter();
+            self.services.leaves.add(EndedSession {
+                memberships: places.map(|joined| joined.membership).collect(),
+                registration: Some(session.registration),
+                succeeded: matches!(
+                    self.connection.closing(),
+                    Some(Disconnect::Replaced | Disconnect::Moved)
+                ),
+            });
+        }
+    }
+}
+
+/// 128 random bits: never used again, and not to be guessed.
+fn new_session_id() -> Option<SessionId> {
+    use base64::Engine;
+    let random = unguessable::<16>().ok()?;
+    SessionId::new(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random)).ok()
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,32 @@
+//! What a request is answered with, and the one place that writes it for the client's protocol.
+
+use super::secret::Secret;
+use crate::transport::Connection;
+use std::borrow::Cow;
+use std::sync::Arc;
+use wire::Refusal;
+
+pub(super) const LOGGED_IN: &str = r#"{"code":0,"message":"登录成功"}"#;
+pub(super) const SENT: &str = r#"{"message":"发送成功","code":0}"#;
+pub(super) const DONE: &str = r#"{"code":0}"#;
+
+/// What a login is answered with: the secret, for a client that gets one.
+pub(super) fn logged_in(secret: Option<&Secret>) -> Cow<'static, str> {
+    let Some(secret) = secret else {
+        return LOGGED_IN.into();
+    };
+    let members = LOGGED_IN.strip_suffix('}').unwrap_or(LOGGED_IN);
+    format!(r#"{members},"resume":"{secret}"}}"#).into()
+}
+
+/// The body of a reply that says yes, which is the same on every protocol, or why it is a no.
+pub(super) type Answer = Result<Cow<'static, str>, Refusal>;
+
+/// Answers a request as its protocol has it. Without an id it was a notify, and nothing is answered.
+pub(super) fn reply(connection: &Arc<Connection>, id: Option<u64>, answer: Answer) {
+    let Some(id) = id else {
+        return;
+    };
+    let body = answer.unwrap_or_else(|refusal| refusal.body(connection.format().protocol()));
+    connection.reply(id, body.as_bytes());
+}

@@ -1,0 +1,112 @@
+//! What a session says.
+
+use super::Handlers;
+use super::parameters::{self, Publish};
+use super::replies::{self, SENT};
+use crate::chat_client::Outcome;
+use bytes::Bytes;
+use channel_store::ChannelName;
+use proto::connector::v1::SessionMessage;
+use std::sync::Arc;
+use tokio::time::Instant;
+use wire::{Reason, Refusal, Request, RequestBody};
+
+/// A message, and where it is to go.
+struct Message {
+    /// `None`: to the channel of the login.
+    channel: Option<ChannelName>,
+    body: Bytes,
+    key: Option<Box<str>>,
+    exclude_self: bool,
+}
+
+impl Handlers {
+    /// The body is the message, for the channel of the login.
+    pub(super) async fn send(&mut self, request: Request, deadline: Instant) {
+        let body = match request.body {
+            RequestBody::Object(body) => Ok(body),
+            RequestBody::Empty => Ok(Bytes::from_static(b"{}")),
+            RequestBody::Unusable => Err(Reason::InvalidBody),
+        };
+        let message = body.map_err(Refusal::from).and_then(|body| {
+            Ok(Message {
+                channel: None,
+                body,
+                key: parameters::key(request.key)?,
+                exclude_self: false,
+            })
+        });
+        self.say(request.id, message, deadline).await;
+    }
+
+    /// The body tells the channel, the message and what is to become of it.
+    pub(super) async fn publish(&mut self, request: Request, deadline: Instant) {
+        let message = match request.body {
+            RequestBody::Unusable => Err(Reason::InvalidBody.into()),
+            body => Publish::parse(&body).and_then(|publish| {
+                let key = parameters::key(request.key)?;
+                Ok(Message {
+                    channel: publish.channel,
+                    body: publish.body,
+                    key: publish.key.or(key),
+                    exclude_self: publish.exclude_self,
+                })
+            }),
+        };
+        self.say(request.id, message, deadline).await;
+    }
+
+    async fn say(&mut self, id: Option<u64>, message: Result<Message, Refusal>, deadline: Instant) {
+        let Some(session) = &mut self.session else {
+            return replies::reply(&self.connection, id, Err(Reason::NotLoggedIn.into()));
+        };
+        let place = message.and_then(|message| {
+            let place = session.place(message.channel.as_ref());
+            let place = place.ok_or(Reason::NotJoined)?;
+            Ok((Arc::clone(&place.membership), message))
+        });
+        let (membership, message) = match place {
+            Ok(place) => place,
+            Err(refusal) => {
+                session.flow.settled().await;
+                return replies::reply(&self.connection, id, Err(refusal));
+            }
+        };
+        let key = match message.key {
+            Some(key) => key.into_string(),
+            None => format!("{}-{}", session.id, session.flow.next_key()),
+        };
+        let send = SessionMessage {
+            channel: membership.channel().to_string(),
+            user: session.user.id.to_string(),
+            user_is_number: session.user.is_number,
+            body_json: message.body,
+            idempotency_key: key,
+            session: session.id.to_string(),
+            exclude_user: message.exclude_self,
+        };
+        session.flow.room().await;
+        if Instant::now() >= deadline {
+            session.flow.settled().await;
+            return replies::reply(&self.connection, id, Err(Reason::Unavailable.into()));
+        }
+        let connection = Arc::clone(&self.connection);
+        self.services
+            .chat
+            .send(&session.flow, send, deadline, move |outcome| {
+                let answer = match outcome {
+                    Outcome::Sent(_) => Ok(SENT.into()),
+                    Outcome::Refused(reason) => {
+                        tracing::debug!(reason, "send refused");
+                        if reason == "NOT_MEMBER" {
+                            membership.suspect();
+                        }
+                        Err(Reason::of_chat(&reason).into())
+                    }
+                    Outcome::Unknown => Err(Reason::UnknownOutcome.into()),
+                    Outcome::Unsent => Err(Reason::Unavailable.into()),
+                };
+                replies::reply(&connection, id, answer);
+            });
+    }
+}

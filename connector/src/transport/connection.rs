@@ -1,0 +1,447 @@
+//! Sends frames to one client, in order: at once if the socket takes them, else from a bounded queue.
+//!
+//! Sending never waits. Normally a batch of frames goes to the kernel in one write, without a copy, a task or a
+//! wake-up. Only what the socket does not take is queued, as a slice of one copy that all lagging members of a channel
+//! share. A client that exceeds its bound is cut off with a reason, so it never delays others (F11).
+
+pub use crate::limits::QueueLimits;
+use crate::transport::outlet::Outlet;
+use bytes::{Buf, Bytes};
+use channel_store::{SessionId, UserId};
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, IoSlice};
+use std::mem;
+use std::net::Shutdown;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::sync::Notify;
+use tokio::task::yield_now;
+use tokio::time::{sleep, timeout};
+use wire::{Disconnect, WireFormat};
+
+/// When more than this many bytes of replies are held, they are sent at once.
+const HELD: usize = 16 << 10;
+/// Sockets are closed in batches of at least this many, with a pause after each. If all clients reconnected in the same
+/// moment, they would overload the other connectors.
+const CLOSE_BATCH: usize = 1_000;
+pub(crate) const CLOSE_PAUSE: Duration = Duration::from_millis(50);
+/// There are at most this many batches. So however many connections there are, all are closed after two seconds.
+const CLOSE_PAUSES: usize = 40;
+
+/// The way out to one client. It is shared by the client's loop, the hub, and the tasks that answer its requests.
+pub struct Connection {
+    outlet: Outlet,
+    format: WireFormat,
+    limits: Arc<QueueLimits>,
+    queue: Mutex<Queue>,
+    ended: Notify,
+    owner: OnceLock<(UserId, SessionId)>,
+    /// A member of this connection asked for positions. So its client reads pushes that the original did not have.
+    tells_positions: AtomicBool,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// Whole frames. Only the beginning of the first chunk may have been written already.
+    chunks: VecDeque<Bytes>,
+    bytes: usize,
+    /// Replies that are sent together with the next frames, or in a moment without any.
+    held: Vec<u8>,
+    draining: bool,
+    /// Why the connection is closing. From then on only replies and the farewell are sent.
+    closing: Option<Disconnect>,
+    /// The client has ended its side without a farewell, so it is sent none.
+    ended_plainly: bool,
+    /// Nothing is sent any more: the farewell was sent, or there is none.
+    concluded: bool,
+}
+
+impl Connection {
+    /// Sends to `outlet`: the writing half of a socket, or the mailbox of a polling client.
+    #[must_use]
+    pub fn new(
+        outlet: impl Into<Outlet>,
+        format: WireFormat,
+        limits: Arc<QueueLimits>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            outlet: outlet.into(),
+            format,
+            limits,
+            queue: Mutex::default(),
+            ended: Notify::new(),
+            owner: OnceLock::new(),
+            tells_positions: AtomicBool::new(false),
+        })
+    }
+
+    /// To be called at the login, with the user and the session.
+    pub(crate) fn belongs_to(&self, user: &UserId, session: &SessionId) {
+        // A connection has one user for all its life (F5).
+        let _ = self.owner.set((user.clone(), session.clone()));
+        self.outlet.logged_in();
+    }
+
+    /// The user, from the login on.
+    #[must_use]
+    pub fn user(&self) -> Option<&str> {
+        self.owner.get().map(|(user, _)| user.as_str())
+    }
+
+    /// The session, from the login on.
+    #[must_use]
+    pub fn session(&self) -> Option<&str> {
+        self.owner.get().map(|(_, session)| session.as_str())
+    }
+
+    /// To be called when a member of this connection asks for positions.
+    pub(crate) fn tells_positions(&self) {
+        self.tells_positions.store(true, Ordering::Relaxed);
+    }
+
+    /// The format that this client's frames have.
+    #[must_use]
+    pub fn format(&self) -> WireFormat {
+        self.format
+    }
+
+    /// Sends whole frames, after everything that was sent before. `shared` is the copy that lagging receivers of the
+    /// same frames share. It is `None` at first, and is made at most once. A connection that is closing sends nothing
+    /// more.
+    pub fn send(self: &Arc<Self>, frames: &[u8], shared: &mut Option<Bytes>) {
+        let mut queue = self.queue.lock();
+        if queue.closing.is_some() {
+            return;
+        }
+        self.write_bounded(&mut queue, frames, shared);
+    }
+
+    /// Writes, and cuts the client off if it exceeds its bound.
+    fn write_bounded(
+        self: &Arc<Self>,
+        queue: &mut Queue,
+        frames: &[u8],
+        shared: &mut Option<Bytes>,
+    ) {
+        self.write(queue, frames, shared);
+        if queue.bytes > self.limits.connection
+            || (self.limits.queued() > self.limits.process
+                && (queue.bytes > 0 || self.outlet.holds()))
+        {
+            // The frame under way has to be completed, or the client could not read the farewell. The rest is dropped.
+            self.forget(queue, 1);
+            queue.closing.get_or_insert(Disconnect::Slow);
+            self.say_farewell(queue);
+            self.ended.notify_waiters();
+        }
+    }
+
+    /// Returns when so little is queued that older publications may be added, or when the connection is closing. A
+    /// client that reads nothing for the stall time is closed meanwhile.
+    pub async fn room(&self) {
+        if !self.is_behind() {
+            return;
+        }
+        let space = async {
+            while self.is_behind() {
+                // The task that writes the queue waits for the same, and must run first.
+                if self.outlet.writable().await.is_err() {
+                    return;
+                }
+                yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = self.closed() => {}
+            () = space => {}
+        }
+    }
+
+    /// True if so much is queued that no older publications may be added.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.queue.lock().bytes > self.share()
+    }
+
+    /// The bounds that the queue counts against.
+    pub(crate) fn limits(&self) -> &QueueLimits {
+        &self.limits
+    }
+
+    /// How many bytes may be queued when older publications are added for a member. The rest of the queue is for what
+    /// is published meanwhile.
+    #[must_use]
+    pub fn share(&self) -> usize {
+        self.limits.connection / 8
+    }
+
+    /// Replies to a request. Replies and publications of the same moment leave in one write. A connection that is
+    /// closing still replies, until its farewell is sent.
+    pub fn reply(self: &Arc<Self>, id: u64, body: &[u8]) {
+        let mut queue = self.queue.lock();
+        if queue.concluded {
+            return;
+        }
+        let is_first = queue.held.is_empty();
+        wire::reply(self.format, id, body, &mut queue.held);
+        if queue.held.len() > HELD {
+            self.write_bounded(&mut queue, &[], &mut None);
+        } else if is_first {
+            let connection = Arc::clone(self);
+            tokio::spawn(async move {
+                yield_now().await;
+                connection.send(&[], &mut None);
+            });
+        }
+    }
+
+    /// Begins to close. The first reason counts, and nothing more is pushed. The client's loop answers what it has
+    /// carried out already, and then [concludes](Self::conclude).
+    pub fn close(&self, reason: Disconnect) {
+        self.begin_close(reason, false);
+    }
+
+    /// Like [`close`](Self::close), but the client has ended its side without a farewell. It is sent replies and
+    /// nothing else.
+    pub(crate) fn close_plainly(&self) {
+        self.begin_close(Disconnect::Client, true);
+    }
+
+    fn begin_close(&self, reason: Disconnect, plainly: bool) {
+        let mut queue = self.queue.lock();
+        if queue.closing.is_none() {
+            queue.closing = Some(reason);
+            queue.ended_plainly = plainly;
+            self.ended.notify_waiters();
+        }
+    }
+
+    /// Sends the farewell in the client's protocol, unless that was done, and then ends the sending direction.
+    pub fn conclude(self: &Arc<Self>) {
+        let mut queue = self.queue.lock();
+        queue.closing.get_or_insert(Disconnect::Client);
+        self.say_farewell(&mut queue);
+    }
+
+    /// Returns when everything that was sent has been written, or the socket is broken. To be called after
+    /// [`conclude`](Self::conclude).
+    pub(crate) async fn flushed(&self) {
+        loop {
+            // Created before the check, so that a change in between is not missed.
+            let ended = self.ended.notified();
+            if self.queue.lock().chunks.is_empty() {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    /// Why the connection is closing, if it is.
+    #[must_use]
+    pub fn closing(&self) -> Option<Disconnect> {
+        self.queue.lock().closing
+    }
+
+    /// Returns once the connection is closing. Any number of tasks may wait for it.
+    pub async fn closed(&self) -> Disconnect {
+        loop {
+            // Created before the check, so that a change in between is not missed.
+            let ended = self.ended.notified();
+            if let Some(reason) = self.closing() {
+                return reason;
+            }
+            ended.await;
+        }
+    }
+
+    /// Switches from polls to a socket. What was not fetched is sent first.
+    pub(crate) fn switch(self: &Arc<Self>, to: OwnedWriteHalf) {
+        let mut queue = self.queue.lock();
+        let rest = self.outlet.switch(to);
+        if !rest.is_empty() {
+            queue.bytes += rest.len();
+            self.limits.add(rest.len());
+            queue.chunks.push_front(rest);
+        }
+        self.drain_later(&mut queue);
+    }
+
+    /// Returns when a polling client has fetched everything. For other clients it returns at once.
+    pub(crate) async fn fetched(&self) {
+        self.outlet.fetched().await;
+    }
+
+    /// Ends the socket at once, whatever is queued. Tasks that wait until it is writable end, too.
+    pub fn abort(&self) {
+        let mut queue = self.queue.lock();
+        queue.closing.get_or_insert(Disconnect::Client);
+        queue.concluded = true;
+        self.forget(&mut queue, 0);
+        self.outlet.shut(Shutdown::Both);
+        self.ended.notify_waiters();
+    }
+
+    fn say_farewell(self: &Arc<Self>, queue: &mut Queue) {
+        let Some(reason) = queue.closing.filter(|_| !queue.concluded) else {
+            return;
+        };
+        let mut frames = Vec::new();
+        if !queue.ended_plainly {
+            let mut format = self.format;
+            if self.tells_positions.load(Ordering::Relaxed) {
+                format = format.with_positions();
+            }
+            wire::close(format, reason, &mut frames);
+        }
+        self.write(queue, &frames, &mut None);
+        queue.concluded = true;
+        if queue.chunks.is_empty() {
+            self.outlet.shut(Shutdown::Write);
+        }
+        self.ended.notify_waiters();
+    }
+
+    fn write(self: &Arc<Self>, queue: &mut Queue, frames: &[u8], shared: &mut Option<Bytes>) {
+        let held = mem::take(&mut queue.held);
+        if held.is_empty() && frames.is_empty() {
+            return;
+        }
+        let mut written = 0;
+        if queue.chunks.is_empty() {
+            let tried = if held.is_empty() {
+                self.outlet.try_write(frames)
+            } else {
+                let both = [IoSlice::new(&held), IoSlice::new(frames)];
+                self.outlet.try_write_vectored(&both)
+            };
+            match tried {
+                Ok(count) => written = count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => {
+                    self.broken(queue, Disconnect::Client);
+                    return;
+                }
+            }
+        }
+        let mut later = |rest: Bytes| {
+            queue.bytes += rest.len();
+            self.limits.add(rest.len());
+            queue.chunks.push_back(rest);
+        };
+        let length = held.len();
+        if written < length {
+            later(Bytes::from(held).slice(written..));
+        }
+        let written = written.saturating_sub(length);
+        if written < frames.len() {
+            let shared = shared.get_or_insert_with(|| Bytes::copy_from_slice(frames));
+            later(shared.slice(written..));
+        }
+        self.drain_later(queue);
+    }
+
+    fn drain_later(self: &Arc<Self>, queue: &mut Queue) {
+        if !queue.chunks.is_empty() && !queue.draining {
+            queue.draining = true;
+            tokio::spawn(Arc::clone(self).drain());
+        }
+    }
+
+    /// Writes the queue. This task lives only while something is queued, so idle connections have none. A client that
+    /// takes nothing for the stall time is cut off. It is sent no farewell, because it would not take that either.
+    async fn drain(self: Arc<Self>) {
+        loop {
+            let writable = timeout(self.limits.stall, self.outlet.writable()).await;
+            let mut queue = self.queue.lock();
+            let failed = match writable {
+                Err(_) => Some(Disconnect::Slow),
+                Ok(writable) => {
+                    let written = writable.and_then(|()| self.write_queued(&mut queue));
+                    written.err().map(|_| Disconnect::Client)
+                }
+            };
+            if let Some(reason) = failed {
+                self.forget(&mut queue, 0);
+                self.broken(&mut queue, reason);
+            }
+            if queue.chunks.is_empty() {
+                queue.chunks = VecDeque::new();
+                queue.draining = false;
+                if queue.concluded {
+                    self.outlet.shut(Shutdown::Write);
+                    self.ended.notify_waiters();
+                }
+                return;
+            }
+        }
+    }
+
+    /// To be called when the socket takes nothing any more.
+    fn broken(&self, queue: &mut Queue, reason: Disconnect) {
+        queue.closing.get_or_insert(reason);
+        queue.concluded = true;
+        self.ended.notify_waiters();
+    }
+
+    fn write_queued(&self, queue: &mut Queue) -> io::Result<()> {
+        const AT_ONCE: usize = 64;
+        while !queue.chunks.is_empty() {
+            let mut slices = [IoSlice::new(&[]); AT_ONCE];
+            for (slice, chunk) in slices.iter_mut().zip(&queue.chunks) {
+                *slice = IoSlice::new(chunk);
+            }
+            let count = queue.chunks.len().min(AT_ONCE);
+            match self.outlet.try_write_vectored(&slices[..count]) {
+                Ok(written) => self.advance(queue, written),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn advance(&self, queue: &mut Queue, written: usize) {
+        queue.bytes -= written;
+        self.limits.remove(written);
+        let mut left = written;
+        while let Some(first) = queue.chunks.front_mut() {
+            if left < first.len() {
+                first.advance(left);
+                return;
+            }
+            left -= first.len();
+            queue.chunks.pop_front();
+        }
+    }
+
+    fn forget(&self, queue: &mut Queue, keep: usize) {
+        queue.held = Vec::new();
+        queue.chunks.truncate(keep);
+        let kept = queue.chunks.iter().map(Bytes::len).sum();
+        self.limits.remove(queue.bytes - kept);
+        queue.bytes = kept;
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.limits.remove(self.queue.get_mut().bytes);
+    }
+}
+
+/// Closes connections in batches. However many there are, the last one is closed in time.
+pub(crate) async fn close_paced(connections: &[Arc<Connection>], reason: Disconnect) {
+    let batch = connections.len().div_ceil(CLOSE_PAUSES).max(CLOSE_BATCH);
+    for batch in connections.chunks(batch) {
+        for connection in batch {
+            connection.close(reason);
+        }
+        sleep(CLOSE_PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,229 @@
+//! Where a connection's messages come from: a socket, or the posts of a polling client until it has a socket.
+//!
+//! Bytes are read into a buffer that all connections of a thread share, so an idle connection has no buffer.
+
+use crate::transport::pass::Pass;
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::sync::mpsc;
+use wire::websocket::{Event, Reader};
+use wire::{Carrier, Packages, Protocol, WireFormat};
+
+/// The bytes that one read takes at most.
+const READ: usize = 64 << 10;
+/// After this many bytes of messages the rest of a read waits. If messages are compressed, one read may hold very many.
+const AT_ONCE: usize = 256 << 10;
+
+thread_local! {
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
+}
+
+/// Where a connection's messages come from.
+pub(crate) struct Inlet {
+    source: Source,
+    messages: Messages,
+    /// Bytes of one message.
+    limit: usize,
+}
+
+enum Source {
+    /// A socket. If it replaced polls, its pass is held here.
+    Socket(
+        OwnedReadHalf,
+        #[expect(dead_code, reason = "held until it is dropped")] Option<Arc<Pass>>,
+    ),
+    Posts(mpsc::Receiver<Posted>),
+}
+
+/// What a polling client has sent.
+pub(crate) enum Posted {
+    /// Messages, in order.
+    Packets(Vec<String>),
+    /// The client goes on with a socket.
+    Switched(SocketReader, Arc<Pass>),
+    /// No message, but the client has polled.
+    Here,
+}
+
+/// A socket that something was read from.
+pub(crate) struct SocketReader {
+    pub(crate) socket: OwnedReadHalf,
+    pub(crate) frames: Reader,
+    /// Messages that were read and not handled.
+    pub(crate) messages: Vec<Vec<u8>>,
+}
+
+/// Finds messages in the bytes of a socket.
+enum Messages {
+    Frames(Reader),
+    Packages(Packages),
+}
+
+impl Messages {
+    fn feed(&mut self, bytes: &mut [u8], mut on: impl FnMut(Event<'_>)) -> Result<(), wire::Error> {
+        match self {
+            Self::Frames(frames) => frames.feed_some(bytes, AT_ONCE, on),
+            Self::Packages(packages) => packages.feed(bytes, |it| on(Event::Message(it))),
+        }
+    }
+}
+
+/// The result of a read.
+pub(crate) enum Read {
+    /// The client has closed its side without a farewell.
+    End,
+    /// Something was read.
+    Some {
+        /// How much, in the unit of [`Inlet::arrived`].
+        taken: usize,
+        /// An error if it breaks the protocol.
+        fed: Result<(), wire::Error>,
+    },
+}
+
+impl Inlet {
+    /// Reads a socket with messages in this format, of at most `limit` bytes each.
+    pub(crate) fn of_socket(socket: OwnedReadHalf, format: WireFormat, limit: usize) -> Self {
+        // Pomelo's packages are bytes, but some clients send them in text frames, as the original allowed.
+        let frames = |reader: Reader| match format.protocol() {
+            Protocol::Pomelo => Messages::Frames(reader.taking_any_text()),
+            Protocol::SocketIo(_) | Protocol::Json => Messages::Frames(reader),
+        };
+        Self {
+            source: Source::Socket(socket, None),
+            messages: match format.carrier() {
+                Carrier::WebSocket => frames(Reader::new(limit)),
+                Carrier::Deflate => frames(Reader::inflating(limit)),
+                Carrier::Stream => Messages::Packages(Packages::new(limit)),
+            },
+            limit,
+        }
+    }
+
+    /// Reads the posts of a polling client.
+    pub(crate) fn of_posts(posts: mpsc::Receiver<Posted>, limit: usize) -> Self {
+        Self {
+            source: Source::Posts(posts),
+            messages: Messages::Frames(Reader::new(limit)),
+            limit,
+        }
+    }
+
+    /// Finds messages in bytes that were read before.
+    pub(crate) fn feed(
+        &mut self,
+        bytes: &mut [u8],
+        on: impl FnMut(Event<'_>),
+    ) -> Result<(), wire::Error> {
+        self.messages.feed(bytes, on)
+    }
+
+    /// Reads what has arrived, and calls `on` for each message that is complete.
+    ///
+    /// # Errors
+    /// An error of the socket.
+    pub(crate) fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        mut on: impl FnMut(Event<'_>),
+    ) -> Poll<io::Result<Read>> {
+        if let Messages::Frames(frames) = &mut self.messages
+            && frames.unread() > 0
+        {
+            let taken = frames.unread();
+            let fed = frames.resume(AT_ONCE, on);
+            let taken = taken - frames.unread();
+            return Poll::Ready(Ok(Read::Some { taken, fed }));
+        }
+        match &mut self.source {
+            Source::Socket(socket, _) => BUFFER.with_borrow_mut(|buffer| {
+                let mut bytes = ReadBuf::new(buffer);
+                ready!(Pin::new(socket).poll_read(context, &mut bytes))?;
+                let bytes = bytes.filled_mut();
+                Poll::Ready(Ok(if bytes.is_empty() {
+                    Read::End
+                } else {
+                    Read::Some {
+                        taken: bytes.len(),
+                        fed: self.messages.feed(bytes, on),
+                    }
+                }))
+            }),
+            Source::Posts(posts) => Poll::Ready(Ok(match ready!(posts.poll_recv(context)) {
+                None => Read::End,
+                Some(Posted::Packets(packets)) => {
+                    let is_too_big = |packet: &String| packet.len() > self.limit;
+                    let fitting = packets.iter().take_while(|packet| !is_too_big(packet));
+                    fitting.for_each(|packet| on(Event::Message(packet.as_bytes())));
+                    let fed = match packets.iter().any(is_too_big) {
+                        true => Err(wire::Error::too_big(self.limit)),
+                        false => Ok(()),
+                    };
+                    Read::Some { taken: 1, fed }
+                }
+                Some(Posted::Here) => {
+                    let fed = Ok(());
+                    Read::Some { taken: 1, fed }
+                }
+                Some(Posted::Switched(reader, pass)) => {
+                    self.source = Source::Socket(reader.socket, Some(pass));
+                    self.messages = Messages::Frames(reader.frames);
+                    for message in reader.messages {
+                        on(Event::Message(&message));
+                    }
+                    let fed = Ok(());
+                    Read::Some { taken: 1, fed }
+                }
+            })),
+        }
+    }
+
+    /// True while posts are read, and not a socket.
+    pub(crate) fn is_polled(&self) -> bool {
+        matches!(self.source, Source::Posts(_))
+    }
+
+    /// How much has arrived and was not read: bytes of a socket, or posts of a polling client.
+    pub(crate) fn arrived(&self) -> usize {
+        match &self.source {
+            Source::Socket(socket, _) => {
+                let arrived = rustix::io::ioctl_fionread(socket.as_ref());
+                let arrived = usize::try_from(arrived.unwrap_or(0)).unwrap_or(usize::MAX);
+                match &self.messages {
+                    Messages::Frames(frames) => arrived.saturating_add(frames.unread()),
+                    Messages::Packages(_) => arrived,
+                }
+            }
+            Source::Posts(posts) => posts.len(),
+        }
+    }
+
+    /// The bytes that are kept of messages that are not complete.
+    pub(crate) fn held(&self) -> usize {
+        match &self.messages {
+            Messages::Frames(frames) => frames.held(),
+            Messages::Packages(packages) => packages.held(),
+        }
+    }
+
+    /// Reads and drops everything until the client has closed its side. Returns at once if the client polls.
+    pub(crate) async fn drain(&mut self) {
+        let Source::Socket(socket, _) = &mut self.source else {
+            return;
+        };
+        let mut read = |context: &mut Context<'_>| {
+            BUFFER.with_borrow_mut(|buffer| {
+                let mut bytes = ReadBuf::new(buffer);
+                ready!(Pin::new(&mut *socket).poll_read(context, &mut bytes))?;
+                Poll::Ready(io::Result::Ok(!bytes.filled().is_empty()))
+            })
+        };
+        while poll_fn(&mut read).await.unwrap_or(false) {}
+    }
+}

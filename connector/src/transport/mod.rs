@@ -1,0 +1,14 @@
+//! How bytes come and go. A [`Connection`] sends to one client, and queues what its [`Outlet`](outlet::Outlet) does not
+//! take. An [`Inlet`](inlet::Inlet) reads from the client. Both work on a socket, or on the requests of a polling
+//! client.
+//!
+//! Nothing here knows sessions or channels.
+
+pub mod connection;
+pub(crate) mod inlet;
+pub(crate) mod mailbox;
+pub mod outlet;
+pub(crate) mod pass;
+
+pub use connection::Connection;
+pub(crate) use connection::close_paced;

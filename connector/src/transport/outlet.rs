@@ -1,0 +1,154 @@
+//! Where a connection's bytes go: to a socket, or into a mailbox for polls.
+
+use crate::transport::mailbox::Mailbox;
+use bytes::Bytes;
+use socket2::SockRef;
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::sync::{Arc, OnceLock};
+use tokio::net::tcp::OwnedWriteHalf;
+
+/// Takes a connection's bytes. Writing never waits.
+pub struct Outlet(Kind);
+
+enum Kind {
+    Socket(OwnedWriteHalf),
+    /// The mailbox of a polling client, and the socket that replaces it.
+    Mailbox(Arc<Mailbox>, OnceLock<OwnedWriteHalf>),
+    /// Keeps what is written, at once and without limit.
+    #[cfg(test)]
+    Record(std::sync::Arc<parking_lot::Mutex<Vec<u8>>>),
+}
+
+impl From<Arc<Mailbox>> for Outlet {
+    fn from(mailbox: Arc<Mailbox>) -> Self {
+        Self(Kind::Mailbox(mailbox, OnceLock::new()))
+    }
+}
+
+impl From<OwnedWriteHalf> for Outlet {
+    fn from(socket: OwnedWriteHalf) -> Self {
+        Self(Kind::Socket(socket))
+    }
+}
+
+#[cfg(test)]
+impl From<std::sync::Arc<parking_lot::Mutex<Vec<u8>>>> for Outlet {
+    fn from(record: std::sync::Arc<parking_lot::Mutex<Vec<u8>>>) -> Self {
+        Self(Kind::Record(record))
+    }
+}
+
+impl Outlet {
+    /// Writes as much as can be taken at once.
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match &self.0 {
+            Kind::Socket(socket) => socket.try_write(bytes),
+            Kind::Mailbox(mailbox, socket) => match socket.get() {
+                Some(socket) => socket.try_write(bytes),
+                None => mailbox.try_write(bytes),
+            },
+            #[cfg(test)]
+            Kind::Record(record) => {
+                record.lock().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+        }
+    }
+
+    /// Like [`try_write`](Self::try_write), for several slices.
+    pub(crate) fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match &self.0 {
+            Kind::Socket(socket) => socket.try_write_vectored(slices),
+            Kind::Mailbox(mailbox, socket) => match socket.get() {
+                Some(socket) => socket.try_write_vectored(slices),
+                None => try_each(slices, |slice| mailbox.try_write(slice)),
+            },
+            #[cfg(test)]
+            Kind::Record(_) => slices.iter().map(|slice| self.try_write(slice)).sum(),
+        }
+    }
+
+    /// Returns when something may be taken again.
+    pub(crate) async fn writable(&self) -> io::Result<()> {
+        match &self.0 {
+            Kind::Socket(socket) => socket.writable().await,
+            Kind::Mailbox(mailbox, socket) => {
+                if socket.get().is_none() {
+                    mailbox.room().await;
+                }
+                match socket.get() {
+                    Some(socket) => socket.writable().await,
+                    None => Ok(()),
+                }
+            }
+            #[cfg(test)]
+            Kind::Record(_) => Ok(()),
+        }
+    }
+
+    /// Switches from the mailbox to a socket. Returns what was not fetched from the mailbox. The caller has to send it
+    /// first.
+    pub(crate) fn switch(&self, to: OwnedWriteHalf) -> Bytes {
+        match &self.0 {
+            Kind::Mailbox(mailbox, socket) if socket.set(to).is_ok() => mailbox.switch(),
+            _ => Bytes::new(),
+        }
+    }
+
+    /// Returns when a polling client has fetched everything. For other clients it returns at once.
+    pub(crate) async fn fetched(&self) {
+        if let Kind::Mailbox(mailbox, _) = &self.0 {
+            mailbox.fetched().await;
+        }
+    }
+
+    /// To be called when the client has logged in.
+    pub(crate) fn logged_in(&self) {
+        if let Kind::Mailbox(mailbox, _) = &self.0 {
+            mailbox.logged_in();
+        }
+    }
+
+    /// True if there is a mailbox with something that the client has not fetched.
+    pub(crate) fn holds(&self) -> bool {
+        match &self.0 {
+            Kind::Mailbox(mailbox, _) => mailbox.holds(),
+            Kind::Socket(_) => false,
+            #[cfg(test)]
+            Kind::Record(_) => false,
+        }
+    }
+
+    /// Ends the outlet. With `Shutdown::Write`, a polling client may still fetch what waits for it.
+    pub(crate) fn shut(&self, how: Shutdown) {
+        match &self.0 {
+            // This fails only if the peer has closed before.
+            Kind::Socket(socket) => drop(SockRef::from(socket.as_ref()).shutdown(how)),
+            Kind::Mailbox(mailbox, socket) => match (socket.get(), how) {
+                (Some(socket), how) => drop(SockRef::from(socket.as_ref()).shutdown(how)),
+                // The client may still fetch what is in the mailbox.
+                (None, Shutdown::Write) => mailbox.finish(),
+                (None, Shutdown::Both | Shutdown::Read) => mailbox.abort(),
+            },
+            #[cfg(test)]
+            Kind::Record(_) => {}
+        }
+    }
+}
+
+/// Writes slice after slice, until one is not taken.
+fn try_each(
+    slices: &[IoSlice<'_>],
+    write: impl Fn(&[u8]) -> io::Result<usize>,
+) -> io::Result<usize> {
+    let mut written = 0;
+    for slice in slices {
+        match write(slice) {
+            Ok(count) => written += count,
+            Err(error) if written == 0 => return Err(error),
+            Err(_) => break,
+        }
+    }
+    Ok(written)
+}

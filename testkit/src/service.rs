@@ -1,0 +1,352 @@
+//! The product's services as processes: started on ports of the kernel's choice, which they tell in their JSON log.
+
+use crate::process::{Memory, Process};
+use crate::redis::Redis;
+use crate::{SOON, binaries, http, wait};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
+use std::process::{Command, ExitStatus};
+
+/// A running `chat`, `connector` or `standalone`.
+pub struct Service {
+    binary: &'static str,
+    arguments: Vec<String>,
+    descriptors: Option<u32>,
+    process: Process,
+    bound: BTreeMap<&'static str, SocketAddr>,
+}
+
+/// What a service logs for each address that it has bound, and the flag that asked for it.
+const LISTENING: (&str, &str) = ("listening", "--listen");
+const ADMIN: (&str, &str) = ("admin listening", "--admin");
+const GRPC: (&str, &str) = ("grpc listening", "--grpc");
+
+impl Service {
+    /// Starts a binary with these arguments and waits until it has bound all its addresses; it need not be ready.
+    async fn start(
+        binary: &'static str,
+        events: &[(&'static str, &'static str)],
+        arguments: Vec<String>,
+        descriptors: Option<u32>,
+    ) -> Self {
+        let mut process = spawn(binary, &arguments, descriptors);
+        let mut bound = BTreeMap::new();
+        for &(event, flag) in events {
+            let address = process.wrote(event, |line| address(line, event)).await;
+            bound.insert(flag, address);
+        }
+        Self {
+            binary,
+            arguments,
+            descriptors,
+            process,
+            bound,
+        }
+    }
+
+    /// Waits until `/readyz` says so.
+    ///
+    /// # Panics
+    /// When it doesn't in time.
+    pub async fn ready(&self) {
+        let what = format!("{} is ready", self.binary);
+        wait::eventually(&what, SOON, async || self.readyz().await == Some(200)).await;
+    }
+
+    /// The status of `/readyz` now.
+    pub async fn readyz(&self) -> Option<u16> {
+        Some(http::get(self.admin(), "/readyz").await?.status)
+    }
+
+    /// Where clients or callers connect to.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.bound[LISTENING.1]
+    }
+
+    /// Where `/livez`, `/readyz` and `/metrics` are.
+    #[must_use]
+    pub fn admin(&self) -> SocketAddr {
+        self.bound[ADMIN.1]
+    }
+
+    /// The process itself.
+    #[must_use]
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// The process's id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Memory in use.
+    #[must_use]
+    pub fn memory(&self) -> Memory {
+        self.process.memory()
+    }
+
+    /// Kills it, -9.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Stops it in its tracks.
+    pub fn freeze(&self) {
+        self.process.freeze();
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.process.thaw();
+    }
+
+    /// Lets it open file descriptors up to this limit; returns the one before.
+    pub fn limit_descriptors(&self, limit: Option<u64>) -> Option<u64> {
+        self.process.limit_descriptors(limit)
+    }
+
+    /// Asks it to end.
+    pub fn terminate(&self) {
+        self.process.terminate();
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// When it doesn't end in time.
+    pub async fn ended_within(&mut self, within: std::time::Duration) -> ExitStatus {
+        self.process.ended_within(within).await
+    }
+
+    /// Starts it again, after its end, on the very addresses it had.
+    ///
+    /// # Panics
+    /// When it doesn't come up.
+    pub async fn restart(&mut self) {
+        self.process.kill();
+        for (flag, address) in &self.bound {
+            let value = self.arguments.iter().position(|argument| argument == flag);
+            let value = value.expect("the flag was given") + 1;
+            self.arguments[value] = address.to_string();
+        }
+        self.process = spawn(self.binary, &self.arguments, self.descriptors);
+        self.process
+            .wrote(LISTENING.0, |line| address(line, LISTENING.0))
+            .await;
+    }
+
+    /// All that it has logged so far.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        self.process.lines()
+    }
+
+    /// What it has logged so far with this level and above (`WARN`, `ERROR`).
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let lines = self.process.lines().into_iter();
+        lines
+            .filter(|line| {
+                let event: Option<Value> = serde_json::from_str(line).ok();
+                let level = event.as_ref().and_then(|event| event["level"].as_str());
+                matches!(level, Some("WARN" | "ERROR"))
+            })
+            .collect()
+    }
+}
+
+/// With a limit of file descriptors it is begun by `prlimit`, which becomes the service: it never has more.
+fn spawn(binary: &'static str, arguments: &[String], descriptors: Option<u32>) -> Process {
+    let path = binaries::path(binary);
+    let mut command = match descriptors {
+        None => Command::new(path),
+        Some(limit) => {
+            let mut command = Command::new("prlimit");
+            command.arg(format!("--nofile={limit}:{limit}")).arg(path);
+            command
+        }
+    };
+    command
+        .args(arguments)
+        .env("RUST_LOG", "info")
+        .env("RUST_BACKTRACE", "1");
+    Process::spawn(binary, &mut command)
+}
+
+/// The `address` of a log event with this message.
+fn address(line: &str, message: &str) -> Option<SocketAddr> {
+    let event: Value = serde_json::from_str(line).ok()?;
+    let fields = event.get("fields").unwrap_or(&event);
+    (fields["message"] == message)
+        .then(|| fields["address"].as_str()?.parse().ok())
+        .flatten()
+}
+
+fn arguments(list: &[&str]) -> Vec<String> {
+    list.iter().map(|&argument| argument.to_owned()).collect()
+}
+
+macro_rules! service {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        pub struct $name(Service);
+
+        impl Deref for $name {
+            type Target = Service;
+
+            fn deref(&self) -> &Service {
+                &self.0
+            }
+        }
+
+        impl DerefMut for $name {
+            fn deref_mut(&mut self) -> &mut Service {
+                &mut self.0
+            }
+        }
+    };
+}
+
+service!(
+    /// A chat process.
+    Chat
+);
+service!(
+    /// A connector process.
+    Connector
+);
+service!(
+    /// A standalone process: both services over the store in memory.
+    Standalone
+);
+
+impl Chat {
+    /// Starts one on this Redis, with further flags, and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it doesn't come up.
+    pub async fn start(redis: &Redis, flags: &[&str]) -> Self {
+        let chat = Self::begin(&redis.url(), flags).await;
+        chat.ready().await;
+        chat
+    }
+
+    /// Starts one that need not become ready.
+    ///
+    /// # Panics
+    /// When it doesn't bind its addresses.
+    pub async fn begin(redis: &str, flags: &[&str]) -> Self {
+        let list = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        let mut list = arguments(&list);
+        list.extend(arguments(&["--redis", redis, "--log-format", "json"]));
+        list.extend(arguments(flags));
+        Self(Service::start("chat", &[LISTENING, ADMIN], list, None).await)
+    }
+
+    /// How many publications it has counted since its start.
+    ///
+    /// # Panics
+    /// When it doesn't tell.
+    pub async fn publications(&self) -> u64 {
+        let metrics = http::get(self.admin(), "/metrics").await;
+        let metrics = metrics.expect("chat tells its metrics").body;
+        let mut lines = metrics.lines();
+        let count = lines.find_map(|line| line.strip_prefix("chat_publications_total "));
+        count.map_or(0, |count| count.parse().expect("a number"))
+    }
+
+    /// As connectors and gRPC clients name it.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address())
+    }
+}
+
+impl Connector {
+    /// How many client connections it has.
+    ///
+    /// # Panics
+    /// When it doesn't tell.
+    pub async fn connections(&self) -> u64 {
+        let metrics = http::get(self.admin(), "/metrics").await;
+        let metrics = metrics.expect("a connector tells its metrics").body;
+        let mut lines = metrics.lines();
+        let count = lines.find_map(|line| line.strip_prefix("connector_connections "));
+        count.map_or(0, |count| count.parse().expect("a number"))
+    }
+
+    /// Starts one on these chats and this Redis, with further flags, and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it doesn't come up.
+    pub async fn start(id: &str, chats: &[&Chat], redis: &Redis, flags: &[&str]) -> Self {
+        let urls: Vec<_> = chats.iter().map(|chat| chat.url()).collect();
+        let connector = Self::begin(id, &urls.join(","), &redis.url(), flags).await;
+        connector.ready().await;
+        connector
+    }
+
+    /// Starts one that need not become ready.
+    ///
+    /// # Panics
+    /// When it doesn't bind its addresses.
+    pub async fn begin(id: &str, chats: &str, redis: &str, flags: &[&str]) -> Self {
+        Self::begin_within(None, id, chats, redis, flags).await
+    }
+
+    /// As [`begin`](Self::begin), with a limit of file descriptors, soft and hard.
+    ///
+    /// # Panics
+    /// As [`begin`](Self::begin).
+    pub async fn begin_within(
+        descriptors: Option<u32>,
+        id: &str,
+        chats: &str,
+        redis: &str,
+        flags: &[&str],
+    ) -> Self {
+        let list = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        let mut list = arguments(&list);
+        list.extend(arguments(&["--id", id, "--chat", chats, "--redis", redis]));
+        list.extend(arguments(&["--log-format", "json"]));
+        list.extend(arguments(flags));
+        let events = [LISTENING, ADMIN];
+        Self(Service::start("connector", &events, list, descriptors).await)
+    }
+}
+
+impl Standalone {
+    /// Starts one and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it doesn't come up.
+    pub async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// Starts one with further flags.
+    ///
+    /// # Panics
+    /// When it doesn't come up.
+    pub async fn with(flags: &[&str]) -> Self {
+        let list = ["--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0"];
+        let mut list = arguments(&list);
+        list.extend(arguments(&["--admin", "127.0.0.1:0"]));
+        list.extend(arguments(&["--log-format", "json"]));
+        list.extend(arguments(flags));
+        let standalone = Service::start("standalone", &[LISTENING, GRPC, ADMIN], list, None).await;
+        standalone.ready().await;
+        Self(standalone)
+    }
+
+    /// Where chat's gRPC is served.
+    #[must_use]
+    pub fn grpc(&self) -> SocketAddr {
+        self.bound[GRPC.1]
+    }
+}

@@ -1,0 +1,66 @@
+//! `--ack replica`: an ok is given when a replica has the message, too.
+
+use std::time::Duration;
+use testkit::crowd::{Crowd, ROOM, WHOLE_LOG, holds};
+use testkit::history::Outcome;
+use testkit::redis::Redis;
+use testkit::relay::Relay;
+use testkit::system::Plan;
+use testkit::{SOON, wait};
+use tokio::time::Instant;
+
+/// The replica hears nothing any more, the primary dies, the replica takes over: whoever had an ok keeps it.
+#[tokio::test]
+async fn what_was_acknowledged_by_a_replica_survives_its_primary() {
+    let plan = Plan::of(2, 2)
+        .alone()
+        .chat_flags(&WHOLE_LOG)
+        .chat_flags(&["--ack", "replica"]);
+    let _turn = plan.turn().await;
+    let mut primary = Redis::start().await;
+    let link = Relay::to(primary.address()).await;
+    let replica = Redis::replica_of(link.address()).await;
+    let relay = Relay::to(primary.address()).await;
+    let services = plan.services(&relay.url(), &relay.url()).await;
+    let crowd = Crowd::gather(&services.addresses(), 8, 4).await;
+    crowd.speak();
+    crowd.goes_on(50).await;
+
+    link.stall();
+    let frozen = Instant::now();
+    let before = crowd.count(Outcome::Unknown);
+    wait::eventually("messages are stored without an ok", SOON, async || {
+        crowd.count(Outcome::Unknown) > before + 20
+    })
+    .await;
+    let acknowledged = crowd.count(Outcome::Acknowledged);
+    let published = primary.published(ROOM).await;
+    let copied = replica.published(ROOM).await;
+    assert!(
+        published > copied,
+        "the replica is not behind: {published}, {copied}"
+    );
+    primary.kill();
+    link.refuse();
+    replica.promote().await;
+    // It needs a replica of its own now, or nothing can be acknowledged.
+    let second = Redis::replica_of(replica.address()).await;
+    relay.lead_to(replica.address());
+    relay.cut();
+    let again = crowd.writes_again(Instant::now()).await;
+    crowd.goes_on(50).await;
+
+    let history = crowd
+        .comes_to_rest(&services.api(0), replica.address())
+        .await;
+    println!(
+        "{acknowledged} acknowledged before the kill, {} lost; frozen for {:?}, on after {again:?}; {}",
+        published - copied,
+        frozen.elapsed(),
+        crowd.report()
+    );
+    assert!(again < Duration::from_secs(3), "{again:?}");
+    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
+    drop(second);
+    holds(&history, &[]);
+}

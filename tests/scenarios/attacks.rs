@@ -1,0 +1,307 @@
+//! Quiet clients beside an attack notice no more of it than of as many harmless requests that take the same processor time;
+//! nobody else is disconnected, memory is given back, and `/livez`, `/readyz` and logins are answered meanwhile.
+//!
+//! How that is measured, and why it is fair, stands at [`testkit::beside`].
+
+use serde_json::json;
+use std::time::Duration;
+use testkit::attack::filling::Filling;
+use testkit::attack::histories::{self, HEAVY, Histories};
+use testkit::attack::http2::Http2;
+use testkit::attack::mixed::Mixed;
+use testkit::attack::polls::Polls;
+use testkit::attack::sockets::Sockets;
+use testkit::attack::unread::Unread;
+use testkit::attack::{enter, message};
+use testkit::beside::load::Chatting;
+use testkit::beside::{Bounds, MEBIBYTE, Moment, Scene};
+use testkit::polling::{Poller, packet};
+use testkit::pomelo::{LOGIN, SEND};
+use testkit::system::Plan;
+use testkit::websocket::{TEXT, Terms};
+use testkit::{SOON, wait};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// The comparison is fair: what does no harm is not taken for an attack.
+#[tokio::test]
+#[ignore = "tests the tests: ./tests/run --long"]
+async fn harmless_clients_are_no_attack() {
+    let mut scene = Scene::set(Plan::of(1, 1), Bounds::default()).await;
+    scene.compare(Chatting).await;
+    scene.finish().await;
+}
+
+/// Sessions that never log in are few, whoever makes them, and who makes more is told.
+#[tokio::test]
+async fn sessions_that_poll_and_never_log_in_are_bounded_and_disturb_nobody() {
+    let bounds = Bounds {
+        peak: 64 * MEBIBYTE,
+        ..Bounds::default()
+    };
+    let mut scene = Scene::set(Plan::of(1, 1), bounds).await;
+    scene.compare(Polls).await;
+    let (sessions, refused) = (scene.tally.of("sessions"), scene.tally.of("refused"));
+    // Sessions end after a minute: all of them are there at once.
+    let is_bounded = sessions <= 2_500;
+    scene.check(is_bounded, &format!("{sessions} sessions were made"));
+    scene.check(refused > 0, "nobody was refused with 429 or 503");
+    scene.finish().await;
+}
+
+/// Pages of history cost who asks for them, not everybody.
+#[tokio::test]
+async fn pages_of_large_messages_in_numbers_delay_nobody_else() {
+    let mut scene = Scene::set(Plan::of(1, 1), Bounds::default()).await;
+    histories::fill(&scene.services.api(0)).await;
+    scene.compare(Histories).await;
+    let pages = scene.tally.of("pages");
+    scene.check(pages > 50, &format!("{pages} pages were read in all"));
+    let lost = lost_redis(&scene);
+    scene.check(lost == 0, &format!("Redis was lost {lost} times"));
+    scene.finish().await;
+}
+
+/// A full store refuses, says so, and everything else goes on.
+#[tokio::test]
+async fn a_client_that_fills_the_store_is_refused_and_disturbs_nobody() {
+    let bounds = Bounds {
+        redis_returns: false,
+        full: true,
+        ..Bounds::default()
+    };
+    let mut scene = Scene::set(Plan::of(1, 1), bounds).await;
+    scene
+        .compare_with(Filling, async |scene, moment| {
+            // Each round fills what is left, and the control has room.
+            let used = scene.redis.info("memory", "used_memory").await;
+            let used: u64 = used.and_then(|used| used.parse().ok()).expect("a number");
+            let limit = match moment {
+                Moment::Before => used + 24 * MEBIBYTE,
+                Moment::After => 0,
+            };
+            let limit = limit.to_string();
+            scene
+                .redis
+                .command(&["CONFIG", "SET", "maxmemory", &limit])
+                .await;
+        })
+        .await;
+    let refused = scene.tally.of("refused");
+    scene.check(refused > 0, "the writer was not refused");
+    scene.services.ready().await;
+    scene.finish().await;
+}
+
+/// Answers that nobody reads are bounded, and who reads none is gone when its heartbeats are overdue.
+#[tokio::test]
+async fn clients_that_never_read_their_answers_are_gone_in_time_and_disturb_nobody() {
+    let flags = [
+        "--heartbeat",
+        "2s",
+        "--socketio-heartbeat",
+        "2s",
+        "--socketio-timeout",
+        "2s",
+    ];
+    let plan = Plan::of(1, 1).connector_flags(&flags);
+    let mut scene = Scene::set(plan, Bounds::default()).await;
+    histories::fill(&scene.services.api(0)).await;
+    scene.compare(Unread).await;
+    let mut seen = 0;
+    let what = "all that were members have left, though their sockets are held";
+    scene
+        .hold(Unread, what, Duration::from_secs(12), async |services| {
+            let listed = services.api(0).members(HEAVY).await;
+            seen = seen.max(listed.as_ref().map_or(0, Vec::len));
+            seen > 0 && listed.is_ok_and(|listed| listed.is_empty())
+        })
+        .await;
+    scene.finish().await;
+}
+
+/// A process without descriptors for everybody keeps some for what keeps it alive.
+#[tokio::test]
+async fn more_sockets_than_descriptors_disturb_nobody() {
+    let plan = Plan::of(1, 1).descriptors(1_024);
+    let mut scene = Scene::set(plan, Bounds::default()).await;
+    scene.compare(Sockets).await;
+    let lost = lost_redis(&scene);
+    scene.check(lost == 0, &format!("Redis was lost {lost} times"));
+    scene.finish().await;
+}
+
+/// Who is let in stays, though Redis must be connected to again meanwhile, and though each poll comes on a new socket; who
+/// is not let in is told.
+#[tokio::test]
+async fn a_connector_that_is_full_says_so_and_keeps_whom_it_has() {
+    const DESCRIPTORS: u32 = 1_024;
+    const CLIENTS: usize = 1_300;
+    testkit::beside::raise_descriptors();
+    let system = Plan::of(1, 1)
+        .alone()
+        .descriptors(DESCRIPTORS)
+        .start()
+        .await;
+    let connector = &system.connectors[0];
+    let polls = Poller::open(connector.address(), 4).await;
+    let mut polls = polls.expect("there is room for a client that polls");
+    let login = json!({ "userId": "polls", "lessonId": "polls" });
+    let login = polls.post(&[&packet(1, LOGIN, &login)]).await;
+    assert_eq!(login.expect("an answer"), 200);
+    polls.until("onJoin").await;
+    let mut inside = Vec::new();
+    let mut refusals = Vec::new();
+    for number in 0..CLIENTS {
+        let name = format!("client-{number}");
+        let entered = timeout(
+            SOON,
+            enter(connector.address(), Terms::default(), &name, &name),
+        );
+        match entered.await.expect("an answer of some kind") {
+            Ok(client) => inside.push(client),
+            Err(refusal) => refusals.push(refusal.to_string()),
+        }
+    }
+    println!(
+        "{} are in, {} are not: {:?}",
+        inside.len(),
+        refusals.len(),
+        refusals.first()
+    );
+    // A tenth is for what the process itself needs.
+    let most = (DESCRIPTORS - DESCRIPTORS / 10) as usize;
+    assert!((most / 2..=most).contains(&inside.len()));
+    for refusal in &refusals {
+        assert!(refusal.starts_with("HTTP/1.1 503 "), "{refusal}");
+    }
+
+    // Each kind, as connections of RESP3 that are subscribed count as the second.
+    for kind in ["normal", "pubsub"] {
+        let kill = ["CLIENT", "KILL", "TYPE", kind];
+        system.redis.command(&kill).await;
+    }
+    let lost = || {
+        connector
+            .warnings()
+            .iter()
+            .any(|line| line.contains("Redis"))
+    };
+    wait::eventually("the connector has noticed", SOON, async || lost()).await;
+    connector.ready().await;
+    system.chats[0].ready().await;
+    let livez = testkit::http::get(connector.admin(), "/livez").await;
+    assert_eq!(livez.expect("it answers").status, 200);
+    for (writer, reader) in &mut inside {
+        let body = json!({ "route": SEND, "id": 1, "body": { "content": "still here" } });
+        let said = writer.frame(TEXT, body.to_string().as_bytes()).await;
+        said.expect("the connection is there");
+        let answer = async {
+            loop {
+                let message = message(writer, reader)
+                    .await
+                    .expect("nobody is disconnected");
+                if message["id"] == 1 {
+                    return message["body"].clone();
+                }
+            }
+        };
+        let answer = timeout(SOON, answer).await.expect("an answer");
+        assert_eq!(answer["code"], 0, "{answer}");
+    }
+    // A client that polls has places of its own, also beside others who say nothing.
+    let mut silent = Vec::new();
+    for number in 0..100 {
+        silent.push(TcpStream::connect(connector.address()).await);
+        if number % 10 > 0 {
+            continue;
+        }
+        polls.on_a_new_socket().await.expect("a socket");
+        let what = format!("poll-{number}");
+        let send = packet(2, SEND, &json!({ "content": what }));
+        assert_eq!(polls.post(&[&send]).await.expect("an answer"), 200);
+        polls.until(&what).await;
+    }
+    let another = Poller::open(connector.address(), 4).await;
+    let refusal = another.err().expect("no room for another").to_string();
+    assert!(refusal.starts_with("503: "), "{refusal}");
+
+    // Whoever goes makes room.
+    drop((inside, silent));
+    wait::eventually("there is room again", SOON, async || {
+        let entered = enter(connector.address(), Terms::default(), "late", "late").await;
+        entered.is_ok()
+    })
+    .await;
+}
+
+/// Chat's port under everything at once: answers that nobody reads, acknowledgements of pings that were not sent, silent
+/// connections, calls without a body, streams without a message.
+#[tokio::test]
+async fn misuse_of_http2_on_chats_port_disturbs_nobody() {
+    beside_on_chats_port(Http2::Everything).await;
+}
+
+async fn beside_on_chats_port(misuse: Http2) {
+    // Answers that are not taken and requests that have not come yet may take 64 MiB each.
+    let bounds = Bounds {
+        peak: 192 * MEBIBYTE,
+        ..Bounds::default()
+    };
+    let mut scene = Scene::set(Plan::of(1, 1), bounds).await;
+    histories::fill(&scene.services.api(0)).await;
+    scene.compare(misuse).await;
+    scene.finish().await;
+}
+
+/// Each of them alone.
+#[tokio::test]
+#[ignore = "the parts of what stands above: ./tests/run --long"]
+async fn each_misuse_of_http2_on_chats_port_disturbs_nobody() {
+    for misuse in [
+        Http2::UnreadPages,
+        Http2::Pings,
+        Http2::Silent,
+        Http2::Bodiless,
+        Http2::IdleStreams,
+    ] {
+        println!("{misuse:?}");
+        beside_on_chats_port(misuse).await;
+    }
+}
+
+/// Whatever comes together.
+#[tokio::test]
+#[ignore = "loads the machine for long: ./tests/run --long"]
+async fn attacks_as_chance_has_them_leave_everything_as_it_was() {
+    let flags = [
+        "--heartbeat",
+        "2s",
+        "--socketio-heartbeat",
+        "2s",
+        "--socketio-timeout",
+        "2s",
+    ];
+    let plan = Plan::of(1, 1).descriptors(1_024).connector_flags(&flags);
+    let bounds = Bounds {
+        peak: 256 * MEBIBYTE,
+        ..Bounds::default()
+    };
+    let mut scene = Scene::set(plan, bounds).await;
+    histories::fill(&scene.services.api(0)).await;
+    scene.endure(Mixed, Duration::from_secs(20)).await;
+    scene.finish().await;
+}
+
+/// How often services have logged that they lost Redis.
+fn lost_redis(scene: &Scene) -> usize {
+    let services = &scene.services;
+    let warnings = [
+        services.connectors[0].warnings(),
+        services.chats[0].warnings(),
+    ];
+    let lines = warnings.iter().flatten();
+    lines
+        .filter(|line| line.to_lowercase().contains("lost"))
+        .count()
+}

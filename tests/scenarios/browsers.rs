@@ -1,0 +1,77 @@
+//! Real Chromium: the connectors' own page, and the original's browser library: `tests/clients/browser.test.js`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use testkit::process::Process;
+use testkit::system::{Plan, System};
+
+#[tokio::test]
+async fn people_chat_through_the_page_and_miss_nothing_when_one_loses_the_network() {
+    let plan = Plan::of(2, 2).connector_flags(&["--heartbeat", "2s"]);
+    let system = plan.start().await;
+    let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pictures");
+    let mut command = testkit::mocha("browser.test.js", &system.connectors);
+    command.args(["--timeout", "30000"]);
+    command.env("CHROMIUM", chromium()).env("OUTPUT", &pictures);
+    let mut mocha = Process::spawn("mocha", &mut command);
+    let status = mocha.ended_within(Duration::from_secs(120)).await;
+    let output = mocha.lines().join("\n");
+    assert!(status.success(), "{output}");
+    assert!(output.contains("12 passing"), "{output}");
+    for name in ["login", "chat", "phone", "away", "back", "channels"] {
+        let picture = pictures.join(format!("{name}.png"));
+        assert!(picture.exists(), "no screenshot {}", picture.display());
+    }
+}
+
+/// What takes minutes, or a server that refuses, is played to the page's client without either.
+#[tokio::test]
+async fn the_pages_client_waits_and_gives_up_as_documented_and_outlasts_a_reload() {
+    let mut command = testkit::mocha("client.test.js", &[]);
+    let mut mocha = Process::spawn("mocha", &mut command);
+    let status = mocha.ended_within(Duration::from_secs(60)).await;
+    let output = mocha.lines().join("\n");
+    assert!(status.success(), "{output}");
+    assert!(output.contains("5 passing"), "{output}");
+}
+
+fn chromium() -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places = std::env::split_paths(&path).map(|place| place.join("chromium"));
+    let found = places.find(|place| place.exists());
+    found.expect("chromium is missing: run ./tests/run, which installs it")
+}
+
+/// What the page may do is said with it; an operator may do without it, and then the port is for clients alone.
+#[tokio::test]
+async fn the_page_is_served_unless_it_is_not_wanted() {
+    let system = System::start().await;
+    let fetch = |address: std::net::SocketAddr, path: &str| {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--include"]);
+        curl.arg(format!("http://{address}{path}"));
+        let output = curl.output().expect("curl is missing; install it");
+        String::from_utf8_lossy(&output.stdout).to_lowercase()
+    };
+    let address = system.connectors[0].address();
+    for (path, kind) in [
+        ("/", "text/html"),
+        ("/page.css", "text/css"),
+        ("/page.js", "text/javascript"),
+        ("/client.js", "text/javascript"),
+    ] {
+        let answer = fetch(address, path);
+        assert!(answer.starts_with("http/1.1 200"), "{path}: {answer}");
+        assert!(answer.contains(&format!("content-type: {kind}")), "{path}");
+        assert!(answer.contains("content-security-policy: default-src 'none'"));
+    }
+    assert!(fetch(address, "/page").starts_with("http/1.1 404"));
+    let plan = Plan::of(1, 1).connector_flags(&["--no-page"]);
+    let system = plan.start().await;
+    let answer = fetch(system.connectors[0].address(), "/");
+    // Balancers may ask for it.
+    assert!(answer.starts_with("http/1.1 200"), "{answer}");
+    assert!(!answer.contains("<html"), "{answer}");
+    assert!(fetch(system.connectors[0].address(), "/page.js").starts_with("http/1.1 404"));
+}

@@ -1,0 +1,398 @@
+//! What becomes of the members of a connector that is no more, or seemed to be: no ghost, and no false leave.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+use testkit::crowd::{Crowd, ROOM, WHOLE_LOG, holds};
+use testkit::follower::{Follower, Leaving, Notes};
+use testkit::history::{Event, History, Outcome};
+use testkit::pomelo::{Client, heard, left};
+use testkit::redis::Redis;
+use testkit::system::{Plan, Services};
+use testkit::turn::Turn;
+use testkit::{SOON, long, wait};
+use tokio::time::Instant;
+
+const LEASE: Duration = Duration::from_secs(1);
+/// Observation, polls and the reaping itself.
+const FUNERAL: Duration = Duration::from_secs(4);
+
+fn plan(connectors: usize, chats: usize) -> Plan {
+    let lease = ["--lease", "1s"];
+    let plan = Plan::of(connectors, chats);
+    plan.connector_flags(&lease).chat_flags(&lease)
+}
+
+/// The users of a channel's entries of this route, as often as they stand there.
+fn users(history: &History, route: &str) -> BTreeMap<String, usize> {
+    let mut users = BTreeMap::new();
+    for content in history.log.entries.values() {
+        if content.route == route {
+            let body: serde_json::Value = serde_json::from_str(&content.body).expect("JSON");
+            let user = body["userId"].as_str().expect("a user").to_owned();
+            *users.entry(user).or_default() += 1;
+        }
+    }
+    users
+}
+
+/// How many leaves somebody was told of.
+fn leaves(notes: &Notes) -> usize {
+    let events = notes.events.iter();
+    events
+        .filter(|event| matches!(event, Event::Received(_, content) if content.route == "onLeave"))
+        .count()
+}
+
+/// Many channels: members of the first connector in each, and one who speaks and watches on the second.
+struct Town {
+    crowds: Vec<Crowd>,
+}
+
+impl Town {
+    const CHANNELS: usize = 100;
+    /// In the first one: more than one run of the script that reaps takes out.
+    const CROWDED: usize = 450;
+
+    async fn gather(connectors: &[SocketAddr], members: usize) -> Self {
+        let pace = Duration::from_millis(if long() { 1_000 } else { 250 });
+        let mut crowds = Vec::new();
+        for number in 0..Self::CHANNELS {
+            let room = format!("room-{number}");
+            let mut crowd = Crowd::of_nobody(&room, connectors);
+            crowd.add(&format!("speaker-{number}"), Some(pace), 1);
+            crowd.until_online().await;
+            let each = (members - Self::CROWDED) / (Self::CHANNELS - 1);
+            let members = if number == 0 { Self::CROWDED } else { each };
+            for member in 0..members {
+                crowd.add(&format!("user-{number}-{member}"), None, 0);
+            }
+            crowd.until_online().await;
+            crowd.speak();
+            crowds.push(crowd);
+        }
+        Self { crowds }
+    }
+
+    fn speakers(&self) -> impl Iterator<Item = &Follower> {
+        self.crowds.iter().flat_map(|crowd| crowd.at(1))
+    }
+
+    /// Every other member: when its connector dies it stays away, and the others come back at once.
+    fn gone(&self) -> impl Iterator<Item = &Follower> {
+        let crowds = self.crowds.iter();
+        crowds.flat_map(|crowd| crowd.at(0).step_by(2))
+    }
+
+    /// Leaves that the speakers were told of.
+    fn leaves(&self) -> usize {
+        let speakers = self.speakers();
+        speakers.map(|it| leaves(&it.notes().read())).sum()
+    }
+
+    /// Waits until each speaker has one more message acknowledged.
+    async fn goes_on(&self) {
+        let acknowledged = || self.crowds.iter().flat_map(Crowd::acknowledged);
+        let before: Vec<_> = acknowledged().collect();
+        wait::eventually("every speaker goes on", 3 * SOON, async || {
+            acknowledged()
+                .zip(&before)
+                .all(|(now, before)| now > *before)
+        })
+        .await;
+    }
+
+    async fn until_online(&self) {
+        for crowd in &self.crowds {
+            crowd.until_online().await;
+        }
+    }
+
+    fn sum(&self, what: impl Fn(&Notes) -> usize) -> usize {
+        self.crowds.iter().map(|crowd| crowd.sum(&what)).sum()
+    }
+}
+
+struct Killing {
+    town: Town,
+    services: Services,
+    redis: Redis,
+    lease: Duration,
+    killed: Instant,
+    /// How many had left when a chat was killed, if one was.
+    amid: Option<usize>,
+    _turn: Turn,
+}
+
+impl Killing {
+    /// Kills the first of three connectors, with all the members, and perhaps one of three chats amid the funeral.
+    async fn carried_out(members: usize, and_a_chat: bool) -> Self {
+        let (lease, flag) = if long() {
+            (Duration::from_secs(10), ["--lease", "10s"])
+        } else {
+            (LEASE, ["--lease", "1s"])
+        };
+        // A lone chat has nobody to do what it forgets.
+        let chats = if and_a_chat { 3 } else { 1 };
+        let plan = Plan::of(3, chats).alone().chat_flags(&WHOLE_LOG);
+        let plan = plan.connector_flags(&flag).chat_flags(&flag);
+        // Else nobody is let in before the funeral.
+        let plan = plan.login_policy("allow");
+        let turn = plan.turn().await;
+        let redis = Redis::start().await;
+        let mut services = plan.services(&redis.url(), &redis.url()).await;
+        let town = Town::gather(&services.addresses(), members).await;
+        town.goes_on().await;
+        assert_eq!(town.sum(|notes| notes.disconnected), 0);
+        assert_eq!(town.leaves(), 0);
+        services.connectors[0].kill();
+        let killed = Instant::now();
+        for member in town.gone() {
+            member.is_to_go(Leaving::Breaking, None);
+        }
+        let mut amid = None;
+        if and_a_chat {
+            // Closer than by waiting in the usual pauses: the whole funeral takes some milliseconds.
+            while town.leaves() == 0 {
+                assert!(killed.elapsed() < lease + FUNERAL, "no funeral begins");
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            // One that has begun it; the others race on from where it was.
+            let has_begun = services.chats.iter_mut().position(|chat| {
+                let lines = chat.process().lines();
+                lines
+                    .iter()
+                    .any(|line| line.contains("connector declared dead"))
+            });
+            drop(services.chats.remove(has_begun.expect("a chat holds it")));
+            amid = Some(town.leaves());
+        }
+        Self {
+            town,
+            services,
+            redis,
+            lease,
+            killed,
+            amid,
+            _turn: turn,
+        }
+    }
+
+    /// Who stays away leaves once and in time; who comes back misses nothing; nobody else hears anything of it.
+    async fn ends_well(self) {
+        let town = &self.town;
+        let gone: BTreeSet<_> = town.gone().map(|it| it.name().to_owned()).collect();
+        let within = self.lease + FUNERAL;
+        let left = within.saturating_sub(self.killed.elapsed());
+        wait::eventually("everybody has left who stays away", left, async || {
+            town.leaves() >= gone.len()
+        })
+        .await;
+        println!("{} left within {:?}", town.leaves(), self.killed.elapsed());
+        town.until_online().await;
+        let members = town.crowds.iter().flat_map(|crowd| crowd.at(0));
+        let (away, back): (Vec<_>, Vec<_>) =
+            members.partition(|member| gone.contains(member.name()));
+        let lost = |member: &&Follower| member.notes().read().disconnected == 1;
+        assert!(back.iter().all(lost), "somebody has noticed nothing");
+        // Some of them change their minds when all is over.
+        let late: Vec<_> = away.iter().step_by(10).collect();
+        for member in &late {
+            let connector = self.services.connectors[2].address();
+            member.is_to_go(Leaving::Breaking, Some(connector));
+        }
+        town.until_online().await;
+        town.goes_on().await;
+        for crowd in &town.crowds {
+            crowd.fall_silent().await;
+        }
+        let api = self.services.api(0);
+        let mut had_left = BTreeMap::new();
+        for crowd in &town.crowds {
+            let history = crowd.comes_to_rest(&api, self.redis.address()).await;
+            holds(&history, &[]);
+            had_left.append(&mut users(&history, "onLeave"));
+        }
+        for member in &away {
+            assert_eq!(had_left.remove(member.name()), Some(1), "{}", member.name());
+        }
+        // Whose way back took longer than the lease has left, and joined again: the checker has seen to that.
+        println!("{} of {} came back late", had_left.len(), back.len());
+        assert!(had_left.values().all(|times| *times == 1), "{had_left:?}");
+        for member in back.iter().chain(late) {
+            let notes = member.notes().read();
+            assert_eq!(
+                (notes.recovered, notes.losses()),
+                ((1, 0), vec![]),
+                "{}",
+                member.name()
+            );
+        }
+        for speaker in town.speakers() {
+            let notes = speaker.notes().read();
+            assert_eq!(notes.disconnected, 0);
+            assert_eq!(notes.count(Outcome::Unknown), 0);
+            assert_eq!(notes.count(Outcome::Refused), 0);
+        }
+    }
+}
+
+fn members() -> usize {
+    if long() { 15_000 } else { 2_000 }
+}
+
+#[tokio::test]
+async fn the_members_of_a_killed_connector_leave_once_within_lease_and_four_seconds() {
+    let killing = Killing::carried_out(members(), false).await;
+    killing.ends_well().await;
+}
+
+#[tokio::test]
+async fn a_chat_that_dies_amid_a_funeral_leaves_it_to_others() {
+    const TRIES: usize = 4;
+    for _ in 0..TRIES {
+        let killing = Killing::carried_out(members(), true).await;
+        let amid = killing.amid.expect("a chat was killed");
+        let was_amid = amid < killing.town.gone().count();
+        killing.ends_well().await;
+        println!("a chat was killed when {amid} had left");
+        if was_amid {
+            return;
+        }
+    }
+    panic!("it was never amid");
+}
+
+/// It comes to life again with members that are buried, and with what they have said since.
+#[tokio::test]
+async fn a_connector_that_was_frozen_for_too_long_closes_its_sockets_and_speaks_for_nobody() {
+    let plan = plan(2, 2).chat_flags(&WHOLE_LOG);
+    let _turn = plan.turn().await;
+    let redis = Redis::start().await;
+    let services = plan.services(&redis.url(), &redis.url()).await;
+    let crowd = Crowd::gather(&services.addresses(), 8, 8).await;
+    crowd.speak();
+    crowd.goes_on(10).await;
+
+    let frozen = Instant::now();
+    services.connectors[0].freeze();
+    let buried = crowd.at(0).count();
+    for witness in crowd.at(1) {
+        let told = witness.notes().until(LEASE + FUNERAL, |notes| {
+            (leaves(notes) >= buried).then_some(())
+        });
+        assert!(told.await.is_some(), "{} is not told", witness.name());
+    }
+    tokio::time::sleep((3 * LEASE).saturating_sub(frozen.elapsed())).await;
+    let listed = services.api(0).members(ROOM).await.expect("chat answers");
+    assert_eq!(listed.len(), crowd.at(1).count());
+    let waiting: Vec<_> = crowd
+        .at(0)
+        .filter(|it| it.notes().read().unanswered() > 0)
+        .collect();
+    assert_eq!(waiting.len(), 4, "speakers have said something");
+    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
+
+    services.connectors[0].thaw();
+    for member in crowd.at(0) {
+        let told = member
+            .notes()
+            .until(SOON, |notes| notes.kicked.first().cloned());
+        let reason = told.await;
+        let known = ["reconnect", "connector restarted"];
+        assert!(
+            reason
+                .as_deref()
+                .is_some_and(|reason| known.contains(&reason)),
+            "{} is told {reason:?}",
+            member.name()
+        );
+    }
+    crowd.until_online().await;
+    crowd.goes_on(10).await;
+    // It serves again, as another incarnation.
+    let again = Client::join(services.connectors[0].address(), "again", "elsewhere").await;
+    assert_eq!(again.say("back").await, testkit::pomelo::SENT);
+    again.until_push(&heard("again", "back")).await;
+
+    let history = crowd.comes_to_rest(&services.api(0), redis.address()).await;
+    println!("{}", crowd.report());
+    // Nothing is in the log of who has left and not come back: the checker sees to that.
+    holds(&history, &[]);
+    for witness in crowd.at(1) {
+        assert_eq!(witness.notes().read().disconnected, 0);
+    }
+    for member in crowd.at(0) {
+        let notes = member.notes().read();
+        assert_eq!(notes.recovered, (1, 0), "{}", member.name());
+        assert_eq!(users(&history, "onLeave")[member.name()], 1);
+    }
+}
+
+#[tokio::test]
+async fn a_connector_restarted_under_its_name_keeps_its_new_members() {
+    let mut system = plan(2, 2).login_policy("allow").start().await;
+    let watcher = system.member(1, "watcher", "room").await;
+    let _old = system.member(0, "old", "room").await;
+    let _stays = system.member(0, "stays", "room").await;
+    system.connectors[0].kill();
+    system.connectors[0].restart().await;
+    system.connectors[0].ready().await;
+    let stays = Client::connect(system.connectors[0].address()).await;
+    assert_eq!(
+        stays.login("stays", "room").await,
+        testkit::pomelo::LOGGED_IN
+    );
+    let new = system.member(0, "new", "room").await;
+    let both = [("new", 1), ("old", 1), ("stays", 2), ("watcher", 1)];
+    system.until_members("room", &both).await;
+
+    watcher.until_push(&left("old")).await;
+    let there = [("new", 1), ("stays", 1), ("watcher", 1)];
+    system.until_members("room", &there).await;
+    wait::stays("they are there", 2 * LEASE, async || {
+        let members = system.api(0).members("room").await.expect("chat answers");
+        let names = members.iter().map(|(user, n)| (user.as_str(), *n));
+        names.eq(there)
+    })
+    .await;
+    let pushes = watcher.pushes();
+    assert!(!pushes.contains(&left("stays")) && !pushes.contains(&left("new")));
+    assert_eq!((stays.ended(), new.ended()), (None, None));
+}
+
+/// Nobody joins or leaves by it, and what was being said goes on.
+#[tokio::test]
+async fn an_outage_of_redis_for_longer_than_leases_closes_nobody() {
+    let plan = plan(2, 2).chat_flags(&WHOLE_LOG);
+    let _turn = plan.turn().await;
+    let mut redis = Redis::start().await;
+    let services = plan.services(&redis.url(), &redis.url()).await;
+    let crowd = Crowd::gather(&services.addresses(), 4, 8).await;
+    crowd.speak();
+    crowd.goes_on(10).await;
+    redis.stop().await;
+    let refused = crowd.count(Outcome::Unknown);
+    wait::stays("nobody is disconnected", 3 * LEASE, async || {
+        crowd.sum(|notes| notes.disconnected) == 0
+    })
+    .await;
+    assert!(
+        crowd.count(Outcome::Unknown) > refused,
+        "nobody was refused"
+    );
+    redis.restart().await;
+    crowd.goes_on(10).await;
+    wait::stays("nobody is disconnected", LEASE + FUNERAL, async || {
+        crowd.sum(|notes| notes.disconnected) == 0
+    })
+    .await;
+    crowd.goes_on(10).await;
+    let history = crowd.comes_to_rest(&services.api(0), redis.address()).await;
+    println!("{}", crowd.report());
+    holds(&history, &[]);
+    assert_eq!(users(&history, "onLeave"), BTreeMap::new());
+    let joins = users(&history, "onJoin");
+    assert_eq!(joins.len(), crowd.followers().len());
+    assert!(joins.values().all(|times| *times == 1), "{joins:?}");
+}

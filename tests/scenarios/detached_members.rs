@@ -1,0 +1,67 @@
+//! Members without a connector: they stay as long as whoever let them join says so again.
+
+use std::time::Duration;
+use testkit::pomelo::{SENT, heard, joined, left};
+use testkit::system::Plan;
+use testkit::{SOON, wait};
+use tokio::time::Instant;
+
+const LIFE: Duration = Duration::from_secs(1);
+/// Polls, and what a busy machine takes.
+const LATE: Duration = Duration::from_millis(2_000);
+
+fn plan() -> Plan {
+    Plan::of(1, 2).chat_flags(&["--detached-life", "1s"])
+}
+
+#[tokio::test]
+async fn a_detached_member_that_is_not_renewed_leaves_once_and_on_time() {
+    let system = plan().start().await;
+    let watcher = system.member(0, "watcher", "room").await;
+    let api = system.api(0);
+    let first = Instant::now();
+    api.join("room", "bot").await.expect("it joins");
+    watcher.until_push(&joined("bot")).await;
+    // Twice as long as it would last.
+    let mut renewed = Instant::now();
+    while first.elapsed() < 2 * LIFE {
+        tokio::time::sleep(LIFE / 3).await;
+        renewed = Instant::now();
+        api.join("room", "bot").await.expect("it stays");
+    }
+    assert_eq!(watcher.push_count(), 2, "it has left too early");
+    watcher.until_push(&left("bot")).await;
+    let took = renewed.elapsed();
+    assert!(LIFE <= took && took < LIFE + LATE, "after {took:?}");
+    system.until_members("room", &[("watcher", 1)]).await;
+    wait::stays("it leaves once", LIFE, async || watcher.push_count() == 3).await;
+}
+
+/// It is over all the same for whoever looks, or does anything there.
+#[tokio::test]
+async fn a_detached_member_whose_chat_is_killed_leaves_with_the_next_thing_that_happens() {
+    let mut system = plan().start().await;
+    let watcher = system.member(0, "watcher", "room").await;
+    let joined_at = Instant::now();
+    let bot = system.api(0).join("room", "bot").await;
+    bot.expect("it joins");
+    watcher.until_push(&joined("bot")).await;
+    system.chats[0].kill();
+    tokio::time::sleep((LIFE + LATE).saturating_sub(joined_at.elapsed())).await;
+    drop(system.chats.remove(0));
+    wait::eventually("sends work", SOON, async || {
+        watcher.say("hello").await == SENT
+    })
+    .await;
+    watcher.until_push(&heard("watcher", "hello")).await;
+    let guest = system.member(0, "guest", "room").await;
+    watcher.until_push(&left("bot")).await;
+    watcher.until_push(&joined("guest")).await;
+    system
+        .until_members("room", &[("guest", 1), ("watcher", 1)])
+        .await;
+    let pushes = watcher.pushes();
+    let leaves = pushes.iter().filter(|push| **push == left("bot"));
+    assert_eq!(leaves.count(), 1, "{pushes:?}");
+    assert_eq!(guest.ended(), None);
+}

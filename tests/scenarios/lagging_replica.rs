@@ -1,0 +1,114 @@
+//! A replica that is behind takes over: what it lacks is lost, and exactly those who saw it are told.
+
+use testkit::checker::Kind;
+use testkit::crowd::{Crowd, ROOM, WHOLE_LOG, holds};
+use testkit::follower::Leaving;
+use testkit::history::{Outcome, Reason};
+use testkit::redis::Redis;
+use testkit::relay::Relay;
+use testkit::system::Plan;
+use testkit::{SOON, wait};
+
+/// Publications that are lost.
+const BEHIND: u64 = 3;
+
+/// Who has them knows at once, before anybody says a word; who doesn't have them recovers in full.
+#[tokio::test]
+async fn a_replica_promoted_three_behind_tells_exactly_those_who_saw_the_three() {
+    let plan = Plan::of(2, 2).alone().chat_flags(&WHOLE_LOG);
+    let _turn = plan.turn().await;
+    let mut primary = Redis::start().await;
+    let link = Relay::to(primary.address()).await;
+    let replica = Redis::replica_of(link.address()).await;
+    let relay = Relay::to(primary.address()).await;
+    let services = plan.services(&relay.url(), &relay.url()).await;
+    let crowd = Crowd::gather(&services.addresses(), 6, 6).await;
+    crowd.speak();
+    crowd.goes_on(50).await;
+    // Two won't see the three: they are away when they are said.
+    let (here, away) = crowd.followers().split_at(10);
+    for follower in away {
+        follower.go_away(Leaving::Closing).await;
+    }
+    crowd.goes_on(50).await;
+    crowd.fall_silent().await;
+    let api = services.api(0);
+    wait::eventually("those who are away have left", SOON, async || {
+        api.members(ROOM)
+            .await
+            .is_ok_and(|members| members.len() == here.len())
+    })
+    .await;
+
+    replica.until_caught_up(&primary).await;
+    link.stall();
+    let common = primary.published(ROOM).await;
+    let mut lost = Vec::new();
+    for number in 1..=BEHIND {
+        let body = format!(r#"{{"n":{number}}}"#);
+        let sent = api
+            .send(ROOM, "herald", &body, &format!("lost-{number}"))
+            .await;
+        assert!(sent.is_ok(), "{sent:?}");
+        lost.push(("herald".to_owned(), number));
+    }
+    for follower in here {
+        let seen = follower.notes().until(SOON, |notes| {
+            let position = notes.position.as_ref()?;
+            (position.offset == common + BEHIND).then_some(())
+        });
+        assert!(seen.await.is_some(), "{} saw not all", follower.name());
+    }
+    let kept = replica.published(ROOM).await;
+    assert_eq!(
+        common + BEHIND - kept,
+        BEHIND,
+        "the replica is three behind"
+    );
+
+    primary.kill();
+    replica.promote().await;
+    link.refuse();
+    relay.lead_to(replica.address());
+    relay.cut();
+    for follower in here {
+        let told = follower.notes().until(SOON, |notes| notes.losses().pop());
+        let (position, reason) = told.await.unwrap_or_else(|| {
+            panic!("{} is not told before anybody says a word", follower.name())
+        });
+        assert_eq!((position.offset, reason), (common, Reason::Diverged));
+    }
+    for follower in away {
+        follower
+            .go_to(services.connectors[0].address(), Leaving::Breaking)
+            .await;
+    }
+    crowd.speak();
+    crowd.goes_on(50).await;
+
+    let mut history = crowd.comes_to_rest(&api, replica.address()).await;
+    for message in lost {
+        history.sent.insert(message, Outcome::Acknowledged);
+    }
+    println!("{}", crowd.report());
+    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
+    for follower in here {
+        assert_eq!(
+            follower.notes().read().losses().len(),
+            1,
+            "{}",
+            follower.name()
+        );
+    }
+    for follower in away {
+        let notes = follower.notes().read();
+        assert_eq!(
+            (notes.losses().len(), notes.recovered),
+            (0, (1, 0)),
+            "{}",
+            follower.name()
+        );
+    }
+    let forgotten = holds(&history, &[Kind::Forgotten]);
+    assert_eq!(forgotten.len() as u64, BEHIND);
+}

@@ -1,0 +1,48 @@
+//! The load generator (`tests/load`) against a whole system: each of its modes runs, checks what was delivered, and says
+//! what it measured in one line of JSON.
+
+use serde_json::Value;
+use std::process::Command;
+use testkit::binaries;
+
+/// What a mode prints; it fails if a delivery was wrong.
+fn load(arguments: &str) -> Value {
+    let output = Command::new(binaries::path("load"))
+        .args(arguments.split(' '))
+        .output()
+        .expect("it starts");
+    let (line, error) = (&output.stdout, String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{arguments}: {error}");
+    serde_json::from_slice(line).unwrap_or_else(|bad| panic!("{arguments}: {bad}: {error}"))
+}
+
+fn figure(line: &Value, of: &str, name: &str) -> f64 {
+    let figure = &line[of][name];
+    figure
+        .as_f64()
+        .unwrap_or_else(|| panic!("no {name} in {line}"))
+}
+
+#[test]
+fn every_mode_of_the_load_generator_measures_and_finds_nothing_wrong() {
+    let people = "--clients 40 --rooms 4 --seconds 0.3";
+    let fan_out = format!("fan-out {people} --senders 2 --up standalone");
+    for protocol in ["pomelo", "json"] {
+        let line = load(&format!("{fan_out} --protocol {protocol}"));
+        for of in ["floor", "system", "ratio"] {
+            assert!(figure(&line, of, "deliveries_per_second") > 0.0, "{line}");
+        }
+        assert!(figure(&line, "system", "cpu_us_each_standalone") > 0.0);
+    }
+    let offered = "--offered 2000 --up standalone --no-floor";
+    let line = load(&format!("latency {people} --churn 20 {offered}"));
+    assert!(figure(&line, "system", "p99_ms") >= figure(&line, "system", "p50_ms"));
+    let line = load(&format!("storm {people} --up redis --no-floor"));
+    assert!(figure(&line, "system", "logins_per_second") > 0.0);
+    let line = load(&format!("idle {people} --up redis --no-floor"));
+    // So few may fit into what was there before.
+    assert!(figure(&line, "system", "bytes_per_connection") >= 0.0);
+    assert!(figure(&line, "system", "redis_commands_per_second") > 0.0);
+    let line = load(&format!("slow {people} {offered}"));
+    assert!(figure(&line, "system", "p99_ms_alone") > 0.0);
+}

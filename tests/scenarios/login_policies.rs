@@ -1,0 +1,405 @@
+//! Who may be logged in more than once, anywhere: by each policy.
+
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+use testkit::link::{End, Record};
+use testkit::pomelo::{self, LOGGED_IN, LOGGED_IN_ALREADY, LOGIN, login_body};
+use testkit::system::{Plan, System};
+use testkit::{SOON, json as ws, long, wait};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+const LEASE: Duration = Duration::from_secs(1);
+/// From the end of a client's connection to the end of its login in the registry.
+const FORGOTTEN: Duration = Duration::from_secs(1);
+/// From the end of a dead connector's lease to the end of what it held: observation, a poll, and what a busy machine takes.
+const BURIED: Duration = Duration::from_millis(2_000 + 500);
+/// Users at once.
+const USERS: usize = 25;
+const CONNECTORS: usize = 3;
+
+fn plan(policy: &'static str) -> Plan {
+    let flags = ["--lease", "1s"];
+    let plan = Plan::of(CONNECTORS, 2).chat_flags(&flags);
+    let plan = plan.connector_flags(&flags);
+    plan.login_policy(policy)
+}
+
+/// A client of either protocol.
+enum Client {
+    Pomelo(pomelo::Client),
+    Json(ws::Client),
+}
+
+impl Client {
+    async fn connect(address: SocketAddr) -> Self {
+        if fastrand::bool() {
+            Self::Pomelo(pomelo::Client::connect(address).await)
+        } else {
+            Self::Json(ws::Client::connect(address).await)
+        }
+    }
+
+    /// True if it is logged in, false if the user is.
+    async fn login(&self, user: &str, channel: &str) -> bool {
+        let answer = self.login_unless_kicked(user, channel).await;
+        answer.unwrap_or_else(|| panic!("{user} is not answered: {:?}", self.ended()))
+    }
+
+    /// The same; `None`: somebody logged in after it, and it was thrown out before it had its answer.
+    async fn login_unless_kicked(&self, user: &str, channel: &str) -> Option<bool> {
+        let body: serde_json::Value = match self {
+            Self::Pomelo(client) => {
+                let id = client.start(LOGIN, &login_body(user, channel)).await;
+                let answer = client.inbox().until(SOON, |received| {
+                    let reply = received.reply(id).map(pomelo::Reply::text);
+                    (reply.is_some() || received.end().is_some()).then_some(reply)
+                });
+                let answer = answer.await.expect("an answer, or an end");
+                serde_json::from_str(&answer?).expect("JSON")
+            }
+            Self::Json(client) => {
+                let id = fastrand::u32(..);
+                let body = json!({ "userId": user, "lessonId": channel });
+                let login = json!({ "id": id, "route": LOGIN, "body": body });
+                client.text(&login.to_string()).await;
+                let answer = client.inbox().until(SOON, |received| {
+                    let mut replies = received.replies.iter();
+                    let reply = replies.find(|reply| reply["id"] == id).cloned();
+                    (reply.is_some() || received.end().is_some()).then_some(reply)
+                });
+                let answer = answer.await.expect("an answer, or an end");
+                answer?["body"].take()
+            }
+        };
+        let is = |known: &str| {
+            let known: serde_json::Value = serde_json::from_str(known).expect("JSON");
+            // A client of /ws is told why in a word of its own.
+            let is_refused = body["reason"] == "USER_LOGGED_IN" && known["code"] == 1;
+            body["code"] == known["code"] && (is_refused || body["message"] == known["message"])
+        };
+        assert!(is(LOGGED_IN) || is(LOGGED_IN_ALREADY), "{user}: {body}");
+        Some(is(LOGGED_IN))
+    }
+
+    fn ended(&self) -> Option<End> {
+        match self {
+            Self::Pomelo(client) => client.ended(),
+            Self::Json(client) => client.ended(),
+        }
+    }
+
+    /// Goes, in one of the ways there are.
+    async fn leave(self) {
+        let with_a_word = fastrand::bool();
+        match self {
+            Self::Pomelo(client) if with_a_word => drop(client.close().await),
+            Self::Pomelo(client) => client.reset().await,
+            Self::Json(client) if with_a_word => drop(client.close().await),
+            Self::Json(client) => drop(client),
+        }
+    }
+
+    /// It was thrown out for a later login, and told so.
+    async fn is_kicked(&self) {
+        match self {
+            Self::Pomelo(client) => {
+                client.end(SOON).await;
+                assert_eq!(client.kicked().as_deref(), Some("kick"));
+            }
+            Self::Json(client) => {
+                let end = client.end(SOON).await;
+                assert!(matches!(end, End::Closed { code: 4010, .. }), "{end:?}");
+                let received = client.inbox().read();
+                let mut pushes = received.pushes.iter();
+                let kick = pushes.find(|push| push["route"] == "onKick");
+                let kick = kick.unwrap_or_else(|| panic!("not told: {:?}", received.texts));
+                assert_eq!(kick["body"]["reconnect"], false, "{kick}");
+            }
+        }
+    }
+}
+
+/// A session, as its client knows it.
+struct Hold {
+    asked: Instant,
+    answered: Instant,
+    leaving: Instant,
+    left: Instant,
+}
+
+/// What came of one user's attempts.
+#[derive(Default)]
+struct Story {
+    holds: Vec<Hold>,
+    /// When each was asked for, and answered.
+    refusals: Vec<(Instant, Instant)>,
+}
+
+impl Story {
+    /// Logs in at one connector again and again, each time until it may, and stays for a moment.
+    async fn live(address: SocketAddr, user: String, times: usize) -> Self {
+        let mut story = Self::default();
+        let channel = room(&user);
+        while story.holds.len() + story.refusals.len() < times {
+            let client = Client::connect(address).await;
+            let asked = loop {
+                let asked = Instant::now();
+                if client.login(&user, &channel).await {
+                    break asked;
+                }
+                story.refusals.push((asked, Instant::now()));
+                a_moment().await;
+            };
+            let answered = Instant::now();
+            a_moment().await;
+            assert_eq!(client.ended(), None);
+            let leaving = Instant::now();
+            client.leave().await;
+            let left = Instant::now();
+            story.holds.push(Hold {
+                asked,
+                answered,
+                leaving,
+                left,
+            });
+        }
+        story
+    }
+
+    fn add(&mut self, other: Self) {
+        self.holds.extend(other.holds);
+        self.refusals.extend(other.refusals);
+    }
+
+    /// Who has its answer, and has not begun to leave, is alone; and who is refused finds somebody there.
+    fn is_exclusive(&mut self, user: &str) {
+        self.holds.sort_by_key(|hold| hold.answered);
+        for pair in self.holds.windows(2) {
+            let over = pair[0].leaving <= pair[1].answered;
+            assert!(over, "{user} is logged in twice");
+        }
+        for (asked, answered) in &self.refusals {
+            let mut holds = self.holds.iter();
+            let held = holds.any(|hold| hold.asked <= *answered && *asked <= hold.left + FORGOTTEN);
+            assert!(held, "{user} is refused for nobody");
+        }
+    }
+}
+
+fn room(user: &str) -> String {
+    format!("room-of-{user}")
+}
+
+fn user(number: usize) -> String {
+    format!("user-{number}")
+}
+
+async fn a_moment() {
+    let moment = Duration::from_micros(fastrand::u64(..4_000));
+    tokio::time::sleep(moment).await;
+}
+
+/// How often each user logs in.
+fn times() -> usize {
+    let all = if long() { 10_000 } else { 1_500 };
+    all / USERS
+}
+
+fn addresses(system: &System) -> Vec<SocketAddr> {
+    let connectors = system.connectors.iter();
+    connectors.map(|connector| connector.address()).collect()
+}
+
+/// Nobody is in the registry, or in any channel.
+async fn until_nobody_is_left(system: &System) {
+    wait::eventually("the registry is empty", SOON, async || {
+        system.redis.logins().await.is_empty()
+    })
+    .await;
+    for number in 0..USERS {
+        system.until_members(&room(&user(number)), &[]).await;
+    }
+}
+
+#[tokio::test]
+async fn under_reject_nobody_is_logged_in_twice_or_refused_for_nobody() {
+    let system = plan("reject").alone().start().await;
+    let mut lives = JoinSet::new();
+    for number in 0..USERS {
+        for address in addresses(&system) {
+            let times = times() / CONNECTORS;
+            let life = Story::live(address, user(number), times);
+            lives.spawn(async move { (number, life.await) });
+        }
+    }
+    let mut stories: BTreeMap<usize, Story> = BTreeMap::new();
+    while let Some(ended) = lives.join_next().await {
+        let (number, story) = ended.expect("it ends well");
+        stories.entry(number).or_default().add(story);
+    }
+    let count = |what: fn(&Story) -> usize| stories.values().map(what).sum::<usize>();
+    let (held, refused) = (count(|it| it.holds.len()), count(|it| it.refusals.len()));
+    println!("{held} logins, {refused} refusals");
+    assert!(held >= USERS * CONNECTORS && refused >= USERS * CONNECTORS);
+    for (number, story) in &mut stories {
+        story.is_exclusive(&user(*number));
+    }
+    until_nobody_is_left(&system).await;
+}
+
+/// One user's life under `kick-old`: three at once, of whom one stays unless it goes itself, then one that stays for sure.
+/// The last one is given back.
+async fn is_kicked_again_and_again(
+    connectors: Vec<SocketAddr>,
+    user: String,
+    times: usize,
+) -> Client {
+    let channel = room(&user);
+    let mut last: Option<Client> = None;
+    for _ in 0..times / (CONNECTORS + 1) {
+        let mut attempts = JoinSet::new();
+        for &address in &connectors {
+            let (user, channel) = (user.clone(), channel.clone());
+            attempts.spawn(async move {
+                let client = Client::connect(address).await;
+                a_moment().await;
+                let is_in = client.login_unless_kicked(&user, &channel).await;
+                assert_ne!(is_in, Some(false), "{user} is refused");
+                client
+            });
+        }
+        let mut three = attempts.join_all().await;
+        if let Some(last) = last.take() {
+            last.is_kicked().await;
+        }
+        if fastrand::bool() {
+            // A late close takes nothing away but its own.
+            three
+                .swap_remove(fastrand::usize(..three.len()))
+                .leave()
+                .await;
+        } else {
+            let three_are_in = Instant::now();
+            while three.iter().filter(|it| it.ended().is_none()).count() > 1 {
+                assert!(three_are_in.elapsed() < SOON, "{user} is in more than once");
+                a_moment().await;
+            }
+        }
+        let next = Client::connect(connectors[fastrand::usize(..connectors.len())]).await;
+        assert!(next.login(&user, &channel).await, "{user} is refused");
+        for client in &three {
+            client.is_kicked().await;
+        }
+        last = Some(next);
+    }
+    last.expect("a round")
+}
+
+#[tokio::test]
+async fn under_kick_old_the_last_one_stays_and_the_others_are_told_why_they_go() {
+    let system = plan("kick-old").alone().start().await;
+    let mut lives = JoinSet::new();
+    for number in 0..USERS {
+        lives.spawn(is_kicked_again_and_again(
+            addresses(&system),
+            user(number),
+            times(),
+        ));
+    }
+    let mut last = Vec::new();
+    while let Some(ended) = lives.join_next().await {
+        last.push(ended.expect("it ends well"));
+    }
+    let mut entries = BTreeMap::new();
+    let one_each = wait::within(SOON, async || {
+        entries = system.redis.logins().await;
+        let one_each = entries.len() == USERS && entries.values().all(|entries| *entries == 1);
+        one_each.then_some(())
+    });
+    let one_each = one_each.await;
+    for (user, _) in entries.iter().filter(|(_, entries)| **entries != 1) {
+        let key = format!("gc:{{{user}}}:user:entries");
+        println!(
+            "{key}: {:?}",
+            system.redis.command(&["HGETALL", &key]).await
+        );
+    }
+    assert!(
+        one_each.is_some(),
+        "not one entry of each user: {entries:?}"
+    );
+    for number in 0..USERS {
+        let user = user(number);
+        system.until_members(&room(&user), &[(&user, 1)]).await;
+    }
+    for client in last {
+        assert_eq!(client.ended(), None);
+        client.leave().await;
+    }
+    until_nobody_is_left(&system).await;
+}
+
+#[tokio::test]
+async fn under_allow_everybody_stays_and_is_registered() {
+    let system = plan("allow").alone().start().await;
+    let addresses = addresses(&system);
+    let sessions = times().min(60);
+    let mut attempts = JoinSet::new();
+    for number in 0..USERS * sessions {
+        let (address, user) = (addresses[number % CONNECTORS], user(number / sessions));
+        attempts.spawn(async move {
+            let client = Client::connect(address).await;
+            assert!(client.login(&user, &room(&user)).await, "{user} is refused");
+            client
+        });
+    }
+    let clients = attempts.join_all().await;
+    for number in 0..USERS {
+        let user = user(number);
+        let all = u32::try_from(sessions).expect("few");
+        system.until_members(&room(&user), &[(&user, all)]).await;
+    }
+    let each = i64::try_from(sessions).expect("few");
+    let registered: BTreeMap<_, _> = (0..USERS).map(|number| (user(number), each)).collect();
+    assert_eq!(system.redis.logins().await, registered);
+    for client in clients {
+        assert_eq!(client.ended(), None);
+        client.leave().await;
+    }
+    until_nobody_is_left(&system).await;
+}
+
+/// Nobody knows that it is dead before its lease says so.
+#[tokio::test]
+async fn under_reject_the_user_of_a_killed_connector_is_let_in_again_soon_after_its_lease() {
+    let mut system = plan("reject").start().await;
+    let first = Client::connect(system.connectors[0].address()).await;
+    assert!(first.login("alice", "room").await);
+    let second = Client::connect(system.connectors[1].address()).await;
+    assert!(!second.login("alice", "room").await);
+    system.connectors[0].kill();
+    let killed = Instant::now();
+    assert!(
+        !second.login("alice", "room").await,
+        "she is let in too early"
+    );
+    while !second.login("alice", "room").await {
+        assert!(killed.elapsed() < LEASE + BURIED, "she is locked out");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let took = killed.elapsed();
+    println!("let in after {took:?}");
+    assert!(took < LEASE + BURIED, "only after {took:?}");
+    system.until_members("room", &[("alice", 1)]).await;
+    let entries = system.redis.logins().await;
+    assert_eq!(entries.into_values().collect::<Vec<_>>(), [1]);
+    second.leave().await;
+    system.until_members("room", &[]).await;
+    wait::eventually("the registry is empty", SOON, async || {
+        system.redis.logins().await.is_empty()
+    })
+    .await;
+}

@@ -1,0 +1,186 @@
+//! Real client libraries, with their own settings, when their connector goes away: they come back by themselves.
+//!
+//! `tests/clients/reconnecting.js` and `reconnecting.py` hold one client of each library, and have no code that connects
+//! again. All of them reach the system by one address, behind which another connector takes over.
+
+use serde_json::Value;
+use std::process::Command;
+use std::time::Duration;
+use testkit::pomelo::{Client, SENT};
+use testkit::process::Process;
+use testkit::relay::Relay;
+use testkit::system::{Plan, System};
+use testkit::{SOON, wait, workspace};
+
+/// These connect again by themselves after every end but their own `disconnect()`.
+const COME_BACK: [&str; 13] = [
+    "pomelo-jsclient-websocket with reconnect",
+    "socket.io-client-1 by websocket",
+    "socket.io-client-1 by polling",
+    "socket.io-client-1 by polling then websocket",
+    "socket.io-client-2 by websocket",
+    "socket.io-client-2 by polling",
+    "socket.io-client-2 by polling then websocket",
+    "socket.io-client-4 by websocket",
+    "socket.io-client-4 by polling",
+    "socket.io-client-4 by polling then websocket",
+    "python-socketio by websocket",
+    "python-socketio by polling",
+    "python-socketio by polling then websocket",
+];
+/// These never do: they tell the application, by this event, with the code of the close frame.
+const LEAVE_IT_TO_THE_APPLICATION: [(&str, &str); 2] = [
+    ("pomelo-nodejsclient-websocket", "close"),
+    ("pomelo-jsclient-websocket", "disconnect"),
+];
+
+/// Longer than the longest pause of a library before it connects again, which is 5 s, on a busy machine.
+const COME_BACK_WITHIN: Duration = Duration::from_secs(40);
+
+/// All clients, in the room on the first of two connectors, and somebody who listens on the second.
+struct Clients {
+    programs: [Process; 2],
+    relay: Relay,
+    listener: Client,
+    // Last, so that it is dropped last.
+    system: System,
+}
+
+/// A line of a client's program: its name, an event, and what belongs to it.
+fn event(line: &str) -> Option<(String, String, Value)> {
+    serde_json::from_str(line).ok()
+}
+
+impl Clients {
+    async fn start() -> Self {
+        // A server that is killed leaves its users logged in until its lease ends: they are not to wait for that.
+        let flags = ["--heartbeat", "3s", "--socketio-heartbeat", "3s"];
+        let system = Plan::of(2, 1)
+            .connector_flags(&flags)
+            .connector_flags(&["--socketio-timeout", "3s"])
+            .login_policy("kick-old")
+            .start()
+            .await;
+        let relay = Relay::to(system.connectors[0].address()).await;
+        let listener = system.member(1, "listener", "room").await;
+        let address = relay.address().to_string();
+        let programs = [(python(), "reconnecting.py"), ("node", "reconnecting.js")];
+        let programs = programs.map(|(program, file)| {
+            let mut command = Command::new(program);
+            command.args([file, &address, "room"]);
+            command.current_dir(workspace().join("tests/clients"));
+            Process::spawn(file, &mut command)
+        });
+        let clients = Self {
+            programs,
+            relay,
+            listener,
+            system,
+        };
+        let everybody = LEAVE_IT_TO_THE_APPLICATION.map(|(name, _)| name);
+        clients.say_something(&everybody, 1).await;
+        clients.say_something(&COME_BACK, 1).await;
+        clients
+            .relay
+            .lead_to(clients.system.connectors[1].address());
+        clients
+    }
+
+    /// What a client's library has told it so far.
+    fn told(&self, name: &str) -> Vec<(String, Value)> {
+        let lines = self.programs.iter().flat_map(Process::lines);
+        let events = lines.filter_map(|line| event(&line));
+        let its_own = events.filter(|(whose, ..)| whose == name);
+        its_own.map(|(_, event, what)| (event, what)).collect()
+    }
+
+    /// Waits until each of these has said something in its connection of this number, or a later one.
+    async fn say_something(&self, names: &[&str], number: u64) {
+        for name in names {
+            let said = wait::within(COME_BACK_WITHIN, async || {
+                let told = self.told(name);
+                let connected = told.iter().rposition(|(event, what)| {
+                    event == "connected" && what.as_u64().is_some_and(|it| it >= number)
+                })?;
+                let sent = ("sent".to_owned(), 0.into());
+                told[connected..].contains(&sent).then_some(())
+            });
+            let said = said.await;
+            assert!(
+                said.is_some(),
+                "{name} says nothing in its connection {number}: {:?}",
+                self.told(name)
+            );
+        }
+    }
+
+    /// After the end: who comes back does so, speaks and hears; who does not has been told by one of these codes.
+    async fn come_back(&self, codes: &[u64]) {
+        self.say_something(&COME_BACK, 2).await;
+        assert_eq!(self.listener.say("welcome back").await, SENT);
+        for name in COME_BACK {
+            let what = format!("{name} hears the room");
+            wait::eventually(&what, SOON, async || {
+                let told = self.told(name);
+                told.contains(&("heard".to_owned(), "welcome back".into()))
+            })
+            .await;
+            let told = self.told(name);
+            assert!(told.iter().all(|(event, _)| event != "kicked"), "{told:?}");
+        }
+        for (name, event) in LEAVE_IT_TO_THE_APPLICATION {
+            let what = format!("{name} tells its application by {event}");
+            let code = wait::some(&what, SOON, async || {
+                let mut told = self.told(name).into_iter();
+                told.find_map(|(it, what)| (it == event).then_some(what))
+            });
+            let code = code.await;
+            assert!(codes.iter().any(|it| code == *it), "{name}: {code}");
+            let told = self.told(name);
+            assert!(told.iter().all(|(event, _)| event != "kicked"), "{told:?}");
+            let connections = told.iter().filter(|(event, _)| event == "connected");
+            assert_eq!(connections.count(), 1, "{told:?}");
+        }
+    }
+}
+
+fn python() -> &'static str {
+    let python = workspace().join("tests/clients/.venv/bin/python");
+    assert!(
+        python.exists(),
+        "run ./tests/run, which installs what this needs"
+    );
+    // From the directory of the clients.
+    ".venv/bin/python"
+}
+
+#[tokio::test]
+async fn libraries_come_back_after_a_connector_that_stops() {
+    let mut clients = Clients::start().await;
+    clients.system.connectors[0].terminate();
+    let end = clients.system.connectors[0].ended_within(Duration::from_secs(10));
+    assert!(end.await.success());
+    clients.come_back(&[1001]).await;
+}
+
+#[tokio::test]
+async fn libraries_come_back_after_a_connector_that_is_killed() {
+    let mut clients = Clients::start().await;
+    clients.system.connectors[0].kill();
+    // The library for Node.js says of a broken connection that it was closed with 1000.
+    clients.come_back(&[1006, 1000]).await;
+}
+
+/// As phones do with an application in the background: it stands still, its connection is closed for silence, and it goes on.
+#[tokio::test]
+async fn libraries_come_back_after_a_silence_that_was_too_long() {
+    let clients = Clients::start().await;
+    clients.programs.iter().for_each(Process::freeze);
+    wait::eventually("silence is noticed", COME_BACK_WITHIN, async || {
+        clients.system.connectors[0].connections().await == 0
+    })
+    .await;
+    clients.programs.iter().for_each(Process::thaw);
+    // As recorded (K5).
+    clients.come_back(&[1000]).await;
+}

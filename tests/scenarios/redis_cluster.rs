@@ -1,0 +1,170 @@
+//! Redis Cluster: a primary dies, hands over, or gives its slots away, while everybody speaks.
+
+use std::time::Duration;
+use testkit::checker::Kind;
+use testkit::cluster::{Cluster, NODE_TIMEOUT};
+use testkit::crowd::{Crowd, ROOM, WHOLE_LOG, holds};
+use testkit::pomelo::{Client, joined, left};
+use testkit::system::{Plan, Services};
+use testkit::turn::Turn;
+use testkit::{SOON, long, wait};
+use tokio::time::Instant;
+
+/// Leaves that a connector has under way in one shard at once.
+const LEAVES_AT_ONCE: usize = 64;
+
+/// From a primary's death to the next acknowledgement.
+const BACK: Duration = Duration::from_secs(4);
+
+struct Running {
+    services: Services,
+    crowd: Crowd,
+    cluster: Cluster,
+    _turn: Turn,
+}
+
+impl Running {
+    /// Services on a Cluster, and a crowd that speaks.
+    async fn begin() -> Self {
+        let plan = Plan::of(2, 2).alone().chat_flags(&WHOLE_LOG);
+        let turn = plan.turn().await;
+        let cluster = Cluster::start().await;
+        let services = plan.services(&cluster.url(), &cluster.url()).await;
+        let crowd = Crowd::gather(&services.addresses(), 6, 4).await;
+        crowd.speak();
+        crowd.goes_on(50).await;
+        Self {
+            services,
+            crowd,
+            cluster,
+            _turn: turn,
+        }
+    }
+
+    /// Everybody has what the log has; nobody was disconnected.
+    async fn ends_well(&self, except: &[Kind]) {
+        self.crowd.goes_on(50).await;
+        let server = self.cluster.any().await;
+        let history = self
+            .crowd
+            .comes_to_rest(&self.services.api(0), server)
+            .await;
+        println!("{}", self.crowd.report());
+        assert_eq!(self.crowd.sum(|notes| notes.disconnected), 0);
+        let lost = holds(&history, except);
+        println!("{} acknowledged and lost with the primary", lost.len());
+    }
+}
+
+/// What the dead primary had not given its replica yet is lost, visibly; everything else is there.
+#[tokio::test]
+async fn a_killed_primary_of_a_cluster_is_replaced_and_who_saw_what_is_lost_is_told() {
+    let mut running = Running::begin().await;
+    let (primary, replica) = running.cluster.of(ROOM).await;
+    running.cluster.nodes[primary].kill();
+    let killed = Instant::now();
+    let again = running
+        .crowd
+        .writes_again(killed + Duration::from_millis(300))
+        .await;
+    let again = again + Duration::from_millis(300);
+    println!("on after {again:?}");
+    assert!(again <= NODE_TIMEOUT + BACK, "{again:?}");
+    assert_eq!(running.cluster.of_primary(ROOM).await, replica);
+    running.ends_well(&[Kind::Forgotten]).await;
+}
+
+/// A planned one loses nothing at all.
+#[tokio::test]
+async fn a_primary_of_a_cluster_that_hands_over_loses_nothing() {
+    let running = Running::begin().await;
+    for _ in 0..if long() { 10 } else { 2 } {
+        let (primary, replica) = running.cluster.of(ROOM).await;
+        let failover = ["CLUSTER", "FAILOVER"];
+        let began = Instant::now();
+        running.cluster.nodes[replica].command(&failover).await;
+        wait::eventually("the replica is the primary", SOON, async || {
+            running.cluster.of_primary(ROOM).await == replica
+        })
+        .await;
+        running.crowd.goes_on(50).await;
+        wait::eventually("the old primary is linked", 2 * SOON, async || {
+            let link = running.cluster.nodes[primary].info("replication", "master_link_status");
+            link.await.as_deref() == Some("up")
+        })
+        .await;
+        // Within two node time-outs the others vote for one replica of a primary only: a second one would hang.
+        while began.elapsed() < 3 * NODE_TIMEOUT {
+            running.crowd.goes_on(50).await;
+        }
+    }
+    assert_eq!(running.crowd.sum(|notes| notes.losses().len()), 0);
+    running.ends_well(&[]).await;
+}
+
+/// One primary hangs, and nobody takes over: what is to leave its channels waits, and leaves elsewhere land all the same.
+#[tokio::test]
+async fn leaves_on_a_shard_that_hangs_delay_none_on_another() {
+    let plan = Plan::of(1, 1).alone();
+    let _turn = plan.turn().await;
+    let cluster = Cluster::without_failover().await;
+    let services = plan.services(&cluster.url(), &cluster.url()).await;
+    let connector = services.connectors[0].address();
+    let hanging = cluster.of_primary(ROOM).await;
+    let mut elsewhere = None;
+    for number in 0.. {
+        let channel = format!("elsewhere-{number}");
+        if cluster.of_primary(&channel).await != hanging {
+            elsewhere = Some(channel);
+            break;
+        }
+    }
+    let elsewhere = elsewhere.expect("there are three shards");
+
+    let listener = Client::join(connector, "listener", &elsewhere).await;
+    let leaver = Client::join(connector, "leaver", &elsewhere).await;
+    listener.until_push(&joined("leaver")).await;
+    let mut members = Vec::new();
+    for number in 0..2 * LEAVES_AT_ONCE {
+        members.push(Client::join(connector, &format!("member-{number}"), ROOM).await);
+    }
+    cluster.nodes[hanging].freeze();
+    drop(members);
+    wait::eventually("the connector knows that they are gone", SOON, async || {
+        services.connectors[0].connections().await == 2
+    })
+    .await;
+    drop(leaver);
+    listener.until_push(&left("leaver")).await;
+
+    cluster.nodes[hanging].thaw();
+    wait::eventually("the others have left, too", 3 * SOON, async || {
+        let members = services.api(0).members(ROOM).await;
+        members.is_ok_and(|members| members.is_empty())
+    })
+    .await;
+}
+
+/// The room's own slot moves, there and back, and many others with it.
+#[tokio::test]
+async fn slots_that_move_under_load_lose_nothing() {
+    let running = Running::begin().await;
+    let cluster = &running.cluster;
+    let slot = cluster.slot(ROOM).await;
+    for _ in 0..if long() { 10 } else { 2 } {
+        let from = cluster.of_primary(ROOM).await;
+        let to = (0..3).find(|node| *node != from).expect("another primary");
+        cluster.move_slot(slot, from, to).await;
+        let moved = Instant::now();
+        let again = running.crowd.writes_again(moved).await;
+        running.crowd.goes_on(50).await;
+        println!("slot {slot} moved from {from} to {to}; on after {again:?}");
+        assert_eq!(cluster.of_primary(ROOM).await, to);
+    }
+    let slots = if long() { 2_000 } else { 200 };
+    let from = cluster.of_primary(ROOM).await;
+    let to = (0..3).find(|node| *node != from).expect("another primary");
+    cluster.move_slots(from, to, slots).await;
+    assert_eq!(running.crowd.sum(|notes| notes.losses().len()), 0);
+    running.ends_well(&[]).await;
+}

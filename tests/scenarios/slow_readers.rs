@@ -1,0 +1,99 @@
+//! Who does not read is cut off before it costs memory, and delays nobody (F11).
+
+use testkit::pomelo::{FAILED, SEND, SENT, joined, left};
+use testkit::system::Plan;
+use testkit::{SOON, long, wait};
+use tokio::time::Instant;
+
+const MEBIBYTE: u64 = 1 << 20;
+
+/// F11: 32 MB were buffered for one that did not read, and there was no bound.
+#[tokio::test]
+async fn slow_readers_are_cut_off_within_their_bound_and_delay_nobody_f11() {
+    const STALLED: usize = 10;
+    const LETTERS: usize = 60_000;
+    let count = if long() { 5_000 } else { 600 };
+    let system = Plan::of(2, 1).alone().start().await;
+    let connector = &system.connectors[0];
+    let healthy = system.member(0, "healthy", "room").await;
+    let mut stalled = Vec::new();
+    for number in 0..STALLED {
+        let client = testkit::pomelo::Client::connect_narrow(connector.address()).await;
+        client.enter(&format!("stalled{number}"), "room").await;
+        client.stop_reading();
+        stalled.push(client);
+    }
+    let sender = system.member(1, "sender", "room").await;
+    let before = connector.memory();
+
+    let body = format!(r#"{{"c":"{}"}}"#, "x".repeat(LETTERS));
+    for number in 0..count {
+        let asked = Instant::now();
+        let answer = sender.request(SEND, &body).await;
+        assert_eq!(answer, SENT, "message {number}");
+        assert!(
+            asked.elapsed() < SOON / 10,
+            "slowed down by who doesn't read"
+        );
+    }
+
+    // The healthy one has it all, and is told that the others went, while they still sit there and read nothing.
+    for number in 0..STALLED {
+        healthy.until_push(&left(&format!("stalled{number}"))).await;
+    }
+    let messages = || {
+        let received = healthy.inbox().read();
+        let pushes = received.pushes.iter();
+        pushes.filter(|push| push.route == "onMessage").count()
+    };
+    wait::eventually("the healthy one reads all", SOON, async || {
+        messages() == count
+    })
+    .await;
+    assert_eq!(healthy.ended(), None);
+    system
+        .until_members("room", &[("healthy", 1), ("sender", 1)])
+        .await;
+
+    // 1 MiB for each that stalls; the rest is what a process needs under such a load, whoever reads.
+    let bound = before.now + STALLED as u64 * MEBIBYTE + 24 * MEBIBYTE;
+    let peak = connector.memory().peak;
+    assert!(
+        peak <= bound,
+        "{} MiB at the peak, {} MiB before; sent to each: {} MiB",
+        peak / MEBIBYTE,
+        before.now / MEBIBYTE,
+        (count * LETTERS) >> 20
+    );
+
+    for client in stalled {
+        client.resume_reading();
+        client.end(SOON).await;
+    }
+}
+
+/// F11: so is who asks without reading the answers.
+#[tokio::test]
+async fn who_asks_without_reading_the_answers_costs_no_memory_without_bound_f11() {
+    let count = if long() { 2_000_000 } else { 200_000 };
+    let system = Plan::of(1, 1).alone().start().await;
+    let connector = &system.connectors[0];
+    let bystander = system.member(0, "bystander", "room").await;
+    let client = testkit::pomelo::Client::connect_narrow(connector.address()).await;
+    client.stop_reading();
+    let before = connector.memory();
+    let asks = async {
+        for id in 1..=count {
+            client.start_as(id, "connector.handler.nosuch", "{}").await;
+        }
+    };
+    // It may be cut off, or made to wait by a connector that reads no more: both are bounds.
+    let _ = tokio::time::timeout(SOON / 2, asks).await;
+    assert_eq!(
+        bystander.request("connector.handler.nosuch", "{}").await,
+        FAILED
+    );
+    assert_eq!(bystander.pushes(), [joined("bystander")]);
+    let grown = connector.memory().peak.saturating_sub(before.now);
+    assert!(grown < 32 * MEBIBYTE, "grown by {} MiB", grown / MEBIBYTE);
+}

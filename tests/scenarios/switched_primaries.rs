@@ -1,0 +1,215 @@
+//! Who is primary changes while connections stay, or while two believe to be it.
+
+use testkit::chat_api::ChatApi;
+use testkit::checker::Kind;
+use testkit::crowd::{Crowd, ROOM, WHOLE_LOG, holds};
+use testkit::history::Reason;
+use testkit::redis::Redis;
+use testkit::relay::Relay;
+use testkit::service::Chat;
+use testkit::system::Plan;
+
+/// Nobody was disconnected from it, and yet others have published elsewhere in between: nothing is lost, late at most.
+#[tokio::test]
+async fn a_primary_demoted_and_promoted_again_in_place_loses_nothing_that_was_said_elsewhere() {
+    let plan = Plan::of(2, 1).alone().chat_flags(&WHOLE_LOG);
+    let _turn = plan.turn().await;
+    let primary = Redis::start().await;
+    let replica = Redis::replica_of(primary.address()).await;
+    let services = plan.services(&primary.url(), &primary.url()).await;
+    let crowd = Crowd::gather(&services.addresses(), 4, 4).await;
+    let rounds = 3;
+    for round in 0..rounds {
+        crowd.speak();
+        crowd.goes_on(20).await;
+        crowd.fall_silent().await;
+        replica.until_caught_up(&primary).await;
+
+        replica.promote().await;
+        primary.demote(replica.address()).await;
+        let elsewhere = Chat::start(&replica, &WHOLE_LOG).await;
+        let api = ChatApi::at(elsewhere.address());
+        for number in 0..2 {
+            let body = format!(r#"{{"n":{}}}"#, 10 * (round + 1) + number);
+            let sent = api
+                .send(ROOM, "herald", &body, &format!("{round}-{number}"))
+                .await;
+            assert!(sent.is_ok(), "{sent:?}");
+        }
+        primary.until_linked().await;
+        primary.until_caught_up(&replica).await;
+        primary.promote().await;
+        replica.demote(primary.address()).await;
+        replica.until_linked().await;
+    }
+    crowd.speak();
+    crowd.goes_on(20).await;
+
+    let history = crowd
+        .comes_to_rest(&services.api(0), primary.address())
+        .await;
+    println!("{}", crowd.report());
+    assert_eq!(
+        history.log.epochs.len(),
+        1 + 2 * rounds,
+        "one epoch for each time as primary"
+    );
+    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
+    assert_eq!(crowd.sum(|notes| notes.losses().len()), 0);
+    holds(&history, &[]);
+}
+
+/// The same, and nothing is published here afterwards that could show it.
+#[tokio::test]
+async fn a_lifetime_that_changes_under_a_connection_is_noticed_though_nobody_says_anything_there() {
+    let plan = Plan::of(1, 1).alone().chat_flags(&WHOLE_LOG);
+    let _turn = plan.turn().await;
+    let primary = Redis::start().await;
+    let replica = Redis::replica_of(primary.address()).await;
+    let services = plan.services(&primary.url(), &primary.url()).await;
+    let crowd = Crowd::gather(&services.addresses(), 2, 2).await;
+    crowd.speak();
+    crowd.goes_on(20).await;
+    crowd.fall_silent().await;
+    replica.until_caught_up(&primary).await;
+
+    replica.promote().await;
+    let elsewhere = Chat::start(&replica, &WHOLE_LOG).await;
+    let elsewhere = ChatApi::at(elsewhere.address());
+    let sent = elsewhere.send(ROOM, "herald", r#"{"n":1}"#, "elsewhere");
+    sent.await.expect("the replica is a primary now");
+    primary.demote(replica.address()).await;
+    primary.until_linked().await;
+    primary.until_caught_up(&replica).await;
+    primary.promote().await;
+
+    // Nobody publishes here: that it was said elsewhere is found out by looking.
+    let history = crowd.rests(&services.api(0), primary.address()).await;
+    println!("{}", crowd.report());
+    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
+    assert_eq!(crowd.sum(|notes| notes.losses().len()), 0);
+    assert!(
+        history
+            .log
+            .entries
+            .values()
+            .any(|entry| entry.message == Some(("herald".into(), 1)))
+    );
+    holds(&history, &[]);
+}
+
+/// The same with something lost: what comes next would fit as the next one, and is of another log.
+#[tokio::test]
+async fn what_is_lost_in_a_switch_in_place_is_told_to_those_who_saw_it() {
+    let plan = Plan::of(2, 1).alone().chat_flags(&WHOLE_LOG);
+    let _turn = plan.turn().await;
+    let primary = Redis::start().await;
+    let link = Relay::to(primary.address()).await;
+    let replica = Redis::replica_of(link.address()).await;
+    let services = plan.services(&primary.url(), &primary.url()).await;
+    let crowd = Crowd::gather(&services.addresses(), 4, 4).await;
+    let api = services.api(0);
+    crowd.speak();
+    crowd.goes_on(20).await;
+    crowd.fall_silent().await;
+
+    replica.until_caught_up(&primary).await;
+    link.stall();
+    let sent = api.send(ROOM, "herald", r#"{"n":1}"#, "lost").await;
+    sent.expect("the primary takes it");
+    let lost = primary.published(ROOM).await;
+    crowd.reaches(lost).await;
+    replica.promote().await;
+    let elsewhere = Chat::start(&replica, &WHOLE_LOG).await;
+    let sent = ChatApi::at(elsewhere.address())
+        .send(ROOM, "herald", r#"{"n":2}"#, "instead")
+        .await;
+    sent.expect("the replica is a primary now");
+    assert_eq!(
+        replica.published(ROOM).await,
+        lost,
+        "another one stands in its place"
+    );
+
+    // Quickly, and something is said at once: no probe comes in between.
+    primary.demote(replica.address()).await;
+    primary.until_linked().await;
+    primary.promote().await;
+    crowd.speak();
+    crowd.goes_on(20).await;
+
+    let history = crowd.comes_to_rest(&api, primary.address()).await;
+    println!("{}", crowd.report());
+    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
+    for follower in crowd.followers() {
+        let losses = follower.notes().read().losses();
+        let [(position, Reason::Diverged)] = &losses[..] else {
+            panic!("{} was told {losses:?}", follower.name());
+        };
+        assert_eq!(position.offset + 1, lost, "{}", follower.name());
+    }
+    assert!(
+        history
+            .log
+            .entries
+            .values()
+            .any(|entry| entry.message == Some(("herald".into(), 2)))
+    );
+    holds(&history, &[]);
+}
+
+/// Each side takes what its members say. When one gives in, its members are told, and those of the other notice nothing.
+#[tokio::test]
+async fn after_a_split_brain_the_losing_side_is_told_and_the_other_notices_nothing() {
+    let plan = Plan::of(2, 2)
+        .alone()
+        .each_its_own_chat()
+        .chat_flags(&WHOLE_LOG);
+    let _turn = plan.turn().await;
+    let losing = Redis::start().await;
+    let link = Relay::to(losing.address()).await;
+    let winning = Redis::replica_of(link.address()).await;
+    let relays = [
+        Relay::to(losing.address()).await,
+        Relay::to(losing.address()).await,
+    ];
+    // One chat and one connector on each side.
+    let urls = relays.each_ref().map(Relay::url);
+    let urls = urls.each_ref().map(String::as_str);
+    let services = plan.services_at(&urls, &urls).await;
+    let crowd = Crowd::gather(&services.addresses(), 6, 4).await;
+    crowd.speak();
+    crowd.goes_on(50).await;
+
+    // Writes stop for a moment, so that what both sides share is all that was said before.
+    losing.command(&["CLIENT", "PAUSE", "60000", "WRITE"]).await;
+    winning.until_caught_up(&losing).await;
+    link.stall();
+    winning.promote().await;
+    relays[1].lead_to(winning.address());
+    relays[1].cut();
+    losing.command(&["CLIENT", "UNPAUSE"]).await;
+    crowd.goes_on(50).await;
+
+    link.refuse();
+    losing.demote(winning.address()).await;
+    relays[0].lead_to(winning.address());
+    relays[0].cut();
+    crowd.goes_on(50).await;
+
+    let history = crowd
+        .comes_to_rest(&services.api(1), winning.address())
+        .await;
+    println!("{}", crowd.report());
+    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
+    for follower in crowd.at(0) {
+        let losses = follower.notes().read().losses();
+        let reasons: Vec<_> = losses.iter().map(|(_, reason)| *reason).collect();
+        assert_eq!(reasons, [Reason::Diverged], "{}", follower.name());
+    }
+    for follower in crowd.at(1) {
+        assert_eq!(follower.notes().read().losses(), [], "{}", follower.name());
+    }
+    let forgotten = holds(&history, &[Kind::Forgotten]);
+    assert!(!forgotten.is_empty(), "the losing side took nothing");
+}

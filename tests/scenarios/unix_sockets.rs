@@ -1,0 +1,178 @@
+//! The clients' port as a unix socket, for a proxy on the same machine.
+
+use serde_json::json;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use testkit::json::Client as Json;
+use testkit::link::End;
+use testkit::polling;
+use testkit::pomelo::{Client, HANDSHAKE, HELLO, LOGGED_IN, LOGIN, SENT, package};
+use testkit::process::Process;
+use testkit::turn::Turn;
+use testkit::websocket::upgrade_request;
+use testkit::{SOON, binaries, http, wait};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// A proxy: takes connections of TCP, and carries each over a unix socket.
+async fn proxy(to: &Path) -> (SocketAddr, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let to = to.to_owned();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut carried = JoinSet::new();
+        while let Ok((mut client, _)) = listener.accept().await {
+            let to = to.clone();
+            carried.spawn(async move {
+                client.set_nodelay(true).expect("a socket");
+                if let Ok(mut server) = UnixStream::connect(to).await {
+                    // An end is passed on by dropping both.
+                    let _ = copy_bidirectional(&mut client, &mut server).await;
+                }
+            });
+        }
+    });
+    (address, tasks)
+}
+
+/// A standalone on this socket, whether it comes up or not.
+fn begin(path: &Path) -> Process {
+    let mut command = Command::new(binaries::path("standalone"));
+    let listen = format!("unix:{}", path.display());
+    let elsewhere = ["--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    command.args(["--listen", &listen]).args(elsewhere);
+    Process::spawn("standalone", &mut command)
+}
+
+/// The same, once it listens.
+async fn listening(path: &Path) -> Process {
+    let mut standalone = begin(path);
+    let place = format!("unix:{}", path.display());
+    let listens = |line: &str| (line.contains("listening") && line.contains(&place)).then_some(());
+    standalone.wrote("where it listens", listens).await;
+    standalone
+}
+
+fn somewhere() -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("clients.sock");
+    (directory, path)
+}
+
+#[tokio::test]
+async fn clients_of_each_protocol_come_in_over_a_unix_socket_behind_a_proxy() {
+    let _turn = Turn::shared().await;
+    let (_directory, path) = somewhere();
+    let standalone = listening(&path).await;
+    let (address, _proxy) = proxy(&path).await;
+    wait::eventually("it is ready", SOON, async || {
+        let health = http::get(address, "/healthz").await;
+        health.is_some_and(|health| health.status == 200)
+    })
+    .await;
+
+    let json = Json::connect(address).await;
+    let login = json!({ "userId": "json", "lessonId": "room" });
+    assert_eq!(json.request(LOGIN, login).await["code"], 0);
+    let pomelo = Client::connect(address).await;
+    assert_eq!(pomelo.login("pomelo", "room").await, LOGGED_IN);
+    let mut polls = polling::Poller::open(address, 4).await.expect("polls");
+    let login = json!({ "userId": "polls", "lessonId": "room" });
+    let posted = polls.post(&[&polling::packet(1, LOGIN, &login)]).await;
+    assert_eq!(posted.expect("an answer"), 200);
+    polls.until("onJoin").await;
+    // More than a socket takes at once.
+    let long = "x".repeat(100_000);
+    for _ in 0..10 {
+        assert_eq!(pomelo.say(&long).await, SENT);
+    }
+    assert_eq!(pomelo.say("over a socket").await, SENT);
+    polls.until("over a socket").await;
+    let pushes = json.until_pushes(12).await;
+    assert!(pushes.iter().any(|push| {
+        let content = push["body"]["content"].as_str();
+        content.is_some_and(|content| content.len() == long.len())
+    }));
+    let mut raw = TcpStream::connect(address).await.expect("a connection");
+    let hello = package(HANDSHAKE, HELLO.as_bytes());
+    raw.write_all(&hello).await.expect("written");
+    let mut head = [0; 4];
+    let read = timeout(SOON, raw.read_exact(&mut head)).await;
+    read.expect("an answer in time").expect("an answer");
+    assert_eq!(head[0], HANDSHAKE);
+
+    standalone.terminate();
+    let end = pomelo.end(SOON).await;
+    assert!(matches!(end, End::Closed { code: 1001, .. }), "{end:?}");
+    let mut rest = Vec::new();
+    let read = timeout(SOON, raw.read_to_end(&mut rest)).await;
+    assert!(read.is_ok(), "the connection ends");
+}
+
+/// A client that needs no proxy.
+#[tokio::test]
+async fn a_websocket_begins_over_a_unix_socket() {
+    let _turn = Turn::shared().await;
+    let (_directory, path) = somewhere();
+    let _standalone = listening(&path).await;
+    let mut stream = UnixStream::connect(&path).await.expect("a socket");
+    let nowhere = SocketAddr::from(([127, 0, 0, 1], 80));
+    let request = upgrade_request(nowhere, "/ws", "dGhlIHNhbXBsZSBub25jZQ==");
+    let ping = json!({ "id": 1, "route": "connector.handler.ping" }).to_string();
+    let frame = testkit::websocket::encode(testkit::websocket::TEXT, ping.as_bytes());
+    let asked = [request.as_bytes(), &frame].concat();
+    stream.write_all(&asked).await.expect("asked");
+    let mut came = Vec::new();
+    let answered = async {
+        while !String::from_utf8_lossy(&came).contains(r#"{"id":1,"body":{"code":0}}"#) {
+            assert_ne!(stream.read_buf(&mut came).await.expect("bytes"), 0);
+        }
+    };
+    timeout(SOON, answered).await.expect("an answer in time");
+    assert!(came.starts_with(b"HTTP/1.1 101 "));
+}
+
+#[tokio::test]
+async fn a_socket_is_taken_over_from_a_process_that_is_gone_and_from_no_other() {
+    let _turn = Turn::shared().await;
+    let (_directory, path) = somewhere();
+    let mut first = listening(&path).await;
+
+    let mut second = begin(&path);
+    let status = second.ended_within(SOON).await;
+    assert!(!status.success());
+    let lines = second.lines();
+    let expected = "another process listens there; stop it, or choose another path";
+    let told = lines.iter().filter(|line| line.contains(expected));
+    assert_eq!(told.count(), 1, "{lines:#?}");
+    assert!(UnixStream::connect(&path).await.is_ok());
+
+    first.kill();
+    assert!(path.exists(), "a crash leaves the file");
+    let mut third = listening(&path).await;
+    assert!(UnixStream::connect(&path).await.is_ok());
+    third.terminate();
+    let status = third.ended_within(Duration::from_secs(10)).await;
+    assert!(status.success(), "{status}");
+    assert!(!path.exists(), "a stop removes the file");
+}
+
+/// Something else at that path is left alone.
+#[tokio::test]
+async fn a_file_that_is_no_socket_is_left_alone() {
+    let _turn = Turn::shared().await;
+    let (_directory, path) = somewhere();
+    std::fs::write(&path, "precious").expect("written");
+    let mut standalone = begin(&path);
+    assert!(!standalone.ended_within(SOON).await.success());
+    let lines = standalone.lines();
+    let expected = "there is a file that is no socket; remove it, or choose another path";
+    let told = lines.iter().filter(|line| line.contains(expected));
+    assert_eq!(told.count(), 1, "{lines:#?}");
+    assert_eq!(std::fs::read(&path).expect("it is there"), b"precious");
+}
