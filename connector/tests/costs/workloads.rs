@@ -221,9 +221,9 @@ fn publish() -> Workload {
     let runtime = runtime();
     let chat = runtime.block_on(async {
         let store = MemoryStore::new(StoreOptions::default());
-        let aftercare = chat::Aftercare::begin(store.clone(), store.leases(), store.registry());
+        let cleanup = chat::Cleanup::begin(store.clone(), store.leases(), store.registry());
         let limits = chat::Limits::default();
-        let service = chat::service(store, aftercare, &limits, runtime::Shutdown::new());
+        let service = chat::service(store, cleanup, &limits, runtime::Shutdown::new());
         let service = BoxCloneSyncService::new(service.map_err(TransportError::new));
         let chat = Chat::new(Source::InProcess(service));
         let mut available = chat.available();

@@ -31,18 +31,21 @@ async fn after_a_break_all_that_is_unanswered_is_sent_again_in_order_and_nothing
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_to_another_send_than_the_oldest_ends_the_stream_and_settles_nothing() {
+async fn more_answers_than_sends_end_the_stream_and_settle_nothing_else() {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
     let mut stream = instance.stream().await;
     let mut sender = Sender::new(&chat);
     sender.send_all(&["1", "2"]);
-    stream.next().await;
-    stream.take().await;
-    let mut stream = instance.stream().await;
-    assert!(sender.has_no_answer());
     assert_eq!([stream.take().await, stream.take().await], ["1", "2"]);
     assert_eq!(sender.answers(2).await, ["1 sent", "2 sent"]);
+    stream.sent();
+    let mut stream = instance.stream().await;
+    sender.send("3");
+    let_run().await;
+    assert!(sender.has_no_answer());
+    assert_eq!(stream.take().await, "3");
+    assert_eq!(sender.answer().await, "3 sent");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
-//! Requests on their way in: their bytes count while they are kept here, before anybody has looked at them.
+//! The bytes of requests are counted while they are kept here, before anything has decoded them.
 
+use super::share::{Holding, Share, Taken};
 use crate::error::{Error, too_large};
-use crate::share::{Holding, Share, Taken};
 use bytes::{Buf, Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
@@ -11,11 +11,11 @@ use std::task::{Context, Poll};
 use tonic::Status;
 use tonic::body::Body;
 
-/// What stands before each gRPC message: a flag and the length.
+/// Bytes before each gRPC message: a flag and the length.
 const PREFIX: usize = 5;
 
-/// Reads a unary request's body to its end. What is beyond `limit` is refused, and so is what exceeds the caller's part of
-/// all that requests may hold together. The caller bounds the time.
+/// Reads the body of a unary request to its end. A body of more than `limit` bytes is refused, and so is one that exceeds the
+/// caller's part of what all requests together may hold. Whoever calls this bounds the time.
 pub(crate) async fn whole(
     mut body: Body,
     limit: usize,
@@ -26,7 +26,7 @@ pub(crate) async fn whole(
     let mut taken = Vec::new();
     let mut length = 0;
     while let Some(frame) = body.frame().await {
-        // The caller has gone, or broke HTTP/2's rules: nobody reads this.
+        // The caller has gone or has broken the rules of HTTP/2, so nobody reads this.
         let frame = frame.map_err(|_| Error::invalid("request", "did not come to its end"))?;
         let Ok(data) = frame.into_data() else {
             continue;
@@ -50,16 +50,16 @@ pub(crate) async fn whole(
     Ok((Body::new(Full::new(data)), taken))
 }
 
-/// A stream's body, in which a message that has not come as a whole counts.
+/// The body of a stream. The bytes of a message that has not come as a whole are counted.
 pub(crate) struct Metered {
     body: Body,
     share: Arc<Share>,
     by: Arc<Holding>,
-    /// What has come of the next message's prefix.
+    /// The part of the next message's prefix that has come.
     prefix: BytesMut,
     /// Bytes of the present message that are still to come.
     missing: usize,
-    /// What is kept of it meanwhile.
+    /// The part of it that is kept meanwhile.
     taken: Option<Taken>,
 }
 
@@ -75,7 +75,7 @@ impl Metered {
         }
     }
 
-    /// Follows the messages through the next bytes. False if more is kept than the caller may.
+    /// Counts the messages in the next bytes. False if the caller would keep more than its part.
     fn follow(&mut self, mut data: &[u8]) -> bool {
         let mut kept = 0;
         while !data.is_empty() {
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_kept_of_half_a_message_counts() {
+    fn only_the_kept_part_of_half_a_message_counts() {
         let (mut metered, by) = metered(1_000);
         let bytes = [message(3), message(0), message(100), message(8)].concat();
         for piece in [1, 2, 3, 7, 50, bytes.len()] {
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn who_keeps_too_much_is_told() {
+    fn a_caller_that_keeps_too_much_is_told() {
         let (mut metered, _) = metered(100);
         let bytes = message(1_000);
         assert!(metered.follow(&bytes[..30]));

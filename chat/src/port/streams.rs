@@ -1,13 +1,14 @@
 //! How many send streams there are, and which of them ends when another one needs its place.
 //!
-//! A stream lasts as long as its caller likes, also when nothing is sent. So places may run out though hardly anything is
-//! going on. Then the stream goes that has been idle for longest, of the caller that has most of them; its end says so, and
-//! its caller opens another one when it has something to send. A caller that has but one loses it only after a minute.
+//! A stream lasts as long as its caller likes, even if nothing is sent. So all places may be taken while hardly anything is
+//! going on. Then chat ends an idle stream: of the caller that has the most streams, the one that has been idle for longest. The
+//! status says why, and the caller opens another one when it has something to send. A caller with only one stream loses it only
+//! after a minute without use.
 
-use crate::callers::{Caller, Untaken};
+use super::connections::{Caller, Untaken};
+use super::share::{Share, Taken};
 use crate::error::Error;
 use crate::metering;
-use crate::share::{Share, Taken};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -17,9 +18,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// A stream that was used so recently is not idle.
+/// A stream that was used within this time is not idle.
 const JUST_USED: Duration = Duration::from_secs(1);
-/// A stream that is its caller's only one stays so long without use.
+/// A stream that is its caller's only one may be without use for this long.
 const ONLY_ONE: Duration = Duration::from_secs(60);
 
 /// All send streams.
@@ -33,7 +34,7 @@ struct Open {
     caller: Arc<Caller>,
     used: Mutex<Instant>,
     ended: CancellationToken,
-    /// It was told to end: if it does not, its connection is ended.
+    /// Set when the stream was told to end. If its caller does not take the end, the connection is ended.
     going: Mutex<Option<Untaken>>,
 }
 
@@ -58,7 +59,7 @@ impl Streams {
     /// A place for another stream of this caller.
     ///
     /// # Errors
-    /// There is none, and none that is idle.
+    /// [`Error::Overloaded`] if all places are taken and no stream is idle.
     pub(crate) fn enter(self: &Arc<Self>, caller: &Arc<Caller>) -> Result<Place, Error> {
         let taken = match self.share.take(&caller.streams, 1) {
             Some(taken) => taken,
@@ -86,7 +87,7 @@ impl Streams {
         })
     }
 
-    /// False if there is none that may be ended for this caller.
+    /// False if no stream may be ended for this caller.
     fn end_an_idle_one(&self, caller: &Arc<Caller>) -> bool {
         let own = caller.streams.amount();
         let now = Instant::now();
@@ -110,7 +111,7 @@ impl Streams {
 }
 
 impl Place {
-    /// Something came or went.
+    /// Notes that something came or went on the stream.
     pub(crate) fn used(&self) {
         *self.open.used.lock() = Instant::now();
     }
@@ -145,11 +146,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn idle_streams_of_whoever_has_most_make_room() {
         let streams = Streams::new(8);
-        let [greedy, modest, late] = [(); 3].map(|()| Caller::here());
+        let [greedy, modest, late] = [(); 3].map(|()| Caller::in_process());
         let all = fill(&streams, &greedy);
         assert_eq!(all.len(), 4);
         let one = streams.enter(&modest).unwrap();
-        let more = [(); 3].map(|()| streams.enter(&Caller::here()).unwrap());
+        let more = [(); 3].map(|()| streams.enter(&Caller::in_process()).unwrap());
 
         // Nobody is idle yet.
         assert!(streams.enter(&late).is_err());
@@ -166,7 +167,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_only_stream_has_a_minute() {
         let streams = Streams::new(1);
-        let (first, second) = (Caller::here(), Caller::here());
+        let (first, second) = (Caller::in_process(), Caller::in_process());
         let one = streams.enter(&first).unwrap();
         tokio::time::advance(ONLY_ONE - JUST_USED).await;
         assert!(streams.enter(&second).is_err());

@@ -1,12 +1,12 @@
 //! The connections of chat's port: how many there are, what each of them has under way, and when one is ended.
 //!
-//! A connection costs a file descriptor and memory, and its other end may be silent, slow or hostile. So there are only so
-//! many, and chat ends one that says nothing, that asks for nothing for a long time, or that does not take an answer. When
-//! there is no room for another one, the one goes that has been without a call for longest. A caller whose connection was
-//! ended connects again.
+//! A connection costs a file descriptor and memory, and its other end may be silent, slow or hostile. So their number is
+//! bounded, and chat ends a connection that never speaks HTTP/2, that makes no call for a long time, or that does not take an
+//! answer. If there is no room for another connection, chat ends the one that has been without a call for longest. A caller
+//! whose connection was ended connects again.
 
+use super::share::Holding;
 use crate::metering;
-use crate::share::Holding;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,49 +23,48 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
-/// How often a connection looks whether its time is over.
-const LOOK: Duration = Duration::from_secs(1);
-/// HTTP/2's preface and the head of the frame that has to follow.
+/// How often a connection checks whether its time is over.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Bytes of HTTP/2's preface and of the head of the frame that must follow.
 const GREETING: usize = 24 + 9;
 
-/// When connections are ended.
+/// After which time connections are ended.
 #[derive(Debug, Clone)]
-pub(crate) struct Patience {
-    /// From the connection to the end of the greeting.
+pub(crate) struct Timeouts {
+    /// From the start of the connection to the end of its greeting.
     pub(crate) greeting: Duration,
     /// Without any call.
     pub(crate) idle: Duration,
-    /// Without a step forward in taking an answer.
+    /// While an answer waits and the caller takes no part of it.
     pub(crate) answer: Duration,
 }
 
 /// Why chat ended a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Over {
-    /// It never spoke HTTP/2.
+enum End {
+    /// The caller never spoke HTTP/2.
     Silent,
-    /// It had no call for long.
+    /// There was no call for long.
     Idle,
-    /// It did not take an answer.
+    /// The caller did not take an answer.
     Unread,
-    /// Another one needed the room.
+    /// Another connection needed the room.
     NoRoom,
 }
 
-impl Over {
-    pub(crate) const LABELS: [&'static str; 4] = ["silent", "idle", "unread", "no_room"];
-
-    pub(crate) fn label(self) -> &'static str {
+impl End {
+    fn label(self) -> &'static str {
+        let [silent, idle, unread, no_room] = metering::CONNECTION_ENDS;
         match self {
-            Self::Silent => "silent",
-            Self::Idle => "idle",
-            Self::Unread => "unread",
-            Self::NoRoom => "no_room",
+            Self::Silent => silent,
+            Self::Idle => idle,
+            Self::Unread => unread,
+            Self::NoRoom => no_room,
         }
     }
 }
 
-impl fmt::Display for Over {
+impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Silent => "it did not speak HTTP/2 in time",
@@ -77,16 +76,16 @@ impl fmt::Display for Over {
 }
 
 /// All connections.
-pub(crate) struct Callers {
+pub(crate) struct Connections {
     most: usize,
-    patience: Patience,
+    timeouts: Timeouts,
     next: AtomicU64,
     present: Mutex<BTreeMap<u64, Arc<Caller>>>,
 }
 
-/// One connection, and what it has under way. Requests carry it in their extensions.
+/// The other end of one connection, and what it has under way. Requests carry it in their extensions.
 pub(crate) struct Caller {
-    /// Its other end; `None` in the same process.
+    /// Its address. `None` if it is in the same process.
     peer: Option<SocketAddr>,
     began: Instant,
     pub(crate) calls: Arc<Holding>,
@@ -104,22 +103,22 @@ struct State {
     calls: u64,
     /// When the last of them ended.
     since: Instant,
-    /// Answers that are not taken, with the last step forward.
+    /// Answers that wait to be taken, with the time when a part was taken last.
     untaken: BTreeMap<u64, Instant>,
     numbers: u64,
 }
 
-impl Callers {
-    pub(crate) fn new(most: usize, patience: Patience) -> Arc<Self> {
+impl Connections {
+    pub(crate) fn new(most: usize, timeouts: Timeouts) -> Arc<Self> {
         Arc::new(Self {
             most: most.max(1),
-            patience,
+            timeouts,
             next: AtomicU64::new(0),
             present: Mutex::default(),
         })
     }
 
-    /// Takes a connection in, if need be for another one that has no call; `None` if all of them have.
+    /// Admits a connection. If there is no room, another one that has no call is ended. `None` if all of them have calls.
     pub(crate) fn admit(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) -> Option<Socket> {
         let caller = Caller::new(Some(peer));
         let id = self.next.fetch_add(1, Ordering::Relaxed);
@@ -131,7 +130,7 @@ impl Callers {
                     (state.open == 0).then_some(((state.calls > 0, state.since), *id))
                 });
                 let (_, ended) = longest.min()?;
-                // Its socket ends in a moment; until then there is one more.
+                // Its socket ends in a moment. Until then there is one connection more than allowed.
                 if let Some(ended) = present.remove(&ended) {
                     ended.no_room.cancel();
                 }
@@ -139,16 +138,16 @@ impl Callers {
             present.insert(id, Arc::clone(&caller));
         }
         metering::connections(1.0);
-        let mut look = interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut check = interval(CHECK_INTERVAL);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Some(Socket {
             no_room: Box::pin(caller.no_room.clone().cancelled_owned()),
             stream,
             caller,
             greeting: GREETING,
-            over: None,
-            look,
-            callers: Arc::clone(self),
+            end: None,
+            check,
+            connections: Arc::clone(self),
             id,
         })
     }
@@ -177,11 +176,11 @@ impl Caller {
     }
 
     /// A caller in the same process.
-    pub(crate) fn here() -> Arc<Self> {
+    pub(crate) fn in_process() -> Arc<Self> {
         Self::new(None)
     }
 
-    /// Whose request this is.
+    /// The caller of a request with these extensions. `None` if it comes without a connection.
     pub(crate) fn of(extensions: &http::Extensions) -> Option<Arc<Self>> {
         extensions.get::<Arc<Self>>().cloned()
     }
@@ -191,7 +190,7 @@ impl Caller {
         self.peer
     }
 
-    /// A call begins, and lasts until this is dropped.
+    /// Notes a call, which lasts until the answer is dropped.
     pub(crate) fn call(self: &Arc<Self>) -> OpenCall {
         let mut state = self.state.lock();
         state.open += 1;
@@ -200,7 +199,8 @@ impl Caller {
         OpenCall(Arc::clone(self))
     }
 
-    /// Something waits for this caller to take it. If it makes no step forward, the connection is ended.
+    /// Notes an answer that waits for this caller to take it. If the caller takes no part of it for too long, the connection is
+    /// ended.
     pub(crate) fn untaken(self: &Arc<Self>) -> Untaken {
         let mut state = self.state.lock();
         state.numbers += 1;
@@ -213,23 +213,23 @@ impl Caller {
         }
     }
 
-    fn over(&self, patience: &Patience, is_greeted: bool) -> Option<Over> {
+    fn end(&self, timeouts: &Timeouts, is_greeted: bool) -> Option<End> {
         let now = Instant::now();
         let state = self.state.lock();
-        let unread = |at: &Instant| now.duration_since(*at) >= patience.answer;
-        if !is_greeted && now.duration_since(self.began) >= patience.greeting {
-            Some(Over::Silent)
-        } else if state.open == 0 && now.duration_since(state.since) >= patience.idle {
-            Some(Over::Idle)
+        let unread = |at: &Instant| now.duration_since(*at) >= timeouts.answer;
+        if !is_greeted && now.duration_since(self.began) >= timeouts.greeting {
+            Some(End::Silent)
+        } else if state.open == 0 && now.duration_since(state.since) >= timeouts.idle {
+            Some(End::Idle)
         } else if state.untaken.values().any(unread) {
-            Some(Over::Unread)
+            Some(End::Unread)
         } else {
             None
         }
     }
 }
 
-/// A call that goes on.
+/// A call that is under way.
 pub(crate) struct OpenCall(Arc<Caller>);
 
 impl Drop for OpenCall {
@@ -240,14 +240,14 @@ impl Drop for OpenCall {
     }
 }
 
-/// Something that its caller has not taken yet.
+/// An answer that its caller has not taken yet.
 pub(crate) struct Untaken {
     caller: Arc<Caller>,
     number: u64,
 }
 
 impl Untaken {
-    /// A part of it was taken.
+    /// A part of the answer was taken.
     pub(crate) fn step(&self) {
         let mut state = self.caller.state.lock();
         if let Some(at) = state.untaken.get_mut(&self.number) {
@@ -262,49 +262,49 @@ impl Drop for Untaken {
     }
 }
 
-/// A connection's socket, which fails when chat has had enough of it.
+/// A connection's socket. Reading and writing fail once chat has ended the connection.
 pub(crate) struct Socket {
     stream: TcpStream,
     caller: Arc<Caller>,
     /// Bytes of the greeting that are still to come.
     greeting: usize,
-    over: Option<Over>,
-    look: Interval,
+    end: Option<End>,
+    check: Interval,
     no_room: Pin<Box<WaitForCancellationFutureOwned>>,
-    callers: Arc<Callers>,
+    connections: Arc<Connections>,
     id: u64,
 }
 
 impl Socket {
-    /// Fails once the connection is over, and wakes the task when it may be.
-    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if self.over.is_none() && self.no_room.as_mut().poll(cx).is_ready() {
-            self.end(Over::NoRoom);
+    /// Fails once the connection is ended, and wakes the task when it may have to be.
+    fn check_end(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.end.is_none() && self.no_room.as_mut().poll(cx).is_ready() {
+            self.finish(End::NoRoom);
         }
-        while self.over.is_none() && self.look.poll_tick(cx).is_ready() {
+        while self.end.is_none() && self.check.poll_tick(cx).is_ready() {
             let is_greeted = self.greeting == 0;
-            if let Some(over) = self.caller.over(&self.callers.patience, is_greeted) {
-                self.end(over);
+            if let Some(end) = self.caller.end(&self.connections.timeouts, is_greeted) {
+                self.finish(end);
             }
         }
-        match self.over {
+        match self.end {
             None => Ok(()),
-            Some(over) => Err(io::Error::new(io::ErrorKind::TimedOut, over.to_string())),
+            Some(end) => Err(io::Error::new(io::ErrorKind::TimedOut, end.to_string())),
         }
     }
 
-    fn end(&mut self, over: Over) {
-        self.over = Some(over);
-        metering::connection_ended(over);
+    fn finish(&mut self, end: End) {
+        self.end = Some(end);
+        metering::connection_ended(end.label());
         if let Some(peer) = self.caller.peer {
-            tracing::info!(%peer, "ended a connection: {over}");
+            tracing::info!(%peer, "ended a connection: {end}");
         }
     }
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        self.callers.present.lock().remove(&self.id);
+        self.connections.present.lock().remove(&self.id);
         metering::connections(-1.0);
     }
 }
@@ -323,7 +323,7 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.check(cx)?;
+        self.check_end(cx)?;
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
         self.greeting = self.greeting.saturating_sub(buffer.filled().len() - before);
@@ -337,8 +337,8 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        // A peer that reads nothing may keep the task here for ever.
-        self.check(cx)?;
+        // A caller that reads nothing could otherwise keep the task here for ever.
+        self.check_end(cx)?;
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -347,7 +347,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.check(cx)?;
+        self.check_end(cx)?;
         Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 

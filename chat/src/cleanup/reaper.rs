@@ -1,12 +1,14 @@
-//! Funerals: the members and logins of connectors that are no more are taken out, and each leave is published once.
+//! Reaps dead connectors: their members and logins are taken out, and each leave is published once.
 //!
-//! Every chat looks after all incarnations, and remembers nothing that would be missed: whichever ends, others go on,
-//! and any number at once does no harm, because each step is a script that may be repeated. A lease is declared over when
-//! its beat has not changed for its length and a margin, by the time that passed here. No clock is asked, so one that is
-//! set kills nobody; and neither does an outage of the store, because what this process did not see does not count.
+//! Every chat watches the leases of all incarnations, and keeps nothing that would be missed. If one chat ends, the others
+//! go on; and any number of chats may reap the same connector at once, because each step is a script that may be repeated.
+//!
+//! A chat declares a connector dead when the beat of its lease has not changed for the length of the lease and a margin, by
+//! the time that has passed in this process. No clock is read, so a clock that is set declares nobody dead. An outage of the
+//! store declares nobody dead either: the time in which this process could not see the lease does not count.
 
+use super::places::PlaceReaper;
 use crate::metering::{DEATHS, HANDOVERS};
-use crate::reaper::Reaper;
 use channel_store::{
     ChannelName, Declared, DroppedBy, Incarnation, IndexEntry, LeaseState, Leases, Place,
     SETTLE_TIME, StoreError, UserId, UserRegistry,
@@ -20,91 +22,91 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
-/// Between two looks at the directory and all leases.
+/// The time between two looks at the directory and all leases.
 const POLL: Duration = Duration::from_secs(1);
-/// Between two looks at least, also when a lease is about to have been silent for long enough, or the store is slow.
+/// The least time between two looks, also when a lease will soon have been silent for long enough, or the store is slow.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
-/// For so much longer than its length a lease must have been silent: its owner may have to connect again first, as this
-/// process had to.
+/// A lease must have been silent for so much longer than its length, because its owner may have to connect to the store
+/// again first.
 const MARGIN: Duration = Duration::from_millis(1_500);
-/// Whoever has not seen a lease for longer than this begins to observe it anew: this process may have stood still, or the
-/// store, and so perhaps did the lease's owner.
+/// If a lease was not seen for longer than this, its observation begins anew. This process or the store may have stood still,
+/// and so may the lease's owner.
 const LONGEST_GAP: Duration = Duration::from_millis(1_500);
-/// Before a funeral that broke off begins again.
+/// The pause before reaping that failed begins again.
 const RETRY: Duration = Duration::from_secs(1);
-/// Runs of the script that reaps, at once, for one funeral.
-const REAPS_OF_ONE: usize = 16;
-/// Places that are looked at together.
-const LOOKS: usize = 500;
+/// How many places of one connector are reaped at once.
+const PLACES_AT_ONCE: usize = 16;
+/// How many places are checked in one call.
+const CHECKED_AT_ONCE: usize = 500;
 
-/// Holds funerals until it is dropped.
-pub(crate) struct Funerals {
+/// Watches leases and reaps dead connectors until it is dropped.
+pub(crate) struct Reaper {
     _task: AbortOnDropHandle<()>,
 }
 
-impl Funerals {
-    /// Begins to look after the incarnations that these leases are of.
+impl Reaper {
+    /// Begins to watch these leases.
     #[must_use]
     pub(crate) fn begin(
-        reaper: Arc<Reaper>,
+        places: Arc<PlaceReaper>,
         leases: Arc<dyn Leases>,
         registry: Arc<dyn UserRegistry>,
     ) -> Self {
-        let parlour = Arc::new(Parlour {
-            reaper,
+        let shared = Arc::new(Shared {
+            places,
             leases,
             registry,
         });
         Self {
-            _task: AbortOnDropHandle::new(tokio::spawn(watch(parlour))),
+            _task: AbortOnDropHandle::new(tokio::spawn(watch(shared))),
         }
     }
 }
 
-/// What all funerals of this process share.
-struct Parlour {
-    reaper: Arc<Reaper>,
+/// What reaping needs, for every connector.
+struct Shared {
+    places: Arc<PlaceReaper>,
     leases: Arc<dyn Leases>,
     registry: Arc<dyn UserRegistry>,
 }
 
-/// How this chat came to know that an incarnation is dead.
+/// How this chat learned that an incarnation is dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Death {
-    /// Its lease ran out, and this chat said so.
+    /// Its lease ran out, and this chat declared it dead.
     DeclaredHere,
     /// Its lease ran out, and another chat was faster.
     DeclaredElsewhere,
-    /// It was over before this chat had seen it silent for long, as when a connector resigns.
+    /// It was dead before this chat had seen it silent for long. For example, a connector that stops resigns.
     Found,
 }
 
-/// A lease that is not dead, as it was seen so far.
+/// What was seen so far of a lease that is not dead.
 #[derive(Debug, Clone, Copy)]
 struct Observation {
     beat: u64,
     length: Duration,
-    /// When the answer had arrived that showed this beat for the first time.
+    /// When the first answer with this beat arrived.
     since: Instant,
-    /// When the last such answer had arrived.
+    /// When the last answer with this beat arrived.
     seen: Instant,
 }
 
 #[derive(Default)]
 struct Watch {
     observed: HashMap<Incarnation, Observation>,
-    under_way: HashMap<Incarnation, AbortOnDropHandle<()>>,
+    reaping: HashMap<Incarnation, AbortOnDropHandle<()>>,
 }
 
-async fn watch(parlour: Arc<Parlour>) {
+async fn watch(shared: Arc<Shared>) {
     let mut watch = Watch::default();
-    // Chats that began together need not look together.
+    // Chats that started together should not all look at the same moment.
     sleep(POLL.mul_f64(fastrand::f64())).await;
     loop {
         let polled = Instant::now();
-        if let Err(error) = watch.poll(&parlour).await {
-            tracing::debug!(%error, "the directory is out of sight");
-            // What was seen before says nothing about the time in between.
+        if let Err(error) = watch.poll(&shared).await {
+            tracing::debug!(%error, "cannot read the directory of connectors");
+            // The observations so far say nothing about the time in between.
             watch.observed.clear();
         }
         let earliest = Instant::now() + SHORTEST_PAUSE;
@@ -113,34 +115,34 @@ async fn watch(parlour: Arc<Parlour>) {
 }
 
 impl Watch {
-    /// A second after the last one, or as soon as a lease has been silent for long enough.
+    /// The next look comes a second after the last one, or as soon as a lease has been silent for long enough.
     fn next_poll(&self, polled: Instant) -> Instant {
         let ripe = self.observed.values().map(Observation::ripe);
         ripe.fold(polled + POLL, Instant::min)
     }
 
-    async fn poll(&mut self, parlour: &Arc<Parlour>) -> Result<(), StoreError> {
-        self.under_way.retain(|_, funeral| !funeral.is_finished());
-        let directory = parlour.leases.directory().await?;
+    async fn poll(&mut self, shared: &Arc<Shared>) -> Result<(), StoreError> {
+        self.reaping.retain(|_, task| !task.is_finished());
+        let directory = shared.leases.directory().await?;
         let mut directory: Vec<_> = directory.into_iter().collect();
-        // Those of whom nobody has heard for longest come first.
+        // Connectors that nobody has heard of for longest come first.
         directory.sort_by_key(|(_, noted)| *noted);
         let names: Vec<_> = directory.iter().map(|(name, _)| name.clone()).collect();
         let asked = Instant::now();
-        let states = parlour.leases.observe(&names).await;
+        let states = shared.leases.observe(&names).await;
         let answered = Instant::now();
         let (mut observed, mut silent) = (HashMap::new(), Vec::new());
         for ((incarnation, noted), state) in directory.into_iter().zip(states) {
             let known = self.observed.remove(&incarnation);
             match state {
-                // Whoever does not see it can't know that it is silent: it is observed anew.
+                // This process cannot see the lease, so it cannot know that it is silent. The observation begins anew.
                 Err(error) => {
                     let name = incarnation.as_str();
-                    tracing::debug!(%error, incarnation = name, "a lease is out of sight");
+                    tracing::debug!(%error, incarnation = name, "cannot read a lease");
                 }
                 Ok(Some(state)) if state.dead => {
                     let was_silent = known.is_some_and(|it| it.has_ended(asked));
-                    self.begin_funeral(parlour, incarnation, noted, Death::seen(was_silent));
+                    self.begin_reaping(shared, incarnation, noted, Death::seen(was_silent));
                 }
                 Ok(Some(state)) => {
                     let observation = Observation::after(known, &state, answered);
@@ -150,19 +152,19 @@ impl Watch {
                         observed.insert(incarnation, observation);
                     }
                 }
-                // Lost: it comes back, and is observed from then on.
+                // The store has lost it. Its owner writes it again, and then it is observed.
                 Ok(None) => silent.push((incarnation, noted, 0, Death::Found)),
             }
         }
         self.observed = observed;
         let declared = silent.iter().map(|(incarnation, _, beat, _)| {
-            let leases = &parlour.leases;
+            let leases = &shared.leases;
             leases.declare_dead(incarnation, *beat)
         });
         let declared = join_all(declared).await;
         for ((incarnation, noted, _, death), declared) in silent.into_iter().zip(declared) {
             match declared {
-                Ok(Declared::Dead) => self.begin_funeral(parlour, incarnation, noted, death),
+                Ok(Declared::Dead) => self.begin_reaping(shared, incarnation, noted, death),
                 Ok(Declared::Alive | Declared::Provisional) => {}
                 Err(error) => {
                     let name = incarnation.as_str();
@@ -173,26 +175,27 @@ impl Watch {
         Ok(())
     }
 
-    /// Unless it is under way.
-    fn begin_funeral(
+    /// Reaps the incarnation in a task of its own, unless that is going on already.
+    fn begin_reaping(
         &mut self,
-        parlour: &Arc<Parlour>,
+        shared: &Arc<Shared>,
         incarnation: Incarnation,
         noted: u64,
         death: Death,
     ) {
-        let funeral = self.under_way.entry(incarnation.clone());
-        funeral.or_insert_with(|| {
+        let task = self.reaping.entry(incarnation.clone());
+        task.or_insert_with(|| {
             death.count();
-            let held = Arc::clone(parlour).hold(incarnation, noted, death);
-            AbortOnDropHandle::new(tokio::spawn(held))
+            let reaping = Arc::clone(shared).reap(incarnation, noted, death);
+            AbortOnDropHandle::new(tokio::spawn(reaping))
         });
     }
 }
 
 impl Death {
-    /// Another chat or its owner has written it. Other chats begin to observe at another moment, but all of them wait for
-    /// longer than the lease; an owner that resigns has renewed it shortly before.
+    /// The death was written by another chat or by the connector itself. Every chat waits for longer than the lease before it
+    /// declares a death, and a connector that resigns has renewed its lease shortly before. So a lease that was silent for its
+    /// length was declared dead by another chat.
     fn seen(was_silent: bool) -> Self {
         if was_silent {
             Self::DeclaredElsewhere
@@ -211,8 +214,7 @@ impl Death {
 }
 
 impl Observation {
-    /// What is known after another look. It begins anew when the lease was renewed, and when it was out of sight for too
-    /// long.
+    /// The observation after another look. It begins anew if the lease was renewed, or was not seen for too long.
     fn after(known: Option<Self>, state: &LeaseState, seen: Instant) -> Self {
         let LeaseState { beat, length, .. } = *state;
         let is_same = |it: &Self| (it.beat, it.length) == (beat, length);
@@ -231,22 +233,22 @@ impl Observation {
         self.since + self.length + MARGIN
     }
 
-    /// True if a question that was asked then, and found the same beat, shows that it was silent for long enough.
+    /// True if the lease has been silent for long enough, given that a question asked at that time has found the same beat.
     fn is_ripe(&self, asked: Instant) -> bool {
         asked >= self.ripe()
     }
 
-    /// True if its owner has missed the lease's end.
+    /// True if the owner has let the lease run out.
     fn has_ended(&self, asked: Instant) -> bool {
         asked >= self.since + self.length
     }
 }
 
-impl Parlour {
-    /// One funeral. If it breaks off, a later poll begins it again.
-    async fn hold(self: Arc<Self>, incarnation: Incarnation, noted: u64, death: Death) {
+impl Shared {
+    /// Reaps one incarnation. If this fails, a later poll begins it again.
+    async fn reap(self: Arc<Self>, incarnation: Incarnation, noted: u64, death: Death) {
         let name = incarnation.as_str();
-        // A death is told once, by the chat that declared it. A connector that resigns says so itself.
+        // Only the chat that declared the death logs it for operators. A connector that resigns logs it itself.
         if death == Death::DeclaredHere {
             tracing::info!(
                 incarnation = name,
@@ -259,43 +261,44 @@ impl Parlour {
                 "looking for what a connector left"
             );
         }
-        match self.bury(&incarnation, noted).await {
+        match self.reap_all(&incarnation, noted).await {
             Ok(()) if death == Death::DeclaredHere => {
                 tracing::info!(incarnation = name, "nothing is left of the dead connector");
             }
             Ok(()) => tracing::debug!(incarnation = name, "nothing is left of the connector"),
             Err(error) => {
-                tracing::warn!(incarnation = name, %error, "taking out what a connector left has to begin again");
+                tracing::warn!(incarnation = name, %error, "could not take out everything that a connector left; trying again");
                 sleep(RETRY.mul_f64(0.5 + fastrand::f64())).await;
             }
         }
     }
 
-    /// Until its index is empty, and has been for the settle time.
-    async fn bury(&self, incarnation: &Incarnation, noted: u64) -> Result<(), StoreError> {
+    /// Reaps until the index of the incarnation is empty, and has been empty for the settle time.
+    async fn reap_all(&self, incarnation: &Incarnation, noted: u64) -> Result<(), StoreError> {
         loop {
             let mut index = self.leases.index(incarnation).await?;
             let was_empty = index.is_empty();
-            // Whoever else is at it begins elsewhere.
+            // Other chats that reap the same connector begin elsewhere.
             fastrand::shuffle(&mut index);
             let reaps = index.iter();
-            let reaps = reaps.map(|it| self.reaper.reap(&it.place, incarnation));
-            // All of them, whichever fail: one server that is away holds up no other's channels.
-            let reaped = stream::iter(reaps.collect::<Vec<_>>()).buffer_unordered(REAPS_OF_ONE);
+            let reaps = reaps.map(|it| self.places.reap(&it.place, incarnation));
+            // All places are tried, even if some fail: a server that is away does not hold up the channels of others.
+            let reaped = stream::iter(reaps.collect::<Vec<_>>()).buffer_unordered(PLACES_AT_ONCE);
             let reaped: Vec<_> = reaped.collect().await;
             reaped.into_iter().collect::<Result<(), _>>()?;
             sleep(SETTLE_TIME).await;
             if was_empty && self.leases.index(incarnation).await?.is_empty() {
                 return self.leases.strike(incarnation, noted).await;
             }
-            for some in index.chunks(LOOKS) {
-                self.drop_what_is_clean(incarnation, some).await?;
+            for some in index.chunks(CHECKED_AT_ONCE) {
+                self.drop_clean(incarnation, some).await?;
             }
         }
     }
 
-    /// The second look. A tombstone that is gone says that the reaping was lost, too.
-    async fn drop_what_is_clean(
+    /// Drops index entries of places where nothing is left, in a second look. If the tombstone there is gone, the store has lost
+    /// the reaping as well, and the place is reaped again.
+    async fn drop_clean(
         &self,
         incarnation: &Incarnation,
         entries: &[IndexEntry],
@@ -325,7 +328,7 @@ impl Parlour {
     }
 }
 
-/// Those entries of which it is true.
+/// The entries for which it is true.
 fn which(entries: &[&IndexEntry], is_true: impl Iterator<Item = bool>) -> Vec<IndexEntry> {
     let entries = entries.iter().zip(is_true);
     let entries = entries.filter(|(_, is_true)| *is_true);

@@ -1,4 +1,4 @@
-//! Every call counted, timed and traced, whether it is answered, refused by a guard or broken off.
+//! Counts, times and traces every call, whether it is answered, refused by a guard or broken off.
 
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Request, Response};
@@ -113,7 +113,7 @@ fn method(path: &str) -> &'static str {
 struct Call {
     method: &'static str,
     began: Instant,
-    /// Stays so if the caller goes away before the end.
+    /// `Cancelled` until the end is known: it stays so if the caller goes away before.
     code: Code,
 }
 
@@ -127,7 +127,7 @@ impl Call {
         }
     }
 
-    /// The status stands in the headers of an answer that is nothing else, and after the body of any other.
+    /// The status stands in the headers if the answer has no body, and otherwise in the trailers after the body.
     fn follow(mut self, response: Response<Body>) -> Response<Body> {
         if self.note_end(response.headers()) {
             return response;

@@ -1,7 +1,7 @@
-//! Funerals over a store in memory, with the clock in the test's hand.
+//! Reaping over a store in memory, with a clock that the test sets.
 
 use super::*;
-use crate::sight::Sight;
+use crate::cleanup::tests::leases::PartialLeases;
 use channel_store::memory::{MemoryStore, Snapshot};
 use channel_store::{
     ChannelName, ChannelStore, Join, LoggedIn, Login, LoginPolicy, Membership, SessionId,
@@ -25,14 +25,14 @@ impl Scene {
         Self { store, leases }
     }
 
-    fn funerals(&self) -> Funerals {
-        self.funerals_by(self.leases.clone())
+    fn reaper(&self) -> Reaper {
+        self.reaper_over(self.leases.clone())
     }
 
-    fn funerals_by(&self, leases: Arc<dyn Leases>) -> Funerals {
+    fn reaper_over(&self, leases: Arc<dyn Leases>) -> Reaper {
         let registry = self.store.registry();
-        let reaper = Reaper::new(self.store.clone(), registry.clone());
-        Funerals::begin(reaper, leases, registry)
+        let places = PlaceReaper::new(self.store.clone(), registry.clone());
+        Reaper::begin(places, leases, registry)
     }
 
     /// A connector with a member of its own in each of some channels.
@@ -130,7 +130,7 @@ fn channels() -> Vec<ChannelName> {
 #[tokio::test(start_paused = true)]
 async fn a_silent_connectors_members_leave_once_however_many_look_after_it() {
     let (scene, channels) = (Scene::new(), channels());
-    let _funerals = [scene.funerals(), scene.funerals(), scene.funerals()];
+    let _reaper = [scene.reaper(), scene.reaper(), scene.reaper()];
     let (dead, alive) = (incarnation("c:1"), incarnation("c:2"));
     scene.connector(&dead, &channels).await;
     scene.connector(&alive, &channels).await;
@@ -164,7 +164,7 @@ async fn a_silent_connectors_members_leave_once_however_many_look_after_it() {
 #[tokio::test(start_paused = true)]
 async fn a_lease_renewed_at_the_last_moment_goes_on() {
     let (scene, channels) = (Scene::new(), channels());
-    let _funerals = scene.funerals();
+    let _reaper = scene.reaper();
     let late = incarnation("c:1");
     scene.connector(&late, &channels).await;
     for _ in 0..10 {
@@ -178,7 +178,7 @@ async fn a_lease_renewed_at_the_last_moment_goes_on() {
 #[tokio::test(start_paused = true)]
 async fn a_reaping_that_was_rolled_back_is_found_by_the_second_look() {
     let (scene, channels) = (Scene::new(), channels());
-    let _funerals = scene.funerals();
+    let _reaper = scene.reaper();
     let dead = incarnation("c:1");
     scene.connector(&dead, &channels).await;
     let before: Snapshot = scene.store.snapshot();
@@ -196,7 +196,7 @@ async fn a_reaping_that_was_rolled_back_is_found_by_the_second_look() {
 #[tokio::test(start_paused = true)]
 async fn a_funeral_goes_on_when_whoever_held_it_is_gone() {
     let (scene, channels) = (Scene::new(), channels());
-    let first = scene.funerals();
+    let first = scene.reaper();
     let dead = incarnation("c:1");
     scene.connector(&dead, &channels).await;
     scene.leases.resign(&dead).await.unwrap();
@@ -206,7 +206,7 @@ async fn a_funeral_goes_on_when_whoever_held_it_is_gone() {
         sleep(Duration::from_millis(1)).await;
     }
     drop(first);
-    let _second = scene.funerals();
+    let _second = scene.reaper();
     sleep(3 * SETTLE_TIME).await;
     assert_eq!(scene.members(&channels).await, 0);
     let directory = scene.leases.directory().await.unwrap();
@@ -219,7 +219,7 @@ async fn a_funeral_goes_on_when_whoever_held_it_is_gone() {
 #[tokio::test(start_paused = true)]
 async fn a_lost_lease_is_left_its_full_time() {
     let (scene, channels) = (Scene::new(), channels());
-    let _funerals = scene.funerals();
+    let _reaper = scene.reaper();
     let lost = incarnation("c:1");
     scene.leases.note(&lost).await.unwrap();
     sleep(2 * POLL).await;
@@ -240,7 +240,7 @@ fn users() -> Vec<UserId> {
 #[tokio::test(start_paused = true)]
 async fn a_dead_connectors_users_can_log_in_again_and_no_late_login_of_it_can() {
     let (scene, users) = (Scene::new(), users());
-    let _funerals = scene.funerals();
+    let _reaper = scene.reaper();
     let dead = incarnation("c:1");
     for user in &users {
         assert_eq!(scene.log_in(&dead, user).await, Ok(true));
@@ -266,7 +266,7 @@ async fn a_dead_connectors_users_can_log_in_again_and_no_late_login_of_it_can() 
 #[tokio::test(start_paused = true)]
 async fn logins_that_come_back_after_their_funeral_are_found_by_the_second_look() {
     let (scene, users) = (Scene::new(), users());
-    let _funerals = scene.funerals();
+    let _reaper = scene.reaper();
     let dead = incarnation("c:1");
     for user in &users {
         assert_eq!(scene.log_in(&dead, user).await, Ok(true));
@@ -292,7 +292,7 @@ const STEPS: [i64; 4] = [-15_000, 15_000, -300_000, 300_000];
 async fn a_clock_that_is_set_kills_nobody_and_keeps_nobody_alive() {
     for step in STEPS {
         let (scene, channels) = (Scene::new(), channels());
-        let _funerals = scene.funerals();
+        let _reaper = scene.reaper();
         let (dead, alive) = (incarnation("c:1"), incarnation("c:2"));
         scene.connector(&dead, &channels).await;
         scene.connector(&alive, &channels).await;
@@ -314,17 +314,17 @@ async fn a_clock_that_is_set_kills_nobody_and_keeps_nobody_alive() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_was_out_of_sight_is_observed_anew() {
+async fn a_lease_that_was_not_seen_is_observed_anew() {
     let (scene, channels) = (Scene::new(), channels());
-    let sight = Sight::of(&scene.leases);
-    let _funerals = scene.funerals_by(sight.clone());
+    let leases = PartialLeases::of(&scene.leases);
+    let _reaper = scene.reaper_over(leases.clone());
     let (hidden, seen) = (incarnation("c:1"), incarnation("c:2"));
     scene.connector(&hidden, &channels).await;
     scene.connector(&seen, &channels).await;
     sleep(LEASE - POLL).await;
-    sight.hide(&hidden);
+    leases.hide(&hidden);
     sleep(POLL).await;
-    sight.show(&hidden);
+    leases.show(&hidden);
     sleep(AT_THE_LATEST - LEASE).await;
     let members = scene.members(&channels).await;
     assert_eq!(members, 20, "the other one was seen all the time");
@@ -337,15 +337,15 @@ async fn a_lease_that_was_out_of_sight_is_observed_anew() {
 #[tokio::test(start_paused = true)]
 async fn whoever_stood_still_observes_anew() {
     let (scene, channels) = (Scene::new(), channels());
-    let sight = Sight::of(&scene.leases);
-    let _funerals = scene.funerals_by(sight.clone());
+    let leases = PartialLeases::of(&scene.leases);
+    let _reaper = scene.reaper_over(leases.clone());
     let silent = incarnation("c:1");
     scene.connector(&silent, &channels).await;
     sleep(LEASE / 2).await;
     // The process and its connectors stand still, and the store's answer to the look before comes afterwards.
-    sight.hold();
+    leases.hold();
     sleep(LEASE).await;
-    sight.release();
+    leases.release();
     sleep(LEASE).await;
     let members = scene.members(&channels).await;
     assert_eq!(members, 20, "it may have stood still as well");
@@ -356,20 +356,20 @@ async fn whoever_stood_still_observes_anew() {
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_is_renewed_before_its_death_is_written_goes_on() {
     let (scene, channels) = (Scene::new(), channels());
-    let sight = Sight::of(&scene.leases);
-    let _funerals = scene.funerals_by(sight.clone());
+    let leases = PartialLeases::of(&scene.leases);
+    let _reaper = scene.reaper_over(leases.clone());
     let late = incarnation("c:1");
     scene.connector(&late, &channels).await;
-    sight.renews_before_declaration(LEASE);
+    leases.renews_before_declaration(LEASE);
     sleep(3 * LEASE).await;
-    assert!(sight.declarations() > 0);
+    assert!(leases.declarations() > 0);
     assert_eq!(scene.members(&channels).await, 20);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_length_is_the_owners_own() {
     let (scene, channels) = (Scene::new(), channels());
-    let _funerals = scene.funerals();
+    let _reaper = scene.reaper();
     let (short, long) = (incarnation("c:1"), incarnation("c:2"));
     scene.connector(&short, &channels).await;
     scene.connector(&long, &channels).await;

@@ -1,17 +1,17 @@
-//! Bounds that many callers share, so that a greedy one leaves room for others.
+//! Bounds that many callers share, so that a greedy caller leaves room for others.
 //!
-//! A caller gets more only while at least as much is free as it would then hold. One that takes all it can gets half of the
-//! whole, two get a third each, and some is always left for whoever comes next.
+//! A caller gets more only if at least as much stays free as it holds then. So one caller that takes all it can gets half of the
+//! whole, two of them get a third each, and something is always left for the next caller.
 
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Notify;
 
-/// What all callers together may hold: calls, streams or bytes.
+/// How much all callers together may hold: calls, streams or bytes.
 pub(crate) struct Share {
     total: u64,
-    /// It may be more than the whole for a moment, since what is held already may grow.
+    /// This may exceed the total for a moment, because what is held already may grow.
     held: Mutex<u64>,
     freed: Notify,
 }
@@ -36,7 +36,7 @@ impl Share {
         })
     }
 
-    /// Takes so much, or what the whole is if that is less; `None` if the caller has to leave it to others.
+    /// Takes this amount, or the total if that is less. `None` if the caller must leave it to others.
     pub(crate) fn take(self: &Arc<Self>, by: &Arc<Holding>, amount: usize) -> Option<Taken> {
         let amount = (amount as u64).min(self.total);
         let mut held = self.held.lock();
@@ -46,7 +46,7 @@ impl Share {
         Some(self.give(&mut held, by, amount))
     }
 
-    /// Takes so much whether it is free or not: for what somebody else is about to give back.
+    /// Takes this amount whether it is free or not, because somebody else is about to give it back.
     pub(crate) fn take_anyway(self: &Arc<Self>, by: &Arc<Holding>, amount: usize) -> Taken {
         self.give(&mut self.held.lock(), by, amount as u64)
     }
@@ -61,10 +61,10 @@ impl Share {
         }
     }
 
-    /// As [`Share::take`], but waits until it can be had. The caller bounds the wait.
+    /// As [`Share::take`], but waits until the amount is free. Whoever calls this bounds the wait.
     pub(crate) async fn taken(self: &Arc<Self>, by: &Arc<Holding>, amount: usize) -> Taken {
         loop {
-            // Registered before the look, so that what is given back in between is not missed.
+            // Registered before the try, so that nothing that is given back in between is missed.
             let mut freed = std::pin::pin!(self.freed.notified());
             freed.as_mut().enable();
             if let Some(taken) = self.take(by, amount) {
@@ -82,7 +82,7 @@ impl Holding {
 }
 
 impl Taken {
-    /// Changes how much is held. It may grow beyond what is free: it is there already.
+    /// Changes the amount. It may grow beyond what is free, because it is held already.
     pub(crate) fn resize(&mut self, amount: usize) {
         let (before, amount) = (self.amount, amount as u64);
         self.amount = amount;
@@ -94,7 +94,7 @@ impl Taken {
         }
     }
 
-    /// Takes more of the same, under the same rule; false if it can't be had.
+    /// Takes more under the rule of [`Share::take`]. False if the caller must leave it to others.
     pub(crate) fn grow(&mut self, more: usize) -> bool {
         match self.share.take(&self.by, more) {
             Some(mut taken) => {

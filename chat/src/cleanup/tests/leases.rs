@@ -1,4 +1,4 @@
-//! Leases as a chat sees them from far: some of them not at all, or late.
+//! Leases of which a chat sees only a part: some of them not at all, or late.
 
 use async_trait::async_trait;
 use channel_store::{
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
-pub(crate) struct Sight {
+pub(crate) struct PartialLeases {
     leases: Arc<dyn Leases>,
     hidden: Mutex<HashSet<Incarnation>>,
     /// Channels of which nothing can be read.
@@ -23,7 +23,7 @@ pub(crate) struct Sight {
     declarations: AtomicUsize,
 }
 
-impl Sight {
+impl PartialLeases {
     pub(crate) fn of(leases: &Arc<dyn Leases>) -> Arc<Self> {
         Arc::new(Self {
             leases: Arc::clone(leases),
@@ -78,7 +78,7 @@ impl Sight {
 }
 
 #[async_trait]
-impl Leases for Sight {
+impl Leases for PartialLeases {
     async fn observe(&self, whom: &[Incarnation]) -> Vec<Result<Option<LeaseState>, StoreError>> {
         let states = self.leases.observe(whom).await;
         let mut held = self.held.subscribe();

@@ -1,4 +1,4 @@
-//! Takes out what dead connectors have left, whoever finds it.
+//! Takes out what a dead connector has left in one place: its members of a channel, or its logins of a user.
 
 use crate::metering::REAPED;
 use channel_store::{ChannelStore, Incarnation, Place, StoreError, UserRegistry};
@@ -6,18 +6,18 @@ use metrics::{Counter, counter};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
-/// Runs of the script that reaps, at once.
+/// How many places are reaped at once.
 const REAPS: usize = 32;
 
-/// One for a process: what it does at once is bounded.
-pub(crate) struct Reaper {
+/// There is one for each process, so that all reaping together is bounded.
+pub(crate) struct PlaceReaper {
     store: Arc<dyn ChannelStore>,
     registry: Arc<dyn UserRegistry>,
     running: Semaphore,
     reaped: Counter,
 }
 
-impl Reaper {
+impl PlaceReaper {
     pub(crate) fn new(store: Arc<dyn ChannelStore>, registry: Arc<dyn UserRegistry>) -> Arc<Self> {
         Arc::new(Self {
             store,
@@ -27,7 +27,7 @@ impl Reaper {
         })
     }
 
-    /// Until nothing of a dead incarnation remains there.
+    /// Goes on until nothing of the dead incarnation remains there.
     pub(crate) async fn reap(
         &self,
         place: &Place,

@@ -1,11 +1,11 @@
-//! What every request passes first, whichever service it is for: it is noted at its connection, services beside chat's own
-//! have a bound, and what does not exist is refused with words.
+//! The first layer that every request passes, whichever service it is for. It notes the call at its connection, bounds the
+//! calls of health and reflection, and explains which services and methods exist if one is asked for that does not.
 
-use crate::callers::{Caller, OpenCall};
+use super::connections::{Caller, OpenCall};
+use super::measure::METHODS;
+use super::share::{Share, Taken};
 use crate::config::Limits;
 use crate::error::Error;
-use crate::measure::METHODS;
-use crate::share::{Share, Taken};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
@@ -55,7 +55,7 @@ impl<S> Layer<S> for GateLayer {
 #[derive(Clone)]
 pub(crate) struct Gate<S> {
     inner: S,
-    /// Calls of health and reflection, which may last.
+    /// Bounds calls of health and reflection, which may last long.
     other: Arc<Share>,
 }
 
@@ -115,7 +115,7 @@ where
     }
 }
 
-/// What a caller wrote, short enough to be repeated.
+/// The beginning of a name that a caller wrote, short enough for an answer.
 fn excerpt(name: &str) -> String {
     name.chars().take(64).collect()
 }
@@ -136,7 +136,7 @@ fn unimplemented((service, method): &(String, String)) -> String {
     }
 }
 
-/// What lasts as long as an answer.
+/// Held as long as an answer is.
 struct Open {
     _call: OpenCall,
     _place: Option<Taken>,

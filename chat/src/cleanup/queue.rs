@@ -1,13 +1,13 @@
-//! Channels that something is to be done about, handed from calls to whoever does it in the background.
+//! A queue of channels that calls hand to a task in the background.
 
 use channel_store::ChannelName;
 use parking_lot::Mutex;
 use std::collections::{HashSet, VecDeque};
 use tokio::sync::Notify;
 
-/// Each channel once, in the order in which they came.
-pub(crate) struct Line {
-    /// Channels in line at most.
+/// Each channel stands in it once, in the order in which they came.
+pub(crate) struct ChannelQueue {
+    /// The largest number of channels in the queue.
     room: usize,
     channels: Mutex<Channels>,
     grown: Notify,
@@ -19,8 +19,8 @@ struct Channels {
     known: HashSet<ChannelName>,
 }
 
-impl Line {
-    /// Those that come when it is full are forgotten.
+impl ChannelQueue {
+    /// Channels that come when the queue is full are forgotten.
     pub(crate) fn new(room: usize) -> Self {
         Self {
             room,
@@ -33,7 +33,7 @@ impl Line {
         self.channels.lock().order.len()
     }
 
-    /// Adds a channel, unless it is there or there is no room.
+    /// Adds a channel, unless it is in the queue or there is no room.
     pub(crate) fn add(&self, channel: &ChannelName) {
         let mut channels = self.channels.lock();
         if channels.order.len() < self.room && channels.known.insert(channel.clone()) {
@@ -43,7 +43,7 @@ impl Line {
         }
     }
 
-    /// Returns when there is a channel, with the first so many.
+    /// Waits until there is a channel, and takes the first so many.
     pub(crate) async fn next(&self, most: usize) -> Vec<ChannelName> {
         loop {
             let taken = self.channels.lock().take(most);
@@ -75,20 +75,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_channel_stands_in_line_once_and_again_when_it_was_taken() {
-        let line = Line::new(9);
+    async fn a_channel_stands_in_the_queue_once_and_again_after_it_was_taken() {
+        let queue = ChannelQueue::new(9);
         for n in [1, 2, 1, 3] {
-            line.add(&name(n));
+            queue.add(&name(n));
         }
-        assert_eq!(line.next(2).await, [name(1), name(2)]);
-        line.add(&name(1));
-        assert_eq!(line.next(9).await, [name(3), name(1)]);
+        assert_eq!(queue.next(2).await, [name(1), name(2)]);
+        queue.add(&name(1));
+        assert_eq!(queue.next(9).await, [name(3), name(1)]);
     }
 
     #[tokio::test]
-    async fn a_line_has_its_bound() {
-        let line = Line::new(5);
-        (0..10).for_each(|n| line.add(&name(n)));
-        assert_eq!(line.next(usize::MAX).await.len(), 5);
+    async fn a_queue_has_its_bound() {
+        let queue = ChannelQueue::new(5);
+        (0..10).for_each(|n| queue.add(&name(n)));
+        assert_eq!(queue.next(usize::MAX).await.len(), 5);
     }
 }

@@ -1,11 +1,11 @@
-//! An answer's bytes count until they have left this process.
+//! The bytes of an answer are counted until they have left this process.
 //!
-//! HTTP/2 lets a caller ask for much and take nothing. So an answer is cut into pieces, of which HTTP/2 gets the next one only
-//! when the caller has room, and each piece holds on to the answer's share of the bytes that all answers may have together.
-//! A caller that takes no piece for too long loses its connection ([`crate::callers`]).
+//! HTTP/2 lets a caller ask for much and take nothing. So an answer is cut into pieces. HTTP/2 gets the next piece only when the
+//! caller has room for it, and each piece keeps the answer's part of the bytes that all answers together may have. A caller that
+//! takes no piece for too long loses its connection ([`super::connections`]).
 
-use crate::callers::{Caller, Untaken};
-use crate::share::Taken;
+use super::connections::{Caller, Untaken};
+use super::share::Taken;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, Response};
@@ -17,10 +17,10 @@ use std::task::{Context, Poll};
 use tonic::Status;
 use tonic::body::Body;
 
-/// What HTTP/2 gets at once.
+/// How many bytes HTTP/2 gets at once.
 const PIECE: usize = 16 * 1024;
 
-/// Holds a finished answer until it was taken.
+/// Holds a finished answer until the caller has taken it.
 pub(crate) fn hold(
     answer: Response<Body>,
     mut taken: Taken,
@@ -28,7 +28,7 @@ pub(crate) fn hold(
 ) -> Response<Body> {
     let (head, body) = answer.into_parts();
     let Some(Ok(collected)) = body.collect().now_or_never() else {
-        // Unary answers are ready as a whole.
+        // This cannot happen: unary answers are ready as a whole.
         return Status::internal("the answer was not ready").into_http();
     };
     let trailers = collected.trailers().cloned();

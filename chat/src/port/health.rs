@@ -1,4 +1,4 @@
-//! `grpc.health.v1`: SERVING while the store answers, NOT_SERVING otherwise and from the shutdown on.
+//! `grpc.health.v1`: SERVING while the store answers, and NOT_SERVING otherwise and after the shutdown has begun.
 
 use futures_util::stream::{self, BoxStream, StreamExt};
 use proto::chat::v1::chat_service_server;
@@ -10,7 +10,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::Health;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
-/// The health of chat, and so of the whole server (the service named "").
+/// The health of chat's services, which is that of the whole server (the service named "").
 #[derive(Clone)]
 pub(crate) struct StoreHealth {
     available: watch::Receiver<bool>,
@@ -33,7 +33,7 @@ impl StoreHealth {
         }
     }
 
-    /// The next status that differs from the last. `None` when none can follow, so that no watcher holds up the drain.
+    /// Waits for a status that differs from the last one. `None` if none can follow, so that no watcher holds up the shutdown.
     async fn next(&mut self, last: Option<ServingStatus>) -> Option<ServingStatus> {
         loop {
             let now = self.now();

@@ -1,17 +1,21 @@
-//! Bounds around every call: how many at once, how many bytes of requests and answers, and for how long. What is beyond is
-//! refused with a proper status.
+//! Bounds around every call of chat's own services: how many calls at once, how many bytes of requests and answers, and how
+//! long a call may take. A call beyond a bound is refused with a proper status.
 //!
-//! A call counts from when its request has come as a whole until its answer is there, so that a caller who sends half a
-//! request takes nothing from others; its bytes count meanwhile. A send stream bounds itself, and [`crate::streams`] bounds
-//! how many there are.
+//! A call counts from the moment when its whole request is there until its answer is there. So a caller that sends half a
+//! request takes no place from others; the bytes that it has sent count meanwhile. A send stream bounds itself, and
+//! [`super::streams`] bounds how many there are.
+//!
+//! These are not tower's layers for load shedding, concurrency and timeouts, because every bound here is shared fairly among
+//! callers ([`super::share`]), bytes are bounded as well as calls, the time of a call includes the arrival of its request, and a
+//! caller may ask for less time.
 
-use crate::answers;
-use crate::arrival::{self, Metered};
-use crate::callers::Caller;
+use super::connections::Caller;
+use super::request_body::{self, Metered};
+use super::response_body;
+use super::share::{Share, Taken};
 use crate::config::Limits;
 use crate::error::{Error, of_transport};
 use crate::metering;
-use crate::share::{Share, Taken};
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Request, Response};
 use std::convert::Infallible;
@@ -24,11 +28,11 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
-/// What an answer without a page is counted as before it is there.
+/// How many bytes an answer without a page counts before it is there.
 const SMALL_ANSWER: usize = 1024;
 /// The same for a page of members.
 const MEMBERS_ANSWER: usize = 256 * 1024;
-/// The same for a page of history, beside its last message.
+/// The same for a page of history, without its last message.
 const HISTORY_ANSWER: usize = 1024 * 1024;
 
 /// Guards the service inside.
@@ -46,8 +50,8 @@ pub(crate) struct Bounds {
     call_time: Duration,
     frame_limit: usize,
     message_limit: usize,
-    /// For requests that come without a connection.
-    here: Arc<Caller>,
+    /// The caller of requests that come without a connection.
+    in_process: Arc<Caller>,
 }
 
 impl Bounds {
@@ -59,7 +63,7 @@ impl Bounds {
             call_time: limits.call_time,
             frame_limit: limits.frame(),
             message_limit: limits.message,
-            here: Caller::here(),
+            in_process: Caller::in_process(),
         })
     }
 }
@@ -95,14 +99,15 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let bounds = Arc::clone(&self.bounds);
-        let patience = grpc_timeout(request.headers());
-        let patience = patience.map_or(bounds.call_time, |asked| asked.min(bounds.call_time));
-        // Counted from here and not from the first poll: tonic's own timer, which knows another status, must come second.
-        let deadline = Instant::now() + patience;
-        // The clone that is left behind is the one that need not be ready.
+        let time = grpc_timeout(request.headers());
+        let time = time.map_or(bounds.call_time, |asked| asked.min(bounds.call_time));
+        // Counted from here and not from the first poll, so that tonic's own timer, which answers another status, comes second.
+        let deadline = Instant::now() + time;
+        // This service was polled ready, so it is used for the call. Its clone, which need not be ready, stays.
         let left = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, left);
-        let caller = Caller::of(request.extensions()).unwrap_or_else(|| Arc::clone(&bounds.here));
+        let caller =
+            Caller::of(request.extensions()).unwrap_or_else(|| Arc::clone(&bounds.in_process));
         Box::pin(async move {
             let answered = if request.uri().path().ends_with("/SendStream") {
                 bounds.stream(inner, request, &caller, deadline).await
@@ -131,7 +136,7 @@ impl Bounds {
             _ => SMALL_ANSWER,
         };
         let (head, body) = request.into_parts();
-        let whole = arrival::whole(body, self.frame_limit, &self.requests, &caller.requests);
+        let whole = request_body::whole(body, self.frame_limit, &self.requests, &caller.requests);
         let (body, _bytes) = timeout_at(deadline, whole).await.map_err(late)??;
         let _place = take(&self.calls, caller)?;
         let reserved = self.answers.taken(&caller.answers, reserve);
@@ -142,7 +147,7 @@ impl Bounds {
         if let Some(status) = Status::from_header_map(answer.headers()) {
             return Ok(of_transport(status, self.frame_limit).into_http());
         }
-        Ok(answers::hold(answer, reserved, caller))
+        Ok(response_body::hold(answer, reserved, caller))
     }
 
     async fn stream<S>(
@@ -186,7 +191,7 @@ fn refuse(error: Error) -> Response<Body> {
     Status::from(error).into_http()
 }
 
-/// What the caller is willing to wait (gRPC over HTTP/2, "Timeout"): at most eight digits and a unit.
+/// How long the caller is willing to wait: at most eight digits and a unit (gRPC over HTTP/2, "Timeout").
 fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;

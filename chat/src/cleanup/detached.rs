@@ -1,10 +1,11 @@
-//! Detached members leave when their time is over, not when somebody looks.
+//! Ends the memberships of detached members when their time is over.
 //!
-//! Whichever chat took one remembers its channel, and runs the store's `expire` there whenever one is due, until nobody
-//! is. It takes no more of them than it can remember: a join that it would forget is refused before anything is done. When
-//! that chat ends first, the next script of the channel does it.
+//! The chat that answers the join of a detached member remembers the channel. It runs the store's `expire` there whenever a
+//! membership is due, until the channel has no detached member. It takes no more channels than it can remember: a join that it
+//! would forget is refused before anything is done. If that chat ends first, the next script that runs on the channel ends the
+//! membership.
 
-use crate::line::Line;
+use super::queue::ChannelQueue;
 use channel_store::{ChannelName, ChannelStore};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
@@ -13,25 +14,25 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
-/// Channels that are remembered at most: some 80 MB if all of them have the longest names.
+/// The largest number of channels that are remembered: some 80 MB if all of them have the longest names.
 const ROOM: usize = 200_000;
-/// Channels of joins that were under way when there was room, and no more when they were done.
+/// Room for channels whose joins began while there was room, and ended when there was none.
 const OVERHANG: usize = 10_000;
-/// Channels that are seen to at once.
+/// How many channels are handled at once.
 const AT_ONCE: usize = 16;
-/// Before the second try; each further one waits twice as long, up to [`LONGEST_RETRY`].
+/// The pause before the second try. Each further pause is twice as long, up to [`LONGEST_RETRY`].
 const RETRY: Duration = Duration::from_millis(500);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
-/// Beside the time that the store says: its clock counts milliseconds.
+/// Added to the time that the store names, because its clock counts whole milliseconds.
 const SLACK: Duration = Duration::from_millis(2);
 
-/// Channels where somebody without a connector is a member.
+/// Channels that have detached members.
 pub(crate) struct Detached {
     room: usize,
-    /// Where somebody has joined just now.
-    joined: Line,
-    /// Those that are looked after, with how many tries have failed since one did not.
-    looked_after: Mutex<HashMap<ChannelName, u32>>,
+    /// Channels that a detached member has joined just now.
+    joined: ChannelQueue,
+    /// Channels in the schedule, with how many tries have failed since the last one that did not.
+    scheduled: Mutex<HashMap<ChannelName, u32>>,
 }
 
 impl Default for Detached {
@@ -44,30 +45,30 @@ impl Detached {
     fn with_room(room: usize) -> Self {
         Self {
             room,
-            joined: Line::new(room + OVERHANG),
-            looked_after: Mutex::default(),
+            joined: ChannelQueue::new(room + OVERHANG),
+            scheduled: Mutex::default(),
         }
     }
 
-    /// False if a member that joins there would not be looked after.
+    /// False if this process could not remember the channel.
     pub(crate) fn has_room_for(&self, channel: &ChannelName) -> bool {
-        let looked_after = self.looked_after.lock();
-        looked_after.contains_key(channel) || looked_after.len() + self.joined.len() < self.room
+        let scheduled = self.scheduled.lock();
+        scheduled.contains_key(channel) || scheduled.len() + self.joined.len() < self.room
     }
 
-    /// Somebody has joined there.
+    /// A detached member has joined the channel.
     pub(crate) fn add(&self, channel: &ChannelName) {
         self.joined.add(channel);
     }
 }
 
-/// When channels are due.
+/// Which channel is due when.
 struct Schedule {
     order: BTreeSet<(Instant, ChannelName)>,
     detached: Arc<Detached>,
 }
 
-/// Looks after these channels, for ever.
+/// Expires detached members of these channels, for ever.
 pub(crate) async fn expire_in_time(store: Arc<dyn ChannelStore>, detached: Arc<Detached>) {
     let mut schedule = Schedule::new(Arc::clone(&detached));
     loop {
@@ -82,7 +83,7 @@ pub(crate) async fn expire_in_time(store: Arc<dyn ChannelStore>, detached: Arc<D
                         Ok(next) => schedule.go_on(channel, next),
                         Err(error) => {
                             let name = channel.as_str();
-                            tracing::debug!(%error, channel = name, "detached members were not looked after");
+                            tracing::debug!(%error, channel = name, "could not expire detached members");
                             schedule.fail(channel);
                         }
                     }
@@ -100,18 +101,19 @@ impl Schedule {
         }
     }
 
-    /// At once for those that are new: then the store says when somebody is due. Renewing makes nobody due earlier.
+    /// A new channel is due at once, and then the store says when the next membership is due. A membership that is renewed is never
+    /// due earlier.
     fn begin(&mut self, channels: Vec<ChannelName>) {
-        let mut looked_after = self.detached.looked_after.lock();
+        let mut scheduled = self.detached.scheduled.lock();
         for channel in channels {
-            if !looked_after.contains_key(&channel) {
-                looked_after.insert(channel.clone(), 0);
+            if !scheduled.contains_key(&channel) {
+                scheduled.insert(channel.clone(), 0);
                 self.order.insert((Instant::now(), channel));
             }
         }
     }
 
-    /// Returns when some are due, and takes them out.
+    /// Waits until channels are due, and takes them out.
     async fn due(&mut self) -> Vec<ChannelName> {
         let Some((first, _)) = self.order.first() else {
             return Vec::new();
@@ -125,21 +127,22 @@ impl Schedule {
         due
     }
 
-    /// `None`: nobody there is detached any more.
+    /// `None`: the channel has no detached member any more.
     fn go_on(&mut self, channel: ChannelName, next: Option<Duration>) {
-        let mut looked_after = self.detached.looked_after.lock();
+        let mut scheduled = self.detached.scheduled.lock();
         let Some(next) = next else {
-            looked_after.remove(&channel);
+            scheduled.remove(&channel);
             return;
         };
-        looked_after.insert(channel.clone(), 0);
+        scheduled.insert(channel.clone(), 0);
         self.order.insert((Instant::now() + next + SLACK, channel));
     }
 
-    /// It is tried again until the store answers: forgotten, its members would stay for as long as nobody comes there.
+    /// Tries again until the store answers. If the channel was forgotten, its detached members would stay until somebody uses the
+    /// channel.
     fn fail(&mut self, channel: ChannelName) {
-        let mut looked_after = self.detached.looked_after.lock();
-        let failures = looked_after.entry(channel.clone()).or_default();
+        let mut scheduled = self.detached.scheduled.lock();
+        let failures = scheduled.entry(channel.clone()).or_default();
         let pause = RETRY.saturating_mul(2_u32.saturating_pow(*failures));
         let pause = pause.min(LONGEST_RETRY).mul_f64(0.5 + fastrand::f64());
         *failures = failures.saturating_add(1);
@@ -173,7 +176,7 @@ mod tests {
         assert!(waited.iter().all(|it| *it <= longest), "{waited:?}");
         schedule.due().await;
         schedule.go_on(channel, None);
-        assert!(schedule.order.is_empty() && detached.looked_after.lock().is_empty());
+        assert!(schedule.order.is_empty() && detached.scheduled.lock().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
@@ -185,7 +188,7 @@ mod tests {
             detached.add(&name(n));
         }
         schedule.begin(detached.joined.next(9).await);
-        // Those that are in line count, too.
+        // Channels in the queue count, too.
         detached.add(&name(2));
         assert!(!detached.has_room_for(&name(3)));
         assert!(detached.has_room_for(&name(0)), "it is known");

@@ -1,15 +1,17 @@
 //! Two chats over a store in memory, with the clock in the test's hand.
 
+pub(super) mod leases;
+
 use super::*;
 use crate::api::Api;
 use crate::calls::Calls;
 use crate::config::Limits;
-use crate::sight::Sight;
 use channel_store::memory::{MemoryStore, Snapshot};
 use channel_store::{
     DroppedBy, HistoryRange, Incarnation, IndexEntry, Join, Membership, Place, SessionId,
     StoreOptions, User, UserId,
 };
+use leases::PartialLeases;
 use proto::chat::v1::chat_service_server::ChatService;
 use proto::chat::v1::{JoinRequest, ListMembersRequest};
 use runtime::Shutdown;
@@ -44,8 +46,8 @@ impl Scene {
         });
         let leases = see(store.leases());
         let chat = || {
-            let aftercare = Aftercare::begin(store.clone(), leases.clone(), store.registry());
-            let calls = Calls::new(store.clone(), aftercare, Limits::default(), Shutdown::new());
+            let cleanup = Cleanup::begin(store.clone(), leases.clone(), store.registry());
+            let calls = Calls::new(store.clone(), cleanup, Limits::default(), Shutdown::new());
             Api(calls)
         };
         Self {
@@ -185,14 +187,14 @@ async fn any_number_of_chats_may_meet_them() {
 
 #[tokio::test(start_paused = true)]
 async fn a_channel_that_can_not_be_read_keeps_no_other_from_being_checked() {
-    let mut sight = None;
+    let mut partial = None;
     let scene = Scene::seen_by(100 * LEASE, |leases| {
-        sight.insert(Sight::of(&leases)).clone()
+        partial.insert(PartialLeases::of(&leases)).clone()
     });
     scene.connector(&incarnation()).await;
     scene.forgets_connectors();
     let away = ChannelName::new("away").unwrap();
-    sight.unwrap().lose_channel(&away);
+    partial.unwrap().lose_channel(&away);
     scene.lists(&away).await;
     scene.is_listed().await;
     sleep(AT_THE_LATEST).await;
@@ -201,18 +203,18 @@ async fn a_channel_that_can_not_be_read_keeps_no_other_from_being_checked() {
 
 #[tokio::test(start_paused = true)]
 async fn who_was_met_while_the_directory_was_away_is_not_forgotten() {
-    let mut sight = None;
+    let mut partial = None;
     let scene = Scene::seen_by(100 * LEASE, |leases| {
-        sight.insert(Sight::of(&leases)).clone()
+        partial.insert(PartialLeases::of(&leases)).clone()
     });
     scene.connector(&incarnation()).await;
     scene.forgets_connectors();
-    let sight = sight.unwrap();
-    sight.lose_directory(true);
+    let partial = partial.unwrap();
+    partial.lose_directory(true);
     scene.is_listed().await;
     sleep(AT_THE_LATEST).await;
     assert_eq!(scene.leaves().await.len(), 0);
-    sight.lose_directory(false);
+    partial.lose_directory(false);
     // It is tried again every second.
     sleep(AT_THE_LATEST + Duration::from_secs(1)).await;
     assert_eq!(scene.leaves().await, everybody());
