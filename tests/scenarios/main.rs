@@ -8,6 +8,7 @@ mod bounds;
 mod browsers;
 mod channels;
 mod chats_in_turn;
+mod cited_files;
 mod clocks;
 mod coming_back;
 mod command_line;

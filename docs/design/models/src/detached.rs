@@ -34,7 +34,7 @@ named! {
         joins,
         /// How often a time to live runs out.
         expiries,
-        /// Chats that die between the two steps of a join.
+        /// A chat dies between the two steps of a join.
         crash,
         rollback,
         flush,

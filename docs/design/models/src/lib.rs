@@ -1,12 +1,13 @@
-//! A model of membership, leases and logins, and a search through all of its states.
+//! Models of the log, of membership and of logins, and a search through all of their states.
 //!
-//! What is true of all interleavings of a few commands is hard to see in tests that run the real thing. So the protocol is
-//! written once more here, as a set of steps on small states, and every history within some bounds is followed. The right
-//! rules keep all promises. Each rule that is switched off breaks one, and the shortest history that does is printed.
+//! Tests that run the real code cannot show what is true of all orders of a few commands. So the protocols are written
+//! once more here, as sets of steps on small states, and every history within some bounds is followed. The right rules
+//! keep all promises. Each rule that is switched off breaks a promise, and the shortest history that breaks it is printed.
 //!
 //! `README.md` says what is covered, and what is not.
 
 mod detached;
+mod log;
 mod logins;
 mod membership;
 mod named;

@@ -16,14 +16,14 @@ pub(crate) const INCARNATIONS: usize = 2;
 pub(crate) const SESSIONS: usize = 3;
 pub(crate) const CHANNELS: usize = 2;
 
-/// Who stays where two sessions of one user meet that have no secret in common.
+/// Which session stays if a user has two that do not have the same secret.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Policy {
-    /// The older one.
+    /// The older one stays.
     Reject,
-    /// The newer one.
+    /// The newer one stays.
     KickOld,
-    /// Both.
+    /// Both stay.
     Allow,
 }
 
@@ -46,12 +46,12 @@ named! {
         replaced_lingers,
         /// A join leaves a tombstone of each session whose place it takes, found or not.
         replaced_fence,
-        /// A session that has not ended, and is told that its join is stale, closes.
+        /// A session that has not ended, and whose join is refused as stale, is closed.
         stale_closes,
         /// Between two sessions of one lineage the newer one stays; off: the policy decides.
-        newer_kin_stays,
+        newer_of_client_stays,
         /// A login names no newer sessions of its lineage as predecessors; off: one that is repeated may.
-        older_kin_named,
+        only_older_named,
         /// A login names lingering sessions as predecessors, and the claim marks them.
         lingering_named,
         /// Close removes its own session only; off: all entries of the user.
@@ -138,7 +138,7 @@ enum Process {
 enum Phase {
     Out,
     LoggingIn,
-    /// These sessions hold the user: their incarnations are to be looked at.
+    /// These sessions have the user. The leases of their incarnations must be read.
     Taken(u8),
     /// Its login was answered, and its join is on the way.
     Joining,
@@ -148,7 +148,7 @@ enum Phase {
     Lingering,
     /// Its leaves are on their way.
     Leaving,
-    /// So is the end of its entry.
+    /// The removal of its entry is on the way.
     Closing,
     Over,
 }
@@ -160,11 +160,11 @@ enum Closed {
     No,
     /// The client left, was refused, or lost its connector. It may come back.
     Gone,
-    /// Another session has its place; the client is to come back.
+    /// Another session has its place. The client should come back.
     Displaced,
-    /// Somebody else's session drove it out: the client is not to come back.
+    /// A session of another client took its place. The client should not come back.
     Kicked,
-    /// Its own next session did: the client is not to come back.
+    /// The next session of its own client took its place. The client should not come back.
     Replaced,
 }
 
@@ -187,11 +187,11 @@ enum Stage {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Membership {
     stage: Stage,
-    /// Whose place it takes.
+    /// The sessions whose place it takes.
     replaces: u8,
     /// A copy of its join may be under way.
     fence: bool,
-    /// It has begun once.
+    /// It has begun at least once.
     begun: bool,
 }
 
@@ -200,7 +200,7 @@ struct Session {
     connected: bool,
     closed: Closed,
     phase: Phase,
-    /// As its login was answered, 0 before.
+    /// The rank from the answer to its login; 0 before that.
     rank: u8,
     predecessors: u8,
     to_claim: bool,
@@ -304,7 +304,7 @@ pub(crate) struct State {
     /// The server's clock, as far as ranks see it.
     clock: u8,
     budget: Budget,
-    // What the checker remembers, unknown to the system.
+    // What the model remembers to check it. The system does not know it.
     /// Ranks of sessions that were let in while their clients were there.
     let_in: [u8; SESSIONS],
     data_lost: bool,
@@ -403,7 +403,7 @@ impl Session {
         }
     }
 
-    /// It is known to its connector.
+    /// Its connector knows it.
     fn is_known(&self) -> bool {
         !matches!(self.phase, Phase::Out | Phase::Over)
     }
@@ -424,7 +424,7 @@ impl Logins {
         self.cast[session].map_or(0, |seat| seat.home)
     }
 
-    fn is_kin(&self, a: usize, b: usize) -> bool {
+    fn is_of_same_client(&self, a: usize, b: usize) -> bool {
         let secret = |s: usize| self.cast[s].and_then(|seat| seat.secret);
         a != b && secret(a).is_some() && secret(a) == secret(b)
     }
@@ -438,12 +438,12 @@ impl Logins {
         }
     }
 
-    /// What sessions are compared by.
+    /// What decides between two sessions.
     fn place(&self, rank: u8, session: usize) -> (u8, usize) {
         (rank, if self.rules.names_decide { session } else { 0 })
     }
 
-    /// True if rank `a` stays rather than `b`, as the connector of `session` sees it.
+    /// True if the entry with rank `a` stays and the one with rank `b` goes, as the connector of `session` sees it.
     fn outranks(&self, session: usize, a: (u8, usize), b: (u8, usize)) -> bool {
         match self.policy_of(session) {
             Policy::Reject => a < b,
@@ -454,7 +454,7 @@ impl Logins {
 
     /// True if a session of this rank drives another entry out, as claim.lua decides.
     fn wins(&self, session: usize, rank: u8, named: u8, other: usize, entry: Entry) -> bool {
-        if self.rules.newer_kin_stays && self.is_kin(session, other) {
+        if self.rules.newer_of_client_stays && self.is_of_same_client(session, other) {
             return self.place(rank, session) > self.place(entry.rank, other);
         }
         entry.mark == Mark::Lingering && has(named, other)
@@ -532,15 +532,15 @@ impl Logins {
             };
             let lingers = entry.mark == Mark::Lingering && self.rules.lingering_named;
             others |= bit(o);
-            let is_kin = self.is_kin(s, o);
+            let is_of_same_client = self.is_of_same_client(s, o);
             let own = state.user.entries[s];
-            let is_newer = is_kin && own.is_some_and(|own| own.rank < entry.rank);
-            if is_newer && !lingers && self.rules.older_kin_named {
+            let is_newer = is_of_same_client && own.is_some_and(|own| own.rank < entry.rank);
+            if is_newer && !lingers && self.rules.only_older_named {
                 continue;
             }
-            if is_kin || lingers {
+            if is_of_same_client || lingers {
                 predecessors |= bit(o);
-                comes_back |= is_kin && entry.mark == Mark::Live;
+                comes_back |= is_of_same_client && entry.mark == Mark::Live;
             } else {
                 holders |= bit(o);
             }
@@ -698,7 +698,7 @@ impl Logins {
         slot.members[s] = false;
         slot.left[s] |= fence;
         Self::settle_log(slot, was_there);
-        // With a fence its join may never have been answered: nobody believed that it was there.
+        // If the leave is fenced, the join may not have been answered, so nobody believed that the session was there.
         let has_gone = was_there && !slot.members.contains(&true) && !fence;
         if has_gone && self.is_flap(state, s, c) {
             state.wrong = Some(Wrong::Flapped);
@@ -709,7 +709,8 @@ impl Logins {
         }
     }
 
-    /// True if a user is announced as gone whose client has come back: its next session is on its way in, and all is well.
+    /// True if a user is announced as gone although its client has come back: its next session is about to join, and
+    /// nothing else has happened.
     fn is_flap(&self, state: &State, s: usize, c: usize) -> bool {
         let is_calm = !state.data_lost && !state.has_frozen;
         let was_replaced = state.sessions[s].closed == Closed::Replaced && state.let_in[s] > 0;
@@ -722,7 +723,7 @@ impl Logins {
             let session = &state.sessions[o];
             let membership = &session.memberships[c];
             let is_on_its_way = !membership.begun || membership.stage == Stage::Asked;
-            self.is_kin(s, o)
+            self.is_of_same_client(s, o)
                 && state.process[seat.incarnation] == Process::Up
                 && session.is_open()
                 && matches!(session.phase, Phase::Joining | Phase::In)
@@ -789,22 +790,22 @@ impl Logins {
 
     // ---- connectors ----
 
-    /// Why a session gives way whose entry is marked.
+    /// Why a session whose entry is marked gives way.
     fn reason(&self, state: &State, s: usize) -> Option<Closed> {
         let own = state.user.entries[s].filter(|entry| entry.mark == Mark::Superseded)?;
-        let by_kin = (0..SESSIONS).any(|o| {
+        let by_own_client = (0..SESSIONS).any(|o| {
             let entry = state.user.entries[o];
-            self.is_kin(s, o)
+            self.is_of_same_client(s, o)
                 && entry.is_some_and(|entry| self.place(entry.rank, o) > self.place(own.rank, s))
         });
         Some(match self.policy_of(s) {
-            _ if by_kin => Closed::Replaced,
+            _ if by_own_client => Closed::Replaced,
             Policy::KickOld => Closed::Kicked,
             Policy::Reject | Policy::Allow => Closed::Displaced,
         })
     }
 
-    /// Closes a socket for good only if somebody was let in who stays rather than this session.
+    /// Closes a socket for good. That is right only if another session was let in that stays.
     fn give_way(&self, state: &mut State, s: usize, how: Closed) {
         if !state.sessions[s].is_open() {
             return;
@@ -815,12 +816,14 @@ impl Logins {
             its > 0 && self.place(its, o) > self.place(rank, s)
         };
         let is_justified = match how {
-            // Under this policy either is said, whoever it was.
+            // Under this policy the client may be told either reason.
             Closed::Kicked | Closed::Replaced if self.policy == Policy::KickOld => {
                 (0..SESSIONS).any(|o| o != s && was_let_in(o))
             }
             Closed::Kicked => false,
-            Closed::Replaced => (0..SESSIONS).any(|o| self.is_kin(s, o) && was_let_in(o)),
+            Closed::Replaced => {
+                (0..SESSIONS).any(|o| self.is_of_same_client(s, o) && was_let_in(o))
+            }
             Closed::No | Closed::Gone | Closed::Displaced => true,
         };
         if !is_justified && !state.data_lost && self.rules.one_policy {
@@ -1323,7 +1326,7 @@ impl Logins {
                 incarnation: i as u8,
             };
             let holds = mine().any(|(s, _)| state.user.entries[s].is_some());
-            // Without the tombstone nothing says that there may be more to come.
+            // Without the tombstone, the reaper cannot know that something may come later.
             let is_seen = self.rules.tombstone;
             if (holds && is_seen || !state.user.dead[i]) && !state.network.contains(&reap) {
                 push(Duty, Step::ReapUser(i), &|n| n.network.push(reap));
@@ -1468,12 +1471,12 @@ impl Model for Logins {
         }
         let is_lossless = !state.data_lost && self.rules.one_policy;
         for (s, _) in self.cast() {
-            let has_kin = (0..SESSIONS).any(|o| self.is_kin(s, o));
+            let has_other_of_client = (0..SESSIONS).any(|o| self.is_of_same_client(s, o));
             let closed = state.sessions[s].closed;
             let is_driven_out = matches!(closed, Closed::Displaced | Closed::Kicked);
             let may_be = self.policy == Policy::KickOld
                 || self.policy == Policy::Reject && !is_lossless
-                || has_kin;
+                || has_other_of_client;
             if is_driven_out && !may_be {
                 return Err("a session was driven out without reason");
             }
@@ -1501,7 +1504,7 @@ impl Model for Logins {
         if self.policy != Policy::Allow && live().count() > 1 {
             return Err("two live sessions of one user");
         }
-        if live().any(|s| live().any(|o| self.is_kin(s, o))) {
+        if live().any(|s| live().any(|o| self.is_of_same_client(s, o))) {
             return Err("two live sessions of one client");
         }
         let was_let_in = || (0..SESSIONS).filter(|&s| state.let_in[s] > 0);
@@ -1510,7 +1513,7 @@ impl Model for Logins {
         if live().count() == 0 && was_let_in().count() > 0 && was_let_in().all(is_final) {
             return Err("the sessions have driven each other out for good");
         }
-        // Without a loss the same holds of those that come back: they would take turns for ever.
+        // Without a loss of data this also holds for sessions whose clients come back. They would take turns for ever.
         let has_gone = |s: usize| {
             let session = state.sessions[s];
             session.closed == Closed::Gone || session.undone
@@ -1519,19 +1522,20 @@ impl Model for Logins {
         if is_calm && live().count() == 0 && was_let_in().count() > 0 {
             return Err("the sessions have driven each other out");
         }
-        // The best of those that were let in stays, unless its client or process went.
-        let has_kin = |s: usize| (0..SESSIONS).any(|o| self.is_kin(s, o));
+        // The best of the sessions that were let in stays, unless its client or its process has gone.
+        let has_other_of_client = |s: usize| (0..SESSIONS).any(|o| self.is_of_same_client(s, o));
         let best = match self.policy {
             Policy::KickOld => was_let_in().max_by_key(|&s| (state.let_in[s], s)),
-            // With kin the order is none: after a loss of data an older stranger, and the newer of two kin, each stay.
-            Policy::Reject if was_let_in().any(has_kin) => None,
+            // Ranks alone do not order sessions of which two are of one client. After a loss of data, an older session of
+            // another client stays, and so does the newer one of the two.
+            Policy::Reject if was_let_in().any(has_other_of_client) => None,
             Policy::Reject => was_let_in().min_by_key(|&s| (state.let_in[s], s)),
             Policy::Allow => None,
         };
-        // Whose place was taken by a login of the same client that then failed is told to come back.
+        // If a login of the same client took a session's place and then failed, the client is told to come back.
         let stays = |s: usize| match state.sessions[s].closed {
             Closed::Gone => true,
-            Closed::Displaced => has_kin(s),
+            Closed::Displaced => has_other_of_client(s),
             Closed::No | Closed::Kicked | Closed::Replaced => is_live(s),
         };
         if self.rules.one_policy && best.is_some_and(|s| !stays(s)) {

@@ -51,7 +51,7 @@ named! {
         careful_unindex,
         /// The owner drops an index entry only on a second look, when replication has settled.
         owner_second_look,
-        /// So does the reaper.
+        /// The reaper drops an index entry only on a second look, too.
         reaper_second_look,
         /// An index entry is dropped only if it is still the one that was looked at.
         index_nonce,
@@ -61,7 +61,7 @@ named! {
         restoring,
         /// A missing lease means lost data; off: it means death.
         missing_is_lost,
-        /// A death is declared of the beat that was watched, and of no other.
+        /// A connector is declared dead only if its lease still has the beat that was watched.
         beat_compared,
         /// Observers measure by their own time; off: by the clock of the lease's server.
         own_time,
@@ -83,17 +83,17 @@ named! {
         change_mind,
         /// A join is given up because it took too long; the client tries again.
         give_up,
-        /// The reconciler looks at a channel that is only about to be right.
+        /// The reconciler looks at a channel while a join or a leave is on its way there.
         looks,
-        /// So much time passes that tombstones expire.
+        /// Enough time passes for tombstones to expire.
         forget,
         /// The clock of a slot's server is set forward.
         clock,
         /// One slot falls back to an earlier state: a failover to a replica that was behind.
         rollback,
-        /// The same, but only a channel's slot.
+        /// The slot of a channel falls back.
         channel_rollback,
-        /// The same, all slots at once: they share a server.
+        /// All slots fall back at once: they share a server.
         node_rollback,
         /// All slots lose everything.
         flush,
@@ -145,7 +145,7 @@ struct Current {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Ended {
     op: u8,
-    /// Of its leave; 0: not drawn.
+    /// The number of its leave; 0: it is not drawn yet.
     leave: u8,
     fence: bool,
     /// Its leave is on its way, so its join is not repeated any more.
@@ -178,7 +178,7 @@ enum Lease {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) struct IncarnationSlot {
     lease: Lease,
-    /// The nonce of each entry; 0: none.
+    /// The nonce of each entry; 0: there is none.
     index: [u8; CHANNELS],
 }
 
@@ -279,7 +279,7 @@ pub(crate) struct State {
     network: Vec<Message>,
     window: Option<Window>,
     budget: Budget,
-    // What the checker remembers, unknown to the system.
+    // What the model remembers to check it. The system does not know it.
     ever_dead: [bool; INCARNATIONS],
     data_lost: bool,
     wrong: Option<Wrong>,
@@ -612,7 +612,7 @@ impl Membership {
         }
     }
 
-    /// The deadline of a join that is sent now is over by the clock of the channel's server.
+    /// By the clock of the channel's server, the deadline of a join that is sent now is over already.
     fn is_late(state: &State, i: usize, c: usize) -> bool {
         state.overdue[i] || state.ahead[c]
     }
@@ -724,7 +724,7 @@ impl Membership {
             return;
         }
         if !is_wanted {
-            // A leave that was asked for waits for no grace, and neither does what never worked.
+            // A leave that the client asked for does not wait for the grace. Neither does the end of a join that never worked.
             let lingers = self.grace && session.open == Some(false) && current.joined;
             push(Duty, Step::Ends(s), &|n| ends(n, !lingers));
         } else if !current.joined && state.budget.give_up > 0 {
@@ -1065,7 +1065,7 @@ impl Membership {
         }
     }
 
-    /// What is done about one channel of an incarnation: by reapers, by its owner, and by whoever meets it there.
+    /// What reapers, the owner, and chats that find it in a channel do about one channel of an incarnation.
     fn place_steps(&self, state: &State, i: usize, c: usize, out: &mut Steps<Self>) {
         let (process, lease) = (state.process[i], state.slot[i].lease);
         let is_up = process == Process::Up;

@@ -1,6 +1,7 @@
 //! What is searched: which rules, how much may go wrong, and who takes part.
 
 use crate::detached::{self, Detached};
+use crate::log::{self, Log};
 use crate::logins::{self, Logins, Policy, Seat};
 use crate::membership::{self, Membership};
 use crate::search::{self, Model, Report};
@@ -81,12 +82,167 @@ fn chances(text: &str) -> impl Iterator<Item = (&str, u8)> {
 /// All scenarios.
 #[must_use]
 pub fn all() -> Vec<Scenario> {
-    let mut all = membership();
+    let mut all = logs();
+    all.extend(wrong_logs());
+    all.extend(membership());
     all.extend(wrong_memberships());
     all.extend(logins());
     all.extend(wrong_logins());
     all.extend(detached());
     all
+}
+
+/// Clients that have joined, a log that keeps everything, and four publications, unless a scenario says otherwise.
+fn log(name: &str, rules: log::Rules, bounds: &str, change: impl FnOnce(&mut Log)) -> Scenario {
+    let none = log::Budget::ALL;
+    let mut model = Log {
+        rules,
+        budget: chances(bounds).fold(none, |budget, (name, value)| budget.with(name, value)),
+        publications: 4,
+        kept: 9,
+        clients: 2,
+        acknowledges: false,
+        begun: true,
+    };
+    change(&mut model);
+    let Log {
+        publications,
+        clients,
+        ..
+    } = model;
+    let bounds = format!("{clients} clients, {publications} publications; {bounds}");
+    Scenario::new(format!("log/{name}"), bounds, model)
+}
+
+/// One client, and so many publications.
+fn alone(publications: u8) -> impl FnOnce(&mut Log) {
+    move |model| {
+        model.clients = 1;
+        model.publications = publications;
+    }
+}
+
+/// The clients have not joined yet.
+fn from_the_beginning(model: &mut Log) {
+    model.publications = 3;
+    model.begun = false;
+}
+
+fn acknowledged(model: &mut Log) {
+    alone(3)(model);
+    model.acknowledges = true;
+}
+
+fn coming_and_going(model: &mut Log) {
+    model.clients = 1;
+    model.begun = false;
+}
+
+fn logs() -> Vec<Scenario> {
+    let hold = |name, bounds, change: fn(&mut Log)| log(name, log::Rules::ALL, bounds, change);
+    let small = [
+        hold("coming and going", "comes_back 2", coming_and_going),
+        hold("broken feeds", "comes_back, feed_break, loss", |_| {}),
+        hold("acknowledged", "failover 2, retry", acknowledged),
+        log("two failovers", log::Rules::ALL, "failover 2", alone(5)),
+    ];
+    let large = [
+        hold("joining, a feed breaks", "feed_break", from_the_beginning),
+        hold("joining, coming back", "comes_back", from_the_beginning),
+        hold("failover, coming back", "failover, comes_back", |_| {}),
+        log(
+            "two failovers, coming back",
+            log::Rules::ALL,
+            "failover 2, comes_back",
+            alone(3),
+        ),
+        hold("two failovers, two clients", "failover 2", |_| {}),
+        hold(
+            "failover, broken feeds",
+            "failover, feed_break, loss",
+            |_| {},
+        ),
+        log(
+            "wiped",
+            log::Rules::ALL,
+            "failover, wipe, comes_back",
+            alone(3),
+        ),
+        hold("trimmed", "comes_back, feed_break, lost_log", |model| {
+            model.publications = 5;
+            model.kept = 2;
+        }),
+    ];
+    let large = large.map(Scenario::large);
+    small.into_iter().chain(large).collect()
+}
+
+fn wrong_logs() -> Vec<Scenario> {
+    let without = |rule, name, bounds, change: fn(&mut Log)| {
+        log(name, log::Rules::ALL.with(rule, false), bounds, change).wrong()
+    };
+    let (faults, one): (_, fn(&mut Log)) = ("failover 2, comes_back", |it| alone(3)(it));
+    vec![
+        without("epochs", "offsets without epochs", faults, one),
+        without("unique_epochs", "epochs are counted", faults, one),
+        without(
+            "end_compared",
+            "a read ignores the end of the epoch",
+            faults,
+            one,
+        ),
+        without("reads_append_nothing", "reads begin epochs", faults, one),
+        without(
+            "epoch_compared",
+            "the hub compares offsets alone",
+            "failover 2",
+            |it| {
+                alone(5)(it);
+            },
+        ),
+        without(
+            "subscribe_first",
+            "the hub reads before it subscribes",
+            "comes_back 2",
+            coming_and_going,
+        ),
+        without(
+            "read_after_confirmation",
+            "no read after a confirmation",
+            faults,
+            one,
+        ),
+        without(
+            "earlier_connections_dropped",
+            "an earlier connection is heard",
+            faults,
+            one,
+        ),
+        without(
+            "lifetime_checked",
+            "the lifetime is not checked",
+            faults,
+            one,
+        ),
+        without(
+            "answers_compared",
+            "any server may answer a read",
+            faults,
+            one,
+        ),
+        without(
+            "keys_remembered",
+            "keys are forgotten",
+            "retry",
+            acknowledged,
+        ),
+        without(
+            "replicas_waited_for",
+            "acknowledged by the primary alone",
+            "failover",
+            acknowledged,
+        ),
+    ]
 }
 
 /// One session; one user on two connectors; two users on one connector; one user with three sessions; two users, two
@@ -446,13 +602,13 @@ const fn at_home(incarnation: usize, secret: Option<u8>, home: usize) -> Option<
 }
 
 /// A client that comes back, once and twice; sessions that know nothing of each other, two and three; and a client that
-/// comes back, and a stranger.
-const KIN: logins::Cast = [seat(0, Some(0)), seat(1, Some(0)), None];
+/// comes back, and another client.
+const ONE_CLIENT: logins::Cast = [seat(0, Some(0)), seat(1, Some(0)), None];
 const ELSEWHERE: logins::Cast = [seat(0, Some(0)), at_home(1, Some(0), 1), None];
 const THRICE: logins::Cast = [seat(0, Some(0)), seat(1, Some(0)), seat(0, Some(0))];
-const STRANGERS: logins::Cast = [seat(0, None), seat(1, None), None];
-const THREE_STRANGERS: logins::Cast = [seat(0, None), seat(1, None), seat(0, None)];
-const AND_A_STRANGER: logins::Cast = [seat(0, Some(0)), seat(1, Some(0)), seat(1, None)];
+const TWO_CLIENTS: logins::Cast = [seat(0, None), seat(1, None), None];
+const THREE_CLIENTS: logins::Cast = [seat(0, None), seat(1, None), seat(0, None)];
+const AND_ANOTHER: logins::Cast = [seat(0, Some(0)), seat(1, Some(0)), seat(1, None)];
 
 /// How many channels each session joins, and whether those that are gone linger.
 #[derive(Clone, Copy)]
@@ -499,100 +655,135 @@ fn logins() -> Vec<Scenario> {
             of_one_user(policy, name, logins::Rules::ALL, bounds, cast, with)
         };
         all.extend([
-            hold("kin", "crash, give_up", KIN, Channels(1)),
-            hold("kin, lost answers", "lost_answer", KIN, Grace(1)),
-            hold("kin, copies", "duplicate", KIN, Channels(1)),
-            hold("kin, elsewhere", "", ELSEWHERE, Channels(2)),
-            hold("kin, two channels", "", KIN, Channels(2)),
-            hold("kin, slot rollback", "rollback", KIN, Channels(1)),
-            hold("kin, flush", "flush", KIN, Channels(1)),
-            hold("kin and a stranger", "", AND_A_STRANGER, Channels(0)),
-            hold("strangers", "crash, give_up", STRANGERS, Channels(1)),
-            hold("strangers, grace", "give_up", STRANGERS, Grace(1)),
-            hold("strangers, freeze", "freeze", STRANGERS, Channels(0)),
+            hold("one client", "crash, give_up", ONE_CLIENT, Channels(1)),
             hold(
-                "strangers, slot rollback",
+                "one client, lost answers",
+                "lost_answer",
+                ONE_CLIENT,
+                Grace(1),
+            ),
+            hold("one client, copies", "duplicate", ONE_CLIENT, Channels(1)),
+            hold("one client, elsewhere", "", ELSEWHERE, Channels(2)),
+            hold("one client, two channels", "", ONE_CLIENT, Channels(2)),
+            hold(
+                "one client, slot rollback",
                 "rollback",
-                STRANGERS,
+                ONE_CLIENT,
+                Channels(1),
+            ),
+            hold("one client, flush", "flush", ONE_CLIENT, Channels(1)),
+            hold("one client and another", "", AND_ANOTHER, Channels(0)),
+            hold("two clients", "crash, give_up", TWO_CLIENTS, Channels(1)),
+            hold("two clients, grace", "give_up", TWO_CLIENTS, Grace(1)),
+            hold("two clients, freeze", "freeze", TWO_CLIENTS, Channels(0)),
+            hold(
+                "two clients, slot rollback",
+                "rollback",
+                TWO_CLIENTS,
                 Channels(1),
             ),
         ]);
         let large = [
-            hold("kin, freeze", "freeze, give_up", KIN, Grace(1)),
-            hold("kin, dying", "crash, freeze", KIN, Channels(1)),
             hold(
-                "kin, lossy",
-                "drop, duplicate, lost_answer",
-                KIN,
+                "one client, freeze",
+                "freeze, give_up",
+                ONE_CLIENT,
+                Grace(1),
+            ),
+            hold(
+                "one client, dying",
+                "crash, freeze",
+                ONE_CLIENT,
                 Channels(1),
             ),
-            hold("kin, two channels, grace", "lost_answer", KIN, Grace(2)),
             hold(
-                "kin, two channels, slot rollback",
+                "one client, lossy",
+                "drop, duplicate, lost_answer",
+                ONE_CLIENT,
+                Channels(1),
+            ),
+            hold(
+                "one client, two channels, grace",
+                "lost_answer",
+                ONE_CLIENT,
+                Grace(2),
+            ),
+            hold(
+                "one client, two channels, slot rollback",
                 "rollback",
-                KIN,
+                ONE_CLIENT,
                 Channels(2),
             ),
             hold(
-                "kin, elsewhere, lost answers",
+                "one client, elsewhere, lost answers",
                 "lost_answer",
                 ELSEWHERE,
                 Channels(2),
             ),
             hold(
-                "kin, elsewhere, copies",
+                "one client, elsewhere, copies",
                 "duplicate",
                 ELSEWHERE,
                 Channels(2),
             ),
-            hold("kin, elsewhere, flush", "flush", ELSEWHERE, Channels(2)),
             hold(
-                "kin, flush and rollback",
+                "one client, elsewhere, flush",
+                "flush",
+                ELSEWHERE,
+                Channels(2),
+            ),
+            hold(
+                "one client, flush and rollback",
                 "flush, rollback",
-                KIN,
+                ONE_CLIENT,
                 Channels(1),
             ),
-            hold("kin, flush and crash", "flush, crash", KIN, Grace(1)),
             hold(
-                "kin, rollback and crash",
+                "one client, flush and crash",
+                "flush, crash",
+                ONE_CLIENT,
+                Grace(1),
+            ),
+            hold(
+                "one client, rollback and crash",
                 "rollback, crash",
-                KIN,
+                ONE_CLIENT,
                 Channels(1),
             ),
-            hold("kin, thrice", "flush", THRICE, Channels(0)),
-            hold("kin, thrice, in a channel", "", THRICE, Channels(1)),
+            hold("one client, thrice", "flush", THRICE, Channels(0)),
+            hold("one client, thrice, in a channel", "", THRICE, Channels(1)),
             hold(
-                "kin and a stranger, flush",
+                "one client and another, flush",
                 "flush",
-                AND_A_STRANGER,
+                AND_ANOTHER,
                 Channels(0),
             ),
             hold(
-                "kin and a stranger, rollback",
+                "one client and another, rollback",
                 "rollback",
-                AND_A_STRANGER,
+                AND_ANOTHER,
                 Channels(0),
             ),
             hold(
-                "kin and a stranger, in a channel",
+                "one client and another, in a channel",
                 "",
-                AND_A_STRANGER,
+                AND_ANOTHER,
                 Channels(1),
             ),
             hold(
-                "strangers, faults",
+                "two clients, faults",
                 "crash, freeze, starve, duplicate",
-                STRANGERS,
+                TWO_CLIENTS,
                 Channels(0),
             ),
-            hold("strangers, dying", "crash, freeze", STRANGERS, Channels(1)),
-            hold("strangers, flush", "flush, crash", STRANGERS, Grace(1)),
             hold(
-                "three strangers, flush",
-                "flush",
-                THREE_STRANGERS,
-                Channels(0),
+                "two clients, dying",
+                "crash, freeze",
+                TWO_CLIENTS,
+                Channels(1),
             ),
+            hold("two clients, flush", "flush, crash", TWO_CLIENTS, Grace(1)),
+            hold("three clients, flush", "flush", THREE_CLIENTS, Channels(0)),
         ];
         all.extend(large.map(Scenario::large));
     }
@@ -601,11 +792,11 @@ fn logins() -> Vec<Scenario> {
     let counted = sound.with("rank_by_clock", false);
     for policy in [Reject, KickOld, Allow] {
         let of_one = |name, cast| of_one_user(policy, name, counted, "flush", cast, Channels(0));
-        all.push(of_one("strangers, ranks come again", STRANGERS));
-        all.push(of_one("kin, ranks come again", KIN));
+        all.push(of_one("two clients, ranks come again", TWO_CLIENTS));
+        all.push(of_one("one client, ranks come again", ONE_CLIENT));
     }
-    let name = "kin and a stranger, grace";
-    all.push(of_one_user(Reject, name, sound, "", AND_A_STRANGER, Grace(1)).large());
+    let name = "one client and another, grace";
+    all.push(of_one_user(Reject, name, sound, "", AND_ANOTHER, Grace(1)).large());
     all
 }
 
@@ -620,7 +811,11 @@ fn wrong_logins() -> Vec<Scenario> {
     };
     let (faults, one) = ("crash, freeze, starve, duplicate", Channels(1));
     let mut all = Vec::new();
-    for (policy, cast) in [(KickOld, STRANGERS), (Reject, KIN), (Allow, KIN)] {
+    for (policy, cast) in [
+        (KickOld, TWO_CLIENTS),
+        (Reject, ONE_CLIENT),
+        (Allow, ONE_CLIENT),
+    ] {
         all.extend([
             without(
                 "claim_by_owner",
@@ -669,7 +864,7 @@ fn wrong_logins() -> Vec<Scenario> {
             name,
             unchecked,
             "",
-            STRANGERS,
+            TWO_CLIENTS,
             Grace(1),
         ));
     }
@@ -680,7 +875,7 @@ fn wrong_logins() -> Vec<Scenario> {
             "no tombstones of predecessors",
             sound,
             "",
-            KIN,
+            ONE_CLIENT,
             one,
         ),
         without(
@@ -689,7 +884,7 @@ fn wrong_logins() -> Vec<Scenario> {
             "stale joins are ignored",
             sound,
             "",
-            KIN,
+            ONE_CLIENT,
             one,
         ),
         without(
@@ -698,7 +893,7 @@ fn wrong_logins() -> Vec<Scenario> {
             "a replaced session leaves at once",
             sound,
             "",
-            KIN,
+            ONE_CLIENT,
             Channels(2),
         ),
         without(
@@ -707,11 +902,11 @@ fn wrong_logins() -> Vec<Scenario> {
             "the late claim of a lingering session marks",
             sound,
             "",
-            AND_A_STRANGER,
+            AND_ANOTHER,
             Grace(1),
         ),
         without(
-            "older_kin_named",
+            "only_older_named",
             Reject,
             "a repeated login names newer sessions",
             sound,
@@ -720,12 +915,12 @@ fn wrong_logins() -> Vec<Scenario> {
             Channels(2),
         ),
         without(
-            "newer_kin_stays",
+            "newer_of_client_stays",
             Reject,
-            "the policy decides between kin",
+            "the policy decides between sessions of one client",
             sound,
             "",
-            KIN,
+            ONE_CLIENT,
             one,
         ),
         without(
@@ -734,7 +929,7 @@ fn wrong_logins() -> Vec<Scenario> {
             "lingering sessions hold others off",
             sound,
             "",
-            STRANGERS,
+            TWO_CLIENTS,
             Grace(1),
         ),
     ]);
@@ -748,7 +943,7 @@ fn wrong_logins() -> Vec<Scenario> {
             "close removes all entries",
             unrepaired,
             "freeze",
-            STRANGERS,
+            TWO_CLIENTS,
         ),
         old(
             "closed_fence",
@@ -756,7 +951,7 @@ fn wrong_logins() -> Vec<Scenario> {
             "close leaves no tombstone",
             unrepaired,
             "duplicate",
-            STRANGERS,
+            TWO_CLIENTS,
         ),
         old(
             "tombstone",
@@ -764,7 +959,7 @@ fn wrong_logins() -> Vec<Scenario> {
             "no tombstone of the incarnation",
             unrepaired,
             "crash",
-            STRANGERS,
+            TWO_CLIENTS,
         ),
         old(
             "holder_checked",
@@ -772,7 +967,7 @@ fn wrong_logins() -> Vec<Scenario> {
             "nobody looks at the holders",
             sound,
             faults,
-            STRANGERS,
+            TWO_CLIENTS,
         ),
         old(
             "evict_reaps",
@@ -780,7 +975,7 @@ fn wrong_logins() -> Vec<Scenario> {
             "evicting without reaping",
             sound,
             faults,
-            STRANGERS,
+            TWO_CLIENTS,
         ),
         old(
             "kick_is_written",
@@ -788,7 +983,7 @@ fn wrong_logins() -> Vec<Scenario> {
             "a kick is only a message",
             unrepaired,
             "freeze",
-            STRANGERS,
+            TWO_CLIENTS,
         ),
         old(
             "names_decide",
@@ -796,7 +991,7 @@ fn wrong_logins() -> Vec<Scenario> {
             "equal ranks, and nothing decides",
             sound.with("rank_by_clock", false),
             "flush",
-            THREE_STRANGERS,
+            THREE_CLIENTS,
         ),
         old(
             "ranks_compared",
@@ -804,7 +999,7 @@ fn wrong_logins() -> Vec<Scenario> {
             "the last claim wins",
             sound,
             "flush",
-            THREE_STRANGERS,
+            THREE_CLIENTS,
         ),
         old(
             "patient",
@@ -812,7 +1007,7 @@ fn wrong_logins() -> Vec<Scenario> {
             "giving way at once",
             sound,
             "rollback",
-            STRANGERS,
+            TWO_CLIENTS,
         ),
         old(
             "own_rank",
@@ -820,7 +1015,7 @@ fn wrong_logins() -> Vec<Scenario> {
             "a claim keeps the rank that it finds",
             sound,
             "flush, duplicate",
-            STRANGERS,
+            TWO_CLIENTS,
         ),
         old(
             "one_policy",
@@ -828,7 +1023,7 @@ fn wrong_logins() -> Vec<Scenario> {
             "two policies",
             unchecked,
             "",
-            STRANGERS,
+            TWO_CLIENTS,
         ),
     ]);
     all

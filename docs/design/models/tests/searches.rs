@@ -50,6 +50,16 @@ fn each_is_found(part: &str) {
 }
 
 #[test]
+fn the_rules_of_the_log_hold() {
+    they_hold("log/", Size::Small);
+}
+
+#[test]
+fn each_wrong_rule_of_the_log_is_found() {
+    each_is_found("log/");
+}
+
+#[test]
 fn the_rules_of_membership_hold() {
     they_hold("membership/", Size::Small);
 }
