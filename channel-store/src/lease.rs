@@ -5,8 +5,9 @@
 //! death: each renewal changes the lease's beat, and whoever looks after a lease declares it dead when the beat has not
 //! changed for long enough by its own measure of time. The directory says where to look, and proves nothing.
 
+use crate::error::StoreError;
 use crate::name::{ChannelName, Incarnation, SessionId, User, UserId};
-use crate::store::{Generation, StoreError};
+use crate::server::{Generation, Shard};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -127,19 +128,6 @@ pub struct Look {
     pub overdue: bool,
     /// The server lifetime that answered.
     pub generation: Generation,
-}
-
-/// The part of the store that holds a place at present: one server of a cluster. Parts fail one by one, so work for
-/// different shards must not wait for one another. Opaque, compared only: the order means nothing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Shard(u64);
-
-impl Shard {
-    /// The shard that this number stands for.
-    #[must_use]
-    pub const fn new(number: u64) -> Self {
-        Self(number)
-    }
 }
 
 /// Leases, indexes and the directory: connectors hold leases, chats look after them. All of it may be repeated.

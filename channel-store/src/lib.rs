@@ -5,34 +5,41 @@
 //! processes, `memory` the one for a single process.
 
 pub mod body;
+mod error;
+mod feed;
 pub mod follow;
-mod history;
 mod lease;
+mod membership;
 pub mod memory;
 mod name;
+mod options;
+mod page;
 pub mod probe;
 mod publication;
+mod publish;
 pub mod redis;
 mod registry;
 mod rules;
+mod server;
 mod store;
 
-pub use history::{HistoryPage, HistoryRange};
+pub use error::StoreError;
+pub use feed::{ChannelFeed, FeedSink, Head};
 pub use lease::{
     DEADLINE_MARGIN, Declared, DroppedBy, IndexEntry, Indexed, LEASE_MEMORY, LeaseState, Leases,
-    Look, Place, Renewed, SETTLE_TIME, Shard, Term,
+    Look, Place, Renewed, SETTLE_TIME, Term,
 };
+pub use membership::{Join, Joined, Leave, MembersPage, Membership, Predecessor, Reaped};
 pub use name::{
     ChannelName, IdempotencyKey, Incarnation, NameError, Route, SessionId, User, UserId,
 };
+pub use options::{Ack, LogRule, StoreOptions};
+pub use page::{HistoryPage, HistoryRange, LogPage, Since, Standing};
 pub use publication::{Epoch, ON_JOIN, ON_LEAVE, ON_MESSAGE, Payload, Position, Publication};
+pub use publish::{CallSize, Publish, Published, Publisher};
 pub use registry::{
     Claim, Claimed, EntryState, Hints, LoggedIn, Login, LoginPolicy, PREDECESSORS, Proof, Rank,
     UserEntry, UserLook, UserRegistry,
 };
-pub use rules::LogRule;
-pub use store::{
-    Ack, CallSize, ChannelFeed, ChannelStore, FeedConnection, FeedSink, Generation, Head, Join,
-    Joined, Leave, LogPage, MembersPage, Membership, Predecessor, Publish, Published, Publisher,
-    Reaped, Since, Standing, StoreError, StoreOptions,
-};
+pub use server::{FeedConnection, Generation, Shard};
+pub use store::ChannelStore;

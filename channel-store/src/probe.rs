@@ -5,9 +5,8 @@
 //! A connector asks each chat to do so, and looks whether it hears it and finds it in its own log ([`ProbeFeed`]): this
 //! shows that both use the same Redis, database and prefix. [`Findings`] keeps what came of it.
 
-use crate::lease::Shard;
 use crate::publication::Position;
-use crate::store::Generation;
+use crate::server::{Generation, Shard};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::time::Duration;

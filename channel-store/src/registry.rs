@@ -7,8 +7,10 @@
 //! A client may hold a secret, of which the entry keeps a [`Proof`]. A client that shows it at a later login takes the place
 //! of the sessions that have it, whatever the policy. It proves the place, not the identity.
 
+use crate::error::StoreError;
+use crate::membership::Predecessor;
 use crate::name::{Incarnation, SessionId, UserId};
-use crate::store::{Generation, Predecessor, StoreError};
+use crate::server::Generation;
 use async_trait::async_trait;
 use std::fmt;
 use std::sync::Arc;

@@ -1,25 +1,8 @@
-//! What a channel's log keeps and says, by the channel's name.
+//! Which bounds hold for a channel, by its name.
 
 use crate::name::ChannelName;
-use crate::store::StoreOptions;
+use crate::options::{LogRule, StoreOptions};
 use std::time::Duration;
-
-/// A rule for the channels of some names. What it leaves open is as the store's options say.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LogRule {
-    /// Names, in which each `*` stands for any run of characters, none included.
-    pub pattern: String,
-    /// In place of [`StoreOptions::log_entries`].
-    pub entries: Option<u64>,
-    /// In place of [`StoreOptions::log_keep`].
-    pub keep: Option<Duration>,
-    /// In place of [`StoreOptions::log_bytes`].
-    pub bytes: Option<u64>,
-    /// In place of [`StoreOptions::log_life`].
-    pub life: Option<Duration>,
-    /// In place of [`StoreOptions::announce_members`].
-    pub announce_members: Option<bool>,
-}
 
 /// How long a channel lives that has no members and whose log holds nothing but joins and leaves, unless something else
 /// of it is remembered for longer.

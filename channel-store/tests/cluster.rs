@@ -280,7 +280,10 @@ async fn the_owner_of_the_schema_judges_it() {
     };
     let schema = "foreign:schema";
     cluster.nodes[cluster.first_owner(schema)].say(&format!("SET {schema} 99"));
-    let refused = OpenError::Schema { found: "99".into() };
+    let refused = OpenError::Schema {
+        found: "99".into(),
+        needed: "2",
+    };
     let store = RedisStore::open(&cluster.url(), options.clone())
         .await
         .err();

@@ -1,13 +1,13 @@
 //! What becomes of the promises when Redis fails: it dies, falls silent, forgets, is full, or is another one than before.
 
 use crate::support::{
-    Kind, Subject, ask_everything_of, becomes, eventually, from_session, incarnation, message,
-    name, nowhere, offsets, publish_at_last, read, said, session, session_of, with_key,
+    Subject, ask_everything_of, becomes, eventually, from_session, incarnation, message, name,
+    nowhere, offsets, publish_at_last, read, said, session, session_of, with_key,
 };
 use channel_store::redis::{OpenError, RedisFeed, RedisStore};
 use channel_store::{
-    ChannelFeed, ChannelStore, Declared, HistoryRange, Membership, Place, Position, Renewed, Since,
-    Standing, StoreError, StoreOptions,
+    ChannelFeed, ChannelStore, HistoryRange, Membership, Position, Since, Standing, StoreError,
+    StoreOptions,
 };
 use futures_util::future::join_all;
 use std::sync::Arc;
@@ -542,10 +542,16 @@ async fn another_schema_is_refused_at_the_start_and_not_served_later() {
     let url = server.url();
     let options = StoreOptions::default();
     let store = RedisStore::open(&url, options.clone()).await.unwrap();
-    assert_eq!(server.say("GET gc:schema"), Value::Text(b"1".to_vec()));
-    server.say("SET gc:schema 2");
+    assert_eq!(server.say("GET gc:schema"), Value::Text(b"2".to_vec()));
+    server.say("SET gc:schema 3");
     let refused = RedisStore::open(&url, options.clone()).await.err().unwrap();
-    assert_eq!(refused, OpenError::Schema { found: "2".into() });
+    assert_eq!(
+        refused,
+        OpenError::Schema {
+            found: "3".into(),
+            needed: "2"
+        }
+    );
     let ear = Arc::new(crate::support::Ear::default());
     assert!(RedisFeed::open(&url, options.clone(), ear).await.is_err());
     let elsewhere = StoreOptions {
@@ -567,7 +573,7 @@ async fn another_schema_is_refused_at_the_start_and_not_served_later() {
     .await;
     assert!(!*store.available().borrow());
     assert!(store.publisher().is_err());
-    server.say("SET gc:schema 1");
+    server.say("SET gc:schema 2");
     becomes(store.available(), true, SOON).await;
 }
 
@@ -1088,38 +1094,4 @@ async fn a_lone_server_is_no_cluster_and_that_is_said() {
         "{error}"
     );
     assert!(error.contains(&server.port().to_string()), "{error}");
-}
-
-#[tokio::test]
-async fn a_lease_that_an_earlier_version_wrote_is_read() {
-    let mut subject = Subject::new(Kind::Redis).await;
-    let leases = subject.leases.clone();
-    let server = subject.server();
-    let held = incarnation("c:1");
-    let state = async || {
-        let states = leases.observe(std::slice::from_ref(&held)).await;
-        states[0].clone().unwrap().unwrap()
-    };
-    server.say("HSET gc:{c:1}:lease state live until 1795000000000");
-    let first = state().await;
-    assert_eq!(first.length, StoreOptions::default().lease);
-    assert_eq!(leases.declare_dead(&held, 0).await, Ok(Declared::Alive));
-    server.say("HSET gc:{c:1}:lease state live until 1795000003000");
-    let second = state().await;
-    assert!(!second.dead && second.beat > first.beat, "it was renewed");
-    let declared = leases.declare_dead(&held, first.beat).await;
-    assert_eq!(declared, Ok(Declared::Alive));
-    let vouched = leases.vouch(&held, &Place::Channel(name("4"))).await;
-    assert_eq!(vouched, Ok(second));
-    // Its owner may go on with this version, and whoever is silent dies.
-    let length = Duration::from_secs(2);
-    let renewed = leases.renew(&held, length).await.unwrap();
-    assert!(matches!(renewed, Renewed::Live(_)), "{renewed:?}");
-    let third = state().await;
-    assert!(third.beat > second.beat && third.length == length);
-    server.say("DEL gc:{c:1}:lease");
-    server.say("HSET gc:{c:1}:lease state live until 1795000003000");
-    let declared = leases.declare_dead(&held, 1_795_000_003_000).await;
-    assert_eq!(declared, Ok(Declared::Dead));
-    assert!(state().await.dead);
 }

@@ -1,11 +1,11 @@
-//! `--redis-timeout`, the same for all services that use Redis.
+//! The flag `--redis-timeout`, which is the same for all services that use Redis.
 
 use std::time::Duration;
 
-/// What holds if the operator says nothing.
+/// The default.
 pub const DEFAULT: Duration = Duration::from_secs(1);
 
-/// Compares what the operator has set with the lease: a renewal without an answer has to be repeated in time.
+/// Checks the time-out against the lease. A renewal that is not answered has to be repeated before the lease is over.
 ///
 /// # Errors
 /// One line that names the flag.

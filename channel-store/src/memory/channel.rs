@@ -3,15 +3,15 @@
 use super::Now;
 use super::log::Log;
 use super::members::{Members, Session};
-use crate::history::{HistoryPage, HistoryRange};
 use crate::lease::Look;
 use crate::name::{ChannelName, Incarnation, SessionId, User, UserId};
 use crate::publication::{ON_JOIN, ON_LEAVE, Payload, Position, Publication};
 use crate::rules::{EMPTY_LIFE, LogPolicy};
-use crate::store::{
+use crate::{
     FeedConnection, FeedSink, Generation, Head, Join, Joined, Leave, LogPage, MembersPage,
     Membership, Publish, Published, Reaped, Since, StoreError, StoreOptions,
 };
+use crate::{HistoryPage, HistoryRange};
 use parking_lot::{Mutex, ReentrantMutex};
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 use super::channel::Follower;
 use super::{Channels, Now, before_all};
 use crate::name::ChannelName;
-use crate::store::{ChannelFeed, FeedSink, Generation, Head, LogPage, Since, Standing, StoreError};
+use crate::{ChannelFeed, FeedSink, Generation, Head, LogPage, Since, Standing, StoreError};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use std::collections::HashSet;

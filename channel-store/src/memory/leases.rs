@@ -2,10 +2,10 @@
 
 use super::{Channels, Now};
 use crate::lease::{
-    Declared, DroppedBy, IndexEntry, Indexed, LeaseState, Leases, Look, Place, Renewed, Shard, Term,
+    Declared, DroppedBy, IndexEntry, Indexed, LeaseState, Leases, Look, Place, Renewed, Term,
 };
 use crate::name::{ChannelName, Incarnation, SessionId, User};
-use crate::store::StoreError;
+use crate::{Shard, StoreError};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};

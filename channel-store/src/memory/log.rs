@@ -1,11 +1,11 @@
 //! A channel's log in memory: bounded by number, time and bytes, with the idempotency keys of what it holds.
 
 use super::Now;
-use crate::history::{HistoryPage, HistoryRange};
 use crate::name::{IdempotencyKey, UserId};
 use crate::publication::{Epoch, Payload, Position, Publication};
 use crate::rules::{ENTRY_BYTES, LogPolicy, READ_BYTES};
-use crate::store::{Generation, LogPage, Published, Since, Standing, StoreError, StoreOptions};
+use crate::{Generation, LogPage, Published, Since, Standing, StoreError, StoreOptions};
+use crate::{HistoryPage, HistoryRange};
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 use tokio::time::Instant;

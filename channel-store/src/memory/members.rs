@@ -3,7 +3,7 @@
 
 use crate::name::{Incarnation, SessionId, User, UserId};
 use crate::publication::Position;
-use crate::store::{Join, Joined, MembersPage, Membership};
+use crate::{Join, Joined, MembersPage, Membership};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 use std::time::Duration;

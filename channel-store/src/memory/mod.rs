@@ -13,16 +13,16 @@ mod members;
 mod registry;
 mod restart;
 
-use crate::history::{HistoryPage, HistoryRange};
 use crate::lease::Leases;
 use crate::name::{ChannelName, Incarnation};
 use crate::publication::{Epoch, Position};
 use crate::registry::{Hints, UserRegistry};
 use crate::rules::{ByName, EMPTY_LIFE, LogPolicy};
-use crate::store::{
+use crate::{
     ChannelFeed, ChannelStore, FeedConnection, FeedSink, Generation, Join, Joined, Leave,
     MembersPage, Publish, Published, Publisher, Reaped, Standing, StoreError, StoreOptions,
 };
+use crate::{HistoryPage, HistoryRange};
 use async_trait::async_trait;
 use channel::{Channel, Idle, Kept};
 use clocks::Clocks;

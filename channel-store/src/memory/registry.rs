@@ -6,7 +6,7 @@ use crate::registry::{
     Claim, Claimed, ENTRIES, EntryState, HINTS, Hints, LoggedIn, Login, LoginPolicy, PREDECESSORS,
     SUPERSEDED, UserEntry, UserLook, UserRegistry,
 };
-use crate::store::{Predecessor, StoreError};
+use crate::{Predecessor, StoreError};
 use async_trait::async_trait;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -5,8 +5,8 @@ use super::channel::Kept;
 use super::leases::Registered;
 use super::registry::Users;
 use super::{Channels, MemoryStore, Now};
+use crate::FeedConnection;
 use crate::name::ChannelName;
-use crate::store::FeedConnection;
 use std::collections::BTreeMap;
 
 /// What was held at some time: logs, members, idempotency keys and tombstones of all channels, leases and logins. The

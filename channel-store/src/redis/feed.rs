@@ -1,34 +1,37 @@
-//! A connector's side of channels in Redis: what is published, as it is published.
+//! A connector's side of channels in Redis: it brings what is published.
 //!
-//! Publications come as pushes on a connection's own task and go to the sink from there, one at a time. On each new
-//! connection everything that is followed there is subscribed again, and each confirmation tells the sink to read what
-//! came before (`topics.rs`).
+//! Publications arrive as pushes on a connection's own task, which gives them to the sink. All topics are subscribed again
+//! on each new connection. Each confirmation of a subscription tells the sink to read what was published before.
 
-use super::ask::{by_connection, in_order};
-use super::heads::{Lives, end_of_log, heads};
+use super::call::{ByConnection, by_connection};
 use super::keys::Keys;
-use super::leases::RedisLeases;
-use super::location::OpenError;
-use super::nodes::Nodes;
-use super::read::read;
-use super::registry::{RedisHints, RedisRegistry};
-use super::reply::wants_another_connection;
-use super::topics::Topics;
-use crate::lease::{Leases, Shard};
+use super::lease::RedisLeases;
+use super::log::{Lives, end_of_log, heads, read};
+use super::logins::{RedisHints, RedisRegistry};
+use super::net::{
+    Listener, Nodes, OpenError, Subscriptions, unexpected_reply, wants_another_connection,
+};
+use super::run::Run;
+use crate::error::StoreError;
+use crate::feed::{ChannelFeed, FeedSink, Head};
+use crate::lease::Leases;
 use crate::name::ChannelName;
-use crate::probe::{Met, ProbeFeed, ProbePoint};
-use crate::publication::Position;
+use crate::options::StoreOptions;
+use crate::page::{LogPage, Since};
+use crate::probe::{Met, ProbeFeed, ProbePoint, nonce};
+use crate::publication::{Epoch, Position};
 use crate::registry::{Hints, UserRegistry};
 use crate::rules::EMPTY_LIFE;
-use crate::store::{ChannelFeed, FeedSink, Head, LogPage, Since, StoreError, StoreOptions};
+use crate::server::{FeedConnection, Shard};
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
-use redis::{Pipeline, Value};
+use parking_lot::Mutex;
+use redis::Value;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// How long a probe that stands in the log may take to be heard.
+/// How long a probe may take to be heard after it was written into the log.
 const HEARING: Duration = Duration::from_millis(500);
 
 /// Channels in Redis, for a connector.
@@ -37,25 +40,30 @@ pub struct RedisFeed {
     keys: Keys,
     prefix: String,
     lives: Lives,
-    topics: Arc<Topics>,
+    sink: Arc<dyn FeedSink>,
+    subscriptions: Arc<Subscriptions>,
     leases: Arc<dyn Leases>,
     registry: Arc<dyn UserRegistry>,
 }
 
 impl RedisFeed {
-    /// Opens the feed at a URL as [`RedisStore::open`](super::RedisStore::open) takes it. It succeeds while Redis is
-    /// unreachable, too: the feed is then not available yet.
+    /// Opens the feed at a URL of the same form as that of [`RedisStore::open`](super::RedisStore::open). It also succeeds
+    /// while Redis can't be reached: then the feed is not available yet.
     ///
     /// # Errors
-    /// [`OpenError`]: with this URL, or with the data found there, the feed will never work.
+    /// [`OpenError`]: with this URL, or with what Redis holds, the feed will never work.
     pub async fn open(
         url: &str,
         options: StoreOptions,
         sink: Arc<dyn FeedSink>,
     ) -> Result<Self, OpenError> {
         let keys = Keys::new(&options.prefix);
-        let topics = Arc::new(Topics::new(sink, keys.clone()));
-        let nodes = Arc::new(Nodes::open(url, &options, 0, Some(topics.clone())).await?);
+        let of_probe = keys.clone();
+        let echo_topic = move |set| of_probe.of_probe(set).topic().to_string();
+        let subscriptions = Arc::new(Subscriptions::new(echo_topic, nonce_of_probe));
+        let nodes_options = super::nodes_options(&options, 0);
+        let nodes = Nodes::open(url, nodes_options, Some(subscriptions.clone())).await?;
+        let nodes = Arc::new(nodes);
         Ok(Self {
             leases: RedisLeases::over(nodes.clone(), &options),
             registry: RedisRegistry::over(nodes.clone(), &options),
@@ -67,24 +75,25 @@ impl RedisFeed {
             },
             keys,
             prefix: options.prefix,
-            topics,
+            sink,
+            subscriptions,
         })
     }
-}
 
-impl RedisFeed {
-    /// Leases, over this feed's own connections: who can't hear can't renew.
+    /// Leases, over the connections of this feed. So a connector that does not hear what is published can't renew its lease,
+    /// either.
     #[must_use]
     pub fn leases(&self) -> Arc<dyn Leases> {
         self.leases.clone()
     }
 
-    /// Says which servers can't be used and why; `None`: all can be used. It keeps no connection open.
+    /// A function that says which servers can't be used and why. It answers `None` if all of them can be used. It keeps no
+    /// connection open.
     pub fn why_unavailable(&self) -> impl Fn() -> Option<String> + Send + Sync + use<> {
         self.nodes.why_unavailable()
     }
 
-    /// The registry of users, over the same connections.
+    /// The registry of users, over the connections of this feed.
     #[must_use]
     pub fn registry(&self) -> Arc<dyn UserRegistry> {
         self.registry.clone()
@@ -95,52 +104,101 @@ impl RedisFeed {
     pub fn hints(&self) -> Arc<dyn Hints> {
         Arc::new(RedisHints {
             nodes: self.nodes.clone(),
-            topics: self.topics.clone(),
+            subscriptions: self.subscriptions.clone(),
             keys: self.keys.clone(),
         })
     }
 
-    /// One question for each connection that serves some of the channels.
+    /// Asks where logs end: one pipeline for each connection.
     async fn ends(
         &self,
         channels: &[ChannelName],
         touch: Option<&Lives>,
     ) -> Result<Vec<Option<Head>>, StoreError> {
-        let parts = by_connection(channels, |channel| self.nodes.connection(channel))?;
-        let answers = parts.into_iter().map(async |(connection, indices)| {
-            let its = indices.iter().map(|index| channels[*index].clone());
-            let heads = heads(&connection, &self.keys, &its.collect::<Vec<_>>(), touch).await?;
-            Ok((indices, heads))
+        let connection = |channel: &ChannelName| self.nodes.connection(|| self.topic(channel));
+        let ByConnection { parts, unreachable } = by_connection(channels, connection);
+        if let Some((_, error)) = unreachable.into_iter().next() {
+            return Err(error);
+        }
+        let answers = parts.into_iter().map(async |(connection, places)| {
+            let its: Vec<_> = places.iter().map(|it| channels[*it].clone()).collect();
+            let heads = heads(&connection, &self.keys, &its, touch).await?;
+            Ok(places.into_iter().zip(heads))
         });
-        in_order(try_join_all(answers).await?)
+        let answers = try_join_all(answers).await?;
+        let mut ends: Vec<_> = answers.into_iter().flatten().collect();
+        if ends.len() != channels.len() {
+            return Err(unexpected_reply());
+        }
+        ends.sort_unstable_by_key(|(place, _)| *place);
+        Ok(ends.into_iter().map(|(_, end)| end).collect())
     }
+
+    fn topic(&self, channel: &ChannelName) -> String {
+        self.keys.of_channel(channel).topic().to_string()
+    }
+}
+
+/// Gives the publications of one channel to the sink.
+struct ChannelListener {
+    channel: ChannelName,
+    sink: Arc<dyn FeedSink>,
+    /// The epoch of the last run. The next one most likely has it, too, and then shares its text.
+    epoch: Mutex<Option<Epoch>>,
+}
+
+impl Listener for ChannelListener {
+    fn subscribed(&self, connection: &FeedConnection) {
+        self.sink.subscribed(connection, &self.channel);
+    }
+
+    fn message(&self, connection: &FeedConnection, content: Vec<u8>) {
+        let run = {
+            let mut epoch = self.epoch.lock();
+            let run = Run::parse(content, epoch.as_ref());
+            if let Some(run) = &run
+                && epoch.as_ref() != Some(run.epoch())
+            {
+                *epoch = Some(run.epoch().clone());
+            }
+            run
+        };
+        // A message that is no run leaves a gap at worst, which the next publication shows.
+        if let Some(mut run) = run {
+            self.sink.publications(connection, &self.channel, &mut run);
+        }
+    }
+}
+
+/// The nonce of a probe's publication, as it comes on the topic.
+fn nonce_of_probe(content: Vec<u8>) -> Option<u64> {
+    let publication = Run::parse(content, None)?.next()?;
+    nonce(publication.payload.body())
 }
 
 #[async_trait]
 impl ProbeFeed for RedisFeed {
     fn points(&self) -> Vec<ProbePoint> {
-        self.topics.points()
+        self.subscriptions.probe_points()
     }
 
     async fn meets(&self, set: u64, nonce: u64, position: &Position) -> Met {
-        let Some(heard) = self.topics.hears(set, nonce, HEARING).await else {
+        let Some(heard) = self.subscriptions.hears(set, nonce, HEARING).await else {
             return Met::Unknown;
         };
         let keys = self.keys.of_probe(set);
-        let Ok(connection) = self.nodes.connection_of(|| keys.topic()) else {
+        let Ok(connection) = self.nodes.connection(|| keys.topic().to_string()) else {
             return Met::Unknown;
         };
-        let mut ask = Pipeline::with_capacity(1);
-        ask.cmd("HMGET").arg(keys.meta()).arg("e").arg("n");
-        let Ok(answer) = connection.ask(&ask, 0, 1).await else {
-            return Met::Unknown;
-        };
-        match answer.first() {
-            Some(Value::ServerError(error)) if wants_another_connection(error) => Met::Unknown,
-            Some(Value::ServerError(error)) => Met::Refused(error.to_string()),
-            Some(answer) => {
-                // Another probe may have come after it: they share an epoch.
-                let end = end_of_log(answer).flatten();
+        let mut ask = redis::cmd("HMGET");
+        ask.arg(keys.meta()).arg("e").arg("n");
+        match connection.request_one_unchecked(ask).await {
+            Err(_) => Met::Unknown,
+            Ok(Value::ServerError(error)) if wants_another_connection(&error) => Met::Unknown,
+            Ok(Value::ServerError(error)) => Met::Refused(error.to_string()),
+            Ok(reply) => {
+                // Another probe may have been written after it, in the same epoch.
+                let end = end_of_log(&reply).flatten();
                 let is_logged = end.is_some_and(|end| {
                     end.epoch == position.epoch && end.offset >= position.offset
                 });
@@ -150,7 +208,6 @@ impl ProbeFeed for RedisFeed {
                     Met::No { heard }
                 }
             }
-            None => Met::Unknown,
         }
     }
 
@@ -163,7 +220,7 @@ impl ProbeFeed for RedisFeed {
     }
 
     fn shard(&self, channel: &str) -> Shard {
-        // Asked for each send: without a cluster nobody looks at the name.
+        // This is called for each message that is sent. Without a cluster the name does not matter.
         if !self.nodes.is_cluster() {
             return Shard::default();
         }
@@ -178,11 +235,17 @@ impl ProbeFeed for RedisFeed {
 #[async_trait]
 impl ChannelFeed for RedisFeed {
     fn subscribe(&self, channel: &ChannelName) {
-        self.topics.follow(channel);
+        let listener = ChannelListener {
+            channel: channel.clone(),
+            sink: self.sink.clone(),
+            epoch: Mutex::default(),
+        };
+        self.subscriptions
+            .subscribe(self.topic(channel), Arc::new(listener));
     }
 
     fn unsubscribe(&self, channel: &ChannelName) {
-        self.topics.leave(channel);
+        self.subscriptions.unsubscribe(&self.topic(channel));
     }
 
     async fn read(
@@ -191,8 +254,8 @@ impl ChannelFeed for RedisFeed {
         since: &Since,
         limit: usize,
     ) -> Result<LogPage, StoreError> {
-        let reading = self.nodes.reading_of(channel).await?;
-        let keys = self.keys.of(channel);
+        let keys = self.keys.of_channel(channel);
+        let reading = self.nodes.reading(keys.topic().to_string()).await?;
         read(&reading.connection, &keys, since, limit).await
     }
 
@@ -205,7 +268,7 @@ impl ChannelFeed for RedisFeed {
     }
 
     fn shard(&self, channel: &ChannelName) -> Shard {
-        self.nodes.shard_of(|| self.keys.of(channel).topic())
+        self.nodes.shard(|| self.topic(channel))
     }
 
     fn available(&self) -> watch::Receiver<bool> {

@@ -1,16 +1,19 @@
-//! Every key, in one place.
+//! The name of every key.
 //!
-//! All keys of a channel carry the hash tag `{channel}`, so a script finds them in one slot of a cluster. A name is
-//! percent-encoded where it holds `{`, `}`, `%` or control bytes: otherwise `}x` would end the tag early, and keys of
-//! one channel would lie in two slots.
+//! All keys of a channel carry the hash tag `{channel}`, so they lie in one slot of a cluster and one script can use them.
+//! A name is percent-encoded where it holds `{`, `}`, `%` or control bytes. Otherwise a `}` in it would end the hash tag
+//! early, and the keys of one channel would lie in two slots.
 
 use crate::name::{ChannelName, Incarnation, SessionId, UserId};
 use redis::{RedisWrite, ToRedisArgs};
 use std::borrow::Cow;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::Write as _;
 
-/// The keys of one system, under its prefix.
+/// The version of all keys, values and scripts.
+pub(super) const SCHEMA_VERSION: &str = "2";
+
+/// The keys of one system: all of them begin with its prefix.
 #[derive(Clone)]
 pub(super) struct Keys {
     prefix: String,
@@ -23,39 +26,41 @@ impl Keys {
         }
     }
 
-    /// Holds the version of everything below.
-    pub(super) fn schema(&self) -> String {
-        format!("{}:schema", self.prefix)
+    /// Holds [`SCHEMA_VERSION`].
+    pub(super) fn schema(&self) -> Key<'_> {
+        Key::new(&self.prefix, "schema")
     }
 
-    /// The keys of a probe, and the topic on which a feed's connection listens to itself. No name makes a channel have the
-    /// same ones.
+    /// All incarnations that somebody has to look after. No channel and no user has this key, whatever they are called.
+    pub(super) fn directory(&self) -> Key<'_> {
+        Key::new(&self.prefix, "{connectors}:directory")
+    }
+
+    /// The login policy that is in force.
+    pub(super) fn login_policy(&self) -> Key<'_> {
+        Key::new(&self.prefix, "{connectors}:login-policy")
+    }
+
+    /// The keys of one channel.
+    pub(super) fn of_channel(&self, channel: &ChannelName) -> ChannelKeys {
+        ChannelKeys {
+            base: format!("{}:{{{}}}", self.prefix, encoded(channel.as_str())),
+        }
+    }
+
+    /// The keys of probes with this number. Their topic is also the echo topic of a feed's connection. No channel has the
+    /// same keys, whatever it is called.
     pub(super) fn of_probe(&self, set: u64) -> ChannelKeys {
         ChannelKeys {
             base: format!("{}:{{{set:x}}}:probe", self.prefix),
         }
     }
 
-    /// Says which incarnations are to be looked after, and when; no channel's, whatever that is called.
-    pub(super) fn directory(&self) -> String {
-        format!("{}:{{connectors}}:directory", self.prefix)
-    }
-
-    /// An incarnation's lease and index, in the order of `lease.lua`; no channel's, either.
-    pub(super) fn lease(&self, incarnation: &Incarnation) -> [String; 2] {
-        let tag = encoded(incarnation.as_str());
-        ["lease", "index"].map(|suffix| format!("{}:{{{tag}}}:{suffix}", self.prefix))
-    }
-
-    /// Where an incarnation hears hints.
-    pub(super) fn hints(&self, incarnation: &Incarnation) -> String {
-        let tag = encoded(incarnation.as_str());
-        format!("{}:{{{tag}}}:hints", self.prefix)
-    }
-
-    /// The login policy in force.
-    pub(super) fn login_policy(&self) -> String {
-        format!("{}:{{connectors}}:login-policy", self.prefix)
+    /// The keys of one incarnation.
+    pub(super) fn of_incarnation(&self, incarnation: &Incarnation) -> IncarnationKeys {
+        IncarnationKeys {
+            base: format!("{}:{{{}}}", self.prefix, encoded(incarnation.as_str())),
+        }
     }
 
     /// The keys of one user.
@@ -63,35 +68,6 @@ impl Keys {
         UserKeys {
             base: format!("{}:{{{}}}:user", self.prefix, encoded(user.as_str())),
         }
-    }
-
-    /// The keys of one channel.
-    pub(super) fn of(&self, channel: &ChannelName) -> ChannelKeys {
-        ChannelKeys {
-            base: format!("{}:{{{}}}", self.prefix, encoded(channel.as_str())),
-        }
-    }
-}
-
-/// The keys of one user; no channel's, whatever that is called.
-pub(super) struct UserKeys {
-    base: String,
-}
-
-impl UserKeys {
-    /// In the order of `user.lua`.
-    pub(super) fn all(&self) -> [String; 2] {
-        ["entries", "generation"].map(|suffix| format!("{}:{suffix}", self.base))
-    }
-
-    /// Says that an incarnation was reaped here.
-    pub(super) fn dead(&self, incarnation: &Incarnation) -> String {
-        format!("{}:dead:{}", self.base, encoded(incarnation.as_str()))
-    }
-
-    /// Says that a session is over.
-    pub(super) fn closed(&self, session: &SessionId) -> String {
-        format!("{}:closed:{}", self.base, encoded(session.as_str()))
     }
 }
 
@@ -101,86 +77,169 @@ pub(super) struct ChannelKeys {
 }
 
 impl ChannelKeys {
-    /// The keys that every script of a channel takes, in the order of `epoch.lua`, `append.lua`, `members.lua`.
+    /// The keys that all scripts take which append to the log, in the order of `epoch.lua`, `append.lua` and `members.lua`.
     pub(super) fn all(&self) -> [Key<'_>; 9] {
         ["m", "l", "i0", "i1", "t", "s", "u", "d", "c"].map(|suffix| self.key(suffix))
     }
 
-    /// Meta, log and idempotency memory: what a reader takes.
+    /// The keys of `read.lua`: meta, log and the two windows of idempotency keys.
     pub(super) fn read(&self) -> [Key<'_>; 4] {
         ["m", "l", "i0", "i1"].map(|suffix| self.key(suffix))
     }
 
-    /// The channel's life.
-    pub(super) fn meta(&self) -> Key<'_> {
-        self.key("m")
-    }
-
-    /// What a channel with members must not lose, in the order of `touch.lua`.
+    /// The keys of `touch.lua`: what a channel with members must not lose.
     pub(super) fn lasting(&self) -> [Key<'_>; 6] {
         ["m", "l", "s", "u", "d", "c"].map(|suffix| self.key(suffix))
     }
 
-    /// Users and their number of sessions.
-    pub(super) fn users(&self) -> Key<'_> {
-        self.key("u")
+    /// Epochs, last offset and bookkeeping of the log.
+    pub(super) fn meta(&self) -> Key<'_> {
+        self.key("m")
     }
 
-    /// Where publications are fanned out.
-    pub(super) fn topic(&self) -> String {
-        format!("{}:t", self.base)
+    /// The log.
+    pub(super) fn log(&self) -> Key<'_> {
+        self.key("l")
     }
 
-    /// Says that an incarnation was declared dead.
-    pub(super) fn dead(&self, incarnation: Option<&Incarnation>) -> String {
-        let incarnation = incarnation.map_or("", Incarnation::as_str);
-        format!("{}:dead:{}", self.base, encoded(incarnation))
+    /// The topic of the channel's publications.
+    pub(super) fn topic(&self) -> Key<'_> {
+        self.key("t")
     }
 
-    /// The sessions of one incarnation that are members.
-    pub(super) fn sessions_of(&self, incarnation: Option<&Incarnation>) -> String {
-        let incarnation = incarnation.map_or("", Incarnation::as_str);
-        format!("{}:of:{}", self.base, encoded(incarnation))
-    }
-
-    /// Members: session and record.
+    /// Each session that is a member, with its record.
     pub(super) fn sessions(&self) -> Key<'_> {
         self.key("s")
     }
 
-    /// Detached members and when they are due.
+    /// Each user with the number of its sessions.
+    pub(super) fn users(&self) -> Key<'_> {
+        self.key("u")
+    }
+
+    /// Detached members, with the time at which each one is over.
     pub(super) fn detached(&self) -> Key<'_> {
         self.key("d")
     }
 
-    /// The incarnations that have members.
+    /// The incarnations that have members here.
     pub(super) fn incarnations(&self) -> Key<'_> {
         self.key("c")
     }
 
-    /// Holds the operation with which a session left.
-    pub(super) fn left(&self, session: &str) -> String {
-        format!("{}:left:{}", self.base, encoded(session))
+    /// The sessions of one incarnation that are members. `None`: of detached members.
+    pub(super) fn sessions_of<'a>(&'a self, incarnation: Option<&'a Incarnation>) -> Key<'a> {
+        self.key("of")
+            .named(incarnation.map_or("", Incarnation::as_str))
     }
 
-    fn key<'a>(&'a self, suffix: &'static str) -> Key<'a> {
-        Key {
-            base: &self.base,
+    /// The tombstone of an incarnation: it was reaped here. `None`: of detached members, which is never written.
+    pub(super) fn dead<'a>(&'a self, incarnation: Option<&'a Incarnation>) -> Key<'a> {
+        self.key("dead")
+            .named(incarnation.map_or("", Incarnation::as_str))
+    }
+
+    /// The tombstone of a session: the operation number of its leave.
+    pub(super) fn left<'a>(&'a self, session: &'a str) -> Key<'a> {
+        self.key("left").named(session)
+    }
+
+    fn key(&self, suffix: &'static str) -> Key<'_> {
+        Key::new(&self.base, suffix)
+    }
+}
+
+/// The keys of one incarnation. No channel and no user has the same ones, whatever they are called.
+pub(super) struct IncarnationKeys {
+    base: String,
+}
+
+impl IncarnationKeys {
+    /// Lease and index, in the order of `lease.lua`.
+    pub(super) fn all(&self) -> [Key<'_>; 2] {
+        [self.lease(), self.index()]
+    }
+
+    pub(super) fn lease(&self) -> Key<'_> {
+        Key::new(&self.base, "lease")
+    }
+
+    /// The channels and users where something of this incarnation may be.
+    pub(super) fn index(&self) -> Key<'_> {
+        Key::new(&self.base, "index")
+    }
+
+    /// The topic on which this incarnation hears hints.
+    pub(super) fn hints(&self) -> Key<'_> {
+        Key::new(&self.base, "hints")
+    }
+}
+
+/// The keys of one user. No channel and no incarnation has the same ones, whatever they are called.
+pub(super) struct UserKeys {
+    base: String,
+}
+
+impl UserKeys {
+    /// The entries and the last rank, in the order of `user.lua`.
+    pub(super) fn all(&self) -> [Key<'_>; 2] {
+        [self.entries(), Key::new(&self.base, "generation")]
+    }
+
+    /// One entry for each login.
+    pub(super) fn entries(&self) -> Key<'_> {
+        Key::new(&self.base, "entries")
+    }
+
+    /// The tombstone of an incarnation: it was reaped here.
+    pub(super) fn dead<'a>(&'a self, incarnation: &'a Incarnation) -> Key<'a> {
+        Key::new(&self.base, "dead").named(incarnation.as_str())
+    }
+
+    /// The tombstone of a session: it is over.
+    pub(super) fn closed<'a>(&'a self, session: &'a SessionId) -> Key<'a> {
+        Key::new(&self.base, "closed").named(session.as_str())
+    }
+}
+
+/// One key. It is written into a command without being a text of its own before.
+pub(super) struct Key<'a> {
+    base: &'a str,
+    suffix: &'static str,
+    name: Option<Cow<'a, str>>,
+}
+
+impl<'a> Key<'a> {
+    fn new(base: &'a str, suffix: &'static str) -> Self {
+        Self {
+            base,
             suffix,
+            name: None,
+        }
+    }
+
+    fn named(self, name: &'a str) -> Self {
+        Self {
+            name: Some(encoded(name)),
+            ..self
         }
     }
 }
 
-/// One key, written into a command without a text of its own.
-pub(super) struct Key<'a> {
-    base: &'a str,
-    suffix: &'static str,
+impl fmt::Display for Key<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { base, suffix, name } = self;
+        match name {
+            None => write!(f, "{base}:{suffix}"),
+            Some(name) => write!(f, "{base}:{suffix}:{name}"),
+        }
+    }
 }
 
 impl ToRedisArgs for Key<'_> {
     fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
         // Writing into a command's own buffer can't fail.
-        let _ = write!(out.writer_for_next_arg(), "{}:{}", self.base, self.suffix);
+        let _ = write!(out.writer_for_next_arg(), "{self}");
     }
 }
 
@@ -206,17 +265,11 @@ fn encoded(name: &str) -> Cow<'_, str> {
 mod tests {
     use super::*;
 
-    fn texts(keys: &ChannelKeys) -> Vec<String> {
-        let mut args = Vec::new();
-        for key in keys.all() {
-            key.write_redis_args(&mut args);
-        }
-        args.into_iter()
-            .map(|key| String::from_utf8(key).unwrap())
-            .collect()
+    fn texts<'a>(keys: impl IntoIterator<Item = Key<'a>>) -> Vec<String> {
+        keys.into_iter().map(|key| key.to_string()).collect()
     }
 
-    /// The part of a key that decides about its slot, as Redis Cluster's specification has it.
+    /// The part of a key that decides about its slot, as Redis Cluster's specification says.
     fn hash_tag(key: &str) -> &str {
         let Some((_, rest)) = key.split_once('{') else {
             return key;
@@ -228,10 +281,11 @@ mod tests {
     }
 
     #[test]
-    fn the_keys_are_those_of_recovery_and_membership() {
-        let keys = Keys::new("gc").of(&ChannelName::new("4").unwrap());
+    fn the_keys_are_those_that_the_architecture_lists() {
+        let keys = Keys::new("gc");
+        let channel = keys.of_channel(&ChannelName::new("4").unwrap());
         assert_eq!(
-            texts(&keys),
+            texts(channel.all()),
             [
                 "gc:{4}:m",
                 "gc:{4}:l",
@@ -244,46 +298,53 @@ mod tests {
                 "gc:{4}:c"
             ]
         );
-        assert_eq!(keys.topic(), "gc:{4}:t");
         let incarnation = Incarnation::new("c1/x").unwrap();
-        assert_eq!(keys.dead(Some(&incarnation)), "gc:{4}:dead:c1/x");
-        assert_eq!(keys.sessions_of(Some(&incarnation)), "gc:{4}:of:c1/x");
-        assert_eq!(keys.left("s1"), "gc:{4}:left:s1");
-        let keys = Keys::new("gc");
-        assert_eq!(keys.schema(), "gc:schema");
-        assert_eq!(keys.directory(), "gc:{connectors}:directory");
-        let lease = keys.lease(&incarnation);
-        assert_eq!(lease, ["gc:{c1/x}:lease", "gc:{c1/x}:index"]);
-        assert_eq!(keys.hints(&incarnation), "gc:{c1/x}:hints");
-        assert_eq!(keys.login_policy(), "gc:{connectors}:login-policy");
-        let user = keys.of_user(&UserId::new("4").unwrap());
-        assert_eq!(
-            user.all(),
-            ["gc:{4}:user:entries", "gc:{4}:user:generation"]
-        );
-        assert_eq!(user.dead(&incarnation), "gc:{4}:user:dead:c1/x");
         let session = SessionId::new("s1").unwrap();
-        assert_eq!(user.closed(&session), "gc:{4}:user:closed:s1");
-        assert_eq!(keys.of_probe(255).topic(), "gc:{ff}:probe:t");
+        let its = keys.of_incarnation(&incarnation);
+        let user = keys.of_user(&UserId::new("4").unwrap());
+        let probe = keys.of_probe(255);
+        let [entries, generation] = user.all();
+        for (key, expected) in [
+            (channel.topic(), "gc:{4}:t"),
+            (channel.dead(Some(&incarnation)), "gc:{4}:dead:c1/x"),
+            (channel.dead(None), "gc:{4}:dead:"),
+            (channel.sessions_of(Some(&incarnation)), "gc:{4}:of:c1/x"),
+            (channel.left("s1"), "gc:{4}:left:s1"),
+            (keys.schema(), "gc:schema"),
+            (keys.directory(), "gc:{connectors}:directory"),
+            (keys.login_policy(), "gc:{connectors}:login-policy"),
+            (its.lease(), "gc:{c1/x}:lease"),
+            (its.index(), "gc:{c1/x}:index"),
+            (its.hints(), "gc:{c1/x}:hints"),
+            (entries, "gc:{4}:user:entries"),
+            (generation, "gc:{4}:user:generation"),
+            (user.dead(&incarnation), "gc:{4}:user:dead:c1/x"),
+            (user.closed(&session), "gc:{4}:user:closed:s1"),
+            (probe.topic(), "gc:{ff}:probe:t"),
+        ] {
+            assert_eq!(key.to_string(), expected);
+        }
     }
 
     #[test]
     fn no_name_and_no_prefix_splits_the_slot_or_meets_another_channels_keys() {
         let names = ["a", "}a", "{a}", "{}", "%7Ba", "{a", "a}:m", "100%", "哈}"];
         let mut seen = std::collections::HashSet::new();
+        let incarnation = Incarnation::new("{x}").unwrap();
+        let session = SessionId::new("}{").unwrap();
         for prefix in ["gc", "{gc}", "g}c"] {
             for name in names {
-                let keys = Keys::new(prefix).of(&ChannelName::new(name).unwrap());
-                let tag = encoded(name).into_owned();
-                let mut all = texts(&keys);
-                all.push(keys.left("}{"));
-                let incarnation = Incarnation::new("{x}").unwrap();
-                all.push(keys.dead(Some(&incarnation)));
-                all.push(keys.sessions_of(Some(&incarnation)));
+                let keys = Keys::new(prefix).of_channel(&ChannelName::new(name).unwrap());
                 let user = Keys::new(prefix).of_user(&UserId::new(name).unwrap());
-                all.extend(user.all());
-                all.push(user.closed(&SessionId::new("}{").unwrap()));
-                all.push(user.dead(&incarnation));
+                let tag = encoded(name).into_owned();
+                let mut all = texts(keys.all());
+                all.extend(texts([
+                    keys.left("}{"),
+                    keys.dead(Some(&incarnation)),
+                    keys.sessions_of(Some(&incarnation)),
+                ]));
+                all.extend(texts(user.all()));
+                all.extend(texts([user.closed(&session), user.dead(&incarnation)]));
                 for key in all {
                     assert_eq!(hash_tag(&key), tag, "{key}");
                     assert!(seen.insert(key.clone()), "{key} belongs to two channels");

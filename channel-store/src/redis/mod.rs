@@ -1,59 +1,70 @@
-//! Channels in Redis: what many processes share.
+//! Channels in Redis, which many processes share.
 //!
-//! Everything that changes a channel is one Lua script on the channel's own keys, so it happens as a whole or not at
-//! all, and the server that refuses it has written and fanned out nothing. [`RedisStore`] (chat) and [`RedisFeed`]
-//! (connectors) each hold two supervised connections to each server, one of them for reads alone, which are replaced for
-//! ever; neither repeats a command
-//! by itself, because only the caller knows whether it may be repeated.
+//! Everything that changes a channel is one Lua script on the channel's own keys. So it happens as a whole or not at all, and
+//! a server that refuses it has neither written nor published anything. [`RedisStore`] (for chat) and [`RedisFeed`] (for
+//! connectors) each hold two connections to each server, of which one is for reads alone. The connections are watched, and
+//! replaced for ever. Neither of the two repeats a command by itself, because only the caller knows whether that is allowed.
+//!
+//! `net` knows how to reach the servers and knows no channel. All other files know channels and no sockets.
 
-mod ask;
-mod connection;
+mod append;
+mod call;
 mod feed;
-mod heads;
 mod keys;
-mod leases;
-mod link;
-mod location;
-mod members;
-mod nodes;
+mod lease;
+mod log;
+mod logins;
+mod member_pages;
+mod membership;
+mod net;
 mod probe;
-mod read;
-mod registry;
-mod reply;
+mod publish;
+mod run;
 mod scripts;
-mod sentinel;
-mod slots;
 mod store;
-mod stream;
-mod topics;
-mod turns;
-mod unasked;
 
 pub use feed::RedisFeed;
-pub use location::OpenError;
+pub use net::OpenError;
 pub use probe::WriteWatch;
 pub use store::RedisStore;
 
-use crate::store::StoreOptions;
-use location::Location;
+use crate::options::StoreOptions;
+use keys::{Keys, SCHEMA_VERSION};
+use net::{Dialer, Location, NodesOptions, Schema};
 use std::path::Path;
 use std::time::Duration;
 
-/// Looks at a URL without connecting, so that a wrong one can be told with the flag that it came from. `certificates` is a
-/// PEM file of those who may vouch for an encrypted Redis.
+/// Checks a URL without connecting, so that a service can name the wrong argument. `certificates` is a PEM file of the
+/// authorities that may sign the certificate of an encrypted Redis.
 ///
 /// # Errors
 /// [`OpenError`], which never shows the URL.
 pub fn check_url(url: &str, certificates: Option<&Path>) -> Result<(), OpenError> {
-    Location::parse(url, certificates).map(drop)
+    let location = Location::parse(url)?;
+    Dialer::new(location.encrypted, certificates).map(drop)
 }
 
-/// Whole seconds as a script takes them, at least one: Redis deletes at once what is to expire in none.
+/// How to connect to the servers. `publisher_connections`: how many connections to each node publishers have for themselves.
+fn nodes_options(options: &StoreOptions, publisher_connections: usize) -> NodesOptions<'_> {
+    NodesOptions {
+        schema: Schema {
+            key: Keys::new(&options.prefix).schema().to_string(),
+            version: SCHEMA_VERSION,
+            scripts: scripts::SCRIPTS.all().collect(),
+        },
+        certificates: options.redis_ca.as_deref(),
+        answer_time: options.redis_timeout,
+        ready_slots: options.ready_slots,
+        publisher_connections,
+    }
+}
+
+/// Whole seconds as a script takes them. It is at least one, because Redis deletes a key at once that expires in no time.
 fn seconds(life: Duration) -> String {
     life.as_millis().div_ceil(1000).max(1).to_string()
 }
 
-/// How long the keys of an idle channel live: never shorter than its log, or offsets would begin anew below it.
+/// How long the keys of an idle channel live. That is never shorter than its log lives, or offsets would begin anew below it.
 fn channel_seconds(options: &StoreOptions) -> String {
     seconds(options.channel_life.max(options.log_life))
 }

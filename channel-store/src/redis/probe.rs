@@ -1,12 +1,11 @@
 //! Whether the servers take publications: chat's side of probes.
 
-use super::connection::Connection;
+use super::append::{Bounds, call_appending, now_milliseconds};
 use super::keys::{ChannelKeys, Keys};
-use super::location::Address;
-use super::nodes::{Nodes, Pinned};
-use super::reply::{number, wants_another_connection};
+use super::net::{Address, Connection, Nodes, Pinned, number, wants_another_connection};
+use super::publish::{Replicas, published};
 use super::scripts::{SCRIPTS, texts};
-use super::store::{now_milliseconds, published};
+use crate::options::StoreOptions;
 use crate::probe::{
     Finding, Findings, PROBE_AGAIN, PROBE_PAUSE, Probe, ProbeOutcome, Probed, payload,
 };
@@ -23,21 +22,36 @@ use tokio::time::sleep;
 
 /// How long the keys of a probe live, in seconds, as the script takes it.
 const LIFE: &str = "60";
-/// What a probe's log keeps: one entry, of any age, within few bytes; and the seconds that it lives while it is empty.
+/// What a probe's log keeps, as the script takes it: one entry of any age, and few bytes.
 const KEPT: &str = "1 0 65536 60";
 
-/// Publishes probes as a store publishes messages: over the same connections, waiting for as many replicas.
+/// Publishes probes as a store publishes messages: over the same connections, and waiting for as many replicas.
 pub(super) struct Prober {
-    pub(super) nodes: Arc<Nodes>,
-    pub(super) keys: Keys,
-    pub(super) publish_word: &'static str,
-    pub(super) replicas: u32,
-    pub(super) replica_milliseconds: u128,
-    pub(super) ready_slots: f64,
-    pub(super) turn: AtomicUsize,
+    nodes: Arc<Nodes>,
+    keys: Keys,
+    bounds: Bounds,
+    replicas: Replicas,
+    ready_slots: f64,
+    turn: AtomicUsize,
 }
 
 impl Prober {
+    pub(super) fn new(nodes: Arc<Nodes>, replicas: Replicas, options: &StoreOptions) -> Self {
+        Self {
+            nodes,
+            keys: Keys::new(&options.prefix),
+            bounds: Bounds {
+                kept: KEPT.to_owned(),
+                log_seconds: LIFE.to_owned(),
+                channel_seconds: LIFE.to_owned(),
+                announces_members: false,
+            },
+            replicas,
+            ready_slots: options.ready_slots,
+            turn: AtomicUsize::new(0),
+        }
+    }
+
     /// See [`ChannelStore::probe`](crate::ChannelStore::probe).
     pub(super) async fn probe(&self, probe: &Probe) -> Vec<Probed> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
@@ -59,7 +73,7 @@ impl Prober {
 
     async fn probe_set(&self, pinned: &Pinned, set: u64, nonce: u64) -> Probed {
         let keys = self.keys.of_probe(set);
-        match pinned.owner(|| keys.topic()) {
+        match pinned.owner(|| keys.topic().to_string()) {
             Ok((server, connection)) => Probed {
                 outcome: self.publish(connection, &keys, nonce).await,
                 server: server.to_string(),
@@ -81,14 +95,10 @@ impl Prober {
     ) -> ProbeOutcome {
         let mut pipeline = Pipeline::with_capacity(3);
         pipeline.add_command(self.command(keys, nonce));
-        // The script trims by whole blocks only.
-        let [_, log, ..] = keys.all();
-        pipeline.cmd("XTRIM").arg(log).arg("MAXLEN").arg(1);
-        if self.replicas > 0 {
-            let wait = pipeline.cmd("WAIT").arg(self.replicas);
-            wait.arg(self.replica_milliseconds.to_string());
-        }
-        let replies = match connection.ask(&pipeline, 0, pipeline.len()).await {
+        // The script trims whole nodes of the stream only.
+        pipeline.cmd("XTRIM").arg(keys.log()).arg("MAXLEN").arg(1);
+        self.replicas.wait(&mut pipeline);
+        let replies = match connection.request_unchecked(&pipeline).await {
             Ok(replies) => replies,
             Err(error) => return ProbeOutcome::Unanswered(error.to_string()),
         };
@@ -97,15 +107,15 @@ impl Prober {
             _ => None,
         });
         if let Some(error) = refused {
-            // Closes a connection that is of no use any more, and has the slots looked at again.
-            let _ = connection.examine(&replies);
-            return refusal(error, self.publish_word);
+            // This closes a connection that can't be used any more, or has the slots read again.
+            let _ = connection.check(&replies);
+            return refusal(error, self.nodes.publish_command());
         }
         let reached = replies.last().and_then(number).unwrap_or_default();
-        if self.replicas > 0 && reached < u64::from(self.replicas) {
+        let replicas = self.replicas.count;
+        if replicas > 0 && reached < u64::from(replicas) {
             return ProbeOutcome::Refused(format!(
-                "{reached} of {} replicas have what is published: --ack replica cannot answer",
-                self.replicas
+                "{reached} of {replicas} replicas have what is published: --ack replica cannot answer"
             ));
         }
         let first = replies.first().map(|reply| published(reply, 1, 0));
@@ -120,29 +130,22 @@ impl Prober {
         }
     }
 
-    /// The very script that publishes messages, with one from nobody.
+    /// Calls the same script that publishes messages. The probe has no sender.
     fn command(&self, keys: &ChannelKeys, nonce: u64) -> Cmd {
         let mut command = Cmd::new();
-        let all = keys.all();
-        command.arg("EVALSHA").arg(SCRIPTS.publish.get_hash());
-        command.arg(all.len());
-        for key in all {
-            command.arg(key);
-        }
-        command
-            .arg(KEPT)
-            .arg(LIFE)
-            .arg(LIFE)
-            .arg(self.publish_word)
-            .arg(now_milliseconds())
-            .arg(LIFE)
-            .arg(payload(nonce))
-            .arg("")
-            .arg("");
+        call_appending(
+            &mut command,
+            &SCRIPTS.publish,
+            &keys.all(),
+            &self.bounds,
+            self.nodes.publish_command(),
+            now_milliseconds(),
+        );
+        command.arg(LIFE).arg(payload(nonce)).arg("").arg("");
         command
     }
 
-    /// Probes for ever, and says what came of it.
+    /// Probes for ever, and publishes what the probes show.
     async fn watch(
         &self,
         works: &watch::Sender<bool>,
@@ -156,9 +159,12 @@ impl Prober {
             findings.keep(|name| servers.keys().any(|server| server.to_string() == name));
             let mut asked = Vec::new();
             for (server, slots) in &servers {
-                let is_its = |set: u64| self.nodes.owns(server, &self.keys.of_probe(set).topic());
+                let is_its = |set: u64| {
+                    let topic = self.keys.of_probe(set).topic().to_string();
+                    self.nodes.owns(server, &topic)
+                };
                 let known = sets.get(server).copied().filter(|set| is_its(*set));
-                // Of 16,384 slots each is met soon.
+                // There are 16,384 slots, so a random number soon gives one of the server's.
                 let set = known.or_else(|| {
                     (0..1_000_000)
                         .map(|_| fastrand::u64(..))
@@ -195,14 +201,14 @@ impl Prober {
     }
 }
 
-/// What a server's refusal of a probe says.
-fn refusal(error: &ServerError, publish_word: &str) -> ProbeOutcome {
-    if let Some(command) = denied(&error.to_string(), publish_word) {
+/// What it means that a server refuses a probe.
+fn refusal(error: &ServerError, publish_command: &str) -> ProbeOutcome {
+    if let Some(command) = denied(&error.to_string(), publish_command) {
         return ProbeOutcome::Refused(format!("{command} is denied ({error})"));
     }
     match error.code() {
         "OOM" => ProbeOutcome::Refused(format!("its memory is full ({error})")),
-        // Slow, or not in use for much longer: its connection is replaced.
+        // The server is slow, or its connection is about to be replaced.
         "BUSY" => ProbeOutcome::Unanswered(error.to_string()),
         code if !is_of_slots(code) && wants_another_connection(error) => {
             ProbeOutcome::Unanswered(error.to_string())
@@ -211,8 +217,8 @@ fn refusal(error: &ServerError, publish_word: &str) -> ProbeOutcome {
     }
 }
 
-/// The command that a user may not run in the script. Redis 7.0 tells only the line where it stands.
-fn denied(words: &str, publish_word: &str) -> Option<String> {
+/// The command in the script that the Redis user may not run. Redis 7.0 tells only the number of its line.
+fn denied(words: &str, publish_command: &str) -> Option<String> {
     if !words.contains("can't run this command") {
         return None;
     }
@@ -224,17 +230,18 @@ fn denied(words: &str, publish_word: &str) -> Option<String> {
     let (_, call) = line.rsplit_once("call(")?;
     let command = match call.strip_prefix('\'') {
         Some(rest) => rest.split_once('\'')?.0,
-        None => publish_word,
+        None => publish_command,
     };
     Some(command.to_lowercase())
 }
 
-/// True if it is about slots. A slot that moves is served again soon; one without an owner may stay so for long.
+/// True if a refusal is about slots. A slot that is being moved is served again soon. One without an owner may stay so for
+/// long.
 fn is_of_slots(code: &str) -> bool {
     matches!(code, "MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN")
 }
 
-/// Whether a store takes publications, tried again and again until this is dropped.
+/// Tries again and again whether a store accepts publications, until it is dropped.
 pub struct WriteWatch {
     works: watch::Receiver<bool>,
     reason: Arc<Mutex<Option<String>>>,
@@ -242,7 +249,7 @@ pub struct WriteWatch {
 }
 
 impl WriteWatch {
-    /// Begins to try.
+    /// Begins to probe.
     pub(super) fn begin(prober: Arc<Prober>) -> Self {
         let (works, watch_works) = watch::channel(false);
         let reason = Arc::<Mutex<Option<String>>>::default();
@@ -255,15 +262,16 @@ impl WriteWatch {
         }
     }
 
-    /// True while the servers of enough slots take publications
-    /// ([`StoreOptions::ready_slots`](crate::StoreOptions::ready_slots)). A server that does not answer keeps what it had:
-    /// that is told by [`ChannelStore::available`](crate::ChannelStore::available).
+    /// True while the servers of enough slots accept publications
+    /// ([`StoreOptions::ready_slots`](crate::StoreOptions::ready_slots)). If a server does not answer, its last result
+    /// stays: [`ChannelStore::available`](crate::ChannelStore::available) tells that.
     #[must_use]
     pub fn works(&self) -> watch::Receiver<bool> {
         self.works.clone()
     }
 
-    /// Says what is wrong, in the servers' own words, also where enough others work; `None`: nothing that is known.
+    /// A function that says what is wrong, in the servers' own words, also where enough other servers work. It answers `None`
+    /// if no fault is known.
     pub fn reason(&self) -> impl Fn() -> Option<String> + Send + Sync + use<> {
         let reason = self.reason.clone();
         move || reason.lock().clone()

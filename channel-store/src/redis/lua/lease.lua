@@ -4,11 +4,10 @@
 --       2 index (hash: 'c:' and a channel -> nonce)
 -- ARGV  1 seconds both are remembered
 -- No clock ends a lease. Who looks after it waits until the beat has not changed for the length, by its own measure.
--- A lease of an earlier version has 'until' in place of beat and length. That grows with each renewal, too.
 local call, format = redis.call, string.format
 local lease, index = KEYS[1], KEYS[2]
-local held = call('HMGET', lease, 'state', 'beat', 'length', 'until')
-local state, beat, length = held[1], held[2] or held[4], held[3]
+local held = call('HMGET', lease, 'state', 'beat', 'length')
+local state, beat, length = held[1], held[2], held[3]
 
 local function remember()
   call('EXPIRE', lease, ARGV[1])

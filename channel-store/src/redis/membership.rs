@@ -1,0 +1,205 @@
+//! Joining and leaving channels.
+
+use super::append::{Appending, flag};
+use super::net::{Nodes, array, number, text, unexpected_reply};
+use super::publish::position;
+use super::scripts::SCRIPTS;
+use super::seconds;
+use crate::error::StoreError;
+use crate::membership::{Join, Joined, Leave, Membership, Reaped};
+use crate::name::{ChannelName, Incarnation, UserId};
+use crate::options::StoreOptions;
+use redis::{Cmd, Value};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Detached members that one call removes at most.
+const EXPIRED_AT_ONCE: usize = 100;
+
+/// Members that one call ends at most, so that other callers don't wait long.
+const REAPED_AT_ONCE: usize = 200;
+
+/// Changes who is a member of which channel.
+pub(super) struct Memberships {
+    nodes: Arc<Nodes>,
+    appending: Arc<Appending>,
+    tombstone_seconds: String,
+    detached_milliseconds: String,
+}
+
+impl Memberships {
+    pub(super) fn new(
+        nodes: Arc<Nodes>,
+        appending: Arc<Appending>,
+        options: &StoreOptions,
+    ) -> Self {
+        Self {
+            nodes,
+            appending,
+            tombstone_seconds: seconds(options.tombstone_life),
+            detached_milliseconds: options.detached_life.as_millis().to_string(),
+        }
+    }
+
+    async fn ask(&self, channel: &ChannelName, command: Cmd) -> Result<Value, StoreError> {
+        let topic = || self.appending.keys_of(channel).topic().to_string();
+        self.nodes.connection(topic)?.request_one(command).await
+    }
+
+    /// See [`ChannelStore::join`](crate::ChannelStore::join).
+    pub(super) async fn join(&self, join: &Join) -> Result<Joined, StoreError> {
+        let of = parts(&join.membership, &join.user.id);
+        let keys = self.appending.keys_of(&join.channel);
+        let replaced = join.replaces.iter().flat_map(|it| {
+            [
+                keys.left(it.session.as_str()),
+                keys.sessions_of(Some(&it.incarnation)),
+            ]
+        });
+        let more_keys = [
+            keys.dead(of.incarnation),
+            keys.left(&of.session),
+            keys.sessions_of(of.incarnation),
+        ];
+        let more_keys = more_keys.into_iter().chain(replaced);
+        let script = &SCRIPTS.join;
+        let mut command =
+            (self.appending).call_about_members(script, &join.channel, &keys, more_keys);
+        let stay = match of.operation {
+            Some(_) => "",
+            None => &*self.detached_milliseconds,
+        };
+        command
+            .arg(&of.session)
+            .arg(of.operation.unwrap_or_default())
+            .arg(of.incarnation.map_or("", Incarnation::as_str))
+            .arg(join.user.id.as_str())
+            .arg(flag(join.user.is_number))
+            .arg(stay)
+            .arg(join.deadline.map_or(String::new(), |it| it.to_string()))
+            .arg(&self.tombstone_seconds);
+        for replaced in &join.replaces {
+            command
+                .arg(replaced.session.as_str())
+                .arg(replaced.incarnation.as_str());
+        }
+        joined(&self.ask(&join.channel, command).await?)
+    }
+
+    /// See [`ChannelStore::leave`](crate::ChannelStore::leave).
+    pub(super) async fn leave(&self, leave: &Leave) -> Result<bool, StoreError> {
+        let of = parts(&leave.membership, &leave.user.id);
+        let keys = self.appending.keys_of(&leave.channel);
+        let more_keys = [
+            keys.dead(of.incarnation),
+            keys.left(&of.session),
+            keys.sessions_of(of.incarnation),
+        ];
+        let script = &SCRIPTS.leave;
+        let mut command =
+            (self.appending).call_about_members(script, &leave.channel, &keys, more_keys);
+        // Operations of a back end have no numbers. They count in the order in which they arrive, and leave no tombstone.
+        let operation = of.operation.map_or(String::new(), |it| it.to_string());
+        command
+            .arg(&of.session)
+            .arg(operation)
+            .arg(flag(leave.fence && of.operation.is_some()))
+            .arg(&self.tombstone_seconds)
+            .arg(of.incarnation.map_or("", Incarnation::as_str));
+        let reply = self.ask(&leave.channel, command).await?;
+        Ok(number(&reply).ok_or_else(unexpected_reply)? == 1)
+    }
+
+    /// See [`ChannelStore::reap`](crate::ChannelStore::reap).
+    pub(super) async fn reap(
+        &self,
+        channel: &ChannelName,
+        incarnation: &Incarnation,
+    ) -> Result<Reaped, StoreError> {
+        let of = Some(incarnation);
+        let keys = self.appending.keys_of(channel);
+        let more_keys = [keys.dead(of), keys.sessions_of(of)];
+        let script = &SCRIPTS.reap;
+        let mut command = (self.appending).call_about_members(script, channel, &keys, more_keys);
+        command
+            .arg(REAPED_AT_ONCE)
+            .arg(&self.tombstone_seconds)
+            .arg(incarnation.as_str());
+        let reply = self.ask(channel, command).await?;
+        match array(&reply) {
+            Some([ended, remaining]) => Ok(Reaped {
+                ended: number(ended).ok_or_else(unexpected_reply)?,
+                remaining: number(remaining).ok_or_else(unexpected_reply)?,
+            }),
+            _ => Err(unexpected_reply()),
+        }
+    }
+
+    /// See [`ChannelStore::expire`](crate::ChannelStore::expire).
+    pub(super) async fn expire(
+        &self,
+        channel: &ChannelName,
+    ) -> Result<Option<Duration>, StoreError> {
+        let keys = self.appending.keys_of(channel);
+        let script = &SCRIPTS.expire;
+        let mut command = (self.appending).call_about_members(script, channel, &keys, []);
+        command.arg(EXPIRED_AT_ONCE);
+        match self.ask(channel, command).await? {
+            Value::Nil => Ok(None),
+            reply => {
+                let milliseconds = number(&reply).ok_or_else(unexpected_reply)?;
+                Ok(Some(Duration::from_millis(milliseconds)))
+            }
+        }
+    }
+}
+
+/// A membership as the scripts take it.
+struct Parts<'a> {
+    session: String,
+    incarnation: Option<&'a Incarnation>,
+    /// `None`: the member is detached.
+    operation: Option<u64>,
+}
+
+/// The name of a detached member's session begins with `@`. No connector gives such names.
+fn parts<'a>(membership: &'a Membership, user: &UserId) -> Parts<'a> {
+    match membership {
+        Membership::Session {
+            incarnation,
+            session,
+            operation,
+        } => Parts {
+            session: session.as_str().to_owned(),
+            incarnation: Some(incarnation),
+            operation: Some(*operation),
+        },
+        Membership::Detached => Parts {
+            session: format!("@{user}"),
+            incarnation: None,
+            operation: None,
+        },
+    }
+}
+
+/// The error of a join or login that came too late, by this time of the server.
+pub(super) fn late(now: &Value) -> StoreError {
+    number(now).map_or_else(unexpected_reply, |now| StoreError::Late { now })
+}
+
+/// Reads the answer of `join.lua`.
+fn joined(reply: &Value) -> Result<Joined, StoreError> {
+    let Some([word, rest @ ..]) = array(reply) else {
+        return Err(unexpected_reply());
+    };
+    match (text(word), rest) {
+        (Some("joined"), [_, _, published]) => Ok(Joined {
+            position: position(rest).ok_or_else(unexpected_reply)?,
+            published: text(published).ok_or_else(unexpected_reply)? == "1",
+        }),
+        (Some("dead"), _) => Err(StoreError::ConnectorDead),
+        (Some("late"), [now]) => Err(late(now)),
+        (Some("stale"), _) => Err(StoreError::StaleOperation),
+        _ => Err(unexpected_reply()),
+    }
+}

@@ -1,0 +1,152 @@
+//! Runs: how publications look in the log and on a channel's topic.
+
+use crate::publication::{Epoch, Payload, Position, Publication};
+use bytes::Bytes;
+
+/// Reads the id of an entry: offset and time.
+pub(super) fn entry_id(id: &str) -> Option<(u64, u64)> {
+    let (offset, time) = id.split_once('-')?;
+    Some((offset.parse().ok()?, time.parse().ok()?))
+}
+
+/// Publications that follow one another in the log, as one message of the topic brings them. The message holds
+/// `epoch offset-milliseconds` of the first one, the lengths of all but the last, a newline, and the payloads one after
+/// the other.
+#[derive(Debug)]
+pub(super) struct Run {
+    /// The position of the next one.
+    position: Position,
+    time: u64,
+    lengths: Bytes,
+    /// The payloads that are left. `None`: there are no more publications.
+    payloads: Option<Bytes>,
+}
+
+impl Run {
+    /// Reads a message. If it is of the `known` epoch, the publications share that one's text.
+    pub(super) fn parse(bytes: Vec<u8>, known: Option<&Epoch>) -> Option<Self> {
+        let bytes = Bytes::from(bytes);
+        let end = bytes.iter().position(|&b| b == b'\n')?;
+        let head = std::str::from_utf8(&bytes[..end]).ok()?;
+        let (epoch, rest) = head.split_once(' ')?;
+        let id = rest.split(' ').next()?;
+        let (offset, time) = entry_id(id)?;
+        let epoch = known
+            .filter(|known| known.as_str() == epoch)
+            .cloned()
+            .unwrap_or_else(|| Epoch::new(epoch));
+        Some(Self {
+            position: Position { epoch, offset },
+            time,
+            lengths: bytes.slice(end - (rest.len() - id.len())..end),
+            payloads: Some(bytes.slice(end + 1..)),
+        })
+    }
+
+    /// The epoch of all of them.
+    pub(super) fn epoch(&self) -> &Epoch {
+        &self.position.epoch
+    }
+
+    fn next_payload(&mut self) -> Option<Bytes> {
+        let mut payloads = self.payloads.take()?;
+        if self.lengths.is_empty() {
+            return Some(payloads);
+        }
+        // There is a space before each length.
+        let lengths = self.lengths.split_off(1);
+        let digits = lengths.iter().take_while(|byte| **byte != b' ').count();
+        let length = std::str::from_utf8(&lengths[..digits]).ok()?.parse().ok()?;
+        self.lengths = lengths.slice(digits..);
+        if payloads.len() < length {
+            return None;
+        }
+        let payload = payloads.split_to(length);
+        self.payloads = Some(payloads);
+        Some(payload)
+    }
+}
+
+impl Iterator for Run {
+    type Item = Publication;
+
+    /// Bytes that are no publication end the run. At worst that leaves a gap, which the next publication shows.
+    fn next(&mut self) -> Option<Publication> {
+        let payload = self.next_payload().and_then(Payload::parse);
+        let position = self.position.clone();
+        self.position.offset = self.position.offset.saturating_add(1);
+        if payload.is_none() {
+            self.payloads = None;
+        }
+        Some(Publication {
+            position,
+            time: self.time,
+            payload: payload?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_single_publication_is_read() {
+        let epoch = Epoch::new("e1");
+        let mut run =
+            Run::parse(b"e1 7-1700\nr\0u\0{\"a\":\"\n\"}".to_vec(), Some(&epoch)).unwrap();
+        let publication = run.next().unwrap();
+        assert!(run.next().is_none());
+        assert_eq!(publication.position, Position { epoch, offset: 7 });
+        assert_eq!(publication.time, 1700);
+        assert_eq!(publication.payload.route(), "r");
+        assert_eq!(publication.payload.body(), b"{\"a\":\"\n\"}");
+    }
+
+    #[test]
+    fn a_run_is_split_by_its_lengths() {
+        let run = Run::parse(b"e1 7-1700 7 8\nr\0u\0{1}q\0uu\0{2}r\0\0{}".to_vec(), None).unwrap();
+        let run: Vec<_> = run
+            .map(|it| {
+                let body = String::from_utf8(it.payload.body().to_vec()).unwrap();
+                (it.position.offset, it.payload.sender().to_owned(), body)
+            })
+            .collect();
+        let expected = [(7, "u", "{1}"), (8, "uu", "{2}"), (9, "", "{}")];
+        let expected = expected.map(|(offset, sender, body)| (offset, sender.into(), body.into()));
+        assert_eq!(run, expected);
+    }
+
+    #[test]
+    fn a_run_ends_at_bytes_that_are_no_publication() {
+        for bytes in [
+            "e1 7-1 99\nr\0u\0{}",
+            "e1 7-1 \nr\0u\0{}",
+            "e1 7-1 x\nr\0u\0{}",
+            "e1 7-1 2\nr\0u\0{}",
+        ] {
+            assert_eq!(
+                Run::parse(bytes.into(), None).unwrap().count(),
+                0,
+                "{bytes:?}"
+            );
+        }
+        let run = Run::parse("e1 7-1 6\nr\0u\0{}{}".into(), None).unwrap();
+        assert_eq!(run.count(), 1);
+    }
+
+    #[test]
+    fn a_message_that_is_no_run_gives_nothing() {
+        for bytes in [
+            "",
+            "\n",
+            "e1 7\nr\0u\0{}",
+            "e1 x-1\nr\0u\0{}",
+            "e1 7-1\n{}",
+            "7-1\nr\0u\0{}",
+        ] {
+            let run = Run::parse(bytes.into(), None);
+            assert_eq!(run.and_then(|mut run| run.next()), None, "{bytes:?}");
+        }
+    }
+}
