@@ -1,8 +1,37 @@
-//! What the end-to-end tests stand on: the product's own binaries as processes, a real `redis-server`, and clients whose
-//! parsers are their own, so that a codec's mistake cannot hide in a test that shares it.
+//! What the tests of every crate stand on: the project's own services as processes, real Redis servers, a network that can
+//! fail, a client of each protocol, and a checker of what clients have seen.
 //!
-//! Nothing here knows the product's crates but the gRPC contract. A helper that cannot do its work panics with what it
-//! was doing, and a test that fails prints what its processes logged.
+//! The only crate of the project that it knows is the gRPC contract. Its parsers are its own, so a mistake in a codec
+//! cannot hide in a test that shares the codec. If a helper cannot do its work, it panics and says what it was doing; a
+//! test that fails prints what its processes logged. Tests wait for conditions and never for a time ([`wait`]), and on a
+//! busy machine they wait longer ([`pace`]).
+//!
+//! | module | what it gives |
+//! |---|---|
+//! | [`redis`], [`sentinels`], [`cluster`], [`resp`] | servers that can be killed, frozen and started again, and commands to them |
+//! | [`system`], [`service`], [`process`], [`binaries`] | the services as processes |
+//! | [`pomelo`], [`json`], [`polling`], [`websocket`], [`http`] | clients of each protocol, and bytes that no proper client sends |
+//! | [`relay`] | a network that stalls, cuts, and leads elsewhere |
+//! | [`crowd`], [`follower`], [`history`], [`log`], [`checker`] | many clients, and whether what they saw keeps the promises |
+//! | [`attack`], [`beside`] | misuse, and what quiet clients notice of it |
+//! | [`recording`] | what the original system sent and was sent, byte by byte |
+//!
+//! ```no_run
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! use testkit::pomelo::{SENT, heard};
+//! use testkit::system::System;
+//!
+//! // Two connectors, two chats, one Redis.
+//! let mut system = System::start().await;
+//! let alice = system.member(0, "alice", "room").await;
+//! let bob = system.member(1, "bob", "room").await;
+//! assert_eq!(alice.say("hello").await, SENT);
+//! bob.until_push(&heard("alice", "hello")).await;
+//!
+//! system.connectors[0].kill();
+//! system.until_members("room", &[("bob", 1)]).await;
+//! # }
+//! ```
 
 pub mod attack;
 pub mod beside;

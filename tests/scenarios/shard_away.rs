@@ -45,11 +45,11 @@ struct Names {
 }
 
 impl Names {
-    async fn of(cluster: &Cluster, shard: usize) -> Self {
+    fn of(cluster: &Cluster, shard: usize) -> Self {
         let (mut well, mut away) = (Vec::new(), Vec::new());
         for number in 0..if long() { 10_000 } else { 3_000 } {
             let name = format!("name-{number}");
-            match cluster.of_primary(&name).await == shard {
+            match cluster.first_owner(&name) == shard {
                 true => away.push(name),
                 false => well.push(name),
             }
@@ -140,7 +140,7 @@ impl Scene {
         assert!(!there.is_empty(), "no lease fell on the shard");
         there.extend(elsewhere);
         there.truncate(3);
-        let names = Arc::new(Names::of(&cluster, shard).await);
+        let names = Arc::new(Names::of(&cluster, shard));
         Self {
             connectors: there,
             chats,
