@@ -9,7 +9,7 @@ use channel_store::{ChannelStore, Since, Standing, StoreError, StoreOptions};
 use futures_util::future::join_all;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use testkit::cluster::Cluster;
+use testkit::cluster::{Cluster, slot};
 use testkit::redis::Redis;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ async fn a_channel_goes_with_its_slot_and_no_other_is_disturbed() {
     let cluster = Cluster::of_primaries(3, &PARTIAL).await;
     let subject = Subject::at(&cluster.url(), StoreOptions::default()).await;
     let [moving, staying] = <[String; 2]>::try_from(channels(&cluster, 0, 2)).unwrap();
-    let slot = cluster.slot(&moving);
+    let slot = slot(&moving);
     let (feed, ear) = subject.follow(&moving).await;
     feed.subscribe(&name(&staying));
     let undisturbed = ear.subscribed(&staying, 1).await;
@@ -118,7 +118,7 @@ async fn what_a_node_says_unasked_shifts_no_answer() {
     for channel in moving {
         ear.subscribed(channel, 1).await;
     }
-    let slots: Vec<usize> = moving.iter().map(|it| cluster.slot(it)).collect();
+    let slots: Vec<usize> = moving.iter().map(|it| slot(it)).collect();
     let mut moves = tokio::task::spawn_blocking(move || {
         for slot in slots {
             cluster.end_move(slot, 0, 1);
@@ -146,7 +146,7 @@ async fn a_slot_that_is_back_before_anybody_looked_is_followed_again() {
     let cluster = Cluster::of_primaries(2, &PARTIAL).await;
     let subject = Subject::at(&cluster.url(), StoreOptions::default()).await;
     let channel = channels(&cluster, 0, 1).remove(0);
-    let slot = cluster.slot(&channel);
+    let slot = slot(&channel);
     let (_feed, ear) = subject.follow(&channel).await;
     cluster.end_move(slot, 0, 1);
     cluster.end_move(slot, 1, 0);
