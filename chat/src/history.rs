@@ -4,7 +4,7 @@ use crate::calls::position;
 use crate::error::Error;
 use crate::json;
 use channel_store::{
-    ChannelName, ChannelStore, Epoch, HistoryRange, Position, Publication, Standing,
+    ChannelName, ChannelStore, Continuity, Epoch, HistoryRange, Position, Publication,
 };
 use proto::v1;
 use proto::v1::publication::Content;
@@ -48,13 +48,13 @@ pub(crate) async fn page(
     let goes_on = loop {
         let limit = STRETCH.min(asked.size - publications.len());
         let stretch = store.history(&asked.channel, &range, limit).await?;
-        let is_exact = stretch.standing == Standing::Exact;
+        let is_exact = stretch.continuity == Continuity::Contiguous;
         if !is_exact && !publications.is_empty() {
             // It has changed in between: the next page begins by saying so.
             break true;
         }
         if !is_exact || told.is_none() {
-            told = Some((stretch.standing, position(&stretch.position)));
+            told = Some((stretch.continuity, position(&stretch.position)));
         }
         let mut reached_early = false;
         let mut reached = stretch.position;
@@ -87,10 +87,10 @@ pub(crate) async fn page(
         },
         standing: standing
             .map_or(v1::Standing::Unspecified, |standing| match standing {
-                Standing::Head | Standing::Exact => v1::Standing::Exact,
-                Standing::Diverged => v1::Standing::Diverged,
-                Standing::Trimmed => v1::Standing::Trimmed,
-                Standing::Unknown => v1::Standing::Unknown,
+                Continuity::Contiguous => v1::Standing::Exact,
+                Continuity::Diverged => v1::Standing::Diverged,
+                Continuity::Trimmed => v1::Standing::Trimmed,
+                Continuity::Unknown => v1::Standing::Unknown,
             })
             .into(),
         position,

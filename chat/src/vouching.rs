@@ -48,7 +48,7 @@ impl Voucher {
     /// The directory is away: nothing was checked.
     async fn check(&self, channels: &[ChannelName]) -> Result<(), StoreError> {
         // Who is there comes first: then whoever lives has stood in the directory for long.
-        let present = join_all(channels.iter().map(|it| self.leases.present(it))).await;
+        let present = join_all(channels.iter().map(|it| self.leases.incarnations_in(it))).await;
         if !present.iter().flatten().any(|some| !some.is_empty()) {
             return Ok(());
         }
@@ -93,9 +93,9 @@ impl Voucher {
         incarnation: &Incarnation,
     ) -> Result<(), StoreError> {
         let place = Place::Channel(channel.clone());
-        let state = self.leases.vouch(incarnation, &place).await?;
+        let state = self.leases.restore(incarnation, &place).await?;
         // The directory comes after: as long as it doesn't know, the channel is checked again.
-        self.leases.note(incarnation).await?;
+        self.leases.schedule(incarnation).await?;
         counter!(VOUCHED).increment(1);
         tracing::info!(
             channel = channel.as_str(),

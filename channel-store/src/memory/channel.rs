@@ -3,13 +3,13 @@
 use super::Now;
 use super::log::Log;
 use super::members::{Members, Session};
-use crate::lease::Look;
+use crate::lease::Presence;
 use crate::name::{ChannelName, Incarnation, SessionId, User, UserId};
 use crate::publication::{ON_JOIN, ON_LEAVE, Payload, Position, Publication};
 use crate::rules::{EMPTY_LIFE, LogPolicy};
 use crate::{
-    FeedConnection, FeedSink, Generation, Head, Join, Joined, Leave, LogPage, MembersPage,
-    Membership, Publish, Published, Reaped, Since, StoreError, StoreOptions,
+    FeedConnection, FeedSink, Head, Join, Joined, Leave, LogPage, MembersPage, Membership, Publish,
+    Published, Reaped, ServerLifetime, Since, StoreError, StoreOptions,
 };
 use crate::{HistoryPage, HistoryRange};
 use parking_lot::{Mutex, ReentrantMutex};
@@ -53,9 +53,9 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    pub(super) fn new(started: Instant, options: &StoreOptions, generation: &Generation) -> Self {
+    pub(super) fn new(started: Instant, options: &StoreOptions, lifetime: &ServerLifetime) -> Self {
         Self {
-            log: Log::new(started, options, generation.clone()),
+            log: Log::new(started, options, lifetime.clone()),
             members: Members::default(),
         }
     }
@@ -157,8 +157,8 @@ impl Channel {
     pub(super) fn read(&self, since: &Since, limit: usize, now: Now) -> LogPage {
         let mut state = self.state.lock();
         state.expire_log(now);
-        let generation = state.server.generation.clone();
-        state.kept.log.page(since, limit, generation)
+        let lifetime = state.server.lifetime.clone();
+        state.kept.log.page(since, limit, lifetime)
     }
 
     pub(super) fn history(&self, range: &HistoryRange, limit: usize, now: Now) -> HistoryPage {
@@ -177,17 +177,17 @@ impl Channel {
         }
         Head {
             position: state.kept.log.head(),
-            generation: state.server.generation.clone(),
+            lifetime: state.server.lifetime.clone(),
         }
     }
 
-    pub(super) fn look(&self, incarnation: &Incarnation, now: Instant) -> Look {
+    pub(super) fn look(&self, incarnation: &Incarnation, now: Instant) -> Presence {
         let state = self.state.lock();
-        Look {
+        Presence {
             sessions: state.kept.members.sessions_of(incarnation).count() as u64,
             tombstoned: state.kept.members.is_dead(incarnation, now),
             overdue: state.kept.members.next_due().is_some_and(|it| it <= now),
-            generation: state.server.generation.clone(),
+            lifetime: state.server.lifetime.clone(),
         }
     }
 
@@ -220,8 +220,8 @@ impl Channel {
             return Idle::Over;
         }
         // Tombstones stand on their own: all else is over.
-        let generation = state.server.generation.clone();
-        state.kept.log.end_life(generation);
+        let lifetime = state.server.lifetime.clone();
+        state.kept.log.end_life(lifetime);
         Idle::LookAgain(now + life)
     }
 }
@@ -406,8 +406,8 @@ impl State {
 
     fn append(&mut self, payload: Payload, now: Now) -> Position {
         self.used = now.instant;
-        let generation = &self.server.generation;
-        let publication = self.kept.log.append(payload, now, self.policy, generation);
+        let lifetime = &self.server.lifetime;
+        let publication = self.kept.log.append(payload, now, self.policy, lifetime);
         self.fresh.push(publication);
         self.kept.log.head()
     }

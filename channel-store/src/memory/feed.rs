@@ -3,7 +3,7 @@
 use super::channel::Follower;
 use super::{Channels, Now, before_all};
 use crate::name::ChannelName;
-use crate::{ChannelFeed, FeedSink, Generation, Head, LogPage, Since, Standing, StoreError};
+use crate::{ChannelFeed, Continuity, FeedSink, Head, LogPage, ServerLifetime, Since, StoreError};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use std::collections::HashSet;
@@ -74,7 +74,7 @@ impl ChannelFeed for MemoryFeed {
         };
         Ok(match found {
             Some(found) => found.read(since, limit, now),
-            None => without_life(since, channels.generation()),
+            None => without_life(since, channels.lifetime()),
         })
     }
 
@@ -92,15 +92,15 @@ impl ChannelFeed for MemoryFeed {
 }
 
 /// What a channel without a life answers.
-fn without_life(since: &Since, generation: Generation) -> LogPage {
+fn without_life(since: &Since, lifetime: ServerLifetime) -> LogPage {
     let end = before_all();
     LogPage {
-        standing: match since {
-            Since::Head => Standing::Head,
-            Since::Position(it) if *it == end => Standing::Exact,
-            Since::Position(_) => Standing::Unknown,
+        continuity: match since {
+            Since::Head => Continuity::Contiguous,
+            Since::Position(it) if *it == end => Continuity::Contiguous,
+            Since::Position(_) => Continuity::Unknown,
         },
-        generation,
+        lifetime,
         position: end,
         last: 0,
         entries: Vec::new(),

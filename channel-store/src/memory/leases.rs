@@ -2,7 +2,7 @@
 
 use super::{Channels, Now};
 use crate::lease::{
-    Declared, DroppedBy, IndexEntry, Indexed, LeaseState, Leases, Look, Place, Renewed, Term,
+    Declared, DroppedBy, IndexEntry, Indexed, LeaseState, Leases, Place, Presence, Renewed, Term,
 };
 use crate::name::{ChannelName, Incarnation, SessionId, User};
 use crate::{Shard, StoreError};
@@ -31,14 +31,14 @@ pub(super) struct Registered {
 
 #[derive(Clone)]
 struct Lease {
-    standing: Standing,
+    continuity: Continuity,
     beat: u64,
     length: Duration,
     index: BTreeMap<Place, u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Standing {
+enum Continuity {
     Live,
     Provisional,
     Dead,
@@ -46,9 +46,9 @@ enum Standing {
 
 impl Lease {
     /// One that nobody has renewed yet.
-    fn new(standing: Standing, length: Duration) -> Self {
+    fn new(continuity: Continuity, length: Duration) -> Self {
         Self {
-            standing,
+            continuity,
             beat: 0,
             length,
             index: BTreeMap::new(),
@@ -63,8 +63,8 @@ impl Lease {
 
     fn state(&self) -> LeaseState {
         LeaseState {
-            dead: self.standing == Standing::Dead,
-            provisional: self.standing == Standing::Provisional,
+            dead: self.continuity == Continuity::Dead,
+            provisional: self.continuity == Continuity::Provisional,
             beat: self.beat,
             length: self.length,
         }
@@ -84,13 +84,13 @@ impl MemoryLeases {
     /// A lease that was lost and comes back.
     fn provisional(&self, incarnation: &Incarnation) -> Lease {
         let length = self.channels.options.lease;
-        Lease::new(Standing::Provisional, length).beats(self.clock(incarnation))
+        Lease::new(Continuity::Provisional, length).beats(self.clock(incarnation))
     }
 }
 
 #[async_trait]
 impl Leases for MemoryLeases {
-    async fn note(&self, incarnation: &Incarnation) -> Result<(), StoreError> {
+    async fn schedule(&self, incarnation: &Incarnation) -> Result<(), StoreError> {
         let now = self.channels.clocks.microseconds(DIRECTORY);
         let directory = &mut self.registered().lock().directory;
         let noted = directory.entry(incarnation.clone()).or_default();
@@ -106,24 +106,24 @@ impl Leases for MemoryLeases {
         let clock = self.clock(incarnation);
         let length = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
         let until = (clock / 1_000).saturating_add(length);
-        let generation = self.channels.registry.lock().server.generation.clone();
+        let lifetime = self.channels.registry.lock().server.lifetime.clone();
         let mut registered = self.registered().lock();
-        let known = registered.leases.get(incarnation).map(|it| it.standing);
-        if known == Some(Standing::Dead) {
+        let known = registered.leases.get(incarnation).map(|it| it.continuity);
+        if known == Some(Continuity::Dead) {
             return Ok(Renewed::Dead);
         }
         let held = registered.leases.entry(incarnation.clone());
-        let held = held.or_insert_with(|| Lease::new(Standing::Live, lease));
-        held.standing = Standing::Live;
+        let held = held.or_insert_with(|| Lease::new(Continuity::Live, lease));
+        held.continuity = Continuity::Live;
         held.length = lease;
         held.beat = clock.max(held.beat + 1);
         let term = Term {
             until,
             indexed: held.index.len() as u64,
-            generation,
+            lifetime,
         };
         Ok(match known {
-            Some(Standing::Live) => Renewed::Live(term),
+            Some(Continuity::Live) => Renewed::Live(term),
             _ => Renewed::Lost(term),
         })
     }
@@ -136,12 +136,12 @@ impl Leases for MemoryLeases {
         let mut registered = self.registered().lock();
         let held = registered.leases.get_mut(incarnation);
         Ok(match held {
-            Some(held) if held.standing == Standing::Live => {
+            Some(held) if held.continuity == Continuity::Live => {
                 let entries = entries.iter().map(|it| (it.place.clone(), it.nonce));
                 held.index.extend(entries);
                 Indexed::Yes
             }
-            Some(held) if held.standing == Standing::Dead => Indexed::Dead,
+            Some(held) if held.continuity == Continuity::Dead => Indexed::Dead,
             _ => Indexed::Lost,
         })
     }
@@ -156,7 +156,7 @@ impl Leases for MemoryLeases {
         let Some(held) = registered.leases.get_mut(incarnation) else {
             return Ok(0);
         };
-        if (by == DroppedBy::Reaper) != (held.standing == Standing::Dead) {
+        if (by == DroppedBy::Reaper) != (held.continuity == Continuity::Dead) {
             return Ok(0);
         }
         let before = held.index.len();
@@ -179,19 +179,19 @@ impl Leases for MemoryLeases {
         Ok(entries.map(entry).collect())
     }
 
-    async fn look(
+    async fn presence(
         &self,
         incarnation: &Incarnation,
         channels: &[ChannelName],
-    ) -> Result<Vec<Look>, StoreError> {
+    ) -> Result<Vec<Presence>, StoreError> {
         let now = Now::new().instant;
         let look = |name| match self.channels.find(name) {
             Some(channel) => channel.look(incarnation, now),
-            None => Look {
+            None => Presence {
                 sessions: 0,
                 tombstoned: false,
                 overdue: false,
-                generation: self.channels.generation(),
+                lifetime: self.channels.lifetime(),
             },
         };
         Ok(channels.iter().map(look).collect())
@@ -209,8 +209,8 @@ impl Leases for MemoryLeases {
     async fn resign(&self, incarnation: &Incarnation) -> Result<(), StoreError> {
         let mut registered = self.registered().lock();
         let held = registered.leases.entry(incarnation.clone());
-        let held = held.or_insert_with(|| Lease::new(Standing::Dead, Duration::ZERO));
-        held.standing = Standing::Dead;
+        let held = held.or_insert_with(|| Lease::new(Continuity::Dead, Duration::ZERO));
+        held.continuity = Continuity::Dead;
         Ok(())
     }
 
@@ -218,7 +218,7 @@ impl Leases for MemoryLeases {
         Ok(self.registered().lock().directory.clone())
     }
 
-    async fn present(&self, channel: &ChannelName) -> Result<Vec<Incarnation>, StoreError> {
+    async fn incarnations_in(&self, channel: &ChannelName) -> Result<Vec<Incarnation>, StoreError> {
         let channel = self.channels.find(channel);
         Ok(channel.map(|it| it.incarnations()).unwrap_or_default())
     }
@@ -243,14 +243,14 @@ impl Leases for MemoryLeases {
             registered.leases.insert(incarnation.clone(), provisional);
             return Ok(Declared::Provisional);
         };
-        if held.standing != Standing::Dead && held.beat != seen_beat {
+        if held.continuity != Continuity::Dead && held.beat != seen_beat {
             return Ok(Declared::Alive);
         }
-        held.standing = Standing::Dead;
+        held.continuity = Continuity::Dead;
         Ok(Declared::Dead)
     }
 
-    async fn vouch(
+    async fn restore(
         &self,
         incarnation: &Incarnation,
         place: &Place,
@@ -264,7 +264,7 @@ impl Leases for MemoryLeases {
         Ok(held.state())
     }
 
-    async fn strike(&self, incarnation: &Incarnation, seen: u64) -> Result<(), StoreError> {
+    async fn unschedule(&self, incarnation: &Incarnation, seen: u64) -> Result<(), StoreError> {
         let directory = &mut self.registered().lock().directory;
         if directory.get(incarnation) == Some(&seen) {
             directory.remove(incarnation);

@@ -4,7 +4,7 @@ use super::Now;
 use crate::name::{IdempotencyKey, UserId};
 use crate::publication::{Epoch, Payload, Position, Publication};
 use crate::rules::{ENTRY_BYTES, LogPolicy, READ_BYTES};
-use crate::{Generation, LogPage, Published, Since, Standing, StoreError, StoreOptions};
+use crate::{Continuity, LogPage, Published, ServerLifetime, Since, StoreError, StoreOptions};
 use crate::{HistoryPage, HistoryRange};
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub(super) struct Log {
     /// Ids and first offsets, oldest first; never empty.
     epochs: Vec<(Epoch, u64)>,
     /// The server lifetime that the newest epoch began under.
-    generation: Generation,
+    lifetime: ServerLifetime,
     last: u64,
     entries: VecDeque<Held>,
     /// Of the entries, as the options count them.
@@ -46,10 +46,10 @@ impl Held {
 }
 
 impl Log {
-    pub(super) fn new(started: Instant, options: &StoreOptions, generation: Generation) -> Self {
+    pub(super) fn new(started: Instant, options: &StoreOptions, lifetime: ServerLifetime) -> Self {
         Self {
             epochs: vec![(new_epoch(), 1)],
-            generation,
+            lifetime,
             last: 0,
             entries: VecDeque::new(),
             bytes: 0,
@@ -69,10 +69,10 @@ impl Log {
         payload: Payload,
         now: Now,
         policy: LogPolicy,
-        generation: &Generation,
+        lifetime: &ServerLifetime,
     ) -> Publication {
-        if self.generation != *generation {
-            self.generation = generation.clone();
+        if self.lifetime != *lifetime {
+            self.lifetime = lifetime.clone();
             self.begin_epoch();
         }
         self.last += 1;
@@ -112,9 +112,9 @@ impl Log {
     }
 
     /// Begins another life, in which nothing of this one is known.
-    pub(super) fn end_life(&mut self, generation: Generation) {
+    pub(super) fn end_life(&mut self, lifetime: ServerLifetime) {
         self.epochs = vec![(new_epoch(), 1)];
-        self.generation = generation;
+        self.lifetime = lifetime;
         self.last = 0;
         self.entries = VecDeque::new();
         self.bytes = 0;
@@ -202,16 +202,16 @@ impl Log {
     }
 
     /// Judges a position, and reads what follows it.
-    pub(super) fn page(&self, since: &Since, limit: usize, generation: Generation) -> LogPage {
-        let (standing, position) = match since {
-            Since::Head => (Standing::Head, self.head()),
+    pub(super) fn page(&self, since: &Since, limit: usize, lifetime: ServerLifetime) -> LogPage {
+        let (continuity, position) = match since {
+            Since::Head => (Continuity::Contiguous, self.head()),
             Since::Position(position) => self.judge(position),
         };
         let following = self.index(position.offset.saturating_add(1));
         let following = self.entries.iter().skip(following);
         LogPage {
-            standing,
-            generation,
+            continuity,
+            lifetime,
             position,
             last: self.last,
             entries: page(following, limit).0,
@@ -221,8 +221,8 @@ impl Log {
     /// A page of history.
     pub(super) fn history(&self, range: &HistoryRange, limit: usize) -> HistoryPage {
         let judgement = match range {
-            HistoryRange::Oldest => (Standing::Exact, self.at(self.before_first())),
-            HistoryRange::Newest => (Standing::Exact, self.head()),
+            HistoryRange::Oldest => (Continuity::Contiguous, self.at(self.before_first())),
+            HistoryRange::Newest => (Continuity::Contiguous, self.head()),
             HistoryRange::After(position) | HistoryRange::UpTo(position) => self.judge(position),
         };
         let offset = judgement.1.offset;
@@ -241,30 +241,30 @@ impl Log {
     }
 
     /// How a position stands, and where to go on from.
-    fn judge(&self, position: &Position) -> (Standing, Position) {
+    fn judge(&self, position: &Position) -> (Continuity, Position) {
         let before_first = self.before_first();
         if position.epoch.as_str().is_empty() && position.offset == 0 {
             // Where a channel without a life ends: it stands before the first.
-            let standing = match before_first {
-                0 => Standing::Exact,
-                _ => Standing::Trimmed,
+            let continuity = match before_first {
+                0 => Continuity::Contiguous,
+                _ => Continuity::Trimmed,
             };
-            return (standing, self.at(before_first));
+            return (continuity, self.at(before_first));
         }
         let known = self.epochs.iter().position(|(id, _)| *id == position.epoch);
         let Some(index) = known else {
-            return (Standing::Unknown, self.at(before_first));
+            return (Continuity::Unknown, self.at(before_first));
         };
         let next = self.epochs.get(index + 1);
         let end = next.map_or(self.last, |(_, start)| start - 1);
         if position.offset > end && end < before_first {
-            (Standing::Unknown, self.at(before_first))
+            (Continuity::Unknown, self.at(before_first))
         } else if position.offset > end {
-            (Standing::Diverged, self.at(end))
+            (Continuity::Diverged, self.at(end))
         } else if position.offset < before_first {
-            (Standing::Trimmed, self.at(before_first))
+            (Continuity::Trimmed, self.at(before_first))
         } else {
-            (Standing::Exact, position.clone())
+            (Continuity::Contiguous, position.clone())
         }
     }
 

@@ -19,8 +19,8 @@ use crate::publication::{Epoch, Position};
 use crate::registry::{Hints, UserRegistry};
 use crate::rules::{ByName, EMPTY_LIFE, LogPolicy};
 use crate::{
-    ChannelFeed, ChannelStore, FeedConnection, FeedSink, Generation, Join, Joined, Leave,
-    MembersPage, Publish, Published, Publisher, Reaped, Standing, StoreError, StoreOptions,
+    ChannelFeed, ChannelStore, Continuity, FeedConnection, FeedSink, Join, Joined, Leave,
+    MembersPage, Publish, Published, Publisher, Reaped, ServerLifetime, StoreError, StoreOptions,
 };
 use crate::{HistoryPage, HistoryRange};
 use async_trait::async_trait;
@@ -193,12 +193,14 @@ fn before_all() -> Position {
 
 /// What a channel without a life answers.
 fn history_without_life(range: &HistoryRange) -> HistoryPage {
-    let standing = match range {
-        HistoryRange::Oldest | HistoryRange::Newest => Standing::Exact,
-        HistoryRange::After(it) | HistoryRange::UpTo(it) if *it == before_all() => Standing::Exact,
-        HistoryRange::After(_) | HistoryRange::UpTo(_) => Standing::Unknown,
+    let continuity = match range {
+        HistoryRange::Oldest | HistoryRange::Newest => Continuity::Contiguous,
+        HistoryRange::After(it) | HistoryRange::UpTo(it) if *it == before_all() => {
+            Continuity::Contiguous
+        }
+        HistoryRange::After(_) | HistoryRange::UpTo(_) => Continuity::Unknown,
     };
-    let judgement = (standing, before_all());
+    let judgement = (continuity, before_all());
     HistoryPage::new(range, judgement, before_all(), Vec::new(), false)
 }
 
@@ -242,8 +244,8 @@ struct Registry {
 
 impl Channels {
     /// The server lifetime, as feeds see it.
-    fn generation(&self) -> Generation {
-        self.registry.lock().server.generation.clone()
+    fn lifetime(&self) -> ServerLifetime {
+        self.registry.lock().server.lifetime.clone()
     }
 
     fn find(&self, name: &ChannelName) -> Option<Arc<Channel>> {
@@ -261,7 +263,7 @@ impl Channels {
             return channel.clone();
         }
         let server = registry.server.clone();
-        let kept = Kept::new(self.clocks.started(), &self.options, &server.generation);
+        let kept = Kept::new(self.clocks.started(), &self.options, &server.lifetime);
         let policy = *self.policies.of(name);
         let channel = Arc::new(Channel::new(name.clone(), kept, server, now, policy));
         registry.by_name.insert(name.clone(), channel.clone());

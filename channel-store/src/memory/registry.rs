@@ -4,7 +4,7 @@ use super::Channels;
 use crate::name::{Incarnation, SessionId, UserId};
 use crate::registry::{
     Claim, Claimed, ENTRIES, EntryState, HINTS, Hints, LoggedIn, Login, LoginPolicy, PREDECESSORS,
-    SUPERSEDED, UserEntry, UserLook, UserRegistry,
+    SUPERSEDED, UserEntries, UserEntry, UserRegistry,
 };
 use crate::{Predecessor, StoreError};
 use async_trait::async_trait;
@@ -22,7 +22,7 @@ pub(super) struct MemoryRegistry {
 #[derive(Clone, Default)]
 pub(super) struct Users {
     by_name: BTreeMap<UserId, User>,
-    /// The last generation given, to whomever: users are forgotten sooner than the clock moves.
+    /// The last login rank given, to whomever: users are forgotten sooner than the clock moves.
     last: u64,
     policy: Option<(LoginPolicy, Instant)>,
 }
@@ -68,10 +68,10 @@ impl User {
         entries.filter(move |entry| entry.session != *session)
     }
 
-    fn enter(&mut self, login: &Login, generation: u64) {
+    fn enter(&mut self, login: &Login, login_rank: u64) {
         let entry = UserEntry {
             session: login.session.clone(),
-            generation,
+            login_rank,
             incarnation: login.incarnation.clone(),
             state: EntryState::Live,
             proof: login.proof,
@@ -85,14 +85,14 @@ impl User {
         next_generation: impl FnOnce() -> u64,
     ) -> Result<LoggedIn, StoreError> {
         let own = self.entries.get(&login.session);
-        let own = own.map(|entry| entry.generation);
+        let own = own.map(|entry| entry.login_rank);
         let (mut predecessors, mut holders) = (Vec::new(), Vec::new());
         let mut comes_back = false;
         for entry in self.others(&login.session) {
             let is_kin = entry.is_kin_of(login);
             comes_back |= is_kin && entry.state == EntryState::Live;
             // When a login is repeated, its client may have another session by now, which came later.
-            let is_older = own.is_none_or(|own| entry.generation < own);
+            let is_older = own.is_none_or(|own| entry.login_rank < own);
             if entry.state == EntryState::Lingering || is_kin && is_older {
                 predecessors.push(entry);
             } else if !is_kin {
@@ -110,20 +110,20 @@ impl User {
                 return Ok(LoggedIn::Unregistered);
             }
         }
-        predecessors.sort_by_key(|entry| std::cmp::Reverse(entry.generation));
+        predecessors.sort_by_key(|entry| std::cmp::Reverse(entry.login_rank));
         let predecessors = predecessors.into_iter().take(PREDECESSORS);
         let predecessors = predecessors.map(|entry| Predecessor {
             session: entry.session.clone(),
             incarnation: entry.incarnation.clone(),
         });
         let predecessors = predecessors.collect();
-        let generation = own.unwrap_or_else(|| {
-            let generation = next_generation();
-            self.enter(login, generation);
-            generation
+        let login_rank = own.unwrap_or_else(|| {
+            let login_rank = next_generation();
+            self.enter(login, login_rank);
+            login_rank
         });
         Ok(LoggedIn::Yes {
-            generation,
+            login_rank,
             others: others > 0,
             predecessors,
         })
@@ -131,18 +131,18 @@ impl User {
 
     fn claim(&mut self, claim: &Claim) -> Claimed {
         let Claim {
-            login, generation, ..
+            login, login_rank, ..
         } = claim;
-        // A late copy of the login may have entered it anew after a loss of data, with another generation.
+        // A late copy of the login may have entered it anew after a loss of data, with another login rank.
         match self.entries.get_mut(&login.session) {
             Some(entry) => {
-                entry.generation = *generation;
+                entry.login_rank = *login_rank;
                 if entry.state != EntryState::Live {
                     // It comes late: its client is gone, or it gives way itself.
                     return Claimed::default();
                 }
             }
-            None => self.enter(login, *generation),
+            None => self.enter(login, *login_rank),
         }
         let (mut superseded, mut better) = (Vec::new(), Vec::new());
         for entry in self.entries.values_mut() {
@@ -167,7 +167,7 @@ impl User {
         let marked = self.others(but);
         let marked = marked.filter(|entry| entry.state == EntryState::Superseded);
         let mut marked: Vec<_> = marked
-            .map(|entry| (entry.generation, entry.session.clone()))
+            .map(|entry| (entry.login_rank, entry.session.clone()))
             .collect();
         marked.sort_by(|a, b| b.cmp(a));
         for (_, session) in marked.into_iter().skip(SUPERSEDED) {
@@ -175,7 +175,7 @@ impl User {
         }
     }
 
-    /// Nothing is left of it, nor will come: generations follow the clock.
+    /// Nothing is left of it, nor will come: login ranks follow the clock.
     fn is_over(&self, now: Instant) -> bool {
         let tombstones = self.dead.values().chain(self.closed.values());
         self.entries.is_empty() && tombstones.into_iter().all(|until| *until <= now)
@@ -187,7 +187,7 @@ impl MemoryRegistry {
         self.with_last(user, |user, _, now| act(user, now))
     }
 
-    /// The same, with the last generation given.
+    /// The same, with the last login rank given.
     fn with_last<T>(
         &self,
         user: &UserId,
@@ -233,7 +233,7 @@ impl UserRegistry for MemoryRegistry {
             let clock = self.channels.clocks.milliseconds(claim.login.user.as_str());
             self.with_last(&claim.login.user, |user, last, now| {
                 user.refuse(&claim.login, clock, now)?;
-                *last = (*last).max(claim.generation);
+                *last = (*last).max(claim.login_rank);
                 Ok(user.claim(claim))
             })
         };
@@ -271,14 +271,14 @@ impl UserRegistry for MemoryRegistry {
         Ok(reaped)
     }
 
-    async fn look(
+    async fn entries(
         &self,
         incarnation: &Incarnation,
         users: &[UserId],
-    ) -> Result<Vec<UserLook>, StoreError> {
-        let lifetime = self.channels.registry.lock().server.generation.clone();
+    ) -> Result<Vec<UserEntries>, StoreError> {
+        let lifetime = self.channels.registry.lock().server.lifetime.clone();
         let look = |user: &UserId| {
-            self.with(user, |user, now| UserLook {
+            self.with(user, |user, now| UserEntries {
                 entries: user.entries.values().cloned().collect(),
                 tombstoned: user.is_dead(incarnation, now),
                 lifetime: lifetime.clone(),
@@ -287,7 +287,11 @@ impl UserRegistry for MemoryRegistry {
         Ok(users.iter().map(look).collect())
     }
 
-    async fn agree(&self, policy: LoginPolicy, lasts: Duration) -> Result<LoginPolicy, StoreError> {
+    async fn propose_policy(
+        &self,
+        policy: LoginPolicy,
+        lasts: Duration,
+    ) -> Result<LoginPolicy, StoreError> {
         let now = Instant::now();
         let held = &mut self.channels.users.lock().policy;
         match held {

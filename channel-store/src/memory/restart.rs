@@ -55,7 +55,7 @@ impl MemoryStore {
 pub(super) fn next(number: u64) -> FeedConnection {
     FeedConnection {
         number: number + 1,
-        generation: format!("memory:{:016x}", fastrand::u64(..)).into(),
+        lifetime: format!("memory:{:016x}", fastrand::u64(..)).into(),
     }
 }
 
@@ -94,7 +94,7 @@ impl Channels {
             let kept = on.as_mut().map(|snapshot| {
                 let kept = snapshot.channels.remove(&name);
                 kept.unwrap_or_else(|| {
-                    Kept::new(self.clocks.started(), &self.options, &server.generation)
+                    Kept::new(self.clocks.started(), &self.options, &server.lifetime)
                 })
             });
             self.find_or_create(&name, now).restart(&server, kept);

@@ -4,7 +4,7 @@ use super::index::Index;
 use crate::random::unguessable;
 use crate::suspects::Suspects;
 use channel_store::{
-    ChannelName, DEADLINE_MARGIN, Generation, Incarnation, Place, SessionId, User,
+    ChannelName, DEADLINE_MARGIN, Incarnation, Place, ServerLifetime, SessionId, User,
 };
 use parking_lot::Mutex;
 use proto::v1::{LeaveRequest, Session as WireSession};
@@ -57,7 +57,7 @@ pub(super) struct HeldLease {
     /// Joins and leaves are counted upwards.
     operations: AtomicU64,
     /// Server lifetimes that have answered so far.
-    pub(super) generations: Mutex<HashSet<Generation>>,
+    pub(super) lifetimes: Mutex<HashSet<ServerLifetime>>,
     /// Told when the lease is to be renewed at once.
     pub(super) hurry: Notify,
     /// Told when it is known to be dead otherwise than by a renewal.
@@ -119,7 +119,7 @@ impl HeldLease {
             renewal: Notify::new(),
             index: Mutex::default(),
             operations: AtomicU64::new(0),
-            generations: Mutex::default(),
+            lifetimes: Mutex::default(),
             hurry: Notify::new(),
             condemned: Notify::new(),
             noted: AtomicBool::new(false),
@@ -153,9 +153,9 @@ impl HeldLease {
 
     /// Another lifetime of a server may have begun on older data, wherever that server is asked: true if this one was
     /// not known.
-    pub(super) fn meet(&self, generation: &Generation) -> bool {
-        let mut generations = self.generations.lock();
-        let is_new = generations.insert(generation.clone()) && generations.len() > 1;
+    pub(super) fn meet(&self, lifetime: &ServerLifetime) -> bool {
+        let mut lifetimes = self.lifetimes.lock();
+        let is_new = lifetimes.insert(lifetime.clone()) && lifetimes.len() > 1;
         if is_new {
             self.suspects.extend(self.index.lock().places());
         }

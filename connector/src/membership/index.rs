@@ -1,7 +1,9 @@
 //! The index of one incarnation, as its owner knows it: each channel from before its first session there until two looks,
 //! a settle time apart, have found nothing of it, here or in the store.
 
-use channel_store::{ChannelName, Generation, IndexEntry, Look, Place, SETTLE_TIME, UserId};
+use channel_store::{
+    ChannelName, IndexEntry, Place, Presence, SETTLE_TIME, ServerLifetime, UserId,
+};
 use std::collections::BTreeMap;
 use tokio::time::Instant;
 
@@ -24,9 +26,9 @@ struct Entry {
     /// When to look at it.
     due: Instant,
     /// The last look found nothing, under this lifetime of the server, and nobody came since.
-    empty: Option<Generation>,
+    empty: Option<ServerLifetime>,
     /// The lifetime of the server in which its sessions were compared with those here.
-    verified: Option<Generation>,
+    verified: Option<ServerLifetime>,
 }
 
 impl Entry {
@@ -163,31 +165,36 @@ impl Index {
     }
 
     /// True if a look need not be followed by a list: so many members are known here.
-    pub(super) fn is_as_known(&self, place: &Place, look: &Look, members: usize) -> bool {
+    pub(super) fn is_as_known(&self, place: &Place, look: &Presence, members: usize) -> bool {
         let verified = self.entries.get(place).and_then(|it| it.verified.as_ref());
-        look.sessions == members as u64 && (members == 0 || verified == Some(&look.generation))
+        look.sessions == members as u64 && (members == 0 || verified == Some(&look.lifetime))
     }
 
     /// What the store has there is what is known here, in this lifetime of its server.
-    pub(super) fn verified(&mut self, place: &Place, generation: Generation) {
+    pub(super) fn verified(&mut self, place: &Place, lifetime: ServerLifetime) {
         if let Some(entry) = self.entries.get_mut(place) {
-            entry.verified = Some(generation);
+            entry.verified = Some(lifetime);
             entry.due = Instant::now() + SETTLE_TIME;
             entry.empty = None;
         }
     }
 
     /// Takes what a look has found; what was empty twice is taken out, and to be dropped in the store.
-    pub(super) fn looked(&mut self, now: Instant, place: Place, look: &Look) -> Option<IndexEntry> {
+    pub(super) fn looked(
+        &mut self,
+        now: Instant,
+        place: Place,
+        look: &Presence,
+    ) -> Option<IndexEntry> {
         let entry = self.entries.get_mut(&place)?;
         let was_due = std::mem::replace(&mut entry.due, now + SETTLE_TIME) <= now;
         if entry.sessions > 0 || look.sessions > 0 {
             entry.empty = None;
             return None;
         }
-        let generation = Some(look.generation.clone());
-        if entry.empty != generation || !was_due {
-            entry.empty = generation;
+        let lifetime = Some(look.lifetime.clone());
+        if entry.empty != lifetime || !was_due {
+            entry.empty = lifetime;
             return None;
         }
         let nonce = entry.nonce;
