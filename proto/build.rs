@@ -1,15 +1,21 @@
-//! Compiles the contract with protox, so that nobody needs to install protoc.
+//! Compiles the contracts with protox, so that nobody needs to install protoc.
 
 use prost::Message;
 use std::{env, error::Error, fs, path::PathBuf};
 
+const FILES: [&str; 2] = ["chat/v1/chat_service.proto", "connector/v1/connector.proto"];
+
 fn main() -> Result<(), Box<dyn Error>> {
-    println!("cargo:rerun-if-changed=chat");
-    let descriptors = protox::compile(["chat/v1/chat.proto"], ["."])?;
+    for folder in ["chat", "connector", "google"] {
+        println!("cargo:rerun-if-changed={folder}");
+    }
+    let descriptors = protox::compile(FILES, ["."])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(out.join("chat_v1.bin"), descriptors.encode_to_vec())?;
+    fs::write(out.join("contract.binpb"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         .bytes(".chat.v1")
+        .bytes(".connector.v1")
+        .extern_path(".google.rpc", "::tonic_types::pb")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,18 +1,19 @@
 //! What a call can end with, and the one place that says which gRPC status that is.
 //!
-//! Codes and reasons are listed in `chat.proto`; reasons never change.
+//! The contracts in `proto/` list codes and reasons. Reasons never change.
 
 use channel_store::StoreError;
-use proto::v1::Refusal;
+use prost::Message;
 use std::collections::HashMap;
 use std::fmt;
+use std::time::Duration;
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt, pb};
 
-/// The domain of every `ErrorInfo`.
-pub const DOMAIN: &str = "chat.v1";
-/// What `ErrorInfo` says beside the reason `LATE`: the time of the store's server that refused, milliseconds since 1970.
-pub const NOW: &str = "now";
+/// The domain of every `ErrorInfo`, in both contracts: it is chat that says so.
+const DOMAIN: &str = "chat.v1";
+/// Metadata of `ErrorInfo` with the reason `LATE`: the time of the server that refused, in milliseconds since 1970.
+const NOW: &str = "now";
 
 /// Why a call was not answered.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -101,7 +102,18 @@ impl Error {
         }
     }
 
-    /// True if it may have been done all the same: never to be answered as a refusal.
+    /// How long a caller should wait before it tries again, if waiting helps.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Overloaded | Self::Store(StoreError::Unavailable(_)) => {
+                Some(Duration::from_secs(1))
+            }
+            Self::Store(StoreError::Full) => Some(Duration::from_secs(5)),
+            _ => None,
+        }
+    }
+
+    /// True if it may have been done all the same. Then it must not be answered as a refusal.
     pub(crate) fn outcome_is_unknown(&self) -> bool {
         matches!(
             self,
@@ -134,18 +146,23 @@ impl From<Error> for Status {
                 .map(|wrong| FieldViolation::new(wrong.field, wrong.description.as_str()));
             details.set_bad_request(fields.collect::<Vec<_>>());
         }
+        if let Some(wait) = error.retry_after() {
+            details.set_retry_info(Some(wait));
+        }
         Self::with_error_details(code, error.to_string(), details)
     }
 }
 
-impl From<Error> for Refusal {
+/// The same status as a message, for an answer inside a stream.
+impl From<Error> for pb::Status {
     fn from(error: Error) -> Self {
-        let (code, reason) = error.code_and_reason();
-        Self {
-            code: code.into(),
-            reason: reason.to_owned(),
-            message: error.to_string(),
-        }
+        let status = Status::from(error);
+        // The details of a rich status are such a message as a whole.
+        Self::decode(status.details()).unwrap_or_else(|_| Self {
+            code: status.code().into(),
+            message: status.message().to_owned(),
+            details: Vec::new(),
+        })
     }
 }
 
@@ -155,7 +172,7 @@ pub(crate) fn too_large(frame_limit: usize) -> Error {
     Error::invalid("body_json", description)
 }
 
-/// What tonic itself says of a request that it can't decode, in this service's terms: chat uses neither code.
+/// The status of a request that tonic itself cannot decode, as this service says it. Chat uses neither code elsewhere.
 pub(crate) fn of_transport(status: Status, frame_limit: usize) -> Status {
     match status.code() {
         Code::OutOfRange => too_large(frame_limit).into(),

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
-use proto::v1::chat_service_server::SERVICE_NAME;
+use proto::chat::v1::chat_service_server;
+use proto::connector::v1::session_service_server;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,6 +19,12 @@ use std::task::{Context, Poll};
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
+
+/// Chat's own services, which have bounds of their own.
+const SERVICES: [&str; 2] = [
+    chat_service_server::SERVICE_NAME,
+    session_service_server::SERVICE_NAME,
+];
 
 /// Puts a [`Gate`] around a server's services.
 #[derive(Clone)]
@@ -71,11 +78,11 @@ where
         };
         let call = caller.call();
         let path = request.uri().path();
-        let is_chat = path
-            .strip_prefix('/')
-            .and_then(|path| path.strip_prefix(SERVICE_NAME))
-            .is_some_and(|rest| rest.starts_with('/'));
-        let place = if is_chat {
+        let (service, method) = path
+            .trim_start_matches('/')
+            .rsplit_once('/')
+            .unwrap_or(("", path));
+        let place = if SERVICES.contains(&service) {
             None
         } else {
             let place = self.other.take(&caller.other, 1);
@@ -85,10 +92,6 @@ where
             }
             place
         };
-        let (service, method) = path
-            .trim_start_matches('/')
-            .rsplit_once('/')
-            .unwrap_or(("", path));
         let asked = (excerpt(service), excerpt(method));
         if let Some(peer) = caller.peer() {
             tracing::debug!(%peer, service = asked.0, method = asked.1, "asked");
@@ -118,12 +121,17 @@ fn excerpt(name: &str) -> String {
 }
 
 fn unimplemented((service, method): &(String, String)) -> String {
-    if service == SERVICE_NAME {
-        let known = METHODS.join(", ");
-        format!("{SERVICE_NAME} has no method {method:?}; it has {known}")
+    if SERVICES.contains(&service.as_str()) {
+        let known = METHODS.iter().filter_map(|known| {
+            let (of, method) = known.split_once('/')?;
+            (of == service).then_some(method)
+        });
+        let known = known.collect::<Vec<_>>().join(", ");
+        format!("{service} has no method {method:?}; it has {known}")
     } else {
+        let known = SERVICES.join(", ");
         format!(
-            "there is no service {service:?} here; there are {SERVICE_NAME}, grpc.health.v1.Health and server reflection"
+            "there is no service {service:?} here; there are {known}, grpc.health.v1.Health and server reflection"
         )
     }
 }

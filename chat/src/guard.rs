@@ -33,12 +33,13 @@ const HISTORY_ANSWER: usize = 1024 * 1024;
 
 /// Guards the service inside.
 #[derive(Clone)]
-pub struct Guarded<S> {
+pub(crate) struct Guarded<S> {
     inner: S,
     bounds: Arc<Bounds>,
 }
 
-struct Bounds {
+/// The bounds that all of chat's services share.
+pub(crate) struct Bounds {
     calls: Arc<Share>,
     requests: Arc<Share>,
     answers: Arc<Share>,
@@ -49,9 +50,9 @@ struct Bounds {
     here: Arc<Caller>,
 }
 
-impl<S> Guarded<S> {
-    pub(crate) fn new(inner: S, limits: &Limits) -> Self {
-        let bounds = Bounds {
+impl Bounds {
+    pub(crate) fn new(limits: &Limits) -> Arc<Self> {
+        Arc::new(Self {
             calls: Share::new(limits.calls),
             requests: Share::new(limits.requests_total),
             answers: Share::new(limits.answers_total),
@@ -59,10 +60,15 @@ impl<S> Guarded<S> {
             frame_limit: limits.frame(),
             message_limit: limits.message,
             here: Caller::here(),
-        };
+        })
+    }
+}
+
+impl<S> Guarded<S> {
+    pub(crate) fn new(inner: S, bounds: &Arc<Bounds>) -> Self {
         Self {
             inner,
-            bounds: Arc::new(bounds),
+            bounds: Arc::clone(bounds),
         }
     }
 }
@@ -121,7 +127,7 @@ impl Bounds {
     {
         let reserve = match request.uri().path().rsplit('/').next() {
             Some("History") => HISTORY_ANSWER + self.message_limit,
-            Some("Members") => MEMBERS_ANSWER,
+            Some("ListMembers") => MEMBERS_ANSWER,
             _ => SMALL_ANSWER,
         };
         let (head, body) = request.into_parts();

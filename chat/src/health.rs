@@ -1,7 +1,8 @@
 //! `grpc.health.v1`: SERVING while the store answers, NOT_SERVING otherwise and from the shutdown on.
 
 use futures_util::stream::{self, BoxStream, StreamExt};
-use proto::v1::chat_service_server;
+use proto::chat::v1::chat_service_server;
+use proto::connector::v1::session_service_server;
 use runtime::Shutdown;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
@@ -77,7 +78,7 @@ impl Health for StoreHealth {
 
 fn known(request: &HealthCheckRequest) -> Result<(), Status> {
     match request.service.as_str() {
-        "" | chat_service_server::SERVICE_NAME => Ok(()),
+        "" | chat_service_server::SERVICE_NAME | session_service_server::SERVICE_NAME => Ok(()),
         _ => Err(Status::not_found("no such service")),
     }
 }

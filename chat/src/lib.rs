@@ -5,52 +5,56 @@
 //! the [`ChannelStore`].
 
 pub mod config;
-pub mod error;
 
 mod aftercare;
 mod answers;
+mod api;
 mod arrival;
 mod callers;
 mod calls;
 mod detached;
+mod error;
 mod funerals;
 mod gate;
+mod gateway;
 mod guard;
 mod health;
-mod history;
-mod json;
 mod line;
 mod measure;
 mod metering;
 mod reaper;
-mod send_stream;
 mod share;
 mod streams;
-mod validate;
 mod vouching;
 
 #[cfg(test)]
 mod sight;
 
 pub use aftercare::Aftercare;
-pub use calls::Chat;
 pub use config::{Config, Limits};
-pub use error::{Error, ServeError};
-pub use guard::Guarded;
-pub use measure::Measured;
-pub use send_stream::SendStream;
+pub use error::ServeError;
 
+use api::Api;
 use callers::{Callers, Patience, Socket};
+use calls::Calls;
 use channel_store::ChannelStore;
 use futures_util::stream::{self, Stream};
 use gate::GateLayer;
+use gateway::Gateway;
+use guard::{Bounds, Guarded};
 use health::StoreHealth;
-use proto::v1::chat_service_server::ChatServiceServer;
+use http::{Request, Response};
+use measure::Measured;
+use proto::chat::v1::chat_service_server::ChatServiceServer;
+use proto::connector::v1::session_service_server::SessionServiceServer;
 use runtime::Shutdown;
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic_health::pb::health_server::HealthServer;
@@ -64,9 +68,24 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// After an accept that failed, as for want of file descriptors: the next one would fail at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// `chat.v1.ChatService`, measured and guarded: a tower service that tonic's generated client takes in place of a
+/// Both contracts' services, measured and guarded: a tower service that tonic's generated clients take in place of a
 /// connection.
-pub type Service = Measured<Guarded<ChatServiceServer<Chat>>>;
+#[derive(Debug, Clone)]
+pub struct Service(Routes);
+
+impl tower::Service<Request<Body>> for Service {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = <Routes as tower::Service<Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        tower::Service::<Request<Body>>::poll_ready(&mut self.0, cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        self.0.call(request)
+    }
+}
 
 /// Makes the service for callers in the same process. Clones share its bounds; its streams end at the shutdown.
 #[must_use]
@@ -77,9 +96,15 @@ pub fn service(
     shutdown: Shutdown,
 ) -> Service {
     metering::describe();
-    let chat = Chat::new(store, aftercare, limits.clone(), shutdown);
-    let server = ChatServiceServer::new(chat).max_decoding_message_size(limits.frame());
-    Measured::new(Guarded::new(server, limits))
+    let calls = Calls::new(store, aftercare, limits.clone(), shutdown);
+    let bounds = Bounds::new(limits);
+    let api = ChatServiceServer::new(Api(Arc::clone(&calls)));
+    let api = api.max_decoding_message_size(limits.frame());
+    let gateway = SessionServiceServer::new(Gateway(calls));
+    let gateway = gateway.max_decoding_message_size(limits.frame());
+    let routes = Routes::new(Measured::new(Guarded::new(api, &bounds)))
+        .add_service(Measured::new(Guarded::new(gateway, &bounds)));
+    Service(routes.prepare())
 }
 
 /// Serves [`service`], with health and reflection, until the shutdown is requested and callers are done, or
@@ -102,7 +127,8 @@ pub async fn serve(
     let callers = Callers::new(limits.connections, times);
     let gate = GateLayer::new(&limits);
     let health = StoreHealth::new(store.available(), shutdown.clone());
-    let routes = Routes::new(service(store, aftercare, &limits, shutdown.clone()))
+    let routes = service(store, aftercare, &limits, shutdown.clone())
+        .0
         .add_service(HealthServer::new(health))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
@@ -125,7 +151,7 @@ pub async fn serve(
 /// With the details of errors, so that tools can show them.
 fn reflection() -> Builder<'static> {
     Builder::configure()
-        .register_encoded_file_descriptor_set(proto::v1::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
 }

@@ -17,17 +17,20 @@ const CALLS: &str = "chat_calls_total";
 const IN_FLIGHT: &str = "chat_calls_in_flight";
 const DURATION: &str = "chat_call_duration_seconds";
 
-/// The methods of chat's own service.
-pub(crate) const METHODS: [&str; 7] = [
-    "Join",
-    "Leave",
-    "Send",
-    "SendStream",
-    "Members",
-    "History",
-    "Probe",
+/// The methods of chat's own services.
+pub(crate) const METHODS: [&str; 10] = [
+    "chat.v1.ChatService/Send",
+    "chat.v1.ChatService/SendStream",
+    "chat.v1.ChatService/History",
+    "chat.v1.ChatService/Join",
+    "chat.v1.ChatService/Leave",
+    "chat.v1.ChatService/ListMembers",
+    "connector.v1.SessionService/Join",
+    "connector.v1.SessionService/Leave",
+    "connector.v1.SessionService/SendStream",
+    "connector.v1.SessionService/Probe",
 ];
-/// The label of a method that does not exist: a caller may ask for any.
+/// The label of every method that does not exist. A caller may ask for any name.
 const OTHER: &str = "other";
 const METHOD_LABELS: [&str; METHODS.len() + 1] = {
     let mut labels = [OTHER; METHODS.len() + 1];
@@ -66,7 +69,7 @@ const FAMILIES: &[Family] = &[
 
 /// Measures the service inside.
 #[derive(Clone, Debug)]
-pub struct Measured<S>(S);
+pub(crate) struct Measured<S>(S);
 
 impl<S> Measured<S> {
     pub(crate) fn new(inner: S) -> Self {
@@ -99,13 +102,11 @@ where
     }
 }
 
-/// The method's name, from a list: a label must not take whatever a caller writes.
+/// The method's name from a list, because a label must not take whatever a caller writes.
 fn method(path: &str) -> &'static str {
-    let name = path.rsplit('/').next().unwrap_or_default();
-    METHODS
-        .into_iter()
-        .find(|&method| method == name)
-        .unwrap_or(OTHER)
+    let mut known = METHODS.into_iter();
+    let known = known.find(|&method| path.strip_prefix('/') == Some(method));
+    known.unwrap_or(OTHER)
 }
 
 /// One call, counted when it is dropped.

@@ -1,18 +1,18 @@
-// A client of docs/protocols/json.md. It stays logged in through whatever happens to its connection, is given what it missed,
-// sends nothing twice, notices by itself when the server is gone, and never repeats what was refused for good.
+// A client for the protocol in docs/protocols/json.md. It stays logged in whatever happens to its connection. It gets
+// what it missed, sends nothing twice, notices when the server is gone, and does not repeat what was refused for good.
 
-const PING_MS = 10_000; // Something is asked this often, since a browser shows no pings of WebSocket to programs.
-const SILENCE_MS = 5_000; // So long after a question nothing has come: the connection is dead. Answers take 2 s at most.
+const PING_MS = 10_000; // Ask this often: a browser hides WebSocket's pings from programs.
+const SILENCE_MS = 5_000; // No answer for so long means a dead connection. Answers take 2 s at most.
 const LONGEST_PAUSE_MS = 20_000;
 const TOO_BIG = 1009; // WebSocket's close code for a message beyond the server's limit.
-const KEPT = 'session'; // Under this name a tab keeps who is logged in there.
+const KEPT = 'session'; // The key under which a tab stores who is logged in there.
 
-/** Who was logged in before this tab was reloaded: `user`, `home` and `secret`. Not of other tabs: each is a session. */
+/** Who was logged in before this tab was reloaded: `user`, `home` and `secret`. Each tab is a session of its own. */
 export function remembered() {
   try {
     return JSON.parse(sessionStorage.getItem(KEPT)) ?? undefined;
   } catch {
-    // A browser may forbid to keep anything.
+    // The browser may not allow storage.
   }
 }
 
@@ -29,10 +29,10 @@ export class Client {
   #socket;
   #state = 'connecting';
   #kicked;
-  #secret; // of our place, from the first login on, or from before a reload
+  #secret; // for our place: from the first login on, or from before a reload
   #lastId = 0;
   #waiting = new Map(); // id → what to do with the answer
-  #unanswered = new Map(); // key → a message that may not have arrived
+  #unanswered = new Map(); // key → a message whose outcome is not known
   #failures = 0;
   #timers = {};
 
@@ -60,7 +60,7 @@ export class Client {
     socket.onclose = ({ code }) => this.#closed(code);
   }
 
-  /** An answer's body; fails if the connection ends first. */
+  /** Sends a request and returns the body of its answer. Fails if the connection ends first. */
   ask(route, body) {
     if (this.#socket?.readyState !== WebSocket.OPEN) return Promise.reject(new Error('not connected'));
     return new Promise((resolve, reject) => {
@@ -72,7 +72,7 @@ export class Client {
   }
 
   async join(channel) {
-    // Whoever has a position is given what followed it; the others begin now.
+    // With a position, the server sends what followed it. Without one, the channel begins now.
     const since = this.channels.get(channel);
     const reply = await this.ask('chat.handler.join', { channel, ...(since ? { since } : { positions: true }) });
     if (reply.code === 0) this.#joined(channel, reply);
@@ -84,7 +84,7 @@ export class Client {
     return this.ask('chat.handler.leave', { channel });
   }
 
-  /** Sends until it is known what became of it: with the same key it is the same message. */
+  /** Sends until the outcome is known. Every try has the same key, so the message is stored once. */
   say(channel, body) {
     const key = Array.from(crypto.getRandomValues(new Uint32Array(4)), (part) => part.toString(36)).join('-');
     this.#unanswered.set(key, { channel, body, tries: 0 });
@@ -100,7 +100,7 @@ export class Client {
     try {
       const since = this.channels.get(this.home);
       const body = { userId: this.user, lessonId: this.home, ...(since ? { since } : { positions: true }) };
-      // Shows that the connection that was lost was our own: then its place is ours at once.
+      // The secret proves that the lost connection was ours. So its place is ours at once.
       if (this.#secret) body.resume = this.#secret;
       const reply = await this.ask('connector.handler.login', body);
       if (reply.code !== 0) return this.#refused(reply);
@@ -110,18 +110,20 @@ export class Client {
       for (const channel of [...this.channels.keys()]) {
         if (channel !== this.home) await this.#joinAgain(channel);
       }
-      // What is said when this is told is sent by then.
+      // `on.state` may call `say`, which sends at once. The older messages are listed before, so that none is sent
+      // twice.
       const waiting = [...this.#unanswered.keys()];
       this.#to('online');
       for (const key of waiting) this.#send(key);
       this.#timers.ping = setInterval(() => this.#ping(), PING_MS);
     } catch {
-      // The connection ended, which is dealt with there.
+      // The connection ended. `#closed` and `#lost` deal with that.
     }
   }
 
   #refused(why) {
-    // Only who was in may find a connection of its own still there, and waits until the server has noticed that it is gone.
+    // USER_LOGGED_IN is worth a retry only if we were in before: then it may be our own old connection, which the
+    // server has not yet found to be gone.
     const cameBack = this.channels.get(this.home) !== undefined;
     if (!why.retry || (why.reason === 'USER_LOGGED_IN' && !cameBack)) this.#over(why);
     else this.#lost(why, why.retryAfterMs);
@@ -139,7 +141,7 @@ export class Client {
   }
 
   #joined(channel, { position }) {
-    // Who gave a position goes on counting from that, by pushes.
+    // If we gave a position, pushes go on from there.
     if (this.channels.get(channel) === undefined) {
       this.channels.set(channel, position);
       this.on.joined(channel, position);
@@ -155,13 +157,13 @@ export class Client {
     } else if (route === 'onKick') {
       this.#kicked = body;
     } else if (!channel || !this.channels.get(channel)) {
-      // Of a channel that we have left by now.
+      // A push of a channel that we have left by now.
     } else if (route === 'onPosition') {
       this.channels.set(channel, { epoch: body.epoch, offset: body.offset });
       if (body.reason !== 'new-epoch') this.on.gap(channel, body.reason);
     } else {
       this.channels.get(channel).offset = offset;
-      // Without a route it is a message of our own that was for the others.
+      // Without a route it stands for a message of our own that was for the others.
       if (route) this.on.push(channel, { route, body, time });
     }
   }
@@ -178,14 +180,14 @@ export class Client {
         this.#failures = 0;
         if (this.#unanswered.delete(key)) this.on.sent(key);
       } else if (reply.retry) {
-        // Once more, under the same key.
+        // Try again with the same key.
         const pause = Math.min(LONGEST_PAUSE_MS, reply.retryAfterMs * 2 ** message.tries++);
         setTimeout(() => this.#socket === socket && this.#send(key), pause * (1 + Math.random() / 2));
       } else {
         this.#refuse(key, reply);
       }
     } catch {
-      // It is sent again when we are back.
+      // It is sent again when we are connected again.
     }
   }
 
@@ -196,14 +198,14 @@ export class Client {
   async #ping() {
     try {
       await this.ask('connector.handler.ping');
-      // A connection that lasts is a success; that one could be opened is none.
+      // Only a connection that lasts is a success. That it could be opened says little.
       this.#failures = 0;
     } catch {
       // As above.
     }
   }
 
-  /** Something was asked: if nothing at all comes for a while, the connection is dead, whatever the socket believes. */
+  /** After a question, a connection that brings nothing for a while counts as dead, even if its socket is open. */
   #expectSomething() {
     this.#timers.silence ??= setTimeout(() => this.#lost({ reason: 'NO_ANSWER' }), SILENCE_MS);
   }
@@ -219,7 +221,7 @@ export class Client {
     else this.#lost(this.#kicked ?? { reason: 'LOST', message: `connection lost (${code})` });
   }
 
-  /** Of what this connection was given, nothing but the largest can have been too large: sent again, it would end the next. */
+  /** Gives up the largest message of this connection: it was too large, and would end the next connection, too. */
   #giveUpLargest() {
     const sent = [...this.#unanswered].filter(([, { socket }]) => socket === this.#socket);
     const size = ([, { body }]) => JSON.stringify(body).length;
@@ -227,10 +229,10 @@ export class Client {
     if (largest) this.#refuse(largest[0], { reason: 'TOO_BIG' });
   }
 
-  /** Comes back later. The old socket is left alone at once: on a dead network it may take minutes to close. */
+  /** Connects again later. The old socket is dropped at once: on a dead network it may take minutes to close. */
   #lost(why, atLeast = 0) {
     if (!this.#detach()) return;
-    // At random, and longer after each failure: others have lost theirs, too.
+    // A random pause, longer after each failure, because other clients have lost their connections, too.
     const longest = Math.min(LONGEST_PAUSE_MS, 500 * 2 ** this.#failures++);
     this.#timers.retry = setTimeout(() => this.connect(), atLeast + longest * (0.5 + Math.random() / 2));
     this.#to('away', why);
@@ -239,7 +241,7 @@ export class Client {
   #over(why) {
     clearTimeout(this.#timers.retry);
     this.#detach();
-    // The place is another's, or nobody's: it must not be claimed again.
+    // The place is another session's, or nobody's. It must not be claimed again.
     if (remembered()?.user === this.user) remember(undefined);
     this.#to('over', why);
   }

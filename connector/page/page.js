@@ -1,4 +1,4 @@
-// What is seen of the client: everything that comes from others is put into the page as text, never as markup.
+// What people see of the client. Everything that comes from others is put into the page as text, never as markup.
 
 import { Client, remembered } from './client.js';
 
@@ -10,7 +10,7 @@ const element = (name, className, ...children) => {
   return made;
 };
 
-/** What is said to people, by the reason that a program is given. */
+/** The words for people, by the reason that a program gets. */
 const words = {
   ALREADY_JOINED: 'you are there already',
   INVALID_PARAMETER: 'the name is too long, or has characters that are not allowed',
@@ -93,7 +93,7 @@ const on = {
       unknown: 'The channel has begun anew here.',
     };
     add(channel, element('li', 'note gap', texts[reason] ?? reason));
-    // Who came or went may be among what is missing.
+    // The missing messages may be joins and leaves.
     const room = rooms.get(channel);
     room?.members.clear();
     if (room) readMembers(channel, room).catch(() => {});
@@ -112,7 +112,7 @@ const on = {
   },
 };
 
-const pending = new Map(); // key → the line of a message that is on its way
+const pending = new Map(); // key → the line of a message that is not confirmed yet
 
 async function readMembers(channel, room) {
   let pageToken = '';
@@ -125,7 +125,7 @@ async function readMembers(channel, room) {
   if (channel === shown) showMembers();
 }
 
-/** What was said before we came. */
+/** Shows what was said before we joined. */
 async function readHistory(channel, room, { epoch, offset }) {
   const from = { epoch, offset: offset + 1 };
   const page = await client.ask('chat.handler.history', { channel, newestFirst: true, from });
@@ -153,7 +153,7 @@ function add(channel, item) {
   if (channel === shown) {
     const { scrollTop, scrollHeight, clientHeight } = at('log');
     const following = scrollHeight - scrollTop - clientHeight < 80;
-    // What is on its way stays last.
+    // Messages that are not confirmed stay last.
     const first = [...pending.values()].find((it) => it.isConnected);
     at('log').insertBefore(item, first ?? null);
     if (following) scroll();
@@ -236,7 +236,7 @@ at('say').onsubmit = (event) => {
   scroll();
 };
 
-// After a reload the form holds the name from before: the same user has its place again at once.
+// After a reload the form shows the user from before, who gets the same place again.
 const before = remembered();
 if (before) {
   const { user, channel } = at('login').elements;
@@ -245,5 +245,5 @@ if (before) {
   user.select();
 }
 
-// On a phone the members are a tap away.
+// On a phone the list of members is closed at first.
 if (matchMedia('(max-width: 48rem)').matches) at('present').open = false;

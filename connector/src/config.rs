@@ -1,9 +1,10 @@
-//! A connector's settings: flags, and the environment variables of the same meaning.
+//! A connector's settings. Each flag has an environment variable with the same meaning.
 
 use crate::chat_client::Source;
 use crate::limits::{Bounds, QueueLimits};
 use crate::limits::{ClientLimits, Heartbeats};
 use crate::membership::new_incarnation;
+use channel_store::body::LARGEST_BODY;
 use channel_store::redis::{OpenError, check_url};
 use channel_store::{LoginPolicy, StoreOptions};
 use clap::Parser;
@@ -17,15 +18,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use wire::{Dictionary, DictionaryError};
 
-/// Clients that poll and have not logged in, where nobody says how many.
+/// The default of `--polling` is never higher than this.
 const POLLING: usize = 2_000;
 
 /// Holds client sockets and fans channels out to them.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "connector", version)]
 pub struct Config {
-    /// Where clients connect: Pomelo at ws://…/ and tcp://…, Socket.IO at http://…, JSON at ws://…/ws. Behind a proxy on the
-    /// same machine it may be a unix socket: unix:/path
+    /// Where clients connect: Pomelo at ws://…/ and tcp://…, Socket.IO at http://…, JSON at ws://…/ws. Behind a proxy
+    /// on the same machine it may be a unix socket: unix:/path
     #[arg(
         long,
         env = "CONNECTOR_LISTEN",
@@ -35,7 +36,7 @@ pub struct Config {
     )]
     pub listen: Place,
 
-    /// This connector's name, different from every other's
+    /// The name of this connector. No other connector may have the same
     #[arg(
         long,
         env = "CONNECTOR_ID",
@@ -55,7 +56,8 @@ pub struct Config {
     )]
     pub chat: Vec<String>,
 
-    /// The Redis that chat uses, too: redis://, redis+sentinel:// or redis-cluster://; rediss in place of redis encrypts
+    /// The Redis that chat uses: redis://, redis+sentinel:// or redis-cluster://. Write rediss instead of redis for an
+    /// encrypted connection
     #[arg(
         long,
         env = "CONNECTOR_REDIS",
@@ -65,7 +67,7 @@ pub struct Config {
     )]
     pub redis: String,
 
-    /// PEM file of the authorities that may vouch for an encrypted Redis, instead of the public ones
+    /// PEM file with the certificate authorities for an encrypted Redis, instead of the public ones
     #[arg(long, env = "CONNECTOR_REDIS_CA", value_name = "FILE")]
     pub redis_ca: Option<PathBuf>,
 
@@ -79,7 +81,7 @@ pub struct Config {
     )]
     pub admin: SocketAddr,
 
-    /// What stands before every key in Redis: the same for all services of one system
+    /// The beginning of every key in Redis. All services of one system need the same
     #[arg(
         long,
         env = "CONNECTOR_PREFIX",
@@ -88,23 +90,23 @@ pub struct Config {
     )]
     pub prefix: String,
 
-    /// How often channels in use are looked after: a quiet one lives on, and what any silence hid is found. At most a
-    /// third of the shortest life of a log (chat's --log-life)
+    /// How often each channel in use is touched in Redis. This keeps a quiet channel from expiring, and finds
+    /// publications that were lost on the way. At most a third of the shortest life of a log (chat's --log-life)
     #[arg(long, env = "CONNECTOR_TOUCH", default_value = "60s", value_parser = duration, value_name = "TIME")]
     pub touch: Duration,
 
-    /// How long others wait for a sign of life before this connector's members are taken out. At most chat's --lease
+    /// How long this connector may be silent before chat removes its members. At most chat's --lease
     #[arg(long, env = "CONNECTOR_LEASE", default_value = "10s", value_parser = lease, value_name = "TIME")]
     pub lease: Duration,
 
-    /// How long Redis may take to answer a command: 200ms to 30s. At most a third of --lease, so that a renewal without an
-    /// answer is repeated in time
+    /// How long Redis may take to answer a command: 200ms to 10s. At most a third of --lease, so that a renewal without
+    /// an answer is repeated in time
     ///
-    /// Without it: 1s.
-    #[arg(long, env = "CONNECTOR_REDIS_TIMEOUT", value_parser = redis_timeout, value_name = "TIME")]
+    /// The default is 1s.
+    #[arg(long, env = "CONNECTOR_REDIS_TIMEOUT", value_parser = runtime::redis_timeout::parse, value_name = "TIME")]
     pub redis_timeout: Option<Duration>,
 
-    /// In a cluster: the share of all slots whose servers have to work for this connector to be ready, above 0 and at most 1
+    /// The share of a cluster's slots whose servers must work for this connector to be ready, above 0 and at most 1
     #[arg(long, env = "CONNECTOR_READY_SLOTS", default_value_t = 0.5, value_parser = share, value_name = "SHARE")]
     pub ready_slots: f64,
 
@@ -112,7 +114,7 @@ pub struct Config {
     #[arg(long, env = "CONNECTOR_LOG_FORMAT", value_enum, default_value = "text")]
     pub log_format: LogFormat,
 
-    /// Threads that serve sockets. One is the cheapest; add connectors first
+    /// Threads that serve sockets. One is the cheapest: to use more cores, start more connectors first
     #[arg(
         long,
         env = "CONNECTOR_THREADS",
@@ -121,7 +123,7 @@ pub struct Config {
     )]
     pub threads: usize,
 
-    /// What clients may do and cost.
+    /// Settings for what clients may do and what they may cost.
     #[command(flatten)]
     pub clients: ClientSettings,
 }
@@ -129,28 +131,29 @@ pub struct Config {
 /// What clients may do and cost.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ClientSettings {
-    /// Between heartbeats, such as 25s; a number alone is seconds. A client silent for twice that is dropped
+    /// The time between heartbeats, such as 25s; a plain number means seconds. A client that is silent for twice as
+    /// long is dropped
     #[arg(long, env = "CONNECTOR_HEARTBEAT", default_value = "25s", value_parser = seconds)]
     pub heartbeat: Duration,
 
-    /// The same for clients of Socket.IO, where it is called pingInterval
+    /// The time between heartbeats of Socket.IO's clients, which call it pingInterval
     #[arg(long, env = "CONNECTOR_SOCKETIO_HEARTBEAT", default_value = "25s", value_parser = seconds)]
     pub socketio_heartbeat: Duration,
 
-    /// How long a heartbeat of Socket.IO may be overdue, there called pingTimeout
+    /// How long a heartbeat of Socket.IO's clients may be overdue, which they call pingTimeout
     #[arg(long, env = "CONNECTOR_SOCKETIO_TIMEOUT", default_value = "60s", value_parser = seconds)]
     pub socketio_timeout: Duration,
 
-    /// From the connection to the end of the handshake
+    /// How long the handshake may take, counted from the connection
     #[arg(long, env = "CONNECTOR_HANDSHAKE_TIMEOUT", default_value = "10s", value_parser = duration)]
     pub handshake_timeout: Duration,
 
-    /// From the connection to the login
+    /// How long a client may stay without a login, counted from the connection
     #[arg(long, env = "CONNECTOR_IDLE_TIMEOUT", default_value = "60s", value_parser = duration)]
     pub idle_timeout: Duration,
 
-    /// Gives routes codes in Pomelo's protocol: those of the original's handlers, then those in a file, a JSON array of
-    /// routes
+    /// Uses short codes for routes in Pomelo's protocol: for those of the original's handlers, and then for those in a
+    /// file, which holds a JSON array of routes
     #[arg(
         long,
         env = "CONNECTOR_DICTIONARY",
@@ -162,15 +165,15 @@ pub struct ClientSettings {
     )]
     pub dictionary: Option<&'static Dictionary>,
 
-    /// Compresses nothing, though clients offer to take compressed frames
+    /// Sends no compressed WebSocket frames, even to clients that offer to take them
     #[arg(long, env = "CONNECTOR_NO_DEFLATE")]
     pub no_deflate: bool,
 
-    /// Serves no page at http://…/
+    /// Does not serve the example page at http://…/
     #[arg(long, env = "CONNECTOR_NO_PAGE")]
     pub no_page: bool,
 
-    /// What becomes of a user's second login: the same for all connectors, or they are not ready
+    /// What happens when a user logs in a second time. All connectors need the same policy, or they are not ready
     #[arg(
         long,
         env = "CONNECTOR_LOGIN_POLICY",
@@ -180,22 +183,22 @@ pub struct ClientSettings {
     )]
     pub login_policy: LoginPolicy,
 
-    /// How long a client that is gone stays a member: if it logs in again within that, anywhere, nobody hears of it.
-    /// 0s to 5m
+    /// How long a client that is gone stays a member, from 0s to 5m. If its user logs in again within that time, on any
+    /// connector, the others see no leave and no join
     #[arg(long, env = "CONNECTOR_GRACE", default_value = "0s", value_parser = grace, value_name = "TIME")]
     pub grace: Duration,
 
-    /// Bytes of one message from a client
+    /// The bytes that one message from a client may have
     #[arg(
         long,
         env = "CONNECTOR_MESSAGE_LIMIT",
         default_value = "128KiB",
-        value_parser = bytes::<u32>(1..=(16 << 20) - 1),
+        value_parser = bytes::<u32>(1..=LARGEST_BODY),
         value_name = "BYTES"
     )]
     pub message_limit: u32,
 
-    /// Bytes that may wait for one client that does not read; beyond it, it is cut off
+    /// Bytes that may wait for one client that does not read. With more it is cut off
     #[arg(
         long,
         env = "CONNECTOR_QUEUE",
@@ -215,15 +218,18 @@ pub struct ClientSettings {
     )]
     pub queue_total: usize,
 
-    /// Connections of clients at once; beyond it they are refused. Without it, nine tenths of the file descriptors
+    /// How many connections clients may have. Further ones are refused. The default is nine tenths of the file
+    /// descriptors
     #[arg(long, env = "CONNECTOR_CONNECTIONS", value_name = "NUMBER")]
     pub connections: Option<usize>,
 
-    /// Connections whose handshake is not over; one more ends the oldest of them. Without it, a tenth of --connections
+    /// How many connections may be in their handshake. One more closes the oldest of them. The default is a tenth of
+    /// --connections
     #[arg(long, env = "CONNECTOR_HALF_OPEN", value_name = "NUMBER")]
     pub half_open: Option<usize>,
 
-    /// Handshakes in a second: beyond it connections wait, and clients that begin to poll are refused
+    /// How many handshakes there may be in a second. Beyond it connections wait, and clients that begin to poll are
+    /// refused
     #[arg(
         long,
         env = "CONNECTOR_HANDSHAKES",
@@ -233,8 +239,8 @@ pub struct ClientSettings {
     )]
     pub handshakes: u32,
 
-    /// Clients of Socket.IO that poll and have not logged in; beyond it they are refused. Without it, a tenth of
-    /// --connections, and 2000 at most
+    /// How many clients of Socket.IO may poll without a login. Further ones are refused. The default is a tenth of
+    /// --connections, and at most 2000
     #[arg(long, env = "CONNECTOR_POLLING", value_name = "NUMBER")]
     pub polling: Option<usize>,
 }
@@ -260,7 +266,7 @@ impl Grouped for Config {
     ];
 }
 
-/// The heading of what clients may do, and the settings below it.
+/// The heading for what clients may do, and the settings below it.
 pub const CLIENTS: (&str, &[&str]) = (
     "Clients",
     &[
@@ -276,7 +282,7 @@ pub const CLIENTS: (&str, &[&str]) = (
     ],
 );
 
-/// The heading of what clients may cost, and the settings below it.
+/// The heading for what clients may cost, and the settings below it.
 pub const LIMITS: (&str, &[&str]) = (
     "Limits",
     &[
@@ -290,12 +296,13 @@ pub const LIMITS: (&str, &[&str]) = (
     ],
 );
 
-/// The names of the login policies.
+/// Reads the name of a login policy.
 fn login_policy() -> impl TypedValueParser<Value = LoginPolicy> {
     let names = [
-        PossibleValue::new("reject").help("It is refused while the first one lasts"),
-        PossibleValue::new("kick-old").help("It ends the first one"),
-        PossibleValue::new("allow").help("Both last"),
+        PossibleValue::new("reject")
+            .help("The second login is refused while the first session lasts"),
+        PossibleValue::new("kick-old").help("The second login ends the first session"),
+        PossibleValue::new("allow").help("Both sessions last"),
     ];
     PossibleValuesParser::new(names).map(|name| match &*name {
         "kick-old" => LoginPolicy::KickOld,
@@ -304,7 +311,7 @@ fn login_policy() -> impl TypedValueParser<Value = LoginPolicy> {
     })
 }
 
-/// As [`duration`], or a plain number of seconds.
+/// Reads what [`duration`] reads, or a plain number of seconds.
 fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse() {
         Ok(seconds @ 1..) => Ok(Duration::from_secs(seconds)),
@@ -312,13 +319,16 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// The dictionary with the routes in a file, or without more. There is one for the life of the process.
+/// Loads the dictionary, with the routes in `file` unless that is empty. It is leaked, because it lives as long as the
+/// process.
 fn dictionary(file: &str) -> Result<&'static Dictionary, DictionaryError> {
     let file = (!file.is_empty()).then_some(Path::new(file));
     Ok(Box::leak(Box::new(Dictionary::load(file)?)))
 }
 
-/// Long enough that three renewals fit in, short enough for what is built on it: the second look at an index.
+/// Reads the length of a lease. It must be long enough for three renewals. It must also be shorter than the 60 s
+/// between the two looks after which an entry of the index is removed, with room for the margin of a deadline
+/// (`docs/design/membership.md`).
 fn lease(text: &str) -> Result<Duration, String> {
     let time = duration(text)?;
     let allowed = Duration::from_secs(1)..=Duration::from_secs(30);
@@ -329,14 +339,7 @@ fn lease(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Leaves room for a pause of the server, and ends before the longest lease.
-fn redis_timeout(text: &str) -> Result<Duration, String> {
-    let allowed = Duration::from_millis(200)..=Duration::from_secs(30);
-    let time = duration(text).ok().filter(|time| allowed.contains(time));
-    time.ok_or_else(|| "expected 200ms to 30s".to_owned())
-}
-
-/// Nothing, or so long that members are not listed for ever.
+/// Reads the grace. It has an upper bound, because members whose clients are gone must not be listed for ever.
 fn grace(text: &str) -> Result<Duration, String> {
     if matches!(text, "0" | "0s") {
         return Ok(Duration::ZERO);
@@ -347,7 +350,7 @@ fn grace(text: &str) -> Result<Duration, String> {
 }
 
 impl Config {
-    /// Looks at what can only be judged as a whole.
+    /// Checks what cannot be checked flag by flag.
     ///
     /// # Errors
     /// One line that names the flag. It never shows a user or a password of a URL.
@@ -365,7 +368,7 @@ impl Config {
         }
     }
 
-    /// What the feed must share with chat.
+    /// The options of the store.
     #[must_use]
     pub fn store_options(&self) -> StoreOptions {
         StoreOptions {
@@ -381,7 +384,7 @@ impl Config {
 }
 
 impl ClientSettings {
-    /// Looks for settings that contradict each other.
+    /// Checks that the settings do not contradict each other.
     ///
     /// # Errors
     /// One line that names the flag.
@@ -413,7 +416,7 @@ impl ClientSettings {
         QueueLimits::with_stall(self.queue, self.queue_total, stall)
     }
 
-    /// Never more connections than there are file descriptors for.
+    /// The bounds. There are never more connections than file descriptors for them.
     pub(crate) fn bounds(&self) -> Bounds {
         let most = descriptors::for_connections(descriptors::limit_now());
         let connections = self.connections.map_or(most, |wanted| wanted.min(most));

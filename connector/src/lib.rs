@@ -1,7 +1,8 @@
-//! Terminates client sockets: protocols, sessions, and the hub that fans publications out to local members.
+//! The connector holds the sockets of clients. It speaks their protocols, keeps their sessions, and fans publications
+//! out to the local members of a channel (the hub).
 //!
-//! A connector writes no channel: joins, leaves and sends go to chat, and what channels publish comes back through the
-//! feed. Any number of connectors serve one system, and none knows another.
+//! A connector does not write channels. Joins, leaves and sends go to chat, and publications come back through the
+//! feed. Any number of connectors serve one system. They share nothing but the store.
 //!
 //! Imports go one way: [`listener`] and [`http`] → [`client`] → [`session`] → [`hub`], [`membership`] and
 //! [`chat_client`] → [`transport`] → [`limits`].
@@ -43,30 +44,30 @@ use std::sync::Arc;
 use std::time::Duration;
 use wire::WireFormat;
 
-/// What a connector needs of the store.
+/// The parts of the store that a connector uses.
 pub struct Store {
-    /// Brings what channels publish to the hub.
+    /// Brings publications to the hub.
     pub feed: Arc<dyn ChannelFeed>,
     /// The leases of connectors.
     pub leases: Arc<dyn Leases>,
-    /// Who is logged in, cluster-wide.
+    /// Who is logged in, on all connectors.
     pub users: Arc<dyn UserRegistry>,
-    /// What connectors say to each other.
+    /// Hints from one connector to another: users at whose logins it should look.
     pub hints: Arc<dyn Hints>,
 }
 
-/// A connector: all its parts, which serve nobody yet.
+/// A connector with all its parts. It serves nobody before [`serve`](Self::serve) is called.
 pub struct Connector {
     clients: ClientSettings,
     services: Arc<Services>,
 }
 
 impl Connector {
-    /// Puts the parts together. `id` is the operator's name for it; `lease` is how long others wait for a sign of life before
-    /// they take its members out. `hub` is the feed's sink.
+    /// Puts the parts together. `id` is the operator's name for this connector. `lease` is how long it may be silent
+    /// before its members are removed. `hub` is the sink of the feed.
     ///
     /// # Errors
-    /// [`NameError`]: `id` is no name.
+    /// [`NameError`] if `id` is not a valid name.
     pub fn new(
         id: &str,
         lease: Duration,
@@ -92,8 +93,8 @@ impl Connector {
         })
     }
 
-    /// Says what this connector needs before clients should come: a chat that takes publications, the login policy that the
-    /// others have, and a lease.
+    /// Adds what this connector needs before clients should come: a chat, publications that work, the login policy that
+    /// the other connectors have, and a lease.
     pub fn report_to(&self, readiness: &Readiness) {
         let Services {
             chat,
@@ -112,10 +113,10 @@ impl Connector {
         readiness.follow_telling("lease", lease.held(), move || asked.trouble());
     }
 
-    /// Serves clients until the shutdown is requested. Then it closes every socket with a reason, and returns when every
-    /// leave has landed and the lease is given back, after ten seconds at the most. With a grace the leaves are left to
-    /// whoever looks after the lease, which ends when the grace is over. `readiness` is what `/healthz` on the clients'
-    /// port tells.
+    /// Serves clients until the shutdown is requested. Then it closes every socket with a reason, waits until every
+    /// leave has landed, and gives the lease back. This takes ten seconds at most. With a grace the members stay: the
+    /// lease lasts for the length of the grace, and chat removes them when it is over. `/healthz` on the clients' port
+    /// answers with `readiness`.
     pub async fn serve(self, listener: Listener, readiness: Readiness, shutdown: Shutdown) {
         let Self {
             clients: settings,

@@ -1,4 +1,4 @@
-//! What the connector holds for its clients at most: every bound, and what is counted for it.
+//! All bounds on what clients may cost the connector, and the counters behind them.
 
 use metrics::counter;
 use parking_lot::Mutex;
@@ -10,53 +10,54 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// How long a client may take nothing of what waits for it, unless somebody says otherwise.
+/// The default of [`QueueLimits::stall`].
 const STALL: Duration = Duration::from_secs(50);
 
-/// The times and sizes that bound a client.
+/// The times and sizes that bound one client.
 #[derive(Debug, Clone)]
 pub(crate) struct ClientLimits {
-    /// Between heartbeats; a client silent for twice that is dropped (K5).
+    /// The time between heartbeats. A client that is silent for twice as long is dropped (K5).
     pub heartbeat: Duration,
-    /// The same for clients of Socket.IO.
+    /// Clients of Socket.IO have times of their own.
     pub socket_io: Heartbeats,
-    /// From the connection to the end of the handshake.
+    /// How long the handshake may take, counted from the connection.
     pub handshake: Duration,
-    /// From the connection to the login.
+    /// How long a client may stay without a login, counted from the connection.
     pub idle: Duration,
-    /// Bytes of one message.
+    /// The bytes that one message may have.
     pub message: usize,
 }
 
-/// Heartbeats of Socket.IO's clients.
+/// The heartbeats of Socket.IO's clients.
 #[derive(Debug, Clone)]
 pub(crate) struct Heartbeats {
-    /// Between two.
+    /// The time between two heartbeats.
     pub interval: Duration,
-    /// How long one may be overdue.
+    /// How long a heartbeat may be overdue.
     pub timeout: Duration,
 }
 
 /// How many bytes may wait for clients that do not read, and for how long.
 #[derive(Debug)]
 pub struct QueueLimits {
-    /// For one connection.
+    /// The bytes that may wait for one connection.
     pub connection: usize,
-    /// For all of the process together. Half of it at most may be messages and requests that come in.
+    /// The bytes that may wait for all connections of the process together. Incoming messages and requests may only
+    /// grow while everything that is held, in both directions, is at most half of this.
     pub process: usize,
-    /// A client that takes nothing of what waits for it for so long is cut off.
+    /// A client is cut off if it takes none of the bytes that wait for it for this long.
     pub stall: Duration,
     held: AtomicUsize,
 }
 
 impl QueueLimits {
-    /// Bounds in bytes, nothing held yet.
+    /// Bounds in bytes, with the default stall time.
     #[must_use]
     pub fn new(connection: usize, process: usize) -> Arc<Self> {
         Self::with_stall(connection, process, STALL)
     }
 
-    /// The same with another time for clients that take nothing.
+    /// Bounds in bytes, with a stall time.
     #[must_use]
     pub fn with_stall(connection: usize, process: usize, stall: Duration) -> Arc<Self> {
         Arc::new(Self {
@@ -67,7 +68,8 @@ impl QueueLimits {
         })
     }
 
-    /// Bytes that are held for all clients of the process: queues, mailboxes, unfinished messages, requests that wait.
+    /// The bytes that are held for all clients of the process: queues, mailboxes, unfinished messages, and requests
+    /// that wait.
     #[must_use]
     pub fn queued(&self) -> usize {
         self.held.load(Ordering::Relaxed)
@@ -81,8 +83,9 @@ impl QueueLimits {
         self.held.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Counts what comes in from one client anew. False: it has grown, and there is no room for that. It is counted all
-    /// the same: the client is to be cut off.
+    /// Replaces what is counted for the incoming data of one client. Returns false if it has grown and there is no room
+    /// for it. The new size is counted in either case. The caller then cuts the client off or refuses its request, and
+    /// that gives the bytes back.
     pub(crate) fn recount(&self, counted: &mut usize, bytes: usize) -> bool {
         let before = std::mem::replace(counted, bytes);
         if bytes <= before {
@@ -94,14 +97,14 @@ impl QueueLimits {
     }
 }
 
-/// Bytes of one thing that comes in, counted for the process until this is dropped.
+/// The bytes of one post, counted for the process until this is dropped.
 pub(crate) struct Counted {
     limits: Arc<QueueLimits>,
     bytes: usize,
 }
 
 impl Counted {
-    /// Nothing yet.
+    /// Counts no bytes yet.
     pub(crate) fn new(limits: &Arc<QueueLimits>) -> Self {
         Self {
             limits: Arc::clone(limits),
@@ -109,7 +112,7 @@ impl Counted {
         }
     }
 
-    /// It has so many bytes now. False: there is no room for them.
+    /// Counts this many bytes from now on. Returns false if there is no room for them.
     pub(crate) fn set(&mut self, bytes: usize) -> bool {
         self.limits.recount(&mut self.bytes, bytes)
     }
@@ -121,29 +124,30 @@ impl Drop for Counted {
     }
 }
 
-/// How many clients there may be, in each of the states that somebody could fill for nothing.
+/// How many clients there may be in each state that costs a client nothing. Without these bounds anybody could fill the
+/// connector.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Sockets of clients at once. A client that polls counts as two, however many sockets it has open.
+    /// Open sockets of clients. A polling client counts as two, however many sockets it has open.
     pub connections: usize,
-    /// Of these, sockets whose handshake is not over. One too many ends the oldest of them.
+    /// How many of these sockets may be in their handshake. If there is one too many, the oldest of them is closed.
     pub half_open: usize,
-    /// Handshakes a second: sockets accepted, and clients that begin to poll.
+    /// Handshakes in a second. Each accepted socket counts, and each client that begins to poll.
     pub handshakes: u32,
-    /// Clients that poll and have not logged in.
+    /// Polling clients that have not logged in.
     pub polling: usize,
 }
 
-/// What was refused or ended because a bound was reached.
+/// Counts what was refused or cut off because a bound was reached.
 pub(crate) const REFUSED: &str = "connector_refused_total";
-/// Sockets that could not be accepted.
+/// Counts sockets that could not be accepted.
 pub(crate) const ACCEPT_ERRORS: &str = "connector_accept_errors_total";
-/// Handshakes that may come at once before they are paced: what comes in so much time.
+/// A burst may bring as many handshakes as the rate allows in this time. After that they are paced.
 const BURST: Duration = Duration::from_millis(100);
-/// Sockets beyond the bound of connections, each until it has said what it wants. One more ends the oldest of them.
+/// How many sockets without a place may be open, each until it has sent its first request. One more closes the oldest.
 const AT_THE_DOOR: usize = 32;
 
-/// Which bound was reached, as the metric calls it.
+/// The bounds that are counted when they are reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Bound {
     Connections,
@@ -175,7 +179,7 @@ impl Bound {
         }
     }
 
-    /// Counts that somebody was refused or cut off for it.
+    /// Counts a client or request that was refused or cut off because of this bound.
     pub(crate) fn reached(self) {
         counter!(REFUSED, "bound" => self.label()).increment(1);
     }
@@ -193,7 +197,7 @@ pub(crate) struct Limits {
     polling: AtomicUsize,
     opening: Arc<Opening>,
     at_the_door: Arc<Opening>,
-    /// When the next handshake would be on time, if they all came as fast as they may.
+    /// When the next handshake is due at the allowed rate. One that comes before is too early.
     next_handshake: Mutex<Instant>,
 }
 
@@ -205,26 +209,26 @@ impl fmt::Debug for Limits {
     }
 }
 
-/// Sockets that have not said yet what they want. If there is one too many, the oldest one ends. An honest client says what
-/// it wants within a moment, so an attacker that holds many sockets open ends its own.
+/// Sockets whose handshake is not over. If there is one too many, the oldest is closed. An honest client finishes its
+/// handshake within a moment, so an attacker that holds many sockets open loses its own.
 struct Opening {
     most: usize,
     bound: Bound,
     sockets: Mutex<Sockets>,
 }
 
-/// By the order in which they came.
+/// The sockets, in the order in which they came. Each has the closure that closes it, once that is known.
 #[derive(Default)]
 struct Sockets {
     next: u64,
     ends: BTreeMap<u64, Option<End>>,
 }
 
-/// Ends a socket.
+/// Closes a socket.
 type End = Box<dyn FnOnce() + Send>;
 
 impl Limits {
-    /// Nobody is there yet.
+    /// Counts no clients yet.
     #[must_use]
     pub(crate) fn new(bounds: Bounds) -> Arc<Self> {
         Arc::new(Self {
@@ -237,12 +241,12 @@ impl Limits {
         })
     }
 
-    /// A place for one more connection; `None`: there are as many as there may be.
+    /// Takes a place for one more connection. `None` if all places are taken.
     pub(crate) fn enter(self: &Arc<Self>) -> Option<Place> {
         take(&self.open, self.bounds.connections).then(|| Place(Arc::clone(self)))
     }
 
-    /// A place for one more client that polls and has not logged in.
+    /// Takes a place for one more polling client that has not logged in. `None` if all places are taken.
     pub(crate) fn enter_polling(self: &Arc<Self>) -> Option<PollingPlace> {
         take(&self.polling, self.bounds.polling).then(|| PollingPlace(Arc::clone(self)))
     }
@@ -257,7 +261,7 @@ impl Limits {
         self.at_the_door.begin()
     }
 
-    /// Counts a handshake, and returns how long it is ahead of its time.
+    /// Counts a handshake, and returns how much too early it came.
     pub(crate) fn handshake(&self) -> Duration {
         let now = Instant::now();
         let mut next = self.next_handshake.lock();
@@ -265,7 +269,7 @@ impl Limits {
         next.saturating_duration_since(now)
     }
 
-    /// Counts a handshake unless it is ahead of its time.
+    /// Counts a handshake and returns true, unless it came too early.
     pub(crate) fn try_handshake(&self) -> bool {
         let now = Instant::now();
         let mut next = self.next_handshake.lock();
@@ -282,14 +286,14 @@ impl Limits {
     }
 }
 
-/// Counts one more, if that is not too many.
+/// Adds one to a counter, unless that would be more than `most`. Returns whether it did.
 fn take(count: &AtomicUsize, most: usize) -> bool {
     let more = |count| (count < most).then_some(count + 1);
     let taken = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
     taken.is_ok()
 }
 
-/// A connection's place, given back when this is dropped.
+/// The place of one connection. Dropping it gives the place back.
 pub(crate) struct Place(Arc<Limits>);
 
 impl Drop for Place {
@@ -298,7 +302,7 @@ impl Drop for Place {
     }
 }
 
-/// The place of a client that polls and has not logged in, given back when this is dropped.
+/// The place of one polling client that has not logged in. Dropping it gives the place back.
 #[derive(Debug)]
 pub(crate) struct PollingPlace(Arc<Limits>);
 
@@ -308,18 +312,18 @@ impl Drop for PollingPlace {
     }
 }
 
-/// The places of one client that polls, for the sockets of its requests. It has them until it is gone, so that it is served
-/// on new sockets, too, when there is no place for others.
+/// The places of one polling client, for the sockets that bring its requests. The client keeps them until it is gone,
+/// so it can open new sockets for its requests even when the connector is full.
 pub(crate) struct Seats {
     free: Arc<Semaphore>,
     places: Arc<[Place; Self::EACH]>,
 }
 
 impl Seats {
-    /// One for its poll, one for what it posts.
+    /// One place for the client's poll, one for its post.
     pub(crate) const EACH: usize = 2;
 
-    /// `None`: there are as many connections as there may be.
+    /// Takes the places for a new polling client. `None` if too few are free.
     pub(crate) fn reserve(limits: &Arc<Limits>) -> Option<Self> {
         Some(Self {
             free: Arc::new(Semaphore::new(Self::EACH)),
@@ -327,7 +331,7 @@ impl Seats {
         })
     }
 
-    /// For one socket; `None`: others of the same client have them all.
+    /// Takes a place for one socket. `None` if other sockets of the same client have them all.
     pub(crate) fn take(&self) -> Option<Seat> {
         let free = Arc::clone(&self.free).try_acquire_owned().ok()?;
         Some(Seat {
@@ -337,14 +341,15 @@ impl Seats {
     }
 }
 
-/// One of a client's [`Seats`], given back when this is dropped. If the client is gone by then, so are its places.
+/// One of a client's [`Seats`]. Dropping it makes room for another socket of the same client. Once the client is gone,
+/// its places are given back with the last of these.
 pub(crate) struct Seat {
     _free: OwnedSemaphorePermit,
     places: Arc<[Place; Seats::EACH]>,
 }
 
 impl Seat {
-    /// True if it is one of these.
+    /// True if this is one of these seats.
     pub(crate) fn is_of(&self, seats: &Seats) -> bool {
         Arc::ptr_eq(&self.places, &seats.places)
     }
@@ -382,14 +387,15 @@ impl Opening {
     }
 }
 
-/// A socket that has not said yet what it wants. Dropped when it has.
+/// A socket whose handshake is not over. Dropped when the handshake ends.
 pub(crate) struct HalfOpen {
     opening: Arc<Opening>,
     key: u64,
 }
 
 impl HalfOpen {
-    /// How the socket is to be ended if it is the oldest when one too many begins. If that was so already, at once.
+    /// Sets how the socket is closed when there is one too many and it is the oldest. If that has happened already,
+    /// `end` is called at once.
     pub(crate) fn ends_by(&self, end: impl FnOnce() + Send + 'static) {
         let mut sockets = self.opening.sockets.lock();
         let Some(place) = sockets.ends.get_mut(&self.key) else {
@@ -397,7 +403,7 @@ impl HalfOpen {
             return end();
         };
         let before = place.replace(Box::new(end));
-        // Outside of the lock, as below.
+        // Dropped outside of the lock, for the same reason as below.
         drop(sockets);
         drop(before);
     }
@@ -406,7 +412,7 @@ impl HalfOpen {
 impl Drop for HalfOpen {
     fn drop(&mut self) {
         let end = self.opening.sockets.lock().ends.remove(&self.key);
-        // Outside of the lock: what it holds may be dropped with it.
+        // Dropped outside of the lock, because dropping the closure drops whatever it has captured.
         drop(end);
     }
 }
@@ -477,7 +483,7 @@ mod tests {
         assert_eq!(ended.load(Ordering::Relaxed), 0);
         let three = open(1_000);
         assert_eq!(ended.load(Ordering::Relaxed), 1);
-        // Who is told late how it ends has ended all the same.
+        // A socket that learns too late how to end is ended all the same.
         one.ends_by({
             let ended = Arc::clone(&ended);
             move || {

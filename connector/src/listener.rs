@@ -1,6 +1,7 @@
-//! The connector's port: what is accepted, and which protocol it speaks.
+//! The clients' port. It accepts sockets and finds out which protocol a client speaks.
 //!
-//! HTTP and Pomelo's packages come in at the same port: the first byte tells which it is, as it told the original.
+//! Clients of HTTP and of Pomelo's packages connect to the same port. The first byte tells which it is, as in the
+//! original.
 
 use crate::client::Clients;
 use crate::http::Http;
@@ -13,12 +14,13 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-/// After an error of accept, which is mostly a lack of file descriptors.
+/// How long to wait after a failed accept. Mostly there are no file descriptors left, and the next accept would fail at
+/// once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long a client for which there is no place may take to say anything.
+/// How long a socket without a place may take to send its first byte.
 const REFUSE: Duration = Duration::from_secs(1);
 
-/// Where clients come in.
+/// Accepts the clients' sockets, and passes each one on to the code for its protocol.
 pub(crate) struct Port {
     pub(crate) clients: Arc<Clients>,
     pub(crate) http: Arc<Http>,
@@ -26,7 +28,7 @@ pub(crate) struct Port {
 }
 
 impl Port {
-    /// Accepts sockets and serves each by its first byte.
+    /// Accepts sockets, and starts a task for each. If handshakes come too fast, it waits before the next accept.
     pub(crate) async fn serve(self: Arc<Self>, listener: Listener) -> Infallible {
         loop {
             match listener.accept().await {
@@ -51,8 +53,9 @@ impl Port {
         }
     }
 
-    /// A package begins with its type, a request of HTTP with a letter. A socket for which there is no place is served only
-    /// if it speaks HTTP: it may bring a request of a client that polls, and another client is told why it is refused.
+    /// A Pomelo package begins with its type, a byte below the space, and a request of HTTP begins with a letter. A
+    /// socket without a place is served only if it speaks HTTP. It may bring a request of a polling client that has
+    /// places of its own, and any other client is told why it is refused.
     fn by_first_byte(self: Arc<Self>, stream: TcpStream, pass: Arc<Pass>) {
         let half_open = Arc::clone(&pass);
         let has_room = pass.has_room();

@@ -1,4 +1,4 @@
-//! The connector service. Everything it does is in the library.
+//! The `connector` binary. Everything that it does is in the library.
 
 use anyhow::Context;
 use channel_store::redis::RedisFeed;

@@ -1,4 +1,4 @@
-//! The connector's metric families, all of them, so that each is there before its first event.
+//! All metric families of the connector. They are registered at the start, so each is there before its first event.
 
 use crate::limits::{ACCEPT_ERRORS, Bound, REFUSED};
 use metrics::counter;
@@ -7,37 +7,37 @@ use wire::Disconnect;
 
 /// Clients that are connected, over any protocol.
 pub(crate) const CONNECTIONS: &str = "connector_connections";
-/// Frames encoded.
+/// Publications encoded, once for each wire format in use.
 pub(crate) const ENCODINGS: &str = "connector_encodings_total";
-/// Runs of the flusher that wrote something of a channel.
+/// How often the flusher wrote to clients what one channel had ready for them.
 pub(crate) const CHANNEL_WRITES: &str = "connector_channel_writes_total";
-/// Gaps found in what the feed brought.
+/// Gaps that were found in what the feed delivered.
 pub(crate) const FEED_GAPS: &str = "connector_feed_gaps_total";
 /// Publications that were read from a log to close gaps.
 pub(crate) const FEED_REPAIRED: &str = "connector_feed_repaired_total";
-/// Members whose position was lost.
+/// Members that could not be given everything they missed.
 pub(crate) const POSITIONS_LOST: &str = "connector_positions_lost_total";
-/// Differences that were put right.
+/// Differences between the store and this connector's sessions that were repaired.
 pub(crate) const REPAIRS: &str = "connector_repairs_total";
-/// Sessions that gave way.
+/// Sessions that gave way to another login of their user.
 pub(crate) const KICKS: &str = "connector_kicks_total";
-/// The age of the lease that was renewed last.
+/// The time since the last renewal of any lease.
 pub(crate) const LEASE_AGE: &str = "connector_lease_age_seconds";
-/// Leases that can't be renewed.
+/// Leases whose shard of the store does not answer.
 pub(crate) const LEASES_AWAY: &str = "connector_leases_away";
-/// Leases that were lost.
+/// Leases that the store had lost and that were taken again.
 pub(crate) const LEASES_LOST: &str = "connector_leases_lost_total";
-/// Deaths of this connector.
+/// How often this connector was declared dead.
 pub(crate) const DECLARED_DEAD: &str = "connector_declared_dead_total";
-/// Connections that ended.
+/// Client connections that ended.
 pub(crate) const CLOSED: &str = "connector_connections_closed_total";
-/// Logins and joins that were told to come again.
+/// Logins and joins that were told to try again later.
 pub(crate) const PUT_OFF: &str = "connector_entries_put_off_total";
 
-/// What clients speak, as a label.
+/// The values of the label `protocol`.
 pub(crate) const PROTOCOLS: [&str; 4] = ["pomelo", "pomelo_tcp", "socketio", "json"];
 
-/// The label of each kind, in the order of `ALL`.
+/// The labels of all variants of a type, in the order of its `ALL`.
 macro_rules! labels {
     ($kind:ty) => {{
         let mut labels = [""; <$kind>::ALL.len()];
@@ -71,7 +71,7 @@ const FAMILIES: &[Family] = &[
     ),
     Family::counter(
         PUT_OFF,
-        "Logins and joins that were told to come again later",
+        "Logins and joins that were told to try again later",
     ),
     Family::counter(
         ENCODINGS,
@@ -83,7 +83,7 @@ const FAMILIES: &[Family] = &[
     ),
     Family::counter(
         FEED_GAPS,
-        "Times that what a channel published did not join what was there before",
+        "Gaps that were found in what a channel published",
     ),
     Family::counter(
         FEED_REPAIRED,
@@ -91,12 +91,12 @@ const FAMILIES: &[Family] = &[
     ),
     Family::counter(
         POSITIONS_LOST,
-        "Members that could not be given all that they missed, by reason",
+        "Members that could not be given everything they missed, by reason",
     )
     .by(&[("reason", &["diverged", "trimmed", "unknown"])]),
     Family::counter(
         REPAIRS,
-        "Differences between the store and this connector's sessions, put right, by kind",
+        "Differences between the store and this connector's sessions that were repaired, by kind",
     )
     .by(&[("reason", &["ghost", "lost", "login-lost", "login-ghost"])]),
     Family::counter(
@@ -105,22 +105,25 @@ const FAMILIES: &[Family] = &[
     ),
     Family::gauge(
         LEASE_AGE,
-        "Since a lease was renewed: of several, the one that was renewed last",
+        "Time since the last renewal of a lease. With several leases, the latest renewal counts",
     ),
     Family::gauge(
         LEASES_AWAY,
-        "Leases whose shard of the store does not answer, of those that this connector holds",
+        "Leases of this connector whose shard of the store does not answer",
     ),
-    Family::counter(LEASES_LOST, "Leases that the store had lost, taken again"),
-    Family::counter(DECLARED_DEAD, "Times that this connector was declared dead"),
+    Family::counter(
+        LEASES_LOST,
+        "Leases that the store had lost and that were taken again",
+    ),
+    Family::counter(DECLARED_DEAD, "How often this connector was declared dead"),
 ];
 
-/// Something that the store had otherwise than this connector is as it should be.
+/// Counts a repaired difference between the store and this connector's sessions.
 pub(crate) fn count_repair(reason: &'static str) {
     counter!(REPAIRS, "reason" => reason).increment(1);
 }
 
-/// Makes all that is counted here, at 0.
+/// Registers all families, with every series at 0.
 pub(crate) fn describe() {
     register(FAMILIES);
 }

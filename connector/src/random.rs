@@ -1,6 +1,6 @@
-//! Names that are never used again, and are not to be guessed.
+//! Random bytes for names that never come again and that nobody can guess.
 
-/// Random bytes for one. In tests they come from the generator that a seed repeats.
+/// Returns random bytes. In tests they come from a generator with a seed, so that a failed run can be repeated.
 pub(crate) fn unguessable<const BYTES: usize>() -> Result<[u8; BYTES], getrandom::Error> {
     let mut bytes = [0; BYTES];
     if cfg!(test) {

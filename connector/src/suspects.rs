@@ -1,11 +1,11 @@
-//! Places where the store may have forgotten something of this connector: looked at before their turn.
+//! Places where the store may have lost something of this connector. The reconciler looks at them before their turn.
 
 use channel_store::Place;
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use tokio::sync::Notify;
 
-/// Each place once, however often it is suspected.
+/// The places to look at. Each stands here once, however often it is added.
 #[derive(Default)]
 pub struct Suspects {
     places: Mutex<BTreeSet<Place>>,
@@ -22,7 +22,7 @@ impl Suspects {
         self.grown.notify_one();
     }
 
-    /// Takes some, as soon as there are any.
+    /// Takes up to `most` places. Waits until there is one.
     pub(crate) async fn some(&self, most: usize) -> Vec<Place> {
         loop {
             {

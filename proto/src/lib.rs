@@ -1,15 +1,32 @@
-//! The contract between connectors, back ends and chat: `proto/chat/v1/chat.proto`, compiled.
+//! The two contracts of chat, compiled: `chat.v1` for back ends and `connector.v1` for connectors.
 //!
-//! Nothing else lives here, so that whoever speaks to chat in Rust needs this crate alone.
+//! Nothing else lives here but the conversion of times, so whoever calls chat in Rust needs this crate alone.
 
-/// Package `chat.v1`.
-pub mod v1 {
-    #![expect(
-        missing_docs,
-        reason = "documented in chat.proto; prost copies what it can"
-    )]
-    tonic::include_proto!("chat.v1");
+pub mod time;
 
-    /// The descriptor set of `chat.v1` and what it imports, for server reflection.
-    pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/chat_v1.bin"));
+/// The contract for back ends.
+pub mod chat {
+    /// Package `chat.v1`.
+    pub mod v1 {
+        #![expect(
+            missing_docs,
+            reason = "documented in the .proto files; prost copies what it can"
+        )]
+        tonic::include_proto!("chat.v1");
+    }
 }
+
+/// The contract for connectors.
+pub mod connector {
+    /// Package `connector.v1`.
+    pub mod v1 {
+        #![expect(
+            missing_docs,
+            reason = "documented in the .proto files; prost copies what it can"
+        )]
+        tonic::include_proto!("connector.v1");
+    }
+}
+
+/// The descriptors of both contracts and of what they import, for server reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/contract.binpb"));

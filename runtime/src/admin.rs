@@ -1,8 +1,8 @@
 //! The admin port: `/livez`, `/readyz` and `/metrics`, for operators and their probes.
 //!
-//! A connection carries one request. Its head has to come within two seconds, and the whole takes ten at most. There are 64
-//! at a time: one more ends the oldest of them, which has had its time by then. So probes are answered while others hold any
-//! number of half requests open.
+//! A connection carries one request. The head of the request has to come within two seconds, and the connection may
+//! last ten. There are at most 64 connections, and one more closes the oldest. So probes are answered while others hold
+//! any number of unfinished requests open.
 
 use crate::lifecycle::Shutdown;
 use crate::readiness::Readiness;
@@ -22,9 +22,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 const CONNECTIONS: usize = 64;
 const CONNECTION_LIFE: Duration = Duration::from_secs(10);
-/// From the connection to the end of the request's head.
+/// How long the head of a request may take, counted from the connection.
 const HEAD_TIME: Duration = Duration::from_secs(2);
-/// After an accept that failed, as for want of file descriptors: the next one would fail at once.
+/// How long to wait after a failed accept. If there are no file descriptors left, the next accept would fail at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Clone)]
@@ -34,7 +34,7 @@ struct Health {
     metrics: Metrics,
 }
 
-/// Answers until it is dropped, not only until the shutdown: during the drain `/readyz` says so.
+/// Answers requests until it is dropped. It goes on during the drain, which `/readyz` then reports.
 pub async fn serve(listener: TcpListener, readiness: Readiness, shutdown: Shutdown) {
     let router = Router::new()
         .route("/livez", get(|| async { "ok\n" }))

@@ -1,4 +1,4 @@
-//! Command lines: what is wrong with one is said in one line.
+//! Command lines. A mistake in one is reported in one line.
 
 use clap::error::{Error, ErrorKind};
 use clap::{Command, Parser};
@@ -11,11 +11,11 @@ use std::time::Duration;
 /// The exit code of a command line that can't be understood (`EX_USAGE` of sysexits).
 pub const USAGE: u8 = 64;
 
-/// A command line whose help is grouped: first what everybody needs, then the rest by what it is about.
+/// A command line whose help has headings: first what everybody needs, then the rest by topic.
 pub trait Grouped: Parser {
-    /// The arguments that stand first, by their names in the code.
+    /// The arguments that come first, by their names in the code.
     const FIRST: &'static [&'static str];
-    /// Headings, and the arguments below each. What is in none of them stands below "More".
+    /// Headings, and the arguments below each. All others come below "More".
     const GROUPS: &'static [(&'static str, &'static [&'static str])];
 
     /// The command line with its headings.
@@ -32,13 +32,13 @@ pub trait Grouped: Parser {
     }
 }
 
-/// The heading of arguments in no group.
+/// The heading for arguments in no group.
 const MORE: &str = "More";
 
 /// Reads the arguments and, where the service declares it, the environment.
 ///
-/// A wrong one ends the process with [`USAGE`] and one line on stderr; `--help`, `-h` and `--version` print and end it too.
-/// `-h` has one line for each argument.
+/// A mistake ends the process with [`USAGE`] and one line on stderr. `--help`, `-h` and `--version` print and end the
+/// process, too. `-h` prints one line for each argument.
 #[must_use]
 pub fn parse<T: Grouped>() -> T {
     let command = T::grouped();
@@ -61,7 +61,7 @@ pub fn parse<T: Grouped>() -> T {
     })
 }
 
-/// With the first sentence of each argument's help alone, and nothing about the environment.
+/// Keeps the first sentence of each argument's help, and leaves out the environment.
 fn brief(command: Command) -> Command {
     let command = command.term_width(0);
     command.mut_args(|argument| {
@@ -81,8 +81,8 @@ fn first_sentence(help: &str) -> &str {
     help[..end.min().unwrap_or(help.len())].trim_end_matches('.')
 }
 
-/// What `main` returns for arguments that turned out to be wrong after [`parse`]: says why on stderr, in one line, and
-/// answers [`USAGE`].
+/// For arguments that turn out to be wrong after [`parse`]. Writes the reason to stderr, in one line, and returns the
+/// exit code for `main`.
 #[must_use]
 pub fn refuse<T: Parser>(reason: impl Display) -> ExitCode {
     let reason = redact(&reason.to_string());
@@ -90,7 +90,7 @@ pub fn refuse<T: Parser>(reason: impl Display) -> ExitCode {
     ExitCode::from(USAGE)
 }
 
-/// The text without what stands before the `@` of each URL in it: users and passwords.
+/// Hides users and passwords: in each URL of the text, everything before the `@`.
 #[must_use]
 pub fn redact(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
@@ -98,7 +98,7 @@ pub fn redact(text: &str) -> String {
     while let Some((before, after)) = rest.split_once("://") {
         shown.push_str(before);
         shown.push_str("://");
-        // A password may hold a slash or a comma by mistake, but neither a blank nor a quote.
+        // A password may hold a slash or a comma by mistake, so the URL ends only at a blank or a quote.
         let end = after.find(|c: char| c.is_whitespace() || matches!(c, '\'' | '"' | '`'));
         let (url, following) = after.split_at(end.unwrap_or(after.len()));
         match url.rsplit_once('@') {
@@ -113,7 +113,7 @@ pub fn redact(text: &str) -> String {
     shown + rest
 }
 
-/// Clap's first paragraph says what is wrong; usage and tips follow after a blank line.
+/// Keeps clap's first paragraph, which says what is wrong. Usage and tips follow after a blank line.
 fn one_line(error: &Error) -> String {
     let text = error.render().to_string();
     let paragraph: Vec<&str> = text

@@ -1,19 +1,19 @@
 //! File descriptors: how many this process may have open, and how many of them are for connections of clients.
 //!
-//! Each socket takes one. When none is left, a process can neither answer its probes nor reach Redis again, so the limit
-//! is raised at the start, and services take fewer connections than it allows.
+//! Each socket takes one. When none is left, a process can neither answer its probes nor reach Redis again. So the
+//! limit is raised at the start, and services take fewer connections than it allows.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What is tried where the hard limit is "unlimited": Linux's own `fs.nr_open`.
+/// The limit to try if the hard limit is "unlimited": Linux's own `fs.nr_open`.
 const MOST: u64 = 1 << 20;
-/// The least that is kept for the admin port, Redis, chat, and what the process itself has open.
+/// At least this many are kept for the admin port, Redis, chat, and what the process itself has open.
 const KEPT: usize = 64;
 
 /// Raises the soft limit to the hard one, and returns how many descriptors this process may have open now.
 ///
-/// May be called again: it changes nothing then. [`crate::lifecycle::run`] calls it first of all. A system that refuses
-/// leaves the limit as it was.
+/// A second call changes nothing. [`crate::lifecycle::run`] calls this at the start. If the system refuses, the limit
+/// stays as it was.
 pub fn raise() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let most = limit.maximum.unwrap_or(MOST);
@@ -36,8 +36,8 @@ pub fn limit_now() -> usize {
     usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
-/// How many of `limit` descriptors may be connections of clients: nine in ten, and at least 64 fewer than the limit, but
-/// never none.
+/// How many of `limit` descriptors may be connections of clients: nine in ten, and at least 64 fewer than the limit,
+/// but at least one.
 #[must_use]
 pub fn for_connections(limit: usize) -> usize {
     (limit - limit / 10).min(limit.saturating_sub(KEPT)).max(1)

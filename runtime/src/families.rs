@@ -1,8 +1,8 @@
 //! Metric families that are complete from the start.
 //!
-//! A counter that appears with its first event can't be alerted on: Prometheus sees no increase from "absent" to 1. So a crate
-//! lists its families in one place, with all values that a label may have, and [`register`]s them when its service starts.
-//! docs/metrics.md lists them for people, and a test compares the two.
+//! A counter that appears with its first event is of no use for alerts: Prometheus sees no increase from "absent" to 1.
+//! So a crate lists its families in one place, with all values that a label may have, and [`register`]s them when its
+//! service starts. docs/metrics.md lists them for people, and a test compares the two.
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
@@ -20,7 +20,7 @@ pub enum Kind {
 /// One family: a name, and what it means.
 #[derive(Debug, Clone, Copy)]
 pub struct Family {
-    /// As Prometheus has it.
+    /// Its name in Prometheus.
     pub name: &'static str,
     /// What kind of number it is.
     pub kind: Kind,
@@ -83,7 +83,7 @@ impl Family {
     }
 }
 
-/// Describes these families and makes all of their series, at 0. May be repeated; what was counted stays.
+/// Describes these families and creates all of their series, at 0. A second call keeps what was counted.
 ///
 /// [`crate::Metrics::install`] has to come first.
 pub fn register(families: &[Family]) {

@@ -1,11 +1,11 @@
-//! Memory comes in small pages.
+//! Switches off huge pages.
 //!
-//! With transparent huge pages the kernel clears 2 MiB when the first byte of them is touched. A process that takes a lot
-//! of memory at once stands still meanwhile: docs/performance.md ("Where the time goes") has what was measured. Redis
-//! gives the same advice for the same reason.
+//! With transparent huge pages the kernel clears 2 MiB when a process touches the first byte of them. A process that
+//! takes a lot of memory at once stands still meanwhile. docs/performance.md ("Where the time goes") has the
+//! measurements. Redis gives the same advice for the same reason.
 
-/// Tells the kernel to give this process small pages only, from now on. A system that refuses leaves it as it was; where
-/// there are no such pages, this does nothing.
+/// Tells the kernel to give this process only small pages from now on. If the system refuses, nothing changes. On a
+/// system without huge pages this does nothing.
 pub fn avoid() {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {

@@ -1,13 +1,15 @@
-//! Process plumbing that every service of this system shares, so that each `main` is a short list of steps: arguments,
-//! telemetry, sockets, signals and drain, readiness, and the admin HTTP port.
+//! What every service of this system needs as a process: arguments, telemetry, sockets, signals and the drain,
+//! readiness, and the admin port. So each `main` is a short list of steps.
 //!
 //! Nothing here knows what a channel is.
 
-/// Messages are small and short-lived, and many: with this allocator they cost a third of what they cost with glibc's.
+/// There are very many small messages with short lives. With this allocator they cost a third of what they cost with
+/// glibc's.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 pub mod admin;
+pub mod backoff;
 pub mod cli;
 pub mod descriptors;
 pub mod families;
@@ -19,6 +21,7 @@ pub mod readiness;
 pub mod redis_timeout;
 pub mod telemetry;
 
+pub use backoff::Backoff;
 pub use lifecycle::Shutdown;
 pub use readiness::Readiness;
 pub use telemetry::{LogFormat, Metrics};

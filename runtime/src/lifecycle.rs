@@ -1,4 +1,4 @@
-//! From the first line of a process to its exit code: the tokio runtime, signals, the drain and its deadline.
+//! The life of a process until its exit code: the tokio runtime, signals, and the drain with its deadline.
 
 use crate::telemetry::{LogFormat, Metrics, log_format, report_all_held_back};
 use crate::{descriptors, huge_pages};
@@ -10,10 +10,11 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// CONTRACT: whatever a service still does, it is over this long after it was asked to stop.
+/// After it was asked to stop, a service ends within this time, whatever it still does.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
-/// The wish that a service ends: it takes nothing new, finishes what it has, and returns. Clones share it.
+/// Asks a service to end. The service then takes nothing new, finishes what it has, and returns. Clones share the
+/// request.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
     token: CancellationToken,
@@ -43,11 +44,12 @@ impl Shutdown {
     }
 }
 
-/// Runs a service until it returns, on a tokio runtime of so many threads (1: the caller's thread alone).
+/// Runs a service until it returns, on a tokio runtime with this many threads. With one thread, that is the caller's
+/// own.
 ///
-/// The first SIGTERM or SIGINT requests the shutdown; a second one, or [`DEADLINE`], ends the process at once. An error
-/// is one line on stderr, an event where the log is JSON, and exit code 1. A panic in any task is logged. Before anything
-/// else the limit of file descriptors is raised, and memory comes in small pages.
+/// The first SIGTERM or SIGINT requests the shutdown. A second one, or [`DEADLINE`], ends the process at once. If the
+/// service fails, the error is one line on stderr, or an event if the log is JSON, and the exit code is 1. A panic in
+/// any task is logged. At the start, the limit of file descriptors is raised and huge pages are switched off.
 pub fn run<F>(name: &str, threads: usize, service: impl FnOnce(Shutdown) -> F) -> ExitCode
 where
     F: Future<Output = anyhow::Result<()>>,
@@ -65,7 +67,7 @@ where
         .and_then(|runtime| {
             runtime.spawn(Metrics::install().upkeep());
             let outcome = runtime.block_on(service(shutdown));
-            // What is left has had its time; blocking threads must not hold up the exit.
+            // Tasks that are left have had their time, and blocking threads must not delay the exit.
             runtime.shutdown_background();
             report_all_held_back();
             outcome
@@ -73,7 +75,7 @@ where
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Whoever reads JSON reads nothing else; people want the reason alone.
+            // A reader of JSON logs must get nothing but JSON. People want the reason alone.
             match log_format() {
                 Some(LogFormat::Json) => tracing::error!("{name}: {error:#}"),
                 _ => eprintln!("{name}: {error:#}"),
@@ -94,10 +96,10 @@ fn runtime(threads: usize) -> io::Result<Runtime> {
     builder.enable_all().build()
 }
 
-/// Listens on a thread of its own, so that a runtime that is stuck can still be stopped.
+/// Listens for signals on a thread of its own, so that a process whose runtime is stuck can still be stopped.
 fn listen_to_signals(shutdown: Shutdown) -> io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    // Registered before `run` goes on, so that no signal finds the default action, which kills.
+    // Registered before `run` goes on. Before that, a signal would kill the process.
     let (terminate, interrupt) = {
         let _context = runtime.enter();
         (
@@ -114,7 +116,7 @@ fn listen_to_signals(shutdown: Shutdown) -> io::Result<()> {
     Ok(())
 }
 
-/// Requests the shutdown at the first signal, and returns the exit code when patience is over.
+/// Requests the shutdown at the first signal. Returns the exit code at the second signal, or at the deadline.
 async fn watch_signals(mut terminate: Signal, mut interrupt: Signal, shutdown: &Shutdown) -> i32 {
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM: draining"),
@@ -132,7 +134,7 @@ async fn watch_signals(mut terminate: Signal, mut interrupt: Signal, shutdown: &
     }
 }
 
-/// A task's panic would otherwise be seen by whoever joins it, perhaps by nobody.
+/// Logs panics. Otherwise a panic would be seen only where its task is joined, and perhaps nowhere.
 fn log_panics() {
     let default = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {

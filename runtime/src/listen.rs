@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use unix::UnixSocket;
 
-/// Connections that the kernel holds for us: after a restart all clients come back at once. The kernel takes less if
-/// `net.core.somaxconn` says so.
+/// How many connections the kernel holds until they are accepted: after a restart all clients come back at once. The
+/// kernel holds fewer if `net.core.somaxconn` says so.
 const BACKLOG: u32 = 4_096;
 
 /// Listens on an address; port 0 lets the kernel choose one. Needs a tokio runtime around it.
@@ -24,7 +24,7 @@ pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
             SocketAddr::V4(_) => TcpSocket::new_v4(),
             SocketAddr::V6(_) => TcpSocket::new_v6(),
         }?;
-        // A restart must not wait for the old process's connections to fade.
+        // Otherwise a restart would have to wait until the old process's connections have timed out.
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         socket.listen(BACKLOG)
@@ -33,8 +33,8 @@ pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Reads where to listen: `127.0.0.1:3010`, `[::1]:3010`, or a host's name such as `localhost:3010`; for clap's
-/// `value_parser`. Of a name's addresses the first of IPv4 counts, because that is what clients try that know no other; only
-/// if there is none, the first of IPv6.
+/// `value_parser`. If a name has several addresses, the first IPv4 address is taken, because some clients try nothing
+/// else. If it has none of IPv4, the first IPv6 address is taken.
 ///
 /// # Errors
 /// One line that says what was expected, or why the name is not known.
@@ -59,14 +59,14 @@ pub fn address(text: &str) -> Result<SocketAddr, String> {
 /// Where to listen for clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// At an address of TCP.
+    /// At a TCP address.
     Tcp(SocketAddr),
     /// At a unix socket of this absolute path.
     Unix(PathBuf),
 }
 
 impl fmt::Display for Place {
-    /// As [`place`] reads it.
+    /// Writes what [`place`] reads.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => write!(formatter, "{address}"),
@@ -75,7 +75,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// What stands before the path of a unix socket.
+/// The prefix of a unix socket's path.
 const UNIX: &str = "unix:";
 
 /// Reads where to listen: what [`address`] reads, or `unix:` and the absolute path of a unix socket; for clap's
@@ -101,7 +101,7 @@ pub fn place(text: &str) -> Result<Place, String> {
     Ok(Place::Unix(path.into()))
 }
 
-/// A listening socket, of TCP or in the file system.
+/// A listening socket: of TCP, or a unix socket.
 #[derive(Debug)]
 pub struct Listener(Kind);
 
@@ -118,11 +118,11 @@ impl From<TcpListener> for Listener {
 }
 
 impl Listener {
-    /// Listens. The file of a unix socket that nobody listens at any more is replaced; its own file goes away with the
-    /// listener. Needs a tokio runtime around it.
+    /// Listens. If the file of a unix socket was left behind and nobody listens there, it is replaced. Dropping the
+    /// listener removes its file. Needs a tokio runtime around it.
     ///
     /// # Errors
-    /// One line that names the place, and for a file that is in the way, what to do.
+    /// One line that names the place. If a file is in the way, it says what to do.
     pub fn bind(place: &Place) -> anyhow::Result<Self> {
         match place {
             Place::Tcp(address) => bind(*address).map(Self::from),
@@ -137,7 +137,7 @@ impl Listener {
     /// Where it listens.
     ///
     /// # Errors
-    /// Of the system.
+    /// An error of the system.
     pub fn local_place(&self) -> io::Result<Place> {
         match &self.0 {
             Kind::Tcp(listener) => listener.local_addr().map(Place::Tcp),
@@ -145,19 +145,20 @@ impl Listener {
         }
     }
 
-    /// The next connection. What is written to it goes out at once (`TCP_NODELAY`): answers are written whole, and waiting for
-    /// more would only delay them.
+    /// Accepts the next connection. What is written to it goes out at once (`TCP_NODELAY`), because answers are written
+    /// as a whole, and waiting for more would only delay them.
     ///
-    /// A connection over a unix socket has the same type as one over TCP, so that nothing behind this differs for it: reading,
-    /// writing and closing are the same calls of the system for both. But it has no addresses: `peer_addr` is an error.
+    /// A connection over a unix socket has the same type as one over TCP, because reading, writing and closing are the
+    /// same system calls for both. So nothing else in the code differs. Only `peer_addr` fails, because such a
+    /// connection has no addresses.
     ///
     /// # Errors
-    /// Of the system: mostly a lack of file descriptors.
+    /// An error of the system, mostly a lack of file descriptors.
     pub async fn accept(&self) -> io::Result<TcpStream> {
         match &self.0 {
             Kind::Tcp(listener) => loop {
                 let (stream, _) = listener.accept().await?;
-                // Fails only if the client is gone again.
+                // This fails only if the client is gone again.
                 if stream.set_nodelay(true).is_ok() {
                     return Ok(stream);
                 }

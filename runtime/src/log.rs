@@ -1,5 +1,5 @@
-//! What stands between an event and the line of the log: characters that would fake a line are escaped, and a line that is
-//! repeated without end is held back and counted.
+//! Keeps the log readable, whatever clients send. Characters that would fake a line are escaped, and a line that is
+//! repeated too often is held back and counted.
 
 mod escape;
 mod limit;

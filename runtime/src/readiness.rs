@@ -1,4 +1,4 @@
-//! Whether a process should get traffic: a few named conditions, each followed from its source.
+//! Whether a process should get traffic. That depends on a few named conditions.
 
 use parking_lot::Mutex;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-/// What a service needs before it can work, such as "redis". Clones share the conditions.
+/// The conditions that must hold before a service can work, such as "redis". Clones share them.
 #[derive(Clone, Default)]
 pub struct Readiness {
     conditions: Arc<Mutex<Vec<Condition>>>,
@@ -47,7 +47,7 @@ impl fmt::Display for Reported {
 }
 
 impl Condition {
-    /// A source that is gone can't be relied on.
+    /// A condition whose source is gone does not hold, because nobody would tell of a change.
     fn holds(&self) -> bool {
         self.state.has_changed().is_ok() && *self.state.borrow()
     }
@@ -65,7 +65,7 @@ impl Readiness {
         self.follow_with(name, state, Arc::new(|| None));
     }
 
-    /// As [`Readiness::follow`]; `why_not` says in one line why it does not hold, whenever `/readyz` or the log has to.
+    /// Like [`Readiness::follow`]. `why_not` says in one line why the condition does not hold.
     pub fn follow_because(
         &self,
         name: &'static str,
@@ -77,8 +77,8 @@ impl Readiness {
         self.follow_with(name, state, Arc::new(words));
     }
 
-    /// As [`Readiness::follow`]; `words` says in one line what is wrong, if anything is: why it does not hold, or what else
-    /// an operator should know although it does.
+    /// Like [`Readiness::follow`]. `words` says in one line what is wrong, if anything is: why the condition does not
+    /// hold, or what else an operator should know although it does.
     pub fn follow_telling(
         &self,
         name: &'static str,
@@ -104,7 +104,7 @@ impl Readiness {
         self.conditions.lock().iter().all(Condition::holds)
     }
 
-    /// Whether the process should get traffic, and a line for each condition. A process that drains should not.
+    /// Whether the process should get traffic, and a line for each condition. A draining process should get none.
     #[must_use]
     pub fn describe(&self, draining: bool) -> (bool, String) {
         let report = self.report();
@@ -139,7 +139,7 @@ impl Readiness {
 }
 
 async fn log_changes(name: &'static str, mut state: watch::Receiver<bool>, words: Words) {
-    // Everything starts unreachable: that is worth a line only when it lasts.
+    // At the start nothing is reachable. That is worth a line only if it lasts.
     let first = tokio::time::timeout(Duration::from_secs(1), state.wait_for(|&up| up)).await;
     drop(first);
     loop {
@@ -174,7 +174,7 @@ mod tests {
         assert!(readiness.is_ready());
 
         drop(chat);
-        assert!(!readiness.is_ready(), "nobody vouches for chat any more");
+        assert!(!readiness.is_ready(), "nobody would tell of a change");
     }
 
     #[tokio::test]

@@ -1,8 +1,8 @@
 //! Logs and metrics.
 //!
-//! Logs go to stderr, as text or as one JSON object a line; `RUST_LOG` says how much. Whatever stands in an event, it is one
-//! line, and the same line is not repeated without end. Metrics go to one recorder of the process, which renders them for
-//! Prometheus.
+//! Logs go to stderr, as text or as one JSON object a line. `RUST_LOG` says how much is logged. Each event is one line,
+//! whatever it contains, and a line that comes too often is held back. Metrics go to one recorder of the process, which
+//! renders them for Prometheus.
 
 use crate::log::{Escaping, Form, Limited, RateLimit, WINDOW};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
@@ -23,12 +23,12 @@ pub enum LogFormat {
     Json,
 }
 
-/// What is logged unless `RUST_LOG` says otherwise. The libraries below us warn of whatever a peer does wrong, as often as it
-/// does it; what matters to us comes back as an error. `RUST_LOG` has to name one of them (`h2=debug`) to hear it.
+/// What is logged unless `RUST_LOG` says otherwise. These libraries warn each time that a peer does something wrong.
+/// What matters to us comes back as an error. To see a library's warnings, name it in `RUST_LOG` (`h2=debug`).
 const DEFAULTS: &str =
     "info,h2=error,hyper=error,hyper_util=error,tonic=error,tower=error,rustls=error";
 
-/// How the log began, once it has.
+/// The log's format and limit, once it has begun.
 static LOG: OnceLock<Log> = OnceLock::new();
 
 struct Log {
@@ -36,7 +36,7 @@ struct Log {
     limit: Arc<RateLimit>,
 }
 
-/// Begins to log. A second call changes nothing, so that tests may all call it.
+/// Begins to log. A second call changes nothing, so all tests may call it.
 pub fn init(format: LogFormat) {
     let asked = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
     let filter = EnvFilter::builder().parse_lossy(directives(&asked));
@@ -64,7 +64,8 @@ pub fn init(format: LogFormat) {
     }
 }
 
-/// A later directive for the same target counts, and one that names a target counts more than one that does not.
+/// Puts the defaults before what was asked for. Of two directives for the same target the later one counts, and one
+/// that names a target counts more than one that does not.
 fn directives(asked: &str) -> String {
     if asked.trim().is_empty() {
         DEFAULTS.to_owned()
@@ -78,12 +79,12 @@ pub(crate) fn log_format() -> Option<LogFormat> {
     LOG.get().map(|log| log.format)
 }
 
-/// Says how many lines were held back until now because they came too often. For the end of a process.
+/// Reports how many lines were held back until now because they came too often. To be called at the end of a process.
 pub(crate) fn report_all_held_back() {
     report_held_back(Instant::now() + WINDOW);
 }
 
-/// The same of what came in windows that are over at this time.
+/// Reports the lines that were held back in windows that are over by `now`.
 fn report_held_back(now: Instant) {
     let Some(log) = LOG.get() else { return };
     for held_back in log.limit.take(now) {
@@ -96,11 +97,12 @@ fn report_held_back(now: Instant) {
     }
 }
 
-/// The buckets of what is named `…_seconds`: from a quarter of a millisecond to the longest wait any call may have.
+/// The buckets of families whose names end with `_seconds`: from a quarter of a millisecond to the longest time that a
+/// call may take.
 const SECONDS: [f64; 13] = [
     0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
 ];
-/// The buckets of what is named `…_size`: a count of things in one batch.
+/// The buckets of families whose names end with `_size`: a count of things in one batch.
 const SIZES: [f64; 11] = [
     1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1_024.0,
 ];
@@ -112,7 +114,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// The recorder of this process, which the first call installs: what is measured earlier is lost.
+    /// The recorder of this process. The first call installs it, and what was measured before is lost.
     ///
     /// Somebody has to call [`Metrics::upkeep`]; [`crate::lifecycle::run`] does.
     pub fn install() -> Self {
@@ -121,7 +123,7 @@ impl Metrics {
             .get_or_init(|| {
                 let recorder = builder()
                     .unwrap_or_else(|error| {
-                        tracing::warn!(%error, "histograms have the exporter's own form");
+                        tracing::warn!(%error, "histograms have the exporter's default buckets");
                         PrometheusBuilder::new()
                     })
                     .build_recorder();
@@ -140,8 +142,8 @@ impl Metrics {
         self.handle.render()
     }
 
-    /// Sorts what was measured into its buckets, again and again: without it, samples pile up until somebody scrapes. Also
-    /// says what the log has held back.
+    /// Sorts what was measured into its buckets, again and again. Otherwise samples would pile up until somebody
+    /// scrapes. It also reports what the log has held back.
     pub async fn upkeep(self) {
         let mut interval = tokio::time::interval(Duration::from_secs(5));
         loop {

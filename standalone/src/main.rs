@@ -1,6 +1,7 @@
 //! The whole system in one process, with the store in memory: to try it, and to develop against it.
 //!
-//! The same services as in the binaries `chat` and `connector`; the connector calls chat without a network in between.
+//! It runs the same services as the binaries `chat` and `connector`. The connector calls chat without a network in
+//! between.
 
 use channel_store::StoreOptions;
 use channel_store::memory::MemoryStore;
@@ -23,8 +24,8 @@ use tower::util::BoxCloneSyncService;
 #[derive(Debug, Parser)]
 #[command(name = "standalone", version)]
 struct Config {
-    /// Where clients connect: Pomelo at ws://…/ and tcp://…, Socket.IO at http://…, JSON at ws://…/ws. Behind a proxy on the
-    /// same machine it may be a unix socket: unix:/path
+    /// Where clients connect: Pomelo at ws://…/ and tcp://…, Socket.IO at http://…, JSON at ws://…/ws. Behind a proxy
+    /// on the same machine it may be a unix socket: unix:/path
     #[arg(long, env = "STANDALONE_LISTEN", default_value = "127.0.0.1:3010", value_parser = listen::place)]
     listen: Place,
 
@@ -73,7 +74,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     tracing::info!(address = %clients, "listening");
     tracing::info!(address = %grpc, "grpc listening");
     tracing::info!(address = %admin_listener.local_addr()?, "admin listening");
-    // Whoever reads JSON reads nothing else.
+    // A reader of JSON logs must get nothing but JSON.
     if config.log_format == LogFormat::Text {
         eprintln!("{}", try_next(&clients, grpc));
     }
@@ -84,7 +85,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let hub = Hub::new(TOUCH_INTERVAL);
     let feed = store.feed(hub.clone());
     let aftercare = chat::Aftercare::begin(store.clone(), store.leases(), store.registry());
-    // Chat outlives the connector, whose last leaves have to land.
+    // Chat has to outlive the connector, whose last leaves must still land.
     let chat_shutdown = Shutdown::new();
     let limits = chat::Limits {
         message: config.clients.message_limit as usize,
@@ -133,7 +134,8 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Lines to paste: into a browser's console, and into a shell. Browsers don't reach a unix socket.
+/// Lines to paste into a browser's console, and into a shell. Browsers cannot reach a unix socket, so with one only the
+/// lines for back ends are shown.
 fn try_next(clients: &Place, grpc: SocketAddr) -> String {
     let all = include_str!("try_next.txt");
     let for_back_ends = all.find("As a back end").map_or(all, |at| &all[at..]);

@@ -1,8 +1,8 @@
 //! Chat as a back end sees it: its gRPC contract.
 
-use proto::v1::chat_service_client::ChatServiceClient;
-use proto::v1::{
-    JoinRequest, JoinResponse, LeaveRequest, MembersRequest, SendRequest, SendResponse,
+use proto::chat::v1::chat_service_client::ChatServiceClient;
+use proto::chat::v1::{
+    JoinRequest, JoinResponse, LeaveRequest, ListMembersRequest, SendRequest, SendResponse,
     send_request::Content,
 };
 use std::net::SocketAddr;
@@ -48,12 +48,12 @@ impl ChatApi {
         let mut members = std::collections::BTreeMap::new();
         let mut page_token = String::new();
         loop {
-            let request = MembersRequest {
+            let request = ListMembersRequest {
                 channel: channel.to_owned(),
                 page_size: 1_000,
                 page_token,
             };
-            let page = self.client().members(request).await?.into_inner();
+            let page = self.client().list_members(request).await?.into_inner();
             members.extend(page.members.into_iter().map(|m| (m.user, m.sessions)));
             if page.next_page_token.is_empty() {
                 return Ok(members.into_iter().collect());

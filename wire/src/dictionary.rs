@@ -1,8 +1,8 @@
-//! Pomelo's route dictionary: a number in place of a route that both sides know.
+//! Pomelo's route dictionary: numbers in place of routes that both sides know.
 //!
-//! The first codes are those of the original's handlers, in the order of their names, so that its clients are told what it
-//! told them (hybriddict-01); an operator's own routes follow. A client that comes back with the version that it has kept is not
-//! told again (hybriddict-12).
+//! The first codes are those of the original's handlers, ordered by name. So its clients are told what the original
+//! told them (hybriddict-01). An operator's own routes follow. A client that still has this version of the dictionary
+//! is not sent it again (hybriddict-12).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -21,33 +21,33 @@ const LIMIT: usize = u16::MAX as usize;
 #[derive(Debug)]
 pub struct Dictionary {
     codes: HashMap<Box<str>, u16>,
-    /// Of code 1 and up.
+    /// The routes by their codes. The first one has code 1.
     routes: Vec<Box<str>>,
     version: String,
-    /// What a handshake's answer tells of it.
+    /// What the answer to a handshake says about the dictionary.
     described: String,
 }
 
-/// A file that is no dictionary.
+/// Why a file cannot be used as a dictionary.
 #[derive(Debug, thiserror::Error)]
 pub enum DictionaryError {
-    /// It can't be read.
+    /// The file cannot be read.
     #[error("can't read {0}: {1}")]
     Read(PathBuf, #[source] std::io::Error),
-    /// It is no JSON array of strings.
-    #[error("{0} is no JSON array of routes: {1}")]
+    /// The file is not a JSON array of strings.
+    #[error("{0} is not a JSON array of routes: {1}")]
     Json(PathBuf, #[source] serde_json::Error),
-    /// One of them can't be a route.
-    #[error("{0:?} is no route, or stands there twice")]
+    /// An entry cannot be a route, or is there twice.
+    #[error("{0:?} is not a route, or is there twice")]
     Route(String),
-    /// More than there are codes.
+    /// There are more routes than codes.
     #[error("more than {LIMIT} routes")]
     TooMany,
 }
 
 impl Dictionary {
-    /// The original's handlers, then the routes in an operator's file, a JSON array of strings as in the original's
-    /// `config/dictionary.json`.
+    /// Makes a dictionary of the original's handlers and of the routes in an operator's file. Like the original's
+    /// `config/dictionary.json`, the file holds a JSON array of strings.
     ///
     /// # Errors
     /// [`DictionaryError`].
@@ -64,7 +64,7 @@ impl Dictionary {
         Self::new(own)
     }
 
-    /// The original's handlers, then these.
+    /// Makes a dictionary of the original's handlers and of these routes.
     ///
     /// # Errors
     /// [`DictionaryError::Route`], [`DictionaryError::TooMany`].
@@ -86,7 +86,8 @@ impl Dictionary {
         };
         let codes_of = object(numbered().map(|(route, code)| format!("{route}:{code}")));
         let routes_of = object(numbered().map(|(route, code)| format!("\"{code}\":{route}")));
-        // As the original made it, so that a client knows its version again whichever of the two it meets.
+        // Made as in the original. So a client may keep its dictionary when it moves between the original and this
+        // server.
         let version = STANDARD.encode(md5::compute(&codes_of).0);
         let described = format!(
             r#""dict":{codes_of},"routeToCode":{codes_of},"codeToRoute":{routes_of},"dictVersion":"{version}","#
@@ -112,7 +113,8 @@ impl Dictionary {
         self.codes.get(route).copied()
     }
 
-    /// What a client is told in the `sys` of a handshake's answer, that knows this version, or none.
+    /// What a client is told in the `sys` of a handshake's answer. `known` is the version of the dictionary that the
+    /// client has, if it has one.
     #[must_use]
     pub(crate) fn describe(&self, known: Option<&str>) -> String {
         let news = if known == Some(&*self.version) {

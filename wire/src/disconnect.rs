@@ -1,10 +1,11 @@
-//! Why a connector closes a socket, and what the client is told of it: one table for every protocol.
+//! Why a connector closes a connection, and what the client is told: one table for all protocols.
 //!
 //! `docs/protocols/` shows the same table to people; a test compares them.
 
 use crate::Error;
 
-/// A reason to close a connection. What each protocol makes of it: [`Disconnect::farewell`].
+/// A reason to close a connection. [`Disconnect::farewell`] is what each protocol makes of it. "Reconnect" means that
+/// the client is told to connect again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Disconnect {
     /// The client closed, or its socket broke: there is nobody to tell.
@@ -13,13 +14,14 @@ pub enum Disconnect {
     /// The connector stops. Reconnect.
     #[error("shutdown")]
     Shutdown,
-    /// What the client did not read exceeded its queue, or the process's. Reconnect and resume.
+    /// The client read too slowly, so its queue or that of the process was full, or it took nothing for the stall time.
+    /// Reconnect and resume.
     #[error("slow reader")]
     Slow,
     /// The process holds as much for its clients as it may. Reconnect.
     #[error("overloaded")]
     Overloaded,
-    /// No heartbeat for twice the interval (K5). Reconnect.
+    /// The client was silent for too long (K5). Reconnect.
     #[error("heartbeat timeout")]
     HeartbeatTimeout,
     /// No handshake in time.
@@ -31,27 +33,29 @@ pub enum Disconnect {
     /// A gap in a channel's log that the client can't be told of. Reconnect.
     #[error("positions lost")]
     PositionsLost,
-    /// The connector was declared dead, as happens to one that was frozen: its members are none any more. Reconnect.
+    /// The connector was declared dead, for example because it was frozen. Its sessions are no longer members.
+    /// Reconnect.
     #[error("declared dead")]
     Dead,
-    /// Another login of the user, where the newest stays or data was lost: the client is not to connect again by itself.
+    /// Another login of the user has taken this one's place, because the newest login wins or because data was lost.
+    /// The client must not reconnect on its own.
     #[error("kicked")]
     Kicked,
-    /// The client has logged in again with its secret, and its new session has this one's place. The client is not to
-    /// connect again by itself: where two clients share a secret, they would take turns for ever.
+    /// The client has logged in again with its secret, and its new session has this one's place. The client must not
+    /// reconnect on its own: two clients that share a secret would take turns for ever.
     #[error("replaced")]
     Replaced,
-    /// Another session has this one's place, and it is not known that it is the same client's. Reconnect.
+    /// Another session has this one's place, and it may be another client's. Reconnect.
     #[error("displaced")]
     Displaced,
-    /// The session can come to no further channel for now, and a new one could: the shard of the store that keeps this
-    /// session's lease is away. Reconnect and resume.
+    /// The session can join no further channel for now, because the shard of the store that holds its lease is away. A
+    /// new session could. Reconnect and resume.
     #[error("moved")]
     Moved,
     /// Bytes that break the client's protocol (K6, F1).
     #[error("malformed")]
     Malformed,
-    /// A handshake without what it needs; the client has been answered (K6).
+    /// The handshake lacks what it needs. The client has been answered (K6).
     #[error("handshake refused")]
     Handshake,
     /// A route that names a method of JavaScript's Object (K6).
@@ -73,17 +77,17 @@ pub enum Disconnect {
 
 /// What a client is told when its connection is closed.
 ///
-/// A Pomelo client takes a KICK as final, and some take the close code 1000 as final, too. So a reason that says
-/// "reconnect" has no KICK and another code: the client sees a connection that broke, as when the original stopped,
-/// and comes back by itself. That code is 1001: the `ws` of Pomelo's client for Node.js knows none of the newer ones, 1012
-/// and above, and throws an error that ends the client's process.
+/// Pomelo's clients take a KICK as final, and some take the close code 1000 as final, too. So a reason that says
+/// "reconnect" has no KICK, and its code is 1001, unless the original's was recorded (K5). The client sees a broken
+/// connection, as when the original stopped, and connects again. Codes from 1012 on are of no use: the `ws` of Pomelo's
+/// client for Node.js does not know them, and throws an error that ends the client's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Farewell {
-    /// WebSocket's own close code (RFC 6455, section 7.4.1), for the protocols that have no others.
+    /// WebSocket's own close code (RFC 6455, section 7.4.1), for protocols without codes of their own.
     pub code: u16,
-    /// The reason in Pomelo's KICK package and in Socket.IO's `onKick`; `None`: closed without one.
+    /// The reason in Pomelo's KICK package and in Socket.IO's `onKick`. `None` if the connection is closed without one.
     pub kick: Option<&'static str>,
-    /// For JSON clients; `None`: WebSocket's own code says it all.
+    /// What a JSON client is told. `None` if WebSocket's own code says everything.
     pub json: Option<JsonFarewell>,
 }
 
@@ -92,14 +96,14 @@ pub struct Farewell {
 pub struct JsonFarewell {
     /// The close code, 4000 or above.
     pub code: u16,
-    /// For programs: it stays as it is.
+    /// The reason, for programs. It never changes.
     pub reason: &'static str,
-    /// True if the client should connect again by itself.
+    /// True if the client should connect again on its own.
     pub reconnect: bool,
 }
 
 impl Farewell {
-    /// True if the client should connect again by itself.
+    /// True if the client should connect again on its own.
     #[must_use]
     pub fn is_reconnect(self) -> bool {
         self.json.is_some_and(|json| json.reconnect)
@@ -121,7 +125,7 @@ impl From<Error> for Disconnect {
 }
 
 impl Disconnect {
-    /// All of them, once each.
+    /// All reasons, once each.
     pub const ALL: [Self; 19] = [
         Self::Client,
         Self::Shutdown,
@@ -144,7 +148,7 @@ impl Disconnect {
         Self::TooBig { limit: 0 },
     ];
 
-    /// The reason as a label of metrics and logs. It stays as it is.
+    /// The reason as a label of metrics and logs. It never changes.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -178,7 +182,7 @@ impl Disconnect {
         }
     }
 
-    /// What follows the reason in the body of a KICK: further members of that JSON object.
+    /// Further members of the JSON object in a KICK, which follow the reason.
     pub(crate) fn details(self) -> String {
         match self {
             Self::TooBig { limit } => format!(r#","limit":{limit}"#),
@@ -200,7 +204,7 @@ impl Disconnect {
             Self::Shutdown => reconnect(1001, 4000, "shutdown"),
             Self::Slow => reconnect(1001, 4001, "slow"),
             Self::Overloaded => reconnect(1001, 4011, "overloaded"),
-            // As recorded (K5).
+            // The code that the original sent (K5).
             Self::HeartbeatTimeout => reconnect(1000, 4002, "heartbeat timeout"),
             Self::PositionsLost => reconnect(1001, 4003, "reconnect"),
             Self::Dead => reconnect(1001, 4009, "connector restarted"),
@@ -225,7 +229,7 @@ const fn plain(code: u16) -> Farewell {
     }
 }
 
-/// The client is to stay away until somebody wants it back.
+/// The client should not connect again until its user wants to.
 const fn told(kick: Option<&'static str>, code: u16, reason: &'static str) -> Farewell {
     Farewell {
         code: 1000,
@@ -238,7 +242,7 @@ const fn told(kick: Option<&'static str>, code: u16, reason: &'static str) -> Fa
     }
 }
 
-/// The client is to come back by itself.
+/// The client should connect again on its own.
 const fn reconnect(websocket: u16, code: u16, reason: &'static str) -> Farewell {
     Farewell {
         code: websocket,

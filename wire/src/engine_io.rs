@@ -1,19 +1,19 @@
-//! Several packets in one body of HTTP, as long-polling carries them (Engine.IO protocol, versions 3 and 4).
+//! Several packets in one HTTP body, as polls and posts carry them (Engine.IO protocol, versions 3 and 4).
 //!
-//! Version 3 counts characters, and its two generations of clients disagree about others than ASCII: those of Socket.IO 1.x
-//! take a packet for UTF-8 whose bytes are characters, each written in UTF-8 once more, those of 2.x for plain text. A server
-//! can't tell them apart by anything else. So what is written is ASCII alone, JSON's escapes in place of everything else,
-//! which both read; and what is read counts as written twice if it can be that.
+//! Version 3 counts characters, and its clients disagree about characters beyond ASCII. Socket.IO 2.x sends plain
+//! UTF-8. Socket.IO 1.x takes each byte of the UTF-8 for a character, and encodes these once more. A server cannot tell
+//! the two apart. So it writes only ASCII, with JSON escapes in place of everything else, which both can read. What it
+//! reads counts as encoded twice if that is possible.
 
 use crate::EngineIo;
 use std::fmt::Write;
 
-/// Between packets of version 4.
+/// Stands between packets of version 4.
 const SEPARATOR: char = '\x1e';
 /// Ends the length of a packet in a binary body.
 const LENGTH_END: u8 = 0xff;
 
-/// Joins packets to a body.
+/// Joins packets into a body.
 #[must_use]
 pub fn encode<'a>(version: EngineIo, packets: impl IntoIterator<Item = &'a str>) -> String {
     let mut body = String::new();
@@ -35,7 +35,7 @@ pub fn encode<'a>(version: EngineIo, packets: impl IntoIterator<Item = &'a str>)
     body
 }
 
-/// All characters that are not ASCII stand in strings of JSON, where an escape says the same.
+/// Replaces characters beyond ASCII by JSON escapes. They occur only in JSON strings, where an escape means the same.
 fn escaped(packet: &str) -> String {
     let mut ascii = String::with_capacity(packet.len());
     for character in packet.chars() {
@@ -43,7 +43,7 @@ fn escaped(packet: &str) -> String {
             ascii.push(character);
         } else {
             for unit in character.encode_utf16(&mut [0; 2]) {
-                // As above.
+                // Writing to a string can't fail.
                 let _ = write!(ascii, "\\u{unit:04x}");
             }
         }
@@ -51,7 +51,8 @@ fn escaped(packet: &str) -> String {
     ascii
 }
 
-/// Takes a body apart; `None` if it is not of this form. Binary packets are left out: no message of Pomelo's is one.
+/// Splits a body into packets. `None` if it is malformed. Binary packets are left out, because Pomelo has no binary
+/// messages.
 #[must_use]
 pub fn decode(version: EngineIo, body: &[u8], is_binary: bool) -> Option<Vec<String>> {
     if version == EngineIo::V3 && is_binary {
@@ -68,7 +69,7 @@ pub fn decode(version: EngineIo, body: &[u8], is_binary: bool) -> Option<Vec<Str
     }
 }
 
-/// `<characters>:<packet>`, as often as there are packets.
+/// Reads `<characters>:<packet>`, until the body ends.
 fn counted(mut body: &str) -> Option<Vec<String>> {
     let mut packets = Vec::new();
     while !body.is_empty() {
@@ -92,7 +93,7 @@ fn counted(mut body: &str) -> Option<Vec<String>> {
     Some(packets)
 }
 
-/// A packet whose characters are the bytes of UTF-8 was written twice.
+/// Decodes a packet once more if its characters can be the bytes of UTF-8, because then it was encoded twice.
 fn once(packet: &str) -> String {
     if !packet.is_ascii() {
         let bytes = packet.chars().map(|it| u8::try_from(u32::from(it)).ok());
@@ -104,7 +105,7 @@ fn once(packet: &str) -> String {
     packet.to_owned()
 }
 
-/// Each packet behind a zero (a one, if it is binary), the decimal digits of its length, and 255.
+/// Reads a binary body. Each packet comes after a 0 (a 1 if it is binary), the digits of its length, and 255.
 fn binary(mut body: &[u8]) -> Option<Vec<String>> {
     let mut packets = Vec::new();
     while let Some((&kind, rest)) = body.split_first() {

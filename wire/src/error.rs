@@ -1,9 +1,9 @@
-//! How a connection can end with what its client sends.
+//! Errors that end a connection because of what its client sent.
 
-/// Why a connection can't go on. What its client is told of it: [`Disconnect`](crate::Disconnect).
+/// Why a connection cannot go on. What its client is told depends on the [`Disconnect`](crate::Disconnect).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Error {
-    /// The client said that it goes.
+    /// The client has closed the connection.
     #[error("closed by the client")]
     Closed,
     /// The bytes are not of the client's protocol (K6, F1).
@@ -30,7 +30,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// A message has more bytes than this.
+    /// A message has more than `limit` bytes.
     #[must_use]
     pub fn too_big(limit: usize) -> Self {
         Self::TooBig {

@@ -1,9 +1,9 @@
-//! The forms that publications are encoded in.
+//! The formats in which messages are written.
 
 use super::dictionary::Dictionary;
 use crate::websocket::{self, Opcode, deflate};
 
-/// What a client speaks.
+/// The protocol of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protocol {
     /// Pomelo's packages: `docs/protocols/pomelo.md`.
@@ -17,40 +17,39 @@ pub enum Protocol {
 /// The version of the protocol below Socket.IO.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EngineIo {
-    /// Of clients 1.x and 2.x: they send heartbeats, and are answered.
+    /// Spoken by clients 1.x and 2.x. The client sends heartbeats, and the server answers.
     V3,
-    /// Of clients 3.x and 4.x: they are sent heartbeats, and answer.
+    /// Spoken by clients 3.x and 4.x. The server sends heartbeats, and the client answers.
     V4,
 }
 
-/// What the protocol's messages travel in.
+/// What carries the messages of a protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Carrier {
     /// WebSocket frames.
     WebSocket,
-    /// The same, compressed where that makes them shorter.
+    /// WebSocket frames, compressed where that makes them shorter.
     Deflate,
-    /// Nothing: bytes back to back. Pomelo's packages alone tell where they end.
+    /// A plain stream of bytes. Only Pomelo's packages can use it, because they tell how long they are.
     Stream,
 }
 
-/// A form that publications are encoded in, once each however many members want it.
+/// How messages to a client are written. A publication is encoded once for all members with the same format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WireFormat {
     pub(crate) protocol: Protocol,
     pub(crate) carrier: Carrier,
-    /// Each push tells its channel, offset and time.
+    /// Whether pushes hold their channel, offset and time.
     pub(crate) positions: bool,
-    /// Of the routes that have codes; one for the process.
+    /// The codes of routes, if they are used. There is one dictionary for the process.
     pub(crate) dictionary: Option<&'static Dictionary>,
-    /// Messages are no protocol's: each is sent back, as one of this kind.
+    /// For tests of the carrier: each message is sent back in a frame of this kind.
     #[cfg(feature = "testing")]
     pub(crate) echo: Option<Opcode>,
 }
 
 impl WireFormat {
-    /// Pomelo's packages in binary WebSocket frames. A push is what the original pushed, so such a client does not know
-    /// where it stands.
+    /// Pomelo's packages in binary WebSocket frames. A push is what the original pushed, so it holds no position.
     pub const POMELO: Self = Self {
         protocol: Protocol::Pomelo,
         carrier: Carrier::WebSocket,
@@ -59,9 +58,9 @@ impl WireFormat {
         #[cfg(feature = "testing")]
         echo: None,
     };
-    /// The same, for members that asked for positions: each push tells its channel, offset and time.
+    /// The same, for members that asked for positions: pushes hold their channel, offset and time.
     pub const POMELO_POSITIONS: Self = Self::POMELO.with_positions();
-    /// JSON in text WebSocket frames. Every push tells where it stands.
+    /// JSON in text WebSocket frames. Pushes hold their position.
     pub const JSON: Self = Self {
         protocol: Protocol::Json,
         positions: true,
@@ -86,7 +85,7 @@ impl WireFormat {
         }
     }
 
-    /// The same without WebSocket.
+    /// The same on a plain stream.
     #[must_use]
     pub const fn on_a_stream(self) -> Self {
         Self {
@@ -95,13 +94,13 @@ impl WireFormat {
         }
     }
 
-    /// The same with codes for the routes that are in the dictionary.
+    /// The same, with codes for the routes in the dictionary.
     #[must_use]
     pub const fn with_dictionary(self, dictionary: Option<&'static Dictionary>) -> Self {
         Self { dictionary, ..self }
     }
 
-    /// No protocol: messages that are sent back, as of this kind.
+    /// For tests of the carrier: messages are sent back in frames of this kind.
     #[cfg(feature = "testing")]
     #[must_use]
     pub const fn echo(opcode: Opcode) -> Self {
@@ -111,7 +110,7 @@ impl WireFormat {
         }
     }
 
-    /// The form of the same protocol whose pushes tell where they stand.
+    /// The same, with positions in pushes.
     #[must_use]
     pub const fn with_positions(self) -> Self {
         Self {
@@ -120,19 +119,19 @@ impl WireFormat {
         }
     }
 
-    /// True if a member can be told of a lost position; any other has to be disconnected.
+    /// True if a member can be told that its position was lost. Any other member has to be disconnected then.
     #[must_use]
     pub const fn tells_positions(self) -> bool {
         self.positions
     }
 
-    /// What a client of this form speaks.
+    /// The protocol of this format.
     #[must_use]
     pub const fn protocol(self) -> Protocol {
         self.protocol
     }
 
-    /// What its messages travel in.
+    /// What carries its messages.
     #[must_use]
     pub const fn carrier(self) -> Carrier {
         self.carrier
@@ -140,7 +139,7 @@ impl WireFormat {
 }
 
 impl Carrier {
-    /// Appends one message, which consists of a head and these parts, of that length together.
+    /// Appends one message that consists of `head` and `parts`. `length` is that of all parts together.
     #[inline]
     pub(crate) fn carry(
         self,
@@ -152,7 +151,7 @@ impl Carrier {
         match self {
             Self::WebSocket => websocket::header(out, opcode, head.len() + length),
             Self::Deflate => {
-                // No message has more parts.
+                // No message has more than seven parts.
                 let mut whole: [&[u8]; 8] = [head, b"", b"", b"", b"", b"", b"", b""];
                 whole[1..=parts.len()].copy_from_slice(parts);
                 return deflate::frame(out, opcode, &whole);
@@ -165,7 +164,7 @@ impl Carrier {
         }
     }
 
-    /// Appends the end, as far as the carrier has one.
+    /// Appends a close frame, if the carrier has one.
     pub(crate) fn close(self, code: u16, reason: &str, out: &mut Vec<u8>) {
         match self {
             Self::WebSocket | Self::Deflate => websocket::close(out, code, reason),

@@ -1,7 +1,8 @@
-//! JSON over WebSocket: what websocat and twenty lines of browser code speak (`docs/protocols/json.md`).
+//! JSON over WebSocket (`docs/protocols/json.md`). A client needs no library for it: websocat or a browser's console
+//! will do.
 //!
-//! Requests are read with their parts as raw text, so a body is never parsed into a tree, and passes on verbatim. What is
-//! no request is refused with code 400, and the connection stays.
+//! The parts of a request are read as raw text. So its body is not parsed into a tree, and passes on byte for byte. A
+//! message that is not a request is refused with code 400, and the connection stays open.
 
 use super::{Disconnect, Error, Input, Protocol, Request, RequestBody, WireFormat, refuse_attack};
 use crate::refusal::{Reason, Refusal};
@@ -11,10 +12,10 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// Ids from here on are no longer exact in JavaScript.
+/// From here on ids are no longer exact in JavaScript.
 const ID_END: u64 = 1 << 53;
 
-/// A request's parts, none of them looked at. A null counts as absent.
+/// The parts of a request, as raw text. A part that is null counts as absent.
 #[derive(Deserialize)]
 struct Parts<'a> {
     #[serde(borrow)]
@@ -43,7 +44,7 @@ pub(crate) fn decode(
     Ok(())
 }
 
-/// What is no request is refused with its id, if that could be read.
+/// Reads a request. If the message is not one, the error is its id, if that could be read.
 fn request(message: &[u8]) -> Result<Request, Option<u64>> {
     let parts = parts(message).ok_or(None)?;
     let id = optional(parts.id, |text| text.parse().ok().filter(|id| *id < ID_END)).ok_or(None)?;
@@ -67,14 +68,14 @@ fn request(message: &[u8]) -> Result<Request, Option<u64>> {
 /// `None` unless the message is one JSON object that has no part twice.
 fn parts(message: &[u8]) -> Option<Parts<'_>> {
     let text = simdutf8::basic::from_utf8(message).ok()?;
-    // serde would take an array for an object whose keys were left out.
+    // serde would accept an array in place of an object.
     if !text.trim_ascii_start().starts_with('{') {
         return None;
     }
     serde_json::from_str(text).ok()
 }
 
-/// `Some(None)` if the part is absent, `None` if it can't be read.
+/// `Some(None)` if the part is absent, `None` if it cannot be read.
 fn optional<T>(part: Option<&RawValue>, read: impl FnOnce(&str) -> Option<T>) -> Option<Option<T>> {
     match part {
         None => Some(None),
@@ -145,7 +146,7 @@ pub(crate) fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
     format.carrier.close(json.code, json.reason, out);
 }
 
-/// An object in a text frame: `head`, then the value of its last member.
+/// Appends an object in a text frame. `head` is its beginning, and `body` is the value of its last member.
 fn text(format: WireFormat, head: &str, body: &[u8], out: &mut Vec<u8>) {
     let carrier = format.carrier;
     let parts: &[&[u8]] = &[body, b"}"];

@@ -1,8 +1,8 @@
-//! Between the bytes of a client's protocol and what they ask for.
+//! Translates between the bytes of the clients' protocols and what they mean.
 //!
-//! Nothing here does I/O, awaits, or knows sessions. [`Codec`] reads one connection's messages;
-//! what is written is the same for every connection of a [`WireFormat`], so a publication is encoded once however many
-//! members it has. All that is encoded is whole messages of its [`Carrier`], ready for the socket.
+//! Nothing here does I/O, awaits, or knows sessions. A [`Codec`] reads the messages of one connection. What is written
+//! depends on the [`WireFormat`] alone, so a publication is encoded once for all members with the same format. Whatever
+//! is encoded consists of whole messages of the format's [`Carrier`], ready for the socket.
 
 pub mod engine_io;
 pub mod websocket;
@@ -32,40 +32,40 @@ use std::time::Duration;
 /// What a client's message asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
-    /// The protocol's own handshake is complete: heartbeats begin.
+    /// The protocol's own handshake is complete. Heartbeats begin.
     Ready,
-    /// The client's own heartbeat package. Only these keep a Pomelo client alive (K5).
+    /// A heartbeat of the client. Only these keep a Pomelo client alive (K5).
     Heartbeat,
-    /// Something for a handler.
+    /// A request for a handler.
     Request(Request),
 }
 
 /// A call of a handler.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// What the reply is to carry. `None`: a notify, nothing is answered.
+    /// The id that the reply carries. `None` for a notify, which is not answered.
     pub id: Option<u64>,
     /// The handler's name, like `connector.handler.login`.
     pub route: Box<str>,
-    /// What it is called with.
+    /// The body that the client sent.
     pub body: RequestBody,
-    /// The client's own name for the message: repeated, it is the same message.
+    /// The client's idempotency key. A message that is sent again with the same key is stored once.
     pub key: Option<Box<str>>,
 }
 
-/// What a handler is called with.
+/// The body of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RequestBody {
-    /// One JSON object as [`body::check`] accepts it, verbatim.
+    /// One JSON object that [`body::check`] accepts, byte for byte.
     Object(Bytes),
-    /// Unparsable, empty, null, a number, a string or a boolean: counts as `{}` (K6).
+    /// The body is unparsable, empty, null, a number, a string or a boolean. It counts as `{}` (K6).
     Empty,
-    /// An array (F12), nested too deep, or with a number that no double is near: refused.
+    /// The body is an array (F12), is nested too deep, or has a number beyond the range of a double. It is refused.
     Unusable,
 }
 
 impl RequestBody {
-    /// What these bytes are.
+    /// Classifies these bytes.
     #[must_use]
     pub fn new(bytes: &[u8]) -> Self {
         match body::check(bytes) {
@@ -79,21 +79,21 @@ impl RequestBody {
     }
 }
 
-/// Why a member's position is another one from now on.
+/// Why a member is told another position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Moved {
-    /// What follows is of another epoch. Nothing is lost.
+    /// What follows belongs to another epoch. Nothing is lost.
     NewEpoch,
-    /// It saw publications that the log does not have: those after this position are void.
+    /// The member saw publications that the log does not have. Those after this position do not count.
     Diverged,
-    /// What it missed is no longer held: this position is right before the oldest that is.
+    /// What the member missed is no longer held. This position is right before the oldest publication that is.
     Trimmed,
-    /// Its position is of another life of the channel, which is gone.
+    /// The member's position means nothing in this log, for example because all data was lost.
     Unknown,
 }
 
 impl Moved {
-    /// What became of a position that does not stand; `None` if it does.
+    /// What a member is told if its position stands like this. `None` if nothing is wrong with it.
     #[must_use]
     pub const fn of(continuity: Continuity) -> Option<Self> {
         match continuity {
@@ -104,7 +104,7 @@ impl Moved {
         }
     }
 
-    /// As clients read it (CONTRACT, `onPosition`).
+    /// The `reason` that clients read in `onPosition` (`docs/protocols/json.md`).
     #[must_use]
     pub const fn reason(self) -> &'static str {
         match self {
@@ -116,7 +116,7 @@ impl Moved {
     }
 }
 
-/// What one connection's protocol remembers between messages.
+/// Reads the messages of one connection, and remembers what its protocol needs between them.
 #[derive(Debug)]
 pub struct Codec {
     format: WireFormat,
@@ -131,8 +131,8 @@ enum State {
 }
 
 impl Codec {
-    /// A connection that has just been opened. The heartbeat's interval is told to clients that send heartbeats, in
-    /// whole seconds.
+    /// For a connection that has just been opened. Pomelo's clients are told the interval of heartbeats, in whole
+    /// seconds.
     #[must_use]
     pub fn new(format: WireFormat, heartbeat: Duration) -> Self {
         let state = match format.protocol {
@@ -143,7 +143,8 @@ impl Codec {
         Self { format, state }
     }
 
-    /// The same where a message may have so many bytes, also after it is inflated. Otherwise that is 128 KiB.
+    /// Sets how many bytes a body that a Pomelo client has compressed may have when it is inflated. The default is 128
+    /// KiB.
     #[must_use]
     pub fn with_limit(mut self, limit: usize) -> Self {
         if let State::Pomelo(decoder) = &mut self.state {
@@ -152,7 +153,7 @@ impl Codec {
         self
     }
 
-    /// To be called once, before the first message: a protocol without a handshake of its own is ready at once.
+    /// To be called once, before the first message. A protocol without a handshake of its own is ready at once.
     pub fn open(&mut self, inputs: &mut Vec<Input>) {
         match self.state {
             State::Pomelo(_) | State::SocketIo(EngineIo::V4) => {}
@@ -160,11 +161,11 @@ impl Codec {
         }
     }
 
-    /// Reads one whole message of the carrier, text or binary alike. What the protocol itself answers is appended to
-    /// `out`, what the client asks for to `inputs`, in order.
+    /// Reads one whole message of the carrier, text or binary. The protocol's own answers are appended to `out`, and
+    /// what the client asks for to `inputs`, in order.
     ///
     /// # Errors
-    /// The reason to close for. What was appended before holds: `out` is to be sent first.
+    /// The reason to close the connection. What was appended before is valid: send `out` first.
     pub fn decode(
         &mut self,
         message: &[u8],
@@ -186,7 +187,7 @@ impl Codec {
     }
 }
 
-/// Appends a publication as its members receive it.
+/// Appends a publication for members.
 pub fn push(
     format: WireFormat,
     channel: &ChannelName,
@@ -200,8 +201,8 @@ pub fn push(
     }
 }
 
-/// Appends what a member gets in place of a publication that its own user has said to the others: its position moves on, and
-/// nothing else. Nothing in a format that tells no positions.
+/// Appends what a member gets in place of a publication that its own user has sent to all others: the new position.
+/// Appends nothing in a format without positions.
 pub fn skip(format: WireFormat, channel: &ChannelName, position: &Position, out: &mut Vec<u8>) {
     if format.tells_positions() {
         match format.protocol {
@@ -212,7 +213,7 @@ pub fn skip(format: WireFormat, channel: &ChannelName, position: &Position, out:
     }
 }
 
-/// Appends what moves a member to another position; nothing in a format that tells none.
+/// Appends what moves a member to another position. Appends nothing in a format without positions.
 pub fn position(
     format: WireFormat,
     channel: &ChannelName,
@@ -236,8 +237,8 @@ pub fn position(
     }
 }
 
-/// Appends publications that follow each other, from a position in this epoch on, as they are for one user: with each
-/// change of the epoch.
+/// Appends publications that follow each other, as members of `user` receive them. `epoch` is the epoch of the position
+/// before the first of them. Each change of the epoch is told.
 pub fn run<'a>(
     format: WireFormat,
     channel: &ChannelName,
@@ -260,7 +261,7 @@ pub fn run<'a>(
     }
 }
 
-/// Appends what precedes an epoch's first publication.
+/// Appends what comes before the first publication of an epoch.
 pub fn begin_epoch(format: WireFormat, channel: &ChannelName, first: &Position, out: &mut Vec<u8>) {
     let before = Position {
         epoch: first.epoch.clone(),
@@ -287,7 +288,7 @@ pub fn heartbeat(format: WireFormat, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends the end: the protocol's own farewell, if it has one for this reason, then the carrier's.
+/// Appends the end of a connection: the protocol's own farewell, if it has one for this reason, then the carrier's.
 pub fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
     match format.protocol {
         Protocol::Pomelo => pomelo::close(format, reason, out),
@@ -296,12 +297,12 @@ pub fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends a packet of Engine.IO's.
+/// Appends a packet of Engine.IO.
 pub fn packet(format: WireFormat, packet: &str, out: &mut Vec<u8>) {
     socketio::text(format, &[packet], out);
 }
 
-/// A method that every object of the original's had, called in one of its handlers, is an attack (K6, hybrid-05).
+/// Refuses a route that names a method of JavaScript's Object, as the original did (K6, hybrid-05).
 fn refuse_attack(route: &str) -> Result<(), Error> {
     let method = route
         .strip_prefix("connector.handler.")

@@ -1,8 +1,8 @@
-//! Pomelo's packages over WebSocket (`docs/protocols/pomelo.md`), byte for byte as the original wrote them (K1).
+//! Pomelo's packages (`docs/protocols/pomelo.md`), byte for byte as the original wrote them (K1).
 //!
-//! What a client gets wrong is ignored, answered or ends the connection as the recordings show (K6, hybrid-03 to
-//! hybrid-05, hybrid-10), but for the original's faults: a large request id never loops (F1), several packages may share
-//! a frame, and one that claims more than its frame holds is refused (F13).
+//! What a client gets wrong is ignored, is answered, or ends the connection, as in the recordings of the original (K6,
+//! hybrid-03 to hybrid-05, hybrid-10). The original's faults are not kept: a large request id does not loop (F1),
+//! several packages may share a frame, and a package that claims more than its frame holds is refused (F13).
 
 mod stream;
 mod text;
@@ -27,7 +27,7 @@ const HEARTBEAT: u8 = 3;
 const DATA: u8 = 4;
 const KICK: u8 = 5;
 
-/// A message's flag says that its body is compressed.
+/// The bit of a message's flag that says that its body is compressed.
 const COMPRESSED: u8 = 0x10;
 
 const REQUEST: u8 = 0;
@@ -38,18 +38,18 @@ const PUSH: u8 = 3;
 /// How far a connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// The client is to send its handshake.
+    /// The client has to send its handshake.
     Opened,
-    /// Its handshake was answered, which it is to acknowledge.
+    /// The handshake was answered. The client has to acknowledge that.
     Greeted,
     Working,
 }
 
-/// Reads one connection's frames.
+/// Reads the frames of one connection.
 #[derive(Debug)]
 pub(crate) struct Decoder {
     stage: Stage,
-    /// In seconds.
+    /// The interval of heartbeats, in seconds.
     heartbeat: u32,
     /// Bytes that a compressed body may have when it is inflated.
     limit: u32,
@@ -57,7 +57,7 @@ pub(crate) struct Decoder {
 
 impl Decoder {
     pub(crate) fn new(heartbeat: Duration) -> Self {
-        // Clients take 0 for "no heartbeats", and would be dropped for sending none.
+        // Clients take 0 for "no heartbeats". They would send none, and would be dropped for that.
         let heartbeat = u32::try_from(heartbeat.as_secs())
             .unwrap_or(u32::MAX)
             .max(1);
@@ -91,7 +91,7 @@ impl Decoder {
         }
     }
 
-    /// What comes before its time, or twice, is ignored (K6).
+    /// Handles one package. One that comes too early or twice is ignored (K6).
     fn package(
         &mut self,
         format: WireFormat,
@@ -133,7 +133,7 @@ impl Decoder {
     }
 }
 
-/// A package's type and body, and what stands behind it. `None` if it is not all there.
+/// The type and body of a package, and the bytes after it. `None` if it is not complete.
 fn split_package(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&[kind, a, b, c], rest) = bytes.split_first_chunk()?;
     let length = u32::from_be_bytes([0, a, b, c]) as usize;
@@ -141,14 +141,14 @@ fn split_package(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((kind, body, behind))
 }
 
-/// What a client tells of its system. Only the version of the dictionary that it has kept makes a difference.
+/// What a client says about its system. Only the version of the dictionary that it has makes a difference.
 #[derive(Default, Deserialize)]
 struct System {
     #[serde(rename = "dictVersion")]
     version: Option<String>,
 }
 
-/// `None` unless the client tells of its system.
+/// Reads a handshake. `None` if it says nothing about the client's system.
 fn handshake(body: &[u8]) -> Option<System> {
     #[derive(Deserialize)]
     struct Handshake<'a> {
@@ -156,18 +156,18 @@ fn handshake(body: &[u8]) -> Option<System> {
         sys: &'a RawValue,
     }
     let body = text::to_utf8(body);
-    // serde would take an array for an object whose keys were left out.
+    // serde would accept an array in place of an object.
     if !body.trim_ascii_start().starts_with(b"{") {
         return None;
     }
     let handshake = serde_json::from_slice::<Handshake<'_>>(&body).ok()?;
     let sys = handshake.sys.get();
-    // A version that is no text is none that we gave.
+    // A version that is not a string counts as none, because it cannot be ours.
     sys.starts_with('{')
         .then(|| serde_json::from_str(sys).unwrap_or_default())
 }
 
-/// What a DATA package asks for; `None` for what is ignored.
+/// Reads the request in a DATA package. `None` if it is ignored.
 fn message(
     dictionary: Option<&Dictionary>,
     bytes: &[u8],
@@ -176,13 +176,13 @@ fn message(
     let (&flag, mut rest) = bytes.split_first().ok_or(Error::Malformed)?;
     let id = match flag >> 1 & 0b111 {
         REQUEST => take_id(&mut rest)?,
-        // Clients have no business pushing, but the original ran such a message like a notify (hybrid-04).
+        // Clients should not send pushes, but the original handled them like notifies (hybrid-04).
         NOTIFY | PUSH => 0,
         _ => return Ok(None),
     };
     let (route, body) = if flag & 1 == 1 {
         let Some((code, body)) = rest.split_first_chunk() else {
-            // Without a dictionary a code means nothing, whatever its length.
+            // Without a dictionary a code means nothing, so even half a code is ignored.
             return dictionary.map_or(Ok(None), |_| Err(Error::Malformed));
         };
         let route = dictionary.and_then(|dictionary| dictionary.route(u16::from_be_bytes(*code)));
@@ -207,7 +207,7 @@ fn message(
         } else {
             match inflate(body, limit) {
                 Some(body) => RequestBody::new(&text::to_utf8(&body)),
-                // It must not count as empty: the sender would be told that its message was sent.
+                // It must not count as empty. Otherwise the sender would be told that its message was sent.
                 None => RequestBody::Unusable,
             }
         },
@@ -215,8 +215,8 @@ fn message(
     }))
 }
 
-/// What a client of Pitaya compressed: zlib, or gzip. `None` if it is neither, is not all there, or becomes more than `limit`
-/// bytes; no more than that is made of it.
+/// Inflates a body that a client of Pitaya has compressed, with zlib or gzip. `None` if it is neither, is not complete,
+/// or has more than `limit` bytes. No more than that is inflated.
 fn inflate(body: &[u8], limit: u32) -> Option<Vec<u8>> {
     const GZIP: &[u8] = &[0x1f, 0x8b];
     let decoder: &mut dyn Read = if body.starts_with(GZIP) {
@@ -225,13 +225,13 @@ fn inflate(body: &[u8], limit: u32) -> Option<Vec<u8>> {
         &mut ZlibDecoder::new(body)
     };
     let mut inflated = Vec::new();
-    // One byte more shows that there is more.
+    // One byte more than the limit shows that there is more.
     let mut decoder = decoder.take(u64::from(limit) + 1);
     decoder.read_to_end(&mut inflated).ok()?;
     (inflated.len() <= limit as usize).then_some(inflated)
 }
 
-/// A request's id: seven bits a byte, the lowest first. Above 2³² − 1 it is malformed (F1).
+/// Reads the id of a request: seven bits in each byte, the lowest first. An id above 2³² − 1 is malformed (F1).
 fn take_id(bytes: &mut &[u8]) -> Result<u32, Error> {
     let mut id = 0_u64;
     for shift in [0, 7, 14, 21, 28] {
@@ -256,7 +256,7 @@ pub(crate) fn push(
     if !format.positions {
         return pushed(format, route, [&body, b"", b""], out);
     }
-    // For who asked for positions: the body that the original pushed, and where it stands.
+    // For members that asked for positions: the body that the original pushed, and its position.
     let head = format!(
         r#"{{"channel":{},"offset":{},"time":{},"body":"#,
         Value::from(channel.as_str()),
@@ -286,7 +286,7 @@ pub(crate) fn position(format: WireFormat, channel: &ChannelName, body: &str, ou
     pushed(format, "onPosition", [&text, b"", b""], out);
 }
 
-/// A push whose body has these parts.
+/// Appends a push. Its body consists of these parts.
 fn pushed(format: WireFormat, route: &str, body: [&[u8]; 3], out: &mut Vec<u8>) {
     let flag = PUSH << 1;
     let [first, second, third] = body;
@@ -332,8 +332,8 @@ pub(crate) fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
     format.carrier.close(farewell.code, &reason.text(), out);
 }
 
-/// One package in a frame of its own, or in a stream. Its length has three bytes: what is pushed stays far below 16 MiB, as
-/// the message limit does.
+/// Appends one package, in a frame of its own or in a stream. Its length has three bytes, so parts and head must stay
+/// below 16 MiB.
 fn package(format: WireFormat, kind: u8, parts: &[&[u8]], out: &mut Vec<u8>) {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     let head = [

@@ -1,10 +1,9 @@
 //! Why a request is refused, and what each protocol's clients read then: one table.
 //!
-//! A [`Reason`] is stable: programs decide by it, and above all by whether a retry may help. `docs/protocols/json.md` shows
-//! the same table to people; a test compares the two.
+//! A [`Reason`] never changes, because programs decide by it, and above all by whether a retry may help.
 //!
-//! Clients of the original read exactly the bytes that the original sent, wherever it had an answer at all. Refusals that
-//! the original never needed have the form of `/ws` on every protocol.
+//! Clients of the original get exactly the bytes that the original sent, where it had an answer at all. Refusals that
+//! the original did not have look the same in every protocol, as in `/ws`.
 
 use crate::Protocol;
 use serde_json::Value;
@@ -20,14 +19,15 @@ const JOINED_ALREADY: &str = r#"{"code":1,"message":"已加入频道"}"#;
 const TOO_MANY_CHANNELS: &str = r#"{"code":1,"message":"频道过多"}"#;
 const FAILED: &str = r#"{"code":500}"#;
 
-/// Why a request is refused. Names, codes and whether to retry are a contract with clients: add reasons, never change one.
+/// Why a request is refused. Names, codes and whether to retry are a contract with clients: add reasons, but never
+/// change one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// What was sent is no request.
+    /// The message is not a request.
     InvalidRequest,
     /// No handler has this route.
     UnknownRoute,
-    /// The body is an array, is nested too deep, or holds a number that no double is near.
+    /// The body is an array, is nested too deep, or holds a number beyond the range of a double.
     InvalidBody,
     /// A parameter is missing or empty.
     MissingParameter,
@@ -39,7 +39,7 @@ pub enum Reason {
     KeyReused,
     /// The handler needs a login.
     NotLoggedIn,
-    /// This connection is logged in.
+    /// This connection is logged in already.
     AlreadyLoggedIn,
     /// Another connection of the user is logged in.
     UserLoggedIn,
@@ -49,9 +49,9 @@ pub enum Reason {
     AlreadyJoined,
     /// The session is in as many channels as it may be.
     TooManyChannels,
-    /// The store has lost the session's membership, which the connector is about to restore.
+    /// The store has lost the session's membership. The connector is about to restore it.
     NotMember,
-    /// The leave is not done yet, and is done as soon as that is possible.
+    /// The leave is not done yet. The connector repeats it until it is.
     LeavePending,
     /// The store is out of memory.
     StoreFull,
@@ -61,23 +61,23 @@ pub enum Reason {
     TryLater,
     /// Chat or the store is away. Nothing was done, or it is undone.
     Unavailable,
-    /// It was passed on and not answered: it may have taken effect.
+    /// The request was passed on and not answered. It may have taken effect.
     UnknownOutcome,
 }
 
-/// What a client reads of a reason.
+/// What clients are told for a reason.
 struct Row {
     name: &'static str,
     code: u16,
-    /// `None`: a retry brings the same refusal.
+    /// `None` if a retry would be refused again.
     retry_after: Option<Duration>,
     message: &'static str,
-    /// What the original's clients read; `None`: the form of `/ws`.
+    /// What clients of Pomelo's protocol and Socket.IO are told. `None` if that is the same as in `/ws`.
     original: Option<&'static str>,
 }
 
 impl Reason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 20] = [
         Self::InvalidRequest,
         Self::UnknownRoute,
@@ -126,7 +126,7 @@ impl Reason {
         self.row().message
     }
 
-    /// Why a request failed, by the `ErrorInfo` reason with which chat refused it.
+    /// The reason for a request that chat has refused with this reason in its `ErrorInfo`.
     #[must_use]
     pub fn of_chat(reason: &str) -> Self {
         match reason {
@@ -298,7 +298,7 @@ const fn passing(
     }
 }
 
-/// A request that is refused, for a reason.
+/// The refusal of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     reason: Reason,
@@ -319,7 +319,7 @@ impl From<Reason> for Refusal {
 }
 
 impl Refusal {
-    /// With a message that says more than the reason's own.
+    /// A refusal whose message says more than that of the reason.
     #[must_use]
     pub fn because(reason: Reason, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
@@ -328,7 +328,7 @@ impl Refusal {
         }
     }
 
-    /// The client asked for more than it may, and should wait for so long: `{"code":429,…,"retryAfterMs":…}`.
+    /// The client asked for more than it may, and should wait for this time: `{"code":429,…,"retryAfterMs":…}`.
     #[must_use]
     pub fn rate_limited(retry_after: Duration) -> Self {
         Self {
@@ -337,8 +337,8 @@ impl Refusal {
         }
     }
 
-    /// The service has too much to do; the client should wait for so long. The same form as
-    /// [`rate_limited`](Self::rate_limited), but it is not the client's fault.
+    /// The service has too much to do, and the client should wait for this time. The form is that of
+    /// [`rate_limited`](Self::rate_limited), but the client is not to blame.
     #[must_use]
     pub fn try_later(retry_after: Duration) -> Self {
         Self {
@@ -347,7 +347,7 @@ impl Refusal {
         }
     }
 
-    /// Why.
+    /// Why the request is refused.
     #[must_use]
     pub fn reason(&self) -> Reason {
         self.reason
@@ -439,7 +439,7 @@ mod tests {
             (Reason::UnknownOutcome, r#"{"code":500}"#),
         ] {
             for protocol in [Protocol::Pomelo, Protocol::SocketIo(EngineIo::V4)] {
-                // However much more could be said.
+                // A longer message makes no difference.
                 let refusal = Refusal::because(reason, "more");
                 assert_eq!(refusal.body(protocol), bytes, "{reason:?}");
             }

@@ -1,9 +1,9 @@
-//! Pomelo's string messages in Socket.IO's events in Engine.IO's packets (`docs/protocols/socketio.md`), as the original's
-//! `sioconnector` spoke them: both versions that clients in the field have, which differ in who sends heartbeats and in
-//! who says first that the namespace is connected.
+//! Pomelo's string messages in events of Socket.IO in packets of Engine.IO (`docs/protocols/socketio.md`), as the
+//! original's `sioconnector` had them. Clients use version 3 or 4 of Engine.IO. The versions differ in who sends
+//! heartbeats, and in who says first that the namespace is connected.
 //!
-//! Packets are read and written one by one; what carries several of them at once, long-polling, takes them apart and joins
-//! them by itself.
+//! Packets are read and written one by one. Polls carry several of them, which [`engine_io`](crate::engine_io) splits
+//! and joins.
 
 use super::{Disconnect, EngineIo, Error, Input, Request, RequestBody, WireFormat, refuse_attack};
 use crate::websocket::Opcode;
@@ -14,7 +14,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use std::fmt;
 
-/// A string message begins with four characters of id and one of the route's length.
+/// A string message begins with four characters for the id, and one for the length of the route.
 const ID: usize = 4;
 const HEAD: usize = ID + 1;
 
@@ -29,7 +29,7 @@ pub(crate) fn decode(
     let data = simdutf8::basic::from_utf8(data).map_err(|_| Error::Malformed)?;
     match kind {
         b'1' => Err(Error::Closed),
-        // A ping, which the older version's clients send, is answered with what it holds.
+        // Clients of version 3 send pings. The answer holds the same data.
         b'2' => {
             text(format, &["3", data], out);
             inputs.push(Input::Heartbeat);
@@ -40,7 +40,7 @@ pub(crate) fn decode(
             Ok(())
         }
         b'4' => socket_packet(version, format, data, inputs, out),
-        // What comes of the upgrade of a transport, late or out of place.
+        // Packets of the switch to a WebSocket that come late or out of place.
         b'5' | b'6' => Ok(()),
         _ => Err(Error::Malformed),
     }
@@ -80,25 +80,25 @@ fn socket_packet(
             return Err(Error::Closed);
         }
         ('2', "/") => inputs.extend(event(rest)?.map(Input::Request)),
-        // Other namespaces are not connected; acknowledgements are of nothing, errors are not for us, and no event of
-        // Pomelo's is binary.
+        // All of this is ignored: other namespaces are not connected, no acknowledgement is expected, errors are not
+        // for a server, and Pomelo has no binary events.
         ('1'..='6', _) => {}
         _ => return Err(Error::Malformed),
     }
     Ok(())
 }
 
-/// `/admin,rest`: another namespace than `/` is named.
+/// Splits off the namespace. Only one other than `/` is named, as in `/admin,rest`.
 fn split_namespace(packet: &str) -> (&str, &str) {
     if !packet.starts_with('/') {
         return ("/", packet);
     }
     let (namespace, rest) = packet.split_once(',').unwrap_or((packet, ""));
-    // What a client adds to it is for whoever is connected there.
+    // A client may add a query to the namespace.
     (namespace.split('?').next().unwrap_or(namespace), rest)
 }
 
-/// `["message","…"]`, perhaps after the number of an acknowledgement, which nobody waits for. `None`: another event.
+/// Reads `["message","…"]`. The number of an acknowledgement before it is ignored. `None` for any other event.
 fn event(packet: &str) -> Result<Option<Request>, Error> {
     let array = packet.trim_start_matches(|digit: char| digit.is_ascii_digit());
     let event: Vec<&RawValue> = serde_json::from_str(array).map_err(|_| Error::Malformed)?;
@@ -111,7 +111,7 @@ fn event(packet: &str) -> Result<Option<Request>, Error> {
     if let Ok(message) = serde_json::from_str::<String>(message.get()) {
         return string_message(&message);
     }
-    // Half of a surrogate pair, which JavaScript's strings may hold, is no text, but a string of JSON all the same.
+    // JavaScript's strings may hold half of a surrogate pair. In JSON that is a string, too, but it is not UTF-8.
     let Ok(Wtf8(message)) = serde_json::from_str(message.get()) else {
         return Ok(None);
     };
@@ -122,7 +122,7 @@ fn event(packet: &str) -> Result<Option<Request>, Error> {
     }))
 }
 
-/// A string of JSON that may hold halves of surrogate pairs: they stay what they are, in three bytes each.
+/// A JSON string that may hold halves of surrogate pairs. Each is kept, as three bytes.
 struct Wtf8(Vec<u8>);
 
 impl<'de> Deserialize<'de> for Wtf8 {
@@ -145,7 +145,7 @@ impl<'de> Deserialize<'de> for Wtf8 {
     }
 }
 
-/// A request; `None` for what is ignored.
+/// Reads a request from a string message. `None` if it is ignored.
 fn string_message(message: &str) -> Result<Option<Request>, Error> {
     let mut head = [0; HEAD];
     let mut rest = message.chars();
@@ -153,7 +153,7 @@ fn string_message(message: &str) -> Result<Option<Request>, Error> {
         let Some(character) = rest.next() else {
             return Ok(None);
         };
-        // Higher bits are cut off, as the original did.
+        // The original cut off higher bits, too.
         *byte = u32::from(character) as u8;
     }
     let [a, b, c, d, length] = head;
@@ -174,7 +174,8 @@ fn string_message(message: &str) -> Result<Option<Request>, Error> {
     }))
 }
 
-/// Splits behind so many units of UTF-16, as JavaScript counts; `None` if there are fewer, or that is within a character.
+/// Splits the text after this many UTF-16 units, which is how JavaScript counts. `None` if there are fewer, or if the
+/// place is within a character.
 fn split_utf16(text: &str, mut units: usize) -> Option<(&str, &str)> {
     for (at, character) in text.char_indices() {
         if units == 0 {
@@ -229,13 +230,13 @@ pub(crate) fn reply(format: WireFormat, id: u64, body: &[u8], out: &mut Vec<u8>)
     message(format, &format!(r#"{{"id":{id},"body":{body}}}"#), out);
 }
 
-/// The newer version's servers send pings.
+/// In version 4 the server sends pings.
 pub(crate) fn heartbeat(format: WireFormat, out: &mut Vec<u8>) {
     text(format, &["2"], out);
 }
 
-/// A client that is to come back is told nothing: the connection just ends. After a proper close some libraries do not
-/// connect again, or only when their own time-out is over.
+/// A client that should connect again sees its connection end without a close frame. After a proper close some
+/// libraries do not connect again, or only after their own time-out.
 pub(crate) fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
     let farewell = reason.farewell();
     if let Some(json) = farewell.json.filter(|json| json.reconnect) {
@@ -255,13 +256,13 @@ fn kick(format: WireFormat, reason: &str, more: &str, out: &mut Vec<u8>) {
     message(format, &text, out);
 }
 
-/// A string message to a client.
+/// Appends a string message to a client.
 fn message(format: WireFormat, message: &str, out: &mut Vec<u8>) {
     let string = Value::from(message).to_string();
     text(format, &["42[\"message\",", &string, "]"], out);
 }
 
-/// One packet in a frame of its own.
+/// Appends one packet in a frame of its own.
 pub(crate) fn text(format: WireFormat, parts: &[&str], out: &mut Vec<u8>) {
     let packet = parts.concat();
     let carrier = format.carrier;

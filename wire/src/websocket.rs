@@ -1,7 +1,7 @@
-//! WebSocket frames (RFC 6455), the server's side of them: written here, read by [`Reader`].
+//! The server's side of WebSocket frames (RFC 6455). They are written here, and read by [`Reader`].
 //!
-//! Frames that are written are complete and unmasked, so the same bytes serve every client. One extension is negotiated:
-//! [`deflate`].
+//! Each frame that is written is a whole message and unmasked, so the same bytes serve every client. One extension can
+//! be negotiated: [`deflate`].
 
 pub mod deflate;
 mod reader;
@@ -11,20 +11,20 @@ pub use reader::{Event, Reader};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// What a frame is (RFC 6455, section 5.2).
+/// The kind of a frame (RFC 6455, section 5.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opcode {
-    /// Goes on with a message.
+    /// Continues a message.
     Continuation = 0,
     /// Begins a message that is UTF-8.
     Text = 1,
     /// Begins a message of any bytes.
     Binary = 2,
-    /// Nothing follows.
+    /// The last frame.
     Close = 8,
-    /// To be answered by a pong with the same payload.
+    /// Has to be answered by a pong with the same payload.
     Ping = 9,
-    /// The answer.
+    /// The answer to a ping.
     Pong = 10,
 }
 
@@ -59,7 +59,7 @@ pub fn close(out: &mut Vec<u8>, code: u16, reason: &str) {
     out.extend_from_slice(reason.as_bytes());
 }
 
-/// Appends the header of a frame whose payload, of that length, is to follow.
+/// Appends the header of a frame. A payload of this length has to follow.
 pub(crate) fn header(out: &mut Vec<u8>, opcode: Opcode, length: usize) {
     out.push(0x80 | opcode as u8);
     match length {

@@ -1,7 +1,8 @@
 //! Two chats over a store in memory, with the clock in the test's hand.
 
 use super::*;
-use crate::calls::Chat;
+use crate::api::Api;
+use crate::calls::Calls;
 use crate::config::Limits;
 use crate::sight::Sight;
 use channel_store::memory::{MemoryStore, Snapshot};
@@ -9,8 +10,8 @@ use channel_store::{
     DroppedBy, HistoryRange, Incarnation, IndexEntry, Join, Membership, Place, SessionId,
     StoreOptions, User, UserId,
 };
-use proto::v1::chat_service_server::ChatService;
-use proto::v1::{JoinRequest, MembersRequest};
+use proto::chat::v1::chat_service_server::ChatService;
+use proto::chat::v1::{JoinRequest, ListMembersRequest};
 use runtime::Shutdown;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -23,7 +24,7 @@ const DETACHED: Duration = Duration::from_secs(60);
 
 struct Scene {
     store: Arc<MemoryStore>,
-    chats: [Chat; 2],
+    chats: [Api; 2],
 }
 
 impl Scene {
@@ -44,7 +45,8 @@ impl Scene {
         let leases = see(store.leases());
         let chat = || {
             let aftercare = Aftercare::begin(store.clone(), leases.clone(), store.registry());
-            Chat::new(store.clone(), aftercare, Limits::default(), Shutdown::new())
+            let calls = Calls::new(store.clone(), aftercare, Limits::default(), Shutdown::new());
+            Api(calls)
         };
         Self {
             chats: [chat(), chat()],
@@ -101,11 +103,14 @@ impl Scene {
     }
 
     async fn lists(&self, channel: &ChannelName) {
-        let page = MembersRequest {
+        let page = ListMembersRequest {
             channel: channel.to_string(),
-            ..MembersRequest::default()
+            ..ListMembersRequest::default()
         };
-        self.chats[0].members(Request::new(page)).await.unwrap();
+        self.chats[0]
+            .list_members(Request::new(page))
+            .await
+            .unwrap();
     }
 
     /// Joins and leaves that the room was told of, without waking anybody.

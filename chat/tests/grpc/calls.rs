@@ -4,29 +4,31 @@ use crate::support::{Chat, fields, message, position};
 use channel_store::{Membership, ON_MESSAGE};
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
-use proto::v1::send_request::Content;
-use proto::v1::{
-    JoinRequest, LeaveRequest, Member, MembersRequest, Position, Predecessor, SendRequest, Session,
+use proto::chat::v1::send_request::Content;
+use proto::chat::v1::{
+    JoinRequest, LeaveRequest, ListMembersRequest, Member, Position, SendRequest,
 };
+use proto::connector::v1::{self as sessions, Session};
+use proto::time::timestamp;
 
 #[tokio::test]
 async fn a_session_joins_and_leaves_with_its_incarnation_and_operation() {
     let chat = Chat::start().await;
-    let mut client = chat.client().await;
+    let mut client = chat.sessions().await;
     let session = Session {
         incarnation: "c1-abc".into(),
         id: "s1".into(),
-        operation: 17,
     };
-    let request = JoinRequest {
+    let request = sessions::JoinRequest {
         channel: "4".into(),
         user: "5".into(),
         user_is_number: true,
         session: Some(session.clone()),
-        deadline: 1_700_000_000_000,
-        replaces: vec![Predecessor {
+        operation: 17,
+        deadline: Some(timestamp(1_700_000_000_123)),
+        replaces: vec![Session {
             incarnation: "c2-def".into(),
-            session: "s0".into(),
+            id: "s0".into(),
         }],
     };
     let joined = client.join(request).await.unwrap().into_inner();
@@ -34,11 +36,12 @@ async fn a_session_joins_and_leaves_with_its_incarnation_and_operation() {
     assert_eq!((epoch.as_str(), offset), ("e1", position(7).offset));
     assert!(joined.published);
 
-    let request = LeaveRequest {
+    let request = sessions::LeaveRequest {
         channel: "4".into(),
         user: "5".into(),
         user_is_number: true,
         session: Some(session),
+        operation: 18,
         fence: true,
     };
     assert!(client.leave(request).await.unwrap().into_inner().left);
@@ -46,10 +49,16 @@ async fn a_session_joins_and_leaves_with_its_incarnation_and_operation() {
     let (joins, leaves) = (chat.store.joins.lock(), chat.store.leaves.lock());
     let leave = &leaves[0];
     assert!(leave.fence);
+    assert_eq!(joins[0].deadline, Some(1_700_000_000_123));
+    let [replaced] = &joins[0].replaces[..] else {
+        panic!("{:?}", joins[0].replaces);
+    };
+    let replaced = (replaced.incarnation.as_str(), replaced.session.as_str());
+    assert_eq!(replaced, ("c2-def", "s0"));
     assert_eq!(joins[0].user.json(), "5");
     assert_eq!(leave.user, joins[0].user);
     assert_eq!(leave.channel.as_str(), "4");
-    for membership in [&joins[0].membership, &leave.membership] {
+    for (number, membership) in [(17, &joins[0].membership), (18, &leave.membership)] {
         let Membership::Session {
             incarnation,
             session,
@@ -60,13 +69,13 @@ async fn a_session_joins_and_leaves_with_its_incarnation_and_operation() {
         };
         assert_eq!(
             (incarnation.as_str(), session.as_str(), *operation),
-            ("c1-abc", "s1", 17)
+            ("c1-abc", "s1", number)
         );
     }
 }
 
 #[tokio::test]
-async fn without_a_session_the_membership_is_detached() {
+async fn a_membership_of_a_back_end_is_detached() {
     let chat = Chat::start().await;
     let mut client = chat.client().await;
     let request = JoinRequest {
@@ -91,13 +100,10 @@ async fn without_a_session_the_membership_is_detached() {
 async fn a_send_is_stamped_published_and_answered_with_its_position_and_time() {
     let chat = Chat::start().await;
     let mut client = chat.client().await;
-    let request = SendRequest {
-        session: "s1".into(),
-        ..message(r#"{"userId":"mallory","text":"哈哈","n":1.0}"#)
-    };
+    let request = message(r#"{"userId":"mallory","text":"哈哈","n":1.0}"#);
     let sent = client.send(request).await.unwrap().into_inner();
     assert_eq!(sent.position.unwrap().offset, 1);
-    assert_eq!(sent.time, 1_795_377_365_123);
+    assert_eq!(sent.publish_time, Some(timestamp(1_795_377_365_123)));
     assert_eq!(sent.reached, 2);
 
     assert_eq!(
@@ -109,7 +115,6 @@ async fn a_send_is_stamped_published_and_answered_with_its_position_and_time() {
     assert_eq!(published.payload.route(), ON_MESSAGE, "the default");
     assert_eq!(published.payload.sender(), "nancy");
     assert_eq!(published.channel.as_str(), "4");
-    assert_eq!(published.session.as_ref().unwrap().as_str(), "s1");
     assert!(published.key.is_none());
 }
 
@@ -169,7 +174,7 @@ async fn a_repeated_key_gets_the_first_answer_and_publishes_nothing() {
     client.send(message("{}")).await.unwrap();
     let second = client.send(request).await.unwrap().into_inner();
     assert_eq!(second.position, first.position);
-    assert_eq!(second.time, first.time);
+    assert_eq!(second.publish_time, first.publish_time);
     assert_eq!(second.reached, 0);
     assert_eq!(chat.store.log().len(), 2);
 }
@@ -178,27 +183,29 @@ async fn a_repeated_key_gets_the_first_answer_and_publishes_nothing() {
 async fn members_come_in_pages_of_the_size_that_is_asked_for() {
     let chat = Chat::start().await;
     let mut client = chat.client().await;
-    let mut request = MembersRequest {
+    let mut request = ListMembersRequest {
         channel: "4".into(),
-        ..MembersRequest::default()
+        ..ListMembersRequest::default()
     };
-    let first = client.members(request.clone()).await.unwrap().into_inner();
+    let first = client.list_members(request.clone()).await;
+    let first = first.unwrap().into_inner();
     let nancy = Member {
         user: "nancy".into(),
         sessions: 2,
     };
     assert_eq!(first.members, [nancy]);
-    assert_eq!(first.users, 3);
-    let elsewhere = MembersRequest {
+    assert_eq!(first.total_users, 3);
+    let elsewhere = ListMembersRequest {
         channel: "5".into(),
         page_token: first.next_page_token.clone(),
-        ..MembersRequest::default()
+        ..ListMembersRequest::default()
     };
-    let status = client.members(elsewhere).await.unwrap_err();
+    let status = client.list_members(elsewhere).await.unwrap_err();
     assert_eq!(fields(&status), ["page_token"], "another channel's token");
     request.page_token = first.next_page_token;
-    request.page_size = 1_000;
-    let last = client.members(request).await.unwrap().into_inner();
+    // More than a page may have is taken for as many as a page may have.
+    request.page_size = 1_001;
+    let last = client.list_members(request).await.unwrap().into_inner();
     assert_eq!(last.next_page_token, "", "the last page");
     let asked = |token: Option<&str>, size| ("4".to_owned(), token.map(str::to_owned), size);
     assert_eq!(

@@ -4,9 +4,11 @@ use crate::support::{Chat, fields, message, reason, violations};
 use channel_store::StoreError;
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
-use proto::v1::send_request::Content;
-use proto::v1::{JoinRequest, LeaveRequest, MembersRequest, SendRequest, Session};
+use proto::chat::v1::send_request::Content;
+use proto::chat::v1::{JoinRequest, LeaveRequest, ListMembersRequest, SendRequest};
+use proto::connector::v1::{self as sessions, Session};
 use tonic::{Code, Status};
+use tonic_types::StatusExt;
 
 async fn refused(request: SendRequest) -> Status {
     let chat = Chat::start().await;
@@ -22,17 +24,15 @@ async fn all_wrong_fields_of_a_send_are_named_at_once() {
         user: "a\nb".into(),
         route: "onJoin".into(),
         idempotency_key: "k".repeat(129),
-        session: "@nancy".into(),
         content: Some(Content::BodyJson("[]".into())),
         user_is_number: false,
-        exclude_self: false,
+        exclude_user: false,
     })
     .await;
     let expected = [
         ("channel", "must have at most 256 bytes"),
         ("user", "must not hold control characters"),
         ("route", "is published by the store alone"),
-        ("session", "must not begin with @"),
         ("idempotency_key", "must have at most 128 bytes"),
         ("body_json", "not a JSON object"),
     ];
@@ -156,54 +156,72 @@ async fn a_struct_nested_beyond_what_protobuf_decodes_harms_nobody() {
 #[tokio::test]
 async fn all_wrong_fields_of_a_join_and_a_leave_are_named_at_once() {
     let chat = Chat::start().await;
-    let mut client = chat.client().await;
+    let mut client = chat.sessions().await;
     let session = Some(Session {
         incarnation: String::new(),
         id: "@1".into(),
-        operation: u64::MAX,
     });
     let expected = [
         "channel",
         "user",
         "session.incarnation",
         "session.id",
-        "session.operation",
+        "operation",
     ];
-    let join = JoinRequest {
+    let join = sessions::JoinRequest {
         session: session.clone(),
-        ..JoinRequest::default()
+        operation: u64::MAX,
+        ..Default::default()
     };
     assert_eq!(fields(&client.join(join).await.unwrap_err()), expected);
-    let leave = LeaveRequest {
-        session,
-        ..LeaveRequest::default()
+    let leave = sessions::LeaveRequest {
+        session: session.clone(),
+        operation: u64::MAX,
+        ..Default::default()
     };
     assert_eq!(fields(&client.leave(leave).await.unwrap_err()), expected);
+    let join = sessions::JoinRequest {
+        channel: "4".into(),
+        user: "nancy".into(),
+        deadline: Some(prost_types::Timestamp {
+            seconds: -1,
+            nanos: 0,
+        }),
+        replaces: session.into_iter().collect(),
+        ..Default::default()
+    };
+    assert_eq!(
+        fields(&client.join(join).await.unwrap_err()),
+        ["session", "deadline", "replaces.incarnation", "replaces.id"]
+    );
     assert!(chat.store.joins.lock().is_empty());
     assert!(chat.store.leaves.lock().is_empty());
 }
 
 #[tokio::test]
-async fn members_of_no_channel_or_in_too_large_pages_are_refused() {
+async fn members_of_no_channel_are_refused() {
     let chat = Chat::start().await;
-    let request = MembersRequest {
-        page_size: 1_001,
-        ..MembersRequest::default()
-    };
-    let status = chat.client().await.members(request).await.unwrap_err();
-    assert_eq!(fields(&status), ["channel", "page_size"]);
+    let request = ListMembersRequest::default();
+    let status = chat.client().await.list_members(request).await.unwrap_err();
+    assert_eq!(fields(&status), ["channel"]);
 }
 
 #[tokio::test]
 async fn a_page_token_that_the_store_does_not_know_is_a_wrong_field() {
     let chat = Chat::start().await;
-    chat.store.fail(StoreError::BadPageToken);
-    let request = MembersRequest {
+    let mut client = chat.client().await;
+    let mut request = ListMembersRequest {
         channel: "4".into(),
         page_token: "?".into(),
-        ..MembersRequest::default()
+        ..ListMembersRequest::default()
     };
-    let status = chat.client().await.members(request).await.unwrap_err();
+    let status = client.list_members(request.clone()).await.unwrap_err();
+    assert_eq!(fields(&status), ["page_token"]);
+    request.page_token = String::new();
+    let page = client.list_members(request.clone()).await.unwrap();
+    request.page_token = page.into_inner().next_page_token;
+    chat.store.fail(StoreError::BadPageToken);
+    let status = client.list_members(request).await.unwrap_err();
     assert_eq!(fields(&status), ["page_token"]);
 }
 
@@ -251,15 +269,15 @@ async fn what_the_store_says_is_one_status_for_every_call() {
             user,
             ..LeaveRequest::default()
         };
-        let members = MembersRequest {
+        let members = ListMembersRequest {
             channel,
-            ..MembersRequest::default()
+            ..ListMembersRequest::default()
         };
         for status in [
             client.send(message("{}")).await.unwrap_err(),
             client.join(join).await.unwrap_err(),
             client.leave(leave).await.unwrap_err(),
-            client.members(members).await.unwrap_err(),
+            client.list_members(members).await.unwrap_err(),
         ] {
             assert_eq!((status.code(), reason(&status).as_str()), (code, name));
         }
@@ -267,14 +285,22 @@ async fn what_the_store_says_is_one_status_for_every_call() {
 }
 
 #[tokio::test]
-async fn only_a_member_may_speak_as_a_session() {
-    let status = refused(SendRequest {
-        session: "stranger".into(),
-        ..message("{}")
-    })
-    .await;
-    assert_eq!(status.code(), Code::FailedPrecondition);
-    assert_eq!(reason(&status), "NOT_MEMBER");
+async fn a_caller_is_told_to_wait_where_waiting_helps() {
+    for (error, waits) in [
+        (StoreError::Unavailable("gone".into()), true),
+        (StoreError::Full, true),
+        (StoreError::KeyReused, false),
+    ] {
+        let chat = Chat::start().await;
+        chat.store.fail(error.clone());
+        let status = chat.client().await.send(message("{}")).await.unwrap_err();
+        let retry = status.get_details_retry_info();
+        assert_eq!(
+            retry.is_some_and(|it| it.retry_delay.is_some()),
+            waits,
+            "{error}"
+        );
+    }
 }
 
 #[tokio::test]

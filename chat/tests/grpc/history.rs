@@ -4,9 +4,11 @@ use crate::support::{fields, message};
 use channel_store::memory::{MemoryStore, Snapshot};
 use channel_store::{ChannelStore, StoreOptions};
 use chat::Limits;
-use proto::v1::chat_service_client::ChatServiceClient;
-use proto::v1::publication::Content;
-use proto::v1::{HistoryRequest, HistoryResponse, Position, Publication, SendRequest, Standing};
+use proto::chat::v1::chat_service_client::ChatServiceClient;
+use proto::chat::v1::publication::Content;
+use proto::chat::v1::{
+    Continuity, HistoryRequest, HistoryResponse, Position, Publication, SendRequest,
+};
 use runtime::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,7 +64,7 @@ impl Subject {
         let mut pages = Vec::new();
         loop {
             let page = self.page(request.clone()).await;
-            assert_eq!(page.standing(), Standing::Exact);
+            assert_eq!(page.continuity(), Continuity::Contiguous);
             request.page_token.clone_from(&page.next_page_token);
             let is_last = page.next_page_token.is_empty();
             pages.push(page);
@@ -121,10 +123,13 @@ async fn a_publication_comes_back_as_members_received_it() {
         panic!("{page:?}")
     };
     assert_eq!(publication.position, sent.position);
-    assert_eq!(publication.time, sent.time);
+    assert_eq!(publication.publish_time, sent.publish_time);
     assert_eq!((&*publication.route, &*publication.user), ("onMove", "5"));
     assert_eq!(body_json(publication), b"{\"x\": 1.0,\"userId\":5}");
-    assert_eq!((page.standing(), begins_at(&page)), (Standing::Exact, 0));
+    assert_eq!(
+        (page.continuity(), begins_at(&page)),
+        (Continuity::Contiguous, 0)
+    );
     assert_eq!(page.next_page_token, "");
 
     let nothing = HistoryRequest {
@@ -137,7 +142,7 @@ async fn a_publication_comes_back_as_members_received_it() {
             ..nothing.clone()
         };
         let page = subject.page(request).await;
-        assert_eq!(page.standing(), Standing::Exact);
+        assert_eq!(page.continuity(), Continuity::Contiguous);
         assert_eq!(
             (page.publications.len(), page.next_page_token),
             (0, String::new())
@@ -154,6 +159,8 @@ async fn pages_join_in_both_directions_with_nothing_between_them() {
         (40, &[40, 40, 40, 30]),
         (50, &[50; 3]),
         (1_000, &[150]),
+        // Taken for 1,000.
+        (1_001, &[150]),
     ] {
         for request in [history(), newest_first()] {
             let request = HistoryRequest {
@@ -192,8 +199,8 @@ async fn a_reader_goes_on_after_a_position_or_scrolls_back_before_it() {
     ] {
         let page = subject.page(request).await;
         assert_eq!(
-            (page.standing(), offsets(&page)),
-            (Standing::Exact, expected.clone())
+            (page.continuity(), offsets(&page)),
+            (Continuity::Contiguous, expected.clone())
         );
         assert_eq!(page.next_page_token.is_empty(), expected.len() < 3);
     }
@@ -269,15 +276,18 @@ async fn what_was_trimmed_between_two_pages_is_told() {
     for _ in 0..7 {
         subject.send("{}").await;
     }
-    let after = |page: &HistoryResponse| HistoryRequest {
+    let after = |page: &HistoryResponse, request| HistoryRequest {
         page_token: page.next_page_token.clone(),
-        ..history()
+        ..request
     };
-    let page = subject.page(after(&forwards)).await;
-    assert_eq!((page.standing(), begins_at(&page)), (Standing::Trimmed, 7));
+    let page = subject.page(after(&forwards, history())).await;
+    assert_eq!(
+        (page.continuity(), begins_at(&page)),
+        (Continuity::Trimmed, 7)
+    );
     assert_eq!(offsets(&page), (8..=27).collect::<Vec<_>>());
-    let page = subject.page(after(&backwards)).await;
-    assert_eq!(page.standing(), Standing::Exact);
+    let page = subject.page(after(&backwards, newest_first())).await;
+    assert_eq!(page.continuity(), Continuity::Contiguous);
     assert_eq!(offsets(&page), (8..=15).rev().collect::<Vec<_>>());
     assert_eq!(page.next_page_token, "");
 
@@ -292,8 +302,8 @@ async fn what_was_trimmed_between_two_pages_is_told() {
         };
         let page = subject.page(request).await;
         assert_eq!(
-            (page.standing(), offsets(&page)),
-            (Standing::Trimmed, vec![])
+            (page.continuity(), offsets(&page)),
+            (Continuity::Trimmed, vec![])
         );
         assert_eq!(page.next_page_token, "");
     }
@@ -317,31 +327,40 @@ async fn what_a_failover_lost_is_told_and_so_is_another_life() {
         ..history()
     };
     let page = subject.page(from(8, false)).await;
-    assert_eq!((page.standing(), begins_at(&page)), (Standing::Diverged, 5));
+    assert_eq!(
+        (page.continuity(), begins_at(&page)),
+        (Continuity::Diverged, 5)
+    );
     assert_eq!(offsets(&page), [6, 7]);
     assert_ne!(page.publications[0], seen[5]);
     let page = subject.page(from(8, true)).await;
-    assert_eq!((page.standing(), begins_at(&page)), (Standing::Diverged, 5));
+    assert_eq!(
+        (page.continuity(), begins_at(&page)),
+        (Continuity::Diverged, 5)
+    );
     assert_eq!(
         page.publications,
         seen[..5].iter().rev().cloned().collect::<Vec<_>>()
     );
     // What stands before the first that was lost is the same as it was.
     let page = subject.page(from(6, true)).await;
-    assert_eq!((page.standing(), offsets(&page)[0]), (Standing::Exact, 5));
+    assert_eq!(
+        (page.continuity(), offsets(&page)[0]),
+        (Continuity::Contiguous, 5)
+    );
 
     subject.store.restart(Some(Snapshot::default()));
     subject.send("{}").await;
     subject.send("{}").await;
     let page = subject.page(from(4, false)).await;
     assert_eq!(
-        (page.standing(), offsets(&page)),
-        (Standing::Unknown, vec![1, 2])
+        (page.continuity(), offsets(&page)),
+        (Continuity::Unknown, vec![1, 2])
     );
     let page = subject.page(from(4, true)).await;
     assert_eq!(
-        (page.standing(), offsets(&page)),
-        (Standing::Unknown, vec![2, 1])
+        (page.continuity(), offsets(&page)),
+        (Continuity::Unknown, vec![2, 1])
     );
     assert_eq!(begins_at(&page), 2);
 }
@@ -372,7 +391,7 @@ async fn bodies_come_readable_if_they_can() {
     };
     // Sent as it came, it is the same message.
     let again = SendRequest {
-        content: Some(proto::v1::send_request::Content::Body(body)),
+        content: Some(proto::chat::v1::send_request::Content::Body(body)),
         ..message("{}")
     };
     subject.client.send(again).await.unwrap();
@@ -393,16 +412,12 @@ async fn what_is_wrong_with_a_request_is_named_all_at_once() {
         })
     };
     let wrong = HistoryRequest {
-        page_size: 1_001,
         from: position("", 1),
         page_token: "nonsense".into(),
         ..HistoryRequest::default()
     };
     let status = subject.client.history(wrong).await.unwrap_err();
-    assert_eq!(
-        fields(&status),
-        ["channel", "page_size", "from.epoch", "page_token"]
-    );
+    assert_eq!(fields(&status), ["channel", "from.epoch", "page_token"]);
     let before_all = HistoryRequest {
         from: position("e", 0),
         ..newest_first()
@@ -435,7 +450,7 @@ async fn what_is_wrong_with_a_request_is_named_all_at_once() {
 }
 
 #[tokio::test]
-async fn a_token_is_good_for_its_own_channel_and_direction_only() {
+async fn a_token_is_good_for_the_request_that_it_was_made_for_only() {
     let mut subject = Subject::with(5).await;
     let few = HistoryRequest {
         page_size: 2,
@@ -456,17 +471,35 @@ async fn a_token_is_good_for_its_own_channel_and_direction_only() {
         let status = subject.client.history(next.clone()).await.unwrap_err();
         assert_eq!(fields(&status), ["page_token"], "{channel}");
     }
-    // The one who reads backwards need not say so again.
+    next.channel = "4".into();
+    next.from = Some(Position {
+        epoch: "e".into(),
+        offset: 1,
+    });
+    let status = subject.client.history(next.clone()).await.unwrap_err();
+    assert_eq!(fields(&status), ["page_token"], "another beginning");
+    next.from = None;
+    next.body_as_struct = true;
+    let status = subject.client.history(next.clone()).await.unwrap_err();
+    assert_eq!(fields(&status), ["page_token"], "another view");
+    // Pages may have other sizes.
+    next.body_as_struct = false;
+    next.page_size = 1;
+    next.page_bytes = 10_000;
+    assert_eq!(offsets(&subject.page(next).await), [3]);
     let backwards = HistoryRequest {
         page_size: 2,
         ..newest_first()
     };
-    let token = subject.page(backwards).await.next_page_token;
-    let next = HistoryRequest {
+    let token = subject.page(backwards.clone()).await.next_page_token;
+    let mut next = HistoryRequest {
         page_token: token,
-        ..few
+        ..backwards
     };
-    assert_eq!(offsets(&subject.page(next).await), [3, 2]);
+    assert_eq!(offsets(&subject.page(next.clone()).await), [3, 2]);
+    next.newest_first = false;
+    let status = subject.client.history(next).await.unwrap_err();
+    assert_eq!(fields(&status), ["page_token"], "the other direction");
 }
 
 #[tokio::test]
@@ -483,7 +516,7 @@ async fn a_channel_that_nobody_knows_ends_where_reading_can_begin() {
         ..history()
     };
     let page = subject.page(unknown).await;
-    assert_eq!(page.standing(), Standing::Unknown);
+    assert_eq!(page.continuity(), Continuity::Unknown);
     assert_eq!(page.position, Some(end.clone()));
     assert_eq!(page.next_page_token, "");
     for n in 1..=2 {
@@ -494,7 +527,7 @@ async fn a_channel_that_nobody_knows_ends_where_reading_can_begin() {
         ..history()
     };
     let page = subject.page(from_there).await;
-    assert_eq!(page.standing(), Standing::Exact);
+    assert_eq!(page.continuity(), Continuity::Contiguous);
     assert_eq!(offsets(&page), [1, 2]);
 }
 

@@ -9,8 +9,8 @@ use chat::Limits;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request};
-use proto::v1::HistoryRequest;
-use proto::v1::chat_service_client::ChatServiceClient;
+use proto::chat::v1::HistoryRequest;
+use proto::chat::v1::chat_service_client::ChatServiceClient;
 use runtime::Shutdown;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -121,7 +121,7 @@ async fn who_is_silently_gone_is_let_go_though_it_has_a_stream_open() {
     assert!((20..=32).contains(&took), "{took} s");
     drop((open, connection));
     // Who answers stays.
-    caller.send([(1, message("{}"))]).await;
+    caller.send([message("{}")]).await;
     assert!(caller.answers.message().await.unwrap().is_some());
 }
 
@@ -152,7 +152,7 @@ async fn who_asks_for_nothing_is_let_go_and_who_has_a_stream_open_is_not() {
         took >= Duration::from_secs(4) && took < Duration::from_secs(8),
         "{took:?}"
     );
-    caller.send([(1, message("{}"))]).await;
+    caller.send([message("{}")]).await;
     assert!(caller.answers.message().await.unwrap().is_some());
 }
 
@@ -169,7 +169,7 @@ async fn when_places_run_out_the_silent_make_room() {
     let _second = TcpStream::connect(chat.address).await.unwrap();
     assert!(is_answered(&chat).await);
     end_of(first).await;
-    caller.send([(1, message("{}"))]).await;
+    caller.send([message("{}")]).await;
     assert!(caller.answers.message().await.unwrap().is_some());
 }
 
@@ -381,7 +381,7 @@ async fn idle_streams_make_room_for_those_of_others() {
     tests_wait(async || {
         let mut client = chat.client().await;
         let mut caller = Caller::open(&mut client).await.ok()?;
-        caller.send([(1, message("{}"))]).await;
+        caller.send([message("{}")]).await;
         caller.answers.message().await.unwrap()
     })
     .await;
@@ -412,7 +412,11 @@ async fn what_does_not_exist_is_refused_with_what_does() {
     let chat = Chat::start().await;
     let mut raw = Raw::connect(chat.address, 1 << 16).await;
     for (path, words) in [
-        ("/chat.v1.ChatService/Publish", "it has Join, Leave, Send"),
+        ("/chat.v1.ChatService/Publish", "it has Send, SendStream"),
+        (
+            "/connector.v1.SessionService/Send",
+            "it has Join, Leave, Send",
+        ),
         ("/chat.v2.ChatService/Send", "there are chat.v1.ChatService"),
         ("/", "there are chat.v1.ChatService"),
     ] {

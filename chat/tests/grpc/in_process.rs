@@ -4,85 +4,103 @@ use crate::support::{FakeStore, message, reason};
 use channel_store::memory::MemoryStore;
 use channel_store::{ChannelStore, StoreOptions};
 use chat::{Limits, Service};
-use proto::v1::chat_service_client::ChatServiceClient;
-use proto::v1::numbered_answer::Answer;
-use proto::v1::{
-    JoinRequest, LeaveRequest, Member, MembersRequest, NumberedSend, SendRequest,
-    SendStreamRequest, Session,
+use proto::chat::v1::chat_service_client::ChatServiceClient;
+use proto::chat::v1::send_outcome::Outcome;
+use proto::chat::v1::{ListMembersRequest, Member, SendStreamRequest};
+use proto::connector::v1::session_service_client::SessionServiceClient;
+use proto::connector::v1::{
+    self as sessions, JoinRequest, LeaveRequest, SendOutcome, Session, SessionMessage,
 };
 use runtime::Shutdown;
 use std::sync::Arc;
+use tonic_types::RpcStatusExt;
 
-fn client(store: Arc<dyn ChannelStore>) -> ChatServiceClient<Service> {
-    ChatServiceClient::new(chat::service(
-        store,
-        Arc::default(),
-        &Limits::default(),
-        Shutdown::new(),
-    ))
+fn service(store: Arc<dyn ChannelStore>) -> Service {
+    chat::service(store, Arc::default(), &Limits::default(), Shutdown::new())
 }
 
 #[tokio::test]
 async fn the_generated_client_takes_the_service_in_place_of_a_connection() {
     let store = FakeStore::new();
-    let mut client = client(Arc::new(store.clone()));
+    let mut client = ChatServiceClient::new(service(Arc::new(store.clone())));
     client.send(message(r#"{"a":1}"#)).await.unwrap();
     assert_eq!(store.body(), r#"{"a":1,"userId":"nancy"}"#);
     let status = client.send(message("[]")).await.unwrap_err();
     assert_eq!(reason(&status), "INVALID_ARGUMENT");
 
-    let send = NumberedSend {
-        number: 9,
-        send: Some(message("{}")),
-    };
-    let frame = SendStreamRequest { sends: vec![send] };
+    let messages = vec![message("{}")];
+    let frame = SendStreamRequest { messages };
     let requests = tokio_stream::once(frame);
     let mut answers = client.send_stream(requests).await.unwrap().into_inner();
     let mut frame = answers.message().await.unwrap().unwrap();
-    let answer = frame.answers.pop().unwrap();
-    assert_eq!(answer.number, 9);
-    assert!(matches!(answer.answer, Some(Answer::Sent(_))));
+    let answer = frame.outcomes.pop().unwrap();
+    assert!(matches!(answer.outcome, Some(Outcome::Sent(_))));
     assert!(answers.message().await.unwrap().is_none());
+}
+
+/// What becomes of one message of a session.
+async fn send(client: &mut SessionServiceClient<Service>, message: &SessionMessage) -> SendOutcome {
+    let messages = vec![message.clone()];
+    let requests = tokio_stream::once(sessions::SendStreamRequest { messages });
+    let mut answers = client.send_stream(requests).await.unwrap().into_inner();
+    let mut frame = answers.message().await.unwrap().unwrap();
+    frame.outcomes.pop().unwrap()
 }
 
 #[tokio::test]
 async fn over_the_store_in_memory_a_member_speaks_until_it_leaves() {
-    let mut client = client(MemoryStore::new(StoreOptions::default()));
-    let session = |operation| {
-        Some(Session {
-            incarnation: "c1-abc".into(),
-            id: "s1".into(),
-            operation,
-        })
-    };
-    let send = SendRequest {
+    use sessions::send_outcome::Outcome;
+    let service = service(MemoryStore::new(StoreOptions::default()));
+    let mut client = SessionServiceClient::new(service.clone());
+    let mut back_end = ChatServiceClient::new(service);
+    let session = Some(Session {
+        incarnation: "c1-abc".into(),
+        id: "s1".into(),
+    });
+    let mut speech = SessionMessage {
+        channel: "4".into(),
+        user: "nancy".into(),
         session: "s1".into(),
+        body_json: "{}".into(),
         idempotency_key: "k1".into(),
-        ..message("{}")
+        ..SessionMessage::default()
     };
-    let status = client.send(send.clone()).await.unwrap_err();
-    assert_eq!(reason(&status), "NOT_MEMBER");
+    let is_no_member = |outcome: SendOutcome| match outcome.outcome {
+        Some(Outcome::Refused(status)) => {
+            assert_eq!(
+                status.get_details_error_info().unwrap().reason,
+                "NOT_MEMBER"
+            );
+        }
+        other => panic!("{other:?}"),
+    };
+    let position = |outcome: SendOutcome| match outcome.outcome {
+        Some(Outcome::Sent(position)) => position,
+        other => panic!("{other:?}"),
+    };
+    is_no_member(send(&mut client, &speech).await);
 
     let join = JoinRequest {
         channel: "4".into(),
         user: "nancy".into(),
-        session: session(1),
+        session: session.clone(),
+        operation: 1,
         ..JoinRequest::default()
     };
     let joined = client.join(join).await.unwrap().into_inner();
     assert!(joined.published);
-    let first = client.send(send.clone()).await.unwrap().into_inner();
-    let second = client.send(send.clone()).await.unwrap().into_inner();
-    assert_eq!(first.position, second.position, "one message");
-    let (before, after) = (joined.position.unwrap(), first.position.unwrap());
-    assert_eq!(after.epoch, before.epoch);
-    assert_eq!(after.offset, before.offset + 1);
+    let first = position(send(&mut client, &speech).await);
+    let second = position(send(&mut client, &speech).await);
+    assert_eq!(first, second, "one message");
+    let before = joined.position.unwrap();
+    assert_eq!(first.epoch, before.epoch);
+    assert_eq!(first.offset, before.offset + 1);
 
-    let members = MembersRequest {
+    let members = ListMembersRequest {
         channel: "4".into(),
-        ..MembersRequest::default()
+        ..ListMembersRequest::default()
     };
-    let members = client.members(members).await.unwrap().into_inner();
+    let members = back_end.list_members(members).await.unwrap().into_inner();
     let nancy = Member {
         user: "nancy".into(),
         sessions: 1,
@@ -92,17 +110,14 @@ async fn over_the_store_in_memory_a_member_speaks_until_it_leaves() {
     let leave = LeaveRequest {
         channel: "4".into(),
         user: "nancy".into(),
-        session: session(2),
+        session,
+        operation: 2,
         ..LeaveRequest::default()
     };
     assert!(client.leave(leave.clone()).await.unwrap().into_inner().left);
     assert!(!client.leave(leave).await.unwrap().into_inner().left);
-    let status = client.send(message("{}")).await;
+    let status = back_end.send(message("{}")).await;
     status.expect("a back end need not be a member");
-    let send = SendRequest {
-        idempotency_key: String::new(),
-        ..send
-    };
-    let status = client.send(send).await.unwrap_err();
-    assert_eq!(reason(&status), "NOT_MEMBER");
+    speech.idempotency_key = String::new();
+    is_no_member(send(&mut client, &speech).await);
 }

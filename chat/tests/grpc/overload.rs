@@ -5,7 +5,7 @@ use chat::Limits;
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use proto::v1::chat_service_client::ChatServiceClient;
+use proto::chat::v1::chat_service_client::ChatServiceClient;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -109,7 +109,6 @@ async fn a_stream_outlives_every_timeout_while_nothing_is_asked_of_the_store() {
     let mut client = chat.client().await;
     let mut caller = Caller::open(&mut client).await.unwrap();
     tokio::time::advance(Duration::from_secs(3)).await;
-    caller.send([(1, message("{}"))]).await;
-    let answer = caller.answers.message().await.unwrap().unwrap();
-    assert_eq!(answer.answers[0].number, 1);
+    caller.send([message("{}")]).await;
+    caller.answers(1).await;
 }

@@ -11,6 +11,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_reflection::pb::{v1, v1alpha};
 
 const SERVICE: &str = "chat.v1.ChatService";
+const SESSIONS: &str = "connector.v1.SessionService";
 const HEALTH: &str = "grpc.health.v1.Health";
 
 #[tokio::test]
@@ -27,6 +28,7 @@ async fn reflection_v1_lists_the_services_and_describes_them() {
     let requests = tokio_stream::iter([
         ask(MessageRequest::ListServices(String::new())),
         ask(MessageRequest::FileContainingSymbol(SERVICE.into())),
+        ask(MessageRequest::FileContainingSymbol(SESSIONS.into())),
         ask(MessageRequest::FileContainingSymbol(HEALTH.into())),
         ask(MessageRequest::FileContainingSymbol(
             "google.rpc.ErrorInfo".into(),
@@ -48,6 +50,7 @@ async fn reflection_v1_lists_the_services_and_describes_them() {
         .map(|service| service.name)
         .collect();
     assert!(names.iter().any(|name| name == SERVICE), "{names:?}");
+    assert!(names.iter().any(|name| name == SESSIONS), "{names:?}");
     assert!(names.iter().any(|name| name == HEALTH), "{names:?}");
     for answer in answers {
         let described = matches!(answer, Some(MessageResponse::FileDescriptorResponse(_)));
@@ -92,14 +95,14 @@ async fn health_follows_the_store_and_its_watchers_do_not_hold_up_the_end() {
     );
     let mut watch = client.watch(of(SERVICE)).await.unwrap().into_inner();
     assert_eq!(watch.message().await.unwrap().unwrap().status, serving);
-    for service in ["", SERVICE] {
+    for service in ["", SERVICE, SESSIONS] {
         let status = client.check(of(service)).await.unwrap().into_inner().status;
         assert_eq!(status, serving);
     }
 
     chat.store.available.send_replace(false);
     assert_eq!(watch.message().await.unwrap().unwrap().status, not_serving);
-    for service in ["", SERVICE] {
+    for service in ["", SERVICE, SESSIONS] {
         let status = client.check(of(service)).await.unwrap().into_inner().status;
         assert_eq!(status, not_serving);
     }
@@ -163,7 +166,7 @@ async fn calls_and_publications_are_counted() {
     let chat = Chat::start().await;
     let mut client = chat.client().await;
     let mut caller = Caller::open(&mut client).await.unwrap();
-    caller.send([(1, message("{}")), (2, message("[]"))]).await;
+    caller.send([message("{}"), message("[]")]).await;
     caller.answers.message().await.unwrap().unwrap();
     drop(caller.requests);
     assert!(caller.answers.message().await.unwrap().is_none());
@@ -175,11 +178,11 @@ async fn calls_and_publications_are_counted() {
 
     let text = metrics.render();
     for line in [
-        r#"chat_calls_total{method="Send",code="OK"}"#,
-        r#"chat_calls_total{method="Send",code="INVALID_ARGUMENT"}"#,
-        r#"chat_calls_total{method="SendStream",code="OK"}"#,
-        r#"chat_call_duration_seconds_bucket{method="Send",le="1"}"#,
-        r#"chat_calls_in_flight{method="SendStream"}"#,
+        r#"chat_calls_total{method="chat.v1.ChatService/Send",code="OK"}"#,
+        r#"chat_calls_total{method="chat.v1.ChatService/Send",code="INVALID_ARGUMENT"}"#,
+        r#"chat_calls_total{method="chat.v1.ChatService/SendStream",code="OK"}"#,
+        r#"chat_call_duration_seconds_bucket{method="chat.v1.ChatService/Send",le="1"}"#,
+        r#"chat_calls_in_flight{method="chat.v1.ChatService/SendStream"}"#,
         r#"chat_refusals_total{reason="INVALID_ARGUMENT"}"#,
         "chat_publications_total",
         "chat_duplicates_total",

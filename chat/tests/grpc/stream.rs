@@ -2,26 +2,32 @@
 
 use crate::support::{Caller, Chat, fields, message, reason};
 use channel_store::StoreError;
-use proto::v1::numbered_answer::Answer;
-use proto::v1::{NumberedSend, SendRequest, SendStreamRequest};
+use proto::chat::v1::SendRequest;
+use proto::chat::v1::send_outcome::Outcome;
+use proto::connector::v1::{self, SessionMessage};
 use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 use tonic::Code;
+use tonic_types::{RpcStatusExt, pb};
 
-fn numbered(number: u64) -> (u64, SendRequest) {
-    (number, message(&format!(r#"{{"n":{number}}}"#)))
+fn numbered(number: u64) -> SendRequest {
+    message(&format!(r#"{{"n":{number}}}"#))
 }
 
-/// Reads answers until there are so many.
-async fn answers(caller: &mut Caller, count: usize) -> Vec<(u64, Answer)> {
-    let mut answers = Vec::new();
-    while answers.len() < count {
-        let frame = caller.answers.message().await.unwrap().unwrap();
-        let frame = frame.answers.into_iter();
-        answers.extend(frame.map(|answer| (answer.number, answer.answer.unwrap())));
-    }
-    assert_eq!(answers.len(), count);
-    answers
+/// Where messages stand that are in the log. Answers come in the order of the messages, so these numbers go upwards.
+fn offsets(answers: &[Outcome]) -> Vec<u64> {
+    let offset = |answer: &Outcome| match answer {
+        Outcome::Sent(sent) => sent.position.as_ref().unwrap().offset,
+        Outcome::Refused(status) => panic!("{status:?}"),
+    };
+    answers.iter().map(offset).collect()
+}
+
+/// The reason and the code of a refusal.
+fn told(status: &pb::Status) -> (String, Code) {
+    let info = status.get_details_error_info().expect("an ErrorInfo");
+    assert_eq!(info.domain, "chat.v1");
+    (info.reason, Code::from(status.code))
 }
 
 #[tokio::test]
@@ -32,13 +38,8 @@ async fn messages_are_published_and_answered_in_the_order_given() {
         let first = frame * 40;
         caller.send((first..first + 40).map(numbered)).await;
     }
-    for (index, (number, answer)) in (0..).zip(answers(&mut caller, 2_000).await) {
-        assert_eq!(number, index);
-        let Answer::Sent(sent) = answer else {
-            panic!("{answer:?}");
-        };
-        assert_eq!(sent.position.unwrap().offset, index + 1);
-    }
+    let told = caller.answers(2_000).await;
+    assert_eq!(offsets(&told), (1..=2_000).collect::<Vec<_>>());
     let log = chat.store.log();
     let (first, last) = (log.first().unwrap(), log.last().unwrap());
     assert_eq!(first.payload.body(), br#"{"n":0,"userId":"nancy"}"#);
@@ -49,10 +50,6 @@ async fn messages_are_published_and_answered_in_the_order_given() {
 async fn a_refused_message_is_told_in_its_place_and_the_others_pass() {
     let chat = Chat::start().await;
     let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
-    let stranger = SendRequest {
-        session: "stranger".into(),
-        ..message("{}")
-    };
     let keyed = |json| SendRequest {
         idempotency_key: "k1".into(),
         ..message(json)
@@ -60,45 +57,67 @@ async fn a_refused_message_is_told_in_its_place_and_the_others_pass() {
     caller
         .send([
             numbered(1),
-            (2, message("[]")),
-            (3, stranger),
-            (4, keyed("{}")),
-            (5, keyed(r#"{"a":1}"#)),
-            numbered(6),
+            message("[]"),
+            keyed("{}"),
+            keyed(r#"{"a":1}"#),
+            numbered(5),
+            SendRequest::default(),
         ])
         .await;
-    let nothing = NumberedSend {
-        number: 7,
-        send: None,
-    };
-    let sends = vec![nothing];
-    caller
-        .requests
-        .send(SendStreamRequest { sends })
-        .await
-        .unwrap();
-
-    let told = answers(&mut caller, 7).await.into_iter();
-    let told: Vec<_> = told
-        .map(|(number, answer)| match answer {
-            Answer::Sent(_) => (number, "sent".to_owned(), 0),
-            Answer::Refused(refusal) => (number, refusal.reason, refusal.code),
+    let answers = caller.answers(6).await.into_iter();
+    let answers: Vec<_> = answers
+        .map(|answer| match answer {
+            Outcome::Sent(_) => ("sent".to_owned(), Code::Ok),
+            Outcome::Refused(status) => told(&status),
         })
         .collect();
-    let code = |code: Code| code as i32;
     let expected = [
-        (1, "sent", 0),
-        (2, "INVALID_ARGUMENT", code(Code::InvalidArgument)),
-        (3, "NOT_MEMBER", code(Code::FailedPrecondition)),
-        (4, "sent", 0),
-        (5, "IDEMPOTENCY_KEY_REUSED", code(Code::AlreadyExists)),
-        (6, "sent", 0),
-        (7, "INVALID_ARGUMENT", code(Code::InvalidArgument)),
+        ("sent", Code::Ok),
+        ("INVALID_ARGUMENT", Code::InvalidArgument),
+        ("sent", Code::Ok),
+        ("IDEMPOTENCY_KEY_REUSED", Code::AlreadyExists),
+        ("sent", Code::Ok),
+        ("INVALID_ARGUMENT", Code::InvalidArgument),
     ];
     assert_eq!(
-        told,
-        expected.map(|(number, reason, code)| (number, reason.to_owned(), code))
+        answers,
+        expected.map(|(reason, code)| (reason.to_owned(), code))
     );
+}
+
+#[tokio::test]
+async fn a_session_that_is_no_member_is_refused_in_its_place_and_the_others_pass() {
+    let chat = Chat::start().await;
+    let send = |session: &str| SessionMessage {
+        channel: "4".into(),
+        user: "nancy".into(),
+        session: session.into(),
+        body_json: "{}".into(),
+        ..SessionMessage::default()
+    };
+    let messages = vec![send("s1"), send("stranger"), send("s2")];
+    let frame = v1::SendStreamRequest { messages };
+    let requests = tokio_stream::once(frame);
+    let mut answers = chat.sessions().await.send_stream(requests).await;
+    let answers = answers.as_mut().unwrap().get_mut();
+    let outcomes = answers.message().await.unwrap().unwrap().outcomes;
+    let outcomes: Vec<_> = outcomes.into_iter().map(|it| it.outcome.unwrap()).collect();
+    let [
+        v1::send_outcome::Outcome::Sent(first),
+        v1::send_outcome::Outcome::Refused(refused),
+        v1::send_outcome::Outcome::Sent(last),
+    ] = &outcomes[..]
+    else {
+        panic!("{outcomes:?}");
+    };
+    assert_eq!((first.offset, last.offset), (1, 2));
+    assert_eq!(
+        told(refused),
+        ("NOT_MEMBER".to_owned(), Code::FailedPrecondition)
+    );
+    let log = chat.store.log();
+    assert_eq!(log[0].session.as_ref().unwrap().as_str(), "s1");
+    assert!(answers.message().await.unwrap().is_none());
 }
 
 #[tokio::test]
@@ -106,11 +125,11 @@ async fn an_unknown_outcome_ends_the_stream_and_nothing_after_it_is_answered() {
     let chat = Chat::start().await;
     let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
     caller.send([numbered(1)]).await;
-    answers(&mut caller, 1).await;
+    caller.answers(1).await;
 
     chat.store.close_gate();
     chat.store.lose_bodies_with("lost");
-    caller.send([(2, message(r#"{"lost":true}"#))]).await;
+    caller.send([message(r#"{"lost":true}"#)]).await;
     chat.store.has_seen(2).await;
     caller.send([to("other", 3)]).await;
     chat.store.has_seen(3).await;
@@ -121,14 +140,12 @@ async fn an_unknown_outcome_ends_the_stream_and_nothing_after_it_is_answered() {
 }
 
 /// The message with this number, for a channel of the test's choice, with a key.
-fn to(channel: &str, number: u64) -> (u64, SendRequest) {
-    let (_, message) = numbered(number);
-    let send = SendRequest {
+fn to(channel: &str, number: u64) -> SendRequest {
+    SendRequest {
         channel: channel.into(),
         idempotency_key: number.to_string(),
-        ..message
-    };
-    (number, send)
+        ..numbered(number)
+    }
 }
 
 /// What is in the log of a channel, by the numbers of the messages.
@@ -152,13 +169,11 @@ async fn nothing_goes_to_the_store_behind_an_unanswered_message_of_its_channel()
     chat.has_had_its_turn().await;
     assert_eq!(*chat.store.batch_sizes.lock(), [1, 1]);
     chat.store.open_gate(1);
-    answers(&mut caller, 1).await;
+    caller.answers(1).await;
     chat.store.has_seen(3).await;
     assert_eq!(*chat.store.batch_sizes.lock(), [1, 1, 2]);
     chat.store.open_gate(2);
-    let numbers = answers(&mut caller, 3).await;
-    let numbers: Vec<_> = numbers.iter().map(|(number, _)| *number).collect();
-    assert_eq!(numbers, [2, 3, 4]);
+    assert_eq!(offsets(&caller.answers(3).await), [2, 3, 4]);
 }
 
 #[tokio::test]
@@ -167,45 +182,48 @@ async fn a_batch_holds_one_call_for_each_channel_at_most() {
     let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
     let large = format!(r#"{{"text":"{}"}}"#, "x".repeat(60_000));
     let large = |number| {
-        let (number, send) = to("large", number);
         let content = message(&large).content;
-        (number, SendRequest { content, ..send })
+        SendRequest {
+            content,
+            ..to("large", number)
+        }
     };
     let small = (1..=65).map(|number| to("small", number));
     let large = (66..=68).map(large);
     caller.send(small.chain(large)).await;
-    answers(&mut caller, 68).await;
+    caller.answers(68).await;
     assert_eq!(*chat.store.batch_sizes.lock(), [64, 3, 1]);
 }
 
 #[tokio::test]
 async fn what_is_refused_for_a_moment_is_overtaken_by_nothing_of_its_channel() {
-    for (error, answered) in [
-        (StoreError::Unavailable("refused".into()), 0),
-        (StoreError::Full, 1),
+    for (error, name, answered) in [
+        (
+            StoreError::Unavailable("refused".into()),
+            "STORE_UNAVAILABLE",
+            0,
+        ),
+        (StoreError::Full, "STORE_FULL", 1),
     ] {
         let chat = Chat::start().await;
         let mut client = chat.client().await;
         let mut caller = Caller::open(&mut client).await.unwrap();
         chat.store.close_gate();
-        chat.store.refuse(1, error.clone());
+        chat.store.refuse(1, error);
         caller.send([to("a", 1)]).await;
         chat.store.has_seen(1).await;
         caller.send([to("a", 2)]).await;
         chat.has_had_its_turn().await;
         chat.store.open_gate(1_000);
-        let told = answers(&mut caller, answered).await;
-        assert!(told.iter().all(|(_, it)| matches!(it, Answer::Refused(_))));
+        let told = caller.answers(answered).await;
+        assert!(told.iter().all(|it| matches!(it, Outcome::Refused(_))));
         let status = caller.answers.message().await.unwrap_err();
-        assert_eq!(
-            reason(&status),
-            chat::Error::from(error).code_and_reason().1
-        );
+        assert_eq!(reason(&status), name);
         assert_eq!(log_of(&chat, "a"), [] as [&str; 0]);
         // The answers of the first stream were lost, so everything is sent again.
         let mut again = Caller::open(&mut client).await.unwrap();
         again.send([to("a", 1), to("a", 2)]).await;
-        answers(&mut again, 2).await;
+        again.answers(2).await;
         assert_eq!(log_of(&chat, "a"), ["1", "2"]);
     }
 }
@@ -216,8 +234,8 @@ async fn what_a_full_store_refuses_together_is_answered_together() {
     let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
     chat.store.refuse(1, StoreError::Full);
     caller.send((1..=3).map(|number| to("a", number))).await;
-    let told = answers(&mut caller, 3).await;
-    assert!(told.iter().all(|(_, it)| matches!(it, Answer::Refused(_))));
+    let told = caller.answers(3).await;
+    assert!(told.iter().all(|it| matches!(it, Outcome::Refused(_))));
     let status = caller.answers.message().await.unwrap_err();
     assert_eq!(reason(&status), "STORE_FULL");
 }
@@ -227,10 +245,10 @@ async fn one_message_of_unknown_outcome_is_never_called_refused() {
     let chat = Chat::start().await;
     let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
     chat.store.lose_bodies_with("lost");
-    let lost = (2, message(r#"{"lost":true}"#));
+    let lost = message(r#"{"lost":true}"#);
     caller.send([numbered(1), lost, numbered(3)]).await;
-    let told = answers(&mut caller, 1).await;
-    assert!(matches!(told[..], [(1, Answer::Sent(_))]), "{told:?}");
+    let told = caller.answers(1).await;
+    assert!(matches!(told[..], [Outcome::Sent(_)]), "{told:?}");
     let status = caller.answers.message().await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
 }
@@ -258,14 +276,14 @@ async fn without_a_store_no_stream_begins() {
 }
 
 #[tokio::test]
-async fn a_frame_of_too_many_sends_ends_the_stream_after_the_answers_before_it() {
+async fn a_frame_of_too_many_messages_ends_the_stream_after_the_answers_before_it() {
     let chat = Chat::start().await;
     let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
     caller.send((0..1_024).map(numbered)).await;
     caller.send((0..1_025).map(numbered)).await;
-    answers(&mut caller, 1_024).await;
+    caller.answers(1_024).await;
     let status = caller.answers.message().await.unwrap_err();
-    assert_eq!(fields(&status), ["sends"]);
+    assert_eq!(fields(&status), ["messages"]);
     assert_eq!(chat.store.log().len(), 1_024);
 }
 
@@ -285,7 +303,7 @@ async fn while_four_batches_are_with_the_store_nothing_more_is_read() {
     loop {
         for _ in 0..100 {
             let large = message(&format!(r#"{{"text":"{text}"}}"#));
-            caller.send([(5 + sent, large)]).await;
+            caller.send([large]).await;
             sent += 1;
         }
         chat.has_had_its_turn().await;
@@ -299,11 +317,11 @@ async fn while_four_batches_are_with_the_store_nothing_more_is_read() {
     assert!(taken < 100, "{taken} frames were taken from the caller");
 
     chat.store.open_gate(100_000);
-    let told = answers(&mut caller, 4 + usize::try_from(sent).unwrap()).await;
+    let told = caller.answers(4 + usize::try_from(sent).unwrap()).await;
     assert!(
         (1..)
-            .zip(told)
-            .all(|(expected, (number, _))| number == expected)
+            .zip(offsets(&told))
+            .all(|(expected, it)| it == expected)
     );
 }
 
@@ -313,7 +331,7 @@ async fn what_gathers_meanwhile_goes_in_batches_of_256_at_most() {
     let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
     let in_rooms = |number| to(&format!("room {}", number % 8), number);
     caller.send((0..1_000).map(in_rooms)).await;
-    answers(&mut caller, 1_000).await;
+    caller.answers(1_000).await;
     let batches = chat.store.batch_sizes.lock().clone();
     assert_eq!(batches, [256, 256, 256, 232]);
 }
@@ -323,15 +341,12 @@ async fn a_batch_holds_about_a_mebibyte_at_most() {
     let chat = Chat::start().await;
     let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
     let text = "x".repeat(100_000);
-    let large = |number| {
-        let large = SendRequest {
-            channel: format!("room {number}"),
-            ..message(&format!(r#"{{"text":"{text}"}}"#))
-        };
-        (number, large)
+    let large = |number: u64| SendRequest {
+        channel: format!("room {number}"),
+        ..message(&format!(r#"{{"text":"{text}"}}"#))
     };
     caller.send((0..22).map(large)).await;
-    answers(&mut caller, 22).await;
+    caller.answers(22).await;
     let batches = chat.store.batch_sizes.lock().clone();
     assert_eq!(batches, [11, 11]);
 }
@@ -346,11 +361,8 @@ async fn at_the_shutdown_what_was_read_is_answered_and_the_stream_ends_well() {
     chat.shutdown.request();
     caller.send([numbered(3)]).await;
     chat.store.open_gate(10);
-    let told = answers(&mut caller, 2).await;
-    assert!(
-        told.iter()
-            .all(|(_, answer)| matches!(answer, Answer::Sent(_)))
-    );
+    let told = caller.answers(2).await;
+    assert_eq!(offsets(&told), [1, 2]);
     assert!(caller.answers.message().await.unwrap().is_none());
     assert_eq!(chat.store.log().len(), 2);
     chat.served.await.unwrap().unwrap();
@@ -363,6 +375,6 @@ async fn a_caller_that_says_no_more_gets_its_answers_and_the_end() {
     caller.send((0..300).map(numbered)).await;
     let (requests, _) = tokio::sync::mpsc::channel(1);
     drop(std::mem::replace(&mut caller.requests, requests));
-    answers(&mut caller, 300).await;
+    caller.answers(300).await;
     assert!(caller.answers.message().await.unwrap().is_none());
 }

@@ -7,9 +7,11 @@ use channel_store::{
 };
 use chat::Limits;
 use parking_lot::Mutex;
-use proto::v1::chat_service_client::ChatServiceClient;
-use proto::v1::send_request::Content;
-use proto::v1::{NumberedSend, SendRequest, SendStreamRequest};
+use proto::chat::v1::chat_service_client::ChatServiceClient;
+use proto::chat::v1::send_outcome::Outcome;
+use proto::chat::v1::send_request::Content;
+use proto::chat::v1::{ListMembersRequest, SendRequest, SendStreamRequest, SendStreamResponse};
+use proto::connector::v1::session_service_client::SessionServiceClient;
 use runtime::Shutdown;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -308,20 +310,25 @@ impl Chat {
     pub(crate) async fn has_had_its_turn(&self) {
         let mut other = self.client().await;
         for _ in 0..10 {
-            let nothing = proto::v1::MembersRequest::default();
-            other.members(nothing).await.unwrap_err();
+            let nothing = ListMembersRequest::default();
+            other.list_members(nothing).await.unwrap_err();
         }
     }
 
     pub(crate) async fn client(&self) -> ChatServiceClient<Channel> {
         ChatServiceClient::new(self.channel().await)
     }
+
+    /// As a connector calls it.
+    pub(crate) async fn sessions(&self) -> SessionServiceClient<Channel> {
+        SessionServiceClient::new(self.channel().await)
+    }
 }
 
 /// Chat's own end of a send stream is the last one to know; this is the caller's.
 pub(crate) struct Caller {
     pub(crate) requests: mpsc::Sender<SendStreamRequest>,
-    pub(crate) answers: Streaming<proto::v1::SendStreamResponse>,
+    pub(crate) answers: Streaming<SendStreamResponse>,
     pub(crate) frames_taken: Arc<AtomicUsize>,
 }
 
@@ -344,16 +351,24 @@ impl Caller {
     }
 
     /// Sends one frame with these.
-    pub(crate) async fn send(&self, sends: impl IntoIterator<Item = (u64, SendRequest)>) {
-        let sends = sends.into_iter().map(|(number, send)| NumberedSend {
-            number,
-            send: Some(send),
-        });
-        let sends = sends.collect();
+    pub(crate) async fn send(&self, messages: impl IntoIterator<Item = SendRequest>) {
+        let messages = messages.into_iter().collect();
         self.requests
-            .send(SendStreamRequest { sends })
+            .send(SendStreamRequest { messages })
             .await
             .unwrap();
+    }
+
+    /// Reads answers until there are so many.
+    pub(crate) async fn answers(&mut self, count: usize) -> Vec<Outcome> {
+        let mut answers = Vec::new();
+        while answers.len() < count {
+            let frame = self.answers.message().await.unwrap().unwrap();
+            let outcomes = frame.outcomes.into_iter();
+            answers.extend(outcomes.map(|it| it.outcome.unwrap()));
+        }
+        assert_eq!(answers.len(), count);
+        answers
     }
 }
 

@@ -1,4 +1,4 @@
-//! Where chat is: each name is resolved again every ten seconds, and each address behind it is an endpoint of its own.
+//! Where the chats are. Each name is resolved again every ten seconds, and each address behind it is an endpoint.
 
 use super::Chat;
 use super::ordered_stream::Lane;
@@ -6,7 +6,8 @@ use super::prover::{Proof, keep_proving};
 use channel_store::Shard;
 use http::Uri;
 use parking_lot::Mutex;
-use proto::v1::chat_service_client::ChatServiceClient;
+use proto::chat::v1::chat_service_client::ChatServiceClient;
+use proto::connector::v1::session_service_client::SessionServiceClient;
 use runtime::cli::redact;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,20 +20,21 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 const RESOLVE_AGAIN: Duration = Duration::from_secs(10);
 
-/// Anything that takes gRPC calls: a connection, or chat's own service in the same process.
+/// Takes gRPC calls: a connection to a chat, or the service of a chat in the same process.
 pub type ChatService = BoxCloneSyncService<
     http::Request<tonic::body::Body>,
     http::Response<tonic::body::Body>,
     TransportError,
 >;
 
-/// The way to chat broke. (A type of its own, since futures that name a boxed error are hard to prove `Send`.)
+/// The connection to a chat failed. This is a type of its own because futures that name a boxed error are hard to prove
+/// `Send`.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct TransportError(#[source] Box<dyn std::error::Error + Send + Sync>);
 
 impl TransportError {
-    /// Whatever a transport said.
+    /// Wraps the error of any transport.
     pub fn new(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self(error.into())
     }
@@ -40,25 +42,25 @@ impl TransportError {
 
 /// Where a connector finds chat.
 pub enum Source {
-    /// Processes of their own, behind these names.
+    /// Chats in other processes, behind these names.
     Addresses(Vec<Uri>),
-    /// The same process.
+    /// A chat in the same process.
     InProcess(ChatService),
 }
 
-/// An address of `--chat` that can't be used. None of them shows a user or a password.
+/// An address in `--chat` that can't be used. No message shows a user or a password.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// Not `http://host:port`.
+    /// The address is not of the form `http://host:port`.
     #[error("{0:?} is not a chat address such as http://127.0.0.1:4001")]
     NoAddress(String),
-    /// Encrypted.
+    /// The address asks for TLS.
     #[error(
-        "{0:?}: connectors speak to chat without TLS; use http:// as in http://127.0.0.1:4001, inside of a network that you trust or \
-         that encrypts by itself"
+        "{0:?}: connectors speak to chat without TLS; use http:// as in http://127.0.0.1:4001, inside a network that you trust, or \
+         that encrypts"
     )]
     Encrypted(String),
-    /// With a user.
+    /// The address names a user.
     #[error(
         "{0:?}: chat asks for no user and no password; use an address such as http://127.0.0.1:4001"
     )]
@@ -91,24 +93,24 @@ fn uri(address: &str) -> Result<Uri, SourceError> {
     }
 }
 
-/// One chat instance.
+/// One chat.
 pub(super) struct Endpoint {
     pub(super) name: String,
-    /// What its address counts when a channel's endpoint is chosen.
+    /// The hash of its address, which takes part in the choice of an endpoint for a channel.
     seed: u64,
-    /// Its stream shows whether the endpoint is up. Without a cluster it takes all sends.
+    /// The line whose stream shows whether the endpoint is up. Without a cluster it takes all sends.
     pub(super) lane: Arc<Lane>,
-    /// In a cluster: those that take the sends, as many as there are servers.
+    /// In a cluster, the lines that take the sends: one for each server.
     by_shard: Mutex<BTreeMap<Shard, Arc<Lane>>>,
     chat: Weak<Chat>,
     service: ChatService,
     pub(super) proof: Proof,
-    /// Why there is no stream to it, if there was none when it was tried last.
+    /// Why the last attempt brought no stream; `None`: it brought one, or there was no attempt yet.
     trouble: Mutex<Option<String>>,
 }
 
 impl Endpoint {
-    /// `address`: the same for all connectors, however their operators write it.
+    /// `address` must be the same on all connectors, however their operators write it.
     pub(super) fn start(
         name: String,
         address: &str,
@@ -134,13 +136,13 @@ impl Endpoint {
         endpoint
     }
 
-    /// How much this endpoint is the one for a channel. All connectors have to agree about that, whatever they were
-    /// built with, so the hash is one that is specified: XXH3 of the channel, seeded with XXH3 of the address.
+    /// How well this endpoint suits a channel. All connectors must agree about that, whatever their builds. So the hash
+    /// is a specified one: XXH3 of the channel, seeded with XXH3 of the address.
     pub(super) fn weight(&self, channel: &str) -> u64 {
         xxh3_64_with_seed(channel.as_bytes(), self.seed)
     }
 
-    /// The lane for what is sent to a shard.
+    /// The line for sends to a shard.
     pub(super) fn lane_of(self: &Arc<Self>, shard: Shard) -> Arc<Lane> {
         if shard == Shard::default() || self.lane.is_retired() {
             return Arc::clone(&self.lane);
@@ -155,7 +157,7 @@ impl Endpoint {
         Arc::clone(lane)
     }
 
-    /// It may not be used any more. What is in its lines goes to another one, or waits.
+    /// From now on the endpoint may not be used. The sends in its lines go to another endpoint, or wait.
     pub(super) fn distrust(&self) {
         self.lane.distrust();
         for lane in self.by_shard.lock().values() {
@@ -163,7 +165,7 @@ impl Endpoint {
         }
     }
 
-    /// Its address is not in use any more: its lanes end when their lines are empty.
+    /// The address is not in use any more. The lines end when they are empty.
     pub(super) fn retire(&self) {
         self.lane.retire();
         for lane in self.by_shard.lock().values() {
@@ -171,18 +173,24 @@ impl Endpoint {
         }
     }
 
+    /// What back ends can call, too.
     pub(super) fn client(&self) -> ChatServiceClient<ChatService> {
         ChatServiceClient::new(self.service.clone()).max_decoding_message_size(16 << 20)
+    }
+
+    /// What only connectors call.
+    pub(super) fn sessions(&self) -> SessionServiceClient<ChatService> {
+        SessionServiceClient::new(self.service.clone()).max_decoding_message_size(16 << 20)
     }
 }
 
 impl Endpoint {
-    /// The last try brought no stream, or brought one.
+    /// Notes why the last attempt brought no stream, or that it brought one.
     pub(super) fn note_trouble(&self, trouble: Option<String>) {
         *self.trouble.lock() = trouble;
     }
 
-    /// Its name and what is wrong with it; `None` while its stream is up.
+    /// The endpoint's name and what is wrong with it; `None` while its stream is up.
     pub(super) fn trouble(&self) -> Option<String> {
         if self.lane.is_open() {
             return None;
@@ -193,7 +201,7 @@ impl Endpoint {
     }
 }
 
-/// What a failed call is about: the last cause that somebody noted, which is the system's where the network failed.
+/// Why a call failed, in words: the innermost cause, which is the system's if the network failed.
 pub(super) fn words(status: &tonic::Status) -> String {
     let mut source = std::error::Error::source(status);
     let mut last = None;
@@ -209,7 +217,7 @@ pub(super) fn words(status: &tonic::Status) -> String {
     }
 }
 
-/// Keeps the endpoints of `chat` what the source says, as long as `chat` lives.
+/// Keeps the endpoints of `chat` equal to what the source says, as long as `chat` lives.
 pub(super) fn follow(source: Source, chat: &Arc<Chat>) {
     match source {
         Source::InProcess(service) => {
@@ -222,7 +230,7 @@ pub(super) fn follow(source: Source, chat: &Arc<Chat>) {
     }
 }
 
-/// By the name's place in the source, and the address.
+/// Endpoints by the place of their name in the source, and by address.
 pub(super) type Known = BTreeMap<(usize, SocketAddr), Arc<Endpoint>>;
 
 async fn resolve(uris: Vec<Uri>, chat: Weak<Chat>) {
@@ -253,7 +261,7 @@ async fn resolve(uris: Vec<Uri>, chat: Weak<Chat>) {
     }
 }
 
-/// Takes what a name stands for now.
+/// Takes the addresses behind a name.
 pub(super) fn update(
     known: &mut Known,
     (index, uri): (usize, &Uri),
@@ -271,7 +279,7 @@ pub(super) fn update(
         known.entry((index, address)).or_insert_with(|| {
             let name = format!("{uri} at {address}");
             tracing::debug!(endpoint = name, "new endpoint");
-            // An IPv4 address may also be written as one of IPv6.
+            // An IPv4 address may also be written as an IPv6 address.
             let canonical = SocketAddr::new(address.ip().to_canonical(), address.port());
             let service = connect(uri, address);
             Endpoint::start(name, &canonical.to_string(), service, chat)
@@ -281,7 +289,7 @@ pub(super) fn update(
     chat.note_availability();
 }
 
-/// A connection that is made when it is needed, and again whenever it broke.
+/// A connection that is made when it is needed, and made again when it broke.
 fn connect(uri: &Uri, address: SocketAddr) -> ChatService {
     let channel = Transport::from_shared(format!("http://{address}"))
         .unwrap_or_else(|_| Transport::from_static("http://0.0.0.0:0"))

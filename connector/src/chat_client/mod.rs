@@ -1,8 +1,9 @@
-//! Chat as a connector sees it: several endpoints that come and go, of which any one can do any call.
+//! The way from a connector to the chats: several endpoints that come and go. Any of them can do any call.
 //!
-//! Joins and leaves are unary calls to whichever endpoint is up. Sends go through lanes (`lane.rs`), one ordered stream for
-//! each endpoint, and in a cluster for each shard of it. A call takes at most a second with one endpoint and two in all (CONTRACT); what an endpoint leaves
-//! unanswered goes to the next one with the same key, session and operation, so nothing happens twice.
+//! Joins and leaves are unary calls to whichever endpoint is up. Sends go through ordered streams
+//! (`ordered_stream.rs`): one for each endpoint, and in a cluster one for each endpoint and shard. A call takes at most
+//! a second with one endpoint, and two in all. If an endpoint does not answer, the next one gets the same call with the
+//! same key, session and operation number, so nothing happens twice.
 
 mod endpoint;
 mod ordered_stream;
@@ -21,10 +22,8 @@ use channel_store::probe::{ProbeFeed, several};
 use endpoint::Endpoint;
 use ordered_stream::Pending;
 use parking_lot::{Mutex, RwLock};
-use proto::v1::{
-    HistoryRequest, HistoryResponse, JoinRequest, JoinResponse, LeaveRequest, MembersRequest,
-    MembersResponse, SendRequest,
-};
+use proto::chat::v1::{HistoryRequest, HistoryResponse, ListMembersRequest, ListMembersResponse};
+use proto::connector::v1::{JoinRequest, JoinResponse, LeaveRequest, SessionMessage};
 use prover::Prover;
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -34,46 +33,46 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
-use tonic_types::StatusExt;
+use tonic_types::{RpcStatusExt, StatusExt, pb};
 
-/// CONTRACT: one try.
+/// The longest time that a call spends with one endpoint.
 pub(crate) const TRY: Duration = Duration::from_secs(1);
-/// A client's request is answered within two seconds of having been received. This much of it is for chat, and the rest
-/// for the way back.
+/// A client's request is answered within two seconds after it was received. Chat gets this much of that time, and the
+/// rest is for the way back.
 pub(crate) const CALL: Duration = Duration::from_millis(1_900);
 
-/// How long calls wait for an endpoint, from the moment at which the last one went: the only one may be started again.
+/// How long calls wait for an endpoint after the last one was lost. The only chat may just be restarting.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Why a call brought no answer to use.
+/// Why a call brought no usable answer.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// Chat refused at the first try, with nothing done; the ErrorInfo reason.
+    /// Chat refused the first attempt, and nothing was done.
     #[error("refused: {reason}")]
     Refused {
-        /// The reason as listed in chat.proto.
+        /// The reason, as the contracts list it.
         reason: String,
     },
-    /// A join's deadline was over, at the first try, with nothing done.
+    /// The deadline of a join was over at the first attempt, and nothing was done.
     #[error("too late by the clock of the store's server")]
     Late {
-        /// What that clock showed: milliseconds since 1970.
+        /// The time of that clock, in milliseconds since 1970.
         now: u64,
     },
-    /// Nobody was there to ask: nothing was sent.
+    /// No endpoint was up, so nothing was sent.
     #[error("no chat endpoint is reachable")]
     Unreachable,
-    /// It was sent, and not answered in time: it may have been done, or be done later.
+    /// The call was sent, and not answered in time. It may have been done, or may still be done.
     #[error("unanswered")]
     Unknown,
 }
 
-/// An answer, and whether a copy of the request may still be on its way.
+/// An answer, and whether another copy of the request may still be under way.
 #[derive(Debug)]
 pub struct Answered<T> {
-    /// What chat said.
+    /// Chat's answer.
     pub answer: T,
-    /// False if the first try was answered: then no copy is left.
+    /// False if the first attempt was answered. Then there is no other copy.
     pub repeated: bool,
 }
 
@@ -82,17 +81,17 @@ pub struct Chat {
     endpoints: RwLock<Vec<Arc<Endpoint>>>,
     turn: AtomicUsize,
     available: watch::Sender<bool>,
-    /// When the last endpoint went, or when this began: of use while none is up.
+    /// When the last endpoint was lost, or when this began. It only counts while no endpoint is up.
     away_since: Mutex<Instant>,
     /// Names that can't be resolved, by their places in the source, with the reasons.
     unresolved: Mutex<BTreeMap<usize, String>>,
-    /// What endpoints are proven by before they are used; `None`: nothing.
+    /// Proves endpoints before they are used; `None`: they are used without a proof.
     prover: Option<Arc<Prover>>,
     publishes: watch::Sender<bool>,
 }
 
 impl Chat {
-    /// Connects to where chat is, in the background and for ever.
+    /// Connects to the endpoints of the source, in the background and for ever.
     #[must_use]
     pub fn new(source: Source) -> Arc<Self> {
         let chat = Self::nowhere(None);
@@ -100,8 +99,7 @@ impl Chat {
         chat
     }
 
-    /// As [`Chat::new`]; endpoints are used only once it was seen that they write where `feed` listens, and as long as that
-    /// is so.
+    /// Does the same as [`Chat::new`], but uses an endpoint only while it is known to write where `feed` listens.
     #[must_use]
     pub fn proven(source: Source, feed: Arc<dyn ProbeFeed>, own: OwnSettings) -> Arc<Self> {
         let chat = Self::nowhere(Some(Arc::new(Prover { feed, own })));
@@ -109,7 +107,7 @@ impl Chat {
         chat
     }
 
-    /// Without any endpoint yet.
+    /// A client without any endpoint yet.
     fn nowhere(prover: Option<Arc<Prover>>) -> Arc<Self> {
         Arc::new(Self {
             prover,
@@ -128,14 +126,14 @@ impl Chat {
         self.available.subscribe()
     }
 
-    /// True while at least one endpoint that is up has been seen to publish. Only for [`Chat::proven`].
+    /// True while at least one endpoint that is up was seen to publish. Only for [`Chat::proven`].
     #[must_use]
     pub fn publishes(&self) -> watch::Receiver<bool> {
         self.publishes.subscribe()
     }
 
-    /// What is wrong with chats, for people: each that is not used, with its address and the reason, and settings that do
-    /// not go together. `None`: nothing is wrong.
+    /// What is wrong with the chats, in words for an operator: each chat that is not used, with its address and the
+    /// reason, and settings that do not go together. `None`: nothing is wrong.
     #[must_use]
     pub fn troubles(&self) -> Option<String> {
         let mut troubles: Vec<String> = self.unresolved.lock().values().cloned().collect();
@@ -166,7 +164,7 @@ impl Chat {
         several(troubles.into_iter())
     }
 
-    /// See `ChatService.Join`.
+    /// See `SessionService.Join`.
     ///
     /// # Errors
     /// [`CallError`]; after `Unknown` the session may be a member, or become one.
@@ -176,36 +174,36 @@ impl Chat {
         deadline: Instant,
     ) -> Result<Answered<JoinResponse>, CallError> {
         self.call(deadline, |endpoint| {
-            let (mut client, request) = (endpoint.client(), request.clone());
+            let (mut client, request) = (endpoint.sessions(), request.clone());
             async move { Ok(client.join(request).await?.into_inner()) }
         })
         .await
     }
 
-    /// See `ChatService.Leave`.
+    /// See `SessionService.Leave`.
     ///
     /// # Errors
     /// [`CallError`].
     pub async fn leave(&self, request: LeaveRequest, deadline: Instant) -> Result<(), CallError> {
         let answered = self.call(deadline, |endpoint| {
-            let (mut client, request) = (endpoint.client(), request.clone());
+            let (mut client, request) = (endpoint.sessions(), request.clone());
             async move { client.leave(request).await }
         });
         answered.await.map(drop)
     }
 
-    /// See `ChatService.Members`.
+    /// See `ChatService.ListMembers`.
     ///
     /// # Errors
     /// [`CallError`].
     pub async fn members(
         &self,
-        request: MembersRequest,
+        request: ListMembersRequest,
         deadline: Instant,
-    ) -> Result<MembersResponse, CallError> {
+    ) -> Result<ListMembersResponse, CallError> {
         let answered = self.call(deadline, |endpoint| {
             let (mut client, request) = (endpoint.client(), request.clone());
-            async move { Ok(client.members(request).await?.into_inner()) }
+            async move { Ok(client.list_members(request).await?.into_inner()) }
         });
         answered.await.map(|answered| answered.answer)
     }
@@ -226,12 +224,12 @@ impl Chat {
         answered.await.map(|answered| answered.answer)
     }
 
-    /// Publishes in the order of the calls of one flow. The answer comes by the deadline, or within a tenth of a second
-    /// after it, whatever happens.
+    /// Publishes. The sends of one window keep their order. The outcome comes by the deadline or within a tenth of a
+    /// second after it, whatever happens.
     pub fn send(
         &self,
         flow: &Arc<Flow>,
-        request: SendRequest,
+        request: SessionMessage,
         deadline: Instant,
         answer: impl FnOnce(Outcome) + Send + 'static,
     ) {
@@ -256,7 +254,7 @@ impl Chat {
     where
         F: Future<Output = Result<T, Status>>,
     {
-        // Its time passed while it waited for its turn.
+        // The time was over before the call's turn came.
         if Instant::now() >= deadline {
             return Err(CallError::Unreachable);
         }
@@ -278,7 +276,7 @@ impl Chat {
             let repeated = std::mem::replace(&mut sent, true);
             match timeout_at(until, ask(&endpoint)).await {
                 Ok(Ok(answer)) => return Ok(Answered { answer, repeated }),
-                // What was tried before may still be done, whatever is refused now.
+                // An earlier attempt may have been done, or may still be done, although this one is refused.
                 Ok(Err(status)) if is_final(&status) && repeated => return Err(CallError::Unknown),
                 Ok(Err(status)) if is_final(&status) => return Err(refusal(&status)),
                 Ok(Err(status)) => {
@@ -295,10 +293,10 @@ impl Chat {
         }
     }
 
-    /// Waits for an endpoint while none is up. False if there is none in time.
+    /// Waits for an endpoint while none is up. False: there is none in time.
     ///
-    /// The patience is that of all callers together, counted from the moment at which the last endpoint went: during a
-    /// longer outage everybody is told so at once, and nobody waits for the patience of those before.
+    /// All callers share one time limit, which begins when the last endpoint is lost. So during a longer outage a call
+    /// fails at once, and does not wait after those before it.
     async fn comes_back(&self, deadline: Instant) -> bool {
         let until = deadline.min(*self.away_since.lock() + PATIENCE);
         let mut available = self.available.subscribe();
@@ -308,14 +306,14 @@ impl Chat {
         if !is_up {
             return false;
         }
-        // What is up now may be gone again: nobody asks for it without a pause.
+        // That endpoint may be lost again already. Without the pause the caller would ask for it in a tight loop.
         let pause = Instant::now() + Duration::from_millis(fastrand::u64(1..20));
         tokio::time::sleep_until(pause).await;
         pause < deadline
     }
 
-    /// The endpoint for a channel, of those that are up if any is: the same for all connectors, so that what is said in a
-    /// channel at one moment is published in one run.
+    /// The endpoint for a channel, if possible one that is up. All connectors choose the same, so messages of one
+    /// moment are published in one run.
     fn home(&self, channel: &str) -> Option<Arc<Endpoint>> {
         let endpoints = self.endpoints.read();
         let best = endpoints
@@ -365,7 +363,7 @@ impl Chat {
     }
 }
 
-/// True if repeating the call elsewhere can't help, and nothing was done.
+/// True if nothing was done, and repeating the call elsewhere can't help.
 fn is_final(status: &Status) -> bool {
     matches!(
         status.code(),
@@ -381,7 +379,7 @@ fn is_full(status: &Status) -> bool {
     status.code() == Code::ResourceExhausted && reason(status) == "STORE_FULL"
 }
 
-/// What a final refusal at the first try means.
+/// The error for a final refusal of the first attempt.
 fn refusal(status: &Status) -> CallError {
     let info = status.get_details_error_info();
     let late = info.filter(|info| info.reason == "LATE");
@@ -392,6 +390,15 @@ fn refusal(status: &Status) -> CallError {
             reason: reason(status),
         },
     }
+}
+
+/// The reason of a refusal inside a stream.
+fn reason_of(status: &pb::Status) -> String {
+    let info = status.get_details_error_info();
+    info.map_or_else(
+        || format!("{:?}", Code::from(status.code)),
+        |info| info.reason,
+    )
 }
 
 fn reason(status: &Status) -> String {

@@ -1,17 +1,20 @@
-//! The ordered way to chat: one stream to one endpoint, and the line of sends that are not answered yet. In a cluster each
-//! shard of the store has a lane of its own: a shard that is away breaks the streams of its lanes again and again.
+//! An ordered stream of sends to one endpoint, and the line of sends that are not answered yet. In a cluster each shard
+//! of the store has a line of its own, because a shard that is away breaks the streams to it again and again.
 //!
 //! Answers come in the order of the sends. When the stream breaks, the whole line is sent again, in order and with the
-//! same keys, over the next stream: to the lane's own endpoint, or to another one while that is down. So nothing
-//! overtakes, nothing is lost, and nothing happens twice. A session stays with its lane while it has unanswered sends.
+//! same keys, over the next stream. That goes to the line's own endpoint or, while this is down, to another one. So
+//! nothing overtakes, nothing is lost, and nothing happens twice. A session stays with its line while it has unanswered
+//! sends.
 
 use super::endpoint::{Endpoint, words};
 use super::window::Flow;
-use super::{Chat, TRY, is_full, reason};
+use super::{Chat, TRY, is_full, reason, reason_of};
 use futures_util::Stream;
 use parking_lot::Mutex;
-use proto::v1::numbered_answer::Answer as Wire;
-use proto::v1::{NumberedAnswer, NumberedSend, SendRequest, SendResponse, SendStreamRequest};
+use proto::chat::v1::Position;
+use proto::connector::v1::send_outcome::Outcome as Wire;
+use proto::connector::v1::{SendOutcome, SendStreamRequest, SessionMessage};
+use runtime::backoff::{self, jittered};
 use std::collections::VecDeque;
 use std::mem;
 use std::pin::Pin;
@@ -22,47 +25,47 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-/// How often a lane looks whether its oldest send waits for too long.
+/// How often it is checked whether the oldest send has waited too long.
 const TICK: Duration = Duration::from_millis(100);
-/// Sends in one frame of the stream at most, and the bytes after which it is full: chat refuses frames above 4 MiB.
+/// The most sends in one frame of a stream, and the bytes after which a frame is full. Chat refuses frames above 4 MiB.
 const FRAME: usize = 256;
 const FRAME_BYTES: usize = 1 << 20;
-/// Bytes that a lane holds at most; beyond it sends are refused at once.
+/// The most bytes in one line. Beyond it sends are refused at once.
 const LANE_LIMIT: usize = 32 << 20;
-/// Pauses between tries to reach the own endpoint.
+/// The first and the longest pause between attempts to reach the own endpoint.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// Between two streams of which chat, which is up, has ended the first because it needed the place.
+/// The pause before the next stream after chat, which is up, has ended one because it needed the place.
 const REOPEN_PAUSE: Duration = Duration::from_millis(2);
 
-/// How a send ended.
+/// The outcome of a send.
 #[derive(Debug)]
 pub enum Outcome {
-    /// It is in the log.
-    Sent(SendResponse),
+    /// It is in the log, at this position.
+    Sent(Position),
     /// Chat refused it, with nothing written; the ErrorInfo reason.
     Refused(String),
-    /// Not answered in time: it may be in the log, or not.
+    /// The send was not answered in time. The message may be in the log, or not.
     Unknown,
-    /// No chat could take it in time: it is not in the log.
+    /// No chat could take the send in time. The message is not in the log.
     Unsent,
 }
 
-/// A send on its way.
+/// A send that is not answered yet.
 pub(super) struct Pending {
-    number: u64,
-    request: SendRequest,
+    request: SessionMessage,
     pub(super) bytes: usize,
     expires: Instant,
-    /// When it was written to the present stream.
+    /// When the send was written to the present stream.
     written: Option<Instant>,
-    /// It was written to some stream, so it may be in the log.
+    /// The send was written to some stream, so it may be in the log.
     tried: bool,
-    /// None if it was given up while the present stream owed its answer: the place in the line waits for that.
+    /// `None`: the send was given up while the present stream owed its answer. It keeps its place in the line until
+    /// that comes.
     caller: Option<Caller>,
 }
 
-/// Who waits for a send's outcome.
+/// Whoever waits for the outcome of a send.
 struct Caller {
     flow: Arc<Flow>,
     bytes: usize,
@@ -70,7 +73,8 @@ struct Caller {
 }
 
 impl Caller {
-    /// The answer first: whoever waits for the flow to settle must find it given.
+    /// Gives the outcome before the window counts the send out. Whoever waits for the window must find the outcome
+    /// given.
     fn settle(self, outcome: Outcome) {
         (self.answer)(outcome);
         self.flow.exit(self.bytes);
@@ -79,14 +83,13 @@ impl Caller {
 
 impl Pending {
     pub(super) fn new(
-        request: SendRequest,
+        request: SessionMessage,
         flow: Arc<Flow>,
         expires: Instant,
         answer: Box<dyn FnOnce(Outcome) + Send>,
     ) -> Self {
         let bytes = prost::Message::encoded_len(&request);
         Self {
-            number: 0,
             request,
             bytes,
             expires,
@@ -110,7 +113,7 @@ impl Pending {
         }
     }
 
-    /// What is known of a send that nobody has answered.
+    /// The outcome of a send without an answer.
     fn unanswered(&self) -> Outcome {
         if self.tried {
             Outcome::Unknown
@@ -128,24 +131,24 @@ impl Pending {
 /// How a stream ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ended {
-    /// Chat needed its place, and nothing was under way.
+    /// Chat needed the place of the stream, and nothing was under way.
     Idle,
-    /// Chat has ended it after the answer that the store is full: what follows in the line is to be sent again.
+    /// Chat ended the stream after it had answered that the store is full. The rest of the line is sent again.
     Full,
-    /// In any other way.
+    /// The stream ended for another reason.
     Otherwise,
 }
 
-/// One endpoint's line of sends.
+/// The line of sends to one endpoint.
 pub(super) struct Lane {
     state: Mutex<State>,
     /// The stream to the own endpoint is up.
     open: AtomicBool,
-    /// The own endpoint may be used; without that there is no stream to it.
+    /// The own endpoint may be used. Without that there is no stream to it.
     trusted: AtomicBool,
-    /// The own endpoint has to be proven, again whenever another process may stand there.
+    /// The own endpoint must be proven, and again whenever another process may be at its address.
     needs_proof: bool,
-    /// It has to be proven again.
+    /// Told when the own endpoint must be proven again.
     doubted: Notify,
     retired: AtomicBool,
     broken: Notify,
@@ -155,13 +158,12 @@ pub(super) struct Lane {
 struct State {
     line: VecDeque<Pending>,
     bytes: usize,
-    /// How many of the line were written to the present stream.
+    /// How many sends of the line were written to the present stream.
     written: usize,
-    numbers: u64,
     /// The present stream; an older one ends when it sees another number here.
     stream: u64,
     waker: Option<Waker>,
-    /// Nothing moves the line any more.
+    /// No task moves the line any more.
     ended: bool,
 }
 
@@ -190,19 +192,19 @@ impl Lane {
         self.retired.load(Ordering::Relaxed)
     }
 
-    /// The own endpoint may be used.
+    /// From now on the own endpoint may be used.
     pub(super) fn trust(&self) {
         self.trusted.store(true, Ordering::Relaxed);
     }
 
-    /// The own endpoint may not be used any more. What is in the line goes to another one, or waits.
+    /// From now on the own endpoint may not be used. The sends in the line go to another endpoint, or wait.
     pub(super) fn distrust(&self) {
         if self.trusted.swap(false, Ordering::Relaxed) {
             self.end_stream();
         }
     }
 
-    /// What is in the line goes to wherever it may go now.
+    /// Ends the present stream. The sends in the line go to whichever endpoint may be used now.
     pub(super) fn end_stream(&self) {
         if self.is_open() {
             self.state.lock().stream += 1;
@@ -210,7 +212,7 @@ impl Lane {
         }
     }
 
-    /// Another process may stand at the own endpoint by now.
+    /// Another process may be at the address of the own endpoint by now.
     fn doubt(&self) {
         if self.needs_proof {
             self.trusted.store(false, Ordering::Relaxed);
@@ -218,12 +220,12 @@ impl Lane {
         }
     }
 
-    /// Returns when the own endpoint has to be proven again.
+    /// Returns when the own endpoint must be proven again.
     pub(super) async fn doubted(&self) {
         self.doubted.notified().await;
     }
 
-    /// The endpoint is none any more: end when the line is empty.
+    /// The endpoint does not exist any more, so end when the line is empty.
     pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);
         self.broken.notify_one();
@@ -234,14 +236,12 @@ impl Lane {
         self.retired.load(Ordering::Relaxed) && self.state.lock().line.is_empty()
     }
 
-    pub(super) fn push(&self, mut pending: Pending) {
+    pub(super) fn push(&self, pending: Pending) {
         let mut state = self.state.lock();
         if state.ended || state.bytes + pending.bytes > LANE_LIMIT {
             drop(state);
             return pending.give_up();
         }
-        state.numbers += 1;
-        pending.number = state.numbers;
         state.bytes += pending.bytes;
         state.line.push_back(pending);
         if let Some(waker) = state.waker.take() {
@@ -250,7 +250,7 @@ impl Lane {
         }
     }
 
-    /// Keeps a stream up and the line moving, until the lane is retired or chat is gone.
+    /// Keeps a stream up and the line moving, until the line is retired or the client of chat is dropped.
     pub(super) async fn run(lane: Arc<Self>, home: Arc<Endpoint>, chat: Weak<Chat>) {
         tokio::select! {
             biased;
@@ -288,12 +288,14 @@ impl Lane {
                 let began = Instant::now();
                 let ended = self.stream_to(home, None, chat).await;
                 match ended {
-                    // Chat is up: there is another stream soon, and until then other calls go on.
+                    // Chat is up, so another stream begins soon. The line stays open meanwhile, because other calls to
+                    // this chat go on.
                     Ended::Idle => {
-                        sleep(REOPEN_PAUSE.mul_f64(0.5 + fastrand::f64())).await;
+                        backoff::pause(REOPEN_PAUSE).await;
                         continue;
                     }
-                    // At least one send was answered, so this ends. Everybody's sends wait for the next stream.
+                    // At least one send was answered, so this ends some time. All sends of the line wait for the next
+                    // stream.
                     Ended::Full => continue,
                     Ended::Otherwise => {}
                 }
@@ -301,7 +303,7 @@ impl Lane {
                 if began.elapsed() > BACK_OFF.1 {
                     pause = BACK_OFF.0;
                 }
-                home_at = Instant::now() + pause.mul_f64(0.5 + fastrand::f64());
+                home_at = Instant::now() + jittered(pause);
                 pause = BACK_OFF.1.min(pause * 2);
             } else if let Some(other) = other_open(chat, home).filter(|_| !idle) {
                 self.stream_to(&other, Some(home_at), chat).await;
@@ -321,8 +323,8 @@ impl Lane {
         }
     }
 
-    /// One stream from its beginning to its end. Away from home, the next try to go home is due at some time, but
-    /// the line is emptied first.
+    /// Runs one stream from its beginning to its end. `home_at`: the stream is to another endpoint, and it ends after
+    /// this time as soon as the line is empty, so that the own endpoint is tried again.
     async fn stream_to(
         self: &Arc<Self>,
         endpoint: &Endpoint,
@@ -334,7 +336,7 @@ impl Lane {
             lane: Arc::clone(self),
             stream,
         };
-        let mut client = endpoint.client();
+        let mut client = endpoint.sessions();
         let mut incoming = match timeout(TRY, client.send_stream(outgoing)).await {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => {
@@ -375,8 +377,8 @@ impl Lane {
             };
             match message {
                 Ok(Some(frame)) => {
-                    if !self.settle(frame.answers) {
-                        tracing::error!(endpoint = endpoint.name, "answers out of order");
+                    if !self.settle(frame.outcomes) {
+                        tracing::error!(endpoint = endpoint.name, "more answers than sends");
                         return Ended::Otherwise;
                     }
                 }
@@ -403,33 +405,32 @@ impl Lane {
         let mut state = self.state.lock();
         state.stream += 1;
         state.written = 0;
-        // Nobody waits any more for what was given up.
+        // For sends that were given up, no answer must be waited for any more.
         state.drop_where(|_, pending| pending.caller.is_none());
         for pending in &mut state.line {
             pending.written = None;
         }
-        // The stream before must see that its time is over.
+        // Wake the older stream, so that it sees the new number and ends.
         if let Some(waker) = state.waker.take() {
             waker.wake();
         }
         state.stream
     }
 
-    /// False if these are not the answers to the oldest sends.
-    fn settle(&self, answers: Vec<NumberedAnswer>) -> bool {
-        for answer in answers {
+    /// These are the answers to the oldest sends. False if there are more of them than sends.
+    fn settle(&self, outcomes: Vec<SendOutcome>) -> bool {
+        for SendOutcome { outcome } in outcomes {
             let pending = {
                 let mut state = self.state.lock();
-                let oldest = state.line.front().map(|pending| pending.number);
-                if oldest != Some(answer.number) || state.written == 0 {
+                if state.written == 0 {
                     return false;
                 }
                 state.written -= 1;
                 state.pop()
             };
-            let outcome = match answer.answer {
-                Some(Wire::Sent(sent)) => Outcome::Sent(sent),
-                Some(Wire::Refused(refusal)) => Outcome::Refused(refusal.reason),
+            let outcome = match outcome {
+                Some(Wire::Sent(position)) => Outcome::Sent(position),
+                Some(Wire::Refused(status)) => Outcome::Refused(reason_of(&status)),
                 None => Outcome::Unknown,
             };
             if let Some(pending) = pending {
@@ -439,9 +440,10 @@ impl Lane {
         true
     }
 
-    /// Gives up sends whose time is over, and the stream if its oldest send is not answered: another one may be.
+    /// Gives up sends whose time is over. Ends the stream if its oldest send has not been answered for too long:
+    /// another stream may answer it.
     ///
-    /// Sends stand in the order in which they came, which need not be the order in which their times are over.
+    /// Sends stand in the order in which they came. Their times need not be over in that order.
     fn check_times(&self, now: Instant) {
         let mut expired = Vec::new();
         {
@@ -453,7 +455,7 @@ impl Lane {
                 }
                 let outcome = pending.unanswered();
                 expired.extend(pending.caller.take().map(|caller| (caller, outcome)));
-                // The stream still answers what was written to it.
+                // The stream still owes the answers to what was written to it.
                 place >= written
             });
             let stalled = state.line.front().is_some_and(|oldest| {
@@ -489,21 +491,18 @@ impl Lane {
             return Poll::Pending;
         }
         let now = Instant::now();
-        let sends = state.line.range_mut(from..to).map(|pending| {
+        let messages = state.line.range_mut(from..to).map(|pending| {
             pending.written = Some(now);
             pending.tried = true;
-            NumberedSend {
-                number: pending.number,
-                send: Some(pending.request.clone()),
-            }
+            pending.request.clone()
         });
-        let sends = sends.collect();
+        let messages = messages.collect();
         state.written = to;
-        Poll::Ready(Some(SendStreamRequest { sends }))
+        Poll::Ready(Some(SendStreamRequest { messages }))
     }
 }
 
-/// True if it was no chat that said so.
+/// True if the failure is one of the connection, and was not told by a chat.
 fn is_of_the_network(status: &tonic::Status) -> bool {
     std::error::Error::source(status).is_some()
 }
@@ -519,7 +518,7 @@ impl State {
         Some(pending)
     }
 
-    /// Takes sends out of the line, by their place in it.
+    /// Removes the sends for which `is_over` is true. It is given each send and its place in the line.
     fn drop_where(&mut self, mut is_over: impl FnMut(usize, &mut Pending) -> bool) {
         let (mut place, mut freed) = (0, 0);
         self.line.retain_mut(|pending| {
@@ -534,7 +533,7 @@ impl State {
     }
 }
 
-/// What a stream still has to write: everything in the line that it has not written.
+/// The requests of one stream: everything in the line that was not written to it yet.
 struct Outgoing {
     lane: Arc<Lane>,
     stream: u64,
@@ -552,17 +551,15 @@ impl Stream for Outgoing {
 mod tests {
     use super::super::CALL;
     use super::*;
-    use proto::v1::SendResponse;
     use std::sync::atomic::AtomicUsize;
 
-    fn answer(number: u64) -> NumberedAnswer {
-        NumberedAnswer {
-            number,
-            answer: Some(Wire::Sent(SendResponse::default())),
+    fn answer() -> SendOutcome {
+        SendOutcome {
+            outcome: Some(Wire::Sent(Position::default())),
         }
     }
 
-    /// A lane with so many sends on its stream, and how many of them are settled.
+    /// A line with `sends` sends that are written to its stream, and how many of them are settled.
     fn written(sends: usize) -> (Arc<Lane>, Arc<AtomicUsize>) {
         let (lane, settled) = (Lane::new(false), Arc::new(AtomicUsize::new(0)));
         for _ in 0..sends {
@@ -570,7 +567,7 @@ mod tests {
             flow.enter(0, || Some(Arc::clone(&lane)));
             let count = Arc::clone(&settled);
             let mut pending = Pending::new(
-                SendRequest::default(),
+                SessionMessage::default(),
                 flow,
                 Instant::now() + CALL,
                 Box::new(move |_| {
@@ -589,16 +586,17 @@ mod tests {
         let (lane, settled) = written(1);
         lane.check_times(Instant::now() + CALL);
         assert_eq!(settled.load(Ordering::Relaxed), 1);
-        assert!(lane.settle(vec![answer(1)]));
+        assert!(lane.settle(vec![answer()]));
         assert_eq!(settled.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test]
-    async fn an_answer_that_is_not_the_oldests_is_out_of_order() {
+    async fn more_answers_than_sends_are_an_error() {
         let (lane, settled) = written(2);
-        assert!(!lane.settle(vec![answer(2)]));
-        assert_eq!(settled.load(Ordering::Relaxed), 0);
-        assert!(lane.settle(vec![answer(1), answer(2)]));
+        assert!(lane.settle(vec![answer()]));
+        assert_eq!(settled.load(Ordering::Relaxed), 1);
+        assert!(!lane.settle(vec![answer(), answer()]));
         assert_eq!(settled.load(Ordering::Relaxed), 2);
+        assert!(!lane.settle(vec![answer()]));
     }
 }

@@ -1,9 +1,9 @@
-//! Which chats are used: those whose publications this connector hears, and finds in its own log.
+//! Decides which chats are used: those whose publications this connector hears, and finds in its own log.
 //!
-//! Each endpoint is asked again and again to publish a probe ([`channel_store::probe`]). As long as it has not been seen
-//! that it writes where this connector listens, nothing is sent to it: it would say ok, and nobody here would get anything.
-//! A chat that is not answered by its store, or slowly, stays as it was. A chat whose store refuses to publish is used if no
-//! other one is better, because its refusals say why; but this connector is not ready then.
+//! Each endpoint is asked again and again to publish a probe ([`channel_store::probe`]). Until a chat is seen to write
+//! where this connector listens, nothing is sent to it. Otherwise it would answer ok, and nobody here would get the
+//! message. If a chat's store does not answer, or slowly, nothing changes. A chat whose store refuses to publish is
+//! used if no other one is better, because its refusals tell the reason. But this connector is not ready then.
 
 use super::Chat;
 use super::endpoint::{Endpoint, words};
@@ -14,24 +14,25 @@ use channel_store::probe::{
 use channel_store::{Epoch, Position};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
-use proto::v1::probed::Outcome;
-use proto::v1::{ProbeRequest, Probed, Settings};
+use proto::connector::v1::probe_result::Outcome;
+use proto::connector::v1::{ProbeRequest, ProbeResult, Settings};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use tonic::Code;
 
-/// The first pause before a chat that could not be judged is asked again; it doubles up to [`PROBE_AGAIN`].
+/// The first pause before a chat that told nothing is asked again. It doubles up to [`PROBE_AGAIN`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// So many chats are asked in a [`PROBE_PAUSE`]; with more of them each is asked less often.
+/// Up to this many chats, each is asked once in a [`PROBE_PAUSE`]. With more of them each is asked less often.
 const AT_ONCE: usize = 4;
-/// So many findings in a row judge a chat. The first alone may have met a flush or a failover.
+/// A chat is wrong after this many findings in a row. A single one may have met a flush or a failover.
 const JUDGED: u32 = 2;
-/// So many in a row, and a chat whose store refuses gives way to one whose store does not: by then all have been asked.
+/// After this many refusals in a row, a chat gives way to one whose store takes publications. By then all chats were
+/// asked.
 const GIVES_WAY: u32 = 4;
 
-/// Settings of this connector that chats must not contradict.
+/// Settings of this connector that must go together with those of the chats.
 #[derive(Debug, Clone)]
 pub struct OwnSettings {
     /// `--lease`.
@@ -44,18 +45,18 @@ pub struct OwnSettings {
     pub ready_slots: f64,
 }
 
-/// What endpoints are proven by.
+/// Proves endpoints.
 pub(super) struct Prover {
     pub(super) feed: Arc<dyn ProbeFeed>,
     pub(super) own: OwnSettings,
 }
 
-/// What is known of one endpoint's store.
+/// What is known about the store of one endpoint.
 #[derive(Default)]
 pub(super) struct Proof {
-    /// It takes publications, for enough of its slots.
+    /// The store takes publications, for enough of its slots.
     works: AtomicBool,
-    /// What its store refuses, in words.
+    /// Why the store refuses publications, in words.
     refused: Mutex<Option<String>>,
     settings: Mutex<Option<Settings>>,
 }
@@ -69,19 +70,19 @@ impl Proof {
         self.refused.lock().clone()
     }
 
-    /// Replicas that it waits for, if it has told.
+    /// The number of replicas that the chat waits for, if it has told.
     pub(super) fn ack_replicas(&self) -> Option<u32> {
         self.settings.lock().as_ref().map(|it| it.ack_replicas)
     }
 
-    /// What of its settings does not go with those of this connector, though it can be used.
+    /// Which of its settings do not go together with those of this connector, although it can be used.
     pub(super) fn notes(&self, own: &OwnSettings) -> Vec<String> {
         let settings = self.settings.lock();
         let Some(settings) = settings.as_ref() else {
             return Vec::new();
         };
         let mut notes = Vec::new();
-        let life = Duration::from_millis(settings.log_life_milliseconds);
+        let life = length(settings.log_life);
         let touch = own.touch;
         if !life.is_zero() && touch.saturating_mul(3) > life {
             notes.push(format!(
@@ -98,17 +99,22 @@ impl Proof {
     }
 }
 
+/// A length of time that a chat tells. Zero if it tells none.
+fn length(told: Option<prost_types::Duration>) -> Duration {
+    told.and_then(|it| it.try_into().ok()).unwrap_or_default()
+}
+
 /// What one probe has shown of an endpoint.
 enum Round {
-    /// Nothing, for this reason.
+    /// It has shown nothing, for this reason.
     Nothing(String),
-    /// It writes elsewhere, or can't be used for another reason.
+    /// The chat writes elsewhere, or can't be used for another reason.
     Wrong(String),
-    /// It writes where this connector listens; or would, if its store let it.
+    /// The chat writes where this connector listens, or would do so if its store let it.
     Same,
 }
 
-/// Proves an endpoint again and again, as long as it is one.
+/// Proves an endpoint again and again, until it is retired.
 pub(super) async fn keep_proving(endpoint: Arc<Endpoint>, prover: Arc<Prover>, chat: Weak<Chat>) {
     let mut findings = Findings::default();
     let (mut wrong, mut refused, mut pause) = (0_u32, 0_u32, FIRST_PAUSE);
@@ -171,7 +177,7 @@ pub(super) async fn keep_proving(endpoint: Arc<Endpoint>, prover: Arc<Prover>, c
                 wait
             }
         };
-        // Not in step with other connectors.
+        // Random, so that connectors do not ask at the same moment.
         tokio::select! {
             () = sleep(wait.mul_f64(0.9 + fastrand::f64() / 10.0)) => {}
             () = endpoint.lane.doubted() => {}
@@ -187,7 +193,7 @@ impl Prover {
             sets: points.iter().map(|point| point.set).collect(),
             nonce,
         };
-        let answer = timeout(TRY, endpoint.client().probe(request)).await;
+        let answer = timeout(TRY, endpoint.sessions().probe(request)).await;
         let response = match answer {
             Err(_) => return Round::Nothing(format!("no answer within {} s", TRY.as_secs())),
             Ok(Err(status)) if status.code() == Code::Unimplemented => {
@@ -200,7 +206,7 @@ impl Prover {
         };
         let settings = response.settings.unwrap_or_default();
         *endpoint.proof.settings.lock() = Some(settings.clone());
-        let lease = Duration::from_millis(settings.lease_milliseconds);
+        let lease = length(settings.lease);
         let own = self.own.lease;
         if own > lease && !lease.is_zero() {
             return Round::Wrong(format!(
@@ -211,7 +217,7 @@ impl Prover {
         if points.is_empty() {
             return Round::Nothing("this connector can hear no Redis".to_owned());
         }
-        let asked = points.iter().zip(&response.probed);
+        let asked = points.iter().zip(&response.results);
         let met = join_all(
             asked
                 .clone()
@@ -241,7 +247,7 @@ impl Prover {
     }
 
     /// Looks for what a chat has published.
-    async fn meet(&self, point: &ProbePoint, probed: &Probed, nonce: u64) -> Found {
+    async fn meet(&self, point: &ProbePoint, probed: &ProbeResult, nonce: u64) -> Found {
         let written = match &probed.outcome {
             Some(Outcome::Written(position)) => Position {
                 epoch: Epoch::new(&position.epoch),
@@ -261,11 +267,11 @@ impl Prover {
         }
     }
 
-    /// How the place where a chat writes differs from the one where this connector listens, as far as names tell.
+    /// How the place where a chat writes differs from the one where this connector listens, if their names show it.
     fn difference(
         &self,
         point: &ProbePoint,
-        probed: &Probed,
+        probed: &ProbeResult,
         settings: &Settings,
     ) -> Option<String> {
         let mut differences = Vec::new();
@@ -293,7 +299,7 @@ impl Prover {
     }
 }
 
-/// What became of a probe at one server.
+/// What has become of a probe at one server.
 enum Found {
     Good,
     Missed { heard: bool },
@@ -324,7 +330,7 @@ impl Chat {
             .any(|other| other.lane.is_open() && other.proof.works())
     }
 
-    /// Why no chat that is up takes publications, or what is refused although others are taken; `None`: nothing is.
+    /// Why chats can't publish, in words: each chat whose store refuses, with the reason. `None`: no store refuses.
     #[must_use]
     pub fn refusals(&self) -> Option<String> {
         let endpoints = self.endpoints.read().clone();

@@ -1,4 +1,4 @@
-//! What one session has under way: the order of its commands, and how much of them there may be.
+//! The in-flight window of a session: its unanswered sends. It keeps their order and bounds their number and bytes.
 
 use super::ordered_stream::Lane;
 use parking_lot::Mutex;
@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Notify;
 
-/// Unanswered sends and bytes of one session; beyond it its socket is not read.
+/// The bounds of a window: unanswered sends, and their bytes. While it is full, the session's next request waits.
 const FLOW_SENDS: usize = 64;
 const FLOW_BYTES: usize = 256 << 10;
 
-/// What one session has under way.
+/// A session's in-flight window.
 #[derive(Default)]
 pub struct Flow {
     state: Mutex<FlowState>,
@@ -31,7 +31,8 @@ impl Flow {
         self.keys.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Counts a send in, and says which lane takes it: the one that has the session's other sends, else a new choice.
+    /// Counts a send in. Returns the ordered stream that takes it: the one with the session's other unanswered sends,
+    /// or else a newly chosen one.
     pub(super) fn enter(
         &self,
         bytes: usize,
@@ -46,7 +47,7 @@ impl Flow {
         state.lane.clone()
     }
 
-    /// Counts a settled send out.
+    /// Counts an answered send out.
     pub(super) fn exit(&self, bytes: usize) {
         let mut state = self.state.lock();
         state.sends -= 1;
@@ -57,12 +58,12 @@ impl Flow {
         self.changed.notify_one();
     }
 
-    /// Returns when everything is answered: the next command takes effect after all sends before it.
+    /// Returns when all sends are answered. So the next command takes effect after them.
     pub async fn settled(&self) {
         self.wait_until(|state| state.sends == 0).await;
     }
 
-    /// Returns when there is room for another send: so a slow chat pushes back on the socket.
+    /// Returns when there is room for another send. So a slow chat pushes back on the client.
     pub async fn room(&self) {
         self.wait_until(|state| state.sends < FLOW_SENDS && state.bytes < FLOW_BYTES)
             .await;

@@ -4,16 +4,16 @@ use std::collections::VecDeque;
 use tokio::time::Instant;
 use wire::{Disconnect, Input};
 
-/// Requests of so many bytes may wait for the one under way. From there on the socket is not read.
+/// When this many bytes of requests wait for the one under way, the socket is not read any more.
 const BACKLOG: usize = 64 << 10;
 
-/// Requests of one read, and what is to become of the connection after them.
+/// The requests of one read, and what becomes of the connection after them.
 #[derive(Default)]
 pub(super) struct Batch {
     pub(super) inputs: Vec<Input>,
-    /// Bytes of the messages that they came in.
+    /// The bytes of the messages that held them.
     pub(super) bytes: usize,
-    /// When they were read.
+    /// When they were read. `None` if there are none.
     pub(super) received: Option<Instant>,
     pub(super) end: Option<End>,
 }
@@ -21,7 +21,7 @@ pub(super) struct Batch {
 /// How a client's side of a connection ends.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum End {
-    /// For this reason, which the client is told.
+    /// The connection is closed for this reason, and the client is told.
     Because(Disconnect),
     /// The client has closed its side without a farewell.
     Gone,
@@ -37,9 +37,9 @@ impl Batch {
 #[derive(Default)]
 pub(super) struct Backlog {
     pub(super) batches: VecDeque<Batch>,
-    /// Bytes of all of it, and of the batch that is being carried out.
+    /// The bytes of all batches, and of the batch that is being carried out.
     pub(super) bytes: usize,
-    /// Nothing more is read: the last batch says why.
+    /// Nothing more is read, because the last batch ends the connection.
     pub(super) ended: bool,
 }
 

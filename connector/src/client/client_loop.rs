@@ -1,9 +1,9 @@
-//! The life of one client socket, from the upgrade to its last byte.
+//! The loop of one client, from the upgrade of its socket to the last byte.
 //!
-//! Inputs of its loop: messages from the client, the connection's closing (by whoever), and time. What messages ask for is
-//! carried out one after the other. While that goes on nothing more is read, which is how a slow chat pushes back on the
-//! socket; but a request that takes long does not make the connector deaf: after [`PUSH_BACK`] it reads on, into a bounded
-//! backlog. Closing, heartbeats and time-outs are looked after all the while.
+//! The loop handles messages from the client, the closing of the connection by either side, and time. Requests are
+//! carried out one after the other. While one is under way, nothing more is read at first: if chat is slow, the unread
+//! socket pushes back on the client. But after [`PUSH_BACK`] the loop reads on, into a bounded backlog, so that it
+//! hears heartbeats and a close. The end of the connection, pings and time-outs are handled all the while.
 
 use super::backlog::{Backlog, Batch, End};
 use super::clock::{Clock, Due};
@@ -23,33 +23,33 @@ use tokio::time::{Instant, sleep_until, timeout};
 use wire::websocket::{self, Event, Opcode};
 use wire::{Codec, Disconnect, Input};
 
-/// How long a client may take to answer a close before its socket goes.
+/// How long a client may take to answer a close before its socket is ended.
 const LINGER: Duration = Duration::from_secs(1);
 /// How long a request may take before the socket is read again.
 const PUSH_BACK: Duration = Duration::from_millis(500);
-/// How long a farewell waits for the answers to what was carried out: a request is answered within two seconds.
+/// How long the farewell waits for the answers to requests. Each request is answered within two seconds.
 const ANSWERS: Duration = Duration::from_millis(2_500);
 
-/// A client socket that is served.
+/// A client that is served: its session's handlers and its socket.
 pub(crate) struct ClientLoop {
     handlers: Handlers,
     socket: SocketSide,
 }
 
-/// The socket without the session: what goes on while a request of the session is under way.
+/// The socket without the session. It is served while a request of the session is under way.
 struct SocketSide {
     connection: Arc<Connection>,
     inlet: Inlet,
     codec: Codec,
     clock: Clock,
-    /// Bytes of unfinished messages and of the backlog that are counted for the process.
+    /// The bytes of unfinished messages and of the backlog that are counted for the process.
     charged: usize,
-    /// Until the handshake is over.
+    /// Counts the socket as half open. `None` once the handshake is over.
     half_open: Option<Arc<Pass>>,
 }
 
 impl ClientLoop {
-    /// Its times count from now. It lives on the heap, as a task carries what it is given twice.
+    /// The client's times count from now. Boxed, because a spawned future stores its arguments twice.
     pub(crate) fn new(
         connection: Arc<Connection>,
         inlet: Inlet,
@@ -70,9 +70,10 @@ impl ClientLoop {
         })
     }
 
-    /// Serves it until it is over; what the session has to undo is under way then. `first` was read already.
+    /// Serves the client until its connection is over. When this returns, the leaves of its session are under way.
+    /// `first` was read from the socket before.
     pub(crate) async fn serve(mut self: Box<Self>, first: Vec<u8>) {
-        // Boxed for the same reason as the commands below: an idle connection carries none of this along.
+        // Boxed like the requests below, so that the task of an idle connection stays small.
         Box::pin(self.begin(first)).await;
         let reason = self.run().await;
         tracing::debug!(%reason, "connection over");
@@ -80,7 +81,8 @@ impl ClientLoop {
     }
 
     async fn begin(&mut self, mut first: Vec<u8>) {
-        // A client that polls is there when it has polled once more: many could be begun in one write otherwise.
+        // A polling client counts as opened when its second request comes. Otherwise one write with many first requests
+        // could open many clients.
         self.socket.clock.is_new = self.socket.inlet.is_polled();
         if self.socket.clock.is_new {
             return;
@@ -103,7 +105,7 @@ impl ClientLoop {
         let _ = timeout(ANSWERS, handlers.answered()).await;
         connection.conclude();
         handlers.close().await;
-        // Nobody waits for a peer that doesn't answer the close.
+        // Do not wait for ever for a client that does not answer the close.
         let answered = async {
             socket.inlet.drain().await;
             connection.flushed().await;
@@ -124,7 +126,7 @@ impl ClientLoop {
                 reason = connection.closed() => return reason,
                 () = poll_fn(|context| self.socket.poll_read(context, &mut batch)) => {
                     if !batch.is_empty() {
-                        // Its future is large: an idle connection shall not carry it along.
+                        // Boxed, because this future is large and the task of an idle connection must stay small.
                         Box::pin(self.carry_out(batch)).await;
                     }
                     if self.socket.clock.alarms != alarms {
@@ -133,7 +135,8 @@ impl ClientLoop {
                 }
                 () = &mut alarm => {}
             }
-            // Looked at after every read, too: who talks without pause, and never beats, is silent all the same (K5).
+            // Checked after every read, too: a client that sends without a pause, but never a heartbeat, has to be
+            // dropped (K5).
             if alarm.deadline() <= Instant::now() {
                 self.socket.ring(None);
                 alarm.as_mut().reset(self.socket.clock.next());
@@ -141,7 +144,7 @@ impl ClientLoop {
         }
     }
 
-    /// Carries out requests one after the other, and those that arrive meanwhile.
+    /// Carries out requests one after the other, and then those that were read meanwhile.
     async fn carry_out(&mut self, batch: Batch) {
         let Self { handlers, socket } = self;
         let mut backlog = Backlog {
@@ -161,7 +164,7 @@ impl ClientLoop {
                     let is_over = |context: &mut Context<'_>| {
                         Poll::Ready(handling.as_mut().poll(context).is_ready())
                     };
-                    // Most are over at once.
+                    // Most requests are done at once.
                     if !poll_fn(is_over).await {
                         Box::pin(socket.meanwhile(handling, &mut backlog)).await;
                     }
@@ -183,8 +186,8 @@ impl ClientLoop {
 }
 
 impl SocketSide {
-    /// Goes on with everything else while a request is under way: the connection's end, silence and pings. If the request
-    /// takes long, what the client sends meanwhile is read, too, up to a bound, so that its signs of life are heard.
+    /// Handles everything else while a request is under way: the end of the connection, silence and pings. If the
+    /// request takes long, what the client sends is read, too, up to a bound, so that its signs of life are heard.
     async fn meanwhile(
         &mut self,
         mut handling: Pin<&mut impl Future<Output = ()>>,
@@ -202,7 +205,7 @@ impl SocketSide {
             tokio::select! {
                 biased;
                 () = &mut handling => return,
-                // What is under way has an end of its own, and takes effect or not as a whole.
+                // The request is not given up: it has a time-out of its own, and must not take effect in part.
                 _ = connection.closed() => return handling.await,
                 () = poll_fn(|context| self.poll_read(context, &mut batch)), if is_reading => {
                     backlog.push(batch);
@@ -227,7 +230,7 @@ impl SocketSide {
         }
     }
 
-    /// Reads what is there.
+    /// Reads what has arrived.
     fn poll_read(&mut self, context: &mut Context<'_>, batch: &mut Batch) -> Poll<()> {
         let read = ready!(self.hear(batch, |inlet, heard| {
             let read = ready!(inlet.poll_read(context, |event| heard.event(event)))?;
@@ -256,7 +259,8 @@ impl SocketSide {
         Poll::Ready(())
     }
 
-    /// What needs no waiting is done at once, and signs of life count from now on.
+    /// Runs one read and decodes what it brings. The protocol's own answers, such as pongs, are sent at once, and signs
+    /// of life go to the clock. Requests are put into `batch`.
     fn hear<T>(
         &mut self,
         batch: &mut Batch,
@@ -296,8 +300,8 @@ impl SocketSide {
         result
     }
 
-    /// Counts what this client makes the process hold: unfinished messages and so many bytes of requests. A client
-    /// for whom there is no room is cut off.
+    /// Counts what the process holds for this client: unfinished messages, and this many bytes of requests. If there is
+    /// no room for that, the client is cut off.
     fn charge(&mut self, backlog: usize) {
         let held = self.inlet.held() + backlog;
         let limits = self.connection.limits();
@@ -307,11 +311,12 @@ impl SocketSide {
         }
     }
 
-    /// Does what is due. `busy`: a request is under way, and whether it waits for the client itself, which does not read.
+    /// Does what is due. `busy` is `Some` while a request is under way. It is `Some(true)` if, moreover, nothing can be
+    /// read because the backlog is full and the client does not read its answers.
     fn ring(&mut self, busy: Option<bool>) {
         match self.clock.due(busy.is_some()) {
-            // What lies unread may hold a sign of life that came in time: it is no fault of the client that nobody has
-            // come to read it, unless it is the client that is waited for.
+            // Bytes that were not read yet may hold a heartbeat that came in time. It is not the client's fault that
+            // nobody has read them, unless the loop waits for this client, which does not read.
             Some(Due::Close(reason)) => {
                 let arrived = self.inlet.arrived();
                 if self.clock.has_heard_all(arrived) || busy == Some(true) {
@@ -334,13 +339,13 @@ impl Drop for SocketSide {
     }
 }
 
-/// What one read brings.
+/// Collects what one read brings.
 struct Heard<'a> {
     codec: &'a mut Codec,
     clock: &'a mut Clock,
     inputs: &'a mut Vec<Input>,
     bytes: usize,
-    /// What is answered at once.
+    /// The protocol's own answers.
     out: Vec<u8>,
     end: Option<Disconnect>,
 }
@@ -385,7 +390,7 @@ mod tests {
         assert!(serving <= 480, "{serving}");
     }
 
-    /// A connection of Pomelo's packages, and the client's end of it, which has sent its handshake.
+    /// A connection that speaks Pomelo's packages, and its client, which has sent its handshake.
     async fn socket() -> (SocketSide, TcpStream) {
         socket_within(QueueLimits::new(1 << 20, 64 << 20)).await
     }
@@ -455,7 +460,7 @@ mod tests {
 
     #[tokio::test]
     async fn unfinished_packages_count_for_the_process_and_end_whom_there_is_no_room_for() {
-        // Half of it is for what comes in: enough for one of the two, and for its answers.
+        // Half of the limit is for incoming data. That is enough for one of the two clients, and for its answers.
         let limits = QueueLimits::new(1 << 10, 2_400);
         let half = [&[4, 0, 3, 0xe8][..], &[b'x'; 700]].concat();
         let (mut one, mut client) = socket_within(Arc::clone(&limits)).await;

@@ -19,11 +19,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 use wire::{Disconnect, WireFormat};
 
-/// Of the ten seconds that a shutdown may take: first the sockets close, then the leaves of their sessions land.
+/// The parts of the ten seconds that a shutdown may take: first the sockets close, then the leaves of their sessions
+/// land.
 const CLOSE_SOCKETS: Duration = Duration::from_secs(4);
 const LAND_LEAVES: Duration = Duration::from_secs(5);
 
-/// All clients that are served, and what serving one of them needs.
+/// All clients that are served, and what is needed to serve one of them.
 pub(crate) struct Clients {
     pub(crate) services: Arc<Services>,
     pub(crate) limits: ClientLimits,
@@ -34,7 +35,7 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    /// None yet.
+    /// Serves no client yet.
     pub(crate) fn new(
         services: Arc<Services>,
         limits: ClientLimits,
@@ -49,7 +50,7 @@ impl Clients {
         })
     }
 
-    /// Serves a socket that has sent this already.
+    /// Serves the client of a socket. `first` was read from it before.
     pub(crate) fn serve_socket(
         self: Arc<Self>,
         stream: TcpStream,
@@ -64,8 +65,8 @@ impl Clients {
         self.serve(connection, peer, inlet, first, Some(pass), || {});
     }
 
-    /// Serves a connection until it is over, and then calls `end`, whatever becomes of the task. What it holds of the
-    /// bounds is given back then; a socket is half open until the protocol's own handshake is over.
+    /// Serves a connection until it is over, and then calls `end`, even if the task panics. `pass` is held until then,
+    /// so the connection counts against the bounds. It counts as half open until the handshake of its protocol is over.
     pub(crate) fn serve(
         self: Arc<Self>,
         connection: Arc<Connection>,
@@ -77,7 +78,7 @@ impl Clients {
     ) {
         let key = self.connections.lock().insert(Arc::clone(&connection));
         gauge!(CONNECTIONS).increment(1);
-        // Registered before the look, so that a shutdown finds it in one of the two ways.
+        // The connection is in the list before this check. So a shutdown either finds it there or is noticed here.
         if self.is_closing() {
             connection.close(Disconnect::Shutdown);
         }
@@ -116,12 +117,12 @@ impl Clients {
         });
     }
 
-    /// Runs something beside the clients that the end of the connector waits for.
+    /// Runs a task that a shutdown waits for, as it does for the clients.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.loops.spawn(task);
     }
 
-    /// True from the beginning of the connector's end.
+    /// True once the connector has begun to stop.
     pub(crate) fn is_closing(&self) -> bool {
         self.loops.is_closed()
     }
@@ -140,7 +141,7 @@ impl Clients {
     /// Closes every socket with a reason and lands every leave, within the time that a shutdown may take.
     pub(crate) async fn drain(&self) {
         let deadline = Instant::now() + CLOSE_SOCKETS;
-        // First, so that whoever connects from now on is closed at once, though it is not among those below.
+        // This comes first. A client that connects from now on is closed at once, because it is not in the list below.
         self.loops.close();
         self.close_all(Disconnect::Shutdown).await;
         if timeout_at(deadline, self.loops.wait()).await.is_err() {
@@ -162,7 +163,7 @@ impl Clients {
     }
 }
 
-/// A connection that is served. When this is dropped it is over, in every list and count.
+/// A connection that is served. Dropping this ends the connection and removes it from every list and count.
 struct Served<E: FnOnce()> {
     clients: Arc<Clients>,
     key: usize,
@@ -226,8 +227,8 @@ mod tests {
         frame
     }
 
-    /// A bug that one client meets is the end of that client's connection alone. What the connection held is given back, or
-    /// each such bug would take one place of the connector's for ever.
+    /// A panic in the task of one client ends that client's connection alone. What the connection held is given back.
+    /// Otherwise each panic would take one of the connector's places for ever.
     #[tokio::test(start_paused = true)]
     async fn a_connection_whose_task_panics_is_closed_and_gone_from_every_list_and_count() {
         let counters = Counters::default();
@@ -248,7 +249,7 @@ mod tests {
 
         let pass = Pass::new(limits.enter().unwrap(), limits.open());
         let (reader, writer) = stream.into_split();
-        // The test holds on to it, as a channel with many members may.
+        // The test keeps a reference, as the hub does for a member.
         let connection = Connection::new(writer, WireFormat::JSON, Arc::clone(&clients.queues));
         let inlet = Inlet::of_socket(reader, WireFormat::JSON, clients.limits.message);
         let is_over = Arc::new(AtomicBool::new(false));
@@ -283,9 +284,9 @@ mod tests {
         assert_eq!(counters.gauge(CONNECTIONS).to_bits(), 0_f64.to_bits());
         assert_eq!(counters.get(CLOSED), 1);
         let mut rest = Vec::new();
-        // However the socket ends, it ends.
+        // The socket may end with an error, but it ends.
         let _ = soon(client.read_to_end(&mut rest)).await;
-        // The join may have been done.
+        // The join may have taken effect, so a leave follows it.
         scene.instance.leave().await.answer(Ok(Default::default()));
         soon(scene.services.leaves.landed()).await;
         assert_eq!(scene.logins("u").await, 0);

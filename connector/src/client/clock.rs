@@ -1,49 +1,50 @@
-//! What a client's silence leads to, and when.
+//! The clock of one client: when its handshake, its login or its heartbeat is overdue, and when it is sent a ping.
 
 use crate::limits::{ClientLimits, Heartbeats};
 use std::time::Duration;
 use tokio::time::Instant;
 use wire::{Disconnect, EngineIo, Protocol, WireFormat};
 
-/// A login that is under way when its time is over may still end.
+/// How much more time a login gets that is under way when its time is over.
 const LOGIN_UNDER_WAY: Duration = Duration::from_secs(2);
-/// Between two looks whether everything was read that had arrived when a client's time was over.
+/// The pause between two checks whether everything was read that had arrived when the client's time was over.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// What is to be done because time has passed.
+/// What has to be done because time has passed.
 pub(super) enum Due {
     Close(Disconnect),
     Ping,
 }
 
-/// What a client's silence leads to, and when.
+/// The clock of one client.
 pub(super) struct Clock {
-    /// The handshake, until it is done.
+    /// When the handshake has to be over. `None` once it is.
     handshake: Option<Instant>,
-    /// The login, until it is done.
+    /// When the client has to be logged in. `None` once it is.
     login: Option<Instant>,
-    /// The last sign of life that counts, once heartbeats have begun.
+    /// The last sign of life that counts. `None` until heartbeats begin.
     heard: Option<Instant>,
-    /// The next ping of ours, where it is for us to send one.
+    /// When the connector sends its next ping. `None` if the client is the one that sends heartbeats.
     ping: Option<Instant>,
     /// Milliseconds between pings.
     heartbeat: u32,
     /// Milliseconds that a client may be silent.
     patience: u32,
     pings: bool,
-    /// Pomelo counts its heartbeat packages alone (K5); elsewhere every message and pong counts.
+    /// Whether every message and pong counts as a sign of life. In Pomelo's protocol only heartbeat packages do (K5).
     counts_messages: bool,
-    /// Changes whenever the next alarm may have become an earlier one.
+    /// Changes whenever the next alarm may have become earlier.
     pub(super) alarms: u8,
-    /// A login was under way when its time was over.
+    /// A login was under way when its time was over, so it has got more time.
     is_login_late: bool,
-    /// Nothing has come of a client that polls.
+    /// The client polls, and nothing came after the request that opened its connection.
     pub(super) is_new: bool,
-    /// Bytes that had arrived, and were not read yet, when the client's time was over: it is judged when they are.
+    /// How many bytes had arrived and were not read when the client's time was over. The client is judged when they are
+    /// read.
     unread: Option<u32>,
 }
 
-/// As many as fit: 49 days.
+/// Milliseconds as a `u32`, so 49 days at most.
 fn milliseconds(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
@@ -108,14 +109,14 @@ impl Clock {
         }
     }
 
-    /// So much of what had arrived was read.
+    /// Notes that so many bytes were read.
     pub(super) fn has_read(&mut self, bytes: usize) {
         if let Some(unread) = &mut self.unread {
             *unread = unread.saturating_sub(u32::try_from(bytes).unwrap_or(u32::MAX));
         }
     }
 
-    /// True if everything was read that had arrived when the time was over. `arrived`: what is unread now.
+    /// True if everything was read that had arrived when the client's time was over. `arrived` is what is unread now.
     pub(super) fn has_heard_all(&mut self, arrived: usize) -> bool {
         let arrived = u32::try_from(arrived).unwrap_or(u32::MAX);
         let unread = self.unread.get_or_insert(arrived);
@@ -129,7 +130,8 @@ impl Clock {
         }
     }
 
-    /// No later than anything may be due. Signs of life don't move an alarm: when it rings, there is another look.
+    /// When to call [`due`](Self::due) next: not later than anything may be due. Signs of life do not move an alarm
+    /// that is already set, so it may ring without anything being due.
     pub(super) fn next(&self) -> Instant {
         if self.unread.is_some() {
             return Instant::now() + LOOK_AGAIN;
@@ -142,7 +144,7 @@ impl Clock {
             .unwrap_or_else(|| Instant::now() + self.heartbeat())
     }
 
-    /// `busy`: a request is under way, which may be the login.
+    /// What is due now, if anything is. `busy` says that a request is under way, which may be the login.
     pub(super) fn due(&mut self, busy: bool) -> Option<Due> {
         let now = Instant::now();
         let is_over = |time: Option<Instant>| time.is_some_and(|time| time <= now);
@@ -173,7 +175,7 @@ mod tests {
     use crate::testing::LIMITS;
     use tokio::time::{advance, sleep_until};
 
-    /// What the clock leads to, and after how many seconds.
+    /// What is due next, and after how many seconds.
     async fn rings(clock: &mut Clock) -> (u64, Option<Disconnect>) {
         let started = Instant::now();
         loop {
@@ -213,7 +215,7 @@ mod tests {
         );
     }
 
-    /// Pomelo's client, logged in, whose time is over now.
+    /// The clock of a Pomelo client that has logged in and was silent for too long.
     async fn silent() -> Clock {
         let mut clock = Clock::start(WireFormat::POMELO, &LIMITS);
         clock.ready();

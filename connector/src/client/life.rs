@@ -1,4 +1,4 @@
-//! What operators are told of each connection: from when to when it lasted, whose it was, and why it ended.
+//! Logs and counts the end of each connection: how long it lasted, whose it was, and why it ended.
 
 use crate::metering::CLOSED;
 use crate::transport::Connection;
@@ -17,7 +17,8 @@ fn protocol(format: WireFormat) -> &'static str {
     }
 }
 
-/// One connection's life. Its end is counted and logged when this is dropped, however the connection's task ends.
+/// The life of one connection. When this is dropped, the end is counted and logged, however the connection's task
+/// ended.
 pub(crate) struct Life {
     connection: Arc<Connection>,
     peer: Option<SocketAddr>,
@@ -47,7 +48,7 @@ impl Drop for Life {
             tracing::debug!(peer, protocol, reason, seconds, "connection closed");
             return;
         };
-        // Names are quoted: they are the clients' own.
+        // Quoted, because clients choose their names.
         tracing::info!(
             session,
             user = ?user,

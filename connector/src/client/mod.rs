@@ -1,4 +1,4 @@
-//! What one client costs and does while its socket lives: the loop that serves it, its clock, and the list of all of them.
+//! Serves clients: the loop of one client, its clock, and the list of all clients.
 
 mod backlog;
 mod client_loop;

@@ -1,4 +1,4 @@
-//! What a client's port serves over HTTP: the upgrade to a WebSocket, Socket.IO's polls, the page, and `/healthz`.
+//! HTTP on the clients' port: upgrades to WebSocket, Socket.IO's polls, the example page, and `/healthz`.
 
 mod page;
 mod response;
@@ -27,30 +27,30 @@ use wire::WireFormat;
 #[cfg(test)]
 use wire::websocket::Opcode;
 
-/// Bytes of answers that the kernel keeps for a client that does not read them, half of what it takes for that.
+/// The kernel's send buffer for a socket that speaks HTTP. The kernel takes twice as much memory for it.
 const HTTP_BUFFER: usize = 64 << 10;
 
-/// What serves HTTP.
+/// Serves HTTP.
 pub(crate) struct Http {
     pub(crate) clients: Arc<Clients>,
-    /// What clients of Pomelo's protocol speak.
+    /// The format of clients that speak Pomelo's protocol.
     pub(crate) pomelo: WireFormat,
-    /// Clients that offer it are sent compressed frames.
+    /// Whether clients are sent compressed frames if they offer to take them.
     pub(crate) deflate: bool,
-    /// The page is served.
+    /// Whether the example page is served.
     pub(crate) page: bool,
     pub(crate) socket_io: Arc<SocketIo>,
-    /// What `/healthz` tells.
+    /// What `/healthz` answers with.
     pub(crate) readiness: Readiness,
 }
 
 impl Http {
-    /// Serves a socket that HTTP is spoken on. One for which there is no place is told so, unless it brings a request of a
-    /// client that polls and is known.
+    /// Serves a socket that speaks HTTP. A socket without a place is refused, unless it brings a request of a known
+    /// polling client.
     pub(crate) async fn serve(self: Arc<Self>, stream: TcpStream, pass: Arc<Pass>) {
         let handshake = self.clients.limits.handshake;
         let peer = stream.peer_addr().ok().map(Peer);
-        // Answers that nobody reads are kept in user space, where they are bounded.
+        // A small buffer, so that answers that nobody reads stay in user space, where they are bounded.
         drop(SockRef::from(&stream).set_send_buffer_size(HTTP_BUFFER));
         let asking = Arc::clone(&pass);
         let service = service_fn(move |mut request: Request<Incoming>| {
@@ -80,8 +80,8 @@ impl Http {
         }
     }
 
-    /// An upgrade means Pomelo, whatever its path, as in the original: clients may set a path, and proxies keep
-    /// prefixes. Only `/ws` and Socket.IO's path mean something else.
+    /// Answers a request. An upgrade means Pomelo on every path but `/ws` and Socket.IO's, as in the original: clients
+    /// may set a path, and a proxy may leave a prefix in it.
     async fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
@@ -111,7 +111,7 @@ impl Http {
         }))
     }
 
-    /// What people and health checks look at; `None` for everything else.
+    /// Answers what people and health checks ask for. `None` for everything else.
     fn look(&self, method: &Method, path: &str) -> Option<Response<Full<Bytes>>> {
         let reads = matches!(*method, Method::GET | Method::HEAD);
         if reads && path == "/healthz" {

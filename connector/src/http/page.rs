@@ -1,16 +1,17 @@
-//! A page to try the system with, and the shortest honest example of a client: `connector/page`.
+//! The example page at `/`, whose files are in `connector/page`. It is for trying the system, and shows how to write a
+//! client.
 //!
-//! It is part of the program, and asks nobody but this connector for anything.
+//! The files are part of the program, and the page loads nothing from anywhere else.
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
 use http_body_util::Full;
 
-/// Nothing but what comes from here is run, shown or spoken to.
+/// The page may load scripts and styles only from this connector, and may connect only to it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
     img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// The file of the page at this path.
+/// The page's file at this path.
 pub(crate) fn file(path: &str) -> Option<Response<Full<Bytes>>> {
     let (kind, text) = match path {
         "/" => (

@@ -1,4 +1,4 @@
-//! Answers of HTTP that need nothing of the connector.
+//! HTTP responses that need no state of the connector.
 
 use crate::limits::Bound;
 use bytes::Bytes;
@@ -13,7 +13,7 @@ pub(super) const RETRY_AFTER: u32 = 5;
 const FULL: &str =
     "This connector has as many connections as it may have. Try again in some seconds.\n";
 
-/// The request is not answered: its connection ends, as one does whose server is gone.
+/// The request is not answered, and its connection ends as if the server were gone.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection is over")]
 pub(super) struct Gone;
@@ -41,7 +41,8 @@ pub(super) fn text(body: impl Into<Bytes>, kind: &'static str) -> Response<Full<
     response
 }
 
-/// There is no place for one more connection. This one ends, so that asking again costs a new one.
+/// Refuses a request because all places are taken. The connection ends, so that each further try costs the client a new
+/// one.
 pub(super) fn full() -> Response<Full<Bytes>> {
     Bound::Connections.reached();
     let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, FULL);

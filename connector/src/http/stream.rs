@@ -1,7 +1,7 @@
 //! A client's socket while it speaks HTTP.
 //!
-//! HTTP's own code waits for ever for a peer that does not read an answer. Here such a socket ends, with what the kernel
-//! holds for it.
+//! hyper waits for ever for a peer that does not read its answer. This stream gives up after a while and resets the
+//! socket, so that the kernel drops what it holds for the peer.
 
 use crate::limits::Bound;
 use crate::transport::pass::Pass;
@@ -15,17 +15,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
-/// How long a peer may take for [`STEP`] bytes of an answer, or for the rest of it.
+/// How long a peer may take for each [`STEP`] bytes of an answer, or for the rest of it.
 const PATIENCE: Duration = Duration::from_secs(10);
 const STEP: usize = 4 << 10;
 
-/// A socket that HTTP is spoken on.
+/// A socket that speaks HTTP.
 pub(crate) struct HttpStream {
     socket: TcpStream,
     pass: Arc<Pass>,
-    /// When a peer has waited for too long before it took more, while it does not take all.
+    /// Set while the peer does not take everything: the time to give up, unless it takes more before.
     blocked: Option<Pin<Box<Sleep>>>,
-    /// Bytes that it has taken since then.
+    /// The bytes that the peer has taken since that time was set.
     taken: usize,
 }
 
@@ -39,7 +39,7 @@ impl HttpStream {
         }
     }
 
-    /// The socket, when HTTP is over.
+    /// The socket and its pass, when HTTP is over.
     pub(crate) fn into_parts(self) -> (TcpStream, Arc<Pass>) {
         (self.socket, self.pass)
     }
@@ -69,7 +69,7 @@ impl HttpStream {
         }
         ready!(blocked.as_mut().poll(context));
         Bound::Write.reached();
-        // What the peer did not take is not kept for it: the socket is reset instead of closed.
+        // The socket is reset instead of closed, so that the kernel does not keep what the peer did not take.
         drop(SockRef::from(&self.socket).set_linger(Some(Duration::ZERO)));
         Poll::Ready(Err(ErrorKind::TimedOut.into()))
     }

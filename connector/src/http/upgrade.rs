@@ -15,17 +15,17 @@ use tokio::net::TcpStream;
 use wire::WireFormat;
 use wire::websocket::{accept_key, deflate};
 
-/// Bytes that the kernel keeps for a client that does not read them, half of what it takes for that, once a socket is a
-/// WebSocket.
+/// The kernel's send buffer once a socket is a WebSocket. The kernel takes twice as much memory for it.
 const SOCKET_BUFFER: usize = 1 << 20;
-/// What is told to whoever comes without a WebSocket.
+/// The answer to a request that is not an upgrade.
 pub(super) const WHAT_THIS_IS: &str =
     "This is a WebSocket port: / speaks Pomelo, /socket.io/ Socket.IO, /ws JSON.\n";
-/// What is told to a client, or rather to the proxy before it, that can't switch protocols.
+/// The answer to an upgrade over HTTP/1.0. It is meant for whoever runs the proxy in between.
 const OLD_HTTP: &str = "A WebSocket needs HTTP/1.1, but this request came as HTTP/1.0. \
     Is there a proxy? nginx needs: proxy_http_version 1.1;\n";
 
-/// The extension that is agreed on with a client, if one is, and the form that its frames have then.
+/// Agrees with a client on compression. Returns the header for the answer, if both want it, and the format of the
+/// frames.
 pub(super) fn agree(
     headers: &HeaderMap,
     format: WireFormat,
@@ -37,7 +37,8 @@ pub(super) fn agree(
     }
 }
 
-/// Answers with the opening handshake of WebSocket; what follows that is for `begin`.
+/// Answers the opening handshake of WebSocket. Afterwards `begin` is given the socket, its pass, and what was read from
+/// it already.
 pub(super) fn upgrade(
     mut request: Request<Incoming>,
     agreed: Option<HeaderValue>,
@@ -56,7 +57,7 @@ pub(super) fn upgrade(
         return plain(StatusCode::BAD_REQUEST, "bad key\n");
     };
     let upgrade = hyper::upgrade::on(&mut request);
-    // A task of its own, which does not carry HTTP's state along for the life of the socket.
+    // A task of its own, so that the state of HTTP does not live as long as the socket.
     tokio::spawn(async move {
         let upgraded = upgrade.await.ok().and_then(stream_of);
         if let Some((stream, pass, first)) = upgraded {
@@ -78,19 +79,19 @@ pub(super) fn upgrade(
     response
 }
 
-/// The socket below, what it holds of the bounds, and what was read of it already.
+/// The socket below HTTP, its pass, and what was read from it already.
 fn stream_of(upgraded: Upgraded) -> Option<(TcpStream, Arc<Pass>, Vec<u8>)> {
     let Ok(parts) = upgraded.downcast::<TokioIo<HttpStream>>() else {
-        tracing::error!("the upgraded connection is none of ours");
+        tracing::error!("the upgraded connection has an unknown type");
         return None;
     };
     let (stream, pass) = parts.io.into_inner().into_parts();
-    // As much as the system allows: from here on the connection's own queue bounds what waits.
+    // The buffer may be large now, because the connection's own queue bounds what waits behind it.
     drop(SockRef::from(&stream).set_send_buffer_size(SOCKET_BUFFER));
     Some((stream, pass, parts.read_buf.to_vec()))
 }
 
-/// Checks the opening handshake (RFC 6455, section 4.2.1).
+/// Checks the opening handshake (RFC 6455, section 4.2.1), and returns its key.
 fn websocket_key(request: &Request<Incoming>) -> Result<&HeaderValue, Box<Response<Full<Bytes>>>> {
     let headers = request.headers();
     if request.method() != Method::GET || !is_upgrade(headers) {
@@ -119,8 +120,8 @@ fn websocket_key(request: &Request<Incoming>) -> Result<&HeaderValue, Box<Respon
     })
 }
 
-/// The first of the subprotocols that a client offers, as the original answered: clients fail the connection if they offer
-/// some and are answered with none. What is no token (RFC 6455, section 4.1) is passed over.
+/// The first subprotocol that a client offers. A client that offers some fails the connection if none is chosen, so the
+/// original chose the first. Offers that are not tokens (RFC 6455, section 4.1) are skipped.
 fn subprotocol(headers: &HeaderMap) -> Option<HeaderValue> {
     let offers = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
     let offers = offers.filter_map(|value| value.to_str().ok());

@@ -3,23 +3,23 @@
 use super::channel::LocalChannel;
 use channel_store::follow::Next;
 use channel_store::{ChannelFeed, LogPage, Position, Since, StoreError};
+use runtime::Backoff;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::time::sleep;
 
-/// Publications in one answer.
+/// The most publications in one answer.
 pub(super) const PAGE: usize = 100;
 /// Pauses between tries to read a log that does not answer.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+pub(super) const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
 
-/// Reads logs by the feed, which bounds how many reads are under way, and their bytes.
+/// Reads logs through the feed. The feed bounds how many reads run at once, and their bytes.
 #[derive(Default)]
 pub(super) struct Reader {
     feed: OnceLock<Arc<dyn ChannelFeed>>,
 }
 
 impl Reader {
-    /// Where to read; false if that was said before.
+    /// Sets the feed to read from. False: it was set before.
     pub(super) fn follow(&self, feed: Arc<dyn ChannelFeed>) -> bool {
         self.feed.set(feed).is_ok()
     }
@@ -28,13 +28,13 @@ impl Reader {
         self.feed.get()
     }
 
-    /// Reads in the background until the channel is live again, or nobody is there any more.
+    /// Reads in the background until the channel is live again, or has no members any more.
     pub(super) fn start(self: &Arc<Self>, channel: Arc<LocalChannel>) {
         tokio::spawn(Arc::clone(self).repair(channel));
     }
 
     async fn repair(self: Arc<Self>, channel: Arc<LocalChannel>) {
-        let mut pause = Pause::default();
+        let mut backoff = BACKOFF;
         while let Some(since) = channel.since() {
             let limit = if since == Since::Head { 0 } else { PAGE };
             let page = self.read(&channel, &since, limit).await;
@@ -46,11 +46,11 @@ impl Reader {
                     tracing::debug!(channel = channel.name().as_str(), %error, "can't read the log");
                 }
             }
-            pause.sleep().await;
+            backoff.wait().await;
         }
     }
 
-    /// At most `limit` publications after a position, in one answer for all members that ask for it now.
+    /// At most `limit` publications after a position. Members that ask for the same at the same time share one answer.
     pub(super) async fn read_for_member(
         &self,
         channel: &LocalChannel,
@@ -76,25 +76,9 @@ impl Reader {
         if !page.position.epoch.as_str().is_empty() {
             return Ok(page);
         }
-        // The channel has lost its life while it is followed. It gets one now, as it does when it is followed first: the
-        // position that members are told must have a name, or a life that comes and goes unseen would not be noticed.
+        // The channel's data has expired or was lost while it is followed. Reading its end gives it an empty epoch, as
+        // when it is first followed. Without a named epoch, a life that begins and ends unseen would not be noticed.
         feed.read(channel.name(), &Since::Head, 0).await?;
         feed.read(channel.name(), since, limit).await
-    }
-}
-
-/// Between tries: longer each time, and never the same for all.
-pub(super) struct Pause(Duration);
-
-impl Default for Pause {
-    fn default() -> Self {
-        Self(BACK_OFF.0)
-    }
-}
-
-impl Pause {
-    pub(super) async fn sleep(&mut self) {
-        sleep(self.0.mul_f64(0.5 + fastrand::f64())).await;
-        self.0 = BACK_OFF.1.min(self.0 * 2);
     }
 }

@@ -1,11 +1,12 @@
-//! Who of this connector is a member where, as it knows it itself: what the store is compared with, and repaired from.
+//! The members of this connector, as it knows them itself. The reconciler compares the store with them, and repairs it.
 
 use super::incarnation::{HeldLease, IndexGuard};
 use super::logins::Registration;
 use crate::chat_client::{Answered, CallError, Chat};
 use channel_store::{ChannelName, Incarnation, Place, SessionId, User};
 use parking_lot::Mutex;
-use proto::v1::{JoinRequest, JoinResponse, LeaveRequest, Predecessor};
+use proto::connector::v1::{self, JoinRequest, JoinResponse, LeaveRequest};
+use proto::time::timestamp;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 use tokio::time::Instant;
@@ -18,45 +19,55 @@ pub(crate) struct Roster {
 
 type Channels = HashMap<ChannelName, BTreeMap<SessionId, Weak<Membership>>>;
 
-/// A session's membership in a channel, from before its join until its leave has landed.
+/// A session's membership in a channel, from before its join until its leave has landed. The roster forgets it when it
+/// is dropped.
 pub(crate) struct Membership {
     channel: ChannelName,
     user: User,
     session: SessionId,
-    /// The number of its join, which all copies of the join carry.
+    /// The number of its join. All copies of the join carry it.
     operation: u64,
-    standing: Mutex<Standing>,
+    state: Mutex<State>,
     guard: Arc<IndexGuard>,
     /// Whose place it takes.
-    replaces: Vec<Predecessor>,
+    replaces: Vec<v1::Session>,
     roster: Arc<Roster>,
-    /// Of the session: it has the socket.
+    /// The login of the session, which knows its socket.
     registration: Option<Arc<Registration>>,
 }
 
+/// How far a membership is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Phase {
+    /// Its join has no answer yet.
+    #[default]
+    Joining,
+    /// The join was answered. The store should list the session, and the reconciler sees to that.
+    Member,
+    /// Its leave is on its way. The join is not sent again.
+    Leaving,
+}
+
 #[derive(Default)]
-struct Standing {
-    /// Its join was answered.
-    joined: bool,
+struct State {
+    phase: Phase,
     /// The number of its leave. It is drawn once, at the moment when the membership ends, and not when the leave is sent:
     /// a leave that lands late must not end a later membership of the same session.
-    ended: Option<u64>,
-    /// Its leave is on its way, so its join is not sent again.
-    left: bool,
-    /// Its join was sent, and not answered yet.
-    asked: bool,
-    /// A copy of its join may arrive after its leave.
-    fence: bool,
+    leave: Option<u64>,
+    /// The join was sent, and is not answered yet.
+    unanswered: bool,
+    /// A copy of the join may arrive after the leave.
+    copied: bool,
 }
 
 impl Roster {
-    /// Those that should be in the store: their join was answered, and they have not left.
+    /// The memberships that should be in the store: their join was answered, and they have not left.
     pub(super) fn members(
         &self,
         incarnation: &Incarnation,
         channel: &ChannelName,
     ) -> Vec<Arc<Membership>> {
-        // Each is judged, and perhaps dropped, after the lock is released: dropping the last reference takes the lock.
+        // They are checked, and perhaps dropped, after the lock is released. To drop the last reference takes the lock.
         let known: Vec<_> = {
             let channels = self.channels.lock();
             let known = channels.get(channel).into_iter().flatten();
@@ -68,7 +79,8 @@ impl Roster {
             .collect()
     }
 
-    /// Those of the listed sessions that have nothing to do there, neither coming nor going.
+    /// The listed sessions that this connector does not know in the channel, neither as members nor as coming or
+    /// leaving.
     pub(super) fn unknown(
         &self,
         channel: &ChannelName,
@@ -95,7 +107,7 @@ impl Roster {
     fn remove(&self, channel: &ChannelName, session: &SessionId) {
         let mut channels = self.channels.lock();
         if let Some(known) = channels.get_mut(channel) {
-            // A session that has joined again has another membership, which stays.
+            // If the session has joined again, the entry belongs to its new membership.
             if known.get(session).is_some_and(|it| it.strong_count() == 0) {
                 known.remove(session);
             }
@@ -107,7 +119,7 @@ impl Roster {
 }
 
 impl Membership {
-    /// Begins one: its join may be sent from now on.
+    /// Begins a membership. Its join may be sent from now on.
     pub(crate) fn begin(
         roster: &Arc<Roster>,
         guard: Arc<IndexGuard>,
@@ -118,7 +130,7 @@ impl Membership {
     ) -> Arc<Self> {
         let membership = Arc::new(Self {
             operation: guard.lease.next_operation(),
-            standing: Mutex::default(),
+            state: Mutex::default(),
             channel,
             user,
             session,
@@ -139,7 +151,7 @@ impl Membership {
         &self.session
     }
 
-    /// The same session joins again.
+    /// Begins another membership of the same session.
     #[cfg(test)]
     pub(crate) fn again(&self) -> Arc<Self> {
         let (channel, user) = (self.channel.clone(), self.user.clone());
@@ -163,9 +175,9 @@ impl Membership {
         &self.guard.lease
     }
 
-    /// The request that makes it true. From now on it may take effect, whether it is answered or not.
+    /// The request to join. From now on it may take effect, whether it is answered or not.
     pub(crate) fn join(&self) -> JoinRequest {
-        self.standing.lock().asked = true;
+        self.state.lock().unanswered = true;
         self.join_request()
     }
 
@@ -174,17 +186,20 @@ impl Membership {
             channel: self.channel.to_string(),
             user: self.user.id.to_string(),
             user_is_number: self.user.is_number,
-            session: Some(self.lease().wire_session(&self.session, self.operation)),
-            deadline: self.guard.deadline(),
+            session: Some(self.lease().wire_session(&self.session)),
+            operation: self.operation,
+            deadline: Some(self.guard.deadline())
+                .filter(|it| *it > 0)
+                .map(timestamp),
             replaces: self.replaces.clone(),
         }
     }
 
-    /// Sends its join. If it comes too late by the clock of the channel's server, and the incarnation is found alive, it is
-    /// sent once more with a deadline by that clock.
+    /// Sends the join. If it comes too late by the clock of the channel's server, and the incarnation is found alive,
+    /// it is sent once more with a deadline by that clock.
     ///
     /// # Errors
-    /// As [`Chat::join`].
+    /// Those of [`Chat::join`].
     pub(crate) async fn send(
         &self,
         chat: &Chat,
@@ -198,82 +213,84 @@ impl Membership {
         let Some(time) = self.guard.time_if_alive(until).await else {
             return Err(CallError::Late { now });
         };
-        let deadline = now.saturating_add(time);
+        let deadline = Some(timestamp(now.saturating_add(time)));
         chat.join(JoinRequest { deadline, ..join }, until).await
     }
 
-    /// Its join was answered; `repeated`: a copy may still be under way.
+    /// The join was answered. `repeated`: another copy may still be under way.
     pub(crate) fn joined(&self, repeated: bool) {
-        let mut standing = self.standing.lock();
-        standing.joined = true;
-        standing.asked = false;
-        standing.fence |= repeated;
+        let mut state = self.state.lock();
+        if state.phase == Phase::Joining {
+            state.phase = Phase::Member;
+        }
+        state.unanswered = false;
+        state.copied |= repeated;
     }
 
-    /// It ends: the number of its leave is drawn now, whenever that is sent. It stays a member until the leave lands.
+    /// Ends the membership: draws the number of its leave now, whenever the leave is sent. In the store it stays a
+    /// member until the leave lands.
     pub(crate) fn end(&self) {
-        self.number_of_leave(&mut self.standing.lock());
+        self.number_of_leave(&mut self.state.lock());
     }
 
-    fn number_of_leave(&self, standing: &mut Standing) -> u64 {
+    fn number_of_leave(&self, state: &mut State) -> u64 {
         let draw = || self.lease().next_operation();
-        *standing.ended.get_or_insert_with(draw)
+        *state.leave.get_or_insert_with(draw)
     }
 
-    /// As [`end`](Self::end), and its join is not sent again after this.
+    /// Does the same as [`end`](Self::end). In addition, the join is not sent again.
     pub(crate) fn begin_leaving(&self) {
         self.end();
-        self.standing.lock().left = true;
+        self.state.lock().phase = Phase::Leaving;
     }
 
-    /// The request that ends it; the same each time, but for the fence.
+    /// The request to leave. All copies are equal, except for the fence.
     pub(crate) fn leave(&self) -> LeaveRequest {
         let lease = self.lease();
-        let mut standing = self.standing.lock();
-        standing.left = true;
-        let operation = self.number_of_leave(&mut standing);
-        let fence = standing.fence || standing.asked;
-        drop(standing);
+        let mut state = self.state.lock();
+        state.phase = Phase::Leaving;
+        let operation = self.number_of_leave(&mut state);
+        let fence = state.copied || state.unanswered;
+        drop(state);
         lease.leave(&self.channel, &self.user, &self.session, operation, fence)
     }
 
-    /// Its join once more, because the store has lost it; `None` if it is leaving.
+    /// The join once more, because the store has lost the member. `None`: it is leaving.
     pub(super) fn join_again(&self) -> Option<JoinRequest> {
         {
-            let mut standing = self.standing.lock();
-            if standing.left {
+            let mut state = self.state.lock();
+            if state.phase == Phase::Leaving {
                 return None;
             }
-            standing.fence = true;
+            state.copied = true;
         }
         Some(self.join_request())
     }
 
-    /// The store says that another session has taken its place. If it has ended, nothing is lost: its join is not sent
-    /// again. Otherwise answers the registration of its session, which is to be closed.
+    /// The store says that another session has taken this place. If the membership has ended, nothing is lost, and its
+    /// join is not sent again. Otherwise returns the login of its session, which must be closed.
     pub(crate) fn replaced(&self) -> Option<&Arc<Registration>> {
-        let mut standing = self.standing.lock();
-        if standing.ended.is_some() {
-            standing.left = true;
+        let mut state = self.state.lock();
+        if state.leave.is_some() {
+            state.phase = Phase::Leaving;
             return None;
         }
         self.registration.as_ref()
     }
 
-    /// The incarnation was found to be declared dead.
+    /// Something shows that the incarnation was declared dead.
     pub(crate) fn condemn(&self) {
         self.guard.condemn();
     }
 
-    /// The store says that there is no such member.
+    /// The store says that this is no member, so the reconciler must look.
     pub(crate) fn suspect(&self) {
         let place = Place::Channel(self.channel.clone());
         self.guard.suspect(place);
     }
 
     fn is_present(&self) -> bool {
-        let standing = self.standing.lock();
-        standing.joined && !standing.left
+        self.state.lock().phase == Phase::Member
     }
 }
 
@@ -310,7 +327,7 @@ mod tests {
     }
 
     fn operation(leave: &LeaveRequest) -> u64 {
-        leave.session.as_ref().unwrap().operation
+        leave.operation
     }
 
     #[test]

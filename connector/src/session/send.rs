@@ -1,4 +1,4 @@
-//! What a session says.
+//! The messages that a session sends.
 
 use super::Handlers;
 use super::parameters::{self, Publish};
@@ -6,15 +6,14 @@ use super::replies::{self, SENT};
 use crate::chat_client::Outcome;
 use bytes::Bytes;
 use channel_store::ChannelName;
-use proto::v1::SendRequest;
-use proto::v1::send_request::Content;
+use proto::connector::v1::SessionMessage;
 use std::sync::Arc;
 use tokio::time::Instant;
 use wire::{Reason, Refusal, Request, RequestBody};
 
-/// A message, and where it is to go.
+/// A message and its destination.
 struct Message {
-    /// `None`: to the channel of the login.
+    /// `None`: the channel of the login.
     channel: Option<ChannelName>,
     body: Bytes,
     key: Option<Box<str>>,
@@ -22,7 +21,7 @@ struct Message {
 }
 
 impl Handlers {
-    /// The body is the message, for the channel of the login.
+    /// Handles `chat.handler.send`: the body is the message, for the channel of the login.
     pub(super) async fn send(&mut self, request: Request, deadline: Instant) {
         let body = match request.body {
             RequestBody::Object(body) => Ok(body),
@@ -40,7 +39,7 @@ impl Handlers {
         self.say(request.id, message, deadline).await;
     }
 
-    /// The body tells the channel, the message and what is to become of it.
+    /// Handles `chat.handler.publish`: the body names the channel, the message and its options.
     pub(super) async fn publish(&mut self, request: Request, deadline: Instant) {
         let message = match request.body {
             RequestBody::Unusable => Err(Reason::InvalidBody.into()),
@@ -77,15 +76,14 @@ impl Handlers {
             Some(key) => key.into_string(),
             None => format!("{}-{}", session.id, session.flow.next_key()),
         };
-        let send = SendRequest {
+        let send = SessionMessage {
             channel: membership.channel().to_string(),
             user: session.user.id.to_string(),
             user_is_number: session.user.is_number,
-            route: String::new(),
-            content: Some(Content::BodyJson(message.body)),
+            body_json: message.body,
             idempotency_key: key,
             session: session.id.to_string(),
-            exclude_self: message.exclude_self,
+            exclude_user: message.exclude_self,
         };
         session.flow.room().await;
         if Instant::now() >= deadline {

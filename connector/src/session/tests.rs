@@ -13,7 +13,9 @@ use channel_store::memory::MemoryStore;
 use channel_store::{
     Continuity, EntryState, Incarnation, LogPage, LoginPolicy, Shard, StoreOptions, UserId,
 };
-use proto::v1::{HistoryResponse, JoinResponse, LeaveRequest, Member, MembersResponse};
+use proto::chat::v1::{HistoryResponse, ListMembersResponse, Member};
+use proto::connector::v1::{JoinResponse, LeaveRequest};
+use proto::time::timestamp;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -21,7 +23,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 use wire::{Protocol, Refusal, WireFormat};
 
-/// A connector with one client, and all that surrounds it.
+/// A connector with one client, and with the feed, the chat and the store that it uses.
 pub(crate) struct Scene {
     pub(crate) services: Arc<Services>,
     store: Arc<MemoryStore>,
@@ -71,7 +73,7 @@ pub(crate) async fn scene() -> Scene {
 }
 
 impl Scene {
-    /// How many sessions are registered for a user.
+    /// The number of sessions that are logged in as a user.
     pub(crate) async fn logins(&self, user: &str) -> usize {
         let user = [channel_store::UserId::new(user).unwrap()];
         let looks = self
@@ -108,7 +110,7 @@ fn reply(id: u64, body: &str) -> Told {
     Told::Reply { id, body }
 }
 
-/// The reply to a login, without the secret that it must have.
+/// The reply to a login, without its secret. Panics if there is none.
 fn without_secret(told: Told) -> Told {
     let Told::Reply { id, mut body } = told else {
         panic!("{told:?}");
@@ -124,12 +126,12 @@ fn refused(id: u64, reason: Reason) -> Told {
     reply(id, &body)
 }
 
-/// The feed confirms the channel, whose log ends at ("a", 4).
+/// The feed confirms the subscription to the channel, whose log ends at ("a", 4).
 pub(crate) async fn is_followed(script: &mut Script) {
     is_followed_at(script, 4).await;
 }
 
-/// The same with another end.
+/// The same, with another end of the log.
 async fn is_followed_at(script: &mut Script, end: u64) {
     let_run().await;
     script.subscribed(&connection(1));
@@ -141,7 +143,7 @@ async fn logged_in() -> Scene {
     logged_in_with(&client::limits()).await
 }
 
-/// The same, of a connector with these limits.
+/// The same, on a connector with these limits.
 async fn logged_in_with(limits: &Arc<QueueLimits>) -> Scene {
     let mut scene = scene().await;
     (scene.socket, scene.client) = client::connect(WireFormat::JSON, limits).await;
@@ -177,7 +179,8 @@ async fn a_join_is_indexed_first_and_bound_to_the_lease() {
             .unwrap();
         let request = join.answer(Ok(joined("a", 5)));
         let length = u64::try_from(lease.length.as_millis()).unwrap();
-        assert_eq!(request.deadline, lease.beat / 1_000 + length + 20_000);
+        let deadline = timestamp(lease.beat / 1_000 + length + 20_000);
+        assert_eq!(request.deadline, Some(deadline));
     });
     assert!(scene.me.is_logged_in());
 }
@@ -401,14 +404,13 @@ async fn a_join_whose_outcome_is_unknown_is_followed_by_a_fenced_leave_f2() {
     assert_eq!(scene.client.next().await, refused(1, Reason::Unavailable));
     assert!(started.elapsed() < Duration::from_secs(2));
     assert!(!scene.me.is_logged_in());
-    let join = join.answer(Err(Status::cancelled(""))).session.unwrap();
+    let join = join.answer(Err(Status::cancelled("")));
     drop(again);
     let leave = scene.instance.leave().await.answer(Ok(Default::default()));
     assert_eq!((&*leave.channel, &*leave.user), ("room", "u"));
     assert!(leave.fence, "the join may still arrive");
-    let session = leave.session.unwrap();
-    assert_eq!(session.id, join.id);
-    assert!(session.operation > join.operation);
+    assert_eq!(leave.session, join.session);
+    assert!(leave.operation > join.operation);
     // The user and the channel are free again.
     assert_eq!(scene.script.feed.follows(), [true, false]);
     soon(scene.services.leaves.landed()).await;
@@ -444,13 +446,13 @@ async fn the_leave_is_sent_when_the_sessions_sends_are_answered_k3() {
     let mut scene = logged_in().await;
     scene.me.handle(send(2), Instant::now()).await;
     scene.me.handle(send(3), Instant::now()).await;
-    let (first, _) = scene.stream.next().await;
-    let (second, _) = scene.stream.next().await;
+    scene.stream.next().await;
+    scene.stream.next().await;
     tokio::join!(scene.me.close(), async {
         scene.instance.nobody_calls().await;
-        scene.stream.sent(first);
+        scene.stream.sent();
         scene.instance.nobody_calls().await;
-        scene.stream.sent(second);
+        scene.stream.sent();
         let leave = scene.instance.leave().await.answer(Ok(Default::default()));
         assert_eq!((&*leave.channel, &*leave.user), ("room", "u"));
         assert!(!leave.fence, "no copy of the join is left");
@@ -484,10 +486,10 @@ async fn commands_are_answered_in_their_order_also_those_that_need_no_chat() {
         ..send(4)
     };
     let script = async {
-        let (number, _) = scene.stream.next().await;
+        scene.stream.next().await;
         let_run().await;
         assert!(scene.client.has_nothing(), "the first is unanswered");
-        scene.stream.refuse(number, "OVERLOADED");
+        scene.stream.refuse("OVERLOADED");
     };
     let unknown = request(3, "no.such.route", &json!({}));
     tokio::join!(scene.me.handle(unknown, Instant::now()), script);
@@ -578,8 +580,8 @@ async fn who_is_told_to_be_no_member_has_the_channel_looked_at() {
     let mut scene = logged_in().await;
     for (id, reason, is_suspected) in [(2, "OVERLOADED", false), (3, "NOT_MEMBER", true)] {
         scene.me.handle(send(id), Instant::now()).await;
-        let (number, _) = scene.stream.next().await;
-        scene.stream.refuse(number, reason);
+        scene.stream.next().await;
+        scene.stream.refuse(reason);
         assert_eq!(
             scene.client.next().await,
             refused(id, Reason::of_chat(reason))
@@ -673,7 +675,7 @@ async fn a_ping_is_answered_before_and_after_the_login() {
     assert_eq!(scene.client.next().await, reply(2, DONE));
 }
 
-/// Whatever will be refused again says so, and what may pass says when to try again.
+/// A refusal tells whether the same request may succeed later, and when to try again.
 #[tokio::test(start_paused = true)]
 async fn each_refusal_of_chat_says_whether_a_retry_helps() {
     let mut scene = logged_in().await;
@@ -686,8 +688,8 @@ async fn each_refusal_of_chat_says_whether_a_retry_helps() {
         (7, "a reason of a later version", Reason::Unavailable),
     ] {
         scene.me.handle(send(id), Instant::now()).await;
-        let (number, _) = scene.stream.next().await;
-        scene.stream.refuse(number, by_chat);
+        scene.stream.next().await;
+        scene.stream.refuse(by_chat);
         assert_eq!(scene.client.next().await, refused(id, reason));
     }
 }
@@ -726,7 +728,7 @@ fn secret_of(told: &Told) -> Value {
 }
 
 impl Scene {
-    /// The entries of a user, the one with the lowest rank first.
+    /// The entries of a user, lowest rank first.
     async fn entries(&self, user: &str) -> Vec<channel_store::UserEntry> {
         let user = UserId::new(user).unwrap();
         let look = self
@@ -740,7 +742,8 @@ impl Scene {
     }
 }
 
-/// Index, login, join with the predecessors, claim, reply: a client that is gone before its claim drives nobody out.
+/// The order is: index, login, join with the predecessors, claim, reply. If the client is gone before the claim, nobody
+/// is closed for it.
 #[tokio::test(start_paused = true)]
 async fn who_shows_its_secret_joins_in_the_place_of_its_session_and_claims_when_it_has_joined() {
     let mut scene = scene().await;
@@ -759,7 +762,7 @@ async fn who_shows_its_secret_joins_in_the_place_of_its_session_and_claims_when_
         let (user, whose) = (UserId::new("u").unwrap(), scene.incarnation.clone());
         tokio::join!(other.handle(back, Instant::now()), async {
             let join = instance.join().await;
-            let replaced = join.request.replaces.iter().map(|it| it.session.clone());
+            let replaced = join.request.replaces.iter().map(|it| it.id.clone());
             assert!(replaced.collect::<Vec<_>>().contains(&first));
             let look = store.registry().entries(&whose, &[user]).await;
             let entries = look.unwrap().remove(0).entries;
@@ -781,7 +784,7 @@ async fn who_shows_its_secret_joins_in_the_place_of_its_session_and_claims_when_
         scene.instance.leave().await.answer(Ok(Default::default()));
         soon(scene.services.leaves.landed()).await;
     }
-    // Also where it joins later than it logs in.
+    // The same holds if the session joins later than it logs in.
     let (socket, mut told) = client::client(WireFormat::JSON).await;
     let mut third = Handlers::new(Arc::clone(&scene.services), socket);
     let back = json!({"userId": "u", "resume": secret});
@@ -791,7 +794,7 @@ async fn who_shows_its_secret_joins_in_the_place_of_its_session_and_claims_when_
     let join = request(4, "chat.handler.join", &json!({"channel": "room"}));
     tokio::join!(third.handle(join, Instant::now()), async {
         let join = scene.instance.join().await;
-        let replaced = join.request.replaces.iter().map(|it| it.session.clone());
+        let replaced = join.request.replaces.iter().map(|it| it.id.clone());
         assert!(replaced.collect::<Vec<_>>().contains(&first));
         join.answer(Ok(joined("a", 5)));
     });
@@ -828,8 +831,8 @@ async fn who_joins_ever_new_channels_is_told_to_slow_down() {
     scene.instance.nobody_calls().await;
 }
 
-/// Chat cuts the page, where nothing of the rest is read from the store, packed and sent for nobody; that the connector would
-/// cut a longer one as well is no substitute.
+/// Chat must cut the page, so that the rest is not read from the store and sent for nothing. The connector would cut a
+/// longer page, too, but that would be too late.
 #[tokio::test(start_paused = true)]
 async fn a_page_of_history_is_asked_for_with_as_many_bytes_as_a_client_may_be_given() {
     for limit in [1 << 10, 1 << 20] {
@@ -850,7 +853,8 @@ async fn a_page_of_history_is_asked_for_with_as_many_bytes_as_a_client_may_be_gi
     }
 }
 
-/// As docs/protocols/json.md says: everybody once, with all of its connections, and how many there are on all pages.
+/// As docs/protocols/json.md says: each user once with the number of its sessions, and the number of users on all
+/// pages.
 #[tokio::test(start_paused = true)]
 async fn who_asks_for_members_is_told_their_sessions_and_how_many_users_there_are_on_all_pages() {
     let mut scene = logged_in().await;
@@ -862,10 +866,10 @@ async fn who_asks_for_members_is_told_their_sessions_and_how_many_users_there_ar
     };
     let asked = async {
         let call = scene.instance.members().await;
-        call.answer(Ok(MembersResponse {
+        call.answer(Ok(ListMembersResponse {
             members: vec![member("u", 1), member("\"7\"", 3)],
             next_page_token: "after".into(),
-            users: 12_345,
+            total_users: 12_345,
         }))
     };
     let ((), asked) = tokio::join!(scene.me.handle(look, Instant::now()), asked);
@@ -881,11 +885,11 @@ async fn who_asks_for_members_is_told_their_sessions_and_how_many_users_there_ar
 }
 
 fn operation(leave: &LeaveRequest) -> u64 {
-    leave.session.as_ref().unwrap().operation
+    leave.operation
 }
 
-/// Who is told that a leave is pending has left: there is nothing to repeat, and whoever comes back is not driven out when
-/// the leave lands at last, because the join has a higher number.
+/// A client that is told that a leave is pending has left, and need not repeat it. If it joins again, the late leave
+/// does not end the new membership, because the join has a higher number.
 #[tokio::test(start_paused = true)]
 async fn a_leave_that_does_not_land_in_time_is_pending_and_the_channel_can_be_joined_again() {
     for (format, told) in [
@@ -912,7 +916,7 @@ async fn a_leave_that_does_not_land_in_time_is_pending_and_the_channel_can_be_jo
         let begun = Instant::now();
         let channel = json!({"channel": "room"});
         let leave = |id| request(id, "chat.handler.leave", &channel);
-        // Unanswered, and kept so.
+        // The call stays unanswered.
         let mut calls = Vec::new();
         {
             let handled = scene.me.handle(leave(2), begun);
@@ -927,7 +931,7 @@ async fn a_leave_that_does_not_land_in_time_is_pending_and_the_channel_can_be_jo
         assert!(begun.elapsed() <= Duration::from_secs(2));
         assert_eq!(scene.client.next().await, reply(2, told));
 
-        // It is not in the channel: it is told nothing more, and can't leave again.
+        // The session is not in the channel any more: it gets no pushes, and can't leave again.
         scene.script.publish(publication("a", 6));
         scene.me.handle(leave(3), Instant::now()).await;
         let refusal = Refusal::from(Reason::NotJoined).body(format.protocol());
@@ -948,10 +952,9 @@ async fn a_leave_that_does_not_land_in_time_is_pending_and_the_channel_can_be_jo
         assert_eq!(scene.client.offsets(1).await, [7]);
 
         // Chat is back: the leave lands, once, and takes nothing from the session.
-        let join = join.session.unwrap();
         while let Some(Called::Leave(call)) = calls.pop() {
             let leave = call.answer(Err(Status::unavailable("")));
-            assert_eq!(leave.session.as_ref().unwrap().id, join.id);
+            assert_eq!(leave.session, join.session);
             assert!(operation(&leave) < join.operation);
         }
         assert!(calls.is_empty(), "nothing else was called");

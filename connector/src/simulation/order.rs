@@ -1,7 +1,7 @@
-//! What one client says in a channel stands there in the order in which it was said, whatever the store refuses for a
-//! moment. Connector and chat are as they are, the store is behind a way that carries one call after the other.
+//! The messages of one client in a channel stand in the log in the order in which they were sent, whatever the store
+//! refuses for a moment. Connector and chat are real. The way to the store carries one call after the other.
 //!
-//! A seed decides about everything; the same seed gives the same run.
+//! The seed decides everything: the same seed gives the same run.
 
 use super::network::{Link, pause};
 use super::process::ChatProcess;
@@ -10,8 +10,7 @@ use crate::testing::seeds::in_parallel;
 use channel_store::memory::MemoryStore;
 use channel_store::{ChannelName, ChannelStore, HistoryRange, StoreError, StoreOptions};
 use parking_lot::Mutex;
-use proto::v1::SendRequest;
-use proto::v1::send_request::Content;
+use proto::connector::v1::SessionMessage;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,14 +19,14 @@ use tokio_util::task::AbortOnDropHandle;
 
 const CHANNELS: [&str; 2] = ["lobby", "room"];
 const SENDERS: usize = 3;
-/// Messages of one sender. With these sizes a call takes some ten of them.
+/// Messages of one sender. With these sizes, about ten of them fit into one call.
 const MESSAGES: usize = 60;
 const BYTES: usize = 20_000;
-/// With each of these a message was stored behind a later one of its sender, as long as chat made further calls for a
+/// Under each of these seeds a message was stored behind a later one of its sender, while chat still sent calls for a
 /// channel behind an unanswered one.
 const REMARKABLE: [u64; 5] = [13, 48, 59, 88, 90];
 
-/// The numbers of the messages that were acknowledged, by sender and channel, in the order of the answers.
+/// The numbers of the acknowledged messages, by sender and channel, in the order of the answers.
 type Acknowledged = Arc<Mutex<HashMap<(usize, &'static str), Vec<usize>>>>;
 
 #[derive(Debug, Default)]
@@ -37,7 +36,7 @@ struct Summary {
     unknown: usize,
 }
 
-/// Says everything that there is to say, as fast as the flow lets it, and waits until all of it is answered.
+/// Sends all messages as fast as the window allows, and waits until all are answered.
 async fn speak(chat: Arc<Chat>, sender: usize, acknowledged: Acknowledged) -> Summary {
     let flow = Arc::<Flow>::default();
     let summary = Arc::<Mutex<Summary>>::default();
@@ -45,12 +44,12 @@ async fn speak(chat: Arc<Chat>, sender: usize, acknowledged: Acknowledged) -> Su
         let channel = CHANNELS[fastrand::usize(..CHANNELS.len())];
         let padding = "x".repeat(fastrand::usize(..BYTES));
         let body = format!(r#"{{"sender":{sender},"number":{number},"padding":"{padding}"}}"#);
-        let request = SendRequest {
+        let request = SessionMessage {
             channel: channel.into(),
             user: format!("user {sender}"),
-            content: Some(Content::BodyJson(body.into())),
+            body_json: body.into(),
             idempotency_key: number.to_string(),
-            ..SendRequest::default()
+            ..SessionMessage::default()
         };
         flow.room().await;
         let (told, sum) = (Arc::clone(&acknowledged), Arc::clone(&summary));
@@ -74,7 +73,7 @@ async fn speak(chat: Arc<Chat>, sender: usize, acknowledged: Acknowledged) -> Su
     std::mem::take(&mut *summary.lock())
 }
 
-/// Refuses calls for one channel, for a moment, again and again.
+/// Again and again lets the store refuse calls for one channel for a moment.
 async fn refuse(link: Arc<Link>, error: StoreError) {
     loop {
         pause(300).await;
@@ -85,7 +84,7 @@ async fn refuse(link: Arc<Link>, error: StoreError) {
     }
 }
 
-/// The numbers of a channel's log, by sender.
+/// The numbers of the messages in a channel's log, by sender.
 async fn logged(store: &MemoryStore, channel: &str) -> HashMap<usize, Vec<usize>> {
     let channel = ChannelName::new(channel).unwrap();
     let mut numbers: HashMap<usize, Vec<usize>> = HashMap::new();
@@ -133,7 +132,7 @@ async fn run(error: StoreError) -> Result<Summary, String> {
         summary.unknown += unknown;
     }
     drop(trouble);
-    // What was given up may still be on its way.
+    // A message whose caller was told that the outcome is unknown may still be under way.
     sleep(Duration::from_secs(5)).await;
     let acknowledged = acknowledged.lock().clone();
     for channel in CHANNELS {
@@ -142,7 +141,7 @@ async fn run(error: StoreError) -> Result<Summary, String> {
             let mut log = logged.get(&sender).cloned().unwrap_or_default();
             let told = acknowledged.get(&(sender, channel));
             let told = told.cloned().unwrap_or_default();
-            // A message whose outcome is unknown may stand anywhere.
+            // Such a message may stand anywhere.
             log.retain(|number| told.contains(number));
             if log != told || !told.is_sorted() {
                 return Err(format!(
@@ -194,7 +193,7 @@ fn in_a_hundred_histories_each_sender_keeps_its_order_in_each_channel() {
         failures.first_key_value()
     );
     assert!(sum.refused > 0, "no store was ever full");
-    // Otherwise little would be left to have an order.
+    // Otherwise few messages would be left whose order could be checked.
     assert!(sum.sent > 10 * sum.unknown, "{sum:?}");
 }
 

@@ -1,62 +1,70 @@
-//! A chat instance that answers what the test says, in the same process or behind a socket.
+//! A chat that answers what the test says, in the same process or behind a socket.
 
 use crate::chat_client::{ChatService, TransportError};
 use futures_util::Stream;
 use futures_util::stream::poll_fn;
-use proto::v1::chat_service_server::{ChatService as Service, ChatServiceServer};
-use proto::v1::numbered_answer::Answer;
-use proto::v1::{
-    HistoryRequest, HistoryResponse, JoinRequest, JoinResponse, LeaveRequest, LeaveResponse,
-    MembersRequest, MembersResponse, NumberedAnswer, NumberedSend, Position, ProbeRequest,
-    ProbeResponse, Refusal, SendRequest, SendResponse, SendStreamRequest, SendStreamResponse,
+use prost::Message;
+use proto::chat::v1::chat_service_server::{ChatService as BackEnds, ChatServiceServer};
+use proto::chat::v1::{
+    self as back_ends, HistoryRequest, HistoryResponse, ListMembersRequest, ListMembersResponse,
+    Position,
+};
+use proto::connector::v1::send_outcome::Outcome;
+use proto::connector::v1::session_service_server::{SessionService, SessionServiceServer};
+use proto::connector::v1::{
+    JoinRequest, JoinResponse, LeaveRequest, LeaveResponse, ProbeRequest, ProbeResponse,
+    SendOutcome, SendStreamRequest, SendStreamResponse, SessionMessage,
 };
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
 use tokio::sync::{mpsc, oneshot};
+use tonic::service::Routes;
 use tonic::{Code, Request, Response, Status, Streaming};
-use tonic_types::{ErrorDetails, StatusExt};
+use tonic_types::{ErrorDetails, StatusExt, pb};
 use tower::util::{BoxCloneSyncService, MapErr};
 
-/// A call that waits for its answer.
+/// A call that waits for the test's answer.
 pub(crate) struct Call<Q, A> {
     pub(crate) request: Q,
-    /// `None`: whoever calls panics.
+    /// `None`: the task that serves the call panics.
     answer: oneshot::Sender<Option<Result<A, Status>>>,
 }
 
-/// What reaches an instance.
+/// A call that has reached the chat.
 pub(crate) enum Called {
     Join(Call<JoinRequest, JoinResponse>),
     Leave(Call<LeaveRequest, LeaveResponse>),
     Stream(Call<Streaming<SendStreamRequest>, Answers>),
-    Members(Call<MembersRequest, MembersResponse>),
+    Members(Call<ListMembersRequest, ListMembersResponse>),
     History(Call<HistoryRequest, HistoryResponse>),
     Probe(Call<ProbeRequest, ProbeResponse>),
 }
 
 type Answers = mpsc::UnboundedReceiver<Result<SendStreamResponse, Status>>;
 
-/// The test's side of an instance.
+/// The test's side of a chat.
 pub(crate) struct Instance {
     calls: mpsc::UnboundedReceiver<Called>,
     pub(crate) service: ChatService,
 }
 
-/// The instance's side of a stream.
+/// The chat's side of a stream.
 pub(crate) struct Sends {
     requests: Streaming<SendStreamRequest>,
     answers: mpsc::UnboundedSender<Result<SendStreamResponse, Status>>,
-    read: VecDeque<NumberedSend>,
+    read: VecDeque<SessionMessage>,
 }
 
 #[derive(Clone)]
 pub(crate) struct Fake(mpsc::UnboundedSender<Called>);
 
 /// An instance, and the service that it is called by.
-pub(crate) fn fake() -> (ChatServiceServer<Fake>, mpsc::UnboundedReceiver<Called>) {
+pub(crate) fn fake() -> (Routes, mpsc::UnboundedReceiver<Called>) {
     let (sender, calls) = mpsc::unbounded_channel();
-    (ChatServiceServer::new(Fake(sender)), calls)
+    let fake = Fake(sender);
+    let service = Routes::new(SessionServiceServer::new(fake.clone()));
+    (service.add_service(ChatServiceServer::new(fake)), calls)
 }
 
 impl Fake {
@@ -76,7 +84,7 @@ impl Fake {
 }
 
 #[tonic::async_trait]
-impl Service for Fake {
+impl SessionService for Fake {
     type SendStreamStream = Pin<Box<dyn Stream<Item = Result<SendStreamResponse, Status>> + Send>>;
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
@@ -102,14 +110,57 @@ impl Service for Fake {
         }))))
     }
 
-    async fn send(&self, _: Request<SendRequest>) -> Result<Response<SendResponse>, Status> {
-        Err(Status::unimplemented("connectors use streams"))
+    async fn probe(
+        &self,
+        request: Request<ProbeRequest>,
+    ) -> Result<Response<ProbeResponse>, Status> {
+        let answer = self.ask(request.into_inner(), Called::Probe).await;
+        answer.map(Response::new)
+    }
+}
+
+/// Connectors only read through the contract for back ends.
+fn unused<T>() -> Result<Response<T>, Status> {
+    Err(Status::unimplemented("connectors write as sessions"))
+}
+
+#[tonic::async_trait]
+impl BackEnds for Fake {
+    async fn send(
+        &self,
+        _: Request<back_ends::SendRequest>,
+    ) -> Result<Response<back_ends::SendResponse>, Status> {
+        unused()
     }
 
-    async fn members(
+    type SendStreamStream =
+        Pin<Box<dyn Stream<Item = Result<back_ends::SendStreamResponse, Status>> + Send>>;
+
+    async fn send_stream(
         &self,
-        request: Request<MembersRequest>,
-    ) -> Result<Response<MembersResponse>, Status> {
+        _: Request<Streaming<back_ends::SendStreamRequest>>,
+    ) -> Result<Response<Self::SendStreamStream>, Status> {
+        unused()
+    }
+
+    async fn join(
+        &self,
+        _: Request<back_ends::JoinRequest>,
+    ) -> Result<Response<back_ends::JoinResponse>, Status> {
+        unused()
+    }
+
+    async fn leave(
+        &self,
+        _: Request<back_ends::LeaveRequest>,
+    ) -> Result<Response<back_ends::LeaveResponse>, Status> {
+        unused()
+    }
+
+    async fn list_members(
+        &self,
+        request: Request<ListMembersRequest>,
+    ) -> Result<Response<ListMembersResponse>, Status> {
         let answer = self.ask(request.into_inner(), Called::Members).await;
         answer.map(Response::new)
     }
@@ -121,18 +172,10 @@ impl Service for Fake {
         let answer = self.ask(request.into_inner(), Called::History).await;
         answer.map(Response::new)
     }
-
-    async fn probe(
-        &self,
-        request: Request<ProbeRequest>,
-    ) -> Result<Response<ProbeResponse>, Status> {
-        let answer = self.ask(request.into_inner(), Called::Probe).await;
-        answer.map(Response::new)
-    }
 }
 
 impl Instance {
-    /// In this process: no socket, so that time can be paused.
+    /// A chat in this process. Without a socket, time can be paused.
     pub(crate) fn new() -> Self {
         let (server, calls) = fake();
         let service = MapErr::new(server, |never: Infallible| TransportError::new(never));
@@ -153,7 +196,7 @@ impl Instance {
         }
     }
 
-    /// Waits for the connector's stream, and accepts it.
+    /// Waits for a stream of the connector, and accepts it.
     pub(crate) async fn stream(&mut self) -> Sends {
         self.stream_call().await.accept()
     }
@@ -172,7 +215,7 @@ impl Instance {
         }
     }
 
-    pub(crate) async fn members(&mut self) -> Call<MembersRequest, MembersResponse> {
+    pub(crate) async fn members(&mut self) -> Call<ListMembersRequest, ListMembersResponse> {
         match self.next().await {
             Called::Members(call) => call,
             _ => panic!("nobody asks for members"),
@@ -199,7 +242,7 @@ impl<Q, A> Call<Q, A> {
         self.request
     }
 
-    /// The caller panics instead of getting an answer: it runs the instance in its own task.
+    /// Lets the task that serves the call panic. In one process this is the caller's own task.
     pub(crate) fn panic(self) {
         let _ = self.answer.send(None);
     }
@@ -216,7 +259,7 @@ impl Call<Streaming<SendStreamRequest>, Answers> {
     }
 }
 
-/// The answer to a join that published onJoin there.
+/// The answer to a join that published `onJoin` at this position.
 pub(crate) fn joined(epoch: &str, offset: u64) -> JoinResponse {
     JoinResponse {
         position: Some(Position {
@@ -229,61 +272,61 @@ pub(crate) fn joined(epoch: &str, offset: u64) -> JoinResponse {
 
 impl Sends {
     /// The frame that comes next, as it is.
-    pub(crate) async fn frame(&mut self) -> Option<Vec<NumberedSend>> {
+    pub(crate) async fn frame(&mut self) -> Option<Vec<SessionMessage>> {
         let frame = super::soon(self.requests.message()).await;
-        frame.ok().flatten().map(|frame| frame.sends)
+        frame.ok().flatten().map(|frame| frame.messages)
     }
 
-    /// The send that comes next: its number and its key.
-    pub(crate) async fn next(&mut self) -> (u64, String) {
+    /// The key of the send that comes next.
+    pub(crate) async fn next(&mut self) -> String {
         while self.read.is_empty() {
             let frame = self.frame().await.expect("the stream goes on");
             self.read.extend(frame);
         }
-        let send = self.read.pop_front().unwrap();
-        (send.number, send.send.unwrap().idempotency_key)
+        self.read.pop_front().unwrap().idempotency_key
     }
 
-    /// The keys of so many sends, which are left unanswered.
+    /// The keys of the next `count` sends, which stay unanswered.
     pub(crate) async fn keys(&mut self, count: usize) -> Vec<String> {
         let mut keys = Vec::new();
         while keys.len() < count {
-            keys.push(self.next().await.1);
+            keys.push(self.next().await);
         }
         keys
     }
 
-    /// Takes the next send and answers it; its key.
+    /// Answers the next send, and returns its key.
     pub(crate) async fn take(&mut self) -> String {
-        let (number, key) = self.next().await;
-        self.sent(number);
+        let key = self.next().await;
+        self.sent();
         key
     }
 
-    pub(crate) fn sent(&self, number: u64) {
-        self.answer(number, Answer::Sent(SendResponse::default()));
+    /// Answers the oldest send that has no answer: it is in the log.
+    pub(crate) fn sent(&self) {
+        self.answer(Outcome::Sent(Position::default()));
     }
 
-    pub(crate) fn refuse(&self, number: u64, reason: &str) {
-        let refusal = Refusal {
-            reason: reason.into(),
-            ..Refusal::default()
-        };
-        self.answer(number, Answer::Refused(refusal));
+    /// Answers the oldest send that has no answer: it is refused.
+    pub(crate) fn refuse(&self, reason: &str) {
+        let details = ErrorDetails::with_error_info(reason, "chat.v1", []);
+        let status = Status::with_error_details(Code::FailedPrecondition, "", details);
+        let status = pb::Status::decode(status.details()).unwrap();
+        self.answer(Outcome::Refused(status));
     }
 
-    fn answer(&self, number: u64, answer: Answer) {
-        let answer = Some(answer);
-        let answers = vec![NumberedAnswer { number, answer }];
-        let _ = self.answers.send(Ok(SendStreamResponse { answers }));
+    fn answer(&self, outcome: Outcome) {
+        let outcome = Some(outcome);
+        let outcomes = vec![SendOutcome { outcome }];
+        let _ = self.answers.send(Ok(SendStreamResponse { outcomes }));
     }
 
-    /// Waits until the connector has given the stream up.
+    /// Waits until the connector has ended the stream.
     pub(crate) async fn ended(&self) {
         super::soon(self.answers.closed()).await;
     }
 
-    /// Ends the stream with this.
+    /// Ends the stream with this status.
     pub(crate) fn end(self, status: Status) {
         let _ = self.answers.send(Err(status));
     }

@@ -1,8 +1,8 @@
-//! One client socket's way out: frames leave in order, at once if the socket takes them, else from a bounded queue.
+//! Sends frames to one client, in order: at once if the socket takes them, else from a bounded queue.
 //!
-//! Nobody who sends ever waits. In the normal case a batch of frames goes to the kernel in one write, without a copy, a
-//! task or a wake-up; only what the socket does not take is queued, as slices of one copy that all lagging members of
-//! a channel share. Who exceeds the bound is cut off with a reason and never delays another (F11).
+//! Sending never waits. Normally a batch of frames goes to the kernel in one write, without a copy, a task or a
+//! wake-up. Only what the socket does not take is queued, as a slice of one copy that all lagging members of a channel
+//! share. A client that exceeds its bound is cut off with a reason, so it never delays others (F11).
 
 pub use crate::limits::QueueLimits;
 use crate::transport::outlet::Outlet;
@@ -22,16 +22,16 @@ use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use wire::{Disconnect, WireFormat};
 
-/// Answers of so many bytes leave at once.
+/// When more than this many bytes of replies are held, they are sent at once.
 const HELD: usize = 16 << 10;
-/// Sockets closed at once, at least, and the pause between such batches: clients that reconnect all at the same moment
-/// would storm the connectors that stay.
+/// Sockets are closed in batches of at least this many, with a pause after each. If all clients reconnected in the same
+/// moment, they would overload the other connectors.
 const CLOSE_BATCH: usize = 1_000;
 pub(crate) const CLOSE_PAUSE: Duration = Duration::from_millis(50);
-/// All batches are closed after so many pauses, however many connections there are: two seconds.
+/// There are at most this many batches. So however many connections there are, all are closed after two seconds.
 const CLOSE_PAUSES: usize = 40;
 
-/// A client socket, shared by its task, the hub and whoever answers its requests.
+/// The way out to one client. It is shared by the client's loop, the hub, and the tasks that answer its requests.
 pub struct Connection {
     outlet: Outlet,
     format: WireFormat,
@@ -39,28 +39,28 @@ pub struct Connection {
     queue: Mutex<Queue>,
     ended: Notify,
     owner: OnceLock<(UserId, SessionId)>,
-    /// A member of it asked for positions: its client reads pushes that the original did not have.
+    /// A member of this connection asked for positions. So its client reads pushes that the original did not have.
     tells_positions: AtomicBool,
 }
 
 #[derive(Default)]
 struct Queue {
-    /// Whole frames, but for the first chunk, whose beginning may have been written.
+    /// Whole frames. Only the beginning of the first chunk may have been written already.
     chunks: VecDeque<Bytes>,
     bytes: usize,
-    /// Replies that leave with whatever is sent next, in a moment at the latest.
+    /// Replies that are sent together with the next frames, or in a moment without any.
     held: Vec<u8>,
     draining: bool,
-    /// Nothing but answers is sent from now on.
+    /// Why the connection is closing. From then on only replies and the farewell are sent.
     closing: Option<Disconnect>,
-    /// The client has ended its side without a farewell, and is told none.
+    /// The client has ended its side without a farewell, so it is sent none.
     ended_plainly: bool,
-    /// The farewell was sent, or is none: nothing is sent any more.
+    /// Nothing is sent any more: the farewell was sent, or there is none.
     concluded: bool,
 }
 
 impl Connection {
-    /// Takes over the writing half of an upgraded socket.
+    /// Sends to `outlet`: the writing half of a socket, or the mailbox of a polling client.
     #[must_use]
     pub fn new(
         outlet: impl Into<Outlet>,
@@ -78,26 +78,26 @@ impl Connection {
         })
     }
 
-    /// From now on it is this user's, as this session.
+    /// To be called at the login, with the user and the session.
     pub(crate) fn belongs_to(&self, user: &UserId, session: &SessionId) {
         // A connection has one user for all its life (F5).
         let _ = self.owner.set((user.clone(), session.clone()));
         self.outlet.logged_in();
     }
 
-    /// Whose it is, from the login on.
+    /// The user, from the login on.
     #[must_use]
     pub fn user(&self) -> Option<&str> {
         self.owner.get().map(|(user, _)| user.as_str())
     }
 
-    /// Its session, from the login on.
+    /// The session, from the login on.
     #[must_use]
     pub fn session(&self) -> Option<&str> {
         self.owner.get().map(|(_, session)| session.as_str())
     }
 
-    /// A member of it asked for positions.
+    /// To be called when a member of this connection asks for positions.
     pub(crate) fn tells_positions(&self) {
         self.tells_positions.store(true, Ordering::Relaxed);
     }
@@ -108,8 +108,9 @@ impl Connection {
         self.format
     }
 
-    /// Sends whole frames, after all that was sent before. `shared` is the copy that lagging receivers of the same
-    /// frames share: made at most once, `None` at first. A connection that is closing sends nothing more.
+    /// Sends whole frames, after everything that was sent before. `shared` is the copy that lagging receivers of the
+    /// same frames share. It is `None` at first, and is made at most once. A connection that is closing sends nothing
+    /// more.
     pub fn send(self: &Arc<Self>, frames: &[u8], shared: &mut Option<Bytes>) {
         let mut queue = self.queue.lock();
         if queue.closing.is_some() {
@@ -118,7 +119,7 @@ impl Connection {
         self.write_bounded(&mut queue, frames, shared);
     }
 
-    /// Writes, and cuts off who does not read.
+    /// Writes, and cuts the client off if it exceeds its bound.
     fn write_bounded(
         self: &Arc<Self>,
         queue: &mut Queue,
@@ -130,7 +131,7 @@ impl Connection {
             || (self.limits.queued() > self.limits.process
                 && (queue.bytes > 0 || self.outlet.holds()))
         {
-            // The frame under way must be completed, or nothing that follows can be read; the rest goes.
+            // The frame under way has to be completed, or the client could not read the farewell. The rest is dropped.
             self.forget(queue, 1);
             queue.closing.get_or_insert(Disconnect::Slow);
             self.say_farewell(queue);
@@ -138,15 +139,15 @@ impl Connection {
         }
     }
 
-    /// Returns when so little is queued that older publications may be added, or the connection is closing. A client that
-    /// reads nothing for the stall time is closed meanwhile.
+    /// Returns when so little is queued that older publications may be added, or when the connection is closing. A
+    /// client that reads nothing for the stall time is closed meanwhile.
     pub async fn room(&self) {
         if !self.is_behind() {
             return;
         }
         let space = async {
             while self.is_behind() {
-                // The task that writes the queue waits for the same.
+                // The task that writes the queue waits for the same, and must run first.
                 if self.outlet.writable().await.is_err() {
                     return;
                 }
@@ -160,24 +161,25 @@ impl Connection {
         }
     }
 
-    /// True if so much is queued that nothing older may be added.
+    /// True if so much is queued that no older publications may be added.
     pub(crate) fn is_behind(&self) -> bool {
         self.queue.lock().bytes > self.share()
     }
 
-    /// The bounds that it counts into.
+    /// The bounds that the queue counts against.
     pub(crate) fn limits(&self) -> &QueueLimits {
         &self.limits
     }
 
-    /// The bytes that may be queued to bring one member up to date: what is published meanwhile needs room, too.
+    /// How many bytes may be queued when older publications are added for a member. The rest of the queue is for what
+    /// is published meanwhile.
     #[must_use]
     pub fn share(&self) -> usize {
         self.limits.connection / 8
     }
 
-    /// Answers a request, in one write with other answers and publications of this moment. A connection that is closing
-    /// still answers, until its farewell is sent.
+    /// Replies to a request. Replies and publications of the same moment leave in one write. A connection that is
+    /// closing still replies, until its farewell is sent.
     pub fn reply(self: &Arc<Self>, id: u64, body: &[u8]) {
         let mut queue = self.queue.lock();
         if queue.concluded {
@@ -196,13 +198,14 @@ impl Connection {
         }
     }
 
-    /// Closes for a reason, of which the first stands. Nothing more is pushed. The connection's task answers what it has
+    /// Begins to close. The first reason counts, and nothing more is pushed. The client's loop answers what it has
     /// carried out already, and then [concludes](Self::conclude).
     pub fn close(&self, reason: Disconnect) {
         self.begin_close(reason, false);
     }
 
-    /// The client has ended its side without a farewell: as [`close`](Self::close), and it is told nothing but answers.
+    /// Like [`close`](Self::close), but the client has ended its side without a farewell. It is sent replies and
+    /// nothing else.
     pub(crate) fn close_plainly(&self) {
         self.begin_close(Disconnect::Client, true);
     }
@@ -216,19 +219,18 @@ impl Connection {
         }
     }
 
-    /// Sends the reason for the close in the form of the client's protocol, if that is still to be done, and ends the
-    /// sending direction behind it.
+    /// Sends the farewell in the client's protocol, unless that was done, and then ends the sending direction.
     pub fn conclude(self: &Arc<Self>) {
         let mut queue = self.queue.lock();
         queue.closing.get_or_insert(Disconnect::Client);
         self.say_farewell(&mut queue);
     }
 
-    /// Returns when all that was sent has been written, or the socket is broken. To be called after
+    /// Returns when everything that was sent has been written, or the socket is broken. To be called after
     /// [`conclude`](Self::conclude).
     pub(crate) async fn flushed(&self) {
         loop {
-            // Created before the look, so that an end in between is not missed.
+            // Created before the check, so that a change in between is not missed.
             let ended = self.ended.notified();
             if self.queue.lock().chunks.is_empty() {
                 return;
@@ -246,7 +248,7 @@ impl Connection {
     /// Returns once the connection is closing. Any number of tasks may wait for it.
     pub async fn closed(&self) -> Disconnect {
         loop {
-            // Created before the look, so that an end in between is not missed.
+            // Created before the check, so that a change in between is not missed.
             let ended = self.ended.notified();
             if let Some(reason) = self.closing() {
                 return reason;
@@ -255,7 +257,7 @@ impl Connection {
         }
     }
 
-    /// Goes over from polls to a socket, in order.
+    /// Switches from polls to a socket. What was not fetched is sent first.
     pub(crate) fn switch(self: &Arc<Self>, to: OwnedWriteHalf) {
         let mut queue = self.queue.lock();
         let rest = self.outlet.switch(to);
@@ -267,12 +269,12 @@ impl Connection {
         self.drain_later(&mut queue);
     }
 
-    /// Returns when a client that polls has fetched everything; at once for others.
+    /// Returns when a polling client has fetched everything. For other clients it returns at once.
     pub(crate) async fn fetched(&self) {
         self.outlet.fetched().await;
     }
 
-    /// Ends the socket at once, whatever is queued. Tasks that wait for it to become writable end, too.
+    /// Ends the socket at once, whatever is queued. Tasks that wait until it is writable end, too.
     pub fn abort(&self) {
         let mut queue = self.queue.lock();
         queue.closing.get_or_insert(Disconnect::Client);
@@ -348,8 +350,8 @@ impl Connection {
         }
     }
 
-    /// Lives only while something is queued: idle connections cost no task. Who takes nothing for the stall time is cut
-    /// off, without a farewell, which would not be taken either.
+    /// Writes the queue. This task lives only while something is queued, so idle connections have none. A client that
+    /// takes nothing for the stall time is cut off. It is sent no farewell, because it would not take that either.
     async fn drain(self: Arc<Self>) {
         loop {
             let writable = timeout(self.limits.stall, self.outlet.writable()).await;
@@ -377,7 +379,7 @@ impl Connection {
         }
     }
 
-    /// The socket takes nothing any more.
+    /// To be called when the socket takes nothing any more.
     fn broken(&self, queue: &mut Queue, reason: Disconnect) {
         queue.closing.get_or_insert(reason);
         queue.concluded = true;
@@ -430,7 +432,7 @@ impl Drop for Connection {
     }
 }
 
-/// Closes in batches. However many they are, the last one is closed in time.
+/// Closes connections in batches. However many there are, the last one is closed in time.
 pub(crate) async fn close_paced(connections: &[Arc<Connection>], reason: Disconnect) {
     let batch = connections.len().div_ceil(CLOSE_PAUSES).max(CLOSE_BATCH);
     for batch in connections.chunks(batch) {

@@ -1,6 +1,6 @@
-//! Where a connection's messages come from: a socket, or what a client posts that polls, until it has one.
+//! Where a connection's messages come from: a socket, or the posts of a polling client until it has a socket.
 //!
-//! Bytes are read into a buffer that all connections of a thread share, so an idle connection holds none.
+//! Bytes are read into a buffer that all connections of a thread share, so an idle connection has no buffer.
 
 use crate::transport::pass::Pass;
 use std::cell::RefCell;
@@ -15,9 +15,9 @@ use tokio::sync::mpsc;
 use wire::websocket::{Event, Reader};
 use wire::{Carrier, Packages, Protocol, WireFormat};
 
-/// Bytes that one read takes at most.
+/// The bytes that one read takes at most.
 const READ: usize = 64 << 10;
-/// Bytes of messages after which the rest of a read waits: compressed, it may hold very many.
+/// After this many bytes of messages the rest of a read waits. If messages are compressed, one read may hold very many.
 const AT_ONCE: usize = 256 << 10;
 
 thread_local! {
@@ -33,7 +33,7 @@ pub(crate) struct Inlet {
 }
 
 enum Source {
-    /// And what it holds of the bounds, if it came later.
+    /// A socket. If it replaced polls, its pass is held here.
     Socket(
         OwnedReadHalf,
         #[expect(dead_code, reason = "held until it is dropped")] Option<Arc<Pass>>,
@@ -41,25 +41,25 @@ enum Source {
     Posts(mpsc::Receiver<Posted>),
 }
 
-/// What a client that polls has sent.
+/// What a polling client has sent.
 pub(crate) enum Posted {
     /// Messages, in order.
     Packets(Vec<String>),
-    /// It goes on with a socket.
+    /// The client goes on with a socket.
     Switched(SocketReader, Arc<Pass>),
-    /// Nothing yet, but it polls.
+    /// No message, but the client has polled.
     Here,
 }
 
-/// A socket that something was read of.
+/// A socket that something was read from.
 pub(crate) struct SocketReader {
     pub(crate) socket: OwnedReadHalf,
     pub(crate) frames: Reader,
-    /// Messages that were not looked at.
+    /// Messages that were read and not handled.
     pub(crate) messages: Vec<Vec<u8>>,
 }
 
-/// Finds messages in what a socket gives.
+/// Finds messages in the bytes of a socket.
 enum Messages {
     Frames(Reader),
     Packages(Packages),
@@ -74,21 +74,21 @@ impl Messages {
     }
 }
 
-/// What came of a read.
+/// The result of a read.
 pub(crate) enum Read {
     /// The client has closed its side without a farewell.
     End,
-    /// Something came.
+    /// Something was read.
     Some {
         /// How much, in the unit of [`Inlet::arrived`].
         taken: usize,
-        /// What is wrong with it, if anything is.
+        /// An error if it breaks the protocol.
         fed: Result<(), wire::Error>,
     },
 }
 
 impl Inlet {
-    /// Of a socket that carries messages of this form, of at most `limit` bytes each.
+    /// Reads a socket with messages in this format, of at most `limit` bytes each.
     pub(crate) fn of_socket(socket: OwnedReadHalf, format: WireFormat, limit: usize) -> Self {
         // Pomelo's packages are bytes, but some clients send them in text frames, as the original allowed.
         let frames = |reader: Reader| match format.protocol() {
@@ -106,7 +106,7 @@ impl Inlet {
         }
     }
 
-    /// Of a client that polls.
+    /// Reads the posts of a polling client.
     pub(crate) fn of_posts(posts: mpsc::Receiver<Posted>, limit: usize) -> Self {
         Self {
             source: Source::Posts(posts),
@@ -115,7 +115,7 @@ impl Inlet {
         }
     }
 
-    /// Takes bytes apart that were read before.
+    /// Finds messages in bytes that were read before.
     pub(crate) fn feed(
         &mut self,
         bytes: &mut [u8],
@@ -124,10 +124,10 @@ impl Inlet {
         self.messages.feed(bytes, on)
     }
 
-    /// Reads what is there, and calls `on` with what is complete.
+    /// Reads what has arrived, and calls `on` for each message that is complete.
     ///
     /// # Errors
-    /// The socket's own.
+    /// An error of the socket.
     pub(crate) fn poll_read(
         &mut self,
         context: &mut Context<'_>,
@@ -184,12 +184,12 @@ impl Inlet {
         }
     }
 
-    /// True if what is posted is read, not a socket.
+    /// True while posts are read, and not a socket.
     pub(crate) fn is_polled(&self) -> bool {
         matches!(self.source, Source::Posts(_))
     }
 
-    /// How much has arrived and was not read: bytes of a socket, posts of a client that polls.
+    /// How much has arrived and was not read: bytes of a socket, or posts of a polling client.
     pub(crate) fn arrived(&self) -> usize {
         match &self.source {
             Source::Socket(socket, _) => {
@@ -204,7 +204,7 @@ impl Inlet {
         }
     }
 
-    /// Bytes of messages that are not complete.
+    /// The bytes that are kept between two reads.
     pub(crate) fn held(&self) -> usize {
         match &self.messages {
             Messages::Frames(frames) => frames.held(),
@@ -212,7 +212,7 @@ impl Inlet {
         }
     }
 
-    /// Reads and forgets, until the client has closed its side; at once if it polls.
+    /// Reads and drops everything until the client has closed its side. Returns at once if the client polls.
     pub(crate) async fn drain(&mut self) {
         let Source::Socket(socket, _) = &mut self.source else {
             return;

@@ -1,7 +1,8 @@
-//! What waits for a client's next poll, in place of a socket.
+//! Holds what waits for the next poll of a client that has no socket.
 //!
-//! It takes whole frames, as a socket does, and gives packets: so everything before it is the same for clients that poll and
-//! for those that don't, and the connection's own queue bounds what a client costs that does not come.
+//! A mailbox takes whole frames, as a socket does, and gives the packets in them to polls. So the code that writes is
+//! the same for all clients. When the mailbox is full, it takes nothing more, and the queue of the connection bounds
+//! what a client costs that does not poll.
 
 use crate::limits::{PollingPlace, QueueLimits};
 use bytes::Bytes;
@@ -10,20 +11,20 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use tokio::sync::Notify;
 
-/// Bytes from which on nothing more is taken.
+/// With this many bytes a mailbox is full.
 const FULL: usize = 64 << 10;
 
-/// Packets for one client that polls.
+/// Packets for one polling client.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     state: Mutex<State>,
-    /// What is in it counts there.
+    /// The bounds that its bytes count against.
     limits: Arc<QueueLimits>,
-    /// Until its client has logged in.
+    /// The client's place among those that have not logged in. `None` once it has.
     place: Mutex<Option<PollingPlace>>,
-    /// Told when there is something to fetch.
+    /// Notified when a waiting poll may end.
     filled: Notify,
-    /// Told when there is room, or no need of any.
+    /// Notified when there may be room, or when no more is needed.
     emptied: Notify,
 }
 
@@ -32,27 +33,27 @@ struct State {
     frames: Vec<u8>,
     /// A poll is waiting.
     polled: bool,
-    /// A poll that finds nothing is to end: the client waits for that before it goes over to a socket.
+    /// A poll that finds nothing ends at once. The client waits for that before it switches to a socket.
     hurried: bool,
-    /// Nothing more will come here: the client has a socket.
+    /// Nothing more will come, because the client has a socket.
     switched: bool,
-    /// Nothing more will come: who has fetched everything finds the end.
+    /// Nothing more will come. A poll that finds nothing is told that the connection is over.
     finished: bool,
 }
 
-/// What a poll brings.
+/// The result of a poll.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Fetched {
-    /// Packets; none if the poll is to end without any.
+    /// Packets. There are none if the poll has to end without any.
     Packets(Vec<String>),
-    /// The connection is over: the poll ends without an answer, as one does whose server is gone.
+    /// The connection is over. The poll gets no answer, as if the server were gone.
     End,
     /// Another poll is waiting already.
     Twice,
 }
 
 impl Mailbox {
-    /// Nothing in it yet; what will be counts for the whole process.
+    /// An empty mailbox. What comes into it counts for the whole process.
     pub(crate) fn new(limits: &Arc<QueueLimits>, place: Option<PollingPlace>) -> Self {
         Self {
             place: Mutex::new(place),
@@ -63,7 +64,7 @@ impl Mailbox {
         }
     }
 
-    /// Its client has logged in, or polls no longer.
+    /// To be called when the client has logged in, or no longer polls.
     pub(crate) fn logged_in(&self) {
         let place = self.place.lock().take();
         drop(place);
@@ -115,7 +116,7 @@ impl Mailbox {
         }
     }
 
-    /// Waits for packets, and takes all. The end comes by itself: clients forget what came with it.
+    /// Waits for packets, and takes all. A close packet comes alone, because clients drop what comes together with it.
     pub(crate) async fn fetch(&self) -> Fetched {
         if std::mem::replace(&mut self.state.lock().polled, true) {
             return Fetched::Twice;
@@ -140,13 +141,14 @@ impl Mailbox {
         }
     }
 
-    /// Polls wait for nothing, or wait again.
+    /// Lets polls that find nothing end at once, or wait again.
     pub(crate) fn hurry(&self, hurried: bool) {
         self.state.lock().hurried = hurried;
         self.filled.notify_one();
     }
 
-    /// The client goes on with a socket: what is in here goes there, and polls end without anything.
+    /// Returns what was not fetched, for the socket with which the client goes on. Polls end without anything from now
+    /// on.
     pub(crate) fn switch(&self) -> Bytes {
         let mut state = self.state.lock();
         state.switched = true;
@@ -157,14 +159,14 @@ impl Mailbox {
         frames.into()
     }
 
-    /// Nothing more will come: polls bring what is in here, and then find the end.
+    /// To be called when nothing more will come. Polls get what is left, and are then told that the connection is over.
     pub(crate) fn finish(&self) {
         self.state.lock().finished = true;
         self.filled.notify_one();
         self.emptied.notify_waiters();
     }
 
-    /// As [`finish`](Self::finish), and what is in here is dropped.
+    /// Like [`finish`](Self::finish), but drops what is left.
     pub(crate) fn abort(&self) {
         let frames = std::mem::take(&mut self.state.lock().frames);
         self.limits.remove(frames.len());
@@ -178,7 +180,7 @@ impl Drop for Mailbox {
     }
 }
 
-/// A poll that its client may give up.
+/// A poll that waits. Dropping this, also when the client gives up, lets another poll wait.
 struct Polling<'a>(&'a Mailbox);
 
 impl Drop for Polling<'_> {
@@ -187,7 +189,8 @@ impl Drop for Polling<'_> {
     }
 }
 
-/// The packets in frames that we have written: texts up to the close frame, or that alone, and what is left.
+/// The packets in frames that the connector has written, and the frames that are left. The packets are the texts up to
+/// a close frame, or that frame alone.
 fn packets(mut frames: &[u8]) -> (Vec<String>, &[u8]) {
     let mut packets = Vec::new();
     while let Some((opcode, payload, rest)) = split_frame(frames) {

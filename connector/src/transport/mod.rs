@@ -1,5 +1,6 @@
-//! How bytes come and go. A [`Connection`] is the way out to one client: it queues what its [`Outlet`](outlet::Outlet) does
-//! not take. An [`Inlet`](inlet::Inlet) is the way in. Both are of a socket, or of a client that polls.
+//! How bytes come and go. A [`Connection`] sends to one client, and queues what its [`Outlet`](outlet::Outlet) does not
+//! take. An [`Inlet`](inlet::Inlet) reads from the client. Both work on a socket, or on the requests of a polling
+//! client.
 //!
 //! Nothing here knows sessions or channels.
 

@@ -1,4 +1,4 @@
-//! Where a connection's bytes go: what it needs of a socket, and nothing else.
+//! Where a connection's bytes go: to a socket, or into a mailbox for polls.
 
 use crate::transport::mailbox::Mailbox;
 use bytes::Bytes;
@@ -8,12 +8,12 @@ use std::net::Shutdown;
 use std::sync::{Arc, OnceLock};
 use tokio::net::tcp::OwnedWriteHalf;
 
-/// A way out for bytes, which never waits.
+/// Takes a connection's bytes. Writing never waits.
 pub struct Outlet(Kind);
 
 enum Kind {
     Socket(OwnedWriteHalf),
-    /// Of a client that polls, until it has a socket.
+    /// The mailbox of a polling client, and the socket that replaces it.
     Mailbox(Arc<Mailbox>, OnceLock<OwnedWriteHalf>),
     /// Keeps what is written, at once and without limit.
     #[cfg(test)]
@@ -40,7 +40,7 @@ impl From<std::sync::Arc<parking_lot::Mutex<Vec<u8>>>> for Outlet {
 }
 
 impl Outlet {
-    /// Writes as much as is taken now.
+    /// Writes as much as can be taken at once.
     pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match &self.0 {
             Kind::Socket(socket) => socket.try_write(bytes),
@@ -56,7 +56,7 @@ impl Outlet {
         }
     }
 
-    /// As [`try_write`](Self::try_write), of several slices in one call.
+    /// Like [`try_write`](Self::try_write), for several slices.
     pub(crate) fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match &self.0 {
             Kind::Socket(socket) => socket.try_write_vectored(slices),
@@ -69,7 +69,7 @@ impl Outlet {
         }
     }
 
-    /// Returns when something may be taken.
+    /// Returns when something may be taken again.
     pub(crate) async fn writable(&self) -> io::Result<()> {
         match &self.0 {
             Kind::Socket(socket) => socket.writable().await,
@@ -87,7 +87,8 @@ impl Outlet {
         }
     }
 
-    /// Goes over from a mailbox to a socket. What was not fetched from the mailbox goes first, by whoever calls.
+    /// Switches from the mailbox to a socket. Returns what was not fetched from the mailbox. The caller has to send it
+    /// first.
     pub(crate) fn switch(&self, to: OwnedWriteHalf) -> Bytes {
         match &self.0 {
             Kind::Mailbox(mailbox, socket) if socket.set(to).is_ok() => mailbox.switch(),
@@ -95,21 +96,21 @@ impl Outlet {
         }
     }
 
-    /// Returns when a client that polls has fetched everything; at once for others.
+    /// Returns when a polling client has fetched everything. For other clients it returns at once.
     pub(crate) async fn fetched(&self) {
         if let Kind::Mailbox(mailbox, _) = &self.0 {
             mailbox.fetched().await;
         }
     }
 
-    /// The client has logged in.
+    /// To be called when the client has logged in.
     pub(crate) fn logged_in(&self) {
         if let Kind::Mailbox(mailbox, _) = &self.0 {
             mailbox.logged_in();
         }
     }
 
-    /// True if something lies in a mailbox, which its client has not fetched.
+    /// True if there is a mailbox with something that the client has not fetched.
     pub(crate) fn holds(&self) -> bool {
         match &self.0 {
             Kind::Mailbox(mailbox, _) => mailbox.holds(),
@@ -119,14 +120,14 @@ impl Outlet {
         }
     }
 
-    /// Ends it.
+    /// Ends the outlet. With `Shutdown::Write`, a polling client may still fetch what waits for it.
     pub(crate) fn shut(&self, how: Shutdown) {
         match &self.0 {
-            // Fails only if the peer was faster.
+            // This fails only if the peer has closed before.
             Kind::Socket(socket) => drop(SockRef::from(socket.as_ref()).shutdown(how)),
             Kind::Mailbox(mailbox, socket) => match (socket.get(), how) {
                 (Some(socket), how) => drop(SockRef::from(socket.as_ref()).shutdown(how)),
-                // What was said is still to be fetched.
+                // The client may still fetch what is in the mailbox.
                 (None, Shutdown::Write) => mailbox.finish(),
                 (None, Shutdown::Both | Shutdown::Read) => mailbox.abort(),
             },

@@ -1,10 +1,10 @@
-//! What an accepted socket holds of the connector's bounds.
+//! What an accepted socket counts for in the connector's bounds.
 
 use crate::limits::{HalfOpen, Place, Seat, Seats};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
-/// What an accepted socket holds of the connector's bounds, until it is dropped.
+/// What an accepted socket counts for in the connector's bounds. Dropping this gives all of it back.
 pub(crate) struct Pass {
     room: Mutex<Room>,
     half_open: Mutex<Option<HalfOpen>>,
@@ -12,21 +12,21 @@ pub(crate) struct Pass {
 
 /// What a socket counts as.
 enum Room {
-    /// There was no place for it.
+    /// There was no place for the socket.
     None,
     /// A connection.
     Place { _place: Place },
-    /// One of those that a client which polls is counted for.
+    /// One of the connections that a polling client counts as.
     Seat(Seat),
 }
 
 impl Pass {
-    /// Of a socket whose handshake begins.
+    /// For a socket that has a place, and whose handshake begins.
     pub(crate) fn new(place: Place, half_open: HalfOpen) -> Arc<Self> {
         Self::with(Room::Place { _place: place }, half_open)
     }
 
-    /// Of a socket for which there is no place, unless it is of a client that has [seats](Seats).
+    /// For a socket that has no place. It is served only if it gets a [seat](Seats) of a polling client.
     pub(crate) fn at_the_door(half_open: HalfOpen) -> Arc<Self> {
         Self::with(Room::None, half_open)
     }
@@ -38,7 +38,7 @@ impl Pass {
         })
     }
 
-    /// The socket counts as one of this client's from now on, if the client has a seat to spare.
+    /// Lets the socket count as one of this client's from now on, if the client has a free seat.
     pub(crate) fn sit(&self, seats: &Seats) {
         let mut room = self.room.lock();
         if matches!(&*room, Room::Seat(seat) if seat.is_of(seats)) {
@@ -51,18 +51,19 @@ impl Pass {
         }
     }
 
-    /// False: the socket is one too many.
+    /// False if the socket has no place.
     pub(crate) fn has_room(&self) -> bool {
         !matches!(&*self.room.lock(), Room::None)
     }
 
-    /// The handshake is over.
+    /// To be called when the handshake is over.
     pub(crate) fn opened(&self) {
         let half_open = self.half_open.lock().take();
         drop(half_open);
     }
 
-    /// How the socket is to be ended if too many are half open. `end` must not come back here.
+    /// Sets how the socket is closed if too many are half open. `end` must not call this pass, because it may be called
+    /// while the pass is locked.
     pub(crate) fn ends_by(&self, end: impl FnOnce() + Send + 'static) {
         if let Some(half_open) = &*self.half_open.lock() {
             half_open.ends_by(end);

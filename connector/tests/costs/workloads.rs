@@ -10,8 +10,7 @@ use connector::chat_client::{Chat, Flow, Outcome, Source, TransportError};
 use connector::hub::{Hub, Member, TOUCH_INTERVAL};
 use connector::limits::QueueLimits;
 use connector::transport::Connection;
-use proto::v1::SendRequest;
-use proto::v1::send_request::Content;
+use proto::connector::v1::SessionMessage;
 use std::hint::black_box;
 use std::io::Read;
 use std::sync::Arc;
@@ -23,6 +22,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::Instant;
+
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 use wire::websocket::{Event, Reader};
@@ -238,12 +238,12 @@ fn publish() -> Workload {
             let mut answers = Vec::new();
             for _ in 0..TOGETHER {
                 number += 1;
-                let request = SendRequest {
+                let request = SessionMessage {
                     channel: "room".into(),
                     user: "lin".into(),
                     idempotency_key: format!("key-{number}"),
-                    content: Some(Content::BodyJson(Bytes::from_static(BODY.as_bytes()))),
-                    ..SendRequest::default()
+                    body_json: Bytes::from_static(BODY.as_bytes()),
+                    ..SessionMessage::default()
                 };
                 let (answer, answered) = oneshot::channel();
                 let deadline = Instant::now() + Duration::from_secs(2);

@@ -1,4 +1,4 @@
-//! A listening socket in the file system.
+//! A listening unix socket.
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -12,26 +12,26 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpStream, UnixListener};
 
-/// Bytes of a path that fit into the address of a unix socket.
+/// The bytes of a path that fit into the address of a unix socket.
 pub(super) const LONGEST: usize = 107;
-/// How long others may take to bind a socket in the same directory.
+/// How long to wait for other processes that bind or remove a socket in the same directory.
 const OTHERS: Duration = Duration::from_secs(1);
-/// Between two looks whether they are done.
+/// The pause between two tries to lock the directory.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Why there is no socket.
+/// Why a socket could not be bound.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UnixError {
-    /// A process accepts connections there, or will.
+    /// Another process listens there.
     #[error("another process listens there; stop it, or choose another path")]
     Taken,
-    /// The file is something else.
+    /// The file is not a socket.
     #[error("there is a file that is no socket; remove it, or choose another path")]
     NoSocket,
-    /// There is no directory to put it into.
+    /// The directory does not exist.
     #[error("there is no directory {0}; create it")]
     NoDirectory(PathBuf),
-    /// The directory may not be written.
+    /// This process may not write in the directory.
     #[error("{0}; give this process the right to write in the directory")]
     Denied(io::Error),
     /// Anything else.
@@ -44,14 +44,14 @@ pub(super) enum UnixError {
 pub(super) struct UnixSocket {
     listener: UnixListener,
     path: PathBuf,
-    /// Device and inode of its file, by which it knows that the file is still its own.
+    /// Device and inode of the file. They show whether the file at the path is still this socket's.
     file: (u64, u64),
 }
 
 impl UnixSocket {
     /// Listens at `path`, which is absolute. A file that was left there by a process that is gone is replaced.
     pub(super) fn bind(path: &Path) -> Result<Self, UnixError> {
-        // Nobody else who does the same may come between the look and what follows from it.
+        // No other process may bind or remove a socket between the check and what follows from it.
         let _lock = lock_directory(path)?;
         match fs::symlink_metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -76,7 +76,7 @@ impl UnixSocket {
         &self.path
     }
 
-    /// The next connection, as a stream like any other.
+    /// Accepts the next connection, as a stream like one of TCP.
     pub(super) async fn accept(&self) -> io::Result<TcpStream> {
         let (stream, _) = self.listener.accept().await?;
         let descriptor = OwnedFd::from(stream.into_std()?);
@@ -86,7 +86,8 @@ impl UnixSocket {
 
 impl Drop for UnixSocket {
     fn drop(&mut self) {
-        // Whoever looks for a socket must not find this file without its owner.
+        // The file is removed while the listener still lives, so nobody finds a file without a listener. The lock keeps
+        // other processes from replacing the file between the check and the removal.
         let _lock = lock_directory(&self.path);
         let found = fs::symlink_metadata(&self.path);
         if found.is_ok_and(|found| (found.dev(), found.ino()) == self.file) {
@@ -95,7 +96,7 @@ impl Drop for UnixSocket {
     }
 }
 
-/// Keeps others out of the directory who bind or remove sockets there, until this is dropped.
+/// Locks the directory against other processes that bind or remove sockets there. Dropping the file unlocks it.
 fn lock_directory(path: &Path) -> Result<File, UnixError> {
     let directory = path.parent().unwrap_or(path);
     let file = File::open(directory).map_err(|error| match error.kind() {
@@ -114,7 +115,7 @@ fn lock_directory(path: &Path) -> Result<File, UnixError> {
     }
 }
 
-/// True if a process listens at this socket. It does not wait, however many connections that process has to take.
+/// True if a process listens at this socket. This does not wait, even if that process is slow to accept.
 fn is_taken(path: &Path) -> Result<bool, UnixError> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);

@@ -16,7 +16,7 @@ pub(crate) enum Form {
         /// The log's own colours stay.
         colours: bool,
     },
-    /// `\u202e`: inside of a JSON string, where alone such characters can be.
+    /// `\u202e`, as in JSON, where such characters stand only within strings.
     Json,
 }
 

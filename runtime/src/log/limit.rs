@@ -1,7 +1,8 @@
-//! A line that is logged again and again is held back, and how often is said later.
+//! Holds back a line that is logged again and again, and later reports how often.
 //!
-//! Every place in the code that logs at "info" or above has a budget of its own. So no input, however often it comes, fills
-//! the log, and no place silences another one. What is below "info" was asked for, and has no limit.
+//! Every place in the code that logs at "info" or above has a budget of its own. So no input can fill the log, however
+//! often it comes, and no place uses up the budget of another. Lines below "info" have no limit, because somebody has
+//! asked for them.
 
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -17,10 +18,10 @@ use tracing_subscriber::layer::{Context, Layer};
 const BURST: u32 = 50;
 /// How long a budget lasts.
 pub(crate) const WINDOW: Duration = Duration::from_secs(10);
-/// The longest part of a message that is repeated when it is told how many like it were held back.
+/// How many characters of a message are repeated in the report about lines that were held back.
 const EXCERPT: usize = 120;
 
-/// What was held back, by place.
+/// The budgets of all places that log.
 pub(crate) struct RateLimit {
     places: Mutex<HashMap<Identifier, Place>>,
 }
@@ -73,7 +74,7 @@ impl RateLimit {
         false
     }
 
-    /// What was held back in windows that are over by now; it is forgotten here.
+    /// Returns what was held back in windows that are over by `now`, and forgets it.
     pub(crate) fn take(&self, now: Instant) -> Vec<HeldBack> {
         let mut places = self.places.lock();
         let over = places

@@ -71,7 +71,7 @@ impl Attack for Http2 {
             }
         }
         for (kind, path) in [
-            (Self::Bodiless, "Members"),
+            (Self::Bodiless, "ListMembers"),
             (Self::IdleStreams, "SendStream"),
         ] {
             if does(kind) {

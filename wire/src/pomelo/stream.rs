@@ -1,12 +1,13 @@
-//! Pomelo's packages back to back, split anywhere: what a client without WebSocket sends (hybrid-13).
+//! Pomelo's packages in a plain stream, as a client without WebSocket sends them (hybrid-13). A read may end anywhere.
 
 use super::{DATA, HANDSHAKE};
 use crate::Error;
 
-/// Type and length.
+/// The bytes of a package's type and length.
 const HEAD: usize = 4;
 
-/// Finds where packages end. While none is under way it holds no buffer, and what came in one piece is never copied.
+/// Finds the packages in a stream. A package that came in one piece is never copied, and between packages there is no
+/// buffer.
 #[derive(Debug)]
 pub struct Packages {
     limit: usize,
@@ -32,8 +33,8 @@ impl Packages {
     /// Takes the next bytes of the connection, and calls `on` with each package that is complete.
     ///
     /// # Errors
-    /// [`Error::Malformed`] with the first byte that begins no package, [`Error::TooBig`] with the first that
-    /// claims too much: so a length that is only claimed costs nothing.
+    /// [`Error::Malformed`] at the first byte that cannot begin a package. [`Error::TooBig`] as soon as a package
+    /// claims to be too long, so a length that is only claimed costs nothing.
     pub fn feed(&mut self, mut bytes: &[u8], mut on: impl FnMut(&[u8])) -> Result<(), Error> {
         while !self.partial.is_empty() && !bytes.is_empty() {
             let wanted = match self.length(&self.partial)? {
@@ -59,7 +60,7 @@ impl Packages {
         Ok(())
     }
 
-    /// The whole length of the package that begins here; `None`: its head is not all there.
+    /// The whole length of the package that begins here. `None` if its head is not complete.
     fn length(&self, bytes: &[u8]) -> Result<Option<usize>, Error> {
         let Some(&kind) = bytes.first() else {
             return Ok(None);

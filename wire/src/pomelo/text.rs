@@ -1,15 +1,16 @@
-//! The text of Pomelo's clients, which is UTF-8 only as far as U+FFFF.
+//! The text of Pomelo's clients, which is UTF-8 only up to U+FFFF.
 //!
-//! The original's JavaScript clients write a character beyond (every emoji) as two surrogates of three bytes each, and
-//! their decoder knows no sequence of four: it swallows the byte behind, often the quote, and the push is lost. The
-//! original's server mangled the one and sent the other. Here both directions work: surrogates are joined to the
-//! character that they stand for, and characters that such a decoder can't read are sent as JSON escapes, which every
-//! client reads.
+//! The original's JavaScript clients write a character beyond that, such as an emoji, as two surrogates of three bytes
+//! each. Their decoder does not know sequences of four bytes. It swallows the byte after them, often a quote, and the
+//! push is lost. The original's server spoilt such text in one direction, and sent it unchanged in the other. Here both
+//! directions work: surrogates are joined to the character that they stand for, and characters that such a decoder
+//! cannot read are sent as JSON escapes, which every client reads.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// What a client wrote, as UTF-8: surrogate pairs joined, and what is no text replaced by U+FFFD, as the original did.
+/// Turns a client's text into UTF-8. Surrogate pairs are joined, and bytes that are not text become U+FFFD, as in the
+/// original.
 pub(crate) fn to_utf8(bytes: &[u8]) -> Cow<'_, [u8]> {
     if simdutf8::basic::from_utf8(bytes).is_ok() {
         return Cow::Borrowed(bytes);
@@ -34,7 +35,7 @@ pub(crate) fn to_utf8(bytes: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(text)
 }
 
-/// The character whose two surrogates begin the bytes.
+/// The character whose two surrogates are at the beginning of the bytes.
 fn surrogate_pair(bytes: &[u8]) -> Option<char> {
     let Some(
         &[
@@ -53,7 +54,8 @@ fn surrogate_pair(bytes: &[u8]) -> Option<char> {
     char::decode_utf16([unit(a, b), unit(c, d)]).next()?.ok()
 }
 
-/// JSON as every client can read it: characters beyond U+FFFF, which only strings can hold, as escapes.
+/// Turns JSON into a form that every client can read. Characters beyond U+FFFF, which only strings can hold, become
+/// escapes.
 pub(crate) fn for_clients(json: &[u8]) -> Cow<'_, [u8]> {
     let is_beyond = |byte: &u8| *byte >= 0xf0;
     if !json.iter().any(is_beyond) {

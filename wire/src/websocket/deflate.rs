@@ -1,7 +1,8 @@
-//! permessage-deflate (RFC 7692): messages that travel compressed.
+//! permessage-deflate (RFC 7692): compressed messages.
 //!
-//! Always without context takeover, either way: so a compressed frame is the same bytes for every client and is made once for
-//! all of them, and a connection holds no window between messages. Compressors are the thread's, borrowed for one message.
+//! There is no context takeover in either direction. So a compressed frame has the same bytes for every client and is
+//! made once for all of them, and a connection keeps no window between messages. Each thread has a compressor, which
+//! serves one message at a time.
 
 use super::{Opcode, header};
 use crate::Error;
@@ -9,21 +10,22 @@ use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, 
 use http::{HeaderMap, HeaderValue, header};
 use std::cell::RefCell;
 
-/// Payloads below this stay plain: there is little to gain, and each costs (F13).
+/// Shorter payloads are not compressed: that would cost time and gain little (F13).
 const THRESHOLD: usize = 256;
-/// Of the two ends of what deflate writes at a flush this one is left out (section 7.2.1).
+/// The last bytes that deflate writes at a flush. They are not sent (section 7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
-/// What shows that a message is whole: that end, and a block that is the last one.
+/// What is added to a received message: the bytes that were not sent, and an empty last block. Only a message that is
+/// complete ends with that block.
 const END: [u8; 9] = [0, 0, 0xff, 0xff, 1, 0, 0, 0xff, 0xff];
-/// Space that is kept between messages.
+/// The most space that a thread keeps between messages.
 const KEPT: usize = 64 << 10;
-/// As far back as deflate refers.
+/// How far back deflate can refer.
 const WINDOW: usize = 32 << 10;
-/// Says that a frame begins a compressed message.
+/// The bit of a header that says that a compressed message begins.
 const COMPRESSED: u8 = 0x40;
-/// What an offer that is taken is answered with.
+/// The answer to an offer that is accepted.
 const AGREED: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
-/// The same for one that names the server's window, which has to be answered (section 7.1.2.1).
+/// The answer to an offer that names the server's window, which has to be confirmed (section 7.1.2.1).
 const AGREED_ON_WINDOW: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=15";
 
 struct Tools {
@@ -44,8 +46,8 @@ fn new_compress() -> Compress {
     Compress::new(Compression::fast(), false)
 }
 
-/// The answer to a client's offers, in their order; `None` if there is none that can be taken (section 5.1). One that asks for a
-/// smaller window is not: everybody's frames are made with the largest.
+/// The answer to the first of a client's offers that can be accepted (section 5.1). `None` if none can. An offer that
+/// asks for a smaller window cannot, because the frames for all clients are made with the largest one.
 #[must_use]
 pub fn negotiate(headers: &HeaderMap) -> Option<HeaderValue> {
     let offers = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS).iter();
@@ -54,7 +56,7 @@ pub fn negotiate(headers: &HeaderMap) -> Option<HeaderValue> {
     offers.find_map(answer).map(HeaderValue::from_static)
 }
 
-/// To one offer; `None` if it can't be taken.
+/// The answer to one offer. `None` if it cannot be accepted.
 fn answer(offer: &str) -> Option<&'static str> {
     let mut parts = offer.split(';').map(str::trim);
     if parts.next() != Some("permessage-deflate") {
@@ -83,7 +85,8 @@ fn answer(offer: &str) -> Option<&'static str> {
     Some(answer)
 }
 
-/// Appends a frame that is a whole message, with a payload of these parts: compressed if that makes it shorter.
+/// Appends a frame that is a whole message. Its payload consists of these parts, and is compressed if that makes it
+/// shorter.
 pub(crate) fn frame(out: &mut Vec<u8>, opcode: Opcode, parts: &[&[u8]]) {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     let begin = out.len();
@@ -97,7 +100,7 @@ pub(crate) fn frame(out: &mut Vec<u8>, opcode: Opcode, parts: &[&[u8]]) {
     }
 }
 
-/// False if it would be no shorter; then nothing was appended.
+/// Appends a compressed frame. If that would not be shorter, it appends nothing and returns false.
 fn compressed(out: &mut Vec<u8>, opcode: Opcode, parts: &[&[u8]], length: usize) -> bool {
     TOOLS.with_borrow_mut(
         |Tools {
@@ -127,7 +130,7 @@ fn compressed(out: &mut Vec<u8>, opcode: Opcode, parts: &[&[u8]], length: usize)
     )
 }
 
-/// What the parts, of this length together, become in this space; `None` if they can't be compressed.
+/// Compresses the parts into `space`. `length` is that of all parts together. `None` if they cannot be compressed.
 fn compress_all<'a>(
     compress: &mut Compress,
     parts: &[&[u8]],
@@ -135,8 +138,8 @@ fn compress_all<'a>(
     space: &'a mut Vec<u8>,
 ) -> Option<&'a [u8]> {
     space.clear();
-    // More than anything becomes: nine bits for a byte, and what stands around them. A compressor that runs out of space
-    // is of no use any more: what it has not written takes up room in it, or spoils what it writes next, even after a
+    // More than any message needs: nine bits for a byte, and what deflate adds. A compressor that runs out of space
+    // cannot be used again. What it has not written takes up room in it, or spoils what it writes next, even after a
     // reset (zlib-rs 0.6.8).
     space.reserve(length + length / 8 + 64);
     let mut parts = parts.iter().filter(|part| !part.is_empty()).peekable();
@@ -158,11 +161,11 @@ fn compress_all<'a>(
     space.strip_suffix(&TAIL)
 }
 
-/// Calls `on` with a message that came compressed; `limit` bounds it.
+/// Inflates a message, and calls `on` with it. It may have at most `limit` bytes.
 ///
 /// # Errors
-/// [`Error::TooBig`], with no more than the limit made of it; [`Error::Frame`] if it is not deflate, or
-/// ends too early.
+/// [`Error::TooBig`] if the message is longer, without inflating all of it. [`Error::Frame`] if it is not deflate, or
+/// is not complete.
 pub(crate) fn inflate<T>(
     compressed: &[u8],
     limit: usize,
@@ -182,7 +185,7 @@ pub(crate) fn inflate<T>(
     result
 }
 
-/// Appends what was compressed, if that is whole.
+/// Inflates a message and appends it. Fails if it is not complete.
 fn inflate_all(
     decompress: &mut Decompress,
     compressed: &[u8],
@@ -196,7 +199,7 @@ fn inflate_all(
     is_whole.then_some(()).ok_or(Error::Frame)
 }
 
-/// Appends what is in this part; true if a last block ends there.
+/// Inflates a part of a message and appends it. True if the part ends with a last block.
 fn inflate_part(
     decompress: &mut Decompress,
     mut part: &[u8],
@@ -205,7 +208,7 @@ fn inflate_part(
 ) -> Result<bool, Error> {
     loop {
         let length = message.len();
-        // One byte more shows that there is more.
+        // One byte more than the limit shows that there is more.
         let room = (limit + 1 - length).min(length.max(4 << 10));
         message.reserve_exact(room);
         let before = decompress.total_in();
@@ -221,8 +224,8 @@ fn inflate_part(
             if part.is_empty() {
                 return Ok(true);
             }
-            // A block that calls itself the last one may have others behind it, which refer to what it said (section
-            // 7.2.1).
+            // More blocks may follow after one that is marked as the last. They may refer to what came before it
+            // (section 7.2.1).
             decompress.reset(false);
             let window = &message[message.len().saturating_sub(WINDOW)..];
             decompress
@@ -307,7 +310,7 @@ mod tests {
         }
         assert_eq!(inflated(&[], 5), Ok(Vec::new()));
         assert_eq!(inflated(&[0xff, 0xff], 5), Err(Error::Frame));
-        // Without the padding, too.
+        // It works without the padding, too.
         assert_eq!(inflated(&last[..7], 5), Ok(b"Hello".to_vec()));
     }
 
@@ -325,7 +328,7 @@ mod tests {
         }
     }
 
-    /// RFC 7692, section 7.2.1: each padded to a whole byte, and the next refers to what came before.
+    /// RFC 7692, section 7.2.1. Each part is padded to a whole byte, and the next one refers to what came before.
     #[test]
     fn blocks_go_on_behind_one_that_calls_itself_the_last() {
         let parts = [100, 50_000, 40_000].map(|length| b"The same, again. ".repeat(length / 17));
@@ -396,7 +399,7 @@ mod tests {
         assert_eq!(payload(&out), (false, &noise[..]));
     }
 
-    /// What one message leaves in a compressor is not seen in the next.
+    /// Nothing of one message is left in the compressor for the next.
     #[test]
     fn messages_that_do_not_get_shorter_spoil_no_others() {
         let text = b"The same, and once more. ".repeat(100);
@@ -411,7 +414,7 @@ mod tests {
         }
     }
 
-    /// Nor is what a broken message leaves in a decompressor.
+    /// Nothing of a broken message is left in the decompressor for the next.
     #[test]
     fn messages_that_are_refused_spoil_no_others() {
         let text = b"The same, and once more. ".repeat(100);

@@ -1,14 +1,15 @@
 //! Reads a client's frames.
 //!
-//! [`Reader`] takes whatever a socket gives and calls back with whole messages, unmasked in place: while nothing is under
-//! way it holds no buffer, and a message that came in one piece is never copied. It refuses what the RFC forbids, and
-//! what is longer than its limit before the payload is looked at; it never holds more than the limit.
+//! A [`Reader`] takes the bytes of a socket and calls back with whole messages. Payloads are unmasked in place, and a
+//! message that came in one piece is never copied. Between messages the reader has no buffer. It refuses what the RFC
+//! forbids. It refuses a message that is longer than its limit before it looks at the payload, so no message takes more
+//! space than that.
 
 use super::{Opcode, deflate};
 use crate::Error;
 use std::cell::Cell;
 
-/// Two bytes, eight of an extended length, four of the mask.
+/// The longest header: two bytes, eight of an extended length, four of the mask.
 const HEADER_LIMIT: usize = 14;
 
 /// What a client has sent.
@@ -16,11 +17,12 @@ const HEADER_LIMIT: usize = 14;
 pub enum Event<'a> {
     /// A whole message. Text is UTF-8, unless the reader takes any bytes for text.
     Message(&'a [u8]),
-    /// To be answered with the same payload.
+    /// A ping, which has to be answered with the same payload.
     Ping(&'a [u8]),
-    /// The answer to a ping, or none.
+    /// A pong, which may answer no ping at all.
     Pong,
-    /// A code and a reason that a close frame may have (section 7.4), or nothing at all. It is the last event.
+    /// The payload of a close frame: a code and a reason that are allowed (section 7.4), or nothing. This is the last
+    /// event.
     Close(&'a [u8]),
 }
 
@@ -36,19 +38,19 @@ pub struct Reader {
     partial: Option<Box<Partial>>,
 }
 
-/// What is under way between two reads.
+/// What is not complete after a read.
 #[derive(Debug, Default)]
 struct Partial {
     /// The beginning of a header.
     header: [u8; HEADER_LIMIT],
     header_length: usize,
-    /// The frame that is not all there yet.
+    /// The frame whose payload is not complete.
     frame: Option<Frame>,
-    /// The payload so far, if that is a control frame.
+    /// The payload so far, if that frame is a control frame.
     control: Vec<u8>,
-    /// The message that is not all there yet; control frames may come in between.
+    /// The message that is not complete. Control frames may come between its frames.
     message: Option<Message>,
-    /// What was not looked at yet.
+    /// Bytes that were not looked at yet.
     unread: Vec<u8>,
 }
 
@@ -65,7 +67,7 @@ impl Reader {
         }
     }
 
-    /// The same where permessage-deflate was negotiated: the limit holds for messages before and after.
+    /// A reader for a connection with permessage-deflate. The limit holds for compressed and for inflated messages.
     #[must_use]
     pub fn inflating(limit: usize) -> Self {
         Self {
@@ -74,7 +76,7 @@ impl Reader {
         }
     }
 
-    /// Bytes that are kept of a message that is not complete.
+    /// The bytes that are kept between two reads.
     #[must_use]
     pub fn held(&self) -> usize {
         let partial = self.partial.as_ref();
@@ -87,7 +89,7 @@ impl Reader {
         })
     }
 
-    /// The same for a protocol of bytes that some clients send in text frames: what such a frame holds need not be UTF-8.
+    /// The same, for a binary protocol that some clients send in text frames: a text need not be UTF-8.
     #[must_use]
     pub fn taking_any_text(self) -> Self {
         Self {
@@ -96,18 +98,19 @@ impl Reader {
         }
     }
 
-    /// Takes the next bytes of the connection, which it unmasks in place, and calls `on` with what is complete.
-    /// Everything behind a close frame or an error is ignored.
+    /// Takes the next bytes of the connection, unmasks them in place, and calls `on` for each event. Everything after a
+    /// close frame or an error is ignored.
     ///
     /// # Errors
-    /// [`Error::Frame`], [`Error::Utf8`] and [`Error::TooBig`]: the reason to close for. Events that came
-    /// before hold.
+    /// [`Error::Frame`], [`Error::Utf8`] and [`Error::TooBig`] are reasons to close the connection. The events before
+    /// are valid.
     pub fn feed(&mut self, bytes: &mut [u8], mut on: impl FnMut(Event<'_>)) -> Result<(), Error> {
         self.end_with(|reader| reader.read(bytes, &mut on, &|| false))
     }
 
-    /// As [`feed`](Self::feed), but stops behind the message with which so many bytes of messages are exceeded: compressed, many
-    /// fit into one read. What was not looked at is kept, until it is [resumed](Self::resume).
+    /// Like [`feed`](Self::feed), but stops after the message with which more than `most` bytes of messages were found.
+    /// If messages are compressed, very many fit into one read. The rest is kept until [`resume`](Self::resume) is
+    /// called.
     ///
     /// # Errors
     /// As [`feed`](Self::feed).
@@ -184,7 +187,7 @@ impl Reader {
         Ok(())
     }
 
-    /// The frame that goes on or begins here, and the bytes behind its header. `None`: the header is not all there.
+    /// The frame that continues or begins here, and the bytes after its header. `None` if the header is not complete.
     fn frame<'a>(&mut self, bytes: &'a mut [u8]) -> Result<Option<(Frame, &'a mut [u8])>, Error> {
         let mut stored = 0;
         let mut header = [0; HEADER_LIMIT];
@@ -213,7 +216,7 @@ impl Reader {
         Ok(Some((frame, &mut bytes[length - stored..])))
     }
 
-    /// Checks a new frame against what is under way.
+    /// Checks that a new frame may come now, and that its message stays within the limit.
     fn admit(&self, frame: &Frame) -> Result<(), Error> {
         let message = self.partial.as_ref().and_then(|it| it.message.as_ref());
         match (frame.opcode, message) {
@@ -229,7 +232,7 @@ impl Reader {
         Ok(())
     }
 
-    /// The next piece of a message.
+    /// Handles the next piece of a message.
     fn data(
         &mut self,
         frame: &Frame,
@@ -267,7 +270,7 @@ impl Reader {
         Ok(())
     }
 
-    /// It begins a message that has to be UTF-8.
+    /// True if the frame begins a message that has to be UTF-8.
     fn is_text(&self, frame: &Frame) -> bool {
         frame.opcode == Opcode::Text && !self.takes_any_text
     }
@@ -287,7 +290,7 @@ impl Reader {
         })
     }
 
-    /// The next piece of a control frame.
+    /// Handles the next piece of a control frame.
     fn control(
         &mut self,
         frame: &Frame,
@@ -340,23 +343,24 @@ impl Partial {
 struct Frame {
     opcode: Opcode,
     is_final: bool,
-    /// It begins a compressed message.
+    /// Whether it begins a compressed message.
     is_compressed: bool,
-    /// Turned so that it begins with the byte for the next piece.
+    /// Rotated, so that it begins with the byte for the next piece.
     mask: [u8; 4],
     /// The bytes of the payload that are still to come.
     left: usize,
 }
 
 impl Frame {
-    /// The frame that begins here, and the length of its header. `None`: more bytes are needed. What is wrong is refused
+    /// The frame that begins here, and the length of its header. `None` if more bytes are needed. A fault is refused
     /// with the first byte that shows it.
     fn parse(bytes: &[u8], inflates: bool) -> Result<Option<(Self, usize)>, Error> {
         let &[first, ref rest @ ..] = bytes else {
             return Ok(None);
         };
         let is_final = first & 0x80 != 0;
-        // The three reserved bits stand for extensions; ours marks the first frame of a message (RFC 7692, section 6).
+        // The three reserved bits are for extensions. permessage-deflate marks the first frame of a compressed message
+        // with one of them (RFC 7692, section 6).
         let is_compressed = inflates && first & 0x70 == 0x40;
         let is_reserved = first & 0x70 != 0 && !is_compressed;
         let opcode = Opcode::from_bits(first & 0x0f).ok_or(Error::Frame)?;
@@ -419,7 +423,7 @@ impl Frame {
 #[derive(Debug, Default)]
 struct Message {
     bytes: Vec<u8>,
-    /// It has to be UTF-8.
+    /// Whether it has to be UTF-8.
     is_text: bool,
     is_compressed: bool,
     /// How much of a text is known to be UTF-8.
@@ -427,8 +431,8 @@ struct Message {
 }
 
 impl Message {
-    /// Doubles its space when it must, but never takes more than the `left` bytes of the frame can fill, so a claimed
-    /// length costs nothing and the limit holds for the space as well.
+    /// Doubles the space when more is needed, but takes no more than the `left` bytes of the frame can fill. So a
+    /// length that is only claimed costs nothing, and the limit holds for the space, too.
     fn append(&mut self, piece: &[u8], left: usize) {
         let length = self.bytes.len() + piece.len();
         if length > self.bytes.capacity() {
@@ -438,9 +442,9 @@ impl Message {
         self.bytes.extend_from_slice(piece);
     }
 
-    /// A text is refused with the first piece that can't be part of UTF-8 (section 8.1).
+    /// Refuses a text with the first piece that cannot be part of UTF-8 (section 8.1).
     fn check(&mut self, is_last: bool) -> Result<(), Error> {
-        // What is compressed is checked when it is whole.
+        // A compressed text is checked when it is inflated.
         if !self.is_text || self.is_compressed {
             return Ok(());
         }
@@ -453,7 +457,8 @@ impl Message {
     }
 }
 
-/// Nothing, or a code that an endpoint may send (section 7.4) and a reason in UTF-8.
+/// Checks the payload of a close frame: nothing, or a code that an endpoint may send (section 7.4) and a reason in
+/// UTF-8.
 fn check_close(payload: &[u8]) -> Result<(), Error> {
     let Some((&code, reason)) = payload.split_first_chunk() else {
         return if payload.is_empty() {

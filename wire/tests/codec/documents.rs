@@ -1,8 +1,8 @@
-//! What `docs/protocols/` tells client authors is what the code does.
+//! The tables in `docs/protocols/` say what the code does.
 
 use wire::{Disconnect, Reason};
 
-/// The rows whose first cell is a close code of ours, cell by cell.
+/// The rows that begin with one of our close codes, cell by cell.
 fn rows(document: &str) -> Vec<Vec<&str>> {
     let rows = document.lines().filter_map(|line| line.strip_prefix("| "));
     rows.map(|row| row.trim_end_matches(" |").split(" | ").collect())
@@ -59,7 +59,7 @@ fn every_reason_to_close_is_documented_as_a_label_of_the_metric() {
     }
 }
 
-/// Reason, code and whether to retry, of each refusal.
+/// Compares reason, code and whether to retry.
 #[test]
 fn the_table_of_refusals_in_json_md_is_the_codes() {
     let document = include_str!("../../../docs/protocols/json.md");

@@ -1,4 +1,5 @@
-//! The vectors from the original's own encoders: what clients send is read, what the server sends is written alike.
+//! Vectors from the original's own encoders. What clients send can be read, and what the server sends is written in the
+//! same bytes.
 
 use crate::reference::{
     Message, RouteName, channel, codec, decode, frames, object, package, publication, request,
@@ -153,7 +154,7 @@ fn packages_are_read_and_written() {
                 let out = written(|out| wire::close(WireFormat::POMELO, Disconnect::Attack, out));
                 frames(&out)[..1].to_vec()
             }
-            // "kick" is for those who are kicked by hand.
+            // The original sent "kick" to clients that were kicked by hand.
             5 => continue,
             other => panic!("package {other}"),
         };

@@ -1,4 +1,4 @@
-//! JSON over WebSocket as CONTRACT fixes it, and arbitrary text.
+//! JSON over WebSocket (`docs/protocols/json.md`), and arbitrary text.
 
 use crate::reference::{
     Decoded, Frame, channel, codec, decode, frames, object, publication, publication_position,
@@ -21,7 +21,7 @@ fn asked(input: Input) -> Decoded {
     }
 }
 
-/// What is answered to what is no request; with an id if that could be read.
+/// The answer to a message that is not a request. `id` is there if it could be read.
 fn refusal(id: &str) -> String {
     let message = "This is not a request. Send one JSON object with a string \\\"route\\\", and no part twice.";
     format!(
@@ -53,12 +53,12 @@ fn a_request_is_read_and_its_body_left_as_it_is() {
             key: Some("k".into()),
         }))
     );
-    // In any order, with an id of 0, with parts that nobody knows, and with escapes.
+    // Parts may come in any order, may be unknown, and may hold escapes. The id may be 0.
     assert_eq!(
         read("\n{\"body\":{},\"x\":[{}],\"route\":\"a\\u002eb\",\"id\":0} "),
         asked(request(0, "a.b", object("{}")))
     );
-    // Routes are the handlers' matter, not the codec's.
+    // The codec does not check routes. The handlers do.
     assert_eq!(
         read(r#"{"id":1,"route":""}"#),
         asked(request(1, "", RequestBody::Empty))
@@ -189,7 +189,7 @@ fn a_farewell_is_a_push_and_a_close_code() {
 proptest! {
     #[test]
     fn pushes_survive_the_way_to_the_client(name in "[^\\pC]{1,20}", route in "[^\\pC]{1,20}", value in any::<String>()) {
-        // Not every character may be in a name.
+        // Names may not hold every character.
         prop_assume!(ChannelName::new(name.as_str()).is_ok() && Route::new(route.as_str()).is_ok());
         let body = json!({ "value": value });
         let publication = publication(&route, &body.to_string());

@@ -1,5 +1,5 @@
-//! The codecs and the WebSocket reader against the original's recorded bytes (`testkit/recordings/`), against decoders that were
-//! written apart from them, and against arbitrary input.
+//! Tests the codecs and the WebSocket reader: against the original's recorded bytes (`testkit/recordings/`), against
+//! decoders that were written separately, and with arbitrary input.
 
 mod documents;
 mod golden;

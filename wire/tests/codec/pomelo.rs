@@ -1,4 +1,4 @@
-//! Pomelo's rules one by one (PEERS K6, F1, F12, F13), round trips, and arbitrary frames.
+//! Pomelo's rules one by one (K6, F1, F12, F13), round trips, and arbitrary frames.
 
 use crate::reference::{
     Decoded, Message, RouteName, channel, codec, decode, frames, object, package, publication,
@@ -31,7 +31,7 @@ fn data(message: &Message) -> Vec<u8> {
     package(4, &message.encode())
 }
 
-/// The body that reaches the handler.
+/// The body that reaches the handler for these bytes.
 fn body(bytes: &[u8]) -> RequestBody {
     let message = Message {
         body: bytes.into(),
@@ -123,7 +123,7 @@ fn what_is_no_package_of_a_clients_closes_k6_f13() {
         vec![3, 0, 0],
         vec![4, 0, 0, 9, 0, 1],
         vec![4, 0xff, 0xff, 0xff],
-        // A DATA package that ends within its message.
+        // DATA packages that end within their message.
         package(4, b""),
         package(4, &[0]),
         package(4, &[0, 0x80]),
@@ -156,7 +156,7 @@ fn several_packages_may_share_a_frame_f13() {
     let decoded = decode(&mut codec, &frame);
     assert_eq!(decoded.inputs, expected);
     assert_eq!(decoded.frames.len(), 3);
-    // What came before a fault holds.
+    // What came before a fault is still valid.
     frame.extend(package(9, b""));
     let mut codec = self::codec(WireFormat::POMELO);
     let decoded = decode(&mut codec, &frame);
@@ -179,7 +179,7 @@ fn a_request_id_has_32_bits_f1() {
         decode(&mut working(), &endless),
         refused(wire::Error::Malformed)
     );
-    // The wire has room for 2³² − 1, not for a longer spelling of less.
+    // An id of 2³² − 1 can be written, but a smaller one may not use more bytes than five.
     let spelled = package(
         4,
         &[&[0, 0x81, 0x80, 0x80, 0x80, 0x80, 0], &b"\x03a.b{}"[..]].concat(),
@@ -286,13 +286,13 @@ fn what_is_no_object_counts_as_none_but_an_array_is_unusable_k6_f12() {
 
 #[test]
 fn text_beyond_u_ffff_comes_and_goes_as_the_clients_can_write_and_read_it() {
-    // As pomelo-protocol's strencode writes {"a":"😀x"}.
+    // This is how pomelo-protocol's strencode writes {"a":"😀x"}.
     assert_eq!(
         body(b"{\"a\":\"\xed\xa0\xbd\xed\xb8\x80x\"}"),
         object("{\"a\":\"😀x\"}")
     );
     assert_eq!(body("{\"a\":\"😀\"}".as_bytes()), object("{\"a\":\"😀\"}"));
-    // Half a pair, and what is no text, as the original's Buffer read them.
+    // Half a pair and bytes that are not text are read as the original's Buffer read them.
     assert_eq!(
         body(b"{\"a\":\"\xed\xa0\xbd\"}"),
         object("{\"a\":\"\u{fffd}\u{fffd}\u{fffd}\"}")
@@ -311,6 +311,26 @@ fn text_beyond_u_ffff_comes_and_goes_as_the_clients_can_write_and_read_it() {
         Message::decode(&unpack(&frames(&out)[0].1).1).body,
         expected
     );
+}
+
+#[test]
+fn the_largest_body_that_operators_may_allow_fits_into_a_package() {
+    let most = usize::try_from(channel_store::body::LARGEST_BODY).expect("it fits");
+    let head = r#"{"a":""#;
+    let emoji = "😀".repeat((most - head.len() - 2) / 4);
+    let publication = publication("onMessage", &format!("{head}{emoji}\"}}"));
+    let format = WireFormat::POMELO_POSITIONS;
+    let out = written(|out| wire::push(format, &channel("4"), &publication, out));
+    let [(2, payload)] = &frames(&out)[..] else {
+        panic!("one binary frame");
+    };
+    assert_eq!(payload[1..4], payload_length(payload.len() - 4));
+}
+
+fn payload_length(length: usize) -> [u8; 3] {
+    let [zero, rest @ ..] = u32::try_from(length).expect("it fits").to_be_bytes();
+    assert_eq!(zero, 0, "{length} bytes have no length of three bytes");
+    rest
 }
 
 #[test]
@@ -382,8 +402,8 @@ fn each_reason_closes_as_the_table_says() {
     }
 }
 
-/// Native clients take a KICK as final, and others the code 1000: neither may stand in the way of who is to come back. A
-/// heartbeat timeout alone has the code that was recorded (K5).
+/// Native clients take a KICK as final, and others the code 1000. A client that should connect again must get neither.
+/// Only a heartbeat timeout has the code that was recorded (K5).
 #[test]
 fn who_is_to_come_back_is_not_kicked_and_sees_no_normal_end() {
     let mut checked = 0;
@@ -406,7 +426,7 @@ fn who_is_to_come_back_is_not_kicked_and_sees_no_normal_end() {
     assert_eq!(checked, 8);
 }
 
-/// The `ws` of Pomelo's client for Node.js throws an error that nobody can catch when it reads any other code.
+/// The `ws` of Pomelo's client for Node.js throws an error that nobody can catch when it reads another code.
 #[test]
 fn no_close_code_is_newer_than_what_old_libraries_know() {
     for reason in Disconnect::ALL {
@@ -416,7 +436,7 @@ fn no_close_code_is_newer_than_what_old_libraries_know() {
     }
 }
 
-/// It reads pushes that the original did not have, and its library takes a push as what it is.
+/// Such a client knows pushes that the original did not have, and its library does not take a push as final.
 #[test]
 fn who_asked_for_positions_is_told_why_by_a_push() {
     let out = written(|out| {
@@ -445,7 +465,7 @@ fn who_sends_too_much_is_told_the_limit() {
     assert_eq!(frames, [(2, kick), (8, close)]);
 }
 
-/// A request whose flag says that its body is compressed.
+/// The body of a request whose flag says that it is compressed.
 fn compressed(body: &[u8], limit: usize) -> RequestBody {
     let message = Message {
         body: body.into(),

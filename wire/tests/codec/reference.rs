@@ -1,5 +1,5 @@
-//! The client's side of the protocols, written apart from the codecs and with other means: slow, plain, and strict
-//! about what a server may send.
+//! The client's side of the protocols. It shares no code with the codecs, is slow and plain, and is strict about what a
+//! server may send.
 
 use bytes::Bytes;
 use channel_store::{ChannelName, Epoch, Payload, Position, Publication, Route, User, UserId};
@@ -18,7 +18,7 @@ pub(crate) fn frames(bytes: &[u8]) -> Vec<Frame> {
     frames.map(|it| (it.opcode, it.payload.to_vec())).collect()
 }
 
-/// A Pomelo package that is all of a frame.
+/// Unpacks a frame that consists of one Pomelo package.
 pub(crate) fn unpack(frame: &[u8]) -> (u8, Vec<u8>) {
     let length =
         usize::from(frame[1]) * 65_536 + usize::from(frame[2]) * 256 + usize::from(frame[3]);
@@ -26,7 +26,7 @@ pub(crate) fn unpack(frame: &[u8]) -> (u8, Vec<u8>) {
     (frame[0], frame[4..].to_vec())
 }
 
-/// A Pomelo message, after the grammar of the original's documentation.
+/// A Pomelo message, by the grammar in the original's documentation.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Message {
     pub(crate) kind: u8,
@@ -113,7 +113,7 @@ impl Message {
     }
 }
 
-/// What came of one message.
+/// What a codec made of one message.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Decoded {
     pub(crate) inputs: Vec<Input>,
@@ -131,7 +131,7 @@ pub(crate) fn decode(codec: &mut Codec, message: &[u8]) -> Decoded {
     }
 }
 
-/// What a function that writes has written.
+/// What a function appends. It must not change what was there before.
 pub(crate) fn written(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut out = b"before".to_vec();
     write(&mut out);
@@ -143,7 +143,7 @@ pub(crate) fn codec(format: WireFormat) -> Codec {
     Codec::new(format, Duration::from_secs(25))
 }
 
-/// A Pomelo connection whose handshake is behind it.
+/// A Pomelo connection that has finished its handshake.
 pub(crate) fn working() -> Codec {
     let mut codec = codec(WireFormat::POMELO);
     decode(&mut codec, &package(1, br#"{"sys":{}}"#));

@@ -1,5 +1,5 @@
-//! Recorded conversations, played again to the codec: what it sends by itself equals what the original sent, it finds the
-//! requests that the original answered, and every reply, push and farewell is written in the recorded bytes.
+//! Plays recorded conversations again. The codec sends what the original sent, and finds the requests that the original
+//! answered. Every reply, push and farewell is written in the recorded bytes.
 
 use crate::reference::{
     Decoded, Frame, Message, RouteName, channel, decode, frames, publication, unpack, written,
@@ -9,7 +9,7 @@ use testkit::recording::{self, Event, Step};
 use testkit::websocket::{BINARY, CLOSE};
 use wire::{Codec, Disconnect, Input, Request, WireFormat};
 
-/// The frames of one connection of a recording, each with whether the client sent it.
+/// The frames of one connection of a recording. Each comes with whether the client sent it.
 fn recorded(recording: &str, connection: usize) -> Vec<(bool, Frame)> {
     let steps = recording::read(recording).into_iter();
     let of_connection = steps.filter(|step| step.connection == connection);
@@ -23,18 +23,18 @@ fn recorded(recording: &str, connection: usize) -> Vec<(bool, Frame)> {
     of_connection.filter_map(frame).collect()
 }
 
-/// What a connection came to.
+/// The result of a replay.
 struct Replay {
-    /// What the client asked for, in order.
+    /// The client's requests, in order.
     requests: Vec<Request>,
     /// The ids that the original answered, in order.
     answered: Vec<u64>,
     result: Result<(), wire::Error>,
-    /// What the original closed with: from its KICK on.
+    /// What the original sent at the end: a KICK, and a close frame.
     farewell: Vec<Frame>,
 }
 
-/// Feeds the client's frames to a codec, and compares all that the server sent.
+/// Feeds the client's frames to a codec, and compares its answers with those of the original.
 fn replay(recording: &str, connection: usize, heartbeat: u64) -> Replay {
     let recorded = recorded(recording, connection);
     assert!(recorded.len() > 2, "the recording was read");
@@ -84,7 +84,7 @@ fn replay(recording: &str, connection: usize, heartbeat: u64) -> Replay {
     replay
 }
 
-/// A reply or push of the original as the codec writes it.
+/// A reply or push of the original, written by the codec.
 fn again(message: &Message) -> Vec<u8> {
     written(|out| match &message.route {
         RouteName::None => wire::reply(WireFormat::POMELO, message.id, &message.body, out),
@@ -130,7 +130,7 @@ fn hybrid_04_unknown_routes() {
     assert_eq!(replay.answered, [2, 3, 4, 5, 6, 7, 8, 10]);
     assert_eq!(ids(&replay.requests), replay.answered);
     assert_eq!(replay.result, Ok(()));
-    // A login each as NOTIFY, as REQUEST with id 0 and as PUSH.
+    // The client logged in three times: by a NOTIFY, by a REQUEST with id 0, and by a PUSH.
     let notified: Vec<_> = replay
         .requests
         .iter()

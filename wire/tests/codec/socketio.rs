@@ -82,7 +82,7 @@ fn a_request_is_read_from_a_string_message() {
     let body = object(r#"{"userId":"哈😀"}"#);
     let expected = asked(request(0x0102_03ff, "connector.handler.login", body));
     assert_eq!(read(&event(&login)), expected);
-    // With the number of an acknowledgement, which nobody waits for, and with a second argument.
+    // The number of an acknowledgement and a second argument are ignored.
     let numbered = format!("4217{}", json!(["message", login, {}]));
     assert_eq!(read(&numbered), expected);
 }
@@ -128,7 +128,7 @@ fn what_is_no_message_of_pomelos_is_ignored() {
         r#"451-["message",{"_placeholder":true,"num":0}]"#.to_owned(),
         format!("42/admin,{}", json!(["message", composed(1, "a.b", "{}")])),
         "41/admin".to_owned(),
-        // What comes of an upgrade, late.
+        // Packets of an upgrade that come late.
         "5".to_owned(),
         "6".to_owned(),
     ] {
@@ -206,7 +206,7 @@ fn only(write: impl FnOnce(&mut Vec<u8>)) -> Value {
 fn replies_and_pushes_are_strings_of_json_as_recorded() {
     let reply =
         written(|out| wire::reply(OLD, 1, r#"{"code":0,"message":"登录成功"}"#.as_bytes(), out));
-    // siofix-01.
+    // The recorded bytes (siofix-01).
     let recorded = r#"42["message","{\"id\":1,\"body\":{\"code\":0,\"message\":\"登录成功\"}}"]"#;
     assert_eq!(frames(&reply), [text(recorded)]);
     let publication = publication("onMessage", r#"{"content":"哈😀","userId":"u"}"#);
@@ -261,8 +261,8 @@ fn who_is_to_stay_away_is_kicked_with_a_reason_and_then_closed() {
     assert_eq!(ended[1..], [(8, close)]);
 }
 
-/// JavaScript's strings may hold half of a surrogate pair. It is answered like a body that can't be used, and the connection
-/// stays.
+/// JavaScript's strings may hold half of a surrogate pair. It is answered like a body that cannot be used, and the
+/// connection stays open.
 #[test]
 fn half_of_a_surrogate_pair_is_answered_and_closes_nothing() {
     for half in [r"\ud800", r"\udc00", r"\ud800x", r"\udc00\ud800"] {
@@ -273,7 +273,7 @@ fn half_of_a_surrogate_pair_is_answered_and_closes_nothing() {
         let expected = request(Some(7), "chat.handler.send", RequestBody::Unusable);
         assert_eq!(inputs, [expected], "{packet}");
     }
-    // Elsewhere than in the message it is of no interest, as other events are.
+    // Outside of the message it is ignored, like other events.
     for packet in [
         r#"42["\ud800","x"]"#,
         r#"42["other","\ud800"]"#,
@@ -289,7 +289,7 @@ fn half_of_a_surrogate_pair_is_answered_and_closes_nothing() {
     );
 }
 
-/// After a proper close some libraries stay away, others wait for their own time-out.
+/// After a proper close some libraries do not connect again, or only after their own time-out.
 #[test]
 fn who_is_to_come_back_sees_the_connection_break() {
     for format in [OLD, NEW] {

@@ -1,4 +1,4 @@
-//! The WebSocket reader: RFC 6455's rules, its limit, and that it makes no difference how the bytes are cut.
+//! The WebSocket reader: the rules of RFC 6455, the limit, and that it does not matter how the bytes are split.
 
 use crate::reference::{frames, masked, written};
 use proptest::prelude::*;
@@ -8,7 +8,7 @@ use wire::websocket::{self, Event, Opcode, Reader};
 const LIMIT: usize = 300;
 const MASK: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
 
-/// An event, kept.
+/// A copy of an event.
 #[derive(Debug, Clone, PartialEq)]
 enum Seen {
     Message(Vec<u8>),
@@ -28,7 +28,7 @@ fn keep(event: Event<'_>) -> Seen {
 
 type Outcome = (Vec<Seen>, Result<(), wire::Error>);
 
-/// Feeds the bytes cut after each of the given lengths, in turn.
+/// Feeds the bytes in pieces of these lengths, in turn.
 fn feed(mut reader: Reader, bytes: &[u8], cuts: &[usize]) -> Outcome {
     let mut seen = Vec::new();
     let mut bytes = bytes.to_vec();
@@ -97,22 +97,22 @@ fn fragments_are_joined_and_control_frames_may_come_in_between() {
 
 #[test]
 fn what_the_rfc_forbids_is_refused_with_1002() {
-    // Section 5.1: a client masks.
+    // Section 5.1: a client must mask its frames.
     refused(&[0x82, 0x00], wire::Error::Frame);
     // Section 5.2: no extension was negotiated; these opcodes are reserved.
     for first in [0xc2, 0xa2, 0x92, 0x83, 0x87, 0x8b, 0x8f] {
         refused(&masked(first, MASK, b""), wire::Error::Frame);
     }
-    // Section 5.4: nothing to continue; a message within a message.
+    // Section 5.4: there is nothing to continue; a message begins within another.
     refused(&masked(0x80, MASK, b""), wire::Error::Frame);
     refused(
         &[masked(0x02, MASK, b""), masked(0x82, MASK, b"")].concat(),
         wire::Error::Frame,
     );
-    // Section 5.5: control frames are whole and short.
+    // Section 5.5: control frames must be whole and short.
     refused(&masked(0x09, MASK, b""), wire::Error::Frame);
     refused(&masked(0x89, MASK, &[0; 126]), wire::Error::Frame);
-    // Section 7.4: a code has two bytes, and not any.
+    // Section 7.4: a code has two bytes, and not every code is allowed.
     refused(&masked(0x88, MASK, b"\x03"), wire::Error::Frame);
     for code in [0_u16, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000] {
         refused(&masked(0x88, MASK, &code.to_be_bytes()), wire::Error::Frame);
@@ -129,7 +129,7 @@ fn text_that_is_not_utf_8_is_refused_with_1007_at_once() {
     refused(&masked(0x81, MASK, b"a\xff"), wire::Error::Utf8);
     refused(&masked(0x81, MASK, b"\xe5\x93"), wire::Error::Utf8);
     refused(&masked(0x88, MASK, b"\x03\xe8\xff"), wire::Error::Utf8);
-    // The message has not ended, but it can't become text any more.
+    // The message is not complete, but it cannot become text any more.
     refused(&masked(0x01, MASK, b"\xe5\x93\xff"), wire::Error::Utf8);
     refused(&masked(0x81, MASK, b"a\xffb")[..8], wire::Error::Utf8);
     let binary = masked(0x82, MASK, b"a\xff");
@@ -159,7 +159,7 @@ fn a_message_beyond_the_limit_is_refused_before_its_payload_is_looked_at() {
     refused(&fragments, wire::Error::too_big(LIMIT));
 }
 
-/// Each of these as a frame of its own: first byte, payload.
+/// Feeds frames to a reader that inflates. Each is given by its first byte and its payload.
 fn compressed(frames: &[(u8, &[u8])]) -> Outcome {
     let mut bytes = Vec::new();
     for (first, payload) in frames {
@@ -203,16 +203,16 @@ fn what_rfc_7692_forbids_is_refused() {
         &[(0x41, &HELLO[..3]), (0xc0, &HELLO[3..])],
         &[(0xe1, &HELLO[..])],
         &[(0x91, b"x")],
-        // No deflate.
+        // This is not deflate.
         &[(0xc1, &[0xff, 0xff])],
     ] {
         assert_eq!(compressed(frames).1, Err(wire::Error::Frame), "{frames:?}");
     }
-    // What inflates to other than UTF-8: a stored block with a byte alone.
+    // A stored block whose only byte is not UTF-8.
     let stored = [0x00, 0x01, 0x00, 0xfe, 0xff, 0xff, 0x00];
     assert_eq!(compressed(&[(0xc1, &stored)]).1, Err(wire::Error::Utf8));
     assert_eq!(compressed(&[(0xc2, &stored)]).1, Ok(()));
-    // Without the extension the bit is reserved.
+    // Without the extension this bit is reserved.
     refused(&masked(0xc1, MASK, &HELLO), wire::Error::Frame);
 }
 
@@ -321,7 +321,7 @@ proptest! {
     }
 }
 
-/// A protocol of bytes in text frames: nothing is checked, whether a message comes whole, in pieces, or compressed.
+/// A binary protocol in text frames. The text is not checked, whether a message comes whole, in pieces, or compressed.
 #[test]
 fn text_of_any_bytes_is_taken_where_the_protocol_is_one_of_bytes() {
     let message = b"\x04\0\0\x80\xff\xed\xa0\x80";

@@ -1,10 +1,10 @@
-//! The line of sends while all is well, and its bounds.
+//! Ordered streams while all is well, and their bounds.
 
 use super::{Sender, chat_of, in_time};
 use crate::testing::chat::Instance;
 use crate::testing::{let_run, soon};
 use futures_util::FutureExt;
-use proto::v1::SendRequest;
+use proto::connector::v1::SessionMessage;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -32,8 +32,8 @@ async fn a_refusal_passes_its_reason_and_holds_nobody_up() {
     let mut stream = instance.stream().await;
     let mut sender = Sender::new(&chat);
     sender.send_all(&["1", "2"]);
-    let (number, _) = stream.next().await;
-    stream.refuse(number, "NOT_MEMBER");
+    stream.next().await;
+    stream.refuse("NOT_MEMBER");
     stream.take().await;
     assert_eq!(sender.answers(2).await, ["1 refused NOT_MEMBER", "2 sent"]);
 }
@@ -45,7 +45,7 @@ async fn a_session_stays_with_its_instance_while_it_has_unanswered_sends() {
     let mut to_a = a.stream().await;
     let_run().await;
     let sender = Sender::new(&chat);
-    // Only A is up.
+    // Only chat A is up.
     sender.send("1");
     assert_eq!(to_a.keys(1).await, ["1"]);
     let _to_b = b.stream().await;
@@ -127,12 +127,17 @@ async fn the_session_is_settled_when_the_last_answer_has_been_given() {
     }
     tokio::join!(soon(sender.flow.settled()), stream.take());
     assert!(!sender.has_no_answer());
-    // Whoever waits for it must find the answer given.
+    // Whoever waits for the window must find the outcome given.
     let flow = Arc::clone(&sender.flow);
     let (given, when_given) = oneshot::channel();
-    chat.send(&sender.flow, SendRequest::default(), in_time(), move |_| {
-        let _ = given.send(flow.settled().now_or_never().is_some());
-    });
+    chat.send(
+        &sender.flow,
+        SessionMessage::default(),
+        in_time(),
+        move |_| {
+            let _ = given.send(flow.settled().now_or_never().is_some());
+        },
+    );
     stream.take().await;
     assert!(!soon(when_given).await.unwrap(), "settled too early");
 }
@@ -156,7 +161,7 @@ async fn frames_stay_below_what_chat_takes() {
             frame.len()
         );
         for send in frame {
-            assert_eq!(send.send.unwrap().idempotency_key, next.to_string());
+            assert_eq!(send.idempotency_key, next.to_string());
             next += 1;
         }
     }

@@ -1,5 +1,5 @@
-//! Chat as a connector sees it, with instances that do what the test says. In the same process, so that time can be
-//! paused: what takes a second takes it exactly.
+//! The client of chat, with chats that do what the test says. All run in one process, so that time can be paused and
+//! takes exactly as long as it should.
 
 mod addresses;
 mod calls;
@@ -11,8 +11,7 @@ use super::endpoint::Endpoint;
 use super::{CALL, Chat, Flow, Outcome};
 use crate::testing::chat::Instance;
 use crate::testing::soon;
-use proto::v1::SendRequest;
-use proto::v1::send_request::Content;
+use proto::connector::v1::SessionMessage;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -20,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::Status;
 
-/// A chat of these instances, of which none is up yet.
+/// A client of these chats. None of them is up yet.
 pub(crate) fn chat_of(instances: &[&Instance]) -> Arc<Chat> {
     let chat = Chat::nowhere(None);
     for (index, instance) in instances.iter().enumerate() {
@@ -31,12 +30,12 @@ pub(crate) fn chat_of(instances: &[&Instance]) -> Arc<Chat> {
     chat
 }
 
-/// When the answer to a request is due that was received now.
+/// The deadline of a request that is received now.
 pub(crate) fn in_time() -> Instant {
     Instant::now() + CALL
 }
 
-/// One session's way to chat, and what it is answered.
+/// A session's window, and the answers that it gets.
 struct Sender {
     chat: Arc<Chat>,
     flow: Arc<Flow>,
@@ -67,17 +66,17 @@ impl Sender {
         self.send_to_by(channel, key, bytes, in_time());
     }
 
-    /// Whose answer is due at another time than usual.
+    /// Sends with another deadline than usual.
     fn send_by(&self, key: &str, deadline: Instant) {
         self.send_to_by("room", key, 2, deadline);
     }
 
     fn send_to_by(&self, channel: &str, key: &str, bytes: usize, deadline: Instant) {
-        let request = SendRequest {
+        let request = SessionMessage {
             channel: channel.into(),
             idempotency_key: key.into(),
-            content: Some(Content::BodyJson(vec![b' '; bytes].into())),
-            ..SendRequest::default()
+            body_json: vec![b' '; bytes].into(),
+            ..SessionMessage::default()
         };
         let (answered, key) = (self.answered.clone(), key.to_owned());
         self.chat
@@ -116,7 +115,7 @@ impl Sender {
     }
 }
 
-/// Refuses an instance's streams until something else has come.
+/// Refuses the streams of a chat until `what` has come.
 pub(crate) async fn while_refusing<T>(instance: &mut Instance, what: impl Future<Output = T>) -> T {
     let mut what = pin!(soon(what));
     loop {

@@ -1,4 +1,4 @@
-//! Which chats are used: those that are seen to publish where the connector listens.
+//! Which chats are used: those that were seen to publish where the connector listens.
 
 use super::super::endpoint::Endpoint;
 use super::super::prover::{OwnSettings, Prover};
@@ -9,17 +9,17 @@ use async_trait::async_trait;
 use channel_store::probe::{Met, ProbeFeed, ProbePoint, SLOTS};
 use channel_store::{Position, Shard};
 use parking_lot::Mutex;
-use proto::v1::probed::Outcome;
-use proto::v1::{self, ProbeResponse, Probed, Settings};
+use proto::connector::v1::probe_result::Outcome;
+use proto::connector::v1::{ProbeResponse, ProbeResult, Settings};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tonic::Status;
 
-/// A channel on a shard that is away: chat ends each stream by which something is said in it.
+/// A channel on a shard that is away. Chat ends each stream that brings a send to it.
 const AWAY: &str = "shard-2";
 
-/// The connector's own Redis: it hears whatever a chat says that it has written at `lifetime`.
+/// The connector's own Redis. It hears every probe that a chat says it has written at `lifetime`.
 struct Ear {
     lifetime: &'static str,
 }
@@ -71,15 +71,19 @@ enum Manner {
     HasMessageLimit(u64),
 }
 
+fn length(milliseconds: u64) -> Option<prost_types::Duration> {
+    Duration::from_millis(milliseconds).try_into().ok()
+}
+
 impl Manner {
     fn answer(&self) -> Result<ProbeResponse, Status> {
         let mut settings = Settings {
             prefix: "gc".into(),
-            lease_milliseconds: 10_000,
+            lease: length(10_000),
             ..Settings::default()
         };
         let written = |epoch: &str| {
-            Outcome::Written(v1::Position {
+            Outcome::Written(proto::chat::v1::Position {
                 epoch: epoch.into(),
                 offset: 1,
             })
@@ -93,11 +97,11 @@ impl Manner {
                 (written("other"), "a")
             }
             Self::HasLease(milliseconds) => {
-                settings.lease_milliseconds = *milliseconds;
+                settings.lease = length(*milliseconds);
                 (written("a"), "a")
             }
             Self::HasLogLife(milliseconds) => {
-                settings.log_life_milliseconds = *milliseconds;
+                settings.log_life = length(*milliseconds);
                 (written("a"), "a")
             }
             Self::HasMessageLimit(bytes) => {
@@ -107,7 +111,7 @@ impl Manner {
             Self::Hangs => return Err(Status::deadline_exceeded("")),
         };
         Ok(ProbeResponse {
-            probed: vec![Probed {
+            results: vec![ProbeResult {
                 outcome: Some(outcome),
                 server: "redis-b".into(),
                 lifetime: lifetime.into(),
@@ -117,7 +121,7 @@ impl Manner {
     }
 }
 
-/// A chat that answers by itself.
+/// A chat that answers without the test's help.
 struct Played {
     manner: Arc<Mutex<Manner>>,
     sends: Arc<Mutex<Vec<String>>>,
@@ -155,14 +159,13 @@ impl Played {
                         let (mut stream, sends) = (call.accept(), sends.clone());
                         tokio::spawn(async move {
                             while let Some(frame) = stream.frame().await {
-                                for send in frame {
-                                    let request = send.send.unwrap();
+                                for request in frame {
                                     if request.channel == AWAY {
                                         return stream.end(Status::unavailable("away"));
                                     }
                                     let key = request.idempotency_key;
                                     sends.lock().push(key);
-                                    stream.sent(send.number);
+                                    stream.sent();
                                 }
                             }
                         });
@@ -222,7 +225,7 @@ async fn a_chat_on_another_redis_is_sent_nothing_and_the_other_one_everything() 
     publishes(&chat, true).await;
     let mut sender = Sender::new(&chat);
     for number in 0..50 {
-        // Each in a channel of its own: half of them are the wrong one's.
+        // Each send goes to another channel. Half of them would go to the wrong chat.
         sender.send_to(&format!("room-{number}"), &number.to_string(), 2);
         assert_eq!(sender.answer().await, format!("{number} sent"));
     }
@@ -288,8 +291,8 @@ async fn settings_that_contradict_a_chats_keep_it_away_and_say_so() {
     }
 }
 
-/// Logs that are touched too seldom end while they have members, and what a client is let send is refused by chat. Either
-/// hurts some day only, so such a chat is used, and told.
+/// With too few touches, logs end while they have members. With too low a limit, chat refuses what clients may send.
+/// Both do harm only some day, so such a chat is used, and the operator is told.
 #[tokio::test(start_paused = true)]
 async fn settings_that_go_badly_with_a_chats_are_told_and_it_is_used_all_the_same() {
     let touched_seldom =
@@ -300,7 +303,7 @@ async fn settings_that_go_badly_with_a_chats_are_told_and_it_is_used_all_the_sam
         (Manner::HasLogLife(180_000), None),
         (Manner::HasMessageLimit(999), Some(limited)),
         (Manner::HasMessageLimit(1_000), None),
-        // Of a chat that does not tell, nothing is known.
+        // A chat that does not tell its settings.
         (Manner::Writes("a"), None),
     ] {
         let chat = proven_by(&[&Played::new(manner)]);
@@ -353,7 +356,7 @@ async fn a_chat_that_is_slow_stays_what_it_was() {
         tokio::time::sleep(Duration::from_secs(30)).await;
         assert!(*chat.available().borrow() && *chat.publishes().borrow());
     }
-    // But who has never been seen to publish is not used.
+    // A chat that was never seen to publish is not used.
     let never = Played::new(Manner::Unanswered);
     let chat = proven_by(&[&never]);
     tokio::time::sleep(Duration::from_secs(30)).await;

@@ -1,7 +1,9 @@
-//! Socket.IO's way in (`docs/protocols/socketio.md`): Engine.IO over WebSocket, over polls, and from the one to the other.
+//! Clients of Socket.IO (`docs/protocols/socketio.md`): Engine.IO over WebSocket, over polls, and the switch from polls
+//! to a WebSocket.
 //!
-//! A client that polls is a connection like any other, whose outlet is a mailbox and whose inlet takes what is posted.
-//! When it has opened a WebSocket beside its polls, that takes the place of both, with nothing lost or overtaken.
+//! A polling client has a connection like any other client. Its outlet is a mailbox, from which polls fetch, and its
+//! inlet takes what is posted. When the client has opened a WebSocket beside its polls, that replaces both. No message
+//! is lost then, and none overtakes another.
 
 mod polled;
 mod probe;
@@ -30,16 +32,16 @@ use std::sync::atomic::AtomicBool;
 use tokio::sync::mpsc;
 use wire::{EngineIo, WireFormat};
 
-/// Where clients find it, with and without the slash.
+/// The path of Socket.IO, with and without the slash at the end.
 pub(super) const PATHS: [&str; 2] = ["/socket.io/", "/socket.io"];
 
-/// Serves clients of Socket.IO, and knows those that poll.
+/// Serves clients of Socket.IO, and has a list of those that poll.
 pub(crate) struct SocketIo {
     clients: Arc<Clients>,
     limits: Arc<Limits>,
-    /// Clients that offer it are sent compressed frames.
+    /// Whether clients are sent compressed frames if they offer to take them.
     deflate: bool,
-    /// Clients that poll, by the ids that they were given.
+    /// The polling clients, by the ids that they were given.
     polled: Mutex<HashMap<String, Arc<Polled>>>,
 }
 
@@ -57,7 +59,7 @@ impl SocketIo {
         self.polled.lock().get(id).cloned()
     }
 
-    /// A poll or a post takes one of its client's seats for the socket that brings it.
+    /// If the request is a poll or a post of a known client, its socket takes one of that client's seats.
     pub(super) fn sit(&self, request: &Request<Incoming>, pass: &Pass) {
         if !PATHS.contains(&request.uri().path()) {
             return;
@@ -107,7 +109,8 @@ impl SocketIo {
             (None, true, _) => Ok(self.open_websocket(asked.version, request)),
             (Some(client), true, _) => {
                 let clients = Arc::clone(&self.clients);
-                // What waits for polls is plain, and goes over as it is.
+                // Without compression: what waits for polls was written as plain frames, and the WebSocket gets these
+                // bytes.
                 Ok(upgrade(request, None, move |stream, pass, first| {
                     let limits = clients.limits.clone();
                     clients.spawn(probe::probe(client, stream, pass, first, limits));
@@ -172,7 +175,7 @@ impl SocketIo {
         );
         let (posted, inlet) = mpsc::channel(1);
         let mut greeting = self.greeting(version, &id, r#"["websocket"]"#).into_iter();
-        // The first packet is the answer to this request, whatever follows that to the next.
+        // The first packet is the answer to this request. Further ones wait for the next poll.
         let open = greeting.next();
         greet(&connection, greeting.as_slice());
         let client = Polled {
@@ -194,13 +197,14 @@ impl SocketIo {
         });
         let mut response = packets(version, open.as_deref());
         if let (EngineIo::V3, Ok(cookie)) = (version, cookie) {
-            // Balancers of the original's clients may go by it.
+            // A balancer may use the cookie to send all requests of a client to the same connector.
             response.headers_mut().insert(header::SET_COOKIE, cookie);
         }
         Ok(response)
     }
 
-    /// The first packets; in the newer version the client goes on from the first.
+    /// The first packets to a client. In version 3 the second one says that the namespace is connected. In version 4
+    /// the client asks for that.
     fn greeting(&self, version: EngineIo, id: &str, upgrades: &str) -> Vec<String> {
         let Heartbeats { interval, timeout } = &self.clients.limits.socket_io;
         let (interval, timeout) = (interval.as_millis(), timeout.as_millis());
@@ -226,7 +230,7 @@ fn greet(connection: &Arc<Connection>, packets: &[String]) {
     connection.send(&frames, &mut None);
 }
 
-/// 120 random bits: whoever has it may speak for its client.
+/// A random id of 120 bits. Nobody must be able to guess it, because whoever has it may speak for its client.
 fn new_id() -> Option<String> {
     use base64::Engine;
     let random = unguessable::<15>().ok()?;

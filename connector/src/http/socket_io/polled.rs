@@ -1,4 +1,4 @@
-//! A client that polls: what it fetches, and what it posts.
+//! A polling client: its polls and its posts.
 
 use super::request::Refusal;
 use crate::http::response::text;
@@ -17,32 +17,32 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use wire::{Disconnect, EngineIo, engine_io};
 
-/// Bytes that a client may post at once, if two messages of the limit are not more: characters may come written twice.
-/// Messages in it are bound each by the message limit.
+/// The bytes that one post may have, or twice the message limit if that is more: some clients encode UTF-8 twice. Each
+/// message in a post is bounded by the message limit.
 const POST: usize = 512 << 10;
-/// Of a post that is too long, so many times the limit is read before its connection ends.
+/// A post that is too long is read up to this many times its bound. Then the connection ends.
 const READ_ON: usize = 4;
 
-/// A client that polls.
+/// A polling client.
 pub(super) struct Polled {
     pub(super) version: EngineIo,
     pub(super) connection: Arc<Connection>,
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) posted: mpsc::Sender<Posted>,
-    /// Held while a post is taken: there is one at a time.
+    /// Locked while a post is taken. A client may send only one at a time.
     pub(super) posting: tokio::sync::Mutex<()>,
-    /// For its polls and posts, until it has a WebSocket.
+    /// The places for its polls and posts. `None` once it has a WebSocket.
     pub(super) seats: Mutex<Option<Seats>>,
-    /// It has polled.
+    /// True once it has polled again after its first request.
     pub(super) is_here: AtomicBool,
     pub(super) queues: Arc<QueueLimits>,
 }
 
 impl Polled {
-    /// Answers with what waits for it, as soon as there is something.
+    /// Answers a poll as soon as something waits for the client.
     pub(super) async fn poll(&self) -> Result<Response<Full<Bytes>>, Refusal> {
         if !self.is_here.swap(true, Ordering::Relaxed) {
-            // If there is no room, something was posted, which says the same.
+            // If there is no room, a post is waiting there. It also shows that the client is there.
             let _ = self.posted.try_send(Posted::Here);
         }
         match self.mailbox.fetch().await {
@@ -58,7 +58,8 @@ impl Polled {
         }
     }
 
-    /// Answered when all that was posted is under way: so a slow chat pushes back on the client.
+    /// Takes a post. The answer comes when the post is queued for the client's loop. Only one may wait there, so a slow
+    /// chat pushes back on the client.
     pub(super) async fn post(
         &self,
         request: Request<Incoming>,
@@ -91,7 +92,7 @@ impl Polled {
         Ok(text("ok", "text/html"))
     }
 
-    /// Closes as a socket is closed that brings too much. Of what was posted nothing is taken.
+    /// Closes the connection, like one whose socket brings a message that is too large. Nothing of the post is taken.
     fn too_big(&self, limits: &ClientLimits) -> Refusal {
         self.connection
             .close(wire::Error::too_big(limits.message).into());
@@ -99,8 +100,8 @@ impl Polled {
     }
 }
 
-/// Reads a body of at most so many bytes. Of a longer one the rest is read and forgotten, within reason: a client that
-/// still writes would not see the answer.
+/// Reads a body of at most `most` bytes. The rest of a longer one is read and dropped, up to a limit, because a client
+/// that is still writing would not see the answer.
 async fn read(body: Incoming, most: usize, counted: &mut Counted) -> Result<Vec<u8>, Refusal> {
     let mut body = Limited::new(body, READ_ON * most);
     let mut bytes = Vec::new();

@@ -1,4 +1,4 @@
-//! A client that polls goes over to a WebSocket: it tries that first, while polls go on.
+//! How a polling client switches to a WebSocket. It tries the WebSocket first, while its polls go on.
 
 use super::polled::Polled;
 use crate::limits::ClientLimits;
@@ -10,7 +10,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 use wire::websocket::{self, Event, Opcode, Reader};
 
-/// Polls that find nothing end at once, for as long as this lives: the client waits for that.
+/// While this lives, polls that find nothing end at once. The client waits for the end of its poll before it switches.
 struct Hurry<'a>(&'a Polled);
 
 impl Drop for Hurry<'_> {
@@ -19,7 +19,7 @@ impl Drop for Hurry<'_> {
     }
 }
 
-/// Serves a WebSocket beside polls until it takes their place, or comes to nothing.
+/// Serves a WebSocket beside a client's polls, until it replaces them or the attempt fails.
 pub(super) async fn probe(
     client: Arc<Polled>,
     stream: TcpStream,
@@ -30,19 +30,20 @@ pub(super) async fn probe(
     let (reader, writer) = stream.into_split();
     let probed = probed(&client, reader, &writer, first, &limits);
     let Ok(Some(reader)) = timeout(limits.handshake, probed).await else {
-        tracing::debug!("a client did not go over from polls to its WebSocket");
+        tracing::debug!("a client did not switch from polls to its WebSocket");
         return;
     };
     pass.opened();
     client.mailbox.logged_in();
-    // In this order: what it sends from now on is read when it is answered there.
+    // The connection switches first. So when the client's next message is read, its answer goes to the WebSocket.
     client.connection.switch(writer);
     let seats = client.seats.lock().take();
     drop(seats);
     let _ = client.posted.send(Posted::Switched(reader, pass)).await;
 }
 
-/// A ping with the word "probe", the same as a pong, and the word that it goes over.
+/// Waits for a ping with the word "probe", answers with a pong, and waits for the packet that says that the client
+/// switches. `None` if the client sends anything else.
 async fn probed(
     client: &Polled,
     reader: OwnedReadHalf,

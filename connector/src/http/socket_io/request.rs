@@ -17,10 +17,10 @@ pub(super) struct Asked<'a> {
     pub(super) id: Option<&'a str>,
 }
 
-/// Why a request is not served: Engine.IO's codes and texts.
+/// Why a request is not served, with Engine.IO's codes and texts.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Refusal {
-    /// Not answered at all.
+    /// The connection is over, so the request gets no answer.
     Gone,
     Transport,
     UnknownId,
@@ -56,7 +56,8 @@ impl Refusal {
     }
 }
 
-/// A client is refused because a bound was reached. Its connection ends, so that asking again costs a new one.
+/// Refuses a client because a bound was reached. The connection ends, so that each further try costs the client a new
+/// one.
 fn busy(bound: Bound) -> Response<Full<Bytes>> {
     bound.reached();
     let (status, message) = match bound {
@@ -110,7 +111,7 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// Pages of other origins may talk to us, as they may over WebSocket, which asks nobody.
+/// Allows pages of other origins to poll. They can open a WebSocket anyway, because browsers do not ask before that.
 pub(super) fn allow(origin: Option<HeaderValue>, headers: &mut HeaderMap) {
     let with_credentials = origin.is_some();
     let origin = origin.unwrap_or(HeaderValue::from_static("*"));

@@ -1,11 +1,11 @@
-//! The way out of one socket: order, bounds, and the end.
+//! A connection: order, bounds, and its end.
 
 use super::*;
 use crate::testing::client::{self, Client, Told, connect};
 use crate::testing::{channel, sized, soon};
 use crate::transport::mailbox::Mailbox;
 
-/// A push of some size.
+/// A push of about 8 KiB.
 fn frame(offset: u64) -> Vec<u8> {
     let mut frame = Vec::new();
     let publication = sized("a", offset, 8 << 10);
@@ -19,7 +19,8 @@ fn send(connection: &Arc<Connection>, offsets: impl IntoIterator<Item = u64>) {
     }
 }
 
-/// Sends from an offset on until the socket takes no more; the last offset sent, whose frame is not wholly written.
+/// Sends from an offset on, until the socket takes no more. Returns the last offset sent, whose frame is not fully
+/// written.
 fn stuff(connection: &Arc<Connection>, mut offset: u64) -> u64 {
     while connection.queue.lock().chunks.is_empty() {
         send(connection, [offset]);
@@ -62,7 +63,7 @@ async fn frames_leave_in_order_also_when_the_socket_takes_no_more_for_a_while() 
     let rest = client.offsets(400).await;
     let all: Vec<u64> = read.into_iter().chain(rest).collect();
     assert_eq!(all, (1..=last + 600).collect::<Vec<_>>());
-    // It is over with the queue: the next frame needs neither it nor a task.
+    // The queue is gone, and the next frame needs neither it nor a task.
     until(|| Arc::strong_count(&connection) == 1).await;
     assert_eq!(limits.queued(), 0);
     send(&connection, [last + 601]);
@@ -70,7 +71,7 @@ async fn frames_leave_in_order_also_when_the_socket_takes_no_more_for_a_while() 
     assert_eq!(client.position().await.1, last + 601);
 }
 
-/// More than a mailbox takes: what is in there goes before what waits behind it.
+/// The mailbox is full. What is in it comes before what waits behind it.
 #[tokio::test]
 async fn whoever_goes_over_to_a_socket_is_given_what_waited_for_polls_in_order() {
     let limits = roomy();
@@ -141,11 +142,11 @@ async fn beyond_the_processs_bound_who_lags_is_cut_off_and_nobody_else() {
     let (idle, mut idle_client) = connect(WireFormat::JSON, &limits).await;
     send(&first, first_last + 1..=first_last + 30);
     assert_eq!(first.closing(), None);
-    // With what the first has, this is too much.
+    // Together with what waits for the first, this is too much.
     send(&second, second_last + 1..=second_last + 30);
     assert_eq!(second.closing(), Some(Disconnect::Slow));
     assert_eq!(first.closing(), None);
-    // Its one frame is under way, and stays.
+    // Its only frame has been begun, so it is kept.
     large.send(&vec![0; 32 << 20], &mut None);
     assert_eq!(large.closing(), Some(Disconnect::Slow));
     assert!(limits.queued() > limits.process);
@@ -163,7 +164,7 @@ async fn an_abort_ends_what_waits_for_a_client_that_never_reads() {
     let limits = roomy();
     let (connection, _client, last) = stuck(&limits).await;
     send(&connection, last + 1..=last + 2_000);
-    // The kernel takes some more, and then no more.
+    // The kernel takes some more bytes, and then none.
     let mut before = 0;
     while limits.queued() != before {
         before = limits.queued();
@@ -229,7 +230,7 @@ async fn a_client_that_went_away_is_noticed_by_whoever_writes_and_costs_nothing_
     assert_eq!(limits.queued(), 0);
 }
 
-/// What was carried out is answered, whatever closes the connection meanwhile; nothing is pushed any more.
+/// What was carried out is answered, even if the connection closes meanwhile. Nothing is pushed any more.
 #[tokio::test]
 async fn answers_come_before_the_farewell_and_pushes_do_not() {
     let (connection, mut client) = connect(WireFormat::JSON, &roomy()).await;
@@ -281,7 +282,7 @@ async fn what_is_queued_can_be_waited_for() {
     assert_eq!(rest, (positions(last), Some(1000)));
 }
 
-/// Its share of the queue is exceeded.
+/// A connection with more in its queue than its share.
 async fn behind(limits: &Arc<QueueLimits>) -> (Arc<Connection>, Client) {
     let (connection, client, last) = stuck(limits).await;
     send(&connection, last + 1..=last + 1_100);

@@ -1,7 +1,7 @@
-//! The store behind a simulated network: a server that speaks for the store in memory, and a feed that reaches it.
+//! A store behind a simulated network: a server for the store in memory, and a feed that reaches it.
 //!
-//! What travels is the number of a message; the message itself lies in a table that both ends know. So delays, cuts and
-//! partitions are the network's, and nothing needs an encoding.
+//! Only the number of a message travels. The message itself is in a table that both ends know. So delays, cuts and
+//! partitions come from the network, and messages need no encoding.
 
 use async_trait::async_trait;
 use channel_store::memory::MemoryStore;
@@ -56,7 +56,7 @@ impl Table {
     }
 }
 
-/// What a server's connections bring to their connectors.
+/// Where a server's connection puts what its connector must get.
 struct Outbox(mpsc::UnboundedSender<Message>);
 
 impl FeedSink for Outbox {
@@ -71,13 +71,13 @@ impl FeedSink for Outbox {
     }
 }
 
-/// What happens to connections.
+/// The faults of connections.
 pub(super) struct Faults {
     /// Ends all connections.
     pub(super) cut: broadcast::Sender<()>,
-    /// In 10,000 publications, how many get lost on a connection that goes on.
+    /// How many of 10,000 publications are lost on a connection that goes on.
     pub(super) deaf: u32,
-    /// How many were.
+    /// How many publications were lost so far.
     pub(super) lost: AtomicU64,
 }
 
@@ -159,7 +159,7 @@ async fn connection(
     }
 }
 
-/// A connector's side: it reconnects for ever, as the feed of Redis does.
+/// The connector's end. It reconnects for ever, as the feed of Redis does.
 pub(super) struct NetworkFeed {
     table: Arc<Table>,
     sink: Arc<dyn FeedSink>,
@@ -188,7 +188,7 @@ impl NetworkFeed {
         feed
     }
 
-    /// Serves one connection until it ends, or does not answer.
+    /// Serves one connection, until it ends or does not answer.
     async fn connect(&self, number: u64) -> Option<()> {
         let stream = timeout(ANSWER_TIME, TcpStream::connect(("store", PORT)));
         let stream = stream.await.ok()?.ok()?;
@@ -295,7 +295,7 @@ async fn keep_connected(feed: Weak<NetworkFeed>) {
         {
             let mut state = feed.state.lock();
             state.connection = None;
-            // Whoever waits for an answer is told that none comes.
+            // Tell everybody who waits that no answer will come.
             state.pages.clear();
             state.ends.clear();
         }

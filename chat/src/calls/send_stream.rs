@@ -1,26 +1,23 @@
-//! One caller's messages, in order: what is ready is published in batches, a few batches at a time, and answered in the
+//! One caller's messages, in order. What is ready is published in batches, a few batches at a time, and answered in the
 //! order in which it came.
 //!
-//! Whoever reads the answers drives the stream: HTTP/2 polls it only when the caller has room for more. A caller that
-//! reads no answers is therefore not read from either, and memory stays within a few batches.
+//! The reader of the answers drives the stream: HTTP/2 polls it only when the caller has room for more. So a caller that
+//! reads no answers is not read from either, and memory stays within a few batches.
 //!
 //! The store may refuse a message for a moment and take the next one: out of memory, or while a slot of a cluster moves.
-//! So that the caller can send again in order, nothing of a channel is with the store behind something of the same
-//! channel that is unanswered: a batch holds at most one call for each channel, and ends before the first message whose
-//! channel has an unanswered call. The stream ends with an error as soon as an outcome is unknown, or after it was
-//! answered that the store is full, because that answer may get lost. No later send is answered then; the caller sends
-//! again what is unanswered, with the same keys.
+//! The caller must be able to send again in order. So while a message of a channel is with the store and unanswered, no
+//! other message of that channel is given to the store: a batch holds at most one call for each channel, and ends before
+//! the first message whose channel has an unanswered call. The stream ends with an error as soon as an outcome is unknown,
+//! and also after the answer that the store is full, because that answer may get lost. No later message is answered then.
+//! The caller sends again what is unanswered, with the same keys.
 
-use crate::calls::sent;
 use crate::config::Limits;
 use crate::error::{Error, of_transport};
+use crate::metering;
 use crate::streams::Place;
-use crate::{metering, validate};
 use channel_store::{CallSize, ChannelName, Publish, Published, Publisher, StoreError};
 use futures_util::future::{BoxFuture, FutureExt, MaybeDone, maybe_done};
 use futures_util::stream::{Stream, StreamExt};
-use proto::v1::numbered_answer::Answer;
-use proto::v1::{NumberedAnswer, NumberedSend, SendStreamRequest, SendStreamResponse};
 use runtime::Shutdown;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::pin::Pin;
@@ -28,29 +25,49 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tonic::{Status, Streaming};
+use tonic_types::pb;
 
-/// Batches that may be with the store at once: enough to keep it busy while answers travel.
+/// How many batches may be with the store at once: enough to keep it busy while answers travel.
 const BATCHES_IN_FLIGHT: usize = 4;
 /// A batch is full with so many messages …
 const BATCH_MESSAGES: usize = 256;
 /// … or so many bytes.
 const BATCH_BYTES: usize = 1024 * 1024;
-/// The most sends in one frame of the caller's.
-const FRAME_SENDS: usize = 1_024;
+/// The largest number of messages in one frame of the caller.
+const FRAME_MESSAGES: usize = 1_024;
+
+/// The messages of one contract's stream. An answer has no number: its place in the order says which message it is for.
+pub(crate) trait Contract: 'static {
+    /// A frame of the caller.
+    type Request;
+    /// One message of a frame.
+    type Message: Send + Unpin;
+    /// A frame of answers.
+    type Response;
+    /// The answer to one message.
+    type Outcome: Send + Unpin;
+
+    fn messages(frame: Self::Request) -> Vec<Self::Message>;
+    /// A body of more than `limit` bytes is refused.
+    fn check(message: Self::Message, limit: usize) -> Result<Publish, Error>;
+    fn sent(published: &Published) -> Self::Outcome;
+    fn refused(status: pb::Status) -> Self::Outcome;
+    fn response(outcomes: Vec<Self::Outcome>) -> Self::Response;
+}
 
 /// The answers to the messages of one stream.
-pub struct SendStream {
-    requests: Streaming<SendStreamRequest>,
+pub(crate) struct SendStream<C: Contract> {
+    requests: Streaming<C::Request>,
     publisher: Arc<dyn Publisher>,
     limits: Limits,
     shutdown: BoxFuture<'static, ()>,
     /// Read, and in no batch yet.
-    waiting: VecDeque<NumberedSend>,
+    waiting: VecDeque<C::Message>,
     /// Checked, and in no batch yet because its channel has an unanswered call.
     next: Option<Checked>,
     /// Batches with the store, oldest first.
-    in_flight: VecDeque<InFlight>,
-    /// The channels of those.
+    in_flight: VecDeque<InFlight<C::Outcome>>,
+    /// The channels of those batches.
     busy: HashSet<ChannelName>,
     /// Set when nothing more is read: how the stream ends after the answers that are still to come.
     end: Option<Result<(), Status>>,
@@ -58,8 +75,8 @@ pub struct SendStream {
 }
 
 /// A batch with the store.
-struct InFlight {
-    answered: MaybeDone<BoxFuture<'static, Answered>>,
+struct InFlight<O> {
+    answered: MaybeDone<BoxFuture<'static, Answered<O>>>,
     channels: Vec<ChannelName>,
 }
 
@@ -78,7 +95,7 @@ impl Batch {
 
     /// Gives the message back if it has to wait for the answer to another one.
     fn add(&mut self, checked: Checked, busy: &HashSet<ChannelName>) -> Result<(), Checked> {
-        if let Ok(publish) = &checked.publish {
+        if let Ok(publish) = &checked {
             if busy.contains(&publish.channel) {
                 return Err(checked);
             }
@@ -97,23 +114,19 @@ impl Batch {
 }
 
 /// A message that was checked.
-struct Checked {
-    number: u64,
-    publish: Result<Publish, Error>,
-}
+type Checked = Result<Publish, Error>;
 
 /// What became of a batch.
-#[derive(Default)]
-struct Answered {
-    answers: Vec<NumberedAnswer>,
-    /// Why nothing after those answers is answered.
+struct Answered<O> {
+    outcomes: Vec<O>,
+    /// Why nothing after those outcomes is answered.
     broken: Option<Error>,
 }
 
-impl SendStream {
+impl<C: Contract> SendStream<C> {
     /// A publisher belongs to one connection of the store, and stays the stream's own: another one could overtake it.
     pub(crate) fn new(
-        requests: Streaming<SendStreamRequest>,
+        requests: Streaming<C::Request>,
         publisher: Arc<dyn Publisher>,
         limits: Limits,
         shutdown: Shutdown,
@@ -145,9 +158,9 @@ impl SendStream {
             let channels: Vec<_> = calls.into_keys().collect();
             self.busy.extend(channels.iter().cloned());
             let publisher = Arc::clone(&self.publisher);
-            // The store's own patience ends first, and ends the connection with it: a batch that is only let go of
-            // could be passed over while a later one is still sent.
-            let publishing = publish(publisher, messages, 2 * self.limits.call_time);
+            // The time-out of the store comes first, and ends the connection to Redis with it. If the batch was only
+            // dropped here, it could be lost while a later one still arrives.
+            let publishing = publish::<C>(publisher, messages, 2 * self.limits.call_time);
             self.in_flight.push_back(InFlight {
                 answered: maybe_done(publishing.boxed()),
                 channels,
@@ -160,8 +173,8 @@ impl SendStream {
         while !batch.is_full() {
             let checked = if let Some(checked) = self.next.take() {
                 checked
-            } else if let Some(send) = self.waiting.pop_front() {
-                check(send, self.limits.message)
+            } else if let Some(message) = self.waiting.pop_front() {
+                C::check(message, self.limits.message)
             } else if self.read_frame(cx) {
                 continue;
             } else {
@@ -175,7 +188,7 @@ impl SendStream {
         batch
     }
 
-    /// False if there is none now, or none any more.
+    /// False if there is no frame now, or none will come any more.
     fn read_frame(&mut self, cx: &mut Context<'_>) -> bool {
         if self.end.is_some() {
             return false;
@@ -191,15 +204,17 @@ impl SendStream {
                 }
                 false
             }
-            Poll::Ready(Some(Ok(frame))) if frame.sends.len() <= FRAME_SENDS => {
+            Poll::Ready(Some(Ok(frame))) => {
+                let messages = C::messages(frame);
+                if messages.len() > FRAME_MESSAGES {
+                    let error =
+                        Error::invalid("messages", format!("must be at most {FRAME_MESSAGES}"));
+                    self.end = Some(Err(fail(error)));
+                    return false;
+                }
                 self.place.used();
-                self.waiting.extend(frame.sends);
+                self.waiting.extend(messages);
                 true
-            }
-            Poll::Ready(Some(Ok(_))) => {
-                let error = Error::invalid("sends", format!("must be at most {FRAME_SENDS}"));
-                self.end = Some(Err(fail(error)));
-                false
             }
             Poll::Ready(Some(Err(status))) => {
                 self.end = Some(Err(of_transport(status, self.limits.frame())));
@@ -213,8 +228,8 @@ impl SendStream {
     }
 
     /// What became of the oldest batch, once that is known.
-    fn next_answered(&mut self, cx: &mut Context<'_>) -> Option<Answered> {
-        // All of them, oldest first: a batch takes its place in the order when it is polled for the first time.
+    fn next_answered(&mut self, cx: &mut Context<'_>) -> Option<Answered<C::Outcome>> {
+        // All of them are polled, oldest first: a batch takes its place in the order with its first poll.
         for batch in &mut self.in_flight {
             let _ = batch.answered.poll_unpin(cx);
         }
@@ -228,21 +243,21 @@ impl SendStream {
     }
 }
 
-impl Stream for SendStream {
-    type Item = Result<SendStreamResponse, Status>;
+impl<C: Contract> Stream for SendStream<C> {
+    type Item = Result<C::Response, Status>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         this.publish_what_is_ready(cx);
-        if let Some(Answered { answers, broken }) = this.next_answered(cx) {
+        if let Some(Answered { outcomes, broken }) = this.next_answered(cx) {
             if let Some(error) = broken {
                 this.waiting.clear();
                 this.next = None;
                 this.in_flight.clear();
                 this.end = Some(Err(fail(error)));
             }
-            if !answers.is_empty() {
-                return Poll::Ready(Some(Ok(SendStreamResponse { answers })));
+            if !outcomes.is_empty() {
+                return Poll::Ready(Some(Ok(C::response(outcomes))));
             }
         }
         if !this.in_flight.is_empty() {
@@ -256,72 +271,70 @@ impl Stream for SendStream {
     }
 }
 
-fn check(send: NumberedSend, message_limit: usize) -> Checked {
-    let publish = send.send.map_or_else(
-        || Err(Error::invalid("send", "is required")),
-        |request| validate::send(request, message_limit),
-    );
-    Checked {
-        number: send.number,
-        publish,
-    }
-}
-
-async fn publish(publisher: Arc<dyn Publisher>, batch: Vec<Checked>, limit: Duration) -> Answered {
+async fn publish<C: Contract>(
+    publisher: Arc<dyn Publisher>,
+    batch: Vec<Checked>,
+    limit: Duration,
+) -> Answered<C::Outcome> {
     let mut refused = Vec::with_capacity(batch.len());
     let mut messages = Vec::with_capacity(batch.len());
-    for Checked { number, publish } in batch {
-        match publish {
+    for checked in batch {
+        match checked {
             Ok(message) => {
                 messages.push(message);
-                refused.push((number, None));
+                refused.push(None);
             }
-            Err(error) => refused.push((number, Some(error))),
+            Err(error) => refused.push(Some(error)),
         }
     }
-    let outcomes = if messages.is_empty() {
+    let mut answered = Answered {
+        outcomes: Vec::with_capacity(refused.len()),
+        broken: None,
+    };
+    let published = if messages.is_empty() {
         Vec::new()
     } else {
         metering::batch(messages.len());
         match tokio::time::timeout(limit, publisher.publish(messages)).await {
-            Ok(Ok(outcomes)) => outcomes,
-            Ok(Err(error)) => return Answered::broken(error.into()),
-            Err(_) => return Answered::broken(Error::DeadlineExceeded),
+            Ok(Ok(published)) => published,
+            Ok(Err(error)) => {
+                answered.broken = Some(error.into());
+                return answered;
+            }
+            Err(_) => {
+                answered.broken = Some(Error::DeadlineExceeded);
+                return answered;
+            }
         }
     };
-    let mut outcomes = outcomes.into_iter();
-    let mut answered = Answered::default();
-    for (number, refused) in refused {
+    let mut published = published.into_iter();
+    for refused in refused {
         let outcome = match refused {
             Some(error) => Err(error),
-            None => outcomes.next().map_or_else(
+            None => published.next().map_or_else(
                 || Err(StoreError::Unavailable("no answer".into()).into()),
                 |outcome| outcome.map_err(Error::from),
             ),
         };
-        if !answered.push(number, outcome) {
+        if !answered.push::<C>(outcome) {
             break;
         }
     }
     answered
 }
 
-impl Answered {
-    fn broken(error: Error) -> Self {
-        Self {
-            answers: Vec::new(),
-            broken: Some(error),
-        }
-    }
-
-    /// False if this was no answer, and nothing after it can be one.
-    fn push(&mut self, number: u64, outcome: Result<Published, Error>) -> bool {
+impl<O> Answered<O> {
+    /// False if this was no answer. Then nothing after it can be one.
+    fn push<C: Contract<Outcome = O>>(&mut self, outcome: Result<Published, Error>) -> bool {
         let is_full = matches!(outcome, Err(Error::Store(StoreError::Full)));
         if self.broken.is_some() && !is_full {
             return false;
         }
-        let answer = match outcome {
-            Ok(published) => Answer::Sent(sent(&published)),
+        let outcome = match outcome {
+            Ok(published) => {
+                metering::sent(&published);
+                C::sent(&published)
+            }
             Err(error) if error.outcome_is_unknown() => {
                 self.broken = Some(error);
                 return false;
@@ -329,15 +342,15 @@ impl Answered {
             Err(error) => {
                 metering::refused(&error);
                 if is_full {
-                    // What was refused together is answered together. Then the stream ends: if these answers get lost,
-                    // the caller sends those messages again, and no later one may be in the log by then.
+                    // Messages that were refused together are answered together. Then the stream ends: if these
+                    // answers get lost, the caller sends those messages again, and no later one may be in the log by
+                    // then.
                     self.broken.get_or_insert(error.clone());
                 }
-                Answer::Refused(error.into())
+                C::refused(error.into())
             }
         };
-        let answer = Some(answer);
-        self.answers.push(NumberedAnswer { number, answer });
+        self.outcomes.push(outcome);
         true
     }
 }

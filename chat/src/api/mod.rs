@@ -1,0 +1,63 @@
+//! `chat.v1.ChatService`, for back ends: messages, members and history of channels.
+
+mod history;
+mod members;
+mod messages;
+mod pages;
+
+use crate::calls::send_stream::SendStream;
+use crate::calls::{Calls, respond};
+use proto::chat::v1;
+use proto::chat::v1::chat_service_server::ChatService;
+use std::sync::Arc;
+use tonic::{Request, Response, Status, Streaming};
+
+/// The contract for back ends. It converts, and [`Calls`] does the work.
+pub(crate) struct Api(pub(crate) Arc<Calls>);
+
+#[tonic::async_trait]
+impl ChatService for Api {
+    async fn send(
+        &self,
+        request: Request<v1::SendRequest>,
+    ) -> Result<Response<v1::SendResponse>, Status> {
+        respond(messages::send(&self.0, request.into_inner()).await)
+    }
+
+    type SendStreamStream = SendStream<messages::Stream>;
+
+    async fn send_stream(
+        &self,
+        request: Request<Streaming<v1::SendStreamRequest>>,
+    ) -> Result<Response<Self::SendStreamStream>, Status> {
+        respond(self.0.send_stream(request))
+    }
+
+    async fn history(
+        &self,
+        request: Request<v1::HistoryRequest>,
+    ) -> Result<Response<v1::HistoryResponse>, Status> {
+        respond(history::read(&self.0, request.into_inner()).await)
+    }
+
+    async fn join(
+        &self,
+        request: Request<v1::JoinRequest>,
+    ) -> Result<Response<v1::JoinResponse>, Status> {
+        respond(members::join(&self.0, request.into_inner()).await)
+    }
+
+    async fn leave(
+        &self,
+        request: Request<v1::LeaveRequest>,
+    ) -> Result<Response<v1::LeaveResponse>, Status> {
+        respond(members::leave(&self.0, request.into_inner()).await)
+    }
+
+    async fn list_members(
+        &self,
+        request: Request<v1::ListMembersRequest>,
+    ) -> Result<Response<v1::ListMembersResponse>, Status> {
+        respond(members::list(&self.0, request.into_inner()).await)
+    }
+}

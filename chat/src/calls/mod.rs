@@ -1,0 +1,139 @@
+//! What chat does with channels, whoever asks for it: `api` and `gateway` convert the messages of their contracts, and
+//! these calls do the work.
+
+pub(crate) mod fields;
+pub(crate) mod json;
+pub(crate) mod send_stream;
+
+use crate::aftercare::Aftercare;
+use crate::callers::Caller;
+use crate::config::Limits;
+use crate::error::Error;
+use crate::metering;
+use crate::streams::Streams;
+use channel_store::probe::{Probe, Probed, StoreSettings};
+use channel_store::{
+    ChannelName, ChannelStore, Join, Joined, Leave, MembersPage, Membership, Position, Publish,
+    Published,
+};
+use proto::chat::v1;
+use runtime::Shutdown;
+use send_stream::{Contract, SendStream};
+use std::sync::Arc;
+use tonic::{Request, Response, Status, Streaming};
+
+/// The calls of both contracts. Nothing is kept between calls that would be missed, so any number of processes can share
+/// a store.
+pub(crate) struct Calls {
+    pub(crate) store: Arc<dyn ChannelStore>,
+    aftercare: Arc<Aftercare>,
+    limits: Limits,
+    shutdown: Shutdown,
+    streams: Arc<Streams>,
+    /// The caller of streams that come without a connection.
+    in_process: Arc<Caller>,
+}
+
+impl Calls {
+    pub(crate) fn new(
+        store: Arc<dyn ChannelStore>,
+        aftercare: Arc<Aftercare>,
+        limits: Limits,
+        shutdown: Shutdown,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            streams: Streams::new(limits.streams),
+            in_process: Caller::here(),
+            store,
+            aftercare,
+            limits,
+            shutdown,
+        })
+    }
+
+    /// The largest body of a message, in bytes.
+    pub(crate) fn message_limit(&self) -> usize {
+        self.limits.message
+    }
+
+    /// A detached member is refused if this process could not end its membership in time.
+    pub(crate) async fn join(&self, join: Join) -> Result<Joined, Error> {
+        let channel = join.channel.clone();
+        let is_detached = matches!(join.membership, Membership::Detached);
+        if is_detached && !self.aftercare.has_room_for_detached_in(&channel) {
+            return Err(Error::Overloaded);
+        }
+        let joined = self.store.join(join).await?;
+        self.aftercare.meets(&channel);
+        if is_detached {
+            self.aftercare.expects_the_end_in(&channel);
+        }
+        Ok(joined)
+    }
+
+    /// False if there was no such membership.
+    pub(crate) async fn leave(&self, leave: Leave) -> Result<bool, Error> {
+        Ok(self.store.leave(leave).await?)
+    }
+
+    pub(crate) async fn publish(&self, publish: Publish) -> Result<Published, Error> {
+        let published = self.store.publish(publish).await?;
+        metering::sent(&published);
+        Ok(published)
+    }
+
+    /// Begins a stream of sends, which keeps a place of this caller until it ends.
+    pub(crate) fn send_stream<C: Contract>(
+        &self,
+        request: Request<Streaming<C::Request>>,
+    ) -> Result<SendStream<C>, Error> {
+        let caller = Caller::of(request.extensions());
+        let place = self
+            .streams
+            .enter(caller.as_ref().unwrap_or(&self.in_process))?;
+        let requests = request.into_inner();
+        let publisher = self.store.publisher()?;
+        Ok(SendStream::new(
+            requests,
+            publisher,
+            self.limits.clone(),
+            self.shutdown.clone(),
+            place,
+        ))
+    }
+
+    /// `token`: the store's token of the page, `None` for the first one.
+    pub(crate) async fn members(
+        &self,
+        channel: &ChannelName,
+        token: Option<&str>,
+        size: usize,
+    ) -> Result<MembersPage, Error> {
+        let page = self.store.members(channel, token, size).await?;
+        if token.is_none() {
+            self.aftercare.meets(channel);
+        }
+        Ok(page)
+    }
+
+    /// In the order of the sets, with the settings of the store.
+    pub(crate) async fn probe(&self, probe: &Probe) -> (Vec<Probed>, StoreSettings) {
+        (self.store.probe(probe).await, self.store.settings())
+    }
+}
+
+/// A position as both contracts show it.
+pub(crate) fn shown(position: &Position) -> v1::Position {
+    v1::Position {
+        epoch: position.epoch.as_str().to_owned(),
+        offset: position.offset,
+    }
+}
+
+/// The end of a call. A failure is counted by its reason.
+pub(crate) fn respond<T>(answer: Result<T, Error>) -> Result<Response<T>, Status> {
+    answer.map(Response::new).map_err(|error| {
+        metering::refused(&error);
+        error.into()
+    })
+}

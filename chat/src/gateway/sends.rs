@@ -1,0 +1,52 @@
+//! What sessions send, in a stream.
+
+use crate::calls::fields::{self, Body};
+use crate::calls::send_stream::Contract;
+use crate::calls::shown;
+use crate::error::Error;
+use channel_store::{Publish, Published};
+use proto::connector::v1::send_outcome::Outcome;
+use proto::connector::v1::{SendOutcome, SendStreamRequest, SendStreamResponse, SessionMessage};
+use tonic_types::pb;
+
+/// The stream of sends of connectors.
+pub(crate) struct Stream;
+
+impl Contract for Stream {
+    type Request = SendStreamRequest;
+    type Message = SessionMessage;
+    type Response = SendStreamResponse;
+    type Outcome = SendOutcome;
+
+    fn messages(frame: SendStreamRequest) -> Vec<SessionMessage> {
+        frame.messages
+    }
+
+    fn check(message: SessionMessage, limit: usize) -> Result<Publish, Error> {
+        let message = fields::Message {
+            channel: message.channel,
+            user: message.user,
+            user_is_number: message.user_is_number,
+            route: String::new(),
+            session: message.session,
+            key: message.idempotency_key,
+            body: Some(Body::Json(message.body_json)),
+            exclude_user: message.exclude_user,
+        };
+        message.check(limit)
+    }
+
+    fn sent(published: &Published) -> SendOutcome {
+        let outcome = Some(Outcome::Sent(shown(&published.position)));
+        SendOutcome { outcome }
+    }
+
+    fn refused(status: pb::Status) -> SendOutcome {
+        let outcome = Some(Outcome::Refused(status));
+        SendOutcome { outcome }
+    }
+
+    fn response(outcomes: Vec<SendOutcome>) -> SendStreamResponse {
+        SendStreamResponse { outcomes }
+    }
+}
