@@ -5,7 +5,7 @@ use crate::support::{
     said, shared_cluster,
 };
 use channel_store::redis::{OpenError, RedisFeed, RedisStore};
-use channel_store::{ChannelStore, Since, Standing, StoreError, StoreOptions};
+use channel_store::{ChannelStore, Continuity, Since, StoreError, StoreOptions};
 use futures_util::future::join_all;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -66,8 +66,8 @@ async fn a_channel_goes_with_its_slot_and_no_other_is_disturbed() {
         "by the new owner's connection"
     );
     let page = read(&*feed, &moving, &first.position, 10).await;
-    assert_eq!(page.standing, Standing::Exact);
-    assert_eq!(page.generation, moved.generation);
+    assert_eq!(page.continuity, Continuity::Contiguous);
+    assert_eq!(page.lifetime, moved.lifetime);
     assert_eq!(said(&page.entries), ["onMessage 2"]);
     assert_eq!(second.position.offset, 2);
     assert_ne!(
