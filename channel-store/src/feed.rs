@@ -4,7 +4,7 @@ use crate::error::StoreError;
 use crate::name::ChannelName;
 use crate::page::{LogPage, Since};
 use crate::publication::{Position, Publication};
-use crate::server::{FeedConnection, Generation, Shard};
+use crate::server::{FeedConnection, ServerLifetime, Shard};
 use async_trait::async_trait;
 use tokio::sync::watch;
 
@@ -14,7 +14,7 @@ pub struct Head {
     /// The end of the log.
     pub position: Position,
     /// The server lifetime that answered.
-    pub generation: Generation,
+    pub lifetime: ServerLifetime,
 }
 
 /// Takes what a feed brings. Called by the feed's own task: it must neither wait nor block. One call at a time for one

@@ -7,7 +7,9 @@
 //!
 //! A follower does no I/O. Its owner calls it with what the feed brings, and reads the log when it says so.
 
-use crate::{FeedConnection, Generation, Head, LogPage, Position, Publication, Since, Standing};
+use crate::{
+    Continuity, FeedConnection, Head, LogPage, Position, Publication, ServerLifetime, Since,
+};
 use std::collections::VecDeque;
 use std::mem;
 
@@ -21,7 +23,7 @@ pub trait Deliver {
 
     /// The reader stands here from now on. Without `lost` it begins to follow here. With `lost` the log does not go on
     /// from where the reader stood: something is missing, or the reader saw what this log does not have.
-    fn locate(&mut self, position: &Position, lost: Option<Standing>);
+    fn locate(&mut self, position: &Position, lost: Option<Continuity>);
 
     /// The feed has missed something, or somebody doubts that the reader is at the end. So the log will be read.
     fn gap(&mut self);
@@ -75,7 +77,7 @@ pub struct Follower {
     phase: Phase,
     /// The number of the feed connection that confirmed the subscription last.
     connection: u64,
-    generation: Option<Generation>,
+    lifetime: Option<ServerLifetime>,
     position: Option<Position>,
     queue: VecDeque<Publication>,
     queued: usize,
@@ -88,7 +90,7 @@ impl Default for Follower {
         Self {
             phase: Phase::Subscribing,
             connection: 0,
-            generation: None,
+            lifetime: None,
             position: None,
             queue: VecDeque::new(),
             queued: 0,
@@ -113,7 +115,7 @@ impl Follower {
     /// The feed has confirmed the subscription on this connection.
     pub fn subscribed(&mut self, connection: &FeedConnection) -> Confirmed {
         self.connection = connection.number;
-        self.generation = Some(connection.generation.clone());
+        self.lifetime = Some(connection.lifetime.clone());
         // A failover may have lost what an earlier connection brought. If it stayed in the queue, it could be delivered
         // as the next publication.
         self.clear_queue();
@@ -179,12 +181,12 @@ impl Follower {
 
     /// Takes the answer to a read.
     pub fn read(&mut self, page: LogPage, to: &mut impl Deliver) -> Next {
-        match (self.phase, page.standing) {
+        match (self.phase, page.continuity) {
             (Phase::Locating, _) => {
                 to.locate(&page.position, None);
                 self.position = Some(page.position);
             }
-            (Phase::Reading, Standing::Head | Standing::Exact) => {
+            (Phase::Reading, Continuity::Contiguous) => {
                 let last = page.entries.last();
                 let more = last.is_some_and(|it| it.position.offset < page.last);
                 for publication in page.entries {
@@ -203,7 +205,7 @@ impl Follower {
             }
             (Phase::Stopped | Phase::Live | Phase::Subscribing, _) => return Next::Done,
         }
-        let foreign = self.generation.as_ref() != Some(&page.generation);
+        let foreign = self.lifetime.as_ref() != Some(&page.lifetime);
         if foreign || mem::take(&mut self.read_again) {
             self.phase = Phase::Reading;
             return if foreign { Next::ReadLater } else { Next::Read };
@@ -224,8 +226,8 @@ impl Follower {
         match (self.since(), head) {
             (Some(Since::Position(own)), Some(head)) if own == head.position => {
                 let page = LogPage {
-                    standing: Standing::Exact,
-                    generation: head.generation,
+                    continuity: Continuity::Contiguous,
+                    lifetime: head.lifetime,
                     last: head.position.offset,
                     position: head.position,
                     entries: Vec::new(),
@@ -309,7 +311,7 @@ mod tests {
             self.0.push(format!("{}{offset}", epoch.as_str()));
         }
 
-        fn locate(&mut self, position: &Position, lost: Option<Standing>) {
+        fn locate(&mut self, position: &Position, lost: Option<Continuity>) {
             let Position { epoch, offset } = position;
             self.0
                 .push(format!("at {}{offset} {lost:?}", epoch.as_str()));
@@ -349,16 +351,16 @@ mod tests {
     fn connection(number: u64) -> FeedConnection {
         FeedConnection {
             number,
-            generation: "server".into(),
+            lifetime: "server".into(),
         }
     }
 
-    fn page(standing: Standing, position: Position, offsets: &[u64], last: u64) -> LogPage {
+    fn page(continuity: Continuity, position: Position, offsets: &[u64], last: u64) -> LogPage {
         let epoch = position.epoch.clone();
         let entries = offsets.iter();
         LogPage {
-            standing,
-            generation: "server".into(),
+            continuity,
+            lifetime: "server".into(),
             last,
             position,
             entries: entries
@@ -372,7 +374,7 @@ mod tests {
         let mut follower = Follower::default();
         assert_eq!(follower.subscribed(&connection(1)), Confirmed::Read);
         assert_eq!(follower.since(), Some(Since::Head));
-        let head = page(Standing::Head, at("e", 4), &[], 4);
+        let head = page(Continuity::Contiguous, at("e", 4), &[], 4);
         assert_eq!(follower.read(head, told), Next::Done);
         assert_eq!(told.take(), ["at e4 None"]);
         follower
@@ -399,9 +401,9 @@ mod tests {
         assert!(feed(&mut follower, &mut told, &[7]));
         assert!(!feed(&mut follower, &mut told, &[8]), "one reads already");
         assert_eq!(follower.since(), Some(Since::Position(at("e", 4))));
-        let first = page(Standing::Exact, at("e", 4), &[5, 6], 7);
+        let first = page(Continuity::Contiguous, at("e", 4), &[5, 6], 7);
         assert_eq!(follower.read(first, &mut told), Next::Read);
-        let second = page(Standing::Exact, at("e", 6), &[7], 7);
+        let second = page(Continuity::Contiguous, at("e", 6), &[7], 7);
         assert_eq!(follower.read(second, &mut told), Next::Done);
         assert_eq!(
             told.take(),
@@ -414,9 +416,9 @@ mod tests {
         let mut told = Told::default();
         let mut follower = live(&mut told);
         assert!(feed(&mut follower, &mut told, &[9]));
-        let lost = page(Standing::Trimmed, at("e", 7), &[], 9);
+        let lost = page(Continuity::Trimmed, at("e", 7), &[], 9);
         assert_eq!(follower.read(lost, &mut told), Next::Read);
-        let rest = page(Standing::Exact, at("e", 7), &[8, 9], 9);
+        let rest = page(Continuity::Contiguous, at("e", 7), &[8, 9], 9);
         assert_eq!(follower.read(rest, &mut told), Next::Done);
         assert_eq!(
             told.take(),
@@ -443,9 +445,9 @@ mod tests {
             follower.publications(1, &mut run, &mut told);
         }
         assert!(follower.queued <= QUEUE, "{}", follower.queued);
-        let all = page(Standing::Exact, at("e", 4), &[5, 6], 6);
+        let all = page(Continuity::Contiguous, at("e", 4), &[5, 6], 6);
         assert_eq!(follower.read(all, &mut told), Next::Read);
-        let rest = page(Standing::Exact, at("e", 6), &[7, 8, 9], 9);
+        let rest = page(Continuity::Contiguous, at("e", 6), &[7, 8, 9], 9);
         assert_eq!(follower.read(rest, &mut told), Next::Done);
         assert_eq!(follower.position(), Some(&at("e", 9)));
     }
@@ -458,7 +460,7 @@ mod tests {
         assert!(!feed(&mut follower, &mut told, &[5]));
         let head = Head {
             position: at("e", 4),
-            generation: "server".into(),
+            lifetime: "server".into(),
         };
         assert_eq!(follower.compared(Some(head), &mut told), Next::Done);
         assert_eq!(told.take(), [""; 0]);
@@ -470,8 +472,8 @@ mod tests {
         let mut follower = live(&mut told);
         assert!(feed(&mut follower, &mut told, &[6]));
         let other = LogPage {
-            generation: "replica".into(),
-            ..page(Standing::Exact, at("e", 4), &[5], 5)
+            lifetime: "replica".into(),
+            ..page(Continuity::Contiguous, at("e", 4), &[5], 5)
         };
         assert_eq!(follower.read(other, &mut told), Next::ReadLater);
         assert!(follower.since().is_some());
@@ -483,7 +485,7 @@ mod tests {
         let mut follower = live(&mut told);
         let head = |offset| Head {
             position: at("e", offset),
-            generation: "server".into(),
+            lifetime: "server".into(),
         };
         assert!(!follower.touched(Some(&head(4)), &mut told));
         assert!(!follower.touched(Some(&head(3)), &mut told), "it is ahead");

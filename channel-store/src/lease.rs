@@ -7,7 +7,7 @@
 
 use crate::error::StoreError;
 use crate::name::{ChannelName, Incarnation, SessionId, User, UserId};
-use crate::server::{Generation, Shard};
+use crate::server::{ServerLifetime, Shard};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -58,7 +58,7 @@ pub struct Term {
     /// Entries of the index.
     pub indexed: u64,
     /// The server lifetime that answered.
-    pub generation: Generation,
+    pub lifetime: ServerLifetime,
 }
 
 /// What became of a renewal.
@@ -119,7 +119,7 @@ pub enum Declared {
 
 /// What an incarnation has in a channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Look {
+pub struct Presence {
     /// Its sessions that are members.
     pub sessions: u64,
     /// True if its joins are refused: it has been reaped here.
@@ -127,7 +127,7 @@ pub struct Look {
     /// True if the time of a detached member of the channel is over: chat is to end that.
     pub overdue: bool,
     /// The server lifetime that answered.
-    pub generation: Generation,
+    pub lifetime: ServerLifetime,
 }
 
 /// Leases, indexes and the directory: connectors hold leases, chats look after them. All of it may be repeated.
@@ -137,7 +137,7 @@ pub trait Leases: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`]; so with all that follow, whose effect is then unknown.
-    async fn note(&self, incarnation: &Incarnation) -> Result<(), StoreError>;
+    async fn schedule(&self, incarnation: &Incarnation) -> Result<(), StoreError>;
 
     /// Takes or renews a lease. Works out of memory.
     ///
@@ -180,11 +180,11 @@ pub trait Leases: Send + Sync + 'static {
     ///
     /// # Errors
     /// As [`Leases::note`].
-    async fn look(
+    async fn presence(
         &self,
         incarnation: &Incarnation,
         channels: &[ChannelName],
-    ) -> Result<Vec<Look>, StoreError>;
+    ) -> Result<Vec<Presence>, StoreError>;
 
     /// An incarnation's sessions that are members of a channel, with their users. Who comes or goes meanwhile may be
     /// among them or not.
@@ -213,7 +213,7 @@ pub trait Leases: Send + Sync + 'static {
     ///
     /// # Errors
     /// As [`Leases::note`].
-    async fn present(&self, channel: &ChannelName) -> Result<Vec<Incarnation>, StoreError>;
+    async fn incarnations_in(&self, channel: &ChannelName) -> Result<Vec<Incarnation>, StoreError>;
 
     /// Leases as they are, in the order asked; `None`: missing. Each has an answer of its own, because they lie on
     /// different servers: one that is away hides no other's leases.
@@ -238,7 +238,7 @@ pub trait Leases: Send + Sync + 'static {
     ///
     /// # Errors
     /// As [`Leases::note`].
-    async fn vouch(
+    async fn restore(
         &self,
         incarnation: &Incarnation,
         place: &Place,
@@ -249,7 +249,7 @@ pub trait Leases: Send + Sync + 'static {
     ///
     /// # Errors
     /// As [`Leases::note`].
-    async fn strike(&self, incarnation: &Incarnation, seen: u64) -> Result<(), StoreError>;
+    async fn unschedule(&self, incarnation: &Incarnation, seen: u64) -> Result<(), StoreError>;
 
     /// The shard that holds a place at present. It may be another one after the store's slots have moved.
     fn shard(&self, place: &Place) -> Shard;

@@ -27,19 +27,19 @@ pub use error::StoreError;
 pub use feed::{ChannelFeed, FeedSink, Head};
 pub use lease::{
     DEADLINE_MARGIN, Declared, DroppedBy, IndexEntry, Indexed, LEASE_MEMORY, LeaseState, Leases,
-    Look, Place, Renewed, SETTLE_TIME, Term,
+    Place, Presence, Renewed, SETTLE_TIME, Term,
 };
 pub use membership::{Join, Joined, Leave, MembersPage, Membership, Predecessor, Reaped};
 pub use name::{
     ChannelName, IdempotencyKey, Incarnation, NameError, Route, SessionId, User, UserId,
 };
 pub use options::{Ack, LogRule, StoreOptions};
-pub use page::{HistoryPage, HistoryRange, LogPage, Since, Standing};
+pub use page::{Continuity, HistoryPage, HistoryRange, LogPage, Since};
 pub use publication::{Epoch, ON_JOIN, ON_LEAVE, ON_MESSAGE, Payload, Position, Publication};
 pub use publish::{CallSize, Publish, Published, Publisher};
 pub use registry::{
     Claim, Claimed, EntryState, Hints, LoggedIn, Login, LoginPolicy, PREDECESSORS, Proof, Rank,
-    UserEntry, UserLook, UserRegistry,
+    UserEntries, UserEntry, UserRegistry,
 };
-pub use server::{FeedConnection, Generation, Shard};
+pub use server::{FeedConnection, ServerLifetime, Shard};
 pub use store::ChannelStore;

@@ -1,7 +1,7 @@
 //! Stretches of a channel's log: what a reader asks for and what it gets.
 
 use crate::publication::{Position, Publication};
-use crate::server::Generation;
+use crate::server::ServerLifetime;
 
 /// From where a reader wants to go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,18 +13,18 @@ pub enum Since {
     Position(Position),
 }
 
-/// How a position stands towards a log (RECOVERY.md, section 2).
+/// Whether a reader can go on from a position without missing anything (docs/design/log.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// No position was given: the answer's is the end of the log.
-    Head,
-    /// Exact: nothing is missing between it and the entries that follow.
-    Exact,
-    /// It saw publications that this log does not have.
+pub enum Continuity {
+    /// Nothing is missing between the position and the entries that follow it. Also if no position was given: then the
+    /// reader begins at the end of the log.
+    Contiguous,
+    /// The reader saw publications that this log does not have.
     Diverged,
-    /// What follows it is no longer held.
+    /// The log does not hold any more what follows the position.
     Trimmed,
-    /// An epoch of another life, or one that saw what this log does not have, below what is still held.
+    /// The position is of another life of the channel. Or the reader saw publications that this log does not have, and the
+    /// log does not hold the place any more where they begin.
     Unknown,
 }
 
@@ -32,9 +32,9 @@ pub enum Standing {
 #[derive(Debug, Clone)]
 pub struct LogPage {
     /// How the position asked for stands.
-    pub standing: Standing,
+    pub continuity: Continuity,
     /// The server lifetime that answered.
-    pub generation: Generation,
+    pub lifetime: ServerLifetime,
     /// Where to go on from: as asked if exact, else as the log allows. The entries follow it without a gap.
     pub position: Position,
     /// The offset of the log's last publication.
@@ -59,8 +59,8 @@ pub enum HistoryRange {
 /// A page of history. If the position asked for does not stand, that alone is said, with the position to go on from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HistoryPage {
-    /// How the position asked for stands. [`Standing::Exact`] if none was.
-    pub standing: Standing,
+    /// How the position asked for stands. [`Continuity::Contiguous`] if none was.
+    pub continuity: Continuity,
     /// Where the page begins, as a position of its range: as asked if exact, else the nearest that stands.
     pub position: Position,
     /// What is there, without a gap, in the range's direction.
@@ -74,31 +74,31 @@ impl HistoryPage {
     /// `more`: there are more of them than these.
     pub(crate) fn new(
         range: &HistoryRange,
-        (standing, position): (Standing, Position),
+        (continuity, position): (Continuity, Position),
         head: Position,
         entries: Vec<Publication>,
         more: bool,
     ) -> Self {
         let goes_back = matches!(range, HistoryRange::UpTo(_));
         let mut page = Self {
-            standing,
+            continuity,
             position,
             entries: Vec::new(),
             more: true,
         };
-        match (standing, range) {
-            (_, HistoryRange::Oldest | HistoryRange::Newest) | (Standing::Exact, _) => {
-                page.standing = Standing::Exact;
+        match (continuity, range) {
+            (_, HistoryRange::Oldest | HistoryRange::Newest) | (Continuity::Contiguous, _) => {
+                page.continuity = Continuity::Contiguous;
                 page.more = more;
                 page.entries = entries;
                 // Right before the first that is held: nothing is missing after it, but all at and before it is.
                 if goes_back && page.position.offset > 0 && page.entries.is_empty() && !page.more {
-                    page.standing = Standing::Trimmed;
+                    page.continuity = Continuity::Trimmed;
                 }
             }
-            (Standing::Trimmed, _) if goes_back => page.more = false,
+            (Continuity::Trimmed, _) if goes_back => page.more = false,
             // Nothing is shared with it: newest first begins again at the end.
-            (Standing::Unknown, _) if goes_back => page.position = head,
+            (Continuity::Unknown, _) if goes_back => page.position = head,
             _ => {}
         }
         page

@@ -6,7 +6,7 @@
 //! shows that both use the same Redis, database and prefix. [`Findings`] keeps what came of it.
 
 use crate::publication::Position;
-use crate::server::{Generation, Shard};
+use crate::server::{ServerLifetime, Shard};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -41,7 +41,7 @@ pub struct Probed {
     /// The server that has the keys, for people.
     pub server: String,
     /// Its lifetime as primary. Empty, if it is not known.
-    pub lifetime: Generation,
+    pub lifetime: ServerLifetime,
 }
 
 /// What a server did with a probe.
@@ -80,7 +80,7 @@ pub struct ProbePoint {
     /// The server, for people.
     pub server: String,
     /// Its lifetime as primary.
-    pub lifetime: Generation,
+    pub lifetime: ServerLifetime,
 }
 
 /// Whether a feed has met a probe.

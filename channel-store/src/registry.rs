@@ -1,6 +1,6 @@
 //! Who is logged in, cluster-wide (MEMBERSHIP.md).
 //!
-//! Each login of a user leaves an entry under the user's name, with a generation: later logins have higher ones. A
+//! Each login of a user leaves an entry under the user's name, with a login rank: later logins have higher ones. A
 //! connector writes its own sessions' entries, and may mark as superseded what they outrank; it takes away nobody
 //! else's but those of the dead. So whoever is superseded is told by the connector that holds the socket.
 //!
@@ -10,7 +10,7 @@
 use crate::error::StoreError;
 use crate::membership::Predecessor;
 use crate::name::{Incarnation, SessionId, UserId};
-use crate::server::Generation;
+use crate::server::ServerLifetime;
 use async_trait::async_trait;
 use std::fmt;
 use std::sync::Arc;
@@ -60,7 +60,7 @@ impl LoginPolicy {
 }
 
 /// What entries of one user are compared by: who came later has the higher rank. A store that has lost data while its clock
-/// was behind may give one generation twice; then the names of the sessions decide, byte by byte.
+/// was behind may give one login rank twice; then the names of the sessions decide, byte by byte.
 pub type Rank<'a> = (u64, &'a SessionId);
 
 impl fmt::Display for LoginPolicy {
@@ -116,7 +116,7 @@ pub struct Claim {
     /// As it logged in, but for the deadline.
     pub login: Login,
     /// The rank that its login was answered with.
-    pub generation: u64,
+    pub login_rank: u64,
     /// The predecessors that its login was answered with.
     pub predecessors: Arc<[Predecessor]>,
 }
@@ -125,7 +125,7 @@ impl Claim {
     /// What it is compared by.
     #[must_use]
     pub fn rank(&self) -> Rank<'_> {
-        (self.generation, &self.login.session)
+        (self.login_rank, &self.login.session)
     }
 }
 
@@ -135,7 +135,7 @@ pub enum LoggedIn {
     /// It has an entry.
     Yes {
         /// Its rank.
-        generation: u64,
+        login_rank: u64,
         /// There are other entries.
         others: bool,
         /// Sessions whose memberships it takes over where it joins: those that have the same proof, and the user's
@@ -175,7 +175,7 @@ pub struct UserEntry {
     /// Whose.
     pub session: SessionId,
     /// Which login of its user it was.
-    pub generation: u64,
+    pub login_rank: u64,
     /// Of the connector that holds the socket.
     pub incarnation: Incarnation,
     /// What it says of its session.
@@ -188,7 +188,7 @@ impl UserEntry {
     /// What it is compared by.
     #[must_use]
     pub fn rank(&self) -> Rank<'_> {
-        (self.generation, &self.session)
+        (self.login_rank, &self.session)
     }
 
     /// True if this session is to give way to the one that claims.
@@ -224,13 +224,13 @@ impl UserEntry {
 
 /// What the registry has of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UserLook {
+pub struct UserEntries {
     /// All entries.
     pub entries: Vec<UserEntry>,
     /// True if the asking incarnation was reaped here.
     pub tombstoned: bool,
     /// The server lifetime that answered.
-    pub lifetime: Generation,
+    pub lifetime: ServerLifetime,
 }
 
 /// The registry. All of it may be repeated.
@@ -246,7 +246,7 @@ pub trait UserRegistry: Send + Sync + 'static {
     /// [`StoreError::ConnectorDead`], [`StoreError::Late`]; [`StoreError::StaleOperation`]: it was closed already.
     async fn login(&self, login: &Login, dead: &[Incarnation]) -> Result<LoggedIn, StoreError>;
 
-    /// Puts the session's entry back if it is missing, with the generation that it had, and marks as superseded what
+    /// Puts the session's entry back if it is missing, with the login rank that it had, and marks as superseded what
     /// it outranks: older entries of the same proof, predecessors that linger, and else what the policy says. Only for a
     /// session that has joined, and whose client is there. A claim that comes late, when the entry is superseded or
     /// lingers, concerns nobody. At most 500 a call, answered in their order.
@@ -286,18 +286,22 @@ pub trait UserRegistry: Send + Sync + 'static {
     ///
     /// # Errors
     /// As [`UserRegistry::login`].
-    async fn look(
+    async fn entries(
         &self,
         incarnation: &Incarnation,
         users: &[UserId],
-    ) -> Result<Vec<UserLook>, StoreError>;
+    ) -> Result<Vec<UserEntries>, StoreError>;
 
     /// Says which policy a connector has, and answers the one that is in force: the first that was said, until nobody
     /// has said it for so long.
     ///
     /// # Errors
     /// As [`UserRegistry::login`].
-    async fn agree(&self, policy: LoginPolicy, lasts: Duration) -> Result<LoginPolicy, StoreError>;
+    async fn propose_policy(
+        &self,
+        policy: LoginPolicy,
+        lasts: Duration,
+    ) -> Result<LoginPolicy, StoreError>;
 }
 
 /// Words from one connector to another, by way of the store: look at this user. One that is lost costs time only.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 /// One lifetime of a server as primary (`master_replid`): opaque, compared only.
-pub type Generation = Arc<str>;
+pub type ServerLifetime = Arc<str>;
 
 /// The part of the store that holds a place at present: one server of a cluster. Parts fail one by one, so work for
 /// different shards must not wait for one another. Opaque, compared only: the order means nothing.
@@ -25,5 +25,5 @@ pub struct FeedConnection {
     /// Counts this feed's connections upwards.
     pub number: u64,
     /// The server lifetime it began under, asked before the first subscription.
-    pub generation: Generation,
+    pub lifetime: ServerLifetime,
 }

@@ -5,11 +5,11 @@ use crate::support::{
     said, shared_cluster,
 };
 use channel_store::redis::{OpenError, RedisFeed, RedisStore};
-use channel_store::{ChannelStore, Since, Standing, StoreError, StoreOptions};
+use channel_store::{ChannelStore, Continuity, Since, StoreError, StoreOptions};
 use futures_util::future::join_all;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use testkit::cluster::Cluster;
+use testkit::cluster::{Cluster, slot};
 use testkit::redis::Redis;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ async fn a_channel_goes_with_its_slot_and_no_other_is_disturbed() {
     let cluster = Cluster::of_primaries(3, &PARTIAL).await;
     let subject = Subject::at(&cluster.url(), StoreOptions::default()).await;
     let [moving, staying] = <[String; 2]>::try_from(channels(&cluster, 0, 2)).unwrap();
-    let slot = cluster.slot(&moving);
+    let slot = slot(&moving);
     let (feed, ear) = subject.follow(&moving).await;
     feed.subscribe(&name(&staying));
     let undisturbed = ear.subscribed(&staying, 1).await;
@@ -66,8 +66,8 @@ async fn a_channel_goes_with_its_slot_and_no_other_is_disturbed() {
         "by the new owner's connection"
     );
     let page = read(&*feed, &moving, &first.position, 10).await;
-    assert_eq!(page.standing, Standing::Exact);
-    assert_eq!(page.generation, moved.generation);
+    assert_eq!(page.continuity, Continuity::Contiguous);
+    assert_eq!(page.lifetime, moved.lifetime);
     assert_eq!(said(&page.entries), ["onMessage 2"]);
     assert_eq!(second.position.offset, 2);
     assert_ne!(
@@ -118,7 +118,7 @@ async fn what_a_node_says_unasked_shifts_no_answer() {
     for channel in moving {
         ear.subscribed(channel, 1).await;
     }
-    let slots: Vec<usize> = moving.iter().map(|it| cluster.slot(it)).collect();
+    let slots: Vec<usize> = moving.iter().map(|it| slot(it)).collect();
     let mut moves = tokio::task::spawn_blocking(move || {
         for slot in slots {
             cluster.end_move(slot, 0, 1);
@@ -146,7 +146,7 @@ async fn a_slot_that_is_back_before_anybody_looked_is_followed_again() {
     let cluster = Cluster::of_primaries(2, &PARTIAL).await;
     let subject = Subject::at(&cluster.url(), StoreOptions::default()).await;
     let channel = channels(&cluster, 0, 1).remove(0);
-    let slot = cluster.slot(&channel);
+    let slot = slot(&channel);
     let (_feed, ear) = subject.follow(&channel).await;
     cluster.end_move(slot, 0, 1);
     cluster.end_move(slot, 1, 0);

@@ -6,8 +6,8 @@ use crate::support::{
     name, nowhere, number_user, offsets, read, said, session, text_user, with_key,
 };
 use channel_store::{
-    Epoch, HistoryRange, LogRule, Membership, ON_JOIN, ON_LEAVE, Position, Publication, Since,
-    Standing, StoreError, StoreOptions,
+    Continuity, Epoch, HistoryRange, LogRule, Membership, ON_JOIN, ON_LEAVE, Position, Publication,
+    Since, StoreError, StoreOptions,
 };
 use futures_util::future::join_all;
 use std::collections::BTreeSet;
@@ -551,7 +551,7 @@ async fn a_second_session_stands_at_the_head(kind: Kind) {
     assert_eq!(joined.position, last.position);
     subject.publish(message("4", "u", "b")).await.unwrap();
     let page = read(&*feed, "4", &joined.position, 10).await;
-    assert_eq!(page.standing, Standing::Exact);
+    assert_eq!(page.continuity, Continuity::Contiguous);
     assert_eq!(said(&page.entries), ["onMessage b"]);
 }
 
@@ -780,7 +780,7 @@ async fn the_log_keeps_at_least_its_bound(kind: Kind) {
         .swap_remove(0)
         .unwrap();
     let page = read(&*feed, "4", &first.position, 1_000).await;
-    assert_eq!(page.standing, Standing::Trimmed);
+    assert_eq!(page.continuity, Continuity::Trimmed);
     let held = page.entries.len();
     assert!((50..=250).contains(&held), "{held}");
     assert_eq!(page.position.offset, 1_000 - held as u64);
@@ -790,8 +790,8 @@ async fn the_log_keeps_at_least_its_bound(kind: Kind) {
     );
     // From where the answer says it goes on without a gap.
     assert_eq!(
-        read(&*feed, "4", &page.position, 1_000).await.standing,
-        Standing::Exact
+        read(&*feed, "4", &page.position, 1_000).await.continuity,
+        Continuity::Contiguous
     );
 }
 
@@ -802,11 +802,11 @@ async fn a_read_judges_every_position(kind: Kind) {
     let channel = name("4");
     let empty = feed.read(&channel, &Since::Head, 10).await.unwrap();
     assert_eq!(
-        (empty.standing, empty.position.offset, empty.last),
-        (Standing::Head, 0, 0)
+        (empty.continuity, empty.position.offset, empty.last),
+        (Continuity::Contiguous, 0, 0)
     );
     assert_eq!(
-        empty.generation, confirmed.generation,
+        empty.lifetime, confirmed.lifetime,
         "answered by the server that the feed listens to"
     );
 
@@ -832,22 +832,22 @@ async fn a_read_judges_every_position(kind: Kind) {
         epoch: Epoch::new(epoch),
         offset,
     };
-    // position, standing, answer's offset
-    for (since, standing, offset) in [
-        (at(0), Standing::Exact, 0),
-        (at(7), Standing::Exact, 7),
-        (at(10), Standing::Exact, 10),
-        (at(11), Standing::Diverged, 10),
-        (at(u64::MAX), Standing::Diverged, 10),
-        (elsewhere("another", 3), Standing::Unknown, 0),
-        (elsewhere("", 3), Standing::Unknown, 0),
-        (elsewhere("-", u64::MAX), Standing::Unknown, 0),
+    // position, continuity, answer's offset
+    for (since, continuity, offset) in [
+        (at(0), Continuity::Contiguous, 0),
+        (at(7), Continuity::Contiguous, 7),
+        (at(10), Continuity::Contiguous, 10),
+        (at(11), Continuity::Diverged, 10),
+        (at(u64::MAX), Continuity::Diverged, 10),
+        (elsewhere("another", 3), Continuity::Unknown, 0),
+        (elsewhere("", 3), Continuity::Unknown, 0),
+        (elsewhere("-", u64::MAX), Continuity::Unknown, 0),
     ] {
         for limit in [0, 5, 100] {
             let page = read(&*feed, "4", &since, limit).await;
             assert_eq!(
-                (page.standing, page.position.offset),
-                (standing, offset),
+                (page.continuity, page.position.offset),
+                (continuity, offset),
                 "{since:?}"
             );
             assert_eq!(page.position.epoch, published[0].epoch);
@@ -858,8 +858,8 @@ async fn a_read_judges_every_position(kind: Kind) {
     }
     let head = feed.read(&channel, &Since::Head, 10).await.unwrap();
     assert_eq!(
-        (head.standing, &head.position),
-        (Standing::Head, &published[9])
+        (head.continuity, &head.position),
+        (Continuity::Contiguous, &published[9])
     );
     assert!(head.entries.is_empty());
 }
@@ -1035,7 +1035,7 @@ async fn a_confirmation_precedes_all_that_follows_it(kind: Kind) {
 async fn heads_are_where_a_read_says(kind: Kind) {
     let subject = Subject::new(kind).await;
     let (feed, ear) = subject.follow("4").await;
-    let generation = ear.subscribed("4", 1).await.generation;
+    let lifetime = ear.subscribed("4", 1).await.lifetime;
     let first = subject.publish(message("4", "u", "a")).await.unwrap();
     let second = subject.publish(message("5}", "u", "b")).await.unwrap();
     let third = subject.publish(message("4", "u", "c")).await.unwrap();
@@ -1046,7 +1046,7 @@ async fn heads_are_where_a_read_says(kind: Kind) {
     for heads in [feed.heads(&channels).await, feed.touch(&channels).await] {
         let heads = heads.unwrap();
         for head in heads[2..].iter().flatten() {
-            assert_eq!(head.generation, generation, "of the channel's own feed");
+            assert_eq!(head.lifetime, lifetime, "of the channel's own feed");
         }
         let found: Vec<_> = heads
             .into_iter()
@@ -1104,8 +1104,8 @@ async fn where_members_are_not_announced_they_are_counted_in_silence(kind: Kind)
     let spoken = subject.publish(spoken).await.unwrap().position;
     let page = read(&*feed, "quiet", &first.position, 10).await;
     assert_eq!(
-        page.standing,
-        Standing::Exact,
+        page.continuity,
+        Continuity::Contiguous,
         "a position without an onJoin stands"
     );
     assert_eq!(page.entries.len(), 1);
@@ -1179,8 +1179,8 @@ async fn history_goes_both_ways_and_says_when_there_is_more(kind: Kind) {
                 .await
                 .unwrap();
             assert_eq!(
-                (page.standing, &page.position),
-                (Standing::Exact, position),
+                (page.continuity, &page.position),
+                (Continuity::Contiguous, position),
                 "{range:?}"
             );
             let length = expected.len().min(limit);
@@ -1198,7 +1198,10 @@ async fn history_goes_both_ways_and_says_when_there_is_more(kind: Kind) {
             .history(&name("empty"), &range, 10)
             .await
             .unwrap();
-        assert_eq!((page.standing, page.position.offset), (Standing::Exact, 0));
+        assert_eq!(
+            (page.continuity, page.position.offset),
+            (Continuity::Contiguous, 0)
+        );
         assert_eq!((page.entries.len(), page.more), (0, false));
     }
 }
@@ -1233,27 +1236,31 @@ async fn history_judges_where_it_begins(kind: Kind) {
         offset: 5,
     };
     let (after, up_to) = (HistoryRange::After, HistoryRange::UpTo);
-    for (range, standing, goes_on_from, more) in [
+    for (range, continuity, goes_on_from, more) in [
         (
             after(at(first - 2)),
-            Standing::Trimmed,
+            Continuity::Trimmed,
             Some(first - 1),
             true,
         ),
-        (after(at(501)), Standing::Diverged, Some(500), true),
+        (after(at(501)), Continuity::Diverged, Some(500), true),
         (
             after(elsewhere.clone()),
-            Standing::Unknown,
+            Continuity::Unknown,
             Some(first - 1),
             true,
         ),
-        (up_to(at(first - 1)), Standing::Trimmed, None, false),
-        (up_to(at(1)), Standing::Trimmed, None, false),
-        (up_to(at(501)), Standing::Diverged, Some(500), true),
-        (up_to(elsewhere), Standing::Unknown, Some(500), true),
+        (up_to(at(first - 1)), Continuity::Trimmed, None, false),
+        (up_to(at(1)), Continuity::Trimmed, None, false),
+        (up_to(at(501)), Continuity::Diverged, Some(500), true),
+        (up_to(elsewhere), Continuity::Unknown, Some(500), true),
     ] {
         let page = subject.store.history(&name("4"), &range, 10).await.unwrap();
-        assert_eq!((page.standing, page.more), (standing, more), "{range:?}");
+        assert_eq!(
+            (page.continuity, page.more),
+            (continuity, more),
+            "{range:?}"
+        );
         assert_eq!(page.entries, [], "{range:?}");
         if let Some(offset) = goes_on_from {
             assert_eq!(page.position, at(offset), "{range:?}");
@@ -1277,12 +1284,18 @@ async fn a_read_of_what_nobody_knows_begins_nothing(kind: Kind) {
     }
     let log = subject.log("4").await;
     let page = read(&*feed, "4", &nowhere(), 10).await;
-    assert_eq!((page.standing, page.position.offset), (Standing::Exact, 0));
+    assert_eq!(
+        (page.continuity, page.position.offset),
+        (Continuity::Contiguous, 0)
+    );
     assert_eq!(page.position.epoch, log[0].position.epoch);
     assert_eq!(page.entries, log);
     let after = HistoryRange::After(nowhere());
     let page = subject.store.history(&name("4"), &after, 1).await.unwrap();
-    assert_eq!((page.standing, page.position.offset), (Standing::Exact, 0));
+    assert_eq!(
+        (page.continuity, page.position.offset),
+        (Continuity::Contiguous, 0)
+    );
     assert_eq!((&page.entries[..], page.more), (&log[..1], true));
 }
 
@@ -1305,7 +1318,7 @@ async fn a_page_ends_before_it_has_too_many_bytes(kind: Kind) {
     let mut pages = Vec::new();
     while since.offset < 10 {
         let page = read(&*feed, "4", &since, 100).await;
-        assert_eq!((page.standing, page.last), (Standing::Exact, 10));
+        assert_eq!((page.continuity, page.last), (Continuity::Contiguous, 10));
         since = page.entries.last().unwrap().position.clone();
         pages.push(offsets(&page.entries));
     }
@@ -1320,7 +1333,7 @@ async fn a_page_ends_before_it_has_too_many_bytes(kind: Kind) {
         loop {
             let page = subject.store.history(&name("4"), &range, 100).await;
             let page = page.unwrap();
-            assert_eq!(page.standing, Standing::Exact);
+            assert_eq!(page.continuity, Continuity::Contiguous);
             let last = page.entries.last().unwrap().position.clone();
             found.push(offsets(&page.entries));
             if !page.more {
@@ -1388,7 +1401,10 @@ async fn a_burst_of_small_messages_erases_nothing_that_is_young(kind: Kind) {
         publisher.publish(burst).await.unwrap();
     }
     let page = read(&*feed, "4", &first.position, 10).await;
-    assert_eq!((page.standing, page.last), (Standing::Exact, 5_001));
+    assert_eq!(
+        (page.continuity, page.last),
+        (Continuity::Contiguous, 5_001)
+    );
     let oldest = HistoryRange::Oldest;
     let oldest = subject.store.history(&name("4"), &oldest, 1).await.unwrap();
     assert_eq!(oldest.entries[0].position, first.position);

@@ -22,12 +22,12 @@ conformance! {
     an_entry_goes_only_with_the_nonce_that_was_looked_at
     who_resigns_is_dead_at_once
     the_directory_keeps_what_was_noted_since
-    a_late_join_after_the_funeral_makes_no_ghost
+    a_late_join_after_the_reaping_makes_no_ghost
     a_join_beyond_its_deadline_makes_no_ghost
-    the_dead_ones_funeral_spares_the_restarted_connectors_members
+    reaping_the_dead_spares_the_restarted_connectors_members
     a_user_with_a_session_elsewhere_stays
     any_number_of_reapers_end_each_membership_once
-    a_late_leave_after_the_funeral_finds_nothing
+    a_late_leave_after_the_reaping_finds_nothing
     who_was_reaped_speaks_no_more
     a_look_counts_what_is_there
     a_look_tells_that_a_detached_member_is_due
@@ -206,33 +206,33 @@ async fn a_missing_lease_is_lost_data_and_no_death(kind: Kind) {
 async fn whoever_meets_an_incarnation_gives_its_lease_and_index_back(kind: Kind) {
     let subject = Subject::new(kind).await;
     let incarnation = incarnation(DEAD);
-    let vouch = async |channel| {
+    let restore = async |channel| {
         let place = Place::Channel(name(channel));
-        let vouched = subject.leases.vouch(&incarnation, &place).await;
-        let state = vouched.unwrap();
+        let restored = subject.leases.restore(&incarnation, &place).await;
+        let state = restored.unwrap();
         assert_eq!(subject.observe(DEAD).await, Some(state));
         state
     };
     // Lost: it comes back for a full time, and only as a guess.
-    let guessed = vouch("4").await;
+    let guessed = restore("4").await;
     assert!(guessed.provisional);
     assert_eq!(guessed.length, StoreOptions::default().lease);
     assert_eq!(subject.add(DEAD, &[entry("5", 1)]).await, Indexed::Lost);
     let nonce = subject.index(DEAD).await[0].1;
-    let again = vouch("4").await;
+    let again = restore("4").await;
     assert_eq!(again, guessed, "nothing is pushed forward");
     assert_eq!(subject.index(DEAD).await, [("4".to_owned(), nonce)]);
     // Live: its owner's entries stay as they are.
     subject.renew(DEAD, LONG).await;
     subject.add(DEAD, &[entry("5", 1)]).await;
-    let live = vouch("5").await;
+    let live = restore("5").await;
     assert!(!live.dead && !live.provisional);
     assert_eq!(subject.index(DEAD).await[1], ("5".to_owned(), 1));
     let renewed = subject.renew(DEAD, LONG).await;
     assert!(matches!(renewed, Renewed::Live(_)), "{renewed:?}");
     // Dead: the index takes what was found after all, and the reaper can drop it.
     subject.dies(DEAD).await;
-    assert!(vouch("6").await.dead);
+    assert!(restore("6").await.dead);
     let index = subject.index(DEAD).await;
     assert_eq!(index.len(), 3);
     let (channel, nonce) = &index[2];
@@ -285,20 +285,20 @@ async fn the_directory_keeps_what_was_noted_since(kind: Kind) {
     let subject = Subject::new(kind).await;
     let leases = &subject.leases;
     let (one, other) = (incarnation(DEAD), incarnation("{connector}-2/bb"));
-    leases.note(&one).await.unwrap();
-    leases.note(&other).await.unwrap();
+    leases.schedule(&one).await.unwrap();
+    leases.schedule(&other).await.unwrap();
     let seen = leases.directory().await.unwrap()[&one];
-    leases.note(&one).await.unwrap();
+    leases.schedule(&one).await.unwrap();
     let since = leases.directory().await.unwrap()[&one];
     assert_ne!(since, seen);
-    leases.strike(&one, seen).await.unwrap();
+    leases.unschedule(&one, seen).await.unwrap();
     assert_eq!(leases.directory().await.unwrap().len(), 2, "noted since");
-    leases.strike(&one, since).await.unwrap();
+    leases.unschedule(&one, since).await.unwrap();
     let left: Vec<_> = leases.directory().await.unwrap().into_keys().collect();
     assert_eq!(left, [other]);
 }
 
-async fn a_late_join_after_the_funeral_makes_no_ghost(kind: Kind) {
+async fn a_late_join_after_the_reaping_makes_no_ghost(kind: Kind) {
     let subject = Subject::new(kind).await;
     // Nothing of it is there: its join is under way.
     assert_eq!(subject.reap("4", DEAD).await, (0, 0));
@@ -327,7 +327,7 @@ async fn a_join_beyond_its_deadline_makes_no_ghost(kind: Kind) {
     assert_eq!(subject.members("4").await, [("u".to_owned(), 1)]);
 }
 
-async fn the_dead_ones_funeral_spares_the_restarted_connectors_members(kind: Kind) {
+async fn reaping_the_dead_spares_the_restarted_connectors_members(kind: Kind) {
     let subject = Subject::new(kind).await;
     let new = |name, n| session_of("connector-1/bb", name, n);
     subject.join("4", "old", session("s1", 1)).await.unwrap();
@@ -376,7 +376,7 @@ async fn any_number_of_reapers_end_each_membership_once(kind: Kind) {
     assert_eq!(subject.leaves("4").await, each);
 }
 
-async fn a_late_leave_after_the_funeral_finds_nothing(kind: Kind) {
+async fn a_late_leave_after_the_reaping_finds_nothing(kind: Kind) {
     let subject = Subject::new(kind).await;
     subject.join("4", "u", session("s", 1)).await.unwrap();
     assert_eq!(subject.reap("4", DEAD).await, (1, 0));
@@ -404,7 +404,7 @@ async fn a_look_counts_what_is_there(kind: Kind) {
     subject.join("6", "u", session("s1", 3)).await.unwrap();
     let look = async || {
         let channels = ["4", "5", "6"].map(name);
-        let looks = subject.leases.look(&incarnation(DEAD), &channels).await;
+        let looks = subject.leases.presence(&incarnation(DEAD), &channels).await;
         let looks = looks.unwrap().into_iter();
         looks
             .map(|it| (it.sessions, it.tombstoned))
@@ -454,7 +454,10 @@ async fn a_look_tells_that_a_detached_member_is_due(kind: Kind) {
     };
     let subject = Subject::with(kind, options).await;
     let overdue = async || {
-        let looks = subject.leases.look(&incarnation(DEAD), &[name("4")]).await;
+        let looks = subject
+            .leases
+            .presence(&incarnation(DEAD), &[name("4")])
+            .await;
         looks.unwrap()[0].overdue
     };
     assert!(!overdue().await);
@@ -467,7 +470,7 @@ async fn a_look_tells_that_a_detached_member_is_due(kind: Kind) {
 async fn who_is_present_is_known_as_long_as_anybody_of_it_is(kind: Kind) {
     let subject = Subject::new(kind).await;
     let present = async || {
-        let mut present = subject.leases.present(&name("4")).await.unwrap();
+        let mut present = subject.leases.incarnations_in(&name("4")).await.unwrap();
         present.sort();
         present.iter().map(|it| it.to_string()).collect::<Vec<_>>()
     };
@@ -496,10 +499,10 @@ async fn who_is_present_is_known_as_long_as_anybody_of_it_is(kind: Kind) {
 async fn the_directory_can_be_read_as_a_whole(kind: Kind) {
     let subject = Subject::new(kind).await;
     let (one, other) = (incarnation(DEAD), incarnation("{connector}-3/bb"));
-    subject.leases.note(&one).await.unwrap();
-    subject.leases.note(&other).await.unwrap();
+    subject.leases.schedule(&one).await.unwrap();
+    subject.leases.schedule(&other).await.unwrap();
     let many: Vec<_> = (0..700).map(|n| incarnation(&format!("c{n}/aa"))).collect();
-    for noted in join_all(many.iter().map(|it| subject.leases.note(it))).await {
+    for noted in join_all(many.iter().map(|it| subject.leases.schedule(it))).await {
         noted.unwrap();
     }
     let directory = subject.leases.directory().await.unwrap();

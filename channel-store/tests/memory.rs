@@ -3,8 +3,8 @@
 use crate::support::{Kind, Subject, from_session, message, name, read, session, with_key};
 use channel_store::memory::{MemoryStore, Snapshot};
 use channel_store::{
-    ChannelName, ChannelStore, FeedConnection, FeedSink, Incarnation, Publication, Renewed, Since,
-    Standing, StoreError, StoreOptions,
+    ChannelName, ChannelStore, Continuity, FeedConnection, FeedSink, Incarnation, Publication,
+    Renewed, Since, StoreError, StoreOptions,
 };
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
@@ -63,12 +63,12 @@ async fn an_old_log_loses_its_content_and_goes_on_counting() {
         .position;
     advance(Duration::from_secs(10)).await;
     assert_eq!(
-        read(&*feed, "4", &first, 10).await.standing,
-        Standing::Trimmed
+        read(&*feed, "4", &first, 10).await.continuity,
+        Continuity::Trimmed
     );
     assert_eq!(
-        read(&*feed, "4", &second, 10).await.standing,
-        Standing::Exact
+        read(&*feed, "4", &second, 10).await.continuity,
+        Continuity::Contiguous
     );
     let head = feed.read(&name("4"), &Since::Head, 0).await.unwrap();
     assert_eq!(head.position, second);
@@ -110,11 +110,11 @@ async fn a_restart_on_the_same_data_begins_an_epoch_and_loses_nothing() {
     subject.memory().restart(None);
     let second = ear.subscribed("4", 2).await;
     assert_eq!(second.number, first.number + 1);
-    assert_ne!(second.generation, first.generation);
+    assert_ne!(second.lifetime, first.lifetime);
     let head = feed.heads(&[name("4")]).await.unwrap().remove(0).unwrap();
     assert_eq!(
-        (&head.position, head.generation),
-        (&before, second.generation.clone())
+        (&head.position, head.lifetime),
+        (&before, second.lifetime.clone())
     );
     assert_eq!(
         subject.publish(say()).await.unwrap().position,
@@ -130,10 +130,10 @@ async fn a_restart_on_the_same_data_begins_an_epoch_and_loses_nothing() {
     assert_eq!(after.offset, before.offset + 1);
     assert_ne!(after.epoch, before.epoch);
     let page = read(&*feed, "4", &joined.position, 10).await;
-    assert_eq!(page.standing, Standing::Exact);
+    assert_eq!(page.continuity, Continuity::Contiguous);
     let found: Vec<_> = page.entries.iter().map(|it| &it.position).collect();
     assert_eq!(found, [&before, &after], "entries carry their own epoch");
-    assert_eq!(page.generation, second.generation);
+    assert_eq!(page.lifetime, second.lifetime);
     assert_eq!(
         subject.join("4", "u", session("s", 1)).await.unwrap(),
         joined
@@ -159,11 +159,11 @@ async fn what_a_restored_snapshot_lost_is_told_and_never_repeated() {
     subject.memory().restart(replica);
     let judge = async |position| {
         let page = read(&*feed, "4", position, 10).await;
-        (page.standing, page.position.offset)
+        (page.continuity, page.position.offset)
     };
     // Before anybody has published, too.
-    assert_eq!(judge(&old[4]).await, (Standing::Diverged, 3));
-    assert_eq!(judge(&old[2]).await, (Standing::Exact, 3));
+    assert_eq!(judge(&old[4]).await, (Continuity::Diverged, 3));
+    assert_eq!(judge(&old[2]).await, (Continuity::Contiguous, 3));
     assert_eq!(subject.members("4").await, []);
 
     // Of the keys, those are known whose publications are.
@@ -174,13 +174,13 @@ async fn what_a_restored_snapshot_lost_is_told_and_never_repeated() {
         assert_eq!((again.position.offset, again.repeated), (offset, n == 3));
         assert_eq!(again.position.epoch == old[0].epoch, n == 3);
     }
-    assert_eq!(judge(&old[3]).await, (Standing::Diverged, 3));
-    assert_eq!(judge(&old[4]).await, (Standing::Diverged, 3));
-    assert_eq!(judge(&old[2]).await, (Standing::Exact, 3));
+    assert_eq!(judge(&old[3]).await, (Continuity::Diverged, 3));
+    assert_eq!(judge(&old[4]).await, (Continuity::Diverged, 3));
+    assert_eq!(judge(&old[2]).await, (Continuity::Contiguous, 3));
     assert_eq!(ear.subscribed("4", 2).await.number, 2);
 
     subject.memory().restart(Some(Snapshot::default()));
-    assert_eq!(judge(&old[2]).await, (Standing::Unknown, 0));
+    assert_eq!(judge(&old[2]).await, (Continuity::Unknown, 0));
     let reborn = subject.publish(message("4", "u", "a")).await.unwrap();
     assert_eq!(reborn.position.offset, 1);
     assert_eq!(ear.subscribed("4", 3).await.number, 3);
@@ -205,16 +205,16 @@ async fn what_diverged_below_what_is_held_is_unknown() {
     subject.memory().restart(Some(replica));
     let page = read(&*feed, "4", &lost, 0).await;
     assert_eq!(
-        (page.standing, page.position.offset),
-        (Standing::Diverged, 3)
+        (page.continuity, page.position.offset),
+        (Continuity::Diverged, 3)
     );
     for _ in 4..=8 {
         say().await;
     }
     let page = read(&*feed, "4", &lost, 0).await;
     assert_eq!(
-        (page.standing, page.position.offset),
-        (Standing::Unknown, 6)
+        (page.continuity, page.position.offset),
+        (Continuity::Unknown, 6)
     );
 }
 
@@ -238,18 +238,18 @@ async fn a_log_remembers_64_epochs_and_none_that_judges_nothing() {
         );
         subject.memory().restart(None);
     }
-    let standing = async |position| read(&*feed, "4", position, 0).await.standing;
-    assert_eq!(standing(&positions[5]).await, Standing::Unknown);
-    assert_eq!(standing(&positions[6]).await, Standing::Exact);
-    assert_eq!(standing(&positions[69]).await, Standing::Exact);
+    let continuity = async |position| read(&*feed, "4", position, 0).await.continuity;
+    assert_eq!(continuity(&positions[5]).await, Continuity::Unknown);
+    assert_eq!(continuity(&positions[6]).await, Continuity::Contiguous);
+    assert_eq!(continuity(&positions[69]).await, Continuity::Contiguous);
     // Right before the first that is held, its epoch is still known; trimmed further, it is not.
     for _ in 0..95 {
         subject.publish(message("4", "u", "a")).await.unwrap();
     }
     subject.memory().restart(None);
     subject.publish(message("4", "u", "a")).await.unwrap();
-    assert_eq!(standing(&positions[63]).await, Standing::Unknown);
-    assert_eq!(standing(&positions[65]).await, Standing::Exact);
+    assert_eq!(continuity(&positions[63]).await, Continuity::Unknown);
+    assert_eq!(continuity(&positions[65]).await, Continuity::Contiguous);
 }
 
 #[test]
@@ -517,24 +517,30 @@ async fn a_channel_that_only_saw_joins_and_leaves_is_forgotten_after_two_minutes
     subject.join("4", "v", session("t", 2)).await.unwrap();
     subject.leave("4", "v", session("t", 3)).await;
     subject.leave_fenced("4", "u", session("s", 4), true).await;
-    let standing = async |channel, position| {
+    let continuity = async |channel, position| {
         // Some operations elsewhere, by the way of which channels are looked after.
         for _ in 0..3 {
             let join = subject.join("elsewhere", "u", session("w", 1));
             join.await.unwrap();
         }
-        read(&*feed, channel, position, 10).await.standing
+        read(&*feed, channel, position, 10).await.continuity
     };
     advance(Duration::from_secs(119)).await;
-    assert_eq!(standing("4", &joined.position).await, Standing::Exact);
+    assert_eq!(
+        continuity("4", &joined.position).await,
+        Continuity::Contiguous
+    );
     advance(Duration::from_secs(122)).await;
-    assert_eq!(standing("4", &joined.position).await, Standing::Unknown);
+    assert_eq!(continuity("4", &joined.position).await, Continuity::Unknown);
     let late = subject.join("4", "u", session("s", 1)).await;
     let too_late = Err(StoreError::StaleOperation);
     assert_eq!(late, too_late, "the tombstone stands");
-    assert_eq!(standing("5", &said.position).await, Standing::Exact);
+    assert_eq!(
+        continuity("5", &said.position).await,
+        Continuity::Contiguous
+    );
     advance(Duration::from_secs(500)).await;
-    assert_eq!(standing("4", &joined.position).await, Standing::Unknown);
+    assert_eq!(continuity("4", &joined.position).await, Continuity::Unknown);
     let heads = feed.heads(&[name("4")]).await.unwrap();
     assert_eq!(heads, [None], "all of it is gone");
 }

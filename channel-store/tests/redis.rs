@@ -6,7 +6,7 @@ use crate::support::{
 };
 use channel_store::redis::{OpenError, RedisFeed, RedisStore};
 use channel_store::{
-    ChannelFeed, ChannelStore, HistoryRange, Membership, Position, Since, Standing, StoreError,
+    ChannelFeed, ChannelStore, Continuity, HistoryRange, Membership, Position, Since, StoreError,
     StoreOptions,
 };
 use futures_util::future::join_all;
@@ -60,11 +60,11 @@ async fn a_crash_is_told_at_once_and_a_restart_costs_nobody_anything_f7() {
     becomes(subject.store.available(), true, SOON).await;
     let second_connection = ear.subscribed("4", 2).await;
     assert!(second_connection.number > first_connection.number);
-    assert_ne!(second_connection.generation, first_connection.generation);
+    assert_ne!(second_connection.lifetime, first_connection.lifetime);
 
     for position in &before {
         let page = read(&*feed, "4", position, 100).await;
-        assert_eq!(page.standing, Standing::Exact, "{position:?}");
+        assert_eq!(page.continuity, Continuity::Contiguous, "{position:?}");
         assert_eq!(
             offsets(&page.entries),
             (position.offset + 1..=7).collect::<Vec<_>>()
@@ -74,7 +74,7 @@ async fn a_crash_is_told_at_once_and_a_restart_costs_nobody_anything_f7() {
             after,
             "entries carry their own epoch"
         );
-        assert_eq!(page.generation, second_connection.generation);
+        assert_eq!(page.lifetime, second_connection.lifetime);
     }
     let log: Vec<Position> = subject
         .log("4")
@@ -127,8 +127,8 @@ async fn what_a_restored_snapshot_lost_is_told_and_never_repeated() {
     becomes(feed.available(), true, SOON).await;
     // Nobody has published yet, and the loss is known already.
     assert_eq!(
-        read(&*feed, "4", &old[4], 10).await.standing,
-        Standing::Diverged
+        read(&*feed, "4", &old[4], 10).await.continuity,
+        Continuity::Diverged
     );
     // A retry of what was lost is a new publication; one of what was not is none.
     assert_eq!(publish_at_last(&subject, "4", "3").await.position, old[2]);
@@ -137,12 +137,12 @@ async fn what_a_restored_snapshot_lost_is_told_and_never_repeated() {
     assert_ne!(new.epoch, old[3].epoch);
     let page = read(&*feed, "4", &old[2], 10).await;
     assert_eq!(
-        (page.standing, offsets(&page.entries)),
-        (Standing::Exact, vec![4])
+        (page.continuity, offsets(&page.entries)),
+        (Continuity::Contiguous, vec![4])
     );
     for lost in &old[3..] {
         let page = read(&*feed, "4", lost, 10).await;
-        assert_eq!(page.standing, Standing::Diverged);
+        assert_eq!(page.continuity, Continuity::Diverged);
         assert_eq!(page.position, old[2], "where both lives still agree");
         assert_eq!(page.entries[0].position, new);
     }
@@ -169,11 +169,11 @@ async fn a_cut_feed_subscribes_again_and_reads_what_it_missed() {
     subject.publish(message("4", "u", "missed")).await.unwrap();
     let second = ear.subscribed("4", 2).await;
     assert!(second.number > first.number);
-    assert_eq!(second.generation, first.generation);
+    assert_eq!(second.lifetime, first.lifetime);
     let page = read(&*feed, "4", &seen, 10).await;
     assert_eq!(
-        (page.standing, said(&page.entries)),
-        (Standing::Exact, vec!["onMessage missed".to_owned()])
+        (page.continuity, said(&page.entries)),
+        (Continuity::Contiguous, vec!["onMessage missed".to_owned()])
     );
     for channel in 0..1_200 {
         ear.subscribed(&format!("other-{channel}"), 2).await;
@@ -248,8 +248,8 @@ async fn a_silent_server_is_noticed_within_three_seconds_and_used_again() {
     // Of the unanswered, what took effect is a beginning, and nothing comes after.
     assert_eq!(subject.log("4").await.len() as u64, last.offset);
     assert_eq!(
-        ear.subscribed("4", 2).await.generation,
-        ear.confirmations("4")[0].generation
+        ear.subscribed("4", 2).await.lifetime,
+        ear.confirmations("4")[0].lifetime
     );
     let answer = publisher.publish(vec![message("4", "u", "late")]).await;
     assert!(matches!(answer, Err(StoreError::Unavailable(_))));
@@ -366,12 +366,12 @@ async fn after_a_wipe_old_positions_are_unknown() {
     subject.server().say("FLUSHALL");
     let page = read(&*feed, "4", &first.position, 10).await;
     assert_eq!(
-        (page.standing, page.last, page.position),
-        (Standing::Unknown, 0, nowhere()),
+        (page.continuity, page.last, page.position),
+        (Continuity::Unknown, 0, nowhere()),
         "a read begins no life"
     );
     let page = read(&*feed, "4", &nowhere(), 10).await;
-    assert_eq!(page.standing, Standing::Exact);
+    assert_eq!(page.continuity, Continuity::Contiguous);
     // Who is about to follow it begins one.
     let head = feed.read(&name("4"), &Since::Head, 0).await.unwrap();
     assert_eq!(head.position.offset, 0);
@@ -410,17 +410,17 @@ async fn a_key_that_is_lost_alone_is_survived() {
             .unwrap()
             .position;
         subject.server().say(&format!("DEL gc:{{4}}:{key}"));
-        let standing = read(&*feed, "4", &before, 10).await.standing;
+        let continuity = read(&*feed, "4", &before, 10).await.continuity;
         let expected = if key == "m" {
-            Standing::Unknown
+            Continuity::Unknown
         } else {
-            Standing::Exact
+            Continuity::Contiguous
         };
-        assert_eq!(standing, expected, "{key}");
+        assert_eq!(continuity, expected, "{key}");
         let second = subject.join("4", "u", session("t", 2)).await.unwrap();
         assert_eq!(
-            read(&*feed, "4", &second.position, 10).await.standing,
-            Standing::Exact,
+            read(&*feed, "4", &second.position, 10).await.continuity,
+            Continuity::Contiguous,
             "{key}"
         );
         subject.publish(message("4", "u", "b")).await.unwrap();
@@ -448,8 +448,8 @@ async fn meta_lost_alone_gives_a_second_session_a_position_that_stands() {
     let joined = subject.join("4", "u", session("t", 2)).await.unwrap();
     assert_eq!((joined.published, joined.position.offset), (false, 0));
     assert_eq!(
-        read(&*feed, "4", &joined.position, 10).await.standing,
-        Standing::Exact
+        read(&*feed, "4", &joined.position, 10).await.continuity,
+        Continuity::Contiguous
     );
     let next = subject
         .publish(message("4", "u", "a"))
@@ -484,18 +484,21 @@ async fn what_diverged_is_told_to_where_only_if_that_is_still_held() {
     let lost = at(&older, 4);
     let page = read(&*feed, "4", &lost, 0).await;
     assert_eq!(
-        (page.standing, page.position),
-        (Standing::Diverged, older.clone())
+        (page.continuity, page.position),
+        (Continuity::Diverged, older.clone())
     );
     subject.server().say("XTRIM gc:{4}:l MINID 6");
     let held = at(&newer, 5);
     let page = read(&*feed, "4", &lost, 0).await;
     assert_eq!(
-        (page.standing, page.position),
-        (Standing::Unknown, held.clone())
+        (page.continuity, page.position),
+        (Continuity::Unknown, held.clone())
     );
     let page = read(&*feed, "4", &older, 0).await;
-    assert_eq!((page.standing, page.position), (Standing::Trimmed, held));
+    assert_eq!(
+        (page.continuity, page.position),
+        (Continuity::Trimmed, held)
+    );
 }
 
 #[tokio::test]
@@ -521,8 +524,8 @@ async fn a_demoted_server_is_left_and_a_promoted_one_begins_an_epoch() {
     assert_ne!(after.epoch, before.epoch);
     becomes(feed.available(), true, SOON).await;
     assert_eq!(
-        read(&*feed, "4", &before, 10).await.standing,
-        Standing::Exact
+        read(&*feed, "4", &before, 10).await.continuity,
+        Continuity::Contiguous
     );
 
     // Demoted and promoted between two looks, nobody publishing: the feed must still read.
@@ -531,8 +534,8 @@ async fn a_demoted_server_is_left_and_a_promoted_one_begins_an_epoch() {
     subject.server().say("REPLICAOF NO ONE");
     let connection = ear.subscribed("4", confirmations + 1).await;
     assert_ne!(
-        connection.generation,
-        ear.confirmations("4")[confirmations - 1].generation
+        connection.lifetime,
+        ear.confirmations("4")[confirmations - 1].lifetime
     );
 }
 
@@ -840,7 +843,7 @@ async fn history_goes_through_a_restart_in_both_directions() {
     let mut range = HistoryRange::Oldest;
     while forwards.len() < 6 {
         let page = subject.store.history(&name("4"), &range, 1).await.unwrap();
-        assert_eq!(page.standing, Standing::Exact);
+        assert_eq!(page.continuity, Continuity::Contiguous);
         forwards.extend(page.entries);
         range = HistoryRange::After(forwards[forwards.len() - 1].position.clone());
     }
@@ -848,7 +851,7 @@ async fn history_goes_through_a_restart_in_both_directions() {
     range = HistoryRange::Newest;
     while backwards.len() < 6 {
         let page = subject.store.history(&name("4"), &range, 1).await.unwrap();
-        assert_eq!(page.standing, Standing::Exact);
+        assert_eq!(page.continuity, Continuity::Contiguous);
         backwards.extend(page.entries);
         let mut before = backwards[backwards.len() - 1].position.clone();
         before.offset -= 1;
@@ -1006,7 +1009,7 @@ async fn large_reads_cost_no_connection_and_little_memory() {
         while since.offset < 40 {
             let asked = Since::Position(since);
             let page = feed.read(&channel, &asked, 100).await.unwrap();
-            assert_eq!(page.standing, Standing::Exact);
+            assert_eq!(page.continuity, Continuity::Contiguous);
             let sizes = page.entries.iter().map(|it| it.payload.as_bytes().len());
             bytes += sizes.sum::<usize>();
             since = page.entries.last().unwrap().position.clone();

@@ -20,18 +20,18 @@ conformance! {
     of_many_logins_at_once_one_gets_in_under_reject
     the_late_close_of_an_old_session_spares_the_newer_one
     a_login_after_its_fenced_close_makes_no_ghost
-    a_login_after_the_funeral_makes_no_ghost
+    a_login_after_the_reaping_makes_no_ghost
     a_login_beyond_its_deadline_makes_no_ghost
     a_login_that_buries_the_dead_takes_their_place
     a_claim_outranks_by_the_policy
     a_superseded_session_stays_superseded_whatever_it_claims
-    a_claim_restores_with_its_own_generation
-    a_claim_puts_its_generation_in_the_place_of_a_late_copys
-    names_decide_between_two_sessions_of_one_generation
+    a_claim_restores_with_its_own_rank
+    a_claim_puts_its_rank_in_the_place_of_a_late_copys
+    names_decide_between_two_sessions_of_one_rank
     a_repeated_login_names_no_newer_session_of_its_client
     a_claim_that_comes_late_marks_nobody
     claims_are_answered_each_for_itself
-    the_funeral_spares_others_entries
+    reaping_spares_others_entries
     a_look_shows_everything_of_each_user
     names_of_users_meet_no_others
     one_policy_is_in_force_until_nobody_goes_by_it
@@ -63,13 +63,13 @@ fn session(name: &str) -> SessionId {
     SessionId::new(name).unwrap()
 }
 
-/// An entry: session, generation, whose, superseded.
+/// An entry: session, login rank, whose, superseded.
 type Seen = (String, u64, Incarnation, bool);
 
-fn seen(session: &str, generation: u64, whose: &str, superseded: bool) -> Seen {
+fn seen(session: &str, login_rank: u64, whose: &str, superseded: bool) -> Seen {
     (
         session.to_owned(),
-        generation,
+        login_rank,
         incarnation(whose),
         superseded,
     )
@@ -102,10 +102,10 @@ impl Subject {
         self.registry.login(&login, &[]).await
     }
 
-    /// Logs in where nothing is in the way; answers the generation.
+    /// Logs in where nothing is in the way; answers the login rank.
     async fn log_in(&self, of: &str, name: &str, policy: LoginPolicy) -> u64 {
         match self.try_login(of, name, policy).await {
-            Ok(LoggedIn::Yes { generation, .. }) => generation,
+            Ok(LoggedIn::Yes { login_rank, .. }) => login_rank,
             other => panic!("{other:?}"),
         }
     }
@@ -140,7 +140,7 @@ impl Subject {
         let login = self.attempt_with(of, name, policy, secret).await;
         let answer = self.registry.login(&login, &[]).await.unwrap();
         let LoggedIn::Yes {
-            generation,
+            login_rank,
             predecessors,
             ..
         } = answer
@@ -151,7 +151,7 @@ impl Subject {
         let names = names.collect();
         let claim = Claim {
             login,
-            generation,
+            login_rank,
             predecessors: predecessors.into(),
         };
         self.claim_all(&claim).await.unwrap();
@@ -165,7 +165,7 @@ impl Subject {
 
     /// Sessions of user `u` and their states, by name.
     async fn states(&self) -> Vec<(String, EntryState)> {
-        let looks = self.registry.look(&incarnation(ONE), &[user("u")]).await;
+        let looks = self.registry.entries(&incarnation(ONE), &[user("u")]).await;
         let entries = looks.unwrap().remove(0).entries.into_iter();
         let mut states: Vec<_> = entries
             .map(|it| (it.session.to_string(), it.state))
@@ -190,10 +190,10 @@ impl Subject {
         of: &str,
         name: &str,
         policy: LoginPolicy,
-        generation: u64,
+        login_rank: u64,
     ) -> Result<Claimed, StoreError> {
         let login = self.attempt(of, name, policy).await;
-        let claims = [claim(login, generation)];
+        let claims = [claim(login, login_rank)];
         let mut answers = self.registry.claim(&claims).await.unwrap();
         assert_eq!(answers.len(), 1);
         answers.remove(0)
@@ -211,7 +211,7 @@ impl Subject {
 
     /// All entries of user `u`, sorted, and whether this incarnation was reaped there.
     async fn entries(&self, of: &str) -> (Vec<Seen>, bool) {
-        let looks = self.registry.look(&incarnation(of), &[user("u")]).await;
+        let looks = self.registry.entries(&incarnation(of), &[user("u")]).await;
         let look = looks.unwrap().remove(0);
         let mut entries: Vec<_> = look
             .entries
@@ -219,7 +219,7 @@ impl Subject {
             .map(|it| {
                 (
                     it.session.to_string(),
-                    it.generation,
+                    it.login_rank,
                     it.incarnation,
                     it.state == Superseded,
                 )
@@ -235,10 +235,10 @@ impl Subject {
     }
 }
 
-fn claim(login: Login, generation: u64) -> Claim {
+fn claim(login: Login, login_rank: u64) -> Claim {
     Claim {
         login,
-        generation,
+        login_rank,
         predecessors: Arc::default(),
     }
 }
@@ -275,7 +275,7 @@ async fn under_kick_old_a_login_drives_nobody_out_by_itself(kind: Kind) {
     let subject = Subject::new(kind).await;
     let alone = subject.try_login(ONE, "a", KickOld).await;
     let Ok(LoggedIn::Yes {
-        generation, others, ..
+        login_rank, others, ..
     }) = alone
     else {
         panic!("{alone:?}");
@@ -284,16 +284,16 @@ async fn under_kick_old_a_login_drives_nobody_out_by_itself(kind: Kind) {
     // Its client may be gone by now: then nobody would be left.
     let second = subject.try_login(OTHER, "b", KickOld).await;
     let Ok(LoggedIn::Yes {
-        generation: newer,
+        login_rank: newer,
         others,
         ..
     }) = second
     else {
         panic!("{second:?}");
     };
-    assert!(others && newer > generation);
+    assert!(others && newer > login_rank);
     let both = [
-        seen("a", generation, ONE, false),
+        seen("a", login_rank, ONE, false),
         seen("b", newer, OTHER, false),
     ];
     assert_eq!(subject.entries(ONE).await.0, both);
@@ -345,7 +345,7 @@ async fn a_login_after_its_fenced_close_makes_no_ghost(kind: Kind) {
     subject.log_in(ONE, "b", Reject).await;
 }
 
-async fn a_login_after_the_funeral_makes_no_ghost(kind: Kind) {
+async fn a_login_after_the_reaping_makes_no_ghost(kind: Kind) {
     let subject = Subject::new(kind).await;
     assert_eq!(subject.reap_user(ONE).await, 0);
     let late = subject.try_login(ONE, "a", Reject).await;
@@ -375,7 +375,7 @@ async fn a_login_beyond_its_deadline_makes_no_ghost(kind: Kind) {
 
 async fn a_login_that_buries_the_dead_takes_their_place(kind: Kind) {
     let subject = Subject::new(kind).await;
-    let generation = subject.log_in(ONE, "a", Reject).await;
+    let login_rank = subject.log_in(ONE, "a", Reject).await;
     let attempt = subject.attempt(OTHER, "b", Reject).await;
     // Somebody else's death makes no room.
     let elsewhere = [incarnation("connector-3/cc")];
@@ -389,7 +389,7 @@ async fn a_login_that_buries_the_dead_takes_their_place(kind: Kind) {
     assert!(!others);
     assert_eq!(subject.sessions().await, ["b"]);
     // Thawed, and older: under reject it would win.
-    let thawed = subject.claim_as(ONE, "a", Reject, generation).await;
+    let thawed = subject.claim_as(ONE, "a", Reject, login_rank).await;
     assert_eq!(thawed, Err(StoreError::ConnectorDead));
     assert_eq!(subject.sessions().await, ["b"]);
 }
@@ -401,10 +401,10 @@ async fn a_claim_outranks_by_the_policy(kind: Kind) {
         let sessions = [(ONE, "a"), (OTHER, "b")];
         let older = subject.log_in(ONE, "a", KickOld).await;
         let newer = subject.log_in(OTHER, "b", KickOld).await;
-        let generations = [older, newer];
+        let login_ranks = [older, newer];
         let claim = |n: usize| {
             let (of, name) = sessions[n];
-            subject.claim_as(of, name, policy, generations[n])
+            subject.claim_as(of, name, policy, login_ranks[n])
         };
         let [its, others] = [sessions[loser].0, sessions[winner].0];
         assert_eq!(claim(loser).await, claimed(&[], &[others]));
@@ -432,7 +432,7 @@ async fn a_superseded_session_stays_superseded_whatever_it_claims(kind: Kind) {
     assert_eq!(frozen, claimed(&[], &[]));
     let again = subject.try_login(ONE, "a", KickOld).await;
     let unchanged = LoggedIn::Yes {
-        generation: old,
+        login_rank: old,
         others: true,
         predecessors: Vec::new(),
     };
@@ -446,7 +446,7 @@ async fn a_superseded_session_stays_superseded_whatever_it_claims(kind: Kind) {
     assert_eq!(claim, claimed(&[], &[]));
 }
 
-async fn a_claim_restores_with_its_own_generation(kind: Kind) {
+async fn a_claim_restores_with_its_own_rank(kind: Kind) {
     for (policy, is_superseded) in [(KickOld, [true, false]), (Reject, [false, true])] {
         let subject = Subject::new(kind).await;
         let old = subject.log_in(ONE, "a", KickOld).await;
@@ -458,8 +458,8 @@ async fn a_claim_restores_with_its_own_generation(kind: Kind) {
             KickOld => ((OTHER, "b", new), (ONE, "a", old)),
             _ => ((ONE, "a", old), (OTHER, "b", new)),
         };
-        for (of, name, generation) in [first, second, first] {
-            let claim = subject.claim_as(of, name, policy, generation).await;
+        for (of, name, login_rank) in [first, second, first] {
+            let claim = subject.claim_as(of, name, policy, login_rank).await;
             assert!(claim.is_ok(), "{claim:?}");
         }
         let [of_old, of_new] = is_superseded;
@@ -468,8 +468,8 @@ async fn a_claim_restores_with_its_own_generation(kind: Kind) {
     }
 }
 
-/// After a loss of data a late copy of a login enters the session anew, with a generation that its owner does not know of.
-async fn a_claim_puts_its_generation_in_the_place_of_a_late_copys(kind: Kind) {
+/// After a loss of data a late copy of a login enters the session anew, with a login rank that its owner does not know of.
+async fn a_claim_puts_its_rank_in_the_place_of_a_late_copys(kind: Kind) {
     let subject = Subject::new(kind).await;
     let first = subject.log_in(ONE, "a", KickOld).await;
     let second = subject.log_in(OTHER, "b", KickOld).await;
@@ -477,19 +477,19 @@ async fn a_claim_puts_its_generation_in_the_place_of_a_late_copys(kind: Kind) {
     subject.close_session("b", false).await;
     let late = subject.log_in(ONE, "a", KickOld).await;
     assert!(late > second);
-    for (of, name, generation) in [
+    for (of, name, login_rank) in [
         (OTHER, "b", second),
         (ONE, "a", first),
         (OTHER, "b", second),
     ] {
-        let claim = subject.claim_as(of, name, KickOld, generation).await;
+        let claim = subject.claim_as(of, name, KickOld, login_rank).await;
         assert!(claim.is_ok(), "{claim:?}");
     }
     let expected = [seen("a", first, ONE, true), seen("b", second, OTHER, false)];
     assert_eq!(subject.entries(ONE).await.0, expected);
 }
 
-async fn names_decide_between_two_sessions_of_one_generation(kind: Kind) {
+async fn names_decide_between_two_sessions_of_one_rank(kind: Kind) {
     // In most locales `a` stands before `B`, by bytes after it.
     for (policy, winner) in [(KickOld, "a"), (Reject, "B")] {
         let subject = Subject::new(kind).await;
@@ -553,15 +553,15 @@ async fn claims_are_answered_each_for_itself(kind: Kind) {
         }
     }
     let users: Vec<_> = claims.iter().map(|it| it.login.user.clone()).collect();
-    let looks = subject.registry.look(&incarnation(ONE), &users).await;
+    let looks = subject.registry.entries(&incarnation(ONE), &users).await;
     for (n, look) in looks.unwrap().iter().enumerate() {
-        let found: Vec<_> = look.entries.iter().map(|it| it.generation).collect();
+        let found: Vec<_> = look.entries.iter().map(|it| it.login_rank).collect();
         let expected = if n == 7 { vec![] } else { vec![n as u64 + 1] };
         assert_eq!((found, look.tombstoned), (expected, n == 7));
     }
 }
 
-async fn the_funeral_spares_others_entries(kind: Kind) {
+async fn reaping_spares_others_entries(kind: Kind) {
     let subject = Subject::new(kind).await;
     subject.log_in(ONE, "a", KickOld).await;
     subject.log_in("connector-1/new", "b", KickOld).await;
@@ -573,16 +573,16 @@ async fn the_funeral_spares_others_entries(kind: Kind) {
 
 async fn a_look_shows_everything_of_each_user(kind: Kind) {
     let subject = Subject::new(kind).await;
-    let generation = subject.log_in(ONE, "a", Reject).await;
+    let login_rank = subject.log_in(ONE, "a", Reject).await;
     let users = [user("nobody"), user("u")];
-    let looks = subject.registry.look(&incarnation(OTHER), &users).await;
+    let looks = subject.registry.entries(&incarnation(OTHER), &users).await;
     let looks = looks.unwrap();
     assert_eq!(looks.len(), 2);
     assert_eq!(looks[0].entries, []);
     let entry = &looks[1].entries[0];
     assert_eq!(
-        (&entry.session, entry.generation, &entry.incarnation),
-        (&session("a"), generation, &incarnation(ONE))
+        (&entry.session, entry.login_rank, &entry.incarnation),
+        (&session("a"), login_rank, &incarnation(ONE))
     );
     assert!(!looks[1].lifetime.is_empty());
 }
@@ -600,7 +600,10 @@ async fn names_of_users_meet_no_others(kind: Kind) {
         assert!(matches!(login, LoggedIn::Yes { others: false, .. }));
         let (channel, whose) = (crate::support::name(odd), incarnation(odd));
         subject.store.reap(&channel, &whose).await.unwrap();
-        let looks = subject.registry.look(&incarnation(odd), &[user(odd)]).await;
+        let looks = subject
+            .registry
+            .entries(&incarnation(odd), &[user(odd)])
+            .await;
         let look = looks.unwrap().remove(0);
         assert_eq!(look.entries[0].incarnation, incarnation(odd));
         assert!(!look.tombstoned, "{odd}: only the channel was reaped");
@@ -610,7 +613,13 @@ async fn names_of_users_meet_no_others(kind: Kind) {
 async fn one_policy_is_in_force_until_nobody_goes_by_it(kind: Kind) {
     const LASTS: Duration = Duration::from_millis(500);
     let subject = Subject::new(kind).await;
-    let agree = async |policy, lasts| subject.registry.agree(policy, lasts).await.unwrap();
+    let agree = async |policy, lasts| {
+        subject
+            .registry
+            .propose_policy(policy, lasts)
+            .await
+            .unwrap()
+    };
     assert_eq!(agree(KickOld, LONG).await, KickOld);
     for other in [Reject, Allow] {
         assert_eq!(agree(other, LASTS).await, KickOld);
@@ -681,7 +690,7 @@ async fn a_lingering_session_holds_nobody_off_and_is_named_to_whoever_comes(kind
         let login = subject.attempt(OTHER, "b", policy).await;
         let answer = subject.registry.login(&login, &[]).await.unwrap();
         let LoggedIn::Yes {
-            generation,
+            login_rank,
             predecessors,
             ..
         } = answer
@@ -701,7 +710,7 @@ async fn a_lingering_session_holds_nobody_off_and_is_named_to_whoever_comes(kind
         }
         let claim = Claim {
             login,
-            generation,
+            login_rank,
             predecessors: predecessors.into(),
         };
         let marked = subject.claim_all(&claim).await;
@@ -899,7 +908,7 @@ async fn who_listens_last_hears(kind: Kind) {
 }
 
 #[tokio::test]
-async fn generations_do_not_go_back_when_redis_loses_everything() {
+async fn login_ranks_do_not_go_back_when_redis_loses_everything() {
     let mut subject = Subject::new(Kind::Redis).await;
     let before = subject.log_in(ONE, "a", Reject).await;
     subject.server().say("FLUSHALL");
@@ -911,7 +920,7 @@ async fn generations_do_not_go_back_when_redis_loses_everything() {
 }
 
 #[tokio::test]
-async fn generations_do_not_go_back_when_memory_loses_everything() {
+async fn login_ranks_do_not_go_back_when_memory_loses_everything() {
     let subject = Subject::new(Kind::Memory).await;
     let before = subject.log_in(ONE, "a", Reject).await;
     let snapshot = subject.memory().snapshot();
@@ -926,7 +935,7 @@ async fn generations_do_not_go_back_when_memory_loses_everything() {
 
 /// A clock that stands behind the one that gave them is no reason, either.
 #[tokio::test]
-async fn a_claim_tells_the_server_how_far_generations_have_come() {
+async fn a_claim_tells_the_server_how_far_login_ranks_have_come() {
     let subject = Subject::new(Kind::Redis).await;
     let ahead = 1 << 52;
     let claim = subject.claim_as(ONE, "a", KickOld, ahead).await;
@@ -937,16 +946,16 @@ async fn a_claim_tells_the_server_how_far_generations_have_come() {
 #[tokio::test]
 async fn a_full_redis_refuses_logins_and_lets_everybody_out() {
     let mut subject = Subject::new(Kind::Redis).await;
-    let generation = subject.log_in(ONE, "a", KickOld).await;
+    let login_rank = subject.log_in(ONE, "a", KickOld).await;
     subject.log_in(OTHER, "b", KickOld).await;
     let attempt = subject.attempt(ONE, "c", KickOld).await;
     subject.server().say("CONFIG SET maxmemory 1");
     let login = subject.registry.login(&attempt, &[]).await;
     assert_eq!(login, Err(StoreError::Full));
-    let claim = subject.claim_as(ONE, "a", KickOld, generation).await;
+    let claim = subject.claim_as(ONE, "a", KickOld, login_rank).await;
     assert_eq!(claim, Err(StoreError::Full));
     assert_eq!(subject.sessions().await, ["a", "b"]);
-    let agreed = subject.registry.agree(KickOld, LONG).await;
+    let agreed = subject.registry.propose_policy(KickOld, LONG).await;
     assert_eq!(agreed, Ok(KickOld));
     subject.close_session("a", true).await;
     assert_eq!(subject.reap_user(OTHER).await, 1);
@@ -998,8 +1007,7 @@ async fn a_user_who_is_gone_is_remembered_only_as_long_as_tombstones_are() {
     let options = StoreOptions::default();
     let tombstone_life = i64::try_from(options.tombstone_life.as_millis()).unwrap();
     let mut subject = Subject::with(Kind::Redis, options).await;
-    let left =
-        |subject: &mut Subject| -> i64 { subject.server().number("PTTL gc:{u}:user:generation") };
+    let left = |subject: &mut Subject| -> i64 { subject.server().number("PTTL gc:{u}:user:rank") };
     let first = subject.log_in(ONE, "a", Reject).await;
     assert!(left(&mut subject) > tombstone_life);
     subject.close_session("a", false).await;
@@ -1022,7 +1030,7 @@ async fn what_is_registered_expires_unless_it_is_looked_at() {
     };
     let mut subject = Subject::with(Kind::Redis, options).await;
     subject.log_in(ONE, "a", Reject).await;
-    for key in ["entries", "generation"] {
+    for key in ["entries", "rank"] {
         let left = subject
             .server()
             .number(&format!("PTTL gc:{{u}}:user:{key}"));
@@ -1035,7 +1043,7 @@ async fn what_is_registered_expires_unless_it_is_looked_at() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let keys = subject.server().keys();
-    assert!(keys.iter().any(|key| key.ends_with(":user:generation")));
+    assert!(keys.iter().any(|key| key.ends_with(":user:rank")));
     eventually("it is forgotten", async || {
         let keys = subject.server().keys();
         !keys.iter().any(|key| key.contains(":user:"))

@@ -52,7 +52,7 @@ async fn the_place_of_a_member_is_taken_in_silence(kind: Kind) {
     subject.counts(&[("u", 1)]).await;
     assert_eq!(subject.listed(OTHER).await, ["new"]);
     assert_eq!(subject.listed(ONE).await, [""; 0]);
-    let present = subject.leases.present(&name("4")).await.unwrap();
+    let present = subject.leases.incarnations_in(&name("4")).await.unwrap();
     assert_eq!(present, [incarnation(OTHER)]);
     let speaks = |session| subject.publish(from_session(message("4", "u", "{}"), session));
     assert_eq!(speaks("old").await, Err(StoreError::NotMember));
@@ -124,7 +124,10 @@ async fn several_predecessors_become_one(kind: Kind) {
     subject.replace("4", "u", new, &replaced).await.unwrap();
     subject.counts(&[("u", 2)]).await;
     assert_eq!(subject.listed(ONE).await, ["new"]);
-    let whose = subject.leases.look(&incarnation(ONE), &[name("4")]).await;
+    let whose = subject
+        .leases
+        .presence(&incarnation(ONE), &[name("4")])
+        .await;
     assert_eq!(whose.unwrap()[0].sessions, 1);
     assert_eq!(subject.was_said().await.len(), 1);
 }

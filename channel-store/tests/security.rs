@@ -112,24 +112,27 @@ async fn everybody_looks_after_logins(subject: &Subject, feed: &RedisFeed) {
         proof: None,
     };
     let lasts = Duration::from_secs(60);
-    let agreed = held.agree(LoginPolicy::KickOld, lasts).await;
+    let agreed = held.propose_policy(LoginPolicy::KickOld, lasts).await;
     assert_eq!(agreed, Ok(LoginPolicy::KickOld));
     let first = login("first", &dead);
     held.login(&first, &[]).await.unwrap();
     let second = login("second", &lives);
     let logged_in = held.login(&second, &[incarnation("c:9")]).await.unwrap();
-    let LoggedIn::Yes { generation, .. } = logged_in else {
+    let LoggedIn::Yes { login_rank, .. } = logged_in else {
         panic!("{logged_in:?}");
     };
     let claims = [Claim {
         login: second.clone(),
-        generation,
+        login_rank,
         predecessors: Arc::default(),
     }];
     let claimed = held.claim(&claims).await.unwrap().remove(0).unwrap();
     assert_eq!(claimed.superseded, std::slice::from_ref(&dead));
     let users = std::slice::from_ref(&user);
-    assert_eq!(held.look(&lives, users).await.unwrap()[0].entries.len(), 2);
+    assert_eq!(
+        held.entries(&lives, users).await.unwrap()[0].entries.len(),
+        2
+    );
     let mut heard = hints.listen(&dead);
     eventually("a hint", async || {
         hints.hint(&dead, &user).await.unwrap();
@@ -139,7 +142,7 @@ async fn everybody_looks_after_logins(subject: &Subject, feed: &RedisFeed) {
 
     let registry = &subject.registry;
     assert_eq!(registry.reap(&user, &dead).await, Ok(1));
-    let look = registry.look(&dead, users).await.unwrap().remove(0);
+    let look = registry.entries(&dead, users).await.unwrap().remove(0);
     assert!(look.tombstoned && look.entries.len() == 1);
     held.close(&user, &second.session, true).await.unwrap();
     let late = held.claim(&claims).await.unwrap().remove(0);
@@ -148,7 +151,7 @@ async fn everybody_looks_after_logins(subject: &Subject, feed: &RedisFeed) {
 
 async fn everybody_looks_after_leases(subject: &Subject, feed: &RedisFeed) {
     let (held, dead, lease) = (feed.leases(), incarnation("c:1"), Duration::from_millis(1));
-    held.note(&dead).await.unwrap();
+    held.schedule(&dead).await.unwrap();
     held.renew(&dead, lease).await.unwrap();
     let entry = |nonce, channel| IndexEntry {
         place: Place::Channel(name(channel)),
@@ -161,7 +164,7 @@ async fn everybody_looks_after_leases(subject: &Subject, feed: &RedisFeed) {
         .index_drop(&dead, &entries[1..], DroppedBy::Owner)
         .await;
     assert_eq!(dropped, Ok(1));
-    held.look(&dead, &[name("4")]).await.unwrap();
+    held.presence(&dead, &[name("4")]).await.unwrap();
     let member = session_of("c:1", "dead", 1);
     subject.join("4", "dead", member).await.unwrap();
 
@@ -171,10 +174,10 @@ async fn everybody_looks_after_leases(subject: &Subject, feed: &RedisFeed) {
     let beat = state.unwrap().unwrap().beat;
     let declared = leases.declare_dead(&dead, beat).await;
     assert_eq!(declared, Ok(Declared::Dead));
-    assert!(leases.vouch(&dead, &entries[0].place).await.unwrap().dead);
+    assert!(leases.restore(&dead, &entries[0].place).await.unwrap().dead);
     assert!(
         !leases
-            .vouch(&incarnation("c:3"), &entries[0].place)
+            .restore(&incarnation("c:3"), &entries[0].place)
             .await
             .unwrap()
             .dead
@@ -182,11 +185,11 @@ async fn everybody_looks_after_leases(subject: &Subject, feed: &RedisFeed) {
     assert_eq!(leases.index(&dead).await.unwrap().len(), 1);
     let reaped = subject.store.reap(&name("4"), &dead).await.unwrap();
     assert_eq!((reaped.ended, reaped.remaining), (1, 0));
-    assert!(leases.look(&dead, &[name("4")]).await.unwrap()[0].tombstoned);
+    assert!(leases.presence(&dead, &[name("4")]).await.unwrap()[0].tombstoned);
     let dropped = leases.index_drop(&dead, &entries[..1], DroppedBy::Reaper);
     assert_eq!(dropped.await, Ok(1));
-    assert_eq!(leases.present(&name("4")).await.unwrap(), []);
-    leases.strike(&dead, seen).await.unwrap();
+    assert_eq!(leases.incarnations_in(&name("4")).await.unwrap(), []);
+    leases.unschedule(&dead, seen).await.unwrap();
     assert!(leases.directory().await.unwrap().is_empty());
     held.resign(&incarnation("c:2")).await.unwrap();
 }

@@ -47,7 +47,7 @@ async fn a_primary_that_sentinels_no_longer_name_is_left_though_it_answers() {
     sentinel.say("SENTINEL REMOVE main");
     sentinel.say(&format!("SENTINEL MONITOR main 127.0.0.1 {} 1", new.port()));
     let second = ear.subscribed("4", 2).await;
-    assert_ne!(second.generation, ear.confirmations("4")[0].generation);
+    assert_ne!(second.lifetime, ear.confirmations("4")[0].lifetime);
     eventually("a publication on the new primary", async || {
         let _ = subject.publish(message("4", "u", "new")).await;
         !new.keys().iter().all(|key| key == "gc:schema")

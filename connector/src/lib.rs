@@ -104,8 +104,11 @@ impl Connector {
         } = &*self.services;
         let asked = Arc::clone(chat);
         readiness.follow_telling("chat", chat.available(), move || asked.troubles());
-        let asked = Arc::clone(chat);
-        readiness.follow_telling("publish", chat.publishes(), move || asked.refusals());
+        // A chat in this process that is used without a proof is never seen to publish.
+        if chat.is_proven() {
+            let asked = Arc::clone(chat);
+            readiness.follow_telling("publish", chat.publishes(), move || asked.refusals());
+        }
         let asked = Arc::clone(registry);
         let agreed = registry.agreed();
         readiness.follow_telling("login-policy", agreed, move || asked.why_disagreed());

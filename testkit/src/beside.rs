@@ -245,8 +245,8 @@ impl Scene {
             let services = &self.services;
             let until = wait::within(within, async || condition(services).await.then_some(()));
             tokio::pin!(until);
-            // Dropped, the attack ends.
-            let attacking = load::attack(attack, target, &self.meter, within);
+            // It ends when it is dropped. On a busy machine the wait is longer than `within`, and it must not end before.
+            let attacking = load::attack(attack, target, &self.meter, 20 * within);
             tokio::select! {
                 held = &mut until => held,
                 _ = attacking => until.await,

@@ -66,5 +66,12 @@ fn tells_of_the_test(variable: &str) -> bool {
     ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"]
         .iter()
         .any(|prefix| variable.starts_with(prefix))
-        || ["CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE", "OUT_DIR"].contains(&variable)
+        || [
+            "CARGO_CRATE_NAME",
+            "CARGO_PRIMARY_PACKAGE",
+            "OUT_DIR",
+            // With this the test's own program can be asked how long each test takes (--report-time).
+            "RUSTC_BOOTSTRAP",
+        ]
+        .contains(&variable)
 }

@@ -156,23 +156,11 @@ impl Cluster {
         )
     }
 
-    /// The slot of a key or hash tag.
-    ///
-    /// # Panics
-    /// If the first node doesn't answer.
-    #[must_use]
-    pub fn slot(&self, tag: &str) -> usize {
-        let slot = self.nodes[0].number(&format!("CLUSTER KEYSLOT {tag}"));
-        usize::try_from(slot).expect("slots begin with 0")
-    }
-
-    /// The primary that had a channel's slot when the cluster was made, as an index of `nodes`.
-    ///
-    /// # Panics
-    /// As [`Cluster::slot`].
+    /// The primary that had a channel's slot when the cluster was made, as an index of `nodes`. No node is asked.
     #[must_use]
     pub fn first_owner(&self, channel: &str) -> usize {
-        self.slot(channel) * self.primaries / SLOTS
+        // Each has the slots from its share of all of them on, rounded down.
+        ((slot(channel) + 1) * self.primaries - 1) / SLOTS
     }
 
     /// The nodes that serve a channel: its primary and that one's replica, as indices of `nodes`.
@@ -180,7 +168,7 @@ impl Cluster {
     /// # Panics
     /// When the nodes don't say soon.
     pub async fn of(&self, channel: &str) -> (usize, usize) {
-        let slot = self.slot(channel);
+        let slot = slot(channel);
         wait::some(
             "the slot has a primary and a replica",
             2 * SOON,
@@ -197,7 +185,7 @@ impl Cluster {
     /// # Panics
     /// When the nodes don't say soon.
     pub async fn of_primary(&self, channel: &str) -> usize {
-        let slot = self.slot(channel);
+        let slot = slot(channel);
         wait::some("the slot has a primary", 2 * SOON, async || {
             self.serving(slot).await?.first().copied()
         })
@@ -316,6 +304,16 @@ impl Cluster {
     }
 }
 
+/// The slot of a key or hash tag: its CRC-16 (XMODEM), as the specification of Redis Cluster has it.
+#[must_use]
+pub fn slot(tag: &str) -> usize {
+    let crc = tag.bytes().fold(0_u16, |crc, byte| {
+        let crc = crc ^ (u16::from(byte) << 8);
+        (0..8).fold(crc, |crc, _| (crc << 1) ^ (0x1021 * (crc >> 15)))
+    });
+    usize::from(crc) % SLOTS
+}
+
 async fn start_node(flags: &[&str]) -> Redis {
     let timeout = NODE_TIMEOUT.as_millis().to_string();
     Redis::with_files(|_| {
@@ -329,4 +327,22 @@ async fn start_node(flags: &[&str]) -> Redis {
 
 async fn until(what: &str, nodes: &[Redis], holds: impl Fn(&Redis) -> bool) {
     wait::eventually(what, 3 * SOON, async || nodes.iter().all(&holds)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_the_specification() {
+        // CLUSTER KEYSLOT of a real server.
+        for (tag, expected) in [
+            ("123456789", 12_739),
+            ("foo", 12_182),
+            ("bar", 5_061),
+            ("", 0),
+        ] {
+            assert_eq!(slot(tag), expected, "{tag}");
+        }
+    }
 }

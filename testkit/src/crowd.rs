@@ -6,7 +6,7 @@ use crate::follower::{Character, Follower, Notes};
 use crate::history::{History, Member, Outcome, Position};
 use crate::log::Log;
 use crate::tongue::Tongue;
-use crate::{SOON, wait};
+use crate::{SOON, pace, wait};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -195,7 +195,7 @@ impl Crowd {
                 .all(|(before, now)| now >= before + more)
         })
         .await;
-        began.elapsed()
+        pace::since(began)
     }
 
     /// Waits until one more message is acknowledged; how long it took since a moment.
@@ -211,7 +211,7 @@ impl Crowd {
             acknowledged
                 .filter(|at| *at > since)
                 .min()
-                .map(|at| at - since)
+                .map(|at| pace::between(since, at))
         })
         .await
     }
@@ -275,7 +275,7 @@ impl Crowd {
             listed.is_some_and(|listed| listed == self.live())
         })
         .await;
-        began.elapsed()
+        pace::since(began)
     }
 
     /// Waits until everybody is at this offset.

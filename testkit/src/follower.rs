@@ -5,6 +5,7 @@
 
 use crate::history::{Content, Event, Outcome, Position, Reason};
 use crate::inbox::Inbox;
+use crate::pace;
 use crate::pomelo::{LOGIN, SEND};
 use crate::tongue::{Heard, Said, Tongue};
 use crate::websocket::{self, CLOSE, Frame, PING, PONG, Reader, Terms, Writer};
@@ -100,7 +101,7 @@ impl Notes {
     }
 
     fn answered(&mut self, since: Instant) {
-        self.slowest = self.slowest.max(since.elapsed());
+        self.slowest = self.slowest.max(pace::since(since));
     }
 }
 

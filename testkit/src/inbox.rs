@@ -1,5 +1,6 @@
 //! What a client has received so far, and waiting until it holds something.
 
+use crate::pace;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -50,6 +51,6 @@ impl<T> Inbox<T> {
                 changed.changed().await.expect("the sender is alive");
             }
         };
-        tokio::time::timeout(within, found).await.ok()
+        pace::timeout(within, found).await.ok()
     }
 }

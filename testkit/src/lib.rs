@@ -1,8 +1,37 @@
-//! What the end-to-end tests stand on: the product's own binaries as processes, a real `redis-server`, and clients whose
-//! parsers are their own, so that a codec's mistake cannot hide in a test that shares it.
+//! What the tests of every crate stand on: the project's own services as processes, real Redis servers, a network that can
+//! fail, a client of each protocol, and a checker of what clients have seen.
 //!
-//! Nothing here knows the product's crates but the gRPC contract. A helper that cannot do its work panics with what it
-//! was doing, and a test that fails prints what its processes logged.
+//! The only crate of the project that it knows is the gRPC contract. Its parsers are its own, so a mistake in a codec
+//! cannot hide in a test that shares the codec. If a helper cannot do its work, it panics and says what it was doing; a
+//! test that fails prints what its processes logged. Tests wait for conditions and never for a time ([`wait`]), and on a
+//! busy machine they wait longer ([`pace`]).
+//!
+//! | module | what it gives |
+//! |---|---|
+//! | [`redis`], [`sentinels`], [`cluster`], [`resp`] | servers that can be killed, frozen and started again, and commands to them |
+//! | [`system`], [`service`], [`process`], [`binaries`] | the services as processes |
+//! | [`pomelo`], [`json`], [`polling`], [`websocket`], [`http`] | clients of each protocol, and bytes that no proper client sends |
+//! | [`relay`] | a network that stalls, cuts, and leads elsewhere |
+//! | [`crowd`], [`follower`], [`history`], [`log`], [`checker`] | many clients, and whether what they saw keeps the promises |
+//! | [`attack`], [`beside`] | misuse, and what quiet clients notice of it |
+//! | [`recording`] | what the original system sent and was sent, byte by byte |
+//!
+//! ```no_run
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! use testkit::pomelo::{SENT, heard};
+//! use testkit::system::System;
+//!
+//! // Two connectors, two chats, one Redis.
+//! let mut system = System::start().await;
+//! let alice = system.member(0, "alice", "room").await;
+//! let bob = system.member(1, "bob", "room").await;
+//! assert_eq!(alice.say("hello").await, SENT);
+//! bob.until_push(&heard("alice", "hello")).await;
+//!
+//! system.connectors[0].kill();
+//! system.until_members("room", &[("bob", 1)]).await;
+//! # }
+//! ```
 
 pub mod attack;
 pub mod beside;
@@ -19,6 +48,7 @@ pub mod inbox;
 pub mod json;
 pub mod link;
 pub mod log;
+pub mod pace;
 pub mod polling;
 pub mod pomelo;
 pub mod process;
@@ -36,11 +66,11 @@ pub mod wait;
 mod watchdog;
 pub mod websocket;
 
-/// Longer than anything takes that shall happen at all, on a machine with much else to do.
+/// Longer than anything takes that happens at all. On a busy machine it lasts longer ([`pace`]).
 pub const SOON: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// Within this a client has its answer, whatever is broken behind the connector: 2 s, and what it takes a busy machine to
-/// notice.
+/// A client has its answer within 2 s, whatever is broken behind the connector. The rest is what it takes to notice; on a busy
+/// machine it lasts longer ([`pace`]).
 pub const ANSWERED: std::time::Duration = std::time::Duration::from_millis(2_500);
 
 /// True in the long run (`./tests/run --long`): the same tests with more of everything.
@@ -57,10 +87,11 @@ pub fn workspace() -> &'static std::path::Path {
         .expect("the crate stands in the workspace")
 }
 
-/// A file of `tests/clients` under mocha, which is told where these connectors are.
+/// A file of `tests/clients` under mocha, which is told where these connectors are. A test in it that takes two minutes
+/// hangs; how long it takes otherwise depends on what else the machine has to do.
 ///
 /// # Panics
-/// When the npm packages are not there.
+/// If the npm packages are not there.
 #[must_use]
 pub fn mocha(file: &str, connectors: &[service::Connector]) -> std::process::Command {
     let directory = workspace().join("tests/clients");
@@ -72,7 +103,13 @@ pub fn mocha(file: &str, connectors: &[service::Connector]) -> std::process::Com
     let addresses: Vec<_> = addresses.collect();
     let mut command = std::process::Command::new("node");
     command
-        .args(["node_modules/.bin/mocha", "--exit", file])
+        .args([
+            "node_modules/.bin/mocha",
+            "--exit",
+            "--timeout",
+            "120000",
+            file,
+        ])
         .current_dir(directory)
         .env("CONNECTORS", addresses.join(","));
     command

@@ -1,13 +1,13 @@
 //! Engine.IO's long polling by hand, over sockets that stay open: what a client that polls says and hears.
 
 use crate::SOON;
+use crate::pace::timeout;
 use bytes::{Buf, BytesMut};
 use serde_json::{Value, json};
 use std::io;
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 /// A socket on which one request of HTTP follows another.
 pub struct Http {

@@ -3,7 +3,7 @@
 
 use crate::link::{End, Link, Owed, Record};
 use crate::websocket::{BINARY, Frame, Terms};
-use crate::{ANSWERED, SOON};
+use crate::{ANSWERED, SOON, pace};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -352,7 +352,7 @@ impl Client {
         let asked = Instant::now();
         let id = self.start(route, body).await;
         let reply = self.reply(id).await;
-        let took = reply.at - asked;
+        let took = pace::between(asked, reply.at);
         assert!(took <= ANSWERED, "{route} was answered only after {took:?}");
         reply.text()
     }

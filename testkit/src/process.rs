@@ -1,6 +1,6 @@
 //! A process under test: its lines are kept and printed when the test fails, and it never outlives the test.
 
-use crate::{wait, watchdog};
+use crate::{pace, wait, watchdog};
 use rustix::process::{
     Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getrlimit, kill_process,
     kill_process_group, prlimit, waitid,
@@ -57,6 +57,7 @@ impl Process {
             .spawn()
             .unwrap_or_else(|error| panic!("{name} does not start: {error} ({command:?})"));
         watchdog::watch(child.id());
+        pace::start();
         let lines = Arc::new(Mutex::new(Vec::new()));
         let readers = vec![
             keep(&lines, child.stdout.take().expect("stdout is a pipe")),

@@ -1,5 +1,7 @@
-//! Waiting by condition. A deadline says when to give up, never how long something takes.
+//! Waiting by condition. A limit says when to give up, never how long something takes; on a busy machine it is longer
+//! ([`pace`]).
 
+use crate::pace;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -38,11 +40,11 @@ pub fn some<T>(
 
 /// Asks until there is an answer; `None` when there is none within the given time.
 pub async fn within<T>(time: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> Option<T> {
-    let deadline = Instant::now() + time;
+    let begin = Instant::now();
     let mut pause = FIRST_PAUSE;
     loop {
         let answer = ask().await;
-        if answer.is_some() || Instant::now() >= deadline {
+        if answer.is_some() || pace::since(begin) >= time {
             return answer;
         }
         tokio::time::sleep(pause).await;

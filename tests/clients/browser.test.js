@@ -72,6 +72,9 @@ async function wasTold(page, text) {
   await page.waitForFunction((text) => window.statuses.some((told) => told.includes(text)), text);
 }
 
+/** Longer than anything takes that happens at all, on a machine whose cores have other work, too. */
+const PATIENCE = 90_000;
+
 let browser;
 
 before('a browser', async function () {
@@ -91,6 +94,7 @@ describe("the connectors' own page", function () {
   async function open(url, size) {
     const context = await browser.newContext({ viewport: size });
     const page = await context.newPage();
+    page.setDefaultTimeout(PATIENCE);
     page.on('pageerror', (error) => problems.push(String(error)));
     page.on('console', (message) => {
       // That it can't connect while the network is away is what a browser says, too.
@@ -121,7 +125,7 @@ describe("the connectors' own page", function () {
 
   async function until(page, expected) {
     let seen;
-    for (const end = Date.now() + 10_000; Date.now() < end; ) {
+    for (const end = Date.now() + PATIENCE; Date.now() < end; ) {
       seen = await lines(page);
       if (JSON.stringify(seen) === JSON.stringify(expected)) return;
       await page.waitForTimeout(20);
@@ -331,6 +335,7 @@ describe("the original's browser library in a browser", function () {
 
   async function open() {
     const page = await browser.newPage();
+    page.setDefaultTimeout(PATIENCE);
     await page.goto(`http://127.0.0.1:${site.address().port}/`);
     await page.evaluate(surroundings);
     for (const script of scripts) {

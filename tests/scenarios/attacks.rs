@@ -15,13 +15,13 @@ use testkit::attack::unread::Unread;
 use testkit::attack::{enter, message};
 use testkit::beside::load::Chatting;
 use testkit::beside::{Bounds, MEBIBYTE, Moment, Scene};
+use testkit::pace::timeout;
 use testkit::polling::{Poller, packet};
 use testkit::pomelo::{LOGIN, SEND};
 use testkit::system::Plan;
 use testkit::websocket::{TEXT, Terms};
 use testkit::{SOON, wait};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 /// The comparison is fair: what does no harm is not taken for an attack.
 #[tokio::test]

@@ -4,12 +4,12 @@ use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::time::Duration;
 use testkit::chat_api::ChatApi;
+use testkit::pace::timeout;
 use testkit::pomelo::{self, Client, DATA, HANDSHAKE, HANDSHAKE_ACK, HELLO, LOGIN, SEND, SENT};
 use testkit::service::Standalone;
 use testkit::{SOON, http, wait};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::timeout;
 
 const HISTORY: &str = "chat.handler.history";
 

@@ -12,10 +12,9 @@ async fn people_chat_through_the_page_and_miss_nothing_when_one_loses_the_networ
     let system = plan.start().await;
     let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pictures");
     let mut command = testkit::mocha("browser.test.js", &system.connectors);
-    command.args(["--timeout", "30000"]);
     command.env("CHROMIUM", chromium()).env("OUTPUT", &pictures);
     let mut mocha = Process::spawn("mocha", &mut command);
-    let status = mocha.ended_within(Duration::from_secs(120)).await;
+    let status = mocha.ended_within(Duration::from_secs(180)).await;
     let output = mocha.lines().join("\n");
     assert!(status.success(), "{output}");
     assert!(output.contains("12 passing"), "{output}");

@@ -5,7 +5,7 @@ use testkit::pomelo::{Client, LOGGED_IN, left};
 use testkit::redis::Redis;
 use testkit::relay::Relay;
 use testkit::system::{Plan, Services};
-use testkit::{SOON, wait};
+use testkit::{SOON, pace, wait};
 use tokio::time::{Instant, sleep};
 
 const LEASE: Duration = Duration::from_secs(2);
@@ -69,7 +69,7 @@ async fn a_clock_that_is_set_closes_nobody_and_saves_no_dead_connector() {
         if first.pushes().contains(&left("third")) {
             break;
         }
-        assert!(killed.elapsed() < LEASE + REAPING, "it is not reaped");
+        assert!(pace::since(killed) < LEASE + REAPING, "it is not reaped");
         sleep(Duration::from_millis(100)).await;
     }
     println!("reaped after {:?}", killed.elapsed());

@@ -9,7 +9,7 @@ use testkit::link::End;
 use testkit::pomelo::LOGIN;
 use testkit::relay::Relay;
 use testkit::system::{Plan, System};
-use testkit::{SOON, wait};
+use testkit::{SOON, pace, wait};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -112,7 +112,7 @@ async fn a_client_whose_connector_was_killed_is_back_at_once_and_nobody_sees_it(
         }
         let (back, _) = come(place(&system, there), "me", Some(&secret)).await;
         join(&back, SIDE).await;
-        let took = killed.elapsed();
+        let took = pace::since(killed);
         assert!(took < AT_ONCE, "round {round}: back after {took:?}");
         for channel in [ROOM, SIDE] {
             let members = system.api(round % 2).members(channel).await.unwrap();
@@ -157,7 +157,7 @@ async fn a_client_whose_socket_is_half_open_is_back_at_once_under_every_policy()
         relay.stall();
         let away = Instant::now();
         let (back, _) = come(place(&system, 1), "me", Some(&secret)).await;
-        let took = away.elapsed();
+        let took = pace::since(away);
         assert!(took < AT_ONCE, "{policy}: back after {took:?}");
         system
             .until_members(ROOM, &[("me", 1), ("watcher", 1)])
@@ -193,7 +193,7 @@ async fn a_connector_that_was_frozen_meanwhile_gives_up_what_was_taken_over() {
         old.text(&late.to_string()).await;
         let away = Instant::now();
         let (back, _) = come(place(&system, 1), "me", Some(&secret)).await;
-        let took = away.elapsed();
+        let took = pace::since(away);
         assert!(took < AT_ONCE, "back after {took:?}");
         system.connectors[0].thaw();
         is_replaced(&old).await;
@@ -320,7 +320,7 @@ async fn a_login_without_a_secret_takes_the_place_of_a_lingering_session() {
     })
     .await;
     assert!(
-        began.elapsed() < Duration::from_secs(5),
+        pace::since(began) < Duration::from_secs(5),
         "the grace was over"
     );
     assert_eq!(tab.ended(), None, "a tab that lives stays");

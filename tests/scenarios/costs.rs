@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use testkit::long;
+use testkit::pace;
 use testkit::pomelo::{Client, LOGIN, SENT, heard};
 use testkit::system::{Plan, System};
 use tokio::task::JoinSet;
@@ -130,9 +131,9 @@ async fn a_send_on_an_idle_system_waits_for_no_timer_of_tcp_f15() {
         let content = number.to_string();
         let begin = Instant::now();
         assert_eq!(alice.say(&content).await, SENT);
-        answered.push(begin.elapsed());
+        answered.push(pace::since(begin));
         bob.until_push(&heard("alice", &content)).await;
-        delivered.push(begin.elapsed());
+        delivered.push(pace::since(begin));
     }
     for (what, mut times) in [("answered", answered), ("delivered", delivered)] {
         times.sort();

@@ -10,7 +10,7 @@ use testkit::pomelo::{Client, heard, left};
 use testkit::redis::Redis;
 use testkit::system::{Plan, Services};
 use testkit::turn::Turn;
-use testkit::{SOON, long, wait};
+use testkit::{SOON, long, pace, wait};
 use tokio::time::Instant;
 
 const LEASE: Duration = Duration::from_secs(1);
@@ -154,7 +154,7 @@ impl Killing {
         if and_a_chat {
             // Closer than by waiting in the usual pauses: the whole funeral takes some milliseconds.
             while town.leaves() == 0 {
-                assert!(killed.elapsed() < lease + FUNERAL, "no funeral begins");
+                assert!(pace::since(killed) < lease + FUNERAL, "no funeral begins");
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             // One that has begun it; the others race on from where it was.
@@ -183,7 +183,7 @@ impl Killing {
         let town = &self.town;
         let gone: BTreeSet<_> = town.gone().map(|it| it.name().to_owned()).collect();
         let within = self.lease + FUNERAL;
-        let left = within.saturating_sub(self.killed.elapsed());
+        let left = within.saturating_sub(pace::since(self.killed));
         wait::eventually("everybody has left who stays away", left, async || {
             town.leaves() >= gone.len()
         })

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use std::net::SocketAddr;
 use testkit::json::Client as Json;
 use testkit::link::End;
+use testkit::pace::timeout;
 use testkit::pomelo::{self, Client, DATA, LOGGED_IN, LOGIN, SEND, SENT};
 use testkit::service::{Connector, Standalone};
 use testkit::system::{Plan, System};
@@ -12,7 +13,6 @@ use testkit::websocket::{BINARY, TEXT, upgrade_request};
 use testkit::{SOON, http, wait};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 

@@ -6,7 +6,7 @@ use testkit::follower::{Follower, Leaving};
 use testkit::history::Event;
 use testkit::redis::Redis;
 use testkit::system::Plan;
-use testkit::{SOON, wait};
+use testkit::{SOON, pace, wait};
 use tokio::time::Instant;
 
 const GRACE: Duration = Duration::from_secs(3);
@@ -84,7 +84,7 @@ async fn who_is_back_within_the_grace_has_never_left_and_who_is_not_leaves_once_
     crowd
         .is_listed_within((last + GRACE + SOON) - Instant::now(), &api)
         .await;
-    let took = last.elapsed();
+    let took = pace::since(last);
     assert!(took < GRACE + Duration::from_secs(2), "only after {took:?}");
 
     // Who is in its grace when the connector dies leaves with all others.

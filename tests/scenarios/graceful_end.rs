@@ -8,7 +8,6 @@ use testkit::pomelo::{Client, LOGGED_IN, left};
 use testkit::service::Standalone;
 use testkit::system::{Plan, System};
 use testkit::turn::Turn;
-use tokio::time::Instant;
 
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -89,10 +88,8 @@ async fn a_second_signal_ends_a_connector_at_once() {
     // Its socket is closed: from now on it waits for the leave to land.
     alice.end(GRACE).await;
     assert_eq!(connector.process().poll(), None, "it waited for nothing");
-    let again = Instant::now();
     connector.terminate();
     connector.ended_within(Duration::from_secs(2)).await;
-    assert!(again.elapsed() < Duration::from_secs(2));
 }
 
 /// Ten seconds are the most, also when leaves can't land.

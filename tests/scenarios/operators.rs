@@ -164,7 +164,7 @@ async fn probes_are_answered_while_half_requests_are_open() {
     }
     // Shorter than the time that a half request has.
     let within = std::time::Duration::from_millis(1_500);
-    let answer = tokio::time::timeout(within, http::get(chat.admin(), "/livez")).await;
+    let answer = testkit::pace::timeout(within, http::get(chat.admin(), "/livez")).await;
     let answer = answer.expect("no half request has to end first");
     assert_eq!(answer.expect("an answer").status, 200);
 }

@@ -4,11 +4,11 @@ use bytes::{Bytes, BytesMut};
 use std::net::SocketAddr;
 use std::time::Duration;
 use testkit::SOON;
+use testkit::pace::timeout;
 use testkit::pomelo::{self, DATA, HANDSHAKE, HANDSHAKE_ACK, HELLO, LOGIN, SEND};
 use testkit::system::Plan;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 /// A client's socket, and what has come that was not asked for yet.
 struct Client {

@@ -220,7 +220,7 @@ async fn a_flush_makes_nothing_unready() {
 async fn probes_leave_little_behind_and_nothing_in_the_directory() {
     let _turn = Turn::shared().await;
     let (redis, _chat, _connector) = pair(&[]).await;
-    tokio::time::timeout(SOON, async {
+    testkit::pace::timeout(SOON, async {
         loop {
             let keys = redis.command(&["KEYS", "gc:*:probe:*"]).await;
             let keys: Vec<_> = keys.list().iter().filter_map(|key| key.text()).collect();

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use testkit::SOON;
 use testkit::link::End;
+use testkit::pace;
 use testkit::pomelo::{Client, DATA, Message};
 use testkit::recording::{self, Event};
 use testkit::system::Plan;
@@ -313,7 +314,10 @@ async fn who_talks_but_never_beats_is_dropped_after_twice_the_interval() {
         () = talks => unreachable!("it talks until it is dropped"),
     };
     assert!(matches!(end, End::Closed { code: 1000, .. }), "{end:?}");
-    let took = begin.elapsed();
-    let about_two = Duration::from_millis(1_500)..Duration::from_millis(4_000);
-    assert!(about_two.contains(&took), "dropped after {took:?}");
+    let (took, counted) = (begin.elapsed(), pace::since(begin));
+    assert!(
+        took >= Duration::from_millis(1_500),
+        "dropped after {took:?}"
+    );
+    assert!(counted < Duration::from_secs(4), "dropped after {took:?}");
 }

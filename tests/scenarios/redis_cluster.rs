@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 use testkit::checker::Kind;
-use testkit::cluster::{Cluster, NODE_TIMEOUT};
+use testkit::cluster::{Cluster, NODE_TIMEOUT, slot};
 use testkit::crowd::{Crowd, ROOM, WHOLE_LOG, holds};
 use testkit::pomelo::{Client, joined, left};
 use testkit::system::{Plan, Services};
@@ -150,7 +150,7 @@ async fn leaves_on_a_shard_that_hangs_delay_none_on_another() {
 async fn slots_that_move_under_load_lose_nothing() {
     let running = Running::begin().await;
     let cluster = &running.cluster;
-    let slot = cluster.slot(ROOM);
+    let slot = slot(ROOM);
     for _ in 0..if long() { 10 } else { 2 } {
         let from = cluster.of_primary(ROOM).await;
         let to = (0..3).find(|node| *node != from).expect("another primary");

@@ -10,12 +10,13 @@ use std::time::Duration;
 use testkit::chat_api::ChatApi;
 use testkit::cluster::Cluster;
 use testkit::json::Client;
+use testkit::pace::timeout;
 use testkit::pomelo::{Client as PomeloClient, LOGIN};
 use testkit::service::{Chat, Connector};
 use testkit::turn::Turn;
-use testkit::{SOON, http, long, wait};
+use testkit::{SOON, http, long, pace, wait};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval, timeout};
+use tokio::time::{Instant, interval};
 
 const JOIN: &str = "chat.handler.join";
 const LEAVE: &str = "chat.handler.leave";
@@ -44,11 +45,11 @@ struct Names {
 }
 
 impl Names {
-    async fn of(cluster: &Cluster, shard: usize) -> Self {
+    fn of(cluster: &Cluster, shard: usize) -> Self {
         let (mut well, mut away) = (Vec::new(), Vec::new());
         for number in 0..if long() { 10_000 } else { 3_000 } {
             let name = format!("name-{number}");
-            match cluster.of_primary(&name).await == shard {
+            match cluster.first_owner(&name) == shard {
                 true => away.push(name),
                 false => well.push(name),
             }
@@ -139,7 +140,7 @@ impl Scene {
         assert!(!there.is_empty(), "no lease fell on the shard");
         there.extend(elsewhere);
         there.truncate(3);
-        let names = Arc::new(Names::of(&cluster, shard).await);
+        let names = Arc::new(Names::of(&cluster, shard));
         Self {
             connectors: there,
             chats,
@@ -160,7 +161,7 @@ async fn ask(client: &Client, route: &str, body: Value) -> Value {
     let began = Instant::now();
     let asked = timeout(2 * SOON, client.request(route, body.clone())).await;
     let answer = asked.unwrap_or_else(|_| panic!("{route} {body} is not answered"));
-    let took = began.elapsed();
+    let took = pace::since(began);
     assert!(took <= IN_TIME, "{route} {body}: {answer} after {took:?}");
     assert_eq!(answer["code"], 0, "{route} {body}: {answer} after {took:?}");
     answer
@@ -275,7 +276,7 @@ async fn goes_on_elsewhere(of_directory: bool) {
     let mut is_killed = false;
     let mut visits = 0;
     let mut rounds = Vec::new();
-    let mut pace = interval(ROUND);
+    let mut ticks = interval(ROUND);
     while frozen.elapsed() < absence() {
         if !is_killed && frozen.elapsed() > absence() / 2 {
             is_killed = true;
@@ -283,7 +284,7 @@ async fn goes_on_elsewhere(of_directory: bool) {
             members.retain(|member| member.connector != killed);
             pomelo.retain(|(connector, _)| *connector != killed);
         }
-        pace.tick().await;
+        ticks.tick().await;
         let began = Instant::now();
         let living = addresses
             .iter()
@@ -297,7 +298,7 @@ async fn goes_on_elsewhere(of_directory: bool) {
             ask(&member.client, SEND, json!({ "content": "still here" })).await;
         }
         for (_, client) in &pomelo {
-            let said = timeout(IN_TIME, client.say("still here")).await;
+            let said = pace::timeout(IN_TIME, client.say("still here")).await;
             said.expect("it is answered in time");
         }
         while let Some(visited) = round.join_next().await {

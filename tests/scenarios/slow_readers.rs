@@ -2,7 +2,7 @@
 
 use testkit::pomelo::{FAILED, SEND, SENT, joined, left};
 use testkit::system::Plan;
-use testkit::{SOON, long, wait};
+use testkit::{SOON, long, pace, wait};
 use tokio::time::Instant;
 
 const MEBIBYTE: u64 = 1 << 20;
@@ -32,7 +32,7 @@ async fn slow_readers_are_cut_off_within_their_bound_and_delay_nobody_f11() {
         let answer = sender.request(SEND, &body).await;
         assert_eq!(answer, SENT, "message {number}");
         assert!(
-            asked.elapsed() < SOON / 10,
+            pace::since(asked) < SOON / 10,
             "slowed down by who doesn't read"
         );
     }
@@ -88,7 +88,7 @@ async fn who_asks_without_reading_the_answers_costs_no_memory_without_bound_f11(
         }
     };
     // It may be cut off, or made to wait by a connector that reads no more: both are bounds.
-    let _ = tokio::time::timeout(SOON / 2, asks).await;
+    let _ = testkit::pace::timeout(SOON / 2, asks).await;
     assert_eq!(
         bystander.request("connector.handler.nosuch", "{}").await,
         FAILED

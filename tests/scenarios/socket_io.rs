@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 use testkit::link::{End, Link, Owed, Record};
+use testkit::pace::timeout;
 use testkit::recording::{self, Event};
 use testkit::system::{Plan, System};
 use testkit::websocket::{CLOSE, Frame, TEXT, Terms};
 use testkit::{SOON, pomelo, wait};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 const WEBSOCKET_3: &str = "/socket.io/?EIO=3&transport=websocket";
 const WEBSOCKET_4: &str = "/socket.io/?EIO=4&transport=websocket";

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 use testkit::json::Client as Json;
 use testkit::link::End;
+use testkit::pace::timeout;
 use testkit::polling;
 use testkit::pomelo::{Client, HANDSHAKE, HELLO, LOGGED_IN, LOGIN, SENT, package};
 use testkit::process::Process;
@@ -16,7 +17,6 @@ use testkit::{SOON, binaries, http, wait};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 
 /// A proxy: takes connections of TCP, and carries each over a unix socket.
 async fn proxy(to: &Path) -> (SocketAddr, JoinSet<()>) {

@@ -25,7 +25,7 @@ pub use refusal::{Reason, Refusal};
 
 use bytes::Bytes;
 use channel_store::body::{self, BodyError};
-use channel_store::{ChannelName, Epoch, Position, Publication, Standing};
+use channel_store::{ChannelName, Continuity, Epoch, Position, Publication};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -95,12 +95,12 @@ pub enum Moved {
 impl Moved {
     /// What a member is told if its position stands like this. `None` if nothing is wrong with it.
     #[must_use]
-    pub const fn of(standing: Standing) -> Option<Self> {
-        match standing {
-            Standing::Head | Standing::Exact => None,
-            Standing::Diverged => Some(Self::Diverged),
-            Standing::Trimmed => Some(Self::Trimmed),
-            Standing::Unknown => Some(Self::Unknown),
+    pub const fn of(continuity: Continuity) -> Option<Self> {
+        match continuity {
+            Continuity::Contiguous => None,
+            Continuity::Diverged => Some(Self::Diverged),
+            Continuity::Trimmed => Some(Self::Trimmed),
+            Continuity::Unknown => Some(Self::Unknown),
         }
     }
 

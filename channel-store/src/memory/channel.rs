@@ -7,7 +7,7 @@ use super::members::{Member, Members};
 use super::outbox::Outbox;
 use crate::error::StoreError;
 use crate::feed::Head;
-use crate::lease::Look;
+use crate::lease::Presence;
 use crate::membership::{Join, Joined, Leave, MembersPage, Membership, Reaped};
 use crate::name::{ChannelName, Incarnation, User};
 use crate::options::StoreOptions;
@@ -63,7 +63,7 @@ impl Content {
     /// An empty log and no members.
     pub(super) fn new(at: &Context) -> Self {
         Self {
-            log: Log::new(&at.server.generation, at.now.instant),
+            log: Log::new(&at.server.lifetime, at.now.instant),
             keys: Keys::new(at.clock.started(), at.options.key_life),
             members: Members::default(),
         }
@@ -224,7 +224,7 @@ impl Channel {
     pub(super) fn read(&mut self, since: &Since, limit: usize, at: &Context) -> LogPage {
         self.expire_log(at);
         let log = &self.content.log;
-        log.read(since, limit, &at.server.generation)
+        log.read(since, limit, &at.server.lifetime)
     }
 
     pub(super) fn history(
@@ -246,18 +246,18 @@ impl Channel {
         }
         Head {
             position: self.content.log.end(),
-            generation: at.server.generation.clone(),
+            lifetime: at.server.lifetime.clone(),
         }
     }
 
     /// What an incarnation has here.
-    pub(super) fn look(&self, incarnation: &Incarnation, at: &Context) -> Look {
+    pub(super) fn look(&self, incarnation: &Incarnation, at: &Context) -> Presence {
         let (members, now) = (&self.content.members, at.now.instant);
-        Look {
+        Presence {
             sessions: members.count_of(incarnation),
             tombstoned: members.refuses(incarnation, now),
             overdue: members.next_due().is_some_and(|due| due <= now),
-            generation: at.server.generation.clone(),
+            lifetime: at.server.lifetime.clone(),
         }
     }
 
@@ -289,7 +289,7 @@ impl Channel {
             return None;
         }
         // Only the tombstones are still of use: what comes next in this channel begins another log.
-        *log = Log::new(&at.server.generation, now);
+        *log = Log::new(&at.server.lifetime, now);
         Some(now + life)
     }
 
@@ -316,7 +316,7 @@ impl Channel {
     /// Appends a publication to the log, and puts it into the outbox.
     fn append(&mut self, payload: Payload, at: &Context) -> Position {
         self.used = at.now.instant;
-        let (log, lifetime) = (&mut self.content.log, &at.server.generation);
+        let (log, lifetime) = (&mut self.content.log, &at.server.lifetime);
         let publication = log.append(payload, at.now, &self.policy, lifetime);
         let position = publication.position.clone();
         self.outbox.publish(publication, &at.server);

@@ -67,8 +67,8 @@ impl ChannelFeed for MemoryFeed {
                 let page = state.in_known(channel, |it, at| it.read(since, limit, at));
                 page.unwrap_or_else(|| {
                     let Context { server, now, .. } = &state.context;
-                    let log = Log::of_unknown(&server.generation, now.instant);
-                    log.read(since, limit, &server.generation)
+                    let log = Log::of_unknown(&server.lifetime, now.instant);
+                    log.read(since, limit, &server.lifetime)
                 })
             }
         }))

@@ -4,7 +4,7 @@ use super::lease_table::Lease;
 use super::shared::{Shared, State};
 use crate::error::StoreError;
 use crate::lease::{
-    Declared, DroppedBy, IndexEntry, Indexed, LeaseState, Leases, Look, Place, Renewed, Term,
+    Declared, DroppedBy, IndexEntry, Indexed, LeaseState, Leases, Place, Presence, Renewed, Term,
 };
 use crate::name::{ChannelName, Incarnation, SessionId, User};
 use crate::server::Shard;
@@ -29,7 +29,7 @@ impl State {
 
 #[async_trait]
 impl Leases for Shared {
-    async fn note(&self, incarnation: &Incarnation) -> Result<(), StoreError> {
+    async fn schedule(&self, incarnation: &Incarnation) -> Result<(), StoreError> {
         self.with(|state| {
             let now = state.context.clock.microseconds(DIRECTORY);
             let directory = &mut state.leases.directory;
@@ -61,7 +61,7 @@ impl Leases for Shared {
             let term = Term {
                 until: (clock / 1_000).saturating_add(length),
                 indexed: lease.index.len() as u64,
-                generation: at.server.generation.clone(),
+                lifetime: at.server.lifetime.clone(),
             };
             match before {
                 Some(it) if !it.provisional => Renewed::Live(term),
@@ -122,20 +122,20 @@ impl Leases for Shared {
         }))
     }
 
-    async fn look(
+    async fn presence(
         &self,
         incarnation: &Incarnation,
         channels: &[ChannelName],
-    ) -> Result<Vec<Look>, StoreError> {
+    ) -> Result<Vec<Presence>, StoreError> {
         // One by one, because each look counts the members of its channel.
         let look = |name| {
             self.with(|state| {
                 let found = state.in_known(name, |it, at| it.look(incarnation, at));
-                found.unwrap_or_else(|| Look {
+                found.unwrap_or_else(|| Presence {
                     sessions: 0,
                     tombstoned: false,
                     overdue: false,
-                    generation: state.context.server.generation.clone(),
+                    lifetime: state.context.server.lifetime.clone(),
                 })
             })
         };
@@ -167,7 +167,7 @@ impl Leases for Shared {
         Ok(self.with(|state| state.leases.directory.clone()))
     }
 
-    async fn present(&self, channel: &ChannelName) -> Result<Vec<Incarnation>, StoreError> {
+    async fn incarnations_in(&self, channel: &ChannelName) -> Result<Vec<Incarnation>, StoreError> {
         Ok(self.with(|state| {
             let channel = state.channels.get(channel);
             let present = channel.map(|it| it.members().incarnations());
@@ -206,7 +206,7 @@ impl Leases for Shared {
         }))
     }
 
-    async fn vouch(
+    async fn restore(
         &self,
         incarnation: &Incarnation,
         place: &Place,
@@ -221,7 +221,7 @@ impl Leases for Shared {
         }))
     }
 
-    async fn strike(&self, incarnation: &Incarnation, seen: u64) -> Result<(), StoreError> {
+    async fn unschedule(&self, incarnation: &Incarnation, seen: u64) -> Result<(), StoreError> {
         self.with(|state| {
             let directory = &mut state.leases.directory;
             if directory.get(incarnation) == Some(&seen) {

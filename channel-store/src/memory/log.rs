@@ -2,11 +2,11 @@
 
 use super::clock::Now;
 use crate::error::StoreError;
-use crate::page::{HistoryPage, HistoryRange, LogPage, Since, Standing};
+use crate::page::{Continuity, HistoryPage, HistoryRange, LogPage, Since};
 use crate::publication::{Epoch, Payload, Position, Publication};
 use crate::publish::Published;
 use crate::rules::{ENTRY_BYTES, LogPolicy, READ_BYTES};
-use crate::server::Generation;
+use crate::server::ServerLifetime;
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -21,7 +21,7 @@ pub(super) struct Log {
     /// store does not know; see [`Log::of_unknown`].
     epochs: Vec<(Epoch, u64)>,
     /// The server lifetime under which the newest epoch began.
-    lifetime: Generation,
+    lifetime: ServerLifetime,
     /// The offset of the last publication.
     last: u64,
     entries: VecDeque<Entry>,
@@ -47,7 +47,7 @@ impl Entry {
 
 impl Log {
     /// An empty log, which begins with an epoch.
-    pub(super) fn new(lifetime: &Generation, now: Instant) -> Self {
+    pub(super) fn new(lifetime: &ServerLifetime, now: Instant) -> Self {
         Self {
             epochs: vec![(random_epoch(), 1)],
             ..Self::of_unknown(lifetime, now)
@@ -55,7 +55,7 @@ impl Log {
     }
 
     /// What a channel that the store does not know answers from. It ends at the position ("", 0).
-    pub(super) fn of_unknown(lifetime: &Generation, now: Instant) -> Self {
+    pub(super) fn of_unknown(lifetime: &ServerLifetime, now: Instant) -> Self {
         Self {
             epochs: Vec::new(),
             lifetime: lifetime.clone(),
@@ -73,7 +73,7 @@ impl Log {
         payload: Payload,
         now: Now,
         policy: &LogPolicy,
-        lifetime: &Generation,
+        lifetime: &ServerLifetime,
     ) -> Publication {
         if self.lifetime != *lifetime {
             self.lifetime = lifetime.clone();
@@ -196,9 +196,9 @@ impl Log {
     }
 
     /// Judges a position, and reads what follows it.
-    pub(super) fn read(&self, since: &Since, limit: usize, lifetime: &Generation) -> LogPage {
-        let (standing, position) = match since {
-            Since::Head => (Standing::Head, self.end()),
+    pub(super) fn read(&self, since: &Since, limit: usize, lifetime: &ServerLifetime) -> LogPage {
+        let (continuity, position) = match since {
+            Since::Head => (Continuity::Contiguous, self.end()),
             Since::Position(position) => self.judge(position),
         };
         let following = self
@@ -206,8 +206,8 @@ impl Log {
             .iter()
             .skip(self.entries_up_to(position.offset));
         LogPage {
-            standing,
-            generation: lifetime.clone(),
+            continuity,
+            lifetime: lifetime.clone(),
             position,
             last: self.last,
             entries: page(following, limit).0,
@@ -217,8 +217,8 @@ impl Log {
     /// A page of history.
     pub(super) fn history(&self, range: &HistoryRange, limit: usize) -> HistoryPage {
         let judgement = match range {
-            HistoryRange::Oldest => (Standing::Exact, self.start()),
-            HistoryRange::Newest => (Standing::Exact, self.end()),
+            HistoryRange::Oldest => (Continuity::Contiguous, self.start()),
+            HistoryRange::Newest => (Continuity::Contiguous, self.end()),
             HistoryRange::After(position) | HistoryRange::UpTo(position) => self.judge(position),
         };
         let up_to = self.entries_up_to(judgement.1.offset);
@@ -234,30 +234,30 @@ impl Log {
     }
 
     /// How a position stands in this log, and where its reader goes on from.
-    fn judge(&self, position: &Position) -> (Standing, Position) {
+    fn judge(&self, position: &Position) -> (Continuity, Position) {
         let before_first = self.before_first();
         if position.epoch.as_str().is_empty() && position.offset == 0 {
             // The reader asked before the channel had an epoch, so everything that was ever published comes after it.
-            let standing = match before_first {
-                0 => Standing::Exact,
-                _ => Standing::Trimmed,
+            let continuity = match before_first {
+                0 => Continuity::Contiguous,
+                _ => Continuity::Trimmed,
             };
-            return (standing, self.start());
+            return (continuity, self.start());
         }
         let known = self.epochs.iter().position(|(id, _)| *id == position.epoch);
         let Some(index) = known else {
-            return (Standing::Unknown, self.start());
+            return (Continuity::Unknown, self.start());
         };
         let next = self.epochs.get(index + 1);
         let end = next.map_or(self.last, |(_, first)| first - 1);
         if position.offset > end && end < before_first {
-            (Standing::Unknown, self.start())
+            (Continuity::Unknown, self.start())
         } else if position.offset > end {
-            (Standing::Diverged, self.at(end))
+            (Continuity::Diverged, self.at(end))
         } else if position.offset < before_first {
-            (Standing::Trimmed, self.start())
+            (Continuity::Trimmed, self.start())
         } else {
-            (Standing::Exact, position.clone())
+            (Continuity::Contiguous, position.clone())
         }
     }
 }

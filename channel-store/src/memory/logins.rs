@@ -4,7 +4,8 @@ use super::shared::{Shared, State};
 use crate::error::StoreError;
 use crate::name::{Incarnation, SessionId, UserId};
 use crate::registry::{
-    Claim, Claimed, EntryState, HINTS, Hints, LoggedIn, Login, LoginPolicy, UserLook, UserRegistry,
+    Claim, Claimed, EntryState, HINTS, Hints, LoggedIn, Login, LoginPolicy, UserEntries,
+    UserRegistry,
 };
 use async_trait::async_trait;
 use std::time::Duration;
@@ -39,13 +40,13 @@ impl UserRegistry for Shared {
         claims: &[Claim],
     ) -> Result<Vec<Result<Claimed, StoreError>>, StoreError> {
         let claim = |claim: &Claim| {
-            let (login, generation) = (&claim.login, claim.generation);
+            let (login, lifetime) = (&claim.login, claim.login_rank);
             self.with(|state| {
                 let (now, _) = state.times();
                 let clock = state.context.clock.milliseconds(login.user.as_str());
                 state.users.with_user(&login.user, now, |user, last_rank| {
                     user.check(login, clock, now)?;
-                    *last_rank = (*last_rank).max(generation);
+                    *last_rank = (*last_rank).max(lifetime);
                     Ok(user.claim(claim))
                 })
             })
@@ -89,25 +90,29 @@ impl UserRegistry for Shared {
         }))
     }
 
-    async fn look(
+    async fn entries(
         &self,
         incarnation: &Incarnation,
         users: &[UserId],
-    ) -> Result<Vec<UserLook>, StoreError> {
+    ) -> Result<Vec<UserEntries>, StoreError> {
         Ok(self.with(|state| {
             let (now, _) = state.times();
             let look = |name| {
-                state.users.with_user(name, now, |user, _| UserLook {
+                state.users.with_user(name, now, |user, _| UserEntries {
                     entries: user.entries.values().cloned().collect(),
                     tombstoned: user.refuses(incarnation, now),
-                    lifetime: state.context.server.generation.clone(),
+                    lifetime: state.context.server.lifetime.clone(),
                 })
             };
             users.iter().map(look).collect()
         }))
     }
 
-    async fn agree(&self, policy: LoginPolicy, lasts: Duration) -> Result<LoginPolicy, StoreError> {
+    async fn propose_policy(
+        &self,
+        policy: LoginPolicy,
+        lasts: Duration,
+    ) -> Result<LoginPolicy, StoreError> {
         Ok(self.with(|state| {
             let (now, _) = state.times();
             match &mut state.users.policy {

@@ -228,7 +228,7 @@ impl State {
 pub(super) fn lifetime(number: u64) -> FeedConnection {
     FeedConnection {
         number,
-        generation: format!("memory:{:016x}", fastrand::u64(..)).into(),
+        lifetime: format!("memory:{:016x}", fastrand::u64(..)).into(),
     }
 }
 

@@ -161,7 +161,7 @@ impl ChannelStore for MemoryStore {
             let page = state.in_known(channel, |it, at| it.history(range, limit, at));
             page.unwrap_or_else(|| {
                 let Context { server, now, .. } = &state.context;
-                Log::of_unknown(&server.generation, now.instant).history(range, limit)
+                Log::of_unknown(&server.lifetime, now.instant).history(range, limit)
             })
         }))
     }

@@ -89,14 +89,14 @@ impl User {
     /// Enters a login, unless the policy forbids it. The entry gets a rank above `last_rank`, which follows the clock.
     pub(super) fn login(&mut self, login: &Login, clock: u64, last_rank: &mut u64) -> LoggedIn {
         let own = self.entries.get(&login.session);
-        let own = own.map(|entry| entry.generation);
+        let own = own.map(|entry| entry.login_rank);
         let (mut predecessors, mut holders) = (Vec::new(), Vec::new());
         let mut comes_back = false;
         for entry in self.others(&login.session) {
             let is_kin = entry.is_kin_of(login);
             comes_back |= is_kin && entry.state == EntryState::Live;
             // If this login is a repeated one, its client may have a later session by now, which it must not replace.
-            let is_older = own.is_none_or(|own| entry.generation < own);
+            let is_older = own.is_none_or(|own| entry.login_rank < own);
             if entry.state == EntryState::Lingering || is_kin && is_older {
                 predecessors.push(entry);
             } else if !is_kin {
@@ -112,20 +112,20 @@ impl User {
                 return LoggedIn::Unregistered;
             }
         }
-        predecessors.sort_by_key(|entry| Reverse(entry.generation));
+        predecessors.sort_by_key(|entry| Reverse(entry.login_rank));
         let newest = predecessors.into_iter().take(PREDECESSORS);
         let predecessors = newest.map(|entry| Predecessor {
             session: entry.session.clone(),
             incarnation: entry.incarnation.clone(),
         });
         let predecessors = predecessors.collect();
-        let generation = own.unwrap_or_else(|| {
+        let login_rank = own.unwrap_or_else(|| {
             *last_rank = (*last_rank + 1).max(clock.saturating_mul(1_000));
             self.enter(login, *last_rank);
             *last_rank
         });
         LoggedIn::Yes {
-            generation,
+            login_rank,
             others: others > 0,
             predecessors,
         }
@@ -134,18 +134,18 @@ impl User {
     /// Puts a session's entry back if it is missing, and marks the entries that give way to it.
     pub(super) fn claim(&mut self, claim: &Claim) -> Claimed {
         let Claim {
-            login, generation, ..
+            login, login_rank, ..
         } = claim;
         match self.entries.get_mut(&login.session) {
             Some(entry) => {
                 // If the store has lost data, a late copy of the login may have entered it again with another rank.
-                entry.generation = *generation;
+                entry.login_rank = *login_rank;
                 if entry.state != EntryState::Live {
                     // The claim comes late: the client is gone, or the session is to give way itself.
                     return Claimed::default();
                 }
             }
-            None => self.enter(login, *generation),
+            None => self.enter(login, *login_rank),
         }
         let (mut superseded, mut better) = (Vec::new(), Vec::new());
         for entry in self.entries.values_mut() {
@@ -169,7 +169,7 @@ impl User {
         let marked = self.others(except);
         let marked = marked.filter(|entry| entry.state == EntryState::Superseded);
         let mut marked: Vec<_> = marked
-            .map(|entry| (entry.generation, entry.session.clone()))
+            .map(|entry| (entry.login_rank, entry.session.clone()))
             .collect();
         marked.sort_unstable_by(|a, b| b.cmp(a));
         for (_, session) in marked.into_iter().skip(SUPERSEDED) {
@@ -182,10 +182,10 @@ impl User {
         entries.filter(move |entry| entry.session != *session)
     }
 
-    fn enter(&mut self, login: &Login, generation: u64) {
+    fn enter(&mut self, login: &Login, login_rank: u64) {
         let entry = UserEntry {
             session: login.session.clone(),
-            generation,
+            login_rank,
             incarnation: login.incarnation.clone(),
             state: EntryState::Live,
             proof: login.proof,

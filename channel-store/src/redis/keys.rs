@@ -183,7 +183,7 @@ pub(super) struct UserKeys {
 impl UserKeys {
     /// The entries and the last rank, in the order of `user.lua`.
     pub(super) fn all(&self) -> [Key<'_>; 2] {
-        [self.entries(), Key::new(&self.base, "generation")]
+        [self.entries(), Key::new(&self.base, "rank")]
     }
 
     /// One entry for each login.
@@ -303,7 +303,7 @@ mod tests {
         let its = keys.of_incarnation(&incarnation);
         let user = keys.of_user(&UserId::new("4").unwrap());
         let probe = keys.of_probe(255);
-        let [entries, generation] = user.all();
+        let [entries, rank] = user.all();
         for (key, expected) in [
             (channel.topic(), "gc:{4}:t"),
             (channel.dead(Some(&incarnation)), "gc:{4}:dead:c1/x"),
@@ -317,7 +317,7 @@ mod tests {
             (its.index(), "gc:{c1/x}:index"),
             (its.hints(), "gc:{c1/x}:hints"),
             (entries, "gc:{4}:user:entries"),
-            (generation, "gc:{4}:user:generation"),
+            (rank, "gc:{4}:user:rank"),
             (user.dead(&incarnation), "gc:{4}:user:dead:c1/x"),
             (user.closed(&session), "gc:{4}:user:closed:s1"),
             (probe.topic(), "gc:{ff}:probe:t"),

@@ -8,12 +8,12 @@ use super::scripts::SCRIPTS;
 use super::{channel_seconds, seconds};
 use crate::error::StoreError;
 use crate::lease::{
-    Declared, DroppedBy, IndexEntry, Indexed, LEASE_MEMORY, LeaseState, Leases, Look, Place,
+    Declared, DroppedBy, IndexEntry, Indexed, LEASE_MEMORY, LeaseState, Leases, Place, Presence,
     Renewed, Term,
 };
 use crate::name::{ChannelName, Incarnation, SessionId, User, UserId};
 use crate::options::StoreOptions;
-use crate::server::{Generation, Shard};
+use crate::server::{ServerLifetime, Shard};
 use async_trait::async_trait;
 use redis::{Cmd, Script, Value};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -112,9 +112,9 @@ fn milliseconds(time: Duration) -> String {
 
 #[async_trait]
 impl Leases for RedisLeases {
-    async fn note(&self, incarnation: &Incarnation) -> Result<(), StoreError> {
+    async fn schedule(&self, incarnation: &Incarnation) -> Result<(), StoreError> {
         let arguments = [incarnation.to_string()];
-        self.ask_directory(&SCRIPTS.note, &arguments).await?;
+        self.ask_directory(&SCRIPTS.schedule, &arguments).await?;
         Ok(())
     }
 
@@ -127,7 +127,7 @@ impl Leases for RedisLeases {
         command.arg(milliseconds(lease));
         let connection = self.lease_connection(incarnation)?;
         let reply = connection.request_one(command).await?;
-        renewed(&reply, &connection.generation).ok_or_else(unexpected_reply)
+        renewed(&reply, &connection.lifetime).ok_or_else(unexpected_reply)
     }
 
     async fn index_add(
@@ -186,17 +186,17 @@ impl Leases for RedisLeases {
         }
     }
 
-    async fn look(
+    async fn presence(
         &self,
         incarnation: &Incarnation,
         channels: &[ChannelName],
-    ) -> Result<Vec<Look>, StoreError> {
+    ) -> Result<Vec<Presence>, StoreError> {
         let connection = |channel: &ChannelName| self.nodes.connection(|| self.topic_key(channel));
         let question = |channel: &ChannelName| {
             let keys = self.keys.of_channel(channel);
             let of = Some(incarnation);
             let its_keys = [keys.sessions_of(of), keys.dead(of), keys.detached()];
-            let mut command = call(&SCRIPTS.look, &its_keys);
+            let mut command = call(&SCRIPTS.presence, &its_keys);
             command.arg(&self.channel_seconds);
             command
         };
@@ -207,11 +207,11 @@ impl Leases for RedisLeases {
                 let [sessions, tombstoned, overdue] = array(&reply)? else {
                     return None;
                 };
-                Some(Look {
+                Some(Presence {
                     sessions: number(sessions)?,
                     tombstoned: number(tombstoned)? == 1,
                     overdue: number(overdue)? == 1,
-                    generation: connection.generation.clone(),
+                    lifetime: connection.lifetime.clone(),
                 })
             };
             look().ok_or_else(unexpected_reply)
@@ -229,7 +229,7 @@ impl Leases for RedisLeases {
         let mut cursor = 0;
         loop {
             let its_keys = [keys.sessions_of(Some(incarnation)), keys.sessions()];
-            let mut command = call(&SCRIPTS.list, &its_keys);
+            let mut command = call(&SCRIPTS.list_sessions, &its_keys);
             command.arg(cursor).arg(ENTRIES_AT_ONCE);
             let reading = self.nodes.reading(keys.topic().to_string()).await?;
             let reply = reading.connection.request_one(command).await?;
@@ -265,7 +265,7 @@ impl Leases for RedisLeases {
         }
     }
 
-    async fn present(&self, channel: &ChannelName) -> Result<Vec<Incarnation>, StoreError> {
+    async fn incarnations_in(&self, channel: &ChannelName) -> Result<Vec<Incarnation>, StoreError> {
         let keys = self.keys.of_channel(channel);
         let mut found = HashSet::new();
         let mut cursor = 0;
@@ -316,12 +316,12 @@ impl Leases for RedisLeases {
         }
     }
 
-    async fn vouch(
+    async fn restore(
         &self,
         incarnation: &Incarnation,
         place: &Place,
     ) -> Result<LeaseState, StoreError> {
-        let mut command = self.of_lease(&SCRIPTS.vouch, incarnation);
+        let mut command = self.of_lease(&SCRIPTS.restore, incarnation);
         command
             .arg(milliseconds(self.full_lease))
             .arg(index_key(place))
@@ -333,9 +333,9 @@ impl Leases for RedisLeases {
         }
     }
 
-    async fn strike(&self, incarnation: &Incarnation, seen: u64) -> Result<(), StoreError> {
+    async fn unschedule(&self, incarnation: &Incarnation, seen: u64) -> Result<(), StoreError> {
         let arguments = [incarnation.to_string(), seen.to_string()];
-        self.ask_directory(&SCRIPTS.strike, &arguments).await?;
+        self.ask_directory(&SCRIPTS.unschedule, &arguments).await?;
         Ok(())
     }
 
@@ -376,13 +376,13 @@ fn index_key(place: &Place) -> String {
 }
 
 /// Reads the answer of `renew.lua`.
-fn renewed(reply: &Value, generation: &Generation) -> Option<Renewed> {
+fn renewed(reply: &Value, lifetime: &ServerLifetime) -> Option<Renewed> {
     let fields = array(reply)?;
     let term = || {
         Some(Term {
             until: number(fields.get(1)?)?,
             indexed: number(fields.get(2)?)?,
-            generation: generation.clone(),
+            lifetime: lifetime.clone(),
         })
     };
     match text(fields.first()?)? {
@@ -436,7 +436,7 @@ fn scanned(reply: &Value, entries: &mut HashMap<Place, u64>) -> Option<u64> {
     Some(cursor)
 }
 
-/// Does the same for a step of `list.lua`.
+/// Does the same for a step of `list_sessions.lua`.
 fn listed(reply: &Value, sessions: &mut BTreeMap<SessionId, User>) -> Option<u64> {
     let (cursor, members) = array(reply)?.split_first()?;
     for member in members.chunks_exact(3) {

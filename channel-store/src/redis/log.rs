@@ -11,7 +11,7 @@ use super::seconds;
 use crate::error::StoreError;
 use crate::feed::Head;
 use crate::name::ChannelName;
-use crate::page::{HistoryPage, HistoryRange, LogPage, Since, Standing};
+use crate::page::{Continuity, HistoryPage, HistoryRange, LogPage, Since};
 use crate::publication::{Epoch, Payload, Position, Publication};
 use crate::rules::{EMPTY_LIFE, READ_BYTES};
 use redis::{Pipeline, Value};
@@ -44,7 +44,7 @@ pub(super) async fn history(
     };
     let read = ask(connection, keys, &since, (limit, direction), false).await?;
     let Read { page, newest, more } = read;
-    let judgement = (page.standing, page.position);
+    let judgement = (page.continuity, page.position);
     Ok(HistoryPage::new(
         range,
         judgement,
@@ -145,7 +145,7 @@ pub(super) async fn heads(
             let position = end_of_log(reply).ok_or_else(unexpected_reply)?;
             Ok(position.map(|position| Head {
                 position,
-                generation: server.generation.clone(),
+                lifetime: server.lifetime.clone(),
             }))
         })
         .collect()
@@ -180,27 +180,18 @@ fn log_page(value: Value) -> Option<Read> {
     let Value::Array(fields) = value else {
         return None;
     };
-    let [
-        status,
-        generation,
-        last,
-        table,
-        epoch,
-        offset,
-        more,
-        entries,
-    ] = <[Value; 8]>::try_from(fields).ok()?;
+    let [status, lifetime, last, table, epoch, offset, more, entries] =
+        <[Value; 8]>::try_from(fields).ok()?;
     let epochs = epochs(text(&table)?);
     let page = LogPage {
-        standing: match text(&status)? {
-            "head" => Standing::Head,
-            "ok" => Standing::Exact,
-            "diverged" => Standing::Diverged,
-            "trimmed" => Standing::Trimmed,
-            "unknown" => Standing::Unknown,
+        continuity: match text(&status)? {
+            "contiguous" => Continuity::Contiguous,
+            "diverged" => Continuity::Diverged,
+            "trimmed" => Continuity::Trimmed,
+            "unknown" => Continuity::Unknown,
             _ => return None,
         },
-        generation: text(&generation)?.into(),
+        lifetime: text(&lifetime)?.into(),
         position: Position {
             epoch: Epoch::new(text(&epoch)?),
             offset: number(&offset)?,
@@ -282,7 +273,7 @@ mod tests {
     #[test]
     fn a_page_of_another_form_is_refused() {
         assert!(log_page(Value::Nil).is_none());
-        assert!(log_page(Value::Array(vec![bulk("ok")])).is_none());
+        assert!(log_page(Value::Array(vec![bulk("contiguous")])).is_none());
         let page = |status: &str| {
             Value::Array(vec![
                 bulk(status),
@@ -295,7 +286,10 @@ mod tests {
                 Value::Array(vec![]),
             ])
         };
-        assert_eq!(log_page(page("ok")).unwrap().page.standing, Standing::Exact);
+        assert_eq!(
+            log_page(page("contiguous")).unwrap().page.continuity,
+            Continuity::Contiguous
+        );
         assert!(log_page(page("fine")).is_none());
     }
 }

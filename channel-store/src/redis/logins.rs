@@ -15,7 +15,7 @@ use crate::name::{Incarnation, SessionId, UserId};
 use crate::options::StoreOptions;
 use crate::registry::{
     Claim, Claimed, ENTRIES, EntryState, HINTS, Hints, LoggedIn, Login, LoginPolicy, PREDECESSORS,
-    Proof, SUPERSEDED, UserEntry, UserLook, UserRegistry,
+    Proof, SUPERSEDED, UserEntries, UserEntry, UserRegistry,
 };
 use crate::server::FeedConnection;
 use async_trait::async_trait;
@@ -102,7 +102,7 @@ impl UserRegistry for RedisRegistry {
         let connection = |claim: &Claim| self.connection(&claim.login.user);
         let question = |claim: &Claim| {
             let mut command = self.entering(&SCRIPTS.claim, &claim.login, &[]);
-            command.arg(claim.generation).arg(SUPERSEDED);
+            command.arg(claim.login_rank).arg(SUPERSEDED);
             for predecessor in &*claim.predecessors {
                 command.arg(predecessor.session.as_str());
             }
@@ -141,37 +141,41 @@ impl UserRegistry for RedisRegistry {
 
     async fn reap(&self, user: &UserId, incarnation: &Incarnation) -> Result<u64, StoreError> {
         let keys = self.keys.of_user(user);
-        let mut command = self.of_user(&SCRIPTS.reap_user, &keys, [keys.dead(incarnation)]);
+        let mut command = self.of_user(&SCRIPTS.reap_logins, &keys, [keys.dead(incarnation)]);
         command
             .arg(incarnation.as_str())
             .arg(&self.tombstone_seconds);
         number(&self.ask(user, command).await?).ok_or_else(unexpected_reply)
     }
 
-    async fn look(
+    async fn entries(
         &self,
         incarnation: &Incarnation,
         users: &[UserId],
-    ) -> Result<Vec<UserLook>, StoreError> {
+    ) -> Result<Vec<UserEntries>, StoreError> {
         let question = |user: &UserId| {
             let keys = self.keys.of_user(user);
-            self.of_user(&SCRIPTS.look_user, &keys, [keys.dead(incarnation)])
+            self.of_user(&SCRIPTS.entries, &keys, [keys.dead(incarnation)])
         };
         let answers = ask_each(users, |user| self.connection(user), question).await;
         let look = |answer: Result<Answer, StoreError>| {
             let (connection, reply) = answer?;
             let (tombstoned, entries) = entries(&reply).ok_or_else(unexpected_reply)?;
-            Ok(UserLook {
+            Ok(UserEntries {
                 entries,
                 tombstoned,
-                lifetime: connection.generation,
+                lifetime: connection.lifetime,
             })
         };
         answers.into_iter().map(look).collect()
     }
 
-    async fn agree(&self, policy: LoginPolicy, lasts: Duration) -> Result<LoginPolicy, StoreError> {
-        let mut command = call(&SCRIPTS.agree, &[self.keys.login_policy()]);
+    async fn propose_policy(
+        &self,
+        policy: LoginPolicy,
+        lasts: Duration,
+    ) -> Result<LoginPolicy, StoreError> {
+        let mut command = call(&SCRIPTS.login_policy, &[self.keys.login_policy()]);
         command
             .arg(policy.as_str())
             .arg(lasts.as_millis().to_string());
@@ -261,8 +265,8 @@ fn logged_in(reply: &Value) -> Result<LoggedIn, StoreError> {
         .and_then(<[Value]>::split_first)
         .ok_or_else(unexpected_reply)?;
     match (text(word).ok_or_else(unexpected_reply)?, rest) {
-        ("done", [generation, others, predecessors @ ..]) => Ok(LoggedIn::Yes {
-            generation: number(generation).ok_or_else(unexpected_reply)?,
+        ("done", [login_rank, others, predecessors @ ..]) => Ok(LoggedIn::Yes {
+            login_rank: number(login_rank).ok_or_else(unexpected_reply)?,
             others: number(others).ok_or_else(unexpected_reply)? > 0,
             predecessors: self::predecessors(predecessors).ok_or_else(unexpected_reply)?,
         }),
@@ -286,13 +290,13 @@ fn claimed(reply: &Value) -> Result<Claimed, StoreError> {
     }
 }
 
-/// Reads the answer of `look_user.lua`.
+/// Reads the answer of `entries.lua`.
 fn entries(reply: &Value) -> Option<(bool, Vec<UserEntry>)> {
     let (tombstoned, entries) = array(reply)?.split_first()?;
     let entry = |fields: &[Value]| {
         Some(UserEntry {
             session: SessionId::new(text(&fields[0])?).ok()?,
-            generation: number(&fields[1])?,
+            login_rank: number(&fields[1])?,
             incarnation: Incarnation::new(text(&fields[2])?).ok()?,
             state: match text(&fields[3])? {
                 "0" => EntryState::Live,

@@ -77,7 +77,7 @@ impl Prober {
             Ok((server, connection)) => Probed {
                 outcome: self.publish(connection, &keys, nonce).await,
                 server: server.to_string(),
-                lifetime: connection.generation.clone(),
+                lifetime: connection.lifetime.clone(),
             },
             Err(error) => Probed {
                 outcome: ProbeOutcome::Unanswered(error.to_string()),

@@ -1,6 +1,6 @@
-//! The scripts: each a file of its own, joined at build time with the fragments that it shares with others.
+//! The scripts. Each one is a file of its own, which is joined at build time with the fragments that several scripts share.
 //!
-//! A script is called by its hash; the link loads all of them before it hands out a connection.
+//! A script is called by its hash. A link loads all scripts before it hands out a connection.
 
 use redis::Script;
 use std::sync::LazyLock;
@@ -12,8 +12,8 @@ macro_rules! scripts {
             $(pub(super) $name: Script,)+
         }
 
-        /// The text of each script, as the server has it.
-        #[expect(non_upper_case_globals, reason = "a text is called as its script")]
+        /// The text of each script, as it is sent to the server.
+        #[expect(non_upper_case_globals, reason = "a text has the name of its script")]
         pub(super) mod texts {
             $(pub(in super::super) const $name: &str = concat!(
                 $first_line, "\n", $(include_str!(concat!("lua/", $file, ".lua"))),+
@@ -25,7 +25,7 @@ macro_rules! scripts {
         });
 
         impl Scripts {
-            /// Every script, to be loaded.
+            /// Every script.
             pub(super) fn all(&self) -> impl Iterator<Item = &Script> {
                 [$(&self.$name),+].into_iter()
             }
@@ -41,21 +41,21 @@ scripts! {
     reap = "#!lua flags=allow-oom": "epoch", "append", "clock", "members", "reap";
     read = "#!lua flags=allow-oom": "epoch", "read";
     touch = "#!lua flags=allow-oom": "touch";
-    look = "#!lua flags=allow-oom": "clock", "look";
-    list = "#!lua flags=allow-oom": "list";
+    presence = "#!lua flags=allow-oom": "clock", "presence";
+    list_sessions = "#!lua flags=allow-oom": "list_sessions";
     renew = "#!lua flags=allow-oom": "clock", "lease", "renew";
     index_add = "#!lua": "clock", "lease", "index_add";
     index_drop = "#!lua flags=allow-oom": "clock", "lease", "index_drop";
     declare_dead = "#!lua flags=allow-oom": "clock", "lease", "declare_dead";
-    vouch = "#!lua flags=allow-oom": "clock", "lease", "vouch";
+    restore = "#!lua flags=allow-oom": "clock", "lease", "restore";
     resign = "#!lua flags=allow-oom": "clock", "lease", "resign";
-    note = "#!lua flags=allow-oom": "clock", "note";
-    strike = "#!lua flags=allow-oom": "strike";
+    schedule = "#!lua flags=allow-oom": "clock", "schedule";
+    unschedule = "#!lua flags=allow-oom": "unschedule";
     login = "#!lua": "clock", "user", "login";
     claim = "#!lua": "clock", "user", "claim";
     linger = "#!lua flags=allow-oom": "clock", "user", "linger";
     close = "#!lua flags=allow-oom": "clock", "user", "close";
-    reap_user = "#!lua flags=allow-oom": "clock", "user", "reap_user";
-    look_user = "#!lua flags=allow-oom": "clock", "user", "look_user";
-    agree = "#!lua flags=allow-oom": "agree";
+    reap_logins = "#!lua flags=allow-oom": "clock", "user", "reap_logins";
+    entries = "#!lua flags=allow-oom": "clock", "user", "entries";
+    login_policy = "#!lua flags=allow-oom": "login_policy";
 }

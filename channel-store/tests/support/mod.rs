@@ -7,10 +7,10 @@ pub(crate) use ear::{Ear, Heard};
 use channel_store::memory::MemoryStore;
 use channel_store::redis::{RedisFeed, RedisStore};
 use channel_store::{
-    ChannelFeed, ChannelName, ChannelStore, Epoch, Hints, HistoryRange, IdempotencyKey,
+    ChannelFeed, ChannelName, ChannelStore, Continuity, Epoch, Hints, HistoryRange, IdempotencyKey,
     Incarnation, Join, Joined, Leases, Leave, LogPage, Membership, Payload, Position, Predecessor,
-    Publication, Publish, Published, Route, SessionId, Since, Standing, StoreError, StoreOptions,
-    User, UserId, UserRegistry,
+    Publication, Publish, Published, Route, SessionId, Since, StoreError, StoreOptions, User,
+    UserId, UserRegistry,
 };
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -331,22 +331,25 @@ pub(crate) async fn ask_everything_of(subject: &Subject, feed: &dyn ChannelFeed,
         offset: 7,
     };
     let channel = name(channel);
-    for (range, standing) in [
-        (HistoryRange::Oldest, Standing::Exact),
-        (HistoryRange::Newest, Standing::Exact),
-        (HistoryRange::After(nowhere()), Standing::Exact),
-        (HistoryRange::After(unknown.clone()), Standing::Unknown),
-        (HistoryRange::UpTo(unknown.clone()), Standing::Unknown),
+    for (range, continuity) in [
+        (HistoryRange::Oldest, Continuity::Contiguous),
+        (HistoryRange::Newest, Continuity::Contiguous),
+        (HistoryRange::After(nowhere()), Continuity::Contiguous),
+        (HistoryRange::After(unknown.clone()), Continuity::Unknown),
+        (HistoryRange::UpTo(unknown.clone()), Continuity::Unknown),
     ] {
         let page = subject.store.history(&channel, &range, 10).await.unwrap();
-        let answer = (page.standing, page.position);
-        assert_eq!(answer, (standing, nowhere()), "{range:?}");
+        let answer = (page.continuity, page.position);
+        assert_eq!(answer, (continuity, nowhere()), "{range:?}");
         assert_eq!(page.entries, []);
     }
-    for (since, standing) in [(nowhere(), Standing::Exact), (unknown, Standing::Unknown)] {
+    for (since, continuity) in [
+        (nowhere(), Continuity::Contiguous),
+        (unknown, Continuity::Unknown),
+    ] {
         for limit in [0, 10] {
             let page = read(feed, channel.as_str(), &since, limit).await;
-            assert_eq!((page.standing, page.position), (standing, nowhere()));
+            assert_eq!((page.continuity, page.position), (continuity, nowhere()));
             assert_eq!((page.last, page.entries.len()), (0, 0));
         }
     }
@@ -358,9 +361,9 @@ pub(crate) async fn ask_everything_of(subject: &Subject, feed: &dyn ChannelFeed,
     assert_eq!(feed.touch(&channels).await.unwrap(), [None]);
     let leases = &subject.leases;
     let nobody = incarnation("nobody");
-    assert!(leases.present(&channel).await.unwrap().is_empty());
+    assert!(leases.incarnations_in(&channel).await.unwrap().is_empty());
     assert!(leases.list(&nobody, &channel).await.unwrap().is_empty());
-    let look = leases.look(&nobody, &channels).await.unwrap().remove(0);
+    let look = leases.presence(&nobody, &channels).await.unwrap().remove(0);
     assert_eq!((look.sessions, look.tombstoned), (0, false));
     let leave = session_of("nobody", "s", 1);
     assert!(!subject.leave(channel.as_str(), "u", leave).await);

@@ -5,7 +5,7 @@ use crate::calls::fields::Violations;
 use crate::calls::{Calls, json, shown};
 use crate::error::Error;
 use channel_store::{
-    ChannelName, ChannelStore, Epoch, HistoryRange, Position, Publication, Standing, StoreError,
+    ChannelName, ChannelStore, Continuity, Epoch, HistoryRange, Position, Publication, StoreError,
 };
 use proto::chat::v1;
 use proto::chat::v1::publication::Content;
@@ -99,13 +99,13 @@ async fn page(store: &dyn ChannelStore, asked: Asked) -> Result<v1::HistoryRespo
     let goes_on = loop {
         let limit = STRETCH.min(asked.size - publications.len());
         let stretch = store.history(&asked.channel, &range, limit).await?;
-        let is_exact = stretch.standing == Standing::Exact;
+        let is_exact = stretch.continuity == Continuity::Contiguous;
         if !is_exact && !publications.is_empty() {
             // The log has changed since the stretch before. The next page begins by saying so.
             break true;
         }
         if !is_exact || told.is_none() {
-            told = Some((stretch.standing, shown(&stretch.position)));
+            told = Some((stretch.continuity, shown(&stretch.position)));
         }
         let mut reached_early = false;
         let mut reached = stretch.position;
@@ -138,10 +138,10 @@ async fn page(store: &dyn ChannelStore, asked: Asked) -> Result<v1::HistoryRespo
         },
         continuity: standing
             .map_or(v1::Continuity::Unspecified, |standing| match standing {
-                Standing::Head | Standing::Exact => v1::Continuity::Contiguous,
-                Standing::Diverged => v1::Continuity::Diverged,
-                Standing::Trimmed => v1::Continuity::Trimmed,
-                Standing::Unknown => v1::Continuity::Unknown,
+                Continuity::Contiguous => v1::Continuity::Contiguous,
+                Continuity::Diverged => v1::Continuity::Diverged,
+                Continuity::Trimmed => v1::Continuity::Trimmed,
+                Continuity::Unknown => v1::Continuity::Unknown,
             })
             .into(),
         position,

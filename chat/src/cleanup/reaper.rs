@@ -288,7 +288,7 @@ impl Shared {
             reaped.into_iter().collect::<Result<(), _>>()?;
             sleep(SETTLE_TIME).await;
             if was_empty && self.leases.index(incarnation).await?.is_empty() {
-                return self.leases.strike(incarnation, noted).await;
+                return self.leases.unschedule(incarnation, noted).await;
             }
             for some in index.chunks(CHECKED_AT_ONCE) {
                 self.drop_clean(incarnation, some).await?;
@@ -312,10 +312,10 @@ impl Shared {
         }
         let (of_channels, channels): (Vec<_>, Vec<ChannelName>) = channels.into_iter().unzip();
         let (of_users, users): (Vec<_>, Vec<UserId>) = users.into_iter().unzip();
-        let looks = self.leases.look(incarnation, &channels).await?;
+        let looks = self.leases.presence(incarnation, &channels).await?;
         let is_clean = looks.iter().map(|it| it.sessions == 0 && it.tombstoned);
         let mut clean = which(&of_channels, is_clean);
-        let looks = self.registry.look(incarnation, &users).await?;
+        let looks = self.registry.entries(incarnation, &users).await?;
         let is_clean = looks.iter().map(|look| {
             let mut entries = look.entries.iter();
             look.tombstoned && entries.all(|it| it.incarnation != *incarnation)

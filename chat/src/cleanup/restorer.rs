@@ -49,7 +49,7 @@ impl LeaseRestorer {
     /// The directory is away, so nothing was checked.
     async fn check(&self, channels: &[ChannelName]) -> Result<(), StoreError> {
         // The members are read before the directory. So a connector that lives has been in the directory for long.
-        let present = join_all(channels.iter().map(|it| self.leases.present(it))).await;
+        let present = join_all(channels.iter().map(|it| self.leases.incarnations_in(it))).await;
         if !present.iter().flatten().any(|some| !some.is_empty()) {
             return Ok(());
         }
@@ -94,9 +94,9 @@ impl LeaseRestorer {
         incarnation: &Incarnation,
     ) -> Result<(), StoreError> {
         let place = Place::Channel(channel.clone());
-        let state = self.leases.vouch(incarnation, &place).await?;
+        let state = self.leases.restore(incarnation, &place).await?;
         // The directory comes last: as long as the incarnation is missing there, the channel is checked again.
-        self.leases.note(incarnation).await?;
+        self.leases.schedule(incarnation).await?;
         counter!(RESTORED).increment(1);
         tracing::info!(
             channel = channel.as_str(),

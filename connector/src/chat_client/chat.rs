@@ -50,6 +50,12 @@ impl Chat {
         })
     }
 
+    /// Whether endpoints are used only after a proof ([`Chat::proven`]).
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        self.prover.is_some()
+    }
+
     /// True while at least one endpoint is up.
     #[must_use]
     pub fn available(&self) -> watch::Receiver<bool> {

@@ -12,7 +12,7 @@ use crate::suspects::Suspects;
 use crate::transport::Connection;
 use channel_store::follow::{Confirmed, Deliver, Follower, Next};
 use channel_store::{
-    ChannelName, FeedConnection, Head, LogPage, Place, Position, Publication, Since, Standing,
+    ChannelName, Continuity, FeedConnection, Head, LogPage, Place, Position, Publication, Since,
 };
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -72,7 +72,7 @@ impl Deliver for Members<'_> {
         self.audience.reached(name, &position);
     }
 
-    fn locate(&mut self, position: &Position, lost: Option<Standing>) {
+    fn locate(&mut self, position: &Position, lost: Option<Continuity>) {
         *self.ring = Some(Ring::new(position.clone()));
         let LocalChannel { name, suspects, .. } = &**self.channel;
         match lost.and_then(Moved::of) {

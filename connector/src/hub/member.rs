@@ -64,7 +64,7 @@ impl Member {
         }
         let reader = &self.channels.reader;
         let page = reader.read_for_member(&self.channel, since, 0).await?;
-        let lost = Moved::of(page.standing);
+        let lost = Moved::of(page.continuity);
         if let Some(moved) = lost {
             self.channels.metrics.lost(moved);
         }
@@ -147,7 +147,7 @@ impl CatchUp {
     fn give(&self, page: &LogPage) -> Option<Position> {
         let Receiver { connection, format } = &self.receiver;
         let name = self.channel.name();
-        if let Some(moved) = Moved::of(page.standing) {
+        if let Some(moved) = Moved::of(page.continuity) {
             self.channels.metrics.lost(moved);
             if !self.receiver.tell(name, &page.position, moved) {
                 return None;

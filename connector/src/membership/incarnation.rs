@@ -4,7 +4,7 @@ use super::index::Index;
 use crate::random::unguessable;
 use crate::suspects::Suspects;
 use channel_store::{
-    ChannelName, DEADLINE_MARGIN, Generation, Incarnation, Place, SessionId, User,
+    ChannelName, DEADLINE_MARGIN, Incarnation, Place, ServerLifetime, SessionId, User,
 };
 use parking_lot::Mutex;
 use proto::connector::v1::{LeaveRequest, Session as WireSession};
@@ -58,7 +58,7 @@ pub(super) struct HeldLease {
     /// The last operation number. Joins and leaves are counted upwards.
     operations: AtomicU64,
     /// Server lifetimes that have answered so far.
-    pub(super) generations: Mutex<HashSet<Generation>>,
+    pub(super) lifetimes: Mutex<HashSet<ServerLifetime>>,
     /// Told when the lease must be renewed at once.
     pub(super) hurry: Notify,
     /// Told when something else than a renewal shows that the incarnation was declared dead.
@@ -120,7 +120,7 @@ impl HeldLease {
             renewal: Notify::new(),
             index: Mutex::default(),
             operations: AtomicU64::new(0),
-            generations: Mutex::default(),
+            lifetimes: Mutex::default(),
             hurry: Notify::new(),
             condemned: Notify::new(),
             noted: AtomicBool::new(false),
@@ -154,9 +154,9 @@ impl HeldLease {
 
     /// Notes the lifetime of a server that has answered. True: it is a further one, so the server may have begun on
     /// older data. Then every place in the index is suspected.
-    pub(super) fn meet(&self, generation: &Generation) -> bool {
-        let mut generations = self.generations.lock();
-        let is_new = generations.insert(generation.clone()) && generations.len() > 1;
+    pub(super) fn meet(&self, lifetime: &ServerLifetime) -> bool {
+        let mut lifetimes = self.lifetimes.lock();
+        let is_new = lifetimes.insert(lifetime.clone()) && lifetimes.len() > 1;
         if is_new {
             self.suspects.extend(self.index.lock().places());
         }

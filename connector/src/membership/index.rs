@@ -1,7 +1,9 @@
 //! The index of one incarnation, as its owner knows it. A place stands in it from before the first session comes, until
 //! two looks, a settle time apart, have found no session there, neither here nor in the store.
 
-use channel_store::{ChannelName, Generation, IndexEntry, Look, Place, SETTLE_TIME, UserId};
+use channel_store::{
+    ChannelName, IndexEntry, Place, Presence, SETTLE_TIME, ServerLifetime, UserId,
+};
 use std::collections::BTreeMap;
 use tokio::time::Instant;
 
@@ -25,9 +27,9 @@ struct Entry {
     due: Instant,
     /// The server lifetime under which the last look found no session. `None`: a look found one, or a session came
     /// since.
-    empty: Option<Generation>,
+    empty: Option<ServerLifetime>,
     /// The server lifetime under which the sessions were compared with those that are known here.
-    verified: Option<Generation>,
+    verified: Option<ServerLifetime>,
 }
 
 impl Entry {
@@ -165,15 +167,15 @@ impl Index {
 
     /// True if a look at a channel shows that nothing must be compared: it found as many sessions as are known here,
     /// and they were compared under this server lifetime before.
-    pub(super) fn is_as_known(&self, place: &Place, look: &Look, members: usize) -> bool {
+    pub(super) fn is_as_known(&self, place: &Place, look: &Presence, members: usize) -> bool {
         let verified = self.entries.get(place).and_then(|it| it.verified.as_ref());
-        look.sessions == members as u64 && (members == 0 || verified == Some(&look.generation))
+        look.sessions == members as u64 && (members == 0 || verified == Some(&look.lifetime))
     }
 
     /// The sessions in the store are those that are known here, under this server lifetime.
-    pub(super) fn verified(&mut self, place: &Place, generation: Generation) {
+    pub(super) fn verified(&mut self, place: &Place, lifetime: ServerLifetime) {
         if let Some(entry) = self.entries.get_mut(place) {
-            entry.verified = Some(generation);
+            entry.verified = Some(lifetime);
             entry.due = Instant::now() + SETTLE_TIME;
             entry.empty = None;
         }
@@ -181,16 +183,21 @@ impl Index {
 
     /// Takes the answer to a look. If the second due look in a row was empty, the entry is removed, and must be dropped
     /// in the store, too.
-    pub(super) fn looked(&mut self, now: Instant, place: Place, look: &Look) -> Option<IndexEntry> {
+    pub(super) fn looked(
+        &mut self,
+        now: Instant,
+        place: Place,
+        look: &Presence,
+    ) -> Option<IndexEntry> {
         let entry = self.entries.get_mut(&place)?;
         let was_due = std::mem::replace(&mut entry.due, now + SETTLE_TIME) <= now;
         if entry.sessions > 0 || look.sessions > 0 {
             entry.empty = None;
             return None;
         }
-        let generation = Some(look.generation.clone());
-        if entry.empty != generation || !was_due {
-            entry.empty = generation;
+        let lifetime = Some(look.lifetime.clone());
+        if entry.empty != lifetime || !was_due {
+            entry.empty = lifetime;
             return None;
         }
         let nonce = entry.nonce;

@@ -16,7 +16,7 @@ use crate::metering::{KICKS, count_repair};
 use crate::transport::{Connection, close_paced};
 use channel_store::{
     Claim, Claimed, EntryState, Hints, Incarnation, Leases, LoggedIn, Login, LoginPolicy, Place,
-    Predecessor, Proof, SessionId, StoreError, UserEntry, UserId, UserLook, UserRegistry,
+    Predecessor, Proof, SessionId, StoreError, UserEntries, UserEntry, UserId, UserRegistry,
 };
 use futures_util::future::join_all;
 use metrics::counter;
@@ -83,7 +83,7 @@ pub(crate) struct Registration {
 #[derive(Default)]
 struct Standing {
     /// The login rank, once the login was answered. `None`: nothing was written.
-    generation: Option<u64>,
+    login_rank: Option<u64>,
     /// The sessions whose place this one takes when it joins, as the answer to the login named them.
     predecessors: Arc<[Predecessor]>,
     /// The session has joined, and its client is about to be told. Before that it marks no other session, because its
@@ -160,7 +160,7 @@ impl Registry {
     pub(crate) async fn keep_agreeing(&self) -> Infallible {
         let mut said = false;
         loop {
-            match self.users.agree(self.policy, POLICY_LASTS).await {
+            match self.users.propose_policy(self.policy, POLICY_LASTS).await {
                 Ok(held) => {
                     let is_same = held == self.policy;
                     if !is_same && !std::mem::replace(&mut said, true) {
@@ -182,7 +182,7 @@ impl Registry {
     /// Announces the policy once.
     #[cfg(test)]
     pub(crate) async fn agree(&self) {
-        let held = self.users.agree(self.policy, POLICY_LASTS).await;
+        let held = self.users.propose_policy(self.policy, POLICY_LASTS).await;
         self.agreed.send_replace(held == Ok(self.policy));
     }
 
@@ -244,12 +244,12 @@ impl Registry {
             registration.standing.lock().asked = false;
             match answer {
                 Ok(LoggedIn::Yes {
-                    generation,
+                    login_rank,
                     others,
                     predecessors,
                 }) => {
                     let mut standing = registration.standing.lock();
-                    standing.generation = Some(generation);
+                    standing.login_rank = Some(login_rank);
                     standing.is_to_claim =
                         !predecessors.is_empty() || others && self.policy == LoginPolicy::KickOld;
                     standing.predecessors = predecessors.into();
@@ -327,7 +327,7 @@ impl Registry {
     pub(crate) async fn displace(&self, registration: &Registration) -> Result<(), StoreError> {
         let users = std::slice::from_ref(&registration.user);
         let incarnation = registration.guard.incarnation();
-        let looks = self.users.look(incarnation, users).await?;
+        let looks = self.users.entries(incarnation, users).await?;
         let entries = looks.first().map_or(&[][..], |look| &look.entries);
         let reason = self.marked(registration, entries);
         registration.close(reason.unwrap_or(Disconnect::Displaced));
@@ -421,11 +421,11 @@ impl Registry {
         incarnation: &Incarnation,
         place: &Place,
     ) -> Result<bool, StoreError> {
-        let state = self.leases.vouch(incarnation, place).await?;
+        let state = self.leases.restore(incarnation, place).await?;
         if !state.dead {
             // Perhaps no chat looks after it: the store may have lost its entry in the directory, or the incarnation
             // began while the directory was away. If it is scheduled already, it stays so.
-            let noted = self.leases.note(incarnation).await;
+            let noted = self.leases.schedule(incarnation).await;
             if let Err(error) = noted {
                 tracing::debug!(%error, %incarnation, "not scheduled");
             }
@@ -470,8 +470,8 @@ impl Registry {
         &self,
         incarnation: &Incarnation,
         users: &[UserId],
-    ) -> Result<Vec<UserLook>, StoreError> {
-        self.users.look(incarnation, users).await
+    ) -> Result<Vec<UserEntries>, StoreError> {
+        self.users.entries(incarnation, users).await
     }
 
     /// Compares the entries of a user with the sessions here. A session whose entry is marked gives way at once.
@@ -523,7 +523,7 @@ impl Registry {
                 }
             }
             // An entry with another rank does not count: after a loss of data, a late copy of the login has written it.
-            let is_entered = own.is_some_and(|own| own.generation == claim.generation);
+            let is_entered = own.is_some_and(|own| own.login_rank == claim.login_rank);
             if !is_entered || !is_marked {
                 findings.claims.push(registration);
             }
@@ -632,7 +632,7 @@ impl Registration {
     fn present(&self, incarnation: &Incarnation, policy: LoginPolicy) -> Option<Claim> {
         let standing = self.standing.lock();
         let is_present = !standing.over && self.guard.incarnation() == incarnation;
-        standing.generation.filter(|_| is_present)?;
+        standing.login_rank.filter(|_| is_present)?;
         self.as_claim(&standing, policy)
     }
 
@@ -654,7 +654,7 @@ impl Registration {
     fn as_claim(&self, standing: &Standing, policy: LoginPolicy) -> Option<Claim> {
         Some(Claim {
             login: self.login(policy),
-            generation: standing.generation?,
+            login_rank: standing.login_rank?,
             predecessors: Arc::clone(&standing.predecessors),
         })
     }
@@ -695,7 +695,7 @@ impl Registration {
     /// True if nothing was written, and no copy may be under way.
     pub(crate) fn is_nowhere(&self) -> bool {
         let standing = self.standing.lock();
-        standing.generation.is_none() && !standing.fence && !standing.asked
+        standing.login_rank.is_none() && !standing.fence && !standing.asked
     }
 
     /// The session gives way: closes its socket.

@@ -13,8 +13,8 @@ use super::members::Membership;
 use crate::chat_client::{CALL, CallError, Chat};
 use crate::metering::count_repair;
 use channel_store::{
-    ChannelName, DroppedBy, Generation, IndexEntry, Look, Place, SessionId, Shard, StoreError,
-    User, UserId,
+    ChannelName, DroppedBy, IndexEntry, Place, Presence, ServerLifetime, SessionId, Shard,
+    StoreError, User, UserId,
 };
 use futures_util::FutureExt;
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
@@ -123,8 +123,8 @@ impl LeaseKeeper {
     ) -> Vec<ChannelName> {
         match self.differences(lease, chat, &channels).await {
             Ok(doubtful) => {
-                let settled = stream::iter(doubtful).map(async |(channel, generation)| {
-                    let settling = self.settle(lease, chat, registry, &channel, generation);
+                let settled = stream::iter(doubtful).map(async |(channel, lifetime)| {
+                    let settling = self.settle(lease, chat, registry, &channel, lifetime);
                     let is_settled = settling.await;
                     (!is_settled).then_some(channel)
                 });
@@ -145,11 +145,11 @@ impl LeaseKeeper {
         lease: &Arc<HeldLease>,
         chat: &Chat,
         channels: &[ChannelName],
-    ) -> Result<Vec<(ChannelName, Generation)>, StoreError> {
+    ) -> Result<Vec<(ChannelName, ServerLifetime)>, StoreError> {
         if channels.is_empty() {
             return Ok(Vec::new());
         }
-        let looks = self.leases.look(&lease.incarnation, channels).await?;
+        let looks = self.leases.presence(&lease.incarnation, channels).await?;
         let overdue = channels.iter().zip(&looks).filter(|(_, look)| look.overdue);
         let overdue = stream::iter(overdue.map(|(channel, _)| channel.clone()));
         let expired = overdue.for_each_concurrent(COMPARED, async |it| expire(chat, &it).await);
@@ -161,7 +161,7 @@ impl LeaseKeeper {
             if lease.index.lock().is_as_known(&place, &look, known) {
                 empty.extend(self.looked(lease, place, &look));
             } else {
-                doubtful.push((channel.clone(), look.generation));
+                doubtful.push((channel.clone(), look.lifetime));
             }
         }
         self.drop_entries(lease, &empty).await?;
@@ -206,11 +206,11 @@ impl LeaseKeeper {
                 .entries
                 .iter()
                 .filter(|it| it.incarnation == *incarnation);
-            let look = Look {
+            let look = Presence {
                 sessions: own.count() as u64,
                 tombstoned: look.tombstoned,
                 overdue: false,
-                generation: look.lifetime,
+                lifetime: look.lifetime,
             };
             empty.extend(self.looked(lease, Place::User(user.clone()), &look));
         }
@@ -222,12 +222,12 @@ impl LeaseKeeper {
     }
 
     /// Takes the answer to a look. Returns the entry of the index that must be dropped, if any.
-    fn looked(&self, lease: &Arc<HeldLease>, place: Place, look: &Look) -> Option<IndexEntry> {
+    fn looked(&self, lease: &Arc<HeldLease>, place: Place, look: &Presence) -> Option<IndexEntry> {
         if look.tombstoned {
             // The store has forgotten the death of the incarnation, but not at this place.
             lease.condemned.notify_one();
         }
-        lease.meet(&look.generation);
+        lease.meet(&look.lifetime);
         lease.index.lock().looked(Instant::now(), place, look)
     }
 
@@ -261,7 +261,7 @@ impl LeaseKeeper {
         chat: &Chat,
         registry: &Registry,
         channel: &ChannelName,
-        generation: Generation,
+        lifetime: ServerLifetime,
     ) -> bool {
         let repairs = match self.compare(lease, channel).await {
             Ok(repairs) => repairs,
@@ -284,8 +284,8 @@ impl LeaseKeeper {
         let is_settled = repaired.fold(true, async |all, it| all && it).await;
         if is_settled {
             let place = Place::Channel(channel.clone());
-            lease.meet(&generation);
-            lease.index.lock().verified(&place, generation);
+            lease.meet(&lifetime);
+            lease.index.lock().verified(&place, lifetime);
         }
         is_settled
     }

@@ -74,7 +74,7 @@ impl LeaseKeeper {
         let HeldLease { incarnation, .. } = &**lease;
         let is_noted = lease.noted.load(Ordering::Relaxed);
         let note = async {
-            self.leases.note(incarnation).await?;
+            self.leases.schedule(incarnation).await?;
             lease.noted.store(true, Ordering::Relaxed);
             Ok::<_, StoreError>(())
         };
@@ -111,7 +111,7 @@ impl LeaseKeeper {
             tracing::warn!(%incarnation, "the store has lost the lease: taken again");
         }
         let expected = lease.index.lock().len_written();
-        if term.indexed != expected || lease.meet(&term.generation) {
+        if term.indexed != expected || lease.meet(&term.lifetime) {
             self.reconcile_index(lease).await?;
         }
         if was_lost {
@@ -159,7 +159,7 @@ impl LeaseKeeper {
     pub(super) async fn resign(&self, lease: &HeldLease) {
         let resign = async {
             self.leases.resign(&lease.incarnation).await?;
-            self.leases.note(&lease.incarnation).await
+            self.leases.schedule(&lease.incarnation).await
         };
         match timeout(RESIGN, resign).await {
             Ok(Ok(())) => tracing::info!(incarnation = %lease.incarnation, "resigned"),
@@ -173,7 +173,7 @@ impl LeaseKeeper {
         let incarnation = &lease.incarnation;
         let renewed = async {
             self.leases.renew(incarnation, grace).await?;
-            self.leases.note(incarnation).await
+            self.leases.schedule(incarnation).await
         };
         match timeout(RESIGN, renewed).await {
             Ok(Ok(())) => tracing::info!(%incarnation, ?grace, "renewed once more, for the grace"),

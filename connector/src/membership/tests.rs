@@ -10,8 +10,9 @@ use crate::chat_client::{CallError, Chat, Source, TransportError};
 use crate::testing::chat::{Instance, joined};
 use channel_store::memory::{MemoryStore, Snapshot};
 use channel_store::{
-    ChannelName, ChannelStore, Generation, HistoryRange, Incarnation, IndexEntry, Join, Leases,
-    Leave, LoginPolicy, Look, Place, Renewed, SETTLE_TIME, SessionId, StoreOptions, User, UserId,
+    ChannelName, ChannelStore, HistoryRange, Incarnation, IndexEntry, Join, Leases, Leave,
+    LoginPolicy, Place, Presence, Renewed, SETTLE_TIME, ServerLifetime, SessionId, StoreOptions,
+    User, UserId,
 };
 use runtime::Shutdown;
 use std::collections::BTreeMap;
@@ -206,12 +207,12 @@ async fn a_channel_leaves_the_index_when_two_looks_found_nothing() {
     assert_eq!(scene.index(&incarnation).await[0].nonce, 2);
 }
 
-fn empty(generation: &str) -> Look {
-    Look {
+fn empty(lifetime: &str) -> Presence {
+    Presence {
         sessions: 0,
         tombstoned: false,
         overdue: false,
-        generation: Generation::from(generation),
+        lifetime: ServerLifetime::from(lifetime),
     }
 }
 
@@ -220,11 +221,11 @@ async fn the_second_look_must_find_the_same_server_and_nobody_in_between() {
     let mut index = Index::default();
     let room = place("room");
     let mut now = Instant::now();
-    let mut looked = |index: &mut Index, generation| {
+    let mut looked = |index: &mut Index, lifetime| {
         now += SETTLE_TIME;
-        let dropped = index.looked(now, room.clone(), &empty(generation));
+        let dropped = index.looked(now, room.clone(), &empty(lifetime));
         assert_eq!(
-            index.looked(now, room.clone(), &empty(generation)),
+            index.looked(now, room.clone(), &empty(lifetime)),
             None,
             "out of turn"
         );

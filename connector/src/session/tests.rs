@@ -11,7 +11,7 @@ use crate::testing::feed::{Script, connection, head, page};
 use crate::testing::{at, let_run, publication, soon};
 use channel_store::memory::MemoryStore;
 use channel_store::{
-    EntryState, Incarnation, LogPage, LoginPolicy, Shard, Standing, StoreOptions, UserId,
+    Continuity, EntryState, Incarnation, LogPage, LoginPolicy, Shard, StoreOptions, UserId,
 };
 use proto::chat::v1::{HistoryResponse, ListMembersResponse, Member};
 use proto::connector::v1::{JoinResponse, LeaveRequest};
@@ -76,7 +76,11 @@ impl Scene {
     /// The number of sessions that are logged in as a user.
     pub(crate) async fn logins(&self, user: &str) -> usize {
         let user = [channel_store::UserId::new(user).unwrap()];
-        let looks = self.store.registry().look(&self.incarnation, &user).await;
+        let looks = self
+            .store
+            .registry()
+            .entries(&self.incarnation, &user)
+            .await;
         looks.unwrap()[0].entries.len()
     }
 }
@@ -276,7 +280,7 @@ async fn who_comes_back_to_less_than_it_had_is_told_so_between_the_reply_and_wha
         scene.instance.join().await.answer(Ok(joined("b", 5)));
         let resumed = scene.script.read_from(at("a", 7)).await;
         resumed.answer(LogPage {
-            standing: Standing::Diverged,
+            continuity: Continuity::Diverged,
             ..page(at("a", 4), vec![], 5)
         });
     });
@@ -727,9 +731,13 @@ impl Scene {
     /// The entries of a user, lowest rank first.
     async fn entries(&self, user: &str) -> Vec<channel_store::UserEntry> {
         let user = UserId::new(user).unwrap();
-        let look = self.store.registry().look(&self.incarnation, &[user]).await;
+        let look = self
+            .store
+            .registry()
+            .entries(&self.incarnation, &[user])
+            .await;
         let mut entries = look.unwrap().remove(0).entries;
-        entries.sort_by_key(|entry| entry.generation);
+        entries.sort_by_key(|entry| entry.login_rank);
         entries
     }
 }
@@ -756,7 +764,7 @@ async fn who_shows_its_secret_joins_in_the_place_of_its_session_and_claims_when_
             let join = instance.join().await;
             let replaced = join.request.replaces.iter().map(|it| it.id.clone());
             assert!(replaced.collect::<Vec<_>>().contains(&first));
-            let look = store.registry().look(&whose, &[user]).await;
+            let look = store.registry().entries(&whose, &[user]).await;
             let entries = look.unwrap().remove(0).entries;
             assert!(entries.iter().all(|it| it.state == EntryState::Live));
             if is_gone {

@@ -369,7 +369,12 @@ async fn examine(world: &World, trace: &mut impl Hasher) {
     if visitors as usize != of_each * USERS.len() {
         let users = USERS.map(|user| UserId::new(user).unwrap());
         let anybody = Incarnation::new("nobody").unwrap();
-        let looks = world.store.registry().look(&anybody, &users).await.unwrap();
+        let looks = world
+            .store
+            .registry()
+            .entries(&anybody, &users)
+            .await
+            .unwrap();
         let entries: Vec<_> = looks.into_iter().flat_map(|it| it.entries).collect();
         let known = leases.directory().await.unwrap();
         world.fail(format!(
@@ -379,7 +384,12 @@ async fn examine(world: &World, trace: &mut impl Hasher) {
     if of_each == 1 {
         let users = USERS.map(|user| UserId::new(user).unwrap());
         let anybody = Incarnation::new("nobody").unwrap();
-        let looks = world.store.registry().look(&anybody, &users).await.unwrap();
+        let looks = world
+            .store
+            .registry()
+            .entries(&anybody, &users)
+            .await
+            .unwrap();
         for (user, look) in users.iter().zip(looks) {
             if look.entries.len() != 1 || look.entries[0].state != EntryState::Live {
                 world.fail(format!("{user} is registered as {:?}", look.entries));
@@ -402,7 +412,7 @@ async fn examine(world: &World, trace: &mut impl Hasher) {
         if !announced.iter().eq(here.keys()) {
             world.fail(format!("{channel} was told of {announced:?}, not {here:?}"));
         }
-        for incarnation in leases.present(&name).await.unwrap() {
+        for incarnation in leases.incarnations_in(&name).await.unwrap() {
             let who = std::slice::from_ref(&incarnation);
             let lease = leases.observe(who).await.remove(0).unwrap();
             let index = leases.index(&incarnation).await.unwrap();

@@ -8,8 +8,8 @@ use channel_store::memory::MemoryStore;
 use channel_store::{
     CallSize, ChannelName, ChannelStore, Claim, Claimed, Declared, DroppedBy, Hints, HistoryPage,
     HistoryRange, Incarnation, IndexEntry, Indexed, Join, Joined, LeaseState, Leases, Leave,
-    LoggedIn, Login, LoginPolicy, Look, MembersPage, Place, Publish, Published, Publisher, Reaped,
-    Renewed, SessionId, Shard, StoreError, User, UserId, UserLook, UserRegistry,
+    LoggedIn, Login, LoginPolicy, MembersPage, Place, Presence, Publish, Published, Publisher,
+    Reaped, Renewed, SessionId, Shard, StoreError, User, UserEntries, UserId, UserRegistry,
 };
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -273,8 +273,8 @@ macro_rules! far {
 
 #[async_trait]
 impl Leases for FarLeases {
-    async fn note(&self, who: &Incarnation) -> Result<(), StoreError> {
-        far!([DIRECTORY] => self.leases.note(&who))
+    async fn schedule(&self, who: &Incarnation) -> Result<(), StoreError> {
+        far!([DIRECTORY] => self.leases.schedule(&who))
     }
 
     async fn renew(&self, who: &Incarnation, lease: Duration) -> Result<Renewed, StoreError> {
@@ -310,12 +310,12 @@ impl Leases for FarLeases {
         far!([who] => self.leases.index(&who))
     }
 
-    async fn look(
+    async fn presence(
         &self,
         who: &Incarnation,
         channels: &[ChannelName],
-    ) -> Result<Vec<Look>, StoreError> {
-        far!(channels => self.leases.look(&who, &channels))
+    ) -> Result<Vec<Presence>, StoreError> {
+        far!(channels => self.leases.presence(&who, &channels))
     }
 
     async fn list(
@@ -334,8 +334,8 @@ impl Leases for FarLeases {
         far!([DIRECTORY] => self.leases.directory())
     }
 
-    async fn present(&self, channel: &ChannelName) -> Result<Vec<Incarnation>, StoreError> {
-        far!([channel] => self.leases.present(&channel))
+    async fn incarnations_in(&self, channel: &ChannelName) -> Result<Vec<Incarnation>, StoreError> {
+        far!([channel] => self.leases.incarnations_in(&channel))
     }
 
     async fn observe(&self, whom: &[Incarnation]) -> Vec<Result<Option<LeaseState>, StoreError>> {
@@ -370,12 +370,12 @@ impl Leases for FarLeases {
         self.link.ask_store(slots, work).await
     }
 
-    async fn vouch(&self, who: &Incarnation, place: &Place) -> Result<LeaseState, StoreError> {
-        far!([who] => self.leases.vouch(&who, &place))
+    async fn restore(&self, who: &Incarnation, place: &Place) -> Result<LeaseState, StoreError> {
+        far!([who] => self.leases.restore(&who, &place))
     }
 
-    async fn strike(&self, who: &Incarnation, seen: u64) -> Result<(), StoreError> {
-        far!([DIRECTORY] => self.leases.strike(&who; seen))
+    async fn unschedule(&self, who: &Incarnation, seen: u64) -> Result<(), StoreError> {
+        far!([DIRECTORY] => self.leases.unschedule(&who; seen))
     }
 
     fn shard(&self, place: &Place) -> Shard {
@@ -540,13 +540,21 @@ impl UserRegistry for FarUsers {
         far!([user] => self.users.reap(&user, &who))
     }
 
-    async fn look(&self, who: &Incarnation, users: &[UserId]) -> Result<Vec<UserLook>, StoreError> {
-        far!(users => self.users.look(&who, &users))
+    async fn entries(
+        &self,
+        who: &Incarnation,
+        users: &[UserId],
+    ) -> Result<Vec<UserEntries>, StoreError> {
+        far!(users => self.users.entries(&who, &users))
     }
 
-    async fn agree(&self, policy: LoginPolicy, lasts: Duration) -> Result<LoginPolicy, StoreError> {
+    async fn propose_policy(
+        &self,
+        policy: LoginPolicy,
+        lasts: Duration,
+    ) -> Result<LoginPolicy, StoreError> {
         let end = Arc::clone(&self.users);
-        let work = async move { end.agree(policy, lasts).await };
+        let work = async move { end.propose_policy(policy, lasts).await };
         self.link.ask_store(vec![DIRECTORY.to_owned()], work).await
     }
 }

@@ -3,8 +3,8 @@
 use crate::hub::{Hub, TOUCH_INTERVAL};
 use async_trait::async_trait;
 use channel_store::{
-    ChannelFeed, ChannelName, FeedConnection, FeedSink, Head, LogPage, Position, Publication,
-    Shard, Since, Standing, StoreError,
+    ChannelFeed, ChannelName, Continuity, FeedConnection, FeedSink, Head, LogPage, Position,
+    Publication, Shard, Since, StoreError,
 };
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -100,21 +100,21 @@ impl Feed {
 
 /// The connection with this number, which began under the server lifetime "g".
 pub(crate) fn connection(number: u64) -> FeedConnection {
-    of_generation(number, "g")
+    of_lifetime(number, "g")
 }
 
-pub(crate) fn of_generation(number: u64, generation: &str) -> FeedConnection {
+pub(crate) fn of_lifetime(number: u64, lifetime: &str) -> FeedConnection {
     FeedConnection {
         number,
-        generation: generation.into(),
+        lifetime: lifetime.into(),
     }
 }
 
 /// A contiguous answer with these publications. The log ends at `last`.
 pub(crate) fn page(position: Position, entries: Vec<Publication>, last: u64) -> LogPage {
     LogPage {
-        standing: Standing::Exact,
-        generation: "g".into(),
+        continuity: Continuity::Contiguous,
+        lifetime: "g".into(),
         position,
         last,
         entries,
@@ -124,7 +124,7 @@ pub(crate) fn page(position: Position, entries: Vec<Publication>, last: u64) -> 
 /// An answer that says: the log ends here.
 pub(crate) fn head(position: Position) -> LogPage {
     LogPage {
-        standing: Standing::Head,
+        continuity: Continuity::Contiguous,
         last: position.offset,
         ..page(position, Vec::new(), 0)
     }

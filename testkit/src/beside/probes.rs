@@ -4,14 +4,14 @@
 use crate::chat_api::ChatApi;
 use crate::pomelo::LOGIN;
 use crate::websocket::{self, CLOSE, TEXT, Terms};
-use crate::{ANSWERED, http};
+use crate::{ANSWERED, http, pace};
 use serde_json::{Value, json};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 const PACE: Duration = Duration::from_millis(200);
 /// So long an orchestrator waits by default before it counts a service as dead.
@@ -103,11 +103,12 @@ impl Probes {
                 for number in 0.. {
                     ticks.tick().await;
                     let at = Instant::now();
-                    let answer = timeout(asked.patience(), ask(asked, ports, &api, number)).await;
+                    let answer =
+                        pace::timeout(asked.patience(), ask(asked, ports, &api, number)).await;
                     let probe = Probe {
                         asked,
                         at,
-                        took: at.elapsed(),
+                        took: pace::since(at),
                         outcome: answer.unwrap_or_else(|_| Err("no answer".to_owned())),
                     };
                     notes

@@ -1,26 +1,26 @@
--- append: publications into the log, and out to the topic as one run. Part of every script that publishes; follows
--- epoch.lua. Who appends must fan out before it ends.
+-- append: appends publications to the log and publishes them to the topic as one run. It is part of every script that
+-- appends, and follows epoch.lua. A script that appends must call fan_out before it ends.
 --
--- KEYS  5 topic  6 sessions  7 users  8 detached  9 incarnations: members' keys live as long as meta does
--- ARGV  1 what the log keeps: 'entries milliseconds bytes', then the seconds that an empty channel lives
---       2 seconds the log outlives its last publication (15/16 of it at least)
---       3 seconds meta and the members' keys do (>= the log's)  4 PUBLISH or SPUBLISH
---       5 the caller's clock, milliseconds (shown to people, paces the expiry and says how old a publication is)
+-- KEYS  5 topic  6 sessions  7 users  8 detached members  9 incarnations: the keys of members live as long as meta
+-- ARGV  1 what the log keeps: 'entries milliseconds bytes', and then the seconds that an empty channel lives
+--       2 seconds that the log outlives its last publication (15/16 of it at least)
+--       3 seconds that meta and the keys of members do (not less than the log)  4 PUBLISH or SPUBLISH
+--       5 the caller's clock, milliseconds (it is shown to people, paces the expiries and says how old a publication is)
 --
--- Two fields of meta count the log's bytes. A publication counts as its data and 40 more.
---   b  'bytes, bytes and time of the next mark, longest data, offset of the last publication that is no join or leave':
---      the bytes of all publications of this life. It is written with each run.
---   y  marks: 'bytes milliseconds offset' each, oldest first. A mark says how many bytes there were up to an offset, and
+-- Two fields of meta count the log's bytes. A publication counts as its data and 40 bytes more.
+--   b  'bytes, bytes and time of the next mark, longest data, offset of the last publication that is no join or leave'.
+--      The bytes are those of all publications in this life of the channel. The field is written with each run.
+--   y  marks, oldest first: 'bytes milliseconds offset' each. A mark says how many bytes there were up to an offset, and
 --      when. The first mark is the last one at or below what was trimmed. A mark is made when a sixteenth of the bytes
---      or of the time has come in since the last one, and only then the log is trimmed: so a run costs no more for it.
+--      or of the time has come in since the last one. Only then the log is trimmed, so that most runs don't pay for it.
 
-local run = {} -- what was appended; all in one epoch
-local id -- of the last
-local spoken -- publish sets it: something was appended that is no join or leave
+local run = {} -- what this call has appended, all in one epoch
+local id -- the id of the last entry
+local spoken -- publish.lua sets it: this call has appended something that is no join or leave
 
--- Pushes all expiries forward. Notes the lives (k): who touches the channel doesn't know them; and more fields.
--- A channel without members whose log holds nothing but joins and leaves has little to say to anybody: it lives briefly
--- only, but not shorter than its idempotency keys are remembered.
+-- Pushes all expiries forward. Stores the lives of the keys in k, because a connector that touches the channel does not know
+-- them, and stores further fields. A channel without members whose log holds nothing but joins and leaves is of little use
+-- to anybody. So it lives for a short time only, but not shorter than its idempotency keys are remembered.
 local function refresh(...)
   local log_life, life = ARGV[2], ARGV[3]
   call('HSET', meta, 'k', log_life .. ' ' .. life, ...)
@@ -45,20 +45,20 @@ end
 
 local function append(data)
   if not run[1] then
-    -- Born, or written by another server lifetime until now. generation is the line of INFO itself, so that the check
-    -- is one plain search.
+    -- If the channel is new, or another server lifetime has written it until now, an epoch begins. The stored lifetime is the
+    -- line of INFO itself, so the check is one plain search.
     local info = call('INFO', 'replication')
-    if not generation or not string.find(info, generation, 1, true) then begin_epoch(info) end
+    if not lifetime or not string.find(info, lifetime, 1, true) then begin_epoch(info) end
   end
   last = last + 1
   run[#run + 1] = data
-  -- The id is offset-milliseconds: XRANGE by offset needs no search, the time costs no field.
+  -- The id is offset-milliseconds. So XRANGE by offset needs no search, and the time needs no field.
   id = format('%d-%s', last, ARGV[5])
   call('XADD', log, id, 'd', data)
 end
 
--- One push for all of the run: its first id, the lengths of all but its last, and the publications themselves.
--- Answers how many feeds were reached.
+-- Publishes the run as one message: its first id, the lengths of all but its last publication, and the publications.
+-- Returns how many feeds were reached.
 local function fan_out()
   if not run[1] then return 0 end
   local total, mark_bytes, mark_time, longest, said =
@@ -80,13 +80,13 @@ local function fan_out()
     end
     if not marks[1] then marks[1] = { before, clock, last - #run } end
     marks[#marks + 1] = { total, clock, last }
-    -- What is both older than the time and beyond the entries goes,
+    -- Entries that are both too old and too many are trimmed,
     local floor = 0
     for _, mark in ipairs(marks) do
       if clock - mark[2] >= keep then floor = mark[3] end
     end
     floor = math.min(floor, last - entries)
-    -- and what is beyond the bytes. Until the next mark there may be one more step.
+    -- and those beyond the bytes. One step more may come in until the next mark.
     if total - marks[1][1] > bytes - step then
       local by_bytes = last - 1
       for i = #marks - 1, 1, -1 do
@@ -96,14 +96,14 @@ local function fan_out()
       floor = math.max(floor, by_bytes)
     end
     if floor > marks[1][3] then call('XTRIM', log, 'MINID', '~', format('%d', floor + 1)) end
-    -- Marks that are old and close together are thinned out: they are needed for the bytes only.
+    -- Old marks that are close together are thinned out, because only the bytes need them.
     local kept = {}
     for i, mark in ipairs(marks) do
       local following = marks[i + 1]
       if following and following[3] <= floor then
-        -- The next one is at or below what was trimmed, too.
+        -- It goes, because the next one is at or below what was trimmed, too.
       elseif kept[1] and following and clock - mark[2] >= keep and following[1] - kept[#kept][1] < step then
-        -- Its neighbours are close enough.
+        -- It goes, because its neighbours are close enough to each other.
       else
         kept[#kept + 1] = mark
       end
@@ -115,14 +115,14 @@ local function fan_out()
   end
   m[6] = format('%d %d %d %d %d', total, mark_bytes, mark_time, longest, said)
   call('HSET', meta, 'n', format('%d', last), 'b', m[6])
-  -- Expiry is pushed forward once per sixteenth of its length, not once per publication. Only here is that noted (x):
-  -- a log that has expired since gets an expiry again with its first entry.
+  -- The expiries are pushed forward once in a sixteenth of their length, and not with each publication. Only here the time of
+  -- that is stored (x), so a log that has expired meanwhile gets an expiry again with its first entry.
   local now = math.floor(clock / 1000)
   if math.abs(now - (m[4] or 0)) >= ARGV[2] / 16 then
     m[4] = now
     refresh('x', format('%d', now))
   end
-  -- The same without a table, half a microsecond cheaper: most runs are of one.
+  -- Most runs hold one publication. Without a table this costs half a microsecond less.
   if not run[2] then return call(ARGV[4], KEYS[5], epoch .. ' ' .. id .. '\n' .. run[1]) end
   local head = { epoch, format('%d-%s', last - #run + 1, ARGV[5]) }
   for i = 1, #run - 1 do head[i + 2] = #run[i] end

@@ -1,4 +1,4 @@
--- clock: this server's time. Part of every script that compares with it, or makes a number of it.
+-- clock: this server's time. It is part of every script that compares with it, or derives a number from it.
 local function microseconds()
   local time = redis.call('TIME')
   return time[1] * 1000000 + time[2]

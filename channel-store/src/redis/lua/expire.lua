@@ -1,8 +1,8 @@
--- expire: removes detached members whose time is over. Allowed out of memory, as leave.
+-- expire: removes detached members whose time is over. Allowed when memory is full, as leave.
 -- Follows epoch.lua, append.lua, members.lua.
 --
 -- ARGV  7 how many at most
--- reply milliseconds until the next is due; nil: there is none
+-- reply milliseconds until the time of the next one is over; nil: there are no detached members
 local expired = expire_due(ARGV[7])
 fan_out()
 if expired > 0 then refresh() end

@@ -1,17 +1,17 @@
--- join: makes a session a member; onJoin for its user's first one. A session that is listed is not counted again. A copy
--- of its join, with the same operation, gets the first answer. A newer join gets the present end of the log: the client
--- left and came back before its leave arrived, and has had everything up to here. That leave is older than the join, and
--- does not end it. Without flags, as publish: refused as a whole when it could not be stored.
+-- join: makes a session a member, and appends onJoin for its user's first session. A session that is a member already is not
+-- counted again. A copy of its join, with the same operation, gets the first answer. A newer join gets the present end of the
+-- log: the client has left and come back before its leave arrived, and has received everything up to here. That leave is older
+-- than the join and does not end it. The script has no flags, as publish.lua: it is refused as a whole if it can't be stored.
 --
--- A session that takes the place of others ends their memberships, if they are the same user's, without onLeave, and then
--- comes without onJoin. Whether they were members or not, none of them joins or is restored here any more.
+-- A session may take the place of others of the same user. Their memberships end without onLeave, and then this one begins
+-- without onJoin. None of them can join here any more, whether they were members or not.
 -- Follows epoch.lua, append.lua, members.lua.
 --
 -- KEYS  10 tombstone of the incarnation  11 tombstone of the session  12 sessions of the incarnation
 -- ARGV  7 session  8 operation  9 incarnation  10 user  11 '1' if the user is a number
 --       12 milliseconds that a detached member stays, or '' for a connector's session
---       13 the join's deadline, milliseconds, or ''  14 seconds that tombstones stand
---       15… for each session whose place it takes: the session and its incarnation. Its keys follow in the same order:
+--       13 the join's deadline, milliseconds, or ''  14 seconds that tombstones last
+--       15… for each session whose place it takes: the session and its incarnation. Its keys are in the same order:
 --       KEYS 13… its tombstone, and the sessions of its incarnation
 -- reply { 'joined', epoch, offset, '1' if onJoin was published } | { 'dead' } | { 'stale' }
 --       | { 'late', this server's milliseconds }
@@ -31,7 +31,7 @@ else
   call('ZADD', detached, format('%d', milliseconds() + stay), session)
 end
 
-local ends = '9007199254740991' -- 2^53 - 1: beyond every operation
+local ends = '9007199254740991' -- 2^53 - 1: higher than every operation
 local carried = 0
 for i = 15, #ARGV, 2 do
   local replaced, whose, left_key, of = ARGV[i], ARGV[i + 1], KEYS[i - 2], KEYS[i - 1]
@@ -61,7 +61,7 @@ local record = call('HGET', sessions, session)
 if record then
   local was, e, offset, published = string.match(record, '^(%d+)\n%d\n(%w+)\n(%d+)\n(%d)\n')
   if tonumber(was) < operation then
-    if not generation then begin_epoch(call('INFO', 'replication')) end
+    if not lifetime then begin_epoch(call('INFO', 'replication')) end
     e, offset, published = epoch, format('%d', last), '0'
     write_record(e, offset, published)
   end
@@ -75,8 +75,8 @@ local published = '0'
 if call('HINCRBY', users, user, 1) == 1 and announced and carried == 0 then
   published = '1'
   announce('onJoin', user, number)
-elseif not generation then
-  begin_epoch(call('INFO', 'replication')) -- born without a word, or meta was lost alone
+elseif not lifetime then
+  begin_epoch(call('INFO', 'replication')) -- the channel is new and joins are not published, or meta was lost alone
 end
 write_record(epoch, format('%d', last), published)
 fan_out()

@@ -1,9 +1,9 @@
--- lease: one incarnation's lease as it stands. Part of every script about it; follows clock.lua.
+-- lease: the lease of one incarnation. It is part of every script about a lease, and follows clock.lua.
 --
 -- KEYS  1 lease (hash: state live, provisional or dead; beat: grows with each renewal; length: milliseconds)
---       2 index (hash: 'c:' and a channel -> nonce)
--- ARGV  1 seconds both are remembered
--- No clock ends a lease. Who looks after it waits until the beat has not changed for the length, by its own measure.
+--       2 index (hash: 'c:' and a channel, or 'u:' and a user -> nonce)
+-- ARGV  1 seconds after which both are forgotten
+-- No clock ends a lease. Whoever watches it waits until the beat has not changed for the length, measured by its own clock.
 local call, format = redis.call, string.format
 local lease, index = KEYS[1], KEYS[2]
 local held = call('HMGET', lease, 'state', 'beat', 'length')
@@ -14,8 +14,8 @@ local function remember()
   call('EXPIRE', index, ARGV[1])
 end
 
--- Gives the lease another beat. It is higher than the last one even when the server's clock was set back, and no earlier
--- one comes again when the lease was lost in between.
+-- Writes the lease with another beat. The beat is higher than the last one even if the server's clock was set back, and no
+-- earlier one comes again if the lease was lost in between.
 local function write(new, milliseconds)
   state, length = new, milliseconds
   beat = format('%d', math.max(tonumber(beat or 0) + 1, microseconds()))
@@ -23,7 +23,7 @@ local function write(new, milliseconds)
   remember()
 end
 
-local function bury()
+local function write_death()
   call('HSET', lease, 'state', 'dead')
   remember()
 end

@@ -1,9 +1,9 @@
--- leave: ends a membership that is older than this operation; onLeave for its user's last session.
--- Allowed out of memory: it only shrinks, but for its one publication. Follows epoch.lua, append.lua, members.lua.
+-- leave: ends a membership that is older than this operation, and appends onLeave for its user's last session. Allowed when
+-- memory is full: apart from its one publication it only removes data. Follows epoch.lua, append.lua, members.lua.
 --
 -- KEYS  10 tombstone of the incarnation (unused)  11 tombstone of the session  12 sessions of the incarnation
 -- ARGV  7 session  8 operation, or '' to end it whatever its operation  9 '1' to leave a tombstone
---       10 seconds that it stands  11 incarnation
+--       10 seconds that it lasts  11 incarnation
 -- reply 1 if there was a membership to end, else 0
 local session, operation, ended = ARGV[7], tonumber(ARGV[8]), 0
 
@@ -18,7 +18,7 @@ end
 if ended + expired > 0 then refresh() end
 fan_out()
 
--- A copy of its join may still travel: from now on it comes too late.
+-- A copy of the session's join may still arrive. From now on it is refused.
 if ARGV[9] == '1' then
   local was = call('GET', KEYS[11])
   local newest = was and tonumber(was) > operation and was or ARGV[8]

@@ -1,20 +1,21 @@
--- members: sessions as a set, users by their number of sessions. Part of every script that changes them; follows
--- append.lua, clock.lua. Whoever removes or announces must fan out before it ends.
+-- members: the members of a channel, by session and by user. It is part of every script that changes them, and follows
+-- append.lua and clock.lua. A script that calls remove or announce must call fan_out before it ends.
 --
 -- KEYS  6 sessions (hash: session -> record)  7 users (hash: user -> number of sessions)
---       8 detached (zset: session -> when it is due, this server's milliseconds)
+--       8 detached members (zset: session -> when its time is over, this server's milliseconds)
 --       9 incarnations (set: those that have sessions here)
 -- ARGV  6 '1' if joins and leaves are published
--- A record is lines: operation, number?, epoch, offset, published?, incarnation, user. Names hold no control characters.
+-- A record is lines: operation, '1' if the user is a number, epoch, offset, '1' if onJoin was published, incarnation, user.
+-- Names hold no control characters.
 local sessions, users, detached, incarnations, announced = KEYS[6], KEYS[7], KEYS[8], KEYS[9], ARGV[6] == '1'
 
--- Publishes onJoin or onLeave, the user in the JSON type that the client used.
+-- Appends onJoin or onLeave. The user has the JSON type that the client used.
 local function announce(route, user, number)
   local json = number == '1' and user or '"' .. string.gsub(user, '["\\]', '\\%0') .. '"'
   append(route .. '\0' .. user .. '\0{"userId":' .. json .. '}')
 end
 
--- Ends a session's membership; publishes onLeave if it was the user's last one and that is said here.
+-- Ends a session's membership. Appends onLeave if it was the user's last one and leaves are published here.
 local function remove(session, record)
   local number, user = string.match(record, '^%d+\n(%d)\n.*\n([^\n]*)$')
   call('HDEL', sessions, session)
@@ -25,7 +26,7 @@ local function remove(session, record)
   end
 end
 
--- Removes detached members that did not join again in time; answers how many.
+-- Removes detached members that did not join again in time. Returns how many.
 local function expire_due(most)
   local removed = 0
   for _, session in ipairs(call('ZRANGEBYSCORE', detached, '-inf', format('%d', milliseconds()), 'LIMIT', 0, most)) do

@@ -1,16 +1,17 @@
--- publish: append publications to a channel's log and fan them out, each unless its idempotency key is known or its
--- session is no member. One after the other, as if each came alone; only fanning out is done once.
--- Without flags: Redis itself refuses this on a replica (READONLY), on a primary out of memory (OOM) or short of
--- replicas (NOREPLICAS), before anything is written or fanned out. Follows epoch.lua, append.lua.
+-- publish: appends messages to a channel's log and publishes them. A message is not appended if its idempotency key is known
+-- or its session is no member. Each message is treated as if it came alone; only publishing is done once for all.
+-- It has no flags. So Redis itself refuses it on a replica (READONLY), on a primary whose memory is full (OOM) or that has
+-- too few replicas (NOREPLICAS), before anything is written or published. Follows epoch.lua, append.lua.
 --
--- ARGV  6 seconds a key is remembered, at least; then of each message:
+-- ARGV  6 seconds that a key is remembered at least; then for each message:
 --       data (route, sender, body: opaque here)  session that must be a member, or ''
---       idempotency key or '' (user NUL key: keys are the user's own)
--- reply { epoch, feeds reached, of each message: its offset | { epoch, offset, milliseconds } of the one that had its
---         key | 'reused' | 'nomember' }
+--       idempotency key or '' (user NUL key: each user has keys of its own)
+-- reply { epoch, feeds reached, for each message: its offset | { epoch, offset, milliseconds } of the message that had its
+--         key first | 'reused' | 'nomember' }
 local FIRST = 7
 
--- Idempotency: one hash per window of time, so a key is remembered for one to two windows. Redis's own clock.
+-- Idempotency keys are in one hash for each window of time, so a key is remembered for one to two windows of this server's
+-- clock.
 local keys = {}
 for i = FIRST + 2, #ARGV, 3 do
   if ARGV[i] ~= '' then keys[#keys + 1] = ARGV[i] end
@@ -19,14 +20,14 @@ local memory, window, known, older
 if keys[1] then
   window = math.floor(call('TIME')[1] / ARGV[6])
   memory = KEYS[3 + window % 2]
-  if generation then
+  if lifetime then
     known, older = call('HMGET', memory, unpack(keys)), call('HMGET', KEYS[4 - window % 2], unpack(keys))
   end
 end
 
--- The answer for a message whose key had this offset.
+-- The answer for a message whose key was used at this offset.
 local function repeated(was, data)
-  -- While it is held, the first publication itself tells whether this is the same one again.
+  -- While the log holds the first publication, that itself tells whether this one is the same.
   local held, offset = call('XRANGE', log, was, was)[1], tonumber(was)
   if held and held[2][2] ~= data then return 'reused' end
   local e = epoch
@@ -47,7 +48,7 @@ for i = FIRST, #ARGV, 3 do
   if was then
     answer = repeated(was, data)
   else
-    -- After the key: who has left since is still told what became of the first try.
+    -- This comes after the key: a sender that has left since is still told what became of its first attempt.
     members[session] = members[session] or call('HEXISTS', KEYS[6], session)
     if members[session] == 1 then
       append(data)

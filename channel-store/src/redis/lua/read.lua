@@ -1,31 +1,30 @@
--- read: what follows a position or stands before it, and whether the position still stands. Without a position: the
--- head, to attach there.
--- Not flagged no-writes, although it writes only for who may begin an empty epoch: so a replica refuses it (READONLY), and
--- no stale server ever judges a position. Follows epoch.lua.
+-- read: entries of the log after a position or up to it, and whether a reader misses nothing that goes on from there. Without
+-- a position it answers the end of the log.
+-- It is not flagged no-writes, although it writes only when it may begin an empty epoch. So a replica refuses it (READONLY),
+-- and no stale server ever says whether a position is contiguous. Allowed when memory is full. Follows epoch.lua.
 --
--- ARGV  1 epoch, '-' for the empty one, or '' for none  2 offset  3 entries at most  4 their bytes at most, but for the
---       first entry: that is given in any case  5 'after': oldest first, what follows the answer's position; 'upto': newest
---       first, from the position down, if it stands
---       6 seconds that an empty epoch lives which this call may give a channel without a life, so that an attached
---       position has a name; '': it begins none
--- reply { status, generation ('master_replid:...'), last, 'epoch@start epoch@start ...', epoch, offset,
+-- ARGV  1 epoch, '-' for the empty one, or '' for no position  2 offset  3 entries at most  4 their bytes at most; but the
+--       first entry is always given  5 'after': oldest first, from what follows the answer's position; 'upto': newest
+--       first, from the position down, if that is contiguous
+--       6 seconds that an empty epoch lives which this call may begin for a channel that does not exist, so that the
+--       reader's position has a name; '': it begins none
+-- reply { continuity, server lifetime ('master_replid:...'), last offset, 'epoch@start epoch@start ...', epoch, offset,
 --         1 if there is more in that direction, entries }
---   status  head: (epoch, offset) is the end of the log
---           ok: the position is exact; entries follow it
---           diverged: it saw publications this log does not have; trimmed: what follows it is no longer held;
---           unknown: an epoch of another life, or one that diverged below what is held.
---           In these three, (epoch, offset) is where to go on from; entries follow that.
--- An entry is two items: 'offset-ms' and its data; its epoch is the last of the table whose start is <= its offset.
--- A channel without a life ends at ('', 0). That position stands before the first publication of a life: it is exact as
--- long as that is held, and is answered with the name that the place has by then.
+--   continuity  contiguous: entries follow the position without a gap. Without a position, (epoch, offset) is the log's end.
+--               diverged: the reader saw publications that this log does not have; trimmed: the log does not hold any more
+--               what follows; unknown: the epoch is of another life of the channel, or the reader diverged before all that
+--               the log holds. In these three, (epoch, offset) is where to go on from, and entries follow that.
+-- An entry is two items: 'offset-ms' and its data. Its epoch is the last of the table whose start is <= its offset.
+-- A channel that does not exist ends at ('', 0). That position is before the first publication: it is contiguous as long
+-- as the log holds that one, and is answered with the name that the place has by then.
 local since, from, count, budget, goes_back = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == 'upto'
 local info = call('INFO', 'replication')
 local server = string.match(info, 'master_replid:%x+')
 local before_all = since == '-' and from == 0
-if not generation then
+if not lifetime then
   if ARGV[6] == '' then
-    local status = since == '' and 'head' or before_all and 'ok' or 'unknown'
-    return { status, server, 0, '', '', 0, 0, {} }
+    local continuity = (since == '' or before_all) and 'contiguous' or 'unknown'
+    return { continuity, server, 0, '', '', 0, 0, {} }
   end
   begin_epoch(info)
   call('EXPIRE', meta, ARGV[6])
@@ -34,38 +33,38 @@ local head = call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
 local first = head and tonumber(string.match(head[1], '^%d+')) or last + 1
 
 local epochs = call('HGET', meta, 't')
-local known, stop -- is the position of a known epoch, and the last offset that epoch shares with this log
+local known, stop -- whether the epoch is in the table, and the last offset that it shares with this log
 for id, start in string.gmatch(epochs, '(%w+)@(%d+)') do
   if known and not stop then stop = tonumber(start) - 1 end
   if id == since then known = true end
 end
 stop = stop or last
 
-local status = 'ok'
+local continuity = 'contiguous'
 if since == '' then
-  status, from = 'head', last
+  from = last
 elseif before_all then
-  if first > 1 then status, from = 'trimmed', first - 1 end
+  if first > 1 then continuity, from = 'trimmed', first - 1 end
 elseif not known then
-  status, from = 'unknown', first - 1
+  continuity, from = 'unknown', first - 1
 elseif from > stop then
-  -- If that epoch's end is no longer held either, then nothing that it holds is known to stand up to a position.
-  if stop >= first - 1 then status, from = 'diverged', stop else status, from = 'unknown', first - 1 end
+  -- If the log does not hold that epoch's end any more, either, no position is known up to which the reader saw the same.
+  if stop >= first - 1 then continuity, from = 'diverged', stop else continuity, from = 'unknown', first - 1 end
 elseif from + 1 < first then
-  status, from = 'trimmed', first - 1
+  continuity, from = 'trimmed', first - 1
 end
 
 local e = since
-if status ~= 'ok' or before_all then -- the last epoch that began there or before
+if continuity ~= 'contiguous' or since == '' or before_all then -- the last epoch that began there or before
   e = nil
   for id, start in string.gmatch(epochs, '(%w+)@(%d+)') do
     if not e or tonumber(start) <= from then e = id end
   end
 end
 
--- Entries pass through here so that their bytes are counted before they are sent. As many are taken at once as surely fit.
+-- Entries are read here so that their bytes are counted before they are sent. Each step reads as many as surely fit.
 local entries, more = {}, 0
-if count > 0 and (not goes_back or status == 'ok' or status == 'head') then
+if count > 0 and (not goes_back or continuity == 'contiguous') then
   local word, stop_at, at = 'XRANGE', '+', from + 1
   if goes_back then word, stop_at, at = 'XREVRANGE', '-', from end
   local longest = tonumber(string.match(m[6] or '', '^%d+ %d+ %d+ (%d+)')) or budget
@@ -88,4 +87,4 @@ if count > 0 and (not goes_back or status == 'ok' or status == 'head') then
   end
   if reached and (goes_back and reached > first or not goes_back and reached < last) then more = 1 end
 end
-return { status, server, last, epochs, e, from, more, entries }
+return { continuity, server, last, epochs, e, from, more, entries }

@@ -1,8 +1,9 @@
--- reap: ends memberships of a dead incarnation; onLeave for the last session of each user. The tombstone comes first: a
--- join that is under way comes too late. Allowed out of memory, as leave. Follows epoch.lua, append.lua, members.lua.
+-- reap: ends memberships of a dead incarnation, and appends onLeave for the last session of each user. The tombstone is set
+-- first, so a join that is still under way is refused. Allowed when memory is full, as leave.
+-- Follows epoch.lua, append.lua, members.lua.
 --
 -- KEYS  10 tombstone of the incarnation  11 sessions of the incarnation
--- ARGV  7 how many at most  8 seconds that the tombstone stands  9 incarnation
+-- ARGV  7 how many at most  8 seconds that the tombstone lasts  9 incarnation
 -- reply { ended, remaining }
 call('SET', KEYS[10], '1', 'EX', ARGV[8])
 local ended = 0

@@ -1,10 +1,10 @@
--- renew: takes a lease, or renews it; a dead one stays as it is. Allowed out of memory: nobody is to die of that.
+-- renew: takes a lease or renews it. A dead lease stays dead. Allowed when memory is full, because nobody should die of that.
 -- Follows lease.lua.
 --
 -- ARGV  2 the lease's length, milliseconds
 -- reply { 'live' | 'lost', this server's milliseconds at its end, entries of the index } | { 'dead' }
---   lost: it was missing, or provisional
---   The end serves for the deadlines of joins alone.
+--   lost: the lease was missing or provisional.
+--   The end is used for the deadlines of joins and logins only.
 if state == 'dead' then return { 'dead' } end
 local was_live = state == 'live'
 write('live', ARGV[2])

@@ -1,3 +1,3 @@
--- resign: an incarnation writes its own death. Allowed out of memory. Follows lease.lua.
-if state ~= 'dead' then bury() end
+-- resign: an incarnation writes its own death. Allowed when memory is full. Follows lease.lua.
+if state ~= 'dead' then write_death() end
 return 'dead'

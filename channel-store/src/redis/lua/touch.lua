@@ -1,10 +1,10 @@
--- touch: keeps a channel, its log and its members from expiring, and tells where the log ends. Not flagged no-writes: so
--- a replica refuses it (READONLY).
+-- touch: keeps a channel, its log and its members from expiring, and answers where the log ends. It is not flagged
+-- no-writes, so a replica refuses it (READONLY). Allowed when memory is full.
 --
--- KEYS  1 meta  2 log  3 sessions  4 users  5 detached  6 incarnations
--- ARGV  1 seconds the log lives, and 2 meta and members do, where meta doesn't say (k, as append.lua notes it)
---       3 the same for a channel without members where nothing was ever said but joins and leaves
--- reply { epoch, offset }, both nil for a channel without a life
+-- KEYS  1 meta  2 log  3 sessions  4 users  5 detached members  6 incarnations
+-- ARGV  1 seconds that the log lives, 2 seconds that meta and members live: both where meta doesn't say it (k, see append.lua)
+--       3 seconds that a channel lives which has no members, and whose log holds nothing but joins and leaves
+-- reply { epoch, offset }, both nil for a channel that does not exist
 local m = redis.call('HMGET', KEYS[1], 'e', 'n', 'k', 'b')
 local log_life, life = string.match(m[3] or '', '^(%d+) (%d+)$')
 log_life, life = log_life or ARGV[1], life or ARGV[2]

@@ -1,42 +1,41 @@
--- user: one user's entries as they stand. Part of every script about them; follows clock.lua.
+-- user: the entries of one user, one for each login. It is part of every script about them, and follows clock.lua.
 --
--- KEYS  1 entries (hash: session -> generation, incarnation, state, proof: four lines)
---       2 the last generation given
--- ARGV  1 seconds both are remembered
--- The state is 0 live, 1 superseded (its connector is to close the socket), 2 lingering (its client is gone, and it is
--- still a member for a while). The proof is what the client's secret makes, or empty.
+-- KEYS  1 entries (hash: session -> login rank, incarnation, state, proof: four lines)
+--       2 the last login rank that was given
+-- ARGV  1 seconds after which both are forgotten
+-- The state is 0 live, 1 superseded (its connector has to close the socket) or 2 lingering (its client is gone, and the
+-- session stays a member for a while). The proof is a hash of the client's secret, or empty.
 local call, format = redis.call, string.format
-local entries, given = KEYS[1], KEYS[2]
+local entries, last_rank = KEYS[1], KEYS[2]
 
 local function parsed(entry)
   return string.match(entry, '^(%d+)\n([^\n]*)\n([012])\n(%x*)$')
 end
 
-local function write(session, generation, incarnation, state, proof)
-  call('HSET', entries, session, table.concat({ generation, incarnation, state, proof }, '\n'))
+local function write(session, rank, incarnation, state, proof)
+  call('HSET', entries, session, table.concat({ rank, incarnation, state, proof }, '\n'))
 end
 
--- Entries other than a session's own.
+-- The entries of all other sessions.
 local function others(session)
   local found, all = {}, call('HGETALL', entries)
   for i = 1, #all, 2 do
     if all[i] ~= session then
-      local generation, incarnation, state, proof = parsed(all[i + 1])
-      found[#found + 1] =
-        { session = all[i], generation = generation, incarnation = incarnation, state = state, proof = proof }
+      local rank, incarnation, state, proof = parsed(all[i + 1])
+      found[#found + 1] = { session = all[i], rank = rank, incarnation = incarnation, state = state, proof = proof }
     end
   end
   return found
 end
 
--- A user without entries is remembered only as long as tombstones stand. After that no copy of a login or claim is under
--- way any more, and new generations are higher by the clock alone.
+-- The last rank of a user without entries is remembered only as long as tombstones last. After that no copy of a login or
+-- claim can arrive any more, and the clock alone makes new ranks higher.
 local function forget_if_gone(seconds)
-  if call('EXISTS', entries) == 0 then call('EXPIRE', given, seconds) end
+  if call('EXISTS', entries) == 0 then call('EXPIRE', last_rank, seconds) end
 end
 
--- Takes an incarnation's entries away, after its tombstone is set: whatever of it is under way comes too late.
-local function bury(tombstone, seconds, incarnation)
+-- Removes the entries of a dead incarnation. Its tombstone is set first: what may still arrive of it is refused.
+local function reap(tombstone, seconds, incarnation)
   local removed = 0
   call('SET', tombstone, '1', 'EX', seconds)
   for _, entry in ipairs(others()) do
@@ -47,8 +46,8 @@ local function bury(tombstone, seconds, incarnation)
 end
 
 local function remember()
-  -- Without entries there is nothing to remember the generation for: see forget_if_gone.
-  if call('EXPIRE', entries, ARGV[1]) == 1 then call('EXPIRE', given, ARGV[1]) end
+  -- Without entries the last rank is forgotten earlier: see forget_if_gone.
+  if call('EXPIRE', entries, ARGV[1]) == 1 then call('EXPIRE', last_rank, ARGV[1]) end
 end
 
 -- Why a login or claim is refused, if it is.

@@ -12,7 +12,7 @@ use super::reply::{
 };
 use super::unsolicited::Unsolicited;
 use crate::error::StoreError;
-use crate::server::Generation;
+use crate::server::ServerLifetime;
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Cmd, Pipeline, ProtocolVersion, PushInfo, RedisConnectionInfo,
@@ -98,7 +98,7 @@ pub(crate) struct Connection {
     /// A later connection of the same store or feed has a higher number.
     pub(crate) number: u64,
     /// The server lifetime under which the connection began.
-    pub(crate) generation: Generation,
+    pub(crate) lifetime: ServerLifetime,
     answer_time: Duration,
     commands: MultiplexedConnection,
     driver: AbortHandle,
@@ -310,7 +310,7 @@ impl DrivenConnection {
         Ok(Self {
             connection: Connection {
                 number: options.number,
-                generation: "".into(),
+                lifetime: "".into(),
                 answer_time: options.answer_time,
                 commands,
                 driver: driver.abort_handle(),
@@ -331,7 +331,7 @@ impl DrivenConnection {
                 Err(error) => return Ended::Failed(error),
                 Ok(server) if !server.is_primary => return Ended::Replica,
                 // The server restarted, or was a replica in between: others may have published elsewhere meanwhile.
-                Ok(server) if server.generation != self.connection.generation => {
+                Ok(server) if server.lifetime != self.connection.lifetime => {
                     return Ended::Lifetime;
                 }
                 Ok(_) => {}

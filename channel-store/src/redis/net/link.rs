@@ -384,7 +384,7 @@ impl Supervisor {
         if !server.is_primary {
             return Err(NoConnection::Replica);
         }
-        connection.generation = server.generation;
+        connection.lifetime = server.lifetime;
 
         let schema = &self.options.schema;
         let get = || {

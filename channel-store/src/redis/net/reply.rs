@@ -2,7 +2,7 @@
 //! never a panic.
 
 use crate::error::StoreError;
-use crate::server::Generation;
+use crate::server::ServerLifetime;
 use redis::{ServerError, Value};
 
 /// The error for an outcome that is unknown, for this reason.
@@ -71,7 +71,7 @@ pub(crate) fn array(value: &Value) -> Option<&[Value]> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ServerState {
     pub(crate) is_primary: bool,
-    pub(crate) generation: Generation,
+    pub(crate) lifetime: ServerLifetime,
 }
 
 /// Reads the answer of `INFO replication`.
@@ -80,7 +80,7 @@ pub(crate) fn server_state(info: &str) -> Option<ServerState> {
     Some(ServerState {
         is_primary: line("role:")? == "role:master",
         // The whole line, because the scripts store it like that.
-        generation: line("master_replid:")?.into(),
+        lifetime: line("master_replid:")?.into(),
     })
 }
 
@@ -100,7 +100,7 @@ mod tests {
         let info = "# Replication\r\nrole:master\r\nconnected_slaves:0\r\nmaster_replid:abc\r\nmaster_replid2:0\r\n";
         let state = server_state(info).unwrap();
         assert!(state.is_primary);
-        assert_eq!(&*state.generation, "master_replid:abc");
+        assert_eq!(&*state.lifetime, "master_replid:abc");
         assert!(
             !server_state(&info.replace("master\r", "slave\r"))
                 .unwrap()

@@ -135,7 +135,7 @@ impl Subscriptions {
                 set: node.echo.set,
                 slots: state.slots.count(|owner| owner == address),
                 server: address.to_string(),
-                lifetime: node.connection.generation.clone(),
+                lifetime: node.connection.lifetime.clone(),
             })
         });
         points.take(MOST_SETS).collect()
@@ -219,7 +219,7 @@ impl Subscriptions {
         let node = NodeState {
             connection: FeedConnection {
                 number: connection.number,
-                generation: connection.generation.clone(),
+                lifetime: connection.lifetime.clone(),
             },
             changes: topics.map(|(topic, _)| topic.clone()).collect(),
             changed: changed.clone(),

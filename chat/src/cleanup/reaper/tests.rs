@@ -92,12 +92,12 @@ impl Scene {
 
     async fn logins(&self, users: &[UserId]) -> usize {
         let (registry, whoever) = (self.store.registry(), incarnation("whoever"));
-        let looks = registry.look(&whoever, users).await.unwrap();
+        let looks = registry.entries(&whoever, users).await.unwrap();
         looks.iter().map(|look| look.entries.len()).sum()
     }
 
     async fn renew(&self, incarnation: &Incarnation) {
-        self.leases.note(incarnation).await.unwrap();
+        self.leases.schedule(incarnation).await.unwrap();
         self.leases.renew(incarnation, LEASE).await.unwrap();
     }
 
@@ -138,7 +138,7 @@ async fn a_silent_connectors_members_leave_once_however_many_look_after_it() {
         let (leases, alive) = (scene.leases.clone(), alive.clone());
         async move {
             loop {
-                leases.note(&alive).await.unwrap();
+                leases.schedule(&alive).await.unwrap();
                 leases.renew(&alive, LEASE).await.unwrap();
                 sleep(LEASE / 3).await;
             }
@@ -200,7 +200,7 @@ async fn a_funeral_goes_on_when_whoever_held_it_is_gone() {
     let dead = incarnation("c:1");
     scene.connector(&dead, &channels).await;
     scene.leases.resign(&dead).await.unwrap();
-    scene.leases.note(&dead).await.unwrap();
+    scene.leases.schedule(&dead).await.unwrap();
     while scene.members(&channels).await > 10 {
         tokio::task::yield_now().await;
         sleep(Duration::from_millis(1)).await;
@@ -221,7 +221,7 @@ async fn a_lost_lease_is_left_its_full_time() {
     let (scene, channels) = (Scene::new(), channels());
     let _reaper = scene.reaper();
     let lost = incarnation("c:1");
-    scene.leases.note(&lost).await.unwrap();
+    scene.leases.schedule(&lost).await.unwrap();
     sleep(2 * POLL).await;
     let state = scene.leases.observe(std::slice::from_ref(&lost)).await;
     assert!(state[0].as_ref().is_ok_and(|it| !it.unwrap().dead));

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use channel_store::{
-    ChannelName, Declared, DroppedBy, Incarnation, IndexEntry, Indexed, LeaseState, Leases, Look,
-    Place, Renewed, SessionId, Shard, StoreError, User,
+    ChannelName, Declared, DroppedBy, Incarnation, IndexEntry, Indexed, LeaseState, Leases, Place,
+    Presence, Renewed, SessionId, Shard, StoreError, User,
 };
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashSet};
@@ -101,8 +101,8 @@ impl Leases for PartialLeases {
         self.leases.declare_dead(who, seen).await
     }
 
-    async fn note(&self, who: &Incarnation) -> Result<(), StoreError> {
-        self.leases.note(who).await
+    async fn schedule(&self, who: &Incarnation) -> Result<(), StoreError> {
+        self.leases.schedule(who).await
     }
 
     async fn renew(&self, who: &Incarnation, lease: Duration) -> Result<Renewed, StoreError> {
@@ -130,12 +130,12 @@ impl Leases for PartialLeases {
         self.leases.index(who).await
     }
 
-    async fn look(
+    async fn presence(
         &self,
         who: &Incarnation,
         channels: &[ChannelName],
-    ) -> Result<Vec<Look>, StoreError> {
-        self.leases.look(who, channels).await
+    ) -> Result<Vec<Presence>, StoreError> {
+        self.leases.presence(who, channels).await
     }
 
     async fn list(
@@ -157,19 +157,19 @@ impl Leases for PartialLeases {
         self.leases.directory().await
     }
 
-    async fn present(&self, channel: &ChannelName) -> Result<Vec<Incarnation>, StoreError> {
+    async fn incarnations_in(&self, channel: &ChannelName) -> Result<Vec<Incarnation>, StoreError> {
         if self.away.lock().contains(channel) {
             return Err(StoreError::Unavailable("away".into()));
         }
-        self.leases.present(channel).await
+        self.leases.incarnations_in(channel).await
     }
 
-    async fn vouch(&self, who: &Incarnation, place: &Place) -> Result<LeaseState, StoreError> {
-        self.leases.vouch(who, place).await
+    async fn restore(&self, who: &Incarnation, place: &Place) -> Result<LeaseState, StoreError> {
+        self.leases.restore(who, place).await
     }
 
-    async fn strike(&self, who: &Incarnation, seen: u64) -> Result<(), StoreError> {
-        self.leases.strike(who, seen).await
+    async fn unschedule(&self, who: &Incarnation, seen: u64) -> Result<(), StoreError> {
+        self.leases.unschedule(who, seen).await
     }
 
     fn shard(&self, place: &Place) -> Shard {

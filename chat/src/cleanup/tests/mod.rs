@@ -59,7 +59,7 @@ impl Scene {
     /// A connector with some members in the room, as it is when it works.
     async fn connector(&self, incarnation: &Incarnation) {
         let leases = self.store.leases();
-        leases.note(incarnation).await.unwrap();
+        leases.schedule(incarnation).await.unwrap();
         leases.renew(incarnation, LEASE).await.unwrap();
         let place = Place::Channel(room());
         let entry = IndexEntry { place, nonce: 1 };
@@ -229,7 +229,7 @@ async fn the_dead_ones_members_leave_when_met(after: Duration) {
     let dropped = leases.index_drop(&dead, &lost, DroppedBy::Owner);
     assert_eq!(dropped.await, Ok(1));
     leases.resign(&dead).await.unwrap();
-    leases.note(&dead).await.unwrap();
+    leases.schedule(&dead).await.unwrap();
     sleep(after).await;
     assert_eq!(scene.leaves().await.len(), 0, "not in the index");
     scene.is_listed().await;

@@ -3,15 +3,15 @@
 use super::{guest, guest_at, room};
 use crate::testing::feed::{Script, connection, head, page};
 use crate::testing::{at, channel, client, publication, soon};
-use channel_store::{LogPage, Standing};
+use channel_store::{Continuity, LogPage};
 use wire::{Disconnect, WireFormat};
 
 #[tokio::test(start_paused = true)]
 async fn when_the_position_is_lost_every_member_is_told_or_else_closed_with_a_reason() {
-    for (standing, reason) in [
-        (Standing::Diverged, "diverged"),
-        (Standing::Trimmed, "trimmed"),
-        (Standing::Unknown, "unknown"),
+    for (continuity, reason) in [
+        (Continuity::Diverged, "diverged"),
+        (Continuity::Trimmed, "trimmed"),
+        (Continuity::Unknown, "unknown"),
     ] {
         let (mut script, mut json) = room().await;
         let mut positions = guest_at(&script.hub, WireFormat::POMELO_POSITIONS, at("a", 4)).await;
@@ -22,7 +22,7 @@ async fn when_the_position_is_lost_every_member_is_told_or_else_closed_with_a_re
         script.publish(publication("a", 5));
         script.publish(publication("b", 9));
         let lost = LogPage {
-            standing,
+            continuity,
             ..page(
                 at("b", 7),
                 vec![publication("b", 8), publication("b", 9)],
@@ -66,7 +66,7 @@ async fn who_waits_for_what_a_trimmed_log_still_brings_is_not_told_of_a_loss() {
     let mut waiting = guest_at(&script.hub, WireFormat::JSON, at("a", 90)).await;
     script.publish(publication("a", 91));
     let lost = LogPage {
-        standing: Standing::Trimmed,
+        continuity: Continuity::Trimmed,
         ..page(at("a", 88), vec![], 91)
     };
     script.read_from(at("a", 4)).await.answer(lost);
@@ -83,7 +83,7 @@ async fn who_waits_where_a_trimmed_log_begins_goes_on_from_there() {
     let mut waiting = guest_at(&script.hub, WireFormat::JSON, at("a", 90)).await;
     script.publish(publication("a", 91));
     let lost = LogPage {
-        standing: Standing::Trimmed,
+        continuity: Continuity::Trimmed,
         ..page(at("a", 90), vec![], 91)
     };
     script.read_from(at("a", 4)).await.answer(lost);
@@ -100,7 +100,7 @@ async fn a_joiner_whose_own_position_is_lost_is_told_or_closed_alone() {
     let pomelo = guest(&script.hub, WireFormat::POMELO).await;
     let mut json = guest(&script.hub, WireFormat::JSON).await;
     let lost = || LogPage {
-        standing: Standing::Trimmed,
+        continuity: Continuity::Trimmed,
         ..page(
             at("a", 2),
             vec![publication("a", 3), publication("a", 4)],
@@ -216,7 +216,7 @@ async fn what_waits_to_be_written_when_the_position_is_lost_still_comes_before_t
     script.publish(publication("a", 7));
     // No task ran in between, so nothing was written.
     let lost = LogPage {
-        standing: Standing::Trimmed,
+        continuity: Continuity::Trimmed,
         ..page(at("a", 8), vec![], 8)
     };
     script.hub.channels.find(&channel()).unwrap().read(lost);

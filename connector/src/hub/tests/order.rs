@@ -1,9 +1,9 @@
 //! The rules for a live channel and for reads (`docs/design/log.md`, "How a hub stays contiguous").
 
 use super::{guest, room};
-use crate::testing::feed::{Script, connection, head, of_generation, page};
+use crate::testing::feed::{Script, connection, head, of_lifetime, page};
 use crate::testing::{at, publication, sized};
-use channel_store::{Generation, LogPage, Since};
+use channel_store::{LogPage, ServerLifetime, Since};
 use wire::WireFormat;
 
 #[tokio::test(start_paused = true)]
@@ -154,12 +154,12 @@ async fn what_comes_before_the_first_confirmation_is_dropped_and_after_it_waits(
 #[tokio::test(start_paused = true)]
 async fn an_answer_of_another_generation_than_the_connections_is_not_the_last() {
     let foreign = |page: LogPage| LogPage {
-        generation: Generation::from("of the other side"),
+        lifetime: ServerLifetime::from("of the other side"),
         ..page
     };
     let mut script = Script::new();
     let mut guest = guest(&script.hub, WireFormat::JSON).await;
-    script.subscribed(&of_generation(1, "g"));
+    script.subscribed(&of_lifetime(1, "g"));
     script.next_read().await.answer(foreign(head(at("a", 4))));
     guest.member.followed().await;
     guest.begins(at("a", 4)).await;

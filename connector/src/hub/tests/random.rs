@@ -3,10 +3,10 @@
 
 use super::{FORMATS, Guest, guest};
 use crate::testing::client::Client;
-use crate::testing::feed::{Read, Script, of_generation};
+use crate::testing::feed::{Read, Script, of_lifetime};
 use crate::testing::{at, channel, let_run, publication, soon};
 use channel_store::{
-    FeedConnection, FeedSink, Generation, LogPage, Position, Publication, Since, Standing,
+    Continuity, FeedConnection, FeedSink, LogPage, Position, Publication, ServerLifetime, Since,
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use wire::{Disconnect, WireFormat};
 
 /// The server as `docs/design/log.md` describes it, and what is on its way from it.
 struct Server {
-    generation: u64,
+    lifetime: u64,
     /// The server lifetime under which the newest epoch began.
     epoch_of: u64,
     /// Each epoch, and the offset of its first publication.
@@ -35,18 +35,18 @@ enum Arriving {
 impl Server {
     fn new() -> Self {
         Self {
-            generation: 1,
+            lifetime: 1,
             epoch_of: 1,
             epochs: vec![(at("e1", 0), 1)],
             log: Vec::new(),
             on_the_way: VecDeque::new(),
             late: Vec::new(),
-            connection: of_generation(1, "1"),
+            connection: of_lifetime(1, "1"),
         }
     }
 
-    fn generation(&self) -> Generation {
-        self.generation.to_string().into()
+    fn lifetime(&self) -> ServerLifetime {
+        self.lifetime.to_string().into()
     }
 
     fn end(&self) -> u64 {
@@ -55,9 +55,9 @@ impl Server {
 
     fn publish(&mut self) -> Position {
         let next = self.end() + 1;
-        if self.epoch_of != self.generation {
-            self.epoch_of = self.generation;
-            let name = format!("e{}", self.generation);
+        if self.epoch_of != self.lifetime {
+            self.epoch_of = self.lifetime;
+            let name = format!("e{}", self.lifetime);
             self.epochs.push((at(&name, 0), next));
         }
         let epoch = self.epochs[self.epochs.len() - 1].0.epoch.clone();
@@ -70,29 +70,29 @@ impl Server {
 
     /// The feed gets a new connection. What was on its way over the old one is lost or late.
     fn connect(&mut self) {
-        let mut generation = self.generation();
+        let mut lifetime = self.lifetime();
         if fastrand::u8(..4) == 0 {
             // The lifetime was asked for just before a failover.
-            generation = "old".into();
+            lifetime = "old".into();
             self.late.clear();
         }
         let number = self.connection.number + 1;
         self.late.extend(self.on_the_way.drain(..));
-        self.connection = FeedConnection { number, generation };
+        self.connection = FeedConnection { number, lifetime };
         let connection = self.connection.clone();
         self.on_the_way.push_back(Arriving::Subscribed(connection));
     }
 
     /// Another server takes over. It is `lost` publications behind.
     fn fail_over(&mut self, lost: usize) {
-        self.generation += 1;
+        self.lifetime += 1;
         self.log.truncate(self.log.len().saturating_sub(lost));
         let end = self.end();
         while self.epochs.len() > 1 && self.epochs[self.epochs.len() - 1].1 > end {
             self.epochs.pop();
         }
         self.connect();
-        self.connection.generation = self.generation();
+        self.connection.lifetime = self.lifetime();
         self.on_the_way.clear();
         let connection = self.connection.clone();
         self.on_the_way.push_back(Arriving::Subscribed(connection));
@@ -102,21 +102,21 @@ impl Server {
         let end = self.end();
         let newest = &self.epochs[self.epochs.len() - 1].0;
         let newest = at(newest.epoch.as_str(), end);
-        let (standing, position) = match &read.since {
-            Since::Head => (Standing::Head, newest),
+        let (continuity, position) = match &read.since {
+            Since::Head => (Continuity::Contiguous, newest),
             Since::Position(since) => {
                 let of = self
                     .epochs
                     .iter()
                     .position(|(name, _)| name.epoch == since.epoch);
                 match of {
-                    None => (Standing::Unknown, newest),
+                    None => (Continuity::Unknown, newest),
                     Some(of) => {
                         let ends = self.epochs.get(of + 1).map_or(end, |(_, start)| start - 1);
                         if since.offset <= ends {
-                            (Standing::Exact, since.clone())
+                            (Continuity::Contiguous, since.clone())
                         } else {
-                            (Standing::Diverged, at(since.epoch.as_str(), ends))
+                            (Continuity::Diverged, at(since.epoch.as_str(), ends))
                         }
                     }
                 }
@@ -126,8 +126,8 @@ impl Server {
         // Pages are small, so that there are several.
         let limit = read.limit.min(3);
         LogPage {
-            standing,
-            generation: self.generation(),
+            continuity,
+            lifetime: self.lifetime(),
             position,
             last: end,
             entries: self.log.iter().skip(from).take(limit).cloned().collect(),
@@ -254,7 +254,7 @@ impl History {
     /// Everything on its way arrives, every read is answered, and one more publication is made.
     async fn come_to_rest(&mut self) {
         self.server.connect();
-        self.server.connection.generation = self.server.generation();
+        self.server.connection.lifetime = self.server.lifetime();
         self.server.on_the_way.clear();
         let connection = self.server.connection.clone();
         self.server

@@ -5,7 +5,7 @@ use crate::hub::Resume;
 use crate::limits::QueueLimits;
 use crate::testing::feed::{Script, connection, head, page};
 use crate::testing::{at, channel, client, publication, sized};
-use channel_store::{LogPage, Publication, Since, Standing};
+use channel_store::{Continuity, LogPage, Publication, Since};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use wire::{Moved, WireFormat};
@@ -34,11 +34,11 @@ async fn a_warm_hub_judges_and_serves_without_a_read() {
 
 #[tokio::test(start_paused = true)]
 async fn what_the_hub_does_not_know_is_judged_by_the_log() {
-    for (standing, lost) in [
-        (Standing::Exact, None),
-        (Standing::Diverged, Some(Moved::Diverged)),
-        (Standing::Trimmed, Some(Moved::Trimmed)),
-        (Standing::Unknown, Some(Moved::Unknown)),
+    for (continuity, lost) in [
+        (Continuity::Contiguous, None),
+        (Continuity::Diverged, Some(Moved::Diverged)),
+        (Continuity::Trimmed, Some(Moved::Trimmed)),
+        (Continuity::Unknown, Some(Moved::Unknown)),
     ] {
         let (mut script, _present) = room().await;
         let back = Arc::new(guest(&script.hub, WireFormat::JSON).await);
@@ -50,7 +50,7 @@ async fn what_the_hub_does_not_know_is_judged_by_the_log() {
         assert_eq!(read.limit, 0);
         let start = at("a", if lost.is_some() { 3 } else { 2 });
         read.answer(LogPage {
-            standing,
+            continuity,
             ..page(start.clone(), vec![], 4)
         });
         assert_eq!(resumed.await.unwrap(), Ok(Resume { start, lost }));
@@ -67,7 +67,7 @@ async fn a_warm_hub_that_has_not_noticed_a_new_epoch_asks_the_log() {
         async move { back.member.resume(&at("a", 4), &at("b", 1)).await }
     });
     script.read_from(at("a", 4)).await.answer(LogPage {
-        standing: Standing::Unknown,
+        continuity: Continuity::Unknown,
         ..page(at("b", 0), vec![], 1)
     });
     let lost = Resume {

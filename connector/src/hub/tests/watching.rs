@@ -5,17 +5,14 @@ use crate::hub::TOUCH_INTERVAL;
 use crate::testing::client::client;
 use crate::testing::feed::{AWAY, Script, connection, page};
 use crate::testing::{at, channel, let_run, publication};
-use channel_store::{ChannelName, Head, LogPage, Place, Position, Standing};
+use channel_store::{ChannelName, Continuity, Head, LogPage, Place, Position};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use wire::WireFormat;
 
-fn head(position: Position, generation: &str) -> Option<Head> {
-    let generation = generation.into();
-    Some(Head {
-        position,
-        generation,
-    })
+fn head(position: Position, lifetime: &str) -> Option<Head> {
+    let lifetime = lifetime.into();
+    Some(Head { position, lifetime })
 }
 
 #[tokio::test(start_paused = true)]
@@ -138,7 +135,7 @@ async fn a_channel_is_suspected_when_it_is_confirmed_again_or_its_log_begins_an_
     script.publish_over(2, publication("b", 7));
     let read = script.read_from(at("b", 5)).await;
     read.answer(LogPage {
-        standing: Standing::Unknown,
+        continuity: Continuity::Unknown,
         ..page(at("c", 9), Vec::new(), 9)
     });
     let_run().await;

@@ -100,10 +100,10 @@ fn user() -> UserId {
     UserId::new("u").unwrap()
 }
 
-fn claim(login: Login, generation: u64) -> Claim {
+fn claim(login: Login, login_rank: u64) -> Claim {
     Claim {
         login,
-        generation,
+        login_rank,
         predecessors: Arc::default(),
     }
 }
@@ -118,7 +118,7 @@ async fn two(policy: LoginPolicy) -> (Arc<MemoryStore>, Node, Node) {
 /// The sessions whose entries are live: neither superseded nor lingering.
 async fn registered(store: &MemoryStore) -> Vec<String> {
     let nobody = Incarnation::new("nobody").unwrap();
-    let looks = store.registry().look(&nobody, &[user()]).await.unwrap();
+    let looks = store.registry().entries(&nobody, &[user()]).await.unwrap();
     let entries = looks[0]
         .entries
         .iter()
@@ -199,12 +199,12 @@ async fn who_was_not_told_gives_way_when_its_turn_comes() {
         proof: None,
     };
     let registry = store.registry();
-    let Ok(LoggedIn::Yes { generation, .. }) = registry.login(&new, &[]).await else {
+    let Ok(LoggedIn::Yes { login_rank, .. }) = registry.login(&new, &[]).await else {
         panic!("refused");
     };
     sleep(SETTLE_TIME + Duration::from_secs(1)).await;
     assert_eq!(old.connection.closing(), None, "nobody has claimed it");
-    registry.claim(&[claim(new, generation)]).await.unwrap()[0]
+    registry.claim(&[claim(new, login_rank)]).await.unwrap()[0]
         .clone()
         .unwrap();
     sleep(SETTLE_TIME + Duration::from_secs(1)).await;
@@ -493,12 +493,12 @@ async fn a_claim_that_was_not_answered_is_made_good_at_once() {
     // Its login was answered, and its claim was not.
     let login = new.registration.login(LoginPolicy::KickOld);
     let logged_in = store.registry().login(&login, &[]).await.unwrap();
-    let LoggedIn::Yes { generation, .. } = logged_in else {
+    let LoggedIn::Yes { login_rank, .. } = logged_in else {
         panic!("{logged_in:?}");
     };
     {
         let mut standing = new.registration.standing.lock();
-        standing.generation = Some(generation);
+        standing.login_rank = Some(login_rank);
         standing.joined = true;
     }
     new.registration.guard.suspect(Place::User(user()));

@@ -388,7 +388,7 @@ async fn the_patrol_puts_right_what_is_on_other_shards_than_the_one_that_is_away
     registry.close(&user, &session, false).await.unwrap();
     sleep(SETTLE_TIME + Duration::from_secs(5)).await;
     let look = registry
-        .look(guest.registration.guard().incarnation(), &[user])
+        .entries(guest.registration.guard().incarnation(), &[user])
         .await;
     let entries = &look.unwrap()[0].entries;
     assert_eq!(entries.len(), 1, "its turn comes, whatever waits elsewhere");

@@ -6,7 +6,7 @@
 use async_trait::async_trait;
 use channel_store::memory::MemoryStore;
 use channel_store::{
-    ChannelFeed, ChannelName, FeedConnection, FeedSink, Generation, Head, LogPage, Publication,
+    ChannelFeed, ChannelName, FeedConnection, FeedSink, Head, LogPage, Publication, ServerLifetime,
     Since, StoreError,
 };
 use parking_lot::Mutex;
@@ -29,7 +29,7 @@ enum Message {
     Unsubscribe(ChannelName),
     Read(Question, ChannelName, Since, usize),
     Heads(Question, Vec<ChannelName>, bool),
-    Generation(Generation),
+    ServerLifetime(ServerLifetime),
     Subscribed(ChannelName),
     Published(ChannelName, Vec<Publication>),
     Page(Question, LogPage),
@@ -126,8 +126,8 @@ async fn connection(
     let (sender, mut outbox) = mpsc::unbounded_channel();
     let feed = store.feed(Arc::new(Outbox(sender.clone())));
     let probe = ChannelName::new("probe").unwrap();
-    let generation = feed.read(&probe, &Since::Head, 0).await.ok()?.generation;
-    sender.send(Message::Generation(generation)).ok()?;
+    let lifetime = feed.read(&probe, &Since::Head, 0).await.ok()?.lifetime;
+    sender.send(Message::ServerLifetime(lifetime)).ok()?;
     let write = async {
         while let Some(message) = outbox.recv().await {
             if matches!(message, Message::Published(..)) && fastrand::u32(..10_000) < faults.deaf {
@@ -207,13 +207,13 @@ impl NetworkFeed {
         let stream = timeout(ANSWER_TIME, TcpStream::connect(("store", PORT)));
         let stream = stream.await.ok()?.ok()?;
         let (mut reader, mut writer) = stream.into_split();
-        let Message::Generation(generation) = timeout(ANSWER_TIME, self.table.next(&mut reader))
+        let Message::ServerLifetime(lifetime) = timeout(ANSWER_TIME, self.table.next(&mut reader))
             .await
             .ok()??
         else {
             return None;
         };
-        let connection = FeedConnection { number, generation };
+        let connection = FeedConnection { number, lifetime };
         let (sender, mut outbox) = mpsc::unbounded_channel();
         {
             let mut state = self.state.lock();

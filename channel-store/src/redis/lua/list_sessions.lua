@@ -1,5 +1,5 @@
--- list: a part of an incarnation's sessions that are members of a channel, each with its user. Not flagged no-writes, so
--- that a replica refuses it. Allowed out of memory.
+-- list_sessions: one step of a scan of an incarnation's sessions that are members of a channel, each with its user. It is
+-- not flagged no-writes, so a replica refuses it. Allowed when memory is full.
 --
 -- KEYS  1 sessions of the incarnation  2 sessions, as in members.lua
 -- ARGV  1 cursor  2 about how many
