@@ -1,9 +1,9 @@
 //! How one reader of a channel stays contiguous.
 //!
-//! A feed brings publications as they are published, and may lose some: between two connections, or because a server that
-//! fell back to older data tells another story. A [`Follower`] decides what each of them means. Within its own epoch the
-//! next publication is delivered, and one that was seen is dropped. Everything else is settled by reading the log. So a
-//! reader gets a run of one log without a gap, or is told what it lost. `docs/design/log.md` explains why this is enough.
+//! A feed brings publications as they are published, and may miss some: between two connections, or when a server fell
+//! back to older data. A [`Follower`] decides what to do with each of them. Within its own epoch the next publication
+//! is delivered, and one that was seen is dropped. Everything else is settled by reading the log. So a reader gets a
+//! run of one log without a gap, or is told what it lost. `docs/design/log.md` explains why this is enough.
 //!
 //! A follower does no I/O. Its owner calls it with what the feed brings, and reads the log when it says so.
 
@@ -16,17 +16,18 @@ const QUEUE: usize = 1 << 20;
 
 /// What a follower hands on, in order.
 pub trait Deliver {
-    /// The next publication of the log. `own` is where the reader stands until now.
+    /// The next publication of the log. `own` is the position of the reader before it.
     fn deliver(&mut self, own: Option<&Position>, publication: Publication);
 
-    /// The reader stands here from now on. Without `lost` this is where it begins to follow. With it the log does not go on
-    /// from where the reader stood: something is missing, or was never there.
+    /// The reader stands here from now on. Without `lost` it begins to follow here. With `lost` the log does not go on
+    /// from where the reader stood: something is missing, or the reader saw what this log does not have.
     fn locate(&mut self, position: &Position, lost: Option<Standing>);
 
-    /// The feed brought something else than the next publication, or the reader is in doubt: the log is to be read.
+    /// The feed has missed something, or somebody doubts that the reader is at the end. So the log will be read.
     fn gap(&mut self);
 
-    /// A publication comes from the log, because the feed did not bring it in time. It is delivered right after this.
+    /// The publication that is delivered right after this comes from the log, because the feed did not bring it in
+    /// time.
     fn repaired(&mut self);
 }
 
@@ -34,7 +35,7 @@ pub trait Deliver {
 enum Phase {
     /// The feed has not confirmed the subscription.
     Subscribing,
-    /// It has, and the end of the log is being asked for.
+    /// The subscription is confirmed, and the end of the log is being asked for.
     Locating,
     /// Every publication up to the position was delivered, and the feed is expected to bring the next one.
     Live,
@@ -44,39 +45,41 @@ enum Phase {
     Stopped,
 }
 
-/// What a confirmed subscription asks for.
+/// What the owner has to do after a confirmed subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Confirmed {
-    /// Nothing: whoever reads the log already reads once more.
+    /// Nothing. If a read is under way, one more follows it.
     Nothing,
-    /// The log is to be read.
+    /// Read the log.
     Read,
-    /// The end of the log is to be compared: most likely nothing was missed. The answer goes to [`Follower::compared`].
+    /// Compare the end of the log, and give the answer to [`Follower::compared`]. Most likely nothing was missed, and
+    /// then no read is needed.
     Compare,
 }
 
-/// What whoever reads the log does next.
+/// What the task that reads the log does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
     /// Read again.
     Read,
     /// Read again, but not at once: the answer came from another server than the one that the feed listens to.
     ReadLater,
-    /// The reader is live, or was stopped.
+    /// Stop reading: the reader is live, or was stopped.
     Done,
 }
 
-/// Keeps one reader of a channel contiguous. At most one task may read the log for it at a time: the one that it has told to.
+/// Keeps one reader of a channel contiguous. At most one task may read the log for it at a time, and only after the
+/// follower has asked for it.
 #[derive(Debug)]
 pub struct Follower {
     phase: Phase,
-    /// The feed's connection that the last confirmation came from.
+    /// The number of the feed connection that confirmed the subscription last.
     connection: u64,
     generation: Option<Generation>,
     position: Option<Position>,
     queue: VecDeque<Publication>,
     queued: usize,
-    /// Something happened while the log was read: read once more.
+    /// Something happened while the log was read, so it must be read once more.
     read_again: bool,
 }
 
@@ -95,23 +98,24 @@ impl Default for Follower {
 }
 
 impl Follower {
-    /// Where the reader stands; `None` until the end of the log is known.
+    /// The position of the reader; `None` until the end of the log is known.
     #[must_use]
     pub fn position(&self) -> Option<&Position> {
         self.position.as_ref()
     }
 
-    /// Nothing is delivered any more.
+    /// From now on nothing is delivered.
     pub fn stop(&mut self) {
         self.phase = Phase::Stopped;
         self.clear_queue();
     }
 
-    /// The feed has confirmed the subscription, over this connection.
+    /// The feed has confirmed the subscription on this connection.
     pub fn subscribed(&mut self, connection: &FeedConnection) -> Confirmed {
         self.connection = connection.number;
         self.generation = Some(connection.generation.clone());
-        // What an earlier connection brought may have been lost in between: it must not pass as the next one.
+        // A failover may have lost what an earlier connection brought. If it stayed in the queue, it could be delivered
+        // as the next publication.
         self.clear_queue();
         match self.phase {
             Phase::Stopped => Confirmed::Nothing,
@@ -130,7 +134,7 @@ impl Follower {
         }
     }
 
-    /// Publications from the feed, which follow one another. True: somebody must read the log now.
+    /// Takes publications of the feed, each of which follows the one before it. True: the owner must read the log now.
     pub fn publications(
         &mut self,
         connection: u64,
@@ -163,7 +167,7 @@ impl Follower {
         }
     }
 
-    /// From where the log is to be read; `None` if nobody needs it.
+    /// The position from which the log must be read; `None` if no read is needed.
     #[must_use]
     pub fn since(&self) -> Option<Since> {
         match (self.phase, &self.position) {
@@ -173,7 +177,7 @@ impl Follower {
         }
     }
 
-    /// Takes what was read.
+    /// Takes the answer to a read.
     pub fn read(&mut self, page: LogPage, to: &mut impl Deliver) -> Next {
         match (self.phase, page.standing) {
             (Phase::Locating, _) => {
@@ -192,7 +196,7 @@ impl Follower {
                 }
             }
             (Phase::Reading, lost) => {
-                // Nobody can be given what is lost. What follows is read from where the log stands.
+                // What is lost can't be delivered. Go on with what follows the log's position.
                 to.locate(&page.position, Some(lost));
                 self.position = Some(page.position);
                 return Next::Read;
@@ -214,8 +218,8 @@ impl Follower {
         Next::Done
     }
 
-    /// Takes where the log ends, as the feed's own server said when it was asked instead of a read. If that is where the
-    /// reader stands, nothing was missed.
+    /// Takes the end of the log, as the feed's own server told it instead of a read. If the reader stands there,
+    /// nothing was missed.
     pub fn compared(&mut self, head: Option<Head>, to: &mut impl Deliver) -> Next {
         match (self.since(), head) {
             (Some(Since::Position(own)), Some(head)) if own == head.position => {
@@ -232,10 +236,10 @@ impl Follower {
         }
     }
 
-    /// Takes where the log ends while the reader is live. True: the reader is not there, so somebody must read.
+    /// Takes the end of the log while the reader is live. True: the reader is not there, so the owner must read.
     ///
-    /// What was published before the question was answered has been delivered before the answer is taken, if both came
-    /// over one connection. So a live reader may be ahead, but never behind.
+    /// If question and answer use the feed's connection, what was published before the answer has been delivered before
+    /// it. So a live reader may be ahead of the answer. If it is behind, it has missed something.
     pub fn touched(&mut self, head: Option<&Head>, to: &mut impl Deliver) -> bool {
         let is_there = match (&self.position, head) {
             (Some(own), Some(Head { position: end, .. })) => {
@@ -246,8 +250,8 @@ impl Follower {
         self.phase == Phase::Live && !is_there && self.doubt(to)
     }
 
-    /// Somebody found that the log goes on behind the reader. True: somebody must read; otherwise whoever reads already
-    /// reads once more.
+    /// Somebody found that the log goes on beyond the reader's position. True: the owner must read. False: a read is
+    /// under way, and one more will follow.
     pub fn doubt(&mut self, to: &mut impl Deliver) -> bool {
         if self.phase == Phase::Live {
             to.gap();
@@ -258,7 +262,7 @@ impl Follower {
         false
     }
 
-    /// Delivers the next publication, and drops one that was seen. False: the log is to be read.
+    /// Delivers the next publication, and drops one that was seen. False: the log must be read.
     fn advance(&mut self, publication: Publication, to: &mut impl Deliver) -> bool {
         let next = match &self.position {
             Some(own) if own.epoch == publication.position.epoch => {
@@ -295,7 +299,7 @@ mod tests {
     use super::*;
     use crate::{Epoch, Payload};
 
-    /// What a reader was given: publications by epoch and offset, and what it was told.
+    /// Writes down what a reader was given: publications by epoch and offset, and what it was told.
     #[derive(Default)]
     struct Told(Vec<String>);
 
@@ -363,7 +367,7 @@ mod tests {
         }
     }
 
-    /// A reader that is live behind the fourth publication.
+    /// A reader that is live at the fourth publication.
     fn live(told: &mut Told) -> Follower {
         let mut follower = Follower::default();
         assert_eq!(follower.subscribed(&connection(1)), Confirmed::Read);

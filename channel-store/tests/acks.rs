@@ -1,14 +1,15 @@
 //! `Ack::Replica`: an answer is an answer when replicas have it, too.
 
-use crate::support::{Server, Subject, message, session, with_key};
+use crate::support::{Subject, message, session, with_key};
 use channel_store::{Ack, StoreError, StoreOptions};
 use futures_util::future::join_all;
 use std::time::{Duration, Instant};
+use testkit::redis::Redis;
 
 #[tokio::test]
 async fn what_no_replica_has_is_not_published_for_sure_and_its_repetition_neither() {
-    let server = Server::start(&["--repl-diskless-sync-delay", "0"]);
-    let replica = server.start_replica();
+    let server = Redis::forgetful().await;
+    let replica = Redis::replica_of(server.address()).await;
     let options = StoreOptions {
         ack: Ack::Replica { replicas: 1 },
         ..StoreOptions::default()

@@ -1,21 +1,23 @@
 //! What becomes of channels when a cluster changes under them.
 
 use crate::support::{
-    Cluster, Ear, Server, Subject, becomes, eventually, message, name, offsets, publish_at_last,
-    read, said,
+    Ear, PARTIAL, Subject, becomes, eventually, message, name, offsets, publish_at_last, read,
+    said, shared_cluster,
 };
 use channel_store::redis::{OpenError, RedisFeed, RedisStore};
 use channel_store::{ChannelStore, Since, Standing, StoreError, StoreOptions};
 use futures_util::future::join_all;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use testkit::cluster::Cluster;
+use testkit::redis::Redis;
 
 const SOON: Duration = Duration::from_secs(10);
 
 /// Channels of a cluster's nodes, so many of each.
 fn channels(cluster: &Cluster, node: usize, count: usize) -> Vec<String> {
     let names = (0..).map(|n| format!("c{n}"));
-    let its = names.filter(|it| cluster.owner(it) == node);
+    let its = names.filter(|it| cluster.first_owner(it) == node);
     its.take(count).collect()
 }
 
@@ -29,7 +31,7 @@ fn all_slots() -> StoreOptions {
 
 #[tokio::test]
 async fn a_channel_goes_with_its_slot_and_no_other_is_disturbed() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::of_primaries(3, &PARTIAL).await;
     let subject = Subject::at(&cluster.url(), StoreOptions::default()).await;
     let [moving, staying] = <[String; 2]>::try_from(channels(&cluster, 0, 2)).unwrap();
     let slot = cluster.slot(&moving);
@@ -100,7 +102,7 @@ async fn a_channel_goes_with_its_slot_and_no_other_is_disturbed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_node_says_unasked_shifts_no_answer() {
-    let cluster = Cluster::start(2);
+    let cluster = Cluster::of_primaries(2, &PARTIAL).await;
     let subject = Subject::at(&cluster.url(), StoreOptions::default()).await;
     let names = channels(&cluster, 0, 43);
     let (read, moving) = names.split_at(3);
@@ -141,7 +143,7 @@ async fn what_a_node_says_unasked_shifts_no_answer() {
 
 #[tokio::test]
 async fn a_slot_that_is_back_before_anybody_looked_is_followed_again() {
-    let cluster = Cluster::start(2);
+    let cluster = Cluster::of_primaries(2, &PARTIAL).await;
     let subject = Subject::at(&cluster.url(), StoreOptions::default()).await;
     let channel = channels(&cluster, 0, 1).remove(0);
     let slot = cluster.slot(&channel);
@@ -156,7 +158,7 @@ async fn a_slot_that_is_back_before_anybody_looked_is_followed_again() {
 
 #[tokio::test]
 async fn a_batch_for_several_nodes_is_answered_in_its_order() {
-    let cluster = Cluster::shared();
+    let cluster = shared_cluster().await;
     let options = StoreOptions {
         prefix: "batch".into(),
         ..StoreOptions::default()
@@ -182,7 +184,7 @@ async fn a_batch_for_several_nodes_is_answered_in_its_order() {
 
 #[tokio::test]
 async fn a_node_that_is_away_takes_only_its_own_channels_along() {
-    let mut cluster = Cluster::start(3);
+    let mut cluster = Cluster::of_primaries(3, &PARTIAL).await;
     let subject = Subject::at(&cluster.url(), all_slots()).await;
     let (lost, kept) = (
         channels(&cluster, 1, 1).remove(0),
@@ -201,7 +203,7 @@ async fn a_node_that_is_away_takes_only_its_own_channels_along() {
     subject.publish(message(&kept, "u", "x")).await.unwrap();
     ear.heard(&kept, 1).await;
 
-    cluster.nodes[1].start_again();
+    cluster.nodes[1].restart().await;
     becomes(feed.available(), true, SOON).await;
     becomes(subject.store.available(), true, SOON).await;
     ear.subscribed(&lost, 2).await;
@@ -210,8 +212,8 @@ async fn a_node_that_is_away_takes_only_its_own_channels_along() {
 
 #[tokio::test]
 async fn after_a_failover_the_promoted_replica_is_used_within_seconds() {
-    let cluster = Cluster::start(3);
-    let replicas = cluster.add_replicas();
+    let cluster = Cluster::of_primaries(3, &PARTIAL).await;
+    let replicas = cluster.add_replicas(&PARTIAL).await;
     let subject = Subject::at(&cluster.url(), StoreOptions::default()).await;
     let lost = channels(&cluster, 1, 1).remove(0);
     let (feed, ear) = subject.follow(&lost).await;
@@ -227,7 +229,7 @@ async fn after_a_failover_the_promoted_replica_is_used_within_seconds() {
         "{:?}",
         start.elapsed()
     );
-    assert!(replicas[1].info("replication").contains("role:master"));
+    assert!(replicas[1].text("INFO replication").contains("role:master"));
     assert_eq!((after.offset, after.epoch == before.epoch), (2, false));
     ear.subscribed(&lost, 2).await;
     becomes(feed.available(), true, SOON).await;
@@ -240,7 +242,9 @@ async fn after_a_failover_the_promoted_replica_is_used_within_seconds() {
     // The former primary becomes a replica, and nobody speaks to it.
     cluster.nodes[1].thaw();
     eventually("the former primary's new role", async || {
-        cluster.nodes[1].info("replication").contains("role:slave")
+        cluster.nodes[1]
+            .text("INFO replication")
+            .contains("role:slave")
     })
     .await;
     subject.publish(message(&lost, "u", "later")).await.unwrap();
@@ -248,17 +252,19 @@ async fn after_a_failover_the_promoted_replica_is_used_within_seconds() {
 
 #[tokio::test]
 async fn a_cluster_is_found_by_any_of_its_nodes_and_waited_for() {
-    let mut cluster = Cluster::start(2);
+    let mut cluster = Cluster::of_primaries(2, &PARTIAL).await;
     let url = format!(
         "redis-cluster://127.0.0.1:1,127.0.0.1:{}",
         cluster.nodes[1].port()
     );
     let subject = Subject::at(&url, all_slots()).await;
     becomes(subject.store.available(), true, SOON).await;
-    cluster.nodes.iter_mut().for_each(Server::kill);
+    cluster.nodes.iter_mut().for_each(Redis::kill);
     let later = RedisStore::open(&url, all_slots()).await.unwrap();
     assert!(later.publisher().is_err());
-    cluster.nodes.iter_mut().for_each(Server::start_again);
+    for node in &mut cluster.nodes {
+        node.restart().await;
+    }
     becomes(later.available(), true, SOON).await;
     for channel in ["a", "b", "c"] {
         later.publish(message(channel, "u", "x")).await.unwrap();
@@ -267,13 +273,13 @@ async fn a_cluster_is_found_by_any_of_its_nodes_and_waited_for() {
 
 #[tokio::test]
 async fn the_owner_of_the_schema_judges_it() {
-    let cluster = Cluster::shared();
+    let cluster = shared_cluster().await;
     let options = StoreOptions {
         prefix: "foreign".into(),
         ..StoreOptions::default()
     };
     let schema = "foreign:schema";
-    cluster.nodes[cluster.owner(schema)].say(&format!("SET {schema} 99"));
+    cluster.nodes[cluster.first_owner(schema)].say(&format!("SET {schema} 99"));
     let refused = OpenError::Schema {
         found: "99".into(),
         needed: "2",

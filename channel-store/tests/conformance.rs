@@ -24,7 +24,7 @@ macro_rules! conformance {
         /// All at once: they share one cluster.
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn everything_holds_in_a_cluster_too() {
-            let _cluster = crate::support::Cluster::shared();
+            let _cluster = crate::support::shared_cluster().await;
             join_all([$(Box::pin($test(Kind::Cluster)) as std::pin::Pin<Box<dyn Future<Output = ()>>>),+]).await;
         }
     };

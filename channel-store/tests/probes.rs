@@ -1,11 +1,13 @@
 //! Probes: what is published to see whether it arrives.
 
-use crate::support::{Cluster, Ear, Server, Subject, becomes};
+use crate::support::{Ear, PARTIAL, Subject, becomes};
 use channel_store::probe::{Met, Probe, ProbeFeed, ProbeOutcome, Probed, SLOTS};
 use channel_store::redis::RedisFeed;
 use channel_store::{ChannelFeed, ChannelStore, Position, StoreOptions};
 use std::sync::Arc;
 use std::time::Duration;
+use testkit::cluster::Cluster;
+use testkit::redis::Redis;
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -38,7 +40,7 @@ fn written(probed: &Probed) -> &Position {
 #[tokio::test]
 async fn a_feed_meets_what_is_published_under_its_own_prefix_and_database_alone() {
     let options = StoreOptions::default();
-    let subject = Subject::on(Server::start(&[]), options.clone()).await;
+    let subject = Subject::on(Redis::forgetful().await, options.clone()).await;
     let url = subject.url().unwrap();
     becomes(subject.store.available(), true, SOON).await;
     let elsewhere = StoreOptions {
@@ -47,7 +49,7 @@ async fn a_feed_meets_what_is_published_under_its_own_prefix_and_database_alone(
     };
     let here = feed_at(&url, &options).await;
     let other_prefix = feed_at(&url, &elsewhere).await;
-    let other_database = feed_at(&format!("{url}3"), &options).await;
+    let other_database = feed_at(&format!("{url}/3"), &options).await;
     for (feed, expected) in [
         (&here, Met::Yes),
         (&other_prefix, Met::No { heard: false }),
@@ -72,7 +74,7 @@ async fn a_feed_meets_what_is_published_under_its_own_prefix_and_database_alone(
 
 #[tokio::test]
 async fn each_node_of_a_cluster_has_a_set_of_its_own() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::of_primaries(3, &PARTIAL).await;
     let options = StoreOptions {
         ready_slots: 1.0,
         ..StoreOptions::default()

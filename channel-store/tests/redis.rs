@@ -1,8 +1,8 @@
 //! What becomes of the promises when Redis fails: it dies, falls silent, forgets, is full, or is another one than before.
 
 use crate::support::{
-    Server, Subject, ask_everything_of, becomes, eventually, from_session, incarnation, message,
-    name, nowhere, offsets, publish_at_last, read, said, session, session_of, with_key,
+    Subject, ask_everything_of, becomes, eventually, from_session, incarnation, message, name,
+    nowhere, offsets, publish_at_last, read, said, session, session_of, with_key,
 };
 use channel_store::redis::{OpenError, RedisFeed, RedisStore};
 use channel_store::{
@@ -10,9 +10,10 @@ use channel_store::{
     StoreOptions,
 };
 use futures_util::future::join_all;
-use redis::Value;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use testkit::redis::Redis;
+use testkit::resp::Value;
 
 const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 
@@ -20,7 +21,7 @@ const SOON: Duration = Duration::from_secs(10);
 
 #[tokio::test]
 async fn a_crash_is_told_at_once_and_a_restart_costs_nobody_anything_f7() {
-    let mut subject = Subject::on(Server::start(&DURABLE), StoreOptions::default()).await;
+    let mut subject = Subject::on(Redis::with(&DURABLE).await, StoreOptions::default()).await;
     let (feed, ear) = subject.follow("4").await;
     let joined = subject.join("4", "u", session("s", 1)).await.unwrap();
     let mut before = vec![joined.position.clone()];
@@ -51,7 +52,7 @@ async fn a_crash_is_told_at_once_and_a_restart_costs_nobody_anything_f7() {
     becomes(subject.store.available(), false, SOON).await;
     becomes(feed.available(), false, SOON).await;
 
-    subject.server().start_again();
+    subject.server().restart().await;
     let after = publish_at_last(&subject, "4", "after").await.position;
     assert_eq!(after.offset, 7, "the count goes on");
     assert_ne!(after.epoch, before[0].epoch, "in a new epoch");
@@ -104,7 +105,7 @@ async fn a_crash_is_told_at_once_and_a_restart_costs_nobody_anything_f7() {
 
 #[tokio::test]
 async fn what_a_restored_snapshot_lost_is_told_and_never_repeated() {
-    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
     let (feed, _ear) = subject.follow("4").await;
     let mut old = Vec::new();
     for n in 1..=5 {
@@ -121,7 +122,7 @@ async fn what_a_restored_snapshot_lost_is_told_and_never_repeated() {
         );
     }
     subject.server().kill();
-    subject.server().start_again();
+    subject.server().restart().await;
     becomes(feed.available(), false, SOON).await;
     becomes(feed.available(), true, SOON).await;
     // Nobody has published yet, and the loss is known already.
@@ -149,7 +150,7 @@ async fn what_a_restored_snapshot_lost_is_told_and_never_repeated() {
 
 #[tokio::test]
 async fn a_cut_feed_subscribes_again_and_reads_what_it_missed() {
-    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
     let (feed, ear) = subject.follow("4").await;
     for channel in 0..1_200 {
         feed.subscribe(&name(&format!("other-{channel}")));
@@ -184,13 +185,13 @@ async fn a_cut_feed_subscribes_again_and_reads_what_it_missed() {
 
 #[tokio::test]
 async fn subscriptions_made_during_an_outage_hold_after_it() {
-    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
     let (feed, ear) = subject.follow("4").await;
     subject.server().kill();
     becomes(feed.available(), false, SOON).await;
     feed.unsubscribe(&name("4"));
     feed.subscribe(&name("5"));
-    subject.server().start_again();
+    subject.server().restart().await;
     ear.subscribed("5", 1).await;
     becomes(feed.available(), true, SOON).await;
     assert_eq!(ear.confirmations("4").len(), 1);
@@ -201,7 +202,7 @@ async fn subscriptions_made_during_an_outage_hold_after_it() {
 
 #[tokio::test]
 async fn a_server_that_forgot_the_scripts_gets_them_again() {
-    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
     let (feed, ear) = subject.follow("4").await;
     subject.publish(message("4", "u", "before")).await.unwrap();
     subject.server().say("SCRIPT FLUSH");
@@ -222,7 +223,7 @@ async fn a_server_that_forgot_the_scripts_gets_them_again() {
 
 #[tokio::test]
 async fn a_silent_server_is_noticed_within_three_seconds_and_used_again() {
-    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
     let (feed, ear) = subject.follow("4").await;
     let publisher = subject.store.publisher().unwrap();
     subject.server().freeze();
@@ -259,7 +260,7 @@ async fn a_feed_that_is_answered_but_brought_nothing_is_never_ready() {
     // Whoever publishes here reaches the followers of sharded topics, of which there are none.
     let mut mute = vec!["--rename-command", "PUBLISH", "GONE"];
     mute.extend(["--rename-command", "SPUBLISH", "PUBLISH"]);
-    let subject = Subject::on(Server::start(&mute), StoreOptions::default()).await;
+    let subject = Subject::on(Redis::with(&mute).await, StoreOptions::default()).await;
     let (feed, ear) = subject.follow("4").await;
     ear.subscribed("4", 3).await;
     assert!(!*feed.available().borrow());
@@ -268,7 +269,7 @@ async fn a_feed_that_is_answered_but_brought_nothing_is_never_ready() {
 
 #[tokio::test]
 async fn a_feed_that_hears_itself_stays() {
-    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
     let (feed, ear) = subject.follow("4").await;
     becomes(feed.available(), true, SOON).await;
     tokio::time::sleep(Duration::from_millis(2_500)).await;
@@ -278,12 +279,12 @@ async fn a_feed_that_hears_itself_stays() {
         "who hears itself is left alone"
     );
     let topics = subject.server().say("PUBSUB CHANNELS *:probe:t");
-    assert!(matches!(topics, Value::Array(it) if it.len() == 1));
+    assert!(matches!(topics, Value::List(it) if it.len() == 1));
 }
 
 #[tokio::test]
 async fn a_full_server_refuses_as_a_whole_and_lets_members_leave() {
-    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
     let (feed, ear) = subject.follow("4").await;
     let joined = subject.join("4", "u", session("s", 1)).await.unwrap();
     subject.server().say("CONFIG SET maxmemory 1");
@@ -355,7 +356,7 @@ async fn a_full_server_refuses_as_a_whole_and_lets_members_leave() {
 
 #[tokio::test]
 async fn after_a_wipe_old_positions_are_unknown() {
-    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
     let (feed, ear) = subject.follow("4").await;
     let joined = subject.join("4", "u", session("s", 1)).await.unwrap();
     let first = subject
@@ -399,7 +400,7 @@ async fn after_a_wipe_old_positions_are_unknown() {
 #[tokio::test]
 async fn a_key_that_is_lost_alone_is_survived() {
     for key in ["m", "l", "i0", "i1", "s", "u", "d"] {
-        let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+        let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
         let (feed, _ear) = subject.feed().await;
         subject.join("4", "u", session("s", 1)).await.unwrap();
         subject.join("4", "d", Membership::Detached).await.unwrap();
@@ -440,7 +441,7 @@ async fn a_key_that_is_lost_alone_is_survived() {
 
 #[tokio::test]
 async fn meta_lost_alone_gives_a_second_session_a_position_that_stands() {
-    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
     let (feed, _ear) = subject.feed().await;
     subject.join("4", "u", session("s", 1)).await.unwrap();
     subject.server().say("DEL gc:{4}:m");
@@ -460,7 +461,7 @@ async fn meta_lost_alone_gives_a_second_session_a_position_that_stands() {
 
 #[tokio::test]
 async fn what_diverged_is_told_to_where_only_if_that_is_still_held() {
-    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
     let (feed, _ear) = subject.feed().await;
     let mut older = None;
     for _ in 0..2 {
@@ -499,7 +500,7 @@ async fn what_diverged_is_told_to_where_only_if_that_is_still_held() {
 
 #[tokio::test]
 async fn a_demoted_server_is_left_and_a_promoted_one_begins_an_epoch() {
-    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
     let (feed, ear) = subject.follow("4").await;
     let before = subject
         .publish(message("4", "u", "a"))
@@ -537,14 +538,11 @@ async fn a_demoted_server_is_left_and_a_promoted_one_begins_an_epoch() {
 
 #[tokio::test]
 async fn another_schema_is_refused_at_the_start_and_not_served_later() {
-    let mut server = Server::start(&DURABLE);
+    let mut server = Redis::with(&DURABLE).await;
     let url = server.url();
     let options = StoreOptions::default();
     let store = RedisStore::open(&url, options.clone()).await.unwrap();
-    assert_eq!(
-        server.say("GET gc:schema"),
-        Value::BulkString(b"2".to_vec())
-    );
+    assert_eq!(server.say("GET gc:schema"), Value::Text(b"2".to_vec()));
     server.say("SET gc:schema 3");
     let refused = RedisStore::open(&url, options.clone()).await.err().unwrap();
     assert_eq!(
@@ -564,10 +562,10 @@ async fn another_schema_is_refused_at_the_start_and_not_served_later() {
 
     server.kill();
     becomes(store.available(), false, SOON).await;
-    server.start_again();
+    server.restart().await;
     eventually("its look at the schema", async || {
         let info = server.say("INFO commandstats");
-        let Value::BulkString(info) = info else {
+        let Value::Text(info) = info else {
             panic!("{info:?}")
         };
         String::from_utf8_lossy(&info).contains("cmdstat_get:")
@@ -599,7 +597,7 @@ async fn a_wrong_url_is_refused_and_never_repeated_in_the_error() {
 
 #[tokio::test]
 async fn a_server_that_comes_later_is_waited_for() {
-    let mut server = Server::start(&[]);
+    let mut server = Redis::forgetful().await;
     server.kill();
     let store = RedisStore::open(&server.url(), StoreOptions::default())
         .await
@@ -614,7 +612,7 @@ async fn a_server_that_comes_later_is_waited_for() {
         store.publish(message("4", "u", "a")).await,
         Err(StoreError::Unavailable(_))
     ));
-    server.start_again();
+    server.restart().await;
     becomes(store.available(), true, SOON).await;
     ear.subscribed("4", 1).await;
     becomes(feed.available(), true, SOON).await;
@@ -622,11 +620,11 @@ async fn a_server_that_comes_later_is_waited_for() {
 
 #[tokio::test]
 async fn a_dropped_store_and_feed_leave_no_connection_behind() {
-    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
     let (feed, _ear) = subject.follow("4").await;
     let publisher = subject.store.publisher().unwrap();
     let clients = |list: Value| match list {
-        Value::BulkString(list) => String::from_utf8_lossy(&list).lines().count(),
+        Value::Text(list) => String::from_utf8_lossy(&list).lines().count(),
         other => panic!("{other:?}"),
     };
     assert_eq!(
@@ -657,7 +655,7 @@ async fn a_dropped_store_and_feed_leave_no_connection_behind() {
 
 #[tokio::test]
 async fn a_joiner_of_a_dead_incarnation_is_refused() {
-    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
     subject.server().say("SET gc:{4}:dead:connector-1/aa 1");
     let refused = subject.join("4", "u", session("s", 1)).await;
     assert_eq!(refused, Err(StoreError::ConnectorDead));
@@ -673,10 +671,10 @@ async fn a_joiner_of_a_dead_incarnation_is_refused() {
 #[tokio::test]
 async fn every_key_of_a_channel_expires_and_stays_in_its_slot() {
     // One node that holds all slots refuses a script whose keys lie in two.
-    let server = Server::start(&["--cluster-enabled", "yes"]);
+    let server = Redis::with(&["--cluster-enabled", "yes"]).await;
     server.say("CLUSTER ADDSLOTSRANGE 0 16383");
     let info = || match server.say("CLUSTER INFO") {
-        Value::BulkString(info) => String::from_utf8_lossy(&info).contains("cluster_state:ok"),
+        Value::Text(info) => String::from_utf8_lossy(&info).contains("cluster_state:ok"),
         _ => false,
     };
     eventually("the cluster", async || info()).await;
@@ -715,7 +713,7 @@ async fn every_key_of_a_channel_expires_and_stays_in_its_slot() {
     assert_eq!(keys.len(), 4 * 9 + 1, "{keys:?}");
     for key in keys {
         let life = subject.server().say(&format!("TTL {key}"));
-        let Value::Int(life) = life else {
+        let Value::Integer(life) = life else {
             panic!("{life:?}")
         };
         let expected = match key.rsplit_once("}:").map(|it| it.1) {
@@ -731,7 +729,7 @@ async fn every_key_of_a_channel_expires_and_stays_in_its_slot() {
 
 #[tokio::test]
 async fn a_log_that_expired_gets_an_expiry_again() {
-    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
     subject.join("4", "u", session("s", 1)).await.unwrap();
     subject.server().say("DEL gc:{4}:l");
     // As if the log's time were over: it was last pushed forward long ago.
@@ -739,16 +737,16 @@ async fn a_log_that_expired_gets_an_expiry_again() {
     subject.join("4", "u", session("t", 1)).await.unwrap();
     subject.publish(message("4", "u", "a")).await.unwrap();
     let life = subject.server().say("TTL gc:{4}:l");
-    assert!(matches!(life, Value::Int(1..)), "{life:?}");
+    assert!(matches!(life, Value::Integer(1..)), "{life:?}");
 }
 
 #[tokio::test]
 async fn expiries_are_pushed_forward_seldom_not_with_each_publication() {
-    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
     subject.publish(message("4", "u", "a")).await.unwrap();
     subject.server().say("PERSIST gc:{4}:l");
     subject.publish(message("4", "u", "b")).await.unwrap();
-    assert_eq!(subject.server().say("TTL gc:{4}:l"), Value::Int(-1));
+    assert_eq!(subject.server().say("TTL gc:{4}:l"), Value::Integer(-1));
 }
 
 #[tokio::test]
@@ -758,7 +756,7 @@ async fn a_touch_gives_all_keys_of_a_channel_the_lives_that_chat_gave_them() {
         channel_life: Duration::from_secs(2_000),
         ..StoreOptions::default()
     };
-    let mut subject = Subject::on(Server::start(&[]), options).await;
+    let mut subject = Subject::on(Redis::forgetful().await, options).await;
     subject.join("4", "u", session("s", 1)).await.unwrap();
     subject.join("4", "d", Membership::Detached).await.unwrap();
     // A connector doesn't know chat's lives.
@@ -771,7 +769,7 @@ async fn a_touch_gives_all_keys_of_a_channel_the_lives_that_chat_gave_them() {
     let keys = ["m", "l", "s", "u", "d"].map(|key| format!("gc:{{4}}:{key}"));
     let lives = |subject: &mut Subject, of: &[String]| {
         let life = |key| match subject.server().say(&format!("TTL {key}")) {
-            Value::Int(life) => life,
+            Value::Integer(life) => life,
             other => panic!("{other:?}"),
         };
         of.iter().map(life).collect::<Vec<_>>()
@@ -806,7 +804,7 @@ async fn a_touch_gives_all_keys_of_a_channel_the_lives_that_chat_gave_them() {
 
 #[tokio::test]
 async fn a_replica_tells_no_heads() {
-    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
     let (feed, _ear) = subject.follow("4").await;
     subject.publish(message("4", "u", "a")).await.unwrap();
     assert!(feed.heads(&[name("4")]).await.unwrap()[0].is_some());
@@ -826,13 +824,13 @@ async fn a_replica_tells_no_heads() {
 
 #[tokio::test]
 async fn history_goes_through_a_restart_in_both_directions() {
-    let mut subject = Subject::on(Server::start(&DURABLE), StoreOptions::default()).await;
+    let mut subject = Subject::on(Redis::with(&DURABLE).await, StoreOptions::default()).await;
     for n in 1..=3 {
         publish_at_last(&subject, "4", &format!("{n}")).await;
     }
     subject.server().kill();
     becomes(subject.store.available(), false, SOON).await;
-    subject.server().start_again();
+    subject.server().restart().await;
     for n in 4..=6 {
         publish_at_last(&subject, "4", &format!("{n}")).await;
     }
@@ -862,7 +860,7 @@ async fn history_goes_through_a_restart_in_both_directions() {
 
 #[tokio::test]
 async fn reads_of_channels_that_nobody_knows_leave_no_key() {
-    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
     let (feed, _ear) = subject.feed().await;
     for n in 0..20 {
         ask_everything_of(&subject, &*feed, &format!("{n}")).await;
@@ -879,7 +877,7 @@ fn lives(subject: &mut Subject, channel: &str) -> Vec<i64> {
         suffix.is_some_and(|it| matches!(it, "m" | "l" | "s" | "u" | "d" | "c"))
     });
     let life = |key| match subject.server().say(&format!("TTL {key}")) {
-        Value::Int(life) => life,
+        Value::Integer(life) => life,
         other => panic!("{other:?}"),
     };
     of_channel.map(life).collect()
@@ -887,7 +885,7 @@ fn lives(subject: &mut Subject, channel: &str) -> Vec<i64> {
 
 #[tokio::test]
 async fn a_channel_that_only_saw_joins_and_leaves_is_gone_two_minutes_after_the_last() {
-    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
     let is_brief =
         |lives: &[i64]| !lives.is_empty() && lives.iter().all(|it| (1..=120).contains(it));
     let is_long = |lives: &[i64]| !lives.is_empty() && lives.iter().all(|it| *it > 80_000);
@@ -900,7 +898,7 @@ async fn a_channel_that_only_saw_joins_and_leaves_is_gone_two_minutes_after_the_
     subject.leave_fenced("4", "u", session("s", 2), true).await;
     assert!(is_brief(&lives(&mut subject, "4")));
     let tombstone = subject.server().say("TTL gc:{4}:left:s");
-    assert!(matches!(tombstone, Value::Int(290..)), "{tombstone:?}");
+    assert!(matches!(tombstone, Value::Integer(290..)), "{tombstone:?}");
     // A hub that still follows it doesn't prolong that by a day.
     feed.touch(&[name("4")]).await.unwrap();
     assert!(is_brief(&lives(&mut subject, "4")));
@@ -945,7 +943,7 @@ async fn a_channel_whose_messages_are_trimmed_lives_as_long_as_their_keys() {
         log_keep: Duration::ZERO,
         ..StoreOptions::default()
     };
-    let mut subject = Subject::on(Server::start(&[]), options).await;
+    let mut subject = Subject::on(Redis::forgetful().await, options).await;
     // Each in a node of its own, so that they are dropped one by one.
     subject.server().say("CONFIG SET stream-node-max-entries 1");
     let say = || with_key(message("4", "u", "a"), "k");
@@ -966,7 +964,7 @@ async fn a_channel_whose_messages_are_trimmed_lives_as_long_as_their_keys() {
 
 /// Which connections a server has, beside the one that asks.
 fn connections(subject: &mut Subject) -> Vec<String> {
-    let Value::BulkString(list) = subject.server().say("CLIENT LIST") else {
+    let Value::Text(list) = subject.server().say("CLIENT LIST") else {
         panic!("no list");
     };
     let list = String::from_utf8(list).unwrap();
@@ -981,7 +979,7 @@ fn ids(connections: &[String]) -> Vec<&str> {
 
 #[tokio::test]
 async fn large_reads_cost_no_connection_and_little_memory() {
-    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
     let (feed, ear) = subject.follow("4").await;
     let body = "x".repeat(100_000);
     let first = subject.publish(message("4", "u", &body)).await.unwrap();
@@ -1022,7 +1020,7 @@ async fn large_reads_cost_no_connection_and_little_memory() {
         assert_eq!((page.entries.len(), page.more), (1, true));
     });
     tokio::join!(join_all(resumes), join_all(pages));
-    let memory = subject.server().info("memory");
+    let memory = subject.server().text("INFO memory");
     let field = |field: &str| {
         let value = memory.lines().find_map(|line| line.strip_prefix(field));
         value.unwrap().parse::<u64>().unwrap()
@@ -1036,7 +1034,7 @@ async fn large_reads_cost_no_connection_and_little_memory() {
 
 #[tokio::test]
 async fn a_read_connection_that_is_lost_costs_no_other() {
-    let mut subject = Subject::on(Server::start(&[]), StoreOptions::default()).await;
+    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
     let (feed, ear) = subject.follow("4").await;
     let first = subject.publish(message("4", "u", "a")).await.unwrap();
     let since = Since::Position(first.position);
@@ -1074,7 +1072,7 @@ async fn how_long_an_answer_may_take_is_a_setting() {
         redis_timeout: Duration::from_secs(10),
         ..StoreOptions::default()
     };
-    let mut subject = Subject::on(Server::start(&[]), options).await;
+    let mut subject = Subject::on(Redis::forgetful().await, options).await;
     let publisher = subject.store.publisher().unwrap();
     subject.server().freeze();
     let mut answer = std::pin::pin!(publisher.publish(vec![message("4", "u", "a")]));
@@ -1087,7 +1085,7 @@ async fn how_long_an_answer_may_take_is_a_setting() {
 
 #[tokio::test]
 async fn a_lone_server_is_no_cluster_and_that_is_said() {
-    let server = Server::start(&[]);
+    let server = Redis::forgetful().await;
     let url = server.url().replace("redis://", "redis-cluster://");
     let opened = RedisStore::open(&url, StoreOptions::default()).await;
     let error = opened.err().map(|it| it.to_string()).unwrap_or_default();

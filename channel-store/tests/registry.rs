@@ -998,10 +998,8 @@ async fn a_user_who_is_gone_is_remembered_only_as_long_as_tombstones_are() {
     let options = StoreOptions::default();
     let tombstone_life = i64::try_from(options.tombstone_life.as_millis()).unwrap();
     let mut subject = Subject::with(Kind::Redis, options).await;
-    let left = |subject: &mut Subject| -> i64 {
-        let left = subject.server().say("PTTL gc:{u}:user:generation");
-        redis::from_redis_value(left).unwrap()
-    };
+    let left =
+        |subject: &mut Subject| -> i64 { subject.server().number("PTTL gc:{u}:user:generation") };
     let first = subject.log_in(ONE, "a", Reject).await;
     assert!(left(&mut subject) > tombstone_life);
     subject.close_session("a", false).await;
@@ -1025,8 +1023,9 @@ async fn what_is_registered_expires_unless_it_is_looked_at() {
     let mut subject = Subject::with(Kind::Redis, options).await;
     subject.log_in(ONE, "a", Reject).await;
     for key in ["entries", "generation"] {
-        let left = subject.server().say(&format!("PTTL gc:{{u}}:user:{key}"));
-        let left: i64 = redis::from_redis_value(left).unwrap();
+        let left = subject
+            .server()
+            .number(&format!("PTTL gc:{{u}}:user:{key}"));
         assert!((1..=2_000).contains(&left), "{key}: {left}");
     }
     // Only what is looked at is there after more than its life.

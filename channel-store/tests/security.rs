@@ -1,8 +1,8 @@
 //! Encrypted connections, and users who may do no more than they must.
 
 use crate::support::{
-    Cluster, Ear, Server, Subject, becomes, eventually, free_port, from_session, incarnation,
-    message, name, read, said, session, session_of, with_key,
+    Ear, PARTIAL, Subject, becomes, eventually, from_session, incarnation, message, name, read,
+    said, session, session_of, with_key,
 };
 use channel_store::probe::{Met, Probe, ProbeFeed, ProbeOutcome};
 use channel_store::redis::{OpenError, RedisFeed, RedisStore};
@@ -15,6 +15,8 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use testkit::cluster::Cluster;
+use testkit::redis::{Redis, free_port};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -196,20 +198,20 @@ fn short_lives() -> StoreOptions {
     }
 }
 
-fn add_users(server: &Server) {
+fn add_users(server: &Redis) {
     server.say(&format!("ACL SETUSER chat on >chats {CHAT}"));
     server.say(&format!("ACL SETUSER connector on >connectors {CONNECTOR}"));
 }
 
-fn nobody_was_denied(server: &Server) {
-    let denied: Vec<redis::Value> = redis::from_redis_value(server.say("ACL LOG")).unwrap();
-    assert!(denied.is_empty(), "{denied:?}");
+fn nobody_was_denied(server: &Redis) {
+    let denied = server.say("ACL LOG");
+    assert!(denied.list().is_empty(), "{denied:?}");
 }
 
 #[tokio::test]
 async fn users_with_the_least_rights_can_do_everything() {
-    let server = Server::start(&["--repl-diskless-sync-delay", "0"]);
-    let _replica = server.start_replica();
+    let server = Redis::forgetful().await;
+    let _replica = Redis::replica_of(server.address()).await;
     add_users(&server);
     let url = |user| format!("redis://{user}@127.0.0.1:{}", server.port());
     let options = StoreOptions {
@@ -222,7 +224,7 @@ async fn users_with_the_least_rights_can_do_everything() {
 
 #[tokio::test]
 async fn they_can_in_a_cluster_too() {
-    let cluster = Cluster::start(2);
+    let cluster = Cluster::of_primaries(2, &PARTIAL).await;
     cluster.nodes.iter().for_each(add_users);
     let url = |user: &str| cluster.url().replace("://", &format!("://{user}@"));
     everything_works(
@@ -236,7 +238,7 @@ async fn they_can_in_a_cluster_too() {
 
 #[tokio::test]
 async fn a_wrong_password_is_no_connection() {
-    let server = Server::start(&[]);
+    let server = Redis::forgetful().await;
     add_users(&server);
     let url = format!("redis://chat:wrong@127.0.0.1:{}", server.port());
     let store = RedisStore::open(&url, StoreOptions::default())
@@ -247,7 +249,7 @@ async fn a_wrong_password_is_no_connection() {
 
 /// An authority of the test's own, and a server that it vouches for as `localhost`.
 struct Encrypted {
-    server: Server,
+    server: Redis,
     tls_port: u16,
 }
 
@@ -258,9 +260,9 @@ fn authority() -> CertifiedIssuer<'static, KeyPair> {
 }
 
 impl Encrypted {
-    fn start() -> Self {
+    async fn start() -> Self {
         let port = std::cell::Cell::new(0);
-        let server = Server::start_with(|directory| {
+        let server = Redis::with_files(|directory| {
             let authority = authority();
             let key = KeyPair::generate().unwrap();
             let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
@@ -283,7 +285,8 @@ impl Encrypted {
                 ["--tls-auth-clients", "no"],
             ];
             settings.concat().into_iter().map(str::to_owned).collect()
-        });
+        })
+        .await;
         Self {
             server,
             tls_port: port.get(),
@@ -304,7 +307,7 @@ impl Encrypted {
 
 #[tokio::test]
 async fn encrypted_everything_works_as_well() {
-    let encrypted = Encrypted::start();
+    let encrypted = Encrypted::start().await;
     let url = encrypted.url("localhost");
     let options = encrypted.trusting(Some(encrypted.server.file("ca.pem")));
     everything_works(&url, &url, options).await;
@@ -312,7 +315,7 @@ async fn encrypted_everything_works_as_well() {
 
 #[tokio::test]
 async fn a_server_that_nobody_vouches_for_is_not_spoken_to() {
-    let encrypted = Encrypted::start();
+    let encrypted = Encrypted::start().await;
     let stranger = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(stranger.path(), authority().pem()).unwrap();
     let ca = encrypted.server.file("ca.pem");

@@ -1,31 +1,23 @@
 //! Redis behind sentinels: the primary is the one that they name.
 
-use crate::support::{Server, Subject, becomes, eventually, message, name, publish_at_last};
+use crate::support::{Subject, becomes, eventually, message, name, publish_at_last};
 use channel_store::StoreOptions;
 use std::time::{Duration, Instant};
+use testkit::redis::Redis;
+use testkit::sentinels::{sentinel_of, url_of};
 
 const SOON: Duration = Duration::from_secs(10);
 
-fn url(sentinels: &[&Server]) -> String {
-    let addresses = sentinels
-        .iter()
-        .map(|it| format!("127.0.0.1:{}", it.port()));
-    format!(
-        "redis+sentinel://{}/main",
-        addresses.collect::<Vec<_>>().join(",")
-    )
-}
-
 #[tokio::test]
 async fn after_a_failover_the_promoted_replica_is_used_within_seconds() {
-    let mut primary = Server::start(&["--repl-diskless-sync-delay", "0"]);
-    let replica = primary.start_replica();
-    let sentinel = Server::start_sentinel(&primary);
+    let mut primary = Redis::forgetful().await;
+    let replica = Redis::replica_of(primary.address()).await;
+    let sentinel = sentinel_of(&primary).await;
     eventually("the sentinel's knowledge of the replica", async || {
-        sentinel.info("sentinel").contains("slaves=1")
+        sentinel.text("INFO sentinel").contains("slaves=1")
     })
     .await;
-    let subject = Subject::at(&url(&[&sentinel]), StoreOptions::default()).await;
+    let subject = Subject::at(&url_of(&[&sentinel]), StoreOptions::default()).await;
     let (feed, ear) = subject.follow("4").await;
     publish_at_last(&subject, "4", "before").await;
 
@@ -37,7 +29,7 @@ async fn after_a_failover_the_promoted_replica_is_used_within_seconds() {
         "{:?}",
         start.elapsed()
     );
-    assert!(replica.info("replication").contains("role:master"));
+    assert!(replica.text("INFO replication").contains("role:master"));
     ear.subscribed("4", 2).await;
     becomes(feed.available(), true, SOON).await;
     primary.kill();
@@ -45,9 +37,9 @@ async fn after_a_failover_the_promoted_replica_is_used_within_seconds() {
 
 #[tokio::test]
 async fn a_primary_that_sentinels_no_longer_name_is_left_though_it_answers() {
-    let (old, new) = (Server::start(&[]), Server::start(&[]));
-    let sentinel = Server::start_sentinel(&old);
-    let subject = Subject::at(&url(&[&sentinel]), StoreOptions::default()).await;
+    let (old, new) = (Redis::forgetful().await, Redis::forgetful().await);
+    let sentinel = sentinel_of(&old).await;
+    let subject = Subject::at(&url_of(&[&sentinel]), StoreOptions::default()).await;
     let (_feed, ear) = subject.follow("4").await;
     let publisher = subject.store.publisher().unwrap();
     subject.publish(message("4", "u", "old")).await.unwrap();
@@ -71,14 +63,17 @@ async fn a_primary_that_sentinels_no_longer_name_is_left_though_it_answers() {
 
 #[tokio::test]
 async fn a_sentinel_that_is_frozen_or_away_is_passed_over() {
-    let server = Server::start(&[]);
-    let mut sentinels: Vec<_> = (0..3).map(|_| Server::start_sentinel(&server)).collect();
+    let server = Redis::forgetful().await;
+    let mut sentinels = Vec::new();
+    for _ in 0..3 {
+        sentinels.push(sentinel_of(&server).await);
+    }
     sentinels[0].freeze();
     sentinels[1].kill();
     let [frozen, away, well] = &sentinels[..] else {
         unreachable!()
     };
-    let subject = Subject::at(&url(&[frozen, away, well]), StoreOptions::default()).await;
+    let subject = Subject::at(&url_of(&[frozen, away, well]), StoreOptions::default()).await;
     assert!(*subject.store.available().borrow(), "at the first attempt");
     let (feed, _) = subject.follow("4").await;
     assert!(
@@ -90,8 +85,8 @@ async fn a_sentinel_that_is_frozen_or_away_is_passed_over() {
 
 #[tokio::test]
 async fn sentinels_have_a_password_of_their_own() {
-    let server = Server::start(&[]);
-    let sentinel = Server::start_sentinel(&server);
+    let server = Redis::forgetful().await;
+    let sentinel = sentinel_of(&server).await;
     server.say("ACL SETUSER default resetpass >servers");
     sentinel.say("ACL SETUSER default resetpass >sentinels");
     let known = format!(

@@ -1,6 +1,6 @@
 //! Pauses between tries.
 //!
-//! Every pause is a random one around its mean. Many processes that lost the same server at the same moment would otherwise
+//! Every pause is random, around its mean. Otherwise many processes that lost the same server at the same moment would
 //! all come back at the same moment, again and again.
 
 use std::time::Duration;
@@ -36,14 +36,14 @@ impl Backoff {
         }
     }
 
-    /// Waits for the next pause. If this is cancelled, the pause counts as waited for.
+    /// Waits for the next pause. If this is cancelled, the pause counts as over.
     pub async fn wait(&mut self) {
         let mean = self.next;
         self.next = self.longest.min(mean * 2);
         pause(mean).await;
     }
 
-    /// Something went well: the next pause is the shortest again.
+    /// To be called when something went well. The next pause is the shortest again.
     pub fn reset(&mut self) {
         self.next = self.shortest;
     }

@@ -137,7 +137,7 @@ impl Listener {
     /// Where it listens.
     ///
     /// # Errors
-    /// Of the system.
+    /// An error of the system.
     pub fn local_place(&self) -> io::Result<Place> {
         match &self.0 {
             Kind::Tcp(listener) => listener.local_addr().map(Place::Tcp),

@@ -123,7 +123,7 @@ impl Metrics {
             .get_or_init(|| {
                 let recorder = builder()
                     .unwrap_or_else(|error| {
-                        tracing::warn!(%error, "histograms have the exporter's own form");
+                        tracing::warn!(%error, "histograms have the exporter's default buckets");
                         PrometheusBuilder::new()
                     })
                     .build_recorder();

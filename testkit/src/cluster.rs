@@ -1,48 +1,36 @@
-//! A Redis Cluster of three primaries with a replica each.
+//! A Redis Cluster: primaries alone, or three of them with a replica each.
 
-use crate::redis::{self, Redis};
+use crate::redis::{DURABLE, Redis, free_port};
 use crate::resp::{self, Value};
 use crate::{SOON, wait};
 use std::net::SocketAddr;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// After this without an answer nodes take another one to be down.
+/// If a node does not answer for so long, the others take it to be down.
 pub const NODE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// All six nodes.
+const SLOTS: usize = 16_384;
+
+/// The flag that names the port where a node talks to the others.
+const BUS: &str = "--cluster-port";
+
+/// All nodes.
 pub struct Cluster {
-    /// The first three began as primaries.
+    /// Those that began as primaries first.
     pub nodes: Vec<Redis>,
+    primaries: usize,
 }
 
 impl Cluster {
-    /// Starts it and waits until every slot is served and every replica linked: before that none takes over.
+    /// Starts three primaries with a replica each, and waits until every slot is served and every replica linked: before that
+    /// none takes over.
     ///
     /// # Panics
-    /// When it doesn't come up.
+    /// If it doesn't come up.
     pub async fn start() -> Self {
-        let timeout = NODE_TIMEOUT.as_millis().to_string();
-        let mut flags = vec!["--appendonly", "yes", "--appendfsync", "always"];
-        flags.extend([
-            "--cluster-enabled",
-            "yes",
-            "--cluster-node-timeout",
-            &timeout,
-        ]);
-        let mut nodes = Vec::new();
-        for _ in 0..6 {
-            nodes.push(Redis::with(&flags).await);
-        }
-        let addresses: Vec<_> = nodes
-            .iter()
-            .map(|node| node.address().to_string())
-            .collect();
-        let mut create = vec!["--cluster", "create"];
-        create.extend(addresses.iter().map(String::as_str));
-        create.extend(["--cluster-replicas", "1", "--cluster-yes"]);
-        redis_cli(&create).await;
-        let cluster = Self { nodes };
+        let mut cluster = Self::of_primaries(3, DURABLE).await;
+        let replicas = cluster.add_replicas(DURABLE).await;
+        cluster.nodes.extend(replicas);
         wait::eventually("every replica is linked", 3 * SOON, async || {
             cluster.is_whole().await
         })
@@ -65,6 +53,80 @@ impl Cluster {
             }
         }
         cluster
+    }
+
+    /// Starts so many primaries with these flags, each with an equal share of the slots, and no replicas.
+    ///
+    /// # Panics
+    /// As [`Cluster::start`].
+    pub async fn of_primaries(count: usize, flags: &[&str]) -> Self {
+        let mut nodes = Vec::new();
+        for index in 0..count {
+            let node = start_node(flags).await;
+            let (first, end) = (index * SLOTS / count, (index + 1) * SLOTS / count);
+            node.say(&format!("CLUSTER ADDSLOTSRANGE {first} {}", end - 1));
+            node.say(&format!("CLUSTER SET-CONFIG-EPOCH {}", index + 1));
+            nodes.push(node);
+        }
+        let cluster = Self {
+            nodes,
+            primaries: count,
+        };
+        for node in &cluster.nodes[1..] {
+            cluster.meet(node);
+        }
+        let size = format!("cluster_size:{count}");
+        until("the cluster forms", &cluster.nodes, |node| {
+            let info = node.text("CLUSTER INFO");
+            info.contains("cluster_state:ok") && info.contains(&size)
+        })
+        .await;
+        cluster
+    }
+
+    /// Gives each primary a replica with these flags, and returns them when they are in step.
+    ///
+    /// # Panics
+    /// As [`Cluster::start`].
+    pub async fn add_replicas(&self, flags: &[&str]) -> Vec<Redis> {
+        let mut replicas = Vec::new();
+        for _ in 0..self.primaries {
+            replicas.push(start_node(flags).await);
+        }
+        for replica in &replicas {
+            self.meet(replica);
+        }
+        let known = format!("cluster_known_nodes:{}", 2 * self.primaries);
+        for nodes in [&replicas, &self.nodes] {
+            until("the nodes know each other", nodes, |node| {
+                node.text("CLUSTER INFO").contains(&known)
+            })
+            .await;
+        }
+        for (primary, replica) in replicas.iter().enumerate() {
+            replica.say(&format!("CLUSTER REPLICATE {}", self.id(primary)));
+        }
+        // A node that has not heard of all this would not vote, or not stand for election.
+        let agrees = |node: &Redis| {
+            node.text("CLUSTER NODES").matches("slave ").count() == self.primaries
+                && node
+                    .text("CLUSTER INFO")
+                    .contains("cluster_slots_assigned:16384")
+        };
+        until("the replicas are linked", &replicas, |node| {
+            agrees(node)
+                && node
+                    .text("INFO replication")
+                    .contains("master_link_status:up")
+        })
+        .await;
+        until("the primaries know the replicas", &self.nodes, agrees).await;
+        replicas
+    }
+
+    fn meet(&self, node: &Redis) {
+        let bus = node.flag(BUS).expect("a node of a cluster has such a port");
+        self.nodes[0].say(&format!("CLUSTER MEET 127.0.0.1 {} {bus}", node.port()));
     }
 
     /// Every node knows of three primaries that serve all slots, each with a replica that is linked.
@@ -97,12 +159,20 @@ impl Cluster {
     /// The slot of a key or hash tag.
     ///
     /// # Panics
-    /// When no node says.
-    pub async fn slot(&self, tag: &str) -> i64 {
-        match self.anybody(&["CLUSTER", "KEYSLOT", tag]).await {
-            Value::Integer(slot) => slot,
-            other => panic!("no slot: {other:?}"),
-        }
+    /// If the first node doesn't answer.
+    #[must_use]
+    pub fn slot(&self, tag: &str) -> usize {
+        let slot = self.nodes[0].number(&format!("CLUSTER KEYSLOT {tag}"));
+        usize::try_from(slot).expect("slots begin with 0")
+    }
+
+    /// The primary that had a channel's slot when the cluster was made, as an index of `nodes`.
+    ///
+    /// # Panics
+    /// As [`Cluster::slot`].
+    #[must_use]
+    pub fn first_owner(&self, channel: &str) -> usize {
+        self.slot(channel) * self.primaries / SLOTS
     }
 
     /// The nodes that serve a channel: its primary and that one's replica, as indices of `nodes`.
@@ -110,7 +180,7 @@ impl Cluster {
     /// # Panics
     /// When the nodes don't say soon.
     pub async fn of(&self, channel: &str) -> (usize, usize) {
-        let slot = self.slot(channel).await;
+        let slot = self.slot(channel);
         wait::some(
             "the slot has a primary and a replica",
             2 * SOON,
@@ -127,7 +197,7 @@ impl Cluster {
     /// # Panics
     /// When the nodes don't say soon.
     pub async fn of_primary(&self, channel: &str) -> usize {
-        let slot = self.slot(channel).await;
+        let slot = self.slot(channel);
         wait::some("the slot has a primary", 2 * SOON, async || {
             self.serving(slot).await?.first().copied()
         })
@@ -135,10 +205,11 @@ impl Cluster {
     }
 
     /// Who serves a slot, as some node sees it: the primary first.
-    async fn serving(&self, slot: i64) -> Option<Vec<usize>> {
+    async fn serving(&self, slot: usize) -> Option<Vec<usize>> {
         let shards = self.anybody(&["CLUSTER", "SLOTS"]).await;
         shards.list().iter().find_map(|shard| match shard.list() {
             [Value::Integer(from), Value::Integer(to), nodes @ ..] => {
+                let slot = i64::try_from(slot).ok()?;
                 let serves = (*from..=*to).contains(&slot);
                 serves.then(|| nodes.iter().map(|node| self.index(node)).collect())
             }
@@ -146,54 +217,74 @@ impl Cluster {
         })
     }
 
-    /// The id of a node.
-    ///
-    /// # Panics
-    /// When it doesn't answer.
-    pub async fn id(&self, node: usize) -> String {
-        let id = self.nodes[node].command(&["CLUSTER", "MYID"]).await.text();
-        id.expect("a node has an id")
+    fn id(&self, node: usize) -> String {
+        self.nodes[node].text("CLUSTER MYID")
     }
 
-    /// Moves slots with all that is in them from one primary to another, beginning with the lowest.
+    /// Moves so many slots with all that is in them from one primary to another, beginning with the lowest.
     ///
     /// # Panics
-    /// When they don't move.
-    pub async fn move_slots(&self, from: usize, to: usize, slots: usize) {
-        let address = self.nodes[from].address().to_string();
-        let (from, to) = (self.id(from).await, self.id(to).await);
-        let slots = slots.to_string();
-        let mut reshard = vec!["--cluster", "reshard", &address, "--cluster-yes"];
-        reshard.extend(["--cluster-from", &from, "--cluster-to", &to]);
-        reshard.extend(["--cluster-slots", &slots]);
-        redis_cli(&reshard).await;
+    /// If they don't move.
+    pub async fn move_slots(&self, from: usize, to: usize, count: usize) {
+        let id = self.id(from);
+        let nodes = self.nodes[from].text("CLUSTER NODES");
+        let own = nodes.lines().find(|line| line.starts_with(&id));
+        let ranges = own.expect("a node knows itself").split(' ').skip(8);
+        let slots = ranges.flat_map(|range| {
+            let number = |text: &str| text.parse::<usize>().expect("a slot");
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            number(first)..=number(last)
+        });
+        for slot in slots.take(count).collect::<Vec<_>>() {
+            self.move_slot(slot, from, to);
+            // Whoever else runs on this thread goes on meanwhile.
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Moves one slot with all that is in it.
     ///
     /// # Panics
-    /// When it doesn't move.
-    pub async fn move_slot(&self, slot: i64, from: usize, to: usize) {
-        let (source, target) = (self.id(from).await, self.id(to).await);
-        let slot = slot.to_string();
-        let set = async |node: usize, parts: &[&str]| {
-            let command = [&["CLUSTER", "SETSLOT", &slot], parts].concat();
-            self.nodes[node].command(&command).await;
-        };
-        set(to, &["IMPORTING", &source]).await;
-        set(from, &["MIGRATING", &target]).await;
-        let keys = self.nodes[from]
-            .command(&["CLUSTER", "GETKEYSINSLOT", &slot, "1000"])
-            .await;
+    /// If it doesn't move.
+    pub fn move_slot(&self, slot: usize, from: usize, to: usize) {
+        self.begin_move(slot, from, to);
+        self.move_keys(slot, from, to);
+        self.end_move(slot, from, to);
+    }
+
+    /// The first step of moving a slot: keys may go, and new ones come to the new owner.
+    ///
+    /// # Panics
+    /// If a node refuses.
+    pub fn begin_move(&self, slot: usize, from: usize, to: usize) {
+        let (from_id, to_id) = (self.id(from), self.id(to));
+        self.nodes[to].say(&format!("CLUSTER SETSLOT {slot} IMPORTING {from_id}"));
+        self.nodes[from].say(&format!("CLUSTER SETSLOT {slot} MIGRATING {to_id}"));
+    }
+
+    /// The second step: all keys go.
+    ///
+    /// # Panics
+    /// If a node refuses.
+    pub fn move_keys(&self, slot: usize, from: usize, to: usize) {
+        let keys = self.nodes[from].say(&format!("CLUSTER GETKEYSINSLOT {slot} 1000"));
         let keys: Vec<_> = keys.list().iter().filter_map(Value::text).collect();
         if !keys.is_empty() {
-            let port = self.nodes[to].address().port().to_string();
+            let port = self.nodes[to].port().to_string();
             let mut migrate = vec!["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
             migrate.extend(keys.iter().map(String::as_str));
-            self.nodes[from].command(&migrate).await;
+            self.nodes[from].say_words(&migrate);
         }
+    }
+
+    /// The last step: the slot has its new owner.
+    ///
+    /// # Panics
+    /// If a node refuses.
+    pub fn end_move(&self, slot: usize, from: usize, to: usize) {
+        let to_id = self.id(to);
         for node in [to, from] {
-            set(node, &["NODE", &target]).await;
+            self.nodes[node].say(&format!("CLUSTER SETSLOT {slot} NODE {to_id}"));
         }
     }
 
@@ -206,7 +297,7 @@ impl Cluster {
             .nodes
             .iter()
             .position(|n| i64::from(n.address().port()) == port);
-        found.expect("one of the six")
+        found.expect("one of the nodes")
     }
 
     /// Any node that answers.
@@ -225,16 +316,17 @@ impl Cluster {
     }
 }
 
-/// Runs `redis-cli` to its end.
-async fn redis_cli(arguments: &[&str]) {
-    assert!(
-        redis::installed("redis-cli"),
-        "install redis-tools, or run ./tests/run, which does"
-    );
-    let mut command = Command::new("redis-cli");
-    command.args(arguments).stdin(Stdio::null());
-    let output = tokio::task::spawn_blocking(move || command.output());
-    let output = output.await.expect("it does not panic").expect("it starts");
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "redis-cli {arguments:?}: {text}");
+async fn start_node(flags: &[&str]) -> Redis {
+    let timeout = NODE_TIMEOUT.as_millis().to_string();
+    Redis::with_files(|_| {
+        let bus = free_port().to_string();
+        let own = ["--cluster-enabled", "yes", BUS, &bus];
+        let own = [&own[..], &["--cluster-node-timeout", &timeout], flags].concat();
+        own.into_iter().map(str::to_owned).collect()
+    })
+    .await
+}
+
+async fn until(what: &str, nodes: &[Redis], holds: impl Fn(&Redis) -> bool) {
+    wait::eventually(what, 3 * SOON, async || nodes.iter().all(&holds)).await;
 }

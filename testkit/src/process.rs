@@ -5,7 +5,7 @@ use rustix::process::{
     Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getrlimit, kill_process,
     kill_process_group, prlimit, waitid,
 };
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -225,10 +225,33 @@ impl Process {
         }
         self.exited = Some(status);
     }
+
+    /// Keeps all processes of a test that has failed, so that somebody can look at them. The test does not go on and does
+    /// not end: whoever stops it ends the processes, too.
+    fn stay(&self) -> ! {
+        // Not by a macro: the test's own output is shown only when the test has ended.
+        let mut output = std::io::stderr();
+        for line in self.lines() {
+            let _ = writeln!(output, "{line}");
+        }
+        let (name, id) = (&self.name, self.child.id());
+        let _ = writeln!(
+            output,
+            "The test has failed. {name} (process {id}, its lines are above) and the test's other processes are kept until \
+             you press Ctrl-C, because TESTS_KEEP is set."
+        );
+        loop {
+            std::thread::park();
+        }
+    }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
+        let has_failed = std::thread::panicking();
+        if has_failed && self.exited.is_none() && std::env::var_os("TESTS_KEEP").is_some() {
+            self.stay();
+        }
         self.kill();
         if std::thread::panicking() {
             let lines = self.lines();

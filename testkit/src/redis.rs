@@ -1,4 +1,16 @@
 //! A `redis-server` of a test's own, which can be stopped, killed, frozen and started again with its data.
+//!
+//! ```no_run
+//! # async fn example() {
+//! use testkit::redis::Redis;
+//!
+//! let mut redis = Redis::start().await;
+//! redis.command(&["SET", "key", "value"]).await;
+//! redis.kill();
+//! redis.restart().await;
+//! assert_eq!(redis.text("GET key"), "value");
+//! # }
+//! ```
 
 use crate::clock::Clock;
 use crate::log::Log;
@@ -7,6 +19,7 @@ use crate::resp::{self, Value};
 use crate::wait;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 
@@ -16,12 +29,9 @@ const MISSING: &str = "install redis-server, or run ./tests/run, which does";
 /// A port may be taken between asking the kernel for it and Redis binding it: so often it is tried again.
 const TRIES: usize = 5;
 
-/// Where a node of a Cluster talks to others: so far above its own port.
-const CLUSTER_BUS: u16 = 10_000;
-
 /// What makes a Redis keep all that it has answered: with everysec it may answer before it has written, while an earlier
 /// fsync is still under way.
-const DURABLE: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
+pub const DURABLE: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
 
 /// A Redis on loopback.
 pub struct Redis {
@@ -49,14 +59,22 @@ impl Redis {
         Self::with(&["--appendonly", "no"]).await
     }
 
-    /// Starts one with an append-only file that copies what is at this address, and waits until it has all of it.
+    /// Starts one with an append-only file that copies what is at this address, and waits until both say so: the primary counts
+    /// a replica from its first acknowledgement on, which may come a second after the replica has everything.
     ///
     /// # Panics
-    /// As [`Redis::start`], or when the other doesn't answer.
+    /// As [`Redis::start`], or if the primary doesn't answer.
     pub async fn replica_of(primary: SocketAddr) -> Self {
         let (host, port) = (primary.ip().to_string(), primary.port().to_string());
         let replica = Self::with(&[DURABLE, &["--replicaof", &host, &port]].concat()).await;
         replica.until_linked().await;
+        let online = format!("port={},state=online", replica.port);
+        wait::eventually("the primary counts the replica", crate::SOON, async || {
+            let info = resp::ask(primary, &["INFO", "replication"]).await;
+            let info = info.and_then(|info| info.text()).unwrap_or_default();
+            info.contains(&online)
+        })
+        .await;
         replica
     }
 
@@ -65,6 +83,15 @@ impl Redis {
     /// # Panics
     /// As [`Redis::start`].
     pub async fn with(flags: &[&str]) -> Self {
+        Self::with_files(|_| flags.iter().map(|&flag| flag.to_owned()).collect()).await
+    }
+
+    /// Starts one with flags that name further ports, or files in its directory. They are made again if a port is taken
+    /// meanwhile. If the first one is the name of a file, it is the server's configuration.
+    ///
+    /// # Panics
+    /// As [`Redis::start`].
+    pub async fn with_files(flags: impl Fn(&Path) -> Vec<String>) -> Self {
         Self::begin(flags, None).await
     }
 
@@ -75,14 +102,16 @@ impl Redis {
     pub async fn with_clock(seconds: i64, primary: Option<SocketAddr>) -> Self {
         let clock = Clock::new();
         clock.set(seconds);
-        let Some(primary) = primary else {
-            return Self::begin(DURABLE, Some(clock)).await;
-        };
-        let (host, port) = (primary.ip().to_string(), primary.port().to_string());
-        let flags = [DURABLE, &["--replicaof", &host, &port]].concat();
-        let replica = Self::begin(&flags, Some(clock)).await;
-        replica.until_linked().await;
-        replica
+        let mut flags: Vec<_> = DURABLE.iter().map(|&flag| flag.to_owned()).collect();
+        if let Some(primary) = primary {
+            flags.push("--replicaof".into());
+            flags.extend([primary.ip().to_string(), primary.port().to_string()]);
+        }
+        let redis = Self::begin(|_| flags.clone(), Some(clock)).await;
+        if primary.is_some() {
+            redis.until_linked().await;
+        }
+        redis
     }
 
     /// Sets its clock: from now on it is wrong by so many seconds.
@@ -94,11 +123,11 @@ impl Redis {
         clock.expect("it has a clock that can be set").set(seconds);
     }
 
-    async fn begin(flags: &[&str], clock: Option<Clock>) -> Self {
+    async fn begin(flags: impl Fn(&Path) -> Vec<String>, clock: Option<Clock>) -> Self {
         let directory = tempfile::tempdir().expect("there is room for temporary files");
-        let flags: Vec<_> = flags.iter().map(|&flag| flag.to_owned()).collect();
         for _ in 0..TRIES {
             let port = free_port();
+            let flags = flags(directory.path());
             let mut process = spawn(port, &directory, &flags, clock.as_ref());
             if answers(port, &mut process).await {
                 return Self {
@@ -122,6 +151,79 @@ impl Redis {
         let answer = answer.unwrap_or_else(|| panic!("Redis does not answer {parts:?}"));
         assert!(!matches!(answer, Value::Error(_)), "{parts:?}: {answer:?}");
         answer
+    }
+
+    /// One command, its words parted by blanks, for where nothing can be awaited: it blocks the thread.
+    ///
+    /// # Panics
+    /// If the server does not answer, or refuses.
+    pub fn say(&self, command: &str) -> Value {
+        self.say_words(&command.split(' ').collect::<Vec<_>>())
+    }
+
+    /// As [`Redis::say`], for words that hold blanks.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn say_words(&self, words: &[&str]) -> Value {
+        let answer = resp::say(self.address(), words);
+        let answer = answer.unwrap_or_else(|error| panic!("{words:?}: {error}"));
+        assert!(!matches!(answer, Value::Error(_)), "{words:?}: {answer:?}");
+        answer
+    }
+
+    /// As [`Redis::say`], for what is answered with a text, such as a section of `INFO`.
+    ///
+    /// # Panics
+    /// As there, and if the answer is none.
+    #[must_use]
+    pub fn text(&self, command: &str) -> String {
+        let answer = self.say(command);
+        let text = answer.text();
+        text.unwrap_or_else(|| panic!("{command}: {answer:?} is no text"))
+    }
+
+    /// As [`Redis::say`], for what is answered with a number.
+    ///
+    /// # Panics
+    /// As there, and if the answer is none.
+    #[must_use]
+    pub fn number(&self, command: &str) -> i64 {
+        match self.say(command) {
+            Value::Integer(number) => number,
+            other => panic!("{command}: {other:?} is no number"),
+        }
+    }
+
+    /// All keys, sorted. A test's server is small.
+    ///
+    /// # Panics
+    /// As [`Redis::say`].
+    #[must_use]
+    pub fn keys(&self) -> Vec<String> {
+        let keys = self.say("KEYS *");
+        let mut keys: Vec<_> = keys.list().iter().filter_map(Value::text).collect();
+        keys.sort();
+        keys
+    }
+
+    /// A file in the server's directory.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The port that it listens on.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What stands behind one of the flags that it was started with.
+    #[must_use]
+    pub fn flag(&self, name: &str) -> Option<&str> {
+        let at = self.flags.iter().position(|flag| flag == name)?;
+        self.flags.get(at + 1).map(String::as_str)
     }
 
     /// A line of `INFO`.
@@ -298,18 +400,24 @@ impl Redis {
 }
 
 fn spawn(port: u16, directory: &TempDir, flags: &[String], clock: Option<&Clock>) -> Process {
+    assert!(installed("redis-server"), "{MISSING}");
     let mut command = Command::new("redis-server");
     if let Some(clock) = clock {
         clock.give_to(&mut command);
     }
+    // The server wants its file first. Who has one, a Sentinel, knows none of the flags for data.
+    let has_file = flags.first().is_some_and(|flag| !flag.starts_with('-'));
+    let (file, flags) = flags.split_at(usize::from(has_file));
+    command.args(file);
+    if !has_file {
+        command.args(["--save", "", "--repl-diskless-sync-delay", "0"]);
+    }
     command
         .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
-        .args(["--save", "", "--repl-diskless-sync-delay", "0"])
         .args(["--daemonize", "no", "--loglevel", "notice"])
-        .args(flags)
         .arg("--dir")
-        .arg(directory.path());
-    assert!(installed("redis-server"), "{MISSING}");
+        .arg(directory.path())
+        .args(flags);
     Process::spawn("redis-server", &mut command)
 }
 
@@ -319,28 +427,30 @@ pub(crate) fn installed(program: &str) -> bool {
     })
 }
 
-/// Waits for the first answer; false when it ended instead, as it does when the port is taken.
+/// Waits until this very server answers and has loaded what it had. False if it ended instead, as it does when somebody else
+/// has the port.
 async fn answers(port: u16, process: &mut Process) -> bool {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let own = format!("process_id:{}\r", process.id());
     wait::some("redis-server answers", crate::SOON, async || {
         if process.poll().is_some() {
             return Some(false);
         }
-        let answer = resp::ask(address, &["PING"]).await?;
-        (answer.text().as_deref() == Some("PONG")).then_some(true)
+        let server = resp::ask(address, &["INFO", "server"]).await?.text()?;
+        let loaded = resp::ask(address, &["PING"]).await?.text()?;
+        (server.contains(&own) && loaded == "PONG").then_some(true)
     })
     .await
 }
 
-/// A port that nobody has now, with room above it for the port that a node of a Cluster adds 10,000 for.
-pub(crate) fn free_port() -> u16 {
-    loop {
-        let port = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .and_then(|listener| listener.local_addr())
-            .expect("the kernel has a free port")
-            .port();
-        if port < u16::MAX - CLUSTER_BUS {
-            return port;
-        }
-    }
+/// A port that nobody had a moment ago.
+///
+/// # Panics
+/// If the kernel has none.
+#[must_use]
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|listener| listener.local_addr())
+        .expect("the kernel has a free port")
+        .port()
 }

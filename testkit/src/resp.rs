@@ -1,7 +1,7 @@
 //! Redis's protocol, as much of it as tests take: a client for commands, and where one frame ends.
 
 use bytes::{Buf, BytesMut};
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -80,12 +80,8 @@ impl Resp {
     /// # Errors
     /// What the socket says; `TimedOut` when there is no answer within two seconds.
     pub async fn command(&mut self, parts: &[&str]) -> io::Result<Value> {
-        let mut bytes = format!("*{}\r\n", parts.len());
-        for part in parts {
-            bytes += &format!("${}\r\n{part}\r\n", part.len());
-        }
         timeout(ANSWER_TIME, async {
-            self.stream.write_all(bytes.as_bytes()).await?;
+            self.stream.write_all(&encode(parts)).await?;
             loop {
                 if let Some(length) = frame_length(&self.buffer) {
                     return parse(&mut self.buffer.split_to(length)).ok_or_else(strange);
@@ -103,6 +99,36 @@ impl Resp {
 pub async fn ask(address: SocketAddr, parts: &[&str]) -> Option<Value> {
     let mut connection = Resp::connect(address).await.ok()?;
     connection.command(parts).await.ok()
+}
+
+/// As [`ask`], for where nothing can be awaited: it blocks the thread until the answer is there.
+///
+/// # Errors
+/// What the socket says; an error of its time-outs if the server takes longer than [`SOON`](crate::SOON).
+pub fn say(address: SocketAddr, parts: &[&str]) -> io::Result<Value> {
+    let mut stream = std::net::TcpStream::connect_timeout(&address, crate::SOON)?;
+    stream.set_read_timeout(Some(crate::SOON))?;
+    stream.set_write_timeout(Some(crate::SOON))?;
+    stream.write_all(&encode(parts))?;
+    let mut buffer = BytesMut::new();
+    let mut piece = [0; 16 * 1024];
+    loop {
+        if let Some(length) = frame_length(&buffer) {
+            return parse(&mut buffer.split_to(length)).ok_or_else(strange);
+        }
+        match stream.read(&mut piece)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            read => buffer.extend_from_slice(&piece[..read]),
+        }
+    }
+}
+
+fn encode(parts: &[&str]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", parts.len());
+    for part in parts {
+        bytes += &format!("${}\r\n{part}\r\n", part.len());
+    }
+    bytes.into_bytes()
 }
 
 fn strange() -> io::Error {

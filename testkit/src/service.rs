@@ -171,9 +171,10 @@ fn spawn(binary: &'static str, arguments: &[String], descriptors: Option<u32>) -
             command
         }
     };
+    let log = std::env::var("TESTS_LOG");
     command
         .args(arguments)
-        .env("RUST_LOG", "info")
+        .env("RUST_LOG", log.as_deref().unwrap_or("info"))
         .env("RUST_BACKTRACE", "1");
     Process::spawn(binary, &mut command)
 }

@@ -150,11 +150,11 @@ async fn leaves_on_a_shard_that_hangs_delay_none_on_another() {
 async fn slots_that_move_under_load_lose_nothing() {
     let running = Running::begin().await;
     let cluster = &running.cluster;
-    let slot = cluster.slot(ROOM).await;
+    let slot = cluster.slot(ROOM);
     for _ in 0..if long() { 10 } else { 2 } {
         let from = cluster.of_primary(ROOM).await;
         let to = (0..3).find(|node| *node != from).expect("another primary");
-        cluster.move_slot(slot, from, to).await;
+        cluster.move_slot(slot, from, to);
         let moved = Instant::now();
         let again = running.crowd.writes_again(moved).await;
         running.crowd.goes_on(50).await;

@@ -21,7 +21,7 @@ pub enum Disconnect {
     /// The process holds as much for its clients as it may. Reconnect.
     #[error("overloaded")]
     Overloaded,
-    /// No heartbeat for twice the interval (K5). Reconnect.
+    /// The client was silent for too long (K5). Reconnect.
     #[error("heartbeat timeout")]
     HeartbeatTimeout,
     /// No handshake in time.

@@ -332,8 +332,8 @@ pub(crate) fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
     format.carrier.close(farewell.code, &reason.text(), out);
 }
 
-/// Appends one package, in a frame of its own or in a stream. Its length has three bytes. The message limit keeps what
-/// is pushed below 16 MiB.
+/// Appends one package, in a frame of its own or in a stream. Its length has three bytes, so parts and head must stay
+/// below 16 MiB.
 fn package(format: WireFormat, kind: u8, parts: &[&[u8]], out: &mut Vec<u8>) {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     let head = [

@@ -319,7 +319,7 @@ impl From<Reason> for Refusal {
 }
 
 impl Refusal {
-    /// With a message that says more than the reason's own.
+    /// A refusal whose message says more than that of the reason.
     #[must_use]
     pub fn because(reason: Reason, message: impl Into<Cow<'static, str>>) -> Self {
         Self {

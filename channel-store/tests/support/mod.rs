@@ -1,12 +1,8 @@
 //! What the tests share: a Redis server of their own, a sink that remembers, and short ways to say things.
 
-mod cluster;
 mod ear;
-mod server;
 
-pub(crate) use cluster::Cluster;
 pub(crate) use ear::{Ear, Heard};
-pub(crate) use server::{Server, free_port};
 
 use channel_store::memory::MemoryStore;
 use channel_store::redis::{RedisFeed, RedisStore};
@@ -16,10 +12,12 @@ use channel_store::{
     Publication, Publish, Published, Route, SessionId, Since, Standing, StoreError, StoreOptions,
     User, UserId, UserRegistry,
 };
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use testkit::cluster::Cluster;
+use testkit::redis::Redis;
+use tokio::sync::{Mutex, watch};
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -30,6 +28,21 @@ pub(crate) enum Kind {
     Redis,
     /// The shared one.
     Cluster,
+}
+
+/// Flags of a cluster whose shards serve their slots while others are away.
+pub(crate) const PARTIAL: [&str; 2] = ["--cluster-require-full-coverage", "no"];
+
+/// Three primaries, shared with whoever else asks as long as somebody holds them.
+pub(crate) async fn shared_cluster() -> Arc<Cluster> {
+    static SHARED: Mutex<Weak<Cluster>> = Mutex::const_new(Weak::new());
+    let mut shared = SHARED.lock().await;
+    if let Some(cluster) = shared.upgrade() {
+        return cluster;
+    }
+    let cluster = Arc::new(Cluster::of_primaries(3, &PARTIAL).await);
+    *shared = Arc::downgrade(&cluster);
+    cluster
 }
 
 /// One store, and as many feeds of it as a test wants.
@@ -43,7 +56,7 @@ pub(crate) struct Subject {
 
 enum Backend {
     Memory(Arc<MemoryStore>),
-    Redis(Server),
+    Redis(Redis),
     Elsewhere {
         url: String,
         _servers: Option<Arc<Cluster>>,
@@ -67,9 +80,9 @@ impl Subject {
                     backend: Backend::Memory(store),
                 }
             }
-            Kind::Redis => Self::on(Server::start(&[]), options).await,
+            Kind::Redis => Self::on(Redis::forgetful().await, options).await,
             Kind::Cluster => {
-                let cluster = Cluster::shared();
+                let cluster = shared_cluster().await;
                 // Many tests share it.
                 static TESTS: AtomicUsize = AtomicUsize::new(0);
                 let prefix = format!("test-{}", TESTS.fetch_add(1, Ordering::Relaxed));
@@ -98,7 +111,7 @@ impl Subject {
         }
     }
 
-    pub(crate) async fn on(server: Server, options: StoreOptions) -> Self {
+    pub(crate) async fn on(server: Redis, options: StoreOptions) -> Self {
         let store = RedisStore::open(&server.url(), options.clone())
             .await
             .unwrap();
@@ -119,7 +132,7 @@ impl Subject {
         }
     }
 
-    pub(crate) fn server(&mut self) -> &mut Server {
+    pub(crate) fn server(&mut self) -> &mut Redis {
         match &mut self.backend {
             Backend::Redis(server) => server,
             _ => panic!("it has no server of its own"),

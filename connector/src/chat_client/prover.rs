@@ -1,124 +1,51 @@
-//! Which chats are used: those whose publications this connector hears, and finds in its own log.
+//! Decides which chats are used: those whose publications this connector hears, and finds in its own log.
 //!
-//! Each endpoint is asked again and again to publish a probe ([`channel_store::probe`]). As long as it has not been seen
-//! that it writes where this connector listens, nothing is sent to it: it would say ok, and nobody here would get anything.
-//! A chat that is not answered by its store, or slowly, stays as it was. A chat whose store refuses to publish is used if no
-//! other one is better, because its refusals say why; but this connector is not ready then.
+//! Each endpoint is asked again and again to publish a probe ([`channel_store::probe`]). Until a chat is seen to write
+//! where this connector listens, nothing is sent to it. Otherwise it would answer ok, and nobody here would get the
+//! message. If a chat's store does not answer, or slowly, nothing changes. A chat whose store refuses to publish is
+//! used if no other one is better, because its refusals tell the reason. But this connector is not ready then.
 
-use super::Chat;
-use super::endpoint::{Endpoint, words};
-use super::{CALL, TRY};
-use channel_store::probe::{
-    Finding, Findings, Met, PROBE_AGAIN, PROBE_PAUSE, ProbeFeed, ProbePoint, several,
-};
+use super::call::{CALL, TRY, words};
+use super::chat::Chat;
+use super::endpoint::Endpoint;
+use super::proof::{Prover, length};
+use channel_store::probe::{Finding, Findings, Met, PROBE_AGAIN, PROBE_PAUSE, ProbePoint};
 use channel_store::{Epoch, Position};
 use futures_util::future::join_all;
-use parking_lot::Mutex;
 use proto::connector::v1::probe_result::Outcome;
 use proto::connector::v1::{ProbeRequest, ProbeResult, Settings};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 use tonic::Code;
 
-/// The first pause before a chat that could not be judged is asked again; it doubles up to [`PROBE_AGAIN`].
+/// The first pause before a chat that told nothing is asked again. It doubles up to [`PROBE_AGAIN`].
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// So many chats are asked in a [`PROBE_PAUSE`]; with more of them each is asked less often.
+/// Up to this many chats, each is asked once in a [`PROBE_PAUSE`]. With more of them each is asked less often.
 const AT_ONCE: usize = 4;
-/// So many findings in a row judge a chat. The first alone may have met a flush or a failover.
+/// A chat is wrong after this many findings in a row. A single one may have met a flush or a failover.
 const JUDGED: u32 = 2;
-/// So many in a row, and a chat whose store refuses gives way to one whose store does not: by then all have been asked.
+/// After this many refusals in a row, a chat gives way to one whose store takes publications. By then all chats were
+/// asked.
 const GIVES_WAY: u32 = 4;
-
-/// Settings of this connector that chats must not contradict.
-#[derive(Debug, Clone)]
-pub struct OwnSettings {
-    /// `--lease`.
-    pub lease: Duration,
-    /// `--touch`.
-    pub touch: Duration,
-    /// `--message-limit`.
-    pub message_limit: u64,
-    /// `--ready-slots`.
-    pub ready_slots: f64,
-}
-
-/// What endpoints are proven by.
-pub(super) struct Prover {
-    pub(super) feed: Arc<dyn ProbeFeed>,
-    pub(super) own: OwnSettings,
-}
-
-/// What is known of one endpoint's store.
-#[derive(Default)]
-pub(super) struct Proof {
-    /// It takes publications, for enough of its slots.
-    works: AtomicBool,
-    /// What its store refuses, in words.
-    refused: Mutex<Option<String>>,
-    settings: Mutex<Option<Settings>>,
-}
-
-impl Proof {
-    pub(super) fn works(&self) -> bool {
-        self.works.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn refused(&self) -> Option<String> {
-        self.refused.lock().clone()
-    }
-
-    /// Replicas that it waits for, if it has told.
-    pub(super) fn ack_replicas(&self) -> Option<u32> {
-        self.settings.lock().as_ref().map(|it| it.ack_replicas)
-    }
-
-    /// What of its settings does not go with those of this connector, though it can be used.
-    pub(super) fn notes(&self, own: &OwnSettings) -> Vec<String> {
-        let settings = self.settings.lock();
-        let Some(settings) = settings.as_ref() else {
-            return Vec::new();
-        };
-        let mut notes = Vec::new();
-        let life = length(settings.log_life);
-        let touch = own.touch;
-        if !life.is_zero() && touch.saturating_mul(3) > life {
-            notes.push(format!(
-                "its logs live for {life:?}, and --touch {touch:?} is more than a third of that"
-            ));
-        }
-        if settings.message_limit > 0 && own.message_limit > settings.message_limit {
-            notes.push(format!(
-                "its --message-limit is {}, that of this connector {}",
-                settings.message_limit, own.message_limit
-            ));
-        }
-        notes
-    }
-}
-
-/// A length of time that a chat tells. Zero if it tells none.
-fn length(told: Option<prost_types::Duration>) -> Duration {
-    told.and_then(|it| it.try_into().ok()).unwrap_or_default()
-}
 
 /// What one probe has shown of an endpoint.
 enum Round {
-    /// Nothing, for this reason.
+    /// It has shown nothing, for this reason.
     Nothing(String),
-    /// It writes elsewhere, or can't be used for another reason.
+    /// The chat writes elsewhere, or can't be used for another reason.
     Wrong(String),
-    /// It writes where this connector listens; or would, if its store let it.
+    /// The chat writes where this connector listens, or would do so if its store let it.
     Same,
 }
 
-/// Proves an endpoint again and again, as long as it is one.
+/// Proves an endpoint again and again, until it is retired.
 pub(super) async fn keep_proving(endpoint: Arc<Endpoint>, prover: Arc<Prover>, chat: Weak<Chat>) {
     let mut findings = Findings::default();
     let (mut wrong, mut refused, mut pause) = (0_u32, 0_u32, FIRST_PAUSE);
     let mut told: Option<String> = None;
-    while !endpoint.lane.is_retired() {
+    while !endpoint.line.is_retired() {
         let round = prover.ask(&endpoint, &mut findings).await;
         let Some(chat) = chat.upgrade() else { return };
         let works = findings.work_for(prover.own.ready_slots);
@@ -132,7 +59,7 @@ pub(super) async fn keep_proving(endpoint: Arc<Endpoint>, prover: Arc<Prover>, c
         };
         match round {
             Round::Nothing(trouble) => {
-                if !endpoint.lane.is_trusted() && wrong < JUDGED {
+                if !endpoint.line.is_trusted() && wrong < JUDGED {
                     endpoint.note_trouble(Some(trouble));
                 }
             }
@@ -156,13 +83,13 @@ pub(super) async fn keep_proving(endpoint: Arc<Endpoint>, prover: Arc<Prover>, c
                 if told.take().is_some() {
                     tracing::info!(endpoint = endpoint.name, "this chat is used again");
                 }
-                endpoint.lane.trust();
+                endpoint.line.trust();
             }
         }
         chat.note_availability();
         let chats = chat.endpoints.read().len();
         drop(chat);
-        let is_well = wrong == 0 && endpoint.lane.is_trusted() && !findings.are_pressing();
+        let is_well = wrong == 0 && endpoint.line.is_trusted() && !findings.are_pressing();
         let wait = if is_well {
             pause = FIRST_PAUSE;
             let turns = u32::try_from(chats.div_ceil(AT_ONCE)).unwrap_or(u32::MAX);
@@ -170,16 +97,16 @@ pub(super) async fn keep_proving(endpoint: Arc<Endpoint>, prover: Arc<Prover>, c
         } else {
             let wait = pause;
             pause = PROBE_AGAIN.min(pause * 2);
-            if endpoint.lane.is_trusted() {
+            if endpoint.line.is_trusted() {
                 PROBE_AGAIN
             } else {
                 wait
             }
         };
-        // Not in step with other connectors.
+        // Random, so that connectors do not ask at the same moment.
         tokio::select! {
             () = sleep(wait.mul_f64(0.9 + fastrand::f64() / 10.0)) => {}
-            () = endpoint.lane.doubted() => {}
+            () = endpoint.line.doubted() => {}
         }
     }
 }
@@ -266,7 +193,7 @@ impl Prover {
         }
     }
 
-    /// How the place where a chat writes differs from the one where this connector listens, as far as names tell.
+    /// How the place where a chat writes differs from the one where this connector listens, if their names show it.
     fn difference(
         &self,
         point: &ProbePoint,
@@ -298,7 +225,7 @@ impl Prover {
     }
 }
 
-/// What became of a probe at one server.
+/// What has become of a probe at one server.
 enum Found {
     Good,
     Missed { heard: bool },
@@ -316,27 +243,5 @@ impl Found {
             Self::Refused(words) => words.clone(),
             Self::Good | Self::Unknown => String::new(),
         }
-    }
-}
-
-impl Chat {
-    /// True if another endpoint is up whose store takes publications.
-    fn works_without(&self, endpoint: &Arc<Endpoint>) -> bool {
-        let endpoints = self.endpoints.read();
-        let others = endpoints.iter().filter(|it| !Arc::ptr_eq(it, endpoint));
-        others
-            .into_iter()
-            .any(|other| other.lane.is_open() && other.proof.works())
-    }
-
-    /// Why no chat that is up takes publications, or what is refused although others are taken; `None`: nothing is.
-    #[must_use]
-    pub fn refusals(&self) -> Option<String> {
-        let endpoints = self.endpoints.read().clone();
-        let refusals = endpoints.iter().filter_map(|endpoint| {
-            let words = endpoint.proof.refused()?;
-            Some(format!("{}: {words}", endpoint.name))
-        });
-        several(refusals)
     }
 }

@@ -1,8 +1,8 @@
 //! The local members of one channel, and what is pending for their sockets.
 //!
-//! A publication is encoded once for each wire format that somebody here has; a flush gives the same bytes to all of
-//! them. A member that is told where it stands outlives the loss of its position; any other is disconnected, with a
-//! reason to reconnect.
+//! A publication is encoded once for each wire format that a member here uses, and a flush gives the same bytes to all
+//! members with that format. When the log loses a position, a member whose format tells positions is told the new one.
+//! Any other member is disconnected, with a reason to reconnect.
 
 use super::counters::HubMetrics;
 use super::ring::Ring;
@@ -15,11 +15,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use wire::{Disconnect, Moved, WireFormat};
 
-/// A buffer that grows beyond this is flushed at once; one that did so often does not keep its memory.
+/// Pending bytes beyond this are flushed at once.
 const BATCH: usize = 64 << 10;
+/// A buffer with a larger capacity is freed after a flush. Otherwise each channel would keep the memory of its busiest
+/// moment.
 const KEPT_BUFFER: usize = 4 << 10;
 
-/// A connection, and the form in which it wants this channel.
+/// A connection, and the wire format in which it wants this channel.
 #[derive(Clone)]
 pub(super) struct Receiver {
     pub(super) connection: Arc<Connection>,
@@ -27,7 +29,7 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    /// Moves it to a position, of which it is told or for which it is closed; true if it goes on from there.
+    /// Tells the member its new position, or closes it if its format does not tell positions. True: it is still there.
     pub(super) fn tell(&self, channel: &ChannelName, position: &Position, moved: Moved) -> bool {
         if !self.format.tells_positions() {
             self.connection.close(Disconnect::PositionsLost);
@@ -41,40 +43,40 @@ impl Receiver {
 }
 
 enum Slot {
-    /// Registered; its join is under way, or it is being brought up to date.
+    /// Registered. The join is under way, or the member is being brought up to date.
     Attached(Receiver),
-    /// Begins after this position, which has not been reached yet.
+    /// The member begins after this position, which the hub has not reached yet.
     Waiting(Receiver, Position),
-    /// Its crowd, and its key there.
+    /// The index of the member's encoding group, and the key in that group.
     Live(usize, usize),
 }
 
-/// What an append did to the buffers.
+/// What the caller of [`Audience::append`] has to do next.
 pub(super) struct Appended {
-    /// Something is pending now, and nothing was before: a flush is to be ordered.
+    /// The first bytes are pending: order a flush.
     pub(super) first: bool,
-    /// There is so much that it should be flushed at once.
+    /// So many bytes are pending that they should be flushed at once.
     pub(super) full: bool,
 }
 
-/// Those who have begun and want one form, in which everything is encoded once.
+/// The live members that use one wire format. Everything is encoded once for all of them.
 struct EncodingGroup {
     format: WireFormat,
     live: Slab<Arc<Connection>>,
     pending: Vec<u8>,
-    /// What is in there and not for all.
+    /// The pending publications that some members must not get.
     exclusions: Vec<Exclusion>,
 }
 
-/// A publication that its sender's own sockets skip.
+/// A publication that is not sent to the user who published it.
 struct Exclusion {
     publication: Publication,
-    /// Where it stands among the pending bytes.
+    /// Its place among the pending bytes.
     bytes: Range<usize>,
 }
 
 impl EncodingGroup {
-    /// Appends publications that follow each other, from a position in this epoch on.
+    /// Appends publications that follow each other. Before the first one, the members are in this epoch.
     fn append<'a>(
         &mut self,
         channel: &ChannelName,
@@ -98,7 +100,7 @@ impl EncodingGroup {
         }
     }
 
-    /// What is pending, as it is for this user; `None`: as for all.
+    /// The pending bytes for this user, if they differ from those for everybody else.
     fn pending_for(&self, channel: &ChannelName, user: Option<&str>) -> Option<Vec<u8>> {
         let user = user?;
         let is_own = |it: &&Exclusion| it.publication.payload.excluded() == Some(user);
@@ -115,7 +117,7 @@ impl EncodingGroup {
         Some(frames)
     }
 
-    /// Hands everything pending to the sockets.
+    /// Hands all pending bytes to the connections.
     fn flush(&mut self, channel: &ChannelName) {
         let mut shared: Option<Bytes> = None;
         for (_, connection) in &self.live {
@@ -144,9 +146,9 @@ impl EncodingGroup {
 pub(super) struct Audience {
     slots: Slab<Slot>,
     waiting: usize,
-    /// One for each form that somebody has had here: there are few.
+    /// One group for each format that a member has had here. There are few formats.
     groups: Vec<EncodingGroup>,
-    /// The position before the first pending publication, while some are.
+    /// The position before the first pending publication; `None` while nothing is pending.
     flushed: Option<Position>,
     metrics: HubMetrics,
 }
@@ -176,7 +178,8 @@ impl Audience {
                 let group = &mut self.groups[group];
                 group.live.try_remove(key);
                 if group.live.is_empty() {
-                    // From here on nothing is appended: what is there would have a hole when the next one comes.
+                    // Without a live member nothing is appended. If these bytes stayed, they would have a hole before
+                    // the next publication.
                     group.clear();
                 }
             }
@@ -185,7 +188,7 @@ impl Audience {
         }
     }
 
-    /// The member that has not begun yet and has this connection.
+    /// The receiver of this member, if it has not begun yet and still has this connection.
     fn attached(&self, member: usize, connection: &Arc<Connection>) -> Option<Receiver> {
         match self.slots.get(member) {
             Some(Slot::Attached(receiver)) if Arc::ptr_eq(&receiver.connection, connection) => {
@@ -195,7 +198,8 @@ impl Audience {
         }
     }
 
-    /// Lets a member begin right after `start`, where the hub stands at `position`. `false`: the ring does not have it.
+    /// Lets a member begin right after `start`, while the hub stands at `position`. `false`: the ring does not hold
+    /// `start`.
     pub(super) fn begin(
         &mut self,
         channel: &ChannelName,
@@ -217,11 +221,11 @@ impl Audience {
         let mut frames = Vec::new();
         let (format, user) = (receiver.format, receiver.connection.user());
         match self.flushed.clone() {
-            // Everything pending is new to it, and comes with the others' flush.
+            // The member lacks everything that is pending, so it gets that with the flush for all.
             Some(flushed) if ring.after(&flushed).is_some() && start.offset <= flushed.offset => {
                 let missed = missed.take_while(|p| p.position.offset <= flushed.offset);
                 wire::run(format, channel, user, &start.epoch, missed, &mut frames);
-                // Nothing is pending in a format that nobody had.
+                // Nothing is pending in a format without live members, so it is encoded now.
                 let group = self.group(format);
                 let group = &mut self.groups[group];
                 if group.live.is_empty() {
@@ -249,7 +253,7 @@ impl Audience {
         }
     }
 
-    /// Adds the publication that follows `own`, for all that are live.
+    /// Appends the publication that follows `own`, for all live members.
     pub(super) fn append(
         &mut self,
         channel: &ChannelName,
@@ -282,15 +286,15 @@ impl Audience {
         Appended { first, full }
     }
 
-    /// The hub stands here now. Who waits for that begins: the next one may be of another epoch, and would not know
-    /// them any more.
+    /// The hub stands at `position` now. Members that wait for it begin at once: the next publication may be of another
+    /// epoch, and then their position would no longer be found.
     pub(super) fn reached(&mut self, channel: &ChannelName, position: &Position) {
         if self.waiting > 0 {
             self.wake(channel, |start| start == position);
         }
     }
 
-    /// Hands everything pending to the sockets of all live members.
+    /// Hands all pending bytes to the connections of all live members.
     pub(super) fn flush(&mut self, channel: &ChannelName) {
         self.flushed = None;
         for group in &mut self.groups {
@@ -301,7 +305,7 @@ impl Audience {
         }
     }
 
-    /// Moves everybody who has begun to a position that the log goes on from.
+    /// Moves all live members to a position from which the log goes on.
     pub(super) fn tell(&mut self, channel: &ChannelName, position: &Position, moved: Moved) {
         self.flush(channel);
         for EncodingGroup { format, live, .. } in &self.groups {
@@ -314,7 +318,8 @@ impl Audience {
                 self.metrics.lost(moved);
             }
         }
-        // What somebody waits for may still come: that shows when the hub gets there.
+        // A member that waits for a later position keeps waiting: only when the hub gets there is it known whether that
+        // position exists.
         self.move_waiting(channel, position, |start| {
             let is_same = start.epoch == position.epoch;
             match start.offset.cmp(&position.offset) {
@@ -327,7 +332,8 @@ impl Audience {
         self.reached(channel, position);
     }
 
-    /// Moves those who wait for what is not in this log, now that `next` follows `own`: it would never come.
+    /// Moves the members that wait for a position which is not in this log. `next` follows `own`, so they would wait
+    /// for ever.
     fn pass_over(&mut self, channel: &ChannelName, own: &Position, next: &Position) {
         self.move_waiting(channel, own, |start| {
             if start.epoch == next.epoch {
@@ -361,7 +367,7 @@ impl Audience {
         }
     }
 
-    /// Those who are due get what comes from now on, and nothing that is pending.
+    /// Members for which `is_due` is true begin now. They get nothing that is pending.
     fn wake(&mut self, channel: &ChannelName, is_due: impl Fn(&Position) -> bool) {
         for (member, receiver, ()) in self.waiting_for(|start| is_due(start).then_some(())) {
             self.flush(channel);
@@ -384,7 +390,7 @@ impl Audience {
         self.slots[member] = Slot::Live(group, key);
     }
 
-    /// The index of the crowd that wants this form.
+    /// The index of the encoding group for this format.
     fn group(&mut self, format: WireFormat) -> usize {
         let known = self.groups.iter().position(|it| it.format == format);
         known.unwrap_or_else(|| {

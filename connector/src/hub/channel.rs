@@ -1,7 +1,7 @@
-//! One channel on this connector: where it stands in the log, and the local members it is delivered to.
+//! One channel on this connector: the hub's position in its log, and the local members.
 //!
-//! A [`Follower`] keeps the channel contiguous. What it delivers goes to the members, and into the ring from which members
-//! begin that come back within moments.
+//! A [`Follower`] keeps the channel contiguous. What it delivers goes to the members and into the ring. Members that
+//! come back within moments begin from the ring.
 
 use super::audience::{Audience, Receiver};
 use super::counters::HubMetrics;
@@ -23,13 +23,13 @@ use wire::Moved;
 pub(super) struct LocalChannel {
     name: ChannelName,
     flusher: Arc<Flusher>,
-    /// Told when an epoch begins: who was a member in the last one may be none any more.
+    /// Told when an epoch begins: the store may have forgotten members of the last one.
     suspects: Arc<Suspects>,
     metrics: HubMetrics,
     state: Mutex<State>,
     /// Notified when the position is known.
     located: Notify,
-    /// What members read for themselves.
+    /// Reads of the log for single members.
     pub(super) reads: SharedReads,
 }
 
@@ -39,7 +39,7 @@ struct State {
     audience: Audience,
 }
 
-/// Takes what the follower delivers.
+/// Passes on what the follower delivers.
 struct Members<'a> {
     channel: &'a Arc<LocalChannel>,
     ring: &'a mut Option<Ring>,
@@ -122,12 +122,12 @@ impl LocalChannel {
         &self.name
     }
 
-    /// Registers a member that gets nothing yet.
+    /// Registers a member. It gets nothing yet.
     pub(super) fn attach(&self, receiver: Receiver) -> usize {
         self.state.lock().audience.attach(receiver)
     }
 
-    /// Takes a member out. True: it was the last one, and the channel is followed no longer.
+    /// Removes a member. True: it was the last one, so the channel is no longer followed.
     pub(super) fn detach(&self, member: usize) -> bool {
         let mut state = self.state.lock();
         state.audience.detach(member);
@@ -138,12 +138,12 @@ impl LocalChannel {
         is_last
     }
 
-    /// Returns when the feed is confirmed and the end of the log known.
+    /// Returns when the subscription is confirmed and the end of the log is known.
     pub(super) async fn wait_until_located(&self) {
         loop {
             let located = self.located.notified();
             tokio::pin!(located);
-            // Registered before the look, so that no notification falls in between.
+            // Enabled before the state is checked. Otherwise a notification in between would be missed.
             located.as_mut().enable();
             if self.state.lock().follower.position().is_some() {
                 return;
@@ -152,7 +152,7 @@ impl LocalChannel {
         }
     }
 
-    /// Calls the follower with those to whom it delivers.
+    /// Calls the follower, which delivers to the ring and the members.
     fn follow<T>(self: &Arc<Self>, call: impl FnOnce(&mut Follower, &mut Members<'_>) -> T) -> T {
         let mut state = self.state.lock();
         let State {
@@ -168,12 +168,12 @@ impl LocalChannel {
         call(follower, &mut members)
     }
 
-    /// As [`Follower::subscribed`].
+    /// See [`Follower::subscribed`].
     pub(super) fn subscribed(&self, connection: &FeedConnection) -> Confirmed {
         self.state.lock().follower.subscribed(connection)
     }
 
-    /// As [`Follower::publications`].
+    /// See [`Follower::publications`].
     pub(super) fn publications(
         self: &Arc<Self>,
         connection: u64,
@@ -182,32 +182,33 @@ impl LocalChannel {
         self.follow(|follower, members| follower.publications(connection, run, members))
     }
 
-    /// As [`Follower::since`].
+    /// See [`Follower::since`].
     pub(super) fn since(&self) -> Option<Since> {
         self.state.lock().follower.since()
     }
 
-    /// As [`Follower::read`].
+    /// See [`Follower::read`].
     pub(super) fn read(self: &Arc<Self>, page: LogPage) -> Next {
         self.follow(|follower, members| follower.read(page, members))
     }
 
-    /// As [`Follower::compared`].
+    /// See [`Follower::compared`].
     pub(super) fn compared(self: &Arc<Self>, head: Option<Head>) -> Next {
         self.follow(|follower, members| follower.compared(head, members))
     }
 
-    /// As [`Follower::touched`].
+    /// See [`Follower::touched`].
     pub(super) fn touched(self: &Arc<Self>, head: Option<&Head>) -> bool {
         self.follow(|follower, members| follower.touched(head, members))
     }
 
-    /// As [`Follower::doubt`].
+    /// See [`Follower::doubt`].
     pub(super) fn doubt(self: &Arc<Self>) -> bool {
         self.follow(|follower, members| follower.doubt(members))
     }
 
-    /// True if the last deliveries tell that a position stands in the log that ends at `end`: they are of its epoch.
+    /// True if the ring proves that `position` is in the log that ends at `end`. The hub must be in the epoch of `end`:
+    /// otherwise it has not noticed yet that the log has changed.
     pub(super) fn knows(&self, position: &Position, end: &Position) -> bool {
         let state = self.state.lock();
         let is_same = |own: &Position| own.epoch == end.epoch;
@@ -215,8 +216,8 @@ impl LocalChannel {
             && (state.ring.as_ref()).is_some_and(|ring| ring.after(position).is_some())
     }
 
-    /// Lets a member begin right after a position. `false`: neither the hub's position nor its ring has it; read from
-    /// there and come again.
+    /// Lets a member begin right after a position. `false`: neither the hub's position nor its ring has it. The caller
+    /// reads a page of the log from there and tries again.
     pub(super) fn start(
         &self,
         member: usize,
@@ -242,8 +243,8 @@ impl LocalChannel {
             .begin(&self.name, member, start, position, ring)
     }
 
-    /// Lets a member begin after a position that the log ends with, when the hub reaches it. `false`: the hub has
-    /// gone beyond it meanwhile, and the member would miss what is in between.
+    /// Lets a member begin when the hub reaches `start`, where the log ended. `false`: the hub has passed `start`
+    /// meanwhile, and the member would miss what is in between.
     pub(super) fn wait_for(
         &self,
         member: usize,

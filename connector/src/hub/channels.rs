@@ -11,10 +11,11 @@ use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// A channel is followed from its first local member to its last.
+/// The followed channels. A channel is followed from its first local member to its last.
 pub(super) struct Channels {
     by_name: RwLock<HashMap<ChannelName, Arc<LocalChannel>>>,
-    /// Held from a decision to follow or not to follow a channel until the feed knows it; the sink never takes it.
+    /// Held from the decision to follow a channel, or to stop following it, until the feed knows. The feed's sink never
+    /// takes it.
     deciding: Mutex<()>,
     pub(super) reader: Arc<Reader>,
     pub(super) suspects: Arc<Suspects>,
@@ -23,7 +24,6 @@ pub(super) struct Channels {
 }
 
 impl Channels {
-    /// None yet.
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
             by_name: RwLock::default(),
@@ -35,7 +35,8 @@ impl Channels {
         })
     }
 
-    /// Registers a member that gets nothing yet. Answers its channel, which is followed from now on, and its key there.
+    /// Registers a member, which gets nothing yet. Returns its channel, which is followed from now on, and its key
+    /// there.
     pub(super) fn attach(
         &self,
         name: &ChannelName,
@@ -64,7 +65,7 @@ impl Channels {
         (channel, key)
     }
 
-    /// A member is gone. The last one of a channel ends the following.
+    /// Removes a member. After the last one, the channel is no longer followed.
     pub(super) fn detach(&self, channel: &LocalChannel, key: usize) {
         let _deciding = self.deciding.lock();
         if channel.detach(key) {
@@ -79,7 +80,7 @@ impl Channels {
         self.by_name.read().get(name).cloned()
     }
 
-    /// Sorted by name: so each has about the same time from one touch to the next.
+    /// All channels, sorted by name. So about the same time passes for each of them from one touch to the next.
     pub(super) fn all(&self) -> Vec<Arc<LocalChannel>> {
         let mut channels: Vec<_> = self.by_name.read().values().cloned().collect();
         channels.sort_unstable_by(|one, other| one.name().cmp(other.name()));

@@ -1,10 +1,10 @@
-//! What the hub counts.
+//! The hub's counters.
 
 use crate::metering::{CHANNEL_WRITES, ENCODINGS, FEED_GAPS, FEED_REPAIRED, POSITIONS_LOST};
 use metrics::{Counter, counter};
 use wire::Moved;
 
-/// What the hub counts.
+/// The hub's counters.
 #[derive(Clone)]
 pub(super) struct HubMetrics {
     pub(super) encodings: Counter,
@@ -30,7 +30,7 @@ impl HubMetrics {
         }
     }
 
-    /// A member's position is lost.
+    /// Counts a member whose position is lost.
     pub(super) fn lost(&self, moved: Moved) {
         match moved {
             Moved::NewEpoch => {}

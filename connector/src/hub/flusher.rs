@@ -1,8 +1,8 @@
-//! Writes what channels have pending, one channel after the other.
+//! Writes the pending bytes of channels, one channel after the other.
 //!
-//! The first publication since the last flush wakes the flusher; before it writes it lets everything else that is ready
-//! run, as long as that brings more publications, so that they leave in the same write: one write costs the same whatever
-//! its size.
+//! The first publication since the last flush wakes the flusher. Before it writes, it yields to all other tasks that
+//! are ready, and again as long as that brings more publications. So they leave in one write, which costs the same
+//! whatever its size.
 
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use tokio::sync::Notify;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
-/// The longest that the first of what is pending waits for more.
+/// The longest time for which the first pending publication waits for more.
 const PATIENCE: Duration = Duration::from_millis(1);
-/// Flushes between two looks at everything else that waits.
+/// After this many flushes the flusher yields, so that other tasks do not wait for all channels.
 const CHANNELS_AT_ONCE: usize = 32;
 
-/// Something with bytes that wait for sockets.
+/// A holder of bytes that wait for sockets.
 pub(super) trait Pending: Send + Sync {
-    /// Hands them to the sockets.
+    /// Hands the bytes to the sockets.
     fn flush(&self);
 }
 
@@ -27,7 +27,7 @@ pub(super) trait Pending: Send + Sync {
 pub(super) struct Flusher {
     dirty: Mutex<Vec<Arc<dyn Pending>>>,
     wake: Notify,
-    /// Publications that were appended anywhere.
+    /// The number of publications that were appended, in all channels.
     arrivals: AtomicU64,
 }
 
@@ -40,7 +40,7 @@ impl Flusher {
         }
     }
 
-    /// A publication was appended somewhere.
+    /// A publication was appended in some channel.
     pub(super) fn note_arrival(&self) {
         self.arrivals.fetch_add(1, Ordering::Relaxed);
     }
@@ -59,7 +59,7 @@ impl Flusher {
         }
     }
 
-    /// As long as each round of everything else brings more.
+    /// Yields to the other tasks, again and again, until a round brings no more publications.
     async fn let_more_arrive(&self) {
         let end = Instant::now() + PATIENCE;
         loop {

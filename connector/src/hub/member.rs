@@ -1,4 +1,4 @@
-//! A connection's place in a channel: how it begins, and how it is brought up to date.
+//! One connection in one channel: how it begins, and how it is brought up to date.
 
 use super::audience::Receiver;
 use super::channel::LocalChannel;
@@ -10,22 +10,22 @@ use std::sync::Arc;
 use tokio_util::task::AbortOnDropHandle;
 use wire::Moved;
 
-/// A connection's place in a channel; dropped, it is gone.
+/// One connection in one channel. Dropping it takes the connection out of the channel.
 pub struct Member {
     channels: Arc<Channels>,
     channel: Arc<LocalChannel>,
     receiver: Receiver,
     key: usize,
-    /// Brings it to where the hub stands, if it could not begin there at once.
+    /// The task that brings the member to the hub's position, if it could not begin there at once.
     catching_up: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
-/// How the position that a client comes back with stands towards the log.
+/// The answer to the position with which a client comes back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resume {
-    /// From where it is given what follows.
+    /// What follows this position is given to the member.
     pub start: Position,
-    /// Why that is not what it said; `None`: nothing is missing in between.
+    /// Why `start` is not the position that the client told. `None`: it is the same, and nothing is missing.
     pub lost: Option<Moved>,
 }
 
@@ -45,13 +45,15 @@ impl Member {
         }
     }
 
-    /// Returns when the channel is followed: what is published from now on will be delivered, so the session may join.
+    /// Returns when the channel is followed. Everything that is published from now on will be delivered, so the session
+    /// may join.
     pub async fn followed(&self) {
         self.channel.wait_until_located().await;
     }
 
-    /// Judges a client's position: by the hub's last deliveries, which costs nothing, or by the log. `end` is where the
-    /// client's join has found the log: if that is of another epoch, the hub may not have noticed yet what is lost.
+    /// Finds out whether the log goes on at a client's position: from the ring, which costs nothing, or else from the
+    /// log. `end` is the end of the log that the client's join found. If it is of another epoch than the hub, the hub
+    /// has not noticed the change yet, so the ring proves nothing.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -72,13 +74,13 @@ impl Member {
         })
     }
 
-    /// Tells the member that its position is another one; closes it if its format can't.
+    /// Tells the member its new position. Closes it if its format does not tell positions.
     pub fn tell(&self, position: &Position, moved: Moved) {
         self.receiver.tell(self.channel.name(), position, moved);
     }
 
-    /// Delivers what follows a position, in order and without a gap, and goes on from there for ever: at once, or, if
-    /// that must be read first, in the background. What is lost on the way the member is told.
+    /// From now on delivers everything that follows a position, in order and without a gap. If this must first be read
+    /// from the log, a task does so in the background. If something is lost on the way, the member is told.
     pub fn begin(&self, start: Position) {
         let connection = &self.receiver.connection;
         if self.channel.start(self.key, connection, &start) {
@@ -102,7 +104,7 @@ impl Drop for Member {
     }
 }
 
-/// One member on its way to where the hub stands.
+/// Brings one member to the hub's position.
 struct CatchUp {
     channels: Arc<Channels>,
     channel: Arc<LocalChannel>,
@@ -116,7 +118,7 @@ impl CatchUp {
         let reader: &Reader = &self.channels.reader;
         let mut backoff = BACKOFF;
         loop {
-            // What is given is queued only as far as the client reads.
+            // Waits for room, so that a client which does not read is not queued more pages.
             connection.room().await;
             if connection.closing().is_some() || self.channel.start(self.key, connection, &start) {
                 return;
@@ -140,7 +142,8 @@ impl CatchUp {
         }
     }
 
-    /// Gives the member a page, as far as there is room. The position that it has then; `None`: it is closed.
+    /// Gives the member as much of a page as fits. Returns the position that the member has then; `None`: it was
+    /// closed.
     fn give(&self, page: &LogPage) -> Option<Position> {
         let Receiver { connection, format } = &self.receiver;
         let name = self.channel.name();
@@ -174,8 +177,8 @@ impl CatchUp {
         Some(reached.clone())
     }
 
-    /// The log ends here, and yet the hub is not here: it reads, too, and this member waits for it. `false`: the hub
-    /// has gone on.
+    /// The member is at the end of the log, and the hub is elsewhere, so one of them is behind. The hub reads the log,
+    /// too, and the member waits for it. `false`: the hub has passed the member meanwhile.
     fn wait(&self, start: &Position) -> bool {
         let connection = &self.receiver.connection;
         let waits = self.channel.wait_for(self.key, connection, start);

@@ -1,8 +1,8 @@
-//! Fan-out on one connector: the only place that knows local sockets by channel.
+//! Fan-out on one connector. Only the hub knows which local sockets are in which channel.
 //!
-//! A channel is followed from its first local member to its last. The feed calls in; delivery never waits. What does
-//! wait, reading the log, happens in tasks: one at a time for each channel that is behind, one for each member that is
-//! brought up to date, and two that look after all channels.
+//! A channel is followed from its first local member to its last. The feed calls the hub, and delivery never waits.
+//! Reading the log does wait, so tasks do it: at most one for each channel that is behind, one for each member that is
+//! brought up to date, and two that watch all channels. `docs/design/log.md` explains the rules.
 
 mod audience;
 mod channel;
@@ -31,10 +31,10 @@ use tokio_util::task::AbortOnDropHandle;
 use watch::Unconfirmed;
 use wire::WireFormat;
 
-/// How often a hub touches its channels, unless an operator knows better.
+/// How often a hub touches its channels, unless the configuration says otherwise.
 pub const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Fans out to the local members of all channels.
+/// Delivers to the local members of all channels.
 pub struct Hub {
     channels: Arc<Channels>,
     unconfirmed: Arc<Unconfirmed>,
@@ -44,10 +44,10 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// An empty hub. Give it as the sink to a feed, and then the feed to [`Hub::follow`].
+    /// An empty hub. Give it to a feed as the sink, and then give the feed to [`Hub::follow`].
     ///
-    /// Every `touch_interval` it compares each channel with the end of its log, and keeps its keys from expiring: so at
-    /// most a third of the shortest life that a log has.
+    /// Every `touch_interval` it compares each channel with the end of its log, and postpones the expiry of the
+    /// channel's keys. So the interval should be at most a third of the shortest life of a log.
     #[must_use]
     pub fn new(touch_interval: Duration) -> Arc<Self> {
         let channels = Channels::new();
@@ -67,7 +67,7 @@ impl Hub {
         Arc::clone(&self.channels.suspects)
     }
 
-    /// Where publications come from. Once, before the first member.
+    /// Sets the feed that brings publications. To be called once, before the first member.
     pub fn follow(&self, feed: Arc<dyn ChannelFeed>) {
         let reader = &self.channels.reader;
         if !reader.follow(feed) {
@@ -79,7 +79,7 @@ impl Hub {
         let _ = self.watching.set(watching.map(AbortOnDropHandle::new));
     }
 
-    /// Registers a connection with a channel, in a form of its protocol. It gets nothing before [`Member::begin`].
+    /// Registers a connection with a channel, and its wire format there. It gets nothing before [`Member::begin`].
     pub fn attach(
         &self,
         name: &ChannelName,
@@ -104,7 +104,7 @@ impl FeedSink for Hub {
             Confirmed::Nothing => {}
             Confirmed::Read => self.channels.reader.start(channel),
             Confirmed::Compare => {
-                // Perhaps by another server, which was behind.
+                // The subscription may have moved to a server that was behind and has lost members.
                 self.channels.suspects.add(Place::Channel(name.clone()));
                 self.unconfirmed.add(channel);
             }

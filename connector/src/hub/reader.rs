@@ -7,19 +7,19 @@ use runtime::Backoff;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// Publications in one answer.
+/// The most publications in one answer.
 pub(super) const PAGE: usize = 100;
 /// Pauses between tries to read a log that does not answer.
 pub(super) const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
 
-/// Reads logs by the feed, which bounds how many reads are under way, and their bytes.
+/// Reads logs through the feed. The feed bounds how many reads run at once, and their bytes.
 #[derive(Default)]
 pub(super) struct Reader {
     feed: OnceLock<Arc<dyn ChannelFeed>>,
 }
 
 impl Reader {
-    /// Where to read; false if that was said before.
+    /// Sets the feed to read from. False: it was set before.
     pub(super) fn follow(&self, feed: Arc<dyn ChannelFeed>) -> bool {
         self.feed.set(feed).is_ok()
     }
@@ -28,7 +28,7 @@ impl Reader {
         self.feed.get()
     }
 
-    /// Reads in the background until the channel is live again, or nobody is there any more.
+    /// Reads in the background until the channel is live again, or has no members any more.
     pub(super) fn start(self: &Arc<Self>, channel: Arc<LocalChannel>) {
         tokio::spawn(Arc::clone(self).repair(channel));
     }
@@ -50,7 +50,7 @@ impl Reader {
         }
     }
 
-    /// At most `limit` publications after a position, in one answer for all members that ask for it now.
+    /// At most `limit` publications after a position. Members that ask for the same at the same time share one answer.
     pub(super) async fn read_for_member(
         &self,
         channel: &LocalChannel,
@@ -76,8 +76,8 @@ impl Reader {
         if !page.position.epoch.as_str().is_empty() {
             return Ok(page);
         }
-        // The channel has lost its life while it is followed. It gets one now, as it does when it is followed first: the
-        // position that members are told must have a name, or a life that comes and goes unseen would not be noticed.
+        // The channel's data has expired or was lost while it is followed. Reading its end gives it an empty epoch, as
+        // when it is first followed. Without a named epoch, a life that begins and ends unseen would not be noticed.
         feed.read(channel.name(), &Since::Head, 0).await?;
         feed.read(channel.name(), since, limit).await
     }

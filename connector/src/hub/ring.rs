@@ -1,13 +1,14 @@
-//! The last deliveries of a channel, so that who joins or comes back within moments costs the store nothing.
+//! The last deliveries of a channel. A member that joins or comes back within moments begins from them, without a read
+//! of the store.
 
 use channel_store::{Position, Publication};
 use std::collections::VecDeque;
 
-/// Bounds: publications and bytes of one channel.
+/// The bounds of a ring: publications, and bytes.
 const ENTRIES: usize = 512;
 const BYTES: usize = 128 << 10;
 
-/// A run of one log without a gap: `floor`, then the entries.
+/// A run of one log without a gap. The entries follow `floor`.
 pub(super) struct Ring {
     /// The position right before the first entry.
     floor: Position,
@@ -36,13 +37,13 @@ impl Ring {
         }
     }
 
-    /// What follows a position, if the ring knows that position: as one of its own, or as the one before a publication
-    /// of the same epoch (a join answers with its own onJoin's position, and the member starts right before it).
+    /// The publications after a position, if the ring knows that position. It knows the positions of its own entries,
+    /// and the one before each entry in the same epoch: a new member starts right before its own onJoin.
     pub(super) fn after(&self, position: &Position) -> Option<impl Iterator<Item = &Publication>> {
         let start = if *position == self.floor {
             0
         } else {
-            // Offsets rise within the run.
+            // Offsets rise from entry to entry.
             let at = self
                 .entries
                 .partition_point(|entry| entry.position.offset <= position.offset);

@@ -1,4 +1,4 @@
-//! Members of one channel that ask the same of its log get one answer.
+//! Members of one channel that ask the same of its log share one answer.
 
 use channel_store::{LogPage, Position, StoreError};
 use parking_lot::Mutex;
@@ -7,17 +7,17 @@ use std::sync::{Arc, Weak};
 use tokio::sync::OnceCell;
 
 pub(super) type Answer = Result<Arc<LogPage>, StoreError>;
-/// A position, and how many publications after it.
+/// A position, and the number of publications after it.
 type Question = (Position, usize);
 
-/// What members of one channel ask of its log, each question once at a time.
+/// The reads of one channel for its members. Of equal reads only one is under way at a time.
 #[derive(Default)]
 pub(super) struct SharedReads {
     under_way: Mutex<HashMap<Question, Weak<OnceCell<Answer>>>>,
 }
 
 impl SharedReads {
-    /// Asks, or waits for the answer to the same question, which lives as long as somebody waits for it.
+    /// Asks, or waits for the answer to the same question. That answer is dropped when nobody waits for it any more.
     pub(super) async fn share(
         &self,
         question: Question,
@@ -32,7 +32,7 @@ impl SharedReads {
         if let Some(cell) = under_way.get(question).and_then(Weak::upgrade) {
             return cell;
         }
-        // Nobody waits for those any more.
+        // Nobody waits any more for the answers that are removed here.
         under_way.retain(|_, cell| cell.strong_count() > 0);
         let cell = Arc::default();
         under_way.insert(question.clone(), Arc::downgrade(&cell));

@@ -1,4 +1,4 @@
-//! Looking after all channels: cheaply after each new connection of the feed, and from time to time in any case.
+//! Watches all channels: with a cheap look after each new connection of the feed, and with a touch from time to time.
 
 use super::channel::LocalChannel;
 use super::channels::Channels;
@@ -13,10 +13,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-/// Channels in one question: what else wants the connection waits for it.
+/// Channels in one question. It is bounded because other commands on the same connection wait behind it.
 const AT_ONCE: usize = 500;
 
-/// Channels whose subscription was confirmed again: most likely, but not certainly, they missed nothing.
+/// Channels whose subscription was confirmed again. Most of them have missed nothing, but that is not certain.
 #[derive(Default)]
 pub(super) struct Unconfirmed {
     channels: Mutex<Vec<Arc<LocalChannel>>>,
@@ -36,8 +36,8 @@ impl Unconfirmed {
     }
 }
 
-/// Compares the ends of logs with where the hub stands, many at once, and reads only where they differ: a look costs a
-/// thirtieth of a read.
+/// Compares the ends of logs with the hub's positions, many at once, and starts a read where they differ. Such a look
+/// is much cheaper than a read.
 pub(super) async fn compare(reader: Arc<Reader>, unconfirmed: Arc<Unconfirmed>) {
     loop {
         let channels = unconfirmed.take();
@@ -54,7 +54,7 @@ pub(super) async fn compare(reader: Arc<Reader>, unconfirmed: Arc<Unconfirmed>) 
             };
             let mut heads = heads.into_iter();
             for channel in channels {
-                // Without an answer it is read, and that is tried until it works.
+                // If there is no answer, the log is read, and that is repeated until it works.
                 if !matches!(channel.compared(heads.next().flatten()), Next::Done) {
                     reader.start(channel);
                 }
@@ -64,8 +64,8 @@ pub(super) async fn compare(reader: Arc<Reader>, unconfirmed: Arc<Unconfirmed>) 
     }
 }
 
-/// Tells the store which channels are in use, and reads where the answer is not where the hub stands. So a quiet
-/// channel with members lives on, and no silence hides anything for longer than the interval.
+/// Tells the store which channels are in use, and starts a read where the hub is behind. So a quiet channel with
+/// members does not expire, and whatever the feed has missed is found after one interval at the latest.
 pub(super) async fn touch(channels: Arc<Channels>, interval: Duration) {
     loop {
         let all = channels.all();
@@ -100,7 +100,7 @@ async fn touch_some(reader: &Arc<Reader>, channels: Vec<Arc<LocalChannel>>) {
     join_all(touches).await;
 }
 
-/// Those of each shard apart, in the order in which they came.
+/// Groups the channels by shard, and keeps their order.
 fn by_shard(
     feed: Option<&Arc<dyn ChannelFeed>>,
     channels: Vec<Arc<LocalChannel>>,

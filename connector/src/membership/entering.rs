@@ -1,4 +1,4 @@
-//! Before a session comes to a place, that stands in the index of its incarnation.
+//! Indexes a place before a session comes to it.
 
 use super::incarnation::{HeldLease, IndexGuard};
 use super::lease_keeper::LeaseKeeper;
@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout_at;
 
-/// Between tries to index a channel for somebody who waits.
+/// The pause between attempts to index a place while a login or join waits for it.
 const INDEX_RETRY: Duration = Duration::from_millis(25);
 
 impl LeaseKeeper {
-    /// Returns when a new session may come to these places; `None`: not now. It belongs to the incarnation that was taken
-    /// first among those whose shard answers.
+    /// Returns when a new session may come to these places; `None`: it can't now. The session belongs to the oldest
+    /// incarnation whose shard answers.
     pub(crate) async fn enter(&self, places: Vec<Place>) -> Option<IndexGuard> {
         loop {
             let guard = self.begin(&places).await;
@@ -25,7 +25,7 @@ impl LeaseKeeper {
         }
     }
 
-    /// The same for a session that is there already: it belongs to its incarnation for life.
+    /// Does the same for a session that is there already. Such a session keeps its incarnation.
     pub(crate) async fn enter_beside(
         &self,
         present: &IndexGuard,
@@ -35,22 +35,22 @@ impl LeaseKeeper {
         self.indexed(&guard).await.then_some(guard)
     }
 
-    /// True if a session could not come to this place, but would if its client came again: its own lease is on a shard that
-    /// is away, the place is not, and another lease is renewed.
+    /// True if a session can't come to this place, but could if its client reconnected: the shard of its lease is away,
+    /// the shard of the place is another one, and another lease is renewed.
     pub(crate) fn is_better_off_anew(&self, present: &IndexGuard, place: &Place) -> bool {
         let own = &present.lease;
         let is_elsewhere = || self.leases.shard(place) != self.leases.home(&own.incarnation);
         own.is_silent() && is_elsewhere() && self.other_that_answers(own)
     }
 
-    /// As soon as there is an incarnation: who waits for it is served in turn.
+    /// Waits until there is an incarnation. Those that wait are served in the order in which they came.
     async fn begin(&self, places: &[Place]) -> IndexGuard {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
             {
-                // Under the lock, so that none is given up meanwhile.
+                // Under the lock, so that the incarnation is not given up meanwhile.
                 let held = self.held.lock();
                 let answers = held.iter().find(|it| !it.is_silent());
                 if let Some(lease) = answers.or(held.first()) {
@@ -61,7 +61,7 @@ impl LeaseKeeper {
         }
     }
 
-    /// Returns when another incarnation's shard answers, and that of this one does not.
+    /// Returns when the shard of this incarnation is away and that of another one answers.
     async fn is_better_elsewhere(&self, lease: &Arc<HeldLease>) {
         loop {
             let changed = self.changed.notified();
@@ -85,7 +85,7 @@ impl LeaseKeeper {
         others.any(|it| !it.is_silent())
     }
 
-    /// True once the places of a stay stand in the index.
+    /// Writes the places of a session into the index. True: they stand in it.
     async fn indexed(&self, guard: &IndexGuard) -> bool {
         let IndexGuard { lease, places } = guard;
         loop {

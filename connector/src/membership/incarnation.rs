@@ -1,4 +1,4 @@
-//! One incarnation's time.
+//! What a connector knows of one incarnation.
 
 use super::index::Index;
 use crate::random::unguessable;
@@ -15,23 +15,23 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-/// The shard of a lease is away when it has not answered for so long. It is half of the time that a login has until its
-/// join: who finds the shard silent still gets into another incarnation.
+/// The shard of a lease counts as away when it has not answered for this long. This is half of the time that a login
+/// has until its join, so a login that finds the shard silent still gets into another incarnation.
 pub(super) const SILENCE: Duration = Duration::from_millis(500);
 
-/// The connector's name makes no incarnation.
+/// No incarnation can be made of the connector's name.
 #[derive(Debug, thiserror::Error)]
 pub enum NameError {
-    /// Not a name.
+    /// The name is not allowed.
     #[error("--id {0}")]
     Id(#[from] channel_store::NameError),
-    /// No randomness to be had.
+    /// The system gives no random numbers.
     #[error("no random numbers from the system: {0}")]
     Random(#[from] getrandom::Error),
 }
 
-/// The operator's name for a connector with an id that is new with each start, so that nothing which was meant for an
-/// earlier process can touch this one.
+/// An incarnation: the operator's name for the connector, and an id that is never used again. So nothing that was meant
+/// for an earlier process can touch this one.
 ///
 /// # Errors
 /// [`NameError`].
@@ -41,46 +41,47 @@ pub fn new_incarnation(id: &str) -> Result<Incarnation, NameError> {
     Ok(Incarnation::new(format!("{id}:{hex}"))?)
 }
 
-/// What is known of one incarnation: its lease, its index, its members.
+/// The lease and the index of one incarnation, and what was noticed about them.
 pub(super) struct HeldLease {
     pub(super) incarnation: Incarnation,
     length: Duration,
-    /// By the store's clock, milliseconds: joins later than this have no effect.
+    /// The end of the lease and the margin after it, by the store's clock in milliseconds. A join or login that arrives
+    /// later is refused.
     deadline: AtomicU64,
     /// When the last renewal began that found the incarnation alive.
     pub(super) renewed: Mutex<Option<Instant>>,
-    /// Told when there is another one. Not a `watch`, which wakes those who wait in any order.
+    /// Told after each renewal. Not a `watch`, which wakes the waiting tasks in any order.
     renewal: Notify,
     pub(super) index: Mutex<Index>,
-    /// Places of its own that are to be looked at.
+    /// Places of this incarnation that must be looked at soon.
     pub(super) suspects: Suspects,
-    /// Joins and leaves are counted upwards.
+    /// The last operation number. Joins and leaves are counted upwards.
     operations: AtomicU64,
     /// Server lifetimes that have answered so far.
     pub(super) generations: Mutex<HashSet<Generation>>,
-    /// Told when the lease is to be renewed at once.
+    /// Told when the lease must be renewed at once.
     pub(super) hurry: Notify,
-    /// Told when it is known to be dead otherwise than by a renewal.
+    /// Told when something else than a renewal shows that the incarnation was declared dead.
     pub(super) condemned: Notify,
-    /// It was noted in the directory once.
+    /// The incarnation was scheduled in the directory at least once.
     pub(super) noted: AtomicBool,
-    /// It is dead: nothing begins in its name any more.
+    /// The incarnation is dead. Nothing may begin in its name any more.
     pub(super) over: AtomicBool,
     /// Whether the shard of its lease answers.
     line: Mutex<Line>,
 }
 
-/// Questions to the shard of a lease.
+/// The questions to the shard of a lease.
 #[derive(Default)]
 struct Line {
-    /// Those that are not answered yet.
+    /// The number of questions that are not answered yet.
     asked: usize,
-    /// Since when the shard has been asked and has not answered. A question that was given up counts, too, until the next
+    /// Since when the shard has been asked without an answer. A question that was given up counts until the next
     /// answer.
     since: Option<Instant>,
 }
 
-/// A question to the shard of a lease. Dropped, it was given up, or failed.
+/// A question to the shard of a lease. If it is dropped, it was given up, or has failed.
 #[must_use]
 pub(super) struct Asking<'a> {
     lease: &'a HeldLease,
@@ -88,7 +89,7 @@ pub(super) struct Asking<'a> {
 }
 
 impl Asking<'_> {
-    /// The shard has answered, whatever it said. True if it was away before.
+    /// The shard has answered, whatever the answer is. True if it was away before.
     pub(super) fn answered(mut self) -> bool {
         self.answered = true;
         self.lease.is_silent()
@@ -102,7 +103,7 @@ impl Drop for Asking<'_> {
         if self.answered {
             line.since = (line.asked > 0).then(Instant::now);
         } else {
-            // Nobody may ask again for a while: a renewal finds out.
+            // It may take long until the shard is asked again. A renewal finds out now.
             self.lease.hurry.notify_one();
         }
     }
@@ -128,7 +129,7 @@ impl HeldLease {
         }
     }
 
-    /// The shard of its lease is about to be asked something.
+    /// Notes that the shard of the lease is being asked.
     pub(super) fn ask(&self) -> Asking<'_> {
         let mut line = self.line.lock();
         line.asked += 1;
@@ -139,8 +140,8 @@ impl HeldLease {
         }
     }
 
-    /// From when on the shard of its lease counts as away, unless it answers before; `None` if nothing was asked since its
-    /// last answer.
+    /// When the shard of the lease begins to count as away, unless it answers before; `None` if nothing was asked since
+    /// its last answer.
     pub(super) fn silent_from(&self) -> Option<Instant> {
         self.line.lock().since.map(|since| since + SILENCE)
     }
@@ -151,8 +152,8 @@ impl HeldLease {
         from.is_some_and(|from| from <= Instant::now())
     }
 
-    /// Another lifetime of a server may have begun on older data, wherever that server is asked: true if this one was
-    /// not known.
+    /// Notes the lifetime of a server that has answered. True: it is a further one, so the server may have begun on
+    /// older data. Then every place in the index is suspected.
     pub(super) fn meet(&self, generation: &Generation) -> bool {
         let mut generations = self.generations.lock();
         let is_new = generations.insert(generation.clone()) && generations.len() > 1;
@@ -166,12 +167,12 @@ impl HeldLease {
         self.over.load(Ordering::SeqCst)
     }
 
-    /// By the store's clock, milliseconds: joins later than this have no effect.
+    /// Joins and logins that arrive later are refused: by the store's clock, in milliseconds.
     pub(super) fn deadline(&self) -> u64 {
         self.deadline.load(Ordering::Relaxed)
     }
 
-    /// A renewal that began then has found it alive.
+    /// A renewal that began at `began` has found the incarnation alive.
     pub(super) fn renewed(&self, began: Instant, until: u64) {
         let deadline = until.saturating_add(milliseconds(DEADLINE_MARGIN));
         self.deadline.store(deadline, Ordering::Relaxed);
@@ -179,12 +180,11 @@ impl HeldLease {
         self.renewal.notify_waiters();
     }
 
-    /// A join or login was refused because its deadline is over by the clock of the server that it came to. If the
-    /// incarnation is found alive in time: by how many milliseconds the deadline of another try may be later than what
-    /// that clock showed.
+    /// A join or login was refused as late by the clock of its server. If the incarnation is found alive until `until`,
+    /// returns by how many milliseconds a second try may be later than the time that came with the refusal.
     ///
-    /// The lease is renewed first. A process that was frozen for long may have been declared dead, reaped, and forgotten by
-    /// the place that it asks: without the renewal the other try would make a member that nobody looks for any more.
+    /// The lease is renewed first. A process that was frozen for long may have been declared dead and reaped, and its
+    /// tombstones may have expired. Without the renewal, the second try could create a member that nobody looks for.
     pub(super) async fn time_if_alive(&self, until: Instant) -> Option<u64> {
         let asked = Instant::now();
         self.hurry.notify_one();
@@ -207,7 +207,7 @@ impl HeldLease {
         self.operations.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// What ends those of a session's memberships whose joins have smaller numbers.
+    /// A request that ends the session's membership, if its join has a smaller number.
     pub(super) fn leave(
         &self,
         channel: &ChannelName,
@@ -238,14 +238,15 @@ fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// As long as it exists, its places stand in the index of the incarnation to which its session belongs.
+/// Counts a session at its places. While it exists, the entries of these places stay in the index of the session's
+/// incarnation.
 pub(crate) struct IndexGuard {
     pub(super) lease: Arc<HeldLease>,
     pub(super) places: Vec<Place>,
 }
 
 impl IndexGuard {
-    /// From now on these places are to stand in the index.
+    /// Counts the session. The entries may have to be written yet.
     pub(super) fn begin(lease: Arc<HeldLease>, places: Vec<Place>) -> Self {
         {
             let mut index = lease.index.lock();
@@ -256,39 +257,40 @@ impl IndexGuard {
         Self { lease, places }
     }
 
-    /// Later than this, by the store's clock, a join must have no effect.
+    /// A join that arrives later must have no effect: by the store's clock, in milliseconds.
     pub(crate) fn deadline(&self) -> u64 {
         self.lease.deadline()
     }
 
-    /// For one more try of what was refused as [`channel_store::StoreError::Late`]: by how many milliseconds its deadline
-    /// may be later than the time that came with the refusal. `None` unless the incarnation is found alive in time.
+    /// For a second try of a call that was refused as [`channel_store::StoreError::Late`]: by how many milliseconds its
+    /// deadline may be later than the time that came with the refusal. `None` unless the incarnation is found alive in
+    /// time.
     pub(crate) async fn time_if_alive(&self, until: Instant) -> Option<u64> {
         self.lease.time_if_alive(until).await
     }
 
-    /// Whose session it is.
+    /// The incarnation of the session.
     pub(crate) fn incarnation(&self) -> &Incarnation {
         &self.lease.incarnation
     }
 
-    /// True once the incarnation is over: nothing new may begin in its name.
+    /// True if the incarnation is dead, so that nothing new may begin in its name.
     pub(crate) fn is_over(&self) -> bool {
         self.lease.is_over()
     }
 
-    /// The incarnation was found to be declared dead.
+    /// Something shows that the incarnation was declared dead.
     pub(crate) fn condemn(&self) {
         self.lease.condemned.notify_one();
     }
 
-    /// What is to be looked at.
+    /// The places that must be looked at.
     #[cfg(test)]
     pub(crate) fn suspects(&self) -> &crate::suspects::Suspects {
         &self.lease.suspects
     }
 
-    /// What the store has there may have to be put right.
+    /// Lets the reconciler look at this place soon.
     pub(crate) fn suspect(&self, place: Place) {
         self.lease.suspects.add(place);
     }

@@ -1,12 +1,12 @@
-//! The index of one incarnation, as its owner knows it: each channel from before its first session there until two looks,
-//! a settle time apart, have found nothing of it, here or in the store.
+//! The index of one incarnation, as its owner knows it. A place stands in it from before the first session comes, until
+//! two looks, a settle time apart, have found no session there, neither here nor in the store.
 
 use channel_store::{ChannelName, Generation, IndexEntry, Look, Place, SETTLE_TIME, UserId};
 use std::collections::BTreeMap;
 use tokio::time::Instant;
 
-/// Looks at places where nobody is: as many users come and go in the time of one look, and half as many for ever,
-/// without their entries piling up.
+/// The most looks at idle places in one round. There is a round each second, and two looks are needed to drop an entry.
+/// So 200 users a second can come and go for ever, and their entries do not pile up.
 const IDLE_LOOKS: usize = 400;
 
 #[derive(Default)]
@@ -17,15 +17,16 @@ pub(super) struct Index {
 
 struct Entry {
     nonce: u64,
-    /// It is known to stand in the store.
+    /// The entry is known to stand in the store.
     written: bool,
-    /// Sessions that are there or on their way.
+    /// Sessions that are at this place or on their way to it.
     sessions: usize,
-    /// When to look at it.
+    /// The time of the next look.
     due: Instant,
-    /// The last look found nothing, under this lifetime of the server, and nobody came since.
+    /// The server lifetime under which the last look found no session. `None`: a look found one, or a session came
+    /// since.
     empty: Option<Generation>,
-    /// The lifetime of the server in which its sessions were compared with those here.
+    /// The server lifetime under which the sessions were compared with those that are known here.
     verified: Option<Generation>,
 }
 
@@ -50,7 +51,7 @@ impl Entry {
 }
 
 impl Index {
-    /// A session is about to join.
+    /// A session is about to come to a place.
     pub(super) fn enter(&mut self, place: &Place) {
         let Self { entries, nonces } = self;
         let entry = entries.entry(place.clone()).or_insert_with(|| {
@@ -61,14 +62,14 @@ impl Index {
         entry.empty = None;
     }
 
-    /// A session is over.
+    /// A session has left a place for good.
     pub(super) fn exit(&mut self, place: &Place) {
         if let Some(entry) = self.entries.get_mut(place) {
             entry.sessions = entry.sessions.saturating_sub(1);
         }
     }
 
-    /// What is to be written before anybody joins.
+    /// The entries that must be written before a session comes to these places.
     pub(super) fn unwritten(&self, places: &[Place]) -> Vec<IndexEntry> {
         let unwritten = places.iter().filter_map(|place| {
             let entry = self.entries.get(place).filter(|entry| !entry.written)?;
@@ -77,7 +78,7 @@ impl Index {
         unwritten.collect()
     }
 
-    /// These entries stand in the store.
+    /// These entries stand in the store now.
     pub(super) fn written(&mut self, entries: &[IndexEntry]) {
         for IndexEntry { place, nonce } in entries {
             if let Some(entry) = self.entries.get_mut(place) {
@@ -86,13 +87,13 @@ impl Index {
         }
     }
 
-    /// How many entries the store should have.
+    /// The number of entries that the store should have.
     pub(super) fn len_written(&self) -> u64 {
         self.entries.values().filter(|entry| entry.written).count() as u64
     }
 
-    /// Compares with what the store has, takes over what is unknown here, to be looked at, and answers what is missing
-    /// there.
+    /// Compares with the entries in the store. Takes over those that are unknown here, for a look at once. Returns
+    /// those that are missing in the store.
     pub(super) fn reconcile(&mut self, found: Vec<IndexEntry>) -> Vec<IndexEntry> {
         let found: BTreeMap<_, _> = found.into_iter().map(|it| (it.place, it.nonce)).collect();
         let own = self.entries.iter();
@@ -109,8 +110,8 @@ impl Index {
         missing
     }
 
-    /// Places that it is time to look at, and that may be looked at now, those that wait the longest: at most so many where
-    /// somebody is, and others where nobody is.
+    /// Places whose look is due and for which `may` is true, the longest overdue first. At most `most` of them have
+    /// sessions. To these come idle places, of which more are looked at.
     pub(super) fn due(
         &self,
         now: Instant,
@@ -131,23 +132,23 @@ impl Index {
         places
     }
 
-    /// What stands in the index.
+    /// All places that stand in the index.
     pub(super) fn places(&self) -> impl Iterator<Item = Place> {
         self.entries.keys().cloned()
     }
 
-    /// Those of these places that stand in the index.
+    /// Those of `places` that stand in the index.
     pub(super) fn among(&self, places: &[Place]) -> Vec<Place> {
         let known = places.iter().filter(|it| self.entries.contains_key(it));
         known.cloned().collect()
     }
 
-    /// Nothing of the incarnation is anywhere, as far as is known here, and nobody is on the way.
+    /// True if no session is or may be anywhere, as far as is known here.
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// The channels and users among these places, as far as they stand in the index.
+    /// The channels and the users among `places` that stand in the index.
     pub(super) fn known(&self, places: &[Place]) -> (Vec<ChannelName>, Vec<UserId>) {
         let (mut channels, mut users) = (Vec::new(), Vec::new());
         for place in places
@@ -162,13 +163,14 @@ impl Index {
         (channels, users)
     }
 
-    /// True if a look need not be followed by a list: so many members are known here.
+    /// True if a look at a channel shows that nothing must be compared: it found as many sessions as are known here,
+    /// and they were compared under this server lifetime before.
     pub(super) fn is_as_known(&self, place: &Place, look: &Look, members: usize) -> bool {
         let verified = self.entries.get(place).and_then(|it| it.verified.as_ref());
         look.sessions == members as u64 && (members == 0 || verified == Some(&look.generation))
     }
 
-    /// What the store has there is what is known here, in this lifetime of its server.
+    /// The sessions in the store are those that are known here, under this server lifetime.
     pub(super) fn verified(&mut self, place: &Place, generation: Generation) {
         if let Some(entry) = self.entries.get_mut(place) {
             entry.verified = Some(generation);
@@ -177,7 +179,8 @@ impl Index {
         }
     }
 
-    /// Takes what a look has found; what was empty twice is taken out, and to be dropped in the store.
+    /// Takes the answer to a look. If the second due look in a row was empty, the entry is removed, and must be dropped
+    /// in the store, too.
     pub(super) fn looked(&mut self, now: Instant, place: Place, look: &Look) -> Option<IndexEntry> {
         let entry = self.entries.get_mut(&place)?;
         let was_due = std::mem::replace(&mut entry.due, now + SETTLE_TIME) <= now;

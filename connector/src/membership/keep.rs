@@ -1,4 +1,4 @@
-//! Keeps the connector's leases: takes, renews and gives up incarnations.
+//! Keeps the connector's leases: begins, serves and gives up incarnations.
 
 use super::incarnation::{HeldLease, SILENCE, new_incarnation};
 use super::lease_keeper::LeaseKeeper;
@@ -19,18 +19,18 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::{sleep_until, timeout};
 
-/// Incarnations that a connector has at once at most, dead ones included until their sockets are closed.
+/// The most incarnations that a connector has at once. A dead one counts until its sockets are closed.
 const MOST: usize = 3;
-/// Names that are drawn to find one on a shard that answers.
+/// The number of names that are drawn to find one on a shard that answers.
 const NAMES: usize = 32;
-/// Before another incarnation is tried to begin, after that did not work.
+/// The pause before the next attempt to begin another incarnation.
 const BEGIN_AGAIN: Duration = Duration::from_millis(500);
-/// Places under suspicion that are handed on at once.
+/// The most suspected places that are handed on at once.
 const SUSPECTS: usize = 500;
 
 impl LeaseKeeper {
-    /// Keeps at least one lease that is renewed, as far as the store answers. When an incarnation is declared dead, the
-    /// sockets of its sessions are closed, and of no others.
+    /// Keeps at least one lease that is renewed, as far as the store answers. If an incarnation is declared dead, only
+    /// the sockets of its own sessions are closed.
     pub(crate) async fn keep(&self, chat: &Chat, registry: &Registry) -> Infallible {
         let mut begun: Vec<Arc<HeldLease>> = Vec::new();
         let mut served = FuturesUnordered::new();
@@ -47,7 +47,7 @@ impl LeaseKeeper {
         }
     }
 
-    /// One incarnation, until it is dead or given up, and nothing of it is left here.
+    /// Serves one incarnation until it is dead or given up, and no socket of it is left.
     async fn serve(
         &self,
         lease: Arc<HeldLease>,
@@ -65,27 +65,27 @@ impl LeaseKeeper {
         if is_dead {
             counter!(DECLARED_DEAD).increment(1);
             tracing::error!(%incarnation, "declared dead");
-            // A login that registers from now on sees that it is over. Those that registered before are found below.
+            // A login that registers from now on sees this flag. Those that registered before are closed below.
             lease.over.store(true, Ordering::SeqCst);
             self.held.lock().retain(|it| !Arc::ptr_eq(it, &lease));
             self.asked.notify_one();
             registry.close_all_of(incarnation).await;
         } else {
-            tracing::info!(%incarnation, "given up: the other lease is renewed again");
+            tracing::info!(%incarnation, "given up, because an older lease is renewed again");
         }
-        // Nothing of it is left here: whatever is in the store may be buried.
+        // No session is left here, so a reaper may remove what is in the store.
         self.resign(&lease).await;
         lease
     }
 
-    /// Another incarnation, as soon as one is wanted: none is there, or none has a shard that answers while another shard
-    /// does.
+    /// A further incarnation, as soon as one is needed: none lives, or none that lives has a shard that answers while
+    /// another shard does.
     async fn another(&self, begun: &[Arc<HeldLease>]) -> Arc<HeldLease> {
         loop {
             self.is_silent(begun).await;
             if begun.len() < MOST {
                 match self.name(begun).await {
-                    // Meanwhile it may have answered.
+                    // The old shard has answered while names were tried.
                     Some(_) if !is_silent_now(begun) => continue,
                     Some(incarnation) => return Arc::new(HeldLease::new(incarnation, self.length)),
                     None => {}
@@ -95,7 +95,7 @@ impl LeaseKeeper {
         }
     }
 
-    /// Returns when no incarnation that lives has a shard that answers.
+    /// Returns when none of the living incarnations has a shard that answers.
     async fn is_silent(&self, begun: &[Arc<HeldLease>]) {
         while !is_silent_now(begun) {
             let living = begun.iter().filter(|it| !it.is_over());
@@ -109,8 +109,8 @@ impl LeaseKeeper {
         }
     }
 
-    /// A new name on a shard that answers, and on none of those that are known not to. The first incarnation takes any: if
-    /// its shard does not answer, another one begins soon.
+    /// A new name on a shard that answers. Shards that are known not to answer are left out. The first incarnation
+    /// takes any name: if its shard does not answer, another one begins soon.
     async fn name(&self, begun: &[Arc<HeldLease>]) -> Option<Incarnation> {
         let draw = || {
             let drawn = new_incarnation(&self.id);
@@ -146,7 +146,7 @@ impl LeaseKeeper {
         None
     }
 
-    /// What is suspected by others is looked at by each incarnation that may have something there.
+    /// Hands suspected places to each incarnation that has them in its index.
     async fn hand_on_suspects(&self) -> Infallible {
         loop {
             let places = self.suspects.some(SUSPECTS).await;
@@ -158,7 +158,7 @@ impl LeaseKeeper {
         }
     }
 
-    /// The connector ends: whatever is left of it may be buried at once, or after a grace.
+    /// The connector ends. Its members may be reaped at once, or after a grace.
     pub(crate) async fn end(&self, grace: Duration) {
         let held = std::mem::take(&mut *self.held.lock());
         let ended = held.iter().map(async |lease| {
@@ -172,7 +172,7 @@ impl LeaseKeeper {
     }
 }
 
-/// True if none of those that live has a shard that answers.
+/// True if none of the living incarnations has a shard that answers.
 fn is_silent_now(held: &[Arc<HeldLease>]) -> bool {
     let mut living = held.iter().filter(|it| !it.is_over());
     living.all(|it| it.is_silent())

@@ -1,4 +1,4 @@
-//! The leases that a connector holds, and what is known of them as a whole.
+//! The leases that a connector holds.
 
 use super::incarnation::{HeldLease, NameError, new_incarnation};
 use super::members::Roster;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 
-/// Calls of all repairs together, at once.
+/// The most calls that all repairs together have under way.
 pub(super) const CALLS: usize = 64;
 
 /// Holds the connector's leases.
@@ -22,24 +22,24 @@ pub struct LeaseKeeper {
     pub(super) id: String,
     pub(super) length: Duration,
     pub(super) leases: Arc<dyn Leases>,
-    /// Places where anything of this connector is in doubt, whichever incarnation's it is.
+    /// Places of this connector that must be looked at soon, whichever incarnation they belong to.
     pub(super) suspects: Arc<Suspects>,
-    /// Bounds the calls of repairs.
+    /// Bounds the calls of the repairs.
     pub(super) calls: Semaphore,
-    /// Those that are held. The one that was taken first comes first.
+    /// The leases that are held, oldest first.
     pub(super) held: Mutex<Vec<Arc<HeldLease>>>,
-    /// Told when a lease is taken, or its shard answers again.
+    /// Told when a lease is taken, or when its shard answers again.
     pub(super) changed: Notify,
-    /// Told when the shard of a lease is asked something.
+    /// Told when the shard of a lease is being asked.
     pub(super) asked: Notify,
-    /// The memberships of all sessions, for all incarnations.
+    /// The memberships of all sessions of all incarnations.
     pub(super) roster: Arc<Roster>,
-    /// When a lease was renewed last, whichever it was.
+    /// When the last renewal of any lease began.
     pub(super) renewed: watch::Sender<Option<Instant>>,
 }
 
 impl LeaseKeeper {
-    /// Nothing is held before the connector serves. `length`: how long the store is to wait for a sign of life.
+    /// Takes no lease before the connector serves. `length`: how long a lease lives without a renewal.
     ///
     /// # Errors
     /// [`NameError`]: the connector's name makes no incarnation.
@@ -70,12 +70,12 @@ impl LeaseKeeper {
         move |place| leases.shard(place)
     }
 
-    /// Where memberships of sessions are begun.
+    /// The memberships of this connector.
     pub(crate) fn roster(&self) -> &Arc<Roster> {
         &self.roster
     }
 
-    /// True while a lease was renewed within its length: then others take the connector for well, and new sessions can
+    /// True while a lease was renewed within its length. Then nobody declares the connector dead, and new sessions can
     /// come.
     pub fn held(&self) -> watch::Receiver<bool> {
         let (held, is_held) = watch::channel(false);
@@ -99,7 +99,7 @@ impl LeaseKeeper {
         is_held
     }
 
-    /// What is wrong with the leases, for people; `None`: nothing.
+    /// What is wrong with the leases, in words for an operator; `None`: nothing.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
         let held = self.held.lock();
@@ -120,7 +120,7 @@ impl LeaseKeeper {
         }
     }
 
-    /// What the metrics tell.
+    /// Sets the metrics.
     pub(super) fn report(&self) {
         let held = self.held.lock();
         let renewed = held.iter().filter_map(|it| *it.renewed.lock());
@@ -132,13 +132,13 @@ impl LeaseKeeper {
         gauge!(LEASES_AWAY).set(away as f64);
     }
 
-    /// How many leases are held.
+    /// The number of leases that are held.
     #[cfg(test)]
     pub(crate) fn count(&self) -> usize {
         self.held.lock().len()
     }
 
-    /// One renewal, and nothing else.
+    /// Takes a lease by one renewal, and does nothing else.
     #[cfg(test)]
     pub(crate) async fn take(&self) -> Incarnation {
         let incarnation = new_incarnation(&self.id).unwrap();

@@ -1,15 +1,15 @@
 //! Leaves that have not landed yet.
 //!
-//! A leave is never lost while the process lives: it is repeated until chat has done it, also when every chat is away
-//! for a while (F2, F9). Their number is bounded by refusing logins, not by forgetting leaves.
+//! No leave is lost while the process lives: it is repeated until chat has done it, also when every chat is away for a
+//! while (F2, F9). The number of waiting leaves is bounded by refusing logins, and never by forgetting leaves.
 //!
-//! Leaves wait in a queue for each shard of the store, with workers of its own: a shard that is down delays its own
-//! leaves, and nobody else's.
+//! Each shard of the store has a queue of leaves with workers of its own, so a shard that is down delays no leave
+//! elsewhere.
 //!
-//! With a grace, a session whose client is gone stays a member for as long. Its login says so and holds nobody off, and
-//! if the user comes back meanwhile, the new session takes over its memberships where it joins. The same holds for a
-//! session that was replaced while its socket was still open, or told to come again: it stays for a moment, because the new
-//! session may not have joined all of its channels yet.
+//! With a grace, a session whose client is gone stays a member for that time. Its login entry becomes lingering, which
+//! blocks no other login. If the user comes back meanwhile, the new session takes over its memberships when it joins. A
+//! session that was replaced while its socket was still open, or that was told to reconnect, stays for some seconds in
+//! any case, because the new session may not have joined all of its channels yet.
 
 use crate::chat_client::{CALL, CallError, Chat};
 use crate::membership::Membership;
@@ -26,24 +26,24 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
-/// Sessions whose leaves may be outstanding before logins are refused.
+/// The number of sessions with outstanding leaves at which logins and joins are refused.
 const ROOM: usize = 100_000;
-/// Leaves under way at once in each shard.
+/// The most leaves of each shard that are under way at once.
 const AT_ONCE: usize = 64;
-/// How long a session stays a member at least whose client has another session, or was told to begin one.
+/// The shortest time for which a session stays a member whose client has a new session, or was told to begin one.
 const SUCCEEDED: Duration = Duration::from_secs(5);
 /// Pauses between tries.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
 
-/// What is left to do for a session that is over.
+/// What must still be done for a session that is over.
 #[derive(Default)]
 pub(crate) struct EndedSession {
-    /// It leaves all of these.
+    /// The memberships that it leaves.
     pub(crate) memberships: Vec<Arc<Membership>>,
-    /// Its login is closed after all leaves have landed.
+    /// The login that is closed after all leaves have landed.
     pub(crate) registration: Option<Arc<Registration>>,
-    /// The same client has another session, or is about to have one, which may take over these memberships for some time
-    /// to come.
+    /// The same client has another session, or will have one soon, and that may take over these memberships for some
+    /// time.
     pub(crate) succeeded: bool,
 }
 
@@ -68,16 +68,16 @@ struct Line {
 
 #[derive(Default)]
 struct State {
-    /// Members for the time being, by when that is over.
+    /// Sessions that stay members for now, by the time at which this ends.
     lingering: BTreeMap<(Instant, u64), EndedSession>,
-    /// Told apart those that end at one moment.
+    /// Makes the keys of `lingering` unique.
     lingered: u64,
     shards: HashMap<Shard, Queue>,
-    /// Sessions of which not everything has landed, without those that linger.
+    /// Sessions whose steps are not all done. One that lingers counts here only until its entry is marked as lingering.
     outstanding: usize,
 }
 
-/// What is to be done in one shard. It exists while a worker does.
+/// The steps of one shard. It exists while it has a worker.
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Step>,
@@ -90,7 +90,7 @@ enum Step {
     Close(Arc<Registration>, Arc<Rest>),
 }
 
-/// Shared by all steps of a session. When the last leave has landed the login is closed, and when everything has, the
+/// Shared by all steps of a session. When the last leave has landed, the login is closed. When that is done, too, the
 /// session is no longer outstanding.
 struct Rest {
     registration: Option<Arc<Registration>>,
@@ -98,7 +98,7 @@ struct Rest {
 }
 
 impl PendingLeaves {
-    /// Nothing to do yet. `shard` tells where in the store a channel or user is.
+    /// Begins without any leaves. `shard` tells the shard of a channel or user.
     #[must_use]
     pub(crate) fn new(
         chat: &Arc<Chat>,
@@ -125,10 +125,10 @@ impl PendingLeaves {
         }
     }
 
-    /// Takes charge of the end of a session whose client is gone. Its leaves wait until the grace is over; until then its
-    /// login holds nobody off.
+    /// Ends a session whose client is gone. Its leaves wait until the grace is over, and until then its login blocks no
+    /// other one.
     pub(crate) fn add(&self, ended: EndedSession) {
-        // Now it ends, whenever the leaves are sent.
+        // The numbers of the leaves are drawn now, whenever the leaves are sent.
         for membership in &ended.memberships {
             membership.end();
         }
@@ -153,7 +153,7 @@ impl PendingLeaves {
         self.line.lingers.notify_one();
     }
 
-    /// Takes charge of what waits for no grace: a leave that was asked for, or something that is undone.
+    /// Ends what gets no grace: a leave that a client asked for, or something that is undone.
     pub(crate) fn land(&self, ended: EndedSession) {
         self.line.push(ended);
     }
@@ -163,14 +163,14 @@ impl PendingLeaves {
         self.grace
     }
 
-    /// False if so many leaves are outstanding that nobody else should come in.
+    /// False if so many leaves are outstanding that nobody else may come in.
     #[must_use]
     pub(crate) fn has_room(&self) -> bool {
         let state = self.line.state.lock();
         state.lingering.len() + state.outstanding < ROOM
     }
 
-    /// Returns when every leave has landed whose time has come.
+    /// Returns when every leave that is due has landed.
     pub(crate) async fn landed(&self) {
         loop {
             let emptied = self.line.emptied.notified();
@@ -184,15 +184,15 @@ impl PendingLeaves {
     }
 }
 
-/// What a login or join has begun, and what must end again unless all of it goes well: dropped, that is under way. So
-/// it does not matter where a request fails, or is given up.
+/// What a login or join has begun. If this is dropped, all of that is ended again, so it does not matter where a
+/// request fails or is given up.
 pub(crate) struct Undo<'a> {
     leaves: &'a PendingLeaves,
     pub(crate) ended: EndedSession,
 }
 
 impl<'a> Undo<'a> {
-    /// Nothing is begun yet.
+    /// Nothing has begun yet.
     pub(crate) fn new(leaves: &'a PendingLeaves) -> Self {
         Self {
             leaves,
@@ -200,14 +200,14 @@ impl<'a> Undo<'a> {
         }
     }
 
-    /// A membership that is to end, whatever becomes of the leave that is tried first.
+    /// Ends this membership, also if the leave that is tried first fails or is given up.
     pub(crate) fn of(leaves: &'a PendingLeaves, membership: Arc<Membership>) -> Self {
         let mut undo = Self::new(leaves);
         undo.ended.memberships.push(membership);
         undo
     }
 
-    /// All went well: nothing ends.
+    /// The request succeeded, so nothing is ended.
     pub(crate) fn keep(mut self) -> EndedSession {
         mem::take(&mut self.ended)
     }
@@ -221,7 +221,7 @@ impl Drop for Undo<'_> {
         }
         ended.registration = (ended.registration).filter(|it| !it.is_nowhere());
         if ended.registration.is_some() || !ended.memberships.is_empty() {
-            // A client that was told of a failure has no grace.
+            // No grace, because the client was told of a failure.
             self.leaves.land(ended);
         }
     }
@@ -240,11 +240,11 @@ impl Line {
             let place = Place::Channel(membership.channel().clone());
             self.enqueue(&place, Step::Leave(membership, Arc::clone(&rest)));
         }
-        // If there was nothing to leave, this was the last reference.
+        // If there was nothing to leave, this drops the last reference, and the login is closed.
         drop(rest);
     }
 
-    /// Something begins that is outstanding until all of its steps are done.
+    /// Counts something as outstanding until all of its steps are done.
     fn rest(self: &Arc<Self>, registration: Option<Arc<Registration>>) -> Arc<Rest> {
         self.state.lock().outstanding += 1;
         Arc::new(Rest {
@@ -271,7 +271,7 @@ impl Line {
         }
     }
 
-    /// Lives as long as something waits in its shard.
+    /// A worker. It ends when nothing waits in its shard.
     async fn work(self: Arc<Self>, shard: Shard) {
         let end = self.end.clone();
         let working = async {
@@ -280,8 +280,8 @@ impl Line {
                     Step::Leave(membership, rest) => {
                         leave(&self.chat, &membership).await;
                         // Forget the membership now, even if the login is still to be closed. As long as it is known,
-                        // the reconciliation believes that it is leaving, and would not remove it again after a
-                        // failover that lost the leave.
+                        // the reconciler believes that it is leaving, and would not remove it again after a failover
+                        // that lost the leave.
                         drop(membership);
                         drop(rest);
                     }
@@ -346,7 +346,7 @@ async fn end_graces(line: Arc<Line>) {
         match first {
             None => line.lingers.notified().await,
             Some(until) if until > Instant::now() => {
-                // One that is added meanwhile may end earlier.
+                // A session that is added meanwhile may end earlier.
                 let _ = timeout_at(until, line.lingers.notified()).await;
             }
             Some(_) => {

@@ -1,14 +1,15 @@
-//! Who is logged in, cluster-wide: this connector's part of it (MEMBERSHIP.md).
+//! The logins of this connector's sessions (`docs/design/membership.md`, "Logins").
 //!
-//! A login is registered before its session joins, and taken out when its leave has landed. Under `reject` whoever finds
-//! the user taken looks at the holders' leases first: the dead hold nobody. A session that has joined, and whose client is
-//! still there, claims its rank: that marks the sessions that are to give way, and their connectors are hinted to look.
-//! A session gives way only when it finds itself marked: what one connector says to another may be lost, what is written
-//! is found by the reconciler.
+//! A login is written before its session joins, and removed after its leaves have landed. Under `reject`, a login that
+//! finds the user taken looks at the leases of the holders first, because a dead connector must not block the user. A
+//! session that has joined, and whose client is still there, claims its rank. This marks the sessions that have to give
+//! way, and their connectors get a hint to look. A session gives way only when its connector finds the mark: a hint may
+//! be lost, but the reconciler finds what is written.
 //!
-//! A client that shows its secret takes the place of the sessions that have the same one, and any login takes that of the
-//! user's lingering sessions. Its joins name these predecessors, so chat moves their memberships; the claim and the hint
-//! come after the join, because a client that is gone by then must drive nobody out.
+//! A client that shows its secret takes the place of the sessions that have the same secret, and any login takes that
+//! of the user's lingering sessions. The joins of the new session name these predecessors, so chat moves their
+//! memberships. Claim and hint come after the join. If the client is gone by then, no other session must be closed for
+//! it.
 
 use super::incarnation::IndexGuard;
 use crate::metering::{KICKS, count_repair};
@@ -29,47 +30,50 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 use wire::Disconnect;
 
-/// How long a policy that nobody speaks for any more holds: longer than any lease, so that no two are in force.
+/// How long a policy stays in force after a connector announced it last. It is longer than any lease, so that no two
+/// policies are in force.
 const POLICY_LASTS: Duration = Duration::from_secs(60);
+/// The pause between two announcements of this connector's policy.
 const AGREE: Duration = Duration::from_secs(3);
-/// After a login, or an agreement, without an answer.
+/// The pause after a login or an announcement without an answer.
 const RETRY: Duration = Duration::from_millis(100);
-/// How long the lease may take to be renewed after a login or claim came too late by the clock of the user's server.
+/// How long the lease may take to be renewed after a login or claim was refused as late.
 const RENEWAL: Duration = Duration::from_secs(1);
-/// Calls of one user's holders at once, at most.
+/// The most holders of a user whose leases are looked at.
 const HOLDERS: usize = 8;
 
-/// What a login was told.
+/// The answer to a login.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
-    /// Come in.
+    /// The user is let in.
     Yes,
     /// 用户已登录.
     Taken,
 }
 
-/// This connector's logins, and the way to everybody's.
+/// The logins of this connector's sessions, and the access to those of all users.
 pub struct Registry {
     policy: LoginPolicy,
     users: Arc<dyn UserRegistry>,
     hints: Arc<dyn Hints>,
     leases: Arc<dyn Leases>,
     agreed: watch::Sender<bool>,
-    /// The policy in force, also where this connector has another: by two, two sessions would each drive the other out.
+    /// The policy in force, which may be another one than this connector's. Under two policies each of two sessions
+    /// could close the other one.
     held: Mutex<LoginPolicy>,
     known: Arc<Known>,
 }
 
-/// Logins from before they are sent until their end has landed.
+/// All logins, from before they are sent until they are closed.
 type Known = Mutex<BTreeMap<UserId, BTreeMap<SessionId, Weak<Registration>>>>;
 
-/// One session's login.
+/// The login of one session.
 pub(crate) struct Registration {
     user: UserId,
     session: SessionId,
-    /// Of the client's secret, if it has one.
+    /// The proof of the client's secret, if it has one.
     proof: Option<Proof>,
-    /// Weak, because a session that lingers keeps no socket.
+    /// Weak, because a lingering session keeps no socket.
     connection: Weak<Connection>,
     guard: Arc<IndexGuard>,
     standing: Mutex<Standing>,
@@ -78,43 +82,45 @@ pub(crate) struct Registration {
 
 #[derive(Default)]
 struct Standing {
-    /// From the login's answer on. None where nothing was registered.
+    /// The login rank, once the login was answered. `None`: nothing was written.
     generation: Option<u64>,
-    /// Whose place it takes where it joins, as its login was answered.
+    /// The sessions whose place this one takes when it joins, as the answer to the login named them.
     predecessors: Arc<[Predecessor]>,
-    /// It has joined, and its client is about to be told. Before that it drives nobody out: its join may still fail.
+    /// The session has joined, and its client is about to be told. Before that it marks no other session, because its
+    /// join may still fail.
     joined: bool,
-    /// There are others whom it may outrank, and it has not claimed its rank yet.
+    /// There may be sessions that it outranks, and it has not claimed its rank yet.
     is_to_claim: bool,
-    /// Its client is gone, and it stays a member for a while.
+    /// The client is gone, and the session stays a member for a while.
     lingers: bool,
-    /// The login was undone. The client may log in again on the same socket, so this one must not close it any more.
+    /// The login was undone. The client may log in again on the same socket, so this session must not close it any
+    /// more.
     undone: bool,
-    /// Its end is on its way.
+    /// The login is being closed.
     over: bool,
-    /// Its login was sent, and not answered yet.
+    /// The login was sent and is not answered yet.
     asked: bool,
-    /// A copy of its login, or of a claim, may arrive after its end.
+    /// A copy of the login or of a claim may arrive after the close, so the close must be fenced.
     fence: bool,
 }
 
 /// What a look at users has found.
 #[derive(Default)]
 pub(crate) struct Findings {
-    /// Sessions that are not registered, or not marked as they should be.
+    /// Sessions whose entries are missing, or whose rivals are not marked as they should be.
     claims: Vec<Arc<Registration>>,
-    /// Sessions that linger, and whose entries do not say so.
+    /// Lingering sessions whose entries do not say so.
     lingering: Vec<Arc<Registration>>,
-    /// Entries of this incarnation's sessions that are over.
+    /// Entries of this incarnation whose sessions are over.
     over: Vec<(UserId, SessionId)>,
-    /// Whose connectors have something to find out.
+    /// Incarnations that should look at these users.
     hints: BTreeSet<(Incarnation, UserId)>,
     /// Other incarnations that have entries of these users.
     met: BTreeSet<(Incarnation, UserId)>,
 }
 
 impl Registry {
-    /// Says nothing before the connector serves. The policy is to be the same for all connectors: see
+    /// Announces nothing before the connector serves. All connectors must have the same policy: see
     /// [`Registry::agreed`].
     #[must_use]
     pub fn new(
@@ -134,13 +140,14 @@ impl Registry {
         })
     }
 
-    /// True while the other connectors have the same policy.
+    /// True while the policy in force is that of this connector.
     #[must_use]
     pub fn agreed(&self) -> watch::Receiver<bool> {
         self.agreed.subscribe()
     }
 
-    /// Which policy others have, for people; `None`: it is the same, or not known.
+    /// How the policy in force differs from this connector's, in words for an operator; `None`: they are the same, or
+    /// it is not known.
     #[must_use]
     pub fn why_disagreed(&self) -> Option<String> {
         let (held, own) = (*self.held.lock(), self.policy);
@@ -149,7 +156,7 @@ impl Registry {
         })
     }
 
-    /// Keeps saying which policy this connector has.
+    /// Announces this connector's policy again and again.
     pub(crate) async fn keep_agreeing(&self) -> Infallible {
         let mut said = false;
         loop {
@@ -172,14 +179,14 @@ impl Registry {
         }
     }
 
-    /// Once, and nothing else.
+    /// Announces the policy once.
     #[cfg(test)]
     pub(crate) async fn agree(&self) {
         let held = self.users.agree(self.policy, POLICY_LASTS).await;
         self.agreed.send_replace(held == Ok(self.policy));
     }
 
-    /// What a login leaves in the index before it is sent.
+    /// The place to be indexed before a user's login is sent.
     pub(crate) fn place(user: &UserId) -> Place {
         Place::User(user.clone())
     }
@@ -200,7 +207,7 @@ impl Registry {
         close_paced(&connections, Disconnect::Dead).await;
     }
 
-    /// Begins a login, which is to be ended whatever becomes of it. The proof is of the secret that the client holds.
+    /// Begins a login. It must be ended, whatever happens to it. `proof` is that of the client's secret.
     pub(crate) fn begin(
         &self,
         guard: &Arc<IndexGuard>,
@@ -224,7 +231,7 @@ impl Registry {
         registration
     }
 
-    /// Registers a session: as often as it takes to get an answer.
+    /// Logs a session in. Repeats this until there is an answer.
     pub(crate) async fn login(&self, registration: &Registration) -> Result<Admission, StoreError> {
         let (mut dead, mut later) = (Vec::new(), None);
         loop {
@@ -276,8 +283,8 @@ impl Registry {
         }
     }
 
-    /// The others are to go: to be called when the session has joined, and before its client is told. What fails here,
-    /// or is given up when the time is over, is done by the reconciler.
+    /// Claims the rank of a session. To be called when it has joined, and before its client is told. If this fails, or
+    /// does not end by the deadline, the reconciler does it.
     pub(crate) async fn claim(&self, registration: &Registration, deadline: Instant) {
         let is_to_claim = {
             let mut standing = registration.standing.lock();
@@ -301,9 +308,9 @@ impl Registry {
         let user = &registration.user;
         if let Ok(Some(Ok(claimed))) = claimed.map(|mut claimed| claimed.pop()) {
             registration.standing.lock().is_to_claim = false;
-            // Whoever looks after the dead is to find them here.
+            // Chats must find these incarnations in the directory if they are dead.
             if let Err(error) = self.dead_among(&claimed.superseded, user).await {
-                tracing::debug!(%error, "nobody vouched for");
+                tracing::debug!(%error, "leases of superseded sessions not restored");
             }
             let better = claimed.better.into_iter();
             self.hint(better.map(|it| (it, user.clone()))).await;
@@ -312,11 +319,11 @@ impl Registry {
         }
     }
 
-    /// Another session has the place of this one in a channel: its socket is closed. If the entry is marked, that tells
-    /// why.
+    /// Another session has taken this session's place in a channel, so its socket is closed. If its entry is marked,
+    /// the client is told the reason.
     ///
     /// # Errors
-    /// As [`UserRegistry::look`]: to be repeated.
+    /// Those of [`UserRegistry::look`]. Then repeat the call.
     pub(crate) async fn displace(&self, registration: &Registration) -> Result<(), StoreError> {
         let users = std::slice::from_ref(&registration.user);
         let incarnation = registration.guard.incarnation();
@@ -327,7 +334,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Why a session gives way, if its entry says that it does.
+    /// Why a session must give way, if its entry is marked.
     fn marked(&self, registration: &Registration, entries: &[UserEntry]) -> Option<Disconnect> {
         let mut of_session = entries.iter();
         let own = of_session.find(|entry| entry.session == registration.session)?;
@@ -340,23 +347,23 @@ impl Registry {
         Some(match *self.held.lock() {
             _ if by_kin => Disconnect::Replaced,
             LoginPolicy::KickOld => Disconnect::Kicked,
-            // Under these a session is driven out by somebody else's only after the store has lost data: the client may
-            // find its place free again. Or the one that replaced it is over already.
+            // Under these policies, another client's session closes this one only after the store has lost data. So the
+            // client may find its place free again. Or the session that replaced this one is over already.
             LoginPolicy::Reject | LoginPolicy::Allow => Disconnect::Displaced,
         })
     }
 
-    /// Says of a session whose client is gone that it stays for a while, and holds nobody off.
+    /// Marks the entry of a session whose client is gone as lingering, so that it blocks no other login.
     ///
     /// # Errors
-    /// As [`UserRegistry::linger`]: to be repeated.
+    /// Those of [`UserRegistry::linger`]. Then repeat the call.
     pub(crate) async fn linger(&self, registration: &Registration) -> Result<(), StoreError> {
         let Registration { user, session, .. } = registration;
         self.users.linger(user, session).await
     }
 
-    /// Claims in the name of one incarnation. What comes too late by the clock of its user's server is claimed once more,
-    /// if the incarnation is found alive.
+    /// Sends claims of one incarnation. Those that are refused as late are sent once more, if the incarnation is found
+    /// alive.
     async fn claim_in_time(
         &self,
         guard: &IndexGuard,
@@ -384,8 +391,8 @@ impl Registry {
         Ok(claimed)
     }
 
-    /// Which of the holders of a user are dead. Each of them will be found if it dies, and the living get to know that
-    /// somebody asks.
+    /// Which of a user's holders are dead. Sees to it that chats look after each holder, and sends the living ones a
+    /// hint.
     async fn dead_among(
         &self,
         holders: &[Incarnation],
@@ -399,7 +406,7 @@ impl Registry {
             match is_dead {
                 Ok(true) => dead.push(holder.clone()),
                 Ok(false) => living.push((holder.clone(), user.clone())),
-                // One whose lease is on a shard that is away keeps no other from hearing of it.
+                // A lease on a shard that is away must not keep the other holders from getting their hints.
                 Err(error) => unknown = Some(error),
             }
         }
@@ -407,7 +414,8 @@ impl Registry {
         unknown.map_or(Ok(dead), Err)
     }
 
-    /// Sees to it that an incarnation which has something in a place is found there if it dies. True if it is dead.
+    /// Sees to it that chats look after an incarnation which has something at a place, and find that place. True: it is
+    /// dead.
     async fn look_after(
         &self,
         incarnation: &Incarnation,
@@ -415,11 +423,11 @@ impl Registry {
     ) -> Result<bool, StoreError> {
         let state = self.leases.vouch(incarnation, place).await?;
         if !state.dead {
-            // Nobody may be looking after it: the store may have lost the note, or the incarnation began while the directory
-            // was away. What is noted already stays so.
+            // Perhaps no chat looks after it: the store may have lost its entry in the directory, or the incarnation
+            // began while the directory was away. If it is scheduled already, it stays so.
             let noted = self.leases.note(incarnation).await;
             if let Err(error) = noted {
-                tracing::debug!(%error, %incarnation, "not noted");
+                tracing::debug!(%error, %incarnation, "not scheduled");
             }
         }
         Ok(state.dead)
@@ -429,16 +437,16 @@ impl Registry {
         let hints = hints.into_iter();
         let hinted = hints.map(async |(incarnation, user)| {
             if let Err(error) = self.hints.hint(&incarnation, &user).await {
-                tracing::debug!(%error, "not hinted");
+                tracing::debug!(%error, "hint not sent");
             }
         });
         join_all(hinted).await;
     }
 
-    /// Takes a session out that is over.
+    /// Closes the login of a session that is over.
     ///
     /// # Errors
-    /// As [`UserRegistry::close`]: to be repeated.
+    /// Those of [`UserRegistry::close`]. Then repeat the call.
     pub(crate) async fn close(&self, registration: &Registration) -> Result<(), StoreError> {
         let fence = {
             let mut standing = registration.standing.lock();
@@ -449,15 +457,15 @@ impl Registry {
         self.users.close(user, session, fence).await
     }
 
-    /// Hears what other connectors say to an incarnation.
+    /// Receives the hints for an incarnation.
     pub(crate) fn listen(&self, incarnation: &Incarnation) -> mpsc::Receiver<UserId> {
         self.hints.listen(incarnation)
     }
 
-    /// What is registered of users.
+    /// The entries of users.
     ///
     /// # Errors
-    /// As [`UserRegistry::look`].
+    /// Those of [`UserRegistry::look`].
     pub(crate) async fn look(
         &self,
         incarnation: &Incarnation,
@@ -466,7 +474,7 @@ impl Registry {
         self.users.look(incarnation, users).await
     }
 
-    /// Compares a user's entries with the sessions here. Whoever finds itself superseded gives way at once.
+    /// Compares the entries of a user with the sessions here. A session whose entry is marked gives way at once.
     pub(crate) fn compare(
         &self,
         incarnation: &Incarnation,
@@ -481,7 +489,8 @@ impl Registry {
                 continue;
             };
             if let Some(reason) = self.marked(&registration, entries) {
-                // Also one that has not heard yet that it is logged in: nobody will say so again.
+                // This also closes a session that does not know yet that it is logged in, because nothing will tell it
+                // later.
                 registration.close(reason);
                 continue;
             }
@@ -490,7 +499,7 @@ impl Registry {
             };
             let own = entries.iter().find(|entry| entry.session == *session);
             if registration.standing.lock().lingers {
-                // Nobody claims for it any more.
+                // A lingering session claims nothing any more.
                 if own.is_some_and(|own| own.state == EntryState::Live) {
                     findings.lingering.push(registration);
                 }
@@ -502,17 +511,18 @@ impl Registry {
                 let is_superseded = other.state == EntryState::Superseded;
                 is_marked &= is_superseded || !other.gives_way_to(&claim);
                 let whose = (other.incarnation.clone(), user.clone());
-                // Only the better one's connector is told: if both told each other, they would never stop.
+                // Only the connector of the better entry gets a hint. If both sent hints to each other, they would
+                // never stop.
                 if other.outranks(&claim) {
                     findings.hints.insert(whose.clone());
                 }
-                // Also an entry that gives way: a store that fell back may have brought it back, and nothing else by
-                // which it would be found if its connector is dead.
+                // Also if the entry gives way. A store that fell back may have brought back only this entry. If its
+                // connector is dead, nothing else would lead to it.
                 if other.incarnation != *incarnation {
                     findings.met.insert(whose);
                 }
             }
-            // An entry with another rank is as good as none: a late copy of the login has entered it after a loss of data.
+            // An entry with another rank does not count: after a loss of data, a late copy of the login has written it.
             let is_entered = own.is_some_and(|own| own.generation == claim.generation);
             if !is_entered || !is_marked {
                 findings.claims.push(registration);
@@ -524,10 +534,10 @@ impl Registry {
         findings.over.extend(over);
     }
 
-    /// Puts right what was found; true if all of it is.
+    /// Repairs what was found. True: all of it is repaired.
     ///
     /// # Errors
-    /// As [`UserRegistry::claim`].
+    /// Those of [`UserRegistry::claim`].
     pub(crate) async fn settle(&self, findings: Findings) -> Result<bool, StoreError> {
         let Findings {
             claims,
@@ -558,7 +568,7 @@ impl Registry {
                         registration.guard.condemn();
                     }
                 }
-                // Its end was faster.
+                // The session has ended meanwhile.
                 Err(StoreError::StaleOperation) => {}
                 Err(error) => {
                     tracing::debug!(%error, "login not claimed");
@@ -577,7 +587,7 @@ impl Registry {
         for (incarnation, user) in met {
             let seen_to = self.look_after(&incarnation, &Place::User(user)).await;
             is_settled &= seen_to
-                .inspect_err(|error| tracing::debug!(%error, %incarnation, "not looked after"))
+                .inspect_err(|error| tracing::debug!(%error, %incarnation, "lease not restored"))
                 .is_ok();
         }
         Ok(is_settled)
@@ -585,24 +595,24 @@ impl Registry {
 }
 
 impl Findings {
-    /// True if something is to be written.
+    /// True if there is something to claim.
     pub(crate) fn wants_claims(&self) -> bool {
         !self.claims.is_empty()
     }
 }
 
 impl Registration {
-    /// Whose login it is.
+    /// The user of the login.
     pub(crate) fn user(&self) -> &UserId {
         &self.user
     }
 
-    /// The session's stay where it logged in, and so the incarnation to which it belongs.
+    /// Counts the session at the places of its login, and tells its incarnation.
     pub(crate) fn guard(&self) -> &Arc<IndexGuard> {
         &self.guard
     }
 
-    /// True if its client has a secret, by which a new session takes the place of this one.
+    /// True if the client has a secret. Then its next session can take the place of this one.
     pub(crate) fn can_come_back(&self) -> bool {
         self.proof.is_some()
     }
@@ -618,7 +628,7 @@ impl Registration {
         }
     }
 
-    /// What it would claim, if it is logged in by this incarnation, and has not ended.
+    /// The claim of this session, if the incarnation has logged it in and it has not ended.
     fn present(&self, incarnation: &Incarnation, policy: LoginPolicy) -> Option<Claim> {
         let standing = self.standing.lock();
         let is_present = !standing.over && self.guard.incarnation() == incarnation;
@@ -626,8 +636,8 @@ impl Registration {
         self.as_claim(&standing, policy)
     }
 
-    /// The same, and a claim may travel from now on. `None` also if the client is gone, or its login has failed; and as
-    /// long as the session has not joined, when it is put off.
+    /// The same, and copies of the claim may be under way from now on. `None` also if the client is gone or the login
+    /// was undone. If the session has not joined yet, the claim is put off.
     fn claim(&self, policy: LoginPolicy) -> Option<Claim> {
         let mut standing = self.standing.lock();
         if standing.over || standing.lingers || standing.undone || self.is_closing() {
@@ -667,28 +677,28 @@ impl Registration {
         replaces.collect()
     }
 
-    /// Its client is gone, and it stays a member for a while: nobody claims for it any more.
+    /// The client is gone, and the session stays a member for a while. It claims nothing any more.
     pub(crate) fn begin_lingering(&self) {
         self.standing.lock().lingers = true;
     }
 
-    /// Its login has failed: it closes no socket any more, whatever is found of it.
+    /// The login has failed. From now on this closes no socket, whatever is found about it.
     pub(crate) fn undo(&self) {
         self.standing.lock().undone = true;
     }
 
-    /// What the store has of it may have to be put right.
+    /// Lets the reconciler look at the user soon.
     fn suspect(&self) {
         self.guard.suspect(Place::User(self.user.clone()));
     }
 
-    /// True if nothing was sent whose copy may still travel, and nothing was written.
+    /// True if nothing was written, and no copy may be under way.
     pub(crate) fn is_nowhere(&self) -> bool {
         let standing = self.standing.lock();
         standing.generation.is_none() && !standing.fence && !standing.asked
     }
 
-    /// It gives way.
+    /// The session gives way: closes its socket.
     fn close(&self, reason: Disconnect) {
         let connection = self.connection.upgrade();
         let connection = connection.filter(|_| !self.standing.lock().undone);

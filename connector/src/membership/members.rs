@@ -1,4 +1,4 @@
-//! Who of this connector is a member where, as it knows it itself: what the store is compared with, and repaired from.
+//! The members of this connector, as it knows them itself. The reconciler compares the store with them, and repairs it.
 
 use super::incarnation::{HeldLease, IndexGuard};
 use super::logins::Registration;
@@ -19,19 +19,20 @@ pub(crate) struct Roster {
 
 type Channels = HashMap<ChannelName, BTreeMap<SessionId, Weak<Membership>>>;
 
-/// A session's membership in a channel, from before its join until its leave has landed.
+/// A session's membership in a channel, from before its join until its leave has landed. The roster forgets it when it
+/// is dropped.
 pub(crate) struct Membership {
     channel: ChannelName,
     user: User,
     session: SessionId,
-    /// The number of its join, which all copies of the join carry.
+    /// The number of its join. All copies of the join carry it.
     operation: u64,
     state: Mutex<State>,
     guard: Arc<IndexGuard>,
     /// Whose place it takes.
     replaces: Vec<v1::Session>,
     roster: Arc<Roster>,
-    /// Of the session: it has the socket.
+    /// The login of the session, which knows its socket.
     registration: Option<Arc<Registration>>,
 }
 
@@ -60,13 +61,13 @@ struct State {
 }
 
 impl Roster {
-    /// Those that should be in the store: their join was answered, and they have not left.
+    /// The memberships that should be in the store: their join was answered, and they have not left.
     pub(super) fn members(
         &self,
         incarnation: &Incarnation,
         channel: &ChannelName,
     ) -> Vec<Arc<Membership>> {
-        // Each is judged, and perhaps dropped, after the lock is released: dropping the last reference takes the lock.
+        // They are checked, and perhaps dropped, after the lock is released. To drop the last reference takes the lock.
         let known: Vec<_> = {
             let channels = self.channels.lock();
             let known = channels.get(channel).into_iter().flatten();
@@ -78,7 +79,8 @@ impl Roster {
             .collect()
     }
 
-    /// Those of the listed sessions that have nothing to do there, neither coming nor going.
+    /// The listed sessions that this connector does not know in the channel, neither as members nor as coming or
+    /// leaving.
     pub(super) fn unknown(
         &self,
         channel: &ChannelName,
@@ -105,7 +107,7 @@ impl Roster {
     fn remove(&self, channel: &ChannelName, session: &SessionId) {
         let mut channels = self.channels.lock();
         if let Some(known) = channels.get_mut(channel) {
-            // A session that has joined again has another membership, which stays.
+            // If the session has joined again, the entry belongs to its new membership.
             if known.get(session).is_some_and(|it| it.strong_count() == 0) {
                 known.remove(session);
             }
@@ -117,7 +119,7 @@ impl Roster {
 }
 
 impl Membership {
-    /// Begins one: its join may be sent from now on.
+    /// Begins a membership. Its join may be sent from now on.
     pub(crate) fn begin(
         roster: &Arc<Roster>,
         guard: Arc<IndexGuard>,
@@ -149,7 +151,7 @@ impl Membership {
         &self.session
     }
 
-    /// The same session joins again.
+    /// Begins another membership of the same session.
     #[cfg(test)]
     pub(crate) fn again(&self) -> Arc<Self> {
         let (channel, user) = (self.channel.clone(), self.user.clone());
@@ -173,7 +175,7 @@ impl Membership {
         &self.guard.lease
     }
 
-    /// The request that makes it true. From now on it may take effect, whether it is answered or not.
+    /// The request to join. From now on it may take effect, whether it is answered or not.
     pub(crate) fn join(&self) -> JoinRequest {
         self.state.lock().unanswered = true;
         self.join_request()
@@ -193,11 +195,11 @@ impl Membership {
         }
     }
 
-    /// Sends its join. If it comes too late by the clock of the channel's server, and the incarnation is found alive, it is
-    /// sent once more with a deadline by that clock.
+    /// Sends the join. If it comes too late by the clock of the channel's server, and the incarnation is found alive,
+    /// it is sent once more with a deadline by that clock.
     ///
     /// # Errors
-    /// As [`Chat::join`].
+    /// Those of [`Chat::join`].
     pub(crate) async fn send(
         &self,
         chat: &Chat,
@@ -215,7 +217,7 @@ impl Membership {
         chat.join(JoinRequest { deadline, ..join }, until).await
     }
 
-    /// Its join was answered; `repeated`: a copy may still be under way.
+    /// The join was answered. `repeated`: another copy may still be under way.
     pub(crate) fn joined(&self, repeated: bool) {
         let mut state = self.state.lock();
         if state.phase == Phase::Joining {
@@ -225,7 +227,8 @@ impl Membership {
         state.copied |= repeated;
     }
 
-    /// It ends: the number of its leave is drawn now, whenever that is sent. It stays a member until the leave lands.
+    /// Ends the membership: draws the number of its leave now, whenever the leave is sent. In the store it stays a
+    /// member until the leave lands.
     pub(crate) fn end(&self) {
         self.number_of_leave(&mut self.state.lock());
     }
@@ -235,13 +238,13 @@ impl Membership {
         *state.leave.get_or_insert_with(draw)
     }
 
-    /// As [`end`](Self::end), and its join is not sent again after this.
+    /// Does the same as [`end`](Self::end). In addition, the join is not sent again.
     pub(crate) fn begin_leaving(&self) {
         self.end();
         self.state.lock().phase = Phase::Leaving;
     }
 
-    /// The request that ends it; the same each time, but for the fence.
+    /// The request to leave. All copies are equal, except for the fence.
     pub(crate) fn leave(&self) -> LeaveRequest {
         let lease = self.lease();
         let mut state = self.state.lock();
@@ -252,7 +255,7 @@ impl Membership {
         lease.leave(&self.channel, &self.user, &self.session, operation, fence)
     }
 
-    /// Its join once more, because the store has lost it; `None` if it is leaving.
+    /// The join once more, because the store has lost the member. `None`: it is leaving.
     pub(super) fn join_again(&self) -> Option<JoinRequest> {
         {
             let mut state = self.state.lock();
@@ -264,8 +267,8 @@ impl Membership {
         Some(self.join_request())
     }
 
-    /// The store says that another session has taken its place. If it has ended, nothing is lost: its join is not sent
-    /// again. Otherwise answers the registration of its session, which is to be closed.
+    /// The store says that another session has taken this place. If the membership has ended, nothing is lost, and its
+    /// join is not sent again. Otherwise returns the login of its session, which must be closed.
     pub(crate) fn replaced(&self) -> Option<&Arc<Registration>> {
         let mut state = self.state.lock();
         if state.leave.is_some() {
@@ -275,12 +278,12 @@ impl Membership {
         self.registration.as_ref()
     }
 
-    /// The incarnation was found to be declared dead.
+    /// Something shows that the incarnation was declared dead.
     pub(crate) fn condemn(&self) {
         self.guard.condemn();
     }
 
-    /// The store says that there is no such member.
+    /// The store says that this is no member, so the reconciler must look.
     pub(crate) fn suspect(&self) {
         let place = Place::Channel(self.channel.clone());
         self.guard.suspect(place);

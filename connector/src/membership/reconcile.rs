@@ -1,10 +1,10 @@
-//! The patrol: compares what the store says with what is known here, place by place, and puts the difference right.
+//! The reconciler: compares the store with what is known here, place by place, and repairs the difference.
 //!
-//! Every place of the index has its turn, so many in a second however many members there are. Places under suspicion
-//! come at once: all of them after the store has lost the lease or begins another lifetime, a channel when its
-//! subscription had to be confirmed again, its log begins an epoch, or a member is told that it is none. While a server
-//! lives its data doesn't change behind our back, but for a flush, which only takes: so equal numbers under a lifetime
-//! that was verified mean equal sessions, and only otherwise they are listed.
+//! Every place of the index gets its turn, a fixed number each second however many members there are. Suspected places
+//! come at once: all of them after the store has lost the lease or begun another lifetime, and a channel when its
+//! subscription was confirmed again, its log begins an epoch, or a send was refused as not from a member. Within one
+//! server lifetime only a flush changes data behind our back, and it only removes. So equal numbers mean equal
+//! sessions, if they were compared under this lifetime before. Otherwise the sessions are listed.
 
 use super::incarnation::HeldLease;
 use super::lease_keeper::{CALLS, LeaseKeeper};
@@ -26,27 +26,27 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-/// Looks at places in turn, so many in so long, however many members there are.
+/// The most places with sessions that are looked at in each interval.
 pub(super) const LOOKS: usize = 20;
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// Looks at suspects of one shard, at once.
+/// The most suspected places of one shard that are looked at in one round.
 const SUSPECTS: usize = 500;
-/// Channels that are compared at once.
+/// The most channels that are compared at once.
 const COMPARED: usize = 16;
-/// After something that did not work.
+/// The pause after something that did not work.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// What is to be done about a channel.
+/// How a difference is repaired.
 enum Repair {
-    /// It is a member, and not listed.
+    /// The member is missing in the store.
     Join(Arc<Membership>),
-    /// It is listed, and over. With the number of the leave that ends it.
+    /// The session is listed in the store, but is over. The number is that of the leave that ends it.
     Leave(SessionId, User, u64),
 }
 
 impl LeaseKeeper {
-    /// Goes on until the incarnation is over. Each shard of the store has rounds of its own, one after the other: a shard
-    /// that is away holds up nothing of the others.
+    /// Reconciles until the future is dropped, when the incarnation is over. Each shard of the store has rounds of its
+    /// own, one after the other, so a shard that is away delays no look at another one.
     pub(super) async fn reconcile(
         &self,
         lease: &Arc<HeldLease>,
@@ -90,7 +90,7 @@ impl LeaseKeeper {
         }
     }
 
-    /// One round of looks. Answers at what to look again; if that is something, after a pause.
+    /// One round of looks. Returns the places that must be looked at again, after a pause if there are any.
     async fn reconcile_some(
         &self,
         lease: &Arc<HeldLease>,
@@ -113,7 +113,7 @@ impl LeaseKeeper {
         again
     }
 
-    /// Answers what is still to be put right.
+    /// Returns the channels that could not be repaired.
     async fn reconcile_channels(
         &self,
         lease: &Arc<HeldLease>,
@@ -132,13 +132,14 @@ impl LeaseKeeper {
                 settled.filter_map(async |failed| failed).collect().await
             }
             Err(error) => {
-                tracing::debug!(%error, "no look at channels");
+                tracing::debug!(%error, "channels could not be looked at");
                 channels
             }
         }
     }
 
-    /// Channels that are to be compared, with the lifetime of the server that has said so. Lease and index stand.
+    /// The channels that must be compared, with the server lifetime of the look. If there are any, the lease has been
+    /// renewed and the index is whole.
     async fn differences(
         &self,
         lease: &Arc<HeldLease>,
@@ -170,7 +171,7 @@ impl LeaseKeeper {
         Ok(doubtful)
     }
 
-    /// Answers at whom to look again.
+    /// Returns the users that must be looked at again.
     async fn reconcile_users(
         &self,
         lease: &Arc<HeldLease>,
@@ -179,7 +180,7 @@ impl LeaseKeeper {
     ) -> Vec<UserId> {
         let is_settled = self.settle_users(lease, registry, &users).await;
         if is_settled.unwrap_or_else(|error| {
-            tracing::debug!(%error, "no look at users");
+            tracing::debug!(%error, "users could not be looked at");
             false
         }) {
             return Vec::new();
@@ -220,17 +221,17 @@ impl LeaseKeeper {
         registry.settle(findings).await
     }
 
-    /// Takes what a look has found; answers an entry of the index that is to go.
+    /// Takes the answer to a look. Returns the entry of the index that must be dropped, if any.
     fn looked(&self, lease: &Arc<HeldLease>, place: Place, look: &Look) -> Option<IndexEntry> {
         if look.tombstoned {
-            // Its death itself was lost, but not here.
+            // The store has forgotten the death of the incarnation, but not at this place.
             lease.condemned.notify_one();
         }
         lease.meet(&look.generation);
         lease.index.lock().looked(Instant::now(), place, look)
     }
 
-    /// What this leaves behind is unknown to the index here, and found at the next renewal.
+    /// If this fails, the entries are unknown to the index here. The next renewal finds them.
     async fn drop_entries(
         &self,
         lease: &HeldLease,
@@ -243,7 +244,8 @@ impl LeaseKeeper {
         Ok(())
     }
 
-    /// True when lease and index stand: whoever comes again must be found if this process ends. Index first.
+    /// Renews the lease and repairs the index first. Otherwise nobody would find the repaired members if this process
+    /// ended now. False: the incarnation is dead.
     async fn stands(&self, lease: &Arc<HeldLease>) -> Result<bool, StoreError> {
         let stands = self.renew(lease).await?;
         if !stands {
@@ -252,7 +254,7 @@ impl LeaseKeeper {
         Ok(stands)
     }
 
-    /// Compares session by session, and repairs; false if that did not work.
+    /// Compares the sessions of a channel and repairs the differences. False: that did not work.
     async fn settle(
         &self,
         lease: &Arc<HeldLease>,
@@ -293,24 +295,25 @@ impl LeaseKeeper {
         lease: &Arc<HeldLease>,
         channel: &ChannelName,
     ) -> Result<Vec<Repair>, StoreError> {
-        // Before the list is read: a session that joins meanwhile is on the list, or is no concern of this look.
+        // Taken before the list is read: a session that joins meanwhile is on the list, or does not concern this look.
         let members = self.roster.members(&lease.incarnation, channel);
-        // The leaves of ghosts are numbered before the list is read, too: a session that is on it and joins again
-        // afterwards, with a higher number, is not ended by them.
+        // The number for the leaves of ghosts is drawn before the list is read, too. So a listed session that joins
+        // again meanwhile has a higher number and stays.
         let operation = lease.next_operation();
         let listed = self.leases.list(&lease.incarnation, channel).await?;
         let missing = members
             .into_iter()
             .filter(|membership| !listed.contains_key(membership.session()));
         let mut repairs: Vec<_> = missing.map(Repair::Join).collect();
-        // After the list was read: whatever was on its way then is known by now.
+        // Taken after the list is read: by now every session that was on its way then is known here.
         let ghosts = self.roster.unknown(channel, listed).into_iter();
         repairs.extend(ghosts.map(|(session, user)| Repair::Leave(session, user, operation)));
         Ok(repairs)
     }
 }
 
-/// A detached member stays beyond its time, because the chat that took it is no more: whoever lists members ends that.
+/// A detached member has stayed beyond its time, because the chat that took its join is gone. Listing the channel ends
+/// it.
 async fn expire(chat: &Chat, channel: &ChannelName) {
     let list = ListMembersRequest {
         channel: channel.to_string(),
@@ -318,7 +321,7 @@ async fn expire(chat: &Chat, channel: &ChannelName) {
         ..ListMembersRequest::default()
     };
     if let Err(error) = chat.members(list, Instant::now() + CALL).await {
-        tracing::debug!(%error, channel = channel.as_str(), "detached members were not looked after");
+        tracing::debug!(%error, channel = channel.as_str(), "detached members were not ended");
     }
 }
 
@@ -331,14 +334,14 @@ async fn join_again(chat: &Chat, registry: &Registry, membership: &Membership) -
             membership.condemn();
             true
         }
-        // Its leave was faster, or another session has its place.
+        // Its leave was faster, or another session has taken its place.
         Err(CallError::Refused { reason }) if reason == "STALE_OPERATION" => {
             let Some(registration) = membership.replaced() else {
                 return true;
             };
             let displaced = registry.displace(registration).await;
             displaced
-                .inspect_err(|error| tracing::debug!(%error, "not known why it was replaced"))
+                .inspect_err(|error| tracing::debug!(%error, "could not find out why the session was replaced"))
                 .is_ok()
         }
         joined => is_done(joined, "lost"),

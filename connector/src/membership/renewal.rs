@@ -1,4 +1,4 @@
-//! How one lease is taken, renewed, and given back.
+//! How a lease is taken, renewed, and resigned.
 
 use super::incarnation::{Asking, HeldLease};
 use super::lease_keeper::LeaseKeeper;
@@ -11,19 +11,20 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
-/// Renewals in the time of a lease.
+/// The number of renewals in the length of a lease.
 pub(super) const RENEWALS: u32 = 3;
-/// After a renewal without an answer: well within the time that others observe a lease before they declare it over.
+/// The pause after a renewal that failed. It is much shorter than the time for which others observe a lease before they
+/// declare death.
 const RETRY: Duration = Duration::from_millis(150);
-/// Between renewals of an incarnation that could not be noted in the directory yet.
+/// The pause between renewals while the incarnation could not be scheduled yet.
 const NOTE_AGAIN: Duration = Duration::from_secs(1);
-/// How long a further incarnation waits to be noted before its lease is taken.
+/// How long a further incarnation waits to be scheduled before its lease is taken.
 const NOTE: Duration = Duration::from_millis(100);
-/// How long a parting word may take.
+/// The longest time for a resignation, or a last renewal.
 const RESIGN: Duration = Duration::from_millis(500);
 
 impl LeaseKeeper {
-    /// True: it is dead. False: it is given up, for another one is renewed, and nothing of it is left.
+    /// True: the incarnation is dead. False: it is given up, because an older one is renewed and nothing of it is left.
     pub(super) async fn renew_until_over(&self, lease: &Arc<HeldLease>) -> bool {
         let mut renewed = Instant::now();
         while renewed.elapsed() < LEASE_MEMORY / 2 {
@@ -41,7 +42,7 @@ impl LeaseKeeper {
                         false => NOTE_AGAIN.min(self.length / RENEWALS),
                     };
                     let pause = pause.saturating_sub(began.elapsed());
-                    // Whichever comes first.
+                    // Whatever comes first ends the pause.
                     let _ = timeout(pause, lease.hurry.notified()).await;
                 }
                 Ok(false) => return true,
@@ -61,14 +62,14 @@ impl LeaseKeeper {
         asking
     }
 
-    /// It has answered.
+    /// The shard has answered.
     pub(super) fn answered(&self, asking: Asking<'_>) {
         if asking.answered() {
             self.changed.notify_waiters();
         }
     }
 
-    /// False if it is dead.
+    /// Renews the lease. False: it is dead.
     pub(super) async fn renew(&self, lease: &Arc<HeldLease>) -> Result<bool, StoreError> {
         let HeldLease { incarnation, .. } = &**lease;
         let is_noted = lease.noted.load(Ordering::Relaxed);
@@ -85,13 +86,13 @@ impl LeaseKeeper {
             Ok::<_, StoreError>((began, renewed))
         };
         let (began, renewed) = if is_noted {
-            // The directory's server must not keep the lease from being renewed.
+            // A directory that is away must not keep the lease from being renewed.
             let (_, renewed) = tokio::join!(note, renew);
             renewed?
         } else if self.renewed.borrow().is_some() {
-            // This is a further incarnation. Without the note nobody looks for it if this process ends now, until
-            // somebody meets its members. But the directory may be on the same shard as the first lease, and nobody could
-            // log in as long as that is away. So it does not wait for the note, which is repeated.
+            // This is a further incarnation. If it is not scheduled and this process ends now, nobody looks for it
+            // until somebody meets its members. But the directory may be on the same shard as the first lease, and
+            // nobody could log in while that is away. So the lease does not wait for the schedule, which is repeated.
             let _ = timeout(NOTE, note).await;
             renew.await?
         } else {
@@ -129,7 +130,7 @@ impl LeaseKeeper {
         Ok(true)
     }
 
-    /// Makes the index in the store what it is here: writes what is missing, and looks after what is unknown.
+    /// Makes the index in the store equal to the one here: writes what is missing, and takes over what is unknown.
     async fn reconcile_index(&self, lease: &HeldLease) -> Result<(), StoreError> {
         let found = self.leases.index(&lease.incarnation).await?;
         let missing = lease.index.lock().reconcile(found);
@@ -141,12 +142,12 @@ impl LeaseKeeper {
         Ok(())
     }
 
-    /// Gives a further incarnation up, if nothing of it is left, neither session nor leave nor entry of the index, and new
-    /// sessions belong to one that was taken before.
+    /// Gives up a further incarnation if its index is empty, so that no session or leave of it is left, and new
+    /// sessions belong to an older one.
     fn is_given_up(&self, lease: &Arc<HeldLease>) -> bool {
         let mut held = self.held.lock();
         let mut before = held.iter().take_while(|it| !Arc::ptr_eq(it, lease));
-        // A session that comes holds the same lock until it stands in the index.
+        // A new session holds the same lock until it stands in the index.
         let is_left = before.any(|it| !it.is_silent()) && lease.index.lock().is_empty();
         if is_left {
             held.retain(|it| !Arc::ptr_eq(it, lease));
@@ -154,7 +155,7 @@ impl LeaseKeeper {
         is_left
     }
 
-    /// Said once: without it the lease ends by itself.
+    /// Tells the store once that the incarnation is dead. If this fails, chats find out when the lease is over.
     pub(super) async fn resign(&self, lease: &HeldLease) {
         let resign = async {
             self.leases.resign(&lease.incarnation).await?;
@@ -167,7 +168,7 @@ impl LeaseKeeper {
         }
     }
 
-    /// Renews a lease for the last time, for a grace: it ends by itself.
+    /// Renews a lease for the last time, for the length of the grace. After that it is over without anybody's help.
     pub(super) async fn leave_to_itself(&self, lease: &HeldLease, grace: Duration) {
         let incarnation = &lease.incarnation;
         let renewed = async {
@@ -175,9 +176,9 @@ impl LeaseKeeper {
             self.leases.note(incarnation).await
         };
         match timeout(RESIGN, renewed).await {
-            Ok(Ok(())) => tracing::info!(%incarnation, ?grace, "the lease ends by itself"),
-            Ok(Err(error)) => tracing::warn!(%error, "the lease ends when it ends"),
-            Err(_) => tracing::warn!("the lease ends when it ends"),
+            Ok(Ok(())) => tracing::info!(%incarnation, ?grace, "renewed once more, for the grace"),
+            Ok(Err(error)) => tracing::warn!(%error, "not renewed for the grace"),
+            Err(_) => tracing::warn!("not renewed for the grace"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The lease over a store in memory and chat in the same process, with the clock in the test's hand.
+//! Leases over a store in memory and a chat in the same process. The test moves the clock.
 
 use super::incarnation::IndexGuard;
 use super::index::Index;
@@ -25,7 +25,7 @@ use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
 const LENGTH: Duration = Duration::from_secs(10);
-/// What is under suspicion is looked at, and put right, in this.
+/// Suspected places are looked at and repaired in this time.
 const AT_ONCE: Duration = Duration::from_millis(10);
 
 fn room(name: &str) -> ChannelName {
@@ -44,7 +44,7 @@ struct Scene {
     keeping: AbortOnDropHandle<Infallible>,
 }
 
-/// Chat in the same process.
+/// A chat in the same process.
 fn chat_on(store: &Arc<MemoryStore>) -> Arc<Chat> {
     let service = chat::service(
         store.clone(),
@@ -86,7 +86,7 @@ impl Scene {
         self.lease.enter(vec![place(channel)]).await.unwrap()
     }
 
-    /// A session of this user that has joined.
+    /// Joins a channel with a new session of this user.
     async fn member(&self, channel: &str, user: &str) -> Arc<Membership> {
         let guard = Arc::new(self.enter(channel).await);
         let id = SessionId::new(format!("session of {user}")).unwrap();
@@ -201,7 +201,7 @@ async fn a_channel_leaves_the_index_when_two_looks_found_nothing() {
     assert_eq!(scene.index(&incarnation).await.len(), 1, "looked at once");
     sleep(2 * SETTLE_TIME).await;
     assert_eq!(scene.index(&incarnation).await, []);
-    // And comes back as another entry.
+    // The place comes back as another entry.
     let _stay = scene.enter("room").await;
     assert_eq!(scene.index(&incarnation).await[0].nonce, 2);
 }
@@ -274,7 +274,7 @@ async fn a_lease_that_the_store_has_lost_is_taken_again_with_its_index() {
     assert_eq!(scene.index(guard.incarnation()).await.len(), 1);
     assert!(!guard.is_over(), "nobody was closed");
 
-    // Who wants to join before that does not wait for the next renewal.
+    // A session that wants to join before the next renewal does not wait for it.
     sleep(LENGTH).await;
     scene.store.restart(Some(Snapshot::default()));
     let soon = timeout(Duration::from_millis(100), scene.enter("new"));
@@ -285,7 +285,7 @@ async fn a_lease_that_the_store_has_lost_is_taken_again_with_its_index() {
 
 #[tokio::test(start_paused = true)]
 async fn places_are_looked_at_in_turn_the_one_that_waits_longest_first() {
-    // More than have their turn in the settle time.
+    // More than can be looked at in the settle time.
     const MANY: usize = 70 * LOOKS;
     let mut index = Index::default();
     for n in 0..MANY {
@@ -492,7 +492,7 @@ async fn what_could_not_be_put_right_is_tried_again() {
         let join = instance.join().await;
         join.answer(Ok(joined("a", 1)));
     });
-    // The store knows nothing of her.
+    // The store does not know her.
     alice.suspect();
     for _ in 0..200 {
         let join = instance.join().await;
@@ -516,7 +516,7 @@ async fn a_detached_member_whose_chat_is_gone_leaves_with_a_look() {
         deadline: None,
         replaces: Vec::new(),
     };
-    // Past chat: nobody remembers it.
+    // This goes past chat, so no chat remembers when the member is due.
     scene.store.join(detached).await.unwrap();
     sleep(2 * SETTLE_TIME + Duration::from_secs(1)).await;
     let channel = room("room");
@@ -525,7 +525,7 @@ async fn a_detached_member_whose_chat_is_gone_leaves_with_a_look() {
     assert_eq!(entries.len(), 3, "two joins and one leave");
 }
 
-/// How far clocks are set, in milliseconds: further than the margin of deadlines.
+/// By how much clocks are set, in milliseconds: more than the margin of deadlines.
 const AHEAD: i64 = 300_000;
 
 #[tokio::test(start_paused = true)]
@@ -535,7 +535,7 @@ async fn a_join_that_is_late_by_the_clock_of_the_channels_server_is_sent_once_mo
     let alice = scene.member("room", "alice").await;
     let listed = [("alice".to_owned(), 1)];
     assert_eq!(scene.members("room").await, listed);
-    // The same where the member has to be brought back.
+    // The same holds if the reconciler has to bring the member back.
     scene.store.restart(Some(Snapshot::default()));
     assert_eq!(scene.members("room").await, []);
     sleep(LENGTH / RENEWALS + AT_ONCE).await;
@@ -548,7 +548,7 @@ async fn a_join_that_is_late_by_the_clock_of_the_channels_server_is_sent_once_mo
 async fn a_join_of_the_dead_is_late_whatever_the_clock_says() {
     let scene = Scene::new().await;
     let guard = Arc::new(scene.enter("room").await);
-    // Nothing in the channel tells of the death: what was reaped there is forgotten.
+    // The channel holds no tombstone of the incarnation, as if that had expired.
     scene.leases.resign(guard.incarnation()).await.unwrap();
     scene.store.set_clock(Some("room"), AHEAD);
     let user = User {
@@ -592,7 +592,7 @@ async fn many_late_joins_cost_few_renewals() {
     let joins = users.iter().map(|user| scene.member("room", user));
     let members = futures_util::future::join_all(joins).await;
     assert_eq!(scene.members("room").await.len(), MANY);
-    // Its server's clock was set back, so each renewal has a beat that is higher by one.
+    // The clock of its server was set back, so each renewal makes the beat higher by one only.
     let after = renewals().await;
     assert!(after - before < 10, "{}", after - before);
     drop(members);

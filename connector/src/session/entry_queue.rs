@@ -1,10 +1,11 @@
-//! Logins and joins wait for their turn, so that a storm of them does not make all of them fail.
+//! The queues in which logins and joins wait for their turn. Without them all requests of a storm would fail.
 //!
-//! Each login asks the store and chat several times. When thousands are under way at once, every one of them is slow, and
-//! most end after two seconds with nothing done. So a process serves a few at once of each shard, in the order in which they
-//! came.
-//! Who would not be served in time is told when to come again. Those times are spread over as long as it takes to serve
-//! everybody, by what serving took lately.
+//! Each login asks the store and chat several times. If thousands are under way at once, every one of them is slow, and
+//! most time out after two seconds with nothing done. So a process serves a few at once for each pair of shards, first
+//! come, first served.
+//!
+//! A request that would not be served in time is refused, and its client is told when to come again. These times are
+//! spread over as long as it takes to serve everybody, as measured lately.
 
 use crate::chat_client::CALL;
 use crate::metering::PUT_OFF;
@@ -21,25 +22,25 @@ use wire::Refusal;
 /// Logins and joins that are served at once. Each waits for some round trips to the store, so a few are enough to keep
 /// the process busy.
 const AT_ONCE: u32 = 32;
-/// How long a request waits for its turn at most. What is left of its time is for serving it.
+/// The longest time for which a request waits for its turn. The rest of its time is needed to serve it.
 const PATIENCE: Duration = Duration::from_millis(900);
-/// What serving one takes, before anything was measured.
+/// The time that serving one request takes, before anything was measured.
 const FIRST_GUESS: Duration = Duration::from_millis(20);
-/// Nobody is told to come again earlier than this …
+/// No client is told to come again earlier than this …
 const SOONEST: Duration = Duration::from_millis(500);
 /// … or later than this.
 const LATEST: Duration = Duration::from_secs(30);
 
-/// A line for each shard of the store, or pair of shards, that is needed to serve a request. Those who wait for a shard that
-/// is away keep nobody else from being served.
+/// One queue for each pair of shards that is needed to serve a request. If a shard is away, only the requests that need
+/// it wait.
 pub(crate) struct EntryQueues {
     shard: Box<dyn Fn(&Place) -> Shard + Send + Sync>,
-    /// As many as there are pairs of servers.
+    /// There are as many queues as pairs of shards that were asked for.
     by_shards: Mutex<BTreeMap<[Shard; 2], Arc<EntryQueue>>>,
 }
 
 impl EntryQueues {
-    /// `shard` tells where in the store a channel or user is.
+    /// `shard` tells the shard of a channel or user.
     pub(crate) fn new(shard: impl Fn(&Place) -> Shard + Send + Sync + 'static) -> Self {
         Self {
             shard: Box::new(shard),
@@ -47,7 +48,7 @@ impl EntryQueues {
         }
     }
 
-    /// The line of requests that need both places.
+    /// The queue of requests that need both places.
     pub(crate) fn of(&self, places: [&Place; 2]) -> Arc<EntryQueue> {
         let shards = places.map(|place| (self.shard)(place));
         let mut queues = self.by_shards.lock();
@@ -56,20 +57,20 @@ impl EntryQueues {
     }
 }
 
-/// The line of those who want to log in or to join a channel.
+/// A queue of requests to log in or to join a channel.
 pub(crate) struct EntryQueue {
     places: Semaphore,
     pace: Mutex<Pace>,
 }
 
 struct Pace {
-    /// How long serving one takes: a moving average.
+    /// The time that serving one request takes: a moving average.
     service: Duration,
-    /// When the last one is to come again who was told to.
+    /// The latest time at which a client was told to come again.
     booked: Instant,
 }
 
-/// Somebody's turn, until it is dropped.
+/// A request's turn. It ends when this is dropped.
 pub(crate) struct Turn<'a> {
     queue: &'a EntryQueue,
     began: Instant,
@@ -77,7 +78,7 @@ pub(crate) struct Turn<'a> {
 }
 
 impl EntryQueue {
-    /// Nobody is in it.
+    /// An empty queue.
     pub(crate) fn new() -> Self {
         Self {
             places: Semaphore::new(AT_ONCE as usize),
@@ -108,8 +109,8 @@ impl EntryQueue {
         }
     }
 
-    /// When somebody is to come again: after everybody who was told so before, as fast as they can be served. A fifth of
-    /// the time is kept for those who come for the first time.
+    /// How long a client has to wait. It comes after all clients that were told before, as fast as they can be served.
+    /// A fifth of the capacity is kept for clients that come for the first time.
     fn come_again(&self) -> Duration {
         let now = Instant::now();
         let mut pace = self.pace.lock();
@@ -139,7 +140,7 @@ mod tests {
     use tokio::task::JoinSet;
     use tokio::time::sleep;
 
-    /// How long the client has to wait that was told so.
+    /// The pause that a client was told.
     fn pause_of(refusal: &Refusal) -> Duration {
         let body = refusal.body(wire::Protocol::Json);
         let body: serde_json::Value = serde_json::from_str(&body).unwrap();
@@ -203,7 +204,7 @@ mod tests {
         let other_line = queues.of([&here, &here]);
         assert!(other_line.turn(began + CALL).await.is_ok());
         assert_eq!(began.elapsed(), Duration::ZERO);
-        // All who need that shard wait in one line.
+        // All requests that need this shard wait in one queue.
         let same_line = queues.of([&here, &away]);
         assert!(same_line.turn(began + CALL).await.is_err());
     }
@@ -238,7 +239,8 @@ mod tests {
         clients.join_all().await;
         let (tries, took) = (tries.lock().clone(), began.elapsed());
         println!("{tries:?} tries, {took:?}");
-        // 320 a second can be served, which makes 16 s for all. Most of those who were put off get in the next time.
+        // 320 a second can be served, which makes 16 s for all. Most clients that were put off get in with the next
+        // attempt.
         assert!(took < Duration::from_secs(25), "{took:?}");
         let often: usize = tries.range(4..).map(|(_, clients)| clients).sum();
         assert!(often < 500, "{tries:?}");

@@ -1,4 +1,4 @@
-//! The way into a channel, and out of it.
+//! How a session joins a channel, and leaves it.
 
 use super::parameters::{self, JoinChannel};
 use super::recovery::{Recovered, Recovery};
@@ -17,14 +17,17 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 use wire::{Disconnect, Reason, Refusal, Request, RequestBody};
 
-/// How long everything before the join may take, and never more than half of the time that is left: the rest is the join's.
+/// The longest time for everything before the join. It gets half of the time that is left at most, because the join
+/// needs the other half.
 const PREPARE: Duration = Duration::from_millis(1_000);
 
-/// Why nobody was let in.
+/// Why a session was not let in.
 pub(super) enum Refused {
+    /// The user is logged in elsewhere.
     Taken,
+    /// Something did not work or did not answer. The client may try again.
     Failed,
-    /// Chat said why.
+    /// Chat refused, for this reason.
     ByChat(Reason),
 }
 
@@ -32,7 +35,7 @@ impl From<Refused> for Refusal {
     fn from(refused: Refused) -> Self {
         match refused {
             Refused::Taken => Reason::UserLoggedIn.into(),
-            // What may have been done by then is undone.
+            // If something was done before the failure, it will be undone.
             Refused::Failed => Reason::Unavailable.into(),
             Refused::ByChat(reason) => reason.into(),
         }
@@ -42,14 +45,14 @@ impl From<Refused> for Refusal {
 /// A session that has just joined.
 pub(super) struct Entry {
     joined: Joined,
-    /// Where its pushes begin.
+    /// The position after which its pushes begin.
     begin: Resume,
-    /// What its reply tells of that.
+    /// What its reply tells about positions.
     recovered: Option<Recovered>,
 }
 
 impl Handlers {
-    /// A further channel. `None` if it was answered already.
+    /// Joins a further channel. `None`: the answer was sent already.
     pub(super) async fn join(&mut self, request: &Request, deadline: Instant) -> Option<Answer> {
         let Some(session) = &mut self.session else {
             return Some(Err(Reason::NotLoggedIn.into()));
@@ -124,7 +127,7 @@ impl Handlers {
         }
     }
 
-    /// Answered when the leave has landed; one that fails is repeated until it does.
+    /// Leaves a channel. Answered with ok when the leave has landed. If it fails, it is repeated until it lands.
     pub(super) async fn leave(&mut self, body: &RequestBody, deadline: Instant) -> Answer {
         let Some(session) = &mut self.session else {
             return Err(Reason::NotLoggedIn.into());
@@ -144,9 +147,12 @@ impl Handlers {
         Err(Reason::LeavePending.into())
     }
 
-    /// Follows the channel first, then joins: so the own onJoin is among what the hub delivers (K2). It is indexed first,
-    /// too: so whatever becomes of this process, login and member are found. What was missed is judged last, when nothing
-    /// can be missed any more. A membership stands in `undo` from before its join is sent.
+    /// Joins a channel, in this order:
+    /// - The hub follows the channel before the join is sent. So the member's own onJoin is delivered to it (K2).
+    /// - The `membership` future indexes the channel before the join is sent. So if this process dies, its members are
+    ///   found.
+    /// - The membership stands in `undo` before the join is sent. So an abandoned join is undone.
+    /// - The client's position is checked after the join, because from then on it misses nothing.
     pub(super) async fn enter(
         &self,
         channel: &ChannelName,
@@ -184,7 +190,7 @@ impl Handlers {
                 tracing::debug!(%error, "join failed");
                 match &error {
                     CallError::Unknown => {}
-                    // Nothing was done, so there is nothing to undo.
+                    // Chat has done nothing, so there is nothing to undo.
                     CallError::Refused { .. } | CallError::Late { .. } | CallError::Unreachable => {
                         drop(undo.pop());
                     }
@@ -208,7 +214,7 @@ impl Handlers {
         }
     }
 
-    /// The session has lost its place in a channel to another one, and so as a whole.
+    /// Another session has taken this session's place in a channel. So the whole session is closed.
     async fn displaced(&self, membership: &Membership, deadline: Instant) {
         if let Some(registration) = membership.replaced() {
             let displaced = self.services.registry.displace(registration);
@@ -218,7 +224,8 @@ impl Handlers {
         }
     }
 
-    /// Indexes and registers a session. Its registration is noted as soon as there may be one.
+    /// Indexes a session and logs it in. Stores the registration in `noted` before the login is sent, so that it can be
+    /// undone.
     pub(super) async fn register(
         &self,
         user: &User,
@@ -237,7 +244,7 @@ impl Handlers {
         let guard = Arc::new(guard);
         let registration = registry.begin(&guard, &user.id, id, &self.connection, proof);
         *noted = Some(Arc::clone(&registration));
-        // Otherwise its socket is among those that are closed when the incarnation is found dead.
+        // An incarnation that is found dead closes the sockets that it knows. This one may have come too late for that.
         if guard.is_over() {
             return Err(Refused::Failed);
         }
@@ -251,7 +258,7 @@ impl Handlers {
         }
     }
 
-    /// Answers, and then lets the pushes begin.
+    /// Answers the request, and then lets the pushes begin.
     pub(super) fn welcome(
         &self,
         id: Option<u64>,
@@ -276,7 +283,7 @@ impl Handlers {
     }
 }
 
-/// Where a member that has joined begins, and what it is told of that if it has asked. `None`: the log did not answer.
+/// Where a new member begins, and what its reply tells about that if it has asked. `None`: the log did not answer.
 async fn place(
     member: &Member,
     recovery: &Recovery,
@@ -295,7 +302,8 @@ async fn place(
         let recovered = Recovered::resumed(&resume, &end);
         return Some((resume, Some(recovered)));
     }
-    // Right before its own onJoin, so that it gets it; without one, where the join found the log's end.
+    // Right before its own onJoin, so that it gets this. If none was published, at the end of the log that the join
+    // found.
     let start = Position {
         offset: end.offset - u64::from(joined.published && end.offset > 0),
         ..end

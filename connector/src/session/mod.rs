@@ -1,8 +1,9 @@
-//! What a client may do: the handlers, and the end of it all.
+//! What a client may do: the handlers of its requests, and the end of its session.
 //!
-//! `connector.handler.login` and `chat.handler.send` are the original's. Beyond them a session may be in further channels,
-//! look at those it is in, and say to which of them something goes. A connection's commands take effect and are answered in
-//! order: what is said goes down one flow, and any other command waits until that is answered.
+//! `connector.handler.login` and `chat.handler.send` are those of the original. In addition, a session may be in
+//! further channels, list their members, read their history, and send to any of them. The commands of one connection
+//! take effect and are answered in order: all sends go through one in-flight window, and any other command waits until
+//! they are answered.
 
 pub(crate) mod entry_queue;
 mod join;
@@ -15,7 +16,7 @@ mod replies;
 mod secret;
 mod send;
 
-use crate::chat_client::{CALL, Chat, Flow};
+use crate::chat_client::{CALL, Chat, Window};
 use crate::hub::{Hub, Member};
 use crate::membership::{EndedSession, PendingLeaves, Undo};
 use crate::membership::{LeaseKeeper, Membership};
@@ -36,29 +37,29 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 use wire::{Disconnect, Protocol, Reason, Request, RequestBody};
 
-/// Channels that a session may be in at once (CONTRACT).
+/// The most channels that a session may be in at once.
 const CHANNELS: usize = 100;
 
 /// What all sessions of a connector share.
 pub(crate) struct Services {
-    /// Says whose sessions these are.
+    /// The incarnations to which the sessions belong.
     pub lease: Arc<LeaseKeeper>,
-    /// Local fan-out.
+    /// Delivers to the local members.
     pub hub: Arc<Hub>,
-    /// Where channels are written.
+    /// The way to the chats, which write the channels.
     pub chat: Arc<Chat>,
-    /// Leaves that must land.
+    /// Leaves that have not landed yet.
     pub leaves: PendingLeaves,
-    /// Who is logged in.
+    /// The logins of this connector's sessions.
     pub registry: Arc<Registry>,
-    /// Where logins and joins wait for their turn.
+    /// The queues in which logins and joins wait for their turn.
     pub entries: EntryQueues,
-    /// Where requests for pages wait for their turn.
+    /// The queue in which requests for pages wait for their turn.
     pub reads: Arc<ReadTurns>,
 }
 
 impl Services {
-    /// All of them, over these parts. A client that is gone stays a member for `grace`.
+    /// Puts these parts together. A session whose client is gone stays a member for `grace`.
     pub(crate) fn new(
         lease: Arc<LeaseKeeper>,
         registry: Arc<Registry>,
@@ -77,8 +78,8 @@ impl Services {
         })
     }
 
-    /// Keeps the leases, closes what was of an incarnation that was declared dead, and keeps saying which login policy this
-    /// connector has, until the handles are dropped.
+    /// Renews the leases, closes the sockets of an incarnation that was declared dead, and announces the login policy
+    /// of this connector, until the handles are dropped.
     pub(crate) fn keep(self: &Arc<Self>) -> [AbortOnDropHandle<()>; 2] {
         let this = Arc::clone(self);
         let leases =
@@ -89,7 +90,7 @@ impl Services {
     }
 }
 
-/// One connection's side of the handlers.
+/// The handlers of one connection.
 pub(crate) struct Handlers {
     services: Arc<Services>,
     connection: Arc<Connection>,
@@ -101,12 +102,12 @@ pub(crate) struct Handlers {
 struct Session {
     id: SessionId,
     user: User,
-    /// The channel of its login, which is meant where none is named. `None`: it logged in without one.
+    /// The channel of the login. Commands that name no channel mean this one. `None`: the login named no channel.
     home: Option<ChannelName>,
     registration: Arc<Registration>,
-    flow: Arc<Flow>,
+    window: Arc<Window>,
     places: Vec<Joined>,
-    /// From its first further channel on.
+    /// The pace of further joins. Created with the first one.
     joins: Option<Box<Pace>>,
 }
 
@@ -117,7 +118,7 @@ struct Joined {
 }
 
 impl Session {
-    /// The channel that is named, or the login's, if the session is in it.
+    /// The channel that is named, or else that of the login, if the session is in it.
     fn place(&self, channel: Option<&ChannelName>) -> Option<&Joined> {
         let channel = channel.or(self.home.as_ref())?;
         let mut places = self.places.iter();
@@ -126,7 +127,6 @@ impl Session {
 }
 
 impl Handlers {
-    /// Not logged in yet.
     #[must_use]
     pub(crate) fn new(services: Arc<Services>, connection: Arc<Connection>) -> Self {
         Self {
@@ -149,7 +149,8 @@ impl Handlers {
     /// its turn. A command whose time is over when its turn comes is refused without asking anybody.
     pub(crate) async fn handle(&mut self, request: Request, received: Instant) {
         let deadline = received + CALL;
-        // Who was cut off is not served any more; what clients sent before they went away themselves is (K3).
+        // A client that we cut off is not served any more. If the client closed the connection, what it sent before is
+        // still carried out (K3).
         if (self.connection.closing()).is_some_and(|reason| reason != Disconnect::Client) {
             return;
         }
@@ -159,16 +160,17 @@ impl Handlers {
             _ => {}
         }
         if let Some(session) = &self.session {
-            session.flow.settled().await;
+            session.window.settled().await;
         }
-        // Others than sends are rare, and their futures are large: they live only as long as they are needed.
+        // All commands but sends are rare, and their futures are large. Boxed, so that a connection holds one only
+        // while it runs.
         let answer = Box::pin(self.answer_to(&request, deadline)).await;
         if let Some(answer) = answer {
             replies::reply(&self.connection, request.id, answer);
         }
     }
 
-    /// `None` if it was answered already, because the reply must come before the first push.
+    /// `None`: the answer was sent already, because it must come before the first push.
     async fn answer_to(&mut self, request: &Request, deadline: Instant) -> Option<Answer> {
         let body = &request.body;
         if matches!(body, RequestBody::Unusable) {
@@ -176,7 +178,8 @@ impl Handlers {
         }
         match &*request.route {
             "connector.handler.login" => self.login(request, deadline).await,
-            // For clients that see no heartbeats of the protocol, as browsers don't: they ask, and miss the answer.
+            // Some clients, such as pages in browsers, do not see the protocol's heartbeats. They ask, and notice a
+            // missing answer.
             "connector.handler.ping" => Some(Ok(DONE.into())),
             "chat.handler.join" => self.join(request, deadline).await,
             "chat.handler.leave" => Some(self.leave(body, deadline).await),
@@ -186,14 +189,14 @@ impl Handlers {
         }
     }
 
-    /// As [`answer_to`](Self::answer_to).
+    /// Returns the same as [`answer_to`](Self::answer_to).
     async fn login(&mut self, request: &Request, deadline: Instant) -> Option<Answer> {
         let protocol = self.connection.format().protocol();
         let login = match Login::parse(&request.body, protocol) {
             Ok(login) => login,
             Err(refusal) => return Some(Err(refusal)),
         };
-        // Whatever the uid: one connection, one user (F5).
+        // A connection has one user, so a second login is refused whatever its user is (F5).
         if self.session.is_some() {
             return Some(Err(Reason::AlreadyLoggedIn.into()));
         }
@@ -216,10 +219,11 @@ impl Handlers {
         let Some(id) = new_session_id().filter(|_| self.services.leaves.has_room()) else {
             return Some(Err(Reason::Unavailable.into()));
         };
-        // The original's clients read their answers as they were. Who shows a secret knows of them.
+        // Clients of the original get the recorded answer, without a secret (K1). A client that asks for positions or
+        // shows a secret is newer.
         let has_one = protocol == Protocol::Json || recovery.is_wanted() || resume.is_some();
         let secret = match resume {
-            // One that matches nothing becomes the session's own: the store may have lost the entry.
+            // A secret that matches no entry becomes the session's own, because the store may have lost the entry.
             Some(shown) => Some(shown),
             None if has_one => Secret::random().ok(),
             None => None,
@@ -276,29 +280,29 @@ impl Handlers {
             user,
             home: channel,
             registration,
-            flow: Arc::default(),
+            window: Arc::default(),
             places: Vec::from_iter(joined),
             joins: None,
         });
         None
     }
 
-    /// Returns when all that was carried out is answered.
+    /// Returns when everything that was carried out is answered.
     pub(crate) async fn answered(&self) {
         if let Some(session) = &self.session {
-            session.flow.settled().await;
+            session.window.settled().await;
         }
     }
 
-    /// The connection is over: what it sent comes first, then its leaves (K3, K4).
+    /// Ends the session. What the client has sent is carried out before the leaves (K3, K4).
     pub(crate) async fn close(self) {
         if let Some(session) = &self.session {
-            session.flow.settled().await;
+            session.window.settled().await;
         }
     }
 }
 
-/// However the connection ended, and whatever became of its task: the session leaves.
+/// The session leaves however the connection ended, also if its task panicked or was aborted.
 impl Drop for Handlers {
     fn drop(&mut self) {
         if let Some(session) = self.session.take() {
@@ -315,7 +319,7 @@ impl Drop for Handlers {
     }
 }
 
-/// 128 random bits: never used again, and not to be guessed.
+/// 128 random bits. Such an id is never used again, and nobody can guess it.
 fn new_session_id() -> Option<SessionId> {
     use base64::Engine;
     let random = unguessable::<16>().ok()?;

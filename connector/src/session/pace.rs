@@ -1,21 +1,22 @@
-//! How fast a session may touch new channels.
+//! The pace at which a session may join channels.
 //!
-//! A session is in a bounded number of channels at once, but it could join and leave ever new ones, each of which costs
-//! the store some kilobytes for the two minutes that an empty channel is kept. So joins are paced: a burst, and one more
-//! with each interval (a generic cell rate algorithm: all that it keeps is one time).
+//! A session is in a bounded number of channels at once, but it could join and leave one new channel after another.
+//! Each of them costs the store some kilobytes for the two minutes for which an empty channel is kept. So a session may
+//! join a burst of channels, and then one more in each interval. This is a generic cell rate algorithm: its only state
+//! is one time.
 
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Joins at once.
+/// The number of joins in a burst.
 const BURST: u32 = 1_000;
-/// One more in so long: in two minutes as many as in a burst.
+/// The time after which one more join is allowed. In two minutes these are as many as in a burst.
 const INTERVAL: Duration = Duration::from_millis(120);
 
 /// The pace of one session's joins.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    /// When the burst is whole again. `None`: it is.
+    /// When a whole burst is allowed again. `None`: it is allowed now.
     whole_at: Option<Instant>,
 }
 
@@ -23,7 +24,7 @@ impl Pace {
     /// Takes one join.
     ///
     /// # Errors
-    /// How long to wait for the next one.
+    /// The time to wait before the next attempt.
     pub(super) fn take(&mut self, now: Instant) -> Result<(), Duration> {
         let whole_at = self.whole_at.map_or(now, |it| it.max(now));
         let waits = (whole_at + INTERVAL).saturating_duration_since(now + BURST * INTERVAL);

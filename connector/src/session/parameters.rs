@@ -1,8 +1,8 @@
-//! The parameters of the handlers, as JavaScript would read them.
+//! The parameters of the handlers, read as JavaScript would read them.
 //!
-//! A room or user is named by `String(x)` (K7), so 4 and "4" are one; what is missing or falsy is 缺少参数 (K1); other
-//! types than strings and numbers are 参数无效 (F12). So are numbers that JavaScript can't tell from their neighbours: two
-//! users would become one.
+//! The name of a room or user is `String(x)` (K7), so 4 and "4" are one. A missing or falsy value is 缺少参数 (K1). Other
+//! types than strings and numbers are 参数无效 (F12). So are numbers that JavaScript can't tell from their neighbours,
+//! because two users would become one.
 
 use super::recovery::{self, Recovery};
 use super::secret::Secret;
@@ -13,27 +13,28 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use wire::{Protocol, Reason, Refusal, RequestBody};
 
-/// The largest number that JavaScript can tell from the one after it, 2⁵³ − 1: ids beyond it must be strings.
+/// The largest number that JavaScript can tell from the next one, 2⁵³ − 1. Ids beyond it must be strings.
 const LARGEST_EXACT: f64 = 9_007_199_254_740_991.0;
 
-/// Who wants to log in, and where to.
+/// The parameters of a login.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Login {
     /// `userId`.
     pub user: User,
-    /// `lessonId`: the channel that the session joins at once. `None`: it is in no channel at first.
+    /// `lessonId`: the channel that the session joins at once. `None`: the session begins without a channel.
     pub channel: Option<ChannelName>,
     /// `since`, `positions`.
     pub recovery: Recovery,
-    /// `resume`: what an earlier login was answered with.
+    /// `resume`: the secret from the answer to an earlier login.
     pub resume: Option<Secret>,
 }
 
 impl Login {
-    /// Reads a request's body. Only JSON clients may leave out the channel: the original refused that, as recorded (K1).
+    /// Reads the body of a request. Only JSON clients may leave out the channel. The original refused that, as recorded
+    /// (K1).
     ///
     /// # Errors
-    /// [`Reason::MissingParameter`] comes before [`Reason::InvalidParameter`], whichever parameter it is.
+    /// [`Reason::MissingParameter`] comes before [`Reason::InvalidParameter`], whichever parameter it is about.
     pub(crate) fn parse(body: &RequestBody, protocol: Protocol) -> Result<Self, Refusal> {
         let fields = fields(body)?;
         let user = truthy(fields.get("userId")).ok_or_else(|| missing("userId"))?;
@@ -43,11 +44,11 @@ impl Login {
         };
         let (id, is_number) = to_name("userId", user)?;
         let id = UserId::new(id)
-            .map_err(|_| invalid("userId", "of 1 to 128 bytes without control characters"))?;
+            .map_err(|_| invalid("userId", "1 to 128 bytes long, without control characters"))?;
         let channel = channel.map(|it| channel_name("lessonId", it)).transpose()?;
         let recovery = recovery(&fields)?;
         if channel.is_none() && matches!(recovery, Recovery::Since(_)) {
-            return Err(missing("lessonId, the channel of since,"));
+            return Err(missing("lessonId, the channel that since belongs to,"));
         }
         Ok(Self {
             user: User { id, is_number },
@@ -63,7 +64,7 @@ fn resume(secret: Option<&Value>) -> Result<Option<Secret>, Refusal> {
         None | Some(Value::Null) => Ok(None),
         Some(secret) => {
             let read = secret.as_str().and_then(Secret::parse);
-            let what = "the text that an earlier login was answered with";
+            let what = "the secret from the answer to an earlier login";
             read.map(Some).ok_or_else(|| invalid("resume", what))
         }
     }
@@ -79,7 +80,7 @@ pub(crate) struct JoinChannel {
 }
 
 impl JoinChannel {
-    /// As [`Login::parse`].
+    /// Reads the body of a request. The errors are those of [`Login::parse`].
     pub(crate) fn parse(body: &RequestBody) -> Result<Self, Refusal> {
         let fields = fields(body)?;
         Ok(Self {
@@ -94,19 +95,19 @@ pub(crate) fn leave_channel(body: &RequestBody) -> Result<ChannelName, Refusal> 
     channel(&fields(body)?)?.ok_or_else(|| missing("channel"))
 }
 
-/// Whose members to list. Where no channel is named, it is the one of the login.
+/// The parameters of a list of members.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ListMembers {
-    /// `channel`.
+    /// `channel`; `None`: that of the login.
     pub channel: Option<ChannelName>,
-    /// `pageSize`; 0: as many as is usual.
+    /// `pageSize`; 0: the default of chat.
     pub page_size: u32,
-    /// `pageToken` of the page before.
+    /// `pageToken` from the page before.
     pub page_token: String,
 }
 
 impl ListMembers {
-    /// As [`Login::parse`].
+    /// Reads the body of a request. The errors are those of [`Login::parse`].
     pub(crate) fn parse(body: &RequestBody) -> Result<Self, Refusal> {
         let fields = fields(body)?;
         let page_token = match fields.get("pageToken") {
@@ -123,21 +124,21 @@ impl ListMembers {
     }
 }
 
-/// What to read of a log. Where no channel is named, it is the one of the login.
+/// The parameters of a read of a log.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ReadHistory {
-    /// `channel`.
+    /// `channel`; `None`: that of the login.
     pub channel: Option<ChannelName>,
     /// `newestFirst`.
     pub newest_first: bool,
-    /// `from`: what follows it, or stands before it.
+    /// `from`: the page follows this position, or stands before it.
     pub from: Option<Position>,
-    /// `pageSize`; 0: as many as is usual.
+    /// `pageSize`; 0: the default.
     pub page_size: u32,
 }
 
 impl ReadHistory {
-    /// As [`Login::parse`].
+    /// Reads the body of a request. The errors are those of [`Login::parse`].
     pub(crate) fn parse(body: &RequestBody) -> Result<Self, Refusal> {
         let fields = fields(body)?;
         let from = match fields.get("from") {
@@ -145,8 +146,8 @@ impl ReadHistory {
             Some(from) => Some(recovery::position(from).ok_or_else(|| invalid("from", POSITION))?),
         };
         let newest_first = flag("newestFirst", fields.get("newestFirst"))?;
-        // Nothing stands before the beginning, and no epoch is without a name; but a channel without a life ends at the empty
-        // one's offset 0.
+        // Nothing stands before offset 0, and no publication has an empty epoch. But ("", 0) is allowed: it is the end
+        // of a channel without a life.
         let is_nowhere = |from: &Position| {
             from.epoch.as_str().is_empty() && from.offset > 0 || newest_first && from.offset == 0
         };
@@ -162,12 +163,12 @@ impl ReadHistory {
     }
 }
 
-/// A message and what is to become of it. Where no channel is named, it is for the one of the login.
+/// The parameters of a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Publish {
-    /// `channel`.
+    /// `channel`; `None`: that of the login.
     pub channel: Option<ChannelName>,
-    /// `body`: an object.
+    /// `body`: a JSON object.
     pub body: Bytes,
     /// `key`.
     pub key: Option<Box<str>>,
@@ -176,7 +177,7 @@ pub(crate) struct Publish {
 }
 
 impl Publish {
-    /// As [`Login::parse`]; the message itself is not looked into.
+    /// Reads the body of a request. The errors are those of [`Login::parse`]. The message itself is not parsed.
     pub(crate) fn parse(body: &RequestBody) -> Result<Self, Refusal> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -211,7 +212,7 @@ impl Publish {
     }
 }
 
-/// A client's own idempotency key for a message, wherever in the request it stands.
+/// Checks the idempotency key that a client gave, in the request or in its body.
 pub(crate) fn key(key: Option<Box<str>>) -> Result<Option<Box<str>>, Refusal> {
     match key {
         Some(key) if IdempotencyKey::new(&*key).is_err() => Err(Reason::InvalidKey.into()),
@@ -219,7 +220,7 @@ pub(crate) fn key(key: Option<Box<str>>) -> Result<Option<Box<str>>, Refusal> {
     }
 }
 
-const POSITION: &str = r#"a position as in {"epoch":"7f3a","offset":17}"#;
+const POSITION: &str = r#"a position such as {"epoch":"7f3a","offset":17}"#;
 
 fn missing(name: &str) -> Refusal {
     Refusal::because(
@@ -235,7 +236,7 @@ fn invalid(name: &str, what: &str) -> Refusal {
 fn unreadable() -> Refusal {
     Refusal::because(
         Reason::InvalidParameter,
-        "A parameter can't be read: half of a surrogate pair, or one that stands twice.",
+        "The parameters can't be read: one holds half of a surrogate pair, or is given twice.",
     )
 }
 
@@ -248,7 +249,7 @@ fn fields(body: &RequestBody) -> Result<Map<String, Value>, Refusal> {
 
 fn recovery(fields: &Map<String, Value>) -> Result<Recovery, Refusal> {
     Recovery::parse(fields).ok_or_else(|| {
-        let message = format!("positions must be true or false, since {POSITION}.");
+        let message = format!("positions must be true or false, and since must be {POSITION}.");
         Refusal::because(Reason::InvalidParameter, message)
     })
 }
@@ -257,7 +258,7 @@ fn channel(fields: &Map<String, Value>) -> Result<Option<ChannelName>, Refusal> 
     named(fields.get("channel"))
 }
 
-/// `None`: none is named.
+/// `None`: no channel is named.
 fn named(channel: Option<&Value>) -> Result<Option<ChannelName>, Refusal> {
     let channel = truthy(channel).map(|it| channel_name("channel", it));
     channel.transpose()
@@ -265,7 +266,7 @@ fn named(channel: Option<&Value>) -> Result<Option<ChannelName>, Refusal> {
 
 fn channel_name(parameter: &str, value: &Value) -> Result<ChannelName, Refusal> {
     let (name, _) = to_name(parameter, value)?;
-    let limits = "of 1 to 256 bytes without control characters";
+    let limits = "1 to 256 bytes long, without control characters";
     ChannelName::new(name).map_err(|_| invalid(parameter, limits))
 }
 
@@ -278,7 +279,7 @@ fn flag(name: &str, value: Option<&Value>) -> Result<bool, Refusal> {
     }
 }
 
-/// Chat takes at most 1,000.
+/// Chat gives at most 1,000 entries a page.
 fn page_size(fields: &Map<String, Value>) -> Result<u32, Refusal> {
     match fields.get("pageSize") {
         None | Some(Value::Null) => Ok(0),
@@ -298,7 +299,7 @@ fn truthy(value: Option<&Value>) -> Option<&Value> {
     })
 }
 
-/// `String(x)`, and whether it was a number.
+/// `String(x)`, and whether the value was a number.
 fn to_name(parameter: &str, value: &Value) -> Result<(String, bool), Refusal> {
     match value {
         Value::String(text) => Ok((text.clone(), false)),
@@ -323,7 +324,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// As a client of the original.
+    /// Parses a login of one of the original's clients.
     fn parse(json: &str) -> Result<Login, Reason> {
         reason(Login::parse(&object(json), Protocol::Pomelo))
     }

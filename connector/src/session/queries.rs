@@ -1,4 +1,4 @@
-//! What a session sees of the channels that it is in: who is there, and what was said.
+//! A session's questions about its channels: who is a member, and what was published.
 
 use super::Handlers;
 use super::parameters::{ListMembers, ReadHistory};
@@ -17,11 +17,11 @@ use std::fmt::Write;
 use tokio::time::{Instant, timeout_at};
 use wire::{Reason, Refusal, RequestBody};
 
-/// Publications of a page, unless the client wants another number.
+/// Publications of a page, unless the client asks for another number.
 const PAGE: u32 = 50;
 
 impl Handlers {
-    /// A page of those who are in a channel.
+    /// A page of a channel's members.
     pub(super) async fn members(&mut self, body: &RequestBody, deadline: Instant) -> Answer {
         let asked = ListMembers::parse(body)?;
         let channel = self.channel(asked.channel.as_ref())?.clone();
@@ -62,17 +62,17 @@ impl Handlers {
         Ok(text.into())
     }
 
-    /// Only members look at a channel.
+    /// The channel to look at. Only its members may do so.
     fn channel(&self, channel: Option<&ChannelName>) -> Result<&ChannelName, Refusal> {
         let session = self.session.as_ref().ok_or(Reason::NotLoggedIn)?;
         let place = session.place(channel).ok_or(Reason::NotJoined)?;
         Ok(place.membership.channel())
     }
 
-    /// The turn at reading a page, which lasts until the page is read; and until when chat is to answer.
+    /// The turn at reading a page, which lasts until the page is read, and the deadline for chat's answer.
     ///
-    /// A page is long, so nobody asks for one before the client has read most of what was sent to it: then no page has to
-    /// be kept while the client does not read. The time that the client took for itself does not count.
+    /// A page is long. So none is asked for before the client has read most of what was sent to it, and no page is kept
+    /// while a client does not read. The time that the client took for this does not count.
     async fn turn(
         &mut self,
         channel: &ChannelName,
@@ -89,7 +89,7 @@ impl Handlers {
     }
 }
 
-/// The page, or why there is none. Nothing is done by looking, so an unknown outcome is none.
+/// The page, or why there is none. A read changes nothing, so an unknown outcome is simply a failure.
 fn seen<T>(page: Result<T, CallError>) -> Result<T, Refusal> {
     page.map_err(|error| {
         tracing::debug!(%error, "can't look");
@@ -114,7 +114,7 @@ fn members(page: &ListMembersResponse) -> String {
     format!(r#"{{"code":0,"members":[{members}],"users":{users},"nextPageToken":{token}}}"#)
 }
 
-/// Ends the page before it exceeds so many bytes, but not before its first publication.
+/// Ends the page before it exceeds `limit` bytes, but not before its first publication.
 fn history(page: &HistoryResponse, limit: usize) -> String {
     let continuity = match page.continuity() {
         Continuity::Unspecified | Continuity::Contiguous => "exact",

@@ -1,12 +1,12 @@
-//! Whose page is read next: pages of history and of members are long, and clients take turns at them.
+//! The order in which clients read pages. Pages of history and of members are long, so clients take turns.
 //!
-//! A few pages are on their way at once. Beyond that the client that has read least comes first, so that a client that reads now
-//! and then does not wait behind a hundred that read all the time. This is start-time fair queueing: each request has a
-//! place, in bytes. It is where the client's last page ended. Who has not read for a while comes before the others, but
-//! by [`SAVED`] at most, so that nobody saves up more.
+//! A few pages are read at once. If more are wanted, the client that has read least comes first, so a client that reads
+//! now and then does not wait behind a hundred that read all the time. This is start-time fair queueing: the *place* of
+//! a request, counted in bytes, is where the client's last page ended. A client that has not read for a while comes
+//! before the others, but by [`SAVED`] at most, so its advantage has a limit.
 //!
-//! Pages of one channel never take all turns. If its pages are slow, because very many others read it at the same chat,
-//! other channels have turns left.
+//! Pages of one channel never take all turns. If its pages are slow, because very many clients read it at the same
+//! chat, turns are left for other channels.
 
 use channel_store::ChannelName;
 use parking_lot::Mutex;
@@ -14,23 +14,23 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// Pages that are on their way at once.
+/// The number of pages that are read at once.
 const AT_ONCE: usize = 4;
-/// Of these, pages of one channel.
+/// The number of these that may be of one channel.
 const EACH: usize = 2;
-/// Bytes by which a client may come before those that read all the time. With none, it would wait until each of them
-/// has had one more page.
+/// The most bytes by which a client may come before those that read all the time. Without any, it would wait until each
+/// of them has had one more page.
 const SAVED: u64 = 1 << 20;
 
 /// What one client has read.
 #[derive(Default)]
 pub(crate) struct Reader {
-    /// Where its next page begins, if it asks for it soon.
+    /// The place of its next request, if that comes soon.
     place: u64,
 }
 
 impl Reader {
-    /// Notes a page of so many bytes.
+    /// Counts a page of `bytes` bytes.
     pub(crate) fn has_read(&mut self, bytes: usize) {
         self.place = self.place.saturating_add(bytes as u64);
     }
@@ -45,9 +45,9 @@ pub(crate) struct ReadTurns {
 #[derive(Default)]
 struct State {
     under_way: usize,
-    /// The highest place of those that were served.
+    /// The highest place that was given a turn.
     now: u64,
-    /// Channels of which a page is on its way or waited for.
+    /// Channels whose pages are being read or waited for.
     channels: HashMap<ChannelName, Line>,
     arrivals: u64,
 }
@@ -55,20 +55,20 @@ struct State {
 #[derive(Default)]
 struct Line {
     under_way: usize,
-    /// Those who wait, by place, then by arrival. Each belongs to a request of a connection, which has one at a time.
+    /// The waiting requests, by place and then by arrival. A connection waits with one request at a time.
     waiting: BTreeMap<(u64, u64), oneshot::Sender<Turn>>,
 }
 
-/// A turn at reading, until it is dropped.
+/// A turn at reading. It ends when this is dropped.
 pub(crate) struct Turn {
-    /// `None` once it was passed on.
+    /// `None`: there is nothing to give back.
     turns: Option<Arc<ReadTurns>>,
     channel: ChannelName,
 }
 
 impl State {
-    /// Gives free turns to those who are next in line and whose channel has a turn left. Requests that were given up are
-    /// skipped.
+    /// Gives free turns to the requests that are next and whose channel has a turn left. Requests that were given up
+    /// are skipped.
     fn pass_on(&mut self, turns: &Arc<ReadTurns>) {
         while self.under_way < AT_ONCE {
             let lines = self.channels.iter();
@@ -92,7 +92,7 @@ impl State {
                     self.now = self.now.max(place);
                 }
                 Err(mut refused) => {
-                    // It took nothing, so there is nothing to pass on.
+                    // The turn was not counted yet, so dropping it must not give it back.
                     refused.turns = None;
                     self.forget(&channel);
                 }
@@ -109,7 +109,8 @@ impl State {
 }
 
 impl ReadTurns {
-    /// Waits for a turn. Who drops the future, because its time is over for example, gives up its place in the line.
+    /// Waits for a turn. If the future is dropped, for example because the request's time is over, the request gives up
+    /// its place.
     pub(crate) async fn take(self: &Arc<Self>, reader: &mut Reader, channel: &ChannelName) -> Turn {
         let turn = {
             let mut state = self.state.lock();
@@ -124,7 +125,7 @@ impl ReadTurns {
         };
         match turn.await {
             Ok(turn) => turn,
-            // A sender stays in its line until it has sent a turn.
+            // Can't happen: a sender stays in its line until it has sent a turn.
             Err(_) => std::future::pending().await,
         }
     }
@@ -162,12 +163,12 @@ mod tests {
         ChannelName::new(number.to_string()).unwrap()
     }
 
-    /// Reads a channel that nobody else reads.
+    /// A channel that nobody else reads.
     fn own() -> ChannelName {
         channel(fastrand::usize(1_000..))
     }
 
-    /// All turns that there are.
+    /// Takes all turns.
     fn all(turns: &Arc<ReadTurns>) -> Vec<Turn> {
         let mut reader = Reader::default();
         let take = |number| {
@@ -179,7 +180,7 @@ mod tests {
         (0..AT_ONCE).map(take).collect()
     }
 
-    /// Each of them waits for a turn, in this order.
+    /// Lets each of them wait for a turn, in this order.
     fn waiting<'a>(
         turns: &'a Arc<ReadTurns>,
         readers: &'a mut [Reader],
@@ -197,7 +198,7 @@ mod tests {
         std::array::from_fn(|_| Reader { place })
     }
 
-    /// A hundred clients that have read for long and wait again, and one that has not.
+    /// A hundred clients have read for long and wait again. Another one has read nothing.
     #[tokio::test]
     async fn who_has_read_least_comes_first() {
         let turns = Arc::new(ReadTurns::default());
@@ -216,7 +217,7 @@ mod tests {
         assert!(many[0].as_mut().now_or_never().is_some());
     }
 
-    /// All have read as much when another one comes, and wait for their next page.
+    /// All clients have read equally much and wait for their next page when another one comes.
     #[tokio::test]
     async fn who_reads_now_and_then_does_not_wait_for_a_page_of_each_other_client() {
         let turns = Arc::new(ReadTurns::default());
@@ -256,7 +257,7 @@ mod tests {
             let mut six = readers::<6>(0);
             let mut six = waiting(&turns, &mut six);
             let mut stays = six.pop().expect("one of them");
-            // The first one has its turn already when it goes.
+            // One turn was given to a request that is dropped before it takes the turn.
             under_way.pop();
             drop(six);
             assert!(stays.as_mut().now_or_never().is_some());
@@ -282,7 +283,7 @@ mod tests {
         let mut seldom = Reader::default();
         let turn = turns.take(&mut seldom, &other).now_or_never();
         assert!(turn.is_some());
-        // Its own pages go on as they are done.
+        // The channel's own pages go on when one of them is done.
         served.pop();
         assert!(waiting[0].as_mut().now_or_never().is_some());
     }

@@ -1,27 +1,27 @@
-//! What a client asks about positions when it logs in or joins, and what it is answered (CONTRACT, "Recovery").
+//! The positions that a client gives when it logs in or joins, and those that its reply tells (`docs/design/log.md`).
 
 use crate::hub::Resume;
 use channel_store::{Epoch, Position};
 use serde_json::{Map, Value};
 
-/// The most bytes of an epoch, which is opaque to clients and made by us.
+/// The longest epoch in bytes. Connectors make them, and clients must not interpret them.
 const EPOCH_LIMIT: usize = 64;
 /// Offsets from here on are no longer exact in JavaScript.
 const OFFSET_END: u64 = 1 << 53;
 
-/// `since` and `positions` in the body of a login or join.
+/// The fields `since` and `positions` in the body of a login or join.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Recovery {
-    /// Neither: replies and pushes stay as the original's.
+    /// The client gave neither. Replies and pushes stay as the original's.
     Unwanted,
-    /// `"positions":true`: to be told positions, from now on.
+    /// `"positions":true`: the client is told positions from now on.
     Positions,
-    /// `"since":{"epoch":…,"offset":…}`: to be given what followed.
+    /// `"since":{"epoch":…,"offset":…}`: the client is given what followed this position.
     Since(Position),
 }
 
 impl Recovery {
-    /// Reads a body's fields; `None` if they are of another form.
+    /// Reads the fields of a body; `None` if they are malformed.
     pub(crate) fn parse(fields: &Map<String, Value>) -> Option<Self> {
         let positions = match fields.get("positions") {
             None | Some(Value::Null) => false,
@@ -34,13 +34,13 @@ impl Recovery {
         }
     }
 
-    /// True if the client wants to know where it stands.
+    /// True if the client wants to be told positions.
     pub(crate) fn is_wanted(&self) -> bool {
         *self != Self::Unwanted
     }
 }
 
-/// A position as clients give it; `None` if it is of another form.
+/// Reads a position as clients write it; `None` if it is malformed.
 pub(crate) fn position(json: &Value) -> Option<Position> {
     let epoch = json.get("epoch")?.as_str()?;
     let offset = json.get("offset")?.as_u64()?;
@@ -50,19 +50,19 @@ pub(crate) fn position(json: &Value) -> Option<Position> {
     })
 }
 
-/// Where a client stands that has asked for it; nothing is added to the reply of one that has not.
+/// What the reply to a login or join tells about positions, if the client has asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Recovered {
-    /// Where it is when it has been given what it missed.
+    /// The client's position when it has been given everything that it missed.
     position: Position,
-    /// Nothing is missing in what it gets.
+    /// True if nothing is missing in what the client gets.
     recovered: bool,
-    /// How many publications it is given up to that position.
+    /// The number of publications that the client is given up to `position`.
     replayed: u64,
 }
 
 impl Recovered {
-    /// Of a client without a position: it begins here.
+    /// For a client that begins here, because it gave no position.
     pub(crate) fn fresh(start: &Position) -> Self {
         Self {
             position: start.clone(),
@@ -71,7 +71,7 @@ impl Recovered {
         }
     }
 
-    /// Of a client that was judged, where its join found the log's end.
+    /// For a client that gave a position. `end` is the end of the log that its join found.
     pub(crate) fn resumed(resume: &Resume, end: &Position) -> Self {
         Self {
             position: end.clone(),
@@ -80,7 +80,7 @@ impl Recovered {
         }
     }
 
-    /// Adds it to a reply, which is a JSON object with members.
+    /// Adds the fields to a reply, which must be a non-empty JSON object.
     pub(crate) fn add_to(&self, reply: &str) -> String {
         let members = reply.strip_suffix('}').unwrap_or(reply);
         let Self {

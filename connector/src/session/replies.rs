@@ -1,4 +1,4 @@
-//! What a request is answered with, and the one place that writes it for the client's protocol.
+//! The answers to requests, and the one place that writes them in the client's protocol.
 
 use super::secret::Secret;
 use crate::transport::Connection;
@@ -10,7 +10,7 @@ pub(super) const LOGGED_IN: &str = r#"{"code":0,"message":"登录成功"}"#;
 pub(super) const SENT: &str = r#"{"message":"发送成功","code":0}"#;
 pub(super) const DONE: &str = r#"{"code":0}"#;
 
-/// What a login is answered with: the secret, for a client that gets one.
+/// The answer to a login, with the secret if the client gets one.
 pub(super) fn logged_in(secret: Option<&Secret>) -> Cow<'static, str> {
     let Some(secret) = secret else {
         return LOGGED_IN.into();
@@ -19,10 +19,10 @@ pub(super) fn logged_in(secret: Option<&Secret>) -> Cow<'static, str> {
     format!(r#"{members},"resume":"{secret}"}}"#).into()
 }
 
-/// The body of a reply that says yes, which is the same on every protocol, or why it is a no.
+/// The body of a positive answer, which is the same in every protocol, or the refusal.
 pub(super) type Answer = Result<Cow<'static, str>, Refusal>;
 
-/// Answers a request as its protocol has it. Without an id it was a notify, and nothing is answered.
+/// Answers a request in the client's protocol. A request without an id is a notification, which is not answered.
 pub(super) fn reply(connection: &Arc<Connection>, id: Option<u64>, answer: Answer) {
     let Some(id) = id else {
         return;

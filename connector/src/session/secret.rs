@@ -1,4 +1,4 @@
-//! The secret by which a client that comes back shows that the session it replaces was its own.
+//! The secret by which a client shows that it had the session which it now replaces.
 
 use crate::random::unguessable;
 use base64::Engine;
@@ -10,25 +10,25 @@ use std::fmt;
 /// 128 random bits.
 const BYTES: usize = 16;
 
-/// What a client was given at its login, and shows at the next one. It stays the same over resumes, so that an answer that
-/// is lost costs nothing. The store keeps a hash of it only.
+/// A client gets a secret with the answer to its login, and shows it at the next login. The secret stays the same over
+/// all later logins, so a lost answer does no harm. The store keeps only a hash of it.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret([u8; BYTES]);
 
 impl Secret {
-    /// A new one.
+    /// Draws a new secret.
     pub(crate) fn random() -> Result<Self, getrandom::Error> {
         unguessable().map(Self)
     }
 
-    /// Reads what `Display` writes; `None` if the text is of another form.
+    /// Reads what `Display` writes; `None` if the text is malformed.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut bytes = [0; BYTES];
         let read = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes);
         (read == Ok(BYTES)).then_some(Self(bytes))
     }
 
-    /// What the store knows it by.
+    /// The part of its hash by which the store recognizes the secret.
     pub(crate) fn proof(&self) -> Proof {
         let hash = digest(&SHA256, &self.0);
         let mut cut = [0; BYTES];
@@ -45,7 +45,7 @@ impl fmt::Display for Secret {
     }
 }
 
-/// It is not to be read in any log.
+/// Prints no secret, so that none gets into a log.
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret")

@@ -1,4 +1,4 @@
-//! What a session says.
+//! The messages that a session sends.
 
 use super::Handlers;
 use super::parameters::{self, Publish};
@@ -11,9 +11,9 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use wire::{Reason, Refusal, Request, RequestBody};
 
-/// A message, and where it is to go.
+/// A message and its destination.
 struct Message {
-    /// `None`: to the channel of the login.
+    /// `None`: the channel of the login.
     channel: Option<ChannelName>,
     body: Bytes,
     key: Option<Box<str>>,
@@ -21,7 +21,7 @@ struct Message {
 }
 
 impl Handlers {
-    /// The body is the message, for the channel of the login.
+    /// Handles `chat.handler.send`: the body is the message, for the channel of the login.
     pub(super) async fn send(&mut self, request: Request, deadline: Instant) {
         let body = match request.body {
             RequestBody::Object(body) => Ok(body),
@@ -39,7 +39,7 @@ impl Handlers {
         self.say(request.id, message, deadline).await;
     }
 
-    /// The body tells the channel, the message and what is to become of it.
+    /// Handles `chat.handler.publish`: the body names the channel, the message and its options.
     pub(super) async fn publish(&mut self, request: Request, deadline: Instant) {
         let message = match request.body {
             RequestBody::Unusable => Err(Reason::InvalidBody.into()),
@@ -68,13 +68,13 @@ impl Handlers {
         let (membership, message) = match place {
             Ok(place) => place,
             Err(refusal) => {
-                session.flow.settled().await;
+                session.window.settled().await;
                 return replies::reply(&self.connection, id, Err(refusal));
             }
         };
         let key = match message.key {
             Some(key) => key.into_string(),
-            None => format!("{}-{}", session.id, session.flow.next_key()),
+            None => format!("{}-{}", session.id, session.window.next_key()),
         };
         let send = SessionMessage {
             channel: membership.channel().to_string(),
@@ -85,15 +85,15 @@ impl Handlers {
             session: session.id.to_string(),
             exclude_user: message.exclude_self,
         };
-        session.flow.room().await;
+        session.window.room().await;
         if Instant::now() >= deadline {
-            session.flow.settled().await;
+            session.window.settled().await;
             return replies::reply(&self.connection, id, Err(Reason::Unavailable.into()));
         }
         let connection = Arc::clone(&self.connection);
         self.services
             .chat
-            .send(&session.flow, send, deadline, move |outcome| {
+            .send(&session.window, send, deadline, move |outcome| {
                 let answer = match outcome {
                     Outcome::Sent(_) => Ok(SENT.into()),
                     Outcome::Refused(reason) => {

@@ -23,7 +23,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 use wire::{Protocol, Refusal, WireFormat};
 
-/// A connector with one client, and all that surrounds it.
+/// A connector with one client, and with the feed, the chat and the store that it uses.
 pub(crate) struct Scene {
     pub(crate) services: Arc<Services>,
     store: Arc<MemoryStore>,
@@ -73,7 +73,7 @@ pub(crate) async fn scene() -> Scene {
 }
 
 impl Scene {
-    /// How many sessions are registered for a user.
+    /// The number of sessions that are logged in as a user.
     pub(crate) async fn logins(&self, user: &str) -> usize {
         let user = [channel_store::UserId::new(user).unwrap()];
         let looks = self.store.registry().look(&self.incarnation, &user).await;
@@ -106,7 +106,7 @@ fn reply(id: u64, body: &str) -> Told {
     Told::Reply { id, body }
 }
 
-/// The reply to a login, without the secret that it must have.
+/// The reply to a login, without its secret. Panics if there is none.
 fn without_secret(told: Told) -> Told {
     let Told::Reply { id, mut body } = told else {
         panic!("{told:?}");
@@ -122,12 +122,12 @@ fn refused(id: u64, reason: Reason) -> Told {
     reply(id, &body)
 }
 
-/// The feed confirms the channel, whose log ends at ("a", 4).
+/// The feed confirms the subscription to the channel, whose log ends at ("a", 4).
 pub(crate) async fn is_followed(script: &mut Script) {
     is_followed_at(script, 4).await;
 }
 
-/// The same with another end.
+/// The same, with another end of the log.
 async fn is_followed_at(script: &mut Script, end: u64) {
     let_run().await;
     script.subscribed(&connection(1));
@@ -139,7 +139,7 @@ async fn logged_in() -> Scene {
     logged_in_with(&client::limits()).await
 }
 
-/// The same, of a connector with these limits.
+/// The same, on a connector with these limits.
 async fn logged_in_with(limits: &Arc<QueueLimits>) -> Scene {
     let mut scene = scene().await;
     (scene.socket, scene.client) = client::connect(WireFormat::JSON, limits).await;
@@ -671,7 +671,7 @@ async fn a_ping_is_answered_before_and_after_the_login() {
     assert_eq!(scene.client.next().await, reply(2, DONE));
 }
 
-/// Whatever will be refused again says so, and what may pass says when to try again.
+/// A refusal tells whether the same request may succeed later, and when to try again.
 #[tokio::test(start_paused = true)]
 async fn each_refusal_of_chat_says_whether_a_retry_helps() {
     let mut scene = logged_in().await;
@@ -724,7 +724,7 @@ fn secret_of(told: &Told) -> Value {
 }
 
 impl Scene {
-    /// The entries of a user, the one with the lowest rank first.
+    /// The entries of a user, lowest rank first.
     async fn entries(&self, user: &str) -> Vec<channel_store::UserEntry> {
         let user = UserId::new(user).unwrap();
         let look = self.store.registry().look(&self.incarnation, &[user]).await;
@@ -734,7 +734,8 @@ impl Scene {
     }
 }
 
-/// Index, login, join with the predecessors, claim, reply: a client that is gone before its claim drives nobody out.
+/// The order is: index, login, join with the predecessors, claim, reply. If the client is gone before the claim, nobody
+/// is closed for it.
 #[tokio::test(start_paused = true)]
 async fn who_shows_its_secret_joins_in_the_place_of_its_session_and_claims_when_it_has_joined() {
     let mut scene = scene().await;
@@ -775,7 +776,7 @@ async fn who_shows_its_secret_joins_in_the_place_of_its_session_and_claims_when_
         scene.instance.leave().await.answer(Ok(Default::default()));
         soon(scene.services.leaves.landed()).await;
     }
-    // Also where it joins later than it logs in.
+    // The same holds if the session joins later than it logs in.
     let (socket, mut told) = client::client(WireFormat::JSON).await;
     let mut third = Handlers::new(Arc::clone(&scene.services), socket);
     let back = json!({"userId": "u", "resume": secret});
@@ -822,8 +823,8 @@ async fn who_joins_ever_new_channels_is_told_to_slow_down() {
     scene.instance.nobody_calls().await;
 }
 
-/// Chat cuts the page, where nothing of the rest is read from the store, packed and sent for nobody; that the connector would
-/// cut a longer one as well is no substitute.
+/// Chat must cut the page, so that the rest is not read from the store and sent for nothing. The connector would cut a
+/// longer page, too, but that would be too late.
 #[tokio::test(start_paused = true)]
 async fn a_page_of_history_is_asked_for_with_as_many_bytes_as_a_client_may_be_given() {
     for limit in [1 << 10, 1 << 20] {
@@ -844,7 +845,8 @@ async fn a_page_of_history_is_asked_for_with_as_many_bytes_as_a_client_may_be_gi
     }
 }
 
-/// As docs/protocols/json.md says: everybody once, with all of its connections, and how many there are on all pages.
+/// As docs/protocols/json.md says: each user once with the number of its sessions, and the number of users on all
+/// pages.
 #[tokio::test(start_paused = true)]
 async fn who_asks_for_members_is_told_their_sessions_and_how_many_users_there_are_on_all_pages() {
     let mut scene = logged_in().await;
@@ -878,8 +880,8 @@ fn operation(leave: &LeaveRequest) -> u64 {
     leave.operation
 }
 
-/// Who is told that a leave is pending has left: there is nothing to repeat, and whoever comes back is not driven out when
-/// the leave lands at last, because the join has a higher number.
+/// A client that is told that a leave is pending has left, and need not repeat it. If it joins again, the late leave
+/// does not end the new membership, because the join has a higher number.
 #[tokio::test(start_paused = true)]
 async fn a_leave_that_does_not_land_in_time_is_pending_and_the_channel_can_be_joined_again() {
     for (format, told) in [
@@ -906,7 +908,7 @@ async fn a_leave_that_does_not_land_in_time_is_pending_and_the_channel_can_be_jo
         let begun = Instant::now();
         let channel = json!({"channel": "room"});
         let leave = |id| request(id, "chat.handler.leave", &channel);
-        // Unanswered, and kept so.
+        // The call stays unanswered.
         let mut calls = Vec::new();
         {
             let handled = scene.me.handle(leave(2), begun);
@@ -921,7 +923,7 @@ async fn a_leave_that_does_not_land_in_time_is_pending_and_the_channel_can_be_jo
         assert!(begun.elapsed() <= Duration::from_secs(2));
         assert_eq!(scene.client.next().await, reply(2, told));
 
-        // It is not in the channel: it is told nothing more, and can't leave again.
+        // The session is not in the channel any more: it gets no pushes, and can't leave again.
         scene.script.publish(publication("a", 6));
         scene.me.handle(leave(3), Instant::now()).await;
         let refusal = Refusal::from(Reason::NotJoined).body(format.protocol());

@@ -1,7 +1,7 @@
-//! A client of the simulation: one connection that logs in, joins and leaves channels, and repeats what failed.
+//! A client of the simulation: one connection that logs in, and joins and leaves channels.
 //!
-//! It believes what it is told: after a success it is a member, after a failure of a join it is not. When there is peace
-//! again, the store must agree with it.
+//! The client believes its answers: after a success it is a member, after a failed join it is not. At rest, the store
+//! must agree.
 
 use crate::limits::QueueLimits;
 use crate::session::{Handlers, Services};
@@ -14,14 +14,14 @@ use tokio::task::yield_now;
 use tokio::time::Instant;
 use wire::{Disconnect, Request, RequestBody, WireFormat};
 
-/// How a request was answered.
+/// The answer to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// It took effect.
+    /// The request took effect.
     Done,
-    /// It was refused for good.
+    /// The request was refused for good.
     Refused,
-    /// It failed, or its outcome is unknown: it may be repeated.
+    /// The request failed, or its outcome is unknown. It may be repeated.
     Failed,
 }
 
@@ -29,10 +29,10 @@ pub(super) enum Answer {
 pub(super) struct Guest {
     pub(super) connection: Arc<Connection>,
     client: Handlers,
-    /// What the connector has written, as far as it was not looked at.
+    /// What the connector has written and nobody has read yet.
     wire: Arc<Mutex<Vec<u8>>>,
     requests: u64,
-    /// What its client remembers from its last login, and shows at the next one.
+    /// The secret from the client's last login. It is shown at the next one.
     secret: Arc<Mutex<Option<String>>>,
 }
 
@@ -49,7 +49,7 @@ impl Guest {
         }
     }
 
-    /// As a client that remembers.
+    /// The same connection, for a client that has this secret.
     pub(super) fn with(self, secret: Arc<Mutex<Option<String>>>) -> Self {
         Self { secret, ..self }
     }
@@ -83,7 +83,7 @@ impl Guest {
         };
         self.client.handle(request, Instant::now()).await;
         loop {
-            // A closed connection answers nothing any more.
+            // A closed connection answers nothing.
             if self.connection.closing().is_some() {
                 return Answer::Failed;
             }
@@ -98,7 +98,7 @@ impl Guest {
         }
     }
 
-    /// The code that a request was answered with, once it was.
+    /// The code in the answer to a request, once that has come.
     fn reply(&self, asked: u64) -> Option<u64> {
         let mut wire = self.wire.lock();
         let mut found = None;
@@ -116,7 +116,7 @@ impl Guest {
         found
     }
 
-    /// The connection is over.
+    /// The client goes.
     pub(super) async fn close(self) {
         self.connection.close(Disconnect::Client);
         self.client.close().await;

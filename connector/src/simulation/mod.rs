@@ -1,9 +1,9 @@
-//! Membership in a simulation: connectors and chats as they are, over a store behind a network that delays, loses and
-//! holds back; connectors and chats that die, connectors that freeze for longer than their lease, clocks that are set,
-//! each slot's its own, slots whose server is away for a while, and a store that forgets. When all that is over, members are those who are there. And nobody is
-//! ever declared dead who was not silent for the length of the lease, in true time.
+//! A simulation of membership: real connectors and chats over a store behind a network that delays, loses and holds
+//! back. Connectors and chats die, connectors freeze for longer than their lease, each slot's clock is set, servers of
+//! slots are away for a while, and the store forgets. When all that is over, the members are the sessions that exist.
+//! And no connector is declared dead that was not silent for the length of its lease in true time.
 //!
-//! A seed decides about everything; the same seed gives the same run.
+//! The seed decides everything: the same seed gives the same run.
 
 mod guest;
 pub(crate) mod network;
@@ -36,20 +36,21 @@ use wire::Disconnect;
 
 const CONNECTORS: [&str; 2] = ["connector-1", "connector-2"];
 const CHANNELS: [&str; 2] = ["lobby", "room"];
-/// Two visitors of each user: on one connector a user is let in once.
+/// There are two visitors of each user.
 const USERS: [&str; 3] = ["ann", "bob", "cid"];
-/// How long things go wrong, in the simulation's time.
+/// How long things go wrong, in simulated time.
 const TROUBLE: Duration = Duration::from_secs(45);
-/// How long they may take to be right again: a lease and a settle time, and to be met.
+/// How long it may take until everything is right again: a lease, a settle time, and the time until somebody lists a
+/// channel.
 const PEACE: Duration = Duration::from_secs(90);
-/// Somebody lists the channels so often.
+/// How often somebody lists the channels.
 const LISTING: Duration = Duration::from_secs(15);
-/// How long a slot is away at most, in milliseconds.
+/// The longest time for which a slot's server is away, in milliseconds.
 const ABSENCE: u64 = 60_000;
-/// How wrong a clock may be, in milliseconds.
+/// By how much a clock may be wrong, in milliseconds.
 const CLOCKS: [i64; 5] = [0, -15_000, 15_000, -300_000, 300_000];
 
-/// Which faults a seed has.
+/// The faults of a run.
 #[derive(Clone, Copy)]
 struct Climate {
     policy: LoginPolicy,
@@ -61,13 +62,13 @@ struct Climate {
     steps: bool,
     /// Servers of single slots are away for a while.
     away: bool,
-    /// In a thousand.
+    /// How many calls in a thousand are lost.
     lossy: u32,
     /// How long a client that is gone stays a member.
     grace: Duration,
 }
 
-/// What a seed was about.
+/// What happened in a run.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Outcome {
     trace: u64,
@@ -83,7 +84,7 @@ struct Outcome {
     vouched: u64,
     steps: u64,
     away: u64,
-    /// Clients that were told to come again because their incarnation's slot was away.
+    /// Clients that were told to reconnect because their incarnation's slot was away.
     moved: u64,
     /// The most incarnations that a connector had at once.
     together: u64,
@@ -94,16 +95,16 @@ struct World {
     climate: Climate,
     connectors: [Mutex<Option<Arc<ConnectorProcess>>>; 2],
     chats: [Mutex<Arc<ChatProcess>>; 2],
-    /// Who is logged in, and a member where, as the clients were told.
+    /// Sessions and memberships, as the clients believe.
     presence: Arc<Presence>,
     truth: Arc<Truth>,
     slots: Arc<Slots>,
-    /// Whoever comes now stays.
+    /// The trouble is over. Whoever comes now stays.
     peace: AtomicBool,
     visits: AtomicU64,
     closed: AtomicU64,
     kicked: AtomicU64,
-    /// Sockets on which nobody was, and whose client had its place elsewhere.
+    /// Half-open sockets whose client has taken over its place elsewhere.
     replaced: AtomicU64,
     moved: AtomicU64,
     failures: Mutex<Vec<String>>,
@@ -169,7 +170,7 @@ impl World {
         self.failures.lock().push(failure);
     }
 
-    /// Whether a client may be closed for this reason, and counts it.
+    /// True if a client may be closed for this reason. Counts it.
     fn may_close(&self, reason: Disconnect) -> bool {
         let Climate {
             policy,
@@ -186,12 +187,13 @@ impl World {
                 self.kicked.fetch_add(1, Ordering::Relaxed);
                 policy == LoginPolicy::KickOld
             }
-            // By another client of the same user. Whose secret is shown again has no other live socket.
+            // Another client of the user has closed it. This client itself has no other live socket that shows its
+            // secret.
             Disconnect::Displaced => {
                 self.kicked.fetch_add(1, Ordering::Relaxed);
                 policy == LoginPolicy::Reject && forgets
             }
-            // Driven out by another client of the user, while its own former login had come late to a server that was away.
+            // Another client of the user has closed it, while its own former login came late to a server that was away.
             Disconnect::Replaced => {
                 self.kicked.fetch_add(1, Ordering::Relaxed);
                 self.climate.away && policy == LoginPolicy::KickOld
@@ -209,7 +211,7 @@ impl World {
     }
 }
 
-/// What goes wrong, one thing after another. Answers how often a connector died, and how often the store forgot.
+/// Lets one thing after another go wrong. Returns how often a connector died, and how often the store forgot.
 async fn trouble(world: &Arc<World>) -> (u64, u64) {
     let until = Instant::now() + TROUBLE;
     let (mut crashes, mut losses) = (0, 0);
@@ -274,13 +276,13 @@ async fn trouble(world: &Arc<World>) -> (u64, u64) {
     (crashes, losses)
 }
 
-/// The server of one slot after the other is away for a while, of several at a time: an incarnation's, the directory's, a
-/// channel's or a user's. Ends with the trouble.
+/// Takes away the servers of one slot after the other for a while, also of several at a time: of an incarnation, the
+/// directory, a channel or a user.
 async fn take_slots(world: Arc<World>, taken: Arc<AtomicU64>) {
     let mut absences = JoinSet::new();
     loop {
         pause(6_000).await;
-        // The store as it is, not as it can be reached.
+        // From the store itself, and not over the network.
         let incarnations = world.store.leases().directory().await.unwrap();
         let incarnations: Vec<_> = incarnations.keys().map(ToString::to_string).collect();
         let slot = match fastrand::u8(..6) {
@@ -300,7 +302,7 @@ async fn take_slots(world: Arc<World>, taken: Arc<AtomicU64>) {
     }
 }
 
-/// Notes how many incarnations a connector has at once at most.
+/// Notes the most incarnations that a connector has at once.
 async fn count_together(world: Arc<World>, together: Arc<AtomicU64>) {
     loop {
         sleep(Duration::from_millis(500)).await;
@@ -310,7 +312,7 @@ async fn count_together(world: Arc<World>, together: Arc<AtomicU64>) {
     }
 }
 
-/// Sets clocks, one after the other, for ever: that of a channel, a user or a connector, each as if it lay on a server of
+/// Sets clocks, one after the other, for ever: that of a channel, a user or an incarnation, each as if on a server of
 /// its own.
 async fn set_clocks(world: Arc<World>, steps: Arc<AtomicU64>) {
     let mut shown: BTreeMap<String, i64> = BTreeMap::new();
@@ -319,12 +321,13 @@ async fn set_clocks(world: Arc<World>, steps: Arc<AtomicU64>) {
         let connectors = world.store.leases().directory().await.unwrap();
         let mut slots: Vec<_> = connectors.keys().map(ToString::to_string).collect();
         slots.extend(CHANNELS.map(str::to_owned));
-        // A user's ranks grow with the clock, or with the last one given. Nothing orders them after both have gone back.
+        // A user's login rank grows with the clock, or with the last rank. If both go back, a newer login may get a
+        // lower rank.
         if !world.climate.forgets {
             slots.extend(USERS.map(str::to_owned));
         }
         let slot = fastrand::choice(slots).unwrap();
-        // Right, or wrong by so many milliseconds.
+        // The right time, or a time that is wrong by so many milliseconds.
         let to = CLOCKS[fastrand::usize(..CLOCKS.len())];
         let by = to - shown.insert(slot.clone(), to).unwrap_or_default();
         world.store.set_clock(Some(&slot), by);
@@ -332,8 +335,8 @@ async fn set_clocks(world: Arc<World>, steps: Arc<AtomicU64>) {
     }
 }
 
-/// Another lifetime. Channels, what is known of connectors, and logins lie in slots of their own: each is as it was, or
-/// older, or gone.
+/// Begins another server lifetime. Channels, leases and logins are in slots of their own. Each of these is as it was,
+/// or older, or gone.
 fn forget(store: &MemoryStore, older: &Snapshot) {
     let (now, nothing) = (store.snapshot(), Snapshot::default());
     let any = || [&now, older, &nothing][fastrand::usize(..3)];
@@ -341,7 +344,7 @@ fn forget(store: &MemoryStore, older: &Snapshot) {
     store.restart(Some(on));
 }
 
-/// Somebody looks who is there, now and then.
+/// Lists the members now and then, as a back end would.
 async fn list(world: &World) {
     for _ in 0..PEACE.as_secs() / LISTING.as_secs() {
         sleep(LISTING).await;
@@ -351,7 +354,7 @@ async fn list(world: &World) {
     }
 }
 
-/// Whether the store holds what is the case.
+/// Checks that the store tells the truth.
 async fn examine(world: &World, trace: &mut impl Hasher) {
     let Counts {
         logins,
@@ -416,7 +419,7 @@ async fn examine(world: &World, trace: &mut impl Hasher) {
     }
 }
 
-/// Who is there by what the channel was told: joins and leaves take turns.
+/// The members according to `onJoin` and `onLeave`, which must alternate for each user.
 async fn announced(
     world: &World,
     channel: &ChannelName,
@@ -473,7 +476,7 @@ async fn run(climate: Climate, wrong: Option<Wrong>) -> Result<Outcome, String> 
     let mut trace = DefaultHasher::new();
     examine(&world, &mut trace).await;
     drop((visitors, setting));
-    // What the store has forgotten, it may take for older than it is.
+    // If the store has lost a renewal, death may be declared too early.
     if !climate.forgets {
         world.failures.lock().extend(world.truth.hasty());
     }
@@ -497,12 +500,12 @@ async fn run(climate: Climate, wrong: Option<Wrong>) -> Result<Outcome, String> 
     })
 }
 
-/// One run.
+/// Runs one seed.
 fn simulate(seed: u64) -> Result<Outcome, String> {
     simulate_without(seed, None)
 }
 
-/// The same without a rule.
+/// Runs one seed without a rule.
 fn simulate_without(seed: u64, wrong: Option<Wrong>) -> Result<Outcome, String> {
     fastrand::seed(seed);
     let counters = Counters::default();
@@ -588,7 +591,7 @@ fn in_a_thousand_histories_members_are_those_who_are_there() {
 fn without_any_rule_of_the_judgement_somebody_is_declared_dead_who_lives() {
     for wrong in [Wrong::ByTheClock, Wrong::WithoutTheBeat] {
         let failures = Mutex::new(Vec::new());
-        // Those in which nothing is forgotten.
+        // The seeds under which the store forgets nothing.
         in_parallel(0..150, |seed| {
             if seed % 4 < 2
                 && let Err(failure) = simulate_without(seed, Some(wrong))
@@ -619,7 +622,8 @@ fn a_place_in_another_index_than_its_sessions_own_is_found() {
     assert!(!failures.is_empty());
 }
 
-/// `RUST_LOG=connector=debug SEED=562 cargo test … -- --ignored one_history` shows what a seed that failed is about.
+/// `RUST_LOG=connector=debug SEED=562 cargo test … -- --ignored one_history` shows what happens under a seed that
+/// fails.
 #[test]
 #[ignore = "to look into one seed"]
 fn one_history() {

@@ -1,5 +1,5 @@
-//! What lies between processes: it delays, overtakes, loses and holds back. Whatever is under way arrives although its
-//! sender has gone, as late as it may be.
+//! The network between the processes. It delays, reorders, loses and holds back calls. A call that is under way arrives
+//! although its sender is gone, however late.
 
 use super::truth::Truth;
 use crate::chat_client::{ChatService, TransportError};
@@ -23,16 +23,16 @@ use tokio::time::{sleep, timeout};
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
-/// One way.
+/// The longest time for one way, in milliseconds.
 const LATENCY: u64 = 20;
-/// How late a declaration of death may arrive, and so many in a hundred do.
+/// The longest delay of a declaration of death, in milliseconds, and how many in a hundred are delayed.
 const LATE_DECLARATION: u64 = 3_000;
 const LATE_DECLARATIONS: u32 = 25;
-/// How long a store is waited for, as Redis is.
+/// How long an answer of the store is waited for, as with Redis.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 
-/// Which slots of the store are on a server that is away. Each name is a slot of its own: a channel's, a user's, an
-/// incarnation's, and [`DIRECTORY`].
+/// The slots of the store whose server is away. Each name is a slot of its own: a channel, a user, an incarnation, and
+/// [`DIRECTORY`].
 #[derive(Default)]
 pub(crate) struct Slots {
     away: Mutex<BTreeSet<String>>,
@@ -52,7 +52,7 @@ impl Slots {
         self.back.notify_waiters();
     }
 
-    /// All of them are back.
+    /// Brings all servers back.
     pub(crate) fn restore_all(&self) {
         self.away.lock().clear();
         self.back.notify_waiters();
@@ -62,7 +62,7 @@ impl Slots {
         self.away.lock().contains(slot)
     }
 
-    /// What is asked of a server that is away gets lost, or waits in its socket until it goes on.
+    /// What is asked of a server that is away is lost, or waits in its socket until the server is back.
     async fn reach(&self, slot: &str) -> Option<()> {
         let mut is_new = true;
         loop {
@@ -81,22 +81,22 @@ impl Slots {
     }
 }
 
-/// A process's way to all others.
+/// The way from one process to all others.
 #[derive(Default)]
 pub(crate) struct Link {
-    /// Nothing arrives until it is released.
+    /// Nothing arrives until this is over.
     held: AtomicBool,
     released: Notify,
-    /// Nothing arrives.
+    /// Nothing arrives, and everything is lost.
     cut: AtomicBool,
-    /// So many in a thousand don't arrive.
+    /// How many calls in a thousand are lost.
     lossy: AtomicU32,
-    /// What the store refuses, by channel.
+    /// What the store answers instead of publishing, by channel.
     refusals: Mutex<BTreeMap<String, StoreError>>,
     slots: Arc<Slots>,
 }
 
-/// A pause of so many milliseconds at most.
+/// A random pause of at most so many milliseconds.
 pub(super) async fn pause(milliseconds: u64) {
     sleep(Duration::from_millis(fastrand::u64(1..=milliseconds))).await;
 }
@@ -115,7 +115,7 @@ impl Link {
         self.held.store(true, Ordering::Relaxed);
     }
 
-    /// The store refuses to publish in a channel, or does so no more.
+    /// From now on the store refuses to publish in a channel, or does not refuse it any more.
     pub(super) fn refuse(&self, channel: &str, error: Option<StoreError>) {
         let mut refusals = self.refusals.lock();
         match error {
@@ -128,20 +128,20 @@ impl Link {
         self.cut.store(true, Ordering::Relaxed);
     }
 
-    /// Works again; what was held back arrives.
+    /// Works again. What was held back arrives.
     pub(super) fn repair(&self) {
         self.cut.store(false, Ordering::Relaxed);
         self.held.store(false, Ordering::Relaxed);
         self.released.notify_waiters();
     }
 
-    /// From now on nothing is lost either.
+    /// Works again, and loses nothing from now on.
     pub(super) fn calm(&self) {
         self.lossy.store(0, Ordering::Relaxed);
         self.repair();
     }
 
-    /// `None`: it got lost.
+    /// Takes one way. `None`: what was sent is lost.
     async fn travel(&self) -> Option<()> {
         pause(LATENCY).await;
         let is_lost = fastrand::u32(..1_000) < self.lossy.load(Ordering::Relaxed);
@@ -155,7 +155,7 @@ impl Link {
         Some(())
     }
 
-    /// Asks for something to be done at the other end; `None`: no answer came, whatever was done.
+    /// Lets something be done at the other end. `None`: no answer came, whatever was done.
     async fn ask<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl Future<Output = T> + Send + 'static,
@@ -171,7 +171,7 @@ impl Link {
         answered.await.ok()
     }
 
-    /// Asks the servers that have these slots.
+    /// Lets something be done by the servers that have these slots.
     async fn ask_store<T: Send + 'static>(
         self: &Arc<Self>,
         of: Vec<String>,
@@ -190,7 +190,7 @@ impl Link {
         answer.ok().flatten().unwrap_or_else(|| Err(lost()))
     }
 
-    /// The way of a connector to whichever chat is chosen.
+    /// The way of a connector to any chat.
     pub(crate) fn to_chat(
         self: &Arc<Self>,
         choose: impl Fn() -> chat::Service + Send + Sync + 'static,
@@ -207,14 +207,14 @@ impl Link {
     }
 }
 
-/// Each slot is on a server of its own.
+/// Each slot is on a shard of its own.
 fn shard_of(slot: &str) -> Shard {
     let mut hasher = DefaultHasher::new();
     slot.hash(&mut hasher);
     Shard::new(hasher.finish())
 }
 
-/// Leases behind a link.
+/// Leases at the other end of a link.
 pub(crate) struct FarLeases {
     link: Arc<Link>,
     leases: Arc<dyn Leases>,
@@ -242,25 +242,25 @@ impl FarUsers {
     }
 }
 
-/// A store behind a link.
+/// A store at the other end of a link.
 pub(crate) struct FarStore {
     pub(crate) link: Arc<Link>,
     pub(crate) store: Arc<dyn ChannelStore>,
 }
 
-/// A registry of users behind a link.
+/// The entries of users at the other end of a link.
 pub(crate) struct FarUsers {
     link: Arc<Link>,
     users: Arc<dyn UserRegistry>,
 }
 
-/// Hints, said behind a link; what is heard is heard.
+/// Hints that are sent over a link. They are received without one.
 pub(super) struct FarHints {
     pub(super) link: Arc<Link>,
     pub(super) hints: Arc<dyn Hints>,
 }
 
-/// Calls a method at the other end of the link, on the servers of some slots; what it borrows travels along.
+/// Calls a method at the other end of the link, on the servers of some slots. Borrowed arguments are cloned.
 macro_rules! far {
     ($slots:expr => $self:ident.$end:ident.$method:ident($(&$borrowed:ident),* $(; $copied:ident)?)) => {{
         let end = Arc::clone(&$self.$end);
@@ -447,8 +447,8 @@ impl ChannelStore for FarStore {
     }
 }
 
-/// One connection to the store: calls are made one after the other, also those that come after one that was refused, and
-/// also when nobody waits for the answers any more.
+/// One connection to the store. Calls are made one after the other, also behind one that was refused, and also when
+/// nobody waits for the answers any more.
 struct FarPublisher {
     link: Arc<Link>,
     publisher: Arc<dyn Publisher>,
@@ -496,7 +496,7 @@ impl Publisher for FarPublisher {
     }
 }
 
-/// As Redis is called: each with messages of one channel, in order.
+/// The calls of a batch, as for Redis: each holds messages of one channel, in order.
 fn calls(batch: &[Publish]) -> Vec<Vec<usize>> {
     let mut calls: Vec<Vec<usize>> = Vec::new();
     let mut open: BTreeMap<&str, (usize, CallSize)> = BTreeMap::new();

@@ -1,11 +1,11 @@
-//! What one client says in a channel stands there in the order in which it was said, whatever the store refuses for a
-//! moment. Connector and chat are as they are, the store is behind a way that carries one call after the other.
+//! The messages of one client in a channel stand in the log in the order in which they were sent, whatever the store
+//! refuses for a moment. Connector and chat are real. The way to the store carries one call after the other.
 //!
-//! A seed decides about everything; the same seed gives the same run.
+//! The seed decides everything: the same seed gives the same run.
 
 use super::network::{Link, pause};
 use super::process::ChatProcess;
-use crate::chat_client::{CALL, Chat, Flow, Outcome, Source};
+use crate::chat_client::{CALL, Chat, Outcome, Source, Window};
 use crate::testing::seeds::in_parallel;
 use channel_store::memory::MemoryStore;
 use channel_store::{ChannelName, ChannelStore, HistoryRange, StoreError, StoreOptions};
@@ -19,14 +19,14 @@ use tokio_util::task::AbortOnDropHandle;
 
 const CHANNELS: [&str; 2] = ["lobby", "room"];
 const SENDERS: usize = 3;
-/// Messages of one sender. With these sizes a call takes some ten of them.
+/// Messages of one sender. With these sizes, about ten of them fit into one call.
 const MESSAGES: usize = 60;
 const BYTES: usize = 20_000;
-/// With each of these a message was stored behind a later one of its sender, as long as chat made further calls for a
+/// Under each of these seeds a message was stored behind a later one of its sender, while chat still sent calls for a
 /// channel behind an unanswered one.
 const REMARKABLE: [u64; 5] = [13, 48, 59, 88, 90];
 
-/// The numbers of the messages that were acknowledged, by sender and channel, in the order of the answers.
+/// The numbers of the acknowledged messages, by sender and channel, in the order of the answers.
 type Acknowledged = Arc<Mutex<HashMap<(usize, &'static str), Vec<usize>>>>;
 
 #[derive(Debug, Default)]
@@ -36,9 +36,9 @@ struct Summary {
     unknown: usize,
 }
 
-/// Says everything that there is to say, as fast as the flow lets it, and waits until all of it is answered.
+/// Sends all messages as fast as the window allows, and waits until all are answered.
 async fn speak(chat: Arc<Chat>, sender: usize, acknowledged: Acknowledged) -> Summary {
-    let flow = Arc::<Flow>::default();
+    let window = Arc::<Window>::default();
     let summary = Arc::<Mutex<Summary>>::default();
     for number in 0..MESSAGES {
         let channel = CHANNELS[fastrand::usize(..CHANNELS.len())];
@@ -51,9 +51,9 @@ async fn speak(chat: Arc<Chat>, sender: usize, acknowledged: Acknowledged) -> Su
             idempotency_key: number.to_string(),
             ..SessionMessage::default()
         };
-        flow.room().await;
+        window.room().await;
         let (told, sum) = (Arc::clone(&acknowledged), Arc::clone(&summary));
-        chat.send(&flow, request, Instant::now() + CALL, move |outcome| {
+        chat.send(&window, request, Instant::now() + CALL, move |outcome| {
             let mut sum = sum.lock();
             match outcome {
                 Outcome::Sent(_) => {
@@ -69,11 +69,11 @@ async fn speak(chat: Arc<Chat>, sender: usize, acknowledged: Acknowledged) -> Su
             pause(100).await;
         }
     }
-    flow.settled().await;
+    window.settled().await;
     std::mem::take(&mut *summary.lock())
 }
 
-/// Refuses calls for one channel, for a moment, again and again.
+/// Again and again lets the store refuse calls for one channel for a moment.
 async fn refuse(link: Arc<Link>, error: StoreError) {
     loop {
         pause(300).await;
@@ -84,7 +84,7 @@ async fn refuse(link: Arc<Link>, error: StoreError) {
     }
 }
 
-/// The numbers of a channel's log, by sender.
+/// The numbers of the messages in a channel's log, by sender.
 async fn logged(store: &MemoryStore, channel: &str) -> HashMap<usize, Vec<usize>> {
     let channel = ChannelName::new(channel).unwrap();
     let mut numbers: HashMap<usize, Vec<usize>> = HashMap::new();
@@ -132,7 +132,7 @@ async fn run(error: StoreError) -> Result<Summary, String> {
         summary.unknown += unknown;
     }
     drop(trouble);
-    // What was given up may still be on its way.
+    // A message whose caller was told that the outcome is unknown may still be under way.
     sleep(Duration::from_secs(5)).await;
     let acknowledged = acknowledged.lock().clone();
     for channel in CHANNELS {
@@ -141,7 +141,7 @@ async fn run(error: StoreError) -> Result<Summary, String> {
             let mut log = logged.get(&sender).cloned().unwrap_or_default();
             let told = acknowledged.get(&(sender, channel));
             let told = told.cloned().unwrap_or_default();
-            // A message whose outcome is unknown may stand anywhere.
+            // Such a message may stand anywhere.
             log.retain(|number| told.contains(number));
             if log != told || !told.is_sorted() {
                 return Err(format!(
@@ -193,7 +193,7 @@ fn in_a_hundred_histories_each_sender_keeps_its_order_in_each_channel() {
         failures.first_key_value()
     );
     assert!(sum.refused > 0, "no store was ever full");
-    // Otherwise little would be left to have an order.
+    // Otherwise few messages would be left whose order could be checked.
     assert!(sum.sent > 10 * sum.unknown, "{sum:?}");
 }
 

@@ -1,4 +1,4 @@
-//! The processes of a simulation: connectors and chats as they are, but for the sockets.
+//! The processes of a simulation: real connectors and chats, but without sockets.
 
 use super::Climate;
 use super::guest::Guest;
@@ -24,7 +24,7 @@ use wire::Disconnect;
 
 pub(super) const LEASE: Duration = Duration::from_secs(10);
 
-/// A chat, with its way to the store.
+/// A chat, and its link to the store.
 pub(super) struct ChatProcess {
     pub(super) link: Arc<Link>,
     pub(super) service: chat::Service,
@@ -50,7 +50,7 @@ impl ChatProcess {
         Self { link, service }
     }
 
-    /// Somebody wants to know who is there.
+    /// Lists the members of a channel, as a back end would.
     pub(super) async fn list(&self, channel: &str) {
         let page = ListMembersRequest {
             channel: channel.to_owned(),
@@ -61,7 +61,7 @@ impl ChatProcess {
     }
 }
 
-/// A connector, until it is dropped: then nothing of it runs any more.
+/// A connector. When it is dropped, nothing of it runs any more.
 pub(super) struct ConnectorProcess {
     pub(super) link: Arc<Link>,
     services: Arc<Services>,
@@ -73,13 +73,13 @@ pub(super) struct ConnectorProcess {
 /// How a client's visit ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Visit {
-    /// It was not let in.
+    /// The client was not let in.
     Refused,
-    /// It went.
+    /// The client left.
     Left,
-    /// It was closed for this reason.
+    /// The connector closed the connection for this reason.
     Closed(Disconnect),
-    /// The client was gone without a word, and nobody has told the connector yet.
+    /// The client is gone, and the connector does not know yet.
     Vanished,
 }
 
@@ -120,12 +120,13 @@ impl ConnectorProcess {
         })
     }
 
-    /// How many incarnations it has.
+    /// The number of incarnations that the connector has.
     pub(super) fn incarnations(&self) -> usize {
         self.services.lease.count()
     }
 
-    /// A client comes, and does with its connection what `stay` says. No answer comes if the connector dies meanwhile.
+    /// A client connects, and does with its connection what `stay` says. If the connector dies meanwhile, no answer
+    /// comes.
     pub(super) fn visit<F>(
         &self,
         stay: impl FnOnce(Guest) -> F + Send + 'static,

@@ -1,4 +1,4 @@
-//! What is true of leases, whatever the store and its clocks say, and how chats judge them.
+//! What is true about leases, whatever the store and its clocks say, and how they look to chats.
 
 use channel_store::memory::MemoryStore;
 use channel_store::{
@@ -9,19 +9,19 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A rule that a simulation is without, to see that it is needed.
+/// A rule that a run leaves out, to show that it is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wrong {
-    /// A lease ends by the clock of the server that has it.
+    /// A lease ends by the clock of its server.
     ByTheClock,
-    /// Death is written into a lease whatever its beat is.
+    /// Death is declared whatever the beat of the lease is.
     WithoutTheBeat,
-    /// A place is written into the index of whichever incarnation the connector has noted last, and not into that of the
-    /// session that comes there.
+    /// A place is written into the index of the connector's incarnation that was scheduled last, and not into that of
+    /// the session's own one.
     InAnotherIndex,
 }
 
-/// When leases were really renewed.
+/// Remembers when leases were really renewed.
 #[derive(Default)]
 pub(crate) struct Truth {
     pub(super) wrong: Option<Wrong>,
@@ -37,12 +37,12 @@ impl Truth {
         }
     }
 
-    /// Deaths that were declared before the lease had been silent for its length.
+    /// Deaths that were declared before the lease was silent for its length.
     pub(super) fn hasty(&self) -> Vec<String> {
         self.hasty.lock().clone()
     }
 
-    /// A renewal, as it takes effect.
+    /// Renews a lease, and notes when that took effect.
     pub(super) async fn renew(
         &self,
         leases: &dyn Leases,
@@ -57,7 +57,7 @@ impl Truth {
         renewed
     }
 
-    /// Entries of an index, as they are written.
+    /// Writes entries into an index.
     pub(super) async fn index_add(
         &self,
         leases: &dyn Leases,
@@ -76,7 +76,7 @@ impl Truth {
             .await
     }
 
-    /// What a chat sees of a lease.
+    /// How a lease looks to a chat.
     pub(super) fn seen(
         &self,
         store: &MemoryStore,
@@ -96,7 +96,7 @@ impl Truth {
         LeaseState { length, ..lease }
     }
 
-    /// A declaration of death, as it takes effect.
+    /// Declares an incarnation dead, and notes it if that was too early.
     pub(super) async fn declare_dead(
         &self,
         leases: &dyn Leases,

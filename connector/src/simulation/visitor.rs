@@ -1,8 +1,8 @@
-//! A user of the simulation: comes to any connector, logs in, joins and leaves channels, and goes, again and again. What
-//! fails it repeats on the same connection, at once or a moment later. When there is peace it stays where it is.
+//! A user of the simulation. Again and again it goes to any connector, logs in, joins and leaves channels, and goes
+//! away. It repeats what fails on the same connection, at once or a moment later. At rest it stays where it is.
 //!
-//! Most of the time it shows the secret of its last login. It may vanish, so that its connector holds a socket on which
-//! nobody is any more, or give up while its login is under way; and be back at once.
+//! Most of the time it shows the secret of its last login. It may vanish, so that its connector holds a half-open
+//! socket. It may also give up while its login is under way, and come back at once.
 
 use super::guest::{Answer, Guest};
 use super::network::pause;
@@ -17,12 +17,12 @@ use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant, timeout};
 use wire::Disconnect;
 
-/// How often a request that fails is sent on the same connection.
+/// The most times that a request is sent on the same connection.
 const TRIES: usize = 4;
-/// How long a connector holds a socket on which nobody is.
+/// How long a connector holds a half-open socket.
 const HALF_OPEN: Duration = Duration::from_secs(20);
 
-/// Sessions by user, and memberships by channel and user, as the clients were told.
+/// Sessions by user, and memberships by channel and user, as the clients believe.
 #[derive(Default)]
 pub(super) struct Presence {
     counts: Mutex<Counts>,
@@ -40,7 +40,7 @@ impl Presence {
     }
 }
 
-/// One session's part of the presence; dropped, it is over: also when its connector dies.
+/// One session's part of the presence. It ends when this is dropped, also if the connector dies.
 struct Session {
     presence: Arc<Presence>,
     user: &'static str,
@@ -82,7 +82,7 @@ impl Drop for Session {
     }
 }
 
-/// Comes and goes, until there is peace: then it stays.
+/// Comes and goes until everything is at rest, and then stays.
 pub(super) async fn visitor(world: Arc<World>, user: &'static str) {
     let secret = Arc::<Mutex<Option<String>>>::default();
     loop {
@@ -111,7 +111,8 @@ pub(super) async fn visitor(world: Arc<World>, user: &'static str) {
                 && matches!(reason, Disconnect::Kicked | Disconnect::Replaced)
                 && world.climate.policy == LoginPolicy::KickOld
             {
-                // A client that was kicked does not come back by itself: two would kick each other for ever.
+                // A client that was kicked does not come back on its own. Otherwise two clients would kick each other
+                // for ever.
                 return;
             }
         }
@@ -135,7 +136,7 @@ async fn guard(
         visit = act(Arc::clone(&world), user, &mut guest) => visit,
     };
     if visit == Visit::Vanished {
-        // From now on its connector holds a socket on which nobody is, until it is told so, or heartbeats are missing.
+        // From now on the socket is half-open, until the connector is told or misses heartbeats.
         let _ = vanishes.send(());
         if let Ok(reason) = timeout(HALF_OPEN, connection.closed()).await {
             match reason {
@@ -149,7 +150,7 @@ async fn guard(
     (guest, visit)
 }
 
-/// Logs in, and is gone before it is answered, while the request is carried out all the same.
+/// Logs in, and is gone before the answer. The request is carried out all the same.
 async fn give_up(user: &'static str, guest: &mut Guest, vanishes: oneshot::Sender<()>) {
     let connection = Arc::clone(&guest.connection);
     let goes = async move {
@@ -177,7 +178,7 @@ async fn act(world: Arc<World>, user: &'static str, guest: &mut Guest) -> Visit 
         pause(4_000).await;
         let channel = CHANNELS[fastrand::usize(..2)];
         if session.channels.contains(channel) {
-            // Whatever it is told: it is a member no more, and may join again at once.
+            // Whatever the answer is, it is no member any more, and may join again at once.
             session.left(channel);
             guest.leave(channel).await;
             if fastrand::bool() {
@@ -199,7 +200,7 @@ async fn act(world: Arc<World>, user: &'static str, guest: &mut Guest) -> Visit 
     Visit::Left
 }
 
-/// Repeats a request until it is done or refused, or was repeated often enough.
+/// Repeats a request until it is done or refused, or was sent often enough.
 #[derive(Default)]
 struct Tries {
     count: usize,
@@ -207,7 +208,7 @@ struct Tries {
 }
 
 impl Tries {
-    /// True if the request is to be repeated: at once, or after a pause.
+    /// True if the request must be sent again: at once, or after a pause.
     async fn goes_on(&mut self, answer: Answer) -> bool {
         self.count += 1;
         self.is_done = answer == Answer::Done;

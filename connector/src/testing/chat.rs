@@ -1,4 +1,4 @@
-//! A chat instance that answers what the test says, in the same process or behind a socket.
+//! A chat that answers what the test says, in the same process or behind a socket.
 
 use crate::chat_client::{ChatService, TransportError};
 use futures_util::Stream;
@@ -24,14 +24,14 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt, pb};
 use tower::util::{BoxCloneSyncService, MapErr};
 
-/// A call that waits for its answer.
+/// A call that waits for the test's answer.
 pub(crate) struct Call<Q, A> {
     pub(crate) request: Q,
-    /// `None`: whoever calls panics.
+    /// `None`: the task that serves the call panics.
     answer: oneshot::Sender<Option<Result<A, Status>>>,
 }
 
-/// What reaches an instance.
+/// A call that has reached the chat.
 pub(crate) enum Called {
     Join(Call<JoinRequest, JoinResponse>),
     Leave(Call<LeaveRequest, LeaveResponse>),
@@ -43,13 +43,13 @@ pub(crate) enum Called {
 
 type Answers = mpsc::UnboundedReceiver<Result<SendStreamResponse, Status>>;
 
-/// The test's side of an instance.
+/// The test's side of a chat.
 pub(crate) struct Instance {
     calls: mpsc::UnboundedReceiver<Called>,
     pub(crate) service: ChatService,
 }
 
-/// The instance's side of a stream.
+/// The chat's side of a stream.
 pub(crate) struct Sends {
     requests: Streaming<SendStreamRequest>,
     answers: mpsc::UnboundedSender<Result<SendStreamResponse, Status>>,
@@ -175,7 +175,7 @@ impl BackEnds for Fake {
 }
 
 impl Instance {
-    /// In this process: no socket, so that time can be paused.
+    /// A chat in this process. Without a socket, time can be paused.
     pub(crate) fn new() -> Self {
         let (server, calls) = fake();
         let service = MapErr::new(server, |never: Infallible| TransportError::new(never));
@@ -196,7 +196,7 @@ impl Instance {
         }
     }
 
-    /// Waits for the connector's stream, and accepts it.
+    /// Waits for a stream of the connector, and accepts it.
     pub(crate) async fn stream(&mut self) -> Sends {
         self.stream_call().await.accept()
     }
@@ -242,7 +242,7 @@ impl<Q, A> Call<Q, A> {
         self.request
     }
 
-    /// The caller panics instead of getting an answer: it runs the instance in its own task.
+    /// Lets the task that serves the call panic. In one process this is the caller's own task.
     pub(crate) fn panic(self) {
         let _ = self.answer.send(None);
     }
@@ -259,7 +259,7 @@ impl Call<Streaming<SendStreamRequest>, Answers> {
     }
 }
 
-/// The answer to a join that published onJoin there.
+/// The answer to a join that published `onJoin` at this position.
 pub(crate) fn joined(epoch: &str, offset: u64) -> JoinResponse {
     JoinResponse {
         position: Some(Position {
@@ -286,7 +286,7 @@ impl Sends {
         self.read.pop_front().unwrap().idempotency_key
     }
 
-    /// The keys of so many sends, which are left unanswered.
+    /// The keys of the next `count` sends, which stay unanswered.
     pub(crate) async fn keys(&mut self, count: usize) -> Vec<String> {
         let mut keys = Vec::new();
         while keys.len() < count {
@@ -295,7 +295,7 @@ impl Sends {
         keys
     }
 
-    /// Takes the next send and answers it; its key.
+    /// Answers the next send, and returns its key.
     pub(crate) async fn take(&mut self) -> String {
         let key = self.next().await;
         self.sent();
@@ -321,12 +321,12 @@ impl Sends {
         let _ = self.answers.send(Ok(SendStreamResponse { outcomes }));
     }
 
-    /// Waits until the connector has given the stream up.
+    /// Waits until the connector has ended the stream.
     pub(crate) async fn ended(&self) {
         super::soon(self.answers.closed()).await;
     }
 
-    /// Ends the stream with this.
+    /// Ends the stream with this status.
     pub(crate) fn end(self, status: Status) {
         let _ = self.answers.send(Err(status));
     }

@@ -1,4 +1,4 @@
-//! The client's end of a socket, with a parser of its own for what the connector writes.
+//! The client's end of a socket. It has a parser of its own for what the connector writes.
 
 use crate::limits::QueueLimits;
 use crate::transport::Connection;
@@ -11,7 +11,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use wire::WireFormat;
 
-/// One thing that a client is told.
+/// A message that a client gets.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Told {
     Push {
@@ -27,7 +27,7 @@ pub(crate) enum Told {
         code: u16,
         reason: String,
     },
-    /// The socket ended.
+    /// The end of the socket.
     End,
 }
 
@@ -38,9 +38,9 @@ pub(crate) struct Client {
     stream: TcpStream,
     format: WireFormat,
     unread: Vec<u8>,
-    /// What it was told of its position, which is no push of the channel's.
+    /// The `onPosition` pushes that came. They are no publications of the channel.
     pub(crate) moved: Vec<Moved>,
-    /// Kept open, as the connection's task does.
+    /// Kept open, as the task of a real connection keeps it.
     _server: OwnedReadHalf,
 }
 
@@ -53,16 +53,16 @@ pub(crate) async fn connect(
     (connection, client)
 }
 
-/// The connector's end, and the client's.
+/// A socket: the connector's end and the client's.
 pub(crate) async fn socket(format: WireFormat) -> (OwnedWriteHalf, Client) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stream, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
     let (reader, writer) = accepted.unwrap().0.into_split();
-    // Until the first look nobody knows that it is.
+    // Tokio does not know that the socket is writable before it has waited for that once.
     writer.writable().await.unwrap();
     let stream = stream.unwrap();
-    // Dropped, it is gone at once: thousands that linger would use up the machine's ports.
+    // A dropped socket must be gone at once. Thousands that linger would use up the machine's ports.
     SockRef::from(&stream)
         .set_linger(Some(Duration::ZERO))
         .unwrap();
@@ -76,7 +76,7 @@ pub(crate) async fn socket(format: WireFormat) -> (OwnedWriteHalf, Client) {
     (writer, client)
 }
 
-/// Ordinary limits.
+/// Limits that no test reaches by chance.
 pub(crate) fn limits() -> Arc<QueueLimits> {
     QueueLimits::new(64 << 20, 512 << 20)
 }
@@ -87,7 +87,7 @@ pub(crate) async fn client(format: WireFormat) -> (Arc<Connection>, Client) {
 }
 
 impl Client {
-    /// The next frame's opcode and payload; `None` at the end of the socket.
+    /// The opcode and the payload of the next frame; `None` at the end of the socket.
     pub(crate) async fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
         loop {
             if let Some((opcode, start, end)) = frame_in(&self.unread) {
@@ -103,7 +103,7 @@ impl Client {
         }
     }
 
-    /// The next thing that it is told, but for positions, which are kept in `moved`.
+    /// The next message. An `onPosition` is kept in `moved` and skipped.
     pub(crate) async fn next(&mut self) -> Told {
         loop {
             match self.next_of_all().await {
@@ -139,7 +139,7 @@ impl Client {
         }
     }
 
-    /// Waits until it is told of its position.
+    /// Waits for an `onPosition`.
     pub(crate) async fn next_moved(&mut self) -> Moved {
         match self.next_of_all().await {
             Told::Push { route, body } if route == "onPosition" => moved_by(&body),
@@ -147,8 +147,8 @@ impl Client {
         }
     }
 
-    /// Everything about positions until the end of the socket, in order: each push, and (with its reason) each
-    /// `onPosition`.
+    /// All positions until the end of the socket, in order: that of each push, and that of each `onPosition` with its
+    /// reason.
     pub(crate) async fn history(&mut self) -> Vec<(String, u64, Option<String>)> {
         let mut history = Vec::new();
         loop {
@@ -167,7 +167,7 @@ impl Client {
         }
     }
 
-    /// Epoch and offset of the next push.
+    /// The epoch and the offset of the next push.
     pub(crate) async fn position(&mut self) -> (String, u64) {
         match self.next().await {
             Told::Push { body, .. } => position_of(&body),
@@ -175,7 +175,7 @@ impl Client {
         }
     }
 
-    /// The offsets of so many pushes.
+    /// The offsets of the next `count` pushes.
     pub(crate) async fn offsets(&mut self, count: usize) -> Vec<u64> {
         let mut offsets = Vec::new();
         while offsets.len() < count {
@@ -184,7 +184,7 @@ impl Client {
         offsets
     }
 
-    /// Everything until the end of the socket: the positions that were pushed, and the reason in the close frame.
+    /// Everything until the end of the socket: the positions of the pushes, and the code of the close frame.
     pub(crate) async fn rest(&mut self) -> (Vec<(String, u64)>, Option<u16>) {
         let mut positions = Vec::new();
         let mut code = None;
@@ -198,7 +198,7 @@ impl Client {
         }
     }
 
-    /// What has arrived and was not read, in bytes, without waiting.
+    /// True if nothing has arrived that was not read. Does not wait.
     pub(crate) fn has_nothing(&mut self) -> bool {
         let mut byte = [0];
         let read = self.stream.try_read(&mut byte);
@@ -222,7 +222,7 @@ fn position_of(body: &Value) -> (String, u64) {
     )
 }
 
-/// Opcode, start and end of the payload, once the first frame is whole.
+/// The opcode, and where the payload starts and ends, once the first frame is complete.
 pub(crate) fn frame_in(bytes: &[u8]) -> Option<(u8, usize, usize)> {
     let (&first, &second) = (bytes.first()?, bytes.get(1)?);
     assert_eq!(first & 0xf0, 0x80, "whole messages only");
@@ -265,7 +265,7 @@ fn of_pomelo(package: &[u8]) -> Told {
                 body: json(&package[end..]),
             }
         }
-        // Ids below 128 have one byte.
+        // An id below 128 takes one byte.
         4 if package[4] == 2 << 1 => Told::Reply {
             id: package[5].into(),
             body: json(&package[6..]),

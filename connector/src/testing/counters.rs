@@ -1,4 +1,4 @@
-//! What was counted.
+//! A recorder that remembers counters and gauges.
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use parking_lot::Mutex;

@@ -1,4 +1,4 @@
-//! A feed that brings what the test says, and whose reads the test answers.
+//! A feed that brings what the test says. The test also answers its reads.
 
 use crate::hub::{Hub, TOUCH_INTERVAL};
 use async_trait::async_trait;
@@ -11,29 +11,29 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// A channel on a shard of its own, which does not answer touches.
+/// A channel on a shard of its own. That shard does not answer touches.
 pub(crate) const AWAY: &str = "away";
 
-/// A read that waits for its answer.
+/// A read that waits for the test's answer.
 pub(crate) struct Read {
     pub(crate) since: Since,
     pub(crate) limit: usize,
     answer: oneshot::Sender<Result<LogPage, StoreError>>,
 }
 
-/// What the hub sees of the feed.
+/// The hub's side of the feed.
 pub(crate) struct Feed {
     reads: mpsc::UnboundedSender<Read>,
     /// True for each subscription, false for each end of one.
     follows: Mutex<Vec<bool>>,
-    /// Where the log ends, for looks and touches; `None`: unknown, so that the hub reads.
+    /// The end of the log, for looks and touches; `None`: unknown, so that the hub reads.
     pub(crate) head: Mutex<Option<Head>>,
-    /// Looks and touches so far.
+    /// The number of looks and touches so far.
     pub(crate) looks: AtomicUsize,
     pub(crate) touches: AtomicUsize,
 }
 
-/// What the test sees of it: one channel, [`super::channel`].
+/// The test's side of the feed. It has one channel, [`super::channel`].
 pub(crate) struct Script {
     pub(crate) hub: Arc<Hub>,
     pub(crate) feed: Arc<Feed>,
@@ -98,7 +98,7 @@ impl Feed {
     }
 }
 
-/// The connection of a number, which began under generation "g".
+/// The connection with this number, which began under the server lifetime "g".
 pub(crate) fn connection(number: u64) -> FeedConnection {
     of_generation(number, "g")
 }
@@ -110,7 +110,7 @@ pub(crate) fn of_generation(number: u64, generation: &str) -> FeedConnection {
     }
 }
 
-/// An exact answer: these publications, and the log ends at `last`.
+/// A contiguous answer with these publications. The log ends at `last`.
 pub(crate) fn page(position: Position, entries: Vec<Publication>, last: u64) -> LogPage {
     LogPage {
         standing: Standing::Exact,
@@ -121,7 +121,7 @@ pub(crate) fn page(position: Position, entries: Vec<Publication>, last: u64) -> 
     }
 }
 
-/// The log ends here.
+/// An answer that says: the log ends here.
 pub(crate) fn head(position: Position) -> LogPage {
     LogPage {
         standing: Standing::Head,
@@ -152,7 +152,7 @@ impl Script {
         self.hub.subscribed(connection, &super::channel());
     }
 
-    /// A publication comes over connection 1.
+    /// Brings a publication over connection 1.
     pub(crate) fn publish(&self, publication: Publication) {
         self.publish_over(1, publication);
     }
@@ -185,7 +185,7 @@ impl Script {
 
 impl Read {
     pub(crate) fn answer(self, page: LogPage) {
-        // The reader may have gone.
+        // The reader may be gone.
         let _ = self.answer.send(Ok(page));
     }
 

@@ -1,5 +1,5 @@
-//! What stands around the connector's parts in their tests: a client's end of a socket, a feed and a chat service that
-//! do what the test says.
+//! What the connector's tests put around its parts: a client's end of a socket, and a feed and a chat that do what the
+//! test says.
 
 pub(crate) mod chat;
 pub(crate) mod client;
@@ -13,7 +13,7 @@ use channel_store::{ChannelName, Epoch, Payload, Position, Publication};
 use std::future::Future;
 use std::time::Duration;
 
-/// What clients may do, as by default but for short messages.
+/// The default limits of clients, except that messages are short.
 pub(crate) const LIMITS: ClientLimits = ClientLimits {
     heartbeat: Duration::from_secs(25),
     socket_io: Heartbeats {
@@ -25,14 +25,14 @@ pub(crate) const LIMITS: ClientLimits = ClientLimits {
     message: 1024,
 };
 
-/// Waits for what must come. Beyond a time that nothing takes, the test has failed.
+/// Waits for what must come. If it takes longer than anything should, the test fails.
 pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), what)
         .await
         .expect("this should have come")
 }
 
-/// Lets everything that can go on without time passing go on.
+/// Runs everything that can go on without waiting for time.
 pub(crate) async fn let_run() {
     for _ in 0..50 {
         tokio::task::yield_now().await;
@@ -50,7 +50,7 @@ pub(crate) fn at(epoch: &str, offset: u64) -> Position {
     }
 }
 
-/// A publication whose body says where it stands, so that a client can tell, with some bytes of padding.
+/// A publication whose body tells its position, so that a client can check it, with some bytes of padding.
 pub(crate) fn sized(epoch: &str, offset: u64, padding: usize) -> Publication {
     let body = format!(
         "onMessage\0u\0{{\"e\":\"{epoch}\",\"o\":{offset},\"p\":\"{}\"}}",

@@ -1,9 +1,9 @@
-//! Many seeds, each on whichever thread is free.
+//! Runs many seeds, each on whichever thread is free.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Returns when all of them are done.
+/// Runs all seeds, and returns when they are done.
 pub(crate) fn in_parallel(seeds: Range<u64>, run: impl Fn(u64) + Sync) {
     let next = AtomicU64::new(seeds.start);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);

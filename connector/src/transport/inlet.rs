@@ -204,7 +204,7 @@ impl Inlet {
         }
     }
 
-    /// The bytes that are kept of messages that are not complete.
+    /// The bytes that are kept between two reads.
     pub(crate) fn held(&self) -> usize {
         match &self.messages {
             Messages::Frames(frames) => frames.held(),

@@ -1,4 +1,5 @@
-//! An alarm as exact as the kernel's: waiting for sockets counts in milliseconds, which would be late by up to one.
+//! An alarm as exact as the kernel's. Waiting for sockets counts in milliseconds, so an alarm of that kind could be one
+//! late.
 
 use mio::unix::SourceFd;
 use rustix::fd::{AsRawFd, OwnedFd};
@@ -15,7 +16,7 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// One that does not ring yet.
+    /// An alarm that is not set.
     pub(crate) fn new() -> anyhow::Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
@@ -23,12 +24,12 @@ impl Clock {
         Ok(Self { timer, number })
     }
 
-    /// What to register.
+    /// The source to register with the poll.
     pub(crate) fn source(&self) -> SourceFd<'_> {
         SourceFd(&self.number)
     }
 
-    /// Rings once, after so many nanoseconds.
+    /// Rings once, after this time.
     pub(crate) fn ring_in(&self, nanoseconds: u64) {
         let nanoseconds = nanoseconds.max(1);
         let value = Timespec {

@@ -1,9 +1,9 @@
-//! The floor: the least that a broadcaster on tokio does. A frame that comes is sent to everybody in its sender's room,
-//! as it is: no protocol, no log, no membership, one process. What a server costs more than this is what its promises
-//! cost.
+//! The floor: the least that a broadcaster on tokio does. Each frame that comes is sent to everybody in its sender's
+//! room as it is, without a protocol, log or membership, in one process. What a server costs beyond this is the price
+//! of its promises.
 //!
-//! It does what makes a broadcaster cheap: a message is framed once for its room, the room's pending bytes leave in one
-//! write for each member after everything else that was ready has run, and idle connections hold no buffer.
+//! The floor does what makes a broadcaster cheap. A message is framed once for its room. The pending bytes of a room
+//! leave in one write for each member, after everything else that was ready has run. Idle connections hold no buffer.
 
 use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
@@ -23,12 +23,12 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Notify;
 
-/// What it writes once it listens, before its address.
+/// What the floor prints before its address, once it listens.
 pub(crate) const LISTENING: &str = "listening on ";
 
-/// Connections that the kernel holds for it: as many as a storm makes at once.
+/// Connections that the kernel holds until they are accepted: as many as a storm makes at once.
 const BACKLOG: u32 = 4_096;
-/// A member that has so many bytes unread is cut off.
+/// A member with more unread bytes than this is cut off.
 const BOUND: usize = 1 << 20;
 
 thread_local! {
@@ -76,7 +76,7 @@ pub(crate) fn serve() -> anyhow::Result<()> {
 }
 
 impl Floor {
-    /// The path is `/room/user`.
+    /// Serves a new connection. The path of its request is `/room/user`.
     async fn admit(self: Arc<Self>, mut stream: TcpStream) {
         let _ = stream.set_nodelay(true);
         let mut request = Vec::with_capacity(512);
@@ -105,7 +105,7 @@ impl Floor {
         let room = self.rooms.lock().entry(room).or_default().clone();
         let key = room.0.lock().peers.insert(peer);
         self.publish(&room, format!("J{user}").as_bytes());
-        // A task of its own, without what the request needed.
+        // A new task, so that what the request needed is freed.
         tokio::spawn(self.attend(reader, room, key));
     }
 
@@ -119,7 +119,7 @@ impl Floor {
         self.publish(&room, b"L");
     }
 
-    /// False at the end.
+    /// False: the socket has ended.
     fn poll_read(
         &self,
         context: &mut Context<'_>,
@@ -183,7 +183,7 @@ fn send(peer: &Arc<Peer>, bytes: &[u8], shared: &mut Option<Bytes>) {
     let mut queue = peer.queue.lock();
     let mut written = 0;
     if queue.is_empty() {
-        // A socket that is gone shows when it is read.
+        // If the socket is gone, the next read shows it.
         written = peer.socket.try_write(bytes).unwrap_or(0);
         if written == bytes.len() {
             return;
@@ -219,7 +219,7 @@ async fn drain(peer: Arc<Peer>) {
     }
 }
 
-/// Room, user, and the answer to the key.
+/// The room, the user, and the answer to the key.
 fn parse(request: &[u8]) -> Option<(String, String, String)> {
     let request = std::str::from_utf8(request).ok()?;
     let mut lines = request.lines();
@@ -230,7 +230,7 @@ fn parse(request: &[u8]) -> Option<(String, String, String)> {
     Some((room.to_owned(), user.to_owned(), accept_key(key)))
 }
 
-/// Unmasks the frame at the beginning of these bytes: how long its payload is, and where it ends.
+/// Unmasks the frame at the beginning of `bytes`. Returns the length of its payload, and where it ends.
 fn take_frame(bytes: &mut [u8]) -> Option<(usize, usize)> {
     let (length, head) = match *bytes.get(1)? & 0x7f {
         126 => (

@@ -1,7 +1,7 @@
-//! A load generator: many clients in one thread, every delivery checked, and a floor to compare with.
+//! A load generator: many clients in one thread, a check of every delivery, and a floor to compare with.
 //!
-//! It prints one line of JSON: settings, the medians of all rounds for the floor and for what was measured, their ratios,
-//! and what was wrong; it fails if anything was.
+//! It prints one line of JSON: settings, the medians of all rounds for the floor and for the system, their ratios, and
+//! what was wrong. It fails if anything was wrong.
 
 mod clock;
 mod floor;
@@ -24,26 +24,26 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use subject::{Subject, Up};
 
-/// Loads a server and prints one line of JSON
+/// Loads a server, and prints one line of JSON
 #[derive(Debug, Parser)]
 #[command(name = "load", version)]
 struct Arguments {
-    /// What to start for it, anew in each round
+    /// The system to start, anew in each round
     #[arg(long, value_enum, global = true)]
     up: Option<Up>,
-    /// Where servers run that were started otherwise; on this machine only
+    /// The addresses of servers that run already, on this machine only
     #[arg(long, value_delimiter = ',', global = true, conflicts_with = "up")]
     connect: Vec<SocketAddr>,
-    /// What clients speak
+    /// The protocol of the clients
     #[arg(long, value_enum, default_value = "pomelo", global = true)]
     protocol: Protocol,
-    /// How often all is measured, the floor and the servers in turn; figures are medians
+    /// How often the floor and the system are measured, in turn. All figures are medians
     #[arg(long, default_value_t = 1, global = true)]
     rounds: usize,
-    /// Without the floor
+    /// Do not measure the floor
     #[arg(long, global = true)]
     no_floor: bool,
-    /// A further flag for connectors (or standalone), like --flag=--queue-total=67108864
+    /// A further flag for connectors (or standalone), such as --flag=--queue-total=67108864
     #[arg(long = "flag", global = true, allow_hyphen_values = true)]
     flags: Vec<String>,
     #[command(subcommand)]
@@ -54,7 +54,7 @@ struct Arguments {
 enum Command {
     #[command(flatten)]
     Load(Mode),
-    /// Be the floor until killed
+    /// Be the floor, until killed
     #[command(hide = true)]
     Floor,
 }
@@ -84,7 +84,7 @@ async fn measure(arguments: &Arguments, mode: &Mode) -> anyhow::Result<ExitCode>
         for (name, up) in floor.into_iter().chain([("system", arguments.up)]) {
             let subject = match up {
                 Some(up) => Subject::start(up, arguments.protocol, &flags).await?,
-                None if arguments.connect.is_empty() => bail!("say --up or --connect"),
+                None if arguments.connect.is_empty() => bail!("give --up or --connect"),
                 None => Subject::elsewhere(arguments.connect.clone(), arguments.protocol)?,
             };
             let (figures, wrong) = mode.run(&subject).await?;
@@ -145,7 +145,7 @@ fn rounded(figures: &Figures) -> Value {
     Value::Object(figures.collect())
 }
 
-/// To three digits behind the point.
+/// Rounds to three decimal places.
 fn round(value: f64) -> f64 {
     (value * 1_000.0).round() / 1_000.0
 }

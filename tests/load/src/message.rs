@@ -1,31 +1,31 @@
-//! What a message says: who sent it, its number among the sender's, and when it was due.
+//! The content of a message: its sender, its number among the messages of this sender, and when it was due.
 //!
-//! `{"content":"#00017000000042000000123456789…"}`: digits of fixed width behind a mark, so that one search finds them in
-//! every protocol's frame.
+//! `{"content":"#00017000000042000000123456789…"}`: digits of fixed width behind a mark, so that one search finds them
+//! in the frames of every protocol.
 
-/// Before the mark, of which nothing else in a frame is a copy.
+/// Ends with the mark. Nothing else in a frame contains that character.
 const HEAD: &[u8] = b"{\"content\":\"#";
 const TAIL: &[u8] = b"\"}";
 const SENDER: usize = 5;
 const NUMBER: usize = 9;
 const TIME: usize = 15;
 
-/// The shortest message, bytes.
+/// The shortest message in bytes.
 pub(crate) const SHORTEST: usize = HEAD.len() + SENDER + NUMBER + TIME + TAIL.len();
 
-/// What tells messages apart.
+/// What distinguishes messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
-    /// Which of all senders; at most 99,999.
+    /// The number of the sender, at most 99,999.
     pub(crate) sender: u32,
-    /// The sender's messages count from 0.
+    /// The number of the message among those of its sender, from 0.
     pub(crate) number: u32,
-    /// When it was due, nanoseconds since the generator's start.
+    /// When the message was due, in nanoseconds since the start of the generator.
     pub(crate) due: u64,
 }
 
 impl Stamp {
-    /// Appends the message, padded to this length.
+    /// Appends the message, padded to `length` bytes.
     pub(crate) fn write(self, length: usize, out: &mut Vec<u8>) {
         let from = out.len();
         out.extend_from_slice(HEAD);
@@ -36,7 +36,7 @@ impl Stamp {
         out.extend_from_slice(TAIL);
     }
 
-    /// Finds it in a frame.
+    /// Finds the stamp in a frame.
     pub(crate) fn read(frame: &[u8]) -> Option<Self> {
         let mark = memchr::memchr(b'#', frame)? + 1;
         let text = frame.get(mark..mark + SENDER + NUMBER + TIME)?;

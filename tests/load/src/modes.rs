@@ -1,4 +1,4 @@
-//! What is measured, and how: each mode is one run against one subject.
+//! What is measured, and how. Each mode is one run with one subject.
 
 use crate::clock::Clock;
 use crate::message::Stamp;
@@ -12,32 +12,32 @@ use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// What a run found, by name. Names tell their units.
+/// The results of a run by name. The names tell their units.
 pub(crate) type Figures = BTreeMap<String, f64>;
 
-/// Clients that connect at once where that isn't what is measured.
+/// Clients that connect at once where connecting is not measured.
 const AT_ONCE: usize = 256;
-/// Before anything is measured.
+/// The time before anything is measured.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// For servers to come to rest: buffers given back, tasks ended.
+/// The time in which servers come to rest: buffers are freed and tasks end.
 const SETTLE: Duration = Duration::from_secs(2);
 
-/// Who is there.
+/// The clients and their rooms.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct People {
-    /// How many, spread over rooms and servers
+    /// The number of clients, spread over rooms and servers
     #[arg(long, default_value_t = 200)]
     clients: usize,
-    /// How many rooms
+    /// The number of rooms
     #[arg(long, default_value_t = 1)]
     rooms: u32,
-    /// Of one message
+    /// The size of a message in bytes
     #[arg(long, default_value_t = 128)]
     bytes: usize,
-    /// How long to measure
+    /// How many seconds to measure
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// Clients offer to take compressed frames
+    /// Let clients offer to take compressed frames
     #[arg(long)]
     deflate: bool,
 }
@@ -60,18 +60,18 @@ impl People {
 /// A way to load a server
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Mode {
-    /// Senders that keep a window full: how many deliveries a second, and what each costs
+    /// Senders keep a window full: how many deliveries a second, and what each costs
     FanOut {
         #[command(flatten)]
         people: People,
-        /// In each room
+        /// Senders in each room
         #[arg(long, default_value_t = 4)]
         senders: u32,
-        /// Messages of a sender that are under way at once
+        /// Messages of one sender that are under way at once
         #[arg(long, default_value_t = 8)]
         window: u32,
     },
-    /// Messages at fixed times, whatever the answers do: how long a delivery takes from the time when it was due
+    /// Messages at fixed times, whatever the answers do: how long each delivery takes from the time when it was due
     Latency {
         #[command(flatten)]
         people: People,
@@ -82,31 +82,31 @@ pub(crate) enum Mode {
         #[arg(long, default_value_t = 0.0)]
         churn: f64,
     },
-    /// Everybody connects and logs in as fast as that goes: how many a second until all have heard of all
+    /// All clients connect and log in as fast as they can: how many a second until all have heard of all
     Storm {
         #[command(flatten)]
         people: People,
-        /// Who is not online yet and connects all the same
+        /// Clients that connect at once and are not online yet
         #[arg(long, default_value_t = 4_000)]
         at_once: usize,
     },
-    /// Everybody is there and silent: memory and CPU
+    /// All clients are there and silent: memory and CPU
     Idle {
         #[command(flatten)]
         people: People,
     },
-    /// As latency, and then again with as many clients more that don't read
+    /// Like latency, and then again with as many further clients that do not read
     Slow {
         #[command(flatten)]
         people: People,
-        /// Deliveries a second to those who read
+        /// Deliveries a second to the clients that read
         #[arg(long, default_value_t = 20_000.0)]
         offered: f64,
     },
 }
 
 impl Mode {
-    /// Runs against a subject.
+    /// Runs this mode with a subject.
     pub(crate) async fn run(&self, subject: &Subject) -> anyhow::Result<(Figures, Faults)> {
         let run = Run {
             subject,
@@ -145,7 +145,8 @@ impl Run<'_> {
         self.figures.insert(name.to_owned(), value);
     }
 
-    /// Runs something and notes what it used: of the servers for each of what it counts, of the generator altogether.
+    /// Runs something, and notes what it cost: the servers for each thing that `count` counts, and the generator as a
+    /// whole.
     fn metered(
         &mut self,
         swarm: &mut Swarm,
@@ -255,7 +256,7 @@ impl Run<'_> {
             |it| it.online as u64,
             |swarm| {
                 swarm.gather(clients, at_once)?;
-                // Until everybody has heard of everybody who came later.
+                // Until all have heard of all that came later.
                 faults = swarm.rest()?;
                 Ok(())
             },
@@ -329,10 +330,11 @@ fn histogram() -> anyhow::Result<Histogram<u64>> {
     Histogram::new_with_bounds(1_000, 60_000_000_000, 3).context("a histogram")
 }
 
-/// Messages that are due at fixed times, the rooms' first clients in turn, and joins and leaves.
+/// Sends messages that are due at fixed times, by the first client of each room in turn, and lets clients join and
+/// leave.
 struct Offer {
     rooms: u32,
-    /// Nanoseconds between messages.
+    /// The time between two messages, in nanoseconds.
     every: f64,
     /// Joins and leaves a second.
     churn: f64,
@@ -391,7 +393,7 @@ impl Offer {
             self.clock.ring_in(due.min(length).saturating_sub(now));
             swarm.turn(None, &mut record)?;
         }
-        // What was sent in time is counted however late it comes.
+        // A message that was sent in time is counted however late it comes.
         let end = Instant::now() + SETTLE;
         let sent = swarm.sent();
         while Instant::now() < end && !swarm.has_all(&sent) {

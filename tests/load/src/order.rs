@@ -1,22 +1,23 @@
-//! What each delivery is checked for: each sender's messages once, all of them, in order; and the same order for all.
+//! Checks each delivery: each sender's messages come once, without a gap and in order, and all members see the same
+//! order.
 
 use crate::message::Stamp;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
 
-/// Everything that was wrong. All zero, or the run's figures are worth nothing.
+/// Everything that was wrong. If anything is not zero, the run's figures are worth nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Faults {
-    /// Messages, and joins, that a member should have got and did not.
+    /// Messages and joins that a member should have got and did not.
     pub(crate) lost: u64,
-    /// What came again, or after a later one of the same sender.
+    /// Messages that came again, or after a later one of the same sender.
     pub(crate) repeated: u64,
-    /// Members that saw another order than others of their room, or a message of another room.
+    /// Members that saw another order than others of their room, and messages of another room.
     pub(crate) disordered: u64,
     /// Requests that were answered with an error.
     pub(crate) refused: u64,
-    /// Connections that ended without being asked to.
+    /// Connections that ended although the client did not leave.
     pub(crate) ended: u64,
 }
 
@@ -37,23 +38,23 @@ impl AddAssign for Faults {
     }
 }
 
-/// One member's view of its room.
+/// What one member has seen of its room.
 #[derive(Debug, Default)]
 pub(crate) struct Order {
-    /// The room's senders: the first, and the number that is expected next of each; none before the first one of a
-    /// member who came later.
+    /// The number of the room's first sender, and the number that each sender's next message must have. `None`: the
+    /// member came later and has seen no message of this sender yet.
     first: u32,
     next: Box<[Option<u32>]>,
     messages: u64,
-    /// Of everything in its order.
+    /// A hash over all messages in their order.
     digest: u64,
-    /// Who joined, in the order in which that came: itself first.
+    /// The users that joined, in order. The member itself is the first one.
     joined: Vec<u32>,
 }
 
 impl Order {
-    /// The view of a member of a room with so many senders, which has them from their first message on, or, if it is
-    /// late, from wherever they are.
+    /// The view of a new member. With `late`, messages were sent before it came, so each sender's numbers start
+    /// anywhere.
     pub(crate) fn new(room: u32, senders: u32, late: bool) -> Self {
         let start = if late { None } else { Some(0) };
         Self {
@@ -63,7 +64,7 @@ impl Order {
         }
     }
 
-    /// A message came.
+    /// Takes a message.
     pub(crate) fn message(&mut self, stamp: Stamp, faults: &mut Faults) {
         let sender = stamp.sender.checked_sub(self.first);
         let Some(next) = sender.and_then(|sender| self.next.get_mut(sender as usize)) else {
@@ -79,16 +80,16 @@ impl Order {
         *next = Some(stamp.number + 1);
         self.messages += 1;
         let this = u64::from(stamp.sender) << 32 | u64::from(stamp.number);
-        // Odd and large, so that the order counts.
+        // The factor is odd and large, so that the order changes the hash.
         self.digest = (self.digest ^ this).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 
-    /// Somebody joined.
+    /// Takes a join.
     pub(crate) fn joined(&mut self, user: u32) {
         self.joined.push(user);
     }
 
-    /// How many messages are still to come of what the senders have sent, by sender of all rooms.
+    /// How many messages are still to come. `sent`: what each sender of all rooms has sent.
     pub(crate) fn missing(&self, sent: &[u32]) -> u64 {
         let sent = &sent[self.first as usize..][..self.next.len()];
         let both = sent.iter().zip(&self.next);
@@ -97,10 +98,10 @@ impl Order {
     }
 }
 
-/// A member's view, with its room and its own name.
+/// The room of a member, its user, and what it has seen.
 pub(crate) type View<'a> = (u32, u32, &'a Order);
 
-/// Compares the views of everybody when all has come to rest.
+/// Compares what all members have seen, when everything is at rest.
 pub(crate) fn compare(views: &[View<'_>], sent: &[u32]) -> Faults {
     let mut faults = Faults::default();
     let mut rooms: BTreeMap<u32, Vec<&View<'_>>> = BTreeMap::new();
@@ -110,7 +111,7 @@ pub(crate) fn compare(views: &[View<'_>], sent: &[u32]) -> Faults {
     }
     for views in rooms.values() {
         let orders = || views.iter().map(|view| view.2);
-        // Who came later saw the end of it: of messages, which the senders' numbers tell, and of joins.
+        // A late member saw only the end. That of the messages is checked by their numbers, that of the joins here.
         let whole = orders().max_by_key(|order| order.messages);
         let longest = orders().max_by_key(|order| order.joined.len());
         let (Some(whole), Some(longest)) = (whole, longest) else {
@@ -150,7 +151,8 @@ mod tests {
         vec![(0, 0, &orders[0]), (0, 1, &orders[1])]
     }
 
-    /// What is found when two members of a room with two senders get these, of `sent` messages each.
+    /// The faults of a run in which two members of a room with two senders get these messages, while each sender has
+    /// sent `sent`.
     fn found(first: &[(u32, u32)], second: &[(u32, u32)], sent: u32) -> Faults {
         let mut faults = Faults::default();
         let mut orders = [Order::new(0, 2, false), Order::new(0, 2, false)];

@@ -1,4 +1,4 @@
-//! What clients say and hear, in each protocol.
+//! What clients write and read in each protocol.
 
 use crate::message::Stamp;
 use crate::wire::masked;
@@ -8,14 +8,14 @@ use testkit::pomelo::{
 };
 use testkit::websocket::{BINARY, TEXT};
 
-/// Which one clients speak.
+/// The protocol of the clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Protocol {
-    /// docs/protocols/pomelo.md.
+    /// docs/protocols/pomelo.md
     Pomelo,
-    /// docs/protocols/json.md.
+    /// docs/protocols/json.md
     Json,
-    /// The floor's own: a frame that comes is sent to the room as it is, and nothing is answered.
+    /// That of the floor: a frame is sent to the room as it is, and nothing is answered.
     #[value(skip)]
     Floor,
 }
@@ -23,21 +23,21 @@ pub(crate) enum Protocol {
 /// What a frame tells a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Heard<'a> {
-    /// The protocol's own handshake is answered.
+    /// The answer to the protocol's own handshake.
     Greeting,
-    /// To the request with this number; true if it did what was asked.
+    /// The answer to the request with this number. True: the request was carried out.
     Answer(u64, bool),
-    /// Somebody's message.
+    /// A message.
     Message(Stamp),
-    /// This user is a member now.
+    /// This user has joined.
     Joined(u32),
-    /// Somebody is none any more.
+    /// A user has left.
     Left,
-    /// The server's sign of life.
+    /// A heartbeat of the server.
     Heartbeat,
-    /// The server's reason to close.
+    /// The reason for which the server closes.
     Kicked(&'a [u8]),
-    /// Something else.
+    /// Anything else.
     Other,
 }
 
@@ -49,7 +49,7 @@ const ON_JOIN: &[u8] = b"onJoin";
 const ON_LEAVE: &[u8] = b"onLeave";
 
 impl Protocol {
-    /// Where a client connects to.
+    /// The path to which a client connects.
     pub(crate) fn path(self, room: u32, user: u32) -> String {
         match self {
             Self::Pomelo => "/".to_owned(),
@@ -63,7 +63,7 @@ impl Protocol {
         self != Self::Floor
     }
 
-    /// The first that a client says on a new connection.
+    /// What a client writes first on a new connection.
     pub(crate) fn open(self, room: u32, user: u32, out: &mut Vec<u8>) {
         match self {
             Self::Pomelo => package(HANDSHAKE, out, |out| {
@@ -74,7 +74,7 @@ impl Protocol {
         }
     }
 
-    /// What follows the greeting.
+    /// What a client writes after the greeting.
     pub(crate) fn greeted(self, room: u32, user: u32, out: &mut Vec<u8>) {
         package(HANDSHAKE_ACK, out, |_| {});
         self.login(room, user, out);
@@ -88,7 +88,7 @@ impl Protocol {
         });
     }
 
-    /// A message, as the request with this number.
+    /// A message, in a request with this number.
     pub(crate) fn send(self, id: u64, stamp: Stamp, length: usize, out: &mut Vec<u8>) {
         match self {
             Self::Floor => masked(out, BINARY, |out| stamp.write(length, out)),
@@ -96,7 +96,7 @@ impl Protocol {
         }
     }
 
-    /// A client's sign of life.
+    /// A heartbeat of the client.
     pub(crate) fn heartbeat(self, out: &mut Vec<u8>) {
         if self == Self::Pomelo {
             package(HEARTBEAT, out, |_| {});
@@ -126,7 +126,7 @@ impl Protocol {
         });
     }
 
-    /// What the payload of a frame tells; several things where the protocol packs them.
+    /// Tells what is in the payload of a frame. That may be several things, if the protocol packs them.
     pub(crate) fn hear(self, payload: &[u8], mut tell: impl FnMut(Heard<'_>)) {
         match self {
             Self::Floor => tell(match payload.split_first() {
@@ -187,7 +187,7 @@ fn package_of(kind: u8, body: &[u8]) -> Heard<'_> {
 fn json(text: &[u8]) -> Heard<'_> {
     if let Some(rest) = text.strip_prefix(b"{\"route\":\"") {
         let end = memchr::memchr(b'"', rest).unwrap_or(0);
-        // The channel's name stands before the body.
+        // The name of the channel stands before the body.
         let body = memchr::memmem::find(rest, b"\"body\":").map_or(rest, |at| &rest[at + 7..]);
         return push(&rest[..end], body);
     }
@@ -221,7 +221,7 @@ fn named(body: &[u8]) -> u32 {
     name.map_or(u32::MAX, |at| number_before(&body[at + 3..]))
 }
 
-/// The number that the text begins with.
+/// The number at the beginning of the text.
 fn number_before(text: &[u8]) -> u32 {
     let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
     number(&text[..digits])

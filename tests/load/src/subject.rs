@@ -1,4 +1,4 @@
-//! What is measured: the floor, a whole system that was started for it, or one that runs already.
+//! What is measured: the floor, a whole system that is started for this, or one that runs already.
 
 use crate::floor;
 use crate::protocol::Protocol;
@@ -19,17 +19,17 @@ pub(crate) enum Up {
     Redis,
     /// One connector, one chat and a Redis.
     One,
-    /// One process, the store in memory.
+    /// One process with the store in memory.
     Standalone,
-    /// The bare broadcaster.
+    /// The floor, a bare broadcaster.
     Floor,
 }
 
-/// A running server, whose processes are known unless somebody else has started it.
+/// A running server. Its processes are known only if this program has started them.
 pub(crate) struct Subject {
-    /// Where clients connect to.
+    /// The addresses to which clients connect.
     pub(crate) servers: Vec<SocketAddr>,
-    /// What clients speak there.
+    /// The protocol of the clients.
     pub(crate) protocol: Protocol,
     processes: Vec<(&'static str, u32)>,
     running: Running,
@@ -42,11 +42,11 @@ enum Running {
     Elsewhere,
 }
 
-/// What the processes had used at a moment: by kind, nanoseconds of CPU.
+/// CPU time that processes have used, in nanoseconds, by kind of process.
 pub(crate) type Used = BTreeMap<&'static str, u64>;
 
 impl Subject {
-    /// Starts one with further flags for its connectors.
+    /// Starts a server. Its connectors get these further flags.
     pub(crate) async fn start(
         up: Up,
         protocol: Protocol,
@@ -92,7 +92,7 @@ impl Subject {
         }
     }
 
-    /// One that runs already.
+    /// A server that runs already.
     pub(crate) fn elsewhere(servers: Vec<SocketAddr>, protocol: Protocol) -> anyhow::Result<Self> {
         if let Some(server) = servers.iter().find(|server| !server.ip().is_loopback()) {
             bail!("{server} is not on this machine: load is for loopback alone");
@@ -105,7 +105,7 @@ impl Subject {
         })
     }
 
-    /// What its processes have used so far.
+    /// The CPU time that the processes have used so far.
     pub(crate) fn used(&self) -> anyhow::Result<Used> {
         let mut used = Used::new();
         for &(kind, id) in &self.processes {
@@ -114,7 +114,7 @@ impl Subject {
         Ok(used)
     }
 
-    /// Resident memory of what holds the clients' sockets, bytes.
+    /// The resident memory of the processes that hold the clients' sockets, in bytes.
     pub(crate) fn memory(&self) -> Memory {
         match &self.running {
             Running::Floor(floor) => floor.memory(),
@@ -130,7 +130,7 @@ impl Subject {
         }
     }
 
-    /// How many commands Redis has carried out, if there is one.
+    /// The number of commands that Redis has carried out, if there is one.
     pub(crate) async fn commands(&self) -> Option<u64> {
         match &self.running {
             Running::Services(_, redis) => {
@@ -142,7 +142,7 @@ impl Subject {
     }
 }
 
-/// What a process's threads have used, nanoseconds.
+/// The CPU time that the threads of a process have used, in nanoseconds.
 pub(crate) fn cpu(id: u32) -> anyhow::Result<u64> {
     let mut used = 0;
     let tasks = std::fs::read_dir(format!("/proc/{id}/task")).context("a process is gone")?;

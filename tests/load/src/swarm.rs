@@ -1,5 +1,6 @@
-//! Many clients in one thread: each socket read when it has something, what it says checked, its answers written in one
-//! write. No task, no timer and no queue for each, so that the generator costs a small part of what it measures.
+//! Many clients in one thread. A socket is read when it has something, the messages are checked, and all answers leave
+//! in one write. A client has no task, no timer and no queue, so that the generator costs little compared with what it
+//! measures.
 
 use crate::message::Stamp;
 use crate::order::{Faults, Order, View, compare};
@@ -16,25 +17,25 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use testkit::websocket::{BINARY, PING, PONG, TEXT, upgrade_request};
 
-/// Nobody's secret: what a client asks with for its upgrade.
+/// The key of each upgrade request. It need not be secret.
 const KEY: &str = "AAAAAAAAAAAAAAAAAAAAAA==";
-/// Bytes that one read takes at most.
+/// The most bytes that one read takes.
 const READ: usize = 256 << 10;
-/// Between a client's signs of life.
+/// The pause between two heartbeats of a client.
 const HEARTBEAT: Duration = Duration::from_secs(25);
-/// Without anything new for so long, all may have come.
+/// If nothing new comes for this long, perhaps everything has come.
 const QUIET: Duration = Duration::from_millis(20);
-/// Nothing that is waited for takes longer.
+/// Nothing takes longer than this.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Which room has how many clients and senders, and what they say.
+/// The rooms, and what clients and senders do there.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Crowd {
-    /// Clients are spread over the rooms, and over the servers, in turn.
+    /// The number of rooms. Clients are spread over the rooms and over the servers in turn.
     pub(crate) rooms: u32,
-    /// In each room.
+    /// The number of senders in each room.
     pub(crate) senders: u32,
-    /// Of one message.
+    /// The size of a message.
     pub(crate) bytes: usize,
     /// Clients offer to take compressed frames.
     pub(crate) deflate: bool,
@@ -44,12 +45,12 @@ pub(crate) struct Crowd {
 pub(crate) struct Client {
     socket: TcpStream,
     stage: Stage,
-    /// The beginning of a frame.
+    /// The beginning of a frame whose rest has not come.
     partial: Vec<u8>,
     out: Vec<u8>,
-    /// Not to be read.
+    /// The socket must not be read.
     stalled: bool,
-    /// What it is to everybody else.
+    /// The client's part in its room.
     pub(crate) member: Member,
 }
 
@@ -61,34 +62,34 @@ enum Stage {
     Ended,
 }
 
-/// What a client is in its room.
+/// A client's part in its room.
 pub(crate) struct Member {
-    /// Its number, and name.
+    /// The number of the user, which is also its name.
     pub(crate) user: u32,
-    /// Its room's number, and name.
+    /// The number of the room, which is also its name.
     pub(crate) room: u32,
-    /// It has its own onJoin.
+    /// The client has got its own `onJoin`.
     online: bool,
     order: Order,
-    /// What it has sent, if it is a sender.
+    /// The messages that it has sent, if it is a sender.
     pub(crate) sender: Option<Sender>,
 }
 
 /// A member that sends.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sender {
-    /// Its place among all senders.
+    /// Its number among all senders.
     pub(crate) number: u32,
-    /// How many it has sent.
+    /// How many messages it has sent.
     pub(crate) sent: u32,
-    /// Of those, how many came back to it.
+    /// How many of them came back to it.
     pub(crate) returned: u32,
-    /// Of those, how many are answered.
+    /// How many of them were answered.
     pub(crate) answered: u32,
 }
 
 impl Sender {
-    /// How many are under way: not returned, or not answered where that is usual.
+    /// How many messages are under way: not returned, or not answered if the protocol has answers.
     pub(crate) fn under_way(&self, protocol: Protocol) -> u32 {
         let done = if protocol.answers() {
             self.returned.min(self.answered)
@@ -101,7 +102,7 @@ impl Sender {
 
 /// All clients of a run.
 pub(crate) struct Swarm {
-    /// What they speak.
+    /// The protocol of the clients.
     pub(crate) protocol: Protocol,
     crowd: Crowd,
     inflater: Inflater,
@@ -112,22 +113,22 @@ pub(crate) struct Swarm {
     clients: Vec<Client>,
     began: Instant,
     beats: VecDeque<(u64, usize)>,
-    /// Messages that came.
+    /// The number of messages that came.
     pub(crate) delivered: u64,
-    /// Everything that came: messages, joins and leaves.
+    /// The number of all pushes that came: messages, joins and leaves.
     pub(crate) pushes: u64,
-    /// When the last of it came, nanoseconds since the beginning.
+    /// When the last push came, in nanoseconds since the beginning.
     pub(crate) latest: u64,
-    /// How many clients have their own onJoin.
+    /// The number of clients that have their own `onJoin`.
     pub(crate) online: usize,
-    /// How many logins had to be tried again.
+    /// The number of logins that were tried again.
     pub(crate) retried: u64,
     /// What was wrong so far.
     pub(crate) faults: Faults,
 }
 
 impl Swarm {
-    /// Nobody yet.
+    /// A swarm without any client.
     pub(crate) fn new(
         protocol: Protocol,
         crowd: Crowd,
@@ -159,12 +160,12 @@ impl Swarm {
         nanoseconds(self.began)
     }
 
-    /// How many there are.
+    /// The number of clients.
     pub(crate) fn len(&self) -> usize {
         self.clients.len()
     }
 
-    /// What each sender has sent, in their order.
+    /// How many messages each sender has sent, by number of the sender.
     pub(crate) fn sent(&self) -> Vec<u32> {
         let mut sent = vec![0; (self.crowd.rooms * self.crowd.senders) as usize];
         for sender in self.clients.iter().filter_map(|it| it.member.sender) {
@@ -173,11 +174,12 @@ impl Swarm {
         sent
     }
 
-    /// One more client: it begins to connect. The first of a room are its senders. `late`: others have sent before.
+    /// Adds a client, which begins to connect. The first clients of a room are its senders. `late`: others have sent
+    /// before.
     pub(crate) fn add(&mut self, late: bool) -> anyhow::Result<usize> {
         let user = u32::try_from(self.clients.len())?;
         let Crowd { rooms, senders, .. } = self.crowd;
-        // Whole rooms would else be on one server.
+        // Otherwise all clients of a room could be on one server.
         let (room, place) = (user % rooms, user / rooms);
         let turn = (place + room) as usize % self.servers.len();
         let mut client = Client {
@@ -207,13 +209,13 @@ impl Swarm {
         Ok(number)
     }
 
-    /// Registers something else to wake [`turn`](Self::turn).
+    /// Registers another source that wakes [`turn`](Self::turn).
     pub(crate) fn wake_by(&self, source: &mut impl mio::event::Source) -> anyhow::Result<()> {
         let registry = self.poll.registry();
         Ok(registry.register(source, Token(usize::MAX), Interest::READABLE)?)
     }
 
-    /// Connects and logs in so many more, `at_once` at a time, until all of them are members.
+    /// Connects and logs in `clients` more, `at_once` at a time, and returns when all of them are members.
     pub(crate) fn gather(&mut self, clients: usize, at_once: usize) -> anyhow::Result<()> {
         let began = Instant::now();
         let target = self.clients.len() + clients;
@@ -233,7 +235,7 @@ impl Swarm {
         Ok(())
     }
 
-    /// Lets a sender send one message that was due at a time.
+    /// Lets a sender send a message that was due at `due`.
     pub(crate) fn send(&mut self, client: usize, due: u64) {
         let (protocol, bytes) = (self.protocol, self.crowd.bytes);
         let Client { member, out, .. } = &mut self.clients[client];
@@ -241,7 +243,7 @@ impl Swarm {
         self.write(client);
     }
 
-    /// Does not read a client's socket any more, whose kernel takes little.
+    /// Stops reading a client's socket, and lets the kernel buffer little for it.
     pub(crate) fn stall(&mut self, client: usize) -> anyhow::Result<()> {
         let client = &mut self.clients[client];
         client.stalled = true;
@@ -249,7 +251,7 @@ impl Swarm {
         Ok(())
     }
 
-    /// Ends a client's connection as a client does who leaves.
+    /// Ends a client's connection, as a client that leaves does.
     pub(crate) fn leave(&mut self, client: usize) {
         let client = &mut self.clients[client];
         client.stage = Stage::Ended;
@@ -258,7 +260,7 @@ impl Swarm {
         self.online -= usize::from(mem::take(&mut client.member.online));
     }
 
-    /// Takes what has come, or waits for that. `hear` may add to the client's way out.
+    /// Takes what has come, or waits for that. `hear` may append to what the client writes.
     pub(crate) fn turn(
         &mut self,
         wait: Option<Duration>,
@@ -296,7 +298,7 @@ impl Swarm {
             if it.stalled || matches!(it.stage, Stage::Ended | Stage::Connecting) {
                 break;
             }
-            // What was left of the last read stands before what comes now.
+            // The rest of the last read stands before the new bytes.
             let left = it.partial.len();
             buffer[..left].copy_from_slice(&it.partial);
             it.partial.clear();
@@ -312,7 +314,8 @@ impl Swarm {
                     self.clients[client]
                         .partial
                         .extend_from_slice(&buffer[used..filled]);
-                    // A read that did not fill the buffer has emptied the socket: the next bytes wake again.
+                    // A read that did not fill the buffer has emptied the socket, so the next bytes wake the poll
+                    // again.
                     if filled < buffer.len() {
                         break;
                     }
@@ -337,7 +340,7 @@ impl Swarm {
         self.leave(client);
     }
 
-    /// Takes whole frames; how many bytes they were.
+    /// Takes all complete frames. Returns how many bytes they were.
     fn take(
         &mut self,
         client: usize,
@@ -396,9 +399,9 @@ impl Swarm {
                                 sender.returned += 1;
                             }
                         }
-                        // Its own onJoin follows.
+                        // The client's own `onJoin` follows.
                         Heard::Answer(LOGIN, true) => {}
-                        // Its outcome was unknown, or too many came at once: clients try again.
+                        // The outcome was unknown, or too many came at once. Real clients try again, too.
                         Heard::Answer(LOGIN, false) => {
                             *retried += 1;
                             protocol.login(member.room, member.user, out);
@@ -411,7 +414,7 @@ impl Swarm {
                         }
                         Heard::Joined(user) => {
                             *pushes += 1;
-                            // The floor tells a member who came at the same moment.
+                            // The floor also tells a new member of those that came at the same moment.
                             if protocol != Protocol::Floor || member.online || user == member.user {
                                 member.order.joined(user);
                             }
@@ -447,7 +450,7 @@ impl Swarm {
         } = self;
         let it = &mut clients[client];
         if it.stage == Stage::Connecting {
-            // Writable: connected, or failed, which the write tells.
+            // The socket is writable, so it is connected, or it has failed, which the write will show.
             let Ok(server) = it.socket.peer_addr() else {
                 return;
             };
@@ -474,7 +477,7 @@ impl Swarm {
         }
     }
 
-    /// Signs of life that are due.
+    /// Sends the heartbeats that are due.
     fn beat(&mut self) {
         if self.beats.is_empty() {
             return;
@@ -494,17 +497,17 @@ impl Swarm {
         }
     }
 
-    /// Registers it no longer.
+    /// Removes a source that was registered with [`wake_by`](Self::wake_by).
     pub(crate) fn wake_no_more(&self, source: &mut impl mio::event::Source) -> anyhow::Result<()> {
         Ok(self.poll.registry().deregister(source)?)
     }
 
-    /// True if everybody who reads has all that the senders have sent.
+    /// True if all clients that read have all messages that were sent.
     pub(crate) fn has_all(&self, sent: &[u32]) -> bool {
         self.views().all(|(_, _, order)| order.missing(sent) == 0)
     }
 
-    /// Waits until everybody who reads has everything, or for as long as that may take, and compares what they saw.
+    /// Waits until all clients that read have everything, but not for ever, and compares what they saw.
     pub(crate) fn rest(&mut self) -> anyhow::Result<Faults> {
         let sent = self.sent();
         let end = Instant::now() + PATIENCE / 4;
@@ -512,7 +515,7 @@ impl Swarm {
             let before = self.pushes;
             self.turn(Some(QUIET), &mut |_, _, _, _| {})?;
             let is_over = Instant::now() > end;
-            // Comparing is dear.
+            // Comparing is expensive.
             if self.pushes != before && !is_over {
                 continue;
             }
@@ -535,7 +538,7 @@ impl Swarm {
 }
 
 impl Member {
-    /// Appends one message that was due at a time to the way out, if this is a sender.
+    /// Appends a message that was due at `due` to what the client writes, if it is a sender.
     pub(crate) fn send(&mut self, protocol: Protocol, bytes: usize, due: u64, out: &mut Vec<u8>) {
         let Some(sender) = &mut self.sender else {
             return;

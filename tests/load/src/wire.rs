@@ -1,4 +1,4 @@
-//! What a client needs to read of the server's frames, and its own ones, all with one mask.
+//! WebSocket frames of a client: what it reads of the server's frames, and its own ones, which all have one mask.
 
 use flate2::Decompress;
 use testkit::websocket::{self, append_masked};
@@ -7,7 +7,7 @@ pub(crate) use testkit::websocket::{COMPRESSED, frame};
 
 const MASK: [u8; 4] = [0x3c, 0xa5, 0x96, 0x0f];
 
-/// Where the answer to the request ends, if it is complete; `Err` with it if the upgrade was refused.
+/// Where the server's answer to the upgrade ends, if it is complete. `Err`: the upgrade was refused with this answer.
 pub(crate) fn upgraded(bytes: &[u8]) -> Result<Option<usize>, String> {
     let Some(end) = memchr::memmem::find(bytes, b"\r\n\r\n") else {
         return Ok(None);
@@ -19,10 +19,10 @@ pub(crate) fn upgraded(bytes: &[u8]) -> Result<Option<usize>, String> {
     }
 }
 
-/// The end of an upgrade request that offers to take such frames.
+/// The end of an upgrade request that offers to take compressed frames.
 pub(crate) const OFFER: &[u8] = b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
 
-/// Inflates messages: the same one, which all clients of a room are given, once.
+/// Inflates messages. All clients of a room get the same message, so it is inflated only once.
 #[derive(Default)]
 pub(crate) struct Inflater {
     last: Vec<u8>,
@@ -30,7 +30,7 @@ pub(crate) struct Inflater {
 }
 
 impl Inflater {
-    /// What was compressed; empty if that is no deflate.
+    /// The inflated message; empty if the input is not deflate.
     pub(crate) fn inflate(&mut self, compressed: &[u8]) -> &[u8] {
         if self.last != compressed {
             self.last.clear();
@@ -42,7 +42,7 @@ impl Inflater {
     }
 }
 
-/// Appends a masked frame whose payload the function appends.
+/// Appends a masked frame. `payload` appends its payload.
 pub(crate) fn masked(out: &mut Vec<u8>, opcode: u8, payload: impl FnOnce(&mut Vec<u8>)) {
     append_masked(out, 0x80 | opcode, MASK, payload);
 }

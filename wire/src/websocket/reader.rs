@@ -2,7 +2,8 @@
 //!
 //! A [`Reader`] takes the bytes of a socket and calls back with whole messages. Payloads are unmasked in place, and a
 //! message that came in one piece is never copied. Between messages the reader has no buffer. It refuses what the RFC
-//! forbids. It refuses a message that is longer than its limit before it looks at the payload, so it never holds more.
+//! forbids. It refuses a message that is longer than its limit before it looks at the payload, so no message takes more
+//! space than that.
 
 use super::{Opcode, deflate};
 use crate::Error;

@@ -1,7 +1,7 @@
-//! Names, the addresses behind them, and chat behind a socket.
+//! Names, the addresses behind them, and a chat behind a socket.
 
 use super::{Sender, chat_of};
-use crate::chat_client::endpoint::{Known, update};
+use crate::chat_client::resolver::{Known, update};
 use crate::chat_client::{Chat, Source};
 use crate::testing::chat::{Called, Sends, fake};
 use crate::testing::{let_run, soon};
@@ -16,7 +16,7 @@ async fn each_address_behind_a_name_is_an_endpoint_as_long_as_it_is_there() {
     let chat = chat_of(&[]);
     let mut known = Known::new();
     let uris = ["http://one:4001", "http://two:4001"].map(|uri| uri.parse::<Uri>().unwrap());
-    // Nobody listens there.
+    // Nobody listens at these addresses.
     let [a, b, c] = [1, 2, 3].map(|host| SocketAddr::from(([127, 0, 0, host], 9)));
     let names = |chat: &Arc<Chat>| -> Vec<String> {
         let endpoints = chat.endpoints.read();
@@ -43,7 +43,7 @@ async fn each_address_behind_a_name_is_an_endpoint_as_long_as_it_is_there() {
         Arc::ptr_eq(&stays, &chat.endpoints.read()[0]),
         "the same one"
     );
-    // The other one has nothing to do any more, and ends.
+    // The other endpoint has nothing to do any more, and ends.
     soon(async {
         while goes.upgrade().is_some() {
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
@@ -80,7 +80,7 @@ async fn the_choice_of_a_channels_endpoint_depends_on_nothing_but_address_and_ch
         let endpoints = chat.endpoints.read();
         endpoints.iter().map(|it| it.weight(channel)).collect()
     };
-    // These may never change: connectors of two releases would publish a channel's messages at two chats.
+    // These values may never change. Otherwise connectors of two releases would send a channel's messages to two chats.
     for (channel, one, two) in [
         ("4", 622_480_403_802_339_141, 12_809_928_704_934_259_578),
         (

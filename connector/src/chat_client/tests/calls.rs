@@ -1,4 +1,4 @@
-//! Joins and leaves: tried again elsewhere, and never taken for what they may not be.
+//! Joins and leaves: they are tried again elsewhere, and their outcomes are never told wrongly.
 
 use super::{chat_of, in_time};
 use crate::chat_client::{Answered, CallError, Chat};
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-/// Two instances that are up.
+/// Two chats that are up.
 async fn two() -> (Arc<Chat>, [Instance; 2], [Sends; 2]) {
     let [mut a, mut b] = [Instance::new(), Instance::new()];
     let chat = chat_of(&[&a, &b]);
@@ -33,7 +33,7 @@ fn refused(code: Code, reason: &str) -> Status {
     Status::with_error_details(code, "the test says so", details)
 }
 
-/// A join that is answered so at the first try and so at the second, by the other instance.
+/// A join. One chat answers the first attempt with `first`, the other one answers the second attempt with `second`.
 async fn join(
     first: Result<JoinResponse, Status>,
     second: Option<Result<JoinResponse, Status>>,
@@ -156,7 +156,7 @@ async fn while_nobody_is_up_only_the_first_callers_wait_and_later_ones_are_told_
     let chat = chat_of(&[&instance]);
     let stream = instance.stream().await;
     let_run().await;
-    // It was up for long: the patience counts from its end.
+    // The endpoint was up for long. The time limit counts from its loss.
     tokio::time::advance(Duration::from_secs(60)).await;
     stream.fail();
     let_run().await;

@@ -1,4 +1,4 @@
-//! The line of sends when streams break and instances die: in order, with the same keys, and answered in time.
+//! Sends when streams break and chats die: in order, with the same keys, and answered in time.
 
 use super::{Sender, chat_of, while_refusing};
 use crate::testing::chat::Instance;
@@ -62,14 +62,14 @@ async fn when_an_instance_dies_its_line_moves_to_another_and_later_sends_return(
     let died = Instant::now();
     to_a.fail();
     let mut moved = while_refusing(&mut a, b.stream()).await;
-    // The session still follows its line: nothing may overtake.
+    // The session stays with its line. Otherwise this send could overtake.
     sender.send("3");
     for key in ["1", "2", "3"] {
         assert_eq!(moved.take().await, key);
         assert_eq!(sender.answer().await, format!("{key} sent"));
     }
     assert!(died.elapsed() < Duration::from_millis(200));
-    // Meanwhile others keep to the instance that is up.
+    // Meanwhile other sessions use the chat that is up.
     let (mut left, mut right) = (Sender::new(&chat), Sender::new(&chat));
     left.send("l");
     right.send("r");
@@ -78,7 +78,7 @@ async fn when_an_instance_dies_its_line_moves_to_another_and_later_sends_return(
         (left.answer().await, right.answer().await),
         ("l sent".into(), "r sent".into())
     );
-    // It is back, and has its channels again; what was lent is given back.
+    // The first chat is back and serves its channels again.
     let mut to_a = a.stream().await;
     moved.ended().await;
     let_run().await;
@@ -146,7 +146,7 @@ async fn when_nobody_answers_the_outcome_is_unknown_within_two_seconds_and_the_s
     assert_eq!(stream.keys(2).await, ["1", "2"]);
     tokio::time::advance(Duration::from_millis(1_500)).await;
     sender.send("3");
-    // The stream is given up when "1" has waited for a second, and again when it is over.
+    // The stream is ended when "1" has waited for a second, and again when the time of "1" is over.
     let mut stream = instance.stream().await;
     assert_eq!(stream.keys(3).await, ["1", "2", "3"]);
     assert_eq!(sender.answers(2).await, ["1 unknown", "2 unknown"]);
@@ -155,7 +155,7 @@ async fn when_nobody_answers_the_outcome_is_unknown_within_two_seconds_and_the_s
     let mut stream = instance.stream().await;
     assert_eq!(stream.take().await, "3");
     assert_eq!(sender.answer().await, "3 sent");
-    // At once: the answers that the stream before still owed would not be the next ones.
+    // The next stream begins at once. The old one owes answers that come before the answer to "3".
     assert!(started.elapsed() < Duration::from_millis(2_300));
 }
 
@@ -167,7 +167,7 @@ async fn a_send_whose_time_is_over_earlier_than_that_of_those_before_it_is_answe
     let_run().await;
     let (mut first, mut second) = (Sender::new(&chat), Sender::new(&chat));
     first.send("1");
-    // It was received a while ago, and had to wait for its turn.
+    // This request was received a while ago, and had to wait for its turn.
     second.send_by("2", Instant::now() + Duration::from_millis(300));
     stream.next().await;
     stream.next().await;
@@ -197,7 +197,7 @@ async fn a_full_store_ends_the_stream_and_what_follows_is_sent_again_at_once_whi
     sender.send_all(&["1", "2"]);
     let started = Instant::now();
     for _ in 0..20 {
-        // The answer got lost with the stream.
+        // The answer was lost with the stream.
         assert_eq!(stream.keys(1).await, ["1"]);
         stream.full();
         stream = instance.stream().await;
@@ -238,7 +238,7 @@ async fn a_lane_whose_address_is_gone_ends_once_its_line_is_answered() {
     let mut sender = Sender::new(&chat);
     sender.send("1");
     stream.next().await;
-    chat.endpoints.read()[0].lane.retire();
+    chat.endpoints.read()[0].line.retire();
     let_run().await;
     sender.send("2");
     stream.refuse("NOT_MEMBER");
@@ -254,12 +254,12 @@ async fn an_idle_lane_whose_address_is_gone_ends_at_once_and_strands_nobody() {
     let chat = chat_of(&[&instance]);
     let stream = instance.stream().await;
     let_run().await;
-    chat.endpoints.read()[0].lane.retire();
+    chat.endpoints.read()[0].line.retire();
     stream.ended().await;
     let_run().await;
-    // Whoever had chosen it before is answered all the same.
+    // A session that chose this line before is answered, too.
     let mut sender = Sender::new(&chat);
     sender.send("1");
     assert_eq!(sender.answer().await, "1 unsent");
-    soon(sender.flow.settled()).await;
+    soon(sender.window.settled()).await;
 }

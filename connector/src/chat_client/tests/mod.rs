@@ -1,14 +1,14 @@
-//! Chat as a connector sees it, with instances that do what the test says. In the same process, so that time can be
-//! paused: what takes a second takes it exactly.
+//! The client of chat, with chats that do what the test says. All run in one process, so that time can be paused and
+//! takes exactly as long as it should.
 
 mod addresses;
 mod calls;
 mod faults;
-mod lanes;
+mod lines;
 mod proofs;
 
-use super::endpoint::Endpoint;
-use super::{CALL, Chat, Flow, Outcome};
+use super::resolver::start;
+use super::{CALL, Chat, Outcome, Window};
 use crate::testing::chat::Instance;
 use crate::testing::soon;
 use proto::connector::v1::SessionMessage;
@@ -19,26 +19,26 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::Status;
 
-/// A chat of these instances, of which none is up yet.
+/// A client of these chats. None of them is up yet.
 pub(crate) fn chat_of(instances: &[&Instance]) -> Arc<Chat> {
     let chat = Chat::nowhere(None);
     for (index, instance) in instances.iter().enumerate() {
         let name = index.to_string();
-        let endpoint = Endpoint::start(name.clone(), &name, instance.service.clone(), &chat);
+        let endpoint = start(name.clone(), &name, instance.service.clone(), &chat);
         chat.endpoints.write().push(endpoint);
     }
     chat
 }
 
-/// When the answer to a request is due that was received now.
+/// The deadline of a request that is received now.
 pub(crate) fn in_time() -> Instant {
     Instant::now() + CALL
 }
 
-/// One session's way to chat, and what it is answered.
+/// A session's window, and the answers that it gets.
 struct Sender {
     chat: Arc<Chat>,
-    flow: Arc<Flow>,
+    window: Arc<Window>,
     answered: mpsc::UnboundedSender<(String, Outcome)>,
     answers: mpsc::UnboundedReceiver<(String, Outcome)>,
 }
@@ -48,7 +48,7 @@ impl Sender {
         let (answered, answers) = mpsc::unbounded_channel();
         Self {
             chat: Arc::clone(chat),
-            flow: Arc::default(),
+            window: Arc::default(),
             answered,
             answers,
         }
@@ -66,7 +66,7 @@ impl Sender {
         self.send_to_by(channel, key, bytes, in_time());
     }
 
-    /// Whose answer is due at another time than usual.
+    /// Sends with another deadline than usual.
     fn send_by(&self, key: &str, deadline: Instant) {
         self.send_to_by("room", key, 2, deadline);
     }
@@ -80,7 +80,7 @@ impl Sender {
         };
         let (answered, key) = (self.answered.clone(), key.to_owned());
         self.chat
-            .send(&self.flow, request, deadline, move |outcome| {
+            .send(&self.window, request, deadline, move |outcome| {
                 let _ = answered.send((key, outcome));
             });
     }
@@ -115,7 +115,7 @@ impl Sender {
     }
 }
 
-/// Refuses an instance's streams until something else has come.
+/// Refuses the streams of a chat until `what` has come.
 pub(crate) async fn while_refusing<T>(instance: &mut Instance, what: impl Future<Output = T>) -> T {
     let mut what = pin!(soon(what));
     loop {

@@ -1,7 +1,7 @@
-//! Which chats are used: those that are seen to publish where the connector listens.
+//! Which chats are used: those that were seen to publish where the connector listens.
 
-use super::super::endpoint::Endpoint;
-use super::super::prover::{OwnSettings, Prover};
+use super::super::proof::{OwnSettings, Prover};
+use super::super::resolver::start;
 use super::{Chat, Sender};
 use crate::testing::chat::{Called, Instance};
 use crate::testing::soon;
@@ -16,10 +16,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tonic::Status;
 
-/// A channel on a shard that is away: chat ends each stream by which something is said in it.
+/// A channel on a shard that is away. Chat ends each stream that brings a send to it.
 const AWAY: &str = "shard-2";
 
-/// The connector's own Redis: it hears whatever a chat says that it has written at `lifetime`.
+/// The connector's own Redis. It hears every probe that a chat says it has written at `lifetime`.
 struct Ear {
     lifetime: &'static str,
 }
@@ -121,7 +121,7 @@ impl Manner {
     }
 }
 
-/// A chat that answers by itself.
+/// A chat that answers without the test's help.
 struct Played {
     manner: Arc<Mutex<Manner>>,
     sends: Arc<Mutex<Vec<String>>>,
@@ -189,7 +189,7 @@ fn proven_by(chats: &[&Played]) -> Arc<Chat> {
     for (index, played) in chats.iter().enumerate() {
         let service = played.instance.lock().as_ref().unwrap().service.clone();
         let name = format!("chat-{index}");
-        let endpoint = Endpoint::start(name.clone(), &name, service, &chat);
+        let endpoint = start(name.clone(), &name, service, &chat);
         chat.endpoints.write().push(endpoint);
         played.start();
     }
@@ -225,7 +225,7 @@ async fn a_chat_on_another_redis_is_sent_nothing_and_the_other_one_everything() 
     publishes(&chat, true).await;
     let mut sender = Sender::new(&chat);
     for number in 0..50 {
-        // Each in a channel of its own: half of them are the wrong one's.
+        // Each send goes to another channel. Half of them would go to the wrong chat.
         sender.send_to(&format!("room-{number}"), &number.to_string(), 2);
         assert_eq!(sender.answer().await, format!("{number} sent"));
     }
@@ -291,8 +291,8 @@ async fn settings_that_contradict_a_chats_keep_it_away_and_say_so() {
     }
 }
 
-/// Logs that are touched too seldom end while they have members, and what a client is let send is refused by chat. Either
-/// hurts some day only, so such a chat is used, and told.
+/// With too few touches, logs end while they have members. With too low a limit, chat refuses what clients may send.
+/// Both do harm only some day, so such a chat is used, and the operator is told.
 #[tokio::test(start_paused = true)]
 async fn settings_that_go_badly_with_a_chats_are_told_and_it_is_used_all_the_same() {
     let touched_seldom =
@@ -303,7 +303,7 @@ async fn settings_that_go_badly_with_a_chats_are_told_and_it_is_used_all_the_sam
         (Manner::HasLogLife(180_000), None),
         (Manner::HasMessageLimit(999), Some(limited)),
         (Manner::HasMessageLimit(1_000), None),
-        // Of a chat that does not tell, nothing is known.
+        // A chat that does not tell its settings.
         (Manner::Writes("a"), None),
     ] {
         let chat = proven_by(&[&Played::new(manner)]);
@@ -356,7 +356,7 @@ async fn a_chat_that_is_slow_stays_what_it_was() {
         tokio::time::sleep(Duration::from_secs(30)).await;
         assert!(*chat.available().borrow() && *chat.publishes().borrow());
     }
-    // But who has never been seen to publish is not used.
+    // A chat that was never seen to publish is not used.
     let never = Played::new(Manner::Unanswered);
     let chat = proven_by(&[&never]);
     tokio::time::sleep(Duration::from_secs(30)).await;

@@ -1,4 +1,4 @@
-//! What a publication costs: one encoding for each wire format in use, one write for all that is ready.
+//! What a publication costs: one encoding for each wire format in use, and one write for everything that is ready.
 
 use super::{Guest, guest, guest_at};
 use crate::hub::{Hub, TOUCH_INTERVAL};
@@ -10,7 +10,7 @@ use metrics::with_local_recorder;
 use serde_json::Value;
 use wire::WireFormat;
 
-/// A live channel at ("a", 4) with members of these formats, and what its hub counts.
+/// A live channel at ("a", 4) with members that use these formats, and the counters of its hub.
 async fn counted(formats: &[WireFormat]) -> (Counters, Script, Vec<Guest>) {
     let counters = Counters::default();
     let mut script = Script::of(with_local_recorder(&counters, || Hub::new(TOUCH_INTERVAL)));
@@ -71,7 +71,7 @@ async fn a_batch_that_grows_large_is_written_before_it_grows_further() {
     assert_eq!(counters.get("connector_channel_writes_total"), 2);
 }
 
-/// In the beginning of a write, in its middle, at its end, nowhere in it, and alone.
+/// The publication stands at the beginning of a write, in its middle, at its end, nowhere in it, and alone.
 #[tokio::test(start_paused = true)]
 async fn what_is_for_others_alone_moves_its_sender_on_write_after_write() {
     let (_, script, mut guests) = counted(&[WireFormat::JSON]).await;

@@ -1,4 +1,4 @@
-//! Who is in a channel, and what happens when a position is lost.
+//! The members of a channel, and what happens when positions are lost.
 
 use super::{guest, guest_at, room};
 use crate::testing::feed::{Script, connection, head, page};
@@ -30,7 +30,7 @@ async fn when_the_position_is_lost_every_member_is_told_or_else_closed_with_a_re
             )
         };
         script.read_from(at("a", 5)).await.answer(lost);
-        // What it had until then still comes, and nothing from after the hole.
+        // The member still gets what came before the loss, and nothing from after it.
         let expected = vec![("a".to_owned(), 5)];
         soon(pomelo.connection.closed()).await;
         pomelo.connection.conclude();
@@ -38,7 +38,7 @@ async fn when_the_position_is_lost_every_member_is_told_or_else_closed_with_a_re
         for guest in [&pomelo, &waiting_pomelo] {
             assert_eq!(guest.connection.closing(), Some(Disconnect::PositionsLost));
         }
-        // The hub goes on from where the log stands, for those who were told and for those who come.
+        // The hub goes on from the position of the log, for members that were told and for new ones.
         let read = script.read_from(at("b", 7)).await;
         read.answer(page(
             at("b", 7),
@@ -192,7 +192,7 @@ async fn a_channel_that_is_followed_again_begins_anew() {
     let late = script.read_from(at("a", 4)).await;
     drop(first.member);
     let mut second = guest(&script.hub, WireFormat::JSON).await;
-    // What was under way for the one before means nothing to it.
+    // The answer to a read of the former channel object does not affect the new one.
     late.answer(page(
         at("a", 4),
         vec![publication("a", 5), publication("a", 6)],
@@ -214,7 +214,7 @@ async fn what_waits_to_be_written_when_the_position_is_lost_still_comes_before_t
     let mut pomelo = guest_at(&script.hub, WireFormat::POMELO, at("a", 4)).await;
     script.publish(publication("a", 5));
     script.publish(publication("a", 7));
-    // Nothing ran in between, so nothing was written.
+    // No task ran in between, so nothing was written.
     let lost = LogPage {
         standing: Standing::Trimmed,
         ..page(at("a", 8), vec![], 8)

@@ -1,4 +1,4 @@
-//! The hub against a feed that does what the test says, with members on real sockets.
+//! The hub, with a feed that does what the test says and members on real sockets.
 
 mod encodings;
 mod members;
@@ -18,21 +18,21 @@ use channel_store::Position;
 use std::sync::Arc;
 use wire::WireFormat;
 
-/// Forms that members want.
+/// The formats of the members.
 const FORMATS: [WireFormat; 3] = [
     WireFormat::POMELO,
     WireFormat::POMELO_POSITIONS,
     WireFormat::JSON,
 ];
 
-/// Who follows the channel, and sees what it is given.
+/// A member, and the client's end of its socket.
 struct Guest {
     member: Member,
     connection: Arc<Connection>,
     client: Client,
 }
 
-/// Registered, and no more.
+/// Registers a member, and does no more.
 async fn guest(hub: &Arc<Hub>, format: WireFormat) -> Guest {
     let (connection, client) = client::client(format).await;
     Guest {
@@ -42,7 +42,7 @@ async fn guest(hub: &Arc<Hub>, format: WireFormat) -> Guest {
     }
 }
 
-/// A member at the end of the hub's log, where no read is needed.
+/// A member that begins at the hub's position, so that no read is needed.
 async fn guest_at(hub: &Arc<Hub>, format: WireFormat, start: Position) -> Guest {
     let guest = guest(hub, format).await;
     guest.begins(start).await;
@@ -71,7 +71,7 @@ impl Guest {
         assert!(self.client.has_nothing(), "the member is given something");
     }
 
-    /// These offsets come next, and nothing after them.
+    /// The client gets pushes with these offsets next, and nothing after them.
     async fn is_given(&mut self, offsets: impl IntoIterator<Item = u64>) {
         let expected: Vec<u64> = offsets.into_iter().collect();
         assert_eq!(self.client.offsets(expected.len()).await, expected);

@@ -1,4 +1,4 @@
-//! The rules of the live channel, and of reading (RECOVERY.md, section 4).
+//! The rules for a live channel and for reads (`docs/design/log.md`, "How a hub stays contiguous").
 
 use super::{guest, room};
 use crate::testing::feed::{Script, connection, head, of_generation, page};
@@ -33,7 +33,7 @@ async fn a_gap_is_read_from_the_log() {
 
 #[tokio::test(start_paused = true)]
 async fn a_publication_of_another_epoch_is_read_never_delivered_or_dropped_unread() {
-    // Whatever its offset: the next one, one far ahead, and one that would have been seen.
+    // This holds for any offset: the next one, one far ahead, and one that looks as if it had been seen.
     for offset in [5, 9, 3] {
         let (mut script, mut guest) = room().await;
         script.publish(publication("b", offset));
@@ -70,7 +70,7 @@ async fn what_waits_beyond_a_megabyte_is_dropped_and_read_again() {
     let (mut script, mut guest) = room().await;
     script.publish(publication("a", 6));
     let read = script.read_from(at("a", 4)).await;
-    // Together more than fits; the first alone does.
+    // Both together do not fit into the queue. The first one alone does.
     script.publish(sized("a", 7, 600 << 10));
     script.publish(sized("a", 8, 600 << 10));
     read.answer(page(
@@ -87,7 +87,7 @@ async fn what_waits_beyond_a_megabyte_is_dropped_and_read_again() {
     ));
     guest.is_given([7, 8]).await;
 
-    // The bound is one of bytes that wait, not of all that ever did.
+    // The bound is for the bytes that wait, not for all that ever waited.
     for start in [8, 11] {
         script.publish(publication("a", start + 2));
         let read = script.read_from(at("a", start)).await;
@@ -104,7 +104,7 @@ async fn a_new_connection_reads_and_the_earlier_one_is_not_heard_any_more() {
     let (mut script, mut guest) = room().await;
     script.subscribed(&connection(2));
     let read = script.read_from(at("a", 4)).await;
-    // Lost in a failover, both would pass as the next ones right after the read.
+    // If a failover has lost these two, each of them would pass as the next publication after the read.
     script.publish_over(1, publication("a", 5));
     read.answer(page(at("a", 4), vec![], 4));
     guest.is_given_nothing().await;

@@ -1,5 +1,5 @@
-//! Random histories against a small model of the store: servers that fail over, with and without loss, connections that
-//! break, members that come and go. Whoever is not told anything has a run of the one log without a gap.
+//! Random histories with a small model of the store: servers fail over, with and without loss, connections break, and
+//! members come and go. A member that is told nothing must have a run of the log without a gap.
 
 use super::{FORMATS, Guest, guest};
 use crate::testing::client::Client;
@@ -13,16 +13,16 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 use wire::{Disconnect, WireFormat};
 
-/// The server, as RECOVERY.md describes it, and what is on its way from it.
+/// The server as `docs/design/log.md` describes it, and what is on its way from it.
 struct Server {
     generation: u64,
-    /// The generation under which the newest epoch began.
+    /// The server lifetime under which the newest epoch began.
     epoch_of: u64,
-    /// Epochs and the offsets of their first publications.
+    /// Each epoch, and the offset of its first publication.
     epochs: Vec<(Position, u64)>,
     log: Vec<Publication>,
     on_the_way: VecDeque<Arriving>,
-    /// What earlier connections may still bring.
+    /// Publications that earlier connections may still bring.
     late: Vec<Arriving>,
     connection: FeedConnection,
 }
@@ -68,11 +68,11 @@ impl Server {
         published.position
     }
 
-    /// The feed has a new connection; what the old one had on its way is lost or late.
+    /// The feed gets a new connection. What was on its way over the old one is lost or late.
     fn connect(&mut self) {
         let mut generation = self.generation();
         if fastrand::u8(..4) == 0 {
-            // It was asked just before a failover.
+            // The lifetime was asked for just before a failover.
             generation = "old".into();
             self.late.clear();
         }
@@ -83,7 +83,7 @@ impl Server {
         self.on_the_way.push_back(Arriving::Subscribed(connection));
     }
 
-    /// Another server takes over, `lost` publications behind.
+    /// Another server takes over. It is `lost` publications behind.
     fn fail_over(&mut self, lost: usize) {
         self.generation += 1;
         self.log.truncate(self.log.len().saturating_sub(lost));
@@ -123,7 +123,7 @@ impl Server {
             }
         };
         let from = usize::try_from(position.offset).unwrap();
-        // Small pages, so that there are several.
+        // Pages are small, so that there are several.
         let limit = read.limit.min(3);
         LogPage {
             standing,
@@ -135,7 +135,7 @@ impl Server {
     }
 }
 
-/// A member, where it began, and whether its way in has ended.
+/// A member, the position where it began, and the task of its join.
 struct Joined {
     guest: Arc<Guest>,
     format: WireFormat,
@@ -148,7 +148,7 @@ struct History {
     server: Server,
     reads: Vec<Read>,
     members: Vec<Joined>,
-    /// Where they began, and what they can still read.
+    /// Members that are gone: where they began, and what they can still read.
     gone: Vec<(Position, WireFormat, Client)>,
 }
 
@@ -168,7 +168,7 @@ impl History {
             93..95 => self.server.fail_over(0),
             95..96 if with_loss => self.server.fail_over(fastrand::usize(..3)),
             96..99 => {
-                // The earlier connection's task still had this.
+                // The task of the earlier connection still had this publication.
                 if let Some(late) = self.server.late.pop() {
                     self.bring(late);
                 }
@@ -213,7 +213,7 @@ impl History {
         }
     }
 
-    /// Chat publishes the own onJoin; when its answer comes, anything may have happened.
+    /// Chat publishes the member's own `onJoin`. Before its answer comes, anything may happen.
     async fn join(&mut self) {
         let format = FORMATS[fastrand::usize(..FORMATS.len())];
         let guest = Arc::new(guest(&self.script.hub, format).await);
@@ -251,7 +251,7 @@ impl History {
         self.gone.push((left.start, left.format, client));
     }
 
-    /// Everything that is on its way arrives, every read is answered, and one more publication is made.
+    /// Everything on its way arrives, every read is answered, and one more publication is made.
     async fn come_to_rest(&mut self) {
         self.server.connect();
         self.server.connection.generation = self.server.generation();
@@ -278,7 +278,7 @@ impl History {
     }
 }
 
-/// Where a member is after what it was given. It must be a run, but where it was told of a loss.
+/// The position of a member after what it was given. That must be a run, except where a loss was told.
 fn end_of(
     start: &Position,
     format: WireFormat,
@@ -306,7 +306,7 @@ fn end_of(
     Ok(own)
 }
 
-/// What it holds is the log, as far as it was not told otherwise.
+/// True if what a member holds is the log, since the last loss that it was told.
 fn holds(log: &[(String, u64)], given: &[(String, u64, Option<String>)]) -> bool {
     let is_loss = |reason: &Option<String>| reason.as_ref().is_some_and(|it| it != "new-epoch");
     let since = given.iter().rposition(|(_, _, moved)| is_loss(moved));

@@ -1,4 +1,4 @@
-//! A client that comes back: judged by the last deliveries or by the log, and given exactly what it missed.
+//! A client comes back. Its position is checked by the ring or by the log, and it is given exactly what it missed.
 
 use super::{FORMATS, guest, room};
 use crate::hub::Resume;
@@ -63,7 +63,7 @@ async fn a_warm_hub_that_has_not_noticed_a_new_epoch_asks_the_log() {
     let back = Arc::new(guest(&script.hub, WireFormat::JSON).await);
     let resumed = tokio::spawn({
         let back = Arc::clone(&back);
-        // Its own onJoin is the first of a log that has begun anew.
+        // The client's own `onJoin` is the first publication of a log that has begun anew.
         async move { back.member.resume(&at("a", 4), &at("b", 1)).await }
     });
     script.read_from(at("a", 4)).await.answer(LogPage {
@@ -132,7 +132,7 @@ async fn a_change_of_the_epoch_is_told_before_its_first_publication_wherever_it_
     waits.is_given([6, 7]).await;
     assert_eq!(waits.client.moved, told);
 
-    // From the last deliveries, and from the log.
+    // First from the ring, and then from the log.
     let mut warm = guest(&script.hub, WireFormat::POMELO_POSITIONS).await;
     warm.begins(at("a", 4)).await;
     warm.is_given([5, 6, 7]).await;
@@ -151,7 +151,7 @@ async fn a_change_of_the_epoch_is_told_before_its_first_publication_wherever_it_
 async fn who_knows_the_epoch_is_not_told_of_it_again() {
     let (mut script, _present) = room().await;
     let mut joiner = guest(&script.hub, WireFormat::JSON).await;
-    // Its own onJoin is the first of epoch b.
+    // The client's own `onJoin` is the first publication of epoch b.
     joiner.begins(at("b", 4)).await;
     let read = script.read_from(at("b", 4)).await;
     read.answer(page(at("b", 4), vec![publication("b", 5)], 5));
@@ -170,7 +170,7 @@ async fn a_client_that_reads_slowly_is_brought_up_to_date_at_its_own_pace() {
     let limits = QueueLimits::new(512 << 10, 512 << 20);
     let (connection, mut client) = client::connect(WireFormat::JSON, &limits).await;
     let member = (script.hub).attach(&channel(), &connection, WireFormat::JSON);
-    // Many times what may be queued for it, and more than a socket's buffers hold.
+    // Many times as much as may be queued for the client, and more than the buffers of a socket hold.
     member.begin(at("a", 0));
     let mut next = 1;
     let mut most = 0;

@@ -1,4 +1,5 @@
-//! Where a member begins: right before its own onJoin, wherever the hub stands by then (RECOVERY.md, section 5).
+//! Where a member begins: right before its own `onJoin`, wherever the hub is by then (`docs/design/log.md`, "A client
+//! that joins or comes back").
 
 use super::{Guest, guest, guest_at, room};
 use crate::testing::client::Moved;
@@ -16,7 +17,7 @@ const PAIRS: [(WireFormat, WireFormat); 6] = [
     (WireFormat::POMELO, WireFormat::POMELO),
 ];
 
-/// Who was there, who comes, and a live channel at ("a", 4).
+/// A live channel at ("a", 4), with a member that is there and one that comes.
 async fn coming(formats: (WireFormat, WireFormat)) -> (Script, Guest, Guest) {
     let (script, first) = room().await;
     let present = guest_at(&script.hub, formats.0, at("a", 4)).await;
@@ -50,7 +51,7 @@ async fn a_joiner_gets_its_own_on_join_once_while_it_waits_to_be_written() {
             for offset in 5..=7 {
                 script.publish(publication("a", offset));
             }
-            // Nothing ran in between, so nothing was written.
+            // No task ran in between, so nothing was written.
             joiner.begins(at("a", start)).await;
             script.publish(publication("a", 8));
             present.is_given(5..=8).await;
@@ -111,7 +112,7 @@ async fn who_starts_right_before_an_epochs_first_gets_it() {
         script.publish(publication("b", 5));
         let read = script.read_from(at("a", 4)).await;
         let answer = page(at("a", 4), vec![publication("b", 5)], 5);
-        // The join answered with its own onJoin, the new epoch's first.
+        // The join's answer is the position of the own `onJoin`, the first one of the new epoch.
         let start = at("b", 4);
         if delivered_before {
             read.answer(answer);
@@ -125,7 +126,7 @@ async fn who_starts_right_before_an_epochs_first_gets_it() {
                 mine.answer(page(at("b", 5), vec![], 5));
                 read.answer(answer);
             });
-            // It was in doubt where the hub was.
+            // The member doubted the hub, so the hub reads again.
             let again = script.read_from(at("b", 5)).await;
             again.answer(page(at("b", 5), vec![], 5));
             present.is_given([5]).await;
@@ -177,7 +178,8 @@ async fn who_is_ahead_of_the_hub_waits_and_makes_the_hub_read() {
     script.nobody_reads().await;
 }
 
-/// A joiner at ("b", 5) has read up to ("b", 6), where the log ends; before it knows, the hub reads up to `hub_at`.
+/// A joiner at ("b", 5) has read up to ("b", 6), where the log ends. Before it knows that, the hub reads up to
+/// `hub_at`.
 async fn overtake(script: &mut Script, hub_at: u64) {
     let joiners = script.read_from(at("b", 5)).await;
     joiners.answer(page(at("b", 5), vec![publication("b", 6)], 6));
@@ -189,7 +191,7 @@ async fn overtake(script: &mut Script, hub_at: u64) {
     hubs.answer(page(at("a", 4), missed.collect(), hub_at));
     let_run().await;
     joiners.answer(page(at("b", 6), vec![], 6));
-    // It is in doubt where the hub is.
+    // The member doubts the hub.
     let hubs = script.read_from(at("b", hub_at)).await;
     hubs.answer(page(at("b", hub_at), vec![], hub_at));
 }
@@ -247,7 +249,7 @@ async fn a_hub_that_reads_already_when_somebody_is_ahead_reads_once_more() {
         let read = script.read_from(at("b", 7)).await;
         read.answer(page(at("b", 7), vec![], 7));
     });
-    // It was asked before the member's own.
+    // This was asked before the member's own read.
     hubs.answer(page(
         at("a", 4),
         vec![publication("a", 5), publication("a", 6)],
@@ -259,8 +261,8 @@ async fn a_hub_that_reads_already_when_somebody_is_ahead_reads_once_more() {
     joiner.is_given([8]).await;
 }
 
-/// What becomes of who waits at `start` while the hub stands at ("a", 4) and `next` follows there: of a member that can
-/// be told, and of one that can't.
+/// What happens to members that wait at `start` while the hub is at ("a", 4), when `next` follows there. One of them
+/// can be told positions, the other one can't.
 async fn waits_in_vain(start: Position, next: &[Position]) -> (Vec<Moved>, Option<Disconnect>) {
     let (mut script, mut present, told) = coming(PAIRS[0]).await;
     let closed = guest(&script.hub, WireFormat::POMELO).await;
@@ -270,7 +272,7 @@ async fn waits_in_vain(start: Position, next: &[Position]) -> (Vec<Moved>, Optio
     if is_known {
         script.subscribed(&connection(1));
     } else {
-        // They ask together.
+        // Both members share one read.
         let read = script.read_from(start.clone()).await;
         read.answer(page(start.clone(), vec![], start.offset));
     }
@@ -284,7 +286,7 @@ async fn waits_in_vain(start: Position, next: &[Position]) -> (Vec<Moved>, Optio
         last.offset,
     ));
     if !is_known {
-        // Both were in doubt.
+        // Both members doubted the hub.
         let again = script.read_from(last.clone()).await;
         again.answer(page(last.clone(), vec![], last.offset));
     }
@@ -309,17 +311,17 @@ async fn who_waits_for_what_was_lost_is_told_and_never_left_waiting() {
         (vec![moved], Some(Disconnect::PositionsLost))
     };
     let kept = (vec![], None);
-    // Its epoch ended before.
+    // The epoch of the position ended below it.
     assert_eq!(
         waits_in_vain(at("a", 6), &[at("b", 5)]).await,
         lost(4, "diverged")
     );
     let later = [at("a", 5), at("b", 6)];
     assert_eq!(waits_in_vain(at("a", 6), &later).await, lost(5, "diverged"));
-    // Its epoch is not in this log.
+    // The epoch of the position is not in this log.
     let other = [at("a", 5), at("d", 7), at("d", 8)];
     assert_eq!(waits_in_vain(at("c", 6), &other).await, lost(5, "unknown"));
-    // It may still come.
+    // The position may still come.
     assert_eq!(waits_in_vain(at("c", 6), &[at("a", 5)]).await, kept);
     assert_eq!(waits_in_vain(at("a", 6), &[at("a", 5)]).await, kept);
     let reached = [at("a", 5), at("a", 6), at("b", 7)];

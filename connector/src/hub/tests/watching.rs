@@ -1,4 +1,4 @@
-//! Looking after channels: a look instead of a read after a new connection, and a touch from time to time.
+//! Watching channels: a look instead of a read after a new connection, and a touch from time to time.
 
 use super::room;
 use crate::hub::TOUCH_INTERVAL;

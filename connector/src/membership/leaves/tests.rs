@@ -1,4 +1,4 @@
-//! Leaves land, whatever it takes.
+//! Leaves land, whatever happens in between.
 
 use super::*;
 use crate::chat_client::tests::chat_of;
@@ -15,7 +15,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-/// A channel in a shard of its own.
+/// A channel in another shard.
 const ELSEWHERE: &str = "elsewhere";
 
 fn shard(place: &Place) -> Shard {
@@ -25,7 +25,7 @@ fn shard(place: &Place) -> Shard {
     }
 }
 
-/// What is to be said of a user that has joined.
+/// The end of a session that has joined.
 async fn leaving(user: &str) -> EndedSession {
     leaving_from("4", user).await
 }
@@ -92,7 +92,7 @@ async fn a_leave_that_fails_is_repeated_as_it_is_until_it_lands() {
         let call = instance.leave().await;
         assert_eq!(call.answer(Err(Status::unavailable(""))).user, "u");
     }
-    // Nor does one that is never answered end it.
+    // A leave that is never answered does not end it either.
     drop(instance.leave().await);
     let unanswered = instance.leave().await;
     let call = instance.leave().await;
@@ -103,7 +103,8 @@ async fn a_leave_that_fails_is_repeated_as_it_is_until_it_lands() {
     instance.nobody_calls().await;
 }
 
-/// A store that falls back to before the leave has it as a member again, whom nobody would take out.
+/// A store that falls back to before the leave lists the member again. If its membership were still known here, the
+/// reconciler would not remove it.
 #[tokio::test(start_paused = true)]
 async fn a_membership_whose_leave_has_landed_is_known_no_more_whatever_the_session_still_waits_for()
 {
@@ -216,7 +217,7 @@ async fn there_is_room_for_a_bounded_number_of_leaves() {
     assert!(!leaves.has_room(), "those under way count");
 }
 
-/// Counts errors.
+/// Counts the errors that are logged.
 struct Errors(Arc<AtomicUsize>);
 
 impl Subscriber for Errors {
@@ -271,13 +272,13 @@ async fn who_is_gone_stays_until_its_grace_is_over() {
     }
 }
 
-/// The client has a session elsewhere, which may still join the channels of this one.
+/// The client has another session, which may still join the channels of this one.
 #[tokio::test(start_paused = true)]
 async fn who_was_replaced_stays_for_a_moment_whatever_the_grace() {
     for (grace, stays) in [(0, 5), (3, 5), (20, 20)] {
         let grace = Duration::from_secs(grace);
         let (leaves, mut instance, _stream) = departures_with(grace).await;
-        // One whose time is longer holds up nobody whose time is shorter.
+        // A session that stays longer does not delay the end of another one.
         let (replaced, other) = (leaving("replaced").await, leaving("other").await);
         leaves.add(EndedSession {
             succeeded: true,

@@ -1,4 +1,4 @@
-//! Two connectors over one store in memory, with the clock in the test's hand.
+//! Two connectors over one store in memory. The test moves the clock.
 
 use super::*;
 use crate::chat_client::Chat;
@@ -21,7 +21,7 @@ struct Node {
     agreeing: AbortOnDropHandle<Infallible>,
 }
 
-/// A session's login, and its socket.
+/// The login of a session, and its socket.
 struct Guest {
     registration: Arc<Registration>,
     connection: Arc<Connection>,
@@ -74,7 +74,7 @@ impl Node {
         (admission, guest)
     }
 
-    /// Logs in, and claims as if it had joined.
+    /// Logs in, and claims as after a join.
     async fn enter(&self, guest: &Guest) -> Admission {
         let registration = &guest.registration;
         let admission = self.registry.login(registration).await.unwrap();
@@ -115,7 +115,7 @@ async fn two(policy: LoginPolicy) -> (Arc<MemoryStore>, Node, Node) {
     (store, one, other)
 }
 
-/// Sessions that are registered and not superseded.
+/// The sessions whose entries are live: neither superseded nor lingering.
 async fn registered(store: &MemoryStore) -> Vec<String> {
     let nobody = Incarnation::new("nobody").unwrap();
     let looks = store.registry().look(&nobody, &[user()]).await.unwrap();
@@ -139,7 +139,7 @@ async fn a_user_who_is_logged_in_anywhere_is_refused_everywhere_until_that_ends(
     assert_eq!(first.connection.closing(), None);
     one.close(&first).await;
     let _second = other.guest("second").await;
-    // Said again, late.
+    // A late copy of the close.
     one.close(&first).await;
     assert_eq!(registered(&store).await, ["second"]);
 }
@@ -235,8 +235,8 @@ async fn after_data_loss_logins_are_back_and_the_right_one_stays() {
             LoginPolicy::Reject => (older, newer, "older"),
             _ => (newer, older, "newer"),
         };
-        // Under kick-old the newer one hears of the older one's claim, and claims its rank. Under reject the client that
-        // has to go may find that its place is free again.
+        // Under kick-old the connector of the newer session gets a hint of the older one's claim, and claims its rank.
+        // Under reject the closed client may find that its place is free again.
         let why = match policy {
             LoginPolicy::Reject => Disconnect::Displaced,
             _ => Disconnect::Kicked,
@@ -255,22 +255,22 @@ async fn after_data_loss_logins_are_back_and_the_right_one_stays() {
 async fn an_entry_whose_session_is_over_is_taken_out() {
     let (store, one, other) = two(LoginPolicy::Reject).await;
     drop(one.guest("ghost").await);
-    // Whoever is refused hints at it.
+    // A login that is refused sends a hint.
     assert_eq!(other.login("refused").await.0, Admission::Taken);
     sleep(AT_ONCE).await;
     assert_eq!(registered(&store).await, [""; 0]);
-    // Nobody is.
+    // This time no login is refused, so the reconciler finds the entry.
     drop(one.guest("another").await);
     sleep(SETTLE_TIME + Duration::from_secs(1)).await;
     assert_eq!(registered(&store).await, [""; 0]);
-    // Nor does its user stay in the index.
+    // The user does not stay in the index either.
     sleep(3 * SETTLE_TIME).await;
     let guard = one.lease.enter(Vec::new()).await.unwrap();
     let index = store.leases().index(guard.incarnation()).await;
     assert_eq!(index.unwrap(), []);
 }
 
-/// As when a store falls back to before that entry was taken out, and has lost all else of its connector.
+/// A store falls back to before that entry was removed, and has lost everything else of its connector.
 #[tokio::test(start_paused = true)]
 async fn the_connector_of_an_entry_that_gives_way_is_looked_after_too() {
     let (store, one, other) = two(LoginPolicy::KickOld).await;
@@ -314,13 +314,13 @@ async fn where_everybody_may_log_in_all_are_registered_and_stay() {
     assert_eq!(registered(&store).await, ["first", "second"]);
 }
 
-/// The secret of a test's client.
+/// The proof of a test client's secret.
 fn proof(secret: u8) -> Option<Proof> {
     Some(Proof::new([secret; 16]))
 }
 
 impl Node {
-    /// Logs in with this secret, and claims as if it had joined.
+    /// Logs in with this secret, and claims as after a join.
     async fn come_back(&self, session: &str, secret: u8) -> Guest {
         let guest = self.begin_with(session, proof(secret)).await;
         assert_eq!(self.enter(&guest).await, Admission::Yes);
@@ -358,7 +358,7 @@ async fn who_shows_its_secret_has_its_place_at_once_and_the_old_socket_is_closed
 async fn a_frozen_connector_gives_a_replaced_session_up_when_it_looks() {
     let (store, one, other) = two(LoginPolicy::Reject).await;
     let old = one.come_back("old", 1).await;
-    // Its connector hears no hint.
+    // Its connector gets no hint.
     drop(one.keeping);
     let new = other.come_back("new", 1).await;
     assert_eq!(old.connection.closing(), None);
@@ -369,7 +369,7 @@ async fn a_frozen_connector_gives_a_replaced_session_up_when_it_looks() {
     assert_eq!(registered(&store).await, ["new"]);
 }
 
-/// The new session's join has landed, and its claim has not: nobody knows yet that it is the same client.
+/// The join of the new session has landed, but its claim has not. So it is not known yet that it is the same client.
 #[tokio::test(start_paused = true)]
 async fn a_session_that_lost_its_place_without_a_mark_is_to_reconnect() {
     let (store, one, other) = two(LoginPolicy::Reject).await;
@@ -378,7 +378,7 @@ async fn a_session_that_lost_its_place_without_a_mark_is_to_reconnect() {
     other.registry.login(&new.registration).await.unwrap();
     assert_eq!(one.registry.displace(&old.registration).await, Ok(()));
     assert_eq!(old.connection.closing(), Some(Disconnect::Displaced));
-    // It may come back at once, and the other one, which has claimed nothing, gives way to it.
+    // The client may come back at once. The other session, which has claimed nothing, gives way to it.
     let back = one.come_back("back", 1).await;
     assert_eq!(back.registration.replaces().len(), 2);
     sleep(AT_ONCE).await;
@@ -419,7 +419,7 @@ async fn a_lingering_session_is_not_claimed_for_and_its_place_is_taken_by_anybod
     let gone = one.guest("gone").await;
     gone.connection.close(Disconnect::Client);
     gone.registration.begin_lingering();
-    // What should say so is lost on the way: the next look says it.
+    // The mark is lost on the way. The next look writes it.
     gone.registration.suspect();
     sleep(AT_ONCE).await;
     assert_eq!(registered(&store).await, [""; 0]);
@@ -430,12 +430,12 @@ async fn a_lingering_session_is_not_claimed_for_and_its_place_is_taken_by_anybod
     sleep(2 * SETTLE_TIME).await;
     assert_eq!(new.connection.closing(), None);
     assert_eq!(registered(&store).await, ["new"]);
-    // Whose client is gone takes nobody's place any more, wherever it still joins.
+    // A session whose client is gone takes nobody's place any more, wherever it still joins.
     new.connection.close(Disconnect::Client);
     assert_eq!(new.registration.replaces(), []);
 }
 
-/// A failover loses what was written last. A session of which nobody knew that it lingers would hold others off.
+/// A failover may lose the mark. Without it, the entry of the lingering session would block other logins.
 #[tokio::test(start_paused = true)]
 async fn that_a_session_lingers_is_said_again_when_it_was_lost() {
     let (store, one, _other) = two(LoginPolicy::Reject).await;
@@ -477,7 +477,7 @@ async fn who_is_superseded_before_its_own_login_is_answered_gives_way_all_the_sa
     let (store, one, other) = two(LoginPolicy::KickOld).await;
     let old = one.begin("old").await;
     let login = old.registration.login(LoginPolicy::KickOld);
-    // The answer is still under way when somebody else comes, claims, and hints.
+    // The answer is still under way when another session logs in, claims, and sends a hint.
     store.registry().login(&login, &[]).await.unwrap();
     let new = other.guest("new").await;
     sleep(AT_ONCE).await;
@@ -490,7 +490,7 @@ async fn a_claim_that_was_not_answered_is_made_good_at_once() {
     let (store, one, other) = two(LoginPolicy::KickOld).await;
     let old = one.guest("old").await;
     let new = other.begin("new").await;
-    // Its login was answered, its claim was not.
+    // Its login was answered, and its claim was not.
     let login = new.registration.login(LoginPolicy::KickOld);
     let logged_in = store.registry().login(&login, &[]).await.unwrap();
     let LoggedIn::Yes { generation, .. } = logged_in else {
@@ -539,7 +539,7 @@ async fn a_login_that_has_not_joined_or_has_failed_drives_nobody_out() {
 async fn two_policies_drive_nobody_out_on_both_sides() {
     let (store, one, _other) = two(LoginPolicy::Reject).await;
     let older = one.guest("older").await;
-    // Everything is lost, and a connector with another policy speaks first.
+    // Everything is lost, and a connector with another policy announces it first.
     store.restart(Some(Snapshot::default()));
     let third = Node::new(&store, "third", LoginPolicy::KickOld).await;
     assert!(*third.registry.agreed().borrow());
@@ -557,7 +557,7 @@ async fn a_holder_whose_lease_was_lost_with_all_that_told_of_it_is_buried_all_th
     let first = one.guest("first").await;
     let whose = first.registration.guard.incarnation().clone();
     drop(one.keeping);
-    // All is lost but the user's own server.
+    // Everything is lost, except on the server of this user.
     store.restart(Some(Snapshot::default()));
     let claim = first.registration.login(LoginPolicy::Reject);
     store
@@ -571,7 +571,7 @@ async fn a_holder_whose_lease_was_lost_with_all_that_told_of_it_is_buried_all_th
     sleep(3 * LENGTH).await;
     assert_eq!(registered(&store).await, ["first"], "nobody has asked yet");
     assert_eq!(other.login("refused").await.0, Admission::Taken);
-    // A full lease, observation, and some polls.
+    // This is a full lease, the margin of an observation, and some polls.
     sleep(LENGTH + Duration::from_secs(3)).await;
     let states = store.leases().observe(&[whose]).await;
     assert!(states[0].as_ref().is_ok_and(|it| it.unwrap().dead));
@@ -587,7 +587,7 @@ async fn logins_and_claims_that_are_late_by_the_clock_of_the_users_server_are_se
     assert_eq!(registered(&store).await, ["second"]);
     sleep(AT_ONCE).await;
     assert_eq!(first.connection.closing(), Some(Disconnect::Kicked));
-    // The same where the login has to be brought back.
+    // The same holds if the reconciler has to bring the login back.
     store.restart(Some(Snapshot::default()));
     sleep(LENGTH).await;
     assert_eq!(registered(&store).await, ["second"]);

@@ -1,4 +1,4 @@
-//! The shard of a lease is away: the connector goes on in the name of another incarnation.
+//! The shard of a lease is away, and the connector goes on under another incarnation.
 
 use super::*;
 use crate::membership::incarnation::SILENCE;
@@ -9,16 +9,16 @@ use crate::transport::Connection;
 use channel_store::EntryState;
 use wire::{Disconnect, WireFormat};
 
-/// From a shard's end to a login in the name of another incarnation.
+/// The longest time from the loss of a shard to a login under another incarnation.
 const SOON: Duration = Duration::from_millis(900);
-/// A user's login.
+/// The login of a user.
 struct Guest {
     registration: Arc<Registration>,
     connection: Arc<Connection>,
     _client: client::Client,
 }
 
-/// A connector to which each name in the store lies on a server of its own.
+/// A connector for which each name in the store has a server of its own.
 struct Apart {
     store: Arc<MemoryStore>,
     slots: Arc<Slots>,
@@ -29,14 +29,14 @@ struct Apart {
 }
 
 impl Apart {
-    /// One whose lease is taken.
+    /// A connector whose lease is taken.
     async fn new() -> Self {
         let apart = Self::without(&[]);
         assert!(apart.first().await.is_some());
         apart
     }
 
-    /// One that begins while these are away.
+    /// A connector that begins while these servers are away.
     fn without(away: &[&str]) -> Self {
         let store = MemoryStore::new(StoreOptions::default());
         let slots = Arc::<Slots>::default();
@@ -64,7 +64,7 @@ impl Apart {
         timeout(SOON, self.lease.enter(Vec::new())).await.ok()?
     }
 
-    /// Comes to a place, as soon as it may.
+    /// Waits until a session may come to a place.
     async fn enter(&self, channel: &str) -> IndexGuard {
         let guard = timeout(SOON, self.lease.enter(vec![place(channel)])).await;
         guard.expect("in time").unwrap()
@@ -81,7 +81,7 @@ impl Apart {
             .begin(&guard, &user, &session, &connection, None);
         let admission = self.registry.login(&registration).await;
         assert_eq!(admission, Ok(Admission::Yes));
-        // As if it had joined.
+        // As after a join.
         let in_time = Instant::now() + LENGTH;
         self.registry.claim(&registration, in_time).await;
         Guest {
@@ -91,7 +91,7 @@ impl Apart {
         }
     }
 
-    /// What the store itself has in an index.
+    /// The entries of an index in the store.
     async fn indexed(&self, guard: &IndexGuard) -> Vec<Place> {
         let index = self.store.leases().index(guard.incarnation()).await;
         index.unwrap().into_iter().map(|it| it.place).collect()
@@ -114,12 +114,12 @@ async fn new_sessions_belong_to_a_second_incarnation_while_the_firsts_shard_is_a
     let apart = Apart::new().await;
     let old = apart.enter("old").await;
     apart.slots.take(old.incarnation().as_str());
-    // Who comes at that moment is kept waiting for no longer than a login can wait.
+    // A session that comes at that moment waits no longer than a login can wait.
     let new = apart.enter("new").await;
     assert_ne!(new.incarnation(), old.incarnation());
     assert_eq!(apart.indexed(&new).await, [place("new")], "index first");
     assert!(apart.is_noted(&new).await);
-    // Later ones do not wait at all.
+    // Later sessions do not wait at all.
     let began = Instant::now();
     let next = apart.enter("next").await;
     assert_eq!(next.incarnation(), new.incarnation());
@@ -131,7 +131,7 @@ async fn new_sessions_belong_to_a_second_incarnation_while_the_firsts_shard_is_a
             .unwrap()
             .contains("on a shard that is away")
     );
-    // As long as the second one is well there is no third.
+    // While the second incarnation is well, there is no third one.
     sleep(3 * LENGTH).await;
     assert_eq!(apart.enter("last").await.incarnation(), new.incarnation());
     assert_eq!(apart.store.leases().directory().await.unwrap().len(), 2);
@@ -143,13 +143,13 @@ async fn a_session_stays_with_its_incarnation_for_life() {
     let old = apart.enter("old").await;
     apart.slots.take(old.incarnation().as_str());
     let new = apart.enter("new").await;
-    // A further channel of the old session can't be indexed, and is not indexed elsewhere.
+    // A further channel of the old session can't be indexed, and no other incarnation indexes it.
     let further = apart.lease.enter_beside(&old, vec![place("further")]);
     assert!(timeout(LENGTH, further).await.is_err());
     assert!(apart.lease.is_better_off_anew(&old, &place("further")));
     assert!(!apart.lease.is_better_off_anew(&new, &place("further")));
     assert_eq!(apart.indexed(&new).await, [place("new")]);
-    // One that stands there already can be joined again.
+    // A channel that stands in the old index can be joined again.
     let again = apart.lease.enter_beside(&old, vec![place("old")]).await;
     assert_eq!(again.unwrap().incarnation(), old.incarnation());
 
@@ -243,11 +243,11 @@ async fn the_death_of_one_incarnation_closes_its_own_sessions_alone() {
     sleep(Duration::from_secs(1)).await;
     assert_eq!(old.connection.closing(), Some(Disconnect::Dead));
     assert_eq!(new.connection.closing(), None);
-    // The second one is the only one now, and stays.
+    // The second incarnation is the only one now, and stays.
     sleep(5 * SETTLE_TIME).await;
     assert_eq!(apart.enter("room").await.incarnation(), &second);
     assert!(!apart.is_dead(&second).await);
-    // And the other way round.
+    // The same, the other way round.
     apart.slots.take(second.as_str());
     let last = apart.login("last").await;
     apart.store.leases().resign(&second).await.unwrap();
@@ -311,7 +311,7 @@ async fn a_pause_of_the_store_begins_no_second_incarnation() {
             apart.slots.restore(old.incarnation().as_str());
         });
         assert_eq!(guard.incarnation(), old.incarnation());
-        // Who gave up before the answer came is no sign either.
+        // A question that was given up before the answer came does not make the shard count as away either.
         let gives_up = apart.lease.enter(vec![place("given up")]);
         let _ = timeout(Duration::from_millis(5), gives_up).await;
         sleep(2 * SILENCE).await;
@@ -351,7 +351,7 @@ async fn the_end_of_the_connector_ends_all_its_leases() {
         apart.slots.take(old.incarnation().as_str());
         let new = apart.enter("new").await;
         apart.slots.restore(old.incarnation().as_str());
-        // What still waits in the server's socket comes first.
+        // What still waits in the server's socket is carried out first.
         sleep(SOON).await;
         drop(apart._keeping);
         apart.lease.end(grace).await;
@@ -368,7 +368,7 @@ async fn the_end_of_the_connector_ends_all_its_leases() {
     }
 }
 
-/// One that is away holds up no look at another.
+/// A shard that is away delays no look at another one.
 #[tokio::test(start_paused = true)]
 async fn the_patrol_puts_right_what_is_on_other_shards_than_the_one_that_is_away() {
     const MANY: usize = 2 * LOOKS;

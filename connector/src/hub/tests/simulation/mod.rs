@@ -1,7 +1,7 @@
-//! Log and hub in a deterministic simulation: two connectors, a store behind a network that delays, cuts and deafens,
-//! and that begins again on older data; clients that come, go and come back elsewhere.
+//! A deterministic simulation of log and hub: two connectors, and a store that begins again on older data. The network
+//! delays, cuts and silently loses publications. Clients come, go, and come back elsewhere.
 //!
-//! A seed decides about everything; the same seed gives the same run.
+//! The seed decides everything: the same seed gives the same run.
 
 mod network;
 mod visitor;
@@ -31,12 +31,12 @@ use wire::{Disconnect, WireFormat};
 
 const CONNECTORS: [&str; 2] = ["connector-1", "connector-2"];
 const VISITORS: usize = 4;
-/// How long things go wrong, in the simulation's time, and how long they may take to be right again.
+/// How long things go wrong, in simulated time, and how long it may take until they are right again.
 const TROUBLE: Duration = Duration::from_millis(1_500);
 const PEACE: Duration = Duration::from_millis(2_500);
 const TOUCH: Duration = Duration::from_millis(400);
 
-/// What a seed was about.
+/// What happened in a run.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Outcome {
     trace: u64,
@@ -48,11 +48,11 @@ struct Outcome {
     repaired: u64,
 }
 
-/// Everything that the hosts share beside the network.
+/// What all hosts share, apart from the network.
 struct World {
     store: Arc<MemoryStore>,
     contents: Contents,
-    /// No more coming and going, and no more faults.
+    /// Clients come and go no more, and nothing goes wrong any more.
     peace: AtomicBool,
     orders: [mpsc::UnboundedSender<Visitor>; 2],
     at_rest: Mutex<Vec<(Visitor, Wire)>>,
@@ -100,12 +100,12 @@ fn user(name: &str) -> User {
     }
 }
 
-/// A pause of so many milliseconds at most.
+/// A random pause of at most so many milliseconds.
 async fn pause(milliseconds: u64) {
     sleep(Duration::from_millis(fastrand::u64(1..=milliseconds))).await;
 }
 
-/// Clients come as they are ordered.
+/// Serves the clients that are sent to it.
 async fn connector(
     world: Arc<World>,
     table: Arc<Table>,
@@ -130,7 +130,7 @@ async fn visit(world: Arc<World>, hub: Arc<Hub>, mut visitor: Visitor) {
     if log_in(&world, &member, &mut visitor, &session).await {
         if world.peace.load(Ordering::Relaxed) {
             world.at_rest.lock().push((visitor, wire));
-            // It stays to the end.
+            // The client stays until the end.
             return std::future::pending().await;
         }
         pause(400).await;
@@ -148,7 +148,7 @@ async fn visit(world: Arc<World>, hub: Arc<Hub>, mut visitor: Visitor) {
     let _ = world.orders[fastrand::usize(..2)].send(visitor);
 }
 
-/// As the session does it: follow, join, judge, answer, begin.
+/// Does what a session does: follow, join, check the position, answer, begin.
 async fn log_in(
     world: &World,
     member: &Member,
@@ -191,29 +191,38 @@ async fn log_in(
     true
 }
 
-/// A back end that speaks all the time.
+/// A back end that sends all the time. Some of its calls publish a run.
 async fn speak(world: Arc<World>) {
     let speaker = user("speaker");
-    for number in 0.. {
-        pause(if fastrand::u8(..10) == 0 { 200 } else { 15 }).await;
-        if world.peace.load(Ordering::Relaxed) {
-            return;
-        }
+    let publish = |number: u64| {
         let body = format!(r#"{{"n":{number}}}"#);
-        let publish = Publish {
+        Publish {
             channel: channel(),
             session: None,
             user: speaker.id.clone(),
             payload: Payload::new(&Route::new("onMessage").unwrap(), &speaker, body.as_bytes()),
             key: None,
-        };
-        if let Err(error) = world.store.publish(publish).await {
-            world.fail(error.to_string());
+        }
+    };
+    let mut number = 0;
+    loop {
+        pause(if fastrand::u8(..10) == 0 { 200 } else { 15 }).await;
+        if world.peace.load(Ordering::Relaxed) {
+            return;
+        }
+        let length = if fastrand::u8(..4) == 0 { 4 } else { 1 };
+        let batch = (number..number + length).map(publish).collect();
+        number += length;
+        let publisher = world.store.publisher().unwrap();
+        for outcome in publisher.publish(batch).await.unwrap() {
+            if let Err(error) = outcome {
+                world.fail(error.to_string());
+            }
         }
     }
 }
 
-/// Which faults a seed has.
+/// The faults of a run.
 #[derive(Clone, Copy)]
 struct Climate {
     /// The store may begin again on older data.
@@ -222,7 +231,7 @@ struct Climate {
     log_entries: u64,
 }
 
-/// Things go wrong for a while; how often the store began again.
+/// Lets things go wrong for a while. Returns how often the store began again.
 async fn trouble(world: &World, faults: &Faults, climate: Climate) -> u64 {
     let mut restarts = 0;
     let mut snapshot: Option<Snapshot> = None;
@@ -253,7 +262,7 @@ async fn trouble(world: &World, faults: &Faults, climate: Climate) -> u64 {
     restarts
 }
 
-/// What is held must be the log.
+/// Checks that what clients hold is the log.
 async fn compare(world: &World) -> Vec<Visitor> {
     let feed = world.store.feed(Hub::new(TOUCH));
     let all = Since::Position(crate::testing::at("none", 0));
@@ -289,7 +298,7 @@ async fn compare(world: &World) -> Vec<Visitor> {
     visitors.collect()
 }
 
-/// One run.
+/// Runs one seed.
 fn simulate(seed: u64) -> Result<Outcome, String> {
     fastrand::seed(seed);
     let counters = Counters::default();
@@ -299,7 +308,7 @@ fn simulate(seed: u64) -> Result<Outcome, String> {
         log_entries: if seed.is_multiple_of(3) { 15 } else { 10_000 },
     };
     let faults = Arc::new(Faults {
-        // A watch would wake them in an order of its own.
+        // A `watch` would wake the connections in an order of its own.
         cut: broadcast::Sender::new(1),
         deaf: if seed.is_multiple_of(2) { 0 } else { 300 },
         lost: AtomicU64::new(0),
@@ -381,7 +390,7 @@ fn simulate(seed: u64) -> Result<Outcome, String> {
     Ok(outcome)
 }
 
-/// Runs seeds, each on whichever thread is free, and adds up what they were about.
+/// Runs seeds, each on whichever thread is free, and adds up what happened.
 fn simulate_all(seeds: std::ops::Range<u64>) -> Outcome {
     let sum = Mutex::new(Outcome::default());
     in_parallel(seeds, |seed| match simulate(seed) {

@@ -1,7 +1,7 @@
-//! The store behind a simulated network: a server that speaks for the store in memory, and a feed that reaches it.
+//! A store behind a simulated network: a server for the store in memory, and a feed that reaches it.
 //!
-//! What travels is the number of a message; the message itself lies in a table that both ends know. So delays, cuts and
-//! partitions are the network's, and nothing needs an encoding.
+//! Only the number of a message travels. The message itself is in a table that both ends know. So delays, cuts and
+//! partitions come from the network, and messages need no encoding.
 
 use async_trait::async_trait;
 use channel_store::memory::MemoryStore;
@@ -31,7 +31,7 @@ enum Message {
     Heads(Question, Vec<ChannelName>, bool),
     Generation(Generation),
     Subscribed(ChannelName),
-    Published(ChannelName, Publication),
+    Published(ChannelName, Vec<Publication>),
     Page(Question, LogPage),
     Ends(Question, Vec<Option<Head>>),
 }
@@ -56,7 +56,7 @@ impl Table {
     }
 }
 
-/// What a server's connections bring to their connectors.
+/// Where a server's connection puts what its connector must get.
 struct Outbox(mpsc::UnboundedSender<Message>);
 
 impl FeedSink for Outbox {
@@ -64,20 +64,34 @@ impl FeedSink for Outbox {
         let _ = self.0.send(Message::Subscribed(channel.clone()));
     }
 
-    fn publication(&self, _: &FeedConnection, channel: &ChannelName, publication: Publication) {
+    fn publication(
+        &self,
+        connection: &FeedConnection,
+        channel: &ChannelName,
+        publication: Publication,
+    ) {
+        self.publications(connection, channel, &mut std::iter::once(publication));
+    }
+
+    fn publications(
+        &self,
+        _: &FeedConnection,
+        channel: &ChannelName,
+        run: &mut dyn Iterator<Item = Publication>,
+    ) {
         let _ = self
             .0
-            .send(Message::Published(channel.clone(), publication));
+            .send(Message::Published(channel.clone(), run.collect()));
     }
 }
 
-/// What happens to connections.
+/// The faults of connections.
 pub(super) struct Faults {
     /// Ends all connections.
     pub(super) cut: broadcast::Sender<()>,
-    /// In 10,000 publications, how many get lost on a connection that goes on.
+    /// How many of 10,000 runs of publications are lost on a connection that goes on.
     pub(super) deaf: u32,
-    /// How many were.
+    /// How many runs were lost so far.
     pub(super) lost: AtomicU64,
 }
 
@@ -159,7 +173,7 @@ async fn connection(
     }
 }
 
-/// A connector's side: it reconnects for ever, as the feed of Redis does.
+/// The connector's end. It reconnects for ever, as the feed of Redis does.
 pub(super) struct NetworkFeed {
     table: Arc<Table>,
     sink: Arc<dyn FeedSink>,
@@ -188,7 +202,7 @@ impl NetworkFeed {
         feed
     }
 
-    /// Serves one connection until it ends, or does not answer.
+    /// Serves one connection, until it ends or does not answer.
     async fn connect(&self, number: u64) -> Option<()> {
         let stream = timeout(ANSWER_TIME, TcpStream::connect(("store", PORT)));
         let stream = stream.await.ok()?.ok()?;
@@ -218,8 +232,9 @@ impl NetworkFeed {
             loop {
                 match self.table.next(&mut reader).await? {
                     Message::Subscribed(channel) => self.sink.subscribed(&connection, &channel),
-                    Message::Published(channel, publication) => {
-                        self.sink.publication(&connection, &channel, publication);
+                    Message::Published(channel, run) => {
+                        let mut run = run.into_iter();
+                        self.sink.publications(&connection, &channel, &mut run);
                     }
                     Message::Page(question, page) => {
                         let asked = self.state.lock().pages.remove(&question)?;
@@ -295,7 +310,7 @@ async fn keep_connected(feed: Weak<NetworkFeed>) {
         {
             let mut state = feed.state.lock();
             state.connection = None;
-            // Whoever waits for an answer is told that none comes.
+            // Tell everybody who waits that no answer will come.
             state.pages.clear();
             state.ends.clear();
         }

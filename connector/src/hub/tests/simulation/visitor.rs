@@ -1,4 +1,4 @@
-//! A client that comes and goes, remembers what it was given, and finds fault with it.
+//! A client that comes and goes, remembers what it was given, and checks it.
 
 use crate::testing::at;
 use crate::testing::client::{Told, frame_in, of_json};
@@ -8,12 +8,12 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What one position holds, for everybody.
+/// The content of each position, as any client was given it.
 #[derive(Default)]
 pub(super) struct Contents(Mutex<BTreeMap<(String, u64), String>>);
 
 impl Contents {
-    /// A second content at the same position is the one thing that must never be.
+    /// Fails if the position was seen with another content, which must never happen.
     fn note(&self, position: &Position, content: &str) -> Result<(), String> {
         let key = (position.epoch.as_str().to_owned(), position.offset);
         let mut contents = self.0.lock();
@@ -25,17 +25,17 @@ impl Contents {
     }
 }
 
-/// A client, whichever connector it is at.
+/// A client, at whichever connector it is.
 pub(super) struct Visitor {
     pub(super) user: String,
     pub(super) position: Option<Position>,
-    /// What it holds, by offset, since it was last told of a loss.
+    /// The publications that it holds since it was last told of a loss, by offset.
     pub(super) held: BTreeMap<u64, String>,
-    /// How often it was told so.
+    /// How often it was told of a loss.
     pub(super) losses: u64,
     pub(super) new_epochs: u64,
     pub(super) recovered: u64,
-    /// Everything that it was given, for comparing runs.
+    /// Everything that it was given, to compare runs.
     pub(super) trace: String,
 }
 
@@ -52,7 +52,7 @@ impl Visitor {
         }
     }
 
-    /// Takes what was written to it, as far as it got.
+    /// Reads what was written to it, as far as it arrived.
     pub(super) fn take(&mut self, mut bytes: &[u8], contents: &Contents) -> Result<(), String> {
         while let Some((opcode, start, end)) = frame_in(bytes) {
             if opcode == 1 {
@@ -110,10 +110,10 @@ impl Visitor {
     }
 }
 
-/// What is written to a client; it may not all arrive.
+/// What is written to a client. Perhaps not all of it arrives.
 pub(super) type Wire = Arc<Mutex<Vec<u8>>>;
 
-/// The frames that arrived, if the connection broke somewhere.
+/// The complete frames that arrived. Unless `all` is true, the connection broke somewhere.
 pub(super) fn arrived(written: &[u8], all: bool) -> &[u8] {
     let mut ends = vec![0];
     while let Some((_, _, end)) = frame_in(&written[ends[ends.len() - 1]..]) {

@@ -63,7 +63,7 @@ named! {
         /// A login that finds the user taken asks whether the holders are dead.
         holder_checked,
         /// Evicting a dead holder leaves the tombstone of its incarnation, as reaping does.
-        evict_buries,
+        evict_reaps,
         /// A kick is a mark in the user's slot; off: only a message.
         kick_is_written,
         /// Ranks never go back, even after data loss.
@@ -79,12 +79,12 @@ named! {
         /// Both connectors have one policy; off: the second one has `KickOld`.
         one_policy,
         /// Connectors compare their sessions with the slots, and repair what differs.
-        patrol,
+        reconcile,
     }
 }
 
 named! {
-    /// How often chance may strike.
+    /// How often each fault may happen.
     pub(crate) struct Budget: u8 = 0 {
         crash,
         freeze,
@@ -249,7 +249,7 @@ pub(crate) struct ChannelSlot {
 pub(crate) enum Message {
     Login {
         session: u8,
-        bury: u8,
+        reap: u8,
     },
     Claim {
         session: u8,
@@ -492,7 +492,7 @@ impl Logins {
         }
     }
 
-    fn bury(&self, user: &mut UserSlot, incarnation: usize) {
+    fn reap(&self, user: &mut UserSlot, incarnation: usize) {
         user.dead[incarnation] = true;
         for (s, seat) in self.cast() {
             if seat.incarnation == incarnation {
@@ -511,15 +511,15 @@ impl Logins {
         !state.user.closed[session]
     }
 
-    fn deliver_login(&self, state: &mut State, s: usize, bury: u8, is_answered: bool) {
+    fn deliver_login(&self, state: &mut State, s: usize, reap: u8, is_answered: bool) {
         if !self.is_admissible(state, s) {
             return;
         }
         let is_awaited = is_answered && state.sessions[s].phase == Phase::LoggingIn;
         for (o, seat) in self.cast() {
-            if has(bury, o) {
-                if self.rules.evict_buries {
-                    self.bury(&mut state.user, seat.incarnation);
+            if has(reap, o) {
+                if self.rules.evict_reaps {
+                    self.reap(&mut state.user, seat.incarnation);
                 } else {
                     state.user.entries[o] = None;
                 }
@@ -733,8 +733,8 @@ impl Logins {
 
     fn deliver(&self, state: &mut State, message: Message, is_answered: bool) {
         match message {
-            Message::Login { session, bury } => {
-                self.deliver_login(state, usize::from(session), bury, is_answered);
+            Message::Login { session, reap } => {
+                self.deliver_login(state, usize::from(session), reap, is_answered);
             }
             Message::Claim {
                 session,
@@ -760,7 +760,7 @@ impl Logins {
                 }
             }
             Message::ReapUser { incarnation } => {
-                self.bury(&mut state.user, usize::from(incarnation));
+                self.reap(&mut state.user, usize::from(incarnation));
             }
             Message::Kick { session } => {
                 let s = usize::from(session);
@@ -873,7 +873,7 @@ impl Logins {
                 continue;
             }
             self.phase_steps(state, s, &mut push);
-            if self.rules.patrol {
+            if self.rules.reconcile {
                 self.user_repairs(state, s, &mut push);
             }
             for c in 0..self.channels {
@@ -890,9 +890,9 @@ impl Logins {
     ) {
         let session = state.sessions[s];
         let is_open = session.is_open();
-        let login = |bury| Message::Login {
+        let login = |reap| Message::Login {
             session: s as u8,
-            bury,
+            reap,
         };
         let login_flies = Self::in_flight(
             state,
@@ -1189,7 +1189,7 @@ impl Logins {
                 n.network.push(join(membership.replaces));
             }),
             Stage::In | Stage::Lingering { repaired: true }
-                if self.rules.patrol && !is_listed && !flies =>
+                if self.rules.reconcile && !is_listed && !flies =>
             {
                 push(Duty, Step::RepairJoin(s, c), &|n| {
                     n.sessions[s].memberships[c].fence = true;
@@ -1214,7 +1214,7 @@ impl Logins {
             }),
             _ => {}
         }
-        if self.rules.patrol && is_unknown && is_listed && !flies {
+        if self.rules.reconcile && is_unknown && is_listed && !flies {
             push(Duty, Step::RepairLeave(s, c), &|n| {
                 n.network.push(Message::Leave {
                     session: s as u8,

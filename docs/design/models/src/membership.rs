@@ -56,9 +56,9 @@ named! {
         /// An index entry is dropped only if it is still the one that was looked at.
         index_nonce,
         /// A live connector compares its own sessions with the channels in its index.
-        patrol,
-        /// Whoever touches a channel vouches for the incarnations that are found there.
-        vouching,
+        reconcile,
+        /// Chat restores what is missing of the incarnations that it finds in a channel: lease, index entry, directory entry.
+        restoring,
         /// A missing lease means lost data; off: it means death.
         missing_is_lost,
         /// A death is declared of the beat that was watched, and of no other.
@@ -69,7 +69,7 @@ named! {
 }
 
 named! {
-    /// How often chance may strike.
+    /// How often each fault may happen.
     pub(crate) struct Budget: u8 = 0 {
         crash,
         freeze,
@@ -224,7 +224,7 @@ pub(crate) enum Message {
         beat: u8,
         silent: bool,
     },
-    Strike {
+    Unschedule {
         incarnation: u8,
     },
 }
@@ -323,7 +323,7 @@ pub(crate) enum Step {
         channel: usize,
         by_owner: bool,
     },
-    SendStrike(usize),
+    SendUnschedule(usize),
     RepairIndex(usize, usize),
     AdoptIndex(usize, usize),
     RepairJoin(usize),
@@ -331,7 +331,7 @@ pub(crate) enum Step {
     ReadList(usize, usize),
     Compare(usize, usize),
     LeaveGhosts(usize, usize),
-    Vouch(usize, usize),
+    Restore(usize, usize),
     TombstonesExpire(usize),
     ChannelClockJumps(usize),
     LeaseClockJumps(usize),
@@ -491,7 +491,9 @@ impl Membership {
                     }
                 }
             }
-            Message::Strike { incarnation } => state.directory[usize::from(incarnation)] = false,
+            Message::Unschedule { incarnation } => {
+                state.directory[usize::from(incarnation)] = false;
+            }
             Message::Reap {
                 incarnation,
                 channel,
@@ -732,7 +734,7 @@ impl Membership {
             });
         }
         let is_lost = state.channel[c].members[s] == 0;
-        let is_repaired = self.rules.patrol && state.own_index[i][c] && is_lost;
+        let is_repaired = self.rules.reconcile && state.own_index[i][c] && is_lost;
         let may_retry = match current.late {
             Late::Renewed => true,
             Late::Refused => !self.rules.renewal_before_retry,
@@ -794,7 +796,7 @@ impl Membership {
                     matches!(*m, Message::Join { session, op, .. } if (usize::from(session), op) == (s, ended.op))
                 });
                 let is_lost = state.channel[c].members[s] == 0;
-                if self.rules.patrol
+                if self.rules.reconcile
                     && state.own_index[i][c]
                     && is_lost
                     && !flies
@@ -1050,13 +1052,16 @@ impl Membership {
             Some(Window::Node(..)) => false,
             _ => true,
         };
-        let strike = Message::Strike {
+        let unschedule = Message::Unschedule {
             incarnation: i as u8,
         };
         let is_empty = lease == Lease::Dead && state.slot[i].index == [0; CHANNELS];
-        let may_strike = is_settled || !self.rules.reaper_second_look;
-        if is_empty && state.directory[i] && may_strike && !state.network.contains(&strike) {
-            push(Duty, Step::SendStrike(i), &|n| n.network.push(strike));
+        let may_unschedule = is_settled || !self.rules.reaper_second_look;
+        if is_empty && state.directory[i] && may_unschedule && !state.network.contains(&unschedule)
+        {
+            push(Duty, Step::SendUnschedule(i), &|n| {
+                n.network.push(unschedule);
+            });
         }
     }
 
@@ -1064,7 +1069,7 @@ impl Membership {
     fn place_steps(&self, state: &State, i: usize, c: usize, out: &mut Steps<Self>) {
         let (process, lease) = (state.process[i], state.slot[i].lease);
         let is_up = process == Process::Up;
-        if self.rules.patrol && is_up {
+        if self.rules.reconcile && is_up {
             self.look_steps(state, i, c, out);
         }
         let mut push = |kind, step, change: &dyn Fn(&mut State)| {
@@ -1120,10 +1125,10 @@ impl Membership {
             });
         }
         let lives = matches!(lease, Lease::Live { .. });
-        if self.rules.patrol && is_up && owns && !is_indexed && lives {
+        if self.rules.reconcile && is_up && owns && !is_indexed && lives {
             push(Duty, Step::RepairIndex(i, c), &|n| Self::index(n, i, c));
         }
-        if self.rules.patrol
+        if self.rules.reconcile
             && is_up
             && !owns
             && is_indexed
@@ -1132,8 +1137,8 @@ impl Membership {
         {
             push(Duty, Step::AdoptIndex(i, c), &|n| n.own_index[i][c] = true);
         }
-        if self.rules.vouching && is_listed {
-            push(Duty, Step::Vouch(i, c), &|n| {
+        if self.rules.restoring && is_listed {
+            push(Duty, Step::Restore(i, c), &|n| {
                 n.directory[i] = true;
                 if !is_indexed {
                     Self::index(n, i, c);

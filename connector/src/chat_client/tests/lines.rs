@@ -1,4 +1,4 @@
-//! The line of sends while all is well, and its bounds.
+//! Ordered streams while all is well, and their bounds.
 
 use super::{Sender, chat_of, in_time};
 use crate::testing::chat::Instance;
@@ -22,7 +22,7 @@ async fn sends_are_answered_in_their_order() {
         assert_eq!(stream.take().await, key);
         assert_eq!(sender.answer().await, format!("{key} sent"));
     }
-    soon(sender.flow.settled()).await;
+    soon(sender.window.settled()).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -45,7 +45,7 @@ async fn a_session_stays_with_its_instance_while_it_has_unanswered_sends() {
     let mut to_a = a.stream().await;
     let_run().await;
     let sender = Sender::new(&chat);
-    // Only A is up.
+    // Only chat A is up.
     sender.send("1");
     assert_eq!(to_a.keys(1).await, ["1"]);
     let _to_b = b.stream().await;
@@ -85,14 +85,14 @@ async fn a_session_has_room_for_64_unanswered_sends() {
     for n in 0..63 {
         sender.send(&n.to_string());
     }
-    soon(sender.flow.room()).await;
+    soon(sender.window.room()).await;
     sender.send("63");
     tokio::select! {
         biased;
-        () = sender.flow.room() => panic!("there is room for 64"),
+        () = sender.window.room() => panic!("there is room for 64"),
         () = let_run() => {}
     }
-    tokio::join!(soon(sender.flow.room()), stream.take());
+    tokio::join!(soon(sender.window.room()), stream.take());
 }
 
 #[tokio::test(start_paused = true)]
@@ -102,14 +102,14 @@ async fn a_session_has_room_for_256_kilobytes_of_unanswered_sends() {
     let mut stream = instance.stream().await;
     let sender = Sender::new(&chat);
     sender.send_sized("1", 128 << 10);
-    soon(sender.flow.room()).await;
+    soon(sender.window.room()).await;
     sender.send_sized("2", 128 << 10);
     tokio::select! {
         biased;
-        () = sender.flow.room() => panic!("there is room for more"),
+        () = sender.window.room() => panic!("there is room for more"),
         () = let_run() => {}
     }
-    tokio::join!(soon(sender.flow.room()), stream.take());
+    tokio::join!(soon(sender.window.room()), stream.take());
 }
 
 #[tokio::test(start_paused = true)]
@@ -122,20 +122,20 @@ async fn the_session_is_settled_when_the_last_answer_has_been_given() {
     stream.take().await;
     tokio::select! {
         biased;
-        () = sender.flow.settled() => panic!("one is unanswered"),
+        () = sender.window.settled() => panic!("one is unanswered"),
         () = let_run() => {}
     }
-    tokio::join!(soon(sender.flow.settled()), stream.take());
+    tokio::join!(soon(sender.window.settled()), stream.take());
     assert!(!sender.has_no_answer());
-    // Whoever waits for it must find the answer given.
-    let flow = Arc::clone(&sender.flow);
+    // Whoever waits for the window must find the outcome given.
+    let window = Arc::clone(&sender.window);
     let (given, when_given) = oneshot::channel();
     chat.send(
-        &sender.flow,
+        &sender.window,
         SessionMessage::default(),
         in_time(),
         move |_| {
-            let _ = given.send(flow.settled().now_or_never().is_some());
+            let _ = given.send(window.settled().now_or_never().is_some());
         },
     );
     stream.take().await;
@@ -188,7 +188,7 @@ async fn without_any_instance_a_send_is_refused_at_once() {
     let mut sender = Sender::new(&chat_of(&[]));
     sender.send("1");
     assert_eq!(sender.answer().await, "1 unsent");
-    soon(sender.flow.settled()).await;
+    soon(sender.window.settled()).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -18,7 +18,7 @@ pub enum Size {
 pub struct Scenario {
     /// Which part of the protocol, and what is special.
     pub name: String,
-    /// Who takes part, and how often chance may strike.
+    /// Who takes part, and how often each fault may happen.
     pub bounds: String,
     /// True for the right rules; false for a wrong one, whose fault must be found.
     pub holds: bool,
@@ -104,8 +104,8 @@ mod cast {
 /// Without loss of data nothing may depend on repairs: they are off.
 fn plain() -> membership::Rules {
     let repairs = [
-        "patrol",
-        "vouching",
+        "reconcile",
+        "restoring",
         "owner_second_look",
         "reaper_second_look",
     ];
@@ -141,7 +141,7 @@ fn in_channels(
 fn membership() -> Vec<Scenario> {
     use cast::{BOTH, ONE, TABS, WIDE};
     let (plain, sound) = (plain(), membership::Rules::ALL);
-    let patrolled = plain.with("patrol", true);
+    let reconciled = plain.with("reconcile", true);
     let hold = |name, rules, bounds, cast| in_channels(name, rules, bounds, cast, false);
     let lingering = |name, rules, bounds, cast| in_channels(name, rules, bounds, cast, true);
     let small = [
@@ -163,13 +163,13 @@ fn membership() -> Vec<Scenario> {
         ),
         hold(
             "joining again, ghosts looked for",
-            patrolled,
+            reconciled,
             "change_mind 2, give_up, looks, drop, lost_answer",
             ONE,
         ),
         hold(
             "joining again, dying",
-            patrolled,
+            reconciled,
             "change_mind 2, looks, crash, freeze",
             ONE,
         ),
@@ -187,22 +187,22 @@ fn membership() -> Vec<Scenario> {
         ),
         lingering(
             "grace",
-            patrolled,
+            reconciled,
             "lost_answer, duplicate, crash, freeze",
             ONE,
         ),
         lingering("grace, slot rollback", sound, "rollback, crash", ONE),
         hold(
             "clocks step",
-            patrolled,
+            reconciled,
             "clock, forget, change_mind, crash, freeze",
             ONE,
         ),
         hold("clocks step, two connectors", plain, "clock, freeze", BOTH),
         hold("slot rollback", sound, "rollback, crash", BOTH),
         hold(
-            "channel rollback, nobody vouches",
-            sound.with("vouching", false),
+            "channel rollback, nobody restores leases",
+            sound.with("restoring", false),
             "channel_rollback, crash",
             BOTH,
         ),
@@ -221,13 +221,13 @@ fn membership() -> Vec<Scenario> {
         ),
         hold(
             "joining again, everything",
-            patrolled,
+            reconciled,
             "change_mind 2, give_up, looks, drop, lost_answer, crash",
             ONE,
         ),
         hold(
             "joining again, two connectors",
-            patrolled,
+            reconciled,
             "change_mind 2, looks, crash",
             BOTH,
         ),
@@ -239,7 +239,7 @@ fn membership() -> Vec<Scenario> {
         ),
         lingering(
             "grace, two connectors",
-            patrolled,
+            reconciled,
             "lost_answer, crash, freeze",
             BOTH,
         ),
@@ -279,7 +279,10 @@ fn membership() -> Vec<Scenario> {
 fn wrong_memberships() -> Vec<Scenario> {
     use cast::{BOTH, ONE, SIDE_BY_SIDE};
     let (plain, sound) = (plain(), membership::Rules::ALL);
-    let (patrolled, unvouched) = (plain.with("patrol", true), sound.with("vouching", false));
+    let (reconciled, unrestored) = (
+        plain.with("reconcile", true),
+        sound.with("restoring", false),
+    );
     let without = |rule, name, rules: membership::Rules, bounds, cast| {
         in_channels(name, rules.with(rule, false), bounds, cast, false).wrong()
     };
@@ -295,7 +298,7 @@ fn wrong_memberships() -> Vec<Scenario> {
         without(
             "number_before_list",
             "a ghost's leave is numbered after the list",
-            patrolled,
+            reconciled,
             "change_mind 2, looks",
             ONE,
         ),
@@ -309,7 +312,7 @@ fn wrong_memberships() -> Vec<Scenario> {
         without(
             "renewal_before_retry",
             "a late join is repeated without a renewal",
-            patrolled,
+            reconciled,
             "freeze, forget",
             ONE,
         ),
@@ -393,15 +396,15 @@ fn wrong_memberships() -> Vec<Scenario> {
         ),
         without("by_incarnation", "leases by name", plain, faults, BOTH),
         without(
-            "patrol",
+            "reconcile",
             "nobody reconciles",
             sound,
             "rollback, crash, freeze",
             BOTH,
         ),
         without(
-            "vouching",
-            "nobody vouches",
+            "restoring",
+            "nobody restores leases",
             sound,
             "rollback, crash, freeze",
             BOTH,
@@ -409,14 +412,14 @@ fn wrong_memberships() -> Vec<Scenario> {
         without(
             "owner_second_look",
             "the owner looks once",
-            unvouched,
+            unrestored,
             "channel_rollback, crash, freeze",
             BOTH,
         ),
         without(
             "reaper_second_look",
             "the reaper looks once",
-            unvouched,
+            unrestored,
             "channel_rollback, crash, freeze",
             BOTH,
         ),
@@ -609,7 +612,7 @@ fn logins() -> Vec<Scenario> {
 fn wrong_logins() -> Vec<Scenario> {
     use Policy::{Allow, KickOld, Reject};
     let sound = logins::Rules::ALL;
-    let unrepaired = sound.with("patrol", false);
+    let unrepaired = sound.with("reconcile", false);
     // One rule covers for another: a claim that should not have been sent marks nobody.
     let unchecked = sound.with("late_claim_marks_nobody", false);
     let without = |rule, policy, name, rules: logins::Rules, bounds, cast, with| {
@@ -772,9 +775,9 @@ fn wrong_logins() -> Vec<Scenario> {
             STRANGERS,
         ),
         old(
-            "evict_buries",
+            "evict_reaps",
             Reject,
-            "evicting without burying",
+            "evicting without reaping",
             sound,
             faults,
             STRANGERS,
@@ -856,7 +859,7 @@ fn detached() -> Vec<Scenario> {
             "joins 3, expiries 2, crash, rollback, flush",
         )
         .large(),
-        without("agenda_first", "the agenda comes after the member"),
+        without("schedule_first", "the schedule comes after the member"),
         without("compare_nonce", "entries without nonces"),
         without("unique_nonce", "nonces start again"),
         without("second_look", "a sweeper looks once"),

@@ -1,6 +1,6 @@
 //! A detached member has no connector. It has a time to live, which is renewed by joining again.
 //!
-//! No chat scans all channels. The agenda says when to look after which channel; it is in a slot of its own, and any chat
+//! No chat scans all channels. The schedule says when to look after which channel; it is in a slot of its own, and any chat
 //! sweeps it.
 
 use crate::named::named;
@@ -12,9 +12,9 @@ pub(crate) const SWEEPERS: usize = 2;
 named! {
     /// The rules under test. Each can be switched off to see what it is for.
     pub(crate) struct Rules: bool = true {
-        /// The agenda is written before the member.
-        agenda_first,
-        /// A sweeper changes an entry of the agenda only if it is still the one that it has seen, by its nonce.
+        /// The schedule is written before the member.
+        schedule_first,
+        /// A sweeper changes an entry of the schedule only if it is still the one that it has seen, by its nonce.
         compare_nonce,
         /// A nonce never comes again; off: it counts from one whenever the entry is new.
         unique_nonce,
@@ -28,7 +28,7 @@ named! {
 }
 
 named! {
-    /// How often chance may strike.
+    /// How often each fault may happen.
     pub(crate) struct Budget: u8 = 0 {
         /// Calls of Join.
         joins,
@@ -90,13 +90,13 @@ struct Channel {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 enum Window {
     Channel(Channel),
-    Agenda(Option<Entry>),
+    Schedule(Option<Entry>),
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct State {
     channel: Channel,
-    agenda: Option<Entry>,
+    schedule: Option<Entry>,
     sweepers: [Sweeper; SWEEPERS],
     calls: Vec<Call>,
     window: Option<Window>,
@@ -108,7 +108,7 @@ pub(crate) struct State {
 #[expect(dead_code, reason = "a trace shows the fields")]
 pub(crate) enum Step {
     CallJoin,
-    WriteAgenda(Call),
+    WriteSchedule(Call),
     WriteMember(Call),
     ChatDies(Call),
     TimeToLiveEnds,
@@ -129,14 +129,14 @@ impl Detached {
         channel.joined = join;
     }
 
-    fn write_agenda(&self, state: &mut State) {
+    fn write_schedule(&self, state: &mut State) {
         state.nonces += 1;
         let nonce = if self.rules.unique_nonce {
             state.nonces
         } else {
-            state.agenda.map_or(1, |e| e.nonce + 1)
+            state.schedule.map_or(1, |e| e.nonce + 1)
         };
-        state.agenda = Some(Entry {
+        state.schedule = Some(Entry {
             nonce,
             look: Look::Pending,
         });
@@ -164,7 +164,7 @@ impl Model for Detached {
     fn init(&self) -> State {
         State {
             channel: Channel::default(),
-            agenda: None,
+            schedule: None,
             sweepers: [Sweeper::Idle; SWEEPERS],
             calls: Vec::new(),
             window: None,
@@ -187,9 +187,9 @@ impl Model for Detached {
             });
         }
         for (at, &call) in state.calls.iter().enumerate() {
-            if self.rules.agenda_first == (call == Call::Begun) {
-                push(Duty, Step::WriteAgenda(call), &|n| {
-                    self.write_agenda(n);
+            if self.rules.schedule_first == (call == Call::Begun) {
+                push(Duty, Step::WriteSchedule(call), &|n| {
+                    self.write_schedule(n);
                     n.calls.remove(at);
                     if call == Call::Begun {
                         n.calls.push(Call::Half { late: false });
@@ -220,7 +220,7 @@ impl Model for Detached {
             });
         }
         for k in 0..SWEEPERS {
-            match (state.sweepers[k], state.agenda) {
+            match (state.sweepers[k], state.schedule) {
                 (Sweeper::Idle, Some(entry)) => {
                     let due = match entry.look {
                         Look::Pending => state.channel.member != Some(Member::Listed),
@@ -240,10 +240,10 @@ impl Model for Detached {
                 }),
                 (Sweeper::Visited(seen, empty), _) => push(Duty, Step::Report(k), &|n| {
                     n.sweepers[k] = Sweeper::Idle;
-                    let Some(entry) = n.agenda else { return };
+                    let Some(entry) = n.schedule else { return };
                     let same =
                         entry == seen || (!self.rules.compare_nonce && entry.look == seen.look);
-                    n.agenda = match (same, empty) {
+                    n.schedule = match (same, empty) {
                         (false, _) => Some(entry),
                         (true, false) => Some(Entry {
                             look: Look::Pending,
@@ -261,11 +261,11 @@ impl Model for Detached {
             }
         }
         if let Some(entry) = state
-            .agenda
+            .schedule
             .filter(|e| e.look == Look::FoundEmpty && state.window.is_none())
         {
             push(Duty, Step::SettleTimePasses, &|n| {
-                n.agenda = Some(Entry {
+                n.schedule = Some(Entry {
                     look: Look::Settled,
                     ..entry
                 });
@@ -279,14 +279,17 @@ impl Model for Detached {
         if self.rules.touch {
             push(Duty, Step::Touch, &|n| {
                 Self::expire(&mut n.channel);
-                if n.channel.member.is_some() && n.agenda.is_none() {
-                    self.write_agenda(n);
+                if n.channel.member.is_some() && n.schedule.is_none() {
+                    self.write_schedule(n);
                 }
             });
         }
         match state.window {
             None if state.budget.rollback > 0 => {
-                for window in [Window::Channel(state.channel), Window::Agenda(state.agenda)] {
+                for window in [
+                    Window::Channel(state.channel),
+                    Window::Schedule(state.schedule),
+                ] {
                     push(Chance, Step::OpenWindow, &|n| {
                         n.budget.rollback -= 1;
                         n.window = Some(window);
@@ -300,7 +303,7 @@ impl Model for Detached {
                     n.window = None;
                     match window {
                         Window::Channel(was) => n.channel = was,
-                        Window::Agenda(was) => n.agenda = was,
+                        Window::Schedule(was) => n.schedule = was,
                     }
                 });
             }
@@ -310,7 +313,7 @@ impl Model for Detached {
                 n.budget.flush -= 1;
                 n.window = None;
                 n.channel = Channel::default();
-                n.agenda = None;
+                n.schedule = None;
             });
         }
     }
@@ -326,10 +329,10 @@ impl Model for Detached {
     }
 
     fn at_rest(&self, state: &State) -> Result<(), &'static str> {
-        match (state.channel.member, state.agenda) {
+        match (state.channel.member, state.schedule) {
             (Some(Member::Due), _) => Err("ghost: an expired detached member is listed"),
             (Some(Member::Listed), None) => Err("a detached member that nobody will ever expire"),
-            (None, Some(_)) => Err("an agenda entry is left for ever"),
+            (None, Some(_)) => Err("an entry of the schedule is left for ever"),
             _ => Ok(()),
         }
     }
