@@ -1,4 +1,4 @@
-//! What an operator can set, and the bounds that follow from it.
+//! The settings that an operator can make, and the bounds that follow from them.
 
 use channel_store::body::LARGEST_BODY;
 use channel_store::redis::{OpenError, check_url};
@@ -11,13 +11,13 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How long an idle channel is remembered, unless the operator says otherwise.
+/// How long an idle channel is remembered by default.
 const CHANNEL_LIFE: Duration = Duration::from_secs(24 * 3600);
-/// Connections, unless the operator or the limit of descriptors says otherwise.
+/// The largest number of connections by default. The limit of file descriptors may make it smaller.
 const MOST_CONNECTIONS: usize = 10_000;
-/// What a channel's log may be bounded to.
+/// The range of the bound for the bytes of a channel's log.
 const LOG_BYTES: RangeInclusive<u64> = 64 << 10..=1 << 30;
-/// The most messages that a channel may keep.
+/// The largest number of messages that a channel can be set to keep.
 const MOST_ENTRIES: u64 = 1_000_000;
 
 /// Writes and reads chat channels for connectors and back ends, over gRPC.
@@ -44,15 +44,16 @@ pub struct Config {
     )]
     pub redis: String,
 
-    /// PEM file of the authorities that may vouch for an encrypted Redis, instead of the public ones
+    /// PEM file of the certificate authorities to trust for an encrypted Redis, instead of the public ones
     #[arg(long, env = "CHAT_REDIS_CA", value_name = "FILE")]
     pub redis_ca: Option<PathBuf>,
 
-    /// When a send is answered: when the primary has it, or when replicas do, too
+    /// When a send is answered: when the primary has the message, or when replicas have it, too
     #[arg(long, env = "CHAT_ACK", value_enum, default_value = "primary")]
     pub ack: AckBy,
 
-    /// With --ack replica: how many replicas. Fewer than there are may not survive a failover
+    /// With --ack replica: how many replicas must have a message. If there are more replicas than that, a message may not
+    /// survive a failover
     ///
     /// Without it: 1.
     #[arg(
@@ -67,7 +68,7 @@ pub struct Config {
     #[arg(long, env = "CHAT_READY_SLOTS", default_value_t = 0.5, value_parser = share)]
     pub ready_slots: f64,
 
-    /// Stands before every key, so that several systems can share one Redis
+    /// The beginning of every key, so that several systems can share one Redis
     #[arg(long, env = "CHAT_PREFIX", default_value = "gc", value_parser = prefix)]
     pub prefix: String,
 
@@ -90,15 +91,15 @@ pub struct Config {
     )]
     pub log_entries: u64,
 
-    /// How long it keeps each of them in any case, however many come: whichever of the two keeps more holds
+    /// How long a channel keeps each message even if more than --log-entries come: the setting that keeps more counts
     #[arg(long, env = "CHAT_LOG_KEEP", default_value = "5m", value_parser = duration)]
     pub log_keep: Duration,
 
-    /// The most bytes that it keeps, whatever the other two say: 64KiB to 1GiB, as in 8MiB
+    /// The most bytes of messages that a channel keeps, whatever the other two settings say: 64KiB to 1GiB
     #[arg(long, env = "CHAT_LOG_BYTES", default_value = "8MiB", value_parser = bytes::<u64>(LOG_BYTES))]
     pub log_bytes: u64,
 
-    /// How long it keeps them after the last one
+    /// How long a channel keeps its messages after the last one
     #[arg(long, env = "CHAT_LOG_LIFE", default_value = "24h", value_parser = duration)]
     pub log_life: Duration,
 
@@ -106,10 +107,10 @@ pub struct Config {
     #[arg(long, env = "CHAT_ANNOUNCE_MEMBERS", default_value = "on", value_parser = switch, action = clap::ArgAction::Set)]
     pub announce_members: bool,
 
-    /// Other bounds for channels of some names, as in 'game:*:entries=50,keep=10s,bytes=1MiB,life=1h,announce=off'
+    /// Other settings for channels with certain names, for example 'game:*:entries=50,keep=10s,bytes=1MiB,life=1h,announce=off'
     ///
-    /// Each * stands for any run of characters. What is not named is as set for all channels. The first rule that
-    /// matches holds; repeat the option, or put a semicolon between rules.
+    /// Each * stands for any characters. Settings that a rule does not name are those of all channels. The first rule that
+    /// matches a channel counts. Repeat the option, or put semicolons between rules.
     #[arg(long = "log-rule", env = "CHAT_LOG_RULES", value_name = "PATTERN:SETTINGS", value_delimiter = ';', value_parser = log_rule)]
     pub log_rules: Vec<LogRule>,
 
@@ -123,11 +124,11 @@ pub struct Config {
     #[arg(long, env = "CHAT_KEY_LIFE", default_value = "5m", value_parser = duration)]
     pub key_life: Duration,
 
-    /// How long a member without a connector stays unless it joins again
+    /// How long a detached member (one without a connector) stays unless it joins again
     #[arg(long, env = "CHAT_DETACHED_LIFE", default_value = "60s", value_parser = duration)]
     pub detached_life: Duration,
 
-    /// The longest --lease of any connector: what one is left whose lease Redis has lost
+    /// The longest --lease of any connector. A connector whose lease Redis has lost has this long to write it again
     #[arg(long, env = "CHAT_LEASE", default_value = "10s", value_parser = duration)]
     pub lease: Duration,
 
@@ -171,13 +172,14 @@ pub struct Config {
     /// How long a caller may take nothing of an answer before its connection is ended
     #[arg(long, env = "CHAT_ANSWER_TIMEOUT", default_value = "20s", value_parser = duration)]
     pub answer_timeout: Duration,
-    /// How long Redis may take to answer a command: 200ms to 10s. What takes longer has an unknown outcome
+
+    /// How long Redis may take to answer a command: 200ms to 10s. A command that takes longer has an unknown outcome
     ///
     /// Without it: 1s. At most a third of --lease, if it is given.
     #[arg(long, env = "CHAT_REDIS_TIMEOUT", value_parser = runtime::redis_timeout::parse)]
     pub redis_timeout: Option<Duration>,
 
-    /// Threads to work with; running more chats costs less than more threads
+    /// How many threads chat works with. More chats cost less than more threads
     #[arg(long, env = "CHAT_THREADS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: u16,
 
@@ -237,23 +239,23 @@ impl Grouped for Config {
     ];
 }
 
-/// Who must have a message before its sender is told so.
+/// Who must have a message before its send is answered.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub enum AckBy {
     /// The primary.
     Primary,
-    /// Replicas, too.
+    /// The primary and some replicas.
     Replica,
 }
 
 impl Config {
-    /// Looks at what can only be judged as a whole.
+    /// Checks settings that can only be judged together.
     ///
     /// # Errors
     /// One line that names the flag. It never shows a URL, which may hold a password.
     pub fn check(&self) -> Result<(), String> {
         if self.ack_replicas.is_some() && matches!(self.ack, AckBy::Primary) {
-            return Err("--ack-replicas: it counts with --ack replica only".to_owned());
+            return Err("--ack-replicas: it has no effect without --ack replica; add that, or leave this out".to_owned());
         }
         if let Some(life) = self.channel_life.filter(|life| *life < self.log_life) {
             let log_life = self.log_life;
@@ -271,7 +273,7 @@ impl Config {
         }
     }
 
-    /// What the store has to know.
+    /// The settings of the store.
     #[must_use]
     pub fn store(&self) -> StoreOptions {
         StoreOptions {
@@ -301,7 +303,7 @@ impl Config {
         }
     }
 
-    /// What the service has to know.
+    /// The bounds of the service.
     #[must_use]
     pub fn limits(&self) -> Limits {
         Limits {
@@ -321,7 +323,7 @@ impl Config {
     }
 }
 
-/// A prefix goes into keys as it is, so it must not look like a hash tag or a pattern.
+/// The prefix goes into keys as it is, so it must not look like a hash tag or a pattern.
 fn prefix(text: &str) -> Result<String, String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if (1..=64).contains(&text.len()) && text.chars().all(allowed) {
@@ -331,7 +333,7 @@ fn prefix(text: &str) -> Result<String, String> {
     }
 }
 
-/// A number of things that are counted: at least one.
+/// A number of at least one.
 fn count(text: &str) -> Result<usize, String> {
     let number = text.parse().ok();
     let number = number.filter(|number| (1..=1_000_000).contains(number));
@@ -346,7 +348,7 @@ fn switch(text: &str) -> Result<bool, String> {
     }
 }
 
-/// A pattern, and after the last colon what holds for the channels that it matches.
+/// A pattern and, after the last colon, the settings of the channels that match it.
 fn log_rule(text: &str) -> Result<LogRule, String> {
     let (pattern, settings) = text
         .rsplit_once(':')
@@ -395,26 +397,27 @@ fn log_rule(text: &str) -> Result<LogRule, String> {
     Ok(rule)
 }
 
-/// The bounds of the service. The defaults are CONTRACT's.
+/// The bounds of the service.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// The most bytes of a body, before it is stamped.
     pub message: usize,
-    /// Unary calls at once; those beyond are refused.
+    /// The largest number of unary calls at once. Further calls are refused.
     pub calls: usize,
-    /// Send streams at once; those beyond are refused.
+    /// The largest number of send streams at once. Further streams are refused, or an idle one is ended.
     pub streams: usize,
-    /// Calls of health and reflection at once; those beyond are refused.
+    /// The largest number of calls of health and reflection at once. Further calls are refused.
     pub other_calls: usize,
-    /// Connections at once. One more ends one without a call, or is refused.
+    /// The largest number of connections at once. For a further one, a connection without a call is ended. If there is none,
+    /// the new one is refused.
     pub connections: usize,
-    /// Bytes of requests that have not come as a whole, or are under way, of all callers together.
+    /// How many bytes the requests of all callers together may have that are arriving or under way.
     pub requests_total: usize,
-    /// Bytes of answers that their callers have not taken, of all callers together.
+    /// How many bytes the answers of all callers together may have that were not taken yet.
     pub answers_total: usize,
     /// How long a unary call, or a batch of a stream, may take.
     pub call_time: Duration,
-    /// From the connection to HTTP/2's greeting.
+    /// How long a connection may take from its start to the end of HTTP/2's greeting.
     pub greeting_time: Duration,
     /// How long a connection may be without a call.
     pub idle_time: Duration,

@@ -1,4 +1,4 @@
-//! What chat does with channels, whoever asks for it: `api` and `gateway` convert the messages of their contracts, and
+//! What chat does with channels, for back ends and connectors alike: `api` and `gateway` convert the messages of their contracts, and
 //! these calls do the work.
 
 pub(crate) mod fields;

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_larger_than_the_whole_takes_the_whole() {
+    fn an_amount_above_the_total_takes_the_total() {
         let (share, by) = (Share::new(10), Arc::default());
         let all = share.take(&by, 100).unwrap();
         assert!(share.take(&Arc::default(), 1).is_none());
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_gets_what_is_given_back() {
+    async fn a_waiter_gets_what_is_given_back() {
         let (share, by) = (Share::new(10), Arc::default());
         let mut held = share.take(&by, 10).unwrap();
         let other = Arc::default();

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn idle_streams_of_whoever_has_most_make_room() {
+    async fn the_caller_with_most_streams_makes_room() {
         let streams = Streams::new(8);
         let [greedy, modest, late] = [(); 3].map(|()| Caller::in_process());
         let all = fill(&streams, &greedy);

@@ -1,4 +1,4 @@
-//! What the store is asked for each call, and how its answer comes back.
+//! What each call asks of the store, and how the store's answer comes back.
 
 use crate::support::{Chat, fields, message, position};
 use channel_store::{Membership, ON_MESSAGE};

@@ -46,13 +46,13 @@ async fn all_wrong_fields_of_a_send_are_named_at_once() {
 }
 
 #[tokio::test]
-async fn what_is_missing_from_a_send_is_named() {
+async fn missing_fields_of_a_send_are_named() {
     let status = refused(SendRequest::default()).await;
     assert_eq!(fields(&status), ["channel", "user", "content"]);
 }
 
 #[tokio::test]
-async fn the_routes_of_the_store_and_bad_ones_are_refused() {
+async fn routes_of_the_server_and_bad_ones_are_refused() {
     for route in [
         "onJoin",
         "onLeave",
@@ -88,7 +88,7 @@ async fn a_user_that_should_be_a_number_must_be_spelled_as_javascript_does() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_no_small_flat_object_is_refused() {
+async fn a_body_that_is_not_a_small_flat_object_is_refused() {
     let deep = format!("{}{}", r#"{"a":"#.repeat(64), "{}") + &"}".repeat(64);
     let large = format!(r#"{{"text":"{}"}}"#, "x".repeat(128 * 1024));
     for body in ["", "null", "[]", "{", r#"{"a":1,}"#, "{} {}", &deep, &large] {
@@ -103,7 +103,7 @@ async fn a_body_that_is_no_small_flat_object_is_refused() {
 }
 
 #[tokio::test]
-async fn a_body_that_no_frame_may_hold_is_refused_by_the_same_rule() {
+async fn a_body_that_fits_in_no_frame_is_refused_by_the_same_rule() {
     let enormous = format!(r#"{{"text":"{}"}}"#, "x".repeat(5 * 1024 * 1024));
     assert_eq!(fields(&refused(message(&enormous)).await), ["body_json"]);
 }
@@ -207,7 +207,7 @@ async fn members_of_no_channel_are_refused() {
 }
 
 #[tokio::test]
-async fn a_page_token_that_the_store_does_not_know_is_a_wrong_field() {
+async fn a_page_token_of_somebody_else_is_a_wrong_field() {
     let chat = Chat::start().await;
     let mut client = chat.client().await;
     let mut request = ListMembersRequest {
@@ -226,7 +226,7 @@ async fn a_page_token_that_the_store_does_not_know_is_a_wrong_field() {
 }
 
 #[tokio::test]
-async fn what_the_store_says_is_one_status_for_every_call() {
+async fn an_error_of_the_store_is_the_same_status_for_every_call() {
     for (error, code, name) in [
         (
             StoreError::Unavailable("gone".into()),

@@ -41,7 +41,7 @@ impl Subject {
         Self { store, client }
     }
 
-    /// With so many messages in the channel.
+    /// A chat whose channel holds so many messages.
     async fn with(messages: u64) -> Self {
         let mut subject = Self::start(StoreOptions::default()).await;
         for n in 1..=messages {
@@ -59,7 +59,7 @@ impl Subject {
         self.client.history(request).await.unwrap().into_inner()
     }
 
-    /// The pages from this one on, each of which joins the one before.
+    /// All pages of a request. Each of them must join the one before.
     async fn pages(&mut self, mut request: HistoryRequest) -> Vec<HistoryResponse> {
         let mut pages = Vec::new();
         loop {
@@ -159,7 +159,7 @@ async fn pages_join_in_both_directions_with_nothing_between_them() {
         (40, &[40, 40, 40, 30]),
         (50, &[50; 3]),
         (1_000, &[150]),
-        // Taken for 1,000.
+        // This is taken for 1,000.
         (1_001, &[150]),
     ] {
         for request in [history(), newest_first()] {
@@ -251,7 +251,7 @@ async fn a_publication_that_is_larger_than_a_page_is_a_page() {
 }
 
 #[tokio::test]
-async fn what_was_trimmed_between_two_pages_is_told() {
+async fn publications_that_are_trimmed_between_two_pages_are_reported() {
     let options = StoreOptions {
         log_entries: 20,
         log_keep: Duration::ZERO,
@@ -272,7 +272,7 @@ async fn what_was_trimmed_between_two_pages_is_told() {
     let (forwards, backwards) = (subject.page(first).await, subject.page(last).await);
     assert_eq!((offsets(&forwards)[4], offsets(&backwards)[4]), (5, 16));
 
-    // 8 to 27 are held then.
+    // Now 8 to 27 are held.
     for _ in 0..7 {
         subject.send("{}").await;
     }
@@ -294,7 +294,7 @@ async fn what_was_trimmed_between_two_pages_is_told() {
     for _ in 0..10 {
         subject.send("{}").await;
     }
-    // Of what it asks for, nothing is held any more.
+    // Nothing of what these requests ask for is held any more.
     for position in [&backwards.publications[4], &forwards.publications[4]] {
         let request = HistoryRequest {
             from: position.position.clone(),
@@ -310,7 +310,7 @@ async fn what_was_trimmed_between_two_pages_is_told() {
 }
 
 #[tokio::test]
-async fn what_a_failover_lost_is_told_and_so_is_another_life() {
+async fn a_loss_in_a_failover_is_reported_and_so_is_another_life_of_the_channel() {
     let mut subject = Subject::with(5).await;
     let replica = subject.store.snapshot();
     for _ in 6..=8 {
@@ -342,7 +342,7 @@ async fn what_a_failover_lost_is_told_and_so_is_another_life() {
         page.publications,
         seen[..5].iter().rev().cloned().collect::<Vec<_>>()
     );
-    // What stands before the first that was lost is the same as it was.
+    // Everything before the first lost publication is as it was.
     let page = subject.page(from(6, true)).await;
     assert_eq!(
         (page.continuity(), offsets(&page)[0]),
@@ -366,7 +366,7 @@ async fn what_a_failover_lost_is_told_and_so_is_another_life() {
 }
 
 #[tokio::test]
-async fn bodies_come_readable_if_they_can() {
+async fn bodies_come_as_structs_if_they_fit() {
     let mut subject = Subject::with(0).await;
     let deep = |levels: usize| format!("{{\"a\":{}1{}}}", "[".repeat(levels), "]".repeat(levels));
     for json in [
@@ -389,7 +389,7 @@ async fn bodies_come_readable_if_they_can() {
     let Some(Content::Body(body)) = page.publications[0].content.clone() else {
         panic!("{page:?}")
     };
-    // Sent as it came, it is the same message.
+    // If the body is sent as it came, it is the same message.
     let again = SendRequest {
         content: Some(proto::chat::v1::send_request::Content::Body(body)),
         ..message("{}")
@@ -403,7 +403,7 @@ async fn bodies_come_readable_if_they_can() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_request_is_named_all_at_once() {
+async fn all_wrong_fields_of_a_request_are_named_at_once() {
     let mut subject = Subject::with(3).await;
     let position = |epoch: &str, offset| {
         Some(Position {
@@ -450,7 +450,7 @@ async fn what_is_wrong_with_a_request_is_named_all_at_once() {
 }
 
 #[tokio::test]
-async fn a_token_is_good_for_the_request_that_it_was_made_for_only() {
+async fn a_token_is_good_only_for_the_request_that_it_was_made_for() {
     let mut subject = Subject::with(5).await;
     let few = HistoryRequest {
         page_size: 2,
@@ -503,7 +503,7 @@ async fn a_token_is_good_for_the_request_that_it_was_made_for_only() {
 }
 
 #[tokio::test]
-async fn a_channel_that_nobody_knows_ends_where_reading_can_begin() {
+async fn the_end_of_an_unknown_channel_is_where_reading_can_begin() {
     let mut subject = Subject::with(0).await;
     let nothing = subject.page(history()).await;
     let end = nothing.position.clone().unwrap();

@@ -22,13 +22,13 @@ use tonic::Code;
 
 const SERVICE: &str = "chat.v1.ChatService";
 
-/// A connection that speaks HTTP/2 and no gRPC library's manners.
+/// A connection that speaks HTTP/2 without a gRPC library, so that it can misbehave.
 struct Raw {
     requests: SendRequest<Bytes>,
 }
 
 impl Raw {
-    /// `window`: bytes that each answer may have before they are taken.
+    /// `window`: how many bytes of each answer chat may send before this side takes them.
     async fn connect(address: SocketAddr, window: u32) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         let mut builder = h2::client::Builder::new();
@@ -38,7 +38,7 @@ impl Raw {
         Self { requests }
     }
 
-    /// Begins a call, whose body is still to come.
+    /// Begins a call. Its body is still to come.
     async fn begin(&mut self, path: &str) -> (ResponseFuture, SendStream<Bytes>) {
         let request = Request::post(format!("http://chat{path}"))
             .header("content-type", "application/grpc")
@@ -49,7 +49,7 @@ impl Raw {
         self.requests.send_request(request, false).unwrap()
     }
 
-    /// A call with its body.
+    /// Makes a call with a whole body.
     async fn call(&mut self, method: &str, message: &impl prost::Message) -> ResponseFuture {
         let (answer, mut body) = self.begin(&format!("/{SERVICE}/{method}")).await;
         body.send_data(framed(message), true).unwrap();
@@ -57,7 +57,7 @@ impl Raw {
     }
 }
 
-/// As gRPC frames a message.
+/// A message in gRPC's frame.
 fn framed(message: &impl prost::Message) -> Bytes {
     let mut bytes = BytesMut::new();
     bytes.put_u8(0);
@@ -71,7 +71,7 @@ fn status(headers: &HeaderMap) -> (Code, String) {
     (status.code(), status.message().to_owned())
 }
 
-/// Returns when the other end has closed it.
+/// Returns when chat has closed the socket.
 async fn end_of(mut stream: TcpStream) {
     let mut sink = Vec::new();
     let _ = stream.read_to_end(&mut sink).await;
@@ -83,7 +83,7 @@ async fn is_answered(chat: &Chat) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_never_greets_is_let_go() {
+async fn a_caller_that_never_speaks_is_disconnected() {
     let chat = Chat::start().await;
     let began = Instant::now();
     let stream = TcpStream::connect(chat.address).await.unwrap();
@@ -92,9 +92,9 @@ async fn who_never_greets_is_let_go() {
     assert!((10..=12).contains(&took), "{took} s");
 }
 
-/// As when its machine has vanished: the socket stays, nothing comes of it any more, and no end either.
+/// As if the caller's machine had vanished: the socket stays, and neither bytes nor an end come from it.
 #[tokio::test(start_paused = true)]
-async fn who_is_silently_gone_is_let_go_though_it_has_a_stream_open() {
+async fn a_caller_that_has_vanished_is_disconnected_even_with_a_stream_open() {
     let chat = Chat::start().await;
     let mut present = chat.client().await;
     let mut caller = Caller::open(&mut present).await.unwrap();
@@ -113,20 +113,20 @@ async fn who_is_silently_gone_is_let_go_though_it_has_a_stream_open() {
         ended = &mut connection => panic!("it ended: {ended:?}"),
     };
     assert!(!open.0.headers().contains_key("grpc-status"));
-    // From here on nobody goes on with HTTP/2 on this side, so that no ping is answered.
+    // From here on nothing drives HTTP/2 on this side, so no ping is answered.
     let began = Instant::now();
     let ended = tokio::time::timeout(Duration::from_secs(600), end_of(again)).await;
     ended.expect("it is ended");
     let took = began.elapsed().as_secs();
     assert!((20..=32).contains(&took), "{took} s");
     drop((open, connection));
-    // Who answers stays.
+    // A caller that answers pings stays.
     caller.send([message("{}")]).await;
     assert!(caller.answers.message().await.unwrap().is_some());
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_asks_for_nothing_is_let_go_and_who_has_a_stream_open_is_not() {
+async fn a_caller_without_calls_is_disconnected_and_one_with_a_stream_is_not() {
     let limits = Limits {
         idle_time: Duration::from_secs(5),
         ..Limits::default()
@@ -157,7 +157,7 @@ async fn who_asks_for_nothing_is_let_go_and_who_has_a_stream_open_is_not() {
 }
 
 #[tokio::test]
-async fn when_places_run_out_the_silent_make_room() {
+async fn when_places_run_out_silent_connections_make_room() {
     let limits = Limits {
         connections: 3,
         ..Limits::default()
@@ -190,7 +190,7 @@ async fn calls_without_a_body_take_nothing_from_others() {
     for _ in 0..20 {
         assert!(is_answered(&chat).await);
     }
-    // Theirs end by themselves.
+    // The calls of the others end by themselves.
     for (answer, _body) in open {
         let answer = answer.await.unwrap();
         assert_eq!(status(answer.headers()).0, Code::DeadlineExceeded);
@@ -225,17 +225,17 @@ async fn halves_of_large_requests_stay_within_their_bound() {
         }
         drop(body);
     }
-    // One connection gets half: two of two hundred KiB.
+    // One connection gets half of the bytes: room for two of two hundred KiB.
     assert!(refused >= 9, "only {refused} of 12 were refused");
     assert!(is_answered(&chat).await);
 }
 
-/// Sends as the other end makes room.
+/// Sends all bytes as fast as chat makes room for them.
 async fn send_all(body: &mut SendStream<Bytes>, mut data: Bytes) {
     while !data.is_empty() {
         body.reserve_capacity(data.len());
         let room = std::future::poll_fn(|cx| body.poll_capacity(cx)).await;
-        // It is refused, and what is still to come nobody takes.
+        // The call was refused, so nobody takes the rest.
         let Some(Ok(room)) = room else { return };
         let part = data.split_to(room.min(data.len()));
         if body.send_data(part, false).is_err() {
@@ -244,7 +244,7 @@ async fn send_all(body: &mut SendStream<Bytes>, mut data: Bytes) {
     }
 }
 
-/// How a call ends, whose answer may have begun.
+/// How a call ends. Its answer may have begun.
 async fn end_of_call(answer: ResponseFuture) -> Code {
     let answer = answer.await.unwrap();
     if answer.headers().contains_key("grpc-status") {
@@ -258,7 +258,7 @@ async fn end_of_call(answer: ResponseFuture) -> Code {
     status(&trailers).0
 }
 
-/// Chat over a store with a history of five pages' bytes, and a client of it.
+/// Chat over a store with a history of about a mebibyte, and a client.
 async fn with_history(
     limits: Limits,
 ) -> (SocketAddr, ChatServiceClient<tonic::transport::Channel>) {
@@ -308,14 +308,14 @@ async fn answers_that_nobody_takes_stay_within_their_bound_and_end() {
             begun.push(answer.into_body());
         }
     }
-    // Four megabytes of the eight are the most that one connection gets.
+    // One connection gets at most four of the eight megabytes.
     assert!((1..=4).contains(&begun.len()), "{} were begun", begun.len());
     assert_eq!(refused + begun.len(), 40);
-    // Others have the rest.
+    // The rest is for others.
     let page = client.history(history()).await.unwrap().into_inner();
     assert_eq!(page.publications.len(), 10);
 
-    // The connection is ended, and with it what it held.
+    // The connection is ended, and gives back what it held.
     let mut body = begun.remove(0);
     let ended = tokio::time::timeout(Duration::from_secs(60), body.data()).await;
     let ended = ended.expect("the connection is ended");
@@ -329,7 +329,7 @@ async fn answers_that_nobody_takes_stay_within_their_bound_and_end() {
 }
 
 #[tokio::test]
-async fn who_takes_an_answer_slowly_gets_all_of_it() {
+async fn a_caller_that_takes_an_answer_slowly_gets_all_of_it() {
     let limits = Limits {
         answer_time: Duration::from_secs(2),
         ..Limits::default()
@@ -343,7 +343,7 @@ async fn who_takes_an_answer_slowly_gets_all_of_it() {
         let data = data.unwrap();
         length += data.len();
         untaken += data.len();
-        // A slow reader is what this is about: it makes room a quarter of a second after its window was used up.
+        // This test needs a slow reader: it makes room a quarter of a second after its window was used up.
         if untaken >= 60 << 10 || body.is_end_stream() {
             tokio::time::sleep(Duration::from_millis(250)).await;
             let taken = std::mem::take(&mut untaken);
@@ -359,7 +359,7 @@ async fn who_takes_an_answer_slowly_gets_all_of_it() {
 }
 
 #[tokio::test]
-async fn idle_streams_make_room_for_those_of_others() {
+async fn idle_streams_make_room_for_streams_of_others() {
     let limits = Limits {
         streams: 8,
         ..Limits::default()
@@ -377,8 +377,8 @@ async fn idle_streams_make_room_for_those_of_others() {
         }
     }
     assert_eq!(idle.len(), 8);
-    // A stream is idle after a second without use.
-    tests_wait(async || {
+    // A stream counts as idle after a second without use.
+    until_success(async || {
         let mut client = chat.client().await;
         let mut caller = Caller::open(&mut client).await.ok()?;
         caller.send([message("{}")]).await;
@@ -393,8 +393,8 @@ async fn idle_streams_make_room_for_those_of_others() {
     assert!(words.contains("idle"), "{words}");
 }
 
-/// Tries again until something comes of it.
-async fn tests_wait<T>(mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
+/// Tries again until an attempt succeeds.
+async fn until_success<T>(mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
     let tried = async {
         loop {
             if let Some(done) = attempt().await {
@@ -408,7 +408,7 @@ async fn tests_wait<T>(mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
 }
 
 #[tokio::test]
-async fn what_does_not_exist_is_refused_with_what_does() {
+async fn a_method_that_does_not_exist_is_refused_with_a_list_of_those_that_do() {
     let chat = Chat::start().await;
     let mut raw = Raw::connect(chat.address, 1 << 16).await;
     for (path, words) in [

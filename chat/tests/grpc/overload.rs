@@ -16,7 +16,7 @@ use tonic::{Code, Request};
 #[tokio::test]
 async fn calls_beyond_the_bound_are_refused_at_once_and_streams_do_not_count() {
     let chat = Chat::with(Limits {
-        // One connection gets half of them.
+        // One connection gets half of the calls.
         calls: 4,
         ..Limits::default()
     })
@@ -75,7 +75,7 @@ async fn a_call_that_the_store_does_not_answer_ends_after_a_second() {
     assert_eq!(began.elapsed().as_secs(), 1);
 }
 
-/// tonic's own channel would give up at the same moment, and be first.
+/// A client without a timer of its own. tonic's channel would give up at the same moment, and would be first.
 async fn client_without_timer(
     chat: &Chat,
 ) -> ChatServiceClient<impl GrpcService<Body, ResponseBody = Incoming, Error = hyper::Error>> {

@@ -14,7 +14,7 @@ fn numbered(number: u64) -> SendRequest {
     message(&format!(r#"{{"n":{number}}}"#))
 }
 
-/// Where messages stand that are in the log. Answers come in the order of the messages, so these numbers go upwards.
+/// The offsets of messages that are in the log. Answers come in the order of the messages.
 fn offsets(answers: &[Outcome]) -> Vec<u64> {
     let offset = |answer: &Outcome| match answer {
         Outcome::Sent(sent) => sent.position.as_ref().unwrap().offset,
@@ -139,7 +139,7 @@ async fn an_unknown_outcome_ends_the_stream_and_nothing_after_it_is_answered() {
     assert_eq!(reason(&status), "STORE_UNAVAILABLE");
 }
 
-/// The message with this number, for a channel of the test's choice, with a key.
+/// The message with this number, in a channel that the test chooses, with a key.
 fn to(channel: &str, number: u64) -> SendRequest {
     SendRequest {
         channel: channel.into(),
@@ -148,7 +148,7 @@ fn to(channel: &str, number: u64) -> SendRequest {
     }
 }
 
-/// What is in the log of a channel, by the numbers of the messages.
+/// The numbers of the messages in the log of a channel.
 fn log_of(chat: &Chat, channel: &str) -> Vec<String> {
     let log = chat.store.log().into_iter();
     let log = log.filter(|publish| publish.channel.as_str() == channel);
@@ -163,7 +163,7 @@ async fn nothing_goes_to_the_store_behind_an_unanswered_message_of_its_channel()
     chat.store.close_gate();
     caller.send([to("a", 1)]).await;
     chat.store.has_seen(1).await;
-    // Another channel's message goes on, what comes after one that has to wait does not: answers stay in order.
+    // A message of another channel goes on. Messages after one that has to wait do not, because answers stay in order.
     caller.send([to("b", 2), to("a", 3), to("c", 4)]).await;
     chat.store.has_seen(2).await;
     chat.has_had_its_turn().await;
@@ -196,7 +196,7 @@ async fn a_batch_holds_one_call_for_each_channel_at_most() {
 }
 
 #[tokio::test]
-async fn what_is_refused_for_a_moment_is_overtaken_by_nothing_of_its_channel() {
+async fn a_message_that_is_refused_for_a_moment_is_not_overtaken_in_its_channel() {
     for (error, name, answered) in [
         (
             StoreError::Unavailable("refused".into()),
@@ -229,7 +229,7 @@ async fn what_is_refused_for_a_moment_is_overtaken_by_nothing_of_its_channel() {
 }
 
 #[tokio::test]
-async fn what_a_full_store_refuses_together_is_answered_together() {
+async fn messages_that_a_full_store_refuses_together_are_answered_together() {
     let chat = Chat::start().await;
     let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
     chat.store.refuse(1, StoreError::Full);
@@ -241,7 +241,7 @@ async fn what_a_full_store_refuses_together_is_answered_together() {
 }
 
 #[tokio::test]
-async fn one_message_of_unknown_outcome_is_never_called_refused() {
+async fn a_message_of_unknown_outcome_is_never_answered_as_refused() {
     let chat = Chat::start().await;
     let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
     chat.store.lose_bodies_with("lost");
@@ -297,7 +297,7 @@ async fn while_four_batches_are_with_the_store_nothing_more_is_read() {
         caller.send([to(&channel, batch as u64)]).await;
         chat.store.has_seen(batch).await;
     }
-    // Frames that fill whatever lies between the two ends.
+    // These frames fill all buffers between the two ends.
     let text = "x".repeat(100_000);
     let (mut sent, mut taken) = (0, 0);
     loop {
@@ -326,7 +326,7 @@ async fn while_four_batches_are_with_the_store_nothing_more_is_read() {
 }
 
 #[tokio::test]
-async fn what_gathers_meanwhile_goes_in_batches_of_256_at_most() {
+async fn waiting_messages_go_in_batches_of_256_at_most() {
     let chat = Chat::start().await;
     let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
     let in_rooms = |number| to(&format!("room {}", number % 8), number);
@@ -369,7 +369,7 @@ async fn at_the_shutdown_what_was_read_is_answered_and_the_stream_ends_well() {
 }
 
 #[tokio::test]
-async fn a_caller_that_says_no_more_gets_its_answers_and_the_end() {
+async fn a_caller_that_ends_its_side_gets_its_answers_and_the_end() {
     let chat = Chat::start().await;
     let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
     caller.send((0..300).map(numbered)).await;

@@ -9,8 +9,8 @@ use channel_store::{
 };
 
 const LEASE: Duration = Duration::from_secs(10);
-/// Until it is seen for the first time, and then the lease and the margin. Each wait may be a millisecond longer: that is
-/// how exact timers are.
+/// The time until the lease is seen for the first time, then its length and the margin. Each wait may be a millisecond longer,
+/// because timers are no more exact.
 const AT_THE_LATEST: Duration = Duration::from_millis(12_510);
 
 struct Scene {
@@ -35,7 +35,7 @@ impl Scene {
         Reaper::begin(places, leases, registry)
     }
 
-    /// A connector with a member of its own in each of some channels.
+    /// A connector with one member in each of these channels.
     async fn connector(&self, incarnation: &Incarnation, channels: &[ChannelName]) {
         self.renew(incarnation).await;
         for (nonce, channel) in (1..).zip(channels) {
@@ -62,7 +62,7 @@ impl Scene {
         }
     }
 
-    /// A connector's try to log a user in.
+    /// A connector tries to log a user in.
     async fn log_in(&self, incarnation: &Incarnation, name: &UserId) -> Result<bool, StoreError> {
         self.renew(incarnation).await;
         let place = Place::User(name.clone());
@@ -72,7 +72,7 @@ impl Scene {
         self.log_in_late(incarnation, name).await
     }
 
-    /// The same, under way since before the connector's death.
+    /// The same, with a login that began before the connector's death.
     async fn log_in_late(
         &self,
         incarnation: &Incarnation,
@@ -110,7 +110,7 @@ impl Scene {
         members
     }
 
-    /// Joins and leaves that a channel was told of.
+    /// How many joins and leaves were published in a channel.
     async fn told(&self, channel: &ChannelName) -> usize {
         let range = channel_store::HistoryRange::Oldest;
         let page = self.store.history(channel, &range, 100).await.unwrap();
@@ -128,7 +128,7 @@ fn channels() -> Vec<ChannelName> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_connectors_members_leave_once_however_many_look_after_it() {
+async fn members_of_a_silent_connector_leave_once_however_many_chats_reap_it() {
     let (scene, channels) = (Scene::new(), channels());
     let _reaper = [scene.reaper(), scene.reaper(), scene.reaper()];
     let (dead, alive) = (incarnation("c:1"), incarnation("c:2"));
@@ -151,7 +151,7 @@ async fn a_silent_connectors_members_leave_once_however_many_look_after_it() {
     for channel in &channels {
         assert_eq!(scene.told(channel).await, 3, "two joins, one leave");
     }
-    // Twice the settle time later nothing is left of it.
+    // After twice the settle time nothing is left of it.
     sleep(2 * SETTLE_TIME + 4 * POLL).await;
     assert_eq!(scene.leases.index(&dead).await.unwrap(), []);
     assert_eq!(scene.leases.index(&alive).await.unwrap().len(), 20);
@@ -162,13 +162,13 @@ async fn a_silent_connectors_members_leave_once_however_many_look_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_renewed_at_the_last_moment_goes_on() {
+async fn a_lease_that_is_renewed_at_the_last_moment_goes_on() {
     let (scene, channels) = (Scene::new(), channels());
     let _reaper = scene.reaper();
     let late = incarnation("c:1");
     scene.connector(&late, &channels).await;
     for _ in 0..10 {
-        // Past its length, and not yet past the margin.
+        // The length of the lease is over, and the margin is not.
         sleep(LEASE + Duration::from_millis(1_400)).await;
         scene.renew(&late).await;
     }
@@ -194,7 +194,7 @@ async fn a_reaping_that_was_rolled_back_is_found_by_the_second_look() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_funeral_goes_on_when_whoever_held_it_is_gone() {
+async fn reaping_goes_on_when_the_chat_that_began_it_is_gone() {
     let (scene, channels) = (Scene::new(), channels());
     let first = scene.reaper();
     let dead = incarnation("c:1");
@@ -217,7 +217,7 @@ async fn a_funeral_goes_on_when_whoever_held_it_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_lease_is_left_its_full_time() {
+async fn a_lost_lease_gets_its_full_time() {
     let (scene, channels) = (Scene::new(), channels());
     let _reaper = scene.reaper();
     let lost = incarnation("c:1");
@@ -225,7 +225,7 @@ async fn a_lost_lease_is_left_its_full_time() {
     sleep(2 * POLL).await;
     let state = scene.leases.observe(std::slice::from_ref(&lost)).await;
     assert!(state[0].as_ref().is_ok_and(|it| !it.unwrap().dead));
-    // Its owner takes it over.
+    // Its owner takes the lease over.
     sleep(LEASE - 2 * POLL).await;
     scene.connector(&lost, &channels).await;
     sleep(LEASE).await;
@@ -264,7 +264,7 @@ async fn a_dead_connectors_users_can_log_in_again_and_no_late_login_of_it_can() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn logins_that_come_back_after_their_funeral_are_found_by_the_second_look() {
+async fn logins_that_come_back_after_they_were_reaped_are_found_by_the_second_look() {
     let (scene, users) = (Scene::new(), users());
     let _reaper = scene.reaper();
     let dead = incarnation("c:1");
@@ -289,7 +289,7 @@ async fn logins_that_come_back_after_their_funeral_are_found_by_the_second_look(
 const STEPS: [i64; 4] = [-15_000, 15_000, -300_000, 300_000];
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_is_set_kills_nobody_and_keeps_nobody_alive() {
+async fn a_clock_that_is_set_declares_nobody_dead_and_keeps_nobody_alive() {
     for step in STEPS {
         let (scene, channels) = (Scene::new(), channels());
         let _reaper = scene.reaper();
@@ -335,14 +335,14 @@ async fn a_lease_that_was_not_seen_is_observed_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_stood_still_observes_anew() {
+async fn a_process_that_stood_still_observes_anew() {
     let (scene, channels) = (Scene::new(), channels());
     let leases = PartialLeases::of(&scene.leases);
     let _reaper = scene.reaper_over(leases.clone());
     let silent = incarnation("c:1");
     scene.connector(&silent, &channels).await;
     sleep(LEASE / 2).await;
-    // The process and its connectors stand still, and the store's answer to the look before comes afterwards.
+    // The process and its connectors stand still. The store's answer to the last look comes afterwards.
     leases.hold();
     sleep(LEASE).await;
     leases.release();
@@ -367,7 +367,7 @@ async fn a_lease_that_is_renewed_before_its_death_is_written_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_length_is_the_owners_own() {
+async fn each_owner_chooses_the_length_of_its_lease() {
     let (scene, channels) = (Scene::new(), channels());
     let _reaper = scene.reaper();
     let (short, long) = (incarnation("c:1"), incarnation("c:2"));

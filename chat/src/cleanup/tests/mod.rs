@@ -1,4 +1,4 @@
-//! Two chats over a store in memory, with the clock in the test's hand.
+//! Two chats over a store in memory, with a clock that the test sets.
 
 pub(super) mod leases;
 
@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tonic::Request;
 
 const LEASE: Duration = Duration::from_secs(10);
-/// A lease, its observation, two polls, and being met.
+/// The time for a lease, its observation, two polls, and the check of the channel.
 const AT_THE_LATEST: Duration = Duration::from_secs(14);
 const DETACHED: Duration = Duration::from_secs(60);
 
@@ -34,7 +34,7 @@ impl Scene {
         Self::seen_by(detached_life, |leases| leases)
     }
 
-    /// The same with chats that see leases in some way of their own.
+    /// The same with chats that see the leases through something else.
     fn seen_by(
         detached_life: Duration,
         see: impl FnOnce(Arc<dyn Leases>) -> Arc<dyn Leases>,
@@ -56,7 +56,7 @@ impl Scene {
         }
     }
 
-    /// A connector with some members in the room, as it is when it works.
+    /// A connector that works and has some members in the room.
     async fn connector(&self, incarnation: &Incarnation) {
         let leases = self.store.leases();
         leases.schedule(incarnation).await.unwrap();
@@ -83,14 +83,14 @@ impl Scene {
         }
     }
 
-    /// The channels are as they were, and nothing is known of any connector.
+    /// The store keeps the channels and loses everything about connectors.
     fn forgets_connectors(&self) {
         let channels = self.store.snapshot();
         let on = channels.with_leases_of(&Snapshot::default());
         self.store.restart(Some(on));
     }
 
-    /// A back end's own member joins, or joins again.
+    /// A detached member joins, or renews its membership.
     async fn bot_joins(&self, chat: usize) {
         let join = JoinRequest {
             channel: room().to_string(),
@@ -115,7 +115,7 @@ impl Scene {
             .unwrap();
     }
 
-    /// Joins and leaves that the room was told of, without waking anybody.
+    /// The joins and leaves that were published in the room. Reading them starts no check.
     async fn told(&self) -> Vec<String> {
         let (room, range) = (room(), HistoryRange::Oldest);
         let page = self.store.history(&room, &range, 100).await.unwrap();
@@ -146,7 +146,7 @@ fn everybody() -> [String; 3] {
     ["ann", "bob", "cid"].map(|it| format!(r#"onLeave {{"userId":"{it}"}}"#))
 }
 
-async fn the_forgotten_are_buried_when_met(meet: impl AsyncFnOnce(&Scene)) {
+async fn members_of_a_forgotten_connector_leave_after(meet: impl AsyncFnOnce(&Scene)) {
     let scene = Scene::new(100 * LEASE);
     scene.connector(&incarnation()).await;
     scene.forgets_connectors();
@@ -165,18 +165,18 @@ async fn the_forgotten_are_buried_when_met(meet: impl AsyncFnOnce(&Scene)) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_joins_meets_members_of_a_forgotten_connector_and_they_leave_once() {
-    the_forgotten_are_buried_when_met(async |scene| scene.bot_joins(0).await).await;
+async fn a_join_finds_members_of_a_forgotten_connector_and_they_leave_once() {
+    members_of_a_forgotten_connector_leave_after(async |scene| scene.bot_joins(0).await).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_lists_a_channel_meets_them_too() {
-    the_forgotten_are_buried_when_met(async |scene| scene.is_listed().await).await;
+async fn listing_a_channel_finds_them_too() {
+    members_of_a_forgotten_connector_leave_after(async |scene| scene.is_listed().await).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn any_number_of_chats_may_meet_them() {
-    the_forgotten_are_buried_when_met(async |scene| {
+async fn any_number_of_chats_may_find_them() {
+    members_of_a_forgotten_connector_leave_after(async |scene| {
         for chat in [0, 1, 0, 1] {
             scene.bot_joins(chat).await;
             sleep(Duration::from_millis(700)).await;
@@ -186,7 +186,7 @@ async fn any_number_of_chats_may_meet_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_channel_that_can_not_be_read_keeps_no_other_from_being_checked() {
+async fn a_channel_that_cannot_be_read_keeps_no_other_from_being_checked() {
     let mut partial = None;
     let scene = Scene::seen_by(100 * LEASE, |leases| {
         partial.insert(PartialLeases::of(&leases)).clone()
@@ -202,7 +202,7 @@ async fn a_channel_that_can_not_be_read_keeps_no_other_from_being_checked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_was_met_while_the_directory_was_away_is_not_forgotten() {
+async fn a_channel_that_was_listed_while_the_directory_was_away_is_not_forgotten() {
     let mut partial = None;
     let scene = Scene::seen_by(100 * LEASE, |leases| {
         partial.insert(PartialLeases::of(&leases)).clone()
@@ -215,13 +215,13 @@ async fn who_was_met_while_the_directory_was_away_is_not_forgotten() {
     sleep(AT_THE_LATEST).await;
     assert_eq!(scene.leaves().await.len(), 0);
     partial.lose_directory(false);
-    // It is tried again every second.
+    // The check is tried again every second.
     sleep(AT_THE_LATEST + Duration::from_secs(1)).await;
     assert_eq!(scene.leaves().await, everybody());
 }
 
-/// Dead, with members whom its index doesn't have; met so long after.
-async fn the_dead_ones_members_leave_when_met(after: Duration) {
+/// The connector is dead, and has members that its index does not name. Somebody lists the channel after this time.
+async fn members_of_a_dead_connector_leave_after_a_listing(after: Duration) {
     let (scene, dead) = (Scene::new(100 * LEASE), incarnation());
     scene.connector(&dead).await;
     let leases = scene.store.leases();
@@ -242,17 +242,17 @@ async fn the_dead_ones_members_leave_when_met(after: Duration) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_the_funeral_has_not_found_leaves_when_met() {
-    the_dead_ones_members_leave_when_met(Duration::from_secs(600)).await;
+async fn members_that_the_reaper_has_not_found_leave_after_a_listing() {
+    members_of_a_dead_connector_leave_after_a_listing(Duration::from_secs(600)).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_the_funeral_does_not_find_leaves_when_met() {
-    the_dead_ones_members_leave_when_met(Duration::from_secs(5)).await;
+async fn members_that_the_reaper_does_not_find_leave_after_a_listing() {
+    members_of_a_dead_connector_leave_after_a_listing(Duration::from_secs(5)).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn whose_connector_lives_stay() {
+async fn members_of_a_living_connector_stay() {
     let scene = Scene::new(100 * LEASE);
     scene.connector(&incarnation()).await;
     scene.forgets_connectors();
@@ -266,7 +266,7 @@ async fn whose_connector_lives_stay() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_detached_member_leaves_when_its_time_is_over_though_nobody_looks() {
+async fn a_detached_member_leaves_when_its_time_is_over_even_if_nobody_uses_the_channel() {
     let scene = Scene::new(DETACHED);
     scene.bot_joins(0).await;
     sleep(DETACHED / 2).await;
