@@ -110,8 +110,8 @@ impl Connector {
             readiness.follow_telling("publish", chat.publishes(), move || asked.refusals());
         }
         let asked = Arc::clone(registry);
-        let agreed = registry.agreed();
-        readiness.follow_telling("login-policy", agreed, move || asked.why_disagreed());
+        let agreed = registry.policy_in_force();
+        readiness.follow_telling("login-policy", agreed, move || asked.why_another_policy());
         let asked = Arc::clone(lease);
         readiness.follow_telling("lease", lease.held(), move || asked.trouble());
     }

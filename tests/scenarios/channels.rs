@@ -279,7 +279,7 @@ async fn history_is_read_in_pages_either_way() {
             let body = json!({ "newestFirst": newest_first, "from": from });
             let page = client.request(HISTORY, body).await;
             assert_eq!(page["code"], 0, "{page}");
-            assert_eq!(page["continuity"], "exact");
+            assert_eq!(page["continuity"], "contiguous");
             let publications = page["publications"].as_array().expect("publications");
             for publication in publications {
                 from = json!({ "epoch": publication["epoch"], "offset": publication["offset"] });

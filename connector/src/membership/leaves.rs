@@ -12,8 +12,9 @@
 //! any case, because the new session may not have joined all of its channels yet.
 
 use crate::chat_client::{CALL, CallError, Chat};
-use crate::membership::Membership;
-use crate::membership::logins::{Registration, Registry};
+use super::members::Membership;
+use super::logins::Registry;
+use super::registration::Registration;
 use channel_store::{Place, Shard};
 use parking_lot::Mutex;
 use runtime::Backoff;

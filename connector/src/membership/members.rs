@@ -1,7 +1,7 @@
 //! The members of this connector, as it knows them itself. The reconciler compares the store with them, and repairs it.
 
 use super::incarnation::{HeldLease, IndexGuard};
-use super::logins::Registration;
+use super::registration::Registration;
 use crate::chat_client::{Answered, CallError, Chat};
 use channel_store::{ChannelName, Incarnation, Place, SessionId, User};
 use parking_lot::Mutex;

@@ -21,6 +21,8 @@ mod leaves;
 mod logins;
 mod members;
 mod reconcile;
+mod reconcile_logins;
+mod registration;
 mod renewal;
 #[cfg(test)]
 mod tests;
@@ -29,5 +31,6 @@ pub use incarnation::{NameError, new_incarnation};
 pub use lease_keeper::LeaseKeeper;
 pub(crate) use leaves::{EndedSession, PendingLeaves, Undo};
 pub use logins::Registry;
-pub(crate) use logins::{Admission, Registration};
+pub(crate) use logins::Admission;
 pub(crate) use members::Membership;
+pub(crate) use registration::Registration;

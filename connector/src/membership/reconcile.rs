@@ -8,7 +8,8 @@
 
 use super::incarnation::HeldLease;
 use super::lease_keeper::{CALLS, LeaseKeeper};
-use super::logins::{Findings, Registry};
+use super::logins::Registry;
+use super::reconcile_logins::Findings;
 use super::members::Membership;
 use crate::chat_client::{CALL, CallError, Chat};
 use crate::metering::count_repair;

@@ -235,7 +235,7 @@ impl Handlers {
         noted: &mut Option<Arc<Registration>>,
     ) -> Result<Arc<Registration>, Refused> {
         let (lease, registry) = (&self.services.lease, &self.services.registry);
-        if !*registry.agreed().borrow() {
+        if !*registry.policy_in_force().borrow() {
             return Err(Refused::Failed);
         }
         let mut places = Vec::from_iter(channel.cloned().map(Place::Channel));

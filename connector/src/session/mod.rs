@@ -85,7 +85,7 @@ impl Services {
         let leases =
             tokio::spawn(async move { match this.lease.keep(&this.chat, &this.registry).await {} });
         let registry = Arc::clone(&self.registry);
-        let policy = tokio::spawn(async move { match registry.keep_agreeing().await {} });
+        let policy = tokio::spawn(async move { match registry.keep_announcing_policy().await {} });
         [leases, policy].map(AbortOnDropHandle::new)
     }
 }

@@ -117,7 +117,7 @@ fn members(page: &ListMembersResponse) -> String {
 /// Ends the page before it exceeds `limit` bytes, but not before its first publication.
 fn history(page: &HistoryResponse, limit: usize) -> String {
     let continuity = match page.continuity() {
-        Continuity::Unspecified | Continuity::Contiguous => "exact",
+        Continuity::Unspecified | Continuity::Contiguous => "contiguous",
         Continuity::Diverged => "diverged",
         Continuity::Trimmed => "trimmed",
         Continuity::Unknown => "unknown",

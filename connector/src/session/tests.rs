@@ -43,7 +43,7 @@ pub(crate) async fn scene() -> Scene {
     let store = MemoryStore::new(StoreOptions::default());
     let policy = LoginPolicy::Reject;
     let registry = Registry::new(policy, store.registry(), store.hints(), store.leases());
-    registry.agree().await;
+    registry.announce_policy().await;
     let suspects = script.hub.suspects();
     let lease = LeaseKeeper::new("c", Duration::from_secs(10), store.leases(), suspects).unwrap();
     let incarnation = lease.take().await;
@@ -847,7 +847,7 @@ async fn a_page_of_history_is_asked_for_with_as_many_bytes_as_a_client_may_be_gi
             assert_eq!(usize::try_from(asked.page_bytes), Ok(limit / 8));
             assert_eq!((&*asked.channel, asked.page_size), ("room", size));
             let empty =
-                r#"{"code":0,"publications":[],"more":false,"continuity":"exact","position":null}"#;
+                r#"{"code":0,"publications":[],"more":false,"continuity":"contiguous","position":null}"#;
             assert_eq!(scene.client.next().await, reply(id, empty));
         }
     }

@@ -39,7 +39,7 @@ impl Node {
         };
         let agreeing = {
             let registry = Arc::clone(&registry);
-            tokio::spawn(async move { registry.keep_agreeing().await })
+            tokio::spawn(async move { registry.keep_announcing_policy().await })
         };
         sleep(Duration::from_millis(1)).await;
         Self {
@@ -290,16 +290,16 @@ async fn the_connector_of_an_entry_that_gives_way_is_looked_after_too() {
 #[tokio::test(start_paused = true)]
 async fn one_policy_holds_until_its_last_connector_is_gone() {
     let (store, one, other) = two(LoginPolicy::Reject).await;
-    assert!(*one.registry.agreed().borrow());
+    assert!(*one.registry.policy_in_force().borrow());
     let third = Node::new(&store, "third", LoginPolicy::KickOld).await;
     sleep(2 * POLICY_LASTS).await;
-    assert!(!*third.registry.agreed().borrow());
-    assert!(*one.registry.agreed().borrow());
+    assert!(!*third.registry.policy_in_force().borrow());
+    assert!(*one.registry.policy_in_force().borrow());
     drop((one.agreeing, other.agreeing));
-    let mut agreed = third.registry.agreed();
+    let mut agreed = third.registry.policy_in_force();
     let began = tokio::time::Instant::now();
     agreed.wait_for(|agreed| *agreed).await.unwrap();
-    assert!(began.elapsed() >= POLICY_LASTS - AGREE);
+    assert!(began.elapsed() >= POLICY_LASTS - ANNOUNCE);
 }
 
 #[tokio::test(start_paused = true)]
@@ -542,9 +542,9 @@ async fn two_policies_drive_nobody_out_on_both_sides() {
     // Everything is lost, and a connector with another policy announces it first.
     store.restart(Some(Snapshot::default()));
     let third = Node::new(&store, "third", LoginPolicy::KickOld).await;
-    assert!(*third.registry.agreed().borrow());
-    sleep(AGREE).await;
-    assert!(!*one.registry.agreed().borrow());
+    assert!(*third.registry.policy_in_force().borrow());
+    sleep(ANNOUNCE).await;
+    assert!(!*one.registry.policy_in_force().borrow());
     let newer = third.guest("newer").await;
     sleep(2 * SETTLE_TIME).await;
     assert_eq!(older.connection.closing(), Some(Disconnect::Kicked));

@@ -49,7 +49,7 @@ impl Apart {
         let chat = chat_on(&store);
         let keeping = keep(&lease, &chat, &registry);
         let agreeing = Arc::clone(&registry);
-        let agreeing = tokio::spawn(async move { agreeing.keep_agreeing().await });
+        let agreeing = tokio::spawn(async move { agreeing.keep_announcing_policy().await });
         Self {
             store,
             slots,

@@ -1,0 +1,171 @@
+//! The login of one session, as its connector knows it.
+
+use super::incarnation::IndexGuard;
+use crate::metering::KICKS;
+use crate::transport::Connection;
+use channel_store::{Claim, Incarnation, Login, LoginPolicy, Place, Predecessor, Proof, SessionId, UserId};
+use metrics::counter;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use wire::Disconnect;
+
+/// All logins, from before they are sent until they are closed.
+pub(super) type Known = Mutex<BTreeMap<UserId, BTreeMap<SessionId, Weak<Registration>>>>;
+
+/// The login of one session.
+pub(crate) struct Registration {
+    pub(super) user: UserId,
+    pub(super) session: SessionId,
+    /// The proof of the client's secret, if it has one.
+    pub(super) proof: Option<Proof>,
+    /// Weak, because a lingering session keeps no socket.
+    pub(super) connection: Weak<Connection>,
+    pub(super) guard: Arc<IndexGuard>,
+    pub(super) state: Mutex<LoginState>,
+    pub(super) known: Arc<Known>,
+}
+
+#[derive(Default)]
+pub(super) struct LoginState {
+    /// The login rank, once the login was answered. `None`: nothing was written.
+    pub(super) login_rank: Option<u64>,
+    /// The sessions whose place this one takes when it joins, as the answer to the login named them.
+    pub(super) predecessors: Arc<[Predecessor]>,
+    /// The session has joined, and its client is about to be told. Before that it marks no other session, because its
+    /// join may still fail.
+    pub(super) joined: bool,
+    /// There may be sessions that it outranks, and it has not claimed its rank yet.
+    pub(super) is_to_claim: bool,
+    /// The client is gone, and the session stays a member for a while.
+    pub(super) lingers: bool,
+    /// The login was undone. The client may log in again on the same socket, so this session must not close it any
+    /// more.
+    pub(super) undone: bool,
+    /// The login is being closed.
+    pub(super) over: bool,
+    /// The login was sent and is not answered yet.
+    pub(super) unanswered: bool,
+    /// A copy of the login or of a claim may arrive after the close, so the close must be fenced.
+    pub(super) fence: bool,
+}
+
+impl Registration {
+    /// The user of the login.
+    pub(crate) fn user(&self) -> &UserId {
+        &self.user
+    }
+
+    /// Counts the session at the places of its login, and tells its incarnation.
+    pub(crate) fn guard(&self) -> &Arc<IndexGuard> {
+        &self.guard
+    }
+
+    /// True if the client has a secret. Then its next session can take the place of this one.
+    pub(crate) fn can_come_back(&self) -> bool {
+        self.proof.is_some()
+    }
+
+    pub(super) fn login(&self, policy: LoginPolicy) -> Login {
+        Login {
+            user: self.user.clone(),
+            session: self.session.clone(),
+            incarnation: self.guard.incarnation().clone(),
+            deadline: self.guard.deadline(),
+            policy,
+            proof: self.proof,
+        }
+    }
+
+    /// The claim of this session, if the incarnation has logged it in and it has not ended.
+    pub(super) fn present(&self, incarnation: &Incarnation, policy: LoginPolicy) -> Option<Claim> {
+        let state = self.state.lock();
+        let is_present = !state.over && self.guard.incarnation() == incarnation;
+        state.login_rank.filter(|_| is_present)?;
+        self.as_claim(&state, policy)
+    }
+
+    /// The same, and copies of the claim may be under way from now on. `None` also if the client is gone or the login
+    /// was undone. If the session has not joined yet, the claim is put off.
+    pub(super) fn claim(&self, policy: LoginPolicy) -> Option<Claim> {
+        let mut state = self.state.lock();
+        if state.over || state.lingers || state.undone || self.is_closing() {
+            return None;
+        }
+        if !state.joined {
+            state.is_to_claim = true;
+            return None;
+        }
+        state.fence = true;
+        self.as_claim(&state, policy)
+    }
+
+    fn as_claim(&self, state: &LoginState, policy: LoginPolicy) -> Option<Claim> {
+        Some(Claim {
+            login: self.login(policy),
+            login_rank: state.login_rank?,
+            predecessors: Arc::clone(&state.predecessors),
+        })
+    }
+
+    fn is_closing(&self) -> bool {
+        let connection = self.connection.upgrade();
+        connection.is_none_or(|connection| connection.closing().is_some())
+    }
+
+    /// Whose place it takes where it joins. A client that is gone takes nobody's.
+    pub(crate) fn replaces(&self) -> Vec<proto::connector::v1::Session> {
+        if self.is_closing() {
+            return Vec::new();
+        }
+        let predecessors = Arc::clone(&self.state.lock().predecessors);
+        let replaces = predecessors.iter().map(|it| proto::connector::v1::Session {
+            incarnation: it.incarnation.to_string(),
+            id: it.session.to_string(),
+        });
+        replaces.collect()
+    }
+
+    /// The client is gone, and the session stays a member for a while. It claims nothing any more.
+    pub(crate) fn begin_lingering(&self) {
+        self.state.lock().lingers = true;
+    }
+
+    /// The login has failed. From now on this closes no socket, whatever is found about it.
+    pub(crate) fn undo(&self) {
+        self.state.lock().undone = true;
+    }
+
+    /// Lets the reconciler look at the user soon.
+    pub(super) fn suspect(&self) {
+        self.guard.suspect(Place::User(self.user.clone()));
+    }
+
+    /// True if nothing was written, and no copy may be under way.
+    pub(crate) fn is_nowhere(&self) -> bool {
+        let state = self.state.lock();
+        state.login_rank.is_none() && !state.fence && !state.unanswered
+    }
+
+    /// The session gives way: closes its socket.
+    pub(super) fn close(&self, reason: Disconnect) {
+        let connection = self.connection.upgrade();
+        let connection = connection.filter(|_| !self.state.lock().undone);
+        if let Some(connection) = connection.filter(|it| it.closing().is_none()) {
+            counter!(KICKS).increment(1);
+            connection.close(reason);
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let mut known = self.known.lock();
+        if let Some(sessions) = known.get_mut(&self.user) {
+            sessions.remove(&self.session);
+            if sessions.is_empty() {
+                known.remove(&self.user);
+            }
+        }
+    }
+}
