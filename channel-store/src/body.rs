@@ -13,6 +13,10 @@ use std::ops::Range;
 /// The most objects and arrays that may lie in each other, the body itself included.
 pub const DEPTH_LIMIT: usize = 64;
 
+/// The largest limit that an operator may set for the bytes of a body. A package of Pomelo's has less than 16 MiB, and
+/// characters beyond U+FFFF are sent to its clients in three times as many bytes.
+pub const LARGEST_BODY: u64 = 4 << 20;
+
 /// A number without an exponent that has fewer digits is within the range of a double, which ends at 1.8e308.
 const LONGEST_IN_RANGE: usize = 308;
 

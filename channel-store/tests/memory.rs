@@ -1,6 +1,6 @@
 //! What time does to channels in memory (Redis's own clock can't be turned; the rules are the same), and what threads do.
 
-use crate::support::{Kind, Subject, message, name, read, session, with_key};
+use crate::support::{Kind, Subject, from_session, message, name, read, session, with_key};
 use channel_store::memory::{MemoryStore, Snapshot};
 use channel_store::{
     ChannelName, ChannelStore, FeedConnection, FeedSink, Incarnation, Publication, Renewed, Since,
@@ -324,6 +324,189 @@ fn what_is_published_by_several_threads_is_delivered_in_the_logs_order_f6() {
     assert_eq!(*slow.heard.lock(), [1, 2]);
 }
 
+/// Remembers the runs that it was told.
+#[derive(Default)]
+struct Runs {
+    heard: Mutex<Vec<(ChannelName, Vec<u64>)>>,
+}
+
+impl FeedSink for Runs {
+    fn subscribed(&self, _: &FeedConnection, _: &ChannelName) {}
+
+    fn publication(&self, _: &FeedConnection, _: &ChannelName, _: Publication) {
+        panic!("it is told runs only");
+    }
+
+    fn publications(
+        &self,
+        _: &FeedConnection,
+        channel: &ChannelName,
+        run: &mut dyn Iterator<Item = Publication>,
+    ) {
+        let run = run.map(|it| it.position.offset).collect();
+        self.heard.lock().push((channel.clone(), run));
+    }
+}
+
+#[tokio::test]
+async fn what_one_call_publishes_in_a_channel_is_delivered_as_one_run() {
+    let store = MemoryStore::new(StoreOptions::default());
+    let runs = Arc::new(Runs::default());
+    let feed = store.feed(runs.clone());
+    feed.subscribe(&name("4"));
+    feed.subscribe(&name("5"));
+    let stranger = from_session(message("4", "u", "x"), "stranger");
+    let batch = vec![
+        message("4", "u", "a"),
+        message("5", "u", "b"),
+        stranger,
+        message("4", "u", "c"),
+        message("6", "u", "d"),
+    ];
+    let publisher = store.publisher().unwrap();
+    let outcomes = publisher.publish(batch).await.unwrap();
+    assert_eq!(outcomes[2], Err(StoreError::NotMember));
+    store.publish(message("4", "u", "e")).await.unwrap();
+    let expected = [("4", vec![1, 2]), ("5", vec![1]), ("4", vec![3])];
+    let expected = expected.map(|(channel, run)| (name(channel), run));
+    assert_eq!(*runs.heard.lock(), expected);
+}
+
+/// Stops in the midst of the first delivery, until it is told to go on.
+struct Stopped {
+    runs: Runs,
+    is_delivering: Sender<()>,
+    go_on: Mutex<std::sync::mpsc::Receiver<()>>,
+}
+
+impl FeedSink for Stopped {
+    fn subscribed(&self, _: &FeedConnection, _: &ChannelName) {}
+
+    fn publication(&self, _: &FeedConnection, _: &ChannelName, _: Publication) {}
+
+    fn publications(
+        &self,
+        connection: &FeedConnection,
+        channel: &ChannelName,
+        run: &mut dyn Iterator<Item = Publication>,
+    ) {
+        if self.runs.heard.lock().is_empty() {
+            self.is_delivering.send(()).unwrap();
+            self.go_on.lock().recv().unwrap();
+        }
+        self.runs.publications(connection, channel, run);
+    }
+}
+
+#[tokio::test]
+async fn who_publishes_during_a_delivery_does_not_wait_until_64_have_and_then_does() {
+    let store = MemoryStore::new(StoreOptions::default());
+    let (is_delivering, delivering) = channel();
+    let (go_on, goes_on) = channel();
+    let sink = Arc::new(Stopped {
+        runs: Runs::default(),
+        is_delivering,
+        go_on: Mutex::new(goes_on),
+    });
+    let feed = store.feed(sink.clone());
+    feed.subscribe(&name("4"));
+    let first = std::thread::spawn({
+        let store = store.clone();
+        move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .build()
+                .unwrap();
+            runtime
+                .block_on(store.publish(message("4", "u", "a")))
+                .unwrap();
+        }
+    });
+    delivering.recv().unwrap();
+    for offset in 2..=64 {
+        let published = store.publish(message("4", "u", "a")).await.unwrap();
+        assert_eq!(published.position.offset, offset);
+    }
+    let mut waiting = Box::pin(store.publish(message("4", "u", "a")));
+    let is_pending = futures_util::poll!(&mut waiting).is_pending();
+    assert!(is_pending, "the turn is full");
+    let other = store.publish(message("5", "u", "a"));
+    assert!(other.await.is_ok(), "another channel has a turn of its own");
+    go_on.send(()).unwrap();
+    assert_eq!(waiting.await.unwrap().position.offset, 65);
+    first.join().unwrap();
+    let runs = [vec![1], (2..=64).collect(), vec![65]];
+    let runs = runs.map(|run| (name("4"), run));
+    assert_eq!(*sink.runs.heard.lock(), runs);
+}
+
+/// Panics when it is told the first publication.
+#[derive(Default)]
+struct Broken {
+    runs: Runs,
+    has_panicked: std::sync::atomic::AtomicBool,
+}
+
+impl FeedSink for Broken {
+    fn subscribed(&self, _: &FeedConnection, _: &ChannelName) {}
+
+    fn publication(&self, _: &FeedConnection, _: &ChannelName, _: Publication) {}
+
+    fn publications(
+        &self,
+        connection: &FeedConnection,
+        channel: &ChannelName,
+        run: &mut dyn Iterator<Item = Publication>,
+    ) {
+        let has_panicked = self
+            .has_panicked
+            .swap(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(has_panicked, "a sink that panics once");
+        self.runs.publications(connection, channel, run);
+    }
+}
+
+#[tokio::test]
+async fn a_sink_that_panics_ends_only_its_callers_turn() {
+    let store = MemoryStore::new(StoreOptions::default());
+    let sink = Arc::new(Broken::default());
+    let feed = store.feed(sink.clone());
+    feed.subscribe(&name("4"));
+    let publish = {
+        let store = store.clone();
+        async move { store.publish(message("4", "u", "a")).await }
+    };
+    assert!(tokio::spawn(publish).await.unwrap_err().is_panic());
+    store.publish(message("4", "u", "b")).await.unwrap();
+    assert_eq!(*sink.runs.heard.lock(), [(name("4"), vec![2])]);
+}
+
+#[test]
+fn publications_of_many_threads_are_all_delivered_in_order() {
+    const THREADS: u64 = 4;
+    const EACH: u64 = 2_000;
+    let store = MemoryStore::new(StoreOptions::default());
+    let runs = Arc::new(Runs::default());
+    let feed = store.feed(runs.clone());
+    feed.subscribe(&name("4"));
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .build()
+                    .unwrap();
+                runtime.block_on(async {
+                    for _ in 0..EACH {
+                        store.publish(message("4", "u", "a")).await.unwrap();
+                    }
+                });
+            });
+        }
+    });
+    let heard = runs.heard.lock();
+    let offsets = heard.iter().flat_map(|(_, run)| run.iter().copied());
+    assert!(offsets.eq(1..=THREADS * EACH));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_channel_that_only_saw_joins_and_leaves_is_forgotten_after_two_minutes() {
     let subject = Subject::new(Kind::Memory).await;
@@ -376,5 +559,57 @@ async fn a_beat_grows_also_when_the_clock_is_set_back() {
         let beat = state.unwrap().unwrap().beat;
         assert!(beat > last);
         last = beat;
+    }
+}
+
+/// How many publications a second several threads publish in channels of their own, and in one that they share.
+#[test]
+#[ignore = "a measurement"]
+fn throughput_of_several_threads() {
+    const EACH: usize = 300_000;
+    for threads in [1, 2, 4] {
+        for shared in [false, true] {
+            let store = MemoryStore::new(StoreOptions::default());
+            let feed = store.feed(Arc::new(Counter::default()));
+            let begun = std::time::Instant::now();
+            std::thread::scope(|scope| {
+                for thread in 0..threads {
+                    let (store, feed) = (&store, &feed);
+                    scope.spawn(move || {
+                        let runtime = tokio::runtime::Builder::new_current_thread().build();
+                        let own = if shared { 0 } else { thread };
+                        let publish: Vec<_> = (0..64)
+                            .map(|n| message(&format!("{own}-{n}"), "u", "{\"content\":\"hello\"}"))
+                            .collect();
+                        for publish in &publish {
+                            feed.subscribe(&publish.channel);
+                        }
+                        runtime.unwrap().block_on(async {
+                            for n in 0..EACH {
+                                let publish = publish[n % publish.len()].clone();
+                                store.publish(publish).await.unwrap();
+                            }
+                        });
+                    });
+                }
+            });
+            let each = begun.elapsed() / u32::try_from(threads * EACH).unwrap();
+            println!("{threads} threads, shared channels {shared}: {each:?} for each publication");
+        }
+    }
+}
+
+/// Works a little with each publication, as a hub does.
+#[derive(Default)]
+struct Counter(std::sync::atomic::AtomicU64);
+
+impl FeedSink for Counter {
+    fn subscribed(&self, _: &FeedConnection, _: &ChannelName) {}
+
+    fn publication(&self, _: &FeedConnection, _: &ChannelName, publication: Publication) {
+        let sum: u64 = (0..200)
+            .map(|n| std::hint::black_box(n) ^ publication.position.offset)
+            .sum();
+        self.0.fetch_add(sum, std::sync::atomic::Ordering::Relaxed);
     }
 }

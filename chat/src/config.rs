@@ -1,5 +1,6 @@
 //! What an operator can set, and the bounds that follow from it.
 
+use channel_store::body::LARGEST_BODY;
 use channel_store::redis::{OpenError, check_url};
 use channel_store::{Ack, LogRule, StoreOptions};
 use runtime::cli::{Grouped, bytes, duration, share};
@@ -75,7 +76,7 @@ pub struct Config {
         long,
         env = "CHAT_MESSAGE_LIMIT",
         default_value = "128KiB",
-        value_parser = bytes::<u32>(64..=16 << 20),
+        value_parser = bytes::<u32>(64..=LARGEST_BODY),
         value_name = "BYTES"
     )]
     pub message_limit: u32,
@@ -170,10 +171,10 @@ pub struct Config {
     /// How long a caller may take nothing of an answer before its connection is ended
     #[arg(long, env = "CHAT_ANSWER_TIMEOUT", default_value = "20s", value_parser = duration)]
     pub answer_timeout: Duration,
-    /// How long Redis may take to answer a command: 200ms to 30s. What takes longer has an unknown outcome
+    /// How long Redis may take to answer a command: 200ms to 10s. What takes longer has an unknown outcome
     ///
     /// Without it: 1s. At most a third of --lease, if it is given.
-    #[arg(long, env = "CHAT_REDIS_TIMEOUT", value_parser = redis_timeout)]
+    #[arg(long, env = "CHAT_REDIS_TIMEOUT", value_parser = runtime::redis_timeout::parse)]
     pub redis_timeout: Option<Duration>,
 
     /// Threads to work with; running more chats costs less than more threads
@@ -335,16 +336,6 @@ fn count(text: &str) -> Result<usize, String> {
     let number = text.parse().ok();
     let number = number.filter(|number| (1..=1_000_000).contains(number));
     number.ok_or_else(|| "expected 1 to 1000000".to_owned())
-}
-
-/// A time-out that leaves room for a pause of the server, and ends before its callers have given up.
-fn redis_timeout(text: &str) -> Result<Duration, String> {
-    let time = duration(text)?;
-    if (Duration::from_millis(200)..=Duration::from_secs(30)).contains(&time) {
-        Ok(time)
-    } else {
-        Err("expected 200ms to 30s".to_owned())
-    }
 }
 
 fn switch(text: &str) -> Result<bool, String> {
@@ -589,8 +580,8 @@ mod tests {
         }
         let timeout = |text| config(&["--redis-timeout", text]).store().redis_timeout;
         assert_eq!(timeout("200ms"), Duration::from_millis(200));
-        for wrong in ["100ms", "31s", "soon"] {
-            assert!(redis_timeout(wrong).is_err(), "{wrong}");
+        for wrong in ["100ms", "11s", "soon"] {
+            assert!(runtime::redis_timeout::parse(wrong).is_err(), "{wrong}");
         }
     }
 

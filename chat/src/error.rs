@@ -18,29 +18,31 @@ const NOW: &str = "now";
 /// Why a call was not answered.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Error {
-    /// Fields of the request that are wrong; nothing was done.
+    /// Fields of the request are wrong. Nothing was done.
     #[error("{}", Listed(.0))]
     Invalid(Vec<Violation>),
-    /// The store refused, or did not answer.
+    /// The store refused the call or did not answer.
     #[error(transparent)]
     Store(StoreError),
-    /// Too much at once; nothing was done.
-    #[error("too much at once; try again later")]
+    /// Chat has too much to do. Nothing was done.
+    #[error("chat has too much to do at once, and nothing was done: try again later")]
     Overloaded,
-    /// A send stream without use, whose place another one needs; everything on it was answered.
+    /// A send stream is ended because it was not used and another one needs its place. Everything on it was answered.
     #[error(
         "this stream was idle and another one needs its place: open a new one when there is something to send"
     )]
     StreamIdle,
-    /// Not done in time: the outcome is unknown.
-    #[error("not done in time: the outcome is unknown")]
+    /// The call was not done in time, so its outcome is unknown.
+    #[error(
+        "not done in time, so the outcome is unknown: it is safe to try again with the same idempotency key"
+    )]
     DeadlineExceeded,
 }
 
 /// One wrong field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// Its path in the request, as in `session.id`.
+    /// The path of the field in the request, for example `session.id`.
     pub field: &'static str,
     /// What is wrong with it.
     pub description: String,
@@ -134,7 +136,7 @@ impl From<StoreError> for Error {
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let (code, reason) = error.code_and_reason();
-        // How late it was, for a connector that finds out that it lives and tries again.
+        // A connector that finds its lease alive tries again with a deadline by this clock.
         let now = match &error {
             Error::Store(StoreError::Late { now }) => Some((NOW.to_owned(), now.to_string())),
             _ => None,
@@ -184,10 +186,10 @@ pub(crate) fn of_transport(status: Status, frame_limit: usize) -> Status {
 /// The service could not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// Of the gRPC server.
+    /// The gRPC server failed.
     #[error("the gRPC server failed")]
     Server(#[from] tonic::transport::Error),
-    /// The contract's descriptors can't be shown.
+    /// The contracts' descriptors cannot be shown.
     #[error("server reflection failed")]
     Reflection(#[from] tonic_reflection::server::Error),
 }

@@ -1,50 +1,36 @@
-//! Chat: the gRPC service through which every channel is written.
+//! Chat: the gRPC services through which every channel is written.
 //!
-//! [`serve`] is the whole of it on a socket, for the binary, for tests and for the standalone server alike; [`service`]
-//! is the same service without one, for a connector in the same process. It keeps no state: what a channel is lives in
-//! the [`ChannelStore`].
+//! [`serve`] runs them on a socket, for the binary, for tests and for the standalone server. [`service`] makes the same services
+//! without a socket, for a connector in the same process. Chat keeps no state of its own: channels live in the [`ChannelStore`].
+//!
+//! `api` and `gateway` are the two contracts, for back ends and for connectors. Both convert their messages and let `calls` do
+//! the work. `port` bounds connections and calls. `cleanup` looks after members that nobody else looks after.
 
 pub mod config;
 
-mod aftercare;
-mod answers;
 mod api;
-mod arrival;
-mod callers;
 mod calls;
-mod detached;
+mod cleanup;
 mod error;
-mod funerals;
-mod gate;
 mod gateway;
-mod guard;
-mod health;
-mod line;
-mod measure;
 mod metering;
-mod reaper;
-mod share;
-mod streams;
-mod vouching;
+mod port;
 
-#[cfg(test)]
-mod sight;
-
-pub use aftercare::Aftercare;
+pub use cleanup::Cleanup;
 pub use config::{Config, Limits};
 pub use error::ServeError;
 
 use api::Api;
-use callers::{Callers, Patience, Socket};
 use calls::Calls;
 use channel_store::ChannelStore;
 use futures_util::stream::{self, Stream};
-use gate::GateLayer;
 use gateway::Gateway;
-use guard::{Bounds, Guarded};
-use health::StoreHealth;
 use http::{Request, Response};
-use measure::Measured;
+use port::connections::{Connections, Socket, Timeouts};
+use port::gate::GateLayer;
+use port::guard::{Bounds, Guarded};
+use port::health::StoreHealth;
+use port::measure::Measured;
 use proto::chat::v1::chat_service_server::ChatServiceServer;
 use proto::connector::v1::session_service_server::SessionServiceServer;
 use runtime::Shutdown;
@@ -60,12 +46,12 @@ use tonic::transport::Server;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_reflection::server::Builder;
 
-/// Streams, and so calls, that one connection may have open.
+/// The largest number of HTTP/2 streams, and so of calls, that one connection may have open.
 const STREAMS_PER_CONNECTION: u32 = 1_024;
-/// A caller whose machine vanished is noticed within these two.
+/// A caller whose machine has vanished is noticed within these two times together.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// After an accept that failed, as for want of file descriptors: the next one would fail at once.
+/// The pause after an accept that failed, for example for want of file descriptors. Without it the next one would fail at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Both contracts' services, measured and guarded: a tower service that tonic's generated clients take in place of a
@@ -87,16 +73,16 @@ impl tower::Service<Request<Body>> for Service {
     }
 }
 
-/// Makes the service for callers in the same process. Clones share its bounds; its streams end at the shutdown.
+/// Makes the services for callers in the same process. Clones share all bounds. Streams end at the shutdown.
 #[must_use]
 pub fn service(
     store: Arc<dyn ChannelStore>,
-    aftercare: Arc<Aftercare>,
+    cleanup: Arc<Cleanup>,
     limits: &Limits,
     shutdown: Shutdown,
 ) -> Service {
     metering::describe();
-    let calls = Calls::new(store, aftercare, limits.clone(), shutdown);
+    let calls = Calls::new(store, cleanup, limits.clone(), shutdown);
     let bounds = Bounds::new(limits);
     let api = ChatServiceServer::new(Api(Arc::clone(&calls)));
     let api = api.max_decoding_message_size(limits.frame());
@@ -107,27 +93,27 @@ pub fn service(
     Service(routes.prepare())
 }
 
-/// Serves [`service`], with health and reflection, until the shutdown is requested and callers are done, or
+/// Serves [`service`] with health and reflection until the shutdown is requested and then all calls are done, or
 /// [`Limits::drain_time`] has passed.
 ///
 /// # Errors
-/// [`ServeError`], which no caller can cause.
+/// [`ServeError`]. No caller can cause it.
 pub async fn serve(
     listener: TcpListener,
     store: Arc<dyn ChannelStore>,
-    aftercare: Arc<Aftercare>,
+    cleanup: Arc<Cleanup>,
     limits: Limits,
     shutdown: Shutdown,
 ) -> Result<(), ServeError> {
-    let times = Patience {
+    let timeouts = Timeouts {
         greeting: limits.greeting_time,
         idle: limits.idle_time,
         answer: limits.answer_time,
     };
-    let callers = Callers::new(limits.connections, times);
+    let connections = Connections::new(limits.connections, timeouts);
     let gate = GateLayer::new(&limits);
     let health = StoreHealth::new(store.available(), shutdown.clone());
-    let routes = service(store, aftercare, &limits, shutdown.clone())
+    let routes = service(store, cleanup, &limits, shutdown.clone())
         .0
         .add_service(HealthServer::new(health))
         .add_service(reflection().build_v1()?)
@@ -138,17 +124,17 @@ pub async fn serve(
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .layer(gate)
-        .serve_with_incoming_shutdown(routes, accept(listener, callers), shutdown.requested());
+        .serve_with_incoming_shutdown(routes, accept(listener, connections), shutdown.requested());
     tokio::select! {
         served = server => served?,
-        () = patience(&shutdown, limits.drain_time) => {
-            tracing::warn!("callers were not done in time: leaving them");
+        () = drained(&shutdown, limits.drain_time) => {
+            tracing::warn!("some calls were not done in time and are broken off");
         }
     }
     Ok(())
 }
 
-/// With the details of errors, so that tools can show them.
+/// Reflection knows the details of errors as well, so that tools can show them.
 fn reflection() -> Builder<'static> {
     Builder::configure()
         .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
@@ -156,21 +142,24 @@ fn reflection() -> Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
 }
 
-/// The connections, without the errors that pass.
-fn accept(listener: TcpListener, callers: Arc<Callers>) -> impl Stream<Item = io::Result<Socket>> {
-    stream::unfold((listener, callers), async |(listener, callers)| {
+/// Accepted connections. Errors of single accepts are logged and passed over.
+fn accept(
+    listener: TcpListener,
+    connections: Arc<Connections>,
+) -> impl Stream<Item = io::Result<Socket>> {
+    stream::unfold((listener, connections), async |(listener, connections)| {
         loop {
             let accepted = listener.accept().await.and_then(|(stream, peer)| {
-                // An answer must not wait for the acknowledgement of the one before (F15).
+                // Without this an answer could wait for the acknowledgement of the answer before it (F15).
                 stream.set_nodelay(true)?;
                 Ok((stream, peer))
             });
             match accepted {
-                Ok((stream, peer)) => match callers.admit(stream, peer) {
-                    Some(socket) => return Some((Ok(socket), (listener, callers))),
+                Ok((stream, peer)) => match connections.admit(stream, peer) {
+                    Some(socket) => return Some((Ok(socket), (listener, connections))),
                     None => {
                         metering::connection_refused();
-                        tracing::warn!(%peer, "refused a connection: all places have calls under way");
+                        tracing::warn!(%peer, "refused a connection, because all other connections have calls under way");
                     }
                 },
                 Err(error) => {
@@ -182,7 +171,8 @@ fn accept(listener: TcpListener, callers: Arc<Callers>) -> impl Stream<Item = io
     })
 }
 
-async fn patience(shutdown: &Shutdown, drain_time: Duration) {
+/// Returns when the shutdown was requested and this time has passed since.
+async fn drained(shutdown: &Shutdown, drain_time: Duration) {
     shutdown.requested().await;
     tokio::time::sleep(drain_time).await;
 }

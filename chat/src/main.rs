@@ -3,7 +3,7 @@
 use anyhow::Context;
 use channel_store::ChannelStore;
 use channel_store::redis::RedisStore;
-use chat::{Aftercare, Config};
+use chat::{Cleanup, Config};
 use runtime::{Readiness, Shutdown, admin, cli, lifecycle, listen, telemetry};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -38,8 +38,8 @@ async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     )));
 
     let store = Arc::new(store);
-    let aftercare = Aftercare::begin(store.clone(), store.leases(), store.registry());
-    chat::serve(listener, store, aftercare, config.limits(), shutdown).await?;
+    let cleanup = Cleanup::begin(store.clone(), store.leases(), store.registry());
+    chat::serve(listener, store, cleanup, config.limits(), shutdown).await?;
     tracing::info!("drained");
     Ok(())
 }

@@ -1,6 +1,5 @@
-//! What is counted about channels; [`crate::measure`] counts the calls themselves.
+//! Counters of channels, cleaning up, connections and streams. `port::measure` counts the calls.
 
-use crate::callers::Over;
 use crate::error::Error;
 use channel_store::Published;
 use metrics::{counter, gauge, histogram};
@@ -14,13 +13,16 @@ const BATCH_SIZE: &str = "chat_batch_size";
 pub(crate) const DEATHS: &str = "chat_connectors_dead_total";
 pub(crate) const HANDOVERS: &str = "chat_connectors_handed_over_total";
 pub(crate) const REAPED: &str = "chat_members_reaped_total";
-pub(crate) const VOUCHED: &str = "chat_vouched_total";
+pub(crate) const RESTORED: &str = "chat_leases_restored_total";
 const CONNECTIONS: &str = "chat_connections";
 const CONNECTIONS_ENDED: &str = "chat_connections_ended_total";
 const CONNECTIONS_REFUSED: &str = "chat_connections_refused_total";
 const STREAMS_ENDED: &str = "chat_streams_ended_total";
 
-/// Of every chat: what it does for channels.
+/// Why chat ends connections.
+pub(crate) const CONNECTION_ENDS: [&str; 4] = ["silent", "idle", "unread", "no_room"];
+
+/// What every chat does for channels.
 const OF_CHANNELS: &[Family] = &[
     Family::counter(PUBLICATIONS, "Messages appended to a channel"),
     Family::counter(
@@ -40,8 +42,8 @@ const OF_CHANNELS: &[Family] = &[
     ),
     Family::counter(REAPED, "Members of dead connectors taken out"),
     Family::counter(
-        VOUCHED,
-        "Connectors met in a channel that the directory did not know to be well",
+        RESTORED,
+        "Leases restored, of connectors that had members in a channel and that the store had forgotten",
     ),
     Family::counter(
         STREAMS_ENDED,
@@ -49,21 +51,21 @@ const OF_CHANNELS: &[Family] = &[
     ),
 ];
 
-/// Of chat's port.
+/// Connections at chat's port.
 const OF_CONNECTIONS: &[Family] = &[
     Family::gauge(CONNECTIONS, "Connections at the gRPC port"),
     Family::counter(
         CONNECTIONS_ENDED,
         "Connections at the gRPC port that chat ended, by reason",
     )
-    .by(&[("reason", &Over::LABELS)]),
+    .by(&[("reason", &CONNECTION_ENDS)]),
     Family::counter(
         CONNECTIONS_REFUSED,
         "Connections at the gRPC port that found no place",
     ),
 ];
 
-/// Makes all that is counted here, at 0.
+/// Creates all of these counters, at 0.
 pub(crate) fn describe() {
     register(OF_CHANNELS);
     register(OF_CONNECTIONS);
@@ -73,8 +75,9 @@ pub(crate) fn connections(change: f64) {
     gauge!(CONNECTIONS).increment(change);
 }
 
-pub(crate) fn connection_ended(over: Over) {
-    counter!(CONNECTIONS_ENDED, "reason" => over.label()).increment(1);
+/// `reason`: one of [`CONNECTION_ENDS`].
+pub(crate) fn connection_ended(reason: &'static str) {
+    counter!(CONNECTIONS_ENDED, "reason" => reason).increment(1);
 }
 
 pub(crate) fn connection_refused() {

@@ -4,6 +4,7 @@ use crate::chat_client::Source;
 use crate::limits::{Bounds, QueueLimits};
 use crate::limits::{ClientLimits, Heartbeats};
 use crate::membership::new_incarnation;
+use channel_store::body::LARGEST_BODY;
 use channel_store::redis::{OpenError, check_url};
 use channel_store::{LoginPolicy, StoreOptions};
 use clap::Parser;
@@ -98,11 +99,11 @@ pub struct Config {
     #[arg(long, env = "CONNECTOR_LEASE", default_value = "10s", value_parser = lease, value_name = "TIME")]
     pub lease: Duration,
 
-    /// How long Redis may take to answer a command: 200ms to 30s. At most a third of --lease, so that a renewal without
+    /// How long Redis may take to answer a command: 200ms to 10s. At most a third of --lease, so that a renewal without
     /// an answer is repeated in time
     ///
     /// The default is 1s.
-    #[arg(long, env = "CONNECTOR_REDIS_TIMEOUT", value_parser = redis_timeout, value_name = "TIME")]
+    #[arg(long, env = "CONNECTOR_REDIS_TIMEOUT", value_parser = runtime::redis_timeout::parse, value_name = "TIME")]
     pub redis_timeout: Option<Duration>,
 
     /// The share of a cluster's slots whose servers must work for this connector to be ready, above 0 and at most 1
@@ -192,7 +193,7 @@ pub struct ClientSettings {
         long,
         env = "CONNECTOR_MESSAGE_LIMIT",
         default_value = "128KiB",
-        value_parser = bytes::<u32>(1..=(16 << 20) - 1),
+        value_parser = bytes::<u32>(1..=LARGEST_BODY),
         value_name = "BYTES"
     )]
     pub message_limit: u32,
@@ -336,14 +337,6 @@ fn lease(text: &str) -> Result<Duration, String> {
     } else {
         Err("expected 1s to 30s".to_owned())
     }
-}
-
-/// Reads the time-out for Redis. A server that pauses for a moment must not count as lost. [`Config::check`] bounds the
-/// time-out by the lease, too.
-fn redis_timeout(text: &str) -> Result<Duration, String> {
-    let allowed = Duration::from_millis(200)..=Duration::from_secs(30);
-    let time = duration(text).ok().filter(|time| allowed.contains(time));
-    time.ok_or_else(|| "expected 200ms to 30s".to_owned())
 }
 
 /// Reads the grace. It has an upper bound, because members whose clients are gone must not be listed for ever.

@@ -84,7 +84,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let store = MemoryStore::new(options);
     let hub = Hub::new(TOUCH_INTERVAL);
     let feed = store.feed(hub.clone());
-    let aftercare = chat::Aftercare::begin(store.clone(), store.leases(), store.registry());
+    let cleanup = chat::Cleanup::begin(store.clone(), store.leases(), store.registry());
     // Chat has to outlive the connector, whose last leaves must still land.
     let chat_shutdown = Shutdown::new();
     let limits = chat::Limits {
@@ -95,7 +95,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     };
     let service = chat::service(
         store.clone(),
-        aftercare.clone(),
+        cleanup.clone(),
         &limits,
         chat_shutdown.clone(),
     );
@@ -118,13 +118,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         readiness.clone(),
         shutdown.clone(),
     ));
-    let grpc = chat::serve(
-        grpc_listener,
-        store,
-        aftercare,
-        limits,
-        chat_shutdown.clone(),
-    );
+    let grpc = chat::serve(grpc_listener, store, cleanup, limits, chat_shutdown.clone());
     let grpc = tokio::spawn(grpc);
 
     connector.serve(listener, readiness, shutdown).await;

@@ -12,6 +12,7 @@ mod clocks;
 mod coming_back;
 mod command_line;
 mod compression;
+mod contract;
 mod costs;
 mod dead_connectors;
 mod detached_members;

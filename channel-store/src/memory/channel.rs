@@ -1,272 +1,118 @@
-//! One channel: its log and members under one lock, and the feeds that follow it.
+//! One channel: its log, its members and its followers. What is done to it follows the scripts in Redis.
 
-use super::Now;
+use super::clock::{Clock, Now};
+use super::keys::Keys;
 use super::log::Log;
-use super::members::{Members, Session};
+use super::members::{Member, Members};
+use super::outbox::Outbox;
+use crate::error::StoreError;
+use crate::feed::Head;
 use crate::lease::Look;
-use crate::name::{ChannelName, Incarnation, SessionId, User, UserId};
-use crate::publication::{ON_JOIN, ON_LEAVE, Payload, Position, Publication};
-use crate::rules::{EMPTY_LIFE, LogPolicy};
-use crate::{
-    FeedConnection, FeedSink, Generation, Head, Join, Joined, Leave, LogPage, MembersPage,
-    Membership, Publish, Published, Reaped, Since, StoreError, StoreOptions,
-};
-use crate::{HistoryPage, HistoryRange};
-use parking_lot::{Mutex, ReentrantMutex};
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use crate::membership::{Join, Joined, Leave, MembersPage, Membership, Reaped};
+use crate::name::{ChannelName, Incarnation, User};
+use crate::options::StoreOptions;
+use crate::page::{HistoryPage, HistoryRange, LogPage, Since};
+use crate::publication::{ON_JOIN, ON_LEAVE, Payload, Position};
+use crate::publish::{Publish, Published};
+use crate::rules::{ByName, EMPTY_LIFE, LogPolicy};
+use crate::server::FeedConnection;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Members of a dead incarnation that one call ends at most.
+/// One call ends at most so many memberships of a dead incarnation.
 const REAPED_AT_ONCE: usize = 200;
 
-/// Detached members that an operation removes at most when their time is over.
+/// One operation ends at most so many detached memberships whose time is over.
 const EXPIRED_AT_ONCE: usize = 10;
 
 pub(super) struct Channel {
-    name: ChannelName,
-    /// Held while the channel is changed and the change delivered, so deliveries come in the log's order. Reentrant,
-    /// because a sink may call its feed.
-    order: ReentrantMutex<()>,
-    /// Never held while a sink is called.
-    state: Mutex<State>,
-}
-
-/// What a channel is.
-pub(super) struct State {
     policy: LogPolicy,
-    kept: Kept,
-    /// The server lifetime, as feeds see it.
-    server: FeedConnection,
-    followers: Vec<Follower>,
+    pub(super) content: Content,
+    pub(super) outbox: Outbox,
+    /// When the channel was used for the last time.
     used: Instant,
-    /// Published and not delivered yet.
-    fresh: Vec<Publication>,
 }
 
-/// What a server's disk would hold of a channel.
+/// The part of a channel that Redis keeps on disk.
 #[derive(Clone)]
-pub(super) struct Kept {
+pub(super) struct Content {
     log: Log,
+    keys: Keys,
     members: Members,
 }
 
-impl Kept {
-    pub(super) fn new(started: Instant, options: &StoreOptions, generation: &Generation) -> Self {
+/// What an operation has to know beside its channel.
+pub(super) struct Context {
+    /// When the operation takes place.
+    pub(super) now: Now,
+    pub(super) clock: Clock,
+    pub(super) options: StoreOptions,
+    pub(super) policies: ByName<LogPolicy>,
+    /// The present server lifetime, as feeds see it.
+    pub(super) server: FeedConnection,
+}
+
+impl Context {
+    /// Until when a tombstone stands that is set now.
+    pub(super) fn tombstone_end(&self) -> Instant {
+        self.now.instant + self.options.tombstone_life
+    }
+}
+
+impl Content {
+    /// An empty log and no members.
+    pub(super) fn new(at: &Context) -> Self {
         Self {
-            log: Log::new(started, options, generation.clone()),
+            log: Log::new(&at.server.generation, at.now.instant),
+            keys: Keys::new(at.clock.started(), at.options.key_life),
             members: Members::default(),
         }
     }
 }
 
-/// A feed that follows the channel.
-#[derive(Clone)]
-pub(super) struct Follower {
-    pub(super) feed: u64,
-    pub(super) sink: Arc<dyn FeedSink>,
-}
-
 impl Channel {
-    pub(super) fn new(
-        name: ChannelName,
-        kept: Kept,
-        server: FeedConnection,
-        now: Instant,
-        policy: LogPolicy,
-    ) -> Self {
+    pub(super) fn new(name: &ChannelName, at: &Context) -> Self {
         Self {
-            name,
-            order: ReentrantMutex::new(()),
-            state: Mutex::new(State {
-                policy,
-                kept,
-                server,
-                followers: Vec::new(),
-                used: now,
-                fresh: Vec::new(),
-            }),
+            policy: *at.policies.of(name),
+            content: Content::new(at),
+            outbox: Outbox::default(),
+            used: at.now.instant,
         }
     }
 
-    pub(super) fn name(&self) -> &ChannelName {
-        &self.name
-    }
-
-    /// Changes the channel and delivers what that has published.
-    pub(super) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        let _order = self.order.lock();
-        let (outcome, publications, followers, connection) = {
-            let mut state = self.state.lock();
-            let outcome = change(&mut state);
-            let fresh = std::mem::take(&mut state.fresh);
-            let followers = match fresh[..] {
-                [] => Vec::new(),
-                _ => state.followers.clone(),
-            };
-            (outcome, fresh, followers, state.server.clone())
-        };
-        for publication in publications {
-            for follower in &followers {
-                follower
-                    .sink
-                    .publication(&connection, &self.name, publication.clone());
-            }
-        }
-        outcome
-    }
-
-    /// A feed follows from now on; it hears so, and then all that is published.
-    pub(super) fn follow(&self, follower: &Follower) {
-        let _order = self.order.lock();
-        let connection = {
-            let mut state = self.state.lock();
-            state.unfollow(follower.feed);
-            state.followers.push(follower.clone());
-            state.server.clone()
-        };
-        follower.sink.subscribed(&connection, &self.name);
-    }
-
-    pub(super) fn kept(&self) -> Kept {
-        self.state.lock().kept.clone()
-    }
-
-    /// Another server lifetime, on other data if given. Who follows hears of the new connection before anything else.
-    pub(super) fn restart(&self, server: &FeedConnection, kept: Option<Kept>) {
-        let _order = self.order.lock();
-        let followers = {
-            let mut state = self.state.lock();
-            state.server = server.clone();
-            if let Some(kept) = kept {
-                state.kept = kept;
-            }
-            state.followers.clone()
-        };
-        for follower in followers {
-            follower.sink.subscribed(server, &self.name);
-        }
-    }
-
-    /// A feed follows no longer. Does not wait for deliveries.
-    pub(super) fn unfollow(&self, feed: u64) {
-        self.state.lock().unfollow(feed);
-    }
-
-    pub(super) fn read(&self, since: &Since, limit: usize, now: Now) -> LogPage {
-        let mut state = self.state.lock();
-        state.expire_log(now);
-        let generation = state.server.generation.clone();
-        state.kept.log.page(since, limit, generation)
-    }
-
-    pub(super) fn history(&self, range: &HistoryRange, limit: usize, now: Now) -> HistoryPage {
-        let mut state = self.state.lock();
-        state.expire_log(now);
-        state.kept.log.history(range, limit)
-    }
-
-    /// The end of the log. A touched channel lives on as if something had been published.
-    pub(super) fn head(&self, touch: bool, now: Now) -> Head {
-        let mut state = self.state.lock();
-        state.expire_log(now);
-        if touch {
-            state.used = now.instant;
-            state.kept.log.touch(now.instant);
-        }
-        Head {
-            position: state.kept.log.head(),
-            generation: state.server.generation.clone(),
-        }
-    }
-
-    pub(super) fn look(&self, incarnation: &Incarnation, now: Instant) -> Look {
-        let state = self.state.lock();
-        Look {
-            sessions: state.kept.members.sessions_of(incarnation).count() as u64,
-            tombstoned: state.kept.members.is_dead(incarnation, now),
-            overdue: state.kept.members.next_due().is_some_and(|it| it <= now),
-            generation: state.server.generation.clone(),
-        }
-    }
-
-    /// Those that have members, in an order that repeats.
-    pub(super) fn incarnations(&self) -> Vec<Incarnation> {
-        let state = self.state.lock();
-        state.kept.members.incarnations().into_iter().collect()
-    }
-
-    pub(super) fn list(&self, incarnation: &Incarnation) -> BTreeMap<SessionId, User> {
-        let state = self.state.lock();
-        state.kept.members.list(incarnation)
-    }
-
-    /// Whether it is to be forgotten, or when to look at it again.
-    pub(super) fn look_after(&self, now: Instant) -> Idle {
-        let mut state = self.state.lock();
-        let life = if state.kept.log.is_silent(now) {
-            state.policy.channel_life.min(EMPTY_LIFE)
-        } else {
-            state.policy.channel_life
-        };
-        if state.kept.members.has_sessions() || !state.followers.is_empty() {
-            return Idle::LookAgain(now + life);
-        }
-        if state.used + life > now {
-            return Idle::LookAgain(state.used + life);
-        }
-        if state.kept.members.is_empty(now) {
-            return Idle::Over;
-        }
-        // Tombstones stand on their own: all else is over.
-        let generation = state.server.generation.clone();
-        state.kept.log.end_life(generation);
-        Idle::LookAgain(now + life)
-    }
-}
-
-/// What becomes of a channel that was looked at.
-pub(super) enum Idle {
-    Over,
-    LookAgain(Instant),
-}
-
-impl State {
-    pub(super) fn publish(&mut self, publish: Publish, now: Now) -> Result<Published, StoreError> {
-        self.expire_log(now);
+    pub(super) fn publish(
+        &mut self,
+        publish: Publish,
+        at: &Context,
+    ) -> Result<Published, StoreError> {
+        self.expire_log(at);
+        let now = at.now.instant;
         let key = publish.key.map(|key| (publish.user, key));
-        if let Some(first) = key
-            .as_ref()
-            .and_then(|key| self.kept.log.find(key, now.instant))
-        {
-            return self.kept.log.repeated(first, &publish.payload, now);
+        let Content { log, keys, members } = &mut self.content;
+        if let Some(first) = key.as_ref().and_then(|key| keys.find(key, now)) {
+            return log.repeated(first, &publish.payload, at.now);
         }
-        let session = publish.session.map(Session::Connected);
-        if session.is_some_and(|session| !self.kept.members.contains(&session)) {
+        let sender = publish.session.map(Member::Session);
+        if sender.is_some_and(|sender| !members.contains(&sender)) {
             return Err(StoreError::NotMember);
         }
-        let position = self.append(publish.payload, now);
-        self.kept.log.note_spoken();
+        let position = self.append(publish.payload, at);
+        let Content { log, keys, .. } = &mut self.content;
+        log.note_message();
         if let Some(key) = key {
-            self.kept.log.remember(key, position.offset, now.instant);
+            keys.remember(key, position.offset, now);
         }
         Ok(Published {
             position,
-            time: now.milliseconds,
-            reached: u32::try_from(self.followers.len()).unwrap_or(u32::MAX),
+            time: at.now.milliseconds,
+            reached: u32::try_from(self.outbox.followers()).unwrap_or(u32::MAX),
             repeated: false,
         })
     }
 
-    pub(super) fn join(
-        &mut self,
-        join: &Join,
-        late: Option<StoreError>,
-        now: Now,
-        options: &StoreOptions,
-    ) -> Result<Joined, StoreError> {
-        let session = Session::of(&join.membership, &join.user.id);
+    pub(super) fn join(&mut self, join: &Join, at: &Context) -> Result<Joined, StoreError> {
+        let now = at.now.instant;
+        let member = Member::of(&join.membership, &join.user.id);
         let (operation, incarnation) = match &join.membership {
             Membership::Session {
                 operation,
@@ -275,153 +121,205 @@ impl State {
             } => (*operation, Some(incarnation)),
             Membership::Detached => (0, None),
         };
-        let members = &self.kept.members;
-        if incarnation.is_some_and(|it| members.is_dead(it, now.instant)) {
+        let members = &self.content.members;
+        if incarnation.is_some_and(|it| members.refuses(it, now)) {
             return Err(StoreError::ConnectorDead);
         }
-        if let Some(late) = late {
-            return Err(late);
+        if let Some(deadline) = join.deadline {
+            let now = at.clock.milliseconds(join.channel.as_str());
+            if now > deadline {
+                return Err(StoreError::Late { now });
+            }
         }
-        self.expire_log(now);
-        if self
-            .kept
-            .members
-            .left_after(&session, operation, now.instant)
-        {
+        self.expire_log(at);
+        if self.content.members.left_after(&member, operation, now) {
             return Err(StoreError::StaleOperation);
         }
-        self.expire_detached(now);
-        if let Session::Detached(user) = &session {
-            self.kept
-                .members
-                .renew(user, now.instant + options.detached_life);
-        }
-        self.used = now.instant;
-        let Kept { members, log } = &mut self.kept;
-        let carried = members.carry(join, now.instant, options.tombstone_life);
-        if let Some(joined) = members.joined_again(&session, operation, || log.head()) {
-            return Ok(joined);
-        }
-        let is_first = self.kept.members.count_in(&join.user.id);
-        let published = is_first && carried == 0 && self.policy.announce_members;
-        if published {
-            self.append(Payload::of_membership(ON_JOIN, &join.user), now);
-        }
-        let joined = Joined {
-            position: self.kept.log.head(),
-            published,
+        self.expire_members(at);
+        self.used = now;
+        let Content { members, log, .. } = &mut self.content;
+        let replaced = members.replace(join, now, at.tombstone_end());
+        let joined = match members.join_again(&member, operation, || log.end()) {
+            Some(joined) => joined,
+            None => {
+                let is_first = members.count_in(&join.user.id) && replaced == 0;
+                let published = is_first && self.policy.announce_members;
+                if published {
+                    self.append(Payload::of_membership(ON_JOIN, &join.user), at);
+                }
+                let joined = Joined {
+                    position: self.content.log.end(),
+                    published,
+                };
+                let members = &mut self.content.members;
+                members.insert(member.clone(), join, joined.clone());
+                joined
+            }
         };
-        self.kept
-            .members
-            .insert(session, join, operation, joined.clone());
+        let members = &mut self.content.members;
+        members.prolong(&member, now + at.options.detached_life);
         Ok(joined)
     }
 
-    pub(super) fn reap(
-        &mut self,
-        incarnation: &Incarnation,
-        now: Now,
-        options: &StoreOptions,
-    ) -> Reaped {
-        self.expire_log(now);
-        let until = now.instant + options.tombstone_life;
-        self.kept.members.bury(incarnation, now.instant, until);
-        let sessions = self.kept.members.sessions_of(incarnation).cloned();
-        let sessions: Vec<_> = sessions.take(REAPED_AT_ONCE).collect();
-        for session in &sessions {
-            if let Some(user) = self.kept.members.remove(session, None) {
-                self.used = now.instant;
-                self.count_out(&user, now);
-            }
-        }
-        Reaped {
-            ended: sessions.len() as u64,
-            remaining: self.kept.members.sessions_of(incarnation).count() as u64,
-        }
-    }
-
-    pub(super) fn leave(&mut self, leave: &Leave, now: Now, options: &StoreOptions) -> bool {
-        let session = Session::of(&leave.membership, &leave.user.id);
+    /// True if a membership ended.
+    pub(super) fn leave(&mut self, leave: &Leave, at: &Context) -> bool {
+        let member = Member::of(&leave.membership, &leave.user.id);
         let operation = match &leave.membership {
             Membership::Session { operation, .. } => Some(*operation),
             Membership::Detached => None,
         };
-        self.expire_log(now);
-        self.expire_detached(now);
-        let ended = self.kept.members.remove(&session, operation);
+        self.expire_log(at);
+        self.expire_members(at);
+        let ended = self.content.members.remove(&member, operation);
         if let Some(user) = &ended {
-            self.used = now.instant;
-            self.count_out(user, now);
+            self.used = at.now.instant;
+            self.count_out(user, at);
         }
         if let (true, Some(operation)) = (leave.fence, operation) {
-            self.kept
-                .members
-                .fence(session, operation, now.instant, options.tombstone_life);
+            let (now, until) = (at.now.instant, at.tombstone_end());
+            self.content.members.fence(member, operation, now, until);
         }
         ended.is_some()
     }
 
-    pub(super) fn members(
+    /// Ends memberships of a dead incarnation and refuses its joins.
+    pub(super) fn reap(&mut self, incarnation: &Incarnation, at: &Context) -> Reaped {
+        self.expire_log(at);
+        let members = &mut self.content.members;
+        members.refuse(incarnation, at.now.instant, at.tombstone_end());
+        let its = members.some_of(incarnation, REAPED_AT_ONCE);
+        for member in &its {
+            if let Some(user) = self.content.members.remove(member, None) {
+                self.used = at.now.instant;
+                self.count_out(&user, at);
+            }
+        }
+        Reaped {
+            ended: its.len() as u64,
+            remaining: self.content.members.count_of(incarnation),
+        }
+    }
+
+    /// Ends detached memberships whose time is over. Answers how long until the next one ends.
+    pub(super) fn expire(&mut self, at: &Context) -> Option<Duration> {
+        self.expire_log(at);
+        self.expire_members(at);
+        let due = self.content.members.next_due()?;
+        Some(due.saturating_duration_since(at.now.instant))
+    }
+
+    /// A page of users. `None` if the token is not one of this store's.
+    pub(super) fn members_page(
         &mut self,
         page: Option<&str>,
         limit: usize,
-        now: Now,
-    ) -> Result<MembersPage, StoreError> {
+        at: &Context,
+    ) -> Option<MembersPage> {
         if page.is_none() {
-            self.expire_detached(now);
+            self.expire_members(at);
         }
-        self.kept
-            .members
-            .page(page, limit)
-            .ok_or(StoreError::BadPageToken)
+        self.content.members.page(page, limit)
     }
 
-    /// Ends detached memberships whose time is over; answers how long until the next one's is.
-    pub(super) fn expire(&mut self, now: Now) -> Option<Duration> {
-        self.expire_log(now);
-        self.expire_detached(now);
-        let due = self.kept.members.next_due()?;
-        Some(due.saturating_duration_since(now.instant))
+    pub(super) fn read(&mut self, since: &Since, limit: usize, at: &Context) -> LogPage {
+        self.expire_log(at);
+        let log = &self.content.log;
+        log.read(since, limit, &at.server.generation)
     }
 
-    fn expire_detached(&mut self, now: Now) {
+    pub(super) fn history(
+        &mut self,
+        range: &HistoryRange,
+        limit: usize,
+        at: &Context,
+    ) -> HistoryPage {
+        self.expire_log(at);
+        self.content.log.history(range, limit)
+    }
+
+    /// Where the log ends. `touch` keeps the channel as if something had been published.
+    pub(super) fn head(&mut self, touch: bool, at: &Context) -> Head {
+        self.expire_log(at);
+        if touch {
+            self.used = at.now.instant;
+            self.content.log.touch(at.now.instant);
+        }
+        Head {
+            position: self.content.log.end(),
+            generation: at.server.generation.clone(),
+        }
+    }
+
+    /// What an incarnation has here.
+    pub(super) fn look(&self, incarnation: &Incarnation, at: &Context) -> Look {
+        let (members, now) = (&self.content.members, at.now.instant);
+        Look {
+            sessions: members.count_of(incarnation),
+            tombstoned: members.refuses(incarnation, now),
+            overdue: members.next_due().is_some_and(|due| due <= now),
+            generation: at.server.generation.clone(),
+        }
+    }
+
+    /// Who is a member.
+    pub(super) fn members(&self) -> &Members {
+        &self.content.members
+    }
+
+    /// When to look for the first time whether the channel is idle.
+    pub(super) fn first_look(&self, at: &Context) -> Instant {
+        at.now.instant + EMPTY_LIFE.min(self.policy.channel_life)
+    }
+
+    /// Looks whether the channel is idle. Answers when to look again, or `None` if it is to be forgotten.
+    pub(super) fn next_look(&mut self, at: &Context) -> Option<Instant> {
+        let now = at.now.instant;
+        let Content { log, keys, members } = &mut self.content;
+        let mut life = self.policy.channel_life;
+        if log.is_without_messages() && keys.is_empty(now) {
+            life = life.min(EMPTY_LIFE);
+        }
+        if !members.is_empty() || !self.outbox.is_idle() {
+            return Some(now + life);
+        }
+        if self.used + life > now {
+            return Some(self.used + life);
+        }
+        if !members.has_tombstones(now) {
+            return None;
+        }
+        // Only the tombstones are still of use: what comes next in this channel begins another log.
+        *log = Log::new(&at.server.generation, now);
+        Some(now + life)
+    }
+
+    fn expire_log(&mut self, at: &Context) {
+        self.content.log.expire(at.now.instant, self.policy.life);
+    }
+
+    fn expire_members(&mut self, at: &Context) {
         for _ in 0..EXPIRED_AT_ONCE {
-            let Some(user) = self.kept.members.remove_due(now.instant) else {
+            let Some(user) = self.content.members.remove_due(at.now.instant) else {
                 return;
             };
-            self.count_out(&user, now);
+            self.count_out(&user, at);
         }
     }
 
-    /// One session of the user less; says so if it was the last.
-    fn count_out(&mut self, user: &User, now: Now) {
-        if self.kept.members.count_out(&user.id) && self.policy.announce_members {
-            self.append(Payload::of_membership(ON_LEAVE, user), now);
+    /// Counts one member of the user less, and publishes onLeave if it was the last.
+    fn count_out(&mut self, user: &User, at: &Context) {
+        if self.content.members.count_out(&user.id) && self.policy.announce_members {
+            self.append(Payload::of_membership(ON_LEAVE, user), at);
         }
     }
 
-    fn expire_log(&mut self, now: Now) {
-        self.kept.log.expire(now.instant, self.policy);
-    }
-
-    fn append(&mut self, payload: Payload, now: Now) -> Position {
-        self.used = now.instant;
-        let generation = &self.server.generation;
-        let publication = self.kept.log.append(payload, now, self.policy, generation);
-        self.fresh.push(publication);
-        self.kept.log.head()
-    }
-
-    fn unfollow(&mut self, feed: u64) {
-        self.followers.retain(|it| it.feed != feed);
-    }
-}
-
-impl Session {
-    fn of(membership: &Membership, user: &UserId) -> Self {
-        match membership {
-            Membership::Session { session, .. } => Self::Connected(session.clone()),
-            Membership::Detached => Self::Detached(user.clone()),
-        }
+    /// Appends a publication to the log, and puts it into the outbox.
+    fn append(&mut self, payload: Payload, at: &Context) -> Position {
+        self.used = at.now.instant;
+        let (log, lifetime) = (&mut self.content.log, &at.server.generation);
+        let publication = log.append(payload, at.now, &self.policy, lifetime);
+        let position = publication.position.clone();
+        self.outbox.publish(publication, &at.server);
+        position
     }
 }

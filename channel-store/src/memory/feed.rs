@@ -1,64 +1,58 @@
-//! A connector's side of channels in memory.
+//! How a connector follows channels.
 
-use super::channel::Follower;
-use super::{Channels, Now, before_all};
+use super::channel::Context;
+use super::log::Log;
+use super::outbox::Follower;
+use super::shared::Shared;
+use crate::error::StoreError;
+use crate::feed::{ChannelFeed, FeedSink, Head};
 use crate::name::ChannelName;
-use crate::{ChannelFeed, FeedSink, Generation, Head, LogPage, Since, Standing, StoreError};
+use crate::page::{LogPage, Since};
 use async_trait::async_trait;
-use parking_lot::Mutex;
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
 
-/// Follows channels until it is dropped. Its connection ends with a server lifetime only.
-struct MemoryFeed {
-    channels: Arc<Channels>,
-    available: watch::Receiver<bool>,
+/// Follows channels until it is dropped. It gets a new connection only when a server lifetime begins.
+pub(super) struct MemoryFeed {
+    shared: Arc<Shared>,
     follower: Follower,
-    followed: Mutex<HashSet<ChannelName>>,
-}
-
-pub(super) fn open(
-    channels: Arc<Channels>,
-    available: watch::Receiver<bool>,
-    sink: Arc<dyn FeedSink>,
-) -> Arc<dyn ChannelFeed> {
-    static FEEDS: AtomicU64 = AtomicU64::new(0);
-    Arc::new(MemoryFeed {
-        channels,
-        available,
-        follower: Follower {
-            feed: FEEDS.fetch_add(1, Ordering::Relaxed),
-            sink,
-        },
-        followed: Mutex::default(),
-    })
 }
 
 impl MemoryFeed {
-    fn look(&self, names: &[ChannelName], touch: bool) -> Vec<Option<Head>> {
-        let (now, channels) = (Now::new(), &self.channels);
-        let head = |name| Some(channels.find(name)?.head(touch, now));
-        names.iter().map(head).collect()
+    pub(super) fn new(shared: Arc<Shared>, sink: Arc<dyn FeedSink>) -> Self {
+        static FEEDS: AtomicU64 = AtomicU64::new(0);
+        Self {
+            shared,
+            follower: Follower {
+                feed: FEEDS.fetch_add(1, Ordering::Relaxed),
+                sink,
+            },
+        }
+    }
+
+    fn ends(&self, channels: &[ChannelName], touch: bool) -> Vec<Option<Head>> {
+        self.shared.with(|state| {
+            let end = |name| state.in_known(name, |it, at| it.head(touch, at));
+            channels.iter().map(end).collect()
+        })
     }
 }
 
 #[async_trait]
 impl ChannelFeed for MemoryFeed {
     fn subscribe(&self, channel: &ChannelName) {
-        self.followed.lock().insert(channel.clone());
-        let now = Now::new().instant;
-        self.channels
-            .find_or_create(channel, now)
-            .follow(&self.follower);
+        self.shared.with(|state| {
+            let follower = &self.follower;
+            state.in_any(channel, |it, at| it.outbox.follow(follower, &at.server));
+        });
     }
 
     fn unsubscribe(&self, channel: &ChannelName) {
-        self.followed.lock().remove(channel);
-        if let Some(channel) = self.channels.find(channel) {
-            channel.unfollow(self.follower.feed);
-        }
+        let feed = self.follower.feed;
+        self.shared.with(|state| {
+            state.in_known(channel, |it, _| it.outbox.unfollow(feed));
+        });
     }
 
     async fn read(
@@ -67,52 +61,39 @@ impl ChannelFeed for MemoryFeed {
         since: &Since,
         limit: usize,
     ) -> Result<LogPage, StoreError> {
-        let (now, channels) = (Now::new(), &self.channels);
-        let found = match since {
-            Since::Head => Some(channels.find_or_create(channel, now.instant)),
-            Since::Position(_) => channels.find(channel),
-        };
-        Ok(match found {
-            Some(found) => found.read(since, limit, now),
-            None => without_life(since, channels.generation()),
-        })
+        Ok(self.shared.with(|state| match since {
+            Since::Head => state.in_any(channel, |it, at| it.read(since, limit, at)),
+            Since::Position(_) => {
+                let page = state.in_known(channel, |it, at| it.read(since, limit, at));
+                page.unwrap_or_else(|| {
+                    let Context { server, now, .. } = &state.context;
+                    let log = Log::of_unknown(&server.generation, now.instant);
+                    log.read(since, limit, &server.generation)
+                })
+            }
+        }))
     }
 
     async fn heads(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError> {
-        Ok(self.look(channels, false))
+        Ok(self.ends(channels, false))
     }
 
     async fn touch(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError> {
-        Ok(self.look(channels, true))
+        Ok(self.ends(channels, true))
     }
 
     fn available(&self) -> watch::Receiver<bool> {
-        self.available.clone()
-    }
-}
-
-/// What a channel without a life answers.
-fn without_life(since: &Since, generation: Generation) -> LogPage {
-    let end = before_all();
-    LogPage {
-        standing: match since {
-            Since::Head => Standing::Head,
-            Since::Position(it) if *it == end => Standing::Exact,
-            Since::Position(_) => Standing::Unknown,
-        },
-        generation,
-        position: end,
-        last: 0,
-        entries: Vec::new(),
+        self.shared.available.subscribe()
     }
 }
 
 impl Drop for MemoryFeed {
     fn drop(&mut self) {
-        for channel in self.followed.lock().drain() {
-            if let Some(channel) = self.channels.find(&channel) {
-                channel.unfollow(self.follower.feed);
+        let feed = self.follower.feed;
+        self.shared.with(|state| {
+            for channel in state.channels.values_mut() {
+                channel.outbox.unfollow(feed);
             }
-        }
+        });
     }
 }

@@ -1,131 +1,73 @@
-//! Leases, indexes and the directory in memory. Nothing expires: a process has few incarnations.
+//! Leases, indexes and the directory.
 
-use super::{Channels, Now};
+use super::lease_table::Lease;
+use super::shared::{Shared, State};
+use crate::error::StoreError;
 use crate::lease::{
     Declared, DroppedBy, IndexEntry, Indexed, LeaseState, Leases, Look, Place, Renewed, Term,
 };
 use crate::name::{ChannelName, Incarnation, SessionId, User};
-use crate::{Shard, StoreError};
+use crate::server::Shard;
 use async_trait::async_trait;
-use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// The slot of the directory.
+/// The name under which the directory has its clock.
 const DIRECTORY: &str = "connectors";
 
-pub(super) struct MemoryLeases {
-    pub(super) channels: Arc<Channels>,
-    pub(super) available: watch::Receiver<bool>,
-}
-
-/// What all incarnations have.
-#[derive(Clone, Default)]
-pub(super) struct Registered {
-    leases: HashMap<Incarnation, Lease>,
-    /// Each with a number that is another one after each note.
-    directory: BTreeMap<Incarnation, u64>,
-}
-
-#[derive(Clone)]
-struct Lease {
-    standing: Standing,
-    beat: u64,
-    length: Duration,
-    index: BTreeMap<Place, u64>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Standing {
-    Live,
-    Provisional,
-    Dead,
-}
-
-impl Lease {
-    /// One that nobody has renewed yet.
-    fn new(standing: Standing, length: Duration) -> Self {
-        Self {
-            standing,
-            beat: 0,
-            length,
-            index: BTreeMap::new(),
-        }
-    }
-
-    /// Gives it another beat, by the clock of its server.
-    fn beats(mut self, clock: u64) -> Self {
-        self.beat = clock.max(self.beat + 1);
-        self
-    }
-
-    fn state(&self) -> LeaseState {
-        LeaseState {
-            dead: self.standing == Standing::Dead,
-            provisional: self.standing == Standing::Provisional,
-            beat: self.beat,
-            length: self.length,
-        }
-    }
-}
-
-impl MemoryLeases {
-    fn registered(&self) -> &Mutex<Registered> {
-        &self.channels.registered
-    }
-
-    /// The time of the server that has an incarnation's slot, in microseconds.
-    fn clock(&self, incarnation: &Incarnation) -> u64 {
-        self.channels.clocks.microseconds(incarnation.as_str())
-    }
-
-    /// A lease that was lost and comes back.
+impl State {
+    /// A lease that was lost, as somebody who meets its incarnation puts it back.
     fn provisional(&self, incarnation: &Incarnation) -> Lease {
-        let length = self.channels.options.lease;
-        Lease::new(Standing::Provisional, length).beats(self.clock(incarnation))
+        let at = &self.context;
+        let beat = at.clock.microseconds(incarnation.as_str()).max(1);
+        let mut lease = Lease::new(beat, at.options.lease);
+        lease.state.provisional = true;
+        lease
     }
 }
 
 #[async_trait]
-impl Leases for MemoryLeases {
+impl Leases for Shared {
     async fn note(&self, incarnation: &Incarnation) -> Result<(), StoreError> {
-        let now = self.channels.clocks.microseconds(DIRECTORY);
-        let directory = &mut self.registered().lock().directory;
-        let noted = directory.entry(incarnation.clone()).or_default();
-        *noted = now.max(*noted + 1);
+        self.with(|state| {
+            let now = state.context.clock.microseconds(DIRECTORY);
+            let directory = &mut state.leases.directory;
+            let number = directory.entry(incarnation.clone()).or_default();
+            *number = now.max(*number + 1);
+        });
         Ok(())
     }
 
     async fn renew(
         &self,
         incarnation: &Incarnation,
-        lease: Duration,
+        length: Duration,
     ) -> Result<Renewed, StoreError> {
-        let clock = self.clock(incarnation);
-        let length = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
-        let until = (clock / 1_000).saturating_add(length);
-        let generation = self.channels.registry.lock().server.generation.clone();
-        let mut registered = self.registered().lock();
-        let known = registered.leases.get(incarnation).map(|it| it.standing);
-        if known == Some(Standing::Dead) {
-            return Ok(Renewed::Dead);
-        }
-        let held = registered.leases.entry(incarnation.clone());
-        let held = held.or_insert_with(|| Lease::new(Standing::Live, lease));
-        held.standing = Standing::Live;
-        held.length = lease;
-        held.beat = clock.max(held.beat + 1);
-        let term = Term {
-            until,
-            indexed: held.index.len() as u64,
-            generation,
-        };
-        Ok(match known {
-            Some(Standing::Live) => Renewed::Live(term),
-            _ => Renewed::Lost(term),
-        })
+        Ok(self.with(|state| {
+            let at = &state.context;
+            let clock = at.clock.microseconds(incarnation.as_str());
+            let leases = &mut state.leases.leases;
+            let before = leases.get(incarnation).map(|it| it.state);
+            if before.is_some_and(|it| it.dead) {
+                return Renewed::Dead;
+            }
+            let lease = leases.entry(incarnation.clone());
+            let lease = lease.or_insert_with(|| Lease::new(0, length));
+            lease.state.provisional = false;
+            lease.state.length = length;
+            lease.state.beat = clock.max(lease.state.beat + 1);
+            let length = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
+            let term = Term {
+                until: (clock / 1_000).saturating_add(length),
+                indexed: lease.index.len() as u64,
+                generation: at.server.generation.clone(),
+            };
+            match before {
+                Some(it) if !it.provisional => Renewed::Live(term),
+                _ => Renewed::Lost(term),
+            }
+        }))
     }
 
     async fn index_add(
@@ -133,17 +75,17 @@ impl Leases for MemoryLeases {
         incarnation: &Incarnation,
         entries: &[IndexEntry],
     ) -> Result<Indexed, StoreError> {
-        let mut registered = self.registered().lock();
-        let held = registered.leases.get_mut(incarnation);
-        Ok(match held {
-            Some(held) if held.standing == Standing::Live => {
-                let entries = entries.iter().map(|it| (it.place.clone(), it.nonce));
-                held.index.extend(entries);
-                Indexed::Yes
-            }
-            Some(held) if held.standing == Standing::Dead => Indexed::Dead,
-            _ => Indexed::Lost,
-        })
+        Ok(
+            self.with(|state| match state.leases.leases.get_mut(incarnation) {
+                Some(lease) if lease.state.dead => Indexed::Dead,
+                Some(lease) if !lease.state.provisional => {
+                    let entries = entries.iter().map(|it| (it.place.clone(), it.nonce));
+                    lease.index.extend(entries);
+                    Indexed::Yes
+                }
+                _ => Indexed::Lost,
+            }),
+        )
     }
 
     async fn index_drop(
@@ -152,31 +94,32 @@ impl Leases for MemoryLeases {
         entries: &[IndexEntry],
         by: DroppedBy,
     ) -> Result<u64, StoreError> {
-        let mut registered = self.registered().lock();
-        let Some(held) = registered.leases.get_mut(incarnation) else {
-            return Ok(0);
-        };
-        if (by == DroppedBy::Reaper) != (held.standing == Standing::Dead) {
-            return Ok(0);
-        }
-        let before = held.index.len();
-        for IndexEntry { place, nonce } in entries {
-            if held.index.get(place) == Some(nonce) {
-                held.index.remove(place);
+        Ok(self.with(|state| {
+            let lease = state.leases.leases.get_mut(incarnation);
+            let may_drop = |it: &&mut Lease| (by == DroppedBy::Reaper) == it.state.dead;
+            let Some(Lease { index, .. }) = lease.filter(may_drop) else {
+                return 0;
+            };
+            let before = index.len();
+            for IndexEntry { place, nonce } in entries {
+                if index.get(place) == Some(nonce) {
+                    index.remove(place);
+                }
             }
-        }
-        Ok((before - held.index.len()) as u64)
+            (before - index.len()) as u64
+        }))
     }
 
     async fn index(&self, incarnation: &Incarnation) -> Result<Vec<IndexEntry>, StoreError> {
-        let registered = self.registered().lock();
-        let index = registered.leases.get(incarnation).map(|it| &it.index);
-        let entries = index.into_iter().flatten();
-        let entry = |(place, nonce): (&Place, &u64)| IndexEntry {
-            place: place.clone(),
-            nonce: *nonce,
-        };
-        Ok(entries.map(entry).collect())
+        Ok(self.with(|state| {
+            let lease = state.leases.leases.get(incarnation);
+            let entries = lease.into_iter().flat_map(|it| &it.index);
+            let entry = |(place, nonce): (&Place, &u64)| IndexEntry {
+                place: place.clone(),
+                nonce: *nonce,
+            };
+            entries.map(entry).collect()
+        }))
     }
 
     async fn look(
@@ -184,15 +127,17 @@ impl Leases for MemoryLeases {
         incarnation: &Incarnation,
         channels: &[ChannelName],
     ) -> Result<Vec<Look>, StoreError> {
-        let now = Now::new().instant;
-        let look = |name| match self.channels.find(name) {
-            Some(channel) => channel.look(incarnation, now),
-            None => Look {
-                sessions: 0,
-                tombstoned: false,
-                overdue: false,
-                generation: self.channels.generation(),
-            },
+        // One by one, because each look counts the members of its channel.
+        let look = |name| {
+            self.with(|state| {
+                let found = state.in_known(name, |it, at| it.look(incarnation, at));
+                found.unwrap_or_else(|| Look {
+                    sessions: 0,
+                    tombstoned: false,
+                    overdue: false,
+                    generation: state.context.server.generation.clone(),
+                })
+            })
         };
         Ok(channels.iter().map(look).collect())
     }
@@ -202,34 +147,43 @@ impl Leases for MemoryLeases {
         incarnation: &Incarnation,
         channel: &ChannelName,
     ) -> Result<BTreeMap<SessionId, User>, StoreError> {
-        let channel = self.channels.find(channel);
-        Ok(channel.map(|it| it.list(incarnation)).unwrap_or_default())
+        Ok(self.with(|state| {
+            let channel = state.channels.get(channel);
+            let sessions = channel.map(|it| it.members().sessions_of(incarnation));
+            sessions.unwrap_or_default()
+        }))
     }
 
     async fn resign(&self, incarnation: &Incarnation) -> Result<(), StoreError> {
-        let mut registered = self.registered().lock();
-        let held = registered.leases.entry(incarnation.clone());
-        let held = held.or_insert_with(|| Lease::new(Standing::Dead, Duration::ZERO));
-        held.standing = Standing::Dead;
+        self.with(|state| {
+            let lease = state.leases.leases.entry(incarnation.clone());
+            let lease = lease.or_insert_with(|| Lease::new(0, Duration::ZERO));
+            lease.state.dead = true;
+        });
         Ok(())
     }
 
     async fn directory(&self) -> Result<BTreeMap<Incarnation, u64>, StoreError> {
-        Ok(self.registered().lock().directory.clone())
+        Ok(self.with(|state| state.leases.directory.clone()))
     }
 
     async fn present(&self, channel: &ChannelName) -> Result<Vec<Incarnation>, StoreError> {
-        let channel = self.channels.find(channel);
-        Ok(channel.map(|it| it.incarnations()).unwrap_or_default())
+        Ok(self.with(|state| {
+            let channel = state.channels.get(channel);
+            let present = channel.map(|it| it.members().incarnations());
+            present.into_iter().flatten().collect()
+        }))
     }
 
     async fn observe(
         &self,
         incarnations: &[Incarnation],
     ) -> Vec<Result<Option<LeaseState>, StoreError>> {
-        let registered = self.registered().lock();
-        let state = |incarnation| Ok(registered.leases.get(incarnation).map(Lease::state));
-        incarnations.iter().map(state).collect()
+        self.with(|state| {
+            let leases = &state.leases.leases;
+            let observe = |incarnation| Ok(leases.get(incarnation).map(|it| it.state));
+            incarnations.iter().map(observe).collect()
+        })
     }
 
     async fn declare_dead(
@@ -237,17 +191,19 @@ impl Leases for MemoryLeases {
         incarnation: &Incarnation,
         seen_beat: u64,
     ) -> Result<Declared, StoreError> {
-        let provisional = self.provisional(incarnation);
-        let mut registered = self.registered().lock();
-        let Some(held) = registered.leases.get_mut(incarnation) else {
-            registered.leases.insert(incarnation.clone(), provisional);
-            return Ok(Declared::Provisional);
-        };
-        if held.standing != Standing::Dead && held.beat != seen_beat {
-            return Ok(Declared::Alive);
-        }
-        held.standing = Standing::Dead;
-        Ok(Declared::Dead)
+        Ok(self.with(|state| {
+            let provisional = state.provisional(incarnation);
+            let leases = &mut state.leases.leases;
+            let Some(lease) = leases.get_mut(incarnation) else {
+                leases.insert(incarnation.clone(), provisional);
+                return Declared::Provisional;
+            };
+            if !lease.state.dead && lease.state.beat != seen_beat {
+                return Declared::Alive;
+            }
+            lease.state.dead = true;
+            Declared::Dead
+        }))
     }
 
     async fn vouch(
@@ -255,20 +211,23 @@ impl Leases for MemoryLeases {
         incarnation: &Incarnation,
         place: &Place,
     ) -> Result<LeaseState, StoreError> {
-        let provisional = self.provisional(incarnation);
-        let mut registered = self.registered().lock();
-        let held = registered.leases.entry(incarnation.clone());
-        let held = held.or_insert(provisional);
-        let entry = held.index.entry(place.clone());
-        entry.or_insert_with(IndexEntry::random_nonce);
-        Ok(held.state())
+        Ok(self.with(|state| {
+            let provisional = state.provisional(incarnation);
+            let lease = state.leases.leases.entry(incarnation.clone());
+            let lease = lease.or_insert(provisional);
+            let entry = lease.index.entry(place.clone());
+            entry.or_insert_with(IndexEntry::random_nonce);
+            lease.state
+        }))
     }
 
     async fn strike(&self, incarnation: &Incarnation, seen: u64) -> Result<(), StoreError> {
-        let directory = &mut self.registered().lock().directory;
-        if directory.get(incarnation) == Some(&seen) {
-            directory.remove(incarnation);
-        }
+        self.with(|state| {
+            let directory = &mut state.leases.directory;
+            if directory.get(incarnation) == Some(&seen) {
+                directory.remove(incarnation);
+            }
+        });
         Ok(())
     }
 
@@ -276,11 +235,11 @@ impl Leases for MemoryLeases {
         Shard::default()
     }
 
-    fn home(&self, _incarnation: &Incarnation) -> Shard {
+    fn home(&self, _: &Incarnation) -> Shard {
         Shard::default()
     }
 
     fn available(&self) -> watch::Receiver<bool> {
-        self.available.clone()
+        self.available.subscribe()
     }
 }

@@ -1,99 +1,103 @@
-//! A channel's log in memory: bounded by number, time and bytes, with the idempotency keys of what it holds.
+//! A channel's log: publications in one order, bounded by their number, age and bytes.
 
-use super::Now;
-use crate::name::{IdempotencyKey, UserId};
+use super::clock::Now;
+use crate::error::StoreError;
+use crate::page::{HistoryPage, HistoryRange, LogPage, Since, Standing};
 use crate::publication::{Epoch, Payload, Position, Publication};
+use crate::publish::Published;
 use crate::rules::{ENTRY_BYTES, LogPolicy, READ_BYTES};
-use crate::{Generation, LogPage, Published, Since, Standing, StoreError, StoreOptions};
-use crate::{HistoryPage, HistoryRange};
-use std::collections::{HashMap, VecDeque};
+use crate::server::Generation;
+use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Keys are the user's own.
-type Key = (UserId, IdempotencyKey);
-
-/// Epochs that a log remembers at most.
+/// A log remembers at most so many epochs.
 const EPOCHS: usize = 64;
 
-/// Judges positions as the scripts do (RECOVERY.md, section 2).
+/// The log. It answers as the scripts in Redis do: docs/design/log.md.
 #[derive(Clone)]
 pub(super) struct Log {
-    /// Ids and first offsets, oldest first; never empty.
+    /// The epochs, oldest first, each with the offset that it began at. There is none only in the log of a channel that the
+    /// store does not know; see [`Log::of_unknown`].
     epochs: Vec<(Epoch, u64)>,
-    /// The server lifetime that the newest epoch began under.
-    generation: Generation,
+    /// The server lifetime under which the newest epoch began.
+    lifetime: Generation,
+    /// The offset of the last publication.
     last: u64,
-    entries: VecDeque<Held>,
-    /// Of the entries, as the options count them.
+    entries: VecDeque<Entry>,
+    /// The bytes of all entries.
     bytes: u64,
-    /// The offset of the last publication that is no join or leave; 0: there was none.
-    spoken: u64,
-    published: Instant,
-    keys: Keys,
+    /// The offset of the last publication that was neither a join nor a leave; 0 if there was none.
+    last_message: u64,
+    /// When something was published, or the log was touched, for the last time.
+    used: Instant,
 }
 
 #[derive(Clone)]
-struct Held {
+struct Entry {
     since: Instant,
     publication: Publication,
 }
 
-impl Held {
+impl Entry {
     fn bytes(&self) -> u64 {
         self.publication.payload.as_bytes().len() as u64 + ENTRY_BYTES
     }
 }
 
 impl Log {
-    pub(super) fn new(started: Instant, options: &StoreOptions, generation: Generation) -> Self {
+    /// An empty log, which begins with an epoch.
+    pub(super) fn new(lifetime: &Generation, now: Instant) -> Self {
         Self {
-            epochs: vec![(new_epoch(), 1)],
-            generation,
-            last: 0,
-            entries: VecDeque::new(),
-            bytes: 0,
-            spoken: 0,
-            published: started,
-            keys: Keys {
-                started,
-                life: options.key_life.max(Duration::from_millis(1)),
-                windows: Default::default(),
-            },
+            epochs: vec![(random_epoch(), 1)],
+            ..Self::of_unknown(lifetime, now)
         }
     }
 
-    /// Appends under a server lifetime: its first publication begins an epoch.
+    /// What a channel that the store does not know answers from. It ends at the position ("", 0).
+    pub(super) fn of_unknown(lifetime: &Generation, now: Instant) -> Self {
+        Self {
+            epochs: Vec::new(),
+            lifetime: lifetime.clone(),
+            last: 0,
+            entries: VecDeque::new(),
+            bytes: 0,
+            last_message: 0,
+            used: now,
+        }
+    }
+
+    /// Appends a publication. The first one under another server lifetime begins an epoch.
     pub(super) fn append(
         &mut self,
         payload: Payload,
         now: Now,
-        policy: LogPolicy,
-        generation: &Generation,
+        policy: &LogPolicy,
+        lifetime: &Generation,
     ) -> Publication {
-        if self.generation != *generation {
-            self.generation = generation.clone();
+        if self.lifetime != *lifetime {
+            self.lifetime = lifetime.clone();
             self.begin_epoch();
         }
         self.last += 1;
-        self.published = now.instant;
+        self.used = now.instant;
         let publication = Publication {
-            position: self.head(),
+            position: self.end(),
             time: now.milliseconds,
             payload,
         };
-        let held = Held {
+        let entry = Entry {
             since: now.instant,
             publication: publication.clone(),
         };
-        self.bytes += held.bytes();
-        self.entries.push_back(held);
+        self.bytes += entry.bytes();
+        self.entries.push_back(entry);
         self.trim(now.instant, policy);
         publication
     }
 
-    /// Drops what is both older than the time and beyond the number, and what is beyond the bytes. The last one stays.
-    fn trim(&mut self, now: Instant, policy: LogPolicy) {
+    /// Drops the oldest entries: those beyond the number that are also old, and those beyond the bytes. The last entry stays.
+    fn trim(&mut self, now: Instant, policy: &LogPolicy) {
         while self.entries.len() > 1 {
             let oldest = &self.entries[0];
             let is_old = now.duration_since(oldest.since) >= policy.keep;
@@ -106,64 +110,55 @@ impl Log {
         }
     }
 
-    /// What was appended last is no join or leave.
-    pub(super) fn note_spoken(&mut self) {
-        self.spoken = self.last;
+    fn begin_epoch(&mut self) {
+        let first_held = self.before_first() + 1;
+        // An epoch that ended before the first entry held is of no use for judging a position any more.
+        let ended = |epochs: &[(Epoch, u64)]| epochs.get(1).is_some_and(|it| it.1 < first_held);
+        while ended(&self.epochs) || self.epochs.len() >= EPOCHS {
+            self.epochs.remove(0);
+        }
+        self.epochs.push((random_epoch(), self.last + 1));
     }
 
-    /// Begins another life, in which nothing of this one is known.
-    pub(super) fn end_life(&mut self, generation: Generation) {
-        self.epochs = vec![(new_epoch(), 1)];
-        self.generation = generation;
-        self.last = 0;
-        self.entries = VecDeque::new();
-        self.bytes = 0;
-        self.spoken = 0;
+    /// Remembers that the last publication was neither a join nor a leave.
+    pub(super) fn note_message(&mut self) {
+        self.last_message = self.last;
     }
 
-    /// True if the log holds nothing but joins and leaves, and no key is remembered.
-    pub(super) fn is_silent(&mut self, now: Instant) -> bool {
-        self.spoken <= self.before_first() && self.keys.is_empty(now)
+    /// True if the log holds nothing but joins and leaves.
+    pub(super) fn is_without_messages(&self) -> bool {
+        self.last_message <= self.before_first()
     }
 
-    /// The content goes when the log's time is over; the count goes on.
-    pub(super) fn expire(&mut self, now: Instant, policy: LogPolicy) {
-        if now.duration_since(self.published) >= policy.life {
+    /// Drops all entries if the log has not been used for so long. The offsets go on.
+    pub(super) fn expire(&mut self, now: Instant, life: Duration) {
+        if now.duration_since(self.used) >= life {
             self.entries.clear();
             self.bytes = 0;
         }
     }
 
-    /// The content lives on as if something had been published.
+    /// Keeps the log as if something had been published now.
     pub(super) fn touch(&mut self, now: Instant) {
-        self.published = now;
+        self.used = now;
     }
 
-    fn begin_epoch(&mut self) {
-        let first_held = self.before_first() + 1;
-        // What ended below that judges nothing any more.
-        while self
-            .epochs
-            .get(1)
-            .is_some_and(|(_, next)| *next < first_held)
-            || self.epochs.len() >= EPOCHS
-        {
-            self.epochs.remove(0);
-        }
-        self.epochs.push((new_epoch(), self.last + 1));
-    }
-
-    /// The end of the log.
-    pub(super) fn head(&self) -> Position {
+    /// Where the log ends.
+    pub(super) fn end(&self) -> Position {
         self.at(self.last)
     }
 
-    /// An offset with the last epoch that began there or before.
+    /// The position before the first entry that is held.
+    fn start(&self) -> Position {
+        self.at(self.before_first())
+    }
+
+    /// The position with this offset, which has the last epoch that began there or before.
     fn at(&self, offset: u64) -> Position {
-        let index = self.epochs.partition_point(|(_, start)| *start <= offset);
-        let (epoch, _) = &self.epochs[index.saturating_sub(1)];
+        let began = self.epochs.iter().rfind(|(_, first)| *first <= offset);
+        let epoch = began.or(self.epochs.first());
         Position {
-            epoch: epoch.clone(),
+            epoch: epoch.map_or_else(|| Epoch::new(""), |(epoch, _)| epoch.clone()),
             offset,
         }
     }
@@ -172,24 +167,23 @@ impl Log {
         self.last - self.entries.len() as u64
     }
 
-    /// The offset of a publication with this key.
-    pub(super) fn find(&mut self, key: &Key, now: Instant) -> Option<u64> {
-        self.keys.find(key, now)
+    /// How many of the entries stand at this offset or before it.
+    fn entries_up_to(&self, offset: u64) -> usize {
+        let entries = offset.saturating_sub(self.before_first());
+        usize::try_from(entries).unwrap_or(usize::MAX)
     }
 
-    pub(super) fn remember(&mut self, key: Key, offset: u64, now: Instant) {
-        self.keys.remember(key, offset, now);
-    }
-
-    /// The first answer again, if this is the same content as far as can be told.
+    /// The answer to a publication whose key stands for the one at `offset`.
     pub(super) fn repeated(
         &self,
         offset: u64,
         payload: &Payload,
         now: Now,
     ) -> Result<Published, StoreError> {
-        let first = self.entries.get(self.index(offset));
-        let first = first.map(|it| &it.publication);
+        let first = match self.entries_up_to(offset) {
+            0 => None,
+            number => self.entries.get(number - 1).map(|it| &it.publication),
+        };
         if first.is_some_and(|first| first.payload != *payload) {
             return Err(StoreError::KeyReused);
         }
@@ -202,16 +196,18 @@ impl Log {
     }
 
     /// Judges a position, and reads what follows it.
-    pub(super) fn page(&self, since: &Since, limit: usize, generation: Generation) -> LogPage {
+    pub(super) fn read(&self, since: &Since, limit: usize, lifetime: &Generation) -> LogPage {
         let (standing, position) = match since {
-            Since::Head => (Standing::Head, self.head()),
+            Since::Head => (Standing::Head, self.end()),
             Since::Position(position) => self.judge(position),
         };
-        let following = self.index(position.offset.saturating_add(1));
-        let following = self.entries.iter().skip(following);
+        let following = self
+            .entries
+            .iter()
+            .skip(self.entries_up_to(position.offset));
         LogPage {
             standing,
-            generation,
+            generation: lifetime.clone(),
             position,
             last: self.last,
             entries: page(following, limit).0,
@@ -221,132 +217,66 @@ impl Log {
     /// A page of history.
     pub(super) fn history(&self, range: &HistoryRange, limit: usize) -> HistoryPage {
         let judgement = match range {
-            HistoryRange::Oldest => (Standing::Exact, self.at(self.before_first())),
-            HistoryRange::Newest => (Standing::Exact, self.head()),
+            HistoryRange::Oldest => (Standing::Exact, self.start()),
+            HistoryRange::Newest => (Standing::Exact, self.end()),
             HistoryRange::After(position) | HistoryRange::UpTo(position) => self.judge(position),
         };
-        let offset = judgement.1.offset;
-        // So many stand at the position and before it.
-        let before = offset.saturating_sub(self.before_first());
-        let before = usize::try_from(before).unwrap_or(usize::MAX);
+        let up_to = self.entries_up_to(judgement.1.offset);
         let (taken, more) = match range {
             HistoryRange::Oldest | HistoryRange::After(_) => {
-                page(self.entries.iter().skip(before), limit)
+                page(self.entries.iter().skip(up_to), limit)
             }
             HistoryRange::Newest | HistoryRange::UpTo(_) => {
-                page(self.entries.iter().take(before).rev(), limit)
+                page(self.entries.iter().take(up_to).rev(), limit)
             }
         };
-        HistoryPage::new(range, judgement, self.head(), taken, more)
+        HistoryPage::new(range, judgement, self.end(), taken, more)
     }
 
-    /// How a position stands, and where to go on from.
+    /// How a position stands in this log, and where its reader goes on from.
     fn judge(&self, position: &Position) -> (Standing, Position) {
         let before_first = self.before_first();
         if position.epoch.as_str().is_empty() && position.offset == 0 {
-            // Where a channel without a life ends: it stands before the first.
+            // The reader asked before the channel had an epoch, so everything that was ever published comes after it.
             let standing = match before_first {
                 0 => Standing::Exact,
                 _ => Standing::Trimmed,
             };
-            return (standing, self.at(before_first));
+            return (standing, self.start());
         }
         let known = self.epochs.iter().position(|(id, _)| *id == position.epoch);
         let Some(index) = known else {
-            return (Standing::Unknown, self.at(before_first));
+            return (Standing::Unknown, self.start());
         };
         let next = self.epochs.get(index + 1);
-        let end = next.map_or(self.last, |(_, start)| start - 1);
+        let end = next.map_or(self.last, |(_, first)| first - 1);
         if position.offset > end && end < before_first {
-            (Standing::Unknown, self.at(before_first))
+            (Standing::Unknown, self.start())
         } else if position.offset > end {
             (Standing::Diverged, self.at(end))
         } else if position.offset < before_first {
-            (Standing::Trimmed, self.at(before_first))
+            (Standing::Trimmed, self.start())
         } else {
             (Standing::Exact, position.clone())
         }
     }
-
-    /// Where an entry with this offset lies; nowhere if it is no longer held.
-    fn index(&self, offset: u64) -> usize {
-        let first = self.last + 1 - self.entries.len() as u64;
-        offset
-            .checked_sub(first)
-            .and_then(|index| usize::try_from(index).ok())
-            .unwrap_or(usize::MAX)
-    }
 }
 
-/// A page of these, and whether there are more. It ends before it exceeds its bytes, but not before its first.
-fn page<'a>(held: impl Iterator<Item = &'a Held>, limit: usize) -> (Vec<Publication>, bool) {
+/// A page of these entries, and whether there are more. The page ends before it exceeds [`READ_BYTES`], but has one entry if
+/// there is one.
+fn page<'a>(entries: impl Iterator<Item = &'a Entry>, limit: usize) -> (Vec<Publication>, bool) {
     let (mut taken, mut bytes) = (Vec::new(), 0);
-    for held in held {
-        bytes += held.bytes();
+    for entry in entries {
+        bytes += entry.bytes();
         if taken.len() >= limit || bytes > READ_BYTES && !taken.is_empty() {
             return (taken, true);
         }
-        taken.push(held.publication.clone());
+        taken.push(entry.publication.clone());
     }
     (taken, false)
 }
 
 /// An id that never repeats.
-fn new_epoch() -> Epoch {
+fn random_epoch() -> Epoch {
     Epoch::new(&format!("{:016x}", fastrand::u64(..)))
-}
-
-/// Idempotency keys in two windows of time, used in turn: a key is remembered for one to two windows.
-#[derive(Clone)]
-struct Keys {
-    started: Instant,
-    life: Duration,
-    windows: [Window; 2],
-}
-
-#[derive(Clone, Default)]
-struct Window {
-    number: u64,
-    offsets: HashMap<Key, u64>,
-}
-
-impl Keys {
-    fn is_empty(&mut self, now: Instant) -> bool {
-        self.turn(now);
-        self.windows.iter().all(|window| window.offsets.is_empty())
-    }
-
-    fn find(&mut self, key: &Key, now: Instant) -> Option<u64> {
-        self.turn(now);
-        // It is in one of them at most: who finds it remembers it no second time.
-        self.windows
-            .iter()
-            .find_map(|window| window.offsets.get(key).copied())
-    }
-
-    fn remember(&mut self, key: Key, offset: u64, now: Instant) {
-        let number = self.turn(now);
-        self.windows[usize::from(number % 2 == 1)]
-            .offsets
-            .insert(key, offset);
-    }
-
-    /// Empties the windows whose time is over, and answers the number of the present one.
-    fn turn(&mut self, now: Instant) -> u64 {
-        let elapsed = now.duration_since(self.started).as_nanos() / self.life.as_nanos();
-        let number = u64::try_from(elapsed).unwrap_or(u64::MAX);
-        for window in &mut self.windows {
-            if window.number + 1 < number {
-                window.offsets = HashMap::new();
-            }
-        }
-        let present = &mut self.windows[usize::from(number % 2 == 1)];
-        if present.number != number {
-            *present = Window {
-                number,
-                offsets: HashMap::new(),
-            };
-        }
-        number
-    }
 }

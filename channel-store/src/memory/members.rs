@@ -1,193 +1,163 @@
-//! A channel's members in memory: sessions as a set, users by their number of sessions, and the tombstones of sessions
-//! that have left.
+//! A channel's members: the sessions, the number of sessions of each user, and what is remembered of those that left.
 
+use super::tombstones::Tombstones;
 use crate::name::{Incarnation, SessionId, User, UserId};
 use crate::publication::Position;
 use crate::{Join, Joined, MembersPage, Membership};
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
-use std::time::Duration;
 use tokio::time::Instant;
 
-/// Begins every page token: what does not is none.
+/// Every page token begins with this.
 const TOKEN: &str = "after:";
-/// A session that another one has replaced has left with this operation, which is beyond all others: 2^53 - 1.
+/// The operation number with which a session has left that another one has replaced. No join has a higher one.
 const REPLACED: u64 = (1 << 53) - 1;
 
+/// A member of a channel.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Session {
-    Connected(SessionId),
+pub(super) enum Member {
+    Session(SessionId),
+    /// A back end made this user a member, without a session.
     Detached(UserId),
 }
 
+impl Member {
+    pub(super) fn of(membership: &Membership, user: &UserId) -> Self {
+        match membership {
+            Membership::Session { session, .. } => Self::Session(session.clone()),
+            Membership::Detached => Self::Detached(user.clone()),
+        }
+    }
+}
+
+/// The members, and the tombstones that refuse joins which come too late.
 #[derive(Clone, Default)]
 pub(super) struct Members {
-    sessions: BTreeMap<Session, Record>,
+    members: BTreeMap<Member, Record>,
+    /// Users by their number of members.
     users: BTreeMap<UserId, u32>,
-    detached: Detached,
-    left: HashMap<Session, Tombstone>,
-    /// In the order in which they were set, and so about that in which they end.
-    tombstones: VecDeque<(Instant, Session)>,
-    /// Incarnations that were reaped here, and until when that is remembered.
-    dead: HashMap<Incarnation, Instant>,
+    /// Detached members by the time at which their membership ends.
+    due: BTreeSet<(Instant, UserId)>,
+    /// Those that have left, with the operation by which they did.
+    left: Tombstones<Member>,
+    /// Incarnations that were reaped here.
+    reaped: Tombstones<Incarnation>,
 }
 
 #[derive(Clone)]
 struct Record {
     operation: u64,
+    /// `None` for a detached member.
     incarnation: Option<Incarnation>,
     user: User,
     joined: Joined,
-}
-
-#[derive(Clone)]
-struct Tombstone {
-    operation: u64,
-    until: Instant,
-}
-
-/// When detached members are due, by member and by time.
-#[derive(Clone, Default)]
-struct Detached {
-    due: HashMap<UserId, Instant>,
-    order: BTreeSet<(Instant, UserId)>,
+    /// When a detached membership ends.
+    due: Option<Instant>,
 }
 
 impl Members {
-    pub(super) fn is_empty(&self, now: Instant) -> bool {
-        let no_tombstone =
-            self.left.values().all(|it| it.until <= now) && self.dead.values().all(|it| *it <= now);
-        self.sessions.is_empty() && no_tombstone
+    /// True if nobody is a member.
+    pub(super) fn is_empty(&self) -> bool {
+        self.members.is_empty()
     }
 
-    pub(super) fn has_sessions(&self) -> bool {
-        !self.sessions.is_empty()
+    /// True if a tombstone still refuses joins.
+    pub(super) fn has_tombstones(&self, now: Instant) -> bool {
+        !self.left.is_empty(now) || !self.reaped.is_empty(now)
     }
 
-    pub(super) fn contains(&self, session: &Session) -> bool {
-        self.sessions.contains_key(session)
+    pub(super) fn contains(&self, member: &Member) -> bool {
+        self.members.contains_key(member)
     }
 
-    /// The answer to a join of a session that is a member already: to a copy of its join the first answer, to a newer join
-    /// the present end of the log. From now on only a leave that is newer than this operation ends it.
-    pub(super) fn joined_again(
+    /// The answer to the join of somebody who is a member already: the first answer if it is a copy of that join, and the
+    /// present end of the log if it is a newer join. In that case only a leave that is newer than `operation` ends the
+    /// membership.
+    pub(super) fn join_again(
         &mut self,
-        session: &Session,
+        member: &Member,
         operation: u64,
-        head: impl FnOnce() -> Position,
+        end: impl FnOnce() -> Position,
     ) -> Option<Joined> {
-        let record = self.sessions.get_mut(session)?;
+        let record = self.members.get_mut(member)?;
         if record.operation < operation {
             record.operation = operation;
             record.joined = Joined {
-                position: head(),
+                position: end(),
                 published: false,
             };
         }
         Some(record.joined.clone())
     }
 
-    pub(super) fn insert(&mut self, session: Session, join: &Join, operation: u64, joined: Joined) {
-        let incarnation = match &join.membership {
-            Membership::Session { incarnation, .. } => Some(incarnation.clone()),
-            Membership::Detached => None,
+    pub(super) fn insert(&mut self, member: Member, join: &Join, joined: Joined) {
+        let (operation, incarnation) = match &join.membership {
+            Membership::Session {
+                operation,
+                incarnation,
+                ..
+            } => (*operation, Some(incarnation.clone())),
+            Membership::Detached => (0, None),
         };
         let record = Record {
             operation,
             incarnation,
             user: join.user.clone(),
             joined,
+            due: None,
         };
-        self.sessions.insert(session, record);
+        self.members.insert(member, record);
     }
 
-    /// The sessions of one incarnation.
-    pub(super) fn sessions_of<'a>(
-        &'a self,
-        incarnation: &'a Incarnation,
-    ) -> impl Iterator<Item = &'a Session> {
-        let is_its = move |record: &Record| record.incarnation.as_ref() == Some(incarnation);
-        let sessions = self.sessions.iter();
-        sessions.filter_map(move |(session, record)| is_its(record).then_some(session))
-    }
-
-    /// The same, with their users.
-    pub(super) fn list(&self, incarnation: &Incarnation) -> BTreeMap<SessionId, User> {
-        let sessions = self.sessions.iter();
-        let listed = sessions.filter_map(|(session, record)| match session {
-            Session::Connected(session) if record.incarnation.as_ref() == Some(incarnation) => {
-                Some((session.clone(), record.user.clone()))
-            }
-            Session::Connected(_) | Session::Detached(_) => None,
-        });
-        listed.collect()
-    }
-
-    /// Those that have sessions here.
-    pub(super) fn incarnations(&self) -> BTreeSet<Incarnation> {
-        let records = self.sessions.values();
-        records.filter_map(|it| it.incarnation.clone()).collect()
-    }
-
-    /// Refuses joins of a dead incarnation until then.
-    pub(super) fn bury(&mut self, incarnation: &Incarnation, now: Instant, until: Instant) {
-        self.dead.retain(|_, until| *until > now);
-        self.dead.insert(incarnation.clone(), until);
-    }
-
-    /// True if the incarnation was reaped here, as far as is remembered.
-    pub(super) fn is_dead(&self, incarnation: &Incarnation, now: Instant) -> bool {
-        self.dead.get(incarnation).is_some_and(|until| *until > now)
-    }
-
-    /// Ends a membership that is older than the operation, and answers whose it was.
-    pub(super) fn remove(&mut self, session: &Session, operation: Option<u64>) -> Option<User> {
-        let record = self.sessions.get(session)?;
+    /// Ends a membership that is older than the operation. Answers whose it was.
+    pub(super) fn remove(&mut self, member: &Member, operation: Option<u64>) -> Option<User> {
+        let record = self.members.get(member)?;
         if operation.is_some_and(|operation| record.operation >= operation) {
             return None;
         }
-        if let Session::Detached(user) = session {
-            self.detached.remove(user);
+        let record = self.members.remove(member)?;
+        if let Some(due) = record.due {
+            self.due.remove(&(due, record.user.id.clone()));
         }
-        self.sessions.remove(session).map(|record| record.user)
+        Some(record.user)
     }
 
-    /// Ends the memberships of the same user that another session takes over; answers how many there were. None of these
-    /// sessions joins here any more.
-    pub(super) fn carry(&mut self, join: &Join, now: Instant, life: Duration) -> u32 {
+    /// Ends the memberships of the same user that the joining session takes over, and refuses later joins of those
+    /// sessions until then. Answers how many memberships it ended.
+    pub(super) fn replace(&mut self, join: &Join, now: Instant, until: Instant) -> u32 {
         let own = match &join.membership {
             Membership::Session { session, .. } => Some(session),
             Membership::Detached => None,
         };
-        let mut carried = 0;
+        let mut ended = 0;
         for replaced in &join.replaces {
-            let session = Session::Connected(replaced.session.clone());
-            let record = self.sessions.get(&session);
-            let is_others = record.is_some_and(|it| it.user.id != join.user.id);
-            if Some(&replaced.session) == own || is_others {
+            let member = Member::Session(replaced.session.clone());
+            let record = self.members.get(&member);
+            let is_of_another_user = record.is_some_and(|it| it.user.id != join.user.id);
+            if Some(&replaced.session) == own || is_of_another_user {
                 continue;
             }
-            let whose = record.and_then(|it| it.incarnation.as_ref());
-            if whose == Some(&replaced.incarnation) {
-                self.sessions.remove(&session);
-                carried += 1;
+            let incarnation = record.and_then(|it| it.incarnation.as_ref());
+            if incarnation == Some(&replaced.incarnation) {
+                self.members.remove(&member);
+                ended += 1;
             }
-            self.fence(session, REPLACED, now, life);
+            self.fence(member, REPLACED, now, until);
         }
         if let Some(count) = self.users.get_mut(&join.user.id) {
-            *count = count.saturating_sub(carried);
+            *count = count.saturating_sub(ended);
         }
-        carried
+        ended
     }
 
-    /// One session of the user more; true if it is the first.
+    /// Counts one more member of the user. True if it is the first.
     pub(super) fn count_in(&mut self, user: &UserId) -> bool {
         let count = self.users.entry(user.clone()).or_default();
         *count += 1;
         *count == 1
     }
 
-    /// One session of the user less; true if it was the last.
+    /// Counts one member of the user less. True if it was the last.
     pub(super) fn count_out(&mut self, user: &UserId) -> bool {
         match self.users.get_mut(user) {
             Some(count) if *count > 1 => {
@@ -198,51 +168,87 @@ impl Members {
         }
     }
 
-    /// A detached member stays until then.
-    pub(super) fn renew(&mut self, user: &UserId, until: Instant) {
-        self.detached.remove(user);
-        self.detached.due.insert(user.clone(), until);
-        self.detached.order.insert((until, user.clone()));
-    }
-
-    /// When the first detached member is due.
-    pub(super) fn next_due(&self) -> Option<Instant> {
-        self.detached.order.first().map(|(due, _)| *due)
-    }
-
-    /// Ends a detached membership whose time is over.
-    pub(super) fn remove_due(&mut self, now: Instant) -> Option<User> {
-        let (due, user) = self.detached.order.first()?;
-        if *due > now {
-            return None;
-        }
-        let session = Session::Detached(user.clone());
-        self.remove(&session, None)
-    }
-
-    /// True if the session has left with a later operation, as far as is remembered.
-    pub(super) fn left_after(&self, session: &Session, operation: u64, now: Instant) -> bool {
-        let left = self.left.get(session);
-        left.is_some_and(|it| it.operation > operation && it.until > now)
-    }
-
-    /// Joins of this session that are older than the operation come too late from now on.
-    pub(super) fn fence(&mut self, session: Session, operation: u64, now: Instant, life: Duration) {
-        while let Some((_, ended)) = self.tombstones.front().filter(|(until, _)| *until <= now) {
-            // Unless it was set again since.
-            if self.left.get(ended).is_some_and(|it| it.until <= now) {
-                self.left.remove(ended);
+    /// Lets a detached member stay until then. Nothing happens if it is not a member.
+    pub(super) fn prolong(&mut self, member: &Member, until: Instant) {
+        if let (Some(record), Member::Detached(user)) = (self.members.get_mut(member), member) {
+            if let Some(due) = record.due.replace(until) {
+                self.due.remove(&(due, user.clone()));
             }
-            self.tombstones.pop_front();
+            self.due.insert((until, user.clone()));
         }
-        let until = now + life;
-        let known = self.left.get(&session).map_or(0, |it| it.operation);
-        let operation = operation.max(known);
-        self.tombstones.push_back((until, session.clone()));
-        self.left.insert(session, Tombstone { operation, until });
     }
 
-    /// A page of users; `None` if the token is none.
+    /// When the first detached membership ends.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.due.first().map(|(due, _)| *due)
+    }
+
+    /// Ends one detached membership whose time is over. Answers whose it was.
+    pub(super) fn remove_due(&mut self, now: Instant) -> Option<User> {
+        let (_, user) = self.due.first().filter(|(due, _)| *due <= now)?;
+        self.remove(&Member::Detached(user.clone()), None)
+    }
+
+    /// The members of one incarnation, with their users.
+    fn of<'a>(
+        &'a self,
+        incarnation: &'a Incarnation,
+    ) -> impl Iterator<Item = (&'a Member, &'a User)> {
+        let members = self.members.iter();
+        let its = members.filter(move |(_, it)| it.incarnation.as_ref() == Some(incarnation));
+        its.map(|(member, record)| (member, &record.user))
+    }
+
+    /// How many members an incarnation has here.
+    pub(super) fn count_of(&self, incarnation: &Incarnation) -> u64 {
+        self.of(incarnation).count() as u64
+    }
+
+    /// Some of an incarnation's members.
+    pub(super) fn some_of(&self, incarnation: &Incarnation, limit: usize) -> Vec<Member> {
+        let its = self.of(incarnation).map(|(member, _)| member.clone());
+        its.take(limit).collect()
+    }
+
+    /// All sessions of an incarnation that are members, with their users.
+    pub(super) fn sessions_of(&self, incarnation: &Incarnation) -> BTreeMap<SessionId, User> {
+        let its = self.of(incarnation);
+        let sessions = its.filter_map(|(member, user)| match member {
+            Member::Session(session) => Some((session.clone(), user.clone())),
+            Member::Detached(_) => None,
+        });
+        sessions.collect()
+    }
+
+    /// The incarnations that have members here, in order.
+    pub(super) fn incarnations(&self) -> BTreeSet<Incarnation> {
+        let records = self.members.values();
+        records.filter_map(|it| it.incarnation.clone()).collect()
+    }
+
+    /// Refuses joins of an incarnation until then, because it is dead.
+    pub(super) fn refuse(&mut self, incarnation: &Incarnation, now: Instant, until: Instant) {
+        self.reaped.set(incarnation.clone(), 0, now, until);
+    }
+
+    /// True if joins of this incarnation are refused.
+    pub(super) fn refuses(&self, incarnation: &Incarnation, now: Instant) -> bool {
+        self.reaped.get(incarnation, now).is_some()
+    }
+
+    /// Refuses joins with a lower operation until then, because whoever they are of has left.
+    pub(super) fn fence(&mut self, member: Member, operation: u64, now: Instant, until: Instant) {
+        self.left.set(member, operation, now, until);
+    }
+
+    /// True if a join with this operation comes too late.
+    pub(super) fn left_after(&self, member: &Member, operation: u64, now: Instant) -> bool {
+        self.left
+            .get(member, now)
+            .is_some_and(|left| left > operation)
+    }
+
+    /// A page of users. `None` if the token is not one of this store's.
     pub(super) fn page(&self, token: Option<&str>, limit: usize) -> Option<MembersPage> {
         let after = match token {
             None => Bound::Unbounded,
@@ -253,19 +259,10 @@ impl Members {
         let members: Vec<_> = page.map(|(user, count)| (user.clone(), *count)).collect();
         let last = members.last().filter(|_| users.next().is_some());
         let next = last.map(|(user, _)| format!("{TOKEN}{user}"));
-        let users = self.users.len() as u64;
         Some(MembersPage {
             members,
-            users,
+            users: self.users.len() as u64,
             next,
         })
-    }
-}
-
-impl Detached {
-    fn remove(&mut self, user: &UserId) {
-        if let Some(due) = self.due.remove(user) {
-            self.order.remove(&(due, user.clone()));
-        }
     }
 }

@@ -1,9 +1,10 @@
-//! JSON as JavaScript prints it: for bodies that come as a `Struct`, and for users whose id is a number.
+//! JSON as JavaScript prints it, for bodies that come as a `Struct` and for users whose id is a number.
 
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 
-/// Objects and lists within each other that every decoder takes: each is three messages, of which many take a hundred.
+/// The deepest nesting of objects and lists that every protobuf decoder takes: each level is three messages, and many decoders
+/// take a hundred.
 const STRUCT_DEPTH: usize = 25;
 
 /// A number that JSON does not have.
@@ -11,9 +12,9 @@ const STRUCT_DEPTH: usize = 25;
 #[error("must not hold NaN or Infinity")]
 pub(crate) struct NotFinite;
 
-/// The object as JSON: keys sorted, whole numbers whole (up to 1e21, as in JavaScript).
+/// The object as JSON, with sorted keys. Whole numbers below 1e21 are printed without a fraction, as in JavaScript.
 ///
-/// It recurses as deep as the value is nested, which protobuf's decoder bounds at 100.
+/// It recurses as deep as the value is nested. Protobuf's decoder bounds that at 100 messages.
 ///
 /// # Errors
 /// [`NotFinite`].
@@ -23,8 +24,8 @@ pub(crate) fn render(object: &Struct) -> Result<Vec<u8>, NotFinite> {
     Ok(json.into_bytes())
 }
 
-/// The JSON object as a `Struct`; `None` if it can't be one: with a number beyond a double's, half of a surrogate pair,
-/// or more nesting than protobuf's decoders take.
+/// The JSON object as a `Struct`. `None` if it cannot be one: it has a number beyond a double's range or half of a surrogate
+/// pair, or is nested deeper than protobuf's decoders take.
 pub(crate) fn parse(json: &[u8]) -> Option<Struct> {
     let serde_json::Value::Object(object) = serde_json::from_slice(json).ok()? else {
         return None;
@@ -60,7 +61,7 @@ fn to_value(value: serde_json::Value, depth: usize) -> Option<Value> {
     Some(Value { kind: Some(kind) })
 }
 
-/// True if the text is what JavaScript's `String(x)` makes of a finite number, and so a JSON number, too.
+/// True if JavaScript's `String(x)` prints a finite number so. Then it is a JSON number, too.
 pub(crate) fn is_number(text: &str) -> bool {
     text.parse::<f64>()
         .is_ok_and(|number| number.is_finite() && ryu_js::Buffer::new().format(number) == text)
@@ -68,7 +69,7 @@ pub(crate) fn is_number(text: &str) -> bool {
 
 fn push_object(json: &mut String, object: &Struct) -> Result<(), NotFinite> {
     json.push('{');
-    // A BTreeMap: sorted.
+    // Sorted, because it is a BTreeMap.
     for (index, (key, value)) in object.fields.iter().enumerate() {
         if index > 0 {
             json.push(',');

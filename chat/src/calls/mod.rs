@@ -5,12 +5,12 @@ pub(crate) mod fields;
 pub(crate) mod json;
 pub(crate) mod send_stream;
 
-use crate::aftercare::Aftercare;
-use crate::callers::Caller;
+use crate::cleanup::Cleanup;
 use crate::config::Limits;
 use crate::error::Error;
 use crate::metering;
-use crate::streams::Streams;
+use crate::port::connections::Caller;
+use crate::port::streams::Streams;
 use channel_store::probe::{Probe, Probed, StoreSettings};
 use channel_store::{
     ChannelName, ChannelStore, Join, Joined, Leave, MembersPage, Membership, Position, Publish,
@@ -26,7 +26,7 @@ use tonic::{Request, Response, Status, Streaming};
 /// a store.
 pub(crate) struct Calls {
     pub(crate) store: Arc<dyn ChannelStore>,
-    aftercare: Arc<Aftercare>,
+    cleanup: Arc<Cleanup>,
     limits: Limits,
     shutdown: Shutdown,
     streams: Arc<Streams>,
@@ -37,15 +37,15 @@ pub(crate) struct Calls {
 impl Calls {
     pub(crate) fn new(
         store: Arc<dyn ChannelStore>,
-        aftercare: Arc<Aftercare>,
+        cleanup: Arc<Cleanup>,
         limits: Limits,
         shutdown: Shutdown,
     ) -> Arc<Self> {
         Arc::new(Self {
             streams: Streams::new(limits.streams),
-            in_process: Caller::here(),
+            in_process: Caller::in_process(),
             store,
-            aftercare,
+            cleanup,
             limits,
             shutdown,
         })
@@ -60,13 +60,13 @@ impl Calls {
     pub(crate) async fn join(&self, join: Join) -> Result<Joined, Error> {
         let channel = join.channel.clone();
         let is_detached = matches!(join.membership, Membership::Detached);
-        if is_detached && !self.aftercare.has_room_for_detached_in(&channel) {
+        if is_detached && !self.cleanup.has_room_for_detached(&channel) {
             return Err(Error::Overloaded);
         }
         let joined = self.store.join(join).await?;
-        self.aftercare.meets(&channel);
+        self.cleanup.check_later(&channel);
         if is_detached {
-            self.aftercare.expects_the_end_in(&channel);
+            self.cleanup.detached_has_joined(&channel);
         }
         Ok(joined)
     }
@@ -111,7 +111,7 @@ impl Calls {
     ) -> Result<MembersPage, Error> {
         let page = self.store.members(channel, token, size).await?;
         if token.is_none() {
-            self.aftercare.meets(channel);
+            self.cleanup.check_later(channel);
         }
         Ok(page)
     }

@@ -14,7 +14,7 @@
 use crate::config::Limits;
 use crate::error::{Error, of_transport};
 use crate::metering;
-use crate::streams::Place;
+use crate::port::streams::Place;
 use channel_store::{CallSize, ChannelName, Publish, Published, Publisher, StoreError};
 use futures_util::future::{BoxFuture, FutureExt, MaybeDone, maybe_done};
 use futures_util::stream::{Stream, StreamExt};

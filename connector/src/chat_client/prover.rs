@@ -5,18 +5,16 @@
 //! message. If a chat's store does not answer, or slowly, nothing changes. A chat whose store refuses to publish is
 //! used if no other one is better, because its refusals tell the reason. But this connector is not ready then.
 
-use super::Chat;
-use super::endpoint::{Endpoint, words};
-use super::{CALL, TRY};
-use channel_store::probe::{
-    Finding, Findings, Met, PROBE_AGAIN, PROBE_PAUSE, ProbeFeed, ProbePoint, several,
-};
+use super::call::{CALL, TRY, words};
+use super::chat::Chat;
+use super::endpoint::Endpoint;
+use super::proof::{Prover, length};
+use channel_store::probe::{Finding, Findings, Met, PROBE_AGAIN, PROBE_PAUSE, ProbePoint};
 use channel_store::{Epoch, Position};
 use futures_util::future::join_all;
-use parking_lot::Mutex;
 use proto::connector::v1::probe_result::Outcome;
 use proto::connector::v1::{ProbeRequest, ProbeResult, Settings};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
@@ -31,78 +29,6 @@ const JUDGED: u32 = 2;
 /// After this many refusals in a row, a chat gives way to one whose store takes publications. By then all chats were
 /// asked.
 const GIVES_WAY: u32 = 4;
-
-/// Settings of this connector that must go together with those of the chats.
-#[derive(Debug, Clone)]
-pub struct OwnSettings {
-    /// `--lease`.
-    pub lease: Duration,
-    /// `--touch`.
-    pub touch: Duration,
-    /// `--message-limit`.
-    pub message_limit: u64,
-    /// `--ready-slots`.
-    pub ready_slots: f64,
-}
-
-/// Proves endpoints.
-pub(super) struct Prover {
-    pub(super) feed: Arc<dyn ProbeFeed>,
-    pub(super) own: OwnSettings,
-}
-
-/// What is known about the store of one endpoint.
-#[derive(Default)]
-pub(super) struct Proof {
-    /// The store takes publications, for enough of its slots.
-    works: AtomicBool,
-    /// Why the store refuses publications, in words.
-    refused: Mutex<Option<String>>,
-    settings: Mutex<Option<Settings>>,
-}
-
-impl Proof {
-    pub(super) fn works(&self) -> bool {
-        self.works.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn refused(&self) -> Option<String> {
-        self.refused.lock().clone()
-    }
-
-    /// The number of replicas that the chat waits for, if it has told.
-    pub(super) fn ack_replicas(&self) -> Option<u32> {
-        self.settings.lock().as_ref().map(|it| it.ack_replicas)
-    }
-
-    /// Which of its settings do not go together with those of this connector, although it can be used.
-    pub(super) fn notes(&self, own: &OwnSettings) -> Vec<String> {
-        let settings = self.settings.lock();
-        let Some(settings) = settings.as_ref() else {
-            return Vec::new();
-        };
-        let mut notes = Vec::new();
-        let life = length(settings.log_life);
-        let touch = own.touch;
-        if !life.is_zero() && touch.saturating_mul(3) > life {
-            notes.push(format!(
-                "its logs live for {life:?}, and --touch {touch:?} is more than a third of that"
-            ));
-        }
-        if settings.message_limit > 0 && own.message_limit > settings.message_limit {
-            notes.push(format!(
-                "its --message-limit is {}, that of this connector {}",
-                settings.message_limit, own.message_limit
-            ));
-        }
-        notes
-    }
-}
-
-/// A length of time that a chat tells. Zero if it tells none.
-fn length(told: Option<prost_types::Duration>) -> Duration {
-    told.and_then(|it| it.try_into().ok()).unwrap_or_default()
-}
 
 /// What one probe has shown of an endpoint.
 enum Round {
@@ -119,7 +45,7 @@ pub(super) async fn keep_proving(endpoint: Arc<Endpoint>, prover: Arc<Prover>, c
     let mut findings = Findings::default();
     let (mut wrong, mut refused, mut pause) = (0_u32, 0_u32, FIRST_PAUSE);
     let mut told: Option<String> = None;
-    while !endpoint.lane.is_retired() {
+    while !endpoint.line.is_retired() {
         let round = prover.ask(&endpoint, &mut findings).await;
         let Some(chat) = chat.upgrade() else { return };
         let works = findings.work_for(prover.own.ready_slots);
@@ -133,7 +59,7 @@ pub(super) async fn keep_proving(endpoint: Arc<Endpoint>, prover: Arc<Prover>, c
         };
         match round {
             Round::Nothing(trouble) => {
-                if !endpoint.lane.is_trusted() && wrong < JUDGED {
+                if !endpoint.line.is_trusted() && wrong < JUDGED {
                     endpoint.note_trouble(Some(trouble));
                 }
             }
@@ -157,13 +83,13 @@ pub(super) async fn keep_proving(endpoint: Arc<Endpoint>, prover: Arc<Prover>, c
                 if told.take().is_some() {
                     tracing::info!(endpoint = endpoint.name, "this chat is used again");
                 }
-                endpoint.lane.trust();
+                endpoint.line.trust();
             }
         }
         chat.note_availability();
         let chats = chat.endpoints.read().len();
         drop(chat);
-        let is_well = wrong == 0 && endpoint.lane.is_trusted() && !findings.are_pressing();
+        let is_well = wrong == 0 && endpoint.line.is_trusted() && !findings.are_pressing();
         let wait = if is_well {
             pause = FIRST_PAUSE;
             let turns = u32::try_from(chats.div_ceil(AT_ONCE)).unwrap_or(u32::MAX);
@@ -171,7 +97,7 @@ pub(super) async fn keep_proving(endpoint: Arc<Endpoint>, prover: Arc<Prover>, c
         } else {
             let wait = pause;
             pause = PROBE_AGAIN.min(pause * 2);
-            if endpoint.lane.is_trusted() {
+            if endpoint.line.is_trusted() {
                 PROBE_AGAIN
             } else {
                 wait
@@ -180,7 +106,7 @@ pub(super) async fn keep_proving(endpoint: Arc<Endpoint>, prover: Arc<Prover>, c
         // Random, so that connectors do not ask at the same moment.
         tokio::select! {
             () = sleep(wait.mul_f64(0.9 + fastrand::f64() / 10.0)) => {}
-            () = endpoint.lane.doubted() => {}
+            () = endpoint.line.doubted() => {}
         }
     }
 }
@@ -317,27 +243,5 @@ impl Found {
             Self::Refused(words) => words.clone(),
             Self::Good | Self::Unknown => String::new(),
         }
-    }
-}
-
-impl Chat {
-    /// True if another endpoint is up whose store takes publications.
-    fn works_without(&self, endpoint: &Arc<Endpoint>) -> bool {
-        let endpoints = self.endpoints.read();
-        let others = endpoints.iter().filter(|it| !Arc::ptr_eq(it, endpoint));
-        others
-            .into_iter()
-            .any(|other| other.lane.is_open() && other.proof.works())
-    }
-
-    /// Why chats can't publish, in words: each chat whose store refuses, with the reason. `None`: no store refuses.
-    #[must_use]
-    pub fn refusals(&self) -> Option<String> {
-        let endpoints = self.endpoints.read().clone();
-        let refusals = endpoints.iter().filter_map(|endpoint| {
-            let words = endpoint.proof.refused()?;
-            Some(format!("{}: {words}", endpoint.name))
-        });
-        several(refusals)
     }
 }

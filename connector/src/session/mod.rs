@@ -16,7 +16,7 @@ mod replies;
 mod secret;
 mod send;
 
-use crate::chat_client::{CALL, Chat, Flow};
+use crate::chat_client::{CALL, Chat, Window};
 use crate::hub::{Hub, Member};
 use crate::membership::{EndedSession, PendingLeaves, Undo};
 use crate::membership::{LeaseKeeper, Membership};
@@ -105,7 +105,7 @@ struct Session {
     /// The channel of the login. Commands that name no channel mean this one. `None`: the login named no channel.
     home: Option<ChannelName>,
     registration: Arc<Registration>,
-    flow: Arc<Flow>,
+    window: Arc<Window>,
     places: Vec<Joined>,
     /// The pace of further joins. Created with the first one.
     joins: Option<Box<Pace>>,
@@ -160,7 +160,7 @@ impl Handlers {
             _ => {}
         }
         if let Some(session) = &self.session {
-            session.flow.settled().await;
+            session.window.settled().await;
         }
         // All commands but sends are rare, and their futures are large. Boxed, so that a connection holds one only
         // while it runs.
@@ -280,7 +280,7 @@ impl Handlers {
             user,
             home: channel,
             registration,
-            flow: Arc::default(),
+            window: Arc::default(),
             places: Vec::from_iter(joined),
             joins: None,
         });
@@ -290,14 +290,14 @@ impl Handlers {
     /// Returns when everything that was carried out is answered.
     pub(crate) async fn answered(&self) {
         if let Some(session) = &self.session {
-            session.flow.settled().await;
+            session.window.settled().await;
         }
     }
 
     /// Ends the session. What the client has sent is carried out before the leaves (K3, K4).
     pub(crate) async fn close(self) {
         if let Some(session) = &self.session {
-            session.flow.settled().await;
+            session.window.settled().await;
         }
     }
 }

@@ -68,13 +68,13 @@ impl Handlers {
         let (membership, message) = match place {
             Ok(place) => place,
             Err(refusal) => {
-                session.flow.settled().await;
+                session.window.settled().await;
                 return replies::reply(&self.connection, id, Err(refusal));
             }
         };
         let key = match message.key {
             Some(key) => key.into_string(),
-            None => format!("{}-{}", session.id, session.flow.next_key()),
+            None => format!("{}-{}", session.id, session.window.next_key()),
         };
         let send = SessionMessage {
             channel: membership.channel().to_string(),
@@ -85,15 +85,15 @@ impl Handlers {
             session: session.id.to_string(),
             exclude_user: message.exclude_self,
         };
-        session.flow.room().await;
+        session.window.room().await;
         if Instant::now() >= deadline {
-            session.flow.settled().await;
+            session.window.settled().await;
             return replies::reply(&self.connection, id, Err(Reason::Unavailable.into()));
         }
         let connection = Arc::clone(&self.connection);
         self.services
             .chat
-            .send(&session.flow, send, deadline, move |outcome| {
+            .send(&session.window, send, deadline, move |outcome| {
                 let answer = match outcome {
                     Outcome::Sent(_) => Ok(SENT.into()),
                     Outcome::Refused(reason) => {

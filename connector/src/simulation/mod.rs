@@ -533,7 +533,7 @@ fn simulate_without(seed: u64, wrong: Option<Wrong>) -> Result<Outcome, String> 
     outcome.declared_dead = counters.get("connector_declared_dead_total");
     outcome.reaped = counters.get("chat_members_reaped_total");
     outcome.repaired = counters.get("connector_repairs_total");
-    outcome.vouched = counters.get("chat_vouched_total");
+    outcome.vouched = counters.get("chat_leases_restored_total");
     if outcome.declared_dead > 0 && !climate.freezes && !climate.forgets {
         return Err("declared dead, though it lived and nothing was lost".into());
     }

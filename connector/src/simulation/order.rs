@@ -5,7 +5,7 @@
 
 use super::network::{Link, pause};
 use super::process::ChatProcess;
-use crate::chat_client::{CALL, Chat, Flow, Outcome, Source};
+use crate::chat_client::{CALL, Chat, Outcome, Source, Window};
 use crate::testing::seeds::in_parallel;
 use channel_store::memory::MemoryStore;
 use channel_store::{ChannelName, ChannelStore, HistoryRange, StoreError, StoreOptions};
@@ -38,7 +38,7 @@ struct Summary {
 
 /// Sends all messages as fast as the window allows, and waits until all are answered.
 async fn speak(chat: Arc<Chat>, sender: usize, acknowledged: Acknowledged) -> Summary {
-    let flow = Arc::<Flow>::default();
+    let window = Arc::<Window>::default();
     let summary = Arc::<Mutex<Summary>>::default();
     for number in 0..MESSAGES {
         let channel = CHANNELS[fastrand::usize(..CHANNELS.len())];
@@ -51,9 +51,9 @@ async fn speak(chat: Arc<Chat>, sender: usize, acknowledged: Acknowledged) -> Su
             idempotency_key: number.to_string(),
             ..SessionMessage::default()
         };
-        flow.room().await;
+        window.room().await;
         let (told, sum) = (Arc::clone(&acknowledged), Arc::clone(&summary));
-        chat.send(&flow, request, Instant::now() + CALL, move |outcome| {
+        chat.send(&window, request, Instant::now() + CALL, move |outcome| {
             let mut sum = sum.lock();
             match outcome {
                 Outcome::Sent(_) => {
@@ -69,7 +69,7 @@ async fn speak(chat: Arc<Chat>, sender: usize, acknowledged: Acknowledged) -> Su
             pause(100).await;
         }
     }
-    flow.settled().await;
+    window.settled().await;
     std::mem::take(&mut *summary.lock())
 }
 

@@ -44,9 +44,9 @@ impl ChatProcess {
         });
         let leases = FarLeases::of(store, &link, truth);
         let users = FarUsers::of(store, &link);
-        let aftercare = chat::Aftercare::begin(far_store.clone(), leases, users);
+        let cleanup = chat::Cleanup::begin(far_store.clone(), leases, users);
         let limits = chat::Limits::default();
-        let service = chat::service(far_store, aftercare, &limits, Shutdown::new());
+        let service = chat::service(far_store, cleanup, &limits, Shutdown::new());
         Self { link, service }
     }
 

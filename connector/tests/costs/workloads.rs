@@ -6,7 +6,7 @@ use channel_store::{
     ChannelName, ChannelStore, Epoch, Payload, Position, Publication, Publish, Route, Since,
     StoreOptions, User, UserId,
 };
-use connector::chat_client::{Chat, Flow, Outcome, Source, TransportError};
+use connector::chat_client::{Chat, Outcome, Source, TransportError, Window};
 use connector::hub::{Hub, Member, TOUCH_INTERVAL};
 use connector::limits::QueueLimits;
 use connector::transport::Connection;
@@ -221,9 +221,9 @@ fn publish() -> Workload {
     let runtime = runtime();
     let chat = runtime.block_on(async {
         let store = MemoryStore::new(StoreOptions::default());
-        let aftercare = chat::Aftercare::begin(store.clone(), store.leases(), store.registry());
+        let cleanup = chat::Cleanup::begin(store.clone(), store.leases(), store.registry());
         let limits = chat::Limits::default();
-        let service = chat::service(store, aftercare, &limits, runtime::Shutdown::new());
+        let service = chat::service(store, cleanup, &limits, runtime::Shutdown::new());
         let service = BoxCloneSyncService::new(service.map_err(TransportError::new));
         let chat = Chat::new(Source::InProcess(service));
         let mut available = chat.available();
@@ -231,7 +231,7 @@ fn publish() -> Workload {
         up.expect("chat is there");
         chat
     });
-    let flow = Arc::<Flow>::default();
+    let window = Arc::<Window>::default();
     let mut number = 0_u64;
     let run = move || {
         runtime.block_on(async {
@@ -247,7 +247,7 @@ fn publish() -> Workload {
                 };
                 let (answer, answered) = oneshot::channel();
                 let deadline = Instant::now() + Duration::from_secs(2);
-                chat.send(&flow, request, deadline, move |outcome| {
+                chat.send(&window, request, deadline, move |outcome| {
                     let _ = answer.send(matches!(outcome, Outcome::Sent(_)));
                 });
                 answers.push(answered);

@@ -314,6 +314,26 @@ fn text_beyond_u_ffff_comes_and_goes_as_the_clients_can_write_and_read_it() {
 }
 
 #[test]
+fn the_largest_body_that_operators_may_allow_fits_into_a_package() {
+    let most = usize::try_from(channel_store::body::LARGEST_BODY).expect("it fits");
+    let head = r#"{"a":""#;
+    let emoji = "😀".repeat((most - head.len() - 2) / 4);
+    let publication = publication("onMessage", &format!("{head}{emoji}\"}}"));
+    let format = WireFormat::POMELO_POSITIONS;
+    let out = written(|out| wire::push(format, &channel("4"), &publication, out));
+    let [(2, payload)] = &frames(&out)[..] else {
+        panic!("one binary frame");
+    };
+    assert_eq!(payload[1..4], payload_length(payload.len() - 4));
+}
+
+fn payload_length(length: usize) -> [u8; 3] {
+    let [zero, rest @ ..] = u32::try_from(length).expect("it fits").to_be_bytes();
+    assert_eq!(zero, 0, "{length} bytes have no length of three bytes");
+    rest
+}
+
+#[test]
 fn who_asked_for_positions_gets_them_around_the_body() {
     let format = WireFormat::POMELO_POSITIONS;
     let read = |out: Vec<u8>| {

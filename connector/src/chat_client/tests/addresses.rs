@@ -1,7 +1,7 @@
 //! Names, the addresses behind them, and a chat behind a socket.
 
 use super::{Sender, chat_of};
-use crate::chat_client::endpoint::{Known, update};
+use crate::chat_client::resolver::{Known, update};
 use crate::chat_client::{Chat, Source};
 use crate::testing::chat::{Called, Sends, fake};
 use crate::testing::{let_run, soon};

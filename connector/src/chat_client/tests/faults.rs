@@ -31,18 +31,21 @@ async fn after_a_break_all_that_is_unanswered_is_sent_again_in_order_and_nothing
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_to_another_send_than_the_oldest_ends_the_stream_and_settles_nothing() {
+async fn more_answers_than_sends_end_the_stream_and_settle_nothing_else() {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
     let mut stream = instance.stream().await;
     let mut sender = Sender::new(&chat);
     sender.send_all(&["1", "2"]);
-    stream.next().await;
-    stream.take().await;
-    let mut stream = instance.stream().await;
-    assert!(sender.has_no_answer());
     assert_eq!([stream.take().await, stream.take().await], ["1", "2"]);
     assert_eq!(sender.answers(2).await, ["1 sent", "2 sent"]);
+    stream.sent();
+    let mut stream = instance.stream().await;
+    sender.send("3");
+    let_run().await;
+    assert!(sender.has_no_answer());
+    assert_eq!(stream.take().await, "3");
+    assert_eq!(sender.answer().await, "3 sent");
 }
 
 #[tokio::test(start_paused = true)]
@@ -235,7 +238,7 @@ async fn a_lane_whose_address_is_gone_ends_once_its_line_is_answered() {
     let mut sender = Sender::new(&chat);
     sender.send("1");
     stream.next().await;
-    chat.endpoints.read()[0].lane.retire();
+    chat.endpoints.read()[0].line.retire();
     let_run().await;
     sender.send("2");
     stream.refuse("NOT_MEMBER");
@@ -251,12 +254,12 @@ async fn an_idle_lane_whose_address_is_gone_ends_at_once_and_strands_nobody() {
     let chat = chat_of(&[&instance]);
     let stream = instance.stream().await;
     let_run().await;
-    chat.endpoints.read()[0].lane.retire();
+    chat.endpoints.read()[0].line.retire();
     stream.ended().await;
     let_run().await;
     // A session that chose this line before is answered, too.
     let mut sender = Sender::new(&chat);
     sender.send("1");
     assert_eq!(sender.answer().await, "1 unsent");
-    soon(sender.flow.settled()).await;
+    soon(sender.window.settled()).await;
 }

@@ -4,11 +4,11 @@
 mod addresses;
 mod calls;
 mod faults;
-mod lanes;
+mod lines;
 mod proofs;
 
-use super::endpoint::Endpoint;
-use super::{CALL, Chat, Flow, Outcome};
+use super::resolver::start;
+use super::{CALL, Chat, Outcome, Window};
 use crate::testing::chat::Instance;
 use crate::testing::soon;
 use proto::connector::v1::SessionMessage;
@@ -24,7 +24,7 @@ pub(crate) fn chat_of(instances: &[&Instance]) -> Arc<Chat> {
     let chat = Chat::nowhere(None);
     for (index, instance) in instances.iter().enumerate() {
         let name = index.to_string();
-        let endpoint = Endpoint::start(name.clone(), &name, instance.service.clone(), &chat);
+        let endpoint = start(name.clone(), &name, instance.service.clone(), &chat);
         chat.endpoints.write().push(endpoint);
     }
     chat
@@ -38,7 +38,7 @@ pub(crate) fn in_time() -> Instant {
 /// A session's window, and the answers that it gets.
 struct Sender {
     chat: Arc<Chat>,
-    flow: Arc<Flow>,
+    window: Arc<Window>,
     answered: mpsc::UnboundedSender<(String, Outcome)>,
     answers: mpsc::UnboundedReceiver<(String, Outcome)>,
 }
@@ -48,7 +48,7 @@ impl Sender {
         let (answered, answers) = mpsc::unbounded_channel();
         Self {
             chat: Arc::clone(chat),
-            flow: Arc::default(),
+            window: Arc::default(),
             answered,
             answers,
         }
@@ -80,7 +80,7 @@ impl Sender {
         };
         let (answered, key) = (self.answered.clone(), key.to_owned());
         self.chat
-            .send(&self.flow, request, deadline, move |outcome| {
+            .send(&self.window, request, deadline, move |outcome| {
                 let _ = answered.send((key, outcome));
             });
     }

@@ -1,7 +1,7 @@
 //! Which chats are used: those that were seen to publish where the connector listens.
 
-use super::super::endpoint::Endpoint;
-use super::super::prover::{OwnSettings, Prover};
+use super::super::proof::{OwnSettings, Prover};
+use super::super::resolver::start;
 use super::{Chat, Sender};
 use crate::testing::chat::{Called, Instance};
 use crate::testing::soon;
@@ -189,7 +189,7 @@ fn proven_by(chats: &[&Played]) -> Arc<Chat> {
     for (index, played) in chats.iter().enumerate() {
         let service = played.instance.lock().as_ref().unwrap().service.clone();
         let name = format!("chat-{index}");
-        let endpoint = Endpoint::start(name.clone(), &name, service, &chat);
+        let endpoint = start(name.clone(), &name, service, &chat);
         chat.endpoints.write().push(endpoint);
         played.start();
     }

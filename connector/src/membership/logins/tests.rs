@@ -567,7 +567,7 @@ async fn a_holder_whose_lease_was_lost_with_all_that_told_of_it_is_buried_all_th
         .unwrap()[0]
         .clone()
         .unwrap();
-    let _aftercare = chat::Aftercare::begin(store.clone(), store.leases(), store.registry());
+    let _cleanup = chat::Cleanup::begin(store.clone(), store.leases(), store.registry());
     sleep(3 * LENGTH).await;
     assert_eq!(registered(&store).await, ["first"], "nobody has asked yet");
     assert_eq!(other.login("refused").await.0, Admission::Taken);

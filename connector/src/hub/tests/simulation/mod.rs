@@ -191,24 +191,33 @@ async fn log_in(
     true
 }
 
-/// A back end that sends all the time.
+/// A back end that sends all the time. Some of its calls publish a run.
 async fn speak(world: Arc<World>) {
     let speaker = user("speaker");
-    for number in 0.. {
-        pause(if fastrand::u8(..10) == 0 { 200 } else { 15 }).await;
-        if world.peace.load(Ordering::Relaxed) {
-            return;
-        }
+    let publish = |number: u64| {
         let body = format!(r#"{{"n":{number}}}"#);
-        let publish = Publish {
+        Publish {
             channel: channel(),
             session: None,
             user: speaker.id.clone(),
             payload: Payload::new(&Route::new("onMessage").unwrap(), &speaker, body.as_bytes()),
             key: None,
-        };
-        if let Err(error) = world.store.publish(publish).await {
-            world.fail(error.to_string());
+        }
+    };
+    let mut number = 0;
+    loop {
+        pause(if fastrand::u8(..10) == 0 { 200 } else { 15 }).await;
+        if world.peace.load(Ordering::Relaxed) {
+            return;
+        }
+        let length = if fastrand::u8(..4) == 0 { 4 } else { 1 };
+        let batch = (number..number + length).map(publish).collect();
+        number += length;
+        let publisher = world.store.publisher().unwrap();
+        for outcome in publisher.publish(batch).await.unwrap() {
+            if let Err(error) = outcome {
+                world.fail(error.to_string());
+            }
         }
     }
 }

@@ -31,7 +31,7 @@ enum Message {
     Heads(Question, Vec<ChannelName>, bool),
     Generation(Generation),
     Subscribed(ChannelName),
-    Published(ChannelName, Publication),
+    Published(ChannelName, Vec<Publication>),
     Page(Question, LogPage),
     Ends(Question, Vec<Option<Head>>),
 }
@@ -64,10 +64,24 @@ impl FeedSink for Outbox {
         let _ = self.0.send(Message::Subscribed(channel.clone()));
     }
 
-    fn publication(&self, _: &FeedConnection, channel: &ChannelName, publication: Publication) {
+    fn publication(
+        &self,
+        connection: &FeedConnection,
+        channel: &ChannelName,
+        publication: Publication,
+    ) {
+        self.publications(connection, channel, &mut std::iter::once(publication));
+    }
+
+    fn publications(
+        &self,
+        _: &FeedConnection,
+        channel: &ChannelName,
+        run: &mut dyn Iterator<Item = Publication>,
+    ) {
         let _ = self
             .0
-            .send(Message::Published(channel.clone(), publication));
+            .send(Message::Published(channel.clone(), run.collect()));
     }
 }
 
@@ -75,9 +89,9 @@ impl FeedSink for Outbox {
 pub(super) struct Faults {
     /// Ends all connections.
     pub(super) cut: broadcast::Sender<()>,
-    /// How many of 10,000 publications are lost on a connection that goes on.
+    /// How many of 10,000 runs of publications are lost on a connection that goes on.
     pub(super) deaf: u32,
-    /// How many publications were lost so far.
+    /// How many runs were lost so far.
     pub(super) lost: AtomicU64,
 }
 
@@ -218,8 +232,9 @@ impl NetworkFeed {
             loop {
                 match self.table.next(&mut reader).await? {
                     Message::Subscribed(channel) => self.sink.subscribed(&connection, &channel),
-                    Message::Published(channel, publication) => {
-                        self.sink.publication(&connection, &channel, publication);
+                    Message::Published(channel, run) => {
+                        let mut run = run.into_iter();
+                        self.sink.publications(&connection, &channel, &mut run);
                     }
                     Message::Page(question, page) => {
                         let asked = self.state.lock().pages.remove(&question)?;

@@ -1,0 +1,146 @@
+//! The feeds that follow a channel, and what they still have to be told.
+//!
+//! A publication is put into its channel's outbox under the lock under which it is appended to the log, so the outbox has the
+//! order of the log. Sinks are called without that lock, because a sink may call its feed. They get things in order all the
+//! same, because one caller at a time has the channel's **turn**: whoever fills an empty outbox takes the turn and delivers
+//! until the outbox is empty again. What others add meanwhile is delivered by the same caller, and they do not wait for it.
+//!
+//! A turn accepts [`TURN`] publications. Whoever wants to add more waits until the turn is over. So the outbox is bounded, and
+//! no caller delivers for others for ever.
+
+use crate::feed::FeedSink;
+use crate::name::ChannelName;
+use crate::publication::Publication;
+use crate::server::FeedConnection;
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::Arc;
+
+/// A turn is full when this many publications were added during it.
+const TURN: usize = 64;
+
+/// A channel's followers and its deliveries that wait.
+#[derive(Default)]
+pub(super) struct Outbox {
+    followers: Vec<Follower>,
+    waiting: VecDeque<Delivery>,
+    /// True while a caller has the turn.
+    is_delivering: bool,
+    /// Publications that were added since the outbox was empty and nobody had the turn.
+    added: usize,
+}
+
+/// A feed that follows the channel. The feed holds the sink for longer than the outbox does, so no sink is dropped under the
+/// store's lock.
+#[derive(Clone)]
+pub(super) struct Follower {
+    pub(super) feed: u64,
+    pub(super) sink: Arc<dyn FeedSink>,
+}
+
+/// Something to tell some followers.
+pub(super) struct Delivery {
+    to: Vec<Follower>,
+    connection: FeedConnection,
+    /// Publications that follow one another. If there are none, the followers are told that they are subscribed.
+    run: Vec<Publication>,
+}
+
+impl Outbox {
+    /// Adds a follower. It is told that it is subscribed, and then everything that is published.
+    pub(super) fn follow(&mut self, follower: &Follower, connection: &FeedConnection) {
+        self.unfollow(follower.feed);
+        self.followers.push(follower.clone());
+        self.confirm(vec![follower.clone()], connection);
+    }
+
+    /// Takes a follower out. It is told nothing more, except for what is being delivered right now.
+    pub(super) fn unfollow(&mut self, feed: u64) {
+        self.followers.retain(|it| it.feed != feed);
+        self.waiting.retain_mut(|delivery| {
+            delivery.to.retain(|it| it.feed != feed);
+            !delivery.to.is_empty()
+        });
+    }
+
+    /// Tells every follower that it is subscribed on another connection.
+    #[cfg(feature = "testing")]
+    pub(super) fn reconnect(&mut self, connection: &FeedConnection) {
+        if !self.followers.is_empty() {
+            self.confirm(self.followers.clone(), connection);
+        }
+    }
+
+    fn confirm(&mut self, to: Vec<Follower>, connection: &FeedConnection) {
+        self.waiting.push_back(Delivery {
+            to,
+            connection: connection.clone(),
+            run: Vec::new(),
+        });
+    }
+
+    /// Adds a publication. Publications that wait one after the other are delivered as one run.
+    pub(super) fn publish(&mut self, publication: Publication, connection: &FeedConnection) {
+        if self.followers.is_empty() {
+            return;
+        }
+        self.added += 1;
+        match self.waiting.back_mut() {
+            // Whoever came or reconnected since this run began has a confirmation behind it, so the followers are the same.
+            Some(last) if !last.run.is_empty() => last.run.push(publication),
+            _ => self.waiting.push_back(Delivery {
+                to: self.followers.clone(),
+                connection: connection.clone(),
+                run: vec![publication],
+            }),
+        }
+    }
+
+    pub(super) fn followers(&self) -> usize {
+        self.followers.len()
+    }
+
+    /// True if nothing more may be published before the turn is over.
+    pub(super) fn is_full(&self) -> bool {
+        self.is_delivering && self.added >= TURN
+    }
+
+    /// Takes the turn if there is something to deliver and nobody has the turn. True: the caller has to deliver now.
+    pub(super) fn take_turn(&mut self) -> bool {
+        !self.waiting.is_empty() && !mem::replace(&mut self.is_delivering, true)
+    }
+
+    /// What the caller that has the turn delivers next. `None` ends the turn, because the outbox is empty.
+    pub(super) fn next(&mut self) -> Option<Delivery> {
+        let next = self.waiting.pop_front();
+        if next.is_none() {
+            self.end_turn();
+        }
+        next
+    }
+
+    /// Ends the turn, whatever still waits: the next one delivers it.
+    pub(super) fn end_turn(&mut self) {
+        self.is_delivering = false;
+        self.added = 0;
+    }
+
+    /// True if nobody follows the channel, and nothing is being delivered.
+    pub(super) fn is_idle(&self) -> bool {
+        self.followers.is_empty() && !self.is_delivering
+    }
+}
+
+impl Delivery {
+    /// Tells the followers. Call it without the store's lock.
+    pub(super) fn deliver(self, channel: &ChannelName) {
+        for Follower { sink, .. } in &self.to {
+            if self.run.is_empty() {
+                sink.subscribed(&self.connection, channel);
+            } else {
+                let mut run = self.run.iter().cloned();
+                sink.publications(&self.connection, channel, &mut run);
+            }
+        }
+    }
+}

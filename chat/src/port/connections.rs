@@ -1,0 +1,365 @@
+//! The connections of chat's port: how many there are, what each of them has under way, and when one is ended.
+//!
+//! A connection costs a file descriptor and memory, and its other end may be silent, slow or hostile. So their number is
+//! bounded, and chat ends a connection that never speaks HTTP/2, that makes no call for a long time, or that does not take an
+//! answer. If there is no room for another connection, chat ends the one that has been without a call for longest. A caller
+//! whose connection was ended connects again.
+
+use super::share::Holding;
+use crate::metering;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::transport::server::Connected;
+
+/// How often a connection checks whether its time is over.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Bytes of HTTP/2's preface and of the head of the frame that must follow.
+const GREETING: usize = 24 + 9;
+
+/// After which time connections are ended.
+#[derive(Debug, Clone)]
+pub(crate) struct Timeouts {
+    /// From the start of the connection to the end of its greeting.
+    pub(crate) greeting: Duration,
+    /// Without any call.
+    pub(crate) idle: Duration,
+    /// While an answer waits and the caller takes no part of it.
+    pub(crate) answer: Duration,
+}
+
+/// Why chat ended a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The caller never spoke HTTP/2.
+    Silent,
+    /// There was no call for long.
+    Idle,
+    /// The caller did not take an answer.
+    Unread,
+    /// Another connection needed the room.
+    NoRoom,
+}
+
+impl End {
+    fn label(self) -> &'static str {
+        let [silent, idle, unread, no_room] = metering::CONNECTION_ENDS;
+        match self {
+            Self::Silent => silent,
+            Self::Idle => idle,
+            Self::Unread => unread,
+            Self::NoRoom => no_room,
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Silent => "it did not speak HTTP/2 in time",
+            Self::Idle => "it had no call for long",
+            Self::Unread => "it did not take an answer in time",
+            Self::NoRoom => "another connection needed its place",
+        })
+    }
+}
+
+/// All connections.
+pub(crate) struct Connections {
+    most: usize,
+    timeouts: Timeouts,
+    next: AtomicU64,
+    present: Mutex<BTreeMap<u64, Arc<Caller>>>,
+}
+
+/// The other end of one connection, and what it has under way. Requests carry it in their extensions.
+pub(crate) struct Caller {
+    /// Its address. `None` if it is in the same process.
+    peer: Option<SocketAddr>,
+    began: Instant,
+    pub(crate) calls: Arc<Holding>,
+    pub(crate) streams: Arc<Holding>,
+    pub(crate) other: Arc<Holding>,
+    pub(crate) requests: Arc<Holding>,
+    pub(crate) answers: Arc<Holding>,
+    state: Mutex<State>,
+    no_room: CancellationToken,
+}
+
+struct State {
+    /// Calls of any kind, from their heads to the ends of their answers.
+    open: usize,
+    calls: u64,
+    /// When the last of them ended.
+    since: Instant,
+    /// Answers that wait to be taken, with the time when a part was taken last.
+    untaken: BTreeMap<u64, Instant>,
+    numbers: u64,
+}
+
+impl Connections {
+    pub(crate) fn new(most: usize, timeouts: Timeouts) -> Arc<Self> {
+        Arc::new(Self {
+            most: most.max(1),
+            timeouts,
+            next: AtomicU64::new(0),
+            present: Mutex::default(),
+        })
+    }
+
+    /// Admits a connection. If there is no room, another one that has no call is ended. `None` if all of them have calls.
+    pub(crate) fn admit(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) -> Option<Socket> {
+        let caller = Caller::new(Some(peer));
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        {
+            let mut present = self.present.lock();
+            if present.len() >= self.most {
+                let longest = present.iter().filter_map(|(id, caller)| {
+                    let state = caller.state.lock();
+                    (state.open == 0).then_some(((state.calls > 0, state.since), *id))
+                });
+                let (_, ended) = longest.min()?;
+                // Its socket ends in a moment. Until then there is one connection more than allowed.
+                if let Some(ended) = present.remove(&ended) {
+                    ended.no_room.cancel();
+                }
+            }
+            present.insert(id, Arc::clone(&caller));
+        }
+        metering::connections(1.0);
+        let mut check = interval(CHECK_INTERVAL);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Some(Socket {
+            no_room: Box::pin(caller.no_room.clone().cancelled_owned()),
+            stream,
+            caller,
+            greeting: GREETING,
+            end: None,
+            check,
+            connections: Arc::clone(self),
+            id,
+        })
+    }
+}
+
+impl Caller {
+    fn new(peer: Option<SocketAddr>) -> Arc<Self> {
+        let now = Instant::now();
+        Arc::new(Self {
+            peer,
+            began: now,
+            calls: Arc::default(),
+            streams: Arc::default(),
+            other: Arc::default(),
+            requests: Arc::default(),
+            answers: Arc::default(),
+            state: Mutex::new(State {
+                open: 0,
+                calls: 0,
+                since: now,
+                untaken: BTreeMap::new(),
+                numbers: 0,
+            }),
+            no_room: CancellationToken::new(),
+        })
+    }
+
+    /// A caller in the same process.
+    pub(crate) fn in_process() -> Arc<Self> {
+        Self::new(None)
+    }
+
+    /// The caller of a request with these extensions. `None` if it comes without a connection.
+    pub(crate) fn of(extensions: &http::Extensions) -> Option<Arc<Self>> {
+        extensions.get::<Arc<Self>>().cloned()
+    }
+
+    /// Its address, for logs.
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+
+    /// Notes a call, which lasts until the answer is dropped.
+    pub(crate) fn call(self: &Arc<Self>) -> OpenCall {
+        let mut state = self.state.lock();
+        state.open += 1;
+        state.calls += 1;
+        drop(state);
+        OpenCall(Arc::clone(self))
+    }
+
+    /// Notes an answer that waits for this caller to take it. If the caller takes no part of it for too long, the connection is
+    /// ended.
+    pub(crate) fn untaken(self: &Arc<Self>) -> Untaken {
+        let mut state = self.state.lock();
+        state.numbers += 1;
+        let number = state.numbers;
+        state.untaken.insert(number, Instant::now());
+        drop(state);
+        Untaken {
+            caller: Arc::clone(self),
+            number,
+        }
+    }
+
+    fn end(&self, timeouts: &Timeouts, is_greeted: bool) -> Option<End> {
+        let now = Instant::now();
+        let state = self.state.lock();
+        let unread = |at: &Instant| now.duration_since(*at) >= timeouts.answer;
+        if !is_greeted && now.duration_since(self.began) >= timeouts.greeting {
+            Some(End::Silent)
+        } else if state.open == 0 && now.duration_since(state.since) >= timeouts.idle {
+            Some(End::Idle)
+        } else if state.untaken.values().any(unread) {
+            Some(End::Unread)
+        } else {
+            None
+        }
+    }
+}
+
+/// A call that is under way.
+pub(crate) struct OpenCall(Arc<Caller>);
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.open -= 1;
+        state.since = Instant::now();
+    }
+}
+
+/// An answer that its caller has not taken yet.
+pub(crate) struct Untaken {
+    caller: Arc<Caller>,
+    number: u64,
+}
+
+impl Untaken {
+    /// A part of the answer was taken.
+    pub(crate) fn step(&self) {
+        let mut state = self.caller.state.lock();
+        if let Some(at) = state.untaken.get_mut(&self.number) {
+            *at = Instant::now();
+        }
+    }
+}
+
+impl Drop for Untaken {
+    fn drop(&mut self) {
+        self.caller.state.lock().untaken.remove(&self.number);
+    }
+}
+
+/// A connection's socket. Reading and writing fail once chat has ended the connection.
+pub(crate) struct Socket {
+    stream: TcpStream,
+    caller: Arc<Caller>,
+    /// Bytes of the greeting that are still to come.
+    greeting: usize,
+    end: Option<End>,
+    check: Interval,
+    no_room: Pin<Box<WaitForCancellationFutureOwned>>,
+    connections: Arc<Connections>,
+    id: u64,
+}
+
+impl Socket {
+    /// Fails once the connection is ended, and wakes the task when it may have to be.
+    fn check_end(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.end.is_none() && self.no_room.as_mut().poll(cx).is_ready() {
+            self.finish(End::NoRoom);
+        }
+        while self.end.is_none() && self.check.poll_tick(cx).is_ready() {
+            let is_greeted = self.greeting == 0;
+            if let Some(end) = self.caller.end(&self.connections.timeouts, is_greeted) {
+                self.finish(end);
+            }
+        }
+        match self.end {
+            None => Ok(()),
+            Some(end) => Err(io::Error::new(io::ErrorKind::TimedOut, end.to_string())),
+        }
+    }
+
+    fn finish(&mut self, end: End) {
+        self.end = Some(end);
+        metering::connection_ended(end.label());
+        if let Some(peer) = self.caller.peer {
+            tracing::info!(%peer, "ended a connection: {end}");
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.connections.present.lock().remove(&self.id);
+        metering::connections(-1.0);
+    }
+}
+
+impl Connected for Socket {
+    type ConnectInfo = Arc<Caller>;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        Arc::clone(&self.caller)
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.check_end(cx)?;
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        self.greeting = self.greeting.saturating_sub(buffer.filled().len() - before);
+        read
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        // A caller that reads nothing could otherwise keep the task here for ever.
+        self.check_end(cx)?;
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.check_end(cx)?;
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

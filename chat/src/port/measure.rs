@@ -1,0 +1,186 @@
+//! Counts, times and traces every call, whether it is answered, refused by a guard or broken off.
+
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, Request, Response};
+use http_body_util::BodyExt;
+use metrics::{counter, gauge, histogram};
+use runtime::families::{Family, register};
+use std::convert::Infallible;
+use std::task::{Context, Poll};
+use std::time::Instant;
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tonic::{Code, Status};
+use tower::Service;
+
+const CALLS: &str = "chat_calls_total";
+const IN_FLIGHT: &str = "chat_calls_in_flight";
+const DURATION: &str = "chat_call_duration_seconds";
+
+/// The methods of chat's own services.
+pub(crate) const METHODS: [&str; 10] = [
+    "chat.v1.ChatService/Send",
+    "chat.v1.ChatService/SendStream",
+    "chat.v1.ChatService/History",
+    "chat.v1.ChatService/Join",
+    "chat.v1.ChatService/Leave",
+    "chat.v1.ChatService/ListMembers",
+    "connector.v1.SessionService/Join",
+    "connector.v1.SessionService/Leave",
+    "connector.v1.SessionService/SendStream",
+    "connector.v1.SessionService/Probe",
+];
+/// The label of every method that does not exist. A caller may ask for any name.
+const OTHER: &str = "other";
+const METHOD_LABELS: [&str; METHODS.len() + 1] = {
+    let mut labels = [OTHER; METHODS.len() + 1];
+    let (known, _) = labels.split_at_mut(METHODS.len());
+    known.copy_from_slice(&METHODS);
+    labels
+};
+const CODES: &[&str] = &[
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+const FAMILIES: &[Family] = &[
+    Family::counter(CALLS, "Calls that have ended, by method and status code")
+        .by(&[("method", &METHOD_LABELS), ("code", CODES)]),
+    Family::gauge(IN_FLIGHT, "Calls and streams under way, by method")
+        .by(&[("method", &METHOD_LABELS)]),
+    Family::histogram(DURATION, "From request to end; of streams, their life")
+        .by(&[("method", &METHOD_LABELS)]),
+];
+
+/// Measures the service inside.
+#[derive(Clone, Debug)]
+pub(crate) struct Measured<S>(S);
+
+impl<S> Measured<S> {
+    pub(crate) fn new(inner: S) -> Self {
+        register(FAMILIES);
+        Self(inner)
+    }
+}
+
+impl<S: NamedService> NamedService for Measured<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<Request<Body>> for Measured<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let call = Call::begin(method(request.uri().path()));
+        let answer = self.0.call(request);
+        Box::pin(async move { Ok(call.follow(answer.await?)) })
+    }
+}
+
+/// The method's name from a list, because a label must not take whatever a caller writes.
+fn method(path: &str) -> &'static str {
+    let mut known = METHODS.into_iter();
+    let known = known.find(|&method| path.strip_prefix('/') == Some(method));
+    known.unwrap_or(OTHER)
+}
+
+/// One call, counted when it is dropped.
+struct Call {
+    method: &'static str,
+    began: Instant,
+    /// `Cancelled` until the end is known: it stays so if the caller goes away before.
+    code: Code,
+}
+
+impl Call {
+    fn begin(method: &'static str) -> Self {
+        gauge!(IN_FLIGHT, "method" => method).increment(1.0);
+        Self {
+            method,
+            began: Instant::now(),
+            code: Code::Cancelled,
+        }
+    }
+
+    /// The status stands in the headers if the answer has no body, and otherwise in the trailers after the body.
+    fn follow(mut self, response: Response<Body>) -> Response<Body> {
+        if self.note_end(response.headers()) {
+            return response;
+        }
+        response.map(|body| {
+            Body::new(body.map_frame(move |frame| {
+                if let Some(trailers) = frame.trailers_ref() {
+                    self.note_end(trailers);
+                }
+                frame
+            }))
+        })
+    }
+
+    fn note_end(&mut self, headers: &HeaderMap) -> bool {
+        let status = Status::from_header_map(headers);
+        if let Some(status) = &status {
+            self.code = status.code();
+        }
+        status.is_some()
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let (method, code) = (self.method, name(self.code));
+        let took = self.began.elapsed();
+        counter!(CALLS, "method" => method, "code" => code).increment(1);
+        gauge!(IN_FLIGHT, "method" => method).decrement(1.0);
+        histogram!(DURATION, "method" => method).record(took);
+        tracing::debug!(method, code, ?took, "call");
+    }
+}
+
+/// The code as gRPC spells it.
+fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

@@ -1,0 +1,108 @@
+//! How long calls take at most, and what their failures mean.
+
+use std::time::Duration;
+use tonic::{Code, Status};
+use tonic_types::{RpcStatusExt, StatusExt, pb};
+
+/// The longest time that a call spends with one endpoint.
+pub(crate) const TRY: Duration = Duration::from_secs(1);
+/// A client's request is answered within two seconds after it was received. Chat gets this much of that time, and the
+/// rest is for the way back.
+pub(crate) const CALL: Duration = Duration::from_millis(1_900);
+
+/// Why a call brought no usable answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// Chat refused the first attempt, and nothing was done.
+    #[error("refused: {reason}")]
+    Refused {
+        /// The reason, as the contracts list it.
+        reason: String,
+    },
+    /// The deadline of a join was over at the first attempt, and nothing was done.
+    #[error("too late by the clock of the store's server")]
+    Late {
+        /// The time of that clock, in milliseconds since 1970.
+        now: u64,
+    },
+    /// No endpoint was up, so nothing was sent.
+    #[error("no chat endpoint is reachable")]
+    Unreachable,
+    /// The call was sent, and not answered in time. It may have been done, or may still be done.
+    #[error("unanswered")]
+    Unknown,
+}
+
+/// An answer, and whether another copy of the request may still be under way.
+#[derive(Debug)]
+pub struct Answered<T> {
+    /// Chat's answer.
+    pub answer: T,
+    /// False if the first attempt was answered. Then there is no other copy.
+    pub repeated: bool,
+}
+
+/// Why a call failed, in words: the innermost cause, which is the system's if the network failed.
+pub(super) fn words(status: &tonic::Status) -> String {
+    let mut source = std::error::Error::source(status);
+    let mut last = None;
+    while let Some(error) = source {
+        last = Some(error.to_string());
+        source = error.source();
+    }
+    let words = last.unwrap_or_else(|| status.message().to_owned());
+    if words.is_empty() {
+        format!("{:?}", status.code())
+    } else {
+        words
+    }
+}
+
+/// True if the failure is one of the connection, and was not told by a chat.
+pub(super) fn is_of_the_network(status: &Status) -> bool {
+    std::error::Error::source(status).is_some()
+}
+
+/// True if nothing was done, and repeating the call elsewhere can't help.
+pub(super) fn is_final(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::InvalidArgument
+            | Code::FailedPrecondition
+            | Code::AlreadyExists
+            | Code::Unimplemented
+    ) || is_full(status)
+}
+
+/// True if the store refused to write because it is out of memory.
+pub(super) fn is_full(status: &Status) -> bool {
+    status.code() == Code::ResourceExhausted && reason(status) == "STORE_FULL"
+}
+
+/// The error for a final refusal of the first attempt.
+pub(super) fn refusal(status: &Status) -> CallError {
+    let info = status.get_details_error_info();
+    let late = info.filter(|info| info.reason == "LATE");
+    let now = late.and_then(|info| info.metadata.get("now")?.parse().ok());
+    match now {
+        Some(now) => CallError::Late { now },
+        None => CallError::Refused {
+            reason: reason(status),
+        },
+    }
+}
+
+/// The reason of a refusal inside a stream.
+pub(super) fn reason_of(status: &pb::Status) -> String {
+    let info = status.get_details_error_info();
+    info.map_or_else(
+        || format!("{:?}", Code::from(status.code)),
+        |info| info.reason,
+    )
+}
+
+pub(super) fn reason(status: &Status) -> String {
+    status
+        .get_details_error_info()
+        .map_or_else(|| format!("{:?}", status.code()), |info| info.reason)
+}

@@ -1,0 +1,124 @@
+//! Keeps the endpoints equal to what `--chat` names: each name is resolved again every ten seconds, and each address behind
+//! it is an endpoint of its own.
+
+use super::call::TRY;
+use super::chat::Chat;
+use super::endpoint::Endpoint;
+use super::ordered_stream;
+use super::prover::keep_proving;
+use super::source::{ChatService, Source, TransportError};
+use http::Uri;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tonic::transport::Endpoint as Transport;
+use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
+
+const RESOLVE_AGAIN: Duration = Duration::from_secs(10);
+
+/// Begins to use an endpoint. `address` is as for [`Endpoint::new`].
+pub(super) fn start(
+    name: String,
+    address: &str,
+    service: ChatService,
+    chat: &Arc<Chat>,
+) -> Arc<Endpoint> {
+    let client = Arc::downgrade(chat);
+    let run = Box::new(move |line, endpoint| {
+        tokio::spawn(ordered_stream::run(line, endpoint, client.clone()));
+    });
+    let endpoint = Endpoint::new(name, address, service, chat.prover.is_some(), run);
+    if let Some(prover) = &chat.prover {
+        let (endpoint, prover) = (Arc::clone(&endpoint), Arc::clone(prover));
+        tokio::spawn(keep_proving(endpoint, prover, Arc::downgrade(chat)));
+    }
+    endpoint
+}
+
+/// Keeps the endpoints of `chat` equal to what the source says, as long as `chat` lives.
+pub(super) fn follow(source: Source, chat: &Arc<Chat>) {
+    match source {
+        Source::InProcess(service) => {
+            let endpoint = start("in process".into(), "", service, chat);
+            chat.endpoints.write().push(endpoint);
+        }
+        Source::Addresses(uris) => {
+            tokio::spawn(resolve(uris, Arc::downgrade(chat)));
+        }
+    }
+}
+
+/// Endpoints by the place of their name in the source, and by address.
+pub(super) type Known = BTreeMap<(usize, SocketAddr), Arc<Endpoint>>;
+
+async fn resolve(uris: Vec<Uri>, chat: Weak<Chat>) {
+    let mut known = Known::new();
+    loop {
+        for (index, uri) in uris.iter().enumerate() {
+            let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+            let port = uri.port_u16().unwrap_or(80);
+            // A name that can't be resolved now keeps the addresses that it had.
+            let found: Vec<SocketAddr> = match tokio::net::lookup_host((host, port)).await {
+                Ok(found) => found.collect(),
+                Err(error) => {
+                    tracing::debug!(%uri, %error, "can't resolve");
+                    let Some(chat) = chat.upgrade() else { return };
+                    let trouble = format!("{uri}: cannot resolve the name: {error}");
+                    chat.unresolved.lock().insert(index, trouble);
+                    continue;
+                }
+            };
+            let Some(chat) = chat.upgrade() else { return };
+            chat.unresolved.lock().remove(&index);
+            update(&mut known, (index, uri), &found, &chat);
+        }
+        tokio::time::sleep(RESOLVE_AGAIN).await;
+        if chat.strong_count() == 0 {
+            return;
+        }
+    }
+}
+
+/// Takes the addresses behind a name.
+pub(super) fn update(
+    known: &mut Known,
+    (index, uri): (usize, &Uri),
+    found: &[SocketAddr],
+    chat: &Arc<Chat>,
+) {
+    known.retain(|(of, address), endpoint| {
+        let stays = *of != index || found.contains(address);
+        if !stays {
+            endpoint.retire();
+        }
+        stays
+    });
+    for &address in found {
+        known.entry((index, address)).or_insert_with(|| {
+            let name = format!("{uri} at {address}");
+            tracing::debug!(endpoint = name, "new endpoint");
+            // An IPv4 address may also be written as an IPv6 address.
+            let canonical = SocketAddr::new(address.ip().to_canonical(), address.port());
+            let service = connect(uri, address);
+            start(name, &canonical.to_string(), service, chat)
+        });
+    }
+    *chat.endpoints.write() = known.values().cloned().collect();
+    chat.note_availability();
+}
+
+/// A connection that is made when it is needed, and made again when it broke.
+fn connect(uri: &Uri, address: SocketAddr) -> ChatService {
+    let channel = Transport::from_shared(format!("http://{address}"))
+        .unwrap_or_else(|_| Transport::from_static("http://0.0.0.0:0"))
+        .origin(uri.clone())
+        .tcp_nodelay(true)
+        .connect_timeout(TRY)
+        .http2_keep_alive_interval(Duration::from_secs(5))
+        .keep_alive_timeout(Duration::from_secs(2))
+        .keep_alive_while_idle(true)
+        .connect_lazy();
+    BoxCloneSyncService::new(channel.map_err(TransportError::new))
+}
