@@ -35,11 +35,7 @@ pub fn directory() -> &'static Path {
 fn build() -> BTreeMap<String, PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    for (name, _) in std::env::vars_os() {
-        if tells_of_the_test(&name.to_string_lossy()) {
-            command.env_remove(name);
-        }
-    }
+    forget_the_test(&mut command);
     let output = command
         .args(["build", "--release", "--workspace", "--bins"])
         .arg("--message-format=json-render-diagnostics")
@@ -60,8 +56,17 @@ fn build() -> BTreeMap<String, PathBuf> {
         .collect()
 }
 
-/// Whether cargo has set this variable to tell a test which package it belongs to. Build scripts of some dependencies ask
-/// for such variables, so with them here cargo would compile those dependencies again, and so would the next build without.
+/// Takes out of a command's environment what cargo has set to tell a test which package it belongs to. Build scripts of some
+/// dependencies ask for such variables, so with them a build would compile those dependencies again, and so would the next
+/// one without.
+pub(crate) fn forget_the_test(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if tells_of_the_test(&name.to_string_lossy()) {
+            command.env_remove(name);
+        }
+    }
+}
+
 fn tells_of_the_test(variable: &str) -> bool {
     ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"]
         .iter()

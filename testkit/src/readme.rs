@@ -97,14 +97,15 @@ pub async fn run(file: &str) -> usize {
         })
         .collect();
     let script = driver(&blocks, scratch.path());
-    let mut bash = Process::spawn(
-        "bash",
-        Command::new("bash")
-            .args(["-c", &script])
-            .current_dir(workspace())
-            .env("TMPDIR", scratch.path())
-            .envs(standalone_ports(&ports)),
-    );
+    let mut command = Command::new("bash");
+    // A block may run cargo.
+    binaries::forget_the_test(&mut command);
+    command
+        .args(["-c", &script])
+        .current_dir(workspace())
+        .env("TMPDIR", scratch.path())
+        .envs(standalone_ports(&ports));
+    let mut bash = Process::spawn("bash", &mut command);
     for (index, block) in blocks.iter().enumerate() {
         let name = format!("{file}:{}", block.line);
         let done = scratch.path().join(format!("{index}.done"));
