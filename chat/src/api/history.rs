@@ -1,11 +1,11 @@
 //! A page of history. It is read in short stretches, so that neither the store nor the answer ever holds much at once.
 
-use super::pages::{Arguments, page_size};
+use super::pages::{Arguments, WRONG_TOKEN, page_size};
 use crate::calls::fields::Violations;
 use crate::calls::{Calls, json, shown};
 use crate::error::Error;
 use channel_store::{
-    ChannelName, ChannelStore, Continuity, Epoch, HistoryRange, Position, Publication, StoreError,
+    ChannelName, ChannelStore, Continuity, Epoch, HistoryRange, Position, Publication,
 };
 use proto::chat::v1;
 use proto::chat::v1::publication::Content;
@@ -48,7 +48,7 @@ fn check(request: v1::HistoryRequest) -> Result<Asked, Error> {
     let token = wrong.optional("page_token", request.page_token, |token| {
         let range = arguments.open(&token);
         let range = range.and_then(|text| range_of(text, request.newest_first));
-        range.ok_or_else(|| StoreError::BadPageToken.to_string())
+        range.ok_or_else(|| WRONG_TOKEN.to_owned())
     });
     let (Some(channel), Ok(range), Some(token)) = (channel, range, token) else {
         return Err(wrong.into());

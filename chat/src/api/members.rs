@@ -1,10 +1,10 @@
 //! Detached members come and go, and everybody is listed.
 
-use super::pages::{Arguments, page_size};
+use super::pages::{Arguments, WRONG_TOKEN, page_size};
 use crate::calls::fields::Violations;
 use crate::calls::{Calls, shown};
 use crate::error::Error;
-use channel_store::{ChannelName, Join, Leave, Membership, StoreError, User};
+use channel_store::{ChannelName, Join, Leave, Membership, User};
 use proto::chat::v1::{
     JoinRequest, JoinResponse, LeaveRequest, LeaveResponse, ListMembersRequest,
     ListMembersResponse, Member,
@@ -54,7 +54,7 @@ pub(super) async fn list(
     let channel = wrong.check("channel", ChannelName::new(request.channel));
     let token = wrong.optional("page_token", request.page_token, |token| {
         let token = arguments.open(&token).map(str::to_owned);
-        token.ok_or_else(|| StoreError::BadPageToken.to_string())
+        token.ok_or_else(|| WRONG_TOKEN.to_owned())
     });
     let (Some(channel), Some(token)) = (channel, token) else {
         return Err(wrong.into());

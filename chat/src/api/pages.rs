@@ -6,6 +6,9 @@ use xxhash_rust::xxh3::Xxh3;
 const DEFAULT_PAGE: usize = 100;
 const LARGEST_PAGE: usize = 1_000;
 
+/// What is wrong with a token that was made for another request.
+pub(super) const WRONG_TOKEN: &str = "is not from a page of this request: repeat it with the arguments of that page, or leave it empty to begin anew";
+
 /// How many entries a page has.
 pub(super) fn page_size(asked: u32) -> usize {
     match asked as usize {

@@ -1,5 +1,5 @@
-//! What chat does with channels, for back ends and connectors alike: `api` and `gateway` convert the messages of their contracts, and
-//! these calls do the work.
+//! What chat does with channels, for back ends and connectors alike. `api` and `gateway` convert the messages of their
+//! contracts, and these calls do the work.
 
 pub(crate) mod fields;
 pub(crate) mod json;
