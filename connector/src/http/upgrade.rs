@@ -26,7 +26,7 @@ const OLD_HTTP: &str = "A WebSocket needs HTTP/1.1, but this request came as HTT
 
 /// Agrees with a client on compression. Returns the header for the answer, if both want it, and the format of the
 /// frames.
-pub(super) fn announce_policy(
+pub(super) fn agree(
     headers: &HeaderMap,
     format: WireFormat,
     may_deflate: bool,
@@ -41,7 +41,7 @@ pub(super) fn announce_policy(
 /// it already.
 pub(super) fn upgrade(
     mut request: Request<Incoming>,
-    is_in_force: Option<HeaderValue>,
+    agreed: Option<HeaderValue>,
     begin: impl FnOnce(TcpStream, Arc<Pass>, Vec<u8>) + Send + 'static,
 ) -> Response<Full<Bytes>> {
     if is_upgrade(request.headers()) && request.version() < Version::HTTP_11 {

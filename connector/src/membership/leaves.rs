@@ -11,10 +11,10 @@
 //! session that was replaced while its socket was still open, or that was told to reconnect, stays for some seconds in
 //! any case, because the new session may not have joined all of its channels yet.
 
-use crate::chat_client::{CALL, CallError, Chat};
-use super::members::Membership;
 use super::logins::Registry;
+use super::members::Membership;
 use super::registration::Registration;
+use crate::chat_client::{CALL, CallError, Chat};
 use channel_store::{Place, Shard};
 use parking_lot::Mutex;
 use runtime::Backoff;

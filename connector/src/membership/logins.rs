@@ -12,17 +12,16 @@
 //! it.
 
 use super::incarnation::IndexGuard;
-use crate::metering::{KICKS, count_repair};
+use super::registration::{Known, Registration};
 use crate::transport::{Connection, close_paced};
 use channel_store::{
-    Claim, Claimed, EntryState, Hints, Incarnation, Leases, LoggedIn, Login, LoginPolicy, Place,
-    Predecessor, Proof, SessionId, StoreError, UserEntries, UserEntry, UserId, UserRegistry,
+    Claim, Claimed, EntryState, Hints, Incarnation, Leases, LoggedIn, LoginPolicy, Place, Proof,
+    SessionId, StoreError, UserEntries, UserEntry, UserId, UserRegistry,
 };
 use futures_util::future::join_all;
-use metrics::counter;
 use parking_lot::Mutex;
 use runtime::backoff::pause;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -280,7 +279,11 @@ impl Registry {
     }
 
     /// Why a session must give way, if its entry is marked.
-    pub(super) fn marked(&self, registration: &Registration, entries: &[UserEntry]) -> Option<Disconnect> {
+    pub(super) fn marked(
+        &self,
+        registration: &Registration,
+        entries: &[UserEntry],
+    ) -> Option<Disconnect> {
         let mut of_session = entries.iter();
         let own = of_session.find(|entry| entry.session == registration.session)?;
         if own.state != EntryState::Superseded {

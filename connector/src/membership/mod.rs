@@ -30,7 +30,7 @@ mod tests;
 pub use incarnation::{NameError, new_incarnation};
 pub use lease_keeper::LeaseKeeper;
 pub(crate) use leaves::{EndedSession, PendingLeaves, Undo};
-pub use logins::Registry;
 pub(crate) use logins::Admission;
+pub use logins::Registry;
 pub(crate) use members::Membership;
 pub(crate) use registration::Registration;

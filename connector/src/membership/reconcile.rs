@@ -9,8 +9,8 @@
 use super::incarnation::HeldLease;
 use super::lease_keeper::{CALLS, LeaseKeeper};
 use super::logins::Registry;
-use super::reconcile_logins::Findings;
 use super::members::Membership;
+use super::reconcile_logins::Findings;
 use crate::chat_client::{CALL, CallError, Chat};
 use crate::metering::count_repair;
 use channel_store::{

@@ -3,7 +3,9 @@
 use super::logins::Registry;
 use super::registration::Registration;
 use crate::metering::count_repair;
-use channel_store::{Claim, Claimed, EntryState, Incarnation, Place, SessionId, StoreError, UserEntry, UserId};
+use channel_store::{
+    Claim, Claimed, EntryState, Incarnation, Place, SessionId, StoreError, UserEntry, UserId,
+};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

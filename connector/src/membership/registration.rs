@@ -3,7 +3,9 @@
 use super::incarnation::IndexGuard;
 use crate::metering::KICKS;
 use crate::transport::Connection;
-use channel_store::{Claim, Incarnation, Login, LoginPolicy, Place, Predecessor, Proof, SessionId, UserId};
+use channel_store::{
+    Claim, Incarnation, Login, LoginPolicy, Place, Predecessor, Proof, SessionId, UserId,
+};
 use metrics::counter;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;

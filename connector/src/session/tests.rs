@@ -846,8 +846,7 @@ async fn a_page_of_history_is_asked_for_with_as_many_bytes_as_a_client_may_be_gi
             let ((), asked) = tokio::join!(scene.me.handle(look, Instant::now()), asked);
             assert_eq!(usize::try_from(asked.page_bytes), Ok(limit / 8));
             assert_eq!((&*asked.channel, asked.page_size), ("room", size));
-            let empty =
-                r#"{"code":0,"publications":[],"more":false,"continuity":"contiguous","position":null}"#;
+            let empty = r#"{"code":0,"publications":[],"more":false,"continuity":"contiguous","position":null}"#;
             assert_eq!(scene.client.next().await, reply(id, empty));
         }
     }

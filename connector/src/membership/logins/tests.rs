@@ -1,5 +1,6 @@
 //! Two connectors over one store in memory. The test moves the clock.
 
+use super::super::reconcile_logins::Findings;
 use super::*;
 use crate::chat_client::Chat;
 use crate::chat_client::tests::chat_of;
@@ -7,7 +8,7 @@ use crate::membership::{EndedSession, PendingLeaves};
 use crate::membership::{LeaseKeeper, Membership};
 use crate::testing::client;
 use channel_store::memory::{MemoryStore, Snapshot};
-use channel_store::{ChannelName, Declared, SETTLE_TIME, Shard, StoreOptions};
+use channel_store::{ChannelName, Declared, Login, SETTLE_TIME, Shard, StoreOptions};
 use tokio_util::task::AbortOnDropHandle;
 use wire::WireFormat;
 
@@ -497,9 +498,9 @@ async fn a_claim_that_was_not_answered_is_made_good_at_once() {
         panic!("{logged_in:?}");
     };
     {
-        let mut standing = new.registration.standing.lock();
-        standing.login_rank = Some(login_rank);
-        standing.joined = true;
+        let mut state = new.registration.state.lock();
+        state.login_rank = Some(login_rank);
+        state.joined = true;
     }
     new.registration.guard.suspect(Place::User(user()));
     sleep(AT_ONCE).await;
