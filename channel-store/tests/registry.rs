@@ -1,4 +1,4 @@
-//! Who is logged in: what every store promises, history by history as MEMBERSHIP.md counts them.
+//! Logins: what every store promises. The tests follow the histories of docs/design/membership.md.
 
 use crate::conformance::conformance;
 use crate::support::{Kind, Subject, eventually, incarnation};

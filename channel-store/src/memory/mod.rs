@@ -17,7 +17,7 @@ use crate::lease::Leases;
 use crate::name::{ChannelName, Incarnation};
 use crate::publication::{Epoch, Position};
 use crate::registry::{Hints, UserRegistry};
-use crate::rules::{ByName, EMPTY_LIFE, LogPolicy};
+use crate::rules::{EMPTY_LIFE, LogPolicy, RuleTable};
 use crate::{
     ChannelFeed, ChannelStore, Continuity, FeedConnection, FeedSink, Join, Joined, Leave,
     MembersPage, Publish, Published, Publisher, Reaped, ServerLifetime, StoreError, StoreOptions,
@@ -51,7 +51,7 @@ impl MemoryStore {
     pub fn new(options: StoreOptions) -> Arc<Self> {
         Arc::new(Self {
             channels: Arc::new(Channels {
-                policies: ByName::new(&options, |policy| policy),
+                policies: RuleTable::new(&options, |policy| policy),
                 options,
                 clocks: Clocks::new(),
                 registered: Mutex::default(),
@@ -225,7 +225,7 @@ impl Now {
 /// All channels that are not forgotten.
 struct Channels {
     options: StoreOptions,
-    policies: ByName<LogPolicy>,
+    policies: RuleTable<LogPolicy>,
     clocks: Clocks,
     registered: Mutex<Registered>,
     users: Mutex<Users>,
