@@ -1,16 +1,16 @@
-//! Bodies: one JSON object each, checked and stamped in one pass over its bytes.
+//! Bodies. Each one is a JSON object, which is checked and gets its sender in one pass over its bytes.
 //!
-//! No tree is built and nothing is allocated but the stamped copy, because every message passes here. What is not
-//! `userId` goes through byte for byte: `1.0` stays `1.0`, and escapes stay as the client wrote them (a stated departure
-//! from `JSON.parse` and `JSON.stringify`, CONTRACT).
+//! Every message passes here, so no tree is built, and nothing is allocated except the copy with the sender. Everything but
+//! `userId` stays byte for byte: `1.0` stays `1.0`, and escapes stay as the client wrote them. The original, which used
+//! `JSON.parse` and `JSON.stringify`, changed them.
 //!
-//! The grammar is RFC 8259, strictly, with limits so that every member's parser can read what is passed on: nesting ends at
-//! [`DEPTH_LIMIT`] (section 9), a number must have a double that is near it (section 6: `1e999` has none), and half of a
-//! surrogate pair (section 8.2) is accepted, because people cut texts in the middle of an emoji, but is passed on as U+FFFD.
+//! The grammar is strictly that of RFC 8259, with limits so that the parser of every member can read the result. Nesting
+//! ends at [`DEPTH_LIMIT`] (section 9). A number must have a double that is near it (section 6): `1e999` has none. Half of a
+//! surrogate pair (section 8.2) is accepted, because people cut texts in the middle of an emoji, but becomes U+FFFD.
 
 use std::ops::Range;
 
-/// The most objects and arrays that may lie in each other, the body itself included.
+/// The most objects and arrays that may be nested, including the body itself.
 pub const DEPTH_LIMIT: usize = 64;
 
 /// The largest limit that an operator may set for the bytes of a body. A package of Pomelo's has less than 16 MiB, and
@@ -22,22 +22,22 @@ const LONGEST_IN_RANGE: usize = 308;
 
 const USER_ID: &[u8] = b"\"userId\"";
 
-/// Why bytes are no body.
+/// Why bytes can't be a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
-    /// Not UTF-8.
+    /// The bytes are not UTF-8.
     #[error("not UTF-8")]
     NotUtf8,
-    /// No JSON value, or more than one.
+    /// They are no JSON value, or more than one.
     #[error("not JSON")]
     NotJson,
-    /// A JSON value, but another one.
+    /// They are a JSON value, but no object.
     #[error("not a JSON object")]
     NotObject,
-    /// Nested deeper than [`DEPTH_LIMIT`]. What follows was not looked at.
+    /// They are nested deeper than [`DEPTH_LIMIT`]. The rest was not checked.
     #[error("nested deeper than {DEPTH_LIMIT} levels")]
     TooDeep,
-    /// A number is beyond the range of a double, so many parsers refuse it. What follows was not looked at.
+    /// A number is beyond the range of a double, so many parsers would refuse it. The rest was not checked.
     #[error("a number is beyond the range of a double")]
     NumberTooLarge,
 }
@@ -50,13 +50,13 @@ pub fn check(body: &[u8]) -> Result<(), BodyError> {
     scan(trim(body), |_| {}).map(drop)
 }
 
-/// The body with `user_json` as the object's `userId` (CONTRACT, "Who is told what"). All spellings of the key count: its
-/// first place gets the value, further ones go with their comma. Without any, it becomes the last member.
+/// Returns the body with `user_json` as the object's `userId`. All spellings of the key count. The first one gets the value, and
+/// further ones are removed with their comma. If there is none, it becomes the last member.
 ///
 /// `user_json` is one JSON value, as [`User::json`](crate::User::json) makes it.
 ///
 /// # Errors
-/// As [`check`].
+/// Those of [`check`].
 pub fn stamp(body: &[u8], user_json: &str) -> Result<Vec<u8>, BodyError> {
     let body = trim(body);
     let mut stamped = Vec::with_capacity(body.len() + user_json.len() + USER_ID.len() + 2);
@@ -96,7 +96,7 @@ pub fn stamp(body: &[u8], user_json: &str) -> Result<Vec<u8>, BodyError> {
     Ok(stamped)
 }
 
-/// True for `"userId"`, quotes included, whichever of its letters are written as `\u` escapes. (No other escape makes a
+/// True for `"userId"` with its quotes, also if some of its letters are written as `\u` escapes. (No other escape makes a
 /// letter.)
 fn is_user_id(key: &[u8]) -> bool {
     if key == USER_ID {
@@ -139,24 +139,24 @@ fn trim(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// One member of the outermost object, by where its parts stand.
+/// Where the parts of one member of the outermost object are.
 struct Member {
-    /// The comma before it; for the first member, its key.
+    /// The comma before it. For the first member, it is the key.
     comma: usize,
-    /// With its quotes.
+    /// The key with its quotes.
     key: Range<usize>,
     value: Range<usize>,
 }
 
-/// What a body's strings hold.
+/// What the strings of a body hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Text {
     Whole,
-    /// At least one escape is half of a surrogate pair.
+    /// There is an escape that is half of a surrogate pair.
     HasHalfPairs,
 }
 
-/// The body with `\ufffd`, which has as many bytes, in place of each escape that is half of a surrogate pair.
+/// Replaces each escape that is half of a surrogate pair by `\ufffd`, which has as many bytes.
 fn replace_half_pairs(body: &[u8]) -> Vec<u8> {
     let mut replaced = body.to_vec();
     let mut at = 0;
@@ -169,7 +169,7 @@ fn replace_half_pairs(body: &[u8]) -> Vec<u8> {
                 replaced[at..at + ESCAPE].copy_from_slice(br"\ufffd");
                 ESCAPE
             }
-            // Whatever is escaped, it is no backslash that begins another escape.
+            // Whatever is escaped, that byte does not begin another escape.
             (b'\\', None) => 2,
             _ => 1,
         };
@@ -177,7 +177,7 @@ fn replace_half_pairs(body: &[u8]) -> Vec<u8> {
     replaced
 }
 
-/// Bytes of an escape like `\ud83d`.
+/// The number of bytes of an escape like `\ud83d`.
 const ESCAPE: usize = 6;
 
 /// Which half of a surrogate pair an escape is.
@@ -187,7 +187,7 @@ enum Half {
     Low,
 }
 
-/// What the bytes begin with, if it is an escape for half of a surrogate pair.
+/// Which half it is, if the bytes begin with an escape for half of a surrogate pair.
 fn surrogate(bytes: &[u8]) -> Option<Half> {
     let [b'\\', b'u', b'd' | b'D', second, third, fourth, ..] = bytes else {
         return None;
@@ -200,7 +200,7 @@ fn surrogate(bytes: &[u8]) -> Option<Half> {
     }
 }
 
-/// Checks that `body`, trimmed, is one object, and tells of its members.
+/// Checks that `body` is one object, without whitespace around it, and reports its members.
 fn scan(body: &[u8], on_member: impl FnMut(Member)) -> Result<Text, BodyError> {
     if simdutf8::basic::from_utf8(body).is_err() {
         return Err(BodyError::NotUtf8);
@@ -223,16 +223,16 @@ fn scan(body: &[u8], on_member: impl FnMut(Member)) -> Result<Text, BodyError> {
     }
 }
 
-/// A place in JSON text. Every method stands at the first byte of what it is named for and goes behind its last.
+/// A place in JSON text. Every method begins at the first byte of what it is named for, and ends after its last byte.
 struct Scanner<'a> {
     body: &'a [u8],
     at: usize,
-    /// What the strings behind this place hold.
+    /// What the strings before this place hold.
     text: Text,
 }
 
 impl Scanner<'_> {
-    /// A value with `depth` objects and arrays around it.
+    /// A value that is nested in `depth` objects and arrays.
     fn value(&mut self, depth: usize) -> Result<(), BodyError> {
         match self.peek() {
             Some(b'"') => self.string().map(drop),
@@ -357,7 +357,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// One digit or more.
+    /// At least one digit.
     fn digits(&mut self) -> Result<(), BodyError> {
         if !self.next()?.is_ascii_digit() {
             return Err(BodyError::NotJson);
@@ -407,11 +407,11 @@ impl Scanner<'_> {
     }
 }
 
-/// How many bytes stand before the first quote, backslash or control character; eight at a time.
+/// How many bytes come before the first quote, backslash or control character. It checks eight bytes at a time.
 fn plain(bytes: &[u8]) -> usize {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
     const HIGH: u64 = ONES << 7;
-    // The lowest byte that is below `limit` (at most 128) has its high bit set; those above it may be wrong.
+    // The lowest byte that is below `limit` (at most 128) has its high bit set. The bits of higher bytes may be wrong.
     let below = |word: u64, limit: u64| word.wrapping_sub(ONES * limit) & !word & HIGH;
     let (words, rest) = bytes.as_chunks::<8>();
     for (index, word) in words.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! The side of a channel that follows it: connectors.
+//! The side that follows channels: connectors.
 
 use crate::error::StoreError;
 use crate::name::ChannelName;
@@ -8,7 +8,7 @@ use crate::server::{FeedConnection, ServerLifetime, Shard};
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-/// Where a channel's log ends, as a feed's own server says.
+/// Where a channel's log ends, by the server that a feed listens to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
     /// The end of the log.
@@ -17,10 +17,10 @@ pub struct Head {
     pub lifetime: ServerLifetime,
 }
 
-/// Takes what a feed brings. Called by the feed's own task: it must neither wait nor block. One call at a time for one
-/// channel, in order.
+/// Takes what a feed brings. It is called by the feed's own task, so it must neither wait nor block. There is one call at a
+/// time for one channel, in order.
 pub trait FeedSink: Send + Sync + 'static {
-    /// The channel is subscribed on this connection, for the first time or again: what came before is to be read.
+    /// The channel is subscribed on this connection, for the first time or again. What was published before must be read.
     fn subscribed(&self, connection: &FeedConnection, channel: &ChannelName);
 
     /// A publication has arrived.
@@ -31,7 +31,7 @@ pub trait FeedSink: Send + Sync + 'static {
         publication: Publication,
     );
 
-    /// Several have arrived together, which follow one another.
+    /// Several publications have arrived together. They follow one another without a gap.
     fn publications(
         &self,
         connection: &FeedConnection,
@@ -44,25 +44,25 @@ pub trait FeedSink: Send + Sync + 'static {
     }
 }
 
-/// Follows channels; a connector's side.
+/// Follows channels. This is the side of connectors.
 ///
-/// A feed reconnects for ever by itself, with back-off and jitter, and subscribes again what it followed; it notices a
+/// A feed reconnects by itself for ever, with back-off and jitter, and subscribes again to what it followed. It notices a
 /// silent connection within seconds.
 #[async_trait]
 pub trait ChannelFeed: Send + Sync + 'static {
-    /// Follows a channel from now on. Returns at once; [`FeedSink::subscribed`] tells when it holds, and may do so
-    /// before this returns: hold no lock that the sink takes.
+    /// Follows a channel from now on, and returns at once. [`FeedSink::subscribed`] tells when the subscription holds, and
+    /// may be called before this returns. So the caller must hold no lock that the sink takes.
     fn subscribe(&self, channel: &ChannelName);
 
-    /// Follows it no longer. What is under way may still arrive.
+    /// Stops following a channel. What is under way may still arrive.
     fn unsubscribe(&self, channel: &ChannelName);
 
-    /// Reads at most `limit` publications after a position, and about 128 KiB of them, but always one if there is one.
-    /// `limit` 0 judges the position only. The answer names the server lifetime that it was given under: if that is not
-    /// the one that the feed listens to, it is not the last word, for it comes by a connection of its own.
+    /// Reads at most `limit` publications after a position, and about 128 KiB of them, but always one if there is one. With
+    /// a `limit` of 0 it only finds the continuity of the position. It uses another connection than the one that the feed
+    /// listens to, so the answer names the server lifetime under which it was given. If that is not the feed's, read again.
     ///
-    /// It begins no life of a channel, but where [`Since::Head`] says so. It waits for others' reads, a few at most for
-    /// each channel: bound it by whom it is for.
+    /// A channel that does not exist stays so, except with [`Since::Head`]. The call may wait for other reads and has no
+    /// time-out of its own: the caller sets one.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -73,27 +73,27 @@ pub trait ChannelFeed: Send + Sync + 'static {
         limit: usize,
     ) -> Result<LogPage, StoreError>;
 
-    /// Where the logs of these channels end, asked together and cheaply, in their order; `None`: a channel without a
-    /// life. Over the feed's own connection, on which it listens: who stands where it says has missed nothing.
-    /// At most 500 channels a call: others wait meanwhile.
+    /// Where the logs of these channels end, in their order. `None`: the channel does not exist. It is asked over the
+    /// connection that the feed listens to, so a reader that has got as far as the answer says has missed nothing.
+    /// At most 500 channels in a call, because others wait meanwhile.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`], also when the server's role or lifetime changed meanwhile: ask again.
+    /// [`StoreError::Unavailable`], also when the server's role or lifetime has changed meanwhile. Then ask again.
     async fn heads(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError>;
 
-    /// As [`ChannelFeed::heads`], and keeps the channels, their logs and their members from expiring for another life.
-    /// For channels with local members, several times in the shorter of those lives.
+    /// Does the same as [`ChannelFeed::heads`], and also keeps the channels, their logs and their members from expiring.
+    /// Call it for channels with local members, several times in the shortest of their lives.
     ///
     /// # Errors
     /// As [`ChannelFeed::heads`].
     async fn touch(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError>;
 
-    /// The shard that holds a channel at present. A caller with many channels asks about those of each shard apart: then a
-    /// shard that is away costs it no answers of the others. By default all channels are on one.
+    /// The shard that holds a channel at present. A caller with many channels asks about those of each shard separately, so
+    /// that a shard which is away does not hide the answers of the others. By default all channels are on one.
     fn shard(&self, _channel: &ChannelName) -> Shard {
         Shard::default()
     }
 
-    /// True while a connection is up and delivering.
+    /// True while a connection is up and delivers.
     fn available(&self) -> watch::Receiver<bool>;
 }

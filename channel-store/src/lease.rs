@@ -1,9 +1,9 @@
-//! Which connectors live, and what each may have left behind (MEMBERSHIP.md).
+//! Which connectors live, and what each of them may have left behind (docs/design/membership.md).
 //!
-//! An incarnation holds a lease, and keeps an index of the channels and users where anything of it may be. Death is written into
-//! the lease, never inferred: one that is missing means that the store has lost data. No clock decides about life and
-//! death: each renewal changes the lease's beat, and whoever looks after a lease declares it dead when the beat has not
-//! changed for long enough by its own measure of time. The directory says where to look, and proves nothing.
+//! An incarnation holds a lease, and keeps an index of the channels and users where anything of it may be. Its death is written
+//! into the lease and never inferred: a lease that is missing means that the store has lost data. No server's clock decides
+//! about life and death. Each renewal changes the lease's beat, and whoever watches a lease declares it dead when the beat has
+//! not changed for long enough, measured by its own clock. The directory lists the leases to watch, and proves nothing.
 
 use crate::error::StoreError;
 use crate::name::{ChannelName, Incarnation, SessionId, User, UserId};
@@ -13,18 +13,19 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Added to the end of a lease it is the deadline of its joins. As long as the clocks of a store's servers are not further
-/// apart than this, no join is refused as late. If they are, it costs a join another try ([`StoreError::Late`]).
+/// The deadline of a join is the end of the lease and this. As long as the clocks of a store's servers differ by less than
+/// this, no join is refused as late. If they differ by more, a join needs another attempt ([`StoreError::Late`]).
 pub const DEADLINE_MARGIN: Duration = Duration::from_secs(20);
 
-/// Between the two looks after which an entry of an index may go: longer than lease and margin, than a failover, and
-/// than what one can lose.
+/// The time between two checks of a place. If both find nothing, the entry of the index may go. It is longer than a lease and
+/// its margin, than a failover, and than the writes that a failover can lose.
 pub const SETTLE_TIME: Duration = Duration::from_secs(60);
 
-/// How long leases and indexes are remembered, live or dead. Who has not renewed for half of it counts itself dead.
+/// How long leases and indexes are remembered, live or dead. An incarnation that could not renew for half of it counts
+/// itself dead.
 pub const LEASE_MEMORY: Duration = Duration::from_secs(24 * 3600);
 
-/// Where an incarnation may have something, present or late.
+/// A place where something of an incarnation may be, or may still arrive.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Place {
     /// Members of a channel.
@@ -33,17 +34,18 @@ pub enum Place {
     User(UserId),
 }
 
-/// An incarnation's word that it may have something in a place.
+/// An entry of an index: something of the incarnation may be in this place.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct IndexEntry {
-    /// Where.
+    /// The place.
     pub place: Place,
-    /// Unique: a late drop of this entry never takes a newer one with it.
+    /// Unique, so that a late drop of this entry never removes a newer one.
     pub nonce: u64,
 }
 
 impl IndexEntry {
-    /// For an entry that somebody else than the incarnation writes; far from where a count begins anew.
+    /// A nonce for an entry that somebody else than the incarnation writes. It is far from the numbers that an incarnation
+    /// counts.
     pub(crate) fn random_nonce() -> u64 {
         fastrand::u64(1 << 32..1 << 52)
     }
@@ -52,35 +54,35 @@ impl IndexEntry {
 /// What a renewal found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Term {
-    /// The present and the lease's length, by the store's clock: milliseconds since 1970. It serves for the deadlines of
-    /// joins and logins alone.
+    /// When the lease ends, by the store's clock: milliseconds since 1970. It is used for the deadlines of joins and logins
+    /// only.
     pub until: u64,
-    /// Entries of the index.
+    /// How many entries the index has.
     pub indexed: u64,
     /// The server lifetime that answered.
     pub lifetime: ServerLifetime,
 }
 
-/// What became of a renewal.
+/// The result of a renewal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Renewed {
     /// The lease goes on.
     Live(Term),
-    /// It is live again, or for the first time; it was missing, or held by somebody's guess only: what its index had is
-    /// to be written again.
+    /// It is live again, or for the first time. It was missing, or only provisional, so the whole index must be written
+    /// again.
     Lost(Term),
-    /// Declared dead: begin another incarnation.
+    /// It was declared dead. Begin another incarnation.
     Dead,
 }
 
-/// What became of an addition to an index.
+/// The result of an addition to an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Indexed {
     /// Done.
     Yes,
-    /// There is no live lease: renew first.
+    /// There is no live lease. Renew it first.
     Lost,
-    /// Declared dead: the index is sealed.
+    /// The incarnation was declared dead, and its index is sealed.
     Dead,
 }
 
@@ -89,80 +91,80 @@ pub enum Indexed {
 pub enum DroppedBy {
     /// The incarnation, while it is not dead.
     Owner,
-    /// Whoever holds its funeral, once it is.
+    /// Whoever reaps the incarnation, once it is dead.
     Reaper,
 }
 
-/// A lease as somebody else sees it.
+/// What others can read of a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseState {
-    /// Declared dead, or resigned.
+    /// True if the incarnation was declared dead or has resigned.
     pub dead: bool,
-    /// It was missing, and is there by a guess.
+    /// True if the lease was missing, and somebody else has written it again.
     pub provisional: bool,
-    /// Another number after each renewal: a higher one, unless the store has lost data.
+    /// A number that each renewal changes. It grows, unless the store has lost data.
     pub beat: u64,
-    /// For how long the beat must have been seen unchanged, and a margin, before the lease may be declared dead.
+    /// The beat must have been seen unchanged for this long, and for a margin, before the lease may be declared dead.
     pub length: Duration,
 }
 
-/// What became of a declaration of death.
+/// The result of a declaration of death.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Declared {
-    /// It is dead: by this, or already.
+    /// It is dead: by this call, or from before.
     Dead,
-    /// It is not: it was renewed since it was seen.
+    /// It is not dead: the lease was renewed since it was seen.
     Alive,
-    /// The lease was missing, and is there again: its owner takes it over, or it is declared dead later.
+    /// The lease was missing and was written again. Either its owner takes it over, or it is declared dead later.
     Provisional,
 }
 
 /// What an incarnation has in a channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Presence {
-    /// Its sessions that are members.
+    /// How many of its sessions are members.
     pub sessions: u64,
-    /// True if its joins are refused: it has been reaped here.
+    /// True if it was reaped here, so that its joins are refused.
     pub tombstoned: bool,
-    /// True if the time of a detached member of the channel is over: chat is to end that.
+    /// True if the time of a detached member of the channel is over, so that chat should end that membership.
     pub overdue: bool,
     /// The server lifetime that answered.
     pub lifetime: ServerLifetime,
 }
 
-/// Leases, indexes and the directory: connectors hold leases, chats look after them. All of it may be repeated.
+/// Leases, indexes and the directory. Connectors hold leases, and chats watch them. Every call may be repeated.
 #[async_trait]
 pub trait Leases: Send + Sync + 'static {
-    /// Notes in the directory that an incarnation is to be looked after.
+    /// Writes an incarnation into the directory, so that chats watch its lease.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`]; so with all that follow, whose effect is then unknown.
+    /// [`StoreError::Unavailable`]: the outcome is unknown. The same holds for all calls below.
     async fn schedule(&self, incarnation: &Incarnation) -> Result<(), StoreError>;
 
-    /// Takes or renews a lease. Works out of memory.
+    /// Takes or renews a lease. It works when the store's memory is full.
     ///
     /// # Errors
-    /// As [`Leases::note`].
+    /// Those of [`Leases::schedule`].
     async fn renew(
         &self,
         incarnation: &Incarnation,
         lease: Duration,
     ) -> Result<Renewed, StoreError>;
 
-    /// Writes entries into the index of a live incarnation: before anything of it can be in those channels.
+    /// Writes entries into the index of a live incarnation. This comes before anything of it can be in these places.
     ///
     /// # Errors
-    /// As [`Leases::note`], and [`StoreError::Full`].
+    /// Those of [`Leases::schedule`], and [`StoreError::Full`].
     async fn index_add(
         &self,
         incarnation: &Incarnation,
         entries: &[IndexEntry],
     ) -> Result<Indexed, StoreError>;
 
-    /// Takes entries out that still have their nonce; answers how many.
+    /// Removes entries that still have their nonce, and returns how many.
     ///
     /// # Errors
-    /// As [`Leases::note`].
+    /// Those of [`Leases::schedule`].
     async fn index_drop(
         &self,
         incarnation: &Incarnation,
@@ -173,88 +175,89 @@ pub trait Leases: Send + Sync + 'static {
     /// The whole index.
     ///
     /// # Errors
-    /// As [`Leases::note`].
+    /// Those of [`Leases::schedule`].
     async fn index(&self, incarnation: &Incarnation) -> Result<Vec<IndexEntry>, StoreError>;
 
-    /// What an incarnation has in channels, in their order; keeps that from expiring. At most 500 a call.
+    /// What an incarnation has in these channels, in their order. It also keeps that from expiring. At most 500 channels in a
+    /// call.
     ///
     /// # Errors
-    /// As [`Leases::note`].
+    /// Those of [`Leases::schedule`].
     async fn presence(
         &self,
         incarnation: &Incarnation,
         channels: &[ChannelName],
     ) -> Result<Vec<Presence>, StoreError>;
 
-    /// An incarnation's sessions that are members of a channel, with their users. Who comes or goes meanwhile may be
-    /// among them or not.
+    /// The sessions of an incarnation that are members of a channel, with their users. A session that joins or leaves
+    /// meanwhile may be among them or not.
     ///
     /// # Errors
-    /// As [`Leases::note`].
+    /// Those of [`Leases::schedule`].
     async fn list(
         &self,
         incarnation: &Incarnation,
         channel: &ChannelName,
     ) -> Result<BTreeMap<SessionId, User>, StoreError>;
 
-    /// Declares oneself dead.
+    /// An incarnation declares itself dead.
     ///
     /// # Errors
-    /// As [`Leases::note`].
+    /// Those of [`Leases::schedule`].
     async fn resign(&self, incarnation: &Incarnation) -> Result<(), StoreError>;
 
-    /// The whole directory: each incarnation with a number that is another one after each note.
+    /// The whole directory: each incarnation with a number that [`Leases::schedule`] changes.
     ///
     /// # Errors
-    /// As [`Leases::note`].
+    /// Those of [`Leases::schedule`].
     async fn directory(&self) -> Result<BTreeMap<Incarnation, u64>, StoreError>;
 
     /// The incarnations that have members in a channel.
     ///
     /// # Errors
-    /// As [`Leases::note`].
+    /// Those of [`Leases::schedule`].
     async fn incarnations_in(&self, channel: &ChannelName) -> Result<Vec<Incarnation>, StoreError>;
 
-    /// Leases as they are, in the order asked; `None`: missing. Each has an answer of its own, because they lie on
-    /// different servers: one that is away hides no other's leases.
+    /// Reads leases, in the order of the list. `None`: the lease is missing. Each lease has a result of its own, because they
+    /// are on different servers, and a server that is away must not hide the leases on others.
     async fn observe(
         &self,
         incarnations: &[Incarnation],
     ) -> Vec<Result<Option<LeaseState>, StoreError>>;
 
-    /// Declares an incarnation dead if its lease still has the beat that was seen. The caller must have seen that beat
-    /// unchanged for longer than the lease's length: the store compares beats, and asks no clock.
+    /// Declares an incarnation dead if its lease still has this beat. The caller must have seen the beat unchanged for longer
+    /// than the lease's length. The store compares beats, and asks no clock.
     ///
     /// # Errors
-    /// As [`Leases::note`].
+    /// Those of [`Leases::schedule`].
     async fn declare_dead(
         &self,
         incarnation: &Incarnation,
         seen_beat: u64,
     ) -> Result<Declared, StoreError>;
 
-    /// Whoever meets something of an incarnation in a place sees to it that a funeral would find it: a lease that is
-    /// missing comes back, and the place into the index, whether the incarnation lives or is dead.
+    /// Makes sure that reaping finds what an incarnation has in a place, because the caller has met something of it there. A
+    /// lease that is missing comes back, and the place is added to the index, whether the incarnation lives or is dead.
     ///
     /// # Errors
-    /// As [`Leases::note`].
+    /// Those of [`Leases::schedule`].
     async fn restore(
         &self,
         incarnation: &Incarnation,
         place: &Place,
     ) -> Result<LeaseState, StoreError>;
 
-    /// Takes an incarnation out of the directory, unless it was noted again since the directory was read: `seen` is its
+    /// Takes an incarnation out of the directory, unless it was scheduled again since the directory was read. `seen` is its
     /// number there.
     ///
     /// # Errors
-    /// As [`Leases::note`].
+    /// Those of [`Leases::schedule`].
     async fn unschedule(&self, incarnation: &Incarnation, seen: u64) -> Result<(), StoreError>;
 
-    /// The shard that holds a place at present. It may be another one after the store's slots have moved.
+    /// The shard that holds a place at present. After the store's slots have moved it may be another one.
     fn shard(&self, place: &Place) -> Shard;
 
-    /// The shard that holds an incarnation's lease and index at present, as [`Leases::shard`].
+    /// The shard that holds an incarnation's lease and index at present.
     fn home(&self, incarnation: &Incarnation) -> Shard;
 
     /// True while the store answers.

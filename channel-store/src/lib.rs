@@ -1,8 +1,8 @@
-//! What a channel is, and where it lives.
+//! What a channel is, and where it is kept.
 //!
 //! A channel is a log of publications in one order, and the set of sessions that are its members. Chat writes it
-//! through [`ChannelStore`], connectors follow it through [`ChannelFeed`]; `redis` is the implementation that spans
-//! processes, `memory` the one for a single process.
+//! through [`ChannelStore`], and connectors follow it through [`ChannelFeed`]. Both are implemented by `redis`, for many
+//! processes, and by `memory`, for a single one. The files at this level say what a channel is, and know neither of the two.
 
 pub mod body;
 mod error;

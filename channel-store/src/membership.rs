@@ -3,23 +3,23 @@
 use crate::name::{ChannelName, Incarnation, SessionId, User, UserId};
 use crate::publication::Position;
 
-/// Whose membership a join or leave is about.
+/// The kind of membership that a join or leave is about.
 #[derive(Debug, Clone)]
 pub enum Membership {
-    /// A session that a connector holds the socket of.
+    /// That of a session whose socket a connector holds.
     Session {
         /// The connector's incarnation.
         incarnation: Incarnation,
         /// The session.
         session: SessionId,
-        /// The incarnation's number of this operation, counting upwards.
+        /// The number of this operation. Each later operation of the incarnation has a higher one.
         operation: u64,
     },
-    /// A back end's own, without a socket: it expires unless it is joined again.
+    /// That of a back end, which has no socket. It expires unless it joins again.
     Detached,
 }
 
-/// A session whose place another one takes.
+/// An earlier session of a user, whose memberships a new session takes over.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Predecessor {
     /// The session.
@@ -28,61 +28,61 @@ pub struct Predecessor {
     pub incarnation: Incarnation,
 }
 
-/// A session about to be a member.
+/// A join of a session.
 #[derive(Debug, Clone)]
 pub struct Join {
-    /// Where to.
+    /// The channel to join.
     pub channel: ChannelName,
-    /// Who.
+    /// The user.
     pub user: User,
-    /// As which session.
+    /// The session.
     pub membership: Membership,
-    /// By the store's clock, milliseconds since 1970: later than this it has no effect. A connector's is bound to its
-    /// lease, so that none of its joins is dangerous for ever.
+    /// After this time the join has no effect: the store's clock, milliseconds since 1970. A connector derives it from its
+    /// lease, so that a join that is late can't create a member which nobody would ever remove.
     pub deadline: Option<u64>,
-    /// Sessions of the same user whose memberships here end without onLeave, while this one comes without onJoin if there
-    /// was any. None of them can join here any more. At most [`PREDECESSORS`](crate::PREDECESSORS).
+    /// Sessions of the same user whose memberships here end without onLeave. If there was one, this session begins without
+    /// onJoin. None of them can join here any more. At most [`PREDECESSORS`](crate::PREDECESSORS).
     pub replaces: Vec<Predecessor>,
 }
 
-/// What a join did. A repeated one answers as the first did, as long as the log stands.
+/// What a join did. A repeated join gets the first answer, as long as the channel lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Joined {
-    /// The end of the log right after the join: the own onJoin's position if one was published.
+    /// The end of the log right after the join. If onJoin was published, it is the position of that.
     pub position: Position,
     /// True if this call published onJoin.
     pub published: bool,
 }
 
-/// A session about to be none any more.
+/// A leave of a session.
 #[derive(Debug, Clone)]
 pub struct Leave {
-    /// Where from.
+    /// The channel to leave.
     pub channel: ChannelName,
-    /// Who.
+    /// The user.
     pub user: User,
-    /// As which session.
+    /// The session.
     pub membership: Membership,
-    /// Leave a tombstone of the session, because a copy of its join may still travel.
+    /// True if a tombstone of the session is needed, because a copy of its join may still arrive.
     pub fence: bool,
 }
 
-/// What a reap did.
+/// What a call that reaps did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reaped {
-    /// Memberships that this call ended.
+    /// How many memberships this call ended.
     pub ended: u64,
-    /// The incarnation's memberships that are left.
+    /// How many memberships of the incarnation are left.
     pub remaining: u64,
 }
 
 /// A page of a channel's members.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MembersPage {
-    /// User and number of sessions.
+    /// Each user with the number of its sessions.
     pub members: Vec<(UserId, u32)>,
     /// How many users are in the channel, on all pages.
     pub users: u64,
-    /// Where to go on; `None`: that was all.
+    /// The token of the next page. `None`: this was the last one.
     pub next: Option<String>,
 }

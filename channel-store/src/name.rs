@@ -1,15 +1,15 @@
-//! Names that were checked once, at the edge, and are cheap to clone from then on.
+//! Names. They are checked once, when they come from outside, and are cheap to clone.
 //!
-//! A user has at most 128 bytes, a channel 256, an idempotency key 128. None is empty, holds a control character, or holds a
-//! character that can't be seen: two names that look the same would be two users, and one that turns the text's direction
-//! would be shown as another one. Names in other letters that merely look alike, as full-width ones do, stay possible.
-//! Everything behind the edge takes these types and need not ask again.
+//! A user has at most 128 bytes, a channel 256, an idempotency key 128. No name is empty, or holds a control character or an
+//! invisible one. Otherwise two names that look the same could be two users, and a name that changes the direction of text
+//! would be shown as another one. Names in letters that only look similar, as full-width ones, are possible.
+//! All other code takes these types and does not check them again.
 
 use std::fmt;
 use std::sync::Arc;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
-/// Why a text is no name.
+/// Why a text can't be a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// Nothing there.
@@ -29,7 +29,7 @@ pub enum NameError {
     InvisibleCharacter,
 }
 
-/// Letters and marks by their category, and yet nothing is seen of them.
+/// Characters whose category is that of letters or marks, although they are invisible.
 const FILLERS: [char; 7] = [
     '\u{34f}', '\u{115f}', '\u{1160}', '\u{17b4}', '\u{17b5}', '\u{3164}', '\u{ffa0}',
 ];
@@ -113,17 +113,17 @@ name!(
     256
 );
 name!(
-    /// Who somebody is: one user whether the client wrote `5` or `"5"` (K7).
+    /// Who somebody is: one user whether the client wrote `5` or `"5"` (K7 in docs/compatibility.md).
     UserId,
     128
 );
 name!(
-    /// A connector's session: random, never used again, unique in the cluster.
+    /// A session of a connector. It is random, never used again, and unique in the cluster.
     SessionId,
     128
 );
 name!(
-    /// A connector's name with an id that is fresh with each start of the process.
+    /// A connector's name with an id that is new with each start of the process.
     Incarnation,
     256
 );
@@ -133,12 +133,12 @@ name!(
     128
 );
 name!(
-    /// A caller's own name for a message: repeated, it is the same message.
+    /// A caller's own name for a message. If you retry with the same key, the message is stored once.
     IdempotencyKey,
     128
 );
 
-/// A user, and how the client's JSON spelled them: pushes show the same type again (K1).
+/// A user, and the JSON type that the client used for it. Pushes show the same type (K1 in docs/compatibility.md).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct User {
     /// Who it is.

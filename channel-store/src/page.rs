@@ -3,13 +3,13 @@
 use crate::publication::{Position, Publication};
 use crate::server::ServerLifetime;
 
-/// From where a reader wants to go on.
+/// The place from which a reader wants to go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Since {
-    /// Nowhere yet: where does the log end? Asked by whoever is about to follow the channel: if it has no life, this
-    /// gives it an empty one for two minutes, so that the position has a name that will stand.
+    /// The end of the log. A connector asks this before it follows a channel. If the channel does not exist, it begins with an
+    /// empty log for two minutes, so that the reader's position has a name which stays valid.
     Head,
-    /// After this position. ("", 0) is where a channel without a life ends: it stands before the first publication.
+    /// After this position. ("", 0) is before the first publication: a channel that does not exist ends there.
     Position(Position),
 }
 
@@ -31,47 +31,49 @@ pub enum Continuity {
 /// A stretch of a channel's log.
 #[derive(Debug, Clone)]
 pub struct LogPage {
-    /// How the position asked for stands.
+    /// The continuity of the position that was asked for.
     pub continuity: Continuity,
     /// The server lifetime that answered.
     pub lifetime: ServerLifetime,
-    /// Where to go on from: as asked if exact, else as the log allows. The entries follow it without a gap.
+    /// Where to go on: the position that was asked for if that is contiguous, else the nearest one that the log allows. The
+    /// entries follow it without a gap.
     pub position: Position,
     /// The offset of the log's last publication.
     pub last: u64,
-    /// In order.
+    /// Publications, in order.
     pub entries: Vec<Publication>,
 }
 
 /// Where a page of history begins, and which way it goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HistoryRange {
-    /// Oldest first: all that is held.
+    /// Everything that the log holds, oldest first.
     Oldest,
-    /// Oldest first: what follows this position.
+    /// What follows this position, oldest first.
     After(Position),
-    /// Newest first: all that is held.
+    /// Everything that the log holds, newest first.
     Newest,
-    /// Newest first: what stands at this position and before it.
+    /// What is at this position and before it, newest first.
     UpTo(Position),
 }
 
-/// A page of history. If the position asked for does not stand, that alone is said, with the position to go on from.
+/// A page of history. If the position that was asked for is not contiguous, the page has no entries, but the position from
+/// which to go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HistoryPage {
-    /// How the position asked for stands. [`Continuity::Contiguous`] if none was.
+    /// The continuity of the position that was asked for. Without one it is [`Continuity::Contiguous`].
     pub continuity: Continuity,
-    /// Where the page begins, as a position of its range: as asked if exact, else the nearest that stands.
+    /// Where the page begins: the position that was asked for if that is contiguous, else the nearest one.
     pub position: Position,
-    /// What is there, without a gap, in the range's direction.
+    /// Publications without a gap, in the direction of the range.
     pub entries: Vec<Publication>,
     /// True if there is more in that direction.
     pub more: bool,
 }
 
 impl HistoryPage {
-    /// Makes a page of what a log says of the range's position, of the log's end, and of the entries of the range.
-    /// `more`: there are more of them than these.
+    /// Makes a page from the continuity of the range's position and the position to go on from, the end of the log, and
+    /// the entries of the range. `more` is true if there are more entries than these.
     pub(crate) fn new(
         range: &HistoryRange,
         (continuity, position): (Continuity, Position),
@@ -91,13 +93,13 @@ impl HistoryPage {
                 page.continuity = Continuity::Contiguous;
                 page.more = more;
                 page.entries = entries;
-                // Right before the first that is held: nothing is missing after it, but all at and before it is.
+                // The position is right before the first entry that the log holds: everything at it and before it is gone.
                 if goes_back && page.position.offset > 0 && page.entries.is_empty() && !page.more {
                     page.continuity = Continuity::Trimmed;
                 }
             }
             (Continuity::Trimmed, _) if goes_back => page.more = false,
-            // Nothing is shared with it: newest first begins again at the end.
+            // The reader has nothing in common with this log. Newest first begins again at the end.
             (Continuity::Unknown, _) if goes_back => page.position = head,
             _ => {}
         }

@@ -1,9 +1,9 @@
-//! Probes: a publication that is made to see whether publishing works, and whether it arrives.
+//! Probes: publications that show whether publishing works, and whether publications arrive.
 //!
-//! A probe has keys of its own at each server, named by a random number, which live for a minute and stand in no
-//! directory. Chat writes there with the same script as everywhere ([`ChannelStore::probe`](crate::ChannelStore::probe)).
-//! A connector asks each chat to do so, and looks whether it hears it and finds it in its own log ([`ProbeFeed`]): this
-//! shows that both use the same Redis, database and prefix. [`Findings`] keeps what came of it.
+//! A probe has keys of its own at each server. A random number names them, and they live for a minute. Chat writes there with
+//! the same script that publishes messages ([`ChannelStore::probe`](crate::ChannelStore::probe)). A connector asks each chat to
+//! do so, and checks whether it hears the probe and finds it in the log ([`ProbeFeed`]). That shows that both use the same
+//! Redis, database and prefix. [`Findings`] keeps the results.
 
 use crate::publication::Position;
 use crate::server::{ServerLifetime, Shard};
@@ -11,60 +11,60 @@ use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// The number of slots that the keys are spread over; a lone server has all of them.
+/// The number of slots that all keys are spread over. A single server has all of them.
 pub const SLOTS: u32 = 16_384;
-/// Keys that one probe may write: one set for each server of a cluster.
+/// The most sets of keys that one probe may write: one set for each server of a cluster.
 pub const MOST_SETS: usize = 128;
-/// Between two probes while all is well.
+/// The pause between two probes while everything works.
 pub const PROBE_PAUSE: Duration = Duration::from_millis(1_500);
-/// Between two probes while something is wrong.
+/// The pause between two probes while something is wrong.
 pub const PROBE_AGAIN: Duration = Duration::from_millis(500);
-/// So many findings in a row are a fault. The first one alone may have met a flush or a failover.
+/// This many bad results in a row are a fault. A single one may have met a flush or a failover.
 const JUDGED: u32 = 2;
-/// Servers that a reason names at most.
+/// The most servers that a reason names.
 const NAMED: usize = 3;
 
-/// What shall be published, and where.
+/// What to publish, and where.
 #[derive(Debug, Clone)]
 pub struct Probe {
-    /// Names the keys: `{<set, in hex>}:probe:*`. Each number is random, so that no two processes share keys.
+    /// The numbers that name the keys: `{<set, in hex>}:probe:*`. Each one is random, so that no two processes share keys.
     pub sets: Vec<u64>,
-    /// Stands in the publication, so that it is told from earlier ones.
+    /// A number in the publication that tells it from earlier ones.
     pub nonce: u64,
 }
 
-/// What became of a probe in one set.
+/// The result of a probe in one set.
 #[derive(Debug, Clone)]
 pub struct Probed {
     /// What the server did.
     pub outcome: ProbeOutcome,
-    /// The server that has the keys, for people.
+    /// The server that has the keys, for people to read.
     pub server: String,
-    /// Its lifetime as primary. Empty, if it is not known.
+    /// Its lifetime as primary. It is empty if it is not known.
     pub lifetime: ServerLifetime,
 }
 
 /// What a server did with a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProbeOutcome {
-    /// It stands in the log there, and is on its way to whoever listens.
+    /// The server has written it into the log, and sent it to whoever listens.
     Written(Position),
-    /// The server's own words why it does not take publications.
+    /// The server refused it, for this reason in its own words.
     Refused(String),
-    /// There was no answer, which says nothing about later ones: the server is slow, or being replaced.
+    /// There was no answer. That tells nothing about later ones: the server is slow, or is being replaced.
     Unanswered(String),
 }
 
 /// Settings of a store that connectors compare with their own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StoreSettings {
-    /// What stands before every key.
+    /// The prefix of every key.
     pub prefix: String,
     /// The number of the database.
     pub database: i64,
     /// See [`StoreOptions::lease`](crate::StoreOptions::lease).
     pub lease: Duration,
-    /// Replicas that a publication waits for.
+    /// How many replicas a publication waits for.
     pub ack_replicas: u32,
     /// The shortest life of any log.
     pub log_life: Duration,
@@ -73,48 +73,49 @@ pub struct StoreSettings {
 /// Where a feed can hear a probe.
 #[derive(Debug, Clone)]
 pub struct ProbePoint {
-    /// Names the keys.
+    /// The number that names the keys.
     pub set: u64,
     /// How many slots their server owns.
     pub slots: u32,
-    /// The server, for people.
+    /// The server, for people to read.
     pub server: String,
     /// Its lifetime as primary.
     pub lifetime: ServerLifetime,
 }
 
-/// Whether a feed has met a probe.
+/// Whether a feed has heard a probe and found it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Met {
-    /// It was heard, and stands in the log.
+    /// The feed has heard it and found it in the log.
     Yes,
-    /// It was not.
+    /// The feed has not heard it, or not found it.
     No {
-        /// It was heard all the same: topics know no databases.
+        /// True if it was heard. A topic is the same in all databases, so hearing alone proves nothing.
         heard: bool,
     },
-    /// The server's own words why the log can't be read.
+    /// The log can't be read, for this reason in the server's own words.
     Refused(String),
-    /// The server did not answer, or is another one by now: this says nothing.
+    /// The server did not answer, or is another one by now. That tells nothing.
     Unknown,
 }
 
 /// The side of a probe that listens.
 #[async_trait]
 pub trait ProbeFeed: Send + Sync + 'static {
-    /// Where a probe would be heard now: at each server to which there is a connection, [`MOST_SETS`] at most.
+    /// Where a probe would be heard now: at each server to which there is a connection, but [`MOST_SETS`] at most.
     fn points(&self) -> Vec<ProbePoint>;
 
-    /// Waits half a second at most to hear a probe, then looks for it in the log.
+    /// Waits half a second at most to hear a probe, and then looks for it in the log.
     async fn meets(&self, set: u64, nonce: u64, position: &Position) -> Met;
 
-    /// What stands before every key.
+    /// The prefix of every key.
     fn prefix(&self) -> &str;
 
     /// The number of the database.
     fn database(&self) -> i64;
 
-    /// The shard that holds a channel at present. [`Shard::default`]: there is only one, or this is no name of a channel.
+    /// The shard that holds a channel at present. It is [`Shard::default`] if there is only one, or if no channel can have this
+    /// name.
     fn shard(&self, _channel: &str) -> Shard {
         Shard::default()
     }
@@ -123,15 +124,15 @@ pub trait ProbeFeed: Send + Sync + 'static {
 /// What one probe showed at one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
-    /// All is well.
+    /// Everything works.
     Good,
     /// What is wrong, in words.
     Wrong(String),
-    /// Nothing.
+    /// It showed nothing.
     Unknown,
 }
 
-/// What probes have shown so far, server by server.
+/// The results of probes so far, for each server.
 #[derive(Debug, Default)]
 pub struct Findings {
     servers: BTreeMap<String, Server>,
@@ -140,9 +141,9 @@ pub struct Findings {
 #[derive(Debug, Default)]
 struct Server {
     slots: u32,
-    /// All was well at least once.
+    /// True if everything has worked at least once.
     proven: bool,
-    /// Findings in a row that something is wrong, and the last one's words.
+    /// How many bad results there were in a row, and the words of the last one.
     wrong: u32,
     words: String,
 }
@@ -154,7 +155,7 @@ impl Server {
 }
 
 impl Findings {
-    /// Notes what a probe showed at a server that owns so many slots.
+    /// Adds the result of a probe at a server that owns this many slots.
     pub fn note(&mut self, name: &str, slots: u32, finding: Finding) {
         let server = self.servers.entry(name.to_owned()).or_default();
         server.slots = slots;
@@ -171,26 +172,26 @@ impl Findings {
         }
     }
 
-    /// Forgets servers that are none any more.
+    /// Forgets the servers for which the condition does not hold.
     pub fn keep(&mut self, is_there: impl Fn(&str) -> bool) {
         self.servers.retain(|name, _| is_there(name));
     }
 
-    /// True if publishing works, or did when it was tried last, for this share of all slots.
+    /// True if publishing works for this share of all slots, or did when it was tried last.
     #[must_use]
     pub fn work_for(&self, share: f64) -> bool {
         let good = self.servers.values().filter(|server| server.is_good());
         is_enough(good.map(|server| server.slots).sum(), share)
     }
 
-    /// True if the next probe should not wait for long: something is wrong, or not known yet.
+    /// True if the next probe should come soon, because something is wrong or not known yet.
     #[must_use]
     pub fn are_pressing(&self) -> bool {
         let is_well = |server: &Server| server.proven && server.wrong == 0;
         self.servers.is_empty() || !self.servers.values().all(is_well)
     }
 
-    /// What is wrong at which server, in one line; `None`: nothing that is known.
+    /// What is wrong at which server, in one line. `None`: no fault is known.
     #[must_use]
     pub fn reason(&self) -> Option<String> {
         let wrong = self.servers.iter().filter(|(_, it)| it.wrong >= JUDGED);
@@ -198,7 +199,7 @@ impl Findings {
     }
 }
 
-/// A few reasons in one line, and how many more there are; `None` if there are no reasons.
+/// Joins a few reasons into one line, and tells how many more there are. `None` if there are no reasons.
 #[must_use]
 pub fn several(reasons: impl Iterator<Item = String>) -> Option<String> {
     let mut reasons: Vec<String> = reasons.collect();
@@ -210,17 +211,17 @@ pub fn several(reasons: impl Iterator<Item = String>) -> Option<String> {
     (!reasons.is_empty()).then(|| reasons.join("; "))
 }
 
-/// True if so many slots are this share of all, or more.
+/// True if this number of slots is at least this share of all slots.
 pub(crate) fn is_enough(slots: u32, share: f64) -> bool {
     f64::from(slots) >= share * f64::from(SLOTS)
 }
 
-/// What a probe's publication holds.
+/// The payload of a probe's publication.
 pub(crate) fn payload(nonce: u64) -> String {
     format!("probe\0\0{{\"nonce\":\"{nonce:016x}\"}}")
 }
 
-/// The nonce of a probe's publication, from its body.
+/// Reads the nonce from the body of a probe's publication.
 pub(crate) fn nonce(body: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(body).ok()?;
     let digits = text.strip_prefix("{\"nonce\":\"")?.strip_suffix("\"}")?;

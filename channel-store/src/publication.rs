@@ -1,4 +1,4 @@
-//! What a channel's log holds: publications, and the positions they stand at.
+//! Publications, which a channel's log holds, and their positions.
 
 use crate::name::{Route, User, UserId};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -12,15 +12,15 @@ pub const ON_LEAVE: &str = "onLeave";
 /// The route of a message whose sender named none.
 pub const ON_MESSAGE: &str = "onMessage";
 
-/// Stands before a sender whose own sockets skip what it says.
+/// Marks a sender whose own sockets don't get the publication.
 const EXCLUDED: &str = "\u{1}";
 
-/// An opaque id of one life of a channel's log: it never repeats and has no order (RECOVERY.md, section 1).
+/// The opaque id of a part of a channel's log. It never repeats and has no order (docs/design/log.md).
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Epoch(Arc<str>);
 
 impl Epoch {
-    /// The text that a store, or a client that got it from one, names the epoch with.
+    /// Takes the text by which a store names the epoch. A client may have got that text, and send it back.
     #[must_use]
     pub fn new(text: &str) -> Self {
         Self(text.into())
@@ -39,19 +39,19 @@ impl fmt::Debug for Epoch {
     }
 }
 
-/// Where a publication stands: the epoch under which it was appended, and its number in the channel.
-/// It never changes afterwards. Offset 0 stands before the first.
+/// The place of a publication: the epoch under which it was appended, and its number in the channel. It never changes
+/// afterwards. Offset 0 is before the first publication.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Position {
-    /// The life of the log.
+    /// The epoch.
     pub epoch: Epoch,
-    /// Counts the channel's publications from 1.
+    /// The number of the publication. The first one in a channel is 1.
     pub offset: u64,
 }
 
-/// Route, sender and body in the one form that the log, the topic and the hub share, opaque to Redis:
-/// `route NUL sender NUL body`. Names hold no control characters, so the first two end what they seem to end, and an
-/// SOH before the sender is a mark: its own sockets skip what it says.
+/// Route, sender and body in one text, which the log, the topic and the hub share and Redis does not read: `route NUL sender NUL
+/// body`. Names hold no control characters, so the first two NULs are the separators. An SOH before the sender is a mark: the
+/// sender's own sockets don't get the publication.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Payload {
     bytes: Bytes,
@@ -60,19 +60,19 @@ pub struct Payload {
 }
 
 impl Payload {
-    /// Joins what was checked before: `body` is one JSON object with its `userId` already in place.
+    /// Makes a payload from checked parts. `body` is one JSON object with its `userId` already in place.
     #[must_use]
     pub fn new(route: &Route, sender: &User, body: &[u8]) -> Self {
         Self::join(route.as_str(), "", &sender.id, body)
     }
 
-    /// As [`new`](Self::new), for everybody but its sender.
+    /// Does the same as [`new`](Self::new), for a message that its sender does not get.
     #[must_use]
     pub fn for_others(route: &Route, sender: &User, body: &[u8]) -> Self {
         Self::join(route.as_str(), EXCLUDED, &sender.id, body)
     }
 
-    /// What a membership's beginning or end says: `route` is [`ON_JOIN`] or [`ON_LEAVE`].
+    /// Makes the payload of a join or leave. `route` is [`ON_JOIN`] or [`ON_LEAVE`].
     pub(crate) fn of_membership(route: &'static str, user: &User) -> Self {
         let body = format!("{{\"userId\":{}}}", user.json());
         Self::join(route, "", &user.id, body.as_bytes())
@@ -98,7 +98,7 @@ impl Payload {
         }
     }
 
-    /// Takes apart what a store gave back; `None` if it is not of this form.
+    /// Reads a payload that a store gave back. `None` if it does not have this form.
     #[must_use]
     pub fn parse(bytes: Bytes) -> Option<Self> {
         let route_end = bytes.iter().position(|&b| b == 0)?;
@@ -111,20 +111,20 @@ impl Payload {
         })
     }
 
-    /// The name that members receive it under.
+    /// The route under which members receive it.
     #[must_use]
     pub fn route(&self) -> &str {
         std::str::from_utf8(&self.bytes[..self.route_end as usize]).unwrap_or_default()
     }
 
-    /// The user who said it, joined or left.
+    /// The user who has sent it, joined or left.
     #[must_use]
     pub fn sender(&self) -> &str {
         let sender = self.marked_sender();
         sender.strip_prefix(EXCLUDED).unwrap_or(sender)
     }
 
-    /// Whose sockets skip it.
+    /// The user whose sockets don't get it, if there is one.
     #[must_use]
     pub fn excluded(&self) -> Option<&str> {
         self.marked_sender().strip_prefix(EXCLUDED)
@@ -141,7 +141,7 @@ impl Payload {
         &self.bytes[self.sender_end as usize + 1..]
     }
 
-    /// The whole, as a store keeps it.
+    /// The whole payload, as a store keeps it.
     #[must_use]
     pub fn as_bytes(&self) -> &Bytes {
         &self.bytes
@@ -149,7 +149,7 @@ impl Payload {
 }
 
 impl fmt::Debug for Payload {
-    /// Never the body: logs hold no messages.
+    /// Never shows the body, because log files must not hold messages.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -164,11 +164,11 @@ impl fmt::Debug for Payload {
 /// One entry of a channel's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Publication {
-    /// Where it stands.
+    /// Its place in the log.
     pub position: Position,
-    /// Chat's clock when it was published, milliseconds since 1970. For people: order is the offset's.
+    /// When it was published, by chat's clock: milliseconds since 1970. It is for people to read. The order is that of offsets.
     pub time: u64,
-    /// What it says.
+    /// Route, sender and body.
     pub payload: Payload,
 }
 
@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_for_others_names_whom_it_is_not_for() {
+    fn a_payload_for_others_names_the_user_who_does_not_get_it() {
         let route = Route::new(ON_MESSAGE).unwrap();
         let user = User {
             id: UserId::new("lin").unwrap(),

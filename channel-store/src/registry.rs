@@ -1,11 +1,11 @@
-//! Who is logged in, cluster-wide (MEMBERSHIP.md).
+//! Who is logged in, in the whole cluster (docs/design/membership.md).
 //!
-//! Each login of a user leaves an entry under the user's name, with a login rank: later logins have higher ones. A
-//! connector writes its own sessions' entries, and may mark as superseded what they outrank; it takes away nobody
-//! else's but those of the dead. So whoever is superseded is told by the connector that holds the socket.
+//! Each login of a user leaves an entry under the user's name, with a login rank: a later login has a higher one. A
+//! connector writes the entries of its own sessions, and may mark others as superseded that they outrank. It removes entries
+//! of others only if their incarnation is dead. So the connector that holds the socket tells a client that it was superseded.
 //!
 //! A client may hold a secret, of which the entry keeps a [`Proof`]. A client that shows it at a later login takes the place
-//! of the sessions that have it, whatever the policy. It proves the place, not the identity.
+//! of the sessions with the same proof, whatever the policy is. The secret does not prove who the client is.
 
 use crate::error::StoreError;
 use crate::membership::Predecessor;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// What becomes of a user's second login: the same for the whole cluster.
+/// What happens at a user's second login. It is the same for the whole cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LoginPolicy {
     /// It is refused while the first one lasts.
@@ -48,7 +48,7 @@ impl LoginPolicy {
             .find(|policy| policy.as_str() == name)
     }
 
-    /// True if of two entries with these ranks the first is to stay.
+    /// True if, of two entries with these ranks, the first one has to stay.
     #[must_use]
     pub fn outranks(self, rank: Rank<'_>, other: Rank<'_>) -> bool {
         match self {
@@ -59,8 +59,8 @@ impl LoginPolicy {
     }
 }
 
-/// What entries of one user are compared by: who came later has the higher rank. A store that has lost data while its clock
-/// was behind may give one login rank twice; then the names of the sessions decide, byte by byte.
+/// What two entries of one user are compared by: the login rank, and then the session's name. A store that has lost data
+/// while its clock was behind may give one login rank twice. Then the names of the sessions decide, byte by byte.
 pub type Rank<'a> = (u64, &'a SessionId);
 
 impl fmt::Display for LoginPolicy {
@@ -69,12 +69,12 @@ impl fmt::Display for LoginPolicy {
     }
 }
 
-/// What an entry keeps of a client's secret: enough to know it again, and not to tell it.
+/// What an entry keeps of a client's secret: a hash, which recognizes the secret and does not reveal it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Proof([u8; 16]);
 
 impl Proof {
-    /// From the first 128 bits of a cryptographic hash of the secret.
+    /// Takes the first 128 bits of a cryptographic hash of the secret.
     #[must_use]
     pub fn new(hash: [u8; 16]) -> Self {
         Self(hash)
@@ -93,108 +93,108 @@ impl fmt::Display for Proof {
     }
 }
 
-/// A session that wants to be, or is, logged in.
+/// A login of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Login {
     /// Who.
     pub user: UserId,
-    /// Random, for one login only.
+    /// The session: a random name, for one login only.
     pub session: SessionId,
-    /// Of the connector that holds the socket.
+    /// The incarnation of the connector that holds the socket.
     pub incarnation: Incarnation,
-    /// No effect later than this, by the store's clock: milliseconds since 1970.
+    /// After this time the login has no effect: the store's clock, milliseconds since 1970.
     pub deadline: u64,
-    /// The cluster's.
+    /// The policy of the cluster.
     pub policy: LoginPolicy,
-    /// Of the secret that its client holds, if it holds one.
+    /// The proof of the client's secret, if the client has one.
     pub proof: Option<Proof>,
 }
 
-/// A session that is logged in says so.
+/// The claim of a session that is logged in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
-    /// As it logged in, but for the deadline.
+    /// The same login, but with a new deadline.
     pub login: Login,
-    /// The rank that its login was answered with.
+    /// The login rank from the answer to its login.
     pub login_rank: u64,
-    /// The predecessors that its login was answered with.
+    /// The predecessors from the answer to its login.
     pub predecessors: Arc<[Predecessor]>,
 }
 
 impl Claim {
-    /// What it is compared by.
+    /// What the entry is compared by.
     #[must_use]
     pub fn rank(&self) -> Rank<'_> {
         (self.login_rank, &self.login.session)
     }
 }
 
-/// What became of a login.
+/// The result of a login.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LoggedIn {
-    /// It has an entry.
+    /// The session has an entry.
     Yes {
-        /// Its rank.
+        /// Its login rank.
         login_rank: u64,
-        /// There are other entries.
+        /// True if the user has other entries.
         others: bool,
-        /// Sessions whose memberships it takes over where it joins: those that have the same proof, and the user's
-        /// lingering ones. Of very many the newest ones.
+        /// Sessions whose memberships it takes over where it joins: those with the same proof, and the lingering ones of the
+        /// user. If there are very many, these are the newest ones.
         predecessors: Vec<Predecessor>,
     },
-    /// It is logged in without an entry: under [`LoginPolicy::Allow`] a user with very many sessions has some that
-    /// can't be resumed.
+    /// The session is logged in without an entry. Under [`LoginPolicy::Allow`], a user with very many sessions has some
+    /// that can't be resumed.
     Unregistered,
-    /// Nothing was changed: these incarnations hold the user.
+    /// Nothing was changed, because these incarnations hold the user.
     Taken(Vec<Incarnation>),
 }
 
-/// Whom a claim concerns beside the session itself.
+/// Whom a claim concerns, apart from the session itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Claimed {
-    /// Incarnations of entries that it outranks: each is marked as superseded.
+    /// Incarnations of the entries that it outranks. Each of these entries is marked as superseded.
     pub superseded: Vec<Incarnation>,
-    /// Incarnations of live entries that outrank it.
+    /// Incarnations of the live entries that outrank it.
     pub better: Vec<Incarnation>,
 }
 
-/// What an entry says of its session.
+/// The state of an entry's session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EntryState {
-    /// Its client is there, as far as is known.
+    /// Its client is there, as far as the store knows.
     Live,
-    /// Its connector is to close the socket. It stays so until the entry is closed.
+    /// Its connector has to close the socket. The entry stays in this state until it is closed.
     Superseded,
-    /// Its client is gone, and it is still a member for a while. It holds nobody off.
+    /// Its client is gone, and the session stays a member for a while. It holds nobody off.
     Lingering,
 }
 
-/// One login, as the registry has it.
+/// The entry of one login.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserEntry {
-    /// Whose.
+    /// The session.
     pub session: SessionId,
-    /// Which login of its user it was.
+    /// Its login rank.
     pub login_rank: u64,
-    /// Of the connector that holds the socket.
+    /// The incarnation of the connector that holds the socket.
     pub incarnation: Incarnation,
-    /// What it says of its session.
+    /// The state of the session.
     pub state: EntryState,
-    /// Of its client's secret.
+    /// The proof of its client's secret, if it has one.
     pub proof: Option<Proof>,
 }
 
 impl UserEntry {
-    /// What it is compared by.
+    /// What the entry is compared by.
     #[must_use]
     pub fn rank(&self) -> Rank<'_> {
         (self.login_rank, &self.session)
     }
 
-    /// True if this session is to give way to the one that claims.
+    /// True if this session has to give way to the one that claims.
     #[must_use]
     pub fn gives_way_to(&self, claim: &Claim) -> bool {
-        if self.is_kin_of(&claim.login) {
+        if self.has_same_proof_as(&claim.login) {
             return self.rank() < claim.rank();
         }
         let is_named = || (claim.predecessors.iter()).any(|it| it.session == self.session);
@@ -203,11 +203,11 @@ impl UserEntry {
             || policy.outranks(claim.rank(), self.rank())
     }
 
-    /// True if the one that claims is to give way to this session.
+    /// True if the session that claims has to give way to this one.
     #[must_use]
     pub fn outranks(&self, claim: &Claim) -> bool {
         self.state == EntryState::Live
-            && if self.is_kin_of(&claim.login) {
+            && if self.has_same_proof_as(&claim.login) {
                 self.rank() > claim.rank()
             } else {
                 let policy = claim.login.policy;
@@ -217,57 +217,56 @@ impl UserEntry {
 
     /// True if both clients hold the same secret.
     #[must_use]
-    pub fn is_kin_of(&self, login: &Login) -> bool {
+    pub fn has_same_proof_as(&self, login: &Login) -> bool {
         login.proof.is_some() && self.proof == login.proof
     }
 }
 
-/// What the registry has of a user.
+/// All entries of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserEntries {
-    /// All entries.
+    /// The entries.
     pub entries: Vec<UserEntry>,
-    /// True if the asking incarnation was reaped here.
+    /// True if the incarnation that asks was reaped here.
     pub tombstoned: bool,
     /// The server lifetime that answered.
     pub lifetime: ServerLifetime,
 }
 
-/// The registry. All of it may be repeated.
+/// The registry. Every call may be repeated.
 #[async_trait]
 pub trait UserRegistry: Send + Sync + 'static {
-    /// Enters a session, unless the policy is [`LoginPolicy::Reject`] and others hold the user. First the entries of
-    /// incarnations that are known to be dead are taken away. A login with the proof of a live entry is let in under
-    /// every policy, and lingering entries hold nobody off. Nobody is superseded by this: see
-    /// [`UserRegistry::claim`].
+    /// Enters a session, unless the policy is [`LoginPolicy::Reject`] and others hold the user. The entries of the
+    /// incarnations in `dead` are removed first. A login with the proof of a live entry is accepted under every policy, and
+    /// lingering entries hold nobody off. A login supersedes nobody: see [`UserRegistry::claim`].
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`]: the outcome is unknown; so with all that follow. [`StoreError::Full`],
-    /// [`StoreError::ConnectorDead`], [`StoreError::Late`]; [`StoreError::StaleOperation`]: it was closed already.
+    /// [`StoreError::Unavailable`]: the outcome is unknown. The same holds for all calls below. [`StoreError::Full`],
+    /// [`StoreError::ConnectorDead`], [`StoreError::Late`]; [`StoreError::StaleOperation`] if it was closed already.
     async fn login(&self, login: &Login, dead: &[Incarnation]) -> Result<LoggedIn, StoreError>;
 
-    /// Puts the session's entry back if it is missing, with the login rank that it had, and marks as superseded what
-    /// it outranks: older entries of the same proof, predecessors that linger, and else what the policy says. Only for a
-    /// session that has joined, and whose client is there. A claim that comes late, when the entry is superseded or
-    /// lingers, concerns nobody. At most 500 a call, answered in their order.
+    /// Puts the session's entry back if it is missing, with the login rank that it had. It marks as superseded what the
+    /// session outranks: older entries of the same proof, predecessors that linger, and otherwise what the policy says. It is
+    /// only for a session that has joined and whose client is there. A claim that comes late, when the entry is superseded or
+    /// lingers, concerns nobody. At most 500 claims in a call. The answers are in their order.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] for all; for each one as [`UserRegistry::login`].
+    /// [`StoreError::Unavailable`] for all of them. Each one may have those of [`UserRegistry::login`].
     async fn claim(&self, claims: &[Claim])
     -> Result<Vec<Result<Claimed, StoreError>>, StoreError>;
 
-    /// A session's client is gone, and the session stays a member for a while: its entry holds nobody off any more. One
-    /// that is superseded stays so. Works out of memory.
+    /// The client of a session is gone, and the session stays a member for a while. Its entry holds nobody off any more. An
+    /// entry that is superseded stays so. It works when the store's memory is full.
     ///
     /// # Errors
-    /// As [`UserRegistry::login`].
+    /// Those of [`UserRegistry::login`].
     async fn linger(&self, user: &UserId, session: &SessionId) -> Result<(), StoreError>;
 
-    /// Takes a session's entry away. `fence`: a copy of its login or of a claim may still travel, and comes too late
-    /// from now on. Works out of memory.
+    /// Removes the entry of a session. With `fence`, a copy of its login or of a claim that may still arrive is refused from
+    /// now on. It works when the store's memory is full.
     ///
     /// # Errors
-    /// As [`UserRegistry::login`].
+    /// Those of [`UserRegistry::login`].
     async fn close(
         &self,
         user: &UserId,
@@ -275,28 +274,28 @@ pub trait UserRegistry: Send + Sync + 'static {
         fence: bool,
     ) -> Result<(), StoreError>;
 
-    /// Takes the entries of a dead incarnation away, and lets none of it come any more; answers how many there were.
-    /// Works out of memory.
+    /// Removes the entries of a dead incarnation, refuses its logins from now on, and returns how many entries there were.
+    /// It works when the store's memory is full.
     ///
     /// # Errors
-    /// As [`UserRegistry::login`].
+    /// Those of [`UserRegistry::login`].
     async fn reap(&self, user: &UserId, incarnation: &Incarnation) -> Result<u64, StoreError>;
 
-    /// What is registered of these users, in their order; keeps that from expiring. At most 500 a call.
+    /// The entries of these users, in their order. It also keeps them from expiring. At most 500 users in a call.
     ///
     /// # Errors
-    /// As [`UserRegistry::login`].
+    /// Those of [`UserRegistry::login`].
     async fn entries(
         &self,
         incarnation: &Incarnation,
         users: &[UserId],
     ) -> Result<Vec<UserEntries>, StoreError>;
 
-    /// Says which policy a connector has, and answers the one that is in force: the first that was said, until nobody
-    /// has said it for so long.
+    /// Proposes the policy of a connector, and returns the one that is in force: the first that was proposed, until nobody
+    /// has proposed it for `lasts`.
     ///
     /// # Errors
-    /// As [`UserRegistry::login`].
+    /// Those of [`UserRegistry::login`].
     async fn propose_policy(
         &self,
         policy: LoginPolicy,
@@ -304,24 +303,25 @@ pub trait UserRegistry: Send + Sync + 'static {
     ) -> Result<LoginPolicy, StoreError>;
 }
 
-/// Words from one connector to another, by way of the store: look at this user. One that is lost costs time only.
+/// Messages from one connector to another: look at the logins of this user. If one is lost, the reconciler finds the same
+/// later.
 #[async_trait]
 pub trait Hints: Send + Sync + 'static {
-    /// Says it.
+    /// Sends a hint.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
     async fn hint(&self, incarnation: &Incarnation, user: &UserId) -> Result<(), StoreError>;
 
-    /// Hears what is said to an incarnation, until the receiver is dropped. Those beyond what it holds are lost.
+    /// Receives the hints for an incarnation, until the receiver is dropped. Hints beyond what the receiver holds are lost.
     fn listen(&self, incarnation: &Incarnation) -> mpsc::Receiver<UserId>;
 }
 
-/// Hints that wait for a listener at most.
+/// The most hints that wait for a listener.
 pub(crate) const HINTS: usize = 1_024;
-/// Predecessors that a login is answered with at most: what a session's joins carry. Chat takes no more.
+/// The most predecessors in the answer to a login. The session's joins name them, and chat accepts no more of them.
 pub const PREDECESSORS: usize = 64;
-/// Entries of a user under [`LoginPolicy::Allow`], apart from those of clients that come back.
+/// The most entries of a user under [`LoginPolicy::Allow`], apart from those of clients that come back.
 pub(crate) const ENTRIES: usize = 100;
-/// Superseded entries of a user whose connectors have not seen to them yet. The oldest ones beyond are forgotten.
+/// The most superseded entries of a user whose connectors have not closed the sessions yet. Older ones are forgotten.
 pub(crate) const SUPERSEDED: usize = 32;

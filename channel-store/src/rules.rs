@@ -4,15 +4,15 @@ use crate::name::ChannelName;
 use crate::options::{LogRule, StoreOptions};
 use std::time::Duration;
 
-/// How long a channel lives that has no members and whose log holds nothing but joins and leaves, unless something else
-/// of it is remembered for longer.
+/// How long a channel lives that has no members, and whose log holds nothing but joins and leaves. It lives longer if an
+/// idempotency key of it is remembered for longer.
 pub(crate) const EMPTY_LIFE: Duration = Duration::from_secs(120);
 
-/// Bytes of publications in one answer at most, counted as [`StoreOptions::log_bytes`] counts them; the first comes in
-/// any case.
+/// The most bytes of publications in one answer, counted as [`StoreOptions::log_bytes`] counts them. The first publication
+/// comes in any case.
 pub(crate) const READ_BYTES: u64 = 128 << 10;
 
-/// What a publication counts beside its payload.
+/// The bytes that a publication counts in addition to its payload.
 pub(crate) const ENTRY_BYTES: u64 = 40;
 
 /// What holds for a channel.
@@ -22,18 +22,18 @@ pub(crate) struct LogPolicy {
     pub(crate) keep: Duration,
     pub(crate) bytes: u64,
     pub(crate) life: Duration,
-    /// Never shorter than its log's, or offsets would begin anew below it.
+    /// See [`StoreOptions::life_of_channel`].
     pub(crate) channel_life: Duration,
     pub(crate) announce_members: bool,
 }
 
-/// One thing for each rule, made before it is needed.
-pub(crate) struct ByName<T> {
+/// One value for each rule, which is made before it is needed.
+pub(crate) struct RuleTable<T> {
     rules: Vec<(String, T)>,
     otherwise: T,
 }
 
-impl<T> ByName<T> {
+impl<T> RuleTable<T> {
     pub(crate) fn new(options: &StoreOptions, make: impl Fn(LogPolicy) -> T) -> Self {
         let policy = |rule: &LogRule| {
             let life = rule.life.unwrap_or(options.log_life);
@@ -42,7 +42,7 @@ impl<T> ByName<T> {
                 keep: rule.keep.unwrap_or(options.log_keep),
                 bytes: rule.bytes.unwrap_or(options.log_bytes).max(1),
                 life,
-                channel_life: options.channel_life.max(life),
+                channel_life: options.life_of_channel(life),
                 announce_members: rule.announce_members.unwrap_or(options.announce_members),
             })
         };
@@ -54,7 +54,7 @@ impl<T> ByName<T> {
         }
     }
 
-    /// That of the first rule that matches.
+    /// The value of the first rule that matches.
     pub(crate) fn of(&self, channel: &ChannelName) -> &T {
         let matching = |(pattern, _): &&(String, T)| matches(pattern, channel.as_str());
         let found = self.rules.iter().find(matching);
@@ -70,7 +70,7 @@ fn matches(pattern: &str, name: &str) -> bool {
         return false;
     };
     let (middle, end) = rest.rsplit_once('*').unwrap_or(("", rest));
-    // The leftmost place of each part leaves the most for those that follow.
+    // Taking each part at its leftmost place leaves the most text for the parts that follow.
     for part in middle.split('*') {
         let Some((_, after)) = name.split_once(part) else {
             return false;
@@ -132,7 +132,7 @@ mod tests {
             announce_members: false,
             ..StoreOptions::default()
         };
-        let policies = ByName::new(&options, |policy| policy);
+        let policies = RuleTable::new(&options, |policy| policy);
         let of = |name| *policies.of(&ChannelName::new(name).unwrap());
         assert_eq!((of("game:lobby").entries, of("game:1").entries), (7, 8));
         assert_eq!(of("game:lobby").life, options.log_life);

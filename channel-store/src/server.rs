@@ -1,12 +1,12 @@
-//! The servers behind a store, as far as its users have to tell them apart.
+//! What the users of a store must know about the servers behind it.
 
 use std::sync::Arc;
 
-/// One lifetime of a server as primary (`master_replid`): opaque, compared only.
+/// Names one lifetime of a server as primary (Redis' `master_replid`). It is opaque: it is only compared.
 pub type ServerLifetime = Arc<str>;
 
-/// The part of the store that holds a place at present: one server of a cluster. Parts fail one by one, so work for
-/// different shards must not wait for one another. Opaque, compared only: the order means nothing.
+/// The part of the store that holds a key at present: one server of a cluster. The parts fail one by one, so work for
+/// one shard must not wait for another one. It is opaque: it is only compared, and its order means nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Shard(u64);
 
@@ -18,12 +18,12 @@ impl Shard {
     }
 }
 
-/// One connection of a feed. A publication of an earlier connection than the last confirmed one is void: it may have
-/// been lost in between (RECOVERY.md, section 4).
+/// One connection of a feed. What an earlier connection than the last confirmed one brings must be dropped, because
+/// the server may have lost it in between (docs/design/log.md).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FeedConnection {
-    /// Counts this feed's connections upwards.
+    /// A later connection of this feed has a higher number.
     pub number: u64,
-    /// The server lifetime it began under, asked before the first subscription.
+    /// The server lifetime under which it began. It is asked before the first subscription.
     pub lifetime: ServerLifetime,
 }

@@ -1,4 +1,4 @@
-//! The side of a channel that writes and reads it: chat.
+//! The side that writes and reads channels: chat.
 //!
 //! Both implementations, Redis and memory, pass the one suite in `tests/conformance.rs`.
 
@@ -14,10 +14,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Writes and reads channels; chat's side.
+/// Writes and reads channels. This is the side of chat.
 #[async_trait]
 pub trait ChannelStore: Send + Sync + 'static {
-    /// An ordered way in, bound to the store's present connection.
+    /// A publisher, which keeps the order. It uses the present connections only.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] while there is no connection.
@@ -26,7 +26,7 @@ pub trait ChannelStore: Send + Sync + 'static {
     /// Publishes one message on its own.
     ///
     /// # Errors
-    /// As [`Publisher::publish`], and what it says of the one message.
+    /// Those of [`Publisher::publish`], for the whole and for the message.
     async fn publish(&self, publish: Publish) -> Result<Published, StoreError> {
         let mut outcomes = self.publisher()?.publish(vec![publish]).await?;
         outcomes
@@ -34,24 +34,23 @@ pub trait ChannelStore: Send + Sync + 'static {
             .unwrap_or_else(|| Err(StoreError::Unavailable("no answer".into())))
     }
 
-    /// Makes a session a member; publishes onJoin for the user's first session, where members are
-    /// announced. Idempotent.
+    /// Makes a session a member. It publishes onJoin for the user's first session, where joins are published. It may be
+    /// repeated.
     ///
     /// # Errors
     /// [`StoreError::StaleOperation`] if the session has left with a higher operation, or was replaced;
     /// [`StoreError::ConnectorDead`], [`StoreError::Late`], [`StoreError::Full`], [`StoreError::Unavailable`].
     async fn join(&self, join: Join) -> Result<Joined, StoreError>;
 
-    /// Ends a membership that is older than this operation; publishes onLeave for the user's last session, where
-    /// members are announced.
-    /// Answers false if there was none. Idempotent.
+    /// Ends a membership that is older than this operation. It publishes onLeave for the user's last session, where leaves
+    /// are published. Returns false if there was no such membership. It may be repeated.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
     async fn leave(&self, leave: Leave) -> Result<bool, StoreError>;
 
     /// Ends some memberships of an incarnation that was declared dead, as leaves do, and refuses its joins from now on.
-    /// Idempotent: repeat it while any remain.
+    /// Repeat it while any remain.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -61,16 +60,15 @@ pub trait ChannelStore: Send + Sync + 'static {
         incarnation: &Incarnation,
     ) -> Result<Reaped, StoreError>;
 
-    /// Ends some detached memberships whose time is over, as leaves do; answers how long until the next one's is, zero if
-    /// that is now, and `None` if nobody is detached. Idempotent.
+    /// Ends some detached memberships whose time is over, as leaves do. Returns how long until the time of the next one is
+    /// over: zero if it is over already, and `None` if there are no detached members. It may be repeated.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
     async fn expire(&self, channel: &ChannelName) -> Result<Option<Duration>, StoreError>;
 
-    /// About `limit` users from a page token on: a store may answer in its own chunks, and give some more or some less.
-    /// Whoever is a member from the first page to the last appears at least once. Leaves nothing behind in a channel
-    /// that is not known.
+    /// Returns about `limit` users, from a page token on. A store may return a few more or fewer. A user who is a member from
+    /// the first page to the last appears at least once. A channel that does not exist is not created.
     ///
     /// # Errors
     /// [`StoreError::BadPageToken`], [`StoreError::Unavailable`].
@@ -81,8 +79,8 @@ pub trait ChannelStore: Send + Sync + 'static {
         limit: usize,
     ) -> Result<MembersPage, StoreError>;
 
-    /// At most `limit` publications of a range of the log, and about 128 KiB of them, but always one if there is one.
-    /// Leaves nothing behind: a channel that is not known ends at the position ("", 0).
+    /// Returns at most `limit` publications of a range of the log, and about 128 KiB of them, but always one if there is one.
+    /// A channel that does not exist is not created: it ends at the position ("", 0).
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -93,8 +91,8 @@ pub trait ChannelStore: Send + Sync + 'static {
         limit: usize,
     ) -> Result<HistoryPage, StoreError>;
 
-    /// Publishes a probe in each of its sets, as a message would be; answers in their order. A store that lives in this
-    /// process always takes it, and keeps nothing of it.
+    /// Publishes a probe in each of its sets, as a message would be published. The answers are in their order. A store in this
+    /// process always accepts a probe, and keeps nothing of it.
     async fn probe(&self, probe: &Probe) -> Vec<Probed> {
         let written = |_: &u64| Probed {
             outcome: ProbeOutcome::Written(Position {
@@ -107,11 +105,11 @@ pub trait ChannelStore: Send + Sync + 'static {
         probe.sets.iter().map(written).collect()
     }
 
-    /// What others have to agree with.
+    /// The settings that must be the same everywhere.
     fn settings(&self) -> StoreSettings {
         StoreSettings::default()
     }
 
-    /// True while the store answers, for enough of its slots ([`StoreOptions::ready_slots`]).
+    /// True while the store answers for enough of its slots ([`StoreOptions::ready_slots`]).
     fn available(&self) -> watch::Receiver<bool>;
 }

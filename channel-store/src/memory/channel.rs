@@ -14,7 +14,7 @@ use crate::options::StoreOptions;
 use crate::page::{HistoryPage, HistoryRange, LogPage, Since};
 use crate::publication::{ON_JOIN, ON_LEAVE, Payload, Position};
 use crate::publish::{Publish, Published};
-use crate::rules::{ByName, EMPTY_LIFE, LogPolicy};
+use crate::rules::{EMPTY_LIFE, LogPolicy, RuleTable};
 use crate::server::FeedConnection;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -47,7 +47,7 @@ pub(super) struct Context {
     pub(super) now: Now,
     pub(super) clock: Clock,
     pub(super) options: StoreOptions,
-    pub(super) policies: ByName<LogPolicy>,
+    pub(super) policies: RuleTable<LogPolicy>,
     /// The present server lifetime, as feeds see it.
     pub(super) server: FeedConnection,
 }

@@ -7,7 +7,7 @@ use super::outbox::Delivery;
 use super::user_table::UserTable;
 use crate::name::{ChannelName, Incarnation, UserId};
 use crate::options::StoreOptions;
-use crate::rules::ByName;
+use crate::rules::RuleTable;
 use crate::server::FeedConnection;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeSet, HashMap};
@@ -52,7 +52,7 @@ impl Shared {
         let context = Context {
             now: Now::get(),
             clock: Clock::start(),
-            policies: ByName::new(&options, |policy| policy),
+            policies: RuleTable::new(&options, |policy| policy),
             options,
             server: lifetime(1),
         };

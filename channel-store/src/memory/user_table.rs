@@ -93,7 +93,7 @@ impl User {
         let (mut predecessors, mut holders) = (Vec::new(), Vec::new());
         let mut comes_back = false;
         for entry in self.others(&login.session) {
-            let is_kin = entry.is_kin_of(login);
+            let is_kin = entry.has_same_proof_as(login);
             comes_back |= is_kin && entry.state == EntryState::Live;
             // If this login is a repeated one, its client may have a later session by now, which it must not replace.
             let is_older = own.is_none_or(|own| entry.login_rank < own);

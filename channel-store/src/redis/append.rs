@@ -5,7 +5,7 @@ use super::keys::{ChannelKeys, Key, Keys};
 use super::seconds;
 use crate::name::ChannelName;
 use crate::options::StoreOptions;
-use crate::rules::{ByName, EMPTY_LIFE, LogPolicy};
+use crate::rules::{EMPTY_LIFE, LogPolicy, RuleTable};
 use redis::{Cmd, Script};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub(super) struct Appending {
     keys: Keys,
     publish_command: &'static str,
-    bounds: ByName<Bounds>,
+    bounds: RuleTable<Bounds>,
 }
 
 /// The bounds of some channels' logs, as the scripts take them.
@@ -48,7 +48,7 @@ impl Appending {
         Self {
             keys: Keys::new(&options.prefix),
             publish_command,
-            bounds: ByName::new(options, Bounds::new),
+            bounds: RuleTable::new(options, Bounds::new),
         }
     }
 

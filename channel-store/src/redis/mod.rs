@@ -64,7 +64,7 @@ fn seconds(life: Duration) -> String {
     life.as_millis().div_ceil(1000).max(1).to_string()
 }
 
-/// How long the keys of an idle channel live. That is never shorter than its log lives, or offsets would begin anew below it.
+/// How long the keys live that belong to no single rule: those of an idle channel of the usual kind, and of users.
 fn channel_seconds(options: &StoreOptions) -> String {
-    seconds(options.channel_life.max(options.log_life))
+    seconds(options.life_of_channel(options.log_life))
 }

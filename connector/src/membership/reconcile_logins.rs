@@ -13,15 +13,15 @@ use std::sync::Arc;
 #[derive(Default)]
 pub(crate) struct Findings {
     /// Sessions whose entries are missing, or whose rivals are not marked as they should be.
-    claims: Vec<Arc<Registration>>,
+    pub(super) claims: Vec<Arc<Registration>>,
     /// Lingering sessions whose entries do not say so.
-    lingering: Vec<Arc<Registration>>,
+    pub(super) lingering: Vec<Arc<Registration>>,
     /// Entries of this incarnation whose sessions are over.
-    over: Vec<(UserId, SessionId)>,
+    pub(super) over: Vec<(UserId, SessionId)>,
     /// Incarnations that should look at these users.
-    hints: BTreeSet<(Incarnation, UserId)>,
+    pub(super) hints: BTreeSet<(Incarnation, UserId)>,
     /// Other incarnations that have entries of these users.
-    others: BTreeSet<(Incarnation, UserId)>,
+    pub(super) others: BTreeSet<(Incarnation, UserId)>,
 }
 
 impl Findings {
