@@ -11,6 +11,6 @@ fuzz_target!(|message: &[u8]| {
     let (mut inputs, mut out) = (Vec::new(), Vec::new());
     match codec.decode(message, &mut inputs, &mut out) {
         Ok(()) => assert_eq!(inputs.len() + usize::from(!out.is_empty()), 1),
-        Err(reason) => assert_eq!(reason, Disconnect::Attack),
+        Err(reason) => assert_eq!(reason, Error::Attack),
     }
 });
