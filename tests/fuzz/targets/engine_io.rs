@@ -1,9 +1,9 @@
 //! What clients post that poll; and what is written for them is read again.
 #![no_main]
 
+use libfuzzer_sys::fuzz_target;
 use wire::EngineIo;
 use wire::engine_io;
-use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     for (version, is_binary) in [

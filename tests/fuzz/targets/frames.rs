@@ -1,8 +1,8 @@
 //! WebSocket frames, compressed messages among them: however they are cut the same comes out, and never more than the limit.
 #![no_main]
 
-use wire::websocket::{Event, Reader};
 use libfuzzer_sys::fuzz_target;
+use wire::websocket::{Event, Reader};
 
 const LIMIT: usize = 64 << 10;
 

@@ -1,10 +1,9 @@
 //! Requests in JSON: each is read or refused, and neither ends the connection, but for an attack.
 #![no_main]
 
-use wire::{Codec, WireFormat};
-use wire::Disconnect;
 use libfuzzer_sys::fuzz_target;
 use std::time::Duration;
+use wire::{Codec, Error, WireFormat};
 
 fuzz_target!(|message: &[u8]| {
     let mut codec = Codec::new(WireFormat::JSON, Duration::from_secs(25));

@@ -1,10 +1,10 @@
 //! Pomelo's messages, on a connection that has shaken hands and knows a dictionary.
 #![no_main]
 
-use wire::{Codec, Dictionary, WireFormat};
 use libfuzzer_sys::fuzz_target;
 use std::sync::LazyLock;
 use std::time::Duration;
+use wire::{Codec, Dictionary, WireFormat};
 
 static DICTIONARY: LazyLock<Dictionary> =
     LazyLock::new(|| Dictionary::new(vec!["chat.handler.join".to_owned()]).expect("routes"));

@@ -1,9 +1,9 @@
 //! Pomelo's packages: in a frame, and in a stream that is cut anywhere, which finds the same ones.
 #![no_main]
 
-use wire::{Codec, Packages, WireFormat};
 use libfuzzer_sys::fuzz_target;
 use std::time::Duration;
+use wire::{Codec, Packages, WireFormat};
 
 fuzz_target!(|bytes: &[u8]| {
     let mut codec = Codec::new(WireFormat::POMELO, Duration::from_secs(25));

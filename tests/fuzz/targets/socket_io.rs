@@ -1,9 +1,9 @@
 //! Packets of Socket.IO, in both versions.
 #![no_main]
 
-use wire::{Codec, EngineIo, WireFormat};
 use libfuzzer_sys::fuzz_target;
 use std::time::Duration;
+use wire::{Codec, EngineIo, WireFormat};
 
 fuzz_target!(|packet: &[u8]| {
     for version in [EngineIo::V3, EngineIo::V4] {
