@@ -22,7 +22,7 @@ pub struct StoreOptions {
     /// Rules for channels of some names. The first rule that matches holds.
     pub log_rules: Vec<LogRule>,
     /// How long an idle channel (no member, no publication) is remembered. It is never shorter than `log_life`: see
-    /// [`Self::life_of_channel`].
+    /// `life_of_channel`.
     pub channel_life: Duration,
     /// How long an idempotency key is remembered at least.
     pub key_life: Duration,

@@ -110,6 +110,6 @@ pub trait ChannelStore: Send + Sync + 'static {
         StoreSettings::default()
     }
 
-    /// True while the store answers for enough of its slots ([`StoreOptions::ready_slots`]).
+    /// True while the store answers for enough of its slots ([`StoreOptions::ready_slots`](crate::StoreOptions::ready_slots)).
     fn available(&self) -> watch::Receiver<bool>;
 }

@@ -4,8 +4,8 @@
 //! A connector does not write channels. Joins, leaves and sends go to chat, and publications come back through the
 //! feed. Any number of connectors serve one system. They share nothing but the store.
 //!
-//! Imports go one way: [`listener`] and [`http`] → [`client`] → [`session`] → [`hub`], [`membership`] and
-//! [`chat_client`] → [`transport`] → [`limits`].
+//! Imports go one way: `listener` and `http` → `client` → `session` → [`hub`], [`membership`] and [`chat_client`] →
+//! [`transport`] → [`limits`].
 
 #[cfg(test)]
 mod autobahn;

@@ -1,8 +1,8 @@
 //! Channels in this process's memory, for a single process and for tests.
 //!
-//! The store makes the promises that Redis makes, by simpler means. All data is under one lock ([`shared`]). The data itself is
-//! plain: [`channel`], [`log`], [`keys`], [`members`], [`lease_table`] and [`user_table`] know no lock. What is published is
-//! delivered without the lock, in the log's order ([`outbox`]). Nothing is left behind: logs, keys and tombstones are bounded
+//! The store makes the promises that Redis makes, by simpler means. All data is under one lock (`shared`). The data itself is
+//! plain: `channel`, `log`, `keys`, `members`, `lease_table` and `user_table` know no lock. What is published is
+//! delivered without the lock, in the log's order (`outbox`). Nothing is left behind: logs, keys and tombstones are bounded
 //! as the options say, and a channel that was idle for its time is forgotten.
 
 mod channel;

@@ -1,5 +1,5 @@
 //! How bytes come and go. A [`Connection`] sends to one client, and queues what its [`Outlet`](outlet::Outlet) does not
-//! take. An [`Inlet`](inlet::Inlet) reads from the client. Both work on a socket, or on the requests of a polling
+//! take. An `Inlet` reads from the client. Both work on a socket, or on the requests of a polling
 //! client.
 //!
 //! Nothing here knows sessions or channels.
