@@ -308,7 +308,11 @@ mod tests {
     use std::time::Duration;
 
     fn guard() -> Arc<IndexGuard> {
-        let incarnation = Incarnation::new("c:1").unwrap();
+        guard_of("c:1")
+    }
+
+    fn guard_of(incarnation: &str) -> Arc<IndexGuard> {
+        let incarnation = Incarnation::new(incarnation).unwrap();
         let lease = Arc::new(HeldLease::new(incarnation, Duration::from_secs(10)));
         Arc::new(IndexGuard {
             lease,
@@ -339,6 +343,27 @@ mod tests {
         let leave = first.leave();
         assert!(operation(&leave) < second.operation);
         assert_eq!(first.leave(), leave);
+    }
+
+    #[test]
+    fn the_members_of_an_incarnation_are_those_that_joined_and_have_not_left() {
+        let roster = Arc::default();
+        let (first, second) = (guard_of("c:1"), guard_of("c:2"));
+        let mine = begin(&roster, &first, "mine");
+        let other = begin(&roster, &second, "another incarnation's");
+        let joining = begin(&roster, &first, "joining");
+        mine.joined(false);
+        other.joined(false);
+        let members = || {
+            let members = roster.members(&first.lease.incarnation, mine.channel());
+            let members = members.iter().map(|it| it.session().as_str().to_owned());
+            members.collect::<Vec<_>>()
+        };
+        assert_eq!(members(), ["mine"]);
+        joining.joined(false);
+        assert_eq!(members(), ["joining", "mine"]);
+        mine.begin_leaving();
+        assert_eq!(members(), ["joining"]);
     }
 
     #[test]
