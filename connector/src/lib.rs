@@ -8,6 +8,7 @@
 //! [`transport`] → [`limits`].
 
 #[cfg(test)]
+#[path = "../tests/unit/autobahn.rs"]
 mod autobahn;
 pub mod chat_client;
 mod client;
@@ -21,9 +22,11 @@ mod metering;
 mod random;
 mod session;
 #[cfg(test)]
+#[path = "../tests/unit/simulation/mod.rs"]
 mod simulation;
 pub mod suspects;
 #[cfg(test)]
+#[path = "../tests/unit/testing/mod.rs"]
 mod testing;
 pub mod transport;
 

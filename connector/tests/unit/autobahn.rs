@@ -180,7 +180,7 @@ async fn the_suite_of_autobahn_finds_nothing_wrong() {
     verdicts.extend(binary);
     let (table, wrong) = judge(&verdicts);
     assert!(wrong.is_empty(), "{wrong:#?}");
-    let document = include_str!("../../docs/conformance.md");
+    let document = include_str!("../../../docs/conformance.md");
     assert!(
         document.contains(&table),
         "docs/conformance.md lacks\n{table}"
