@@ -2,8 +2,8 @@
 //!
 //! An incarnation holds a lease, and keeps an index of the channels and users where anything of it may be. Its death is written
 //! into the lease and never inferred: a lease that is missing means that the store has lost data. No server's clock decides
-//! about life and death. Each renewal changes the lease's beat, and whoever watches a lease declares it dead when the beat has
-//! not changed for long enough, measured by its own clock. The directory lists the leases to watch, and proves nothing.
+//! about life and death. Each renewal changes the lease's beat. A chat that watches the lease declares it dead when the beat
+//! has not changed for long enough, measured by its own clock. The directory lists the leases to watch, and proves nothing.
 
 use crate::error::StoreError;
 use crate::name::{ChannelName, Incarnation, SessionId, User, UserId};
@@ -91,7 +91,7 @@ pub enum Indexed {
 pub enum DroppedBy {
     /// The incarnation, while it is not dead.
     Owner,
-    /// Whoever reaps the incarnation, once it is dead.
+    /// A chat that reaps the incarnation, once it is dead.
     Reaper,
 }
 

@@ -1,4 +1,4 @@
-//! Who is in a channel: joining it, leaving it, and lists of its members.
+//! The members of a channel: joining, leaving, and lists of them.
 
 use crate::name::{ChannelName, Incarnation, SessionId, User, UserId};
 use crate::publication::Position;

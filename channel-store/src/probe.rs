@@ -47,7 +47,7 @@ pub struct Probed {
 /// What a server did with a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProbeOutcome {
-    /// The server has written it into the log, and sent it to whoever listens.
+    /// The server has written it into the log, and sent it to all that are subscribed.
     Written(Position),
     /// The server refused it, for this reason in its own words.
     Refused(String),

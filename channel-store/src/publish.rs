@@ -33,8 +33,8 @@ pub struct Published {
     pub repeated: bool,
 }
 
-/// The most messages in one call to the store, all of one channel. Others wait during a call, and whoever follows the channel
-/// gets its messages in one piece.
+/// The most messages in one call to the store, all of one channel. Others wait during a call, and the channel's
+/// followers get its messages in one piece.
 const CALL_MESSAGES: usize = 64;
 /// The most bytes of their payloads, if there are several messages.
 const CALL_BYTES: usize = 128 << 10;

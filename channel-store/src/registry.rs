@@ -1,4 +1,4 @@
-//! Who is logged in, in the whole cluster (docs/design/membership.md).
+//! The logins of all users in the whole cluster (docs/design/membership.md).
 //!
 //! Each login of a user leaves an entry under the user's name, with a login rank: a later login has a higher one. A
 //! connector writes the entries of its own sessions, and may mark others as superseded that they outrank. It removes entries

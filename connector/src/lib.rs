@@ -53,7 +53,7 @@ pub struct Store {
     pub feed: Arc<dyn ChannelFeed>,
     /// The leases of connectors.
     pub leases: Arc<dyn Leases>,
-    /// Who is logged in, on all connectors.
+    /// The logins of all connectors.
     pub users: Arc<dyn UserRegistry>,
     /// Hints from one connector to another: users at whose logins it should look.
     pub hints: Arc<dyn Hints>,

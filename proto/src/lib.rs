@@ -1,6 +1,6 @@
 //! The two contracts of chat, compiled: `chat.v1` for back ends and `connector.v1` for connectors.
 //!
-//! Nothing else lives here but the conversion of times, so whoever calls chat in Rust needs this crate alone.
+//! Nothing else lives here but the conversion of times, so a program that calls chat needs this crate alone.
 
 pub mod time;
 

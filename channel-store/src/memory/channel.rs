@@ -261,7 +261,7 @@ impl Channel {
         }
     }
 
-    /// Who is a member.
+    /// The members.
     pub(super) fn members(&self) -> &Members {
         &self.content.members
     }

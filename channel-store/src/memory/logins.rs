@@ -1,4 +1,4 @@
-//! Who is logged in, and the hints that connectors give one another.
+//! The logins of all users, and the hints that connectors give one another.
 
 use super::shared::{Shared, State};
 use crate::error::StoreError;

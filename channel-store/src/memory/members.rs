@@ -236,7 +236,7 @@ impl Members {
         self.reaped.get(incarnation, now).is_some()
     }
 
-    /// Refuses joins with a lower operation until then, because whoever they are of has left.
+    /// Refuses joins with a lower operation until then, because the member has left after them.
     pub(super) fn fence(&mut self, member: Member, operation: u64, now: Instant, until: Instant) {
         self.left.set(member, operation, now, until);
     }

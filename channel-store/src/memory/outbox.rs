@@ -2,10 +2,10 @@
 //!
 //! A publication is put into its channel's outbox under the lock under which it is appended to the log, so the outbox has the
 //! order of the log. Sinks are called without that lock, because a sink may call its feed. They get things in order all the
-//! same, because one caller at a time has the channel's **turn**: whoever fills an empty outbox takes the turn and delivers
+//! same, because one caller at a time has the channel's **turn**. The caller that fills an empty outbox takes it, and delivers
 //! until the outbox is empty again. What others add meanwhile is delivered by the same caller, and they do not wait for it.
 //!
-//! A turn accepts [`TURN`] publications. Whoever wants to add more waits until the turn is over. So the outbox is bounded, and
+//! A turn accepts [`TURN`] publications. A caller that wants to add more waits until the turn is over. So the outbox is bounded, and
 //! no caller delivers for others for ever.
 
 use crate::feed::FeedSink;
@@ -86,7 +86,7 @@ impl Outbox {
         }
         self.added += 1;
         match self.waiting.back_mut() {
-            // Whoever came or reconnected since this run began has a confirmation behind it, so the followers are the same.
+            // A follower that comes or reconnects gets a confirmation, which ends the run. So the followers are the same.
             Some(last) if !last.run.is_empty() => last.run.push(publication),
             _ => self.waiting.push_back(Delivery {
                 to: self.followers.clone(),

@@ -94,8 +94,8 @@ impl Shared {
         answer
     }
 
-    /// Waits until the outboxes of these channels have room, and answers with the lock. The wait is short, because whoever
-    /// delivers does not wait for anything.
+    /// Waits until the outboxes of these channels have room, and answers with the lock. The wait is short, because the
+    /// caller that delivers waits for nothing.
     pub(super) async fn room_in<'a>(
         &self,
         channels: impl Iterator<Item = &'a ChannelName> + Clone,

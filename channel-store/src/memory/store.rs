@@ -56,7 +56,7 @@ impl MemoryStore {
         self.shared.clone()
     }
 
-    /// Leases, for connectors and for whoever looks after them.
+    /// Leases, for connectors and for the chats that watch them.
     #[must_use]
     pub fn leases(&self) -> Arc<dyn Leases> {
         self.shared.clone()

@@ -247,8 +247,8 @@ impl Leases for RedisLeases {
     }
 
     async fn directory(&self) -> Result<BTreeMap<Incarnation, u64>, StoreError> {
-        // This is not a read that waits for its turn, as reads of logs and lists do. Whoever watches leases must not lose sight of
-        // them because others read much. Each step is short.
+        // This is not a read that waits for its turn, as reads of logs and lists do. A chat that watches leases must not
+        // lose sight of them because others read much. Each step is short.
         let connection = self
             .nodes
             .connection(|| self.keys.directory().to_string())?;

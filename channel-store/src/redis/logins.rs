@@ -194,7 +194,7 @@ pub(super) struct RedisHints {
     pub(super) keys: Keys,
 }
 
-/// Passes hints on to whoever listens.
+/// Passes hints on to the connectors that listen.
 struct HintListener(mpsc::Sender<UserId>);
 
 impl Listener for HintListener {

@@ -15,7 +15,7 @@ use tonic::body::Body;
 const PREFIX: usize = 5;
 
 /// Reads the body of a unary request to its end. A body of more than `limit` bytes is refused, and so is one that exceeds the
-/// caller's part of what all requests together may hold. Whoever calls this bounds the time.
+/// caller's part of what all requests together may hold. The caller bounds the time.
 pub(crate) async fn whole(
     mut body: Body,
     limit: usize,

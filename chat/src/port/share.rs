@@ -61,7 +61,7 @@ impl Share {
         }
     }
 
-    /// As [`Share::take`], but waits until the amount is free. Whoever calls this bounds the wait.
+    /// As [`Share::take`], but waits until the amount is free. The caller bounds the wait.
     pub(crate) async fn taken(self: &Arc<Self>, by: &Arc<Holding>, amount: usize) -> Taken {
         loop {
             // Registered before the try, so that nothing that is given back in between is missed.

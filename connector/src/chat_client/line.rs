@@ -51,7 +51,7 @@ pub(super) struct Pending {
     caller: Option<Caller>,
 }
 
-/// Whoever waits for the outcome of a send.
+/// What waits for the outcome of a send.
 struct Caller {
     window: Arc<Window>,
     bytes: usize,
@@ -59,8 +59,8 @@ struct Caller {
 }
 
 impl Caller {
-    /// Gives the outcome before the window counts the send out. Whoever waits for the window must find the outcome
-    /// given.
+    /// Gives the outcome before the window counts the send out. A command that waits for the window must
+    /// find the outcome given.
     fn settle(self, outcome: Outcome) {
         (self.answer)(outcome);
         self.window.exit(self.bytes);

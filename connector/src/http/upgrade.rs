@@ -20,7 +20,7 @@ const SOCKET_BUFFER: usize = 1 << 20;
 /// The answer to a request that is not an upgrade.
 pub(super) const WHAT_THIS_IS: &str =
     "This is a WebSocket port: / speaks Pomelo, /socket.io/ Socket.IO, /ws JSON.\n";
-/// The answer to an upgrade over HTTP/1.0. It is meant for whoever runs the proxy in between.
+/// The answer to an upgrade over HTTP/1.0. It is meant for the operator of the proxy in between.
 const OLD_HTTP: &str = "A WebSocket needs HTTP/1.1, but this request came as HTTP/1.0. \
     Is there a proxy? nginx needs: proxy_http_version 1.1;\n";
 

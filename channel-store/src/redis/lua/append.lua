@@ -32,7 +32,7 @@ local function refresh(...)
       local short = tonumber(string.match(ARGV[1], '%d+$'))
       short = math.max(short, call('TTL', KEYS[3]), call('TTL', KEYS[4])) -- negative where there are no keys
       log_life, life = math.min(log_life, short), math.min(life, short)
-      call('HDEL', meta, 'x') -- whoever publishes next pushes the expiries forward again
+      call('HDEL', meta, 'x') -- the next publication pushes the expiries forward again
     end
   end
   call('EXPIRE', log, log_life)

@@ -3,7 +3,7 @@
 -- KEYS  1 lease (hash: state live, provisional or dead; beat: grows with each renewal; length: milliseconds)
 --       2 index (hash: 'c:' and a channel, or 'u:' and a user -> nonce)
 -- ARGV  1 seconds after which both are forgotten
--- No clock ends a lease. Whoever watches it waits until the beat has not changed for the length, measured by its own clock.
+-- No clock ends a lease. A chat that watches it waits until the beat has not changed for the length, measured by its own clock.
 local call, format = redis.call, string.format
 local lease, index = KEYS[1], KEYS[2]
 local held = call('HMGET', lease, 'state', 'beat', 'length')

@@ -2,7 +2,7 @@
 //!
 //! A connection is handed out only when it can be used: the server is a primary, holds this version's schema, and has
 //! loaded all scripts. A connection is closed when it breaks, falls silent, or when its server is no longer the same
-//! primary. It is closed before the next one is made, whoever still holds a clone of it. So nothing that was queued on it can take
+//! primary. It is closed before the next one is made, also if somebody still holds a clone. So nothing that was queued on it can take
 //! effect after a command on a later connection. A link never repeats a command.
 
 use super::address::Address;

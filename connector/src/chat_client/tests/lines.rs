@@ -127,7 +127,7 @@ async fn the_session_is_settled_when_the_last_answer_has_been_given() {
     }
     tokio::join!(soon(sender.window.settled()), stream.take());
     assert!(!sender.has_no_answer());
-    // Whoever waits for the window must find the outcome given.
+    // A command that waits for the window must find the outcome given.
     let window = Arc::clone(&sender.window);
     let (given, when_given) = oneshot::channel();
     chat.send(

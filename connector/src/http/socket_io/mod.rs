@@ -230,7 +230,7 @@ fn greet(connection: &Arc<Connection>, packets: &[String]) {
     connection.send(&frames, &mut None);
 }
 
-/// A random id of 120 bits. Nobody must be able to guess it, because whoever has it may speak for its client.
+/// A random id of 120 bits. It must be impossible to guess, because it is all that is needed to speak for its client.
 fn new_id() -> Option<String> {
     use base64::Engine;
     let random = unguessable::<15>().ok()?;
