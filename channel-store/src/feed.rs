@@ -23,25 +23,13 @@ pub trait FeedSink: Send + Sync + 'static {
     /// The channel is subscribed on this connection, for the first time or again. What was published before must be read.
     fn subscribed(&self, connection: &FeedConnection, channel: &ChannelName);
 
-    /// A publication has arrived.
-    fn publication(
-        &self,
-        connection: &FeedConnection,
-        channel: &ChannelName,
-        publication: Publication,
-    );
-
-    /// Several publications have arrived together. They follow one another without a gap.
+    /// One publication has arrived, or several together. They follow one another without a gap.
     fn publications(
         &self,
         connection: &FeedConnection,
         channel: &ChannelName,
         run: &mut dyn Iterator<Item = Publication>,
-    ) {
-        for publication in run {
-            self.publication(connection, channel, publication);
-        }
-    }
+    );
 }
 
 /// Follows channels. This is the side of connectors.

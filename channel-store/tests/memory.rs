@@ -286,14 +286,21 @@ struct Slow {
 impl FeedSink for Slow {
     fn subscribed(&self, _: &FeedConnection, _: &ChannelName) {}
 
-    fn publication(&self, _: &FeedConnection, _: &ChannelName, publication: Publication) {
-        let mut heard = self.heard.lock();
-        if publication.position.offset == 1 {
-            self.delivering.send(()).unwrap();
-            self.second.wait_for(&mut heard, Duration::from_millis(100));
+    fn publications(
+        &self,
+        _: &FeedConnection,
+        _: &ChannelName,
+        run: &mut dyn Iterator<Item = Publication>,
+    ) {
+        for publication in run {
+            let mut heard = self.heard.lock();
+            if publication.position.offset == 1 {
+                self.delivering.send(()).unwrap();
+                self.second.wait_for(&mut heard, Duration::from_millis(100));
+            }
+            heard.push(publication.position.offset);
+            self.second.notify_all();
         }
-        heard.push(publication.position.offset);
-        self.second.notify_all();
     }
 }
 
@@ -332,10 +339,6 @@ struct Runs {
 
 impl FeedSink for Runs {
     fn subscribed(&self, _: &FeedConnection, _: &ChannelName) {}
-
-    fn publication(&self, _: &FeedConnection, _: &ChannelName, _: Publication) {
-        panic!("it is told runs only");
-    }
 
     fn publications(
         &self,
@@ -381,8 +384,6 @@ struct Stopped {
 
 impl FeedSink for Stopped {
     fn subscribed(&self, _: &FeedConnection, _: &ChannelName) {}
-
-    fn publication(&self, _: &FeedConnection, _: &ChannelName, _: Publication) {}
 
     fn publications(
         &self,
@@ -448,8 +449,6 @@ struct Broken {
 
 impl FeedSink for Broken {
     fn subscribed(&self, _: &FeedConnection, _: &ChannelName) {}
-
-    fn publication(&self, _: &FeedConnection, _: &ChannelName, _: Publication) {}
 
     fn publications(
         &self,
@@ -612,10 +611,17 @@ struct Counter(std::sync::atomic::AtomicU64);
 impl FeedSink for Counter {
     fn subscribed(&self, _: &FeedConnection, _: &ChannelName) {}
 
-    fn publication(&self, _: &FeedConnection, _: &ChannelName, publication: Publication) {
-        let sum: u64 = (0..200)
-            .map(|n| std::hint::black_box(n) ^ publication.position.offset)
-            .sum();
-        self.0.fetch_add(sum, std::sync::atomic::Ordering::Relaxed);
+    fn publications(
+        &self,
+        _: &FeedConnection,
+        _: &ChannelName,
+        run: &mut dyn Iterator<Item = Publication>,
+    ) {
+        for publication in run {
+            let sum: u64 = (0..200)
+                .map(|n| std::hint::black_box(n) ^ publication.position.offset)
+                .sum();
+            self.0.fetch_add(sum, std::sync::atomic::Ordering::Relaxed);
+        }
     }
 }

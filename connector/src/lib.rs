@@ -141,7 +141,6 @@ impl Connector {
         };
         let port = Port {
             http: Arc::new(http),
-            clients: Arc::clone(&clients),
             limits,
         };
         let keeping = services.keep();

@@ -3,7 +3,6 @@
 //! Clients of HTTP and of Pomelo's packages connect to the same port. The first byte tells which it is, as in the
 //! original.
 
-use crate::client::Clients;
 use crate::http::Http;
 use crate::limits::{self, Bound, Limits};
 use crate::transport::pass::Pass;
@@ -22,7 +21,6 @@ const REFUSE: Duration = Duration::from_secs(1);
 
 /// Accepts the clients' sockets, and passes each one on to the code for its protocol.
 pub(crate) struct Port {
-    pub(crate) clients: Arc<Clients>,
     pub(crate) http: Arc<Http>,
     pub(crate) limits: Arc<Limits>,
 }
@@ -60,7 +58,7 @@ impl Port {
         let half_open = Arc::clone(&pass);
         let has_room = pass.has_room();
         let patience = if has_room {
-            self.clients.limits.handshake
+            self.http.clients.limits.handshake
         } else {
             REFUSE
         };
@@ -73,7 +71,7 @@ impl Port {
                 _ if !has_room => Bound::Connections.reached(),
                 Ok(Ok(1)) => {
                     let format = self.http.pomelo.on_a_stream();
-                    Arc::clone(&self.clients).serve_socket(stream, pass, Vec::new(), format);
+                    Arc::clone(&self.http.clients).serve_socket(stream, pass, Vec::new(), format);
                 }
                 _ => {}
             }

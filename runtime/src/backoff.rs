@@ -36,11 +36,17 @@ impl Backoff {
         }
     }
 
-    /// Waits for the next pause. If this is cancelled, the pause counts as over.
-    pub async fn wait(&mut self) {
+    /// The next pause, for a caller that has more to wait for than the time.
+    #[must_use]
+    pub fn next_pause(&mut self) -> Duration {
         let mean = self.next;
         self.next = self.longest.min(mean * 2);
-        pause(mean).await;
+        jittered(mean)
+    }
+
+    /// Waits for the next pause. If this is cancelled, the pause counts as over.
+    pub async fn wait(&mut self) {
+        sleep(self.next_pause()).await;
     }
 
     /// To be called when something went well. The next pause is the shortest again.

@@ -87,6 +87,7 @@ impl Shared {
         state.context.now = Now::get();
         let answer = work(&mut state);
         let channels = mem::take(&mut state.to_deliver);
+        state.turns += channels.len();
         drop(state);
         for channel in &channels {
             self.deliver(channel);
@@ -180,7 +181,6 @@ impl State {
         let answer = work(channel, &self.context);
         if channel.outbox.take_turn() {
             self.to_deliver.push(name.clone());
-            self.turns += 1;
         }
         Some(answer)
     }
@@ -201,7 +201,6 @@ impl State {
         let answer = work(channel, &self.context);
         if channel.outbox.take_turn() {
             self.to_deliver.push(name.clone());
-            self.turns += 1;
         }
         answer
     }
@@ -249,7 +248,13 @@ mod tests {
 
     impl FeedSink for Nobody {
         fn subscribed(&self, _: &FeedConnection, _: &ChannelName) {}
-        fn publication(&self, _: &FeedConnection, _: &ChannelName, _: Publication) {}
+        fn publications(
+            &self,
+            _: &FeedConnection,
+            _: &ChannelName,
+            _: &mut dyn Iterator<Item = Publication>,
+        ) {
+        }
     }
 
     fn name(channel: &str) -> ChannelName {

@@ -87,12 +87,14 @@ impl FeedSink for Ear {
         self.hear(channel, Heard::Subscribed(connection.clone()));
     }
 
-    fn publication(
+    fn publications(
         &self,
         connection: &FeedConnection,
         channel: &ChannelName,
-        publication: Publication,
+        run: &mut dyn Iterator<Item = Publication>,
     ) {
-        self.hear(channel, Heard::Publication(connection.clone(), publication));
+        for publication in run {
+            self.hear(channel, Heard::Publication(connection.clone(), publication));
+        }
     }
 }

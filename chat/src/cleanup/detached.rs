@@ -9,6 +9,7 @@ use super::queue::ChannelQueue;
 use channel_store::{ChannelName, ChannelStore};
 use futures_util::future::join_all;
 use parking_lot::Mutex;
+use runtime::backoff::jittered;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -144,7 +145,7 @@ impl Schedule {
         let mut scheduled = self.detached.scheduled.lock();
         let failures = scheduled.entry(channel.clone()).or_default();
         let pause = RETRY.saturating_mul(2_u32.saturating_pow(*failures));
-        let pause = pause.min(LONGEST_RETRY).mul_f64(0.5 + fastrand::f64());
+        let pause = jittered(pause.min(LONGEST_RETRY));
         *failures = failures.saturating_add(1);
         self.order.insert((Instant::now() + pause, channel));
     }

@@ -16,6 +16,7 @@ use channel_store::{
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
 use metrics::counter;
+use runtime::backoff::pause;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -268,7 +269,7 @@ impl Shared {
             Ok(()) => tracing::debug!(incarnation = name, "nothing is left of the connector"),
             Err(error) => {
                 tracing::warn!(incarnation = name, %error, "could not take out everything that a connector left; trying again");
-                sleep(RETRY.mul_f64(0.5 + fastrand::f64())).await;
+                pause(RETRY).await;
             }
         }
     }

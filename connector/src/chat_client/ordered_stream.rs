@@ -10,7 +10,8 @@ use super::call::{TRY, is_full, is_of_the_network, reason, words};
 use super::chat::Chat;
 use super::endpoint::Endpoint;
 use super::line::Line;
-use runtime::backoff::{self, jittered};
+use runtime::Backoff;
+use runtime::backoff::pause;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -18,7 +19,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 /// How often it is checked whether the oldest send has waited too long.
 const TICK: Duration = Duration::from_millis(100);
 /// The first and the longest pause between attempts to reach the own endpoint.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+const SHORTEST: Duration = Duration::from_millis(50);
+const LONGEST: Duration = Duration::from_secs(1);
 
 /// The pause before the next stream after chat, which is up, has ended one because it needed the place.
 const REOPEN_PAUSE: Duration = Duration::from_millis(2);
@@ -62,7 +64,7 @@ impl OrderedStream {
 
     async fn keep_streaming(&self) {
         let mut home_at = Instant::now();
-        let mut pause = BACK_OFF.0;
+        let mut backoff = Backoff::new(SHORTEST, LONGEST);
         loop {
             if self.line.is_done() {
                 return;
@@ -76,7 +78,7 @@ impl OrderedStream {
                     // Chat is up, so another stream begins soon. The line stays open meanwhile, because other calls to
                     // this chat go on.
                     Ended::Idle => {
-                        backoff::pause(REOPEN_PAUSE).await;
+                        pause(REOPEN_PAUSE).await;
                         continue;
                     }
                     // At least one send was answered, so this ends some time. All sends of the line wait for the next
@@ -85,16 +87,15 @@ impl OrderedStream {
                     Ended::Otherwise => {}
                 }
                 self.set_open(false);
-                if began.elapsed() > BACK_OFF.1 {
-                    pause = BACK_OFF.0;
+                if began.elapsed() > LONGEST {
+                    backoff.reset();
                 }
-                home_at = Instant::now() + jittered(pause);
-                pause = BACK_OFF.1.min(pause * 2);
+                home_at = Instant::now() + backoff.next_pause();
             } else if let Some(other) = self.other_open().filter(|_| !idle) {
                 self.stream_to(&other, Some(home_at)).await;
                 sleep(Duration::from_millis(5 + fastrand::u64(..10))).await;
             } else {
-                let soon = Instant::now() + BACK_OFF.0;
+                let soon = Instant::now() + SHORTEST;
                 sleep_until(if is_trusted { home_at.min(soon) } else { soon }).await;
             }
         }

@@ -111,15 +111,6 @@ impl FeedSink for Hub {
         }
     }
 
-    fn publication(
-        &self,
-        connection: &FeedConnection,
-        name: &ChannelName,
-        publication: Publication,
-    ) {
-        self.publications(connection, name, &mut std::iter::once(publication));
-    }
-
     fn publications(
         &self,
         connection: &FeedConnection,

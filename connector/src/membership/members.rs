@@ -182,15 +182,14 @@ impl Membership {
     }
 
     fn join_request(&self) -> JoinRequest {
+        let deadline = self.guard.deadline();
         JoinRequest {
             channel: self.channel.to_string(),
             user: self.user.id.to_string(),
             user_is_number: self.user.is_number,
             session: Some(self.lease().wire_session(&self.session)),
             operation: self.operation,
-            deadline: Some(self.guard.deadline())
-                .filter(|it| *it > 0)
-                .map(timestamp),
+            deadline: (deadline > 0).then(|| timestamp(deadline)),
             replaces: self.replaces.clone(),
         }
     }

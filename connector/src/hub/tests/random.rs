@@ -187,9 +187,8 @@ impl History {
         match arriving {
             Arriving::Subscribed(connection) => self.script.subscribed(&connection),
             Arriving::Publication(connection, publication) => {
-                self.script
-                    .hub
-                    .publication(&connection, &channel(), publication);
+                let run = &mut std::iter::once(publication);
+                self.script.hub.publications(&connection, &channel(), run);
             }
         }
     }

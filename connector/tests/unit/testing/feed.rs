@@ -158,8 +158,9 @@ impl Script {
     }
 
     pub(crate) fn publish_over(&self, number: u64, publication: Publication) {
+        let run = &mut std::iter::once(publication);
         self.hub
-            .publication(&connection(number), &super::channel(), publication);
+            .publications(&connection(number), &super::channel(), run);
     }
 
     pub(crate) async fn next_read(&mut self) -> Read {

@@ -64,15 +64,6 @@ impl FeedSink for Outbox {
         let _ = self.0.send(Message::Subscribed(channel.clone()));
     }
 
-    fn publication(
-        &self,
-        connection: &FeedConnection,
-        channel: &ChannelName,
-        publication: Publication,
-    ) {
-        self.publications(connection, channel, &mut std::iter::once(publication));
-    }
-
     fn publications(
         &self,
         _: &FeedConnection,
