@@ -8,7 +8,7 @@ use testkit::redis::Redis;
 
 #[tokio::test]
 async fn what_no_replica_has_is_not_published_for_sure_and_its_repetition_neither() {
-    let server = Redis::forgetful().await;
+    let server = Redis::without_persistence().await;
     let replica = Redis::replica_of(server.address()).await;
     let options = StoreOptions {
         ack: Ack::Replica { replicas: 1 },

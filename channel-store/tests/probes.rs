@@ -40,7 +40,7 @@ fn written(probed: &Probed) -> &Position {
 #[tokio::test]
 async fn a_feed_meets_what_is_published_under_its_own_prefix_and_database_alone() {
     let options = StoreOptions::default();
-    let subject = Subject::on(Redis::forgetful().await, options.clone()).await;
+    let subject = Subject::on(Redis::without_persistence().await, options.clone()).await;
     let url = subject.url().unwrap();
     becomes(subject.store.available(), true, SOON).await;
     let elsewhere = StoreOptions {

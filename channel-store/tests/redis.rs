@@ -105,7 +105,8 @@ async fn a_crash_is_told_at_once_and_a_restart_costs_nobody_anything_f7() {
 
 #[tokio::test]
 async fn what_a_restored_snapshot_lost_is_told_and_never_repeated() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
     let (feed, _ear) = subject.follow("4").await;
     let mut old = Vec::new();
     for n in 1..=5 {
@@ -150,7 +151,8 @@ async fn what_a_restored_snapshot_lost_is_told_and_never_repeated() {
 
 #[tokio::test]
 async fn a_cut_feed_subscribes_again_and_reads_what_it_missed() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
     let (feed, ear) = subject.follow("4").await;
     for channel in 0..1_200 {
         feed.subscribe(&name(&format!("other-{channel}")));
@@ -185,7 +187,8 @@ async fn a_cut_feed_subscribes_again_and_reads_what_it_missed() {
 
 #[tokio::test]
 async fn subscriptions_made_during_an_outage_hold_after_it() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
     let (feed, ear) = subject.follow("4").await;
     subject.server().kill();
     becomes(feed.available(), false, SOON).await;
@@ -202,7 +205,8 @@ async fn subscriptions_made_during_an_outage_hold_after_it() {
 
 #[tokio::test]
 async fn a_server_that_forgot_the_scripts_gets_them_again() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
     let (feed, ear) = subject.follow("4").await;
     subject.publish(message("4", "u", "before")).await.unwrap();
     subject.server().say("SCRIPT FLUSH");
@@ -223,7 +227,8 @@ async fn a_server_that_forgot_the_scripts_gets_them_again() {
 
 #[tokio::test]
 async fn a_silent_server_is_noticed_within_three_seconds_and_used_again() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
     let (feed, ear) = subject.follow("4").await;
     let publisher = subject.store.publisher().unwrap();
     subject.server().freeze();
@@ -269,7 +274,8 @@ async fn a_feed_that_is_answered_but_brought_nothing_is_never_ready() {
 
 #[tokio::test]
 async fn a_feed_that_hears_itself_stays() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
     let (feed, ear) = subject.follow("4").await;
     becomes(feed.available(), true, SOON).await;
     tokio::time::sleep(Duration::from_millis(2_500)).await;
@@ -284,7 +290,8 @@ async fn a_feed_that_hears_itself_stays() {
 
 #[tokio::test]
 async fn a_full_server_refuses_as_a_whole_and_lets_members_leave() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
     let (feed, ear) = subject.follow("4").await;
     let joined = subject.join("4", "u", session("s", 1)).await.unwrap();
     subject.server().say("CONFIG SET maxmemory 1");
@@ -356,7 +363,8 @@ async fn a_full_server_refuses_as_a_whole_and_lets_members_leave() {
 
 #[tokio::test]
 async fn after_a_wipe_old_positions_are_unknown() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
     let (feed, ear) = subject.follow("4").await;
     let joined = subject.join("4", "u", session("s", 1)).await.unwrap();
     let first = subject
@@ -400,7 +408,8 @@ async fn after_a_wipe_old_positions_are_unknown() {
 #[tokio::test]
 async fn a_key_that_is_lost_alone_is_survived() {
     for key in ["m", "l", "i0", "i1", "s", "u", "d"] {
-        let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
+        let mut subject =
+            Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
         let (feed, _ear) = subject.feed().await;
         subject.join("4", "u", session("s", 1)).await.unwrap();
         subject.join("4", "d", Membership::Detached).await.unwrap();
@@ -441,7 +450,8 @@ async fn a_key_that_is_lost_alone_is_survived() {
 
 #[tokio::test]
 async fn meta_lost_alone_gives_a_second_session_a_position_that_stands() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
     let (feed, _ear) = subject.feed().await;
     subject.join("4", "u", session("s", 1)).await.unwrap();
     subject.server().say("DEL gc:{4}:m");
@@ -461,7 +471,8 @@ async fn meta_lost_alone_gives_a_second_session_a_position_that_stands() {
 
 #[tokio::test]
 async fn what_diverged_is_told_to_where_only_if_that_is_still_held() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
     let (feed, _ear) = subject.feed().await;
     let mut older = None;
     for _ in 0..2 {
@@ -503,7 +514,8 @@ async fn what_diverged_is_told_to_where_only_if_that_is_still_held() {
 
 #[tokio::test]
 async fn a_demoted_server_is_left_and_a_promoted_one_begins_an_epoch() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
     let (feed, ear) = subject.follow("4").await;
     let before = subject
         .publish(message("4", "u", "a"))
@@ -600,7 +612,7 @@ async fn a_wrong_url_is_refused_and_never_repeated_in_the_error() {
 
 #[tokio::test]
 async fn a_server_that_comes_later_is_waited_for() {
-    let mut server = Redis::forgetful().await;
+    let mut server = Redis::without_persistence().await;
     server.kill();
     let store = RedisStore::open(&server.url(), StoreOptions::default())
         .await
@@ -623,7 +635,8 @@ async fn a_server_that_comes_later_is_waited_for() {
 
 #[tokio::test]
 async fn a_dropped_store_and_feed_leave_no_connection_behind() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
     let (feed, _ear) = subject.follow("4").await;
     let publisher = subject.store.publisher().unwrap();
     let clients = |list: Value| match list {
@@ -658,7 +671,8 @@ async fn a_dropped_store_and_feed_leave_no_connection_behind() {
 
 #[tokio::test]
 async fn a_joiner_of_a_dead_incarnation_is_refused() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
     subject.server().say("SET gc:{4}:dead:connector-1/aa 1");
     let refused = subject.join("4", "u", session("s", 1)).await;
     assert_eq!(refused, Err(StoreError::ConnectorDead));
@@ -732,7 +746,8 @@ async fn every_key_of_a_channel_expires_and_stays_in_its_slot() {
 
 #[tokio::test]
 async fn a_log_that_expired_gets_an_expiry_again() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
     subject.join("4", "u", session("s", 1)).await.unwrap();
     subject.server().say("DEL gc:{4}:l");
     // As if the log's time were over: it was last pushed forward long ago.
@@ -745,7 +760,8 @@ async fn a_log_that_expired_gets_an_expiry_again() {
 
 #[tokio::test]
 async fn expiries_are_pushed_forward_seldom_not_with_each_publication() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
     subject.publish(message("4", "u", "a")).await.unwrap();
     subject.server().say("PERSIST gc:{4}:l");
     subject.publish(message("4", "u", "b")).await.unwrap();
@@ -759,7 +775,7 @@ async fn a_touch_gives_all_keys_of_a_channel_the_lives_that_chat_gave_them() {
         channel_life: Duration::from_secs(2_000),
         ..StoreOptions::default()
     };
-    let mut subject = Subject::on(Redis::forgetful().await, options).await;
+    let mut subject = Subject::on(Redis::without_persistence().await, options).await;
     subject.join("4", "u", session("s", 1)).await.unwrap();
     subject.join("4", "d", Membership::Detached).await.unwrap();
     // A connector doesn't know chat's lives.
@@ -807,7 +823,8 @@ async fn a_touch_gives_all_keys_of_a_channel_the_lives_that_chat_gave_them() {
 
 #[tokio::test]
 async fn a_replica_tells_no_heads() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
     let (feed, _ear) = subject.follow("4").await;
     subject.publish(message("4", "u", "a")).await.unwrap();
     assert!(feed.heads(&[name("4")]).await.unwrap()[0].is_some());
@@ -863,7 +880,8 @@ async fn history_goes_through_a_restart_in_both_directions() {
 
 #[tokio::test]
 async fn reads_of_channels_that_nobody_knows_leave_no_key() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
     let (feed, _ear) = subject.feed().await;
     for n in 0..20 {
         ask_everything_of(&subject, &*feed, &format!("{n}")).await;
@@ -888,7 +906,8 @@ fn lives(subject: &mut Subject, channel: &str) -> Vec<i64> {
 
 #[tokio::test]
 async fn a_channel_that_only_saw_joins_and_leaves_is_gone_two_minutes_after_the_last() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
     let is_brief =
         |lives: &[i64]| !lives.is_empty() && lives.iter().all(|it| (1..=120).contains(it));
     let is_long = |lives: &[i64]| !lives.is_empty() && lives.iter().all(|it| *it > 80_000);
@@ -946,7 +965,7 @@ async fn a_channel_whose_messages_are_trimmed_lives_as_long_as_their_keys() {
         log_keep: Duration::ZERO,
         ..StoreOptions::default()
     };
-    let mut subject = Subject::on(Redis::forgetful().await, options).await;
+    let mut subject = Subject::on(Redis::without_persistence().await, options).await;
     // Each in a node of its own, so that they are dropped one by one.
     subject.server().say("CONFIG SET stream-node-max-entries 1");
     let say = || with_key(message("4", "u", "a"), "k");
@@ -982,7 +1001,8 @@ fn ids(connections: &[String]) -> Vec<&str> {
 
 #[tokio::test]
 async fn large_reads_cost_no_connection_and_little_memory() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
     let (feed, ear) = subject.follow("4").await;
     let body = "x".repeat(100_000);
     let first = subject.publish(message("4", "u", &body)).await.unwrap();
@@ -1037,7 +1057,8 @@ async fn large_reads_cost_no_connection_and_little_memory() {
 
 #[tokio::test]
 async fn a_read_connection_that_is_lost_costs_no_other() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
     let (feed, ear) = subject.follow("4").await;
     let first = subject.publish(message("4", "u", "a")).await.unwrap();
     let since = Since::Position(first.position);
@@ -1075,7 +1096,7 @@ async fn how_long_an_answer_may_take_is_a_setting() {
         redis_timeout: Duration::from_secs(10),
         ..StoreOptions::default()
     };
-    let mut subject = Subject::on(Redis::forgetful().await, options).await;
+    let mut subject = Subject::on(Redis::without_persistence().await, options).await;
     let publisher = subject.store.publisher().unwrap();
     subject.server().freeze();
     let mut answer = std::pin::pin!(publisher.publish(vec![message("4", "u", "a")]));
@@ -1088,7 +1109,7 @@ async fn how_long_an_answer_may_take_is_a_setting() {
 
 #[tokio::test]
 async fn a_lone_server_is_no_cluster_and_that_is_said() {
-    let server = Redis::forgetful().await;
+    let server = Redis::without_persistence().await;
     let url = server.url().replace("redis://", "redis-cluster://");
     let opened = RedisStore::open(&url, StoreOptions::default()).await;
     let error = opened.err().map(|it| it.to_string()).unwrap_or_default();

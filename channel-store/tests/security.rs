@@ -213,7 +213,7 @@ fn nobody_was_denied(server: &Redis) {
 
 #[tokio::test]
 async fn users_with_the_least_rights_can_do_everything() {
-    let server = Redis::forgetful().await;
+    let server = Redis::without_persistence().await;
     let _replica = Redis::replica_of(server.address()).await;
     add_users(&server);
     let url = |user| format!("redis://{user}@127.0.0.1:{}", server.port());
@@ -241,7 +241,7 @@ async fn they_can_in_a_cluster_too() {
 
 #[tokio::test]
 async fn a_wrong_password_is_no_connection() {
-    let server = Redis::forgetful().await;
+    let server = Redis::without_persistence().await;
     add_users(&server);
     let url = format!("redis://chat:wrong@127.0.0.1:{}", server.port());
     let store = RedisStore::open(&url, StoreOptions::default())

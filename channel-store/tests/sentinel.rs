@@ -10,7 +10,7 @@ const SOON: Duration = Duration::from_secs(10);
 
 #[tokio::test]
 async fn after_a_failover_the_promoted_replica_is_used_within_seconds() {
-    let mut primary = Redis::forgetful().await;
+    let mut primary = Redis::without_persistence().await;
     let replica = Redis::replica_of(primary.address()).await;
     let sentinel = sentinel_of(&primary).await;
     eventually("the sentinel's knowledge of the replica", async || {
@@ -37,7 +37,10 @@ async fn after_a_failover_the_promoted_replica_is_used_within_seconds() {
 
 #[tokio::test]
 async fn a_primary_that_sentinels_no_longer_name_is_left_though_it_answers() {
-    let (old, new) = (Redis::forgetful().await, Redis::forgetful().await);
+    let (old, new) = (
+        Redis::without_persistence().await,
+        Redis::without_persistence().await,
+    );
     let sentinel = sentinel_of(&old).await;
     let subject = Subject::at(&url_of(&[&sentinel]), StoreOptions::default()).await;
     let (_feed, ear) = subject.follow("4").await;
@@ -63,7 +66,7 @@ async fn a_primary_that_sentinels_no_longer_name_is_left_though_it_answers() {
 
 #[tokio::test]
 async fn a_sentinel_that_is_frozen_or_away_is_passed_over() {
-    let server = Redis::forgetful().await;
+    let server = Redis::without_persistence().await;
     let mut sentinels = Vec::new();
     for _ in 0..3 {
         sentinels.push(sentinel_of(&server).await);
@@ -85,7 +88,7 @@ async fn a_sentinel_that_is_frozen_or_away_is_passed_over() {
 
 #[tokio::test]
 async fn sentinels_have_a_password_of_their_own() {
-    let server = Redis::forgetful().await;
+    let server = Redis::without_persistence().await;
     let sentinel = sentinel_of(&server).await;
     server.say("ACL SETUSER default resetpass >servers");
     sentinel.say("ACL SETUSER default resetpass >sentinels");

@@ -1,7 +1,7 @@
 //! `--ack replica`: an ok is given when a replica has the message, too.
 
 use std::time::Duration;
-use testkit::crowd::{Crowd, ROOM, WHOLE_LOG, holds};
+use testkit::followers::{Followers, ROOM, WHOLE_LOG, assert_consistent};
 use testkit::history::Outcome;
 use testkit::redis::Redis;
 use testkit::relay::Relay;
@@ -16,15 +16,15 @@ async fn what_was_acknowledged_by_a_replica_survives_its_primary() {
         .alone()
         .chat_flags(&WHOLE_LOG)
         .chat_flags(&["--ack", "replica"]);
-    let _turn = plan.turn().await;
+    let _permit = plan.permit().await;
     let mut primary = Redis::start().await;
     let link = Relay::to(primary.address()).await;
     let replica = Redis::replica_of(link.address()).await;
     let relay = Relay::to(primary.address()).await;
     let services = plan.services(&relay.url(), &relay.url()).await;
-    let crowd = Crowd::gather(&services.addresses(), 8, 4).await;
-    crowd.speak();
-    crowd.goes_on(50).await;
+    let crowd = Followers::start(&services.addresses(), 8, 4).await;
+    crowd.start_sending();
+    crowd.until_each_acknowledged(50).await;
 
     link.stall();
     let frozen = Instant::now();
@@ -45,13 +45,13 @@ async fn what_was_acknowledged_by_a_replica_survives_its_primary() {
     replica.promote().await;
     // It needs a replica of its own now, or nothing can be acknowledged.
     let second = Redis::replica_of(replica.address()).await;
-    relay.lead_to(replica.address());
+    relay.redirect_to(replica.address());
     relay.cut();
-    let again = crowd.writes_again(Instant::now()).await;
-    crowd.goes_on(50).await;
+    let again = crowd.until_acknowledged_since(Instant::now()).await;
+    crowd.until_each_acknowledged(50).await;
 
     let history = crowd
-        .comes_to_rest(&services.api(0), replica.address())
+        .stop_and_collect(&services.api(0), replica.address())
         .await;
     println!(
         "{acknowledged} acknowledged before the kill, {} lost; frozen for {:?}, on after {again:?}; {}",
@@ -62,5 +62,5 @@ async fn what_was_acknowledged_by_a_replica_survives_its_primary() {
     assert!(again < Duration::from_secs(3), "{again:?}");
     assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
     drop(second);
-    holds(&history, &[]);
+    assert_consistent(&history, &[]);
 }

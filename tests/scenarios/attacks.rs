@@ -1,7 +1,7 @@
 //! Quiet clients beside an attack notice no more of it than of as many harmless requests that take the same processor time;
 //! nobody else is disconnected, memory is given back, and `/livez`, `/readyz` and logins are answered meanwhile.
 //!
-//! How that is measured, and why it is fair, stands at [`testkit::beside`].
+//! How that is measured, and why it is fair, stands at [`testkit::impact`].
 
 use serde_json::json;
 use std::time::Duration;
@@ -13,8 +13,8 @@ use testkit::attack::polls::Polls;
 use testkit::attack::sockets::Sockets;
 use testkit::attack::unread::Unread;
 use testkit::attack::{enter, message};
-use testkit::beside::load::Chatting;
-use testkit::beside::{Bounds, MEBIBYTE, Moment, Scene};
+use testkit::impact::load::Chatting;
+use testkit::impact::{Bounds, ImpactTest, MEBIBYTE, Moment};
 use testkit::pace::timeout;
 use testkit::polling::{Poller, packet};
 use testkit::pomelo::{LOGIN, SEND};
@@ -27,7 +27,7 @@ use tokio::net::TcpStream;
 #[tokio::test]
 #[ignore = "tests the tests: ./tests/run --long"]
 async fn harmless_clients_are_no_attack() {
-    let mut scene = Scene::set(Plan::of(1, 1), Bounds::default()).await;
+    let mut scene = ImpactTest::start(Plan::of(1, 1), Bounds::default()).await;
     scene.compare(Chatting).await;
     scene.finish().await;
 }
@@ -39,7 +39,7 @@ async fn sessions_that_poll_and_never_log_in_are_bounded_and_disturb_nobody() {
         peak: 64 * MEBIBYTE,
         ..Bounds::default()
     };
-    let mut scene = Scene::set(Plan::of(1, 1), bounds).await;
+    let mut scene = ImpactTest::start(Plan::of(1, 1), bounds).await;
     scene.compare(Polls).await;
     let (sessions, refused) = (scene.tally.of("sessions"), scene.tally.of("refused"));
     // Sessions end after a minute: all of them are there at once.
@@ -52,7 +52,7 @@ async fn sessions_that_poll_and_never_log_in_are_bounded_and_disturb_nobody() {
 /// Pages of history cost who asks for them, not everybody.
 #[tokio::test]
 async fn pages_of_large_messages_in_numbers_delay_nobody_else() {
-    let mut scene = Scene::set(Plan::of(1, 1), Bounds::default()).await;
+    let mut scene = ImpactTest::start(Plan::of(1, 1), Bounds::default()).await;
     histories::fill(&scene.services.api(0)).await;
     scene.compare(Histories).await;
     let pages = scene.tally.of("pages");
@@ -70,7 +70,7 @@ async fn a_client_that_fills_the_store_is_refused_and_disturbs_nobody() {
         full: true,
         ..Bounds::default()
     };
-    let mut scene = Scene::set(Plan::of(1, 1), bounds).await;
+    let mut scene = ImpactTest::start(Plan::of(1, 1), bounds).await;
     scene
         .compare_with(Filling, async |scene, moment| {
             // Each round fills what is left, and the control has room.
@@ -105,7 +105,7 @@ async fn clients_that_never_read_their_answers_are_gone_in_time_and_disturb_nobo
         "2s",
     ];
     let plan = Plan::of(1, 1).connector_flags(&flags);
-    let mut scene = Scene::set(plan, Bounds::default()).await;
+    let mut scene = ImpactTest::start(plan, Bounds::default()).await;
     histories::fill(&scene.services.api(0)).await;
     scene.compare(Unread).await;
     let mut seen = 0;
@@ -124,7 +124,7 @@ async fn clients_that_never_read_their_answers_are_gone_in_time_and_disturb_nobo
 #[tokio::test]
 async fn more_sockets_than_descriptors_disturb_nobody() {
     let plan = Plan::of(1, 1).descriptors(1_024);
-    let mut scene = Scene::set(plan, Bounds::default()).await;
+    let mut scene = ImpactTest::start(plan, Bounds::default()).await;
     scene.compare(Sockets).await;
     let lost = lost_redis(&scene);
     scene.check(lost == 0, &format!("Redis was lost {lost} times"));
@@ -137,7 +137,7 @@ async fn more_sockets_than_descriptors_disturb_nobody() {
 async fn a_connector_that_is_full_says_so_and_keeps_whom_it_has() {
     const DESCRIPTORS: u32 = 1_024;
     const CLIENTS: usize = 1_300;
-    testkit::beside::raise_descriptors();
+    testkit::impact::raise_descriptors();
     let system = Plan::of(1, 1)
         .alone()
         .descriptors(DESCRIPTORS)
@@ -248,7 +248,7 @@ async fn beside_on_chats_port(misuse: Http2) {
         peak: 192 * MEBIBYTE,
         ..Bounds::default()
     };
-    let mut scene = Scene::set(Plan::of(1, 1), bounds).await;
+    let mut scene = ImpactTest::start(Plan::of(1, 1), bounds).await;
     histories::fill(&scene.services.api(0)).await;
     scene.compare(misuse).await;
     scene.finish().await;
@@ -287,14 +287,14 @@ async fn attacks_as_chance_has_them_leave_everything_as_it_was() {
         peak: 256 * MEBIBYTE,
         ..Bounds::default()
     };
-    let mut scene = Scene::set(plan, bounds).await;
+    let mut scene = ImpactTest::start(plan, bounds).await;
     histories::fill(&scene.services.api(0)).await;
     scene.endure(Mixed, Duration::from_secs(20)).await;
     scene.finish().await;
 }
 
 /// How often services have logged that they lost Redis.
-fn lost_redis(scene: &Scene) -> usize {
+fn lost_redis(scene: &ImpactTest) -> usize {
     let services = &scene.services;
     let warnings = [
         services.connectors[0].warnings(),

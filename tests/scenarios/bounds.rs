@@ -139,7 +139,7 @@ async fn a_client_that_reads_no_answer_is_gone_when_its_heartbeats_are_missed() 
         assert_eq!(writer.request(SEND, &body).await, SENT);
     }
 
-    let websocket = Client::connect_narrow(address).await;
+    let websocket = Client::connect_with_small_buffer(address).await;
     websocket.enter("websocket", "room").await;
     websocket.stop_reading();
     for _ in 0..60 {
@@ -198,7 +198,7 @@ async fn a_client_that_reads_no_answer_does_not_hold_up_the_end_of_a_connector()
     for _ in 0..20 {
         assert_eq!(writer.request(SEND, &body).await, SENT);
     }
-    let stuck = Client::connect_narrow(address).await;
+    let stuck = Client::connect_with_small_buffer(address).await;
     stuck.enter("stuck", "room").await;
     stuck.stop_reading();
     for _ in 0..60 {

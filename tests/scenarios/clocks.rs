@@ -48,7 +48,7 @@ async fn is_let_in(services: &Services, user: &str) -> Client {
 #[tokio::test]
 async fn a_clock_that_is_set_closes_nobody_and_saves_no_dead_connector() {
     let plan = plan();
-    let _turn = plan.turn().await;
+    let _permit = plan.permit().await;
     let redis = Redis::with_clock(0, None).await;
     let mut services = plan.services(&redis.url(), &redis.url()).await;
     let first = member(&services, 0, "first").await;
@@ -79,7 +79,7 @@ async fn a_clock_that_is_set_closes_nobody_and_saves_no_dead_connector() {
 #[tokio::test]
 async fn a_failover_to_a_server_whose_clock_is_ahead_closes_nobody() {
     let plan = plan();
-    let _turn = plan.turn().await;
+    let _permit = plan.permit().await;
     let mut primary = Redis::with_clock(0, None).await;
     let replica = Redis::with_clock(30, Some(primary.address())).await;
     let relay = Relay::to(primary.address()).await;
@@ -89,7 +89,7 @@ async fn a_failover_to_a_server_whose_clock_is_ahead_closes_nobody() {
     let second = member(&services, 1, "second").await;
     let _third = member(&services, 2, "third").await;
     replica.until_caught_up(&primary).await;
-    relay.lead_to(replica.address());
+    relay.redirect_to(replica.address());
     primary.kill();
     replica.promote().await;
     let late = is_let_in(&services, "late").await;

@@ -163,7 +163,7 @@ async fn a_client_whose_socket_is_half_open_is_back_at_once_under_every_policy()
             .until_members(ROOM, &[("me", 1), ("watcher", 1)])
             .await;
         // Its further channel waits for it, though the old connector knows of it by now.
-        relay.flow();
+        relay.resume();
         is_replaced(&old).await;
         join(&back, SIDE).await;
         system

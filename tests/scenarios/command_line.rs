@@ -3,9 +3,9 @@
 
 use std::net::TcpListener;
 use std::process::{Command, ExitStatus};
+use testkit::permit::Permit;
 use testkit::process::Process;
 use testkit::redis::Redis;
-use testkit::turn::Turn;
 use testkit::{SOON, binaries};
 
 const BINARIES: [&str; 3] = ["chat", "connector", "standalone"];
@@ -23,7 +23,7 @@ async fn run(binary: &'static str, arguments: &[&str]) -> (ExitStatus, Vec<Strin
 
 #[tokio::test]
 async fn a_bad_flag_is_one_line_and_a_failure() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     for binary in BINARIES {
         for arguments in [
             &["--no-such-flag"][..],
@@ -43,7 +43,7 @@ async fn a_bad_flag_is_one_line_and_a_failure() {
 
 #[tokio::test]
 async fn a_redis_url_that_is_none_is_one_line_and_a_failure() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     for binary in ["chat", "connector"] {
         let flags = ["--redis", "nonsense", "--listen", "127.0.0.1:0"];
         let flags = [&flags[..], &["--admin", "127.0.0.1:0"]].concat();
@@ -55,7 +55,7 @@ async fn a_redis_url_that_is_none_is_one_line_and_a_failure() {
 
 #[tokio::test]
 async fn a_taken_port_is_one_line_that_names_it_and_a_failure() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let redis = Redis::start().await;
     let taken = TcpListener::bind("127.0.0.1:0").expect("the kernel has a free port");
     let taken = taken.local_addr().expect("it is bound").to_string();
@@ -94,7 +94,7 @@ async fn run_without_log(binary: &'static str, arguments: &[&str]) -> (ExitStatu
 
 #[tokio::test]
 async fn version_and_help_are_told() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     for (binary, flags) in [
         ("chat", &["--listen", "--redis", "--admin"][..]),
         (
@@ -134,7 +134,7 @@ async fn version_and_help_are_told() {
 
 #[tokio::test]
 async fn six_flags_stand_first_and_every_other_one_below_its_heading() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     for binary in BINARIES {
         let (_, lines) = run(binary, &["-h"]).await;
         let headings = lines.iter().filter(|line| !line.starts_with(' '));
@@ -152,7 +152,7 @@ async fn six_flags_stand_first_and_every_other_one_below_its_heading() {
 
 #[tokio::test]
 async fn the_environment_says_the_same_as_flags() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let redis = Redis::start().await;
     for (binary, prefix) in [("chat", "CHAT"), ("connector", "CONNECTOR")] {
         let mut command = Command::new(binaries::path(binary));
@@ -170,7 +170,7 @@ async fn the_environment_says_the_same_as_flags() {
         command.env("RUST_LOG", "info");
         let mut process = Process::spawn(binary, &mut command);
         let line = process
-            .wrote("where it listens", |line| {
+            .until_line("where it listens", |line| {
                 let event: serde_json::Value = serde_json::from_str(line).ok()?;
                 (event["message"] == "listening").then_some(event)
             })

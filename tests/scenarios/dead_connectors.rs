@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
-use testkit::crowd::{Crowd, ROOM, WHOLE_LOG, holds};
 use testkit::follower::{Follower, Leaving, Notes};
+use testkit::followers::{Followers, ROOM, WHOLE_LOG, assert_consistent};
 use testkit::history::{Event, History, Outcome};
+use testkit::permit::Permit;
 use testkit::pomelo::{Client, heard, left};
 use testkit::redis::Redis;
 use testkit::system::{Plan, Services};
-use testkit::turn::Turn;
 use testkit::{SOON, long, pace, wait};
 use tokio::time::Instant;
 
@@ -46,7 +46,7 @@ fn leaves(notes: &Notes) -> usize {
 
 /// Many channels: members of the first connector in each, and one who speaks and watches on the second.
 struct Town {
-    crowds: Vec<Crowd>,
+    crowds: Vec<Followers>,
 }
 
 impl Town {
@@ -59,7 +59,7 @@ impl Town {
         let mut crowds = Vec::new();
         for number in 0..Self::CHANNELS {
             let room = format!("room-{number}");
-            let mut crowd = Crowd::of_nobody(&room, connectors);
+            let mut crowd = Followers::empty(&room, connectors);
             crowd.add(&format!("speaker-{number}"), Some(pace), 1);
             crowd.until_online().await;
             let each = (members - Self::CROWDED) / (Self::CHANNELS - 1);
@@ -68,7 +68,7 @@ impl Town {
                 crowd.add(&format!("user-{number}-{member}"), None, 0);
             }
             crowd.until_online().await;
-            crowd.speak();
+            crowd.start_sending();
             crowds.push(crowd);
         }
         Self { crowds }
@@ -92,7 +92,7 @@ impl Town {
 
     /// Waits until each speaker has one more message acknowledged.
     async fn goes_on(&self) {
-        let acknowledged = || self.crowds.iter().flat_map(Crowd::acknowledged);
+        let acknowledged = || self.crowds.iter().flat_map(Followers::acknowledged);
         let before: Vec<_> = acknowledged().collect();
         wait::eventually("every speaker goes on", 3 * SOON, async || {
             acknowledged()
@@ -121,7 +121,7 @@ struct Killing {
     killed: Instant,
     /// How many had left when a chat was killed, if one was.
     amid: Option<usize>,
-    _turn: Turn,
+    _permit: Permit,
 }
 
 impl Killing {
@@ -138,7 +138,7 @@ impl Killing {
         let plan = plan.connector_flags(&flag).chat_flags(&flag);
         // Else nobody is let in before the funeral.
         let plan = plan.login_policy("allow");
-        let turn = plan.turn().await;
+        let permit = plan.permit().await;
         let redis = Redis::start().await;
         let mut services = plan.services(&redis.url(), &redis.url()).await;
         let town = Town::gather(&services.addresses(), members).await;
@@ -148,7 +148,7 @@ impl Killing {
         services.connectors[0].kill();
         let killed = Instant::now();
         for member in town.gone() {
-            member.is_to_go(Leaving::Breaking, None);
+            member.begin_move(Leaving::Breaking, None);
         }
         let mut amid = None;
         if and_a_chat {
@@ -174,7 +174,7 @@ impl Killing {
             lease,
             killed,
             amid,
-            _turn: turn,
+            _permit: permit,
         }
     }
 
@@ -199,18 +199,18 @@ impl Killing {
         let late: Vec<_> = away.iter().step_by(10).collect();
         for member in &late {
             let connector = self.services.connectors[2].address();
-            member.is_to_go(Leaving::Breaking, Some(connector));
+            member.begin_move(Leaving::Breaking, Some(connector));
         }
         town.until_online().await;
         town.goes_on().await;
         for crowd in &town.crowds {
-            crowd.fall_silent().await;
+            crowd.stop_sending().await;
         }
         let api = self.services.api(0);
         let mut had_left = BTreeMap::new();
         for crowd in &town.crowds {
-            let history = crowd.comes_to_rest(&api, self.redis.address()).await;
-            holds(&history, &[]);
+            let history = crowd.stop_and_collect(&api, self.redis.address()).await;
+            assert_consistent(&history, &[]);
             had_left.append(&mut users(&history, "onLeave"));
         }
         for member in &away {
@@ -267,12 +267,12 @@ async fn a_chat_that_dies_amid_a_funeral_leaves_it_to_others() {
 #[tokio::test]
 async fn a_connector_that_was_frozen_for_too_long_closes_its_sockets_and_speaks_for_nobody() {
     let plan = plan(2, 2).chat_flags(&WHOLE_LOG);
-    let _turn = plan.turn().await;
+    let _permit = plan.permit().await;
     let redis = Redis::start().await;
     let services = plan.services(&redis.url(), &redis.url()).await;
-    let crowd = Crowd::gather(&services.addresses(), 8, 8).await;
-    crowd.speak();
-    crowd.goes_on(10).await;
+    let crowd = Followers::start(&services.addresses(), 8, 8).await;
+    crowd.start_sending();
+    crowd.until_each_acknowledged(10).await;
 
     let frozen = Instant::now();
     services.connectors[0].freeze();
@@ -309,16 +309,18 @@ async fn a_connector_that_was_frozen_for_too_long_closes_its_sockets_and_speaks_
         );
     }
     crowd.until_online().await;
-    crowd.goes_on(10).await;
+    crowd.until_each_acknowledged(10).await;
     // It serves again, as another incarnation.
     let again = Client::join(services.connectors[0].address(), "again", "elsewhere").await;
     assert_eq!(again.say("back").await, testkit::pomelo::SENT);
     again.until_push(&heard("again", "back")).await;
 
-    let history = crowd.comes_to_rest(&services.api(0), redis.address()).await;
+    let history = crowd
+        .stop_and_collect(&services.api(0), redis.address())
+        .await;
     println!("{}", crowd.report());
     // Nothing is in the log of who has left and not come back: the checker sees to that.
-    holds(&history, &[]);
+    assert_consistent(&history, &[]);
     for witness in crowd.at(1) {
         assert_eq!(witness.notes().read().disconnected, 0);
     }
@@ -365,12 +367,12 @@ async fn a_connector_restarted_under_its_name_keeps_its_new_members() {
 #[tokio::test]
 async fn an_outage_of_redis_for_longer_than_leases_closes_nobody() {
     let plan = plan(2, 2).chat_flags(&WHOLE_LOG);
-    let _turn = plan.turn().await;
+    let _permit = plan.permit().await;
     let mut redis = Redis::start().await;
     let services = plan.services(&redis.url(), &redis.url()).await;
-    let crowd = Crowd::gather(&services.addresses(), 4, 8).await;
-    crowd.speak();
-    crowd.goes_on(10).await;
+    let crowd = Followers::start(&services.addresses(), 4, 8).await;
+    crowd.start_sending();
+    crowd.until_each_acknowledged(10).await;
     redis.stop().await;
     let refused = crowd.count(Outcome::Unknown);
     wait::stays("nobody is disconnected", 3 * LEASE, async || {
@@ -382,17 +384,19 @@ async fn an_outage_of_redis_for_longer_than_leases_closes_nobody() {
         "nobody was refused"
     );
     redis.restart().await;
-    crowd.goes_on(10).await;
+    crowd.until_each_acknowledged(10).await;
     wait::stays("nobody is disconnected", LEASE + FUNERAL, async || {
         crowd.sum(|notes| notes.disconnected) == 0
     })
     .await;
-    crowd.goes_on(10).await;
-    let history = crowd.comes_to_rest(&services.api(0), redis.address()).await;
+    crowd.until_each_acknowledged(10).await;
+    let history = crowd
+        .stop_and_collect(&services.api(0), redis.address())
+        .await;
     println!("{}", crowd.report());
-    holds(&history, &[]);
+    assert_consistent(&history, &[]);
     assert_eq!(users(&history, "onLeave"), BTreeMap::new());
     let joins = users(&history, "onJoin");
-    assert_eq!(joins.len(), crowd.followers().len());
+    assert_eq!(joins.len(), crowd.all().len());
     assert!(joins.values().all(|times| *times == 1), "{joins:?}");
 }

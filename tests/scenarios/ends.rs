@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use testkit::json::Client as Json;
 use testkit::link::End;
 use testkit::pace::timeout;
+use testkit::permit::Permit;
 use testkit::pomelo::{self, Client, DATA, LOGGED_IN, LOGIN, SEND, SENT};
 use testkit::service::{Connector, Standalone};
 use testkit::system::{Plan, System};
-use testkit::turn::Turn;
 use testkit::websocket::{BINARY, TEXT, upgrade_request};
 use testkit::{SOON, http, wait};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -128,7 +128,7 @@ async fn what_balancers_ask_is_answered() {
 /// The clients' port says what the admin port says.
 #[tokio::test]
 async fn healthz_follows_readiness() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let nowhere = "redis://127.0.0.1:1";
     let connector = Connector::begin("c", "http://127.0.0.1:1", nowhere, &[]).await;
     let told = http::get(connector.address(), "/healthz").await;

@@ -1,8 +1,8 @@
 //! A Redis that is full: it refuses, clearly, and what it refuses nobody sees.
 
 use std::time::Duration;
-use testkit::crowd::{Crowd, ROOM, WHOLE_LOG, holds};
 use testkit::follower::Leaving;
+use testkit::followers::{Followers, ROOM, WHOLE_LOG, assert_consistent};
 use testkit::history::Outcome;
 use testkit::json::Client;
 use testkit::pomelo::LOGIN;
@@ -15,13 +15,13 @@ use tonic::Code;
 #[tokio::test]
 async fn a_full_redis_refuses_every_publication_and_join_and_fans_nothing_out() {
     let plan = Plan::of(2, 1).alone().chat_flags(&WHOLE_LOG);
-    let _turn = plan.turn().await;
+    let _permit = plan.permit().await;
     let redis = Redis::start().await;
     let services = plan.services(&redis.url(), &redis.url()).await;
-    let crowd = Crowd::gather(&services.addresses(), 4, 4).await;
+    let crowd = Followers::start(&services.addresses(), 4, 4).await;
     let api = services.api(0);
-    crowd.speak();
-    crowd.goes_on(30).await;
+    crowd.start_sending();
+    crowd.until_each_acknowledged(30).await;
 
     redis.command(&["CONFIG", "SET", "maxmemory", "1mb"]).await;
     let refused = crowd.count(Outcome::Unknown);
@@ -30,7 +30,7 @@ async fn a_full_redis_refuses_every_publication_and_join_and_fans_nothing_out() 
     })
     .await;
     let full = redis.published(ROOM).await;
-    crowd.reaches(full).await;
+    crowd.until_offset(full).await;
     let refused = crowd.count(Outcome::Unknown);
     let send = api.send(ROOM, "herald", "{}", "").await;
     let join = api.join(ROOM, "carol").await;
@@ -50,15 +50,15 @@ async fn a_full_redis_refuses_every_publication_and_join_and_fans_nothing_out() 
     .await;
     assert_eq!(redis.published(ROOM).await, full);
     // Nobody has received anything.
-    crowd.reaches(full).await;
+    crowd.until_offset(full).await;
 
     redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
-    crowd.goes_on(30).await;
-    let history = crowd.comes_to_rest(&api, redis.address()).await;
+    crowd.until_each_acknowledged(30).await;
+    let history = crowd.stop_and_collect(&api, redis.address()).await;
     println!("{}", crowd.report());
     assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
     assert_eq!(crowd.sum(|notes| notes.losses().len()), 0);
-    holds(&history, &[]);
+    assert_consistent(&history, &[]);
 }
 
 /// Whoever is there stays, whoever goes leaves, and a connector that dies is buried.
@@ -69,13 +69,13 @@ async fn with_a_full_redis_leases_are_renewed_and_leaves_and_funerals_go_on() {
     let lease = ["--lease", "1s"];
     let plan = Plan::of(2, 2).alone().connector_flags(&lease);
     let plan = plan.chat_flags(&[WHOLE_LOG, lease].concat());
-    let _turn = plan.turn().await;
+    let _permit = plan.permit().await;
     let redis = Redis::start().await;
     let mut services = plan.services(&redis.url(), &redis.url()).await;
-    let crowd = Crowd::gather(&services.addresses(), 4, 8).await;
+    let crowd = Followers::start(&services.addresses(), 4, 8).await;
     let api = services.api(0);
-    crowd.speak();
-    crowd.goes_on(20).await;
+    crowd.start_sending();
+    crowd.until_each_acknowledged(20).await;
 
     redis.command(&["CONFIG", "SET", "maxmemory", "1mb"]).await;
     let is_refusing = async || {
@@ -94,17 +94,17 @@ async fn with_a_full_redis_leases_are_renewed_and_leaves_and_funerals_go_on() {
     })
     .await;
 
-    let leaver = &crowd.followers()[5];
-    leaver.go_away(Leaving::Closing).await;
-    let reset = &crowd.followers()[7];
-    reset.go_away(Leaving::Breaking).await;
-    crowd.is_listed_within(SOON, &api).await;
+    let leaver = &crowd.all()[5];
+    leaver.disconnect(Leaving::Closing).await;
+    let reset = &crowd.all()[7];
+    reset.disconnect(Leaving::Breaking).await;
+    crowd.until_listed(SOON, &api).await;
 
     services.connectors[0].kill();
     for member in crowd.at(0) {
-        member.is_to_go(Leaving::Breaking, None);
+        member.begin_move(Leaving::Breaking, None);
     }
-    let took = crowd.is_listed_within(LEASE + FUNERAL, &api).await;
+    let took = crowd.until_listed(LEASE + FUNERAL, &api).await;
     println!("buried after {took:?}");
     is_refusing().await;
     let gone = 2 + crowd.at(0).count();
@@ -117,13 +117,13 @@ async fn with_a_full_redis_leases_are_renewed_and_leaves_and_funerals_go_on() {
     redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
     let there = services.connectors[1].address();
     for member in crowd.at(0).chain([leaver, reset]) {
-        member.is_to_go(Leaving::Breaking, Some(there));
+        member.begin_move(Leaving::Breaking, Some(there));
     }
     crowd.until_online().await;
-    crowd.goes_on(20).await;
-    let history = crowd.comes_to_rest(&api, redis.address()).await;
+    crowd.until_each_acknowledged(20).await;
+    let history = crowd.stop_and_collect(&api, redis.address()).await;
     println!("{}", crowd.report());
-    holds(&history, &[]);
+    assert_consistent(&history, &[]);
     for witness in crowd.at(1) {
         assert_eq!(witness.notes().read().disconnected, 0);
     }
@@ -135,7 +135,7 @@ async fn with_a_full_redis_leases_are_renewed_and_leaves_and_funerals_go_on() {
 #[tokio::test]
 async fn a_redis_that_evicts_when_it_is_full_is_warned_of_by_whoever_connects() {
     let plan = Plan::of(1, 1);
-    let _turn = plan.turn().await;
+    let _permit = plan.permit().await;
     for (policy, is_told) in [("allkeys-lru", true), ("noeviction", false)] {
         let redis = Redis::with(&["--maxmemory-policy", policy]).await;
         let services = plan.services(&redis.url(), &redis.url()).await;

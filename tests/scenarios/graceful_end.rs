@@ -4,10 +4,10 @@ use crate::load::{Load, listeners, senders};
 use std::time::Duration;
 use testkit::json;
 use testkit::link::End;
+use testkit::permit::Permit;
 use testkit::pomelo::{Client, LOGGED_IN, left};
 use testkit::service::Standalone;
 use testkit::system::{Plan, System};
-use testkit::turn::Turn;
 
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -108,7 +108,7 @@ async fn a_connector_without_any_chat_still_ends_within_ten_seconds() {
 /// The same for all in one process.
 #[tokio::test]
 async fn a_standalone_that_stops_closes_its_sockets_and_ends_well() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let mut standalone = Standalone::start().await;
     let client = Client::connect(standalone.address()).await;
     assert_eq!(client.login("alice", "room").await, LOGGED_IN);

@@ -80,7 +80,7 @@ async fn an_unparsable_text_is_answered_and_the_connection_stays() {
     let system = Plan::of(1, 1).start().await;
     let client = Client::connect(system.connectors[0].address()).await;
     client.text("nonsense").await;
-    let answer = client.until_nameless_reply().await;
+    let answer = client.until_reply_without_id().await;
     assert_eq!(answer["body"]["code"], 400, "{answer}");
     assert_eq!(answer["body"]["reason"], "INVALID_REQUEST", "{answer}");
     let answer = client.request("connector.handler.nosuch", json!({})).await;

@@ -1,8 +1,8 @@
 //! A replica that is behind takes over: what it lacks is lost, and exactly those who saw it are told.
 
 use testkit::checker::Kind;
-use testkit::crowd::{Crowd, ROOM, WHOLE_LOG, holds};
 use testkit::follower::Leaving;
+use testkit::followers::{Followers, ROOM, WHOLE_LOG, assert_consistent};
 use testkit::history::{Outcome, Reason};
 use testkit::redis::Redis;
 use testkit::relay::Relay;
@@ -16,22 +16,22 @@ const BEHIND: u64 = 3;
 #[tokio::test]
 async fn a_replica_promoted_three_behind_tells_exactly_those_who_saw_the_three() {
     let plan = Plan::of(2, 2).alone().chat_flags(&WHOLE_LOG);
-    let _turn = plan.turn().await;
+    let _permit = plan.permit().await;
     let mut primary = Redis::start().await;
     let link = Relay::to(primary.address()).await;
     let replica = Redis::replica_of(link.address()).await;
     let relay = Relay::to(primary.address()).await;
     let services = plan.services(&relay.url(), &relay.url()).await;
-    let crowd = Crowd::gather(&services.addresses(), 6, 6).await;
-    crowd.speak();
-    crowd.goes_on(50).await;
+    let crowd = Followers::start(&services.addresses(), 6, 6).await;
+    crowd.start_sending();
+    crowd.until_each_acknowledged(50).await;
     // Two won't see the three: they are away when they are said.
-    let (here, away) = crowd.followers().split_at(10);
+    let (here, away) = crowd.all().split_at(10);
     for follower in away {
-        follower.go_away(Leaving::Closing).await;
+        follower.disconnect(Leaving::Closing).await;
     }
-    crowd.goes_on(50).await;
-    crowd.fall_silent().await;
+    crowd.until_each_acknowledged(50).await;
+    crowd.stop_sending().await;
     let api = services.api(0);
     wait::eventually("those who are away have left", SOON, async || {
         api.members(ROOM)
@@ -69,7 +69,7 @@ async fn a_replica_promoted_three_behind_tells_exactly_those_who_saw_the_three()
     primary.kill();
     replica.promote().await;
     link.refuse();
-    relay.lead_to(replica.address());
+    relay.redirect_to(replica.address());
     relay.cut();
     for follower in here {
         let told = follower.notes().until(SOON, |notes| notes.losses().pop());
@@ -83,10 +83,10 @@ async fn a_replica_promoted_three_behind_tells_exactly_those_who_saw_the_three()
             .go_to(services.connectors[0].address(), Leaving::Breaking)
             .await;
     }
-    crowd.speak();
-    crowd.goes_on(50).await;
+    crowd.start_sending();
+    crowd.until_each_acknowledged(50).await;
 
-    let mut history = crowd.comes_to_rest(&api, replica.address()).await;
+    let mut history = crowd.stop_and_collect(&api, replica.address()).await;
     for message in lost {
         history.sent.insert(message, Outcome::Acknowledged);
     }
@@ -109,6 +109,6 @@ async fn a_replica_promoted_three_behind_tells_exactly_those_who_saw_the_three()
             follower.name()
         );
     }
-    let forgotten = holds(&history, &[Kind::Forgotten]);
+    let forgotten = assert_consistent(&history, &[Kind::Forgotten]);
     assert_eq!(forgotten.len() as u64, BEHIND);
 }

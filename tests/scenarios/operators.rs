@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use testkit::chat_api::ChatApi;
+use testkit::permit::Permit;
 use testkit::process::Process;
 use testkit::redis::Redis;
 use testkit::service::{Chat, Connector, Standalone};
 use testkit::system::Plan;
-use testkit::turn::Turn;
 use testkit::{SOON, binaries, http, wait};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -95,7 +95,7 @@ fn documented() -> BTreeMap<String, (String, BTreeSet<String>, String)> {
 
 #[tokio::test]
 async fn metrics_are_complete_before_anything_happens_and_documented() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let redis = Redis::start().await;
     let chat = Chat::start(&redis, &[]).await;
     let connector = Connector::start("c1", &[&chat], &redis, &[]).await;
@@ -127,7 +127,7 @@ async fn metrics_are_complete_before_anything_happens_and_documented() {
 
 #[tokio::test]
 async fn every_line_of_a_json_log_is_json() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let mut standalone = Standalone::start().await;
     for line in standalone.process().lines() {
         let parsed = serde_json::from_str::<Value>(&line);
@@ -149,7 +149,7 @@ async fn every_line_of_a_json_log_is_json() {
 
 #[tokio::test]
 async fn probes_are_answered_while_half_requests_are_open() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let redis = Redis::start().await;
     let chat = Chat::start(&redis, &[]).await;
     let mut halves = Vec::new();
@@ -185,7 +185,7 @@ async fn flood_with_acknowledgements(chat: SocketAddr) {
 
 #[tokio::test]
 async fn what_a_caller_does_wrong_does_not_fill_the_log() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let redis = Redis::start().await;
     let mut chat = Chat::start(&redis, &[]).await;
     let before = chat.process().lines().len();
@@ -198,7 +198,7 @@ async fn what_a_caller_does_wrong_does_not_fill_the_log() {
 
 #[tokio::test]
 async fn silent_connections_leave_room_for_probes_and_callers() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let redis = Redis::start().await;
     let chat = Chat::start(&redis, &["--connections", "50"]).await;
     let connector = Connector::start("c1", &[&chat], &redis, &[]).await;
@@ -247,7 +247,7 @@ async fn a_clean_restart_is_no_death() {
 
 #[tokio::test]
 async fn an_unreachable_chat_is_named_with_the_reason() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let redis = Redis::start().await;
     let connector = Connector::begin("c1", "http://127.0.0.1:1", &redis.url(), &[]).await;
     wait::eventually("readyz says why", SOON, async || {
@@ -272,7 +272,7 @@ async fn run(binary: &'static str, arguments: &[&str]) -> (Option<i32>, String) 
 
 #[tokio::test]
 async fn wrong_settings_are_refused_with_the_flag_and_an_example() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     for (binary, arguments, words) in [
         (
             "chat",

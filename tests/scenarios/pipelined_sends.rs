@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use testkit::crowd::{ROOM, WHOLE_LOG};
+use testkit::followers::{ROOM, WHOLE_LOG};
 use testkit::json::Client;
 use testkit::pomelo::LOGIN;
 use testkit::redis::Redis;
@@ -74,7 +74,7 @@ async fn while_a_slot_flips_each_speaker_keeps_its_order_in_the_channel() {
         .alone()
         .chat_flags(&WHOLE_LOG)
         .connector_flags(&roomy);
-    let _turn = plan.turn().await;
+    let _permit = plan.permit().await;
     let flags = ["--cluster-enabled", "yes"];
     let other_slots_stay = ["--cluster-require-full-coverage", "no"];
     let redis = Redis::with(&[flags, other_slots_stay].concat()).await;

@@ -4,13 +4,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 use testkit::cluster::Cluster;
-use testkit::crowd::ROOM;
+use testkit::followers::ROOM;
 use testkit::json::Client as JsonClient;
+use testkit::permit::Permit;
 use testkit::pomelo::Client;
 use testkit::redis::Redis;
 use testkit::service::{Chat, Connector, Service};
 use testkit::system::{Plan, Services};
-use testkit::turn::Turn;
 use testkit::{SOON, http, wait};
 
 /// From the fault to the words, and from the mending to their end.
@@ -53,7 +53,7 @@ async fn pair(flags: &[&str]) -> (Redis, Chat, Connector) {
 
 #[tokio::test]
 async fn a_connector_on_another_redis_database_or_prefix_than_chat_is_not_ready_and_says_which() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let (redis, other) = (Redis::start().await, Redis::start().await);
     let chat = Chat::start(&redis, &[]).await;
     let (ours, theirs) = (redis.address().to_string(), other.address().to_string());
@@ -79,7 +79,7 @@ async fn a_connector_on_another_redis_database_or_prefix_than_chat_is_not_ready_
 
 #[tokio::test]
 async fn one_of_two_chats_on_another_redis_is_named_and_sent_nothing() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let (redis, other) = (Redis::start().await, Redis::start().await);
     let right = Chat::start(&redis, &[]).await;
     let wrong = Chat::start(&other, &[]).await;
@@ -97,7 +97,7 @@ async fn one_of_two_chats_on_another_redis_is_named_and_sent_nothing() {
 
 #[tokio::test]
 async fn commands_that_redis_denies_are_told_in_its_own_words_until_they_are_allowed_again() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let (redis, chat, connector) = pair(&[]).await;
     for (command, words) in [
         ("evalsha", "'evalsha'"),
@@ -117,7 +117,7 @@ async fn commands_that_redis_denies_are_told_in_its_own_words_until_they_are_all
 
 #[tokio::test]
 async fn a_connector_that_may_not_publish_from_the_start_says_so() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let (redis, chat, connector) = pair(&[]).await;
     drop(connector);
     redis
@@ -133,7 +133,7 @@ async fn a_connector_that_may_not_publish_from_the_start_says_so() {
 
 #[tokio::test]
 async fn a_full_redis_is_not_ready_until_it_has_room_and_its_refusals_go_on() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let (redis, chat, connector) = pair(&[]).await;
     let client = JsonClient::connect(connector.address()).await;
     redis.command(&["CONFIG", "SET", "maxmemory", "1mb"]).await;
@@ -164,7 +164,7 @@ async fn a_full_redis_is_not_ready_until_it_has_room_and_its_refusals_go_on() {
 
 #[tokio::test]
 async fn without_the_replicas_that_are_waited_for_nothing_is_ready() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let redis = Redis::start().await;
     let chat = Chat::begin(&redis.url(), &["--ack", "replica"]).await;
     let connector = Connector::begin("c1", &chat.url(), &redis.url(), &[]).await;
@@ -179,7 +179,7 @@ async fn without_the_replicas_that_are_waited_for_nothing_is_ready() {
 
 #[tokio::test]
 async fn a_lease_that_is_longer_than_chats_is_told() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let redis = Redis::start().await;
     let chat = Chat::start(&redis, &[]).await;
     let flags = ["--lease", "20s"];
@@ -202,7 +202,7 @@ async fn a_lease_that_is_longer_than_chats_is_told() {
 
 #[tokio::test]
 async fn a_flush_makes_nothing_unready() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let (redis, _chat, connector) = pair(&[]).await;
     for _ in 0..5 {
         redis.command(&["FLUSHALL"]).await;
@@ -218,7 +218,7 @@ async fn a_flush_makes_nothing_unready() {
 
 #[tokio::test]
 async fn probes_leave_little_behind_and_nothing_in_the_directory() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let (redis, _chat, _connector) = pair(&[]).await;
     testkit::pace::timeout(SOON, async {
         loop {
@@ -259,7 +259,7 @@ async fn on_a_cluster(flags: &[&'static str]) -> (Cluster, Services) {
 
 #[tokio::test]
 async fn a_dead_shard_makes_its_channels_unavailable_and_nobody_unready() {
-    let _turn = Turn::alone().await;
+    let _permit = Permit::alone().await;
     let (mut cluster, services) = on_a_cluster(&[]).await;
     let (chat, connector) = (&services.chats[0], &services.connectors[0]);
     let dead = cluster.of_primary(ROOM).await;
@@ -284,7 +284,7 @@ async fn a_dead_shard_makes_its_channels_unavailable_and_nobody_unready() {
 
 #[tokio::test]
 async fn where_all_shards_are_needed_a_dead_one_makes_everybody_unready_until_it_is_back() {
-    let _turn = Turn::alone().await;
+    let _permit = Permit::alone().await;
     let (mut cluster, services) = on_a_cluster(&["--ready-slots", "1"]).await;
     let (chat, connector) = (&services.chats[0], &services.connectors[0]);
     let dead = cluster.of_primary(ROOM).await;

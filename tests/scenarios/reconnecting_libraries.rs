@@ -82,7 +82,7 @@ impl Clients {
         clients.say_something(&COME_BACK, 1).await;
         clients
             .relay
-            .lead_to(clients.system.connectors[1].address());
+            .redirect_to(clients.system.connectors[1].address());
         clients
     }
 

@@ -114,7 +114,7 @@ async fn replay(replay: Replay) {
             };
             let client = Client::dial_on(address, terms).await;
             // It says what is recorded, and nothing by itself.
-            client.fall_silent();
+            client.stop_heartbeats();
             let connection = Played {
                 client,
                 expected: Answers::default(),
@@ -300,7 +300,7 @@ async fn who_talks_but_never_beats_is_dropped_after_twice_the_interval() {
     let system = plan.start().await;
     let begin = Instant::now();
     let client = system.visitor(0).await;
-    client.fall_silent();
+    client.stop_heartbeats();
     client.enter("hb", "1").await;
     let talks = async {
         let mut every = tokio::time::interval(Duration::from_millis(300));

@@ -3,10 +3,10 @@
 use std::time::Duration;
 use testkit::checker::Kind;
 use testkit::cluster::{Cluster, NODE_TIMEOUT, slot};
-use testkit::crowd::{Crowd, ROOM, WHOLE_LOG, holds};
+use testkit::followers::{Followers, ROOM, WHOLE_LOG, assert_consistent};
+use testkit::permit::Permit;
 use testkit::pomelo::{Client, joined, left};
 use testkit::system::{Plan, Services};
-use testkit::turn::Turn;
 use testkit::{SOON, long, wait};
 use tokio::time::Instant;
 
@@ -18,40 +18,40 @@ const BACK: Duration = Duration::from_secs(4);
 
 struct Running {
     services: Services,
-    crowd: Crowd,
+    crowd: Followers,
     cluster: Cluster,
-    _turn: Turn,
+    _permit: Permit,
 }
 
 impl Running {
     /// Services on a Cluster, and a crowd that speaks.
     async fn begin() -> Self {
         let plan = Plan::of(2, 2).alone().chat_flags(&WHOLE_LOG);
-        let turn = plan.turn().await;
+        let permit = plan.permit().await;
         let cluster = Cluster::start().await;
         let services = plan.services(&cluster.url(), &cluster.url()).await;
-        let crowd = Crowd::gather(&services.addresses(), 6, 4).await;
-        crowd.speak();
-        crowd.goes_on(50).await;
+        let crowd = Followers::start(&services.addresses(), 6, 4).await;
+        crowd.start_sending();
+        crowd.until_each_acknowledged(50).await;
         Self {
             services,
             crowd,
             cluster,
-            _turn: turn,
+            _permit: permit,
         }
     }
 
     /// Everybody has what the log has; nobody was disconnected.
     async fn ends_well(&self, except: &[Kind]) {
-        self.crowd.goes_on(50).await;
+        self.crowd.until_each_acknowledged(50).await;
         let server = self.cluster.any().await;
         let history = self
             .crowd
-            .comes_to_rest(&self.services.api(0), server)
+            .stop_and_collect(&self.services.api(0), server)
             .await;
         println!("{}", self.crowd.report());
         assert_eq!(self.crowd.sum(|notes| notes.disconnected), 0);
-        let lost = holds(&history, except);
+        let lost = assert_consistent(&history, except);
         println!("{} acknowledged and lost with the primary", lost.len());
     }
 }
@@ -65,7 +65,7 @@ async fn a_killed_primary_of_a_cluster_is_replaced_and_who_saw_what_is_lost_is_t
     let killed = Instant::now();
     let again = running
         .crowd
-        .writes_again(killed + Duration::from_millis(300))
+        .until_acknowledged_since(killed + Duration::from_millis(300))
         .await;
     let again = again + Duration::from_millis(300);
     println!("on after {again:?}");
@@ -87,7 +87,7 @@ async fn a_primary_of_a_cluster_that_hands_over_loses_nothing() {
             running.cluster.of_primary(ROOM).await == replica
         })
         .await;
-        running.crowd.goes_on(50).await;
+        running.crowd.until_each_acknowledged(50).await;
         wait::eventually("the old primary is linked", 2 * SOON, async || {
             let link = running.cluster.nodes[primary].info("replication", "master_link_status");
             link.await.as_deref() == Some("up")
@@ -95,7 +95,7 @@ async fn a_primary_of_a_cluster_that_hands_over_loses_nothing() {
         .await;
         // Within two node time-outs the others vote for one replica of a primary only: a second one would hang.
         while began.elapsed() < 3 * NODE_TIMEOUT {
-            running.crowd.goes_on(50).await;
+            running.crowd.until_each_acknowledged(50).await;
         }
     }
     assert_eq!(running.crowd.sum(|notes| notes.losses().len()), 0);
@@ -106,7 +106,7 @@ async fn a_primary_of_a_cluster_that_hands_over_loses_nothing() {
 #[tokio::test]
 async fn leaves_on_a_shard_that_hangs_delay_none_on_another() {
     let plan = Plan::of(1, 1).alone();
-    let _turn = plan.turn().await;
+    let _permit = plan.permit().await;
     let cluster = Cluster::without_failover().await;
     let services = plan.services(&cluster.url(), &cluster.url()).await;
     let connector = services.connectors[0].address();
@@ -156,8 +156,8 @@ async fn slots_that_move_under_load_lose_nothing() {
         let to = (0..3).find(|node| *node != from).expect("another primary");
         cluster.move_slot(slot, from, to);
         let moved = Instant::now();
-        let again = running.crowd.writes_again(moved).await;
-        running.crowd.goes_on(50).await;
+        let again = running.crowd.until_acknowledged_since(moved).await;
+        running.crowd.until_each_acknowledged(50).await;
         println!("slot {slot} moved from {from} to {to}; on after {again:?}");
         assert_eq!(cluster.of_primary(ROOM).await, to);
     }

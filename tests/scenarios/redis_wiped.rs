@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use testkit::chat_api::ChatApi;
 use testkit::checker::Kind;
-use testkit::crowd::{Crowd, ROOM, WHOLE_LOG, holds};
 use testkit::follower::{Follower, Leaving, Notes};
+use testkit::followers::{Followers, ROOM, WHOLE_LOG, assert_consistent};
 use testkit::history::Reason;
+use testkit::permit::Permit;
 use testkit::redis::Redis;
 use testkit::system::{Plan, Services};
-use testkit::turn::Turn;
 use testkit::{SOON, long, wait};
 
 /// Two renewals of a lease of a second, and what a busy machine takes to join everybody again.
@@ -18,9 +18,9 @@ const REPAIRED: Duration = Duration::from_millis(667 + 1_500);
 
 struct Wiped {
     services: Services,
-    crowd: Crowd,
+    crowd: Followers,
     redis: Redis,
-    _turn: Turn,
+    _permit: Permit,
 }
 
 impl Wiped {
@@ -30,22 +30,22 @@ impl Wiped {
             .chat_flags(&[WHOLE_LOG, ["--lease", "1s"]].concat())
             .connector_flags(&["--lease", "1s"])
             .connector_flags(connector_flags);
-        let turn = plan.turn().await;
-        let redis = Redis::forgetful().await;
+        let permit = plan.permit().await;
+        let redis = Redis::without_persistence().await;
         let services = plan.services(&redis.url(), &redis.url()).await;
         // Nobody is at the third connector.
-        let mut crowd = Crowd::gather(&services.addresses()[..2], 4, 4).await;
+        let mut crowd = Followers::start(&services.addresses()[..2], 4, 4).await;
         for number in 4..if long() { 500 } else { 4 } {
-            crowd.joined_by(&format!("listener{number}")).await;
+            crowd.add_listener(&format!("listener{number}")).await;
         }
-        crowd.speak();
-        crowd.goes_on(30).await;
-        crowd.fall_silent().await;
+        crowd.start_sending();
+        crowd.until_each_acknowledged(30).await;
+        crowd.stop_sending().await;
         Self {
             services,
             crowd,
             redis,
-            _turn: turn,
+            _permit: permit,
         }
     }
 
@@ -60,15 +60,18 @@ impl Wiped {
             async || self.redis.logins().await == live,
         )
         .await;
-        let history = self.crowd.comes_to_rest(&api, self.redis.address()).await;
+        let history = self
+            .crowd
+            .stop_and_collect(&api, self.redis.address())
+            .await;
         println!("{}", self.crowd.report());
         assert!(history.log.first() == 1, "the log has begun anew");
-        for follower in self.crowd.followers() {
+        for follower in self.crowd.all() {
             let losses = follower.notes().read().losses();
             let told = losses.iter().any(|(_, reason)| *reason == Reason::Unknown);
             assert!(told, "{} was told {losses:?}", follower.name());
         }
-        let forgotten = holds(&history, &[Kind::Forgotten]);
+        let forgotten = assert_consistent(&history, &[Kind::Forgotten]);
         assert!(!forgotten.is_empty(), "nothing was forgotten");
     }
 }
@@ -97,7 +100,7 @@ async fn after_a_flush_the_next_publication_tells_everybody() {
     let wiped = Wiped::begin(&[]).await;
     wiped.redis.command(&["FLUSHALL"]).await;
     publish(&wiped.services.api(0)).await;
-    for follower in wiped.crowd.followers() {
+    for follower in wiped.crowd.all() {
         told(follower, SOON).await;
     }
     wiped.ends_well().await;
@@ -108,7 +111,7 @@ async fn after_a_flush_the_next_publication_tells_everybody() {
 async fn after_a_flush_the_next_touch_tells_everybody() {
     let wiped = Wiped::begin(&["--touch", "1s"]).await;
     wiped.redis.command(&["FLUSHALL"]).await;
-    for follower in wiped.crowd.followers() {
+    for follower in wiped.crowd.all() {
         told(follower, Duration::from_secs(4)).await;
     }
     wiped.ends_well().await;
@@ -125,8 +128,8 @@ async fn after_a_flush_who_comes_back_is_told() {
 
 async fn who_comes_back_is_told(connector: usize) {
     let wiped = Wiped::begin(&[]).await;
-    let follower = wiped.crowd.followers().last().expect("somebody");
-    follower.go_away(Leaving::Breaking).await;
+    let follower = wiped.crowd.all().last().expect("somebody");
+    follower.disconnect(Leaving::Breaking).await;
     wiped.redis.command(&["FLUSHALL"]).await;
     let connector = wiped.services.connectors[connector].address();
     follower.go_to(connector, Leaving::Breaking).await;
@@ -142,7 +145,7 @@ async fn after_a_restart_without_a_file_everybody_is_told() {
     let mut wiped = Wiped::begin(&[]).await;
     wiped.redis.kill();
     wiped.redis.restart().await;
-    for follower in wiped.crowd.followers() {
+    for follower in wiped.crowd.all() {
         told(follower, SOON).await;
     }
     wiped.ends_well().await;
@@ -155,16 +158,16 @@ async fn after_a_flush_the_members_are_soon_again_who_has_a_live_socket() {
     let api = wiped.services.api(0);
     for round in 0..if long() { 20 } else { 4 } {
         if round % 2 == 0 {
-            wiped.crowd.fall_silent().await;
+            wiped.crowd.stop_sending().await;
         } else {
-            wiped.crowd.speak();
-            wiped.crowd.goes_on(10).await;
+            wiped.crowd.start_sending();
+            wiped.crowd.until_each_acknowledged(10).await;
         }
         wiped.redis.command(&["FLUSHALL"]).await;
-        let took = wiped.crowd.is_listed_within(REPAIRED, &api).await;
+        let took = wiped.crowd.until_listed(REPAIRED, &api).await;
         println!("members again after {took:?}");
     }
-    wiped.crowd.goes_on(10).await;
+    wiped.crowd.until_each_acknowledged(10).await;
     assert_eq!(wiped.crowd.sum(|notes| notes.disconnected), 0);
     wiped.ends_well().await;
 }
@@ -173,17 +176,14 @@ async fn after_a_flush_the_members_are_soon_again_who_has_a_live_socket() {
 async fn after_a_restart_without_a_file_the_members_are_soon_again_who_has_a_live_socket() {
     let mut wiped = Wiped::begin(&[]).await;
     let api = wiped.services.api(0);
-    wiped.crowd.speak();
-    wiped.crowd.goes_on(10).await;
+    wiped.crowd.start_sending();
+    wiped.crowd.until_each_acknowledged(10).await;
     wiped.redis.kill();
     wiped.redis.restart().await;
     let connected = Duration::from_secs(1);
-    let took = wiped
-        .crowd
-        .is_listed_within(REPAIRED + connected, &api)
-        .await;
+    let took = wiped.crowd.until_listed(REPAIRED + connected, &api).await;
     println!("members again after {took:?}");
-    wiped.crowd.goes_on(10).await;
+    wiped.crowd.until_each_acknowledged(10).await;
     assert_eq!(wiped.crowd.sum(|notes| notes.disconnected), 0);
     wiped.ends_well().await;
 }

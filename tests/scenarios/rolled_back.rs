@@ -4,8 +4,8 @@
 use std::time::Duration;
 use testkit::checker::Kind;
 use testkit::cluster::Cluster;
-use testkit::crowd::{Crowd, ROOM, WHOLE_LOG, holds};
 use testkit::follower::Leaving;
+use testkit::followers::{Followers, ROOM, WHOLE_LOG, assert_consistent};
 use testkit::redis::Redis;
 use testkit::resp::{Resp, Value};
 use testkit::system::Plan;
@@ -33,13 +33,13 @@ async fn joins_and_leaves_that_a_promoted_replica_lacks_are_made_up_for() {
     let lease = ["--lease", "1s"];
     let plan = Plan::of(2, 2).alone().connector_flags(&lease);
     let plan = plan.chat_flags(&[WHOLE_LOG, lease].concat());
-    let _turn = plan.turn().await;
+    let _permit = plan.permit().await;
     let mut cluster = Cluster::start().await;
     let services = plan.services(&cluster.url(), &cluster.url()).await;
     let api = services.api(0);
-    let mut crowd = Crowd::gather(&services.addresses(), 4, 8).await;
-    crowd.speak();
-    crowd.goes_on(20).await;
+    let mut crowd = Followers::start(&services.addresses(), 4, 8).await;
+    crowd.start_sending();
+    crowd.until_each_acknowledged(20).await;
 
     let (primary, replica) = cluster.of(ROOM).await;
     let (leading, following) = (&cluster.nodes[primary], &cluster.nodes[replica]);
@@ -57,14 +57,14 @@ async fn joins_and_leaves_that_a_promoted_replica_lacks_are_made_up_for() {
     })
     .await;
     for number in 0..4 {
-        crowd.joined_by(&format!("newcomer{number}")).await;
+        crowd.add_listener(&format!("newcomer{number}")).await;
     }
-    let leavers = &crowd.followers()[8..12];
+    let leavers = &crowd.all()[8..12];
     for (number, leaver) in leavers.iter().enumerate() {
         let leaving = [Leaving::Closing, Leaving::Breaking][number % 2];
-        leaver.go_away(leaving).await;
+        leaver.disconnect(leaving).await;
     }
-    crowd.is_listed_within(SOON, &api).await;
+    crowd.until_listed(SOON, &api).await;
     assert_eq!(
         sessions(following).await,
         12,
@@ -74,20 +74,20 @@ async fn joins_and_leaves_that_a_promoted_replica_lacks_are_made_up_for() {
     cluster.nodes[primary].kill();
     let killed = Instant::now();
     let again = crowd
-        .writes_again(killed + Duration::from_millis(500))
+        .until_acknowledged_since(killed + Duration::from_millis(500))
         .await;
-    let took = crowd.is_listed_within(REPAIRED, &api).await;
+    let took = crowd.until_listed(REPAIRED, &api).await;
     println!("writes after {again:?}, members again after further {took:?}");
     assert_eq!(cluster.of_primary(ROOM).await, replica);
 
     // Who was away meanwhile has seen what is gone, and is told, too.
-    for leaver in &crowd.followers()[8..12] {
+    for leaver in &crowd.all()[8..12] {
         leaver.go_to(leaver.home(), Leaving::Closing).await;
     }
-    crowd.goes_on(20).await;
-    let history = crowd.comes_to_rest(&api, cluster.any().await).await;
+    crowd.until_each_acknowledged(20).await;
+    let history = crowd.stop_and_collect(&api, cluster.any().await).await;
     println!("{}", crowd.report());
     assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
-    let forgotten = holds(&history, &[Kind::Forgotten]);
+    let forgotten = assert_consistent(&history, &[Kind::Forgotten]);
     assert!(!forgotten.is_empty(), "nothing was rolled back");
 }

@@ -181,7 +181,7 @@ async fn every_way_to_go_is_a_leave() {
     watcher.until_push(&left("resets")).await;
 
     let silent = system.member(0, "silent", "room").await;
-    silent.fall_silent();
+    silent.stop_heartbeats();
     watcher.until_push(&left("silent")).await;
     let closed = |end: End, codes: [u16; 2]| match end {
         End::Closed { code, .. } => codes.contains(&code),

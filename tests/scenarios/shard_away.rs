@@ -11,9 +11,9 @@ use testkit::chat_api::ChatApi;
 use testkit::cluster::Cluster;
 use testkit::json::Client;
 use testkit::pace::timeout;
+use testkit::permit::Permit;
 use testkit::pomelo::{Client as PomeloClient, LOGIN};
 use testkit::service::{Chat, Connector};
-use testkit::turn::Turn;
 use testkit::{SOON, http, long, pace, wait};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval};
@@ -98,13 +98,13 @@ struct Scene {
     names: Arc<Names>,
     shard: usize,
     cluster: Cluster,
-    _turn: Turn,
+    _permit: Permit,
 }
 
 impl Scene {
     /// `of_directory`: the shard in question is the one of the directory, or else another one.
     async fn new(of_directory: bool) -> Self {
-        let turn = Turn::alone().await;
+        let permit = Permit::alone().await;
         let cluster = Cluster::without_failover().await;
         let directory = cluster.of_primary("connectors").await;
         let shard = match of_directory {
@@ -147,7 +147,7 @@ impl Scene {
             names,
             shard,
             cluster,
-            _turn: turn,
+            _permit: permit,
         }
     }
 

@@ -18,7 +18,7 @@ async fn slow_readers_are_cut_off_within_their_bound_and_delay_nobody_f11() {
     let healthy = system.member(0, "healthy", "room").await;
     let mut stalled = Vec::new();
     for number in 0..STALLED {
-        let client = testkit::pomelo::Client::connect_narrow(connector.address()).await;
+        let client = testkit::pomelo::Client::connect_with_small_buffer(connector.address()).await;
         client.enter(&format!("stalled{number}"), "room").await;
         client.stop_reading();
         stalled.push(client);
@@ -79,7 +79,7 @@ async fn who_asks_without_reading_the_answers_costs_no_memory_without_bound_f11(
     let system = Plan::of(1, 1).alone().start().await;
     let connector = &system.connectors[0];
     let bystander = system.member(0, "bystander", "room").await;
-    let client = testkit::pomelo::Client::connect_narrow(connector.address()).await;
+    let client = testkit::pomelo::Client::connect_with_small_buffer(connector.address()).await;
     client.stop_reading();
     let before = connector.memory();
     let asks = async {

@@ -20,7 +20,7 @@ async fn talks_and_comes_back(name: &str, mut command: Command) {
     let listener = system.member(1, "listener", "room").await;
     let mut client = Process::spawn_with_input(name, &mut command, input);
     client
-        .wrote("its onJoin", |line| said(line, "visitor"))
+        .until_line("its onJoin", |line| said(line, "visitor"))
         .await;
     writeln!(words, "hello from {name}").expect("written");
     let pushes = listener.until_pushes(3).await;
@@ -37,10 +37,12 @@ async fn talks_and_comes_back(name: &str, mut command: Command) {
     }
     relay.admit();
     client
-        .wrote("the last message", |line| said(line, "three"))
+        .until_line("the last message", |line| said(line, "three"))
         .await;
     assert_eq!(listener.say("four").await, SENT);
-    client.wrote("the next", |line| said(line, "four")).await;
+    client
+        .until_line("the next", |line| said(line, "four"))
+        .await;
     for text in ["one", "two", "three", "four"] {
         let lines = client.lines();
         let count = lines.iter().filter(|line| said(line, text).is_some());
@@ -65,13 +67,13 @@ async fn notices_a_black_hole(name: &str, mut command: Command) {
     let listener = system.member(0, "listener", "room").await;
     let mut client = Process::spawn_with_input(name, &mut command, input);
     client
-        .wrote("its onJoin", |line| said(line, "visitor"))
+        .until_line("its onJoin", |line| said(line, "visitor"))
         .await;
     relay.swallow();
     writeln!(words, "into the void").expect("written");
     listener.until_push(&pomelo::left("visitor")).await;
     assert_eq!(listener.say("meanwhile").await, SENT);
-    let came_back = client.wrote_within(Duration::from_secs(40), "what it missed", |line| {
+    let came_back = client.until_line_within(Duration::from_secs(40), "what it missed", |line| {
         said(line, "meanwhile")
     });
     came_back.await;
@@ -86,7 +88,7 @@ async fn gives_up_what_is_too_large(name: &str, mut command: Command) {
     let listener = system.member(0, "listener", "room").await;
     let mut client = Process::spawn_with_input(name, &mut command, input);
     client
-        .wrote("its onJoin", |line| said(line, "visitor"))
+        .until_line("its onJoin", |line| said(line, "visitor"))
         .await;
     let large = "x".repeat(200_000);
     let speaking = std::thread::spawn(move || {

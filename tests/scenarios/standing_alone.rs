@@ -3,13 +3,13 @@
 use testkit::chat_api::ChatApi;
 use testkit::http;
 use testkit::json;
+use testkit::permit::Permit;
 use testkit::pomelo::{Client, LOGIN, SENT, heard, joined, left};
 use testkit::service::Standalone;
-use testkit::turn::Turn;
 
 #[tokio::test]
 async fn a_standalone_serves_sockets_and_back_ends_from_one_process() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let standalone = Standalone::start().await;
     let alice = Client::join(standalone.address(), "alice", "room").await;
     let bob = json::Client::connect(standalone.address()).await;
@@ -34,7 +34,7 @@ async fn a_standalone_serves_sockets_and_back_ends_from_one_process() {
 
 #[tokio::test]
 async fn a_standalone_tells_its_health_and_metrics() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let standalone = Standalone::start().await;
     for path in ["/livez", "/readyz", "/metrics"] {
         let answer = http::get(standalone.admin(), path).await;

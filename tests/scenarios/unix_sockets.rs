@@ -8,10 +8,10 @@ use std::time::Duration;
 use testkit::json::Client as Json;
 use testkit::link::End;
 use testkit::pace::timeout;
+use testkit::permit::Permit;
 use testkit::polling;
 use testkit::pomelo::{Client, HANDSHAKE, HELLO, LOGGED_IN, LOGIN, SENT, package};
 use testkit::process::Process;
-use testkit::turn::Turn;
 use testkit::websocket::upgrade_request;
 use testkit::{SOON, binaries, http, wait};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
@@ -54,7 +54,7 @@ async fn listening(path: &Path) -> Process {
     let mut standalone = begin(path);
     let place = format!("unix:{}", path.display());
     let listens = |line: &str| (line.contains("listening") && line.contains(&place)).then_some(());
-    standalone.wrote("where it listens", listens).await;
+    standalone.until_line("where it listens", listens).await;
     standalone
 }
 
@@ -66,7 +66,7 @@ fn somewhere() -> (tempfile::TempDir, PathBuf) {
 
 #[tokio::test]
 async fn clients_of_each_protocol_come_in_over_a_unix_socket_behind_a_proxy() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let (_directory, path) = somewhere();
     let standalone = listening(&path).await;
     let (address, _proxy) = proxy(&path).await;
@@ -117,7 +117,7 @@ async fn clients_of_each_protocol_come_in_over_a_unix_socket_behind_a_proxy() {
 /// A client that needs no proxy.
 #[tokio::test]
 async fn a_websocket_begins_over_a_unix_socket() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let (_directory, path) = somewhere();
     let _standalone = listening(&path).await;
     let mut stream = UnixStream::connect(&path).await.expect("a socket");
@@ -139,7 +139,7 @@ async fn a_websocket_begins_over_a_unix_socket() {
 
 #[tokio::test]
 async fn a_socket_is_taken_over_from_a_process_that_is_gone_and_from_no_other() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let (_directory, path) = somewhere();
     let mut first = listening(&path).await;
 
@@ -165,7 +165,7 @@ async fn a_socket_is_taken_over_from_a_process_that_is_gone_and_from_no_other() 
 /// Something else at that path is left alone.
 #[tokio::test]
 async fn a_file_that_is_no_socket_is_left_alone() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let (_directory, path) = somewhere();
     std::fs::write(&path, "precious").expect("written");
     let mut standalone = begin(&path);

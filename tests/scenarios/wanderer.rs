@@ -1,7 +1,7 @@
 //! Clients that are never long in one place.
 
-use testkit::crowd::{Crowd, WHOLE_LOG, holds};
 use testkit::follower::Leaving;
+use testkit::followers::{Followers, WHOLE_LOG, assert_consistent};
 use testkit::history::{Outcome, Reason};
 use testkit::long;
 use testkit::redis::Redis;
@@ -12,15 +12,15 @@ use testkit::system::Plan;
 async fn who_goes_from_connector_to_connector_while_others_speak_misses_nothing() {
     let moves = if long() { 200 } else { 60 };
     let plan = Plan::of(3, 2).alone().chat_flags(&WHOLE_LOG);
-    let _turn = plan.turn().await;
+    let _permit = plan.permit().await;
     let redis = Redis::start().await;
     let services = plan.services(&redis.url(), &redis.url()).await;
     let addresses = services.addresses();
-    let crowd = Crowd::gather(&addresses, 8, 4).await;
+    let crowd = Followers::start(&addresses, 8, 4).await;
     // One of each protocol, by turns.
-    let wanderers = [&crowd.followers()[9], &crowd.followers()[11]];
-    crowd.speak();
-    crowd.goes_on(10).await;
+    let wanderers = [&crowd.all()[9], &crowd.all()[11]];
+    crowd.start_sending();
+    crowd.until_each_acknowledged(10).await;
     let mut at = [0; 2];
     for number in 0..moves {
         let at = &mut at[number % 2];
@@ -32,10 +32,12 @@ async fn who_goes_from_connector_to_connector_while_others_speak_misses_nothing(
         };
         wanderers[number % 2].go_to(addresses[*at], leaving).await;
         if number % 10 == 0 {
-            crowd.goes_on(1).await;
+            crowd.until_each_acknowledged(1).await;
         }
     }
-    let history = crowd.comes_to_rest(&services.api(0), redis.address()).await;
+    let history = crowd
+        .stop_and_collect(&services.api(0), redis.address())
+        .await;
     println!("{moves} moves; {}", crowd.report());
     for wanderer in wanderers {
         let notes = wanderer.notes().read();
@@ -44,7 +46,7 @@ async fn who_goes_from_connector_to_connector_while_others_speak_misses_nothing(
         assert_eq!(notes.losses(), []);
     }
     assert_eq!(crowd.count(Outcome::Unknown), 0);
-    holds(&history, &[]);
+    assert_consistent(&history, &[]);
 }
 
 /// Who comes back later than the log reaches is told where it goes on from.
@@ -52,24 +54,26 @@ async fn who_goes_from_connector_to_connector_while_others_speak_misses_nothing(
 async fn who_was_away_for_longer_than_the_log_reaches_is_told_so() {
     const KEPT: usize = 50;
     let plan = Plan::of(2, 1).chat_flags(&["--log-rule", "*:entries=50,keep=1ms"]);
-    let _turn = plan.turn().await;
+    let _permit = plan.permit().await;
     let redis = Redis::start().await;
     let services = plan.services(&redis.url(), &redis.url()).await;
-    let crowd = Crowd::gather(&services.addresses(), 4, 4).await;
-    let wanderers = &crowd.followers()[5..7];
-    crowd.speak();
-    crowd.goes_on(10).await;
+    let crowd = Followers::start(&services.addresses(), 4, 4).await;
+    let wanderers = &crowd.all()[5..7];
+    crowd.start_sending();
+    crowd.until_each_acknowledged(10).await;
     for wanderer in wanderers {
-        wanderer.go_away(Leaving::Closing).await;
+        wanderer.disconnect(Leaving::Closing).await;
     }
-    crowd.goes_on(4 * KEPT).await;
+    crowd.until_each_acknowledged(4 * KEPT).await;
     for wanderer in wanderers {
         wanderer
             .go_to(services.connectors[1].address(), Leaving::Closing)
             .await;
     }
-    crowd.goes_on(10).await;
-    let history = crowd.comes_to_rest(&services.api(0), redis.address()).await;
+    crowd.until_each_acknowledged(10).await;
+    let history = crowd
+        .stop_and_collect(&services.api(0), redis.address())
+        .await;
     println!("{}", crowd.report());
     assert!(history.log.first() > 1, "nothing was trimmed");
     for wanderer in wanderers {
@@ -78,5 +82,5 @@ async fn who_was_away_for_longer_than_the_log_reaches_is_told_so() {
         let trimmed = matches!(&losses[..], [(_, Reason::Trimmed)]);
         assert!(trimmed && notes.recovered == (0, 1), "told {losses:?}");
     }
-    holds(&history, &[]);
+    assert_consistent(&history, &[]);
 }

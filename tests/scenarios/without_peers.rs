@@ -4,9 +4,9 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use testkit::permit::Permit;
 use testkit::redis::Redis;
 use testkit::service::{Chat, Connector, Service};
-use testkit::turn::Turn;
 use testkit::{SOON, http, wait};
 use tokio::net::TcpListener;
 
@@ -76,7 +76,7 @@ fn message(line: &str) -> String {
 
 #[tokio::test]
 async fn a_chat_without_redis_is_up_not_ready_and_says_so_once() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let broken = Broken::start().await;
     let chat = Chat::begin(&format!("redis://{}", broken.address), &[]).await;
     is_up_but_not_ready(&chat).await;
@@ -86,7 +86,7 @@ async fn a_chat_without_redis_is_up_not_ready_and_says_so_once() {
 
 #[tokio::test]
 async fn a_connector_without_redis_is_up_not_ready_and_says_so_once() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let redis = Redis::start().await;
     let chat = Chat::start(&redis, &[]).await;
     let broken = Broken::start().await;
@@ -100,7 +100,7 @@ async fn a_connector_without_redis_is_up_not_ready_and_says_so_once() {
 
 #[tokio::test]
 async fn a_connector_without_chat_is_up_not_ready_and_says_so_once() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let redis = Redis::start().await;
     let broken = Broken::start().await;
     let url = format!("http://{}", broken.address);
@@ -113,7 +113,7 @@ async fn a_connector_without_chat_is_up_not_ready_and_says_so_once() {
 /// In whatever order things are started, they find each other.
 #[tokio::test]
 async fn what_was_started_too_early_becomes_ready_by_itself() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let mut redis = Redis::start().await;
     redis.stop().await;
     let mut chat = Chat::begin(&redis.url(), &[]).await;
@@ -131,7 +131,7 @@ async fn what_was_started_too_early_becomes_ready_by_itself() {
 /// One of several chats is enough.
 #[tokio::test]
 async fn a_connector_is_ready_with_one_chat_of_two() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let redis = Redis::start().await;
     let chat = Chat::start(&redis, &[]).await;
     let chats = format!("http://127.0.0.1:1,{}", chat.url());

@@ -80,7 +80,7 @@ impl Subject {
                     backend: Backend::Memory(store),
                 }
             }
-            Kind::Redis => Self::on(Redis::forgetful().await, options).await,
+            Kind::Redis => Self::on(Redis::without_persistence().await, options).await,
             Kind::Cluster => {
                 let cluster = shared_cluster().await;
                 // Many tests share it.

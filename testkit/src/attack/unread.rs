@@ -1,8 +1,8 @@
-//! Clients that ask for pages of history and read no answer, over each protocol.
+//! Clients of each protocol that ask for pages of history and never read an answer.
 
 use super::histories::{HEAVY, page};
-use super::turn;
-use crate::beside::load::{Attack, Target};
+use super::wait_to_begin;
+use crate::impact::load::{Attack, Target};
 use crate::polling::{Poller, packet};
 use crate::pomelo::{DATA, HANDSHAKE, HANDSHAKE_ACK, HELLO, LOGIN, login_body, package, request};
 use crate::websocket::{self, TEXT, Terms};
@@ -12,21 +12,21 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 
-/// WebSocket, TCP, and polls of both versions.
+/// The kinds of clients: WebSocket, TCP, and polls of both versions.
 const KINDS: usize = 4;
-/// Clients of each.
+/// Clients of each kind.
 const CLIENTS: usize = 15;
-/// Pages that each asks for.
+/// Pages that each client asks for.
 const PAGES: u64 = 60;
-/// Pages in a post, and posts.
+/// Pages that one post of a client that polls asks for.
 const PAGES_PER_POST: u32 = 1;
+/// Posts of a client that polls.
 const POSTS: u32 = 5;
-/// Bytes that the kernel takes for a client: few.
+/// The kernel takes only this many bytes for a client that does not read.
 const RECEIVE_BUFFER: u32 = 4_096;
 const HISTORY: &str = "chat.handler.history";
 
-/// Over WebSocket, TCP, and polls of both versions: all log in, ask, and hold their sockets without reading. Counts
-/// `sockets` that are held.
+/// All clients log in, ask, and keep their sockets open without reading. It counts the `sockets` that are open.
 #[derive(Debug, Clone, Copy)]
 pub struct Unread;
 
@@ -37,7 +37,7 @@ impl Attack for Unread {
             for kind in 0..KINDS {
                 let target = target.clone();
                 clients.spawn(async move {
-                    turn(KINDS * number + kind).await;
+                    wait_to_begin(KINDS * number + kind).await;
                     let user = format!("unread-{}-{number}-{kind}", target.round);
                     match kind {
                         0 => over_websocket(target, user).await,

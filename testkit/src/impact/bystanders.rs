@@ -1,4 +1,4 @@
-//! The bystanders: one idle member of a room over each protocol, which do nothing but stay.
+//! The bystanders: one idle member of a room for each protocol. They only stay connected.
 
 use crate::polling::{self, Poller};
 use crate::pomelo::{
@@ -17,18 +17,18 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::interval;
 
-/// The room that they are in.
+/// The room of the bystanders.
 pub const ROOM: &str = "bystanders";
 
-/// Often enough for the shortest heartbeat that a test asks for.
+/// The interval of their heartbeats. It is short enough for every heartbeat that a test configures.
 const BEAT: Duration = Duration::from_millis(400);
 
-/// What they speak, and who does.
+/// Their names, which say what they speak.
 const NAMES: [&str; 5] = ["json", "pomelo", "tcp", "socketio", "poller"];
 
 #[derive(Default)]
 struct Notes {
-    /// All that came, one message after the other.
+    /// All that has been received, one message after the other.
     heard: BytesMut,
     ended: Option<String>,
 }
@@ -45,7 +45,7 @@ impl Bystanders {
     /// Connects and logs in all of them.
     ///
     /// # Panics
-    /// When one can't log in.
+    /// If one can't log in.
     pub async fn gather(connector: SocketAddr) -> Self {
         let mut tasks = JoinSet::new();
         let mut notes = Vec::new();
@@ -69,7 +69,8 @@ impl Bystanders {
         bystanders
     }
 
-    /// Who has not been given this within some time, and whoever has been disconnected with it.
+    /// Waits until all bystanders have received this text. Returns those that have not received it in time, or are
+    /// disconnected.
     pub async fn without(&self, what: &str, within: Duration) -> Vec<String> {
         let missing = || {
             let notes = self.notes.iter().filter_map(|(name, notes)| {
@@ -83,7 +84,7 @@ impl Bystanders {
         missing()
     }
 
-    /// Whoever has been disconnected, and how.
+    /// The bystanders that are disconnected, and how that happened.
     #[must_use]
     pub fn ended(&self) -> Vec<String> {
         let notes = self.notes.iter().filter_map(|(name, notes)| {
@@ -93,7 +94,7 @@ impl Bystanders {
         notes.collect()
     }
 
-    /// How many leaves of other bystanders they have been told of.
+    /// How many onLeave of other bystanders they have received.
     #[must_use]
     pub fn leaves_told(&self) -> usize {
         let told = self.notes.iter().map(|(_, notes)| {
@@ -104,7 +105,7 @@ impl Bystanders {
         told.sum()
     }
 
-    /// Who must be listed as a member, each with one session, by name.
+    /// The members that must be listed, each with one session, sorted by name.
     #[must_use]
     pub fn members() -> Vec<(String, u32)> {
         let mut names = NAMES.map(|name| (name.to_owned(), 1));
@@ -176,7 +177,7 @@ async fn over_websocket(
     }
     let mut beats = interval(BEAT);
     loop {
-        // Reading is cancelled by a beat, and keeps what it has.
+        // If a heartbeat cancels the read, the reader keeps what it has read.
         let frame = tokio::select! {
             frame = reader.frame() => frame?.ok_or(io::ErrorKind::UnexpectedEof)?,
             _ = beats.tick(), if beat.is_some() => {
@@ -194,7 +195,9 @@ async fn over_websocket(
                 return Err(io::Error::other("kicked"));
             }
             _ if &frame.payload[..] == b"2" => writer.frame(TEXT, b"3").await?,
-            _ if is_farewell(&frame.payload) => return Err(io::Error::other("told to go")),
+            _ if is_farewell(&frame.payload) => {
+                return Err(io::Error::other("the session was ended"));
+            }
             _ => lock(notes).heard.extend_from_slice(&frame.payload),
         }
     }
@@ -240,7 +243,7 @@ async fn over_polls(connector: SocketAddr, name: &str, notes: &Shared) -> io::Re
                     poller.post(&["3"]).await?;
                 }
                 packet if is_farewell(packet.as_bytes()) => {
-                    return Err(io::Error::other("told to go"));
+                    return Err(io::Error::other("the session was ended"));
                 }
                 packet => lock(notes).heard.extend_from_slice(packet.as_bytes()),
             }
