@@ -1101,7 +1101,11 @@ async fn the_loss_of_a_read_connection_affects_no_other() {
         (3, 2),
         "only one of them was the store's connection for writes"
     );
-    assert_eq!(sink.confirmations("4").len(), 1, "the feed kept its connection");
+    assert_eq!(
+        sink.confirmations("4").len(),
+        1,
+        "the feed kept its connection"
+    );
 }
 
 #[tokio::test]
