@@ -435,7 +435,7 @@ mod tests {
     use crate::limits::Seats;
 
     #[test]
-    fn those_who_say_nothing_can_never_take_all_places() {
+    fn connections_without_a_login_can_never_take_all_places() {
         let config = |flags: &[&str]| Config::parse_from([&["connector"], flags].concat());
         let bounds = |flags: &[&str]| config(flags).clients.bounds();
         let Bounds {

@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn certificates_must_be_there_and_of_use() {
+    fn certificates_that_cannot_be_read_or_are_given_without_tls_are_refused() {
         let none = Path::new("/nowhere/ca.pem");
         let refused = |encrypted| Dialer::new(encrypted, Some(none)).err();
         assert!(matches!(
@@ -98,7 +98,7 @@ mod tests {
         ));
         assert!(
             matches!(refused(false), Some(OpenError::Certificates { .. })),
-            "nothing is encrypted"
+            "certificates have no use without encryption"
         );
     }
 }
