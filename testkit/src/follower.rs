@@ -127,7 +127,7 @@ pub struct Settings {
     /// The pause between two messages; `None` if it only listens.
     pub pace: Option<Duration>,
     /// True while followers with a pace are to send.
-    pub speaking: watch::Receiver<bool>,
+    pub sending: watch::Receiver<bool>,
 }
 
 impl Follower {
@@ -277,7 +277,7 @@ impl Task {
             at: Instant::now(),
             since,
         };
-        say(
+        send(
             &mut writer,
             protocol.handshake().unwrap_or_else(|| self.login(&asked)),
         )
@@ -295,16 +295,16 @@ impl Task {
                         Err(error) => return Some(error.to_string()),
                     };
                     match frame.opcode {
-                        PING => say(&mut writer, (PONG, frame.payload.to_vec())).await,
+                        PING => send(&mut writer, (PONG, frame.payload.to_vec())).await,
                         CLOSE => {
                             let (code, reason) = frame.close();
-                            say(&mut writer, (CLOSE, frame.payload.to_vec())).await;
+                            send(&mut writer, (CLOSE, frame.payload.to_vec())).await;
                             return Some(format!("{code} {reason}"));
                         }
                         _ => match self.data(&frame, &asked) {
                             Ok(owed) if owed.contains(&Incoming::Handshake) => {
-                                say(&mut writer, protocol.handshake_ack()).await;
-                                say(&mut writer, self.login(&asked)).await;
+                                send(&mut writer, protocol.handshake_ack()).await;
+                                send(&mut writer, self.login(&asked)).await;
                             }
                             Ok(owed) if owed.contains(&Incoming::Heartbeat) => {
                                 heartbeat = Some(Instant::now() + HEARTBEAT);
@@ -319,18 +319,18 @@ impl Task {
                         let _ = writer.reset_on_drop();
                         return None;
                     }
-                    say(&mut writer, (CLOSE, 1000u16.to_be_bytes().to_vec())).await;
+                    send(&mut writer, (CLOSE, 1000u16.to_be_bytes().to_vec())).await;
                     return self.drain(reader, &asked).await;
                 }
                 _ = pace.tick() => {
                     // Look again: the senders may have been stopped since the last tick.
-                    if online && self.may_speak() {
-                        self.speak(&mut writer).await;
+                    if online && self.may_send() {
+                        self.send_message(&mut writer).await;
                     }
                 }
                 () = sleep_until(heartbeat.unwrap_or(asked.at)), if heartbeat.is_some() => {
                     heartbeat = None;
-                    say(&mut writer, protocol.heartbeat()).await;
+                    send(&mut writer, protocol.heartbeat()).await;
                 }
                 () = sleep_until(asked.at + PATIENCE), if !online => {
                     self.at += 1;
@@ -371,12 +371,12 @@ impl Task {
         settings.protocol.request(LOGIN_ID, LOGIN, &body, None)
     }
 
-    fn may_speak(&self) -> bool {
-        let wanted = self.settings.pace.is_some() && *self.settings.speaking.borrow();
+    fn may_send(&self) -> bool {
+        let wanted = self.settings.pace.is_some() && *self.settings.sending.borrow();
         wanted && self.sent.len() < WINDOW
     }
 
-    async fn speak(&mut self, writer: &mut Writer) {
+    async fn send_message(&mut self, writer: &mut Writer) {
         let number = self.numbers;
         self.numbers += 1;
         self.sent.insert(number, Instant::now());
@@ -386,7 +386,7 @@ impl Task {
         let key = format!("{}-{number}", self.settings.user);
         let body = json!({ "n": number });
         let protocol = self.settings.protocol;
-        say(
+        send(
             writer,
             protocol.request(FIRST_ID + number, SEND, &body, Some(&key)),
         )
@@ -480,7 +480,7 @@ struct Asked {
 }
 
 /// Sends a frame. If the connection has ended, the reader will find out.
-async fn say(writer: &mut Writer, (opcode, payload): Outgoing) {
+async fn send(writer: &mut Writer, (opcode, payload): Outgoing) {
     let _ = writer.frame(opcode, &payload).await;
 }
 

@@ -28,7 +28,7 @@ pub struct Followers {
     room: String,
     connectors: Vec<SocketAddr>,
     followers: Vec<Follower>,
-    speaking: watch::Sender<bool>,
+    sending: watch::Sender<bool>,
 }
 
 impl Followers {
@@ -37,9 +37,9 @@ impl Followers {
     ///
     /// # Panics
     /// If a follower can't log in.
-    pub async fn start(connectors: &[SocketAddr], speakers: usize, listeners: usize) -> Self {
+    pub async fn start(connectors: &[SocketAddr], senders: usize, listeners: usize) -> Self {
         let mut followers = Self::empty(ROOM, connectors);
-        for number in 0..speakers {
+        for number in 0..senders {
             followers.add_in_turn(&format!("speaker{number}"), Some(PACE));
         }
         for number in 0..listeners {
@@ -56,7 +56,7 @@ impl Followers {
             room: room.to_owned(),
             connectors: connectors.to_vec(),
             followers: Vec::new(),
-            speaking: watch::Sender::new(false),
+            sending: watch::Sender::new(false),
         }
     }
 
@@ -80,7 +80,7 @@ impl Followers {
             channel: self.room.clone(),
             connectors,
             pace,
-            speaking: self.speaking.subscribe(),
+            sending: self.sending.subscribe(),
         }));
     }
 
@@ -130,7 +130,7 @@ impl Followers {
 
     /// From now on the senders send.
     pub fn start_sending(&self) {
-        self.speaking.send_replace(true);
+        self.sending.send_replace(true);
     }
 
     /// Lets the senders stop, and waits until all their messages are answered.
@@ -138,7 +138,7 @@ impl Followers {
     /// # Panics
     /// If an answer doesn't come in time.
     pub async fn stop_sending(&self) {
-        self.speaking.send_replace(false);
+        self.sending.send_replace(false);
         for follower in &self.followers {
             let answered = follower
                 .notes()
@@ -174,9 +174,9 @@ impl Followers {
     /// disconnected are left out.
     #[must_use]
     pub fn acknowledged(&self) -> Vec<usize> {
-        let speakers = self.followers.iter();
-        let speakers = speakers.filter(|f| f.name().starts_with("speaker"));
-        let notes = speakers.map(|follower| follower.notes().read());
+        let senders = self.followers.iter();
+        let senders = senders.filter(|f| f.name().starts_with("speaker"));
+        let notes = senders.map(|follower| follower.notes().read());
         let notes = notes.filter(|notes| !notes.away);
         notes
             .map(|notes| notes.count(Outcome::Acknowledged))

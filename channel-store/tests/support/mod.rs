@@ -459,9 +459,9 @@ pub(crate) fn offsets(publications: &[Publication]) -> Vec<u64> {
 }
 
 /// Waits for a condition.
-pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
-    while !holds().await {
+    while !condition().await {
         assert!(
             start.elapsed() < PATIENCE,
             "this did not happen in time: {what}"
