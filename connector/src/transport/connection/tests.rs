@@ -172,7 +172,7 @@ async fn an_abort_ends_what_waits_for_a_client_that_never_reads() {
     }
     assert_eq!(Arc::strong_count(&connection), 2, "a task waits");
     connection.abort();
-    assert_eq!(connection.closing(), Some(Disconnect::Client));
+    assert_eq!(connection.closing(), Some(Disconnect::CLOSED));
     until(|| Arc::strong_count(&connection) == 1).await;
     assert_eq!(limits.queued(), 0);
     send(&connection, [1]);
@@ -225,7 +225,7 @@ async fn a_client_that_went_away_is_noticed_by_whoever_writes_and_costs_nothing_
         }
     })
     .await;
-    assert_eq!(soon(connection.closed()).await, Disconnect::Client);
+    assert_eq!(soon(connection.closed()).await, Disconnect::CLOSED);
     until(|| Arc::strong_count(&connection) == 1).await;
     assert_eq!(limits.queued(), 0);
 }
