@@ -1,4 +1,5 @@
-//! WebSocket frames, compressed messages among them: however they are cut the same comes out, and never more than the limit.
+//! WebSocket frames, compressed messages among them: however they are cut the same comes out, and never more than the
+//! limit.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
