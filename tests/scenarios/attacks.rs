@@ -1,7 +1,7 @@
 //! During an attack, other clients are delayed no more than by harmless requests that take the same processor time.
 //! Nobody else is disconnected, memory is released, and `/livez`, `/readyz` and logins are answered.
 //!
-//! [`testkit::beside`] explains how this is measured, and why it is fair.
+//! How this is measured, and why it is fair, is explained at [`testkit::beside`].
 
 use serde_json::json;
 use std::time::Duration;
