@@ -92,7 +92,7 @@ impl Channels {
     }
 
     /// Waits until each speaker has one more message acknowledged.
-    async fn goes_on(&self) {
+    async fn until_each_acknowledged(&self) {
         let acknowledged = || self.crowds.iter().flat_map(Crowd::acknowledged);
         let before: Vec<_> = acknowledged().collect();
         wait::eventually("every speaker goes on", 3 * SOON, async || {
@@ -143,7 +143,7 @@ impl KilledConnector {
         let redis = Redis::start().await;
         let mut services = plan.services(&redis.url(), &redis.url()).await;
         let channels = Channels::gather(&services.addresses(), members).await;
-        channels.goes_on().await;
+        channels.until_each_acknowledged().await;
         assert_eq!(channels.sum(|notes| notes.disconnected), 0);
         assert_eq!(channels.leaves(), 0);
         services.connectors[0].kill();
@@ -208,7 +208,7 @@ impl KilledConnector {
             member.is_to_go(Leaving::Breaking, Some(connector));
         }
         channels.until_online().await;
-        channels.goes_on().await;
+        channels.until_each_acknowledged().await;
         for crowd in &channels.crowds {
             crowd.fall_silent().await;
         }

@@ -66,11 +66,11 @@ async fn a_chat_that_stops_under_load_fails_no_request() {
     let mut system = Plan::of(2, 2).alone().start().await;
     let listeners = listeners(&system, 4).await;
     let load = Load::start(senders(&system, 4).await, 16, usize::MAX);
-    load.goes_on(100).await;
+    load.until_each_acknowledged(100).await;
     system.chats[0].terminate();
     let status = system.chats[0].ended_within(GRACE).await;
     assert!(status.success(), "{status}");
-    load.goes_on(100).await;
+    load.until_each_acknowledged(100).await;
     let outcome = load.finish(true).await;
     assert_eq!(outcome.failed, []);
     outcome.was_seen_by(&listeners).await;

@@ -130,7 +130,7 @@ impl Load {
     }
 
     /// Waits until each sender has `more` further messages acknowledged.
-    pub(crate) async fn goes_on(&self, more: usize) {
+    pub(crate) async fn until_each_acknowledged(&self, more: usize) {
         let begin = self.acknowledged();
         testkit::wait::eventually("every sender goes on", SOON, async || {
             let now = self.acknowledged();

@@ -110,11 +110,11 @@ async fn messages_acknowledged_before_redis_was_killed_are_seen_by_everybody() {
     let mut system = plan.start().await;
     let listeners = listeners(&system, 4).await;
     let load = Load::start(senders(&system, 4).await, 16, usize::MAX);
-    load.goes_on(100).await;
+    load.until_each_acknowledged(100).await;
     system.redis.kill();
     wait::eventually("somebody is refused", SOON, async || load.refused() > 0).await;
     system.redis.restart().await;
-    load.goes_on(100).await;
+    load.until_each_acknowledged(100).await;
     let outcome = load.finish(true).await;
     assert!(outcome.slowest <= ANSWERED, "{:?}", outcome.slowest);
     outcome.was_seen_by(&listeners).await;
@@ -126,7 +126,7 @@ async fn a_chat_killed_under_load_loses_repeats_and_delays_nothing_f08() {
     let mut system = Plan::of(2, 2).alone().start().await;
     let listeners = listeners(&system, 10).await;
     let load = Load::start(senders(&system, 8).await, 16, usize::MAX);
-    load.goes_on(100).await;
+    load.until_each_acknowledged(100).await;
 
     // Freeze it first, to know which requests it has when it dies.
     let busy = busy(&system.chats).await;
@@ -139,7 +139,7 @@ async fn a_chat_killed_under_load_loses_repeats_and_delays_nothing_f08() {
     let in_flight = stuck(&load);
     assert!(!in_flight.is_empty(), "no request was in flight");
 
-    load.goes_on(100).await;
+    load.until_each_acknowledged(100).await;
     for (sender, id) in in_flight {
         assert_eq!(load.answer(sender, id).as_deref(), Some(SENT));
     }
@@ -156,12 +156,12 @@ async fn chats_killed_in_turn_under_load_lose_repeat_and_delay_nothing_f08() {
     let listeners = listeners(&system, 10).await;
     let load = Load::start(senders(&system, 8).await, 16, usize::MAX);
     for round in 0..4 {
-        load.goes_on(200).await;
+        load.until_each_acknowledged(200).await;
         let unanswered: usize = load.unanswered().iter().map(Vec::len).sum();
         assert!(unanswered > 0, "no request is under way");
         let chat = &mut system.chats[round % 2];
         chat.kill();
-        load.goes_on(200).await;
+        load.until_each_acknowledged(200).await;
         chat.restart().await;
         chat.ready().await;
     }
@@ -177,11 +177,11 @@ async fn a_chat_that_hangs_delays_no_request_beyond_its_deadline() {
     let system = Plan::of(2, 2).alone().start().await;
     let listeners = listeners(&system, 4).await;
     let load = Load::start(senders(&system, 8).await, 16, usize::MAX);
-    load.goes_on(100).await;
+    load.until_each_acknowledged(100).await;
     system.chats[0].freeze();
-    load.goes_on(100).await;
+    load.until_each_acknowledged(100).await;
     system.chats[0].thaw();
-    load.goes_on(100).await;
+    load.until_each_acknowledged(100).await;
     let outcome = load.finish(true).await;
     assert!(outcome.slowest <= ANSWERED, "{:?}", outcome.slowest);
     outcome.was_seen_by(&listeners).await;
