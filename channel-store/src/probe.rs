@@ -85,7 +85,7 @@ pub struct ProbePoint {
 
 /// Whether a feed has heard a probe and found it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Met {
+pub enum ProbeFound {
     /// The feed has heard it and found it in the log.
     Yes,
     /// The feed has not heard it, or not found it.
@@ -106,7 +106,7 @@ pub trait ProbeFeed: Send + Sync + 'static {
     fn points(&self) -> Vec<ProbePoint>;
 
     /// Waits half a second at most to hear a probe, and then looks for it in the log.
-    async fn meets(&self, set: u64, nonce: u64, position: &Position) -> Met;
+    async fn find_probe(&self, set: u64, nonce: u64, position: &Position) -> ProbeFound;
 
     /// The prefix of every key.
     fn prefix(&self) -> &str;

@@ -1,7 +1,7 @@
 //! Probes: publications that show whether publications of chat arrive at a connector.
 
 use crate::support::{PARTIAL, RecordingSink, Subject, until_available_is};
-use channel_store::probe::{Met, Probe, ProbeFeed, ProbeOutcome, Probed, SLOTS};
+use channel_store::probe::{Probe, ProbeFeed, ProbeFound, ProbeOutcome, Probed, SLOTS};
 use channel_store::redis::RedisFeed;
 use channel_store::{ChannelFeed, ChannelStore, Position, StoreOptions};
 use std::sync::Arc;
@@ -51,23 +51,29 @@ async fn a_feed_meets_only_probes_under_its_own_prefix_and_in_its_own_database()
     let other_prefix = feed_at(&url, &elsewhere).await;
     let other_database = feed_at(&format!("{url}/3"), &options).await;
     for (feed, expected) in [
-        (&here, Met::Yes),
-        (&other_prefix, Met::No { heard: false }),
-        (&other_database, Met::No { heard: true }),
+        (&here, ProbeFound::Yes),
+        (&other_prefix, ProbeFound::No { heard: false }),
+        (&other_database, ProbeFound::No { heard: true }),
     ] {
         for nonce in 1..4 {
             for (set, probed) in probe(&*subject.store, feed, nonce).await {
                 assert_eq!(probed.lifetime, feed.points()[0].lifetime);
-                assert_eq!(feed.meets(set, nonce, written(&probed)).await, expected);
+                assert_eq!(
+                    feed.find_probe(set, nonce, written(&probed)).await,
+                    expected
+                );
             }
         }
     }
     // A probe that was not published is not met.
     let (set, probed) = probe(&*subject.store, &here, 9).await.remove(0);
-    let unsaid = here.meets(set, 10, written(&probed)).await;
-    assert_eq!(unsaid, Met::No { heard: false });
+    let unsaid = here.find_probe(set, 10, written(&probed)).await;
+    assert_eq!(unsaid, ProbeFound::No { heard: false });
     // The feed does not listen to this set.
-    assert_eq!(here.meets(set ^ 1, 9, written(&probed)).await, Met::Unknown);
+    assert_eq!(
+        here.find_probe(set ^ 1, 9, written(&probed)).await,
+        ProbeFound::Unknown
+    );
     assert_eq!(here.points()[0].slots, SLOTS);
     assert_eq!((here.prefix(), other_database.database()), ("gc", 3));
 }
@@ -85,6 +91,9 @@ async fn each_node_of_a_cluster_has_its_own_set() {
     assert_eq!(feed.points().len(), 3);
     assert_eq!(feed.points().iter().map(|it| it.slots).sum::<u32>(), SLOTS);
     for (set, probed) in probe(&*subject.store, &feed, 5).await {
-        assert_eq!(feed.meets(set, 5, written(&probed)).await, Met::Yes);
+        assert_eq!(
+            feed.find_probe(set, 5, written(&probed)).await,
+            ProbeFound::Yes
+        );
     }
 }

@@ -4,7 +4,7 @@ use crate::support::{
     PARTIAL, RecordingSink, Subject, eventually, from_session, incarnation, message, name, read,
     said, session, session_of, until_available_is, with_key,
 };
-use channel_store::probe::{Met, Probe, ProbeFeed, ProbeOutcome};
+use channel_store::probe::{Probe, ProbeFeed, ProbeFound, ProbeOutcome};
 use channel_store::redis::{OpenError, RedisFeed, RedisStore};
 use channel_store::{
     Ack, ChannelFeed, ChannelStore, Claim, Declared, DroppedBy, HistoryRange, Incarnation,
@@ -52,7 +52,7 @@ async fn everything_works(chat: &str, connector: &str, options: StoreOptions) {
         let ProbeOutcome::Written(position) = probed.outcome else {
             panic!("{probed:?}");
         };
-        assert_eq!(feed.meets(*set, 1, &position).await, Met::Yes);
+        assert_eq!(feed.find_probe(*set, 1, &position).await, ProbeFound::Yes);
     }
 
     subject.join("4", "u", session("s", 1)).await.unwrap();

@@ -81,7 +81,7 @@ pub fn service(
     limits: &Limits,
     shutdown: Shutdown,
 ) -> Service {
-    metering::describe();
+    metering::register_all();
     let calls = Calls::new(store, cleanup, limits.clone(), shutdown);
     let bounds = Bounds::new(limits);
     let api = ChatServiceServer::new(Api(Arc::clone(&calls)));

@@ -66,7 +66,7 @@ const OF_CONNECTIONS: &[Family] = &[
 ];
 
 /// Creates all of these counters, at 0.
-pub(crate) fn describe() {
+pub(crate) fn register_all() {
     register(OF_CHANNELS);
     register(OF_CONNECTIONS);
 }

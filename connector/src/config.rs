@@ -10,7 +10,7 @@ use channel_store::{LoginPolicy, StoreOptions};
 use clap::Parser;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use runtime::cli::{Grouped, bytes, duration, share};
-use runtime::listen::{Place, address, place};
+use runtime::listen::{ListenAddress, address, listen_address};
 use runtime::{LogFormat, descriptors};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -31,10 +31,10 @@ pub struct Config {
         long,
         env = "CONNECTOR_LISTEN",
         default_value = "127.0.0.1:3010",
-        value_parser = place,
+        value_parser = listen_address,
         value_name = "ADDRESS"
     )]
-    pub listen: Place,
+    pub listen: ListenAddress,
 
     /// The name of this connector. No other connector may have the same
     #[arg(

@@ -39,7 +39,7 @@ use client::Clients;
 use hub::Hub;
 use limits::Limits;
 use listener::Port;
-use membership::{LeaseKeeper, NameError, Registry};
+use membership::{LeaseKeeper, Logins, NameError};
 use runtime::listen::Listener;
 use runtime::{Readiness, Shutdown};
 use session::Services;
@@ -85,14 +85,14 @@ impl Connector {
             users,
             hints,
         } = store;
-        metering::describe();
+        metering::register_all();
         let lease = LeaseKeeper::new(id, lease, Arc::clone(&leases), hub.suspects())?;
         let policy = clients.login_policy;
-        let registry = Registry::new(policy, users, hints, leases);
+        let logins = Logins::new(policy, users, hints, leases);
         hub.follow(feed);
         Ok(Self {
             clients: clients.clone(),
-            services: Services::new(lease, registry, hub, chat, clients.grace),
+            services: Services::new(lease, logins, hub, chat, clients.grace),
         })
     }
 
@@ -101,7 +101,7 @@ impl Connector {
     pub fn report_to(&self, readiness: &Readiness) {
         let Services {
             chat,
-            registry,
+            logins,
             lease,
             ..
         } = &*self.services;
@@ -112,8 +112,8 @@ impl Connector {
             let asked = Arc::clone(chat);
             readiness.follow_telling("publish", chat.publishes(), move || asked.refusals());
         }
-        let asked = Arc::clone(registry);
-        let agreed = registry.policy_in_force();
+        let asked = Arc::clone(logins);
+        let agreed = logins.policy_in_force();
         readiness.follow_telling("login-policy", agreed, move || asked.why_another_policy());
         let asked = Arc::clone(lease);
         readiness.follow_telling("lease", lease.held(), move || asked.trouble());

@@ -145,7 +145,7 @@ pub(crate) const ACCEPT_ERRORS: &str = "connector_accept_errors_total";
 /// A burst may bring as many handshakes as the rate allows in this time. After that they are paced.
 const BURST: Duration = Duration::from_millis(100);
 /// How many sockets without a place may be open, each until it has sent its first request. One more closes the oldest.
-const AT_THE_DOOR: usize = 32;
+const MOST_WITHOUT_PERMIT: usize = 32;
 
 /// The bounds that are counted when they are reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,7 +196,7 @@ pub(crate) struct Limits {
     open: AtomicUsize,
     polling: AtomicUsize,
     opening: Arc<Opening>,
-    at_the_door: Arc<Opening>,
+    without_permit: Arc<Opening>,
     /// When the next handshake is due at the allowed rate. One that comes before is too early.
     next_handshake: Mutex<Instant>,
 }
@@ -236,29 +236,29 @@ impl Limits {
             open: AtomicUsize::new(0),
             polling: AtomicUsize::new(0),
             opening: Opening::new(bounds.half_open.max(1), Bound::HalfOpen),
-            at_the_door: Opening::new(AT_THE_DOOR, Bound::Connections),
+            without_permit: Opening::new(MOST_WITHOUT_PERMIT, Bound::Connections),
             next_handshake: Mutex::new(Instant::now()),
         })
     }
 
     /// Takes a place for one more connection. `None` if all places are taken.
-    pub(crate) fn enter(self: &Arc<Self>) -> Option<Place> {
-        take(&self.open, self.bounds.connections).then(|| Place(Arc::clone(self)))
+    pub(crate) fn enter(self: &Arc<Self>) -> Option<ConnectionPermit> {
+        take(&self.open, self.bounds.connections).then(|| ConnectionPermit(Arc::clone(self)))
     }
 
     /// Takes a place for one more polling client that has not logged in. `None` if all places are taken.
-    pub(crate) fn enter_polling(self: &Arc<Self>) -> Option<PollingPlace> {
-        take(&self.polling, self.bounds.polling).then(|| PollingPlace(Arc::clone(self)))
+    pub(crate) fn enter_polling(self: &Arc<Self>) -> Option<PollingPermit> {
+        take(&self.polling, self.bounds.polling).then(|| PollingPermit(Arc::clone(self)))
     }
 
     /// Counts a socket whose handshake begins.
-    pub(crate) fn open(&self) -> HalfOpen {
+    pub(crate) fn begin_handshake(&self) -> HalfOpen {
         self.opening.begin()
     }
 
     /// Counts a socket for which there is no place.
-    pub(crate) fn at_the_door(&self) -> HalfOpen {
-        self.at_the_door.begin()
+    pub(crate) fn without_permit(&self) -> HalfOpen {
+        self.without_permit.begin()
     }
 
     /// Counts a handshake, and returns how much too early it came.
@@ -294,9 +294,9 @@ fn take(count: &AtomicUsize, most: usize) -> bool {
 }
 
 /// The place of one connection. Dropping it gives the place back.
-pub(crate) struct Place(Arc<Limits>);
+pub(crate) struct ConnectionPermit(Arc<Limits>);
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
@@ -304,9 +304,9 @@ impl Drop for Place {
 
 /// The place of one polling client that has not logged in. Dropping it gives the place back.
 #[derive(Debug)]
-pub(crate) struct PollingPlace(Arc<Limits>);
+pub(crate) struct PollingPermit(Arc<Limits>);
 
-impl Drop for PollingPlace {
+impl Drop for PollingPermit {
     fn drop(&mut self) {
         self.0.polling.fetch_sub(1, Ordering::Relaxed);
     }
@@ -316,7 +316,7 @@ impl Drop for PollingPlace {
 /// so it can open new sockets for its requests even when the connector is full.
 pub(crate) struct Seats {
     free: Arc<Semaphore>,
-    places: Arc<[Place; Self::EACH]>,
+    places: Arc<[ConnectionPermit; Self::EACH]>,
 }
 
 impl Seats {
@@ -345,7 +345,7 @@ impl Seats {
 /// its places are given back with the last of these.
 pub(crate) struct Seat {
     _free: OwnedSemaphorePermit,
-    places: Arc<[Place; Seats::EACH]>,
+    places: Arc<[ConnectionPermit; Seats::EACH]>,
 }
 
 impl Seat {
@@ -470,7 +470,7 @@ mod tests {
         let limits = limits();
         let ended = Arc::new(AtomicU32::new(0));
         let open = |digit: u32| {
-            let half_open = limits.open();
+            let half_open = limits.begin_handshake();
             let ended = Arc::clone(&ended);
             half_open.ends_by(move || {
                 ended.fetch_add(digit, Ordering::Relaxed);

@@ -32,8 +32,8 @@ impl Port {
             match listener.accept().await {
                 Ok(stream) => {
                     let pass = match self.limits.enter() {
-                        Some(place) => Pass::new(place, self.limits.open()),
-                        None => Pass::at_the_door(self.limits.at_the_door()),
+                        Some(place) => Pass::new(place, self.limits.begin_handshake()),
+                        None => Pass::without_permit(self.limits.without_permit()),
                     };
                     Arc::clone(&self).by_first_byte(stream, pass);
                     let early = self.limits.handshake();

@@ -50,7 +50,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let available = channel_store::ChannelFeed::available(&*feed);
     readiness.follow_telling("redis", available, feed.why_unavailable());
     connector.report_to(&readiness);
-    tracing::info!(address = %listener.local_place()?, "listening");
+    tracing::info!(address = %listener.local_address()?, "listening");
     tracing::info!(address = %admin_listener.local_addr()?, "admin listening");
     let admin = tokio::spawn(admin::serve(
         admin_listener,

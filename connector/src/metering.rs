@@ -124,6 +124,6 @@ pub(crate) fn count_repair(reason: &'static str) {
 }
 
 /// Registers all families, with every series at 0.
-pub(crate) fn describe() {
+pub(crate) fn register_all() {
     register(FAMILIES);
 }

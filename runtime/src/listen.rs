@@ -58,15 +58,15 @@ pub fn address(text: &str) -> Result<SocketAddr, String> {
 
 /// Where to listen for clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum ListenAddress {
     /// At a TCP address.
     Tcp(SocketAddr),
     /// At a unix socket of this absolute path.
     Unix(PathBuf),
 }
 
-impl fmt::Display for Place {
-    /// Writes what [`place`] reads.
+impl fmt::Display for ListenAddress {
+    /// Writes what [`listen_address`] reads.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => write!(formatter, "{address}"),
@@ -83,9 +83,9 @@ const UNIX: &str = "unix:";
 ///
 /// # Errors
 /// One line that says what was expected.
-pub fn place(text: &str) -> Result<Place, String> {
+pub fn listen_address(text: &str) -> Result<ListenAddress, String> {
     let Some(path) = text.strip_prefix(UNIX) else {
-        let read = address(text).map(Place::Tcp);
+        let read = address(text).map(ListenAddress::Tcp);
         return read.map_err(|error| format!("{error}, or {UNIX} and a path"));
     };
     if !path.starts_with('/') || path.ends_with('/') {
@@ -98,7 +98,7 @@ pub fn place(text: &str) -> Result<Place, String> {
             path.len()
         ));
     }
-    Ok(Place::Unix(path.into()))
+    Ok(ListenAddress::Unix(path.into()))
 }
 
 /// A listening socket: of TCP, or a unix socket.
@@ -123,10 +123,10 @@ impl Listener {
     ///
     /// # Errors
     /// One line that names the place. If a file is in the way, it says what to do.
-    pub fn bind(place: &Place) -> anyhow::Result<Self> {
+    pub fn bind(place: &ListenAddress) -> anyhow::Result<Self> {
         match place {
-            Place::Tcp(address) => bind(*address).map(Self::from),
-            Place::Unix(path) => {
+            ListenAddress::Tcp(address) => bind(*address).map(Self::from),
+            ListenAddress::Unix(path) => {
                 let socket = UnixSocket::bind(path);
                 let socket = socket.with_context(|| format!("cannot listen on {place}"))?;
                 Ok(Self(Kind::Unix(socket)))
@@ -138,10 +138,10 @@ impl Listener {
     ///
     /// # Errors
     /// An error of the system.
-    pub fn local_place(&self) -> io::Result<Place> {
+    pub fn local_address(&self) -> io::Result<ListenAddress> {
         match &self.0 {
-            Kind::Tcp(listener) => listener.local_addr().map(Place::Tcp),
-            Kind::Unix(socket) => Ok(Place::Unix(socket.path().to_owned())),
+            Kind::Tcp(listener) => listener.local_addr().map(ListenAddress::Tcp),
+            Kind::Unix(socket) => Ok(ListenAddress::Unix(socket.path().to_owned())),
         }
     }
 
@@ -195,11 +195,11 @@ mod tests {
 
     #[test]
     fn the_address_for_clients_may_be_a_unix_socket() {
-        let path = Place::Unix("/run/connector.sock".into());
-        assert_eq!(place("unix:/run/connector.sock"), Ok(path.clone()));
+        let path = ListenAddress::Unix("/run/connector.sock".into());
+        assert_eq!(listen_address("unix:/run/connector.sock"), Ok(path.clone()));
         assert_eq!(path.to_string(), "unix:/run/connector.sock");
-        let tcp = Place::Tcp(([127, 0, 0, 1], 3010).into());
-        assert_eq!(place("127.0.0.1:3010"), Ok(tcp.clone()));
+        let tcp = ListenAddress::Tcp(([127, 0, 0, 1], 3010).into());
+        assert_eq!(listen_address("127.0.0.1:3010"), Ok(tcp.clone()));
         assert_eq!(tcp.to_string(), "127.0.0.1:3010");
         let long = format!("unix:/{}", "x".repeat(107));
         for (wrong, expected) in [
@@ -209,10 +209,10 @@ mod tests {
             ("unix", "or unix: and a path"),
             (&*long, "107 bytes at most, this one has 108"),
         ] {
-            let error = place(wrong).unwrap_err();
+            let error = listen_address(wrong).unwrap_err();
             assert!(error.contains(expected), "{wrong}: {error}");
         }
-        assert!(place(&long[..long.len() - 1]).is_ok());
+        assert!(listen_address(&long[..long.len() - 1]).is_ok());
     }
 
     #[tokio::test]

@@ -139,15 +139,15 @@ impl Readiness {
 }
 
 async fn log_changes(name: &'static str, mut state: watch::Receiver<bool>, words: Words) {
-    // At the start nothing is reachable. That is worth a line only if it lasts.
+    // At the start nothing is ready. That is worth a line only if it lasts.
     let first = tokio::time::timeout(Duration::from_secs(1), state.wait_for(|&up| up)).await;
     drop(first);
     loop {
         let up = *state.borrow_and_update();
         if up {
-            tracing::info!("{name}: reachable");
+            tracing::info!("{name}: ready");
         } else {
-            tracing::warn!(reason = words(), "{name}: unreachable");
+            tracing::warn!(reason = words(), "{name}: not ready");
         }
         if state.wait_for(|&now| now != up).await.is_err() {
             return;

@@ -11,7 +11,7 @@ use connector::config::{CLIENTS, LIMITS};
 use connector::hub::{Hub, TOUCH_INTERVAL};
 use connector::{ClientSettings, Connector, Store};
 use runtime::cli::Grouped;
-use runtime::listen::{Listener, Place};
+use runtime::listen::{ListenAddress, Listener};
 use runtime::{
     LogFormat, Readiness, Shutdown, admin, cli, descriptors, lifecycle, listen, telemetry,
 };
@@ -26,8 +26,8 @@ use tower::util::BoxCloneSyncService;
 struct Config {
     /// Where clients connect: Pomelo at ws://…/ and tcp://…, Socket.IO at http://…, JSON at ws://…/ws. Behind a proxy
     /// on the same machine it may be a unix socket: unix:/path
-    #[arg(long, env = "STANDALONE_LISTEN", default_value = "127.0.0.1:3010", value_parser = listen::place)]
-    listen: Place,
+    #[arg(long, env = "STANDALONE_LISTEN", default_value = "127.0.0.1:3010", value_parser = listen::listen_address)]
+    listen: ListenAddress,
 
     /// Where back ends call chat over gRPC
     #[arg(long, env = "STANDALONE_GRPC", default_value = "127.0.0.1:4001", value_parser = listen::address)]
@@ -70,7 +70,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let listener = Listener::bind(&config.listen)?;
     let grpc_listener = listen::bind(config.grpc)?;
     let admin_listener = listen::bind(config.admin)?;
-    let (clients, grpc) = (listener.local_place()?, grpc_listener.local_addr()?);
+    let (clients, grpc) = (listener.local_address()?, grpc_listener.local_addr()?);
     tracing::info!(address = %clients, "listening");
     tracing::info!(address = %grpc, "grpc listening");
     tracing::info!(address = %admin_listener.local_addr()?, "admin listening");
@@ -130,12 +130,12 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
 
 /// Lines to paste into a browser's console, and into a shell. Browsers cannot reach a unix socket, so with one only the
 /// lines for back ends are shown.
-fn try_next(clients: &Place, grpc: SocketAddr) -> String {
+fn try_next(clients: &ListenAddress, grpc: SocketAddr) -> String {
     let all = include_str!("try_next.txt");
     let for_back_ends = all.find("As a back end").map_or(all, |at| &all[at..]);
     let lines = match clients {
-        Place::Tcp(_) => all,
-        Place::Unix(_) => for_back_ends,
+        ListenAddress::Tcp(_) => all,
+        ListenAddress::Unix(_) => for_back_ends,
     };
     lines
         .replace("CLIENTS", &clients.to_string())

@@ -1,4 +1,4 @@
-//! `--ack replica`: an ok is given when a replica has the message, too.
+//! `--ack replica`: a send is acknowledged only after a replica has the message, too.
 
 use std::time::Duration;
 use testkit::followers::{Followers, ROOM, WHOLE_LOG, assert_consistent};
@@ -9,9 +9,9 @@ use testkit::system::Plan;
 use testkit::{SOON, wait};
 use tokio::time::Instant;
 
-/// The replica hears nothing any more, the primary dies, the replica takes over: whoever had an ok keeps it.
+/// The replica stops receiving, then the primary dies. When the replica takes over, it has all acknowledged messages.
 #[tokio::test]
-async fn what_was_acknowledged_by_a_replica_survives_its_primary() {
+async fn a_message_that_a_replica_acknowledged_survives_the_loss_of_the_primary() {
     let plan = Plan::of(2, 2)
         .alone()
         .chat_flags(&WHOLE_LOG)
@@ -29,7 +29,7 @@ async fn what_was_acknowledged_by_a_replica_survives_its_primary() {
     link.stall();
     let frozen = Instant::now();
     let before = crowd.count(Outcome::Unknown);
-    wait::eventually("messages are stored without an ok", SOON, async || {
+    wait::eventually("sends are not acknowledged", SOON, async || {
         crowd.count(Outcome::Unknown) > before + 20
     })
     .await;
@@ -43,7 +43,7 @@ async fn what_was_acknowledged_by_a_replica_survives_its_primary() {
     primary.kill();
     link.refuse();
     replica.promote().await;
-    // It needs a replica of its own now, or nothing can be acknowledged.
+    // The new primary needs a replica of its own, or nothing can be acknowledged.
     let second = Redis::replica_of(replica.address()).await;
     relay.redirect_to(replica.address());
     relay.cut();

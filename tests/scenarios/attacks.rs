@@ -1,7 +1,7 @@
-//! Quiet clients beside an attack notice no more of it than of as many harmless requests that take the same processor time;
-//! nobody else is disconnected, memory is given back, and `/livez`, `/readyz` and logins are answered meanwhile.
+//! During an attack, other clients are delayed no more than by harmless requests that take the same processor time.
+//! Nobody else is disconnected, memory is released, and `/livez`, `/readyz` and logins are answered.
 //!
-//! How that is measured, and why it is fair, stands at [`testkit::impact`].
+//! How this is measured, and why it is fair, is explained at [`testkit::impact`].
 
 use serde_json::json;
 use std::time::Duration;
@@ -23,16 +23,16 @@ use testkit::websocket::{TEXT, Terms};
 use testkit::{SOON, wait};
 use tokio::net::TcpStream;
 
-/// The comparison is fair: what does no harm is not taken for an attack.
+/// Checks the comparison itself: clients that do no harm must pass it.
 #[tokio::test]
 #[ignore = "tests the tests: ./tests/run --long"]
-async fn harmless_clients_are_no_attack() {
+async fn harmless_clients_are_not_taken_for_an_attack() {
     let mut scene = ImpactTest::start(Plan::of(1, 1), Bounds::default()).await;
     scene.compare(Chatting).await;
     scene.finish().await;
 }
 
-/// Sessions that never log in are few, whoever makes them, and who makes more is told.
+/// The number of sessions that have not logged in is bounded, and a client that opens more is refused.
 #[tokio::test]
 async fn sessions_that_poll_and_never_log_in_are_bounded_and_disturb_nobody() {
     let bounds = Bounds {
@@ -42,16 +42,16 @@ async fn sessions_that_poll_and_never_log_in_are_bounded_and_disturb_nobody() {
     let mut scene = ImpactTest::start(Plan::of(1, 1), bounds).await;
     scene.compare(Polls).await;
     let (sessions, refused) = (scene.tally.of("sessions"), scene.tally.of("refused"));
-    // Sessions end after a minute: all of them are there at once.
+    // A session that does not log in ends after a minute, so all of them exist at the same time.
     let is_bounded = sessions <= 2_500;
     scene.check(is_bounded, &format!("{sessions} sessions were made"));
     scene.check(refused > 0, "nobody was refused with 429 or 503");
     scene.finish().await;
 }
 
-/// Pages of history cost who asks for them, not everybody.
+/// A client that reads much history slows down itself, and nobody else.
 #[tokio::test]
-async fn pages_of_large_messages_in_numbers_delay_nobody_else() {
+async fn reading_many_pages_of_large_messages_delays_nobody_else() {
     let mut scene = ImpactTest::start(Plan::of(1, 1), Bounds::default()).await;
     histories::fill(&scene.services.api(0)).await;
     scene.compare(Histories).await;
@@ -62,7 +62,7 @@ async fn pages_of_large_messages_in_numbers_delay_nobody_else() {
     scene.finish().await;
 }
 
-/// A full store refuses, says so, and everything else goes on.
+/// A full store refuses writes and says why. Everything else goes on.
 #[tokio::test]
 async fn a_client_that_fills_the_store_is_refused_and_disturbs_nobody() {
     let bounds = Bounds {
@@ -73,7 +73,7 @@ async fn a_client_that_fills_the_store_is_refused_and_disturbs_nobody() {
     let mut scene = ImpactTest::start(Plan::of(1, 1), bounds).await;
     scene
         .compare_with(Filling, async |scene, moment| {
-            // Each round fills what is left, and the control has room.
+            // The attack fills the 24 MiB that are left. The harmless requests have no limit.
             let used = scene.redis.info("memory", "used_memory").await;
             let used: u64 = used.and_then(|used| used.parse().ok()).expect("a number");
             let limit = match moment {
@@ -93,9 +93,9 @@ async fn a_client_that_fills_the_store_is_refused_and_disturbs_nobody() {
     scene.finish().await;
 }
 
-/// Answers that nobody reads are bounded, and who reads none is gone when its heartbeats are overdue.
+/// Unread answers are bounded, and a client that reads none is removed when its heartbeats are overdue.
 #[tokio::test]
-async fn clients_that_never_read_their_answers_are_gone_in_time_and_disturb_nobody() {
+async fn clients_that_never_read_their_answers_are_removed_in_time_and_disturb_nobody() {
     let flags = [
         "--heartbeat",
         "2s",
@@ -109,7 +109,7 @@ async fn clients_that_never_read_their_answers_are_gone_in_time_and_disturb_nobo
     histories::fill(&scene.services.api(0)).await;
     scene.compare(Unread).await;
     let mut seen = 0;
-    let what = "all that were members have left, though their sockets are held";
+    let what = "all members have left, although their sockets are still open";
     scene
         .hold(Unread, what, Duration::from_secs(12), async |services| {
             let listed = services.api(0).members(HEAVY).await;
@@ -120,7 +120,7 @@ async fn clients_that_never_read_their_answers_are_gone_in_time_and_disturb_nobo
     scene.finish().await;
 }
 
-/// A process without descriptors for everybody keeps some for what keeps it alive.
+/// A process that has too few descriptors keeps some for its own connections.
 #[tokio::test]
 async fn more_sockets_than_descriptors_disturb_nobody() {
     let plan = Plan::of(1, 1).descriptors(1_024);
@@ -131,10 +131,10 @@ async fn more_sockets_than_descriptors_disturb_nobody() {
     scene.finish().await;
 }
 
-/// Who is let in stays, though Redis must be connected to again meanwhile, and though each poll comes on a new socket; who
-/// is not let in is told.
+/// Connected clients stay, also while the connector must connect to Redis again, and while each poll needs a new
+/// socket. A client for which there is no room is told so.
 #[tokio::test]
-async fn a_connector_that_is_full_says_so_and_keeps_whom_it_has() {
+async fn a_full_connector_refuses_new_clients_and_keeps_those_that_it_has() {
     const DESCRIPTORS: u32 = 1_024;
     const CLIENTS: usize = 1_300;
     testkit::impact::raise_descriptors();
@@ -164,19 +164,19 @@ async fn a_connector_that_is_full_says_so_and_keeps_whom_it_has() {
         }
     }
     println!(
-        "{} are in, {} are not: {:?}",
+        "{} are connected, {} are refused: {:?}",
         inside.len(),
         refusals.len(),
         refusals.first()
     );
-    // A tenth is for what the process itself needs.
+    // A tenth of the descriptors is for the process itself.
     let most = (DESCRIPTORS - DESCRIPTORS / 10) as usize;
     assert!((most / 2..=most).contains(&inside.len()));
     for refusal in &refusals {
         assert!(refusal.starts_with("HTTP/1.1 503 "), "{refusal}");
     }
 
-    // Each kind, as connections of RESP3 that are subscribed count as the second.
+    // Both kinds, because Redis counts a subscribed connection of RESP3 as `pubsub`.
     for kind in ["normal", "pubsub"] {
         let kill = ["CLIENT", "KILL", "TYPE", kind];
         system.redis.command(&kill).await;
@@ -209,7 +209,7 @@ async fn a_connector_that_is_full_says_so_and_keeps_whom_it_has() {
         let answer = timeout(SOON, answer).await.expect("an answer");
         assert_eq!(answer["code"], 0, "{answer}");
     }
-    // A client that polls has places of its own, also beside others who say nothing.
+    // Polls have descriptors of their own, which silent connections do not take away.
     let mut silent = Vec::new();
     for number in 0..100 {
         silent.push(TcpStream::connect(connector.address()).await);
@@ -226,7 +226,7 @@ async fn a_connector_that_is_full_says_so_and_keeps_whom_it_has() {
     let refusal = another.err().expect("no room for another").to_string();
     assert!(refusal.starts_with("503: "), "{refusal}");
 
-    // Whoever goes makes room.
+    // Clients that leave make room.
     drop((inside, silent));
     wait::eventually("there is room again", SOON, async || {
         let entered = enter(connector.address(), Terms::default(), "late", "late").await;
@@ -235,15 +235,15 @@ async fn a_connector_that_is_full_says_so_and_keeps_whom_it_has() {
     .await;
 }
 
-/// Chat's port under everything at once: answers that nobody reads, acknowledgements of pings that were not sent, silent
-/// connections, calls without a body, streams without a message.
+/// All misuses at the same time: unread answers, acknowledgements of pings that were not sent, silent connections,
+/// calls without a body, and streams without a message.
 #[tokio::test]
 async fn misuse_of_http2_on_chats_port_disturbs_nobody() {
-    beside_on_chats_port(Http2::Everything).await;
+    misuse_chats_port(Http2::Everything).await;
 }
 
-async fn beside_on_chats_port(misuse: Http2) {
-    // Answers that are not taken and requests that have not come yet may take 64 MiB each.
+async fn misuse_chats_port(misuse: Http2) {
+    // Unread answers may take 64 MiB, and so may incomplete requests.
     let bounds = Bounds {
         peak: 192 * MEBIBYTE,
         ..Bounds::default()
@@ -254,9 +254,9 @@ async fn beside_on_chats_port(misuse: Http2) {
     scene.finish().await;
 }
 
-/// Each of them alone.
+/// Each misuse alone.
 #[tokio::test]
-#[ignore = "the parts of what stands above: ./tests/run --long"]
+#[ignore = "repeats the test above in parts: ./tests/run --long"]
 async fn each_misuse_of_http2_on_chats_port_disturbs_nobody() {
     for misuse in [
         Http2::UnreadPages,
@@ -266,14 +266,14 @@ async fn each_misuse_of_http2_on_chats_port_disturbs_nobody() {
         Http2::IdleStreams,
     ] {
         println!("{misuse:?}");
-        beside_on_chats_port(misuse).await;
+        misuse_chats_port(misuse).await;
     }
 }
 
-/// Whatever comes together.
+/// Attacks of all kinds at the same time.
 #[tokio::test]
 #[ignore = "loads the machine for long: ./tests/run --long"]
-async fn attacks_as_chance_has_them_leave_everything_as_it_was() {
+async fn random_mixtures_of_attacks_leave_the_system_as_it_was() {
     let flags = [
         "--heartbeat",
         "2s",

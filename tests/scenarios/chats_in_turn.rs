@@ -1,4 +1,4 @@
-//! Chats that die, again and again, while everybody speaks.
+//! Chats die again and again while members send.
 
 use testkit::follower::Notes;
 use testkit::followers::{Followers, WHOLE_LOG, assert_consistent};
@@ -7,7 +7,7 @@ use testkit::redis::Redis;
 use testkit::system::{Plan, busy};
 use testkit::{ANSWERED, SOON, long, wait};
 
-/// Nothing acknowledged is lost, nothing comes twice, and nobody waits.
+/// No acknowledged message is lost, none comes twice, and nobody waits long.
 #[tokio::test]
 async fn chats_killed_again_and_again_lose_nothing_repeat_nothing_and_delay_nobody() {
     let kills = if long() { 20 } else { 6 };
@@ -22,9 +22,9 @@ async fn chats_killed_again_and_again_lose_nothing_repeat_nothing_and_delay_nobo
         crowd.until_each_acknowledged(40).await;
         let busy = busy(&services.chats).await;
         let chat = &mut services.chats[busy];
-        // Frozen first, so that some requests are with it when it dies.
+        // Freeze it first, so that it has requests when it dies.
         chat.freeze();
-        wait::eventually("requests are with it", SOON, async || {
+        wait::eventually("it has requests", SOON, async || {
             crowd.sum(Notes::unanswered) > 8
         })
         .await;

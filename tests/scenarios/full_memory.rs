@@ -1,4 +1,4 @@
-//! A Redis that is full: it refuses, clearly, and what it refuses nobody sees.
+//! A full Redis refuses writes with a clear reason, and nobody sees a message that was refused.
 
 use std::time::Duration;
 use testkit::follower::Leaving;
@@ -11,7 +11,7 @@ use testkit::system::Plan;
 use testkit::{SOON, wait};
 use tonic::Code;
 
-/// Publishing and joining are refused; nothing is fanned out that isn't stored; with room again everything works.
+/// Publishing and joining are refused, and only stored messages are fanned out. With room again, everything works.
 #[tokio::test]
 async fn a_full_redis_refuses_every_publication_and_join_and_fans_nothing_out() {
     let plan = Plan::of(2, 1).alone().chat_flags(&WHOLE_LOG);
@@ -61,11 +61,11 @@ async fn a_full_redis_refuses_every_publication_and_join_and_fans_nothing_out() 
     assert_consistent(&history, &[]);
 }
 
-/// Whoever is there stays, whoever goes leaves, and a connector that dies is buried.
+/// Members stay, members that disconnect leave, and a dead connector is reaped.
 #[tokio::test]
-async fn with_a_full_redis_leases_are_renewed_and_leaves_and_funerals_go_on() {
+async fn with_a_full_redis_leases_are_renewed_and_leaves_and_reaping_go_on() {
     const LEASE: Duration = Duration::from_secs(1);
-    const FUNERAL: Duration = Duration::from_secs(4);
+    const REAPING: Duration = Duration::from_secs(4);
     let lease = ["--lease", "1s"];
     let plan = Plan::of(2, 2).alone().connector_flags(&lease);
     let plan = plan.chat_flags(&[WHOLE_LOG, lease].concat());
@@ -87,7 +87,7 @@ async fn with_a_full_redis_leases_are_renewed_and_leaves_and_funerals_go_on() {
     };
     is_refusing().await;
     let full = redis.published(ROOM).await;
-    wait::stays("everybody is there", 3 * LEASE, async || {
+    wait::stays("all members stay", 3 * LEASE, async || {
         let listed = api.members(ROOM).await;
         crowd.sum(|notes| notes.disconnected) == 0
             && listed.is_ok_and(|listed| listed == crowd.live())
@@ -104,14 +104,14 @@ async fn with_a_full_redis_leases_are_renewed_and_leaves_and_funerals_go_on() {
     for member in crowd.at(0) {
         member.begin_move(Leaving::Breaking, None);
     }
-    let took = crowd.until_listed(LEASE + FUNERAL, &api).await;
-    println!("buried after {took:?}");
+    let took = crowd.until_listed(LEASE + REAPING, &api).await;
+    println!("reaped after {took:?}");
     is_refusing().await;
     let gone = 2 + crowd.at(0).count();
     assert_eq!(
         redis.published(ROOM).await,
         full + gone as u64,
-        "leaves alone"
+        "only leaves are published"
     );
 
     redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
@@ -130,10 +130,10 @@ async fn with_a_full_redis_leases_are_renewed_and_leaves_and_funerals_go_on() {
     assert_eq!(crowd.sum(|notes| notes.losses().len()), 0);
 }
 
-/// A Redis that would throw channels away when it is full is no fault yet, so services work on it. They tell it from their
-/// first connection on, long before anything is lost.
+/// A Redis that evicts keys when it is full does no harm yet, so services work with it. They warn as soon as they
+/// connect, long before anything is lost.
 #[tokio::test]
-async fn a_redis_that_evicts_when_it_is_full_is_warned_of_by_whoever_connects() {
+async fn a_service_warns_if_its_redis_evicts_keys_when_it_is_full() {
     let plan = Plan::of(1, 1);
     let _permit = plan.permit().await;
     for (policy, is_told) in [("allkeys-lru", true), ("noeviction", false)] {
@@ -141,7 +141,7 @@ async fn a_redis_that_evicts_when_it_is_full_is_warned_of_by_whoever_connects() 
         let services = plan.services(&redis.url(), &redis.url()).await;
         let (chat, connector) = (&services.chats[0], &services.connectors[0]);
         for (name, service) in [("chat", &**chat), ("connector", &**connector)] {
-            // It is ready, so it has connected, and has said what there is to say.
+            // It is ready, so it has connected and has written its warnings.
             let warnings = service.warnings();
             let told = warnings.iter().any(|line| {
                 line.contains("evicts keys")

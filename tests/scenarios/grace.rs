@@ -1,4 +1,4 @@
-//! A grace: who drops and comes back within it has never left.
+//! The grace: a client that drops and comes back within it has never left.
 
 use std::time::Duration;
 use testkit::follower::{Follower, Leaving};
@@ -11,9 +11,9 @@ use tokio::time::Instant;
 
 const GRACE: Duration = Duration::from_secs(3);
 const LEASE: Duration = Duration::from_secs(1);
-const FUNERAL: Duration = Duration::from_secs(4);
+const REAPING: Duration = Duration::from_secs(4);
 
-/// How often a follower was told of somebody's joins or leaves.
+/// How many joins or leaves of a user a follower was told of.
 fn told(follower: &Follower, route: &str, user: &str) -> usize {
     let events = &follower.notes().read().events;
     let quoted = format!("\"{user}\"");
@@ -26,9 +26,9 @@ fn told(follower: &Follower, route: &str, user: &str) -> usize {
         .count()
 }
 
-/// Each way to drop, in both protocols, while everybody else speaks; then the same, and nobody comes back.
+/// Clients drop in each way and in both protocols, while others send. They come back first, and then they stay away.
 #[tokio::test]
-async fn who_is_back_within_the_grace_has_never_left_and_who_is_not_leaves_once_after_it() {
+async fn a_client_that_is_back_within_the_grace_never_left_and_others_leave_once() {
     let lease = ["--lease", "1s"];
     let plan = Plan::of(2, 2).connector_flags(&lease);
     let plan = plan.connector_flags(&["--grace", "3s"]);
@@ -55,7 +55,7 @@ async fn who_is_back_within_the_grace_has_never_left_and_who_is_not_leaves_once_
         dropper.go_to(*other.expect("two"), leaving).await;
     }
     assert!(dropped.elapsed() < GRACE, "they were not back in time");
-    wait::stays("nobody hears of it", GRACE + FUNERAL, async || {
+    wait::stays("nobody sees a leave", GRACE + REAPING, async || {
         let users = droppers.iter().map(|dropper| dropper.name());
         users.map(&leaves).sum::<usize>() == 0
     })
@@ -73,7 +73,7 @@ async fn who_is_back_within_the_grace_has_never_left_and_who_is_not_leaves_once_
     }
     let last = Instant::now();
     wait::stays(
-        "it is too early",
+        "nobody leaves too early",
         GRACE - Duration::from_millis(500),
         async || {
             let users = droppers.iter().map(|dropper| dropper.name());
@@ -87,14 +87,14 @@ async fn who_is_back_within_the_grace_has_never_left_and_who_is_not_leaves_once_
     let took = pace::since(last);
     assert!(took < GRACE + Duration::from_secs(2), "only after {took:?}");
 
-    // Who is in its grace when the connector dies leaves with all others.
+    // A client that is in its grace when the connector dies leaves with all others.
     let lingering = crowd.at(0).last().expect("somebody");
     lingering.disconnect(Leaving::Closing).await;
     services.connectors[0].kill();
     for member in crowd.at(0) {
         member.begin_move(Leaving::Breaking, None);
     }
-    crowd.until_listed(LEASE + FUNERAL, &api).await;
+    crowd.until_listed(LEASE + REAPING, &api).await;
     let history = crowd.stop_and_collect(&api, redis.address()).await;
     println!("{}", crowd.report());
     assert_consistent(&history, &[]);

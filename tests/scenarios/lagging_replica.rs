@@ -1,4 +1,5 @@
-//! A replica that is behind takes over: what it lacks is lost, and exactly those who saw it are told.
+//! A lagging replica takes over. The publications that it lacks are lost, and exactly the clients that saw them are
+//! told.
 
 use testkit::checker::Kind;
 use testkit::follower::Leaving;
@@ -12,9 +13,10 @@ use testkit::{SOON, wait};
 /// Publications that are lost.
 const BEHIND: u64 = 3;
 
-/// Who has them knows at once, before anybody says a word; who doesn't have them recovers in full.
+/// Clients that saw the lost publications are told at once, before anything new is published. The others recover in
+/// full.
 #[tokio::test]
-async fn a_replica_promoted_three_behind_tells_exactly_those_who_saw_the_three() {
+async fn after_a_lagging_replica_takes_over_exactly_those_who_saw_lost_messages_are_told() {
     let plan = Plan::of(2, 2).alone().chat_flags(&WHOLE_LOG);
     let _permit = plan.permit().await;
     let mut primary = Redis::start().await;
@@ -25,7 +27,7 @@ async fn a_replica_promoted_three_behind_tells_exactly_those_who_saw_the_three()
     let crowd = Followers::start(&services.addresses(), 6, 6).await;
     crowd.start_sending();
     crowd.until_each_acknowledged(50).await;
-    // Two won't see the three: they are away when they are said.
+    // Two clients are away when the three are published, and will not see them.
     let (here, away) = crowd.all().split_at(10);
     for follower in away {
         follower.disconnect(Leaving::Closing).await;
@@ -57,7 +59,7 @@ async fn a_replica_promoted_three_behind_tells_exactly_those_who_saw_the_three()
             let position = notes.position.as_ref()?;
             (position.offset == common + BEHIND).then_some(())
         });
-        assert!(seen.await.is_some(), "{} saw not all", follower.name());
+        assert!(seen.await.is_some(), "{} did not see all", follower.name());
     }
     let kept = replica.published(ROOM).await;
     assert_eq!(
@@ -73,9 +75,9 @@ async fn a_replica_promoted_three_behind_tells_exactly_those_who_saw_the_three()
     relay.cut();
     for follower in here {
         let told = follower.notes().until(SOON, |notes| notes.losses().pop());
-        let (position, reason) = told.await.unwrap_or_else(|| {
-            panic!("{} is not told before anybody says a word", follower.name())
-        });
+        let (position, reason) = told
+            .await
+            .unwrap_or_else(|| panic!("{} is not told before a message comes", follower.name()));
         assert_eq!((position.offset, reason), (common, Reason::Diverged));
     }
     for follower in away {

@@ -1,4 +1,4 @@
-//! What README.md tells people to type works as it stands there.
+//! The commands in README.md work as printed.
 
 use testkit::permit::Permit;
 use testkit::readme;

@@ -1,4 +1,4 @@
-//! Redis Cluster: a primary dies, hands over, or gives its slots away, while everybody speaks.
+//! Redis Cluster: a primary dies, hands over, or gives its slots away, while members send.
 
 use std::time::Duration;
 use testkit::checker::Kind;
@@ -10,7 +10,7 @@ use testkit::system::{Plan, Services};
 use testkit::{SOON, long, wait};
 use tokio::time::Instant;
 
-/// Leaves that a connector has under way in one shard at once.
+/// How many leaves a connector has under way in one shard at once.
 const LEAVES_AT_ONCE: usize = 64;
 
 /// From a primary's death to the next acknowledgement.
@@ -24,7 +24,7 @@ struct Running {
 }
 
 impl Running {
-    /// Services on a Cluster, and a crowd that speaks.
+    /// Starts services on a Cluster, and members that send.
     async fn begin() -> Self {
         let plan = Plan::of(2, 2).alone().chat_flags(&WHOLE_LOG);
         let permit = plan.permit().await;
@@ -41,7 +41,7 @@ impl Running {
         }
     }
 
-    /// Everybody has what the log has; nobody was disconnected.
+    /// Checks that everybody has what the log has, and that nobody was disconnected.
     async fn ends_well(&self, except: &[Kind]) {
         self.crowd.until_each_acknowledged(50).await;
         let server = self.cluster.any().await;
@@ -56,9 +56,9 @@ impl Running {
     }
 }
 
-/// What the dead primary had not given its replica yet is lost, visibly; everything else is there.
+/// Publications that the replica has not received are lost, and clients are told. Everything else is there.
 #[tokio::test]
-async fn a_killed_primary_of_a_cluster_is_replaced_and_who_saw_what_is_lost_is_told() {
+async fn a_killed_cluster_primary_is_replaced_and_those_who_saw_lost_messages_are_told() {
     let mut running = Running::begin().await;
     let (primary, replica) = running.cluster.of(ROOM).await;
     running.cluster.nodes[primary].kill();
@@ -74,9 +74,8 @@ async fn a_killed_primary_of_a_cluster_is_replaced_and_who_saw_what_is_lost_is_t
     running.ends_well(&[Kind::Forgotten]).await;
 }
 
-/// A planned one loses nothing at all.
 #[tokio::test]
-async fn a_primary_of_a_cluster_that_hands_over_loses_nothing() {
+async fn a_planned_failover_of_a_cluster_primary_loses_nothing() {
     let running = Running::begin().await;
     for _ in 0..if long() { 10 } else { 2 } {
         let (primary, replica) = running.cluster.of(ROOM).await;
@@ -88,12 +87,13 @@ async fn a_primary_of_a_cluster_that_hands_over_loses_nothing() {
         })
         .await;
         running.crowd.until_each_acknowledged(50).await;
-        wait::eventually("the old primary is linked", 2 * SOON, async || {
+        wait::eventually("the old primary follows", 2 * SOON, async || {
             let link = running.cluster.nodes[primary].info("replication", "master_link_status");
             link.await.as_deref() == Some("up")
         })
         .await;
-        // Within two node time-outs the others vote for one replica of a primary only: a second one would hang.
+        // Within two node time-outs the others vote only once for a replica of one primary. A second failover would
+        // hang.
         while began.elapsed() < 3 * NODE_TIMEOUT {
             running.crowd.until_each_acknowledged(50).await;
         }
@@ -102,9 +102,9 @@ async fn a_primary_of_a_cluster_that_hands_over_loses_nothing() {
     running.ends_well(&[]).await;
 }
 
-/// One primary hangs, and nobody takes over: what is to leave its channels waits, and leaves elsewhere land all the same.
+/// One primary hangs and is not replaced. Leaves of its channels wait, and leaves of other channels do not.
 #[tokio::test]
-async fn leaves_on_a_shard_that_hangs_delay_none_on_another() {
+async fn leaves_on_a_shard_that_hangs_delay_no_leaves_on_another() {
     let plan = Plan::of(1, 1).alone();
     let _permit = plan.permit().await;
     let cluster = Cluster::without_failover().await;
@@ -145,7 +145,7 @@ async fn leaves_on_a_shard_that_hangs_delay_none_on_another() {
     .await;
 }
 
-/// The room's own slot moves, there and back, and many others with it.
+/// The slot of the room moves to another primary and back, and then many slots move.
 #[tokio::test]
 async fn slots_that_move_under_load_lose_nothing() {
     let running = Running::begin().await;

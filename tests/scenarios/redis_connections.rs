@@ -1,4 +1,4 @@
-//! Connections to Redis that break, hang, or hear nothing, while Redis itself is well.
+//! Connections to Redis break, hang, or receive nothing, while Redis itself works.
 
 use std::time::Duration;
 use testkit::followers::{Followers, ROOM, WHOLE_LOG, assert_consistent};
@@ -10,17 +10,17 @@ use testkit::system::Plan;
 use testkit::{SOON, long, wait};
 use tokio::time::Instant;
 
-/// How often a connector asks its feed whether it hears.
+/// How often a connector checks that its feed receives something.
 const PROBE: Duration = Duration::from_secs(1);
-/// What a busy machine takes to notice.
+/// The extra time that a busy machine needs to notice it.
 const SLACK: Duration = Duration::from_millis(700);
 
-/// An acknowledgement's way from Redis to its sender.
+/// How long an acknowledgement may take from Redis to its sender.
 const ON_ITS_WAY: Duration = Duration::from_millis(100);
 
-/// Whoever's connections Redis closes or keeps waiting: nobody is disconnected, nothing is lost.
+/// Redis closes connections of a service, or makes them wait. Nobody is disconnected, and nothing is lost.
 #[tokio::test]
-async fn redis_connections_that_are_killed_or_paused_cost_no_member_anything() {
+async fn redis_connections_that_are_killed_or_paused_cost_no_message_and_no_session() {
     let rounds = if long() { 20 } else { 3 };
     let plan = Plan::of(2, 2).alone().chat_flags(&WHOLE_LOG);
     let _permit = plan.permit().await;
@@ -42,7 +42,7 @@ async fn redis_connections_that_are_killed_or_paused_cost_no_member_anything() {
             crowd.until_each_acknowledged(10).await;
             let time = milliseconds.to_string();
             redis.command(&["CLIENT", "PAUSE", &time, kind]).await;
-            // What was answered before may still be on its way.
+            // Earlier answers may still be on their way.
             let paused = Instant::now() + ON_ITS_WAY;
             let again = ON_ITS_WAY + crowd.until_acknowledged_since(paused).await;
             println!("paused {kind} for {milliseconds} ms: on after {again:?}");
@@ -63,9 +63,9 @@ async fn redis_connections_that_are_killed_or_paused_cost_no_member_anything() {
     assert_consistent(&history, &[]);
 }
 
-/// The last word is said while the feed is away; when it is back it finds that out by itself.
+/// The last messages are published while the feed is disconnected. When it is back, it finds them by itself.
 #[tokio::test]
-async fn what_is_said_while_a_feed_is_away_comes_though_nobody_says_anything_more() {
+async fn messages_sent_while_a_feed_is_disconnected_arrive_without_further_messages() {
     let plan = Plan::of(2, 1).chat_flags(&WHOLE_LOG);
     let _permit = plan.permit().await;
     let redis = Redis::start().await;
@@ -96,7 +96,7 @@ async fn what_is_said_while_a_feed_is_away_comes_though_nobody_says_anything_mor
     assert_consistent(&history, &[]);
 }
 
-/// A few publications don't arrive, and the connection is as it was: the next one shows what is missing.
+/// A few publications do not arrive on a connection that stays open. The next one shows what is missing.
 #[tokio::test]
 async fn publications_that_a_feed_misses_now_and_then_are_read_from_the_log() {
     let rounds = if long() { 100 } else { 15 };
@@ -126,9 +126,9 @@ async fn publications_that_a_feed_misses_now_and_then_are_read_from_the_log() {
     assert_consistent(&history, &[]);
 }
 
-/// Redis answers, and yet no publication arrives: the connector says so, and misses nothing.
+/// Redis answers, but no publication arrives. The connector says so, and misses nothing.
 #[tokio::test]
-async fn a_feed_that_hears_nothing_is_found_out_and_replaced() {
+async fn a_feed_that_receives_nothing_is_detected_and_replaced() {
     let plan = Plan::of(2, 1).alone().chat_flags(&WHOLE_LOG);
     let _permit = plan.permit().await;
     let redis = Redis::start().await;
@@ -139,16 +139,16 @@ async fn a_feed_that_hears_nothing_is_found_out_and_replaced() {
     for round in 0..if long() { 5 } else { 2 } {
         crowd.until_each_acknowledged(20).await;
         relay.drop_pushes(true);
-        let deaf = Instant::now();
+        let began = Instant::now();
         for connector in &services.connectors {
             wait::eventually(
-                "a deaf connector is not ready",
+                "a connector whose feed receives nothing is not ready",
                 2 * PROBE + SLACK,
                 async || connector.readyz().await == Some(503),
             )
             .await;
         }
-        let noticed = deaf.elapsed();
+        let noticed = began.elapsed();
         crowd.until_each_acknowledged(20).await;
         let dropped = relay.dropped();
         assert!(dropped > 0, "no push was dropped");

@@ -1,4 +1,4 @@
-//! A Redis that dies and comes back with all it had, or is replaced by one that has all of it.
+//! Redis dies and comes back with all its data, or is replaced by a replica that has all of it.
 
 use std::time::Duration;
 use testkit::followers::{Followers, WHOLE_LOG, assert_consistent};
@@ -8,7 +8,7 @@ use testkit::relay::Relay;
 use testkit::system::Plan;
 use tokio::time::Instant;
 
-/// It writes before it answers: a kill costs nobody anything but time.
+/// Redis writes its file before it answers, so a kill costs only time.
 #[tokio::test]
 async fn after_a_kill_with_a_durable_file_everybody_recovers_in_full() {
     let kills = if long() { 10 } else { 3 };

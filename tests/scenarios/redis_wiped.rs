@@ -1,5 +1,5 @@
-//! A Redis that has forgotten everything: whoever held a position is told, whichever way it comes up, and whoever has a
-//! live socket is a member again.
+//! Redis has lost all its data. Every client that had a position is told, however Redis comes back, and every client
+//! with a live socket becomes a member again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use testkit::redis::Redis;
 use testkit::system::{Plan, Services};
 use testkit::{SOON, long, wait};
 
-/// Two renewals of a lease of a second, and what a busy machine takes to join everybody again.
+/// Two renewals of a lease of one second, and the time that a busy machine needs to join everybody again.
 const REPAIRED: Duration = Duration::from_millis(667 + 1_500);
 
 struct Wiped {
@@ -24,7 +24,7 @@ struct Wiped {
 }
 
 impl Wiped {
-    /// A crowd that has spoken, and is silent now.
+    /// Starts services, and members that have sent messages and are silent now.
     async fn begin(connector_flags: &[&'static str]) -> Self {
         let plan = Plan::of(3, 1)
             .chat_flags(&[WHOLE_LOG, ["--lease", "1s"]].concat())
@@ -49,7 +49,7 @@ impl Wiped {
         }
     }
 
-    /// What everybody had is gone, everybody was told, and nothing else was wrong.
+    /// Checks that the log began anew, that everybody was told, and that nothing else was wrong.
     async fn ends_well(&self) {
         let api = self.services.api(0);
         let live = self.crowd.live().into_iter();
@@ -76,8 +76,8 @@ impl Wiped {
     }
 }
 
-/// Waits until a follower is told that its position is of another life.
-async fn told(follower: &Follower, within: Duration) {
+/// Waits until a follower is told that its position is unknown.
+async fn until_told(follower: &Follower, within: Duration) {
     let unknown = |notes: &Notes| {
         let losses = notes.losses();
         losses
@@ -94,66 +94,65 @@ async fn publish(chat: &ChatApi) {
     sent.expect("it is taken");
 }
 
-/// At the next publication.
 #[tokio::test]
 async fn after_a_flush_the_next_publication_tells_everybody() {
     let wiped = Wiped::begin(&[]).await;
     wiped.redis.command(&["FLUSHALL"]).await;
     publish(&wiped.services.api(0)).await;
     for follower in wiped.crowd.all() {
-        told(follower, SOON).await;
+        until_told(follower, SOON).await;
     }
     wiped.ends_well().await;
 }
 
-/// At the next touch, though nobody says anything.
+/// Nobody publishes anything; the touch is enough.
 #[tokio::test]
 async fn after_a_flush_the_next_touch_tells_everybody() {
     let wiped = Wiped::begin(&["--touch", "1s"]).await;
     wiped.redis.command(&["FLUSHALL"]).await;
     for follower in wiped.crowd.all() {
-        told(follower, Duration::from_secs(4)).await;
+        until_told(follower, Duration::from_secs(4)).await;
     }
     wiped.ends_well().await;
 }
 
-/// At the next read: who comes back is not recovered, whether the connector knows nothing yet, and so must read, or has
-/// all of it in memory and has not noticed.
+/// The client is not recovered, whether its connector does not know the channel yet and must read, or still has the old
+/// log in memory and has not noticed anything.
 #[tokio::test]
-async fn after_a_flush_who_comes_back_is_told() {
+async fn after_a_flush_a_client_that_comes_back_is_told() {
     for connector in [2, 0] {
-        who_comes_back_is_told(connector).await;
+        a_client_that_comes_back_is_told(connector).await;
     }
 }
 
-async fn who_comes_back_is_told(connector: usize) {
+async fn a_client_that_comes_back_is_told(connector: usize) {
     let wiped = Wiped::begin(&[]).await;
     let follower = wiped.crowd.all().last().expect("somebody");
     follower.disconnect(Leaving::Breaking).await;
     wiped.redis.command(&["FLUSHALL"]).await;
     let connector = wiped.services.connectors[connector].address();
     follower.go_to(connector, Leaving::Breaking).await;
-    told(follower, SOON).await;
+    until_told(follower, SOON).await;
     assert_eq!(follower.notes().read().recovered, (0, 1));
     publish(&wiped.services.api(0)).await;
     wiped.ends_well().await;
 }
 
-/// A restart without a file tells everybody at once: each connection to Redis is new, and reads.
+/// They are told at once, because each connection to Redis is new, and reads.
 #[tokio::test]
 async fn after_a_restart_without_a_file_everybody_is_told() {
     let mut wiped = Wiped::begin(&[]).await;
     wiped.redis.kill();
     wiped.redis.restart().await;
     for follower in wiped.crowd.all() {
-        told(follower, SOON).await;
+        until_told(follower, SOON).await;
     }
     wiped.ends_well().await;
 }
 
-/// While nobody says anything, and while everybody speaks.
+/// In some rounds nobody sends, in the others everybody does.
 #[tokio::test]
-async fn after_a_flush_the_members_are_soon_again_who_has_a_live_socket() {
+async fn after_a_flush_clients_with_a_live_socket_are_soon_members_again() {
     let wiped = Wiped::begin(&[]).await;
     let api = wiped.services.api(0);
     for round in 0..if long() { 20 } else { 4 } {
@@ -173,7 +172,7 @@ async fn after_a_flush_the_members_are_soon_again_who_has_a_live_socket() {
 }
 
 #[tokio::test]
-async fn after_a_restart_without_a_file_the_members_are_soon_again_who_has_a_live_socket() {
+async fn after_a_restart_without_a_file_clients_with_live_sockets_are_soon_members() {
     let mut wiped = Wiped::begin(&[]).await;
     let api = wiped.services.api(0);
     wiped.crowd.start_sending();

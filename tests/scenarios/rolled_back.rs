@@ -1,5 +1,5 @@
-//! A replica that lacks a channel's last joins and leaves takes over: log and members fall back together, and the members
-//! are soon again who has a live socket.
+//! A replica that lacks the last joins and leaves of a channel takes over. Log and members fall back together, and soon
+//! every client with a live socket, and nobody else, is a member again.
 
 use std::time::Duration;
 use testkit::checker::Kind;
@@ -12,10 +12,10 @@ use testkit::system::Plan;
 use testkit::{SOON, wait};
 use tokio::time::Instant;
 
-/// From the first write that the new primary takes: whatever is under suspicion is looked at without its turn.
+/// From the first write that the new primary takes. Channels that may have lost something are reconciled out of turn.
 const REPAIRED: Duration = Duration::from_secs(3);
 
-/// How many sessions a replica has of a channel.
+/// How many sessions of the room a replica has.
 async fn sessions(replica: &Redis) -> i64 {
     let connection = Resp::connect(replica.address()).await;
     let mut connection = connection.expect("the replica is there");
@@ -29,7 +29,7 @@ async fn sessions(replica: &Redis) -> i64 {
 }
 
 #[tokio::test]
-async fn joins_and_leaves_that_a_promoted_replica_lacks_are_made_up_for() {
+async fn joins_and_leaves_that_a_promoted_replica_lacks_are_repeated() {
     let lease = ["--lease", "1s"];
     let plan = Plan::of(2, 2).alone().connector_flags(&lease);
     let plan = plan.chat_flags(&[WHOLE_LOG, lease].concat());
@@ -44,7 +44,7 @@ async fn joins_and_leaves_that_a_promoted_replica_lacks_are_made_up_for() {
     let (primary, replica) = cluster.of(ROOM).await;
     let (leading, following) = (&cluster.nodes[primary], &cluster.nodes[replica]);
     following.until_caught_up(leading).await;
-    // A password that the primary doesn't know keeps the replica away, with what it has.
+    // With a wrong password the replica cannot connect to the primary, and keeps what it has.
     following
         .command(&["CONFIG", "SET", "masterauth", "wrong"])
         .await;
@@ -68,7 +68,7 @@ async fn joins_and_leaves_that_a_promoted_replica_lacks_are_made_up_for() {
     assert_eq!(
         sessions(following).await,
         12,
-        "it knows neither of joins nor of leaves"
+        "it has neither the joins nor the leaves"
     );
 
     cluster.nodes[primary].kill();
@@ -80,7 +80,7 @@ async fn joins_and_leaves_that_a_promoted_replica_lacks_are_made_up_for() {
     println!("writes after {again:?}, members again after further {took:?}");
     assert_eq!(cluster.of_primary(ROOM).await, replica);
 
-    // Who was away meanwhile has seen what is gone, and is told, too.
+    // Clients that were away have seen what is lost, and are told, too.
     for leaver in &crowd.all()[8..12] {
         leaver.go_to(leaver.home(), Leaving::Closing).await;
     }

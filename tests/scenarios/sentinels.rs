@@ -1,4 +1,4 @@
-//! Sentinels replace a primary that is dead or hangs; chats and connectors follow them.
+//! Sentinels replace a primary that is dead or hangs, and chats and connectors follow them.
 
 use std::time::Duration;
 use testkit::followers::{Followers, WHOLE_LOG, assert_consistent};
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 /// From the fault to the next acknowledgement, when Sentinels take a server to be down after one second.
 const BACK: Duration = Duration::from_secs(5);
 
-/// What was acknowledged by a replica is there, whichever replica it is.
+/// Loses the primary, and checks that everything that a replica acknowledged is there, whichever replica takes over.
 async fn a_primary_is_lost(lose: impl FnOnce(&mut Redis)) -> (Sentinels, usize) {
     let plan = Plan::of(2, 2)
         .chat_flags(&WHOLE_LOG)
@@ -48,14 +48,13 @@ async fn a_primary_is_lost(lose: impl FnOnce(&mut Redis)) -> (Sentinels, usize) 
     (sentinels, server.expect("one of the three"))
 }
 
-/// Killed.
 #[tokio::test]
 async fn sentinels_replace_a_killed_primary_and_nothing_acknowledged_is_lost() {
     let _permit = Plan::of(2, 2).alone().permit().await;
     a_primary_is_lost(Redis::kill).await;
 }
 
-/// Frozen; when it goes on it is a replica, and harms nobody.
+/// When the old primary goes on, it is a replica and harms nobody.
 #[tokio::test]
 async fn sentinels_replace_a_hanging_primary_and_nothing_acknowledged_is_lost() {
     let _permit = Plan::of(2, 2).alone().permit().await;

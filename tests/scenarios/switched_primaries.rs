@@ -1,4 +1,4 @@
-//! Who is primary changes while connections stay, or while two believe to be it.
+//! The primary changes while connections stay open, or two servers believe that they are the primary.
 
 use testkit::chat_api::ChatApi;
 use testkit::checker::Kind;
@@ -9,9 +9,9 @@ use testkit::relay::Relay;
 use testkit::service::Chat;
 use testkit::system::Plan;
 
-/// Nobody was disconnected from it, and yet others have published elsewhere in between: nothing is lost, late at most.
+/// No service was disconnected, but meanwhile others have published on another server. Nothing is lost, at most late.
 #[tokio::test]
-async fn a_primary_demoted_and_promoted_again_in_place_loses_nothing_that_was_said_elsewhere() {
+async fn a_primary_demoted_and_promoted_again_loses_nothing_published_elsewhere() {
     let plan = Plan::of(2, 1).alone().chat_flags(&WHOLE_LOG);
     let _permit = plan.permit().await;
     let primary = Redis::start().await;
@@ -59,9 +59,9 @@ async fn a_primary_demoted_and_promoted_again_in_place_loses_nothing_that_was_sa
     assert_consistent(&history, &[]);
 }
 
-/// The same, and nothing is published here afterwards that could show it.
+/// The same, but afterwards nothing is published here that could show it.
 #[tokio::test]
-async fn a_lifetime_that_changes_under_a_connection_is_noticed_though_nobody_says_anything_there() {
+async fn a_server_lifetime_that_changes_on_an_open_connection_is_noticed_without_traffic() {
     let plan = Plan::of(1, 1).alone().chat_flags(&WHOLE_LOG);
     let _permit = plan.permit().await;
     let primary = Redis::start().await;
@@ -83,7 +83,7 @@ async fn a_lifetime_that_changes_under_a_connection_is_noticed_though_nobody_say
     primary.until_caught_up(&replica).await;
     primary.promote().await;
 
-    // Nobody publishes here: that it was said elsewhere is found out by looking.
+    // Nobody publishes here. The publication is found by a probe.
     let history = crowd
         .collect_history(&services.api(0), primary.address())
         .await;
@@ -100,9 +100,9 @@ async fn a_lifetime_that_changes_under_a_connection_is_noticed_though_nobody_say
     assert_consistent(&history, &[]);
 }
 
-/// The same with something lost: what comes next would fit as the next one, and is of another log.
+/// The same with a publication that is lost. The next one has the expected offset, but is of another log.
 #[tokio::test]
-async fn what_is_lost_in_a_switch_in_place_is_told_to_those_who_saw_it() {
+async fn those_who_saw_a_message_that_a_switch_of_the_primary_lost_are_told() {
     let plan = Plan::of(2, 1).alone().chat_flags(&WHOLE_LOG);
     let _permit = plan.permit().await;
     let primary = Redis::start().await;
@@ -130,10 +130,10 @@ async fn what_is_lost_in_a_switch_in_place_is_told_to_those_who_saw_it() {
     assert_eq!(
         replica.published(ROOM).await,
         lost,
-        "another one stands in its place"
+        "another publication has its offset"
     );
 
-    // Quickly, and something is said at once: no probe comes in between.
+    // Quickly, and with a message at once, so that no probe comes in between.
     primary.demote(replica.address()).await;
     primary.until_linked().await;
     primary.promote().await;
@@ -160,7 +160,7 @@ async fn what_is_lost_in_a_switch_in_place_is_told_to_those_who_saw_it() {
     assert_consistent(&history, &[]);
 }
 
-/// Each side takes what its members say. When one gives in, its members are told, and those of the other notice nothing.
+/// Each side accepts what its members send. When one side becomes a replica, its members are told.
 #[tokio::test]
 async fn after_a_split_brain_the_losing_side_is_told_and_the_other_notices_nothing() {
     let plan = Plan::of(2, 2)
@@ -183,7 +183,7 @@ async fn after_a_split_brain_the_losing_side_is_told_and_the_other_notices_nothi
     crowd.start_sending();
     crowd.until_each_acknowledged(50).await;
 
-    // Writes stop for a moment, so that what both sides share is all that was said before.
+    // Writes stop for a moment, so that both sides have everything that was sent before.
     losing.command(&["CLIENT", "PAUSE", "60000", "WRITE"]).await;
     winning.until_caught_up(&losing).await;
     link.stall();
@@ -213,5 +213,5 @@ async fn after_a_split_brain_the_losing_side_is_told_and_the_other_notices_nothi
         assert_eq!(follower.notes().read().losses(), [], "{}", follower.name());
     }
     let forgotten = assert_consistent(&history, &[Kind::Forgotten]);
-    assert!(!forgotten.is_empty(), "the losing side took nothing");
+    assert!(!forgotten.is_empty(), "the losing side accepted nothing");
 }

@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::JoinSet;
 
-/// A proxy: takes connections of TCP, and carries each over a unix socket.
+/// A proxy that forwards TCP connections to a unix socket.
 async fn proxy(to: &Path) -> (SocketAddr, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -31,7 +31,7 @@ async fn proxy(to: &Path) -> (SocketAddr, JoinSet<()>) {
             carried.spawn(async move {
                 client.set_nodelay(true).expect("a socket");
                 if let Ok(mut server) = UnixStream::connect(to).await {
-                    // An end is passed on by dropping both.
+                    // When one side ends, both are dropped, which passes the end on.
                     let _ = copy_bidirectional(&mut client, &mut server).await;
                 }
             });
@@ -40,7 +40,7 @@ async fn proxy(to: &Path) -> (SocketAddr, JoinSet<()>) {
     (address, tasks)
 }
 
-/// A standalone on this socket, whether it comes up or not.
+/// Starts a standalone on this socket, which may fail.
 fn begin(path: &Path) -> Process {
     let mut command = Command::new(binaries::path("standalone"));
     let listen = format!("unix:{}", path.display());
@@ -49,7 +49,7 @@ fn begin(path: &Path) -> Process {
     Process::spawn("standalone", &mut command)
 }
 
-/// The same, once it listens.
+/// Starts a standalone on this socket, and waits until it listens.
 async fn listening(path: &Path) -> Process {
     let mut standalone = begin(path);
     let place = format!("unix:{}", path.display());
@@ -58,16 +58,16 @@ async fn listening(path: &Path) -> Process {
     standalone
 }
 
-fn somewhere() -> (tempfile::TempDir, PathBuf) {
+fn socket_path() -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("clients.sock");
     (directory, path)
 }
 
 #[tokio::test]
-async fn clients_of_each_protocol_come_in_over_a_unix_socket_behind_a_proxy() {
+async fn clients_of_each_protocol_connect_over_a_unix_socket_behind_a_proxy() {
     let _permit = Permit::shared().await;
-    let (_directory, path) = somewhere();
+    let (_directory, path) = socket_path();
     let standalone = listening(&path).await;
     let (address, _proxy) = proxy(&path).await;
     wait::eventually("it is ready", SOON, async || {
@@ -114,11 +114,11 @@ async fn clients_of_each_protocol_come_in_over_a_unix_socket_behind_a_proxy() {
     assert!(read.is_ok(), "the connection ends");
 }
 
-/// A client that needs no proxy.
+/// This client needs no proxy.
 #[tokio::test]
-async fn a_websocket_begins_over_a_unix_socket() {
+async fn a_websocket_can_be_opened_over_a_unix_socket() {
     let _permit = Permit::shared().await;
-    let (_directory, path) = somewhere();
+    let (_directory, path) = socket_path();
     let _standalone = listening(&path).await;
     let mut stream = UnixStream::connect(&path).await.expect("a socket");
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 80));
@@ -138,9 +138,9 @@ async fn a_websocket_begins_over_a_unix_socket() {
 }
 
 #[tokio::test]
-async fn a_socket_is_taken_over_from_a_process_that_is_gone_and_from_no_other() {
+async fn a_unix_socket_is_taken_over_only_from_a_process_that_is_gone() {
     let _permit = Permit::shared().await;
-    let (_directory, path) = somewhere();
+    let (_directory, path) = socket_path();
     let mut first = listening(&path).await;
 
     let mut second = begin(&path);
@@ -162,11 +162,10 @@ async fn a_socket_is_taken_over_from_a_process_that_is_gone_and_from_no_other() 
     assert!(!path.exists(), "a stop removes the file");
 }
 
-/// Something else at that path is left alone.
 #[tokio::test]
 async fn a_file_that_is_no_socket_is_left_alone() {
     let _permit = Permit::shared().await;
-    let (_directory, path) = somewhere();
+    let (_directory, path) = socket_path();
     std::fs::write(&path, "precious").expect("written");
     let mut standalone = begin(&path);
     assert!(!standalone.ended_within(SOON).await.success());

@@ -8,9 +8,9 @@ use crate::Error;
 /// the client is told to connect again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Disconnect {
-    /// The client closed, or its socket broke: there is nobody to tell.
-    #[error("closed by the client")]
-    Client,
+    /// The client has closed, or has sent what its protocol does not allow.
+    #[error(transparent)]
+    ByClient(#[from] Error),
     /// The connector stops. Reconnect.
     #[error("shutdown")]
     Shutdown,
@@ -52,27 +52,6 @@ pub enum Disconnect {
     /// new session could. Reconnect and resume.
     #[error("moved")]
     Moved,
-    /// Bytes that break the client's protocol (K6, F1).
-    #[error("malformed")]
-    Malformed,
-    /// The handshake lacks what it needs. The client has been answered (K6).
-    #[error("handshake refused")]
-    Handshake,
-    /// A route that names a method of JavaScript's Object (K6).
-    #[error("attack")]
-    Attack,
-    /// A WebSocket frame that breaks RFC 6455: close code 1002.
-    #[error("protocol error")]
-    Frame,
-    /// Text that is not UTF-8: close code 1007.
-    #[error("not UTF-8")]
-    Utf8,
-    /// More than the message limit: close code 1009.
-    #[error("message too big: the limit is {limit} bytes")]
-    TooBig {
-        /// The bytes that a message may have.
-        limit: u32,
-    },
 }
 
 /// What a client is told when its connection is closed.
@@ -110,24 +89,13 @@ impl Farewell {
     }
 }
 
-impl From<Error> for Disconnect {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::Closed => Self::Client,
-            Error::Malformed => Self::Malformed,
-            Error::Handshake => Self::Handshake,
-            Error::Attack => Self::Attack,
-            Error::Frame => Self::Frame,
-            Error::Utf8 => Self::Utf8,
-            Error::TooBig { limit } => Self::TooBig { limit },
-        }
-    }
-}
-
 impl Disconnect {
+    /// The client has closed the connection, or its socket broke.
+    pub const CLOSED: Self = Self::ByClient(Error::Closed);
+
     /// All reasons, once each.
     pub const ALL: [Self; 19] = [
-        Self::Client,
+        Self::CLOSED,
         Self::Shutdown,
         Self::Slow,
         Self::Overloaded,
@@ -140,19 +108,19 @@ impl Disconnect {
         Self::Replaced,
         Self::Displaced,
         Self::Moved,
-        Self::Malformed,
-        Self::Handshake,
-        Self::Attack,
-        Self::Frame,
-        Self::Utf8,
-        Self::TooBig { limit: 0 },
+        Self::ByClient(Error::Malformed),
+        Self::ByClient(Error::Handshake),
+        Self::ByClient(Error::Attack),
+        Self::ByClient(Error::Frame),
+        Self::ByClient(Error::Utf8),
+        Self::ByClient(Error::TooBig { limit: 0 }),
     ];
 
     /// The reason as a label of metrics and logs. It never changes.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
-            Self::Client => "client",
+            Self::ByClient(error) => error.label(),
             Self::Shutdown => "shutdown",
             Self::Slow => "slow",
             Self::Overloaded => "overloaded",
@@ -165,19 +133,13 @@ impl Disconnect {
             Self::Replaced => "replaced",
             Self::Displaced => "displaced",
             Self::Moved => "moved",
-            Self::Malformed => "malformed",
-            Self::Handshake => "handshake_refused",
-            Self::Attack => "attack",
-            Self::Frame => "broken_frame",
-            Self::Utf8 => "not_utf8",
-            Self::TooBig { .. } => "too_big",
         }
     }
 
     /// The text in a close frame of WebSocket, for people, where the code alone does not say enough.
     pub(crate) fn text(self) -> String {
         match self {
-            Self::TooBig { .. } => self.to_string(),
+            Self::ByClient(error @ Error::TooBig { .. }) => error.to_string(),
             _ => String::new(),
         }
     }
@@ -185,7 +147,7 @@ impl Disconnect {
     /// Further members of the JSON object in a KICK, which follow the reason.
     pub(crate) fn details(self) -> String {
         match self {
-            Self::TooBig { limit } => format!(r#","limit":{limit}"#),
+            Self::ByClient(Error::TooBig { limit }) => format!(r#","limit":{limit}"#),
             _ => String::new(),
         }
     }
@@ -194,12 +156,17 @@ impl Disconnect {
     #[must_use]
     pub const fn farewell(self) -> Farewell {
         match self {
-            Self::Client => plain(1000),
-            Self::Frame => plain(1002),
-            Self::Utf8 => plain(1007),
-            Self::TooBig { .. } => Farewell {
-                kick: Some("too-big"),
-                ..plain(1009)
+            Self::ByClient(error) => match error {
+                Error::Closed => plain(1000),
+                Error::Frame => plain(1002),
+                Error::Utf8 => plain(1007),
+                Error::TooBig { .. } => Farewell {
+                    kick: Some("too-big"),
+                    ..plain(1009)
+                },
+                Error::Malformed => told(None, 4006, "malformed"),
+                Error::Handshake => told(None, 4007, "handshake refused"),
+                Error::Attack => told(Some("attack"), 4008, "attack"),
             },
             Self::Shutdown => reconnect(1001, 4000, "shutdown"),
             Self::Slow => reconnect(1001, 4001, "slow"),
@@ -214,9 +181,6 @@ impl Disconnect {
             Self::Moved => reconnect(1001, 4014, "moved"),
             Self::HandshakeTimeout => told(None, 4004, "handshake timeout"),
             Self::Idle => told(Some("idle"), 4005, "idle"),
-            Self::Malformed => told(None, 4006, "malformed"),
-            Self::Handshake => told(None, 4007, "handshake refused"),
-            Self::Attack => told(Some("attack"), 4008, "attack"),
         }
     }
 }

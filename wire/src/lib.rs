@@ -81,7 +81,7 @@ impl RequestBody {
 
 /// Why a member is told another position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Moved {
+pub enum PositionReason {
     /// What follows belongs to another epoch. Nothing is lost.
     NewEpoch,
     /// The member saw publications that the log does not have. Those after this position do not count.
@@ -92,7 +92,7 @@ pub enum Moved {
     Unknown,
 }
 
-impl Moved {
+impl PositionReason {
     /// What a member is told if its position stands like this. `None` if nothing is wrong with it.
     #[must_use]
     pub const fn of(continuity: Continuity) -> Option<Self> {
@@ -203,7 +203,7 @@ pub fn push(
 
 /// Appends what a member gets in place of a publication that its own user has sent to all others: the new position.
 /// Appends nothing in a format without positions.
-pub fn skip(format: WireFormat, channel: &ChannelName, position: &Position, out: &mut Vec<u8>) {
+pub fn skipped(format: WireFormat, channel: &ChannelName, position: &Position, out: &mut Vec<u8>) {
     if format.tells_positions() {
         match format.protocol {
             Protocol::Pomelo => pomelo::skip(format, channel, position, out),
@@ -218,7 +218,7 @@ pub fn position(
     format: WireFormat,
     channel: &ChannelName,
     position: &Position,
-    moved: Moved,
+    moved: PositionReason,
     out: &mut Vec<u8>,
 ) {
     if !format.tells_positions() {
@@ -239,7 +239,7 @@ pub fn position(
 
 /// Appends publications that follow each other, as members of `user` receive them. `epoch` is the epoch of the position
 /// before the first of them. Each change of the epoch is told.
-pub fn run<'a>(
+pub fn publications<'a>(
     format: WireFormat,
     channel: &ChannelName,
     user: Option<&str>,
@@ -254,7 +254,7 @@ pub fn run<'a>(
         }
         let excluded = publication.payload.excluded();
         if excluded.is_some() && excluded == user {
-            skip(format, channel, &publication.position, out);
+            skipped(format, channel, &publication.position, out);
         } else {
             push(format, channel, publication, out);
         }
@@ -267,7 +267,7 @@ pub fn begin_epoch(format: WireFormat, channel: &ChannelName, first: &Position, 
         epoch: first.epoch.clone(),
         offset: first.offset.saturating_sub(1),
     };
-    position(format, channel, &before, Moved::NewEpoch, out);
+    position(format, channel, &before, PositionReason::NewEpoch, out);
 }
 
 /// Appends the reply to a request. `body` is one JSON value.

@@ -18,7 +18,7 @@ use crate::lease::Leases;
 use crate::name::ChannelName;
 use crate::options::StoreOptions;
 use crate::page::{LogPage, Since};
-use crate::probe::{Met, ProbeFeed, ProbePoint, nonce};
+use crate::probe::{ProbeFeed, ProbeFound, ProbePoint, nonce};
 use crate::publication::{Epoch, Position};
 use crate::registry::{Hints, UserRegistry};
 use crate::rules::EMPTY_LIFE;
@@ -182,20 +182,22 @@ impl ProbeFeed for RedisFeed {
         self.subscriptions.probe_points()
     }
 
-    async fn meets(&self, set: u64, nonce: u64, position: &Position) -> Met {
+    async fn find_probe(&self, set: u64, nonce: u64, position: &Position) -> ProbeFound {
         let Some(heard) = self.subscriptions.hears(set, nonce, HEARING).await else {
-            return Met::Unknown;
+            return ProbeFound::Unknown;
         };
         let keys = self.keys.of_probe(set);
         let Ok(connection) = self.nodes.connection(|| keys.topic().to_string()) else {
-            return Met::Unknown;
+            return ProbeFound::Unknown;
         };
         let mut ask = redis::cmd("HMGET");
         ask.arg(keys.meta()).arg("e").arg("n");
         match connection.request_one_unchecked(ask).await {
-            Err(_) => Met::Unknown,
-            Ok(Value::ServerError(error)) if wants_another_connection(&error) => Met::Unknown,
-            Ok(Value::ServerError(error)) => Met::Refused(error.to_string()),
+            Err(_) => ProbeFound::Unknown,
+            Ok(Value::ServerError(error)) if wants_another_connection(&error) => {
+                ProbeFound::Unknown
+            }
+            Ok(Value::ServerError(error)) => ProbeFound::Refused(error.to_string()),
             Ok(reply) => {
                 // Another probe may have been written after it, in the same epoch.
                 let end = end_of_log(&reply).flatten();
@@ -203,9 +205,9 @@ impl ProbeFeed for RedisFeed {
                     end.epoch == position.epoch && end.offset >= position.offset
                 });
                 if heard && is_logged {
-                    Met::Yes
+                    ProbeFound::Yes
                 } else {
-                    Met::No { heard }
+                    ProbeFound::No { heard }
                 }
             }
         }

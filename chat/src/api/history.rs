@@ -29,7 +29,7 @@ pub(super) async fn read(
 
 /// Which page of which channel.
 #[derive(Debug)]
-struct Asked {
+struct HistoryQuery {
     channel: ChannelName,
     range: HistoryRange,
     size: usize,
@@ -39,7 +39,7 @@ struct Asked {
     arguments: Arguments,
 }
 
-fn check(request: v1::HistoryRequest) -> Result<Asked, Error> {
+fn check(request: v1::HistoryRequest) -> Result<HistoryQuery, Error> {
     let mut wrong = Violations::default();
     let arguments = arguments(&request);
     let channel = wrong.check("channel", ChannelName::new(request.channel));
@@ -53,7 +53,7 @@ fn check(request: v1::HistoryRequest) -> Result<Asked, Error> {
     let (Some(channel), Ok(range), Some(token)) = (channel, range, token) else {
         return Err(wrong.into());
     };
-    Ok(Asked {
+    Ok(HistoryQuery {
         channel,
         range: token.unwrap_or(range),
         size: page_size(request.page_size),
@@ -83,7 +83,7 @@ fn arguments(request: &v1::HistoryRequest) -> Arguments {
     ])
 }
 
-async fn page(store: &dyn ChannelStore, asked: Asked) -> Result<v1::HistoryResponse, Error> {
+async fn page(store: &dyn ChannelStore, asked: HistoryQuery) -> Result<v1::HistoryResponse, Error> {
     let mut range = asked.range;
     let most = if asked.body_as_struct {
         STRUCT_PAGE_BYTES

@@ -9,7 +9,7 @@ use super::call::{CALL, TRY, words};
 use super::chat::Chat;
 use super::endpoint::Endpoint;
 use super::proof::{Prover, length};
-use channel_store::probe::{Finding, Findings, Met, PROBE_AGAIN, PROBE_PAUSE, ProbePoint};
+use channel_store::probe::{Finding, Findings, PROBE_AGAIN, PROBE_PAUSE, ProbeFound, ProbePoint};
 use channel_store::{Epoch, Position};
 use futures_util::future::join_all;
 use proto::connector::v1::probe_result::Outcome;
@@ -25,13 +25,13 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Up to this many chats, each is asked once in a [`PROBE_PAUSE`]. With more of them each is asked less often.
 const AT_ONCE: usize = 4;
 /// A chat is wrong after this many findings in a row. A single one may have met a flush or a failover.
-const JUDGED: u32 = 2;
+const WRONG_AFTER: u32 = 2;
 /// After this many refusals in a row, a chat gives way to one whose store takes publications. By then all chats were
 /// asked.
-const GIVES_WAY: u32 = 4;
+const GIVES_WAY_AFTER: u32 = 4;
 
 /// What one probe has shown of an endpoint.
-enum Round {
+enum Verdict {
     /// It has shown nothing, for this reason.
     Nothing(String),
     /// The chat writes elsewhere, or can't be used for another reason.
@@ -46,7 +46,7 @@ pub(super) async fn keep_proving(endpoint: Arc<Endpoint>, prover: Arc<Prover>, c
     let (mut wrong, mut refused, mut pause) = (0_u32, 0_u32, FIRST_PAUSE);
     let mut told: Option<String> = None;
     while !endpoint.line.is_retired() {
-        let round = prover.ask(&endpoint, &mut findings).await;
+        let verdict = prover.ask(&endpoint, &mut findings).await;
         let Some(chat) = chat.upgrade() else { return };
         let works = findings.work_for(prover.own.ready_slots);
         let reason = findings.reason();
@@ -57,15 +57,15 @@ pub(super) async fn keep_proving(endpoint: Arc<Endpoint>, prover: Arc<Prover>, c
         } else {
             refused.saturating_add(1)
         };
-        match round {
-            Round::Nothing(trouble) => {
-                if !endpoint.line.is_trusted() && wrong < JUDGED {
+        match verdict {
+            Verdict::Nothing(trouble) => {
+                if !endpoint.line.is_trusted() && wrong < WRONG_AFTER {
                     endpoint.note_trouble(Some(trouble));
                 }
             }
-            Round::Wrong(reason) => {
+            Verdict::Wrong(reason) => {
                 wrong = wrong.saturating_add(1);
-                if wrong >= JUDGED {
+                if wrong >= WRONG_AFTER {
                     if told.replace(reason.clone()).as_ref() != Some(&reason) {
                         tracing::warn!(endpoint = endpoint.name, reason, "this chat is not used");
                     }
@@ -73,12 +73,12 @@ pub(super) async fn keep_proving(endpoint: Arc<Endpoint>, prover: Arc<Prover>, c
                     endpoint.distrust();
                 }
             }
-            Round::Same if refused >= GIVES_WAY && chat.works_without(&endpoint) => {
+            Verdict::Same if refused >= GIVES_WAY_AFTER && chat.works_without(&endpoint) => {
                 wrong = 0;
                 endpoint.note_trouble(reason);
                 endpoint.distrust();
             }
-            Round::Same => {
+            Verdict::Same => {
                 wrong = 0;
                 if told.take().is_some() {
                     tracing::info!(endpoint = endpoint.name, "this chat is used again");
@@ -112,7 +112,7 @@ pub(super) async fn keep_proving(endpoint: Arc<Endpoint>, prover: Arc<Prover>, c
 }
 
 impl Prover {
-    async fn ask(&self, endpoint: &Endpoint, findings: &mut Findings) -> Round {
+    async fn ask(&self, endpoint: &Endpoint, findings: &mut Findings) -> Verdict {
         let points = self.feed.points();
         let nonce = fastrand::u64(..);
         let request = ProbeRequest {
@@ -121,13 +121,13 @@ impl Prover {
         };
         let answer = timeout(TRY, endpoint.sessions().probe(request)).await;
         let response = match answer {
-            Err(_) => return Round::Nothing(format!("no answer within {} s", TRY.as_secs())),
+            Err(_) => return Verdict::Nothing(format!("no answer within {} s", TRY.as_secs())),
             Ok(Err(status)) if status.code() == Code::Unimplemented => {
                 let reason =
                     "it is older than this connector, and can't be asked to publish a probe";
-                return Round::Wrong(reason.to_owned());
+                return Verdict::Wrong(reason.to_owned());
             }
-            Ok(Err(status)) => return Round::Nothing(words(&status)),
+            Ok(Err(status)) => return Verdict::Nothing(words(&status)),
             Ok(Ok(response)) => response.into_inner(),
         };
         let settings = response.settings.unwrap_or_default();
@@ -135,61 +135,61 @@ impl Prover {
         let lease = length(settings.lease);
         let own = self.own.lease;
         if own > lease && !lease.is_zero() {
-            return Round::Wrong(format!(
+            return Verdict::Wrong(format!(
                 "its --lease is {lease:?}, shorter than that of this connector, {own:?}"
             ));
         }
         findings.keep(|name| points.iter().any(|point| point.server == name));
         if points.is_empty() {
-            return Round::Nothing("this connector can hear no Redis".to_owned());
+            return Verdict::Nothing("this connector can hear no Redis".to_owned());
         }
         let asked = points.iter().zip(&response.results);
-        let met = join_all(
+        let found = join_all(
             asked
                 .clone()
-                .map(|(point, probed)| self.meet(point, probed, nonce)),
+                .map(|(point, probed)| self.find(point, probed, nonce)),
         );
-        let mut round = Round::Nothing("its Redis does not answer".to_owned());
-        for ((point, probed), met) in asked.zip(met.await) {
-            let is_same = match &met {
-                Found::Refused(_) => self.difference(point, probed, &settings).is_none(),
-                Found::Good => true,
-                Found::Unknown => continue,
-                Found::Missed { .. } => false,
+        let mut verdict = Verdict::Nothing("its Redis does not answer".to_owned());
+        for ((point, probed), found) in asked.zip(found.await) {
+            let is_same = match &found {
+                AtServer::Refused(_) => self.difference(point, probed, &settings).is_none(),
+                AtServer::Good => true,
+                AtServer::Unknown => continue,
+                AtServer::Missed { .. } => false,
             };
-            let finding = match &met {
-                Found::Refused(words) if is_same => Finding::Wrong(words.clone()),
-                Found::Good => Finding::Good,
+            let finding = match &found {
+                AtServer::Refused(words) if is_same => Finding::Wrong(words.clone()),
+                AtServer::Good => Finding::Good,
                 _ => Finding::Unknown,
             };
             findings.note(&point.server, point.slots, finding);
             if !is_same {
                 let reason = self.difference(point, probed, &settings);
-                return Round::Wrong(reason.unwrap_or_else(|| met.words()));
+                return Verdict::Wrong(reason.unwrap_or_else(|| found.words()));
             }
-            round = Round::Same;
+            verdict = Verdict::Same;
         }
-        round
+        verdict
     }
 
     /// Looks for what a chat has published.
-    async fn meet(&self, point: &ProbePoint, probed: &ProbeResult, nonce: u64) -> Found {
+    async fn find(&self, point: &ProbePoint, probed: &ProbeResult, nonce: u64) -> AtServer {
         let written = match &probed.outcome {
             Some(Outcome::Written(position)) => Position {
                 epoch: Epoch::new(&position.epoch),
                 offset: position.offset,
             },
-            Some(Outcome::Refused(words)) => return Found::Refused(words.clone()),
-            Some(Outcome::Unanswered(_)) | None => return Found::Unknown,
+            Some(Outcome::Refused(words)) => return AtServer::Refused(words.clone()),
+            Some(Outcome::Unanswered(_)) | None => return AtServer::Unknown,
         };
-        let met = self.feed.meets(point.set, nonce, &written);
-        match timeout(CALL, met).await {
-            Ok(Met::Yes) => Found::Good,
-            Ok(Met::No { heard }) => Found::Missed { heard },
-            Ok(Met::Refused(words)) => {
-                Found::Refused(format!("this connector may not read its log ({words})"))
+        let found = self.feed.find_probe(point.set, nonce, &written);
+        match timeout(CALL, found).await {
+            Ok(ProbeFound::Yes) => AtServer::Good,
+            Ok(ProbeFound::No { heard }) => AtServer::Missed { heard },
+            Ok(ProbeFound::Refused(words)) => {
+                AtServer::Refused(format!("this connector may not read its log ({words})"))
             }
-            Ok(Met::Unknown) | Err(_) => Found::Unknown,
+            Ok(ProbeFound::Unknown) | Err(_) => AtServer::Unknown,
         }
     }
 
@@ -226,14 +226,14 @@ impl Prover {
 }
 
 /// What has become of a probe at one server.
-enum Found {
+enum AtServer {
     Good,
     Missed { heard: bool },
     Refused(String),
     Unknown,
 }
 
-impl Found {
+impl AtServer {
     fn words(&self) -> String {
         match self {
             Self::Missed { heard: true } => {

@@ -83,8 +83,8 @@ impl ClientLoop {
     async fn begin(&mut self, mut first: Vec<u8>) {
         // A polling client counts as opened when its second request comes. Otherwise one write with many first requests
         // could open many clients.
-        self.socket.clock.is_new = self.socket.inlet.is_polled();
-        if self.socket.clock.is_new {
+        self.socket.clock.only_opened = self.socket.inlet.is_polled();
+        if self.socket.clock.only_opened {
             return;
         }
         let mut batch = Batch::default();
@@ -119,7 +119,7 @@ impl ClientLoop {
         let connection = Arc::clone(&self.socket.connection);
         let mut alarm = pin!(sleep_until(self.socket.clock.next()));
         loop {
-            let alarms = self.socket.clock.alarms;
+            let alarm_version = self.socket.clock.alarm_version;
             let mut batch = Batch::default();
             tokio::select! {
                 biased;
@@ -129,7 +129,7 @@ impl ClientLoop {
                         // Boxed, because this future is large and the task of an idle connection must stay small.
                         Box::pin(self.carry_out(batch)).await;
                     }
-                    if self.socket.clock.alarms != alarms {
+                    if self.socket.clock.alarm_version != alarm_version {
                         alarm.as_mut().reset(self.socket.clock.next());
                     }
                 }
@@ -198,7 +198,7 @@ impl SocketSide {
         let mut alarm = pin!(sleep_until(self.clock.next().min(read_from)));
         self.charge(backlog.bytes);
         loop {
-            let alarms = self.clock.alarms;
+            let alarm_version = self.clock.alarm_version;
             let is_time_to_read = Instant::now() >= read_from;
             let is_reading = is_time_to_read && backlog.has_room();
             let mut batch = Batch::default();
@@ -219,7 +219,7 @@ impl SocketSide {
                 let is_stuck = is_time_to_read && !backlog.has_room() && connection.is_behind();
                 self.ring(Some(is_stuck));
             }
-            if is_over || self.clock.alarms != alarms {
+            if is_over || self.clock.alarm_version != alarm_version {
                 let next = self.clock.next();
                 alarm.as_mut().reset(if now < read_from {
                     next.min(read_from)
@@ -242,7 +242,7 @@ impl SocketSide {
         match read {
             Ok(Read::Some { taken, .. }) => {
                 self.clock.has_read(taken);
-                if std::mem::take(&mut self.clock.is_new) {
+                if std::mem::take(&mut self.clock.only_opened) {
                     let mut inputs = Vec::new();
                     self.codec.open(&mut inputs);
                     if !inputs.is_empty() {
@@ -289,7 +289,7 @@ impl SocketSide {
                 Input::Ready => {
                     self.clock.ready();
                     if let Some(pass) = self.half_open.take() {
-                        pass.opened();
+                        pass.handshake_done();
                     }
                 }
                 Input::Heartbeat => self.clock.heard_heartbeat(),
@@ -364,7 +364,7 @@ impl Heard<'_> {
             }
             Event::Ping(payload) => websocket::frame(&mut self.out, Opcode::Pong, payload),
             Event::Pong => self.clock.heard_message(),
-            Event::Close(_) => self.end = Some(Disconnect::Client),
+            Event::Close(_) => self.end = Some(Disconnect::CLOSED),
         }
     }
 }

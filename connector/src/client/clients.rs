@@ -247,7 +247,7 @@ mod tests {
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let (mut client, (stream, peer)) = (client.unwrap(), accepted.unwrap());
 
-        let pass = Pass::new(limits.enter().unwrap(), limits.open());
+        let pass = Pass::new(limits.enter().unwrap(), limits.begin_handshake());
         let (reader, writer) = stream.into_split();
         // The test keeps a reference, as the hub does for a member.
         let connection = Connection::new(writer, WireFormat::JSON, Arc::clone(&clients.queues));

@@ -29,16 +29,16 @@ pub(super) struct Clock {
     /// Milliseconds between pings.
     heartbeat: u32,
     /// Milliseconds that a client may be silent.
-    patience: u32,
+    max_silence: u32,
     pings: bool,
     /// Whether every message and pong counts as a sign of life. In Pomelo's protocol only heartbeat packages do (K5).
     counts_messages: bool,
     /// Changes whenever the next alarm may have become earlier.
-    pub(super) alarms: u8,
+    pub(super) alarm_version: u8,
     /// A login was under way when its time was over, so it has got more time.
     is_login_late: bool,
     /// The client polls, and nothing came after the request that opened its connection.
-    pub(super) is_new: bool,
+    pub(super) only_opened: bool,
     /// How many bytes had arrived and were not read when the client's time was over. The client is judged when they are
     /// read.
     unread: Option<u32>,
@@ -54,7 +54,7 @@ impl Clock {
         let now = Instant::now();
         let Heartbeats { interval, timeout } = limits.socket_io;
         let twice = limits.heartbeat.saturating_mul(2);
-        let (heartbeat, patience, pings) = match format.protocol() {
+        let (heartbeat, max_silence, pings) = match format.protocol() {
             Protocol::Pomelo => (limits.heartbeat, twice, false),
             Protocol::Json => (limits.heartbeat, twice, true),
             Protocol::SocketIo(version) => (
@@ -69,12 +69,12 @@ impl Clock {
             heard: None,
             ping: None,
             heartbeat: milliseconds(heartbeat),
-            patience: milliseconds(patience),
+            max_silence: milliseconds(max_silence),
             pings,
             counts_messages: format.protocol() != Protocol::Pomelo,
-            alarms: 0,
+            alarm_version: 0,
             is_login_late: false,
-            is_new: false,
+            only_opened: false,
             unread: None,
         }
     }
@@ -83,8 +83,8 @@ impl Clock {
         Duration::from_millis(self.heartbeat.into())
     }
 
-    pub(super) fn patience(&self) -> Duration {
-        Duration::from_millis(self.patience.into())
+    pub(super) fn max_silence(&self) -> Duration {
+        Duration::from_millis(self.max_silence.into())
     }
 
     pub(super) fn ready(&mut self) {
@@ -93,7 +93,7 @@ impl Clock {
         self.unread = None;
         self.heard = Some(now);
         self.ping = self.pings.then_some(now + self.heartbeat());
-        self.alarms = self.alarms.wrapping_add(1);
+        self.alarm_version = self.alarm_version.wrapping_add(1);
     }
 
     pub(super) fn logged_in(&mut self, logged_in: bool) {
@@ -136,7 +136,7 @@ impl Clock {
         if self.unread.is_some() {
             return Instant::now() + LOOK_AGAIN;
         }
-        let silence = self.heard.map(|heard| heard + self.patience());
+        let silence = self.heard.map(|heard| heard + self.max_silence());
         [self.handshake, self.login, silence, self.ping]
             .into_iter()
             .flatten()
@@ -148,7 +148,7 @@ impl Clock {
     pub(super) fn due(&mut self, busy: bool) -> Option<Due> {
         let now = Instant::now();
         let is_over = |time: Option<Instant>| time.is_some_and(|time| time <= now);
-        if is_over(self.heard.map(|heard| heard + self.patience())) {
+        if is_over(self.heard.map(|heard| heard + self.max_silence())) {
             return Some(Due::Close(Disconnect::HeartbeatTimeout));
         }
         if is_over(self.handshake) {

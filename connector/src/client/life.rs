@@ -38,7 +38,7 @@ impl Life {
 
 impl Drop for Life {
     fn drop(&mut self) {
-        let reason = self.connection.closing().unwrap_or(Disconnect::Client);
+        let reason = self.connection.closing().unwrap_or(Disconnect::CLOSED);
         let (reason, protocol) = (reason.label(), protocol(self.connection.format()));
         counter!(CLOSED, "reason" => reason, "protocol" => protocol).increment(1);
         let peer = self.peer.map(|peer| peer.to_string()).unwrap_or_default();

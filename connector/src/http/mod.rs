@@ -22,7 +22,7 @@ use socket2::SockRef;
 use std::sync::Arc;
 use stream::HttpStream;
 use tokio::net::TcpStream;
-use upgrade::{WHAT_THIS_IS, agree, is_upgrade, upgrade};
+use upgrade::{WHAT_THIS_IS, is_upgrade, negotiate_deflate, upgrade};
 use wire::WireFormat;
 #[cfg(test)]
 use wire::websocket::Opcode;
@@ -55,10 +55,10 @@ impl Http {
         let asking = Arc::clone(&pass);
         let service = service_fn(move |mut request: Request<Incoming>| {
             let server = Arc::clone(&self);
-            server.socket_io.sit(&request, &asking);
+            server.socket_io.use_seat(&request, &asking);
             let has_room = asking.has_room();
             if has_room && !is_upgrade(request.headers()) {
-                asking.opened();
+                asking.handshake_done();
             }
             request.extensions_mut().insert(peer);
             async move {
@@ -88,7 +88,7 @@ impl Http {
     ) -> Result<Response<Full<Bytes>>, Gone> {
         let asks_to_upgrade = is_upgrade(request.headers());
         let path = request.uri().path();
-        if !asks_to_upgrade && let Some(answer) = self.look(request.method(), path) {
+        if !asks_to_upgrade && let Some(answer) = self.standard_answer(request.method(), path) {
             return Ok(answer);
         }
         let format = match path {
@@ -104,7 +104,7 @@ impl Http {
             _ if asks_to_upgrade => self.pomelo,
             _ => return Ok(plain(StatusCode::NOT_FOUND, "nothing here\n")),
         };
-        let (agreed, format) = agree(request.headers(), format, self.deflate);
+        let (agreed, format) = negotiate_deflate(request.headers(), format, self.deflate);
         let clients = Arc::clone(&self.clients);
         Ok(upgrade(request, agreed, move |stream, pass, first| {
             clients.serve_socket(stream, pass, first, format);
@@ -112,7 +112,7 @@ impl Http {
     }
 
     /// Answers what people and health checks ask for. `None` for everything else.
-    fn look(&self, method: &Method, path: &str) -> Option<Response<Full<Bytes>>> {
+    fn standard_answer(&self, method: &Method, path: &str) -> Option<Response<Full<Bytes>>> {
         let reads = matches!(*method, Method::GET | Method::HEAD);
         if reads && path == "/healthz" {
             return Some(self.health());

@@ -26,7 +26,7 @@ const OLD_HTTP: &str = "A WebSocket needs HTTP/1.1, but this request came as HTT
 
 /// Agrees with a client on compression. Returns the header for the answer, if both want it, and the format of the
 /// frames.
-pub(super) fn agree(
+pub(super) fn negotiate_deflate(
     headers: &HeaderMap,
     format: WireFormat,
     may_deflate: bool,

@@ -13,7 +13,7 @@ use slab::Slab;
 use std::cmp::Ordering::{Equal, Greater, Less};
 use std::ops::Range;
 use std::sync::Arc;
-use wire::{Disconnect, Moved, WireFormat};
+use wire::{Disconnect, PositionReason, WireFormat};
 
 /// Pending bytes beyond this are flushed at once.
 const BATCH: usize = 64 << 10;
@@ -30,7 +30,12 @@ pub(super) struct Receiver {
 
 impl Receiver {
     /// Tells the member its new position, or closes it if its format does not tell positions. True: it is still there.
-    pub(super) fn tell(&self, channel: &ChannelName, position: &Position, moved: Moved) -> bool {
+    pub(super) fn tell(
+        &self,
+        channel: &ChannelName,
+        position: &Position,
+        moved: PositionReason,
+    ) -> bool {
         if !self.format.tells_positions() {
             self.connection.close(Disconnect::PositionsLost);
             return false;
@@ -110,7 +115,7 @@ impl EncodingGroup {
         let mut given = 0;
         for Exclusion { publication, bytes } in own {
             frames.extend_from_slice(&self.pending[given..bytes.start]);
-            wire::skip(self.format, channel, &publication.position, &mut frames);
+            wire::skipped(self.format, channel, &publication.position, &mut frames);
             given = bytes.end;
         }
         frames.extend_from_slice(&self.pending[given..]);
@@ -224,7 +229,7 @@ impl Audience {
             // The member lacks everything that is pending, so it gets that with the flush for all.
             Some(flushed) if ring.after(&flushed).is_some() && start.offset <= flushed.offset => {
                 let missed = missed.take_while(|p| p.position.offset <= flushed.offset);
-                wire::run(format, channel, user, &start.epoch, missed, &mut frames);
+                wire::publications(format, channel, user, &start.epoch, missed, &mut frames);
                 // Nothing is pending in a format without live members, so it is encoded now.
                 let group = self.group(format);
                 let group = &mut self.groups[group];
@@ -234,7 +239,7 @@ impl Audience {
                 }
             }
             _ => {
-                wire::run(format, channel, user, &start.epoch, missed, &mut frames);
+                wire::publications(format, channel, user, &start.epoch, missed, &mut frames);
                 self.flush(channel);
             }
         }
@@ -306,7 +311,12 @@ impl Audience {
     }
 
     /// Moves all live members to a position from which the log goes on.
-    pub(super) fn tell(&mut self, channel: &ChannelName, position: &Position, moved: Moved) {
+    pub(super) fn tell(
+        &mut self,
+        channel: &ChannelName,
+        position: &Position,
+        moved: PositionReason,
+    ) {
         self.flush(channel);
         for EncodingGroup { format, live, .. } in &self.groups {
             for (_, connection) in live {
@@ -323,9 +333,9 @@ impl Audience {
         self.move_waiting(channel, position, |start| {
             let is_same = start.epoch == position.epoch;
             match start.offset.cmp(&position.offset) {
-                Less if is_same => Some(Moved::Trimmed),
-                Less => Some(Moved::Unknown),
-                Greater if is_same && moved == Moved::Diverged => Some(moved),
+                Less if is_same => Some(PositionReason::Trimmed),
+                Less => Some(PositionReason::Unknown),
+                Greater if is_same && moved == PositionReason::Diverged => Some(moved),
                 Equal | Greater => None,
             }
         });
@@ -339,9 +349,9 @@ impl Audience {
             if start.epoch == next.epoch {
                 None
             } else if start.epoch == own.epoch {
-                Some(Moved::Diverged)
+                Some(PositionReason::Diverged)
             } else {
-                (start.offset < next.offset).then_some(Moved::Unknown)
+                (start.offset < next.offset).then_some(PositionReason::Unknown)
             }
         });
     }
@@ -350,7 +360,7 @@ impl Audience {
         &mut self,
         channel: &ChannelName,
         position: &Position,
-        moved: impl Fn(&Position) -> Option<Moved>,
+        moved: impl Fn(&Position) -> Option<PositionReason>,
     ) {
         if self.waiting == 0 {
             return;

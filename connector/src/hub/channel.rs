@@ -17,7 +17,7 @@ use channel_store::{
 use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio::sync::Notify;
-use wire::Moved;
+use wire::PositionReason;
 
 /// One channel with at least one local member.
 pub(super) struct LocalChannel {
@@ -75,7 +75,7 @@ impl Deliver for Members<'_> {
     fn locate(&mut self, position: &Position, lost: Option<Continuity>) {
         *self.ring = Some(Ring::new(position.clone()));
         let LocalChannel { name, suspects, .. } = &**self.channel;
-        match lost.and_then(Moved::of) {
+        match lost.and_then(PositionReason::of) {
             None => self.channel.located.notify_waiters(),
             Some(moved) => {
                 let reason = moved.reason();

@@ -2,7 +2,7 @@
 
 use crate::metering::{CHANNEL_WRITES, ENCODINGS, FEED_GAPS, FEED_REPAIRED, POSITIONS_LOST};
 use metrics::{Counter, counter};
-use wire::Moved;
+use wire::PositionReason;
 
 /// The hub's counters.
 #[derive(Clone)]
@@ -18,25 +18,25 @@ pub(super) struct HubMetrics {
 
 impl HubMetrics {
     pub(super) fn new() -> Self {
-        let lost = |reason: Moved| counter!(POSITIONS_LOST, "reason" => reason.reason());
+        let lost = |reason: PositionReason| counter!(POSITIONS_LOST, "reason" => reason.reason());
         Self {
             encodings: counter!(ENCODINGS),
             writes: counter!(CHANNEL_WRITES),
             gaps: counter!(FEED_GAPS),
             repaired: counter!(FEED_REPAIRED),
-            diverged: lost(Moved::Diverged),
-            trimmed: lost(Moved::Trimmed),
-            unknown: lost(Moved::Unknown),
+            diverged: lost(PositionReason::Diverged),
+            trimmed: lost(PositionReason::Trimmed),
+            unknown: lost(PositionReason::Unknown),
         }
     }
 
     /// Counts a member whose position is lost.
-    pub(super) fn lost(&self, moved: Moved) {
+    pub(super) fn lost(&self, moved: PositionReason) {
         match moved {
-            Moved::NewEpoch => {}
-            Moved::Diverged => self.diverged.increment(1),
-            Moved::Trimmed => self.trimmed.increment(1),
-            Moved::Unknown => self.unknown.increment(1),
+            PositionReason::NewEpoch => {}
+            PositionReason::Diverged => self.diverged.increment(1),
+            PositionReason::Trimmed => self.trimmed.increment(1),
+            PositionReason::Unknown => self.unknown.increment(1),
         }
     }
 }

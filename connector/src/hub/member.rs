@@ -8,7 +8,7 @@ use channel_store::{LogPage, Position, StoreError};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio_util::task::AbortOnDropHandle;
-use wire::Moved;
+use wire::PositionReason;
 
 /// One connection in one channel. Dropping it takes the connection out of the channel.
 pub struct Member {
@@ -26,7 +26,7 @@ pub struct Resume {
     /// What follows this position is given to the member.
     pub start: Position,
     /// Why `start` is not the position that the client told. `None`: it is the same, and nothing is missing.
-    pub lost: Option<Moved>,
+    pub lost: Option<PositionReason>,
 }
 
 impl Member {
@@ -64,7 +64,7 @@ impl Member {
         }
         let reader = &self.channels.reader;
         let page = reader.read_for_member(&self.channel, since, 0).await?;
-        let lost = Moved::of(page.continuity);
+        let lost = PositionReason::of(page.continuity);
         if let Some(moved) = lost {
             self.channels.metrics.lost(moved);
         }
@@ -75,7 +75,7 @@ impl Member {
     }
 
     /// Tells the member its new position. Closes it if its format does not tell positions.
-    pub fn tell(&self, position: &Position, moved: Moved) {
+    pub fn tell(&self, position: &Position, moved: PositionReason) {
         self.receiver.tell(self.channel.name(), position, moved);
     }
 
@@ -147,7 +147,7 @@ impl CatchUp {
     fn give(&self, page: &LogPage) -> Option<Position> {
         let Receiver { connection, format } = &self.receiver;
         let name = self.channel.name();
-        if let Some(moved) = Moved::of(page.continuity) {
+        if let Some(moved) = PositionReason::of(page.continuity) {
             self.channels.metrics.lost(moved);
             if !self.receiver.tell(name, &page.position, moved) {
                 return None;
@@ -157,7 +157,7 @@ impl CatchUp {
         let mut reached = &page.position;
         let mut epoch = &reached.epoch;
         for publication in &page.entries {
-            wire::run(
+            wire::publications(
                 *format,
                 name,
                 connection.user(),

@@ -107,10 +107,10 @@ impl LeaseKeeper {
                     return true;
                 }
                 Ok(Indexed::Dead) => {
-                    lease.condemned.notify_one();
+                    lease.found_dead.notify_one();
                     return false;
                 }
-                Ok(Indexed::Lost) => lease.hurry.notify_one(),
+                Ok(Indexed::Lost) => lease.renew_now.notify_one(),
                 Err(StoreError::Full) => return false,
                 Err(error) => tracing::debug!(%error, "not indexed"),
             }

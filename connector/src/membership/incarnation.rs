@@ -60,20 +60,20 @@ pub(super) struct HeldLease {
     /// Server lifetimes that have answered so far.
     pub(super) lifetimes: Mutex<HashSet<ServerLifetime>>,
     /// Told when the lease must be renewed at once.
-    pub(super) hurry: Notify,
+    pub(super) renew_now: Notify,
     /// Told when something else than a renewal shows that the incarnation was declared dead.
-    pub(super) condemned: Notify,
+    pub(super) found_dead: Notify,
     /// The incarnation was scheduled in the directory at least once.
-    pub(super) noted: AtomicBool,
+    pub(super) scheduled: AtomicBool,
     /// The incarnation is dead. Nothing may begin in its name any more.
     pub(super) over: AtomicBool,
     /// Whether the shard of its lease answers.
-    line: Mutex<Line>,
+    questions: Mutex<ShardQuestions>,
 }
 
 /// The questions to the shard of a lease.
 #[derive(Default)]
-struct Line {
+struct ShardQuestions {
     /// The number of questions that are not answered yet.
     asked: usize,
     /// Since when the shard has been asked without an answer. A question that was given up counts until the next
@@ -98,13 +98,13 @@ impl Asking<'_> {
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
-        let mut line = self.lease.line.lock();
-        line.asked -= 1;
+        let mut questions = self.lease.questions.lock();
+        questions.asked -= 1;
         if self.answered {
-            line.since = (line.asked > 0).then(Instant::now);
+            questions.since = (questions.asked > 0).then(Instant::now);
         } else {
             // It may take long until the shard is asked again. A renewal finds out now.
-            self.lease.hurry.notify_one();
+            self.lease.renew_now.notify_one();
         }
     }
 }
@@ -121,19 +121,19 @@ impl HeldLease {
             index: Mutex::default(),
             operations: AtomicU64::new(0),
             lifetimes: Mutex::default(),
-            hurry: Notify::new(),
-            condemned: Notify::new(),
-            noted: AtomicBool::new(false),
+            renew_now: Notify::new(),
+            found_dead: Notify::new(),
+            scheduled: AtomicBool::new(false),
             over: AtomicBool::new(false),
-            line: Mutex::default(),
+            questions: Mutex::default(),
         }
     }
 
     /// Notes that the shard of the lease is being asked.
     pub(super) fn ask(&self) -> Asking<'_> {
-        let mut line = self.line.lock();
-        line.asked += 1;
-        line.since.get_or_insert_with(Instant::now);
+        let mut questions = self.questions.lock();
+        questions.asked += 1;
+        questions.since.get_or_insert_with(Instant::now);
         Asking {
             lease: self,
             answered: false,
@@ -143,7 +143,7 @@ impl HeldLease {
     /// When the shard of the lease begins to count as away, unless it answers before; `None` if nothing was asked since
     /// its last answer.
     pub(super) fn silent_from(&self) -> Option<Instant> {
-        self.line.lock().since.map(|since| since + SILENCE)
+        self.questions.lock().since.map(|since| since + SILENCE)
     }
 
     /// True if the shard of its lease is away.
@@ -154,7 +154,7 @@ impl HeldLease {
 
     /// Notes the lifetime of a server that has answered. True: it is a further one, so the server may have begun on
     /// older data. Then every place in the index is suspected.
-    pub(super) fn meet(&self, lifetime: &ServerLifetime) -> bool {
+    pub(super) fn note_lifetime(&self, lifetime: &ServerLifetime) -> bool {
         let mut lifetimes = self.lifetimes.lock();
         let is_new = lifetimes.insert(lifetime.clone()) && lifetimes.len() > 1;
         if is_new {
@@ -187,7 +187,7 @@ impl HeldLease {
     /// tombstones may have expired. Without the renewal, the second try could create a member that nobody looks for.
     pub(super) async fn time_if_alive(&self, until: Instant) -> Option<u64> {
         let asked = Instant::now();
-        self.hurry.notify_one();
+        self.renew_now.notify_one();
         let is_alive = async {
             loop {
                 let renewal = self.renewal.notified();
@@ -280,8 +280,8 @@ impl IndexGuard {
     }
 
     /// Something shows that the incarnation was declared dead.
-    pub(crate) fn condemn(&self) {
-        self.lease.condemned.notify_one();
+    pub(crate) fn found_dead(&self) {
+        self.lease.found_dead.notify_one();
     }
 
     /// The places that must be looked at.

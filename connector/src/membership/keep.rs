@@ -2,7 +2,7 @@
 
 use super::incarnation::{HeldLease, SILENCE, new_incarnation};
 use super::lease_keeper::LeaseKeeper;
-use super::logins::Registry;
+use super::logins::Logins;
 use crate::chat_client::Chat;
 use crate::metering::DECLARED_DEAD;
 use channel_store::{Incarnation, Place, Shard};
@@ -31,7 +31,7 @@ const SUSPECTS: usize = 500;
 impl LeaseKeeper {
     /// Keeps at least one lease that is renewed, as far as the store answers. If an incarnation is declared dead, only
     /// the sockets of its own sessions are closed.
-    pub(crate) async fn keep(&self, chat: &Chat, registry: &Registry) -> Infallible {
+    pub(crate) async fn keep(&self, chat: &Chat, logins: &Logins) -> Infallible {
         let mut begun: Vec<Arc<HeldLease>> = Vec::new();
         let mut served = FuturesUnordered::new();
         loop {
@@ -40,7 +40,7 @@ impl LeaseKeeper {
                 Some(over) = served.next() => begun.retain(|it| !Arc::ptr_eq(it, &over)),
                 lease = self.another(&begun) => {
                     begun.push(Arc::clone(&lease));
-                    served.push(self.serve(lease, chat, registry));
+                    served.push(self.serve(lease, chat, logins));
                 }
                 never = self.hand_on_suspects() => match never {},
             }
@@ -48,18 +48,13 @@ impl LeaseKeeper {
     }
 
     /// Serves one incarnation until it is dead or given up, and no socket of it is left.
-    async fn serve(
-        &self,
-        lease: Arc<HeldLease>,
-        chat: &Chat,
-        registry: &Registry,
-    ) -> Arc<HeldLease> {
+    async fn serve(&self, lease: Arc<HeldLease>, chat: &Chat, logins: &Logins) -> Arc<HeldLease> {
         let is_dead = tokio::select! {
             biased;
             is_dead = self.renew_until_over(&lease) => is_dead,
-            never = self.reconcile(&lease, chat, registry) => match never {},
-            never = listen(&lease, registry) => match never {},
-            () = lease.condemned.notified() => true,
+            never = self.reconcile(&lease, chat, logins) => match never {},
+            never = listen(&lease, logins) => match never {},
+            () = lease.found_dead.notified() => true,
         };
         let HeldLease { incarnation, .. } = &*lease;
         if is_dead {
@@ -69,7 +64,7 @@ impl LeaseKeeper {
             lease.over.store(true, Ordering::SeqCst);
             self.held.lock().retain(|it| !Arc::ptr_eq(it, &lease));
             self.asked.notify_one();
-            registry.close_all_of(incarnation).await;
+            logins.close_all_of(incarnation).await;
         } else {
             tracing::info!(%incarnation, "given up, because an older lease is renewed again");
         }
@@ -179,8 +174,8 @@ fn is_silent_now(held: &[Arc<HeldLease>]) -> bool {
 }
 
 /// Suspects each user that another connector hints at.
-async fn listen(lease: &HeldLease, registry: &Registry) -> Infallible {
-    let mut hints = registry.listen(&lease.incarnation);
+async fn listen(lease: &HeldLease, logins: &Logins) -> Infallible {
+    let mut hints = logins.listen(&lease.incarnation);
     while let Some(user) = hints.recv().await {
         lease.suspects.add(Place::User(user));
     }

@@ -11,7 +11,7 @@
 //! session that was replaced while its socket was still open, or that was told to reconnect, stays for some seconds in
 //! any case, because the new session may not have joined all of its channels yet.
 
-use super::logins::Registry;
+use super::logins::Logins;
 use super::members::Membership;
 use super::registration::Registration;
 use crate::chat_client::{CALL, CallError, Chat};
@@ -50,15 +50,15 @@ pub(crate) struct EndedSession {
 
 /// Lands leaves in the background.
 pub(crate) struct PendingLeaves {
-    line: Arc<Line>,
+    shared: Arc<Shared>,
     grace: Duration,
     _graces: AbortOnDropHandle<()>,
     _workers: DropGuard,
 }
 
-struct Line {
+struct Shared {
     chat: Arc<Chat>,
-    registry: Arc<Registry>,
+    logins: Arc<Logins>,
     shard: Box<dyn Fn(&Place) -> Shard + Send + Sync>,
     state: Mutex<State>,
     emptied: Notify,
@@ -95,7 +95,7 @@ enum Step {
 /// session is no longer outstanding.
 struct Rest {
     registration: Option<Arc<Registration>>,
-    line: Weak<Line>,
+    shared: Weak<Shared>,
 }
 
 impl PendingLeaves {
@@ -103,23 +103,23 @@ impl PendingLeaves {
     #[must_use]
     pub(crate) fn new(
         chat: &Arc<Chat>,
-        registry: &Arc<Registry>,
+        logins: &Arc<Logins>,
         shard: impl Fn(&Place) -> Shard + Send + Sync + 'static,
         grace: Duration,
     ) -> Self {
         let end = CancellationToken::new();
-        let line = Arc::new(Line {
+        let shared = Arc::new(Shared {
             chat: Arc::clone(chat),
-            registry: Arc::clone(registry),
+            logins: Arc::clone(logins),
             shard: Box::new(shard),
             state: Mutex::default(),
             emptied: Notify::new(),
             lingers: Notify::new(),
             end: end.clone(),
         });
-        let graces = tokio::spawn(end_graces(Arc::clone(&line)));
+        let graces = tokio::spawn(end_graces(Arc::clone(&shared)));
         Self {
-            line,
+            shared,
             grace,
             _graces: AbortOnDropHandle::new(graces),
             _workers: end.drop_guard(),
@@ -143,20 +143,20 @@ impl PendingLeaves {
         }
         if let Some(registration) = &ended.registration {
             registration.begin_lingering();
-            self.line.linger(Arc::clone(registration));
+            self.shared.linger(Arc::clone(registration));
         }
         let until = Instant::now() + grace;
-        let mut state = self.line.state.lock();
+        let mut state = self.shared.state.lock();
         state.lingered += 1;
         let key = (until, state.lingered);
         state.lingering.insert(key, ended);
         drop(state);
-        self.line.lingers.notify_one();
+        self.shared.lingers.notify_one();
     }
 
     /// Ends what gets no grace: a leave that a client asked for, or something that is undone.
     pub(crate) fn land(&self, ended: EndedSession) {
-        self.line.push(ended);
+        self.shared.push(ended);
     }
 
     /// How long a session whose client is gone stays a member.
@@ -167,17 +167,17 @@ impl PendingLeaves {
     /// False if so many leaves are outstanding that nobody else may come in.
     #[must_use]
     pub(crate) fn has_room(&self) -> bool {
-        let state = self.line.state.lock();
+        let state = self.shared.state.lock();
         state.lingering.len() + state.outstanding < ROOM
     }
 
     /// Returns when every leave that is due has landed.
     pub(crate) async fn landed(&self) {
         loop {
-            let emptied = self.line.emptied.notified();
+            let emptied = self.shared.emptied.notified();
             tokio::pin!(emptied);
             emptied.as_mut().enable();
-            if self.line.state.lock().outstanding == 0 {
+            if self.shared.state.lock().outstanding == 0 {
                 return;
             }
             emptied.await;
@@ -187,12 +187,12 @@ impl PendingLeaves {
 
 /// What a login or join has begun. If this is dropped, all of that is ended again, so it does not matter where a
 /// request fails or is given up.
-pub(crate) struct Undo<'a> {
+pub(crate) struct Rollback<'a> {
     leaves: &'a PendingLeaves,
     pub(crate) ended: EndedSession,
 }
 
-impl<'a> Undo<'a> {
+impl<'a> Rollback<'a> {
     /// Nothing has begun yet.
     pub(crate) fn new(leaves: &'a PendingLeaves) -> Self {
         Self {
@@ -203,9 +203,9 @@ impl<'a> Undo<'a> {
 
     /// Ends this membership, also if the leave that is tried first fails or is given up.
     pub(crate) fn of(leaves: &'a PendingLeaves, membership: Arc<Membership>) -> Self {
-        let mut undo = Self::new(leaves);
-        undo.ended.memberships.push(membership);
-        undo
+        let mut rollback = Self::new(leaves);
+        rollback.ended.memberships.push(membership);
+        rollback
     }
 
     /// The request succeeded, so nothing is ended.
@@ -214,7 +214,7 @@ impl<'a> Undo<'a> {
     }
 }
 
-impl Drop for Undo<'_> {
+impl Drop for Rollback<'_> {
     fn drop(&mut self) {
         let mut ended = mem::take(&mut self.ended);
         if let Some(registration) = &ended.registration {
@@ -228,7 +228,7 @@ impl Drop for Undo<'_> {
     }
 }
 
-impl Line {
+impl Shared {
     fn push(self: &Arc<Self>, ended: EndedSession) {
         let EndedSession {
             memberships,
@@ -250,7 +250,7 @@ impl Line {
         self.state.lock().outstanding += 1;
         Arc::new(Rest {
             registration,
-            line: Arc::downgrade(self),
+            shared: Arc::downgrade(self),
         })
     }
 
@@ -287,11 +287,11 @@ impl Line {
                         drop(rest);
                     }
                     Step::Linger(registration, rest) => {
-                        linger(&self.registry, &registration).await;
+                        linger(&self.logins, &registration).await;
                         drop(rest);
                     }
                     Step::Close(registration, rest) => {
-                        close(&self.registry, &registration).await;
+                        close(&self.logins, &registration).await;
                         drop(rest);
                     }
                 }
@@ -321,38 +321,38 @@ impl Line {
 
 impl Drop for Rest {
     fn drop(&mut self) {
-        let Some(line) = self.line.upgrade().filter(|it| !it.end.is_cancelled()) else {
+        let Some(shared) = self.shared.upgrade().filter(|it| !it.end.is_cancelled()) else {
             return;
         };
         let Some(registration) = self.registration.take() else {
-            line.state.lock().outstanding -= 1;
-            line.emptied.notify_waiters();
+            shared.state.lock().outstanding -= 1;
+            shared.emptied.notify_waiters();
             return;
         };
         let place = Place::User(registration.user().clone());
         let rest = Arc::new(Self {
             registration: None,
-            line: mem::take(&mut self.line),
+            shared: mem::take(&mut self.shared),
         });
-        line.enqueue(&place, Step::Close(registration, rest));
+        shared.enqueue(&place, Step::Close(registration, rest));
     }
 }
 
-async fn end_graces(line: Arc<Line>) {
+async fn end_graces(shared: Arc<Shared>) {
     loop {
         let first = {
-            let state = line.state.lock();
+            let state = shared.state.lock();
             state.lingering.keys().next().map(|(until, _)| *until)
         };
         match first {
-            None => line.lingers.notified().await,
+            None => shared.lingers.notified().await,
             Some(until) if until > Instant::now() => {
                 // A session that is added meanwhile may end earlier.
-                let _ = timeout_at(until, line.lingers.notified()).await;
+                let _ = timeout_at(until, shared.lingers.notified()).await;
             }
             Some(_) => {
-                let over = line.state.lock().lingering.pop_first();
-                over.into_iter().for_each(|(_, ended)| line.push(ended));
+                let over = shared.state.lock().lingering.pop_first();
+                over.into_iter().for_each(|(_, ended)| shared.push(ended));
             }
         }
     }
@@ -375,17 +375,17 @@ async fn leave(chat: &Chat, membership: &Membership) {
     }
 }
 
-async fn linger(registry: &Registry, registration: &Registration) {
+async fn linger(logins: &Logins, registration: &Registration) {
     let mut backoff = BACKOFF;
-    while let Err(error) = registry.linger(registration).await {
+    while let Err(error) = logins.linger(registration).await {
         tracing::debug!(%error, "not said that it lingers");
         backoff.wait().await;
     }
 }
 
-async fn close(registry: &Registry, registration: &Registration) {
+async fn close(logins: &Logins, registration: &Registration) {
     let mut backoff = BACKOFF;
-    while let Err(error) = registry.close(registration).await {
+    while let Err(error) = logins.close(registration).await {
         tracing::debug!(%error, "not closed");
         backoff.wait().await;
     }

@@ -51,7 +51,7 @@ pub(crate) enum Admission {
 }
 
 /// The logins of this connector's sessions, and the access to those of all users.
-pub struct Registry {
+pub struct Logins {
     policy: LoginPolicy,
     pub(super) users: Arc<dyn UserRegistry>,
     hints: Arc<dyn Hints>,
@@ -63,9 +63,9 @@ pub struct Registry {
     pub(super) known: Arc<Known>,
 }
 
-impl Registry {
+impl Logins {
     /// Announces nothing before the connector serves. All connectors must have the same policy: see
-    /// [`Registry::policy_in_force`].
+    /// [`Logins::policy_in_force`].
     #[must_use]
     pub fn new(
         policy: LoginPolicy,
@@ -219,7 +219,7 @@ impl Registry {
                 }
                 Err(error) => {
                     if error == StoreError::ConnectorDead {
-                        registration.guard.condemn();
+                        registration.guard.found_dead();
                     }
                     return Err(error);
                 }
@@ -267,7 +267,7 @@ impl Registry {
     /// the client is told the reason.
     ///
     /// # Errors
-    /// Those of [`UserRegistry::look`]. Then repeat the call.
+    /// Those of [`UserRegistry::entries`]. Then repeat the call.
     pub(crate) async fn displace(&self, registration: &Registration) -> Result<(), StoreError> {
         let users = std::slice::from_ref(&registration.user);
         let incarnation = registration.guard.incarnation();
@@ -413,8 +413,8 @@ impl Registry {
     /// The entries of users.
     ///
     /// # Errors
-    /// Those of [`UserRegistry::look`].
-    pub(crate) async fn look(
+    /// Those of [`UserRegistry::entries`].
+    pub(crate) async fn entries(
         &self,
         incarnation: &Incarnation,
         users: &[UserId],

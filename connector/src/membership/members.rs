@@ -278,8 +278,8 @@ impl Membership {
     }
 
     /// Something shows that the incarnation was declared dead.
-    pub(crate) fn condemn(&self) {
-        self.guard.condemn();
+    pub(crate) fn found_dead(&self) {
+        self.guard.found_dead();
     }
 
     /// The store says that this is no member, so the reconciler must look.

@@ -29,8 +29,8 @@ mod tests;
 
 pub use incarnation::{NameError, new_incarnation};
 pub use lease_keeper::LeaseKeeper;
-pub(crate) use leaves::{EndedSession, PendingLeaves, Undo};
+pub(crate) use leaves::{EndedSession, PendingLeaves, Rollback};
 pub(crate) use logins::Admission;
-pub use logins::Registry;
+pub use logins::Logins;
 pub(crate) use members::Membership;
 pub(crate) use registration::Registration;

@@ -8,7 +8,7 @@
 
 use super::incarnation::HeldLease;
 use super::lease_keeper::{CALLS, LeaseKeeper};
-use super::logins::Registry;
+use super::logins::Logins;
 use super::members::Membership;
 use super::reconcile_logins::Findings;
 use crate::chat_client::{CALL, CallError, Chat};
@@ -52,7 +52,7 @@ impl LeaseKeeper {
         &self,
         lease: &Arc<HeldLease>,
         chat: &Chat,
-        registry: &Registry,
+        logins: &Logins,
     ) -> Infallible {
         let mut turn = interval(LOOK_INTERVAL);
         turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -84,7 +84,7 @@ impl LeaseKeeper {
                 if let Some(rest) = places.iter().nth(SUSPECTS).cloned() {
                     waiting.insert(shard, places.split_off(&rest));
                 }
-                let round = self.reconcile_some(lease, chat, registry, places);
+                let round = self.reconcile_some(lease, chat, logins, places);
                 rounds.push(round.map(move |again| (shard, again)));
                 busy.insert(shard);
             }
@@ -96,14 +96,14 @@ impl LeaseKeeper {
         &self,
         lease: &Arc<HeldLease>,
         chat: &Chat,
-        registry: &Registry,
+        logins: &Logins,
         places: BTreeSet<Place>,
     ) -> Vec<Place> {
         let places: Vec<_> = places.into_iter().collect();
         let (channels, users) = lease.index.lock().known(&places);
         let (channels, users) = tokio::join!(
-            self.reconcile_channels(lease, chat, registry, channels),
-            self.reconcile_users(lease, registry, users),
+            self.reconcile_channels(lease, chat, logins, channels),
+            self.reconcile_users(lease, logins, users),
         );
         let channels = channels.into_iter().map(Place::Channel);
         let users = users.into_iter().map(Place::User);
@@ -119,13 +119,13 @@ impl LeaseKeeper {
         &self,
         lease: &Arc<HeldLease>,
         chat: &Chat,
-        registry: &Registry,
+        logins: &Logins,
         channels: Vec<ChannelName>,
     ) -> Vec<ChannelName> {
         match self.differences(lease, chat, &channels).await {
             Ok(doubtful) => {
                 let settled = stream::iter(doubtful).map(async |(channel, lifetime)| {
-                    let settling = self.settle(lease, chat, registry, &channel, lifetime);
+                    let settling = self.settle(lease, chat, logins, &channel, lifetime);
                     let is_settled = settling.await;
                     (!is_settled).then_some(channel)
                 });
@@ -176,10 +176,10 @@ impl LeaseKeeper {
     async fn reconcile_users(
         &self,
         lease: &Arc<HeldLease>,
-        registry: &Registry,
+        logins: &Logins,
         users: Vec<UserId>,
     ) -> Vec<UserId> {
-        let is_settled = self.settle_users(lease, registry, &users).await;
+        let is_settled = self.settle_users(lease, logins, &users).await;
         if is_settled.unwrap_or_else(|error| {
             tracing::debug!(%error, "users could not be looked at");
             false
@@ -192,17 +192,17 @@ impl LeaseKeeper {
     async fn settle_users(
         &self,
         lease: &Arc<HeldLease>,
-        registry: &Registry,
+        logins: &Logins,
         users: &[UserId],
     ) -> Result<bool, StoreError> {
         if users.is_empty() {
             return Ok(true);
         }
         let incarnation = &lease.incarnation;
-        let looks = registry.look(incarnation, users).await?;
+        let looks = logins.entries(incarnation, users).await?;
         let (mut findings, mut empty) = (Findings::default(), Vec::new());
         for (user, look) in users.iter().zip(looks) {
-            registry.compare(incarnation, user, &look.entries, &mut findings);
+            logins.compare(incarnation, user, &look.entries, &mut findings);
             let own = look
                 .entries
                 .iter()
@@ -219,16 +219,16 @@ impl LeaseKeeper {
         if findings.wants_claims() && !self.stands(lease).await? {
             return Ok(true);
         }
-        registry.settle(findings).await
+        logins.settle(findings).await
     }
 
     /// Takes the answer to a look. Returns the entry of the index that must be dropped, if any.
     fn looked(&self, lease: &Arc<HeldLease>, place: Place, look: &Presence) -> Option<IndexEntry> {
         if look.tombstoned {
             // The store has forgotten the death of the incarnation, but not at this place.
-            lease.condemned.notify_one();
+            lease.found_dead.notify_one();
         }
-        lease.meet(&look.lifetime);
+        lease.note_lifetime(&look.lifetime);
         lease.index.lock().looked(Instant::now(), place, look)
     }
 
@@ -250,7 +250,7 @@ impl LeaseKeeper {
     async fn stands(&self, lease: &Arc<HeldLease>) -> Result<bool, StoreError> {
         let stands = self.renew(lease).await?;
         if !stands {
-            lease.condemned.notify_one();
+            lease.found_dead.notify_one();
         }
         Ok(stands)
     }
@@ -260,7 +260,7 @@ impl LeaseKeeper {
         &self,
         lease: &Arc<HeldLease>,
         chat: &Chat,
-        registry: &Registry,
+        logins: &Logins,
         channel: &ChannelName,
         lifetime: ServerLifetime,
     ) -> bool {
@@ -274,7 +274,7 @@ impl LeaseKeeper {
         let repaired = stream::iter(repairs).map(async |repair| {
             let _permit = self.calls.acquire().await;
             match repair {
-                Repair::Join(membership) => join_again(chat, registry, &membership).await,
+                Repair::Join(membership) => join_again(chat, logins, &membership).await,
                 Repair::Leave(session, user, operation) => {
                     let leave = lease.leave(channel, &user, &session, operation, true);
                     is_done(chat.leave(leave, Instant::now() + CALL).await, "ghost")
@@ -285,7 +285,7 @@ impl LeaseKeeper {
         let is_settled = repaired.fold(true, async |all, it| all && it).await;
         if is_settled {
             let place = Place::Channel(channel.clone());
-            lease.meet(&lifetime);
+            lease.note_lifetime(&lifetime);
             lease.index.lock().verified(&place, lifetime);
         }
         is_settled
@@ -326,13 +326,13 @@ async fn expire(chat: &Chat, channel: &ChannelName) {
     }
 }
 
-async fn join_again(chat: &Chat, registry: &Registry, membership: &Membership) -> bool {
+async fn join_again(chat: &Chat, logins: &Logins, membership: &Membership) -> bool {
     let Some(join) = membership.join_again() else {
         return true;
     };
     match membership.send(chat, join, Instant::now() + CALL).await {
         Err(CallError::Refused { reason }) if reason == "CONNECTOR_DEAD" => {
-            membership.condemn();
+            membership.found_dead();
             true
         }
         // Its leave was faster, or another session has taken its place.
@@ -340,7 +340,7 @@ async fn join_again(chat: &Chat, registry: &Registry, membership: &Membership) -
             let Some(registration) = membership.replaced() else {
                 return true;
             };
-            let displaced = registry.displace(registration).await;
+            let displaced = logins.displace(registration).await;
             displaced
                 .inspect_err(|error| tracing::debug!(%error, "could not find out why the session was replaced"))
                 .is_ok()

@@ -1,6 +1,6 @@
 //! Compares the entries of users in the store with the logins of this connector, and repairs the difference.
 
-use super::logins::Registry;
+use super::logins::Logins;
 use super::registration::Registration;
 use crate::metering::count_repair;
 use channel_store::{
@@ -31,7 +31,7 @@ impl Findings {
     }
 }
 
-impl Registry {
+impl Logins {
     /// Compares the entries of a user with the sessions here. A session whose entry is marked gives way at once.
     pub(crate) fn compare(
         &self,
@@ -123,7 +123,7 @@ impl Registry {
                 }
                 Err(StoreError::ConnectorDead) => {
                     if let Some(registration) = claims.first() {
-                        registration.guard.condemn();
+                        registration.guard.found_dead();
                     }
                 }
                 // The session has ended meanwhile.

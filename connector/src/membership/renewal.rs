@@ -37,13 +37,13 @@ impl LeaseKeeper {
                     if self.is_given_up(lease) {
                         return false;
                     }
-                    let pause = match lease.noted.load(Ordering::Relaxed) {
+                    let pause = match lease.scheduled.load(Ordering::Relaxed) {
                         true => self.length / RENEWALS,
                         false => NOTE_AGAIN.min(self.length / RENEWALS),
                     };
                     let pause = pause.saturating_sub(began.elapsed());
                     // Whatever comes first ends the pause.
-                    let _ = timeout(pause, lease.hurry.notified()).await;
+                    let _ = timeout(pause, lease.renew_now.notified()).await;
                 }
                 Ok(false) => return true,
                 Err(error) => {
@@ -72,10 +72,10 @@ impl LeaseKeeper {
     /// Renews the lease. False: it is dead.
     pub(super) async fn renew(&self, lease: &Arc<HeldLease>) -> Result<bool, StoreError> {
         let HeldLease { incarnation, .. } = &**lease;
-        let is_noted = lease.noted.load(Ordering::Relaxed);
+        let is_scheduled = lease.scheduled.load(Ordering::Relaxed);
         let note = async {
             self.leases.schedule(incarnation).await?;
-            lease.noted.store(true, Ordering::Relaxed);
+            lease.scheduled.store(true, Ordering::Relaxed);
             Ok::<_, StoreError>(())
         };
         let renew = async {
@@ -85,13 +85,13 @@ impl LeaseKeeper {
             self.answered(asking);
             Ok::<_, StoreError>((began, renewed))
         };
-        let (began, renewed) = if is_noted {
+        let (began, renewed) = if is_scheduled {
             // A directory that is away must not keep the lease from being renewed.
             let (_, renewed) = tokio::join!(note, renew);
             renewed?
         } else if self.renewed.borrow().is_some() {
             // This is a further incarnation. If it is not scheduled and this process ends now, nobody looks for it
-            // until somebody meets its members. But the directory may be on the same shard as the first lease, and
+            // until somebody find_probe its members. But the directory may be on the same shard as the first lease, and
             // nobody could log in while that is away. So the lease does not wait for the schedule, which is repeated.
             let _ = timeout(NOTE, note).await;
             renew.await?
@@ -111,7 +111,7 @@ impl LeaseKeeper {
             tracing::warn!(%incarnation, "the store has lost the lease: taken again");
         }
         let expected = lease.index.lock().len_written();
-        if term.indexed != expected || lease.meet(&term.lifetime) {
+        if term.indexed != expected || lease.note_lifetime(&term.lifetime) {
             self.reconcile_index(lease).await?;
         }
         if was_lost {
@@ -136,8 +136,8 @@ impl LeaseKeeper {
         let missing = lease.index.lock().reconcile(found);
         match self.leases.index_add(&lease.incarnation, &missing).await? {
             Indexed::Yes => lease.index.lock().written(&missing),
-            Indexed::Lost => lease.hurry.notify_one(),
-            Indexed::Dead => lease.condemned.notify_one(),
+            Indexed::Lost => lease.renew_now.notify_one(),
+            Indexed::Dead => lease.found_dead.notify_one(),
         }
         Ok(())
     }

@@ -67,8 +67,8 @@ impl Scene {
     async fn with_chat(store: Arc<MemoryStore>, chat: Arc<Chat>) -> Self {
         let leases = store.leases();
         let lease = LeaseKeeper::new("c", LENGTH, leases.clone(), Arc::default()).unwrap();
-        let registry = registry(&store, LoginPolicy::Reject);
-        let keeping = keep(&lease, &chat, &registry);
+        let logins = registry(&store, LoginPolicy::Reject);
+        let keeping = keep(&lease, &chat, &logins);
         sleep(Duration::from_millis(1)).await;
         Self {
             store,
@@ -117,18 +117,18 @@ impl Scene {
     }
 }
 
-fn registry(store: &MemoryStore, policy: LoginPolicy) -> Arc<Registry> {
-    Registry::new(policy, store.registry(), store.hints(), store.leases())
+fn registry(store: &MemoryStore, policy: LoginPolicy) -> Arc<Logins> {
+    Logins::new(policy, store.registry(), store.hints(), store.leases())
 }
 
 fn keep(
     lease: &Arc<LeaseKeeper>,
     chat: &Arc<Chat>,
-    registry: &Arc<Registry>,
+    logins: &Arc<Logins>,
 ) -> AbortOnDropHandle<Infallible> {
-    let (lease, chat, registry) = (Arc::clone(lease), Arc::clone(chat), Arc::clone(registry));
+    let (lease, chat, logins) = (Arc::clone(lease), Arc::clone(chat), Arc::clone(logins));
     AbortOnDropHandle::new(tokio::spawn(
-        async move { lease.keep(&chat, &registry).await },
+        async move { lease.keep(&chat, &logins).await },
     ))
 }
 
@@ -183,7 +183,7 @@ async fn a_connector_learns_of_its_death_at_once_from_its_index_or_a_join() {
 
     let scene = Scene::new().await;
     let member = scene.member("room", "u").await;
-    member.condemn();
+    member.found_dead();
     sleep(Duration::from_millis(1)).await;
     let incarnation = member.lease().incarnation.clone();
     let state = scene.leases.observe(&[incarnation]).await.remove(0);

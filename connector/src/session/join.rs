@@ -3,12 +3,10 @@
 use super::parameters::{self, JoinChannel};
 use super::recovery::{Recovered, Recovery};
 use super::replies::{self, Answer, DONE};
-use super::{CHANNELS, Handlers, Joined};
+use super::{CHANNELS, Handlers, JoinedChannel};
 use crate::chat_client::{Answered, CallError};
 use crate::hub::{Member, Resume};
-use crate::membership::Membership;
-use crate::membership::Undo;
-use crate::membership::{Admission, Registration, Registry};
+use crate::membership::{Admission, Logins, Membership, Registration, Rollback};
 use channel_store::{ChannelName, Epoch, Place, Position, Proof, SessionId, User};
 use proto::connector::v1::JoinResponse;
 use std::borrow::Cow;
@@ -44,7 +42,7 @@ impl From<Refused> for Refusal {
 
 /// A session that has just joined.
 pub(super) struct Entry {
-    joined: Joined,
+    joined: JoinedChannel,
     /// The position after which its pushes begin.
     begin: Resume,
     /// What its reply tells about positions.
@@ -61,14 +59,14 @@ impl Handlers {
             Ok(join) => join,
             Err(refusal) => return Some(Err(refusal)),
         };
-        if session.place(Some(&channel)).is_some() {
+        if session.joined(Some(&channel)).is_some() {
             return Some(Err(Reason::AlreadyJoined.into()));
         }
-        if session.places.len() >= CHANNELS {
+        if session.channels.len() >= CHANNELS {
             return Some(Err(Reason::TooManyChannels.into()));
         }
         let place = Place::Channel(channel.clone());
-        let queue = self.services.entries.of([&place, &place]);
+        let queue = self.services.admission.of([&place, &place]);
         let _turn = match queue.turn(deadline).await {
             Ok(turn) => turn,
             Err(refusal) => return Some(Err(refusal)),
@@ -79,7 +77,7 @@ impl Handlers {
         if let Err(wait) = session.joins.get_or_insert_default().take(Instant::now()) {
             return Some(Err(Refusal::rate_limited(wait)));
         }
-        let mut undo = Undo::new(&self.services.leaves);
+        let mut rollback = Rollback::new(&self.services.leaves);
         let (user, id) = (session.user.clone(), session.id.clone());
         let registration = Arc::clone(&session.registration);
         let membership = async {
@@ -100,16 +98,16 @@ impl Handlers {
                 &channel,
                 &recovery,
                 membership,
-                &mut undo.ended.memberships,
+                &mut rollback.ended.memberships,
                 deadline,
             )
             .await;
         match entered {
             Ok(entry) => {
-                undo.keep();
+                rollback.keep();
                 let joined = self.welcome(request.id, DONE.into(), entry);
                 if let Some(session) = &mut self.session {
-                    session.places.push(joined);
+                    session.channels.push(joined);
                 }
                 None
             }
@@ -133,15 +131,15 @@ impl Handlers {
             return Err(Reason::NotLoggedIn.into());
         };
         let channel = parameters::leave_channel(body)?;
-        let mut places = session.places.iter();
-        let Some(place) = places.position(|it| *it.membership.channel() == channel) else {
+        let mut channels = session.channels.iter();
+        let Some(place) = channels.position(|it| *it.membership.channel() == channel) else {
             return Err(Reason::NotJoined.into());
         };
-        let Joined { membership, .. } = session.places.swap_remove(place);
+        let JoinedChannel { membership, .. } = session.channels.swap_remove(place);
         let leave = membership.leave();
-        let undo = Undo::of(&self.services.leaves, membership);
+        let rollback = Rollback::of(&self.services.leaves, membership);
         if self.services.chat.leave(leave, deadline).await.is_ok() {
-            undo.keep();
+            rollback.keep();
             return Ok(DONE.into());
         }
         Err(Reason::LeavePending.into())
@@ -151,20 +149,20 @@ impl Handlers {
     /// - The hub follows the channel before the join is sent. So the member's own onJoin is delivered to it (K2).
     /// - The `membership` future indexes the channel before the join is sent. So if this process dies, its members are
     ///   found.
-    /// - The membership stands in `undo` before the join is sent. So an abandoned join is undone.
+    /// - The membership stands in `rollback` before the join is sent. So an abandoned join is undone.
     /// - The client's position is checked after the join, because from then on it misses nothing.
     pub(super) async fn enter(
         &self,
         channel: &ChannelName,
         recovery: &Recovery,
         membership: impl Future<Output = Result<Arc<Membership>, Refused>>,
-        undo: &mut Vec<Arc<Membership>>,
+        rollback: &mut Vec<Arc<Membership>>,
         deadline: Instant,
     ) -> Result<Entry, Refused> {
         let mut format = self.connection.format();
         if recovery.is_wanted() {
             format = format.with_positions();
-            self.connection.tells_positions();
+            self.connection.enable_positions();
         }
         let member = self.services.hub.attach(channel, &self.connection, format);
         let prepared = async { tokio::join!(member.followed(), membership) };
@@ -172,7 +170,7 @@ impl Handlers {
         let prepared = timeout(PREPARE.min(left / 2), prepared).await;
         let ((), membership) = prepared.map_err(|_| Refused::Failed)?;
         let membership = membership?;
-        undo.push(Arc::clone(&membership));
+        rollback.push(Arc::clone(&membership));
         let join = membership.send(&self.services.chat, membership.join(), deadline);
         match join.await {
             Ok(Answered { answer, repeated }) => {
@@ -181,7 +179,7 @@ impl Handlers {
                 let placed = timeout_at(deadline, placed).await.ok().flatten();
                 let (begin, recovered) = placed.ok_or(Refused::Failed)?;
                 Ok(Entry {
-                    joined: Joined { membership, member },
+                    joined: JoinedChannel { membership, member },
                     begin,
                     recovered,
                 })
@@ -192,12 +190,12 @@ impl Handlers {
                     CallError::Unknown => {}
                     // Chat has done nothing, so there is nothing to undo.
                     CallError::Refused { .. } | CallError::Late { .. } | CallError::Unreachable => {
-                        drop(undo.pop());
+                        drop(rollback.pop());
                     }
                 }
                 match &error {
                     CallError::Refused { reason } if reason == "CONNECTOR_DEAD" => {
-                        membership.condemn();
+                        membership.found_dead();
                     }
                     CallError::Refused { reason } if reason == "STALE_OPERATION" => {
                         self.displaced(&membership, deadline).await;
@@ -217,7 +215,7 @@ impl Handlers {
     /// Another session has taken this session's place in a channel. So the whole session is closed.
     async fn displaced(&self, membership: &Membership, deadline: Instant) {
         if let Some(registration) = membership.replaced() {
-            let displaced = self.services.registry.displace(registration);
+            let displaced = self.services.logins.displace(registration);
             if !matches!(timeout_at(deadline, displaced).await, Ok(Ok(()))) {
                 self.connection.close(Disconnect::Displaced);
             }
@@ -234,21 +232,21 @@ impl Handlers {
         proof: Option<Proof>,
         noted: &mut Option<Arc<Registration>>,
     ) -> Result<Arc<Registration>, Refused> {
-        let (lease, registry) = (&self.services.lease, &self.services.registry);
-        if !*registry.policy_in_force().borrow() {
+        let (lease, logins) = (&self.services.lease, &self.services.logins);
+        if !*logins.policy_in_force().borrow() {
             return Err(Refused::Failed);
         }
         let mut places = Vec::from_iter(channel.cloned().map(Place::Channel));
-        places.push(Registry::place(&user.id));
+        places.push(Logins::place(&user.id));
         let guard = lease.enter(places).await.ok_or(Refused::Failed)?;
         let guard = Arc::new(guard);
-        let registration = registry.begin(&guard, &user.id, id, &self.connection, proof);
+        let registration = logins.begin(&guard, &user.id, id, &self.connection, proof);
         *noted = Some(Arc::clone(&registration));
         // An incarnation that is found dead closes the sockets that it knows. This one may have come too late for that.
         if guard.is_over() {
             return Err(Refused::Failed);
         }
-        match registry.login(&registration).await {
+        match logins.login(&registration).await {
             Ok(Admission::Yes) => Ok(registration),
             Ok(Admission::Taken) => Err(Refused::Taken),
             Err(error) => {
@@ -264,7 +262,7 @@ impl Handlers {
         id: Option<u64>,
         answer: Cow<'static, str>,
         entry: Entry,
-    ) -> Joined {
+    ) -> JoinedChannel {
         let Entry {
             joined,
             begin,

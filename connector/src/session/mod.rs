@@ -5,7 +5,7 @@
 //! take effect and are answered in order: all sends go through one in-flight window, and any other command waits until
 //! they are answered.
 
-pub(crate) mod entry_queue;
+pub(crate) mod admission_queue;
 mod join;
 mod pace;
 mod parameters;
@@ -18,13 +18,13 @@ mod send;
 
 use crate::chat_client::{CALL, Chat, Window};
 use crate::hub::{Hub, Member};
-use crate::membership::{EndedSession, PendingLeaves, Undo};
-use crate::membership::{LeaseKeeper, Membership};
-use crate::membership::{Registration, Registry};
+use crate::membership::{
+    EndedSession, LeaseKeeper, Logins, Membership, PendingLeaves, Registration, Rollback,
+};
 use crate::random::unguessable;
 use crate::transport::Connection;
+use admission_queue::AdmissionQueues;
 use channel_store::{ChannelName, Place, SessionId, User};
-use entry_queue::EntryQueues;
 use join::Refused;
 use pace::Pace;
 use parameters::Login;
@@ -51,9 +51,9 @@ pub(crate) struct Services {
     /// Leaves that have not landed yet.
     pub leaves: PendingLeaves,
     /// The logins of this connector's sessions.
-    pub registry: Arc<Registry>,
+    pub logins: Arc<Logins>,
     /// The queues in which logins and joins wait for their turn.
-    pub entries: EntryQueues,
+    pub admission: AdmissionQueues,
     /// The queue in which requests for pages wait for their turn.
     pub reads: Arc<ReadTurns>,
 }
@@ -62,17 +62,17 @@ impl Services {
     /// Puts these parts together. A session whose client is gone stays a member for `grace`.
     pub(crate) fn new(
         lease: Arc<LeaseKeeper>,
-        registry: Arc<Registry>,
+        logins: Arc<Logins>,
         hub: Arc<Hub>,
         chat: Arc<Chat>,
         grace: Duration,
     ) -> Arc<Self> {
         Arc::new(Self {
-            entries: EntryQueues::new(lease.shards()),
+            admission: AdmissionQueues::new(lease.shards()),
             reads: Arc::default(),
-            leaves: PendingLeaves::new(&chat, &registry, lease.shards(), grace),
+            leaves: PendingLeaves::new(&chat, &logins, lease.shards(), grace),
             lease,
-            registry,
+            logins,
             hub,
             chat,
         })
@@ -83,9 +83,9 @@ impl Services {
     pub(crate) fn keep(self: &Arc<Self>) -> [AbortOnDropHandle<()>; 2] {
         let this = Arc::clone(self);
         let leases =
-            tokio::spawn(async move { match this.lease.keep(&this.chat, &this.registry).await {} });
-        let registry = Arc::clone(&self.registry);
-        let policy = tokio::spawn(async move { match registry.keep_announcing_policy().await {} });
+            tokio::spawn(async move { match this.lease.keep(&this.chat, &this.logins).await {} });
+        let logins = Arc::clone(&self.logins);
+        let policy = tokio::spawn(async move { match logins.keep_announcing_policy().await {} });
         [leases, policy].map(AbortOnDropHandle::new)
     }
 }
@@ -106,23 +106,23 @@ struct Session {
     home: Option<ChannelName>,
     registration: Arc<Registration>,
     window: Arc<Window>,
-    places: Vec<Joined>,
+    channels: Vec<JoinedChannel>,
     /// The pace of further joins. Created with the first one.
     joins: Option<Box<Pace>>,
 }
 
 /// A channel that a session is in.
-struct Joined {
+struct JoinedChannel {
     membership: Arc<Membership>,
     member: Member,
 }
 
 impl Session {
     /// The channel that is named, or else that of the login, if the session is in it.
-    fn place(&self, channel: Option<&ChannelName>) -> Option<&Joined> {
+    fn joined(&self, channel: Option<&ChannelName>) -> Option<&JoinedChannel> {
         let channel = channel.or(self.home.as_ref())?;
-        let mut places = self.places.iter();
-        places.find(|joined| joined.membership.channel() == channel)
+        let mut channels = self.channels.iter();
+        channels.find(|joined| joined.membership.channel() == channel)
     }
 }
 
@@ -151,7 +151,7 @@ impl Handlers {
         let deadline = received + CALL;
         // A client that we cut off is not served any more. If the client closed the connection, what it sent before is
         // still carried out (K3).
-        if (self.connection.closing()).is_some_and(|reason| reason != Disconnect::Client) {
+        if (self.connection.closing()).is_some_and(|reason| reason != Disconnect::CLOSED) {
             return;
         }
         match &*request.route {
@@ -207,10 +207,10 @@ impl Handlers {
             resume,
         } = login;
         let queue = {
-            let place = Registry::place(&user.id);
+            let place = Logins::place(&user.id);
             let channel = channel.clone().map(Place::Channel);
             let places = [&place, channel.as_ref().unwrap_or(&place)];
-            self.services.entries.of(places)
+            self.services.admission.of(places)
         };
         let _turn = match queue.turn(deadline).await {
             Ok(turn) => turn,
@@ -229,12 +229,12 @@ impl Handlers {
             None => None,
         };
         let proof = secret.as_ref().map(Secret::proof);
-        let mut undo = Undo::new(&self.services.leaves);
+        let mut rollback = Rollback::new(&self.services.leaves);
         let EndedSession {
             memberships,
             registration,
             ..
-        } = &mut undo.ended;
+        } = &mut rollback.ended;
         let registered = self.register(&user, channel.as_ref(), &id, proof, registration);
         let entered = match &channel {
             Some(channel) => {
@@ -261,11 +261,11 @@ impl Handlers {
             Ok(entry) => entry,
             Err(refused) => return Some(Err(refused.into())),
         };
-        let Some(registration) = undo.ended.registration.clone() else {
+        let Some(registration) = rollback.ended.registration.clone() else {
             return Some(Err(Reason::Unavailable.into()));
         };
-        self.services.registry.claim(&registration, deadline).await;
-        undo.keep();
+        self.services.logins.claim(&registration, deadline).await;
+        rollback.keep();
         self.connection.belongs_to(&user.id, &id);
         let answer = replies::logged_in(secret.as_ref());
         let joined = match entry {
@@ -281,7 +281,7 @@ impl Handlers {
             home: channel,
             registration,
             window: Arc::default(),
-            places: Vec::from_iter(joined),
+            channels: Vec::from_iter(joined),
             joins: None,
         });
         None
@@ -306,9 +306,9 @@ impl Handlers {
 impl Drop for Handlers {
     fn drop(&mut self) {
         if let Some(session) = self.session.take() {
-            let places = session.places.into_iter();
+            let channels = session.channels.into_iter();
             self.services.leaves.add(EndedSession {
-                memberships: places.map(|joined| joined.membership).collect(),
+                memberships: channels.map(|joined| joined.membership).collect(),
                 registration: Some(session.registration),
                 succeeded: matches!(
                     self.connection.closing(),

@@ -65,7 +65,7 @@ impl Handlers {
     /// The channel to look at. Only its members may do so.
     fn channel(&self, channel: Option<&ChannelName>) -> Result<&ChannelName, Refusal> {
         let session = self.session.as_ref().ok_or(Reason::NotLoggedIn)?;
-        let place = session.place(channel).ok_or(Reason::NotJoined)?;
+        let place = session.joined(channel).ok_or(Reason::NotJoined)?;
         Ok(place.membership.channel())
     }
 

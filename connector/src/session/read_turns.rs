@@ -48,12 +48,12 @@ struct State {
     /// The highest place that was given a turn.
     now: u64,
     /// Channels whose pages are being read or waited for.
-    channels: HashMap<ChannelName, Line>,
+    channels: HashMap<ChannelName, ChannelQueue>,
     arrivals: u64,
 }
 
 #[derive(Default)]
-struct Line {
+struct ChannelQueue {
     under_way: usize,
     /// The waiting requests, by place and then by arrival. A connection waits with one request at a time.
     waiting: BTreeMap<(u64, u64), oneshot::Sender<Turn>>,
@@ -71,23 +71,23 @@ impl State {
     /// are skipped.
     fn pass_on(&mut self, turns: &Arc<ReadTurns>) {
         while self.under_way < AT_ONCE {
-            let lines = self.channels.iter();
-            let first = lines.filter(|(_, line)| line.under_way < EACH);
-            let first = first.filter_map(|(channel, line)| {
-                let (place, _) = line.waiting.first_key_value()?;
+            let queues = self.channels.iter();
+            let first = queues.filter(|(_, queue)| queue.under_way < EACH);
+            let first = first.filter_map(|(channel, queue)| {
+                let (place, _) = queue.waiting.first_key_value()?;
                 Some((*place, channel))
             });
             let Some((_, channel)) = first.min_by_key(|(place, _)| *place) else {
                 return;
             };
             let channel = channel.clone();
-            let line = self.channels.entry(channel.clone()).or_default();
-            let Some(((place, _), next)) = line.waiting.pop_first() else {
+            let queue = self.channels.entry(channel.clone()).or_default();
+            let Some(((place, _), next)) = queue.waiting.pop_first() else {
                 return;
             };
             match next.send(turns.turn(channel.clone())) {
                 Ok(()) => {
-                    line.under_way += 1;
+                    queue.under_way += 1;
                     self.under_way += 1;
                     self.now = self.now.max(place);
                 }
@@ -101,8 +101,8 @@ impl State {
     }
 
     fn forget(&mut self, channel: &ChannelName) {
-        let line = self.channels.get(channel);
-        if line.is_some_and(|line| line.under_way == 0 && line.waiting.is_empty()) {
+        let queue = self.channels.get(channel);
+        if queue.is_some_and(|queue| queue.under_way == 0 && queue.waiting.is_empty()) {
             self.channels.remove(channel);
         }
     }
@@ -118,14 +118,14 @@ impl ReadTurns {
             let (sender, turn) = oneshot::channel();
             state.arrivals += 1;
             let place = (reader.place, state.arrivals);
-            let line = state.channels.entry(channel.clone()).or_default();
-            line.waiting.insert(place, sender);
+            let queue = state.channels.entry(channel.clone()).or_default();
+            queue.waiting.insert(place, sender);
             state.pass_on(self);
             turn
         };
         match turn.await {
             Ok(turn) => turn,
-            // Can't happen: a sender stays in its line until it has sent a turn.
+            // Can't happen: a sender stays in its queue until it has sent a turn.
             Err(_) => std::future::pending().await,
         }
     }
@@ -145,8 +145,8 @@ impl Drop for Turn {
         };
         let mut state = turns.state.lock();
         state.under_way -= 1;
-        if let Some(line) = state.channels.get_mut(&self.channel) {
-            line.under_way -= 1;
+        if let Some(queue) = state.channels.get_mut(&self.channel) {
+            queue.under_way -= 1;
         }
         state.forget(&self.channel);
         state.pass_on(&turns);

@@ -99,7 +99,7 @@ impl Recovered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wire::Moved;
+    use wire::PositionReason;
 
     fn parse(json: &str) -> Option<Recovery> {
         Recovery::parse(&serde_json::from_str(json).unwrap())
@@ -163,7 +163,7 @@ mod tests {
             r#"{"code":0,"position":{"epoch":"e2","offset":19},"recovered":true,"replayed":2}"#
         );
         let resume = Resume {
-            lost: Some(Moved::Trimmed),
+            lost: Some(PositionReason::Trimmed),
             ..resume
         };
         let recovered = Recovered::resumed(&resume, &at("e2", 19));

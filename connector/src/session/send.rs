@@ -61,7 +61,7 @@ impl Handlers {
             return replies::reply(&self.connection, id, Err(Reason::NotLoggedIn.into()));
         };
         let place = message.and_then(|message| {
-            let place = session.place(message.channel.as_ref());
+            let place = session.joined(message.channel.as_ref());
             let place = place.ok_or(Reason::NotJoined)?;
             Ok((Arc::clone(&place.membership), message))
         });

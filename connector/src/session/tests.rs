@@ -42,19 +42,19 @@ pub(crate) async fn scene() -> Scene {
     let script = Script::new();
     let store = MemoryStore::new(StoreOptions::default());
     let policy = LoginPolicy::Reject;
-    let registry = Registry::new(policy, store.registry(), store.hints(), store.leases());
-    registry.announce_policy().await;
+    let logins = Logins::new(policy, store.registry(), store.hints(), store.leases());
+    logins.announce_policy().await;
     let suspects = script.hub.suspects();
     let lease = LeaseKeeper::new("c", Duration::from_secs(10), store.leases(), suspects).unwrap();
     let incarnation = lease.take().await;
     let services = Arc::new(Services {
         lease,
         hub: Arc::clone(&script.hub),
-        entries: super::entry_queue::EntryQueues::new(|_| Shard::default()),
+        admission: super::admission_queue::AdmissionQueues::new(|_| Shard::default()),
         reads: Arc::default(),
-        leaves: PendingLeaves::new(&chat, &registry, |_| Shard::default(), Duration::ZERO),
+        leaves: PendingLeaves::new(&chat, &logins, |_| Shard::default(), Duration::ZERO),
         chat,
-        registry,
+        logins,
     });
     let stream = instance.stream().await;
     let_run().await;
@@ -771,7 +771,7 @@ async fn a_client_with_its_secret_joins_in_place_of_its_session_and_then_claims(
             let entries = look.unwrap().remove(0).entries;
             assert!(entries.iter().all(|it| it.state == EntryState::Live));
             if is_gone {
-                socket.close(Disconnect::Client);
+                socket.close(Disconnect::CLOSED);
             }
             join.answer(Ok(joined("a", 5)));
         });

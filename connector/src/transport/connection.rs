@@ -98,7 +98,7 @@ impl Connection {
     }
 
     /// To be called when a member of this connection asks for positions.
-    pub(crate) fn tells_positions(&self) {
+    pub(crate) fn enable_positions(&self) {
         self.tells_positions.store(true, Ordering::Relaxed);
     }
 
@@ -207,7 +207,7 @@ impl Connection {
     /// Like [`close`](Self::close), but the client has ended its side without a farewell. It is sent replies and
     /// nothing else.
     pub(crate) fn close_plainly(&self) {
-        self.begin_close(Disconnect::Client, true);
+        self.begin_close(Disconnect::CLOSED, true);
     }
 
     fn begin_close(&self, reason: Disconnect, plainly: bool) {
@@ -222,7 +222,7 @@ impl Connection {
     /// Sends the farewell in the client's protocol, unless that was done, and then ends the sending direction.
     pub fn conclude(self: &Arc<Self>) {
         let mut queue = self.queue.lock();
-        queue.closing.get_or_insert(Disconnect::Client);
+        queue.closing.get_or_insert(Disconnect::CLOSED);
         self.say_farewell(&mut queue);
     }
 
@@ -277,7 +277,7 @@ impl Connection {
     /// Ends the socket at once, whatever is queued. Tasks that wait until it is writable end, too.
     pub fn abort(&self) {
         let mut queue = self.queue.lock();
-        queue.closing.get_or_insert(Disconnect::Client);
+        queue.closing.get_or_insert(Disconnect::CLOSED);
         queue.concluded = true;
         self.forget(&mut queue, 0);
         self.outlet.shut(Shutdown::Both);
@@ -321,7 +321,7 @@ impl Connection {
                 Ok(count) => written = count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(_) => {
-                    self.broken(queue, Disconnect::Client);
+                    self.broken(queue, Disconnect::CLOSED);
                     return;
                 }
             }
@@ -360,7 +360,7 @@ impl Connection {
                 Err(_) => Some(Disconnect::Slow),
                 Ok(writable) => {
                     let written = writable.and_then(|()| self.write_queued(&mut queue));
-                    written.err().map(|_| Disconnect::Client)
+                    written.err().map(|_| Disconnect::CLOSED)
                 }
             };
             if let Some(reason) = failed {

@@ -4,7 +4,7 @@
 //! the same for all clients. When the mailbox is full, it takes nothing more, and the queue of the connection bounds
 //! what a client costs that does not poll.
 
-use crate::limits::{PollingPlace, QueueLimits};
+use crate::limits::{PollingPermit, QueueLimits};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::io::{self, ErrorKind};
@@ -21,7 +21,7 @@ pub(crate) struct Mailbox {
     /// The bounds that its bytes count against.
     limits: Arc<QueueLimits>,
     /// The client's place among those that have not logged in. `None` once it has.
-    place: Mutex<Option<PollingPlace>>,
+    place: Mutex<Option<PollingPermit>>,
     /// Notified when a waiting poll may end.
     filled: Notify,
     /// Notified when there may be room, or when no more is needed.
@@ -34,7 +34,7 @@ struct State {
     /// A poll is waiting.
     polled: bool,
     /// A poll that finds nothing ends at once. The client waits for that before it switches to a socket.
-    hurried: bool,
+    empty_polls_end: bool,
     /// Nothing more will come, because the client has a socket.
     switched: bool,
     /// Nothing more will come. A poll that finds nothing is told that the connection is over.
@@ -54,7 +54,7 @@ pub(crate) enum Fetched {
 
 impl Mailbox {
     /// An empty mailbox. What comes into it counts for the whole process.
-    pub(crate) fn new(limits: &Arc<QueueLimits>, place: Option<PollingPlace>) -> Self {
+    pub(crate) fn new(limits: &Arc<QueueLimits>, place: Option<PollingPermit>) -> Self {
         Self {
             place: Mutex::new(place),
             state: Mutex::default(),
@@ -128,7 +128,7 @@ impl Mailbox {
                 if state.frames.is_empty() && state.finished {
                     return Fetched::End;
                 }
-                if !state.frames.is_empty() || state.hurried || state.switched {
+                if !state.frames.is_empty() || state.empty_polls_end || state.switched {
                     let (packets, rest) = packets(&state.frames);
                     let rest = rest.to_vec();
                     self.limits.remove(state.frames.len() - rest.len());
@@ -142,8 +142,8 @@ impl Mailbox {
     }
 
     /// Lets polls that find nothing end at once, or wait again.
-    pub(crate) fn hurry(&self, hurried: bool) {
-        self.state.lock().hurried = hurried;
+    pub(crate) fn end_empty_polls(&self, empty_polls_end: bool) {
+        self.state.lock().empty_polls_end = empty_polls_end;
         self.filled.notify_one();
     }
 
@@ -316,7 +316,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_switches_to_a_socket_gets_what_was_not_fetched() {
         let mailbox = empty();
-        mailbox.hurry(true);
+        mailbox.end_empty_polls(true);
         assert_eq!(mailbox.fetch().await, Fetched::Packets(vec![]));
         mailbox.try_write(&frames(&["40"])).unwrap();
         assert_eq!(mailbox.switch(), frames(&["40"]));

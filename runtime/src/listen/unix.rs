@@ -137,13 +137,13 @@ fn told(error: io::Error) -> UnixError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Listener, Place};
+    use super::super::{ListenAddress, Listener};
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::UnixStream;
 
     fn bind(path: &Path) -> Result<Listener, String> {
-        let bound = Listener::bind(&Place::Unix(path.to_owned()));
+        let bound = Listener::bind(&ListenAddress::Unix(path.to_owned()));
         bound.map_err(|error| format!("{error:#}"))
     }
 
@@ -152,7 +152,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
         let listener = bind(&path).unwrap();
-        assert_eq!(listener.local_place().unwrap(), Place::Unix(path.clone()));
+        assert_eq!(
+            listener.local_address().unwrap(),
+            ListenAddress::Unix(path.clone())
+        );
         let (client, server) = tokio::join!(UnixStream::connect(&path), listener.accept());
         let (mut client, mut server) = (client.unwrap(), server.unwrap());
         assert!(server.peer_addr().is_err());

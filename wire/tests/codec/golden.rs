@@ -151,7 +151,13 @@ fn packages_are_read_and_written() {
             }
             3 => frames(&written(|out| wire::heartbeat(WireFormat::POMELO, out))),
             5 if body.contains("attack") => {
-                let out = written(|out| wire::close(WireFormat::POMELO, Disconnect::Attack, out));
+                let out = written(|out| {
+                    wire::close(
+                        WireFormat::POMELO,
+                        Disconnect::ByClient(wire::Error::Attack),
+                        out,
+                    );
+                });
                 frames(&out)[..1].to_vec()
             }
             // The original sent "kick" to clients that were kicked by hand.

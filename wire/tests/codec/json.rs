@@ -7,7 +7,7 @@ use crate::reference::{
 use channel_store::{ChannelName, Route};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use wire::{Disconnect, Input, Moved, Request, RequestBody, WireFormat};
+use wire::{Disconnect, Input, PositionReason, Request, RequestBody, WireFormat};
 
 fn read(text: &str) -> Decoded {
     decode(&mut codec(WireFormat::JSON), text.as_bytes())
@@ -158,7 +158,13 @@ fn replies_pushes_and_heartbeats_are_written_as_documented() {
     assert_eq!(frames(&out), [text(expected)]);
     let out = written(|out| {
         let at = publication_position("e1", 19);
-        wire::position(WireFormat::JSON, &channel("4"), &at, Moved::Diverged, out);
+        wire::position(
+            WireFormat::JSON,
+            &channel("4"),
+            &at,
+            PositionReason::Diverged,
+            out,
+        );
     });
     let expected = r#"{"route":"onPosition","channel":"4","body":{"epoch":"e1","offset":19,"reason":"diverged"}}"#;
     assert_eq!(frames(&out), [text(expected)]);

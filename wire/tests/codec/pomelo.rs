@@ -8,7 +8,7 @@ use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
 use proptest::prelude::*;
 use std::io::Write;
-use wire::{Disconnect, Input, Moved, RequestBody, WireFormat};
+use wire::{Disconnect, Input, PositionReason, RequestBody, WireFormat};
 
 const HANDSHAKE: &[u8] = br#"{"sys":{"type":"js-websocket","version":"0.0.1"},"user":{}}"#;
 
@@ -355,10 +355,10 @@ fn a_client_that_asked_for_positions_gets_them_around_the_body() {
     let at = publication_position("e1", 19);
     let told = |moved| written(|out| wire::position(format, &channel("4"), &at, moved, out));
     for (moved, reason) in [
-        (Moved::NewEpoch, "new-epoch"),
-        (Moved::Diverged, "diverged"),
-        (Moved::Trimmed, "trimmed"),
-        (Moved::Unknown, "unknown"),
+        (PositionReason::NewEpoch, "new-epoch"),
+        (PositionReason::Diverged, "diverged"),
+        (PositionReason::Trimmed, "trimmed"),
+        (PositionReason::Unknown, "unknown"),
     ] {
         let expected =
             format!(r#"{{"channel":"4","body":{{"epoch":"e1","offset":19,"reason":"{reason}"}}}}"#);
@@ -366,7 +366,7 @@ fn a_client_that_asked_for_positions_gets_them_around_the_body() {
     }
     let out = written(|out| {
         let format = WireFormat::POMELO;
-        wire::position(format, &channel("4"), &at, Moved::Diverged, out);
+        wire::position(format, &channel("4"), &at, PositionReason::Diverged, out);
     });
     assert!(
         out.is_empty(),
@@ -377,20 +377,24 @@ fn a_client_that_asked_for_positions_gets_them_around_the_body() {
 #[test]
 fn each_reason_closes_as_documented() {
     for (reason, kick, code) in [
-        (Disconnect::Client, None, 1000_u16),
+        (Disconnect::CLOSED, None, 1000_u16),
         (Disconnect::HeartbeatTimeout, None, 1000),
         (Disconnect::HandshakeTimeout, None, 1000),
-        (Disconnect::Malformed, None, 1000),
-        (Disconnect::Handshake, None, 1000),
-        (Disconnect::Attack, Some("attack"), 1000),
+        (Disconnect::ByClient(wire::Error::Malformed), None, 1000),
+        (Disconnect::ByClient(wire::Error::Handshake), None, 1000),
+        (
+            Disconnect::ByClient(wire::Error::Attack),
+            Some("attack"),
+            1000,
+        ),
         (Disconnect::Shutdown, None, 1001),
         (Disconnect::Dead, None, 1001),
         (Disconnect::Slow, None, 1001),
         (Disconnect::PositionsLost, None, 1001),
         (Disconnect::Kicked, Some("kick"), 1000),
         (Disconnect::Idle, Some("idle"), 1000),
-        (Disconnect::Frame, None, 1002),
-        (Disconnect::Utf8, None, 1007),
+        (Disconnect::ByClient(wire::Error::Frame), None, 1002),
+        (Disconnect::ByClient(wire::Error::Utf8), None, 1007),
     ] {
         let mut expected = Vec::new();
         expected.extend(kick.map(|kick| {

@@ -118,7 +118,7 @@ fn hybrid_03_error_replies() {
     assert_eq!(first.answered, [1, 2, 3, 4, 5, 6]);
     assert_eq!(ids(&first.requests), first.answered);
     assert_eq!(first.result, Ok(()));
-    assert_eq!(first.farewell, farewell(Disconnect::Client));
+    assert_eq!(first.farewell, farewell(Disconnect::CLOSED));
     let second = replay(recording, 2, 25);
     assert_eq!(second.answered, [1]);
     assert_eq!(ids(&second.requests), second.answered);
@@ -150,7 +150,10 @@ fn hybrid_05_kick_attack() {
     assert_eq!(ids(&replay.requests), [1]);
     assert_eq!(replay.answered, [1]);
     assert_eq!(replay.result, Err(wire::Error::Attack));
-    assert_eq!(replay.farewell, farewell(Disconnect::Attack));
+    assert_eq!(
+        replay.farewell,
+        farewell(Disconnect::ByClient(wire::Error::Attack))
+    );
 }
 
 #[test]
@@ -158,7 +161,7 @@ fn hybrid_10_heartbeat() {
     let recording = "hybrid-10";
     let answering = replay(recording, 1, 1);
     assert_eq!(answering.requests, []);
-    assert_eq!(answering.farewell, farewell(Disconnect::Client));
+    assert_eq!(answering.farewell, farewell(Disconnect::CLOSED));
     let silent = replay(recording, 2, 1);
     assert_eq!(silent.answered, [1, 2, 3, 4, 5, 6, 7]);
     assert_eq!(ids(&silent.requests), silent.answered);

@@ -6,7 +6,7 @@ use crate::reference::{
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use wire::{Codec, Disconnect, EngineIo, Input, Moved, RequestBody, WireFormat};
+use wire::{Codec, Disconnect, EngineIo, Input, PositionReason, RequestBody, WireFormat};
 
 const OLD: WireFormat = WireFormat::socket_io(EngineIo::V3);
 const NEW: WireFormat = WireFormat::socket_io(EngineIo::V4);
@@ -226,15 +226,15 @@ fn clients_that_asked_for_positions_get_them() {
     let (room, at) = (channel("4"), publication_position("e", 12));
     let format = OLD.with_positions();
     assert_eq!(
-        only(|out| wire::position(format, &room, &at, Moved::Trimmed, out)),
+        only(|out| wire::position(format, &room, &at, PositionReason::Trimmed, out)),
         json!({"route": "onPosition", "channel": "4", "body": {"epoch": "e", "offset": 12, "reason": "trimmed"}})
     );
     assert_eq!(
-        only(|out| wire::skip(format, &room, &at, out)),
+        only(|out| wire::skipped(format, &room, &at, out)),
         json!({"route": "onPosition", "channel": "4", "offset": 12})
     );
-    assert_eq!(written(|out| wire::skip(OLD, &room, &at, out)), b"");
-    let moved = Moved::NewEpoch;
+    assert_eq!(written(|out| wire::skipped(OLD, &room, &at, out)), b"");
+    let moved = PositionReason::NewEpoch;
     assert_eq!(
         written(|out| wire::position(OLD, &room, &at, moved, out)),
         b""

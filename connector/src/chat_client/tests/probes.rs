@@ -6,7 +6,7 @@ use super::{Chat, Sender};
 use crate::testing::chat::{Called, Instance};
 use crate::testing::soon;
 use async_trait::async_trait;
-use channel_store::probe::{Met, ProbeFeed, ProbePoint, SLOTS};
+use channel_store::probe::{ProbeFeed, ProbeFound, ProbePoint, SLOTS};
 use channel_store::{Position, Shard};
 use parking_lot::Mutex;
 use proto::connector::v1::probe_result::Outcome;
@@ -36,12 +36,12 @@ impl ProbeFeed for FakeFeed {
         }]
     }
 
-    async fn meets(&self, set: u64, _: u64, position: &Position) -> Met {
+    async fn find_probe(&self, set: u64, _: u64, position: &Position) -> ProbeFound {
         assert_eq!(set, 7);
         if position.epoch.as_str() == self.lifetime {
-            Met::Yes
+            ProbeFound::Yes
         } else {
-            Met::No { heard: false }
+            ProbeFound::No { heard: false }
         }
     }
 

@@ -10,7 +10,7 @@ mod probe;
 mod request;
 
 use super::response::{Gone, peer, plain};
-use super::upgrade::{agree, upgrade};
+use super::upgrade::{negotiate_deflate, upgrade};
 use crate::client::Clients;
 use crate::limits::{Bound, Heartbeats, Limits, Seats};
 use crate::random::unguessable;
@@ -24,7 +24,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use polled::{Polled, packets};
-use request::{Asked, Refusal, allow, preflight};
+use request::{EngineRequest, Refusal, allow, preflight};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -60,17 +60,17 @@ impl SocketIo {
     }
 
     /// If the request is a poll or a post of a known client, its socket takes one of that client's seats.
-    pub(super) fn sit(&self, request: &Request<Incoming>, pass: &Pass) {
+    pub(super) fn use_seat(&self, request: &Request<Incoming>, pass: &Pass) {
         if !PATHS.contains(&request.uri().path()) {
             return;
         }
-        let asked = Asked::parse(request.uri().query().unwrap_or_default());
+        let asked = EngineRequest::parse(request.uri().query().unwrap_or_default());
         if let Ok(asked) = asked
             && !asked.is_websocket
             && let Some(client) = asked.id.and_then(|id| self.client(id))
             && let Some(seats) = &*client.seats.lock()
         {
-            pass.sit(seats);
+            pass.use_seat(seats);
         }
     }
 
@@ -94,7 +94,7 @@ impl SocketIo {
             return Ok(preflight());
         }
         let query = request.uri().query().unwrap_or_default().to_owned();
-        let asked = Asked::parse(&query)?;
+        let asked = EngineRequest::parse(&query)?;
         let client = match asked.id {
             None => None,
             Some(id) => {
@@ -135,7 +135,7 @@ impl SocketIo {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "");
         };
         let greeting = self.greeting(version, &id, "[]");
-        let (agreed, format) = agree(
+        let (agreed, format) = negotiate_deflate(
             request.headers(),
             WireFormat::socket_io(version),
             self.deflate,

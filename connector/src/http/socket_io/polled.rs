@@ -47,7 +47,8 @@ impl Polled {
         }
         match self.mailbox.fetch().await {
             Fetched::Twice => {
-                self.connection.close(Disconnect::Malformed);
+                self.connection
+                    .close(Disconnect::ByClient(wire::Error::Malformed));
                 Err(Refusal::BadRequest)
             }
             Fetched::End => Err(Refusal::Gone),
@@ -66,7 +67,8 @@ impl Polled {
         limits: &ClientLimits,
     ) -> Result<Response<Full<Bytes>>, Refusal> {
         let Ok(_posting) = self.posting.try_lock() else {
-            self.connection.close(Disconnect::Malformed);
+            self.connection
+                .close(Disconnect::ByClient(wire::Error::Malformed));
             return Err(Refusal::BadRequest);
         };
         let kind = request.headers().get(header::CONTENT_TYPE);
@@ -81,7 +83,8 @@ impl Polled {
         };
         let packets = engine_io::decode(self.version, &body, is_binary);
         let Some(packets) = packets else {
-            self.connection.close(Disconnect::Malformed);
+            self.connection
+                .close(Disconnect::ByClient(wire::Error::Malformed));
             return Err(Refusal::BadRequest);
         };
         if packets.iter().any(|packet| packet.len() > limits.message) {

@@ -11,11 +11,11 @@ use tokio::time::timeout;
 use wire::websocket::{self, Event, Opcode, Reader};
 
 /// While this lives, polls that find nothing end at once. The client waits for the end of its poll before it switches.
-struct Hurry<'a>(&'a Polled);
+struct EmptyPollsEnd<'a>(&'a Polled);
 
-impl Drop for Hurry<'_> {
+impl Drop for EmptyPollsEnd<'_> {
     fn drop(&mut self) {
-        self.0.mailbox.hurry(false);
+        self.0.mailbox.end_empty_polls(false);
     }
 }
 
@@ -33,7 +33,7 @@ pub(super) async fn probe(
         tracing::debug!("a client did not switch from polls to its WebSocket");
         return;
     };
-    pass.opened();
+    pass.handshake_done();
     client.mailbox.logged_in();
     // The connection switches first. So when the client's next message is read, its answer goes to the WebSocket.
     client.connection.switch(writer);
@@ -52,7 +52,7 @@ async fn probed(
     limits: &ClientLimits,
 ) -> Option<SocketReader> {
     let mut frames = Reader::new(limits.message);
-    let mut hurry = None;
+    let mut ending = None;
     let mut messages = Vec::new();
     loop {
         let fed = frames.feed(&mut first, |event| {
@@ -70,10 +70,10 @@ async fn probed(
                     if writer.try_write(&pong).ok()? < pong.len() {
                         return None;
                     }
-                    client.mailbox.hurry(true);
-                    hurry.get_or_insert(Hurry(client));
+                    client.mailbox.end_empty_polls(true);
+                    ending.get_or_insert(EmptyPollsEnd(client));
                 }
-                b"5" if hurry.is_some() => {
+                b"5" if ending.is_some() => {
                     return Some(SocketReader {
                         socket: reader,
                         frames,

@@ -11,7 +11,7 @@ use wire::EngineIo;
 const BUSY: u32 = 6;
 
 /// What a request asks for.
-pub(super) struct Asked<'a> {
+pub(super) struct EngineRequest<'a> {
     pub(super) version: EngineIo,
     pub(super) is_websocket: bool,
     pub(super) id: Option<&'a str>,
@@ -89,7 +89,7 @@ fn busy(bound: Bound) -> Response<Full<Bytes>> {
     response
 }
 
-impl<'a> Asked<'a> {
+impl<'a> EngineRequest<'a> {
     pub(super) fn parse(query: &'a str) -> Result<Self, Refusal> {
         let value = |name: &str| {
             let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));

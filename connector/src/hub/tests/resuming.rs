@@ -8,7 +8,7 @@ use crate::testing::{at, channel, client, publication, sized};
 use channel_store::{Continuity, LogPage, Publication, Since};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use wire::{Moved, WireFormat};
+use wire::{PositionReason, WireFormat};
 
 fn publications(offsets: RangeInclusive<u64>) -> Vec<Publication> {
     offsets.map(|offset| publication("a", offset)).collect()
@@ -36,9 +36,9 @@ async fn a_warm_hub_resumes_clients_without_a_read() {
 async fn a_position_that_the_hub_does_not_know_is_checked_with_the_log() {
     for (continuity, lost) in [
         (Continuity::Contiguous, None),
-        (Continuity::Diverged, Some(Moved::Diverged)),
-        (Continuity::Trimmed, Some(Moved::Trimmed)),
-        (Continuity::Unknown, Some(Moved::Unknown)),
+        (Continuity::Diverged, Some(PositionReason::Diverged)),
+        (Continuity::Trimmed, Some(PositionReason::Trimmed)),
+        (Continuity::Unknown, Some(PositionReason::Unknown)),
     ] {
         let (mut script, _present) = room().await;
         let back = Arc::new(guest(&script.hub, WireFormat::JSON).await);
@@ -72,7 +72,7 @@ async fn a_warm_hub_that_has_not_noticed_a_new_epoch_reads_the_log() {
     });
     let lost = Resume {
         start: at("b", 0),
-        lost: Some(Moved::Unknown),
+        lost: Some(PositionReason::Unknown),
     };
     assert_eq!(resumed.await.unwrap(), Ok(lost));
 }

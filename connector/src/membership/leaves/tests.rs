@@ -62,13 +62,13 @@ async fn leaves_with_grace(grace: Duration) -> (PendingLeaves, Instance, Sends) 
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
     let store = MemoryStore::new(StoreOptions::default());
-    let registry = Registry::new(
+    let logins = Logins::new(
         LoginPolicy::Allow,
         store.registry(),
         store.hints(),
         store.leases(),
     );
-    let leaves = PendingLeaves::new(&chat, &registry, shard, grace);
+    let leaves = PendingLeaves::new(&chat, &logins, shard, grace);
     let stream = instance.stream().await;
     let_run().await;
     (leaves, instance, stream)
@@ -179,7 +179,7 @@ async fn leaves_of_one_shard_that_hang_delay_no_leave_of_another() {
 async fn a_join_that_is_undone_leaves_at_once_whatever_the_grace() {
     let (leaves, mut instance, _stream) = leaves_with_grace(Duration::from_secs(60)).await;
     let membership = leaving("u").await.memberships.remove(0);
-    drop(Undo::of(&leaves, membership));
+    drop(Rollback::of(&leaves, membership));
     let call = instance.leave().await;
     assert_eq!(call.answer(Ok(LeaveResponse::default())).user, "u");
     soon(leaves.landed()).await;

@@ -17,7 +17,7 @@ const AT_ONCE: Duration = Duration::from_millis(10);
 
 struct Node {
     lease: Arc<LeaseKeeper>,
-    registry: Arc<Registry>,
+    logins: Arc<Logins>,
     keeping: AbortOnDropHandle<Infallible>,
     agreeing: AbortOnDropHandle<Infallible>,
 }
@@ -32,20 +32,20 @@ struct Guest {
 impl Node {
     async fn new(store: &MemoryStore, id: &str, policy: LoginPolicy) -> Self {
         let lease = LeaseKeeper::new(id, LENGTH, store.leases(), Arc::default()).unwrap();
-        let registry = Registry::new(policy, store.registry(), store.hints(), store.leases());
+        let logins = Logins::new(policy, store.registry(), store.hints(), store.leases());
         let chat: Arc<Chat> = chat_of(&[]);
         let keeping = {
-            let (lease, registry) = (Arc::clone(&lease), Arc::clone(&registry));
-            tokio::spawn(async move { lease.keep(&chat, &registry).await })
+            let (lease, logins) = (Arc::clone(&lease), Arc::clone(&logins));
+            tokio::spawn(async move { lease.keep(&chat, &logins).await })
         };
         let agreeing = {
-            let registry = Arc::clone(&registry);
-            tokio::spawn(async move { registry.keep_announcing_policy().await })
+            let logins = Arc::clone(&logins);
+            tokio::spawn(async move { logins.keep_announcing_policy().await })
         };
         sleep(Duration::from_millis(1)).await;
         Self {
             lease,
-            registry,
+            logins,
             keeping: AbortOnDropHandle::new(keeping),
             agreeing: AbortOnDropHandle::new(agreeing),
         }
@@ -60,7 +60,7 @@ impl Node {
         let (connection, client) = client::client(WireFormat::JSON).await;
         let session = SessionId::new(session).unwrap();
         let registration =
-            self.registry
+            self.logins
                 .begin(&Arc::new(guard), &user(), &session, &connection, proof);
         Guest {
             registration,
@@ -78,10 +78,10 @@ impl Node {
     /// Logs in, and claims as after a join.
     async fn enter(&self, guest: &Guest) -> Admission {
         let registration = &guest.registration;
-        let admission = self.registry.login(registration).await.unwrap();
+        let admission = self.logins.login(registration).await.unwrap();
         if admission == Admission::Yes {
             let in_time = Instant::now() + LENGTH;
-            self.registry.claim(registration, in_time).await;
+            self.logins.claim(registration, in_time).await;
         }
         admission
     }
@@ -93,7 +93,7 @@ impl Node {
     }
 
     async fn close(&self, guest: &Guest) {
-        self.registry.close(&guest.registration).await.unwrap();
+        self.logins.close(&guest.registration).await.unwrap();
     }
 }
 
@@ -164,7 +164,7 @@ async fn a_login_of_a_dead_connector_refuses_nobody_and_never_comes_back() {
         claims: vec![Arc::clone(&first.registration)],
         ..Findings::default()
     };
-    assert_eq!(one.registry.settle(thawed).await, Ok(true));
+    assert_eq!(one.logins.settle(thawed).await, Ok(true));
     sleep(2 * SETTLE_TIME).await;
     assert_eq!(registered(&store).await, ["second"]);
     assert_eq!(second.connection.closing(), None);
@@ -199,8 +199,8 @@ async fn a_session_that_got_no_hint_gives_way_when_the_reconciler_reads_its_entr
         policy: LoginPolicy::KickOld,
         proof: None,
     };
-    let registry = store.registry();
-    let Ok(LoggedIn::Yes { login_rank, .. }) = registry.login(&new, &[]).await else {
+    let logins = store.registry();
+    let Ok(LoggedIn::Yes { login_rank, .. }) = logins.login(&new, &[]).await else {
         panic!("refused");
     };
     sleep(SETTLE_TIME + Duration::from_secs(1)).await;
@@ -209,7 +209,7 @@ async fn a_session_that_got_no_hint_gives_way_when_the_reconciler_reads_its_entr
         None,
         "the new session has not claimed"
     );
-    registry.claim(&[claim(new, login_rank)]).await.unwrap()[0]
+    logins.claim(&[claim(new, login_rank)]).await.unwrap()[0]
         .clone()
         .unwrap();
     sleep(SETTLE_TIME + Duration::from_secs(1)).await;
@@ -221,7 +221,7 @@ async fn a_login_whose_client_is_gone_kicks_nobody() {
     let (_store, one, other) = two(LoginPolicy::KickOld).await;
     let old = one.guest("old").await;
     let new = other.begin("new").await;
-    new.connection.close(Disconnect::Client);
+    new.connection.close(Disconnect::CLOSED);
     assert_eq!(other.enter(&new).await, Admission::Yes);
     sleep(2 * SETTLE_TIME).await;
     assert_eq!(old.connection.closing(), None);
@@ -299,13 +299,13 @@ async fn the_lease_of_a_connector_whose_session_is_superseded_is_restored() {
 #[tokio::test(start_paused = true)]
 async fn one_login_policy_is_in_force_until_its_last_connector_is_gone() {
     let (store, one, other) = two(LoginPolicy::Reject).await;
-    assert!(*one.registry.policy_in_force().borrow());
+    assert!(*one.logins.policy_in_force().borrow());
     let third = Node::new(&store, "third", LoginPolicy::KickOld).await;
     sleep(2 * POLICY_LASTS).await;
-    assert!(!*third.registry.policy_in_force().borrow());
-    assert!(*one.registry.policy_in_force().borrow());
+    assert!(!*third.logins.policy_in_force().borrow());
+    assert!(*one.logins.policy_in_force().borrow());
     drop((one.agreeing, other.agreeing));
-    let mut agreed = third.registry.policy_in_force();
+    let mut agreed = third.logins.policy_in_force();
     let began = tokio::time::Instant::now();
     agreed.wait_for(|agreed| *agreed).await.unwrap();
     assert!(began.elapsed() >= POLICY_LASTS - ANNOUNCE);
@@ -371,7 +371,7 @@ async fn a_connector_that_was_frozen_closes_a_replaced_session_when_it_looks() {
     drop(one.keeping);
     let new = other.come_back("new", 1).await;
     assert_eq!(old.connection.closing(), None);
-    let displaced = one.registry.displace(&old.registration).await;
+    let displaced = one.logins.displace(&old.registration).await;
     assert_eq!(displaced, Ok(()));
     assert_eq!(old.connection.closing(), Some(Disconnect::Replaced));
     assert_eq!(new.connection.closing(), None);
@@ -384,8 +384,8 @@ async fn a_session_that_lost_its_place_before_the_claim_is_told_to_reconnect() {
     let (store, one, other) = two(LoginPolicy::Reject).await;
     let old = one.come_back("old", 1).await;
     let new = other.begin_with("new", proof(1)).await;
-    other.registry.login(&new.registration).await.unwrap();
-    assert_eq!(one.registry.displace(&old.registration).await, Ok(()));
+    other.logins.login(&new.registration).await.unwrap();
+    assert_eq!(one.logins.displace(&old.registration).await, Ok(()));
     assert_eq!(old.connection.closing(), Some(Disconnect::Displaced));
     // The client may come back at once. The other session, which has claimed nothing, gives way to it.
     let back = one.come_back("back", 1).await;
@@ -401,7 +401,7 @@ async fn a_client_that_shows_its_secret_and_goes_away_replaces_nobody() {
     let (_store, one, other) = two(LoginPolicy::Reject).await;
     let old = one.come_back("old", 1).await;
     let new = other.begin_with("new", proof(1)).await;
-    new.connection.close(Disconnect::Client);
+    new.connection.close(Disconnect::CLOSED);
     assert_eq!(other.enter(&new).await, Admission::Yes);
     sleep(2 * SETTLE_TIME).await;
     assert_eq!(old.connection.closing(), None);
@@ -426,7 +426,7 @@ async fn of_two_tabs_with_one_secret_the_newer_stays_even_after_a_loss_of_all_da
 async fn a_lingering_session_makes_no_claim_and_any_login_may_take_its_place() {
     let (store, one, other) = two(LoginPolicy::Reject).await;
     let gone = one.guest("gone").await;
-    gone.connection.close(Disconnect::Client);
+    gone.connection.close(Disconnect::CLOSED);
     gone.registration.begin_lingering();
     // The write that marks the entry as lingering is lost. The next look repeats it.
     gone.registration.suspect();
@@ -440,7 +440,7 @@ async fn a_lingering_session_makes_no_claim_and_any_login_may_take_its_place() {
     assert_eq!(new.connection.closing(), None);
     assert_eq!(registered(&store).await, ["new"]);
     // A session whose client is gone replaces nobody any more, even if it still joins.
-    new.connection.close(Disconnect::Client);
+    new.connection.close(Disconnect::CLOSED);
     assert_eq!(new.registration.replaces(), []);
 }
 
@@ -463,11 +463,11 @@ async fn the_mark_of_a_lingering_session_is_written_again_if_it_was_lost() {
     );
     let leaves = PendingLeaves::new(
         &chat_of(&[]),
-        &one.registry,
+        &one.logins,
         |_| Shard::default(),
         10 * LENGTH,
     );
-    gone.connection.close(Disconnect::Client);
+    gone.connection.close(Disconnect::CLOSED);
     leaves.add(EndedSession {
         memberships: vec![membership],
         registration: Some(gone.registration),
@@ -522,7 +522,7 @@ async fn a_login_that_has_not_joined_or_has_failed_kicks_nobody() {
         let (_store, one, other) = two(LoginPolicy::KickOld).await;
         let old = one.guest("old").await;
         let new = other.begin("new").await;
-        let admission = other.registry.login(&new.registration).await;
+        let admission = other.logins.login(&new.registration).await;
         assert_eq!(admission, Ok(Admission::Yes));
         if has_failed {
             new.registration.undo();
@@ -533,11 +533,11 @@ async fn a_login_that_has_not_joined_or_has_failed_kicks_nobody() {
         if has_failed {
             // The client may log in again on the same socket.
             let incarnation = new.registration.guard.incarnation();
-            other.registry.close_all_of(incarnation).await;
+            other.logins.close_all_of(incarnation).await;
             assert_eq!(new.connection.closing(), None);
         } else {
             let in_time = Instant::now() + LENGTH;
-            other.registry.claim(&new.registration, in_time).await;
+            other.logins.claim(&new.registration, in_time).await;
             sleep(AT_ONCE).await;
             assert_eq!(old.connection.closing(), Some(Disconnect::Kicked));
         }
@@ -551,9 +551,9 @@ async fn two_login_policies_do_not_kick_the_sessions_of_both_sides() {
     // Everything is lost, and a connector with another policy announces it first.
     store.restart(Some(Snapshot::default()));
     let third = Node::new(&store, "third", LoginPolicy::KickOld).await;
-    assert!(*third.registry.policy_in_force().borrow());
+    assert!(*third.logins.policy_in_force().borrow());
     sleep(ANNOUNCE).await;
-    assert!(!*one.registry.policy_in_force().borrow());
+    assert!(!*one.logins.policy_in_force().borrow());
     let newer = third.guest("newer").await;
     sleep(2 * SETTLE_TIME).await;
     assert_eq!(older.connection.closing(), Some(Disconnect::Kicked));

@@ -22,7 +22,7 @@ struct Guest {
 struct Apart {
     store: Arc<MemoryStore>,
     slots: Arc<Slots>,
-    registry: Arc<Registry>,
+    logins: Arc<Logins>,
     lease: Arc<LeaseKeeper>,
     _keeping: AbortOnDropHandle<Infallible>,
     _agreeing: AbortOnDropHandle<Infallible>,
@@ -44,16 +44,16 @@ impl Apart {
         let link = Link::new(0, &slots);
         let leases = FarLeases::of(&store, &link, &Arc::default());
         let users = FarUsers::of(&store, &link);
-        let registry = Registry::new(LoginPolicy::KickOld, users, store.hints(), leases.clone());
+        let logins = Logins::new(LoginPolicy::KickOld, users, store.hints(), leases.clone());
         let lease = LeaseKeeper::new("c", LENGTH, leases, Arc::default()).unwrap();
         let chat = chat_on(&store);
-        let keeping = keep(&lease, &chat, &registry);
-        let agreeing = Arc::clone(&registry);
+        let keeping = keep(&lease, &chat, &logins);
+        let agreeing = Arc::clone(&logins);
         let agreeing = tokio::spawn(async move { agreeing.keep_announcing_policy().await });
         Self {
             store,
             slots,
-            registry,
+            logins,
             lease,
             _keeping: keeping,
             _agreeing: AbortOnDropHandle::new(agreeing),
@@ -77,13 +77,13 @@ impl Apart {
         let session = SessionId::new(format!("session of {name}")).unwrap();
         let guard = Arc::new(guard.unwrap());
         let registration = self
-            .registry
+            .logins
             .begin(&guard, &user, &session, &connection, None);
-        let admission = self.registry.login(&registration).await;
+        let admission = self.logins.login(&registration).await;
         assert_eq!(admission, Ok(Admission::Yes));
         // It claims, as after a join.
         let in_time = Instant::now() + LENGTH;
-        self.registry.claim(&registration, in_time).await;
+        self.logins.claim(&registration, in_time).await;
         Guest {
             registration,
             connection,
@@ -387,10 +387,10 @@ async fn the_reconciler_repairs_places_on_other_shards_than_the_one_that_is_away
     sleep(SETTLE_TIME).await;
     let user = guest.registration.user().clone();
     let session = SessionId::new("session of here").unwrap();
-    let registry = apart.store.registry();
-    registry.close(&user, &session, false).await.unwrap();
+    let logins = apart.store.registry();
+    logins.close(&user, &session, false).await.unwrap();
     sleep(SETTLE_TIME + Duration::from_secs(5)).await;
-    let look = registry
+    let look = logins
         .entries(guest.registration.guard().incarnation(), &[user])
         .await;
     let entries = &look.unwrap()[0].entries;

@@ -179,7 +179,7 @@ async fn an_abort_ends_the_task_that_writes_to_a_client_that_never_reads() {
         "a task waits for the socket"
     );
     connection.abort();
-    assert_eq!(connection.closing(), Some(Disconnect::Client));
+    assert_eq!(connection.closing(), Some(Disconnect::CLOSED));
     until(|| Arc::strong_count(&connection) == 1).await;
     assert_eq!(limits.queued(), 0);
     send(&connection, [1]);
@@ -232,7 +232,7 @@ async fn a_client_that_went_away_is_noticed_by_the_next_write() {
         }
     })
     .await;
-    assert_eq!(soon(connection.closed()).await, Disconnect::Client);
+    assert_eq!(soon(connection.closed()).await, Disconnect::CLOSED);
     until(|| Arc::strong_count(&connection) == 1).await;
     assert_eq!(limits.queued(), 0);
 }

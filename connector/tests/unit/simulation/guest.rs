@@ -118,7 +118,7 @@ impl Guest {
 
     /// The client goes.
     pub(super) async fn close(self) {
-        self.connection.close(Disconnect::Client);
+        self.connection.close(Disconnect::CLOSED);
         self.client.close().await;
     }
 }

@@ -8,7 +8,7 @@ use crate::chat_client::{Chat, Source};
 use crate::hub::{Hub, TOUCH_INTERVAL};
 use crate::limits::QueueLimits;
 use crate::membership::LeaseKeeper;
-use crate::membership::Registry;
+use crate::membership::Logins;
 use crate::session::Services;
 use channel_store::memory::MemoryStore;
 use parking_lot::Mutex;
@@ -107,10 +107,10 @@ impl ConnectorProcess {
             link: Arc::clone(&link),
             hints: store.hints(),
         });
-        let registry = Registry::new(policy, users, hints, leases.clone());
+        let logins = Logins::new(policy, users, hints, leases.clone());
         let lease = LeaseKeeper::new(name, LEASE, leases, hub.suspects()).unwrap();
         let chat = Chat::new(Source::InProcess(link.to_chat(choose)));
-        let services = Services::new(lease, registry, hub, chat, grace);
+        let services = Services::new(lease, logins, hub, chat, grace);
         Arc::new(Self {
             link,
             _tasks: services.keep(),

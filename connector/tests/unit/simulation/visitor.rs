@@ -156,7 +156,7 @@ async fn give_up(user: &'static str, guest: &mut Guest, vanishes: oneshot::Sende
     let connection = Arc::clone(&guest.connection);
     let goes = async move {
         pause(1_500).await;
-        connection.close(Disconnect::Client);
+        connection.close(Disconnect::CLOSED);
         let _ = vanishes.send(());
     };
     let home = CHANNELS[fastrand::usize(..2)];

@@ -136,7 +136,7 @@ async fn visit(world: Arc<World>, hub: Arc<Hub>, mut visitor: Visitor) {
         }
         pause(400).await;
     }
-    connection.close(Disconnect::Client);
+    connection.close(Disconnect::CLOSED);
     drop(member);
     if let Err(error) = world.store.leave(world.leave(&visitor, &session)).await {
         world.fail(error.to_string());

@@ -1,4 +1,4 @@
-//! Clients that are never long in one place.
+//! Clients that move between connectors, or were away for long.
 
 use testkit::follower::Leaving;
 use testkit::followers::{Followers, WHOLE_LOG, assert_consistent};
@@ -7,9 +7,9 @@ use testkit::long;
 use testkit::redis::Redis;
 use testkit::system::Plan;
 
-/// Wherever they go, with a word or without one, they miss nothing and get nothing twice.
+/// With or without a close frame, they miss nothing and get nothing twice.
 #[tokio::test]
-async fn who_goes_from_connector_to_connector_while_others_speak_misses_nothing() {
+async fn a_client_that_moves_between_connectors_while_others_send_misses_nothing() {
     let moves = if long() { 200 } else { 60 };
     let plan = Plan::of(3, 2).alone().chat_flags(&WHOLE_LOG);
     let _permit = plan.permit().await;
@@ -17,8 +17,8 @@ async fn who_goes_from_connector_to_connector_while_others_speak_misses_nothing(
     let services = plan.services(&redis.url(), &redis.url()).await;
     let addresses = services.addresses();
     let crowd = Followers::start(&addresses, 8, 4).await;
-    // One of each protocol, by turns.
-    let wanderers = [&crowd.all()[9], &crowd.all()[11]];
+    // One of each protocol.
+    let moving = [&crowd.all()[9], &crowd.all()[11]];
     crowd.start_sending();
     crowd.until_each_acknowledged(10).await;
     let mut at = [0; 2];
@@ -30,7 +30,7 @@ async fn who_goes_from_connector_to_connector_while_others_speak_misses_nothing(
         } else {
             Leaving::Breaking
         };
-        wanderers[number % 2].go_to(addresses[*at], leaving).await;
+        moving[number % 2].go_to(addresses[*at], leaving).await;
         if number % 10 == 0 {
             crowd.until_each_acknowledged(1).await;
         }
@@ -39,8 +39,8 @@ async fn who_goes_from_connector_to_connector_while_others_speak_misses_nothing(
         .stop_and_collect(&services.api(0), redis.address())
         .await;
     println!("{moves} moves; {}", crowd.report());
-    for wanderer in wanderers {
-        let notes = wanderer.notes().read();
+    for client in moving {
+        let notes = client.notes().read();
         let recovered = (moves / 2, 0);
         assert_eq!(notes.recovered, recovered, "every login says recovered");
         assert_eq!(notes.losses(), []);
@@ -49,24 +49,24 @@ async fn who_goes_from_connector_to_connector_while_others_speak_misses_nothing(
     assert_consistent(&history, &[]);
 }
 
-/// Who comes back later than the log reaches is told where it goes on from.
+/// The log does not hold what it missed any more, so it is told from where it goes on.
 #[tokio::test]
-async fn who_was_away_for_longer_than_the_log_reaches_is_told_so() {
+async fn a_session_that_was_away_too_long_is_told_so() {
     const KEPT: usize = 50;
     let plan = Plan::of(2, 1).chat_flags(&["--log-rule", "*:entries=50,keep=1ms"]);
     let _permit = plan.permit().await;
     let redis = Redis::start().await;
     let services = plan.services(&redis.url(), &redis.url()).await;
     let crowd = Followers::start(&services.addresses(), 4, 4).await;
-    let wanderers = &crowd.all()[5..7];
+    let moving = &crowd.all()[5..7];
     crowd.start_sending();
     crowd.until_each_acknowledged(10).await;
-    for wanderer in wanderers {
-        wanderer.disconnect(Leaving::Closing).await;
+    for client in moving {
+        client.disconnect(Leaving::Closing).await;
     }
     crowd.until_each_acknowledged(4 * KEPT).await;
-    for wanderer in wanderers {
-        wanderer
+    for client in moving {
+        client
             .go_to(services.connectors[1].address(), Leaving::Closing)
             .await;
     }
@@ -76,8 +76,8 @@ async fn who_was_away_for_longer_than_the_log_reaches_is_told_so() {
         .await;
     println!("{}", crowd.report());
     assert!(history.log.first() > 1, "nothing was trimmed");
-    for wanderer in wanderers {
-        let notes = wanderer.notes().read();
+    for client in moving {
+        let notes = client.notes().read();
         let losses = notes.losses();
         let trimmed = matches!(&losses[..], [(_, Reason::Trimmed)]);
         assert!(trimmed && notes.recovered == (0, 1), "told {losses:?}");

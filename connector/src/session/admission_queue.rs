@@ -33,13 +33,13 @@ const LATEST: Duration = Duration::from_secs(30);
 
 /// One queue for each pair of shards that is needed to serve a request. If a shard is away, only the requests that need
 /// it wait.
-pub(crate) struct EntryQueues {
+pub(crate) struct AdmissionQueues {
     shard: Box<dyn Fn(&Place) -> Shard + Send + Sync>,
     /// There are as many queues as pairs of shards that were asked for.
-    by_shards: Mutex<BTreeMap<[Shard; 2], Arc<EntryQueue>>>,
+    by_shards: Mutex<BTreeMap<[Shard; 2], Arc<AdmissionQueue>>>,
 }
 
-impl EntryQueues {
+impl AdmissionQueues {
     /// `shard` tells the shard of a channel or user.
     pub(crate) fn new(shard: impl Fn(&Place) -> Shard + Send + Sync + 'static) -> Self {
         Self {
@@ -49,16 +49,16 @@ impl EntryQueues {
     }
 
     /// The queue of requests that need both places.
-    pub(crate) fn of(&self, places: [&Place; 2]) -> Arc<EntryQueue> {
+    pub(crate) fn of(&self, places: [&Place; 2]) -> Arc<AdmissionQueue> {
         let shards = places.map(|place| (self.shard)(place));
         let mut queues = self.by_shards.lock();
         let queue = queues.entry(shards);
-        Arc::clone(queue.or_insert_with(|| Arc::new(EntryQueue::new())))
+        Arc::clone(queue.or_insert_with(|| Arc::new(AdmissionQueue::new())))
     }
 }
 
 /// A queue of requests to log in or to join a channel.
-pub(crate) struct EntryQueue {
+pub(crate) struct AdmissionQueue {
     places: Semaphore,
     pace: Mutex<Pace>,
 }
@@ -72,12 +72,12 @@ struct Pace {
 
 /// A request's turn. It ends when this is dropped.
 pub(crate) struct Turn<'a> {
-    queue: &'a EntryQueue,
+    queue: &'a AdmissionQueue,
     began: Instant,
     _place: SemaphorePermit<'a>,
 }
 
-impl EntryQueue {
+impl AdmissionQueue {
     /// An empty queue.
     pub(crate) fn new() -> Self {
         Self {
@@ -150,7 +150,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn requests_are_served_in_order_and_only_some_at_the_same_time() {
-        let queue = Arc::new(EntryQueue::new());
+        let queue = Arc::new(AdmissionQueue::new());
         let (under_way, served) = (Arc::<AtomicUsize>::default(), Arc::new(Mutex::default()));
         let mut clients = JoinSet::new();
         for number in 0..200 {
@@ -172,7 +172,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_login_that_waited_for_another_request_is_also_refused_in_time() {
-        let queue = EntryQueue::new();
+        let queue = AdmissionQueue::new();
         let mut turns = Vec::new();
         for _ in 0..AT_ONCE {
             turns.push(queue.turn(Instant::now() + CALL).await.ok().unwrap());
@@ -191,7 +191,7 @@ mod tests {
     async fn requests_for_a_shard_that_is_away_delay_no_others() {
         let place = |name: &str| Place::Channel(ChannelName::new(name).unwrap());
         let (here, away) = (place("here"), place("away"));
-        let queues = EntryQueues::new(move |it| match *it == place("away") {
+        let queues = AdmissionQueues::new(move |it| match *it == place("away") {
             true => Shard::new(1),
             false => Shard::default(),
         });
@@ -211,7 +211,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn in_a_storm_clients_that_retry_when_they_are_told_to_get_in() {
-        let queue = Arc::new(EntryQueue::new());
+        let queue = Arc::new(AdmissionQueue::new());
         let began = Instant::now();
         let tries = Arc::new(Mutex::new(BTreeMap::<usize, usize>::new()));
         let mut clients = JoinSet::new();

@@ -1,4 +1,4 @@
-//! One process without Redis: the same chat, to try out.
+//! Standalone: one process with both services and without Redis, to try the system.
 
 use testkit::chat_api::ChatApi;
 use testkit::http;
@@ -33,7 +33,7 @@ async fn a_standalone_serves_sockets_and_back_ends_from_one_process() {
 }
 
 #[tokio::test]
-async fn a_standalone_tells_its_health_and_metrics() {
+async fn a_standalone_serves_its_health_and_metrics() {
     let _permit = Permit::shared().await;
     let standalone = Standalone::start().await;
     for path in ["/livez", "/readyz", "/metrics"] {
