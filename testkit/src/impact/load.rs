@@ -86,7 +86,7 @@ pub async fn attack(attack: impl Attack, target: Target, meter: &Meter, during: 
 /// The control: harmless clients chat, each in a room of its own, so much that the processor time follows this curve.
 ///
 /// # Panics
-/// As [`attack`].
+/// Like [`attack`].
 pub async fn harmless(target: Target, meter: &Meter, curve: Curve, during: Duration) -> Curve {
     on_a_thread(meter, during, move |since| chat(target, since, curve)).await
 }
