@@ -2,8 +2,8 @@
 
 use proto::chat::v1::chat_service_client::ChatServiceClient;
 use proto::chat::v1::{
-    JoinRequest, JoinResponse, LeaveRequest, ListMembersRequest, SendRequest, SendResponse,
-    send_request::Content,
+    HistoryRequest, JoinRequest, JoinResponse, LeaveRequest, ListMembersRequest, Publication,
+    SendRequest, SendResponse, send_request::Content,
 };
 use std::net::SocketAddr;
 use tonic::Status;
@@ -60,6 +60,19 @@ impl ChatApi {
             }
             page_token = page.next_page_token;
         }
+    }
+
+    /// The oldest publications that a channel's log holds, up to 100.
+    ///
+    /// # Errors
+    /// The error that chat answers.
+    pub async fn history(&self, channel: &str) -> Result<Vec<Publication>, Status> {
+        let request = HistoryRequest {
+            channel: channel.to_owned(),
+            ..HistoryRequest::default()
+        };
+        let page = self.client().history(request).await?.into_inner();
+        Ok(page.publications)
     }
 
     /// Publishes a JSON object in the name of a user.

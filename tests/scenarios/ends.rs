@@ -234,12 +234,7 @@ async fn a_connector_that_stops_answers_the_requests_under_way() {
         .filter(|id| alice.inbox().read().reply(**id).is_some())
         .count();
     // What is in the log was accepted, so its sender must have been told.
-    let request = proto::chat::v1::HistoryRequest {
-        channel: "room".to_owned(),
-        ..Default::default()
-    };
-    let history = system.api(0).client().history(request).await;
-    let log = history.expect("the log").into_inner().publications;
+    let log = system.api(0).history("room").await.expect("the log");
     let accepted = log.iter().filter(|it| it.route == "onMessage").count();
     assert_eq!(answered, accepted, "answers and accepted messages");
     let status = system.connectors[0].ended_within(std::time::Duration::from_secs(10));
