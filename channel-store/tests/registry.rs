@@ -448,7 +448,7 @@ async fn a_superseded_session_stays_superseded_whatever_it_claims(kind: Kind) {
     };
     assert_eq!(again, Ok(unchanged));
     assert_eq!(subject.entries(ONE).await.0, expected);
-    // A session that is superseded itself gets no names to wait for.
+    // The answer to a superseded session's own claim names no connector that somebody would have to wait for.
     let third = subject.log_in(ONE, "c", KickOld).await;
     let claim = subject.claim_as(ONE, "c", KickOld, third).await;
     assert_eq!(claim, claimed(&[ONE, OTHER], &[]));

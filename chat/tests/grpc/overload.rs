@@ -104,7 +104,7 @@ async fn a_shorter_timeout_of_the_caller_is_used() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_stream_has_no_timeout() {
+async fn an_idle_stream_outlives_the_timeouts_of_calls() {
     let chat = Chat::start().await;
     let mut client = chat.client().await;
     let mut caller = Caller::open(&mut client).await.unwrap();

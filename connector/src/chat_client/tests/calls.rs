@@ -151,7 +151,7 @@ async fn if_no_chat_is_up_nothing_is_sent_and_the_caller_is_told_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_no_chat_is_up_only_a_bounded_number_of_callers_wait() {
+async fn after_chat_is_lost_only_the_first_callers_wait_and_later_ones_fail_at_once() {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
     let stream = instance.stream().await;

@@ -61,7 +61,7 @@ async fn when_the_position_is_lost_each_member_is_told_or_closed_with_a_reason()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_member_ahead_of_the_trimmed_part_is_not_told_of_a_loss() {
+async fn a_member_whose_position_is_in_the_kept_part_is_not_told_of_a_loss() {
     let (mut script, _json) = room().await;
     let mut waiting = guest_at(&script.hub, WireFormat::JSON, at("a", 90)).await;
     script.publish(publication("a", 91));
