@@ -29,7 +29,7 @@ pub(crate) struct Membership {
     operation: u64,
     state: Mutex<State>,
     guard: Arc<IndexGuard>,
-    /// Whose place it takes.
+    /// The sessions whose place this one takes.
     replaces: Vec<v1::Session>,
     roster: Arc<Roster>,
     /// The login of the session, which knows its socket.
