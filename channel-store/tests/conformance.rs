@@ -110,7 +110,7 @@ async fn publications_have_contiguous_offsets_in_one_epoch(kind: Kind) {
     );
 }
 
-async fn two_feeds_receive_the_same_sequence_f6(kind: Kind) {
+async fn two_feeds_receive_the_same_sequence_f06(kind: Kind) {
     const EACH: usize = 300;
     let subject = Subject::new(kind).await;
     let (_one, sink) = subject.follow("4").await;
@@ -360,7 +360,7 @@ async fn only_a_session_that_is_a_member_may_publish(kind: Kind) {
     );
 }
 
-async fn members_are_counted_per_session_f4(kind: Kind) {
+async fn members_are_counted_per_session_f04(kind: Kind) {
     let subject = Subject::new(kind).await;
     let (_feed, sink) = subject.follow("4").await;
     assert!(
@@ -482,7 +482,7 @@ async fn a_repeated_leave_finds_nothing(kind: Kind) {
     assert_eq!(said(&subject.log("4").await).len(), 2);
 }
 
-async fn a_join_after_its_fenced_leave_makes_no_ghost_f2(kind: Kind) {
+async fn a_join_after_its_fenced_leave_makes_no_ghost_f02(kind: Kind) {
     let subject = Subject::new(kind).await;
     assert!(!subject.leave_fenced("4", "u", session("s", 2), true).await);
     let late = subject.join("4", "u", session("s", 1)).await;

@@ -22,7 +22,7 @@ const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 const SOON: Duration = Duration::from_secs(10);
 
 #[tokio::test]
-async fn a_crash_is_noticed_at_once_and_a_restart_loses_nothing_f7() {
+async fn a_crash_is_noticed_at_once_and_a_restart_loses_nothing_f07() {
     let mut subject = Subject::on(Redis::with(&DURABLE).await, StoreOptions::default()).await;
     let (feed, sink) = subject.follow("4").await;
     let joined = subject.join("4", "u", session("s", 1)).await.unwrap();

@@ -165,7 +165,7 @@ fn several_packages_may_share_a_frame_f13() {
 }
 
 #[test]
-fn a_request_id_has_32_bits_f1() {
+fn a_request_id_has_32_bits_f01() {
     for id in [1, 1 << 31, (1 << 32) - 1] {
         let decoded = decode(&mut working(), &data(&Message::request(id, "a.b", "{}")));
         assert_eq!(decoded.inputs, [request(id, "a.b", object("{}"))]);
