@@ -1,6 +1,6 @@
 //! All metric families of the connector. They are registered at the start, so each is there before its first event.
 
-use crate::limits::{ACCEPT_ERRORS, Bound, REFUSED};
+use crate::limits::{ACCEPT_ERRORS, BOUNDS_REACHED, Bound};
 use metrics::counter;
 use runtime::families::{Family, register};
 use wire::{Disconnect, Reason};
@@ -32,7 +32,7 @@ pub(crate) const DECLARED_DEAD: &str = "connector_declared_dead_total";
 /// Client connections that ended.
 pub(crate) const CLOSED: &str = "connector_connections_closed_total";
 /// Logins and joins that were told to try again later.
-pub(crate) const PUT_OFF: &str = "connector_entries_put_off_total";
+pub(crate) const PUT_OFF: &str = "connector_admissions_put_off_total";
 
 /// Logins that were refused.
 pub(crate) const LOGINS_REFUSED: &str = "connector_logins_refused_total";
@@ -53,7 +53,7 @@ macro_rules! labels {
     }};
 }
 
-const REASONS: [&str; Disconnect::ALL.len()] = labels!(Disconnect, label);
+const DISCONNECTS: [&str; Disconnect::ALL.len()] = labels!(Disconnect, label);
 const BOUNDS: [&str; Bound::ALL.len()] = labels!(Bound, label);
 const REFUSALS: [&str; Reason::ALL.len()] = labels!(Reason, name);
 
@@ -63,9 +63,9 @@ const FAMILIES: &[Family] = &[
         CLOSED,
         "Client connections that ended, by reason and protocol",
     )
-    .by(&[("reason", &REASONS), ("protocol", &PROTOCOLS)]),
+    .by(&[("reason", &DISCONNECTS), ("protocol", &PROTOCOLS)]),
     Family::counter(
-        REFUSED,
+        BOUNDS_REACHED,
         "Clients and requests that were refused or cut off because a bound was reached",
     )
     .by(&[("bound", &BOUNDS)]),
