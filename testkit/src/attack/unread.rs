@@ -5,7 +5,7 @@ use super::wait_to_begin;
 use crate::impact::load::{Attack, Target};
 use crate::polling::Poller;
 use crate::pomelo::{DATA, HANDSHAKE, HANDSHAKE_ACK, HELLO, LOGIN, login_body, package, request};
-use crate::socket_io::request;
+use crate::socket_io;
 use crate::websocket::{self, TEXT, Terms};
 use serde_json::json;
 use std::io;
@@ -77,7 +77,7 @@ async fn over_tcp(target: Target, user: String) -> io::Result<()> {
     let socket = TcpSocket::new_v4()?;
     socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
     let mut stream = socket.connect(target.connector).await?;
-    let login = request(1, LOGIN, login_body(&user, HEAVY).as_bytes());
+    let login = socket_io::request(1, LOGIN, login_body(&user, HEAVY).as_bytes());
     let hello = [
         package(HANDSHAKE, HELLO.as_bytes()),
         package(HANDSHAKE_ACK, &[]),
@@ -97,13 +97,13 @@ async fn over_tcp(target: Target, user: String) -> io::Result<()> {
 
 async fn over_polls(target: Target, user: String, version: u32) -> io::Result<()> {
     let poller = Poller::open(target.connector, version).await?;
-    let login = request(1, LOGIN, &json!({ "userId": user, "lessonId": HEAVY }));
+    let login = socket_io::request(1, LOGIN, &json!({ "userId": user, "lessonId": HEAVY }));
     poller.post(&[&login]).await?;
     target.tally.count("sockets");
     for post in 0..POSTS {
         let pages = (0..PAGES_PER_POST).map(|page| {
             let id = 2 + post * PAGES_PER_POST + page;
-            request(id, HISTORY, &json!({}))
+            socket_io::request(id, HISTORY, &json!({}))
         });
         let pages: Vec<_> = pages.collect();
         let pages: Vec<_> = pages.iter().map(String::as_str).collect();
