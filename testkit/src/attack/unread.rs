@@ -77,7 +77,7 @@ async fn over_tcp(target: Target, user: String) -> io::Result<()> {
     let socket = TcpSocket::new_v4()?;
     socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
     let mut stream = socket.connect(target.connector).await?;
-    let login = socket_io::request(1, LOGIN, login_body(&user, HEAVY).as_bytes());
+    let login = request(1, LOGIN, login_body(&user, HEAVY).as_bytes());
     let hello = [
         package(HANDSHAKE, HELLO.as_bytes()),
         package(HANDSHAKE_ACK, &[]),
