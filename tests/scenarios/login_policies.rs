@@ -52,12 +52,14 @@ impl Client {
     /// Like `login`. `None`: a later login has kicked this client before it had its answer.
     async fn login_unless_kicked(&self, user: &str, channel: &str) -> Option<bool> {
         // On a busy machine a login may not get its turn. Then nothing was done, and it is tried again.
-        let answered = wait::some("the login gets its turn", SOON, async || {
-            let body = self.try_login(user, channel).await;
-            let is_put_off = body.as_ref().is_some_and(|body| body["code"] == 429);
-            (!is_put_off).then_some(body)
-        });
-        let body = answered.await?;
+        let began = Instant::now();
+        let body = loop {
+            let body = self.try_login(user, channel).await?;
+            if body["code"] != 429 {
+                break body;
+            }
+            assert!(began.elapsed() < SOON, "{user} gets no turn: {body}");
+        };
         let is = |known: &str| {
             let known: serde_json::Value = serde_json::from_str(known).expect("JSON");
             // A client of /ws gets a reason in place of Pomelo's message.

@@ -9,7 +9,7 @@ use testkit::pace::timeout;
 use testkit::recording::{self, Event};
 use testkit::socket_io::{Packets, connect, message, request, say, until};
 use testkit::system::{Plan, System};
-use testkit::websocket::{CLOSE, Frame, TEXT, Terms};
+use testkit::websocket::{CLOSE, TEXT, Terms};
 use testkit::{SOON, pomelo, wait};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
