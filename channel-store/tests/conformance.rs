@@ -33,7 +33,7 @@ pub(crate) use conformance;
 
 conformance! {
     publications_have_contiguous_offsets_in_one_epoch
-    two_feeds_receive_the_same_sequence_f6
+    two_feeds_receive_the_same_sequence_f06
     batches_in_flight_take_effect_in_order_k3
     a_refused_message_does_not_affect_the_others_of_its_batch
     a_batch_has_the_same_effect_as_its_messages_one_by_one
@@ -43,12 +43,12 @@ conformance! {
     a_key_that_was_used_for_another_content_is_refused
     a_repeated_key_is_answered_after_its_session_has_left
     only_a_session_that_is_a_member_may_publish
-    members_are_counted_per_session_f4
+    members_are_counted_per_session_f04
     join_message_and_leave_are_one_sequence_k3
     a_user_is_announced_with_the_json_type_of_its_session_k1
     a_repeated_join_gets_the_first_answer
     a_repeated_leave_finds_nothing
-    a_join_after_its_fenced_leave_makes_no_ghost_f2
+    a_join_after_its_fenced_leave_makes_no_ghost_f02
     a_late_copy_of_a_leave_spares_the_session_that_joined_again
     a_session_that_joins_again_before_its_leave_begins_at_the_end_of_the_log
     a_leave_of_the_same_or_an_older_operation_ends_nothing
