@@ -6,9 +6,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// The name of a counter, and the values of its labels.
+type Series = (String, Vec<String>);
+
 /// Counters and gauges by name and by the values of their labels.
 #[derive(Default)]
-pub(crate) struct Counters(Mutex<HashMap<(String, Vec<String>), Arc<AtomicU64>>>);
+pub(crate) struct Counters(Mutex<HashMap<Series, Arc<AtomicU64>>>);
 
 impl Counters {
     /// The sum of all series of this name.
