@@ -12,12 +12,34 @@ pub struct Publish {
     pub channel: ChannelName,
     /// The sender's session, which must be a member. `None`: a back end sends.
     pub session: Option<SessionId>,
+    /// True if the sender must be a member, by any session or detached.
+    pub require_member: bool,
     /// The sender. Idempotency keys belong to a channel and a user.
     pub user: UserId,
     /// The message, with the sender in its body.
     pub payload: Payload,
     /// If a message with the same key is published again, it is stored once and gets the first answer.
     pub key: Option<IdempotencyKey>,
+    /// Where the log must end for the message to be stored. The position ("", 0) is the end of a log in which nothing was
+    /// published yet, whatever its epoch. The key comes first: a message that is stored already gets its first answer. Without
+    /// a key, a sender that does not know the outcome of its first attempt can't tell its own success from another's.
+    pub expected: Option<Position>,
+}
+
+impl Publish {
+    /// A message without a key, which is stored in any case.
+    #[must_use]
+    pub fn new(channel: ChannelName, user: UserId, payload: Payload) -> Self {
+        Self {
+            channel,
+            session: None,
+            require_member: false,
+            user,
+            payload,
+            key: None,
+            expected: None,
+        }
+    }
 }
 
 /// A message that is in the log.

@@ -7,6 +7,8 @@ mod acks;
 #[cfg(test)]
 mod cluster;
 #[cfg(test)]
+mod conditions;
+#[cfg(test)]
 mod conformance;
 #[cfg(test)]
 mod leases;

@@ -29,8 +29,11 @@ const OF_CHANNELS: &[Family] = &[
         DUPLICATES,
         "Sends with a known idempotency key, answered as before",
     ),
-    Family::counter(REFUSALS, "Calls and streamed sends that failed, by reason")
-        .by(&[("reason", Error::REASONS)]),
+    Family::counter(
+        REFUSALS,
+        "Calls, and sends of streams and batches, that failed, by reason",
+    )
+    .by(&[("reason", Error::REASONS)]),
     Family::histogram(BATCH_SIZE, "Messages of a send stream published at once"),
     Family::counter(
         DEATHS,

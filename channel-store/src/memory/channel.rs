@@ -87,14 +87,20 @@ impl Channel {
     ) -> Result<Published, StoreError> {
         self.expire_log(at);
         let now = at.now.instant;
-        let key = publish.key.map(|key| (publish.user, key));
+        let key = publish.key.map(|key| (publish.user.clone(), key));
         let Content { log, keys, members } = &mut self.content;
         if let Some(first) = key.as_ref().and_then(|key| keys.find(key, now)) {
             return log.repeated(first, &publish.payload, at.now);
         }
-        let sender = publish.session.map(Member::Session);
-        if sender.is_some_and(|sender| !members.contains(&sender)) {
+        let session = publish.session.map(Member::Session);
+        let is_missing = session.is_some_and(|session| !members.contains(&session))
+            || publish.require_member && !members.is_user(&publish.user);
+        if is_missing {
             return Err(StoreError::NotMember);
+        }
+        if publish.expected.is_some_and(|it| !log.ends_at(&it)) {
+            let end = log.end_of_published();
+            return Err(StoreError::PositionMismatch { end });
         }
         let position = self.append(publish.payload, at);
         let Content { log, keys, .. } = &mut self.content;

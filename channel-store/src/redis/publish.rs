@@ -79,7 +79,7 @@ impl Publishing {
         command.arg(&self.key_seconds);
         for publish in messages() {
             command.arg(&publish.payload.as_bytes()[..]);
-            command.arg(publish.session.as_ref().map_or("", |it| it.as_str()));
+            push_condition(&mut command, publish);
             match &publish.key {
                 None => command.arg(""),
                 // Names hold no NUL, so no two pairs of user and key give the same text.
@@ -88,6 +88,27 @@ impl Publishing {
         }
         command
     }
+}
+
+/// Adds what must hold for the message to be stored, as the script takes it.
+fn push_condition(command: &mut Cmd, publish: &Publish) {
+    let session = publish.session.as_ref().map_or("", |it| it.as_str());
+    if !publish.require_member && publish.expected.is_none() {
+        command.arg(session);
+        return;
+    }
+    let user = if publish.require_member {
+        publish.user.as_str()
+    } else {
+        ""
+    };
+    // Names hold no control characters. The epoch may hold anything, so it comes last.
+    command.arg(match &publish.expected {
+        None => format!("\n{session}\n{user}\n\n"),
+        Some(Position { epoch, offset }) => {
+            format!("\n{session}\n{user}\n{offset}\n{}", epoch.as_str())
+        }
+    });
 }
 
 /// Publishes over one connection to each node. When one of them is gone, so is the publisher: nothing may overtake what has
@@ -267,6 +288,10 @@ pub(super) fn published(
             reached,
             repeated: false,
         })),
+        Value::Array(end) if end.len() == 2 => {
+            let end = position(end).ok_or_else(unexpected_reply)?;
+            Ok(Err(StoreError::PositionMismatch { end }))
+        }
         Value::Array(first) => Ok(Ok(Published {
             position: position(first).ok_or_else(unexpected_reply)?,
             time: first.get(2).and_then(number).ok_or_else(unexpected_reply)?,

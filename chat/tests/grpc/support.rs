@@ -39,6 +39,8 @@ pub(crate) struct State {
     gate: Semaphore,
     /// Messages whose body holds this are written, but nobody is told.
     lost: Mutex<Option<&'static str>>,
+    /// Batches for this channel are never answered.
+    silent: Mutex<Option<&'static str>>,
     /// So many batches are refused from now on.
     refusals: Mutex<Option<(usize, StoreError)>>,
     pub(crate) batch_sizes: Mutex<Vec<usize>>,
@@ -65,6 +67,7 @@ impl FakeStore {
             failure: Mutex::default(),
             gate: Semaphore::new(OPEN),
             lost: Mutex::default(),
+            silent: Mutex::default(),
             refusals: Mutex::default(),
             batch_sizes: Mutex::default(),
             batches: watch::Sender::new(0),
@@ -91,6 +94,10 @@ impl State {
 
     pub(crate) fn lose_bodies_with(&self, text: &'static str) {
         *self.lost.lock() = Some(text);
+    }
+
+    pub(crate) fn never_answer_in(&self, channel: &'static str) {
+        *self.silent.lock() = Some(channel);
     }
 
     /// Refuses so many batches, with nothing written, and then none.
@@ -256,6 +263,10 @@ impl Publisher for FakePublisher {
         let store = &self.0;
         // As the contract of a publisher has it: in the order of the first poll, before any waiting.
         store.batch_sizes.lock().push(batch.len());
+        let silent = *store.silent.lock();
+        if batch.iter().any(|it| Some(it.channel.as_str()) == silent) {
+            std::future::pending::<()>().await;
+        }
         let failure = store.check();
         let refusal = store.refusal();
         let outcomes = batch.into_iter().map(|publish| match &refusal {

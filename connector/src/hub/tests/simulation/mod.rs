@@ -196,13 +196,9 @@ async fn speak(world: Arc<World>) {
     let speaker = user("speaker");
     let publish = |number: u64| {
         let body = format!(r#"{{"n":{number}}}"#);
-        Publish {
-            channel: channel(),
-            session: None,
-            user: speaker.id.clone(),
-            payload: Payload::new(&Route::new("onMessage").unwrap(), &speaker, body.as_bytes()),
-            key: None,
-        }
+        let route = Route::new("onMessage").unwrap();
+        let payload = Payload::new(&route, &speaker, body.as_bytes());
+        Publish::new(channel(), speaker.id.clone(), payload)
     };
     let mut number = 0;
     loop {
