@@ -36,6 +36,7 @@ mod pipelined_sends;
 mod pomelo_libraries;
 mod pomelo_protocol;
 mod quick_start;
+mod racing_sends;
 mod raw_tcp;
 mod readiness;
 mod reconnecting_libraries;
