@@ -24,6 +24,9 @@ pub struct Publish {
     /// published yet, whatever its epoch. The key comes first: a message that is stored already gets its first answer. Without
     /// a key, a sender that does not know the outcome of its first attempt can't tell its own success from another's.
     pub expected: Option<Position>,
+    /// True to give the message only to those who are there now. It is not in the log, begins nothing, and is published
+    /// right after what the log holds. Its key counts for nothing.
+    pub ephemeral: bool,
 }
 
 impl Publish {
@@ -38,14 +41,15 @@ impl Publish {
             payload,
             key: None,
             expected: None,
+            ephemeral: false,
         }
     }
 }
 
-/// A message that is in the log.
+/// A message that is in the log, or was given to those who are there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
-    /// Its place in the log.
+    /// Its place in the log. Of an ephemeral message: where the log ended, ("", 0) if nothing was published yet.
     pub position: Position,
     /// The publication's time, ms since 1970.
     pub time: u64,
@@ -53,6 +57,8 @@ pub struct Published {
     pub reached: u32,
     /// True if the key was known. Then this is the first answer again.
     pub repeated: bool,
+    /// True if it is not in the log.
+    pub ephemeral: bool,
 }
 
 /// The most messages in one call to the store, all of one channel. Others wait during a call, and the channel's

@@ -208,6 +208,7 @@ impl Log {
             time: first.map_or(now.milliseconds, |first| first.time),
             reached: 0,
             repeated: true,
+            ephemeral: false,
         })
     }
 

@@ -1,7 +1,7 @@
 //! A sink that remembers what it was told.
 
 use super::PATIENCE;
-use channel_store::{ChannelName, FeedConnection, FeedSink, Publication};
+use channel_store::{ChannelName, Ephemeral, FeedConnection, FeedSink, Publication};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -9,6 +9,7 @@ use tokio::sync::watch;
 pub(crate) enum Heard {
     Subscribed(FeedConnection),
     Publication(FeedConnection, Publication),
+    Ephemeral(Ephemeral),
 }
 
 #[derive(Default)]
@@ -41,6 +42,7 @@ impl Ear {
                     assert_eq!(Some(connection), confirmed);
                     publications.push(publication);
                 }
+                Heard::Ephemeral(_) => {}
             }
         }
         publications
@@ -49,12 +51,26 @@ impl Ear {
     pub(crate) fn confirmations(&self, channel: &str) -> Vec<FeedConnection> {
         let confirmation = |heard| match heard {
             Heard::Subscribed(connection) => Some(connection),
-            Heard::Publication(..) => None,
+            Heard::Publication(..) | Heard::Ephemeral(_) => None,
         };
         self.all(channel)
             .into_iter()
             .filter_map(confirmation)
             .collect()
+    }
+
+    /// Publications and what is not in the log, in order: `offset body`, and `~offset body` with the place.
+    pub(crate) fn told(&self, channel: &str) -> Vec<String> {
+        let told = self.all(channel).into_iter().filter_map(|heard| {
+            let (mark, position, payload) = match heard {
+                Heard::Subscribed(_) => return None,
+                Heard::Publication(_, it) => ("", it.position, it.payload),
+                Heard::Ephemeral(it) => ("~", it.place, it.payload),
+            };
+            let body = String::from_utf8_lossy(payload.body()).into_owned();
+            Some(format!("{mark}{} {body}", position.offset))
+        });
+        told.collect()
     }
 
     /// Waits until so many publications have been heard, and answers all.
@@ -96,5 +112,9 @@ impl FeedSink for Ear {
         for publication in run {
             self.hear(channel, Heard::Publication(connection.clone(), publication));
         }
+    }
+
+    fn ephemeral(&self, _: &FeedConnection, channel: &ChannelName, ephemeral: Ephemeral) {
+        self.hear(channel, Heard::Ephemeral(ephemeral));
     }
 }

@@ -427,6 +427,12 @@ pub(crate) fn expecting(mut publish: Publish, end: &Position) -> Publish {
     publish
 }
 
+/// For those who are there now.
+pub(crate) fn ephemeral(mut publish: Publish) -> Publish {
+    publish.ephemeral = true;
+    publish
+}
+
 /// To be stored only if its user is a member.
 pub(crate) fn from_member(mut publish: Publish) -> Publish {
     publish.require_member = true;

@@ -102,6 +102,7 @@ pub(super) async fn broadcast(
             broadcast_request::Content::BodyJson(json) => Body::Json(json),
         }),
         exclude_user: request.exclude_user,
+        ephemeral: request.ephemeral,
         ..Message::default()
     };
     let content = message.check_content(calls.message_limit())?;
@@ -137,6 +138,7 @@ fn check(request: SendRequest, limit: usize) -> Result<Publish, Error> {
         exclude_user: request.exclude_user,
         expected: request.expected_position,
         require_member: request.require_member,
+        ephemeral: request.ephemeral,
     };
     message.check(request.channel, limit)
 }

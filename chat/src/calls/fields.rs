@@ -34,6 +34,7 @@ pub(crate) struct Message {
     /// `None`: the log may end anywhere.
     pub(crate) expected: Option<v1::Position>,
     pub(crate) require_member: bool,
+    pub(crate) ephemeral: bool,
 }
 
 /// A message that was checked, for whatever channel.
@@ -45,6 +46,7 @@ pub(crate) struct Content {
     payload: Payload,
     key: Option<IdempotencyKey>,
     expected: Option<Position>,
+    ephemeral: bool,
 }
 
 /// The body of a message.
@@ -76,6 +78,11 @@ impl Message {
         let user = wrong.user(self.user, self.user_is_number);
         let route = wrong.route(self.route);
         let session = wrong.optional("session", self.session, session_id);
+        if self.ephemeral && (!self.key.is_empty() || self.expected.is_some()) {
+            let error = "cannot be combined with an idempotency key or an expected position: it is not in the log, where \
+                         they could be found again";
+            return wrong.check("ephemeral", Err(error));
+        }
         let key = if self.key.is_empty() && self.expected.is_some() {
             let error = "is required with expected_position: after an unknown outcome, only the key tells your own \
                          success from somebody else's";
@@ -103,6 +110,7 @@ impl Message {
             user: user.id,
             key: key?,
             expected: expected?,
+            ephemeral: self.ephemeral,
         })
     }
 }
@@ -118,6 +126,7 @@ impl Content {
             payload: self.payload,
             key: self.key,
             expected: self.expected,
+            ephemeral: self.ephemeral,
         }
     }
 }

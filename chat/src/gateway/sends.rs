@@ -31,6 +31,7 @@ impl Contract for Stream {
             key: message.idempotency_key,
             body: Some(Body::Json(message.body_json)),
             exclude_user: message.exclude_user,
+            ephemeral: message.ephemeral,
             ..fields::Message::default()
         };
         message.check(channel, limit)

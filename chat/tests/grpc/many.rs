@@ -181,6 +181,60 @@ async fn a_user_who_must_be_a_member_is_refused_until_it_is() {
 }
 
 #[tokio::test]
+async fn an_ephemeral_message_is_answered_and_is_not_in_the_log() {
+    let mut client = client();
+    let given = |channel: &str| SendRequest {
+        ephemeral: true,
+        ..to(channel, r#"{"typing":true}"#)
+    };
+    let sent = client.send(given("a")).await.unwrap().into_inner();
+    assert_eq!(sent.position, Some(Position::default()));
+    client.send(to("a", "{}")).await.unwrap();
+    let sent = client.send(given("a")).await.unwrap().into_inner();
+    assert_eq!(sent.position.unwrap().offset, 1);
+    let messages = vec![given("a"), to("a", "{}"), given("b")];
+    let answer = client.batch_send(BatchSendRequest { messages }).await;
+    let outcomes = told(answer.unwrap().into_inner().outcomes);
+    assert_eq!(outcomes, [Ok(1), Ok(2), Ok(0)]);
+    let request = BroadcastRequest {
+        ephemeral: true,
+        ..broadcast(&["a", "b"].map(str::to_owned))
+    };
+    let answer = client.broadcast(request).await.unwrap().into_inner();
+    assert_eq!(told(answer.outcomes), [Ok(2), Ok(0)]);
+    let nancy = r#"{"userId":"nancy"}"#;
+    assert_eq!(bodies(&mut client, "a").await, [nancy, nancy]);
+}
+
+#[tokio::test]
+async fn an_ephemeral_message_has_no_key_and_expects_no_position() {
+    let mut client = client();
+    let given = SendRequest {
+        ephemeral: true,
+        ..message("{}")
+    };
+    let keyed = SendRequest {
+        idempotency_key: "k".into(),
+        ..given.clone()
+    };
+    for request in [
+        keyed.clone(),
+        expecting("", &Position::default(), given.clone()),
+        expecting("k", &Position::default(), given),
+    ] {
+        let status = client.send(request).await.unwrap_err();
+        assert_eq!(fields(&status), ["ephemeral"]);
+    }
+    let request = BroadcastRequest {
+        ephemeral: true,
+        idempotency_key: "k".into(),
+        ..broadcast(&["a".to_owned()])
+    };
+    let status = client.broadcast(request).await.unwrap_err();
+    assert_eq!(fields(&status), ["ephemeral"]);
+}
+
+#[tokio::test]
 async fn a_batch_has_an_outcome_for_each_message_and_keeps_the_order_of_each_channel() {
     let mut client = client();
     let mut messages: Vec<_> = (0..94)

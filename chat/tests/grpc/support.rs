@@ -174,6 +174,7 @@ impl State {
             time: 1_795_377_365_123,
             reached: 2,
             repeated: false,
+            ephemeral: publish.ephemeral,
         };
         if let Some(key) = key {
             written.keys.insert(key, (publish, published.clone()));

@@ -46,6 +46,7 @@ struct Outcome {
     new_epochs: u64,
     recovered: u64,
     repaired: u64,
+    ephemerals: u64,
 }
 
 /// What all hosts share, apart from the network.
@@ -171,6 +172,10 @@ async fn log_in(
         return false;
     };
     pause(20).await;
+    visitor.joined = published.then_some(position.offset);
+    if published {
+        member.has_joined_at(&position);
+    }
     let Some(since) = visitor.position.clone() else {
         let start = Position {
             offset: position.offset - u64::from(published),
@@ -213,6 +218,18 @@ async fn speak(world: Arc<World>) {
         for outcome in publisher.publish(batch).await.unwrap() {
             if let Err(error) = outcome {
                 world.fail(error.to_string());
+            }
+        }
+        if fastrand::bool() {
+            number += 1;
+            let body = format!(r#"{{"ephemeral":{number}}}"#);
+            let route = Route::new("onMessage").unwrap();
+            let payload = Payload::new(&route, &speaker, body.as_bytes());
+            let mut publish = Publish::new(channel(), speaker.id.clone(), payload);
+            publish.ephemeral = true;
+            match world.store.publish(publish).await {
+                Ok(given) => world.contents.place(number, given.position),
+                Err(error) => world.fail(error.to_string()),
             }
         }
     }
@@ -378,6 +395,7 @@ fn simulate(seed: u64) -> Result<Outcome, String> {
         outcome.losses += visitor.losses;
         outcome.new_epochs += visitor.new_epochs;
         outcome.recovered += visitor.recovered;
+        outcome.ephemerals += visitor.ephemerals;
     }
     outcome.trace = trace.finish();
     if outcome.losses > 0 && !climate.rollbacks && climate.log_entries > 1_000 {
@@ -404,6 +422,7 @@ impl Outcome {
         self.new_epochs += other.new_epochs;
         self.recovered += other.recovered;
         self.repaired += other.repaired;
+        self.ephemerals += other.ephemerals;
     }
 }
 
@@ -417,6 +436,7 @@ fn in_a_thousand_histories_nobody_has_an_untold_hole() {
     assert!(sum.losses > 0, "nobody was told of a loss");
     assert!(sum.recovered > 0, "nobody recovered");
     assert!(sum.lost > 0, "no publication got lost on its way");
+    assert!(sum.ephemerals > 0, "no ephemeral was given");
 }
 
 #[test]
