@@ -35,7 +35,9 @@ pub use name::{
 };
 pub use options::{Ack, LogRule, StoreOptions};
 pub use page::{Continuity, HistoryPage, HistoryRange, LogPage, Since};
-pub use publication::{Epoch, ON_JOIN, ON_LEAVE, ON_MESSAGE, Payload, Position, Publication};
+pub use publication::{
+    Ephemeral, Epoch, ON_JOIN, ON_LEAVE, ON_MESSAGE, Payload, Position, Publication,
+};
 pub use publish::{CallSize, Publish, Published, Publisher};
 pub use registry::{
     Claim, Claimed, EntryState, Hints, LoggedIn, Login, LoginPolicy, PREDECESSORS, Proof, Rank,

@@ -7,7 +7,11 @@ mod acks;
 #[cfg(test)]
 mod cluster;
 #[cfg(test)]
+mod conditions;
+#[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod ephemerals;
 #[cfg(test)]
 mod leases;
 #[cfg(test)]

@@ -7,7 +7,7 @@
 use super::{Disconnect, Error, Input, Protocol, Request, RequestBody, WireFormat, refuse_attack};
 use crate::refusal::{Reason, Refusal};
 use crate::websocket::{self, Opcode};
-use channel_store::{ChannelName, Position, Publication};
+use channel_store::{ChannelName, Ephemeral, Position, Publication};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -106,6 +106,21 @@ pub(crate) fn push(
         publication.time,
     );
     text(format, &head, publication.payload.body(), out);
+}
+
+pub(crate) fn ephemeral(
+    format: WireFormat,
+    channel: &ChannelName,
+    ephemeral: &Ephemeral,
+    out: &mut Vec<u8>,
+) {
+    let head = format!(
+        r#"{{"route":{},"channel":{},"ephemeral":true,"time":{},"body":"#,
+        Value::from(ephemeral.payload.route()),
+        Value::from(channel.as_str()),
+        ephemeral.time,
+    );
+    text(format, &head, ephemeral.payload.body(), out);
 }
 
 pub(crate) fn skip(

@@ -25,7 +25,7 @@ pub use refusal::{Reason, Refusal};
 
 use bytes::Bytes;
 use channel_store::body::{self, BodyError};
-use channel_store::{ChannelName, Continuity, Epoch, Position, Publication};
+use channel_store::{ChannelName, Continuity, Ephemeral, Epoch, Position, Publication};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -198,6 +198,21 @@ pub fn push(
         Protocol::Pomelo => pomelo::push(format, channel, publication, out),
         Protocol::SocketIo(_) => socketio::push(format, channel, publication, out),
         Protocol::Json => json::push(format, channel, publication, out),
+    }
+}
+
+/// Appends something that is not in the log, for members. In a format with positions it shows no offset, so that it moves
+/// nobody. In any other format it looks like a publication.
+pub fn ephemeral(
+    format: WireFormat,
+    channel: &ChannelName,
+    ephemeral: &Ephemeral,
+    out: &mut Vec<u8>,
+) {
+    match format.protocol {
+        Protocol::Pomelo => pomelo::ephemeral(format, channel, ephemeral, out),
+        Protocol::SocketIo(_) => socketio::ephemeral(format, channel, ephemeral, out),
+        Protocol::Json => json::ephemeral(format, channel, ephemeral, out),
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
     Dictionary, Disconnect, Error, Input, Request, RequestBody, WireFormat, refuse_attack,
 };
 use crate::websocket::Opcode;
-use channel_store::{ChannelName, Position, Publication};
+use channel_store::{ChannelName, Ephemeral, Position, Publication};
 use flate2::bufread::{GzDecoder, ZlibDecoder};
 use serde::Deserialize;
 use serde_json::Value;
@@ -262,6 +262,26 @@ pub(crate) fn push(
         Value::from(channel.as_str()),
         publication.position.offset,
         publication.time,
+    );
+    let head = text::for_clients(head.as_bytes());
+    pushed(format, route, [&head, &body, b"}"], out);
+}
+
+pub(crate) fn ephemeral(
+    format: WireFormat,
+    channel: &ChannelName,
+    ephemeral: &Ephemeral,
+    out: &mut Vec<u8>,
+) {
+    let body = text::for_clients(ephemeral.payload.body());
+    let route = ephemeral.payload.route();
+    if !format.positions {
+        return pushed(format, route, [&body, b"", b""], out);
+    }
+    let head = format!(
+        r#"{{"channel":{},"ephemeral":true,"time":{},"body":"#,
+        Value::from(channel.as_str()),
+        ephemeral.time,
     );
     let head = text::for_clients(head.as_bytes());
     pushed(format, route, [&head, &body, b"}"], out);

@@ -7,7 +7,7 @@
 
 use super::{Disconnect, EngineIo, Error, Input, Request, RequestBody, WireFormat, refuse_attack};
 use crate::websocket::Opcode;
-use channel_store::{ChannelName, Position, Publication};
+use channel_store::{ChannelName, Ephemeral, Position, Publication};
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -206,6 +206,24 @@ pub(crate) fn push(
         &format!(r#"{{"route":{route},{place}"body":{body}}}"#),
         out,
     );
+}
+
+pub(crate) fn ephemeral(
+    format: WireFormat,
+    channel: &ChannelName,
+    ephemeral: &Ephemeral,
+    out: &mut Vec<u8>,
+) {
+    let route = Value::from(ephemeral.payload.route());
+    let body = String::from_utf8_lossy(ephemeral.payload.body());
+    let place = if format.positions {
+        let (channel, time) = (Value::from(channel.as_str()), ephemeral.time);
+        format!(r#""channel":{channel},"ephemeral":true,"time":{time},"#)
+    } else {
+        String::new()
+    };
+    let text = format!(r#"{{"route":{route},{place}"body":{body}}}"#);
+    message(format, &text, out);
 }
 
 pub(crate) fn skip(

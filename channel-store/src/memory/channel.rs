@@ -12,7 +12,7 @@ use crate::membership::{Join, Joined, Leave, MembersPage, Membership, Reaped};
 use crate::name::{ChannelName, Incarnation, User};
 use crate::options::StoreOptions;
 use crate::page::{HistoryPage, HistoryRange, LogPage, Since};
-use crate::publication::{ON_JOIN, ON_LEAVE, Payload, Position};
+use crate::publication::{Ephemeral, ON_JOIN, ON_LEAVE, Payload, Position};
 use crate::publish::{Publish, Published};
 use crate::rules::{EMPTY_LIFE, LogPolicy, RuleTable};
 use crate::server::FeedConnection;
@@ -87,14 +87,37 @@ impl Channel {
     ) -> Result<Published, StoreError> {
         self.expire_log(at);
         let now = at.now.instant;
-        let key = publish.key.map(|key| (publish.user, key));
+        let key = publish.key.filter(|_| !publish.ephemeral);
+        let key = key.map(|key| (publish.user.clone(), key));
         let Content { log, keys, members } = &mut self.content;
         if let Some(first) = key.as_ref().and_then(|key| keys.find(key, now)) {
             return log.repeated(first, &publish.payload, at.now);
         }
-        let sender = publish.session.map(Member::Session);
-        if sender.is_some_and(|sender| !members.contains(&sender)) {
+        let session = publish.session.map(Member::Session);
+        let is_missing = session.is_some_and(|session| !members.contains(&session))
+            || publish.require_member && !members.is_user(&publish.user);
+        if is_missing {
             return Err(StoreError::NotMember);
+        }
+        if publish.expected.is_some_and(|it| !log.ends_at(&it)) {
+            let end = log.end_of_published();
+            return Err(StoreError::PositionMismatch { end });
+        }
+        let reached = u32::try_from(self.outbox.followers()).unwrap_or(u32::MAX);
+        if publish.ephemeral {
+            let ephemeral = Ephemeral {
+                place: log.end(),
+                time: at.now.milliseconds,
+                payload: publish.payload,
+            };
+            self.outbox.ephemeral(ephemeral, &at.server);
+            return Ok(Published {
+                position: log.end_of_published(),
+                time: at.now.milliseconds,
+                reached,
+                repeated: false,
+                ephemeral: true,
+            });
         }
         let position = self.append(publish.payload, at);
         let Content { log, keys, .. } = &mut self.content;
@@ -105,8 +128,9 @@ impl Channel {
         Ok(Published {
             position,
             time: at.now.milliseconds,
-            reached: u32::try_from(self.outbox.followers()).unwrap_or(u32::MAX),
+            reached,
             repeated: false,
+            ephemeral: false,
         })
     }
 

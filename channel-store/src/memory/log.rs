@@ -148,6 +148,22 @@ impl Log {
         self.at(self.last)
     }
 
+    /// Where the log ends. Before the first publication this is ("", 0), whatever the epoch is called.
+    pub(super) fn end_of_published(&self) -> Position {
+        match self.last {
+            0 => Position {
+                epoch: Epoch::new(""),
+                offset: 0,
+            },
+            _ => self.end(),
+        }
+    }
+
+    /// True if the log ends at this position, by either name.
+    pub(super) fn ends_at(&self, position: &Position) -> bool {
+        *position == self.end() || *position == self.end_of_published()
+    }
+
     /// The position before the first entry that is held.
     fn start(&self) -> Position {
         self.at(self.before_first())
@@ -192,6 +208,7 @@ impl Log {
             time: first.map_or(now.milliseconds, |first| first.time),
             reached: 0,
             repeated: true,
+            ephemeral: false,
         })
     }
 

@@ -70,6 +70,11 @@ impl Members {
         self.members.contains_key(member)
     }
 
+    /// True if the user is a member, by a session or detached.
+    pub(super) fn is_user(&self, user: &UserId) -> bool {
+        self.users.contains_key(user)
+    }
+
     /// The answer to the join of somebody who is a member already: the first answer if it is a copy of that join, and the
     /// present end of the log if it is a newer join. In that case only a leave that is newer than `operation` ends the
     /// membership.

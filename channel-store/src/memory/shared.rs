@@ -266,13 +266,8 @@ mod tests {
             id: UserId::new("u").unwrap(),
             is_number: false,
         };
-        let publish = Publish {
-            channel: name(channel),
-            session: None,
-            payload: Payload::new(&Route::new("onMessage").unwrap(), &user, b"{}"),
-            user: user.id,
-            key: None,
-        };
+        let payload = Payload::new(&Route::new("onMessage").unwrap(), &user, b"{}");
+        let publish = Publish::new(name(channel), user.id, payload);
         store.publish(publish).await.unwrap()
     }
 

@@ -11,7 +11,7 @@ use super::logins::{RedisHints, RedisRegistry};
 use super::net::{
     Listener, Nodes, OpenError, Subscriptions, unexpected_reply, wants_another_connection,
 };
-use super::run::Run;
+use super::run::{Brought, Run};
 use crate::error::StoreError;
 use crate::feed::{ChannelFeed, FeedSink, Head};
 use crate::lease::Leases;
@@ -153,19 +153,23 @@ impl Listener for ChannelListener {
     }
 
     fn message(&self, connection: &FeedConnection, content: Vec<u8>) {
-        let run = {
+        let brought = {
             let mut epoch = self.epoch.lock();
-            let run = Run::parse(content, epoch.as_ref());
-            if let Some(run) = &run
-                && epoch.as_ref() != Some(run.epoch())
+            let brought = Brought::parse(content, epoch.as_ref());
+            if let Some(brought) = &brought
+                && epoch.as_ref() != Some(brought.epoch())
             {
-                *epoch = Some(run.epoch().clone());
+                *epoch = Some(brought.epoch().clone());
             }
-            run
+            brought
         };
-        // A message that is no run leaves a gap at worst, which the next publication shows.
-        if let Some(mut run) = run {
-            self.sink.publications(connection, &self.channel, &mut run);
+        match brought {
+            Some(Brought::Run(mut run)) => {
+                self.sink.publications(connection, &self.channel, &mut run);
+            }
+            Some(Brought::Ephemeral(it)) => self.sink.ephemeral(connection, &self.channel, it),
+            // A message that can't be read leaves a gap at worst, which the next publication shows.
+            None => {}
         }
     }
 }

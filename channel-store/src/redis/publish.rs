@@ -21,6 +21,9 @@ use std::time::Duration;
 /// a connection counts as silent.
 const REPLICA_TIME: Duration = Duration::from_millis(500);
 
+/// Takes the place of a key. No user and key give the same text.
+const EPHEMERAL: &str = "~";
+
 /// Which replicas must have a publication before it counts as published.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Replicas {
@@ -79,8 +82,9 @@ impl Publishing {
         command.arg(&self.key_seconds);
         for publish in messages() {
             command.arg(&publish.payload.as_bytes()[..]);
-            command.arg(publish.session.as_ref().map_or("", |it| it.as_str()));
+            push_condition(&mut command, publish);
             match &publish.key {
+                _ if publish.ephemeral => command.arg(EPHEMERAL),
                 None => command.arg(""),
                 // Names hold no NUL, so no two pairs of user and key give the same text.
                 Some(key) => command.arg(format!("{}\0{}", publish.user, key)),
@@ -88,6 +92,27 @@ impl Publishing {
         }
         command
     }
+}
+
+/// Adds what must hold for the message to be stored, as the script takes it.
+fn push_condition(command: &mut Cmd, publish: &Publish) {
+    let session = publish.session.as_ref().map_or("", |it| it.as_str());
+    if !publish.require_member && publish.expected.is_none() {
+        command.arg(session);
+        return;
+    }
+    let user = if publish.require_member {
+        publish.user.as_str()
+    } else {
+        ""
+    };
+    // Names hold no control characters. The epoch may hold anything, so it comes last.
+    command.arg(match &publish.expected {
+        None => format!("\n{session}\n{user}\n\n"),
+        Some(Position { epoch, offset }) => {
+            format!("\n{session}\n{user}\n{offset}\n{}", epoch.as_str())
+        }
+    });
 }
 
 /// Publishes over one connection to each node. When one of them is gone, so is the publisher: nothing may overtake what has
@@ -227,7 +252,9 @@ impl RedisPublisher {
         for (group, reply) in groups.into_iter().zip(&replies) {
             let answers = published(reply, group.len(), time)?.into_iter();
             let answers = answers.map(|outcome| match outcome {
-                Ok(_) if !is_safe => Err(unavailable("too few replicas have the publication")),
+                Ok(published) if !is_safe && !published.ephemeral => {
+                    Err(unavailable("too few replicas have the publication"))
+                }
                 outcome => outcome,
             });
             outcomes.extend(group.into_iter().zip(answers));
@@ -255,8 +282,7 @@ pub(super) fn published(
         return Err(unexpected_reply());
     }
     let epoch = Epoch::new(text(epoch).ok_or_else(unexpected_reply)?);
-    let reached = number(reached).and_then(|reached| u32::try_from(reached).ok());
-    let reached = reached.ok_or_else(unexpected_reply)?;
+    let reached = feeds(reached)?;
     let answer = |answer: &Value| match answer {
         Value::Int(_) => Ok(Ok(Published {
             position: Position {
@@ -266,12 +292,25 @@ pub(super) fn published(
             time,
             reached,
             repeated: false,
+            ephemeral: false,
+        })),
+        Value::Array(end) if end.len() == 2 => {
+            let end = position(end).ok_or_else(unexpected_reply)?;
+            Ok(Err(StoreError::PositionMismatch { end }))
+        }
+        Value::Array(end) if end.len() == 4 => Ok(Ok(Published {
+            position: position(end).ok_or_else(unexpected_reply)?,
+            time: number(&end[2]).ok_or_else(unexpected_reply)?,
+            reached: feeds(&end[3])?,
+            repeated: false,
+            ephemeral: true,
         })),
         Value::Array(first) => Ok(Ok(Published {
             position: position(first).ok_or_else(unexpected_reply)?,
             time: first.get(2).and_then(number).ok_or_else(unexpected_reply)?,
             reached: 0,
             repeated: true,
+            ephemeral: false,
         })),
         answer => match text(answer) {
             Some("nomember") => Ok(Err(StoreError::NotMember)),
@@ -280,6 +319,12 @@ pub(super) fn published(
         },
     };
     answers.iter().map(answer).collect()
+}
+
+/// Reads how many feeds were reached.
+fn feeds(reached: &Value) -> Result<u32, StoreError> {
+    let reached = number(reached).and_then(|reached| u32::try_from(reached).ok());
+    reached.ok_or_else(unexpected_reply)
 }
 
 /// Reads a position: the first two of these fields.

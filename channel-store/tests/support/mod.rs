@@ -421,17 +421,30 @@ pub(crate) fn message(channel: &str, user: &str, body: &str) -> Publish {
 
 pub(crate) fn bytes_message(channel: &str, user: &str, body: &[u8]) -> Publish {
     let route = Route::new("onMessage").unwrap();
-    Publish {
-        channel: name(channel),
-        session: None,
-        user: UserId::new(user).unwrap(),
-        payload: Payload::new(&route, &text_user(user), body),
-        key: None,
-    }
+    let payload = Payload::new(&route, &text_user(user), body);
+    Publish::new(name(channel), UserId::new(user).unwrap(), payload)
 }
 
 pub(crate) fn with_key(mut publish: Publish, key: &str) -> Publish {
     publish.key = Some(IdempotencyKey::new(key).unwrap());
+    publish
+}
+
+/// To be stored only if the log ends there.
+pub(crate) fn expecting(mut publish: Publish, end: &Position) -> Publish {
+    publish.expected = Some(end.clone());
+    publish
+}
+
+/// For those who are there now.
+pub(crate) fn ephemeral(mut publish: Publish) -> Publish {
+    publish.ephemeral = true;
+    publish
+}
+
+/// To be stored only if its user is a member.
+pub(crate) fn from_member(mut publish: Publish) -> Publish {
+    publish.require_member = true;
     publish
 }
 

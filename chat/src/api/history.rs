@@ -1,7 +1,7 @@
 //! A page of history. It is read in short stretches, so that neither the store nor the answer ever holds much at once.
 
 use super::pages::{Arguments, WRONG_TOKEN, page_size};
-use crate::calls::fields::Violations;
+use crate::calls::fields::{EPOCH_BYTES, Violations};
 use crate::calls::{Calls, json, shown};
 use crate::error::Error;
 use channel_store::{
@@ -17,8 +17,6 @@ const STRETCH: usize = 256;
 const PAGE_BYTES: usize = 1024 * 1024;
 /// The same if bodies are shown as `Struct`, which takes several times their bytes.
 const STRUCT_PAGE_BYTES: usize = 256 * 1024;
-/// The longest id of an epoch, in bytes, that a caller may name.
-const EPOCH_BYTES: usize = 64;
 
 pub(super) async fn read(
     calls: &Calls,

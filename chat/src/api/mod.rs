@@ -7,6 +7,7 @@ mod pages;
 
 use crate::calls::send_stream::SendStream;
 use crate::calls::{Calls, respond};
+use crate::port::guard::Deadline;
 use proto::chat::v1;
 use proto::chat::v1::chat_service_server::ChatService;
 use std::sync::Arc;
@@ -31,6 +32,22 @@ impl ChatService for Api {
         request: Request<Streaming<v1::SendStreamRequest>>,
     ) -> Result<Response<Self::SendStreamStream>, Status> {
         respond(self.0.send_stream(request))
+    }
+
+    async fn batch_send(
+        &self,
+        request: Request<v1::BatchSendRequest>,
+    ) -> Result<Response<v1::BatchSendResponse>, Status> {
+        let deadline = Deadline::of(request.extensions());
+        respond(messages::batch_send(&self.0, deadline, request.into_inner()).await)
+    }
+
+    async fn broadcast(
+        &self,
+        request: Request<v1::BroadcastRequest>,
+    ) -> Result<Response<v1::BroadcastResponse>, Status> {
+        let deadline = Deadline::of(request.extensions());
+        respond(messages::broadcast(&self.0, deadline, request.into_inner()).await)
     }
 
     async fn history(

@@ -17,7 +17,7 @@ use crate::config::Limits;
 use crate::error::{Error, of_transport};
 use crate::metering;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, Request, Response};
+use http::{Extensions, HeaderMap, Request, Response};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -30,10 +30,24 @@ use tower::Service;
 
 /// How many bytes an answer without a page counts before it is there.
 const SMALL_ANSWER: usize = 1024;
+/// The same for the outcomes of a batch.
+const BATCH_ANSWER: usize = 32 * 1024;
+/// The same for those of a broadcast.
+const BROADCAST_ANSWER: usize = 256 * 1024;
 /// The same for a page of members.
 const MEMBERS_ANSWER: usize = 256 * 1024;
 /// The same for a page of history, without its last message.
 const HISTORY_ANSWER: usize = 1024 * 1024;
+
+/// When a unary call ends, whether it is done or not. It is among the extensions of the request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadline(pub(crate) Instant);
+
+impl Deadline {
+    pub(crate) fn of(extensions: &Extensions) -> Option<Self> {
+        extensions.get().copied()
+    }
+}
 
 /// Guards the service inside.
 #[derive(Clone)]
@@ -133,9 +147,12 @@ impl Bounds {
         let reserve = match request.uri().path().rsplit('/').next() {
             Some("History") => HISTORY_ANSWER + self.message_limit,
             Some("ListMembers") => MEMBERS_ANSWER,
+            Some("BatchSend") => BATCH_ANSWER,
+            Some("Broadcast") => BROADCAST_ANSWER,
             _ => SMALL_ANSWER,
         };
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        head.extensions.insert(Deadline(deadline));
         let whole = request_body::whole(body, self.frame_limit, &self.requests, &caller.requests);
         let (body, _bytes) = timeout_at(deadline, whole).await.map_err(late)??;
         let _place = take(&self.calls, caller)?;

@@ -5,7 +5,7 @@ use channel_store::StoreError;
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 use proto::chat::v1::send_request::Content;
-use proto::chat::v1::{JoinRequest, LeaveRequest, ListMembersRequest, SendRequest};
+use proto::chat::v1::{JoinRequest, LeaveRequest, ListMembersRequest, Position, SendRequest};
 use proto::connector::v1::{self as sessions, Session};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -25,8 +25,11 @@ async fn all_wrong_fields_of_a_send_are_named_at_once() {
         route: "onJoin".into(),
         idempotency_key: "k".repeat(129),
         content: Some(Content::BodyJson("[]".into())),
-        user_is_number: false,
-        exclude_user: false,
+        expected_position: Some(Position {
+            epoch: String::new(),
+            offset: 1,
+        }),
+        ..SendRequest::default()
     })
     .await;
     let expected = [
@@ -34,6 +37,10 @@ async fn all_wrong_fields_of_a_send_are_named_at_once() {
         ("user", "must not hold control characters"),
         ("route", "is published by the store alone"),
         ("idempotency_key", "must have at most 128 bytes"),
+        (
+            "expected_position.epoch",
+            "must have 1 to 64 bytes, or be empty with offset 0: that is a channel in which nothing was published yet",
+        ),
         ("body_json", "not a JSON object"),
     ];
     let expected = expected.map(|(field, description)| (field.into(), description.into()));

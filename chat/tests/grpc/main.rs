@@ -9,6 +9,7 @@ mod errors;
 mod history;
 mod hostile;
 mod in_process;
+mod many;
 mod overload;
 mod serving;
 mod stream;

@@ -39,6 +39,8 @@ pub(crate) struct State {
     gate: Semaphore,
     /// Messages whose body contains this are written, but the answer is lost.
     lost: Mutex<Option<&'static str>>,
+    /// Batches for this channel are never answered.
+    silent: Mutex<Option<&'static str>>,
     /// The number of next batches that are refused.
     refusals: Mutex<Option<(usize, StoreError)>>,
     pub(crate) batch_sizes: Mutex<Vec<usize>>,
@@ -65,6 +67,7 @@ impl FakeStore {
             failure: Mutex::default(),
             gate: Semaphore::new(OPEN),
             lost: Mutex::default(),
+            silent: Mutex::default(),
             refusals: Mutex::default(),
             batch_sizes: Mutex::default(),
             batches: watch::Sender::new(0),
@@ -91,6 +94,10 @@ impl State {
 
     pub(crate) fn lose_bodies_with(&self, text: &'static str) {
         *self.lost.lock() = Some(text);
+    }
+
+    pub(crate) fn never_answer_in(&self, channel: &'static str) {
+        *self.silent.lock() = Some(channel);
     }
 
     /// Refuses the next batches, this many, and writes nothing of them.
@@ -167,6 +174,7 @@ impl State {
             time: 1_795_377_365_123,
             reached: 2,
             repeated: false,
+            ephemeral: publish.ephemeral,
         };
         if let Some(key) = key {
             written.keys.insert(key, (publish, published.clone()));
@@ -256,6 +264,10 @@ impl Publisher for FakePublisher {
         let store = &self.0;
         // A publisher promises that batches take effect in the order of their first poll.
         store.batch_sizes.lock().push(batch.len());
+        let silent = *store.silent.lock();
+        if batch.iter().any(|it| Some(it.channel.as_str()) == silent) {
+            std::future::pending::<()>().await;
+        }
         let failure = store.check();
         let refusal = store.refusal();
         let outcomes = batch.into_iter().map(|publish| match &refusal {

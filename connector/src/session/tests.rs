@@ -778,6 +778,26 @@ async fn an_invalid_key_is_refused_in_the_same_way_wherever_it_is() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_ephemeral_message_with_a_key_is_refused_wherever_the_key_stands() {
+    let mut scene = logged_in().await;
+    let publish = |body: Value| request(3, "chat.handler.publish", &body);
+    let with_part = |request: Request| Request {
+        key: Some("k".into()),
+        ..request
+    };
+    for request in [
+        with_part(publish(json!({"body": {}, "ephemeral": true}))),
+        publish(json!({"body": {}, "ephemeral": true, "key": "k"})),
+    ] {
+        scene.me.handle(request, Instant::now()).await;
+        let Told::Reply { body, .. } = scene.client.next().await else {
+            panic!("no reply");
+        };
+        assert_eq!(body["reason"], "INVALID_PARAMETER", "{body}");
+    }
+}
+
 /// The secret in the reply to a login.
 fn secret_of(told: &Told) -> Value {
     let Told::Reply { body, .. } = told else {

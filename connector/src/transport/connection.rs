@@ -161,6 +161,11 @@ impl Connection {
         }
     }
 
+    /// True if the client has not taken everything that was sent: something is queued.
+    pub(crate) fn lags(&self) -> bool {
+        !self.queue.lock().chunks.is_empty()
+    }
+
     /// True if so much is queued that no older publications may be added.
     pub(crate) fn is_behind(&self) -> bool {
         self.queue.lock().bytes > self.share()

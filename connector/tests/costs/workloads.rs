@@ -179,13 +179,7 @@ fn deliver(members: usize) -> Workload {
         (store.publisher().expect("the store is in memory"), there)
     });
     let run = move || {
-        let batch = (0..TOGETHER).map(|_| Publish {
-            channel: channel(),
-            session: None,
-            user: user().id,
-            payload: payload(),
-            key: None,
-        });
+        let batch = (0..TOGETHER).map(|_| Publish::new(channel(), user().id, payload()));
         let batch: Vec<_> = batch.collect();
         runtime.block_on(async {
             let outcomes = publisher.publish(batch).await;

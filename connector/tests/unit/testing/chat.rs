@@ -143,6 +143,20 @@ impl BackEnds for Fake {
         unused()
     }
 
+    async fn batch_send(
+        &self,
+        _: Request<back_ends::BatchSendRequest>,
+    ) -> Result<Response<back_ends::BatchSendResponse>, Status> {
+        unused()
+    }
+
+    async fn broadcast(
+        &self,
+        _: Request<back_ends::BroadcastRequest>,
+    ) -> Result<Response<back_ends::BroadcastResponse>, Status> {
+        unused()
+    }
+
     async fn join(
         &self,
         _: Request<back_ends::JoinRequest>,
