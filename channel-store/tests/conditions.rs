@@ -2,8 +2,8 @@
 
 use crate::conformance::conformance;
 use crate::support::{
-    Kind, Subject, becomes, expecting, from_member, from_session, message, no_position, said,
-    session, with_key,
+    Kind, Subject, expecting, from_member, from_session, message, no_position, said, session,
+    until_available_is, with_key,
 };
 use channel_store::{Epoch, Membership, Position, Published, StoreError, StoreOptions};
 use futures_util::future::join_all;
@@ -267,9 +267,9 @@ async fn in_redis_an_expected_end_holds_over_a_restart_unless_something_after_it
             kept.clone()
         };
         subject.server().kill();
-        becomes(subject.store.available(), false, SOON).await;
+        until_available_is(subject.store.available(), false, SOON).await;
         subject.server().restart().await;
-        becomes(subject.store.available(), true, SOON).await;
+        until_available_is(subject.store.available(), true, SOON).await;
         only_who_has_seen_what_is_kept_goes_on(&subject, &seen, &kept).await;
     }
 }
