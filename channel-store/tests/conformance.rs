@@ -1115,7 +1115,8 @@ async fn where_members_are_not_announced_they_are_counted_in_silence(kind: Kind)
         second,
         channel_store::Joined {
             published: false,
-            position: spoken
+            position: spoken,
+            trimmed: 0,
         }
     );
     assert_eq!(

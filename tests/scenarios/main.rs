@@ -18,6 +18,7 @@ mod costs;
 mod dead_connectors;
 mod detached_members;
 mod ends;
+mod finding_channels;
 mod full_memory;
 mod grace;
 mod graceful_end;

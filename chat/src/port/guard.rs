@@ -32,6 +32,8 @@ use tower::Service;
 const SMALL_ANSWER: usize = 1024;
 /// The same for a page of members.
 const MEMBERS_ANSWER: usize = 256 * 1024;
+/// The same for a page of channels, or the members of many channels counted.
+const CHANNELS_ANSWER: usize = 384 * 1024;
 /// The same for a page of history, without its last message.
 const HISTORY_ANSWER: usize = 1024 * 1024;
 
@@ -133,6 +135,7 @@ impl Bounds {
         let reserve = match request.uri().path().rsplit('/').next() {
             Some("History") => HISTORY_ANSWER + self.message_limit,
             Some("ListMembers") => MEMBERS_ANSWER,
+            Some("ListChannels" | "CountMembers") => CHANNELS_ANSWER,
             _ => SMALL_ANSWER,
         };
         let (head, body) = request.into_parts();

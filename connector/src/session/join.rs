@@ -293,7 +293,7 @@ async fn place(
         offset: joined_at.offset,
     };
     if let Recovery::Since(since) = recovery {
-        let resumed = member.resume(since, &end).await;
+        let resumed = member.resume(since, &end, joined.trimmed).await;
         let resume = resumed
             .inspect_err(|error| tracing::debug!(%error, "position not resumed"))
             .ok()?;
