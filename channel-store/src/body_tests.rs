@@ -13,7 +13,7 @@ fn nested(depth: usize) -> String {
 }
 
 #[test]
-fn a_user_id_of_the_clients_own_is_replaced_in_place_k1() {
+fn a_user_id_in_the_clients_body_is_replaced_in_place_k1() {
     assert_eq!(
         stamped(r#"{"type":1,"userId":"you","content":"哈哈"}"#),
         r#"{"type":1,"userId":"me","content":"哈哈"}"#
@@ -25,14 +25,14 @@ fn a_user_id_of_the_clients_own_is_replaced_in_place_k1() {
 }
 
 #[test]
-fn without_one_the_user_id_comes_last_k1() {
+fn in_a_body_without_a_user_id_it_comes_last_k1() {
     assert_eq!(
         stamped(r#"{"type":1,"content":"哈哈"}"#),
         r#"{"type":1,"content":"哈哈","userId":"me"}"#
     );
     assert_eq!(stamped("{}"), r#"{"userId":"me"}"#);
     assert_eq!(stamped("{ }"), r#"{ "userId":"me"}"#);
-    // A deeper one is the client's own matter.
+    // A userId in a nested object stays as it is.
     assert_eq!(
         stamped(r#"{"a":{"userId":1}}"#),
         r#"{"a":{"userId":1},"userId":"me"}"#
@@ -50,7 +50,7 @@ fn escaped_spellings_and_duplicates_of_the_key_count() {
         stamped(r#"{"userId":1, "userId":2 ,"a":3,"user\u0049d":[4]}"#),
         r#"{"userId":"me" ,"a":3}"#
     );
-    // Near misses.
+    // Keys that are almost `userId`.
     for other in [
         "userid",
         "userIdx",
@@ -77,7 +77,7 @@ fn every_other_byte_is_passed_on_verbatim() {
 }
 
 #[test]
-fn the_error_says_what_the_bytes_are_instead() {
+fn the_error_says_what_is_wrong_with_the_bytes() {
     for (body, error) in [
         (&b""[..], BodyError::NotJson),
         (b" ", BodyError::NotJson),
@@ -126,13 +126,13 @@ fn half_of_a_surrogate_pair_is_passed_on_as_a_replacement_character() {
     ] {
         assert_eq!(check(body.as_bytes()), Ok(()));
         assert_eq!(stamped(body), expected);
-        // What every parser reads, however strict.
+        // Numbers that every parser reads, even a strict one.
         serde_json::from_str::<Value>(&stamped(body)).unwrap();
     }
 }
 
 #[test]
-fn a_number_that_no_double_is_near_is_refused() {
+fn a_number_beyond_the_range_of_a_double_is_refused() {
     let digits = "9".repeat(309);
     for number in [
         "1e999",
@@ -155,7 +155,7 @@ fn a_number_that_no_double_is_near_is_refused() {
 }
 
 #[test]
-fn nesting_ends_at_the_limit() {
+fn nesting_beyond_the_limit_is_refused() {
     assert_eq!(check(nested(DEPTH_LIMIT).as_bytes()), Ok(()));
     assert_eq!(
         check(nested(DEPTH_LIMIT + 1).as_bytes()),
@@ -167,7 +167,7 @@ fn nesting_ends_at_the_limit() {
     );
 }
 
-/// Text that is often JSON and, if not, nearly.
+/// Text that is often JSON, and almost JSON otherwise.
 fn jsonish() -> impl Strategy<Value = String> {
     let token = prop_oneof![
         4 => prop::sample::select(vec![
@@ -178,7 +178,7 @@ fn jsonish() -> impl Strategy<Value = String> {
         1 => any::<char>().prop_map(String::from),
     ];
     let soup = prop::collection::vec(token, 0..24).prop_map(|tokens| tokens.concat());
-    // One character of real JSON exchanged, or none.
+    // JSON with at most one character replaced.
     let bent = (
         objectish(),
         any::<prop::sample::Index>(),
@@ -235,7 +235,7 @@ fn objectish() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-    /// serde_json's own pass without a tree is the judge: it too lets lone surrogates and huge exponents pass.
+    /// Compares with a pass of serde_json that builds no tree: it also accepts lone surrogates and huge exponents.
     #[test]
     fn check_agrees_with_serde_json(text in jsonish()) {
         if check(text.as_bytes()) == Err(BodyError::NumberTooLarge) {
@@ -264,12 +264,12 @@ proptest! {
         let mut expected: Value = serde_json::from_str(&text).unwrap();
         expected["userId"] = Value::String(user);
         prop_assert_eq!(serde_json::from_str::<Value>(&stamped).unwrap(), expected);
-        // Stamped again nothing moves: exactly one place is left.
+        // A second stamp changes nothing, because there is exactly one `userId` now.
         prop_assert_eq!(stamp(stamped.as_bytes(), &user_json).unwrap(), stamped.as_bytes());
     }
 
     #[test]
-    fn the_plain_run_ends_where_a_byte_by_byte_look_says(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+    fn the_plain_run_ends_at_the_same_byte_as_with_a_simple_search(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
         let special = |b: &u8| *b == b'"' || *b == b'\\' || *b < 0x20;
         prop_assert_eq!(plain(&bytes), bytes.iter().position(special).unwrap_or(bytes.len()));
     }

@@ -301,11 +301,11 @@ mod tests {
     use super::*;
     use crate::{Epoch, Payload};
 
-    /// Writes down what a reader was given: publications by epoch and offset, and what it was told.
+    /// Records what a reader delivers: publications by epoch and offset, and everything else that it reports.
     #[derive(Default)]
-    struct Told(Vec<String>);
+    struct Record(Vec<String>);
 
-    impl Deliver for Told {
+    impl Deliver for Record {
         fn deliver(&mut self, _: Option<&Position>, publication: Publication) {
             let Position { epoch, offset } = publication.position;
             self.0.push(format!("{}{offset}", epoch.as_str()));
@@ -326,7 +326,7 @@ mod tests {
         }
     }
 
-    impl Told {
+    impl Record {
         fn take(&mut self) -> Vec<String> {
             mem::take(&mut self.0)
         }
@@ -370,7 +370,7 @@ mod tests {
     }
 
     /// A reader that is live at the fourth publication.
-    fn live(told: &mut Told) -> Follower {
+    fn live(told: &mut Record) -> Follower {
         let mut follower = Follower::default();
         assert_eq!(follower.subscribed(&connection(1)), Confirmed::Read);
         assert_eq!(follower.since(), Some(Since::Head));
@@ -380,14 +380,14 @@ mod tests {
         follower
     }
 
-    fn feed(follower: &mut Follower, told: &mut Told, offsets: &[u64]) -> bool {
+    fn feed(follower: &mut Follower, told: &mut Record, offsets: &[u64]) -> bool {
         let mut run = offsets.iter().map(|offset| publication("e", *offset, 1));
         follower.publications(1, &mut run, told)
     }
 
     #[test]
     fn the_next_publication_is_delivered_and_one_that_was_seen_is_dropped() {
-        let mut told = Told::default();
+        let mut told = Record::default();
         let mut follower = live(&mut told);
         assert!(!feed(&mut follower, &mut told, &[3, 4, 5, 5, 6]));
         assert_eq!(told.take(), ["e5", "e6"]);
@@ -396,10 +396,13 @@ mod tests {
 
     #[test]
     fn a_gap_is_read_from_the_log_before_anything_newer_is_delivered() {
-        let mut told = Told::default();
+        let mut told = Record::default();
         let mut follower = live(&mut told);
         assert!(feed(&mut follower, &mut told, &[7]));
-        assert!(!feed(&mut follower, &mut told, &[8]), "one reads already");
+        assert!(
+            !feed(&mut follower, &mut told, &[8]),
+            "a read is already under way"
+        );
         assert_eq!(follower.since(), Some(Since::Position(at("e", 4))));
         let first = page(Continuity::Contiguous, at("e", 4), &[5, 6], 7);
         assert_eq!(follower.read(first, &mut told), Next::Read);
@@ -412,8 +415,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lost_is_told_and_the_reader_goes_on_from_where_the_log_stands() {
-        let mut told = Told::default();
+    fn a_loss_is_reported_and_the_reader_goes_on_from_the_position_of_the_log() {
+        let mut told = Record::default();
         let mut follower = live(&mut told);
         assert!(feed(&mut follower, &mut told, &[9]));
         let lost = page(Continuity::Trimmed, at("e", 7), &[], 9);
@@ -427,8 +430,8 @@ mod tests {
     }
 
     #[test]
-    fn another_epoch_is_never_taken_for_the_next_publication() {
-        let mut told = Told::default();
+    fn a_publication_of_another_epoch_is_never_delivered_as_the_next_one() {
+        let mut told = Record::default();
         let mut follower = live(&mut told);
         let mut run = [publication("f", 5, 1)].into_iter();
         assert!(follower.publications(1, &mut run, &mut told));
@@ -436,8 +439,8 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_while_the_log_is_read_is_bounded_and_read_again() {
-        let mut told = Told::default();
+    fn the_queue_during_a_read_is_bounded_and_what_it_drops_is_read_again() {
+        let mut told = Record::default();
         let mut follower = live(&mut told);
         assert!(feed(&mut follower, &mut told, &[6]));
         for offset in 7..=9 {
@@ -453,8 +456,8 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_connection_brings_is_not_taken() {
-        let mut told = Told::default();
+    fn publications_of_an_earlier_connection_are_ignored() {
+        let mut told = Record::default();
         let mut follower = live(&mut told);
         assert_eq!(follower.subscribed(&connection(2)), Confirmed::Compare);
         assert!(!feed(&mut follower, &mut told, &[5]));
@@ -467,8 +470,8 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_another_server_is_asked_for_again() {
-        let mut told = Told::default();
+    fn after_an_answer_of_another_server_the_log_is_read_again() {
+        let mut told = Record::default();
         let mut follower = live(&mut told);
         assert!(feed(&mut follower, &mut told, &[6]));
         let other = LogPage {
@@ -480,22 +483,25 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_goes_on_behind_a_live_reader_is_read() {
-        let mut told = Told::default();
+    fn if_the_log_is_ahead_of_a_live_reader_it_is_read() {
+        let mut told = Record::default();
         let mut follower = live(&mut told);
         let head = |offset| Head {
             position: at("e", offset),
             lifetime: "server".into(),
         };
         assert!(!follower.touched(Some(&head(4)), &mut told));
-        assert!(!follower.touched(Some(&head(3)), &mut told), "it is ahead");
+        assert!(
+            !follower.touched(Some(&head(3)), &mut told),
+            "the reader is ahead"
+        );
         assert!(follower.touched(Some(&head(5)), &mut told));
-        assert!(!follower.doubt(&mut told), "somebody reads already");
+        assert!(!follower.doubt(&mut told), "a read is already under way");
     }
 
     #[test]
-    fn nothing_is_delivered_after_the_end() {
-        let mut told = Told::default();
+    fn nothing_is_delivered_after_the_reader_was_stopped() {
+        let mut told = Record::default();
         let mut follower = live(&mut told);
         follower.stop();
         assert!(!feed(&mut follower, &mut told, &[5, 9]));

@@ -113,7 +113,7 @@ name!(
     256
 );
 name!(
-    /// Who somebody is: one user whether the client wrote `5` or `"5"` (K7 in docs/compatibility.md).
+    /// A user: the same one whether the client wrote `5` or `"5"` (K7 in docs/compatibility.md).
     UserId,
     128
 );
@@ -141,7 +141,7 @@ name!(
 /// A user, and the JSON type that the client used for it. Pushes show the same type (K1 in docs/compatibility.md).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct User {
-    /// Who it is.
+    /// The user's id.
     pub id: UserId,
     /// True if the client's JSON had a number.
     pub is_number: bool,
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_refused_when_empty_too_long_or_with_control_characters() {
+    fn a_name_that_is_empty_too_long_or_has_control_characters_is_refused() {
         assert_eq!(UserId::new(""), Err(NameError::Empty));
         assert_eq!(UserId::new("a\nb"), Err(NameError::ControlCharacter));
         assert_eq!(UserId::new("a\u{85}"), Err(NameError::ControlCharacter));
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_refused_when_something_in_it_cannot_be_seen() {
+    fn a_name_with_invisible_characters_is_refused() {
         for wrong in [
             "admin\u{200b}",
             "\u{202e}nimda",

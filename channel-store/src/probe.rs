@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probes_publication_is_one_and_holds_its_nonce() {
+    fn a_probe_is_a_valid_publication_with_its_nonce() {
         let parsed = Payload::parse(payload(255).into()).unwrap();
         assert_eq!(parsed.route(), "probe");
         assert_eq!(nonce(parsed.body()), Some(255));
@@ -246,16 +246,19 @@ mod tests {
     }
 
     #[test]
-    fn the_second_finding_in_a_row_is_a_fault_and_one_good_one_ends_it() {
+    fn two_bad_findings_in_a_row_are_a_fault_and_one_good_finding_ends_it() {
         let mut findings = Findings::default();
-        assert!(!findings.work_for(0.5), "nothing is known yet");
+        assert!(!findings.work_for(0.5), "there is no finding yet");
         assert!(findings.are_pressing());
         findings.note("a", SLOTS, Finding::Good);
         assert!(findings.work_for(1.0));
         assert!(!findings.are_pressing());
         findings.note("a", SLOTS, wrong());
-        assert!(findings.work_for(1.0), "it may have met a failover");
-        assert!(findings.are_pressing(), "the next look comes soon");
+        assert!(
+            findings.work_for(1.0),
+            "one bad finding may come from a failover"
+        );
+        assert!(findings.are_pressing(), "the next probe must come soon");
         findings.note("a", SLOTS, wrong());
         assert!(!findings.work_for(0.01));
         assert_eq!(findings.reason().as_deref(), Some("a: it is full"));
@@ -265,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_does_not_answer_is_not_wrong() {
+    fn a_server_that_does_not_answer_is_no_fault() {
         let mut findings = Findings::default();
         findings.note("a", SLOTS, Finding::Good);
         for _ in 0..10 {
@@ -273,7 +276,7 @@ mod tests {
         }
         assert!(findings.work_for(1.0));
         assert_eq!(findings.reason(), None);
-        // Nor does silence end a fault.
+        // A probe without an answer does not end a fault either.
         findings.note("a", SLOTS, wrong());
         findings.note("a", SLOTS, Finding::Unknown);
         findings.note("a", SLOTS, wrong());
@@ -281,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_count_by_their_slots() {
+    fn servers_count_by_the_number_of_their_slots() {
         let mut findings = Findings::default();
         for (name, slots) in [("a", SLOTS / 2), ("b", SLOTS / 4), ("c", SLOTS / 4)] {
             findings.note(name, slots, Finding::Good);
@@ -296,7 +299,7 @@ mod tests {
         assert_eq!(findings.reason(), None);
         assert!(
             !findings.work_for(0.76),
-            "a server that is gone is not good"
+            "a server that is gone does not count as good"
         );
     }
 }

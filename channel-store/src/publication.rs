@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_payload_for_others_names_the_user_who_does_not_get_it() {
+    fn a_payload_for_others_names_the_user_that_does_not_get_it() {
         let route = Route::new(ON_MESSAGE).unwrap();
         let user = User {
             id: UserId::new("lin").unwrap(),

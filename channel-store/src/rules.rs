@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_rule_that_matches_holds_and_leaves_open_what_it_does_not_say() {
+    fn the_first_matching_rule_applies_and_defaults_fill_the_rest() {
         let rule = |pattern: &str, entries, life| LogRule {
             pattern: pattern.into(),
             entries,
@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(
             of("game:1").channel_life,
             two_days,
-            "never shorter than its log's"
+            "a channel never expires before its log"
         );
         assert_eq!(of("4").entries, options.log_entries);
         assert_eq!(of("4").life, Duration::from_secs(60));

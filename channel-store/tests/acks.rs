@@ -1,4 +1,4 @@
-//! `Ack::Replica`: an answer is an answer when replicas have it, too.
+//! `Ack::Replica`: a publication is acknowledged only when replicas have it, too.
 
 use crate::support::{Subject, message, session, with_key};
 use channel_store::{Ack, StoreError, StoreOptions};
@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use testkit::redis::Redis;
 
 #[tokio::test]
-async fn what_no_replica_has_is_not_published_for_sure_and_its_repetition_neither() {
-    let server = Redis::forgetful().await;
+async fn a_publication_that_no_replica_has_is_not_acknowledged_even_if_it_is_repeated() {
+    let server = Redis::without_persistence().await;
     let replica = Redis::replica_of(server.address()).await;
     let options = StoreOptions {
         ack: Ack::Replica { replicas: 1 },
@@ -16,10 +16,10 @@ async fn what_no_replica_has_is_not_published_for_sure_and_its_repetition_neithe
     };
     let subject = Subject::on(server, options).await;
     let said = |body: &str| with_key(message("4", "u", body), body);
-    let first = subject.acknowledged(said("first")).await;
+    let first = subject.publish_until_acknowledged(said("first")).await;
     assert!(
         replica.keys().contains(&"gc:{4}:l".to_owned()),
-        "it is there by now"
+        "the replica has it"
     );
 
     replica.freeze();
@@ -31,22 +31,22 @@ async fn what_no_replica_has_is_not_published_for_sure_and_its_repetition_neithe
             "{answer:?}"
         );
     }
-    // Published long ago, and yet: whether replicas have what this one knows is not known.
+    // It was published long ago, but whether replicas have it cannot be known now.
     let answer = subject.publish(said("first")).await;
     assert!(
         matches!(answer, Err(StoreError::Unavailable(_))),
         "{answer:?}"
     );
-    // What was refused is so whatever replicas say.
+    // A refusal does not depend on replicas.
     let answer = subject
         .publish(with_key(message("4", "u", "other"), "first"))
         .await;
     assert_eq!(answer, Err(StoreError::KeyReused));
     assert!(
         start.elapsed() < Duration::from_secs(4),
-        "half a second each"
+        "each waits for half a second"
     );
-    // Those who join do not wait, and nobody waits for those who publish.
+    // A join does not wait for replicas, and it does not wait for publications that do.
     let waiting = join_all((0..3).map(|_| subject.publish(said("third"))));
     let joining = async {
         let start = Instant::now();
@@ -57,7 +57,7 @@ async fn what_no_replica_has_is_not_published_for_sure_and_its_repetition_neithe
     assert!(*subject.store.available().borrow());
 
     replica.thaw();
-    let again = subject.acknowledged(said("second")).await;
+    let again = subject.publish_until_acknowledged(said("second")).await;
     assert!(again.repeated);
     assert_eq!(again.position.offset, first.position.offset + 1);
 }

@@ -1,9 +1,9 @@
-//! What every store promises. Each test runs on memory and on Redis; K and F are the original's behaviours to keep and
-//! its faults to fix.
+//! What every store promises. Each test runs in memory, on Redis and on a cluster. The suffixes K and F name the
+//! behaviours of the original that are kept and its faults that are fixed (docs/compatibility.md).
 
 use crate::support::{
-    Heard, Kind, Subject, ask_everything_of, bytes_message, eventually, from_session, message,
-    name, nowhere, number_user, offsets, read, said, session, text_user, with_key,
+    Kind, Received, Subject, ask_about_unknown_channel, bytes_message, eventually, from_session,
+    message, name, no_position, number_user, offsets, read, said, session, text_user, with_key,
 };
 use channel_store::{
     Continuity, Epoch, HistoryRange, LogRule, Membership, ON_JOIN, ON_LEAVE, Position, Publication,
@@ -21,7 +21,7 @@ macro_rules! conformance {
         mod in_redis {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)] async fn $test() { super::$test(super::Kind::Redis).await; })+
         }
-        /// All at once: they share one cluster.
+        /// All tests at the same time, in one cluster.
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn everything_holds_in_a_cluster_too() {
             let _cluster = crate::support::shared_cluster().await;
@@ -33,52 +33,52 @@ pub(crate) use conformance;
 
 conformance! {
     publications_have_contiguous_offsets_in_one_epoch
-    two_feeds_hear_one_sequence_f6
+    two_feeds_receive_the_same_sequence_f06
     batches_in_flight_take_effect_in_order_k3
-    one_bad_message_spoils_no_other_in_its_batch
-    a_batch_is_published_as_if_each_message_came_alone
+    a_refused_message_does_not_affect_the_others_of_its_batch
+    a_batch_has_the_same_effect_as_its_messages_one_by_one
     a_large_batch_keeps_the_order_of_each_channel
     a_repeated_key_gets_the_first_answer_and_publishes_once
     keys_are_per_user_and_channel
-    a_key_used_for_another_content_is_refused
+    a_key_that_was_used_for_another_content_is_refused
     a_repeated_key_is_answered_after_its_session_has_left
-    only_a_member_session_may_speak
-    members_are_counted_per_session_f4
+    only_a_session_that_is_a_member_may_publish
+    members_are_counted_per_session_f04
     join_message_and_leave_are_one_sequence_k3
-    a_user_is_announced_in_the_json_type_of_its_session_k1
-    a_repeated_join_is_answered_as_the_first
+    a_user_is_announced_with_the_json_type_of_its_session_k1
+    a_repeated_join_gets_the_first_answer
     a_repeated_leave_finds_nothing
-    a_join_after_its_fenced_leave_makes_no_ghost_f2
+    a_join_after_its_fenced_leave_makes_no_ghost_f02
     a_late_copy_of_a_leave_spares_the_session_that_joined_again
-    a_session_that_joins_again_before_its_leave_begins_at_the_present_end
+    a_session_that_joins_again_before_its_leave_begins_at_the_end_of_the_log
     a_leave_of_the_same_or_an_older_operation_ends_nothing
-    a_second_session_stands_at_the_head
-    a_joiner_that_follows_hears_its_own_on_join_k2
-    a_detached_member_is_one_until_it_leaves
+    a_second_session_of_a_user_begins_at_the_end_of_the_log
+    a_joiner_whose_connector_follows_receives_its_own_on_join_k2
+    a_detached_member_stays_until_it_leaves
     a_detached_member_expires_unless_it_joins_again
-    a_detached_member_is_expired_once_however_many_are_at_it
+    a_detached_member_expires_once_even_if_several_callers_expire_it
     detached_and_connected_sessions_of_a_user_count_together
-    members_come_in_pages_and_nobody_is_missing
+    members_come_in_pages_and_none_is_missing
     a_foreign_page_token_is_refused
     the_log_keeps_at_least_its_bound
-    a_read_judges_every_position
+    a_read_tells_the_continuity_of_every_position
     a_read_pages_through_the_log
-    names_with_braces_and_percent_are_channels_of_their_own
-    a_body_of_any_bytes_comes_back
-    a_feed_hears_only_what_it_follows
-    a_feed_that_changes_its_mind_ends_subscribed
-    a_confirmation_precedes_all_that_follows_it
-    heads_are_where_a_read_says
-    a_log_rule_holds_for_the_channels_that_it_matches
-    where_members_are_not_announced_they_are_counted_in_silence
-    history_goes_both_ways_and_says_when_there_is_more
-    history_judges_where_it_begins
-    a_read_of_what_nobody_knows_begins_nothing
+    names_with_braces_and_percent_signs_are_different_channels
+    a_body_may_have_any_bytes
+    a_feed_receives_only_the_channels_it_follows
+    the_last_of_several_quick_subscribe_calls_decides
+    after_a_confirmation_no_publication_is_missing
+    heads_and_reads_name_the_same_position
+    a_log_rule_applies_to_the_channels_that_it_matches
+    members_that_are_not_announced_are_still_counted
+    history_goes_in_both_directions_and_tells_if_there_is_more
+    history_tells_the_continuity_of_its_first_position
+    reading_an_unknown_channel_does_not_create_it
     a_page_ends_before_it_has_too_many_bytes
     a_log_never_has_more_than_its_bytes
-    a_burst_of_small_messages_erases_nothing_that_is_young
-    what_is_old_and_beyond_the_entries_goes
-    pages_of_members_are_as_long_as_asked_and_tell_how_many_there_are
+    a_burst_of_small_messages_does_not_erase_young_ones
+    old_messages_beyond_the_number_of_entries_are_trimmed
+    pages_of_members_have_about_the_size_asked_for_and_the_number_of_users
 }
 
 async fn publications_have_contiguous_offsets_in_one_epoch(kind: Kind) {
@@ -104,14 +104,17 @@ async fn publications_have_contiguous_offsets_in_one_epoch(kind: Kind) {
         .into_iter()
         .map(|it| it.position)
         .collect();
-    assert_eq!(log, positions, "what was answered stands in the log");
+    assert_eq!(
+        log, positions,
+        "everything that was acknowledged is in the log"
+    );
 }
 
-async fn two_feeds_hear_one_sequence_f6(kind: Kind) {
+async fn two_feeds_receive_the_same_sequence_f06(kind: Kind) {
     const EACH: usize = 300;
     let subject = Subject::new(kind).await;
-    let (_one, ear) = subject.follow("4").await;
-    let (_other, other_ear) = subject.follow("4").await;
+    let (_one, sink) = subject.follow("4").await;
+    let (_other, other_sink) = subject.follow("4").await;
     let senders = ["a", "b", "c"].map(|user| {
         let store = subject.store.clone();
         tokio::spawn(async move {
@@ -128,8 +131,8 @@ async fn two_feeds_hear_one_sequence_f6(kind: Kind) {
     for sender in senders {
         sender.await.unwrap();
     }
-    let heard = ear.heard("4", 3 * EACH).await;
-    assert_eq!(heard, other_ear.heard("4", 3 * EACH).await);
+    let heard = sink.until_publications("4", 3 * EACH).await;
+    assert_eq!(heard, other_sink.until_publications("4", 3 * EACH).await);
     assert_eq!(offsets(&heard), (1..=3 * EACH as u64).collect::<Vec<_>>());
     assert_eq!(heard, subject.log("4").await);
     for user in ["a", "b", "c"] {
@@ -139,14 +142,14 @@ async fn two_feeds_hear_one_sequence_f6(kind: Kind) {
         assert_eq!(
             bodies,
             sent.iter().map(String::as_bytes).collect::<Vec<_>>(),
-            "K3: a sender's order"
+            "K3: the order of each sender is kept"
         );
     }
 }
 
 async fn batches_in_flight_take_effect_in_order_k3(kind: Kind) {
     let subject = Subject::new(kind).await;
-    let (_feed, ear) = subject.follow("4").await;
+    let (_feed, sink) = subject.follow("4").await;
     let publisher = subject.store.publisher().unwrap();
     let batches = (0..200).map(|batch| {
         let messages = (0..3)
@@ -154,7 +157,7 @@ async fn batches_in_flight_take_effect_in_order_k3(kind: Kind) {
             .collect();
         publisher.publish(messages)
     });
-    // All are polled once before any is answered: more than a task may poll in one go.
+    // All futures are polled once before any is answered. They are more than the budget of one task allows.
     let answers = join_all(batches).await;
     let mut expected = 0;
     for answer in answers {
@@ -163,12 +166,12 @@ async fn batches_in_flight_take_effect_in_order_k3(kind: Kind) {
             assert_eq!(published.unwrap().position.offset, expected);
         }
     }
-    let bodies: Vec<String> = said(&ear.heard("4", 600).await);
+    let bodies: Vec<String> = said(&sink.until_publications("4", 600).await);
     let sent = (0..200).flat_map(|batch| (0..3).map(move |n| format!("onMessage {batch}.{n}")));
     assert_eq!(bodies, sent.collect::<Vec<_>>());
 }
 
-async fn one_bad_message_spoils_no_other_in_its_batch(kind: Kind) {
+async fn a_refused_message_does_not_affect_the_others_of_its_batch(kind: Kind) {
     let subject = Subject::new(kind).await;
     let batch = vec![
         message("4", "u", "1"),
@@ -198,9 +201,9 @@ async fn one_bad_message_spoils_no_other_in_its_batch(kind: Kind) {
     assert!(empty.is_empty());
 }
 
-async fn a_batch_is_published_as_if_each_message_came_alone(kind: Kind) {
+async fn a_batch_has_the_same_effect_as_its_messages_one_by_one(kind: Kind) {
     let subject = Subject::new(kind).await;
-    let (_feed, ear) = subject.follow("a").await;
+    let (_feed, sink) = subject.follow("a").await;
     subject.join("a", "lin", session("s1", 1)).await.unwrap();
     let publisher = subject.store.publisher().unwrap();
     let batch = vec![
@@ -221,7 +224,7 @@ async fn a_batch_is_published_as_if_each_message_came_alone(kind: Kind) {
         })
         .collect();
     let refused = |error: StoreError| Err(error.to_string());
-    // The join is the first of a.
+    // The first publication of channel a is the onJoin.
     let expected = [
         Ok((2, false)),
         Ok((1, false)),
@@ -236,16 +239,16 @@ async fn a_batch_is_published_as_if_each_message_came_alone(kind: Kind) {
         .map(|place| outcomes[place].as_ref().unwrap().time)
         .into();
     assert_eq!(times[0], times[1]);
-    let heard = ear.heard("a", 4).await;
+    let heard = sink.until_publications("a", 4).await;
     assert_eq!(heard, subject.log("a").await);
     assert_eq!(offsets(&heard), [1, 2, 3, 4]);
 }
 
 async fn a_large_batch_keeps_the_order_of_each_channel(kind: Kind) {
     let subject = Subject::new(kind).await;
-    let (_feed, ear) = subject.follow("a").await;
+    let (_feed, sink) = subject.follow("a").await;
     let publisher = subject.store.publisher().unwrap();
-    // More than goes into one call, by number and by size.
+    // The batch is too large for one call, in number and in size.
     let long = "x".repeat(40 << 10);
     let text = |n: usize| match n {
         20..24 => format!("{{\"n\":{n},\"long\":\"{long}\"}}"),
@@ -259,7 +262,7 @@ async fn a_large_batch_keeps_the_order_of_each_channel(kind: Kind) {
         let offset = outcome.as_ref().unwrap().position.offset;
         assert_eq!(offset, place as u64 / 2 + 1);
     }
-    let heard = ear.heard("a", 200).await;
+    let heard = sink.until_publications("a", 200).await;
     for (n, publication) in heard.iter().enumerate() {
         assert_eq!(publication.position.offset, n as u64 + 1);
         assert_eq!(publication.payload.body(), text(n).as_bytes());
@@ -268,14 +271,14 @@ async fn a_large_batch_keeps_the_order_of_each_channel(kind: Kind) {
 
 async fn a_repeated_key_gets_the_first_answer_and_publishes_once(kind: Kind) {
     let subject = Subject::new(kind).await;
-    let (_feed, ear) = subject.follow("4").await;
+    let (_feed, sink) = subject.follow("4").await;
     let first = subject
         .publish(with_key(message("4", "u", "a"), "k"))
         .await
         .unwrap();
     assert!(!first.repeated);
     subject.publish(message("4", "u", "b")).await.unwrap();
-    eventually("a later millisecond", async || {
+    eventually("the clock shows a later millisecond", async || {
         let now = subject.publish(message("5", "u", "x")).await.unwrap().time;
         now > first.time
     })
@@ -291,7 +294,7 @@ async fn a_repeated_key_gets_the_first_answer_and_publishes_once(kind: Kind) {
     }
     subject.publish(message("4", "u", "c")).await.unwrap();
     assert_eq!(
-        said(&ear.heard("4", 3).await),
+        said(&sink.until_publications("4", 3).await),
         ["onMessage a", "onMessage b", "onMessage c"]
     );
     assert_eq!(subject.log("4").await.len(), 3);
@@ -313,7 +316,7 @@ async fn keys_are_per_user_and_channel(kind: Kind) {
     }
 }
 
-async fn a_key_used_for_another_content_is_refused(kind: Kind) {
+async fn a_key_that_was_used_for_another_content_is_refused(kind: Kind) {
     let subject = Subject::new(kind).await;
     let first = subject
         .publish(with_key(message("4", "u", "a"), "k"))
@@ -341,25 +344,25 @@ async fn a_repeated_key_is_answered_after_its_session_has_left(kind: Kind) {
     assert_eq!(subject.publish(new).await, Err(StoreError::NotMember));
 }
 
-async fn only_a_member_session_may_speak(kind: Kind) {
+async fn only_a_session_that_is_a_member_may_publish(kind: Kind) {
     let subject = Subject::new(kind).await;
-    let say = |channel| from_session(message(channel, "u", "a"), "s");
-    assert_eq!(subject.publish(say("4")).await, Err(StoreError::NotMember));
+    let send = |channel| from_session(message(channel, "u", "a"), "s");
+    assert_eq!(subject.publish(send("4")).await, Err(StoreError::NotMember));
     subject.join("4", "u", session("s", 1)).await.unwrap();
-    assert_eq!(subject.publish(say("4")).await.unwrap().position.offset, 2);
-    assert_eq!(subject.publish(say("5")).await, Err(StoreError::NotMember));
+    assert_eq!(subject.publish(send("4")).await.unwrap().position.offset, 2);
+    assert_eq!(subject.publish(send("5")).await, Err(StoreError::NotMember));
     assert!(subject.leave("4", "u", session("s", 2)).await);
-    assert_eq!(subject.publish(say("4")).await, Err(StoreError::NotMember));
+    assert_eq!(subject.publish(send("4")).await, Err(StoreError::NotMember));
     assert_eq!(
         said(&subject.log("4").await).len(),
         3,
-        "what was refused left no trace"
+        "refused messages are not in the log"
     );
 }
 
-async fn members_are_counted_per_session_f4(kind: Kind) {
+async fn members_are_counted_per_session_f04(kind: Kind) {
     let subject = Subject::new(kind).await;
-    let (_feed, ear) = subject.follow("4").await;
+    let (_feed, sink) = subject.follow("4").await;
     assert!(
         subject
             .join("4", "u", session("tab-1", 1))
@@ -380,11 +383,11 @@ async fn members_are_counted_per_session_f4(kind: Kind) {
     assert_eq!(
         subject.log("4").await.len(),
         1,
-        "the one who stays has not left"
+        "the user still has a session, so there is no onLeave"
     );
     assert!(subject.leave("4", "u", session("tab-2", 4)).await);
     assert_eq!(subject.members("4").await, []);
-    let heard = ear.heard("4", 2).await;
+    let heard = sink.until_publications("4", 2).await;
     assert_eq!(
         said(&heard),
         [r#"onJoin {"userId":"u"}"#, r#"onLeave {"userId":"u"}"#]
@@ -393,14 +396,14 @@ async fn members_are_counted_per_session_f4(kind: Kind) {
 
 async fn join_message_and_leave_are_one_sequence_k3(kind: Kind) {
     let subject = Subject::new(kind).await;
-    let (_feed, ear) = subject.follow("4").await;
+    let (_feed, sink) = subject.follow("4").await;
     let joined = subject.join("4", "u", session("s", 1)).await.unwrap();
     let spoken = subject
         .publish(from_session(message("4", "u", "hi"), "s"))
         .await
         .unwrap();
     subject.leave("4", "u", session("s", 2)).await;
-    let heard = ear.heard("4", 3).await;
+    let heard = sink.until_publications("4", 3).await;
     let routes: Vec<&str> = heard.iter().map(|it| it.payload.route()).collect();
     assert_eq!(routes, [ON_JOIN, "onMessage", ON_LEAVE]);
     assert_eq!(heard[0].position, joined.position);
@@ -414,7 +417,7 @@ async fn join_message_and_leave_are_one_sequence_k3(kind: Kind) {
     assert_eq!(heard, subject.log("4").await);
 }
 
-async fn a_user_is_announced_in_the_json_type_of_its_session_k1(kind: Kind) {
+async fn a_user_is_announced_with_the_json_type_of_its_session_k1(kind: Kind) {
     let subject = Subject::new(kind).await;
     for (user, json) in [
         (number_user("5"), "5"),
@@ -424,22 +427,22 @@ async fn a_user_is_announced_in_the_json_type_of_its_session_k1(kind: Kind) {
     ] {
         let id = user.id.to_string();
         let channel = format!("of {json}");
-        let (_feed, ear) = subject.follow(&channel).await;
+        let (_feed, sink) = subject.follow(&channel).await;
         subject
             .join_as(&channel, user, session("s", 1))
             .await
             .unwrap();
-        // The leave says nothing of the type: the session's own record does.
+        // The leave does not name the type. The store takes it from the session's record.
         subject.leave(&channel, &id, session("s", 2)).await;
         let body = format!(r#"{{"userId":{json}}}"#);
         let expected = [format!("onJoin {body}"), format!("onLeave {body}")];
-        let heard = ear.heard(&channel, 2).await;
+        let heard = sink.until_publications(&channel, 2).await;
         assert_eq!(said(&heard), expected);
         assert_eq!(heard[0].payload.sender(), id);
     }
 }
 
-async fn a_repeated_join_is_answered_as_the_first(kind: Kind) {
+async fn a_repeated_join_gets_the_first_answer(kind: Kind) {
     let subject = Subject::new(kind).await;
     let first = subject.join("4", "u", session("s", 1)).await.unwrap();
     assert!(first.published);
@@ -465,7 +468,7 @@ async fn a_repeated_join_is_answered_as_the_first(kind: Kind) {
     assert_eq!(
         subject.members("4").await,
         [("u".to_owned(), 2)],
-        "it was not counted again"
+        "repeated joins are not counted"
     );
     assert_eq!(subject.log("4").await.len(), 2);
 }
@@ -479,12 +482,12 @@ async fn a_repeated_leave_finds_nothing(kind: Kind) {
     assert_eq!(said(&subject.log("4").await).len(), 2);
 }
 
-async fn a_join_after_its_fenced_leave_makes_no_ghost_f2(kind: Kind) {
+async fn a_join_after_its_fenced_leave_makes_no_ghost_f02(kind: Kind) {
     let subject = Subject::new(kind).await;
     assert!(!subject.leave_fenced("4", "u", session("s", 2), true).await);
     let late = subject.join("4", "u", session("s", 1)).await;
     assert_eq!(late, Err(StoreError::StaleOperation));
-    // An older fence that comes later takes nothing back.
+    // An older fence that comes later does not weaken the newer one.
     subject.leave_fenced("4", "u", session("s", 1), true).await;
     assert_eq!(
         subject.join("4", "u", session("s", 1)).await,
@@ -492,7 +495,7 @@ async fn a_join_after_its_fenced_leave_makes_no_ghost_f2(kind: Kind) {
     );
     assert_eq!(subject.members("4").await, []);
     assert_eq!(subject.log("4").await, []);
-    // Another session of the user, another channel, and a later join of this one are not concerned.
+    // Another session of the user, another channel, and a later join of the same session are not affected.
     subject.join("4", "u", session("t", 1)).await.unwrap();
     subject.join("5", "u", session("s", 1)).await.unwrap();
     subject.join("4", "u", session("s", 3)).await.unwrap();
@@ -506,15 +509,15 @@ async fn a_late_copy_of_a_leave_spares_the_session_that_joined_again(kind: Kind)
     subject.join("4", "u", session("s", 3)).await.unwrap();
     assert!(!subject.leave("4", "u", session("s", 2)).await);
     assert_eq!(subject.members("4").await, [("u".to_owned(), 1)]);
-    // The same when the second join came before the leave, and found the session listed.
+    // The same if the second join comes before the leave, while the session is still listed.
     subject.join("4", "u", session("s", 5)).await.unwrap();
     assert!(!subject.leave("4", "u", session("s", 4)).await);
     assert_eq!(subject.members("4").await, [("u".to_owned(), 1)]);
     assert!(subject.leave("4", "u", session("s", 6)).await);
 }
 
-/// Its first answer would replay what it has had already.
-async fn a_session_that_joins_again_before_its_leave_begins_at_the_present_end(kind: Kind) {
+/// With the first answer it would receive publications again.
+async fn a_session_that_joins_again_before_its_leave_begins_at_the_end_of_the_log(kind: Kind) {
     let subject = Subject::new(kind).await;
     let first = subject.join("4", "u", session("s", 1)).await.unwrap();
     assert!(first.published);
@@ -524,7 +527,7 @@ async fn a_session_that_joins_again_before_its_leave_begins_at_the_present_end(k
     let again = subject.join("4", "u", session("s", 3)).await.unwrap();
     assert_eq!(again.position, last.position);
     assert!(!again.published);
-    // The leave in between arrives late, and is fenced; the newer membership can still be restored.
+    // The leave of the first join arrives late, with a fence. The newer membership can still be restored.
     assert!(!subject.leave_fenced("4", "u", session("s", 2), true).await);
     assert_eq!(subject.members("4").await, [("u".to_owned(), 1)]);
     assert_eq!(subject.join("4", "u", session("s", 3)).await, Ok(again));
@@ -542,7 +545,7 @@ async fn a_leave_of_the_same_or_an_older_operation_ends_nothing(kind: Kind) {
     assert!(subject.leave("4", "u", session("s", 11)).await);
 }
 
-async fn a_second_session_stands_at_the_head(kind: Kind) {
+async fn a_second_session_of_a_user_begins_at_the_end_of_the_log(kind: Kind) {
     let subject = Subject::new(kind).await;
     let (feed, _) = subject.feed().await;
     subject.join("4", "u", session("s", 1)).await.unwrap();
@@ -555,35 +558,35 @@ async fn a_second_session_stands_at_the_head(kind: Kind) {
     assert_eq!(said(&page.entries), ["onMessage b"]);
 }
 
-async fn a_joiner_that_follows_hears_its_own_on_join_k2(kind: Kind) {
+async fn a_joiner_whose_connector_follows_receives_its_own_on_join_k2(kind: Kind) {
     let subject = Subject::new(kind).await;
     subject.publish(message("4", "u", "before")).await.unwrap();
-    let (feed, ear) = subject.follow("4").await;
+    let (feed, sink) = subject.follow("4").await;
     let head = feed.read(&name("4"), &Since::Head, 0).await.unwrap();
     let joined = subject.join("4", "u", session("s", 1)).await.unwrap();
-    let heard = ear.heard("4", 1).await;
+    let heard = sink.until_publications("4", 1).await;
     assert_eq!(heard[0].position, joined.position);
     assert_eq!(heard[0].payload.route(), ON_JOIN);
     assert_eq!(
         joined.position.offset,
         head.position.offset + 1,
-        "so it starts just before its own onJoin"
+        "it begins just before its own onJoin"
     );
 }
 
-async fn a_detached_member_is_one_until_it_leaves(kind: Kind) {
+async fn a_detached_member_stays_until_it_leaves(kind: Kind) {
     let subject = Subject::new(kind).await;
     let first = subject.join("4", "u", Membership::Detached).await.unwrap();
     assert!(first.published);
     assert_eq!(
         subject.join("4", "u", Membership::Detached).await.unwrap(),
         first,
-        "a renewal"
+        "the second join is a renewal"
     );
     assert_eq!(subject.members("4").await, [("u".to_owned(), 1)]);
     assert!(subject.leave("4", "u", Membership::Detached).await);
     assert!(!subject.leave("4", "u", Membership::Detached).await);
-    // A fence means nothing here: its operations have no numbers of their own.
+    // A fence has no effect, because joins and leaves of detached members have no operation numbers.
     assert!(
         !subject
             .leave_fenced("4", "u", Membership::Detached, true)
@@ -606,14 +609,15 @@ async fn a_detached_member_expires_unless_it_joins_again(kind: Kind) {
         ..StoreOptions::default()
     };
     let subject = Subject::with(kind, options).await;
-    let (_feed, ear) = subject.follow("4").await;
+    let (_feed, sink) = subject.follow("4").await;
     let start = std::time::Instant::now();
     subject
         .join_as("4", number_user("5"), Membership::Detached)
         .await
         .unwrap();
     subject.join("4", "other", session("s", 1)).await.unwrap();
-    // Renewed for twice its life. On a machine so busy that a renewal came too late, that is no fault.
+    // The member is renewed for twice its life. If the machine is so busy that a renewal comes too late, that is no
+    // fault.
     let mut renewed = start;
     let mut in_time = true;
     while start.elapsed() < life * 2 {
@@ -627,24 +631,25 @@ async fn a_detached_member_expires_unless_it_joins_again(kind: Kind) {
     }
     assert!(
         !in_time || subject.log("4").await.len() == 2,
-        "renewed, it stays"
+        "a member that is renewed stays"
     );
-    eventually("its expiry", async || {
+    eventually("the member has expired", async || {
         subject.members("4").await == [("other".to_owned(), 1)]
     })
     .await;
     assert!(
         renewed.elapsed() + Duration::from_millis(2) > life,
-        "it had its time"
+        "it did not expire too early"
     );
-    eventually("its onLeave, as the number it joined as", async || {
-        said(&ear.publications("4")).pop().unwrap() == r#"onLeave {"userId":5}"#
-    })
+    eventually(
+        "onLeave has the userId as a number, like the join",
+        async || said(&sink.publications("4")).pop().unwrap() == r#"onLeave {"userId":5}"#,
+    )
     .await;
     assert!(!subject.leave("4", "5", Membership::Detached).await);
 }
 
-async fn a_detached_member_is_expired_once_however_many_are_at_it(kind: Kind) {
+async fn a_detached_member_expires_once_even_if_several_callers_expire_it(kind: Kind) {
     const MEMBERS: usize = 120;
     let options = StoreOptions {
         detached_life: Duration::from_millis(400),
@@ -653,7 +658,7 @@ async fn a_detached_member_is_expired_once_however_many_are_at_it(kind: Kind) {
     let subject = Subject::with(kind, options).await;
     let channel = name("4");
     let expire = async || subject.store.expire(&channel).await.unwrap();
-    assert_eq!(expire().await, None, "nobody is detached");
+    assert_eq!(expire().await, None, "there is no detached member");
     for n in 0..MEMBERS {
         let user = format!("u{n}");
         subject
@@ -698,13 +703,13 @@ async fn detached_and_connected_sessions_of_a_user_count_together(kind: Kind) {
     assert_eq!(subject.members("4").await, [("u".to_owned(), 2)]);
     assert!(
         subject.leave("4", "u", Membership::Detached).await,
-        "ends only that one"
+        "it ends only the detached membership"
     );
     assert_eq!(subject.members("4").await, [("u".to_owned(), 1)]);
     assert_eq!(said(&subject.log("4").await).len(), 1);
 }
 
-async fn members_come_in_pages_and_nobody_is_missing(kind: Kind) {
+async fn members_come_in_pages_and_none_is_missing(kind: Kind) {
     let subject = Subject::new(kind).await;
     let users: Vec<String> = (0..2_500).map(|n| format!("user {n:04}")).collect();
     for chunk in users.chunks(100) {
@@ -722,7 +727,7 @@ async fn members_come_in_pages_and_nobody_is_missing(kind: Kind) {
             .members(&name("4"), page.as_deref(), 100)
             .await
             .unwrap();
-        assert!(members.members.len() <= 200, "a page is a page");
+        assert!(members.members.len() <= 200, "the page is too long");
         pages += 1;
         found.extend(members.members.into_iter().map(|(user, count)| {
             assert_eq!(count, 1);
@@ -732,7 +737,7 @@ async fn members_come_in_pages_and_nobody_is_missing(kind: Kind) {
         if page.is_none() {
             break;
         }
-        // Whoever comes and goes meanwhile harms nobody.
+        // Users that join and leave meanwhile must not change the result.
         let guest = format!("guest {pages}");
         subject.join("4", &guest, session(&guest, 1)).await.unwrap();
         subject.leave("4", &guest, session(&guest, 2)).await;
@@ -788,17 +793,17 @@ async fn the_log_keeps_at_least_its_bound(kind: Kind) {
         offsets(&page.entries),
         (1_001 - held as u64..=1_000).collect::<Vec<_>>()
     );
-    // From where the answer says it goes on without a gap.
+    // From the position in the answer, the log has no gap.
     assert_eq!(
         read(&*feed, "4", &page.position, 1_000).await.continuity,
         Continuity::Contiguous
     );
 }
 
-async fn a_read_judges_every_position(kind: Kind) {
+async fn a_read_tells_the_continuity_of_every_position(kind: Kind) {
     let subject = Subject::new(kind).await;
-    let (feed, ear) = subject.follow("4").await;
-    let confirmed = ear.subscribed("4", 1).await;
+    let (feed, sink) = subject.follow("4").await;
+    let confirmed = sink.until_subscribed("4", 1).await;
     let channel = name("4");
     let empty = feed.read(&channel, &Since::Head, 10).await.unwrap();
     assert_eq!(
@@ -807,7 +812,7 @@ async fn a_read_judges_every_position(kind: Kind) {
     );
     assert_eq!(
         empty.lifetime, confirmed.lifetime,
-        "answered by the server that the feed listens to"
+        "the server that the feed listens to has answered"
     );
 
     let mut published: Vec<Position> = Vec::new();
@@ -822,7 +827,7 @@ async fn a_read_judges_every_position(kind: Kind) {
     }
     assert_eq!(
         published[0].epoch, empty.position.epoch,
-        "a position taken of an empty channel stands"
+        "the position of the empty channel is still valid"
     );
     let at = |offset| Position {
         epoch: published[0].epoch.clone(),
@@ -832,7 +837,7 @@ async fn a_read_judges_every_position(kind: Kind) {
         epoch: Epoch::new(epoch),
         offset,
     };
-    // position, continuity, answer's offset
+    // The position, its continuity, and the offset in the answer.
     for (since, continuity, offset) in [
         (at(0), Continuity::Contiguous, 0),
         (at(7), Continuity::Contiguous, 7),
@@ -866,7 +871,7 @@ async fn a_read_judges_every_position(kind: Kind) {
 
 async fn a_read_pages_through_the_log(kind: Kind) {
     let subject = Subject::new(kind).await;
-    let (feed, ear) = subject.follow("4").await;
+    let (feed, sink) = subject.follow("4").await;
     let messages = (1..=250)
         .map(|n| message("4", "u", &format!("{n}")))
         .collect();
@@ -877,7 +882,7 @@ async fn a_read_pages_through_the_log(kind: Kind) {
         .publish(messages)
         .await
         .unwrap();
-    let heard: Vec<Publication> = ear.heard("4", 250).await;
+    let heard: Vec<Publication> = sink.until_publications("4", 250).await;
     let mut since = Position {
         offset: 0,
         ..heard[0].position.clone()
@@ -896,11 +901,11 @@ async fn a_read_pages_through_the_log(kind: Kind) {
     assert_eq!(found, heard);
 }
 
-async fn names_with_braces_and_percent_are_channels_of_their_own(kind: Kind) {
+async fn names_with_braces_and_percent_signs_are_different_channels(kind: Kind) {
     let subject = Subject::new(kind).await;
     let names = ["a", "{a}", "}a", "{a", "%7Ba%7D", "a:m", "哈 %", "{}", "}"];
     for channel in names {
-        let (_feed, ear) = subject.follow(channel).await;
+        let (_feed, sink) = subject.follow(channel).await;
         let joined = subject
             .join(channel, "u{}", session("}s{", 1))
             .await
@@ -915,15 +920,15 @@ async fn names_with_braces_and_percent_are_channels_of_their_own(kind: Kind) {
                 .leave_fenced(channel, "u{}", session("}s{", 2), true)
                 .await
         );
-        let heard = ear.heard(channel, 3).await;
+        let heard = sink.until_publications(channel, 3).await;
         assert_eq!(heard[1].payload.body(), channel.as_bytes());
         assert_eq!(subject.log(channel).await, heard);
     }
 }
 
-async fn a_body_of_any_bytes_comes_back(kind: Kind) {
+async fn a_body_may_have_any_bytes(kind: Kind) {
     let subject = Subject::new(kind).await;
-    let (_feed, ear) = subject.follow("4").await;
+    let (_feed, sink) = subject.follow("4").await;
     let any: Vec<u8> = (0..=255).cycle().skip(1).take(70_000).collect();
     for body in [&any[..], b"", b"\r\n\n $5 \0\0", "{\"a\":1.0}".as_bytes()] {
         subject
@@ -931,22 +936,22 @@ async fn a_body_of_any_bytes_comes_back(kind: Kind) {
             .await
             .unwrap();
     }
-    let heard = ear.heard("4", 4).await;
+    let heard = sink.until_publications("4", 4).await;
     assert_eq!(heard[0].payload.body(), any);
     assert_eq!(heard[1].payload.body(), b"");
     assert_eq!(heard[2].payload.body(), b"\r\n\n $5 \0\0");
     assert_eq!(subject.log("4").await, heard);
 }
 
-async fn a_feed_hears_only_what_it_follows(kind: Kind) {
+async fn a_feed_receives_only_the_channels_it_follows(kind: Kind) {
     let subject = Subject::new(kind).await;
-    let (feed, ear) = subject.follow("4").await;
+    let (feed, sink) = subject.follow("4").await;
     feed.subscribe(&name("5"));
-    ear.subscribed("5", 1).await;
+    sink.until_subscribed("5", 1).await;
     subject.publish(message("6", "u", "a")).await.unwrap();
     feed.unsubscribe(&name("4"));
     feed.unsubscribe(&name("never followed"));
-    eventually("the end of following", async || {
+    eventually("the channel has no follower", async || {
         subject
             .publish(message("4", "u", "a"))
             .await
@@ -956,11 +961,11 @@ async fn a_feed_hears_only_what_it_follows(kind: Kind) {
     })
     .await;
     subject.publish(message("5", "u", "a")).await.unwrap();
-    ear.heard("5", 1).await;
-    assert_eq!(ear.all("6").len(), 0);
-    assert!(matches!(ear.all("4")[0], Heard::Subscribed(_)));
+    sink.until_publications("5", 1).await;
+    assert_eq!(sink.all("6").len(), 0);
+    assert!(matches!(sink.all("4")[0], Received::Subscribed(_)));
     drop(feed);
-    eventually("the feed's end", async || {
+    eventually("the feed has ended", async || {
         subject
             .publish(message("5", "u", "a"))
             .await
@@ -971,12 +976,12 @@ async fn a_feed_hears_only_what_it_follows(kind: Kind) {
     .await;
 }
 
-async fn a_feed_that_changes_its_mind_ends_subscribed(kind: Kind) {
+async fn the_last_of_several_quick_subscribe_calls_decides(kind: Kind) {
     let subject = Subject::new(kind).await;
-    let (feed, ear) = subject.feed().await;
+    let (feed, sink) = subject.feed().await;
     let channel = name("4");
     for round in 0..50 {
-        let before = ear.confirmations("4").len();
+        let before = sink.confirmations("4").len();
         feed.subscribe(&channel);
         if round % 2 == 0 {
             tokio::task::yield_now().await;
@@ -986,13 +991,13 @@ async fn a_feed_that_changes_its_mind_ends_subscribed(kind: Kind) {
             tokio::task::yield_now().await;
         }
         feed.subscribe(&channel);
-        ear.subscribed("4", before + 1).await;
-        eventually("deliveries", async || {
+        sink.until_subscribed("4", before + 1).await;
+        eventually("a publication reaches the feed", async || {
             let sent = subject
                 .publish(message("4", "u", &format!("{round}")))
                 .await
                 .unwrap();
-            // Whatever is still on its way, the last word was to follow.
+            // The last call was to subscribe.
             sent.reached == 1
         })
         .await;
@@ -1000,9 +1005,9 @@ async fn a_feed_that_changes_its_mind_ends_subscribed(kind: Kind) {
     }
 }
 
-async fn a_confirmation_precedes_all_that_follows_it(kind: Kind) {
+async fn after_a_confirmation_no_publication_is_missing(kind: Kind) {
     let subject = Subject::new(kind).await;
-    let (feed, ear) = subject.feed().await;
+    let (feed, sink) = subject.feed().await;
     let store = subject.store.clone();
     let sender = tokio::spawn(async move {
         for n in 0..300 {
@@ -1013,29 +1018,29 @@ async fn a_confirmation_precedes_all_that_follows_it(kind: Kind) {
         }
     });
     feed.subscribe(&name("4"));
-    ear.subscribed("4", 1).await;
+    sink.until_subscribed("4", 1).await;
     let head = feed.read(&name("4"), &Since::Head, 0).await.unwrap();
     sender.await.unwrap();
     subject.publish(message("4", "u", "end")).await.unwrap();
-    eventually("the end", async || {
-        ear.publications("4")
+    eventually("the last publication arrives", async || {
+        sink.publications("4")
             .last()
             .is_some_and(|it| it.payload.body() == b"end")
     })
     .await;
-    assert!(matches!(ear.all("4")[0], Heard::Subscribed(_)));
-    let heard = offsets(&ear.publications("4"));
+    assert!(matches!(sink.all("4")[0], Received::Subscribed(_)));
+    let heard = offsets(&sink.publications("4"));
     assert!(
         heard[0] <= head.position.offset + 1,
-        "read after the confirmation, nothing is missing"
+        "nothing is missing between the read and the first publication"
     );
     assert_eq!(heard, (heard[0]..=301).collect::<Vec<_>>());
 }
 
-async fn heads_are_where_a_read_says(kind: Kind) {
+async fn heads_and_reads_name_the_same_position(kind: Kind) {
     let subject = Subject::new(kind).await;
-    let (feed, ear) = subject.follow("4").await;
-    let lifetime = ear.subscribed("4", 1).await.lifetime;
+    let (feed, sink) = subject.follow("4").await;
+    let lifetime = sink.until_subscribed("4", 1).await.lifetime;
     let first = subject.publish(message("4", "u", "a")).await.unwrap();
     let second = subject.publish(message("5}", "u", "b")).await.unwrap();
     let third = subject.publish(message("4", "u", "c")).await.unwrap();
@@ -1046,7 +1051,10 @@ async fn heads_are_where_a_read_says(kind: Kind) {
     for heads in [feed.heads(&channels).await, feed.touch(&channels).await] {
         let heads = heads.unwrap();
         for head in heads[2..].iter().flatten() {
-            assert_eq!(head.lifetime, lifetime, "of the channel's own feed");
+            assert_eq!(
+                head.lifetime, lifetime,
+                "the same server as the channel's feed"
+            );
         }
         let found: Vec<_> = heads
             .into_iter()
@@ -1057,7 +1065,7 @@ async fn heads_are_where_a_read_says(kind: Kind) {
     assert_eq!(feed.heads(&[]).await.unwrap(), []);
 }
 
-async fn a_log_rule_holds_for_the_channels_that_it_matches(kind: Kind) {
+async fn a_log_rule_applies_to_the_channels_that_it_matches(kind: Kind) {
     let rule = LogRule {
         pattern: "small*".into(),
         entries: Some(10),
@@ -1083,7 +1091,7 @@ async fn a_log_rule_holds_for_the_channels_that_it_matches(kind: Kind) {
     }
 }
 
-async fn where_members_are_not_announced_they_are_counted_in_silence(kind: Kind) {
+async fn members_that_are_not_announced_are_still_counted(kind: Kind) {
     let rule = LogRule {
         pattern: "quiet".into(),
         announce_members: Some(false),
@@ -1095,7 +1103,7 @@ async fn where_members_are_not_announced_they_are_counted_in_silence(kind: Kind)
         ..StoreOptions::default()
     };
     let subject = Subject::with(kind, options).await;
-    let (feed, ear) = subject.follow("quiet").await;
+    let (feed, sink) = subject.follow("quiet").await;
     let first = subject.join("quiet", "u", session("s", 1)).await.unwrap();
     assert!(!first.published);
     assert_eq!(first.position.offset, 0);
@@ -1106,7 +1114,7 @@ async fn where_members_are_not_announced_they_are_counted_in_silence(kind: Kind)
     assert_eq!(
         page.continuity,
         Continuity::Contiguous,
-        "a position without an onJoin stands"
+        "the position is valid although there is no onJoin"
     );
     assert_eq!(page.entries.len(), 1);
 
@@ -1128,13 +1136,13 @@ async fn where_members_are_not_announced_they_are_counted_in_silence(kind: Kind)
         .await
         .unwrap();
     assert!(subject.leave("quiet", "u", session("s", 3)).await);
-    eventually("the bot's expiry", async || {
+    eventually("the bot has expired", async || {
         subject.members("quiet").await == [("v".to_owned(), 1)]
     })
     .await;
     subject.publish(message("quiet", "v", "b")).await.unwrap();
-    let said_there = said(&ear.heard("quiet", 2).await);
-    assert_eq!(said_there, ["onMessage a", "onMessage b"]);
+    let received = said(&sink.until_publications("quiet", 2).await);
+    assert_eq!(received, ["onMessage a", "onMessage b"]);
     assert!(
         subject
             .join("loud", "u", session("s", 4))
@@ -1144,7 +1152,7 @@ async fn where_members_are_not_announced_they_are_counted_in_silence(kind: Kind)
     );
 }
 
-async fn history_goes_both_ways_and_says_when_there_is_more(kind: Kind) {
+async fn history_goes_in_both_directions_and_tells_if_there_is_more(kind: Kind) {
     let subject = Subject::new(kind).await;
     for n in 1..=10 {
         subject
@@ -1207,7 +1215,7 @@ async fn history_goes_both_ways_and_says_when_there_is_more(kind: Kind) {
     }
 }
 
-async fn history_judges_where_it_begins(kind: Kind) {
+async fn history_tells_the_continuity_of_its_first_position(kind: Kind) {
     let rule = LogRule {
         pattern: "*".into(),
         entries: Some(10),
@@ -1275,23 +1283,23 @@ async fn history_judges_where_it_begins(kind: Kind) {
     assert_eq!((oldest.position, oldest.entries), (at(first - 1), log));
 }
 
-async fn a_read_of_what_nobody_knows_begins_nothing(kind: Kind) {
+async fn reading_an_unknown_channel_does_not_create_it(kind: Kind) {
     let subject = Subject::new(kind).await;
-    let (feed, _ear) = subject.feed().await;
-    ask_everything_of(&subject, &*feed, "4").await;
-    // The end of what nobody knows stands before all that comes.
+    let (feed, _sink) = subject.feed().await;
+    ask_about_unknown_channel(&subject, &*feed, "4").await;
+    // The position of an unknown channel comes before its first publication.
     for body in ["a", "b"] {
         subject.publish(message("4", "u", body)).await.unwrap();
     }
     let log = subject.log("4").await;
-    let page = read(&*feed, "4", &nowhere(), 10).await;
+    let page = read(&*feed, "4", &no_position(), 10).await;
     assert_eq!(
         (page.continuity, page.position.offset),
         (Continuity::Contiguous, 0)
     );
     assert_eq!(page.position.epoch, log[0].position.epoch);
     assert_eq!(page.entries, log);
-    let after = HistoryRange::After(nowhere());
+    let after = HistoryRange::After(no_position());
     let page = subject.store.history(&name("4"), &after, 1).await.unwrap();
     assert_eq!(
         (page.continuity, page.position.offset),
@@ -1302,7 +1310,7 @@ async fn a_read_of_what_nobody_knows_begins_nothing(kind: Kind) {
 
 async fn a_page_ends_before_it_has_too_many_bytes(kind: Kind) {
     let subject = Subject::new(kind).await;
-    let (feed, _ear) = subject.feed().await;
+    let (feed, _sink) = subject.feed().await;
     let sizes = [
         10, 50_000, 50_000, 10, 50_000, 200_000, 10, 10, 100_000, 60_000,
     ];
@@ -1364,18 +1372,18 @@ async fn a_log_never_has_more_than_its_bytes(kind: Kind) {
         (log.len(), bytes.sum::<usize>())
     };
     for n in 1..=200 {
-        // Of all sizes, so that what counts is not their number.
+        // The bodies have different sizes, so that the bytes count and not the number of messages.
         let body = "x".repeat(5_000 + 37 * n % 3_000);
         subject.publish(message("4", "u", &body)).await.unwrap();
         if n % 20 == 0 {
             let (count, bytes) = held().await;
             assert!(bytes <= 256 << 10, "{count} with {bytes} bytes");
-            // Three steps of a sixteenth, and a message.
+            // The log is trimmed in steps of a sixteenth. This allows three steps and a message.
             let is_full = bytes >= 200 << 10;
             assert!(is_full || n < 60, "{count} with {bytes} bytes");
         }
     }
-    // Many at once are no exception, and the last is held however large it is.
+    // The bound also holds for a batch. The last message is always held, however large it is.
     let publisher = subject.store.publisher().unwrap();
     let many = (0..200).map(|_| message("4", "u", &"y".repeat(3_000)));
     publisher.publish(many.collect()).await.unwrap();
@@ -1386,14 +1394,14 @@ async fn a_log_never_has_more_than_its_bytes(kind: Kind) {
     assert_eq!(held().await.0, 1);
 }
 
-async fn a_burst_of_small_messages_erases_nothing_that_is_young(kind: Kind) {
-    // The log is looked at several times meanwhile, but has room.
+async fn a_burst_of_small_messages_does_not_erase_young_ones(kind: Kind) {
+    // The store checks the log several times meanwhile, but there is room.
     let options = StoreOptions {
         log_bytes: 1 << 20,
         ..StoreOptions::default()
     };
     let subject = Subject::with(kind, options).await;
-    let (feed, _ear) = subject.feed().await;
+    let (feed, _sink) = subject.feed().await;
     let first = message("4", "u", "remember me");
     let first = subject.publish(first).await.unwrap();
     let publisher = subject.store.publisher().unwrap();
@@ -1411,7 +1419,7 @@ async fn a_burst_of_small_messages_erases_nothing_that_is_young(kind: Kind) {
     assert_eq!(oldest.entries[0].position, first.position);
 }
 
-async fn what_is_old_and_beyond_the_entries_goes(kind: Kind) {
+async fn old_messages_beyond_the_number_of_entries_are_trimmed(kind: Kind) {
     let options = StoreOptions {
         log_entries: 50,
         log_keep: Duration::from_millis(200),
@@ -1419,13 +1427,13 @@ async fn what_is_old_and_beyond_the_entries_goes(kind: Kind) {
     };
     let subject = Subject::with(kind, options).await;
     let publisher = subject.store.publisher().unwrap();
-    let say = async |count| {
+    let publish = async |count| {
         let messages = (0..count).map(|_| message("4", "u", "a")).collect();
         publisher.publish(messages).await.unwrap();
     };
-    say(1_000).await;
-    eventually("the end of what is old", async || {
-        say(1).await;
+    publish(1_000).await;
+    eventually("old messages are trimmed", async || {
+        publish(1).await;
         let held = subject.log("4").await.len();
         assert!(held >= 50, "{held}");
         held < 400
@@ -1433,7 +1441,7 @@ async fn what_is_old_and_beyond_the_entries_goes(kind: Kind) {
     .await;
 }
 
-async fn pages_of_members_are_as_long_as_asked_and_tell_how_many_there_are(kind: Kind) {
+async fn pages_of_members_have_about_the_size_asked_for_and_the_number_of_users(kind: Kind) {
     let subject = Subject::new(kind).await;
     let join = async |from: usize, to: usize| {
         let users: Vec<String> = (from..to).map(|n| format!("user {n:04}")).collect();
@@ -1474,5 +1482,5 @@ async fn pages_of_members_are_as_long_as_asked_and_tell_how_many_there_are(kind:
         assert!(sizes.len() <= most, "{sizes:?}");
     }
     let one = subject.store.members(&name("4"), None, 1).await.unwrap();
-    assert_eq!(one.users, 3_000, "one call counts them");
+    assert_eq!(one.users, 3_000, "every page has the number of users");
 }

@@ -3,7 +3,7 @@
 
 use crate::conformance::conformance;
 use crate::support::{
-    Kind, PARTIAL, Subject, message, name, nowhere, offsets, read, session, with_key,
+    Kind, PARTIAL, Subject, message, name, no_position, offsets, read, session, with_key,
 };
 use channel_store::{
     ChannelSummary, Continuity, DIRECTORY_PARTS, Epoch, HistoryRange, LogRule, Membership,
@@ -254,13 +254,18 @@ async fn a_trimmed_log_goes_on_after_the_position(kind: Kind) {
     let trim = async |position| subject.store.trim(&name("4"), &position).await;
     assert_eq!(trim(at(120)).await, Ok(Some(180)));
     // Again, and for what is gone already: nothing happens.
-    for position in [at(120), at(7), nowhere(), Position { offset: 0, ..at(1) }] {
+    for position in [
+        at(120),
+        at(7),
+        no_position(),
+        Position { offset: 0, ..at(1) },
+    ] {
         assert_eq!(trim(position).await, Ok(Some(180)));
     }
     assert_eq!(subject.log("4").await, log[120..]);
     for (position, continuity, next) in [
         (at(119), Continuity::Trimmed, at(120)),
-        (nowhere(), Continuity::Trimmed, at(120)),
+        (no_position(), Continuity::Trimmed, at(120)),
         (at(120), Continuity::Contiguous, at(120)),
         (at(300), Continuity::Contiguous, at(300)),
     ] {
@@ -292,7 +297,7 @@ async fn a_trimmed_log_goes_on_after_the_position(kind: Kind) {
 async fn a_log_that_is_trimmed_as_a_whole_keeps_its_end(kind: Kind) {
     let subject = Subject::new(kind).await;
     let (feed, _ear) = subject.feed().await;
-    let mut end = nowhere();
+    let mut end = no_position();
     for _ in 0..5 {
         end = subject
             .publish(message("4", "u", "{}"))
@@ -344,7 +349,7 @@ async fn a_position_of_another_log_trims_nothing(kind: Kind) {
         },
         Position {
             offset: 3,
-            ..nowhere()
+            ..no_position()
         },
     ] {
         let refused = subject.store.trim(&name("4"), &wrong).await;

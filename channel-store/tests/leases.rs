@@ -1,4 +1,4 @@
-//! Leases, indexes, the directory and the reaping of the dead: what every store promises, history by history.
+//! Leases, indexes, the directory and reaping. Each test is one history, and every store must pass it.
 
 use crate::conformance::conformance;
 use crate::support::{
@@ -13,27 +13,27 @@ use futures_util::future::join_all;
 use std::time::Duration;
 
 conformance! {
-    a_lease_is_taken_and_goes_on
-    only_a_lease_with_the_beat_that_was_seen_is_declared_dead
+    a_lease_is_taken_and_renewed
+    a_lease_is_declared_dead_only_with_its_present_beat
     each_renewal_has_a_higher_beat
-    a_missing_lease_is_lost_data_and_no_death
-    whoever_meets_an_incarnation_gives_its_lease_and_index_back
-    the_index_of_the_dead_is_sealed
-    an_entry_goes_only_with_the_nonce_that_was_looked_at
-    who_resigns_is_dead_at_once
-    the_directory_keeps_what_was_noted_since
+    a_missing_lease_means_lost_data_and_not_a_dead_connector
+    a_lost_lease_and_index_can_be_restored_by_another_service
+    a_dead_connector_cannot_change_its_index
+    an_index_entry_is_dropped_only_with_its_present_nonce
+    a_connector_that_resigns_is_dead_at_once
+    a_directory_entry_that_was_scheduled_again_is_kept
     a_late_join_after_the_reaping_makes_no_ghost
     a_join_beyond_its_deadline_makes_no_ghost
-    reaping_the_dead_spares_the_restarted_connectors_members
-    a_user_with_a_session_elsewhere_stays
+    reaping_an_incarnation_spares_members_of_its_restarted_connector
+    a_user_with_a_session_on_another_connector_stays_a_member
     any_number_of_reapers_end_each_membership_once
     a_late_leave_after_the_reaping_finds_nothing
-    who_was_reaped_speaks_no_more
-    a_look_counts_what_is_there
-    a_look_tells_that_a_detached_member_is_due
-    who_is_present_is_known_as_long_as_anybody_of_it_is
-    the_directory_can_be_read_as_a_whole
-    a_list_names_the_sessions_of_one_incarnation_however_many
+    a_session_that_was_reaped_cannot_publish
+    presence_counts_the_sessions_of_an_incarnation
+    presence_tells_that_a_detached_member_is_overdue
+    an_incarnation_is_listed_as_long_as_it_has_a_session_in_the_channel
+    the_whole_directory_can_be_read
+    a_list_has_all_sessions_of_one_incarnation
 }
 
 const LONG: Duration = Duration::from_secs(10);
@@ -94,8 +94,8 @@ impl Subject {
         declared.unwrap()
     }
 
-    /// It is declared dead by whoever saw it silent for long enough.
-    async fn dies(&self, of: &str) {
+    /// Declares an incarnation dead.
+    async fn declare_it_dead(&self, of: &str) {
         let beat = self.beat(of).await;
         assert_eq!(self.declare(of, beat).await, Declared::Dead);
     }
@@ -132,17 +132,17 @@ impl Subject {
     }
 }
 
-async fn a_lease_is_taken_and_goes_on(kind: Kind) {
+async fn a_lease_is_taken_and_renewed(kind: Kind) {
     let subject = Subject::new(kind).await;
     assert_eq!(subject.observe(DEAD).await, None);
     assert_eq!(subject.add(DEAD, &[entry("4", 1)]).await, Indexed::Lost);
     let Renewed::Lost(first) = subject.renew(DEAD, LONG).await else {
-        panic!("it was missing");
+        panic!("the lease was missing before");
     };
     assert_eq!(first.indexed, 0);
     assert_eq!(subject.add(DEAD, &[entry("4", 1)]).await, Indexed::Yes);
     let Renewed::Live(second) = subject.renew(DEAD, 2 * LONG).await else {
-        panic!("it was there");
+        panic!("the lease was there before");
     };
     assert!(second.until >= first.until + 10_000);
     assert_eq!(second.indexed, 1);
@@ -150,23 +150,27 @@ async fn a_lease_is_taken_and_goes_on(kind: Kind) {
     assert_eq!((state.dead, state.length), (false, 2 * LONG));
 }
 
-async fn only_a_lease_with_the_beat_that_was_seen_is_declared_dead(kind: Kind) {
+async fn a_lease_is_declared_dead_only_with_its_present_beat(kind: Kind) {
     let subject = Subject::new(kind).await;
     subject.renew(DEAD, LONG).await;
     let seen = subject.beat(DEAD).await;
     subject.renew(DEAD, LONG).await;
     for beat in [seen, 0, u64::MAX >> 11] {
         let declared = subject.declare(DEAD, beat).await;
-        assert_eq!(declared, Declared::Alive, "renewed since");
+        assert_eq!(declared, Declared::Alive, "it was renewed meanwhile");
     }
-    // Whoever declares it must have waited: no clock of the store's is asked.
-    subject.dies(DEAD).await;
+    // The caller must have waited long enough. The store asks no clock.
+    subject.declare_it_dead(DEAD).await;
     assert!(subject.observe(DEAD).await.unwrap().dead);
-    assert_eq!(subject.declare(DEAD, 0).await, Declared::Dead, "once dead");
+    assert_eq!(
+        subject.declare(DEAD, 0).await,
+        Declared::Dead,
+        "it was dead before"
+    );
     assert_eq!(
         subject.renew(DEAD, LONG).await,
         Renewed::Dead,
-        "dead for good"
+        "it cannot come back"
     );
 }
 
@@ -180,12 +184,12 @@ async fn each_renewal_has_a_higher_beat(kind: Kind) {
         last = beat;
     }
     let looks = [subject.beat(DEAD).await, subject.beat(DEAD).await];
-    assert_eq!(looks, [last, last], "nobody renews it by looking");
+    assert_eq!(looks, [last, last], "reading it does not renew it");
     subject.renew(DEAD, 2 * LONG).await;
     assert!(subject.beat(DEAD).await > last);
 }
 
-async fn a_missing_lease_is_lost_data_and_no_death(kind: Kind) {
+async fn a_missing_lease_means_lost_data_and_not_a_dead_connector(kind: Kind) {
     let subject = Subject::new(kind).await;
     assert_eq!(subject.declare(DEAD, 0).await, Declared::Provisional);
     let state = subject.observe(DEAD).await.unwrap();
@@ -193,9 +197,9 @@ async fn a_missing_lease_is_lost_data_and_no_death(kind: Kind) {
     assert_eq!(
         subject.declare(DEAD, 0).await,
         Declared::Alive,
-        "it counts anew"
+        "its time begins again"
     );
-    // It can't be spoken for by guess.
+    // A provisional lease does not count as its owner's.
     assert_eq!(subject.add(DEAD, &[entry("4", 1)]).await, Indexed::Lost);
     let renewed = subject.renew(DEAD, LONG).await;
     assert!(matches!(renewed, Renewed::Lost(_)), "{renewed:?}");
@@ -203,7 +207,7 @@ async fn a_missing_lease_is_lost_data_and_no_death(kind: Kind) {
     assert!(matches!(renewed, Renewed::Live(_)), "{renewed:?}");
 }
 
-async fn whoever_meets_an_incarnation_gives_its_lease_and_index_back(kind: Kind) {
+async fn a_lost_lease_and_index_can_be_restored_by_another_service(kind: Kind) {
     let subject = Subject::new(kind).await;
     let incarnation = incarnation(DEAD);
     let restore = async |channel| {
@@ -213,16 +217,16 @@ async fn whoever_meets_an_incarnation_gives_its_lease_and_index_back(kind: Kind)
         assert_eq!(subject.observe(DEAD).await, Some(state));
         state
     };
-    // Lost: it comes back for a full time, and only as a guess.
-    let guessed = restore("4").await;
-    assert!(guessed.provisional);
-    assert_eq!(guessed.length, StoreOptions::default().lease);
+    // The lease is lost: it is restored for a full time, but as provisional.
+    let provisional = restore("4").await;
+    assert!(provisional.provisional);
+    assert_eq!(provisional.length, StoreOptions::default().lease);
     assert_eq!(subject.add(DEAD, &[entry("5", 1)]).await, Indexed::Lost);
     let nonce = subject.index(DEAD).await[0].1;
     let again = restore("4").await;
-    assert_eq!(again, guessed, "nothing is pushed forward");
+    assert_eq!(again, provisional, "its time does not begin again");
     assert_eq!(subject.index(DEAD).await, [("4".to_owned(), nonce)]);
-    // Live: its owner's entries stay as they are.
+    // The lease is live: its owner's entries stay as they are.
     subject.renew(DEAD, LONG).await;
     subject.add(DEAD, &[entry("5", 1)]).await;
     let live = restore("5").await;
@@ -230,8 +234,8 @@ async fn whoever_meets_an_incarnation_gives_its_lease_and_index_back(kind: Kind)
     assert_eq!(subject.index(DEAD).await[1], ("5".to_owned(), 1));
     let renewed = subject.renew(DEAD, LONG).await;
     assert!(matches!(renewed, Renewed::Live(_)), "{renewed:?}");
-    // Dead: the index takes what was found after all, and the reaper can drop it.
-    subject.dies(DEAD).await;
+    // The connector is dead: what was found is added to the index, and the reaper can drop it.
+    subject.declare_it_dead(DEAD).await;
     assert!(restore("6").await.dead);
     let index = subject.index(DEAD).await;
     assert_eq!(index.len(), 3);
@@ -240,11 +244,11 @@ async fn whoever_meets_an_incarnation_gives_its_lease_and_index_back(kind: Kind)
     assert_eq!(dropped.await, 1);
 }
 
-async fn the_index_of_the_dead_is_sealed(kind: Kind) {
+async fn a_dead_connector_cannot_change_its_index(kind: Kind) {
     let subject = Subject::new(kind).await;
     subject.renew(DEAD, LONG).await;
     subject.add(DEAD, &[entry("4", 1)]).await;
-    subject.dies(DEAD).await;
+    subject.declare_it_dead(DEAD).await;
     assert_eq!(subject.add(DEAD, &[entry("5", 2)]).await, Indexed::Dead);
     assert_eq!(subject.index(DEAD).await, [("4".to_owned(), 1)]);
     let by_owner = subject.drop_by(DEAD, entry("4", 1), DroppedBy::Owner);
@@ -254,7 +258,7 @@ async fn the_index_of_the_dead_is_sealed(kind: Kind) {
     assert_eq!(subject.index(DEAD).await, []);
 }
 
-async fn an_entry_goes_only_with_the_nonce_that_was_looked_at(kind: Kind) {
+async fn an_index_entry_is_dropped_only_with_its_present_nonce(kind: Kind) {
     let subject = Subject::new(kind).await;
     subject.renew(DEAD, LONG).await;
     let entries: Vec<_> = (0..700).map(|n| entry(&format!("c{n:03}"), n)).collect();
@@ -262,9 +266,9 @@ async fn an_entry_goes_only_with_the_nonce_that_was_looked_at(kind: Kind) {
     assert_eq!(subject.index(DEAD).await.len(), 700);
     subject.add(DEAD, &[entry("c007", 1_000)]).await;
     let late = subject.drop_by(DEAD, entry("c007", 7), DroppedBy::Owner);
-    assert_eq!(late.await, 0, "a newer join has written it");
+    assert_eq!(late.await, 0, "a newer join has written the entry");
     let by_reaper = subject.drop_by(DEAD, entry("c007", 1_000), DroppedBy::Reaper);
-    assert_eq!(by_reaper.await, 0, "it lives");
+    assert_eq!(by_reaper.await, 0, "its connector is alive");
     let incarnation = incarnation(DEAD);
     let dropped = subject
         .leases
@@ -273,7 +277,7 @@ async fn an_entry_goes_only_with_the_nonce_that_was_looked_at(kind: Kind) {
     assert_eq!(subject.index(DEAD).await, [("c007".to_owned(), 1_000)]);
 }
 
-async fn who_resigns_is_dead_at_once(kind: Kind) {
+async fn a_connector_that_resigns_is_dead_at_once(kind: Kind) {
     let subject = Subject::new(kind).await;
     subject.renew(DEAD, LONG).await;
     subject.leases.resign(&incarnation(DEAD)).await.unwrap();
@@ -281,7 +285,7 @@ async fn who_resigns_is_dead_at_once(kind: Kind) {
     assert_eq!(subject.renew(DEAD, LONG).await, Renewed::Dead);
 }
 
-async fn the_directory_keeps_what_was_noted_since(kind: Kind) {
+async fn a_directory_entry_that_was_scheduled_again_is_kept(kind: Kind) {
     let subject = Subject::new(kind).await;
     let leases = &subject.leases;
     let (one, other) = (incarnation(DEAD), incarnation("{connector}-2/bb"));
@@ -292,7 +296,11 @@ async fn the_directory_keeps_what_was_noted_since(kind: Kind) {
     let since = leases.directory().await.unwrap()[&one];
     assert_ne!(since, seen);
     leases.unschedule(&one, seen).await.unwrap();
-    assert_eq!(leases.directory().await.unwrap().len(), 2, "noted since");
+    assert_eq!(
+        leases.directory().await.unwrap().len(),
+        2,
+        "it was scheduled again"
+    );
     leases.unschedule(&one, since).await.unwrap();
     let left: Vec<_> = leases.directory().await.unwrap().into_keys().collect();
     assert_eq!(left, [other]);
@@ -300,7 +308,7 @@ async fn the_directory_keeps_what_was_noted_since(kind: Kind) {
 
 async fn a_late_join_after_the_reaping_makes_no_ghost(kind: Kind) {
     let subject = Subject::new(kind).await;
-    // Nothing of it is there: its join is under way.
+    // Nothing is registered yet, because the join is still under way.
     assert_eq!(subject.reap("4", DEAD).await, (0, 0));
     let late = subject.join("4", "u", session("s", 1)).await;
     assert_eq!(late, Err(StoreError::ConnectorDead));
@@ -308,14 +316,14 @@ async fn a_late_join_after_the_reaping_makes_no_ghost(kind: Kind) {
     let elsewhere = subject.join("5", "u", session("s", 2)).await;
     assert!(
         elsewhere.is_ok(),
-        "only what was reaped is refused: {elsewhere:?}"
+        "a join in another channel is not refused: {elsewhere:?}"
     );
 }
 
 async fn a_join_beyond_its_deadline_makes_no_ghost(kind: Kind) {
     let subject = Subject::new(kind).await;
     let Renewed::Lost(term) = subject.renew(DEAD, LONG).await else {
-        panic!("it was missing");
+        panic!("the lease was missing before");
     };
     let late = subject.join_before(session("s", 1), term.until - 20_000);
     let late = late.await;
@@ -327,7 +335,7 @@ async fn a_join_beyond_its_deadline_makes_no_ghost(kind: Kind) {
     assert_eq!(subject.members("4").await, [("u".to_owned(), 1)]);
 }
 
-async fn reaping_the_dead_spares_the_restarted_connectors_members(kind: Kind) {
+async fn reaping_an_incarnation_spares_members_of_its_restarted_connector(kind: Kind) {
     let subject = Subject::new(kind).await;
     let new = |name, n| session_of("connector-1/bb", name, n);
     subject.join("4", "old", session("s1", 1)).await.unwrap();
@@ -338,7 +346,7 @@ async fn reaping_the_dead_spares_the_restarted_connectors_members(kind: Kind) {
     assert_eq!(subject.leaves("4").await, [r#"onLeave {"userId":"old"}"#]);
 }
 
-async fn a_user_with_a_session_elsewhere_stays(kind: Kind) {
+async fn a_user_with_a_session_on_another_connector_stays_a_member(kind: Kind) {
     let subject = Subject::new(kind).await;
     let elsewhere = session_of("connector-2/bb", "s2", 1);
     subject.join("4", "u", session("s1", 1)).await.unwrap();
@@ -360,7 +368,10 @@ async fn any_number_of_reapers_end_each_membership_once(kind: Kind) {
         let mut ended = 0;
         loop {
             let (some, remaining) = subject.reap("4", DEAD).await;
-            assert!(some <= 200, "in chunks: others wait meanwhile");
+            assert!(
+                some <= 200,
+                "it works in chunks, because others wait meanwhile"
+            );
             ended += some;
             if remaining == 0 {
                 return ended;
@@ -384,19 +395,19 @@ async fn a_late_leave_after_the_reaping_finds_nothing(kind: Kind) {
     assert_eq!(subject.leaves("4").await, [r#"onLeave {"userId":"u"}"#]);
 }
 
-async fn who_was_reaped_speaks_no_more(kind: Kind) {
+async fn a_session_that_was_reaped_cannot_publish(kind: Kind) {
     let subject = Subject::new(kind).await;
     subject.join("4", "u", session("s", 1)).await.unwrap();
-    let speak = async || {
+    let publish = async || {
         let said = from_session(message("4", "u", "a"), "s");
         subject.publish(said).await.map(|_| ())
     };
-    assert_eq!(speak().await, Ok(()));
+    assert_eq!(publish().await, Ok(()));
     subject.reap("4", DEAD).await;
-    assert_eq!(speak().await, Err(StoreError::NotMember));
+    assert_eq!(publish().await, Err(StoreError::NotMember));
 }
 
-async fn a_look_counts_what_is_there(kind: Kind) {
+async fn presence_counts_the_sessions_of_an_incarnation(kind: Kind) {
     let subject = Subject::new(kind).await;
     subject.join("4", "u", session("s1", 1)).await.unwrap();
     subject.join("4", "v", session("s2", 2)).await.unwrap();
@@ -416,7 +427,7 @@ async fn a_look_counts_what_is_there(kind: Kind) {
     assert_eq!(look().await, [(1, false), (0, false), (0, true)]);
 }
 
-async fn a_list_names_the_sessions_of_one_incarnation_however_many(kind: Kind) {
+async fn a_list_has_all_sessions_of_one_incarnation(kind: Kind) {
     const MANY: u64 = 1_200;
     let subject = Subject::new(kind).await;
     let joins = (0..MANY).map(|n| {
@@ -447,7 +458,7 @@ async fn a_list_names_the_sessions_of_one_incarnation_however_many(kind: Kind) {
     assert_eq!(list("5").await.len(), 0);
 }
 
-async fn a_look_tells_that_a_detached_member_is_due(kind: Kind) {
+async fn presence_tells_that_a_detached_member_is_overdue(kind: Kind) {
     let options = StoreOptions {
         detached_life: Duration::from_millis(20),
         ..StoreOptions::default()
@@ -462,12 +473,12 @@ async fn a_look_tells_that_a_detached_member_is_due(kind: Kind) {
     };
     assert!(!overdue().await);
     subject.join("4", "u", Membership::Detached).await.unwrap();
-    eventually("its time is over", async || overdue().await).await;
+    eventually("the detached member is overdue", async || overdue().await).await;
     subject.store.expire(&name("4")).await.unwrap();
     assert!(!overdue().await);
 }
 
-async fn who_is_present_is_known_as_long_as_anybody_of_it_is(kind: Kind) {
+async fn an_incarnation_is_listed_as_long_as_it_has_a_session_in_the_channel(kind: Kind) {
     let subject = Subject::new(kind).await;
     let present = async || {
         let mut present = subject.leases.incarnations_in(&name("4")).await.unwrap();
@@ -488,7 +499,7 @@ async fn who_is_present_is_known_as_long_as_anybody_of_it_is(kind: Kind) {
     subject
         .leave("4", "v", session_of("connector-2/bb", "s3", 2))
         .await;
-    assert_eq!(present().await, [DEAD], "one of two has left");
+    assert_eq!(present().await, [DEAD], "the other has left");
     subject.leave("4", "u", session("s1", 4)).await;
     assert!(present().await.is_empty());
     subject.join("4", "u", session("s1", 5)).await.unwrap();
@@ -496,7 +507,7 @@ async fn who_is_present_is_known_as_long_as_anybody_of_it_is(kind: Kind) {
     assert!(present().await.is_empty());
 }
 
-async fn the_directory_can_be_read_as_a_whole(kind: Kind) {
+async fn the_whole_directory_can_be_read(kind: Kind) {
     let subject = Subject::new(kind).await;
     let (one, other) = (incarnation(DEAD), incarnation("{connector}-3/bb"));
     subject.leases.schedule(&one).await.unwrap();

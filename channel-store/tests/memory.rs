@@ -1,4 +1,5 @@
-//! What time does to channels in memory (Redis's own clock can't be turned; the rules are the same), and what threads do.
+//! What happens to channels in memory as time passes, and when several threads publish. The rules of time are the same
+//! on Redis, but its clock can't be moved.
 
 use crate::support::{Kind, Subject, from_session, message, name, read, session, with_key};
 use channel_store::memory::{MemoryStore, Snapshot};
@@ -13,11 +14,11 @@ use std::time::Duration;
 use tokio::time::advance;
 
 #[tokio::test(start_paused = true)]
-async fn a_key_is_remembered_for_its_life_and_forgotten_after_twice_that() {
+async fn a_key_is_remembered_for_its_life_and_forgotten_after_twice_its_life() {
     let subject = Subject::new(Kind::Memory).await;
     let life = subject.options.key_life;
     let publish = || with_key(message("4", "u", "a"), "k");
-    // In the midst of a window of time, so that its life ends in the next.
+    // Begin in the middle of a window of time, so that the life of the key ends in the next window.
     advance(life / 2).await;
     let first = subject.publish(publish()).await.unwrap();
     advance(life - Duration::from_millis(1)).await;
@@ -30,7 +31,7 @@ async fn a_key_is_remembered_for_its_life_and_forgotten_after_twice_that() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tombstone_ends_with_its_time() {
+async fn a_tombstone_ends_after_its_life() {
     let subject = Subject::new(Kind::Memory).await;
     let life = subject.options.tombstone_life;
     subject.leave_fenced("4", "u", session("s", 2), true).await;
@@ -44,13 +45,13 @@ async fn a_tombstone_ends_with_its_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_old_log_loses_its_content_and_goes_on_counting() {
+async fn an_old_log_loses_its_entries_and_its_offsets_go_on() {
     let options = StoreOptions {
         log_life: Duration::from_secs(10),
         ..StoreOptions::default()
     };
     let subject = Subject::with(Kind::Memory, options).await;
-    let (feed, _ear) = subject.feed().await;
+    let (feed, _sink) = subject.feed().await;
     let first = subject
         .publish(message("4", "u", "a"))
         .await
@@ -84,7 +85,7 @@ async fn an_old_log_loses_its_content_and_goes_on_counting() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_channel_with_a_member_is_never_forgotten() {
+async fn a_channel_with_a_member_never_expires() {
     let subject = Subject::new(Kind::Memory).await;
     let joined = subject.join("4", "u", session("s", 1)).await.unwrap();
     for _ in 0..10 {
@@ -99,16 +100,16 @@ async fn a_channel_with_a_member_is_never_forgotten() {
 }
 
 #[tokio::test]
-async fn a_restart_on_the_same_data_begins_an_epoch_and_loses_nothing() {
+async fn a_restart_with_the_same_data_begins_an_epoch_and_loses_nothing() {
     let subject = Subject::new(Kind::Memory).await;
-    let (feed, ear) = subject.follow("4").await;
+    let (feed, sink) = subject.follow("4").await;
     let joined = subject.join("4", "u", session("s", 1)).await.unwrap();
     let say = || with_key(message("4", "u", "a"), "k");
     let before = subject.publish(say()).await.unwrap().position;
-    let first = ear.subscribed("4", 1).await;
+    let first = sink.until_subscribed("4", 1).await;
 
     subject.memory().restart(None);
-    let second = ear.subscribed("4", 2).await;
+    let second = sink.until_subscribed("4", 2).await;
     assert_eq!(second.number, first.number + 1);
     assert_ne!(second.lifetime, first.lifetime);
     let head = feed.heads(&[name("4")]).await.unwrap().remove(0).unwrap();
@@ -119,7 +120,7 @@ async fn a_restart_on_the_same_data_begins_an_epoch_and_loses_nothing() {
     assert_eq!(
         subject.publish(say()).await.unwrap().position,
         before,
-        "the key is known"
+        "the idempotency key is still known"
     );
 
     let after = subject
@@ -132,19 +133,26 @@ async fn a_restart_on_the_same_data_begins_an_epoch_and_loses_nothing() {
     let page = read(&*feed, "4", &joined.position, 10).await;
     assert_eq!(page.continuity, Continuity::Contiguous);
     let found: Vec<_> = page.entries.iter().map(|it| &it.position).collect();
-    assert_eq!(found, [&before, &after], "entries carry their own epoch");
+    assert_eq!(found, [&before, &after], "each entry has its own epoch");
     assert_eq!(page.lifetime, second.lifetime);
     assert_eq!(
         subject.join("4", "u", session("s", 1)).await.unwrap(),
         joined
     );
-    assert_eq!(ear.heard("4", 3).await.last().unwrap().position, after);
+    assert_eq!(
+        sink.until_publications("4", 3)
+            .await
+            .last()
+            .unwrap()
+            .position,
+        after
+    );
 }
 
 #[tokio::test]
-async fn what_a_restored_snapshot_lost_is_told_and_never_repeated() {
+async fn after_a_restored_snapshot_lost_positions_have_diverged() {
     let subject = Subject::new(Kind::Memory).await;
-    let (feed, ear) = subject.follow("4").await;
+    let (feed, sink) = subject.follow("4").await;
     let mut old = Vec::new();
     let mut replica = None;
     for n in 1..=5 {
@@ -157,16 +165,16 @@ async fn what_a_restored_snapshot_lost_is_told_and_never_repeated() {
         old.push(subject.publish(say).await.unwrap().position);
     }
     subject.memory().restart(replica);
-    let judge = async |position| {
+    let continuity = async |position| {
         let page = read(&*feed, "4", position, 10).await;
         (page.continuity, page.position.offset)
     };
-    // Before anybody has published, too.
-    assert_eq!(judge(&old[4]).await, (Continuity::Diverged, 3));
-    assert_eq!(judge(&old[2]).await, (Continuity::Contiguous, 3));
+    // This also holds before the first new publication.
+    assert_eq!(continuity(&old[4]).await, (Continuity::Diverged, 3));
+    assert_eq!(continuity(&old[2]).await, (Continuity::Contiguous, 3));
     assert_eq!(subject.members("4").await, []);
 
-    // Of the keys, those are known whose publications are.
+    // A key is known if its publication is.
     for (n, offset) in [(3, 3), (4, 4), (5, 5)] {
         let key = format!("{n}");
         let say = with_key(message("4", "u", &key), &key);
@@ -174,27 +182,27 @@ async fn what_a_restored_snapshot_lost_is_told_and_never_repeated() {
         assert_eq!((again.position.offset, again.repeated), (offset, n == 3));
         assert_eq!(again.position.epoch == old[0].epoch, n == 3);
     }
-    assert_eq!(judge(&old[3]).await, (Continuity::Diverged, 3));
-    assert_eq!(judge(&old[4]).await, (Continuity::Diverged, 3));
-    assert_eq!(judge(&old[2]).await, (Continuity::Contiguous, 3));
-    assert_eq!(ear.subscribed("4", 2).await.number, 2);
+    assert_eq!(continuity(&old[3]).await, (Continuity::Diverged, 3));
+    assert_eq!(continuity(&old[4]).await, (Continuity::Diverged, 3));
+    assert_eq!(continuity(&old[2]).await, (Continuity::Contiguous, 3));
+    assert_eq!(sink.until_subscribed("4", 2).await.number, 2);
 
     subject.memory().restart(Some(Snapshot::default()));
-    assert_eq!(judge(&old[2]).await, (Continuity::Unknown, 0));
+    assert_eq!(continuity(&old[2]).await, (Continuity::Unknown, 0));
     let reborn = subject.publish(message("4", "u", "a")).await.unwrap();
     assert_eq!(reborn.position.offset, 1);
-    assert_eq!(ear.subscribed("4", 3).await.number, 3);
+    assert_eq!(sink.until_subscribed("4", 3).await.number, 3);
 }
 
 #[tokio::test]
-async fn what_diverged_below_what_is_held_is_unknown() {
+async fn a_position_that_diverged_below_the_first_held_offset_is_unknown() {
     let options = StoreOptions {
         log_entries: 2,
         log_keep: Duration::ZERO,
         ..StoreOptions::default()
     };
     let subject = Subject::with(Kind::Memory, options).await;
-    let (feed, _ear) = subject.feed().await;
+    let (feed, _sink) = subject.feed().await;
     let say = async || subject.publish(message("4", "u", "a")).await.unwrap();
     for _ in 1..=3 {
         say().await;
@@ -219,14 +227,14 @@ async fn what_diverged_below_what_is_held_is_unknown() {
 }
 
 #[tokio::test]
-async fn a_log_remembers_64_epochs_and_none_that_judges_nothing() {
+async fn a_log_remembers_64_epochs_and_only_those_with_held_offsets() {
     let options = StoreOptions {
         log_entries: 100,
         log_keep: Duration::ZERO,
         ..StoreOptions::default()
     };
     let subject = Subject::with(Kind::Memory, options).await;
-    let (feed, _ear) = subject.feed().await;
+    let (feed, _sink) = subject.feed().await;
     let mut positions = Vec::new();
     for _ in 0..70 {
         positions.push(
@@ -242,7 +250,7 @@ async fn a_log_remembers_64_epochs_and_none_that_judges_nothing() {
     assert_eq!(continuity(&positions[5]).await, Continuity::Unknown);
     assert_eq!(continuity(&positions[6]).await, Continuity::Contiguous);
     assert_eq!(continuity(&positions[69]).await, Continuity::Contiguous);
-    // Right before the first that is held, its epoch is still known; trimmed further, it is not.
+    // The epoch of the offset right before the first held one is still known. If more is trimmed, it is not.
     for _ in 0..95 {
         subject.publish(message("4", "u", "a")).await.unwrap();
     }
@@ -253,7 +261,7 @@ async fn a_log_remembers_64_epochs_and_none_that_judges_nothing() {
 }
 
 #[test]
-fn with_a_seed_a_run_repeats() {
+fn a_run_with_the_same_seed_has_the_same_result() {
     let run = || {
         fastrand::seed(7);
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -261,7 +269,7 @@ fn with_a_seed_a_run_repeats() {
             .build();
         runtime.unwrap().block_on(async {
             let subject = Subject::new(Kind::Memory).await;
-            let (_feed, ear) = subject.follow("4").await;
+            let (_feed, sink) = subject.follow("4").await;
             for n in 0..20 {
                 let publish = message(&format!("{n}"), "u", "a");
                 subject.publish(publish).await.unwrap();
@@ -270,20 +278,20 @@ fn with_a_seed_a_run_repeats() {
             subject.memory().restart(Some(Snapshot::default()));
             subject.memory().restart(Some(replica));
             let last = subject.publish(message("7", "u", "b")).await.unwrap();
-            (last.position, ear.confirmations("4"))
+            (last.position, sink.confirmations("4"))
         })
     };
     assert_eq!(run(), run());
 }
 
-/// Makes whoever delivers the first publication wait, to see whether another overtakes it.
-struct Slow {
+/// Blocks the delivery of the first publication for a moment, to see whether another one overtakes it.
+struct SlowSink {
     heard: Mutex<Vec<u64>>,
     second: Condvar,
     delivering: Sender<()>,
 }
 
-impl FeedSink for Slow {
+impl FeedSink for SlowSink {
     fn subscribed(&self, _: &FeedConnection, _: &ChannelName) {}
 
     fn publications(
@@ -305,10 +313,10 @@ impl FeedSink for Slow {
 }
 
 #[test]
-fn what_is_published_by_several_threads_is_delivered_in_the_logs_order_f6() {
+fn publications_of_two_threads_are_delivered_in_the_order_of_the_log_f06() {
     let store = MemoryStore::new(StoreOptions::default());
     let (delivering, is_delivering) = channel();
-    let slow = Arc::new(Slow {
+    let slow = Arc::new(SlowSink {
         heard: Mutex::default(),
         second: Condvar::new(),
         delivering,
@@ -331,13 +339,13 @@ fn what_is_published_by_several_threads_is_delivered_in_the_logs_order_f6() {
     assert_eq!(*slow.heard.lock(), [1, 2]);
 }
 
-/// Remembers the runs that it was told.
+/// Records the runs that it receives.
 #[derive(Default)]
-struct Runs {
+struct RunSink {
     heard: Mutex<Vec<(ChannelName, Vec<u64>)>>,
 }
 
-impl FeedSink for Runs {
+impl FeedSink for RunSink {
     fn subscribed(&self, _: &FeedConnection, _: &ChannelName) {}
 
     fn publications(
@@ -352,9 +360,9 @@ impl FeedSink for Runs {
 }
 
 #[tokio::test]
-async fn what_one_call_publishes_in_a_channel_is_delivered_as_one_run() {
+async fn publications_of_one_call_in_a_channel_are_delivered_as_one_run() {
     let store = MemoryStore::new(StoreOptions::default());
-    let runs = Arc::new(Runs::default());
+    let runs = Arc::new(RunSink::default());
     let feed = store.feed(runs.clone());
     feed.subscribe(&name("4"));
     feed.subscribe(&name("5"));
@@ -375,14 +383,14 @@ async fn what_one_call_publishes_in_a_channel_is_delivered_as_one_run() {
     assert_eq!(*runs.heard.lock(), expected);
 }
 
-/// Stops in the midst of the first delivery, until it is told to go on.
-struct Stopped {
-    runs: Runs,
+/// Blocks the first delivery until the test lets it go on.
+struct BlockedSink {
+    runs: RunSink,
     is_delivering: Sender<()>,
     go_on: Mutex<std::sync::mpsc::Receiver<()>>,
 }
 
-impl FeedSink for Stopped {
+impl FeedSink for BlockedSink {
     fn subscribed(&self, _: &FeedConnection, _: &ChannelName) {}
 
     fn publications(
@@ -400,12 +408,12 @@ impl FeedSink for Stopped {
 }
 
 #[tokio::test]
-async fn who_publishes_during_a_delivery_does_not_wait_until_64_have_and_then_does() {
+async fn during_a_delivery_63_publications_do_not_wait_and_the_next_one_does() {
     let store = MemoryStore::new(StoreOptions::default());
     let (is_delivering, delivering) = channel();
     let (go_on, goes_on) = channel();
-    let sink = Arc::new(Stopped {
-        runs: Runs::default(),
+    let sink = Arc::new(BlockedSink {
+        runs: RunSink::default(),
         is_delivering,
         go_on: Mutex::new(goes_on),
     });
@@ -429,9 +437,9 @@ async fn who_publishes_during_a_delivery_does_not_wait_until_64_have_and_then_do
     }
     let mut waiting = Box::pin(store.publish(message("4", "u", "a")));
     let is_pending = futures_util::poll!(&mut waiting).is_pending();
-    assert!(is_pending, "the turn is full");
+    assert!(is_pending, "the queue of the delivery is full");
     let other = store.publish(message("5", "u", "a"));
-    assert!(other.await.is_ok(), "another channel has a turn of its own");
+    assert!(other.await.is_ok(), "another channel has its own queue");
     go_on.send(()).unwrap();
     assert_eq!(waiting.await.unwrap().position.offset, 65);
     first.join().unwrap();
@@ -440,14 +448,14 @@ async fn who_publishes_during_a_delivery_does_not_wait_until_64_have_and_then_do
     assert_eq!(*sink.runs.heard.lock(), runs);
 }
 
-/// Panics when it is told the first publication.
+/// Panics at the first publication.
 #[derive(Default)]
-struct Broken {
-    runs: Runs,
+struct PanickingSink {
+    runs: RunSink,
     has_panicked: std::sync::atomic::AtomicBool,
 }
 
-impl FeedSink for Broken {
+impl FeedSink for PanickingSink {
     fn subscribed(&self, _: &FeedConnection, _: &ChannelName) {}
 
     fn publications(
@@ -459,15 +467,15 @@ impl FeedSink for Broken {
         let has_panicked = self
             .has_panicked
             .swap(true, std::sync::atomic::Ordering::Relaxed);
-        assert!(has_panicked, "a sink that panics once");
+        assert!(has_panicked, "this sink panics once");
         self.runs.publications(connection, channel, run);
     }
 }
 
 #[tokio::test]
-async fn a_sink_that_panics_ends_only_its_callers_turn() {
+async fn a_sink_that_panics_affects_only_its_caller() {
     let store = MemoryStore::new(StoreOptions::default());
-    let sink = Arc::new(Broken::default());
+    let sink = Arc::new(PanickingSink::default());
     let feed = store.feed(sink.clone());
     feed.subscribe(&name("4"));
     let publish = {
@@ -484,7 +492,7 @@ fn publications_of_many_threads_are_all_delivered_in_order() {
     const THREADS: u64 = 4;
     const EACH: u64 = 2_000;
     let store = MemoryStore::new(StoreOptions::default());
-    let runs = Arc::new(Runs::default());
+    let runs = Arc::new(RunSink::default());
     let feed = store.feed(runs.clone());
     feed.subscribe(&name("4"));
     std::thread::scope(|scope| {
@@ -507,9 +515,9 @@ fn publications_of_many_threads_are_all_delivered_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_channel_that_only_saw_joins_and_leaves_is_forgotten_after_two_minutes() {
+async fn a_channel_with_only_joins_and_leaves_expires_after_two_minutes() {
     let subject = Subject::new(Kind::Memory).await;
-    let (feed, _ear) = subject.feed().await;
+    let (feed, _sink) = subject.feed().await;
     let joined = subject.join("4", "u", session("s", 1)).await.unwrap();
     let said = subject.publish(message("5", "u", "a")).await.unwrap();
     advance(Duration::from_secs(1_000)).await;
@@ -517,7 +525,7 @@ async fn a_channel_that_only_saw_joins_and_leaves_is_forgotten_after_two_minutes
     subject.leave("4", "v", session("t", 3)).await;
     subject.leave_fenced("4", "u", session("s", 4), true).await;
     let continuity = async |channel, position| {
-        // Some operations elsewhere, by the way of which channels are looked after.
+        // Operations in another channel let the store remove expired channels.
         for _ in 0..3 {
             let join = subject.join("elsewhere", "u", session("w", 1));
             join.await.unwrap();
@@ -533,7 +541,7 @@ async fn a_channel_that_only_saw_joins_and_leaves_is_forgotten_after_two_minutes
     assert_eq!(continuity("4", &joined.position).await, Continuity::Unknown);
     let late = subject.join("4", "u", session("s", 1)).await;
     let too_late = Err(StoreError::StaleOperation);
-    assert_eq!(late, too_late, "the tombstone stands");
+    assert_eq!(late, too_late, "the tombstone still exists");
     assert_eq!(
         continuity("5", &said.position).await,
         Continuity::Contiguous
@@ -541,11 +549,11 @@ async fn a_channel_that_only_saw_joins_and_leaves_is_forgotten_after_two_minutes
     advance(Duration::from_secs(500)).await;
     assert_eq!(continuity("4", &joined.position).await, Continuity::Unknown);
     let heads = feed.heads(&[name("4")]).await.unwrap();
-    assert_eq!(heads, [None], "all of it is gone");
+    assert_eq!(heads, [None], "nothing of the channel is left");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_beat_grows_also_when_the_clock_is_set_back() {
+async fn a_beat_grows_even_if_the_clock_is_set_back() {
     let store = MemoryStore::new(StoreOptions::default());
     let (leases, held) = (store.leases(), Incarnation::new("c:1").unwrap());
     let mut last = 0;
@@ -558,7 +566,7 @@ async fn a_beat_grows_also_when_the_clock_is_set_back() {
         assert_eq!(
             term.until,
             store.clock(held.as_str()) + 10_000,
-            "by its clock"
+            "the clock of this connector counts"
         );
         let state = leases.observe(std::slice::from_ref(&held)).await.remove(0);
         let beat = state.unwrap().unwrap().beat;
@@ -567,15 +575,15 @@ async fn a_beat_grows_also_when_the_clock_is_set_back() {
     }
 }
 
-/// How many publications a second several threads publish in channels of their own, and in one that they share.
+/// Measures how long a publication takes if several threads publish, in channels of their own or in shared ones.
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "it only measures"]
 fn throughput_of_several_threads() {
     const EACH: usize = 300_000;
     for threads in [1, 2, 4] {
         for shared in [false, true] {
             let store = MemoryStore::new(StoreOptions::default());
-            let feed = store.feed(Arc::new(Counter::default()));
+            let feed = store.feed(Arc::new(CountingSink::default()));
             let begun = std::time::Instant::now();
             std::thread::scope(|scope| {
                 for thread in 0..threads {
@@ -604,11 +612,11 @@ fn throughput_of_several_threads() {
     }
 }
 
-/// Works a little with each publication, as a hub does.
+/// Does a little work for each publication, as a hub does.
 #[derive(Default)]
-struct Counter(std::sync::atomic::AtomicU64);
+struct CountingSink(std::sync::atomic::AtomicU64);
 
-impl FeedSink for Counter {
+impl FeedSink for CountingSink {
     fn subscribed(&self, _: &FeedConnection, _: &ChannelName) {}
 
     fn publications(

@@ -1,6 +1,6 @@
-//! Probes: what is published to see whether it arrives.
+//! Probes: publications that show whether publications of chat arrive at a connector.
 
-use crate::support::{Ear, PARTIAL, Subject, becomes};
+use crate::support::{PARTIAL, RecordingSink, Subject, until_available_is};
 use channel_store::probe::{Probe, ProbeFeed, ProbeFound, ProbeOutcome, Probed, SLOTS};
 use channel_store::redis::RedisFeed;
 use channel_store::{ChannelFeed, ChannelStore, Position, StoreOptions};
@@ -11,15 +11,15 @@ use testkit::redis::Redis;
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// Somebody who listens there, and is ready.
+/// A feed at this URL that is available.
 async fn feed_at(url: &str, options: &StoreOptions) -> RedisFeed {
-    let feed = RedisFeed::open(url, options.clone(), Arc::new(Ear::default())).await;
+    let feed = RedisFeed::open(url, options.clone(), Arc::new(RecordingSink::default())).await;
     let feed = feed.unwrap();
-    becomes(feed.available(), true, SOON).await;
+    until_available_is(feed.available(), true, SOON).await;
     feed
 }
 
-/// Publishes where the feed can hear it: the sets, and what became of each.
+/// Publishes a probe in each set that the feed listens to. Returns the sets and the outcomes.
 async fn probe(store: &dyn ChannelStore, feed: &RedisFeed, nonce: u64) -> Vec<(u64, Probed)> {
     let sets: Vec<u64> = feed.points().iter().map(|point| point.set).collect();
     assert!(!sets.is_empty());
@@ -33,16 +33,16 @@ async fn probe(store: &dyn ChannelStore, feed: &RedisFeed, nonce: u64) -> Vec<(u
 fn written(probed: &Probed) -> &Position {
     match &probed.outcome {
         ProbeOutcome::Written(position) => position,
-        other => panic!("not written: {other:?}"),
+        other => panic!("the probe was not written: {other:?}"),
     }
 }
 
 #[tokio::test]
-async fn a_feed_meets_what_is_published_under_its_own_prefix_and_database_alone() {
+async fn a_feed_meets_only_probes_under_its_own_prefix_and_in_its_own_database() {
     let options = StoreOptions::default();
-    let subject = Subject::on(Redis::forgetful().await, options.clone()).await;
+    let subject = Subject::on(Redis::without_persistence().await, options.clone()).await;
     let url = subject.url().unwrap();
-    becomes(subject.store.available(), true, SOON).await;
+    until_available_is(subject.store.available(), true, SOON).await;
     let elsewhere = StoreOptions {
         prefix: "other".into(),
         ..options.clone()
@@ -65,11 +65,11 @@ async fn a_feed_meets_what_is_published_under_its_own_prefix_and_database_alone(
             }
         }
     }
-    // What was not said is not met, whatever was said before.
+    // A probe that was not published is not met.
     let (set, probed) = probe(&*subject.store, &here, 9).await.remove(0);
     let unsaid = here.find_probe(set, 10, written(&probed)).await;
     assert_eq!(unsaid, ProbeFound::No { heard: false });
-    // Nobody listens there any more.
+    // The feed does not listen to this set.
     assert_eq!(
         here.find_probe(set ^ 1, 9, written(&probed)).await,
         ProbeFound::Unknown
@@ -79,14 +79,14 @@ async fn a_feed_meets_what_is_published_under_its_own_prefix_and_database_alone(
 }
 
 #[tokio::test]
-async fn each_node_of_a_cluster_has_a_set_of_its_own() {
+async fn each_node_of_a_cluster_has_its_own_set() {
     let cluster = Cluster::of_primaries(3, &PARTIAL).await;
     let options = StoreOptions {
         ready_slots: 1.0,
         ..StoreOptions::default()
     };
     let subject = Subject::at(&cluster.url(), options.clone()).await;
-    becomes(subject.store.available(), true, SOON).await;
+    until_available_is(subject.store.available(), true, SOON).await;
     let feed = feed_at(&cluster.url(), &options).await;
     assert_eq!(feed.points().len(), 3);
     assert_eq!(feed.points().iter().map(|it| it.slots).sum::<u32>(), SLOTS);

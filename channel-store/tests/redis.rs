@@ -1,8 +1,10 @@
-//! What becomes of the promises when Redis fails: it dies, falls silent, forgets, is full, or is another one than before.
+//! What the store promises when Redis fails: when it dies, hangs, loses data, is full, or is replaced by another
+//! server.
 
 use crate::support::{
-    Subject, ask_everything_of, becomes, eventually, from_session, incarnation, message, name,
-    nowhere, offsets, publish_at_last, read, said, session, session_of, with_key,
+    Subject, ask_about_unknown_channel, eventually, from_session, incarnation, message, name,
+    no_position, offsets, publish_until_answered, read, said, session, session_of,
+    until_available_is, with_key,
 };
 use channel_store::redis::{OpenError, RedisFeed, RedisStore};
 use channel_store::{
@@ -20,9 +22,9 @@ const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 const SOON: Duration = Duration::from_secs(10);
 
 #[tokio::test]
-async fn a_crash_is_told_at_once_and_a_restart_costs_nobody_anything_f7() {
+async fn a_crash_is_noticed_at_once_and_a_restart_loses_nothing_f07() {
     let mut subject = Subject::on(Redis::with(&DURABLE).await, StoreOptions::default()).await;
-    let (feed, ear) = subject.follow("4").await;
+    let (feed, sink) = subject.follow("4").await;
     let joined = subject.join("4", "u", session("s", 1)).await.unwrap();
     let mut before = vec![joined.position.clone()];
     for n in 0..5 {
@@ -35,7 +37,7 @@ async fn a_crash_is_told_at_once_and_a_restart_costs_nobody_anything_f7() {
         );
     }
     let old = subject.store.publisher().unwrap();
-    let first_connection = ear.subscribed("4", 1).await;
+    let first_connection = sink.until_subscribed("4", 1).await;
 
     subject.server().kill();
     let start = Instant::now();
@@ -49,16 +51,18 @@ async fn a_crash_is_told_at_once_and_a_restart_costs_nobody_anything_f7() {
         assert!(matches!(read, Err(StoreError::Unavailable(_))), "{read:?}");
     }
     assert!(start.elapsed() < Duration::from_secs(2));
-    becomes(subject.store.available(), false, SOON).await;
-    becomes(feed.available(), false, SOON).await;
+    until_available_is(subject.store.available(), false, SOON).await;
+    until_available_is(feed.available(), false, SOON).await;
 
     subject.server().restart().await;
-    let after = publish_at_last(&subject, "4", "after").await.position;
-    assert_eq!(after.offset, 7, "the count goes on");
-    assert_ne!(after.epoch, before[0].epoch, "in a new epoch");
-    becomes(feed.available(), true, SOON).await;
-    becomes(subject.store.available(), true, SOON).await;
-    let second_connection = ear.subscribed("4", 2).await;
+    let after = publish_until_answered(&subject, "4", "after")
+        .await
+        .position;
+    assert_eq!(after.offset, 7, "the offsets go on");
+    assert_ne!(after.epoch, before[0].epoch, "a new epoch begins");
+    until_available_is(feed.available(), true, SOON).await;
+    until_available_is(subject.store.available(), true, SOON).await;
+    let second_connection = sink.until_subscribed("4", 2).await;
     assert!(second_connection.number > first_connection.number);
     assert_ne!(second_connection.lifetime, first_connection.lifetime);
 
@@ -72,7 +76,7 @@ async fn a_crash_is_told_at_once_and_a_restart_costs_nobody_anything_f7() {
         assert_eq!(
             page.entries.last().unwrap().position,
             after,
-            "entries carry their own epoch"
+            "each entry has its own epoch"
         );
         assert_eq!(page.lifetime, second_connection.lifetime);
     }
@@ -95,8 +99,8 @@ async fn a_crash_is_told_at_once_and_a_restart_costs_nobody_anything_f7() {
     );
 
     subject.publish(message("4", "u", "live")).await.unwrap();
-    eventually("what is published now", async || {
-        ear.publications("4")
+    eventually("the new publication arrives", async || {
+        sink.publications("4")
             .last()
             .is_some_and(|it| it.payload.body() == b"live")
     })
@@ -104,9 +108,10 @@ async fn a_crash_is_told_at_once_and_a_restart_costs_nobody_anything_f7() {
 }
 
 #[tokio::test]
-async fn what_a_restored_snapshot_lost_is_told_and_never_repeated() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
-    let (feed, _ear) = subject.follow("4").await;
+async fn after_a_restored_snapshot_lost_positions_have_diverged() {
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
+    let (feed, _sink) = subject.follow("4").await;
     let mut old = Vec::new();
     for n in 1..=5 {
         if n == 4 {
@@ -123,16 +128,19 @@ async fn what_a_restored_snapshot_lost_is_told_and_never_repeated() {
     }
     subject.server().kill();
     subject.server().restart().await;
-    becomes(feed.available(), false, SOON).await;
-    becomes(feed.available(), true, SOON).await;
-    // Nobody has published yet, and the loss is known already.
+    until_available_is(feed.available(), false, SOON).await;
+    until_available_is(feed.available(), true, SOON).await;
+    // The loss is known even before the first new publication.
     assert_eq!(
         read(&*feed, "4", &old[4], 10).await.continuity,
         Continuity::Diverged
     );
-    // A retry of what was lost is a new publication; one of what was not is none.
-    assert_eq!(publish_at_last(&subject, "4", "3").await.position, old[2]);
-    let new = publish_at_last(&subject, "4", "4").await.position;
+    // A retry of a lost publication is a new publication. A retry of one that was not lost is not.
+    assert_eq!(
+        publish_until_answered(&subject, "4", "3").await.position,
+        old[2]
+    );
+    let new = publish_until_answered(&subject, "4", "4").await.position;
     assert_eq!(new.offset, 4);
     assert_ne!(new.epoch, old[3].epoch);
     let page = read(&*feed, "4", &old[2], 10).await;
@@ -143,31 +151,35 @@ async fn what_a_restored_snapshot_lost_is_told_and_never_repeated() {
     for lost in &old[3..] {
         let page = read(&*feed, "4", lost, 10).await;
         assert_eq!(page.continuity, Continuity::Diverged);
-        assert_eq!(page.position, old[2], "where both lives still agree");
+        assert_eq!(
+            page.position, old[2],
+            "the last position that both logs have"
+        );
         assert_eq!(page.entries[0].position, new);
     }
 }
 
 #[tokio::test]
-async fn a_cut_feed_subscribes_again_and_reads_what_it_missed() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
-    let (feed, ear) = subject.follow("4").await;
+async fn a_feed_that_was_cut_subscribes_again_and_can_read_what_it_missed() {
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
+    let (feed, sink) = subject.follow("4").await;
     for channel in 0..1_200 {
         feed.subscribe(&name(&format!("other-{channel}")));
     }
     for channel in 0..1_200 {
-        ear.subscribed(&format!("other-{channel}"), 1).await;
+        sink.until_subscribed(&format!("other-{channel}"), 1).await;
     }
     let seen = subject
         .publish(message("4", "u", "seen"))
         .await
         .unwrap()
         .position;
-    let first = ear.subscribed("4", 1).await;
-    // At the same moment on the server: cut, and spoken.
+    let first = sink.until_subscribed("4", 1).await;
+    // The connection is killed and a message is published at the same moment.
     subject.server().say("CLIENT KILL TYPE pubsub");
     subject.publish(message("4", "u", "missed")).await.unwrap();
-    let second = ear.subscribed("4", 2).await;
+    let second = sink.until_subscribed("4", 2).await;
     assert!(second.number > first.number);
     assert_eq!(second.lifetime, first.lifetime);
     let page = read(&*feed, "4", &seen, 10).await;
@@ -176,38 +188,40 @@ async fn a_cut_feed_subscribes_again_and_reads_what_it_missed() {
         (Continuity::Contiguous, vec!["onMessage missed".to_owned()])
     );
     for channel in 0..1_200 {
-        ear.subscribed(&format!("other-{channel}"), 2).await;
+        sink.until_subscribed(&format!("other-{channel}"), 2).await;
     }
-    becomes(feed.available(), true, SOON).await;
+    until_available_is(feed.available(), true, SOON).await;
     subject.publish(message("other-7", "u", "a")).await.unwrap();
-    ear.heard("other-7", 1).await;
+    sink.until_publications("other-7", 1).await;
 }
 
 #[tokio::test]
-async fn subscriptions_made_during_an_outage_hold_after_it() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
-    let (feed, ear) = subject.follow("4").await;
+async fn subscriptions_that_are_made_during_an_outage_are_effective_after_it() {
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
+    let (feed, sink) = subject.follow("4").await;
     subject.server().kill();
-    becomes(feed.available(), false, SOON).await;
+    until_available_is(feed.available(), false, SOON).await;
     feed.unsubscribe(&name("4"));
     feed.subscribe(&name("5"));
     subject.server().restart().await;
-    ear.subscribed("5", 1).await;
-    becomes(feed.available(), true, SOON).await;
-    assert_eq!(ear.confirmations("4").len(), 1);
-    publish_at_last(&subject, "5", "a").await;
-    ear.heard("5", 1).await;
-    assert_eq!(publish_at_last(&subject, "4", "a").await.reached, 0);
+    sink.until_subscribed("5", 1).await;
+    until_available_is(feed.available(), true, SOON).await;
+    assert_eq!(sink.confirmations("4").len(), 1);
+    publish_until_answered(&subject, "5", "a").await;
+    sink.until_publications("5", 1).await;
+    assert_eq!(publish_until_answered(&subject, "4", "a").await.reached, 0);
 }
 
 #[tokio::test]
-async fn a_server_that_forgot_the_scripts_gets_them_again() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
-    let (feed, ear) = subject.follow("4").await;
+async fn a_server_that_has_lost_the_scripts_gets_them_again() {
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
+    let (feed, sink) = subject.follow("4").await;
     subject.publish(message("4", "u", "before")).await.unwrap();
     subject.server().say("SCRIPT FLUSH");
     assert_eq!(
-        publish_at_last(&subject, "4", "after")
+        publish_until_answered(&subject, "4", "after")
             .await
             .position
             .offset,
@@ -217,18 +231,19 @@ async fn a_server_that_forgot_the_scripts_gets_them_again() {
         feed.read(&name("4"), &Since::Head, 0).await.is_ok()
     })
     .await;
-    ear.heard("4", 2).await;
+    sink.until_publications("4", 2).await;
     subject.join("4", "u", session("s", 1)).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_silent_server_is_noticed_within_three_seconds_and_used_again() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
-    let (feed, ear) = subject.follow("4").await;
+async fn a_server_that_hangs_is_noticed_within_three_seconds_and_used_again() {
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
+    let (feed, sink) = subject.follow("4").await;
     let publisher = subject.store.publisher().unwrap();
     subject.server().freeze();
     let start = Instant::now();
-    // More than the socket takes, so that some are never written.
+    // More bytes than the socket takes, so that some calls are never written.
     let body = "x".repeat(100_000);
     let batches = (0..100).map(|_| publisher.publish(vec![message("4", "u", &body)]));
     for answer in join_all(batches).await {
@@ -236,56 +251,58 @@ async fn a_silent_server_is_noticed_within_three_seconds_and_used_again() {
     }
     assert!(
         start.elapsed() < Duration::from_secs(2),
-        "no answer is one soon enough"
+        "calls without an answer fail soon"
     );
-    becomes(subject.store.available(), false, Duration::from_secs(3)).await;
-    becomes(feed.available(), false, Duration::from_secs(3)).await;
+    until_available_is(subject.store.available(), false, Duration::from_secs(3)).await;
+    until_available_is(feed.available(), false, Duration::from_secs(3)).await;
     assert!(start.elapsed() < Duration::from_secs(4));
     subject.server().thaw();
-    becomes(subject.store.available(), true, SOON).await;
-    becomes(feed.available(), true, SOON).await;
-    let last = publish_at_last(&subject, "4", "last").await.position;
-    // Of the unanswered, what took effect is a beginning, and nothing comes after.
+    until_available_is(subject.store.available(), true, SOON).await;
+    until_available_is(feed.available(), true, SOON).await;
+    let last = publish_until_answered(&subject, "4", "last").await.position;
+    // Of the unanswered calls, only the first ones may have taken effect, and no later one.
     assert_eq!(subject.log("4").await.len() as u64, last.offset);
     assert_eq!(
-        ear.subscribed("4", 2).await.lifetime,
-        ear.confirmations("4")[0].lifetime
+        sink.until_subscribed("4", 2).await.lifetime,
+        sink.confirmations("4")[0].lifetime
     );
     let answer = publisher.publish(vec![message("4", "u", "late")]).await;
     assert!(matches!(answer, Err(StoreError::Unavailable(_))));
 }
 
 #[tokio::test]
-async fn a_feed_that_is_answered_but_brought_nothing_is_never_ready() {
-    // Whoever publishes here reaches the followers of sharded topics, of which there are none.
+async fn a_feed_that_receives_no_publications_is_never_available() {
+    // On this server PUBLISH publishes to sharded topics, which nobody follows.
     let mut mute = vec!["--rename-command", "PUBLISH", "GONE"];
     mute.extend(["--rename-command", "SPUBLISH", "PUBLISH"]);
     let subject = Subject::on(Redis::with(&mute).await, StoreOptions::default()).await;
-    let (feed, ear) = subject.follow("4").await;
-    ear.subscribed("4", 3).await;
+    let (feed, sink) = subject.follow("4").await;
+    sink.until_subscribed("4", 3).await;
     assert!(!*feed.available().borrow());
-    assert_eq!(ear.publications("4"), []);
+    assert_eq!(sink.publications("4"), []);
 }
 
 #[tokio::test]
-async fn a_feed_that_hears_itself_stays() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
-    let (feed, ear) = subject.follow("4").await;
-    becomes(feed.available(), true, SOON).await;
+async fn a_feed_that_receives_its_own_probes_keeps_its_connection() {
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
+    let (feed, sink) = subject.follow("4").await;
+    until_available_is(feed.available(), true, SOON).await;
     tokio::time::sleep(Duration::from_millis(2_500)).await;
     assert_eq!(
-        ear.confirmations("4").len(),
+        sink.confirmations("4").len(),
         1,
-        "who hears itself is left alone"
+        "it has not subscribed again"
     );
     let topics = subject.server().say("PUBSUB CHANNELS *:probe:t");
     assert!(matches!(topics, Value::List(it) if it.len() == 1));
 }
 
 #[tokio::test]
-async fn a_full_server_refuses_as_a_whole_and_lets_members_leave() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
-    let (feed, ear) = subject.follow("4").await;
+async fn a_full_server_refuses_publications_and_joins_but_lets_members_leave() {
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
+    let (feed, sink) = subject.follow("4").await;
     let joined = subject.join("4", "u", session("s", 1)).await.unwrap();
     subject.server().say("CONFIG SET maxmemory 1");
     let batch = vec![
@@ -311,11 +328,14 @@ async fn a_full_server_refuses_as_a_whole_and_lets_members_leave() {
             .position,
         joined.position
     );
-    assert!(*subject.store.available().borrow(), "it is full, not away");
-    // A service that starts now, or loses its connection now, still serves those who leave.
+    assert!(
+        *subject.store.available().borrow(),
+        "a full server is available"
+    );
+    // A service that connects now can still let members leave.
     subject.server().say("CLIENT KILL TYPE normal");
-    becomes(subject.store.available(), false, SOON).await;
-    becomes(subject.store.available(), true, SOON).await;
+    until_available_is(subject.store.available(), false, SOON).await;
+    until_available_is(subject.store.available(), true, SOON).await;
     assert!(subject.leave_fenced("4", "u", session("s", 2), true).await);
     assert_eq!(subject.members("4").await, []);
     subject.server().say("CONFIG SET maxmemory 0");
@@ -332,8 +352,8 @@ async fn a_full_server_refuses_as_a_whole_and_lets_members_leave() {
         subject.join("4", "u", session("s", 1)).await,
         Err(StoreError::StaleOperation)
     );
-    eventually("the last one", async || {
-        ear.publications("4")
+    eventually("the last publication arrives", async || {
+        sink.publications("4")
             .last()
             .is_some_and(|it| it.payload.body() == b"c")
     })
@@ -348,16 +368,17 @@ async fn a_full_server_refuses_as_a_whole_and_lets_members_leave() {
         ]
     );
     assert_eq!(
-        ear.publications("4"),
+        sink.publications("4"),
         log,
-        "nothing was fanned out that isn't stored"
+        "only stored publications were delivered"
     );
 }
 
 #[tokio::test]
 async fn after_a_wipe_old_positions_are_unknown() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
-    let (feed, ear) = subject.follow("4").await;
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
+    let (feed, sink) = subject.follow("4").await;
     let joined = subject.join("4", "u", session("s", 1)).await.unwrap();
     let first = subject
         .publish(with_key(message("4", "u", "a"), "k"))
@@ -367,12 +388,12 @@ async fn after_a_wipe_old_positions_are_unknown() {
     let page = read(&*feed, "4", &first.position, 10).await;
     assert_eq!(
         (page.continuity, page.last, page.position),
-        (Continuity::Unknown, 0, nowhere()),
-        "a read begins no life"
+        (Continuity::Unknown, 0, no_position()),
+        "a read does not create the channel"
     );
-    let page = read(&*feed, "4", &nowhere(), 10).await;
+    let page = read(&*feed, "4", &no_position(), 10).await;
     assert_eq!(page.continuity, Continuity::Contiguous);
-    // Who is about to follow it begins one.
+    // A feed that is about to follow the channel creates it.
     let head = feed.read(&name("4"), &Since::Head, 0).await.unwrap();
     assert_eq!(head.position.offset, 0);
     let again = subject
@@ -383,25 +404,26 @@ async fn after_a_wipe_old_positions_are_unknown() {
     assert_eq!(again.position.offset, 1);
     assert_eq!(
         again.position.epoch, head.position.epoch,
-        "the epoch that the follower was told"
+        "it is the epoch that the feed was told"
     );
     assert_ne!(again.position.epoch, first.position.epoch);
     assert_eq!(
-        ear.heard("4", 3).await[2].position,
+        sink.until_publications("4", 3).await[2].position,
         again.position,
         "the feed still delivers"
     );
-    // The owner restores its member.
+    // The connector restores its member.
     let restored = subject.join("4", "u", session("s", 1)).await.unwrap();
     assert!(restored.published);
     assert_ne!(restored.position, joined.position);
 }
 
 #[tokio::test]
-async fn a_key_that_is_lost_alone_is_survived() {
+async fn the_loss_of_any_single_key_is_survived() {
     for key in ["m", "l", "i0", "i1", "s", "u", "d"] {
-        let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
-        let (feed, _ear) = subject.feed().await;
+        let mut subject =
+            Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
+        let (feed, _sink) = subject.feed().await;
         subject.join("4", "u", session("s", 1)).await.unwrap();
         subject.join("4", "d", Membership::Detached).await.unwrap();
         let before = subject
@@ -432,7 +454,7 @@ async fn a_key_that_is_lost_alone_is_survived() {
         ] {
             subject.leave("4", user, membership).await;
         }
-        // A session that was lost is restored by its owner, and until then counted as its user's.
+        // A lost session is restored by its connector. Until then it still counts for its user.
         if key != "s" {
             assert_eq!(subject.members("4").await, [], "{key}");
         }
@@ -440,9 +462,10 @@ async fn a_key_that_is_lost_alone_is_survived() {
 }
 
 #[tokio::test]
-async fn meta_lost_alone_gives_a_second_session_a_position_that_stands() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
-    let (feed, _ear) = subject.feed().await;
+async fn after_the_loss_of_the_meta_key_a_second_session_gets_a_valid_position() {
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
+    let (feed, _sink) = subject.feed().await;
     subject.join("4", "u", session("s", 1)).await.unwrap();
     subject.server().say("DEL gc:{4}:m");
     let joined = subject.join("4", "u", session("t", 2)).await.unwrap();
@@ -460,9 +483,10 @@ async fn meta_lost_alone_gives_a_second_session_a_position_that_stands() {
 }
 
 #[tokio::test]
-async fn what_diverged_is_told_to_where_only_if_that_is_still_held() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
-    let (feed, _ear) = subject.feed().await;
+async fn a_diverged_position_is_unknown_if_the_common_position_is_trimmed() {
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
+    let (feed, _sink) = subject.feed().await;
     let mut older = None;
     for _ in 0..2 {
         let published = subject.publish(message("4", "u", "a")).await.unwrap();
@@ -471,16 +495,16 @@ async fn what_diverged_is_told_to_where_only_if_that_is_still_held() {
     let older = older.unwrap();
     subject.server().say("REPLICAOF 127.0.0.1 1");
     subject.server().say("REPLICAOF NO ONE");
-    let newer = publish_at_last(&subject, "4", "b").await.position;
+    let newer = publish_until_answered(&subject, "4", "b").await.position;
     for text in ["c", "d", "e"] {
-        publish_at_last(&subject, "4", text).await;
+        publish_until_answered(&subject, "4", text).await;
     }
-    becomes(feed.available(), true, SOON).await;
+    until_available_is(feed.available(), true, SOON).await;
     let at = |position: &Position, offset| Position {
         offset,
         ..position.clone()
     };
-    // As if the first server had taken two more, which were lost.
+    // A position as if the first server had stored two more publications, which were lost.
     let lost = at(&older, 4);
     let page = read(&*feed, "4", &lost, 0).await;
     assert_eq!(
@@ -502,9 +526,10 @@ async fn what_diverged_is_told_to_where_only_if_that_is_still_held() {
 }
 
 #[tokio::test]
-async fn a_demoted_server_is_left_and_a_promoted_one_begins_an_epoch() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
-    let (feed, ear) = subject.follow("4").await;
+async fn a_demoted_server_is_not_used_and_a_promoted_one_begins_an_epoch() {
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
+    let (feed, sink) = subject.follow("4").await;
     let before = subject
         .publish(message("4", "u", "a"))
         .await
@@ -516,26 +541,26 @@ async fn a_demoted_server_is_left_and_a_promoted_one_begins_an_epoch() {
         matches!(answer, Err(StoreError::Unavailable(_))),
         "{answer:?}"
     );
-    becomes(subject.store.available(), false, SOON).await;
-    becomes(feed.available(), false, SOON).await;
+    until_available_is(subject.store.available(), false, SOON).await;
+    until_available_is(feed.available(), false, SOON).await;
     subject.server().say("REPLICAOF NO ONE");
-    let after = publish_at_last(&subject, "4", "c").await.position;
+    let after = publish_until_answered(&subject, "4", "c").await.position;
     assert_eq!(after.offset, before.offset + 1);
     assert_ne!(after.epoch, before.epoch);
-    becomes(feed.available(), true, SOON).await;
+    until_available_is(feed.available(), true, SOON).await;
     assert_eq!(
         read(&*feed, "4", &before, 10).await.continuity,
         Continuity::Contiguous
     );
 
-    // Demoted and promoted between two looks, nobody publishing: the feed must still read.
-    let confirmations = ear.confirmations("4").len();
+    // The server is demoted and promoted between two checks, and nobody publishes. The feed must still notice it.
+    let confirmations = sink.confirmations("4").len();
     subject.server().say("REPLICAOF 127.0.0.1 1");
     subject.server().say("REPLICAOF NO ONE");
-    let connection = ear.subscribed("4", confirmations + 1).await;
+    let connection = sink.until_subscribed("4", confirmations + 1).await;
     assert_ne!(
         connection.lifetime,
-        ear.confirmations("4")[confirmations - 1].lifetime
+        sink.confirmations("4")[confirmations - 1].lifetime
     );
 }
 
@@ -555,8 +580,8 @@ async fn another_schema_is_refused_at_the_start_and_not_served_later() {
             needed: "2"
         }
     );
-    let ear = Arc::new(crate::support::Ear::default());
-    assert!(RedisFeed::open(&url, options.clone(), ear).await.is_err());
+    let sink = Arc::new(crate::support::RecordingSink::default());
+    assert!(RedisFeed::open(&url, options.clone(), sink).await.is_err());
     let elsewhere = StoreOptions {
         prefix: "other".into(),
         ..options
@@ -564,9 +589,9 @@ async fn another_schema_is_refused_at_the_start_and_not_served_later() {
     RedisStore::open(&url, elsewhere).await.unwrap();
 
     server.kill();
-    becomes(store.available(), false, SOON).await;
+    until_available_is(store.available(), false, SOON).await;
     server.restart().await;
-    eventually("its look at the schema", async || {
+    eventually("the store checks the schema", async || {
         let info = server.say("INFO commandstats");
         let Value::Text(info) = info else {
             panic!("{info:?}")
@@ -577,11 +602,11 @@ async fn another_schema_is_refused_at_the_start_and_not_served_later() {
     assert!(!*store.available().borrow());
     assert!(store.publisher().is_err());
     server.say("SET gc:schema 2");
-    becomes(store.available(), true, SOON).await;
+    until_available_is(store.available(), true, SOON).await;
 }
 
 #[tokio::test]
-async fn a_wrong_url_is_refused_and_never_repeated_in_the_error() {
+async fn a_wrong_url_is_refused_and_the_error_does_not_contain_it() {
     for url in [
         "",
         "nonsense",
@@ -599,14 +624,14 @@ async fn a_wrong_url_is_refused_and_never_repeated_in_the_error() {
 }
 
 #[tokio::test]
-async fn a_server_that_comes_later_is_waited_for() {
-    let mut server = Redis::forgetful().await;
+async fn a_server_may_start_after_the_store() {
+    let mut server = Redis::without_persistence().await;
     server.kill();
     let store = RedisStore::open(&server.url(), StoreOptions::default())
         .await
         .unwrap();
-    let ear = Arc::new(crate::support::Ear::default());
-    let feed = RedisFeed::open(&server.url(), StoreOptions::default(), ear.clone())
+    let sink = Arc::new(crate::support::RecordingSink::default());
+    let feed = RedisFeed::open(&server.url(), StoreOptions::default(), sink.clone())
         .await
         .unwrap();
     feed.subscribe(&name("4"));
@@ -616,15 +641,16 @@ async fn a_server_that_comes_later_is_waited_for() {
         Err(StoreError::Unavailable(_))
     ));
     server.restart().await;
-    becomes(store.available(), true, SOON).await;
-    ear.subscribed("4", 1).await;
-    becomes(feed.available(), true, SOON).await;
+    until_available_is(store.available(), true, SOON).await;
+    sink.until_subscribed("4", 1).await;
+    until_available_is(feed.available(), true, SOON).await;
 }
 
 #[tokio::test]
 async fn a_dropped_store_and_feed_leave_no_connection_behind() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
-    let (feed, _ear) = subject.follow("4").await;
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
+    let (feed, _sink) = subject.follow("4").await;
     let publisher = subject.store.publisher().unwrap();
     let clients = |list: Value| match list {
         Value::Text(list) => String::from_utf8_lossy(&list).lines().count(),
@@ -633,10 +659,10 @@ async fn a_dropped_store_and_feed_leave_no_connection_behind() {
     assert_eq!(
         clients(subject.server().say("CLIENT LIST")),
         5,
-        "two of each, and the one that asks"
+        "two of the store, two of the feed, and the one that asks"
     );
     drop(feed);
-    eventually("the feed's end", async || {
+    eventually("the feed's connections are closed", async || {
         clients(subject.server().say("CLIENT LIST")) == 3
     })
     .await;
@@ -644,7 +670,7 @@ async fn a_dropped_store_and_feed_leave_no_connection_behind() {
     subject.leases = other.leases();
     subject.registry = other.registry();
     subject.store = other;
-    eventually("the store's end", async || {
+    eventually("the store's connections are closed", async || {
         clients(subject.server().say("CLIENT LIST")) == 1
     })
     .await;
@@ -657,8 +683,9 @@ async fn a_dropped_store_and_feed_leave_no_connection_behind() {
 }
 
 #[tokio::test]
-async fn a_joiner_of_a_dead_incarnation_is_refused() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
+async fn a_join_of_a_dead_incarnation_is_refused() {
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
     subject.server().say("SET gc:{4}:dead:connector-1/aa 1");
     let refused = subject.join("4", "u", session("s", 1)).await;
     assert_eq!(refused, Err(StoreError::ConnectorDead));
@@ -679,15 +706,15 @@ fn directory_and_others(subject: &mut Subject) -> (Vec<String>, Vec<String>) {
 }
 
 #[tokio::test]
-async fn every_key_of_a_channel_expires_and_stays_in_its_slot() {
-    // One node that holds all slots refuses a script whose keys lie in two.
+async fn every_key_of_a_channel_expires_and_is_in_its_slot() {
+    // A node refuses a script whose keys are in two slots, even if it has all slots.
     let server = Redis::with(&["--cluster-enabled", "yes"]).await;
     server.say("CLUSTER ADDSLOTSRANGE 0 16383");
     let info = || match server.say("CLUSTER INFO") {
         Value::Text(info) => String::from_utf8_lossy(&info).contains("cluster_state:ok"),
         _ => false,
     };
-    eventually("the cluster", async || info()).await;
+    eventually("the cluster is ready", async || info()).await;
     let options = StoreOptions {
         log_life: Duration::from_secs(100),
         channel_life: Duration::from_secs(200),
@@ -695,7 +722,7 @@ async fn every_key_of_a_channel_expires_and_stays_in_its_slot() {
     };
     let mut subject = Subject::on(server, options).await;
     for channel in ["4", "}x", "{a}b", "{}"] {
-        let (feed, ear) = subject.follow(channel).await;
+        let (feed, sink) = subject.follow(channel).await;
         subject.join(channel, "u", session("}{", 1)).await.unwrap();
         subject
             .join(channel, "d", Membership::Detached)
@@ -712,7 +739,7 @@ async fn every_key_of_a_channel_expires_and_stays_in_its_slot() {
             .leave_fenced(channel, "u", session("gone", 2), true)
             .await;
         assert_eq!(subject.members(channel).await.len(), 2);
-        let heard = ear.heard(channel, 3).await;
+        let heard = sink.until_publications(channel, 3).await;
         assert_eq!(
             read(&*feed, channel, &heard[0].position, 10).await.entries,
             heard[1..]
@@ -725,7 +752,8 @@ async fn every_key_of_a_channel_expires_and_stays_in_its_slot() {
         let life = subject.server().number(&format!("TTL {key}"));
         assert!((3_795..=3_800).contains(&life), "{key}: {life}");
     }
-    // meta, log, one window of keys, sessions, users, detached, incarnations, that one's sessions, tombstone
+    // Meta, log, one window of idempotency keys, sessions, users, detached members, incarnations, the sessions of one
+    // incarnation, and a tombstone.
     assert_eq!(keys.len(), 4 * 9 + 1, "{keys:?}");
     for key in keys {
         let life = subject.server().say(&format!("TTL {key}"));
@@ -744,11 +772,12 @@ async fn every_key_of_a_channel_expires_and_stays_in_its_slot() {
 }
 
 #[tokio::test]
-async fn a_log_that_expired_gets_an_expiry_again() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
+async fn a_log_that_has_expired_gets_an_expiry_again() {
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
     subject.join("4", "u", session("s", 1)).await.unwrap();
     subject.server().say("DEL gc:{4}:l");
-    // As if the log's time were over: it was last pushed forward long ago.
+    // As if the log had expired: its expiry was last renewed long ago.
     subject.server().say("HSET gc:{4}:m x 1");
     subject.join("4", "u", session("t", 1)).await.unwrap();
     subject.publish(message("4", "u", "a")).await.unwrap();
@@ -757,8 +786,9 @@ async fn a_log_that_expired_gets_an_expiry_again() {
 }
 
 #[tokio::test]
-async fn expiries_are_pushed_forward_seldom_not_with_each_publication() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
+async fn expiries_are_not_renewed_with_each_publication() {
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
     subject.publish(message("4", "u", "a")).await.unwrap();
     subject.server().say("PERSIST gc:{4}:l");
     subject.publish(message("4", "u", "b")).await.unwrap();
@@ -766,19 +796,19 @@ async fn expiries_are_pushed_forward_seldom_not_with_each_publication() {
 }
 
 #[tokio::test]
-async fn a_touch_gives_all_keys_of_a_channel_the_lives_that_chat_gave_them() {
+async fn a_touch_renews_all_keys_of_a_channel_with_the_lives_that_chat_gave_them() {
     let options = StoreOptions {
         log_life: Duration::from_secs(1_000),
         channel_life: Duration::from_secs(2_000),
         ..StoreOptions::default()
     };
-    let mut subject = Subject::on(Redis::forgetful().await, options).await;
+    let mut subject = Subject::on(Redis::without_persistence().await, options).await;
     subject.join("4", "u", session("s", 1)).await.unwrap();
     subject.join("4", "d", Membership::Detached).await.unwrap();
-    // A connector doesn't know chat's lives.
-    let ear = Arc::new(crate::support::Ear::default());
+    // A connector doesn't know the lives that chat is configured with.
+    let sink = Arc::new(crate::support::RecordingSink::default());
     let url = subject.server().url();
-    let feed = RedisFeed::open(&url, StoreOptions::default(), ear)
+    let feed = RedisFeed::open(&url, StoreOptions::default(), sink)
         .await
         .unwrap();
     feed.read(&name("empty"), &Since::Head, 0).await.unwrap();
@@ -797,10 +827,10 @@ async fn a_touch_gives_all_keys_of_a_channel_the_lives_that_chat_gave_them() {
     feed.heads(&[name("4"), name("empty")]).await.unwrap();
     assert!(
         lives(&mut subject, &keys).iter().all(|&life| life <= 50),
-        "a look changes nothing"
+        "reading heads renews nothing"
     );
 
-    // It works out of memory, too: nobody who is there must be forgotten.
+    // It also works when Redis is full, because members must not be lost.
     subject.server().say("CONFIG SET maxmemory 1");
     feed.touch(&[name("4"), name("empty")]).await.unwrap();
     let lives_of_4 = lives(&mut subject, &keys);
@@ -814,17 +844,18 @@ async fn a_touch_gives_all_keys_of_a_channel_the_lives_that_chat_gave_them() {
     let empty = lives(&mut subject, &["gc:{empty}:m".to_owned()]);
     assert!(
         (115..=120).contains(&empty[0]),
-        "nobody is there and nothing was said: {empty:?}"
+        "the channel has no member and no message: {empty:?}"
     );
 }
 
 #[tokio::test]
-async fn a_replica_tells_no_heads() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
-    let (feed, _ear) = subject.follow("4").await;
+async fn a_replica_does_not_answer_with_heads() {
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
+    let (feed, _sink) = subject.follow("4").await;
     subject.publish(message("4", "u", "a")).await.unwrap();
     assert!(feed.heads(&[name("4")]).await.unwrap()[0].is_some());
-    // Faster than the connection's own look at the server.
+    // This is faster than the connection's own check of the role.
     subject.server().say("REPLICAOF 127.0.0.1 1");
     let heads = feed.heads(&[name("4")]).await;
     assert!(
@@ -839,16 +870,16 @@ async fn a_replica_tells_no_heads() {
 }
 
 #[tokio::test]
-async fn history_goes_through_a_restart_in_both_directions() {
+async fn history_crosses_a_restart_in_both_directions() {
     let mut subject = Subject::on(Redis::with(&DURABLE).await, StoreOptions::default()).await;
     for n in 1..=3 {
-        publish_at_last(&subject, "4", &format!("{n}")).await;
+        publish_until_answered(&subject, "4", &format!("{n}")).await;
     }
     subject.server().kill();
-    becomes(subject.store.available(), false, SOON).await;
+    until_available_is(subject.store.available(), false, SOON).await;
     subject.server().restart().await;
     for n in 4..=6 {
-        publish_at_last(&subject, "4", &format!("{n}")).await;
+        publish_until_answered(&subject, "4", &format!("{n}")).await;
     }
     let log = subject.log("4").await;
     assert_ne!(log[2].position.epoch, log[3].position.epoch);
@@ -875,16 +906,17 @@ async fn history_goes_through_a_restart_in_both_directions() {
 }
 
 #[tokio::test]
-async fn reads_of_channels_that_nobody_knows_leave_no_key() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
-    let (feed, _ear) = subject.feed().await;
+async fn reads_of_unknown_channels_create_no_key() {
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
+    let (feed, _sink) = subject.feed().await;
     for n in 0..20 {
-        ask_everything_of(&subject, &*feed, &format!("{n}")).await;
+        ask_about_unknown_channel(&subject, &*feed, &format!("{n}")).await;
     }
     assert_eq!(subject.server().keys(), ["gc:schema"]);
 }
 
-/// The lives of a channel's keys, without those that live on their own.
+/// The lives of a channel's keys, without the keys that have their own expiry.
 fn lives(subject: &mut Subject, channel: &str) -> Vec<i64> {
     let keys = subject.server().keys();
     let start = format!("gc:{{{channel}}}:");
@@ -900,13 +932,14 @@ fn lives(subject: &mut Subject, channel: &str) -> Vec<i64> {
 }
 
 #[tokio::test]
-async fn a_channel_that_only_saw_joins_and_leaves_is_gone_two_minutes_after_the_last() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
+async fn a_channel_with_only_joins_and_leaves_expires_after_two_minutes() {
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
     let is_brief =
         |lives: &[i64]| !lives.is_empty() && lives.iter().all(|it| (1..=120).contains(it));
     let is_long = |lives: &[i64]| !lives.is_empty() && lives.iter().all(|it| *it > 80_000);
-    // Attached, and nobody has come.
-    let (feed, _ear) = subject.follow("4").await;
+    // A feed follows it, and nobody has joined.
+    let (feed, _sink) = subject.follow("4").await;
     feed.read(&name("4"), &Since::Head, 0).await.unwrap();
     assert!(is_brief(&lives(&mut subject, "4")));
     subject.join("4", "u", session("s", 1)).await.unwrap();
@@ -915,15 +948,15 @@ async fn a_channel_that_only_saw_joins_and_leaves_is_gone_two_minutes_after_the_
     assert!(is_brief(&lives(&mut subject, "4")));
     let tombstone = subject.server().say("TTL gc:{4}:left:s");
     assert!(matches!(tombstone, Value::Integer(290..)), "{tombstone:?}");
-    // A hub that still follows it doesn't prolong that by a day.
+    // A hub that still follows the channel must not prolong its life by a day.
     feed.touch(&[name("4")]).await.unwrap();
     assert!(is_brief(&lives(&mut subject, "4")));
-    // Who comes back finds it as it was, and keeps it.
+    // A member that comes back finds the channel as it was, and it lives on.
     let joined = subject.join("4", "u", session("t", 3)).await.unwrap();
     assert_eq!(joined.position.offset, 3);
     assert!(is_long(&lives(&mut subject, "4")));
 
-    // Reaped, and expired.
+    // The last members are reaped, or expire.
     let dead = incarnation("connector-1/aa");
     subject.store.reap(&name("4"), &dead).await.unwrap();
     assert!(is_brief(&lives(&mut subject, "4")));
@@ -932,15 +965,15 @@ async fn a_channel_that_only_saw_joins_and_leaves_is_gone_two_minutes_after_the_
         ..StoreOptions::default()
     };
     let url = subject.server().url();
-    let hasty = Subject::at(&url, options).await;
-    hasty.join("5", "bot", Membership::Detached).await.unwrap();
-    eventually("the bot's end", async || {
-        hasty.store.expire(&name("5")).await.unwrap();
+    let short = Subject::at(&url, options).await;
+    short.join("5", "bot", Membership::Detached).await.unwrap();
+    eventually("the bot has expired", async || {
+        short.store.expire(&name("5")).await.unwrap();
         is_brief(&lives(&mut subject, "5"))
     })
     .await;
 
-    // Once something was said, it lives as long as any channel, and so does one where a back end speaks.
+    // A channel with a message lives as long as any channel, also if the message comes from a back end.
     let next = session_of("connector-1/bb", "w", 4);
     subject.join("4", "u", next).await.unwrap();
     let said = from_session(message("4", "u", "a"), "w");
@@ -953,17 +986,17 @@ async fn a_channel_that_only_saw_joins_and_leaves_is_gone_two_minutes_after_the_
 }
 
 #[tokio::test]
-async fn a_channel_whose_messages_are_trimmed_lives_as_long_as_their_keys() {
+async fn a_channel_whose_messages_are_trimmed_lives_as_long_as_their_idempotency_keys() {
     let options = StoreOptions {
         log_entries: 1,
         log_keep: Duration::ZERO,
         ..StoreOptions::default()
     };
-    let mut subject = Subject::on(Redis::forgetful().await, options).await;
-    // Each in a node of its own, so that they are dropped one by one.
+    let mut subject = Subject::on(Redis::without_persistence().await, options).await;
+    // Each entry is in a node of its own, so that entries are trimmed one by one.
     subject.server().say("CONFIG SET stream-node-max-entries 1");
-    let say = || with_key(message("4", "u", "a"), "k");
-    subject.publish(say()).await.unwrap();
+    let send = || with_key(message("4", "u", "a"), "k");
+    subject.publish(send()).await.unwrap();
     subject.join("4", "u", session("s", 1)).await.unwrap();
     subject.leave("4", "u", session("s", 2)).await;
     let remembered = lives(&mut subject, "4");
@@ -971,17 +1004,17 @@ async fn a_channel_whose_messages_are_trimmed_lives_as_long_as_their_keys() {
         remembered.iter().all(|it| (121..=2 * 300).contains(it)),
         "{remembered:?}"
     );
-    assert!(subject.publish(say()).await.unwrap().repeated);
+    assert!(subject.publish(send()).await.unwrap().repeated);
     subject.server().say("DEL gc:{4}:i0 gc:{4}:i1");
     subject.join("4", "u", session("t", 3)).await.unwrap();
     subject.leave("4", "u", session("t", 4)).await;
     assert!(lives(&mut subject, "4").iter().all(|it| *it <= 120));
 }
 
-/// Which connections a server has, beside the one that asks.
+/// The connections of a server, without the one that asks.
 fn connections(subject: &mut Subject) -> Vec<String> {
     let Value::Text(list) = subject.server().say("CLIENT LIST") else {
-        panic!("no list");
+        panic!("CLIENT LIST did not answer with a text");
     };
     let list = String::from_utf8(list).unwrap();
     let others = list.lines().filter(|it| !it.contains("cmd=client"));
@@ -994,20 +1027,21 @@ fn ids(connections: &[String]) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn large_reads_cost_no_connection_and_little_memory() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
-    let (feed, ear) = subject.follow("4").await;
+async fn large_reads_break_no_connection_and_need_little_memory() {
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
+    let (feed, sink) = subject.follow("4").await;
     let body = "x".repeat(100_000);
     let first = subject.publish(message("4", "u", &body)).await.unwrap();
     for _ in 1..40 {
         subject.publish(message("4", "u", &body)).await.unwrap();
     }
-    ear.heard("4", 40).await;
+    sink.until_publications("4", 40).await;
     let start = Position {
         offset: 0,
         ..first.position
     };
-    // Whatever a subscribed connection is sent beside publications would count for this.
+    // This limit counts everything that a subscribed connection is sent. So answers to reads must not go there.
     subject.server().say_words(&[
         "CONFIG",
         "SET",
@@ -1044,14 +1078,15 @@ async fn large_reads_cost_no_connection_and_little_memory() {
     let under_way = field("used_memory_peak:").saturating_sub(field("used_memory:"));
     assert!(under_way < 8 << 20, "{under_way} bytes of answers");
     let after = connections(&mut subject);
-    assert_eq!(ids(&after), ids(&before), "nobody lost a connection");
-    assert_eq!(ear.confirmations("4").len(), 1);
+    assert_eq!(ids(&after), ids(&before), "no connection was lost");
+    assert_eq!(sink.confirmations("4").len(), 1);
 }
 
 #[tokio::test]
-async fn a_read_connection_that_is_lost_costs_no_other() {
-    let mut subject = Subject::on(Redis::forgetful().await, StoreOptions::default()).await;
-    let (feed, ear) = subject.follow("4").await;
+async fn the_loss_of_a_read_connection_affects_no_other() {
+    let mut subject =
+        Subject::on(Redis::without_persistence().await, StoreOptions::default()).await;
+    let (feed, sink) = subject.follow("4").await;
     let first = subject.publish(message("4", "u", "a")).await.unwrap();
     let since = Since::Position(first.position);
     let (mut cut, mut harmless) = (0, 0);
@@ -1059,7 +1094,7 @@ async fn a_read_connection_that_is_lost_costs_no_other() {
         if !connection.contains(" sub=0 psub=0 ssub=0 ") {
             continue;
         }
-        becomes(subject.store.available(), true, SOON).await;
+        until_available_is(subject.store.available(), true, SOON).await;
         let publisher = subject.store.publisher().unwrap();
         let id = connection.split(' ').next().unwrap().replace("id=", "");
         subject.server().say(&format!("CLIENT KILL ID {id}"));
@@ -1077,31 +1112,35 @@ async fn a_read_connection_that_is_lost_costs_no_other() {
     assert_eq!(
         (cut, harmless),
         (3, 2),
-        "one was the store's for everything"
+        "only one of them was the store's connection for writes"
     );
-    assert_eq!(ear.confirmations("4").len(), 1, "the feed's is the same");
+    assert_eq!(
+        sink.confirmations("4").len(),
+        1,
+        "the feed kept its connection"
+    );
 }
 
 #[tokio::test]
-async fn how_long_an_answer_may_take_is_a_setting() {
+async fn the_time_out_of_an_answer_is_a_setting() {
     let options = StoreOptions {
         redis_timeout: Duration::from_secs(10),
         ..StoreOptions::default()
     };
-    let mut subject = Subject::on(Redis::forgetful().await, options).await;
+    let mut subject = Subject::on(Redis::without_persistence().await, options).await;
     let publisher = subject.store.publisher().unwrap();
     subject.server().freeze();
     let mut answer = std::pin::pin!(publisher.publish(vec![message("4", "u", "a")]));
     let early = tokio::time::timeout(Duration::from_millis(1_500), &mut answer).await;
-    assert!(early.is_err(), "it is waited for: {early:?}");
+    assert!(early.is_err(), "the store waits longer: {early:?}");
     subject.server().thaw();
     assert!(answer.await.unwrap()[0].is_ok());
     assert!(*subject.store.available().borrow());
 }
 
 #[tokio::test]
-async fn a_lone_server_is_no_cluster_and_that_is_said() {
-    let server = Redis::forgetful().await;
+async fn a_server_that_is_not_a_cluster_is_refused_as_one() {
+    let server = Redis::without_persistence().await;
     let url = server.url().replace("redis://", "redis-cluster://");
     let opened = RedisStore::open(&url, StoreOptions::default()).await;
     let error = opened.err().map(|it| it.to_string()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Who is logged in: what every store promises, history by history (docs/design/membership.md).
+//! The registry of logins. Each test is one history, and every store must pass it (docs/design/membership.md).
 
 use crate::conformance::conformance;
 use crate::support::{Kind, Subject, eventually, incarnation};
@@ -15,40 +15,40 @@ use std::time::Duration;
 
 conformance! {
     under_reject_the_first_login_has_the_user
-    under_kick_old_a_login_drives_nobody_out_by_itself
-    a_repeated_login_is_answered_as_the_first
+    under_kick_old_a_login_alone_supersedes_nobody
+    a_repeated_login_gets_the_first_answer
     of_many_logins_at_once_one_gets_in_under_reject
     the_late_close_of_an_old_session_spares_the_newer_one
     a_login_after_its_fenced_close_makes_no_ghost
     a_login_after_the_reaping_makes_no_ghost
     a_login_beyond_its_deadline_makes_no_ghost
-    a_login_that_buries_the_dead_takes_their_place
-    a_claim_outranks_by_the_policy
+    a_login_that_names_dead_connectors_takes_the_place_of_their_sessions
+    which_login_rank_wins_depends_on_the_policy
     a_superseded_session_stays_superseded_whatever_it_claims
-    a_claim_restores_with_its_own_rank
-    a_claim_puts_its_rank_in_the_place_of_a_late_copys
-    names_decide_between_two_sessions_of_one_rank
-    a_repeated_login_names_no_newer_session_of_its_client
-    a_claim_that_comes_late_marks_nobody
-    claims_are_answered_each_for_itself
-    reaping_spares_others_entries
-    a_look_shows_everything_of_each_user
-    names_of_users_meet_no_others
-    one_policy_is_in_force_until_nobody_goes_by_it
-    who_shows_the_proof_comes_back_under_every_policy
-    a_login_marks_nobody_and_a_claim_marks_its_own_kind
-    a_lingering_session_holds_nobody_off_and_is_named_to_whoever_comes
-    a_lingering_place_goes_to_whoever_comes_first
-    the_place_of_a_dead_session_is_taken_without_waiting
-    of_two_sessions_with_one_proof_the_newer_one_stays_whoever_claims
-    a_late_login_with_the_proof_leaves_the_newer_session_alone
-    after_a_flush_the_secret_is_known_again
-    the_proof_of_another_user_opens_nothing
-    a_user_with_very_many_sessions_has_bounded_entries
-    who_comes_back_a_thousand_times_leaves_few_marks
-    hints_reach_whom_they_are_for
+    a_claim_restores_its_session_with_its_own_rank
+    a_claim_replaces_the_rank_of_a_late_copy_of_its_login
+    between_two_sessions_of_one_rank_their_names_decide
+    a_repeated_login_does_not_name_newer_sessions_as_predecessors
+    a_late_claim_supersedes_nobody
+    each_claim_of_a_batch_gets_its_own_answer
+    reaping_spares_entries_of_other_incarnations
+    entries_are_read_for_each_user
+    names_of_users_channels_and_incarnations_do_not_collide
+    one_login_policy_is_in_force_until_no_connector_proposes_it
+    a_client_with_the_proof_can_come_back_under_every_policy
+    a_login_supersedes_nobody_and_a_claim_only_sessions_with_its_proof
+    a_lingering_session_refuses_no_login_and_is_named_as_predecessor
+    the_first_login_takes_the_place_of_a_lingering_session
+    the_place_of_a_dead_session_is_taken_at_once_with_the_proof
+    of_two_sessions_with_one_proof_the_newer_one_wins
+    a_late_login_with_the_proof_does_not_affect_the_newer_session
+    after_a_flush_a_claim_restores_the_proof
+    the_proof_of_one_user_has_no_effect_for_another
+    the_entries_of_a_user_are_bounded
+    a_client_that_comes_back_a_thousand_times_leaves_few_entries
+    hints_reach_only_their_incarnation
     an_incarnation_can_listen_again
-    who_listens_last_hears
+    only_the_last_listener_of_an_incarnation_gets_hints
 }
 
 const LONG: Duration = Duration::from_secs(60);
@@ -63,7 +63,7 @@ fn session(name: &str) -> SessionId {
     SessionId::new(name).unwrap()
 }
 
-/// An entry: session, login rank, whose, superseded.
+/// An entry: session, login rank, incarnation, and whether it is superseded.
 type Seen = (String, u64, Incarnation, bool);
 
 fn seen(session: &str, login_rank: u64, whose: &str, superseded: bool) -> Seen {
@@ -76,8 +76,8 @@ fn seen(session: &str, login_rank: u64, whose: &str, superseded: bool) -> Seen {
 }
 
 impl Subject {
-    /// A login of user `u`, with time enough.
-    async fn attempt(&self, of: &str, name: &str, policy: LoginPolicy) -> Login {
+    /// A login of user `u`, with a deadline far enough.
+    async fn prepare(&self, of: &str, name: &str, policy: LoginPolicy) -> Login {
         let renewed = self.leases.renew(&incarnation(of), LONG).await.unwrap();
         let (Renewed::Live(term) | Renewed::Lost(term)) = renewed else {
             panic!("it is dead");
@@ -98,11 +98,11 @@ impl Subject {
         name: &str,
         policy: LoginPolicy,
     ) -> Result<LoggedIn, StoreError> {
-        let login = self.attempt(of, name, policy).await;
+        let login = self.prepare(of, name, policy).await;
         self.registry.login(&login, &[]).await
     }
 
-    /// Logs in where nothing is in the way; answers the login rank.
+    /// Logs in, which must succeed, and returns the login rank.
     async fn log_in(&self, of: &str, name: &str, policy: LoginPolicy) -> u64 {
         match self.try_login(of, name, policy).await {
             Ok(LoggedIn::Yes { login_rank, .. }) => login_rank,
@@ -110,34 +110,40 @@ impl Subject {
         }
     }
 
-    /// The same with a secret: what the proof is made of is the connector's business.
-    async fn try_with(
+    /// Logs in with a proof. For the store a proof is only bytes. The connector computes it from a secret.
+    async fn try_login_with_secret(
         &self,
         of: &str,
         name: &str,
         policy: LoginPolicy,
         secret: u8,
     ) -> Result<LoggedIn, StoreError> {
-        let login = self.attempt_with(of, name, policy, secret).await;
+        let login = self.prepare_with_secret(of, name, policy, secret).await;
         self.registry.login(&login, &[]).await
     }
 
-    async fn attempt_with(&self, of: &str, name: &str, policy: LoginPolicy, secret: u8) -> Login {
+    async fn prepare_with_secret(
+        &self,
+        of: &str,
+        name: &str,
+        policy: LoginPolicy,
+        secret: u8,
+    ) -> Login {
         Login {
             proof: Some(Proof::new([secret; 16])),
-            ..self.attempt(of, name, policy).await
+            ..self.prepare(of, name, policy).await
         }
     }
 
-    /// Logs in with a secret and claims; whom it replaces.
-    async fn come_back(
+    /// Logs in with a secret and claims. Returns the claim and the sessions that it replaces.
+    async fn log_in_and_claim(
         &self,
         of: &str,
         name: &str,
         policy: LoginPolicy,
         secret: u8,
     ) -> (Claim, Vec<String>) {
-        let login = self.attempt_with(of, name, policy, secret).await;
+        let login = self.prepare_with_secret(of, name, policy, secret).await;
         let answer = self.registry.login(&login, &[]).await.unwrap();
         let LoggedIn::Yes {
             login_rank,
@@ -154,16 +160,16 @@ impl Subject {
             login_rank,
             predecessors: predecessors.into(),
         };
-        self.claim_all(&claim).await.unwrap();
+        self.claim_one(&claim).await.unwrap();
         (claim, names)
     }
 
-    async fn claim_all(&self, claim: &Claim) -> Result<Claimed, StoreError> {
+    async fn claim_one(&self, claim: &Claim) -> Result<Claimed, StoreError> {
         let claims = std::slice::from_ref(claim);
         self.registry.claim(claims).await.unwrap().remove(0)
     }
 
-    /// Sessions of user `u` and their states, by name.
+    /// The sessions of user `u` and their states, sorted by name.
     async fn states(&self) -> Vec<(String, EntryState)> {
         let looks = self.registry.entries(&incarnation(ONE), &[user("u")]).await;
         let entries = looks.unwrap().remove(0).entries.into_iter();
@@ -174,7 +180,7 @@ impl Subject {
         states
     }
 
-    async fn are(&self, expected: &[(&str, EntryState)]) {
+    async fn assert_states(&self, expected: &[(&str, EntryState)]) {
         let states = self.states().await;
         let states: Vec<_> = states.iter().map(|(it, state)| (&**it, *state)).collect();
         assert_eq!(states, expected);
@@ -192,7 +198,7 @@ impl Subject {
         policy: LoginPolicy,
         login_rank: u64,
     ) -> Result<Claimed, StoreError> {
-        let login = self.attempt(of, name, policy).await;
+        let login = self.prepare(of, name, policy).await;
         let claims = [claim(login, login_rank)];
         let mut answers = self.registry.claim(&claims).await.unwrap();
         assert_eq!(answers.len(), 1);
@@ -209,7 +215,7 @@ impl Subject {
         reaped.unwrap()
     }
 
-    /// All entries of user `u`, sorted, and whether this incarnation was reaped there.
+    /// All entries of user `u`, sorted, and whether this incarnation was reaped for the user.
     async fn entries(&self, of: &str) -> (Vec<Seen>, bool) {
         let looks = self.registry.entries(&incarnation(of), &[user("u")]).await;
         let look = looks.unwrap().remove(0);
@@ -271,7 +277,7 @@ async fn under_reject_the_first_login_has_the_user(kind: Kind) {
     assert!(second > first);
 }
 
-async fn under_kick_old_a_login_drives_nobody_out_by_itself(kind: Kind) {
+async fn under_kick_old_a_login_alone_supersedes_nobody(kind: Kind) {
     let subject = Subject::new(kind).await;
     let alone = subject.try_login(ONE, "a", KickOld).await;
     let Ok(LoggedIn::Yes {
@@ -281,7 +287,7 @@ async fn under_kick_old_a_login_drives_nobody_out_by_itself(kind: Kind) {
         panic!("{alone:?}");
     };
     assert!(!others);
-    // Its client may be gone by now: then nobody would be left.
+    // The client of the new login may be gone already. Then the user would have no session.
     let second = subject.try_login(OTHER, "b", KickOld).await;
     let Ok(LoggedIn::Yes {
         login_rank: newer,
@@ -299,7 +305,7 @@ async fn under_kick_old_a_login_drives_nobody_out_by_itself(kind: Kind) {
     assert_eq!(subject.entries(ONE).await.0, both);
 }
 
-async fn a_repeated_login_is_answered_as_the_first(kind: Kind) {
+async fn a_repeated_login_gets_the_first_answer(kind: Kind) {
     let subject = Subject::new(kind).await;
     for policy in [Reject, KickOld] {
         let first = subject.try_login(ONE, "a", policy).await;
@@ -340,7 +346,7 @@ async fn a_login_after_its_fenced_close_makes_no_ghost(kind: Kind) {
     let late = subject.claim_as(ONE, "a", Reject, 7).await;
     assert_eq!(late, Err(StoreError::StaleOperation));
     assert_eq!(subject.sessions().await, Vec::<String>::new());
-    // Without a fence nothing is left behind.
+    // Without a fence, a close leaves no tombstone.
     subject.close_session("b", false).await;
     subject.log_in(ONE, "b", Reject).await;
 }
@@ -359,7 +365,7 @@ async fn a_login_after_the_reaping_makes_no_ghost(kind: Kind) {
 
 async fn a_login_beyond_its_deadline_makes_no_ghost(kind: Kind) {
     let subject = Subject::new(kind).await;
-    let attempt = subject.attempt(ONE, "a", Reject).await;
+    let attempt = subject.prepare(ONE, "a", Reject).await;
     let late = Login {
         deadline: attempt.deadline - 2 * 60_000,
         ..attempt
@@ -373,11 +379,11 @@ async fn a_login_beyond_its_deadline_makes_no_ghost(kind: Kind) {
     assert_eq!(subject.sessions().await, Vec::<String>::new());
 }
 
-async fn a_login_that_buries_the_dead_takes_their_place(kind: Kind) {
+async fn a_login_that_names_dead_connectors_takes_the_place_of_their_sessions(kind: Kind) {
     let subject = Subject::new(kind).await;
     let login_rank = subject.log_in(ONE, "a", Reject).await;
-    let attempt = subject.attempt(OTHER, "b", Reject).await;
-    // Somebody else's death makes no room.
+    let attempt = subject.prepare(OTHER, "b", Reject).await;
+    // The death of another connector does not help.
     let elsewhere = [incarnation("connector-3/cc")];
     let refused = subject.registry.login(&attempt, &elsewhere).await;
     assert_eq!(refused, taken(&[ONE]));
@@ -388,16 +394,16 @@ async fn a_login_that_buries_the_dead_takes_their_place(kind: Kind) {
     };
     assert!(!others);
     assert_eq!(subject.sessions().await, ["b"]);
-    // Thawed, and older: under reject it would win.
+    // The dead connector comes back with an older login. Under `reject` it would win.
     let thawed = subject.claim_as(ONE, "a", Reject, login_rank).await;
     assert_eq!(thawed, Err(StoreError::ConnectorDead));
     assert_eq!(subject.sessions().await, ["b"]);
 }
 
-async fn a_claim_outranks_by_the_policy(kind: Kind) {
+async fn which_login_rank_wins_depends_on_the_policy(kind: Kind) {
     for (policy, winner, loser) in [(KickOld, 1, 0), (Reject, 0, 1)] {
         let subject = Subject::new(kind).await;
-        // Data loss may bring two together under reject, too.
+        // After a loss of data a user may have two sessions under `reject`, too.
         let sessions = [(ONE, "a"), (OTHER, "b")];
         let older = subject.log_in(ONE, "a", KickOld).await;
         let newer = subject.log_in(OTHER, "b", KickOld).await;
@@ -412,8 +418,12 @@ async fn a_claim_outranks_by_the_policy(kind: Kind) {
             let entries = subject.entries(ONE).await.0;
             [entries[loser].3, entries[winner].3]
         };
-        assert_eq!(marked().await, [false; 2], "who is better says so itself");
-        // Told again by a repeated one, in case that the answer was lost.
+        assert_eq!(
+            marked().await,
+            [false; 2],
+            "only the winner's own claim supersedes"
+        );
+        // A repeated claim gets the same answer, because the first one may have been lost.
         for _ in 0..2 {
             assert_eq!(claim(winner).await, claimed(&[its], &[]));
             assert_eq!(marked().await, [true, false], "{policy}");
@@ -438,7 +448,7 @@ async fn a_superseded_session_stays_superseded_whatever_it_claims(kind: Kind) {
     };
     assert_eq!(again, Ok(unchanged));
     assert_eq!(subject.entries(ONE).await.0, expected);
-    // Where it is superseded itself, nobody need wait for it.
+    // The answer to a superseded session's own claim names no connector that somebody would have to wait for.
     let third = subject.log_in(ONE, "c", KickOld).await;
     let claim = subject.claim_as(ONE, "c", KickOld, third).await;
     assert_eq!(claim, claimed(&[ONE, OTHER], &[]));
@@ -446,12 +456,12 @@ async fn a_superseded_session_stays_superseded_whatever_it_claims(kind: Kind) {
     assert_eq!(claim, claimed(&[], &[]));
 }
 
-async fn a_claim_restores_with_its_own_rank(kind: Kind) {
+async fn a_claim_restores_its_session_with_its_own_rank(kind: Kind) {
     for (policy, is_superseded) in [(KickOld, [true, false]), (Reject, [false, true])] {
         let subject = Subject::new(kind).await;
         let old = subject.log_in(ONE, "a", KickOld).await;
         let new = subject.log_in(OTHER, "b", KickOld).await;
-        // As after a loss of everything: nothing is there, and they come back in the wrong order, whatever that is.
+        // As after a loss of all data: the sessions come back in the wrong order.
         subject.close_session("a", false).await;
         subject.close_session("b", false).await;
         let (first, second) = match policy {
@@ -468,8 +478,8 @@ async fn a_claim_restores_with_its_own_rank(kind: Kind) {
     }
 }
 
-/// After a loss of data a late copy of a login enters the session anew, with a login rank that its owner does not know of.
-async fn a_claim_puts_its_rank_in_the_place_of_a_late_copys(kind: Kind) {
+/// After a loss of data, a late copy of a login can enter the session with a rank that its connector does not know.
+async fn a_claim_replaces_the_rank_of_a_late_copy_of_its_login(kind: Kind) {
     let subject = Subject::new(kind).await;
     let first = subject.log_in(ONE, "a", KickOld).await;
     let second = subject.log_in(OTHER, "b", KickOld).await;
@@ -489,8 +499,8 @@ async fn a_claim_puts_its_rank_in_the_place_of_a_late_copys(kind: Kind) {
     assert_eq!(subject.entries(ONE).await.0, expected);
 }
 
-async fn names_decide_between_two_sessions_of_one_rank(kind: Kind) {
-    // In most locales `a` stands before `B`, by bytes after it.
+async fn between_two_sessions_of_one_rank_their_names_decide(kind: Kind) {
+    // Most locales sort `a` before `B`. By bytes it comes after it.
     for (policy, winner) in [(KickOld, "a"), (Reject, "B")] {
         let subject = Subject::new(kind).await;
         let claim = |name| {
@@ -505,20 +515,20 @@ async fn names_decide_between_two_sessions_of_one_rank(kind: Kind) {
     }
 }
 
-async fn a_repeated_login_names_no_newer_session_of_its_client(kind: Kind) {
+async fn a_repeated_login_does_not_name_newer_sessions_as_predecessors(kind: Kind) {
     let subject = Subject::new(kind).await;
-    let first = subject.attempt_with(ONE, "first", KickOld, 7).await;
+    let first = subject.prepare_with_secret(ONE, "first", KickOld, 7).await;
     let predecessors = async || match subject.registry.login(&first, &[]).await {
         Ok(LoggedIn::Yes { predecessors, .. }) => predecessors,
         other => panic!("{other:?}"),
     };
     assert_eq!(predecessors().await, []);
-    // Its answer was lost, the client has gone elsewhere, and a copy of the login is still on its way.
-    subject.come_back(OTHER, "second", KickOld, 7).await;
+    // The answer was lost, the client has logged in elsewhere, and a copy of the first login is still on its way.
+    subject.log_in_and_claim(OTHER, "second", KickOld, 7).await;
     assert_eq!(predecessors().await, []);
 }
 
-async fn a_claim_that_comes_late_marks_nobody(kind: Kind) {
+async fn a_late_claim_supersedes_nobody(kind: Kind) {
     let subject = Subject::new(kind).await;
     let older = subject.log_in(ONE, "older", Reject).await;
     let (whose, which) = (user("u"), session("older"));
@@ -532,11 +542,11 @@ async fn a_claim_that_comes_late_marks_nobody(kind: Kind) {
     assert_eq!(states[0], ("newer".to_owned(), EntryState::Live));
 }
 
-async fn claims_are_answered_each_for_itself(kind: Kind) {
+async fn each_claim_of_a_batch_gets_its_own_answer(kind: Kind) {
     let subject = Subject::new(kind).await;
     let mut claims = Vec::new();
     for n in 0..500_u64 {
-        let attempt = subject.attempt(ONE, &format!("s{n}"), Reject).await;
+        let attempt = subject.prepare(ONE, &format!("s{n}"), Reject).await;
         let user = user(&format!("user-{n}"));
         if n == 7 {
             let reaped = subject.registry.reap(&user, &incarnation(ONE)).await;
@@ -561,7 +571,7 @@ async fn claims_are_answered_each_for_itself(kind: Kind) {
     }
 }
 
-async fn reaping_spares_others_entries(kind: Kind) {
+async fn reaping_spares_entries_of_other_incarnations(kind: Kind) {
     let subject = Subject::new(kind).await;
     subject.log_in(ONE, "a", KickOld).await;
     subject.log_in("connector-1/new", "b", KickOld).await;
@@ -571,7 +581,7 @@ async fn reaping_spares_others_entries(kind: Kind) {
     assert_eq!(subject.sessions().await, ["b"]);
 }
 
-async fn a_look_shows_everything_of_each_user(kind: Kind) {
+async fn entries_are_read_for_each_user(kind: Kind) {
     let subject = Subject::new(kind).await;
     let login_rank = subject.log_in(ONE, "a", Reject).await;
     let users = [user("nobody"), user("u")];
@@ -587,11 +597,11 @@ async fn a_look_shows_everything_of_each_user(kind: Kind) {
     assert!(!looks[1].lifetime.is_empty());
 }
 
-async fn names_of_users_meet_no_others(kind: Kind) {
+async fn names_of_users_channels_and_incarnations_do_not_collide(kind: Kind) {
     let subject = Subject::new(kind).await;
-    // A channel, a user and an incarnation may have the same name, and odd ones.
+    // A channel, a user and an incarnation may have the same name, and unusual ones.
     for odd in ["}u{", "100%", "哈", ONE, "connectors"] {
-        let attempt = subject.attempt(odd, odd, Reject).await;
+        let attempt = subject.prepare(odd, odd, Reject).await;
         let attempt = Login {
             user: user(odd),
             ..attempt
@@ -610,68 +620,81 @@ async fn names_of_users_meet_no_others(kind: Kind) {
     }
 }
 
-async fn one_policy_is_in_force_until_nobody_goes_by_it(kind: Kind) {
+async fn one_login_policy_is_in_force_until_no_connector_proposes_it(kind: Kind) {
     const LASTS: Duration = Duration::from_millis(500);
     let subject = Subject::new(kind).await;
-    let agree = async |policy, lasts| {
+    let propose = async |policy, lasts| {
         subject
             .registry
             .propose_policy(policy, lasts)
             .await
             .unwrap()
     };
-    assert_eq!(agree(KickOld, LONG).await, KickOld);
+    assert_eq!(propose(KickOld, LONG).await, KickOld);
     for other in [Reject, Allow] {
-        assert_eq!(agree(other, LASTS).await, KickOld);
+        assert_eq!(propose(other, LASTS).await, KickOld);
     }
-    assert_eq!(agree(KickOld, LASTS).await, KickOld);
-    eventually("nobody says it any more", async || {
-        agree(Allow, LONG).await == Allow
+    assert_eq!(propose(KickOld, LASTS).await, KickOld);
+    eventually("the former policy has expired", async || {
+        propose(Allow, LONG).await == Allow
     })
     .await;
-    assert_eq!(agree(KickOld, LONG).await, Allow);
+    assert_eq!(propose(KickOld, LONG).await, Allow);
 }
 
-async fn who_shows_the_proof_comes_back_under_every_policy(kind: Kind) {
+async fn a_client_with_the_proof_can_come_back_under_every_policy(kind: Kind) {
     for policy in [Reject, KickOld, Allow] {
         let subject = Subject::new(kind).await;
-        subject.try_with(ONE, "a", policy, 1).await.unwrap();
+        subject
+            .try_login_with_secret(ONE, "a", policy, 1)
+            .await
+            .unwrap();
         if policy == Reject {
-            let stranger = subject.try_with(OTHER, "b", policy, 2).await;
+            let stranger = subject.try_login_with_secret(OTHER, "b", policy, 2).await;
             assert_eq!(stranger, taken(&[ONE]), "another secret");
             let stranger = subject.try_login(OTHER, "b", policy).await;
             assert_eq!(stranger, taken(&[ONE]), "no secret");
         }
         for (of, name) in [(OTHER, "b"), (ONE, "c")] {
-            let (_, replaced) = subject.come_back(of, name, policy, 1).await;
+            let (_, replaced) = subject.log_in_and_claim(of, name, policy, 1).await;
             let expected: &[&str] = if name == "b" { &["a"] } else { &["b", "a"] };
-            assert_eq!(replaced, expected, "{policy}: the newest first");
+            assert_eq!(replaced, expected, "{policy}: the newest comes first");
         }
         subject
-            .are(&[("a", Superseded), ("b", Superseded), ("c", Live)])
+            .assert_states(&[("a", Superseded), ("b", Superseded), ("c", Live)])
             .await;
-        // The winner goes at once, and the others' connectors have not seen their marks yet: they hold nobody off.
+        // The winner leaves at once, before the other connectors have seen that their sessions are superseded. Such
+        // sessions refuse no login.
         subject.close_session("c", false).await;
-        subject.come_back(OTHER, "d", policy, 1).await;
+        subject.log_in_and_claim(OTHER, "d", policy, 1).await;
     }
 }
 
-async fn a_login_marks_nobody_and_a_claim_marks_its_own_kind(kind: Kind) {
+async fn a_login_supersedes_nobody_and_a_claim_only_sessions_with_its_proof(kind: Kind) {
     for policy in [Reject, Allow] {
         let subject = Subject::new(kind).await;
-        subject.try_with(ONE, "a", policy, 1).await.unwrap();
+        subject
+            .try_login_with_secret(ONE, "a", policy, 1)
+            .await
+            .unwrap();
         if policy == Allow {
-            subject.try_with(ONE, "tab", policy, 2).await.unwrap();
+            subject
+                .try_login_with_secret(ONE, "tab", policy, 2)
+                .await
+                .unwrap();
             subject.try_login(ONE, "unproven", policy).await.unwrap();
         }
-        let login = subject.try_with(OTHER, "b", policy, 1).await;
+        let login = subject.try_login_with_secret(OTHER, "b", policy, 1).await;
         assert!(matches!(login, Ok(LoggedIn::Yes { .. })), "{login:?}");
-        // Its client may be gone by now: then nobody would be left.
+        // The client of the new login may be gone already. Then the user would have no session.
         let states = subject.states().await;
         assert!(states.iter().all(|(_, it)| *it == Live), "{states:?}");
-        // Repeated, it is answered as the first, with the same predecessors.
-        assert_eq!(subject.try_with(OTHER, "b", policy, 1).await, login);
-        subject.come_back(OTHER, "b", policy, 1).await;
+        // A repeated login gets the first answer, with the same predecessors.
+        assert_eq!(
+            subject.try_login_with_secret(OTHER, "b", policy, 1).await,
+            login
+        );
+        subject.log_in_and_claim(OTHER, "b", policy, 1).await;
         let states = subject.states().await;
         let gone = states.iter().filter(|(_, it)| *it != Live);
         let gone: Vec<_> = gone.map(|(name, _)| &**name).collect();
@@ -679,15 +702,18 @@ async fn a_login_marks_nobody_and_a_claim_marks_its_own_kind(kind: Kind) {
     }
 }
 
-async fn a_lingering_session_holds_nobody_off_and_is_named_to_whoever_comes(kind: Kind) {
+async fn a_lingering_session_refuses_no_login_and_is_named_as_predecessor(kind: Kind) {
     for policy in [Reject, KickOld, Allow] {
         let subject = Subject::new(kind).await;
-        subject.try_with(ONE, "a", policy, 1).await.unwrap();
+        subject
+            .try_login_with_secret(ONE, "a", policy, 1)
+            .await
+            .unwrap();
         subject.linger("a").await;
         subject.linger("a").await;
-        subject.are(&[("a", Lingering)]).await;
-        // Without a secret, too: it is one user, and the old client is gone.
-        let login = subject.attempt(OTHER, "b", policy).await;
+        subject.assert_states(&[("a", Lingering)]).await;
+        // This works without a secret, too: it is the same user, and the old client is gone.
+        let login = subject.prepare(OTHER, "b", policy).await;
         let answer = subject.registry.login(&login, &[]).await.unwrap();
         let LoggedIn::Yes {
             login_rank,
@@ -702,8 +728,10 @@ async fn a_lingering_session_holds_nobody_off_and_is_named_to_whoever_comes(kind
             incarnation: incarnation(ONE),
         };
         assert_eq!(predecessors, [gone]);
-        subject.are(&[("a", Lingering), ("b", Live)]).await;
-        // One that begins to linger later was not named, and stays.
+        subject
+            .assert_states(&[("a", Lingering), ("b", Live)])
+            .await;
+        // A session that begins to linger later was not named, and stays.
         if policy == Allow {
             subject.try_login(ONE, "c", policy).await.unwrap();
             subject.linger("c").await;
@@ -713,142 +741,160 @@ async fn a_lingering_session_holds_nobody_off_and_is_named_to_whoever_comes(kind
             login_rank,
             predecessors: predecessors.into(),
         };
-        let marked = subject.claim_all(&claim).await;
+        let marked = subject.claim_one(&claim).await;
         assert_eq!(marked, claimed(&[ONE], &[]), "{policy}");
         let states = subject.states().await;
         assert_eq!(states[..2], [("a".into(), Superseded), ("b".into(), Live)]);
         assert!(states[2..].iter().all(|(_, it)| *it == Lingering));
-        // A mark stays, and nothing comes back by lingering.
+        // A superseded session stays superseded, and a session that is not registered is not added.
         subject.linger("a").await;
         subject.linger("nobody").await;
         assert_eq!(subject.states().await, states);
     }
 }
 
-/// The one who came while it lingered may not have claimed yet: else two would be let in, and one of them kicked.
-async fn a_lingering_place_goes_to_whoever_comes_first(kind: Kind) {
+/// The login that took the place may not have claimed yet. If another login got in, one of the two would be kicked.
+async fn the_first_login_takes_the_place_of_a_lingering_session(kind: Kind) {
     let subject = Subject::new(kind).await;
-    subject.try_with(ONE, "a", Reject, 1).await.unwrap();
+    subject
+        .try_login_with_secret(ONE, "a", Reject, 1)
+        .await
+        .unwrap();
     subject.linger("a").await;
-    subject.try_with(OTHER, "b", Reject, 2).await.unwrap();
-    let late = subject.try_with(ONE, "c", Reject, 1).await;
+    subject
+        .try_login_with_secret(OTHER, "b", Reject, 2)
+        .await
+        .unwrap();
+    let late = subject.try_login_with_secret(ONE, "c", Reject, 1).await;
     assert_eq!(late, taken(&[OTHER]));
-    subject.are(&[("a", Lingering), ("b", Live)]).await;
+    subject
+        .assert_states(&[("a", Lingering), ("b", Live)])
+        .await;
 }
 
-async fn the_place_of_a_dead_session_is_taken_without_waiting(kind: Kind) {
+async fn the_place_of_a_dead_session_is_taken_at_once_with_the_proof(kind: Kind) {
     let subject = Subject::new(kind).await;
-    let first = subject.attempt_with(ONE, "a", Reject, 1).await;
+    let first = subject.prepare_with_secret(ONE, "a", Reject, 1).await;
     subject.registry.login(&first, &[]).await.unwrap();
-    // Its connector is dead, and nobody knows yet.
-    let (_, replaced) = subject.come_back(OTHER, "b", Reject, 1).await;
+    // The connector is dead, but no service knows that yet.
+    let (_, replaced) = subject.log_in_and_claim(OTHER, "b", Reject, 1).await;
     assert_eq!(replaced, ["a"]);
     assert_eq!(subject.reap_user(ONE).await, 1);
-    subject.are(&[("b", Live)]).await;
+    subject.assert_states(&[("b", Live)]).await;
     let thawed = subject.registry.login(&first, &[]).await;
     assert_eq!(thawed, Err(StoreError::ConnectorDead));
-    // Reaped already: there is nobody to replace.
+    // A session that was reaped before is not a predecessor.
     assert_eq!(subject.reap_user(OTHER).await, 1);
-    let (_, replaced) = subject.come_back("connector-3/cc", "c", Reject, 1).await;
+    let (_, replaced) = subject
+        .log_in_and_claim("connector-3/cc", "c", Reject, 1)
+        .await;
     assert_eq!(replaced, [""; 0]);
 }
 
-async fn of_two_sessions_with_one_proof_the_newer_one_stays_whoever_claims(kind: Kind) {
+async fn of_two_sessions_with_one_proof_the_newer_one_wins(kind: Kind) {
     for policy in [Reject, KickOld, Allow] {
         let subject = Subject::new(kind).await;
-        let (older, _) = subject.come_back(ONE, "a", policy, 1).await;
-        let (newer, _) = subject.come_back(OTHER, "b", policy, 1).await;
-        // The older one is marked.
+        let (older, _) = subject.log_in_and_claim(ONE, "a", policy, 1).await;
+        let (newer, _) = subject.log_in_and_claim(OTHER, "b", policy, 1).await;
+        // The older session is already superseded.
         let claims = [
             (&older, claimed(&[], &[])),
             (&newer, claimed(&[ONE], &[])),
             (&older, claimed(&[], &[])),
         ];
         for (claim, expected) in claims.clone() {
-            assert_eq!(subject.claim_all(claim).await, expected, "{policy}");
+            assert_eq!(subject.claim_one(claim).await, expected, "{policy}");
         }
-        subject.are(&[("a", Superseded), ("b", Live)]).await;
-        // Everything is lost, and they come back in any order: as soon as the newer one has claimed, it is the one.
+        subject
+            .assert_states(&[("a", Superseded), ("b", Live)])
+            .await;
+        // After a loss of all data they come back in any order. Once the newer session has claimed, it wins.
         subject.close_session("a", false).await;
         subject.close_session("b", false).await;
         for (claim, _) in claims {
-            subject.claim_all(claim).await.unwrap();
+            subject.claim_one(claim).await.unwrap();
         }
-        subject.claim_all(&newer).await.unwrap();
-        subject.are(&[("a", Superseded), ("b", Live)]).await;
+        subject.claim_one(&newer).await.unwrap();
+        subject
+            .assert_states(&[("a", Superseded), ("b", Live)])
+            .await;
     }
 }
 
-/// A client that is gone has asked for its place; the login arrives when the client is back by another way.
-async fn a_late_login_with_the_proof_leaves_the_newer_session_alone(kind: Kind) {
+/// A client's login arrives late, after the client has logged in by another connector.
+async fn a_late_login_with_the_proof_does_not_affect_the_newer_session(kind: Kind) {
     for policy in [Reject, KickOld, Allow] {
         let subject = Subject::new(kind).await;
-        let late = subject.attempt_with(ONE, "late", policy, 1).await;
-        subject.come_back(OTHER, "b", policy, 1).await;
+        let late = subject.prepare_with_secret(ONE, "late", policy, 1).await;
+        subject.log_in_and_claim(OTHER, "b", policy, 1).await;
         subject.registry.login(&late, &[]).await.unwrap();
-        subject.are(&[("b", Live), ("late", Live)]).await;
+        subject.assert_states(&[("b", Live), ("late", Live)]).await;
         subject.close_session("late", true).await;
         let copy = subject.registry.login(&late, &[]).await;
         assert_eq!(copy, Err(StoreError::StaleOperation));
-        subject.are(&[("b", Live)]).await;
+        subject.assert_states(&[("b", Live)]).await;
     }
 }
 
-async fn after_a_flush_the_secret_is_known_again(kind: Kind) {
+async fn after_a_flush_a_claim_restores_the_proof(kind: Kind) {
     let subject = Subject::new(kind).await;
-    let (claim, _) = subject.come_back(ONE, "a", Reject, 1).await;
-    // As after a loss of everything: the client comes back before its old connector has restored the entry.
+    let (claim, _) = subject.log_in_and_claim(ONE, "a", Reject, 1).await;
+    // As after a loss of all data: the client comes back before its old connector has restored the entry.
     subject.close_session("a", false).await;
-    let (_, replaced) = subject.come_back(OTHER, "b", Reject, 1).await;
+    let (_, replaced) = subject.log_in_and_claim(OTHER, "b", Reject, 1).await;
     assert_eq!(replaced, [""; 0]);
-    assert_eq!(subject.claim_all(&claim).await, claimed(&[], &[OTHER]));
-    // An entry that its owner has put back has its proof again.
-    let (_, replaced) = subject.come_back(OTHER, "c", Reject, 1).await;
+    assert_eq!(subject.claim_one(&claim).await, claimed(&[], &[OTHER]));
+    // An entry that its connector has restored has its proof again.
+    let (_, replaced) = subject.log_in_and_claim(OTHER, "c", Reject, 1).await;
     assert_eq!(replaced, ["b", "a"]);
     subject
-        .are(&[("a", Superseded), ("b", Superseded), ("c", Live)])
+        .assert_states(&[("a", Superseded), ("b", Superseded), ("c", Live)])
         .await;
 }
 
-async fn the_proof_of_another_user_opens_nothing(kind: Kind) {
+async fn the_proof_of_one_user_has_no_effect_for_another(kind: Kind) {
     let subject = Subject::new(kind).await;
-    subject.come_back(ONE, "a", Reject, 1).await;
+    subject.log_in_and_claim(ONE, "a", Reject, 1).await;
     let foreign = Login {
         user: user("v"),
-        ..subject.attempt_with(OTHER, "b", Reject, 1).await
+        ..subject.prepare_with_secret(OTHER, "b", Reject, 1).await
     };
     let answer = subject.registry.login(&foreign, &[]).await;
     assert!(
         matches!(&answer, Ok(LoggedIn::Yes { predecessors, others: false, .. }) if predecessors.is_empty()),
         "{answer:?}"
     );
-    subject.are(&[("a", Live)]).await;
+    subject.assert_states(&[("a", Live)]).await;
 }
 
-async fn a_user_with_very_many_sessions_has_bounded_entries(kind: Kind) {
+async fn the_entries_of_a_user_are_bounded(kind: Kind) {
     let subject = Subject::new(kind).await;
     for n in 0..110 {
         let login = subject.try_login(ONE, &format!("s{n}"), Allow).await;
         let is_entered = matches!(login, Ok(LoggedIn::Yes { .. }));
         assert_eq!(is_entered, n < 100, "{n}: {login:?}");
     }
-    // Repeated, the first ones are answered as they were; and who comes back has a place.
+    // A repeated login gets the first answer, and a client that comes back finds a place.
     subject.log_in(ONE, "s7", Allow).await;
     assert_eq!(subject.sessions().await.len(), 100);
     subject.close_session("s0", false).await;
-    subject.come_back(ONE, "a", Allow, 1).await;
-    let (_, replaced) = subject.come_back(ONE, "b", Allow, 1).await;
+    subject.log_in_and_claim(ONE, "a", Allow, 1).await;
+    let (_, replaced) = subject.log_in_and_claim(ONE, "b", Allow, 1).await;
     assert_eq!(replaced, ["a"]);
 }
 
-async fn who_comes_back_a_thousand_times_leaves_few_marks(kind: Kind) {
+async fn a_client_that_comes_back_a_thousand_times_leaves_few_entries(kind: Kind) {
     let subject = Subject::new(kind).await;
     for n in 0..1_000 {
         let name = format!("s{n:04}");
-        let (_, replaced) = subject.come_back(ONE, &name, Reject, 1).await;
+        let (_, replaced) = subject.log_in_and_claim(ONE, &name, Reject, 1).await;
         assert!(replaced.len() <= 33, "{}", replaced.len());
         if n > 0 {
-            assert_eq!(replaced[0], format!("s{:04}", n - 1), "the newest first");
+            assert_eq!(
+                replaced[0],
+                format!("s{:04}", n - 1),
+                "the newest comes first"
+            );
         }
     }
     let states = subject.states().await;
@@ -858,13 +904,13 @@ async fn who_comes_back_a_thousand_times_leaves_few_marks(kind: Kind) {
     assert_eq!(live, ["s0999"]);
 }
 
-async fn hints_reach_whom_they_are_for(kind: Kind) {
+async fn hints_reach_only_their_incarnation(kind: Kind) {
     let subject = Subject::new(kind).await;
     let (mine, theirs) = (subject.hints().await, subject.hints().await);
     let mut heard = mine.listen(&incarnation(ONE));
     let mut others = mine.listen(&incarnation("connector-3/cc"));
-    eventually("the first one", async || {
-        // Until then it may be lost.
+    eventually("the first hint arrives", async || {
+        // A hint may be lost before the subscription is confirmed.
         let _ = theirs.hint(&incarnation(ONE), &user("first")).await;
         heard.try_recv().is_ok()
     })
@@ -886,7 +932,7 @@ async fn an_incarnation_can_listen_again(kind: Kind) {
     let hints = subject.hints().await;
     for _ in 0..3 {
         let mut heard = hints.listen(&incarnation(ONE));
-        eventually("a hint", async || {
+        eventually("a hint arrives", async || {
             let _ = hints.hint(&incarnation(ONE), &user("u")).await;
             heard.try_recv().is_ok()
         })
@@ -894,17 +940,17 @@ async fn an_incarnation_can_listen_again(kind: Kind) {
     }
 }
 
-async fn who_listens_last_hears(kind: Kind) {
+async fn only_the_last_listener_of_an_incarnation_gets_hints(kind: Kind) {
     let subject = Subject::new(kind).await;
     let hints = subject.hints().await;
     let mut former = hints.listen(&incarnation(ONE));
     let mut latter = hints.listen(&incarnation(ONE));
-    eventually("a hint", async || {
+    eventually("a hint arrives", async || {
         let _ = hints.hint(&incarnation(ONE), &user("u")).await;
         latter.try_recv().is_ok()
     })
     .await;
-    assert_eq!(former.recv().await, None, "it has ended");
+    assert_eq!(former.recv().await, None, "the first listener has ended");
 }
 
 #[tokio::test]
@@ -914,7 +960,7 @@ async fn login_ranks_do_not_go_back_when_redis_loses_everything() {
     subject.server().say("FLUSHALL");
     let slipped_in = subject.log_in(OTHER, "b", Reject).await;
     assert!(slipped_in > before);
-    // Its owner claims, and has the user again.
+    // The connector of the first session claims, and the session wins.
     let claim = subject.claim_as(ONE, "a", Reject, before).await;
     assert_eq!(claim, claimed(&[OTHER], &[]));
 }
@@ -926,16 +972,16 @@ async fn login_ranks_do_not_go_back_when_memory_loses_everything() {
     let snapshot = subject.memory().snapshot();
     subject.memory().restart(Some(Snapshot::default()));
     assert_eq!(subject.sessions().await, Vec::<String>::new());
-    // They follow a clock of milliseconds here.
+    // In memory, login ranks follow a clock of milliseconds.
     tokio::time::sleep(Duration::from_millis(2)).await;
     assert!(subject.log_in(OTHER, "b", Reject).await > before);
     subject.memory().restart(Some(snapshot));
     assert_eq!(subject.sessions().await, ["a"]);
 }
 
-/// A clock that stands behind the one that gave them is no reason, either.
+/// Login ranks do not go back even if the server's clock is behind the clock that gave them.
 #[tokio::test]
-async fn a_claim_tells_the_server_how_far_login_ranks_have_come() {
+async fn a_claim_raises_the_next_login_rank_above_its_own() {
     let subject = Subject::new(Kind::Redis).await;
     let ahead = 1 << 52;
     let claim = subject.claim_as(ONE, "a", KickOld, ahead).await;
@@ -944,11 +990,11 @@ async fn a_claim_tells_the_server_how_far_login_ranks_have_come() {
 }
 
 #[tokio::test]
-async fn a_full_redis_refuses_logins_and_lets_everybody_out() {
+async fn a_full_redis_refuses_logins_but_lets_sessions_close() {
     let mut subject = Subject::new(Kind::Redis).await;
     let login_rank = subject.log_in(ONE, "a", KickOld).await;
     subject.log_in(OTHER, "b", KickOld).await;
-    let attempt = subject.attempt(ONE, "c", KickOld).await;
+    let attempt = subject.prepare(ONE, "c", KickOld).await;
     subject.server().say("CONFIG SET maxmemory 1");
     let login = subject.registry.login(&attempt, &[]).await;
     assert_eq!(login, Err(StoreError::Full));
@@ -966,12 +1012,12 @@ async fn a_full_redis_refuses_logins_and_lets_everybody_out() {
 }
 
 #[tokio::test]
-async fn hints_are_heard_again_after_the_connection_was_lost() {
+async fn hints_arrive_again_after_the_connection_was_lost() {
     let mut subject = Subject::new(Kind::Redis).await;
     let (hints, others) = (subject.hints().await, subject.hints().await);
     let mut heard = hints.listen(&incarnation(ONE));
     for _ in 0..2 {
-        eventually("a hint", async || {
+        eventually("a hint arrives", async || {
             let _ = others.hint(&incarnation(ONE), &user("u")).await;
             heard.try_recv().is_ok()
         })
@@ -982,10 +1028,10 @@ async fn hints_are_heard_again_after_the_connection_was_lost() {
 }
 
 #[tokio::test]
-async fn more_hints_than_anybody_takes_are_lost_and_stop_nothing() {
+async fn hints_that_nobody_takes_are_dropped_and_block_no_others() {
     let subject = Subject::new(Kind::Redis).await;
     let hints = subject.hints().await;
-    let (deaf, mut heard) = (
+    let (idle, mut heard) = (
         hints.listen(&incarnation(OTHER)),
         hints.listen(&incarnation(ONE)),
     );
@@ -993,17 +1039,17 @@ async fn more_hints_than_anybody_takes_are_lost_and_stop_nothing() {
         let many = (0..1_000).map(|_| user("u"));
         join_all(many.map(async |it| hints.hint(&incarnation(OTHER), &it).await)).await;
     }
-    eventually("a hint for somebody else", async || {
+    eventually("a hint for another incarnation arrives", async || {
         let _ = hints.hint(&incarnation(ONE), &user("u")).await;
         heard.try_recv().is_ok()
     })
     .await;
-    assert!(deaf.len() <= 2_000, "{}", deaf.len());
-    assert!(!deaf.is_empty());
+    assert!(idle.len() <= 2_000, "{}", idle.len());
+    assert!(!idle.is_empty());
 }
 
 #[tokio::test]
-async fn a_user_who_is_gone_is_remembered_only_as_long_as_tombstones_are() {
+async fn a_user_without_sessions_is_remembered_as_long_as_tombstones() {
     let options = StoreOptions::default();
     let tombstone_life = i64::try_from(options.tombstone_life.as_millis()).unwrap();
     let mut subject = Subject::with(Kind::Redis, options).await;
@@ -1012,7 +1058,7 @@ async fn a_user_who_is_gone_is_remembered_only_as_long_as_tombstones_are() {
     assert!(left(&mut subject) > tombstone_life);
     subject.close_session("a", false).await;
     assert!((1..=tombstone_life).contains(&left(&mut subject)));
-    // Its connector looks for a while whether anything is left.
+    // The user's connector still reads the entries for a while. That must not prolong the life.
     assert_eq!(subject.sessions().await, [""; 0]);
     assert!((1..=tombstone_life).contains(&left(&mut subject)));
     assert!(subject.log_in(ONE, "b", Reject).await > first);
@@ -1022,7 +1068,7 @@ async fn a_user_who_is_gone_is_remembered_only_as_long_as_tombstones_are() {
 }
 
 #[tokio::test]
-async fn what_is_registered_expires_unless_it_is_looked_at() {
+async fn registered_logins_expire_unless_they_are_read() {
     let options = StoreOptions {
         log_life: Duration::from_secs(2),
         channel_life: Duration::from_secs(2),
@@ -1036,7 +1082,7 @@ async fn what_is_registered_expires_unless_it_is_looked_at() {
             .number(&format!("PTTL gc:{{u}}:user:{key}"));
         assert!((1..=2_000).contains(&left), "{key}: {left}");
     }
-    // Only what is looked at is there after more than its life.
+    // Reading the entries renews them, so they still exist after their life.
     let began = std::time::Instant::now();
     while began.elapsed() < Duration::from_millis(2_500) {
         assert_eq!(subject.sessions().await, ["a"]);
@@ -1044,7 +1090,7 @@ async fn what_is_registered_expires_unless_it_is_looked_at() {
     }
     let keys = subject.server().keys();
     assert!(keys.iter().any(|key| key.ends_with(":user:rank")));
-    eventually("it is forgotten", async || {
+    eventually("the entries have expired", async || {
         let keys = subject.server().keys();
         !keys.iter().any(|key| key.contains(":user:"))
     })

@@ -1,4 +1,4 @@
-//! A session that takes the place of others: nobody sees them leave, nor it come.
+//! A session that replaces others: members receive neither onLeave of the old ones nor onJoin of the new one.
 
 use crate::conformance::conformance;
 use crate::support::{
@@ -8,14 +8,14 @@ use channel_store::StoreError;
 use futures_util::future::join_all;
 
 conformance! {
-    the_place_of_a_member_is_taken_in_silence
-    whoever_was_replaced_does_not_come_back
-    where_nobody_was_a_member_the_join_is_as_any
-    several_predecessors_become_one
+    a_member_is_replaced_without_announcements
+    a_replaced_session_cannot_join_again
+    a_join_that_replaces_nobody_is_a_plain_join
+    one_session_can_replace_several
     another_users_session_is_not_replaced
-    what_was_reaped_or_has_left_is_replaced_by_a_plain_join
-    a_session_of_a_dead_connector_is_carried_over_before_it_is_reaped
-    a_repeated_join_that_replaces_is_answered_as_the_first
+    replacing_a_session_that_was_reaped_is_a_plain_join
+    a_session_of_a_dead_connector_can_be_replaced_before_it_is_reaped
+    a_repeated_replacing_join_gets_the_first_answer
     a_stale_join_replaces_nobody
 }
 
@@ -23,13 +23,13 @@ const OTHER: &str = "connector-2/bb";
 const ONE: &str = "connector-1/aa";
 
 impl Subject {
-    async fn counts(&self, expected: &[(&str, u32)]) {
+    async fn assert_members(&self, expected: &[(&str, u32)]) {
         let members = self.members("4").await;
         let members: Vec<_> = members.iter().map(|(it, n)| (&**it, *n)).collect();
         assert_eq!(members, expected);
     }
 
-    async fn was_said(&self) -> Vec<String> {
+    async fn log_texts(&self) -> Vec<String> {
         said(&self.log("4").await)
     }
 
@@ -39,7 +39,7 @@ impl Subject {
     }
 }
 
-async fn the_place_of_a_member_is_taken_in_silence(kind: Kind) {
+async fn a_member_is_replaced_without_announcements(kind: Kind) {
     let subject = Subject::new(kind).await;
     subject.join("4", "u", session("old", 1)).await.unwrap();
     let last = subject.publish(message("4", "u", "{}")).await.unwrap();
@@ -49,22 +49,22 @@ async fn the_place_of_a_member_is_taken_in_silence(kind: Kind) {
         .await
         .unwrap();
     assert_eq!((joined.position, joined.published), (last.position, false));
-    subject.counts(&[("u", 1)]).await;
+    subject.assert_members(&[("u", 1)]).await;
     assert_eq!(subject.listed(OTHER).await, ["new"]);
     assert_eq!(subject.listed(ONE).await, [""; 0]);
     let present = subject.leases.incarnations_in(&name("4")).await.unwrap();
     assert_eq!(present, [incarnation(OTHER)]);
-    let speaks = |session| subject.publish(from_session(message("4", "u", "{}"), session));
-    assert_eq!(speaks("old").await, Err(StoreError::NotMember));
-    speaks("new").await.unwrap();
-    // The old one's leave finds nothing, and the new one's ends the user's stay.
+    let publish = |session| subject.publish(from_session(message("4", "u", "{}"), session));
+    assert_eq!(publish("old").await, Err(StoreError::NotMember));
+    publish("new").await.unwrap();
+    // The leave of the old session finds nothing. The leave of the new one ends the user's membership.
     assert!(
         !subject
             .leave_fenced("4", "u", session("old", 2), true)
             .await
     );
     assert!(subject.leave("4", "u", session_of(OTHER, "new", 2)).await);
-    let said = subject.was_said().await;
+    let said = subject.log_texts().await;
     let of_members: Vec<_> = said
         .iter()
         .filter(|it| !it.starts_with("onMessage"))
@@ -75,7 +75,7 @@ async fn the_place_of_a_member_is_taken_in_silence(kind: Kind) {
     );
 }
 
-async fn whoever_was_replaced_does_not_come_back(kind: Kind) {
+async fn a_replaced_session_cannot_join_again(kind: Kind) {
     let subject = Subject::new(kind).await;
     subject.join("4", "u", session("old", 1)).await.unwrap();
     let replaced = [(ONE, "old"), (ONE, "never-came")];
@@ -85,18 +85,18 @@ async fn whoever_was_replaced_does_not_come_back(kind: Kind) {
         let late = subject.join("4", "u", crate::support::session(session, operation));
         assert_eq!(late.await, Err(StoreError::StaleOperation), "{session}");
     }
-    // A fenced leave of the old one does not lower that.
+    // A fenced leave of the old session does not weaken its tombstone.
     subject
         .leave_fenced("4", "u", session("old", 5), true)
         .await;
     let late = subject.join("4", "u", session("old", 6)).await;
     assert_eq!(late, Err(StoreError::StaleOperation));
-    subject.counts(&[("u", 1)]).await;
-    // In other channels it is a member as ever, until it is replaced there.
+    subject.assert_members(&[("u", 1)]).await;
+    // In other channels it can still join, until it is replaced there, too.
     subject.join("5", "u", session("old", 2)).await.unwrap();
 }
 
-async fn where_nobody_was_a_member_the_join_is_as_any(kind: Kind) {
+async fn a_join_that_replaces_nobody_is_a_plain_join(kind: Kind) {
     let subject = Subject::new(kind).await;
     let new = session_of(OTHER, "new", 1);
     let joined = subject
@@ -104,11 +104,11 @@ async fn where_nobody_was_a_member_the_join_is_as_any(kind: Kind) {
         .await
         .unwrap();
     assert!(joined.published);
-    subject.counts(&[("u", 1)]).await;
-    assert_eq!(subject.was_said().await, [r#"onJoin {"userId":"u"}"#]);
+    subject.assert_members(&[("u", 1)]).await;
+    assert_eq!(subject.log_texts().await, [r#"onJoin {"userId":"u"}"#]);
 }
 
-async fn several_predecessors_become_one(kind: Kind) {
+async fn one_session_can_replace_several(kind: Kind) {
     let subject = Subject::new(kind).await;
     for n in 1..=3 {
         let old = session(&format!("old-{n}"), n);
@@ -118,18 +118,18 @@ async fn several_predecessors_become_one(kind: Kind) {
         .join("4", "u", session_of(OTHER, "tab", 1))
         .await
         .unwrap();
-    subject.counts(&[("u", 4)]).await;
+    subject.assert_members(&[("u", 4)]).await;
     let replaced = [(ONE, "old-1"), (ONE, "old-2"), (ONE, "old-3")];
     let new = session("new", 9);
     subject.replace("4", "u", new, &replaced).await.unwrap();
-    subject.counts(&[("u", 2)]).await;
+    subject.assert_members(&[("u", 2)]).await;
     assert_eq!(subject.listed(ONE).await, ["new"]);
     let whose = subject
         .leases
         .presence(&incarnation(ONE), &[name("4")])
         .await;
     assert_eq!(whose.unwrap()[0].sessions, 1);
-    assert_eq!(subject.was_said().await.len(), 1);
+    assert_eq!(subject.log_texts().await.len(), 1);
 }
 
 async fn another_users_session_is_not_replaced(kind: Kind) {
@@ -141,12 +141,12 @@ async fn another_users_session_is_not_replaced(kind: Kind) {
         .await
         .unwrap();
     assert!(joined.published);
-    subject.counts(&[("u", 1), ("v", 1)]).await;
-    // It can be restored.
+    subject.assert_members(&[("u", 1), ("v", 1)]).await;
+    // The other user's membership can be restored.
     subject.join("4", "v", session("old", 1)).await.unwrap();
 }
 
-async fn what_was_reaped_or_has_left_is_replaced_by_a_plain_join(kind: Kind) {
+async fn replacing_a_session_that_was_reaped_is_a_plain_join(kind: Kind) {
     let subject = Subject::new(kind).await;
     subject.join("4", "u", session("old", 1)).await.unwrap();
     subject
@@ -157,11 +157,14 @@ async fn what_was_reaped_or_has_left_is_replaced_by_a_plain_join(kind: Kind) {
     let replaced = [(ONE, "old")];
     let new = session_of(OTHER, "new", 1);
     let joined = subject.replace("4", "u", new, &replaced).await.unwrap();
-    assert!(joined.published, "its leave was seen, so it comes again");
-    subject.counts(&[("u", 1)]).await;
+    assert!(
+        joined.published,
+        "its onLeave was published, so there is a new onJoin"
+    );
+    subject.assert_members(&[("u", 1)]).await;
 }
 
-async fn a_session_of_a_dead_connector_is_carried_over_before_it_is_reaped(kind: Kind) {
+async fn a_session_of_a_dead_connector_can_be_replaced_before_it_is_reaped(kind: Kind) {
     let subject = Subject::new(kind).await;
     subject.join("4", "u", session("old", 1)).await.unwrap();
     let replaced = [(ONE, "old")];
@@ -173,11 +176,11 @@ async fn a_session_of_a_dead_connector_is_carried_over_before_it_is_reaped(kind:
         .await
         .unwrap();
     assert_eq!((reaped.ended, reaped.remaining), (0, 0));
-    subject.counts(&[("u", 1)]).await;
-    assert_eq!(subject.was_said().await.len(), 1);
+    subject.assert_members(&[("u", 1)]).await;
+    assert_eq!(subject.log_texts().await.len(), 1);
 }
 
-async fn a_repeated_join_that_replaces_is_answered_as_the_first(kind: Kind) {
+async fn a_repeated_replacing_join_gets_the_first_answer(kind: Kind) {
     let subject = Subject::new(kind).await;
     subject.join("4", "u", session("old", 1)).await.unwrap();
     let replaced = [(ONE, "old")];
@@ -185,8 +188,9 @@ async fn a_repeated_join_that_replaces_is_answered_as_the_first(kind: Kind) {
     let first = subject.replace("4", "u", new(), &replaced).await;
     subject.publish(message("4", "u", "{}")).await.unwrap();
     assert_eq!(subject.replace("4", "u", new(), &replaced).await, first);
-    subject.counts(&[("u", 1)]).await;
-    // A channel that fell back has the old one again: the same join, as a repair, takes its place again.
+    subject.assert_members(&[("u", 1)]).await;
+    // After a loss of data the channel has the old session again. If the join is repeated as a repair, it replaces it
+    // again.
     let later = session_of(OTHER, "later", 3);
     subject
         .join_as("4", text_user("u"), later.clone())
@@ -194,7 +198,7 @@ async fn a_repeated_join_that_replaces_is_answered_as_the_first(kind: Kind) {
         .unwrap();
     let repaired = subject.replace("4", "u", later, &[(OTHER, "new")]).await;
     assert!(repaired.is_ok());
-    subject.counts(&[("u", 1)]).await;
+    subject.assert_members(&[("u", 1)]).await;
 }
 
 async fn a_stale_join_replaces_nobody(kind: Kind) {
@@ -204,6 +208,6 @@ async fn a_stale_join_replaces_nobody(kind: Kind) {
     subject.leave_fenced("4", "u", new(2), true).await;
     let late = subject.replace("4", "u", new(1), &[(ONE, "old")]).await;
     assert_eq!(late, Err(StoreError::StaleOperation));
-    subject.counts(&[("u", 1)]).await;
+    subject.assert_members(&[("u", 1)]).await;
     subject.join("4", "u", session("old", 1)).await.unwrap();
 }

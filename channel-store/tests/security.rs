@@ -1,8 +1,8 @@
-//! Encrypted connections, and users who may do no more than they must.
+//! Encrypted connections, and Redis users with the least possible rights.
 
 use crate::support::{
-    Ear, PARTIAL, Subject, becomes, eventually, from_session, incarnation, message, name, read,
-    said, session, session_of, with_key,
+    PARTIAL, RecordingSink, Subject, eventually, from_session, incarnation, message, name, read,
+    said, session, session_of, until_available_is, with_key,
 };
 use channel_store::probe::{Probe, ProbeFeed, ProbeFound, ProbeOutcome};
 use channel_store::redis::{OpenError, RedisFeed, RedisStore};
@@ -20,29 +20,29 @@ use testkit::redis::{Redis, free_port};
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// What chat must be allowed, as README has it.
+/// The rights of chat, as in docs/redis.md.
 const CHAT: &str = "~gc:* &gc:* -@all +info +get +set +script|load +evalsha +wait +cluster|slots +cluster|info \
     +hmget +hget +hgetall +hset +hdel +hexists +hincrby +hlen +hscan +xadd +xtrim +xrange +xrevrange +expire +expireat +del \
     +exists +ttl +time +zadd +zrem +zrangebyscore +zrangebylex +zscan +zscore +sadd +srem +scard +sscan +srandmember +publish +spublish";
-/// What a connector must be allowed.
+/// The rights of a connector.
 const CONNECTOR: &str = "~gc:* &gc:* -@all +info +get +set +script|load +evalsha +cluster|slots +cluster|info \
     +hmget +hget +hgetall +hset +hdel +hexists +hlen +hscan +xrange +expire +del +exists +time +zadd +zrangebyscore +zscan +scard \
     +sscan +multi +exec \
     +subscribe +unsubscribe +publish +ssubscribe +sunsubscribe +spublish";
 
-/// Does everything once that the services do.
+/// Makes each kind of call that the services make once.
 async fn everything_works(chat: &str, connector: &str, options: StoreOptions) {
     let subject = Subject::at(chat, options.clone()).await;
-    becomes(subject.store.available(), true, SOON).await;
-    let ear = Arc::new(Ear::default());
-    let feed = RedisFeed::open(connector, options, ear.clone())
+    until_available_is(subject.store.available(), true, SOON).await;
+    let sink = Arc::new(RecordingSink::default());
+    let feed = RedisFeed::open(connector, options, sink.clone())
         .await
         .unwrap();
     let channel = name("4");
     let head = feed.read(&channel, &Since::Head, 0).await.unwrap();
     feed.subscribe(&channel);
-    ear.subscribed("4", 1).await;
-    becomes(feed.available(), true, SOON).await;
+    sink.until_subscribed("4", 1).await;
+    until_available_is(feed.available(), true, SOON).await;
 
     let probe = Probe {
         sets: feed.points().iter().map(|point| point.set).collect(),
@@ -57,15 +57,15 @@ async fn everything_works(chat: &str, connector: &str, options: StoreOptions) {
 
     subject.join("4", "u", session("s", 1)).await.unwrap();
     let spoken = with_key(from_session(message("4", "u", "a"), "s"), "k");
-    subject.acknowledged(spoken.clone()).await;
-    assert!(subject.acknowledged(spoken).await.repeated);
+    subject.publish_until_acknowledged(spoken.clone()).await;
+    assert!(subject.publish_until_acknowledged(spoken).await.repeated);
     assert_eq!(subject.members("4").await, [("u".to_owned(), 1)]);
     assert!(subject.leave_fenced("4", "u", session("s", 2), true).await);
     let late = subject.join("4", "u", session("s", 1)).await;
     assert_eq!(late, Err(StoreError::StaleOperation));
-    // Members that are ended by whoever looks.
+    // A detached member, which expires when somebody looks.
     subject.join("4", "v", Membership::Detached).await.unwrap();
-    eventually("the end of a detached member", async || {
+    eventually("the detached member is gone", async || {
         subject.members("4").await.is_empty()
     })
     .await;
@@ -78,7 +78,7 @@ async fn everything_works(chat: &str, connector: &str, options: StoreOptions) {
     };
     subject.store.leave(leave).await.unwrap();
 
-    let heard = ear.heard("4", 5).await;
+    let heard = sink.until_publications("4", 5).await;
     assert_eq!(heard[1].payload.body(), b"a");
     let page = read(&feed, "4", &head.position, 100).await;
     assert_eq!(said(&page.entries)[1], "onMessage a");
@@ -104,11 +104,11 @@ async fn everything_works(chat: &str, connector: &str, options: StoreOptions) {
         subject.store.sweep_directory(part).await.unwrap();
     }
     feed.unsubscribe(&channel);
-    everybody_looks_after_leases(&subject, &feed).await;
-    everybody_looks_after_logins(&subject, &feed).await;
+    leases_work(&subject, &feed).await;
+    logins_work(&subject, &feed).await;
 }
 
-async fn everybody_looks_after_logins(subject: &Subject, feed: &RedisFeed) {
+async fn logins_work(subject: &Subject, feed: &RedisFeed) {
     let (held, hints) = (feed.registry(), feed.hints());
     let (user, lives, dead) = (
         UserId::new("u").unwrap(),
@@ -146,7 +146,7 @@ async fn everybody_looks_after_logins(subject: &Subject, feed: &RedisFeed) {
         2
     );
     let mut heard = hints.listen(&dead);
-    eventually("a hint", async || {
+    eventually("a hint arrives", async || {
         hints.hint(&dead, &user).await.unwrap();
         heard.try_recv().is_ok()
     })
@@ -161,7 +161,7 @@ async fn everybody_looks_after_logins(subject: &Subject, feed: &RedisFeed) {
     assert_eq!(late, Err(StoreError::StaleOperation));
 }
 
-async fn everybody_looks_after_leases(subject: &Subject, feed: &RedisFeed) {
+async fn leases_work(subject: &Subject, feed: &RedisFeed) {
     let (held, dead, lease) = (feed.leases(), incarnation("c:1"), Duration::from_millis(1));
     held.schedule(&dead).await.unwrap();
     held.renew(&dead, lease).await.unwrap();
@@ -218,14 +218,14 @@ fn add_users(server: &Redis) {
     server.say(&format!("ACL SETUSER connector on >connectors {CONNECTOR}"));
 }
 
-fn nobody_was_denied(server: &Redis) {
+fn nothing_was_denied(server: &Redis) {
     let denied = server.say("ACL LOG");
     assert!(denied.list().is_empty(), "{denied:?}");
 }
 
 #[tokio::test]
 async fn users_with_the_least_rights_can_do_everything() {
-    let server = Redis::forgetful().await;
+    let server = Redis::without_persistence().await;
     let _replica = Redis::replica_of(server.address()).await;
     add_users(&server);
     let url = |user| format!("redis://{user}@127.0.0.1:{}", server.port());
@@ -234,11 +234,11 @@ async fn users_with_the_least_rights_can_do_everything() {
         ..short_lives()
     };
     everything_works(&url("chat:chats"), &url("connector:connectors"), options).await;
-    nobody_was_denied(&server);
+    nothing_was_denied(&server);
 }
 
 #[tokio::test]
-async fn they_can_in_a_cluster_too() {
+async fn users_with_the_least_rights_can_do_everything_in_a_cluster_too() {
     let cluster = Cluster::of_primaries(2, &PARTIAL).await;
     cluster.nodes.iter().for_each(add_users);
     let url = |user: &str| cluster.url().replace("://", &format!("://{user}@"));
@@ -248,12 +248,12 @@ async fn they_can_in_a_cluster_too() {
         short_lives(),
     )
     .await;
-    cluster.nodes.iter().for_each(nobody_was_denied);
+    cluster.nodes.iter().for_each(nothing_was_denied);
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_no_connection() {
-    let server = Redis::forgetful().await;
+async fn a_store_with_a_wrong_password_is_not_available() {
+    let server = Redis::without_persistence().await;
     add_users(&server);
     let url = format!("redis://chat:wrong@127.0.0.1:{}", server.port());
     let store = RedisStore::open(&url, StoreOptions::default())
@@ -262,7 +262,7 @@ async fn a_wrong_password_is_no_connection() {
     assert!(store.publisher().is_err());
 }
 
-/// An authority of the test's own, and a server that it vouches for as `localhost`.
+/// A server with a certificate for `localhost`, and the test's own certificate authority that issued it.
 struct Encrypted {
     server: Redis,
     tls_port: u16,
@@ -321,7 +321,7 @@ impl Encrypted {
 }
 
 #[tokio::test]
-async fn encrypted_everything_works_as_well() {
+async fn everything_works_over_encrypted_connections() {
     let encrypted = Encrypted::start().await;
     let url = encrypted.url("localhost");
     let options = encrypted.trusting(Some(encrypted.server.file("ca.pem")));
@@ -329,7 +329,7 @@ async fn encrypted_everything_works_as_well() {
 }
 
 #[tokio::test]
-async fn a_server_that_nobody_vouches_for_is_not_spoken_to() {
+async fn a_server_without_a_trusted_certificate_is_not_used() {
     let encrypted = Encrypted::start().await;
     let stranger = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(stranger.path(), authority().pem()).unwrap();
@@ -337,7 +337,7 @@ async fn a_server_that_nobody_vouches_for_is_not_spoken_to() {
     for (host, trusted) in [
         ("localhost", None),
         ("localhost", Some(stranger.path().to_owned())),
-        // Another name than the certificate's.
+        // The certificate has another name.
         ("127.0.0.1", Some(ca)),
     ] {
         let options = encrypted.trusting(trusted);

@@ -1,6 +1,8 @@
-//! Redis behind sentinels: the primary is the one that they name.
+//! Redis with Sentinel: the store uses the primary that the Sentinels name.
 
-use crate::support::{Subject, becomes, eventually, message, name, publish_at_last};
+use crate::support::{
+    Subject, eventually, message, name, publish_until_answered, until_available_is,
+};
 use channel_store::StoreOptions;
 use std::time::{Duration, Instant};
 use testkit::redis::Redis;
@@ -10,45 +12,48 @@ const SOON: Duration = Duration::from_secs(10);
 
 #[tokio::test]
 async fn after_a_failover_the_promoted_replica_is_used_within_seconds() {
-    let mut primary = Redis::forgetful().await;
+    let mut primary = Redis::without_persistence().await;
     let replica = Redis::replica_of(primary.address()).await;
     let sentinel = sentinel_of(&primary).await;
-    eventually("the sentinel's knowledge of the replica", async || {
+    eventually("the Sentinel knows the replica", async || {
         sentinel.text("INFO sentinel").contains("slaves=1")
     })
     .await;
     let subject = Subject::at(&url_of(&[&sentinel]), StoreOptions::default()).await;
-    let (feed, ear) = subject.follow("4").await;
-    publish_at_last(&subject, "4", "before").await;
+    let (feed, sink) = subject.follow("4").await;
+    publish_until_answered(&subject, "4", "before").await;
 
     primary.freeze();
     let start = Instant::now();
-    publish_at_last(&subject, "4", "after").await;
+    publish_until_answered(&subject, "4", "after").await;
     assert!(
         start.elapsed() < Duration::from_secs(5),
         "{:?}",
         start.elapsed()
     );
     assert!(replica.text("INFO replication").contains("role:master"));
-    ear.subscribed("4", 2).await;
-    becomes(feed.available(), true, SOON).await;
+    sink.until_subscribed("4", 2).await;
+    until_available_is(feed.available(), true, SOON).await;
     primary.kill();
 }
 
 #[tokio::test]
-async fn a_primary_that_sentinels_no_longer_name_is_left_though_it_answers() {
-    let (old, new) = (Redis::forgetful().await, Redis::forgetful().await);
+async fn a_primary_that_sentinels_no_longer_name_is_left_even_if_it_answers() {
+    let (old, new) = (
+        Redis::without_persistence().await,
+        Redis::without_persistence().await,
+    );
     let sentinel = sentinel_of(&old).await;
     let subject = Subject::at(&url_of(&[&sentinel]), StoreOptions::default()).await;
-    let (_feed, ear) = subject.follow("4").await;
+    let (_feed, sink) = subject.follow("4").await;
     let publisher = subject.store.publisher().unwrap();
     subject.publish(message("4", "u", "old")).await.unwrap();
 
     sentinel.say("SENTINEL REMOVE main");
     sentinel.say(&format!("SENTINEL MONITOR main 127.0.0.1 {} 1", new.port()));
-    let second = ear.subscribed("4", 2).await;
-    assert_ne!(second.lifetime, ear.confirmations("4")[0].lifetime);
-    eventually("a publication on the new primary", async || {
+    let second = sink.until_subscribed("4", 2).await;
+    assert_ne!(second.lifetime, sink.confirmations("4")[0].lifetime);
+    eventually("the new primary has a publication", async || {
         let _ = subject.publish(message("4", "u", "new")).await;
         !new.keys().iter().all(|key| key == "gc:schema")
     })
@@ -62,8 +67,8 @@ async fn a_primary_that_sentinels_no_longer_name_is_left_though_it_answers() {
 }
 
 #[tokio::test]
-async fn a_sentinel_that_is_frozen_or_away_is_passed_over() {
-    let server = Redis::forgetful().await;
+async fn a_sentinel_that_is_frozen_or_down_is_skipped() {
+    let server = Redis::without_persistence().await;
     let mut sentinels = Vec::new();
     for _ in 0..3 {
         sentinels.push(sentinel_of(&server).await);
@@ -74,7 +79,10 @@ async fn a_sentinel_that_is_frozen_or_away_is_passed_over() {
         unreachable!()
     };
     let subject = Subject::at(&url_of(&[frozen, away, well]), StoreOptions::default()).await;
-    assert!(*subject.store.available().borrow(), "at the first attempt");
+    assert!(
+        *subject.store.available().borrow(),
+        "it is available at the first attempt"
+    );
     let (feed, _) = subject.follow("4").await;
     assert!(
         feed.read(&name("4"), &channel_store::Since::Head, 0)
@@ -84,8 +92,8 @@ async fn a_sentinel_that_is_frozen_or_away_is_passed_over() {
 }
 
 #[tokio::test]
-async fn sentinels_have_a_password_of_their_own() {
-    let server = Redis::forgetful().await;
+async fn sentinels_can_have_their_own_password() {
+    let server = Redis::without_persistence().await;
     let sentinel = sentinel_of(&server).await;
     server.say("ACL SETUSER default resetpass >servers");
     sentinel.say("ACL SETUSER default resetpass >sentinels");

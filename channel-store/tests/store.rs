@@ -1,6 +1,6 @@
-//! What a channel store promises, and what must become of it when Redis fails.
+//! What a channel store promises, and what it does when Redis fails.
 //!
-//! One binary: the suite of both implementations, and what only one of them can do.
+//! One binary has the suite for both implementations, and the tests for only one of them.
 
 #[cfg(test)]
 mod acks;

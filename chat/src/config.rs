@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_the_stores_and_the_services_own() {
+    fn the_defaults_are_those_of_the_store_and_the_service() {
         let config = config(&[]);
         let (ours, theirs) = (config.store(), StoreOptions::default());
         assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
@@ -513,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_log_rule_is_refused_with_what_is_wrong_in_it() {
+    fn a_wrong_log_rule_is_refused_with_the_wrong_part() {
         for (wrong, reason) in [
             ("", "expected a pattern"),
             ("game", "expected a pattern"),
@@ -568,7 +568,7 @@ mod tests {
     }
 
     #[test]
-    fn replicas_count_only_where_they_are_waited_for() {
+    fn replicas_matter_only_if_publications_wait_for_them() {
         let ack = |arguments: &[&str]| config(arguments).store().ack;
         assert_eq!(ack(&[]), Ack::Primary);
         assert_eq!(ack(&["--ack", "replica"]), Ack::Replica { replicas: 1 });

@@ -139,7 +139,7 @@ pub struct Bounds {
 }
 
 /// Counts what was refused or cut off because a bound was reached.
-pub(crate) const REFUSED: &str = "connector_refused_total";
+pub(crate) const BOUNDS_REACHED: &str = "connector_refused_total";
 /// Counts sockets that could not be accepted.
 pub(crate) const ACCEPT_ERRORS: &str = "connector_accept_errors_total";
 /// A burst may bring as many handshakes as the rate allows in this time. After that they are paced.
@@ -181,7 +181,7 @@ impl Bound {
 
     /// Counts a client or request that was refused or cut off because of this bound.
     pub(crate) fn reached(self) {
-        counter!(REFUSED, "bound" => self.label()).increment(1);
+        counter!(BOUNDS_REACHED, "bound" => self.label()).increment(1);
     }
 }
 
@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_place_is_taken_until_it_is_given_back() {
+    async fn a_place_is_taken_until_it_is_returned() {
         let limits = limits();
         let (one, two) = (limits.enter(), limits.enter());
         assert!(one.is_some() && two.is_some());
@@ -447,7 +447,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_polls_has_places_of_its_own_until_it_and_its_sockets_are_gone() {
+    async fn a_client_that_polls_has_its_own_places_until_its_sockets_are_closed() {
         let limits = limits();
         let one = limits.enter();
         assert!(Seats::reserve(&limits).is_none(), "there is one place left");
@@ -459,14 +459,14 @@ mod tests {
         drop(post);
         assert!(seats.take().is_some());
         drop(seats);
-        assert!(limits.enter().is_none(), "a socket is still there");
+        assert!(limits.enter().is_none(), "a socket is still open");
         drop(poll);
         let another = Seats::reserve(&limits);
         assert!(another.is_some());
     }
 
     #[tokio::test]
-    async fn one_half_open_socket_too_many_ends_the_oldest_and_no_other() {
+    async fn if_there_is_one_half_open_socket_too_many_the_oldest_is_ended() {
         let limits = limits();
         let ended = Arc::new(AtomicU32::new(0));
         let open = |digit: u32| {
@@ -483,7 +483,7 @@ mod tests {
         assert_eq!(ended.load(Ordering::Relaxed), 0);
         let three = open(1_000);
         assert_eq!(ended.load(Ordering::Relaxed), 1);
-        // A socket that learns too late how to end is ended all the same.
+        // A socket that registers its end too late is ended all the same.
         one.ends_by({
             let ended = Arc::clone(&ended);
             move || {
@@ -509,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_in_may_take_half_of_the_memory() {
+    fn incoming_data_may_take_half_of_the_memory() {
         let limits = QueueLimits::new(100, 1_000);
         let (mut one, mut two) = (0, 0);
         assert!(limits.recount(&mut one, 400));

@@ -32,14 +32,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn milliseconds_survive_the_way_there_and_back() {
+    fn milliseconds_survive_a_round_trip() {
         for time in [0, 1, 999, 1_000, 1_795_377_365_123, 253_402_300_799_999] {
             assert_eq!(milliseconds(&timestamp(time)), Some(time));
         }
     }
 
     #[test]
-    fn what_is_no_time_after_1970_is_refused() {
+    fn a_time_before_1970_is_refused() {
         for (seconds, nanos) in [(-1, 0), (0, -1), (0, 1_000_000_000), (i64::MAX, 0)] {
             assert_eq!(milliseconds(&Timestamp { seconds, nanos }), None);
         }

@@ -164,12 +164,12 @@ mod tests {
         let answered = tokio::time::timeout(HEAD_TIME / 2, request(address, "/livez"));
         let (status, _) = answered
             .await
-            .expect("it need not wait for the others' end");
+            .expect("the probe does not wait until the other requests end");
         assert_eq!(status, OK);
     }
 
     #[tokio::test]
-    async fn one_connection_too_many_ends_the_oldest() {
+    async fn if_there_is_one_connection_too_many_the_oldest_is_closed() {
         let address = start(Readiness::new(), Shutdown::new()).await;
         let mut idle = Vec::new();
         for _ in 0..=CONNECTIONS {
@@ -178,12 +178,12 @@ mod tests {
             idle.push(stream);
         }
         let ended = tokio::time::timeout(HEAD_TIME / 2, idle[0].read_u8()).await;
-        let ended = ended.expect("it ends before its time is over");
+        let ended = ended.expect("it is closed before its time is over");
         assert!(ended.is_err());
     }
 
     #[tokio::test]
-    async fn what_is_not_ready_says_why() {
+    async fn a_condition_that_is_not_met_says_why() {
         let (_chat, state) = watch::channel(false);
         let readiness = Readiness::new();
         readiness.follow_because("chat", state, || "nobody is there".to_owned());
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn half_a_request_is_cut_off() {
+    async fn a_connection_with_an_unfinished_request_is_closed() {
         let address = start(Readiness::new(), Shutdown::new()).await;
         let mut idle = Vec::new();
         for _ in 0..CONNECTIONS {

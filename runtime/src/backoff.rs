@@ -61,7 +61,7 @@ mod tests {
     use tokio::time::Instant;
 
     #[tokio::test(start_paused = true)]
-    async fn pauses_become_longer_up_to_the_longest_and_begin_anew_after_a_reset() {
+    async fn pauses_grow_up_to_the_longest_and_start_again_after_a_reset() {
         let second = Duration::from_secs(1);
         let mut backoff = Backoff::new(second, 8 * second);
         for mean in [1, 2, 4, 8, 8].map(|times| times * second) {
@@ -74,6 +74,9 @@ mod tests {
         backoff.reset();
         let begun = Instant::now();
         backoff.wait().await;
-        assert!(begun.elapsed() < 2 * second, "not half of the longest");
+        assert!(
+            begun.elapsed() < 2 * second,
+            "the pause is short again after the reset"
+        );
     }
 }

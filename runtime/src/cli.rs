@@ -275,7 +275,7 @@ mod tests {
 
         let short = brief(Service::grouped()).render_help().to_string();
         let line = short.lines().find(|line| line.contains("--listen"));
-        let line = line.expect("it is told");
+        let line = line.expect("the help has this line");
         assert!(
             line.ends_with("Where it listens [default: 127.0.0.1:1]"),
             "{short}"

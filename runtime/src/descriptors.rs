@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn some_descriptors_are_kept_for_other_uses() {
+    fn some_descriptors_are_reserved_for_other_uses() {
         assert_eq!(for_connections(1_024), 922);
         assert_eq!(for_connections(1_000_000), 900_000);
         assert_eq!(for_connections(256), 192);

@@ -115,7 +115,7 @@ mod tests {
     const SIZES: &[&str] = &["small", "large"];
 
     #[test]
-    fn every_series_is_there_before_its_first_event() {
+    fn every_series_exists_before_its_first_event() {
         Metrics::install();
         register(&[
             Family::counter("families_test_total", "Things seen")

@@ -16,7 +16,7 @@ pub fn avoid() {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     #[test]
-    fn memory_comes_in_small_pages() {
+    fn transparent_huge_pages_are_disabled() {
         super::avoid();
         assert!(rustix::thread::transparent_huge_pages_are_disabled().unwrap());
     }

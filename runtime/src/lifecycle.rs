@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn every_clone_hears_the_request() {
+    async fn every_clone_learns_of_the_shutdown_request() {
         let shutdown = Shutdown::new();
         let clone = shutdown.clone();
         assert!(!clone.is_requested());

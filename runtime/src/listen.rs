@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_may_be_a_name() {
+    fn an_address_may_have_a_host_name() {
         assert_eq!(address("127.0.0.1:3010"), Ok(([127, 0, 0, 1], 3010).into()));
         assert_eq!(address("[::1]:0").unwrap().to_string(), "[::1]:0");
         assert_eq!(address("localhost:3010"), Ok(([127, 0, 0, 1], 3010).into()));
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_may_come_in_at_a_path() {
+    fn the_address_for_clients_may_be_a_unix_socket() {
         let path = ListenAddress::Unix("/run/connector.sock".into());
         assert_eq!(listen_address("unix:/run/connector.sock"), Ok(path.clone()));
         assert_eq!(path.to_string(), "unix:/run/connector.sock");
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_taken_port_is_named() {
+    async fn the_error_for_a_port_in_use_names_it() {
         let first = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = first.local_addr().unwrap();
         let error = format!("{:#}", bind(address).unwrap_err());

@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn it_is_ready_when_every_condition_holds() {
+    async fn a_process_is_ready_if_every_condition_is_met() {
         let readiness = Readiness::new();
         let (redis, state) = watch::channel(false);
         readiness.follow("redis", state);
@@ -174,11 +174,14 @@ mod tests {
         assert!(readiness.is_ready());
 
         drop(chat);
-        assert!(!readiness.is_ready(), "nobody would tell of a change");
+        assert!(
+            !readiness.is_ready(),
+            "nothing would report a change any more"
+        );
     }
 
     #[tokio::test]
-    async fn what_is_ready_may_have_something_to_tell_all_the_same() {
+    async fn a_condition_that_is_met_may_have_a_message() {
         let readiness = Readiness::new();
         let (chat, state) = watch::channel(true);
         let words = Arc::new(Mutex::new(None));

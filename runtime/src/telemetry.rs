@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_measured_is_rendered_with_buckets_by_its_unit() {
+    fn histograms_are_rendered_with_buckets_that_fit_their_unit() {
         Metrics::install();
         metrics::counter!("telemetry_test_total").increment(3);
         metrics::histogram!("telemetry_test_seconds").record(0.004);
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn libraries_are_quiet_unless_they_are_named() {
+    fn libraries_log_little_unless_they_are_named() {
         let filter = |asked: &str| {
             let filter = EnvFilter::builder().parse_lossy(directives(asked));
             filter.to_string()
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn logging_may_be_set_up_twice() {
+    fn setting_up_logging_twice_is_harmless() {
         init(LogFormat::Text);
         init(LogFormat::Json);
     }

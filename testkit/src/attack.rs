@@ -1,5 +1,5 @@
-//! Attackers: small clients that break no rule of a protocol's grammar and every rule of good behaviour. All of them are
-//! bounded in count and time and go to loopback alone.
+//! Attackers: small clients whose bytes are correct, but whose behaviour is not. They are bounded in number and in
+//! time, and connect to loopback only.
 
 pub mod filling;
 pub mod histories;
@@ -16,19 +16,19 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Attackers come one after the other, so far apart: that many come at one moment is not what is measured.
+/// The pause between the starts of two attackers. A burst of connections is not what the tests measure.
 const APART: Duration = Duration::from_millis(4);
 
-/// Waits for the turn of the attacker of this number.
-async fn turn(number: usize) {
+/// Waits until the attacker with this number may begin.
+async fn wait_to_begin(number: usize) {
     let number = u32::try_from(number).unwrap_or_default();
     tokio::time::sleep(APART * number).await;
 }
 
-/// A logged-in client of the JSON protocol, by its two halves.
+/// Connects a client of the JSON protocol and logs it in. Returns the two halves of its connection.
 ///
 /// # Errors
-/// What the sockets say; the refusal's text when it is not let in.
+/// The error of the socket, or the text of the refusal.
 pub async fn enter(
     connector: SocketAddr,
     terms: Terms,
@@ -50,10 +50,10 @@ pub async fn enter(
     }
 }
 
-/// The next message; pings are answered.
+/// Reads the next message, and answers pings.
 ///
 /// # Errors
-/// What the socket says; the close frame's content.
+/// The error of the socket, or the content of the close frame.
 pub async fn message(writer: &mut Writer, reader: &mut Reader) -> io::Result<Value> {
     loop {
         let frame = reader.frame().await?.ok_or(io::ErrorKind::UnexpectedEof)?;

@@ -1,7 +1,7 @@
-//! The product's binaries. Each test process builds them once from the sources as they are, so no test runs a stale one.
+//! The product's binaries. Each test process builds them once from the present sources, so no test runs a stale binary.
 //!
-//! This costs a second if they are built already, because cargo is asked for the same as by `cargo build --release
-//! --workspace --bins`, and the scenarios depend on the same crates with the same features (tests/Cargo.toml).
+//! If they are already built, this takes a second: it is the same command as `cargo build --release --workspace
+//! --bins`, and the scenarios depend on the same crates with the same features (tests/Cargo.toml).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use std::sync::LazyLock;
 
 static BINARIES: LazyLock<BTreeMap<String, PathBuf>> = LazyLock::new(build);
 
-/// Where the binary of this name is.
+/// The path of a binary.
 ///
 /// # Panics
-/// When the workspace doesn't build, or has no such binary.
+/// If the workspace doesn't build, or has no such binary.
 #[must_use]
 pub fn path(name: &str) -> &'static Path {
     BINARIES
@@ -21,21 +21,21 @@ pub fn path(name: &str) -> &'static Path {
         .unwrap_or_else(|| panic!("the workspace has no binary {name}"))
 }
 
-/// The directory that cargo put them into.
+/// The directory of the binaries.
 ///
 /// # Panics
-/// As [`path`].
+/// Like [`path`].
 #[must_use]
 pub fn directory() -> &'static Path {
     path("standalone")
         .parent()
-        .expect("a binary lies in a directory")
+        .expect("a binary is in a directory")
 }
 
 fn build() -> BTreeMap<String, PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    forget_the_test(&mut command);
+    clear_test_variables(&mut command);
     let output = command
         .args(["build", "--release", "--workspace", "--bins"])
         .arg("--message-format=json-render-diagnostics")
@@ -56,18 +56,18 @@ fn build() -> BTreeMap<String, PathBuf> {
         .collect()
 }
 
-/// Takes out of a command's environment what cargo has set to tell a test which package it belongs to. Build scripts of some
-/// dependencies ask for such variables, so with them a build would compile those dependencies again, and so would the next
-/// one without.
-pub(crate) fn forget_the_test(command: &mut Command) {
+/// Removes the variables that cargo has set for the test's own package from the environment of a command. The build
+/// scripts of some dependencies read such variables. So a build with them would compile those dependencies again, and
+/// so would the next build without them.
+pub(crate) fn clear_test_variables(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
-        if tells_of_the_test(&name.to_string_lossy()) {
+        if is_test_variable(&name.to_string_lossy()) {
             command.env_remove(name);
         }
     }
 }
 
-fn tells_of_the_test(variable: &str) -> bool {
+fn is_test_variable(variable: &str) -> bool {
     ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_"]
         .iter()
         .any(|prefix| variable.starts_with(prefix))
@@ -75,7 +75,7 @@ fn tells_of_the_test(variable: &str) -> bool {
             "CARGO_CRATE_NAME",
             "CARGO_PRIMARY_PACKAGE",
             "OUT_DIR",
-            // With this the test's own program can be asked how long each test takes (--report-time).
+            // It is set when the test's own program is asked how long each test takes (--report-time).
             "RUSTC_BOOTSTRAP",
         ]
         .contains(&variable)

@@ -1,9 +1,9 @@
-//! Chat as a back end sees it: its gRPC contract.
+//! Chat's gRPC contract, as a back end calls it.
 
 use proto::chat::v1::chat_service_client::ChatServiceClient;
 use proto::chat::v1::{
-    JoinRequest, JoinResponse, LeaveRequest, ListMembersRequest, SendRequest, SendResponse,
-    send_request::Content,
+    HistoryRequest, JoinRequest, JoinResponse, LeaveRequest, ListMembersRequest, Publication,
+    SendRequest, SendResponse, send_request::Content,
 };
 use std::net::SocketAddr;
 use tonic::Status;
@@ -16,7 +16,7 @@ pub struct ChatApi {
 }
 
 impl ChatApi {
-    /// Connects when first used.
+    /// A client of the chat at this address. It connects when it is first used.
     ///
     /// # Panics
     /// Never: an address always makes an endpoint.
@@ -28,22 +28,22 @@ impl ChatApi {
         }
     }
 
-    /// The generated client, for what has no helper here.
+    /// The generated client, for calls that have no helper here.
     #[must_use]
     pub fn client(&self) -> ChatServiceClient<Channel> {
         ChatServiceClient::new(self.channel())
     }
 
-    /// The connection, for other services on it.
+    /// The connection, for clients of other services.
     #[must_use]
     pub fn channel(&self) -> Channel {
         self.channel.clone()
     }
 
-    /// Everybody in a channel with the number of their sessions, by name.
+    /// The users in a channel with the number of their sessions, sorted by name.
     ///
     /// # Errors
-    /// What chat answers.
+    /// The error that chat answers.
     pub async fn members(&self, channel: &str) -> Result<Vec<(String, u32)>, Status> {
         let mut members = std::collections::BTreeMap::new();
         let mut page_token = String::new();
@@ -62,10 +62,23 @@ impl ChatApi {
         }
     }
 
-    /// Publishes a JSON object in a user's name.
+    /// The oldest publications that a channel's log holds, up to 100.
     ///
     /// # Errors
-    /// What chat answers.
+    /// The error that chat answers.
+    pub async fn history(&self, channel: &str) -> Result<Vec<Publication>, Status> {
+        let request = HistoryRequest {
+            channel: channel.to_owned(),
+            ..HistoryRequest::default()
+        };
+        let page = self.client().history(request).await?.into_inner();
+        Ok(page.publications)
+    }
+
+    /// Publishes a JSON object in the name of a user.
+    ///
+    /// # Errors
+    /// The error that chat answers.
     pub async fn send(
         &self,
         channel: &str,
@@ -83,10 +96,10 @@ impl ChatApi {
         Ok(self.client().send(request).await?.into_inner())
     }
 
-    /// Makes a detached member.
+    /// Adds a detached member.
     ///
     /// # Errors
-    /// What chat answers.
+    /// The error that chat answers.
     pub async fn join(&self, channel: &str, user: &str) -> Result<JoinResponse, Status> {
         let request = JoinRequest {
             channel: channel.to_owned(),
@@ -96,10 +109,10 @@ impl ChatApi {
         Ok(self.client().join(request).await?.into_inner())
     }
 
-    /// Ends a detached membership; whether there was one.
+    /// Ends a detached membership. Returns whether there was one.
     ///
     /// # Errors
-    /// What chat answers.
+    /// The error that chat answers.
     pub async fn leave(&self, channel: &str, user: &str) -> Result<bool, Status> {
         let request = LeaveRequest {
             channel: channel.to_owned(),

@@ -1,47 +1,47 @@
-//! What is wrong with a history.
+//! Finds everything that is wrong with a history.
 //!
-//! Nothing here trusts an offset alone: contents are compared wherever two records speak of one position, and orders by
-//! what senders call their messages.
+//! It does not rely on offsets alone: where two records have the same position, it compares their contents. It compares
+//! orders by the names that senders gave their messages.
 
 use crate::history::{Content, Event, History, Member, Message, Outcome, Position, Reason};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
-/// What kind of wrong.
+/// The kind of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// It stands in the log, and a member that was there neither saw it nor was told.
+    /// A publication is in the log, and a member at that time neither received it nor was told of a loss.
     Lost,
-    /// It was acknowledged, and neither the log nor anybody has it.
+    /// A message was acknowledged, and neither the log nor any member has it.
     Forgotten,
-    /// A member holds what the log doesn't have, and was not told.
+    /// A member has a publication that is not in the log, and was not told of a loss.
     Stale,
-    /// A message, or an offset, came twice.
+    /// A message or an offset was received twice.
     Duplicated,
-    /// Two orders of the same messages, or a sender's own order broken.
+    /// The same messages have two orders, or messages of one sender are not in the order in which they were sent.
     Reordered,
-    /// One position with two contents.
+    /// One position has two contents.
     Inconsistent,
-    /// An offset that is not the one after the position, untold.
-    Hole,
-    /// The same right after a login that was answered with `recovered`.
-    RecoveredWithHole,
-    /// Refused for good, and yet seen.
-    RefusedYetSeen,
-    /// Told of a loss though nothing was lost.
-    ToldForNothing,
-    /// Who is listed, or has joined and not left, is not who has a live socket.
+    /// A member received an offset that does not follow its position, and was not told of a loss.
+    Gap,
+    /// The same happened right after a login whose reply said `recovered`.
+    RecoveredWithGap,
+    /// A message was refused, and a member received it.
+    RefusedButSeen,
+    /// A member was told of a loss although nothing was lost.
+    FalseLoss,
+    /// The users with a live socket are not those that are listed, or not those that have joined and not left.
     Membership,
-    /// What the protocol forbids.
+    /// Something that the protocol forbids.
     Protocol,
 }
 
-/// Something wrong.
+/// Something that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// Its kind.
     pub kind: Kind,
-    /// Who and what.
+    /// Which member it is about, and what happened.
     pub text: String,
 }
 
@@ -51,14 +51,14 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Everything that is wrong with a history, in the order of the kinds.
+/// Everything that is wrong with a history, sorted by kind.
 #[must_use]
 pub fn check(history: &History) -> Vec<Finding> {
     let mut checker = Checker {
         history,
         findings: Vec::new(),
         contents: HashMap::new(),
-        stays: Vec::new(),
+        presences: Vec::new(),
     };
     for (&offset, content) in &history.log.entries {
         let position = Position {
@@ -78,25 +78,25 @@ pub fn check(history: &History) -> Vec<Finding> {
     checker.findings
 }
 
-/// A member from a login without a position to its end, or to the next one.
-struct Stay<'a> {
+/// The time of a member from a login without a position until its end, or until the next such login.
+struct Presence<'a> {
     name: &'a str,
     position: Position,
-    /// The offset after which it must have everything.
+    /// The member must have everything after this offset.
     start: u64,
-    /// What it holds, in the order of arrival.
+    /// What the member has, in the order in which it came.
     held: Vec<(Position, &'a Content)>,
-    /// Offsets that it was told to be lost to it: after the first, up to the second.
+    /// Ranges of offsets that the member was told to have lost: after the first number, up to the second.
     told: Vec<(u64, u64)>,
-    /// It has not ended, so it must reach the end of the log.
-    there: bool,
+    /// True if the connection has not ended. Then the member must reach the end of the log.
+    attached: bool,
 }
 
 struct Checker<'a> {
     history: &'a History,
     findings: Vec<Finding>,
     contents: HashMap<Position, (&'a str, &'a Content)>,
-    stays: Vec<Stay<'a>>,
+    presences: Vec<Presence<'a>>,
 }
 
 impl<'a> Checker<'a> {
@@ -107,28 +107,28 @@ impl<'a> Checker<'a> {
     /// Goes through a member's events.
     fn follow(&mut self, member: &'a Member) {
         let name = member.name.as_str();
-        let mut present: Option<Stay<'a>> = None;
-        // What the last login said of recovery, until something comes after it.
+        let mut present: Option<Presence<'a>> = None;
+        // What the reply to the last login said about recovery, until the next event.
         let mut recovered = None;
         for event in &member.events {
             if let Event::Entered(position) = event {
-                let stay = Stay {
+                let presence = Presence {
                     name,
                     position: position.clone(),
                     start: position.offset,
                     held: Vec::new(),
                     told: Vec::new(),
-                    there: true,
+                    attached: true,
                 };
-                let earlier = present.replace(stay);
-                self.stays.extend(earlier.map(|stay| Stay {
-                    there: false,
-                    ..stay
+                let earlier = present.replace(presence);
+                self.presences.extend(earlier.map(|presence| Presence {
+                    attached: false,
+                    ..presence
                 }));
                 recovered = None;
                 continue;
             }
-            let Some(stay) = &mut present else {
+            let Some(presence) = &mut present else {
                 if !matches!(event, Event::Ended(_)) {
                     self.find(Kind::Protocol, format!("{name}: {event:?} before a login"));
                 }
@@ -140,59 +140,62 @@ impl<'a> Checker<'a> {
                     since,
                     recovered: was,
                 } => {
-                    stay.there = true;
+                    presence.attached = true;
                     recovered = Some(*was);
-                    if *since != stay.position {
-                        let text = format!("{name} resumes from {since}, is at {}", stay.position);
+                    if *since != presence.position {
+                        let text = format!(
+                            "{name} resumes from {since}, but is at {}",
+                            presence.position
+                        );
                         self.find(Kind::Protocol, text);
                     }
                 }
                 Event::Received(offset, content) => {
-                    self.receive(stay, recovered.take(), *offset, content);
+                    self.receive(presence, recovered.take(), *offset, content);
                 }
-                Event::Told(position, reason) => {
+                Event::PositionTold(position, reason) => {
                     if *reason == Reason::NewEpoch {
-                        self.next_epoch(stay, position);
+                        self.next_epoch(presence, position);
                     } else {
                         recovered = None;
-                        self.tell(stay, position, *reason);
+                        self.tell(presence, position, *reason);
                     }
                 }
-                Event::Ended(_) => stay.there = false,
-                Event::Puzzled(what) => self.find(Kind::Protocol, format!("{name}: {what}")),
+                Event::Ended(_) => presence.attached = false,
+                Event::ProtocolError(what) => self.find(Kind::Protocol, format!("{name}: {what}")),
             }
         }
-        self.stays.extend(present);
+        self.presences.extend(present);
     }
 
     fn receive(
         &mut self,
-        stay: &mut Stay<'a>,
+        presence: &mut Presence<'a>,
         recovered: Option<bool>,
         offset: u64,
         content: &'a Content,
     ) {
-        let next = stay.position.offset + 1;
-        let name = stay.name;
+        let next = presence.position.offset + 1;
+        let name = presence.name;
         if offset < next {
-            let text = format!("{name}, at {}, received {offset} again", stay.position);
+            let text = format!("{name}, at {}, received {offset} again", presence.position);
             self.find(Kind::Duplicated, text);
         } else if offset > next {
-            let text = format!("{name}, at {}, received {offset}", stay.position);
+            let text = format!("{name}, at {}, received {offset}", presence.position);
             let kind = match recovered {
-                Some(true) => Kind::RecoveredWithHole,
-                _ => Kind::Hole,
+                Some(true) => Kind::RecoveredWithGap,
+                _ => Kind::Gap,
             };
             self.find(kind, text);
         } else if recovered == Some(false) {
             let text = format!(
-                "{name} was not recovered at {}, and not told",
-                stay.position
+                "{name} was not recovered at {}, and was not told of a loss",
+                presence.position
             );
-            self.find(Kind::Hole, text);
+            self.find(Kind::Gap, text);
         }
-        stay.position.offset = offset;
-        let position = stay.position.clone();
+        presence.position.offset = offset;
+        let position = presence.position.clone();
         match self.contents.get(&position) {
             Some((other, known)) if *known != content => {
                 let text = format!("{position}: {other} has {known:?}, {name} {content:?}");
@@ -203,81 +206,88 @@ impl<'a> Checker<'a> {
                 self.contents.insert(position.clone(), (name, content));
             }
         }
-        if stay
+        if presence
             .held
             .iter()
             .rev()
             .take_while(|(p, _)| p.offset >= offset)
             .all(|(p, _)| p.offset != offset)
         {
-            stay.held.push((position, content));
+            presence.held.push((position, content));
         }
     }
 
-    fn next_epoch(&mut self, stay: &mut Stay<'a>, position: &Position) {
-        if position.offset != stay.position.offset {
-            let text = format!("{}, at {}, told of {position}", stay.name, stay.position);
-            self.find(Kind::Hole, text);
+    fn next_epoch(&mut self, presence: &mut Presence<'a>, position: &Position) {
+        if position.offset != presence.position.offset {
+            let text = format!(
+                "{}, at {}, told of {position}",
+                presence.name, presence.position
+            );
+            self.find(Kind::Gap, text);
         }
-        stay.position = position.clone();
+        presence.position = position.clone();
     }
 
-    /// Told of a loss: what is void goes.
-    fn tell(&mut self, stay: &mut Stay<'a>, position: &Position, reason: Reason) {
+    /// The member was told of a loss, so it drops what is not valid any more.
+    fn tell(&mut self, presence: &mut Presence<'a>, position: &Position, reason: Reason) {
         let log = &self.history.log;
-        if log.reaches(&stay.position) && stay.position.offset + 1 >= log.first() {
+        if log.reaches(&presence.position) && presence.position.offset + 1 >= log.first() {
             let text = format!(
                 "{}, at {}, told {reason:?} {position}",
-                stay.name, stay.position
+                presence.name, presence.position
             );
-            self.find(Kind::ToldForNothing, text);
+            self.find(Kind::FalseLoss, text);
         }
         match reason {
-            Reason::Diverged if position.offset <= stay.position.offset => {
-                stay.held.retain(|(held, _)| held.offset <= position.offset);
-                stay.start = stay.start.min(position.offset);
+            Reason::Diverged if position.offset <= presence.position.offset => {
+                presence
+                    .held
+                    .retain(|(held, _)| held.offset <= position.offset);
+                presence.start = presence.start.min(position.offset);
             }
-            Reason::Trimmed => stay.told.push((stay.position.offset, position.offset)),
+            Reason::Trimmed => presence
+                .told
+                .push((presence.position.offset, position.offset)),
             Reason::Diverged | Reason::Unknown | Reason::NewEpoch => {
-                stay.held.clear();
-                stay.told.clear();
-                stay.start = position.offset;
+                presence.held.clear();
+                presence.told.clear();
+                presence.start = position.offset;
             }
         }
-        stay.position = position.clone();
+        presence.position = position.clone();
     }
 
-    /// What each member holds is what the log holds.
+    /// Compares what each member has with the log.
     fn against_the_log(&mut self) {
         let log = &self.history.log;
         let mut findings = Vec::new();
-        for stay in &self.stays {
+        for presence in &self.presences {
             let mut holds = BTreeSet::new();
-            for (position, content) in &stay.held {
+            for (position, content) in &presence.held {
                 holds.insert(position.offset);
-                // What was trimmed was compared with other members alone.
+                // Entries that were trimmed can only be compared with other members, which was done before.
                 if position.offset < log.first() {
                     continue;
                 }
                 let entry = log.entries.get(&position.offset);
                 if entry != Some(content) || log.epoch(position.offset) != position.epoch {
                     let text = format!(
-                        "{} holds {position}: {content:?}; the log: {entry:?}",
-                        stay.name
+                        "{} has {position}: {content:?}; the log has {entry:?}",
+                        presence.name
                     );
                     findings.push((Kind::Stale, text));
                 }
             }
-            let end = if stay.there {
+            let end = if presence.attached {
                 log.last
             } else {
-                stay.position.offset
+                presence.position.offset
             };
-            let from = (stay.start + 1).max(log.first());
+            let from = (presence.start + 1).max(log.first());
             let missing: Vec<_> = (from..=end.min(log.last))
                 .filter(|offset| !holds.contains(offset))
                 .filter(|offset| {
-                    let told = stay.told.iter();
+                    let told = presence.told.iter();
                     !told
                         .copied()
                         .any(|(after, to)| after < *offset && *offset <= to)
@@ -285,10 +295,10 @@ impl<'a> Checker<'a> {
                 .collect();
             if let (Some(first), Some(last)) = (missing.first(), missing.last()) {
                 let text = format!(
-                    "{} misses {} of the log from {first} to {last}, is at {}",
-                    stay.name,
+                    "{} misses {} entries of the log from {first} to {last}, and is at {}",
+                    presence.name,
                     missing.len(),
-                    stay.position
+                    presence.position
                 );
                 findings.push((Kind::Lost, text));
             }
@@ -298,15 +308,16 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Messages by their names alone: once each, in one order, and each sender's own order.
+    /// Looks at messages only by their names: each occurs once, all members have the same order, and each sender's own
+    /// order is kept.
     fn order(&mut self) {
         let log = self.history.log.entries.values();
         let log: Vec<_> = log.filter_map(|content| content.message.as_ref()).collect();
         let mut sequences = vec![("the log", log)];
-        for stay in &self.stays {
-            let held = stay.held.iter();
+        for presence in &self.presences {
+            let held = presence.held.iter();
             let messages = held.filter_map(|(_, content)| content.message.as_ref());
-            sequences.push((stay.name, messages.collect()));
+            sequences.push((presence.name, messages.collect()));
         }
         let mut findings = Vec::new();
         for (name, messages) in &sequences {
@@ -317,7 +328,7 @@ impl<'a> Checker<'a> {
                     findings.push((Kind::Duplicated, format!("{name} has {message:?} twice")));
                     continue;
                 }
-                // What nobody answered for may come late.
+                // A message whose sender got no answer may come late.
                 if self.history.sent.get(*message) == Some(&Outcome::Unknown) {
                     continue;
                 }
@@ -350,10 +361,10 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// What senders were told is what came of it.
+    /// The answer to each message agrees with what became of the message.
     fn outcomes(&mut self) {
         let log = self.history.log.entries.values();
-        let held = self.stays.iter().flat_map(|stay| &stay.held);
+        let held = self.presences.iter().flat_map(|presence| &presence.held);
         let stands: BTreeSet<&Message> = log
             .chain(held.map(|(_, content)| *content))
             .filter_map(|content| content.message.as_ref())
@@ -375,7 +386,7 @@ impl<'a> Checker<'a> {
                     findings.push((Kind::Forgotten, format!("{message:?}")));
                 }
                 Outcome::Refused if seen.contains(message) => {
-                    findings.push((Kind::RefusedYetSeen, format!("{message:?}")));
+                    findings.push((Kind::RefusedButSeen, format!("{message:?}")));
                 }
                 _ => {}
             }
@@ -385,12 +396,12 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Whoever has a live socket has joined and not left, by the log, and is listed with as many sessions; nobody else
-    /// has, or is. Who has left says nothing.
+    /// The users with a live socket are exactly those that, by the log, have joined and not left, and they are listed
+    /// with as many sessions as they have sockets. A user that has left publishes nothing.
     fn membership(&mut self) {
         let mut live: BTreeMap<&str, u32> = BTreeMap::new();
-        for stay in self.stays.iter().filter(|stay| stay.there) {
-            *live.entry(stay.name).or_default() += 1;
+        for presence in self.presences.iter().filter(|presence| presence.attached) {
+            *live.entry(presence.name).or_default() += 1;
         }
         let mut present: BTreeMap<String, bool> = BTreeMap::new();
         let mut findings = Vec::new();
@@ -401,7 +412,10 @@ impl<'a> Checker<'a> {
                 _ => {
                     let speaker = content.message.as_ref().map(|(user, _)| user);
                     if speaker.is_some_and(|user| present.get(user) == Some(&false)) {
-                        findings.push(format!("{offset}: {:?} by who left", content.message));
+                        findings.push(format!(
+                            "{offset}: {:?} by a user that had left",
+                            content.message
+                        ));
                     }
                     continue;
                 }
@@ -418,14 +432,15 @@ impl<'a> Checker<'a> {
             if *joined != (sockets(user) > 0) {
                 let sockets = sockets(user);
                 findings.push(format!(
-                    "{user}: joined {joined}, has {sockets} live sockets"
+                    "{user}: joined: {joined}, but has {sockets} live sockets"
                 ));
             }
         }
         if self.history.log.first() == 1 {
             let live = live.keys();
             let silent = live.filter(|user| !present.contains_key(**user));
-            findings.extend(silent.map(|user| format!("{user} is there and never joined")));
+            findings
+                .extend(silent.map(|user| format!("{user} has a live socket and never joined")));
         }
         if let Some(listed) = &self.history.listed {
             let users: BTreeSet<_> = listed.keys().map(String::as_str).collect();

@@ -1,7 +1,7 @@
-//! A clock of a test's own for a process: the time of day is set while the process runs, and measured time stays true.
+//! A clock of its own for a process: a test sets the time of day while the process runs. Monotonic time stays right.
 //!
-//! A small library is preloaded, which is compiled when it is first needed. libfaketime would do, but it allocates memory
-//! when it reads its file, and Redis' allocator asks for the time.
+//! The process preloads a small library, which is compiled when it is first needed. libfaketime can't be used: it
+//! allocates memory when it reads its file, and Redis' allocator asks for the time.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 const SOURCE: &str = include_str!("clock/clock.c");
 
-/// What to do about a machine without a compiler.
+/// The advice for a machine without a compiler.
 const MISSING: &str = "install a C compiler, or run ./tests/run, which does";
 
 /// A clock that can be set.
@@ -22,15 +22,15 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock that is right.
+    /// A clock that shows the right time.
     ///
     /// # Panics
-    /// When there is no C compiler.
+    /// If there is no C compiler.
     #[must_use]
     pub fn new() -> Self {
         let directory = tempfile::tempdir().expect("there is room for temporary files");
         let source = directory.path().join("clock.c");
-        fs::write(&source, SOURCE).expect("one may write into one's own directory");
+        fs::write(&source, SOURCE).expect("the test can write into its own directory");
         let mut compiler = Command::new("cc");
         compiler.args(["-shared", "-fPIC", "-O1", "-o"]);
         compiler.arg(directory.path().join("clock.so")).arg(source);
@@ -39,23 +39,23 @@ impl Clock {
         let file = File::create(directory.path().join("wrong-by"));
         let clock = Self {
             directory,
-            file: file.expect("one may write into one's own directory"),
+            file: file.expect("the test can write into its own directory"),
         };
         clock.set(0);
         clock
     }
 
-    /// From now on it is wrong by so many seconds.
+    /// From now on the clock is wrong by this many seconds.
     ///
     /// # Panics
-    /// When it can't be written.
+    /// If the file of the clock can't be written.
     pub fn set(&self, seconds: i64) {
         let microseconds = seconds * i64::try_from(Duration::from_secs(1).as_micros()).unwrap_or(0);
         let written = self.file.write_all_at(&microseconds.to_ne_bytes(), 0);
-        written.expect("one may write into one's own file");
+        written.expect("the test can write into its own file");
     }
 
-    /// Gives it to a process that is to be started.
+    /// Lets a process that is about to start use this clock.
     pub(crate) fn give_to(&self, command: &mut Command) {
         let path = |name: &str| -> PathBuf { self.directory.path().join(name) };
         command.env("LD_PRELOAD", path("clock.so"));

@@ -1,4 +1,4 @@
-//! A Redis Cluster: primaries alone, or three of them with a replica each.
+//! A Redis Cluster: primaries without replicas, or three primaries with one replica each.
 
 use crate::redis::{DURABLE, Redis, free_port};
 use crate::resp::{self, Value};
@@ -6,27 +6,27 @@ use crate::{SOON, wait};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// If a node does not answer for so long, the others take it to be down.
+/// If a node does not answer for this long, the others take it to be down.
 pub const NODE_TIMEOUT: Duration = Duration::from_secs(1);
 
 const SLOTS: usize = 16_384;
 
-/// The flag that names the port where a node talks to the others.
+/// The flag for the port that a node uses to talk to the others.
 const BUS: &str = "--cluster-port";
 
-/// All nodes.
+/// A running cluster.
 pub struct Cluster {
-    /// Those that began as primaries first.
+    /// All nodes. Those that began as primaries come first.
     pub nodes: Vec<Redis>,
     primaries: usize,
 }
 
 impl Cluster {
-    /// Starts three primaries with a replica each, and waits until every slot is served and every replica linked: before that
-    /// none takes over.
+    /// Starts three primaries with a replica each, and waits until every slot is served and every replica is linked.
+    /// Before that no replica would take over.
     ///
     /// # Panics
-    /// If it doesn't come up.
+    /// If a node doesn't start, or the cluster doesn't form in time.
     pub async fn start() -> Self {
         let mut cluster = Self::of_primaries(3, DURABLE).await;
         let replicas = cluster.add_replicas(DURABLE).await;
@@ -38,10 +38,10 @@ impl Cluster {
         cluster
     }
 
-    /// Starts one in which nobody takes the place of a primary that hangs, and the slots of the others are served meanwhile.
+    /// Starts a cluster in which no replica takes over if a primary hangs. The other slots are still served.
     ///
     /// # Panics
-    /// As [`Cluster::start`].
+    /// Like [`Cluster::start`].
     pub async fn without_failover() -> Self {
         let cluster = Self::start().await;
         for node in &cluster.nodes {
@@ -55,10 +55,10 @@ impl Cluster {
         cluster
     }
 
-    /// Starts so many primaries with these flags, each with an equal share of the slots, and no replicas.
+    /// Starts this many primaries with these flags, each with an equal share of the slots, and no replicas.
     ///
     /// # Panics
-    /// As [`Cluster::start`].
+    /// Like [`Cluster::start`].
     pub async fn of_primaries(count: usize, flags: &[&str]) -> Self {
         let mut nodes = Vec::new();
         for index in 0..count {
@@ -84,10 +84,10 @@ impl Cluster {
         cluster
     }
 
-    /// Gives each primary a replica with these flags, and returns them when they are in step.
+    /// Adds a replica with these flags to each primary, and returns the replicas when they are linked.
     ///
     /// # Panics
-    /// As [`Cluster::start`].
+    /// Like [`Cluster::start`].
     pub async fn add_replicas(&self, flags: &[&str]) -> Vec<Redis> {
         let mut replicas = Vec::new();
         for _ in 0..self.primaries {
@@ -106,7 +106,7 @@ impl Cluster {
         for (primary, replica) in replicas.iter().enumerate() {
             replica.say(&format!("CLUSTER REPLICATE {}", self.id(primary)));
         }
-        // A node that has not heard of all this would not vote, or not stand for election.
+        // A node that doesn't know all of this would not vote in a failover, or not start one.
         let agrees = |node: &Redis| {
             node.text("CLUSTER NODES").matches("slave ").count() == self.primaries
                 && node
@@ -125,11 +125,13 @@ impl Cluster {
     }
 
     fn meet(&self, node: &Redis) {
-        let bus = node.flag(BUS).expect("a node of a cluster has such a port");
+        let bus = node
+            .flag(BUS)
+            .expect("every node of a cluster has such a port");
         self.nodes[0].say(&format!("CLUSTER MEET 127.0.0.1 {} {bus}", node.port()));
     }
 
-    /// Every node knows of three primaries that serve all slots, each with a replica that is linked.
+    /// True if every node knows three primaries that serve all slots, each with a linked replica.
     async fn is_whole(&self) -> bool {
         let mut linked = 0;
         for node in &self.nodes {
@@ -146,7 +148,7 @@ impl Cluster {
         linked == 3
     }
 
-    /// As the product's flags take it.
+    /// The URL for the flags of the product.
     #[must_use]
     pub fn url(&self) -> String {
         let addresses = self.nodes.iter().map(|node| node.address().to_string());
@@ -156,17 +158,17 @@ impl Cluster {
         )
     }
 
-    /// The primary that had a channel's slot when the cluster was made, as an index of `nodes`. No node is asked.
+    /// The primary that had a channel's slot when the cluster was started, as an index of `nodes`. It asks no node.
     #[must_use]
     pub fn first_owner(&self, channel: &str) -> usize {
-        // Each has the slots from its share of all of them on, rounded down.
+        // The primary with index i has the slots from i * SLOTS / primaries on, rounded down.
         ((slot(channel) + 1) * self.primaries - 1) / SLOTS
     }
 
-    /// The nodes that serve a channel: its primary and that one's replica, as indices of `nodes`.
+    /// The nodes that serve a channel, as indices of `nodes`: the primary and its replica.
     ///
     /// # Panics
-    /// When the nodes don't say soon.
+    /// If the nodes don't answer in time.
     pub async fn of(&self, channel: &str) -> (usize, usize) {
         let slot = slot(channel);
         wait::some(
@@ -180,10 +182,10 @@ impl Cluster {
         .await
     }
 
-    /// The node that serves a channel, as an index of `nodes`.
+    /// The primary that serves a channel, as an index of `nodes`.
     ///
     /// # Panics
-    /// When the nodes don't say soon.
+    /// If the nodes don't answer in time.
     pub async fn of_primary(&self, channel: &str) -> usize {
         let slot = slot(channel);
         wait::some("the slot has a primary", 2 * SOON, async || {
@@ -192,9 +194,9 @@ impl Cluster {
         .await
     }
 
-    /// Who serves a slot, as some node sees it: the primary first.
+    /// The nodes that serve a slot, as one node knows them: the primary comes first.
     async fn serving(&self, slot: usize) -> Option<Vec<usize>> {
-        let shards = self.anybody(&["CLUSTER", "SLOTS"]).await;
+        let shards = self.ask_any(&["CLUSTER", "SLOTS"]).await;
         shards.list().iter().find_map(|shard| match shard.list() {
             [Value::Integer(from), Value::Integer(to), nodes @ ..] => {
                 let slot = i64::try_from(slot).ok()?;
@@ -209,10 +211,10 @@ impl Cluster {
         self.nodes[node].text("CLUSTER MYID")
     }
 
-    /// Moves so many slots with all that is in them from one primary to another, beginning with the lowest.
+    /// Moves this many slots with their keys from one primary to another, beginning with the lowest.
     ///
     /// # Panics
-    /// If they don't move.
+    /// If a node refuses.
     pub async fn move_slots(&self, from: usize, to: usize, count: usize) {
         let id = self.id(from);
         let nodes = self.nodes[from].text("CLUSTER NODES");
@@ -225,22 +227,22 @@ impl Cluster {
         });
         for slot in slots.take(count).collect::<Vec<_>>() {
             self.move_slot(slot, from, to);
-            // Whoever else runs on this thread goes on meanwhile.
+            // Other tasks of this thread must not wait for all slots.
             tokio::task::yield_now().await;
         }
     }
 
-    /// Moves one slot with all that is in it.
+    /// Moves one slot with its keys.
     ///
     /// # Panics
-    /// If it doesn't move.
+    /// If a node refuses.
     pub fn move_slot(&self, slot: usize, from: usize, to: usize) {
         self.begin_move(slot, from, to);
         self.move_keys(slot, from, to);
         self.end_move(slot, from, to);
     }
 
-    /// The first step of moving a slot: keys may go, and new ones come to the new owner.
+    /// The first step of moving a slot: keys may move now, and new keys go to the new owner.
     ///
     /// # Panics
     /// If a node refuses.
@@ -250,7 +252,7 @@ impl Cluster {
         self.nodes[from].say(&format!("CLUSTER SETSLOT {slot} MIGRATING {to_id}"));
     }
 
-    /// The second step: all keys go.
+    /// The second step: all keys move.
     ///
     /// # Panics
     /// If a node refuses.
@@ -265,7 +267,7 @@ impl Cluster {
         }
     }
 
-    /// The last step: the slot has its new owner.
+    /// The last step: the new owner gets the slot.
     ///
     /// # Panics
     /// If a node refuses.
@@ -279,16 +281,16 @@ impl Cluster {
     fn index(&self, node: &Value) -> usize {
         let port = match node.list() {
             [_, Value::Integer(port), ..] => *port,
-            other => panic!("no node: {other:?}"),
+            other => panic!("this is not a node: {other:?}"),
         };
         let found = self
             .nodes
             .iter()
             .position(|n| i64::from(n.address().port()) == port);
-        found.expect("one of the nodes")
+        found.expect("it is one of the nodes")
     }
 
-    /// Any node that answers.
+    /// The address of a node that answers.
     pub async fn any(&self) -> SocketAddr {
         for node in &self.nodes {
             if resp::ask(node.address(), &["PING"]).await.is_some() {
@@ -298,13 +300,13 @@ impl Cluster {
         panic!("no node answers");
     }
 
-    async fn anybody(&self, parts: &[&str]) -> Value {
+    async fn ask_any(&self, parts: &[&str]) -> Value {
         let answer = resp::ask(self.any().await, parts).await;
-        answer.unwrap_or_else(|| panic!("not answered: {parts:?}"))
+        answer.unwrap_or_else(|| panic!("no answer to {parts:?}"))
     }
 }
 
-/// The slot of a key or hash tag: its CRC-16 (XMODEM), as the specification of Redis Cluster has it.
+/// The slot of a key or hash tag: its CRC-16 (XMODEM), as in the specification of Redis Cluster.
 #[must_use]
 pub fn slot(tag: &str) -> usize {
     let crc = tag.bytes().fold(0_u16, |crc, byte| {
@@ -335,7 +337,7 @@ mod tests {
 
     #[test]
     fn slots_are_those_of_the_specification() {
-        // CLUSTER KEYSLOT of a real server.
+        // The answers of a real server to CLUSTER KEYSLOT.
         for (tag, expected) in [
             ("123456789", 12_739),
             ("foo", 12_182),

@@ -1,13 +1,13 @@
-//! A client that keeps its position: it notes everything, comes back by itself with `since` when its connection ends, and
-//! speaks at a steady pace if it is to.
+//! A client that keeps its position. It notes everything. If its connection ends, it connects again and logs in with
+//! `since`. A follower with a pace also sends messages.
 //!
-//! One task does all of it. It reads the raw frames itself, so that a codec's mistake can't hide.
+//! One task does all of this. It reads the raw frames itself, so that a mistake in a codec can't hide.
 
 use crate::history::{Content, Event, Outcome, Position, Reason};
 use crate::inbox::Inbox;
 use crate::pace;
 use crate::pomelo::{LOGIN, SEND};
-use crate::tongue::{Heard, Said, Tongue};
+use crate::protocol::{Incoming, Outgoing, Protocol};
 use crate::websocket::{self, CLOSE, Frame, PING, PONG, Reader, Terms, Writer};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -18,29 +18,29 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
-/// The id of a login; that of a message is its number and this.
+/// The request id of a login.
 const LOGIN_ID: u64 = 1;
+/// The request id of a message is this plus its number.
 const FIRST_ID: u64 = 2;
-/// After the server's heartbeat comes the client's: soon enough for any test.
+/// The client answers a heartbeat after this time. It is short enough for every test.
 const HEARTBEAT: Duration = Duration::from_secs(10);
-/// Before it tries again after a failure.
+/// The average pause before it connects again.
 const PAUSE: Duration = Duration::from_millis(50);
-/// A connection that doesn't come, or a login without an answer for so long, is given up: longer than the product may
-/// take.
+/// The follower gives up connecting, or waiting for the answer to a login, after this time. The product must be faster.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Messages without an answer, at most.
+/// At most this many messages are unanswered.
 const WINDOW: usize = 64;
 
-/// How it goes to another connector.
+/// How a follower leaves its connector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leaving {
-    /// With a word: a close frame, and the server's.
+    /// It sends a close frame and waits for the server's.
     Closing,
-    /// Without: a TCP reset.
+    /// It resets the TCP connection.
     Breaking,
 }
 
-/// Leave where you are, and go there, or nowhere.
+/// Leave the connector in this way, and connect to that one; with `None`, stay disconnected.
 type Order = (Leaving, Option<SocketAddr>);
 
 /// What a follower has noted.
@@ -48,51 +48,51 @@ type Order = (Leaving, Option<SocketAddr>);
 pub struct Notes {
     /// Everything that happened, in order.
     pub events: Vec<Event>,
-    /// Where it stands.
+    /// Its position.
     pub position: Option<Position>,
-    /// It is logged in.
+    /// True while it is logged in.
     pub online: bool,
-    /// It was told to be nowhere.
+    /// True while it has been told to stay disconnected.
     pub away: bool,
-    /// What it said, and what came of it; nothing yet without an answer.
+    /// The messages it has sent and their outcomes; `None` while a message is not answered.
     pub said: BTreeMap<u64, Option<Outcome>>,
-    /// Answers that were no success, in words, and how often each came.
+    /// The answers that were not a success, as text, and how often each of them came.
     pub refusals: BTreeMap<String, usize>,
-    /// The longest that an answer took, to a message or a login.
+    /// The longest time that an answer took, to a message or a login.
     pub slowest: Duration,
     /// When the last message was acknowledged.
     pub acknowledged: Option<Instant>,
-    /// Logins that were answered otherwise, or not at all.
+    /// The number of logins that were refused.
     pub failed_logins: usize,
-    /// Login replies that said `recovered`, and those that denied it.
+    /// The number of login replies with `recovered`, and of those without.
     pub recovered: (usize, usize),
-    /// Publications that logins announced as missed.
+    /// The number of missed publications that the replies to logins announced.
     pub replayed: u64,
-    /// The connection's end was the server's doing, so often.
+    /// How often the server, or the network, ended the connection.
     pub disconnected: usize,
-    /// The reasons that it was given for that before it came.
+    /// The reasons that the server gave before it closed the connection.
     pub kicked: Vec<String>,
 }
 
 impl Notes {
-    /// Messages with this outcome.
+    /// The number of messages with this outcome.
     #[must_use]
     pub fn count(&self, outcome: Outcome) -> usize {
         let said = self.said.values();
         said.filter(|came| **came == Some(outcome)).count()
     }
 
-    /// Messages without an answer.
+    /// The number of messages without an answer.
     #[must_use]
     pub fn unanswered(&self) -> usize {
         self.said.values().filter(|came| came.is_none()).count()
     }
 
-    /// All that it was told of losses, in order.
+    /// All losses that it was told of, in order.
     #[must_use]
     pub fn losses(&self) -> Vec<(Position, Reason)> {
         let told = self.events.iter().filter_map(|event| match event {
-            Event::Told(position, reason) if *reason != Reason::NewEpoch => {
+            Event::PositionTold(position, reason) if *reason != Reason::NewEpoch => {
                 Some((position.clone(), *reason))
             }
             _ => None,
@@ -105,7 +105,7 @@ impl Notes {
     }
 }
 
-/// A running client.
+/// A running follower.
 pub struct Follower {
     name: String,
     home: SocketAddr,
@@ -114,37 +114,37 @@ pub struct Follower {
     task: AbortHandle,
 }
 
-/// Who a follower is to be.
-pub struct Character {
+/// The settings of a follower.
+pub struct Settings {
     /// Its user.
     pub user: String,
-    /// The protocol that it speaks.
-    pub tongue: Tongue,
-    /// Where it logs in.
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// The channel in which it logs in.
     pub channel: String,
-    /// Where it may connect to: first to the first, after a failure to the next.
+    /// The connectors: it begins with the first, and goes to the next one after a failure.
     pub connectors: Vec<SocketAddr>,
-    /// Between two messages of its; `None`: it listens only.
+    /// The pause between two messages; `None` if it only listens.
     pub pace: Option<Duration>,
-    /// True while those who may shall speak.
-    pub speaking: watch::Receiver<bool>,
+    /// True while followers with a pace are to send.
+    pub sending: watch::Receiver<bool>,
 }
 
 impl Follower {
-    /// Lets it begin.
+    /// Starts a follower.
     ///
     /// # Panics
-    /// When there is no connector for it.
+    /// If the list of connectors is empty.
     #[must_use]
-    pub fn start(character: Character) -> Self {
+    pub fn start(settings: Settings) -> Self {
         let notes = Arc::<Inbox<Notes>>::default();
         let (sender, orders) = mpsc::unbounded_channel();
-        let name = character.user.clone();
-        let home = character.connectors[0];
+        let name = settings.user.clone();
+        let home = settings.connectors[0];
         let task = Task {
             at: 0,
             away: false,
-            character,
+            settings,
             notes: Arc::clone(&notes),
             orders,
             sent: BTreeMap::new(),
@@ -165,7 +165,7 @@ impl Follower {
         &self.name
     }
 
-    /// Where it connected to first.
+    /// The connector that it connects to first.
     #[must_use]
     pub fn home(&self) -> SocketAddr {
         self.home
@@ -177,39 +177,44 @@ impl Follower {
         &self.notes
     }
 
-    /// Lets it go to another connector, or come back to one, and returns when it is logged in there.
+    /// Lets it connect to another connector, or connect again, and returns when it is logged in there.
     ///
     /// # Panics
-    /// When it isn't in time.
+    /// If that takes too long.
     pub async fn go_to(&self, connector: SocketAddr, leaving: Leaving) {
         let logins = |notes: &Notes| notes.recovered.0 + notes.recovered.1;
         let before = logins(&self.notes.read());
-        self.is_to_go(leaving, Some(connector));
+        self.begin_move(leaving, Some(connector));
         let there = self.notes.until(2 * crate::SOON, |notes| {
             (notes.online && logins(notes) > before).then_some(())
         });
         let there = there.await;
-        assert!(there.is_some(), "{} does not get to {connector}", self.name);
+        assert!(
+            there.is_some(),
+            "{} does not log in at {connector}",
+            self.name
+        );
     }
 
-    /// Tells it to go to a connector, or to be nowhere, as [`Follower::go_to`] and [`Follower::go_away`] do that wait for
-    /// it. Who is told to be nowhere and has lost its connection by now does not come back.
-    pub fn is_to_go(&self, leaving: Leaving, to: Option<SocketAddr>) {
+    /// Tells it to go to a connector, or to stay disconnected, and does not wait for that as [`Follower::go_to`] and
+    /// [`Follower::disconnect`] do. If it has lost its connection already and is told to stay disconnected, it does not
+    /// connect again.
+    pub fn begin_move(&self, leaving: Leaving, to: Option<SocketAddr>) {
         self.notes.write(|notes| notes.away = to.is_none());
         // The task lives as long as its follower.
         let _ = self.orders.send((leaving, to));
     }
 
-    /// Lets it go, and returns when it is nowhere.
+    /// Lets it disconnect, and returns when it has done so.
     ///
     /// # Panics
-    /// When it isn't in time.
-    pub async fn go_away(&self, leaving: Leaving) {
-        self.is_to_go(leaving, None);
+    /// If that takes too long.
+    pub async fn disconnect(&self, leaving: Leaving) {
+        self.begin_move(leaving, None);
         let gone = self
             .notes
             .until(crate::SOON, |notes| (!notes.online).then_some(()));
-        assert!(gone.await.is_some(), "{} does not go", self.name);
+        assert!(gone.await.is_some(), "{} does not disconnect", self.name);
     }
 }
 
@@ -220,23 +225,23 @@ impl Drop for Follower {
 }
 
 struct Task {
-    character: Character,
-    /// Which of the connectors it is at.
+    settings: Settings,
+    /// The index of the present connector. It may be larger than the list.
     at: usize,
-    /// It is nowhere, until it is called.
+    /// True while it stays disconnected.
     away: bool,
     notes: Arc<Inbox<Notes>>,
     orders: mpsc::UnboundedReceiver<Order>,
-    /// When it sent what is not answered.
+    /// The unanswered messages, and when each of them was sent.
     sent: BTreeMap<u64, Instant>,
-    /// Messages that it has said, or tried to.
+    /// The number of messages that it has sent, or tried to send.
     numbers: u64,
 }
 
 impl Task {
     async fn run(mut self) {
         loop {
-            // Also what was said while the connection ended.
+            // Orders that came while the connection ended count, too.
             while let Ok(order) = self.orders.try_recv() {
                 self.take(order);
             }
@@ -246,17 +251,17 @@ impl Task {
                 };
                 self.take(order);
             }
-            let connectors = &self.character.connectors;
+            let connectors = &self.settings.connectors;
             let address = connectors[self.at % connectors.len()];
-            let path = self.character.tongue.path();
+            let path = self.settings.protocol.path();
             let connected = timeout(
                 PATIENCE,
                 websocket::connect(address, path, Terms::default()),
             )
             .await;
             if let Ok(Ok((writer, reader))) = connected {
-                let ended = self.attend(writer, reader).await;
-                self.lose_touch(ended);
+                let ended = self.run_connection(writer, reader).await;
+                self.connection_ended(ended);
             } else {
                 self.at += 1;
             }
@@ -264,20 +269,20 @@ impl Task {
         }
     }
 
-    /// From one login to the end of the connection: how it ended if that was not its own doing.
-    async fn attend(&mut self, mut writer: Writer, mut reader: Reader) -> Option<String> {
-        let tongue = self.character.tongue;
+    /// Logs in and serves the connection until its end. Returns how it ended, or `None` if the follower ended it.
+    async fn run_connection(&mut self, mut writer: Writer, mut reader: Reader) -> Option<String> {
+        let protocol = self.settings.protocol;
         let since = self.notes.read().position.clone();
         let asked = Asked {
             at: Instant::now(),
             since,
         };
-        say(
+        send(
             &mut writer,
-            tongue.hello().unwrap_or_else(|| self.login(&asked)),
+            protocol.handshake().unwrap_or_else(|| self.login(&asked)),
         )
         .await;
-        let mut pace = interval(self.character.pace.unwrap_or(PATIENCE));
+        let mut pace = interval(self.settings.pace.unwrap_or(PATIENCE));
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heartbeat = None;
         loop {
@@ -290,18 +295,18 @@ impl Task {
                         Err(error) => return Some(error.to_string()),
                     };
                     match frame.opcode {
-                        PING => say(&mut writer, (PONG, frame.payload.to_vec())).await,
+                        PING => send(&mut writer, (PONG, frame.payload.to_vec())).await,
                         CLOSE => {
                             let (code, reason) = frame.close();
-                            say(&mut writer, (CLOSE, frame.payload.to_vec())).await;
+                            send(&mut writer, (CLOSE, frame.payload.to_vec())).await;
                             return Some(format!("{code} {reason}"));
                         }
                         _ => match self.data(&frame, &asked) {
-                            Ok(owed) if owed.contains(&Heard::Handshake) => {
-                                say(&mut writer, tongue.greeting()).await;
-                                say(&mut writer, self.login(&asked)).await;
+                            Ok(owed) if owed.contains(&Incoming::Handshake) => {
+                                send(&mut writer, protocol.handshake_ack()).await;
+                                send(&mut writer, self.login(&asked)).await;
                             }
-                            Ok(owed) if owed.contains(&Heard::Heartbeat) => {
+                            Ok(owed) if owed.contains(&Incoming::Heartbeat) => {
                                 heartbeat = Some(Instant::now() + HEARTBEAT);
                             }
                             Ok(_) => {}
@@ -314,18 +319,18 @@ impl Task {
                         let _ = writer.reset_on_drop();
                         return None;
                     }
-                    say(&mut writer, (CLOSE, 1000u16.to_be_bytes().to_vec())).await;
-                    return self.hear_out(reader, &asked).await;
+                    send(&mut writer, (CLOSE, 1000u16.to_be_bytes().to_vec())).await;
+                    return self.drain(reader, &asked).await;
                 }
                 _ = pace.tick() => {
-                    // Asked now: it may have been told to be silent since the last time.
-                    if online && self.may_speak() {
-                        self.speak(&mut writer).await;
+                    // Look again: the senders may have been stopped since the last tick.
+                    if online && self.may_send() {
+                        self.send_message(&mut writer).await;
                     }
                 }
                 () = sleep_until(heartbeat.unwrap_or(asked.at)), if heartbeat.is_some() => {
                     heartbeat = None;
-                    say(&mut writer, tongue.heartbeat()).await;
+                    send(&mut writer, protocol.heartbeat()).await;
                 }
                 () = sleep_until(asked.at + PATIENCE), if !online => {
                     self.at += 1;
@@ -335,8 +340,8 @@ impl Task {
         }
     }
 
-    /// Takes what still comes before the server's close.
-    async fn hear_out(&mut self, mut reader: Reader, asked: &Asked) -> Option<String> {
+    /// Takes everything that comes before the server's close frame.
+    async fn drain(&mut self, mut reader: Reader, asked: &Asked) -> Option<String> {
         let rest = async {
             while let Ok(Some(frame)) = reader.frame().await {
                 match frame.opcode {
@@ -356,53 +361,55 @@ impl Task {
         }
     }
 
-    fn login(&self, asked: &Asked) -> Said {
-        let character = &self.character;
-        let mut body = json!({ "userId": character.user, "lessonId": character.channel });
+    fn login(&self, asked: &Asked) -> Outgoing {
+        let settings = &self.settings;
+        let mut body = json!({ "userId": settings.user, "lessonId": settings.channel });
         match &asked.since {
             Some(at) => body["since"] = json!({ "epoch": at.epoch, "offset": at.offset }),
             None => body["positions"] = true.into(),
         }
-        character.tongue.request(LOGIN_ID, LOGIN, &body, None)
+        settings.protocol.request(LOGIN_ID, LOGIN, &body, None)
     }
 
-    fn may_speak(&self) -> bool {
-        let wanted = self.character.pace.is_some() && *self.character.speaking.borrow();
+    fn may_send(&self) -> bool {
+        let wanted = self.settings.pace.is_some() && *self.settings.sending.borrow();
         wanted && self.sent.len() < WINDOW
     }
 
-    async fn speak(&mut self, writer: &mut Writer) {
+    async fn send_message(&mut self, writer: &mut Writer) {
         let number = self.numbers;
         self.numbers += 1;
         self.sent.insert(number, Instant::now());
         self.notes.write(|notes| {
             notes.said.insert(number, None);
         });
-        let key = format!("{}-{number}", self.character.user);
+        let key = format!("{}-{number}", self.settings.user);
         let body = json!({ "n": number });
-        let tongue = self.character.tongue;
-        say(
+        let protocol = self.settings.protocol;
+        send(
             writer,
-            tongue.request(FIRST_ID + number, SEND, &body, Some(&key)),
+            protocol.request(FIRST_ID + number, SEND, &body, Some(&key)),
         )
         .await;
     }
 
-    /// Takes a data frame and returns what is to be answered to; what it refuses ends the connection.
-    fn data(&mut self, frame: &Frame, asked: &Asked) -> Result<Vec<Heard>, String> {
-        let heard = match self.character.tongue.understand(frame) {
+    /// Takes a data frame and returns its content. An error ends the connection.
+    fn data(&mut self, frame: &Frame, asked: &Asked) -> Result<Vec<Incoming>, String> {
+        let heard = match self.settings.protocol.decode(frame) {
             Ok(heard) => heard,
             Err(what) => {
                 self.notes
-                    .write(|notes| notes.events.push(Event::Puzzled(what.clone())));
+                    .write(|notes| notes.events.push(Event::ProtocolError(what.clone())));
                 return Err(what);
             }
         };
         for heard in &heard {
             match heard {
-                Heard::Message(message) => self.message(message, asked)?,
-                Heard::Kick(reason) => self.notes.write(|notes| notes.kicked.push(reason.clone())),
-                Heard::Handshake | Heard::Heartbeat => {}
+                Incoming::Message(message) => self.message(message, asked)?,
+                Incoming::Kick(reason) => {
+                    self.notes.write(|notes| notes.kicked.push(reason.clone()));
+                }
+                Incoming::Handshake | Incoming::Heartbeat => {}
             }
         }
         Ok(heard)
@@ -412,10 +419,10 @@ impl Task {
         let mut outcome = Ok(());
         self.notes.write(|notes| {
             let Some(id) = message.get("id") else {
-                if let Err(what) = push(notes, &self.character.channel, message) {
+                if let Err(what) = push(notes, &self.settings.channel, message) {
                     notes
                         .events
-                        .push(Event::Puzzled(format!("{what}: {message}")));
+                        .push(Event::ProtocolError(format!("{what}: {message}")));
                 }
                 return;
             };
@@ -428,9 +435,9 @@ impl Task {
             let number = id.as_u64().and_then(|id| id.checked_sub(FIRST_ID));
             match number.and_then(|number| Some((number, self.sent.remove(&number)?))) {
                 Some((number, since)) => sent(notes, body, number, since),
-                None => notes
-                    .events
-                    .push(Event::Puzzled(format!("an answer to nothing: {message}"))),
+                None => notes.events.push(Event::ProtocolError(format!(
+                    "an answer to no request: {message}"
+                ))),
             }
         });
         outcome
@@ -439,7 +446,7 @@ impl Task {
     fn take(&mut self, (leaving, to): Order) -> Leaving {
         self.away = to.is_none();
         if let Some(to) = to {
-            let connectors = &mut self.character.connectors;
+            let connectors = &mut self.settings.connectors;
             let known = connectors.iter().position(|connector| *connector == to);
             self.at = known.unwrap_or_else(|| {
                 connectors.push(to);
@@ -449,8 +456,8 @@ impl Task {
         leaving
     }
 
-    /// The connection is over, and with it all answers.
-    fn lose_touch(&mut self, ended: Option<String>) {
+    /// Notes the end of the connection. Messages without an answer will get none.
+    fn connection_ended(&mut self, ended: Option<String>) {
         self.sent.clear();
         self.notes.write(|notes| {
             if notes.online && ended.is_some() {
@@ -460,20 +467,20 @@ impl Task {
             for outcome in notes.said.values_mut() {
                 outcome.get_or_insert(Outcome::Unknown);
             }
-            let how = ended.unwrap_or_else(|| "its own doing".into());
+            let how = ended.unwrap_or_else(|| "ended by the client".into());
             notes.events.push(Event::Ended(how));
         });
     }
 }
 
-/// A login.
+/// A login that is under way.
 struct Asked {
     at: Instant,
     since: Option<Position>,
 }
 
-/// Sends a frame; that the connection is gone by now will be heard.
-async fn say(writer: &mut Writer, (opcode, payload): Said) {
+/// Sends a frame. If the connection has ended, the reader will find out.
+async fn send(writer: &mut Writer, (opcode, payload): Outgoing) {
     let _ = writer.frame(opcode, &payload).await;
 }
 
@@ -483,7 +490,7 @@ fn logged_in(notes: &mut Notes, body: &Value, since: Option<&Position>) -> Resul
         return Err(format!("login refused: {body}"));
     }
     let Some(position) = Position::of(&body["position"]) else {
-        notes.events.push(Event::Puzzled(format!(
+        notes.events.push(Event::ProtocolError(format!(
             "a login without a position: {body}"
         )));
         return Err("no position".into());
@@ -542,7 +549,7 @@ fn push(notes: &mut Notes, channel: &str, message: &Value) -> Result<(), &'stati
         let reason = body["reason"].as_str().and_then(Reason::named);
         let reason = reason.ok_or("no known reason")?;
         notes.position = Some(position.clone());
-        notes.events.push(Event::Told(position, reason));
+        notes.events.push(Event::PositionTold(position, reason));
         return Ok(());
     }
     let offset = message["offset"].as_u64().ok_or("no offset")?;

@@ -1,21 +1,21 @@
-//! What clients of a channel did and saw, in the order in which it happened to each: the material of the checker.
+//! What the clients of a channel did and received, in the order of each client. The checker works on this.
 
 use crate::log::Log;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// A place in a log.
+/// A position in a log.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
-    /// The run of offsets that it belongs to.
+    /// The epoch.
     pub epoch: String,
-    /// The publication that was seen last.
+    /// The offset of the last publication that was seen.
     pub offset: u64,
 }
 
 impl Position {
-    /// Out of `{"epoch":…,"offset":…}`.
+    /// Reads `{"epoch":…,"offset":…}`.
     #[must_use]
     pub fn of(value: &Value) -> Option<Self> {
         Some(Self {
@@ -31,22 +31,22 @@ impl fmt::Display for Position {
     }
 }
 
-/// What a sender calls a message: the sender and its number, which is unique to it.
+/// The name of a message: its sender, and a number that this sender uses once.
 pub type Message = (String, u64);
 
-/// What was published, wherever it stands.
+/// What was published, without its position.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Content {
     /// Its route.
     pub route: String,
-    /// Its JSON, in one spelling.
+    /// Its JSON, in a form in which equal bodies are equal texts.
     pub body: String,
-    /// What its sender calls it: `userId` and `n` of the body.
+    /// The name of the message: `userId` and `n` of the body.
     pub message: Option<Message>,
 }
 
 impl Content {
-    /// Of a route and a body.
+    /// The content with this route and this body.
     #[must_use]
     pub fn new(route: &str, body: &Value) -> Self {
         let user = body["userId"].as_str();
@@ -59,21 +59,21 @@ impl Content {
     }
 }
 
-/// Why a client is told a position.
+/// Why the server tells a client a position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
-    /// It saw publications that the log doesn't have.
+    /// The client saw publications that the log doesn't have.
     Diverged,
-    /// What followed its position is not held any more.
+    /// The log no longer holds the publications that follow the client's position.
     Trimmed,
-    /// Its position is of another life of the channel.
+    /// The client's position belongs to another life of the channel.
     Unknown,
-    /// The next publication is of another epoch; nothing is lost.
+    /// The next publication has another epoch. Nothing is lost.
     NewEpoch,
 }
 
 impl Reason {
-    /// As it stands in `onPosition`.
+    /// Reads the reason in `onPosition`.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Some(match name {
@@ -89,26 +89,26 @@ impl Reason {
 /// What happened to a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// It logged in without a position.
+    /// It logged in without a position, and was told this one.
     Entered(Position),
-    /// It logged in with one.
+    /// It logged in with its position.
     Resumed {
-        /// Its own.
+        /// The position that it sent.
         since: Position,
-        /// What the reply says.
+        /// Whether the reply said `recovered`.
         recovered: bool,
     },
     /// It received a publication with this offset.
     Received(u64, Content),
-    /// It was told where it stands.
-    Told(Position, Reason),
-    /// Its connection ended; how, in words.
+    /// It received `onPosition`.
+    PositionTold(Position, Reason),
+    /// Its connection ended. The text says how.
     Ended(String),
-    /// It received what breaks the protocol.
-    Puzzled(String),
+    /// It received something that breaks the protocol.
+    ProtocolError(String),
 }
 
-/// A client's whole story.
+/// All that happened to one client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
     /// Its user.
@@ -117,26 +117,26 @@ pub struct Member {
     pub events: Vec<Event>,
 }
 
-/// What became of a message, as its sender knows.
+/// The outcome of a message, as far as its sender knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// It was published.
     Acknowledged,
-    /// It was refused for good: nobody may ever see it.
+    /// It was refused, so nobody may ever receive it.
     Refused,
-    /// Nobody said.
+    /// There was no answer, or one that leaves it open.
     Unknown,
 }
 
-/// All that is known of one channel when everything has come to rest.
+/// All that is known of one channel at the end of a test.
 #[derive(Debug, Clone, Default)]
 pub struct History {
-    /// Every client.
+    /// All clients.
     pub members: Vec<Member>,
-    /// Every message that was sent.
+    /// All messages that were sent.
     pub sent: BTreeMap<Message, Outcome>,
-    /// The log.
+    /// The log of the channel.
     pub log: Log,
-    /// Who is listed as a member with how many sessions, if somebody asked.
+    /// The listed members with the number of their sessions, if chat was asked.
     pub listed: Option<BTreeMap<String, u32>>,
 }

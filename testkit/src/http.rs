@@ -1,4 +1,4 @@
-//! As much HTTP as asking an admin port takes.
+//! A minimal HTTP client for the admin ports.
 
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -9,11 +9,11 @@ use tokio::net::TcpStream;
 pub struct Answer {
     /// The status code.
     pub status: u16,
-    /// The body, or with chunked encoding what came.
+    /// The body. If it is chunked, it still has the chunk headers.
     pub body: String,
 }
 
-/// Asks once; `None` when nobody listens or the answer makes no sense.
+/// Sends one request. `None` if nobody listens there, or the answer is not HTTP.
 pub async fn get(address: SocketAddr, path: &str) -> Option<Answer> {
     let mut stream = TcpStream::connect(address).await.ok()?;
     let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");

@@ -1,4 +1,4 @@
-//! What a client has received so far, and waiting until it holds something.
+//! A record of what a client has received, with a way to wait for something in it.
 
 use crate::pace;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -21,18 +21,18 @@ impl<T: Default> Default for Inbox<T> {
 }
 
 impl<T> Inbox<T> {
-    /// The record as it is now.
+    /// The present record.
     pub fn read(&self) -> MutexGuard<'_, T> {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds to the record and wakes who waits.
+    /// Changes the record and wakes all waiting tasks.
     pub fn write(&self, change: impl FnOnce(&mut T)) {
         change(&mut self.read());
         self.changed.send_replace(());
     }
 
-    /// Waits until the record has an answer; `None` when it has none in time.
+    /// Waits until the function finds an answer in the record; `None` if it finds none in time.
     ///
     /// # Panics
     /// Never: the sender lives as long as `self`.

@@ -1,4 +1,4 @@
-//! A client of the JSON protocol at `/ws`: the twenty lines that a browser needs, and a record of what came.
+//! A client of the JSON protocol at `/ws`, with a record of what it has received.
 
 use crate::SOON;
 use crate::link::{End, Link, Owed, Record};
@@ -8,14 +8,14 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// All that has come on one connection.
+/// All that has been received on one connection.
 #[derive(Debug, Default)]
 pub struct Received {
-    /// Messages with an id, or with a body alone: answers.
+    /// Answers: messages with an id, or with only a body.
     pub replies: Vec<Value>,
-    /// Messages with a route or a position: unasked.
+    /// Pushes: messages with a route or an offset.
     pub pushes: Vec<Value>,
-    /// Every message as it came.
+    /// The text of every message.
     pub texts: Vec<String>,
     end: Option<End>,
 }
@@ -45,7 +45,7 @@ impl Record for Received {
     }
 }
 
-/// A client that speaks JSON; the socket's own helpers are [`Link`]'s.
+/// A client of the JSON protocol. [`Link`] has the helpers for its socket.
 pub struct Client {
     link: Link<Received>,
     last_id: AtomicU64,
@@ -63,15 +63,15 @@ impl Client {
     /// Connects.
     ///
     /// # Panics
-    /// When there is no connector.
+    /// If it can't connect.
     pub async fn connect(address: SocketAddr) -> Self {
         Self::connect_on(address, Terms::default()).await
     }
 
-    /// Connects on these terms.
+    /// Connects with these options.
     ///
     /// # Panics
-    /// When there is no connector.
+    /// If it can't connect.
     pub async fn connect_on(address: SocketAddr, terms: Terms) -> Self {
         Self {
             link: Link::dial(address, "/ws", terms).await,
@@ -79,23 +79,23 @@ impl Client {
         }
     }
 
-    /// Sends a text as it is.
+    /// Sends a text frame.
     pub async fn text(&self, text: &str) {
         self.frame(TEXT, text.as_bytes()).await;
     }
 
-    /// Asks and waits for the answer's body.
+    /// Sends a request and waits for the body of the answer.
     ///
     /// # Panics
-    /// When there is none in time.
+    /// If there is no answer in time.
     pub async fn request(&self, route: &str, body: Value) -> Value {
         self.ask(json!({ "route": route, "body": body })).await
     }
 
-    /// Sends a request made by hand, under an id of its own, and waits for the answer's body.
+    /// Sends a whole request with a new id, and waits for the body of the answer.
     ///
     /// # Panics
-    /// When there is none in time.
+    /// If there is no answer in time.
     pub async fn ask(&self, mut request: Value) -> Value {
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         request["id"] = id.into();
@@ -113,10 +113,10 @@ impl Client {
         })
     }
 
-    /// Waits until so many pushes have come; all of them.
+    /// Waits until this many pushes have come, and returns all pushes.
     ///
     /// # Panics
-    /// When they don't come in time.
+    /// If they don't come in time.
     pub async fn until_pushes(&self, count: usize) -> Vec<Value> {
         let came = self.inbox().until(SOON, |received| {
             (received.pushes.len() >= count).then_some(())
@@ -130,8 +130,8 @@ impl Client {
     /// Waits for an answer without an id.
     ///
     /// # Panics
-    /// When there is none in time.
-    pub async fn until_nameless_reply(&self) -> Value {
+    /// If there is no answer in time.
+    pub async fn until_reply_without_id(&self) -> Value {
         let reply = self.inbox().until(SOON, |received| {
             let reply = received
                 .replies

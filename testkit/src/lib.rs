@@ -1,20 +1,20 @@
-//! What the tests of every crate stand on: the project's own services as processes, real Redis servers, a network that can
-//! fail, a client of each protocol, and a checker of what clients have seen.
+//! Tools for the tests of all crates: the project's services as processes, real Redis servers, a network that can fail,
+//! a client of each protocol, and a checker for what clients have received.
 //!
-//! The only crate of the project that it knows is the gRPC contract. Its parsers are its own, so a mistake in a codec
-//! cannot hide in a test that shares the codec. If a helper cannot do its work, it panics and says what it was doing; a
-//! test that fails prints what its processes logged. Tests wait for conditions and never for a time ([`wait`]), and on a
-//! busy machine they wait longer ([`pace`]).
+//! The only crate of the project that it uses is the gRPC contract. It has its own parsers, so a mistake in a codec
+//! can't hide in a test that uses the same codec. If a helper can't do its work, it panics and says what it was doing.
+//! A test that fails prints what its processes logged. Tests wait for conditions and never for a fixed time ([`wait`]),
+//! and on a busy machine they wait longer ([`pace`]).
 //!
 //! | module | what it gives |
 //! |---|---|
 //! | [`redis`], [`sentinels`], [`cluster`], [`resp`] | servers that can be killed, frozen and started again, and commands to them |
 //! | [`system`], [`service`], [`process`], [`binaries`] | the services as processes |
-//! | [`pomelo`], [`json`], [`polling`], [`websocket`], [`http`] | clients of each protocol, and bytes that no proper client sends |
-//! | [`relay`] | a network that stalls, cuts, and leads elsewhere |
-//! | [`crowd`], [`follower`], [`history`], [`log`], [`checker`] | many clients, and whether what they saw keeps the promises |
-//! | [`attack`], [`beside`] | misuse, and what quiet clients notice of it |
-//! | [`recording`] | what the original system sent and was sent, byte by byte |
+//! | [`pomelo`], [`json`], [`polling`], [`websocket`], [`http`] | clients of each protocol, which can also send invalid bytes |
+//! | [`relay`] | a network that can stall, cut connections, and redirect them |
+//! | [`followers`], [`follower`], [`history`], [`log`], [`checker`] | many clients, and a check that what they received keeps the promises |
+//! | [`attack`], [`impact`] | attackers, and a measurement of what other clients notice of them |
+//! | [`recording`] | what the original system sent and received, byte by byte |
 //!
 //! ```no_run
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -34,24 +34,26 @@
 //! ```
 
 pub mod attack;
-pub mod beside;
 pub mod binaries;
 pub mod chat_api;
 pub mod checker;
 pub mod clock;
 pub mod cluster;
-pub mod crowd;
 pub mod follower;
+pub mod followers;
 pub mod history;
 pub mod http;
+pub mod impact;
 pub mod inbox;
 pub mod json;
 pub mod link;
 pub mod log;
 pub mod pace;
+pub mod permit;
 pub mod polling;
 pub mod pomelo;
 pub mod process;
+pub mod protocol;
 pub mod readme;
 pub mod recording;
 pub mod redis;
@@ -59,39 +61,39 @@ pub mod relay;
 pub mod resp;
 pub mod sentinels;
 pub mod service;
+pub mod socket_io;
 pub mod system;
-pub mod tongue;
-pub mod turn;
 pub mod wait;
 mod watchdog;
 pub mod websocket;
 
-/// Longer than anything takes that happens at all. On a busy machine it lasts longer ([`pace`]).
+/// A limit for waits. Everything that happens at all happens much sooner. On a busy machine the limit is longer
+/// ([`pace`]).
 pub const SOON: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// A client has its answer within 2 s, whatever is broken behind the connector. The rest is what it takes to notice; on a busy
-/// machine it lasts longer ([`pace`]).
+/// A client gets its answer within 2 s, whatever is broken behind the connector. The rest is a margin for the test
+/// itself. On a busy machine the limit is longer ([`pace`]).
 pub const ANSWERED: std::time::Duration = std::time::Duration::from_millis(2_500);
 
-/// True in the long run (`./tests/run --long`): the same tests with more of everything.
+/// True in the long run (`./tests/run --long`), in which tests do more.
 #[must_use]
 pub fn long() -> bool {
     std::env::var_os("TESTS_LONG").is_some()
 }
 
-/// The workspace's root, where README.md is.
+/// The root of the workspace, where README.md is.
 #[must_use]
 pub fn workspace() -> &'static std::path::Path {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
-        .expect("the crate stands in the workspace")
+        .expect("the crate is in the workspace")
 }
 
-/// A file of `tests/clients` under mocha, which is told where these connectors are. A test in it that takes two minutes
-/// hangs; how long it takes otherwise depends on what else the machine has to do.
+/// A command that runs a file of `tests/clients` with mocha and gives it the addresses of these connectors. A test in
+/// it fails after two minutes. This is long, because the machine may be busy.
 ///
 /// # Panics
-/// If the npm packages are not there.
+/// If the npm packages are not installed.
 #[must_use]
 pub fn mocha(file: &str, connectors: &[service::Connector]) -> std::process::Command {
     let directory = workspace().join("tests/clients");

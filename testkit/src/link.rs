@@ -1,5 +1,5 @@
-//! A client's socket whatever it speaks: a task reads, answers what must be answered and keeps what has come, so that a
-//! test asks in its own time what was received in which order.
+//! The WebSocket of a client of any protocol. A task reads it, answers what must be answered, and records what has
+//! come. So a test can ask later what was received, and in which order.
 
 use crate::inbox::Inbox;
 use crate::websocket::{self, CLOSE, Frame, NO_CODE, PING, PONG, Reader, Terms, Writer};
@@ -13,22 +13,22 @@ use tokio::time::Instant;
 /// How a connection ended, as its client saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
-    /// The server's close frame, first or in answer.
+    /// The server sent a close frame, as the first or as an answer.
     Closed {
-        /// RFC 6455's code, [`NO_CODE`] if it had none.
+        /// The code of RFC 6455; [`NO_CODE`] if the frame had none.
         code: u16,
         /// The reason in the frame.
         reason: String,
     },
-    /// The TCP connection ended without one.
+    /// The TCP connection ended without a close frame.
     Dropped,
     /// The server broke its protocol.
     Broken(String),
 }
 
-/// A frame that a client owes the server, some time after what it answers.
+/// A frame that the client must send some time later.
 pub struct Owed {
-    /// When.
+    /// How long after the frame that it answers.
     pub after: Duration,
     /// The frame's opcode.
     pub opcode: u8,
@@ -36,18 +36,18 @@ pub struct Owed {
     pub payload: Vec<u8>,
 }
 
-/// What a protocol's client keeps of what it receives.
+/// What the client of a protocol records of the frames that it receives.
 pub trait Record: Default + Send + 'static {
-    /// Takes a data message.
+    /// Records a data frame. Returns the frame that must be sent for it, if there is one.
     ///
     /// # Errors
-    /// How it breaks the protocol.
+    /// The text says how the frame breaks the protocol.
     fn message(&mut self, frame: &Frame) -> Result<Option<Owed>, String>;
 
-    /// The end, once there is one.
+    /// How the connection ended, if it has ended.
     fn end(&self) -> &Option<End>;
 
-    /// Keeps the end; the first one counts.
+    /// Records how the connection ended. Only the first call counts.
     fn set_end(&mut self, end: End);
 }
 
@@ -64,7 +64,7 @@ impl<R: Record> Link<R> {
     /// Connects.
     ///
     /// # Panics
-    /// When there is no WebSocket to be had.
+    /// If it can't connect.
     pub async fn dial(address: SocketAddr, path: &str, terms: Terms) -> Self {
         let (writer, reader) = websocket::connect(address, path, terms)
             .await
@@ -90,13 +90,13 @@ impl<R: Record> Link<R> {
         }
     }
 
-    /// What has come so far.
+    /// The record.
     #[must_use]
     pub fn inbox(&self) -> &Inbox<R> {
         &self.inbox
     }
 
-    /// Sends one frame; that the connection is gone by now is no error.
+    /// Sends one frame. It is no error if the connection has ended.
     pub async fn frame(&self, opcode: u8, payload: &[u8]) {
         if opcode == CLOSE {
             self.closing.store(true, Ordering::Relaxed);
@@ -104,12 +104,12 @@ impl<R: Record> Link<R> {
         let _ = self.writer.lock().await.frame(opcode, payload).await;
     }
 
-    /// Sends bytes as they are, with the same indifference.
+    /// Sends these bytes. It is no error if the connection has ended.
     pub async fn bytes(&self, bytes: &[u8]) {
         let _ = self.writer.lock().await.bytes(bytes).await;
     }
 
-    /// Reads nothing from now on: what the server sends fills buffers.
+    /// Stops reading, so what the server sends fills the buffers.
     pub fn stop_reading(&self) {
         self.reading.send_replace(false);
     }
@@ -122,7 +122,7 @@ impl<R: Record> Link<R> {
     /// Waits for the end of the connection.
     ///
     /// # Panics
-    /// When it doesn't end in time.
+    /// If it doesn't end in time.
     pub async fn end(&self, within: Duration) -> End {
         let end = self.inbox.until(within, |record| record.end().clone());
         let end = end.await;
@@ -135,21 +135,21 @@ impl<R: Record> Link<R> {
         self.inbox.read().end().clone()
     }
 
-    /// Closes as a client does that is done, and waits for the server's answer.
+    /// Sends a close frame with code 1000 and waits for the server's.
     ///
     /// # Panics
-    /// When there is none.
+    /// If there is none.
     pub async fn close(&self) -> End {
         self.frame(CLOSE, &1000u16.to_be_bytes()).await;
         self.end(crate::SOON).await
     }
 
-    /// Ends the sending direction, TCP FIN, without a word.
+    /// Ends the sending direction with a TCP FIN and without a close frame.
     pub async fn finish(&self) {
         let _ = self.writer.lock().await.finish().await;
     }
 
-    /// Breaks off with a TCP reset, as a client's machine does that crashes and comes back.
+    /// Resets the TCP connection, as after a crash of the client's machine.
     pub async fn reset(self) {
         let _ = self.writer.lock().await.reset_on_drop();
     }
@@ -165,7 +165,7 @@ struct Task<R> {
     inbox: Arc<Inbox<R>>,
     writer: Arc<Mutex<Writer>>,
     reading: watch::Receiver<bool>,
-    /// A close frame was sent: the server's needs no answer.
+    /// True if a close frame was sent. Then the server's needs no answer.
     closing: Arc<AtomicBool>,
     reader: Reader,
     owed: Option<(Instant, Owed)>,

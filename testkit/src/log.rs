@@ -1,13 +1,13 @@
-//! A channel's log as it lies in Redis, read by commands alone: what everybody must have seen.
+//! The log of a channel, read from Redis with plain commands. This is what all members must have received.
 
 use crate::history::{Content, Position};
 use crate::resp::{Resp, Value};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-/// Entries in one answer.
+/// The number of entries in one answer.
 const PAGE: usize = 5_000;
-/// A node of a Cluster says at most so often where a channel is instead.
+/// The reader follows at most this many redirections of a Cluster.
 const MOVES: usize = 5;
 
 /// The log of one channel.
@@ -17,15 +17,16 @@ pub struct Log {
     pub epochs: Vec<(String, u64)>,
     /// The last offset that was given.
     pub last: u64,
-    /// What is held, by offset.
+    /// The entries that Redis holds, by offset.
     pub entries: BTreeMap<u64, Content>,
 }
 
 impl Log {
-    /// Reads it from a server, or from the node of its Cluster that has it. A channel that nobody knows has an empty log.
+    /// Reads the log from a server, or from the node of its Cluster that has it. A channel that does not exist has an
+    /// empty log.
     ///
     /// # Panics
-    /// When there is no answer, or one that makes no sense.
+    /// If there is no answer, or one that can't be read.
     pub async fn read(server: SocketAddr, channel: &str) -> Self {
         let mut server = server;
         for _ in 0..MOVES {
@@ -40,7 +41,7 @@ impl Log {
                 }
             }
         }
-        panic!("no node has {channel}");
+        panic!("no node has the channel {channel}");
     }
 
     async fn read_on(connection: &mut Resp, channel: &str) -> Result<Self, String> {
@@ -82,22 +83,22 @@ impl Log {
     /// The epoch of an offset.
     ///
     /// # Panics
-    /// When the offset is below all epochs.
+    /// If no epoch begins at or before the offset.
     #[must_use]
     pub fn epoch(&self, offset: u64) -> &str {
         let mut epochs = self.epochs.iter().rev();
         let epoch = epochs.find(|(_, start)| *start <= offset);
-        &epoch.expect("an epoch began below").0
+        &epoch.expect("an epoch begins at or before the offset").0
     }
 
-    /// The first offset that is held; if none is, the next one.
+    /// The first offset that is held; if there is none, the offset after the last.
     #[must_use]
     pub fn first(&self) -> u64 {
         let first = self.entries.keys().next();
         first.copied().unwrap_or(self.last + 1)
     }
 
-    /// Where it ends; `None` if there is no log.
+    /// The position of the end; `None` if there is no log.
     #[must_use]
     pub fn end(&self) -> Option<Position> {
         let (epoch, _) = self.epochs.last()?;
@@ -107,7 +108,7 @@ impl Log {
         })
     }
 
-    /// True if all that who stands at this position has seen is in this log.
+    /// True if the log once had everything up to this position.
     #[must_use]
     pub fn reaches(&self, position: &Position) -> bool {
         let known = self.epochs.iter().position(|(e, _)| *e == position.epoch);
@@ -126,7 +127,7 @@ async fn command(connection: &mut Resp, parts: &[&str]) -> Result<Value, String>
     }
 }
 
-/// `[offset-milliseconds, [d, data]]`, data being route, sender and body with NULs between.
+/// Reads `[offset-milliseconds, [d, data]]`. The data are route, sender and body, separated by NULs.
 fn entry_of(entry: &Value) -> Option<(u64, Content)> {
     let [id, fields] = entry.list() else {
         return None;

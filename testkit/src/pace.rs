@@ -1,10 +1,11 @@
-//! How fast the machine lets tests go on.
+//! Time that takes the load of the machine into account.
 //!
-//! On a machine whose cores have other work, too, everything takes longer, and a test that measures time must not fail for
-//! that. So limits are not compared with the time on the wall, but with the share of it that a thread could have run for: while
-//! four threads want to run on two cores, a second counts as half a second. An idle machine's seconds count in full.
+//! On a machine whose cores have other work, too, everything takes longer, and a test that measures time must not fail
+//! for that reason. So limits are not compared with the passed time, but with the share of it in which a thread could
+//! have run: while four threads want to run on two cores, a second counts as half a second. On an idle machine a second
+//! counts in full.
 //!
-//! A thread looks every few milliseconds how many threads want to run now, as `/proc/loadavg` tells.
+//! A thread reads every few milliseconds how many threads want to run, from `/proc/loadavg`.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -24,10 +25,11 @@ use tokio::time::error::Elapsed;
 
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// However busy the machine is, each second counts as at least this share of one: what hangs has to end.
+/// Each second counts as at least this share of a second, however busy the machine is. Otherwise a test that hangs
+/// would never end.
 const LEAST: f64 = 0.05;
 
-/// Moments, and how much of the time counted until then. Between two of them time counts evenly.
+/// Moments, and how much of the time has counted until then. Between two moments time counts evenly.
 static MOMENTS: LazyLock<Mutex<Vec<(Instant, Duration)>>> = LazyLock::new(|| {
     std::thread::Builder::new()
         .name("pace".into())
@@ -36,12 +38,12 @@ static MOMENTS: LazyLock<Mutex<Vec<(Instant, Duration)>>> = LazyLock::new(|| {
     Mutex::new(vec![(Instant::now(), Duration::ZERO)])
 });
 
-/// Begins to look at the machine, if nobody has.
+/// Starts to watch the load of the machine, if nobody has done so.
 pub fn start() {
     LazyLock::force(&MOMENTS);
 }
 
-/// How much of the time since then counts. Time from before the first call of this module counts in full.
+/// How much of the time since this moment counts. Time before the first call of this module counts in full.
 #[must_use]
 pub fn since(begin: impl Into<Instant>) -> Duration {
     between(begin, Instant::now())
@@ -57,7 +59,7 @@ pub fn between(begin: impl Into<Instant>, end: impl Into<Instant>) -> Duration {
         + end.min(first).saturating_duration_since(begin)
 }
 
-/// As tokio's function of this name, but only time that counts is held against the future.
+/// Like tokio's function of this name, but only time that counts is compared with the limit.
 ///
 /// # Errors
 /// If the future takes longer.
@@ -86,7 +88,7 @@ fn counted(moments: &[(Instant, Duration)], at: Instant) -> Duration {
             let share = passed.as_secs_f64() / end.duration_since(begin).as_secs_f64();
             counted + (*until - counted).mul_f64(share)
         }
-        // What the next look will say is not known yet.
+        // The load of this moment is not known yet, so time counts in full, but for one interval at most.
         None => counted + passed.min(INTERVAL),
     }
 }
@@ -108,7 +110,7 @@ fn watch() {
     }
 }
 
-/// How many threads of the machine want to run now, but for this one.
+/// How many threads of the machine want to run now, without this one.
 fn running() -> usize {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let running = load
@@ -124,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_counts_by_what_was_seen_around_it() {
+    fn between_two_moments_time_counts_evenly() {
         let begin = Instant::now();
         let ms = Duration::from_millis;
         let moments = [
@@ -136,13 +138,13 @@ mod tests {
         assert_eq!(counted(&moments, begin + ms(5)), ms(5));
         assert_eq!(counted(&moments, begin + ms(20)), ms(15));
         assert_eq!(counted(&moments, begin + ms(30)), ms(20));
-        // Nothing is known of more than the next interval.
+        // After the last moment, time counts for one interval at most.
         assert_eq!(counted(&moments, begin + ms(35)), ms(25));
         assert_eq!(counted(&moments, begin + ms(90)), ms(20) + INTERVAL);
     }
 
     #[test]
-    fn on_a_busy_machine_time_counts_for_less() {
+    fn on_a_busy_machine_time_counts_less() {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         start();
         let begin = Instant::now();
@@ -156,7 +158,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_takes_too_long_is_given_up() {
+    async fn a_future_that_takes_too_long_is_given_up() {
         let forever = std::future::pending::<()>();
         assert!(timeout(Duration::from_millis(20), forever).await.is_err());
     }

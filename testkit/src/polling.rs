@@ -1,15 +1,14 @@
-//! Engine.IO's long polling by hand, over sockets that stay open: what a client that polls says and hears.
+//! A client of Engine.IO's long polling, with requests that are written by hand.
 
 use crate::SOON;
 use crate::pace::timeout;
 use bytes::{Buf, BytesMut};
-use serde_json::{Value, json};
 use std::io;
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// A socket on which one request of HTTP follows another.
+/// An HTTP connection that stays open for several requests.
 pub struct Http {
     stream: TcpStream,
     buffer: BytesMut,
@@ -19,7 +18,7 @@ impl Http {
     /// Connects.
     ///
     /// # Errors
-    /// What the socket says.
+    /// The error of the socket.
     pub async fn connect(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
@@ -27,18 +26,18 @@ impl Http {
         Ok(Self { stream, buffer })
     }
 
-    /// Sends bytes as they are.
+    /// Sends these bytes.
     ///
     /// # Errors
-    /// What the socket says.
+    /// The error of the socket.
     pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes).await
     }
 
-    /// The next answer: its status and its body, whose length must stand in the head.
+    /// Reads the next answer: its status and its body. The head must have the length of the body.
     ///
     /// # Errors
-    /// What the socket says; `UnexpectedEof` at its end.
+    /// The error of the socket; `UnexpectedEof` at its end.
     pub async fn answer(&mut self) -> io::Result<(u16, String)> {
         loop {
             if let Some((status, head, length)) = head(&self.buffer)
@@ -54,17 +53,17 @@ impl Http {
         }
     }
 
-    /// One request and its answer.
+    /// Sends a request and reads the answer.
     ///
     /// # Errors
-    /// As [`answer`](Self::answer).
+    /// Like [`answer`](Self::answer).
     pub async fn ask(&mut self, request: &str) -> io::Result<(u16, String)> {
         self.send(request.as_bytes()).await?;
         self.answer().await
     }
 }
 
-/// Status, the head's length and the body's, once the head is there as a whole.
+/// The status, the length of the head and the length of the body; `None` if the head is not complete.
 fn head(bytes: &[u8]) -> Option<(u16, usize, usize)> {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
     let text = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
@@ -76,27 +75,13 @@ fn head(bytes: &[u8]) -> Option<(u16, usize, usize)> {
     Some((status, end, length.unwrap_or_default()))
 }
 
-/// The request that opens a session, in Engine.IO's version 3 or 4.
+/// The request that opens a session of version 3 or 4 of Engine.IO.
 #[must_use]
 pub fn opening(version: u32) -> String {
     format!("GET /socket.io/?EIO={version}&transport=polling HTTP/1.1\r\nHost: x\r\n\r\n")
 }
 
-/// A request of one's handlers as a packet of Socket.IO.
-///
-/// # Panics
-/// When the route is longer than 255 bytes.
-#[must_use]
-pub fn packet(id: u32, route: &str, body: &Value) -> String {
-    let mut message: String = id.to_be_bytes().map(char::from).iter().collect();
-    let length = u8::try_from(route.len()).expect("a short route");
-    message.push(char::from(length));
-    message.push_str(route);
-    message.push_str(&body.to_string());
-    format!("42{}", json!(["message", message]))
-}
-
-/// A session that polls.
+/// A client that polls.
 pub struct Poller {
     version: u32,
     path: String,
@@ -105,10 +90,10 @@ pub struct Poller {
 }
 
 impl Poller {
-    /// Opens one, connected to Socket.IO's namespace.
+    /// Opens a session and connects it to the namespace of Socket.IO.
     ///
     /// # Errors
-    /// What the sockets say, or what it is refused with.
+    /// The error of the sockets, or the text of a refusal.
     pub async fn open(address: SocketAddr, version: u32) -> io::Result<Self> {
         let mut polls = Http::connect(address).await?;
         let (status, body) = polls.ask(&opening(version)).await?;
@@ -127,10 +112,11 @@ impl Poller {
         Ok(poller)
     }
 
-    /// Posts packets, on a socket of its own: one that was idle for long may be closed by now. The answer's status.
+    /// Posts packets and returns the status of the answer. It uses a new socket, because the connector may have closed
+    /// an idle one.
     ///
     /// # Errors
-    /// What the socket says.
+    /// The error of the socket.
     pub async fn post(&self, packets: &[&str]) -> io::Result<u16> {
         let body = if self.version == 4 {
             packets.join("\u{1e}")
@@ -147,28 +133,28 @@ impl Poller {
         Ok(http.ask(&request).await?.0)
     }
 
-    /// Polls on another socket from now on.
+    /// From now on it polls on a new socket.
     ///
     /// # Errors
-    /// What the socket says.
+    /// The error of the socket.
     pub async fn on_a_new_socket(&mut self) -> io::Result<()> {
         self.polls = Http::connect(self.address).await?;
         Ok(())
     }
 
-    /// Polls: the answer's status and what came, as it came.
+    /// Polls once and returns the status and the body of the answer.
     ///
     /// # Errors
-    /// What the socket says.
+    /// The error of the socket.
     pub async fn poll(&mut self) -> io::Result<(u16, String)> {
         let request = format!("GET {} HTTP/1.1\r\nHost: x\r\n\r\n", self.path);
         self.polls.ask(&request).await
     }
 
-    /// Polls until this has come.
+    /// Polls until an answer contains this text.
     ///
     /// # Panics
-    /// When it doesn't in time.
+    /// If none does in time.
     pub async fn until(&mut self, what: &str) {
         let polled =
             async { while !self.poll().await.is_ok_and(|(_, body)| body.contains(what)) {} };

@@ -1,5 +1,5 @@
-//! A client of Pomelo's binary protocol, with a parser written from the recordings: packages (`type`, three bytes of
-//! length, body) and, in data packages, messages (flag, id, route, body).
+//! A client of Pomelo's binary protocol. Its parser was written from the recordings: packages consist of a type, three
+//! bytes of length and a body, and the body of a data package is a message of flag, id, route and body.
 
 use crate::link::{End, Link, Owed, Record};
 use crate::websocket::{BINARY, Frame, Terms};
@@ -12,30 +12,30 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Package type: the first package either way.
+/// Package type: a handshake, the first package in both directions.
 pub const HANDSHAKE: u8 = 1;
-/// Package type: the client has read the handshake's answer.
+/// Package type: the client has read the answer to its handshake.
 pub const HANDSHAKE_ACK: u8 = 2;
-/// Package type: somebody is there.
+/// Package type: a heartbeat.
 pub const HEARTBEAT: u8 = 3;
 /// Package type: a message.
 pub const DATA: u8 = 4;
-/// Package type: the server throws the client out.
+/// Package type: the server closes the connection.
 pub const KICK: u8 = 5;
 
-/// Login's answer when it worked (K1).
+/// The answer to a successful login (K1).
 pub const LOGGED_IN: &str = r#"{"code":0,"message":"登录成功"}"#;
-/// Login's answer when something is missing or falsy (K1).
+/// The answer to a login in which a name is missing or falsy (K1).
 pub const MISSING: &str = r#"{"code":1,"message":"缺少参数"}"#;
-/// Login's answer to what is there and no name.
+/// The answer to a login with a value that is not a valid name.
 pub const INVALID: &str = r#"{"code":1,"message":"参数无效"}"#;
-/// Login's answer to who is logged in already (K1).
+/// The answer to a login of a connection that is already logged in (K1).
 pub const LOGGED_IN_ALREADY: &str = r#"{"code":1,"message":"用户已登录"}"#;
-/// Send's answer before login (K1).
+/// The answer to a send before the login (K1).
 pub const NOT_LOGGED_IN: &str = r#"{"code":1,"message":"用户未登录"}"#;
-/// Send's answer when it worked (K1).
+/// The answer to a successful send (K1).
 pub const SENT: &str = r#"{"message":"发送成功","code":0}"#;
-/// What failed for reasons that are not the client's, or was no request at all.
+/// The answer to a request that failed for a reason outside the client, or that is not a valid request.
 pub const FAILED: &str = r#"{"code":500}"#;
 
 /// The route of login.
@@ -43,7 +43,7 @@ pub const LOGIN: &str = "connector.handler.login";
 /// The route of send.
 pub const SEND: &str = "chat.handler.send";
 
-/// What a client says first.
+/// The body of a client's handshake.
 pub const HELLO: &str = r#"{"sys":{"type":"js-websocket","version":"0.0.1"},"user":{}}"#;
 
 /// An answer to a request.
@@ -53,7 +53,7 @@ pub struct Reply {
     pub id: u64,
     /// The whole package.
     pub package: Bytes,
-    /// The JSON in it.
+    /// The JSON in the package.
     pub body: Bytes,
     /// How many packages came before it on this connection.
     pub place: usize,
@@ -69,21 +69,21 @@ impl Reply {
     }
 }
 
-/// What the server said unasked.
+/// A push of the server.
 #[derive(Debug, Clone)]
 pub struct Push {
     /// The whole package.
     pub package: Bytes,
-    /// What it is about.
+    /// The route.
     pub route: Bytes,
-    /// The JSON in it.
+    /// The JSON in the package.
     pub body: Bytes,
     /// How many packages came before it on this connection.
     pub place: usize,
 }
 
 impl Push {
-    /// Route and JSON as one line: what tests compare.
+    /// The route and the JSON as one line, which tests compare.
     #[must_use]
     pub fn text(&self) -> String {
         let (route, body) = (&self.route, &self.body);
@@ -95,19 +95,19 @@ impl Push {
     }
 }
 
-/// All that has come on one connection.
+/// All that has been received on one connection.
 #[derive(Debug, Default)]
 pub struct Received {
-    /// In order.
+    /// The replies, in order.
     pub replies: Vec<Reply>,
-    /// In order.
+    /// The pushes, in order.
     pub pushes: Vec<Push>,
-    /// Whole packages of all other types, in order.
+    /// The whole packages of all other types, in order.
     pub others: Vec<Bytes>,
-    /// Where each request's reply stands in `replies`.
+    /// The index in `replies` of the reply to each request.
     by_id: HashMap<u64, usize>,
     end: Option<End>,
-    /// From the handshake's answer.
+    /// The interval in the answer to the handshake.
     heartbeat: Option<Duration>,
     silent: bool,
 }
@@ -168,7 +168,7 @@ impl Received {
 impl Record for Received {
     fn message(&mut self, frame: &Frame) -> Result<Option<Owed>, String> {
         if frame.opcode != BINARY {
-            return Err("a text frame from a server that was spoken to in binary".into());
+            return Err("a text frame from a server that got binary frames".into());
         }
         let mut owed = None;
         for whole in packages(&frame.payload)? {
@@ -186,7 +186,7 @@ impl Record for Received {
     }
 }
 
-/// A client that speaks Pomelo's protocol; the socket's own helpers are [`Link`]'s.
+/// A client of Pomelo's protocol. [`Link`] has the helpers for its socket.
 pub struct Client {
     link: Link<Received>,
     last_id: AtomicU64,
@@ -201,18 +201,18 @@ impl Deref for Client {
 }
 
 impl Client {
-    /// Connects, and says nothing.
+    /// Connects, and sends nothing.
     ///
     /// # Panics
-    /// When there is no connector.
+    /// If it can't connect.
     pub async fn dial(address: SocketAddr) -> Self {
         Self::dial_on(address, Terms::default()).await
     }
 
-    /// As [`Client::dial`], on these terms.
+    /// Like [`Client::dial`], with these options.
     ///
     /// # Panics
-    /// As [`Client::dial`].
+    /// Like [`Client::dial`].
     pub async fn dial_on(address: SocketAddr, terms: Terms) -> Self {
         Self {
             link: Link::dial(address, "/", terms).await,
@@ -220,10 +220,10 @@ impl Client {
         }
     }
 
-    /// As [`Client::dial`], on another path.
+    /// Like [`Client::dial`], on another path.
     ///
     /// # Panics
-    /// As [`Client::dial`].
+    /// Like [`Client::dial`].
     pub async fn dial_path(address: SocketAddr, path: &str) -> Self {
         Self {
             link: Link::dial(address, path, Terms::default()).await,
@@ -231,21 +231,21 @@ impl Client {
         }
     }
 
-    /// Connects and shakes hands.
+    /// Connects and performs the handshake.
     ///
     /// # Panics
-    /// When there is no connector, or it refuses.
+    /// If it can't connect, or the handshake is refused.
     pub async fn connect(address: SocketAddr) -> Self {
         let client = Self::dial(address).await;
         client.shake_hands().await;
         client
     }
 
-    /// As [`Client::connect`], with a small receive buffer: made to stop reading.
+    /// Like [`Client::connect`], with a small receive buffer, for clients that stop reading.
     ///
     /// # Panics
-    /// As [`Client::connect`].
-    pub async fn connect_narrow(address: SocketAddr) -> Self {
+    /// Like [`Client::connect`].
+    pub async fn connect_with_small_buffer(address: SocketAddr) -> Self {
         let terms = Terms {
             receive_buffer: Some(4096),
             ..Terms::default()
@@ -255,30 +255,30 @@ impl Client {
         client
     }
 
-    /// Connects and logs in; returns with the own onJoin received.
+    /// Connects and logs in. It returns when the client has received its own onJoin.
     ///
     /// # Panics
-    /// When anything of it fails.
+    /// If any of this fails.
     pub async fn join(address: SocketAddr, user: &str, channel: &str) -> Self {
         let client = Self::connect(address).await;
         client.enter(user, channel).await;
         client
     }
 
-    /// Logs in; returns with the own onJoin received.
+    /// Logs in. It returns when the client has received its own onJoin.
     ///
     /// # Panics
-    /// When anything of it fails.
+    /// If any of this fails.
     pub async fn enter(&self, user: &str, channel: &str) {
         assert_eq!(self.login(user, channel).await, LOGGED_IN);
         self.until_push(&format!("onJoin {{\"userId\":\"{user}\"}}"))
             .await;
     }
 
-    /// Sends the handshake, reads the answer, acknowledges it.
+    /// Sends the handshake, waits for the answer and acknowledges it.
     ///
     /// # Panics
-    /// When the handshake is refused.
+    /// If the handshake is refused.
     pub async fn shake_hands(&self) {
         self.package(HANDSHAKE, HELLO.as_bytes()).await;
         let answer = self.inbox().until(SOON, |received| {
@@ -299,20 +299,20 @@ impl Client {
         self.frame(BINARY, &package(kind, body)).await;
     }
 
-    /// Sends a request and does not wait; returns its id.
+    /// Sends a request without waiting for the answer, and returns its id.
     pub async fn start(&self, route: &str, body: &str) -> u64 {
         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
         self.start_as(id, route, body).await;
         id
     }
 
-    /// Sends a request under this id, and does not wait.
+    /// Sends a request with this id, and does not wait for the answer.
     pub async fn start_as(&self, id: u64, route: &str, body: &str) {
         self.package(DATA, &request(id, route, body.as_bytes()))
             .await;
     }
 
-    /// Sends what wants no answer.
+    /// Sends a notification, which gets no answer.
     pub async fn notify(&self, route: &str, body: &str) {
         self.package(DATA, &notification(route, body.as_bytes()))
             .await;
@@ -321,7 +321,7 @@ impl Client {
     /// Waits for the answer to a request.
     ///
     /// # Panics
-    /// When there is none in time.
+    /// If there is none in time.
     pub async fn reply(&self, id: u64) -> Reply {
         let reply = self
             .inbox()
@@ -335,19 +335,19 @@ impl Client {
         })
     }
 
-    /// Asks and waits for the answer.
+    /// Sends a request and waits for the answer.
     ///
     /// # Panics
-    /// When there is none in time.
+    /// If there is none in time.
     pub async fn request(&self, route: &str, body: &str) -> String {
         let id = self.start(route, body).await;
         self.reply(id).await.text()
     }
 
-    /// Asks, and holds the connector to its word: an answer within 2 s.
+    /// Sends a request, waits for the answer, and checks that it came within 2 s, as the connector promises.
     ///
     /// # Panics
-    /// When it takes longer.
+    /// If it takes longer.
     pub async fn request_in_time(&self, route: &str, body: &str) -> String {
         let asked = Instant::now();
         let id = self.start(route, body).await;
@@ -357,18 +357,18 @@ impl Client {
         reply.text()
     }
 
-    /// Logs in with names that are JSON strings; the answer.
+    /// Logs in and returns the answer.
     ///
     /// # Panics
-    /// When there is none in time.
+    /// If there is none in time.
     pub async fn login(&self, user: &str, channel: &str) -> String {
         self.request(LOGIN, &login_body(user, channel)).await
     }
 
-    /// Sends `{"content":…}`; the answer.
+    /// Sends `{"content":…}` and returns the answer.
     ///
     /// # Panics
-    /// When there is none in time.
+    /// If there is none in time.
     pub async fn say(&self, content: &str) -> String {
         self.request(SEND, &said(content)).await
     }
@@ -385,18 +385,18 @@ impl Client {
         self.inbox().read().pushes.len()
     }
 
-    /// Waits until so many pushes have come; all of them.
+    /// Waits until this many pushes have come, and returns all pushes.
     ///
     /// # Panics
-    /// When they don't come in time.
+    /// If they don't come in time.
     pub async fn until_pushes(&self, count: usize) -> Vec<String> {
         self.until_pushes_within(count, SOON).await
     }
 
-    /// As [`Client::until_pushes`], for what may take longer.
+    /// Like [`Client::until_pushes`], with another limit of time.
     ///
     /// # Panics
-    /// When they don't come in time.
+    /// If they don't come in time.
     pub async fn until_pushes_within(&self, count: usize, within: Duration) -> Vec<String> {
         let came = self.inbox().until(within, |received| {
             (received.pushes.len() >= count).then_some(())
@@ -416,7 +416,7 @@ impl Client {
     /// Waits for this push.
     ///
     /// # Panics
-    /// When it doesn't come in time.
+    /// If it doesn't come in time.
     pub async fn until_push(&self, text: &str) {
         let mut seen = 0;
         let found = self.inbox().until(SOON, |received| {
@@ -434,8 +434,8 @@ impl Client {
         );
     }
 
-    /// Answers no heartbeat from now on.
-    pub fn fall_silent(&self) {
+    /// From now on it answers no heartbeat.
+    pub fn stop_heartbeats(&self) {
         self.inbox().write(|received| received.silent = true);
     }
 
@@ -448,37 +448,37 @@ impl Client {
         Some(body["reason"].as_str()?.to_owned())
     }
 
-    /// Breaks off with a TCP reset.
+    /// Resets the TCP connection.
     pub async fn reset(self) {
         self.link.reset().await;
     }
 }
 
-/// Login's body for names that are JSON strings.
+/// The body of a login.
 #[must_use]
 pub fn login_body(user: &str, channel: &str) -> String {
     serde_json::json!({ "userId": user, "lessonId": channel }).to_string()
 }
 
-/// A body of send.
+/// The body of a send.
 #[must_use]
 pub fn said(content: &str) -> String {
     serde_json::json!({ "content": content }).to_string()
 }
 
-/// The push that members get of what [`Client::say`] sends, as [`Push::text`] shows it.
+/// The push that members receive when [`Client::say`] sends this, in the form of [`Push::text`].
 #[must_use]
 pub fn heard(user: &str, content: &str) -> String {
     format!(r#"onMessage {{"content":"{content}","userId":"{user}"}}"#)
 }
 
-/// The push of a user's first session, as [`Push::text`] shows it.
+/// The push when a user's first session joins, in the form of [`Push::text`].
 #[must_use]
 pub fn joined(user: &str) -> String {
     format!(r#"onJoin {{"userId":"{user}"}}"#)
 }
 
-/// The push of a user's last session leaving, as [`Push::text`] shows it.
+/// The push when a user's last session leaves, in the form of [`Push::text`].
 #[must_use]
 pub fn left(user: &str) -> String {
     format!(r#"onLeave {{"userId":"{user}"}}"#)
@@ -487,7 +487,7 @@ pub fn left(user: &str) -> String {
 /// Packs a body into a package.
 ///
 /// # Panics
-/// When it doesn't fit.
+/// If it is too long.
 #[must_use]
 pub fn package(kind: u8, body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(body.len()).expect("a package of 32 bits");
@@ -526,20 +526,23 @@ fn with_route(mut message: Vec<u8>, route: &str, body: &[u8]) -> Vec<u8> {
     message
 }
 
-/// Takes a frame apart into whole packages, headers included.
+/// Splits a frame into its packages, with their headers.
 ///
 /// # Errors
-/// When it does not consist of whole packages.
+/// If the frame does not consist of whole packages.
 pub fn packages(frame: &Bytes) -> Result<Vec<Bytes>, String> {
     let mut packages = Vec::new();
     let mut rest = frame.clone();
     while !rest.is_empty() {
         let [_, a, b, c, ..] = rest[..] else {
-            return Err(format!("{} bytes where a package begins", rest.len()));
+            return Err(format!("only {} bytes where a package begins", rest.len()));
         };
         let whole = 4 + u32::from_be_bytes([0, a, b, c]) as usize;
         if rest.len() < whole {
-            return Err(format!("a package of {whole} bytes in {}", rest.len()));
+            return Err(format!(
+                "a package of {whole} bytes, but only {} bytes are left",
+                rest.len()
+            ));
         }
         packages.push(rest.split_to(whole));
     }
@@ -559,9 +562,9 @@ pub enum Message {
         /// JSON.
         body: Bytes,
     },
-    /// Something unasked.
+    /// A push.
     Push {
-        /// What it is about.
+        /// The route.
         route: Bytes,
         /// JSON.
         body: Bytes,
@@ -569,10 +572,10 @@ pub enum Message {
 }
 
 impl Message {
-    /// Takes a message apart.
+    /// Parses a message.
     ///
     /// # Errors
-    /// When no server may send it to a client without a dictionary.
+    /// If a server must not send it to a client that uses no dictionary.
     pub fn parse(message: &Bytes) -> Result<Self, String> {
         let mut rest = message.clone();
         let mut byte = |what: &str| {

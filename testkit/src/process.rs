@@ -1,4 +1,4 @@
-//! A process under test: its lines are kept and printed when the test fails, and it never outlives the test.
+//! A process under test. Its output is kept, and printed when the test fails. It never outlives the test.
 
 use crate::{pace, wait, watchdog};
 use rustix::process::{
@@ -11,19 +11,19 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// What is printed of a process when its test fails: its last lines.
+/// The number of last lines that are printed when the test fails.
 const PRINTED_LINES: usize = 80;
 
-/// A process's resident set, bytes.
+/// The resident set of a process, in bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Memory {
-    /// Now.
+    /// The present size.
     pub now: u64,
-    /// The most it ever was.
+    /// The largest size so far.
     pub peak: u64,
 }
 
-/// A started process, in a group of its own.
+/// A process in a process group of its own.
 pub struct Process {
     name: String,
     child: Child,
@@ -33,19 +33,19 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it, without input and with its output kept.
+    /// Starts a process without input, and keeps its output.
     ///
     /// # Panics
-    /// When it does not start.
+    /// If it does not start.
     #[must_use]
     pub fn spawn(name: &str, command: &mut Command) -> Self {
         Self::spawn_with_input(name, command, Stdio::null())
     }
 
-    /// As [`spawn`](Self::spawn), with something to read.
+    /// Like [`spawn`](Self::spawn), with input.
     ///
     /// # Panics
-    /// When it does not start.
+    /// If it does not start.
     #[must_use]
     pub fn spawn_with_input(name: &str, command: &mut Command, input: impl Into<Stdio>) -> Self {
         command
@@ -78,7 +78,7 @@ impl Process {
         self.child.id()
     }
 
-    /// What it has written so far, standard output and error in one.
+    /// What it has written so far, to standard output and standard error.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         self.lines
@@ -87,19 +87,19 @@ impl Process {
             .clone()
     }
 
-    /// Waits for a line.
+    /// Waits for a line in which the function finds something.
     ///
     /// # Panics
-    /// When it doesn't come in time, or the process ends before.
-    pub async fn wrote<T>(&mut self, what: &str, pick: impl FnMut(&str) -> Option<T>) -> T {
-        self.wrote_within(crate::SOON, what, pick).await
+    /// If it doesn't come in time, or the process ends first.
+    pub async fn until_line<T>(&mut self, what: &str, pick: impl FnMut(&str) -> Option<T>) -> T {
+        self.until_line_within(crate::SOON, what, pick).await
     }
 
-    /// As [`Process::wrote`], for what may take longer.
+    /// Like [`Process::until_line`], with another limit of time.
     ///
     /// # Panics
-    /// As there.
-    pub async fn wrote_within<T>(
+    /// Like [`Process::until_line`].
+    pub async fn until_line_within<T>(
         &mut self,
         within: Duration,
         what: &str,
@@ -111,7 +111,7 @@ impl Process {
             let found = self.lines().iter().find_map(|line| pick(line));
             assert!(
                 found.is_some() || ended.is_none(),
-                "{} ended ({ended:?}) without: {what}",
+                "{} ended ({ended:?}) before this happened: {what}",
                 self.name
             );
             found
@@ -119,12 +119,12 @@ impl Process {
         .await
     }
 
-    /// How it ended, if it has, and all its lines are read.
+    /// The exit status, if it has ended. Then all its lines have been read.
     pub fn poll(&mut self) -> Option<ExitStatus> {
         if self.exited.is_none() {
-            // Looks without taking: while the child is not waited for, its group's number belongs to it.
+            // NOWAIT leaves the child as a zombie. Until it is waited for, nobody else can get the number of its group.
             let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-            let ended = waitid(WaitId::Pid(self.pid()), look).expect("it is one's child");
+            let ended = waitid(WaitId::Pid(self.pid()), look).expect("it is a child of the test");
             if ended.is_some() {
                 self.reap();
             }
@@ -135,59 +135,59 @@ impl Process {
     /// Waits until it ends by itself.
     ///
     /// # Panics
-    /// When it doesn't in time.
+    /// If it doesn't end in time.
     pub async fn ended_within(&mut self, within: Duration) -> ExitStatus {
         let what = format!("{} ends", self.name);
         wait::some(&what, within, async || self.poll()).await
     }
 
-    /// Ends it as a crash would, SIGKILL, and waits for that.
+    /// Kills it with SIGKILL, like a crash, and waits until it has ended.
     pub fn kill(&mut self) {
         if self.exited.is_none() {
             self.reap();
         }
     }
 
-    /// Asks it to end, SIGTERM.
+    /// Asks it to end, with SIGTERM.
     pub fn terminate(&self) {
         self.signal(Signal::TERM);
     }
 
-    /// Asks it and whatever it has started to end, SIGTERM.
+    /// Asks it and the processes that it has started to end, with SIGTERM.
     pub fn terminate_group(&self) {
         if self.exited.is_none() {
-            kill_process_group(self.pid(), Signal::TERM).expect("one may signal one's child");
+            kill_process_group(self.pid(), Signal::TERM).expect("a child may be signalled");
         }
     }
 
-    /// Stops it in its tracks, SIGSTOP: its connections stay, nothing answers.
+    /// Stops it with SIGSTOP: its connections stay open, and it answers nothing.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// Lets it go on, SIGCONT.
+    /// Lets it go on, with SIGCONT.
     pub fn thaw(&self) {
         self.signal(Signal::CONT);
     }
 
-    /// Lets it open no file descriptor that brings it beyond so many; those that it has stay open. Returns what held before,
-    /// which may be set again: the hard limit stays what it got of us.
+    /// Limits how many file descriptors it may have open; open ones stay open. Returns the limit before, which may be
+    /// set again, because the hard limit stays the one of this process.
     ///
     /// # Panics
-    /// When the process is gone.
+    /// If the process has ended.
     pub fn limit_descriptors(&self, limit: Option<u64>) -> Option<u64> {
         let limit = Rlimit {
             current: limit,
             maximum: getrlimit(Resource::Nofile).maximum,
         };
         let before = prlimit(Some(self.pid()), Resource::Nofile, limit);
-        before.expect("one may limit one's child").current
+        before.expect("a child may be limited").current
     }
 
-    /// Memory in use now and at its peak, bytes: the resident set.
+    /// The memory in use now and at its peak: the resident set.
     ///
     /// # Panics
-    /// When the process is gone.
+    /// If the process has ended.
     #[must_use]
     pub fn memory(&self) -> Memory {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()))
@@ -198,7 +198,7 @@ impl Process {
                 .find_map(|line| line.strip_prefix(label))
                 .and_then(|rest| rest.trim().strip_suffix(" kB"))
                 .and_then(|number| number.trim().parse::<u64>().ok());
-            kilobytes.expect("the kernel tells the resident set") * 1024
+            kilobytes.expect("the kernel reports the resident set") * 1024
         };
         Memory {
             now: bytes("VmRSS:"),
@@ -208,7 +208,7 @@ impl Process {
 
     fn signal(&self, signal: Signal) {
         if self.exited.is_none() {
-            kill_process(self.pid(), signal).expect("one may signal one's child");
+            kill_process(self.pid(), signal).expect("a child may be signalled");
         }
     }
 
@@ -216,10 +216,10 @@ impl Process {
         Pid::from_child(&self.child)
     }
 
-    /// Kills the whole group, so that what the process has started goes with it, and waits.
+    /// Kills the whole group, so that the processes it has started end, too, and waits.
     fn reap(&mut self) {
-        kill_process_group(self.pid(), Signal::KILL).expect("one may kill one's child");
-        let status = self.child.wait().expect("one may wait for one's child");
+        kill_process_group(self.pid(), Signal::KILL).expect("a child may be killed");
+        let status = self.child.wait().expect("a child may be waited for");
         watchdog::forget(self.child.id());
         for reader in self.readers.drain(..) {
             reader.join().expect("a reader never panics");
@@ -227,10 +227,10 @@ impl Process {
         self.exited = Some(status);
     }
 
-    /// Keeps all processes of a test that has failed, so that somebody can look at them. The test does not go on and does
-    /// not end: whoever stops it ends the processes, too.
-    fn stay(&self) -> ! {
-        // Not by a macro: the test's own output is shown only when the test has ended.
+    /// Keeps all processes of a failed test, so that somebody can look at them. The test neither goes on nor ends. If
+    /// somebody stops it, the processes end, too.
+    fn keep_for_inspection(&self) -> ! {
+        // Not with a macro: the output of a macro is shown only when the test has ended.
         let mut output = std::io::stderr();
         for line in self.lines() {
             let _ = writeln!(output, "{line}");
@@ -251,7 +251,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         let has_failed = std::thread::panicking();
         if has_failed && self.exited.is_none() && std::env::var_os("TESTS_KEEP").is_some() {
-            self.stay();
+            self.keep_for_inspection();
         }
         self.kill();
         if std::thread::panicking() {
@@ -269,7 +269,7 @@ impl Drop for Process {
     }
 }
 
-/// Reads to the end on a thread of its own, so that a full pipe never stops the process.
+/// Reads the output on a thread of its own, so that a full pipe never stops the process.
 fn keep(
     lines: &Arc<Mutex<Vec<String>>>,
     output: impl Read + Send + 'static,

@@ -1,13 +1,13 @@
-//! README.md as a script: what it tells people to type is run as it stands there.
+//! Runs the commands in README.md, so that a test fails if they don't work.
 //!
-//! Fenced blocks whose info string is `sh test` run in order in one bash at the workspace's root, one after the other;
-//! each must succeed. A fenced `text` block right behind one (nothing but blank lines between) tells what must come out:
-//! each of its lines must be contained in a line of the output, which background commands may still be writing to.
-//! What a block starts with `&` runs until the end, or until a block marked `sh test fresh`, before which all of it is
-//! ended; every port that a block with `&` names is waited for.
+//! Fenced blocks with the info string `sh test` run one after the other, in one bash at the workspace's root. Each must
+//! succeed. If a fenced `text` block follows, with only blank lines in between, each of its lines must be contained in
+//! a line of the output, to which background commands may still be writing. Commands that a block starts with `&` run
+//! until the end, or until a block with `sh test fresh`: they are ended before it. After a block with `&`, the test
+//! waits until every port that the block names accepts connections.
 //!
-//! Ports are the documented ones in README.md and free ones in the test, `standalone`'s defaults too (through its
-//! environment); `target/release` is wherever cargo builds.
+//! The test replaces the documented ports by free ones, and sets the defaults of `standalone` through its environment.
+//! It replaces `target/release` by the directory in which cargo builds.
 
 use crate::process::Process;
 use crate::{binaries, wait, workspace};
@@ -21,19 +21,19 @@ use std::time::Duration;
 /// The ports that README.md may name.
 const PORTS: [u16; 9] = [3010, 3011, 4001, 4002, 6379, 9001, 9002, 9101, 9102];
 
-/// A block may build something first.
+/// The limit of time for a block. It is long because a block may build something.
 const BLOCK_TIME: Duration = Duration::from_secs(300);
 
-/// Commands, and what they shall print.
+/// Commands and their expected output.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Block {
-    /// Where it begins in the file, from 1.
+    /// The line in the file where it begins; the first line is 1.
     pub line: usize,
-    /// End what runs in the background first.
+    /// True if all background commands must be ended first.
     pub fresh: bool,
-    /// Shell commands.
+    /// The shell commands.
     pub script: String,
-    /// Lines, each to be contained in one of the output.
+    /// Lines, each of which must be contained in a line of the output.
     pub output: Vec<String>,
 }
 
@@ -42,7 +42,7 @@ pub struct Block {
 pub fn blocks(markdown: &str) -> Vec<Block> {
     let mut blocks: Vec<Block> = Vec::new();
     let mut lines = markdown.lines().zip(1..);
-    // True while nothing but blank lines has followed a script.
+    // True while only blank lines have followed a script.
     let mut output_may_follow = false;
     while let Some((line, number)) = lines.next() {
         let Some(info) = line.trim().strip_prefix("```") else {
@@ -77,10 +77,10 @@ pub fn blocks(markdown: &str) -> Vec<Block> {
     blocks
 }
 
-/// Runs the blocks of a Markdown file at the workspace's root; returns how many there were.
+/// Runs the blocks of a Markdown file at the workspace's root, and returns how many there were.
 ///
 /// # Panics
-/// When a block fails, or prints something else.
+/// If a block fails, or does not print the expected lines.
 pub async fn run(file: &str) -> usize {
     let markdown = std::fs::read_to_string(workspace().join(file))
         .unwrap_or_else(|error| panic!("{file}: {error}"));
@@ -99,7 +99,7 @@ pub async fn run(file: &str) -> usize {
     let script = driver(&blocks, scratch.path());
     let mut command = Command::new("bash");
     // A block may run cargo.
-    binaries::forget_the_test(&mut command);
+    binaries::clear_test_variables(&mut command);
     command
         .args(["-c", &script])
         .current_dir(workspace())
@@ -130,7 +130,7 @@ pub async fn run(file: &str) -> usize {
                         tokio::net::TcpStream::connect(address).await.ok()
                     });
                     let served = served.await.is_some();
-                    assert!(served, "{name} serves no port {port}:\n{}", written());
+                    assert!(served, "{name} does not serve port {port}:\n{}", written());
                 }
             }
             BLOCK_TIME
@@ -143,7 +143,7 @@ pub async fn run(file: &str) -> usize {
                 (found || bash.poll().is_some()).then_some(found)
             });
             let printed = printed.await == Some(true);
-            assert!(printed, "{name} prints no {expected}:\n{}", written());
+            assert!(printed, "{name} does not print {expected}:\n{}", written());
         }
         // The next block may begin.
         std::fs::write(scratch.path().join(format!("{index}.checked")), "")
@@ -153,8 +153,8 @@ pub async fn run(file: &str) -> usize {
     blocks.len()
 }
 
-/// One shell for all blocks, so that variables and background processes last; a block begins when the one before was
-/// checked.
+/// The script of one shell for all blocks, so that variables and background processes last. A block begins when the one
+/// before it was checked.
 fn driver(blocks: &[Block], scratch: &Path) -> String {
     let mut script = String::from("set -euo pipefail\n");
     let scratch = scratch.display();
@@ -185,7 +185,7 @@ fn in_background(script: &str) -> bool {
     })
 }
 
-/// What makes `standalone` take the test's ports where README.md names none.
+/// The environment that makes `standalone` use the test's ports where README.md names none.
 fn standalone_ports(ports: &BTreeMap<u16, u16>) -> [(&'static str, String); 3] {
     let address = |port| format!("127.0.0.1:{}", ports[&port]);
     [
@@ -196,7 +196,7 @@ fn standalone_ports(ports: &BTreeMap<u16, u16>) -> [(&'static str, String); 3] {
 }
 
 fn free_ports() -> BTreeMap<u16, u16> {
-    // All at once, so that no port is given twice.
+    // All listeners exist at the same time, so that no port is given twice.
     let listeners = PORTS.map(|port| {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
         (port, listener.expect("the kernel has a free port"))
@@ -210,7 +210,7 @@ fn free_ports() -> BTreeMap<u16, u16> {
         .collect()
 }
 
-/// Puts the test's ports and the real build directory where README.md has the documented ones.
+/// Replaces the documented ports and build directory by those of the test.
 fn substitute(script: &str, ports: &BTreeMap<u16, u16>) -> String {
     let built = format!("{}/", binaries::directory().display());
     let script = script.replace("./target/release/", "target/release/");
@@ -237,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_blocks_marked_as_tests_are_run_each_with_the_output_behind_it() {
+    fn only_blocks_marked_as_tests_are_run_with_the_output_that_follows_them() {
         let markdown = "\
 # Title
 ```sh
@@ -278,7 +278,7 @@ no output of anything
     }
 
     #[test]
-    fn a_command_in_the_background_is_told_from_a_list_of_commands() {
+    fn a_command_in_the_background_is_not_confused_with_a_list_of_commands() {
         assert!(in_background("chat --listen x \\\n  --admin y &"));
         assert!(in_background("chat &   # at 127.0.0.1:4001"));
         assert!(!in_background("cd a &&\nb"));

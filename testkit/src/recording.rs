@@ -1,8 +1,9 @@
-//! The recorded exchanges in `testkit/recordings`, read: who sent which payload when, on which connection.
+//! Reads the recorded exchanges in `testkit/recordings`: who sent which payload, when, and on which connection.
 //!
-//! The recordings give each WebSocket frame's bytes and, where it was masked or deflated, its payload in clear. Long
-//! bodies are cut short there (`… (2041 bytes)`); they consist of one repeated letter and are rebuilt. The one thing the
-//! original sent that is not sent any more, `__route__` in onMessage, is taken out of what is expected.
+//! A recording has the bytes of each WebSocket frame and, if the frame was masked or deflated, the plain payload. Long
+//! bodies are shortened there (`… (2041 bytes)`). They consist of one repeated letter, so they can be rebuilt. The
+//! original sent `__route__` in onMessage, which the product does not send any more, so it is removed from what a test
+//! expects.
 
 use crate::pomelo;
 use crate::websocket::{self, Head};
@@ -19,7 +20,7 @@ pub enum Event {
     Opened,
     /// A client sent a data frame.
     Sent(Bytes),
-    /// The server sent a data frame: what to expect again.
+    /// The server sent a data frame, which a test expects again.
     Received(Bytes),
     /// A client sent a close frame with this payload.
     SentClose(Bytes),
@@ -31,18 +32,18 @@ pub enum Event {
     Ended,
 }
 
-/// Something that happened on a connection.
+/// Something that happened on one connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// Since the recording's start.
+    /// The time since the start of the recording.
     pub at: Duration,
-    /// The connection's number in the recording.
+    /// The number of the connection in the recording.
     pub connection: usize,
     /// What happened.
     pub event: Event,
 }
 
-/// Reads a recording by the beginning of its name, such as `hybrid-01`.
+/// Reads a recording. The name is the beginning of the file's name, such as `hybrid-01`.
 ///
 /// # Panics
 /// If there is no such file, or it does not have the form of a recording.
@@ -59,13 +60,13 @@ pub fn read(name: &str) -> Vec<Step> {
 pub fn text(name: &str) -> String {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("recordings");
     let path = std::fs::read_dir(&directory)
-        .expect("testkit/recordings is there")
+        .expect("testkit/recordings exists")
         .map(|entry| entry.expect("testkit/recordings can be read").path())
         .find(|path| {
             let file = path.file_name().unwrap_or_default().to_string_lossy();
             file.starts_with(&format!("{name}-"))
         })
-        .unwrap_or_else(|| panic!("no recording {name}"));
+        .unwrap_or_else(|| panic!("there is no recording {name}"));
     std::fs::read_to_string(path).expect("a recording is text")
 }
 
@@ -85,10 +86,10 @@ fn parse(text: &str) -> Vec<Step> {
         .collect()
 }
 
-/// What was compressed by either side of each connection, with all that it said before (context takeover).
+/// The decompressors of both directions of each connection. They keep what was sent before (context takeover).
 type Streams = HashMap<(usize, bool), Decompress>;
 
-/// An entry: `[ 12] conn#1 C->S WS BINARY …` and the lines below it. `None` for remarks and HTTP.
+/// Reads an entry: `[ 12] conn#1 C->S WS BINARY …` and the lines below it. `None` for remarks and HTTP.
 fn step(entry: &[&str], streams: &mut Streams) -> Option<Step> {
     let (time, rest) = entry[0].strip_prefix('[')?.split_once(']')?;
     let at = Duration::from_millis(time.trim().parse().expect("a time in ms"));
@@ -108,7 +109,7 @@ fn step(entry: &[&str], streams: &mut Streams) -> Option<Step> {
         frame if frame.starts_with("S->C WS TEXT") => Event::Received(expected_text(&payload())),
         frame if frame.starts_with("C->S WS CLOSE") => Event::SentClose(payload()),
         frame if frame.starts_with("S->C WS CLOSE") => Event::ReceivedClose(payload()),
-        other => panic!("an entry of unknown kind: {other}"),
+        other => panic!("an entry of an unknown kind: {other}"),
     };
     Some(Step {
         at,
@@ -117,11 +118,11 @@ fn step(entry: &[&str], streams: &mut Streams) -> Option<Step> {
     })
 }
 
-/// The frame's payload, unmasked and inflated: as recorded, or what follows the header in the raw bytes.
+/// The payload of the frame, unmasked and inflated: the recorded one, or what follows the header in the raw bytes.
 fn payload(entry: &[&str], connection: usize, streams: &mut Streams) -> Bytes {
     let raw = field(entry, "    raw:").expect("a frame has raw bytes");
     let masked = entry[0].contains(" masked ");
-    let header = Head::of(&raw.bytes).expect("a frame has a head").size;
+    let header = Head::of(&raw.bytes).expect("a frame has a header").size;
     if entry[0].contains("RSV1") {
         let mut compressed = raw.bytes[header..].to_vec();
         if masked {
@@ -132,7 +133,7 @@ fn payload(entry: &[&str], connection: usize, streams: &mut Streams) -> Bytes {
         let stream = streams.entry((connection, masked));
         let stream = stream.or_insert_with(|| Decompress::new(false));
         let payload = websocket::inflate(stream, &compressed);
-        return payload.expect("a recording of deflate").into();
+        return payload.expect("the recorded payload is deflated").into();
     }
     if let Some(clear) = field(entry, "    payload:") {
         if masked {
@@ -146,7 +147,7 @@ fn payload(entry: &[&str], connection: usize, streams: &mut Streams) -> Bytes {
                 entry[0]
             );
         }
-        // Only what is cut short in `raw` is so in `payload`; the header tells the whole length.
+        // `payload` is shortened only if `raw` is. The header has the whole length.
         return rebuilt(clear.bytes, raw.total.map(|total| total - header - 4));
     }
     if masked {
@@ -160,11 +161,11 @@ fn payload(entry: &[&str], connection: usize, streams: &mut Streams) -> Bytes {
 
 struct Field {
     bytes: Vec<u8>,
-    /// The number of bytes that there were, when not all are given.
+    /// The real number of bytes, if the recording does not have all of them.
     total: Option<usize>,
 }
 
-/// Hexadecimal bytes after a label, over several lines.
+/// The hexadecimal bytes after a label, which may take several lines.
 fn field(entry: &[&str], label: &str) -> Option<Field> {
     let begin = entry.iter().position(|line| line.starts_with(label))?;
     let first = &entry[begin][label.len()..];
@@ -189,23 +190,23 @@ fn field(entry: &[&str], label: &str) -> Option<Field> {
     Some(field)
 }
 
-/// Fills in what a recording leaves out: more of the same letter, then the end of such a package.
+/// Rebuilds a payload that a recording shortens: it repeats the last letter, and adds the end of such a package.
 fn rebuilt(mut payload: Vec<u8>, total: Option<usize>) -> Bytes {
     if let Some(total) = total {
-        // A request ends its content; a push adds what the server puts behind it.
+        // A request only closes its content. A push has the fields that the server adds.
         let end: &[u8] = if payload[4] == 0 {
             br#""}"#
         } else {
             br#"","__route__":"chat.handler.send","userId":"big"}"#
         };
-        let letter = *payload.last().expect("not all is left out");
+        let letter = *payload.last().expect("a beginning is recorded");
         payload.resize(total - end.len(), letter);
         payload.extend(end);
     }
     Bytes::from(payload)
 }
 
-/// A package as it is to come now: without `__route__`.
+/// The package that the product must send: it is the recorded one without `__route__`.
 #[must_use]
 pub fn expected(package: &Bytes) -> Bytes {
     const ROUTE: &[u8] = br#""__route__":"chat.handler.send","#;
@@ -219,7 +220,7 @@ pub fn expected(package: &Bytes) -> Bytes {
     Bytes::from(pomelo::package(package[0], &body))
 }
 
-/// The same of a packet of Socket.IO's.
+/// The same for a packet of Socket.IO.
 fn expected_text(packet: &Bytes) -> Bytes {
     let text = String::from_utf8_lossy(packet);
     text.replace(r#"\"__route__\":\"chat.handler.send\","#, "")
@@ -232,7 +233,7 @@ mod tests {
     use crate::pomelo::{Message, packages};
 
     #[test]
-    fn every_payload_read_is_whole_packages() {
+    fn every_payload_consists_of_whole_packages() {
         for name in [
             "hybrid-01",
             "hybrid-02",
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_recording_leaves_out_is_rebuilt() {
+    fn a_payload_that_a_recording_shortens_is_rebuilt() {
         let mut letters = Vec::new();
         for step in read("hybrid-07") {
             if let Event::Received(payload) = step.event
@@ -275,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn the_original_internal_route_is_not_expected() {
+    fn the_internal_route_of_the_original_is_not_expected() {
         let package = Bytes::from(pomelo::package(
             4,
             br#"..{"a":1,"__route__":"chat.handler.send","userId":"b"}"#,

@@ -1,4 +1,4 @@
-//! A `redis-server` of a test's own, which can be stopped, killed, frozen and started again with its data.
+//! A `redis-server` for one test. The test can stop, kill, freeze and restart it with its data.
 //!
 //! ```no_run
 //! # async fn example() {
@@ -23,14 +23,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 
-/// What to do about a machine without one.
+/// The advice for a machine without Redis.
 const MISSING: &str = "install redis-server, or run ./tests/run, which does";
 
-/// A port may be taken between asking the kernel for it and Redis binding it: so often it is tried again.
+/// Another process may take the port after the kernel has named it and before Redis binds it. So the start is tried
+/// this often.
 const TRIES: usize = 5;
 
-/// What makes a Redis keep all that it has answered: with everysec it may answer before it has written, while an earlier
-/// fsync is still under way.
+/// Flags with which Redis keeps everything that it has acknowledged. With `everysec` it may answer before it has
+/// written, while an earlier fsync is still running.
 pub const DURABLE: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
 
 /// A Redis on loopback.
@@ -43,27 +44,28 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Starts one on a free port, with an append-only file.
+    /// Starts a server on a free port, with an append-only file.
     ///
     /// # Panics
-    /// When `redis-server` is not installed, or does not start.
+    /// If `redis-server` is not installed, or does not start.
     pub async fn start() -> Self {
         Self::with(DURABLE).await
     }
 
-    /// Starts one that is empty after a restart.
+    /// Starts a server that is empty after a restart.
     ///
     /// # Panics
-    /// As [`Redis::start`].
-    pub async fn forgetful() -> Self {
+    /// Like [`Redis::start`].
+    pub async fn without_persistence() -> Self {
         Self::with(&["--appendonly", "no"]).await
     }
 
-    /// Starts one with an append-only file that copies what is at this address, and waits until both say so: the primary counts
-    /// a replica from its first acknowledgement on, which may come a second after the replica has everything.
+    /// Starts a replica of the server at this address, with an append-only file, and waits until both servers say that
+    /// it is linked. The primary counts a replica from its first acknowledgement on, which may come a second after the
+    /// replica has everything.
     ///
     /// # Panics
-    /// As [`Redis::start`], or if the primary doesn't answer.
+    /// Like [`Redis::start`], and if the primary doesn't answer.
     pub async fn replica_of(primary: SocketAddr) -> Self {
         let (host, port) = (primary.ip().to_string(), primary.port().to_string());
         let replica = Self::with(&[DURABLE, &["--replicaof", &host, &port]].concat()).await;
@@ -78,27 +80,28 @@ impl Redis {
         replica
     }
 
-    /// Starts one with these flags.
+    /// Starts a server with these flags.
     ///
     /// # Panics
-    /// As [`Redis::start`].
+    /// Like [`Redis::start`].
     pub async fn with(flags: &[&str]) -> Self {
         Self::with_files(|_| flags.iter().map(|&flag| flag.to_owned()).collect()).await
     }
 
-    /// Starts one with flags that name further ports, or files in its directory. They are made again if a port is taken
-    /// meanwhile. If the first one is the name of a file, it is the server's configuration.
+    /// Starts a server with flags that name further ports, or files in its directory. If a port is taken meanwhile, the
+    /// flags are made again. If the first flag is the name of a file, it is the server's configuration.
     ///
     /// # Panics
-    /// As [`Redis::start`].
+    /// Like [`Redis::start`].
     pub async fn with_files(flags: impl Fn(&Path) -> Vec<String>) -> Self {
         Self::begin(flags, None).await
     }
 
-    /// Starts one whose clock can be set, wrong by so many seconds, as a copy of what is at this address if one is given.
+    /// Starts a server whose clock can be set, and is wrong by this many seconds. If an address is given, it is a
+    /// replica of the server there.
     ///
     /// # Panics
-    /// As [`Redis::replica_of`], and when there is no C compiler.
+    /// Like [`Redis::replica_of`], and if there is no C compiler.
     pub async fn with_clock(seconds: i64, primary: Option<SocketAddr>) -> Self {
         let clock = Clock::new();
         clock.set(seconds);
@@ -114,10 +117,10 @@ impl Redis {
         redis
     }
 
-    /// Sets its clock: from now on it is wrong by so many seconds.
+    /// Sets its clock: from now on it is wrong by this many seconds.
     ///
     /// # Panics
-    /// When it was started without one.
+    /// If it was started without such a clock.
     pub fn set_clock(&self, seconds: i64) {
         let clock = self.clock.as_ref();
         clock.expect("it has a clock that can be set").set(seconds);
@@ -142,10 +145,10 @@ impl Redis {
         panic!("redis-server does not start on a free port");
     }
 
-    /// One command.
+    /// Sends one command and returns the answer.
     ///
     /// # Panics
-    /// When it does not answer, or refuses.
+    /// If it does not answer, or answers with an error.
     pub async fn command(&self, parts: &[&str]) -> Value {
         let answer = resp::ask(self.address(), parts).await;
         let answer = answer.unwrap_or_else(|| panic!("Redis does not answer {parts:?}"));
@@ -153,18 +156,18 @@ impl Redis {
         answer
     }
 
-    /// One command, its words parted by blanks, for where nothing can be awaited: it blocks the thread.
+    /// Sends one command, whose words are separated by blanks. It blocks the thread, for places that can't await.
     ///
     /// # Panics
-    /// If the server does not answer, or refuses.
+    /// If the server does not answer, or answers with an error.
     pub fn say(&self, command: &str) -> Value {
         self.say_words(&command.split(' ').collect::<Vec<_>>())
     }
 
-    /// As [`Redis::say`], for words that hold blanks.
+    /// Like [`Redis::say`], for words that contain blanks.
     ///
     /// # Panics
-    /// As there.
+    /// Like [`Redis::say`].
     pub fn say_words(&self, words: &[&str]) -> Value {
         let answer = resp::say(self.address(), words);
         let answer = answer.unwrap_or_else(|error| panic!("{words:?}: {error}"));
@@ -172,33 +175,33 @@ impl Redis {
         answer
     }
 
-    /// As [`Redis::say`], for what is answered with a text, such as a section of `INFO`.
+    /// Like [`Redis::say`], for commands whose answer is a text, such as a section of `INFO`.
     ///
     /// # Panics
-    /// As there, and if the answer is none.
+    /// Like [`Redis::say`], and if the answer is of another type.
     #[must_use]
     pub fn text(&self, command: &str) -> String {
         let answer = self.say(command);
         let text = answer.text();
-        text.unwrap_or_else(|| panic!("{command}: {answer:?} is no text"))
+        text.unwrap_or_else(|| panic!("{command}: {answer:?} is not a text"))
     }
 
-    /// As [`Redis::say`], for what is answered with a number.
+    /// Like [`Redis::say`], for commands whose answer is a number.
     ///
     /// # Panics
-    /// As there, and if the answer is none.
+    /// Like [`Redis::say`], and if the answer is of another type.
     #[must_use]
     pub fn number(&self, command: &str) -> i64 {
         match self.say(command) {
             Value::Integer(number) => number,
-            other => panic!("{command}: {other:?} is no number"),
+            other => panic!("{command}: {other:?} is not a number"),
         }
     }
 
-    /// All keys, sorted. A test's server is small.
+    /// All keys, sorted. The server of a test has few keys.
     ///
     /// # Panics
-    /// As [`Redis::say`].
+    /// Like [`Redis::say`].
     #[must_use]
     pub fn keys(&self) -> Vec<String> {
         let keys = self.say("KEYS *");
@@ -207,7 +210,7 @@ impl Redis {
         keys
     }
 
-    /// A file in the server's directory.
+    /// The path of a file in the server's directory.
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
@@ -219,17 +222,17 @@ impl Redis {
         self.port
     }
 
-    /// What stands behind one of the flags that it was started with.
+    /// The value of a flag that the server was started with.
     #[must_use]
     pub fn flag(&self, name: &str) -> Option<&str> {
         let at = self.flags.iter().position(|flag| flag == name)?;
         self.flags.get(at + 1).map(String::as_str)
     }
 
-    /// A line of `INFO`.
+    /// The value of a line of `INFO`.
     ///
     /// # Panics
-    /// When it does not answer.
+    /// If it does not answer.
     pub async fn info(&self, section: &str, name: &str) -> Option<String> {
         let info = self.command(&["INFO", section]).await.text()?;
         let mut lines = info.lines();
@@ -239,24 +242,24 @@ impl Redis {
     /// Makes it a primary.
     ///
     /// # Panics
-    /// When it does not answer.
+    /// If it does not answer.
     pub async fn promote(&self) {
         self.command(&["REPLICAOF", "NO", "ONE"]).await;
     }
 
-    /// Makes it a replica of the one at this address.
+    /// Makes it a replica of the server at this address.
     ///
     /// # Panics
-    /// When it does not answer.
+    /// If it does not answer.
     pub async fn demote(&self, primary: SocketAddr) {
         let (host, port) = (primary.ip().to_string(), primary.port().to_string());
         self.command(&["REPLICAOF", &host, &port]).await;
     }
 
-    /// Waits until it, a replica, has a link to its primary and has got everything once.
+    /// Waits until this replica is linked to its primary and has received everything once.
     ///
     /// # Panics
-    /// When it doesn't get it in time.
+    /// If that takes too long.
     pub async fn until_linked(&self) {
         wait::eventually(
             "the replica is linked to its primary",
@@ -269,10 +272,10 @@ impl Redis {
         .await;
     }
 
-    /// Waits until it, a replica, has all that the primary has written by now.
+    /// Waits until this replica has everything that the primary has written until now.
     ///
     /// # Panics
-    /// When it doesn't have it in time.
+    /// If that takes too long.
     pub async fn until_caught_up(&self, primary: &Self) {
         let written = primary.replicated().await;
         wait::eventually("the replica has caught up", crate::SOON, async || {
@@ -281,15 +284,15 @@ impl Redis {
         .await;
     }
 
-    /// The last offset that it has of a channel; 0 for none.
+    /// The last offset of a channel on this server; 0 if there is none.
     ///
     /// # Panics
-    /// When it does not answer.
+    /// If it does not answer.
     pub async fn published(&self, channel: &str) -> u64 {
         Log::read(self.address(), channel).await.last
     }
 
-    /// How far in its stream of changes it is, bytes: a primary's own, or what a replica has taken of its primary's.
+    /// The replication offset, in bytes: what a primary has written, or what a replica has received.
     async fn replicated(&self) -> u64 {
         let replica = self.info("replication", "slave_repl_offset").await;
         let offset = match replica {
@@ -297,7 +300,7 @@ impl Redis {
             None => self.info("replication", "master_repl_offset").await,
         };
         let offset = offset.and_then(|offset| offset.parse().ok());
-        offset.expect("INFO tells the offset")
+        offset.expect("INFO has the offset")
     }
 
     /// The process's id.
@@ -306,42 +309,42 @@ impl Redis {
         self.process.id()
     }
 
-    /// Memory in use.
+    /// The memory in use.
     #[must_use]
     pub fn memory(&self) -> Memory {
         self.process.memory()
     }
 
-    /// As the product's flags take it.
+    /// The URL for the flags of the product.
     #[must_use]
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
     }
 
-    /// Stops it as an operator would.
+    /// Stops it with SIGTERM, as an operator would.
     ///
     /// # Panics
-    /// When it does not stop.
+    /// If it does not stop.
     pub async fn stop(&mut self) {
         self.process.terminate();
         self.process.ended_within(crate::SOON).await;
     }
 
-    /// Kills it, -9. What it has answered is in its file.
+    /// Kills it with SIGKILL. If it is [`DURABLE`], everything that it has acknowledged is in its file.
     pub fn kill(&mut self) {
         self.process.kill();
     }
 
-    /// Starts it again on the same port with the same data.
+    /// Restarts it on the same port with the same data.
     ///
     /// # Panics
-    /// When it does not start.
+    /// If it does not start.
     pub async fn restart(&mut self) {
         self.process.kill();
         self.process = spawn(self.port, &self.directory, &self.flags, self.clock.as_ref());
@@ -352,7 +355,7 @@ impl Redis {
         );
     }
 
-    /// Lets it hang: connections stay, nothing is answered.
+    /// Lets it hang: connections stay open, and it answers nothing.
     pub fn freeze(&self) {
         self.process.freeze();
     }
@@ -362,7 +365,7 @@ impl Redis {
         self.process.thaw();
     }
 
-    /// Every user that the registry has entries of, with their number.
+    /// The users that have entries in the registry of logins, with the number of entries.
     ///
     /// # Panics
     /// If Redis does not answer.
@@ -382,10 +385,10 @@ impl Redis {
         logins
     }
 
-    /// How often each command has been called since the start, those inside scripts included.
+    /// How often each command has been called since the start, inside scripts too.
     ///
     /// # Panics
-    /// When it does not answer.
+    /// If it does not answer.
     pub async fn calls(&self) -> BTreeMap<String, u64> {
         let info = self.command(&["INFO", "commandstats"]).await;
         let info = info.text().expect("INFO is a text");
@@ -405,7 +408,7 @@ fn spawn(port: u16, directory: &TempDir, flags: &[String], clock: Option<&Clock>
     if let Some(clock) = clock {
         clock.give_to(&mut command);
     }
-    // The server wants its file first. Who has one, a Sentinel, knows none of the flags for data.
+    // The configuration file must come first. Only Sentinels have one, and they don't know the flags for data.
     let has_file = flags.first().is_some_and(|flag| !flag.starts_with('-'));
     let (file, flags) = flags.split_at(usize::from(has_file));
     command.args(file);
@@ -427,8 +430,8 @@ pub(crate) fn installed(program: &str) -> bool {
     })
 }
 
-/// Waits until this very server answers and has loaded what it had. False if it ended instead, as it does when somebody else
-/// has the port.
+/// Waits until this server answers and has loaded its data. False if it has ended instead, as it does if another
+/// process has the port.
 async fn answers(port: u16, process: &mut Process) -> bool {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let own = format!("process_id:{}\r", process.id());
@@ -443,7 +446,7 @@ async fn answers(port: u16, process: &mut Process) -> bool {
     .await
 }
 
-/// A port that nobody had a moment ago.
+/// A port that was free a moment ago.
 ///
 /// # Panics
 /// If the kernel has none.

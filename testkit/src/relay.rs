@@ -1,4 +1,5 @@
-//! A network on loopback that can fail: a TCP proxy that stalls, cuts, leads elsewhere, or keeps Redis's pushes to itself.
+//! A network that can fail: a TCP proxy on loopback that can stall, cut connections, redirect them, or drop Redis's
+//! pushes.
 
 use crate::resp::frame_length;
 use bytes::{Bytes, BytesMut};
@@ -15,38 +16,38 @@ use tokio::task::{AbortHandle, JoinSet};
 #[derive(Debug, Clone, Copy)]
 struct Behaviour {
     target: SocketAddr,
-    /// Connections stay and are accepted, nothing passes.
+    /// Connections stay open and new ones are accepted, but nothing is forwarded.
     stalled: bool,
-    /// Nobody gets through.
+    /// New connections are closed at once.
     refusing: bool,
-    /// Connections begun earlier are over.
+    /// A connection that began with another value is closed.
     cut: u64,
-    /// Of connections begun earlier nothing arrives any more, not even their end.
+    /// In a connection that began with another value nothing arrives any more, not even its end.
     swallowed: u64,
 }
 
-/// What runs between a service and a server.
+/// A proxy between a service and a server.
 pub struct Relay {
     address: SocketAddr,
     behaviour: watch::Sender<Behaviour>,
-    deaf: Arc<AtomicBool>,
+    drops_pushes: Arc<AtomicBool>,
     dropped: Arc<AtomicUsize>,
     task: AbortHandle,
 }
 
 impl Relay {
-    /// A relay that passes bytes, whatever they are.
+    /// A relay that forwards any bytes.
     ///
     /// # Panics
-    /// When there is no port.
+    /// If there is no free port.
     pub async fn to(target: SocketAddr) -> Self {
         Self::start(target, false).await
     }
 
-    /// A relay that knows what passes to be Redis's protocol, so that it can keep pushes back.
+    /// A relay for Redis's protocol, which can drop pushes.
     ///
     /// # Panics
-    /// When there is no port.
+    /// If there is no free port.
     pub async fn to_redis(target: SocketAddr) -> Self {
         Self::start(target, true).await
     }
@@ -62,65 +63,65 @@ impl Relay {
             cut: 0,
             swallowed: 0,
         });
-        let deaf = Arc::new(AtomicBool::new(false));
+        let drops_pushes = Arc::new(AtomicBool::new(false));
         let dropped = Arc::new(AtomicUsize::new(0));
         let filter = frames.then(|| Filter {
-            deaf: Arc::clone(&deaf),
+            drops_pushes: Arc::clone(&drops_pushes),
             dropped: Arc::clone(&dropped),
         });
         let task = tokio::spawn(accept(listener, behaviour.subscribe(), filter)).abort_handle();
         Self {
             address,
             behaviour,
-            deaf,
+            drops_pushes,
             dropped,
             task,
         }
     }
 
-    /// Where to connect to.
+    /// The address to connect to.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// As the product's flags take it.
+    /// The URL for the flags of the product.
     #[must_use]
     pub fn url(&self) -> String {
         format!("redis://{}", self.address)
     }
 
-    /// Leads new connections to another server. Present ones stay where they are.
-    pub fn lead_to(&self, target: SocketAddr) {
+    /// Sends new connections to another server. Present ones stay where they are.
+    pub fn redirect_to(&self, target: SocketAddr) {
         self.behaviour
             .send_modify(|behaviour| behaviour.target = target);
     }
 
-    /// Forwards nothing from now on; connections stay, and new ones are taken.
+    /// From now on nothing is forwarded. Connections stay open, and new ones are accepted.
     pub fn stall(&self) {
         self.behaviour
             .send_modify(|behaviour| behaviour.stalled = true);
     }
 
-    /// Forwards again, beginning with what has waited.
-    pub fn flow(&self) {
+    /// Forwards again, beginning with what has been waiting.
+    pub fn resume(&self) {
         self.behaviour
             .send_modify(|behaviour| behaviour.stalled = false);
     }
 
-    /// Ends all present connections; what waited in them is gone.
+    /// Closes all present connections. What was waiting in them is lost.
     pub fn cut(&self) {
         self.behaviour.send_modify(|behaviour| behaviour.cut += 1);
     }
 
-    /// Makes a black hole of all present connections: what is sent in them is gone, either way, and neither side is told of
-    /// the other's end. New connections pass.
+    /// Turns all present connections into black holes: what either side sends is lost, and neither side learns that the
+    /// other has closed. New connections work.
     pub fn swallow(&self) {
         self.behaviour
             .send_modify(|behaviour| behaviour.swallowed += 1);
     }
 
-    /// Ends all present connections, and new ones at once, until [`Relay::admit`].
+    /// Closes all present connections, and each new one at once, until [`Relay::admit`].
     pub fn refuse(&self) {
         self.behaviour.send_modify(|behaviour| {
             behaviour.refusing = true;
@@ -134,9 +135,9 @@ impl Relay {
             .send_modify(|behaviour| behaviour.refusing = false);
     }
 
-    /// Drops what Redis pushes, silently, or passes it again. All else passes.
-    pub fn keep_pushes(&self, keep: bool) {
-        self.deaf.store(keep, Ordering::Relaxed);
+    /// Begins or stops to drop Redis's pushes. Everything else is forwarded.
+    pub fn drop_pushes(&self, drop: bool) {
+        self.drops_pushes.store(drop, Ordering::Relaxed);
     }
 
     /// How many pushes it has dropped.
@@ -154,17 +155,17 @@ impl Drop for Relay {
 
 #[derive(Clone)]
 struct Filter {
-    deaf: Arc<AtomicBool>,
+    drops_pushes: Arc<AtomicBool>,
     dropped: Arc<AtomicUsize>,
 }
 
 impl Filter {
-    /// What of the frames that are there as a whole may pass.
+    /// Takes the complete frames out of the buffer, and returns those that are forwarded.
     fn pass(&self, buffer: &mut BytesMut) -> Bytes {
         let mut passing = BytesMut::new();
         while let Some(length) = frame_length(buffer) {
             let frame = buffer.split_to(length);
-            if frame[0] == b'>' && self.deaf.load(Ordering::Relaxed) {
+            if frame[0] == b'>' && self.drops_pushes.load(Ordering::Relaxed) {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
             } else {
                 passing.extend_from_slice(&frame);
@@ -174,7 +175,7 @@ impl Filter {
     }
 }
 
-/// Takes connections; with the task they all end.
+/// Accepts connections. They all end with this task.
 async fn accept(
     listener: TcpListener,
     behaviour: watch::Receiver<Behaviour>,
@@ -190,7 +191,7 @@ async fn accept(
     }
 }
 
-/// Carries one connection until either side ends it, or it is cut.
+/// Forwards one connection until either side closes it, or it is cut.
 async fn carry(client: TcpStream, behaviour: watch::Receiver<Behaviour>, filter: Option<Filter>) {
     let begun = *behaviour.borrow();
     let mut watching = behaviour.clone();
@@ -212,9 +213,9 @@ async fn carry(client: TcpStream, behaviour: watch::Receiver<Behaviour>, filter:
     }
 }
 
-/// Returns while nothing is stalled.
+/// Returns as soon as the relay is not stalled.
 async fn passing(behaviour: &mut watch::Receiver<Behaviour>) {
-    // The sender lives as long as the relay, and with it this task ends.
+    // The sender lives as long as the relay, and this task ends with the relay.
     let _ = behaviour.wait_for(|now| !now.stalled).await;
 }
 
@@ -232,7 +233,7 @@ async fn pump(
         if behaviour.borrow().swallowed != begun.swallowed {
             buffer.clear();
             if read == 0 {
-                // Nobody is told, until the relay is dropped or the connection cut.
+                // The other side must not notice the end until the relay is dropped or the connection is cut.
                 return std::future::pending().await;
             }
             continue;
@@ -281,13 +282,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stalled_relay_keeps_connections_and_passes_nothing_until_it_flows() {
+    async fn a_stalled_relay_keeps_connections_and_forwards_nothing_until_it_resumes() {
         let relay = Relay::to(echo().await).await;
         let mut stream = TcpStream::connect(relay.address()).await.unwrap();
         assert_eq!(says(&mut stream, "a").await.as_deref(), Some("a"));
         relay.stall();
         assert_eq!(says(&mut stream, "b").await, None);
-        relay.flow();
+        relay.resume();
         let mut byte = [0];
         timeout(SOON, stream.read_exact(&mut byte))
             .await
@@ -300,7 +301,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_black_hole_keeps_old_connections_and_passes_new_ones() {
+    async fn a_black_hole_keeps_old_connections_open_and_forwards_new_ones() {
         let relay = Relay::to(echo().await).await;
         let mut old = TcpStream::connect(relay.address()).await.unwrap();
         assert_eq!(says(&mut old, "a").await.as_deref(), Some("a"));
@@ -312,12 +313,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pushes_alone_are_kept_back() {
+    async fn only_pushes_are_dropped() {
         let relay = Relay::to_redis(echo().await).await;
         let mut stream = TcpStream::connect(relay.address()).await.unwrap();
         let push = ">2\r\n+message\r\n$1\r\nx\r\n";
         assert_eq!(says(&mut stream, push).await.as_deref(), Some(push));
-        relay.keep_pushes(true);
+        relay.drop_pushes(true);
         let all = format!("+OK\r\n{push}:1\r\n");
         assert_eq!(
             says(&mut stream, &all).await.as_deref(),

@@ -1,4 +1,4 @@
-//! Redis's protocol, as much of it as tests take: a client for commands, and where one frame ends.
+//! A minimal client of Redis's protocol, and a function that finds the end of a frame.
 
 use bytes::{Buf, BytesMut};
 use std::io::{self, Read, Write};
@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// A server that is silent for longer is frozen.
+/// A server that does not answer within this time is taken to be frozen.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
 
 /// An answer in RESP2.
@@ -16,18 +16,18 @@ const ANSWER_TIME: Duration = Duration::from_secs(2);
 pub enum Value {
     /// A simple or bulk string.
     Text(Vec<u8>),
-    /// A refusal.
+    /// An error.
     Error(String),
     /// A number.
     Integer(i64),
-    /// Several answers.
+    /// A list of values.
     List(Vec<Value>),
-    /// Nothing.
+    /// No value.
     Nil,
 }
 
 impl Value {
-    /// A string, lossily.
+    /// The string as text. Bytes that are not UTF-8 are replaced.
     #[must_use]
     pub fn text(&self) -> Option<String> {
         match self {
@@ -45,7 +45,7 @@ impl Value {
         }
     }
 
-    /// A list; of anything else none.
+    /// The list; empty if this is not a list.
     #[must_use]
     pub fn list(&self) -> &[Self] {
         match self {
@@ -65,7 +65,7 @@ impl Resp {
     /// Connects.
     ///
     /// # Errors
-    /// What the socket says.
+    /// The error of the socket.
     pub async fn connect(address: SocketAddr) -> io::Result<Self> {
         let stream = timeout(ANSWER_TIME, TcpStream::connect(address)).await??;
         stream.set_nodelay(true)?;
@@ -75,16 +75,16 @@ impl Resp {
         })
     }
 
-    /// Asks and waits for the answer, which may be a refusal.
+    /// Sends a command and waits for the answer, which may be an error value.
     ///
     /// # Errors
-    /// What the socket says; `TimedOut` when there is no answer within two seconds.
+    /// The error of the socket; `TimedOut` if there is no answer within two seconds.
     pub async fn command(&mut self, parts: &[&str]) -> io::Result<Value> {
         timeout(ANSWER_TIME, async {
             self.stream.write_all(&encode(parts)).await?;
             loop {
                 if let Some(length) = frame_length(&self.buffer) {
-                    return parse(&mut self.buffer.split_to(length)).ok_or_else(strange);
+                    return parse(&mut self.buffer.split_to(length)).ok_or_else(not_resp);
                 }
                 if self.stream.read_buf(&mut self.buffer).await? == 0 {
                     return Err(io::ErrorKind::UnexpectedEof.into());
@@ -95,16 +95,16 @@ impl Resp {
     }
 }
 
-/// One command on a connection of its own; `None` when there is no answer.
+/// Sends one command on a new connection; `None` if there is no answer.
 pub async fn ask(address: SocketAddr, parts: &[&str]) -> Option<Value> {
     let mut connection = Resp::connect(address).await.ok()?;
     connection.command(parts).await.ok()
 }
 
-/// As [`ask`], for where nothing can be awaited: it blocks the thread until the answer is there.
+/// Like [`ask`], for places that can't await: it blocks the thread until the answer is there.
 ///
 /// # Errors
-/// What the socket says; an error of its time-outs if the server takes longer than [`SOON`](crate::SOON).
+/// The error of the socket. It is a time-out if the server takes longer than [`SOON`](crate::SOON).
 pub fn say(address: SocketAddr, parts: &[&str]) -> io::Result<Value> {
     let mut stream = std::net::TcpStream::connect_timeout(&address, crate::SOON)?;
     stream.set_read_timeout(Some(crate::SOON))?;
@@ -114,7 +114,7 @@ pub fn say(address: SocketAddr, parts: &[&str]) -> io::Result<Value> {
     let mut piece = [0; 16 * 1024];
     loop {
         if let Some(length) = frame_length(&buffer) {
-            return parse(&mut buffer.split_to(length)).ok_or_else(strange);
+            return parse(&mut buffer.split_to(length)).ok_or_else(not_resp);
         }
         match stream.read(&mut piece)? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -131,14 +131,14 @@ fn encode(parts: &[&str]) -> Vec<u8> {
     bytes.into_bytes()
 }
 
-fn strange() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "no RESP2")
+fn not_resp() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the answer is not RESP2")
 }
 
-/// The length of the first frame of RESP2 or RESP3, line ends included; `None` while it is not there as a whole.
+/// The length of the first frame of RESP2 or RESP3, with its line ends; `None` if it is not complete.
 ///
 /// # Panics
-/// When it is no such frame.
+/// If the bytes are not such a frame.
 #[must_use]
 pub fn frame_length(bytes: &[u8]) -> Option<usize> {
     let line = bytes.windows(2).position(|window| window == b"\r\n")?;
@@ -146,7 +146,7 @@ pub fn frame_length(bytes: &[u8]) -> Option<usize> {
     let number = || -> i64 {
         let text = std::str::from_utf8(&bytes[1..line]).unwrap_or_default();
         let number = text.parse();
-        number.unwrap_or_else(|_| panic!("no length of a frame: {text:?}"))
+        number.unwrap_or_else(|_| panic!("not the length of a frame: {text:?}"))
     };
     let parts = match bytes[0] {
         b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(' => return Some(end),
@@ -156,7 +156,7 @@ pub fn frame_length(bytes: &[u8]) -> Option<usize> {
         }
         b'*' | b'~' | b'>' => number(),
         b'%' => 2 * number(),
-        // Attributes stand before what they are about.
+        // Attributes come before the value that they belong to.
         b'|' => 2 * number() + 1,
         other => panic!("no frame begins with {:?}", char::from(other)),
     };
@@ -167,7 +167,7 @@ pub fn frame_length(bytes: &[u8]) -> Option<usize> {
     Some(length)
 }
 
-/// Takes one whole frame.
+/// Parses one complete frame and removes it.
 fn parse(bytes: &mut BytesMut) -> Option<Value> {
     let line = bytes.windows(2).position(|window| window == b"\r\n")?;
     let head = bytes.split_to(line);
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_ends_where_its_last_part_does() {
+    fn a_frame_ends_where_its_last_part_ends() {
         for frame in [
             "+OK\r\n",
             ":12\r\n",
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_taken_apart() {
+    fn answers_are_parsed() {
         let mut bytes = BytesMut::from("*4\r\n$4\r\na\r\nb\r\n:-2\r\n$-1\r\n-ERR no\r\n");
         let expected = vec![
             Value::Text(b"a\r\nb".to_vec()),

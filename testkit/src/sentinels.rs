@@ -1,4 +1,4 @@
-//! Sentinels: one that decides alone, or three that watch a primary with two replicas.
+//! Redis Sentinels: one that decides alone, or three that watch a primary with two replicas.
 
 use crate::redis::Redis;
 use crate::resp;
@@ -6,31 +6,31 @@ use crate::{SOON, wait};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// The name that Sentinels know the primary by.
+/// The name of the primary in the Sentinels' configuration.
 pub const NAME: &str = "main";
 
 /// If a server does not answer for so long, one of the three Sentinels takes it to be down.
 pub const DOWN_AFTER: Duration = Duration::from_secs(1);
 
-/// The same for a Sentinel that decides alone.
+/// The same time for a Sentinel that decides alone.
 const ALONE_DOWN_AFTER: Duration = Duration::from_millis(500);
 
 /// The servers and their Sentinels.
 pub struct Sentinels {
-    /// The primary first, as it was at the start.
+    /// The servers. The one that was the primary at the start comes first.
     pub servers: Vec<Redis>,
     sentinels: Vec<Redis>,
 }
 
-/// Starts a Sentinel that watches a primary and needs nobody's consent to replace it.
+/// Starts a Sentinel that watches a primary and may replace it without asking other Sentinels.
 ///
 /// # Panics
-/// If it doesn't come up.
+/// If it doesn't start.
 pub async fn sentinel_of(primary: &Redis) -> Redis {
     start(primary, 1, ALONE_DOWN_AFTER).await
 }
 
-/// As the product's flags take it.
+/// The URL for the flags of the product.
 #[must_use]
 pub fn url_of(sentinels: &[&Redis]) -> String {
     let addresses: Vec<_> = sentinels
@@ -51,17 +51,17 @@ async fn start(primary: &Redis, quorum: usize, down_after: Duration) -> Redis {
     );
     Redis::with_files(|directory| {
         let file = directory.join("sentinel.conf");
-        std::fs::write(&file, &config).expect("one may write into one's own directory");
+        std::fs::write(&file, &config).expect("the test can write into its own directory");
         vec![file.display().to_string(), "--sentinel".into()]
     })
     .await
 }
 
 impl Sentinels {
-    /// Starts all of it and waits until each Sentinel knows all servers and both others.
+    /// Starts everything and waits until each Sentinel knows all servers and both other Sentinels.
     ///
     /// # Panics
-    /// If something doesn't come up.
+    /// If something doesn't start.
     pub async fn start() -> Self {
         let primary = Redis::start().await;
         let mut servers = vec![];
@@ -74,19 +74,19 @@ impl Sentinels {
         }
         servers.insert(0, primary);
         for sentinel in &sentinels {
-            let what = format!("the Sentinel at {} knows everybody", sentinel.address());
-            wait::eventually(&what, 2 * SOON, async || knows_everybody(sentinel).await).await;
+            let what = format!("the Sentinel at {} knows all others", sentinel.address());
+            wait::eventually(&what, 2 * SOON, async || knows_all(sentinel).await).await;
         }
         Self { servers, sentinels }
     }
 
-    /// As the product's flags take it.
+    /// The URL for the flags of the product.
     #[must_use]
     pub fn url(&self) -> String {
         url_of(&self.sentinels.iter().collect::<Vec<_>>())
     }
 
-    /// Whom the Sentinels name as the primary now, if they answer.
+    /// The present primary, as the first Sentinel names it, if it answers.
     pub async fn primary(&self) -> Option<SocketAddr> {
         let asked = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME];
         let answer = resp::ask(self.sentinels.first()?.address(), &asked).await?;
@@ -97,7 +97,7 @@ impl Sentinels {
     }
 }
 
-async fn knows_everybody(sentinel: &Redis) -> bool {
+async fn knows_all(sentinel: &Redis) -> bool {
     let Some(info) = resp::ask(sentinel.address(), &["INFO", "sentinel"]).await else {
         return false;
     };

@@ -1,4 +1,5 @@
-//! The product's services as processes: started on ports of the kernel's choice, which they tell in their JSON log.
+//! The product's services as processes. The kernel chooses their ports, and the test reads the ports from their JSON
+//! logs.
 
 use crate::process::{Memory, Process};
 use crate::redis::Redis;
@@ -18,13 +19,13 @@ pub struct Service {
     bound: BTreeMap<&'static str, SocketAddr>,
 }
 
-/// What a service logs for each address that it has bound, and the flag that asked for it.
+/// The message that a service logs when it has bound an address, and the flag for the address.
 const LISTENING: (&str, &str) = ("listening", "--listen");
 const ADMIN: (&str, &str) = ("admin listening", "--admin");
 const GRPC: (&str, &str) = ("grpc listening", "--grpc");
 
 impl Service {
-    /// Starts a binary with these arguments and waits until it has bound all its addresses; it need not be ready.
+    /// Starts a binary with these arguments and waits until it has bound all its addresses. It need not be ready then.
     async fn start(
         binary: &'static str,
         events: &[(&'static str, &'static str)],
@@ -34,7 +35,7 @@ impl Service {
         let mut process = spawn(binary, &arguments, descriptors);
         let mut bound = BTreeMap::new();
         for &(event, flag) in events {
-            let address = process.wrote(event, |line| address(line, event)).await;
+            let address = process.until_line(event, |line| address(line, event)).await;
             bound.insert(flag, address);
         }
         Self {
@@ -46,33 +47,33 @@ impl Service {
         }
     }
 
-    /// Waits until `/readyz` says so.
+    /// Waits until `/readyz` answers 200.
     ///
     /// # Panics
-    /// When it doesn't in time.
+    /// If it doesn't in time.
     pub async fn ready(&self) {
         let what = format!("{} is ready", self.binary);
         wait::eventually(&what, SOON, async || self.readyz().await == Some(200)).await;
     }
 
-    /// The status of `/readyz` now.
+    /// The present status of `/readyz`.
     pub async fn readyz(&self) -> Option<u16> {
         Some(http::get(self.admin(), "/readyz").await?.status)
     }
 
-    /// Where clients or callers connect to.
+    /// The address for clients of the service.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.bound[LISTENING.1]
     }
 
-    /// Where `/livez`, `/readyz` and `/metrics` are.
+    /// The address of `/livez`, `/readyz` and `/metrics`.
     #[must_use]
     pub fn admin(&self) -> SocketAddr {
         self.bound[ADMIN.1]
     }
 
-    /// The process itself.
+    /// The process.
     #[must_use]
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
@@ -84,18 +85,18 @@ impl Service {
         self.process.id()
     }
 
-    /// Memory in use.
+    /// The memory in use.
     #[must_use]
     pub fn memory(&self) -> Memory {
         self.process.memory()
     }
 
-    /// Kills it, -9.
+    /// Kills it with SIGKILL.
     pub fn kill(&mut self) {
         self.process.kill();
     }
 
-    /// Stops it in its tracks.
+    /// Stops it with SIGSTOP: its connections stay open, and it answers nothing.
     pub fn freeze(&self) {
         self.process.freeze();
     }
@@ -105,7 +106,7 @@ impl Service {
         self.process.thaw();
     }
 
-    /// Lets it open file descriptors up to this limit; returns the one before.
+    /// Limits how many file descriptors it may have open, and returns the limit before.
     pub fn limit_descriptors(&self, limit: Option<u64>) -> Option<u64> {
         self.process.limit_descriptors(limit)
     }
@@ -115,18 +116,18 @@ impl Service {
         self.process.terminate();
     }
 
-    /// Waits for its end.
+    /// Waits until it ends.
     ///
     /// # Panics
-    /// When it doesn't end in time.
+    /// If it doesn't end in time.
     pub async fn ended_within(&mut self, within: std::time::Duration) -> ExitStatus {
         self.process.ended_within(within).await
     }
 
-    /// Starts it again, after its end, on the very addresses it had.
+    /// Kills it if it still runs, and starts it again on the same addresses.
     ///
     /// # Panics
-    /// When it doesn't come up.
+    /// If it doesn't start.
     pub async fn restart(&mut self) {
         self.process.kill();
         for (flag, address) in &self.bound {
@@ -136,17 +137,17 @@ impl Service {
         }
         self.process = spawn(self.binary, &self.arguments, self.descriptors);
         self.process
-            .wrote(LISTENING.0, |line| address(line, LISTENING.0))
+            .until_line(LISTENING.0, |line| address(line, LISTENING.0))
             .await;
     }
 
-    /// All that it has logged so far.
+    /// All lines that it has logged so far.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         self.process.lines()
     }
 
-    /// What it has logged so far with this level and above (`WARN`, `ERROR`).
+    /// The lines with level `WARN` or `ERROR` that it has logged so far.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let lines = self.process.lines().into_iter();
@@ -160,7 +161,7 @@ impl Service {
     }
 }
 
-/// With a limit of file descriptors it is begun by `prlimit`, which becomes the service: it never has more.
+/// Starts a binary. If there is a limit of file descriptors, `prlimit` sets it and then becomes the service.
 fn spawn(binary: &'static str, arguments: &[String], descriptors: Option<u32>) -> Process {
     let path = binaries::path(binary);
     let mut command = match descriptors {
@@ -227,20 +228,20 @@ service!(
 );
 
 impl Chat {
-    /// Starts one on this Redis, with further flags, and waits until it is ready.
+    /// Starts a chat on this Redis, with further flags, and waits until it is ready.
     ///
     /// # Panics
-    /// When it doesn't come up.
+    /// If it doesn't start.
     pub async fn start(redis: &Redis, flags: &[&str]) -> Self {
         let chat = Self::begin(&redis.url(), flags).await;
         chat.ready().await;
         chat
     }
 
-    /// Starts one that need not become ready.
+    /// Starts one and does not wait until it is ready.
     ///
     /// # Panics
-    /// When it doesn't bind its addresses.
+    /// If it doesn't bind its addresses.
     pub async fn begin(redis: &str, flags: &[&str]) -> Self {
         let list = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
         let mut list = arguments(&list);
@@ -252,16 +253,16 @@ impl Chat {
     /// How many publications it has counted since its start.
     ///
     /// # Panics
-    /// When it doesn't tell.
+    /// If it doesn't answer.
     pub async fn publications(&self) -> u64 {
         let metrics = http::get(self.admin(), "/metrics").await;
-        let metrics = metrics.expect("chat tells its metrics").body;
+        let metrics = metrics.expect("chat serves its metrics").body;
         let mut lines = metrics.lines();
         let count = lines.find_map(|line| line.strip_prefix("chat_publications_total "));
         count.map_or(0, |count| count.parse().expect("a number"))
     }
 
-    /// As connectors and gRPC clients name it.
+    /// The URL for connectors and gRPC clients.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address())
@@ -272,19 +273,19 @@ impl Connector {
     /// How many client connections it has.
     ///
     /// # Panics
-    /// When it doesn't tell.
+    /// If it doesn't answer.
     pub async fn connections(&self) -> u64 {
         let metrics = http::get(self.admin(), "/metrics").await;
-        let metrics = metrics.expect("a connector tells its metrics").body;
+        let metrics = metrics.expect("the connector serves its metrics").body;
         let mut lines = metrics.lines();
         let count = lines.find_map(|line| line.strip_prefix("connector_connections "));
         count.map_or(0, |count| count.parse().expect("a number"))
     }
 
-    /// Starts one on these chats and this Redis, with further flags, and waits until it is ready.
+    /// Starts a connector on these chats and this Redis, with further flags, and waits until it is ready.
     ///
     /// # Panics
-    /// When it doesn't come up.
+    /// If it doesn't start.
     pub async fn start(id: &str, chats: &[&Chat], redis: &Redis, flags: &[&str]) -> Self {
         let urls: Vec<_> = chats.iter().map(|chat| chat.url()).collect();
         let connector = Self::begin(id, &urls.join(","), &redis.url(), flags).await;
@@ -292,18 +293,18 @@ impl Connector {
         connector
     }
 
-    /// Starts one that need not become ready.
+    /// Starts one and does not wait until it is ready.
     ///
     /// # Panics
-    /// When it doesn't bind its addresses.
+    /// If it doesn't bind its addresses.
     pub async fn begin(id: &str, chats: &str, redis: &str, flags: &[&str]) -> Self {
         Self::begin_within(None, id, chats, redis, flags).await
     }
 
-    /// As [`begin`](Self::begin), with a limit of file descriptors, soft and hard.
+    /// Like [`begin`](Self::begin), with a limit of file descriptors, soft and hard.
     ///
     /// # Panics
-    /// As [`begin`](Self::begin).
+    /// Like [`begin`](Self::begin).
     pub async fn begin_within(
         descriptors: Option<u32>,
         id: &str,
@@ -325,7 +326,7 @@ impl Standalone {
     /// Starts one and waits until it is ready.
     ///
     /// # Panics
-    /// When it doesn't come up.
+    /// If it doesn't start.
     pub async fn start() -> Self {
         Self::with(&[]).await
     }
@@ -333,7 +334,7 @@ impl Standalone {
     /// Starts one with further flags.
     ///
     /// # Panics
-    /// When it doesn't come up.
+    /// If it doesn't start.
     pub async fn with(flags: &[&str]) -> Self {
         let list = ["--listen", "127.0.0.1:0", "--grpc", "127.0.0.1:0"];
         let mut list = arguments(&list);
@@ -345,7 +346,7 @@ impl Standalone {
         Self(standalone)
     }
 
-    /// Where chat's gRPC is served.
+    /// The address of chat's gRPC.
     #[must_use]
     pub fn grpc(&self) -> SocketAddr {
         self.bound[GRPC.1]

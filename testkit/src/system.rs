@@ -1,14 +1,14 @@
-//! A whole system: one Redis, some chats, some connectors, each a process.
+//! A whole system: one Redis, several chats and several connectors, each of which is a process.
 
 use crate::chat_api::ChatApi;
+use crate::permit::Permit;
 use crate::pomelo::Client;
 use crate::redis::Redis;
 use crate::service::{Chat, Connector};
-use crate::turn::Turn;
 use crate::{SOON, wait};
 use std::net::SocketAddr;
 
-/// What to start, and how.
+/// What to start, and with which settings.
 pub struct Plan {
     connectors: usize,
     chats: usize,
@@ -20,7 +20,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// So many connectors, each connected to every chat, and so many chats.
+    /// This many connectors, each of which knows every chat, and this many chats.
     #[must_use]
     pub fn of(connectors: usize, chats: usize) -> Self {
         Self {
@@ -34,21 +34,21 @@ impl Plan {
         }
     }
 
-    /// The first connector knows the first chat only, the second the second, and so on.
+    /// The first connector knows only the first chat, the second connector only the second chat, and so on.
     #[must_use]
     pub fn each_its_own_chat(mut self) -> Self {
         self.own_chat = true;
         self
     }
 
-    /// No other test runs at the same time: this one measures, or fills the machine.
+    /// No other test runs at the same time, because this one measures, or needs the whole machine.
     #[must_use]
     pub fn alone(mut self) -> Self {
         self.alone = true;
         self
     }
 
-    /// Each connector has so many file descriptors, and can't raise that.
+    /// Each connector may open this many file descriptors, and can't raise the limit.
     #[must_use]
     pub fn descriptors(mut self, limit: u32) -> Self {
         self.descriptors = Some(limit);
@@ -62,7 +62,7 @@ impl Plan {
         self
     }
 
-    /// What becomes of a user's second login, instead of `reject`.
+    /// The login policy, instead of `reject`.
     #[must_use]
     pub fn login_policy(self, policy: &'static str) -> Self {
         self.connector_flags(&["--login-policy", policy])
@@ -75,43 +75,44 @@ impl Plan {
         self
     }
 
-    /// Starts it; everything is ready.
+    /// Starts the system and waits until everything is ready.
     ///
     /// # Panics
-    /// When something doesn't come up.
+    /// If something doesn't start.
     pub async fn start(self) -> System {
-        let turn = self.turn().await;
+        let permit = self.permit().await;
         let redis = Redis::start().await;
         let Services { connectors, chats } = self.services(&redis.url(), &redis.url()).await;
         System {
             connectors,
             chats,
             redis,
-            _turn: turn,
+            _permit: permit,
         }
     }
 
-    /// Waits until this may run.
-    pub async fn turn(&self) -> Turn {
+    /// Waits until this test may run.
+    pub async fn permit(&self) -> Permit {
         if self.alone {
-            Turn::alone().await
+            Permit::alone().await
         } else {
-            Turn::shared().await
+            Permit::shared().await
         }
     }
 
-    /// Starts the services alone, chats with one URL of Redis and connectors with another; everything is ready.
+    /// Starts the services without a Redis, and waits until they are ready. Chats and connectors get different URLs of
+    /// Redis.
     ///
     /// # Panics
-    /// When something doesn't come up.
+    /// If something doesn't start.
     pub async fn services(&self, for_chats: &str, for_connectors: &str) -> Services {
         self.services_at(&[for_chats], &[for_connectors]).await
     }
 
-    /// The same with several URLs, the first for the first chat and so on.
+    /// The same with several URLs: the first is for the first chat or connector, and so on.
     ///
     /// # Panics
-    /// When something doesn't come up.
+    /// If something doesn't start.
     pub async fn services_at(&self, for_chats: &[&str], for_connectors: &[&str]) -> Services {
         let mut chats = Vec::new();
         for number in 0..self.chats {
@@ -140,7 +141,7 @@ impl Plan {
     }
 }
 
-/// Running services whose Redis is somebody else's.
+/// Running services. Their Redis belongs to the test.
 pub struct Services {
     /// The connectors, `connector-1` first.
     pub connectors: Vec<Connector>,
@@ -149,23 +150,23 @@ pub struct Services {
 }
 
 impl Services {
-    /// Where clients connect to.
+    /// The addresses for clients.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {
         let connectors = self.connectors.iter();
         connectors.map(|connector| connector.address()).collect()
     }
 
-    /// One of the chats, as a back end sees it.
+    /// A back end's client of one of the chats.
     #[must_use]
     pub fn api(&self, chat: usize) -> ChatApi {
         ChatApi::at(self.chats[chat].address())
     }
 
-    /// Waits until all of them are ready again.
+    /// Waits until all services are ready.
     ///
     /// # Panics
-    /// When one isn't in time.
+    /// If one isn't in time.
     pub async fn ready(&self) {
         for chat in &self.chats {
             chat.ready().await;
@@ -176,7 +177,7 @@ impl Services {
     }
 }
 
-/// A running system. Parts are dropped from the clients' side on.
+/// A running system. The connectors are dropped first, and Redis last.
 pub struct System {
     /// The connectors, `connector-1` first.
     pub connectors: Vec<Connector>,
@@ -184,44 +185,44 @@ pub struct System {
     pub chats: Vec<Chat>,
     /// The one Redis.
     pub redis: Redis,
-    _turn: Turn,
+    _permit: Permit,
 }
 
 impl System {
     /// Two connectors, two chats, one Redis.
     ///
     /// # Panics
-    /// When something doesn't come up.
+    /// If something doesn't start.
     pub async fn start() -> Self {
         Plan::of(2, 2).start().await
     }
 
-    /// A member of a channel on one of the connectors, with its own onJoin received.
+    /// A member of a channel on one of the connectors. It has received its own onJoin.
     ///
     /// # Panics
-    /// When anything of it fails.
+    /// If any of this fails.
     pub async fn member(&self, connector: usize, user: &str, channel: &str) -> Client {
         Client::join(self.connectors[connector].address(), user, channel).await
     }
 
-    /// Somebody connected to one of the connectors, not logged in.
+    /// A client of one of the connectors that is not logged in.
     ///
     /// # Panics
-    /// When it can't be.
+    /// If it can't connect.
     pub async fn visitor(&self, connector: usize) -> Client {
         Client::connect(self.connectors[connector].address()).await
     }
 
-    /// One of the chats, as a back end sees it.
+    /// A back end's client of one of the chats.
     #[must_use]
     pub fn api(&self, chat: usize) -> ChatApi {
         ChatApi::at(self.chats[chat].address())
     }
 
-    /// Waits until a channel's members are these, with the number of their sessions, by name. Any chat may say so.
+    /// Waits until one of the chats lists exactly these members, with the number of their sessions, sorted by name.
     ///
     /// # Panics
-    /// When they aren't in time.
+    /// If none does in time.
     pub async fn until_members(&self, channel: &str, expected: &[(&str, u32)]) {
         let chats: Vec<_> = (0..self.chats.len()).map(|chat| self.api(chat)).collect();
         let what = format!("the members of {channel} are {expected:?}");
@@ -241,10 +242,11 @@ impl System {
     }
 }
 
-/// Which of two chats all publications go through at present: a channel's sends go to one of those that are up.
+/// The index of the one of two chats through which all publications go at present. All sends of a channel go to the
+/// same chat.
 ///
 /// # Panics
-/// When nobody speaks, or they don't all go through one in time.
+/// If nobody sends, or the sends don't all go through one chat in time.
 pub async fn busy(chats: &[Chat]) -> usize {
     let counted = async || [chats[0].publications().await, chats[1].publications().await];
     let mut before = counted().await;

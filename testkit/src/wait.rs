@@ -1,5 +1,5 @@
-//! Waiting by condition. A limit says when to give up, never how long something takes; on a busy machine it is longer
-//! ([`pace`]).
+//! Functions that wait for a condition. A limit says when to give up, never how long something takes. On a busy machine
+//! it is longer ([`pace`]).
 
 use crate::pace;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use tokio::time::Instant;
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
-/// Asks until the condition holds.
+/// Asks until the condition is true.
 ///
 /// # Panics
-/// When it does not hold within the given time.
+/// If it does not become true within the given time.
 #[track_caller]
 pub fn eventually(
     what: &str,
@@ -24,7 +24,7 @@ pub fn eventually(
 /// Asks until there is an answer.
 ///
 /// # Panics
-/// When there is none within the given time.
+/// If there is none within the given time.
 #[track_caller]
 pub fn some<T>(
     what: &str,
@@ -34,11 +34,11 @@ pub fn some<T>(
     let caller = std::panic::Location::caller();
     async move {
         let answer = within(time, ask).await;
-        answer.unwrap_or_else(|| panic!("{caller}: not within {time:?}: {what}"))
+        answer.unwrap_or_else(|| panic!("{caller}: this did not happen within {time:?}: {what}"))
     }
 }
 
-/// Asks until there is an answer; `None` when there is none within the given time.
+/// Asks until there is an answer; `None` if there is none within the given time.
 pub async fn within<T>(time: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> Option<T> {
     let begin = Instant::now();
     let mut pause = FIRST_PAUSE;
@@ -52,14 +52,14 @@ pub async fn within<T>(time: Duration, mut ask: impl AsyncFnMut() -> Option<T>) 
     }
 }
 
-/// Watches that something stays true: for what must *not* happen there is no event to wait for.
+/// Checks for some time that something stays true. It is for what must *not* happen: there is no event to wait for.
 ///
 /// # Panics
-/// When it is false once.
+/// If it is false once.
 pub async fn stays(what: &str, during: Duration, mut condition: impl AsyncFnMut() -> bool) {
     let end = Instant::now() + during;
     while Instant::now() < end {
-        assert!(condition().await, "no longer: {what}");
+        assert!(condition().await, "this is no longer true: {what}");
         tokio::time::sleep(LONGEST_PAUSE).await;
     }
 }

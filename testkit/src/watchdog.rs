@@ -1,5 +1,6 @@
-//! Ends what a test process leaves behind when it dies itself, be it by a kill that runs no destructor: a shell that
-//! reads from a pipe which nobody else holds, and at its end kills the process groups that were not signed off.
+//! Ends the processes that a test process leaves behind when it dies itself, even by a kill that runs no destructor. A
+//! shell reads from a pipe that only the test process can write to. When the pipe ends, the shell kills all process
+//! groups that were added and not removed.
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -31,17 +32,17 @@ static WATCHDOG: LazyLock<Mutex<ChildStdin>> = LazyLock::new(|| {
     Mutex::new(stdin)
 });
 
-/// From now on the process group dies with this process.
+/// From now on the process group is killed if this process dies.
 pub(crate) fn watch(group: u32) {
     tell('+', group);
 }
 
-/// The group's leader was waited for: its number may be given to somebody else.
+/// Removes a process group. Its leader was waited for, so another process may get its number.
 pub(crate) fn forget(group: u32) {
     tell('-', group);
 }
 
 fn tell(sign: char, group: u32) {
     let mut stdin = WATCHDOG.lock().unwrap_or_else(PoisonError::into_inner);
-    writeln!(stdin, "{sign} {group}").expect("the watchdog listens");
+    writeln!(stdin, "{sign} {group}").expect("the watchdog runs");
 }

@@ -1,5 +1,5 @@
-//! The client's side of RFC 6455, written for tests. It checks what the server sends, and it can misbehave in every way
-//! that a test needs: stop reading, break off, send bytes that are no frame.
+//! The client's side of RFC 6455 for tests. It checks what the server sends, and it can misbehave in the ways that
+//! tests need: it can stop reading, reset the connection, and send bytes that are not a frame.
 
 mod frames;
 
@@ -17,35 +17,36 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-/// A close without a code, as RFC 6455 names it.
+/// The code that RFC 6455 uses for a close without a code.
 pub const NO_CODE: u16 = 1005;
 
 const READ_SIZE: usize = 64 * 1024;
-/// What an offer to compress is answered with.
+/// The server's answer to an offer of compression.
 const AGREED: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
-/// Messages of so many bytes come compressed, where that was agreed on, smaller ones don't.
+/// If compression was agreed, messages of at least this many bytes must be compressed, and smaller ones must not.
 const THRESHOLD: usize = 256;
 
-/// How a client connects.
+/// The options of a connection.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Terms {
-    /// Bounds, in bytes, what the kernel takes for a client that does not read.
+    /// The size of the receive buffer: how many bytes the kernel takes for a client that does not read.
     pub receive_buffer: Option<u32>,
-    /// It offers permessage-deflate, must be taken at its word, and compresses all that it says.
+    /// True if the client offers permessage-deflate. The server must accept it, and the client compresses all its
+    /// messages.
     pub deflates: bool,
 }
 
-/// A whole frame from the server.
+/// A complete frame from the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// What it is: [`TEXT`], [`BINARY`], [`CLOSE`], [`PING`], [`PONG`].
+    /// [`TEXT`], [`BINARY`], [`CLOSE`], [`PING`] or [`PONG`].
     pub opcode: u8,
-    /// What it holds.
+    /// The payload, inflated.
     pub payload: Bytes,
 }
 
 impl Frame {
-    /// Code and reason of a close frame.
+    /// The code and the reason of a close frame.
     #[must_use]
     pub fn close(&self) -> (u16, String) {
         let mut payload = self.payload.clone();
@@ -57,23 +58,23 @@ impl Frame {
     }
 }
 
-/// The half that sends.
+/// The sending half.
 pub struct Writer {
     stream: OwnedWriteHalf,
     deflates: bool,
 }
 
-/// The half that receives.
+/// The receiving half.
 pub struct Reader {
     stream: OwnedReadHalf,
     buffer: BytesMut,
     deflates: bool,
 }
 
-/// Connects and upgrades.
+/// Connects and upgrades the connection.
 ///
 /// # Errors
-/// What the sockets say; `InvalidData` when the server refuses the upgrade or answers it wrongly.
+/// The error of the socket; `InvalidData` if the server refuses the upgrade or answers it wrongly.
 pub async fn connect(
     address: SocketAddr,
     path: &str,
@@ -97,7 +98,9 @@ pub async fn connect(
     let mut buffer = BytesMut::new();
     let head = loop {
         if stream.read_buf(&mut buffer).await? == 0 {
-            return Err(refused("closed instead of an upgrade"));
+            return Err(refused(
+                "the server closed the connection instead of upgrading it",
+            ));
         }
         if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
             break buffer.split_to(end + 4);
@@ -142,10 +145,10 @@ fn refused(what: &str) -> io::Error {
 }
 
 impl Writer {
-    /// Sends one whole frame, masked.
+    /// Sends one masked frame, which is a whole message.
     ///
     /// # Errors
-    /// What the socket says.
+    /// The error of the socket.
     pub async fn frame(&mut self, opcode: u8, payload: &[u8]) -> io::Result<()> {
         if self.deflates && opcode < CLOSE {
             return self
@@ -155,26 +158,26 @@ impl Writer {
         self.bytes(&encode(opcode, payload)).await
     }
 
-    /// Sends bytes as they are.
+    /// Sends these bytes.
     ///
     /// # Errors
-    /// What the socket says.
+    /// The error of the socket.
     pub async fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes).await
     }
 
-    /// Ends the sending direction: TCP FIN.
+    /// Ends the sending direction with a TCP FIN.
     ///
     /// # Errors
-    /// What the socket says.
+    /// The error of the socket.
     pub async fn finish(&mut self) -> io::Result<()> {
         self.stream.shutdown().await
     }
 
-    /// Makes dropping both halves a TCP reset.
+    /// From now on, dropping both halves resets the TCP connection.
     ///
     /// # Errors
-    /// What the socket says.
+    /// The error of the socket.
     pub fn reset_on_drop(&self) -> io::Result<()> {
         self.stream.as_ref().set_zero_linger()
     }
@@ -184,7 +187,8 @@ impl Reader {
     /// The next frame; `None` at the end of the connection.
     ///
     /// # Errors
-    /// What the socket says; `InvalidData` when the server breaks RFC 6455 (or fragments, which it has no reason for).
+    /// The error of the socket; `InvalidData` if the server breaks RFC 6455, or fragments a message, which it has no
+    /// reason to do.
     pub async fn frame(&mut self) -> io::Result<Option<Frame>> {
         loop {
             if let Some(frame) = decode(&mut self.buffer, self.deflates)? {
@@ -195,14 +199,14 @@ impl Reader {
                 return if self.buffer.is_empty() {
                     Ok(None)
                 } else {
-                    Err(refused("closed within a frame"))
+                    Err(refused("the connection ended within a frame"))
                 };
             }
         }
     }
 }
 
-/// The frames that a server has written, all of them whole.
+/// Decodes the frames that a server has written. All of them must be complete.
 ///
 /// # Errors
 /// `InvalidData` if the server broke RFC 6455, or the last frame is not complete.
@@ -219,7 +223,7 @@ pub fn decode_all(bytes: &[u8]) -> io::Result<Vec<Frame>> {
     }
 }
 
-/// Takes one frame off the front, if it is there as a whole.
+/// Removes one frame from the beginning of the buffer, if it is complete.
 fn decode(buffer: &mut BytesMut, deflates: bool) -> io::Result<Option<Frame>> {
     let Some(head) = Head::of(buffer) else {
         return Ok(None);
@@ -236,9 +240,10 @@ fn decode(buffer: &mut BytesMut, deflates: bool) -> io::Result<Option<Frame>> {
         return Err(refused("a masked frame from a server"));
     }
     if !head.is_shortest() || (opcode >= CLOSE && head.payload > 125) {
-        return Err(refused("a length that RFC 6455 forbids"));
+        return Err(refused("a length that RFC 6455 does not allow"));
     }
-    let length = usize::try_from(head.payload).map_err(|_| refused("a frame beyond all memory"))?;
+    let length =
+        usize::try_from(head.payload).map_err(|_| refused("a frame larger than the memory"))?;
     if buffer.len() - head.size < length {
         return Ok(None);
     }
@@ -246,10 +251,14 @@ fn decode(buffer: &mut BytesMut, deflates: bool) -> io::Result<Option<Frame>> {
     let mut payload = buffer.split_to(length).freeze();
     if is_compressed {
         let message = inflate(&mut Decompress::new(false), &payload);
-        payload = message.ok_or_else(|| refused("no deflate"))?.into();
+        payload = message
+            .ok_or_else(|| refused("the payload is not deflated"))?
+            .into();
     }
     if deflates && opcode < CLOSE && is_compressed != (payload.len() >= THRESHOLD) {
-        return Err(refused("compressed and too small, or the other way round"));
+        return Err(refused(
+            "a small message is compressed, or a large one is not",
+        ));
     }
     Ok(Some(Frame { opcode, payload }))
 }

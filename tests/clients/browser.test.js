@@ -1,7 +1,8 @@
 'use strict';
 
-// Real Chromium: two people with the connectors' own page, one of whom loses the network; and the original's browser library.
-// The connectors drop whoever is silent for less than the page's own five seconds, so that a user is free again by then.
+// A real Chromium. Two people use the connectors' own page, and one of them loses the network. Then a page uses the
+// original's browser library. The connectors drop silent clients sooner than the page's own five seconds, so a user may
+// log in again by then.
 //
 // CONNECTORS as in chat.test.js. CHROMIUM is the browser's program, OUTPUT the folder for screenshots.
 
@@ -15,7 +16,7 @@ const { chromium } = require('playwright-core');
 const [first, second] = process.env.CONNECTORS.split(',');
 const output = process.env.OUTPUT;
 
-/** A way to a connector that can be cut, as a network is, or become a black hole. */
+/** A relay to a connector. It can be cut, or drop everything silently, as a network can. */
 class Relay {
   #sockets = new Set();
   #isCut = false;
@@ -38,7 +39,7 @@ class Relay {
     return relay;
   }
 
-  /** Nothing of what is sent by now arrives any more, and nobody is told. New connections pass. */
+  /** Drops everything on the open connections, without an error. New connections pass. */
   swallow() {
     for (const socket of this.#sockets) {
       socket.unpipe();
@@ -58,7 +59,7 @@ class Relay {
   }
 }
 
-/** Notes whatever the status line says: some of it stands there for a moment only. */
+/** Records everything that the status line shows, because some of it is shown only for a moment. */
 async function watchStatus(page) {
   await page.evaluate(() => {
     const status = document.querySelector('[role=status]');
@@ -72,7 +73,7 @@ async function wasTold(page, text) {
   await page.waitForFunction((text) => window.statuses.some((told) => told.includes(text)), text);
 }
 
-/** Longer than anything takes that happens at all, on a machine whose cores have other work, too. */
+/** Longer than anything may take on a machine whose cores have other work, too. */
 const PATIENCE = 90_000;
 
 let browser;
@@ -97,14 +98,14 @@ describe("the connectors' own page", function () {
     page.setDefaultTimeout(PATIENCE);
     page.on('pageerror', (error) => problems.push(String(error)));
     page.on('console', (message) => {
-      // That it can't connect while the network is away is what a browser says, too.
+      // While the network is away, the browser reports that it cannot connect.
       if (message.type() === 'error' && !/WebSocket connection to/.test(message.text())) problems.push(message.text());
     });
     await page.goto(url);
     return page;
   }
 
-  /** By keyboard alone, as whoever has no mouse. */
+  /** Uses the keyboard alone, like somebody without a mouse. */
   async function logIn(page, user) {
     await page.keyboard.type(user);
     await page.keyboard.press('Tab');
@@ -117,7 +118,7 @@ describe("the connectors' own page", function () {
     await page.keyboard.press('Enter');
   }
 
-  /** Everything in the log, each line's time left out. */
+  /** All lines of the log, without their times. */
   const lines = (page) =>
     page.locator('#log li').evaluateAll((items) =>
       items.map((item) => [...item.childNodes].filter((it) => it.nodeName !== 'TIME').map((it) => it.textContent).join(' ')),
@@ -167,7 +168,7 @@ describe("the connectors' own page", function () {
     await anna.getByRole('status').filter({ hasText: 'Reconnecting' }).waitFor();
     await until(ben, [...(await lines(anna)), 'anna left']);
     for (const text of ['one', 'two', 'three']) await say(ben, text);
-    // Said while away: it arrives once, when she is back.
+    // She sends this while she is disconnected. It arrives once, when she is back.
     await say(anna, 'still here');
     await anna.getByLabel('Another channel').fill('elsewhere');
     await anna.getByRole('button', { name: 'Join' }).click();
@@ -207,7 +208,7 @@ describe("the connectors' own page", function () {
     await until(anna, [...before, 'ben joined']);
     await watchStatus(anna);
     relay.swallow();
-    // It waits for five seconds, and not for the old socket's end.
+    // It waits for five seconds, and not until the old socket ends.
     await say(anna, 'into the void');
     await wasTold(anna, 'Reconnecting: the server does not answer');
     await ben.locator('#log li').filter({ hasText: 'anna left' }).waitFor();
@@ -225,13 +226,13 @@ describe("the connectors' own page", function () {
     await anna.getByRole('status').filter({ hasText: 'Online as anna' }).waitFor();
   });
 
-  it('is in again at once after a reload, while the server does not know yet that the old connection is gone', async function () {
+  it('logs in again at once after a reload, while the server does not know yet that the old connection is gone', async function () {
     relay.swallow();
     await anna.reload();
     (await anna.getByLabel('Your name').inputValue()).should.equal('anna');
     (await anna.getByLabel('Channel', { exact: true }).inputValue()).should.equal('lobby');
     await anna.keyboard.press('Enter');
-    // Whoever is refused is told so in the form, and stays there.
+    // If the login is refused, the form says so and stays.
     const refused = anna.getByRole('alert').filter({ hasText: 'Not logged in' });
     const online = anna.getByRole('status').filter({ hasText: 'Online as anna' });
     await online.or(refused).waitFor();
@@ -318,8 +319,8 @@ describe("the original's browser library in a browser", function () {
     site.close();
   });
 
-  /** What such a page includes before them: an emitter, and what its module loader brings. */
-  function surroundings() {
+  /** What such a page includes before the scripts: an emitter, and what its module loader provides. */
+  function prepare() {
     window.module = { exports: {} };
     window.EventEmitter = class {
       on(name, listener) {
@@ -337,7 +338,7 @@ describe("the original's browser library in a browser", function () {
     const page = await browser.newPage();
     page.setDefaultTimeout(PATIENCE);
     await page.goto(`http://127.0.0.1:${site.address().port}/`);
-    await page.evaluate(surroundings);
+    await page.evaluate(prepare);
     for (const script of scripts) {
       await page.addScriptTag({ content: fs.readFileSync(require.resolve(script), 'utf8') });
     }
@@ -359,7 +360,7 @@ describe("the original's browser library in a browser", function () {
       [address, userId],
     );
 
-  it('logs in, sends, receives and sees others go', async function () {
+  it('logs in, sends, receives and sees others leave', async function () {
     const here = await open();
     const there = await open();
     (await logIn(there, second, 'there')).should.eql({ code: 0, message: '登录成功' });

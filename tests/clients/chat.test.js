@@ -1,7 +1,7 @@
 'use strict';
 
-// What the original's author tried with his client: connect, log in, say something. And what a member on another
-// connector sees of it.
+// The steps that the original's author tried with his client: connect, log in, send a message. And what a member on
+// another connector sees of it.
 //
 // LIBRARY names the client library (libraries.js); CONNECTORS names two running connectors of one fresh system:
 // `host:port,host:port`.
@@ -18,7 +18,7 @@ if (connectors.length < 2 || connectors.some(({ port }) => !port)) {
   throw new Error('CONNECTORS must name two running connectors: host:port,host:port');
 }
 
-/** What a client was told, and a promise for each thing that it shall be told. */
+/** Records the pushes that a client receives. `until` is a promise for one of them. */
 function record(client, routes) {
   const told = [];
   const waiting = [];
@@ -103,7 +103,7 @@ describe(library.name, function () {
     seenThere.told.map(({ route }) => route).should.eql(['onJoin', 'onJoin', 'onMessage', 'onLeave']);
   });
 
-  it('travels by the transport that it has chosen', async function () {
+  it('uses the transport that it has chosen', async function () {
     if (!library.transport) return;
     while (there.transport !== library.transport) await new Promise(setImmediate);
   });

@@ -1,6 +1,6 @@
-"""client.py ws://127.0.0.1:3010/ws USER CHANNEL: logs in, says each line of its input, prints what it is given, and loses
-nothing when it loses its connection. It notices by itself when the server is gone, and repeats nothing that was refused for
-good."""
+"""client.py ws://127.0.0.1:3010/ws USER CHANNEL: logs in, sends each line of its input, prints what it receives, and
+loses nothing when its connection breaks. It notices by itself when the server is gone, and does not repeat what was
+refused for good."""
 import asyncio, itertools, json, random, sys, uuid
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
@@ -9,15 +9,15 @@ TIMES = {"ping_interval": 10, "ping_timeout": 5, "open_timeout": 5, "close_timeo
 TOO_BIG = 1009  # the close code for a message beyond the server's limit
 url, user, channel = sys.argv[1:4]
 run, ids = uuid.uuid4().hex, itertools.count(1)
-unanswered = {}  # id → what was said and may not have arrived
-due = asyncio.Queue()  # ids of what is to be sent now
-position = None  # of the last push that we were given
-secret = None  # shows at the next login that our place is ours, though the server may not know yet that we lost the connection
-failures = 0  # since a connection was of use
+unanswered = {}  # id → a message that was sent and may not have arrived
+due = asyncio.Queue()  # ids of messages to send now
+position = None  # of the last push that we received
+secret = None  # proves at the next login that the session is ours, also before the server has noticed the loss
+failures = 0  # since the last connection that was of use
 
 
 async def ask(socket, id, route, body):
-    # With its key a message that is sent again is the same message.
+    # The key makes a retry safe: the server stores the message once.
     await socket.send(json.dumps({"id": id, "route": route, "body": body, "key": f"{run}-{id}"}))
 
 
@@ -88,10 +88,10 @@ async def main():
         except (OSError, WebSocketException) as reason:
             print("lost:", reason, file=sys.stderr)
             if isinstance(reason, ConnectionClosed) and reason.rcvd and reason.rcvd.code == TOO_BIG and unanswered:
-                # Nothing but the largest can have been too large: sent again, it would end the next connection, too.
+                # Only the largest message can have been too large. Sent again, it would end the next one, too.
                 largest = max(unanswered, key=lambda id: len(unanswered[id]))
                 print("refused: too large:", len(unanswered.pop(largest)), file=sys.stderr)
-        # Longer after each failure, and at random: others have lost theirs, too.
+        # A longer pause after each failure, and a random one, because other clients have lost their connections, too.
         await asyncio.sleep(random.uniform(0.5, 1) * min(20, 0.25 * 2**failures))
         failures += 1
 

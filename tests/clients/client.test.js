@@ -1,6 +1,6 @@
 'use strict';
 
-// The page's client alone, in an invented browser whose time stands still: what it does after minutes is seen at once.
+// The page's client alone, with invented sockets and a clock that the test moves. So nothing here waits for minutes.
 
 const fs = require('node:fs');
 const path = require('node:path');
@@ -11,7 +11,7 @@ const LOGIN = 'connector.handler.login';
 const PUBLISH = 'chat.handler.publish';
 const sockets = [];
 
-/** A server's end of the client's sockets. */
+/** A socket of the client. The test plays the server. */
 class Socket {
   static OPEN = 1;
   readyState = 0;
@@ -57,10 +57,10 @@ class Socket {
   }
 }
 
-/** Lets all go on that waits for no time. */
+/** Waits until everything has run that needs no time. */
 const settled = () => new Promise(setImmediate);
 
-/** What a tab keeps. */
+/** The session storage of a tab. */
 class Storage {
   #items = new Map();
   getItem = (name) => this.#items.get(name) ?? null;
@@ -68,7 +68,7 @@ class Storage {
   removeItem = (name) => this.#items.delete(name);
 }
 
-const surroundings = { WebSocket: Socket, addEventListener: () => {} };
+const globals = { WebSocket: Socket, addEventListener: () => {} };
 const file = path.join(__dirname, '../../connector/page/client.js');
 const module_ = `data:text/javascript,${encodeURIComponent(fs.readFileSync(file, 'utf8'))}`;
 
@@ -78,7 +78,7 @@ describe("the page's client", function () {
   let told;
 
   before(async function () {
-    Object.assign(globalThis, surroundings);
+    Object.assign(globalThis, globals);
     ({ Client, remembered } = await import(module_));
   });
 
@@ -108,7 +108,7 @@ describe("the page's client", function () {
 
   const states = () => told.filter(([name]) => name === 'state').map(([, state]) => state);
 
-  /** What is sent in the next login, which succeeds. */
+  /** Lets the next login succeed, and returns what it sent. */
   async function letIn() {
     const socket = sockets.at(-1);
     socket.open();
@@ -161,7 +161,7 @@ describe("the page's client", function () {
       const socket = sockets.at(-1);
       const count = socket.of(PUBLISH).length;
       await socket.answer(PUBLISH, { code: 500, reason: 'UNAVAILABLE', retry: true, retryAfterMs: 1_000 });
-      // It says the same again after half as much more, since others wait, too.
+      // It sends the message again after at most half as much more, because other clients wait, too.
       mock.timers.tick(pause * 1.5 - 1);
       socket.of(PUBLISH).length.should.equal(count);
       mock.timers.tick(1);
@@ -191,12 +191,12 @@ describe("the page's client", function () {
     await losesItsConnectionFor(500);
     (await letIn()).should.have.property('resume', 'secret');
     remembered().should.eql({ user: 'anna', home: 'lobby', secret: 'secret' });
-    // A page that is loaded again has nothing else.
+    // A page that is loaded again knows nothing else.
     connect();
     (await letIn()).should.have.property('resume', 'secret');
     connect('ben');
     (await letIn()).should.not.have.property('resume');
-    // Another tab has nothing at all.
+    // Another tab knows nothing.
     globalThis.sessionStorage = new Storage();
     connect();
     (await letIn()).should.not.have.property('resume');

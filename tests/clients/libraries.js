@@ -1,6 +1,6 @@
 'use strict';
 
-// The client libraries under test behind one face: where they differ is how one gets a client and what a callback takes.
+// The client libraries under test with one interface. They differ in how a client is made and in what a callback takes.
 
 const NodePomelo = require('pomelo-nodejsclient-websocket');
 const openPage = require('./page');
@@ -16,7 +16,7 @@ const socketIoClients = ['socket.io-client-1', 'socket.io-client-2', 'socket.io-
       name: `${version} by ${transports.join(' then ')}`,
       create: () => new Client(),
       request: (client, route, body, answered) => client.request(route, body, answered),
-      // What it has to end up with.
+      // The transport that it has to use in the end.
       transport: transports.at(-1),
     };
   }),

@@ -1,7 +1,7 @@
 'use strict';
 
-// A browser page, as far as pomelo-jsclient-websocket can tell: the scripts that such a page includes, unmodified and in
-// their usual order, in a global object of their own. Each page holds one client, as the library means it.
+// A browser page, as far as pomelo-jsclient-websocket needs one: the scripts that such a page includes, unmodified and
+// in their usual order, in a global object of their own. Each page has one client, because the library allows only one.
 
 const { EventEmitter } = require('node:events');
 const fs = require('node:fs');
@@ -18,7 +18,7 @@ const quiet = () => {};
 /** Opens a page and returns its `pomelo`. */
 module.exports = function open() {
   const page = {
-    // What a browser has; data types are this realm's, so that a test may compare what it gets.
+    // What a browser has. The data types are those of this realm, so that a test can compare what it gets.
     ArrayBuffer,
     JSON,
     Uint8Array,
@@ -26,7 +26,7 @@ module.exports = function open() {
     clearTimeout,
     console: { error: quiet, log: quiet, warn: quiet },
     setTimeout,
-    // What the page's module loader and its emitter script bring.
+    // What the page's module loader and its emitter script provide.
     EventEmitter,
     module: { exports: {} },
   };

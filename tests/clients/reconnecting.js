@@ -1,11 +1,11 @@
 'use strict';
 
-// One client of each library, all in one room, with the library's own settings. Nothing here connects again: when a
-// library says that it is connected, its client logs in and says something, and that is all.
+// One client of each library, all in one room, with the library's own settings. Nothing here reconnects: when a library
+// says that it is connected, its client logs in and sends a message, and that is all.
 //
 //   node reconnecting.js HOST:PORT ROOM
 //
-// Each line of output is a JSON array: a client's name, an event, and what belongs to it.
+// Each line of output is a JSON array: a client's name, an event, and its details.
 
 const NodePomelo = require('pomelo-nodejsclient-websocket');
 const openPage = require('./page');
@@ -17,14 +17,14 @@ const room = process.argv[3];
 const quiet = () => {};
 const logger = { debug: quiet, info: quiet, warn: quiet, error: quiet, trace: quiet };
 
-/** `create` makes a client. `request` hands over the answer's body. `options` are those of the library's own `init`. */
+/** `create` makes a client. `request` returns the answer's body to `answered`. `options` are for its `init`. */
 const libraries = [
   {
     name: 'pomelo-nodejsclient-websocket',
     create: () => new NodePomelo({ logger }),
     request: (client, route, body, answered) => client.request(route, body, (error, answer) => answered(answer)),
     ends: ['close', 'heartbeat timeout'],
-    // It goes on with its heartbeats in the closed socket, which throws, until its application calls this.
+    // It goes on sending heartbeats into the closed socket, which throws, until its application calls this.
     ended: (client) => client.disconnect(),
   },
   {

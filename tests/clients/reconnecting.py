@@ -2,7 +2,7 @@
 
     reconnecting.py HOST:PORT ROOM
 
-Nothing here connects again. Each line of output is a JSON array, as in reconnecting.js.
+Nothing here reconnects. Each line of output is a JSON array, as in reconnecting.js.
 """
 
 import json

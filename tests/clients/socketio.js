@@ -1,7 +1,7 @@
 'use strict';
 
-// Pomelo's client for `sioconnector`, on whichever socket.io-client: what the original author's own client said and
-// understood, as it was recorded (siofix-01, siofix-02).
+// Pomelo's client for `sioconnector`, on any version of socket.io-client. It sends and understands what the original
+// author's own client did, as recorded (siofix-01, siofix-02).
 
 const { EventEmitter } = require('node:events');
 
@@ -36,7 +36,7 @@ module.exports = (io, transports, options = { reconnection: false }) =>
       this.#socket.disconnect();
     }
 
-    /** What the messages travel by at present. */
+    /** The transport that carries the messages now. */
     get transport() {
       return this.#socket.io.engine.transport.name;
     }

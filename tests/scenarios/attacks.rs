@@ -1,7 +1,7 @@
-//! Quiet clients beside an attack notice no more of it than of as many harmless requests that take the same processor time;
-//! nobody else is disconnected, memory is given back, and `/livez`, `/readyz` and logins are answered meanwhile.
+//! During an attack, other clients are delayed no more than by harmless requests that take the same processor time.
+//! Nobody else is disconnected, memory is released, and `/livez`, `/readyz` and logins are answered.
 //!
-//! How that is measured, and why it is fair, stands at [`testkit::beside`].
+//! How this is measured, and why it is fair, is explained at [`testkit::impact`].
 
 use serde_json::json;
 use std::time::Duration;
@@ -13,46 +13,47 @@ use testkit::attack::polls::Polls;
 use testkit::attack::sockets::Sockets;
 use testkit::attack::unread::Unread;
 use testkit::attack::{enter, message};
-use testkit::beside::load::Chatting;
-use testkit::beside::{Bounds, MEBIBYTE, Moment, Scene};
+use testkit::impact::load::Chatting;
+use testkit::impact::{Bounds, ImpactTest, MEBIBYTE, Moment};
 use testkit::pace::timeout;
-use testkit::polling::{Poller, packet};
+use testkit::polling::Poller;
 use testkit::pomelo::{LOGIN, SEND};
+use testkit::socket_io;
 use testkit::system::Plan;
 use testkit::websocket::{TEXT, Terms};
 use testkit::{SOON, wait};
 use tokio::net::TcpStream;
 
-/// The comparison is fair: what does no harm is not taken for an attack.
+/// Checks the comparison itself: clients that do no harm must pass it.
 #[tokio::test]
 #[ignore = "tests the tests: ./tests/run --long"]
-async fn harmless_clients_are_no_attack() {
-    let mut scene = Scene::set(Plan::of(1, 1), Bounds::default()).await;
+async fn harmless_clients_are_not_taken_for_an_attack() {
+    let mut scene = ImpactTest::start(Plan::of(1, 1), Bounds::default()).await;
     scene.compare(Chatting).await;
     scene.finish().await;
 }
 
-/// Sessions that never log in are few, whoever makes them, and who makes more is told.
+/// The number of sessions that have not logged in is bounded, and a client that opens more is refused.
 #[tokio::test]
 async fn sessions_that_poll_and_never_log_in_are_bounded_and_disturb_nobody() {
     let bounds = Bounds {
         peak: 64 * MEBIBYTE,
         ..Bounds::default()
     };
-    let mut scene = Scene::set(Plan::of(1, 1), bounds).await;
+    let mut scene = ImpactTest::start(Plan::of(1, 1), bounds).await;
     scene.compare(Polls).await;
     let (sessions, refused) = (scene.tally.of("sessions"), scene.tally.of("refused"));
-    // Sessions end after a minute: all of them are there at once.
+    // A session that does not log in ends after a minute, so all of them exist at the same time.
     let is_bounded = sessions <= 2_500;
     scene.check(is_bounded, &format!("{sessions} sessions were made"));
     scene.check(refused > 0, "nobody was refused with 429 or 503");
     scene.finish().await;
 }
 
-/// Pages of history cost who asks for them, not everybody.
+/// A client that reads much history slows down itself, and nobody else.
 #[tokio::test]
-async fn pages_of_large_messages_in_numbers_delay_nobody_else() {
-    let mut scene = Scene::set(Plan::of(1, 1), Bounds::default()).await;
+async fn reading_many_pages_of_large_messages_delays_nobody_else() {
+    let mut scene = ImpactTest::start(Plan::of(1, 1), Bounds::default()).await;
     histories::fill(&scene.services.api(0)).await;
     scene.compare(Histories).await;
     let pages = scene.tally.of("pages");
@@ -62,7 +63,7 @@ async fn pages_of_large_messages_in_numbers_delay_nobody_else() {
     scene.finish().await;
 }
 
-/// A full store refuses, says so, and everything else goes on.
+/// A full store refuses writes and says why. Everything else goes on.
 #[tokio::test]
 async fn a_client_that_fills_the_store_is_refused_and_disturbs_nobody() {
     let bounds = Bounds {
@@ -70,10 +71,10 @@ async fn a_client_that_fills_the_store_is_refused_and_disturbs_nobody() {
         full: true,
         ..Bounds::default()
     };
-    let mut scene = Scene::set(Plan::of(1, 1), bounds).await;
+    let mut scene = ImpactTest::start(Plan::of(1, 1), bounds).await;
     scene
         .compare_with(Filling, async |scene, moment| {
-            // Each round fills what is left, and the control has room.
+            // The attack fills the 24 MiB that are left. The harmless requests have no limit.
             let used = scene.redis.info("memory", "used_memory").await;
             let used: u64 = used.and_then(|used| used.parse().ok()).expect("a number");
             let limit = match moment {
@@ -93,9 +94,9 @@ async fn a_client_that_fills_the_store_is_refused_and_disturbs_nobody() {
     scene.finish().await;
 }
 
-/// Answers that nobody reads are bounded, and who reads none is gone when its heartbeats are overdue.
+/// Unread answers are bounded, and a client that reads none is removed when its heartbeats are overdue.
 #[tokio::test]
-async fn clients_that_never_read_their_answers_are_gone_in_time_and_disturb_nobody() {
+async fn clients_that_never_read_their_answers_are_removed_in_time_and_disturb_nobody() {
     let flags = [
         "--heartbeat",
         "2s",
@@ -105,11 +106,11 @@ async fn clients_that_never_read_their_answers_are_gone_in_time_and_disturb_nobo
         "2s",
     ];
     let plan = Plan::of(1, 1).connector_flags(&flags);
-    let mut scene = Scene::set(plan, Bounds::default()).await;
+    let mut scene = ImpactTest::start(plan, Bounds::default()).await;
     histories::fill(&scene.services.api(0)).await;
     scene.compare(Unread).await;
     let mut seen = 0;
-    let what = "all that were members have left, though their sockets are held";
+    let what = "all members have left, although their sockets are still open";
     scene
         .hold(Unread, what, Duration::from_secs(12), async |services| {
             let listed = services.api(0).members(HEAVY).await;
@@ -120,24 +121,24 @@ async fn clients_that_never_read_their_answers_are_gone_in_time_and_disturb_nobo
     scene.finish().await;
 }
 
-/// A process without descriptors for everybody keeps some for what keeps it alive.
+/// A process that has too few descriptors keeps some for its own connections.
 #[tokio::test]
 async fn more_sockets_than_descriptors_disturb_nobody() {
     let plan = Plan::of(1, 1).descriptors(1_024);
-    let mut scene = Scene::set(plan, Bounds::default()).await;
+    let mut scene = ImpactTest::start(plan, Bounds::default()).await;
     scene.compare(Sockets).await;
     let lost = lost_redis(&scene);
     scene.check(lost == 0, &format!("Redis was lost {lost} times"));
     scene.finish().await;
 }
 
-/// Who is let in stays, though Redis must be connected to again meanwhile, and though each poll comes on a new socket; who
-/// is not let in is told.
+/// Connected clients stay, also while the connector must connect to Redis again, and while each poll needs a new
+/// socket. A client for which there is no room is told so.
 #[tokio::test]
-async fn a_connector_that_is_full_says_so_and_keeps_whom_it_has() {
+async fn a_full_connector_refuses_new_clients_and_keeps_those_that_it_has() {
     const DESCRIPTORS: u32 = 1_024;
     const CLIENTS: usize = 1_300;
-    testkit::beside::raise_descriptors();
+    testkit::impact::raise_descriptors();
     let system = Plan::of(1, 1)
         .alone()
         .descriptors(DESCRIPTORS)
@@ -147,7 +148,7 @@ async fn a_connector_that_is_full_says_so_and_keeps_whom_it_has() {
     let polls = Poller::open(connector.address(), 4).await;
     let mut polls = polls.expect("there is room for a client that polls");
     let login = json!({ "userId": "polls", "lessonId": "polls" });
-    let login = polls.post(&[&packet(1, LOGIN, &login)]).await;
+    let login = polls.post(&[&socket_io::request(1, LOGIN, &login)]).await;
     assert_eq!(login.expect("an answer"), 200);
     polls.until("onJoin").await;
     let mut inside = Vec::new();
@@ -164,19 +165,19 @@ async fn a_connector_that_is_full_says_so_and_keeps_whom_it_has() {
         }
     }
     println!(
-        "{} are in, {} are not: {:?}",
+        "{} are connected, {} are refused: {:?}",
         inside.len(),
         refusals.len(),
         refusals.first()
     );
-    // A tenth is for what the process itself needs.
+    // A tenth of the descriptors is for the process itself.
     let most = (DESCRIPTORS - DESCRIPTORS / 10) as usize;
     assert!((most / 2..=most).contains(&inside.len()));
     for refusal in &refusals {
         assert!(refusal.starts_with("HTTP/1.1 503 "), "{refusal}");
     }
 
-    // Each kind, as connections of RESP3 that are subscribed count as the second.
+    // Both kinds, because Redis counts a subscribed connection of RESP3 as `pubsub`.
     for kind in ["normal", "pubsub"] {
         let kill = ["CLIENT", "KILL", "TYPE", kind];
         system.redis.command(&kill).await;
@@ -209,7 +210,7 @@ async fn a_connector_that_is_full_says_so_and_keeps_whom_it_has() {
         let answer = timeout(SOON, answer).await.expect("an answer");
         assert_eq!(answer["code"], 0, "{answer}");
     }
-    // A client that polls has places of its own, also beside others who say nothing.
+    // Polls have descriptors of their own, which silent connections do not take away.
     let mut silent = Vec::new();
     for number in 0..100 {
         silent.push(TcpStream::connect(connector.address()).await);
@@ -218,7 +219,7 @@ async fn a_connector_that_is_full_says_so_and_keeps_whom_it_has() {
         }
         polls.on_a_new_socket().await.expect("a socket");
         let what = format!("poll-{number}");
-        let send = packet(2, SEND, &json!({ "content": what }));
+        let send = socket_io::request(2, SEND, &json!({ "content": what }));
         assert_eq!(polls.post(&[&send]).await.expect("an answer"), 200);
         polls.until(&what).await;
     }
@@ -226,7 +227,7 @@ async fn a_connector_that_is_full_says_so_and_keeps_whom_it_has() {
     let refusal = another.err().expect("no room for another").to_string();
     assert!(refusal.starts_with("503: "), "{refusal}");
 
-    // Whoever goes makes room.
+    // Clients that leave make room.
     drop((inside, silent));
     wait::eventually("there is room again", SOON, async || {
         let entered = enter(connector.address(), Terms::default(), "late", "late").await;
@@ -235,28 +236,28 @@ async fn a_connector_that_is_full_says_so_and_keeps_whom_it_has() {
     .await;
 }
 
-/// Chat's port under everything at once: answers that nobody reads, acknowledgements of pings that were not sent, silent
-/// connections, calls without a body, streams without a message.
+/// All misuses at the same time: unread answers, acknowledgements of pings that were not sent, silent connections,
+/// calls without a body, and streams without a message.
 #[tokio::test]
 async fn misuse_of_http2_on_chats_port_disturbs_nobody() {
-    beside_on_chats_port(Http2::Everything).await;
+    misuse_chats_port(Http2::Everything).await;
 }
 
-async fn beside_on_chats_port(misuse: Http2) {
-    // Answers that are not taken and requests that have not come yet may take 64 MiB each.
+async fn misuse_chats_port(misuse: Http2) {
+    // Unread answers may take 64 MiB, and so may incomplete requests.
     let bounds = Bounds {
         peak: 192 * MEBIBYTE,
         ..Bounds::default()
     };
-    let mut scene = Scene::set(Plan::of(1, 1), bounds).await;
+    let mut scene = ImpactTest::start(Plan::of(1, 1), bounds).await;
     histories::fill(&scene.services.api(0)).await;
     scene.compare(misuse).await;
     scene.finish().await;
 }
 
-/// Each of them alone.
+/// Each misuse alone.
 #[tokio::test]
-#[ignore = "the parts of what stands above: ./tests/run --long"]
+#[ignore = "repeats the test above in parts: ./tests/run --long"]
 async fn each_misuse_of_http2_on_chats_port_disturbs_nobody() {
     for misuse in [
         Http2::UnreadPages,
@@ -266,14 +267,14 @@ async fn each_misuse_of_http2_on_chats_port_disturbs_nobody() {
         Http2::IdleStreams,
     ] {
         println!("{misuse:?}");
-        beside_on_chats_port(misuse).await;
+        misuse_chats_port(misuse).await;
     }
 }
 
-/// Whatever comes together.
+/// Attacks of all kinds at the same time.
 #[tokio::test]
 #[ignore = "loads the machine for long: ./tests/run --long"]
-async fn attacks_as_chance_has_them_leave_everything_as_it_was() {
+async fn random_mixtures_of_attacks_leave_the_system_as_it_was() {
     let flags = [
         "--heartbeat",
         "2s",
@@ -287,14 +288,14 @@ async fn attacks_as_chance_has_them_leave_everything_as_it_was() {
         peak: 256 * MEBIBYTE,
         ..Bounds::default()
     };
-    let mut scene = Scene::set(plan, bounds).await;
+    let mut scene = ImpactTest::start(plan, bounds).await;
     histories::fill(&scene.services.api(0)).await;
     scene.endure(Mixed, Duration::from_secs(20)).await;
     scene.finish().await;
 }
 
 /// How often services have logged that they lost Redis.
-fn lost_redis(scene: &Scene) -> usize {
+fn lost_redis(scene: &ImpactTest) -> usize {
     let services = &scene.services;
     let warnings = [
         services.connectors[0].warnings(),

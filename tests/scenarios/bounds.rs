@@ -1,4 +1,4 @@
-//! Nothing waits for ever for a client, and nothing that clients can make grows without a bound.
+//! Nothing waits for ever for a client, and nothing that clients create grows without a bound.
 
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 const HISTORY: &str = "chat.handler.history";
 
-/// The value of a metric, all labels together that contain this.
+/// The sum of a metric over all series whose labels contain this.
 async fn metric(system: &Standalone, name: &str, label: &str) -> f64 {
     let answer = http::get(system.admin(), "/metrics").await;
     let text = answer.expect("metrics").body;
@@ -40,7 +40,7 @@ async fn until_members(system: &Standalone, expected: &[(&str, u32)]) {
     .await;
 }
 
-/// A socket that takes little before it is read.
+/// A connection that takes little before it is read.
 async fn narrow(address: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(4096).expect("a size");
@@ -110,7 +110,7 @@ impl Poller {
     }
 }
 
-/// A request in a string message in an event in a packet.
+/// An event packet whose string is a request.
 fn event(id: u32, route: &str, body: &Value) -> String {
     let mut message: String = id.to_be_bytes().map(char::from).iter().collect();
     message.push(char::from(u8::try_from(route.len()).expect("short")));
@@ -119,10 +119,10 @@ fn event(id: u32, route: &str, body: &Value) -> String {
     format!("42{}", json!(["message", message]))
 }
 
-/// Whoever asks for pages, reads none of them and gives no sign of life is no member any more when the heartbeat's time is
-/// over, whatever it speaks (K4).
+/// A client asks for pages, reads none of them and sends no heartbeats. When the time for heartbeats is over, it is no
+/// member any more, in every protocol (K4).
 #[tokio::test]
-async fn a_client_that_reads_no_answer_is_gone_when_its_heartbeats_are_missed() {
+async fn a_client_that_reads_no_answer_is_removed_when_its_heartbeats_are_missed() {
     let flags = [
         "--heartbeat",
         "2s",
@@ -139,7 +139,7 @@ async fn a_client_that_reads_no_answer_is_gone_when_its_heartbeats_are_missed() 
         assert_eq!(writer.request(SEND, &body).await, SENT);
     }
 
-    let websocket = Client::connect_narrow(address).await;
+    let websocket = Client::connect_with_small_buffer(address).await;
     websocket.enter("websocket", "room").await;
     websocket.stop_reading();
     for _ in 0..60 {
@@ -163,7 +163,7 @@ async fn a_client_that_reads_no_answer_is_gone_when_its_heartbeats_are_missed() 
         let pages: Vec<_> = (2..12).map(|id| event(id, HISTORY, &json!({}))).collect();
         let posting = tokio::spawn(async move {
             for page in pages {
-                // In the end it is gone, or its connection was closed.
+                // Sooner or later the session has ended, or its connection is closed.
                 if poller.post(&[page]).await != 200 {
                     return;
                 }
@@ -188,9 +188,9 @@ async fn a_client_that_reads_no_answer_is_gone_when_its_heartbeats_are_missed() 
     }
 }
 
-/// The same for a stop: nobody who does not read holds it up, and all leaves land.
+/// The same when a connector stops: no client that does not read delays it, and all leaves are published.
 #[tokio::test]
-async fn a_client_that_reads_no_answer_does_not_hold_up_the_end_of_a_connector() {
+async fn a_client_that_reads_no_answer_does_not_delay_the_stop_of_a_connector() {
     let mut system = Standalone::start().await;
     let address = system.address();
     let writer = Client::join(address, "writer", "room").await;
@@ -198,7 +198,7 @@ async fn a_client_that_reads_no_answer_does_not_hold_up_the_end_of_a_connector()
     for _ in 0..20 {
         assert_eq!(writer.request(SEND, &body).await, SENT);
     }
-    let stuck = Client::connect_narrow(address).await;
+    let stuck = Client::connect_with_small_buffer(address).await;
     stuck.enter("stuck", "room").await;
     stuck.stop_reading();
     for _ in 0..60 {
@@ -217,20 +217,20 @@ async fn a_client_that_reads_no_answer_does_not_hold_up_the_end_of_a_connector()
     assert_eq!(
         warnings.iter().find(late),
         None,
-        "sockets and leaves in time"
+        "sockets and leaves end in time"
     );
 }
 
-/// HTTP's answers have an end, too: who reads none of them is cut off.
+/// Writing an HTTP answer has a time-out, too.
 #[tokio::test]
-async fn a_client_that_reads_no_answer_of_http_is_cut_off() {
+async fn a_client_that_reads_no_http_answer_is_cut_off() {
     let system = Standalone::start().await;
     let before = system.memory().now;
     let mut sockets = Vec::new();
     for _ in 0..20 {
         let mut stream = narrow(system.address()).await;
         let requests = "GET /client.js HTTP/1.1\r\nHost: x\r\n\r\n".repeat(3_000);
-        // As much as is taken: nothing is read, so not all of it is.
+        // The connector does not take all of it, because its answers are not read.
         let _ = timeout(
             Duration::from_millis(200),
             stream.write_all(requests.as_bytes()),
@@ -248,16 +248,16 @@ async fn a_client_that_reads_no_answer_of_http_is_cut_off() {
     assert_eq!(status, 200);
 }
 
-/// Clients that poll cost no descriptor, so they are counted by themselves.
+/// A polling client holds no descriptor, so polling clients have a bound of their own.
 #[tokio::test]
-async fn clients_that_poll_without_logging_in_are_bounded_and_end_soon_if_they_do_nothing() {
+async fn polling_clients_that_do_not_log_in_are_bounded_and_end_soon_if_they_do_nothing() {
     let system = Standalone::with(&["--polling", "20", "--handshake-timeout", "2s"]).await;
     let address = system.address();
     let member = Poller::open(address, 3).await.expect("served");
     member.login("member").await;
     until_members(&system, &[("member", 1)]).await;
 
-    // As an attacker would: all in one write. A refusal ends its connection.
+    // Like an attacker: all requests in one write. A refusal ends the connection.
     let mut stream = TcpStream::connect(address).await.expect("a connector");
     let open = "GET /socket.io/?EIO=3&transport=polling HTTP/1.1\r\nHost: x\r\n\r\n";
     stream
@@ -280,17 +280,17 @@ async fn clients_that_poll_without_logging_in_are_bounded_and_end_soon_if_they_d
     );
     assert!(refused(&system, "polling").await >= 1.0);
 
-    // Who logged in is not among them, and goes on.
+    // A client that has logged in does not count, and goes on.
     assert!(member.poll().await.contains("onJoin"));
-    wait::some("those who did nothing have ended", SOON, async || {
+    wait::some("the idle clients have ended", SOON, async || {
         Poller::open(address, 4).await.ok()
     })
     .await;
 }
 
-/// Beyond the bound a client is told, if it speaks HTTP; others are closed. Nobody else notices.
+/// A client beyond the bound is told so if it speaks HTTP; otherwise its connection is closed. Nobody else notices.
 #[tokio::test]
-async fn connections_are_bounded_and_the_admin_port_is_not_among_them() {
+async fn connections_are_bounded_and_the_admin_port_does_not_count() {
     let system = Standalone::with(&["--connections", "10", "--half-open", "10"]).await;
     let address = system.address();
     let mut clients = Vec::new();
@@ -326,9 +326,9 @@ async fn connections_are_bounded_and_the_admin_port_is_not_among_them() {
     .await;
 }
 
-/// A client that means it is ready in a moment: those who are silent end each other, and nobody else.
+/// A real client soon finishes its handshake. So too many silent connections end each other, and nobody else.
 #[tokio::test]
-async fn half_open_connections_are_bounded_and_the_oldest_goes_first() {
+async fn half_open_connections_are_bounded_and_the_oldest_is_closed_first() {
     let system = Standalone::with(&["--half-open", "5"]).await;
     let address = system.address();
     let member = Client::join(address, "member", "room").await;
@@ -340,7 +340,7 @@ async fn half_open_connections_are_bounded_and_the_oldest_goes_first() {
     let mut rest = Vec::new();
     let ended = timeout(SOON, first.read_to_end(&mut rest)).await;
     let _ = ended.expect("the oldest has ended");
-    wait::eventually("those that are too many have ended", SOON, async || {
+    wait::eventually("the surplus connections have ended", SOON, async || {
         refused(&system, "half-open").await >= 45.0
     })
     .await;
@@ -349,7 +349,7 @@ async fn half_open_connections_are_bounded_and_the_oldest_goes_first() {
     assert_eq!(member.ended(), None);
 }
 
-/// What clients begin to send and don't end is bounded for all of them together.
+/// Messages that clients begin to send and do not finish are bounded for all clients together.
 #[tokio::test]
 async fn unfinished_messages_are_bounded_for_all_clients_together() {
     let system = Standalone::with(&["--queue-total", "1048576"]).await;
@@ -362,7 +362,7 @@ async fn unfinished_messages_are_bounded_for_all_clients_together() {
         client.bytes(&whole[..100_000]).await;
         unfinished.push(client);
     }
-    wait::eventually("those that are too many are cut off", SOON, async || {
+    wait::eventually("the surplus clients are cut off", SOON, async || {
         refused(&system, "memory").await >= 10.0
     })
     .await;
@@ -373,25 +373,25 @@ async fn unfinished_messages_are_bounded_for_all_clients_together() {
     assert_eq!(member.ended(), None);
 }
 
-/// Whoever is in stays. Others wait until there are descriptors again, and the log is not filled with them meanwhile.
+/// Connected clients stay. Others wait until there are descriptors again, and the failures do not fill the log.
 #[tokio::test]
-async fn who_comes_when_descriptors_run_out_is_served_when_there_are_some_again() {
+async fn a_client_that_finds_no_free_descriptor_is_served_as_soon_as_one_is_free() {
     const ERRORS: &str = "connector_accept_errors_total";
-    /// What one place in the code may log before it is held back.
+    /// How many lines one place in the code may log before further ones are held back.
     const LINES: usize = 50;
     let system = Standalone::start().await;
     let address = system.address();
     let member = Client::join(address, "member", "room").await;
     assert_eq!(metric(&system, ERRORS, "").await, 0.0);
     let before = system.limit_descriptors(Some(1));
-    // The kernel takes it in, and keeps it for the connector.
+    // The kernel accepts the connection and keeps it for the connector.
     let mut waiting = TcpStream::connect(address).await.expect("a connector");
     let request = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     waiting.write_all(request).await.expect("written");
 
     let accept = |line: &&String| line.contains("can't accept");
     let is_summary = |line: &String| line.contains("held back");
-    let what = "it is said how many lines were held back";
+    let what = "the log says how many lines were held back";
     let lines = wait::some(what, 2 * SOON, async || {
         let warnings = system.warnings();
         let lines: Vec<_> = warnings.iter().filter(accept).cloned().collect();
@@ -413,13 +413,13 @@ async fn who_comes_when_descriptors_run_out_is_served_when_there_are_some_again(
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let errors = metric(&system, ERRORS, "").await;
     let told = f64::from(u32::try_from(written).expect("few")) + held_back;
-    assert!(errors >= told, "{errors} were counted, {told} told");
+    assert!(errors >= told, "{errors} were counted, {told} logged");
     let late = Client::join(address, "late", "room").await;
     assert_eq!(late.say("in").await, SENT);
     assert_eq!(member.ended(), None);
 }
 
-/// Begins to post `announced` bytes, and sends so many of them.
+/// Begins to post `announced` bytes, and sends `sent` of them.
 async fn half_a_post(poller: &Poller, sent: usize, announced: usize) -> TcpStream {
     let mut stream = TcpStream::connect(poller.address)
         .await
@@ -427,12 +427,12 @@ async fn half_a_post(poller: &Poller, sent: usize, announced: usize) -> TcpStrea
     let path = &poller.path;
     let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {announced}\r\n\r\n");
     stream.write_all(head.as_bytes()).await.expect("written");
-    // A connector that refuses it takes no more of it.
+    // A connector that refuses the post does not read the rest.
     let _ = stream.write_all(&vec![b'4'; sent]).await;
     stream
 }
 
-/// The status of what is answered before the connection ends, in whatever way it does.
+/// The status of the answer that comes before the connection ends, however it ends.
 async fn status_of(mut stream: TcpStream) -> u16 {
     let mut answer = Vec::new();
     let read = timeout(SOON, stream.read_to_end(&mut answer)).await;
@@ -442,12 +442,12 @@ async fn status_of(mut stream: TcpStream) -> u16 {
     status.unwrap_or_else(|| panic!("no answer: {text:?}"))
 }
 
-/// A post that does not end holds what came of it only as long as a handshake may take, and only if there is room for it
-/// among what comes in from all clients.
+/// An unfinished post holds its bytes only as long as a handshake may take, and only if there is room for them in the
+/// bound on what comes in from all clients.
 #[tokio::test]
 async fn unfinished_posts_are_bounded_for_all_clients_together_and_end_in_time() {
     const ROOM: usize = 256 << 10;
-    // Less than half of the room, which may be counted twice as large: what is read grows by doubling.
+    // Less than half of the room. It may count twice, because the buffer grows by doubling.
     const FITS: usize = ROOM * 45 / 100;
     let system = Standalone::with(&[
         "--queue",
@@ -469,7 +469,7 @@ async fn unfinished_posts_are_bounded_for_all_clients_together_and_end_in_time()
     assert_eq!(status_of(alone).await, 503);
     assert_eq!(refused(&system, "memory").await, 1.0);
 
-    // Two of the four fit at most, if all are counted together.
+    // At most two of the four fit, if they are counted together.
     let mut posts = Vec::new();
     for poller in &pollers {
         posts.push(half_a_post(poller, FITS, FITS + 1).await);
@@ -481,7 +481,7 @@ async fn unfinished_posts_are_bounded_for_all_clients_together_and_end_in_time()
     let busy = statuses.iter().filter(|status| **status == 503).count();
     assert!(busy >= 2, "{statuses:?}");
 
-    // None of the three leaves anything behind: there would be no room for the last of them.
+    // If one of the three left bytes behind, there would be no room for the last one.
     for _ in 0..3 {
         let post = half_a_post(&pollers[0], FITS, FITS + 1).await;
         assert_eq!(status_of(post).await, 400, "it ends in time");
@@ -489,9 +489,9 @@ async fn unfinished_posts_are_bounded_for_all_clients_together_and_end_in_time()
     assert_eq!(pollers[0].post(&["2".to_owned()]).await, 200);
 }
 
-/// What a client of Engine.IO 4 is told that it may post, it may post; more is refused with words.
+/// The handshake of Engine.IO 4 announces how much a client may post.
 #[tokio::test]
-async fn posts_of_the_size_that_is_told_are_taken_and_larger_ones_are_refused_aloud() {
+async fn posts_up_to_the_announced_size_are_accepted_and_larger_ones_are_refused() {
     for flags in [&[][..], &["--message-limit", "1048576"]] {
         let system = Standalone::with(flags).await;
         let address = system.address();
@@ -523,7 +523,7 @@ async fn posts_of_the_size_that_is_told_are_taken_and_larger_ones_are_refused_al
     }
 }
 
-/// A request that waits for chat makes no healthy client look silent, and what it sends meanwhile is heard.
+/// While requests wait for chat, the client's heartbeats are still read.
 #[tokio::test]
 async fn a_client_whose_requests_wait_for_chat_is_not_taken_for_silent() {
     let flags = ["--heartbeat", "2s"];
@@ -533,7 +533,7 @@ async fn a_client_whose_requests_wait_for_chat_is_not_taken_for_silent() {
         .await;
     let client = system.member(0, "patient", "room").await;
     system.chats[0].freeze();
-    // More than the heartbeat's time, request after request, none of them answered by chat.
+    // For longer than the heartbeat's time, request after request, and chat answers none of them.
     let until = tokio::time::Instant::now() + Duration::from_secs(9);
     while tokio::time::Instant::now() < until {
         let ids: Vec<_> = {
@@ -550,7 +550,7 @@ async fn a_client_whose_requests_wait_for_chat_is_not_taken_for_silent() {
         assert_eq!(client.ended(), None);
     }
     system.chats[0].thaw();
-    wait::eventually("it can speak again", SOON, async || {
+    wait::eventually("it can send again", SOON, async || {
         client.say("there").await == SENT
     })
     .await;

@@ -1,4 +1,4 @@
-//! Real Chromium: the connectors' own page, and the original's browser library: `tests/clients/browser.test.js`.
+//! The connectors' own page and the original's browser library, in a real Chromium: `tests/clients/browser.test.js`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,9 +24,9 @@ async fn people_chat_through_the_page_and_miss_nothing_when_one_loses_the_networ
     }
 }
 
-/// What takes minutes, or a server that refuses, is played to the page's client without either.
+/// The page's client runs with an invented clock and server, so a test of minutes or of refusals takes no time.
 #[tokio::test]
-async fn the_pages_client_waits_and_gives_up_as_documented_and_outlasts_a_reload() {
+async fn the_pages_client_waits_and_gives_up_as_documented_and_survives_a_reload() {
     let mut command = testkit::mocha("client.test.js", &[]);
     let mut mocha = Process::spawn("mocha", &mut command);
     let status = mocha.ended_within(Duration::from_secs(60)).await;
@@ -42,9 +42,10 @@ fn chromium() -> PathBuf {
     found.expect("chromium is missing: run ./tests/run, which installs it")
 }
 
-/// What the page may do is said with it; an operator may do without it, and then the port is for clients alone.
+/// The page comes with a content security policy. An operator may turn the page off; then the port is for clients
+/// alone.
 #[tokio::test]
-async fn the_page_is_served_unless_it_is_not_wanted() {
+async fn the_page_is_served_unless_the_operator_turns_it_off() {
     let system = System::start().await;
     let fetch = |address: std::net::SocketAddr, path: &str| {
         let mut curl = Command::new("curl");
@@ -69,7 +70,7 @@ async fn the_page_is_served_unless_it_is_not_wanted() {
     let plan = Plan::of(1, 1).connector_flags(&["--no-page"]);
     let system = plan.start().await;
     let answer = fetch(system.connectors[0].address(), "/");
-    // Balancers may ask for it.
+    // Load balancers may ask for it.
     assert!(answer.starts_with("http/1.1 200"), "{answer}");
     assert!(!answer.contains("<html"), "{answer}");
     assert!(fetch(system.connectors[0].address(), "/page.js").starts_with("http/1.1 404"));

@@ -1,4 +1,4 @@
-//! Several channels on one session, and what its members may ask of them: the same over every protocol.
+//! One session in several channels, and what members may ask for. Every protocol has the same handlers.
 
 use serde_json::{Value, json};
 use testkit::json::Client;
@@ -37,7 +37,7 @@ fn value(text: &str) -> Value {
     serde_json::from_str(text).expect("JSON")
 }
 
-/// What a client was told of one channel: route, and who or what.
+/// The pushes of one channel that a client received: the route, and the content or the user.
 fn told(client: &Client, channel: &str) -> Vec<(String, Value)> {
     let received = client.inbox().read();
     let pushes = received.pushes.iter();
@@ -92,7 +92,7 @@ async fn a_session_is_in_several_channels_until_it_leaves_them() {
         let reply = lilei.request(request.0, request.1).await;
         assert_eq!(reply["reason"], NOT_JOINED, "{}", request.0);
     }
-    // In the channel of the login both still are.
+    // Both are still in the channel of the login.
     assert_eq!(lilei.request(SEND, json!({})).await, value(SENT));
     until_told(
         &xialei,
@@ -112,14 +112,14 @@ async fn a_session_is_in_several_channels_until_it_leaves_them() {
         &[("onJoin", "lilei"), ("onMessage", "aside")],
     )
     .await;
-    // Whoever goes leaves everything.
+    // A client that disconnects leaves all its channels.
     xialei.close().await;
     system.until_members("side", &[]).await;
     system.until_members("home", &[("lilei", 1)]).await;
 }
 
 #[tokio::test]
-async fn who_leaves_and_joins_again_at_once_is_in_each_time() {
+async fn a_session_that_leaves_and_joins_again_at_once_is_a_member_each_time() {
     let system = System::start().await;
     let watcher = member(&system, 1, "watcher").await;
     join(&watcher, "side").await;
@@ -137,7 +137,7 @@ async fn who_leaves_and_joins_again_at_once_is_in_each_time() {
     system.until_members("side", &[("watcher", 1)]).await;
 }
 
-/// Leaving the channel of the login is no logout: only nothing is meant any more where no channel is named.
+/// Leaving the channel of the login is no logout. Afterwards a request that names no channel is refused.
 #[tokio::test]
 async fn the_channel_of_the_login_can_be_left_and_joined_again() {
     let system = Plan::of(1, 1).start().await;
@@ -154,7 +154,7 @@ async fn the_channel_of_the_login_can_be_left_and_joined_again() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_request_is_said() {
+async fn a_wrong_request_is_refused_with_the_reason() {
     let system = Plan::of(1, 1).start().await;
     let stranger = Client::connect(system.connectors[0].address()).await;
     for route in [JOIN, LEAVE, MEMBERS, HISTORY, PUBLISH] {
@@ -204,7 +204,7 @@ async fn what_is_wrong_with_a_request_is_said() {
         let told = json!([reply["code"], reply["reason"], reply["retry"]]);
         assert_eq!(told, json!([1, reason, false]), "{route} {body}");
     }
-    // What only chat can tell is final, too.
+    // An error that only chat can find is final, too.
     let token = json!({ "pageToken": "no token" });
     let reply = client.request(MEMBERS, token).await;
     assert_eq!(reply["reason"], INVALID, "{reply}");
@@ -261,9 +261,9 @@ async fn members_are_listed_in_pages() {
     assert!(pages > 1, "{pages} page");
 }
 
-/// A page is never more than a connection may have waiting, however large the messages are.
+/// A page never has more bytes than a connection's outbound queue may hold, however large the messages are.
 #[tokio::test]
-async fn history_is_read_in_pages_either_way() {
+async fn history_is_read_in_pages_in_both_directions() {
     let system = Plan::of(1, 1).start().await;
     let client = member(&system, 0, "u").await;
     let large = "x".repeat(50_000);
@@ -309,16 +309,16 @@ async fn history_is_read_in_pages_either_way() {
     assert_eq!(page["publications"][0]["offset"], 1);
 }
 
-/// It takes its place in the order: nobody sees a gap, and the sender's own sockets, on whichever connector, are given the
-/// position alone.
+/// The message has its place in the order, so nobody sees a gap. All sockets of its sender, on every connector, get
+/// only its position.
 #[tokio::test]
-async fn what_is_not_for_its_sender_moves_the_senders_position_alone() {
+async fn a_message_that_excludes_its_sender_only_moves_the_senders_position() {
     let system = Plan::of(2, 2).login_policy("allow").start().await;
     let first = member(&system, 0, "me").await;
     let second = member(&system, 1, "me").await;
     let other = member(&system, 0, "other").await;
     let original = system.member(1, "original", "home").await;
-    // Several in one breath, so that they share a write.
+    // Several without a pause, so that they share a write.
     for number in 1..=20 {
         let body = json!({ "content": number.to_string() });
         let body = json!({ "body": body, "excludeSelf": number % 2 == 0 });
@@ -336,7 +336,7 @@ async fn what_is_not_for_its_sender_moves_the_senders_position_alone() {
         sent.collect::<Vec<_>>()
     };
     for (client, skips) in [(&first, true), (&second, true), (&other, false)] {
-        wait::eventually("given all", SOON, async || {
+        wait::eventually("all have arrived", SOON, async || {
             let told = told(client, "home");
             let sent = told.iter().skip_while(|(route, _)| route == "onJoin");
             sent.cloned().collect::<Vec<_>>() == all(skips)
@@ -355,7 +355,7 @@ async fn what_is_not_for_its_sender_moves_the_senders_position_alone() {
         Some(&json!({ "channel": "home", "offset": 23 }))
     );
 
-    // Who comes back is given the same as if it had stayed; history holds it for everybody.
+    // A client that comes back gets the same as if it had stayed. History has the message for everybody.
     let history = json!({ "newestFirst": true, "pageSize": 1 });
     let page = first.request(HISTORY, history).await;
     let newest = &page["publications"][0];
@@ -375,7 +375,7 @@ async fn what_is_not_for_its_sender_moves_the_senders_position_alone() {
 }
 
 #[tokio::test]
-async fn a_further_channel_is_resumed_as_the_logins_is() {
+async fn a_further_channel_is_resumed_like_the_channel_of_the_login() {
     let system = Plan::of(2, 2).login_policy("allow").start().await;
     let speaker = member(&system, 0, "speaker").await;
     join(&speaker, "side").await;
@@ -420,7 +420,7 @@ async fn a_further_channel_is_resumed_as_the_logins_is() {
     .await;
 }
 
-/// The same handlers, in the words of the original's protocol.
+/// The same handlers in the original's protocol.
 #[tokio::test]
 async fn pomelo_clients_have_the_same_handlers() {
     let system = System::start().await;
@@ -448,12 +448,12 @@ async fn pomelo_clients_have_the_same_handlers() {
     assert_eq!(page["publications"].as_array().map(Vec::len), Some(3));
     let reply = request(LEAVE, json!({ "channel": "side" })).await;
     assert_eq!(reply, json!({ "code": 0 }));
-    // The channel of the login is as the original's still.
+    // The channel of the login still behaves as in the original.
     assert_eq!(client.say("x").await, SENT);
     client.until_push(&pomelo::heard("u", "x")).await;
 }
 
-/// A crash takes a session out of all its channels.
+/// After a crash each session leaves all its channels.
 #[tokio::test]
 async fn a_dead_connectors_sessions_leave_all_their_channels() {
     let plan = Plan::of(2, 1).connector_flags(&["--lease", "1s"]);

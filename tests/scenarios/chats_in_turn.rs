@@ -1,47 +1,49 @@
-//! Chats that die, again and again, while everybody speaks.
+//! Chats die again and again while members send.
 
-use testkit::crowd::{Crowd, WHOLE_LOG, holds};
 use testkit::follower::Notes;
+use testkit::followers::{Followers, WHOLE_LOG, assert_consistent};
 use testkit::history::Outcome;
 use testkit::redis::Redis;
 use testkit::system::{Plan, busy};
 use testkit::{ANSWERED, SOON, long, wait};
 
-/// Nothing acknowledged is lost, nothing comes twice, and nobody waits.
+/// No acknowledged message is lost, none comes twice, and nobody waits long.
 #[tokio::test]
 async fn chats_killed_again_and_again_lose_nothing_repeat_nothing_and_delay_nobody() {
     let kills = if long() { 20 } else { 6 };
     let plan = Plan::of(2, 2).alone().chat_flags(&WHOLE_LOG);
-    let _turn = plan.turn().await;
+    let _permit = plan.permit().await;
     let redis = Redis::start().await;
     let mut services = plan.services(&redis.url(), &redis.url()).await;
-    let crowd = Crowd::gather(&services.addresses(), 8, 4).await;
-    crowd.speak();
+    let followers = Followers::start(&services.addresses(), 8, 4).await;
+    followers.start_sending();
     let mut in_flight = 0;
     for _ in 0..kills {
-        crowd.goes_on(40).await;
+        followers.until_each_acknowledged(40).await;
         let busy = busy(&services.chats).await;
         let chat = &mut services.chats[busy];
-        // Frozen first, so that some requests are with it when it dies.
+        // Freeze it first, so that it has requests when it dies.
         chat.freeze();
-        wait::eventually("requests are with it", SOON, async || {
-            crowd.sum(Notes::unanswered) > 8
+        wait::eventually("it has requests", SOON, async || {
+            followers.sum(Notes::unanswered) > 8
         })
         .await;
         chat.kill();
-        in_flight += crowd.sum(Notes::unanswered);
-        crowd.goes_on(40).await;
+        in_flight += followers.sum(Notes::unanswered);
+        followers.until_each_acknowledged(40).await;
         chat.restart().await;
         chat.ready().await;
     }
-    let history = crowd.comes_to_rest(&services.api(0), redis.address()).await;
+    let history = followers
+        .stop_and_collect(&services.api(0), redis.address())
+        .await;
     println!(
         "{kills} kills with {in_flight} requests under way; {}",
-        crowd.report()
+        followers.report()
     );
     assert!(in_flight > 0, "no request was under way");
-    assert_eq!(crowd.count(Outcome::Unknown), 0);
-    assert!(crowd.slowest() <= ANSWERED, "{:?}", crowd.slowest());
-    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
-    holds(&history, &[]);
+    assert_eq!(followers.count(Outcome::Unknown), 0);
+    assert!(followers.slowest() <= ANSWERED, "{:?}", followers.slowest());
+    assert_eq!(followers.sum(|notes| notes.disconnected), 0);
+    assert_consistent(&history, &[]);
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use testkit::workspace;
 
-/// Where paths of the repository begin. A path in backticks that begins otherwise is relative, or something else.
+/// How paths of the repository begin. Text in backticks that begins otherwise is a relative path, or no path.
 const FOLDERS: [&str; 9] = [
     "channel-store/",
     "chat/",
@@ -17,7 +17,7 @@ const FOLDERS: [&str; 9] = [
     "tests/",
     "wire/",
 ];
-/// Folders that hold other people's text, or what was built.
+/// Folders with text of others, or with build results.
 const NOT_OURS: [&str; 5] = ["target", "node_modules", ".venv", ".git", "corpus"];
 
 /// All files below a folder whose names end in one of these.
@@ -59,7 +59,7 @@ fn between<'a>(document: &'a str, begin: &str, end: char) -> Vec<&'a str> {
     found
 }
 
-/// What a link to each heading ends in, as GitHub makes it.
+/// The anchors of all headings, as GitHub makes them.
 fn anchors(document: &str) -> BTreeSet<String> {
     let headings = document.lines().filter(|line| line.starts_with('#'));
     let slug = |heading: &str| {

@@ -1,4 +1,5 @@
-//! Redis' clock is set, or another server takes over whose clock is ahead: nobody notices, and the dead are found all the same.
+//! The clock of Redis is set, or a server whose clock is ahead takes over. No session is closed, and dead connectors
+//! are still found.
 
 use std::time::Duration;
 use testkit::pomelo::{Client, LOGGED_IN, left};
@@ -9,9 +10,9 @@ use testkit::{SOON, pace, wait};
 use tokio::time::{Instant, sleep};
 
 const LEASE: Duration = Duration::from_secs(2);
-/// Observation, polls and the reaping itself.
+/// From the end of a lease to the last leave: chats observe the lease, poll, and reap.
 const REAPING: Duration = Duration::from_secs(4);
-/// How wrong the clock is, one after the other, in seconds.
+/// By how many seconds the clock is wrong, one value after the other.
 const CLOCKS: [i64; 5] = [15, -15, 300, 0, -300];
 
 fn plan() -> Plan {
@@ -23,8 +24,8 @@ async fn member(services: &Services, connector: usize, user: &str) -> Client {
     Client::join(services.connectors[connector].address(), user, "room").await
 }
 
-/// Nobody is closed, and nobody is declared dead, for so long.
-async fn nobody_dies(services: &Services, members: &[&Client], long: Duration) {
+/// Checks for this long that nobody is closed and no connector is declared dead.
+async fn nobody_is_closed(services: &Services, members: &[&Client], long: Duration) {
     wait::stays("nobody is closed", long, async || {
         members.iter().all(|it| it.ended().is_none())
     })
@@ -36,8 +37,8 @@ async fn nobody_dies(services: &Services, members: &[&Client], long: Duration) {
     }
 }
 
-/// Logs somebody in, as soon as a try succeeds: the first one may meet a connection that was just lost.
-async fn is_let_in(services: &Services, user: &str) -> Client {
+/// Logs a user in. Several tries, because the first one may use a connection that was just lost.
+async fn log_in(services: &Services, user: &str) -> Client {
     wait::some("a login succeeds", SOON, async || {
         let client = Client::connect(services.connectors[0].address()).await;
         (client.login(user, "room").await == LOGGED_IN).then_some(client)
@@ -46,9 +47,9 @@ async fn is_let_in(services: &Services, user: &str) -> Client {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_set_closes_nobody_and_saves_no_dead_connector() {
+async fn setting_the_clock_closes_no_session_and_a_dead_connector_is_still_reaped() {
     let plan = plan();
-    let _turn = plan.turn().await;
+    let _permit = plan.permit().await;
     let redis = Redis::with_clock(0, None).await;
     let mut services = plan.services(&redis.url(), &redis.url()).await;
     let first = member(&services, 0, "first").await;
@@ -56,11 +57,11 @@ async fn a_clock_that_is_set_closes_nobody_and_saves_no_dead_connector() {
     let _third = member(&services, 2, "third").await;
     for (number, seconds) in CLOCKS.into_iter().enumerate() {
         redis.set_clock(seconds);
-        // At once, by the deadline of before.
+        // At once, while the lease still has its old deadline.
         let login = Client::connect(services.connectors[0].address()).await;
         let answer = login.login(&format!("late-{number}"), "room").await;
         assert_eq!(answer, LOGGED_IN, "{seconds}");
-        nobody_dies(&services, &[&first, &second, &login], 2 * LEASE).await;
+        nobody_is_closed(&services, &[&first, &second, &login], 2 * LEASE).await;
     }
     services.connectors[2].kill();
     let killed = Instant::now();
@@ -77,9 +78,9 @@ async fn a_clock_that_is_set_closes_nobody_and_saves_no_dead_connector() {
 }
 
 #[tokio::test]
-async fn a_failover_to_a_server_whose_clock_is_ahead_closes_nobody() {
+async fn a_failover_to_a_server_whose_clock_is_ahead_closes_no_session() {
     let plan = plan();
-    let _turn = plan.turn().await;
+    let _permit = plan.permit().await;
     let mut primary = Redis::with_clock(0, None).await;
     let replica = Redis::with_clock(30, Some(primary.address())).await;
     let relay = Relay::to(primary.address()).await;
@@ -89,11 +90,11 @@ async fn a_failover_to_a_server_whose_clock_is_ahead_closes_nobody() {
     let second = member(&services, 1, "second").await;
     let _third = member(&services, 2, "third").await;
     replica.until_caught_up(&primary).await;
-    relay.lead_to(replica.address());
+    relay.redirect_to(replica.address());
     primary.kill();
     replica.promote().await;
-    let late = is_let_in(&services, "late").await;
-    nobody_dies(&services, &[&first, &second, &late], 3 * LEASE).await;
+    let late = log_in(&services, "late").await;
+    nobody_is_closed(&services, &[&first, &second, &late], 3 * LEASE).await;
     services.connectors[2].kill();
     let killed = Instant::now();
     wait::eventually("it is reaped", LEASE + REAPING, async || {

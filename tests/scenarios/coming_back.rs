@@ -1,5 +1,5 @@
-//! A client that shows the secret of its last login is back at once, wherever its old session is, and nobody sees it
-//! leave or join.
+//! A client that shows the secret of its last login resumes its session at once, wherever the old session is, and
+//! nobody sees it leave or join.
 
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -17,12 +17,12 @@ const JOIN: &str = "chat.handler.join";
 const SEND: &str = "chat.handler.send";
 const ROOM: &str = "room";
 const SIDE: &str = "side";
-/// Long enough to tell being back at once from being back when the lease is over.
+/// Long enough to distinguish a client that is back at once from one that waited for the end of the lease.
 const LEASE: Duration = Duration::from_secs(4);
-/// From the end of a lease to the end of what it held, on a busy machine.
+/// From the end of a lease until what it held is reaped, on a busy machine.
 const REAPED: Duration = Duration::from_secs(4);
 const AT_ONCE: Duration = Duration::from_secs(1);
-/// How a socket is closed whose client has its place elsewhere: for good.
+/// The close code of a socket whose session was resumed elsewhere. It is final.
 const REPLACED: u16 = 4012;
 
 async fn system(policy: &'static str) -> System {
@@ -31,11 +31,11 @@ async fn system(policy: &'static str) -> System {
     plan.login_policy(policy).start().await
 }
 
-fn place(system: &System, connector: usize) -> SocketAddr {
+fn address(system: &System, connector: usize) -> SocketAddr {
     system.connectors[connector].address()
 }
 
-/// Logs in, with the secret if there is one; the answer.
+/// Logs in, with the secret if there is one. Returns the answer.
 async fn login(client: &Client, user: &str, secret: Option<&str>) -> Value {
     let mut body = json!({ "userId": user, "lessonId": ROOM });
     if let Some(secret) = secret {
@@ -44,15 +44,15 @@ async fn login(client: &Client, user: &str, secret: Option<&str>) -> Value {
     client.request(LOGIN, body).await
 }
 
-/// A client that is logged in, and its secret.
-async fn come(at: SocketAddr, user: &str, secret: Option<&str>) -> (Client, String) {
+/// Connects and logs in. Returns the client and its secret.
+async fn logged_in(at: SocketAddr, user: &str, secret: Option<&str>) -> (Client, String) {
     let client = Client::connect(at).await;
     let answer = login(&client, user, secret).await;
     assert_eq!(answer["code"], 0, "{answer}");
     let given = answer["resume"].as_str().expect("a secret").to_owned();
     assert!(
         secret.is_none_or(|shown| shown == given),
-        "it stays the same"
+        "the secret stays the same"
     );
     (client, given)
 }
@@ -62,15 +62,15 @@ async fn join(client: &Client, channel: &str) {
     assert_eq!(answer["code"], 0, "{answer}");
 }
 
-/// Somebody who stays in both channels, on the connector that nothing happens to.
+/// A member of both channels, on the connector to which nothing happens.
 async fn watcher(system: &System) -> Client {
-    let (watcher, _) = come(place(system, 2), "watcher", None).await;
+    let (watcher, _) = logged_in(address(system, 2), "watcher", None).await;
     join(&watcher, SIDE).await;
     watcher
 }
 
-/// What a watcher has heard of a user's comings and goings, in all channels.
-fn heard(watcher: &Client, user: &str) -> Vec<String> {
+/// The joins and leaves of a user that the watcher has received, in all channels.
+fn joins_and_leaves(watcher: &Client, user: &str) -> Vec<String> {
     let pushes = &watcher.inbox().read().pushes;
     let of_user = pushes.iter().filter(|push| push["body"]["userId"] == user);
     let routes = of_user.filter_map(|push| push["route"].as_str());
@@ -89,13 +89,13 @@ async fn is_replaced(client: &Client) {
 }
 
 #[tokio::test]
-async fn a_client_whose_connector_was_killed_is_back_at_once_and_nobody_sees_it() {
+async fn a_client_whose_connector_was_killed_resumes_at_once_and_nobody_sees_it() {
     let mut system = system("reject").await;
     let watcher = watcher(&system).await;
-    let (mut me, secret) = come(place(&system, 0), "me", None).await;
+    let (mut me, secret) = logged_in(address(&system, 0), "me", None).await;
     join(&me, SIDE).await;
-    wait::eventually("the watcher sees it come", SOON, async || {
-        heard(&watcher, "me") == ["onJoin", "onJoin"]
+    wait::eventually("the watcher sees the joins", SOON, async || {
+        joins_and_leaves(&watcher, "me") == ["onJoin", "onJoin"]
     })
     .await;
     for round in 0..20 {
@@ -103,14 +103,14 @@ async fn a_client_whose_connector_was_killed_is_back_at_once_and_nobody_sees_it(
         system.connectors[here].kill();
         let killed = Instant::now();
         if round == 0 {
-            let stranger = Client::connect(place(&system, there)).await;
+            let stranger = Client::connect(address(&system, there)).await;
             let refused = login(&stranger, "me", None).await;
             assert_eq!(
                 refused["reason"], "USER_LOGGED_IN",
                 "without the secret: {refused}"
             );
         }
-        let (back, _) = come(place(&system, there), "me", Some(&secret)).await;
+        let (back, _) = logged_in(address(&system, there), "me", Some(&secret)).await;
         join(&back, SIDE).await;
         let took = pace::since(killed);
         assert!(took < AT_ONCE, "round {round}: back after {took:?}");
@@ -125,9 +125,9 @@ async fn a_client_whose_connector_was_killed_is_back_at_once_and_nobody_sees_it(
         system.connectors[here].restart().await;
         system.connectors[here].ready().await;
     }
-    // The dead ones are reaped, and nothing of this user is found.
-    wait::stays("nobody hears of it", LEASE + REAPED, async || {
-        heard(&watcher, "me") == ["onJoin", "onJoin"] && me.ended().is_none()
+    // The dead incarnations are reaped, and hold nothing of this user any more.
+    wait::stays("nobody sees it", LEASE + REAPED, async || {
+        joins_and_leaves(&watcher, "me") == ["onJoin", "onJoin"] && me.ended().is_none()
     })
     .await;
     for channel in [ROOM, SIDE] {
@@ -143,62 +143,62 @@ async fn a_client_whose_connector_was_killed_is_back_at_once_and_nobody_sees_it(
 }
 
 #[tokio::test]
-async fn a_client_whose_socket_is_half_open_is_back_at_once_under_every_policy() {
+async fn a_client_whose_socket_is_half_open_resumes_at_once_under_every_policy() {
     for policy in ["reject", "kick-old", "allow"] {
         let system = system(policy).await;
         let watcher = watcher(&system).await;
-        let relay = Relay::to(place(&system, 0)).await;
-        let (old, secret) = come(relay.address(), "me", None).await;
+        let relay = Relay::to(address(&system, 0)).await;
+        let (old, secret) = logged_in(relay.address(), "me", None).await;
         join(&old, SIDE).await;
-        wait::eventually("the watcher sees it come", SOON, async || {
-            heard(&watcher, "me").len() == 2
+        wait::eventually("the watcher sees the joins", SOON, async || {
+            joins_and_leaves(&watcher, "me").len() == 2
         })
         .await;
         relay.stall();
         let away = Instant::now();
-        let (back, _) = come(place(&system, 1), "me", Some(&secret)).await;
+        let (back, _) = logged_in(address(&system, 1), "me", Some(&secret)).await;
         let took = pace::since(away);
         assert!(took < AT_ONCE, "{policy}: back after {took:?}");
         system
             .until_members(ROOM, &[("me", 1), ("watcher", 1)])
             .await;
-        // Its further channel waits for it, though the old connector knows of it by now.
-        relay.flow();
+        // Its further channel is kept for it, although the old connector knows of the resume by now.
+        relay.resume();
         is_replaced(&old).await;
         join(&back, SIDE).await;
         system
             .until_members(SIDE, &[("me", 1), ("watcher", 1)])
             .await;
         let linger = Duration::from_secs(7);
-        wait::stays("nobody hears of it", linger, async || {
-            heard(&watcher, "me").len() == 2 && back.ended().is_none()
+        wait::stays("nobody sees it", linger, async || {
+            joins_and_leaves(&watcher, "me").len() == 2 && back.ended().is_none()
         })
         .await;
     }
 }
 
 #[tokio::test]
-async fn a_connector_that_was_frozen_meanwhile_gives_up_what_was_taken_over() {
+async fn a_connector_that_was_frozen_gives_up_the_sessions_that_were_taken_over() {
     let system = system("reject").await;
     let watcher = watcher(&system).await;
-    let (mut old, secret) = come(place(&system, 0), "me", None).await;
-    wait::eventually("the watcher sees it come", SOON, async || {
-        heard(&watcher, "me").len() == 1
+    let (mut old, secret) = logged_in(address(&system, 0), "me", None).await;
+    wait::eventually("the watcher sees the joins", SOON, async || {
+        joins_and_leaves(&watcher, "me").len() == 1
     })
     .await;
     for round in 0..3 {
         system.connectors[0].freeze();
-        // What it says now is read when the connector thaws.
+        // The connector reads this message only when it thaws.
         let late = json!({ "id": 99, "route": SEND, "body": { "late": true } });
         old.text(&late.to_string()).await;
         let away = Instant::now();
-        let (back, _) = come(place(&system, 1), "me", Some(&secret)).await;
+        let (back, _) = logged_in(address(&system, 1), "me", Some(&secret)).await;
         let took = pace::since(away);
         assert!(took < AT_ONCE, "back after {took:?}");
         system.connectors[0].thaw();
         is_replaced(&old).await;
-        // And to the connector where the old one was.
-        let (again, _) = come(place(&system, 0), "me", Some(&secret)).await;
+        // Then it comes back to the connector of the old session.
+        let (again, _) = logged_in(address(&system, 0), "me", Some(&secret)).await;
         is_replaced(&back).await;
         let answer = again.request(SEND, json!({ "round": round })).await;
         assert_eq!(answer["code"], 0, "{answer}");
@@ -207,28 +207,28 @@ async fn a_connector_that_was_frozen_meanwhile_gives_up_what_was_taken_over() {
             .await;
         old = again;
     }
-    assert_eq!(heard(&watcher, "me"), ["onJoin"]);
+    assert_eq!(joins_and_leaves(&watcher, "me"), ["onJoin"]);
     let pushes = watcher.inbox().read().pushes.clone();
     let late = pushes.iter().any(|push| push["body"]["late"] == true);
-    assert!(!late, "a session that was taken over has spoken");
+    assert!(!late, "a session that was taken over has published");
 }
 
 #[tokio::test]
-async fn of_two_tabs_with_one_secret_the_newer_one_stays() {
+async fn when_two_tabs_share_a_secret_the_newer_one_keeps_the_session() {
     for policy in ["reject", "allow"] {
         let system = system(policy).await;
         let watcher = watcher(&system).await;
-        let (first, secret) = come(place(&system, 0), "me", None).await;
-        let (second, _) = come(place(&system, 1), "me", Some(&secret)).await;
+        let (first, secret) = logged_in(address(&system, 0), "me", None).await;
+        let (second, _) = logged_in(address(&system, 1), "me", Some(&secret)).await;
         is_replaced(&first).await;
-        let (third, _) = come(place(&system, 1), "me", Some(&secret)).await;
+        let (third, _) = logged_in(address(&system, 1), "me", Some(&secret)).await;
         is_replaced(&second).await;
         system
             .until_members(ROOM, &[("me", 1), ("watcher", 1)])
             .await;
-        // Many at once: one of them is left, and the user is there all the time. The others are told so, or that their
-        // login has failed if their place was taken before they had it.
-        let at = [place(&system, 0), place(&system, 1)];
+        // Many logins at once: one session is left, and the user is a member all the time. The other clients are told
+        // that they were replaced, or that their login failed because another one was faster.
+        let at = [address(&system, 0), address(&system, 1)];
         let mut coming = JoinSet::new();
         for n in 0..10 {
             let (at, secret) = (at[n % 2], secret.clone());
@@ -247,7 +247,7 @@ async fn of_two_tabs_with_one_secret_the_newer_one_stays() {
         })
         .await;
         let left = all.iter().find(|tab| tab.ended().is_none()).expect("one");
-        // It may be told so later than the others are closed.
+        // Its answer may come after the others are closed.
         let reply = wait::some("it is answered", SOON, async || {
             left.inbox().read().replies.first().cloned()
         })
@@ -256,16 +256,16 @@ async fn of_two_tabs_with_one_secret_the_newer_one_stays() {
         system
             .until_members(ROOM, &[("me", 1), ("watcher", 1)])
             .await;
-        assert_eq!(heard(&watcher, "me"), ["onJoin"], "{policy}");
+        assert_eq!(joins_and_leaves(&watcher, "me"), ["onJoin"], "{policy}");
     }
 }
 
 #[tokio::test]
-async fn after_a_thousand_reconnects_at_once_a_user_has_one_session_as_ever() {
+async fn after_a_thousand_quick_reconnects_a_user_still_has_one_session() {
     let plan = Plan::of(3, 2).connector_flags(&["--grace", "3s"]);
     let system = plan.start().await;
     let watcher = watcher(&system).await;
-    let (mut me, secret) = come(place(&system, 0), "me", None).await;
+    let (mut me, secret) = logged_in(address(&system, 0), "me", None).await;
     let mut half_open = Vec::new();
     for round in 0..1_000 {
         match round % 3 {
@@ -273,7 +273,7 @@ async fn after_a_thousand_reconnects_at_once_a_user_has_one_session_as_ever() {
             1 => drop(me),
             _ => half_open.push(me),
         }
-        (me, _) = come(place(&system, round % 2), "me", Some(&secret)).await;
+        (me, _) = logged_in(address(&system, round % 2), "me", Some(&secret)).await;
         let members = system.api(round % 2).members(ROOM).await.unwrap();
         let sessions = members.iter().find(|(user, _)| user == "me");
         assert_eq!(sessions, Some(&("me".to_owned(), 1)), "round {round}");
@@ -281,38 +281,38 @@ async fn after_a_thousand_reconnects_at_once_a_user_has_one_session_as_ever() {
     for old in &half_open {
         is_replaced(old).await;
     }
-    wait::stays("nobody hears of it", Duration::from_secs(7), async || {
-        heard(&watcher, "me") == ["onJoin"] && me.ended().is_none()
+    wait::stays("nobody sees it", Duration::from_secs(7), async || {
+        joins_and_leaves(&watcher, "me") == ["onJoin"] && me.ended().is_none()
     })
     .await;
     system
         .until_members(ROOM, &[("me", 1), ("watcher", 1)])
         .await;
-    // Whoever goes for good leaves once, when its grace is over.
+    // A client that does not come back leaves once, when its grace is over.
     drop(me);
     system.until_members(ROOM, &[("watcher", 1)]).await;
-    wait::eventually("it is said", SOON, async || {
-        heard(&watcher, "me") == ["onJoin", "onLeave"]
+    wait::eventually("the leave is published", SOON, async || {
+        joins_and_leaves(&watcher, "me") == ["onJoin", "onLeave"]
     })
     .await;
 }
 
-/// With a grace a client without a secret comes back to its place, too, once its connector has said that it is gone.
+/// With a grace, a client without a secret resumes its session, too, after its connector has noticed that it is gone.
 #[tokio::test]
-async fn a_login_without_a_secret_takes_the_place_of_a_lingering_session() {
+async fn a_login_without_a_secret_takes_over_a_session_that_is_in_its_grace() {
     let plan = Plan::of(3, 2).connector_flags(&["--grace", "5s"]);
     let system = plan.login_policy("allow").start().await;
     let watcher = watcher(&system).await;
-    let (me, _) = come(place(&system, 0), "me", None).await;
-    let (tab, _) = come(place(&system, 1), "me", None).await;
+    let (me, _) = logged_in(address(&system, 0), "me", None).await;
+    let (tab, _) = logged_in(address(&system, 1), "me", None).await;
     system
         .until_members(ROOM, &[("me", 2), ("watcher", 1)])
         .await;
     drop(me);
     let began = Instant::now();
     let mut back = Vec::new();
-    wait::some("one of the logins takes its place", SOON, async || {
-        let (client, _) = come(place(&system, 0), "me", None).await;
+    wait::some("a login takes over the session", SOON, async || {
+        let (client, _) = logged_in(address(&system, 0), "me", None).await;
         back.push(client);
         let members = system.api(0).members(ROOM).await.ok()?;
         let (_, sessions) = members.into_iter().find(|(user, _)| user == "me")?;
@@ -323,6 +323,6 @@ async fn a_login_without_a_secret_takes_the_place_of_a_lingering_session() {
         pace::since(began) < Duration::from_secs(5),
         "the grace was over"
     );
-    assert_eq!(tab.ended(), None, "a tab that lives stays");
-    assert_eq!(heard(&watcher, "me"), ["onJoin"]);
+    assert_eq!(tab.ended(), None, "a live tab keeps its session");
+    assert_eq!(joins_and_leaves(&watcher, "me"), ["onJoin"]);
 }

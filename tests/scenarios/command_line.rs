@@ -1,16 +1,16 @@
-//! What an operator types: wrong flags and taken ports are one clear line, help and versions are there, and the
-//! environment says the same as flags do.
+//! The command line: wrong flags and taken ports give one clear line, there is help and a version, and environment
+//! variables work like flags.
 
 use std::net::TcpListener;
 use std::process::{Command, ExitStatus};
+use testkit::permit::Permit;
 use testkit::process::Process;
 use testkit::redis::Redis;
-use testkit::turn::Turn;
 use testkit::{SOON, binaries};
 
 const BINARIES: [&str; 3] = ["chat", "connector", "standalone"];
 
-/// Runs a binary that shall end by itself: how it ended, and what it wrote.
+/// Runs a binary that ends by itself. Returns how it ended, and what it wrote.
 async fn run(binary: &'static str, arguments: &[&str]) -> (ExitStatus, Vec<String>) {
     let mut command = Command::new(binaries::path(binary));
     command.args(arguments);
@@ -22,8 +22,8 @@ async fn run(binary: &'static str, arguments: &[&str]) -> (ExitStatus, Vec<Strin
 }
 
 #[tokio::test]
-async fn a_bad_flag_is_one_line_and_a_failure() {
-    let _turn = Turn::shared().await;
+async fn a_bad_flag_gives_one_line_and_a_failure() {
+    let _permit = Permit::shared().await;
     for binary in BINARIES {
         for arguments in [
             &["--no-such-flag"][..],
@@ -42,8 +42,8 @@ async fn a_bad_flag_is_one_line_and_a_failure() {
 }
 
 #[tokio::test]
-async fn a_redis_url_that_is_none_is_one_line_and_a_failure() {
-    let _turn = Turn::shared().await;
+async fn an_invalid_redis_url_gives_one_line_and_a_failure() {
+    let _permit = Permit::shared().await;
     for binary in ["chat", "connector"] {
         let flags = ["--redis", "nonsense", "--listen", "127.0.0.1:0"];
         let flags = [&flags[..], &["--admin", "127.0.0.1:0"]].concat();
@@ -54,8 +54,8 @@ async fn a_redis_url_that_is_none_is_one_line_and_a_failure() {
 }
 
 #[tokio::test]
-async fn a_taken_port_is_one_line_that_names_it_and_a_failure() {
-    let _turn = Turn::shared().await;
+async fn a_taken_port_gives_one_line_that_names_it_and_a_failure() {
+    let _permit = Permit::shared().await;
     let redis = Redis::start().await;
     let taken = TcpListener::bind("127.0.0.1:0").expect("the kernel has a free port");
     let taken = taken.local_addr().expect("it is bound").to_string();
@@ -83,7 +83,7 @@ async fn a_taken_port_is_one_line_that_names_it_and_a_failure() {
     }
 }
 
-/// As [`run`], with nothing logged below errors: what is left is what the service complains of.
+/// Like [`run`], but the binary logs only errors.
 async fn run_without_log(binary: &'static str, arguments: &[&str]) -> (ExitStatus, Vec<String>) {
     let mut command = Command::new(binaries::path(binary));
     command.args(arguments).env("RUST_LOG", "error");
@@ -93,8 +93,8 @@ async fn run_without_log(binary: &'static str, arguments: &[&str]) -> (ExitStatu
 }
 
 #[tokio::test]
-async fn version_and_help_are_told() {
-    let _turn = Turn::shared().await;
+async fn version_and_help_are_printed() {
+    let _permit = Permit::shared().await;
     for (binary, flags) in [
         ("chat", &["--listen", "--redis", "--admin"][..]),
         (
@@ -133,26 +133,26 @@ async fn version_and_help_are_told() {
 }
 
 #[tokio::test]
-async fn six_flags_stand_first_and_every_other_one_below_its_heading() {
-    let _turn = Turn::shared().await;
+async fn help_lists_six_flags_first_and_every_other_one_below_a_heading() {
+    let _permit = Permit::shared().await;
     for binary in BINARIES {
         let (_, lines) = run(binary, &["-h"]).await;
         let headings = lines.iter().filter(|line| !line.starts_with(' '));
         let headings: Vec<_> = headings.filter(|line| line.ends_with(':')).collect();
-        // Flags in no group would stand below "More".
+        // Flags without a group would be listed below "More".
         assert!(headings.len() > 2, "{binary}: {headings:?}");
         assert!(!headings.contains(&&"More:".to_owned()), "{binary}");
         let begin = lines.iter().position(|line| line == "Options:");
         let first = lines[begin.expect("options") + 1..].iter();
         let first = first.take_while(|line| line.starts_with(' '));
-        // And those for help and the version.
+        // The flags for help and for the version are listed there, too.
         assert_eq!(first.count(), 6 + 2, "{binary}: {lines:#?}");
     }
 }
 
 #[tokio::test]
-async fn the_environment_says_the_same_as_flags() {
-    let _turn = Turn::shared().await;
+async fn environment_variables_work_like_flags() {
+    let _permit = Permit::shared().await;
     let redis = Redis::start().await;
     for (binary, prefix) in [("chat", "CHAT"), ("connector", "CONNECTOR")] {
         let mut command = Command::new(binaries::path(binary));
@@ -170,7 +170,7 @@ async fn the_environment_says_the_same_as_flags() {
         command.env("RUST_LOG", "info");
         let mut process = Process::spawn(binary, &mut command);
         let line = process
-            .wrote("where it listens", |line| {
+            .until_line("where it listens", |line| {
                 let event: serde_json::Value = serde_json::from_str(line).ok()?;
                 (event["message"] == "listening").then_some(event)
             })
@@ -180,9 +180,9 @@ async fn the_environment_says_the_same_as_flags() {
     }
 }
 
-/// Logs never hold what people say.
+/// Logs never contain what users send.
 #[tokio::test]
-async fn no_message_gets_into_a_log() {
+async fn no_message_is_logged() {
     let mut system = testkit::system::Plan::of(1, 1).start().await;
     let alice = system.member(0, "alice", "room").await;
     let secret = "nobody else's business";
@@ -190,7 +190,7 @@ async fn no_message_gets_into_a_log() {
     alice
         .until_push(&testkit::pomelo::heard("alice", secret))
         .await;
-    // Nor what is wrong with it.
+    // A body that is refused is not logged either.
     alice
         .request(testkit::pomelo::SEND, &format!(r#"["{secret}"]"#))
         .await;

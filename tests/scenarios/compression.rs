@@ -1,5 +1,5 @@
-//! permessage-deflate from end to end. Clients that offer it here insist on it: what has 256 bytes or more must come compressed,
-//! what has less must not (F13).
+//! permessage-deflate from end to end. The clients that offer it here check strictly that a message of 256 bytes or
+//! more comes compressed, and a smaller one does not (F13).
 
 use serde_json::{Value, json};
 use testkit::json::Client;
@@ -25,14 +25,14 @@ fn long(what: &str) -> String {
     format!("{what}: {}", "哈哈, and once more. ".repeat(100))
 }
 
-/// What was said, as it was given to a member.
+/// The contents of the messages that a member received.
 fn contents(pushes: &[Value]) -> Vec<&Value> {
     let messages = pushes.iter().filter(|push| push["route"] == "onMessage");
     messages.map(|push| &push["body"]["content"]).collect()
 }
 
 #[tokio::test]
-async fn clients_with_and_without_compression_are_given_the_same() {
+async fn clients_with_and_without_compression_receive_the_same_messages() {
     let system = Plan::of(2, 2).login_policy("allow").start().await;
     let plain = enter(&system, 0, "plain", Terms::default()).await;
     let packed = enter(&system, 0, "packed", DEFLATE).await;
@@ -55,7 +55,7 @@ async fn clients_with_and_without_compression_are_given_the_same() {
         let push = format!(r#"onMessage {{"content":{content},"userId":"{sender}"}}"#);
         original.until_push(&push).await;
     }
-    // Who comes back is given what it missed in the same form.
+    // A client that comes back gets what it missed in the same form.
     let reply = far.inbox().read().replies[0].clone();
     let since = json!({ "epoch": reply["body"]["position"]["epoch"], "offset": reply["body"]["position"]["offset"] });
     far.close().await;
@@ -69,7 +69,7 @@ async fn clients_with_and_without_compression_are_given_the_same() {
 }
 
 #[tokio::test]
-async fn what_inflates_beyond_the_limit_is_cut_off_and_costs_no_more_than_that() {
+async fn a_message_that_inflates_beyond_the_limit_is_cut_off_and_costs_little_memory() {
     let system = Plan::of(1, 1).alone().start().await;
     let connector = &system.connectors[0];
     let before = connector.memory().peak;
@@ -86,12 +86,12 @@ async fn what_inflates_beyond_the_limit_is_cut_off_and_costs_no_more_than_that()
 }
 
 #[tokio::test]
-async fn an_operator_can_do_without_compression() {
+async fn an_operator_can_turn_compression_off() {
     let plan = Plan::of(1, 1).connector_flags(&["--no-deflate"]);
     let system = plan.start().await;
     let address = system.connectors[0].address();
     let Err(error) = websocket::connect(address, "/ws", DEFLATE).await else {
-        panic!("the offer was taken");
+        panic!("the offer was accepted");
     };
     let answer = error.to_string().to_ascii_lowercase();
     assert!(answer.starts_with("http/1.1 101"), "{answer}");

@@ -1,12 +1,12 @@
-//! The contracts in `proto/` keep what generated clients and stored requests rely on. `proto/contract.binpb` is the version
-//! that was accepted last, and [buf](https://buf.build) finds what a change would break.
+//! The contracts in `proto/` stay compatible with generated clients and stored requests. `proto/contract.binpb` is the
+//! version that was accepted last, and [buf](https://buf.build) finds what a change would break.
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 use testkit::workspace;
 
-/// How to accept a change that breaks nobody.
+/// The command that accepts a compatible change.
 const ACCEPT: &str = "tests/clients/node_modules/.bin/buf build proto --as-file-descriptor-set --exclude-source-info \
                       -o proto/contract.binpb";
 
@@ -25,7 +25,7 @@ fn buf(arguments: &[&str]) -> Output {
     run.expect("buf runs")
 }
 
-/// What buf complains of. Empty: nothing.
+/// What buf complains about; empty if it finds nothing.
 fn complaints(arguments: &[&str]) -> String {
     let output = buf(arguments);
     if output.status.success() {
@@ -43,14 +43,14 @@ fn breaks(contract: &str) -> String {
 }
 
 #[test]
-fn no_change_breaks_those_who_use_the_contracts() {
+fn no_change_breaks_the_users_of_the_contracts() {
     let found = breaks("proto");
     assert!(
         found.is_empty(),
         "the contracts have changed in a way that breaks their users:\n{found}\
          Keep names, numbers and types, and add new fields, calls and values instead."
     );
-    // A change that was accepted must not be taken back later either.
+    // An accepted change must not be withdrawn later either, so `contract.binpb` has to be up to date.
     let folder = tempfile::tempdir().expect("a folder");
     let now = folder.path().join("contract.binpb");
     let now = now.to_str().expect("a path in UTF-8");
@@ -70,9 +70,9 @@ fn no_change_breaks_those_who_use_the_contracts() {
     );
 }
 
-/// The check finds what it is for.
+/// Checks the check itself.
 #[test]
-fn a_field_that_gets_another_number_is_found() {
+fn a_change_that_breaks_users_of_the_contracts_is_found() {
     let folder = tempfile::tempdir().expect("a folder");
     copy(&workspace().join("proto"), folder.path());
     let contract = folder.path().to_str().expect("a path in UTF-8");
@@ -109,7 +109,7 @@ fn the_contracts_follow_the_usual_style() {
     assert_eq!(complaints(&["lint", "proto"]), "");
 }
 
-/// The .proto files and the settings of buf.
+/// Copies the .proto files and the settings of buf.
 fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).expect("a folder") {
         let entry = entry.expect("an entry");

@@ -1,4 +1,4 @@
-//! What a publication costs on its way: Redis commands (F14) and time (F15).
+//! What a publication costs: Redis commands (F14) and time (F15).
 
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -10,13 +10,13 @@ use testkit::system::{Plan, System};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-/// Commands that read who is there, or everything there is.
+/// Commands that list members or keys.
 const LISTING: [&str; 14] = [
     "hgetall", "hkeys", "hvals", "hscan", "hlen", "smembers", "sscan", "scard", "keys", "scan",
     "lrange", "zrange", "zscan", "sort",
 ];
 
-/// F14: every push read the whole member list, once for each connector.
+/// F14: in the original, every push read the whole member list, once for each connector.
 #[tokio::test]
 async fn a_publication_costs_redis_the_same_few_commands_however_many_members_f14() {
     const COUNT: u64 = 200;
@@ -52,7 +52,7 @@ async fn a_publication_costs_redis_the_same_few_commands_however_many_members_f1
     );
 }
 
-/// The calls that so many publications cause, all of which have arrived everywhere.
+/// The Redis commands that `count` publications cause, until all of them have arrived everywhere.
 async fn commands(system: &System, members: &[Client], count: u64) -> BTreeMap<String, u64> {
     let before = system.redis.calls().await;
     for number in 0..count {
@@ -65,15 +65,15 @@ async fn commands(system: &System, members: &[Client], count: u64) -> BTreeMap<S
     let mut calls = system.redis.calls().await;
     calls.retain(|command, calls| {
         *calls -= before.get(command).copied().unwrap_or_default();
-        // Signs of life go with time, not with publications.
+        // Their number depends on time, not on publications.
         !matches!(command.as_str(), "ping" | "info") && *calls > 0
     });
     calls
 }
 
-/// Many who come back at once, as after the end of a connector, must not be a storm for Redis.
+/// When a connector ends, many clients come back at once. Redis must not get a storm of reads.
 #[tokio::test]
-async fn coming_back_to_a_connector_that_has_it_in_memory_costs_redis_no_read() {
+async fn resuming_on_a_connector_that_has_the_log_in_memory_costs_redis_no_read() {
     const MISSED: u64 = 20;
     let system = Plan::of(2, 1).alone().start().await;
     let alice = system.member(0, "alice", "room").await;
@@ -111,16 +111,16 @@ async fn coming_back_to_a_connector_that_has_it_in_memory_costs_redis_no_read() 
             assert_eq!(push["offset"], offset);
         }
     }
-    assert_eq!(reads().await, before, "of the log");
-    // Who has nothing in memory must read, and does.
+    assert_eq!(reads().await, before, "the log was read");
+    // A connector that has nothing in memory must read, and does.
     let (_, reply) = log_in(1, "elsewhere", ("since", since)).await;
     assert_eq!(reply["recovered"], true, "{reply}");
     assert!(reads().await > before);
 }
 
-/// F15: Nagle and delayed acknowledgements made 90 ms of each send.
+/// F15: in the original, Nagle's algorithm and delayed acknowledgements made 90 ms of each send.
 #[tokio::test]
-async fn a_send_on_an_idle_system_waits_for_no_timer_of_tcp_f15() {
+async fn a_send_on_an_idle_system_waits_for_no_tcp_timer_f15() {
     const COUNT: usize = 100;
     let system = Plan::of(2, 2).alone().start().await;
     let alice = system.member(0, "alice", "room").await;
@@ -143,7 +143,7 @@ async fn a_send_on_an_idle_system_waits_for_no_timer_of_tcp_f15() {
     }
 }
 
-/// What Redis has to do while nothing happens, commands a second, with a member of each channel, then with thirty.
+/// The commands a second that Redis runs while nothing happens: with one member in each channel, then with thirty.
 async fn idle(connectors: usize, channels: usize, during: Duration) -> (f64, f64) {
     const AT_ONCE: usize = 32;
     const EACH: usize = 30;
@@ -187,7 +187,7 @@ async fn idle(connectors: usize, channels: usize, during: Duration) -> (f64, f64
     (commands[0], commands[1])
 }
 
-/// Leases, looks and touches are the connectors', whoever is there.
+/// Leases, reconciling and touches depend on the number of connectors, not on the members.
 #[tokio::test]
 async fn idle_members_cost_redis_nothing_and_each_connector_a_little() {
     let (channels, during) = if long() {
@@ -201,9 +201,9 @@ async fn idle_members_cost_redis_nothing_and_each_connector_a_little() {
         "commands a second: one connector {few:.0}, with 30 times the members {many:.0}; three connectors \
          {few_at_three:.0} and {many_at_three:.0}"
     );
-    // Touches come once a second: one more or less in the time counts.
+    // Touches come once a second, so one more or less makes a difference.
     assert!(many < 1.5 * few);
     assert!(many_at_three < 4.0 * many);
-    // It is measured at all.
+    // The measurement sees something.
     assert!(few > 1.0 && many_at_three > 1.2 * many);
 }

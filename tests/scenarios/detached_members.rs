@@ -1,4 +1,4 @@
-//! Members without a connector: they stay as long as whoever let them join says so again.
+//! Members without a connector stay as long as a back end renews their join.
 
 use std::time::Duration;
 use testkit::pomelo::{SENT, heard, joined, left};
@@ -7,7 +7,7 @@ use testkit::{SOON, pace, wait};
 use tokio::time::Instant;
 
 const LIFE: Duration = Duration::from_secs(1);
-/// Polls, and what a busy machine takes.
+/// How late a leave may be: chat polls, and the machine may be busy.
 const LATE: Duration = Duration::from_millis(2_000);
 
 fn plan() -> Plan {
@@ -22,7 +22,7 @@ async fn a_detached_member_that_is_not_renewed_leaves_once_and_on_time() {
     let first = Instant::now();
     api.join("room", "bot").await.expect("it joins");
     watcher.until_push(&joined("bot")).await;
-    // Twice as long as it would last.
+    // For twice as long as it would last without a renewal.
     let mut renewed = Instant::now();
     while first.elapsed() < 2 * LIFE {
         tokio::time::sleep(LIFE / 3).await;
@@ -37,9 +37,9 @@ async fn a_detached_member_that_is_not_renewed_leaves_once_and_on_time() {
     wait::stays("it leaves once", LIFE, async || watcher.push_count() == 3).await;
 }
 
-/// It is over all the same for whoever looks, or does anything there.
+/// The chat that would end the membership is dead, so the next script that runs on the channel ends it.
 #[tokio::test]
-async fn a_detached_member_whose_chat_is_killed_leaves_with_the_next_thing_that_happens() {
+async fn after_its_chat_is_killed_an_expired_detached_member_leaves_at_the_next_call() {
     let mut system = plan().start().await;
     let watcher = system.member(0, "watcher", "room").await;
     let joined_at = Instant::now();

@@ -1,8 +1,8 @@
-//! A grace: who drops and comes back within it has never left.
+//! The grace: a client that drops and comes back within it has never left.
 
 use std::time::Duration;
-use testkit::crowd::{Crowd, ROOM, WHOLE_LOG, holds};
 use testkit::follower::{Follower, Leaving};
+use testkit::followers::{Followers, ROOM, WHOLE_LOG, assert_consistent};
 use testkit::history::Event;
 use testkit::redis::Redis;
 use testkit::system::Plan;
@@ -11,9 +11,9 @@ use tokio::time::Instant;
 
 const GRACE: Duration = Duration::from_secs(3);
 const LEASE: Duration = Duration::from_secs(1);
-const FUNERAL: Duration = Duration::from_secs(4);
+const REAPING: Duration = Duration::from_secs(4);
 
-/// How often a follower was told of somebody's joins or leaves.
+/// How many joins or leaves of a user a follower was told of.
 fn told(follower: &Follower, route: &str, user: &str) -> usize {
     let events = &follower.notes().read().events;
     let quoted = format!("\"{user}\"");
@@ -26,41 +26,41 @@ fn told(follower: &Follower, route: &str, user: &str) -> usize {
         .count()
 }
 
-/// Each way to drop, in both protocols, while everybody else speaks; then the same, and nobody comes back.
+/// Clients drop in each way and in both protocols, while others send. They come back first, and then they stay away.
 #[tokio::test]
-async fn who_is_back_within_the_grace_has_never_left_and_who_is_not_leaves_once_after_it() {
+async fn a_client_that_is_back_within_the_grace_never_left_and_others_leave_once() {
     let lease = ["--lease", "1s"];
     let plan = Plan::of(2, 2).connector_flags(&lease);
     let plan = plan.connector_flags(&["--grace", "3s"]);
     let plan = plan.chat_flags(&[WHOLE_LOG, lease].concat());
-    let _turn = plan.turn().await;
+    let _permit = plan.permit().await;
     let redis = Redis::start().await;
     let mut services = plan.services(&redis.url(), &redis.url()).await;
     let addresses = services.addresses();
-    let crowd = Crowd::gather(&addresses, 4, 12).await;
+    let followers = Followers::start(&addresses, 4, 12).await;
     let api = services.api(0);
-    crowd.speak();
-    crowd.goes_on(10).await;
-    let joins = |user: &str| told(&crowd.followers()[0], "onJoin", user);
-    let leaves = |user: &str| told(&crowd.followers()[0], "onLeave", user);
+    followers.start_sending();
+    followers.until_each_acknowledged(10).await;
+    let joins = |user: &str| told(&followers.all()[0], "onJoin", user);
+    let leaves = |user: &str| told(&followers.all()[0], "onLeave", user);
 
     // One of each protocol at each connector.
-    let droppers: Vec<_> = crowd.followers()[4..8].iter().collect();
+    let droppers: Vec<_> = followers.all()[4..8].iter().collect();
     let ways = [Leaving::Closing, Leaving::Breaking];
     let dropped = Instant::now();
     for (number, dropper) in droppers.iter().enumerate() {
         let leaving = ways[number / 2];
-        dropper.go_away(leaving).await;
+        dropper.disconnect(leaving).await;
         let other = addresses.iter().find(|at| **at != dropper.home());
         dropper.go_to(*other.expect("two"), leaving).await;
     }
     assert!(dropped.elapsed() < GRACE, "they were not back in time");
-    wait::stays("nobody hears of it", GRACE + FUNERAL, async || {
+    wait::stays("nobody sees a leave", GRACE + REAPING, async || {
         let users = droppers.iter().map(|dropper| dropper.name());
         users.map(&leaves).sum::<usize>() == 0
     })
     .await;
-    crowd.is_listed_within(SOON, &api).await;
+    followers.until_listed(SOON, &api).await;
     for dropper in &droppers {
         let user = dropper.name();
         assert!(joins(user) <= 1 && leaves(user) == 0, "{user}");
@@ -69,11 +69,11 @@ async fn who_is_back_within_the_grace_has_never_left_and_who_is_not_leaves_once_
 
     let dropped = Instant::now();
     for (number, dropper) in droppers.iter().enumerate() {
-        dropper.go_away(ways[number / 2]).await;
+        dropper.disconnect(ways[number / 2]).await;
     }
     let last = Instant::now();
     wait::stays(
-        "it is too early",
+        "nobody leaves too early",
         GRACE - Duration::from_millis(500),
         async || {
             let users = droppers.iter().map(|dropper| dropper.name());
@@ -81,25 +81,25 @@ async fn who_is_back_within_the_grace_has_never_left_and_who_is_not_leaves_once_
         },
     )
     .await;
-    crowd
-        .is_listed_within((last + GRACE + SOON) - Instant::now(), &api)
+    followers
+        .until_listed((last + GRACE + SOON) - Instant::now(), &api)
         .await;
     let took = pace::since(last);
     assert!(took < GRACE + Duration::from_secs(2), "only after {took:?}");
 
-    // Who is in its grace when the connector dies leaves with all others.
-    let lingering = crowd.at(0).last().expect("somebody");
-    lingering.go_away(Leaving::Closing).await;
+    // A client that is in its grace when the connector dies leaves with all others.
+    let lingering = followers.at(0).last().expect("somebody");
+    lingering.disconnect(Leaving::Closing).await;
     services.connectors[0].kill();
-    for member in crowd.at(0) {
-        member.is_to_go(Leaving::Breaking, None);
+    for member in followers.at(0) {
+        member.begin_move(Leaving::Breaking, None);
     }
-    crowd.is_listed_within(LEASE + FUNERAL, &api).await;
-    let history = crowd.comes_to_rest(&api, redis.address()).await;
-    println!("{}", crowd.report());
-    holds(&history, &[]);
+    followers.until_listed(LEASE + REAPING, &api).await;
+    let history = followers.stop_and_collect(&api, redis.address()).await;
+    println!("{}", followers.report());
+    assert_consistent(&history, &[]);
     let left = history.log.entries.values();
     let left = left.filter(|content| content.route == "onLeave").count();
-    let gone = crowd.followers().iter().filter(|it| it.notes().read().away);
+    let gone = followers.all().iter().filter(|it| it.notes().read().away);
     assert_eq!(left, gone.count(), "one leave of each in {ROOM}");
 }

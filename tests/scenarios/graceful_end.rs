@@ -1,19 +1,19 @@
-//! SIGTERM: sockets are closed with a reason, every leave lands, the process ends with 0 within 10 s.
+//! SIGTERM: sockets are closed with a reason, every leave is published, and the process exits with 0 within 10 s.
 
 use crate::load::{Load, listeners, senders};
 use std::time::Duration;
 use testkit::json;
 use testkit::link::End;
+use testkit::permit::Permit;
 use testkit::pomelo::{Client, LOGGED_IN, left};
 use testkit::service::Standalone;
 use testkit::system::{Plan, System};
-use testkit::turn::Turn;
 
 const GRACE: Duration = Duration::from_secs(10);
 
 /// A connector that stops tells its clients why, and no member stays behind.
 #[tokio::test]
-async fn a_connector_that_stops_closes_its_sockets_with_a_reason_and_lands_every_leave() {
+async fn a_connector_that_stops_closes_its_sockets_with_a_reason_and_publishes_leaves() {
     let mut system = System::start().await;
     let watcher = system.member(1, "watcher", "room").await;
     let mut pomelo = Vec::new();
@@ -51,31 +51,32 @@ async fn a_connector_that_stops_closes_its_sockets_with_a_reason_and_lands_every
     watcher.until_push(&left("json")).await;
     system.until_members("room", &[("watcher", 1)]).await;
 
-    // 51 sessions were closed. One line of each kind is written 50 times, and what was held back is told at the end.
+    // 51 sessions were closed. A line of one kind is written 50 times, and at the end the log says how many were held
+    // back.
     let lines = system.connectors[0].lines();
     let held_back = lines.iter().find(|line| line.contains("held back"));
-    let held_back = held_back.expect("what was held back is told");
+    let held_back = held_back.expect("the log says what was held back");
     assert!(held_back.contains(r#""lines":1,"#), "{held_back}");
     assert!(held_back.contains("session closed"), "{held_back}");
 }
 
-/// What is said right before its connector is stopped is answered or not, but an answer holds.
+/// The chat answers the requests that it has accepted, and further ones go to the other chat.
 #[tokio::test]
 async fn a_chat_that_stops_under_load_fails_no_request() {
     let mut system = Plan::of(2, 2).alone().start().await;
     let listeners = listeners(&system, 4).await;
     let load = Load::start(senders(&system, 4).await, 16, usize::MAX);
-    load.goes_on(100).await;
+    load.until_each_acknowledged(100).await;
     system.chats[0].terminate();
     let status = system.chats[0].ended_within(GRACE).await;
     assert!(status.success(), "{status}");
-    load.goes_on(100).await;
+    load.until_each_acknowledged(100).await;
     let outcome = load.finish(true).await;
     assert_eq!(outcome.failed, []);
     outcome.was_seen_by(&listeners).await;
 }
 
-/// A second signal ends at once what would still wait: here leaves that cannot land.
+/// A second signal ends the process at once, also if something still waits: here leaves without a chat.
 #[tokio::test]
 async fn a_second_signal_ends_a_connector_at_once() {
     let mut system = System::start().await;
@@ -85,14 +86,14 @@ async fn a_second_signal_ends_a_connector_at_once() {
     }
     let connector = &mut system.connectors[0];
     connector.terminate();
-    // Its socket is closed: from now on it waits for the leave to land.
+    // The socket is closed, so from now on the connector waits for the leave.
     alice.end(GRACE).await;
-    assert_eq!(connector.process().poll(), None, "it waited for nothing");
+    assert_eq!(connector.process().poll(), None, "it did not wait");
     connector.terminate();
     connector.ended_within(Duration::from_secs(2)).await;
 }
 
-/// Ten seconds are the most, also when leaves can't land.
+/// It waits ten seconds at most, also if leaves cannot be published.
 #[tokio::test]
 async fn a_connector_without_any_chat_still_ends_within_ten_seconds() {
     let mut system = System::start().await;
@@ -105,10 +106,10 @@ async fn a_connector_without_any_chat_still_ends_within_ten_seconds() {
     system.connectors[0].ended_within(patience).await;
 }
 
-/// The same for all in one process.
+/// The same for a single process that has both services.
 #[tokio::test]
-async fn a_standalone_that_stops_closes_its_sockets_and_ends_well() {
-    let _turn = Turn::shared().await;
+async fn a_standalone_that_stops_closes_its_sockets_and_exits_with_success() {
+    let _permit = Permit::shared().await;
     let mut standalone = Standalone::start().await;
     let client = Client::connect(standalone.address()).await;
     assert_eq!(client.login("alice", "room").await, LOGGED_IN);

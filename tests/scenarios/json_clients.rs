@@ -1,4 +1,4 @@
-//! JSON over WebSocket at `/ws`: what websocat and twenty lines in a browser speak.
+//! JSON over WebSocket at `/ws`, which websocat and twenty lines in a browser can speak.
 
 use serde_json::{Value, json};
 use testkit::SOON;
@@ -16,7 +16,7 @@ async fn member(system: &System, connector: usize, user: &str) -> Client {
     client
 }
 
-/// Both protocols are one chat, and JSON pushes tell where they stand.
+/// Clients of both protocols share channels, and JSON pushes have positions.
 #[tokio::test]
 async fn json_and_pomelo_clients_are_members_of_one_channel() {
     let system = System::start().await;
@@ -55,7 +55,7 @@ async fn json_and_pomelo_clients_are_members_of_one_channel() {
 
 /// A key makes a retry safe: the same message is published once.
 #[tokio::test]
-async fn a_send_repeated_with_its_key_is_one_message() {
+async fn a_send_that_is_retried_with_its_key_is_one_message() {
     let system = System::start().await;
     let client = member(&system, 0, "json").await;
     for _ in 0..3 {
@@ -74,13 +74,12 @@ async fn a_send_repeated_with_its_key_is_one_message() {
     assert_eq!(contents, ["once", "end"]);
 }
 
-/// A text that is no request is answered, and the connection stays.
 #[tokio::test]
 async fn an_unparsable_text_is_answered_and_the_connection_stays() {
     let system = Plan::of(1, 1).start().await;
     let client = Client::connect(system.connectors[0].address()).await;
     client.text("nonsense").await;
-    let answer = client.until_nameless_reply().await;
+    let answer = client.until_reply_without_id().await;
     assert_eq!(answer["body"]["code"], 400, "{answer}");
     assert_eq!(answer["body"]["reason"], "INVALID_REQUEST", "{answer}");
     let answer = client.request("connector.handler.nosuch", json!({})).await;
@@ -88,7 +87,6 @@ async fn an_unparsable_text_is_answered_and_the_connection_stays() {
     assert_eq!(client.ended(), None);
 }
 
-/// No id: no reply.
 #[tokio::test]
 async fn a_request_without_an_id_is_carried_out_without_an_answer() {
     let system = Plan::of(1, 1).start().await;
@@ -100,7 +98,7 @@ async fn a_request_without_an_id_is_carried_out_without_an_answer() {
     assert_eq!(client.inbox().read().replies.len(), 1);
 }
 
-/// A kick tells its reason twice: in `onKick` and by a close code that programs know.
+/// The client is told the reason twice: in `onKick`, and by a close code for programs.
 #[tokio::test]
 async fn a_kick_is_told_with_its_reason_and_a_code_of_its_own() {
     let system = Plan::of(1, 1).start().await;
@@ -118,7 +116,7 @@ async fn a_kick_is_told_with_its_reason_and_a_code_of_its_own() {
     assert_eq!(kick["body"]["reason"], "attack");
 }
 
-/// A body passes as it was written, whatever a JSON library would make of it.
+/// A body is passed on as it was written, and not as a JSON library would write it.
 #[tokio::test]
 async fn a_body_keeps_its_bytes() {
     let system = Plan::of(1, 1).start().await;
@@ -132,9 +130,9 @@ async fn a_body_keeps_its_bytes() {
     assert!(found, "{:?}", received.texts);
 }
 
-/// What will be refused again is told apart from what may pass: who follows `retry` never loops.
+/// A refusal says whether a retry may succeed, so a client that obeys `retry` never loops.
 #[tokio::test]
-async fn a_final_refusal_says_so() {
+async fn a_refusal_that_is_final_says_so() {
     let system = Plan::of(1, 1).start().await;
     let client = member(&system, 0, "json").await;
     let deep = format!(r#"{{"a":{}{}}}"#, "[".repeat(64), "]".repeat(64));
@@ -178,7 +176,7 @@ async fn a_final_refusal_says_so() {
     }
 }
 
-/// A text that was cut in the middle of an emoji reaches members as a text that every parser reads.
+/// If a text was cut in the middle of an emoji, members receive a text that every parser can read.
 #[tokio::test]
 async fn half_of_a_surrogate_pair_reaches_nobody() {
     let system = Plan::of(1, 1).start().await;
@@ -192,9 +190,9 @@ async fn half_of_a_surrogate_pair_reaches_nobody() {
     assert_eq!(pushes[1]["body"]["content"], "cut \u{fffd}");
 }
 
-/// Whoever logs in without a channel may join one later; a user is still logged in once.
+/// A client that logs in without a channel may join one later. A user is still logged in only once.
 #[tokio::test]
-async fn a_login_without_a_channel_is_a_login() {
+async fn a_client_may_log_in_without_a_channel() {
     let system = Plan::of(1, 1).start().await;
     let client = Client::connect(system.connectors[0].address()).await;
     let ping = "connector.handler.ping";

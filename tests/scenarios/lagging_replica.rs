@@ -1,8 +1,9 @@
-//! A replica that is behind takes over: what it lacks is lost, and exactly those who saw it are told.
+//! A lagging replica takes over. The publications that it lacks are lost, and exactly the clients that saw them are
+//! told.
 
 use testkit::checker::Kind;
-use testkit::crowd::{Crowd, ROOM, WHOLE_LOG, holds};
 use testkit::follower::Leaving;
+use testkit::followers::{Followers, ROOM, WHOLE_LOG, assert_consistent};
 use testkit::history::{Outcome, Reason};
 use testkit::redis::Redis;
 use testkit::relay::Relay;
@@ -12,26 +13,27 @@ use testkit::{SOON, wait};
 /// Publications that are lost.
 const BEHIND: u64 = 3;
 
-/// Who has them knows at once, before anybody says a word; who doesn't have them recovers in full.
+/// Clients that saw the lost publications are told at once, before anything new is published. The others recover in
+/// full.
 #[tokio::test]
-async fn a_replica_promoted_three_behind_tells_exactly_those_who_saw_the_three() {
+async fn after_a_lagging_replica_takes_over_exactly_those_who_saw_lost_messages_are_told() {
     let plan = Plan::of(2, 2).alone().chat_flags(&WHOLE_LOG);
-    let _turn = plan.turn().await;
+    let _permit = plan.permit().await;
     let mut primary = Redis::start().await;
     let link = Relay::to(primary.address()).await;
     let replica = Redis::replica_of(link.address()).await;
     let relay = Relay::to(primary.address()).await;
     let services = plan.services(&relay.url(), &relay.url()).await;
-    let crowd = Crowd::gather(&services.addresses(), 6, 6).await;
-    crowd.speak();
-    crowd.goes_on(50).await;
-    // Two won't see the three: they are away when they are said.
-    let (here, away) = crowd.followers().split_at(10);
+    let followers = Followers::start(&services.addresses(), 6, 6).await;
+    followers.start_sending();
+    followers.until_each_acknowledged(50).await;
+    // Two clients are away when the three are published, and will not see them.
+    let (here, away) = followers.all().split_at(10);
     for follower in away {
-        follower.go_away(Leaving::Closing).await;
+        follower.disconnect(Leaving::Closing).await;
     }
-    crowd.goes_on(50).await;
-    crowd.fall_silent().await;
+    followers.until_each_acknowledged(50).await;
+    followers.stop_sending().await;
     let api = services.api(0);
     wait::eventually("those who are away have left", SOON, async || {
         api.members(ROOM)
@@ -57,7 +59,7 @@ async fn a_replica_promoted_three_behind_tells_exactly_those_who_saw_the_three()
             let position = notes.position.as_ref()?;
             (position.offset == common + BEHIND).then_some(())
         });
-        assert!(seen.await.is_some(), "{} saw not all", follower.name());
+        assert!(seen.await.is_some(), "{} did not see all", follower.name());
     }
     let kept = replica.published(ROOM).await;
     assert_eq!(
@@ -69,13 +71,13 @@ async fn a_replica_promoted_three_behind_tells_exactly_those_who_saw_the_three()
     primary.kill();
     replica.promote().await;
     link.refuse();
-    relay.lead_to(replica.address());
+    relay.redirect_to(replica.address());
     relay.cut();
     for follower in here {
         let told = follower.notes().until(SOON, |notes| notes.losses().pop());
-        let (position, reason) = told.await.unwrap_or_else(|| {
-            panic!("{} is not told before anybody says a word", follower.name())
-        });
+        let (position, reason) = told
+            .await
+            .unwrap_or_else(|| panic!("{} is not told before a message comes", follower.name()));
         assert_eq!((position.offset, reason), (common, Reason::Diverged));
     }
     for follower in away {
@@ -83,15 +85,15 @@ async fn a_replica_promoted_three_behind_tells_exactly_those_who_saw_the_three()
             .go_to(services.connectors[0].address(), Leaving::Breaking)
             .await;
     }
-    crowd.speak();
-    crowd.goes_on(50).await;
+    followers.start_sending();
+    followers.until_each_acknowledged(50).await;
 
-    let mut history = crowd.comes_to_rest(&api, replica.address()).await;
+    let mut history = followers.stop_and_collect(&api, replica.address()).await;
     for message in lost {
         history.sent.insert(message, Outcome::Acknowledged);
     }
-    println!("{}", crowd.report());
-    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
+    println!("{}", followers.report());
+    assert_eq!(followers.sum(|notes| notes.disconnected), 0);
     for follower in here {
         assert_eq!(
             follower.notes().read().losses().len(),
@@ -109,6 +111,6 @@ async fn a_replica_promoted_three_behind_tells_exactly_those_who_saw_the_three()
             follower.name()
         );
     }
-    let forgotten = holds(&history, &[Kind::Forgotten]);
+    let forgotten = assert_consistent(&history, &[Kind::Forgotten]);
     assert_eq!(forgotten.len() as u64, BEHIND);
 }

@@ -1,4 +1,4 @@
-//! Bounds of a connection: size and patience.
+//! Limits of one connection: sizes and time-outs.
 
 use std::time::Duration;
 use testkit::SOON;
@@ -12,9 +12,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-/// The message limit, 128 KiB: what the recordings send passes, more is refused before it is taken in.
+/// The limit is 128 KiB: all recorded messages pass, and a larger one is refused before it is read.
 #[tokio::test]
-async fn a_message_beyond_the_limit_closes_its_connection_alone() {
+async fn a_message_beyond_the_limit_closes_only_its_own_connection() {
     let system = Plan::of(1, 1).start().await;
     let alice = system.member(0, "alice", "room").await;
     let bob = system.member(0, "bob", "room").await;
@@ -30,9 +30,8 @@ async fn a_message_beyond_the_limit_closes_its_connection_alone() {
     assert_eq!(bob.say("undisturbed").await, SENT);
 }
 
-/// A frame's length is judged before its bytes come.
 #[tokio::test]
-async fn a_frame_that_announces_too_much_is_refused_by_its_header() {
+async fn a_frame_that_announces_too_much_is_refused_before_its_bytes_come() {
     let system = Plan::of(1, 1).start().await;
     let client = system.visitor(0).await;
     let mut header = vec![0x82, 0x80 | 127];
@@ -43,7 +42,6 @@ async fn a_frame_that_announces_too_much_is_refused_by_its_header() {
     assert!(matches!(end, End::Closed { code: 1009, .. }), "{end:?}");
 }
 
-/// RFC 6455: what breaks it is closed with 1002.
 #[tokio::test]
 async fn frames_that_break_rfc_6455_are_closed_with_1002() {
     let system = Plan::of(1, 1).start().await;
@@ -60,7 +58,7 @@ async fn frames_that_break_rfc_6455_are_closed_with_1002() {
     }
 }
 
-/// A message in fragments, a ping between them, is one message.
+/// A ping comes between its fragments.
 #[tokio::test]
 async fn a_fragmented_message_is_taken_as_one() {
     let system = Plan::of(1, 1).start().await;
@@ -81,9 +79,9 @@ async fn a_fragmented_message_is_taken_as_one() {
     client.until_push(r#"onJoin {"userId":"a"}"#).await;
 }
 
-/// 10 s: who connects has to say what for.
+/// A client has 10 s to say what it wants.
 #[tokio::test]
-async fn who_sends_no_handshake_is_closed_after_ten_seconds() {
+async fn a_client_that_sends_no_handshake_is_closed_after_ten_seconds() {
     let system = Plan::of(1, 1).start().await;
     let address = system.connectors[0].address();
     let (least, most) = (Duration::from_secs(9), Duration::from_secs(15));
@@ -107,10 +105,10 @@ async fn who_sends_no_handshake_is_closed_after_ten_seconds() {
     }
 }
 
-/// 60 s: long enough to type a name.
+/// 60 s are long enough to type a name.
 #[tokio::test]
 #[ignore = "takes a minute: ./tests/run --long"]
-async fn who_does_not_log_in_is_closed_after_a_minute() {
+async fn a_client_that_does_not_log_in_is_closed_after_a_minute() {
     let system = Plan::of(1, 1).start().await;
     let begin = Instant::now();
     let pomelo = system.visitor(0).await;
@@ -121,9 +119,9 @@ async fn who_does_not_log_in_is_closed_after_a_minute() {
     assert!(begin.elapsed() > Duration::from_secs(58));
 }
 
-/// What is no WebSocket is answered in HTTP, and nothing is served that isn't there.
+/// Paths that need an upgrade or a session, or that do not exist, give an error.
 #[tokio::test]
-async fn what_is_no_upgrade_is_answered_in_http() {
+async fn a_request_that_is_no_upgrade_is_answered_in_http() {
     let system = Plan::of(1, 1).start().await;
     let address = system.connectors[0].address();
     for path in ["/ws", "/nosuch", "/socket.io/"] {

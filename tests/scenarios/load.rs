@@ -1,4 +1,4 @@
-//! Senders that keep requests under way, and what must hold of what their channel's members have seen.
+//! Senders that keep requests under way, and checks of what the members of their channel have seen.
 
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,7 +30,7 @@ struct Sender {
 
 impl Sender {
     async fn run(&self, window: usize, limit: usize, stop: &AtomicBool) {
-        // Login's reply stands before those that are counted here.
+        // The reply to the login comes before those that are counted here.
         let before = self.client.inbox().read().replies.len();
         for number in 0..limit {
             if stop.load(Ordering::Relaxed) {
@@ -56,7 +56,7 @@ impl Sender {
             (received.replies.len() >= count).then_some(())
         });
         if answered.await.is_none() {
-            // One after the other: each takes the same lock.
+            // Not in one expression, because each call takes the same lock.
             let replies = inbox.read().replies.len();
             let ended = self.client.ended();
             panic!(
@@ -122,15 +122,15 @@ impl Load {
         self.senders.iter().map(|s| s.acknowledged()).collect()
     }
 
-    /// How many requests were answered with something else.
+    /// How many requests were answered with an error.
     pub(crate) fn refused(&self) -> usize {
         let unanswered: usize = self.unanswered().iter().map(Vec::len).sum();
         let sent: usize = self.senders.iter().map(|s| s.sent().len()).sum();
         sent.saturating_sub(unanswered + self.acknowledged().iter().sum::<usize>())
     }
 
-    /// Waits until each sender has so many more messages acknowledged.
-    pub(crate) async fn goes_on(&self, more: usize) {
+    /// Waits until each sender has `more` further messages acknowledged.
+    pub(crate) async fn until_each_acknowledged(&self, more: usize) {
         let begin = self.acknowledged();
         testkit::wait::eventually("every sender goes on", SOON, async || {
             let now = self.acknowledged();
@@ -142,7 +142,7 @@ impl Load {
         .await;
     }
 
-    /// What each sender has unanswered now.
+    /// The unanswered requests of each sender.
     pub(crate) fn unanswered(&self) -> Vec<Vec<Request>> {
         self.senders.iter().map(|s| s.unanswered()).collect()
     }
@@ -153,7 +153,7 @@ impl Load {
         received.reply(id).map(Reply::text)
     }
 
-    /// Lets them come to their end, or ends them, and waits for what is unanswered.
+    /// Waits until the senders have sent all their messages, or stops them, and waits for the missing answers.
     pub(crate) async fn finish(mut self, stop: bool) -> Outcome {
         self.stop.store(stop, Ordering::Relaxed);
         while let Some(ended) = self.tasks.join_next().await {
@@ -179,25 +179,25 @@ impl Load {
     }
 }
 
-/// What became of a load.
+/// The result of a load.
 #[derive(Default)]
 pub(crate) struct Outcome {
     senders: Vec<Arc<Sender>>,
-    /// Senders and their numbers of what was acknowledged.
+    /// The acknowledged messages: the sender, and the sender's own number for the message.
     pub(crate) acknowledged: Vec<(String, usize)>,
-    /// The answers to what was not, with the sender's number.
+    /// The answers to the other messages, with the sender's number for each.
     pub(crate) failed: Vec<(String, usize)>,
     /// The longest time to an answer.
     pub(crate) slowest: Duration,
 }
 
 impl Outcome {
-    /// Every member has seen the same sequence; in it is every acknowledged message, each once, each sender's in its
-    /// order; and everybody is still connected. Senders are members, too.
+    /// Checks that all members have seen the same sequence, that it has every acknowledged message once and each
+    /// sender's messages in order, and that everybody is still connected. Senders are members, too.
     pub(crate) async fn was_seen_by(&self, members: &[Client]) {
         let clients = self.senders.iter().map(|sender| &sender.client);
         let clients: Vec<&Client> = clients.chain(members).collect();
-        // Everything stands before what is said after it.
+        // This message comes after all others.
         assert_eq!(clients[0].say("the end").await, SENT);
         let end = heard(&self.senders[0].user, "the end");
         for client in &clients {
@@ -207,7 +207,7 @@ impl Outcome {
 
         let sequence = messages(clients[0]);
         for (index, client) in clients.iter().enumerate().skip(1) {
-            same(&sequence, &messages(client), index);
+            assert_same(&sequence, &messages(client), index);
         }
 
         let mut seen = BTreeSet::new();
@@ -230,7 +230,7 @@ impl Outcome {
     }
 }
 
-/// Members of the room who will speak, half of them on each connector.
+/// Members of the room that will send, half of them on each connector.
 pub(crate) async fn senders(system: &System, count: usize) -> Vec<(String, Client)> {
     let mut senders = Vec::new();
     for number in 0..count {
@@ -241,7 +241,7 @@ pub(crate) async fn senders(system: &System, count: usize) -> Vec<(String, Clien
     senders
 }
 
-/// Members of the room who listen only, half of them on each connector.
+/// Members of the room that only listen, half of them on each connector.
 pub(crate) async fn listeners(system: &System, count: usize) -> Vec<Client> {
     let mut listeners = Vec::new();
     for number in 0..count {
@@ -259,7 +259,7 @@ fn messages(client: &Client) -> Vec<Bytes> {
     messages.map(|push| push.body.clone()).collect()
 }
 
-fn same(first: &[Bytes], other: &[Bytes], index: usize) {
+fn assert_same(first: &[Bytes], other: &[Bytes], index: usize) {
     if first == other {
         return;
     }

@@ -1,11 +1,11 @@
-//! The load generator (`tests/load`) against a whole system: each of its modes runs, checks what was delivered, and says
-//! what it measured in one line of JSON.
+//! The load generator (`tests/load`) against a whole system: each of its modes runs, checks what was delivered, and
+//! prints what it measured as one line of JSON.
 
 use serde_json::Value;
 use std::process::Command;
 use testkit::binaries;
 
-/// What a mode prints; it fails if a delivery was wrong.
+/// Runs the load generator, which fails if a delivery was wrong. Returns what it prints.
 fn load(arguments: &str) -> Value {
     let output = Command::new(binaries::path("load"))
         .args(arguments.split(' '))
@@ -40,8 +40,8 @@ fn every_mode_of_the_load_generator_measures_and_finds_nothing_wrong() {
     let line = load(&format!("storm {people} --up redis --no-floor"));
     assert!(figure(&line, "system", "logins_per_second") > 0.0);
     let line = load(&format!("idle {people} --up redis --no-floor"));
-    // So few may fit into what was there before.
-    assert!(figure(&line, "system", "bytes_per_connection") >= 0.0);
+    // It may be 0, because the processes may have enough free memory for so few connections.
+    let _ = figure(&line, "system", "bytes_per_connection");
     assert!(figure(&line, "system", "redis_commands_per_second") > 0.0);
     let line = load(&format!("slow {people} {offered}"));
     assert!(figure(&line, "system", "p99_ms_alone") > 0.0);

@@ -1,5 +1,5 @@
-//! Thousands of clients log in at the same moment: they wait for their turn, and who can't be served in time is told when
-//! to come again.
+//! Thousands of clients log in at the same moment. They wait for their turn, and a client that cannot be served in time
+//! is told when to try again.
 
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 const CLIENTS: usize = 2_500;
 const ROOMS: usize = 250;
 
-/// Logs in, and comes again when told to; how many tries it took.
+/// Logs in, and retries when told to. Returns how many tries it took.
 async fn log_in(client: &Client, number: usize) -> Result<usize, Value> {
     let login = json!({ "userId": format!("user {number}"), "lessonId": number % ROOMS + 1 });
     for tries in 1..=20 {
@@ -28,12 +28,12 @@ async fn log_in(client: &Client, number: usize) -> Result<usize, Value> {
             None => return Err(answer),
         }
     }
-    Err(json!("told to come again twenty times"))
+    Err(json!("told to try again twenty times"))
 }
 
-/// Nobody is answered with 500, and everybody who comes again when told to gets in.
+/// No login is answered with 500, and every client that tries again when told to logs in.
 #[tokio::test]
-async fn a_storm_of_logins_waits_its_turn_and_everybody_gets_in() {
+async fn in_a_storm_of_logins_clients_wait_for_their_turn_and_all_log_in() {
     let system = Plan::of(1, 1).alone().start().await;
     let address = system.connectors[0].address();
     let mut connecting = JoinSet::new();

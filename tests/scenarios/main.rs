@@ -1,6 +1,6 @@
-//! The whole system as its users meet it: real processes of every service, a real Redis, clients over sockets.
+//! Tests of the whole system as its users see it: real processes of every service, a real Redis, clients over sockets.
 //!
-//! Each test is a sentence about behaviour; K, F numbers and promises are those of docs/compatibility.md.
+//! The name of each test is a sentence about behaviour. K and F numbers are those of docs/compatibility.md.
 
 mod acknowledged_by_replicas;
 mod attacks;
@@ -22,6 +22,7 @@ mod finding_channels;
 mod full_memory;
 mod grace;
 mod graceful_end;
+mod hanging_shard;
 mod json_clients;
 mod lagging_replica;
 mod limits;
@@ -30,6 +31,7 @@ mod load_generator;
 mod login_policies;
 mod login_storm;
 mod membership_faults;
+mod moving_clients;
 mod one_order;
 mod operators;
 mod outages;
@@ -49,13 +51,11 @@ mod request_faults;
 mod rolled_back;
 mod rooms;
 mod sentinels;
-mod shard_away;
 mod slow_readers;
 mod small_clients;
 mod socket_io;
-mod standing_alone;
+mod standalone;
 mod switched_primaries;
 mod unix_sockets;
-mod wanderer;
 mod without_codegen;
 mod without_peers;

@@ -1,4 +1,4 @@
-//! Who is in a channel, where the original lost count (F2, F4, F5).
+//! Members of channels in cases in which the original lost count (F2, F4, F5).
 
 use std::time::Duration;
 use testkit::pomelo::{
@@ -9,10 +9,10 @@ use testkit::system::{Plan, System};
 use testkit::websocket::{BINARY, CLOSE, TEXT, encode};
 use testkit::{SOON, long, wait};
 
-/// What must not happen would have happened by then.
+/// If something wrong is going to happen, it happens within this time.
 const SETTLED: Duration = Duration::from_secs(1);
 
-/// F2: join and leave raced on different servers, and 17 of 100 members stayed behind.
+/// F2: in the original, joins and leaves raced on different servers, and 17 of 100 members stayed behind.
 #[tokio::test]
 async fn login_then_immediate_close_leaves_no_member_behind_f02() {
     const AT_ONCE: usize = 8;
@@ -49,7 +49,7 @@ async fn login_then_immediate_close_leaves_no_member_behind_f02() {
             let mut bytes = encode(BINARY, &login);
             match number % 4 {
                 0 => {
-                    // The close stands right behind the login, in one segment.
+                    // The close follows the login in the same segment.
                     bytes.extend(encode(CLOSE, &1000u16.to_be_bytes()));
                     client.bytes(&bytes).await;
                     client.end(SOON).await;
@@ -106,7 +106,8 @@ async fn login_then_immediate_close_leaves_no_member_behind_f02() {
     assert!(seen >= tries / 4, "only {seen} of {tries} ever joined");
 }
 
-/// F4: listed twice, and the first to leave announced onLeave for the one who stayed.
+/// F4: in the original the user was listed twice, and the first session that left announced `onLeave` for the other
+/// one.
 #[tokio::test]
 async fn a_user_on_two_connectors_is_listed_once_and_leaves_with_the_last_session_f04() {
     let system = Plan::of(2, 2).login_policy("allow").start().await;
@@ -123,7 +124,7 @@ async fn a_user_on_two_connectors_is_listed_once_and_leaves_with_the_last_sessio
     first.close().await;
     let one = [("alice", 1), ("watcher", 1)];
     system.until_members("room", &one).await;
-    // The one who stays can speak and hear.
+    // The session that stays can send and receive.
     assert_eq!(second.say("still here").await, SENT);
     second
         .until_push(r#"onMessage {"content":"still here","userId":"alice"}"#)
@@ -141,7 +142,7 @@ async fn a_user_on_two_connectors_is_listed_once_and_leaves_with_the_last_sessio
     assert_eq!(watcher.pushes(), expected);
 }
 
-/// F5: it "succeeded", and made a phantom member for ever.
+/// F5: in the original it "succeeded", and left a member behind for ever.
 #[tokio::test]
 async fn a_second_login_with_another_user_is_refused_and_changes_nothing_f05() {
     let system = System::start().await;
@@ -151,7 +152,7 @@ async fn a_second_login_with_another_user_is_refused_and_changes_nothing_f05() {
         assert_eq!(client.login(user, room).await, LOGGED_IN_ALREADY);
     }
     client.notify(LOGIN, &login_body("mallory", "room")).await;
-    // It stays who it was.
+    // It is still the first user.
     assert_eq!(client.request(SEND, "{}").await, SENT);
     system
         .until_members("room", &[("alice", 1), ("watcher", 1)])
@@ -168,7 +169,7 @@ async fn a_second_login_with_another_user_is_refused_and_changes_nothing_f05() {
     assert_eq!(watcher.pushes(), expected);
 }
 
-/// A login that is still on its way counts, too: of two at once on one connection one is refused.
+/// A login that is under way counts, too, so the second one is refused.
 #[tokio::test]
 async fn two_logins_at_once_on_one_connection_make_one_member() {
     let system = System::start().await;

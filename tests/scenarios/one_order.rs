@@ -1,22 +1,22 @@
-//! One order: all members on all connectors see a channel's publications in the same sequence, whoever sent them by
-//! whatever way.
+//! All members on all connectors see the publications of a channel in the same order, whoever sent them, and through
+//! whichever chat.
 
 use crate::load::{Load, listeners, senders};
 use testkit::long;
 use testkit::pomelo::{LOGIN, SEND, SENT, heard, joined, left, login_body};
 use testkit::system::{Plan, System};
 
-/// So many messages together, in the short run and the long one.
+/// How many messages are sent by all senders together.
 fn messages() -> usize {
     if long() { 200_000 } else { 20_000 }
 }
 
-/// Each message once, in one same order, with eight senders on two connectors and two chats, and 50 members.
+/// The senders use two connectors and two chats.
 #[tokio::test]
-async fn fifty_members_see_every_message_of_eight_senders_in_one_same_order() {
+async fn fifty_members_see_every_message_of_eight_senders_in_the_same_order() {
     const SENDERS: usize = 8;
     const MEMBERS: usize = 50;
-    // Else a channel's sends would all go to one chat, as long as both are up.
+    // Otherwise all sends of a channel would go to one chat, as long as both are up.
     let plan = Plan::of(2, 2).each_its_own_chat().alone();
     let system = plan.start().await;
     let senders = senders(&system, SENDERS).await;
@@ -37,7 +37,7 @@ async fn fifty_members_see_every_message_of_eight_senders_in_one_same_order() {
     }
 }
 
-/// F6: with senders on different chats, connectors agreed about nothing.
+/// F6: in the original, connectors saw different orders if the senders were on different chats.
 #[tokio::test]
 async fn two_senders_through_different_chats_are_seen_in_the_same_order_everywhere_f06() {
     const COUNT: usize = 1_000;
@@ -49,9 +49,9 @@ async fn two_senders_through_different_chats_are_seen_in_the_same_order_everywhe
     outcome.was_seen_by(&listeners).await;
 }
 
-/// Who joins while others speak sees everything from its own join on, without a gap.
+/// There is no gap between its join and the messages that follow.
 #[tokio::test]
-async fn who_joins_while_others_speak_sees_everything_from_its_join_on() {
+async fn a_client_that_joins_while_others_send_sees_everything_from_its_join_on() {
     let system = System::start().await;
     let speaker = system.member(0, "speaker", "room").await;
     let mut sent = 0;

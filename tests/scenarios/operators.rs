@@ -1,16 +1,16 @@
-//! What operators see: metrics that are complete and documented, logs that every line can be read of, probes that are
-//! answered whatever others do, and messages that say what is wrong.
+//! What operators see: complete and documented metrics, logs of which every line can be parsed, probes that are always
+//! answered, and messages that say what is wrong.
 
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use testkit::chat_api::ChatApi;
+use testkit::permit::Permit;
 use testkit::process::Process;
 use testkit::redis::Redis;
 use testkit::service::{Chat, Connector, Standalone};
 use testkit::system::Plan;
-use testkit::turn::Turn;
 use testkit::{SOON, binaries, http, wait};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -20,7 +20,7 @@ async fn metrics(admin: SocketAddr) -> String {
     answer.expect("metrics are served").body
 }
 
-/// What `promtool check metrics` complains of.
+/// What `promtool check metrics` complains about.
 fn complaints(metrics: &str) -> String {
     use std::io::Write;
     let mut promtool = Command::new("promtool")
@@ -40,7 +40,7 @@ fn complaints(metrics: &str) -> String {
     said
 }
 
-/// The families of a process: type and label names.
+/// The metric families of a process, with type and label names.
 fn families(metrics: &str) -> BTreeMap<String, (String, BTreeSet<String>)> {
     let mut families = BTreeMap::new();
     for line in metrics.lines() {
@@ -61,7 +61,9 @@ fn families(metrics: &str) -> BTreeMap<String, (String, BTreeSet<String>)> {
             })
             .unwrap_or(name);
         let (labels, _) = rest.rsplit_once('}').expect("labels end");
-        let (_, known) = families.get_mut(stem).expect("a type stands before");
+        let (_, known) = families
+            .get_mut(stem)
+            .expect("the type comes before the samples");
         let names = labels
             .split("\",")
             .filter_map(|label| label.split_once('='));
@@ -74,7 +76,7 @@ fn families(metrics: &str) -> BTreeMap<String, (String, BTreeSet<String>)> {
     families
 }
 
-/// The table of docs/metrics.md: type, label names and by whom it is served.
+/// The table of docs/metrics.md: type, label names, and the services that have the metric.
 fn documented() -> BTreeMap<String, (String, BTreeSet<String>, String)> {
     let page = include_str!("../../docs/metrics.md");
     let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
@@ -95,7 +97,7 @@ fn documented() -> BTreeMap<String, (String, BTreeSet<String>, String)> {
 
 #[tokio::test]
 async fn metrics_are_complete_before_anything_happens_and_documented() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let redis = Redis::start().await;
     let chat = Chat::start(&redis, &[]).await;
     let connector = Connector::start("c1", &[&chat], &redis, &[]).await;
@@ -110,7 +112,7 @@ async fn metrics_are_complete_before_anything_happens_and_documented() {
         assert_eq!(
             complaints(&text),
             "",
-            "promtool complains of {who}:\n{text}"
+            "promtool complains about {who}:\n{text}"
         );
         let served = families(&text);
         let expected: BTreeMap<_, _> = documented
@@ -127,13 +129,13 @@ async fn metrics_are_complete_before_anything_happens_and_documented() {
 
 #[tokio::test]
 async fn every_line_of_a_json_log_is_json() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let mut standalone = Standalone::start().await;
     for line in standalone.process().lines() {
         let parsed = serde_json::from_str::<Value>(&line);
         assert!(parsed.is_ok_and(|it| it.is_object()), "{line}");
     }
-    // Also what ends a process.
+    // The error that ends a process is JSON, too.
     let taken = standalone.address().to_string();
     let mut command = Command::new(binaries::path("standalone"));
     command.args(["--log-format", "json", "--listen", &taken]);
@@ -148,8 +150,8 @@ async fn every_line_of_a_json_log_is_json() {
 }
 
 #[tokio::test]
-async fn probes_are_answered_while_half_requests_are_open() {
-    let _turn = Turn::shared().await;
+async fn probes_are_answered_while_other_requests_are_incomplete() {
+    let _permit = Permit::shared().await;
     let redis = Redis::start().await;
     let chat = Chat::start(&redis, &[]).await;
     let mut halves = Vec::new();
@@ -162,14 +164,14 @@ async fn probes_are_answered_while_half_requests_are_open() {
             .expect("half a request");
         halves.push(half);
     }
-    // Shorter than the time that a half request has.
+    // Less than the time that an incomplete request may take.
     let within = std::time::Duration::from_millis(1_500);
     let answer = testkit::pace::timeout(within, http::get(chat.admin(), "/livez")).await;
-    let answer = answer.expect("no half request has to end first");
+    let answer = answer.expect("no incomplete request has to end first");
     assert_eq!(answer.expect("an answer").status, 200);
 }
 
-/// A connection that sends acknowledgements of pings that nobody sent.
+/// Connects, and acknowledges pings that nobody sent.
 async fn flood_with_acknowledgements(chat: SocketAddr) {
     const ACKNOWLEDGEMENT: [u8; 17] = [0, 0, 8, 6, 1, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
     let mut stream = TcpStream::connect(chat).await.expect("a connection");
@@ -184,8 +186,8 @@ async fn flood_with_acknowledgements(chat: SocketAddr) {
 }
 
 #[tokio::test]
-async fn what_a_caller_does_wrong_does_not_fill_the_log() {
-    let _turn = Turn::shared().await;
+async fn protocol_errors_of_a_caller_do_not_fill_the_log() {
+    let _permit = Permit::shared().await;
     let redis = Redis::start().await;
     let mut chat = Chat::start(&redis, &[]).await;
     let before = chat.process().lines().len();
@@ -198,7 +200,7 @@ async fn what_a_caller_does_wrong_does_not_fill_the_log() {
 
 #[tokio::test]
 async fn silent_connections_leave_room_for_probes_and_callers() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let redis = Redis::start().await;
     let chat = Chat::start(&redis, &["--connections", "50"]).await;
     let connector = Connector::start("c1", &[&chat], &redis, &[]).await;
@@ -222,7 +224,7 @@ async fn silent_connections_leave_room_for_probes_and_callers() {
 }
 
 #[tokio::test]
-async fn a_clean_restart_is_no_death() {
+async fn a_connector_that_stops_cleanly_is_not_declared_dead() {
     let mut system = Plan::of(1, 2).start().await;
     let alice = system.member(0, "alice", "room").await;
     alice.close().await;
@@ -247,7 +249,7 @@ async fn a_clean_restart_is_no_death() {
 
 #[tokio::test]
 async fn an_unreachable_chat_is_named_with_the_reason() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let redis = Redis::start().await;
     let connector = Connector::begin("c1", "http://127.0.0.1:1", &redis.url(), &[]).await;
     wait::eventually("readyz says why", SOON, async || {
@@ -260,7 +262,7 @@ async fn an_unreachable_chat_is_named_with_the_reason() {
     .await;
 }
 
-/// Runs a binary that shall end by itself: its exit code, and what it wrote.
+/// Runs a binary that ends by itself. Returns its exit code, and what it wrote.
 async fn run(binary: &'static str, arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(binaries::path(binary));
     command.args(arguments);
@@ -272,7 +274,7 @@ async fn run(binary: &'static str, arguments: &[&str]) -> (Option<i32>, String) 
 
 #[tokio::test]
 async fn wrong_settings_are_refused_with_the_flag_and_an_example() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     for (binary, arguments, words) in [
         (
             "chat",

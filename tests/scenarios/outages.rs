@@ -1,5 +1,5 @@
-//! When a part is gone: an answer within 2 s, never a false success, nothing lost or repeated, nobody disconnected; and
-//! when it is back, everything works again by itself.
+//! While a part of the system is down, every request is answered within 2 s and never with a false success, nothing is
+//! lost or repeated, and nobody is disconnected. When the part is back, everything works again by itself.
 
 use crate::load::{Load, listeners, senders};
 use std::time::Duration;
@@ -11,10 +11,10 @@ use testkit::{ANSWERED, SOON, pace, wait};
 use tokio::time::Instant;
 use tonic::Code;
 
-/// How long a request must have had no answer to be with the chat that doesn't answer.
+/// A request without an answer for this long is with the chat that does not answer.
 const STUCK: Duration = Duration::from_millis(150);
 
-/// F7: with Redis down, sends and logins "succeeded"; after its restart rooms were empty.
+/// F7: in the original, sends and logins "succeeded" while Redis was down, and after its restart rooms were empty.
 #[tokio::test]
 async fn with_redis_stopped_nothing_succeeds_and_everything_works_again_by_itself_f07() {
     let mut system = System::start().await;
@@ -32,7 +32,7 @@ async fn with_redis_stopped_nothing_succeeds_and_everything_works_again_by_itsel
     let took = pace::since(asked);
     assert!(took <= ANSWERED, "{took:?}");
     for service in [&*system.chats[0], &*system.connectors[0]] {
-        wait::eventually("nobody is sent here", SOON, async || {
+        wait::eventually("it is not ready", SOON, async || {
             service.readyz().await == Some(503)
         })
         .await;
@@ -59,7 +59,7 @@ async fn with_redis_stopped_nothing_succeeds_and_everything_works_again_by_itsel
     }
 }
 
-/// F7, with a Redis that hangs: connections stay, nothing answers.
+/// F7 with a Redis that hangs: its connections stay open, and nothing is answered.
 #[tokio::test]
 async fn with_redis_hanging_nothing_succeeds_and_everything_works_again_by_itself_f07() {
     let system = System::start().await;
@@ -83,7 +83,7 @@ async fn with_redis_hanging_nothing_succeeds_and_everything_works_again_by_itsel
 
     system.redis.thaw();
     works_again(&alice, &bob).await;
-    // What came of the failed login is undone: carol is no ghost, and may log in.
+    // The failed login is undone: carol is not a member, and may log in.
     system
         .until_members("room", &[("alice", 1), ("bob", 1)])
         .await;
@@ -91,47 +91,47 @@ async fn with_redis_hanging_nothing_succeeds_and_everything_works_again_by_itsel
     system
         .until_members("room", &[("alice", 1), ("bob", 1), ("carol", 1)])
         .await;
-    let doubtful = heard("alice", "who knows");
+    let uncertain = heard("alice", "who knows");
     let times = bob
         .pushes()
         .iter()
-        .filter(|push| **push == doubtful)
+        .filter(|push| **push == uncertain)
         .count();
-    assert!(times <= 1, "said once, heard {times} times");
+    assert!(times <= 1, "sent once, received {times} times");
 }
 
-/// F7: an ok is an ok, also for what was answered right before Redis was killed.
+/// F7: an acknowledgement holds, also if Redis is killed right after it.
 ///
-/// Connectors come back to Redis each in its own time, and senders don't wait for them: the log holds what they miss.
+/// Connectors reconnect to Redis at different times, and senders do not wait for them. The log has what they miss.
 #[tokio::test]
-async fn what_was_acknowledged_before_redis_was_killed_is_seen_by_everybody() {
+async fn messages_acknowledged_before_redis_was_killed_are_seen_by_everybody() {
     let log = ["--log-rule", "*:entries=1000000,bytes=1GiB"];
     let plan = Plan::of(2, 2).chat_flags(&log).alone();
     let mut system = plan.start().await;
     let listeners = listeners(&system, 4).await;
     let load = Load::start(senders(&system, 4).await, 16, usize::MAX);
-    load.goes_on(100).await;
+    load.until_each_acknowledged(100).await;
     system.redis.kill();
     wait::eventually("somebody is refused", SOON, async || load.refused() > 0).await;
     system.redis.restart().await;
-    load.goes_on(100).await;
+    load.until_each_acknowledged(100).await;
     let outcome = load.finish(true).await;
     assert!(outcome.slowest <= ANSWERED, "{:?}", outcome.slowest);
     outcome.was_seen_by(&listeners).await;
 }
 
-/// F8: requests hung for 30 s, then failed, though some were delivered.
+/// F8: in the original, requests hung for 30 s and then failed, though some were delivered.
 #[tokio::test]
 async fn a_chat_killed_under_load_loses_repeats_and_delays_nothing_f08() {
     let mut system = Plan::of(2, 2).alone().start().await;
     let listeners = listeners(&system, 10).await;
     let load = Load::start(senders(&system, 8).await, 16, usize::MAX);
-    load.goes_on(100).await;
+    load.until_each_acknowledged(100).await;
 
-    // Frozen first, so that it is known which requests are with it when it dies.
+    // Freeze it first, to know which requests it has when it dies.
     let busy = busy(&system.chats).await;
     system.chats[busy].freeze();
-    wait::eventually("requests are with the frozen chat", SOON, async || {
+    wait::eventually("the frozen chat has requests", SOON, async || {
         !stuck(&load).is_empty()
     })
     .await;
@@ -139,7 +139,7 @@ async fn a_chat_killed_under_load_loses_repeats_and_delays_nothing_f08() {
     let in_flight = stuck(&load);
     assert!(!in_flight.is_empty(), "no request was in flight");
 
-    load.goes_on(100).await;
+    load.until_each_acknowledged(100).await;
     for (sender, id) in in_flight {
         assert_eq!(load.answer(sender, id).as_deref(), Some(SENT));
     }
@@ -149,19 +149,19 @@ async fn a_chat_killed_under_load_loses_repeats_and_delays_nothing_f08() {
     outcome.was_seen_by(&listeners).await;
 }
 
-/// F8, again and again, each chat in turn; and each is used again when it is back.
+/// F8 for each chat in turn. Each is used again when it is back.
 #[tokio::test]
 async fn chats_killed_in_turn_under_load_lose_repeat_and_delay_nothing_f08() {
     let mut system = Plan::of(2, 2).alone().start().await;
     let listeners = listeners(&system, 10).await;
     let load = Load::start(senders(&system, 8).await, 16, usize::MAX);
     for round in 0..4 {
-        load.goes_on(200).await;
+        load.until_each_acknowledged(200).await;
         let unanswered: usize = load.unanswered().iter().map(Vec::len).sum();
         assert!(unanswered > 0, "no request is under way");
         let chat = &mut system.chats[round % 2];
         chat.kill();
-        load.goes_on(200).await;
+        load.until_each_acknowledged(200).await;
         chat.restart().await;
         chat.ready().await;
     }
@@ -171,25 +171,25 @@ async fn chats_killed_in_turn_under_load_lose_repeat_and_delay_nothing_f08() {
     outcome.was_seen_by(&listeners).await;
 }
 
-/// F8, with a chat that hangs instead of dying: no request waits longer than its 2 s.
+/// F8 with a chat that hangs instead of dying: no request waits longer than its 2 s.
 #[tokio::test]
-async fn a_chat_that_hangs_delays_no_request_beyond_its_time() {
+async fn a_chat_that_hangs_delays_no_request_beyond_its_deadline() {
     let system = Plan::of(2, 2).alone().start().await;
     let listeners = listeners(&system, 4).await;
     let load = Load::start(senders(&system, 8).await, 16, usize::MAX);
-    load.goes_on(100).await;
+    load.until_each_acknowledged(100).await;
     system.chats[0].freeze();
-    load.goes_on(100).await;
+    load.until_each_acknowledged(100).await;
     system.chats[0].thaw();
-    load.goes_on(100).await;
+    load.until_each_acknowledged(100).await;
     let outcome = load.finish(true).await;
     assert!(outcome.slowest <= ANSWERED, "{:?}", outcome.slowest);
     outcome.was_seen_by(&listeners).await;
 }
 
-/// F9: login "succeeded", and leaves were lost.
+/// F9: in the original, logins "succeeded", and leaves were lost.
 #[tokio::test]
-async fn with_every_chat_dead_login_fails_and_leaves_land_when_one_is_back_f09() {
+async fn with_every_chat_dead_logins_fail_and_leaves_are_published_later_f09() {
     const MANY: usize = 60;
     let mut system = System::start().await;
     let alice = system.member(0, "alice", "room").await;
@@ -238,10 +238,9 @@ async fn with_every_chat_dead_login_fails_and_leaves_land_when_one_is_back_f09()
     bob.until_push(&joined("carol")).await;
 }
 
-/// Sends succeed again, each is heard once on the other connector, and nothing else than what was asked for is.
-/// As when it forks, or waits for its disk: nobody is taken for dead, nobody is disconnected, and nobody has left.
+/// Redis does so when it forks, or waits for its disk. Nobody is taken for dead, disconnected, or seen to leave.
 #[tokio::test]
-async fn a_redis_that_stands_still_for_three_seconds_costs_no_lease() {
+async fn a_redis_that_hangs_for_three_seconds_costs_no_lease() {
     let plan = Plan::of(2, 2)
         .chat_flags(&["--lease", "5s"])
         .connector_flags(&["--lease", "5s"]);
@@ -271,6 +270,7 @@ async fn a_redis_that_stands_still_for_three_seconds_costs_no_lease() {
     }
 }
 
+/// Checks that sends succeed again, that each is received once on the other connector, and nothing else.
 async fn works_again(alice: &Client, bob: &Client) {
     let mut tries = 0;
     let said = wait::some("sends work again", SOON, async || {
@@ -287,7 +287,7 @@ async fn works_again(alice: &Client, bob: &Client) {
     assert_eq!(times.count(), 1);
 }
 
-/// The oldest unanswered request of each sender that waits too long for a chat that lives.
+/// The oldest unanswered request of each sender, if it has waited longer than a working chat takes.
 fn stuck(load: &Load) -> Vec<(usize, u64)> {
     let unanswered = load.unanswered();
     let oldest = unanswered.iter().enumerate();

@@ -1,11 +1,11 @@
-//! Clients that send much without waiting for answers, while the store refuses for a moment, or while chat is away.
+//! Clients send without waiting for answers, while the store refuses for a moment or chat is down.
 
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use testkit::crowd::{ROOM, WHOLE_LOG};
+use testkit::followers::{ROOM, WHOLE_LOG};
 use testkit::json::Client;
 use testkit::pomelo::LOGIN;
 use testkit::redis::Redis;
@@ -14,13 +14,13 @@ use testkit::{SOON, pace, wait};
 use tokio::time::{Instant, sleep};
 
 const SPEAKERS: usize = 3;
-/// The most that one speaker says.
+/// The most messages that one speaker sends.
 const MESSAGES: u64 = 1_000;
 const FIRST_ID: u64 = 1_000;
-/// How often the slot begins to go away while they speak, and how often it does so each time.
+/// How many bursts there are while they speak, and how often the slot is removed and added again in each.
 const BURSTS: usize = 6;
 const FLIPS: usize = 100;
-/// Large enough for a call to the store to take a few messages only.
+/// So large that one call to the store takes only a few messages.
 const BYTES: usize = 16_000;
 
 async fn joined(connector: std::net::SocketAddr, user: &str) -> Client {
@@ -30,8 +30,8 @@ async fn joined(connector: std::net::SocketAddr, user: &str) -> Client {
     client
 }
 
-/// Says one thing after the other without waiting for answers, until `enough`; the numbers of the messages that were
-/// answered with success.
+/// Sends messages without waiting for answers, until `enough`. Returns the numbers of those that were answered with
+/// success.
 async fn speak(speaker: Client, enough: Arc<AtomicBool>) -> HashSet<u64> {
     let padding = "x".repeat(BYTES);
     let mut said = 0;
@@ -64,17 +64,17 @@ async fn speak(speaker: Client, enough: Arc<AtomicBool>) -> HashSet<u64> {
     })
 }
 
-/// A cluster of one node whose slot of the room is nobody's for some moments: a batch is refused and the next one is taken.
-/// Whether a wrong order would show is chance (one run in four or five); the simulation finds it for certain.
+/// In a cluster of one node, the slot of the room has no owner for some moments, so one batch is refused and the next
+/// one is taken. A wrong order would show in one run of four or five; the simulation finds it for certain.
 #[tokio::test]
-async fn while_a_slot_flips_each_speaker_keeps_its_order_in_the_channel() {
-    // Each speaker gets ten megabytes while it writes two: here nobody is to be closed for reading slowly.
+async fn while_a_slot_comes_and_goes_each_sender_keeps_its_order_in_the_channel() {
+    // Each speaker receives ten megabytes while it writes two. Here nobody is to be closed as a slow reader.
     let roomy = ["--queue", "64MiB"];
     let plan = Plan::of(1, 1)
         .alone()
         .chat_flags(&WHOLE_LOG)
         .connector_flags(&roomy);
-    let _turn = plan.turn().await;
+    let _permit = plan.permit().await;
     let flags = ["--cluster-enabled", "yes"];
     let other_slots_stay = ["--cluster-require-full-coverage", "no"];
     let redis = Redis::with(&[flags, other_slots_stay].concat()).await;
@@ -104,12 +104,12 @@ async fn while_a_slot_flips_each_speaker_keeps_its_order_in_the_channel() {
         .collect();
     let slot = slot.to_string();
     for _ in 0..BURSTS {
-        // As fast as can be: of the calls that are under way, one is refused and the next one is taken.
+        // As fast as possible: of the calls that are under way, one is refused and the next one is taken.
         for _ in 0..FLIPS {
             redis.command(&["CLUSTER", "DELSLOTS", &slot]).await;
             redis.command(&["CLUSTER", "ADDSLOTS", &slot]).await;
         }
-        // Long enough for the way to chat to be open again, and for calls to be under way.
+        // Long enough for the ordered stream to be open again, and for calls to be under way.
         sleep(Duration::from_millis(150)).await;
     }
     enough.store(true, Ordering::Relaxed);
@@ -122,7 +122,7 @@ async fn while_a_slot_flips_each_speaker_keeps_its_order_in_the_channel() {
     println!("{sum} acknowledged; refused for the slot: {refused:?}");
     assert!(
         refused.is_some(),
-        "nothing was sent while the slot was away"
+        "nothing was sent while the slot had no owner"
     );
     let number_of = |push: &Value, user: &str| {
         (push["body"]["userId"] == user).then(|| push["body"]["n"].as_u64())?
@@ -141,18 +141,18 @@ async fn while_a_slot_flips_each_speaker_keeps_its_order_in_the_channel() {
             .all(|(came, told)| told.iter().all(|number| came.contains(number)));
         has_all.then_some(came)
     });
-    let came = all.await.expect("whatever was acknowledged is delivered");
+    let came = all.await.expect("every acknowledged message is delivered");
     for (speaker, (mut came, told)) in came.into_iter().zip(acknowledged).enumerate() {
-        // What was answered as unknown may come anywhere.
+        // A message whose outcome is unknown may come anywhere.
         came.retain(|number| told.contains(number));
         assert!(came.is_sorted(), "speaker {speaker}: {came:?}");
         assert_eq!(came.len(), told.len(), "speaker {speaker}: once each");
     }
 }
 
-/// Thirty joins in one write, while there is no chat: each is answered within two seconds, and the client stays.
+/// Thirty joins without waiting for answers, while there is no chat. The client stays connected.
 #[tokio::test]
-async fn while_chat_is_away_pipelined_joins_are_all_answered_within_two_seconds() {
+async fn while_chat_is_down_pipelined_joins_are_all_answered_within_two_seconds() {
     let mut system = Plan::of(1, 1).start().await;
     let client = joined(system.connectors[0].address(), "ann").await;
     system.chats[0].kill();

@@ -1,4 +1,4 @@
-//! The client libraries of the original's users from npm, unmodified, under mocha: `tests/clients`.
+//! The client libraries that users of the original have, unmodified from npm, under mocha: `tests/clients`.
 
 use std::time::Duration;
 use testkit::process::Process;
@@ -37,21 +37,21 @@ async fn both_libraries_pass_with_a_dictionary() {
 }
 
 #[tokio::test]
-async fn socket_io_1_passes_by_every_transport() {
-    passes_by_every_transport("socket.io-client-1").await;
+async fn socket_io_1_passes_over_every_transport() {
+    passes_over_every_transport("socket.io-client-1").await;
 }
 
 #[tokio::test]
-async fn socket_io_2_passes_by_every_transport() {
-    passes_by_every_transport("socket.io-client-2").await;
+async fn socket_io_2_passes_over_every_transport() {
+    passes_over_every_transport("socket.io-client-2").await;
 }
 
 #[tokio::test]
-async fn socket_io_4_passes_by_every_transport() {
-    passes_by_every_transport("socket.io-client-4").await;
+async fn socket_io_4_passes_over_every_transport() {
+    passes_over_every_transport("socket.io-client-4").await;
 }
 
-async fn passes_by_every_transport(library: &str) {
+async fn passes_over_every_transport(library: &str) {
     for transports in ["websocket", "polling", "polling then websocket"] {
         passes(&format!("{library} by {transports}")).await;
     }

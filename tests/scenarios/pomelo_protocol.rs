@@ -1,4 +1,4 @@
-//! The corners of Pomelo's protocol that old clients step into (K6), beyond what the recordings show.
+//! Details of Pomelo's protocol that old clients depend on (K6), beyond what the recordings show.
 
 use testkit::SOON;
 use testkit::link::End;
@@ -18,7 +18,7 @@ fn closed_normally() -> End {
     }
 }
 
-/// K6: what is no JSON object counts as `{}`.
+/// K6: a body that is no JSON object counts as `{}`.
 #[tokio::test]
 async fn a_body_that_is_no_object_counts_as_an_empty_one() {
     let system = Plan::of(1, 1).start().await;
@@ -62,7 +62,7 @@ async fn a_second_handshake_changes_nothing() {
     assert_eq!(kinds, [HANDSHAKE, HEARTBEAT]);
 }
 
-/// K6: bad or missing `sys`: an answer with code 500, then the end.
+/// K6: if `sys` is bad or missing, the answer has code 500, and the connection ends.
 #[tokio::test]
 async fn a_handshake_without_sys_is_refused() {
     let system = Plan::of(1, 1).start().await;
@@ -81,9 +81,9 @@ async fn a_handshake_without_sys_is_refused() {
     }
 }
 
-/// K6: what is no package of a client's ends its connection, and nobody else's.
+/// K6: bytes that are no package of a client end its connection, and nobody else's.
 #[tokio::test]
-async fn a_package_that_no_client_may_send_closes_its_connection_alone() {
+async fn a_package_that_no_client_may_send_closes_only_its_own_connection() {
     let system = Plan::of(1, 1).start().await;
     let bystander = system.member(0, "bystander", "room").await;
     let frames = [
@@ -105,7 +105,7 @@ async fn a_package_that_no_client_may_send_closes_its_connection_alone() {
 
 /// K6: a route that names a method of JavaScript's Object is an attack.
 #[tokio::test]
-async fn a_route_that_names_a_method_of_every_object_is_kicked() {
+async fn a_client_whose_route_names_a_method_of_every_object_is_kicked() {
     let system = Plan::of(1, 1).start().await;
     for method in ["constructor", "toString", "hasOwnProperty", "valueOf"] {
         let client = system.visitor(0).await;
@@ -148,7 +148,7 @@ async fn a_notification_is_carried_out_without_an_answer() {
     assert!(client.inbox().read().replies.is_empty());
 }
 
-/// Text frames are taken as binary ones are (the original's clients use both).
+/// Text frames are read like binary ones, because clients of the original use both.
 #[tokio::test]
 async fn a_text_frame_carries_packages_as_well() {
     let system = Plan::of(1, 1).start().await;

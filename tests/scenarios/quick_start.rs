@@ -1,11 +1,11 @@
-//! What README.md tells people to type works as it stands there.
+//! The commands in README.md work as printed.
 
+use testkit::permit::Permit;
 use testkit::readme;
-use testkit::turn::Turn;
 
 #[tokio::test]
 async fn the_commands_of_the_readme_work_as_printed() {
-    let _turn = Turn::alone().await;
+    let _permit = Permit::alone().await;
     let blocks = readme::run("README.md").await;
     assert!(
         blocks >= 2,

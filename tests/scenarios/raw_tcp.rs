@@ -1,4 +1,4 @@
-//! Pomelo's packages without WebSocket: on the port of all, told apart by the first byte, or on one of their own.
+//! Pomelo's packages over TCP without WebSocket, on the same port. The first byte distinguishes them from HTTP.
 
 use bytes::{Bytes, BytesMut};
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use testkit::system::Plan;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// A client's socket, and what has come that was not asked for yet.
+/// A client's socket, and the bytes that have come and were not read yet.
 struct Client {
     socket: TcpStream,
     received: BytesMut,
@@ -47,7 +47,7 @@ impl Client {
         }
     }
 
-    /// So many packages.
+    /// The next `count` packages.
     async fn packages(&mut self, count: usize) -> Vec<Bytes> {
         let mut packages = Vec::new();
         for _ in 0..count {
@@ -57,7 +57,7 @@ impl Client {
     }
 }
 
-/// The client's side of a conversation up to a message that everybody gets.
+/// What a client sends from the handshake to its first message.
 fn conversation() -> Vec<u8> {
     let login = pomelo::request(1, LOGIN, br#"{"userId":"tcp","lessonId":1}"#);
     let send = pomelo::request(2, SEND, br#"{"type":1}"#);
@@ -70,12 +70,12 @@ fn conversation() -> Vec<u8> {
     .concat()
 }
 
-/// Handshake, heartbeat, login's answer, onJoin, onMessage, send's answer.
+/// The packages that answer it: handshake, heartbeat, login's answer, onJoin, onMessage, send's answer.
 const ANSWERS: usize = 6;
 
 #[tokio::test]
-async fn a_stream_is_understood_alike_byte_by_byte_and_all_at_once() {
-    // The same user comes again and again, perhaps before the last login is cleared away.
+async fn a_stream_is_understood_byte_by_byte_and_all_at_once() {
+    // The same user logs in again and again, perhaps before its last login is removed.
     let system = Plan::of(1, 1).login_policy("allow").start().await;
     let address = system.connectors[0].address();
     let mut told = Vec::new();
@@ -87,10 +87,10 @@ async fn a_stream_is_understood_alike_byte_by_byte_and_all_at_once() {
             tokio::task::yield_now().await;
         }
         let mut packages = client.packages(ANSWERS).await;
-        // The own message and its answer come in either order.
+        // The client's own message and the answer come in either order.
         packages[4..].sort();
         told.push(packages);
-        // The next one is to be announced, too.
+        // It must have left, or the next one would not be announced.
         drop(client);
         system.until_members("1", &[]).await;
     }
@@ -133,7 +133,7 @@ fn unhex(text: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn what_is_no_package_ends_the_connection() {
+async fn bytes_that_are_no_package_end_the_connection() {
     let system = Plan::of(1, 1).start().await;
     let address = system.connectors[0].address();
     for bytes in [&[9, 0, 0, 0][..], &[0], &[5, 0, 0, 0]] {
@@ -143,23 +143,23 @@ async fn what_is_no_package_ends_the_connection() {
     }
 }
 
-/// The client's library tells its user, and does not send the same again and again.
+/// So its library can tell the user, instead of sending the same message again and again.
 #[tokio::test]
-async fn who_sends_too_much_is_kicked_with_the_limit() {
+async fn a_client_that_sends_too_much_is_kicked_and_told_the_limit() {
     let system = Plan::of(1, 1).start().await;
     let mut client = Client::connect(system.connectors[0].address()).await;
     client.write(&conversation()).await;
     client.packages(ANSWERS).await;
     client.write(&[DATA, 2, 0, 1]).await;
-    let kick = client.package().await.expect("a farewell");
+    let kick = client.package().await.expect("a KICK");
     let told = pomelo::package(pomelo::KICK, br#"{"reason":"too-big","limit":131072}"#);
     assert_eq!(&kick[..], told);
     assert_eq!(client.package().await, None);
 }
 
-/// What was carried out is answered, whatever comes behind it: here a byte that begins no package, or nothing at all.
+/// A request that was carried out is answered, whatever follows it: here a byte that begins no package, or the end.
 #[tokio::test]
-async fn answers_come_before_the_end_of_a_stream() {
+async fn requests_are_answered_before_the_stream_ends() {
     let system = Plan::of(1, 1).login_policy("allow").start().await;
     for end in [&[9][..], &[]] {
         let mut client = Client::connect(system.connectors[0].address()).await;
@@ -177,7 +177,7 @@ async fn answers_come_before_the_end_of_a_stream() {
 }
 
 #[tokio::test]
-async fn who_says_nothing_or_half_a_package_is_dropped() {
+async fn a_client_that_sends_nothing_or_half_a_package_is_dropped() {
     let plan = Plan::of(1, 1).connector_flags(&["--handshake-timeout", "300ms"]);
     let system = plan.start().await;
     for bytes in [&[][..], &[1, 0, 0]] {
@@ -187,8 +187,8 @@ async fn who_says_nothing_or_half_a_package_is_dropped() {
     }
 }
 
-/// Native clients take a KICK as final and never connect again. So a stop looks to them as the original's did: the stream
-/// just ends. Its leaves land, as with every other client.
+/// Native clients take a KICK as final and never connect again. So when a connector stops, the stream just ends, as
+/// with the original.
 #[tokio::test]
 async fn a_client_on_a_stream_sees_a_stop_as_the_end_of_the_stream() {
     let mut system = Plan::of(1, 1).start().await;

@@ -1,22 +1,22 @@
-//! Ready means that what is published arrives. What keeps it from that is told in words, within three seconds, and no
-//! longer than three seconds after it is mended.
+//! A service is ready if publications arrive. If something prevents that, `/readyz` says what within three seconds, and
+//! stops saying so within three seconds after the repair.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 use testkit::cluster::Cluster;
-use testkit::crowd::ROOM;
+use testkit::followers::ROOM;
 use testkit::json::Client as JsonClient;
+use testkit::permit::Permit;
 use testkit::pomelo::Client;
 use testkit::redis::Redis;
 use testkit::service::{Chat, Connector, Service};
 use testkit::system::{Plan, Services};
-use testkit::turn::Turn;
 use testkit::{SOON, http, wait};
 
-/// From the fault to the words, and from the mending to their end.
+/// From a fault to the report of it, and from the repair to the end of the report.
 const TOLD: Duration = Duration::from_secs(3);
 
-/// Waits until `/readyz` has this status, and a line that begins so and holds all words.
+/// Waits until `/readyz` has this status, and a line that begins with `line` and contains all words.
 async fn says(service: &Service, status: u16, line: &str, words: &[&str], within: Duration) {
     let what = format!("readyz says {status}, {line} {words:?}");
     let mut last = String::new();
@@ -36,7 +36,7 @@ async fn says(service: &Service, status: u16, line: &str, words: &[&str], within
     );
 }
 
-/// Waits until `/readyz` says 200, and `/healthz` on the clients' port the same.
+/// Waits until `/readyz` says 200. `/healthz` on the clients' port must say the same.
 async fn is_ready(connector: &Connector) {
     says(connector, 200, "publish: ok", &[], TOLD).await;
     let health = http::get(connector.address(), "/healthz").await;
@@ -52,8 +52,8 @@ async fn pair(flags: &[&str]) -> (Redis, Chat, Connector) {
 }
 
 #[tokio::test]
-async fn a_connector_on_another_redis_database_or_prefix_than_chat_is_not_ready_and_says_which() {
-    let _turn = Turn::shared().await;
+async fn a_connector_on_another_redis_or_prefix_than_chat_is_not_ready_and_says_so() {
+    let _permit = Permit::shared().await;
     let (redis, other) = (Redis::start().await, Redis::start().await);
     let chat = Chat::start(&redis, &[]).await;
     let (ours, theirs) = (redis.address().to_string(), other.address().to_string());
@@ -79,7 +79,7 @@ async fn a_connector_on_another_redis_database_or_prefix_than_chat_is_not_ready_
 
 #[tokio::test]
 async fn one_of_two_chats_on_another_redis_is_named_and_sent_nothing() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let (redis, other) = (Redis::start().await, Redis::start().await);
     let right = Chat::start(&redis, &[]).await;
     let wrong = Chat::start(&other, &[]).await;
@@ -96,8 +96,8 @@ async fn one_of_two_chats_on_another_redis_is_named_and_sent_nothing() {
 }
 
 #[tokio::test]
-async fn commands_that_redis_denies_are_told_in_its_own_words_until_they_are_allowed_again() {
-    let _turn = Turn::shared().await;
+async fn commands_that_redis_denies_are_reported_until_they_are_allowed_again() {
+    let _permit = Permit::shared().await;
     let (redis, chat, connector) = pair(&[]).await;
     for (command, words) in [
         ("evalsha", "'evalsha'"),
@@ -117,7 +117,7 @@ async fn commands_that_redis_denies_are_told_in_its_own_words_until_they_are_all
 
 #[tokio::test]
 async fn a_connector_that_may_not_publish_from_the_start_says_so() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let (redis, chat, connector) = pair(&[]).await;
     drop(connector);
     redis
@@ -132,8 +132,8 @@ async fn a_connector_that_may_not_publish_from_the_start_says_so() {
 }
 
 #[tokio::test]
-async fn a_full_redis_is_not_ready_until_it_has_room_and_its_refusals_go_on() {
-    let _turn = Turn::shared().await;
+async fn with_a_full_redis_services_are_not_ready_until_there_is_room_again() {
+    let _permit = Permit::shared().await;
     let (redis, chat, connector) = pair(&[]).await;
     let client = JsonClient::connect(connector.address()).await;
     redis.command(&["CONFIG", "SET", "maxmemory", "1mb"]).await;
@@ -163,8 +163,8 @@ async fn a_full_redis_is_not_ready_until_it_has_room_and_its_refusals_go_on() {
 }
 
 #[tokio::test]
-async fn without_the_replicas_that_are_waited_for_nothing_is_ready() {
-    let _turn = Turn::shared().await;
+async fn without_the_replicas_that_must_acknowledge_nothing_is_ready() {
+    let _permit = Permit::shared().await;
     let redis = Redis::start().await;
     let chat = Chat::begin(&redis.url(), &["--ack", "replica"]).await;
     let connector = Connector::begin("c1", &chat.url(), &redis.url(), &[]).await;
@@ -172,14 +172,14 @@ async fn without_the_replicas_that_are_waited_for_nothing_is_ready() {
     says(&chat, 503, "publish: not ready: ", &words, TOLD).await;
     says(&connector, 503, "publish: not ready: ", &words, TOLD).await;
     let _replica = Redis::replica_of(redis.address()).await;
-    // The primary counts it from its first acknowledgement on.
+    // The primary counts the replica from its first acknowledgement on.
     says(&chat, 200, "publish: ok", &[], SOON).await;
     says(&connector, 200, "publish: ok", &[], TOLD).await;
 }
 
 #[tokio::test]
-async fn a_lease_that_is_longer_than_chats_is_told() {
-    let _turn = Turn::shared().await;
+async fn a_lease_or_login_policy_that_does_not_match_is_reported() {
+    let _permit = Permit::shared().await;
     let redis = Redis::start().await;
     let chat = Chat::start(&redis, &[]).await;
     let flags = ["--lease", "20s"];
@@ -201,12 +201,12 @@ async fn a_lease_that_is_longer_than_chats_is_told() {
 }
 
 #[tokio::test]
-async fn a_flush_makes_nothing_unready() {
-    let _turn = Turn::shared().await;
+async fn after_a_flush_of_redis_services_stay_ready() {
+    let _permit = Permit::shared().await;
     let (redis, _chat, connector) = pair(&[]).await;
     for _ in 0..5 {
         redis.command(&["FLUSHALL"]).await;
-        // Long enough for one probe to meet it.
+        // Long enough for one probe after the flush.
         wait::stays("it is ready", Duration::from_millis(700), async || {
             let answer = http::get(connector.admin(), "/readyz").await;
             let told = answer.expect("it answers").body;
@@ -217,8 +217,8 @@ async fn a_flush_makes_nothing_unready() {
 }
 
 #[tokio::test]
-async fn probes_leave_little_behind_and_nothing_in_the_directory() {
-    let _turn = Turn::shared().await;
+async fn probes_leave_few_keys_behind_which_expire_soon() {
+    let _permit = Permit::shared().await;
     let (redis, _chat, _connector) = pair(&[]).await;
     testkit::pace::timeout(SOON, async {
         loop {
@@ -249,7 +249,7 @@ async fn probes_leave_little_behind_and_nothing_in_the_directory() {
     .expect("there are probes");
 }
 
-/// Starts both on a cluster in which nobody takes a dead primary's place.
+/// Starts a chat and a connector on a cluster in which a dead primary is not replaced.
 async fn on_a_cluster(flags: &[&'static str]) -> (Cluster, Services) {
     let cluster = Cluster::without_failover().await;
     let plan = Plan::of(1, 1).chat_flags(flags).connector_flags(flags);
@@ -258,8 +258,8 @@ async fn on_a_cluster(flags: &[&'static str]) -> (Cluster, Services) {
 }
 
 #[tokio::test]
-async fn a_dead_shard_makes_its_channels_unavailable_and_nobody_unready() {
-    let _turn = Turn::alone().await;
+async fn a_dead_shard_makes_its_channels_unavailable_and_no_service_unready() {
+    let _permit = Permit::alone().await;
     let (mut cluster, services) = on_a_cluster(&[]).await;
     let (chat, connector) = (&services.chats[0], &services.connectors[0]);
     let dead = cluster.of_primary(ROOM).await;
@@ -283,8 +283,8 @@ async fn a_dead_shard_makes_its_channels_unavailable_and_nobody_unready() {
 }
 
 #[tokio::test]
-async fn where_all_shards_are_needed_a_dead_one_makes_everybody_unready_until_it_is_back() {
-    let _turn = Turn::alone().await;
+async fn if_all_shards_are_required_a_dead_one_makes_services_unready_until_it_is_back() {
+    let _permit = Permit::alone().await;
     let (mut cluster, services) = on_a_cluster(&["--ready-slots", "1"]).await;
     let (chat, connector) = (&services.chats[0], &services.connectors[0]);
     let dead = cluster.of_primary(ROOM).await;
@@ -297,7 +297,7 @@ async fn where_all_shards_are_needed_a_dead_one_makes_everybody_unready_until_it
     says(connector, 200, "publish: ok", &[], SOON).await;
 }
 
-/// A channel of another shard.
+/// The name of a channel on another shard.
 async fn elsewhere(cluster: &Cluster, shard: usize) -> String {
     for number in 0..1_000 {
         let channel = format!("elsewhere-{number}");

@@ -1,7 +1,7 @@
-//! Real client libraries, with their own settings, when their connector goes away: they come back by themselves.
+//! Real client libraries, with their own settings, reconnect by themselves when their connector goes away.
 //!
-//! `tests/clients/reconnecting.js` and `reconnecting.py` hold one client of each library, and have no code that connects
-//! again. All of them reach the system by one address, behind which another connector takes over.
+//! `tests/clients/reconnecting.js` and `reconnecting.py` have one client of each library, and no code that reconnects.
+//! All of them reach the system by one address, behind which another connector takes over.
 
 use serde_json::Value;
 use std::process::Command;
@@ -28,7 +28,7 @@ const COME_BACK: [&str; 13] = [
     "python-socketio by polling",
     "python-socketio by polling then websocket",
 ];
-/// These never do: they tell the application, by this event, with the code of the close frame.
+/// These never do. They tell the application by this event, with the code of the close frame.
 const LEAVE_IT_TO_THE_APPLICATION: [(&str, &str); 2] = [
     ("pomelo-nodejsclient-websocket", "close"),
     ("pomelo-jsclient-websocket", "disconnect"),
@@ -37,7 +37,7 @@ const LEAVE_IT_TO_THE_APPLICATION: [(&str, &str); 2] = [
 /// Longer than the longest pause of a library before it connects again, which is 5 s, on a busy machine.
 const COME_BACK_WITHIN: Duration = Duration::from_secs(40);
 
-/// All clients, in the room on the first of two connectors, and somebody who listens on the second.
+/// All clients, in the room on the first of two connectors, and a listener on the second.
 struct Clients {
     programs: [Process; 2],
     relay: Relay,
@@ -46,14 +46,14 @@ struct Clients {
     system: System,
 }
 
-/// A line of a client's program: its name, an event, and what belongs to it.
+/// Parses a line of a client's program: the client's name, an event, and its details.
 fn event(line: &str) -> Option<(String, String, Value)> {
     serde_json::from_str(line).ok()
 }
 
 impl Clients {
     async fn start() -> Self {
-        // A server that is killed leaves its users logged in until its lease ends: they are not to wait for that.
+        // Users of a killed connector stay logged in until its lease ends. With `kick-old` they need not wait for that.
         let flags = ["--heartbeat", "3s", "--socketio-heartbeat", "3s"];
         let system = Plan::of(2, 1)
             .connector_flags(&flags)
@@ -77,12 +77,12 @@ impl Clients {
             listener,
             system,
         };
-        let everybody = LEAVE_IT_TO_THE_APPLICATION.map(|(name, _)| name);
-        clients.say_something(&everybody, 1).await;
-        clients.say_something(&COME_BACK, 1).await;
+        let others = LEAVE_IT_TO_THE_APPLICATION.map(|(name, _)| name);
+        clients.until_sent(&others, 1).await;
+        clients.until_sent(&COME_BACK, 1).await;
         clients
             .relay
-            .lead_to(clients.system.connectors[1].address());
+            .redirect_to(clients.system.connectors[1].address());
         clients
     }
 
@@ -94,8 +94,8 @@ impl Clients {
         its_own.map(|(_, event, what)| (event, what)).collect()
     }
 
-    /// Waits until each of these has said something in its connection of this number, or a later one.
-    async fn say_something(&self, names: &[&str], number: u64) {
+    /// Waits until each of these clients has sent something in the connection with this number, or in a later one.
+    async fn until_sent(&self, names: &[&str], number: u64) {
         for name in names {
             let said = wait::within(COME_BACK_WITHIN, async || {
                 let told = self.told(name);
@@ -108,18 +108,18 @@ impl Clients {
             let said = said.await;
             assert!(
                 said.is_some(),
-                "{name} says nothing in its connection {number}: {:?}",
+                "{name} sends nothing in its connection {number}: {:?}",
                 self.told(name)
             );
         }
     }
 
-    /// After the end: who comes back does so, speaks and hears; who does not has been told by one of these codes.
+    /// Checks that libraries that reconnect do so, send and receive, and that the others have told one of these codes.
     async fn come_back(&self, codes: &[u64]) {
-        self.say_something(&COME_BACK, 2).await;
+        self.until_sent(&COME_BACK, 2).await;
         assert_eq!(self.listener.say("welcome back").await, SENT);
         for name in COME_BACK {
-            let what = format!("{name} hears the room");
+            let what = format!("{name} receives messages");
             wait::eventually(&what, SOON, async || {
                 let told = self.told(name);
                 told.contains(&("heard".to_owned(), "welcome back".into()))
@@ -150,12 +150,12 @@ fn python() -> &'static str {
         python.exists(),
         "run ./tests/run, which installs what this needs"
     );
-    // From the directory of the clients.
+    // Relative to the folder of the clients.
     ".venv/bin/python"
 }
 
 #[tokio::test]
-async fn libraries_come_back_after_a_connector_that_stops() {
+async fn libraries_reconnect_after_their_connector_stops() {
     let mut clients = Clients::start().await;
     clients.system.connectors[0].terminate();
     let end = clients.system.connectors[0].ended_within(Duration::from_secs(10));
@@ -164,19 +164,19 @@ async fn libraries_come_back_after_a_connector_that_stops() {
 }
 
 #[tokio::test]
-async fn libraries_come_back_after_a_connector_that_is_killed() {
+async fn libraries_reconnect_after_their_connector_is_killed() {
     let mut clients = Clients::start().await;
     clients.system.connectors[0].kill();
-    // The library for Node.js says of a broken connection that it was closed with 1000.
+    // The library for Node.js reports a broken connection as one that was closed with 1000.
     clients.come_back(&[1006, 1000]).await;
 }
 
-/// As phones do with an application in the background: it stands still, its connection is closed for silence, and it goes on.
+/// A phone freezes an application in the background. Its connection is closed for silence, and later it goes on.
 #[tokio::test]
-async fn libraries_come_back_after_a_silence_that_was_too_long() {
+async fn libraries_reconnect_after_they_were_silent_for_too_long() {
     let clients = Clients::start().await;
     clients.programs.iter().for_each(Process::freeze);
-    wait::eventually("silence is noticed", COME_BACK_WITHIN, async || {
+    wait::eventually("silent clients end", COME_BACK_WITHIN, async || {
         clients.system.connectors[0].connections().await == 0
     })
     .await;

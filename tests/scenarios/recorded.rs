@@ -1,6 +1,6 @@
-//! What was recorded of the original is answered alike: the recordings' clients are played, and every payload that comes
-//! back is compared, replies and pushes as separate sequences (K2), unmasked and inflated. Not compared: `__route__`, which is
-//! not sent any more, and what a test names as a fault.
+//! The connector answers as the original did. The clients of the recordings are replayed, and every payload that comes
+//! back is compared, unmasked and inflated. Replies and pushes are compared as separate sequences (K2). Two things are
+//! not compared: `__route__`, which is not sent any more, and what a test names as a fault.
 
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -14,24 +14,24 @@ use testkit::system::Plan;
 use testkit::websocket::{BINARY, CLOSE, Terms};
 use tokio::time::{Instant, sleep_until};
 
-/// What is played, and how.
+/// What is replayed, and how.
 #[derive(Default)]
 struct Replay {
     /// The beginning of the recording's name.
     name: &'static str,
-    /// The connector's.
+    /// The flags of the connector.
     flags: &'static [&'static str],
-    /// At the recorded times.
+    /// Replay at the recorded times.
     pace: bool,
-    /// Compressed as it was.
+    /// Let the client offer compression.
     deflates: bool,
-    /// Ends of packages that were recorded, and a fault: they must not come.
+    /// A recorded package with this end was a fault of the original, and must not come.
     fault: &'static str,
-    /// Ends of packages that were cut off in the recording by the connection's end: they may come.
+    /// A package with this end may come: in the recording, the connection ended before it.
     cut_off: &'static str,
 }
 
-/// What a connection is to receive, or has received.
+/// What a connection should receive, or has received.
 #[derive(Default, Debug, PartialEq, Eq)]
 struct Answers {
     replies: Vec<Bytes>,
@@ -70,7 +70,7 @@ struct Played {
 }
 
 impl Played {
-    /// Waits for all that the recording has had by now.
+    /// Waits until everything has come that had come in the recording by now.
     async fn catch_up(&self, name: &str) {
         let inbox = self.client.inbox();
         let caught = inbox.until(SOON, |received| {
@@ -113,8 +113,8 @@ async fn replay(replay: Replay) {
                 ..Terms::default()
             };
             let client = Client::dial_on(address, terms).await;
-            // It says what is recorded, and nothing by itself.
-            client.fall_silent();
+            // It sends what is recorded, and nothing by itself.
+            client.stop_heartbeats();
             let connection = Played {
                 client,
                 expected: Answers::default(),
@@ -137,11 +137,11 @@ async fn replay(replay: Replay) {
             Event::SentClose(payload) if connection.close.is_none() => {
                 client.frame(CLOSE, &payload).await;
             }
-            // The server closed first: the answer to that goes by itself.
+            // The server closed first, and the client's answer to that goes by itself.
             Event::SentClose(_) => {}
             Event::Finished => {
                 if connection.close.is_none() {
-                    assert_eq!(client.ended(), None, "{name}: closed before its time");
+                    assert_eq!(client.ended(), None, "{name}: closed too early");
                 }
                 client.finish().await;
             }
@@ -201,7 +201,7 @@ async fn errors_are_answered_as_recorded() {
     .await;
 }
 
-/// F5: the recording's last login, with another user on a connection that has one, succeeded then; its push is void.
+/// F5: in the original the last login succeeded, with another user on the same connection. Its push must not come.
 #[tokio::test]
 async fn unknown_routes_are_answered_as_recorded() {
     replay(Replay {
@@ -212,7 +212,7 @@ async fn unknown_routes_are_answered_as_recorded() {
     .await;
 }
 
-/// K2: the joiner gets its own onJoin; in the recording the kick came before.
+/// K2: a client that joins gets its own onJoin. In the recording the kick came before it.
 #[tokio::test]
 async fn an_attack_is_kicked_as_recorded() {
     replay(Replay {
@@ -232,7 +232,7 @@ async fn ids_and_sizes_are_answered_as_recorded() {
     .await;
 }
 
-/// F13: what is small comes plain now.
+/// F13: small messages are not compressed any more.
 #[tokio::test]
 async fn compressed_messages_are_answered_as_recorded() {
     replay(Replay {
@@ -265,10 +265,10 @@ async fn with_a_dictionary_errors_are_answered_as_recorded() {
 }
 
 #[tokio::test]
-async fn who_comes_back_with_the_dictionarys_version_is_not_told_it_again_as_recorded() {
+async fn a_client_that_knows_the_dictionarys_version_is_not_sent_it_again_as_recorded() {
     replay(Replay {
         name: "hybriddict-12",
-        // These clients go no further than the handshake, and don't end.
+        // These clients go no further than the handshake, and do not disconnect.
         flags: &[
             "--dictionary",
             "--heartbeat",
@@ -293,16 +293,16 @@ async fn heartbeats_are_answered_as_recorded() {
     .await;
 }
 
-/// K5, as the recording's second connection has it: data is no heartbeat.
+/// K5, as in the second connection of the recording: data does not count as a heartbeat.
 #[tokio::test]
-async fn who_talks_but_never_beats_is_dropped_after_twice_the_interval() {
+async fn a_client_that_sends_data_but_no_heartbeats_is_dropped_after_two_intervals() {
     let plan = Plan::of(1, 1).connector_flags(&["--heartbeat", "1"]);
     let system = plan.start().await;
     let begin = Instant::now();
     let client = system.visitor(0).await;
-    client.fall_silent();
+    client.stop_heartbeats();
     client.enter("hb", "1").await;
-    let talks = async {
+    let sending = async {
         let mut every = tokio::time::interval(Duration::from_millis(300));
         loop {
             every.tick().await;
@@ -311,7 +311,7 @@ async fn who_talks_but_never_beats_is_dropped_after_twice_the_interval() {
     };
     let end = tokio::select! {
         end = client.end(SOON) => end,
-        () = talks => unreachable!("it talks until it is dropped"),
+        () = sending => unreachable!("it sends until it is dropped"),
     };
     assert!(matches!(end, End::Closed { code: 1000, .. }), "{end:?}");
     let (took, counted) = (begin.elapsed(), pace::since(begin));

@@ -1,16 +1,16 @@
-//! Redis Cluster: a primary dies, hands over, or gives its slots away, while everybody speaks.
+//! Redis Cluster: a primary dies, hands over, or gives its slots away, while members send.
 
 use std::time::Duration;
 use testkit::checker::Kind;
 use testkit::cluster::{Cluster, NODE_TIMEOUT, slot};
-use testkit::crowd::{Crowd, ROOM, WHOLE_LOG, holds};
+use testkit::followers::{Followers, ROOM, WHOLE_LOG, assert_consistent};
+use testkit::permit::Permit;
 use testkit::pomelo::{Client, joined, left};
 use testkit::system::{Plan, Services};
-use testkit::turn::Turn;
 use testkit::{SOON, long, wait};
 use tokio::time::Instant;
 
-/// Leaves that a connector has under way in one shard at once.
+/// How many leaves a connector has under way in one shard at once.
 const LEAVES_AT_ONCE: usize = 64;
 
 /// From a primary's death to the next acknowledgement.
@@ -18,54 +18,54 @@ const BACK: Duration = Duration::from_secs(4);
 
 struct Running {
     services: Services,
-    crowd: Crowd,
+    followers: Followers,
     cluster: Cluster,
-    _turn: Turn,
+    _permit: Permit,
 }
 
 impl Running {
-    /// Services on a Cluster, and a crowd that speaks.
+    /// Starts services on a Cluster, and members that send.
     async fn begin() -> Self {
         let plan = Plan::of(2, 2).alone().chat_flags(&WHOLE_LOG);
-        let turn = plan.turn().await;
+        let permit = plan.permit().await;
         let cluster = Cluster::start().await;
         let services = plan.services(&cluster.url(), &cluster.url()).await;
-        let crowd = Crowd::gather(&services.addresses(), 6, 4).await;
-        crowd.speak();
-        crowd.goes_on(50).await;
+        let followers = Followers::start(&services.addresses(), 6, 4).await;
+        followers.start_sending();
+        followers.until_each_acknowledged(50).await;
         Self {
             services,
-            crowd,
+            followers,
             cluster,
-            _turn: turn,
+            _permit: permit,
         }
     }
 
-    /// Everybody has what the log has; nobody was disconnected.
+    /// Checks that everybody has what the log has, and that nobody was disconnected.
     async fn ends_well(&self, except: &[Kind]) {
-        self.crowd.goes_on(50).await;
+        self.followers.until_each_acknowledged(50).await;
         let server = self.cluster.any().await;
         let history = self
-            .crowd
-            .comes_to_rest(&self.services.api(0), server)
+            .followers
+            .stop_and_collect(&self.services.api(0), server)
             .await;
-        println!("{}", self.crowd.report());
-        assert_eq!(self.crowd.sum(|notes| notes.disconnected), 0);
-        let lost = holds(&history, except);
+        println!("{}", self.followers.report());
+        assert_eq!(self.followers.sum(|notes| notes.disconnected), 0);
+        let lost = assert_consistent(&history, except);
         println!("{} acknowledged and lost with the primary", lost.len());
     }
 }
 
-/// What the dead primary had not given its replica yet is lost, visibly; everything else is there.
+/// Publications that the replica has not received are lost, and clients are told. Everything else is there.
 #[tokio::test]
-async fn a_killed_primary_of_a_cluster_is_replaced_and_who_saw_what_is_lost_is_told() {
+async fn a_killed_cluster_primary_is_replaced_and_those_who_saw_lost_messages_are_told() {
     let mut running = Running::begin().await;
     let (primary, replica) = running.cluster.of(ROOM).await;
     running.cluster.nodes[primary].kill();
     let killed = Instant::now();
     let again = running
-        .crowd
-        .writes_again(killed + Duration::from_millis(300))
+        .followers
+        .until_acknowledged_since(killed + Duration::from_millis(300))
         .await;
     let again = again + Duration::from_millis(300);
     println!("on after {again:?}");
@@ -74,9 +74,8 @@ async fn a_killed_primary_of_a_cluster_is_replaced_and_who_saw_what_is_lost_is_t
     running.ends_well(&[Kind::Forgotten]).await;
 }
 
-/// A planned one loses nothing at all.
 #[tokio::test]
-async fn a_primary_of_a_cluster_that_hands_over_loses_nothing() {
+async fn a_planned_failover_of_a_cluster_primary_loses_nothing() {
     let running = Running::begin().await;
     for _ in 0..if long() { 10 } else { 2 } {
         let (primary, replica) = running.cluster.of(ROOM).await;
@@ -87,26 +86,27 @@ async fn a_primary_of_a_cluster_that_hands_over_loses_nothing() {
             running.cluster.of_primary(ROOM).await == replica
         })
         .await;
-        running.crowd.goes_on(50).await;
-        wait::eventually("the old primary is linked", 2 * SOON, async || {
+        running.followers.until_each_acknowledged(50).await;
+        wait::eventually("the old primary follows", 2 * SOON, async || {
             let link = running.cluster.nodes[primary].info("replication", "master_link_status");
             link.await.as_deref() == Some("up")
         })
         .await;
-        // Within two node time-outs the others vote for one replica of a primary only: a second one would hang.
+        // Within two node time-outs the others vote only once for a replica of one primary. A second failover would
+        // hang.
         while began.elapsed() < 3 * NODE_TIMEOUT {
-            running.crowd.goes_on(50).await;
+            running.followers.until_each_acknowledged(50).await;
         }
     }
-    assert_eq!(running.crowd.sum(|notes| notes.losses().len()), 0);
+    assert_eq!(running.followers.sum(|notes| notes.losses().len()), 0);
     running.ends_well(&[]).await;
 }
 
-/// One primary hangs, and nobody takes over: what is to leave its channels waits, and leaves elsewhere land all the same.
+/// One primary hangs and is not replaced. Leaves of its channels wait, and leaves of other channels do not.
 #[tokio::test]
-async fn leaves_on_a_shard_that_hangs_delay_none_on_another() {
+async fn leaves_on_a_shard_that_hangs_delay_no_leaves_on_another() {
     let plan = Plan::of(1, 1).alone();
-    let _turn = plan.turn().await;
+    let _permit = plan.permit().await;
     let cluster = Cluster::without_failover().await;
     let services = plan.services(&cluster.url(), &cluster.url()).await;
     let connector = services.connectors[0].address();
@@ -145,7 +145,7 @@ async fn leaves_on_a_shard_that_hangs_delay_none_on_another() {
     .await;
 }
 
-/// The room's own slot moves, there and back, and many others with it.
+/// The slot of the room moves to another primary and back, and then many slots move.
 #[tokio::test]
 async fn slots_that_move_under_load_lose_nothing() {
     let running = Running::begin().await;
@@ -156,8 +156,8 @@ async fn slots_that_move_under_load_lose_nothing() {
         let to = (0..3).find(|node| *node != from).expect("another primary");
         cluster.move_slot(slot, from, to);
         let moved = Instant::now();
-        let again = running.crowd.writes_again(moved).await;
-        running.crowd.goes_on(50).await;
+        let again = running.followers.until_acknowledged_since(moved).await;
+        running.followers.until_each_acknowledged(50).await;
         println!("slot {slot} moved from {from} to {to}; on after {again:?}");
         assert_eq!(cluster.of_primary(ROOM).await, to);
     }
@@ -165,6 +165,6 @@ async fn slots_that_move_under_load_lose_nothing() {
     let from = cluster.of_primary(ROOM).await;
     let to = (0..3).find(|node| *node != from).expect("another primary");
     cluster.move_slots(from, to, slots).await;
-    assert_eq!(running.crowd.sum(|notes| notes.losses().len()), 0);
+    assert_eq!(running.followers.sum(|notes| notes.losses().len()), 0);
     running.ends_well(&[]).await;
 }

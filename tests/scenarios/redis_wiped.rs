@@ -1,58 +1,58 @@
-//! A Redis that has forgotten everything: whoever held a position is told, whichever way it comes up, and whoever has a
-//! live socket is a member again.
+//! Redis has lost all its data. Every client that had a position is told, however Redis comes back, and every client
+//! with a live socket becomes a member again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 use testkit::chat_api::ChatApi;
 use testkit::checker::Kind;
-use testkit::crowd::{Crowd, ROOM, WHOLE_LOG, holds};
 use testkit::follower::{Follower, Leaving, Notes};
+use testkit::followers::{Followers, ROOM, WHOLE_LOG, assert_consistent};
 use testkit::history::Reason;
+use testkit::permit::Permit;
 use testkit::redis::Redis;
 use testkit::system::{Plan, Services};
-use testkit::turn::Turn;
 use testkit::{SOON, long, wait};
 
-/// Two renewals of a lease of a second, and what a busy machine takes to join everybody again.
+/// Two renewals of a lease of one second, and the time that a busy machine needs to join everybody again.
 const REPAIRED: Duration = Duration::from_millis(667 + 1_500);
 
 struct Wiped {
     services: Services,
-    crowd: Crowd,
+    followers: Followers,
     redis: Redis,
-    _turn: Turn,
+    _permit: Permit,
 }
 
 impl Wiped {
-    /// A crowd that has spoken, and is silent now.
+    /// Starts services, and members that have sent messages and are silent now.
     async fn begin(connector_flags: &[&'static str]) -> Self {
         let plan = Plan::of(3, 1)
             .chat_flags(&[WHOLE_LOG, ["--lease", "1s"]].concat())
             .connector_flags(&["--lease", "1s"])
             .connector_flags(connector_flags);
-        let turn = plan.turn().await;
-        let redis = Redis::forgetful().await;
+        let permit = plan.permit().await;
+        let redis = Redis::without_persistence().await;
         let services = plan.services(&redis.url(), &redis.url()).await;
         // Nobody is at the third connector.
-        let mut crowd = Crowd::gather(&services.addresses()[..2], 4, 4).await;
+        let mut followers = Followers::start(&services.addresses()[..2], 4, 4).await;
         for number in 4..if long() { 500 } else { 4 } {
-            crowd.joined_by(&format!("listener{number}")).await;
+            followers.add_listener(&format!("listener{number}")).await;
         }
-        crowd.speak();
-        crowd.goes_on(30).await;
-        crowd.fall_silent().await;
+        followers.start_sending();
+        followers.until_each_acknowledged(30).await;
+        followers.stop_sending().await;
         Self {
             services,
-            crowd,
+            followers,
             redis,
-            _turn: turn,
+            _permit: permit,
         }
     }
 
-    /// What everybody had is gone, everybody was told, and nothing else was wrong.
+    /// Checks that the log began anew, that everybody was told, and that nothing else was wrong.
     async fn ends_well(&self) {
         let api = self.services.api(0);
-        let live = self.crowd.live().into_iter();
+        let live = self.followers.live().into_iter();
         let live: BTreeMap<_, _> = live.map(|(user, n)| (user, i64::from(n))).collect();
         wait::eventually(
             "the registry knows the live sockets",
@@ -60,21 +60,24 @@ impl Wiped {
             async || self.redis.logins().await == live,
         )
         .await;
-        let history = self.crowd.comes_to_rest(&api, self.redis.address()).await;
-        println!("{}", self.crowd.report());
+        let history = self
+            .followers
+            .stop_and_collect(&api, self.redis.address())
+            .await;
+        println!("{}", self.followers.report());
         assert!(history.log.first() == 1, "the log has begun anew");
-        for follower in self.crowd.followers() {
+        for follower in self.followers.all() {
             let losses = follower.notes().read().losses();
             let told = losses.iter().any(|(_, reason)| *reason == Reason::Unknown);
             assert!(told, "{} was told {losses:?}", follower.name());
         }
-        let forgotten = holds(&history, &[Kind::Forgotten]);
+        let forgotten = assert_consistent(&history, &[Kind::Forgotten]);
         assert!(!forgotten.is_empty(), "nothing was forgotten");
     }
 }
 
-/// Waits until a follower is told that its position is of another life.
-async fn told(follower: &Follower, within: Duration) {
+/// Waits until a follower is told that its position is unknown.
+async fn until_told(follower: &Follower, within: Duration) {
     let unknown = |notes: &Notes| {
         let losses = notes.losses();
         losses
@@ -91,99 +94,98 @@ async fn publish(chat: &ChatApi) {
     sent.expect("it is taken");
 }
 
-/// At the next publication.
 #[tokio::test]
 async fn after_a_flush_the_next_publication_tells_everybody() {
     let wiped = Wiped::begin(&[]).await;
     wiped.redis.command(&["FLUSHALL"]).await;
     publish(&wiped.services.api(0)).await;
-    for follower in wiped.crowd.followers() {
-        told(follower, SOON).await;
+    for follower in wiped.followers.all() {
+        until_told(follower, SOON).await;
     }
     wiped.ends_well().await;
 }
 
-/// At the next touch, though nobody says anything.
+/// Nobody publishes anything; the touch is enough.
 #[tokio::test]
 async fn after_a_flush_the_next_touch_tells_everybody() {
     let wiped = Wiped::begin(&["--touch", "1s"]).await;
     wiped.redis.command(&["FLUSHALL"]).await;
-    for follower in wiped.crowd.followers() {
-        told(follower, Duration::from_secs(4)).await;
+    for follower in wiped.followers.all() {
+        until_told(follower, Duration::from_secs(4)).await;
     }
     wiped.ends_well().await;
 }
 
-/// At the next read: who comes back is not recovered, whether the connector knows nothing yet, and so must read, or has
-/// all of it in memory and has not noticed.
+/// The client is not recovered, whether its connector does not know the channel yet and must read, or still has the old
+/// log in memory and has not noticed anything.
 #[tokio::test]
-async fn after_a_flush_who_comes_back_is_told() {
+async fn after_a_flush_a_client_that_comes_back_is_told() {
     for connector in [2, 0] {
-        who_comes_back_is_told(connector).await;
+        a_client_that_comes_back_is_told(connector).await;
     }
 }
 
-async fn who_comes_back_is_told(connector: usize) {
+async fn a_client_that_comes_back_is_told(connector: usize) {
     let wiped = Wiped::begin(&[]).await;
-    let follower = wiped.crowd.followers().last().expect("somebody");
-    follower.go_away(Leaving::Breaking).await;
+    let follower = wiped.followers.all().last().expect("somebody");
+    follower.disconnect(Leaving::Breaking).await;
     wiped.redis.command(&["FLUSHALL"]).await;
     let connector = wiped.services.connectors[connector].address();
     follower.go_to(connector, Leaving::Breaking).await;
-    told(follower, SOON).await;
+    until_told(follower, SOON).await;
     assert_eq!(follower.notes().read().recovered, (0, 1));
     publish(&wiped.services.api(0)).await;
     wiped.ends_well().await;
 }
 
-/// A restart without a file tells everybody at once: each connection to Redis is new, and reads.
+/// They are told at once, because each connection to Redis is new, and reads.
 #[tokio::test]
 async fn after_a_restart_without_a_file_everybody_is_told() {
     let mut wiped = Wiped::begin(&[]).await;
     wiped.redis.kill();
     wiped.redis.restart().await;
-    for follower in wiped.crowd.followers() {
-        told(follower, SOON).await;
+    for follower in wiped.followers.all() {
+        until_told(follower, SOON).await;
     }
     wiped.ends_well().await;
 }
 
-/// While nobody says anything, and while everybody speaks.
+/// In some rounds nobody sends, in the others everybody does.
 #[tokio::test]
-async fn after_a_flush_the_members_are_soon_again_who_has_a_live_socket() {
+async fn after_a_flush_clients_with_a_live_socket_are_soon_members_again() {
     let wiped = Wiped::begin(&[]).await;
     let api = wiped.services.api(0);
     for round in 0..if long() { 20 } else { 4 } {
         if round % 2 == 0 {
-            wiped.crowd.fall_silent().await;
+            wiped.followers.stop_sending().await;
         } else {
-            wiped.crowd.speak();
-            wiped.crowd.goes_on(10).await;
+            wiped.followers.start_sending();
+            wiped.followers.until_each_acknowledged(10).await;
         }
         wiped.redis.command(&["FLUSHALL"]).await;
-        let took = wiped.crowd.is_listed_within(REPAIRED, &api).await;
+        let took = wiped.followers.until_listed(REPAIRED, &api).await;
         println!("members again after {took:?}");
     }
-    wiped.crowd.goes_on(10).await;
-    assert_eq!(wiped.crowd.sum(|notes| notes.disconnected), 0);
+    wiped.followers.until_each_acknowledged(10).await;
+    assert_eq!(wiped.followers.sum(|notes| notes.disconnected), 0);
     wiped.ends_well().await;
 }
 
 #[tokio::test]
-async fn after_a_restart_without_a_file_the_members_are_soon_again_who_has_a_live_socket() {
+async fn after_a_restart_without_a_file_clients_with_live_sockets_are_soon_members() {
     let mut wiped = Wiped::begin(&[]).await;
     let api = wiped.services.api(0);
-    wiped.crowd.speak();
-    wiped.crowd.goes_on(10).await;
+    wiped.followers.start_sending();
+    wiped.followers.until_each_acknowledged(10).await;
     wiped.redis.kill();
     wiped.redis.restart().await;
     let connected = Duration::from_secs(1);
     let took = wiped
-        .crowd
-        .is_listed_within(REPAIRED + connected, &api)
+        .followers
+        .until_listed(REPAIRED + connected, &api)
         .await;
     println!("members again after {took:?}");
-    wiped.crowd.goes_on(10).await;
-    assert_eq!(wiped.crowd.sum(|notes| notes.disconnected), 0);
+    wiped.followers.until_each_acknowledged(10).await;
+    assert_eq!(wiped.followers.sum(|notes| notes.disconnected), 0);
     wiped.ends_well().await;
 }

@@ -1,4 +1,4 @@
-//! Requests that the original choked on (F1, F12, F13).
+//! Requests that the original could not handle (F1, F12, F13).
 
 use testkit::SOON;
 use testkit::link::End;
@@ -13,7 +13,7 @@ fn closed_normally(end: &End) -> bool {
     matches!(end, End::Closed { code: 1000, .. })
 }
 
-/// F1: one request with an id from 2³¹ hung the connector for everybody.
+/// F1: in the original, one request with an id from 2³¹ hung the connector for everybody.
 #[tokio::test]
 async fn a_request_id_from_two_to_the_31_hangs_nobody_f01() {
     let system = Plan::of(1, 1).start().await;
@@ -28,7 +28,7 @@ async fn a_request_id_from_two_to_the_31_hangs_nobody_f01() {
 
 /// F1: an id above 2³² − 1 closes its connection, and nobody else's.
 #[tokio::test]
-async fn a_request_id_beyond_32_bits_closes_its_connection_alone_f01() {
+async fn a_request_id_beyond_32_bits_closes_only_its_own_connection_f01() {
     let system = Plan::of(1, 1).start().await;
     let bystander = system.member(0, "bystander", "room").await;
     for id in [1 << 32, (1 << 35) - 1, 1 << 63, u64::MAX] {
@@ -44,14 +44,14 @@ async fn a_request_id_beyond_32_bits_closes_its_connection_alone_f01() {
     assert!(closed_normally(&client.end(SOON).await));
 }
 
-/// F12: `true`, objects, arrays and endless names were accepted as users and rooms.
+/// F12: in the original, `true`, objects, arrays and endless names were accepted as users and rooms.
 #[tokio::test]
-async fn what_is_no_name_is_refused_as_user_and_as_room_f12() {
+async fn an_invalid_name_is_refused_as_a_user_and_as_a_room_f12() {
     let system = Plan::of(1, 1).start().await;
     let client = system.visitor(0).await;
     let text = |length: usize| format!("\"{}\"", "x".repeat(length));
     let control = r#""a\u0000b""#.to_owned();
-    let no_names = [
+    let invalid_names = [
         "true".to_owned(),
         "{}".to_owned(),
         r#"{"a":1}"#.to_owned(),
@@ -62,11 +62,11 @@ async fn what_is_no_name_is_refused_as_user_and_as_room_f12() {
         r#""a\nb""#.to_owned(),
     ];
     let too_long = [(text(129), "4".to_owned()), ("4".to_owned(), text(257))];
-    let pairs = no_names
+    let pairs = invalid_names
         .iter()
-        .flat_map(|no_name| {
+        .flat_map(|invalid| {
             let name = "4".to_owned();
-            [(no_name.clone(), name.clone()), (name, no_name.clone())]
+            [(invalid.clone(), name.clone()), (name, invalid.clone())]
         })
         .chain(too_long);
     for (user, room) in pairs {
@@ -81,9 +81,9 @@ async fn what_is_no_name_is_refused_as_user_and_as_room_f12() {
             assert_eq!(client.request(LOGIN, &body).await, MISSING, "{body}");
         }
     }
-    // Something missing comes before something wrong.
+    // A missing parameter is reported before a wrong one.
     assert_eq!(client.request(LOGIN, r#"{"userId":true}"#).await, MISSING);
-    // The longest names are names.
+    // The longest names are accepted.
     let body = format!(r#"{{"userId":{},"lessonId":{}}}"#, text(128), text(256));
     assert_eq!(client.request(LOGIN, &body).await, LOGGED_IN);
     system
@@ -91,7 +91,7 @@ async fn what_is_no_name_is_refused_as_user_and_as_room_f12() {
         .await;
 }
 
-/// F12: a JSON array as a body left the request unanswered for ever.
+/// F12: in the original, a request with a JSON array as its body was never answered.
 #[tokio::test]
 async fn an_array_as_a_body_is_answered_with_an_error_f12() {
     let system = Plan::of(1, 1).start().await;
@@ -106,7 +106,7 @@ async fn an_array_as_a_body_is_answered_with_an_error_f12() {
     assert_eq!(client.push_count(), 1, "an array was published");
 }
 
-/// F13: two packages in one frame closed the connection.
+/// F13: in the original, two packages in one frame closed the connection.
 #[tokio::test]
 async fn several_packages_in_one_frame_are_all_carried_out_in_order_f13() {
     let system = Plan::of(1, 1).start().await;
@@ -133,7 +133,7 @@ async fn several_packages_in_one_frame_are_all_carried_out_in_order_f13() {
     assert_eq!(client.until_pushes(3).await, expected);
 }
 
-/// F13: a length beyond the frame was padded with zeros and accepted.
+/// F13: in the original, a length beyond the frame was padded with zeros and accepted.
 #[tokio::test]
 async fn a_package_longer_than_its_frame_closes_the_connection_f13() {
     let system = Plan::of(1, 1).start().await;

@@ -1,21 +1,21 @@
-//! A replica that lacks a channel's last joins and leaves takes over: log and members fall back together, and the members
-//! are soon again who has a live socket.
+//! A replica that lacks the last joins and leaves of a channel takes over. Log and members fall back together, and soon
+//! every client with a live socket, and nobody else, is a member again.
 
 use std::time::Duration;
 use testkit::checker::Kind;
 use testkit::cluster::Cluster;
-use testkit::crowd::{Crowd, ROOM, WHOLE_LOG, holds};
 use testkit::follower::Leaving;
+use testkit::followers::{Followers, ROOM, WHOLE_LOG, assert_consistent};
 use testkit::redis::Redis;
 use testkit::resp::{Resp, Value};
 use testkit::system::Plan;
 use testkit::{SOON, wait};
 use tokio::time::Instant;
 
-/// From the first write that the new primary takes: whatever is under suspicion is looked at without its turn.
+/// From the first write that the new primary takes. Channels that may have lost something are reconciled out of turn.
 const REPAIRED: Duration = Duration::from_secs(3);
 
-/// How many sessions a replica has of a channel.
+/// How many sessions of the room a replica has.
 async fn sessions(replica: &Redis) -> i64 {
     let connection = Resp::connect(replica.address()).await;
     let mut connection = connection.expect("the replica is there");
@@ -29,22 +29,22 @@ async fn sessions(replica: &Redis) -> i64 {
 }
 
 #[tokio::test]
-async fn joins_and_leaves_that_a_promoted_replica_lacks_are_made_up_for() {
+async fn joins_and_leaves_that_a_promoted_replica_lacks_are_repeated() {
     let lease = ["--lease", "1s"];
     let plan = Plan::of(2, 2).alone().connector_flags(&lease);
     let plan = plan.chat_flags(&[WHOLE_LOG, lease].concat());
-    let _turn = plan.turn().await;
+    let _permit = plan.permit().await;
     let mut cluster = Cluster::start().await;
     let services = plan.services(&cluster.url(), &cluster.url()).await;
     let api = services.api(0);
-    let mut crowd = Crowd::gather(&services.addresses(), 4, 8).await;
-    crowd.speak();
-    crowd.goes_on(20).await;
+    let mut followers = Followers::start(&services.addresses(), 4, 8).await;
+    followers.start_sending();
+    followers.until_each_acknowledged(20).await;
 
     let (primary, replica) = cluster.of(ROOM).await;
     let (leading, following) = (&cluster.nodes[primary], &cluster.nodes[replica]);
     following.until_caught_up(leading).await;
-    // A password that the primary doesn't know keeps the replica away, with what it has.
+    // With a wrong password the replica cannot connect to the primary, and keeps what it has.
     following
         .command(&["CONFIG", "SET", "masterauth", "wrong"])
         .await;
@@ -57,37 +57,37 @@ async fn joins_and_leaves_that_a_promoted_replica_lacks_are_made_up_for() {
     })
     .await;
     for number in 0..4 {
-        crowd.joined_by(&format!("newcomer{number}")).await;
+        followers.add_listener(&format!("newcomer{number}")).await;
     }
-    let leavers = &crowd.followers()[8..12];
+    let leavers = &followers.all()[8..12];
     for (number, leaver) in leavers.iter().enumerate() {
         let leaving = [Leaving::Closing, Leaving::Breaking][number % 2];
-        leaver.go_away(leaving).await;
+        leaver.disconnect(leaving).await;
     }
-    crowd.is_listed_within(SOON, &api).await;
+    followers.until_listed(SOON, &api).await;
     assert_eq!(
         sessions(following).await,
         12,
-        "it knows neither of joins nor of leaves"
+        "it has neither the joins nor the leaves"
     );
 
     cluster.nodes[primary].kill();
     let killed = Instant::now();
-    let again = crowd
-        .writes_again(killed + Duration::from_millis(500))
+    let again = followers
+        .until_acknowledged_since(killed + Duration::from_millis(500))
         .await;
-    let took = crowd.is_listed_within(REPAIRED, &api).await;
+    let took = followers.until_listed(REPAIRED, &api).await;
     println!("writes after {again:?}, members again after further {took:?}");
     assert_eq!(cluster.of_primary(ROOM).await, replica);
 
-    // Who was away meanwhile has seen what is gone, and is told, too.
-    for leaver in &crowd.followers()[8..12] {
+    // Clients that were away have seen what is lost, and are told, too.
+    for leaver in &followers.all()[8..12] {
         leaver.go_to(leaver.home(), Leaving::Closing).await;
     }
-    crowd.goes_on(20).await;
-    let history = crowd.comes_to_rest(&api, cluster.any().await).await;
-    println!("{}", crowd.report());
-    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
-    let forgotten = holds(&history, &[Kind::Forgotten]);
+    followers.until_each_acknowledged(20).await;
+    let history = followers.stop_and_collect(&api, cluster.any().await).await;
+    println!("{}", followers.report());
+    assert_eq!(followers.sum(|notes| notes.disconnected), 0);
+    let forgotten = assert_consistent(&history, &[Kind::Forgotten]);
     assert!(!forgotten.is_empty(), "nothing was rolled back");
 }

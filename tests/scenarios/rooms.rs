@@ -1,4 +1,4 @@
-//! What a channel is to its members, on whatever connector they are: join, message and leave in one sequence.
+//! What members of a channel see, on whichever connectors they are: joins, messages and leaves in one sequence.
 
 use testkit::SOON;
 use testkit::link::End;
@@ -6,7 +6,7 @@ use testkit::pomelo::{LOGGED_IN, LOGGED_IN_ALREADY, LOGIN, SEND, SENT, heard, jo
 use testkit::system::{Plan, System};
 use testkit::websocket::NO_CODE;
 
-/// K1, K2: to the byte, the sender's own copy included.
+/// K1, K2: every byte is compared, also of the sender's own copy.
 #[tokio::test]
 async fn members_on_two_connectors_see_joins_messages_and_leaves_in_one_sequence() {
     let system = System::start().await;
@@ -26,9 +26,8 @@ async fn members_on_two_connectors_see_joins_messages_and_leaves_in_one_sequence
     assert_eq!(bob.pushes(), [&joined("bob"), message]);
 }
 
-/// Channels are apart: nothing of one is told in another.
 #[tokio::test]
-async fn a_member_of_another_channel_hears_nothing() {
+async fn a_member_of_another_channel_receives_nothing() {
     let system = System::start().await;
     let alice = system.member(0, "alice", "one").await;
     let bob = system.member(0, "bob", "another").await;
@@ -39,9 +38,9 @@ async fn a_member_of_another_channel_hears_nothing() {
     assert_eq!(bob.pushes(), [joined("bob"), heard("bob", "end")]);
 }
 
-/// K2, and who is told what: the reply to login first, then the own onJoin.
+/// K2: the client's own onJoin is its first push.
 #[tokio::test]
-async fn logins_reply_comes_before_the_own_join() {
+async fn the_reply_to_a_login_comes_before_the_clients_own_join() {
     let system = Plan::of(1, 1).start().await;
     for number in 0..20 {
         let client = system.member(0, &format!("user{number}"), "room").await;
@@ -71,9 +70,9 @@ async fn a_user_named_by_a_number_is_shown_as_a_number() {
     assert_eq!(watcher.pushes()[1..], expected);
 }
 
-/// K1: `userId` cannot be spoofed, however it is spelled; every other byte passes as it is.
+/// K1: `userId` cannot be spoofed, however it is spelled. Every other byte is passed on unchanged.
 #[tokio::test]
-async fn a_body_passes_verbatim_but_for_the_user() {
+async fn a_body_is_passed_on_verbatim_except_for_the_user() {
     let system = System::start().await;
     let alice = system.member(0, "alice", "room").await;
     let bob = system.member(1, "bob", "room").await;
@@ -112,7 +111,7 @@ async fn a_body_passes_verbatim_but_for_the_user() {
     assert_eq!(body["b"]["userId"], "kept");
 }
 
-/// K3: what one client sends without waiting arrives everywhere in that order.
+/// K3: messages that one client sends without waiting arrive everywhere in their order.
 #[tokio::test]
 async fn a_senders_messages_arrive_in_its_order() {
     const COUNT: usize = 500;
@@ -129,15 +128,15 @@ async fn a_senders_messages_arrive_in_its_order() {
         let expected = format!(r#"onMessage {{"n":{number},"userId":"alice"}}"#);
         assert_eq!(*push, expected);
     }
-    // A connection's commands are answered in order, too.
+    // The requests of a connection are answered in order, too.
     let received = alice.inbox().read();
     let ids = received.replies.iter().map(|reply| reply.id);
     assert!(ids.is_sorted(), "answers overtook each other");
 }
 
-/// K3: send, then close at once: still delivered, and join < message < leave.
+/// K3: it comes after the join and before the leave.
 #[tokio::test]
-async fn the_last_words_of_who_closes_at_once_are_heard() {
+async fn a_message_that_is_sent_right_before_a_close_is_delivered() {
     let system = System::start().await;
     let bob = system.member(1, "bob", "room").await;
     let mut expected = vec![joined("bob")];
@@ -148,7 +147,7 @@ async fn the_last_words_of_who_closes_at_once_are_heard() {
         client.close().await;
         expected.extend([joined(&user), heard(&user, "bye"), left(&user)]);
     }
-    // Connections of different users may end in any order; here each is over before the next begins.
+    // The order between users is not checked: connections of different users may end in any order.
     let pushes = bob.until_pushes(expected.len()).await;
     let of = |list: &[String], user: &str| -> Vec<String> {
         let quoted = format!("\"{user}\"");
@@ -161,9 +160,9 @@ async fn the_last_words_of_who_closes_at_once_are_heard() {
     }
 }
 
-/// K4: close, end of stream, reset, silence and kick: each is a leave.
+/// K4: a close, the end of the stream, a reset, silence and a kick are all leaves.
 #[tokio::test]
-async fn every_way_to_go_is_a_leave() {
+async fn every_way_to_disconnect_is_a_leave() {
     let plan = Plan::of(2, 1).connector_flags(&["--heartbeat", "1"]);
     let system = plan.start().await;
     let watcher = system.member(1, "watcher", "room").await;
@@ -181,7 +180,7 @@ async fn every_way_to_go_is_a_leave() {
     watcher.until_push(&left("resets")).await;
 
     let silent = system.member(0, "silent", "room").await;
-    silent.fall_silent();
+    silent.stop_heartbeats();
     watcher.until_push(&left("silent")).await;
     let closed = |end: End, codes: [u16; 2]| match end {
         End::Closed { code, .. } => codes.contains(&code),
@@ -195,11 +194,11 @@ async fn every_way_to_go_is_a_leave() {
     assert_eq!(attacks.kicked().as_deref(), Some("attack"));
     assert!(closed(attacks.end(SOON).await, [1000, 1000]));
 
-    // Who answered its heartbeats all the while is still there.
+    // The watcher has answered its heartbeats, and is still there.
     assert_eq!(watcher.say("here").await, SENT);
 }
 
-/// K7: a room is named by JavaScript's `String(x)`.
+/// K7: the name of a room is JavaScript's `String(x)`.
 #[tokio::test]
 async fn a_number_and_its_text_name_the_same_room() {
     let system = Plan::of(2, 2).login_policy("allow").start().await;
@@ -242,7 +241,7 @@ async fn a_number_and_its_text_name_the_same_user() {
     assert_eq!(text.login("6", "r").await, LOGGED_IN);
 }
 
-/// A channel begun on one connector is there for who comes later on another, in whatever script its name is.
+/// Clients on different connectors find the same channel, whatever characters its name has.
 #[tokio::test]
 async fn any_text_without_control_characters_names_a_room() {
     let system = Plan::of(2, 2).login_policy("allow").start().await;

@@ -1,7 +1,7 @@
-//! Sentinels replace a primary that is dead or hangs; chats and connectors follow them.
+//! Sentinels replace a primary that is dead or hangs, and chats and connectors follow them.
 
 use std::time::Duration;
-use testkit::crowd::{Crowd, WHOLE_LOG, holds};
+use testkit::followers::{Followers, WHOLE_LOG, assert_consistent};
 use testkit::redis::Redis;
 use testkit::sentinels::Sentinels;
 use testkit::system::Plan;
@@ -11,33 +11,35 @@ use tokio::time::Instant;
 /// From the fault to the next acknowledgement, when Sentinels take a server to be down after one second.
 const BACK: Duration = Duration::from_secs(5);
 
-/// What was acknowledged by a replica is there, whichever replica it is.
+/// Loses the primary, and checks that everything that a replica acknowledged is there, whichever replica takes over.
 async fn a_primary_is_lost(lose: impl FnOnce(&mut Redis)) -> (Sentinels, usize) {
     let plan = Plan::of(2, 2)
         .chat_flags(&WHOLE_LOG)
         .chat_flags(&["--ack", "replica"]);
     let mut sentinels = Sentinels::start().await;
     let services = plan.services(&sentinels.url(), &sentinels.url()).await;
-    let crowd = Crowd::gather(&services.addresses(), 6, 4).await;
-    crowd.speak();
-    crowd.goes_on(50).await;
+    let followers = Followers::start(&services.addresses(), 6, 4).await;
+    followers.start_sending();
+    followers.until_each_acknowledged(50).await;
     let first = sentinels.primary().await;
     assert_eq!(first, Some(sentinels.servers[0].address()));
 
     lose(&mut sentinels.servers[0]);
     let lost = Instant::now();
     // An acknowledgement from before may still be on its way.
-    let again = crowd.writes_again(lost + Duration::from_millis(500)).await;
+    let again = followers
+        .until_acknowledged_since(lost + Duration::from_millis(500))
+        .await;
     let again = again + Duration::from_millis(500);
-    crowd.goes_on(50).await;
+    followers.until_each_acknowledged(50).await;
     let primary = sentinels.primary().await.expect("there is a new primary");
     assert_ne!(Some(primary), first, "nobody took over");
 
-    let history = crowd.comes_to_rest(&services.api(0), primary).await;
-    println!("on after {again:?}; {}", crowd.report());
+    let history = followers.stop_and_collect(&services.api(0), primary).await;
+    println!("on after {again:?}; {}", followers.report());
     assert!(history.log.epochs.len() > 1, "no new epoch");
-    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
-    holds(&history, &[]);
+    assert_eq!(followers.sum(|notes| notes.disconnected), 0);
+    assert_consistent(&history, &[]);
     assert!(again <= BACK, "{again:?}");
     let server = sentinels
         .servers
@@ -46,17 +48,16 @@ async fn a_primary_is_lost(lose: impl FnOnce(&mut Redis)) -> (Sentinels, usize) 
     (sentinels, server.expect("one of the three"))
 }
 
-/// Killed.
 #[tokio::test]
 async fn sentinels_replace_a_killed_primary_and_nothing_acknowledged_is_lost() {
-    let _turn = Plan::of(2, 2).alone().turn().await;
+    let _permit = Plan::of(2, 2).alone().permit().await;
     a_primary_is_lost(Redis::kill).await;
 }
 
-/// Frozen; when it goes on it is a replica, and harms nobody.
+/// When the old primary goes on, it is a replica and harms nobody.
 #[tokio::test]
 async fn sentinels_replace_a_hanging_primary_and_nothing_acknowledged_is_lost() {
-    let _turn = Plan::of(2, 2).alone().turn().await;
+    let _permit = Plan::of(2, 2).alone().permit().await;
     let (sentinels, _) = a_primary_is_lost(|primary| primary.freeze()).await;
     sentinels.servers[0].thaw();
     wait::eventually("the old primary is a replica", 2 * SOON, async || {

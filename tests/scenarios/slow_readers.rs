@@ -1,4 +1,4 @@
-//! Who does not read is cut off before it costs memory, and delays nobody (F11).
+//! A client that does not read is cut off before it costs memory, and delays nobody (F11).
 
 use testkit::pomelo::{FAILED, SEND, SENT, joined, left};
 use testkit::system::Plan;
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 const MEBIBYTE: u64 = 1 << 20;
 
-/// F11: 32 MB were buffered for one that did not read, and there was no bound.
+/// F11: the original buffered 32 MB for one client that did not read, and had no bound.
 #[tokio::test]
 async fn slow_readers_are_cut_off_within_their_bound_and_delay_nobody_f11() {
     const STALLED: usize = 10;
@@ -18,7 +18,7 @@ async fn slow_readers_are_cut_off_within_their_bound_and_delay_nobody_f11() {
     let healthy = system.member(0, "healthy", "room").await;
     let mut stalled = Vec::new();
     for number in 0..STALLED {
-        let client = testkit::pomelo::Client::connect_narrow(connector.address()).await;
+        let client = testkit::pomelo::Client::connect_with_small_buffer(connector.address()).await;
         client.enter(&format!("stalled{number}"), "room").await;
         client.stop_reading();
         stalled.push(client);
@@ -33,11 +33,12 @@ async fn slow_readers_are_cut_off_within_their_bound_and_delay_nobody_f11() {
         assert_eq!(answer, SENT, "message {number}");
         assert!(
             pace::since(asked) < SOON / 10,
-            "slowed down by who doesn't read"
+            "slow readers delay the sender"
         );
     }
 
-    // The healthy one has it all, and is told that the others went, while they still sit there and read nothing.
+    // The healthy client has everything. It is told that the others left while they are still connected and read
+    // nothing.
     for number in 0..STALLED {
         healthy.until_push(&left(&format!("stalled{number}"))).await;
     }
@@ -55,7 +56,7 @@ async fn slow_readers_are_cut_off_within_their_bound_and_delay_nobody_f11() {
         .until_members("room", &[("healthy", 1), ("sender", 1)])
         .await;
 
-    // 1 MiB for each that stalls; the rest is what a process needs under such a load, whoever reads.
+    // 1 MiB for each stalled client. The rest is what a process needs under such a load, even if all clients read.
     let bound = before.now + STALLED as u64 * MEBIBYTE + 24 * MEBIBYTE;
     let peak = connector.memory().peak;
     assert!(
@@ -72,14 +73,14 @@ async fn slow_readers_are_cut_off_within_their_bound_and_delay_nobody_f11() {
     }
 }
 
-/// F11: so is who asks without reading the answers.
+/// F11, for the answers to a client's own requests.
 #[tokio::test]
-async fn who_asks_without_reading_the_answers_costs_no_memory_without_bound_f11() {
+async fn a_client_that_asks_without_reading_the_answers_costs_bounded_memory_f11() {
     let count = if long() { 2_000_000 } else { 200_000 };
     let system = Plan::of(1, 1).alone().start().await;
     let connector = &system.connectors[0];
     let bystander = system.member(0, "bystander", "room").await;
-    let client = testkit::pomelo::Client::connect_narrow(connector.address()).await;
+    let client = testkit::pomelo::Client::connect_with_small_buffer(connector.address()).await;
     client.stop_reading();
     let before = connector.memory();
     let asks = async {
@@ -87,7 +88,7 @@ async fn who_asks_without_reading_the_answers_costs_no_memory_without_bound_f11(
             client.start_as(id, "connector.handler.nosuch", "{}").await;
         }
     };
-    // It may be cut off, or made to wait by a connector that reads no more: both are bounds.
+    // It may be cut off, or it may have to wait because the connector stops reading. Both are bounds.
     let _ = testkit::pace::timeout(SOON / 2, asks).await;
     assert_eq!(
         bystander.request("connector.handler.nosuch", "{}").await,

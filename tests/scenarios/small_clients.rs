@@ -1,4 +1,4 @@
-//! Clients of a hundred lines in Python and Go, with nothing but a WebSocket library: `tests/clients`.
+//! Clients of a hundred lines in Python and Go that need only a WebSocket library: `tests/clients`.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use testkit::relay::Relay;
 use testkit::system::{Plan, System};
 use testkit::workspace;
 
-/// It says what it reads, prints what it is given, and after a lost connection what it has missed, once.
+/// It sends its input, prints what it receives, and after a lost connection what it has missed, once.
 async fn talks_and_comes_back(name: &str, mut command: Command) {
     let system = System::start().await;
     let relay = Relay::to(system.connectors[0].address()).await;
@@ -20,7 +20,7 @@ async fn talks_and_comes_back(name: &str, mut command: Command) {
     let listener = system.member(1, "listener", "room").await;
     let mut client = Process::spawn_with_input(name, &mut command, input);
     client
-        .wrote("its onJoin", |line| said(line, "visitor"))
+        .until_line("its onJoin", |line| said(line, "visitor"))
         .await;
     writeln!(words, "hello from {name}").expect("written");
     let pushes = listener.until_pushes(3).await;
@@ -37,10 +37,12 @@ async fn talks_and_comes_back(name: &str, mut command: Command) {
     }
     relay.admit();
     client
-        .wrote("the last message", |line| said(line, "three"))
+        .until_line("the last message", |line| said(line, "three"))
         .await;
     assert_eq!(listener.say("four").await, SENT);
-    client.wrote("the next", |line| said(line, "four")).await;
+    client
+        .until_line("the next", |line| said(line, "four"))
+        .await;
     for text in ["one", "two", "three", "four"] {
         let lines = client.lines();
         let count = lines.iter().filter(|line| said(line, text).is_some());
@@ -51,10 +53,10 @@ async fn talks_and_comes_back(name: &str, mut command: Command) {
     assert!(lines < 110, "{name} has {lines} lines");
 }
 
-/// Its network becomes a black hole right after it has said something: nobody tells it, and it comes back all the same, with
-/// what was said meanwhile. Its own heartbeat takes 15 s.
-async fn notices_a_black_hole(name: &str, mut command: Command) {
-    // The server notices first, so that the user is free again.
+/// Right after it has sent something, its network drops everything silently. It notices by its own heartbeat, which
+/// takes 15 s, and comes back with what was sent meanwhile.
+async fn notices_a_dead_connection(name: &str, mut command: Command) {
+    // The server notices first, so that the user may log in again.
     let system = Plan::of(1, 1)
         .connector_flags(&["--heartbeat", "2s"])
         .start()
@@ -65,20 +67,21 @@ async fn notices_a_black_hole(name: &str, mut command: Command) {
     let listener = system.member(0, "listener", "room").await;
     let mut client = Process::spawn_with_input(name, &mut command, input);
     client
-        .wrote("its onJoin", |line| said(line, "visitor"))
+        .until_line("its onJoin", |line| said(line, "visitor"))
         .await;
     relay.swallow();
     writeln!(words, "into the void").expect("written");
     listener.until_push(&pomelo::left("visitor")).await;
     assert_eq!(listener.say("meanwhile").await, SENT);
-    let came_back = client.wrote_within(Duration::from_secs(40), "what it missed", |line| {
+    let came_back = client.until_line_within(Duration::from_secs(40), "what it missed", |line| {
         said(line, "meanwhile")
     });
     came_back.await;
 }
 
-/// A message beyond the server's limit ends the connection, and is given up by then: the room sees one leave and one join.
-async fn gives_up_what_is_too_large(name: &str, mut command: Command) {
+/// A message beyond the server's limit ends the connection, and is not sent again: the room sees one leave and one
+/// join.
+async fn gives_up_a_message_that_is_too_large(name: &str, mut command: Command) {
     let system = Plan::of(1, 1).start().await;
     let address = system.connectors[0].address();
     command.args([&format!("ws://{address}/ws"), "visitor", "room"]);
@@ -86,7 +89,7 @@ async fn gives_up_what_is_too_large(name: &str, mut command: Command) {
     let listener = system.member(0, "listener", "room").await;
     let mut client = Process::spawn_with_input(name, &mut command, input);
     client
-        .wrote("its onJoin", |line| said(line, "visitor"))
+        .until_line("its onJoin", |line| said(line, "visitor"))
         .await;
     let large = "x".repeat(200_000);
     let speaking = std::thread::spawn(move || {
@@ -97,7 +100,7 @@ async fn gives_up_what_is_too_large(name: &str, mut command: Command) {
     let mut words = speaking.join().expect("it has spoken");
     let joined = pomelo::joined("visitor");
     listener.until_pushes(4).await;
-    // What is said next arrives, in a connection that lasts.
+    // The next message arrives, on a connection that lasts.
     writeln!(words, "short").expect("written");
     testkit::wait::eventually("the next message", testkit::SOON, async || {
         let pushes = listener.until_pushes(1).await;
@@ -149,21 +152,21 @@ async fn a_client_in_go_misses_nothing() {
 }
 
 #[tokio::test]
-async fn a_client_in_python_notices_a_black_hole() {
-    notices_a_black_hole("client.py", in_python()).await;
+async fn a_client_in_python_notices_a_dead_connection() {
+    notices_a_dead_connection("client.py", in_python()).await;
 }
 
 #[tokio::test]
-async fn a_client_in_go_notices_a_black_hole() {
-    notices_a_black_hole("go/main.go", in_go()).await;
+async fn a_client_in_go_notices_a_dead_connection() {
+    notices_a_dead_connection("go/main.go", in_go()).await;
 }
 
 #[tokio::test]
-async fn a_client_in_python_gives_up_what_is_too_large() {
-    gives_up_what_is_too_large("client.py", in_python()).await;
+async fn a_client_in_python_gives_up_a_message_that_is_too_large() {
+    gives_up_a_message_that_is_too_large("client.py", in_python()).await;
 }
 
 #[tokio::test]
-async fn a_client_in_go_gives_up_what_is_too_large() {
-    gives_up_what_is_too_large("go/main.go", in_go()).await;
+async fn a_client_in_go_gives_up_a_message_that_is_too_large() {
+    gives_up_a_message_that_is_too_large("go/main.go", in_go()).await;
 }

@@ -1,75 +1,21 @@
-//! Socket.IO by hand, packet by packet: what its clients rely on and no library shows.
+//! Socket.IO packet by packet: what its clients rely on and no library shows.
 
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
-use testkit::link::{End, Link, Owed, Record};
+use testkit::link::{End, Link};
 use testkit::pace::timeout;
 use testkit::recording::{self, Event};
+use testkit::socket_io::{Packets, connect, message, request, say, until};
 use testkit::system::{Plan, System};
-use testkit::websocket::{CLOSE, Frame, TEXT, Terms};
+use testkit::websocket::{CLOSE, TEXT, Terms};
 use testkit::{SOON, pomelo, wait};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 const WEBSOCKET_3: &str = "/socket.io/?EIO=3&transport=websocket";
 const WEBSOCKET_4: &str = "/socket.io/?EIO=4&transport=websocket";
-
-/// The packets that came over a WebSocket.
-#[derive(Debug, Default)]
-struct Packets {
-    packets: Vec<String>,
-    end: Option<End>,
-}
-
-impl Record for Packets {
-    fn message(&mut self, frame: &Frame) -> Result<Option<Owed>, String> {
-        if frame.opcode != TEXT {
-            return Err("a binary frame from Socket.IO".into());
-        }
-        let packet = String::from_utf8(frame.payload.to_vec());
-        self.packets
-            .push(packet.map_err(|error| error.to_string())?);
-        Ok(None)
-    }
-
-    fn end(&self) -> &Option<End> {
-        &self.end
-    }
-
-    fn set_end(&mut self, end: End) {
-        self.end.get_or_insert(end);
-    }
-}
-
-async fn connect(address: SocketAddr, path: &str) -> Link<Packets> {
-    Link::dial(address, path, Terms::default()).await
-}
-
-async fn say(link: &Link<Packets>, packet: &str) {
-    link.frame(TEXT, packet.as_bytes()).await;
-}
-
-/// Waits until so many packets have come; all of them.
-async fn until(link: &Link<Packets>, count: usize) -> Vec<String> {
-    let came = link.inbox().until(SOON, |record| {
-        (record.packets.len() >= count).then(|| record.packets.clone())
-    });
-    let came = came.await;
-    came.unwrap_or_else(|| panic!("{count} packets: {:?}", link.inbox().read().packets))
-}
-
-/// A request in a string message in an event in a packet.
-fn request(id: u32, route: &str, body: &Value) -> String {
-    let mut message: String = id.to_be_bytes().map(char::from).iter().collect();
-    message.push(char::from(
-        u8::try_from(route.len()).expect("a short route"),
-    ));
-    message.push_str(route);
-    message.push_str(&body.to_string());
-    format!("42{}", json!(["message", message]))
-}
 
 fn login(user: &str) -> String {
     let body = json!({ "userId": user, "lessonId": "room" });
@@ -80,15 +26,7 @@ fn send(id: u32, content: &str) -> String {
     request(id, pomelo::SEND, &json!({ "content": content }))
 }
 
-/// The string message in a packet.
-fn message(packet: &str) -> Value {
-    let event = packet.strip_prefix("42").expect("an event");
-    let event: Value = serde_json::from_str(event).expect("JSON");
-    assert_eq!(event[0], "message");
-    serde_json::from_str(event[1].as_str().expect("a string")).expect("JSON")
-}
-
-/// What was said in the channel, of all these messages.
+/// The contents of all messages of the channel among these packets.
 fn heard(packets: &[String]) -> Vec<String> {
     let events = packets.iter().filter(|packet| packet.starts_with("42"));
     let messages = events.map(|packet| message(packet));
@@ -185,7 +123,10 @@ fn packets(version: u32, body: &str) -> Vec<String> {
     let mut rest = body;
     while !rest.is_empty() {
         let (length, behind) = rest.split_once(':').expect("a length");
-        assert!(body.is_ascii(), "what both generations of clients read");
+        assert!(
+            body.is_ascii(),
+            "clients of both versions count ASCII alike"
+        );
         let (packet, behind) = behind.split_at(length.parse().expect("a number"));
         packets.push(packet.to_owned());
         rest = behind;
@@ -193,8 +134,8 @@ fn packets(version: u32, body: &str) -> Vec<String> {
     packets
 }
 
-/// The recordings that consist of WebSocket alone: packets from the server, replies and pushes as separate sequences
-/// (K2), whatever the ids of connections.
+/// Replays a recording that uses only a WebSocket, and compares the packets of the server. Replies and pushes are
+/// separate sequences (K2), and ids of connections may differ.
 async fn replay(name: &str) {
     let system = Plan::of(1, 1).start().await;
     let address = system.connectors[0].address();
@@ -267,8 +208,8 @@ async fn errors_are_answered_to_socket_io_as_recorded() {
     replay("siofix-03").await;
 }
 
-/// As recorded (siofix-01): the answer to the first poll, the connection's packet in the next, and a login that was posted as
-/// clients of 1.x write it.
+/// As recorded (siofix-01): the answer to the first poll, the connection's packet in the next, and a login that was
+/// posted as clients of 1.x write it.
 #[tokio::test]
 async fn polls_are_answered_as_recorded() {
     let system = Plan::of(1, 1).start().await;
@@ -289,7 +230,7 @@ async fn polls_are_answered_as_recorded() {
 
     let client = Poller::open(address, 3).await;
     assert_eq!(client.poll().await, ["40"]);
-    // Each byte of its UTF-8 as a character, in UTF-8 once more.
+    // Clients of 1.x encode twice: each byte of the UTF-8 is a character, which is encoded again.
     let message = send(2, "哈哈");
     let twice: String = message.bytes().map(char::from).collect();
     client.say(&login("xialei")).await;
@@ -302,9 +243,9 @@ async fn polls_are_answered_as_recorded() {
     assert_eq!(heard(&told), ["哈哈"]);
 }
 
-/// Nothing is lost or overtaken on the way from polls to a WebSocket.
+/// No message is lost, and none overtakes another.
 #[tokio::test]
-async fn a_client_goes_over_from_polls_to_a_websocket_in_the_middle_of_a_conversation() {
+async fn a_client_switches_from_polls_to_a_websocket_in_the_middle_of_a_conversation() {
     let system = System::start().await;
     let address = system.connectors[0].address();
     let speaker = system.member(1, "speaker", "room").await;
@@ -333,14 +274,14 @@ async fn a_client_goes_over_from_polls_to_a_websocket_in_the_middle_of_a_convers
             let socket = connect(address, &path).await;
             say(&socket, "2probe").await;
             assert_eq!(until(&socket, 1).await, ["3probe"]);
-            // The poll that is under way ends, and there is no other.
+            // The poll that is under way ends, and the client begins no other.
             told.extend(client.poll().await);
             say(&socket, "5").await;
             say(&socket, &send(7, "I am over")).await;
             socket
         };
         let ((), socket) = tokio::join!(speaking, upgrading);
-        let all = wait::some("all is heard", SOON, async || {
+        let all = wait::some("all messages have come", SOON, async || {
             let over = socket.inbox().read().packets[1..].to_vec();
             let all = [&told[..], &over[..]].concat();
             let heard = heard(&all);
@@ -351,7 +292,7 @@ async fn a_client_goes_over_from_polls_to_a_websocket_in_the_middle_of_a_convers
         let own = heard.iter().position(|said| said == "I am over");
         heard.remove(own.expect("its own message"));
         let expected: Vec<_> = (0..300).map(|number| number.to_string()).collect();
-        // It joined while the first were said.
+        // It joined while the first messages were sent.
         let first = expected.iter().position(|said| *said == heard[0]);
         assert_eq!(heard, expected[first.expect("one of them")..]);
         let again = http(address, "GET", &client.path, "", "").await;
@@ -365,7 +306,7 @@ async fn a_client_goes_over_from_polls_to_a_websocket_in_the_middle_of_a_convers
 }
 
 #[tokio::test]
-async fn a_websocket_that_proves_nothing_leaves_the_polls_alone() {
+async fn a_websocket_that_does_not_complete_the_probe_leaves_the_polls_alone() {
     let system = Plan::of(1, 1).start().await;
     let address = system.connectors[0].address();
     let client = Poller::open(address, 4).await;
@@ -382,7 +323,7 @@ async fn a_websocket_that_proves_nothing_leaves_the_polls_alone() {
         }
     }
     client.say(&login("u")).await;
-    // What the last one began is over with it: polls wait again.
+    // The probe of the last one ended with it, so polls wait again.
     let mut told = Vec::new();
     while told.len() < 2 {
         told.extend(client.poll().await.into_iter().filter(|it| it != "6"));
@@ -401,7 +342,7 @@ async fn the_newer_version_is_sent_heartbeats_and_the_older_sends_them() {
     assert!(packets[0].contains(r#""pingInterval":1000,"pingTimeout":1000"#));
     say(&old, "2what").await;
     assert_eq!(until(&old, 3).await[2], "3what");
-    // Without a close: some libraries come back only then.
+    // Without a close frame, because some libraries reconnect only then.
     assert_eq!(old.end(Duration::from_secs(5)).await, End::Dropped);
     assert_eq!(until(&old, 3).await.len(), 3, "it was sent no heartbeat");
 
@@ -415,7 +356,7 @@ async fn the_newer_version_is_sent_heartbeats_and_the_older_sends_them() {
     }
     assert_eq!(new.end(Duration::from_secs(5)).await, End::Dropped);
 
-    // One that polls and is gone is found out alike.
+    // A polling client that is gone is noticed, too.
     let gone = Poller::open(address, 3).await;
     gone.say(&login("gone")).await;
     system.until_members("room", &[("gone", 1)]).await;
@@ -423,7 +364,7 @@ async fn the_newer_version_is_sent_heartbeats_and_the_older_sends_them() {
 }
 
 #[tokio::test]
-async fn what_is_no_request_of_engine_io_is_told_so() {
+async fn a_request_that_is_not_engine_io_is_refused_with_a_code() {
     let system = Plan::of(1, 1).start().await;
     let address = system.connectors[0].address();
     for (method, query, code) in [
@@ -466,7 +407,7 @@ async fn what_is_no_request_of_engine_io_is_told_so() {
 }
 
 #[tokio::test]
-async fn what_breaks_the_protocol_ends_the_connection() {
+async fn a_packet_that_breaks_the_protocol_ends_the_connection() {
     let system = Plan::of(1, 1).start().await;
     let address = system.connectors[0].address();
     for packet in ["", "0", "7", "4", "49", "42", "42{}", r#"42["message""#] {
@@ -478,7 +419,7 @@ async fn what_breaks_the_protocol_ends_the_connection() {
             "{packet}: {end:?}"
         );
     }
-    // Other events, other namespaces, what is no request: nothing happens.
+    // Other events, other namespaces, and messages that are no requests are ignored.
     let client = connect(address, WEBSOCKET_3).await;
     for packet in [
         r#"42["other","text"]"#,
@@ -496,7 +437,7 @@ async fn what_breaks_the_protocol_ends_the_connection() {
     say(&client, "40/admin?token=1,").await;
     let packets = until(&client, 3).await;
     assert_eq!(packets[2], r#"44/admin,"Invalid namespace""#);
-    // With the number of an acknowledgement it is the same event.
+    // An event that asks for an acknowledgement is handled like any other.
     say(&client, &login("u").replacen("42", "4217", 1)).await;
     let packets = until(&client, 5).await;
     assert_eq!(message(&packets[3])["body"]["code"], 0);
@@ -504,7 +445,7 @@ async fn what_breaks_the_protocol_ends_the_connection() {
     for body in ["x", "5:2", "99999999999999999999:2"] {
         let poller = Poller::open(address, 3).await;
         assert_eq!(poller.post(body).await.status, 400, "{body}");
-        wait::eventually("it is over", SOON, async || {
+        wait::eventually("the session is over", SOON, async || {
             let answer = http(address, "GET", &poller.path, "", "").await;
             answer.status == 400
         })
@@ -518,9 +459,9 @@ async fn what_breaks_the_protocol_ends_the_connection() {
     assert_eq!(poller.post(&large).await.status, 413);
 }
 
-/// Else each of many would hold what it brings or waits for (F11).
+/// Otherwise many posts or polls of one client could hold memory at once (F11).
 #[tokio::test]
-async fn a_client_posts_once_at_a_time_and_polls_once_at_a_time() {
+async fn a_client_may_post_only_once_and_poll_only_once_at_a_time() {
     let system = Plan::of(1, 1).start().await;
     let address = system.connectors[0].address();
     let poller = Poller::open(address, 4).await;
@@ -528,7 +469,7 @@ async fn a_client_posts_once_at_a_time_and_polls_once_at_a_time() {
     let path = &poller.path;
     let half = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n4");
     begun.write_all(half.as_bytes()).await.expect("asked");
-    wait::eventually("another is refused meanwhile", SOON, async || {
+    wait::eventually("another post is refused meanwhile", SOON, async || {
         poller.post("40").await.status == 400
     })
     .await;
@@ -545,10 +486,10 @@ async fn a_client_posts_once_at_a_time_and_polls_once_at_a_time() {
     assert_eq!(refused.status, 400);
 }
 
-/// A client that does not read costs a bounded amount of memory, whatever it does besides (F11): by polls that don't come, and
-/// by a WebSocket on which it only pings.
+/// A client that does not read costs a bounded amount of memory, whatever else it does (F11): here it stops polling, or
+/// only pings on a WebSocket.
 #[tokio::test]
-async fn who_does_not_read_is_cut_off() {
+async fn a_client_that_does_not_read_is_cut_off() {
     const EACH: u64 = 10;
     let system = Plan::of(1, 1).start().await;
     let connector = &system.connectors[0];
@@ -557,23 +498,23 @@ async fn who_does_not_read_is_cut_off() {
         receive_buffer: Some(4096),
         ..Terms::default()
     };
-    let mut deaf = Vec::new();
+    let mut stalled = Vec::new();
     for number in 0..EACH {
         let poller = Poller::open(connector.address(), 4).await;
         poller.say("40").await;
         poller.say(&login(&format!("poller-{number}"))).await;
         let link = Link::<Packets>::dial(connector.address(), WEBSOCKET_3, narrow).await;
-        let user = format!("deaf-{number}");
+        let user = format!("stalled-{number}");
         say(&link, &login(&user)).await;
         speaker.until_push(&pomelo::joined(&user)).await;
         link.stop_reading();
-        deaf.push(link);
+        stalled.push(link);
     }
     let before = connector.memory();
     let large = "x".repeat(50_000);
     let pinging = async {
         loop {
-            for link in &deaf {
+            for link in &stalled {
                 say(link, "2").await;
             }
             tokio::task::yield_now().await;
@@ -585,19 +526,20 @@ async fn who_does_not_read_is_cut_off() {
         }
     };
     tokio::select! {
-        () = pinging => unreachable!("they ping until all is said"),
+        () = pinging => unreachable!("they ping until all is sent"),
         () = speaking => {}
     }
     system.until_members("room", &[("speaker", 1)]).await;
-    // The rest is what a process needs under such a load, whoever reads.
+    // The rest is what a process needs under such a load, even if all clients read.
     let bound = (2 * EACH * 2 + 24) << 20;
     let grown = connector.memory().peak.saturating_sub(before.now);
     assert!(grown < bound, "grown by {} MiB", grown >> 20);
 }
 
-/// After a proper close some libraries stay away, or wait for their own time-out: so a stop ends sockets and polls plainly.
+/// After a proper close some libraries stay away, or wait for their own time-out. So a stop just drops sockets and
+/// polls.
 #[tokio::test]
-async fn a_stop_ends_sockets_and_polls_without_a_farewell() {
+async fn a_connector_that_stops_ends_sockets_and_polls_without_a_close() {
     let mut system = Plan::of(1, 1).start().await;
     let address = system.connectors[0].address();
     let poller = Poller::open(address, 4).await;
@@ -620,7 +562,7 @@ async fn a_stop_ends_sockets_and_polls_without_a_farewell() {
         let read = timeout(SOON, stream.read_to_end(&mut answer)).await;
         read.expect("the end in time").map(|_| answer)
     });
-    // Connections are taken in turn: who comes next and is greeted comes after the poll.
+    // Connections are accepted in order. If a later client has been greeted, the poll has been accepted, too.
     tokio::task::yield_now().await;
     let _next = system.visitor(0).await;
     system.connectors[0].terminate();

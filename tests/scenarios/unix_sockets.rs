@@ -8,17 +8,18 @@ use std::time::Duration;
 use testkit::json::Client as Json;
 use testkit::link::End;
 use testkit::pace::timeout;
-use testkit::polling;
+use testkit::permit::Permit;
+use testkit::polling::Poller;
 use testkit::pomelo::{Client, HANDSHAKE, HELLO, LOGGED_IN, LOGIN, SENT, package};
 use testkit::process::Process;
-use testkit::turn::Turn;
+use testkit::socket_io;
 use testkit::websocket::upgrade_request;
 use testkit::{SOON, binaries, http, wait};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::JoinSet;
 
-/// A proxy: takes connections of TCP, and carries each over a unix socket.
+/// A proxy that forwards TCP connections to a unix socket.
 async fn proxy(to: &Path) -> (SocketAddr, JoinSet<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -31,7 +32,7 @@ async fn proxy(to: &Path) -> (SocketAddr, JoinSet<()>) {
             carried.spawn(async move {
                 client.set_nodelay(true).expect("a socket");
                 if let Ok(mut server) = UnixStream::connect(to).await {
-                    // An end is passed on by dropping both.
+                    // When one side ends, both are dropped, which passes the end on.
                     let _ = copy_bidirectional(&mut client, &mut server).await;
                 }
             });
@@ -40,7 +41,7 @@ async fn proxy(to: &Path) -> (SocketAddr, JoinSet<()>) {
     (address, tasks)
 }
 
-/// A standalone on this socket, whether it comes up or not.
+/// Starts a standalone on this socket, which may fail.
 fn begin(path: &Path) -> Process {
     let mut command = Command::new(binaries::path("standalone"));
     let listen = format!("unix:{}", path.display());
@@ -49,25 +50,25 @@ fn begin(path: &Path) -> Process {
     Process::spawn("standalone", &mut command)
 }
 
-/// The same, once it listens.
+/// Starts a standalone on this socket, and waits until it listens.
 async fn listening(path: &Path) -> Process {
     let mut standalone = begin(path);
     let place = format!("unix:{}", path.display());
     let listens = |line: &str| (line.contains("listening") && line.contains(&place)).then_some(());
-    standalone.wrote("where it listens", listens).await;
+    standalone.until_line("where it listens", listens).await;
     standalone
 }
 
-fn somewhere() -> (tempfile::TempDir, PathBuf) {
+fn socket_path() -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("clients.sock");
     (directory, path)
 }
 
 #[tokio::test]
-async fn clients_of_each_protocol_come_in_over_a_unix_socket_behind_a_proxy() {
-    let _turn = Turn::shared().await;
-    let (_directory, path) = somewhere();
+async fn clients_of_each_protocol_connect_over_a_unix_socket_behind_a_proxy() {
+    let _permit = Permit::shared().await;
+    let (_directory, path) = socket_path();
     let standalone = listening(&path).await;
     let (address, _proxy) = proxy(&path).await;
     wait::eventually("it is ready", SOON, async || {
@@ -81,9 +82,9 @@ async fn clients_of_each_protocol_come_in_over_a_unix_socket_behind_a_proxy() {
     assert_eq!(json.request(LOGIN, login).await["code"], 0);
     let pomelo = Client::connect(address).await;
     assert_eq!(pomelo.login("pomelo", "room").await, LOGGED_IN);
-    let mut polls = polling::Poller::open(address, 4).await.expect("polls");
+    let mut polls = Poller::open(address, 4).await.expect("polls");
     let login = json!({ "userId": "polls", "lessonId": "room" });
-    let posted = polls.post(&[&polling::packet(1, LOGIN, &login)]).await;
+    let posted = polls.post(&[&socket_io::request(1, LOGIN, &login)]).await;
     assert_eq!(posted.expect("an answer"), 200);
     polls.until("onJoin").await;
     // More than a socket takes at once.
@@ -114,11 +115,11 @@ async fn clients_of_each_protocol_come_in_over_a_unix_socket_behind_a_proxy() {
     assert!(read.is_ok(), "the connection ends");
 }
 
-/// A client that needs no proxy.
+/// This client needs no proxy.
 #[tokio::test]
-async fn a_websocket_begins_over_a_unix_socket() {
-    let _turn = Turn::shared().await;
-    let (_directory, path) = somewhere();
+async fn a_websocket_can_be_opened_over_a_unix_socket() {
+    let _permit = Permit::shared().await;
+    let (_directory, path) = socket_path();
     let _standalone = listening(&path).await;
     let mut stream = UnixStream::connect(&path).await.expect("a socket");
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 80));
@@ -138,9 +139,9 @@ async fn a_websocket_begins_over_a_unix_socket() {
 }
 
 #[tokio::test]
-async fn a_socket_is_taken_over_from_a_process_that_is_gone_and_from_no_other() {
-    let _turn = Turn::shared().await;
-    let (_directory, path) = somewhere();
+async fn a_unix_socket_is_taken_over_only_from_a_process_that_is_gone() {
+    let _permit = Permit::shared().await;
+    let (_directory, path) = socket_path();
     let mut first = listening(&path).await;
 
     let mut second = begin(&path);
@@ -162,11 +163,10 @@ async fn a_socket_is_taken_over_from_a_process_that_is_gone_and_from_no_other() 
     assert!(!path.exists(), "a stop removes the file");
 }
 
-/// Something else at that path is left alone.
 #[tokio::test]
 async fn a_file_that_is_no_socket_is_left_alone() {
-    let _turn = Turn::shared().await;
-    let (_directory, path) = somewhere();
+    let _permit = Permit::shared().await;
+    let (_directory, path) = socket_path();
     std::fs::write(&path, "precious").expect("written");
     let mut standalone = begin(&path);
     assert!(!standalone.ended_within(SOON).await.success());

@@ -1,4 +1,4 @@
-//! Chat for whoever has grpcurl and no .proto file, and what it promises to back ends.
+//! Chat is called with grpcurl and no .proto file, and keeps its promises to back ends.
 
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use v1alpha::server_reflection_client::ServerReflectionClient;
 use v1alpha::server_reflection_request::MessageRequest;
 use v1alpha::server_reflection_response::MessageResponse;
 
-/// Runs grpcurl; its output, or what it complains of.
+/// Runs grpcurl. Returns its output, or its complaint.
 async fn grpcurl(arguments: &[&str]) -> Result<String, String> {
     let installed = std::env::var_os("PATH").is_some_and(|path| {
         std::env::split_paths(&path).any(|directory| directory.join("grpcurl").is_file())
@@ -115,7 +115,7 @@ async fn reflection_answers_by_its_older_name_as_well() {
 }
 
 #[tokio::test]
-async fn health_is_told_for_the_service_and_as_a_whole() {
+async fn health_is_reported_for_each_service_and_as_a_whole() {
     let mut system = Plan::of(0, 1).start().await;
     let chat = system.chats[0].address().to_string();
     let check = async |service: &str| {
@@ -130,7 +130,7 @@ async fn health_is_told_for_the_service_and_as_a_whole() {
     assert!(answer.contains("NotFound"), "{answer}");
 
     system.redis.stop().await;
-    testkit::wait::eventually("chat tells that it can't serve", SOON, async || {
+    testkit::wait::eventually("chat says that it cannot serve", SOON, async || {
         let answer = check("chat.v1.ChatService").await;
         answer.is_ok_and(|answer| answer.contains("NOT_SERVING"))
     })
@@ -138,7 +138,7 @@ async fn health_is_told_for_the_service_and_as_a_whole() {
 }
 
 #[tokio::test]
-async fn grpcurl_joins_lists_sends_and_leaves_before_clients_on_both_connectors() {
+async fn grpcurl_joins_lists_sends_and_leaves_and_clients_on_both_connectors_see_it() {
     let system = System::start().await;
     let chat = system.chats[0].address();
     let alice = system.member(0, "alice", "4").await;
@@ -161,7 +161,7 @@ async fn grpcurl_joins_lists_sends_and_leaves_before_clients_on_both_connectors(
         "channel": "4", "user": "bot", "body": { "type": 1, "content": "哈哈" },
     });
     let answer = call(chat, "Send", &message).await.expect("a send");
-    // alice's, bob's and the bot's joins stand before it; two connectors listen.
+    // The joins of alice, bob and the bot come before it, and two connectors listen.
     assert_eq!(answer["position"]["offset"], "4", "{answer}");
     assert!(
         answer["position"]["epoch"]
@@ -184,7 +184,6 @@ async fn grpcurl_joins_lists_sends_and_leaves_before_clients_on_both_connectors(
     }
 }
 
-/// A route of the caller's own reaches members under that name.
 #[tokio::test]
 async fn a_back_end_pushes_under_a_route_of_its_own() {
     let system = System::start().await;
@@ -249,9 +248,9 @@ async fn a_wrong_request_is_refused_with_the_fields_that_are_wrong() {
     }
 }
 
-/// Idempotency: the same key is the same message, whichever chat is asked.
+/// With the same key it is the same message, whichever chat is called.
 #[tokio::test]
-async fn a_send_repeated_with_its_key_gets_the_first_answer_from_any_chat() {
+async fn a_send_that_is_retried_with_its_key_gets_the_first_answer_from_any_chat() {
     let system = System::start().await;
     let alice = system.member(0, "alice", "4").await;
     let body = r#"{"content":"once"}"#;
@@ -267,7 +266,7 @@ async fn a_send_repeated_with_its_key_gets_the_first_answer_from_any_chat() {
         other.expect_err("another content").code(),
         Code::AlreadyExists
     );
-    // Another user's key is another key.
+    // The same key of another user is another key.
     let third = system.api(1).send("4", "bot2", body, "k").await;
     assert_ne!(third.expect("a send").position, first);
     let pushes = alice.until_pushes(3).await;
@@ -281,7 +280,7 @@ async fn a_send_repeated_with_its_key_gets_the_first_answer_from_any_chat() {
 
 /// A detached member joins and leaves without touching the same user's sockets.
 #[tokio::test]
-async fn a_detached_members_leave_ends_that_membership_alone() {
+async fn a_detached_members_leave_ends_only_that_membership() {
     let system = System::start().await;
     let alice = system.member(0, "alice", "4").await;
     let api = system.api(0);
@@ -298,9 +297,8 @@ async fn a_detached_members_leave_ends_that_membership_alone() {
     assert_eq!(alice.push_count(), 2);
 }
 
-/// Long answers come in pages.
 #[tokio::test]
-async fn members_come_in_pages_with_everybody_in_them() {
+async fn members_are_listed_in_pages_and_nobody_is_missing() {
     let system = Plan::of(0, 1).start().await;
     let api = system.api(0);
     let mut expected = Vec::new();

@@ -1,16 +1,17 @@
-//! Redis or chat unreachable: a service stays up, is not ready, says so once, and is ready when they come.
+//! While Redis or chat is unreachable, a service stays up, is not ready, and says so once. When they come, it becomes
+//! ready.
 
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use testkit::permit::Permit;
 use testkit::redis::Redis;
 use testkit::service::{Chat, Connector, Service};
-use testkit::turn::Turn;
 use testkit::{SOON, http, wait};
 use tokio::net::TcpListener;
 
-/// What looks like a peer that is broken: it takes connections and drops them, and counts.
+/// A broken peer: it accepts connections, drops them, and counts them.
 struct Broken {
     address: std::net::SocketAddr,
     tries: Arc<AtomicUsize>,
@@ -36,7 +37,7 @@ impl Broken {
         }
     }
 
-    /// Waits until somebody has come back again and again.
+    /// Waits until a service has tried again and again.
     async fn tried(&self) {
         let what = "it tries again and again";
         wait::eventually(what, SOON * 3, async || {
@@ -61,7 +62,7 @@ async fn is_up_but_not_ready(service: &Service) {
     .await;
 }
 
-/// Of each thing that is missing, however often it is tried: a link, and, if it lasts, what waits for it.
+/// Each missing thing is logged once, however often it is tried: a connection, and what waits for it if that lasts.
 fn says_so_once(service: &Service, things: usize) {
     let warnings = service.warnings();
     let messages: BTreeSet<_> = warnings.iter().map(|line| message(line)).collect();
@@ -75,8 +76,8 @@ fn message(line: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_chat_without_redis_is_up_not_ready_and_says_so_once() {
-    let _turn = Turn::shared().await;
+async fn a_chat_without_redis_is_up_but_not_ready_and_says_so_once() {
+    let _permit = Permit::shared().await;
     let broken = Broken::start().await;
     let chat = Chat::begin(&format!("redis://{}", broken.address), &[]).await;
     is_up_but_not_ready(&chat).await;
@@ -85,8 +86,8 @@ async fn a_chat_without_redis_is_up_not_ready_and_says_so_once() {
 }
 
 #[tokio::test]
-async fn a_connector_without_redis_is_up_not_ready_and_says_so_once() {
-    let _turn = Turn::shared().await;
+async fn a_connector_without_redis_is_up_but_not_ready_and_says_so_once() {
+    let _permit = Permit::shared().await;
     let redis = Redis::start().await;
     let chat = Chat::start(&redis, &[]).await;
     let broken = Broken::start().await;
@@ -94,13 +95,13 @@ async fn a_connector_without_redis_is_up_not_ready_and_says_so_once() {
     let connector = Connector::begin("c1", &chat.url(), &url, &[]).await;
     is_up_but_not_ready(&connector).await;
     broken.tried().await;
-    // Its login policy, too.
+    // The third one is about the login policy.
     says_so_once(&connector, 3);
 }
 
 #[tokio::test]
-async fn a_connector_without_chat_is_up_not_ready_and_says_so_once() {
-    let _turn = Turn::shared().await;
+async fn a_connector_without_chat_is_up_but_not_ready_and_says_so_once() {
+    let _permit = Permit::shared().await;
     let redis = Redis::start().await;
     let broken = Broken::start().await;
     let url = format!("http://{}", broken.address);
@@ -112,8 +113,8 @@ async fn a_connector_without_chat_is_up_not_ready_and_says_so_once() {
 
 /// In whatever order things are started, they find each other.
 #[tokio::test]
-async fn what_was_started_too_early_becomes_ready_by_itself() {
-    let _turn = Turn::shared().await;
+async fn services_that_were_started_too_early_become_ready_by_themselves() {
+    let _permit = Permit::shared().await;
     let mut redis = Redis::start().await;
     redis.stop().await;
     let mut chat = Chat::begin(&redis.url(), &[]).await;
@@ -131,7 +132,7 @@ async fn what_was_started_too_early_becomes_ready_by_itself() {
 /// One of several chats is enough.
 #[tokio::test]
 async fn a_connector_is_ready_with_one_chat_of_two() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let redis = Redis::start().await;
     let chat = Chat::start(&redis, &[]).await;
     let chats = format!("http://127.0.0.1:1,{}", chat.url());

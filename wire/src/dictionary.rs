@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_operators_routes_follow_the_originals() {
+    fn the_operators_routes_come_after_the_originals() {
         let dictionary = Dictionary::new(vec!["onMessage".to_owned()]).unwrap();
         assert_eq!(dictionary.code("chat.handler.send"), Some(1));
         assert_eq!(dictionary.code("connector.handler.login"), Some(2));
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn who_knows_the_version_is_told_no_more_than_that_there_is_one() {
+    fn a_client_that_knows_the_version_gets_no_dictionary() {
         let dictionary = Dictionary::new(Vec::new()).unwrap();
         let version = "/uVrhf6Y8uL+8gH0WKKH/w==";
         assert_eq!(dictionary.describe(Some(version)), r#""useDict":true"#);
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_route_or_stands_there_twice_is_refused() {
+    fn an_invalid_or_repeated_route_is_refused() {
         for own in ["", "chat.handler.send", "a\u{0}b"] {
             let refused = Dictionary::new(vec![own.to_owned()]);
             assert!(matches!(refused, Err(DictionaryError::Route(route)) if route == own));

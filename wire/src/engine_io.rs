@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn version_3_is_read_written_once_and_twice() {
+    fn version_3_is_read_with_single_and_double_utf_8() {
         let units = |text: &str| text.encode_utf16().count();
         let twice: String = MESSAGE.bytes().map(char::from).collect();
         for written in [MESSAGE, &twice] {
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn version_4_is_separated() {
+    fn version_4_separates_packets_with_a_character() {
         let body = encode(EngineIo::V4, ["40", MESSAGE]);
         assert_eq!(body, format!("40\u{1e}{MESSAGE}"));
         let with_binary = format!("{body}\u{1e}bAQID");
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_of_this_form_is_refused() {
+    fn bodies_of_another_form_are_refused() {
         for body in [
             "2",
             "3:40",

@@ -382,7 +382,7 @@ mod tests {
     use crate::EngineIo;
 
     #[test]
-    fn json_clients_read_what_to_do() {
+    fn refusals_for_json_clients_say_what_to_do() {
         assert_eq!(
             Refusal::from(Reason::NotLoggedIn).body(Protocol::Json),
             r#"{"code":1,"message":"Log in first.","reason":"NOT_LOGGED_IN","retry":false}"#
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn every_protocol_is_told_how_long_a_storm_lasts() {
+    fn clients_of_every_protocol_are_told_how_long_to_wait() {
         for (refusal, name) in [
             (
                 Refusal::try_later(Duration::from_millis(1_234)),
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_of_the_original_read_its_bytes_k1_k6() {
+    fn clients_of_the_original_get_its_bytes_k1_k6() {
         for (reason, bytes) in [
             (Reason::UnknownRoute, r#"{"code":500}"#),
             (Reason::InvalidBody, r#"{"code":500}"#),
@@ -447,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn a_code_means_the_same_on_every_protocol() {
+    fn a_code_has_the_same_meaning_in_every_protocol() {
         for reason in Reason::ALL {
             for protocol in [Protocol::Pomelo, Protocol::Json] {
                 let body = Refusal::from(reason).body(protocol);

@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn idle_channels_are_forgotten_while_others_are_used() {
+    async fn idle_channels_expire_while_others_are_used() {
         let store = MemoryStore::new(StoreOptions {
             log_life: Duration::from_secs(10),
             channel_life: Duration::from_secs(10),
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_channel_whose_outbox_is_being_delivered_is_not_forgotten() {
+    async fn a_channel_with_a_delivery_under_way_is_not_forgotten() {
         let shared = Shared::new(StoreOptions::default());
         let mut state = shared.state.lock();
         let follower = Follower {

@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn no_name_and_no_prefix_splits_the_slot_or_meets_another_channels_keys() {
+    fn keys_of_a_channel_share_a_slot_and_belong_to_no_other_whatever_its_name() {
         let names = ["a", "}a", "{a}", "{}", "%7Ba", "{a", "a}:m", "100%", "哈}"];
         let mut seen = std::collections::HashSet::new();
         let incarnation = Incarnation::new("{x}").unwrap();
@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_must_be_is_encoded() {
+    fn only_characters_that_need_it_are_encoded() {
         assert_eq!(encoded("lobby:4 哈"), "lobby:4 哈");
         assert_eq!(encoded("{a}%\n\u{7f}"), "%7Ba%7D%25%0A%7F");
     }

@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_another_form_is_refused() {
+    fn a_page_with_an_unexpected_form_is_refused() {
         assert!(log_page(Value::Nil).is_none());
         assert!(log_page(Value::Array(vec![bulk("contiguous")])).is_none());
         let page = |status: &str| {

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_ends_at_bytes_that_are_no_publication() {
+    fn a_run_ends_at_bytes_that_are_not_a_publication() {
         for bytes in [
             "e1 7-1 99\nr\0u\0{}",
             "e1 7-1 \nr\0u\0{}",
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_no_run_gives_nothing() {
+    fn a_message_that_is_not_a_run_has_no_publications() {
         for bytes in [
             "",
             "\n",

@@ -1,8 +1,8 @@
-//! What the tests share: a Redis server of their own, a sink that remembers, and short ways to say things.
+//! Helpers for the tests of stores: stores to test, a sink that records, and short functions for common values.
 
-mod ear;
+mod recording_sink;
 
-pub(crate) use ear::{Ear, Heard};
+pub(crate) use recording_sink::{Received, RecordingSink};
 
 use channel_store::memory::MemoryStore;
 use channel_store::redis::{RedisFeed, RedisStore};
@@ -19,21 +19,21 @@ use testkit::cluster::Cluster;
 use testkit::redis::Redis;
 use tokio::sync::{Mutex, watch};
 
-/// Longer than anything here takes on a busy machine.
+/// A limit for waits. Everything here is faster, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy)]
 pub(crate) enum Kind {
     Memory,
     Redis,
-    /// The shared one.
+    /// A cluster that several tests share.
     Cluster,
 }
 
-/// Flags of a cluster whose shards serve their slots while others are away.
+/// Flags of a cluster in which each shard serves its slots while other shards are down.
 pub(crate) const PARTIAL: [&str; 2] = ["--cluster-require-full-coverage", "no"];
 
-/// Three primaries, shared with whoever else asks as long as somebody holds them.
+/// A cluster of three primaries. All tests that run at the same time share it.
 pub(crate) async fn shared_cluster() -> Arc<Cluster> {
     static SHARED: Mutex<Weak<Cluster>> = Mutex::const_new(Weak::new());
     let mut shared = SHARED.lock().await;
@@ -45,7 +45,7 @@ pub(crate) async fn shared_cluster() -> Arc<Cluster> {
     cluster
 }
 
-/// One store, and as many feeds of it as a test wants.
+/// A store under test. A test can open as many feeds of it as it needs.
 pub(crate) struct Subject {
     pub(crate) store: Arc<dyn ChannelStore>,
     pub(crate) leases: Arc<dyn Leases>,
@@ -80,10 +80,10 @@ impl Subject {
                     backend: Backend::Memory(store),
                 }
             }
-            Kind::Redis => Self::on(Redis::forgetful().await, options).await,
+            Kind::Redis => Self::on(Redis::without_persistence().await, options).await,
             Kind::Cluster => {
                 let cluster = shared_cluster().await;
-                // Many tests share it.
+                // Many tests share the cluster, so each uses a prefix of its own.
                 static TESTS: AtomicUsize = AtomicUsize::new(0);
                 let prefix = format!("test-{}", TESTS.fetch_add(1, Ordering::Relaxed));
                 let mut subject =
@@ -96,7 +96,7 @@ impl Subject {
         }
     }
 
-    /// On servers that somebody else holds.
+    /// A store on servers that the test or another owner keeps running.
     pub(crate) async fn at(url: &str, options: StoreOptions) -> Self {
         let store = RedisStore::open(url, options.clone()).await.unwrap();
         Self {
@@ -124,7 +124,7 @@ impl Subject {
         }
     }
 
-    /// Where its server is, if it is on one of its own.
+    /// The URL of its server, if it has a server of its own.
     pub(crate) fn url(&self) -> Option<String> {
         match &self.backend {
             Backend::Redis(server) => Some(server.url()),
@@ -142,46 +142,47 @@ impl Subject {
     pub(crate) fn memory(&self) -> &MemoryStore {
         match &self.backend {
             Backend::Memory(store) => store,
-            _ => panic!("it is not in memory"),
+            _ => panic!("it is not a store in memory"),
         }
     }
 
-    /// A feed, and the ear that it tells.
-    pub(crate) async fn feed(&self) -> (Arc<dyn ChannelFeed>, Arc<Ear>) {
-        let ear = Arc::new(Ear::default());
+    /// A feed, and the sink that it delivers to.
+    pub(crate) async fn feed(&self) -> (Arc<dyn ChannelFeed>, Arc<RecordingSink>) {
+        let sink = Arc::new(RecordingSink::default());
         let feed: Arc<dyn ChannelFeed> = match &self.backend {
-            Backend::Memory(store) => store.feed(ear.clone()),
-            Backend::Redis(server) => self.redis_feed(&server.url(), &ear).await,
-            Backend::Elsewhere { url, .. } => self.redis_feed(url, &ear).await,
+            Backend::Memory(store) => store.feed(sink.clone()),
+            Backend::Redis(server) => self.redis_feed(&server.url(), &sink).await,
+            Backend::Elsewhere { url, .. } => self.redis_feed(url, &sink).await,
         };
-        (feed, ear)
+        (feed, sink)
     }
 
-    /// What a connector says to others, and hears.
+    /// A connection for the hints between connectors.
     pub(crate) async fn hints(&self) -> Arc<dyn Hints> {
-        let ear = Arc::new(Ear::default());
+        let sink = Arc::new(RecordingSink::default());
         match &self.backend {
             Backend::Memory(store) => store.hints(),
-            Backend::Redis(server) => self.redis_feed(&server.url(), &ear).await.hints(),
-            Backend::Elsewhere { url, .. } => self.redis_feed(url, &ear).await.hints(),
+            Backend::Redis(server) => self.redis_feed(&server.url(), &sink).await.hints(),
+            Backend::Elsewhere { url, .. } => self.redis_feed(url, &sink).await.hints(),
         }
     }
 
-    async fn redis_feed(&self, url: &str, ear: &Arc<Ear>) -> Arc<RedisFeed> {
-        let feed = RedisFeed::open(url, self.options.clone(), ear.clone()).await;
+    async fn redis_feed(&self, url: &str, sink: &Arc<RecordingSink>) -> Arc<RedisFeed> {
+        let feed = RedisFeed::open(url, self.options.clone(), sink.clone()).await;
         Arc::new(feed.unwrap())
     }
 
-    /// A feed that follows a channel already.
-    pub(crate) async fn follow(&self, channel: &str) -> (Arc<dyn ChannelFeed>, Arc<Ear>) {
-        let (feed, ear) = self.feed().await;
+    /// A feed that already follows a channel.
+    pub(crate) async fn follow(&self, channel: &str) -> (Arc<dyn ChannelFeed>, Arc<RecordingSink>) {
+        let (feed, sink) = self.feed().await;
         feed.subscribe(&name(channel));
-        ear.subscribed(channel, 1).await;
-        (feed, ear)
+        sink.until_subscribed(channel, 1).await;
+        (feed, sink)
     }
 
-    /// Publishes with a key, until enough replicas have it: on a busy machine half a second may be too little.
-    pub(crate) async fn acknowledged(&self, publish: Publish) -> Published {
+    /// Publishes with a key and repeats it until enough replicas have it. On a busy machine half a second may be too
+    /// short.
+    pub(crate) async fn publish_until_acknowledged(&self, publish: Publish) -> Published {
         let begun = std::time::Instant::now();
         loop {
             match self.publish(publish.clone()).await {
@@ -220,7 +221,7 @@ impl Subject {
         self.store.join(join).await
     }
 
-    /// A join that takes the place of other sessions, which are named with their incarnations.
+    /// A join that replaces other sessions, which are named with their incarnations.
     pub(crate) async fn replace(
         &self,
         channel: &str,
@@ -286,7 +287,7 @@ impl Subject {
         }
     }
 
-    /// Everything that a channel's log holds, from another reader's eyes.
+    /// Everything in a channel's log, read by another feed.
     pub(crate) async fn log(&self, channel: &str) -> Vec<Publication> {
         let (feed, _) = self.feed().await;
         let head = feed.read(&name(channel), &Since::Head, 0).await.unwrap();
@@ -316,16 +317,21 @@ pub(crate) async fn read(
     feed.read(&name(channel), &since, limit).await.unwrap()
 }
 
-/// Where a channel ends that nobody knows.
-pub(crate) fn nowhere() -> Position {
+/// The position at the end of a channel that does not exist.
+pub(crate) fn no_position() -> Position {
     Position {
         epoch: Epoch::new(""),
         offset: 0,
     }
 }
 
-/// All questions about a channel, but for those of who is about to follow it.
-pub(crate) async fn ask_everything_of(subject: &Subject, feed: &dyn ChannelFeed, channel: &str) {
+/// Makes every call that reads something of a channel that does not exist, except those of a feed that is about to
+/// follow it.
+pub(crate) async fn ask_about_unknown_channel(
+    subject: &Subject,
+    feed: &dyn ChannelFeed,
+    channel: &str,
+) {
     let unknown = Position {
         epoch: Epoch::new("another"),
         offset: 7,
@@ -334,22 +340,25 @@ pub(crate) async fn ask_everything_of(subject: &Subject, feed: &dyn ChannelFeed,
     for (range, continuity) in [
         (HistoryRange::Oldest, Continuity::Contiguous),
         (HistoryRange::Newest, Continuity::Contiguous),
-        (HistoryRange::After(nowhere()), Continuity::Contiguous),
+        (HistoryRange::After(no_position()), Continuity::Contiguous),
         (HistoryRange::After(unknown.clone()), Continuity::Unknown),
         (HistoryRange::UpTo(unknown.clone()), Continuity::Unknown),
     ] {
         let page = subject.store.history(&channel, &range, 10).await.unwrap();
         let answer = (page.continuity, page.position);
-        assert_eq!(answer, (continuity, nowhere()), "{range:?}");
+        assert_eq!(answer, (continuity, no_position()), "{range:?}");
         assert_eq!(page.entries, []);
     }
     for (since, continuity) in [
-        (nowhere(), Continuity::Contiguous),
+        (no_position(), Continuity::Contiguous),
         (unknown, Continuity::Unknown),
     ] {
         for limit in [0, 10] {
             let page = read(feed, channel.as_str(), &since, limit).await;
-            assert_eq!((page.continuity, page.position), (continuity, nowhere()));
+            assert_eq!(
+                (page.continuity, page.position),
+                (continuity, no_position())
+            );
             assert_eq!((page.last, page.entries.len()), (0, 0));
         }
     }
@@ -391,7 +400,7 @@ pub(crate) fn incarnation(name: &str) -> Incarnation {
     Incarnation::new(name).unwrap()
 }
 
-/// A connector's session.
+/// A session of the usual connector.
 pub(crate) fn session(session: &str, operation: u64) -> Membership {
     session_of("connector-1/aa", session, operation)
 }
@@ -431,7 +440,7 @@ pub(crate) fn from_session(mut publish: Publish, session: &str) -> Publish {
     publish
 }
 
-/// `route body`, of each.
+/// Each publication as `route body`.
 pub(crate) fn said(publications: &[Publication]) -> Vec<String> {
     publications
         .iter()
@@ -450,30 +459,47 @@ pub(crate) fn offsets(publications: &[Publication]) -> Vec<u64> {
 }
 
 /// Waits for a condition.
-pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
-    while !holds().await {
-        assert!(start.elapsed() < PATIENCE, "never came: {what}");
+    while !condition().await {
+        assert!(
+            start.elapsed() < PATIENCE,
+            "this did not happen in time: {what}"
+        );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
 /// Waits until a store or feed is available, or is not.
-pub(crate) async fn becomes(mut available: watch::Receiver<bool>, wanted: bool, within: Duration) {
+pub(crate) async fn until_available_is(
+    mut available: watch::Receiver<bool>,
+    wanted: bool,
+    within: Duration,
+) {
     let wait = available.wait_for(|it| *it == wanted);
     let in_time = tokio::time::timeout(within, wait).await.is_ok();
-    assert!(in_time, "not within {within:?}: available = {wanted}");
+    assert!(
+        in_time,
+        "available did not become {wanted} within {within:?}"
+    );
 }
 
-/// Publishes until it is answered; whatever is not done is an outage, never a success.
-pub(crate) async fn publish_at_last(subject: &Subject, channel: &str, body: &str) -> Published {
+/// Repeats a publication until it is answered. Until then, every answer must say that the store is unavailable.
+pub(crate) async fn publish_until_answered(
+    subject: &Subject,
+    channel: &str,
+    body: &str,
+) -> Published {
     let start = Instant::now();
     loop {
         let message = with_key(message(channel, "u", body), body);
         match subject.publish(message).await {
             Ok(published) => return published,
             Err(StoreError::Unavailable(_)) => {
-                assert!(start.elapsed() < PATIENCE, "it never came back");
+                assert!(
+                    start.elapsed() < PATIENCE,
+                    "the store did not become available again"
+                );
             }
             Err(other) => panic!("{other}"),
         }

@@ -151,7 +151,7 @@ async fn page(store: &dyn ChannelStore, asked: HistoryQuery) -> Result<v1::Histo
             break stretch.more || reached_early;
         }
     };
-    let (standing, position) = told.unzip();
+    let (continuity, position) = told.unzip();
     Ok(v1::HistoryResponse {
         publications,
         next_page_token: if goes_on {
@@ -159,8 +159,8 @@ async fn page(store: &dyn ChannelStore, asked: HistoryQuery) -> Result<v1::Histo
         } else {
             String::new()
         },
-        continuity: standing
-            .map_or(v1::Continuity::Unspecified, |standing| match standing {
+        continuity: continuity
+            .map_or(v1::Continuity::Unspecified, |continuity| match continuity {
                 Continuity::Contiguous => v1::Continuity::Contiguous,
                 Continuity::Diverged => v1::Continuity::Diverged,
                 Continuity::Trimmed => v1::Continuity::Trimmed,

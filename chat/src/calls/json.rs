@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_sorted_and_strings_escaped_only_where_json_demands_it() {
+    fn keys_are_sorted_and_strings_are_escaped_only_where_json_requires_it() {
         let list = ListValue {
             values: vec![value(Kind::BoolValue(true)), Value { kind: None }],
         };
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_is_what_javascript_prints_and_nothing_else() {
+    fn only_numbers_in_the_form_that_javascript_prints_are_accepted() {
         for yes in ["0", "5", "-1", "1.5", "1e+21", "1e-7", "9007199254740992"] {
             assert!(is_number(yes), "{yes}");
         }

@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_channel_that_fails_is_tried_again_ever_later_until_it_does_not() {
+    async fn a_channel_that_fails_is_retried_with_growing_pauses_until_it_succeeds() {
         let channel = name(4);
         let detached = Arc::<Detached>::default();
         let mut schedule = Schedule::new(Arc::clone(&detached));
@@ -192,7 +192,10 @@ mod tests {
         // Channels in the queue count, too.
         detached.add(&name(2));
         assert!(!detached.has_room_for(&name(3)));
-        assert!(detached.has_room_for(&name(0)), "it is known");
+        assert!(
+            detached.has_room_for(&name(0)),
+            "a known channel needs no room"
+        );
         schedule.due().await;
         schedule.go_on(name(0), None);
         assert!(detached.has_room_for(&name(3)));

@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_channel_stands_in_the_queue_once_and_again_after_it_was_taken() {
+    async fn a_channel_is_in_the_queue_once_and_may_come_back_after_it_was_taken() {
         let queue = ChannelQueue::new(9);
         for n in [1, 2, 1, 3] {
             queue.add(&name(n));
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_queue_has_its_bound() {
+    async fn a_queue_is_bounded() {
         let queue = ChannelQueue::new(5);
         (0..10).for_each(|n| queue.add(&name(n)));
         assert_eq!(queue.next(usize::MAX).await.len(), 5);

@@ -218,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_callers_timeout_is_read_as_grpc_writes_it() {
+    fn the_timeout_of_a_caller_is_parsed_in_the_form_of_grpc() {
         let read = |text: &str| {
             let value = text.parse().unwrap();
             grpc_timeout(&HeaderMap::from_iter([(

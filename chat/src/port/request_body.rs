@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_kept_part_of_half_a_message_counts() {
+    fn of_an_unfinished_message_only_the_buffered_part_counts() {
         let (mut metered, by) = metered(1_000);
         let bytes = [message(3), message(0), message(100), message(8)].concat();
         for piece in [1, 2, 3, 7, 50, bytes.len()] {
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_that_keeps_too_much_is_told() {
+    fn a_caller_whose_unfinished_messages_are_too_large_is_refused() {
         let (mut metered, _) = metered(100);
         let bytes = message(1_000);
         assert!(metered.follow(&bytes[..30]));

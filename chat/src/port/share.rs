@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn an_amount_above_the_total_takes_the_total() {
+    fn a_request_for_more_than_the_total_takes_the_total() {
         let (share, by) = (Share::new(10), Arc::default());
         let all = share.take(&by, 100).unwrap();
         assert!(share.take(&Arc::default(), 1).is_none());
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_waiter_gets_what_is_given_back() {
+    async fn a_waiting_call_gets_what_is_returned() {
         let (share, by) = (Share::new(10), Arc::default());
         let mut held = share.take(&by, 10).unwrap();
         let other = Arc::default();
@@ -166,6 +166,9 @@ mod tests {
         assert!(waiting.as_mut().now_or_never().is_some());
         held.resize(20);
         drop(held);
-        assert!(share.take(&by, 10).is_some(), "nothing is lost or gained");
+        assert!(
+            share.take(&by, 10).is_some(),
+            "the whole amount is free again"
+        );
     }
 }

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_caller_with_most_streams_makes_room() {
+    async fn the_caller_with_the_most_streams_loses_an_idle_one() {
         let streams = Streams::new(8);
         let [greedy, modest, late] = [(); 3].map(|()| Caller::in_process());
         let all = fill(&streams, &greedy);
@@ -152,20 +152,26 @@ mod tests {
         let one = streams.enter(&modest).unwrap();
         let more = [(); 3].map(|()| streams.enter(&Caller::in_process()).unwrap());
 
-        // Nobody is idle yet.
+        // No stream is idle yet.
         assert!(streams.enter(&late).is_err());
         tokio::time::advance(JUST_USED).await;
         all[0].used();
         let _late = streams.enter(&late).unwrap();
         assert_eq!(ending(&all), 1);
-        assert!(!all[0].open.ended.is_cancelled(), "it was used just now");
+        assert!(
+            !all[0].open.ended.is_cancelled(),
+            "this stream was used just now"
+        );
         assert!(!one.open.ended.is_cancelled());
         assert_eq!(ending(&more), 0);
-        assert!(streams.enter(&greedy).is_err(), "it has enough");
+        assert!(
+            streams.enter(&greedy).is_err(),
+            "this caller has enough streams"
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_only_stream_has_a_minute() {
+    async fn the_only_stream_of_a_caller_may_be_idle_for_a_minute() {
         let streams = Streams::new(1);
         let (first, second) = (Caller::in_process(), Caller::in_process());
         let one = streams.enter(&first).unwrap();

@@ -1,4 +1,4 @@
-//! What each call asks of the store, and how the store's answer comes back.
+//! How each call uses the store, and how the store's answer is returned.
 
 use crate::support::{Chat, fields, message, position};
 use channel_store::{Membership, ON_MESSAGE};
@@ -100,7 +100,7 @@ async fn a_membership_of_a_back_end_is_detached() {
 }
 
 #[tokio::test]
-async fn a_send_is_stamped_published_and_answered_with_its_position_and_time() {
+async fn a_send_gets_its_user_id_is_published_and_answered_with_position_and_time() {
     let chat = Chat::start().await;
     let mut client = chat.client().await;
     let request = message(r#"{"userId":"mallory","text":"哈哈","n":1.0}"#);
@@ -112,17 +112,17 @@ async fn a_send_is_stamped_published_and_answered_with_its_position_and_time() {
     assert_eq!(
         chat.store.body(),
         r#"{"userId":"nancy","text":"哈哈","n":1.0}"#,
-        "the sender can't be spoofed; all else passes to the byte"
+        "the sender is replaced, and everything else stays byte by byte"
     );
     let published = &chat.store.log()[0];
-    assert_eq!(published.payload.route(), ON_MESSAGE, "the default");
+    assert_eq!(published.payload.route(), ON_MESSAGE, "the default route");
     assert_eq!(published.payload.sender(), "nancy");
     assert_eq!(published.channel.as_str(), "4");
     assert!(published.key.is_none());
 }
 
 #[tokio::test]
-async fn a_user_that_is_a_number_stays_one_and_a_route_of_the_callers_own_is_kept() {
+async fn a_user_that_is_a_number_stays_a_number_and_the_callers_route_is_kept() {
     let chat = Chat::start().await;
     let mut client = chat.client().await;
     let request = SendRequest {
@@ -183,7 +183,7 @@ async fn a_repeated_key_gets_the_first_answer_and_publishes_nothing() {
 }
 
 #[tokio::test]
-async fn members_come_in_pages_of_the_size_that_is_asked_for() {
+async fn members_come_in_pages_of_the_requested_size() {
     let chat = Chat::start().await;
     let mut client = chat.client().await;
     let mut request = ListMembersRequest {
@@ -204,12 +204,16 @@ async fn members_come_in_pages_of_the_size_that_is_asked_for() {
         ..ListMembersRequest::default()
     };
     let status = client.list_members(elsewhere).await.unwrap_err();
-    assert_eq!(fields(&status), ["page_token"], "another channel's token");
+    assert_eq!(
+        fields(&status),
+        ["page_token"],
+        "the token belongs to another channel"
+    );
     request.page_token = first.next_page_token;
-    // More than a page may have is taken for as many as a page may have.
+    // A size above the maximum counts as the maximum.
     request.page_size = 1_001;
     let last = client.list_members(request).await.unwrap().into_inner();
-    assert_eq!(last.next_page_token, "", "the last page");
+    assert_eq!(last.next_page_token, "", "this is the last page");
     let asked = |token: Option<&str>, size| ("4".to_owned(), token.map(str::to_owned), size);
     assert_eq!(
         *chat.store.pages.lock(),

@@ -1,4 +1,4 @@
-//! Every status of the contract, with its details.
+//! All statuses of the contract, with their details.
 
 use crate::support::{Chat, fields, message, position, reason, violations};
 use channel_store::StoreError;
@@ -16,7 +16,7 @@ use tonic_types::StatusExt;
 async fn refused(request: SendRequest) -> Status {
     let chat = Chat::start().await;
     let status = chat.client().await.send(request).await.unwrap_err();
-    assert!(chat.store.log().is_empty(), "refused, with nothing written");
+    assert!(chat.store.log().is_empty(), "a refused message was written");
     status
 }
 
@@ -43,7 +43,7 @@ async fn all_wrong_fields_of_a_send_are_named_at_once() {
     assert_eq!(violations(&status), expected);
     assert!(
         status.message().starts_with("channel: must have"),
-        "people read it, too: {}",
+        "the message must be readable for people: {}",
         status.message()
     );
 }
@@ -55,7 +55,7 @@ async fn missing_fields_of_a_send_are_named() {
 }
 
 #[tokio::test]
-async fn routes_of_the_server_and_bad_ones_are_refused() {
+async fn reserved_and_invalid_routes_are_refused() {
     for route in [
         "onJoin",
         "onLeave",
@@ -79,7 +79,7 @@ async fn routes_of_the_server_and_bad_ones_are_refused() {
 }
 
 #[tokio::test]
-async fn a_user_that_should_be_a_number_must_be_spelled_as_javascript_does() {
+async fn a_numeric_user_must_be_written_as_javascript_writes_it() {
     for user in ["", "five", "+5", "5.0", "1e999", "NaN", "05"] {
         let status = refused(SendRequest {
             user: user.into(),
@@ -106,13 +106,13 @@ async fn a_body_that_is_not_a_small_flat_object_is_refused() {
 }
 
 #[tokio::test]
-async fn a_body_that_fits_in_no_frame_is_refused_by_the_same_rule() {
+async fn a_body_that_fits_into_no_frame_is_refused_by_the_same_rule() {
     let enormous = format!(r#"{{"text":"{}"}}"#, "x".repeat(5 * 1024 * 1024));
     assert_eq!(fields(&refused(message(&enormous)).await), ["body_json"]);
 }
 
 #[tokio::test]
-async fn a_struct_that_json_cannot_say_is_refused() {
+async fn a_struct_that_json_cannot_represent_is_refused() {
     let send = |value: Value| SendRequest {
         content: Some(Content::Body(Struct {
             fields: [("a".to_owned(), value)].into(),
@@ -132,7 +132,7 @@ async fn a_struct_that_json_cannot_say_is_refused() {
 }
 
 #[tokio::test]
-async fn a_struct_nested_beyond_what_protobuf_decodes_harms_nobody() {
+async fn a_struct_nested_deeper_than_protobuf_decodes_is_refused() {
     let mut value = Value { kind: None };
     for _ in 0..500 {
         let list = ListValue {
@@ -202,7 +202,7 @@ async fn all_wrong_fields_of_a_join_and_a_leave_are_named_at_once() {
 }
 
 #[tokio::test]
-async fn members_of_no_channel_are_refused() {
+async fn a_list_of_members_without_a_channel_is_refused() {
     let chat = Chat::start().await;
     let request = ListMembersRequest::default();
     let status = chat.client().await.list_members(request).await.unwrap_err();
@@ -210,7 +210,7 @@ async fn members_of_no_channel_are_refused() {
 }
 
 #[tokio::test]
-async fn a_page_token_of_somebody_else_is_a_wrong_field() {
+async fn a_page_token_of_another_request_is_a_wrong_field() {
     let chat = Chat::start().await;
     let mut client = chat.client().await;
     let mut request = ListMembersRequest {
@@ -293,7 +293,7 @@ async fn an_error_of_the_store_is_the_same_status_for_every_call() {
 }
 
 #[tokio::test]
-async fn a_caller_is_told_to_wait_where_waiting_helps() {
+async fn a_caller_is_told_when_to_retry_if_that_helps() {
     for (error, waits) in [
         (StoreError::Unavailable("gone".into()), true),
         (StoreError::Full, true),
@@ -312,7 +312,7 @@ async fn a_caller_is_told_to_wait_where_waiting_helps() {
 }
 
 #[tokio::test]
-async fn a_key_with_another_content_is_refused() {
+async fn reusing_a_key_for_another_content_is_refused() {
     let chat = Chat::start().await;
     let mut client = chat.client().await;
     let send = |json| SendRequest {

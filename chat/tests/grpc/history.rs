@@ -1,4 +1,4 @@
-//! History, page by page, over the store in memory.
+//! History page by page, over the store in memory.
 
 use crate::support::{fields, message};
 use channel_store::memory::{MemoryStore, Snapshot};
@@ -41,7 +41,7 @@ impl Subject {
         Self { store, client }
     }
 
-    /// A chat whose channel holds so many messages.
+    /// A chat whose channel has this many messages.
     async fn with(messages: u64) -> Self {
         let mut subject = Self::start(StoreOptions::default()).await;
         for n in 1..=messages {
@@ -59,7 +59,7 @@ impl Subject {
         self.client.history(request).await.unwrap().into_inner()
     }
 
-    /// All pages of a request. Each of them must join the one before.
+    /// All pages of a request. Each must begin where the one before it ended.
     async fn pages(&mut self, mut request: HistoryRequest) -> Vec<HistoryResponse> {
         let mut pages = Vec::new();
         loop {
@@ -151,7 +151,7 @@ async fn a_publication_comes_back_as_members_received_it() {
 }
 
 #[tokio::test]
-async fn pages_join_in_both_directions_with_nothing_between_them() {
+async fn pages_follow_each_other_without_a_gap_in_both_directions() {
     let mut subject = Subject::with(150).await;
     for (page_size, sizes) in [
         (0, &[100, 50][..]),
@@ -159,7 +159,7 @@ async fn pages_join_in_both_directions_with_nothing_between_them() {
         (40, &[40, 40, 40, 30]),
         (50, &[50; 3]),
         (1_000, &[150]),
-        // This is taken for 1,000.
+        // This counts as 1,000.
         (1_001, &[150]),
     ] {
         for request in [history(), newest_first()] {
@@ -233,7 +233,7 @@ async fn a_page_ends_early_when_it_grows_large() {
 }
 
 #[tokio::test]
-async fn a_publication_that_is_larger_than_a_page_is_a_page() {
+async fn a_publication_that_is_larger_than_a_page_is_a_page_of_its_own() {
     let limits = Limits {
         message: 2 * 1024 * 1024,
         ..Limits::default()
@@ -294,7 +294,7 @@ async fn publications_that_are_trimmed_between_two_pages_are_reported() {
     for _ in 0..10 {
         subject.send("{}").await;
     }
-    // Nothing of what these requests ask for is held any more.
+    // The log holds nothing any more of what these requests ask for.
     for position in [&backwards.publications[4], &forwards.publications[4]] {
         let request = HistoryRequest {
             from: position.position.clone(),
@@ -450,7 +450,7 @@ async fn all_wrong_fields_of_a_request_are_named_at_once() {
 }
 
 #[tokio::test]
-async fn a_token_is_good_only_for_the_request_that_it_was_made_for() {
+async fn a_page_token_is_valid_only_for_the_request_that_it_was_made_for() {
     let mut subject = Subject::with(5).await;
     let few = HistoryRequest {
         page_size: 2,
@@ -477,11 +477,19 @@ async fn a_token_is_good_only_for_the_request_that_it_was_made_for() {
         offset: 1,
     });
     let status = subject.client.history(next.clone()).await.unwrap_err();
-    assert_eq!(fields(&status), ["page_token"], "another beginning");
+    assert_eq!(
+        fields(&status),
+        ["page_token"],
+        "the request has another beginning"
+    );
     next.from = None;
     next.body_as_struct = true;
     let status = subject.client.history(next.clone()).await.unwrap_err();
-    assert_eq!(fields(&status), ["page_token"], "another view");
+    assert_eq!(
+        fields(&status),
+        ["page_token"],
+        "the request has another view"
+    );
     // Pages may have other sizes.
     next.body_as_struct = false;
     next.page_size = 1;
@@ -499,11 +507,15 @@ async fn a_token_is_good_only_for_the_request_that_it_was_made_for() {
     assert_eq!(offsets(&subject.page(next.clone()).await), [3, 2]);
     next.newest_first = false;
     let status = subject.client.history(next).await.unwrap_err();
-    assert_eq!(fields(&status), ["page_token"], "the other direction");
+    assert_eq!(
+        fields(&status),
+        ["page_token"],
+        "the request has the other direction"
+    );
 }
 
 #[tokio::test]
-async fn the_end_of_an_unknown_channel_is_where_reading_can_begin() {
+async fn the_position_of_an_unknown_channel_can_be_used_to_begin_reading() {
     let mut subject = Subject::with(0).await;
     let nothing = subject.page(history()).await;
     let end = nothing.position.clone().unwrap();
@@ -532,7 +544,7 @@ async fn the_end_of_an_unknown_channel_is_where_reading_can_begin() {
 }
 
 #[tokio::test]
-async fn a_page_has_no_more_bytes_than_asked_for_but_one_publication() {
+async fn a_page_has_at_most_the_requested_bytes_or_one_publication() {
     let mut subject = Subject::with(0).await;
     for size in [10_000, 10_000, 10_000, 60_000, 10] {
         let text = "x".repeat(size);

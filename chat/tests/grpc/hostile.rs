@@ -1,5 +1,5 @@
-//! Callers that misuse HTTP/2: they are silent, send halves, take nothing, or open what they don't use. Chat stays within its
-//! bounds, and others are answered meanwhile.
+//! Callers that misuse HTTP/2: they are silent, send unfinished requests, read no answers, or open streams that they
+//! don't use. Chat stays within its bounds, and other callers are answered meanwhile.
 
 use crate::support::{Caller, Chat, message};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -83,7 +83,7 @@ async fn is_answered(chat: &Chat) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_never_speaks_is_disconnected() {
+async fn a_caller_that_sends_nothing_is_disconnected() {
     let chat = Chat::start().await;
     let began = Instant::now();
     let stream = TcpStream::connect(chat.address).await.unwrap();
@@ -116,17 +116,17 @@ async fn a_caller_that_has_vanished_is_disconnected_even_with_a_stream_open() {
     // From here on nothing drives HTTP/2 on this side, so no ping is answered.
     let began = Instant::now();
     let ended = tokio::time::timeout(Duration::from_secs(600), end_of(again)).await;
-    ended.expect("it is ended");
+    ended.expect("chat ends the connection");
     let took = began.elapsed().as_secs();
     assert!((20..=32).contains(&took), "{took} s");
     drop((open, connection));
-    // A caller that answers pings stays.
+    // A caller that answers pings stays connected.
     caller.send([message("{}")]).await;
     assert!(caller.answers.message().await.unwrap().is_some());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_without_calls_is_disconnected_and_one_with_a_stream_is_not() {
+async fn a_caller_without_calls_is_disconnected_and_one_with_a_stream_stays() {
     let limits = Limits {
         idle_time: Duration::from_secs(5),
         ..Limits::default()
@@ -157,7 +157,7 @@ async fn a_caller_without_calls_is_disconnected_and_one_with_a_stream_is_not() {
 }
 
 #[tokio::test]
-async fn when_places_run_out_silent_connections_make_room() {
+async fn if_no_place_is_free_silent_connections_are_closed() {
     let limits = Limits {
         connections: 3,
         ..Limits::default()
@@ -174,7 +174,7 @@ async fn when_places_run_out_silent_connections_make_room() {
 }
 
 #[tokio::test]
-async fn calls_without_a_body_take_nothing_from_others() {
+async fn calls_without_a_body_do_not_affect_other_callers() {
     let limits = Limits {
         calls: 4,
         ..Limits::default()
@@ -198,7 +198,7 @@ async fn calls_without_a_body_take_nothing_from_others() {
 }
 
 #[tokio::test]
-async fn halves_of_large_requests_stay_within_their_bound() {
+async fn unfinished_large_requests_stay_within_their_bound() {
     let limits = Limits {
         requests_total: 1 << 20,
         call_time: Duration::from_secs(20),
@@ -285,7 +285,7 @@ fn history() -> HistoryRequest {
 }
 
 #[tokio::test]
-async fn answers_that_nobody_takes_stay_within_their_bound_and_end() {
+async fn answers_that_are_not_read_stay_within_their_bound_and_are_ended() {
     let limits = Limits {
         answers_total: 8 << 20,
         answer_time: Duration::from_secs(3),
@@ -309,7 +309,11 @@ async fn answers_that_nobody_takes_stay_within_their_bound_and_end() {
         }
     }
     // One connection gets at most four of the eight megabytes.
-    assert!((1..=4).contains(&begun.len()), "{} were begun", begun.len());
+    assert!(
+        (1..=4).contains(&begun.len()),
+        "{} answers were begun",
+        begun.len()
+    );
     assert_eq!(refused + begun.len(), 40);
     // The rest is for others.
     let page = client.history(history()).await.unwrap().into_inner();
@@ -321,7 +325,7 @@ async fn answers_that_nobody_takes_stay_within_their_bound_and_end() {
     let ended = ended.expect("the connection is ended");
     assert!(
         ended.is_none_or(|data| data.is_err()),
-        "nothing can come with no room for it"
+        "without window nothing can come"
     );
     for _ in 0..3 {
         client.history(history()).await.unwrap();
@@ -343,7 +347,7 @@ async fn a_caller_that_takes_an_answer_slowly_gets_all_of_it() {
         let data = data.unwrap();
         length += data.len();
         untaken += data.len();
-        // This test needs a slow reader: it makes room a quarter of a second after its window was used up.
+        // The caller is slow: it opens its window a quarter of a second after it was used up.
         if untaken >= 60 << 10 || body.is_end_stream() {
             tokio::time::sleep(Duration::from_millis(250)).await;
             let taken = std::mem::take(&mut untaken);
@@ -353,13 +357,13 @@ async fn a_caller_that_takes_an_answer_slowly_gets_all_of_it() {
     assert!(length > 1_000_000, "{length}");
     assert!(
         began.elapsed() > Duration::from_secs(3),
-        "it took no longer than the bound"
+        "the caller was not slower than the bound"
     );
     assert_eq!(status(&body.trailers().await.unwrap().unwrap()).0, Code::Ok);
 }
 
 #[tokio::test]
-async fn idle_streams_make_room_for_streams_of_others() {
+async fn idle_streams_are_ended_to_make_room_for_other_callers() {
     let limits = Limits {
         streams: 8,
         ..Limits::default()
@@ -404,7 +408,7 @@ async fn until_success<T>(mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
         }
     };
     let done = tokio::time::timeout(Duration::from_secs(10), tried).await;
-    done.expect("it comes within ten seconds")
+    done.expect("an attempt succeeds within ten seconds")
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The service without a socket, for a connector in the same process.
+//! The service without a socket, as a connector in the same process uses it.
 
 use crate::support::{FakeStore, message, reason};
 use channel_store::memory::MemoryStore;
@@ -20,7 +20,7 @@ fn service(store: Arc<dyn ChannelStore>) -> Service {
 }
 
 #[tokio::test]
-async fn the_generated_client_takes_the_service_in_place_of_a_connection() {
+async fn the_generated_client_can_use_the_service_instead_of_a_connection() {
     let store = FakeStore::new();
     let mut client = ChatServiceClient::new(service(Arc::new(store.clone())));
     client.send(message(r#"{"a":1}"#)).await.unwrap();
@@ -38,7 +38,7 @@ async fn the_generated_client_takes_the_service_in_place_of_a_connection() {
     assert!(answers.message().await.unwrap().is_none());
 }
 
-/// What becomes of one message of a session.
+/// Sends one message of a session and returns its outcome.
 async fn send(client: &mut SessionServiceClient<Service>, message: &SessionMessage) -> SendOutcome {
     let messages = vec![message.clone()];
     let requests = tokio_stream::once(sessions::SendStreamRequest { messages });
@@ -48,7 +48,7 @@ async fn send(client: &mut SessionServiceClient<Service>, message: &SessionMessa
 }
 
 #[tokio::test]
-async fn over_the_store_in_memory_a_member_speaks_until_it_leaves() {
+async fn over_the_store_in_memory_a_member_can_send_until_it_leaves() {
     use sessions::send_outcome::Outcome;
     let service = service(MemoryStore::new(StoreOptions::default()));
     let mut client = SessionServiceClient::new(service.clone());
@@ -91,7 +91,7 @@ async fn over_the_store_in_memory_a_member_speaks_until_it_leaves() {
     assert!(joined.published);
     let first = position(send(&mut client, &speech).await);
     let second = position(send(&mut client, &speech).await);
-    assert_eq!(first, second, "one message");
+    assert_eq!(first, second, "both answers are about the same message");
     let before = joined.position.unwrap();
     assert_eq!(first.epoch, before.epoch);
     assert_eq!(first.offset, before.offset + 1);

@@ -1,7 +1,7 @@
-//! Chat as its callers see it: over a real socket, with a real client, on a store that does what the test says.
+//! Tests chat over a real socket with a real client. The store does what the test says.
 #![expect(
     clippy::unwrap_used,
-    reason = "a test's helper fails as the test itself does"
+    reason = "a helper of a test may panic, like the test itself"
 )]
 
 mod calls;

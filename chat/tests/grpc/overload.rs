@@ -1,4 +1,4 @@
-//! Bounds: how many calls at once, and for how long.
+//! The bounds of calls: how many at the same time, and for how long.
 
 use crate::support::{Caller, Chat, message, reason};
 use chat::Limits;
@@ -90,7 +90,7 @@ async fn client_without_timer(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_callers_shorter_timeout_counts() {
+async fn a_shorter_timeout_of_the_caller_is_used() {
     let chat = Chat::start().await;
     let mut client = client_without_timer(&chat).await;
     chat.store.close_gate();
@@ -104,7 +104,7 @@ async fn a_callers_shorter_timeout_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_outlives_every_timeout_while_nothing_is_asked_of_the_store() {
+async fn an_idle_stream_outlives_the_timeouts_of_calls() {
     let chat = Chat::start().await;
     let mut client = chat.client().await;
     let mut caller = Caller::open(&mut client).await.unwrap();

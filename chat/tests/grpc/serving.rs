@@ -1,4 +1,4 @@
-//! The server around the service: reflection, health, metrics, and how it ends.
+//! The server around the service: reflection, health, metrics and shutdown.
 
 use crate::support::{Caller, Chat, message};
 use chat::Limits;
@@ -42,7 +42,7 @@ async fn reflection_v1_lists_the_services_and_describes_them() {
         .map(|answer| answer.unwrap().message_response);
 
     let Some(MessageResponse::ListServicesResponse(list)) = answers.next().unwrap() else {
-        panic!("no list");
+        panic!("this is not a list of services");
     };
     let names: Vec<_> = list
         .service
@@ -74,7 +74,7 @@ async fn reflection_v1alpha_lists_the_services_for_older_tools() {
     let answers = client.server_reflection_info(requests).await.unwrap();
     let answer = answers.into_inner().next().await.unwrap().unwrap();
     let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
-        panic!("no list");
+        panic!("this is not a list of services");
     };
     assert!(list.service.iter().any(|service| service.name == SERVICE));
 }
@@ -86,7 +86,7 @@ fn of(service: &str) -> HealthCheckRequest {
 }
 
 #[tokio::test]
-async fn health_follows_the_store_and_its_watchers_do_not_hold_up_the_end() {
+async fn health_follows_the_store_and_its_watchers_do_not_delay_the_shutdown() {
     let chat = Chat::start().await;
     let mut client = HealthClient::new(chat.channel().await);
     let (serving, not_serving) = (
@@ -126,7 +126,7 @@ async fn the_health_of_an_unknown_service_is_not_found() {
 }
 
 #[tokio::test]
-async fn a_call_under_way_is_finished_at_the_shutdown_while_new_callers_find_nobody() {
+async fn at_the_shutdown_calls_under_way_are_finished_and_new_callers_are_refused() {
     let chat = Chat::start().await;
     chat.store.close_gate();
     let mut client = chat.client().await;
@@ -144,7 +144,7 @@ async fn a_call_under_way_is_finished_at_the_shutdown_while_new_callers_find_nob
 }
 
 #[tokio::test]
-async fn callers_that_never_end_are_left_after_the_drain_time() {
+async fn callers_that_do_not_end_are_cut_off_after_the_drain_time() {
     let chat = Chat::with(Limits {
         drain_time: Duration::from_millis(50),
         call_time: Duration::from_secs(600),

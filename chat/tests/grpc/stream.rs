@@ -1,4 +1,5 @@
-//! The promises of SendStream: order, refusals in their place, an end when the order is lost, back pressure.
+//! The promises of SendStream: answers are in order, refusals are in their place, the stream ends if the order could be
+//! lost, and there is back pressure.
 
 use crate::support::{Caller, Chat, fields, message, reason};
 use channel_store::StoreError;
@@ -31,7 +32,7 @@ fn told(status: &pb::Status) -> (String, Code) {
 }
 
 #[tokio::test]
-async fn messages_are_published_and_answered_in_the_order_given() {
+async fn messages_are_published_and_answered_in_the_order_in_which_they_were_sent() {
     let chat = Chat::start().await;
     let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
     for frame in 0..50 {
@@ -47,7 +48,7 @@ async fn messages_are_published_and_answered_in_the_order_given() {
 }
 
 #[tokio::test]
-async fn a_refused_message_is_told_in_its_place_and_the_others_pass() {
+async fn a_refusal_comes_in_its_place_and_the_other_messages_are_published() {
     let chat = Chat::start().await;
     let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
     let keyed = |json| SendRequest {
@@ -86,7 +87,7 @@ async fn a_refused_message_is_told_in_its_place_and_the_others_pass() {
 }
 
 #[tokio::test]
-async fn a_session_that_is_no_member_is_refused_in_its_place_and_the_others_pass() {
+async fn a_send_of_a_non_member_is_refused_in_its_place_and_others_are_published() {
     let chat = Chat::start().await;
     let send = |session: &str| SessionMessage {
         channel: "4".into(),
@@ -121,7 +122,7 @@ async fn a_session_that_is_no_member_is_refused_in_its_place_and_the_others_pass
 }
 
 #[tokio::test]
-async fn an_unknown_outcome_ends_the_stream_and_nothing_after_it_is_answered() {
+async fn an_unknown_outcome_ends_the_stream_without_further_answers() {
     let chat = Chat::start().await;
     let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
     caller.send([numbered(1)]).await;
@@ -157,7 +158,7 @@ fn log_of(chat: &Chat, channel: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn nothing_goes_to_the_store_behind_an_unanswered_message_of_its_channel() {
+async fn no_message_goes_to_the_store_before_earlier_ones_of_its_channel_are_answered() {
     let chat = Chat::start().await;
     let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
     chat.store.close_gate();
@@ -166,7 +167,7 @@ async fn nothing_goes_to_the_store_behind_an_unanswered_message_of_its_channel()
     // A message of another channel goes on. Messages after one that has to wait do not, because answers stay in order.
     caller.send([to("b", 2), to("a", 3), to("c", 4)]).await;
     chat.store.has_seen(2).await;
-    chat.has_had_its_turn().await;
+    chat.let_run().await;
     assert_eq!(*chat.store.batch_sizes.lock(), [1, 1]);
     chat.store.open_gate(1);
     caller.answers(1).await;
@@ -177,7 +178,7 @@ async fn nothing_goes_to_the_store_behind_an_unanswered_message_of_its_channel()
 }
 
 #[tokio::test]
-async fn a_batch_holds_one_call_for_each_channel_at_most() {
+async fn a_batch_has_at_most_one_call_for_each_channel() {
     let chat = Chat::start().await;
     let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
     let large = format!(r#"{{"text":"{}"}}"#, "x".repeat(60_000));
@@ -213,7 +214,7 @@ async fn a_message_that_is_refused_for_a_moment_is_not_overtaken_in_its_channel(
         caller.send([to("a", 1)]).await;
         chat.store.has_seen(1).await;
         caller.send([to("a", 2)]).await;
-        chat.has_had_its_turn().await;
+        chat.let_run().await;
         chat.store.open_gate(1_000);
         let told = caller.answers(answered).await;
         assert!(told.iter().all(|it| matches!(it, Outcome::Refused(_))));
@@ -241,7 +242,7 @@ async fn messages_that_a_full_store_refuses_together_are_answered_together() {
 }
 
 #[tokio::test]
-async fn a_message_of_unknown_outcome_is_never_answered_as_refused() {
+async fn a_message_with_an_unknown_outcome_is_never_answered_as_refused() {
     let chat = Chat::start().await;
     let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
     chat.store.lose_bodies_with("lost");
@@ -267,7 +268,7 @@ async fn a_store_that_does_not_answer_ends_the_stream() {
 }
 
 #[tokio::test]
-async fn without_a_store_no_stream_begins() {
+async fn without_a_store_a_stream_is_refused() {
     let chat = Chat::start().await;
     chat.store.fail(StoreError::Unavailable("gone".into()));
     let status = Caller::open(&mut chat.client().await).await.err().unwrap();
@@ -276,7 +277,7 @@ async fn without_a_store_no_stream_begins() {
 }
 
 #[tokio::test]
-async fn a_frame_of_too_many_messages_ends_the_stream_after_the_answers_before_it() {
+async fn a_frame_with_too_many_messages_ends_the_stream_after_earlier_answers() {
     let chat = Chat::start().await;
     let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
     caller.send((0..1_024).map(numbered)).await;
@@ -288,7 +289,7 @@ async fn a_frame_of_too_many_messages_ends_the_stream_after_the_answers_before_i
 }
 
 #[tokio::test]
-async fn while_four_batches_are_with_the_store_nothing_more_is_read() {
+async fn while_four_batches_are_unanswered_nothing_more_is_read() {
     let chat = Chat::start().await;
     let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
     chat.store.close_gate();
@@ -306,7 +307,7 @@ async fn while_four_batches_are_with_the_store_nothing_more_is_read() {
             caller.send([large]).await;
             sent += 1;
         }
-        chat.has_had_its_turn().await;
+        chat.let_run().await;
         let now = caller.frames_taken.load(Ordering::Relaxed);
         if now == taken {
             break;
@@ -314,7 +315,7 @@ async fn while_four_batches_are_with_the_store_nothing_more_is_read() {
         taken = now;
     }
     assert_eq!(*chat.store.batches.borrow(), 4);
-    assert!(taken < 100, "{taken} frames were taken from the caller");
+    assert!(taken < 100, "{taken} frames were read from the caller");
 
     chat.store.open_gate(100_000);
     let told = caller.answers(4 + usize::try_from(sent).unwrap()).await;
@@ -326,7 +327,7 @@ async fn while_four_batches_are_with_the_store_nothing_more_is_read() {
 }
 
 #[tokio::test]
-async fn waiting_messages_go_in_batches_of_256_at_most() {
+async fn waiting_messages_go_to_the_store_in_batches_of_at_most_256() {
     let chat = Chat::start().await;
     let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
     let in_rooms = |number| to(&format!("room {}", number % 8), number);
@@ -337,7 +338,7 @@ async fn waiting_messages_go_in_batches_of_256_at_most() {
 }
 
 #[tokio::test]
-async fn a_batch_holds_about_a_mebibyte_at_most() {
+async fn a_batch_has_at_most_about_a_mebibyte() {
     let chat = Chat::start().await;
     let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
     let text = "x".repeat(100_000);
@@ -352,7 +353,7 @@ async fn a_batch_holds_about_a_mebibyte_at_most() {
 }
 
 #[tokio::test]
-async fn at_the_shutdown_what_was_read_is_answered_and_the_stream_ends_well() {
+async fn at_the_shutdown_messages_that_were_read_are_answered_before_the_end() {
     let chat = Chat::start().await;
     let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
     chat.store.close_gate();
@@ -369,7 +370,7 @@ async fn at_the_shutdown_what_was_read_is_answered_and_the_stream_ends_well() {
 }
 
 #[tokio::test]
-async fn a_caller_that_ends_its_side_gets_its_answers_and_the_end() {
+async fn a_caller_that_ends_its_side_gets_all_answers_and_then_the_end() {
     let chat = Chat::start().await;
     let mut caller = Caller::open(&mut chat.client().await).await.unwrap();
     caller.send((0..300).map(numbered)).await;

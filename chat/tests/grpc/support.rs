@@ -1,4 +1,4 @@
-//! Chat on a port of the kernel's choice over a store that does what the test says, and a real client to call it.
+//! Chat on a free port, over a store that does what the test says, and a real client that calls it.
 
 use async_trait::async_trait;
 use channel_store::{
@@ -28,22 +28,22 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 use tonic_types::StatusExt;
 
-/// A store in which every session but "stranger" is a member. It fails as it is told, and publishes only while the gate
-/// is open.
+/// A store in which every session except "stranger" is a member. It fails as the test says, and publishes only while
+/// the gate is open.
 #[derive(Clone)]
 pub(crate) struct FakeStore(Arc<State>);
 
 pub(crate) struct State {
     written: Mutex<Written>,
-    /// What every call ends with.
+    /// The error of every call, if there is one.
     failure: Mutex<Option<StoreError>>,
     gate: Semaphore,
-    /// Messages whose body holds this are written, but nobody is told.
+    /// Messages whose body contains this are written, but the answer is lost.
     lost: Mutex<Option<&'static str>>,
-    /// So many batches are refused from now on.
+    /// The number of next batches that are refused.
     refusals: Mutex<Option<(usize, StoreError)>>,
     pub(crate) batch_sizes: Mutex<Vec<usize>>,
-    /// Batches that have come to the gate.
+    /// The number of batches that have come to the gate.
     pub(crate) batches: watch::Sender<usize>,
     pub(crate) available: watch::Sender<bool>,
     pub(crate) joins: Mutex<Vec<Join>>,
@@ -97,7 +97,7 @@ impl State {
         *self.lost.lock() = Some(text);
     }
 
-    /// Refuses so many batches, with nothing written, and then none.
+    /// Refuses the next batches, this many, and writes nothing of them.
     pub(crate) fn refuse(&self, batches: usize, error: StoreError) {
         *self.refusals.lock() = Some((batches, error));
     }
@@ -113,12 +113,12 @@ impl State {
         self.gate.forget_permits(OPEN);
     }
 
-    /// Lets so many batches pass.
+    /// Lets this many batches pass.
     pub(crate) fn open_gate(&self, batches: usize) {
         self.gate.add_permits(batches);
     }
 
-    /// Waits until so many batches in all have come to the gate.
+    /// Waits until this many batches in all have come to the gate.
     pub(crate) async fn has_seen(&self, batches: usize) {
         let mut seen = self.batches.subscribe();
         seen.wait_for(|&seen| seen >= batches).await.unwrap();
@@ -223,7 +223,7 @@ impl ChannelStore for FakeStore {
 
     async fn reap(&self, _: &ChannelName, _: &Incarnation) -> Result<Reaped, StoreError> {
         self.check()?;
-        Err(StoreError::Unavailable("nobody is reaped here".into()))
+        Err(StoreError::Unavailable("this store cannot reap".into()))
     }
 
     async fn expire(&self, _: &ChannelName) -> Result<Option<Duration>, StoreError> {
@@ -254,7 +254,7 @@ impl ChannelStore for FakeStore {
         _: usize,
     ) -> Result<HistoryPage, StoreError> {
         self.check()?;
-        Err(StoreError::Unavailable("it has no history".into()))
+        Err(StoreError::Unavailable("this store has no history".into()))
     }
 
     async fn trim(
@@ -311,7 +311,7 @@ impl Publisher for FakePublisher {
         batch: Vec<Publish>,
     ) -> Result<Vec<Result<Published, StoreError>>, StoreError> {
         let store = &self.0;
-        // As the contract of a publisher has it: in the order of the first poll, before any waiting.
+        // A publisher promises that batches take effect in the order of their first poll.
         store.batch_sizes.lock().push(batch.len());
         let failure = store.check();
         let refusal = store.refusal();
@@ -363,8 +363,8 @@ impl Chat {
         endpoint.connect().await.unwrap()
     }
 
-    /// Round trips of another caller: whatever chat can do with what it has, it has done.
-    pub(crate) async fn has_had_its_turn(&self) {
+    /// Makes round trips as another caller, until chat has done everything that it can do without further input.
+    pub(crate) async fn let_run(&self) {
         let mut other = self.client().await;
         for _ in 0..10 {
             let nothing = ListMembersRequest::default();
@@ -376,13 +376,13 @@ impl Chat {
         ChatServiceClient::new(self.channel().await)
     }
 
-    /// As a connector calls it.
+    /// A client of the contract for connectors.
     pub(crate) async fn sessions(&self) -> SessionServiceClient<Channel> {
         SessionServiceClient::new(self.channel().await)
     }
 }
 
-/// Chat's own end of a send stream is the last one to know; this is the caller's.
+/// The caller's end of a send stream.
 pub(crate) struct Caller {
     pub(crate) requests: mpsc::Sender<SendStreamRequest>,
     pub(crate) answers: Streaming<SendStreamResponse>,
@@ -407,7 +407,7 @@ impl Caller {
         })
     }
 
-    /// Sends one frame with these.
+    /// Sends one frame with these messages.
     pub(crate) async fn send(&self, messages: impl IntoIterator<Item = SendRequest>) {
         let messages = messages.into_iter().collect();
         self.requests
@@ -416,7 +416,7 @@ impl Caller {
             .unwrap();
     }
 
-    /// Reads answers until there are so many.
+    /// Reads answers until there are this many.
     pub(crate) async fn answers(&mut self, count: usize) -> Vec<Outcome> {
         let mut answers = Vec::new();
         while answers.len() < count {
@@ -429,7 +429,7 @@ impl Caller {
     }
 }
 
-/// A message that is right.
+/// A valid message.
 pub(crate) fn message(json: &str) -> SendRequest {
     SendRequest {
         channel: "4".into(),
@@ -439,7 +439,7 @@ pub(crate) fn message(json: &str) -> SendRequest {
     }
 }
 
-/// The reason in the status' ErrorInfo, whose domain is always the same.
+/// The reason in the ErrorInfo of a status. It checks the domain, which is always the same.
 pub(crate) fn reason(status: &Status) -> String {
     let info = status.get_details_error_info().expect("an ErrorInfo");
     assert_eq!(info.domain, "chat.v1");

@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_to_what_was_given_up_is_late_and_nothing_worse() {
+    async fn an_answer_to_a_send_that_was_given_up_is_ignored() {
         let (line, settled) = written(1);
         line.check_times(Instant::now() + CALL);
         assert_eq!(settled.load(Ordering::Relaxed), 1);

@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_is_none_is_refused_with_its_reason_and_an_example() {
+    fn an_invalid_address_is_refused_with_the_reason_and_an_example() {
         for (wrong, reason) in [
             ("https://chat:4001", "without TLS"),
             ("http://user:secret@chat:4001", "no user and no password"),

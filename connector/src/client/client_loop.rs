@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_connection_carries_little_along() {
+    fn the_future_of_an_idle_connection_is_small() {
         let socket = size_of::<ClientLoop>();
         assert!(socket <= 328, "{socket}");
         let serving = size_of_future(|it: Box<ClientLoop>| it.serve(Vec::new()));
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_is_heard_while_its_request_is_under_way() {
+    async fn a_client_is_read_while_its_request_is_under_way() {
         let (mut socket, mut client) = socket().await;
         socket.clock.logged_in(true);
         let request = async {
@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn unfinished_packages_count_for_the_process_and_end_whom_there_is_no_room_for() {
+    async fn unfinished_packages_count_for_the_process_and_end_clients_beyond_the_limit() {
         // Half of the limit is for incoming data. That is enough for one of the two clients, and for its answers.
         let limits = QueueLimits::new(1 << 10, 2_400);
         let half = [&[4, 0, 3, 0xe8][..], &[b'x'; 700]].concat();

@@ -200,7 +200,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     #[tokio::test(start_paused = true)]
-    async fn however_many_connections_there_are_all_are_closed_in_two_seconds() {
+    async fn all_connections_are_closed_in_two_seconds_however_many_there_are() {
         let queues = QueueLimits::new(1 << 20, 1 << 20);
         for (count, batches) in [(0_usize, 0), (1, 1), (10_000, 10), (100_000, 40)] {
             let record = Arc::new(Mutex::new(Vec::new()));
@@ -230,7 +230,7 @@ mod tests {
     /// A panic in the task of one client ends that client's connection alone. What the connection held is given back.
     /// Otherwise each panic would take one of the connector's places for ever.
     #[tokio::test(start_paused = true)]
-    async fn a_connection_whose_task_panics_is_closed_and_gone_from_every_list_and_count() {
+    async fn a_connection_whose_task_panics_is_closed_and_removed_from_all_counts() {
         let counters = Counters::default();
         let _recording = metrics::set_default_local_recorder(&counters);
         let mut scene = scene().await;
@@ -271,7 +271,10 @@ mod tests {
         is_followed(&mut scene.script).await;
         let join = scene.instance.join().await;
         assert_eq!(clients.connections.lock().len(), 1);
-        assert!(limits.enter().is_none(), "its place is taken");
+        assert!(
+            limits.enter().is_none(),
+            "the connection has the only place"
+        );
         assert_eq!(counters.gauge(CONNECTIONS).to_bits(), 1_f64.to_bits());
         assert_eq!(scene.logins("u").await, 1);
 
@@ -280,7 +283,7 @@ mod tests {
         soon(clients.loops.wait()).await;
         assert!(is_over.load(Ordering::Relaxed));
         assert!(clients.connections.lock().is_empty());
-        assert!(limits.enter().is_some(), "its place is free");
+        assert!(limits.enter().is_some(), "the place is free again");
         assert_eq!(counters.gauge(CONNECTIONS).to_bits(), 0_f64.to_bits());
         assert_eq!(counters.get(CLOSED), 1);
         let mut rest = Vec::new();

@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pomelo_client_silent_for_two_intervals_is_dropped_also_when_it_sends_data_k5() {
+    async fn a_pomelo_client_without_heartbeats_for_two_intervals_is_dropped_k5() {
         let mut clock = Clock::start(WireFormat::POMELO, &LIMITS);
         clock.ready();
         clock.logged_in(true);
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_talks_without_pause_and_never_beats_is_judged_by_what_had_arrived_in_time_k5() {
+    async fn a_silent_client_is_dropped_only_after_what_arrived_in_time_was_read_k5() {
         let mut clock = silent().await;
         assert!(!clock.has_heard_all(100));
         clock.has_read(60);
@@ -252,7 +252,7 @@ mod tests {
         clock.has_read(60);
         assert!(clock.has_heard_all(1_000));
         let mut clock = silent().await;
-        assert!(clock.has_heard_all(0), "nothing lies unread");
+        assert!(clock.has_heard_all(0), "there are no unread bytes");
     }
 
     #[tokio::test(start_paused = true)]

@@ -67,7 +67,7 @@ mod tests {
     use crate::metering::PROTOCOLS;
 
     #[test]
-    fn every_connection_has_one_of_the_labels() {
+    fn every_kind_of_connection_has_a_label() {
         for (format, label) in [
             (WireFormat::POMELO, "pomelo"),
             (WireFormat::POMELO.deflated(), "pomelo"),

@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_subprotocol_that_is_a_token_is_agreed_on() {
+    fn the_first_offered_subprotocol_that_is_a_token_is_chosen() {
         for (offers, expected) in [
             (&["pomelo, json"][..], Some("pomelo")),
             (&["json"], Some("json")),

@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn it_answers_from_every_position_of_its_run_and_from_no_other() {
+    fn the_ring_answers_from_positions_of_its_run_and_from_no_others() {
         let mut ring = Ring::new(at("a", 4));
         assert_eq!(offsets(&ring, &at("a", 4)), Some(vec![]));
         ring.push(publication("a", 5, 10));
@@ -105,18 +105,18 @@ mod tests {
         assert_eq!(
             offsets(&ring, &at("a", 6)),
             None,
-            "a's 6 was lost: b has another"
+            "offset 6 of epoch a was lost, and epoch b has another one"
         );
         assert_eq!(offsets(&ring, &at("c", 6)), None);
         assert_eq!(
             offsets(&ring, &at("b", 5)),
             Some(vec![6, 7]),
-            "right before b's first"
+            "the position right before the first publication of epoch b"
         );
     }
 
     #[test]
-    fn it_is_bounded_in_entries_and_bytes() {
+    fn the_ring_is_bounded_in_entries_and_bytes() {
         let mut ring = Ring::new(at("a", 0));
         for offset in 1..=2_000 {
             ring.push(publication("a", offset, 1_000));

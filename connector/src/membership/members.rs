@@ -29,7 +29,7 @@ pub(crate) struct Membership {
     operation: u64,
     state: Mutex<State>,
     guard: Arc<IndexGuard>,
-    /// Whose place it takes.
+    /// The sessions whose place this one takes.
     replaces: Vec<v1::Session>,
     roster: Arc<Roster>,
     /// The login of the session, which knows its socket.
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leave_has_the_number_of_the_moment_when_the_membership_ended() {
+    fn the_operation_number_of_a_leave_is_taken_when_the_membership_ends() {
         let (roster, guard) = (Arc::<Roster>::default(), guard());
         let first = begin(&roster, &guard, "s");
         first.end();
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn memberships_end_on_one_thread_while_another_looks_at_all_of_them() {
+    fn memberships_can_end_while_another_thread_looks_at_all_of_them() {
         const ROUNDS: usize = 20_000;
         let (roster, guard) = (Arc::<Roster>::default(), guard());
         let (done, is_done) = mpsc::channel();
@@ -401,7 +401,7 @@ mod tests {
         });
         for _ in 0..2 {
             let waited = is_done.recv_timeout(Duration::from_secs(60));
-            waited.expect("one of the threads waits for the other for ever");
+            waited.expect("the two threads are in a deadlock");
         }
     }
 }

@@ -115,7 +115,7 @@ impl Registration {
         connection.is_none_or(|connection| connection.closing().is_some())
     }
 
-    /// Whose place it takes where it joins. A client that is gone takes nobody's.
+    /// The sessions whose place this one takes when it joins a channel. If the client is gone, it takes no places.
     pub(crate) fn replaces(&self) -> Vec<proto::connector::v1::Session> {
         if self.is_closing() {
             return Vec::new();

@@ -26,7 +26,7 @@ use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
 const LENGTH: Duration = Duration::from_secs(10);
-/// Suspected places are looked at and repaired in this time.
+/// The time in which suspected places are checked and repaired.
 const AT_ONCE: Duration = Duration::from_millis(10);
 
 fn room(name: &str) -> ChannelName {
@@ -133,7 +133,7 @@ fn keep(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_channel_stands_in_the_index_before_anybody_may_join() {
+async fn a_channel_is_in_the_index_before_anybody_may_join() {
     let scene = Scene::new().await;
     let guard = scene.enter("room").await;
     let index = scene.index(guard.incarnation()).await;
@@ -142,13 +142,13 @@ async fn a_channel_stands_in_the_index_before_anybody_may_join() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_deadline_of_joins_moves_with_the_lease_only() {
+async fn the_deadline_of_joins_moves_only_when_the_lease_is_renewed() {
     let scene = Scene::new().await;
     let guard = scene.enter("room").await;
     let first = guard.deadline();
     sleep(2 * LENGTH).await;
     let second = guard.deadline();
-    assert!(second >= first + 15_000, "it was renewed");
+    assert!(second >= first + 15_000, "the lease was renewed");
     drop(scene.keeping);
     sleep(2 * LENGTH).await;
     assert_eq!(guard.deadline(), second);
@@ -161,7 +161,7 @@ async fn the_deadline_of_joins_moves_with_the_lease_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_was_declared_dead_begins_anew() {
+async fn a_connector_that_was_declared_dead_begins_a_new_incarnation() {
     let scene = Scene::new().await;
     let old = scene.enter("room").await;
     scene.leases.resign(old.incarnation()).await.unwrap();
@@ -173,13 +173,13 @@ async fn who_was_declared_dead_begins_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sealed_index_or_a_refused_join_tells_of_death_at_once() {
+async fn a_connector_learns_of_its_death_at_once_from_its_index_or_a_join() {
     let scene = Scene::new().await;
     let old = scene.enter("room").await;
     scene.leases.resign(old.incarnation()).await.unwrap();
     assert!(scene.lease.enter(vec![place("other")]).await.is_none());
     sleep(Duration::from_millis(1)).await;
-    assert!(old.is_over(), "it need not wait for the next renewal");
+    assert!(old.is_over(), "the connector knows before the next renewal");
 
     let scene = Scene::new().await;
     let member = scene.member("room", "u").await;
@@ -187,19 +187,30 @@ async fn a_sealed_index_or_a_refused_join_tells_of_death_at_once() {
     sleep(Duration::from_millis(1)).await;
     let incarnation = member.lease().incarnation.clone();
     let state = scene.leases.observe(&[incarnation]).await.remove(0);
-    assert!(state.unwrap().unwrap().dead, "whoever buries may begin");
+    assert!(
+        state.unwrap().unwrap().dead,
+        "the connector has resigned, so reapers may begin"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_channel_leaves_the_index_when_two_looks_found_nothing() {
+async fn a_channel_is_removed_from_the_index_after_two_looks_without_a_session() {
     let scene = Scene::new().await;
     let guard = scene.enter("room").await;
     let incarnation = guard.incarnation().clone();
     sleep(5 * SETTLE_TIME).await;
-    assert_eq!(scene.index(&incarnation).await.len(), 1, "somebody is here");
+    assert_eq!(
+        scene.index(&incarnation).await.len(),
+        1,
+        "there is a session"
+    );
     drop(guard);
     sleep(SETTLE_TIME / 2).await;
-    assert_eq!(scene.index(&incarnation).await.len(), 1, "looked at once");
+    assert_eq!(
+        scene.index(&incarnation).await.len(),
+        1,
+        "there was only one look"
+    );
     sleep(2 * SETTLE_TIME).await;
     assert_eq!(scene.index(&incarnation).await, []);
     // The place comes back as another entry.
@@ -217,7 +228,7 @@ fn empty(lifetime: &str) -> Presence {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_second_look_must_find_the_same_server_and_nobody_in_between() {
+async fn both_looks_must_find_the_same_server_and_no_session_in_between() {
     let mut index = Index::default();
     let room = place("room");
     let mut now = Instant::now();
@@ -227,23 +238,27 @@ async fn the_second_look_must_find_the_same_server_and_nobody_in_between() {
         assert_eq!(
             index.looked(now, room.clone(), &empty(lifetime)),
             None,
-            "out of turn"
+            "it is too early for another look"
         );
         usize::from(dropped.is_some())
     };
     index.enter(&room);
-    assert_eq!(looked(&mut index, "a"), 0, "somebody is here");
+    assert_eq!(looked(&mut index, "a"), 0, "there is a session");
     index.exit(&room);
     assert_eq!(looked(&mut index, "a"), 0);
-    assert_eq!(looked(&mut index, "b"), 0, "a failover in between");
+    assert_eq!(
+        looked(&mut index, "b"),
+        0,
+        "there was a failover in between"
+    );
     index.enter(&room);
     index.exit(&room);
-    assert_eq!(looked(&mut index, "b"), 0, "somebody in between");
+    assert_eq!(looked(&mut index, "b"), 0, "there was a session in between");
     assert_eq!(looked(&mut index, "b"), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_index_that_differs_from_the_stores_is_put_right() {
+async fn an_index_that_differs_from_the_stores_is_repaired() {
     let mut index = Index::default();
     let entry = |channel: &str, nonce| IndexEntry {
         place: place(channel),
@@ -257,23 +272,23 @@ async fn an_index_that_differs_from_the_stores_is_put_right() {
     missing.sort_by(|a, b| a.place.cmp(&b.place));
     assert_eq!(missing, [entry("b", 2), entry("c", 3)]);
     let due = index.due(Instant::now(), LOOKS, |_| true);
-    assert_eq!(due, [place("x")], "what is unknown is looked at");
+    assert_eq!(due, [place("x")], "an unknown place is due for a look");
     index.enter(&place("y"));
     assert_eq!(index.unwritten(&[place("y")]), [entry("y", 10)]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_the_store_has_lost_is_taken_again_with_its_index() {
+async fn a_lease_that_the_store_has_lost_is_restored_with_its_index() {
     let scene = Scene::new().await;
     let guard = scene.enter("room").await;
     scene.store.restart(Some(Snapshot::default()));
     let found = scene.leases.observe(&[guard.incarnation().clone()]).await;
-    assert_eq!(found, [Ok(None)], "nothing of it is left");
+    assert_eq!(found, [Ok(None)], "the store has lost the lease");
     sleep(LENGTH / 2).await;
     let found = scene.leases.observe(&[guard.incarnation().clone()]).await;
     assert!(found[0].as_ref().is_ok_and(|it| !it.unwrap().dead));
     assert_eq!(scene.index(guard.incarnation()).await.len(), 1);
-    assert!(!guard.is_over(), "nobody was closed");
+    assert!(!guard.is_over(), "no session was closed");
 
     // A session that wants to join before the next renewal does not wait for it.
     sleep(LENGTH).await;
@@ -285,7 +300,7 @@ async fn a_lease_that_the_store_has_lost_is_taken_again_with_its_index() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn places_are_looked_at_in_turn_the_one_that_waits_longest_first() {
+async fn the_place_that_has_waited_longest_is_checked_first() {
     // More than can be looked at in the settle time.
     const MANY: usize = 70 * LOOKS;
     let mut index = Index::default();
@@ -308,12 +323,12 @@ async fn places_are_looked_at_in_turn_the_one_that_waits_longest_first() {
     assert_eq!(looks.len(), MANY);
     assert!(
         looks.into_values().all(|looks| looks == 2),
-        "each has its turn"
+        "each place is checked"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn places_where_nobody_is_do_not_pile_up_behind_those_in_use() {
+async fn places_without_sessions_do_not_pile_up_behind_those_in_use() {
     const A_SECOND: usize = 150;
     let mut index = Index::default();
     let mut now = Instant::now();
@@ -336,12 +351,12 @@ async fn places_where_nobody_is_do_not_pile_up_behind_those_in_use() {
     let seconds = idle / A_SECOND;
     assert!(
         seconds <= 125,
-        "two looks, a settle time apart: {seconds} s"
+        "it takes two looks with a settle time in between: {seconds} s"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_the_store_has_lost_everything_members_are_back_with_the_next_renewal() {
+async fn after_the_store_lost_all_data_members_are_restored_with_the_next_renewal() {
     let scene = Scene::new().await;
     let alice = scene.member("room", "alice").await;
     let _bob = scene.member("room", "bob").await;
@@ -353,15 +368,19 @@ async fn after_the_store_has_lost_everything_members_are_back_with_the_next_rene
     assert_eq!(scene.members("room").await, both);
     assert_eq!(scene.members("other").await, [("carol".to_owned(), 1)]);
     let index = scene.index(&alice.lease().incarnation).await;
-    assert_eq!(index.len(), 2, "and would be found");
-    assert!(!alice.lease().is_over(), "nobody was closed");
+    assert_eq!(
+        index.len(),
+        2,
+        "the index is restored, so a reaper would find the members"
+    );
+    assert!(!alice.lease().is_over(), "no session was closed");
 
     scene.leave(alice).await;
     assert_eq!(scene.members("room").await, both[1..]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_channel_that_fell_back_is_put_right_also_where_only_names_differ() {
+async fn a_channel_with_older_data_is_repaired_even_if_only_names_differ() {
     let scene = Scene::new().await;
     let alice = scene.member("room", "alice").await;
     let before = scene.store.snapshot();
@@ -375,7 +394,7 @@ async fn a_channel_that_fell_back_is_put_right_also_where_only_names_differ() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_suspected_is_looked_at_at_once() {
+async fn a_suspected_place_is_checked_at_once() {
     let scene = Scene::new().await;
     let alice = scene.member("room", "alice").await;
     let leave = Leave {
@@ -396,7 +415,7 @@ async fn what_is_suspected_is_looked_at_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_leaving_is_neither_brought_back_nor_taken_out_twice() {
+async fn a_leaving_member_is_neither_restored_nor_removed_twice() {
     let scene = Scene::new().await;
     let alice = scene.member("room", "alice").await;
     let leave = alice.leave();
@@ -408,7 +427,7 @@ async fn who_is_leaving_is_neither_brought_back_nor_taken_out_twice() {
     assert_eq!(
         scene.members("room").await.len(),
         1,
-        "its leave is on its way"
+        "the leave is still under way"
     );
     scene.chat.leave(leave, in_time()).await.unwrap();
     suspected().await;
@@ -416,7 +435,7 @@ async fn who_is_leaving_is_neither_brought_back_nor_taken_out_twice() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_left_and_joined_again_is_known_when_the_former_membership_ends_late() {
+async fn a_member_that_joined_again_is_known_when_its_former_membership_ends_late() {
     let scene = Scene::new().await;
     let former = scene.member("room", "alice").await;
     scene.chat.leave(former.leave(), in_time()).await.unwrap();
@@ -430,7 +449,7 @@ async fn who_left_and_joined_again_is_known_when_the_former_membership_ends_late
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_member_that_nobody_knows_of_any_more_is_taken_out() {
+async fn a_member_without_a_membership_in_the_connector_is_removed() {
     let scene = Scene::new().await;
     let _here = scene.member("room", "here").await;
     drop(scene.member("room", "ghost").await);
@@ -440,7 +459,7 @@ async fn a_member_that_nobody_knows_of_any_more_is_taken_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_finds_its_own_tombstone_is_dead_whatever_the_lease_says() {
+async fn a_connector_that_finds_its_own_tombstone_is_dead_whatever_its_lease_says() {
     let scene = Scene::new().await;
     let guard = scene.enter("room").await;
     let incarnation = guard.incarnation().clone();
@@ -451,7 +470,7 @@ async fn who_finds_its_own_tombstone_is_dead_whatever_the_lease_says() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_ends_with_a_grace_is_left_that_long() {
+async fn a_connector_that_ends_with_a_grace_keeps_its_lease_for_that_time() {
     let scene = Scene::new().await;
     let guard = scene.enter("room").await;
     let name = [guard.incarnation().clone()];
@@ -467,7 +486,7 @@ async fn who_ends_with_a_grace_is_left_that_long() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_joins_again_before_lease_and_index_are_back() {
+async fn members_are_not_restored_before_lease_and_index() {
     let scene = Scene::new().await;
     let alice = scene.member("room", "alice").await;
     scene.store.restart(Some(Snapshot::default()));
@@ -476,14 +495,14 @@ async fn nobody_joins_again_before_lease_and_index_are_back() {
     assert_eq!(
         scene.members("room").await.len(),
         1,
-        "before any renewal in turn"
+        "the lease is restored before the next regular renewal"
     );
     let incarnation = alice.lease().incarnation.clone();
     assert_eq!(scene.index(&incarnation).await.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_could_not_be_put_right_is_tried_again() {
+async fn a_repair_that_failed_is_tried_again() {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
     let _stream = instance.stream().await;
@@ -493,7 +512,7 @@ async fn what_could_not_be_put_right_is_tried_again() {
         let join = instance.join().await;
         join.answer(Ok(joined("a", 1)));
     });
-    // The store does not know her.
+    // The store does not know alice.
     alice.suspect();
     for _ in 0..200 {
         let join = instance.join().await;
@@ -504,7 +523,7 @@ async fn what_could_not_be_put_right_is_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_detached_member_whose_chat_is_gone_leaves_with_a_look() {
+async fn a_detached_member_whose_chat_is_gone_expires_when_a_connector_looks() {
     let scene = Scene::new().await;
     let _here = scene.member("room", "here").await;
     let detached = Join {
@@ -530,7 +549,7 @@ async fn a_detached_member_whose_chat_is_gone_leaves_with_a_look() {
 const AHEAD: i64 = 300_000;
 
 #[tokio::test(start_paused = true)]
-async fn a_join_that_is_late_by_the_clock_of_the_channels_server_is_sent_once_more() {
+async fn a_join_that_is_late_by_the_servers_clock_is_repeated_once() {
     let scene = Scene::new().await;
     scene.store.set_clock(Some("room"), AHEAD);
     let alice = scene.member("room", "alice").await;
@@ -546,7 +565,7 @@ async fn a_join_that_is_late_by_the_clock_of_the_channels_server_is_sent_once_mo
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_join_of_the_dead_is_late_whatever_the_clock_says() {
+async fn a_join_of_a_dead_connector_is_late_whatever_the_clock_says() {
     let scene = Scene::new().await;
     let guard = Arc::new(scene.enter("room").await);
     // The channel holds no tombstone of the incarnation, as if that had expired.

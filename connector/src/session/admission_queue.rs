@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_comes_first_is_served_first_and_only_some_at_once() {
+    async fn requests_are_served_in_order_and_only_some_at_the_same_time() {
         let queue = Arc::new(AdmissionQueue::new());
         let (under_way, served) = (Arc::<AtomicUsize>::default(), Arc::new(Mutex::default()));
         let mut clients = JoinSet::new();
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waited_for_another_request_is_told_in_time_too() {
+    async fn a_login_that_waited_for_another_request_is_also_refused_in_time() {
         let queue = AdmissionQueue::new();
         let mut turns = Vec::new();
         for _ in 0..AT_ONCE {
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn those_who_wait_for_a_shard_that_is_away_keep_nobody_else_from_being_served() {
+    async fn requests_for_a_shard_that_is_away_delay_no_others() {
         let place = |name: &str| Place::Channel(ChannelName::new(name).unwrap());
         let (here, away) = (place("here"), place("away"));
         let queues = AdmissionQueues::new(move |it| match *it == place("away") {
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn in_a_storm_whoever_comes_again_when_told_to_gets_in() {
+    async fn in_a_storm_clients_that_retry_when_they_are_told_to_get_in() {
         let queue = Arc::new(AdmissionQueue::new());
         let began = Instant::now();
         let tries = Arc::new(Mutex::new(BTreeMap::<usize, usize>::new()));

@@ -21,6 +21,7 @@ use crate::hub::{Hub, Member};
 use crate::membership::{
     EndedSession, LeaseKeeper, Logins, Membership, PendingLeaves, Registration, Rollback,
 };
+use crate::metering::count_refused_login;
 use crate::random::unguessable;
 use crate::transport::Connection;
 use admission_queue::AdmissionQueues;
@@ -39,6 +40,8 @@ use wire::{Disconnect, Protocol, Reason, Request, RequestBody};
 
 /// The most channels that a session may be in at once.
 const CHANNELS: usize = 100;
+/// The route of a login.
+const LOGIN: &str = "connector.handler.login";
 
 /// What all sessions of a connector share.
 pub(crate) struct Services {
@@ -166,6 +169,12 @@ impl Handlers {
         // while it runs.
         let answer = Box::pin(self.answer_to(&request, deadline)).await;
         if let Some(answer) = answer {
+            // Counted here, where every way to refuse a login ends. One without an id is refused, too, without a reply.
+            if let Err(refusal) = &answer
+                && &*request.route == LOGIN
+            {
+                count_refused_login(refusal.reason());
+            }
             replies::reply(&self.connection, request.id, answer);
         }
     }
@@ -177,7 +186,7 @@ impl Handlers {
             return Some(Err(Reason::InvalidBody.into()));
         }
         match &*request.route {
-            "connector.handler.login" => self.login(request, deadline).await,
+            LOGIN => self.login(request, deadline).await,
             // Some clients, such as pages in browsers, do not see the protocol's heartbeats. They ask, and notice a
             // missing answer.
             "connector.handler.ping" => Some(Ok(DONE.into())),

@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_burst_is_taken_at_once_and_then_one_in_each_interval() {
+    async fn a_burst_is_allowed_at_once_and_then_one_in_each_interval() {
         let mut pace = Pace::default();
         let now = Instant::now();
         for _ in 0..BURST {

@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_strings_name_one_room_and_one_user_k7() {
+    fn numbers_and_strings_name_the_same_room_and_user_k7() {
         for (json, user, is_number, channel) in [
             (r#"{"userId":"xialei","lessonId":4}"#, "xialei", false, "4"),
             (r#"{"userId":5,"lessonId":"4"}"#, "5", true, "4"),
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_falsy_is_missing_k1() {
+    fn falsy_parameters_count_as_missing_k1() {
         for value in ["0", "-0", "0.0", r#""""#, "null", "false"] {
             for json in [
                 format!(r#"{{"userId":{value},"lessonId":1}}"#),
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_not_exact_are_no_ids() {
+    fn numbers_that_are_not_exact_are_refused_as_ids() {
         for number in [
             "9007199254740992",
             "9007199254740993",
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_one_of_ours_or_refused() {
+    fn a_secret_of_another_form_is_refused() {
         let parse = |resume: Value| {
             let body = json!({"userId": "u", "resume": resume}).to_string();
             reason(Login::parse(&object(&body), Protocol::Json)).map(|login| login.resume)
@@ -496,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_taken_as_it_stands() {
+    fn a_message_is_taken_without_changes() {
         let json = r#"{"key":"k","excludeSelf":true,"body":{"n": 1.0, "n":2},"channel":4}"#;
         let publish = Publish {
             channel: Some(named("4")),
@@ -540,7 +540,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_have_bounds() {
+    fn page_sizes_are_bounded() {
         let members = |json| reason(ListMembers::parse(&object(json)));
         let history = |json| reason(ReadHistory::parse(&object(json)));
         assert_eq!(members("{}").unwrap().page_size, 0);
@@ -560,7 +560,7 @@ mod tests {
     }
 
     #[test]
-    fn history_is_read_from_somewhere() {
+    fn history_can_be_read_from_several_starting_points() {
         let history = |json| reason(ReadHistory::parse(&object(json)));
         let from = history(r#"{"from":{"epoch":"e","offset":0}}"#).unwrap();
         assert_eq!(from.from.unwrap().offset, 0);

@@ -200,7 +200,7 @@ mod tests {
 
     /// A hundred clients have read for long and wait again. Another one has read nothing.
     #[tokio::test]
-    async fn who_has_read_least_comes_first() {
+    async fn the_client_that_has_read_least_gets_the_next_turn() {
         let turns = Arc::new(ReadTurns::default());
         let mut under_way = all(&turns);
         let mut many = readers::<100>(0);
@@ -219,7 +219,7 @@ mod tests {
 
     /// All clients have read equally much and wait for their next page when another one comes.
     #[tokio::test]
-    async fn who_reads_now_and_then_does_not_wait_for_a_page_of_each_other_client() {
+    async fn a_client_that_reads_rarely_does_not_wait_for_a_page_of_each_other_client() {
         let turns = Arc::new(ReadTurns::default());
         let mut under_way = all(&turns);
         turns.state.lock().now = 100_000;
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_has_not_read_for_long_saves_up_no_more_than_that() {
+    async fn a_client_that_has_not_read_for_long_saves_up_only_a_bounded_amount() {
         let turns = Arc::new(ReadTurns::default());
         turns.state.lock().now = 10 * SAVED;
         let mut idle = Reader::default();
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_no_longer_waits_is_passed_over_and_no_turn_is_lost() {
+    async fn a_client_that_no_longer_waits_is_skipped_and_its_turn_is_not_lost() {
         let turns = Arc::new(ReadTurns::default());
         for _ in 0..3 {
             let mut under_way = all(&turns);
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_channel_whose_pages_are_slow_keeps_nobody_from_reading_another() {
+    async fn a_channel_with_slow_pages_does_not_delay_reads_of_another() {
         let turns = Arc::new(ReadTurns::default());
         let (slow, other) = (channel(0), channel(1));
         let mut many = readers::<100>(0);

@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_for_nothing_gets_nothing_more() {
+    fn a_client_that_asks_for_nothing_gets_nothing_more() {
         for json in [
             "{}",
             r#"{"positions":false}"#,
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_position_is_read_with_or_without_the_wish_to_be_told() {
+    fn a_position_is_parsed_with_and_without_the_wish_for_positions() {
         assert_eq!(parse(r#"{"positions":true}"#), Some(Recovery::Positions));
         let since = Some(Recovery::Since(at("e1", 17)));
         for json in [
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_position_is_refused() {
+    fn an_invalid_position_is_refused() {
         let long = format!(r#"{{"since":{{"epoch":"{}","offset":1}}}}"#, "e".repeat(65));
         for json in [
             r#"{"positions":1}"#,
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_tells_where_the_client_will_be_and_what_comes_until_then() {
+    fn a_reply_has_the_position_and_the_number_of_missed_publications() {
         let resume = Resume {
             start: at("e1", 17),
             lost: None,

@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_is_read_as_it_was_written_and_no_other_text_is_one() {
+    fn a_secret_can_be_parsed_again_and_other_texts_are_refused() {
         let secret = Secret::random().unwrap();
         let text = secret.to_string();
         assert_eq!(text.len(), 22);
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn the_proof_is_the_beginning_of_the_secrets_sha_256() {
+    fn the_proof_is_the_beginning_of_the_sha_256_of_the_secret() {
         // From `head -c 16 /dev/zero | sha256sum`.
         let zeros = Secret([0; BYTES]);
         assert_eq!(

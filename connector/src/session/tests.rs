@@ -5,8 +5,10 @@ use super::*;
 use crate::chat_client::tests::chat_of;
 use crate::limits::QueueLimits;
 use crate::membership::LeaseKeeper;
+use crate::metering::LOGINS_REFUSED;
 use crate::testing::chat::{Called, Instance, Sends, joined};
 use crate::testing::client::{self, Told};
+use crate::testing::counters::Counters;
 use crate::testing::feed::{Script, connection, head, page};
 use crate::testing::{at, let_run, publication, soon};
 use channel_store::memory::MemoryStore;
@@ -94,7 +96,6 @@ fn request(id: u64, route: &str, body: &Value) -> Request {
     }
 }
 
-const LOGIN: &str = "connector.handler.login";
 const PING: &str = "connector.handler.ping";
 
 fn login(id: u64, user: &str) -> Request {
@@ -186,7 +187,7 @@ async fn a_join_is_indexed_first_and_bound_to_the_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_logins_reply_comes_before_the_own_on_join_whichever_is_known_first_k2() {
+async fn the_reply_to_a_login_comes_before_the_own_on_join_k2() {
     for push_first in [true, false] {
         let mut scene = scene().await;
         tokio::join!(scene.me.handle(login(1, "u"), Instant::now()), async {
@@ -232,7 +233,7 @@ fn logged_in_at(position: &Value, recovered: bool, replayed: u64) -> Told {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_wants_positions_is_told_where_its_pushes_begin() {
+async fn a_client_that_asks_for_positions_is_told_where_its_pushes_begin() {
     let mut scene = scene().await;
     let login = login_with(&json!({"positions": true}));
     tokio::join!(scene.me.handle(login, Instant::now()), async {
@@ -249,7 +250,7 @@ async fn who_wants_positions_is_told_where_its_pushes_begin() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_comes_back_is_told_first_and_then_given_what_it_missed() {
+async fn a_client_that_comes_back_gets_the_reply_and_then_what_it_missed() {
     let mut scene = scene().await;
     let login = login_with(&json!({"since": {"epoch": "a", "offset": 2}}));
     tokio::join!(scene.me.handle(login, Instant::now()), async {
@@ -272,7 +273,7 @@ async fn who_comes_back_is_told_first_and_then_given_what_it_missed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_comes_back_to_less_than_it_had_is_told_so_between_the_reply_and_what_is_left() {
+async fn a_client_that_lost_something_is_told_after_the_reply_and_before_the_rest() {
     let mut scene = scene().await;
     let login = login_with(&json!({"since": {"epoch": "a", "offset": 7}}));
     tokio::join!(scene.me.handle(login, Instant::now()), async {
@@ -300,7 +301,7 @@ async fn who_comes_back_to_less_than_it_had_is_told_so_between_the_reply_and_wha
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_position_that_cannot_be_judged_fails_the_login_and_undoes_the_join() {
+async fn if_a_position_cannot_be_checked_the_login_fails_and_the_join_is_undone() {
     let mut scene = scene().await;
     let login = login_with(&json!({"since": {"epoch": "a", "offset": 2}}));
     tokio::join!(scene.me.handle(login, Instant::now()), async {
@@ -314,21 +315,21 @@ async fn a_position_that_cannot_be_judged_fails_the_login_and_undoes_the_join() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_no_position_is_refused_before_anything_happens() {
+async fn an_invalid_position_is_refused_before_anything_happens() {
     let mut scene = scene().await;
     scene
         .me
         .handle(login_with(&json!({"since": 17})), Instant::now())
         .await;
     let Told::Reply { id: 1, body } = scene.client.next().await else {
-        panic!("no reply");
+        panic!("this is not a reply");
     };
     assert_eq!(body["reason"], "INVALID_PARAMETER");
     assert!(scene.script.feed.follows().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_second_session_of_a_user_begins_where_its_join_found_the_log() {
+async fn a_second_session_of_a_user_begins_at_the_position_of_its_join() {
     let mut scene = scene().await;
     tokio::join!(scene.me.handle(login(1, "u"), Instant::now()), async {
         is_followed(&mut scene.script).await;
@@ -349,7 +350,7 @@ async fn a_second_session_of_a_user_begins_where_its_join_found_the_log() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_second_login_is_refused_whatever_the_uid_and_the_connection_stays_f5() {
+async fn a_second_login_on_a_connection_is_refused_and_the_connection_stays_f05() {
     let mut scene = logged_in().await;
     for (id, user) in [(2, "u"), (3, "v")] {
         scene.me.handle(login(id, user), Instant::now()).await;
@@ -365,7 +366,7 @@ async fn a_second_login_is_refused_whatever_the_uid_and_the_connection_stays_f5(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_user_who_is_logged_in_elsewhere_is_refused_until_that_session_is_over() {
+async fn a_user_who_is_logged_in_elsewhere_is_refused_until_that_session_has_ended() {
     let mut scene = logged_in().await;
     let (socket, mut told) = client::client(WireFormat::JSON).await;
     let mut other = Handlers::new(Arc::clone(&scene.services), socket);
@@ -383,7 +384,62 @@ async fn a_user_who_is_logged_in_elsewhere_is_refused_until_that_session_is_over
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_has_not_logged_in_sends_nothing() {
+async fn every_refused_login_is_counted_once_by_its_reason() {
+    let counters = Counters::default();
+    let _recording = metrics::set_default_local_recorder(&counters);
+    let mut scene = logged_in().await;
+    // What is refused, but is no login, does not count.
+    scene
+        .me
+        .handle(request(2, "no.such.route", &json!({})), Instant::now())
+        .await;
+    assert_eq!(scene.client.next().await, refused(2, Reason::UnknownRoute));
+    assert!(counters.series(LOGINS_REFUSED).is_empty());
+
+    let unusable = Request {
+        body: RequestBody::Unusable,
+        ..login(3, "u")
+    };
+    // Nobody reads the answer to a login without an id.
+    let unanswered = Request {
+        id: None,
+        ..login(4, "u")
+    };
+    for login in [unusable, unanswered, login(5, "another")] {
+        scene.me.handle(login, Instant::now()).await;
+    }
+    let (socket, mut told) = client::client(WireFormat::JSON).await;
+    let mut other = Handlers::new(Arc::clone(&scene.services), socket);
+    for body in [
+        json!({}),
+        json!({"userId": ["u"]}),
+        json!({"userId": "u", "lessonId": "room"}),
+    ] {
+        other.handle(request(1, LOGIN, &body), Instant::now()).await;
+        told.next().await;
+    }
+    // Chat may give any reason. The label is one of the connector's own all the same.
+    tokio::join!(other.handle(login(2, "v"), Instant::now()), async {
+        let join = scene.instance.join().await;
+        let details = ErrorDetails::with_error_info("A_LATER_REASON", "chat.v1", []);
+        let later = Status::with_error_details(Code::FailedPrecondition, "", details);
+        join.answer(Err(later));
+    });
+    told.next().await;
+    let expected = [
+        ("ALREADY_LOGGED_IN", 2),
+        ("INVALID_BODY", 1),
+        ("INVALID_PARAMETER", 1),
+        ("MISSING_PARAMETER", 1),
+        ("UNAVAILABLE", 1),
+        ("USER_LOGGED_IN", 1),
+    ];
+    let expected = expected.map(|(reason, count)| (vec![reason.to_owned()], count));
+    assert_eq!(counters.series(LOGINS_REFUSED), expected.into());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_has_not_logged_in_cannot_send() {
     let mut scene = scene().await;
     scene.me.handle(send(1), Instant::now()).await;
     assert_eq!(scene.client.next().await, refused(1, Reason::NotLoggedIn));
@@ -391,7 +447,7 @@ async fn who_has_not_logged_in_sends_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_join_whose_outcome_is_unknown_is_followed_by_a_fenced_leave_f2() {
+async fn a_join_whose_outcome_is_unknown_is_followed_by_a_fenced_leave_f02() {
     let mut scene = scene().await;
     let started = Instant::now();
     let (join, again) = {
@@ -411,14 +467,14 @@ async fn a_join_whose_outcome_is_unknown_is_followed_by_a_fenced_leave_f2() {
     assert!(leave.fence, "the join may still arrive");
     assert_eq!(leave.session, join.session);
     assert!(leave.operation > join.operation);
-    // The user and the channel are free again.
+    // The user may log in again, and the channel can be joined.
     assert_eq!(scene.script.feed.follows(), [true, false]);
     soon(scene.services.leaves.landed()).await;
     assert_eq!(scene.logins("u").await, 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_join_that_was_refused_leaves_nothing_to_undo() {
+async fn after_a_refused_join_there_is_nothing_to_undo() {
     let mut scene = scene().await;
     tokio::join!(scene.me.handle(login(1, "u"), Instant::now()), async {
         is_followed(&mut scene.script).await;
@@ -431,7 +487,7 @@ async fn a_join_that_was_refused_leaves_nothing_to_undo() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_channel_that_cannot_be_followed_is_not_joined_and_the_login_answered_in_time() {
+async fn if_a_channel_cannot_be_followed_the_login_fails_in_time_without_a_join() {
     let mut scene = scene().await;
     let started = Instant::now();
     scene.me.handle(login(1, "u"), Instant::now()).await;
@@ -455,7 +511,7 @@ async fn the_leave_is_sent_when_the_sessions_sends_are_answered_k3() {
         scene.stream.sent();
         let leave = scene.instance.leave().await.answer(Ok(Default::default()));
         assert_eq!((&*leave.channel, &*leave.user), ("room", "u"));
-        assert!(!leave.fence, "no copy of the join is left");
+        assert!(!leave.fence, "no copy of the join is under way");
     });
     assert_eq!(scene.client.next().await, reply(2, SENT));
     assert_eq!(scene.client.next().await, reply(3, SENT));
@@ -478,7 +534,7 @@ async fn the_leave_after_a_join_that_was_repeated_is_fenced() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn commands_are_answered_in_their_order_also_those_that_need_no_chat() {
+async fn requests_are_answered_in_order_even_if_some_need_no_chat() {
     let mut scene = logged_in().await;
     scene.me.handle(send(2), Instant::now()).await;
     let array = Request {
@@ -488,7 +544,10 @@ async fn commands_are_answered_in_their_order_also_those_that_need_no_chat() {
     let script = async {
         scene.stream.next().await;
         let_run().await;
-        assert!(scene.client.has_nothing(), "the first is unanswered");
+        assert!(
+            scene.client.has_nothing(),
+            "the first request is not answered yet"
+        );
         scene.stream.refuse("OVERLOADED");
     };
     let unknown = request(3, "no.such.route", &json!({}));
@@ -504,7 +563,7 @@ async fn commands_are_answered_in_their_order_also_those_that_need_no_chat() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pipelined_requests_are_each_answered_within_two_seconds_while_chat_is_away() {
+async fn each_pipelined_request_is_answered_within_two_seconds_while_chat_is_away() {
     let scene = logged_in().await;
     let Scene {
         mut me,
@@ -535,7 +594,7 @@ async fn pipelined_requests_are_each_answered_within_two_seconds_while_chat_is_a
     crate::chat_client::tests::while_refusing(&mut instance, requests).await;
     for id in ids {
         let Told::Reply { id: told, body } = client.next().await else {
-            panic!("no reply");
+            panic!("this is not a reply");
         };
         assert_eq!(told, id);
         assert_eq!(body["reason"], "UNAVAILABLE", "{body}");
@@ -544,7 +603,7 @@ async fn pipelined_requests_are_each_answered_within_two_seconds_while_chat_is_a
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_send_has_a_key_of_its_own_or_the_clients() {
+async fn each_send_has_the_clients_key_or_a_new_one() {
     let mut scene = logged_in().await;
     for (id, key) in [(2, None), (3, None), (4, Some("mine"))] {
         let key = key.map(Into::into);
@@ -559,7 +618,7 @@ async fn each_send_has_a_key_of_its_own_or_the_clients() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_was_cut_off_is_not_served_any_more_and_who_went_away_is_k3() {
+async fn a_client_that_went_away_is_still_served_and_one_that_was_cut_off_is_not_k3() {
     let mut scene = logged_in().await;
     scene.socket.abort();
     scene.me.handle(send(2), Instant::now()).await;
@@ -576,7 +635,7 @@ async fn who_was_cut_off_is_not_served_any_more_and_who_went_away_is_k3() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_told_to_be_no_member_has_the_channel_looked_at() {
+async fn a_send_refused_for_lack_of_membership_makes_the_channel_suspected() {
     let mut scene = logged_in().await;
     for (id, reason, is_suspected) in [(2, "OVERLOADED", false), (3, "NOT_MEMBER", true)] {
         scene.me.handle(send(id), Instant::now()).await;
@@ -630,7 +689,7 @@ async fn a_client_may_log_in_without_a_channel_and_join_one_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_user_of_a_session_without_a_channel_may_log_in_again_when_it_is_over() {
+async fn after_a_session_without_a_channel_has_ended_its_user_may_log_in_again() {
     let mut scene = scene().await;
     let login = |id| request(id, LOGIN, &json!({"userId": "u", "lessonId": null}));
     scene.me.handle(login(1), Instant::now()).await;
@@ -695,7 +754,7 @@ async fn each_refusal_of_chat_says_whether_a_retry_helps() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_that_is_none_is_refused_alike_wherever_it_stands() {
+async fn an_invalid_key_is_refused_in_the_same_way_wherever_it_is() {
     let mut scene = logged_in().await;
     for key in [String::new(), "k".repeat(129), "a\u{0}b".to_owned()] {
         let with_part = |request: Request| Request {
@@ -742,10 +801,10 @@ impl Scene {
     }
 }
 
-/// The order is: index, login, join with the predecessors, claim, reply. If the client is gone before the claim, nobody
-/// is closed for it.
+/// The order is: index, login, join with the predecessors, claim, reply. If the client is gone before the claim, no
+/// other session is closed.
 #[tokio::test(start_paused = true)]
-async fn who_shows_its_secret_joins_in_the_place_of_its_session_and_claims_when_it_has_joined() {
+async fn a_client_with_its_secret_joins_in_place_of_its_session_and_then_claims() {
     let mut scene = scene().await;
     tokio::join!(scene.me.handle(login(1, "u"), Instant::now()), async {
         is_followed(&mut scene.script).await;
@@ -777,7 +836,11 @@ async fn who_shows_its_secret_joins_in_the_place_of_its_session_and_claims_when_
         if is_gone {
             assert_eq!(states, [EntryState::Live, EntryState::Live]);
         } else {
-            assert_eq!(secret_of(&told.next().await), secret, "it stays the same");
+            assert_eq!(
+                secret_of(&told.next().await),
+                secret,
+                "the secret stays the same"
+            );
             assert_eq!(states, [EntryState::Superseded, EntryState::Live]);
         }
         other.close().await;
@@ -802,7 +865,7 @@ async fn who_shows_its_secret_joins_in_the_place_of_its_session_and_claims_when_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_is_refused_as_stale_has_lost_its_place_and_is_closed() {
+async fn a_session_whose_join_is_stale_has_lost_its_place_and_is_closed() {
     let mut scene = scene().await;
     let login = request(1, LOGIN, &json!({"userId": "u"}));
     scene.me.handle(login, Instant::now()).await;
@@ -818,7 +881,7 @@ async fn a_session_that_is_refused_as_stale_has_lost_its_place_and_is_closed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_joins_ever_new_channels_is_told_to_slow_down() {
+async fn a_client_that_joins_ever_new_channels_is_told_to_slow_down() {
     let mut scene = logged_in().await;
     let session = scene.me.session.as_mut().unwrap();
     let pace = session.joins.get_or_insert_default();
@@ -831,10 +894,10 @@ async fn who_joins_ever_new_channels_is_told_to_slow_down() {
     scene.instance.nobody_calls().await;
 }
 
-/// Chat must cut the page, so that the rest is not read from the store and sent for nothing. The connector would cut a
+/// Chat must limit the page, so that the rest is not read from the store and sent in vain. The connector would cut a
 /// longer page, too, but that would be too late.
 #[tokio::test(start_paused = true)]
-async fn a_page_of_history_is_asked_for_with_as_many_bytes_as_a_client_may_be_given() {
+async fn a_page_of_history_is_requested_with_the_limit_of_bytes_for_a_client() {
     for limit in [1 << 10, 1 << 20] {
         let mut scene = logged_in_with(&QueueLimits::new(limit, 512 << 20)).await;
         for (id, body, size) in [(2, json!({}), 50), (3, json!({"pageSize": 1_000}), 1_000)] {
@@ -855,7 +918,7 @@ async fn a_page_of_history_is_asked_for_with_as_many_bytes_as_a_client_may_be_gi
 /// As docs/protocols/json.md says: each user once with the number of its sessions, and the number of users on all
 /// pages.
 #[tokio::test(start_paused = true)]
-async fn who_asks_for_members_is_told_their_sessions_and_how_many_users_there_are_on_all_pages() {
+async fn each_page_of_members_has_their_sessions_and_the_number_of_all_users() {
     let mut scene = logged_in().await;
     let body = json!({"channel": "room", "pageSize": 2, "pageToken": "before"});
     let look = request(2, "chat.handler.members", &body);
@@ -890,7 +953,7 @@ fn operation(leave: &LeaveRequest) -> u64 {
 /// A client that is told that a leave is pending has left, and need not repeat it. If it joins again, the late leave
 /// does not end the new membership, because the join has a higher number.
 #[tokio::test(start_paused = true)]
-async fn a_leave_that_does_not_land_in_time_is_pending_and_the_channel_can_be_joined_again() {
+async fn a_leave_that_does_not_land_in_time_is_pending_and_a_new_join_works() {
     for (format, told) in [
         (
             WireFormat::JSON,
@@ -950,13 +1013,13 @@ async fn a_leave_that_does_not_land_in_time_is_pending_and_the_channel_can_be_jo
         assert_eq!(scene.client.next().await, reply(4, DONE));
         assert_eq!(scene.client.offsets(1).await, [7]);
 
-        // Chat is back: the leave lands, once, and takes nothing from the session.
+        // Chat is back. The leave lands once, and does not affect the new membership.
         while let Some(Called::Leave(call)) = calls.pop() {
             let leave = call.answer(Err(Status::unavailable("")));
             assert_eq!(leave.session, join.session);
             assert!(operation(&leave) < join.operation);
         }
-        assert!(calls.is_empty(), "nothing else was called");
+        assert!(calls.is_empty(), "there was no other call");
         let leave = scene.instance.leave().await.answer(Ok(Default::default()));
         assert!(operation(&leave) < join.operation);
         soon(scene.services.leaves.landed()).await;

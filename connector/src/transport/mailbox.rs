@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_poll_waits_and_brings_everything() {
+    async fn a_poll_waits_and_returns_everything() {
         let mailbox = Arc::new(empty());
         let poll = tokio::spawn({
             let mailbox = Arc::clone(&mailbox);
@@ -257,7 +257,7 @@ mod tests {
         websocket::close(&mut all, 1000, "");
         mailbox.try_write(&all).unwrap();
         let Fetched::Packets(packets) = poll.await.unwrap() else {
-            panic!("fetched twice");
+            panic!("something was fetched twice");
         };
         assert_eq!(packets, ["40", &"y".repeat(200), &long]);
         let end = Fetched::Packets(vec!["1".to_owned()]);
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_poll_that_waits_ends_with_the_connection_and_what_was_said_comes_first() {
+    async fn a_waiting_poll_ends_with_the_connection_after_everything_that_was_sent() {
         let mailbox = Arc::new(empty());
         let poll = tokio::spawn({
             let mailbox = Arc::clone(&mailbox);
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_does_not_poll_is_given_no_more_than_fits() {
+    async fn for_a_client_that_does_not_poll_only_a_bounded_amount_waits() {
         let mailbox = empty();
         let frame = frames(&[&"x".repeat(40_000)]);
         assert_eq!(mailbox.try_write(&frame).unwrap(), frame.len());
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_poll_that_is_given_up_leaves_what_comes_for_the_next() {
+    async fn after_a_poll_is_given_up_the_next_one_gets_what_comes() {
         let mailbox = Arc::new(empty());
         let poll = tokio::spawn({
             let mailbox = Arc::clone(&mailbox);
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_goes_over_to_a_socket_takes_along_what_was_not_fetched() {
+    async fn a_client_that_switches_to_a_socket_gets_what_was_not_fetched() {
         let mailbox = empty();
         mailbox.end_empty_polls(true);
         assert_eq!(mailbox.fetch().await, Fetched::Packets(vec![]));

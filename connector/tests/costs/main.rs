@@ -1,16 +1,16 @@
-//! What a message costs on the hot paths, in instructions: a change that makes one dearer shows here and not in
-//! production. Times would tell the machine's mood; instructions, counted by `valgrind --tool=callgrind`, are the same
-//! in every run, give or take a per cent.
+//! Counts the instructions for a message on the hot paths, so that a change that makes one more expensive is noticed
+//! here and not in production. Times would depend on the load of the machine. Instructions, counted by `valgrind
+//! --tool=callgrind`, are the same in every run within a per cent.
 //!
-//! `cargo test --release --workspace --test costs -- --nocapture` prints what is counted now.
+//! `cargo test --release --workspace --test costs -- --nocapture` prints the present counts.
 
 mod workloads;
 
 use std::process::Command;
 use workloads::{NAMES, Workload};
 
-/// Instructions for each message, as measured when they were last meant to change. A count may be a tenth above; one
-/// that is more than a quarter below is to be written down here.
+/// The instructions for each message, as they were when somebody last changed them on purpose. A count may be a tenth
+/// higher. If it is more than a quarter lower, the new count must be written down here.
 const COSTS: [(&str, u64); NAMES.len()] = [
     ("decode-pomelo", 2_552),
     ("decode-json", 4_818),
@@ -24,14 +24,18 @@ const WORKLOAD: &str = "COSTS_WORKLOAD";
 const CALLS: &str = "COSTS_CALLS";
 
 #[test]
-fn a_message_costs_no_more_instructions_than_it_did() {
+fn no_message_costs_more_instructions_than_before() {
     let counted: Vec<_> = std::thread::scope(|scope| {
         let counting = COSTS.map(|(name, expected)| {
             let counting = scope.spawn(move || instructions_per_message(name));
             (name, expected, counting)
         });
         let counted = counting.map(|(name, expected, counting)| {
-            (name, expected, counting.join().expect("it is counted"))
+            (
+                name,
+                expected,
+                counting.join().expect("the counting thread ends"),
+            )
         });
         counted.into()
     });
@@ -41,18 +45,18 @@ fn a_message_costs_no_more_instructions_than_it_did() {
     for (name, expected, count) in counted {
         assert!(
             count <= expected + expected / 10,
-            "{name}: {count} instructions for each message, were {expected}; if that is meant, write it into COSTS"
+            "{name}: {count} instructions for each message, expected {expected}; if this is on purpose, change COSTS"
         );
         assert!(
             count >= expected - expected / 4,
-            "{name}: {count} instructions for each message, were {expected}: write it into COSTS, so that it stays"
+            "{name}: {count} instructions for each message, expected {expected}; write the better count into COSTS"
         );
     }
 }
 
-/// Not a test of its own: what the one above runs, in this very program, under callgrind.
+/// Not a test: the test above runs this under callgrind, in the same program.
 #[test]
-#[ignore = "run by the other test, with a workload in the environment"]
+#[ignore = "the other test runs it, with a workload in the environment"]
 fn workload() {
     let Ok(name) = std::env::var(WORKLOAD) else {
         return;
@@ -66,7 +70,7 @@ fn workload() {
     }
 }
 
-/// What twice as many calls cost more, so that starting costs nothing.
+/// Compares a number of calls with twice as many, so that the start of the program does not count.
 fn instructions_per_message(name: &str) -> u64 {
     let calls = 600 / Workload::messages_of(name);
     let [once, twice] = [calls, 2 * calls].map(|calls| instructions(name, calls));
@@ -89,5 +93,5 @@ fn instructions(name: &str, calls: u64) -> u64 {
         .lines()
         .find_map(|line| line.split_once("Collected : "));
     let count = collected.and_then(|(_, count)| count.trim().parse().ok());
-    count.unwrap_or_else(|| panic!("callgrind says no count: {text}"))
+    count.unwrap_or_else(|| panic!("callgrind prints no count: {text}"))
 }

@@ -1,4 +1,4 @@
-//! The hot paths, each as something that can be repeated: measured by criterion, and counted by the guard.
+//! The hot paths, each as a function that can be repeated.
 
 use bytes::Bytes;
 use channel_store::memory::MemoryStore;
@@ -28,7 +28,7 @@ use tower::util::BoxCloneSyncService;
 use wire::websocket::{Event, Reader};
 use wire::{Codec, WireFormat};
 
-/// All of them, by name.
+/// The names of all workloads.
 pub(crate) const NAMES: [&str; 6] = [
     "decode-pomelo",
     "decode-json",
@@ -38,21 +38,21 @@ pub(crate) const NAMES: [&str; 6] = [
     "publish",
 ];
 
-/// Messages that are given together where a path takes several: what a busy system sees.
+/// The number of messages in one call, for paths that take several. It is typical of a busy system.
 pub(crate) const TOGETHER: u64 = 8;
 
 const BODY: &str = r#"{"content":"a message of an ordinary length, as people write them to each other all day long in rooms like this","type":1}"#;
 const MASK: [u8; 4] = [1, 2, 3, 4];
 const HEARTBEAT: Duration = Duration::from_secs(25);
 
-/// Something to repeat.
+/// A path that can be repeated.
 pub(crate) struct Workload {
-    /// Does it once.
+    /// Runs the path once.
     pub(crate) run: Box<dyn FnMut()>,
 }
 
 impl Workload {
-    /// Messages of one call.
+    /// The number of messages in one run.
     pub(crate) fn messages_of(name: &str) -> u64 {
         match name {
             "deliver-to-10" | "publish" => TOGETHER,
@@ -60,7 +60,7 @@ impl Workload {
         }
     }
 
-    /// The one of this name.
+    /// The workload of this name.
     pub(crate) fn named(name: &str) -> Self {
         match name {
             "decode-pomelo" => decode(WireFormat::POMELO),
@@ -69,7 +69,7 @@ impl Workload {
             "push-json" => push(WireFormat::JSON),
             "deliver-to-10" => deliver(10),
             "publish" => publish(),
-            _ => panic!("no workload {name}"),
+            _ => panic!("there is no workload {name}"),
         }
     }
 }
@@ -90,7 +90,7 @@ fn payload() -> Payload {
     Payload::new(&route, &user(), BODY.as_bytes())
 }
 
-/// From the socket's bytes to a request.
+/// From the bytes of a socket to a request.
 fn decode(format: WireFormat) -> Workload {
     let route = "chat.handler.send";
     let request = match format {
@@ -190,7 +190,7 @@ fn deliver(members: usize) -> Workload {
         runtime.block_on(async {
             let outcomes = publisher.publish(batch).await;
             assert!(outcomes.expect("published").iter().all(Result::is_ok));
-            // For the flush.
+            // Let the flusher run.
             for _ in 0..4 {
                 yield_now().await;
             }
@@ -216,7 +216,7 @@ async fn connection(limits: &Arc<QueueLimits>) -> Arc<Connection> {
     Connection::new(writer, WireFormat::POMELO, limits.clone())
 }
 
-/// From a session's send through its lane and chat to the store, and back with the answer.
+/// From a session's send over the ordered stream and chat to the store, and back with the answer.
 fn publish() -> Workload {
     let runtime = runtime();
     let chat = runtime.block_on(async {

@@ -1,7 +1,7 @@
-//! Autobahn's test suite against everything of a connector but its protocols: accept, handshake, limit, loop, way out and
-//! close. A path in place of a protocol sends each message back.
+//! Runs Autobahn's test suite against a connector without its protocols: it tests accepting, handshake, limits, client
+//! loop, output and close. Instead of a protocol, a path sends each message back.
 //!
-//! No protocol is told whether a message was text or binary, so there is a path for either, and each case goes to one.
+//! A protocol does not learn whether a message is text or binary. So there is a path for each, and each case uses one.
 
 use crate::chat_client::{Chat, Source};
 use crate::config::Config;
@@ -24,7 +24,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Cases whose messages are binary.
+/// The cases with binary messages.
 const BINARY: [&str; 8] = [
     "1.2.*", "9.2.*", "9.4.*", "9.6.*", "9.8.*", "12.2.*", "12.3.*", "12.5.*",
 ];
@@ -37,7 +37,7 @@ async fn connector() -> (SocketAddr, AbortOnDropHandle<()>) {
     let clients = ClientSettings {
         message_limit: LARGEST,
         queue: 4 * LARGEST as usize,
-        // Pings of ours would stand among what is compared.
+        // Pings of the connector would disturb the suite's comparison.
         heartbeat: NEVER,
         handshake_timeout: NEVER,
         idle_timeout: NEVER,
@@ -65,7 +65,7 @@ async fn connector() -> (SocketAddr, AbortOnDropHandle<()>) {
     (address, AbortOnDropHandle::new(served))
 }
 
-/// Runs cases of the suite and returns what it says of each, by case.
+/// Runs cases of the suite and returns the verdict of each.
 async fn run(
     connector: SocketAddr,
     kind: &str,
@@ -73,7 +73,7 @@ async fn run(
     without: &[&str],
 ) -> BTreeMap<String, Verdict> {
     let suite = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/autobahn/.venv/bin/wstest");
-    assert!(suite.exists(), "to be installed by tests/autobahn/install");
+    assert!(suite.exists(), "run tests/autobahn/install first");
     let report = tempfile::tempdir().unwrap();
     let plan = json!({
         "outdir": report.path(),
@@ -101,7 +101,7 @@ async fn run(
     let mut seen = BTreeMap::new();
     for (case, result) in cases {
         let text = |name: &str| result[name].as_str().unwrap().to_owned();
-        // No JSON: it quotes what is no UTF-8.
+        // This file is not always valid JSON, because it quotes bytes that are not UTF-8.
         let details = read(&text("reportfile"));
         let told = details.lines().filter(|line| line.contains("\"result"));
         let verdict = Verdict {
@@ -114,7 +114,7 @@ async fn run(
     seen
 }
 
-/// What the suite says of a case.
+/// The suite's verdict on a case.
 struct Verdict {
     behavior: String,
     close: String,
@@ -129,7 +129,7 @@ struct Line {
     unclean: usize,
 }
 
-/// What the suite may say of a case; anything else counts as a failure.
+/// The possible verdicts. Any other counts as a failure.
 const OUTCOMES: [&str; 5] = [
     "OK",
     "NON-STRICT",
@@ -138,8 +138,8 @@ const OUTCOMES: [&str; 5] = [
     "FAILED",
 ];
 
-/// As in `docs/conformance.md`, and what is wrong.
-fn judge(verdicts: &BTreeMap<String, Verdict>) -> (String, Vec<String>) {
+/// The table as in `docs/conformance.md`, and a list of failures.
+fn summarize(verdicts: &BTreeMap<String, Verdict>) -> (String, Vec<String>) {
     let mut lines = BTreeMap::<u32, Line>::new();
     let mut wrong = Vec::new();
     for (case, verdict) in verdicts {
@@ -178,7 +178,7 @@ async fn the_suite_of_autobahn_finds_nothing_wrong() {
         run(address, "binary", &BINARY, &[]),
     );
     verdicts.extend(binary);
-    let (table, wrong) = judge(&verdicts);
+    let (table, wrong) = summarize(&verdicts);
     assert!(wrong.is_empty(), "{wrong:#?}");
     let document = include_str!("../../../docs/conformance.md");
     assert!(

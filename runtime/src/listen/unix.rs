@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_pass_either_way_until_the_end() {
+    async fn bytes_pass_in_both_directions_until_the_end() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
         let listener = bind(&path).unwrap();
@@ -175,10 +175,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_was_left_behind_is_replaced_and_the_own_one_goes_away() {
+    async fn a_socket_file_left_by_a_crash_is_replaced_and_the_own_one_is_removed() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
-        // Without a listener it is what a crash leaves behind.
+        // A file without a listener is what a crash leaves behind.
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         let listener = bind(&path).unwrap();
         assert!(UnixStream::connect(&path).await.is_ok());
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_that_somebody_listens_at_stays() {
+    async fn a_socket_with_a_listener_is_not_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
         let first = bind(&path).unwrap();
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_successors_file_is_not_removed() {
+    async fn the_socket_file_of_a_successor_is_not_removed() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
         let first = bind(&path).unwrap();
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_in_the_way_is_told() {
+    async fn the_error_names_what_is_in_the_way() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
         fs::write(&path, "precious").unwrap();
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_two_that_start_at_once_one_listens() {
+    async fn of_two_processes_that_start_at_the_same_time_one_listens() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());

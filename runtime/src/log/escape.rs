@@ -101,14 +101,14 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_one_line_whatever_is_in_it() {
+    fn an_event_is_one_line_whatever_it_contains() {
         let event = "joined user=a\n2026 ERROR forged\r\u{85}\u{2028}\n";
         let line = "joined user=a\\n2026 ERROR forged\\r\\u{85}\\u{2028}\n";
         assert_eq!(written(event, PLAIN), line);
     }
 
     #[test]
-    fn what_is_invisible_or_turns_the_text_is_shown() {
+    fn invisible_and_bidirectional_characters_are_escaped() {
         assert_eq!(
             written("a\u{200b}b\u{202e}c\u{1b}[31m哈é\n", PLAIN),
             "a\\u{200b}b\\u{202e}c\\u{1b}[31m哈é\n"
@@ -116,13 +116,13 @@ mod tests {
     }
 
     #[test]
-    fn colours_of_the_log_itself_stay_on_a_terminal() {
+    fn the_logs_own_colours_are_kept_on_a_terminal() {
         let line = "\u{1b}[32m INFO\u{1b}[0m ready\n";
         assert_eq!(written(line, Form::Text { colours: true }), line);
     }
 
     #[test]
-    fn a_line_of_json_is_the_same_json() {
+    fn a_line_of_json_is_not_changed() {
         let value = "a\u{200b}\u{202e}\u{e0041}\u{85}";
         let line = written(&format!("{{\"user\":\"{value}\"}}\n"), Form::Json);
         let expected = "{\"user\":\"a\\u200b\\u202e\\udb40\\udc41\\u0085\"}\n";

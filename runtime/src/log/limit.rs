@@ -140,7 +140,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
     use tracing_subscriber::layer::SubscriberExt;
 
-    /// Counts what comes through.
+    /// Counts the events that are written.
     struct Written(Arc<AtomicU32>);
 
     impl<S: Subscriber> Layer<S> for Written {
@@ -160,16 +160,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_repeated_is_held_back_and_counted() {
+    fn repeated_lines_are_suppressed_and_counted() {
         let (count, limit) = written(|| {
             for n in 0..BURST + 7 {
                 tracing::warn!(n, "again");
             }
-            tracing::warn!("another place has a budget of its own");
+            tracing::warn!("another place in the code has its own budget");
         });
         assert_eq!(count, BURST + 1);
 
-        assert_eq!(limit.take(Instant::now()), [], "the window is not over");
+        assert_eq!(limit.take(Instant::now()), [], "the window has not ended");
         let later = Instant::now() + WINDOW;
         let expected = HeldBack {
             lines: 7,
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_for_in_detail_has_no_limit() {
+    fn levels_that_were_asked_for_have_no_limit() {
         let (count, limit) = written(|| {
             for n in 0..2 * BURST {
                 tracing::debug!(n, "again");

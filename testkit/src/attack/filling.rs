@@ -1,16 +1,17 @@
-//! One socket writes as much as it can into as many channels as it may be in, until the store is full and beyond.
+//! One socket joins as many channels as it may and publishes as much as it can, until the store is full and after that.
 
 use super::{enter, message};
-use crate::beside::load::{Attack, Target};
+use crate::impact::load::{Attack, Target};
 use crate::websocket::{TEXT, Terms};
 use serde_json::json;
 use std::io;
 
 const CHANNELS: usize = 90;
-/// Bytes of a message. When one is refused the next are smaller by half, down to the least: the store is filled to the brim.
+/// Bytes of a message. If a message is refused, the next ones are half as long, but not shorter than `LEAST`. So the
+/// store becomes as full as it can be.
 const BYTES: usize = 100_000;
 const LEAST: usize = 50;
-/// Messages that are under way at most.
+/// At most this many messages are unanswered.
 const WINDOW: u64 = 16;
 /// Messages of one round.
 const MESSAGES: u64 = 20_000;
@@ -60,7 +61,7 @@ async fn fill(target: &Target) -> io::Result<()> {
             target
                 .tally
                 .count(if is_stored { "stored" } else { "refused" });
-            // What is under way has the size of before.
+            // Messages that are still unanswered have the old size, so their refusals don't count.
             if !is_stored && id > resized {
                 text.truncate((text.len() / 2).max(LEAST));
                 resized = joins + sent;

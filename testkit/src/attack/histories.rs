@@ -1,8 +1,8 @@
-//! Pages of history, again and again, of a channel whose few messages are large.
+//! Clients that read pages of history again and again, in a channel that has few but large messages.
 
-use super::{enter, message, turn};
-use crate::beside::load::{Attack, Target};
+use super::{enter, message, wait_to_begin};
 use crate::chat_api::ChatApi;
+use crate::impact::load::{Attack, Target};
 use crate::websocket::{TEXT, Terms};
 use serde_json::json;
 use std::io;
@@ -10,18 +10,19 @@ use tokio::task::JoinSet;
 
 /// The channel with large messages.
 pub const HEAVY: &str = "heavy";
-/// So many, of so many bytes.
+/// Messages in the channel.
 const MESSAGES: usize = 40;
+/// Bytes of each message.
 const BYTES: usize = 100_000;
 
 const SOCKETS: usize = 100;
 /// Requests that each socket sends at once, before it reads an answer.
 const PIPELINED: u64 = 10;
 
-/// Fills the channel, once.
+/// Fills the channel. It is called once.
 ///
 /// # Panics
-/// When chat refuses.
+/// If chat refuses a message.
 pub async fn fill(chat: &ChatApi) {
     let json = json!({ "content": "x".repeat(BYTES) }).to_string();
     for number in 0..MESSAGES {
@@ -58,7 +59,7 @@ impl Attack for Histories {
 }
 
 async fn ask(number: usize, target: &Target) -> io::Result<()> {
-    turn(number).await;
+    wait_to_begin(number).await;
     let user = format!("reader-{}-{number}", target.round);
     let entered = enter(target.connector, Terms::default(), &user, HEAVY).await;
     let (mut writer, mut reader) = entered.inspect_err(|_| target.tally.count("not let in"))?;

@@ -1,7 +1,7 @@
-//! HTTP/2 by hand, frame by frame (RFC 9113), against chat's port.
+//! Attacks on chat's port with HTTP/2 frames that are written by hand (RFC 9113).
 
 use super::histories::HEAVY;
-use crate::beside::load::{Attack, Target};
+use crate::impact::load::{Attack, Target};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -20,36 +20,40 @@ const END_HEADERS: u8 = 4;
 const ACK: u8 = 1;
 const INITIAL_WINDOW_SIZE: u16 = 4;
 
-/// Calls whose answers nobody takes, on so many connections.
+/// Calls on one connection whose answers are never read.
 const UNREAD_CALLS: u32 = 100;
+/// Connections with such calls.
 const UNREAD_CONNECTIONS: usize = 3;
 const UNREAD_CALLS_AT_ONCE: u32 = 4;
-/// Acknowledgements of pings that were not sent: so many at once, and so many times.
+/// Acknowledgements in one write, of pings that nobody sent.
 const PINGS: usize = 1_000;
+/// Writes with such acknowledgements.
 const PING_WRITES: usize = 100;
-/// Connections that say nothing.
+/// Connections that send nothing, or only half of the preface.
 const SILENT: usize = 256;
-/// Calls without a body, and streams without a message, on each of so many connections.
+/// Calls without a body, or streams without a message, on one connection.
 const OPEN_CALLS: u32 = 520;
+/// Connections with such calls.
 const OPEN_CONNECTIONS: usize = 2;
-/// So many of them at once, and the pause between: a burst would be measured instead of the places that they take.
+/// Calls that begin at the same time, before a pause. All at once they would be a burst, and the test would measure the
+/// burst instead of what open calls cost.
 const CALLS_AT_ONCE: u32 = 20;
 const PACE: Duration = Duration::from_millis(10);
 
-/// What an attacker does on chat's port.
+/// What the attackers do on chat's port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Http2 {
-    /// Asks for pages of history with a window of zero.
+    /// They ask for pages of history with a window of zero.
     UnreadPages,
-    /// Acknowledges pings that were not sent.
+    /// They acknowledge pings that were not sent.
     Pings,
-    /// Connects, and says nothing or the preface alone.
+    /// They connect, and send nothing or half of the preface.
     Silent,
-    /// Begins calls and sends no body.
+    /// They begin calls and send no body.
     Bodiless,
-    /// Opens streams of sends and sends nothing.
+    /// They open streams of sends and send nothing.
     IdleStreams,
-    /// All of it at once.
+    /// All of this at the same time.
     Everything,
 }
 
@@ -91,7 +95,7 @@ async fn counted(target: Target, attack: impl Future<Output = io::Result<()>>) {
     }
 }
 
-/// A connection whose peer's stream window is this; everything that comes is thrown away.
+/// Opens a connection. This is how much chat may send on each stream before the client reads.
 async fn connect(chat: SocketAddr, window: u32) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect(chat).await?;
     let mut begin = PREFACE.to_vec();
@@ -111,7 +115,7 @@ fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
     out.extend(payload);
 }
 
-/// The headers of a call, each a literal that nobody indexes (RFC 7541, section 6.2.2).
+/// The headers of a call, each as a literal without indexing (RFC 7541, section 6.2.2).
 fn headers(method: &str) -> Vec<u8> {
     let path = format!("/chat.v1.ChatService/{method}");
     let mut block = Vec::new();
@@ -125,7 +129,7 @@ fn headers(method: &str) -> Vec<u8> {
     ] {
         block.push(0);
         for text in [name, value] {
-            // All of them are shorter than what takes a second byte.
+            // All of them are short enough for a length of one byte.
             block.push(u8::try_from(text.len()).unwrap_or_default());
             block.extend(text.as_bytes());
         }
@@ -208,7 +212,7 @@ async fn begin(chat: SocketAddr, method: &str) -> io::Result<()> {
     until_cut_off(stream).await
 }
 
-/// Throws away what comes, windows and all, until the server has had enough.
+/// Throws away what comes, window updates too, until the server closes the connection.
 async fn until_cut_off(mut stream: TcpStream) -> io::Result<()> {
     let mut bytes = vec![0; 16 * 1024];
     while stream.read(&mut bytes).await? > 0 {}

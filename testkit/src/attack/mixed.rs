@@ -1,21 +1,21 @@
-//! One attack after the other, a few at a time, as chance has it.
+//! Random attacks, one after the other, two at a time.
 
 use super::histories::Histories;
 use super::http2::Http2;
 use super::polls::Polls;
 use super::sockets::Sockets;
 use super::unread::Unread;
-use crate::beside::load::{Attack, Target};
+use crate::impact::load::{Attack, Target};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// Attacks at the same time.
+/// The number of attacks at the same time.
 const AT_ONCE: usize = 2;
 /// How long one lasts, in milliseconds.
 const LASTING: std::ops::Range<u64> = 200..2_500;
 
-/// All attacks but the one that fills the store, which would have to be emptied in between.
+/// All attacks except the one that fills the store: after it the store would have to be emptied.
 #[derive(Debug, Clone, Copy)]
 pub struct Mixed;
 
@@ -29,7 +29,7 @@ impl Attack for Mixed {
     }
 }
 
-/// Goes on until it is dropped. Whatever an attack has spawned ends with it.
+/// Runs until it is dropped. Everything that an attack has spawned ends with the attack.
 async fn one_by_one(target: Target, number: usize) {
     for round in 0.. {
         let target = Target {

@@ -1,17 +1,19 @@
-//! Sessions that poll are made as fast as one socket takes it, and left alone: each is kept until it must have logged in.
+//! Clients open sessions that poll, as fast as a socket allows, and never use them. The connector keeps each session
+//! until the time to log in is over.
 
-use crate::beside::load::{Attack, Target};
+use crate::impact::load::{Attack, Target};
 use crate::polling::{Http, opening};
 use tokio::task::JoinSet;
 
 const SOCKETS: usize = 4;
-/// Requests that one socket has under way at most.
+/// At most this many requests of one socket are unanswered.
 const PIPELINED: usize = 100;
-/// Requests of one socket in one round, and how often it connects again for them.
+/// Requests of one socket in one round.
 const REQUESTS: usize = 15_000;
+/// How often the socket is opened again for them.
 const CONNECTS: usize = 500;
 
-/// `GET /socket.io/?EIO=3&transport=polling`, pipelined. Counts `sessions` and `refused`, and what else is said.
+/// `GET /socket.io/?EIO=3&transport=polling`, pipelined. It counts `sessions`, `refused` and `other answers`.
 #[derive(Debug, Clone, Copy)]
 pub struct Polls;
 

@@ -1,6 +1,6 @@
-//! More sockets than a process has descriptors for, which say nothing, or begin to.
+//! More sockets than a process has descriptors for. They send nothing, or only the beginning of something.
 
-use crate::beside::load::{Attack, Target};
+use crate::impact::load::{Attack, Target};
 use std::io;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -8,12 +8,13 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-/// Sockets at once.
+/// Sockets at the same time.
 const SOCKETS: usize = 1_300;
-/// They come so far apart.
+/// The pause between two of them.
 const APART: Duration = Duration::from_micros(400);
 
-/// Connects and says nothing, or half of a request, or half of a package. Counts `sockets` that were taken by the kernel.
+/// Connects and sends nothing, or half of a request, or half of a package. It counts the `sockets` that the kernel
+/// accepted.
 #[derive(Debug, Clone, Copy)]
 pub struct Sockets;
 

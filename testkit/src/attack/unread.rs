@@ -1,10 +1,11 @@
-//! Clients that ask for pages of history and read no answer, over each protocol.
+//! Clients of each protocol that ask for pages of history and never read an answer.
 
 use super::histories::{HEAVY, page};
-use super::turn;
-use crate::beside::load::{Attack, Target};
-use crate::polling::{Poller, packet};
+use super::wait_to_begin;
+use crate::impact::load::{Attack, Target};
+use crate::polling::Poller;
 use crate::pomelo::{DATA, HANDSHAKE, HANDSHAKE_ACK, HELLO, LOGIN, login_body, package, request};
+use crate::socket_io;
 use crate::websocket::{self, TEXT, Terms};
 use serde_json::json;
 use std::io;
@@ -12,21 +13,21 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 
-/// WebSocket, TCP, and polls of both versions.
+/// The kinds of clients: WebSocket, TCP, and polls of both versions.
 const KINDS: usize = 4;
-/// Clients of each.
+/// Clients of each kind.
 const CLIENTS: usize = 15;
-/// Pages that each asks for.
+/// Pages that each client asks for.
 const PAGES: u64 = 60;
-/// Pages in a post, and posts.
+/// Pages that one post of a client that polls asks for.
 const PAGES_PER_POST: u32 = 1;
+/// Posts of a client that polls.
 const POSTS: u32 = 5;
-/// Bytes that the kernel takes for a client: few.
+/// The kernel takes only this many bytes for a client that does not read.
 const RECEIVE_BUFFER: u32 = 4_096;
 const HISTORY: &str = "chat.handler.history";
 
-/// Over WebSocket, TCP, and polls of both versions: all log in, ask, and hold their sockets without reading. Counts
-/// `sockets` that are held.
+/// All clients log in, ask, and keep their sockets open without reading. It counts the `sockets` that are open.
 #[derive(Debug, Clone, Copy)]
 pub struct Unread;
 
@@ -37,7 +38,7 @@ impl Attack for Unread {
             for kind in 0..KINDS {
                 let target = target.clone();
                 clients.spawn(async move {
-                    turn(KINDS * number + kind).await;
+                    wait_to_begin(KINDS * number + kind).await;
                     let user = format!("unread-{}-{number}-{kind}", target.round);
                     match kind {
                         0 => over_websocket(target, user).await,
@@ -96,13 +97,13 @@ async fn over_tcp(target: Target, user: String) -> io::Result<()> {
 
 async fn over_polls(target: Target, user: String, version: u32) -> io::Result<()> {
     let poller = Poller::open(target.connector, version).await?;
-    let login = packet(1, LOGIN, &json!({ "userId": user, "lessonId": HEAVY }));
+    let login = socket_io::request(1, LOGIN, &json!({ "userId": user, "lessonId": HEAVY }));
     poller.post(&[&login]).await?;
     target.tally.count("sockets");
     for post in 0..POSTS {
         let pages = (0..PAGES_PER_POST).map(|page| {
             let id = 2 + post * PAGES_PER_POST + page;
-            packet(id, HISTORY, &json!({}))
+            socket_io::request(id, HISTORY, &json!({}))
         });
         let pages: Vec<_> = pages.collect();
         let pages: Vec<_> = pages.iter().map(String::as_str).collect();

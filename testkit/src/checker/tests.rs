@@ -1,4 +1,4 @@
-//! Each wrong is found in a history that has it, and nothing in a history that has none.
+//! The checker finds each kind of fault in a history that has it, and nothing in a history that has none.
 
 use super::*;
 use crate::log::Log;
@@ -43,7 +43,7 @@ fn run(log: &Log, from: u64, to: u64) -> Vec<Event> {
     for (&offset, content) in log.entries.range(from..=to) {
         if offset > from && log.epoch(offset) != log.epoch(offset - 1) {
             let position = at(log.epoch(offset), offset - 1);
-            events.push(Event::Told(position, Reason::NewEpoch));
+            events.push(Event::PositionTold(position, Reason::NewEpoch));
         }
         events.push(Event::Received(offset, content.clone()));
     }
@@ -108,7 +108,7 @@ fn nothing_is_wrong_with_a_clean_history() {
         run(&log, 4, 7),
     ];
     assert_eq!(check(&bob(reconnected.concat())), []);
-    // Who has gone need not reach the end.
+    // A member whose connection has ended need not reach the end.
     let mut gone = clean();
     gone.members
         .push(member("carol", at("a", 2), run(&log, 3, 4)));
@@ -117,39 +117,39 @@ fn nothing_is_wrong_with_a_clean_history() {
 }
 
 #[test]
-fn a_told_loss_is_no_wrong() {
-    // It saw a sixth of the old epoch, which was lost, and a seventh.
+fn a_loss_that_the_member_was_told_of_is_no_finding() {
+    // Bob saw a sixth and a seventh publication of the old epoch, which were lost.
     let log = log();
     let lost = [
         Event::Received(6, said("carol", 0)),
         Event::Received(7, said("carol", 1)),
     ];
-    let told = vec![Event::Told(at("a", 5), Reason::Diverged)];
+    let told = vec![Event::PositionTold(at("a", 5), Reason::Diverged)];
     let events = [
         run(&log, 2, 5),
         lost.to_vec(),
         told,
-        vec![Event::Told(at("b", 5), Reason::NewEpoch)],
+        vec![Event::PositionTold(at("b", 5), Reason::NewEpoch)],
         run(&log, 6, 7),
     ];
     assert_eq!(check(&bob(events.concat())), []);
-    // It was away for long.
+    // Bob was away too long.
     let mut trimmed = bob([
         run(&log, 2, 3),
         vec![
             resumed(at("a", 3), false),
-            Event::Told(at("a", 5), Reason::Trimmed),
-            Event::Told(at("b", 5), Reason::NewEpoch),
+            Event::PositionTold(at("a", 5), Reason::Trimmed),
+            Event::PositionTold(at("b", 5), Reason::NewEpoch),
         ],
         run(&log, 6, 7),
     ]
     .concat());
     trimmed.log.entries = trimmed.log.entries.split_off(&6);
     assert_eq!(check(&trimmed), []);
-    // It comes out of another life.
+    // Bob comes with a position of another life of the channel.
     let other = [
-        vec![Event::Told(at("z", 9), Reason::NewEpoch)],
-        vec![Event::Told(at("a", 1), Reason::Unknown)],
+        vec![Event::PositionTold(at("z", 9), Reason::NewEpoch)],
+        vec![Event::PositionTold(at("a", 1), Reason::Unknown)],
         run(&log, 2, 7),
     ];
     let mut life = clean();
@@ -158,12 +158,12 @@ fn a_told_loss_is_no_wrong() {
 }
 
 #[test]
-fn what_a_member_did_not_see_is_lost() {
+fn a_publication_that_a_member_did_not_receive_is_lost() {
     assert_eq!(kinds(&bob(run(&log(), 2, 6))), [Kind::Lost]);
 }
 
 #[test]
-fn what_a_login_promises_must_come() {
+fn a_recovered_login_without_the_missed_publications_is_a_loss() {
     let events = [
         run(&log(), 2, 5),
         vec![Event::Ended("reset".into()), resumed(at("a", 5), true)],
@@ -172,7 +172,7 @@ fn what_a_login_promises_must_come() {
 }
 
 #[test]
-fn what_was_acknowledged_and_is_nowhere_is_forgotten() {
+fn an_acknowledged_message_that_nobody_has_is_forgotten() {
     let mut history = clean();
     history
         .sent
@@ -182,7 +182,7 @@ fn what_was_acknowledged_and_is_nowhere_is_forgotten() {
 }
 
 #[test]
-fn what_the_log_does_not_have_and_nobody_told_is_stale() {
+fn a_publication_that_is_not_in_the_log_is_stale() {
     let events = [
         run(&log(), 2, 5),
         vec![Event::Received(6, said("carol", 0))],
@@ -191,13 +191,13 @@ fn what_the_log_does_not_have_and_nobody_told_is_stale() {
 }
 
 #[test]
-fn an_offset_that_comes_twice_is_duplicated() {
+fn an_offset_that_is_received_twice_is_duplicated() {
     let events = [run(&log(), 2, 5), run(&log(), 5, 7)];
     assert_eq!(kinds(&bob(events.concat())), [Kind::Duplicated]);
 }
 
 #[test]
-fn a_message_at_two_places_is_duplicated() {
+fn a_message_at_two_offsets_is_duplicated() {
     let mut history = clean();
     let again = said("alice", 2);
     history.log.entries.insert(8, again.clone());
@@ -209,7 +209,7 @@ fn a_message_at_two_places_is_duplicated() {
 }
 
 #[test]
-fn two_orders_are_found_even_if_every_offset_fits() {
+fn two_orders_are_found_even_if_all_offsets_are_right() {
     let mut events = run(&log(), 2, 7);
     events[1] = Event::Received(3, said("bob", 0));
     events[2] = Event::Received(4, said("alice", 0));
@@ -219,7 +219,7 @@ fn two_orders_are_found_even_if_every_offset_fits() {
 }
 
 #[test]
-fn a_senders_own_order_is_kept_unless_nobody_answered() {
+fn messages_of_a_sender_must_be_in_order_unless_one_was_not_answered() {
     let mut history = clean();
     history.log.entries.insert(3, said("alice", 1));
     history.log.entries.insert(5, said("alice", 0));
@@ -232,7 +232,7 @@ fn a_senders_own_order_is_kept_unless_nobody_answered() {
 }
 
 #[test]
-fn one_position_with_two_contents_is_found_among_members_alone() {
+fn one_position_with_two_contents_is_found_even_if_the_log_was_trimmed() {
     let mut history = clean();
     history.log.entries = history.log.entries.split_off(&5);
     let mut events = run(&log(), 2, 7);
@@ -242,18 +242,18 @@ fn one_position_with_two_contents_is_found_among_members_alone() {
 }
 
 #[test]
-fn an_offset_that_is_passed_over_is_a_hole() {
+fn an_offset_that_is_skipped_is_a_gap() {
     let mut events = run(&log(), 2, 7);
     events.remove(2);
-    assert_eq!(kinds(&bob(events)), [Kind::Lost, Kind::Hole]);
-    // The same at an epoch's beginning.
+    assert_eq!(kinds(&bob(events)), [Kind::Lost, Kind::Gap]);
+    // The same at the beginning of an epoch.
     let mut events = run(&log(), 2, 7);
     events.remove(3);
-    assert_eq!(kinds(&bob(events)), [Kind::Lost, Kind::Hole]);
+    assert_eq!(kinds(&bob(events)), [Kind::Lost, Kind::Gap]);
 }
 
 #[test]
-fn recovered_with_a_hole_is_a_kind_of_its_own() {
+fn a_gap_after_a_recovered_login_is_a_kind_of_its_own() {
     let events = [
         run(&log(), 2, 3),
         vec![resumed(at("a", 3), true)],
@@ -261,39 +261,39 @@ fn recovered_with_a_hole_is_a_kind_of_its_own() {
     ];
     assert_eq!(
         kinds(&bob(events.concat())),
-        [Kind::Lost, Kind::RecoveredWithHole]
+        [Kind::Lost, Kind::RecoveredWithGap]
     );
 }
 
 #[test]
-fn who_is_not_recovered_must_be_told() {
+fn a_member_that_is_not_recovered_must_be_told_of_the_loss() {
     let events = [
         run(&log(), 2, 3),
         vec![resumed(at("a", 3), false)],
         run(&log(), 4, 7),
     ];
-    assert_eq!(kinds(&bob(events.concat())), [Kind::Hole]);
+    assert_eq!(kinds(&bob(events.concat())), [Kind::Gap]);
 }
 
 #[test]
-fn what_was_refused_must_not_be_seen() {
+fn a_refused_message_must_not_be_received() {
     let mut history = clean();
     history.sent.insert(("bob".into(), 1), Outcome::Refused);
-    assert_eq!(kinds(&history), [Kind::RefusedYetSeen]);
-    // Not even by somebody who was told later that it is void.
+    assert_eq!(kinds(&history), [Kind::RefusedButSeen]);
+    // This also holds for a member that was told of the loss later.
     let log = log();
     let lost = vec![Event::Received(6, said("carol", 0))];
     let told = vec![
-        Event::Told(at("a", 5), Reason::Diverged),
-        Event::Told(at("b", 5), Reason::NewEpoch),
+        Event::PositionTold(at("a", 5), Reason::Diverged),
+        Event::PositionTold(at("b", 5), Reason::NewEpoch),
     ];
     let mut history = bob([run(&log, 2, 5), lost, told, run(&log, 6, 7)].concat());
     history.sent.insert(("carol".into(), 0), Outcome::Refused);
-    assert_eq!(kinds(&history), [Kind::RefusedYetSeen]);
+    assert_eq!(kinds(&history), [Kind::RefusedButSeen]);
 }
 
 #[test]
-fn who_lost_nothing_is_told_nothing() {
+fn a_member_that_lost_nothing_must_not_be_told_of_a_loss() {
     for (told, reason) in [
         (at("a", 3), Reason::Diverged),
         (at("a", 3), Reason::Unknown),
@@ -301,19 +301,19 @@ fn who_lost_nothing_is_told_nothing() {
     ] {
         let events = [
             run(&log(), 2, 3),
-            vec![Event::Told(told, reason)],
+            vec![Event::PositionTold(told, reason)],
             run(&log(), 4, 7),
         ];
         assert_eq!(
             kinds(&bob(events.concat())),
-            [Kind::ToldForNothing],
+            [Kind::FalseLoss],
             "{reason:?}"
         );
     }
 }
 
 #[test]
-fn who_is_listed_is_who_has_a_live_socket() {
+fn the_listed_members_must_be_those_with_a_live_socket() {
     for users in [vec!["alice"], vec!["alice", "bob", "carol"]] {
         let mut history = clean();
         history.listed = listed(&users);
@@ -325,12 +325,12 @@ fn who_is_listed_is_who_has_a_live_socket() {
 }
 
 #[test]
-fn who_has_joined_and_not_left_is_who_has_a_live_socket() {
+fn the_members_by_the_log_must_be_those_with_a_live_socket() {
     let mut history = clean();
     history.log.entries.insert(3, went("onJoin", "bob"));
     assert!(kinds(&history).contains(&Kind::Membership));
 
-    // A ghost by the log alone, and by the list alone.
+    // A ghost that only the log has, then one that only the list has.
     let mut history = clean();
     history.members[1].events.push(Event::Ended("gone".into()));
     history.listed = listed(&["alice"]);
@@ -347,7 +347,7 @@ fn who_has_joined_and_not_left_is_who_has_a_live_socket() {
 }
 
 #[test]
-fn who_has_left_says_nothing() {
+fn a_user_that_has_left_must_not_publish() {
     let mut history = clean();
     let entries = [
         went("onLeave", "bob"),
@@ -366,11 +366,11 @@ fn who_has_left_says_nothing() {
 }
 
 #[test]
-fn what_the_protocol_forbids_is_found() {
+fn violations_of_the_protocol_are_found() {
     let mut history = clean();
     history.members[0]
         .events
-        .push(Event::Puzzled("a binary frame".into()));
+        .push(Event::ProtocolError("a binary frame".into()));
     assert_eq!(kinds(&history), [Kind::Protocol]);
     let events = [
         run(&log(), 2, 3),

@@ -1,5 +1,5 @@
-//! Frames of RFC 6455 as bytes, and the compression of RFC 7692, as a client needs them. Nothing here reads or writes a
-//! socket. The code is written apart from the product's, so that both do not share a mistake.
+//! The frames of RFC 6455 as bytes, and the compression of RFC 7692, as a client needs them. Nothing here reads or
+//! writes a socket. The code does not use the product's, so the two can't share a mistake.
 
 use base64::Engine;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
@@ -22,25 +22,25 @@ pub const COMPRESSED: u8 = 0x40;
 const LAST: u8 = 0x80;
 /// The bit in a frame's second byte that says that the payload is masked.
 const MASKED: u8 = 0x80;
-/// What a sender leaves out at the end of each compressed message (RFC 7692, section 7.2.1).
+/// The bytes that a sender leaves out at the end of each compressed message (RFC 7692, section 7.2.1).
 const FLUSHED: [u8; 4] = [0, 0, 0xff, 0xff];
 const INFLATE_STEP: usize = 64 * 1024;
 
-/// What stands before a frame's payload.
+/// The head of a frame: what comes before its payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
     /// The first byte: flags and opcode.
     pub first: u8,
-    /// True if four bytes of mask follow the head, as from every client.
+    /// True if four bytes of mask follow the head, as in every frame of a client.
     pub masked: bool,
-    /// Bytes of payload.
+    /// The length of the payload, in bytes.
     pub payload: u64,
-    /// Bytes of the head itself, without a mask.
+    /// The length of the head, in bytes, without the mask.
     pub size: usize,
 }
 
 impl Head {
-    /// The head that these bytes begin with, or `None` if it is not complete.
+    /// Reads the head at the beginning of these bytes; `None` if it is not complete.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Option<Self> {
         let (&[first, second], rest) = bytes.split_first_chunk()?;
@@ -57,13 +57,13 @@ impl Head {
         })
     }
 
-    /// What kind of frame it is.
+    /// The opcode.
     #[must_use]
     pub fn opcode(self) -> u8 {
         self.first & 0x0f
     }
 
-    /// Whether the length is written in as few bytes as it can be (RFC 6455, section 5.2).
+    /// True if the length is written in as few bytes as possible (RFC 6455, section 5.2).
     #[must_use]
     pub fn is_shortest(self) -> bool {
         match self.size {
@@ -74,7 +74,7 @@ impl Head {
     }
 }
 
-/// The first frame of a server's bytes: its first byte, its payload and its whole length. `None` if it is not complete.
+/// The first frame in a server's bytes: its first byte, its payload and its whole length. `None` if it is not complete.
 #[must_use]
 pub fn frame(bytes: &[u8]) -> Option<(u8, &[u8], usize)> {
     let head = Head::of(bytes)?;
@@ -82,7 +82,7 @@ pub fn frame(bytes: &[u8]) -> Option<(u8, &[u8], usize)> {
     Some((head.first, bytes.get(head.size..end)?, end))
 }
 
-/// A client's frame with a random mask that is a whole message.
+/// A client's frame with a random mask. It is a whole message.
 #[must_use]
 pub fn encode(opcode: u8, payload: &[u8]) -> Vec<u8> {
     masked(LAST | opcode, fastrand::u32(..).to_be_bytes(), payload)
@@ -98,14 +98,14 @@ pub fn masked(first: u8, mask: [u8; 4], payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Appends a client's frame, whose payload the function appends.
+/// Appends a client's frame. The function appends the payload.
 pub fn append_masked(
     out: &mut Vec<u8>,
     first: u8,
     mask: [u8; 4],
     payload: impl FnOnce(&mut Vec<u8>),
 ) {
-    // Most frames need this head. If the payload turns out shorter or longer, it is moved.
+    // Most frames need a head of this size. If the payload turns out shorter or longer, the head is changed.
     let head = out.len();
     out.extend([first, MASKED | 126, 0, 0]);
     out.extend(mask);
@@ -142,7 +142,7 @@ pub fn deflate(message: &[u8]) -> Vec<u8> {
     compressed
 }
 
-/// The next message of a stream that was compressed (RFC 7692, section 7.2.2). `None` if it was not.
+/// Inflates the next message of a stream (RFC 7692, section 7.2.2). `None` if it is not compressed.
 pub fn inflate(stream: &mut Decompress, compressed: &[u8]) -> Option<Vec<u8>> {
     let mut message = Vec::new();
     for mut rest in [compressed, &FLUSHED] {
@@ -168,7 +168,7 @@ pub fn upgrade_request(host: SocketAddr, path: &str, key: &str) -> String {
     )
 }
 
-/// What the answer to a key must say (RFC 6455, section 4.2.2).
+/// The value of `Sec-WebSocket-Accept` for a key (RFC 6455, section 4.2.2).
 #[must_use]
 pub fn accept_key(key: &str) -> String {
     let digest =
@@ -183,7 +183,7 @@ mod tests {
     const MASK: [u8; 4] = [0x3c, 0xa5, 0x96, 0x0f];
 
     #[test]
-    fn a_frame_is_taken_apart_once_it_is_complete() {
+    fn a_frame_is_parsed_once_it_is_complete() {
         for length in [0_usize, 1, 125, 126, 300, 70_000] {
             let mut bytes = vec![LAST | BINARY];
             match length {
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_is_masked_and_has_the_shortest_head() {
+    fn frames_are_masked_and_have_the_shortest_head() {
         for length in [0_usize, 3, 125, 126, 200, 65_535, 65_536, 70_000] {
             let mut out = vec![b'x'];
             append_masked(&mut out, LAST | TEXT, MASK, |out| {
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_deflated_is_inflated_again() {
+    fn a_deflated_message_can_be_inflated() {
         for message in [&b""[..], b"Hello", &[b'x'; 200_000]] {
             let inflated = inflate(&mut Decompress::new(false), &deflate(message));
             assert_eq!(inflated.as_deref(), Some(message));

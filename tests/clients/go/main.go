@@ -1,5 +1,6 @@
-// client ws://127.0.0.1:3010/ws USER CHANNEL: logs in, says each line of its input, prints what it is given, and misses nothing
-// when it loses its connection. It notices by itself when the server is gone, and gives up what is refused for good.
+// client ws://127.0.0.1:3010/ws USER CHANNEL: logs in, sends each line of its input, prints what it receives, and misses
+// nothing when its connection breaks. It notices by itself when the server is gone, and gives up what is refused for
+// good.
 package main
 
 import (
@@ -20,7 +21,7 @@ const interval, silence, longestPause = 10 * time.Second, 5 * time.Second, 20 * 
 
 type object = map[string]any
 
-// soon ends what takes longer than an answer does.
+// soon ends what takes longer than an answer may take.
 func soon(do func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), silence)
 	defer cancel()
@@ -36,8 +37,8 @@ func watch(socket *websocket.Conn) {
 }
 
 func main() {
-	var position object // of the last push that we were given
-	var secret any      // shows at the next login that our place is ours, though the server may not know yet that we lost the connection
+	var position object // of the last push that we received
+	var secret any      // proves at the next login that the session is ours, also before the server has noticed the loss
 	var current atomic.Pointer[websocket.Conn]
 	ask := func(id int, route string, body object) error {
 		return soon(func(ctx context.Context) error {
@@ -48,7 +49,7 @@ func main() {
 		err := soon(func(ctx context.Context) error {
 			socket, _, err := websocket.Dial(ctx, os.Args[1], nil)
 			if err == nil {
-				socket.SetReadLimit(1 << 20) // a message, and what stands around it
+				socket.SetReadLimit(1 << 20) // a message and its frame
 				current.Store(socket)
 				go watch(socket)
 			}
@@ -97,7 +98,7 @@ func main() {
 		if socket := current.Load(); socket != nil {
 			socket.CloseNow()
 		}
-		// Longer after each failure, and at random: others have lost theirs, too.
+		// A longer pause after each failure, and a random one, because other clients have lost their connections, too.
 		longest := min(longestPause, 250*time.Millisecond<<min(failures, 10))
 		time.Sleep(longest/2 + rand.N(longest/2))
 	}

@@ -1,4 +1,4 @@
-//! What clients post that poll; and what is written for them is read again.
+//! The posts of clients that poll. Packets that are encoded for such clients can be decoded again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -15,7 +15,7 @@ fuzz_target!(|bytes: &[u8]| {
             continue;
         };
         let length: usize = packets.iter().map(String::len).sum();
-        assert!(length <= bytes.len(), "no more comes out than went in");
+        assert!(length <= bytes.len(), "decoding adds no bytes");
         let written = engine_io::encode(version, packets.iter().map(String::as_str));
         let again = engine_io::decode(version, written.as_bytes(), false);
         let count = again.map(|packets| packets.len());

@@ -1,4 +1,5 @@
-//! WebSocket frames, compressed messages among them: however they are cut the same comes out, and never more than the limit.
+//! WebSocket frames, also compressed ones. The result is the same wherever the bytes are cut, and never larger than the
+//! limit.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -13,7 +14,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
 });
 
-/// What came of the bytes, and whether they were all right.
+/// The events in the bytes, and whether all bytes were valid.
 fn found(bytes: &[u8], size: usize) -> (Vec<(u8, Vec<u8>)>, bool) {
     let mut reader = Reader::inflating(LIMIT);
     let mut found = Vec::new();

@@ -1,4 +1,4 @@
-//! Requests in JSON: each is read or refused, and neither ends the connection, but for an attack.
+//! Requests in JSON. Each is read or refused, and only an attack ends the connection.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Pomelo's messages, on a connection that has shaken hands and knows a dictionary.
+//! Pomelo's messages, on a connection that has finished its handshake and has a dictionary.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

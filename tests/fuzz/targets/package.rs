@@ -1,4 +1,4 @@
-//! Pomelo's packages: in a frame, and in a stream that is cut anywhere, which finds the same ones.
+//! Pomelo's packages, in a frame and in a stream. The stream gives the same packages wherever it is cut.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

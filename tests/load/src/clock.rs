@@ -1,5 +1,5 @@
-//! An alarm as exact as the kernel's. Waiting for sockets counts in milliseconds, so an alarm of that kind could be one
-//! late.
+//! An alarm as exact as the kernel's. Time-outs of a wait for sockets are counted in milliseconds, so an alarm made of
+//! them could be a millisecond late.
 
 use mio::unix::SourceFd;
 use rustix::fd::{AsRawFd, OwnedFd};

@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_found_again_in_whatever_stands_around_it() {
+    fn a_stamp_that_was_written_is_found_again_within_a_frame() {
         let stamp = Stamp {
             sender: 17,
             number: 42,

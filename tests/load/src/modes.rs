@@ -3,9 +3,9 @@
 use crate::clock::Clock;
 use crate::message::Stamp;
 use crate::order::Faults;
-use crate::protocol::Heard;
+use crate::protocol::Received;
 use crate::subject::{Subject, cpu};
-use crate::swarm::{Crowd, Member, Swarm};
+use crate::swarm::{Layout, Member, Swarm};
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use hdrhistogram::Histogram;
@@ -43,8 +43,8 @@ pub(crate) struct People {
 }
 
 impl People {
-    fn crowd(&self, senders: u32) -> Crowd {
-        Crowd {
+    fn layout(&self, senders: u32) -> Layout {
+        Layout {
             rooms: self.rooms,
             senders,
             bytes: self.bytes,
@@ -82,7 +82,7 @@ pub(crate) enum Mode {
         #[arg(long, default_value_t = 0.0)]
         churn: f64,
     },
-    /// All clients connect and log in as fast as they can: how many a second until all have heard of all
+    /// All clients connect and log in as fast as they can: how many a second, until all have received all joins
     Storm {
         #[command(flatten)]
         people: People,
@@ -90,7 +90,7 @@ pub(crate) enum Mode {
         #[arg(long, default_value_t = 4_000)]
         at_once: usize,
     },
-    /// All clients are there and silent: memory and CPU
+    /// All clients are connected and silent: memory and CPU
     Idle {
         #[command(flatten)]
         people: People,
@@ -136,9 +136,9 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn swarm(&self, crowd: Crowd) -> anyhow::Result<Swarm> {
+    fn swarm(&self, layout: Layout) -> anyhow::Result<Swarm> {
         let servers = self.subject.servers.clone();
-        Swarm::new(self.subject.protocol, crowd, servers, Instant::now())
+        Swarm::new(self.subject.protocol, layout, servers, Instant::now())
     }
 
     fn note(&mut self, name: &str, value: f64) {
@@ -183,7 +183,7 @@ impl Run<'_> {
         senders: u32,
         window: u32,
     ) -> anyhow::Result<(Figures, Faults)> {
-        let mut swarm = self.swarm(people.crowd(senders))?;
+        let mut swarm = self.swarm(people.layout(senders))?;
         swarm.gather(people.clients, AT_ONCE)?;
         let (protocol, bytes) = (swarm.protocol, people.bytes);
         for client in 0..swarm.len() {
@@ -222,7 +222,7 @@ impl Run<'_> {
         offered: f64,
         churn: f64,
     ) -> anyhow::Result<(Figures, Faults)> {
-        let mut swarm = self.swarm(people.crowd(1))?;
+        let mut swarm = self.swarm(people.layout(1))?;
         swarm.gather(people.clients, AT_ONCE)?;
         let mut times = histogram()?;
         let mut offer = Offer::new(people, offered, churn)?;
@@ -247,7 +247,7 @@ impl Run<'_> {
     }
 
     fn storm(mut self, people: &People, at_once: usize) -> anyhow::Result<(Figures, Faults)> {
-        let mut swarm = self.swarm(people.crowd(0))?;
+        let mut swarm = self.swarm(people.layout(0))?;
         let clients = people.clients;
         let mut faults = Faults::default();
         let begin = swarm.now();
@@ -256,7 +256,7 @@ impl Run<'_> {
             |it| it.online as u64,
             |swarm| {
                 swarm.gather(clients, at_once)?;
-                // Until all have heard of all that came later.
+                // Until all have received the joins of all that came later.
                 faults = swarm.rest()?;
                 Ok(())
             },
@@ -269,7 +269,7 @@ impl Run<'_> {
     }
 
     async fn idle(mut self, people: &People) -> anyhow::Result<(Figures, Faults)> {
-        let mut swarm = self.swarm(people.crowd(0))?;
+        let mut swarm = self.swarm(people.layout(0))?;
         let wait = |swarm: &mut Swarm, time: Duration| {
             let end = Instant::now() + time;
             while Instant::now() < end {
@@ -296,7 +296,7 @@ impl Run<'_> {
     }
 
     fn slow(mut self, people: &People, offered: f64) -> anyhow::Result<(Figures, Faults)> {
-        let mut swarm = self.swarm(people.crowd(1))?;
+        let mut swarm = self.swarm(people.layout(1))?;
         swarm.gather(people.clients, AT_ONCE)?;
         let mut offer = Offer::new(people, offered, 0.0)?;
         offer.run(&mut swarm, WARM_UP, &mut histogram()?)?;
@@ -364,8 +364,8 @@ impl Offer {
         let begin = swarm.now();
         let (mut messages, mut changes) = (0_u32, 0_u32);
         let length = time.as_nanos() as u64;
-        let mut record = |_: &mut Member, heard: Heard<'_>, now: u64, _: &mut Vec<u8>| {
-            if let Heard::Message(Stamp { due, .. }) = heard
+        let mut record = |_: &mut Member, received: Received<'_>, now: u64, _: &mut Vec<u8>| {
+            if let Received::Message(Stamp { due, .. }) = received
                 && due >= begin
             {
                 times.saturating_record(now.saturating_sub(due));

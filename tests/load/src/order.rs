@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn everybody_hears_of_the_same_joins_from_its_own_on() {
+    fn every_member_sees_the_same_joins_from_its_own_on() {
         let found = |first: &[u32], second: &[u32]| {
             let mut orders = [Order::new(0, 0, false), Order::new(0, 0, false)];
             for (order, heard) in orders.iter_mut().zip([first, second]) {

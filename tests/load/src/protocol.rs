@@ -15,14 +15,14 @@ pub(crate) enum Protocol {
     Pomelo,
     /// docs/protocols/json.md
     Json,
-    /// That of the floor: a frame is sent to the room as it is, and nothing is answered.
+    /// The protocol of the floor: a frame is sent to the room as it is, and nothing is answered.
     #[value(skip)]
     Floor,
 }
 
 /// What a frame tells a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Heard<'a> {
+pub(crate) enum Received<'a> {
     /// The answer to the protocol's own handshake.
     Greeting,
     /// The answer to the request with this number. True: the request was carried out.
@@ -127,11 +127,11 @@ impl Protocol {
     }
 
     /// Tells what is in the payload of a frame. That may be several things, if the protocol packs them.
-    pub(crate) fn hear(self, payload: &[u8], mut tell: impl FnMut(Heard<'_>)) {
+    pub(crate) fn receive(self, payload: &[u8], mut tell: impl FnMut(Received<'_>)) {
         match self {
             Self::Floor => tell(match payload.split_first() {
-                Some((b'J', user)) => Heard::Joined(number(user)),
-                Some((b'L', _)) => Heard::Left,
+                Some((b'J', user)) => Received::Joined(number(user)),
+                Some((b'L', _)) => Received::Left,
                 _ => message(payload),
             }),
             Self::Json => tell(json(payload)),
@@ -140,7 +140,7 @@ impl Protocol {
                 while let Some((&[kind, a, b, c], behind)) = rest.split_first_chunk() {
                     let length = u32::from_be_bytes([0, a, b, c]) as usize;
                     let Some((body, behind)) = behind.split_at_checked(length) else {
-                        return tell(Heard::Other);
+                        return tell(Received::Other);
                     };
                     tell(package_of(kind, body));
                     rest = behind;
@@ -161,14 +161,14 @@ fn package(kind: u8, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
     });
 }
 
-fn package_of(kind: u8, body: &[u8]) -> Heard<'_> {
+fn package_of(kind: u8, body: &[u8]) -> Received<'_> {
     match (kind, body) {
-        (HANDSHAKE, _) => Heard::Greeting,
-        (HEARTBEAT, _) => Heard::Heartbeat,
-        (KICK, reason) => Heard::Kicked(reason),
+        (HANDSHAKE, _) => Received::Greeting,
+        (HEARTBEAT, _) => Received::Heartbeat,
+        (KICK, reason) => Received::Kicked(reason),
         (DATA, [6, length, rest @ ..]) => match rest.split_at_checked((*length).into()) {
             Some((route, body)) => push(route, body),
-            None => Heard::Other,
+            None => Received::Other,
         },
         (DATA, [4, rest @ ..]) => {
             let mut id = 0;
@@ -178,13 +178,13 @@ fn package_of(kind: u8, body: &[u8]) -> Heard<'_> {
                     return answer(id, &rest[place + 1..]);
                 }
             }
-            Heard::Other
+            Received::Other
         }
-        _ => Heard::Other,
+        _ => Received::Other,
     }
 }
 
-fn json(text: &[u8]) -> Heard<'_> {
+fn json(text: &[u8]) -> Received<'_> {
     if let Some(rest) = text.strip_prefix(b"{\"route\":\"") {
         let end = memchr::memchr(b'"', rest).unwrap_or(0);
         // The name of the channel stands before the body.
@@ -192,27 +192,27 @@ fn json(text: &[u8]) -> Heard<'_> {
         return push(&rest[..end], body);
     }
     let Some(rest) = text.strip_prefix(b"{\"id\":") else {
-        return Heard::Other;
+        return Received::Other;
     };
     answer(number_before(rest).into(), rest)
 }
 
-fn push<'a>(route: &[u8], body: &[u8]) -> Heard<'a> {
+fn push<'a>(route: &[u8], body: &[u8]) -> Received<'a> {
     match route {
         ON_MESSAGE => message(body),
-        ON_JOIN => Heard::Joined(named(body)),
-        ON_LEAVE => Heard::Left,
-        _ => Heard::Other,
+        ON_JOIN => Received::Joined(named(body)),
+        ON_LEAVE => Received::Left,
+        _ => Received::Other,
     }
 }
 
-fn message<'a>(body: &[u8]) -> Heard<'a> {
-    Stamp::read(body).map_or(Heard::Other, Heard::Message)
+fn message<'a>(body: &[u8]) -> Received<'a> {
+    Stamp::read(body).map_or(Received::Other, Received::Message)
 }
 
-fn answer<'a>(id: u64, body: &[u8]) -> Heard<'a> {
+fn answer<'a>(id: u64, body: &[u8]) -> Received<'a> {
     let code = memchr::memmem::find(body, b"\"code\":").map(|at| &body[at + 7..]);
-    Heard::Answer(id, code.is_some_and(|code| number_before(code) == 0))
+    Received::Answer(id, code.is_some_and(|code| number_before(code) == 0))
 }
 
 /// The user in `"userId":"u17"`.

@@ -57,7 +57,7 @@ impl Subject {
                 let mut command = Command::new(std::env::current_exe()?);
                 let mut process = Process::spawn("floor", command.arg("floor"));
                 let address = |line: &str| line.strip_prefix(floor::LISTENING)?.parse().ok();
-                let server = process.wrote("where it listens", address).await;
+                let server = process.until_line("where it listens", address).await;
                 Ok(Self {
                     servers: vec![server],
                     protocol: Protocol::Floor,
@@ -66,7 +66,7 @@ impl Subject {
                 })
             }
             Up::Redis | Up::One => {
-                let redis = Redis::forgetful().await;
+                let redis = Redis::without_persistence().await;
                 let count = if up == Up::Redis { 2 } else { 1 };
                 let plan = Plan::of(count, count).connector_flags(flags);
                 let services = plan.services(&redis.url(), &redis.url()).await;

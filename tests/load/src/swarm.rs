@@ -4,7 +4,7 @@
 
 use crate::message::Stamp;
 use crate::order::{Faults, Order, View, compare};
-use crate::protocol::{Heard, LOGIN, Protocol};
+use crate::protocol::{LOGIN, Protocol, Received};
 use crate::wire::{self, Inflater};
 use anyhow::bail;
 use mio::net::TcpStream;
@@ -25,19 +25,19 @@ const READ: usize = 256 << 10;
 const HEARTBEAT: Duration = Duration::from_secs(25);
 /// If nothing new comes for this long, perhaps everything has come.
 const QUIET: Duration = Duration::from_millis(20);
-/// Nothing takes longer than this.
+/// A run that waits longer than this has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The rooms, and what clients and senders do there.
+/// How clients and senders are spread over rooms, and what they send.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Crowd {
+pub(crate) struct Layout {
     /// The number of rooms. Clients are spread over the rooms and over the servers in turn.
     pub(crate) rooms: u32,
     /// The number of senders in each room.
     pub(crate) senders: u32,
     /// The size of a message.
     pub(crate) bytes: usize,
-    /// Clients offer to take compressed frames.
+    /// Whether clients offer to take compressed frames.
     pub(crate) deflate: bool,
 }
 
@@ -104,7 +104,7 @@ impl Sender {
 pub(crate) struct Swarm {
     /// The protocol of the clients.
     pub(crate) protocol: Protocol,
-    crowd: Crowd,
+    layout: Layout,
     inflater: Inflater,
     servers: Vec<SocketAddr>,
     poll: Poll,
@@ -131,13 +131,13 @@ impl Swarm {
     /// A swarm without any client.
     pub(crate) fn new(
         protocol: Protocol,
-        crowd: Crowd,
+        layout: Layout,
         servers: Vec<SocketAddr>,
         began: Instant,
     ) -> anyhow::Result<Self> {
         Ok(Self {
             protocol,
-            crowd,
+            layout,
             servers,
             inflater: Inflater::default(),
             poll: Poll::new()?,
@@ -167,7 +167,7 @@ impl Swarm {
 
     /// How many messages each sender has sent, by number of the sender.
     pub(crate) fn sent(&self) -> Vec<u32> {
-        let mut sent = vec![0; (self.crowd.rooms * self.crowd.senders) as usize];
+        let mut sent = vec![0; (self.layout.rooms * self.layout.senders) as usize];
         for sender in self.clients.iter().filter_map(|it| it.member.sender) {
             sent[sender.number as usize] = sender.sent;
         }
@@ -178,7 +178,7 @@ impl Swarm {
     /// before.
     pub(crate) fn add(&mut self, late: bool) -> anyhow::Result<usize> {
         let user = u32::try_from(self.clients.len())?;
-        let Crowd { rooms, senders, .. } = self.crowd;
+        let Layout { rooms, senders, .. } = self.layout;
         // Otherwise all clients of a room could be on one server.
         let (room, place) = (user % rooms, user / rooms);
         let turn = (place + room) as usize % self.servers.len();
@@ -237,7 +237,7 @@ impl Swarm {
 
     /// Lets a sender send a message that was due at `due`.
     pub(crate) fn send(&mut self, client: usize, due: u64) {
-        let (protocol, bytes) = (self.protocol, self.crowd.bytes);
+        let (protocol, bytes) = (self.protocol, self.layout.bytes);
         let Client { member, out, .. } = &mut self.clients[client];
         member.send(protocol, bytes, due, out);
         self.write(client);
@@ -260,11 +260,11 @@ impl Swarm {
         self.online -= usize::from(mem::take(&mut client.member.online));
     }
 
-    /// Takes what has come, or waits for that. `hear` may append to what the client writes.
+    /// Takes what has come, or waits for that. `receive` may append to what the client writes.
     pub(crate) fn turn(
         &mut self,
         wait: Option<Duration>,
-        hear: &mut impl FnMut(&mut Member, Heard<'_>, u64, &mut Vec<u8>),
+        receive: &mut impl FnMut(&mut Member, Received<'_>, u64, &mut Vec<u8>),
     ) -> anyhow::Result<()> {
         let mut events = mem::replace(&mut self.events, Events::with_capacity(0));
         let polled = self.poll.poll(&mut events, wait);
@@ -278,7 +278,7 @@ impl Swarm {
                 continue;
             }
             if event.is_readable() || event.is_read_closed() {
-                self.read(client, hear);
+                self.read(client, receive);
             }
             self.write(client);
         }
@@ -290,7 +290,7 @@ impl Swarm {
     fn read(
         &mut self,
         client: usize,
-        hear: &mut impl FnMut(&mut Member, Heard<'_>, u64, &mut Vec<u8>),
+        receive: &mut impl FnMut(&mut Member, Received<'_>, u64, &mut Vec<u8>),
     ) {
         let mut buffer = mem::take(&mut self.buffer);
         loop {
@@ -310,7 +310,7 @@ impl Swarm {
                 Ok(count) => {
                     let now = nanoseconds(self.began);
                     let filled = left + count;
-                    let used = self.take(client, &buffer[..filled], now, hear);
+                    let used = self.take(client, &buffer[..filled], now, receive);
                     self.clients[client]
                         .partial
                         .extend_from_slice(&buffer[used..filled]);
@@ -346,7 +346,7 @@ impl Swarm {
         client: usize,
         bytes: &[u8],
         now: u64,
-        hear: &mut impl FnMut(&mut Member, Heard<'_>, u64, &mut Vec<u8>),
+        receive: &mut impl FnMut(&mut Member, Received<'_>, u64, &mut Vec<u8>),
     ) -> usize {
         let Self {
             protocol,
@@ -387,9 +387,9 @@ impl Swarm {
             }
             match first & 0x0f {
                 PING => wire::masked(out, PONG, |out| out.extend_from_slice(payload)),
-                TEXT | BINARY => protocol.hear(payload, |heard| {
-                    match heard {
-                        Heard::Message(stamp) => {
+                TEXT | BINARY => protocol.receive(payload, |received| {
+                    match received {
+                        Received::Message(stamp) => {
                             *delivered += 1;
                             *pushes += 1;
                             member.order.message(stamp, faults);
@@ -400,19 +400,19 @@ impl Swarm {
                             }
                         }
                         // The client's own `onJoin` follows.
-                        Heard::Answer(LOGIN, true) => {}
+                        Received::Answer(LOGIN, true) => {}
                         // The outcome was unknown, or too many came at once. Real clients try again, too.
-                        Heard::Answer(LOGIN, false) => {
+                        Received::Answer(LOGIN, false) => {
                             *retried += 1;
                             protocol.login(member.room, member.user, out);
                         }
-                        Heard::Answer(_, done) => {
+                        Received::Answer(_, done) => {
                             faults.refused += u64::from(!done);
                             if let Some(sender) = &mut member.sender {
                                 sender.answered += 1;
                             }
                         }
-                        Heard::Joined(user) => {
+                        Received::Joined(user) => {
                             *pushes += 1;
                             // The floor also tells a new member of those that came at the same moment.
                             if protocol != Protocol::Floor || member.online || user == member.user {
@@ -423,14 +423,14 @@ impl Swarm {
                                 *online += 1;
                             }
                         }
-                        Heard::Left => *pushes += 1,
-                        Heard::Greeting => {
+                        Received::Left => *pushes += 1,
+                        Received::Greeting => {
                             protocol.greeted(member.room, member.user, out);
                             beats.push_back((now + HEARTBEAT.as_nanos() as u64, client));
                         }
-                        Heard::Heartbeat | Heard::Kicked(_) | Heard::Other => {}
+                        Received::Heartbeat | Received::Kicked(_) | Received::Other => {}
                     }
-                    hear(member, heard, now, out);
+                    receive(member, received, now, out);
                 }),
                 _ => {}
             }
@@ -445,7 +445,7 @@ impl Swarm {
         let Self {
             protocol,
             clients,
-            crowd,
+            layout,
             ..
         } = self;
         let it = &mut clients[client];
@@ -458,7 +458,7 @@ impl Swarm {
             it.stage = Stage::Upgrading;
             let path = protocol.path(it.member.room, it.member.user);
             it.out = upgrade_request(server, &path, KEY).into_bytes();
-            if crowd.deflate {
+            if layout.deflate {
                 it.out.truncate(it.out.len() - 2);
                 it.out.extend_from_slice(wire::OFFER);
             }

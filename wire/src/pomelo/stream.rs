@@ -92,7 +92,7 @@ mod tests {
             let fed = packages.feed(piece, |package| found.push(package.to_vec()));
             assert_eq!(fed, Ok(()));
         }
-        assert!(packages.partial.is_empty(), "nothing is held while idle");
+        assert!(packages.partial.is_empty(), "an idle reader has no buffer");
         found
     }
 
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_begins_no_package_is_refused_with_its_first_byte() {
+    fn a_stream_that_is_not_a_package_is_refused_at_its_first_byte() {
         for kind in [0, 5, 9, 255] {
             let mut packages = Packages::new(5);
             assert_eq!(packages.feed(&[kind], |_| {}), Err(Error::Malformed));
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_claims_too_much_is_refused_before_it_comes() {
+    fn a_package_that_is_too_long_is_refused_before_its_body_comes() {
         for pieces in [
             &[&[4, 0, 0, 6][..]][..],
             &[&[4, 0], &[0, 6]],

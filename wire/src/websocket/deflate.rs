@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn offers_are_taken_as_clients_make_them() {
+    fn offers_of_common_clients_are_accepted() {
         for offer in [
             "permessage-deflate",
             "permessage-deflate; client_max_window_bits",
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_kept_or_is_malformed_is_not_taken() {
+    fn offers_that_cannot_be_met_or_are_malformed_are_declined() {
         for offer in [
             "",
             "permessage-bzip2",
@@ -295,7 +295,7 @@ mod tests {
 
     /// RFC 7692, section 7.2.3.
     #[test]
-    fn the_examples_of_the_standard_are_read() {
+    fn the_examples_of_the_standard_are_inflated() {
         let fixed = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
         let stored = [
             0x00, 0x05, 0x00, 0xfa, 0xff, 0x48, 0x65, 0x6c, 0x6c, 0x6f, 0x00,
@@ -330,7 +330,7 @@ mod tests {
 
     /// RFC 7692, section 7.2.1. Each part is padded to a whole byte, and the next one refers to what came before.
     #[test]
-    fn blocks_go_on_behind_one_that_calls_itself_the_last() {
+    fn blocks_after_one_that_is_marked_as_the_last_are_inflated() {
         let parts = [100, 50_000, 40_000].map(|length| b"The same, again. ".repeat(length / 17));
         let mut compressed = Vec::new();
         let mut text = Vec::new();
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again_and_shorter_where_it_matters() {
+    fn a_compressed_frame_can_be_inflated_and_is_shorter() {
         for length in [0, 1, 100, THRESHOLD - 1, THRESHOLD, 2_000, 70_000, 200_000] {
             let text: Vec<u8> = b"The same, and once more. "
                 .iter()
@@ -392,16 +392,16 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_get_shorter_stays_plain() {
+    fn a_message_that_does_not_get_shorter_is_sent_uncompressed() {
         let noise = noise(5_000);
         let mut out = Vec::new();
         frame(&mut out, Opcode::Binary, &[&noise]);
         assert_eq!(payload(&out), (false, &noise[..]));
     }
 
-    /// Nothing of one message is left in the compressor for the next.
+    /// A message leaves nothing in the compressor that affects the next one.
     #[test]
-    fn messages_that_do_not_get_shorter_spoil_no_others() {
+    fn messages_that_do_not_get_shorter_do_not_affect_others() {
         let text = b"The same, and once more. ".repeat(100);
         for length in (300..200_000).step_by(7_000) {
             let mut out = Vec::new();
@@ -414,9 +414,9 @@ mod tests {
         }
     }
 
-    /// Nothing of a broken message is left in the decompressor for the next.
+    /// A broken message leaves nothing in the decompressor that affects the next one.
     #[test]
-    fn messages_that_are_refused_spoil_no_others() {
+    fn messages_that_are_refused_do_not_affect_others() {
         let text = b"The same, and once more. ".repeat(100);
         let mut out = Vec::new();
         frame(&mut out, Opcode::Text, &[&text]);
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bomb_is_refused_with_no_more_than_the_limit_made_of_it() {
+    fn a_compression_bomb_is_refused_at_the_limit() {
         let zeros = vec![0; 10 << 20];
         let mut bomb = Vec::new();
         frame(&mut bomb, Opcode::Binary, &[&zeros]);

@@ -481,7 +481,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn space_grows_with_what_arrives_and_never_beyond_the_limit() {
+    fn the_buffer_grows_with_what_arrives_and_never_beyond_the_limit() {
         const LIMIT: usize = 1000;
         let mut reader = Reader::new(LIMIT);
         let mut frames = vec![0x01, 0x80 | 126, 0x02, 0x58, 0, 0, 0, 0];
@@ -502,6 +502,6 @@ mod tests {
             let space = message.map_or(0, |it| it.bytes.capacity());
             assert!(space <= LIMIT.min(2 * at), "{space} bytes after {at}");
         }
-        assert!(reader.partial.is_none(), "nothing is held while idle");
+        assert!(reader.partial.is_none(), "an idle reader has no buffer");
     }
 }

@@ -1,8 +1,8 @@
-//! The tables in `docs/protocols/` say what the code does.
+//! Compares the tables in `docs/protocols/` with the code.
 
 use wire::{Disconnect, Reason};
 
-/// The rows that begin with one of our close codes, cell by cell.
+/// The rows that begin with one of the product's close codes, cell by cell.
 fn rows(document: &str) -> Vec<Vec<&str>> {
     let rows = document.lines().filter_map(|line| line.strip_prefix("| "));
     rows.map(|row| row.trim_end_matches(" |").split(" | ").collect())
@@ -11,7 +11,7 @@ fn rows(document: &str) -> Vec<Vec<&str>> {
 }
 
 #[test]
-fn the_close_table_of_json_md_is_the_codes() {
+fn the_table_of_close_codes_in_json_md_agrees_with_the_code() {
     let documented: Vec<_> = rows(include_str!("../../../docs/protocols/json.md"))
         .iter()
         .map(|cells| {
@@ -37,11 +37,15 @@ fn the_close_table_of_json_md_is_the_codes() {
     in_code.sort();
     assert_eq!(documented, in_code);
     in_code.dedup_by(|a, b| a.0 == b.0);
-    assert_eq!(documented.len(), in_code.len(), "each code is used once");
+    assert_eq!(
+        documented.len(),
+        in_code.len(),
+        "a close code is used twice"
+    );
 }
 
 #[test]
-fn the_close_table_of_pomelo_md_names_every_kick_and_every_code() {
+fn the_table_of_closes_in_pomelo_md_names_every_kick_and_every_code() {
     let document = include_str!("../../../docs/protocols/pomelo.md");
     for farewell in Disconnect::ALL.map(Disconnect::farewell) {
         let kick = (farewell.kick).map_or_else(|| "none".to_owned(), |kick| format!("`{kick}`"));
@@ -59,9 +63,9 @@ fn every_reason_to_close_is_documented_as_a_label_of_the_metric() {
     }
 }
 
-/// Compares reason, code and whether to retry.
+/// Compares the reason, the code, and whether a retry helps.
 #[test]
-fn the_table_of_refusals_in_json_md_is_the_codes() {
+fn the_table_of_refusals_in_json_md_agrees_with_the_code() {
     let document = include_str!("../../../docs/protocols/json.md");
     let rows = document.lines().filter_map(|line| line.strip_prefix("| `"));
     let documented: Vec<_> = rows

@@ -1,5 +1,5 @@
-//! Vectors from the original's own encoders. What clients send can be read, and what the server sends is written in the
-//! same bytes.
+//! Test vectors from the original's own encoders. The codec must read what clients send, and write what the server
+//! sends in the same bytes.
 
 use crate::reference::{
     Message, RouteName, channel, codec, decode, frames, object, package, publication, request,
@@ -169,7 +169,7 @@ fn packages_are_read_and_written() {
 }
 
 #[test]
-fn the_heartbeat_is_told_in_whole_seconds_and_never_as_none() {
+fn the_heartbeat_is_given_in_whole_seconds_and_never_as_zero() {
     for (heartbeat, seconds) in [(25_000, 25), (1_000, 1), (1_999, 1), (20, 1), (90_000, 90)] {
         let mut codec = wire::Codec::new(WireFormat::POMELO, Duration::from_millis(heartbeat));
         let decoded = decode(&mut codec, &package(1, br#"{"sys":{}}"#));

@@ -1,4 +1,4 @@
-//! JSON over WebSocket (`docs/protocols/json.md`), and arbitrary text.
+//! The JSON protocol (`docs/protocols/json.md`), and arbitrary text.
 
 use crate::reference::{
     Decoded, Frame, channel, codec, decode, frames, object, publication, publication_position,
@@ -21,7 +21,7 @@ fn asked(input: Input) -> Decoded {
     }
 }
 
-/// The answer to a message that is not a request. `id` is there if it could be read.
+/// The answer to a message that is not a request. It has the `id` if that could be read.
 fn refusal(id: &str) -> String {
     let message = "This is not a request. Send one JSON object with a string \\\"route\\\", and no part twice.";
     format!(
@@ -41,7 +41,7 @@ fn a_connection_is_ready_at_once() {
 }
 
 #[test]
-fn a_request_is_read_and_its_body_left_as_it_is() {
+fn a_request_is_read_and_its_body_is_not_changed() {
     let login =
         r#"{"id":1,"route":"connector.handler.login","body":{"userId":"u", "n":1.0},"key":"k"}"#;
     assert_eq!(
@@ -66,7 +66,7 @@ fn a_request_is_read_and_its_body_left_as_it_is() {
 }
 
 #[test]
-fn a_method_that_every_object_has_is_an_attack_k6() {
+fn a_route_that_names_a_method_of_object_is_an_attack_k6() {
     let mut inputs = Vec::new();
     let attack = br#"{"id":1,"route":"connector.handler.constructor"}"#;
     let refused = codec(WireFormat::JSON).decode(attack, &mut inputs, &mut Vec::new());
@@ -75,7 +75,7 @@ fn a_method_that_every_object_has_is_an_attack_k6() {
 }
 
 #[test]
-fn what_is_optional_may_be_null() {
+fn optional_fields_may_be_null() {
     assert_eq!(
         read(r#"{"id":null,"route":"a.b","body":null,"key":null}"#),
         asked(request(None, "a.b", RequestBody::Empty))
@@ -83,7 +83,7 @@ fn what_is_optional_may_be_null() {
 }
 
 #[test]
-fn a_body_is_an_object_or_counts_as_none_but_an_array_is_unusable() {
+fn a_body_that_is_no_object_counts_as_none_but_an_array_is_unusable() {
     let deep = format!("{{\"a\":{}{}}}", "[".repeat(64), "]".repeat(64));
     for (body, expected) in [
         ("1", RequestBody::Empty),
@@ -98,7 +98,7 @@ fn a_body_is_an_object_or_counts_as_none_but_an_array_is_unusable() {
 }
 
 #[test]
-fn what_is_no_request_is_answered_with_400() {
+fn a_message_that_is_not_a_request_is_answered_with_400() {
     let deep = "[".repeat(100_000);
     for message in [
         "",
@@ -131,7 +131,7 @@ fn what_is_no_request_is_answered_with_400() {
 }
 
 #[test]
-fn the_400_carries_the_id_if_it_could_be_read() {
+fn the_answer_400_has_the_id_if_it_could_be_read() {
     for message in [
         r#"{"id":9007199254740991}"#,
         r#"{"id":9007199254740991,"route":null}"#,
@@ -148,7 +148,7 @@ fn the_400_carries_the_id_if_it_could_be_read() {
 }
 
 #[test]
-fn replies_pushes_and_heartbeats_are_written_as_the_contract_shows() {
+fn replies_pushes_and_heartbeats_are_written_as_documented() {
     let out = written(|out| wire::reply(WireFormat::JSON, 1, br#"{"code":0}"#, out));
     assert_eq!(frames(&out), [text(r#"{"id":1,"body":{"code":0}}"#)]);
     let publication = publication("onMessage", r#"{"type":1}"#);
@@ -173,7 +173,7 @@ fn replies_pushes_and_heartbeats_are_written_as_the_contract_shows() {
 }
 
 #[test]
-fn a_farewell_is_a_push_and_a_close_code() {
+fn a_close_is_a_push_and_a_close_code() {
     let out = written(|out| wire::close(WireFormat::JSON, Disconnect::Slow, out));
     let kick = r#"{"route":"onKick","body":{"reason":"slow","reconnect":true}}"#;
     assert_eq!(frames(&out), [text(kick), (8, b"\x0f\xa1slow".to_vec())]);
@@ -195,12 +195,12 @@ fn a_farewell_is_a_push_and_a_close_code() {
 proptest! {
     #[test]
     fn pushes_survive_the_way_to_the_client(name in "[^\\pC]{1,20}", route in "[^\\pC]{1,20}", value in any::<String>()) {
-        // Names may not hold every character.
+        // Not every character is allowed in a name.
         prop_assume!(ChannelName::new(name.as_str()).is_ok() && Route::new(route.as_str()).is_ok());
         let body = json!({ "value": value });
         let publication = publication(&route, &body.to_string());
         let out = written(|out| wire::push(WireFormat::JSON, &channel(&name), &publication, out));
-        let [(1, payload)] = &frames(&out)[..] else { panic!("one text frame") };
+        let [(1, payload)] = &frames(&out)[..] else { panic!("this is not one text frame") };
         let expected = json!({
             "route": route, "channel": name, "offset": 17, "time": 1_795_377_365_123_u64, "body": body,
         });

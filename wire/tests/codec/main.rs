@@ -1,5 +1,5 @@
-//! Tests the codecs and the WebSocket reader: against the original's recorded bytes (`testkit/recordings/`), against
-//! decoders that were written separately, and with arbitrary input.
+//! Tests the codecs and the WebSocket reader with the original's recorded bytes (`testkit/recordings/`), with decoders
+//! that were written separately, and with arbitrary input.
 
 mod documents;
 mod golden;

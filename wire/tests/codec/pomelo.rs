@@ -95,7 +95,7 @@ fn a_handshake_without_sys_is_answered_with_500_and_closed_k6() {
 }
 
 #[test]
-fn what_comes_too_early_or_twice_is_ignored_k6() {
+fn packages_that_come_too_early_or_twice_are_ignored_k6() {
     let login = data(&Message::request(1, "connector.handler.login", "{}"));
     let mut codec = codec(WireFormat::POMELO);
     for early in [&login, &package(2, b""), &package(3, b""), &package(4, b"")] {
@@ -113,7 +113,7 @@ fn what_comes_too_early_or_twice_is_ignored_k6() {
 }
 
 #[test]
-fn what_is_no_package_of_a_clients_closes_k6_f13() {
+fn a_package_that_a_client_must_not_send_closes_k6_f13() {
     let frames = [
         vec![],
         package(0, b""),
@@ -123,7 +123,7 @@ fn what_is_no_package_of_a_clients_closes_k6_f13() {
         vec![3, 0, 0],
         vec![4, 0, 0, 9, 0, 1],
         vec![4, 0xff, 0xff, 0xff],
-        // DATA packages that end within their message.
+        // DATA packages that end before their message does.
         package(4, b""),
         package(4, &[0]),
         package(4, &[0, 0x80]),
@@ -156,7 +156,7 @@ fn several_packages_may_share_a_frame_f13() {
     let decoded = decode(&mut codec, &frame);
     assert_eq!(decoded.inputs, expected);
     assert_eq!(decoded.frames.len(), 3);
-    // What came before a fault is still valid.
+    // Packages before the faulty one are still valid.
     frame.extend(package(9, b""));
     let mut codec = self::codec(WireFormat::POMELO);
     let decoded = decode(&mut codec, &frame);
@@ -165,7 +165,7 @@ fn several_packages_may_share_a_frame_f13() {
 }
 
 #[test]
-fn a_request_id_has_32_bits_f1() {
+fn a_request_id_has_32_bits_f01() {
     for id in [1, 1 << 31, (1 << 32) - 1] {
         let decoded = decode(&mut working(), &data(&Message::request(id, "a.b", "{}")));
         assert_eq!(decoded.inputs, [request(id, "a.b", object("{}"))]);
@@ -263,7 +263,7 @@ fn a_method_of_object_is_an_attack_k6() {
 }
 
 #[test]
-fn what_is_no_object_counts_as_none_but_an_array_is_unusable_k6_f12() {
+fn a_body_that_is_no_object_counts_as_none_but_an_array_is_unusable_k6_f12() {
     for empty in [
         "", " ", "{", "nonsense", "null", "0", "-1.5", "\"{}\"", "true", "[1,", "{}{}",
     ] {
@@ -285,7 +285,7 @@ fn what_is_no_object_counts_as_none_but_an_array_is_unusable_k6_f12() {
 }
 
 #[test]
-fn text_beyond_u_ffff_comes_and_goes_as_the_clients_can_write_and_read_it() {
+fn text_beyond_u_ffff_is_read_and_written_as_the_clients_do() {
     // This is how pomelo-protocol's strencode writes {"a":"😀x"}.
     assert_eq!(
         body(b"{\"a\":\"\xed\xa0\xbd\xed\xb8\x80x\"}"),
@@ -322,7 +322,7 @@ fn the_largest_body_that_operators_may_allow_fits_into_a_package() {
     let format = WireFormat::POMELO_POSITIONS;
     let out = written(|out| wire::push(format, &channel("4"), &publication, out));
     let [(2, payload)] = &frames(&out)[..] else {
-        panic!("one binary frame");
+        panic!("this is not one binary frame");
     };
     assert_eq!(payload[1..4], payload_length(payload.len() - 4));
 }
@@ -334,15 +334,15 @@ fn payload_length(length: usize) -> [u8; 3] {
 }
 
 #[test]
-fn who_asked_for_positions_gets_them_around_the_body() {
+fn a_client_that_asked_for_positions_gets_them_around_the_body() {
     let format = WireFormat::POMELO_POSITIONS;
     let read = |out: Vec<u8>| {
         let [(2, payload)] = &frames(&out)[..] else {
-            panic!("one binary frame");
+            panic!("this is not one binary frame");
         };
         let message = Message::decode(&unpack(payload).1);
         let RouteName::Name(route) = message.route else {
-            panic!("a route by its name");
+            panic!("the route is not given by its name");
         };
         (route, String::from_utf8(message.body).expect("UTF-8"))
     };
@@ -368,11 +368,14 @@ fn who_asked_for_positions_gets_them_around_the_body() {
         let format = WireFormat::POMELO;
         wire::position(format, &channel("4"), &at, PositionReason::Diverged, out);
     });
-    assert!(out.is_empty(), "the original's clients know no positions");
+    assert!(
+        out.is_empty(),
+        "clients of the original don't know positions"
+    );
 }
 
 #[test]
-fn each_reason_closes_as_the_table_says() {
+fn each_reason_closes_as_documented() {
     for (reason, kick, code) in [
         (Disconnect::CLOSED, None, 1000_u16),
         (Disconnect::HeartbeatTimeout, None, 1000),
@@ -406,10 +409,10 @@ fn each_reason_closes_as_the_table_says() {
     }
 }
 
-/// Native clients take a KICK as final, and others the code 1000. A client that should connect again must get neither.
-/// Only a heartbeat timeout has the code that was recorded (K5).
+/// For native clients a KICK is final, and for others the code 1000 is. A client that should connect again must get
+/// neither. Only a heartbeat timeout has the code that was recorded (K5).
 #[test]
-fn who_is_to_come_back_is_not_kicked_and_sees_no_normal_end() {
+fn a_client_that_should_come_back_gets_no_kick_and_no_normal_close() {
     let mut checked = 0;
     for reason in Disconnect::ALL {
         if !reason.farewell().is_reconnect() {
@@ -432,7 +435,7 @@ fn who_is_to_come_back_is_not_kicked_and_sees_no_normal_end() {
 
 /// The `ws` of Pomelo's client for Node.js throws an error that nobody can catch when it reads another code.
 #[test]
-fn no_close_code_is_newer_than_what_old_libraries_know() {
+fn all_close_codes_are_known_to_old_libraries() {
     for reason in Disconnect::ALL {
         let code = reason.farewell().code;
         let is_known = (1000..=1011).contains(&code) && !(1004..=1006).contains(&code);
@@ -442,7 +445,7 @@ fn no_close_code_is_newer_than_what_old_libraries_know() {
 
 /// Such a client knows pushes that the original did not have, and its library does not take a push as final.
 #[test]
-fn who_asked_for_positions_is_told_why_by_a_push() {
+fn a_client_that_asked_for_positions_is_told_the_reason_by_a_push() {
     let out = written(|out| {
         wire::close(WireFormat::POMELO_POSITIONS, Disconnect::Shutdown, out);
     });
@@ -456,7 +459,7 @@ fn who_asked_for_positions_is_told_why_by_a_push() {
 }
 
 #[test]
-fn who_sends_too_much_is_told_the_limit() {
+fn a_client_that_sends_too_much_is_told_the_limit() {
     let reason = Disconnect::from(wire::Error::too_big(131_072));
     let kick = package(5, br#"{"reason":"too-big","limit":131072}"#);
     let format = WireFormat::POMELO.on_a_stream();
@@ -486,8 +489,8 @@ fn compressed(body: &[u8], limit: usize) -> RequestBody {
 
 fn zlib(body: &[u8]) -> Vec<u8> {
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
-    encoder.write_all(body).expect("memory takes everything");
-    encoder.finish().expect("memory takes everything")
+    encoder.write_all(body).expect("a vector takes everything");
+    encoder.finish().expect("a vector takes everything")
 }
 
 #[test]
@@ -502,7 +505,7 @@ fn a_body_that_a_client_of_pitaya_compressed_is_inflated() {
 
 /// An empty body would count as `{}`, and the sender would be told that its message was sent.
 #[test]
-fn what_can_not_be_inflated_is_refused_and_never_empty() {
+fn a_body_that_cannot_be_inflated_is_refused_and_does_not_count_as_empty() {
     let text = br#"{"content":"the same, the same, the same"}"#;
     let whole = zlib(text);
     for length in 0..whole.len() {
@@ -519,7 +522,7 @@ fn what_can_not_be_inflated_is_refused_and_never_empty() {
 }
 
 #[test]
-fn a_connection_costs_a_few_bytes() {
+fn a_codec_needs_only_a_few_bytes() {
     assert!(size_of::<wire::Codec>() <= 40);
 }
 
@@ -547,11 +550,11 @@ proptest! {
     ) {
         let json = serde_json::json!({ "value": value, "padding": "x".repeat(padding) });
         let received = |out: Vec<u8>| {
-            let [(2, frame)] = &frames(&out)[..] else { panic!("one binary frame") };
+            let [(2, frame)] = &frames(&out)[..] else { panic!("this is not one binary frame") };
             let (4, body) = unpack(frame) else { panic!("a DATA package") };
             let message = Message::decode(&body);
             let value: serde_json::Value = serde_json::from_slice(&message.body).unwrap();
-            assert!(message.body.iter().all(|byte| *byte < 0xf0), "nothing beyond U+FFFF");
+            assert!(message.body.iter().all(|byte| *byte < 0xf0), "a character is beyond U+FFFF");
             (message, value)
         };
         let text = json.to_string();
@@ -580,7 +583,7 @@ proptest! {
     }
 
     #[test]
-    fn a_frame_asks_for_no_more_than_it_holds(count in 1_usize..500) {
+    fn a_frame_of_many_heartbeats_gets_one_answer_for_each(count in 1_usize..500) {
         let frame = package(3, b"").repeat(count);
         let decoded = decode(&mut working(), &frame);
         prop_assert_eq!(decoded.inputs.len(), count);

@@ -1,5 +1,5 @@
-//! The client's side of the protocols. It shares no code with the codecs, is slow and plain, and is strict about what a
-//! server may send.
+//! The client's side of the protocols. It shares no code with the codecs. It is slow and simple, and strict about what
+//! a server may send.
 
 use bytes::Bytes;
 use channel_store::{ChannelName, Epoch, Payload, Position, Publication, Route, User, UserId};
@@ -11,7 +11,7 @@ use wire::{Codec, Input, Request, RequestBody, WireFormat};
 /// A server's frame: opcode and payload.
 pub(crate) type Frame = (u8, Vec<u8>);
 
-/// Takes a server's bytes apart. All of them must be whole frames, unmasked, final and of the shortest form.
+/// Splits a server's bytes into frames. All frames must be complete, unmasked, final and in the shortest form.
 pub(crate) fn frames(bytes: &[u8]) -> Vec<Frame> {
     let frames = testkit::websocket::decode_all(bytes).expect("whole frames");
     let frames = frames.into_iter();
@@ -26,7 +26,7 @@ pub(crate) fn unpack(frame: &[u8]) -> (u8, Vec<u8>) {
     (frame[0], frame[4..].to_vec())
 }
 
-/// A Pomelo message, by the grammar in the original's documentation.
+/// A Pomelo message as in the documentation of the original.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Message {
     pub(crate) kind: u8,
@@ -113,7 +113,7 @@ impl Message {
     }
 }
 
-/// What a codec made of one message.
+/// What a codec has made of one message.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Decoded {
     pub(crate) inputs: Vec<Input>,
@@ -131,11 +131,14 @@ pub(crate) fn decode(codec: &mut Codec, message: &[u8]) -> Decoded {
     }
 }
 
-/// What a function appends. It must not change what was there before.
+/// The bytes that a function appends. It must not change the bytes before them.
 pub(crate) fn written(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut out = b"before".to_vec();
     write(&mut out);
-    assert!(out.starts_with(b"before"), "only appended to");
+    assert!(
+        out.starts_with(b"before"),
+        "the function changed earlier bytes"
+    );
     out.split_off(6)
 }
 

@@ -1,5 +1,5 @@
-//! Plays recorded conversations again. The codec sends what the original sent, and finds the requests that the original
-//! answered. Every reply, push and farewell is written in the recorded bytes.
+//! Replays recorded conversations. The codec must send what the original sent, and find the requests that the original
+//! answered. It must write every reply, push and close in the recorded bytes.
 
 use crate::reference::{
     Decoded, Frame, Message, RouteName, channel, decode, frames, publication, unpack, written,
@@ -9,7 +9,7 @@ use testkit::recording::{self, Event, Step};
 use testkit::websocket::{BINARY, CLOSE};
 use wire::{Codec, Disconnect, Input, Request, WireFormat};
 
-/// The frames of one connection of a recording. Each comes with whether the client sent it.
+/// The frames of one connection of a recording. The flag is true if the client sent the frame.
 fn recorded(recording: &str, connection: usize) -> Vec<(bool, Frame)> {
     let steps = recording::read(recording).into_iter();
     let of_connection = steps.filter(|step| step.connection == connection);
@@ -37,7 +37,7 @@ struct Replay {
 /// Feeds the client's frames to a codec, and compares its answers with those of the original.
 fn replay(recording: &str, connection: usize, heartbeat: u64) -> Replay {
     let recorded = recorded(recording, connection);
-    assert!(recorded.len() > 2, "the recording was read");
+    assert!(recorded.len() > 2, "the recording has too few frames");
     let mut codec = Codec::new(WireFormat::POMELO, Duration::from_secs(heartbeat));
     let mut own = Vec::new();
     let mut replay = Replay {
@@ -80,7 +80,7 @@ fn replay(recording: &str, connection: usize, heartbeat: u64) -> Replay {
             (other, _) => panic!("package {other}"),
         }
     }
-    assert_eq!(own.next(), None, "nothing more than recorded");
+    assert_eq!(own.next(), None, "the codec sends more than was recorded");
     replay
 }
 

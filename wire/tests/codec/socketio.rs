@@ -1,4 +1,4 @@
-//! Pomelo's string messages in Socket.IO's packets (docs/protocols/socketio.md), both versions, and arbitrary text.
+//! Pomelo's string messages in packets of Socket.IO, in both versions (docs/protocols/socketio.md), and arbitrary text.
 
 use crate::reference::{
     Decoded, Frame, channel, codec, decode, frames, object, publication, publication_position,
@@ -34,7 +34,7 @@ fn event(message: &str) -> String {
     format!("42{}", json!(["message", message]))
 }
 
-/// A string message as the original's client composes it.
+/// A string message as the client of the original writes it.
 fn composed(id: u32, route: &str, body: &str) -> String {
     let head = id.to_be_bytes().map(char::from);
     let length = char::from(route.encode_utf16().count() as u8);
@@ -45,7 +45,7 @@ fn text(text: &str) -> Frame {
     (1, text.as_bytes().to_vec())
 }
 
-/// What a string message to a client says.
+/// The JSON in a string message to a client.
 fn said(frame: &Frame) -> Value {
     let packet = std::str::from_utf8(&frame.1).expect("text");
     let event: Value =
@@ -55,7 +55,7 @@ fn said(frame: &Frame) -> Value {
 }
 
 #[test]
-fn the_older_version_is_ready_at_once_the_newer_when_it_connects_to_the_namespace() {
+fn version_3_is_ready_at_once_and_version_4_after_the_namespace_is_connected() {
     let opened = |format| {
         let mut inputs = Vec::new();
         codec(format).open(&mut inputs);
@@ -88,7 +88,7 @@ fn a_request_is_read_from_a_string_message() {
 }
 
 #[test]
-fn a_request_with_id_0_is_a_notify_and_a_body_that_is_none_counts_as_empty() {
+fn a_request_with_id_0_is_a_notify_and_an_unusable_body_counts_as_empty() {
     for (body, expected) in [
         ("", RequestBody::Empty),
         ("null", RequestBody::Empty),
@@ -102,7 +102,7 @@ fn a_request_with_id_0_is_a_notify_and_a_body_that_is_none_counts_as_empty() {
 }
 
 #[test]
-fn characters_are_counted_as_javascript_does_and_higher_bits_of_the_head_are_cut_off() {
+fn characters_are_counted_as_javascript_does_and_high_bits_are_cut_off() {
     let route = "a.😀哈";
     let expected = asked(request(1, route, object("{}")));
     assert_eq!(read(&event(&composed(1, route, "{}"))), expected);
@@ -113,7 +113,7 @@ fn characters_are_counted_as_javascript_does_and_higher_bits_of_the_head_are_cut
 }
 
 #[test]
-fn what_is_no_message_of_pomelos_is_ignored() {
+fn packets_that_are_not_messages_of_pomelo_are_ignored() {
     for packet in [
         event(""),
         event("\0\0\0\u{1}"),
@@ -122,7 +122,7 @@ fn what_is_no_message_of_pomelos_is_ignored() {
         r#"42["other","x"]"#.to_owned(),
         r#"42["message",{}]"#.to_owned(),
         "42[]".to_owned(),
-        // An acknowledgement, an error, binary, another namespace.
+        // An acknowledgement, an error, a binary packet, another namespace.
         "431[]".to_owned(),
         r#"44"no""#.to_owned(),
         r#"451-["message",{"_placeholder":true,"num":0}]"#.to_owned(),
@@ -137,7 +137,7 @@ fn what_is_no_message_of_pomelos_is_ignored() {
 }
 
 #[test]
-fn what_breaks_the_protocol_closes() {
+fn packets_that_break_the_protocol_close_the_connection() {
     for packet in [
         "", "x", "0{}", "4", "4x", "48", "42", "42{}", "42[", r#"42"x""#,
     ] {
@@ -155,7 +155,7 @@ fn what_breaks_the_protocol_closes() {
 }
 
 #[test]
-fn other_namespaces_are_refused_in_each_versions_form() {
+fn other_namespaces_are_refused_in_the_form_of_each_version() {
     let answered = |format, packet: &[u8]| decode(&mut codec(format), packet).frames;
     let old = [text(r#"44/admin,"Invalid namespace""#)];
     let new = [text(r#"44/admin,{"message":"Invalid namespace"}"#)];
@@ -166,7 +166,7 @@ fn other_namespaces_are_refused_in_each_versions_form() {
 }
 
 #[test]
-fn who_leaves_the_namespace_is_told_what_the_original_told_and_goes() {
+fn a_client_that_leaves_the_namespace_is_closed_like_by_the_original() {
     let left = read("41");
     assert_eq!(left.result, Err(wire::Error::Closed));
     let [kick] = &left.frames[..] else {
@@ -178,7 +178,7 @@ fn who_leaves_the_namespace_is_told_what_the_original_told_and_goes() {
 }
 
 #[test]
-fn a_ping_is_answered_with_what_it_holds_and_both_count_as_heartbeats() {
+fn a_ping_is_answered_with_its_content_and_both_count_as_heartbeats() {
     for (packet, frames) in [
         ("2", vec![text("3")]),
         ("2x", vec![text("3x")]),
@@ -197,7 +197,7 @@ fn a_ping_is_answered_with_what_it_holds_and_both_count_as_heartbeats() {
 fn only(write: impl FnOnce(&mut Vec<u8>)) -> Value {
     let out = written(write);
     let [frame] = &frames(&out)[..] else {
-        panic!("one frame");
+        panic!("this is not one frame");
     };
     said(frame)
 }
@@ -222,7 +222,7 @@ fn replies_and_pushes_are_strings_of_json_as_recorded() {
 }
 
 #[test]
-fn positions_are_told_to_those_who_asked() {
+fn clients_that_asked_for_positions_get_them() {
     let (room, at) = (channel("4"), publication_position("e", 12));
     let format = OLD.with_positions();
     assert_eq!(
@@ -242,7 +242,7 @@ fn positions_are_told_to_those_who_asked() {
 }
 
 #[test]
-fn who_is_to_stay_away_is_kicked_with_a_reason_and_then_closed() {
+fn a_client_that_should_stay_away_is_kicked_with_a_reason_and_closed() {
     let out = written(|out| wire::close(NEW, Disconnect::Kicked, out));
     let ended = frames(&out);
     assert_eq!(
@@ -261,10 +261,10 @@ fn who_is_to_stay_away_is_kicked_with_a_reason_and_then_closed() {
     assert_eq!(ended[1..], [(8, close)]);
 }
 
-/// JavaScript's strings may hold half of a surrogate pair. It is answered like a body that cannot be used, and the
+/// Strings of JavaScript may contain half of a surrogate pair. It is answered like a body that cannot be used, and the
 /// connection stays open.
 #[test]
-fn half_of_a_surrogate_pair_is_answered_and_closes_nothing() {
+fn half_of_a_surrogate_pair_is_answered_and_the_connection_stays_open() {
     for half in [r"\ud800", r"\udc00", r"\ud800x", r"\udc00\ud800"] {
         let message = composed(7, "chat.handler.send", r#"{"content":"HALF"}"#);
         let packet = event(&message).replace("HALF", half);
@@ -291,7 +291,7 @@ fn half_of_a_surrogate_pair_is_answered_and_closes_nothing() {
 
 /// After a proper close some libraries do not connect again, or only after their own time-out.
 #[test]
-fn who_is_to_come_back_sees_the_connection_break() {
+fn for_a_client_that_should_come_back_the_connection_breaks() {
     for format in [OLD, NEW] {
         for reason in Disconnect::ALL {
             let out = written(|out| wire::close(format, reason, out));
@@ -309,7 +309,7 @@ fn who_is_to_come_back_sees_the_connection_break() {
 
 proptest! {
     #[test]
-    fn whatever_a_client_composes_is_read_as_it_was_meant(id in 1_u32.., route in "[a-z😀]{0,9}\\.[a-z哈]{0,9}", content in ".{0,40}") {
+    fn every_message_that_a_client_can_write_is_read_correctly(id in 1_u32.., route in "[a-z😀]{0,9}\\.[a-z哈]{0,9}", content in ".{0,40}") {
         let body = json!({ "content": content }).to_string();
         let expected = asked(request(u64::from(id), &route, object(&body)));
         prop_assert_eq!(read(&event(&composed(id, &route, &body))), expected);

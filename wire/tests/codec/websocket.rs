@@ -1,4 +1,4 @@
-//! The WebSocket reader: the rules of RFC 6455, the limit, and that it does not matter how the bytes are split.
+//! The WebSocket reader: the rules of RFC 6455, the limit, and bytes that are split in any way.
 
 use crate::reference::{frames, masked, written};
 use proptest::prelude::*;
@@ -43,7 +43,7 @@ fn feed(mut reader: Reader, bytes: &[u8], cuts: &[usize]) -> Outcome {
         let (piece, behind) = rest.split_at_mut(cut);
         rest = behind;
         if let Err(reason) = reader.feed(piece, |event| seen.push(keep(event))) {
-            // Whatever follows is ignored.
+            // Everything that follows is ignored.
             assert_eq!(reader.feed(rest, |event| panic!("{event:?}")), Ok(()));
             return (seen, Err(reason));
         }
@@ -96,7 +96,7 @@ fn fragments_are_joined_and_control_frames_may_come_in_between() {
 }
 
 #[test]
-fn what_the_rfc_forbids_is_refused_with_1002() {
+fn frames_that_the_rfc_forbids_are_refused_with_1002() {
     // Section 5.1: a client must mask its frames.
     refused(&[0x82, 0x00], wire::Error::Frame);
     // Section 5.2: no extension was negotiated; these opcodes are reserved.
@@ -140,7 +140,7 @@ fn text_that_is_not_utf_8_is_refused_with_1007_at_once() {
 }
 
 #[test]
-fn a_message_beyond_the_limit_is_refused_before_its_payload_is_looked_at() {
+fn a_message_beyond_the_limit_is_refused_before_its_payload_is_read() {
     let header = |bytes: Vec<u8>| bytes[..8].to_vec();
     refused(
         &header(masked(0x82, MASK, &[0; LIMIT + 1])),
@@ -168,11 +168,11 @@ fn compressed(frames: &[(u8, &[u8])]) -> Outcome {
     read_by(Reader::inflating, &bytes)
 }
 
-/// "Hello" as RFC 7692, section 7.2.3.1, has it.
+/// "Hello", compressed as in RFC 7692, section 7.2.3.1.
 const HELLO: [u8; 7] = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
 
 #[test]
-fn compressed_messages_are_inflated_also_in_pieces_with_plain_ones_in_between() {
+fn compressed_messages_are_inflated_in_pieces_and_between_plain_ones() {
     let (begin, end) = HELLO.split_at(3);
     let (seen, error) = compressed(&[
         (0xc1, &HELLO),
@@ -196,7 +196,7 @@ fn compressed_messages_are_inflated_also_in_pieces_with_plain_ones_in_between() 
 }
 
 #[test]
-fn what_rfc_7692_forbids_is_refused() {
+fn frames_that_rfc_7692_forbids_are_refused() {
     for frames in [
         // Compressed control frames, continuations, other reserved bits.
         &[(0xc9, &HELLO[..])][..],
@@ -232,7 +232,7 @@ fn a_message_that_inflates_beyond_the_limit_is_refused() {
 }
 
 #[test]
-fn a_reader_costs_a_few_bytes() {
+fn a_reader_needs_only_a_few_bytes() {
     assert!(size_of::<Reader>() <= 32);
 }
 
@@ -248,7 +248,7 @@ fn frames_are_written_in_the_shortest_form() {
 }
 
 #[test]
-fn the_accept_key_is_the_recorded_one() {
+fn the_accept_key_is_the_one_of_the_rfc_and_the_recording() {
     // Section 1.3 of the RFC, and hybrid-03.
     let pairs = [
         ("dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
@@ -259,7 +259,7 @@ fn the_accept_key_is_the_recorded_one() {
     }
 }
 
-/// A frame that may be part of anything, good or bad.
+/// A frame that may be part of a valid or an invalid stream.
 fn any_frame() -> impl Strategy<Value = Vec<u8>> {
     let payload = prop_oneof![
         "[a哈😀]{0,10}".prop_map(String::into_bytes),
@@ -282,7 +282,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     #[test]
-    fn it_makes_no_difference_how_the_bytes_are_cut(
+    fn the_result_does_not_depend_on_how_the_bytes_are_split(
         parts in prop::collection::vec(any_frame(), 0..8),
         cuts in prop::collection::vec(1_usize..40, 1..6),
     ) {
@@ -293,7 +293,7 @@ proptest! {
     }
 
     #[test]
-    fn compressed_messages_arrive_whole_however_they_are_split(
+    fn compressed_messages_are_complete_however_they_are_split(
         texts in prop::collection::vec("[a哈😀]{0,60}", 1..4),
         fragment in 1_usize..40,
         cuts in prop::collection::vec(1_usize..40, 1..6),
@@ -321,9 +321,10 @@ proptest! {
     }
 }
 
-/// A binary protocol in text frames. The text is not checked, whether a message comes whole, in pieces, or compressed.
+/// For a binary protocol in text frames, the text is not checked, whether a message comes whole, in pieces, or
+/// compressed.
 #[test]
-fn text_of_any_bytes_is_taken_where_the_protocol_is_one_of_bytes() {
+fn text_frames_of_a_binary_protocol_may_have_any_bytes() {
     let message = b"\x04\0\0\x80\xff\xed\xa0\x80";
     let mut fragments = masked(0x01, MASK, &message[..5]);
     fragments.extend(masked(0x80, MASK, &message[5..]));
@@ -342,7 +343,7 @@ fn text_of_any_bytes_is_taken_where_the_protocol_is_one_of_bytes() {
 
 /// A read of a few thousand bytes may hold messages of many megabytes.
 #[test]
-fn compressed_messages_are_given_a_few_at_a_time_and_none_is_lost() {
+fn compressed_messages_are_inflated_a_few_at_a_time_and_none_is_lost() {
     let frame = masked(0xc1, MASK, &deflate(&[b'x'; LIMIT]));
     let mut bytes = frame.repeat(50);
     let mut reader = Reader::inflating(LIMIT);

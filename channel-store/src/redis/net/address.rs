@@ -282,7 +282,7 @@ mod tests {
             settings,
         } = location.kind
         else {
-            panic!("no sentinels");
+            panic!("the location has no sentinels");
         };
         assert_eq!(sentinels, [tcp("a", 26379), tcp("b", 5), tcp("::1", 26379)]);
         assert_eq!(master, "main");
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_url_is_refused_and_its_password_not_shown() {
+    fn a_wrong_url_is_refused_without_showing_its_password() {
         for url in [
             "",
             "secret",

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_full_server_does_is_read_from_info() {
+    fn the_eviction_policy_is_read_from_info() {
         let bulk = |text: &str| Value::BulkString(text.into());
         let info = bulk("# Memory\r\nmaxmemory:0\r\nmaxmemory_policy:allkeys-lru\r\nx:y\r\n");
         assert_eq!(eviction_policy(&info).as_deref(), Some("allkeys-lru"));

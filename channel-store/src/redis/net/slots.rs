@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn slots_are_those_of_the_specification() {
         assert_eq!(crc16(b"123456789"), 0x31C3);
-        // What CLUSTER KEYSLOT answers.
+        // The answers of a real server to CLUSTER KEYSLOT.
         for (key, expected) in [
             ("", 0),
             ("foo", 12_182),
@@ -151,13 +151,13 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_has_the_owner_that_the_answer_names_or_none() {
+    fn a_slot_has_the_owner_in_the_answer_or_none() {
         let answer = Value::Array(vec![range(8_192, 16_383, "h", 2), range(0, 5_000, "", 1)]);
         let slots = Slots::parse(&answer, &node(9)).unwrap();
         assert_eq!(
             slots.owner(0),
             Some(&node(1)),
-            "the host that was asked, where the answer names none"
+            "if the answer names no host, it is the host that was asked"
         );
         assert_eq!(slots.owner(5_000), Some(&node(1)));
         assert_eq!(slots.owner(5_001), None);
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_another_form_is_refused() {
+    fn an_answer_with_an_unexpected_form_is_refused() {
         for answer in [
             Value::Nil,
             Value::Array(vec![Value::Int(1)]),

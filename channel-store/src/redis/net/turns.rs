@@ -92,11 +92,11 @@ mod tests {
         let begun: Vec<_> = begun.collect();
         assert_eq!(begun.len(), EACH);
         let other = turns.take("quiet").now_or_never();
-        assert!(other.is_some(), "another key has its turn at once");
+        assert!(other.is_some(), "a read of another key begins at once");
     }
 
     #[tokio::test]
-    async fn the_number_of_reads_is_limited_and_a_dropped_one_gives_up_its_place() {
+    async fn the_number_of_reads_is_limited_and_a_dropped_read_frees_its_place() {
         let turns = Turns::default();
         let take = |n: usize| {
             turns
@@ -104,13 +104,13 @@ mod tests {
                 .now_or_never()
         };
         let mut taken: Vec<_> = (0..ALL).map(|n| take(n).expect("there is room")).collect();
-        assert!(take(8).is_none(), "given up at once");
+        assert!(take(8).is_none(), "it is refused at once");
         taken.pop();
         assert!(take(8).is_some());
     }
 
     #[tokio::test]
-    async fn lines_of_keys_that_are_not_read_any_more_are_removed() {
+    async fn queues_of_keys_that_are_not_read_any_more_are_removed() {
         let turns = Turns::default();
         for n in 0..10_000 {
             drop(turns.take(&n.to_string()).await);

@@ -157,7 +157,7 @@ mod tests {
         |1\r\n+k\r\n+v\r\n:5\r\n>3\r\n$12\r\nsunsubscribe\r\n$1\r\nx\r\n:0\r\n:12\r\n";
 
     #[test]
-    fn only_the_kind_of_a_push_is_marked_wherever_the_stream_is_cut() {
+    fn only_the_kind_of_a_push_is_marked_however_the_stream_is_split() {
         let text = std::str::from_utf8(STREAM).unwrap();
         // The first and the last one are pushes; the others are content.
         let word = ">3\r\n$12\r\nsunsubscribe\r\n";

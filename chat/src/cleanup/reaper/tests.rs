@@ -9,8 +9,8 @@ use channel_store::{
 };
 
 const LEASE: Duration = Duration::from_secs(10);
-/// The time until the lease is seen for the first time, then its length and the margin. Each wait may be a millisecond longer,
-/// because timers are no more exact.
+/// The time until the lease is seen for the first time, then its length and the margin. Each wait may be a millisecond
+/// longer, because timers are not more exact than that.
 const AT_THE_LATEST: Duration = Duration::from_millis(12_510);
 
 struct Scene {
@@ -111,7 +111,7 @@ impl Scene {
     }
 
     /// How many joins and leaves were published in a channel.
-    async fn told(&self, channel: &ChannelName) -> usize {
+    async fn announcements(&self, channel: &ChannelName) -> usize {
         let range = channel_store::HistoryRange::Oldest;
         let page = self.store.history(channel, &range, 100).await.unwrap();
         page.entries.len()
@@ -128,7 +128,7 @@ fn channels() -> Vec<ChannelName> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn members_of_a_silent_connector_leave_once_however_many_chats_reap_it() {
+async fn members_of_a_silent_connector_leave_once_even_if_several_chats_reap_it() {
     let (scene, channels) = (Scene::new(), channels());
     let _reaper = [scene.reaper(), scene.reaper(), scene.reaper()];
     let (dead, alive) = (incarnation("c:1"), incarnation("c:2"));
@@ -145,11 +145,19 @@ async fn members_of_a_silent_connector_leave_once_however_many_chats_reap_it() {
         }
     }));
     sleep(LEASE).await;
-    assert_eq!(scene.members(&channels).await, 40, "its time is not over");
+    assert_eq!(
+        scene.members(&channels).await,
+        40,
+        "the lease has not expired yet"
+    );
     sleep(AT_THE_LATEST - LEASE).await;
     assert_eq!(scene.members(&channels).await, 20);
     for channel in &channels {
-        assert_eq!(scene.told(channel).await, 3, "two joins, one leave");
+        assert_eq!(
+            scene.announcements(channel).await,
+            3,
+            "two joins, one leave"
+        );
     }
     // After twice the settle time nothing is left of it.
     sleep(2 * SETTLE_TIME + 4 * POLL).await;
@@ -162,7 +170,7 @@ async fn members_of_a_silent_connector_leave_once_however_many_chats_reap_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_is_renewed_at_the_last_moment_goes_on() {
+async fn a_lease_that_is_renewed_at_the_last_moment_stays_live() {
     let (scene, channels) = (Scene::new(), channels());
     let _reaper = scene.reaper();
     let late = incarnation("c:1");
@@ -176,7 +184,7 @@ async fn a_lease_that_is_renewed_at_the_last_moment_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reaping_that_was_rolled_back_is_found_by_the_second_look() {
+async fn a_reaping_that_a_failover_lost_is_repeated_by_the_second_look() {
     let (scene, channels) = (Scene::new(), channels());
     let _reaper = scene.reaper();
     let dead = incarnation("c:1");
@@ -194,7 +202,7 @@ async fn a_reaping_that_was_rolled_back_is_found_by_the_second_look() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn reaping_goes_on_when_the_chat_that_began_it_is_gone() {
+async fn reaping_goes_on_if_the_chat_that_began_it_is_gone() {
     let (scene, channels) = (Scene::new(), channels());
     let first = scene.reaper();
     let dead = incarnation("c:1");
@@ -210,9 +218,12 @@ async fn reaping_goes_on_when_the_chat_that_began_it_is_gone() {
     sleep(3 * SETTLE_TIME).await;
     assert_eq!(scene.members(&channels).await, 0);
     let directory = scene.leases.directory().await.unwrap();
-    assert!(directory.is_empty(), "it is struck out");
+    assert!(
+        directory.is_empty(),
+        "the connector is removed from the directory"
+    );
     for channel in &channels {
-        assert_eq!(scene.told(channel).await, 2);
+        assert_eq!(scene.announcements(channel).await, 2);
     }
 }
 
@@ -238,7 +249,7 @@ fn users() -> Vec<UserId> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_connectors_users_can_log_in_again_and_no_late_login_of_it_can() {
+async fn users_of_a_dead_connector_can_log_in_again_and_its_late_logins_fail() {
     let (scene, users) = (Scene::new(), users());
     let _reaper = scene.reaper();
     let dead = incarnation("c:1");
@@ -249,7 +260,7 @@ async fn a_dead_connectors_users_can_log_in_again_and_no_late_login_of_it_can() 
     assert_eq!(
         scene.log_in_late(&restarted, &users[0]).await,
         Ok(false),
-        "its time is not over"
+        "the lease has not expired yet"
     );
     sleep(AT_THE_LATEST).await;
     assert_eq!(scene.logins(&users).await, 0);
@@ -260,11 +271,15 @@ async fn a_dead_connectors_users_can_log_in_again_and_no_late_login_of_it_can() 
     }
     sleep(3 * SETTLE_TIME).await;
     assert_eq!(scene.leases.index(&dead).await.unwrap(), []);
-    assert_eq!(scene.logins(&users).await, 20, "nobody else's were taken");
+    assert_eq!(
+        scene.logins(&users).await,
+        20,
+        "logins of the other connector stay"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn logins_that_come_back_after_they_were_reaped_are_found_by_the_second_look() {
+async fn logins_that_a_failover_restored_are_reaped_by_the_second_look() {
     let (scene, users) = (Scene::new(), users());
     let _reaper = scene.reaper();
     let dead = incarnation("c:1");
@@ -289,7 +304,7 @@ async fn logins_that_come_back_after_they_were_reaped_are_found_by_the_second_lo
 const STEPS: [i64; 4] = [-15_000, 15_000, -300_000, 300_000];
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_is_set_declares_nobody_dead_and_keeps_nobody_alive() {
+async fn setting_a_clock_neither_declares_a_connector_dead_nor_keeps_one_alive() {
     for step in STEPS {
         let (scene, channels) = (Scene::new(), channels());
         let _reaper = scene.reaper();
@@ -305,16 +320,22 @@ async fn a_clock_that_is_set_declares_nobody_dead_and_keeps_nobody_alive() {
         }
         sleep_until(died + LEASE + MARGIN).await;
         let members = scene.members(&channels).await;
-        assert_eq!(members, 40, "{step}: nobody was silent for long enough");
+        assert_eq!(
+            members, 40,
+            "{step}: no connector was silent for long enough"
+        );
         scene.renew(&alive).await;
         sleep_until(died + AT_THE_LATEST).await;
         let members = scene.members(&channels).await;
-        assert_eq!(members, 20, "{step}: the dead one was");
+        assert_eq!(
+            members, 20,
+            "{step}: the dead connector was silent for long enough"
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_was_not_seen_is_observed_anew() {
+async fn a_lease_that_could_not_be_read_is_observed_from_the_beginning() {
     let (scene, channels) = (Scene::new(), channels());
     let leases = PartialLeases::of(&scene.leases);
     let _reaper = scene.reaper_over(leases.clone());
@@ -327,7 +348,7 @@ async fn a_lease_that_was_not_seen_is_observed_anew() {
     leases.show(&hidden);
     sleep(AT_THE_LATEST - LEASE).await;
     let members = scene.members(&channels).await;
-    assert_eq!(members, 20, "the other one was seen all the time");
+    assert_eq!(members, 20, "the other lease could be read all the time");
     sleep(LEASE - POLL).await;
     assert_eq!(scene.members(&channels).await, 20);
     sleep(2 * POLL).await;
@@ -335,7 +356,7 @@ async fn a_lease_that_was_not_seen_is_observed_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_that_stood_still_observes_anew() {
+async fn a_process_that_was_frozen_observes_leases_from_the_beginning() {
     let (scene, channels) = (Scene::new(), channels());
     let leases = PartialLeases::of(&scene.leases);
     let _reaper = scene.reaper_over(leases.clone());
@@ -348,13 +369,13 @@ async fn a_process_that_stood_still_observes_anew() {
     leases.release();
     sleep(LEASE).await;
     let members = scene.members(&channels).await;
-    assert_eq!(members, 20, "it may have stood still as well");
+    assert_eq!(members, 20, "the connector may have been frozen as well");
     sleep(AT_THE_LATEST - LEASE + POLL).await;
     assert_eq!(scene.members(&channels).await, 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_is_renewed_before_its_death_is_written_goes_on() {
+async fn a_lease_that_is_renewed_before_its_death_is_written_stays_live() {
     let (scene, channels) = (Scene::new(), channels());
     let leases = PartialLeases::of(&scene.leases);
     let _reaper = scene.reaper_over(leases.clone());
@@ -367,7 +388,7 @@ async fn a_lease_that_is_renewed_before_its_death_is_written_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_owner_chooses_the_length_of_its_lease() {
+async fn each_connector_chooses_the_length_of_its_lease() {
     let (scene, channels) = (Scene::new(), channels());
     let _reaper = scene.reaper();
     let (short, long) = (incarnation("c:1"), incarnation("c:2"));

@@ -1,4 +1,4 @@
-//! Leases of which a chat sees only a part: some of them not at all, or late.
+//! Leases that a chat can read only in part: it can't read some of them, or reads them late.
 
 use async_trait::async_trait;
 use channel_store::{
@@ -36,42 +36,42 @@ impl PartialLeases {
         })
     }
 
-    /// This lease can't be read.
+    /// From now on this lease can't be read.
     pub(crate) fn hide(&self, incarnation: &Incarnation) {
         self.hidden.lock().insert(incarnation.clone());
     }
 
-    /// It can be read again.
+    /// From now on this lease can be read again.
     pub(crate) fn show(&self, incarnation: &Incarnation) {
         self.hidden.lock().remove(incarnation);
     }
 
-    /// The shard of this channel is away.
+    /// From now on the shard of this channel is away.
     pub(crate) fn lose_channel(&self, channel: &ChannelName) {
         self.away.lock().insert(channel.clone());
     }
 
-    /// The shard of the directory is away, or back.
+    /// From now on the shard of the directory is away, or is back.
     pub(crate) fn lose_directory(&self, is_away: bool) {
         self.directory_is_away.store(is_away, Ordering::Relaxed);
     }
 
-    /// Answers come only after the release.
+    /// From now on answers come only after the release.
     pub(crate) fn hold(&self) {
         self.held.send_replace(true);
     }
 
-    /// Held answers arrive.
+    /// Lets all held answers arrive.
     pub(crate) fn release(&self) {
         self.held.send_replace(false);
     }
 
-    /// From now on owners renew their leases at the last moment: when a declaration of death is on its way.
+    /// From now on connectors renew their leases at the last moment: while a declaration of death is under way.
     pub(crate) fn renews_before_declaration(&self, length: Duration) {
         *self.renewal.lock() = Some(length);
     }
 
-    /// Deaths that were to be declared.
+    /// How often a chat tried to declare a death.
     pub(crate) fn declarations(&self) -> usize {
         self.declarations.load(Ordering::Relaxed)
     }

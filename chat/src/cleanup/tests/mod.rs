@@ -34,7 +34,7 @@ impl Scene {
         Self::seen_by(detached_life, |leases| leases)
     }
 
-    /// The same with chats that see the leases through something else.
+    /// The same with chats that use other leases.
     fn seen_by(
         detached_life: Duration,
         see: impl FnOnce(Arc<dyn Leases>) -> Arc<dyn Leases>,
@@ -56,7 +56,7 @@ impl Scene {
         }
     }
 
-    /// A connector that works and has some members in the room.
+    /// A connector that works and has members in the room.
     async fn connector(&self, incarnation: &Incarnation) {
         let leases = self.store.leases();
         leases.schedule(incarnation).await.unwrap();
@@ -116,7 +116,7 @@ impl Scene {
     }
 
     /// The joins and leaves that were published in the room. Reading them starts no check.
-    async fn told(&self) -> Vec<String> {
+    async fn announcements(&self) -> Vec<String> {
         let (room, range) = (room(), HistoryRange::Oldest);
         let page = self.store.history(&room, &range, 100).await.unwrap();
         let told = page.entries.iter().map(|it| {
@@ -127,7 +127,7 @@ impl Scene {
     }
 
     async fn leaves(&self) -> Vec<String> {
-        let mut told = self.told().await;
+        let mut told = self.announcements().await;
         told.retain(|it| it.starts_with("onLeave"));
         told.sort();
         told
@@ -151,17 +151,21 @@ async fn members_of_a_forgotten_connector_leave_after(meet: impl AsyncFnOnce(&Sc
     scene.connector(&incarnation()).await;
     scene.forgets_connectors();
     sleep(10 * LEASE).await;
-    assert_eq!(scene.leaves().await.len(), 0, "nobody knows of them");
+    assert_eq!(
+        scene.leaves().await.len(),
+        0,
+        "no chat knows of the connector"
+    );
     let met = Instant::now();
     meet(&scene).await;
     sleep_until(met + LEASE).await;
-    assert_eq!(scene.leaves().await.len(), 0, "they may live");
+    assert_eq!(scene.leaves().await.len(), 0, "the connector may be alive");
     sleep_until(met + AT_THE_LATEST).await;
     assert_eq!(scene.leaves().await, everybody());
     sleep(Duration::from_secs(600)).await;
-    assert_eq!(scene.leaves().await, everybody(), "each once");
+    assert_eq!(scene.leaves().await, everybody(), "each member leaves once");
     let directory = scene.store.leases().directory().await.unwrap();
-    assert_eq!(directory.len(), 0, "the funeral is over");
+    assert_eq!(directory.len(), 0, "the reaping is complete");
 }
 
 #[tokio::test(start_paused = true)]
@@ -170,12 +174,12 @@ async fn a_join_finds_members_of_a_forgotten_connector_and_they_leave_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn listing_a_channel_finds_them_too() {
+async fn listing_a_channel_finds_members_of_a_forgotten_connector() {
     members_of_a_forgotten_connector_leave_after(async |scene| scene.is_listed().await).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn any_number_of_chats_may_find_them() {
+async fn several_chats_may_find_members_of_a_forgotten_connector() {
     members_of_a_forgotten_connector_leave_after(async |scene| {
         for chat in [0, 1, 0, 1] {
             scene.bot_joins(chat).await;
@@ -186,7 +190,7 @@ async fn any_number_of_chats_may_find_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_channel_that_cannot_be_read_keeps_no_other_from_being_checked() {
+async fn a_channel_that_cannot_be_read_does_not_delay_the_check_of_others() {
     let mut partial = None;
     let scene = Scene::seen_by(100 * LEASE, |leases| {
         partial.insert(PartialLeases::of(&leases)).clone()
@@ -202,7 +206,7 @@ async fn a_channel_that_cannot_be_read_keeps_no_other_from_being_checked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_channel_that_was_listed_while_the_directory_was_away_is_not_forgotten() {
+async fn a_channel_that_was_listed_while_the_directory_was_away_is_checked_later() {
     let mut partial = None;
     let scene = Scene::seen_by(100 * LEASE, |leases| {
         partial.insert(PartialLeases::of(&leases)).clone()
@@ -231,23 +235,27 @@ async fn members_of_a_dead_connector_leave_after_a_listing(after: Duration) {
     leases.resign(&dead).await.unwrap();
     leases.schedule(&dead).await.unwrap();
     sleep(after).await;
-    assert_eq!(scene.leaves().await.len(), 0, "not in the index");
+    assert_eq!(
+        scene.leaves().await.len(),
+        0,
+        "the members are not in the index"
+    );
     scene.is_listed().await;
     sleep(Duration::from_secs(1)).await;
     assert_eq!(scene.leaves().await, everybody());
     sleep(Duration::from_secs(600)).await;
-    assert_eq!(scene.leaves().await, everybody(), "each once");
+    assert_eq!(scene.leaves().await, everybody(), "each member leaves once");
     assert_eq!(leases.index(&dead).await.unwrap(), []);
     assert_eq!(leases.directory().await.unwrap().len(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn members_that_the_reaper_has_not_found_leave_after_a_listing() {
+async fn members_that_the_reaper_has_not_found_yet_leave_after_a_listing() {
     members_of_a_dead_connector_leave_after_a_listing(Duration::from_secs(600)).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn members_that_the_reaper_does_not_find_leave_after_a_listing() {
+async fn members_that_the_reaper_cannot_find_leave_after_a_listing() {
     members_of_a_dead_connector_leave_after_a_listing(Duration::from_secs(5)).await;
 }
 
@@ -266,20 +274,28 @@ async fn members_of_a_living_connector_stay() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_detached_member_leaves_when_its_time_is_over_even_if_nobody_uses_the_channel() {
+async fn a_detached_member_leaves_in_time_even_if_nobody_uses_the_channel() {
     let scene = Scene::new(DETACHED);
     scene.bot_joins(0).await;
     sleep(DETACHED / 2).await;
     scene.bot_joins(1).await;
     sleep(DETACHED - Duration::from_millis(10)).await;
-    assert_eq!(scene.told().await.len(), 1, "it was renewed");
+    assert_eq!(
+        scene.announcements().await.len(),
+        1,
+        "the membership was renewed"
+    );
     sleep(Duration::from_millis(20)).await;
-    let told = scene.told().await;
+    let told = scene.announcements().await;
     let leave = r#"onLeave {"userId":"bot"}"#;
-    assert_eq!(told[1..], [leave], "told once, by whichever chat");
+    assert_eq!(
+        told[1..],
+        [leave],
+        "the leave is published once, by either chat"
+    );
     sleep(DETACHED).await;
     scene.bot_joins(1).await;
     sleep(DETACHED + Duration::from_millis(10)).await;
-    let told = scene.told().await;
-    assert_eq!(told.len(), 4, "a channel is remembered anew: {told:?}");
+    let told = scene.announcements().await;
+    assert_eq!(told.len(), 4, "the channel is remembered again: {told:?}");
 }

@@ -12,7 +12,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
 #[tokio::test(start_paused = true)]
-async fn each_address_behind_a_name_is_an_endpoint_as_long_as_it_is_there() {
+async fn each_address_of_a_name_is_an_endpoint_as_long_as_it_is_resolved() {
     let chat = chat_of(&[]);
     let mut known = Known::new();
     let uris = ["http://one:4001", "http://two:4001"].map(|uri| uri.parse::<Uri>().unwrap());
@@ -41,7 +41,7 @@ async fn each_address_behind_a_name_is_an_endpoint_as_long_as_it_is_there() {
     assert_eq!(names(&chat), all[1..]);
     assert!(
         Arc::ptr_eq(&stays, &chat.endpoints.read()[0]),
-        "the same one"
+        "the endpoint is the same as before"
     );
     // The other endpoint has nothing to do any more, and ends.
     soon(async {
@@ -51,11 +51,14 @@ async fn each_address_behind_a_name_is_an_endpoint_as_long_as_it_is_there() {
     })
     .await;
     let_run().await;
-    assert!(Arc::strong_count(&stays) > 3, "its task goes on");
+    assert!(
+        Arc::strong_count(&stays) > 3,
+        "the task of this endpoint still runs"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_choice_of_a_channels_endpoint_depends_on_nothing_but_address_and_channel() {
+async fn the_endpoint_of_a_channel_depends_only_on_addresses_and_channel() {
     let chat = chat_of(&[]);
     let mut known = Known::new();
     let spellings = [
@@ -101,7 +104,7 @@ async fn the_choice_of_a_channels_endpoint_depends_on_nothing_but_address_and_ch
 }
 
 #[tokio::test]
-async fn a_chat_behind_a_socket_is_found_and_its_end_noticed() {
+async fn a_chat_behind_a_socket_is_used_and_its_end_is_noticed() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let (service, mut calls) = fake();
@@ -111,7 +114,7 @@ async fn a_chat_behind_a_socket_is_found_and_its_end_noticed() {
     let server = tokio::spawn(server);
     let chat = Chat::new(Source::parse(&[address]).unwrap());
     let Some(Called::Stream(call)) = soon(calls.recv()).await else {
-        panic!("no stream");
+        panic!("the connector makes another call than a stream");
     };
     let mut stream: Sends = call.accept();
     let mut available = chat.available();

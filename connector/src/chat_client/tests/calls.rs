@@ -1,4 +1,4 @@
-//! Joins and leaves: they are tried again elsewhere, and their outcomes are never told wrongly.
+//! Joins and leaves: they are retried at another chat, and a caller is never told a wrong outcome.
 
 use super::{chat_of, in_time};
 use crate::chat_client::{Answered, CallError, Chat};
@@ -53,14 +53,14 @@ async fn join(
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_to_the_first_try_leaves_no_copy_under_way() {
+async fn after_an_answer_to_the_first_try_no_copy_of_the_call_is_under_way() {
     let answered = join(Ok(joined("a", 5)), None).await.unwrap();
     assert_eq!(answered.answer, joined("a", 5));
     assert!(!answered.repeated);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_try_that_failed_is_repeated_with_another_instance_and_the_answer_says_so() {
+async fn a_failed_try_is_repeated_at_another_chat_and_the_answer_says_so() {
     for failure in [
         Status::unavailable(""),
         Status::deadline_exceeded(""),
@@ -74,7 +74,7 @@ async fn a_try_that_failed_is_repeated_with_another_instance_and_the_answer_says
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_second_try_goes_elsewhere_whatever_others_do_in_between() {
+async fn a_second_try_goes_to_another_chat_even_if_others_call_in_between() {
     let (chat, [mut a, mut b], _streams) = two().await;
     let of = |user: &str| JoinRequest {
         user: user.into(),
@@ -96,7 +96,7 @@ async fn a_second_try_goes_elsewhere_whatever_others_do_in_between() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_is_final_and_passes_its_reason() {
+async fn a_refusal_is_final_and_its_reason_is_passed_on() {
     for (code, reason) in [
         (Code::InvalidArgument, "INVALID_ARGUMENT"),
         (Code::FailedPrecondition, "CONNECTOR_DEAD"),
@@ -112,14 +112,14 @@ async fn a_refusal_is_final_and_passes_its_reason() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_after_a_try_that_may_still_be_done_leaves_the_outcome_unknown() {
+async fn a_refusal_after_a_try_without_an_answer_means_that_the_outcome_is_unknown() {
     let full = refused(Code::ResourceExhausted, "STORE_FULL");
     let error = join(Err(Status::unavailable("")), Some(Err(full))).await;
     assert!(matches!(error, Err(CallError::Unknown)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_instance_that_does_not_answer_is_left_after_a_second_and_the_call_after_two() {
+async fn a_try_ends_after_one_second_without_an_answer_and_the_call_after_two() {
     let (chat, [mut a, mut b], _streams) = two().await;
     let started = Instant::now();
     let script = async {
@@ -140,7 +140,7 @@ async fn an_instance_that_does_not_answer_is_left_after_a_second_and_the_call_af
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_nobody_up_nothing_is_sent_and_the_caller_told_so() {
+async fn if_no_chat_is_up_nothing_is_sent_and_the_caller_is_told_so() {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
     let started = Instant::now();
@@ -151,7 +151,7 @@ async fn with_nobody_up_nothing_is_sent_and_the_caller_told_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_nobody_is_up_only_the_first_callers_wait_and_later_ones_are_told_at_once() {
+async fn after_chat_is_lost_only_the_first_callers_wait_and_later_ones_fail_at_once() {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
     let stream = instance.stream().await;
@@ -177,7 +177,7 @@ async fn while_nobody_is_up_only_the_first_callers_wait_and_later_ones_are_told_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_whose_time_is_over_before_its_turn_asks_nobody() {
+async fn a_call_whose_deadline_passes_before_its_turn_is_not_made() {
     let (chat, [mut a, mut b], _streams) = two().await;
     let outcome = chat.join(request(), Instant::now()).await;
     assert!(matches!(outcome, Err(CallError::Unreachable)));
@@ -186,7 +186,7 @@ async fn a_call_whose_time_is_over_before_its_turn_asks_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_waits_for_the_only_instance_to_come_back() {
+async fn a_call_waits_until_the_only_chat_is_up_again() {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
     let script = async {

@@ -1,4 +1,4 @@
-//! Sends when streams break and chats die: in order, with the same keys, and answered in time.
+//! Sends while streams break and chats die: they stay in order, keep their keys, and are answered in time.
 
 use super::{Sender, chat_of, while_refusing};
 use crate::testing::chat::Instance;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 #[tokio::test(start_paused = true)]
-async fn after_a_break_all_that_is_unanswered_is_sent_again_in_order_and_nothing_overtakes() {
+async fn after_a_break_all_unanswered_sends_are_repeated_in_order() {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
     let mut stream = instance.stream().await;
@@ -31,7 +31,7 @@ async fn after_a_break_all_that_is_unanswered_is_sent_again_in_order_and_nothing
 }
 
 #[tokio::test(start_paused = true)]
-async fn more_answers_than_sends_end_the_stream_and_settle_nothing_else() {
+async fn more_answers_than_sends_end_the_stream() {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
     let mut stream = instance.stream().await;
@@ -49,7 +49,7 @@ async fn more_answers_than_sends_end_the_stream_and_settle_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_an_instance_dies_its_line_moves_to_another_and_later_sends_return() {
+async fn if_a_chat_dies_its_sends_move_to_another_and_later_ones_return() {
     let (mut a, mut b) = (Instance::new(), Instance::new());
     let chat = chat_of(&[&a, &b]);
     let mut to_a = a.stream().await;
@@ -98,7 +98,7 @@ async fn when_an_instance_dies_its_line_moves_to_another_and_later_sends_return(
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_instance_that_takes_sends_and_never_answers_is_left_after_a_second() {
+async fn a_chat_that_takes_sends_and_never_answers_is_left_after_a_second() {
     let (mut a, mut b) = (Instance::new(), Instance::new());
     let chat = chat_of(&[&a, &b]);
     let mut to_a = a.stream().await;
@@ -116,7 +116,7 @@ async fn an_instance_that_takes_sends_and_never_answers_is_left_after_a_second()
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_instance_that_does_not_even_accept_a_stream_is_left_after_a_second() {
+async fn a_chat_that_does_not_accept_a_stream_is_left_after_a_second() {
     let (mut a, mut b) = (Instance::new(), Instance::new());
     let chat = chat_of(&[&a, &b]);
     let mut to_a = a.stream().await;
@@ -135,7 +135,7 @@ async fn an_instance_that_does_not_even_accept_a_stream_is_left_after_a_second()
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_nobody_answers_the_outcome_is_unknown_within_two_seconds_and_the_send_forgotten() {
+async fn without_any_answer_the_outcome_of_a_send_is_unknown_after_two_seconds() {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
     let mut stream = instance.stream().await;
@@ -160,7 +160,7 @@ async fn when_nobody_answers_the_outcome_is_unknown_within_two_seconds_and_the_s
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_send_whose_time_is_over_earlier_than_that_of_those_before_it_is_answered_in_time() {
+async fn a_send_with_an_earlier_deadline_than_those_before_it_is_answered_in_time() {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
     let mut stream = instance.stream().await;
@@ -186,7 +186,7 @@ async fn a_send_whose_time_is_over_earlier_than_that_of_those_before_it_is_answe
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_store_ends_the_stream_and_what_follows_is_sent_again_at_once_while_chat_stays_up() {
+async fn after_a_full_store_ended_the_stream_later_sends_are_repeated_at_once() {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
     let mut stream = instance.stream().await;
@@ -215,7 +215,7 @@ async fn a_full_store_ends_the_stream_and_what_follows_is_sent_again_at_once_whi
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_nobody_is_up_sends_wait_in_line_for_two_seconds() {
+async fn while_no_chat_is_up_sends_wait_for_two_seconds() {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
     let mut sender = Sender::new(&chat);
@@ -231,7 +231,7 @@ async fn while_nobody_is_up_sends_wait_in_line_for_two_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lane_whose_address_is_gone_ends_once_its_line_is_answered() {
+async fn an_endpoint_whose_address_is_gone_ends_when_its_sends_are_answered() {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
     let mut stream = instance.stream().await;
@@ -249,7 +249,7 @@ async fn a_lane_whose_address_is_gone_ends_once_its_line_is_answered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_lane_whose_address_is_gone_ends_at_once_and_strands_nobody() {
+async fn an_idle_endpoint_whose_address_is_gone_ends_at_once() {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
     let stream = instance.stream().await;

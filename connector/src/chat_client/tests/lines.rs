@@ -1,4 +1,4 @@
-//! Ordered streams while all is well, and their bounds.
+//! Ordered streams without faults, and their bounds.
 
 use super::{Sender, chat_of, in_time};
 use crate::testing::chat::Instance;
@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 #[tokio::test(start_paused = true)]
-async fn sends_are_answered_in_their_order() {
+async fn sends_are_answered_in_order() {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
     let mut stream = instance.stream().await;
@@ -26,7 +26,7 @@ async fn sends_are_answered_in_their_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_passes_its_reason_and_holds_nobody_up() {
+async fn the_reason_of_a_refusal_is_passed_on_and_other_sends_go_on() {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
     let mut stream = instance.stream().await;
@@ -39,7 +39,7 @@ async fn a_refusal_passes_its_reason_and_holds_nobody_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_stays_with_its_instance_while_it_has_unanswered_sends() {
+async fn a_session_stays_with_its_chat_while_it_has_unanswered_sends() {
     let (mut a, mut b) = (Instance::new(), Instance::new());
     let chat = chat_of(&[&a, &b]);
     let mut to_a = a.stream().await;
@@ -57,7 +57,7 @@ async fn a_session_stays_with_its_instance_while_it_has_unanswered_sends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_channels_senders_meet_at_one_instance_and_channels_are_spread() {
+async fn all_senders_of_a_channel_use_one_chat_and_channels_are_spread() {
     let (mut a, mut b) = (Instance::new(), Instance::new());
     let chat = chat_of(&[&a, &b]);
     let (mut to_a, mut to_b) = (a.stream().await, b.stream().await);
@@ -122,7 +122,7 @@ async fn the_session_is_settled_when_the_last_answer_has_been_given() {
     stream.take().await;
     tokio::select! {
         biased;
-        () = sender.window.settled() => panic!("one is unanswered"),
+        () = sender.window.settled() => panic!("one send is unanswered"),
         () = let_run() => {}
     }
     tokio::join!(soon(sender.window.settled()), stream.take());
@@ -139,11 +139,14 @@ async fn the_session_is_settled_when_the_last_answer_has_been_given() {
         },
     );
     stream.take().await;
-    assert!(!soon(when_given).await.unwrap(), "settled too early");
+    assert!(
+        !soon(when_given).await.unwrap(),
+        "the window was settled too early"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn frames_stay_below_what_chat_takes() {
+async fn frames_stay_below_the_limit_of_chat() {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
     let mut stream = instance.stream().await;
@@ -168,7 +171,7 @@ async fn frames_stay_below_what_chat_takes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_line_cannot_hold_is_refused_at_once() {
+async fn a_send_that_does_not_fit_into_the_queue_is_refused_at_once() {
     let instance = Instance::new();
     let chat = chat_of(&[&instance]);
     let mut senders: Vec<_> = (0..32).map(|_| Sender::new(&chat)).collect();
@@ -184,7 +187,7 @@ async fn what_a_line_cannot_hold_is_refused_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_any_instance_a_send_is_refused_at_once() {
+async fn without_any_chat_a_send_is_refused_at_once() {
     let mut sender = Sender::new(&chat_of(&[]));
     sender.send("1");
     assert_eq!(sender.answer().await, "1 unsent");
@@ -207,7 +210,7 @@ async fn chat_is_available_while_a_stream_is_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_chat_ends_for_want_of_use_is_opened_again_and_nobody_notices() {
+async fn an_idle_stream_that_chat_ends_is_opened_again_and_chat_stays_available() {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
     let stream = instance.stream().await;
@@ -222,7 +225,7 @@ async fn a_stream_that_chat_ends_for_want_of_use_is_opened_again_and_nobody_noti
     assert!(began.elapsed().as_millis() < 20);
     assert!(
         !available.has_changed().unwrap(),
-        "it was not ready in between"
+        "chat was not available in between"
     );
     let mut sender = Sender::new(&chat);
     sender.send("1");
@@ -231,7 +234,7 @@ async fn a_stream_that_chat_ends_for_want_of_use_is_opened_again_and_nobody_noti
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_keeps_chat_away_is_told() {
+async fn the_reason_why_chat_is_not_available_is_reported() {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
     assert_eq!(chat.troubles().as_deref(), Some("0: no answer yet"));

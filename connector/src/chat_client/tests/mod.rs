@@ -1,11 +1,11 @@
-//! The client of chat, with chats that do what the test says. All run in one process, so that time can be paused and
-//! takes exactly as long as it should.
+//! The client of chat, with chats that do what the test says. Everything runs in one process, so that time can be
+//! paused.
 
 mod addresses;
 mod calls;
 mod faults;
 mod lines;
-mod proofs;
+mod probes;
 
 use super::resolver::start;
 use super::{CALL, Chat, Outcome, Window};

@@ -1,4 +1,4 @@
-//! What a publication costs: one encoding for each wire format in use, and one write for everything that is ready.
+//! The costs of a publication: one encoding for each wire format in use, and one write for everything that is ready.
 
 use super::{Guest, guest, guest_at};
 use crate::hub::{Hub, TOUCH_INTERVAL};
@@ -27,7 +27,7 @@ async fn counted(formats: &[WireFormat]) -> (Counters, Script, Vec<Guest>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_publication_is_encoded_once_for_each_format_in_use_however_many_members_it_has() {
+async fn a_publication_is_encoded_once_for_each_format_in_use() {
     const JSON: WireFormat = WireFormat::JSON;
     const POMELO: WireFormat = WireFormat::POMELO;
     for (formats, each) in [
@@ -71,9 +71,9 @@ async fn a_batch_that_grows_large_is_written_before_it_grows_further() {
     assert_eq!(counters.get("connector_channel_writes_total"), 2);
 }
 
-/// The publication stands at the beginning of a write, in its middle, at its end, nowhere in it, and alone.
+/// The sender's own publication is at the beginning of a write, in the middle, at the end, not in it, and alone.
 #[tokio::test(start_paused = true)]
-async fn what_is_for_others_alone_moves_its_sender_on_write_after_write() {
+async fn a_publication_that_its_sender_does_not_get_still_moves_the_senders_position() {
     let (_, script, mut guests) = counted(&[WireFormat::JSON]).await;
     let me = User {
         id: UserId::new("me").unwrap(),

@@ -7,7 +7,7 @@ use channel_store::{Continuity, LogPage};
 use wire::{Disconnect, WireFormat};
 
 #[tokio::test(start_paused = true)]
-async fn when_the_position_is_lost_every_member_is_told_or_else_closed_with_a_reason() {
+async fn when_the_position_is_lost_each_member_is_told_or_closed_with_a_reason() {
     for (continuity, reason) in [
         (Continuity::Diverged, "diverged"),
         (Continuity::Trimmed, "trimmed"),
@@ -61,7 +61,7 @@ async fn when_the_position_is_lost_every_member_is_told_or_else_closed_with_a_re
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_what_a_trimmed_log_still_brings_is_not_told_of_a_loss() {
+async fn a_member_whose_position_is_in_the_kept_part_is_not_told_of_a_loss() {
     let (mut script, _json) = room().await;
     let mut waiting = guest_at(&script.hub, WireFormat::JSON, at("a", 90)).await;
     script.publish(publication("a", 91));
@@ -78,7 +78,7 @@ async fn who_waits_for_what_a_trimmed_log_still_brings_is_not_told_of_a_loss() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_where_a_trimmed_log_begins_goes_on_from_there() {
+async fn a_member_that_waits_where_a_trimmed_log_begins_goes_on_from_there() {
     let (mut script, _json) = room().await;
     let mut waiting = guest_at(&script.hub, WireFormat::JSON, at("a", 90)).await;
     script.publish(publication("a", 91));
@@ -95,7 +95,7 @@ async fn who_waits_where_a_trimmed_log_begins_goes_on_from_there() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_joiner_whose_own_position_is_lost_is_told_or_closed_alone() {
+async fn only_the_joiner_whose_position_is_lost_is_told_or_closed() {
     let (mut script, mut present) = room().await;
     let pomelo = guest(&script.hub, WireFormat::POMELO).await;
     let mut json = guest(&script.hub, WireFormat::JSON).await;
@@ -132,7 +132,7 @@ async fn a_channel_is_followed_from_its_first_member_to_its_last() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_member_that_left_is_given_nothing_more_and_the_others_all() {
+async fn a_member_that_left_gets_nothing_more_and_the_others_get_everything() {
     let (script, mut first) = room().await;
     let second = guest_at(&script.hub, WireFormat::JSON, at("a", 4)).await;
     let waiting = guest_at(&script.hub, WireFormat::JSON, at("a", 5)).await;
@@ -148,7 +148,7 @@ async fn a_member_that_left_is_given_nothing_more_and_the_others_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_comes_after_the_last_of_a_format_has_left_gets_no_hole_and_nothing_twice() {
+async fn a_member_after_the_last_of_its_format_has_left_gets_no_gap_and_no_duplicate() {
     let (script, mut json) = room().await;
     let pomelo = guest_at(&script.hub, WireFormat::POMELO, at("a", 4)).await;
     script.publish(publication("a", 5));
@@ -161,7 +161,7 @@ async fn who_comes_after_the_last_of_a_format_has_left_gets_no_hole_and_nothing_
 }
 
 #[tokio::test(start_paused = true)]
-async fn members_that_come_and_go_at_the_same_time_end_with_the_channel_followed_or_not() {
+async fn members_that_come_and_go_at_the_same_time_leave_the_channel_in_the_right_state() {
     let script = Script::new();
     let (connection, _client) = client::client(WireFormat::JSON).await;
     let churn = |stays: bool| {
@@ -181,12 +181,12 @@ async fn members_that_come_and_go_at_the_same_time_end_with_the_channel_followed
         drop(left);
         let alternates = script.feed.follows();
         let alternates = alternates.chunks(2).all(|pair| *pair == [true, false]);
-        assert!(alternates, "one decision after the other");
+        assert!(alternates, "subscribing and unsubscribing must alternate");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_channel_that_is_followed_again_begins_anew() {
+async fn a_channel_that_is_followed_again_starts_from_scratch() {
     let (mut script, first) = room().await;
     script.publish(publication("a", 6));
     let late = script.read_from(at("a", 4)).await;
@@ -209,7 +209,7 @@ async fn a_channel_that_is_followed_again_begins_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waits_to_be_written_when_the_position_is_lost_still_comes_before_the_reason() {
+async fn when_the_position_is_lost_unwritten_publications_come_before_the_reason() {
     let (script, mut guest) = room().await;
     let mut pomelo = guest_at(&script.hub, WireFormat::POMELO, at("a", 4)).await;
     script.publish(publication("a", 5));

@@ -68,7 +68,7 @@ impl Guest {
 
     async fn is_given_nothing(&mut self) {
         let_run().await;
-        assert!(self.client.has_nothing(), "the member is given something");
+        assert!(self.client.has_nothing(), "the member gets something");
     }
 
     /// The client gets pushes with these offsets next, and nothing after them.

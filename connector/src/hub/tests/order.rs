@@ -32,7 +32,7 @@ async fn a_gap_is_read_from_the_log() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_publication_of_another_epoch_is_read_never_delivered_or_dropped_unread() {
+async fn a_publication_of_another_epoch_makes_the_hub_read_whatever_its_offset() {
     // This holds for any offset: the next one, one far ahead, and one that looks as if it had been seen.
     for offset in [5, 9, 3] {
         let (mut script, mut guest) = room().await;
@@ -47,7 +47,7 @@ async fn a_publication_of_another_epoch_is_read_never_delivered_or_dropped_unrea
 }
 
 #[tokio::test(start_paused = true)]
-async fn publications_that_come_while_the_log_is_read_wait_and_are_judged_then() {
+async fn publications_that_come_while_the_log_is_read_wait_until_it_is_read() {
     let (mut script, mut guest) = room().await;
     script.publish(publication("a", 6));
     let read = script.read_from(at("a", 4)).await;
@@ -66,7 +66,7 @@ async fn publications_that_come_while_the_log_is_read_wait_and_are_judged_then()
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waits_beyond_a_megabyte_is_dropped_and_read_again() {
+async fn if_more_than_a_megabyte_waits_it_is_dropped_and_read_again() {
     let (mut script, mut guest) = room().await;
     script.publish(publication("a", 6));
     let read = script.read_from(at("a", 4)).await;
@@ -100,7 +100,7 @@ async fn what_waits_beyond_a_megabyte_is_dropped_and_read_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_connection_reads_and_the_earlier_one_is_not_heard_any_more() {
+async fn after_a_new_connection_publications_of_the_earlier_one_are_ignored() {
     let (mut script, mut guest) = room().await;
     script.subscribed(&connection(2));
     let read = script.read_from(at("a", 4)).await;
@@ -116,7 +116,7 @@ async fn a_new_connection_reads_and_the_earlier_one_is_not_heard_any_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waits_when_the_connection_is_replaced_is_dropped_and_the_log_read_once_more() {
+async fn when_the_connection_is_replaced_waiting_publications_are_dropped() {
     let (mut script, mut guest) = room().await;
     script.publish(publication("a", 6));
     let read = script.read_from(at("a", 4)).await;
@@ -134,7 +134,7 @@ async fn what_waits_when_the_connection_is_replaced_is_dropped_and_the_log_read_
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_comes_before_the_first_confirmation_is_dropped_and_after_it_waits() {
+async fn publications_before_the_first_confirmation_are_dropped() {
     let mut script = Script::new();
     let mut guest = guest(&script.hub, WireFormat::JSON).await;
     script.publish(publication("a", 5));
@@ -152,7 +152,7 @@ async fn what_comes_before_the_first_confirmation_is_dropped_and_after_it_waits(
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_of_another_generation_than_the_connections_is_not_the_last() {
+async fn an_answer_of_another_server_lifetime_than_the_connections_is_read_again() {
     let foreign = |page: LogPage| LogPage {
         lifetime: ServerLifetime::from("of the other side"),
         ..page

@@ -1,5 +1,5 @@
 //! Random histories with a small model of the store: servers fail over, with and without loss, connections break, and
-//! members come and go. A member that is told nothing must have a run of the log without a gap.
+//! members come and go. A member that is not told of a loss must have a run of the log without a gap.
 
 use super::{FORMATS, Guest, guest};
 use crate::testing::client::Client;
@@ -291,7 +291,7 @@ fn end_of(
             Some("new-epoch") if next.offset == own.offset => {}
             Some("new-epoch") => return Err(format!("{next:?} begins after {own:?}")),
             Some(_) if with_loss => {}
-            Some(_) => return Err("told for nothing".into()),
+            Some(_) => return Err("the member was told of a loss although nothing was lost".into()),
             None if next.offset != own.offset + 1 => {
                 return Err(format!("{next:?} after {own:?}"));
             }
@@ -305,8 +305,8 @@ fn end_of(
     Ok(own)
 }
 
-/// True if what a member holds is the log, since the last loss that it was told.
-fn holds(log: &[(String, u64)], given: &[(String, u64, Option<String>)]) -> bool {
+/// True if what a member has is the log, since the last loss that it was told of.
+fn is_the_log(log: &[(String, u64)], given: &[(String, u64, Option<String>)]) -> bool {
     let is_loss = |reason: &Option<String>| reason.as_ref().is_some_and(|it| it != "new-epoch");
     let since = given.iter().rposition(|(_, _, moved)| is_loss(moved));
     let pushes = given[since.map_or(0, |it| it + 1)..]
@@ -381,7 +381,10 @@ async fn history(seed: u64, with_loss: bool) -> usize {
         if closed.is_none() {
             let last = log.last().map(|(_, offset)| *offset);
             assert_eq!(end.ok().map(|end| end.offset), last, "seed {seed}");
-            assert!(holds(&log, &given), "{given:?}, not {log:?}, seed {seed}");
+            assert!(
+                is_the_log(&log, &given),
+                "{given:?}, not {log:?}, seed {seed}"
+            );
         }
         told_of_loss += given.iter().filter(|(_, _, moved)| moved.is_some()).count();
     }
@@ -389,7 +392,7 @@ async fn history(seed: u64, with_loss: bool) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_member_has_a_run_of_the_one_log_or_is_told_whatever_happens() {
+async fn every_member_has_a_run_of_the_one_log_or_is_told_of_a_loss() {
     let mut told = 0;
     for seed in 0..60 {
         history(seed, false).await;

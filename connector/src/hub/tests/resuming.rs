@@ -15,7 +15,7 @@ fn publications(offsets: RangeInclusive<u64>) -> Vec<Publication> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_warm_hub_judges_and_serves_without_a_read() {
+async fn a_warm_hub_resumes_clients_without_a_read() {
     let (mut script, _present) = room().await;
     for offset in 5..=9 {
         script.publish(publication("a", offset));
@@ -37,7 +37,7 @@ async fn a_warm_hub_judges_and_serves_without_a_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_hub_does_not_know_is_judged_by_the_log() {
+async fn a_position_that_the_hub_does_not_know_is_checked_with_the_log() {
     for (continuity, lost) in [
         (Continuity::Contiguous, None),
         (Continuity::Diverged, Some(PositionReason::Diverged)),
@@ -62,7 +62,7 @@ async fn what_the_hub_does_not_know_is_judged_by_the_log() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_warm_hub_that_has_not_noticed_a_new_epoch_asks_the_log() {
+async fn a_warm_hub_that_has_not_noticed_a_new_epoch_reads_the_log() {
     let (mut script, _present) = room().await;
     let back = Arc::new(guest(&script.hub, WireFormat::JSON).await);
     let resumed = tokio::spawn({
@@ -150,7 +150,7 @@ async fn a_shared_read_outlives_the_member_that_asked_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_of_the_epoch_is_told_before_its_first_publication_wherever_it_comes_from() {
+async fn a_new_epoch_is_told_before_its_first_publication_from_ring_and_log() {
     let (mut script, mut present) = room().await;
     let mut waits = guest(&script.hub, WireFormat::POMELO_POSITIONS).await;
     waits.begins(at("a", 5)).await;
@@ -184,7 +184,7 @@ async fn a_change_of_the_epoch_is_told_before_its_first_publication_wherever_it_
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_knows_the_epoch_is_not_told_of_it_again() {
+async fn a_client_that_knows_the_epoch_is_not_told_of_it_again() {
     let (mut script, _present) = room().await;
     let mut joiner = guest(&script.hub, WireFormat::JSON).await;
     // The client's own `onJoin` is the first publication of epoch b.
@@ -215,7 +215,7 @@ async fn a_client_that_reads_slowly_is_brought_up_to_date_at_its_own_pace() {
             biased;
             read = script.next_read() => {
                 let Since::Position(since) = read.since.clone() else {
-                    panic!("the head");
+                    panic!("this is not a read of the head");
                 };
                 let to = LAST.min(since.offset + read.limit as u64);
                 let entries = (since.offset + 1..=to).map(|offset| sized("a", offset, SIZE));

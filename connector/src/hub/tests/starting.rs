@@ -1,4 +1,4 @@
-//! Where a member begins: right before its own `onJoin`, wherever the hub is by then (`docs/design/log.md`, "A client
+//! A member begins right before its own `onJoin`, wherever the hub is at that time (`docs/design/log.md`, "A client
 //! that joins or comes back").
 
 use super::{Guest, guest, guest_at, room};
@@ -78,7 +78,7 @@ async fn a_joiner_gets_its_own_on_join_once_when_the_answer_came_before_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_joiners_of_a_format_that_nobody_had_get_what_waits_to_be_written_once_each() {
+async fn two_joiners_of_a_new_format_get_each_unwritten_publication_once() {
     let (script, mut present, mut one) = coming(PAIRS[1]).await;
     let mut two = guest(&script.hub, WireFormat::POMELO).await;
     for offset in 5..=7 {
@@ -93,7 +93,7 @@ async fn two_joiners_of_a_format_that_nobody_had_get_what_waits_to_be_written_on
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_the_end_of_an_epoch_gets_the_beginning_of_the_next() {
+async fn a_member_at_the_end_of_an_epoch_gets_the_beginning_of_the_next() {
     let (mut script, mut present, mut joiner) = coming(PAIRS[0]).await;
     joiner.begins(at("a", 6)).await;
     script.publish(publication("a", 5));
@@ -106,7 +106,7 @@ async fn who_waits_for_the_end_of_an_epoch_gets_the_beginning_of_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_starts_right_before_an_epochs_first_gets_it() {
+async fn a_member_that_starts_right_before_the_first_of_an_epoch_gets_it() {
     for delivered_before in [false, true] {
         let (mut script, mut present, mut joiner) = coming(PAIRS[0]).await;
         script.publish(publication("b", 5));
@@ -139,7 +139,7 @@ async fn who_starts_right_before_an_epochs_first_gets_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_older_than_the_last_deliveries_is_read_for_this_member_alone() {
+async fn publications_older_than_the_last_deliveries_are_read_only_for_this_member() {
     let (mut script, mut present, mut joiner) = coming(PAIRS[1]).await;
     tokio::join!(joiner.begins(at("a", 1)), async {
         let read = script.read_from(at("a", 1)).await;
@@ -158,7 +158,7 @@ async fn what_is_older_than_the_last_deliveries_is_read_for_this_member_alone() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_ahead_of_the_hub_waits_and_makes_the_hub_read() {
+async fn a_member_ahead_of_the_hub_waits_and_makes_the_hub_read() {
     let (mut script, mut present, mut joiner) = coming(PAIRS[0]).await;
     tokio::join!(joiner.begins(at("b", 5)), async {
         let read = script.read_from(at("b", 5)).await;
@@ -197,7 +197,7 @@ async fn overtake(script: &mut Script, hub_at: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hub_that_overtakes_a_member_on_its_way_leaves_no_gap() {
+async fn a_hub_that_overtakes_a_member_that_still_reads_leaves_no_gap() {
     let (mut script, _present, mut joiner) = coming(PAIRS[0]).await;
     tokio::join!(joiner.begins(at("b", 5)), overtake(&mut script, 8));
     script.publish(publication("b", 9));
@@ -217,7 +217,7 @@ async fn a_hub_that_overtakes_a_member_by_more_than_it_keeps_leaves_no_gap_eithe
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hub_that_meets_a_member_on_its_way_takes_it_along_into_the_next_epoch() {
+async fn a_hub_that_meets_a_reading_member_takes_it_into_the_next_epoch() {
     let (mut script, _present, mut joiner) = coming(PAIRS[0]).await;
     tokio::join!(joiner.begins(at("b", 5)), overtake(&mut script, 6));
     script.publish(publication("c", 7));
@@ -228,7 +228,7 @@ async fn a_hub_that_meets_a_member_on_its_way_takes_it_along_into_the_next_epoch
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_right_before_an_epochs_first_gets_it() {
+async fn a_member_that_waits_right_before_the_first_of_an_epoch_gets_it() {
     let (mut script, _present, mut joiner) = coming(PAIRS[0]).await;
     tokio::join!(joiner.begins(at("c", 5)), async {
         let read = script.read_from(at("c", 5)).await;
@@ -241,7 +241,7 @@ async fn who_waits_right_before_an_epochs_first_gets_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hub_that_reads_already_when_somebody_is_ahead_reads_once_more() {
+async fn a_hub_that_already_reads_when_a_member_is_ahead_reads_once_more() {
     let (mut script, _present, mut joiner) = coming(PAIRS[0]).await;
     script.publish(publication("a", 6));
     let hubs = script.read_from(at("a", 4)).await;
@@ -263,7 +263,7 @@ async fn a_hub_that_reads_already_when_somebody_is_ahead_reads_once_more() {
 
 /// What happens to members that wait at `start` while the hub is at ("a", 4), when `next` follows there. One of them
 /// can be told positions, the other one can't.
-async fn waits_in_vain(start: Position, next: &[Position]) -> (Vec<Moved>, Option<Disconnect>) {
+async fn wait_at(start: Position, next: &[Position]) -> (Vec<Moved>, Option<Disconnect>) {
     let (mut script, mut present, told) = coming(PAIRS[0]).await;
     let closed = guest(&script.hub, WireFormat::POMELO).await;
     let is_known = start.epoch == at("a", 4).epoch;
@@ -305,7 +305,7 @@ async fn waits_in_vain(start: Position, next: &[Position]) -> (Vec<Moved>, Optio
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_what_was_lost_is_told_and_never_left_waiting() {
+async fn a_member_that_waits_for_a_lost_publication_is_told_of_the_loss() {
     let lost = |offset, reason: &str| {
         let moved = ("a".to_owned(), offset, reason.to_owned());
         (vec![moved], Some(Disconnect::PositionsLost))
@@ -313,21 +313,21 @@ async fn who_waits_for_what_was_lost_is_told_and_never_left_waiting() {
     let kept = (vec![], None);
     // The epoch of the position ended below it.
     assert_eq!(
-        waits_in_vain(at("a", 6), &[at("b", 5)]).await,
+        wait_at(at("a", 6), &[at("b", 5)]).await,
         lost(4, "diverged")
     );
     let later = [at("a", 5), at("b", 6)];
-    assert_eq!(waits_in_vain(at("a", 6), &later).await, lost(5, "diverged"));
+    assert_eq!(wait_at(at("a", 6), &later).await, lost(5, "diverged"));
     // The epoch of the position is not in this log.
     let other = [at("a", 5), at("d", 7), at("d", 8)];
-    assert_eq!(waits_in_vain(at("c", 6), &other).await, lost(5, "unknown"));
+    assert_eq!(wait_at(at("c", 6), &other).await, lost(5, "unknown"));
     // The position may still come.
-    assert_eq!(waits_in_vain(at("c", 6), &[at("a", 5)]).await, kept);
-    assert_eq!(waits_in_vain(at("a", 6), &[at("a", 5)]).await, kept);
+    assert_eq!(wait_at(at("c", 6), &[at("a", 5)]).await, kept);
+    assert_eq!(wait_at(at("a", 6), &[at("a", 5)]).await, kept);
     let reached = [at("a", 5), at("a", 6), at("b", 7)];
-    assert_eq!(waits_in_vain(at("a", 6), &reached).await, kept);
+    assert_eq!(wait_at(at("a", 6), &reached).await, kept);
     let first = [at("a", 5), at("c", 6)];
-    assert_eq!(waits_in_vain(at("c", 5), &first).await, kept);
+    assert_eq!(wait_at(at("c", 5), &first).await, kept);
 }
 
 #[tokio::test(start_paused = true)]

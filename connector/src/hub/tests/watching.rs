@@ -1,4 +1,4 @@
-//! Watching channels: a look instead of a read after a new connection, and a touch from time to time.
+//! Watching channels: after a new connection a look replaces a read, and each channel is touched from time to time.
 
 use super::room;
 use crate::hub::TOUCH_INTERVAL;
@@ -16,7 +16,7 @@ fn head(position: Position, lifetime: &str) -> Option<Head> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_connection_costs_a_look_and_no_read_if_nothing_was_missed() {
+async fn after_a_new_connection_a_look_is_enough_if_nothing_was_missed() {
     let (mut script, mut guest) = room().await;
     *script.feed.head.lock() = head(at("a", 4), "g");
     script.subscribed(&connection(2));
@@ -29,7 +29,7 @@ async fn a_new_connection_costs_a_look_and_no_read_if_nothing_was_missed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_comes_while_the_hub_looks_is_delivered_after_it() {
+async fn publications_that_come_during_a_look_are_delivered_after_it() {
     let (mut script, mut guest) = room().await;
     *script.feed.head.lock() = head(at("a", 4), "g");
     script.subscribed(&connection(2));
@@ -51,14 +51,18 @@ async fn a_look_that_finds_anything_else_makes_the_hub_read() {
         let before = tokio::time::Instant::now();
         script.subscribed(&connection(2));
         let read = script.read_from(at("a", 4)).await;
-        assert_eq!(before.elapsed(), Duration::ZERO, "found by the look itself");
+        assert_eq!(
+            before.elapsed(),
+            Duration::ZERO,
+            "the look itself has found it"
+        );
         read.answer(page(at("a", 4), vec![publication("a", 5)], 5));
         guest.is_given([5]).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_look_answered_by_another_server_is_not_the_last_word() {
+async fn after_a_look_answered_by_another_server_the_hub_reads() {
     let (mut script, mut guest) = room().await;
     *script.feed.head.lock() = head(at("a", 4), "of the other side");
     script.subscribed(&connection(2));
@@ -70,7 +74,7 @@ async fn a_look_answered_by_another_server_is_not_the_last_word() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quiet_channel_is_touched_and_read_when_it_is_not_where_the_hub_is() {
+async fn a_quiet_channel_is_touched_and_read_if_the_hub_is_behind() {
     let (mut script, mut guest) = room().await;
     *script.feed.head.lock() = head(at("a", 4), "g");
     tokio::time::sleep(TOUCH_INTERVAL * 3).await;
@@ -87,7 +91,7 @@ async fn a_quiet_channel_is_touched_and_read_when_it_is_not_where_the_hub_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shard_that_is_away_keeps_no_channel_of_another_from_being_touched() {
+async fn channels_are_touched_even_if_another_shard_is_away() {
     let (mut script, mut guest) = room().await;
     let (connection, _client) = client(WireFormat::JSON).await;
     let away = ChannelName::new(AWAY).unwrap();
@@ -100,7 +104,7 @@ async fn a_shard_that_is_away_keeps_no_channel_of_another_from_being_touched() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_touch_that_was_overtaken_by_publications_is_no_reason_to_read() {
+async fn a_touch_that_was_overtaken_by_publications_causes_no_read() {
     let (mut script, mut guest) = room().await;
     script.publish(publication("a", 5));
     *script.feed.head.lock() = head(at("a", 4), "g");
@@ -120,7 +124,7 @@ async fn a_channel_is_suspected_when_it_is_confirmed_again_or_its_log_begins_an_
     let (mut script, mut guest) = room().await;
     assert!(
         suspects(&script).await.is_err(),
-        "the first confirmation says nothing"
+        "the first confirmation is no reason for suspicion"
     );
     *script.feed.head.lock() = head(at("a", 4), "g");
     script.subscribed(&connection(2));

@@ -1,4 +1,4 @@
-//! Leaves land, whatever happens in between.
+//! Leaves land in the end, whatever happens in between.
 
 use super::*;
 use crate::chat_client::tests::chat_of;
@@ -55,10 +55,10 @@ async fn leaving_from(channel: &str, user: &str) -> EndedSession {
 }
 
 async fn leaves() -> (PendingLeaves, Instance, Sends) {
-    departures_with(Duration::ZERO).await
+    leaves_with_grace(Duration::ZERO).await
 }
 
-async fn departures_with(grace: Duration) -> (PendingLeaves, Instance, Sends) {
+async fn leaves_with_grace(grace: Duration) -> (PendingLeaves, Instance, Sends) {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
     let store = MemoryStore::new(StoreOptions::default());
@@ -77,13 +77,13 @@ async fn departures_with(grace: Duration) -> (PendingLeaves, Instance, Sends) {
 async fn is_waiting(leaves: &PendingLeaves) {
     tokio::select! {
         biased;
-        () = leaves.landed() => panic!("it has not landed"),
+        () = leaves.landed() => panic!("the leave has not landed"),
         () = let_run() => {}
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leave_that_fails_is_repeated_as_it_is_until_it_lands() {
+async fn a_failed_leave_is_repeated_unchanged_until_it_lands() {
     let (leaves, mut instance, _stream) = leaves().await;
     soon(leaves.landed()).await;
     leaves.add(leaving("u").await);
@@ -103,11 +103,10 @@ async fn a_leave_that_fails_is_repeated_as_it_is_until_it_lands() {
     instance.nobody_calls().await;
 }
 
-/// A store that falls back to before the leave lists the member again. If its membership were still known here, the
+/// If the store loses the leave in a failover, it lists the member again. If the membership were still known here, the
 /// reconciler would not remove it.
 #[tokio::test(start_paused = true)]
-async fn a_membership_whose_leave_has_landed_is_known_no_more_whatever_the_session_still_waits_for()
-{
+async fn a_membership_is_forgotten_as_soon_as_its_leave_has_landed() {
     let (leaves, mut instance, _stream) = leaves().await;
     let mut ended = leaving("u").await;
     ended.memberships.extend(leaving("u").await.memberships);
@@ -122,7 +121,7 @@ async fn a_membership_whose_leave_has_landed_is_known_no_more_whatever_the_sessi
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leave_outlives_a_time_without_any_chat() {
+async fn a_leave_survives_a_time_without_any_chat() {
     let (leaves, mut instance, stream) = leaves().await;
     stream.fail();
     let_run().await;
@@ -137,7 +136,7 @@ async fn a_leave_outlives_a_time_without_any_chat() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn leaves_land_sixty_four_at_once_and_none_is_forgotten() {
+async fn at_most_64_leaves_are_sent_at_once_and_none_is_forgotten() {
     let (leaves, mut instance, _stream) = leaves().await;
     for user in 0..100 {
         leaves.add(leaving(&user.to_string()).await);
@@ -177,8 +176,8 @@ async fn leaves_of_one_shard_that_hang_delay_no_leave_of_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_undone_leaves_at_once_whatever_the_grace() {
-    let (leaves, mut instance, _stream) = departures_with(Duration::from_secs(60)).await;
+async fn a_join_that_is_undone_leaves_at_once_whatever_the_grace() {
+    let (leaves, mut instance, _stream) = leaves_with_grace(Duration::from_secs(60)).await;
     let membership = leaving("u").await.memberships.remove(0);
     drop(Rollback::of(&leaves, membership));
     let call = instance.leave().await;
@@ -187,9 +186,9 @@ async fn what_is_undone_leaves_at_once_whatever_the_grace() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_grace_does_not_make_the_leave_newer_than_a_join_that_came_meanwhile() {
+async fn after_a_grace_the_leave_is_still_older_than_a_join_in_between() {
     const GRACE: Duration = Duration::from_secs(5);
-    let (leaves, mut instance, _stream) = departures_with(GRACE).await;
+    let (leaves, mut instance, _stream) = leaves_with_grace(GRACE).await;
     let session = leaving("u").await;
     let ended = Arc::clone(&session.memberships[0]);
     leaves.add(session);
@@ -214,7 +213,7 @@ async fn there_is_room_for_a_bounded_number_of_leaves() {
     let_run().await;
     assert!(leaves.has_room());
     leaves.add(again());
-    assert!(!leaves.has_room(), "those under way count");
+    assert!(!leaves.has_room(), "leaves under way count, too");
 }
 
 /// Counts the errors that are logged.
@@ -254,9 +253,9 @@ async fn a_leave_that_chat_refuses_is_dropped_with_an_error_in_the_log() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_gone_stays_until_its_grace_is_over() {
+async fn a_member_whose_client_is_gone_stays_until_its_grace_is_over() {
     const GRACE: Duration = Duration::from_secs(5);
-    let (leaves, mut instance, _stream) = departures_with(GRACE).await;
+    let (leaves, mut instance, _stream) = leaves_with_grace(GRACE).await;
     for user in ["first", "second"] {
         leaves.add(leaving(user).await);
         tokio::time::sleep(GRACE / 5).await;
@@ -274,10 +273,10 @@ async fn who_is_gone_stays_until_its_grace_is_over() {
 
 /// The client has another session, which may still join the channels of this one.
 #[tokio::test(start_paused = true)]
-async fn who_was_replaced_stays_for_a_moment_whatever_the_grace() {
+async fn a_replaced_session_stays_for_a_moment_whatever_the_grace() {
     for (grace, stays) in [(0, 5), (3, 5), (20, 20)] {
         let grace = Duration::from_secs(grace);
-        let (leaves, mut instance, _stream) = departures_with(grace).await;
+        let (leaves, mut instance, _stream) = leaves_with_grace(grace).await;
         // A session that stays longer does not delay the end of another one.
         let (replaced, other) = (leaving("replaced").await, leaving("other").await);
         leaves.add(EndedSession {

@@ -128,7 +128,7 @@ async fn registered(store: &MemoryStore) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_user_who_is_logged_in_anywhere_is_refused_everywhere_until_that_ends() {
+async fn under_reject_a_user_can_log_in_again_only_after_the_session_has_ended() {
     let (store, one, other) = two(LoginPolicy::Reject).await;
     let first = one.guest("first").await;
     for node in [&one, &other] {
@@ -146,7 +146,7 @@ async fn a_user_who_is_logged_in_anywhere_is_refused_everywhere_until_that_ends(
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_dead_hold_nobody_and_never_come_back() {
+async fn a_login_of_a_dead_connector_refuses_nobody_and_never_comes_back() {
     let (store, one, other) = two(LoginPolicy::Reject).await;
     let first = one.guest("first").await;
     drop(one.keeping);
@@ -171,7 +171,7 @@ async fn the_dead_hold_nobody_and_never_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_login_kicks_the_old_one_at_once_wherever_it_is() {
+async fn a_new_login_kicks_the_old_session_at_once_on_any_connector() {
     let (store, one, other) = two(LoginPolicy::KickOld).await;
     let mut last = one.guest("0").await;
     for (n, node) in (1..).zip([&other, &one, &one]) {
@@ -188,7 +188,7 @@ async fn a_new_login_kicks_the_old_one_at_once_wherever_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_was_not_told_gives_way_when_its_turn_comes() {
+async fn a_session_that_got_no_hint_gives_way_when_the_reconciler_reads_its_entry() {
     let (store, one, _other) = two(LoginPolicy::KickOld).await;
     let old = one.guest("old").await;
     let new = Login {
@@ -204,7 +204,11 @@ async fn who_was_not_told_gives_way_when_its_turn_comes() {
         panic!("refused");
     };
     sleep(SETTLE_TIME + Duration::from_secs(1)).await;
-    assert_eq!(old.connection.closing(), None, "nobody has claimed it");
+    assert_eq!(
+        old.connection.closing(),
+        None,
+        "the new session has not claimed"
+    );
     logins.claim(&[claim(new, login_rank)]).await.unwrap()[0]
         .clone()
         .unwrap();
@@ -213,7 +217,7 @@ async fn who_was_not_told_gives_way_when_its_turn_comes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_is_gone_kicks_nobody() {
+async fn a_login_whose_client_is_gone_kicks_nobody() {
     let (_store, one, other) = two(LoginPolicy::KickOld).await;
     let old = one.guest("old").await;
     let new = other.begin("new").await;
@@ -224,7 +228,7 @@ async fn a_client_that_is_gone_kicks_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_data_loss_logins_are_back_and_the_right_one_stays() {
+async fn after_a_loss_of_data_logins_are_restored_and_the_right_session_stays() {
     for policy in [LoginPolicy::Reject, LoginPolicy::KickOld] {
         let (store, one, other) = two(policy).await;
         let older = one.guest("older").await;
@@ -248,12 +252,16 @@ async fn after_data_loss_logins_are_back_and_the_right_one_stays() {
         assert_eq!(registered(&store).await, [name]);
         let incarnation = stays.registration.guard.incarnation();
         let index = store.leases().index(incarnation).await.unwrap();
-        assert_eq!(index.len(), 1, "and would be found");
+        assert_eq!(
+            index.len(),
+            1,
+            "the index is restored, so a reaper would find the session"
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_entry_whose_session_is_over_is_taken_out() {
+async fn an_entry_whose_session_has_ended_is_removed() {
     let (store, one, other) = two(LoginPolicy::Reject).await;
     drop(one.guest("ghost").await);
     // A login that is refused sends a hint.
@@ -271,9 +279,9 @@ async fn an_entry_whose_session_is_over_is_taken_out() {
     assert_eq!(index.unwrap(), []);
 }
 
-/// A store falls back to before that entry was removed, and has lost everything else of its connector.
+/// The store has lost the removal of the entry, and everything else of its connector.
 #[tokio::test(start_paused = true)]
-async fn the_connector_of_an_entry_that_gives_way_is_looked_after_too() {
+async fn the_lease_of_a_connector_whose_session_is_superseded_is_restored() {
     let (store, one, other) = two(LoginPolicy::KickOld).await;
     let first = one.guest("first").await;
     let name = first.registration.guard.incarnation().clone();
@@ -283,13 +291,13 @@ async fn the_connector_of_an_entry_that_gives_way_is_looked_after_too() {
     store.restart(Some(Snapshot::default().with_logins_of(&both)));
     sleep(2 * SETTLE_TIME).await;
     let state = store.leases().observe(std::slice::from_ref(&name)).await;
-    assert_ne!(state, [Ok(None)], "nobody knows of it");
+    assert_ne!(state, [Ok(None)], "the lease was not restored");
     let index = store.leases().index(&name).await.unwrap();
     assert_eq!(index.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_policy_holds_until_its_last_connector_is_gone() {
+async fn one_login_policy_is_in_force_until_its_last_connector_is_gone() {
     let (store, one, other) = two(LoginPolicy::Reject).await;
     assert!(*one.logins.policy_in_force().borrow());
     let third = Node::new(&store, "third", LoginPolicy::KickOld).await;
@@ -304,7 +312,7 @@ async fn one_policy_holds_until_its_last_connector_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_everybody_may_log_in_all_are_registered_and_stay() {
+async fn under_allow_all_sessions_are_registered_and_stay() {
     let (store, one, other) = two(LoginPolicy::Allow).await;
     let first = one.guest("first").await;
     let second = other.guest("second").await;
@@ -330,7 +338,7 @@ impl Node {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_shows_its_secret_has_its_place_at_once_and_the_old_socket_is_closed_for_good() {
+async fn a_client_that_shows_its_secret_takes_its_place_and_the_old_socket_is_closed() {
     for policy in [
         LoginPolicy::Reject,
         LoginPolicy::KickOld,
@@ -356,7 +364,7 @@ async fn who_shows_its_secret_has_its_place_at_once_and_the_old_socket_is_closed
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_frozen_connector_gives_a_replaced_session_up_when_it_looks() {
+async fn a_connector_that_was_frozen_closes_a_replaced_session_when_it_looks() {
     let (store, one, other) = two(LoginPolicy::Reject).await;
     let old = one.come_back("old", 1).await;
     // Its connector gets no hint.
@@ -372,7 +380,7 @@ async fn a_frozen_connector_gives_a_replaced_session_up_when_it_looks() {
 
 /// The join of the new session has landed, but its claim has not. So it is not known yet that it is the same client.
 #[tokio::test(start_paused = true)]
-async fn a_session_that_lost_its_place_without_a_mark_is_to_reconnect() {
+async fn a_session_that_lost_its_place_before_the_claim_is_told_to_reconnect() {
     let (store, one, other) = two(LoginPolicy::Reject).await;
     let old = one.come_back("old", 1).await;
     let new = other.begin_with("new", proof(1)).await;
@@ -389,7 +397,7 @@ async fn a_session_that_lost_its_place_without_a_mark_is_to_reconnect() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_shows_its_secret_and_is_gone_replaces_nobody() {
+async fn a_client_that_shows_its_secret_and_goes_away_replaces_nobody() {
     let (_store, one, other) = two(LoginPolicy::Reject).await;
     let old = one.come_back("old", 1).await;
     let new = other.begin_with("new", proof(1)).await;
@@ -400,7 +408,7 @@ async fn a_client_that_shows_its_secret_and_is_gone_replaces_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_two_tabs_with_one_secret_the_newer_one_stays_also_after_all_was_lost() {
+async fn of_two_tabs_with_one_secret_the_newer_stays_even_after_a_loss_of_all_data() {
     for policy in [LoginPolicy::Reject, LoginPolicy::Allow] {
         let (store, one, other) = two(policy).await;
         let older = one.come_back("older", 1).await;
@@ -415,12 +423,12 @@ async fn of_two_tabs_with_one_secret_the_newer_one_stays_also_after_all_was_lost
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lingering_session_is_not_claimed_for_and_its_place_is_taken_by_anybody() {
+async fn a_lingering_session_makes_no_claim_and_any_login_may_take_its_place() {
     let (store, one, other) = two(LoginPolicy::Reject).await;
     let gone = one.guest("gone").await;
     gone.connection.close(Disconnect::CLOSED);
     gone.registration.begin_lingering();
-    // The mark is lost on the way. The next look writes it.
+    // The write that marks the entry as lingering is lost. The next look repeats it.
     gone.registration.suspect();
     sleep(AT_ONCE).await;
     assert_eq!(registered(&store).await, [""; 0]);
@@ -431,14 +439,14 @@ async fn a_lingering_session_is_not_claimed_for_and_its_place_is_taken_by_anybod
     sleep(2 * SETTLE_TIME).await;
     assert_eq!(new.connection.closing(), None);
     assert_eq!(registered(&store).await, ["new"]);
-    // A session whose client is gone takes nobody's place any more, wherever it still joins.
+    // A session whose client is gone replaces nobody any more, even if it still joins.
     new.connection.close(Disconnect::CLOSED);
     assert_eq!(new.registration.replaces(), []);
 }
 
 /// A failover may lose the mark. Without it, the entry of the lingering session would block other logins.
 #[tokio::test(start_paused = true)]
-async fn that_a_session_lingers_is_said_again_when_it_was_lost() {
+async fn the_mark_of_a_lingering_session_is_written_again_if_it_was_lost() {
     let (store, one, _other) = two(LoginPolicy::Reject).await;
     let gone = one.guest("gone").await;
     let before = store.snapshot();
@@ -474,7 +482,7 @@ async fn that_a_session_lingers_is_said_again_when_it_was_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_superseded_before_its_own_login_is_answered_gives_way_all_the_same() {
+async fn a_session_superseded_before_its_login_is_answered_gives_way() {
     let (store, one, other) = two(LoginPolicy::KickOld).await;
     let old = one.begin("old").await;
     let login = old.registration.login(LoginPolicy::KickOld);
@@ -487,11 +495,11 @@ async fn who_is_superseded_before_its_own_login_is_answered_gives_way_all_the_sa
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_claim_that_was_not_answered_is_made_good_at_once() {
+async fn a_claim_that_was_not_answered_is_repeated_at_once() {
     let (store, one, other) = two(LoginPolicy::KickOld).await;
     let old = one.guest("old").await;
     let new = other.begin("new").await;
-    // Its login was answered, and its claim was not.
+    // The login was answered, but the claim was not.
     let login = new.registration.login(LoginPolicy::KickOld);
     let logged_in = store.registry().login(&login, &[]).await.unwrap();
     let LoggedIn::Yes { login_rank, .. } = logged_in else {
@@ -509,7 +517,7 @@ async fn a_claim_that_was_not_answered_is_made_good_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_login_that_has_not_joined_or_has_failed_drives_nobody_out() {
+async fn a_login_that_has_not_joined_or_has_failed_kicks_nobody() {
     for has_failed in [false, true] {
         let (_store, one, other) = two(LoginPolicy::KickOld).await;
         let old = one.guest("old").await;
@@ -537,7 +545,7 @@ async fn a_login_that_has_not_joined_or_has_failed_drives_nobody_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_policies_drive_nobody_out_on_both_sides() {
+async fn two_login_policies_do_not_kick_the_sessions_of_both_sides() {
     let (store, one, _other) = two(LoginPolicy::Reject).await;
     let older = one.guest("older").await;
     // Everything is lost, and a connector with another policy announces it first.
@@ -553,7 +561,7 @@ async fn two_policies_drive_nobody_out_on_both_sides() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_holder_whose_lease_was_lost_with_all_that_told_of_it_is_buried_all_the_same() {
+async fn a_login_whose_dead_connector_was_forgotten_is_reaped_all_the_same() {
     let (store, one, other) = two(LoginPolicy::Reject).await;
     let first = one.guest("first").await;
     let whose = first.registration.guard.incarnation().clone();
@@ -570,7 +578,11 @@ async fn a_holder_whose_lease_was_lost_with_all_that_told_of_it_is_buried_all_th
         .unwrap();
     let _cleanup = chat::Cleanup::begin(store.clone(), store.leases(), store.registry());
     sleep(3 * LENGTH).await;
-    assert_eq!(registered(&store).await, ["first"], "nobody has asked yet");
+    assert_eq!(
+        registered(&store).await,
+        ["first"],
+        "nobody has looked at the entry yet"
+    );
     assert_eq!(other.login("refused").await.0, Admission::Taken);
     // This is a full lease, the margin of an observation, and some polls.
     sleep(LENGTH + Duration::from_secs(3)).await;
@@ -580,7 +592,7 @@ async fn a_holder_whose_lease_was_lost_with_all_that_told_of_it_is_buried_all_th
 }
 
 #[tokio::test(start_paused = true)]
-async fn logins_and_claims_that_are_late_by_the_clock_of_the_users_server_are_sent_once_more() {
+async fn logins_and_claims_that_are_late_by_the_servers_clock_are_repeated_once() {
     let (store, one, other) = two(LoginPolicy::KickOld).await;
     store.set_clock(Some("u"), 300_000);
     let first = one.guest("first").await;

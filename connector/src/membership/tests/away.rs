@@ -1,4 +1,4 @@
-//! The shard of a lease is away, and the connector goes on under another incarnation.
+//! While the shard of a lease is away, the connector goes on with another incarnation.
 
 use super::*;
 use crate::membership::incarnation::SILENCE;
@@ -67,7 +67,7 @@ impl Apart {
     /// Waits until a session may come to a place.
     async fn enter(&self, channel: &str) -> IndexGuard {
         let guard = timeout(SOON, self.lease.enter(vec![place(channel)])).await;
-        guard.expect("in time").unwrap()
+        guard.expect("the session may enter in time").unwrap()
     }
 
     async fn login(&self, name: &str) -> Guest {
@@ -81,7 +81,7 @@ impl Apart {
             .begin(&guard, &user, &session, &connection, None);
         let admission = self.logins.login(&registration).await;
         assert_eq!(admission, Ok(Admission::Yes));
-        // As after a join.
+        // It claims, as after a join.
         let in_time = Instant::now() + LENGTH;
         self.logins.claim(&registration, in_time).await;
         Guest {
@@ -110,14 +110,18 @@ impl Apart {
 }
 
 #[tokio::test(start_paused = true)]
-async fn new_sessions_belong_to_a_second_incarnation_while_the_firsts_shard_is_away() {
+async fn new_sessions_get_a_second_incarnation_while_the_shard_of_the_first_is_away() {
     let apart = Apart::new().await;
     let old = apart.enter("old").await;
     apart.slots.take(old.incarnation().as_str());
-    // A session that comes at that moment waits no longer than a login can wait.
+    // A session that comes at this moment waits no longer than a login may wait.
     let new = apart.enter("new").await;
     assert_ne!(new.incarnation(), old.incarnation());
-    assert_eq!(apart.indexed(&new).await, [place("new")], "index first");
+    assert_eq!(
+        apart.indexed(&new).await,
+        [place("new")],
+        "the place is in the index"
+    );
     assert!(apart.is_noted(&new).await);
     // Later sessions do not wait at all.
     let began = Instant::now();
@@ -162,7 +166,7 @@ async fn a_session_stays_with_its_incarnation_for_life() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_second_incarnation_is_given_up_once_nothing_of_it_is_left() {
+async fn the_second_incarnation_is_given_up_when_it_has_no_sessions() {
     let apart = Apart::new().await;
     let old = apart.enter("old").await;
     apart.slots.take(old.incarnation().as_str());
@@ -175,13 +179,13 @@ async fn the_second_incarnation_is_given_up_once_nothing_of_it_is_left() {
     assert_eq!(
         later.incarnation(),
         old.incarnation(),
-        "the first one is back"
+        "the first incarnation is used again"
     );
     sleep(5 * SETTLE_TIME).await;
-    assert!(!apart.is_dead(&second).await, "somebody is there");
+    assert!(!apart.is_dead(&second).await, "it still has a session");
     drop(new);
     sleep(SETTLE_TIME / 2).await;
-    assert!(!apart.is_dead(&second).await, "somebody may be there");
+    assert!(!apart.is_dead(&second).await, "it may still have a session");
     sleep(2 * SETTLE_TIME).await;
     assert!(apart.is_dead(&second).await);
     assert!(!old.is_over() && apart.lease.trouble().is_none());
@@ -200,7 +204,7 @@ async fn the_second_incarnation_stays_while_the_first_is_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn there_are_three_incarnations_at_most() {
+async fn a_connector_has_at_most_three_incarnations() {
     let apart = Apart::new().await;
     let mut stays = vec![apart.enter("0").await];
     for number in 1..3 {
@@ -215,7 +219,7 @@ async fn there_are_three_incarnations_at_most() {
     }
     apart.slots.take(stays[2].incarnation().as_str());
     let fourth = timeout(3 * LENGTH, apart.lease.enter(vec![place("3")])).await;
-    assert!(fourth.is_err(), "nobody comes in any more");
+    assert!(fourth.is_err(), "no session may enter any more");
     assert_eq!(apart.store.leases().directory().await.unwrap().len(), 3);
     assert!(
         apart
@@ -230,7 +234,7 @@ async fn there_are_three_incarnations_at_most() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_death_of_one_incarnation_closes_its_own_sessions_alone() {
+async fn the_death_of_one_incarnation_closes_only_its_own_sessions() {
     let apart = Apart::new().await;
     let old = apart.login("old").await;
     let first = old.registration.guard().incarnation().clone();
@@ -258,7 +262,7 @@ async fn the_death_of_one_incarnation_closes_its_own_sessions_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_registers_in_the_name_of_the_dead_is_not_overlooked() {
+async fn no_place_is_entered_with_an_incarnation_that_was_declared_dead() {
     let apart = Apart::new().await;
     let guard = apart.enter("room").await;
     apart
@@ -268,14 +272,13 @@ async fn who_registers_in_the_name_of_the_dead_is_not_overlooked() {
         .await
         .unwrap();
     sleep(LENGTH / RENEWALS + Duration::from_millis(200)).await;
-    assert!(guard.is_over(), "and whoever began with it is told");
+    assert!(guard.is_over(), "sessions with this incarnation are told");
     let beside = apart.lease.enter_beside(&guard, vec![place("other")]);
     assert!(timeout(SOON, beside).await.unwrap().is_none());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_second_incarnation_does_not_wait_for_a_directory_that_is_away_and_is_noted_when_it_is_back()
- {
+async fn a_second_incarnation_does_not_wait_for_a_directory_that_is_away() {
     let apart = Apart::new().await;
     let old = apart.enter("old").await;
     apart.slots.take(old.incarnation().as_str());
@@ -289,7 +292,7 @@ async fn a_second_incarnation_does_not_wait_for_a_directory_that_is_away_and_is_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_first_incarnation_is_noted_before_its_lease_is_taken() {
+async fn a_first_incarnation_is_in_the_directory_before_its_lease_is_taken() {
     let apart = Apart::without(&[DIRECTORY]);
     assert!(apart.first().await.is_none());
     sleep(LENGTH).await;
@@ -301,7 +304,7 @@ async fn a_first_incarnation_is_noted_before_its_lease_is_taken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_of_the_store_begins_no_second_incarnation() {
+async fn a_pause_of_the_whole_store_begins_no_second_incarnation() {
     let apart = Apart::new().await;
     let old = apart.enter("old").await;
     for _ in 0..20 {
@@ -320,7 +323,7 @@ async fn a_pause_of_the_store_begins_no_second_incarnation() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_is_held_while_any_is_renewed() {
+async fn the_connector_holds_a_lease_while_any_of_its_leases_is_renewed() {
     let apart = Apart::new().await;
     let held = apart.lease.held();
     sleep(AT_ONCE).await;
@@ -351,7 +354,7 @@ async fn the_end_of_the_connector_ends_all_its_leases() {
         apart.slots.take(old.incarnation().as_str());
         let new = apart.enter("new").await;
         apart.slots.restore(old.incarnation().as_str());
-        // What still waits in the server's socket is carried out first.
+        // Calls that wait in the server's socket are carried out first.
         sleep(SOON).await;
         drop(apart._keeping);
         apart.lease.end(grace).await;
@@ -368,9 +371,9 @@ async fn the_end_of_the_connector_ends_all_its_leases() {
     }
 }
 
-/// A shard that is away delays no look at another one.
+/// A shard that is away delays no look at places on other shards.
 #[tokio::test(start_paused = true)]
-async fn the_patrol_puts_right_what_is_on_other_shards_than_the_one_that_is_away() {
+async fn the_reconciler_repairs_places_on_other_shards_than_the_one_that_is_away() {
     const MANY: usize = 2 * LOOKS;
     let apart = Apart::new().await;
     let guest = apart.login("here").await;
@@ -391,6 +394,10 @@ async fn the_patrol_puts_right_what_is_on_other_shards_than_the_one_that_is_away
         .entries(guest.registration.guard().incarnation(), &[user])
         .await;
     let entries = &look.unwrap()[0].entries;
-    assert_eq!(entries.len(), 1, "its turn comes, whatever waits elsewhere");
+    assert_eq!(
+        entries.len(),
+        1,
+        "the place is checked, whatever waits on the other shard"
+    );
     assert_eq!(entries[0].state, EntryState::Live);
 }

@@ -1,4 +1,4 @@
-//! A connection: order, bounds, and its end.
+//! A connection: its order, its bounds and its end.
 
 use super::*;
 use crate::testing::client::{self, Client, Told, connect};
@@ -35,9 +35,9 @@ async fn stuck(limits: &Arc<QueueLimits>) -> (Arc<Connection>, Client, u64) {
     (connection, client, last)
 }
 
-async fn until(mut holds: impl FnMut() -> bool) {
+async fn until(mut condition: impl FnMut() -> bool) {
     soon(async {
-        while !holds() {
+        while !condition() {
             tokio::task::yield_now().await;
         }
     })
@@ -53,7 +53,7 @@ fn positions(last: u64) -> Vec<(String, u64)> {
 }
 
 #[tokio::test]
-async fn frames_leave_in_order_also_when_the_socket_takes_no_more_for_a_while() {
+async fn frames_leave_in_order_even_if_the_socket_takes_none_for_a_while() {
     let limits = roomy();
     let (connection, mut client, last) = stuck(&limits).await;
     send(&connection, last + 1..=last + 500);
@@ -71,9 +71,9 @@ async fn frames_leave_in_order_also_when_the_socket_takes_no_more_for_a_while() 
     assert_eq!(client.position().await.1, last + 601);
 }
 
-/// The mailbox is full. What is in it comes before what waits behind it.
+/// The mailbox is full. Its content comes before what is queued after it.
 #[tokio::test]
-async fn whoever_goes_over_to_a_socket_is_given_what_waited_for_polls_in_order() {
+async fn a_client_that_switches_to_a_socket_gets_what_waited_for_polls_in_order() {
     let limits = roomy();
     let mailbox = Arc::new(Mailbox::new(&limits, None));
     let connection = Connection::new(mailbox, WireFormat::JSON, Arc::clone(&limits));
@@ -89,7 +89,7 @@ async fn whoever_goes_over_to_a_socket_is_given_what_waited_for_polls_in_order()
 }
 
 #[tokio::test]
-async fn nothing_overtakes_what_waits_when_the_socket_takes_some_again() {
+async fn no_frame_overtakes_queued_ones_when_the_socket_takes_bytes_again() {
     let limits = roomy();
     let (connection, mut client, last) = stuck(&limits).await;
     send(&connection, last + 1..=last + 500);
@@ -100,7 +100,7 @@ async fn nothing_overtakes_what_waits_when_the_socket_takes_some_again() {
 }
 
 #[tokio::test]
-async fn all_who_lag_share_one_copy_of_a_batch_and_who_does_not_needs_none() {
+async fn lagging_connections_share_one_copy_of_a_batch_and_others_need_none() {
     let limits = roomy();
     let (one, _one, _) = stuck(&limits).await;
     let (two, _two, _) = stuck(&limits).await;
@@ -119,22 +119,25 @@ async fn all_who_lag_share_one_copy_of_a_batch_and_who_does_not_needs_none() {
 }
 
 #[tokio::test]
-async fn who_exceeds_the_bound_gets_the_frame_under_way_then_the_reason_and_no_more() {
+async fn a_connection_beyond_its_bound_gets_the_begun_frame_and_then_the_reason() {
     let limits = QueueLimits::new(256 << 10, 512 << 20);
     let (connection, mut client, last) = stuck(&limits).await;
     send(&connection, last + 1..=last + 20);
-    assert_eq!(connection.closing(), None, "within the bound");
+    assert_eq!(connection.closing(), None, "the queue is within its bound");
     send(&connection, last + 21..=last + 100);
     assert_eq!(connection.closing(), Some(Disconnect::Slow));
     assert_eq!(soon(connection.closed()).await, Disconnect::Slow);
-    assert!(limits.queued() < 16 << 10, "the rest is gone at once");
+    assert!(
+        limits.queued() < 16 << 10,
+        "the rest of the queue is dropped at once"
+    );
     assert_eq!(client.rest().await, (positions(last), Some(4001)));
     until(|| limits.queued() == 0).await;
     until(|| Arc::strong_count(&connection) == 1).await;
 }
 
 #[tokio::test]
-async fn beyond_the_processs_bound_who_lags_is_cut_off_and_nobody_else() {
+async fn beyond_the_bound_of_the_process_only_lagging_clients_are_cut_off() {
     let limits = QueueLimits::new(64 << 20, 400 << 10);
     let (first, mut first_client, first_last) = stuck(&limits).await;
     let (second, _second_client, second_last) = stuck(&limits).await;
@@ -142,11 +145,11 @@ async fn beyond_the_processs_bound_who_lags_is_cut_off_and_nobody_else() {
     let (idle, mut idle_client) = connect(WireFormat::JSON, &limits).await;
     send(&first, first_last + 1..=first_last + 30);
     assert_eq!(first.closing(), None);
-    // Together with what waits for the first, this is too much.
+    // Together with the queue of the first connection, this is too much.
     send(&second, second_last + 1..=second_last + 30);
     assert_eq!(second.closing(), Some(Disconnect::Slow));
     assert_eq!(first.closing(), None);
-    // Its only frame has been begun, so it is kept.
+    // Its only frame has been partly written, so it is kept.
     large.send(&vec![0; 32 << 20], &mut None);
     assert_eq!(large.closing(), Some(Disconnect::Slow));
     assert!(limits.queued() > limits.process);
@@ -160,7 +163,7 @@ async fn beyond_the_processs_bound_who_lags_is_cut_off_and_nobody_else() {
 }
 
 #[tokio::test]
-async fn an_abort_ends_what_waits_for_a_client_that_never_reads() {
+async fn an_abort_ends_the_task_that_writes_to_a_client_that_never_reads() {
     let limits = roomy();
     let (connection, _client, last) = stuck(&limits).await;
     send(&connection, last + 1..=last + 2_000);
@@ -170,7 +173,11 @@ async fn an_abort_ends_what_waits_for_a_client_that_never_reads() {
         before = limits.queued();
         crate::testing::let_run().await;
     }
-    assert_eq!(Arc::strong_count(&connection), 2, "a task waits");
+    assert_eq!(
+        Arc::strong_count(&connection),
+        2,
+        "a task waits for the socket"
+    );
     connection.abort();
     assert_eq!(connection.closing(), Some(Disconnect::CLOSED));
     until(|| Arc::strong_count(&connection) == 1).await;
@@ -180,7 +187,7 @@ async fn an_abort_ends_what_waits_for_a_client_that_never_reads() {
 }
 
 #[tokio::test]
-async fn a_close_comes_after_everything_that_was_sent_before_it_and_nothing_after() {
+async fn a_close_comes_after_everything_that_was_sent_before_and_nothing_follows() {
     let limits = roomy();
     let (connection, mut client, last) = stuck(&limits).await;
     send(&connection, last + 1..=last + 50);
@@ -195,7 +202,7 @@ async fn a_close_comes_after_everything_that_was_sent_before_it_and_nothing_afte
 }
 
 #[tokio::test]
-async fn a_close_with_nothing_queued_is_told_at_once() {
+async fn a_close_with_an_empty_queue_is_written_at_once() {
     let (connection, mut client) = connect(WireFormat::JSON, &roomy()).await;
     connection.reply(7, br#"{"code":0}"#);
     let (reason, ()) = tokio::join!(soon(connection.closed()), async {
@@ -214,7 +221,7 @@ async fn a_close_with_nothing_queued_is_told_at_once() {
 }
 
 #[tokio::test]
-async fn a_client_that_went_away_is_noticed_by_whoever_writes_and_costs_nothing_more() {
+async fn a_client_that_went_away_is_noticed_by_the_next_write() {
     let limits = roomy();
     let (connection, client, last) = stuck(&limits).await;
     drop(client);
@@ -230,9 +237,9 @@ async fn a_client_that_went_away_is_noticed_by_whoever_writes_and_costs_nothing_
     assert_eq!(limits.queued(), 0);
 }
 
-/// What was carried out is answered, even if the connection closes meanwhile. Nothing is pushed any more.
+/// Requests that were carried out are answered even if the connection closes meanwhile. Pushes are not sent any more.
 #[tokio::test]
-async fn answers_come_before_the_farewell_and_pushes_do_not() {
+async fn answers_still_come_before_the_close_and_pushes_do_not() {
     let (connection, mut client) = connect(WireFormat::JSON, &roomy()).await;
     connection.close(Disconnect::Shutdown);
     send(&connection, [1]);
@@ -250,7 +257,7 @@ async fn answers_come_before_the_farewell_and_pushes_do_not() {
 }
 
 #[tokio::test]
-async fn who_ended_its_side_is_given_its_answers_and_no_farewell() {
+async fn a_client_that_ended_its_side_gets_its_answers_and_no_close() {
     let (connection, mut client) = connect(WireFormat::JSON, &roomy()).await;
     connection.close_plainly();
     connection.reply(7, br#"{"code":0}"#);
@@ -262,7 +269,7 @@ async fn who_ended_its_side_is_given_its_answers_and_no_farewell() {
 
 /// Answers are bounded like everything else.
 #[tokio::test]
-async fn who_does_not_read_its_answers_is_cut_off_while_it_is_closing() {
+async fn a_closing_client_that_does_not_read_its_answers_is_cut_off() {
     let limits = QueueLimits::new(256 << 10, 512 << 20);
     let (connection, _client, _) = stuck(&limits).await;
     connection.close(Disconnect::Shutdown);
@@ -270,12 +277,15 @@ async fn who_does_not_read_its_answers_is_cut_off_while_it_is_closing() {
     for id in 0..20 {
         connection.reply(id, &body);
     }
-    assert!(limits.queued() < 16 << 10, "the rest is gone at once");
+    assert!(
+        limits.queued() < 16 << 10,
+        "the rest of the queue is dropped at once"
+    );
     assert_eq!(connection.closing(), Some(Disconnect::Shutdown));
 }
 
 #[tokio::test]
-async fn what_is_queued_can_be_waited_for() {
+async fn a_caller_can_wait_until_the_queue_is_written() {
     let (connection, mut client, last) = stuck(&roomy()).await;
     connection.conclude();
     let (_, rest) = tokio::join!(soon(connection.flushed()), client.rest());
@@ -291,7 +301,7 @@ async fn behind(limits: &Arc<QueueLimits>) -> (Arc<Connection>, Client) {
 }
 
 #[tokio::test]
-async fn all_who_wait_for_room_go_on_when_the_connection_closes() {
+async fn all_callers_that_wait_for_room_go_on_when_the_connection_closes() {
     let (connection, _client) = behind(&roomy()).await;
     let wait = || {
         let connection = Arc::clone(&connection);
@@ -307,7 +317,7 @@ async fn all_who_wait_for_room_go_on_when_the_connection_closes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_takes_nothing_for_the_stall_time_is_cut_off_and_costs_nothing_more() {
+async fn a_client_that_takes_nothing_for_the_stall_time_is_cut_off() {
     let stall = std::time::Duration::from_secs(50);
     let limits = QueueLimits::with_stall(64 << 20, 512 << 20, stall);
     let (connection, _client) = behind(&limits).await;
@@ -319,7 +329,7 @@ async fn who_takes_nothing_for_the_stall_time_is_cut_off_and_costs_nothing_more(
 }
 
 #[tokio::test]
-async fn what_waits_for_polls_counts_for_the_process() {
+async fn frames_that_wait_for_polls_count_for_the_process() {
     let limits = QueueLimits::new(64 << 20, 100_000);
     let mailbox = Arc::new(Mailbox::new(&limits, None));
     let connection = Connection::new(Arc::clone(&mailbox), WireFormat::JSON, Arc::clone(&limits));

@@ -1,7 +1,8 @@
-//! A simulation of membership: real connectors and chats over a store behind a network that delays, loses and holds
-//! back. Connectors and chats die, connectors freeze for longer than their lease, each slot's clock is set, servers of
-//! slots are away for a while, and the store forgets. When all that is over, the members are the sessions that exist.
-//! And no connector is declared dead that was not silent for the length of its lease in true time.
+//! A simulation of membership: real connectors and chats use a store over a network that delays, loses and holds back
+//! calls. Connectors and chats die, connectors freeze for longer than their lease, the clock of each slot is set,
+//! servers of slots are away for a while, and the store loses data. When all this is over, the members must be exactly
+//! the sessions that exist. And a connector may be declared dead only if it was silent for the length of its lease in
+//! true time.
 //!
 //! The seed decides everything: the same seed gives the same run.
 
@@ -30,7 +31,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
-use truth::{Truth, Wrong};
+use truth::{BrokenRule, Truth};
 use visitor::{Counts, Presence, visitor};
 use wire::Disconnect;
 
@@ -38,11 +39,11 @@ const CONNECTORS: [&str; 2] = ["connector-1", "connector-2"];
 const CHANNELS: [&str; 2] = ["lobby", "room"];
 /// There are two visitors of each user.
 const USERS: [&str; 3] = ["ann", "bob", "cid"];
-/// How long things go wrong, in simulated time.
-const TROUBLE: Duration = Duration::from_secs(45);
+/// How long faults happen, in simulated time.
+const FAULT_TIME: Duration = Duration::from_secs(45);
 /// How long it may take until everything is right again: a lease, a settle time, and the time until somebody lists a
 /// channel.
-const PEACE: Duration = Duration::from_secs(90);
+const REST_TIME: Duration = Duration::from_secs(90);
 /// How often somebody lists the channels.
 const LISTING: Duration = Duration::from_secs(15);
 /// The longest time for which a slot's server is away, in milliseconds.
@@ -52,11 +53,11 @@ const CLOCKS: [i64; 5] = [0, -15_000, 15_000, -300_000, 300_000];
 
 /// The faults of a run.
 #[derive(Clone, Copy)]
-struct Climate {
+struct Faults {
     policy: LoginPolicy,
     /// Connectors freeze for longer than their lease.
     freezes: bool,
-    /// The store forgets.
+    /// The store loses data.
     forgets: bool,
     /// The clocks of the store's servers are set.
     steps: bool,
@@ -81,7 +82,7 @@ struct Outcome {
     declared_dead: u64,
     reaped: u64,
     repaired: u64,
-    vouched: u64,
+    restored: u64,
     steps: u64,
     away: u64,
     /// Clients that were told to reconnect because their incarnation's slot was away.
@@ -92,15 +93,15 @@ struct Outcome {
 
 struct World {
     store: Arc<MemoryStore>,
-    climate: Climate,
+    faults: Faults,
     connectors: [Mutex<Option<Arc<ConnectorProcess>>>; 2],
     chats: [Mutex<Arc<ChatProcess>>; 2],
     /// Sessions and memberships, as the clients believe.
     presence: Arc<Presence>,
     truth: Arc<Truth>,
     slots: Arc<Slots>,
-    /// The trouble is over. Whoever comes now stays.
-    peace: AtomicBool,
+    /// True when the faults are over. Clients that connect now stay.
+    at_rest: AtomicBool,
     visits: AtomicU64,
     closed: AtomicU64,
     kicked: AtomicU64,
@@ -111,27 +112,27 @@ struct World {
 }
 
 impl World {
-    fn new(climate: Climate, wrong: Option<Wrong>) -> Arc<Self> {
+    fn new(faults: Faults, broken: Option<BrokenRule>) -> Arc<Self> {
         let store = MemoryStore::new(StoreOptions {
             lease: LEASE,
             log_entries: 100_000,
             ..StoreOptions::default()
         });
-        let truth = Arc::new(Truth::without(wrong));
+        let truth = Arc::new(Truth::breaking(broken));
         let slots = Arc::<Slots>::default();
         let chat = || {
-            let process = ChatProcess::start(&store, climate.lossy, &slots, &truth);
+            let process = ChatProcess::start(&store, faults.lossy, &slots, &truth);
             Mutex::new(Arc::new(process))
         };
         let world = Arc::new(Self {
             chats: [chat(), chat()],
             store,
-            climate,
+            faults,
             connectors: [Mutex::new(None), Mutex::new(None)],
             presence: Arc::default(),
             truth,
             slots,
-            peace: AtomicBool::new(false),
+            at_rest: AtomicBool::new(false),
             visits: AtomicU64::new(0),
             closed: AtomicU64::new(0),
             kicked: AtomicU64::new(0),
@@ -154,7 +155,7 @@ impl World {
         };
         let name = CONNECTORS[number];
         let (store, slots, truth) = (&self.store, &self.slots, &self.truth);
-        let process = ConnectorProcess::start(name, store, &self.climate, slots, truth, any_chat);
+        let process = ConnectorProcess::start(name, store, &self.faults, slots, truth, any_chat);
         *self.connectors[number].lock() = Some(process);
     }
 
@@ -172,12 +173,12 @@ impl World {
 
     /// True if a client may be closed for this reason. Counts it.
     fn may_close(&self, reason: Disconnect) -> bool {
-        let Climate {
+        let Faults {
             policy,
             freezes,
             forgets,
             ..
-        } = self.climate;
+        } = self.faults;
         match reason {
             Disconnect::Dead => {
                 self.closed.fetch_add(1, Ordering::Relaxed);
@@ -196,24 +197,24 @@ impl World {
             // Another client of the user has closed it, while its own former login came late to a server that was away.
             Disconnect::Replaced => {
                 self.kicked.fetch_add(1, Ordering::Relaxed);
-                self.climate.away && policy == LoginPolicy::KickOld
+                self.faults.away && policy == LoginPolicy::KickOld
             }
             Disconnect::Moved => {
                 self.moved.fetch_add(1, Ordering::Relaxed);
-                self.climate.away
+                self.faults.away
             }
             _ => false,
         }
     }
 
-    fn in_peace(&self) -> bool {
-        self.peace.load(Ordering::Relaxed)
+    fn is_at_rest(&self) -> bool {
+        self.at_rest.load(Ordering::Relaxed)
     }
 }
 
-/// Lets one thing after another go wrong. Returns how often a connector died, and how often the store forgot.
-async fn trouble(world: &Arc<World>) -> (u64, u64) {
-    let until = Instant::now() + TROUBLE;
+/// Causes one fault after another. Returns how often a connector died, and how often the store lost data.
+async fn cause_faults(world: &Arc<World>) -> (u64, u64) {
+    let until = Instant::now() + FAULT_TIME;
     let (mut crashes, mut losses) = (0, 0);
     let mut older = Snapshot::default();
     while Instant::now() < until {
@@ -241,7 +242,7 @@ async fn trouble(world: &Arc<World>) -> (u64, u64) {
                 chat.link.repair();
             }
             5 => {
-                let (store, lossy) = (&world.store, world.climate.lossy);
+                let (store, lossy) = (&world.store, world.faults.lossy);
                 let fresh = ChatProcess::start(store, lossy, &world.slots, &world.truth);
                 *world.chats[number].lock() = Arc::new(fresh);
             }
@@ -251,7 +252,7 @@ async fn trouble(world: &Arc<World>) -> (u64, u64) {
                 pause(4_000).await;
                 world.start_connector(number);
             }
-            9..11 if world.climate.freezes => {
+            9..11 if world.faults.freezes => {
                 let Some(connector) = world.connector(number) else {
                     continue;
                 };
@@ -264,7 +265,7 @@ async fn trouble(world: &Arc<World>) -> (u64, u64) {
             }
             11..14 => older = world.store.snapshot(),
             _ => {
-                if world.climate.forgets {
+                if world.faults.forgets {
                     losses += 1;
                     forget(&world.store, &older);
                 } else {
@@ -312,8 +313,8 @@ async fn count_together(world: Arc<World>, together: Arc<AtomicU64>) {
     }
 }
 
-/// Sets clocks, one after the other, for ever: that of a channel, a user or an incarnation, each as if on a server of
-/// its own.
+/// Sets one clock after another, until it is dropped: the clock of a channel, a user or an incarnation, each as if it
+/// had a server of its own.
 async fn set_clocks(world: Arc<World>, steps: Arc<AtomicU64>) {
     let mut shown: BTreeMap<String, i64> = BTreeMap::new();
     loop {
@@ -323,11 +324,11 @@ async fn set_clocks(world: Arc<World>, steps: Arc<AtomicU64>) {
         slots.extend(CHANNELS.map(str::to_owned));
         // A user's login rank grows with the clock, or with the last rank. If both go back, a newer login may get a
         // lower rank.
-        if !world.climate.forgets {
+        if !world.faults.forgets {
             slots.extend(USERS.map(str::to_owned));
         }
         let slot = fastrand::choice(slots).unwrap();
-        // The right time, or a time that is wrong by so many milliseconds.
+        // The right time, or a time that is wrong by this many milliseconds.
         let to = CLOCKS[fastrand::usize(..CLOCKS.len())];
         let by = to - shown.insert(slot.clone(), to).unwrap_or_default();
         world.store.set_clock(Some(&slot), by);
@@ -346,7 +347,7 @@ fn forget(store: &MemoryStore, older: &Snapshot) {
 
 /// Lists the members now and then, as a back end would.
 async fn list(world: &World) {
-    for _ in 0..PEACE.as_secs() / LISTING.as_secs() {
+    for _ in 0..REST_TIME.as_secs() / LISTING.as_secs() {
         sleep(LISTING).await;
         for channel in CHANNELS {
             world.chat(fastrand::usize(..2)).list(channel).await;
@@ -361,7 +362,7 @@ async fn examine(world: &World, trace: &mut impl Hasher) {
         members: present,
     } = world.presence.now();
     let visitors: u32 = logins.values().sum();
-    let of_each = match world.climate.policy {
+    let of_each = match world.faults.policy {
         LoginPolicy::Allow => 2,
         LoginPolicy::Reject | LoginPolicy::KickOld => 1,
     };
@@ -378,7 +379,7 @@ async fn examine(world: &World, trace: &mut impl Hasher) {
         let entries: Vec<_> = looks.into_iter().flat_map(|it| it.entries).collect();
         let known = leases.directory().await.unwrap();
         world.fail(format!(
-            "{visitors} are at rest: {logins:?}, registered {entries:?}, known {known:?}"
+            "{visitors} visitors are logged in at the end: {logins:?}, registered {entries:?}, known {known:?}"
         ));
     }
     if of_each == 1 {
@@ -405,12 +406,14 @@ async fn examine(world: &World, trace: &mut impl Hasher) {
         let listed: BTreeMap<_, _> = members.iter().map(|(it, n)| (it.as_str(), *n)).collect();
         if listed != here {
             world.fail(format!(
-                "{channel} lists {listed:?}, and {here:?} are there"
+                "{channel} lists {listed:?}, but {here:?} are members"
             ));
         }
         let announced = announced(world, &name, trace).await;
         if !announced.iter().eq(here.keys()) {
-            world.fail(format!("{channel} was told of {announced:?}, not {here:?}"));
+            world.fail(format!(
+                "{announced:?} are announced in {channel}, not {here:?}"
+            ));
         }
         for incarnation in leases.incarnations_in(&name).await.unwrap() {
             let who = std::slice::from_ref(&incarnation);
@@ -455,15 +458,15 @@ async fn announced(
     there
 }
 
-async fn run(climate: Climate, wrong: Option<Wrong>) -> Result<Outcome, String> {
-    let world = World::new(climate, wrong);
+async fn run(faults: Faults, broken: Option<BrokenRule>) -> Result<Outcome, String> {
+    let world = World::new(faults, broken);
     let steps = Arc::<AtomicU64>::default();
-    let setting = climate.steps.then(|| {
+    let setting = faults.steps.then(|| {
         let setting = set_clocks(Arc::clone(&world), Arc::clone(&steps));
         AbortOnDropHandle::new(tokio::spawn(setting))
     });
     let (taken, together) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
-    let taking = climate.away.then(|| {
+    let taking = faults.away.then(|| {
         let taking = take_slots(Arc::clone(&world), Arc::clone(&taken));
         let counting = count_together(Arc::clone(&world), Arc::clone(&together));
         [tokio::spawn(taking), tokio::spawn(counting)].map(AbortOnDropHandle::new)
@@ -472,7 +475,7 @@ async fn run(climate: Climate, wrong: Option<Wrong>) -> Result<Outcome, String> 
     let visitors: Vec<_> = visitors
         .map(|user| AbortOnDropHandle::new(tokio::spawn(visitor(Arc::clone(&world), user))))
         .collect();
-    let (crashes, losses) = trouble(&world).await;
+    let (crashes, losses) = cause_faults(&world).await;
     drop(taking);
     world.slots.restore_all();
     for number in 0..2 {
@@ -481,14 +484,14 @@ async fn run(climate: Climate, wrong: Option<Wrong>) -> Result<Outcome, String> 
             connector.link.calm();
         }
     }
-    world.peace.store(true, Ordering::Relaxed);
+    world.at_rest.store(true, Ordering::Relaxed);
     list(&world).await;
     let mut trace = DefaultHasher::new();
     examine(&world, &mut trace).await;
     drop((visitors, setting));
     // If the store has lost a renewal, death may be declared too early.
-    if !climate.forgets {
-        world.failures.lock().extend(world.truth.hasty());
+    if !faults.forgets {
+        world.failures.lock().extend(world.truth.early_deaths());
     }
     let failures = world.failures.lock();
     if !failures.is_empty() {
@@ -512,11 +515,11 @@ async fn run(climate: Climate, wrong: Option<Wrong>) -> Result<Outcome, String> 
 
 /// Runs one seed.
 fn simulate(seed: u64) -> Result<Outcome, String> {
-    simulate_without(seed, None)
+    simulate_breaking(seed, None)
 }
 
-/// Runs one seed without a rule.
-fn simulate_without(seed: u64, wrong: Option<Wrong>) -> Result<Outcome, String> {
+/// Runs one seed with a rule broken.
+fn simulate_breaking(seed: u64, broken: Option<BrokenRule>) -> Result<Outcome, String> {
     fastrand::seed(seed);
     let counters = Counters::default();
     let _recording = metrics::set_default_local_recorder(&counters);
@@ -526,7 +529,7 @@ fn simulate_without(seed: u64, wrong: Option<Wrong>) -> Result<Outcome, String> 
         LoginPolicy::Reject,
         LoginPolicy::KickOld,
     ];
-    let climate = Climate {
+    let faults = Faults {
         policy: policies[(seed / 4 % 3) as usize],
         freezes: seed % 2 == 1,
         forgets,
@@ -539,13 +542,13 @@ fn simulate_without(seed: u64, wrong: Option<Wrong>) -> Result<Outcome, String> 
         .enable_time()
         .start_paused(true)
         .build();
-    let mut outcome = runtime.unwrap().block_on(run(climate, wrong))?;
+    let mut outcome = runtime.unwrap().block_on(run(faults, broken))?;
     outcome.declared_dead = counters.get("connector_declared_dead_total");
     outcome.reaped = counters.get("chat_members_reaped_total");
     outcome.repaired = counters.get("connector_repairs_total");
-    outcome.vouched = counters.get("chat_leases_restored_total");
-    if outcome.declared_dead > 0 && !climate.freezes && !climate.forgets {
-        return Err("declared dead, though it lived and nothing was lost".into());
+    outcome.restored = counters.get("chat_leases_restored_total");
+    if outcome.declared_dead > 0 && !faults.freezes && !faults.forgets {
+        return Err("a connector was declared dead although it lived and no data was lost".into());
     }
     Ok(outcome)
 }
@@ -561,7 +564,7 @@ impl Outcome {
         self.declared_dead += other.declared_dead;
         self.reaped += other.reaped;
         self.repaired += other.repaired;
-        self.vouched += other.vouched;
+        self.restored += other.restored;
         self.steps += other.steps;
         self.away += other.away;
         self.moved += other.moved;
@@ -570,7 +573,7 @@ impl Outcome {
 }
 
 #[test]
-fn in_a_thousand_histories_members_are_those_who_are_there() {
+fn in_a_thousand_histories_the_members_are_the_sessions_that_exist() {
     let started = std::time::Instant::now();
     let sum = Mutex::new(Outcome::default());
     let failures = Mutex::new(BTreeMap::new());
@@ -581,49 +584,55 @@ fn in_a_thousand_histories_members_are_those_who_are_there() {
     let (sum, failures) = (sum.into_inner(), failures.into_inner());
     assert!(failures.is_empty(), "{failures:#?}");
     println!("1,000 seeds in {:?}: {sum:?}", started.elapsed());
-    assert!(sum.reaped > 0, "nobody was reaped");
+    assert!(sum.reaped > 0, "no member was reaped");
     assert!(sum.repaired > 0, "nothing was repaired");
     assert!(
         sum.declared_dead > 0,
         "no living connector was declared dead"
     );
-    assert!(sum.closed > 0, "no client of one was closed");
-    assert!(sum.kicked > 0, "nobody gave way");
-    assert!(sum.replaced > 0, "nobody came back to its own place");
-    assert!(sum.vouched > 0, "nobody was vouched for");
+    assert!(sum.closed > 0, "no client of such a connector was closed");
+    assert!(sum.kicked > 0, "no client was kicked");
+    assert!(sum.replaced > 0, "no client took over its own place");
+    assert!(sum.restored > 0, "no lease was restored");
     assert!(sum.steps > 0, "no clock was set");
     assert!(sum.away > 0, "no slot was away");
-    assert!(sum.moved > 0, "nobody was told to come again");
-    assert_eq!(sum.together, 3, "incarnations that a connector had at once");
+    assert!(sum.moved > 0, "no client was told to reconnect");
+    assert_eq!(
+        sum.together, 3,
+        "the most incarnations of a connector at the same time"
+    );
 }
 
 #[test]
-fn without_any_rule_of_the_judgement_somebody_is_declared_dead_who_lives() {
-    for wrong in [Wrong::ByTheClock, Wrong::WithoutTheBeat] {
+fn if_a_rule_for_declaring_death_is_broken_a_living_connector_is_declared_dead() {
+    for broken in [
+        BrokenRule::LeaseEndsByServerClock,
+        BrokenRule::DeathIgnoresBeat,
+    ] {
         let failures = Mutex::new(Vec::new());
-        // The seeds under which the store forgets nothing.
+        // Only seeds under which the store loses no data.
         in_parallel(0..150, |seed| {
             if seed % 4 < 2
-                && let Err(failure) = simulate_without(seed, Some(wrong))
+                && let Err(failure) = simulate_breaking(seed, Some(broken))
             {
                 failures.lock().push(failure);
             }
         });
         let failures = failures.into_inner();
         println!(
-            "{wrong:?}: {} histories fail: {:?}",
+            "{broken:?}: {} histories fail: {:?}",
             failures.len(),
             failures.first()
         );
-        assert!(!failures.is_empty(), "{wrong:?}");
+        assert!(!failures.is_empty(), "{broken:?}");
     }
 }
 
 #[test]
-fn a_place_in_another_index_than_its_sessions_own_is_found() {
+fn a_place_in_the_index_of_another_incarnation_is_noticed() {
     let failures = Mutex::new(Vec::new());
     in_parallel(0..100, |seed| {
-        if let Err(failure) = simulate_without(seed, Some(Wrong::InAnotherIndex)) {
+        if let Err(failure) = simulate_breaking(seed, Some(BrokenRule::EntryInOtherIndex)) {
             failures.lock().push(failure);
         }
     });
@@ -632,10 +641,9 @@ fn a_place_in_another_index_than_its_sessions_own_is_found() {
     assert!(!failures.is_empty());
 }
 
-/// `RUST_LOG=connector=debug SEED=562 cargo test … -- --ignored one_history` shows what happens under a seed that
-/// fails.
+/// `RUST_LOG=connector=debug SEED=562 cargo test … -- --ignored one_history` shows what happens with a seed that fails.
 #[test]
-#[ignore = "to look into one seed"]
+#[ignore = "it is for the analysis of one seed"]
 fn one_history() {
     let seed = std::env::var("SEED").map_or(0, |seed| seed.parse().unwrap());
     runtime::telemetry::init(runtime::LogFormat::Text);

@@ -26,10 +26,11 @@ use tower::util::BoxCloneSyncService;
 
 /// The longest time for one way, in milliseconds.
 const LATENCY: u64 = 20;
-/// The longest delay of a declaration of death, in milliseconds, and how many in a hundred are delayed.
+/// The longest delay of a declaration of death, in milliseconds.
 const LATE_DECLARATION: u64 = 3_000;
+/// How many declarations of death in a hundred are delayed.
 const LATE_DECLARATIONS: u32 = 25;
-/// How long an answer of the store is waited for, as with Redis.
+/// How long a process waits for an answer of the store. It is the same as with Redis.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 
 /// The slots of the store whose server is away. Each name is a slot of its own: a channel, a user, an incarnation, and
@@ -63,7 +64,8 @@ impl Slots {
         self.away.lock().contains(slot)
     }
 
-    /// What is asked of a server that is away is lost, or waits in its socket until the server is back.
+    /// Waits until a call reaches the server of a slot. If the server is away, the call is lost (`None`), or waits in
+    /// the socket until the server is back.
     async fn reach(&self, slot: &str) -> Option<()> {
         let mut is_new = true;
         loop {
@@ -85,10 +87,10 @@ impl Slots {
 /// The way from one process to all others.
 #[derive(Default)]
 pub(crate) struct Link {
-    /// Nothing arrives until this is over.
+    /// Calls wait until the link is repaired.
     held: AtomicBool,
     released: Notify,
-    /// Nothing arrives, and everything is lost.
+    /// All calls are lost.
     cut: AtomicBool,
     /// How many calls in a thousand are lost.
     lossy: AtomicU32,
@@ -97,7 +99,7 @@ pub(crate) struct Link {
     slots: Arc<Slots>,
 }
 
-/// A random pause of at most so many milliseconds.
+/// A random pause of at most this many milliseconds.
 pub(super) async fn pause(milliseconds: u64) {
     sleep(Duration::from_millis(fastrand::u64(1..=milliseconds))).await;
 }
@@ -142,7 +144,7 @@ impl Link {
         self.repair();
     }
 
-    /// Takes one way. `None`: what was sent is lost.
+    /// Carries something in one direction. `None` if it is lost.
     async fn travel(&self) -> Option<()> {
         pause(LATENCY).await;
         let is_lost = fastrand::u32(..1_000) < self.lossy.load(Ordering::Relaxed);
@@ -156,7 +158,7 @@ impl Link {
         Some(())
     }
 
-    /// Lets something be done at the other end. `None`: no answer came, whatever was done.
+    /// Makes a call at the other end. `None` if no answer comes; the call may have been carried out all the same.
     async fn ask<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl Future<Output = T> + Send + 'static,
@@ -172,7 +174,7 @@ impl Link {
         answered.await.ok()
     }
 
-    /// Lets something be done by the servers that have these slots.
+    /// Makes a call on the servers that have these slots.
     async fn ask_store<T: Send + 'static>(
         self: &Arc<Self>,
         of: Vec<String>,
@@ -191,7 +193,7 @@ impl Link {
         answer.ok().flatten().unwrap_or_else(|| Err(lost()))
     }
 
-    /// The way of a connector to any chat.
+    /// A connector's way to any chat.
     pub(crate) fn to_chat(
         self: &Arc<Self>,
         choose: impl Fn() -> chat::Service + Send + Sync + 'static,
@@ -477,8 +479,8 @@ fn nobody_asks() -> StoreError {
     StoreError::Unavailable("no back end is simulated".into())
 }
 
-/// One connection to the store. Calls are made one after the other, also behind one that was refused, and also when
-/// nobody waits for the answers any more.
+/// One connection to the store. It makes calls one after the other, also after one was refused, and also if nobody
+/// waits for the answers any more.
 struct FarPublisher {
     link: Arc<Link>,
     publisher: Arc<dyn Publisher>,
@@ -526,7 +528,7 @@ impl Publisher for FarPublisher {
     }
 }
 
-/// The calls of a batch, as for Redis: each holds messages of one channel, in order.
+/// The calls of a batch, as for Redis: each has messages of one channel, in order.
 fn calls(batch: &[Publish]) -> Vec<Vec<usize>> {
     let mut calls: Vec<Vec<usize>> = Vec::new();
     let mut open: BTreeMap<&str, (usize, CallSize)> = BTreeMap::new();

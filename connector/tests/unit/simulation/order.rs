@@ -1,5 +1,5 @@
-//! The messages of one client in a channel stand in the log in the order in which they were sent, whatever the store
-//! refuses for a moment. Connector and chat are real. The way to the store carries one call after the other.
+//! The log has the messages of one client in a channel in the order in which they were sent, even if the store refuses
+//! calls for a moment. Connector and chat are real. The network to the store carries one call after the other.
 //!
 //! The seed decides everything: the same seed gives the same run.
 
@@ -19,12 +19,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 const CHANNELS: [&str; 2] = ["lobby", "room"];
 const SENDERS: usize = 3;
-/// Messages of one sender. With these sizes, about ten of them fit into one call.
+/// The number of messages of one sender.
 const MESSAGES: usize = 60;
+/// The largest body. With this size, about ten messages fit into one call.
 const BYTES: usize = 20_000;
-/// Under each of these seeds a message was stored behind a later one of its sender, while chat still sent calls for a
-/// channel behind an unanswered one.
-const REMARKABLE: [u64; 5] = [13, 48, 59, 88, 90];
+/// With each of these seeds, a message was stored after a later one of its sender when chat still made calls for a
+/// channel while an earlier call was unanswered.
+const FORMER_FAILURES: [u64; 5] = [13, 48, 59, 88, 90];
 
 /// The numbers of the acknowledged messages, by sender and channel, in the order of the answers.
 type Acknowledged = Arc<Mutex<HashMap<(usize, &'static str), Vec<usize>>>>;
@@ -37,7 +38,7 @@ struct Summary {
 }
 
 /// Sends all messages as fast as the window allows, and waits until all are answered.
-async fn speak(chat: Arc<Chat>, sender: usize, acknowledged: Acknowledged) -> Summary {
+async fn send_all(chat: Arc<Chat>, sender: usize, acknowledged: Acknowledged) -> Summary {
     let window = Arc::<Window>::default();
     let summary = Arc::<Mutex<Summary>>::default();
     for number in 0..MESSAGES {
@@ -73,7 +74,7 @@ async fn speak(chat: Arc<Chat>, sender: usize, acknowledged: Acknowledged) -> Su
     std::mem::take(&mut *summary.lock())
 }
 
-/// Again and again lets the store refuse calls for one channel for a moment.
+/// Lets the store refuse calls for one channel for a moment, again and again.
 async fn refuse(link: Arc<Link>, error: StoreError) {
     loop {
         pause(300).await;
@@ -115,23 +116,29 @@ async fn run(error: StoreError) -> Result<Summary, String> {
         Link::new(0, &Arc::default()).to_chat(move || service.clone()),
     ));
     chat.available().wait_for(|up| *up).await.unwrap();
-    let trouble = AbortOnDropHandle::new(tokio::spawn(refuse(link, error)));
+    let refusing = AbortOnDropHandle::new(tokio::spawn(refuse(link, error)));
     let acknowledged = Acknowledged::default();
-    let speakers: Vec<_> = (0..SENDERS)
-        .map(|sender| tokio::spawn(speak(Arc::clone(&chat), sender, Arc::clone(&acknowledged))))
+    let tasks: Vec<_> = (0..SENDERS)
+        .map(|sender| {
+            tokio::spawn(send_all(
+                Arc::clone(&chat),
+                sender,
+                Arc::clone(&acknowledged),
+            ))
+        })
         .collect();
     let mut summary = Summary::default();
-    for speaker in speakers {
+    for task in tasks {
         let Summary {
             sent,
             refused,
             unknown,
-        } = speaker.await.unwrap();
+        } = task.await.unwrap();
         summary.sent += sent;
         summary.refused += refused;
         summary.unknown += unknown;
     }
-    drop(trouble);
+    drop(refusing);
     // A message whose caller was told that the outcome is unknown may still be under way.
     sleep(Duration::from_secs(5)).await;
     let acknowledged = acknowledged.lock().clone();
@@ -141,7 +148,7 @@ async fn run(error: StoreError) -> Result<Summary, String> {
             let mut log = logged.get(&sender).cloned().unwrap_or_default();
             let told = acknowledged.get(&(sender, channel));
             let told = told.cloned().unwrap_or_default();
-            // Such a message may stand anywhere.
+            // A message with an unknown outcome may be anywhere in the log.
             log.retain(|number| told.contains(number));
             if log != told || !told.is_sorted() {
                 return Err(format!(
@@ -192,14 +199,14 @@ fn in_a_hundred_histories_each_sender_keeps_its_order_in_each_channel() {
         "{seeds:?}: {:?}",
         failures.first_key_value()
     );
-    assert!(sum.refused > 0, "no store was ever full");
-    // Otherwise few messages would be left whose order could be checked.
+    assert!(sum.refused > 0, "the store refused nothing");
+    // Otherwise there would be too few messages whose order can be checked.
     assert!(sum.sent > 10 * sum.unknown, "{sum:?}");
 }
 
 #[test]
-fn the_order_holds_where_it_was_lost_once() {
-    for seed in REMARKABLE {
+fn the_order_is_kept_with_the_seeds_that_failed_before() {
+    for seed in FORMER_FAILURES {
         let simulated = simulate(seed);
         assert!(simulated.is_ok(), "seed {seed}: {simulated:?}");
     }

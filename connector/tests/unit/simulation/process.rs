@@ -1,6 +1,6 @@
 //! The processes of a simulation: real connectors and chats, but without sockets.
 
-use super::Climate;
+use super::Faults;
 use super::guest::Guest;
 use super::network::{FarHints, FarLeases, FarStore, FarUsers, Link, Slots};
 use super::truth::Truth;
@@ -87,17 +87,17 @@ impl ConnectorProcess {
     pub(super) fn start(
         name: &str,
         store: &Arc<MemoryStore>,
-        climate: &Climate,
+        faults: &Faults,
         slots: &Arc<Slots>,
         truth: &Arc<Truth>,
         choose: impl Fn() -> chat::Service + Send + Sync + 'static,
     ) -> Arc<Self> {
-        let Climate {
+        let Faults {
             policy,
             lossy,
             grace,
             ..
-        } = *climate;
+        } = *faults;
         let link = Link::new(lossy, slots);
         let hub = Hub::new(TOUCH_INTERVAL);
         hub.follow(store.feed(hub.clone()));
@@ -125,11 +125,10 @@ impl ConnectorProcess {
         self.services.lease.count()
     }
 
-    /// A client connects, and does with its connection what `stay` says. If the connector dies meanwhile, no answer
-    /// comes.
+    /// A client connects and uses its connection as `act` says. If the connector dies meanwhile, no answer comes.
     pub(super) fn visit<F>(
         &self,
-        stay: impl FnOnce(Guest) -> F + Send + 'static,
+        act: impl FnOnce(Guest) -> F + Send + 'static,
     ) -> oneshot::Receiver<Visit>
     where
         F: Future<Output = (Guest, Visit)> + Send,
@@ -137,7 +136,7 @@ impl ConnectorProcess {
         let (told, tells) = oneshot::channel();
         let (services, queues) = (Arc::clone(&self.services), Arc::clone(&self.queues));
         self.sockets.lock().spawn(async move {
-            let (guest, visit) = stay(Guest::connect(&services, &queues)).await;
+            let (guest, visit) = act(Guest::connect(&services, &queues)).await;
             guest.close().await;
             let _ = told.send(visit);
         });

@@ -1,4 +1,4 @@
-//! What is true about leases, whatever the store and its clocks say, and how they look to chats.
+//! The truth about leases, independent of the store and its clocks, and how leases look to chats.
 
 use channel_store::memory::MemoryStore;
 use channel_store::{
@@ -9,37 +9,37 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A rule that a run leaves out, to show that it is needed.
+/// A rule that a run breaks, to show that the rule is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wrong {
-    /// A lease ends by the clock of its server.
-    ByTheClock,
-    /// Death is declared whatever the beat of the lease is.
-    WithoutTheBeat,
-    /// A place is written into the index of the connector's incarnation that was scheduled last, and not into that of
-    /// the session's own one.
-    InAnotherIndex,
+pub(super) enum BrokenRule {
+    /// A lease ends when the clock of its server says so.
+    LeaseEndsByServerClock,
+    /// Death is declared even if the lease has another beat than the observed one.
+    DeathIgnoresBeat,
+    /// A place is written into the index of the connector's last scheduled incarnation, instead of the index of the
+    /// session's own incarnation.
+    EntryInOtherIndex,
 }
 
 /// Remembers when leases were really renewed.
 #[derive(Default)]
 pub(crate) struct Truth {
-    pub(super) wrong: Option<Wrong>,
+    pub(super) broken: Option<BrokenRule>,
     renewed: Mutex<BTreeMap<Incarnation, (Instant, Duration)>>,
-    hasty: Mutex<Vec<String>>,
+    early_deaths: Mutex<Vec<String>>,
 }
 
 impl Truth {
-    pub(super) fn without(wrong: Option<Wrong>) -> Self {
+    pub(super) fn breaking(broken: Option<BrokenRule>) -> Self {
         Self {
-            wrong,
+            broken,
             ..Self::default()
         }
     }
 
-    /// Deaths that were declared before the lease was silent for its length.
-    pub(super) fn hasty(&self) -> Vec<String> {
-        self.hasty.lock().clone()
+    /// The declarations of death that came before the lease was silent for its length.
+    pub(super) fn early_deaths(&self) -> Vec<String> {
+        self.early_deaths.lock().clone()
     }
 
     /// Renews a lease, and notes when that took effect.
@@ -64,7 +64,7 @@ impl Truth {
         who: &Incarnation,
         entries: &[IndexEntry],
     ) -> Result<Indexed, StoreError> {
-        if self.wrong != Some(Wrong::InAnotherIndex) {
+        if self.broken != Some(BrokenRule::EntryInOtherIndex) {
             return leases.index_add(who, entries).await;
         }
         let connector = |it: &Incarnation| it.as_str().split(':').next().map(str::to_owned);
@@ -83,7 +83,7 @@ impl Truth {
         who: &Incarnation,
         lease: LeaseState,
     ) -> LeaseState {
-        if self.wrong != Some(Wrong::ByTheClock) {
+        if self.broken != Some(BrokenRule::LeaseEndsByServerClock) {
             return lease;
         }
         let length = u64::try_from(lease.length.as_millis()).unwrap();
@@ -105,7 +105,7 @@ impl Truth {
     ) -> Result<Declared, StoreError> {
         let before = leases.observe(std::slice::from_ref(who)).await.remove(0)?;
         let seen = match before {
-            Some(lease) if self.wrong == Some(Wrong::WithoutTheBeat) => lease.beat,
+            Some(lease) if self.broken == Some(BrokenRule::DeathIgnoresBeat) => lease.beat,
             _ => seen,
         };
         let declared = leases.declare_dead(who, seen).await?;
@@ -114,8 +114,8 @@ impl Truth {
         if let Some((renewed, length)) = renewed.filter(|_| is_new) {
             let silent = renewed.elapsed();
             if silent < length {
-                let hasty = format!("{who} was declared dead after {silent:?} of silence");
-                self.hasty.lock().push(hasty);
+                let early = format!("{who} was declared dead after {silent:?} of silence");
+                self.early_deaths.lock().push(early);
             }
         }
         Ok(declared)

@@ -1,5 +1,6 @@
-//! A user of the simulation. Again and again it goes to any connector, logs in, joins and leaves channels, and goes
-//! away. It repeats what fails on the same connection, at once or a moment later. At rest it stays where it is.
+//! A client of the simulation. Again and again it connects to any connector, logs in, joins and leaves channels, and
+//! goes away. If a request fails, it repeats it on the same connection, at once or a moment later. When the faults are
+//! over, it stays where it is.
 //!
 //! Most of the time it shows the secret of its last login. It may vanish, so that its connector holds a half-open
 //! socket. It may also give up while its login is under way, and come back at once.
@@ -82,7 +83,7 @@ impl Drop for Session {
     }
 }
 
-/// Comes and goes until everything is at rest, and then stays.
+/// Comes and goes until the faults are over, and then stays.
 pub(super) async fn visitor(world: Arc<World>, user: &'static str) {
     let secret = Arc::<Mutex<Option<String>>>::default();
     loop {
@@ -107,9 +108,9 @@ pub(super) async fn visitor(world: Arc<World>, user: &'static str) {
             if !world.may_close(reason) {
                 world.fail(format!("{user} was closed: {reason:?}"));
             }
-            if world.in_peace()
+            if world.is_at_rest()
                 && matches!(reason, Disconnect::Kicked | Disconnect::Replaced)
-                && world.climate.policy == LoginPolicy::KickOld
+                && world.faults.policy == LoginPolicy::KickOld
             {
                 // A client that was kicked does not come back on its own. Otherwise two clients would kick each other
                 // for ever.
@@ -126,7 +127,7 @@ async fn guard(
     vanishes: oneshot::Sender<()>,
 ) -> (Guest, Visit) {
     let connection = Arc::clone(&guest.connection);
-    if !world.in_peace() && fastrand::u8(..8) == 0 {
+    if !world.is_at_rest() && fastrand::u8(..8) == 0 {
         give_up(user, &mut guest, vanishes).await;
         return (guest, Visit::Vanished);
     }
@@ -150,7 +151,7 @@ async fn guard(
     (guest, visit)
 }
 
-/// Logs in, and is gone before the answer. The request is carried out all the same.
+/// Logs in and goes away before the answer. The request is carried out all the same.
 async fn give_up(user: &'static str, guest: &mut Guest, vanishes: oneshot::Sender<()>) {
     let connection = Arc::clone(&guest.connection);
     let goes = async move {
@@ -178,7 +179,7 @@ async fn act(world: Arc<World>, user: &'static str, guest: &mut Guest) -> Visit 
         pause(4_000).await;
         let channel = CHANNELS[fastrand::usize(..2)];
         if session.channels.contains(channel) {
-            // Whatever the answer is, it is no member any more, and may join again at once.
+            // The session is no member any more, whatever the answer is, and may join again at once.
             session.left(channel);
             guest.leave(channel).await;
             if fastrand::bool() {
@@ -191,7 +192,7 @@ async fn act(world: Arc<World>, user: &'static str, guest: &mut Guest) -> Visit 
             session.joined(channel);
         }
     }
-    if world.in_peace() {
+    if world.is_at_rest() {
         std::future::pending::<()>().await;
     }
     if fastrand::bool() {

@@ -192,7 +192,7 @@ impl Instance {
     pub(crate) async fn stream_call(&mut self) -> Call<Streaming<SendStreamRequest>, Answers> {
         match self.next().await {
             Called::Stream(call) => call,
-            _ => panic!("no stream"),
+            _ => panic!("the connector makes another call than a stream"),
         }
     }
 
@@ -204,34 +204,34 @@ impl Instance {
     pub(crate) async fn join(&mut self) -> Call<JoinRequest, JoinResponse> {
         match self.next().await {
             Called::Join(call) => call,
-            _ => panic!("no join"),
+            _ => panic!("the connector makes another call than a join"),
         }
     }
 
     pub(crate) async fn leave(&mut self) -> Call<LeaveRequest, LeaveResponse> {
         match self.next().await {
             Called::Leave(call) => call,
-            _ => panic!("no leave"),
+            _ => panic!("the connector makes another call than a leave"),
         }
     }
 
     pub(crate) async fn members(&mut self) -> Call<ListMembersRequest, ListMembersResponse> {
         match self.next().await {
             Called::Members(call) => call,
-            _ => panic!("nobody asks for members"),
+            _ => panic!("the connector makes another call than ListMembers"),
         }
     }
 
     pub(crate) async fn history(&mut self) -> Call<HistoryRequest, HistoryResponse> {
         match self.next().await {
             Called::History(call) => call,
-            _ => panic!("nobody asks for history"),
+            _ => panic!("the connector makes another call than History"),
         }
     }
 
     pub(crate) async fn nobody_calls(&mut self) {
         super::let_run().await;
-        assert!(self.calls.try_recv().is_err(), "somebody calls");
+        assert!(self.calls.try_recv().is_err(), "the connector makes a call");
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) struct Client {
     stream: TcpStream,
     format: WireFormat,
     unread: Vec<u8>,
-    /// The `onPosition` pushes that came. They are no publications of the channel.
+    /// The `onPosition` pushes that came. They are not publications of the channel.
     pub(crate) moved: Vec<Moved>,
     /// Kept open, as the task of a real connection keeps it.
     _server: OwnedReadHalf,
@@ -143,7 +143,7 @@ impl Client {
     pub(crate) async fn next_moved(&mut self) -> Moved {
         match self.next_of_all().await {
             Told::Push { route, body } if route == "onPosition" => moved_by(&body),
-            other => panic!("not told of a position: {other:?}"),
+            other => panic!("this is not an onPosition: {other:?}"),
         }
     }
 
@@ -171,7 +171,7 @@ impl Client {
     pub(crate) async fn position(&mut self) -> (String, u64) {
         match self.next().await {
             Told::Push { body, .. } => position_of(&body),
-            other => panic!("no push: {other:?}"),
+            other => panic!("this is not a push: {other:?}"),
         }
     }
 

@@ -1,4 +1,4 @@
-//! A feed that brings what the test says. The test also answers its reads.
+//! A feed for tests: the test says what it delivers, and answers its reads.
 
 use crate::hub::{Hub, TOUCH_INTERVAL};
 use async_trait::async_trait;
@@ -26,7 +26,7 @@ pub(crate) struct Feed {
     reads: mpsc::UnboundedSender<Read>,
     /// True for each subscription, false for each end of one.
     follows: Mutex<Vec<bool>>,
-    /// The end of the log, for looks and touches; `None`: unknown, so that the hub reads.
+    /// The end of the log, which answers looks and touches. `None` if it is unknown, so that the hub must read.
     pub(crate) head: Mutex<Option<Head>>,
     /// The number of looks and touches so far.
     pub(crate) looks: AtomicUsize,
@@ -75,11 +75,11 @@ impl ChannelFeed for Feed {
     async fn touch(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError> {
         self.touches.fetch_add(1, Ordering::Relaxed);
         if channels.iter().any(|it| it.as_str() == AWAY) {
-            return Err(StoreError::Unavailable("away".into()));
+            return Err(StoreError::Unavailable("the shard is away".into()));
         }
         match self.head.lock().clone() {
             Some(head) => Ok(vec![Some(head); channels.len()]),
-            None => Err(StoreError::Unavailable("the test says nothing".into())),
+            None => Err(StoreError::Unavailable("the test has set no head".into())),
         }
     }
 
@@ -176,7 +176,7 @@ impl Script {
 
     pub(crate) async fn nobody_reads(&mut self) {
         super::let_run().await;
-        assert!(self.poll_read().is_none(), "somebody reads");
+        assert!(self.poll_read().is_none(), "the hub reads");
     }
 
     pub(crate) fn poll_read(&mut self) -> Option<Read> {

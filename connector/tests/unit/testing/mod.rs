@@ -1,4 +1,4 @@
-//! What the connector's tests put around its parts: a client's end of a socket, and a feed and a chat that do what the
+//! Test doubles around the parts of a connector: the client's end of a socket, and a feed and a chat that do what the
 //! test says.
 
 pub(crate) mod chat;
@@ -29,7 +29,7 @@ pub(crate) const LIMITS: ClientLimits = ClientLimits {
 pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), what)
         .await
-        .expect("this should have come")
+        .expect("what the test waits for did not come")
 }
 
 /// Runs everything that can go on without waiting for time.

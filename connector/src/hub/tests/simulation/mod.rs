@@ -1,5 +1,5 @@
-//! A deterministic simulation of log and hub: two connectors, and a store that begins again on older data. The network
-//! delays, cuts and silently loses publications. Clients come, go, and come back elsewhere.
+//! A deterministic simulation of log and hub: two connectors, and a store that restarts with older data. The network
+//! delays, cuts and silently loses publications. Clients come, go, and come back at another connector.
 //!
 //! The seed decides everything: the same seed gives the same run.
 
@@ -31,9 +31,10 @@ use wire::{Disconnect, WireFormat};
 
 const CONNECTORS: [&str; 2] = ["connector-1", "connector-2"];
 const VISITORS: usize = 4;
-/// How long things go wrong, in simulated time, and how long it may take until they are right again.
-const TROUBLE: Duration = Duration::from_millis(1_500);
-const PEACE: Duration = Duration::from_millis(2_500);
+/// How long faults happen, in simulated time.
+const FAULT_TIME: Duration = Duration::from_millis(1_500);
+/// How long it may take until everything is right again.
+const REST_TIME: Duration = Duration::from_millis(2_500);
 const TOUCH: Duration = Duration::from_millis(400);
 
 /// What happened in a run.
@@ -52,7 +53,7 @@ struct Outcome {
 struct World {
     store: Arc<MemoryStore>,
     contents: Contents,
-    /// Clients come and go no more, and nothing goes wrong any more.
+    /// True when the faults are over and clients do not move any more.
     peace: AtomicBool,
     orders: [mpsc::UnboundedSender<Visitor>; 2],
     at_rest: Mutex<Vec<(Visitor, Wire)>>,
@@ -100,7 +101,7 @@ fn user(name: &str) -> User {
     }
 }
 
-/// A random pause of at most so many milliseconds.
+/// A random pause of at most this many milliseconds.
 async fn pause(milliseconds: u64) {
     sleep(Duration::from_millis(fastrand::u64(1..=milliseconds))).await;
 }
@@ -193,7 +194,7 @@ async fn log_in(
 }
 
 /// A back end that sends all the time. Some of its calls publish a run.
-async fn speak(world: Arc<World>) {
+async fn send_all_the_time(world: Arc<World>) {
     let speaker = user("speaker");
     let publish = |number: u64| {
         let body = format!(r#"{{"n":{number}}}"#);
@@ -223,20 +224,20 @@ async fn speak(world: Arc<World>) {
     }
 }
 
-/// The faults of a run.
+/// Which faults a run has.
 #[derive(Clone, Copy)]
-struct Climate {
-    /// The store may begin again on older data.
+struct Setting {
+    /// The store may restart with older data.
     rollbacks: bool,
     /// The log holds less than clients miss.
     log_entries: u64,
 }
 
-/// Lets things go wrong for a while. Returns how often the store began again.
-async fn trouble(world: &World, faults: &Faults, climate: Climate) -> u64 {
+/// Causes faults for a while. Returns how often the store restarted with older data.
+async fn cause_faults(world: &World, faults: &Faults, setting: Setting) -> u64 {
     let mut restarts = 0;
     let mut snapshot: Option<Snapshot> = None;
-    while turmoil::sim_elapsed().is_some_and(|now| now < TROUBLE) {
+    while turmoil::sim_elapsed().is_some_and(|now| now < FAULT_TIME) {
         pause(150).await;
         let connector = CONNECTORS[fastrand::usize(..2)];
         match fastrand::u8(..10) {
@@ -253,7 +254,7 @@ async fn trouble(world: &World, faults: &Faults, climate: Climate) -> u64 {
             }
             6..8 => snapshot = Some(world.store.snapshot()),
             _ => {
-                let older = snapshot.take().filter(|_| climate.rollbacks);
+                let older = snapshot.take().filter(|_| setting.rollbacks);
                 world.store.restart(older);
                 drop(faults.cut.send(()));
                 restarts += 1;
@@ -263,7 +264,7 @@ async fn trouble(world: &World, faults: &Faults, climate: Climate) -> u64 {
     restarts
 }
 
-/// Checks that what clients hold is the log.
+/// Checks that what clients have is the log.
 async fn compare(world: &World) -> Vec<Visitor> {
     let feed = world.store.feed(Hub::new(TOUCH));
     let all = Since::Position(crate::testing::at("none", 0));
@@ -279,7 +280,10 @@ async fn compare(world: &World) -> Vec<Visitor> {
         .collect();
     let visitors = std::mem::take(&mut *world.at_rest.lock());
     if visitors.len() != VISITORS {
-        world.fail(format!("only {} are at rest", visitors.len()));
+        world.fail(format!(
+            "only {} clients are there at the end",
+            visitors.len()
+        ));
     }
     let visitors = visitors.into_iter().map(|(mut visitor, wire)| {
         if let Err(failure) = visitor.take(&wire.lock(), &world.contents) {
@@ -304,7 +308,7 @@ fn simulate(seed: u64) -> Result<Outcome, String> {
     fastrand::seed(seed);
     let counters = Counters::default();
     let _recording = metrics::set_default_local_recorder(&counters);
-    let climate = Climate {
+    let setting = Setting {
         rollbacks: !seed.is_multiple_of(4),
         log_entries: if seed.is_multiple_of(3) { 15 } else { 10_000 },
     };
@@ -327,7 +331,7 @@ fn simulate(seed: u64) -> Result<Outcome, String> {
         .build();
     let world = Arc::new(World {
         store: MemoryStore::new(StoreOptions {
-            log_entries: climate.log_entries,
+            log_entries: setting.log_entries,
             log_keep: Duration::ZERO,
             ..StoreOptions::default()
         }),
@@ -341,7 +345,7 @@ fn simulate(seed: u64) -> Result<Outcome, String> {
     {
         let (world, table, faults) = (world.clone(), table.clone(), faults.clone());
         simulation.host("store", move || {
-            tokio::spawn(speak(world.clone()));
+            tokio::spawn(send_all_the_time(world.clone()));
             network::serve(world.store.clone(), table.clone(), faults.clone())
         });
     }
@@ -358,9 +362,12 @@ fn simulate(seed: u64) -> Result<Outcome, String> {
         let (world, faults, visitors) = (world.clone(), faults.clone(), visitors.clone());
         let restarts = restarts.clone();
         simulation.client("driver", async move {
-            restarts.store(trouble(&world, &faults, climate).await, Ordering::Relaxed);
+            restarts.store(
+                cause_faults(&world, &faults, setting).await,
+                Ordering::Relaxed,
+            );
             world.peace.store(true, Ordering::Relaxed);
-            sleep(PEACE).await;
+            sleep(REST_TIME).await;
             *visitors.lock() = compare(&world).await;
             Ok(())
         });
@@ -385,8 +392,8 @@ fn simulate(seed: u64) -> Result<Outcome, String> {
         outcome.recovered += visitor.recovered;
     }
     outcome.trace = trace.finish();
-    if outcome.losses > 0 && !climate.rollbacks && climate.log_entries > 1_000 {
-        return Err("told of a loss, though nothing was lost".into());
+    if outcome.losses > 0 && !setting.rollbacks && setting.log_entries > 1_000 {
+        return Err("a client was told of a loss although nothing was lost".into());
     }
     Ok(outcome)
 }
@@ -413,14 +420,14 @@ impl Outcome {
 }
 
 #[test]
-fn in_a_thousand_histories_nobody_has_an_untold_hole() {
+fn in_a_thousand_histories_no_client_has_a_gap_that_it_was_not_told_of() {
     let started = std::time::Instant::now();
     let sum = simulate_all(0..1_000);
     println!("1,000 seeds in {:?}: {sum:?}", started.elapsed());
     assert!(sum.repaired > 0, "no gap was repaired");
     assert!(sum.new_epochs > 0, "no epoch began");
-    assert!(sum.losses > 0, "nobody was told of a loss");
-    assert!(sum.recovered > 0, "nobody recovered");
+    assert!(sum.losses > 0, "no client was told of a loss");
+    assert!(sum.recovered > 0, "no client recovered");
     assert!(sum.lost > 0, "no publication got lost on its way");
 }
 

@@ -301,7 +301,7 @@ async fn keep_connected(feed: Weak<NetworkFeed>) {
         {
             let mut state = feed.state.lock();
             state.connection = None;
-            // Tell everybody who waits that no answer will come.
+            // All waiting calls must learn that no answer will come.
             state.pages.clear();
             state.ends.clear();
         }

@@ -25,11 +25,11 @@ impl Contents {
     }
 }
 
-/// A client, at whichever connector it is.
+/// A client. It may be at any connector.
 pub(super) struct Visitor {
     pub(super) user: String,
     pub(super) position: Option<Position>,
-    /// The publications that it holds since it was last told of a loss, by offset.
+    /// The publications that it has received since it was last told of a loss, by offset.
     pub(super) held: BTreeMap<u64, String>,
     /// How often it was told of a loss.
     pub(super) losses: u64,

@@ -1,11 +1,12 @@
-//! Many followers in a channel: some speak, all listen, until everything has come to rest and is checked.
+//! Many followers in one channel. Some send messages, all of them listen. At the end everything they saw is collected
+//! and checked.
 
 use crate::chat_api::ChatApi;
 use crate::checker::{self, Finding, Kind};
-use crate::follower::{Character, Follower, Notes};
+use crate::follower::{Follower, Notes, Settings};
 use crate::history::{History, Member, Outcome, Position};
 use crate::log::Log;
-use crate::tongue::Tongue;
+use crate::protocol::Protocol;
 use crate::{SOON, pace, wait};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,48 +14,49 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// The channel that they are in if no other is named.
+/// The channel of the followers if a test names no other.
 pub const ROOM: &str = "room";
 
-/// What keeps every publication of a test, however long it runs.
+/// Flags that let chat keep every publication of a test, however long the test runs.
 pub const WHOLE_LOG: [&str; 2] = ["--log-rule", "*:entries=1000000,bytes=1GiB"];
 
-/// Between two messages of one sender.
+/// The pause between two messages of one sender.
 const PACE: Duration = Duration::from_millis(8);
 
 /// Followers in a channel.
-pub struct Crowd {
+pub struct Followers {
     room: String,
     connectors: Vec<SocketAddr>,
     followers: Vec<Follower>,
-    speaking: watch::Sender<bool>,
+    sending: watch::Sender<bool>,
 }
 
-impl Crowd {
-    /// So many who speak and so many who only listen, spread over the connectors, all logged in; nobody speaks yet.
+impl Followers {
+    /// Starts this many followers that send and this many that only listen, spread over the connectors. It returns when
+    /// all of them are logged in. Nobody sends before [`Followers::start_sending`].
     ///
     /// # Panics
-    /// When somebody can't log in.
-    pub async fn gather(connectors: &[SocketAddr], speakers: usize, listeners: usize) -> Self {
-        let mut crowd = Self::of_nobody(ROOM, connectors);
-        for number in 0..speakers {
-            crowd.add_in_turn(&format!("speaker{number}"), Some(PACE));
+    /// If a follower can't log in.
+    pub async fn start(connectors: &[SocketAddr], senders: usize, listeners: usize) -> Self {
+        let mut followers = Self::empty(ROOM, connectors);
+        for number in 0..senders {
+            followers.add_in_turn(&format!("speaker{number}"), Some(PACE));
         }
         for number in 0..listeners {
-            crowd.add_in_turn(&format!("listener{number}"), None);
+            followers.add_in_turn(&format!("listener{number}"), None);
         }
-        crowd.until_online().await;
-        crowd
+        followers.until_online().await;
+        followers
     }
 
-    /// Nobody yet, in this channel.
+    /// No followers yet, for this channel.
     #[must_use]
-    pub fn of_nobody(room: &str, connectors: &[SocketAddr]) -> Self {
+    pub fn empty(room: &str, connectors: &[SocketAddr]) -> Self {
         Self {
             room: room.to_owned(),
             connectors: connectors.to_vec(),
             followers: Vec::new(),
-            speaking: watch::Sender::new(false),
+            sending: watch::Sender::new(false),
         }
     }
 
@@ -62,44 +64,44 @@ impl Crowd {
         self.add(user, pace, self.followers.len() % self.connectors.len());
     }
 
-    /// One more, who connects to this connector first, after a failure to the next; whose name begins with "speaker" if
-    /// it is to say something at a pace.
+    /// Adds a follower that connects to this connector first and, after a failure, to the next one. With a pace it
+    /// sends, and its name must begin with "speaker".
     pub fn add(&mut self, user: &str, pace: Option<Duration>, connector: usize) {
         let mut connectors = self.connectors.clone();
         connectors.rotate_left(connector);
-        // In pairs, so that both are spoken on each connector.
-        let tongue = match self.followers.len() / 2 % 2 {
-            0 => Tongue::Json,
-            _ => Tongue::Pomelo,
+        // Followers change the protocol in pairs, so that each of two connectors serves both protocols.
+        let protocol = match self.followers.len() / 2 % 2 {
+            0 => Protocol::Json,
+            _ => Protocol::Pomelo,
         };
-        self.followers.push(Follower::start(Character {
+        self.followers.push(Follower::start(Settings {
             user: user.to_owned(),
-            tongue,
+            protocol,
             channel: self.room.clone(),
             connectors,
             pace,
-            speaking: self.speaking.subscribe(),
+            sending: self.sending.subscribe(),
         }));
     }
 
-    /// One more who listens.
+    /// Adds a follower that only listens, and waits until it is logged in.
     ///
     /// # Panics
-    /// When it can't log in.
-    pub async fn joined_by(&mut self, user: &str) -> &Follower {
+    /// If it can't log in.
+    pub async fn add_listener(&mut self, user: &str) -> &Follower {
         self.add_in_turn(user, None);
         self.until_online().await;
         self.followers.last().expect("one was added")
     }
 
-    /// Waits until everybody is logged in who was not told to be nowhere.
+    /// Waits until all followers are logged in, except those that a test has told to stay disconnected.
     ///
     /// # Panics
-    /// When somebody isn't in time.
+    /// If a follower isn't logged in in time.
     pub async fn until_online(&self) {
         for follower in &self.followers {
             let online = follower.notes().until(2 * SOON, |notes| {
-                // A login's position is where a member begins.
+                // The reply to a login has the position where a member begins.
                 let there = notes.online && notes.position.is_some();
                 (there || notes.away).then_some(())
             });
@@ -113,30 +115,30 @@ impl Crowd {
         }
     }
 
-    /// The followers: speakers first.
+    /// The followers: those that send come first.
     #[must_use]
-    pub fn followers(&self) -> &[Follower] {
+    pub fn all(&self) -> &[Follower] {
         &self.followers
     }
 
-    /// Who connects to these connectors first.
+    /// The followers that connect to this connector first.
     pub fn at(&self, connector: usize) -> impl Iterator<Item = &Follower> {
         let home = self.connectors[connector];
         let followers = self.followers.iter();
         followers.filter(move |follower| follower.home() == home)
     }
 
-    /// Lets the speakers speak.
-    pub fn speak(&self) {
-        self.speaking.send_replace(true);
+    /// From now on the senders send.
+    pub fn start_sending(&self) {
+        self.sending.send_replace(true);
     }
 
-    /// Lets them fall silent, and waits until all they have said is answered.
+    /// Lets the senders stop, and waits until all their messages are answered.
     ///
     /// # Panics
-    /// When it isn't in time.
-    pub async fn fall_silent(&self) {
-        self.speaking.send_replace(false);
+    /// If an answer doesn't come in time.
+    pub async fn stop_sending(&self) {
+        self.sending.send_replace(false);
         for follower in &self.followers {
             let answered = follower
                 .notes()
@@ -149,45 +151,47 @@ impl Crowd {
         }
     }
 
-    /// How many messages have this outcome.
+    /// The number of messages with this outcome.
     #[must_use]
     pub fn count(&self, outcome: Outcome) -> usize {
         self.sum(|notes| notes.count(outcome))
     }
 
-    /// Adds something of everybody's up.
+    /// The sum of a number over all followers.
     pub fn sum(&self, what: impl Fn(&Notes) -> usize) -> usize {
         let notes = self.followers.iter().map(|follower| follower.notes());
         notes.map(|notes| what(&notes.read())).sum()
     }
 
-    /// The longest that anybody had to wait for an answer.
+    /// The longest time that a follower had to wait for an answer.
     #[must_use]
     pub fn slowest(&self) -> Duration {
         let notes = self.followers.iter().map(|f| f.notes().read().slowest);
         notes.max().unwrap_or_default()
     }
 
-    /// How many messages are acknowledged of each speaker who was not told to be nowhere.
+    /// For each sender, the number of messages that were acknowledged. Senders that a test has told to stay
+    /// disconnected are left out.
     #[must_use]
     pub fn acknowledged(&self) -> Vec<usize> {
-        let speakers = self.followers.iter();
-        let speakers = speakers.filter(|f| f.name().starts_with("speaker"));
-        let notes = speakers.map(|follower| follower.notes().read());
+        let senders = self.followers.iter();
+        let senders = senders.filter(|f| f.name().starts_with("speaker"));
+        let notes = senders.map(|follower| follower.notes().read());
         let notes = notes.filter(|notes| !notes.away);
         notes
             .map(|notes| notes.count(Outcome::Acknowledged))
             .collect()
     }
 
-    /// Waits until each speaker who was not told to be nowhere has so many more messages acknowledged; how long that took.
+    /// Waits until each sender has this many more messages acknowledged, and returns how long that took. Senders that a
+    /// test has told to stay disconnected don't count.
     ///
     /// # Panics
-    /// When it takes too long.
-    pub async fn goes_on(&self, more: usize) -> Duration {
+    /// If it takes too long.
+    pub async fn until_each_acknowledged(&self, more: usize) -> Duration {
         let began = Instant::now();
         let before = self.acknowledged();
-        wait::eventually("every speaker goes on", 3 * SOON, async || {
+        wait::eventually("every sender goes on", 3 * SOON, async || {
             let now = self.acknowledged();
             before
                 .iter()
@@ -198,11 +202,11 @@ impl Crowd {
         pace::since(began)
     }
 
-    /// Waits until one more message is acknowledged; how long it took since a moment.
+    /// Waits until a message is acknowledged after this moment, and returns how long after.
     ///
     /// # Panics
-    /// When it takes too long.
-    pub async fn writes_again(&self, since: Instant) -> Duration {
+    /// If it takes too long.
+    pub async fn until_acknowledged_since(&self, since: Instant) -> Duration {
         wait::some("a message is acknowledged", 3 * SOON, async || {
             let acknowledged = self
                 .followers
@@ -216,28 +220,28 @@ impl Crowd {
         .await
     }
 
-    /// Lets everything come to rest: one last publication by a back end, which everybody must reach, and what all of
-    /// them noted by then.
+    /// Stops the senders and lets a back end send one last publication, which every follower must receive. Then it
+    /// collects what all followers have noted.
     ///
     /// # Panics
-    /// When the last publication is not taken.
-    pub async fn comes_to_rest(&self, chat: &ChatApi, server: SocketAddr) -> History {
-        self.fall_silent().await;
+    /// If chat does not accept the last publication.
+    pub async fn stop_and_collect(&self, chat: &ChatApi, server: SocketAddr) -> History {
+        self.stop_sending().await;
         wait::eventually("the last publication is taken", 2 * SOON, async || {
             chat.send(&self.room, "herald", r#"{"n":1000000}"#, "last")
                 .await
                 .is_ok()
         })
         .await;
-        self.rests(chat, server).await
+        self.collect_history(chat, server).await
     }
 
-    /// Waits until everybody who is there is where the log ends, and all of them are listed, or for as long as that may
-    /// take, and gathers what is known.
-    pub async fn rests(&self, chat: &ChatApi, server: SocketAddr) -> History {
+    /// Waits until all connected followers are at the end of the log and are listed as members, and collects what is
+    /// known. If that does not happen in time, it collects what is there.
+    pub async fn collect_history(&self, chat: &ChatApi, server: SocketAddr) -> History {
         let mut log = Log::default();
         let mut listed = None;
-        // Who doesn't get there is for the checker to tell.
+        // If a follower doesn't get there, the checker reports it.
         let _ = wait::within(2 * SOON, async || {
             listed = chat.members(&self.room).await.ok();
             log = Log::read(server, &self.room).await;
@@ -251,7 +255,7 @@ impl Crowd {
         self.history(log, listed.map(|members| members.into_iter().collect()))
     }
 
-    /// Who has a live socket, with the number of them, as chat lists members.
+    /// The users with a live socket and the number of their sockets, in the form in which chat lists members.
     #[must_use]
     pub fn live(&self) -> Vec<(String, u32)> {
         let followers = self.followers.iter();
@@ -263,11 +267,12 @@ impl Crowd {
         live
     }
 
-    /// Waits until chat lists exactly who has a live socket; how long that took.
+    /// Waits until the members that chat lists are exactly the users with a live socket, and returns how long that
+    /// took.
     ///
     /// # Panics
-    /// When it takes longer.
-    pub async fn is_listed_within(&self, within: Duration, chat: &ChatApi) -> Duration {
+    /// If it takes longer.
+    pub async fn until_listed(&self, within: Duration, chat: &ChatApi) -> Duration {
         let began = Instant::now();
         let what = format!("the live sockets of {} are its members", self.room);
         wait::eventually(&what, within, async || {
@@ -278,12 +283,12 @@ impl Crowd {
         pace::since(began)
     }
 
-    /// Waits until everybody is at this offset.
+    /// Waits until all followers are at this offset.
     ///
     /// # Panics
-    /// When somebody isn't in time.
-    pub async fn reaches(&self, offset: u64) {
-        wait::eventually("everybody has everything", SOON, async || {
+    /// If a follower isn't there in time.
+    pub async fn until_offset(&self, offset: u64) {
+        wait::eventually("all followers have everything", SOON, async || {
             let positions = self.positions();
             positions
                 .iter()
@@ -292,7 +297,7 @@ impl Crowd {
         .await;
     }
 
-    /// Where everybody stands.
+    /// The positions of all followers.
     #[must_use]
     pub fn positions(&self) -> Vec<Option<Position>> {
         let notes = self.followers.iter().map(|follower| follower.notes());
@@ -321,7 +326,7 @@ impl Crowd {
         }
     }
 
-    /// What happened, in numbers.
+    /// A summary of what happened, in numbers.
     #[must_use]
     pub fn report(&self) -> String {
         let mut refusals = BTreeMap::<String, usize>::new();
@@ -352,11 +357,12 @@ impl Crowd {
     }
 }
 
-/// Checks a history and prints what is wrong with it, then what was expected to be.
+/// Checks a history and prints how many findings there are of each kind. Returns the findings of the kinds that the
+/// test expects.
 ///
 /// # Panics
-/// When anything is wrong of another kind than these.
-pub fn holds(history: &History, except: &[Kind]) -> Vec<Finding> {
+/// If there is a finding of any other kind.
+pub fn assert_consistent(history: &History, except: &[Kind]) -> Vec<Finding> {
     let findings = checker::check(history);
     let mut counts = BTreeMap::<Kind, usize>::new();
     for finding in &findings {

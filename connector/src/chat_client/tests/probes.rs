@@ -1,4 +1,4 @@
-//! Which chats are used: those that were seen to publish where the connector listens.
+//! Probes decide which chats are used: a chat is used if its publications arrive where the connector listens.
 
 use super::super::proof::{OwnSettings, Prover};
 use super::super::resolver::start;
@@ -16,16 +16,17 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tonic::Status;
 
-/// A channel on a shard that is away. Chat ends each stream that brings a send to it.
+/// A channel on a shard that is away. Chat ends each stream on which a send to it comes.
 const AWAY: &str = "shard-2";
 
-/// The connector's own Redis. It hears every probe that a chat says it has written at `lifetime`.
-struct Ear {
+/// The connector's own Redis. A probe arrives if the chat says that it was written under the server lifetime
+/// `lifetime`.
+struct FakeFeed {
     lifetime: &'static str,
 }
 
 #[async_trait]
-impl ProbeFeed for Ear {
+impl ProbeFeed for FakeFeed {
     fn points(&self) -> Vec<ProbePoint> {
         vec![ProbePoint {
             set: 7,
@@ -58,9 +59,9 @@ impl ProbeFeed for Ear {
     }
 }
 
-/// What a chat does with probes.
+/// How a fake chat answers probes.
 #[derive(Clone)]
-enum Manner {
+enum Behaviour {
     Writes(&'static str),
     Refuses(&'static str),
     Hangs,
@@ -75,7 +76,7 @@ fn length(milliseconds: u64) -> Option<prost_types::Duration> {
     Duration::from_millis(milliseconds).try_into().ok()
 }
 
-impl Manner {
+impl Behaviour {
     fn answer(&self) -> Result<ProbeResponse, Status> {
         let mut settings = Settings {
             prefix: "gc".into(),
@@ -121,38 +122,38 @@ impl Manner {
     }
 }
 
-/// A chat that answers without the test's help.
-struct Played {
-    manner: Arc<Mutex<Manner>>,
+/// A fake chat that answers by itself, according to its behaviour.
+struct FakeChat {
+    behaviour: Arc<Mutex<Behaviour>>,
     sends: Arc<Mutex<Vec<String>>>,
     instance: Mutex<Option<Instance>>,
 }
 
-impl Played {
-    fn new(manner: Manner) -> Self {
+impl FakeChat {
+    fn new(behaviour: Behaviour) -> Self {
         Self {
-            manner: Arc::new(Mutex::new(manner)),
+            behaviour: Arc::new(Mutex::new(behaviour)),
             sends: Arc::default(),
             instance: Mutex::new(Some(Instance::new())),
         }
     }
 
-    fn becomes(&self, manner: Manner) {
-        *self.manner.lock() = manner;
+    fn behaves(&self, behaviour: Behaviour) {
+        *self.behaviour.lock() = behaviour;
     }
 
     fn start(&self) {
         let mut instance = self.instance.lock().take().unwrap();
-        let (manner, sends) = (self.manner.clone(), self.sends.clone());
+        let (behaviour, sends) = (self.behaviour.clone(), self.sends.clone());
         tokio::spawn(async move {
             loop {
                 match instance.next().await {
                     Called::Probe(call) => {
-                        let manner = manner.lock().clone();
-                        if matches!(manner, Manner::Hangs) {
+                        let behaviour = behaviour.lock().clone();
+                        if matches!(behaviour, Behaviour::Hangs) {
                             std::mem::forget(call);
                         } else {
-                            drop(call.answer(manner.answer()));
+                            drop(call.answer(behaviour.answer()));
                         }
                     }
                     Called::Stream(call) => {
@@ -170,28 +171,28 @@ impl Played {
                             }
                         });
                     }
-                    _ => panic!("nobody joins or looks here"),
+                    _ => panic!("only probes and streams are expected"),
                 }
             }
         });
     }
 }
 
-fn proven_by(chats: &[&Played]) -> Arc<Chat> {
+fn client_of(chats: &[&FakeChat]) -> Arc<Chat> {
     let own = OwnSettings {
         lease: Duration::from_secs(10),
         touch: Duration::from_secs(60),
         message_limit: 1_000,
         ready_slots: 0.5,
     };
-    let feed = Arc::new(Ear { lifetime: "a" });
+    let feed = Arc::new(FakeFeed { lifetime: "a" });
     let chat = Chat::nowhere(Some(Arc::new(Prover { feed, own })));
-    for (index, played) in chats.iter().enumerate() {
-        let service = played.instance.lock().as_ref().unwrap().service.clone();
+    for (index, fake) in chats.iter().enumerate() {
+        let service = fake.instance.lock().as_ref().unwrap().service.clone();
         let name = format!("chat-{index}");
         let endpoint = start(name.clone(), &name, service, &chat);
         chat.endpoints.write().push(endpoint);
-        played.start();
+        fake.start();
     }
     chat
 }
@@ -215,12 +216,12 @@ async fn publishes(chat: &Chat, expected: bool) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_chat_on_another_redis_is_sent_nothing_and_the_other_one_everything() {
+async fn a_chat_that_uses_another_redis_gets_no_sends() {
     let (right, wrong) = (
-        Played::new(Manner::Writes("a")),
-        Played::new(Manner::Writes("b")),
+        FakeChat::new(Behaviour::Writes("a")),
+        FakeChat::new(Behaviour::Writes("b")),
     );
-    let chat = proven_by(&[&right, &wrong]);
+    let chat = client_of(&[&right, &wrong]);
     available(&chat, true).await;
     publishes(&chat, true).await;
     let mut sender = Sender::new(&chat);
@@ -236,7 +237,7 @@ async fn a_chat_on_another_redis_is_sent_nothing_and_the_other_one_everything() 
         chat.troubles().as_deref(),
         Some("chat-1: it uses another Redis (redis-b; this connector: redis-a)")
     );
-    wrong.becomes(Manner::Writes("a"));
+    wrong.behaves(Behaviour::Writes("a"));
     soon(async {
         while chat.troubles().is_some() {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -246,41 +247,41 @@ async fn a_chat_on_another_redis_is_sent_nothing_and_the_other_one_everything() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_chat_that_comes_to_write_elsewhere_is_left_at_the_second_look() {
-    let only = Played::new(Manner::Writes("a"));
-    let chat = proven_by(&[&only]);
+async fn a_chat_that_begins_to_use_another_redis_is_left_after_two_probes() {
+    let only = FakeChat::new(Behaviour::Writes("a"));
+    let chat = client_of(&[&only]);
     available(&chat, true).await;
-    only.becomes(Manner::Writes("b"));
+    only.behaves(Behaviour::Writes("b"));
     let began = tokio::time::Instant::now();
     available(&chat, false).await;
     assert!(began.elapsed() < Duration::from_secs(3));
     assert!(
         began.elapsed() >= Duration::from_millis(400),
-        "it was looked at twice"
+        "one bad probe is not enough"
     );
     let mut sender = Sender::new(&chat);
     sender.send("lost");
     assert_eq!(sender.answer().await, "lost unsent");
     assert!(only.sends.lock().is_empty());
-    only.becomes(Manner::Writes("a"));
+    only.behaves(Behaviour::Writes("a"));
     available(&chat, true).await;
     sender.send("kept");
     assert_eq!(sender.answer().await, "kept sent");
 }
 
 #[tokio::test(start_paused = true)]
-async fn settings_that_contradict_a_chats_keep_it_away_and_say_so() {
-    for (manner, words) in [
+async fn a_chat_with_contradicting_settings_is_not_used_and_the_reason_is_reported() {
+    for (behaviour, words) in [
         (
-            Manner::HasPrefix("other"),
+            Behaviour::HasPrefix("other"),
             "the prefix \"other\" (this connector: \"gc\")",
         ),
         (
-            Manner::HasLease(1_000),
+            Behaviour::HasLease(1_000),
             "its --lease is 1s, shorter than that of this connector, 10s",
         ),
     ] {
-        let chat = proven_by(&[&Played::new(manner)]);
+        let chat = client_of(&[&FakeChat::new(behaviour)]);
         soon(async {
             while !chat.troubles().is_some_and(|told| told.contains(words)) {
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -291,22 +292,22 @@ async fn settings_that_contradict_a_chats_keep_it_away_and_say_so() {
     }
 }
 
-/// With too few touches, logs end while they have members. With too low a limit, chat refuses what clients may send.
-/// Both do harm only some day, so such a chat is used, and the operator is told.
+/// With too few touches, logs expire while they have members. With too low a limit, chat refuses messages that clients
+/// may send. Neither does harm at once, so such a chat is used, and the operator is told.
 #[tokio::test(start_paused = true)]
-async fn settings_that_go_badly_with_a_chats_are_told_and_it_is_used_all_the_same() {
+async fn a_chat_with_unsuitable_settings_is_used_and_they_are_reported() {
     let touched_seldom =
         "chat-0: its logs live for 179.999s, and --touch 60s is more than a third of that";
     let limited = "chat-0: its --message-limit is 999, that of this connector 1000";
-    for (manner, told) in [
-        (Manner::HasLogLife(179_999), Some(touched_seldom)),
-        (Manner::HasLogLife(180_000), None),
-        (Manner::HasMessageLimit(999), Some(limited)),
-        (Manner::HasMessageLimit(1_000), None),
+    for (behaviour, told) in [
+        (Behaviour::HasLogLife(179_999), Some(touched_seldom)),
+        (Behaviour::HasLogLife(180_000), None),
+        (Behaviour::HasMessageLimit(999), Some(limited)),
+        (Behaviour::HasMessageLimit(1_000), None),
         // A chat that does not tell its settings.
-        (Manner::Writes("a"), None),
+        (Behaviour::Writes("a"), None),
     ] {
-        let chat = proven_by(&[&Played::new(manner)]);
+        let chat = client_of(&[&FakeChat::new(behaviour)]);
         available(&chat, true).await;
         assert_eq!(chat.troubles().as_deref(), told);
         let mut sender = Sender::new(&chat);
@@ -316,15 +317,15 @@ async fn settings_that_go_badly_with_a_chats_are_told_and_it_is_used_all_the_sam
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_chat_whose_store_refuses_is_used_if_none_is_better_and_does_not_publish() {
+async fn a_chat_whose_store_refuses_is_used_only_if_there_is_no_better_one() {
     let (first, second) = (
-        Played::new(Manner::Writes("a")),
-        Played::new(Manner::Writes("a")),
+        FakeChat::new(Behaviour::Writes("a")),
+        FakeChat::new(Behaviour::Writes("a")),
     );
-    let chat = proven_by(&[&first, &second]);
+    let chat = client_of(&[&first, &second]);
     publishes(&chat, true).await;
-    first.becomes(Manner::Refuses("it is full"));
-    second.becomes(Manner::Refuses("it is full"));
+    first.behaves(Behaviour::Refuses("it is full"));
+    second.behaves(Behaviour::Refuses("it is full"));
     publishes(&chat, false).await;
     assert!(
         chat.refusals()
@@ -332,9 +333,12 @@ async fn a_chat_whose_store_refuses_is_used_if_none_is_better_and_does_not_publi
             .contains("chat-0: redis-a: it is full")
     );
     tokio::time::sleep(Duration::from_secs(5)).await;
-    assert!(*chat.available().borrow(), "they say why they refuse");
+    assert!(
+        *chat.available().borrow(),
+        "chats that refuse are still available"
+    );
 
-    second.becomes(Manner::Writes("a"));
+    second.behaves(Behaviour::Writes("a"));
     publishes(&chat, true).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert!(chat.troubles().unwrap().starts_with("chat-0: "));
@@ -343,22 +347,22 @@ async fn a_chat_whose_store_refuses_is_used_if_none_is_better_and_does_not_publi
         sender.send_to(&format!("room-{number}"), &number.to_string(), 2);
         assert_eq!(sender.answer().await, format!("{number} sent"));
     }
-    assert!(first.sends.lock().is_empty(), "the other one is better");
+    assert!(first.sends.lock().is_empty(), "the other chat is better");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_chat_that_is_slow_stays_what_it_was() {
-    let only = Played::new(Manner::Writes("a"));
-    let chat = proven_by(&[&only]);
+async fn a_chat_that_answers_no_probe_stays_what_it_was() {
+    let only = FakeChat::new(Behaviour::Writes("a"));
+    let chat = client_of(&[&only]);
     publishes(&chat, true).await;
-    for manner in [Manner::Unanswered, Manner::Hangs] {
-        only.becomes(manner);
+    for behaviour in [Behaviour::Unanswered, Behaviour::Hangs] {
+        only.behaves(behaviour);
         tokio::time::sleep(Duration::from_secs(30)).await;
         assert!(*chat.available().borrow() && *chat.publishes().borrow());
     }
-    // A chat that was never seen to publish is not used.
-    let never = Played::new(Manner::Unanswered);
-    let chat = proven_by(&[&never]);
+    // A chat whose publications never arrived is not used.
+    let never = FakeChat::new(Behaviour::Unanswered);
+    let chat = client_of(&[&never]);
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert!(!*chat.available().borrow());
     assert_eq!(
@@ -368,9 +372,9 @@ async fn a_chat_that_is_slow_stays_what_it_was() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_sent_to_a_shard_that_is_away_holds_up_no_send_to_another() {
-    let played = Played::new(Manner::Writes("a"));
-    let chat = proven_by(&[&played]);
+async fn sends_to_a_shard_that_is_away_delay_no_sends_to_another() {
+    let fake = FakeChat::new(Behaviour::Writes("a"));
+    let chat = client_of(&[&fake]);
     available(&chat, true).await;
     let (mut stubborn, mut other) = (Sender::new(&chat), Sender::new(&chat));
     for number in 0..30 {
@@ -381,7 +385,10 @@ async fn what_is_sent_to_a_shard_that_is_away_holds_up_no_send_to_another() {
             assert_eq!(other.answer().await, format!("{number} sent"));
             assert!(began.elapsed() < Duration::from_millis(10), "{channel}");
         }
-        assert!(*chat.available().borrow(), "other calls go on, too");
+        assert!(
+            *chat.available().borrow(),
+            "chat stays available for other calls"
+        );
         sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(stubborn.answer().await, "away 0 unknown");

@@ -1,5 +1,5 @@
-//! One shard of a cluster hangs, and nobody takes its place: whatever needs only the other shards goes on, also on a
-//! connector whose lease is on the one that hangs.
+//! One shard of a cluster hangs and is not replaced. Everything that needs only the other shards goes on, also on a
+//! connector whose lease is on the shard that hangs.
 
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -11,9 +11,9 @@ use testkit::chat_api::ChatApi;
 use testkit::cluster::Cluster;
 use testkit::json::Client;
 use testkit::pace::timeout;
+use testkit::permit::Permit;
 use testkit::pomelo::{Client as PomeloClient, LOGIN};
 use testkit::service::{Chat, Connector};
-use testkit::turn::Turn;
 use testkit::{SOON, http, long, pace, wait};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval};
@@ -21,42 +21,42 @@ use tokio::time::{Instant, interval};
 const JOIN: &str = "chat.handler.join";
 const LEAVE: &str = "chat.handler.leave";
 const SEND: &str = "chat.handler.send";
-/// How long each request may take whose places are on shards that work.
+/// How long a request may take if all its keys are on shards that work.
 const IN_TIME: Duration = Duration::from_secs(2);
-/// Between rounds of visits.
+/// The pause between rounds of visits.
 const ROUND: Duration = Duration::from_millis(250);
-/// Connectors that are started at most until one has its lease on the shard in question.
-const DRAWN: usize = 40;
+/// How many connectors are started at most, until the lease of one is on the shard that will hang.
+const MOST_CONNECTORS: usize = 40;
 /// Members of each connector before the shard hangs, of each protocol.
 const MEMBERS: usize = 4;
-/// Clients of the shard that hangs, which try again and again.
-const STUBBORN: usize = 20;
+/// Clients that try again and again to use the shard that hangs.
+const RETRYING: usize = 20;
 
 /// How long the shard hangs.
 fn absence() -> Duration {
     Duration::from_secs(if long() { 60 } else { 15 })
 }
 
-/// Names that lie on one shard, and on any but that; each is given out once.
+/// Names of users and channels on the shard that will hang, and on the others. Each is given out once.
 struct Names {
-    well: Vec<String>,
-    away: Vec<String>,
+    working: Vec<String>,
+    hanging: Vec<String>,
     given: AtomicUsize,
 }
 
 impl Names {
     fn of(cluster: &Cluster, shard: usize) -> Self {
-        let (mut well, mut away) = (Vec::new(), Vec::new());
+        let (mut working, mut hanging) = (Vec::new(), Vec::new());
         for number in 0..if long() { 10_000 } else { 3_000 } {
             let name = format!("name-{number}");
             match cluster.first_owner(&name) == shard {
-                true => away.push(name),
-                false => well.push(name),
+                true => hanging.push(name),
+                false => working.push(name),
             }
         }
         Self {
-            well,
-            away,
+            working,
+            hanging,
             given: AtomicUsize::new(0),
         }
     }
@@ -67,17 +67,17 @@ impl Names {
     }
 
     /// A name on a shard that works.
-    fn well(&self) -> &str {
-        self.next(&self.well)
+    fn working(&self) -> &str {
+        self.next(&self.working)
     }
 
     /// A name on the shard that hangs.
-    fn away(&self) -> &str {
-        self.next(&self.away)
+    fn hanging(&self) -> &str {
+        self.next(&self.hanging)
     }
 }
 
-/// The incarnation whose lease a connector has taken first.
+/// The first incarnation of a connector that took a lease.
 async fn incarnation(connector: &Connector) -> String {
     wait::some("a lease is taken", SOON, async || {
         connector.lines().iter().find_map(|line| {
@@ -90,21 +90,21 @@ async fn incarnation(connector: &Connector) -> String {
     .await
 }
 
-/// Two chats and three connectors on a cluster in which nobody takes a dead primary's place. The first connector has its
-/// lease on the shard in question, and the last one has not.
+/// Two chats and three connectors on a cluster in which a primary that hangs is not replaced. The lease of the first
+/// connector is on the shard that will hang, and that of the last one is not.
 struct Scene {
     connectors: Vec<Connector>,
     chats: Vec<Chat>,
     names: Arc<Names>,
     shard: usize,
     cluster: Cluster,
-    _turn: Turn,
+    _permit: Permit,
 }
 
 impl Scene {
-    /// `of_directory`: the shard in question is the one of the directory, or else another one.
+    /// `of_directory`: the shard that will hang is the one of the directory. Otherwise it is another one.
     async fn new(of_directory: bool) -> Self {
-        let turn = Turn::alone().await;
+        let permit = Permit::alone().await;
         let cluster = Cluster::without_failover().await;
         let directory = cluster.of_primary("connectors").await;
         let shard = match of_directory {
@@ -121,7 +121,7 @@ impl Scene {
         }
         let known: Vec<_> = chats.iter().map(Chat::url).collect();
         let (mut there, mut elsewhere) = (Vec::new(), Vec::new());
-        for number in 1..=DRAWN {
+        for number in 1..=MOST_CONNECTORS {
             let id = format!("connector-{number}");
             let connector = Connector::begin(&id, &known.join(","), &url, &lease).await;
             connector.ready().await;
@@ -137,7 +137,7 @@ impl Scene {
                 break;
             }
         }
-        assert!(!there.is_empty(), "no lease fell on the shard");
+        assert!(!there.is_empty(), "no lease is on the shard");
         there.extend(elsewhere);
         there.truncate(3);
         let names = Arc::new(Names::of(&cluster, shard));
@@ -147,7 +147,7 @@ impl Scene {
             names,
             shard,
             cluster,
-            _turn: turn,
+            _permit: permit,
         }
     }
 
@@ -156,7 +156,7 @@ impl Scene {
     }
 }
 
-/// Asks, and is answered in time.
+/// Sends a request, which must be answered in time and with success.
 async fn ask(client: &Client, route: &str, body: Value) -> Value {
     let began = Instant::now();
     let asked = timeout(2 * SOON, client.request(route, body.clone())).await;
@@ -167,7 +167,7 @@ async fn ask(client: &Client, route: &str, body: Value) -> Value {
     answer
 }
 
-async fn come(at: SocketAddr, user: &str, channel: &str) -> Client {
+async fn logged_in(at: SocketAddr, user: &str, channel: &str) -> Client {
     let client = Client::connect(at).await;
     ask(
         &client,
@@ -178,19 +178,19 @@ async fn come(at: SocketAddr, user: &str, channel: &str) -> Client {
     client
 }
 
-/// Everything that a client does, each in time.
+/// Does everything that a client can do. Each request must be answered in time.
 async fn visit(at: SocketAddr, names: Arc<Names>) {
-    let (user, home) = (names.well(), names.well());
-    let side = names.well();
-    let client = come(at, user, home).await;
+    let (user, home) = (names.working(), names.working());
+    let side = names.working();
+    let client = logged_in(at, user, home).await;
     ask(&client, SEND, json!({ "content": "hello" })).await;
     ask(&client, JOIN, json!({ "channel": side })).await;
     ask(&client, LEAVE, json!({ "channel": side })).await;
     ask(&client, LEAVE, json!({ "channel": home })).await;
 }
 
-/// Who only wants what is on the shard that hangs: logs in, speaks, and goes again, whatever it is told.
-async fn stubborn(at: SocketAddr, user: String, channel: String) {
+/// Logs in again and again with names on the shard that hangs, whatever the answer is.
+async fn log_in_again_and_again(at: SocketAddr, user: String, channel: String) {
     loop {
         let client = Client::connect(at).await;
         let login = json!({ "userId": user, "lessonId": channel });
@@ -199,8 +199,8 @@ async fn stubborn(at: SocketAddr, user: String, channel: String) {
     }
 }
 
-/// Says something every now and then in a channel of the shard that hangs, as one who is a member there.
-async fn keeps_talking(client: Client) {
+/// Sends again and again, as a member of a channel on the shard that hangs.
+async fn send_again_and_again(client: Client) {
     loop {
         let said = json!({ "content": "is anybody there?" });
         let _ = timeout(SOON, client.request(SEND, said)).await;
@@ -208,7 +208,7 @@ async fn keeps_talking(client: Client) {
     }
 }
 
-/// Members of channels that work, before anything happens.
+/// A member of a channel on a shard that works, from before the shard hangs.
 struct Member {
     client: Client,
     user: String,
@@ -216,7 +216,7 @@ struct Member {
     connector: usize,
 }
 
-async fn goes_on_elsewhere(of_directory: bool) {
+async fn other_shards_go_on(of_directory: bool) {
     let mut scene = Scene::new(of_directory).await;
     let begun = Instant::now();
     let names = Arc::clone(&scene.names);
@@ -225,32 +225,32 @@ async fn goes_on_elsewhere(of_directory: bool) {
     let mut noise = JoinSet::new();
     for (connector, at) in addresses.iter().copied().enumerate() {
         for _ in 0..MEMBERS {
-            let (user, channel) = (names.well(), names.well());
-            let client = come(at, user, channel).await;
+            let (user, channel) = (names.working(), names.working());
+            let client = logged_in(at, user, channel).await;
             members.push(Member {
                 client,
                 user: user.to_owned(),
                 channel: channel.to_owned(),
                 connector,
             });
-            let (user, channel) = (names.well(), names.well());
+            let (user, channel) = (names.working(), names.working());
             pomelo.push((connector, PomeloClient::join(at, user, channel).await));
         }
         for _ in 0..2 {
-            let (user, channel) = (names.well(), names.away());
-            noise.spawn(keeps_talking(come(at, user, channel).await));
+            let (user, channel) = (names.working(), names.hanging());
+            noise.spawn(send_again_and_again(logged_in(at, user, channel).await));
         }
     }
     println!("begun after {:?}", begun.elapsed());
     scene.cluster.nodes[scene.shard].freeze();
     let frozen = Instant::now();
-    for number in 0..STUBBORN {
+    for number in 0..RETRYING {
         let at = addresses[number % addresses.len()];
-        let (user, channel) = (names.away().to_owned(), names.away().to_owned());
-        noise.spawn(stubborn(at, user, channel));
+        let (user, channel) = (names.hanging().to_owned(), names.hanging().to_owned());
+        noise.spawn(log_in_again_and_again(at, user, channel));
     }
 
-    // Everybody is ready all the time.
+    // All services but the one that is killed are ready all the time.
     let admins = scene.connectors.iter().map(|it| it.admin());
     let mut admins: Vec<_> = admins
         .chain(scene.chats.iter().map(|it| it.admin()))
@@ -307,7 +307,7 @@ async fn goes_on_elsewhere(of_directory: bool) {
         rounds.push(began.elapsed());
     }
     let is_ready = ready.join_next().await.expect("it was begun");
-    is_ready.expect("everybody is ready all the time");
+    is_ready.expect("all of them are ready all the time");
     println!(
         "{visits} visits in {} rounds: {:?}",
         rounds.len(),
@@ -331,13 +331,13 @@ async fn goes_on_elsewhere(of_directory: bool) {
     }
     let api = scene.api();
     for (channel, user) in here {
-        wait::eventually("members are those who are there", 6 * SOON, async || {
+        wait::eventually("members are connected clients", 6 * SOON, async || {
             let members = api.members(channel).await;
             members.is_ok_and(|members| members == [(user.to_owned(), 1)])
         })
         .await;
     }
-    // Also those of the connector that was killed, and of those that came and went on the shard.
+    // Members of the killed connector, and clients that came and went on the shard that hung, are gone, too.
     let keys = async |pattern: &str| {
         let mut found = Vec::new();
         for node in 0..3 {
@@ -359,42 +359,42 @@ async fn goes_on_elsewhere(of_directory: bool) {
     println!("at rest after {:?}", thawed.elapsed());
     for member in &members {
         ask(&member.client, SEND, json!({ "content": "and again" })).await;
-        let side = names.away();
+        let side = names.hanging();
         ask(&member.client, JOIN, json!({ "channel": side })).await;
     }
 }
 
 #[tokio::test]
-async fn with_a_lease_on_a_shard_that_hangs_everybody_elsewhere_goes_on() {
-    goes_on_elsewhere(false).await;
+async fn when_the_shard_of_a_lease_hangs_clients_of_other_shards_go_on() {
+    other_shards_go_on(false).await;
 }
 
 #[tokio::test]
-async fn with_the_directorys_shard_hanging_everybody_elsewhere_goes_on() {
-    goes_on_elsewhere(true).await;
+async fn when_the_shard_of_the_directory_hangs_clients_of_other_shards_go_on() {
+    other_shards_go_on(true).await;
 }
 
-/// A session of the incarnation whose lease is out of reach can come to no new channel. With a secret it is told to come
-/// again, and takes its place with it; without one it is refused for now.
+/// While the lease of its incarnation is unreachable, a session can join no further channel. With a secret the client
+/// is told to come again, and resumes. Without one it is refused for now.
 #[tokio::test]
-async fn who_wants_a_further_channel_while_its_lease_is_away_comes_back_to_its_place() {
+async fn a_session_that_cannot_join_because_its_lease_is_unreachable_can_resume() {
     let scene = Scene::new(false).await;
     let names = Arc::clone(&scene.names);
     let at = scene.connectors[0].address();
-    let (home, side) = (names.well(), names.well());
-    let watcher = come(scene.connectors[2].address(), names.well(), home).await;
-    let user = names.well();
+    let (home, side) = (names.working(), names.working());
+    let watcher = logged_in(scene.connectors[2].address(), names.working(), home).await;
+    let user = names.working();
     let client = Client::connect(at).await;
     let login = json!({ "userId": user, "lessonId": home });
     let answer = ask(&client, LOGIN, login.clone()).await;
     let secret = answer["resume"].as_str().expect("a secret").to_owned();
-    let plain = PomeloClient::join(at, names.well(), home).await;
+    let plain = PomeloClient::join(at, names.working(), home).await;
     scene.cluster.nodes[scene.shard].freeze();
 
     let body = json!({ "channel": side }).to_string();
     let refused = plain.request_in_time(JOIN, &body);
     assert!(refused.await.contains("500"), "refused for now");
-    assert!(plain.ended().is_none(), "it can't come back to its place");
+    assert!(plain.ended().is_none(), "it could not resume");
     let answer = client.request(JOIN, json!({ "channel": side })).await;
     assert_eq!(answer["code"], 500, "{answer}");
     wait::eventually("it is closed", SOON, async || client.ended().is_some()).await;
@@ -410,7 +410,7 @@ async fn who_wants_a_further_channel_while_its_lease_is_away_comes_back_to_its_p
     assert!(members.contains(&(user.to_owned(), 1)), "{members:?}");
     scene.cluster.nodes[scene.shard].thaw();
     ask(&client, SEND, json!({ "content": "back" })).await;
-    wait::eventually("the watcher has heard it", SOON, async || {
+    wait::eventually("the watcher has received it", SOON, async || {
         let pushes = &watcher.inbox().read().pushes;
         pushes.iter().any(|push| push["body"]["content"] == "back")
     })

@@ -1,4 +1,4 @@
-//! How many tests run at once: as many as there are cores, and those that measure time or load run alone.
+//! Bounds how many tests run at the same time: as many as there are cores. Tests that measure time or load run alone.
 
 use std::sync::LazyLock;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -6,15 +6,15 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 static CORES: LazyLock<u32> = LazyLock::new(|| {
     std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1))
 });
-static TURNS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(*CORES as usize));
+static PERMITS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(*CORES as usize));
 
-/// Leave to run, until dropped.
-pub struct Turn {
+/// Permission to run. The next test gets it when this is dropped.
+pub struct Permit {
     _permits: SemaphorePermit<'static>,
 }
 
-impl Turn {
-    /// Waits for a core.
+impl Permit {
+    /// Waits until a core is free.
     ///
     /// # Panics
     /// Never: the semaphore is not closed.
@@ -22,7 +22,7 @@ impl Turn {
         Self::take(1).await
     }
 
-    /// Waits until no other test runs, and lets none begin.
+    /// Waits until no other test runs. No other test begins while the permit is held.
     ///
     /// # Panics
     /// Never: the semaphore is not closed.
@@ -31,7 +31,7 @@ impl Turn {
     }
 
     async fn take(cores: u32) -> Self {
-        let permits = TURNS.acquire_many(cores).await;
+        let permits = PERMITS.acquire_many(cores).await;
         Self {
             _permits: permits.expect("nobody closes the semaphore"),
         }

@@ -1,9 +1,10 @@
-//! The bystanders: one idle member of a room over each protocol, which do nothing but stay.
+//! The bystanders: one idle member of a room for each protocol. They only stay connected.
 
-use crate::polling::{self, Poller};
+use crate::polling::Poller;
 use crate::pomelo::{
     DATA, HANDSHAKE, HANDSHAKE_ACK, HEARTBEAT, HELLO, KICK, LOGIN, login_body, package, request,
 };
+use crate::socket_io;
 use crate::websocket::{self, BINARY, CLOSE, PING, PONG, Reader, TEXT, Terms, Writer};
 use crate::{SOON, wait};
 use bytes::BytesMut;
@@ -17,18 +18,18 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::interval;
 
-/// The room that they are in.
+/// The room of the bystanders.
 pub const ROOM: &str = "bystanders";
 
-/// Often enough for the shortest heartbeat that a test asks for.
+/// The interval of their heartbeats. It is short enough for every heartbeat that a test configures.
 const BEAT: Duration = Duration::from_millis(400);
 
-/// What they speak, and who does.
+/// Their names, which say what they speak.
 const NAMES: [&str; 5] = ["json", "pomelo", "tcp", "socketio", "poller"];
 
 #[derive(Default)]
 struct Notes {
-    /// All that came, one message after the other.
+    /// All that has been received, one message after the other.
     heard: BytesMut,
     ended: Option<String>,
 }
@@ -45,7 +46,7 @@ impl Bystanders {
     /// Connects and logs in all of them.
     ///
     /// # Panics
-    /// When one can't log in.
+    /// If one can't log in.
     pub async fn gather(connector: SocketAddr) -> Self {
         let mut tasks = JoinSet::new();
         let mut notes = Vec::new();
@@ -69,7 +70,8 @@ impl Bystanders {
         bystanders
     }
 
-    /// Who has not been given this within some time, and whoever has been disconnected with it.
+    /// Waits until all bystanders have received this text. Returns those that have not received it in time, or are
+    /// disconnected.
     pub async fn without(&self, what: &str, within: Duration) -> Vec<String> {
         let missing = || {
             let notes = self.notes.iter().filter_map(|(name, notes)| {
@@ -83,7 +85,7 @@ impl Bystanders {
         missing()
     }
 
-    /// Whoever has been disconnected, and how.
+    /// The bystanders that are disconnected, and how that happened.
     #[must_use]
     pub fn ended(&self) -> Vec<String> {
         let notes = self.notes.iter().filter_map(|(name, notes)| {
@@ -93,7 +95,7 @@ impl Bystanders {
         notes.collect()
     }
 
-    /// How many leaves of other bystanders they have been told of.
+    /// How many onLeave of other bystanders they have received.
     #[must_use]
     pub fn leaves_told(&self) -> usize {
         let told = self.notes.iter().map(|(_, notes)| {
@@ -104,7 +106,7 @@ impl Bystanders {
         told.sum()
     }
 
-    /// Who must be listed as a member, each with one session, by name.
+    /// The members that must be listed, each with one session, sorted by name.
     #[must_use]
     pub fn members() -> Vec<(String, u32)> {
         let mut names = NAMES.map(|name| (name.to_owned(), 1));
@@ -162,7 +164,7 @@ fn pomelo_login(name: &str) -> [Vec<u8>; 3] {
 }
 
 fn event_login(name: &str) -> String {
-    polling::packet(1, LOGIN, &json!({ "userId": name, "lessonId": ROOM }))
+    socket_io::request(1, LOGIN, &json!({ "userId": name, "lessonId": ROOM }))
 }
 
 async fn over_websocket(
@@ -176,7 +178,7 @@ async fn over_websocket(
     }
     let mut beats = interval(BEAT);
     loop {
-        // Reading is cancelled by a beat, and keeps what it has.
+        // If a heartbeat cancels the read, the reader keeps what it has read.
         let frame = tokio::select! {
             frame = reader.frame() => frame?.ok_or(io::ErrorKind::UnexpectedEof)?,
             _ = beats.tick(), if beat.is_some() => {
@@ -194,7 +196,9 @@ async fn over_websocket(
                 return Err(io::Error::other("kicked"));
             }
             _ if &frame.payload[..] == b"2" => writer.frame(TEXT, b"3").await?,
-            _ if is_farewell(&frame.payload) => return Err(io::Error::other("told to go")),
+            _ if is_farewell(&frame.payload) => {
+                return Err(io::Error::other("the session was ended"));
+            }
             _ => lock(notes).heard.extend_from_slice(&frame.payload),
         }
     }
@@ -240,7 +244,7 @@ async fn over_polls(connector: SocketAddr, name: &str, notes: &Shared) -> io::Re
                     poller.post(&["3"]).await?;
                 }
                 packet if is_farewell(packet.as_bytes()) => {
-                    return Err(io::Error::other("told to go"));
+                    return Err(io::Error::other("the session was ended"));
                 }
                 packet => lock(notes).heard.extend_from_slice(packet.as_bytes()),
             }

@@ -1,10 +1,10 @@
-//! How much processor time processes and threads have used, read from `/proc`.
+//! The processor time that processes and threads have used, read from `/proc`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// What is added up: the services' processes, and the thread that makes the load.
+/// Adds up the processor time of the services and of the thread that makes the load.
 #[derive(Debug, Clone, Default)]
 pub struct Meter {
     processes: Vec<PathBuf>,
@@ -12,7 +12,7 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Of these processes, each with all its threads.
+    /// A meter of these processes, each with all its threads.
     #[must_use]
     pub fn of(processes: &[u32]) -> Self {
         let tasks = processes
@@ -24,10 +24,10 @@ impl Meter {
         }
     }
 
-    /// The same, and the thread that calls this.
+    /// The same meter with the thread that calls this.
     ///
     /// # Panics
-    /// When there is no `/proc`.
+    /// If there is no `/proc`.
     #[must_use]
     pub fn with_this_thread(&self) -> Self {
         let thread = std::fs::read_link("/proc/thread-self").expect("Linux has it");
@@ -37,7 +37,7 @@ impl Meter {
         }
     }
 
-    /// Processor time of all of them so far. Threads that have ended no longer count.
+    /// The processor time of all of them so far. Threads that have ended no longer count.
     #[must_use]
     pub fn used(&self) -> Duration {
         let processes = self.processes.iter().flat_map(|tasks| {
@@ -49,7 +49,8 @@ impl Meter {
     }
 }
 
-/// The first number in `schedstat`: nanoseconds on a processor. `stat` counts in steps of 10 ms, too coarse to steer by.
+/// The first number in `schedstat`: nanoseconds on a processor. `stat` counts in steps of 10 ms, which is too coarse
+/// here.
 fn on_a_processor(task: &Path) -> Duration {
     let statistics = std::fs::read_to_string(task.join("schedstat"));
     let nanoseconds = statistics.ok().and_then(|text| {
@@ -59,25 +60,25 @@ fn on_a_processor(task: &Path) -> Duration {
     Duration::from_nanos(nanoseconds.unwrap_or_default())
 }
 
-/// The processor time that a load had used at some moments since its begin.
+/// The processor time that a load had used at certain moments after its beginning.
 #[derive(Debug, Clone, Default)]
 pub struct Curve {
     points: Vec<(Duration, Duration)>,
 }
 
 impl Curve {
-    /// Adds what was used by now. Moments come in order.
+    /// Adds a point. Points must come in order of time.
     pub fn add(&mut self, since_begin: Duration, used: Duration) {
         self.points.push((since_begin, used));
     }
 
-    /// What was used in all.
+    /// The processor time in all.
     #[must_use]
     pub fn total(&self) -> Duration {
         self.points.last().map_or(Duration::ZERO, |(_, used)| *used)
     }
 
-    /// What was used at a moment, with a straight line between two that are known.
+    /// The processor time at a moment: on the straight line between the points around it.
     #[must_use]
     pub fn at(&self, moment: Duration) -> Duration {
         let mut before = (Duration::ZERO, Duration::ZERO);
@@ -92,7 +93,7 @@ impl Curve {
     }
 }
 
-/// Used processor time since a moment.
+/// Measures processor time from a moment on.
 #[derive(Debug, Clone)]
 pub struct Since {
     meter: Meter,
@@ -101,7 +102,7 @@ pub struct Since {
 }
 
 impl Since {
-    /// From now on.
+    /// Begins to measure now.
     #[must_use]
     pub fn now(meter: Meter) -> Self {
         Self {
@@ -111,7 +112,7 @@ impl Since {
         }
     }
 
-    /// How long it is by now, and what was used meanwhile.
+    /// The time that has passed, and the processor time that was used meanwhile.
     #[must_use]
     pub fn read(&self) -> (Duration, Duration) {
         let used = self.meter.used().saturating_sub(self.before);

@@ -1,20 +1,22 @@
-//! Quiet clients beside an attack: what others notice of it, measured so that the comparison is fair.
+//! Measures what an attack does to other clients, in a way that makes the comparison fair.
 //!
-//! An attacker on loopback takes processor time from the services by being there at all, and the machine has few cores. So
-//! each round of the attack is followed by a **control**: harmless clients, which do nothing but chat in rooms of their
-//! own, from a thread like the attacker's. They are steered along the curve of processor time that the attack's round
-//! drew (its thread and all services together, every 10 ms), so that they take as much, as fast. What the attack does to
-//! others beyond taking processor time shows as the difference between the two.
+//! The attackers run on the same machine as the services, which has few cores. So they take processor time from the
+//! services in any case. Therefore each round of the attack is followed by a **control**: harmless clients, which only
+//! chat in rooms of their own, from a thread like the attacker's. Every 10 ms the test notes how much processor time
+//! the attack and all services have used. The control follows this curve, so that it uses as much in the same time. The
+//! difference between the two rounds is what the attack does to others beyond using processor time.
 //!
-//! Compared is the 99th percentile of the quiet clients' latency: from the moment when a message was *due* (a client that
-//! is held up is late for all that follows) to its arrival in the room, over four clients that send every 20 ms each. A
-//! fifth looks at a room's history now and then; it must be answered, and half of its looks are compared, too. Each round
-//! has its own percentiles, and the medians of the rounds are compared, so that a moment in which the machine did
-//! something else spoils one round and not the result. Three pairs of rounds decide; if the messages say no, and not by
-//! far, four more are asked for, as all seven can't be unlucky.
+//! The test compares the 99th percentile of the latency of quiet clients. A latency begins at the moment when the
+//! message was *due*, so a client that is held up is late for everything that follows, and it ends when the message
+//! arrives in the room. Four quiet clients send every 20 ms each. A fifth one reads a room's history now and then. It
+//! must be answered, and the median of its reads is compared, too. Each round has its own percentiles, and the medians
+//! of the rounds are compared. So a moment in which the machine was busy with something else spoils one round, but not
+//! the result. Three pairs of rounds decide. If the latency is too high, but not by far, four more pairs run, because
+//! all seven can't be bad luck.
 //!
-//! Meanwhile bystanders over each protocol just stay, newcomers log in, a back end calls, and `/livez` and `/readyz` are
-//! asked; memory is watched. Everything that is wrong is collected, so that a failed test shows all of it.
+//! Meanwhile bystanders of each protocol stay connected, new users log in, a back end makes calls, probes ask `/livez`
+//! and `/readyz`, and the test watches memory. It collects everything that is wrong, so that a failed test shows all of
+//! it.
 
 pub mod bystanders;
 pub mod load;
@@ -22,15 +24,15 @@ pub mod probes;
 pub mod quiet;
 pub mod usage;
 
+use crate::permit::Permit;
 use crate::process::Memory;
 use crate::redis::Redis;
 use crate::system::{Plan, Services};
-use crate::turn::Turn;
 use crate::{ANSWERED, SOON, wait};
 use bystanders::Bystanders;
 use load::{Attack, Tally, Target};
 use probes::{Asked, Ports, Probes};
-use quiet::{Met, Quiet};
+use quiet::{Observed, Quiet};
 use std::fmt::Write;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -38,36 +40,37 @@ use usage::{Curve, Meter};
 
 /// How long a round is.
 const ROUND: Duration = Duration::from_millis(1_500);
-/// Pairs of rounds that decide, and with those that are asked for when the first say no.
+/// Pairs of rounds that decide at first, and in all if the first ones are not good enough.
 const PAIRS: [usize; 2] = [3, 7];
-/// So many times the latency of the control: no.
+/// A higher latency than this many times that of the control is a finding.
 const TWICE: f64 = 2.0;
-/// The same for half of the looks at a room's history, of which a round has few: a queue of all who read would be ten times
-/// as long.
-const LOOKS: f64 = 4.0;
-/// Beyond this more rounds would not help.
+/// The same for the median time to read a room's history. A round has few such reads, so the bound is wider. If all
+/// readers waited in one queue, it would be ten times as long.
+const READS: f64 = 4.0;
+/// If the latency is higher than this, more rounds would not help.
 const BY_FAR: f64 = 8.0;
-/// What a scheduler with two cores gives or takes: a latency below that counts as that.
+/// What the scheduler of two cores may add or take. A shorter latency counts as this one.
 const RESOLUTION: Duration = Duration::from_millis(4);
-/// When the attackers are gone, services come to rest within this.
+/// Within this time after the attack the services must be idle.
 const REST: Duration = Duration::from_secs(5);
-/// At rest services take less than this share of a processor.
+/// Idle services use less than this share of a processor.
 const RESTING: f64 = 0.25;
-/// How much more memory than before is given back late or never: allocators keep some.
+/// A service may keep this much more memory than before, because allocators keep some.
 pub const GIVEN_BACK: u64 = 64 * MEBIBYTE;
 /// 1 MiB.
 pub const MEBIBYTE: u64 = 1 << 20;
-/// More lines of warning from one service than this are a flood.
+/// One service must not log more warnings than this.
 const WARNINGS: usize = 100;
 
 /// What an attack may do to others.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// By how much the memory of connector and chat may grow at its peak, each, bytes.
+    /// The memory of connector and chat may grow by this many bytes each, at its peak.
     pub peak: u64,
-    /// Redis gives its memory back, too.
+    /// True if Redis must give its memory back, too.
     pub redis_returns: bool,
-    /// The store is full during the attack: what it refuses is refused in words and in time.
+    /// True if the store is full during the attack. Then requests may be refused, if the refusal is an answer and comes
+    /// in time.
     pub full: bool,
 }
 
@@ -81,7 +84,7 @@ impl Default for Bounds {
     }
 }
 
-/// Before and after what.
+/// A moment of a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
     /// The attack is about to begin.
@@ -90,20 +93,20 @@ pub enum Moment {
     After,
 }
 
-/// One round of either load.
+/// What was measured in one round, of the attack or of the control.
 #[derive(Debug, Clone)]
 struct Round {
-    met: Met,
+    observed: Observed,
     curve: Curve,
 }
 
-/// A connector, a chat and a Redis with everybody who is there beside the attack.
-pub struct Scene {
+/// A connector, a chat and a Redis, with all clients other than the attackers.
+pub struct ImpactTest {
     /// The connector and the chat.
     pub services: Services,
     /// Their Redis.
     pub redis: Redis,
-    /// What the attacks count.
+    /// What the attackers count.
     pub tally: Tally,
     bounds: Bounds,
     quiet: Quiet,
@@ -115,19 +118,20 @@ pub struct Scene {
     attacks: Vec<(Instant, Instant)>,
     report: String,
     findings: Vec<String>,
-    _turn: Turn,
+    _permit: Permit,
 }
 
-impl Scene {
-    /// Starts everything, with one connector and one chat, and Redis without a file: no disk is measured.
+impl ImpactTest {
+    /// Starts everything, with one connector and one chat. Redis writes no file, because the test is not to measure the
+    /// disk.
     ///
     /// # Panics
-    /// When something doesn't come up.
-    pub async fn set(plan: Plan, bounds: Bounds) -> Self {
+    /// If something doesn't start.
+    pub async fn start(plan: Plan, bounds: Bounds) -> Self {
         raise_descriptors();
         let plan = plan.alone();
-        let turn = plan.turn().await;
-        let redis = Redis::forgetful().await;
+        let permit = plan.permit().await;
+        let redis = Redis::without_persistence().await;
         let services = plan.services(&redis.url(), &redis.url()).await;
         let (connector, chat) = (&services.connectors[0], &services.chats[0]);
         let bystanders = Bystanders::gather(connector.address()).await;
@@ -154,9 +158,9 @@ impl Scene {
             attacks: Vec::new(),
             report: String::new(),
             findings: Vec::new(),
-            _turn: turn,
+            _permit: permit,
         };
-        // Once without a comparison: allocators, connections and caches are then as they are in use.
+        // One round without a comparison, so that allocators, connections and caches are warm.
         let mut warm = Curve::default();
         warm.add(ROUND, ROUND / 2);
         scene.control(warm).await;
@@ -165,23 +169,23 @@ impl Scene {
         scene
     }
 
-    /// Rounds of the attack and of the control in turns, and the comparison.
+    /// Runs rounds of the attack and of the control alternately, and compares them.
     pub async fn compare(&mut self, attack: impl Attack) {
         self.compare_with(attack, async |_, _| {}).await;
     }
 
-    /// As [`compare`](Self::compare), with something to do before and after each round of the attack.
+    /// Like [`compare`](Self::compare), but calls a function before and after each round of the attack.
     pub async fn compare_with(
         &mut self,
         attack: impl Attack,
-        mut beside: impl AsyncFnMut(&mut Self, Moment),
+        mut hook: impl AsyncFnMut(&mut Self, Moment),
     ) {
         let mut pairs: Vec<(Round, Round)> = Vec::new();
         for least in PAIRS {
             while pairs.len() < least {
-                beside(self, Moment::Before).await;
+                hook(self, Moment::Before).await;
                 let attacked = self.attacked(attack.clone()).await;
-                beside(self, Moment::After).await;
+                hook(self, Moment::After).await;
                 self.rest().await;
                 let harmless = self.control(attacked.curve.clone()).await;
                 self.rest().await;
@@ -196,41 +200,47 @@ impl Scene {
         let ratio = self.ratio(&pairs);
         let _ = writeln!(self.report, "{ratio:.2} times the latency of the control");
         if ratio > TWICE {
-            let finding = format!(
-                "quiet clients waited {ratio:.2} times as long as beside harmless requests"
-            );
+            let finding =
+                format!("quiet clients waited {ratio:.2} times as long as with harmless requests");
             self.findings.push(finding);
         }
-        let ratio = looks_ratio(&pairs);
-        if ratio > LOOKS {
+        let ratio = read_ratio(&pairs);
+        if ratio > READS {
             self.find(format!(
-                "quiet clients waited {ratio:.2} times as long for a room's history as beside harmless requests"
+                "quiet clients waited {ratio:.2} times as long for a room's history as with harmless requests"
             ));
         }
-        let refused: usize = pairs.iter().map(|(attacked, _)| attacked.met.refused).sum();
-        let lost: usize = pairs.iter().map(|(attacked, _)| attacked.met.lost).sum();
+        let refused: usize = pairs
+            .iter()
+            .map(|(attacked, _)| attacked.observed.refused)
+            .sum();
+        let lost: usize = pairs
+            .iter()
+            .map(|(attacked, _)| attacked.observed.lost)
+            .sum();
         if lost > 0 {
             self.find(format!(
-                "{lost} messages or looks of quiet clients were not answered"
+                "{lost} messages or history reads of quiet clients were not answered"
             ));
         }
         if refused > 0 && !self.bounds.full {
             self.find(format!(
-                "{refused} messages or looks of quiet clients were refused, such as with {:?}",
+                "{refused} messages or history reads of quiet clients were refused, for example with {:?}",
                 self.quiet.refusal()
             ));
         }
         for (_, harmless) in &pairs {
-            let Met { refused, lost, .. } = harmless.met;
+            let Observed { refused, lost, .. } = harmless.observed;
             if refused + lost > 0 {
                 self.find(format!(
-                    "after the attack, beside the control, {refused} were refused and {lost} lost"
+                    "during a control after the attack {refused} were refused and {lost} lost"
                 ));
             }
         }
     }
 
-    /// Lets the attack go on, with all that it holds, until the condition holds; finds fault when it doesn't in time.
+    /// Lets the attack go on, with everything that it keeps open, until the condition is true. If that takes too long,
+    /// it is a finding.
     pub async fn hold(
         &mut self,
         attack: impl Attack,
@@ -245,7 +255,8 @@ impl Scene {
             let services = &self.services;
             let until = wait::within(within, async || condition(services).await.then_some(()));
             tokio::pin!(until);
-            // It ends when it is dropped. On a busy machine the wait is longer than `within`, and it must not end before.
+            // The attack ends when it is dropped. On a busy machine the wait is longer than `within`, and the attack
+            // must not end earlier.
             let attacking = load::attack(attack, target, &self.meter, 20 * within);
             tokio::select! {
                 held = &mut until => held,
@@ -259,48 +270,51 @@ impl Scene {
         );
         self.attacks.push((begin, Instant::now()));
         if held.is_none() {
-            self.find(format!("not within {within:?} of the attack: {what}"));
+            self.find(format!(
+                "not within {within:?} after the attack began: {what}"
+            ));
         }
     }
 
-    /// Lets the attack go on for some time without a comparison: quiet clients are neither refused nor forgotten.
+    /// Lets the attack go on for some time without a comparison. All requests of quiet clients must be accepted and
+    /// answered.
     pub async fn endure(&mut self, attack: impl Attack, during: Duration) {
         let target = self.target();
         let begin = Instant::now();
         load::attack(attack, target, &self.meter, during).await;
         let end = Instant::now();
         self.attacks.push((begin, end));
-        let met = self.quiet.met(begin, end, SOON).await;
-        let [half, most] = [50, 99].map(|part| percentile(&met.heard, part));
-        let Met { refused, lost, .. } = met;
+        let observed = self.quiet.observed(begin, end, SOON).await;
+        let [half, most] = [50, 99].map(|part| percentile(&observed.heard, part));
+        let Observed { refused, lost, .. } = observed;
         let _ = writeln!(
             self.report,
             "endured: 50 % {half:.1?}, 99 % {most:.1?}; refused {refused}, lost {lost}"
         );
         if refused + lost > 0 {
             self.find(format!(
-                "of quiet clients' messages and looks {refused} were refused, such as with {:?}, and {lost} lost",
+                "{refused} requests of quiet clients were refused, for example with {:?}, and {lost} were lost",
                 self.quiet.refusal()
             ));
         }
     }
 
-    /// Adds to what is wrong.
+    /// Adds a finding.
     pub fn find(&mut self, finding: String) {
         self.findings.push(finding);
     }
 
-    /// Adds to what is wrong, unless it is right.
+    /// Adds a finding if this is not true.
     pub fn check(&mut self, is_right: bool, finding: &str) {
         if !is_right {
             self.find(finding.to_owned());
         }
     }
 
-    /// The attack is over: looks whether all is as before, and tells everything that was found.
+    /// Ends the test after the attack: checks whether everything is as before, and prints all findings.
     ///
     /// # Panics
-    /// When anything is wrong.
+    /// If there is a finding.
     pub async fn finish(mut self) {
         self.rest().await;
         self.probes_are_answered().await;
@@ -312,7 +326,7 @@ impl Scene {
             if lines.len() > WARNINGS {
                 let last = lines.last().map_or("", |line| line);
                 self.find(format!(
-                    "{name} wrote {} warnings, such as {last}",
+                    "{name} logged {} warnings, for example {last}",
                     lines.len()
                 ));
             }
@@ -349,19 +363,19 @@ impl Scene {
         let begin = Instant::now();
         let curve = load::attack(attack, target, &self.meter, ROUND).await;
         self.attacks.push((begin, begin + ROUND));
-        let met = self.quiet.met(begin, begin + ROUND, SOON).await;
-        Round { met, curve }
+        let observed = self.quiet.observed(begin, begin + ROUND, SOON).await;
+        Round { observed, curve }
     }
 
     async fn control(&mut self, curve: Curve) -> Round {
         let target = self.target();
         let begin = Instant::now();
         let curve = load::harmless(target, &self.meter, curve, ROUND).await;
-        let met = self.quiet.met(begin, begin + ROUND, SOON).await;
-        Round { met, curve }
+        let observed = self.quiet.observed(begin, begin + ROUND, SOON).await;
+        Round { observed, curve }
     }
 
-    /// Waits until the services have carried out what they were asked for.
+    /// Waits until the services are idle.
     async fn rest(&mut self) {
         const LOOK: Duration = Duration::from_millis(100);
         let meter = self.meter.clone();
@@ -373,7 +387,7 @@ impl Scene {
         });
         if rests.await.is_none() {
             self.find(format!(
-                "services were still busy {REST:?} after the load had gone"
+                "services were still busy {REST:?} after the load had ended"
             ));
         }
     }
@@ -385,31 +399,31 @@ impl Scene {
         attacked.as_secs_f64() / median(harmless).max(RESOLUTION).as_secs_f64()
     }
 
-    /// In a full store what is refused arrives nowhere: the answer is what one waits for.
+    /// If the store is full, a refused message never arrives. So the time until the answer counts instead.
     fn latency(&self, round: &Round) -> Duration {
-        let Met {
+        let Observed {
             answered, heard, ..
-        } = &round.met;
+        } = &round.observed;
         percentile(if self.bounds.full { answered } else { heard }, 99)
     }
 
     fn note_pair(&mut self, attacked: &Round, harmless: &Round) {
         for (name, round) in [("attack ", attacked), ("control", harmless)] {
-            let Met {
+            let Observed {
                 heard,
                 looked,
                 refused,
                 lost,
                 ..
-            } = &round.met;
+            } = &round.observed;
             let _ = writeln!(
                 self.report,
-                "{name}: 50 % {:5.1?}, 99 % {:5.1?} of {}, slowest at {:.1?}; looks 50 % {:5.1?}, most {:5.1?}; refused {refused}, lost {lost}; \
+                "{name}: 50 % {:5.1?}, 99 % {:5.1?} of {}, slowest at {:.1?}; reads 50 % {:5.1?}, most {:5.1?}; refused {refused}, lost {lost}; \
                  {:.2?} of processors",
                 percentile(heard, 50),
                 self.latency(round),
                 heard.len(),
-                round.met.slowest_at,
+                round.observed.slowest_at,
                 percentile(looked, 50),
                 percentile(looked, 100),
                 round.curve.total(),
@@ -473,7 +487,7 @@ impl Scene {
             self.find(format!("disconnected: {how}"));
         }
         let told = self.bystanders.leaves_told();
-        self.check(told == 0, "bystanders were told that others left");
+        self.check(told == 0, "bystanders got onLeave of others");
         let api = self.services.api(0);
         let listed = api.members(bystanders::ROOM).await;
         if listed.as_ref().ok() != Some(&Bystanders::members()) {
@@ -487,14 +501,13 @@ impl Scene {
         }
         let missing = self.bystanders.without(&call, SOON).await;
         for name in missing {
-            self.find(format!(
-                "after the attack {name} does not hear what is said"
-            ));
+            self.find(format!("after the attack {name} does not get a message"));
         }
     }
 
     async fn probes_are_answered(&mut self) {
-        // The last ones of the attack are on their way until one that came after them is answered.
+        // Probes of each kind run one after the other. So if a later one is answered, those during the attack are
+        // finished.
         let end = self.attacks.last().map(|(_, end)| *end);
         let later = async |probes: &Probes| {
             let now = Instant::now();
@@ -534,7 +547,7 @@ impl Scene {
     }
 }
 
-/// The value below which so many of a hundred are; zero of none.
+/// A percentile of sorted values; zero if there are none.
 fn percentile(sorted: &[Duration], hundredths: usize) -> Duration {
     let place = (sorted.len() * hundredths).div_ceil(100);
     let value = sorted.get(place.saturating_sub(1));
@@ -547,7 +560,7 @@ fn median(values: impl Iterator<Item = Duration>) -> Duration {
     percentile(&values, 50)
 }
 
-/// Attacks hold more sockets than shells allow by default.
+/// Raises the limit of file descriptors: attacks open more sockets than shells allow by default.
 ///
 /// # Panics
 /// Never: the soft limit may always be raised to the hard one.
@@ -561,9 +574,9 @@ pub fn raise_descriptors() {
     setrlimit(Resource::Nofile, raised).expect("the soft limit may be raised to the hard one");
 }
 
-/// How many times as long as in the control half of the looks took.
-fn looks_ratio(pairs: &[(Round, Round)]) -> f64 {
-    let took = |round: &Round| percentile(&round.met.looked, 50);
+/// The median time to read a room's history, divided by that of the control.
+fn read_ratio(pairs: &[(Round, Round)]) -> f64 {
+    let took = |round: &Round| percentile(&round.observed.looked, 50);
     let attacked = median(pairs.iter().map(|(attacked, _)| took(attacked)));
     let harmless = median(pairs.iter().map(|(_, harmless)| took(harmless)));
     attacked.max(RESOLUTION).as_secs_f64() / harmless.max(RESOLUTION).as_secs_f64()

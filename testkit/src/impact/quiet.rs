@@ -1,5 +1,5 @@
-//! The quiet clients: each has a room of its own, says little, and notes how long each message takes to come back. One
-//! more looks at a room's history now and then.
+//! The quiet clients: each has a room of its own, sends little, and notes how long each message takes to come back. One
+//! more client reads a room's history now and then.
 
 use crate::pomelo::{LOGIN, SEND};
 use crate::wait;
@@ -10,21 +10,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-/// How many speak. Several give more samples than one, and each stays quiet.
+/// How many clients send. Several give more samples than one, while each of them sends little.
 const SPEAKERS: u32 = 4;
-/// Between two messages of one client.
+/// The pause between two messages of one client.
 const PACE: Duration = Duration::from_millis(20);
-/// Between two looks at the history of a room. Another client in that room looks: answers of one connection come in the
-/// order of its requests, so that a message behind a look would be measured as slow as that.
-const LOOKS: Duration = Duration::from_millis(100);
+/// The pause between two reads of a room's history. Another client in that room reads it. Answers of one connection
+/// come in the order of its requests, so a message behind a slow read would look slow, too.
+const READ_PACE: Duration = Duration::from_millis(100);
 const HISTORY: &str = "chat.handler.history";
 
-/// A message or a look, and what became of it.
+/// A message or a history read, and its outcome.
 #[derive(Debug, Clone, Copy)]
 struct Sample {
-    /// When it was due. A client that can't send in time is late from then on.
+    /// When it was due. If a client can't send in time, the latency counts from here.
     due: Instant,
-    is_look: bool,
+    is_read: bool,
     answered: Option<Instant>,
     refused: bool,
     heard: Option<Instant>,
@@ -33,40 +33,40 @@ struct Sample {
 #[derive(Default)]
 struct Notes {
     samples: Vec<Sample>,
-    /// The answer to the last one that was refused.
+    /// The last answer that was a refusal.
     refusal: Option<String>,
     ended: Option<String>,
 }
 
-/// Running quiet clients, on a thread of their own.
+/// Quiet clients that run on a thread of their own.
 pub struct Quiet {
     clients: Vec<Arc<Mutex<Notes>>>,
     stop: tokio::sync::watch::Sender<()>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
-/// What the quiet clients met in some time.
+/// What the quiet clients observed in a period.
 #[derive(Debug, Clone, Default)]
-pub struct Met {
-    /// From when each message was due to its arrival in the room; sorted.
+pub struct Observed {
+    /// For each message, the time from when it was due to its arrival in the room; sorted.
     pub heard: Vec<Duration>,
-    /// How far into that time the message was due that took the longest to arrive.
+    /// When the message that took the longest to arrive was due, since the beginning of the period.
     pub slowest_at: Duration,
-    /// From when each message was due to its answer, whatever that says; sorted.
+    /// For each message, the time from when it was due to its answer, also if that is a refusal; sorted.
     pub answered: Vec<Duration>,
-    /// From when each look at the history was due to its answer; sorted.
+    /// For each history read, the time from when it was due to its answer; sorted.
     pub looked: Vec<Duration>,
-    /// Messages and looks that were answered with a refusal.
+    /// Messages and reads that were refused.
     pub refused: usize,
-    /// Messages and looks that were never answered, and accepted messages that never arrived.
+    /// Messages and reads that were never answered, and accepted messages that never arrived.
     pub lost: usize,
 }
 
 impl Quiet {
-    /// Connects and logs in all of them; from then on they speak.
+    /// Connects and logs in all of them. From then on they send.
     ///
     /// # Panics
-    /// When one can't log in.
+    /// If one can't log in.
     pub async fn start(connector: SocketAddr) -> Self {
         let clients: Vec<_> = (0..=SPEAKERS).map(|_| Arc::default()).collect();
         let (stop, stopped) = tokio::sync::watch::channel(());
@@ -87,39 +87,39 @@ impl Quiet {
         }
     }
 
-    /// What became of everything that was due in this time. Waits for what is still under way, at most so long.
-    pub async fn met(&self, begin: Instant, end: Instant, patience: Duration) -> Met {
+    /// The outcome of everything that was due in this period. It waits at most this long for answers that are missing.
+    pub async fn observed(&self, begin: Instant, end: Instant, patience: Duration) -> Observed {
         let is_open = |sample: &Sample| {
-            let is_message_under_way = !sample.is_look && !sample.refused && sample.heard.is_none();
+            let is_message_under_way = !sample.is_read && !sample.refused && sample.heard.is_none();
             sample.answered.is_none() || is_message_under_way
         };
         let all_known = async || (!self.samples(begin, end).iter().any(is_open)).then_some(());
         let _ = wait::within(patience, all_known).await;
-        let mut met = Met::default();
+        let mut observed = Observed::default();
         let mut slowest = Duration::ZERO;
         for sample in self.samples(begin, end) {
             let answered = sample.answered.map(|at| at - sample.due);
-            if sample.is_look {
-                met.looked.extend(answered);
+            if sample.is_read {
+                observed.looked.extend(answered);
             } else {
-                met.answered.extend(answered);
+                observed.answered.extend(answered);
                 if let Some(took) = sample.heard.map(|at| at - sample.due) {
-                    met.heard.push(took);
+                    observed.heard.push(took);
                     if took > slowest {
-                        (slowest, met.slowest_at) = (took, sample.due - begin);
+                        (slowest, observed.slowest_at) = (took, sample.due - begin);
                     }
                 }
             }
-            met.refused += usize::from(sample.refused);
-            met.lost += usize::from(is_open(&sample));
+            observed.refused += usize::from(sample.refused);
+            observed.lost += usize::from(is_open(&sample));
         }
-        met.heard.sort();
-        met.answered.sort();
-        met.looked.sort();
-        met
+        observed.heard.sort();
+        observed.answered.sort();
+        observed.looked.sort();
+        observed
     }
 
-    /// An answer by which a client was refused, if there was one.
+    /// The answer with which a client was refused, if there was one.
     #[must_use]
     pub fn refusal(&self) -> Option<String> {
         self.clients.iter().find_map(|it| lock(it).refusal.clone())
@@ -165,7 +165,7 @@ async fn speak(
 ) {
     let mut sockets = Vec::new();
     for number in 0..=SPEAKERS {
-        // The last one looks, in the first one's room.
+        // The last client reads the history of the first one's room.
         let (user, room) = (format!("quiet-{number}"), number % SPEAKERS);
         let body = json!({ "userId": user, "lessonId": format!("quiet-{room}") });
         let login = json!({ "id": 0, "route": LOGIN, "body": body });
@@ -177,25 +177,25 @@ async fn speak(
     }
     let begin = Instant::now() + PACE;
     for (number, (notes, (writer, reader))) in (0..).zip(clients.into_iter().zip(sockets)) {
-        let looks = number == SPEAKERS;
-        let pace = if looks { LOOKS } else { PACE };
+        let reads = number == SPEAKERS;
+        let pace = if reads { READ_PACE } else { PACE };
         let mut ticks = interval_at(begin + PACE * number / SPEAKERS, pace);
-        // A tick that is missed is made up for, and counts from when it was due.
+        // A missed tick is not dropped: the message is sent late, and its latency counts from when it was due.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
         let (pongs, owed) = tokio::sync::mpsc::unbounded_channel();
         tokio::spawn(listen(Arc::clone(&notes), reader, pongs));
-        tokio::spawn(talk(notes, writer, ticks, looks, owed));
+        tokio::spawn(talk(notes, writer, ticks, reads, owed));
     }
     let _ = ready.send(());
     let _ = stopped.changed().await;
 }
 
-/// Sends what is due when it is due, and the pongs that are owed. A sample's place is its request's id less one.
+/// Sends requests when they are due, and pongs. The index of a sample is the id of its request minus one.
 async fn talk(
     notes: Arc<Mutex<Notes>>,
     mut writer: Writer,
     mut ticks: Interval,
-    is_look: bool,
+    is_read: bool,
     mut pongs: tokio::sync::mpsc::UnboundedReceiver<Vec<u8>>,
 ) {
     loop {
@@ -211,14 +211,14 @@ async fn talk(
             let mut notes = lock(&notes);
             notes.samples.push(Sample {
                 due,
-                is_look,
+                is_read,
                 answered: None,
                 refused: false,
                 heard: None,
             });
             notes.samples.len()
         };
-        let request = if is_look {
+        let request = if is_read {
             json!({ "id": id, "route": HISTORY, "body": {} })
         } else {
             json!({ "id": id, "route": SEND, "body": { "n": id } })
@@ -273,7 +273,7 @@ fn note(notes: &mut Notes, message: &Value, now: Instant) {
     let sample = place.and_then(|n| notes.samples.get_mut(n.checked_sub(1)?));
     let Some(sample) = sample else { return };
     if is_push {
-        // Who looks hears who speaks.
+        // The client that reads receives the sender's messages, too. Only the first arrival counts.
         sample.heard.get_or_insert(now);
     } else {
         sample.answered.get_or_insert(now);

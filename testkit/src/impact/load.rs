@@ -1,4 +1,4 @@
-//! A load on a thread of its own: an attack, or harmless requests that take as much processor time as an attack did.
+//! A load on a thread of its own: an attack, or harmless requests that use as much processor time as an attack did.
 
 use super::usage::{Curve, Meter, Since};
 use crate::pomelo::{LOGIN, SEND};
@@ -13,32 +13,32 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout};
 
-/// How often the curve of an attack is drawn, and the harmless load steered by it.
+/// How often the processor time of an attack is noted, and how often the harmless load is adjusted to it.
 const STEP: Duration = Duration::from_millis(10);
-/// Harmless clients come one after the other, so far apart, as attackers do.
+/// The pause between the starts of two harmless clients. It is the same as for attackers.
 const APART: Duration = Duration::from_millis(4);
-/// Harmless clients, each with one request under way.
+/// The number of harmless clients. Each has one unanswered request at a time.
 const HARMLESS: u32 = 32;
-/// Between two looks at a harmless client's history, sends.
-const SENDS_PER_LOOK: u64 = 20;
+/// A harmless client reads its room's history once in this many requests.
+const REQUESTS_PER_READ: u64 = 20;
 
-/// Counts by name: what a load did, and what it was told.
+/// Counters by name: what a load did, and how it was answered.
 #[derive(Debug, Clone, Default)]
 pub struct Tally(Arc<Mutex<BTreeMap<&'static str, u64>>>);
 
 impl Tally {
-    /// One more of these.
+    /// Counts one more.
     pub fn count(&self, what: &'static str) {
         self.add(what, 1);
     }
 
-    /// So many more of these.
+    /// Counts this many more.
     pub fn add(&self, what: &'static str, more: u64) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *counts.entry(what).or_default() += more;
     }
 
-    /// How many there are by now.
+    /// The count so far.
     #[must_use]
     pub fn of(&self, what: &str) -> u64 {
         let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -55,38 +55,38 @@ impl Tally {
     }
 }
 
-/// Where a load goes.
+/// The services that a load is for.
 #[derive(Debug, Clone)]
 pub struct Target {
     /// The connector's port for clients.
     pub connector: SocketAddr,
     /// Chat's port for back ends and connectors.
     pub chat: SocketAddr,
-    /// Differs from one load to the next, so that users and channels can be new ones.
+    /// Differs from one load to the next, so that each load can use new users and channels.
     pub round: usize,
-    /// What is counted.
+    /// The counters of the load.
     pub tally: Tally,
 }
 
-/// What makes a load. It runs until it is dropped, or ends before; what it has spawned ends with its runtime.
+/// A load. It runs until it ends or is dropped. What it has spawned ends with its runtime.
 pub trait Attack: Clone + Send + 'static {
-    /// Attacks.
+    /// Runs the load.
     fn run(self, target: Target) -> impl Future<Output = ()> + Send;
 }
 
-/// Lets a load run for some time on a thread of its own and draws the curve of the processor time that it and the
-/// services have used. What it holds open is closed at the end.
+/// Runs a load for some time on a thread of its own. Returns the processor time that it and the services have used, as
+/// a curve. At the end all its sockets are closed.
 ///
 /// # Panics
-/// When it panics.
+/// If the load panics.
 pub async fn attack(attack: impl Attack, target: Target, meter: &Meter, during: Duration) -> Curve {
     on_a_thread(meter, during, move |_| attack.run(target)).await
 }
 
-/// The control: harmless clients chat, each in a room of its own, as much as takes the processor time of this curve.
+/// The control: harmless clients chat, each in a room of its own, so much that the processor time follows this curve.
 ///
 /// # Panics
-/// As [`attack`].
+/// Like [`attack`].
 pub async fn harmless(target: Target, meter: &Meter, curve: Curve, during: Duration) -> Curve {
     on_a_thread(meter, during, move |since| chat(target, since, curve)).await
 }
@@ -98,7 +98,7 @@ async fn on_a_thread<F: Future<Output = ()> + Send>(
 ) -> Curve {
     let (told, begun) = oneshot::channel();
     let (ended, mut end) = oneshot::channel::<()>();
-    // Dropped with this future: then the load ends, too.
+    // If this future is dropped, this sender is dropped, and the load ends, too.
     let (_stop, stopped) = oneshot::channel::<()>();
     let services = meter.clone();
     let thread = std::thread::spawn(move || {
@@ -119,7 +119,7 @@ async fn on_a_thread<F: Future<Output = ()> + Send>(
                 _ = stopped => {}
             }
         });
-        // Sockets close here, and the thread is still there to be measured.
+        // Sockets close here, while the thread can still be measured.
         drop(runtime);
         let _ = ended.send(());
     });
@@ -139,15 +139,15 @@ async fn on_a_thread<F: Future<Output = ()> + Send>(
     curve
 }
 
-/// Harmless clients that chat as fast as they are answered: as an attack it must pass for none.
+/// Harmless clients that chat as fast as they are answered. Used as an attack, they must cause no finding.
 #[derive(Debug, Clone, Copy)]
 pub struct Chatting;
 
 impl Attack for Chatting {
     async fn run(self, target: Target) {
-        let leave = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
+        let permits = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
         let done = target.tally.clone();
-        let mut clients = converse_all(&target, &leave, &done);
+        let mut clients = converse_all(&target, &permits, &done);
         while let Some(ended) = clients.join_next().await {
             note_failure(&target, ended);
         }
@@ -155,11 +155,11 @@ impl Attack for Chatting {
 }
 
 async fn chat(target: Target, since: Since, curve: Curve) {
-    let leave = Arc::new(Semaphore::new(0));
+    let permits = Arc::new(Semaphore::new(0));
     let done = Tally::default();
-    let mut clients = converse_all(&target, &leave, &done);
+    let mut clients = converse_all(&target, &permits, &done);
     let mut steps = interval(STEP);
-    // Assumed until it is known.
+    // The processor time of one request. This value is used until it is measured.
     let mut cost = Duration::from_micros(150);
     loop {
         steps.tick().await;
@@ -170,11 +170,11 @@ async fn chat(target: Target, since: Since, curve: Curve) {
         }
         let requests = |used: Duration| (used.as_secs_f64() / cost.as_secs_f64()).round() as usize;
         let missing = requests(curve.at(time + STEP).saturating_sub(used));
-        // What is behind is made up for without haste: a burst would make the control look slow.
+        // If the control is behind the curve, it catches up slowly. A burst would make it look slow.
         let planned = requests(curve.at(time + STEP).saturating_sub(curve.at(time)));
         let more = missing.min(2 * planned + 2);
-        let more = more.saturating_sub(leave.available_permits());
-        leave.add_permits(more);
+        let more = more.saturating_sub(permits.available_permits());
+        permits.add_permits(more);
         while let Some(ended) = clients.try_join_next() {
             note_failure(&target, ended);
         }
@@ -190,38 +190,42 @@ fn note_failure(target: &Target, ended: Ended) {
     }
 }
 
-fn converse_all(target: &Target, leave: &Arc<Semaphore>, done: &Tally) -> JoinSet<io::Result<()>> {
+fn converse_all(
+    target: &Target,
+    permits: &Arc<Semaphore>,
+    done: &Tally,
+) -> JoinSet<io::Result<()>> {
     let mut clients = JoinSet::new();
     for number in 0..HARMLESS {
         let name = format!("harmless-{}-{number}", target.round);
-        let (leave, done, connector) = (Arc::clone(leave), done.clone(), target.connector);
+        let (permits, done, connector) = (Arc::clone(permits), done.clone(), target.connector);
         clients.spawn(async move {
             sleep(APART * number).await;
-            converse(connector, &name, &leave, &done).await
+            converse(connector, &name, &permits, &done).await
         });
     }
     clients
 }
 
-/// One request after the other, each answered before the next, and each with leave.
+/// Sends one request after the other. Before each it waits for a permit, and after each for the answer.
 async fn converse(
     connector: SocketAddr,
     name: &str,
-    leave: &Semaphore,
+    permits: &Semaphore,
     done: &Tally,
 ) -> io::Result<()> {
     let (mut writer, mut reader) = websocket::connect(connector, "/ws", Terms::default()).await?;
     for id in 0u64.. {
         let request = match id {
             0 => json!({ "id": id, "route": LOGIN, "body": { "userId": name, "lessonId": name } }),
-            id if id % SENDS_PER_LOOK == 0 => {
+            id if id % REQUESTS_PER_READ == 0 => {
                 json!({ "id": id, "route": "chat.handler.history", "body": {} })
             }
             id => json!({ "id": id, "route": SEND, "body": { "n": id } }),
         };
         if id > 0 {
-            let leave = leave.acquire().await.map_err(io::Error::other)?;
-            leave.forget();
+            let permit = permits.acquire().await.map_err(io::Error::other)?;
+            permit.forget();
         }
         writer.frame(TEXT, request.to_string().as_bytes()).await?;
         loop {

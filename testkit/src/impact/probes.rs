@@ -1,5 +1,5 @@
-//! What others ask meanwhile: orchestrators whether a service lives and is ready, newcomers to be let in, back ends who is
-//! there. Each asks at a steady pace and notes what it was told.
+//! Probes during an attack: an orchestrator asks whether a service lives and is ready, new users log in, and a back end
+//! lists members. Each probe repeats at a steady pace and notes the answers.
 
 use crate::chat_api::ChatApi;
 use crate::pomelo::LOGIN;
@@ -14,13 +14,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 const PACE: Duration = Duration::from_millis(200);
-/// So long an orchestrator waits by default before it counts a service as dead.
+/// How long an orchestrator waits by default before it takes a service to be dead.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How often a newcomer connects.
+/// How often a new user tries to connect.
 const TRIES: usize = 3;
 
-/// A question.
+/// What a probe asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Asked {
     /// `/livez` of the connector.
@@ -38,7 +38,7 @@ pub enum Asked {
 }
 
 impl Asked {
-    /// All questions.
+    /// All probes.
     pub const ALL: [Self; 6] = [
         Self::ConnectorLives,
         Self::ChatLives,
@@ -56,16 +56,16 @@ impl Asked {
     }
 }
 
-/// A question and what came of it.
+/// One request of a probe and its outcome.
 #[derive(Debug, Clone)]
 pub struct Probe {
     /// What was asked.
     pub asked: Asked,
-    /// When.
+    /// When it was asked.
     pub at: Instant,
     /// How long the answer took.
     pub took: Duration,
-    /// A refusal as it was told, or that there was no answer in time.
+    /// The text of a refusal, or that there was no answer in time.
     pub outcome: Result<(), String>,
 }
 
@@ -75,7 +75,7 @@ pub struct Probes {
     _tasks: JoinSet<()>,
 }
 
-/// Where probes go.
+/// The addresses that the probes ask.
 #[derive(Debug, Clone, Copy)]
 pub struct Ports {
     /// The connector's port for clients.
@@ -124,7 +124,7 @@ impl Probes {
         }
     }
 
-    /// What was asked in this time and is answered, or given up, by now.
+    /// The requests that began in this time and are finished, with an answer or without.
     #[must_use]
     pub fn within(&self, begin: Instant, end: Instant) -> Vec<Probe> {
         let notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -161,7 +161,7 @@ async fn get(address: SocketAddr, path: &str) -> Result<(), String> {
     ))
 }
 
-/// As clients do: who is cut off before an answer comes tries again.
+/// Logs in as clients do: if the connection is reset before the answer, it tries again.
 async fn log_in_in_the_end(connector: SocketAddr, number: usize) -> Result<(), String> {
     let mut told = Ok(());
     for _ in 0..TRIES {

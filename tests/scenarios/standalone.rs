@@ -1,15 +1,15 @@
-//! One process without Redis: the same chat, to try out.
+//! Standalone: one process with both services and without Redis, to try the system.
 
 use testkit::chat_api::ChatApi;
 use testkit::http;
 use testkit::json;
+use testkit::permit::Permit;
 use testkit::pomelo::{Client, LOGIN, SENT, heard, joined, left};
 use testkit::service::Standalone;
-use testkit::turn::Turn;
 
 #[tokio::test]
 async fn a_standalone_serves_sockets_and_back_ends_from_one_process() {
-    let _turn = Turn::shared().await;
+    let _permit = Permit::shared().await;
     let standalone = Standalone::start().await;
     let alice = Client::join(standalone.address(), "alice", "room").await;
     let bob = json::Client::connect(standalone.address()).await;
@@ -33,8 +33,8 @@ async fn a_standalone_serves_sockets_and_back_ends_from_one_process() {
 }
 
 #[tokio::test]
-async fn a_standalone_tells_its_health_and_metrics() {
-    let _turn = Turn::shared().await;
+async fn a_standalone_serves_its_health_and_metrics() {
+    let _permit = Permit::shared().await;
     let standalone = Standalone::start().await;
     for path in ["/livez", "/readyz", "/metrics"] {
         let answer = http::get(standalone.admin(), path).await;
