@@ -5,6 +5,7 @@
 //! processes, and by `memory`, for a single one. The files at this level say what a channel is, and know neither of the two.
 
 pub mod body;
+mod directory;
 mod error;
 mod feed;
 pub mod follow;
@@ -23,6 +24,7 @@ mod rules;
 mod server;
 mod store;
 
+pub use directory::{ChannelSummary, ChannelsPage, DIRECTORY_PARTS};
 pub use error::StoreError;
 pub use feed::{ChannelFeed, FeedSink, Head};
 pub use lease::{

@@ -61,6 +61,13 @@ pub struct Published {
     pub ephemeral: bool,
 }
 
+impl Published {
+    /// True if this is the first publication in this life of the channel.
+    pub(crate) fn begins_a_life(&self) -> bool {
+        self.position.offset == 1 && !self.repeated
+    }
+}
+
 /// The most messages in one call to the store, all of one channel. Others wait during a call, and the channel's
 /// followers get its messages in one piece.
 const CALL_MESSAGES: usize = 64;

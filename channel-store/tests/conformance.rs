@@ -1123,7 +1123,8 @@ async fn members_that_are_not_announced_are_still_counted(kind: Kind) {
         second,
         channel_store::Joined {
             published: false,
-            position: spoken
+            position: spoken,
+            trimmed: 0,
         }
     );
     assert_eq!(

@@ -27,6 +27,9 @@ pub enum Error {
     /// The store refused the call or did not answer.
     #[error(transparent)]
     Store(StoreError),
+    /// The store knows no channel of this name. Nothing was done.
+    #[error("nothing was published in this channel and it has no member, or it has expired since")]
+    ChannelNotFound,
     /// Chat has too much to do. Nothing was done.
     #[error("chat has too much to do at once, and nothing was done: try again later")]
     Overloaded,
@@ -73,6 +76,7 @@ impl Error {
     /// All reasons.
     pub(crate) const REASONS: &[&str] = &[
         "INVALID_ARGUMENT",
+        "CHANNEL_NOT_FOUND",
         "OVERLOADED",
         "STREAM_IDLE",
         "DEADLINE_EXCEEDED",
@@ -93,6 +97,7 @@ impl Error {
             Self::Invalid(_) | Self::Store(StoreError::BadPageToken) => {
                 (Code::InvalidArgument, "INVALID_ARGUMENT")
             }
+            Self::ChannelNotFound => (Code::NotFound, "CHANNEL_NOT_FOUND"),
             Self::Overloaded => (Code::ResourceExhausted, "OVERLOADED"),
             Self::StreamIdle => (Code::Unavailable, "STREAM_IDLE"),
             Self::DeadlineExceeded => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),

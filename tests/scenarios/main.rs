@@ -19,6 +19,7 @@ mod dead_connectors;
 mod detached_members;
 mod ends;
 mod ephemerals;
+mod finding_channels;
 mod full_memory;
 mod grace;
 mod graceful_end;

@@ -63,6 +63,10 @@ async fn services_and_methods_are_listed_and_described() {
         "Join",
         "Leave",
         "ListMembers",
+        "CountMembers",
+        "GetChannel",
+        "ListChannels",
+        "TrimHistory",
     ] {
         let method = format!("chat.v1.ChatService.{method}");
         assert!(methods.lines().any(|line| line == method), "{methods}");

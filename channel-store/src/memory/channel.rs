@@ -5,6 +5,7 @@ use super::keys::Keys;
 use super::log::Log;
 use super::members::{Member, Members};
 use super::outbox::Outbox;
+use crate::directory::ChannelSummary;
 use crate::error::StoreError;
 use crate::feed::Head;
 use crate::lease::Presence;
@@ -174,6 +175,7 @@ impl Channel {
                 let joined = Joined {
                     position: self.content.log.end(),
                     published,
+                    trimmed: 0,
                 };
                 let members = &mut self.content.members;
                 members.insert(member.clone(), join, joined.clone());
@@ -182,7 +184,10 @@ impl Channel {
         };
         let members = &mut self.content.members;
         members.prolong(&member, now + at.options.detached_life);
-        Ok(joined)
+        Ok(Joined {
+            trimmed: self.content.log.trimmed(),
+            ..joined
+        })
     }
 
     /// True if a membership ended.
@@ -259,6 +264,37 @@ impl Channel {
     ) -> HistoryPage {
         self.expire_log(at);
         self.content.log.history(range, limit)
+    }
+
+    /// Removes the log up to a position. Answers how many publications are left.
+    pub(super) fn trim(
+        &mut self,
+        upto: &Position,
+        at: &Context,
+    ) -> Option<Result<u64, StoreError>> {
+        self.expire_log(at);
+        let Content { log, members, .. } = &mut self.content;
+        let exists = log.has_begun() || !members.is_empty();
+        exists.then(|| log.trim_up_to(upto))
+    }
+
+    /// What is known of the channel. `None`: nothing was published, and there is no member.
+    pub(super) fn summary(&mut self, at: &Context) -> Option<ChannelSummary> {
+        self.expire_log(at);
+        self.expire_members(at);
+        let Content { log, members, .. } = &self.content;
+        let exists = log.has_begun() || !members.is_empty();
+        exists.then(|| {
+            let (held, oldest, newest) = log.held();
+            ChannelSummary {
+                end: log.end(),
+                users: members.users(),
+                sessions: members.sessions(),
+                held,
+                oldest,
+                newest,
+            }
+        })
     }
 
     /// Where the log ends. `touch` keeps the channel as if something had been published.

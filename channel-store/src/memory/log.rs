@@ -29,6 +29,8 @@ pub(super) struct Log {
     bytes: u64,
     /// The offset of the last publication that was neither a join nor a leave; 0 if there was none.
     last_message: u64,
+    /// The offset up to which the log was removed by [`Log::trim_up_to`]; 0 if it was not.
+    trimmed: u64,
     /// When something was published, or the log was touched, for the last time.
     used: Instant,
 }
@@ -63,6 +65,7 @@ impl Log {
             entries: VecDeque::new(),
             bytes: 0,
             last_message: 0,
+            trimmed: 0,
             used: now,
         }
     }
@@ -108,6 +111,40 @@ impl Log {
             self.bytes -= oldest.bytes();
             self.entries.pop_front();
         }
+    }
+
+    /// Removes the entries up to a position, if that is a position of this log. Answers how many are left.
+    pub(super) fn trim_up_to(&mut self, upto: &Position) -> Result<u64, StoreError> {
+        if !matches!(
+            self.judge(upto).0,
+            Continuity::Contiguous | Continuity::Trimmed
+        ) {
+            let end = self.end_of_published();
+            return Err(StoreError::PositionMismatch { end });
+        }
+        let removed = self.entries_up_to(upto.offset);
+        for entry in self.entries.drain(..removed) {
+            self.bytes -= entry.bytes();
+            self.trimmed = upto.offset;
+        }
+        Ok(self.entries.len() as u64)
+    }
+
+    /// The offset up to which the log was removed; 0 if it was not.
+    pub(super) fn trimmed(&self) -> u64 {
+        self.trimmed
+    }
+
+    /// True if something was published.
+    pub(super) fn has_begun(&self) -> bool {
+        self.last > 0
+    }
+
+    /// How many entries there are, and the times of the first one and the last one.
+    pub(super) fn held(&self) -> (u64, Option<u64>, Option<u64>) {
+        let time = |entry: &Entry| entry.publication.time;
+        let (first, last) = (self.entries.front(), self.entries.back());
+        (self.entries.len() as u64, first.map(time), last.map(time))
     }
 
     fn begin_epoch(&mut self) {

@@ -6,6 +6,7 @@
 //! as the options say, and a channel that was idle for its time is forgotten.
 
 mod channel;
+mod channel_pages;
 mod clock;
 mod feed;
 mod keys;

@@ -35,6 +35,8 @@ pub(super) struct State {
     /// Its time is that of the work under way.
     pub(super) context: Context,
     pub(super) channels: HashMap<ChannelName, Channel>,
+    /// The same channels, in the order of their names.
+    pub(super) names: BTreeSet<ChannelName>,
     /// Each channel once, with the time at which to see whether it is idle.
     looks: BTreeSet<(Instant, ChannelName)>,
     /// The channels whose turn the present holder of the lock has taken.
@@ -59,6 +61,7 @@ impl Shared {
         let state = State {
             context,
             channels: HashMap::new(),
+            names: BTreeSet::new(),
             looks: BTreeSet::new(),
             to_deliver: Vec::new(),
             turns: 0,
@@ -196,6 +199,7 @@ impl State {
             let channel = Channel::new(name, &self.context);
             let look = channel.first_look(&self.context);
             self.looks.insert((look, name.clone()));
+            self.names.insert(name.clone());
             channel
         });
         let answer = work(channel, &self.context);
@@ -217,7 +221,10 @@ impl State {
             };
             match self.in_known(&name, Channel::next_look) {
                 Some(Some(at)) => drop(self.looks.insert((at, name))),
-                _ => drop(self.channels.remove(&name)),
+                _ => {
+                    self.channels.remove(&name);
+                    self.names.remove(&name);
+                }
             }
         }
     }

@@ -4,6 +4,7 @@
 //! on each new connection. Each confirmation of a subscription tells the sink to read what was published before.
 
 use super::call::{ByConnection, by_connection};
+use super::directory::Directory;
 use super::keys::Keys;
 use super::lease::RedisLeases;
 use super::log::{Lives, end_of_log, heads, read};
@@ -38,6 +39,7 @@ const HEARING: Duration = Duration::from_millis(500);
 pub struct RedisFeed {
     nodes: Arc<Nodes>,
     keys: Keys,
+    directory: Directory,
     prefix: String,
     lives: Lives,
     sink: Arc<dyn FeedSink>,
@@ -67,6 +69,7 @@ impl RedisFeed {
         Ok(Self {
             leases: RedisLeases::over(nodes.clone(), &options),
             registry: RedisRegistry::over(nodes.clone(), &options),
+            directory: Directory::new(&nodes, &options),
             nodes,
             lives: Lives {
                 log_seconds: super::seconds(options.log_life),
@@ -270,7 +273,14 @@ impl ChannelFeed for RedisFeed {
     }
 
     async fn touch(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError> {
-        self.ends(channels, Some(&self.lives)).await
+        let heads = self.ends(channels, Some(&self.lives)).await?;
+        // A channel with members here stays noted, however quiet it is.
+        let exist = channels.iter().zip(&heads);
+        let exist: Vec<_> = exist
+            .filter_map(|(channel, head)| head.is_some().then_some(channel))
+            .collect();
+        self.directory.write(&exist).await;
+        Ok(heads)
     }
 
     fn shard(&self, channel: &ChannelName) -> Shard {

@@ -9,6 +9,8 @@
 
 mod append;
 mod call;
+mod channel_pages;
+mod directory;
 mod feed;
 mod keys;
 mod lease;
@@ -22,6 +24,7 @@ mod publish;
 mod run;
 mod scripts;
 mod store;
+mod summaries;
 
 pub use feed::RedisFeed;
 pub use net::OpenError;

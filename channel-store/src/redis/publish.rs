@@ -1,6 +1,7 @@
 //! Publishing messages.
 
 use super::append::{Appending, now_milliseconds};
+use super::directory::Directory;
 use super::net::{Connection, Pinned, number, refusal, text, unavailable, unexpected_reply};
 use super::scripts::SCRIPTS;
 use super::seconds;
@@ -13,9 +14,15 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use redis::{Cmd, Pipeline, Value};
 use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::task::unconstrained;
+use tokio::time::Instant;
 
 /// The longest time for which a publisher waits for replicas. It also never waits longer than half of the time after which
 /// a connection counts as silent.
@@ -53,6 +60,7 @@ impl Replicas {
 /// Makes the calls of `publish.lua`.
 pub(super) struct Publishing {
     appending: Arc<Appending>,
+    directory: Arc<Directory>,
     key_seconds: String,
     replicas: Replicas,
 }
@@ -60,11 +68,13 @@ pub(super) struct Publishing {
 impl Publishing {
     pub(super) fn new(
         appending: Arc<Appending>,
+        directory: Arc<Directory>,
         replicas: Replicas,
         options: &StoreOptions,
     ) -> Self {
         Self {
             appending,
+            directory,
             key_seconds: seconds(options.key_life),
             replicas,
         }
@@ -122,6 +132,27 @@ pub(super) struct RedisPublisher {
     publishing: Arc<Publishing>,
     /// True once the outcome of a batch was unknown. Then nothing is published any more.
     failed: AtomicBool,
+    /// Batches whose channels must be noted first wait here, and so do those that come while others wait. Otherwise they
+    /// could overtake them.
+    line: Semaphore,
+    /// How many batches wait.
+    waiting: AtomicUsize,
+}
+
+/// Counts a batch that waits, until it is dropped.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl<'a> Waits<'a> {
+    fn begin(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl RedisPublisher {
@@ -130,6 +161,8 @@ impl RedisPublisher {
             connections,
             publishing,
             failed: AtomicBool::new(false),
+            line: Semaphore::new(1),
+            waiting: AtomicUsize::new(0),
         }
     }
 }
@@ -146,7 +179,7 @@ impl Publisher for RedisPublisher {
         let mut outcomes = Vec::with_capacity(batch.len());
         while outcomes.len() < batch.len() {
             let (calls, end) = next_calls(&batch, outcomes.len());
-            let round = self.make(&batch, calls).await;
+            let round = self.make_noted(&batch, calls).await;
             if round.is_err() {
                 self.failed.store(true, Ordering::Relaxed);
             }
@@ -195,6 +228,46 @@ fn next_calls(batch: &[Publish], from: usize) -> (Vec<Vec<usize>>, usize) {
 }
 
 impl RedisPublisher {
+    /// Notes the channels of these calls in the directory if that is due, and then makes the calls.
+    async fn make_noted(
+        &self,
+        batch: &[Publish],
+        calls: Vec<Vec<usize>>,
+    ) -> Result<Vec<Result<Published, StoreError>>, StoreError> {
+        let (directory, began) = (&self.publishing.directory, Instant::now());
+        let channels = || calls.iter().map(|call| &batch[call[0]].channel);
+        // The calls take messages that follow one another in the batch.
+        let first = calls.first().map_or(0, |call| call[0]);
+        let nobody_waits = self.waiting.load(Ordering::Relaxed) == 0;
+        let outcomes = if nobody_waits && directory.holds(channels(), began) {
+            self.make(batch, calls).await?
+        } else {
+            let waits = Waits::begin(&self.waiting);
+            let turn = self.line.acquire().await.map_err(unavailable)?;
+            directory.note(channels(), began).await;
+            // While this waited, another batch may have failed.
+            if self.failed.load(Ordering::Relaxed) {
+                return Err(unavailable("another batch has failed"));
+            }
+            let mut making = pin!(self.make(batch, calls));
+            // The first poll sends the calls, and only then the next in line may go on.
+            let mut begun = unconstrained(making.as_mut());
+            let begun = poll_fn(|context| Poll::Ready(Pin::new(&mut begun).poll(context))).await;
+            drop((turn, waits));
+            match begun {
+                Poll::Ready(outcomes) => outcomes?,
+                Poll::Pending => making.await?,
+            }
+        };
+        let born = batch[first..].iter().zip(&outcomes);
+        let born = born.filter(|(_, outcome)| outcome.as_ref().is_ok_and(Published::begins_a_life));
+        let born: Vec<_> = born.map(|(publish, _)| &publish.channel).collect();
+        if !born.is_empty() {
+            directory.note_births(born.into_iter(), began).await;
+        }
+        Ok(outcomes)
+    }
+
     /// Makes calls that don't depend on each other. Returns the outcomes of their messages, in the batch's order.
     async fn make(
         &self,

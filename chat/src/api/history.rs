@@ -1,4 +1,5 @@
-//! A page of history. It is read in short stretches, so that neither the store nor the answer ever holds much at once.
+//! Pages of history, and logs that are made shorter. A page is read in short stretches, so that neither the store nor the answer
+//! ever holds much at once.
 
 use super::pages::{Arguments, WRONG_TOKEN, page_size};
 use crate::calls::fields::{EPOCH_BYTES, Violations};
@@ -23,6 +24,28 @@ pub(super) async fn read(
     request: v1::HistoryRequest,
 ) -> Result<v1::HistoryResponse, Error> {
     page(&*calls.store, check(request)?).await
+}
+
+pub(super) async fn trim(
+    calls: &Calls,
+    request: v1::TrimHistoryRequest,
+) -> Result<v1::TrimHistoryResponse, Error> {
+    let mut wrong = Violations::default();
+    let channel = wrong.check("channel", ChannelName::new(request.channel));
+    let upto = match request.position {
+        None => wrong.check("position", Err("is required")),
+        Some(v1::Position { epoch, offset }) => {
+            let epoch = wrong.check("position.epoch", checked_epoch(&epoch, offset));
+            epoch.map(|epoch| Position { epoch, offset })
+        }
+    };
+    let (Some(channel), Some(upto)) = (channel, upto) else {
+        return Err(wrong.into());
+    };
+    let held = calls.store.trim(&channel, &upto).await?;
+    Ok(v1::TrimHistoryResponse {
+        held: held.ok_or(Error::ChannelNotFound)?,
+    })
 }
 
 /// Which page of which channel.
@@ -191,20 +214,22 @@ fn range(
             HistoryRange::Oldest
         });
     };
-    // A channel that the store does not know ends at offset 0 of the empty epoch.
-    if epoch.len() > EPOCH_BYTES || epoch.is_empty() && offset > 0 {
-        return Err(("from.epoch", format!("must have 1 to {EPOCH_BYTES} bytes")));
-    }
+    let epoch = checked_epoch(&epoch, offset).map_err(|error| ("from.epoch", error))?;
     // Everything before a publication is everything up to the publication before it.
     let offset = offset.checked_sub(u64::from(newest_first)).ok_or_else(|| {
         let error = "must be at least 1 with newest_first: nothing stands before 0";
         ("from.offset", error.to_owned())
     })?;
-    let position = Position {
-        epoch: Epoch::new(&epoch),
-        offset,
-    };
-    Ok(after_or_up_to(newest_first, position))
+    Ok(after_or_up_to(newest_first, Position { epoch, offset }))
+}
+
+/// An epoch that a caller names together with this offset.
+fn checked_epoch(epoch: &str, offset: u64) -> Result<Epoch, String> {
+    // A channel that the store does not know ends at offset 0 of the empty epoch.
+    if epoch.len() > EPOCH_BYTES || epoch.is_empty() && offset > 0 {
+        return Err(format!("must have 1 to {EPOCH_BYTES} bytes"));
+    }
+    Ok(Epoch::new(epoch))
 }
 
 /// The text of the range where the next page begins.

@@ -1,5 +1,6 @@
-//! `chat.v1.ChatService`, for back ends: messages, members and history of channels.
+//! `chat.v1.ChatService`, for back ends: messages, members and history of channels, and which channels there are.
 
+mod channels;
 mod history;
 mod members;
 mod messages;
@@ -76,5 +77,33 @@ impl ChatService for Api {
         request: Request<v1::ListMembersRequest>,
     ) -> Result<Response<v1::ListMembersResponse>, Status> {
         respond(members::list(&self.0, request.into_inner()).await)
+    }
+
+    async fn count_members(
+        &self,
+        request: Request<v1::CountMembersRequest>,
+    ) -> Result<Response<v1::CountMembersResponse>, Status> {
+        respond(channels::count_members(&self.0, request.into_inner()).await)
+    }
+
+    async fn get_channel(
+        &self,
+        request: Request<v1::GetChannelRequest>,
+    ) -> Result<Response<v1::GetChannelResponse>, Status> {
+        respond(channels::get(&self.0, request.into_inner()).await)
+    }
+
+    async fn list_channels(
+        &self,
+        request: Request<v1::ListChannelsRequest>,
+    ) -> Result<Response<v1::ListChannelsResponse>, Status> {
+        respond(channels::list(&self.0, request.into_inner()).await)
+    }
+
+    async fn trim_history(
+        &self,
+        request: Request<v1::TrimHistoryRequest>,
+    ) -> Result<Response<v1::TrimHistoryResponse>, Status> {
+        respond(history::trim(&self.0, request.into_inner()).await)
     }
 }

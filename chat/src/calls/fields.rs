@@ -150,6 +150,10 @@ impl From<Violations> for Error {
 }
 
 impl Violations {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(crate) fn check<T, E: Display>(
         &mut self,
         field: &'static str,

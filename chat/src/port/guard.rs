@@ -36,6 +36,8 @@ const BATCH_ANSWER: usize = 32 * 1024;
 const BROADCAST_ANSWER: usize = 256 * 1024;
 /// The same for a page of members.
 const MEMBERS_ANSWER: usize = 256 * 1024;
+/// The same for a page of channels, or the members of many channels counted.
+const CHANNELS_ANSWER: usize = 384 * 1024;
 /// The same for a page of history, without its last message.
 const HISTORY_ANSWER: usize = 1024 * 1024;
 
@@ -149,6 +151,7 @@ impl Bounds {
             Some("ListMembers") => MEMBERS_ANSWER,
             Some("BatchSend") => BATCH_ANSWER,
             Some("Broadcast") => BROADCAST_ANSWER,
+            Some("ListChannels" | "CountMembers") => CHANNELS_ANSWER,
             _ => SMALL_ANSWER,
         };
         let (mut head, body) = request.into_parts();

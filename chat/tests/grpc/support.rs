@@ -2,8 +2,9 @@
 
 use async_trait::async_trait;
 use channel_store::{
-    ChannelName, ChannelStore, Epoch, HistoryPage, HistoryRange, Incarnation, Join, Joined, Leave,
-    MembersPage, Position, Publish, Published, Publisher, Reaped, StoreError, UserId,
+    ChannelName, ChannelStore, ChannelSummary, ChannelsPage, Epoch, HistoryPage, HistoryRange,
+    Incarnation, Join, Joined, Leave, MembersPage, Position, Publish, Published, Publisher, Reaped,
+    StoreError, UserId,
 };
 use chat::Limits;
 use parking_lot::Mutex;
@@ -49,7 +50,9 @@ pub(crate) struct State {
     pub(crate) available: watch::Sender<bool>,
     pub(crate) joins: Mutex<Vec<Join>>,
     pub(crate) leaves: Mutex<Vec<Leave>>,
+    /// The pages of members and channels that were asked for: channel or prefix, token, size.
     pub(crate) pages: Mutex<Vec<(String, Option<String>, usize)>>,
+    pub(crate) trims: Mutex<Vec<(String, Position)>>,
 }
 
 #[derive(Default)]
@@ -75,6 +78,7 @@ impl FakeStore {
             joins: Mutex::default(),
             leaves: Mutex::default(),
             pages: Mutex::default(),
+            trims: Mutex::default(),
         }))
     }
 }
@@ -190,6 +194,18 @@ pub(crate) fn position(offset: u64) -> Position {
     }
 }
 
+/// What the store knows of every channel but `nowhere`.
+pub(crate) fn summary() -> ChannelSummary {
+    ChannelSummary {
+        end: position(7),
+        users: 2,
+        sessions: 3,
+        held: 4,
+        oldest: Some(1_700_000_000_123),
+        newest: None,
+    }
+}
+
 #[async_trait]
 impl ChannelStore for FakeStore {
     fn publisher(&self) -> Result<Arc<dyn Publisher>, StoreError> {
@@ -203,6 +219,7 @@ impl ChannelStore for FakeStore {
         Ok(Joined {
             position: position(7),
             published: true,
+            trimmed: 3,
         })
     }
 
@@ -246,6 +263,46 @@ impl ChannelStore for FakeStore {
     ) -> Result<HistoryPage, StoreError> {
         self.check()?;
         Err(StoreError::Unavailable("this store has no history".into()))
+    }
+
+    async fn trim(
+        &self,
+        channel: &ChannelName,
+        upto: &Position,
+    ) -> Result<Option<u64>, StoreError> {
+        self.check()?;
+        self.trims.lock().push((channel.to_string(), upto.clone()));
+        Ok((channel.as_str() != "nowhere").then_some(5))
+    }
+
+    async fn summaries(
+        &self,
+        channels: &[ChannelName],
+    ) -> Result<Vec<Option<ChannelSummary>>, StoreError> {
+        self.check()?;
+        let known = |channel: &ChannelName| (channel.as_str() != "nowhere").then(summary);
+        Ok(channels.iter().map(known).collect())
+    }
+
+    async fn channels(
+        &self,
+        prefix: &str,
+        page: Option<&str>,
+        limit: usize,
+    ) -> Result<ChannelsPage, StoreError> {
+        self.check()?;
+        let asked = (prefix.to_owned(), page.map(str::to_owned), limit);
+        self.pages.lock().push(asked);
+        let channel = ChannelName::new(format!("{prefix}1")).unwrap();
+        Ok(ChannelsPage {
+            channels: vec![(channel, summary())],
+            next: page.is_none().then(|| "more".to_owned()),
+        })
+    }
+
+    fn log_rule(&self, channel: &ChannelName) -> Option<String> {
+        let game = channel.as_str().starts_with("game:");
+        game.then(|| "game:*".to_owned())
     }
 
     fn available(&self) -> watch::Receiver<bool> {

@@ -59,12 +59,18 @@ impl Member {
 
     /// Finds out whether the log goes on at a client's position: from the ring, which costs nothing, or else from the
     /// log. `end` is the end of the log that the client's join found. If it is of another epoch than the hub, the hub
-    /// has not noticed the change yet, so the ring proves nothing.
+    /// has not noticed the change yet, so the ring proves nothing. Up to `trimmed` the log was removed, and the ring may
+    /// still have it.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    pub async fn resume(&self, since: &Position, end: &Position) -> Result<Resume, StoreError> {
-        if self.channel.knows(since, end) {
+    pub async fn resume(
+        &self,
+        since: &Position,
+        end: &Position,
+        trimmed: u64,
+    ) -> Result<Resume, StoreError> {
+        if since.offset >= trimmed && self.channel.knows(since, end) {
             let start = since.clone();
             return Ok(Resume { start, lost: None });
         }

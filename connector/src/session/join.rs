@@ -294,7 +294,7 @@ async fn place(
 ) -> Option<(Resume, Option<Recovered>)> {
     let end = position(joined)?;
     if let Recovery::Since(since) = recovery {
-        let resumed = member.resume(since, &end).await;
+        let resumed = member.resume(since, &end, joined.trimmed).await;
         let resume = resumed
             .inspect_err(|error| tracing::debug!(%error, "position not resumed"))
             .ok()?;

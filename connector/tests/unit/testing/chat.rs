@@ -281,6 +281,7 @@ pub(crate) fn joined(epoch: &str, offset: u64) -> JoinResponse {
             offset,
         }),
         published: true,
+        trimmed: 0,
     }
 }
 

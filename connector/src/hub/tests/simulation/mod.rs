@@ -168,6 +168,7 @@ async fn log_in(
     let Ok(Joined {
         position,
         published,
+        trimmed,
     }) = joined
     else {
         return false;
@@ -186,7 +187,7 @@ async fn log_in(
         member.begin(start);
         return true;
     };
-    let Ok(resume) = member.resume(&since, &position).await else {
+    let Ok(resume) = member.resume(&since, &position, trimmed).await else {
         return false;
     };
     match resume.lost {
