@@ -514,7 +514,7 @@ mod tests {
         );
     }
 
-    fn bring(follower: &mut Follower, told: &mut Told, place: Position) -> bool {
+    fn bring(follower: &mut Follower, told: &mut Record, place: Position) -> bool {
         let it = Ephemeral {
             place,
             time: 0,
@@ -525,7 +525,7 @@ mod tests {
 
     #[test]
     fn an_ephemeral_is_given_where_it_was_published_and_dropped_when_that_place_is_passed() {
-        let mut told = Told::default();
+        let mut told = Record::default();
         let mut follower = live(&mut told);
         assert!(!bring(&mut follower, &mut told, at("e", 4)));
         assert!(!bring(&mut follower, &mut told, at("e", 3)));
@@ -539,7 +539,7 @@ mod tests {
     #[test]
     fn an_ephemeral_beyond_the_reader_is_given_after_a_read_that_ends_at_its_place() {
         for (offsets, given) in [(&[5, 6][..], true), (&[5, 6, 7], false), (&[5], false)] {
-            let mut told = Told::default();
+            let mut told = Record::default();
             let mut follower = live(&mut told);
             assert!(bring(&mut follower, &mut told, at("e", 6)));
             let last = offsets[offsets.len() - 1];
@@ -557,7 +557,7 @@ mod tests {
             (page(Continuity::Contiguous, at("e", 4), &[], 4), false),
             (page(Continuity::Diverged, at("f", 4), &[], 4), true),
         ] {
-            let mut told = Told::default();
+            let mut told = Record::default();
             let mut follower = live(&mut told);
             assert!(bring(&mut follower, &mut told, at("f", 4)));
             let mut next = follower.read(read, &mut told);
@@ -572,7 +572,7 @@ mod tests {
 
     #[test]
     fn an_ephemeral_that_comes_during_a_read_waits_and_is_looked_for_once_more() {
-        let mut told = Told::default();
+        let mut told = Record::default();
         let mut follower = live(&mut told);
         assert!(feed(&mut follower, &mut told, &[6]));
         // This read was asked for before the ephemeral came. So it may end before its place.
@@ -593,7 +593,7 @@ mod tests {
 
     #[test]
     fn an_ephemeral_of_an_earlier_connection_is_not_taken() {
-        let mut told = Told::default();
+        let mut told = Record::default();
         let mut follower = live(&mut told);
         assert_eq!(follower.subscribed(&connection(2)), Confirmed::Compare);
         assert!(!bring(&mut follower, &mut told, at("e", 4)));

@@ -8,9 +8,9 @@ use channel_store::memory::MemoryStore;
 use channel_store::{
     CallSize, ChannelName, ChannelStore, ChannelSummary, ChannelsPage, Claim, Claimed, Declared,
     DroppedBy, Hints, HistoryPage, HistoryRange, Incarnation, IndexEntry, Indexed, Join, Joined,
-    LeaseState, Leases, Leave, LoggedIn, Login, LoginPolicy, MembersPage, Place, Presence, Publish,
-    Published, Publisher, Reaped, Renewed, SessionId, Shard, StoreError, User, UserEntries, UserId,
-    UserRegistry,
+    LeaseState, Leases, Leave, LoggedIn, Login, LoginPolicy, MembersPage, Place, Position,
+    Presence, Publish, Published, Publisher, Reaped, Renewed, SessionId, Shard, StoreError, User,
+    UserEntries, UserId, UserRegistry,
 };
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};

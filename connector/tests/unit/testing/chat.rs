@@ -171,6 +171,34 @@ impl BackEnds for Fake {
         unused()
     }
 
+    async fn count_members(
+        &self,
+        _: Request<back_ends::CountMembersRequest>,
+    ) -> Result<Response<back_ends::CountMembersResponse>, Status> {
+        unused()
+    }
+
+    async fn get_channel(
+        &self,
+        _: Request<back_ends::GetChannelRequest>,
+    ) -> Result<Response<back_ends::GetChannelResponse>, Status> {
+        unused()
+    }
+
+    async fn list_channels(
+        &self,
+        _: Request<back_ends::ListChannelsRequest>,
+    ) -> Result<Response<back_ends::ListChannelsResponse>, Status> {
+        unused()
+    }
+
+    async fn trim_history(
+        &self,
+        _: Request<back_ends::TrimHistoryRequest>,
+    ) -> Result<Response<back_ends::TrimHistoryResponse>, Status> {
+        unused()
+    }
+
     async fn list_members(
         &self,
         request: Request<ListMembersRequest>,
