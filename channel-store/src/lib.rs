@@ -8,6 +8,7 @@ pub mod body;
 mod error;
 mod feed;
 pub mod follow;
+mod inbox;
 mod lease;
 mod membership;
 pub mod memory;
@@ -25,6 +26,7 @@ mod store;
 
 pub use error::StoreError;
 pub use feed::{ChannelFeed, FeedSink, Head};
+pub use inbox::{INBOX_BYTES, Inbox, Inboxes, Letter};
 pub use lease::{
     DEADLINE_MARGIN, Declared, DroppedBy, IndexEntry, Indexed, LEASE_MEMORY, LeaseState, Leases,
     Place, Presence, Renewed, SETTLE_TIME, Term,

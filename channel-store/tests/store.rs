@@ -9,6 +9,8 @@ mod cluster;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
+mod inboxes;
+#[cfg(test)]
 mod leases;
 #[cfg(test)]
 mod memory;

@@ -8,6 +8,7 @@
 mod channel;
 mod clock;
 mod feed;
+mod inboxes;
 mod keys;
 mod lease_table;
 mod leases;

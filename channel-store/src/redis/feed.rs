@@ -4,6 +4,7 @@
 //! on each new connection. Each confirmation of a subscription tells the sink to read what was published before.
 
 use super::call::{ByConnection, by_connection};
+use super::inboxes::RedisInboxes;
 use super::keys::Keys;
 use super::lease::RedisLeases;
 use super::log::{Lives, end_of_log, heads, read};
@@ -14,6 +15,7 @@ use super::net::{
 use super::run::Run;
 use crate::error::StoreError;
 use crate::feed::{ChannelFeed, FeedSink, Head};
+use crate::inbox::Inboxes;
 use crate::lease::Leases;
 use crate::name::ChannelName;
 use crate::options::StoreOptions;
@@ -103,6 +105,16 @@ impl RedisFeed {
     #[must_use]
     pub fn hints(&self) -> Arc<dyn Hints> {
         Arc::new(RedisHints {
+            nodes: self.nodes.clone(),
+            subscriptions: self.subscriptions.clone(),
+            keys: self.keys.clone(),
+        })
+    }
+
+    /// Letters to and from other processes.
+    #[must_use]
+    pub fn inboxes(&self) -> Arc<dyn Inboxes> {
+        Arc::new(RedisInboxes {
             nodes: self.nodes.clone(),
             subscriptions: self.subscriptions.clone(),
             keys: self.keys.clone(),

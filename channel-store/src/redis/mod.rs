@@ -10,6 +10,7 @@
 mod append;
 mod call;
 mod feed;
+mod inboxes;
 mod keys;
 mod lease;
 mod log;
