@@ -100,7 +100,9 @@ async fn everything_works(chat: &str, connector: &str, options: StoreOptions) {
 
 async fn letters_go_both_ways(chat: &str, options: &StoreOptions, feed: &RedisFeed) {
     let nobody = Arc::new(Ear::default());
-    let of_chat = RedisFeed::open(chat, options.clone(), nobody).await.unwrap();
+    let of_chat = RedisFeed::open(chat, options.clone(), nobody)
+        .await
+        .unwrap();
     let (of_chat, of_connector) = (of_chat.inboxes(), feed.inboxes());
     let mut there = of_connector.open(&incarnation("c:7"));
     let mut back = of_chat.open(&incarnation("chat:1"));

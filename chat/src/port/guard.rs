@@ -35,6 +35,10 @@ const MEMBERS_ANSWER: usize = 256 * 1024;
 /// The same for a page of history, without its last message.
 const HISTORY_ANSWER: usize = 1024 * 1024;
 
+/// The methods that ask connectors may take this much longer than others. A connector has a second to answer, and then its
+/// lease is read.
+const ASKING: Duration = Duration::from_secs(2);
+
 /// Guards the service inside.
 #[derive(Clone)]
 pub(crate) struct Guarded<S> {
@@ -100,7 +104,11 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let bounds = Arc::clone(&self.bounds);
         let time = grpc_timeout(request.headers());
-        let time = time.map_or(bounds.call_time, |asked| asked.min(bounds.call_time));
+        let mut most = bounds.call_time;
+        if request.uri().path().starts_with("/chat.v1.UserService/") {
+            most += ASKING;
+        }
+        let time = time.map_or(most, |asked| asked.min(most));
         // Counted from here and not from the first poll, so that tonic's own timer, which answers another status, comes second.
         let deadline = Instant::now() + time;
         // This service was polled ready, so it is used for the call. Its clone, which need not be ready, stays.
@@ -132,7 +140,10 @@ impl Bounds {
     {
         let reserve = match request.uri().path().rsplit('/').next() {
             Some("History") => HISTORY_ANSWER + self.message_limit,
-            Some("ListMembers") => MEMBERS_ANSWER,
+            Some("ListSessions") => HISTORY_ANSWER,
+            Some("ListMembers" | "BatchGetPresence" | "PushToUsers" | "Disconnect") => {
+                MEMBERS_ANSWER
+            }
             _ => SMALL_ANSWER,
         };
         let (head, body) = request.into_parts();
