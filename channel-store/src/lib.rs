@@ -9,6 +9,7 @@ mod directory;
 mod error;
 mod feed;
 pub mod follow;
+mod inbox;
 mod lease;
 mod membership;
 pub mod memory;
@@ -27,6 +28,7 @@ mod store;
 pub use directory::{ChannelSummary, ChannelsPage, DIRECTORY_PARTS};
 pub use error::StoreError;
 pub use feed::{ChannelFeed, FeedSink, Head};
+pub use inbox::{INBOX_BYTES, Inbox, Inboxes, Letter};
 pub use lease::{
     DEADLINE_MARGIN, Declared, DroppedBy, IndexEntry, Indexed, LEASE_MEMORY, LeaseState, Leases,
     Place, Presence, Renewed, SETTLE_TIME, Term,

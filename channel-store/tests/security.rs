@@ -23,7 +23,8 @@ const SOON: Duration = Duration::from_secs(10);
 /// The rights of chat, as in docs/redis.md.
 const CHAT: &str = "~gc:* &gc:* -@all +info +get +set +script|load +evalsha +wait +cluster|slots +cluster|info \
     +hmget +hget +hgetall +hset +hdel +hexists +hincrby +hlen +hscan +xadd +xtrim +xrange +xrevrange +expire +expireat +del \
-    +exists +ttl +time +zadd +zrem +zrangebyscore +zrangebylex +zscan +zscore +sadd +srem +scard +sscan +srandmember +publish +spublish";
+    +exists +ttl +time +zadd +zrem +zrangebyscore +zrangebylex +zscan +zscore +sadd +srem +scard +sscan +srandmember \
+    +subscribe +unsubscribe +publish +ssubscribe +sunsubscribe +spublish";
 /// The rights of a connector.
 const CONNECTOR: &str = "~gc:* &gc:* -@all +info +get +set +script|load +evalsha +cluster|slots +cluster|info \
     +hmget +hget +hgetall +hset +hdel +hexists +hlen +hscan +xrange +expire +del +exists +time +zadd +zrangebyscore +zscan +scard \
@@ -106,6 +107,27 @@ async fn everything_works(chat: &str, connector: &str, options: StoreOptions) {
     feed.unsubscribe(&channel);
     leases_work(&subject, &feed).await;
     logins_work(&subject, &feed).await;
+    letters_go_both_ways(chat, &subject.options, &feed).await;
+}
+
+async fn letters_go_both_ways(chat: &str, options: &StoreOptions, feed: &RedisFeed) {
+    let nobody = Arc::new(RecordingSink::default());
+    let of_chat = RedisFeed::open(chat, options.clone(), nobody)
+        .await
+        .unwrap();
+    let (of_chat, of_connector) = (of_chat.inboxes(), feed.inboxes());
+    let mut there = of_connector.open(&incarnation("c:7"));
+    let mut back = of_chat.open(&incarnation("chat:1"));
+    eventually("a letter there", async || {
+        of_chat.post(&incarnation("c:7"), b"ask").await == Ok(true)
+    })
+    .await;
+    assert_eq!(there.next().await.unwrap().content, b"ask");
+    eventually("a letter back", async || {
+        of_connector.post(&incarnation("chat:1"), b"answer").await == Ok(true)
+    })
+    .await;
+    assert_eq!(back.next().await.unwrap().content, b"answer");
 }
 
 async fn logins_work(subject: &Subject, feed: &RedisFeed) {

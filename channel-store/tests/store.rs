@@ -15,6 +15,8 @@ mod directory;
 #[cfg(test)]
 mod ephemerals;
 #[cfg(test)]
+mod inboxes;
+#[cfg(test)]
 mod leases;
 #[cfg(test)]
 mod memory;

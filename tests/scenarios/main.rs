@@ -27,6 +27,7 @@ mod hanging_shard;
 mod json_clients;
 mod lagging_replica;
 mod limits;
+mod live_users;
 mod load;
 mod load_generator;
 mod login_policies;

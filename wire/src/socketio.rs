@@ -5,7 +5,9 @@
 //! Packets are read and written one by one. Polls carry several of them, which [`engine_io`](crate::engine_io) splits
 //! and joins.
 
-use super::{Disconnect, EngineIo, Error, Input, Request, RequestBody, WireFormat, refuse_attack};
+use super::{
+    Disconnect, EngineIo, Error, Farewell, Input, Request, RequestBody, WireFormat, refuse_attack,
+};
 use crate::websocket::Opcode;
 use channel_store::{ChannelName, Ephemeral, Position, Publication};
 use serde::de::Visitor;
@@ -226,6 +228,15 @@ pub(crate) fn ephemeral(
     message(format, &text, out);
 }
 
+pub(crate) fn direct(format: WireFormat, route: &str, body: &[u8], out: &mut Vec<u8>) {
+    let (route, body) = (Value::from(route), String::from_utf8_lossy(body));
+    message(
+        format,
+        &format!(r#"{{"route":{route},"body":{body}}}"#),
+        out,
+    );
+}
+
 pub(crate) fn skip(
     format: WireFormat,
     channel: &ChannelName,
@@ -255,8 +266,12 @@ pub(crate) fn heartbeat(format: WireFormat, out: &mut Vec<u8>) {
 
 /// A client that should connect again sees its connection end without a close frame. After a proper close some
 /// libraries do not connect again, or only after their own time-out.
-pub(crate) fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
-    let farewell = reason.farewell();
+pub(crate) fn close(
+    format: WireFormat,
+    reason: Disconnect,
+    farewell: Farewell<'_>,
+    out: &mut Vec<u8>,
+) {
     if let Some(json) = farewell.json.filter(|json| json.reconnect) {
         if format.positions {
             kick(format, json.reason, r#","reconnect":true"#, out);
@@ -270,7 +285,8 @@ pub(crate) fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
 }
 
 fn kick(format: WireFormat, reason: &str, more: &str, out: &mut Vec<u8>) {
-    let text = format!(r#"{{"route":"onKick","reason":"{reason}"{more}}}"#);
+    let reason = Value::from(reason);
+    let text = format!(r#"{{"route":"onKick","reason":{reason}{more}}}"#);
     message(format, &text, out);
 }
 

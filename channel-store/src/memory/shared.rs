@@ -5,6 +5,7 @@ use super::clock::{Clock, Now};
 use super::lease_table::LeaseTable;
 use super::outbox::Delivery;
 use super::user_table::UserTable;
+use crate::inbox::Slot;
 use crate::name::{ChannelName, Incarnation, UserId};
 use crate::options::StoreOptions;
 use crate::rules::RuleTable;
@@ -47,6 +48,8 @@ pub(super) struct State {
     pub(super) users: UserTable,
     /// The connectors that listen to hints.
     pub(super) listeners: HashMap<Incarnation, mpsc::Sender<UserId>>,
+    /// Where letters are put, by the name of the receiver.
+    pub(super) inboxes: HashMap<Incarnation, Slot>,
 }
 
 impl Shared {
@@ -68,6 +71,7 @@ impl Shared {
             leases: LeaseTable::default(),
             users: UserTable::default(),
             listeners: HashMap::new(),
+            inboxes: HashMap::new(),
         };
         Self {
             state: Mutex::new(state),

@@ -9,6 +9,7 @@ use super::shared::{Shared, State};
 use crate::directory::{ChannelSummary, ChannelsPage};
 use crate::error::StoreError;
 use crate::feed::{ChannelFeed, FeedSink};
+use crate::inbox::Inboxes;
 use crate::lease::Leases;
 use crate::membership::{Join, Joined, Leave, MembersPage, Reaped};
 use crate::name::{ChannelName, Incarnation};
@@ -56,6 +57,12 @@ impl MemoryStore {
     /// Hints to and from connectors.
     #[must_use]
     pub fn hints(&self) -> Arc<dyn Hints> {
+        self.shared.clone()
+    }
+
+    /// Letters between connectors and chats.
+    #[must_use]
+    pub fn inboxes(&self) -> Arc<dyn Inboxes> {
         self.shared.clone()
     }
 

@@ -5,6 +5,7 @@
 
 use super::call::{ByConnection, by_connection};
 use super::directory::Directory;
+use super::inboxes::RedisInboxes;
 use super::keys::Keys;
 use super::lease::RedisLeases;
 use super::log::{Lives, end_of_log, heads, read};
@@ -15,6 +16,7 @@ use super::net::{
 use super::run::{Brought, Run};
 use crate::error::StoreError;
 use crate::feed::{ChannelFeed, FeedSink, Head};
+use crate::inbox::Inboxes;
 use crate::lease::Leases;
 use crate::name::ChannelName;
 use crate::options::StoreOptions;
@@ -106,6 +108,16 @@ impl RedisFeed {
     #[must_use]
     pub fn hints(&self) -> Arc<dyn Hints> {
         Arc::new(RedisHints {
+            nodes: self.nodes.clone(),
+            subscriptions: self.subscriptions.clone(),
+            keys: self.keys.clone(),
+        })
+    }
+
+    /// Letters to and from other processes.
+    #[must_use]
+    pub fn inboxes(&self) -> Arc<dyn Inboxes> {
+        Arc::new(RedisInboxes {
             nodes: self.nodes.clone(),
             subscriptions: self.subscriptions.clone(),
             keys: self.keys.clone(),

@@ -217,6 +217,11 @@ impl IncarnationKeys {
     pub(super) fn hints(&self) -> Key<'_> {
         Key::new(&self.base, "hints")
     }
+
+    /// The topic of the letters to this incarnation, or to a chat of this name.
+    pub(super) fn inbox(&self) -> Key<'_> {
+        Key::new(&self.base, "inbox")
+    }
 }
 
 /// The keys of one user. No channel and no incarnation has the same ones, whatever they are called.
@@ -368,6 +373,7 @@ mod tests {
             (its.lease(), "gc:{c1/x}:lease"),
             (its.index(), "gc:{c1/x}:index"),
             (its.hints(), "gc:{c1/x}:hints"),
+            (its.inbox(), "gc:{c1/x}:inbox"),
             (entries, "gc:{4}:user:entries"),
             (rank, "gc:{4}:user:rank"),
             (user.dead(&incarnation), "gc:{4}:user:dead:c1/x"),

@@ -12,6 +12,7 @@ mod call;
 mod channel_pages;
 mod directory;
 mod feed;
+mod inboxes;
 mod keys;
 mod lease;
 mod log;

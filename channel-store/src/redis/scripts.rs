@@ -57,6 +57,7 @@ scripts! {
     resign = "#!lua flags=allow-oom": "clock", "lease", "resign";
     schedule = "#!lua flags=allow-oom": "clock", "schedule";
     unschedule = "#!lua flags=allow-oom": "unschedule";
+    post = "#!lua flags=allow-oom": "clock", "post";
     login = "#!lua": "clock", "user", "login";
     claim = "#!lua": "clock", "user", "claim";
     linger = "#!lua flags=allow-oom": "clock", "user", "linger";

@@ -8,9 +8,9 @@ use channel_store::memory::MemoryStore;
 use channel_store::redis::{RedisFeed, RedisStore};
 use channel_store::{
     ChannelFeed, ChannelName, ChannelStore, Continuity, Epoch, Hints, HistoryRange, IdempotencyKey,
-    Incarnation, Join, Joined, Leases, Leave, LogPage, Membership, Payload, Position, Predecessor,
-    Publication, Publish, Published, Route, SessionId, Since, StoreError, StoreOptions, User,
-    UserId, UserRegistry,
+    Inboxes, Incarnation, Join, Joined, Leases, Leave, LogPage, Membership, Payload, Position,
+    Predecessor, Publication, Publish, Published, Route, SessionId, Since, StoreError,
+    StoreOptions, User, UserId, UserRegistry,
 };
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -164,6 +164,16 @@ impl Subject {
             Backend::Memory(store) => store.hints(),
             Backend::Redis(server) => self.redis_feed(&server.url(), &sink).await.hints(),
             Backend::Elsewhere { url, .. } => self.redis_feed(url, &sink).await.hints(),
+        }
+    }
+
+    /// Letters to and from other processes.
+    pub(crate) async fn inboxes(&self) -> Arc<dyn Inboxes> {
+        let sink = Arc::new(RecordingSink::default());
+        match &self.backend {
+            Backend::Memory(store) => store.inboxes(),
+            Backend::Redis(server) => self.redis_feed(&server.url(), &sink).await.inboxes(),
+            Backend::Elsewhere { url, .. } => self.redis_feed(url, &sink).await.inboxes(),
         }
     }
 

@@ -4,7 +4,7 @@ mod channels;
 mod history;
 mod members;
 mod messages;
-mod pages;
+pub(crate) mod pages;
 
 use crate::calls::send_stream::SendStream;
 use crate::calls::{Calls, respond};

@@ -206,7 +206,7 @@ impl Violations {
     }
 
     /// People, and clients that trim, could not tell a route with a blank at its end from the same route without.
-    fn route(&mut self, text: String) -> Option<Route> {
+    pub(crate) fn route(&mut self, text: String) -> Option<Route> {
         match text.as_str() {
             text if text.trim() != text => {
                 self.check("route", Err("must not begin or end with a blank"))
@@ -219,8 +219,25 @@ impl Violations {
         }
     }
 
+    /// The JSON as it came.
+    pub(crate) fn unstamped(&mut self, body: Option<Body>, limit: usize) -> Option<Bytes> {
+        let (field, json) = self.json(body, limit)?;
+        self.check(field, body::check(&json))?;
+        Some(json)
+    }
+
     /// The JSON with the user's id in it. Without a user the body is only checked.
     fn body(&mut self, body: Option<Body>, user: Option<&User>, limit: usize) -> Option<Vec<u8>> {
+        let (field, json) = self.json(body, limit)?;
+        let stamped = match user {
+            Some(user) => body::stamp(&json, &user.json()),
+            None => body::check(&json).map(|()| Vec::new()),
+        };
+        self.check(field, stamped)
+    }
+
+    /// The text of a body, and the name of its field.
+    fn json(&mut self, body: Option<Body>, limit: usize) -> Option<(&'static str, Bytes)> {
         let (field, json) = match body {
             Some(Body::Json(json)) => ("body_json", json),
             Some(Body::Struct(object)) => (
@@ -233,10 +250,6 @@ impl Violations {
             let error = format!("must have at most {limit} bytes as JSON");
             return self.check(field, Err(error));
         }
-        let stamped = match user {
-            Some(user) => body::stamp(&json, &user.json()),
-            None => body::check(&json).map(|()| Vec::new()),
-        };
-        self.check(field, stamped)
+        Some((field, json))
     }
 }

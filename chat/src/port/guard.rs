@@ -41,6 +41,10 @@ const CHANNELS_ANSWER: usize = 384 * 1024;
 /// The same for a page of history, without its last message.
 const HISTORY_ANSWER: usize = 1024 * 1024;
 
+/// The methods that ask connectors may take this much longer than others. A connector has a second to answer, and then its
+/// lease is read.
+const ASKING: Duration = Duration::from_secs(2);
+
 /// When a unary call ends, whether it is done or not. It is among the extensions of the request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline(pub(crate) Instant);
@@ -116,7 +120,11 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let bounds = Arc::clone(&self.bounds);
         let time = grpc_timeout(request.headers());
-        let time = time.map_or(bounds.call_time, |asked| asked.min(bounds.call_time));
+        let mut most = bounds.call_time;
+        if request.uri().path().starts_with("/chat.v1.UserService/") {
+            most += ASKING;
+        }
+        let time = time.map_or(most, |asked| asked.min(most));
         // Counted from here and not from the first poll, so that tonic's own timer, which answers another status, comes second.
         let deadline = Instant::now() + time;
         // This service was polled ready, so it is used for the call. Its clone, which need not be ready, stays.
@@ -148,10 +156,13 @@ impl Bounds {
     {
         let reserve = match request.uri().path().rsplit('/').next() {
             Some("History") => HISTORY_ANSWER + self.message_limit,
-            Some("ListMembers") => MEMBERS_ANSWER,
             Some("BatchSend") => BATCH_ANSWER,
             Some("Broadcast") => BROADCAST_ANSWER,
             Some("ListChannels" | "CountMembers") => CHANNELS_ANSWER,
+            Some("ListSessions") => HISTORY_ANSWER,
+            Some("ListMembers" | "BatchGetPresence" | "PushToUsers" | "Disconnect") => {
+                MEMBERS_ANSWER
+            }
             _ => SMALL_ANSWER,
         };
         let (mut head, body) = request.into_parts();

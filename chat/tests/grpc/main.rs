@@ -14,3 +14,4 @@ mod overload;
 mod serving;
 mod stream;
 mod support;
+mod users;

@@ -359,6 +359,7 @@ impl Chat {
             listener,
             Arc::new(store.clone()),
             Arc::default(),
+            Arc::default(),
             limits,
             shutdown.clone(),
         );

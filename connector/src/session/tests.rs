@@ -50,6 +50,7 @@ pub(crate) async fn scene() -> Scene {
     let lease = LeaseKeeper::new("c", Duration::from_secs(10), store.leases(), suspects).unwrap();
     let incarnation = lease.take().await;
     let services = Arc::new(Services {
+        commands: Commands::new(&logins, lease.roster(), store.inboxes()),
         lease,
         hub: Arc::clone(&script.hub),
         admission: super::admission_queue::AdmissionQueues::new(|_| Shard::default()),

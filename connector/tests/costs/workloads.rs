@@ -217,7 +217,13 @@ fn publish() -> Workload {
         let store = MemoryStore::new(StoreOptions::default());
         let cleanup = chat::Cleanup::begin(store.clone(), store.leases(), store.registry());
         let limits = chat::Limits::default();
-        let service = chat::service(store, cleanup, &limits, runtime::Shutdown::new());
+        let service = chat::service(
+            store,
+            cleanup,
+            Arc::default(),
+            &limits,
+            runtime::Shutdown::new(),
+        );
         let service = BoxCloneSyncService::new(service.map_err(TransportError::new));
         let chat = Chat::new(Source::InProcess(service));
         let mut available = chat.available();
