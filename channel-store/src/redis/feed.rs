@@ -31,11 +31,7 @@ use futures_util::future::try_join_all;
 use parking_lot::Mutex;
 use redis::Value;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::watch;
-
-/// How long a probe may take to be heard after it was written into the log.
-const HEARING: Duration = Duration::from_millis(500);
 
 /// Channels in Redis, for a connector.
 pub struct RedisFeed {
@@ -202,7 +198,7 @@ impl ProbeFeed for RedisFeed {
     }
 
     async fn find_probe(&self, set: u64, nonce: u64, position: &Position) -> ProbeFound {
-        let Some(heard) = self.subscriptions.hears(set, nonce, HEARING).await else {
+        let Some(heard) = self.subscriptions.hears(set, nonce).await else {
             return ProbeFound::Unknown;
         };
         let keys = self.keys.of_probe(set);
