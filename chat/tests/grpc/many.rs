@@ -23,6 +23,7 @@ fn client() -> ChatServiceClient<Service> {
     ChatServiceClient::new(chat::service(
         store,
         Arc::default(),
+        Arc::default(),
         &limits,
         Shutdown::new(),
     ))
