@@ -23,7 +23,7 @@ impl Brought {
     /// Reads a message. If it is of the `known` epoch, it shares that one's text.
     pub(super) fn parse(bytes: Vec<u8>, known: Option<&Epoch>) -> Option<Self> {
         match bytes.first() {
-            Some(&EPHEMERAL) => ephemeral(bytes.into(), known).map(Self::Ephemeral),
+            Some(&EPHEMERAL) => ephemeral(&bytes.into(), known).map(Self::Ephemeral),
             _ => Run::parse(bytes, known).map(Self::Run),
         }
     }
@@ -39,7 +39,7 @@ impl Brought {
 
 /// Reads `~epoch offset milliseconds`, a newline and the payload. Its epoch is empty if the channel had none. A reader that
 /// knows runs only passes it over, because it has no id of an entry.
-fn ephemeral(bytes: Bytes, known: Option<&Epoch>) -> Option<Ephemeral> {
+fn ephemeral(bytes: &Bytes, known: Option<&Epoch>) -> Option<Ephemeral> {
     let end = bytes.iter().position(|&b| b == b'\n')?;
     let head = std::str::from_utf8(&bytes[1..end]).ok()?;
     let (epoch, rest) = head.split_once(' ')?;

@@ -8,12 +8,12 @@ use std::collections::HashSet;
 pub(super) const MOST: usize = 1_000;
 
 /// A list of users that must not be empty.
-pub(super) fn users(wrong: &mut Violations, names: Vec<String>) -> Option<Vec<UserId>> {
+pub(super) fn users(wrong: &mut Violations, names: &[String]) -> Option<Vec<UserId>> {
     if !(1..=MOST).contains(&names.len()) {
         let error = format!("1 to {MOST} users are needed, not {}", names.len());
         return wrong.check("users", Err(error));
     }
-    some_users(wrong, "users", &names)
+    some_users(wrong, "users", names)
 }
 
 /// Each of them once.

@@ -12,7 +12,7 @@ pub(super) async fn presence(
     request: BatchGetPresenceRequest,
 ) -> Result<BatchGetPresenceResponse, Error> {
     let mut wrong = Violations::default();
-    let Some(users) = users(&mut wrong, request.users) else {
+    let Some(users) = users(&mut wrong, &request.users) else {
         return Err(wrong.into());
     };
     let looks = connectors.look(&users).await?;

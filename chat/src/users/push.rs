@@ -19,7 +19,7 @@ pub(super) async fn push(
     limit: usize,
 ) -> Result<PushToUsersResponse, Error> {
     let mut wrong = Violations::default();
-    let users = users(&mut wrong, request.users);
+    let users = users(&mut wrong, &request.users);
     let route = wrong.route(request.route);
     let body = request.content.map(|content| match content {
         Content::Body(object) => Body::Struct(object),

@@ -338,7 +338,7 @@ impl Drop for Handlers {
             match closing {
                 // A back end does not want the client back.
                 Some(Disconnect::ByBackEnd { reconnect: false }) => {
-                    self.services.leaves.land(ended)
+                    self.services.leaves.land(ended);
                 }
                 _ => self.services.leaves.add(ended),
             }

@@ -8,7 +8,7 @@ use wire::{EngineIo, WireFormat};
 /// The same content, as something ephemeral and as a publication.
 fn contents() -> (Ephemeral, Publication) {
     let payload = "onGift\0u\0{\"a\":\"哈\",\"userId\":\"u\"}";
-    let payload = Payload::parse(payload.into()).unwrap();
+    let payload = Payload::parse(payload.into()).expect("a payload");
     let place = Position {
         epoch: Epoch::new("e"),
         offset: 7,
