@@ -4,7 +4,8 @@
 //! without a socket, for a connector in the same process. Chat keeps no state of its own: channels live in the [`ChannelStore`].
 //!
 //! `api` and `gateway` are the two contracts, for back ends and for connectors. Both convert their messages and let `calls` do
-//! the work. `port` bounds connections and calls. `users` asks connectors about live users. `cleanup` looks after members that nobody else looks after.
+//! the work. `port` bounds connections and calls. `users` asks connectors about live users. `cleanup` looks after
+//! members that nobody else looks after.
 
 pub mod config;
 
@@ -34,6 +35,7 @@ use port::guard::{Bounds, Guarded};
 use port::health::StoreHealth;
 use port::measure::Measured;
 use proto::chat::v1::chat_service_server::ChatServiceServer;
+use proto::chat::v1::node_service_server::NodeServiceServer;
 use proto::chat::v1::user_service_server::UserServiceServer;
 use proto::connector::v1::session_service_server::SessionServiceServer;
 use runtime::Shutdown;
@@ -48,7 +50,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_reflection::server::Builder;
-use users::Users;
+use users::{Nodes, Users};
 
 /// The largest number of HTTP/2 streams, and so of calls, that one connection may have open.
 const STREAMS_PER_CONNECTION: u32 = 1_024;
@@ -93,6 +95,8 @@ pub fn service(
     let api = api.max_decoding_message_size(limits.frame());
     let gateway = SessionServiceServer::new(Gateway(calls));
     let gateway = gateway.max_decoding_message_size(limits.frame());
+    let nodes = NodeServiceServer::new(Nodes(Arc::clone(&connectors)));
+    let nodes = nodes.max_decoding_message_size(limits.frame());
     let users = UserServiceServer::new(Users {
         connectors,
         message_limit: limits.message,
@@ -100,6 +104,7 @@ pub fn service(
     let users = users.max_decoding_message_size(limits.frame());
     let routes = Routes::new(Measured::new(Guarded::new(api, &bounds)))
         .add_service(Measured::new(Guarded::new(users, &bounds)))
+        .add_service(Measured::new(Guarded::new(nodes, &bounds)))
         .add_service(Measured::new(Guarded::new(gateway, &bounds)));
     Service(routes.prepare())
 }
