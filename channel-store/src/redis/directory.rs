@@ -11,7 +11,7 @@
 
 use super::call::{Answer, ask_each, call};
 use super::keys::{DirectoryKeys, Keys};
-use super::net::{Nodes, array, number, text, unavailable, unexpected_reply};
+use super::net::{Nodes, array, crc16, number, text, unavailable, unexpected_reply};
 use super::scripts::SCRIPTS;
 use super::seconds;
 use crate::directory::DIRECTORY_PARTS;
@@ -230,14 +230,9 @@ fn key_of(part: &DirectoryKeys) -> String {
     part.names().to_string()
 }
 
-/// The part in which a channel is noted. All processes of all versions must agree on it: FNV-1a.
+/// The part in which a channel is noted. All processes of all versions must agree on it.
 fn part_of(channel: &ChannelName) -> usize {
-    let bytes = channel.as_str().bytes();
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    // The lowest bits depend on the lowest bits of the bytes alone.
-    usize::try_from((hash >> 32) % DIRECTORY_PARTS as u64).unwrap_or(0)
+    usize::from(crc16(channel.as_str().as_bytes())) % DIRECTORY_PARTS
 }
 
 /// Reads names, each with the time at which it was noted. A name that no channel can have is passed over.
@@ -307,7 +302,7 @@ mod tests {
             parts.iter().all(|it| (700..1_300).contains(it)),
             "{parts:?}"
         );
-        assert_eq!(part_of(&ChannelName::new("lobby").unwrap()), 31);
+        assert_eq!(part_of(&ChannelName::new("lobby").unwrap()), 54);
     }
 
     #[test]

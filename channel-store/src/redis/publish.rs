@@ -235,7 +235,14 @@ impl RedisPublisher {
         calls: Vec<Vec<usize>>,
     ) -> Result<Vec<Result<Published, StoreError>>, StoreError> {
         let (directory, began) = (&self.publishing.directory, Instant::now());
-        let channels = || calls.iter().map(|call| &batch[call[0]].channel);
+        // Ephemeral messages begin no channel.
+        let stores = |call: &&Vec<usize>| call.iter().any(|&place| !batch[place].ephemeral);
+        let channels = || {
+            calls
+                .iter()
+                .filter(stores)
+                .map(|call| &batch[call[0]].channel)
+        };
         // The calls take messages that follow one another in the batch.
         let first = calls.first().map_or(0, |call| call[0]);
         let nobody_waits = self.waiting.load(Ordering::Relaxed) == 0;
