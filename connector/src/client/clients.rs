@@ -196,14 +196,19 @@ impl<E: FnOnce()> Drop for Served<E> {
 mod tests {
     use super::*;
     use crate::limits::{Bounds, Limits};
+    use crate::membership::{Asked, SessionCommand};
     use crate::metering::CLOSED;
     use crate::session::tests::{is_followed, scene};
+    use crate::testing::at;
+    use crate::testing::chat::joined;
     use crate::testing::counters::Counters;
     use crate::testing::{LIMITS, soon};
     use crate::transport::connection::CLOSE_PAUSE;
+    use channel_store::UserId;
     use std::sync::atomic::{AtomicBool, Ordering};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
+    use tokio::sync::oneshot;
 
     #[tokio::test(start_paused = true)]
     async fn all_connections_are_closed_in_two_seconds_however_many_there_are() {
@@ -300,5 +305,68 @@ mod tests {
         soon(scene.services.leaves.landed()).await;
         assert_eq!(scene.logins("u").await, 0);
         drop(connection);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_back_end_wants_has_its_turn_between_two_requests_and_while_there_are_none() {
+        let mut scene = scene().await;
+        let queues = QueueLimits::new(1 << 20, 1 << 20);
+        let clients = Clients::new(Arc::clone(&scene.services), LIMITS, queues);
+        let limits = Limits::new(Bounds {
+            connections: 1,
+            half_open: 1,
+            handshakes: u32::MAX,
+            polling: 0,
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (mut client, (stream, _)) = (client.unwrap(), accepted.unwrap());
+        let pass = Pass::new(limits.enter().unwrap(), limits.begin_handshake());
+        Arc::clone(&clients).serve_socket(stream, pass, Vec::new(), WireFormat::JSON);
+        let login =
+            r#"{"route":"connector.handler.login","body":{"userId":"u","lessonId":"room"}}"#;
+        client.write_all(&masked(login)).await.unwrap();
+        soon(async {
+            while scene.script.feed.follows().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        is_followed(&mut scene.script).await;
+        scene.instance.join().await.answer(Ok(joined("a", 5)));
+
+        let history = masked(r#"{"id":2,"route":"chat.handler.history"}"#);
+        let twice = [history.clone(), history].concat();
+        client.write_all(&twice).await.unwrap();
+        let first = scene.instance.history().await;
+        let user = UserId::new("u").unwrap();
+        let registration = scene.services.logins.of(&user).remove(0);
+        let (answer, left) = oneshot::channel();
+        let command = SessionCommand::Leave(asked(answer));
+        assert!(registration.commands().push(command).is_ok());
+        first.answer(Ok(Default::default()));
+        scene.instance.leave().await.answer(Ok(Default::default()));
+        assert_eq!(soon(left).await, Ok(Ok(true)));
+        // In the second request the session is no member any more.
+        scene.instance.nobody_calls().await;
+
+        let (answer, added) = oneshot::channel();
+        let command = SessionCommand::Join(asked(answer));
+        assert!(registration.commands().push(command).is_ok());
+        let connections = clients.connections.lock();
+        connections.iter().for_each(|(_, it)| it.wake());
+        drop(connections);
+        is_followed(&mut scene.script).await;
+        scene.instance.join().await.answer(Ok(joined("a", 5)));
+        assert_eq!(soon(added).await, Ok(Ok(at("a", 4))));
+    }
+
+    fn asked<T>(answer: oneshot::Sender<Result<T, wire::Reason>>) -> Asked<T> {
+        Asked {
+            channel: crate::testing::channel(),
+            deadline: Instant::now() + Duration::from_secs(1),
+            answer,
+        }
     }
 }

@@ -124,6 +124,14 @@ impl Logins {
         }
     }
 
+    /// The logins of a user.
+    #[cfg(test)]
+    pub(crate) fn of(&self, user: &UserId) -> Vec<Arc<Registration>> {
+        let known = self.known.lock();
+        let sessions = known.get(user).into_iter().flat_map(BTreeMap::values);
+        sessions.filter_map(Weak::upgrade).collect()
+    }
+
     /// Announces the policy once.
     #[cfg(test)]
     pub(crate) async fn announce_policy(&self) {

@@ -286,3 +286,21 @@ async fn a_connector_that_does_not_answer_is_named_and_its_sessions_have_no_outc
     assert_eq!(response.outcomes.len(), 1);
     assert_eq!(response.unanswered_connectors, ["silent"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_logs_in_before_its_connector_answers_has_one_outcome() {
+    let store = store();
+    let one = Node::new(&store, "one", store.inboxes()).await;
+    let mut first = one.guest("u", "s1").await;
+    first.looks(Manner::Obeys);
+    // The first letter is lost, so the connector gets the next one after chat has looked.
+    let mut chat = chat(&store, Lossy::new(&store, "one:", 1));
+    let (response, _second) = tokio::join!(chat.add_to_channel(add("u", "")), async {
+        sleep(Duration::from_millis(50)).await;
+        let mut second = one.guest("u", "s2").await;
+        second.looks(Manner::Obeys);
+        second
+    });
+    let expected = ["one/s1", "one/s2"].map(|name| (name.to_owned(), Ok(7)));
+    assert_eq!(outcomes(&response.unwrap().into_inner()), expected);
+}
