@@ -4,7 +4,7 @@
 //! without a socket, for a connector in the same process. Chat keeps no state of its own: channels live in the [`ChannelStore`].
 //!
 //! `api` and `gateway` are the two contracts, for back ends and for connectors. Both convert their messages and let `calls` do
-//! the work. `port` bounds connections and calls. `cleanup` looks after members that nobody else looks after.
+//! the work. `port` bounds connections and calls, and `web` takes calls over plain HTTP. `cleanup` looks after members that nobody else looks after.
 
 pub mod config;
 
@@ -15,6 +15,7 @@ mod error;
 mod gateway;
 mod metering;
 mod port;
+mod web;
 
 pub use cleanup::Cleanup;
 pub use config::{Config, Limits};
@@ -45,6 +46,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_reflection::server::Builder;
+use web::{Contract, Transcoded, WebLayer};
 
 /// The largest number of HTTP/2 streams, and so of calls, that one connection may have open.
 const STREAMS_PER_CONNECTION: u32 = 1_024;
@@ -88,6 +90,7 @@ pub fn service(
     let api = api.max_decoding_message_size(limits.frame());
     let gateway = SessionServiceServer::new(Gateway(calls));
     let gateway = gateway.max_decoding_message_size(limits.frame());
+    let api = Transcoded::new(api);
     let routes = Routes::new(Measured::new(Guarded::new(api, &bounds)))
         .add_service(Measured::new(Guarded::new(gateway, &bounds)));
     Service(routes.prepare())
@@ -112,6 +115,7 @@ pub async fn serve(
     };
     let connections = Connections::new(limits.connections, timeouts);
     let gate = GateLayer::new(&limits);
+    let web = WebLayer::new(Contract::load()?, &limits.allowed_origins);
     let health = StoreHealth::new(store.available(), shutdown.clone());
     let routes = service(store, cleanup, &limits, shutdown.clone())
         .0
@@ -123,7 +127,9 @@ pub async fn serve(
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
+        .accept_http1(true)
         .layer(gate)
+        .layer(web)
         .serve_with_incoming_shutdown(routes, accept(listener, connections), shutdown.requested());
     tokio::select! {
         served = server => served?,

@@ -13,3 +13,4 @@ mod overload;
 mod serving;
 mod stream;
 mod support;
+mod web;

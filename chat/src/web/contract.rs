@@ -1,0 +1,88 @@
+//! The methods that can be called over HTTP, as the contract for back ends describes them.
+
+use prost::Message;
+use prost_reflect::{DescriptorError, DescriptorPool, MessageDescriptor, MethodDescriptor};
+use prost_types::FileDescriptorSet;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// The package whose services are offered over HTTP. Connectors have gRPC alone.
+const PACKAGE: &str = "chat.v1";
+
+/// All methods by their paths, and the types that answers may hold.
+pub(crate) struct Contract {
+    methods: BTreeMap<String, Arc<Method>>,
+    pub(super) types: DescriptorPool,
+}
+
+/// One method.
+#[derive(Debug)]
+pub(crate) struct Method {
+    pub(super) input: MessageDescriptor,
+    pub(super) output: MessageDescriptor,
+    /// True if it takes or gives a stream of messages.
+    pub(super) is_stream: bool,
+}
+
+impl Contract {
+    /// # Errors
+    /// The descriptors that were compiled in are not complete, which is a fault of the build.
+    pub(crate) fn load() -> Result<Self, DescriptorError> {
+        let mut types = DescriptorPool::decode(proto::FILE_DESCRIPTOR_SET)?;
+        add_details(&mut types)?;
+        let methods = types
+            .services()
+            .filter(|service| service.package_name() == PACKAGE)
+            .flat_map(|service| service.methods().collect::<Vec<_>>())
+            .map(|method| (path(&method), Arc::new(Method::new(&method))))
+            .collect();
+        Ok(Self { methods, types })
+    }
+
+    pub(super) fn method(&self, path: &str) -> Option<&Arc<Method>> {
+        self.methods.get(path)
+    }
+}
+
+impl Method {
+    fn new(method: &MethodDescriptor) -> Self {
+        Self {
+            input: method.input(),
+            output: method.output(),
+            is_stream: method.is_client_streaming() || method.is_server_streaming(),
+        }
+    }
+}
+
+fn path(method: &MethodDescriptor) -> String {
+    format!("/{}/{}", method.parent_service().full_name(), method.name())
+}
+
+/// Adds the messages that details of errors consist of.
+fn add_details(types: &mut DescriptorPool) -> Result<(), DescriptorError> {
+    let set = FileDescriptorSet::decode(tonic_types::pb::FILE_DESCRIPTOR_SET);
+    let files = set.map(|set| set.file).unwrap_or_default();
+    for file in files {
+        let is_known = file.message_type.iter().any(|message| {
+            let name = format!("{}.{}", file.package(), message.name());
+            types.get_message_by_name(&name).is_some()
+        });
+        if !is_known {
+            types.add_file_descriptor_proto(file)?;
+        }
+    }
+    Ok(())
+}
+
+/// The paths that can be called, for people.
+impl fmt::Display for Contract {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unary = self.methods.iter().filter(|(_, method)| !method.is_stream);
+        for (index, (path, _)) in unary.enumerate() {
+            let separator = if index == 0 { "" } else { ", " };
+            write!(f, "{separator}{path}")?;
+        }
+        Ok(())
+    }
+}
