@@ -1,0 +1,53 @@
+//! Back ends that call chat over plain HTTP, with client libraries that others wrote: in Node, and in a real browser.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::process::Command;
+use std::time::Duration;
+use testkit::process::Process;
+use testkit::readme;
+use testkit::system::Plan;
+use testkit::turn::Turn;
+
+/// Runs a file of tests with mocha. All of them have to pass, and so many there are.
+async fn passes(mut command: Command, tests: usize) {
+    let mut mocha = Process::spawn("mocha", &mut command);
+    let status = mocha.ended_within(Duration::from_secs(120)).await;
+    let output = mocha.lines().join("\n");
+    assert!(status.success(), "{output}");
+    assert!(output.contains(&format!("{tests} passing")), "{output}");
+}
+
+#[tokio::test]
+async fn connects_own_library_calls_chat_over_each_of_its_protocols() {
+    let system = Plan::of(0, 1).start().await;
+    let mut command = testkit::mocha("connect.test.js", &[]);
+    command.env("CHAT", system.chats[0].address().to_string());
+    passes(command, 14).await;
+}
+
+#[tokio::test]
+async fn a_page_calls_chat_from_a_real_browser_if_its_origin_is_allowed() {
+    let page = {
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the kernel has a free port");
+        free.local_addr().expect("a bound listener").port()
+    };
+    let origin = format!("http://127.0.0.1:{page}").leak();
+    let plan = Plan::of(0, 1).chat_flags(&["--allowed-origins", origin]);
+    let system = plan.start().await;
+    let mut command = testkit::mocha("page-calls.test.js", &[]);
+    command
+        .env("CHAT", system.chats[0].address().to_string())
+        .env("PAGE", page.to_string())
+        .env("CHROMIUM", crate::browsers::chromium());
+    passes(command, 4).await;
+}
+
+#[tokio::test]
+async fn the_examples_of_the_documentation_work_as_printed() {
+    let _turn = Turn::alone().await;
+    let blocks = readme::run("docs/api.md").await;
+    assert!(
+        blocks >= 6,
+        "docs/api.md has {blocks} blocks marked as `sh test`"
+    );
+}
