@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use prost::Message;
 use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
-use prost_types::{Any, Duration, Struct, Timestamp};
+use prost_types::{Any, Duration, ListValue, Struct, Timestamp, value};
 
 /// The message's JSON. Fields that are not set are left out. Names are those of the canonical mapping, in lowerCamelCase.
 ///
@@ -43,6 +43,16 @@ fn put_message(json: &mut Vec<u8>, message: &MessageDescriptor, wire: &[u8]) -> 
         "google.protobuf.Struct" => {
             let object = Struct::decode(wire).map_err(|_| Broken)?;
             json.extend(bodies::render(&object).map_err(|_| Broken)?);
+        }
+        "google.protobuf.Value" => {
+            let value = prost_types::Value::decode(wire).map_err(|_| Broken)?;
+            json.extend(bodies::render_value(&value).map_err(|_| Broken)?);
+        }
+        "google.protobuf.ListValue" => {
+            let list = ListValue::decode(wire).map_err(|_| Broken)?;
+            let kind = Some(value::Kind::ListValue(list));
+            let value = prost_types::Value { kind };
+            json.extend(bodies::render_value(&value).map_err(|_| Broken)?);
         }
         "google.protobuf.Any" => {
             let any = Any::decode(wire).map_err(|_| Broken)?;
