@@ -3,7 +3,12 @@
 use prost::Message;
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 2] = ["chat/v1/chat_service.proto", "connector/v1/connector.proto"];
+const FILES: [&str; 4] = [
+    "chat/v1/chat_service.proto",
+    "chat/v1/user_service.proto",
+    "connector/v1/connector.proto",
+    "connector/v1/commands.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     for folder in ["chat", "connector", "google"] {

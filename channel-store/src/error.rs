@@ -1,5 +1,7 @@
 //! Why a store could not do something.
 
+use crate::publication::Position;
+
 /// Why a store could not do what it was asked. Chat turns each of them into a gRPC status.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
@@ -10,9 +12,16 @@ pub enum StoreError {
     /// The store's memory is full. Nothing was written.
     #[error("the store is out of memory")]
     Full,
-    /// The sender's session is not a member of the channel. Nothing was written.
-    #[error("the session is not a member of the channel")]
+    /// The sender or its session must be a member of the channel, and is not. Nothing was written.
+    #[error("the sender is not a member of the channel")]
     NotMember,
+    /// The log does not end where the sender expects it. Nothing was written, and nothing was remembered under the message's
+    /// key.
+    #[error("the log does not end at the expected position: it ends at {}", shown(.end))]
+    PositionMismatch {
+        /// Where it ends. ("", 0) if nothing was published yet.
+        end: Position,
+    },
     /// The idempotency key was used for another content before. Nothing was written.
     #[error("the idempotency key was used for another content")]
     KeyReused,
@@ -33,4 +42,12 @@ pub enum StoreError {
     /// This store has not made the page token.
     #[error("the page token is not one of this store's")]
     BadPageToken,
+}
+
+/// A position for people.
+fn shown(position: &Position) -> String {
+    match position.epoch.as_str() {
+        "" => format!("offset {}", position.offset),
+        epoch => format!("offset {} of epoch {epoch}", position.offset),
+    }
 }

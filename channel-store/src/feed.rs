@@ -3,7 +3,7 @@
 use crate::error::StoreError;
 use crate::name::ChannelName;
 use crate::page::{LogPage, Since};
-use crate::publication::{Position, Publication};
+use crate::publication::{Ephemeral, Position, Publication};
 use crate::server::{FeedConnection, ServerLifetime, Shard};
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -30,6 +30,9 @@ pub trait FeedSink: Send + Sync + 'static {
         channel: &ChannelName,
         run: &mut dyn Iterator<Item = Publication>,
     );
+
+    /// Something has arrived that is not in the log. By default it is passed over.
+    fn ephemeral(&self, _: &FeedConnection, _: &ChannelName, _: Ephemeral) {}
 }
 
 /// Follows channels. This is the side of connectors.

@@ -8,8 +8,10 @@
 //! A follower does no I/O. Its owner calls it with what the feed brings, and reads the log when it says so.
 
 use crate::{
-    Continuity, FeedConnection, Head, LogPage, Position, Publication, ServerLifetime, Since,
+    Continuity, Ephemeral, FeedConnection, Head, LogPage, Position, Publication, ServerLifetime,
+    Since,
 };
+use std::cmp::Ordering::{Equal, Greater, Less};
 use std::collections::VecDeque;
 use std::mem;
 
@@ -20,6 +22,9 @@ const QUEUE: usize = 1 << 20;
 pub trait Deliver {
     /// The next publication of the log. `own` is the position of the reader before it.
     fn deliver(&mut self, own: Option<&Position>, publication: Publication);
+
+    /// Something that is not in the log, for readers that stand exactly here. By default it is passed over.
+    fn ephemeral(&mut self, _: Ephemeral) {}
 
     /// The reader stands here from now on. Without `lost` it begins to follow here. With `lost` the log does not go on
     /// from where the reader stood: something is missing, or the reader saw what this log does not have.
@@ -79,10 +84,31 @@ pub struct Follower {
     connection: u64,
     lifetime: Option<ServerLifetime>,
     position: Option<Position>,
-    queue: VecDeque<Publication>,
+    queue: VecDeque<Queued>,
     queued: usize,
     /// Something happened while the log was read, so it must be read once more.
     read_again: bool,
+}
+
+/// Something that came while the log was read.
+#[derive(Debug)]
+enum Queued {
+    Publication(Publication),
+    /// `looked`: the log is read because of it already. If the reader does not stand at its place after that, it is dropped.
+    Ephemeral {
+        it: Ephemeral,
+        looked: bool,
+    },
+}
+
+impl Queued {
+    fn bytes(&self) -> usize {
+        let payload = match self {
+            Self::Publication(publication) => &publication.payload,
+            Self::Ephemeral { it, .. } => &it.payload,
+        };
+        payload.as_bytes().len()
+    }
 }
 
 impl Default for Follower {
@@ -157,16 +183,66 @@ impl Follower {
         match self.phase {
             Phase::Stopped | Phase::Subscribing => false,
             Phase::Locating | Phase::Reading => {
-                self.queued += publication.payload.as_bytes().len();
-                self.queue.push_back(publication);
-                if self.queued > QUEUE {
-                    self.clear_queue();
-                    self.read_again = true;
-                }
+                self.enqueue(Queued::Publication(publication));
                 false
             }
             Phase::Live => !self.advance(publication, to),
         }
+    }
+
+    /// Takes something of the feed that is not in the log. True: the owner must read the log now.
+    ///
+    /// It is handed on only while the reader stands exactly at its place. A reader that is behind that place, or in another
+    /// epoch, reads first. If it is elsewhere then, the ephemeral is dropped: nobody can tell any more where it belongs.
+    pub fn ephemeral(
+        &mut self,
+        connection: u64,
+        ephemeral: Ephemeral,
+        to: &mut impl Deliver,
+    ) -> bool {
+        if self.connection != connection {
+            return false;
+        }
+        match self.phase {
+            Phase::Stopped | Phase::Subscribing => false,
+            Phase::Locating | Phase::Reading => {
+                self.enqueue(Queued::Ephemeral {
+                    it: ephemeral,
+                    looked: false,
+                });
+                false
+            }
+            Phase::Live => !self.give_ephemeral(ephemeral, false, to),
+        }
+    }
+
+    fn enqueue(&mut self, item: Queued) {
+        self.queued += item.bytes();
+        self.queue.push_back(item);
+        if self.queued > QUEUE {
+            self.clear_queue();
+            self.read_again = true;
+        }
+    }
+
+    /// Hands on an ephemeral or drops it. False: the log must be read first, and until then it waits before all others.
+    fn give_ephemeral(&mut self, it: Ephemeral, looked: bool, to: &mut impl Deliver) -> bool {
+        let own = self.position.as_ref();
+        let own = own.filter(|own| own.epoch == it.place.epoch);
+        match own.map(|own| it.place.offset.cmp(&own.offset)) {
+            Some(Equal) => to.ephemeral(it),
+            Some(Less) => {}
+            Some(Greater) | None if looked => {}
+            Some(Greater) | None => {
+                to.gap();
+                self.phase = Phase::Reading;
+                let item = Queued::Ephemeral { it, looked: true };
+                self.queued += item.bytes();
+                self.queue.push_front(item);
+                return false;
+            }
+        }
+        true
     }
 
     /// The position from which the log must be read; `None` if no read is needed.
@@ -211,9 +287,13 @@ impl Follower {
             return if foreign { Next::ReadLater } else { Next::Read };
         }
         self.phase = Phase::Live;
-        while let Some(publication) = self.queue.pop_front() {
-            self.queued -= publication.payload.as_bytes().len();
-            if !self.advance(publication, to) {
+        while let Some(item) = self.queue.pop_front() {
+            self.queued -= item.bytes();
+            let goes_on = match item {
+                Queued::Publication(publication) => self.advance(publication, to),
+                Queued::Ephemeral { it, looked } => self.give_ephemeral(it, looked, to),
+            };
+            if !goes_on {
                 return Next::Read;
             }
         }
@@ -309,6 +389,11 @@ mod tests {
         fn deliver(&mut self, _: Option<&Position>, publication: Publication) {
             let Position { epoch, offset } = publication.position;
             self.0.push(format!("{}{offset}", epoch.as_str()));
+        }
+
+        fn ephemeral(&mut self, it: Ephemeral) {
+            let Position { epoch, offset } = it.place;
+            self.0.push(format!("~{}{offset}", epoch.as_str()));
         }
 
         fn locate(&mut self, position: &Position, lost: Option<Continuity>) {
@@ -427,6 +512,97 @@ mod tests {
             told.take(),
             ["gap", "at e7 Some(Trimmed)", "read", "e8", "read", "e9"]
         );
+    }
+
+    fn bring(follower: &mut Follower, told: &mut Record, place: Position) -> bool {
+        let it = Ephemeral {
+            place,
+            time: 0,
+            payload: publication("e", 1, 1).payload,
+        };
+        follower.ephemeral(1, it, told)
+    }
+
+    #[test]
+    fn an_ephemeral_is_given_where_it_was_published_and_dropped_when_that_place_is_passed() {
+        let mut told = Record::default();
+        let mut follower = live(&mut told);
+        assert!(!bring(&mut follower, &mut told, at("e", 4)));
+        assert!(!bring(&mut follower, &mut told, at("e", 3)));
+        assert!(!feed(&mut follower, &mut told, &[5]));
+        assert!(!bring(&mut follower, &mut told, at("e", 4)));
+        assert!(!bring(&mut follower, &mut told, at("e", 5)));
+        assert_eq!(told.take(), ["~e4", "e5", "~e5"]);
+        assert_eq!(follower.position(), Some(&at("e", 5)), "it moves nobody");
+    }
+
+    #[test]
+    fn an_ephemeral_beyond_the_reader_is_given_after_a_read_that_ends_at_its_place() {
+        for (offsets, given) in [(&[5, 6][..], true), (&[5, 6, 7], false), (&[5], false)] {
+            let mut told = Record::default();
+            let mut follower = live(&mut told);
+            assert!(bring(&mut follower, &mut told, at("e", 6)));
+            let last = offsets[offsets.len() - 1];
+            let read = page(Continuity::Contiguous, at("e", 4), offsets, last);
+            assert_eq!(follower.read(read, &mut told), Next::Done);
+            let told = told.take();
+            assert_eq!(told.contains(&"~e6".to_owned()), given, "{told:?}");
+            assert_eq!(follower.queued, 0);
+        }
+    }
+
+    #[test]
+    fn an_ephemeral_of_another_epoch_is_read_for_once_and_given_only_if_the_reader_comes_there() {
+        for (read, given) in [
+            (page(Continuity::Contiguous, at("e", 4), &[], 4), false),
+            (page(Continuity::Diverged, at("f", 4), &[], 4), true),
+        ] {
+            let mut told = Record::default();
+            let mut follower = live(&mut told);
+            assert!(bring(&mut follower, &mut told, at("f", 4)));
+            let mut next = follower.read(read, &mut told);
+            if next == Next::Read {
+                let end = page(Continuity::Contiguous, at("f", 4), &[], 4);
+                next = follower.read(end, &mut told);
+            }
+            assert_eq!(next, Next::Done);
+            assert_eq!(told.take().contains(&"~f4".to_owned()), given);
+        }
+    }
+
+    #[test]
+    fn an_ephemeral_that_comes_during_a_read_waits_and_is_looked_for_once_more() {
+        let mut told = Record::default();
+        let mut follower = live(&mut told);
+        assert!(feed(&mut follower, &mut told, &[6]));
+        // This read was asked for before the ephemeral came. So it may end before its place.
+        assert!(!bring(&mut follower, &mut told, at("e", 7)));
+        assert!(!feed(&mut follower, &mut told, &[8]));
+        let early = page(Continuity::Contiguous, at("e", 4), &[5, 6], 6);
+        assert_eq!(follower.read(early, &mut told), Next::Read);
+        let end = page(Continuity::Contiguous, at("e", 6), &[7], 7);
+        assert_eq!(follower.read(end, &mut told), Next::Done);
+        let told = told.take();
+        let order: Vec<_> = told
+            .iter()
+            .filter(|it| !it.starts_with(['g', 'r']))
+            .collect();
+        assert_eq!(order, ["e5", "e6", "e7", "~e7", "e8"]);
+        assert_eq!(follower.queued, 0);
+    }
+
+    #[test]
+    fn an_ephemeral_of_an_earlier_connection_is_not_taken() {
+        let mut told = Record::default();
+        let mut follower = live(&mut told);
+        assert_eq!(follower.subscribed(&connection(2)), Confirmed::Compare);
+        assert!(!bring(&mut follower, &mut told, at("e", 4)));
+        let head = Head {
+            position: at("e", 4),
+            lifetime: "server".into(),
+        };
+        assert_eq!(follower.compared(Some(head), &mut told), Next::Done);
+        assert_eq!(told.take(), [""; 0]);
     }
 
     #[test]

@@ -5,9 +5,11 @@
 //! processes, and by `memory`, for a single one. The files at this level say what a channel is, and know neither of the two.
 
 pub mod body;
+mod directory;
 mod error;
 mod feed;
 pub mod follow;
+mod inbox;
 mod lease;
 mod membership;
 pub mod memory;
@@ -23,8 +25,10 @@ mod rules;
 mod server;
 mod store;
 
+pub use directory::{ChannelSummary, ChannelsPage, DIRECTORY_PARTS};
 pub use error::StoreError;
 pub use feed::{ChannelFeed, FeedSink, Head};
+pub use inbox::{INBOX_BYTES, Inbox, Inboxes, Letter};
 pub use lease::{
     DEADLINE_MARGIN, Declared, DroppedBy, IndexEntry, Indexed, LEASE_MEMORY, LeaseState, Leases,
     Place, Presence, Renewed, SETTLE_TIME, Term,
@@ -35,7 +39,9 @@ pub use name::{
 };
 pub use options::{Ack, LogRule, StoreOptions};
 pub use page::{Continuity, HistoryPage, HistoryRange, LogPage, Since};
-pub use publication::{Epoch, ON_JOIN, ON_LEAVE, ON_MESSAGE, Payload, Position, Publication};
+pub use publication::{
+    Ephemeral, Epoch, ON_JOIN, ON_LEAVE, ON_MESSAGE, Payload, Position, Publication,
+};
 pub use publish::{CallSize, Publish, Published, Publisher};
 pub use registry::{
     Claim, Claimed, EntryState, Hints, LoggedIn, Login, LoginPolicy, PREDECESSORS, Proof, Rank,

@@ -52,6 +52,9 @@ pub struct Joined {
     pub position: Position,
     /// True if this call published onJoin.
     pub published: bool,
+    /// Up to this offset the log was removed by [`trim`](crate::ChannelStore::trim). 0: nothing was. A connector must not
+    /// give it to anybody who comes back, although it may remember it.
+    pub trimmed: u64,
 }
 
 /// A leave of a session.

@@ -113,7 +113,7 @@ name!(
     256
 );
 name!(
-    /// Who somebody is: one user whether the client wrote `5` or `"5"` (K7 in docs/compatibility.md).
+    /// A user: the same one whether the client wrote `5` or `"5"` (K7 in docs/compatibility.md).
     UserId,
     128
 );
@@ -141,7 +141,7 @@ name!(
 /// A user, and the JSON type that the client used for it. Pushes show the same type (K1 in docs/compatibility.md).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct User {
-    /// Who it is.
+    /// The user's id.
     pub id: UserId,
     /// True if the client's JSON had a number.
     pub is_number: bool,

@@ -105,7 +105,7 @@ pub trait ProbeFeed: Send + Sync + 'static {
     /// Where a probe would be heard now: at each server to which there is a connection, but [`MOST_SETS`] at most.
     fn points(&self) -> Vec<ProbePoint>;
 
-    /// Waits half a second at most to hear a probe, and then looks for it in the log.
+    /// Waits for a probe that was published before this call, a second and a half at most, and then looks for it in the log.
     async fn find_probe(&self, set: u64, nonce: u64, position: &Position) -> ProbeFound;
 
     /// The prefix of every key.

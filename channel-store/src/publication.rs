@@ -172,6 +172,17 @@ pub struct Publication {
     pub payload: Payload,
 }
 
+/// A publication for those who are there at this moment. It is not in the log and has no offset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ephemeral {
+    /// Where the log ended when it was published. Whoever stands exactly here may be given it; for anybody else it is over.
+    pub place: Position,
+    /// When it was published, as in [`Publication`].
+    pub time: u64,
+    /// Route, sender and body.
+    pub payload: Payload,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,18 +12,44 @@ pub struct Publish {
     pub channel: ChannelName,
     /// The sender's session, which must be a member. `None`: a back end sends.
     pub session: Option<SessionId>,
+    /// True if the sender must be a member, by any session or detached.
+    pub require_member: bool,
     /// The sender. Idempotency keys belong to a channel and a user.
     pub user: UserId,
     /// The message, with the sender in its body.
     pub payload: Payload,
     /// If a message with the same key is published again, it is stored once and gets the first answer.
     pub key: Option<IdempotencyKey>,
+    /// Where the log must end for the message to be stored. The position ("", 0) is the end of a log in which nothing was
+    /// published yet, whatever its epoch. The key comes first: a message that is stored already gets its first answer. Without
+    /// a key, a sender that does not know the outcome of its first attempt can't tell its own success from another's.
+    pub expected: Option<Position>,
+    /// True to give the message only to those who are there now. It is not in the log, begins nothing, and is published
+    /// right after what the log holds. Its key counts for nothing.
+    pub ephemeral: bool,
 }
 
-/// A message that is in the log.
+impl Publish {
+    /// A message without a key, which is stored in any case.
+    #[must_use]
+    pub fn new(channel: ChannelName, user: UserId, payload: Payload) -> Self {
+        Self {
+            channel,
+            session: None,
+            require_member: false,
+            user,
+            payload,
+            key: None,
+            expected: None,
+            ephemeral: false,
+        }
+    }
+}
+
+/// A message that is in the log, or was given to those who are there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
-    /// Its place in the log.
+    /// Its place in the log. Of an ephemeral message: where the log ended, ("", 0) if nothing was published yet.
     pub position: Position,
     /// The publication's time, ms since 1970.
     pub time: u64,
@@ -31,6 +57,15 @@ pub struct Published {
     pub reached: u32,
     /// True if the key was known. Then this is the first answer again.
     pub repeated: bool,
+    /// True if it is not in the log.
+    pub ephemeral: bool,
+}
+
+impl Published {
+    /// True if this is the first publication in this life of the channel.
+    pub(crate) fn begins_a_life(&self) -> bool {
+        self.position.offset == 1 && !self.repeated
+    }
 }
 
 /// The most messages in one call to the store, all of one channel. Others wait during a call, and the channel's

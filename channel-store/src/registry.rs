@@ -96,7 +96,7 @@ impl fmt::Display for Proof {
 /// A login of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Login {
-    /// Who.
+    /// The user who logs in.
     pub user: UserId,
     /// The session: a random name, for one login only.
     pub session: SessionId,

@@ -56,9 +56,25 @@ impl<T> RuleTable<T> {
 
     /// The value of the first rule that matches.
     pub(crate) fn of(&self, channel: &ChannelName) -> &T {
-        let matching = |(pattern, _): &&(String, T)| matches(pattern, channel.as_str());
-        let found = self.rules.iter().find(matching);
+        let found = self.first_matching(channel);
         found.map_or(&self.otherwise, |(_, made)| made)
+    }
+
+    /// The pattern of that rule. `None`: no rule matches.
+    pub(crate) fn pattern_of(&self, channel: &ChannelName) -> Option<&str> {
+        let found = self.first_matching(channel);
+        found.map(|(pattern, _)| pattern.as_str())
+    }
+
+    /// The longest of these times.
+    pub(crate) fn longest(&self, time: impl Fn(&T) -> Duration) -> Duration {
+        let rules = self.rules.iter().map(|(_, made)| time(made));
+        rules.fold(time(&self.otherwise), Duration::max)
+    }
+
+    fn first_matching(&self, channel: &ChannelName) -> Option<&(String, T)> {
+        let matching = |(pattern, _): &&(String, T)| matches(pattern, channel.as_str());
+        self.rules.iter().find(matching)
     }
 }
 

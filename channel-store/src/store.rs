@@ -2,6 +2,7 @@
 //!
 //! Both implementations, Redis and memory, pass the one suite in `tests/conformance.rs`.
 
+use crate::directory::{ChannelSummary, ChannelsPage};
 use crate::error::StoreError;
 use crate::membership::{Join, Joined, Leave, MembersPage, Reaped};
 use crate::name::{ChannelName, Incarnation};
@@ -90,6 +91,53 @@ pub trait ChannelStore: Send + Sync + 'static {
         range: &HistoryRange,
         limit: usize,
     ) -> Result<HistoryPage, StoreError>;
+
+    /// Removes the publications up to a position from a log, and that at the position, too. Returns how many the log still
+    /// holds. Offsets go on, and idempotency keys are still known. If they were removed already, nothing happens. `None`:
+    /// nothing was published in the channel, and it has no member. It may be repeated.
+    ///
+    /// # Errors
+    /// [`StoreError::PositionMismatch`] if the log does not have this position and did not have it before;
+    /// [`StoreError::Unavailable`].
+    async fn trim(&self, channel: &ChannelName, upto: &Position)
+    -> Result<Option<u64>, StoreError>;
+
+    /// What is known of each of these channels, in their order. `None`: nothing was published in it and it has no member. A
+    /// channel that does not exist is not created, and none is kept longer. Detached memberships whose time is over don't
+    /// count.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if one of them can't be reached.
+    async fn summaries(
+        &self,
+        channels: &[ChannelName],
+    ) -> Result<Vec<Option<ChannelSummary>>, StoreError>;
+
+    /// Returns at most `limit` channels whose names begin with a prefix, from a page token on. A page may have fewer, although
+    /// more follow. A channel that exists from the first page to the last appears exactly once, unless the store has lost
+    /// data: then a channel may be missing until something is published in it, or until a connector touches it.
+    ///
+    /// # Errors
+    /// [`StoreError::BadPageToken`], [`StoreError::Unavailable`].
+    async fn channels(
+        &self,
+        prefix: &str,
+        page: Option<&str>,
+        limit: usize,
+    ) -> Result<ChannelsPage, StoreError>;
+
+    /// Looks at some channels in one part of the directory of which nothing was heard for long, and takes those out that have
+    /// ended. Returns how many these were. Call it for one part of [`DIRECTORY_PARTS`](crate::DIRECTORY_PARTS) after the other. A store that keeps no
+    /// directory beside its channels has nothing to do.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    async fn sweep_directory(&self, _part: usize) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+
+    /// The pattern of the rule that holds for a channel. `None`: what holds for all channels.
+    fn log_rule(&self, channel: &ChannelName) -> Option<String>;
 
     /// Publishes a probe in each of its sets, as a message would be published. The answers are in their order. A store in this
     /// process always accepts a probe, and keeps nothing of it.

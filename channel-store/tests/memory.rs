@@ -313,7 +313,7 @@ impl FeedSink for SlowSink {
 }
 
 #[test]
-fn publications_of_two_threads_are_delivered_in_the_order_of_the_log_f6() {
+fn publications_of_two_threads_are_delivered_in_the_order_of_the_log_f06() {
     let store = MemoryStore::new(StoreOptions::default());
     let (delivering, is_delivering) = channel();
     let slow = Arc::new(SlowSink {

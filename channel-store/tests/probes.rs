@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use testkit::cluster::Cluster;
 use testkit::redis::Redis;
+use testkit::relay::Relay;
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -76,6 +77,22 @@ async fn a_feed_meets_only_probes_under_its_own_prefix_and_in_its_own_database()
     );
     assert_eq!(here.points()[0].slots, SLOTS);
     assert_eq!((here.prefix(), other_database.database()), ("gc", 3));
+}
+
+/// Otherwise a chat would be judged by what is wrong with the feed.
+#[tokio::test]
+async fn a_feed_that_receives_nothing_says_nothing_about_a_probe() {
+    let options = StoreOptions::default();
+    let redis = Redis::without_persistence().await;
+    let relay = Relay::to_redis(redis.address()).await;
+    let subject = Subject::on(redis, options.clone()).await;
+    until_available_is(subject.store.available(), true, SOON).await;
+    let feed = feed_at(&relay.url(), &options).await;
+    relay.drop_pushes(true);
+    for (set, probed) in probe(&*subject.store, &feed, 1).await {
+        let found = feed.find_probe(set, 1, written(&probed)).await;
+        assert_eq!(found, ProbeFound::Unknown);
+    }
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 const SOON: Duration = Duration::from_secs(10);
 
 #[tokio::test]
-async fn a_crash_is_noticed_at_once_and_a_restart_loses_nothing_f7() {
+async fn a_crash_is_noticed_at_once_and_a_restart_loses_nothing_f07() {
     let mut subject = Subject::on(Redis::with(&DURABLE).await, StoreOptions::default()).await;
     let (feed, sink) = subject.follow("4").await;
     let joined = subject.join("4", "u", session("s", 1)).await.unwrap();
@@ -689,13 +689,20 @@ async fn a_join_of_a_dead_incarnation_is_refused() {
     subject.server().say("SET gc:{4}:dead:connector-1/aa 1");
     let refused = subject.join("4", "u", session("s", 1)).await;
     assert_eq!(refused, Err(StoreError::ConnectorDead));
+    let (_, others) = directory_and_others(&mut subject);
     assert_eq!(
-        subject.server().keys(),
+        others,
         ["gc:schema", "gc:{4}:dead:connector-1/aa"],
         "nothing was written"
     );
     subject.join("4", "u", Membership::Detached).await.unwrap();
     subject.join("5", "u", session("s", 1)).await.unwrap();
+}
+
+/// The keys of the directory of channels, which notes a channel before anything is done there, and all other keys.
+fn directory_and_others(subject: &mut Subject) -> (Vec<String>, Vec<String>) {
+    let keys = subject.server().keys().into_iter();
+    keys.partition(|key| key.contains("}:directory:"))
 }
 
 #[tokio::test]
@@ -738,7 +745,13 @@ async fn every_key_of_a_channel_expires_and_is_in_its_slot() {
             heard[1..]
         );
     }
-    let keys = subject.server().keys();
+    let (directory, keys) = directory_and_others(&mut subject);
+    assert!((2..=8).contains(&directory.len()), "{directory:?}");
+    for key in directory {
+        // An hour longer than any channel lives.
+        let life = subject.server().number(&format!("TTL {key}"));
+        assert!((3_795..=3_800).contains(&life), "{key}: {life}");
+    }
     // Meta, log, one window of idempotency keys, sessions, users, detached members, incarnations, the sessions of one
     // incarnation, and a tombstone.
     assert_eq!(keys.len(), 4 * 9 + 1, "{keys:?}");

@@ -7,9 +7,9 @@ use crate::support::{
 use channel_store::probe::{Probe, ProbeFeed, ProbeFound, ProbeOutcome};
 use channel_store::redis::{OpenError, RedisFeed, RedisStore};
 use channel_store::{
-    Ack, ChannelFeed, ChannelStore, Claim, Declared, DroppedBy, HistoryRange, Incarnation,
-    IndexEntry, Indexed, Leave, LoggedIn, Login, LoginPolicy, Membership, Place, SessionId, Since,
-    StoreError, StoreOptions, UserId,
+    Ack, ChannelFeed, ChannelStore, Claim, DIRECTORY_PARTS, Declared, DroppedBy, HistoryRange,
+    Incarnation, IndexEntry, Indexed, Leave, LoggedIn, Login, LoginPolicy, Membership, Place,
+    SessionId, Since, StoreError, StoreOptions, UserId,
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use std::path::{Path, PathBuf};
@@ -23,7 +23,8 @@ const SOON: Duration = Duration::from_secs(10);
 /// The rights of chat, as in docs/redis.md.
 const CHAT: &str = "~gc:* &gc:* -@all +info +get +set +script|load +evalsha +wait +cluster|slots +cluster|info \
     +hmget +hget +hgetall +hset +hdel +hexists +hincrby +hlen +hscan +xadd +xtrim +xrange +xrevrange +expire +expireat +del \
-    +exists +time +zadd +zrem +zrangebyscore +zscan +zscore +sadd +srem +scard +sscan +srandmember +publish +spublish";
+    +exists +ttl +time +zadd +zrem +zrangebyscore +zrangebylex +zscan +zscore +sadd +srem +scard +sscan +srandmember \
+    +subscribe +unsubscribe +publish +ssubscribe +sunsubscribe +spublish";
 /// The rights of a connector.
 const CONNECTOR: &str = "~gc:* &gc:* -@all +info +get +set +script|load +evalsha +cluster|slots +cluster|info \
     +hmget +hget +hgetall +hset +hdel +hexists +hlen +hscan +xrange +expire +del +exists +time +zadd +zrangebyscore +zscan +scard \
@@ -91,9 +92,42 @@ async fn everything_works(chat: &str, connector: &str, options: StoreOptions) {
         let page = subject.store.history(&channel, &range, 100).await.unwrap();
         assert!(!page.entries.is_empty());
     }
+    let listed = subject.store.channels("", None, 10).await.unwrap();
+    assert_eq!(listed.channels.len(), 1);
+    for upto in [
+        &page.entries[0].position,
+        &ends[0].as_ref().unwrap().position,
+    ] {
+        let trimmed = subject.store.trim(&channel, upto).await.unwrap();
+        assert!(trimmed.is_some());
+    }
+    for part in 0..DIRECTORY_PARTS {
+        subject.store.sweep_directory(part).await.unwrap();
+    }
     feed.unsubscribe(&channel);
     leases_work(&subject, &feed).await;
     logins_work(&subject, &feed).await;
+    letters_go_both_ways(chat, &subject.options, &feed).await;
+}
+
+async fn letters_go_both_ways(chat: &str, options: &StoreOptions, feed: &RedisFeed) {
+    let nobody = Arc::new(RecordingSink::default());
+    let of_chat = RedisFeed::open(chat, options.clone(), nobody)
+        .await
+        .unwrap();
+    let (of_chat, of_connector) = (of_chat.inboxes(), feed.inboxes());
+    let mut there = of_connector.open(&incarnation("c:7"));
+    let mut back = of_chat.open(&incarnation("chat:1"));
+    eventually("a letter there", async || {
+        of_chat.post(&incarnation("c:7"), b"ask").await == Ok(true)
+    })
+    .await;
+    assert_eq!(there.next().await.unwrap().content, b"ask");
+    eventually("a letter back", async || {
+        of_connector.post(&incarnation("chat:1"), b"answer").await == Ok(true)
+    })
+    .await;
+    assert_eq!(back.next().await.unwrap().content, b"answer");
 }
 
 async fn logins_work(subject: &Subject, feed: &RedisFeed) {

@@ -7,7 +7,15 @@ mod acks;
 #[cfg(test)]
 mod cluster;
 #[cfg(test)]
+mod conditions;
+#[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod directory;
+#[cfg(test)]
+mod ephemerals;
+#[cfg(test)]
+mod inboxes;
 #[cfg(test)]
 mod leases;
 #[cfg(test)]

@@ -15,6 +15,9 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt, pb};
 const DOMAIN: &str = "chat.v1";
 /// Metadata of `ErrorInfo` with the reason `LATE`: the time of the server that refused, in milliseconds since 1970.
 const NOW: &str = "now";
+/// Metadata of `ErrorInfo` with the reason `POSITION_MISMATCH`: where the log ends.
+const EPOCH: &str = "epoch";
+const OFFSET: &str = "offset";
 
 /// Why a call was not answered.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -25,6 +28,9 @@ pub enum Error {
     /// The store refused the call or did not answer.
     #[error(transparent)]
     Store(StoreError),
+    /// The store knows no channel of this name. Nothing was done.
+    #[error("nothing was published in this channel and it has no member, or it has expired since")]
+    ChannelNotFound,
     /// Chat has too much to do. Nothing was done.
     #[error("chat has too much to do at once, and nothing was done: try again later")]
     Overloaded,
@@ -74,12 +80,14 @@ impl Error {
     /// All reasons.
     pub(crate) const REASONS: &[&str] = &[
         "INVALID_ARGUMENT",
+        "CHANNEL_NOT_FOUND",
         "OVERLOADED",
         "STREAM_IDLE",
         "DEADLINE_EXCEEDED",
         "STORE_UNAVAILABLE",
         "STORE_FULL",
         "NOT_MEMBER",
+        "POSITION_MISMATCH",
         "IDEMPOTENCY_KEY_REUSED",
         "STALE_OPERATION",
         "LATE",
@@ -93,12 +101,16 @@ impl Error {
             Self::Invalid(_) | Self::Store(StoreError::BadPageToken) => {
                 (Code::InvalidArgument, "INVALID_ARGUMENT")
             }
+            Self::ChannelNotFound => (Code::NotFound, "CHANNEL_NOT_FOUND"),
             Self::Overloaded => (Code::ResourceExhausted, "OVERLOADED"),
             Self::StreamIdle => (Code::Unavailable, "STREAM_IDLE"),
             Self::DeadlineExceeded => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
             Self::Store(StoreError::Unavailable(_)) => (Code::Unavailable, "STORE_UNAVAILABLE"),
             Self::Store(StoreError::Full) => (Code::ResourceExhausted, "STORE_FULL"),
             Self::Store(StoreError::NotMember) => (Code::FailedPrecondition, "NOT_MEMBER"),
+            Self::Store(StoreError::PositionMismatch { .. }) => {
+                (Code::Aborted, "POSITION_MISMATCH")
+            }
             Self::Store(StoreError::KeyReused) => (Code::AlreadyExists, "IDEMPOTENCY_KEY_REUSED"),
             Self::Store(StoreError::StaleOperation) => {
                 (Code::FailedPrecondition, "STALE_OPERATION")
@@ -140,12 +152,19 @@ impl From<StoreError> for Error {
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         let (code, reason) = error.code_and_reason();
-        // A connector that finds its lease alive tries again with a deadline by this clock.
-        let now = match &error {
-            Error::Store(StoreError::Late { now }) => Some((NOW.to_owned(), now.to_string())),
-            _ => None,
+        let metadata = match &error {
+            // A connector that finds its lease alive tries again with a deadline by this clock.
+            Error::Store(StoreError::Late { now }) => vec![(NOW, now.to_string())],
+            // A sender may look at what has come in between, and try again at this end.
+            Error::Store(StoreError::PositionMismatch { end }) => vec![
+                (EPOCH, end.epoch.as_str().to_owned()),
+                (OFFSET, end.offset.to_string()),
+            ],
+            _ => Vec::new(),
         };
-        let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::from_iter(now));
+        let metadata = metadata.into_iter().map(|(key, it)| (key.to_owned(), it));
+        let metadata: HashMap<_, _> = metadata.collect();
+        let mut details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
         if let Error::Invalid(violations) = &error {
             let fields = violations
                 .iter()

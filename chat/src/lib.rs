@@ -4,7 +4,8 @@
 //! without a socket, for a connector in the same process. Chat keeps no state of its own: channels live in the [`ChannelStore`].
 //!
 //! `api` and `gateway` are the two contracts, for back ends and for connectors. Both convert their messages and let `calls` do
-//! the work. `port` bounds connections and calls, and `web` takes calls over plain HTTP. `cleanup` looks after members that nobody else looks after.
+//! the work. `port` bounds connections and calls, and `web` takes calls over plain HTTP. `users` asks connectors about live users.
+//! `cleanup` looks after members that nobody else looks after.
 
 pub mod config;
 
@@ -15,11 +16,13 @@ mod error;
 mod gateway;
 mod metering;
 mod port;
+mod users;
 mod web;
 
 pub use cleanup::Cleanup;
 pub use config::{Config, Limits};
 pub use error::ServeError;
+pub use users::Connectors;
 
 use api::Api;
 use calls::Calls;
@@ -33,6 +36,7 @@ use port::guard::{Bounds, Guarded};
 use port::health::StoreHealth;
 use port::measure::Measured;
 use proto::chat::v1::chat_service_server::ChatServiceServer;
+use proto::chat::v1::user_service_server::UserServiceServer;
 use proto::connector::v1::session_service_server::SessionServiceServer;
 use runtime::Shutdown;
 use std::convert::Infallible;
@@ -46,6 +50,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_reflection::server::Builder;
+use users::Users;
 use web::{Contract, Transcoded, WebLayer};
 
 /// The largest number of HTTP/2 streams, and so of calls, that one connection may have open.
@@ -80,6 +85,7 @@ impl tower::Service<Request<Body>> for Service {
 pub fn service(
     store: Arc<dyn ChannelStore>,
     cleanup: Arc<Cleanup>,
+    connectors: Arc<Connectors>,
     limits: &Limits,
     shutdown: Shutdown,
 ) -> Service {
@@ -90,10 +96,20 @@ pub fn service(
     let api = api.max_decoding_message_size(limits.frame());
     let gateway = SessionServiceServer::new(Gateway(calls));
     let gateway = gateway.max_decoding_message_size(limits.frame());
-    let api = Transcoded::new(api);
-    let routes = Routes::new(Measured::new(Guarded::new(api, &bounds)))
-        .add_service(Measured::new(Guarded::new(gateway, &bounds)));
+    let users = UserServiceServer::new(Users {
+        connectors,
+        message_limit: limits.message,
+    });
+    let users = users.max_decoding_message_size(limits.frame());
+    let routes = Routes::new(bounded(api, &bounds))
+        .add_service(bounded(users, &bounds))
+        .add_service(bounded(gateway, &bounds));
     Service(routes.prepare())
+}
+
+/// Every service of chat's own is measured, bounded, and reads JSON.
+fn bounded<S>(service: S, bounds: &Arc<Bounds>) -> Measured<Guarded<Transcoded<S>>> {
+    Measured::new(Guarded::new(Transcoded::new(service), bounds))
 }
 
 /// Serves [`service`] with health and reflection until the shutdown is requested and then all calls are done, or
@@ -105,6 +121,7 @@ pub async fn serve(
     listener: TcpListener,
     store: Arc<dyn ChannelStore>,
     cleanup: Arc<Cleanup>,
+    connectors: Arc<Connectors>,
     limits: Limits,
     shutdown: Shutdown,
 ) -> Result<(), ServeError> {
@@ -117,7 +134,7 @@ pub async fn serve(
     let gate = GateLayer::new(&limits);
     let web = WebLayer::new(Contract::load()?, &limits.allowed_origins);
     let health = StoreHealth::new(store.available(), shutdown.clone());
-    let routes = service(store, cleanup, &limits, shutdown.clone())
+    let routes = service(store, cleanup, connectors, &limits, shutdown.clone())
         .0
         .add_service(HealthServer::new(health))
         .add_service(reflection().build_v1()?)

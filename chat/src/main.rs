@@ -1,9 +1,9 @@
 //! Chat as a process: arguments, sockets, the Redis store, and the service over it until a signal comes.
 
 use anyhow::Context;
-use channel_store::ChannelStore;
-use channel_store::redis::RedisStore;
-use chat::{Cleanup, Config};
+use channel_store::redis::{RedisFeed, RedisStore};
+use channel_store::{ChannelName, ChannelStore, FeedConnection, FeedSink, Publication};
+use chat::{Cleanup, Config, Connectors};
 use runtime::{Readiness, Shutdown, admin, cli, lifecycle, listen, telemetry};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -37,9 +37,35 @@ async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         shutdown.clone(),
     )));
 
+    let feed = RedisFeed::open(&config.redis, config.store(), Arc::new(NoChannels)).await;
+    let feed = feed.context("cannot use this Redis")?;
+    let connectors = Connectors::begin(feed.registry(), feed.leases(), feed.inboxes());
     let store = Arc::new(store);
     let cleanup = Cleanup::begin(store.clone(), store.leases(), store.registry());
-    chat::serve(listener, store, cleanup, config.limits(), shutdown).await?;
+    chat::serve(
+        listener,
+        store,
+        cleanup,
+        connectors,
+        config.limits(),
+        shutdown,
+    )
+    .await?;
     tracing::info!("drained");
     Ok(())
+}
+
+/// Chat follows no channel. It uses the feed for letters to connectors and from them, over connections of their own.
+struct NoChannels;
+
+impl FeedSink for NoChannels {
+    fn subscribed(&self, _: &FeedConnection, _: &ChannelName) {}
+
+    fn publications(
+        &self,
+        _: &FeedConnection,
+        _: &ChannelName,
+        _: &mut dyn Iterator<Item = Publication>,
+    ) {
+    }
 }

@@ -6,6 +6,7 @@ use metrics::{counter, gauge, histogram};
 use runtime::families::{Family, register};
 
 const PUBLICATIONS: &str = "chat_publications_total";
+const EPHEMERALS: &str = "chat_ephemerals_total";
 const DUPLICATES: &str = "chat_duplicates_total";
 const REFUSALS: &str = "chat_refusals_total";
 const BATCH_SIZE: &str = "chat_batch_size";
@@ -26,11 +27,18 @@ pub(crate) const CONNECTION_ENDS: [&str; 5] = ["silent", "long_head", "idle", "u
 const OF_CHANNELS: &[Family] = &[
     Family::counter(PUBLICATIONS, "Messages appended to a channel"),
     Family::counter(
+        EPHEMERALS,
+        "Messages given to those who were there, without a place in a log",
+    ),
+    Family::counter(
         DUPLICATES,
         "Sends with a known idempotency key, answered as before",
     ),
-    Family::counter(REFUSALS, "Calls and streamed sends that failed, by reason")
-        .by(&[("reason", Error::REASONS)]),
+    Family::counter(
+        REFUSALS,
+        "Calls, and sends of streams and batches, that failed, by reason",
+    )
+    .by(&[("reason", Error::REASONS)]),
     Family::histogram(BATCH_SIZE, "Messages of a send stream published at once"),
     Family::counter(
         DEATHS,
@@ -89,7 +97,9 @@ pub(crate) fn stream_ended() {
 }
 
 pub(crate) fn sent(published: &Published) {
-    if published.repeated {
+    if published.ephemeral {
+        counter!(EPHEMERALS).increment(1);
+    } else if published.repeated {
         counter!(DUPLICATES).increment(1);
     } else {
         counter!(PUBLICATIONS).increment(1);

@@ -36,7 +36,7 @@ pub struct Config {
     )]
     pub listen: ListenAddress,
 
-    /// The name of this connector. No other connector may have the same
+    /// The name of this connector, for logs and for people. Give each connector a name of its own, so that you can tell them apart
     #[arg(
         long,
         env = "CONNECTOR_ID",
@@ -346,7 +346,7 @@ fn grace(text: &str) -> Result<Duration, String> {
     }
     let longest = Duration::from_secs(300);
     let time = duration(text).ok().filter(|time| *time <= longest);
-    time.ok_or_else(|| "expected 0s to 5m".to_owned())
+    time.ok_or_else(|| "expected a time from 0s to 5m, such as 10s".to_owned())
 }
 
 impl Config {

@@ -33,7 +33,7 @@ pub mod transport;
 pub use config::{ClientSettings, Config};
 
 use crate::http::{Http, SocketIo};
-use channel_store::{ChannelFeed, Hints, Leases, UserRegistry};
+use channel_store::{ChannelFeed, Hints, Inboxes, Leases, UserRegistry};
 use chat_client::Chat;
 use client::Clients;
 use hub::Hub;
@@ -57,6 +57,8 @@ pub struct Store {
     pub users: Arc<dyn UserRegistry>,
     /// Hints from one connector to another: users at whose logins it should look.
     pub hints: Arc<dyn Hints>,
+    /// Letters from chats, and to them.
+    pub inboxes: Arc<dyn Inboxes>,
 }
 
 /// A connector with all its parts. It serves nobody before [`serve`](Self::serve) is called.
@@ -84,6 +86,7 @@ impl Connector {
             leases,
             users,
             hints,
+            inboxes,
         } = store;
         metering::register_all();
         let lease = LeaseKeeper::new(id, lease, Arc::clone(&leases), hub.suspects())?;
@@ -92,7 +95,7 @@ impl Connector {
         hub.follow(feed);
         Ok(Self {
             clients: clients.clone(),
-            services: Services::new(lease, logins, hub, chat, clients.grace),
+            services: Services::new(lease, logins, hub, chat, inboxes, clients.grace),
         })
     }
 

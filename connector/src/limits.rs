@@ -139,7 +139,7 @@ pub struct Bounds {
 }
 
 /// Counts what was refused or cut off because a bound was reached.
-pub(crate) const REFUSED: &str = "connector_refused_total";
+pub(crate) const BOUNDS_REACHED: &str = "connector_refused_total";
 /// Counts sockets that could not be accepted.
 pub(crate) const ACCEPT_ERRORS: &str = "connector_accept_errors_total";
 /// A burst may bring as many handshakes as the rate allows in this time. After that they are paced.
@@ -181,7 +181,7 @@ impl Bound {
 
     /// Counts a client or request that was refused or cut off because of this bound.
     pub(crate) fn reached(self) {
-        counter!(REFUSED, "bound" => self.label()).increment(1);
+        counter!(BOUNDS_REACHED, "bound" => self.label()).increment(1);
     }
 }
 

@@ -41,6 +41,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         leases: feed.leases(),
         users: feed.registry(),
         hints: feed.hints(),
+        inboxes: feed.inboxes(),
         feed: feed.clone(),
     };
     let (id, lease) = (&config.id, config.lease);

@@ -1,9 +1,9 @@
 //! All metric families of the connector. They are registered at the start, so each is there before its first event.
 
-use crate::limits::{ACCEPT_ERRORS, Bound, REFUSED};
+use crate::limits::{ACCEPT_ERRORS, BOUNDS_REACHED, Bound};
 use metrics::counter;
 use runtime::families::{Family, register};
-use wire::Disconnect;
+use wire::{Disconnect, Reason};
 
 /// Clients that are connected, over any protocol.
 pub(crate) const CONNECTIONS: &str = "connector_connections";
@@ -32,26 +32,30 @@ pub(crate) const DECLARED_DEAD: &str = "connector_declared_dead_total";
 /// Client connections that ended.
 pub(crate) const CLOSED: &str = "connector_connections_closed_total";
 /// Logins and joins that were told to try again later.
-pub(crate) const PUT_OFF: &str = "connector_entries_put_off_total";
+pub(crate) const PUT_OFF: &str = "connector_admissions_put_off_total";
+
+/// Logins that were refused.
+pub(crate) const LOGINS_REFUSED: &str = "connector_logins_refused_total";
 
 /// The values of the label `protocol`.
 pub(crate) const PROTOCOLS: [&str; 4] = ["pomelo", "pomelo_tcp", "socketio", "json"];
 
-/// The labels of all variants of a type, in the order of its `ALL`.
+/// The labels of all variants of a type, in the order of its `ALL`. `$label` is the method that names one.
 macro_rules! labels {
-    ($kind:ty) => {{
+    ($kind:ty, $label:ident) => {{
         let mut labels = [""; <$kind>::ALL.len()];
         let mut next = 0;
         while next < labels.len() {
-            labels[next] = <$kind>::ALL[next].label();
+            labels[next] = <$kind>::ALL[next].$label();
             next += 1;
         }
         labels
     }};
 }
 
-const REASONS: [&str; Disconnect::ALL.len()] = labels!(Disconnect);
-const BOUNDS: [&str; Bound::ALL.len()] = labels!(Bound);
+const DISCONNECTS: [&str; Disconnect::ALL.len()] = labels!(Disconnect, label);
+const BOUNDS: [&str; Bound::ALL.len()] = labels!(Bound, label);
+const REFUSALS: [&str; Reason::ALL.len()] = labels!(Reason, name);
 
 const FAMILIES: &[Family] = &[
     Family::gauge(CONNECTIONS, "Clients that are connected, over any protocol"),
@@ -59,9 +63,9 @@ const FAMILIES: &[Family] = &[
         CLOSED,
         "Client connections that ended, by reason and protocol",
     )
-    .by(&[("reason", &REASONS), ("protocol", &PROTOCOLS)]),
+    .by(&[("reason", &DISCONNECTS), ("protocol", &PROTOCOLS)]),
     Family::counter(
-        REFUSED,
+        BOUNDS_REACHED,
         "Clients and requests that were refused or cut off because a bound was reached",
     )
     .by(&[("bound", &BOUNDS)]),
@@ -73,6 +77,8 @@ const FAMILIES: &[Family] = &[
         PUT_OFF,
         "Logins and joins that were told to try again later",
     ),
+    Family::counter(LOGINS_REFUSED, "Logins that were refused, by reason")
+        .by(&[("reason", &REFUSALS)]),
     Family::counter(
         ENCODINGS,
         "Publications encoded, once for each wire format that has a member",
@@ -121,6 +127,11 @@ const FAMILIES: &[Family] = &[
 /// Counts a repaired difference between the store and this connector's sessions.
 pub(crate) fn count_repair(reason: &'static str) {
     counter!(REPAIRS, "reason" => reason).increment(1);
+}
+
+/// Counts a refused login. The label is the name of the reason, and says nothing of the user.
+pub(crate) fn count_refused_login(reason: Reason) {
+    counter!(LOGINS_REFUSED, "reason" => reason.name()).increment(1);
 }
 
 /// Registers all families, with every series at 0.

@@ -85,6 +85,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let hub = Hub::new(TOUCH_INTERVAL);
     let feed = store.feed(hub.clone());
     let cleanup = chat::Cleanup::begin(store.clone(), store.leases(), store.registry());
+    let connectors = chat::Connectors::begin(store.registry(), store.leases(), store.inboxes());
     // Chat has to outlive the connector, whose last leaves must still land.
     let chat_shutdown = Shutdown::new();
     let limits = chat::Limits {
@@ -96,6 +97,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let service = chat::service(
         store.clone(),
         cleanup.clone(),
+        connectors.clone(),
         &limits,
         chat_shutdown.clone(),
     );
@@ -109,6 +111,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         leases: store.leases(),
         users: store.registry(),
         hints: store.hints(),
+        inboxes: store.inboxes(),
     };
     let clients = &config.clients;
     let connector = Connector::new("standalone", lease_length, clients, hub, parts, chat)?;
@@ -118,7 +121,14 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         readiness.clone(),
         shutdown.clone(),
     ));
-    let grpc = chat::serve(grpc_listener, store, cleanup, limits, chat_shutdown.clone());
+    let grpc = chat::serve(
+        grpc_listener,
+        store,
+        cleanup,
+        connectors,
+        limits,
+        chat_shutdown.clone(),
+    );
     let grpc = tokio::spawn(grpc);
 
     connector.serve(listener, readiness, shutdown).await;

@@ -407,7 +407,7 @@ impl Task {
             match heard {
                 Incoming::Message(message) => self.message(message, asked)?,
                 Incoming::Kick(reason) => {
-                    self.notes.write(|notes| notes.kicked.push(reason.clone()))
+                    self.notes.write(|notes| notes.kicked.push(reason.clone()));
                 }
                 Incoming::Handshake | Incoming::Heartbeat => {}
             }

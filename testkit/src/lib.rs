@@ -61,6 +61,7 @@ pub mod relay;
 pub mod resp;
 pub mod sentinels;
 pub mod service;
+pub mod socket_io;
 pub mod system;
 pub mod wait;
 mod watchdog;

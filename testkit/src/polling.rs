@@ -3,7 +3,6 @@
 use crate::SOON;
 use crate::pace::timeout;
 use bytes::{Buf, BytesMut};
-use serde_json::{Value, json};
 use std::io;
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -80,20 +79,6 @@ fn head(bytes: &[u8]) -> Option<(u16, usize, usize)> {
 #[must_use]
 pub fn opening(version: u32) -> String {
     format!("GET /socket.io/?EIO={version}&transport=polling HTTP/1.1\r\nHost: x\r\n\r\n")
-}
-
-/// A request to a handler as a packet of Socket.IO.
-///
-/// # Panics
-/// If the route is longer than 255 bytes.
-#[must_use]
-pub fn packet(id: u32, route: &str, body: &Value) -> String {
-    let mut message: String = id.to_be_bytes().map(char::from).iter().collect();
-    let length = u8::try_from(route.len()).expect("a short route");
-    message.push(char::from(length));
-    message.push_str(route);
-    message.push_str(&body.to_string());
-    format!("42{}", json!(["message", message]))
 }
 
 /// A client that polls.

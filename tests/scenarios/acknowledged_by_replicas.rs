@@ -22,18 +22,18 @@ async fn a_message_that_a_replica_acknowledged_survives_the_loss_of_the_primary(
     let replica = Redis::replica_of(link.address()).await;
     let relay = Relay::to(primary.address()).await;
     let services = plan.services(&relay.url(), &relay.url()).await;
-    let crowd = Followers::start(&services.addresses(), 8, 4).await;
-    crowd.start_sending();
-    crowd.until_each_acknowledged(50).await;
+    let followers = Followers::start(&services.addresses(), 8, 4).await;
+    followers.start_sending();
+    followers.until_each_acknowledged(50).await;
 
     link.stall();
     let frozen = Instant::now();
-    let before = crowd.count(Outcome::Unknown);
+    let before = followers.count(Outcome::Unknown);
     wait::eventually("sends are not acknowledged", SOON, async || {
-        crowd.count(Outcome::Unknown) > before + 20
+        followers.count(Outcome::Unknown) > before + 20
     })
     .await;
-    let acknowledged = crowd.count(Outcome::Acknowledged);
+    let acknowledged = followers.count(Outcome::Acknowledged);
     let published = primary.published(ROOM).await;
     let copied = replica.published(ROOM).await;
     assert!(
@@ -47,20 +47,20 @@ async fn a_message_that_a_replica_acknowledged_survives_the_loss_of_the_primary(
     let second = Redis::replica_of(replica.address()).await;
     relay.redirect_to(replica.address());
     relay.cut();
-    let again = crowd.until_acknowledged_since(Instant::now()).await;
-    crowd.until_each_acknowledged(50).await;
+    let again = followers.until_acknowledged_since(Instant::now()).await;
+    followers.until_each_acknowledged(50).await;
 
-    let history = crowd
+    let history = followers
         .stop_and_collect(&services.api(0), replica.address())
         .await;
     println!(
         "{acknowledged} acknowledged before the kill, {} lost; frozen for {:?}, on after {again:?}; {}",
         published - copied,
         frozen.elapsed(),
-        crowd.report()
+        followers.report()
     );
     assert!(again < Duration::from_secs(3), "{again:?}");
-    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
+    assert_eq!(followers.sum(|notes| notes.disconnected), 0);
     drop(second);
     assert_consistent(&history, &[]);
 }

@@ -16,8 +16,9 @@ use testkit::attack::{enter, message};
 use testkit::impact::load::Chatting;
 use testkit::impact::{Bounds, ImpactTest, MEBIBYTE, Moment};
 use testkit::pace::timeout;
-use testkit::polling::{Poller, packet};
+use testkit::polling::Poller;
 use testkit::pomelo::{LOGIN, SEND};
+use testkit::socket_io;
 use testkit::system::Plan;
 use testkit::websocket::{TEXT, Terms};
 use testkit::{SOON, wait};
@@ -147,7 +148,7 @@ async fn a_full_connector_refuses_new_clients_and_keeps_those_that_it_has() {
     let polls = Poller::open(connector.address(), 4).await;
     let mut polls = polls.expect("there is room for a client that polls");
     let login = json!({ "userId": "polls", "lessonId": "polls" });
-    let login = polls.post(&[&packet(1, LOGIN, &login)]).await;
+    let login = polls.post(&[&socket_io::request(1, LOGIN, &login)]).await;
     assert_eq!(login.expect("an answer"), 200);
     polls.until("onJoin").await;
     let mut inside = Vec::new();
@@ -218,7 +219,7 @@ async fn a_full_connector_refuses_new_clients_and_keeps_those_that_it_has() {
         }
         polls.on_a_new_socket().await.expect("a socket");
         let what = format!("poll-{number}");
-        let send = packet(2, SEND, &json!({ "content": what }));
+        let send = socket_io::request(2, SEND, &json!({ "content": what }));
         assert_eq!(polls.post(&[&send]).await.expect("an answer"), 200);
         polls.until(&what).await;
     }

@@ -15,35 +15,35 @@ async fn chats_killed_again_and_again_lose_nothing_repeat_nothing_and_delay_nobo
     let _permit = plan.permit().await;
     let redis = Redis::start().await;
     let mut services = plan.services(&redis.url(), &redis.url()).await;
-    let crowd = Followers::start(&services.addresses(), 8, 4).await;
-    crowd.start_sending();
+    let followers = Followers::start(&services.addresses(), 8, 4).await;
+    followers.start_sending();
     let mut in_flight = 0;
     for _ in 0..kills {
-        crowd.until_each_acknowledged(40).await;
+        followers.until_each_acknowledged(40).await;
         let busy = busy(&services.chats).await;
         let chat = &mut services.chats[busy];
         // Freeze it first, so that it has requests when it dies.
         chat.freeze();
         wait::eventually("it has requests", SOON, async || {
-            crowd.sum(Notes::unanswered) > 8
+            followers.sum(Notes::unanswered) > 8
         })
         .await;
         chat.kill();
-        in_flight += crowd.sum(Notes::unanswered);
-        crowd.until_each_acknowledged(40).await;
+        in_flight += followers.sum(Notes::unanswered);
+        followers.until_each_acknowledged(40).await;
         chat.restart().await;
         chat.ready().await;
     }
-    let history = crowd
+    let history = followers
         .stop_and_collect(&services.api(0), redis.address())
         .await;
     println!(
         "{kills} kills with {in_flight} requests under way; {}",
-        crowd.report()
+        followers.report()
     );
     assert!(in_flight > 0, "no request was under way");
-    assert_eq!(crowd.count(Outcome::Unknown), 0);
-    assert!(crowd.slowest() <= ANSWERED, "{:?}", crowd.slowest());
-    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
+    assert_eq!(followers.count(Outcome::Unknown), 0);
+    assert!(followers.slowest() <= ANSWERED, "{:?}", followers.slowest());
+    assert_eq!(followers.sum(|notes| notes.disconnected), 0);
     assert_consistent(&history, &[]);
 }

@@ -47,7 +47,7 @@ fn leaves(notes: &Notes) -> usize {
 
 /// Many channels. Each has members on the first connector, and one on the second that sends and watches.
 struct Channels {
-    crowds: Vec<Followers>,
+    rooms: Vec<Followers>,
 }
 
 impl Channels {
@@ -57,32 +57,32 @@ impl Channels {
 
     async fn gather(connectors: &[SocketAddr], members: usize) -> Self {
         let pace = Duration::from_millis(if long() { 1_000 } else { 250 });
-        let mut crowds = Vec::new();
+        let mut rooms = Vec::new();
         for number in 0..Self::CHANNELS {
             let room = format!("room-{number}");
-            let mut crowd = Followers::empty(&room, connectors);
-            crowd.add(&format!("speaker-{number}"), Some(pace), 1);
-            crowd.until_online().await;
+            let mut followers = Followers::empty(&room, connectors);
+            followers.add(&format!("speaker-{number}"), Some(pace), 1);
+            followers.until_online().await;
             let each = (members - Self::LARGEST) / (Self::CHANNELS - 1);
             let members = if number == 0 { Self::LARGEST } else { each };
             for member in 0..members {
-                crowd.add(&format!("user-{number}-{member}"), None, 0);
+                followers.add(&format!("user-{number}-{member}"), None, 0);
             }
-            crowd.until_online().await;
-            crowd.start_sending();
-            crowds.push(crowd);
+            followers.until_online().await;
+            followers.start_sending();
+            rooms.push(followers);
         }
-        Self { crowds }
+        Self { rooms }
     }
 
     fn speakers(&self) -> impl Iterator<Item = &Follower> {
-        self.crowds.iter().flat_map(|crowd| crowd.at(1))
+        self.rooms.iter().flat_map(|followers| followers.at(1))
     }
 
     /// Every other member. When their connector dies these stay away, and the others come back at once.
     fn gone(&self) -> impl Iterator<Item = &Follower> {
-        let crowds = self.crowds.iter();
-        crowds.flat_map(|crowd| crowd.at(0).step_by(2))
+        let rooms = self.rooms.iter();
+        rooms.flat_map(|followers| followers.at(0).step_by(2))
     }
 
     /// How many leaves the speakers were told of.
@@ -93,7 +93,7 @@ impl Channels {
 
     /// Waits until each speaker has one more message acknowledged.
     async fn until_each_acknowledged(&self) {
-        let acknowledged = || self.crowds.iter().flat_map(Followers::acknowledged);
+        let acknowledged = || self.rooms.iter().flat_map(Followers::acknowledged);
         let before: Vec<_> = acknowledged().collect();
         wait::eventually("every speaker goes on", 3 * SOON, async || {
             acknowledged()
@@ -104,13 +104,16 @@ impl Channels {
     }
 
     async fn until_online(&self) {
-        for crowd in &self.crowds {
-            crowd.until_online().await;
+        for followers in &self.rooms {
+            followers.until_online().await;
         }
     }
 
     fn sum(&self, what: impl Fn(&Notes) -> usize) -> usize {
-        self.crowds.iter().map(|crowd| crowd.sum(&what)).sum()
+        self.rooms
+            .iter()
+            .map(|followers| followers.sum(&what))
+            .sum()
     }
 }
 
@@ -196,7 +199,7 @@ impl KilledConnector {
             self.killed.elapsed()
         );
         channels.until_online().await;
-        let members = channels.crowds.iter().flat_map(|crowd| crowd.at(0));
+        let members = channels.rooms.iter().flat_map(|followers| followers.at(0));
         let (away, back): (Vec<_>, Vec<_>) =
             members.partition(|member| gone.contains(member.name()));
         let lost = |member: &&Follower| member.notes().read().disconnected == 1;
@@ -209,13 +212,13 @@ impl KilledConnector {
         }
         channels.until_online().await;
         channels.until_each_acknowledged().await;
-        for crowd in &channels.crowds {
-            crowd.stop_sending().await;
+        for followers in &channels.rooms {
+            followers.stop_sending().await;
         }
         let api = self.services.api(0);
         let mut had_left = BTreeMap::new();
-        for crowd in &channels.crowds {
-            let history = crowd.stop_and_collect(&api, self.redis.address()).await;
+        for followers in &channels.rooms {
+            let history = followers.stop_and_collect(&api, self.redis.address()).await;
             assert_consistent(&history, &[]);
             had_left.append(&mut users(&history, "onLeave"));
         }
@@ -277,14 +280,14 @@ async fn a_connector_that_was_frozen_too_long_closes_its_sockets_and_sends_for_n
     let _permit = plan.permit().await;
     let redis = Redis::start().await;
     let services = plan.services(&redis.url(), &redis.url()).await;
-    let crowd = Followers::start(&services.addresses(), 8, 8).await;
-    crowd.start_sending();
-    crowd.until_each_acknowledged(10).await;
+    let followers = Followers::start(&services.addresses(), 8, 8).await;
+    followers.start_sending();
+    followers.until_each_acknowledged(10).await;
 
     let frozen = Instant::now();
     services.connectors[0].freeze();
-    let reaped = crowd.at(0).count();
-    for witness in crowd.at(1) {
+    let reaped = followers.at(0).count();
+    for witness in followers.at(1) {
         let told = witness.notes().until(LEASE + REAPING, |notes| {
             (leaves(notes) >= reaped).then_some(())
         });
@@ -292,16 +295,16 @@ async fn a_connector_that_was_frozen_too_long_closes_its_sockets_and_sends_for_n
     }
     tokio::time::sleep((3 * LEASE).saturating_sub(frozen.elapsed())).await;
     let listed = services.api(0).members(ROOM).await.expect("chat answers");
-    assert_eq!(listed.len(), crowd.at(1).count());
-    let waiting: Vec<_> = crowd
+    assert_eq!(listed.len(), followers.at(1).count());
+    let waiting: Vec<_> = followers
         .at(0)
         .filter(|it| it.notes().read().unanswered() > 0)
         .collect();
     assert_eq!(waiting.len(), 4, "all speakers wait for an answer");
-    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
+    assert_eq!(followers.sum(|notes| notes.disconnected), 0);
 
     services.connectors[0].thaw();
-    for member in crowd.at(0) {
+    for member in followers.at(0) {
         let told = member
             .notes()
             .until(SOON, |notes| notes.kicked.first().cloned());
@@ -315,23 +318,23 @@ async fn a_connector_that_was_frozen_too_long_closes_its_sockets_and_sends_for_n
             member.name()
         );
     }
-    crowd.until_online().await;
-    crowd.until_each_acknowledged(10).await;
+    followers.until_online().await;
+    followers.until_each_acknowledged(10).await;
     // It serves again, as another incarnation.
     let again = Client::join(services.connectors[0].address(), "again", "elsewhere").await;
     assert_eq!(again.say("back").await, testkit::pomelo::SENT);
     again.until_push(&heard("again", "back")).await;
 
-    let history = crowd
+    let history = followers
         .stop_and_collect(&services.api(0), redis.address())
         .await;
-    println!("{}", crowd.report());
+    println!("{}", followers.report());
     // The checker would report an entry of a member that has left and not come back.
     assert_consistent(&history, &[]);
-    for witness in crowd.at(1) {
+    for witness in followers.at(1) {
         assert_eq!(witness.notes().read().disconnected, 0);
     }
-    for member in crowd.at(0) {
+    for member in followers.at(0) {
         let notes = member.notes().read();
         assert_eq!(notes.recovered, (1, 0), "{}", member.name());
         assert_eq!(users(&history, "onLeave")[member.name()], 1);
@@ -377,33 +380,33 @@ async fn an_outage_of_redis_longer_than_the_lease_closes_no_session() {
     let _permit = plan.permit().await;
     let mut redis = Redis::start().await;
     let services = plan.services(&redis.url(), &redis.url()).await;
-    let crowd = Followers::start(&services.addresses(), 4, 8).await;
-    crowd.start_sending();
-    crowd.until_each_acknowledged(10).await;
+    let followers = Followers::start(&services.addresses(), 4, 8).await;
+    followers.start_sending();
+    followers.until_each_acknowledged(10).await;
     redis.stop().await;
-    let refused = crowd.count(Outcome::Unknown);
+    let refused = followers.count(Outcome::Unknown);
     wait::stays("nobody is disconnected", 3 * LEASE, async || {
-        crowd.sum(|notes| notes.disconnected) == 0
+        followers.sum(|notes| notes.disconnected) == 0
     })
     .await;
     assert!(
-        crowd.count(Outcome::Unknown) > refused,
+        followers.count(Outcome::Unknown) > refused,
         "nobody was refused"
     );
     redis.restart().await;
-    crowd.until_each_acknowledged(10).await;
+    followers.until_each_acknowledged(10).await;
     wait::stays("nobody is disconnected", LEASE + REAPING, async || {
-        crowd.sum(|notes| notes.disconnected) == 0
+        followers.sum(|notes| notes.disconnected) == 0
     })
     .await;
-    crowd.until_each_acknowledged(10).await;
-    let history = crowd
+    followers.until_each_acknowledged(10).await;
+    let history = followers
         .stop_and_collect(&services.api(0), redis.address())
         .await;
-    println!("{}", crowd.report());
+    println!("{}", followers.report());
     assert_consistent(&history, &[]);
     assert_eq!(users(&history, "onLeave"), BTreeMap::new());
     let joins = users(&history, "onJoin");
-    assert_eq!(joins.len(), crowd.all().len());
+    assert_eq!(joins.len(), followers.all().len());
     assert!(joins.values().all(|times| *times == 1), "{joins:?}");
 }

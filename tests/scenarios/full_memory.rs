@@ -18,20 +18,20 @@ async fn a_full_redis_refuses_every_publication_and_join_and_fans_nothing_out() 
     let _permit = plan.permit().await;
     let redis = Redis::start().await;
     let services = plan.services(&redis.url(), &redis.url()).await;
-    let crowd = Followers::start(&services.addresses(), 4, 4).await;
+    let followers = Followers::start(&services.addresses(), 4, 4).await;
     let api = services.api(0);
-    crowd.start_sending();
-    crowd.until_each_acknowledged(30).await;
+    followers.start_sending();
+    followers.until_each_acknowledged(30).await;
 
     redis.command(&["CONFIG", "SET", "maxmemory", "1mb"]).await;
-    let refused = crowd.count(Outcome::Unknown);
+    let refused = followers.count(Outcome::Unknown);
     wait::eventually("sends are refused", SOON, async || {
-        crowd.count(Outcome::Unknown) > refused + 20
+        followers.count(Outcome::Unknown) > refused + 20
     })
     .await;
     let full = redis.published(ROOM).await;
-    crowd.until_offset(full).await;
-    let refused = crowd.count(Outcome::Unknown);
+    followers.until_offset(full).await;
+    let refused = followers.count(Outcome::Unknown);
     let send = api.send(ROOM, "herald", "{}", "").await;
     let join = api.join(ROOM, "carol").await;
     for status in [send.expect_err("it is full"), join.expect_err("it is full")] {
@@ -45,19 +45,19 @@ async fn a_full_redis_refuses_every_publication_and_join_and_fans_nothing_out() 
     assert_eq!(refusal["code"], 500, "{refusal}");
     assert_eq!(refusal["retry"], true, "{refusal}");
     wait::eventually("many more are refused", SOON, async || {
-        crowd.count(Outcome::Unknown) > refused + 200
+        followers.count(Outcome::Unknown) > refused + 200
     })
     .await;
     assert_eq!(redis.published(ROOM).await, full);
     // Nobody has received anything.
-    crowd.until_offset(full).await;
+    followers.until_offset(full).await;
 
     redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
-    crowd.until_each_acknowledged(30).await;
-    let history = crowd.stop_and_collect(&api, redis.address()).await;
-    println!("{}", crowd.report());
-    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
-    assert_eq!(crowd.sum(|notes| notes.losses().len()), 0);
+    followers.until_each_acknowledged(30).await;
+    let history = followers.stop_and_collect(&api, redis.address()).await;
+    println!("{}", followers.report());
+    assert_eq!(followers.sum(|notes| notes.disconnected), 0);
+    assert_eq!(followers.sum(|notes| notes.losses().len()), 0);
     assert_consistent(&history, &[]);
 }
 
@@ -72,16 +72,16 @@ async fn with_a_full_redis_leases_are_renewed_and_leaves_and_reaping_go_on() {
     let _permit = plan.permit().await;
     let redis = Redis::start().await;
     let mut services = plan.services(&redis.url(), &redis.url()).await;
-    let crowd = Followers::start(&services.addresses(), 4, 8).await;
+    let followers = Followers::start(&services.addresses(), 4, 8).await;
     let api = services.api(0);
-    crowd.start_sending();
-    crowd.until_each_acknowledged(20).await;
+    followers.start_sending();
+    followers.until_each_acknowledged(20).await;
 
     redis.command(&["CONFIG", "SET", "maxmemory", "1mb"]).await;
     let is_refusing = async || {
-        let refused = crowd.count(Outcome::Unknown);
+        let refused = followers.count(Outcome::Unknown);
         wait::eventually("sends are refused", SOON, async || {
-            crowd.count(Outcome::Unknown) > refused + 20
+            followers.count(Outcome::Unknown) > refused + 20
         })
         .await;
     };
@@ -89,25 +89,25 @@ async fn with_a_full_redis_leases_are_renewed_and_leaves_and_reaping_go_on() {
     let full = redis.published(ROOM).await;
     wait::stays("all members stay", 3 * LEASE, async || {
         let listed = api.members(ROOM).await;
-        crowd.sum(|notes| notes.disconnected) == 0
-            && listed.is_ok_and(|listed| listed == crowd.live())
+        followers.sum(|notes| notes.disconnected) == 0
+            && listed.is_ok_and(|listed| listed == followers.live())
     })
     .await;
 
-    let leaver = &crowd.all()[5];
+    let leaver = &followers.all()[5];
     leaver.disconnect(Leaving::Closing).await;
-    let reset = &crowd.all()[7];
+    let reset = &followers.all()[7];
     reset.disconnect(Leaving::Breaking).await;
-    crowd.until_listed(SOON, &api).await;
+    followers.until_listed(SOON, &api).await;
 
     services.connectors[0].kill();
-    for member in crowd.at(0) {
+    for member in followers.at(0) {
         member.begin_move(Leaving::Breaking, None);
     }
-    let took = crowd.until_listed(LEASE + REAPING, &api).await;
+    let took = followers.until_listed(LEASE + REAPING, &api).await;
     println!("reaped after {took:?}");
     is_refusing().await;
-    let gone = 2 + crowd.at(0).count();
+    let gone = 2 + followers.at(0).count();
     assert_eq!(
         redis.published(ROOM).await,
         full + gone as u64,
@@ -116,18 +116,18 @@ async fn with_a_full_redis_leases_are_renewed_and_leaves_and_reaping_go_on() {
 
     redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
     let there = services.connectors[1].address();
-    for member in crowd.at(0).chain([leaver, reset]) {
+    for member in followers.at(0).chain([leaver, reset]) {
         member.begin_move(Leaving::Breaking, Some(there));
     }
-    crowd.until_online().await;
-    crowd.until_each_acknowledged(20).await;
-    let history = crowd.stop_and_collect(&api, redis.address()).await;
-    println!("{}", crowd.report());
+    followers.until_online().await;
+    followers.until_each_acknowledged(20).await;
+    let history = followers.stop_and_collect(&api, redis.address()).await;
+    println!("{}", followers.report());
     assert_consistent(&history, &[]);
-    for witness in crowd.at(1) {
+    for witness in followers.at(1) {
         assert_eq!(witness.notes().read().disconnected, 0);
     }
-    assert_eq!(crowd.sum(|notes| notes.losses().len()), 0);
+    assert_eq!(followers.sum(|notes| notes.losses().len()), 0);
 }
 
 /// A Redis that evicts keys when it is full does no harm yet, so services work with it. They warn as soon as they

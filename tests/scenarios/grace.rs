@@ -37,15 +37,15 @@ async fn a_client_that_is_back_within_the_grace_never_left_and_others_leave_once
     let redis = Redis::start().await;
     let mut services = plan.services(&redis.url(), &redis.url()).await;
     let addresses = services.addresses();
-    let crowd = Followers::start(&addresses, 4, 12).await;
+    let followers = Followers::start(&addresses, 4, 12).await;
     let api = services.api(0);
-    crowd.start_sending();
-    crowd.until_each_acknowledged(10).await;
-    let joins = |user: &str| told(&crowd.all()[0], "onJoin", user);
-    let leaves = |user: &str| told(&crowd.all()[0], "onLeave", user);
+    followers.start_sending();
+    followers.until_each_acknowledged(10).await;
+    let joins = |user: &str| told(&followers.all()[0], "onJoin", user);
+    let leaves = |user: &str| told(&followers.all()[0], "onLeave", user);
 
     // One of each protocol at each connector.
-    let droppers: Vec<_> = crowd.all()[4..8].iter().collect();
+    let droppers: Vec<_> = followers.all()[4..8].iter().collect();
     let ways = [Leaving::Closing, Leaving::Breaking];
     let dropped = Instant::now();
     for (number, dropper) in droppers.iter().enumerate() {
@@ -60,7 +60,7 @@ async fn a_client_that_is_back_within_the_grace_never_left_and_others_leave_once
         users.map(&leaves).sum::<usize>() == 0
     })
     .await;
-    crowd.until_listed(SOON, &api).await;
+    followers.until_listed(SOON, &api).await;
     for dropper in &droppers {
         let user = dropper.name();
         assert!(joins(user) <= 1 && leaves(user) == 0, "{user}");
@@ -81,25 +81,25 @@ async fn a_client_that_is_back_within_the_grace_never_left_and_others_leave_once
         },
     )
     .await;
-    crowd
+    followers
         .until_listed((last + GRACE + SOON) - Instant::now(), &api)
         .await;
     let took = pace::since(last);
     assert!(took < GRACE + Duration::from_secs(2), "only after {took:?}");
 
     // A client that is in its grace when the connector dies leaves with all others.
-    let lingering = crowd.at(0).last().expect("somebody");
+    let lingering = followers.at(0).last().expect("somebody");
     lingering.disconnect(Leaving::Closing).await;
     services.connectors[0].kill();
-    for member in crowd.at(0) {
+    for member in followers.at(0) {
         member.begin_move(Leaving::Breaking, None);
     }
-    crowd.until_listed(LEASE + REAPING, &api).await;
-    let history = crowd.stop_and_collect(&api, redis.address()).await;
-    println!("{}", crowd.report());
+    followers.until_listed(LEASE + REAPING, &api).await;
+    let history = followers.stop_and_collect(&api, redis.address()).await;
+    println!("{}", followers.report());
     assert_consistent(&history, &[]);
     let left = history.log.entries.values();
     let left = left.filter(|content| content.route == "onLeave").count();
-    let gone = crowd.all().iter().filter(|it| it.notes().read().away);
+    let gone = followers.all().iter().filter(|it| it.notes().read().away);
     assert_eq!(left, gone.count(), "one leave of each in {ROOM}");
 }

@@ -24,16 +24,16 @@ async fn after_a_lagging_replica_takes_over_exactly_those_who_saw_lost_messages_
     let replica = Redis::replica_of(link.address()).await;
     let relay = Relay::to(primary.address()).await;
     let services = plan.services(&relay.url(), &relay.url()).await;
-    let crowd = Followers::start(&services.addresses(), 6, 6).await;
-    crowd.start_sending();
-    crowd.until_each_acknowledged(50).await;
+    let followers = Followers::start(&services.addresses(), 6, 6).await;
+    followers.start_sending();
+    followers.until_each_acknowledged(50).await;
     // Two clients are away when the three are published, and will not see them.
-    let (here, away) = crowd.all().split_at(10);
+    let (here, away) = followers.all().split_at(10);
     for follower in away {
         follower.disconnect(Leaving::Closing).await;
     }
-    crowd.until_each_acknowledged(50).await;
-    crowd.stop_sending().await;
+    followers.until_each_acknowledged(50).await;
+    followers.stop_sending().await;
     let api = services.api(0);
     wait::eventually("those who are away have left", SOON, async || {
         api.members(ROOM)
@@ -85,15 +85,15 @@ async fn after_a_lagging_replica_takes_over_exactly_those_who_saw_lost_messages_
             .go_to(services.connectors[0].address(), Leaving::Breaking)
             .await;
     }
-    crowd.start_sending();
-    crowd.until_each_acknowledged(50).await;
+    followers.start_sending();
+    followers.until_each_acknowledged(50).await;
 
-    let mut history = crowd.stop_and_collect(&api, replica.address()).await;
+    let mut history = followers.stop_and_collect(&api, replica.address()).await;
     for message in lost {
         history.sent.insert(message, Outcome::Acknowledged);
     }
-    println!("{}", crowd.report());
-    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
+    println!("{}", followers.report());
+    assert_eq!(followers.sum(|notes| notes.disconnected), 0);
     for follower in here {
         assert_eq!(
             follower.notes().read().losses().len(),

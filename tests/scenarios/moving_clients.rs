@@ -16,11 +16,11 @@ async fn a_client_that_moves_between_connectors_while_others_send_misses_nothing
     let redis = Redis::start().await;
     let services = plan.services(&redis.url(), &redis.url()).await;
     let addresses = services.addresses();
-    let crowd = Followers::start(&addresses, 8, 4).await;
+    let followers = Followers::start(&addresses, 8, 4).await;
     // One of each protocol.
-    let moving = [&crowd.all()[9], &crowd.all()[11]];
-    crowd.start_sending();
-    crowd.until_each_acknowledged(10).await;
+    let moving = [&followers.all()[9], &followers.all()[11]];
+    followers.start_sending();
+    followers.until_each_acknowledged(10).await;
     let mut at = [0; 2];
     for number in 0..moves {
         let at = &mut at[number % 2];
@@ -32,20 +32,20 @@ async fn a_client_that_moves_between_connectors_while_others_send_misses_nothing
         };
         moving[number % 2].go_to(addresses[*at], leaving).await;
         if number % 10 == 0 {
-            crowd.until_each_acknowledged(1).await;
+            followers.until_each_acknowledged(1).await;
         }
     }
-    let history = crowd
+    let history = followers
         .stop_and_collect(&services.api(0), redis.address())
         .await;
-    println!("{moves} moves; {}", crowd.report());
+    println!("{moves} moves; {}", followers.report());
     for client in moving {
         let notes = client.notes().read();
         let recovered = (moves / 2, 0);
         assert_eq!(notes.recovered, recovered, "every login says recovered");
         assert_eq!(notes.losses(), []);
     }
-    assert_eq!(crowd.count(Outcome::Unknown), 0);
+    assert_eq!(followers.count(Outcome::Unknown), 0);
     assert_consistent(&history, &[]);
 }
 
@@ -57,24 +57,24 @@ async fn a_session_that_was_away_too_long_is_told_so() {
     let _permit = plan.permit().await;
     let redis = Redis::start().await;
     let services = plan.services(&redis.url(), &redis.url()).await;
-    let crowd = Followers::start(&services.addresses(), 4, 4).await;
-    let moving = &crowd.all()[5..7];
-    crowd.start_sending();
-    crowd.until_each_acknowledged(10).await;
+    let followers = Followers::start(&services.addresses(), 4, 4).await;
+    let moving = &followers.all()[5..7];
+    followers.start_sending();
+    followers.until_each_acknowledged(10).await;
     for client in moving {
         client.disconnect(Leaving::Closing).await;
     }
-    crowd.until_each_acknowledged(4 * KEPT).await;
+    followers.until_each_acknowledged(4 * KEPT).await;
     for client in moving {
         client
             .go_to(services.connectors[1].address(), Leaving::Closing)
             .await;
     }
-    crowd.until_each_acknowledged(10).await;
-    let history = crowd
+    followers.until_each_acknowledged(10).await;
+    let history = followers
         .stop_and_collect(&services.api(0), redis.address())
         .await;
-    println!("{}", crowd.report());
+    println!("{}", followers.report());
     assert!(history.log.first() > 1, "nothing was trimmed");
     for client in moving {
         let notes = client.notes().read();

@@ -3,10 +3,10 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::Command;
 use std::time::Duration;
+use testkit::permit::Permit;
 use testkit::process::Process;
 use testkit::readme;
 use testkit::system::Plan;
-use testkit::turn::Turn;
 
 /// Runs a file of tests with mocha. All of them have to pass, and so many there are.
 async fn passes(mut command: Command, tests: usize) {
@@ -44,7 +44,7 @@ async fn a_page_calls_chat_from_a_real_browser_if_its_origin_is_allowed() {
 
 #[tokio::test]
 async fn the_examples_of_the_documentation_work_as_printed() {
-    let _turn = Turn::alone().await;
+    let _permit = Permit::alone().await;
     let blocks = readme::run("docs/api.md").await;
     assert!(
         blocks >= 6,

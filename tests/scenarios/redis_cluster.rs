@@ -18,7 +18,7 @@ const BACK: Duration = Duration::from_secs(4);
 
 struct Running {
     services: Services,
-    crowd: Followers,
+    followers: Followers,
     cluster: Cluster,
     _permit: Permit,
 }
@@ -30,12 +30,12 @@ impl Running {
         let permit = plan.permit().await;
         let cluster = Cluster::start().await;
         let services = plan.services(&cluster.url(), &cluster.url()).await;
-        let crowd = Followers::start(&services.addresses(), 6, 4).await;
-        crowd.start_sending();
-        crowd.until_each_acknowledged(50).await;
+        let followers = Followers::start(&services.addresses(), 6, 4).await;
+        followers.start_sending();
+        followers.until_each_acknowledged(50).await;
         Self {
             services,
-            crowd,
+            followers,
             cluster,
             _permit: permit,
         }
@@ -43,14 +43,14 @@ impl Running {
 
     /// Checks that everybody has what the log has, and that nobody was disconnected.
     async fn ends_well(&self, except: &[Kind]) {
-        self.crowd.until_each_acknowledged(50).await;
+        self.followers.until_each_acknowledged(50).await;
         let server = self.cluster.any().await;
         let history = self
-            .crowd
+            .followers
             .stop_and_collect(&self.services.api(0), server)
             .await;
-        println!("{}", self.crowd.report());
-        assert_eq!(self.crowd.sum(|notes| notes.disconnected), 0);
+        println!("{}", self.followers.report());
+        assert_eq!(self.followers.sum(|notes| notes.disconnected), 0);
         let lost = assert_consistent(&history, except);
         println!("{} acknowledged and lost with the primary", lost.len());
     }
@@ -64,7 +64,7 @@ async fn a_killed_cluster_primary_is_replaced_and_those_who_saw_lost_messages_ar
     running.cluster.nodes[primary].kill();
     let killed = Instant::now();
     let again = running
-        .crowd
+        .followers
         .until_acknowledged_since(killed + Duration::from_millis(300))
         .await;
     let again = again + Duration::from_millis(300);
@@ -86,7 +86,7 @@ async fn a_planned_failover_of_a_cluster_primary_loses_nothing() {
             running.cluster.of_primary(ROOM).await == replica
         })
         .await;
-        running.crowd.until_each_acknowledged(50).await;
+        running.followers.until_each_acknowledged(50).await;
         wait::eventually("the old primary follows", 2 * SOON, async || {
             let link = running.cluster.nodes[primary].info("replication", "master_link_status");
             link.await.as_deref() == Some("up")
@@ -95,10 +95,10 @@ async fn a_planned_failover_of_a_cluster_primary_loses_nothing() {
         // Within two node time-outs the others vote only once for a replica of one primary. A second failover would
         // hang.
         while began.elapsed() < 3 * NODE_TIMEOUT {
-            running.crowd.until_each_acknowledged(50).await;
+            running.followers.until_each_acknowledged(50).await;
         }
     }
-    assert_eq!(running.crowd.sum(|notes| notes.losses().len()), 0);
+    assert_eq!(running.followers.sum(|notes| notes.losses().len()), 0);
     running.ends_well(&[]).await;
 }
 
@@ -156,8 +156,8 @@ async fn slots_that_move_under_load_lose_nothing() {
         let to = (0..3).find(|node| *node != from).expect("another primary");
         cluster.move_slot(slot, from, to);
         let moved = Instant::now();
-        let again = running.crowd.until_acknowledged_since(moved).await;
-        running.crowd.until_each_acknowledged(50).await;
+        let again = running.followers.until_acknowledged_since(moved).await;
+        running.followers.until_each_acknowledged(50).await;
         println!("slot {slot} moved from {from} to {to}; on after {again:?}");
         assert_eq!(cluster.of_primary(ROOM).await, to);
     }
@@ -165,6 +165,6 @@ async fn slots_that_move_under_load_lose_nothing() {
     let from = cluster.of_primary(ROOM).await;
     let to = (0..3).find(|node| *node != from).expect("another primary");
     cluster.move_slots(from, to, slots).await;
-    assert_eq!(running.crowd.sum(|notes| notes.losses().len()), 0);
+    assert_eq!(running.followers.sum(|notes| notes.losses().len()), 0);
     running.ends_well(&[]).await;
 }

@@ -26,12 +26,12 @@ async fn redis_connections_that_are_killed_or_paused_cost_no_message_and_no_sess
     let _permit = plan.permit().await;
     let redis = Redis::start().await;
     let services = plan.services(&redis.url(), &redis.url()).await;
-    let crowd = Followers::start(&services.addresses(), 8, 4).await;
-    crowd.start_sending();
+    let followers = Followers::start(&services.addresses(), 8, 4).await;
+    followers.start_sending();
     let mut killed = 0;
     for _ in 0..rounds {
         for kind in ["pubsub", "normal"] {
-            crowd.until_each_acknowledged(10).await;
+            followers.until_each_acknowledged(10).await;
             let count = redis.command(&["CLIENT", "KILL", "TYPE", kind]).await;
             let Value::Integer(count @ 1..) = count else {
                 panic!("no connection of type {kind} was killed: {count:?}");
@@ -39,12 +39,15 @@ async fn redis_connections_that_are_killed_or_paused_cost_no_message_and_no_sess
             killed += count;
         }
         for (kind, milliseconds) in [("WRITE", 500), ("ALL", 500), ("ALL", 1_500)] {
-            crowd.until_each_acknowledged(10).await;
+            followers.until_each_acknowledged(10).await;
             let time = milliseconds.to_string();
+            // Measured from here, because on a busy machine the answer may come when half of the pause is over.
+            let asked = Instant::now();
             redis.command(&["CLIENT", "PAUSE", &time, kind]).await;
             // Earlier answers may still be on their way.
             let paused = Instant::now() + ON_ITS_WAY;
-            let again = ON_ITS_WAY + crowd.until_acknowledged_since(paused).await;
+            followers.until_acknowledged_since(paused).await;
+            let again = asked.elapsed();
             println!("paused {kind} for {milliseconds} ms: on after {again:?}");
             assert!(
                 again > Duration::from_millis(milliseconds) / 2,
@@ -52,14 +55,14 @@ async fn redis_connections_that_are_killed_or_paused_cost_no_message_and_no_sess
             );
         }
     }
-    crowd.until_each_acknowledged(10).await;
+    followers.until_each_acknowledged(10).await;
     services.ready().await;
-    let history = crowd
+    let history = followers
         .stop_and_collect(&services.api(0), redis.address())
         .await;
-    println!("{killed} connections killed; {}", crowd.report());
-    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
-    assert_eq!(crowd.sum(|notes| notes.losses().len()), 0);
+    println!("{killed} connections killed; {}", followers.report());
+    assert_eq!(followers.sum(|notes| notes.disconnected), 0);
+    assert_eq!(followers.sum(|notes| notes.losses().len()), 0);
     assert_consistent(&history, &[]);
 }
 
@@ -71,9 +74,9 @@ async fn messages_sent_while_a_feed_is_disconnected_arrive_without_further_messa
     let redis = Redis::start().await;
     let relay = Relay::to(redis.address()).await;
     let services = plan.services(&redis.url(), &relay.url()).await;
-    let crowd = Followers::start(&services.addresses(), 2, 4).await;
+    let followers = Followers::start(&services.addresses(), 2, 4).await;
     let api = services.api(0);
-    crowd.until_offset(redis.published(ROOM).await).await;
+    followers.until_offset(redis.published(ROOM).await).await;
     for round in 0..5 {
         relay.refuse();
         for number in 0..2 {
@@ -82,17 +85,17 @@ async fn messages_sent_while_a_feed_is_disconnected_arrive_without_further_messa
             sent.expect("chat's own connection is well");
         }
         let missed = redis.published(ROOM).await;
-        let behind = crowd.positions();
+        let behind = followers.positions();
         relay.admit();
         assert!(
             behind.iter().flatten().all(|at| at.offset + 2 == missed),
             "{behind:?}"
         );
-        crowd.until_offset(missed).await;
+        followers.until_offset(missed).await;
     }
-    let history = crowd.collect_history(&api, redis.address()).await;
-    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
-    assert_eq!(crowd.sum(|notes| notes.losses().len()), 0);
+    let history = followers.collect_history(&api, redis.address()).await;
+    assert_eq!(followers.sum(|notes| notes.disconnected), 0);
+    assert_eq!(followers.sum(|notes| notes.losses().len()), 0);
     assert_consistent(&history, &[]);
 }
 
@@ -105,10 +108,10 @@ async fn publications_that_a_feed_misses_now_and_then_are_read_from_the_log() {
     let redis = Redis::start().await;
     let relay = Relay::to_redis(redis.address()).await;
     let services = plan.services(&redis.url(), &relay.url()).await;
-    let crowd = Followers::start(&services.addresses(), 4, 4).await;
-    crowd.start_sending();
+    let followers = Followers::start(&services.addresses(), 4, 4).await;
+    followers.start_sending();
     for _ in 0..rounds {
-        crowd.until_each_acknowledged(5).await;
+        followers.until_each_acknowledged(5).await;
         let dropped = relay.dropped();
         relay.drop_pushes(true);
         wait::eventually("some are missed", SOON, async || {
@@ -117,12 +120,12 @@ async fn publications_that_a_feed_misses_now_and_then_are_read_from_the_log() {
         .await;
         relay.drop_pushes(false);
     }
-    let history = crowd
+    let history = followers
         .stop_and_collect(&services.api(0), redis.address())
         .await;
-    println!("{} pushes dropped; {}", relay.dropped(), crowd.report());
-    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
-    assert_eq!(crowd.sum(|notes| notes.losses().len()), 0);
+    println!("{} pushes dropped; {}", relay.dropped(), followers.report());
+    assert_eq!(followers.sum(|notes| notes.disconnected), 0);
+    assert_eq!(followers.sum(|notes| notes.losses().len()), 0);
     assert_consistent(&history, &[]);
 }
 
@@ -134,10 +137,10 @@ async fn a_feed_that_receives_nothing_is_detected_and_replaced() {
     let redis = Redis::start().await;
     let relay = Relay::to_redis(redis.address()).await;
     let services = plan.services(&redis.url(), &relay.url()).await;
-    let crowd = Followers::start(&services.addresses(), 4, 4).await;
-    crowd.start_sending();
+    let followers = Followers::start(&services.addresses(), 4, 4).await;
+    followers.start_sending();
     for round in 0..if long() { 5 } else { 2 } {
-        crowd.until_each_acknowledged(20).await;
+        followers.until_each_acknowledged(20).await;
         relay.drop_pushes(true);
         let began = Instant::now();
         for connector in &services.connectors {
@@ -149,19 +152,19 @@ async fn a_feed_that_receives_nothing_is_detected_and_replaced() {
             .await;
         }
         let noticed = began.elapsed();
-        crowd.until_each_acknowledged(20).await;
+        followers.until_each_acknowledged(20).await;
         let dropped = relay.dropped();
         assert!(dropped > 0, "no push was dropped");
         relay.drop_pushes(false);
         services.ready().await;
         println!("round {round}: noticed after {noticed:?}, {dropped} pushes dropped so far");
     }
-    let history = crowd
+    let history = followers
         .stop_and_collect(&services.api(0), redis.address())
         .await;
-    println!("{}", crowd.report());
-    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
-    assert_eq!(crowd.sum(|notes| notes.losses().len()), 0);
-    assert_eq!(crowd.count(Outcome::Unknown), 0);
+    println!("{}", followers.report());
+    assert_eq!(followers.sum(|notes| notes.disconnected), 0);
+    assert_eq!(followers.sum(|notes| notes.losses().len()), 0);
+    assert_eq!(followers.count(Outcome::Unknown), 0);
     assert_consistent(&history, &[]);
 }

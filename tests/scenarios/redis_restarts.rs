@@ -16,30 +16,30 @@ async fn after_a_kill_with_a_durable_file_everybody_recovers_in_full() {
     let _permit = plan.permit().await;
     let mut redis = Redis::start().await;
     let services = plan.services(&redis.url(), &redis.url()).await;
-    let crowd = Followers::start(&services.addresses(), 8, 4).await;
-    crowd.start_sending();
+    let followers = Followers::start(&services.addresses(), 8, 4).await;
+    followers.start_sending();
     for _ in 0..kills {
-        crowd.until_each_acknowledged(30).await;
+        followers.until_each_acknowledged(30).await;
         redis.kill();
         let killed = Instant::now();
         redis.restart().await;
         println!(
             "killed; on after {:?}",
-            crowd.until_acknowledged_since(killed).await
+            followers.until_acknowledged_since(killed).await
         );
     }
-    crowd.until_each_acknowledged(30).await;
-    let history = crowd
+    followers.until_each_acknowledged(30).await;
+    let history = followers
         .stop_and_collect(&services.api(0), redis.address())
         .await;
-    println!("{}", crowd.report());
+    println!("{}", followers.report());
     assert_eq!(
         history.log.epochs.len(),
         kills + 1,
         "one epoch for each lifetime"
     );
-    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
-    assert_eq!(crowd.sum(|notes| notes.losses().len()), 0);
+    assert_eq!(followers.sum(|notes| notes.disconnected), 0);
+    assert_eq!(followers.sum(|notes| notes.losses().len()), 0);
     assert_consistent(&history, &[]);
 }
 
@@ -52,9 +52,9 @@ async fn after_a_promotion_of_a_replica_that_has_everything_everybody_recovers_i
     let replica = Redis::replica_of(primary.address()).await;
     let relay = Relay::to(primary.address()).await;
     let services = plan.services(&relay.url(), &relay.url()).await;
-    let crowd = Followers::start(&services.addresses(), 8, 4).await;
-    crowd.start_sending();
-    crowd.until_each_acknowledged(100).await;
+    let followers = Followers::start(&services.addresses(), 8, 4).await;
+    followers.start_sending();
+    followers.until_each_acknowledged(100).await;
 
     // Nothing is written from here on, and so the replica can have all of it.
     primary
@@ -66,16 +66,16 @@ async fn after_a_promotion_of_a_replica_that_has_everything_everybody_recovers_i
     replica.promote().await;
     relay.redirect_to(replica.address());
     relay.cut();
-    let again = crowd.until_acknowledged_since(killed).await;
-    crowd.until_each_acknowledged(100).await;
+    let again = followers.until_acknowledged_since(killed).await;
+    followers.until_each_acknowledged(100).await;
 
-    let history = crowd
+    let history = followers
         .stop_and_collect(&services.api(0), replica.address())
         .await;
-    println!("promoted; on after {again:?}; {}", crowd.report());
+    println!("promoted; on after {again:?}; {}", followers.report());
     assert_eq!(history.log.epochs.len(), 2, "one epoch for each primary");
     assert!(again < Duration::from_secs(3), "{again:?}");
-    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
-    assert_eq!(crowd.sum(|notes| notes.losses().len()), 0);
+    assert_eq!(followers.sum(|notes| notes.disconnected), 0);
+    assert_eq!(followers.sum(|notes| notes.losses().len()), 0);
     assert_consistent(&history, &[]);
 }

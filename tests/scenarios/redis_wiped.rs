@@ -18,7 +18,7 @@ const REPAIRED: Duration = Duration::from_millis(667 + 1_500);
 
 struct Wiped {
     services: Services,
-    crowd: Followers,
+    followers: Followers,
     redis: Redis,
     _permit: Permit,
 }
@@ -34,16 +34,16 @@ impl Wiped {
         let redis = Redis::without_persistence().await;
         let services = plan.services(&redis.url(), &redis.url()).await;
         // Nobody is at the third connector.
-        let mut crowd = Followers::start(&services.addresses()[..2], 4, 4).await;
+        let mut followers = Followers::start(&services.addresses()[..2], 4, 4).await;
         for number in 4..if long() { 500 } else { 4 } {
-            crowd.add_listener(&format!("listener{number}")).await;
+            followers.add_listener(&format!("listener{number}")).await;
         }
-        crowd.start_sending();
-        crowd.until_each_acknowledged(30).await;
-        crowd.stop_sending().await;
+        followers.start_sending();
+        followers.until_each_acknowledged(30).await;
+        followers.stop_sending().await;
         Self {
             services,
-            crowd,
+            followers,
             redis,
             _permit: permit,
         }
@@ -52,7 +52,7 @@ impl Wiped {
     /// Checks that the log began anew, that everybody was told, and that nothing else was wrong.
     async fn ends_well(&self) {
         let api = self.services.api(0);
-        let live = self.crowd.live().into_iter();
+        let live = self.followers.live().into_iter();
         let live: BTreeMap<_, _> = live.map(|(user, n)| (user, i64::from(n))).collect();
         wait::eventually(
             "the registry knows the live sockets",
@@ -61,12 +61,12 @@ impl Wiped {
         )
         .await;
         let history = self
-            .crowd
+            .followers
             .stop_and_collect(&api, self.redis.address())
             .await;
-        println!("{}", self.crowd.report());
+        println!("{}", self.followers.report());
         assert!(history.log.first() == 1, "the log has begun anew");
-        for follower in self.crowd.all() {
+        for follower in self.followers.all() {
             let losses = follower.notes().read().losses();
             let told = losses.iter().any(|(_, reason)| *reason == Reason::Unknown);
             assert!(told, "{} was told {losses:?}", follower.name());
@@ -99,7 +99,7 @@ async fn after_a_flush_the_next_publication_tells_everybody() {
     let wiped = Wiped::begin(&[]).await;
     wiped.redis.command(&["FLUSHALL"]).await;
     publish(&wiped.services.api(0)).await;
-    for follower in wiped.crowd.all() {
+    for follower in wiped.followers.all() {
         until_told(follower, SOON).await;
     }
     wiped.ends_well().await;
@@ -110,7 +110,7 @@ async fn after_a_flush_the_next_publication_tells_everybody() {
 async fn after_a_flush_the_next_touch_tells_everybody() {
     let wiped = Wiped::begin(&["--touch", "1s"]).await;
     wiped.redis.command(&["FLUSHALL"]).await;
-    for follower in wiped.crowd.all() {
+    for follower in wiped.followers.all() {
         until_told(follower, Duration::from_secs(4)).await;
     }
     wiped.ends_well().await;
@@ -127,7 +127,7 @@ async fn after_a_flush_a_client_that_comes_back_is_told() {
 
 async fn a_client_that_comes_back_is_told(connector: usize) {
     let wiped = Wiped::begin(&[]).await;
-    let follower = wiped.crowd.all().last().expect("somebody");
+    let follower = wiped.followers.all().last().expect("somebody");
     follower.disconnect(Leaving::Breaking).await;
     wiped.redis.command(&["FLUSHALL"]).await;
     let connector = wiped.services.connectors[connector].address();
@@ -144,7 +144,7 @@ async fn after_a_restart_without_a_file_everybody_is_told() {
     let mut wiped = Wiped::begin(&[]).await;
     wiped.redis.kill();
     wiped.redis.restart().await;
-    for follower in wiped.crowd.all() {
+    for follower in wiped.followers.all() {
         until_told(follower, SOON).await;
     }
     wiped.ends_well().await;
@@ -157,17 +157,17 @@ async fn after_a_flush_clients_with_a_live_socket_are_soon_members_again() {
     let api = wiped.services.api(0);
     for round in 0..if long() { 20 } else { 4 } {
         if round % 2 == 0 {
-            wiped.crowd.stop_sending().await;
+            wiped.followers.stop_sending().await;
         } else {
-            wiped.crowd.start_sending();
-            wiped.crowd.until_each_acknowledged(10).await;
+            wiped.followers.start_sending();
+            wiped.followers.until_each_acknowledged(10).await;
         }
         wiped.redis.command(&["FLUSHALL"]).await;
-        let took = wiped.crowd.until_listed(REPAIRED, &api).await;
+        let took = wiped.followers.until_listed(REPAIRED, &api).await;
         println!("members again after {took:?}");
     }
-    wiped.crowd.until_each_acknowledged(10).await;
-    assert_eq!(wiped.crowd.sum(|notes| notes.disconnected), 0);
+    wiped.followers.until_each_acknowledged(10).await;
+    assert_eq!(wiped.followers.sum(|notes| notes.disconnected), 0);
     wiped.ends_well().await;
 }
 
@@ -175,14 +175,17 @@ async fn after_a_flush_clients_with_a_live_socket_are_soon_members_again() {
 async fn after_a_restart_without_a_file_clients_with_live_sockets_are_soon_members() {
     let mut wiped = Wiped::begin(&[]).await;
     let api = wiped.services.api(0);
-    wiped.crowd.start_sending();
-    wiped.crowd.until_each_acknowledged(10).await;
+    wiped.followers.start_sending();
+    wiped.followers.until_each_acknowledged(10).await;
     wiped.redis.kill();
     wiped.redis.restart().await;
     let connected = Duration::from_secs(1);
-    let took = wiped.crowd.until_listed(REPAIRED + connected, &api).await;
+    let took = wiped
+        .followers
+        .until_listed(REPAIRED + connected, &api)
+        .await;
     println!("members again after {took:?}");
-    wiped.crowd.until_each_acknowledged(10).await;
-    assert_eq!(wiped.crowd.sum(|notes| notes.disconnected), 0);
+    wiped.followers.until_each_acknowledged(10).await;
+    assert_eq!(wiped.followers.sum(|notes| notes.disconnected), 0);
     wiped.ends_well().await;
 }

@@ -37,9 +37,9 @@ async fn joins_and_leaves_that_a_promoted_replica_lacks_are_repeated() {
     let mut cluster = Cluster::start().await;
     let services = plan.services(&cluster.url(), &cluster.url()).await;
     let api = services.api(0);
-    let mut crowd = Followers::start(&services.addresses(), 4, 8).await;
-    crowd.start_sending();
-    crowd.until_each_acknowledged(20).await;
+    let mut followers = Followers::start(&services.addresses(), 4, 8).await;
+    followers.start_sending();
+    followers.until_each_acknowledged(20).await;
 
     let (primary, replica) = cluster.of(ROOM).await;
     let (leading, following) = (&cluster.nodes[primary], &cluster.nodes[replica]);
@@ -57,14 +57,14 @@ async fn joins_and_leaves_that_a_promoted_replica_lacks_are_repeated() {
     })
     .await;
     for number in 0..4 {
-        crowd.add_listener(&format!("newcomer{number}")).await;
+        followers.add_listener(&format!("newcomer{number}")).await;
     }
-    let leavers = &crowd.all()[8..12];
+    let leavers = &followers.all()[8..12];
     for (number, leaver) in leavers.iter().enumerate() {
         let leaving = [Leaving::Closing, Leaving::Breaking][number % 2];
         leaver.disconnect(leaving).await;
     }
-    crowd.until_listed(SOON, &api).await;
+    followers.until_listed(SOON, &api).await;
     assert_eq!(
         sessions(following).await,
         12,
@@ -73,21 +73,21 @@ async fn joins_and_leaves_that_a_promoted_replica_lacks_are_repeated() {
 
     cluster.nodes[primary].kill();
     let killed = Instant::now();
-    let again = crowd
+    let again = followers
         .until_acknowledged_since(killed + Duration::from_millis(500))
         .await;
-    let took = crowd.until_listed(REPAIRED, &api).await;
+    let took = followers.until_listed(REPAIRED, &api).await;
     println!("writes after {again:?}, members again after further {took:?}");
     assert_eq!(cluster.of_primary(ROOM).await, replica);
 
     // Clients that were away have seen what is lost, and are told, too.
-    for leaver in &crowd.all()[8..12] {
+    for leaver in &followers.all()[8..12] {
         leaver.go_to(leaver.home(), Leaving::Closing).await;
     }
-    crowd.until_each_acknowledged(20).await;
-    let history = crowd.stop_and_collect(&api, cluster.any().await).await;
-    println!("{}", crowd.report());
-    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
+    followers.until_each_acknowledged(20).await;
+    let history = followers.stop_and_collect(&api, cluster.any().await).await;
+    println!("{}", followers.report());
+    assert_eq!(followers.sum(|notes| notes.disconnected), 0);
     let forgotten = assert_consistent(&history, &[Kind::Forgotten]);
     assert!(!forgotten.is_empty(), "nothing was rolled back");
 }

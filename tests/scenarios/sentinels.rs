@@ -18,27 +18,27 @@ async fn a_primary_is_lost(lose: impl FnOnce(&mut Redis)) -> (Sentinels, usize) 
         .chat_flags(&["--ack", "replica"]);
     let mut sentinels = Sentinels::start().await;
     let services = plan.services(&sentinels.url(), &sentinels.url()).await;
-    let crowd = Followers::start(&services.addresses(), 6, 4).await;
-    crowd.start_sending();
-    crowd.until_each_acknowledged(50).await;
+    let followers = Followers::start(&services.addresses(), 6, 4).await;
+    followers.start_sending();
+    followers.until_each_acknowledged(50).await;
     let first = sentinels.primary().await;
     assert_eq!(first, Some(sentinels.servers[0].address()));
 
     lose(&mut sentinels.servers[0]);
     let lost = Instant::now();
     // An acknowledgement from before may still be on its way.
-    let again = crowd
+    let again = followers
         .until_acknowledged_since(lost + Duration::from_millis(500))
         .await;
     let again = again + Duration::from_millis(500);
-    crowd.until_each_acknowledged(50).await;
+    followers.until_each_acknowledged(50).await;
     let primary = sentinels.primary().await.expect("there is a new primary");
     assert_ne!(Some(primary), first, "nobody took over");
 
-    let history = crowd.stop_and_collect(&services.api(0), primary).await;
-    println!("on after {again:?}; {}", crowd.report());
+    let history = followers.stop_and_collect(&services.api(0), primary).await;
+    println!("on after {again:?}; {}", followers.report());
     assert!(history.log.epochs.len() > 1, "no new epoch");
-    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
+    assert_eq!(followers.sum(|notes| notes.disconnected), 0);
     assert_consistent(&history, &[]);
     assert!(again <= BACK, "{again:?}");
     let server = sentinels

@@ -4,72 +4,18 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
-use testkit::link::{End, Link, Owed, Record};
+use testkit::link::{End, Link};
 use testkit::pace::timeout;
 use testkit::recording::{self, Event};
+use testkit::socket_io::{Packets, connect, message, request, say, until};
 use testkit::system::{Plan, System};
-use testkit::websocket::{CLOSE, Frame, TEXT, Terms};
+use testkit::websocket::{CLOSE, TEXT, Terms};
 use testkit::{SOON, pomelo, wait};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 const WEBSOCKET_3: &str = "/socket.io/?EIO=3&transport=websocket";
 const WEBSOCKET_4: &str = "/socket.io/?EIO=4&transport=websocket";
-
-/// The packets that came over a WebSocket.
-#[derive(Debug, Default)]
-struct Packets {
-    packets: Vec<String>,
-    end: Option<End>,
-}
-
-impl Record for Packets {
-    fn message(&mut self, frame: &Frame) -> Result<Option<Owed>, String> {
-        if frame.opcode != TEXT {
-            return Err("a binary frame from Socket.IO".into());
-        }
-        let packet = String::from_utf8(frame.payload.to_vec());
-        self.packets
-            .push(packet.map_err(|error| error.to_string())?);
-        Ok(None)
-    }
-
-    fn end(&self) -> &Option<End> {
-        &self.end
-    }
-
-    fn set_end(&mut self, end: End) {
-        self.end.get_or_insert(end);
-    }
-}
-
-async fn connect(address: SocketAddr, path: &str) -> Link<Packets> {
-    Link::dial(address, path, Terms::default()).await
-}
-
-async fn say(link: &Link<Packets>, packet: &str) {
-    link.frame(TEXT, packet.as_bytes()).await;
-}
-
-/// Waits until `count` packets have come. Returns all of them.
-async fn until(link: &Link<Packets>, count: usize) -> Vec<String> {
-    let came = link.inbox().until(SOON, |record| {
-        (record.packets.len() >= count).then(|| record.packets.clone())
-    });
-    let came = came.await;
-    came.unwrap_or_else(|| panic!("{count} packets: {:?}", link.inbox().read().packets))
-}
-
-/// An event packet whose string is a request.
-fn request(id: u32, route: &str, body: &Value) -> String {
-    let mut message: String = id.to_be_bytes().map(char::from).iter().collect();
-    message.push(char::from(
-        u8::try_from(route.len()).expect("a short route"),
-    ));
-    message.push_str(route);
-    message.push_str(&body.to_string());
-    format!("42{}", json!(["message", message]))
-}
 
 fn login(user: &str) -> String {
     let body = json!({ "userId": user, "lessonId": "room" });
@@ -78,14 +24,6 @@ fn login(user: &str) -> String {
 
 fn send(id: u32, content: &str) -> String {
     request(id, pomelo::SEND, &json!({ "content": content }))
-}
-
-/// The message in the string of an event packet.
-fn message(packet: &str) -> Value {
-    let event = packet.strip_prefix("42").expect("an event");
-    let event: Value = serde_json::from_str(event).expect("JSON");
-    assert_eq!(event[0], "message");
-    serde_json::from_str(event[1].as_str().expect("a string")).expect("JSON")
 }
 
 /// The contents of all messages of the channel among these packets.

@@ -17,12 +17,12 @@ async fn a_primary_demoted_and_promoted_again_loses_nothing_published_elsewhere(
     let primary = Redis::start().await;
     let replica = Redis::replica_of(primary.address()).await;
     let services = plan.services(&primary.url(), &primary.url()).await;
-    let crowd = Followers::start(&services.addresses(), 4, 4).await;
+    let followers = Followers::start(&services.addresses(), 4, 4).await;
     let rounds = 3;
     for round in 0..rounds {
-        crowd.start_sending();
-        crowd.until_each_acknowledged(20).await;
-        crowd.stop_sending().await;
+        followers.start_sending();
+        followers.until_each_acknowledged(20).await;
+        followers.stop_sending().await;
         replica.until_caught_up(&primary).await;
 
         replica.promote().await;
@@ -42,20 +42,20 @@ async fn a_primary_demoted_and_promoted_again_loses_nothing_published_elsewhere(
         replica.demote(primary.address()).await;
         replica.until_linked().await;
     }
-    crowd.start_sending();
-    crowd.until_each_acknowledged(20).await;
+    followers.start_sending();
+    followers.until_each_acknowledged(20).await;
 
-    let history = crowd
+    let history = followers
         .stop_and_collect(&services.api(0), primary.address())
         .await;
-    println!("{}", crowd.report());
+    println!("{}", followers.report());
     assert_eq!(
         history.log.epochs.len(),
         1 + 2 * rounds,
         "one epoch for each time as primary"
     );
-    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
-    assert_eq!(crowd.sum(|notes| notes.losses().len()), 0);
+    assert_eq!(followers.sum(|notes| notes.disconnected), 0);
+    assert_eq!(followers.sum(|notes| notes.losses().len()), 0);
     assert_consistent(&history, &[]);
 }
 
@@ -67,10 +67,10 @@ async fn a_server_lifetime_that_changes_on_an_open_connection_is_noticed_without
     let primary = Redis::start().await;
     let replica = Redis::replica_of(primary.address()).await;
     let services = plan.services(&primary.url(), &primary.url()).await;
-    let crowd = Followers::start(&services.addresses(), 2, 2).await;
-    crowd.start_sending();
-    crowd.until_each_acknowledged(20).await;
-    crowd.stop_sending().await;
+    let followers = Followers::start(&services.addresses(), 2, 2).await;
+    followers.start_sending();
+    followers.until_each_acknowledged(20).await;
+    followers.stop_sending().await;
     replica.until_caught_up(&primary).await;
 
     replica.promote().await;
@@ -84,12 +84,12 @@ async fn a_server_lifetime_that_changes_on_an_open_connection_is_noticed_without
     primary.promote().await;
 
     // Nobody publishes here. The publication is found by a probe.
-    let history = crowd
+    let history = followers
         .collect_history(&services.api(0), primary.address())
         .await;
-    println!("{}", crowd.report());
-    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
-    assert_eq!(crowd.sum(|notes| notes.losses().len()), 0);
+    println!("{}", followers.report());
+    assert_eq!(followers.sum(|notes| notes.disconnected), 0);
+    assert_eq!(followers.sum(|notes| notes.losses().len()), 0);
     assert!(
         history
             .log
@@ -109,18 +109,18 @@ async fn those_who_saw_a_message_that_a_switch_of_the_primary_lost_are_told() {
     let link = Relay::to(primary.address()).await;
     let replica = Redis::replica_of(link.address()).await;
     let services = plan.services(&primary.url(), &primary.url()).await;
-    let crowd = Followers::start(&services.addresses(), 4, 4).await;
+    let followers = Followers::start(&services.addresses(), 4, 4).await;
     let api = services.api(0);
-    crowd.start_sending();
-    crowd.until_each_acknowledged(20).await;
-    crowd.stop_sending().await;
+    followers.start_sending();
+    followers.until_each_acknowledged(20).await;
+    followers.stop_sending().await;
 
     replica.until_caught_up(&primary).await;
     link.stall();
     let sent = api.send(ROOM, "herald", r#"{"n":1}"#, "lost").await;
     sent.expect("the primary takes it");
     let lost = primary.published(ROOM).await;
-    crowd.until_offset(lost).await;
+    followers.until_offset(lost).await;
     replica.promote().await;
     let elsewhere = Chat::start(&replica, &WHOLE_LOG).await;
     let sent = ChatApi::at(elsewhere.address())
@@ -137,13 +137,13 @@ async fn those_who_saw_a_message_that_a_switch_of_the_primary_lost_are_told() {
     primary.demote(replica.address()).await;
     primary.until_linked().await;
     primary.promote().await;
-    crowd.start_sending();
-    crowd.until_each_acknowledged(20).await;
+    followers.start_sending();
+    followers.until_each_acknowledged(20).await;
 
-    let history = crowd.stop_and_collect(&api, primary.address()).await;
-    println!("{}", crowd.report());
-    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
-    for follower in crowd.all() {
+    let history = followers.stop_and_collect(&api, primary.address()).await;
+    println!("{}", followers.report());
+    assert_eq!(followers.sum(|notes| notes.disconnected), 0);
+    for follower in followers.all() {
         let losses = follower.notes().read().losses();
         let [(position, Reason::Diverged)] = &losses[..] else {
             panic!("{} was told {losses:?}", follower.name());
@@ -179,9 +179,9 @@ async fn after_a_split_brain_the_losing_side_is_told_and_the_other_notices_nothi
     let urls = relays.each_ref().map(Relay::url);
     let urls = urls.each_ref().map(String::as_str);
     let services = plan.services_at(&urls, &urls).await;
-    let crowd = Followers::start(&services.addresses(), 6, 4).await;
-    crowd.start_sending();
-    crowd.until_each_acknowledged(50).await;
+    let followers = Followers::start(&services.addresses(), 6, 4).await;
+    followers.start_sending();
+    followers.until_each_acknowledged(50).await;
 
     // Writes stop for a moment, so that both sides have everything that was sent before.
     losing.command(&["CLIENT", "PAUSE", "60000", "WRITE"]).await;
@@ -191,25 +191,25 @@ async fn after_a_split_brain_the_losing_side_is_told_and_the_other_notices_nothi
     relays[1].redirect_to(winning.address());
     relays[1].cut();
     losing.command(&["CLIENT", "UNPAUSE"]).await;
-    crowd.until_each_acknowledged(50).await;
+    followers.until_each_acknowledged(50).await;
 
     link.refuse();
     losing.demote(winning.address()).await;
     relays[0].redirect_to(winning.address());
     relays[0].cut();
-    crowd.until_each_acknowledged(50).await;
+    followers.until_each_acknowledged(50).await;
 
-    let history = crowd
+    let history = followers
         .stop_and_collect(&services.api(1), winning.address())
         .await;
-    println!("{}", crowd.report());
-    assert_eq!(crowd.sum(|notes| notes.disconnected), 0);
-    for follower in crowd.at(0) {
+    println!("{}", followers.report());
+    assert_eq!(followers.sum(|notes| notes.disconnected), 0);
+    for follower in followers.at(0) {
         let losses = follower.notes().read().losses();
         let reasons: Vec<_> = losses.iter().map(|(_, reason)| *reason).collect();
         assert_eq!(reasons, [Reason::Diverged], "{}", follower.name());
     }
-    for follower in crowd.at(1) {
+    for follower in followers.at(1) {
         assert_eq!(follower.notes().read().losses(), [], "{}", follower.name());
     }
     let forgotten = assert_consistent(&history, &[Kind::Forgotten]);

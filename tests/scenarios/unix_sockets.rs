@@ -9,9 +9,10 @@ use testkit::json::Client as Json;
 use testkit::link::End;
 use testkit::pace::timeout;
 use testkit::permit::Permit;
-use testkit::polling;
+use testkit::polling::Poller;
 use testkit::pomelo::{Client, HANDSHAKE, HELLO, LOGGED_IN, LOGIN, SENT, package};
 use testkit::process::Process;
+use testkit::socket_io;
 use testkit::websocket::upgrade_request;
 use testkit::{SOON, binaries, http, wait};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
@@ -81,9 +82,9 @@ async fn clients_of_each_protocol_connect_over_a_unix_socket_behind_a_proxy() {
     assert_eq!(json.request(LOGIN, login).await["code"], 0);
     let pomelo = Client::connect(address).await;
     assert_eq!(pomelo.login("pomelo", "room").await, LOGGED_IN);
-    let mut polls = polling::Poller::open(address, 4).await.expect("polls");
+    let mut polls = Poller::open(address, 4).await.expect("polls");
     let login = json!({ "userId": "polls", "lessonId": "room" });
-    let posted = polls.post(&[&polling::packet(1, LOGIN, &login)]).await;
+    let posted = polls.post(&[&socket_io::request(1, LOGIN, &login)]).await;
     assert_eq!(posted.expect("an answer"), 200);
     polls.until("onJoin").await;
     // More than a socket takes at once.

@@ -63,6 +63,10 @@ async fn services_and_methods_are_listed_and_described() {
         "Join",
         "Leave",
         "ListMembers",
+        "CountMembers",
+        "GetChannel",
+        "ListChannels",
+        "TrimHistory",
     ] {
         let method = format!("chat.v1.ChatService.{method}");
         assert!(methods.lines().any(|line| line == method), "{methods}");
@@ -118,7 +122,12 @@ async fn health_is_reported_for_each_service_and_as_a_whole() {
         let request = json!({ "service": service }).to_string();
         grpcurl(&["-d", &request, &chat, "grpc.health.v1.Health/Check"]).await
     };
-    for service in ["", "chat.v1.ChatService", "connector.v1.SessionService"] {
+    for service in [
+        "",
+        "chat.v1.ChatService",
+        "chat.v1.UserService",
+        "connector.v1.SessionService",
+    ] {
         let answer = check(service).await.expect("an answer");
         assert!(answer.contains(r#""SERVING""#), "{answer}");
     }

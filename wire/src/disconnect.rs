@@ -52,6 +52,28 @@ pub enum Disconnect {
     /// new session could. Reconnect and resume.
     #[error("moved")]
     Moved,
+    /// A back end has asked for it. A [`Notice`] may say it in the back end's own words.
+    #[error("a back end has asked for it")]
+    ByBackEnd {
+        /// True if the client should connect again on its own.
+        reconnect: bool,
+    },
+}
+
+/// What a back end wants its clients to be told, in place of the words of the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// The close code for JSON clients. `None`: that of the table.
+    pub code: Option<u16>,
+    /// The reason, for programs: at most [`Notice::REASON_LIMIT`] bytes. `None`: that of the table.
+    pub reason: Option<Box<str>>,
+}
+
+impl Notice {
+    /// The codes that a back end may use. The connector itself uses none of them.
+    pub const CODES: std::ops::RangeInclusive<u16> = 4100..=4999;
+    /// The most bytes of a reason. A close frame of WebSocket has room for 123.
+    pub const REASON_LIMIT: usize = 64;
 }
 
 /// What a client is told when its connection is closed.
@@ -61,27 +83,42 @@ pub enum Disconnect {
 /// connection, as when the original stopped, and connects again. Codes from 1012 on are of no use: the `ws` of Pomelo's
 /// client for Node.js does not know them, and throws an error that ends the client's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Farewell {
+pub struct Farewell<'a> {
     /// WebSocket's own close code (RFC 6455, section 7.4.1), for protocols without codes of their own.
     pub code: u16,
     /// The reason in Pomelo's KICK package and in Socket.IO's `onKick`. `None` if the connection is closed without one.
-    pub kick: Option<&'static str>,
+    pub kick: Option<&'a str>,
     /// What a JSON client is told. `None` if WebSocket's own code says everything.
-    pub json: Option<JsonFarewell>,
+    pub json: Option<JsonFarewell<'a>>,
 }
 
 /// What a JSON client is told: in an `onKick` push, then in the close frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct JsonFarewell {
+pub struct JsonFarewell<'a> {
     /// The close code, 4000 or above.
     pub code: u16,
     /// The reason, for programs. It never changes.
-    pub reason: &'static str,
+    pub reason: &'a str,
     /// True if the client should connect again on its own.
     pub reconnect: bool,
 }
 
-impl Farewell {
+impl<'a> Farewell<'a> {
+    /// The same farewell in the words of a back end. Whether to reconnect stays as it is.
+    #[must_use]
+    pub fn noticed(self, notice: &'a Notice) -> Self {
+        let reason = notice.reason.as_deref();
+        Self {
+            code: self.code,
+            kick: self.kick.map(|kick| reason.unwrap_or(kick)),
+            json: self.json.map(|json| JsonFarewell {
+                code: notice.code.unwrap_or(json.code),
+                reason: reason.unwrap_or(json.reason),
+                reconnect: json.reconnect,
+            }),
+        }
+    }
+
     /// True if the client should connect again on its own.
     #[must_use]
     pub fn is_reconnect(self) -> bool {
@@ -94,7 +131,7 @@ impl Disconnect {
     pub const CLOSED: Self = Self::ByClient(Error::Closed);
 
     /// All reasons, once each.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::CLOSED,
         Self::Shutdown,
         Self::Slow,
@@ -108,6 +145,8 @@ impl Disconnect {
         Self::Replaced,
         Self::Displaced,
         Self::Moved,
+        Self::ByBackEnd { reconnect: false },
+        Self::ByBackEnd { reconnect: true },
         Self::ByClient(Error::Malformed),
         Self::ByClient(Error::Handshake),
         Self::ByClient(Error::Attack),
@@ -133,6 +172,8 @@ impl Disconnect {
             Self::Replaced => "replaced",
             Self::Displaced => "displaced",
             Self::Moved => "moved",
+            Self::ByBackEnd { reconnect: false } => "disconnected",
+            Self::ByBackEnd { reconnect: true } => "reconnect_requested",
         }
     }
 
@@ -154,7 +195,7 @@ impl Disconnect {
 
     /// The table. Codes and reasons are a contract with clients: add to them, never change one.
     #[must_use]
-    pub const fn farewell(self) -> Farewell {
+    pub const fn farewell(self) -> Farewell<'static> {
         match self {
             Self::ByClient(error) => match error {
                 Error::Closed => plain(1000),
@@ -179,13 +220,17 @@ impl Disconnect {
             Self::Replaced => told(Some("replaced"), 4012, "replaced"),
             Self::Displaced => reconnect(1001, 4013, "displaced"),
             Self::Moved => reconnect(1001, 4014, "moved"),
+            Self::ByBackEnd { reconnect: false } => {
+                told(Some("disconnected"), 4015, "disconnected")
+            }
+            Self::ByBackEnd { reconnect: true } => reconnect(1001, 4016, "reconnect requested"),
             Self::HandshakeTimeout => told(None, 4004, "handshake timeout"),
             Self::Idle => told(Some("idle"), 4005, "idle"),
         }
     }
 }
 
-const fn plain(code: u16) -> Farewell {
+const fn plain(code: u16) -> Farewell<'static> {
     Farewell {
         code,
         kick: None,
@@ -194,7 +239,7 @@ const fn plain(code: u16) -> Farewell {
 }
 
 /// The client should not connect again until its user wants to.
-const fn told(kick: Option<&'static str>, code: u16, reason: &'static str) -> Farewell {
+const fn told(kick: Option<&'static str>, code: u16, reason: &'static str) -> Farewell<'static> {
     Farewell {
         code: 1000,
         kick,
@@ -207,7 +252,7 @@ const fn told(kick: Option<&'static str>, code: u16, reason: &'static str) -> Fa
 }
 
 /// The client should connect again on its own.
-const fn reconnect(websocket: u16, code: u16, reason: &'static str) -> Farewell {
+const fn reconnect(websocket: u16, code: u16, reason: &'static str) -> Farewell<'static> {
     Farewell {
         code: websocket,
         kick: None,

@@ -4,10 +4,12 @@
 //! The parts of a request are read as raw text. So its body is not parsed into a tree, and passes on byte for byte. A
 //! message that is not a request is refused with code 400, and the connection stays open.
 
-use super::{Disconnect, Error, Input, Protocol, Request, RequestBody, WireFormat, refuse_attack};
+use super::{
+    Disconnect, Error, Farewell, Input, Protocol, Request, RequestBody, WireFormat, refuse_attack,
+};
 use crate::refusal::{Reason, Refusal};
 use crate::websocket::{self, Opcode};
-use channel_store::{ChannelName, Position, Publication};
+use channel_store::{ChannelName, Ephemeral, Position, Publication};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -108,6 +110,26 @@ pub(crate) fn push(
     text(format, &head, publication.payload.body(), out);
 }
 
+pub(crate) fn ephemeral(
+    format: WireFormat,
+    channel: &ChannelName,
+    ephemeral: &Ephemeral,
+    out: &mut Vec<u8>,
+) {
+    let head = format!(
+        r#"{{"route":{},"channel":{},"ephemeral":true,"time":{},"body":"#,
+        Value::from(ephemeral.payload.route()),
+        Value::from(channel.as_str()),
+        ephemeral.time,
+    );
+    text(format, &head, ephemeral.payload.body(), out);
+}
+
+pub(crate) fn direct(format: WireFormat, route: &str, body: &[u8], out: &mut Vec<u8>) {
+    let head = format!(r#"{{"route":{},"body":"#, Value::from(route));
+    text(format, &head, body, out);
+}
+
 pub(crate) fn skip(
     format: WireFormat,
     channel: &ChannelName,
@@ -133,14 +155,19 @@ pub(crate) fn heartbeat(_: WireFormat, out: &mut Vec<u8>) {
     websocket::frame(out, Opcode::Ping, b"");
 }
 
-pub(crate) fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
-    let farewell = reason.farewell();
+pub(crate) fn close(
+    format: WireFormat,
+    reason: Disconnect,
+    farewell: Farewell<'_>,
+    out: &mut Vec<u8>,
+) {
     let Some(json) = farewell.json else {
         return format.carrier.close(farewell.code, &reason.text(), out);
     };
     let body = format!(
-        r#"{{"reason":"{}","reconnect":{}}}"#,
-        json.reason, json.reconnect
+        r#"{{"reason":{},"reconnect":{}}}"#,
+        Value::from(json.reason),
+        json.reconnect
     );
     text(format, r#"{"route":"onKick","body":"#, body.as_bytes(), out);
     format.carrier.close(json.code, json.reason, out);

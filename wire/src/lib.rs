@@ -17,7 +17,7 @@ mod refusal;
 mod socketio;
 
 pub use dictionary::{Dictionary, DictionaryError};
-pub use disconnect::{Disconnect, Farewell, JsonFarewell};
+pub use disconnect::{Disconnect, Farewell, JsonFarewell, Notice};
 pub use error::Error;
 pub use format::{Carrier, EngineIo, Protocol, WireFormat};
 pub use pomelo::Packages;
@@ -25,7 +25,7 @@ pub use refusal::{Reason, Refusal};
 
 use bytes::Bytes;
 use channel_store::body::{self, BodyError};
-use channel_store::{ChannelName, Continuity, Epoch, Position, Publication};
+use channel_store::{ChannelName, Continuity, Ephemeral, Epoch, Position, Publication};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -201,6 +201,30 @@ pub fn push(
     }
 }
 
+/// Appends something that is not in the log, for members. In a format with positions it shows no offset, so that it moves
+/// nobody. In any other format it looks like a publication.
+pub fn ephemeral(
+    format: WireFormat,
+    channel: &ChannelName,
+    ephemeral: &Ephemeral,
+    out: &mut Vec<u8>,
+) {
+    match format.protocol {
+        Protocol::Pomelo => pomelo::ephemeral(format, channel, ephemeral, out),
+        Protocol::SocketIo(_) => socketio::ephemeral(format, channel, ephemeral, out),
+        Protocol::Json => json::ephemeral(format, channel, ephemeral, out),
+    }
+}
+
+/// Appends a message of a back end for this client alone. It belongs to no channel, so it has no position.
+pub fn direct(format: WireFormat, route: &str, body: &[u8], out: &mut Vec<u8>) {
+    match format.protocol {
+        Protocol::Pomelo => pomelo::direct(format, route, body, out),
+        Protocol::SocketIo(_) => socketio::direct(format, route, body, out),
+        Protocol::Json => json::direct(format, route, body, out),
+    }
+}
+
 /// Appends what a member gets in place of a publication that its own user has sent to all others: the new position.
 /// Appends nothing in a format without positions.
 pub fn skipped(format: WireFormat, channel: &ChannelName, position: &Position, out: &mut Vec<u8>) {
@@ -290,10 +314,19 @@ pub fn heartbeat(format: WireFormat, out: &mut Vec<u8>) {
 
 /// Appends the end of a connection: the protocol's own farewell, if it has one for this reason, then the carrier's.
 pub fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
+    say_farewell(format, reason, reason.farewell(), out);
+}
+
+/// Does the same in the words of a back end.
+pub fn close_with(format: WireFormat, reason: Disconnect, notice: &Notice, out: &mut Vec<u8>) {
+    say_farewell(format, reason, reason.farewell().noticed(notice), out);
+}
+
+fn say_farewell(format: WireFormat, reason: Disconnect, farewell: Farewell<'_>, out: &mut Vec<u8>) {
     match format.protocol {
-        Protocol::Pomelo => pomelo::close(format, reason, out),
-        Protocol::SocketIo(_) => socketio::close(format, reason, out),
-        Protocol::Json => json::close(format, reason, out),
+        Protocol::Pomelo => pomelo::close(format, reason, farewell, out),
+        Protocol::SocketIo(_) => socketio::close(format, reason, farewell, out),
+        Protocol::Json => json::close(format, reason, farewell, out),
     }
 }
 

@@ -10,10 +10,10 @@ mod text;
 pub use stream::Packages;
 
 use super::{
-    Dictionary, Disconnect, Error, Input, Request, RequestBody, WireFormat, refuse_attack,
+    Dictionary, Disconnect, Error, Farewell, Input, Request, RequestBody, WireFormat, refuse_attack,
 };
 use crate::websocket::Opcode;
-use channel_store::{ChannelName, Position, Publication};
+use channel_store::{ChannelName, Ephemeral, Position, Publication};
 use flate2::bufread::{GzDecoder, ZlibDecoder};
 use serde::Deserialize;
 use serde_json::Value;
@@ -267,6 +267,30 @@ pub(crate) fn push(
     pushed(format, route, [&head, &body, b"}"], out);
 }
 
+pub(crate) fn ephemeral(
+    format: WireFormat,
+    channel: &ChannelName,
+    ephemeral: &Ephemeral,
+    out: &mut Vec<u8>,
+) {
+    let body = text::for_clients(ephemeral.payload.body());
+    let route = ephemeral.payload.route();
+    if !format.positions {
+        return pushed(format, route, [&body, b"", b""], out);
+    }
+    let head = format!(
+        r#"{{"channel":{},"ephemeral":true,"time":{},"body":"#,
+        Value::from(channel.as_str()),
+        ephemeral.time,
+    );
+    let head = text::for_clients(head.as_bytes());
+    pushed(format, route, [&head, &body, b"}"], out);
+}
+
+pub(crate) fn direct(format: WireFormat, route: &str, body: &[u8], out: &mut Vec<u8>) {
+    pushed(format, route, [&text::for_clients(body), b"", b""], out);
+}
+
 pub(crate) fn skip(
     format: WireFormat,
     channel: &ChannelName,
@@ -318,16 +342,23 @@ pub(crate) fn heartbeat(format: WireFormat, out: &mut Vec<u8>) {
     package(format, HEARTBEAT, &[], out);
 }
 
-pub(crate) fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
-    let farewell = reason.farewell();
+pub(crate) fn close(
+    format: WireFormat,
+    reason: Disconnect,
+    farewell: Farewell<'_>,
+    out: &mut Vec<u8>,
+) {
     if let Some(kick) = farewell.kick {
-        let body = format!(r#"{{"reason":"{kick}"{}}}"#, reason.details());
-        package(format, KICK, &[body.as_bytes()], out);
+        let kick = Value::from(kick);
+        let body = format!(r#"{{"reason":{kick}{}}}"#, reason.details());
+        package(format, KICK, &[&text::for_clients(body.as_bytes())], out);
     }
     if let Some(json) = farewell.json.filter(|it| it.reconnect && format.positions) {
         // A push like any other, so the client's library does not take it as final.
-        let body = format!(r#"{{"reason":"{}","reconnect":true}}"#, json.reason);
-        pushed(format, "onKick", [body.as_bytes(), b"", b""], out);
+        let reason = Value::from(json.reason);
+        let body = format!(r#"{{"reason":{reason},"reconnect":true}}"#);
+        let body = text::for_clients(body.as_bytes());
+        pushed(format, "onKick", [&body, b"", b""], out);
     }
     format.carrier.close(farewell.code, &reason.text(), out);
 }

@@ -5,9 +5,11 @@
 //! Packets are read and written one by one. Polls carry several of them, which [`engine_io`](crate::engine_io) splits
 //! and joins.
 
-use super::{Disconnect, EngineIo, Error, Input, Request, RequestBody, WireFormat, refuse_attack};
+use super::{
+    Disconnect, EngineIo, Error, Farewell, Input, Request, RequestBody, WireFormat, refuse_attack,
+};
 use crate::websocket::Opcode;
-use channel_store::{ChannelName, Position, Publication};
+use channel_store::{ChannelName, Ephemeral, Position, Publication};
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -208,6 +210,33 @@ pub(crate) fn push(
     );
 }
 
+pub(crate) fn ephemeral(
+    format: WireFormat,
+    channel: &ChannelName,
+    ephemeral: &Ephemeral,
+    out: &mut Vec<u8>,
+) {
+    let route = Value::from(ephemeral.payload.route());
+    let body = String::from_utf8_lossy(ephemeral.payload.body());
+    let place = if format.positions {
+        let (channel, time) = (Value::from(channel.as_str()), ephemeral.time);
+        format!(r#""channel":{channel},"ephemeral":true,"time":{time},"#)
+    } else {
+        String::new()
+    };
+    let text = format!(r#"{{"route":{route},{place}"body":{body}}}"#);
+    message(format, &text, out);
+}
+
+pub(crate) fn direct(format: WireFormat, route: &str, body: &[u8], out: &mut Vec<u8>) {
+    let (route, body) = (Value::from(route), String::from_utf8_lossy(body));
+    message(
+        format,
+        &format!(r#"{{"route":{route},"body":{body}}}"#),
+        out,
+    );
+}
+
 pub(crate) fn skip(
     format: WireFormat,
     channel: &ChannelName,
@@ -237,8 +266,12 @@ pub(crate) fn heartbeat(format: WireFormat, out: &mut Vec<u8>) {
 
 /// A client that should connect again sees its connection end without a close frame. After a proper close some
 /// libraries do not connect again, or only after their own time-out.
-pub(crate) fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
-    let farewell = reason.farewell();
+pub(crate) fn close(
+    format: WireFormat,
+    reason: Disconnect,
+    farewell: Farewell<'_>,
+    out: &mut Vec<u8>,
+) {
     if let Some(json) = farewell.json.filter(|json| json.reconnect) {
         if format.positions {
             kick(format, json.reason, r#","reconnect":true"#, out);
@@ -252,7 +285,8 @@ pub(crate) fn close(format: WireFormat, reason: Disconnect, out: &mut Vec<u8>) {
 }
 
 fn kick(format: WireFormat, reason: &str, more: &str, out: &mut Vec<u8>) {
-    let text = format!(r#"{{"route":"onKick","reason":"{reason}"{more}}}"#);
+    let reason = Value::from(reason);
+    let text = format!(r#"{{"route":"onKick","reason":{reason}{more}}}"#);
     message(format, &text, out);
 }
 

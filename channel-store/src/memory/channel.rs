@@ -5,6 +5,7 @@ use super::keys::Keys;
 use super::log::Log;
 use super::members::{Member, Members};
 use super::outbox::Outbox;
+use crate::directory::ChannelSummary;
 use crate::error::StoreError;
 use crate::feed::Head;
 use crate::lease::Presence;
@@ -12,7 +13,7 @@ use crate::membership::{Join, Joined, Leave, MembersPage, Membership, Reaped};
 use crate::name::{ChannelName, Incarnation, User};
 use crate::options::StoreOptions;
 use crate::page::{HistoryPage, HistoryRange, LogPage, Since};
-use crate::publication::{ON_JOIN, ON_LEAVE, Payload, Position};
+use crate::publication::{Ephemeral, ON_JOIN, ON_LEAVE, Payload, Position};
 use crate::publish::{Publish, Published};
 use crate::rules::{EMPTY_LIFE, LogPolicy, RuleTable};
 use crate::server::FeedConnection;
@@ -87,14 +88,37 @@ impl Channel {
     ) -> Result<Published, StoreError> {
         self.expire_log(at);
         let now = at.now.instant;
-        let key = publish.key.map(|key| (publish.user, key));
+        let key = publish.key.filter(|_| !publish.ephemeral);
+        let key = key.map(|key| (publish.user.clone(), key));
         let Content { log, keys, members } = &mut self.content;
         if let Some(first) = key.as_ref().and_then(|key| keys.find(key, now)) {
             return log.repeated(first, &publish.payload, at.now);
         }
-        let sender = publish.session.map(Member::Session);
-        if sender.is_some_and(|sender| !members.contains(&sender)) {
+        let session = publish.session.map(Member::Session);
+        let is_missing = session.is_some_and(|session| !members.contains(&session))
+            || publish.require_member && !members.is_user(&publish.user);
+        if is_missing {
             return Err(StoreError::NotMember);
+        }
+        if publish.expected.is_some_and(|it| !log.ends_at(&it)) {
+            let end = log.end_of_published();
+            return Err(StoreError::PositionMismatch { end });
+        }
+        let reached = u32::try_from(self.outbox.followers()).unwrap_or(u32::MAX);
+        if publish.ephemeral {
+            let ephemeral = Ephemeral {
+                place: log.end(),
+                time: at.now.milliseconds,
+                payload: publish.payload,
+            };
+            self.outbox.ephemeral(ephemeral, &at.server);
+            return Ok(Published {
+                position: log.end_of_published(),
+                time: at.now.milliseconds,
+                reached,
+                repeated: false,
+                ephemeral: true,
+            });
         }
         let position = self.append(publish.payload, at);
         let Content { log, keys, .. } = &mut self.content;
@@ -105,8 +129,9 @@ impl Channel {
         Ok(Published {
             position,
             time: at.now.milliseconds,
-            reached: u32::try_from(self.outbox.followers()).unwrap_or(u32::MAX),
+            reached,
             repeated: false,
+            ephemeral: false,
         })
     }
 
@@ -150,6 +175,7 @@ impl Channel {
                 let joined = Joined {
                     position: self.content.log.end(),
                     published,
+                    trimmed: 0,
                 };
                 let members = &mut self.content.members;
                 members.insert(member.clone(), join, joined.clone());
@@ -158,7 +184,10 @@ impl Channel {
         };
         let members = &mut self.content.members;
         members.prolong(&member, now + at.options.detached_life);
-        Ok(joined)
+        Ok(Joined {
+            trimmed: self.content.log.trimmed(),
+            ..joined
+        })
     }
 
     /// True if a membership ended.
@@ -235,6 +264,37 @@ impl Channel {
     ) -> HistoryPage {
         self.expire_log(at);
         self.content.log.history(range, limit)
+    }
+
+    /// Removes the log up to a position. Answers how many publications are left.
+    pub(super) fn trim(
+        &mut self,
+        upto: &Position,
+        at: &Context,
+    ) -> Option<Result<u64, StoreError>> {
+        self.expire_log(at);
+        let Content { log, members, .. } = &mut self.content;
+        let exists = log.has_begun() || !members.is_empty();
+        exists.then(|| log.trim_up_to(upto))
+    }
+
+    /// What is known of the channel. `None`: nothing was published, and there is no member.
+    pub(super) fn summary(&mut self, at: &Context) -> Option<ChannelSummary> {
+        self.expire_log(at);
+        self.expire_members(at);
+        let Content { log, members, .. } = &self.content;
+        let exists = log.has_begun() || !members.is_empty();
+        exists.then(|| {
+            let (held, oldest, newest) = log.held();
+            ChannelSummary {
+                end: log.end(),
+                users: members.users(),
+                sessions: members.sessions(),
+                held,
+                oldest,
+                newest,
+            }
+        })
     }
 
     /// Where the log ends. `touch` keeps the channel as if something had been published.

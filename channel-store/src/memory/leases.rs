@@ -17,7 +17,7 @@ use tokio::sync::watch;
 const DIRECTORY: &str = "connectors";
 
 impl State {
-    /// A lease that was lost, as somebody who find_probe its incarnation puts it back.
+    /// A lease that was lost, as a chat restores it that meets members of its incarnation.
     fn provisional(&self, incarnation: &Incarnation) -> Lease {
         let at = &self.context;
         let beat = at.clock.microseconds(incarnation.as_str()).max(1);

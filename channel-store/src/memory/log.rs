@@ -29,6 +29,8 @@ pub(super) struct Log {
     bytes: u64,
     /// The offset of the last publication that was neither a join nor a leave; 0 if there was none.
     last_message: u64,
+    /// The offset up to which the log was removed by [`Log::trim_up_to`]; 0 if it was not.
+    trimmed: u64,
     /// When something was published, or the log was touched, for the last time.
     used: Instant,
 }
@@ -63,6 +65,7 @@ impl Log {
             entries: VecDeque::new(),
             bytes: 0,
             last_message: 0,
+            trimmed: 0,
             used: now,
         }
     }
@@ -110,6 +113,40 @@ impl Log {
         }
     }
 
+    /// Removes the entries up to a position, if that is a position of this log. Answers how many are left.
+    pub(super) fn trim_up_to(&mut self, upto: &Position) -> Result<u64, StoreError> {
+        if !matches!(
+            self.judge(upto).0,
+            Continuity::Contiguous | Continuity::Trimmed
+        ) {
+            let end = self.end_of_published();
+            return Err(StoreError::PositionMismatch { end });
+        }
+        let removed = self.entries_up_to(upto.offset);
+        for entry in self.entries.drain(..removed) {
+            self.bytes -= entry.bytes();
+            self.trimmed = upto.offset;
+        }
+        Ok(self.entries.len() as u64)
+    }
+
+    /// The offset up to which the log was removed; 0 if it was not.
+    pub(super) fn trimmed(&self) -> u64 {
+        self.trimmed
+    }
+
+    /// True if something was published.
+    pub(super) fn has_begun(&self) -> bool {
+        self.last > 0
+    }
+
+    /// How many entries there are, and the times of the first one and the last one.
+    pub(super) fn held(&self) -> (u64, Option<u64>, Option<u64>) {
+        let time = |entry: &Entry| entry.publication.time;
+        let (first, last) = (self.entries.front(), self.entries.back());
+        (self.entries.len() as u64, first.map(time), last.map(time))
+    }
+
     fn begin_epoch(&mut self) {
         let first_held = self.before_first() + 1;
         // An epoch that ended before the first entry held is of no use for judging a position any more.
@@ -146,6 +183,22 @@ impl Log {
     /// Where the log ends.
     pub(super) fn end(&self) -> Position {
         self.at(self.last)
+    }
+
+    /// Where the log ends. Before the first publication this is ("", 0), whatever the epoch is called.
+    pub(super) fn end_of_published(&self) -> Position {
+        match self.last {
+            0 => Position {
+                epoch: Epoch::new(""),
+                offset: 0,
+            },
+            _ => self.end(),
+        }
+    }
+
+    /// True if the log ends at this position, by either name.
+    pub(super) fn ends_at(&self, position: &Position) -> bool {
+        *position == self.end() || *position == self.end_of_published()
     }
 
     /// The position before the first entry that is held.
@@ -192,6 +245,7 @@ impl Log {
             time: first.map_or(now.milliseconds, |first| first.time),
             reached: 0,
             repeated: true,
+            ephemeral: false,
         })
     }
 

@@ -61,6 +61,16 @@ impl Members {
         self.members.is_empty()
     }
 
+    /// How many users there are.
+    pub(super) fn users(&self) -> u64 {
+        self.users.len() as u64
+    }
+
+    /// How many members there are.
+    pub(super) fn sessions(&self) -> u64 {
+        self.members.len() as u64
+    }
+
     /// True if a tombstone still refuses joins.
     pub(super) fn has_tombstones(&self, now: Instant) -> bool {
         !self.left.is_empty(now) || !self.reaped.is_empty(now)
@@ -68,6 +78,11 @@ impl Members {
 
     pub(super) fn contains(&self, member: &Member) -> bool {
         self.members.contains_key(member)
+    }
+
+    /// True if the user is a member, by a session or detached.
+    pub(super) fn is_user(&self, user: &UserId) -> bool {
+        self.users.contains_key(user)
     }
 
     /// The answer to the join of somebody who is a member already: the first answer if it is a copy of that join, and the
@@ -85,6 +100,7 @@ impl Members {
             record.joined = Joined {
                 position: end(),
                 published: false,
+                trimmed: 0,
             };
         }
         Some(record.joined.clone())
@@ -261,7 +277,7 @@ impl Members {
         let next = last.map(|(user, _)| format!("{TOKEN}{user}"));
         Some(MembersPage {
             members,
-            users: self.users.len() as u64,
+            users: self.users(),
             next,
         })
     }

@@ -6,8 +6,10 @@
 //! as the options say, and a channel that was idle for its time is forgotten.
 
 mod channel;
+mod channel_pages;
 mod clock;
 mod feed;
+mod inboxes;
 mod keys;
 mod lease_table;
 mod leases;

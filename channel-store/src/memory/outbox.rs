@@ -10,7 +10,7 @@
 
 use crate::feed::FeedSink;
 use crate::name::ChannelName;
-use crate::publication::Publication;
+use crate::publication::{Ephemeral, Publication};
 use crate::server::FeedConnection;
 use std::collections::VecDeque;
 use std::mem;
@@ -42,8 +42,15 @@ pub(super) struct Follower {
 pub(super) struct Delivery {
     to: Vec<Follower>,
     connection: FeedConnection,
-    /// Publications that follow one another. If there are none, the followers are told that they are subscribed.
-    run: Vec<Publication>,
+    content: Content,
+}
+
+enum Content {
+    /// They are subscribed.
+    Subscribed,
+    /// Publications that follow one another.
+    Run(Vec<Publication>),
+    Ephemeral(Ephemeral),
 }
 
 impl Outbox {
@@ -75,7 +82,7 @@ impl Outbox {
         self.waiting.push_back(Delivery {
             to,
             connection: connection.clone(),
-            run: Vec::new(),
+            content: Content::Subscribed,
         });
     }
 
@@ -84,16 +91,32 @@ impl Outbox {
         if self.followers.is_empty() {
             return;
         }
-        self.added += 1;
-        match self.waiting.back_mut() {
-            // A follower that comes or reconnects gets a confirmation, which ends the run. So the followers are the same.
-            Some(last) if !last.run.is_empty() => last.run.push(publication),
-            _ => self.waiting.push_back(Delivery {
-                to: self.followers.clone(),
-                connection: connection.clone(),
-                run: vec![publication],
-            }),
+        // A follower that comes or reconnects gets a confirmation, which ends the run. So the followers are the same.
+        if let Some(Delivery {
+            content: Content::Run(run),
+            ..
+        }) = self.waiting.back_mut()
+        {
+            self.added += 1;
+            return run.push(publication);
         }
+        self.add(Content::Run(vec![publication]), connection);
+    }
+
+    /// Adds an ephemeral message, which ends the run before it.
+    pub(super) fn ephemeral(&mut self, ephemeral: Ephemeral, connection: &FeedConnection) {
+        if !self.followers.is_empty() {
+            self.add(Content::Ephemeral(ephemeral), connection);
+        }
+    }
+
+    fn add(&mut self, content: Content, connection: &FeedConnection) {
+        self.added += 1;
+        self.waiting.push_back(Delivery {
+            to: self.followers.clone(),
+            connection: connection.clone(),
+            content,
+        });
     }
 
     pub(super) fn followers(&self) -> usize {
@@ -135,11 +158,13 @@ impl Delivery {
     /// Tells the followers. Call it without the store's lock.
     pub(super) fn deliver(self, channel: &ChannelName) {
         for Follower { sink, .. } in &self.to {
-            if self.run.is_empty() {
-                sink.subscribed(&self.connection, channel);
-            } else {
-                let mut run = self.run.iter().cloned();
-                sink.publications(&self.connection, channel, &mut run);
+            match &self.content {
+                Content::Subscribed => sink.subscribed(&self.connection, channel),
+                Content::Run(run) => {
+                    let mut run = run.iter().cloned();
+                    sink.publications(&self.connection, channel, &mut run);
+                }
+                Content::Ephemeral(it) => sink.ephemeral(&self.connection, channel, it.clone()),
             }
         }
     }

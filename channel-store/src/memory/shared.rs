@@ -5,6 +5,7 @@ use super::clock::{Clock, Now};
 use super::lease_table::LeaseTable;
 use super::outbox::Delivery;
 use super::user_table::UserTable;
+use crate::inbox::Slot;
 use crate::name::{ChannelName, Incarnation, UserId};
 use crate::options::StoreOptions;
 use crate::rules::RuleTable;
@@ -35,6 +36,8 @@ pub(super) struct State {
     /// Its time is that of the work under way.
     pub(super) context: Context,
     pub(super) channels: HashMap<ChannelName, Channel>,
+    /// The same channels, in the order of their names.
+    pub(super) names: BTreeSet<ChannelName>,
     /// Each channel once, with the time at which to see whether it is idle.
     looks: BTreeSet<(Instant, ChannelName)>,
     /// The channels whose turn the present holder of the lock has taken.
@@ -45,6 +48,8 @@ pub(super) struct State {
     pub(super) users: UserTable,
     /// The connectors that listen to hints.
     pub(super) listeners: HashMap<Incarnation, mpsc::Sender<UserId>>,
+    /// Where letters are put, by the name of the receiver.
+    pub(super) inboxes: HashMap<Incarnation, Slot>,
 }
 
 impl Shared {
@@ -59,12 +64,14 @@ impl Shared {
         let state = State {
             context,
             channels: HashMap::new(),
+            names: BTreeSet::new(),
             looks: BTreeSet::new(),
             to_deliver: Vec::new(),
             turns: 0,
             leases: LeaseTable::default(),
             users: UserTable::default(),
             listeners: HashMap::new(),
+            inboxes: HashMap::new(),
         };
         Self {
             state: Mutex::new(state),
@@ -196,6 +203,7 @@ impl State {
             let channel = Channel::new(name, &self.context);
             let look = channel.first_look(&self.context);
             self.looks.insert((look, name.clone()));
+            self.names.insert(name.clone());
             channel
         });
         let answer = work(channel, &self.context);
@@ -217,7 +225,10 @@ impl State {
             };
             match self.in_known(&name, Channel::next_look) {
                 Some(Some(at)) => drop(self.looks.insert((at, name))),
-                _ => drop(self.channels.remove(&name)),
+                _ => {
+                    self.channels.remove(&name);
+                    self.names.remove(&name);
+                }
             }
         }
     }
@@ -266,13 +277,8 @@ mod tests {
             id: UserId::new("u").unwrap(),
             is_number: false,
         };
-        let publish = Publish {
-            channel: name(channel),
-            session: None,
-            payload: Payload::new(&Route::new("onMessage").unwrap(), &user, b"{}"),
-            user: user.id,
-            key: None,
-        };
+        let payload = Payload::new(&Route::new("onMessage").unwrap(), &user, b"{}");
+        let publish = Publish::new(name(channel), user.id, payload);
         store.publish(publish).await.unwrap()
     }
 

@@ -1,17 +1,21 @@
 //! The store itself: how chat writes and reads channels, and what connectors get.
 
 use super::channel::{Channel, Context};
+use super::channel_pages::most_looks;
 use super::feed::MemoryFeed;
 use super::log::Log;
 use super::members::Members;
-use super::shared::Shared;
+use super::shared::{Shared, State};
+use crate::directory::{ChannelSummary, ChannelsPage};
 use crate::error::StoreError;
 use crate::feed::{ChannelFeed, FeedSink};
+use crate::inbox::Inboxes;
 use crate::lease::Leases;
 use crate::membership::{Join, Joined, Leave, MembersPage, Reaped};
 use crate::name::{ChannelName, Incarnation};
 use crate::options::StoreOptions;
 use crate::page::{HistoryPage, HistoryRange};
+use crate::publication::Position;
 use crate::publish::{Publish, Published, Publisher};
 use crate::registry::{Hints, UserRegistry};
 use crate::store::ChannelStore;
@@ -53,6 +57,12 @@ impl MemoryStore {
     /// Hints to and from connectors.
     #[must_use]
     pub fn hints(&self) -> Arc<dyn Hints> {
+        self.shared.clone()
+    }
+
+    /// Letters between connectors and chats.
+    #[must_use]
+    pub fn inboxes(&self) -> Arc<dyn Inboxes> {
         self.shared.clone()
     }
 
@@ -164,6 +174,50 @@ impl ChannelStore for MemoryStore {
                 Log::of_unknown(&server.lifetime, now.instant).history(range, limit)
             })
         }))
+    }
+
+    async fn trim(
+        &self,
+        channel: &ChannelName,
+        upto: &Position,
+    ) -> Result<Option<u64>, StoreError> {
+        let held = self.in_known(channel, |it, at| it.trim(upto, at)).await;
+        held.flatten().transpose()
+    }
+
+    async fn summaries(
+        &self,
+        channels: &[ChannelName],
+    ) -> Result<Vec<Option<ChannelSummary>>, StoreError> {
+        // A summary ends detached memberships whose time is over, and so it may publish.
+        let state = self.shared.room_in(channels.iter()).await;
+        Ok(self.shared.work_on(state, |state| {
+            let mut summary = |name| state.in_known(name, Channel::summary).flatten();
+            channels.iter().map(&mut summary).collect()
+        }))
+    }
+
+    async fn channels(
+        &self,
+        prefix: &str,
+        page: Option<&str>,
+        limit: usize,
+    ) -> Result<ChannelsPage, StoreError> {
+        let names = self
+            .shared
+            .with(|state| state.names_from(prefix, page, most_looks(limit)));
+        let names = names.ok_or(StoreError::BadPageToken)?;
+        // What is shown may have to publish first, as in `summaries`.
+        let state = self.shared.room_in(names.iter()).await;
+        let page = |state: &mut State| state.channels_page(&names, limit);
+        Ok(self.shared.work_on(state, page))
+    }
+
+    fn log_rule(&self, channel: &ChannelName) -> Option<String> {
+        self.shared.with(|state| {
+            let rules = &state.context.policies;
+            rules.pattern_of(channel).map(str::to_owned)
+        })
     }
 
     fn available(&self) -> watch::Receiver<bool> {

@@ -56,6 +56,11 @@ impl Appending {
         self.keys.of_channel(channel)
     }
 
+    /// The pattern of the rule that holds for a channel.
+    pub(super) fn rule_of(&self, channel: &ChannelName) -> Option<String> {
+        self.bounds.pattern_of(channel).map(str::to_owned)
+    }
+
     /// Begins a call with what `append.lua` takes.
     pub(super) fn call(
         &self,

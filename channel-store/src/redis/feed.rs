@@ -4,6 +4,8 @@
 //! on each new connection. Each confirmation of a subscription tells the sink to read what was published before.
 
 use super::call::{ByConnection, by_connection};
+use super::directory::Directory;
+use super::inboxes::RedisInboxes;
 use super::keys::Keys;
 use super::lease::RedisLeases;
 use super::log::{Lives, end_of_log, heads, read};
@@ -11,9 +13,10 @@ use super::logins::{RedisHints, RedisRegistry};
 use super::net::{
     Listener, Nodes, OpenError, Subscriptions, unexpected_reply, wants_another_connection,
 };
-use super::run::Run;
+use super::run::{Brought, Run};
 use crate::error::StoreError;
 use crate::feed::{ChannelFeed, FeedSink, Head};
+use crate::inbox::Inboxes;
 use crate::lease::Leases;
 use crate::name::ChannelName;
 use crate::options::StoreOptions;
@@ -28,16 +31,13 @@ use futures_util::future::try_join_all;
 use parking_lot::Mutex;
 use redis::Value;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::watch;
-
-/// How long a probe may take to be heard after it was written into the log.
-const HEARING: Duration = Duration::from_millis(500);
 
 /// Channels in Redis, for a connector.
 pub struct RedisFeed {
     nodes: Arc<Nodes>,
     keys: Keys,
+    directory: Directory,
     prefix: String,
     lives: Lives,
     sink: Arc<dyn FeedSink>,
@@ -67,6 +67,7 @@ impl RedisFeed {
         Ok(Self {
             leases: RedisLeases::over(nodes.clone(), &options),
             registry: RedisRegistry::over(nodes.clone(), &options),
+            directory: Directory::new(&nodes, &options),
             nodes,
             lives: Lives {
                 log_seconds: super::seconds(options.log_life),
@@ -103,6 +104,16 @@ impl RedisFeed {
     #[must_use]
     pub fn hints(&self) -> Arc<dyn Hints> {
         Arc::new(RedisHints {
+            nodes: self.nodes.clone(),
+            subscriptions: self.subscriptions.clone(),
+            keys: self.keys.clone(),
+        })
+    }
+
+    /// Letters to and from other processes.
+    #[must_use]
+    pub fn inboxes(&self) -> Arc<dyn Inboxes> {
+        Arc::new(RedisInboxes {
             nodes: self.nodes.clone(),
             subscriptions: self.subscriptions.clone(),
             keys: self.keys.clone(),
@@ -153,19 +164,23 @@ impl Listener for ChannelListener {
     }
 
     fn message(&self, connection: &FeedConnection, content: Vec<u8>) {
-        let run = {
+        let brought = {
             let mut epoch = self.epoch.lock();
-            let run = Run::parse(content, epoch.as_ref());
-            if let Some(run) = &run
-                && epoch.as_ref() != Some(run.epoch())
+            let brought = Brought::parse(content, epoch.as_ref());
+            if let Some(brought) = &brought
+                && epoch.as_ref() != Some(brought.epoch())
             {
-                *epoch = Some(run.epoch().clone());
+                *epoch = Some(brought.epoch().clone());
             }
-            run
+            brought
         };
-        // A message that is no run leaves a gap at worst, which the next publication shows.
-        if let Some(mut run) = run {
-            self.sink.publications(connection, &self.channel, &mut run);
+        match brought {
+            Some(Brought::Run(mut run)) => {
+                self.sink.publications(connection, &self.channel, &mut run);
+            }
+            Some(Brought::Ephemeral(it)) => self.sink.ephemeral(connection, &self.channel, it),
+            // A message that can't be read leaves a gap at worst, which the next publication shows.
+            None => {}
         }
     }
 }
@@ -183,7 +198,7 @@ impl ProbeFeed for RedisFeed {
     }
 
     async fn find_probe(&self, set: u64, nonce: u64, position: &Position) -> ProbeFound {
-        let Some(heard) = self.subscriptions.hears(set, nonce, HEARING).await else {
+        let Some(heard) = self.subscriptions.hears(set, nonce).await else {
             return ProbeFound::Unknown;
         };
         let keys = self.keys.of_probe(set);
@@ -266,7 +281,14 @@ impl ChannelFeed for RedisFeed {
     }
 
     async fn touch(&self, channels: &[ChannelName]) -> Result<Vec<Option<Head>>, StoreError> {
-        self.ends(channels, Some(&self.lives)).await
+        let heads = self.ends(channels, Some(&self.lives)).await?;
+        // A channel with members here stays noted, however quiet it is.
+        let exist = channels.iter().zip(&heads);
+        let exist: Vec<_> = exist
+            .filter_map(|(channel, head)| head.is_some().then_some(channel))
+            .collect();
+        self.directory.write(&exist).await;
+        Ok(heads)
     }
 
     fn shard(&self, channel: &ChannelName) -> Shard {

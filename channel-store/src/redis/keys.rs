@@ -41,6 +41,13 @@ impl Keys {
         Key::new(&self.prefix, "{connectors}:login-policy")
     }
 
+    /// The keys of one part of the directory of channels. No channel and no user has the same ones, whatever they are called.
+    pub(super) fn of_directory(&self, part: usize) -> DirectoryKeys {
+        DirectoryKeys {
+            base: format!("{}:{{channels-{part}}}:directory", self.prefix),
+        }
+    }
+
     /// The keys of one channel.
     pub(super) fn of_channel(&self, channel: &ChannelName) -> ChannelKeys {
         ChannelKeys {
@@ -85,6 +92,16 @@ impl ChannelKeys {
     /// The keys of `read.lua`: meta, log and the two windows of idempotency keys.
     pub(super) fn read(&self) -> [Key<'_>; 4] {
         ["m", "l", "i0", "i1"].map(|suffix| self.key(suffix))
+    }
+
+    /// The keys of `trim.lua`.
+    pub(super) fn trim(&self) -> [Key<'_>; 5] {
+        ["m", "l", "i0", "i1", "s"].map(|suffix| self.key(suffix))
+    }
+
+    /// The keys of `summary.lua`.
+    pub(super) fn summary(&self) -> [Key<'_>; 5] {
+        ["m", "l", "s", "u", "d"].map(|suffix| self.key(suffix))
     }
 
     /// The keys of `touch.lua`: what a channel with members must not lose.
@@ -149,6 +166,33 @@ impl ChannelKeys {
     }
 }
 
+/// The keys of one part of the directory of channels.
+pub(super) struct DirectoryKeys {
+    base: String,
+}
+
+impl DirectoryKeys {
+    /// Names, times and the topic of new names, in the order of `note.lua`.
+    pub(super) fn all(&self) -> [Key<'_>; 3] {
+        [self.names(), self.times(), Key::new(&self.base, "new")]
+    }
+
+    /// Names and times.
+    pub(super) fn lists(&self) -> [Key<'_>; 2] {
+        [self.names(), self.times()]
+    }
+
+    /// The channels, by name.
+    pub(super) fn names(&self) -> Key<'_> {
+        Key::new(&self.base, "names")
+    }
+
+    /// The channels, by the time at which they were noted last.
+    fn times(&self) -> Key<'_> {
+        Key::new(&self.base, "times")
+    }
+}
+
 /// The keys of one incarnation. No channel and no user has the same ones, whatever they are called.
 pub(super) struct IncarnationKeys {
     base: String,
@@ -172,6 +216,11 @@ impl IncarnationKeys {
     /// The topic on which this incarnation hears hints.
     pub(super) fn hints(&self) -> Key<'_> {
         Key::new(&self.base, "hints")
+    }
+
+    /// The topic of the letters to this incarnation, or to a chat of this name.
+    pub(super) fn inbox(&self) -> Key<'_> {
+        Key::new(&self.base, "inbox")
     }
 }
 
@@ -303,6 +352,14 @@ mod tests {
         let its = keys.of_incarnation(&incarnation);
         let user = keys.of_user(&UserId::new("4").unwrap());
         let probe = keys.of_probe(255);
+        assert_eq!(
+            texts(keys.of_directory(7).all()),
+            [
+                "gc:{channels-7}:directory:names",
+                "gc:{channels-7}:directory:times",
+                "gc:{channels-7}:directory:new"
+            ]
+        );
         let [entries, rank] = user.all();
         for (key, expected) in [
             (channel.topic(), "gc:{4}:t"),
@@ -316,6 +373,7 @@ mod tests {
             (its.lease(), "gc:{c1/x}:lease"),
             (its.index(), "gc:{c1/x}:index"),
             (its.hints(), "gc:{c1/x}:hints"),
+            (its.inbox(), "gc:{c1/x}:inbox"),
             (entries, "gc:{4}:user:entries"),
             (rank, "gc:{4}:user:rank"),
             (user.dead(&incarnation), "gc:{4}:user:dead:c1/x"),

@@ -4,7 +4,8 @@
 
 use super::call::call;
 use super::keys::{ChannelKeys, Keys};
-use super::net::{Connection, number, server_state, text, unavailable, unexpected_reply};
+use super::net::{Connection, array, number, server_state, text, unavailable, unexpected_reply};
+use super::publish::position;
 use super::run::entry_id;
 use super::scripts::SCRIPTS;
 use super::seconds;
@@ -54,6 +55,38 @@ pub(super) async fn history(
     ))
 }
 
+/// See [`ChannelStore::trim`](crate::ChannelStore::trim).
+pub(super) async fn trim(
+    connection: &Connection,
+    keys: &ChannelKeys,
+    upto: &Position,
+) -> Result<Option<u64>, StoreError> {
+    let (epoch, offset) = as_argument(upto);
+    let mut command = call(&SCRIPTS.trim, &keys.trim());
+    command.arg(epoch).arg(offset);
+    let reply = connection.request_one(command).await?;
+    if reply == Value::Nil {
+        return Ok(None);
+    }
+    let held = match array(&reply) {
+        Some([word, end @ ..]) if text(word) == Some("mismatch") => {
+            let end = position(end).ok_or_else(unexpected_reply)?;
+            return Err(StoreError::PositionMismatch { end });
+        }
+        Some([_, held]) => number(held),
+        _ => None,
+    };
+    held.map(Some).ok_or_else(unexpected_reply)
+}
+
+/// A position as the scripts take it. They take an empty text for no position. No epoch is called "-".
+fn as_argument(position: &Position) -> (&str, u64) {
+    match position.epoch.as_str() {
+        "" => ("-", position.offset),
+        epoch => (epoch, position.offset),
+    }
+}
+
 /// Where a channel ends that does not exist.
 fn before_all() -> Position {
     Position {
@@ -71,9 +104,7 @@ async fn ask(
 ) -> Result<Read, StoreError> {
     let (epoch, offset) = match since {
         Since::Head => ("", 0),
-        // The script takes an empty text for no position. No epoch is called "-".
-        Since::Position(it) if it.epoch.as_str().is_empty() => ("-", it.offset),
-        Since::Position(it) => (it.epoch.as_str(), it.offset),
+        Since::Position(it) => as_argument(it),
     };
     let empty_life = begins.then(|| seconds(EMPTY_LIFE));
     let mut command = call(&SCRIPTS.read, &keys.read());

@@ -1,6 +1,7 @@
 //! Joining and leaving channels.
 
 use super::append::{Appending, flag};
+use super::directory::Directory;
 use super::net::{Nodes, array, number, text, unexpected_reply};
 use super::publish::position;
 use super::scripts::SCRIPTS;
@@ -12,6 +13,7 @@ use crate::options::StoreOptions;
 use redis::{Cmd, Value};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Detached members that one call removes at most.
 const EXPIRED_AT_ONCE: usize = 100;
@@ -23,6 +25,7 @@ const REAPED_AT_ONCE: usize = 200;
 pub(super) struct Memberships {
     nodes: Arc<Nodes>,
     appending: Arc<Appending>,
+    directory: Arc<Directory>,
     tombstone_seconds: String,
     detached_milliseconds: String,
 }
@@ -31,11 +34,13 @@ impl Memberships {
     pub(super) fn new(
         nodes: Arc<Nodes>,
         appending: Arc<Appending>,
+        directory: Arc<Directory>,
         options: &StoreOptions,
     ) -> Self {
         Self {
             nodes,
             appending,
+            directory,
             tombstone_seconds: seconds(options.tombstone_life),
             detached_milliseconds: options.detached_life.as_millis().to_string(),
         }
@@ -83,7 +88,13 @@ impl Memberships {
                 .arg(replaced.session.as_str())
                 .arg(replaced.incarnation.as_str());
         }
-        joined(&self.ask(&join.channel, command).await?)
+        let (channel, began) = (std::iter::once(&join.channel), Instant::now());
+        self.directory.note(channel.clone(), began).await;
+        let joined = joined(&self.ask(&join.channel, command).await?)?;
+        if joined.published && joined.position.offset == 1 {
+            self.directory.note_births(channel, began).await;
+        }
+        Ok(joined)
     }
 
     /// See [`ChannelStore::leave`](crate::ChannelStore::leave).
@@ -193,9 +204,10 @@ fn joined(reply: &Value) -> Result<Joined, StoreError> {
         return Err(unexpected_reply());
     };
     match (text(word), rest) {
-        (Some("joined"), [_, _, published]) => Ok(Joined {
+        (Some("joined"), [_, _, published, trimmed]) => Ok(Joined {
             position: position(rest).ok_or_else(unexpected_reply)?,
             published: text(published).ok_or_else(unexpected_reply)? == "1",
+            trimmed: number(trimmed).ok_or_else(unexpected_reply)?,
         }),
         (Some("dead"), _) => Err(StoreError::ConnectorDead),
         (Some("late"), [now]) => Err(late(now)),

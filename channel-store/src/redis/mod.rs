@@ -9,7 +9,10 @@
 
 mod append;
 mod call;
+mod channel_pages;
+mod directory;
 mod feed;
+mod inboxes;
 mod keys;
 mod lease;
 mod log;
@@ -22,6 +25,7 @@ mod publish;
 mod run;
 mod scripts;
 mod store;
+mod summaries;
 
 pub use feed::RedisFeed;
 pub use net::OpenError;

@@ -1,6 +1,7 @@
 //! Publishing messages.
 
 use super::append::{Appending, now_milliseconds};
+use super::directory::Directory;
 use super::net::{Connection, Pinned, number, refusal, text, unavailable, unexpected_reply};
 use super::scripts::SCRIPTS;
 use super::seconds;
@@ -13,13 +14,22 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use redis::{Cmd, Pipeline, Value};
 use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::task::unconstrained;
+use tokio::time::Instant;
 
 /// The longest time for which a publisher waits for replicas. It also never waits longer than half of the time after which
 /// a connection counts as silent.
 const REPLICA_TIME: Duration = Duration::from_millis(500);
+
+/// Takes the place of a key. No user and key give the same text.
+const EPHEMERAL: &str = "~";
 
 /// Which replicas must have a publication before it counts as published.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +60,7 @@ impl Replicas {
 /// Makes the calls of `publish.lua`.
 pub(super) struct Publishing {
     appending: Arc<Appending>,
+    directory: Arc<Directory>,
     key_seconds: String,
     replicas: Replicas,
 }
@@ -57,11 +68,13 @@ pub(super) struct Publishing {
 impl Publishing {
     pub(super) fn new(
         appending: Arc<Appending>,
+        directory: Arc<Directory>,
         replicas: Replicas,
         options: &StoreOptions,
     ) -> Self {
         Self {
             appending,
+            directory,
             key_seconds: seconds(options.key_life),
             replicas,
         }
@@ -79,8 +92,9 @@ impl Publishing {
         command.arg(&self.key_seconds);
         for publish in messages() {
             command.arg(&publish.payload.as_bytes()[..]);
-            command.arg(publish.session.as_ref().map_or("", |it| it.as_str()));
+            push_condition(&mut command, publish);
             match &publish.key {
+                _ if publish.ephemeral => command.arg(EPHEMERAL),
                 None => command.arg(""),
                 // Names hold no NUL, so no two pairs of user and key give the same text.
                 Some(key) => command.arg(format!("{}\0{}", publish.user, key)),
@@ -90,6 +104,27 @@ impl Publishing {
     }
 }
 
+/// Adds what must hold for the message to be stored, as the script takes it.
+fn push_condition(command: &mut Cmd, publish: &Publish) {
+    let session = publish.session.as_ref().map_or("", |it| it.as_str());
+    if !publish.require_member && publish.expected.is_none() {
+        command.arg(session);
+        return;
+    }
+    let user = if publish.require_member {
+        publish.user.as_str()
+    } else {
+        ""
+    };
+    // Names hold no control characters. The epoch may hold anything, so it comes last.
+    command.arg(match &publish.expected {
+        None => format!("\n{session}\n{user}\n\n"),
+        Some(Position { epoch, offset }) => {
+            format!("\n{session}\n{user}\n{offset}\n{}", epoch.as_str())
+        }
+    });
+}
+
 /// Publishes over one connection to each node. When one of them is gone, so is the publisher: nothing may overtake what has
 /// failed. A channel stays with the node that owned it when the publisher was made. If the channel moves, that node refuses it.
 pub(super) struct RedisPublisher {
@@ -97,6 +132,27 @@ pub(super) struct RedisPublisher {
     publishing: Arc<Publishing>,
     /// True once the outcome of a batch was unknown. Then nothing is published any more.
     failed: AtomicBool,
+    /// Batches whose channels must be noted first wait here, and so do those that come while others wait. Otherwise they
+    /// could overtake them.
+    line: Semaphore,
+    /// How many batches wait.
+    waiting: AtomicUsize,
+}
+
+/// Counts a batch that waits, until it is dropped.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl<'a> Waits<'a> {
+    fn begin(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl RedisPublisher {
@@ -105,6 +161,8 @@ impl RedisPublisher {
             connections,
             publishing,
             failed: AtomicBool::new(false),
+            line: Semaphore::new(1),
+            waiting: AtomicUsize::new(0),
         }
     }
 }
@@ -121,7 +179,7 @@ impl Publisher for RedisPublisher {
         let mut outcomes = Vec::with_capacity(batch.len());
         while outcomes.len() < batch.len() {
             let (calls, end) = next_calls(&batch, outcomes.len());
-            let round = self.make(&batch, calls).await;
+            let round = self.make_noted(&batch, calls).await;
             if round.is_err() {
                 self.failed.store(true, Ordering::Relaxed);
             }
@@ -170,6 +228,53 @@ fn next_calls(batch: &[Publish], from: usize) -> (Vec<Vec<usize>>, usize) {
 }
 
 impl RedisPublisher {
+    /// Notes the channels of these calls in the directory if that is due, and then makes the calls.
+    async fn make_noted(
+        &self,
+        batch: &[Publish],
+        calls: Vec<Vec<usize>>,
+    ) -> Result<Vec<Result<Published, StoreError>>, StoreError> {
+        let (directory, began) = (&self.publishing.directory, Instant::now());
+        // Ephemeral messages begin no channel.
+        let stores = |call: &&Vec<usize>| call.iter().any(|&place| !batch[place].ephemeral);
+        let channels = || {
+            calls
+                .iter()
+                .filter(stores)
+                .map(|call| &batch[call[0]].channel)
+        };
+        // The calls take messages that follow one another in the batch.
+        let first = calls.first().map_or(0, |call| call[0]);
+        let nobody_waits = self.waiting.load(Ordering::Relaxed) == 0;
+        let outcomes = if nobody_waits && directory.holds(channels(), began) {
+            self.make(batch, calls).await?
+        } else {
+            let waits = Waits::begin(&self.waiting);
+            let turn = self.line.acquire().await.map_err(unavailable)?;
+            directory.note(channels(), began).await;
+            // While this waited, another batch may have failed.
+            if self.failed.load(Ordering::Relaxed) {
+                return Err(unavailable("another batch has failed"));
+            }
+            let mut making = pin!(self.make(batch, calls));
+            // The first poll sends the calls, and only then the next in line may go on.
+            let mut begun = unconstrained(making.as_mut());
+            let begun = poll_fn(|context| Poll::Ready(Pin::new(&mut begun).poll(context))).await;
+            drop((turn, waits));
+            match begun {
+                Poll::Ready(outcomes) => outcomes?,
+                Poll::Pending => making.await?,
+            }
+        };
+        let born = batch[first..].iter().zip(&outcomes);
+        let born = born.filter(|(_, outcome)| outcome.as_ref().is_ok_and(Published::begins_a_life));
+        let born: Vec<_> = born.map(|(publish, _)| &publish.channel).collect();
+        if !born.is_empty() {
+            directory.note_births(born.into_iter(), began).await;
+        }
+        Ok(outcomes)
+    }
+
     /// Makes calls that don't depend on each other. Returns the outcomes of their messages, in the batch's order.
     async fn make(
         &self,
@@ -227,7 +332,9 @@ impl RedisPublisher {
         for (group, reply) in groups.into_iter().zip(&replies) {
             let answers = published(reply, group.len(), time)?.into_iter();
             let answers = answers.map(|outcome| match outcome {
-                Ok(_) if !is_safe => Err(unavailable("too few replicas have the publication")),
+                Ok(published) if !is_safe && !published.ephemeral => {
+                    Err(unavailable("too few replicas have the publication"))
+                }
                 outcome => outcome,
             });
             outcomes.extend(group.into_iter().zip(answers));
@@ -255,8 +362,7 @@ pub(super) fn published(
         return Err(unexpected_reply());
     }
     let epoch = Epoch::new(text(epoch).ok_or_else(unexpected_reply)?);
-    let reached = number(reached).and_then(|reached| u32::try_from(reached).ok());
-    let reached = reached.ok_or_else(unexpected_reply)?;
+    let reached = feeds(reached)?;
     let answer = |answer: &Value| match answer {
         Value::Int(_) => Ok(Ok(Published {
             position: Position {
@@ -266,12 +372,25 @@ pub(super) fn published(
             time,
             reached,
             repeated: false,
+            ephemeral: false,
+        })),
+        Value::Array(end) if end.len() == 2 => {
+            let end = position(end).ok_or_else(unexpected_reply)?;
+            Ok(Err(StoreError::PositionMismatch { end }))
+        }
+        Value::Array(end) if end.len() == 4 => Ok(Ok(Published {
+            position: position(end).ok_or_else(unexpected_reply)?,
+            time: number(&end[2]).ok_or_else(unexpected_reply)?,
+            reached: feeds(&end[3])?,
+            repeated: false,
+            ephemeral: true,
         })),
         Value::Array(first) => Ok(Ok(Published {
             position: position(first).ok_or_else(unexpected_reply)?,
             time: first.get(2).and_then(number).ok_or_else(unexpected_reply)?,
             reached: 0,
             repeated: true,
+            ephemeral: false,
         })),
         answer => match text(answer) {
             Some("nomember") => Ok(Err(StoreError::NotMember)),
@@ -280,6 +399,12 @@ pub(super) fn published(
         },
     };
     answers.iter().map(answer).collect()
+}
+
+/// Reads how many feeds were reached.
+fn feeds(reached: &Value) -> Result<u32, StoreError> {
+    let reached = number(reached).and_then(|reached| u32::try_from(reached).ok());
+    reached.ok_or_else(unexpected_reply)
 }
 
 /// Reads a position: the first two of these fields.

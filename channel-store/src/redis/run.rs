@@ -1,12 +1,64 @@
 //! Runs: how publications look in the log and on a channel's topic.
 
-use crate::publication::{Epoch, Payload, Position, Publication};
+use crate::publication::{Ephemeral, Epoch, Payload, Position, Publication};
 use bytes::Bytes;
 
 /// Reads the id of an entry: offset and time.
 pub(super) fn entry_id(id: &str) -> Option<(u64, u64)> {
     let (offset, time) = id.split_once('-')?;
     Some((offset.parse().ok()?, time.parse().ok()?))
+}
+
+/// The first byte of a message of the topic that is no run, but one ephemeral message.
+const EPHEMERAL: u8 = b'~';
+
+/// What a message of the topic brings.
+#[derive(Debug)]
+pub(super) enum Brought {
+    Run(Run),
+    Ephemeral(Ephemeral),
+}
+
+impl Brought {
+    /// Reads a message. If it is of the `known` epoch, it shares that one's text.
+    pub(super) fn parse(bytes: Vec<u8>, known: Option<&Epoch>) -> Option<Self> {
+        match bytes.first() {
+            Some(&EPHEMERAL) => ephemeral(&bytes.into(), known).map(Self::Ephemeral),
+            _ => Run::parse(bytes, known).map(Self::Run),
+        }
+    }
+
+    /// The epoch of everything in it.
+    pub(super) fn epoch(&self) -> &Epoch {
+        match self {
+            Self::Run(run) => run.epoch(),
+            Self::Ephemeral(ephemeral) => &ephemeral.place.epoch,
+        }
+    }
+}
+
+/// Reads `~epoch offset milliseconds`, a newline and the payload. Its epoch is empty if the channel had none. A reader that
+/// knows runs only passes it over, because it has no id of an entry.
+fn ephemeral(bytes: &Bytes, known: Option<&Epoch>) -> Option<Ephemeral> {
+    let end = bytes.iter().position(|&b| b == b'\n')?;
+    let head = std::str::from_utf8(&bytes[1..end]).ok()?;
+    let (epoch, rest) = head.split_once(' ')?;
+    let (offset, time) = rest.split_once(' ')?;
+    Some(Ephemeral {
+        place: Position {
+            epoch: epoch_of(epoch, known),
+            offset: offset.parse().ok()?,
+        },
+        time: time.parse().ok()?,
+        payload: Payload::parse(bytes.slice(end + 1..))?,
+    })
+}
+
+fn epoch_of(text: &str, known: Option<&Epoch>) -> Epoch {
+    known
+        .filter(|known| known.as_str() == text)
+        .cloned()
+        .unwrap_or_else(|| Epoch::new(text))
 }
 
 /// Publications that follow one another in the log, as one message of the topic brings them. The message holds
@@ -31,12 +83,11 @@ impl Run {
         let (epoch, rest) = head.split_once(' ')?;
         let id = rest.split(' ').next()?;
         let (offset, time) = entry_id(id)?;
-        let epoch = known
-            .filter(|known| known.as_str() == epoch)
-            .cloned()
-            .unwrap_or_else(|| Epoch::new(epoch));
         Some(Self {
-            position: Position { epoch, offset },
+            position: Position {
+                epoch: epoch_of(epoch, known),
+                offset,
+            },
             time,
             lengths: bytes.slice(end - (rest.len() - id.len())..end),
             payloads: Some(bytes.slice(end + 1..)),
@@ -133,6 +184,30 @@ mod tests {
         }
         let run = Run::parse("e1 7-1 6\nr\0u\0{}{}".into(), None).unwrap();
         assert_eq!(run.count(), 1);
+    }
+
+    #[test]
+    fn an_ephemeral_message_is_no_run_for_those_who_know_runs_only() {
+        let bytes = b"~e1 7 1700\nr\0u\0{\"a\":\"\n\"}".to_vec();
+        assert!(Run::parse(bytes.clone(), None).is_none());
+        let Some(Brought::Ephemeral(it)) = Brought::parse(bytes, None) else {
+            panic!("it is not read");
+        };
+        let epoch = Epoch::new("e1");
+        assert_eq!(it.place, Position { epoch, offset: 7 });
+        assert_eq!((it.time, it.payload.sender()), (1700, "u"));
+        assert_eq!(it.payload.body(), b"{\"a\":\"\n\"}");
+        let nowhere = Brought::parse(b"~ 0 1700\nr\0u\0{}".to_vec(), None).unwrap();
+        assert_eq!(nowhere.epoch().as_str(), "");
+        for bytes in [
+            "~",
+            "~e1 7\nr\0u\0{}",
+            "~e1 x 1\nr\0u\0{}",
+            "~e1 7 1700\n{}",
+            "~e1 7 1700",
+        ] {
+            assert!(Brought::parse(bytes.into(), None).is_none(), "{bytes:?}");
+        }
     }
 
     #[test]

@@ -39,7 +39,13 @@ scripts! {
     leave = "#!lua flags=allow-oom": "epoch", "append", "clock", "members", "leave";
     expire = "#!lua flags=allow-oom": "epoch", "append", "clock", "members", "expire";
     reap = "#!lua flags=allow-oom": "epoch", "append", "clock", "members", "reap";
-    read = "#!lua flags=allow-oom": "epoch", "read";
+    read = "#!lua flags=allow-oom": "epoch", "continuity", "read";
+    trim = "#!lua flags=allow-oom": "epoch", "continuity", "trim";
+    summary = "#!lua flags=allow-oom": "clock", "summary";
+    note = "#!lua": "note";
+    noted = "#!lua flags=allow-oom": "noted";
+    quiet = "#!lua flags=allow-oom": "quiet";
+    forget = "#!lua flags=allow-oom": "forget";
     touch = "#!lua flags=allow-oom": "touch";
     presence = "#!lua flags=allow-oom": "clock", "presence";
     list_sessions = "#!lua flags=allow-oom": "list_sessions";
@@ -51,6 +57,7 @@ scripts! {
     resign = "#!lua flags=allow-oom": "clock", "lease", "resign";
     schedule = "#!lua flags=allow-oom": "clock", "schedule";
     unschedule = "#!lua flags=allow-oom": "unschedule";
+    post = "#!lua flags=allow-oom": "clock", "post";
     login = "#!lua": "clock", "user", "login";
     claim = "#!lua": "clock", "user", "claim";
     linger = "#!lua flags=allow-oom": "clock", "user", "linger";

@@ -1,15 +1,19 @@
 //! Chat's side of channels in Redis.
 
 use super::append::Appending;
+use super::channel_pages::channels_page;
+use super::directory::Directory;
 use super::keys::Keys;
 use super::lease::RedisLeases;
-use super::log::history;
+use super::log::{history, trim};
 use super::logins::RedisRegistry;
 use super::member_pages::members_page;
 use super::membership::Memberships;
 use super::net::{Nodes, OpenError};
 use super::probe::{Prober, WriteWatch};
 use super::publish::{Publishing, RedisPublisher, Replicas};
+use super::summaries::Summaries;
+use crate::directory::{ChannelSummary, ChannelsPage};
 use crate::error::StoreError;
 use crate::lease::Leases;
 use crate::membership::{Join, Joined, Leave, MembersPage, Reaped};
@@ -17,6 +21,7 @@ use crate::name::{ChannelName, Incarnation};
 use crate::options::{Ack, StoreOptions};
 use crate::page::{HistoryPage, HistoryRange};
 use crate::probe::{Probe, Probed, StoreSettings};
+use crate::publication::Position;
 use crate::publish::Publisher;
 use crate::registry::UserRegistry;
 use crate::store::ChannelStore;
@@ -37,6 +42,8 @@ pub struct RedisStore {
     registry: Arc<dyn UserRegistry>,
     memberships: Memberships,
     publishing: Arc<Publishing>,
+    appending: Arc<Appending>,
+    directory: Arc<Directory>,
     /// How many publishers were made. Each one takes the next of the connections for publishers.
     publishers: AtomicUsize,
     prober: Arc<Prober>,
@@ -60,6 +67,7 @@ impl RedisStore {
         let nodes = Arc::new(Nodes::open(url, nodes_options, None).await?);
         let replicas = Replicas::new(replicas, &options);
         let appending = Arc::new(Appending::new(&options, nodes.publish_command()));
+        let directory = Arc::new(Directory::new(&nodes, &options));
         let lives = options.log_rules.iter().filter_map(|rule| rule.life);
         let settings = StoreSettings {
             prefix: options.prefix.clone(),
@@ -73,8 +81,20 @@ impl RedisStore {
             keys: Keys::new(&options.prefix),
             leases: RedisLeases::over(nodes.clone(), &options),
             registry: RedisRegistry::over(nodes.clone(), &options),
-            memberships: Memberships::new(nodes.clone(), appending.clone(), &options),
-            publishing: Arc::new(Publishing::new(appending, replicas, &options)),
+            memberships: Memberships::new(
+                nodes.clone(),
+                appending.clone(),
+                directory.clone(),
+                &options,
+            ),
+            publishing: Arc::new(Publishing::new(
+                appending.clone(),
+                directory.clone(),
+                replicas,
+                &options,
+            )),
+            appending,
+            directory,
             publishers: AtomicUsize::new(0),
             prober: Arc::new(Prober::new(nodes.clone(), replicas, &options)),
             nodes,
@@ -91,6 +111,14 @@ impl RedisStore {
     #[must_use]
     pub fn registry(&self) -> Arc<dyn UserRegistry> {
         self.registry.clone()
+    }
+
+    fn look(&self) -> Summaries<'_> {
+        Summaries {
+            nodes: &self.nodes,
+            keys: &self.keys,
+            memberships: &self.memberships,
+        }
     }
 
     /// Begins to try again and again whether the servers accept publications.
@@ -158,6 +186,53 @@ impl ChannelStore for RedisStore {
         let keys = self.keys.of_channel(channel);
         let reading = self.nodes.reading(keys.topic().to_string()).await?;
         history(&reading.connection, &keys, range, limit).await
+    }
+
+    async fn trim(
+        &self,
+        channel: &ChannelName,
+        upto: &Position,
+    ) -> Result<Option<u64>, StoreError> {
+        let keys = self.keys.of_channel(channel);
+        let connection = self.nodes.connection(|| keys.topic().to_string())?;
+        trim(&connection, &keys, upto).await
+    }
+
+    async fn summaries(
+        &self,
+        channels: &[ChannelName],
+    ) -> Result<Vec<Option<ChannelSummary>>, StoreError> {
+        self.look().of(channels).await
+    }
+
+    async fn channels(
+        &self,
+        prefix: &str,
+        page: Option<&str>,
+        limit: usize,
+    ) -> Result<ChannelsPage, StoreError> {
+        channels_page(&self.directory, &self.look(), prefix, page, limit).await
+    }
+
+    async fn sweep_directory(&self, part: usize) -> Result<u64, StoreError> {
+        let quiet = self.directory.quiet(part).await?;
+        let names: Vec<_> = quiet.iter().map(|(channel, _)| channel.clone()).collect();
+        let summaries = self.summaries(&names).await?;
+        let (mut lives, mut ended) = (Vec::new(), Vec::new());
+        for (entry, summary) in quiet.into_iter().zip(summaries) {
+            match summary {
+                Some(_) => lives.push(entry.0),
+                None => ended.push(entry),
+            }
+        }
+        // So that the next sweep meets others.
+        let lives: Vec<_> = lives.iter().collect();
+        self.directory.write(&lives).await;
+        self.directory.forget(&ended).await
+    }
+
+    fn log_rule(&self, channel: &ChannelName) -> Option<String> {
+        self.appending.rule_of(channel)
     }
 
     async fn probe(&self, probe: &Probe) -> Vec<Probed> {

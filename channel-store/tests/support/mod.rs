@@ -8,9 +8,9 @@ use channel_store::memory::MemoryStore;
 use channel_store::redis::{RedisFeed, RedisStore};
 use channel_store::{
     ChannelFeed, ChannelName, ChannelStore, Continuity, Epoch, Hints, HistoryRange, IdempotencyKey,
-    Incarnation, Join, Joined, Leases, Leave, LogPage, Membership, Payload, Position, Predecessor,
-    Publication, Publish, Published, Route, SessionId, Since, StoreError, StoreOptions, User,
-    UserId, UserRegistry,
+    Inboxes, Incarnation, Join, Joined, Leases, Leave, LogPage, Membership, Payload, Position,
+    Predecessor, Publication, Publish, Published, Route, SessionId, Since, StoreError,
+    StoreOptions, User, UserId, UserRegistry,
 };
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -164,6 +164,16 @@ impl Subject {
             Backend::Memory(store) => store.hints(),
             Backend::Redis(server) => self.redis_feed(&server.url(), &sink).await.hints(),
             Backend::Elsewhere { url, .. } => self.redis_feed(url, &sink).await.hints(),
+        }
+    }
+
+    /// Letters to and from other processes.
+    pub(crate) async fn inboxes(&self) -> Arc<dyn Inboxes> {
+        let sink = Arc::new(RecordingSink::default());
+        match &self.backend {
+            Backend::Memory(store) => store.inboxes(),
+            Backend::Redis(server) => self.redis_feed(&server.url(), &sink).await.inboxes(),
+            Backend::Elsewhere { url, .. } => self.redis_feed(url, &sink).await.inboxes(),
         }
     }
 
@@ -421,17 +431,30 @@ pub(crate) fn message(channel: &str, user: &str, body: &str) -> Publish {
 
 pub(crate) fn bytes_message(channel: &str, user: &str, body: &[u8]) -> Publish {
     let route = Route::new("onMessage").unwrap();
-    Publish {
-        channel: name(channel),
-        session: None,
-        user: UserId::new(user).unwrap(),
-        payload: Payload::new(&route, &text_user(user), body),
-        key: None,
-    }
+    let payload = Payload::new(&route, &text_user(user), body);
+    Publish::new(name(channel), UserId::new(user).unwrap(), payload)
 }
 
 pub(crate) fn with_key(mut publish: Publish, key: &str) -> Publish {
     publish.key = Some(IdempotencyKey::new(key).unwrap());
+    publish
+}
+
+/// To be stored only if the log ends there.
+pub(crate) fn expecting(mut publish: Publish, end: &Position) -> Publish {
+    publish.expected = Some(end.clone());
+    publish
+}
+
+/// For those who are there now.
+pub(crate) fn ephemeral(mut publish: Publish) -> Publish {
+    publish.ephemeral = true;
+    publish
+}
+
+/// To be stored only if its user is a member.
+pub(crate) fn from_member(mut publish: Publish) -> Publish {
+    publish.require_member = true;
     publish
 }
 

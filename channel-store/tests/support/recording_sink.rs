@@ -1,7 +1,7 @@
 //! A sink that records everything that it receives.
 
 use super::PATIENCE;
-use channel_store::{ChannelName, FeedConnection, FeedSink, Publication};
+use channel_store::{ChannelName, Ephemeral, FeedConnection, FeedSink, Publication};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -9,6 +9,7 @@ use tokio::sync::watch;
 pub(crate) enum Received {
     Subscribed(FeedConnection),
     Publication(FeedConnection, Publication),
+    Ephemeral(Ephemeral),
 }
 
 #[derive(Default)]
@@ -41,6 +42,7 @@ impl RecordingSink {
                     assert_eq!(Some(connection), confirmed);
                     publications.push(publication);
                 }
+                Received::Ephemeral(_) => {}
             }
         }
         publications
@@ -49,12 +51,26 @@ impl RecordingSink {
     pub(crate) fn confirmations(&self, channel: &str) -> Vec<FeedConnection> {
         let confirmation = |received| match received {
             Received::Subscribed(connection) => Some(connection),
-            Received::Publication(..) => None,
+            Received::Publication(..) | Received::Ephemeral(_) => None,
         };
         self.all(channel)
             .into_iter()
             .filter_map(confirmation)
             .collect()
+    }
+
+    /// Publications and ephemeral messages, in order: `offset body`, and `~offset body` with the place.
+    pub(crate) fn in_order(&self, channel: &str) -> Vec<String> {
+        let received = self.all(channel).into_iter().filter_map(|received| {
+            let (mark, position, payload) = match received {
+                Received::Subscribed(_) => return None,
+                Received::Publication(_, it) => ("", it.position, it.payload),
+                Received::Ephemeral(it) => ("~", it.place, it.payload),
+            };
+            let body = String::from_utf8_lossy(payload.body()).into_owned();
+            Some(format!("{mark}{} {body}", position.offset))
+        });
+        received.collect()
     }
 
     /// Waits until this many publications have been received, and returns all of them.
@@ -99,5 +115,9 @@ impl FeedSink for RecordingSink {
                 Received::Publication(connection.clone(), publication),
             );
         }
+    }
+
+    fn ephemeral(&self, _: &FeedConnection, channel: &ChannelName, ephemeral: Ephemeral) {
+        self.record(channel, Received::Ephemeral(ephemeral));
     }
 }

@@ -1,7 +1,8 @@
-//! A page of history. It is read in short stretches, so that neither the store nor the answer ever holds much at once.
+//! Pages of history, and logs that are made shorter. A page is read in short stretches, so that neither the store nor the answer
+//! ever holds much at once.
 
 use super::pages::{Arguments, WRONG_TOKEN, page_size};
-use crate::calls::fields::Violations;
+use crate::calls::fields::{EPOCH_BYTES, Violations};
 use crate::calls::{Calls, json, shown};
 use crate::error::Error;
 use channel_store::{
@@ -17,14 +18,34 @@ const STRETCH: usize = 256;
 const PAGE_BYTES: usize = 1024 * 1024;
 /// The same if bodies are shown as `Struct`, which takes several times their bytes.
 const STRUCT_PAGE_BYTES: usize = 256 * 1024;
-/// The longest id of an epoch, in bytes, that a caller may name.
-const EPOCH_BYTES: usize = 64;
 
 pub(super) async fn read(
     calls: &Calls,
     request: v1::HistoryRequest,
 ) -> Result<v1::HistoryResponse, Error> {
     page(&*calls.store, check(request)?).await
+}
+
+pub(super) async fn trim(
+    calls: &Calls,
+    request: v1::TrimHistoryRequest,
+) -> Result<v1::TrimHistoryResponse, Error> {
+    let mut wrong = Violations::default();
+    let channel = wrong.check("channel", ChannelName::new(request.channel));
+    let upto = match request.position {
+        None => wrong.check("position", Err("is required")),
+        Some(v1::Position { epoch, offset }) => {
+            let epoch = wrong.check("position.epoch", checked_epoch(&epoch, offset));
+            epoch.map(|epoch| Position { epoch, offset })
+        }
+    };
+    let (Some(channel), Some(upto)) = (channel, upto) else {
+        return Err(wrong.into());
+    };
+    let held = calls.store.trim(&channel, &upto).await?;
+    Ok(v1::TrimHistoryResponse {
+        held: held.ok_or(Error::ChannelNotFound)?,
+    })
 }
 
 /// Which page of which channel.
@@ -128,7 +149,7 @@ async fn page(store: &dyn ChannelStore, asked: HistoryQuery) -> Result<v1::Histo
             break stretch.more || reached_early;
         }
     };
-    let (standing, position) = told.unzip();
+    let (continuity, position) = told.unzip();
     Ok(v1::HistoryResponse {
         publications,
         next_page_token: if goes_on {
@@ -136,8 +157,8 @@ async fn page(store: &dyn ChannelStore, asked: HistoryQuery) -> Result<v1::Histo
         } else {
             String::new()
         },
-        continuity: standing
-            .map_or(v1::Continuity::Unspecified, |standing| match standing {
+        continuity: continuity
+            .map_or(v1::Continuity::Unspecified, |continuity| match continuity {
                 Continuity::Contiguous => v1::Continuity::Contiguous,
                 Continuity::Diverged => v1::Continuity::Diverged,
                 Continuity::Trimmed => v1::Continuity::Trimmed,
@@ -193,20 +214,22 @@ fn range(
             HistoryRange::Oldest
         });
     };
-    // A channel that the store does not know ends at offset 0 of the empty epoch.
-    if epoch.len() > EPOCH_BYTES || epoch.is_empty() && offset > 0 {
-        return Err(("from.epoch", format!("must have 1 to {EPOCH_BYTES} bytes")));
-    }
+    let epoch = checked_epoch(&epoch, offset).map_err(|error| ("from.epoch", error))?;
     // Everything before a publication is everything up to the publication before it.
     let offset = offset.checked_sub(u64::from(newest_first)).ok_or_else(|| {
         let error = "must be at least 1 with newest_first: nothing stands before 0";
         ("from.offset", error.to_owned())
     })?;
-    let position = Position {
-        epoch: Epoch::new(&epoch),
-        offset,
-    };
-    Ok(after_or_up_to(newest_first, position))
+    Ok(after_or_up_to(newest_first, Position { epoch, offset }))
+}
+
+/// An epoch that a caller names together with this offset.
+fn checked_epoch(epoch: &str, offset: u64) -> Result<Epoch, String> {
+    // A channel that the store does not know ends at offset 0 of the empty epoch.
+    if epoch.len() > EPOCH_BYTES || epoch.is_empty() && offset > 0 {
+        return Err(format!("must have 1 to {EPOCH_BYTES} bytes"));
+    }
+    Ok(Epoch::new(epoch))
 }
 
 /// The text of the range where the next page begins.

@@ -1,17 +1,26 @@
-//! Sends, one by one and in a stream.
+//! Sends: one by one, in a stream, many at once, and one to many channels.
 
 use crate::calls::fields::{Body, Message};
+use crate::calls::many;
 use crate::calls::send_stream::Contract;
 use crate::calls::{Calls, shown};
 use crate::error::Error;
-use channel_store::{Publish, Published};
+use crate::port::guard::Deadline;
+use channel_store::{ChannelName, Publish, Published};
 use proto::chat::v1::send_outcome::Outcome;
-use proto::chat::v1::send_request::Content;
 use proto::chat::v1::{
-    SendOutcome, SendRequest, SendResponse, SendStreamRequest, SendStreamResponse,
+    BatchSendRequest, BatchSendResponse, BroadcastRequest, BroadcastResponse, SendOutcome,
+    SendRequest, SendResponse, SendStreamRequest, SendStreamResponse, broadcast_request,
+    send_request,
 };
 use proto::time::timestamp;
+use std::collections::HashSet;
 use tonic_types::pb;
+
+/// The most messages of a `BatchSend`.
+const BATCH_MESSAGES: usize = 100;
+/// The most channels of a `Broadcast`.
+const BROADCAST_CHANNELS: usize = 1_000;
 
 pub(super) async fn send(calls: &Calls, request: SendRequest) -> Result<SendResponse, Error> {
     let publish = check(request, calls.message_limit())?;
@@ -50,21 +59,88 @@ impl Contract for Stream {
     }
 }
 
+pub(super) async fn batch_send(
+    calls: &Calls,
+    deadline: Option<Deadline>,
+    request: BatchSendRequest,
+) -> Result<BatchSendResponse, Error> {
+    if !(1..=BATCH_MESSAGES).contains(&request.messages.len()) {
+        let error = format!("must be 1 to {BATCH_MESSAGES}");
+        return Err(Error::invalid("messages", error));
+    }
+    let limit = calls.message_limit();
+    let messages = request.messages.into_iter();
+    let messages = messages.map(|it| check(it, limit)).collect();
+    let outcomes = calls.publish_each(messages, deadline).await;
+    Ok(BatchSendResponse {
+        outcomes: outcomes.into_iter().map(outcome).collect(),
+    })
+}
+
+pub(super) async fn broadcast(
+    calls: &Calls,
+    deadline: Option<Deadline>,
+    request: BroadcastRequest,
+) -> Result<BroadcastResponse, Error> {
+    let channels = request.channels;
+    if !(1..=BROADCAST_CHANNELS).contains(&channels.len()) {
+        let error = format!("must be 1 to {BROADCAST_CHANNELS}");
+        return Err(Error::invalid("channels", error));
+    }
+    let mut named = HashSet::new();
+    if let Some(twice) = channels.iter().find(|it| !named.insert(it.as_str())) {
+        let error = format!("must name each channel once: {twice:?} is there twice");
+        return Err(Error::invalid("channels", error));
+    }
+    let message = Message {
+        user: request.user,
+        user_is_number: request.user_is_number,
+        route: request.route,
+        key: request.idempotency_key,
+        body: request.content.map(|content| match content {
+            broadcast_request::Content::Body(object) => Body::Struct(object),
+            broadcast_request::Content::BodyJson(json) => Body::Json(json),
+        }),
+        exclude_user: request.exclude_user,
+        ephemeral: request.ephemeral,
+        ..Message::default()
+    };
+    let content = message.check_content(calls.message_limit())?;
+    let publish = |channel: String| match ChannelName::new(channel) {
+        Ok(channel) => Ok(content.clone().to(channel)),
+        Err(error) => Err(Error::invalid("channels", error)),
+    };
+    let messages = channels.into_iter().map(publish).collect();
+    let outcomes = calls.publish_each(messages, deadline).await;
+    Ok(BroadcastResponse {
+        outcomes: outcomes.into_iter().map(outcome).collect(),
+    })
+}
+
+fn outcome(outcome: many::Outcome) -> SendOutcome {
+    match outcome {
+        Ok(published) => Stream::sent(&published),
+        Err(error) => Stream::refused(error.into()),
+    }
+}
+
 fn check(request: SendRequest, limit: usize) -> Result<Publish, Error> {
     let message = Message {
-        channel: request.channel,
         user: request.user,
         user_is_number: request.user_is_number,
         route: request.route,
         session: String::new(),
         key: request.idempotency_key,
         body: request.content.map(|content| match content {
-            Content::Body(object) => Body::Struct(object),
-            Content::BodyJson(json) => Body::Json(json),
+            send_request::Content::Body(object) => Body::Struct(object),
+            send_request::Content::BodyJson(json) => Body::Json(json),
         }),
         exclude_user: request.exclude_user,
+        expected: request.expected_position,
+        require_member: request.require_member,
+        ephemeral: request.ephemeral,
     };
-    message.check(limit)
+    message.check(request.channel, limit)
 }
 
 fn sent(published: &Published) -> SendResponse {

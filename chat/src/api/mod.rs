@@ -1,12 +1,14 @@
-//! `chat.v1.ChatService`, for back ends: messages, members and history of channels.
+//! `chat.v1.ChatService`, for back ends: messages, members and history of channels, and which channels there are.
 
+mod channels;
 mod history;
 mod members;
 mod messages;
-mod pages;
+pub(crate) mod pages;
 
 use crate::calls::send_stream::SendStream;
 use crate::calls::{Calls, respond};
+use crate::port::guard::Deadline;
 use proto::chat::v1;
 use proto::chat::v1::chat_service_server::ChatService;
 use std::sync::Arc;
@@ -31,6 +33,22 @@ impl ChatService for Api {
         request: Request<Streaming<v1::SendStreamRequest>>,
     ) -> Result<Response<Self::SendStreamStream>, Status> {
         respond(self.0.send_stream(request))
+    }
+
+    async fn batch_send(
+        &self,
+        request: Request<v1::BatchSendRequest>,
+    ) -> Result<Response<v1::BatchSendResponse>, Status> {
+        let deadline = Deadline::of(request.extensions());
+        respond(messages::batch_send(&self.0, deadline, request.into_inner()).await)
+    }
+
+    async fn broadcast(
+        &self,
+        request: Request<v1::BroadcastRequest>,
+    ) -> Result<Response<v1::BroadcastResponse>, Status> {
+        let deadline = Deadline::of(request.extensions());
+        respond(messages::broadcast(&self.0, deadline, request.into_inner()).await)
     }
 
     async fn history(
@@ -59,5 +77,33 @@ impl ChatService for Api {
         request: Request<v1::ListMembersRequest>,
     ) -> Result<Response<v1::ListMembersResponse>, Status> {
         respond(members::list(&self.0, request.into_inner()).await)
+    }
+
+    async fn count_members(
+        &self,
+        request: Request<v1::CountMembersRequest>,
+    ) -> Result<Response<v1::CountMembersResponse>, Status> {
+        respond(channels::count_members(&self.0, request.into_inner()).await)
+    }
+
+    async fn get_channel(
+        &self,
+        request: Request<v1::GetChannelRequest>,
+    ) -> Result<Response<v1::GetChannelResponse>, Status> {
+        respond(channels::get(&self.0, request.into_inner()).await)
+    }
+
+    async fn list_channels(
+        &self,
+        request: Request<v1::ListChannelsRequest>,
+    ) -> Result<Response<v1::ListChannelsResponse>, Status> {
+        respond(channels::list(&self.0, request.into_inner()).await)
+    }
+
+    async fn trim_history(
+        &self,
+        request: Request<v1::TrimHistoryRequest>,
+    ) -> Result<Response<v1::TrimHistoryResponse>, Status> {
+        respond(history::trim(&self.0, request.into_inner()).await)
     }
 }

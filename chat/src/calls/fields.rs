@@ -4,18 +4,22 @@ use super::json;
 use crate::error::{Error, Violation};
 use bytes::Bytes;
 use channel_store::{
-    ChannelName, IdempotencyKey, ON_JOIN, ON_LEAVE, ON_MESSAGE, Payload, Publish, Route, SessionId,
-    User, UserId, body,
+    ChannelName, Epoch, IdempotencyKey, ON_JOIN, ON_LEAVE, ON_MESSAGE, Payload, Position, Publish,
+    Route, SessionId, User, UserId, body,
 };
 use prost_types::Struct;
+use proto::chat::v1;
 use std::fmt::Display;
 
 /// Session ids that begin with this character belong to the store: it names detached members so.
 const RESERVED: char = '@';
 
-/// The fields of a message, in either contract.
+/// No epoch has more bytes.
+pub(crate) const EPOCH_BYTES: usize = 64;
+
+/// The fields of a message, in either contract. Its channel comes apart from it.
+#[derive(Default)]
 pub(crate) struct Message {
-    pub(crate) channel: String,
     pub(crate) user: String,
     pub(crate) user_is_number: bool,
     /// Empty: onMessage.
@@ -27,6 +31,22 @@ pub(crate) struct Message {
     /// `None`: it is missing.
     pub(crate) body: Option<Body>,
     pub(crate) exclude_user: bool,
+    /// `None`: the log may end anywhere.
+    pub(crate) expected: Option<v1::Position>,
+    pub(crate) require_member: bool,
+    pub(crate) ephemeral: bool,
+}
+
+/// A message that was checked, for whatever channel.
+#[derive(Clone)]
+pub(crate) struct Content {
+    user: UserId,
+    session: Option<SessionId>,
+    require_member: bool,
+    payload: Payload,
+    key: Option<IdempotencyKey>,
+    expected: Option<Position>,
+    ephemeral: bool,
 }
 
 /// The body of a message.
@@ -37,33 +57,77 @@ pub(crate) enum Body {
 
 impl Message {
     /// What the store takes. A body of more than `limit` bytes is refused.
-    pub(crate) fn check(self, limit: usize) -> Result<Publish, Error> {
+    pub(crate) fn check(self, channel: String, limit: usize) -> Result<Publish, Error> {
         let mut wrong = Violations::default();
-        let channel = wrong.check("channel", ChannelName::new(self.channel));
+        let channel = wrong.check("channel", ChannelName::new(channel));
+        let content = self.check_all(&mut wrong, limit);
+        match (channel, content) {
+            (Some(channel), Some(content)) => Ok(content.to(channel)),
+            _ => Err(wrong.into()),
+        }
+    }
+
+    /// The same without a channel.
+    pub(crate) fn check_content(self, limit: usize) -> Result<Content, Error> {
+        let mut wrong = Violations::default();
+        let content = self.check_all(&mut wrong, limit);
+        content.ok_or_else(|| wrong.into())
+    }
+
+    fn check_all(self, wrong: &mut Violations, limit: usize) -> Option<Content> {
         let user = wrong.user(self.user, self.user_is_number);
         let route = wrong.route(self.route);
         let session = wrong.optional("session", self.session, session_id);
-        let key = wrong.optional("idempotency_key", self.key, |text| {
-            IdempotencyKey::new(text).map_err(|error| error.to_string())
-        });
-        let body = wrong.body(self.body, user.as_ref(), limit);
-        let (Some(channel), Some(user), Some(route), Some(session), Some(key), Some(body)) =
-            (channel, user, route, session, key, body)
-        else {
-            return Err(wrong.into());
+        if self.ephemeral && (!self.key.is_empty() || self.expected.is_some()) {
+            let error = "cannot be combined with an idempotency key or an expected position: it is not in the log, where \
+                         they could be found again";
+            return wrong.check("ephemeral", Err(error));
+        }
+        let key = if self.key.is_empty() && self.expected.is_some() {
+            let error = "is required with expected_position: after an unknown outcome, only the key tells your own \
+                         success from somebody else's";
+            wrong.check("idempotency_key", Err(error))
+        } else {
+            wrong.optional("idempotency_key", self.key, |text| {
+                IdempotencyKey::new(text).map_err(|error| error.to_string())
+            })
         };
+        let expected = match self.expected {
+            Some(position) => wrong.expected(position).map(Some),
+            None => Some(None),
+        };
+        let body = wrong.body(self.body, user.as_ref(), limit);
         let payload = if self.exclude_user {
             Payload::for_others
         } else {
             Payload::new
         };
-        Ok(Publish {
-            channel,
-            session,
-            payload: payload(&route, &user, &body),
+        let (route, user) = (route?, user?);
+        Some(Content {
+            payload: payload(&route, &user, &body?),
+            session: session?,
+            require_member: self.require_member,
             user: user.id,
-            key,
+            key: key?,
+            expected: expected?,
+            ephemeral: self.ephemeral,
         })
+    }
+}
+
+impl Content {
+    /// The message on its way to this channel.
+    pub(crate) fn to(self, channel: ChannelName) -> Publish {
+        Publish {
+            channel,
+            session: self.session,
+            require_member: self.require_member,
+            user: self.user,
+            payload: self.payload,
+            key: self.key,
+            expected: self.expected,
+            ephemeral: self.ephemeral,
+        }
     }
 }
 
@@ -86,6 +150,10 @@ impl From<Violations> for Error {
 }
 
 impl Violations {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(crate) fn check<T, E: Display>(
         &mut self,
         field: &'static str,
@@ -121,8 +189,24 @@ impl Violations {
         Some(User { id, is_number })
     }
 
+    /// Where the log must end.
+    fn expected(&mut self, position: v1::Position) -> Option<Position> {
+        let v1::Position { epoch, offset } = position;
+        if epoch.len() > EPOCH_BYTES || epoch.is_empty() && offset > 0 {
+            let error = format!(
+                "must have 1 to {EPOCH_BYTES} bytes, or be empty with offset 0: that is a channel in which nothing was \
+                 published yet"
+            );
+            return self.check("expected_position.epoch", Err(error));
+        }
+        Some(Position {
+            epoch: Epoch::new(&epoch),
+            offset,
+        })
+    }
+
     /// People, and clients that trim, could not tell a route with a blank at its end from the same route without.
-    fn route(&mut self, text: String) -> Option<Route> {
+    pub(crate) fn route(&mut self, text: String) -> Option<Route> {
         match text.as_str() {
             text if text.trim() != text => {
                 self.check("route", Err("must not begin or end with a blank"))
@@ -135,8 +219,25 @@ impl Violations {
         }
     }
 
+    /// The JSON as it came.
+    pub(crate) fn unstamped(&mut self, body: Option<Body>, limit: usize) -> Option<Bytes> {
+        let (field, json) = self.json(body, limit)?;
+        self.check(field, body::check(&json))?;
+        Some(json)
+    }
+
     /// The JSON with the user's id in it. Without a user the body is only checked.
     fn body(&mut self, body: Option<Body>, user: Option<&User>, limit: usize) -> Option<Vec<u8>> {
+        let (field, json) = self.json(body, limit)?;
+        let stamped = match user {
+            Some(user) => body::stamp(&json, &user.json()),
+            None => body::check(&json).map(|()| Vec::new()),
+        };
+        self.check(field, stamped)
+    }
+
+    /// The text of a body, and the name of its field.
+    fn json(&mut self, body: Option<Body>, limit: usize) -> Option<(&'static str, Bytes)> {
         let (field, json) = match body {
             Some(Body::Json(json)) => ("body_json", json),
             Some(Body::Struct(object)) => (
@@ -149,10 +250,6 @@ impl Violations {
             let error = format!("must have at most {limit} bytes as JSON");
             return self.check(field, Err(error));
         }
-        let stamped = match user {
-            Some(user) => body::stamp(&json, &user.json()),
-            None => body::check(&json).map(|()| Vec::new()),
-        };
-        self.check(field, stamped)
+        Some((field, json))
     }
 }

@@ -3,6 +3,7 @@
 
 pub(crate) mod fields;
 pub(crate) mod json;
+pub(crate) mod many;
 pub(crate) mod send_stream;
 
 use crate::cleanup::Cleanup;

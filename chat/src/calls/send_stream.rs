@@ -94,22 +94,22 @@ impl Batch {
     }
 
     /// Gives the message back if it has to wait for the answer to another one.
-    fn add(&mut self, checked: Checked, busy: &HashSet<ChannelName>) -> Result<(), Checked> {
+    fn add(&mut self, checked: Checked, busy: &HashSet<ChannelName>) -> Option<Checked> {
         if let Ok(publish) = &checked {
             if busy.contains(&publish.channel) {
-                return Err(checked);
+                return Some(checked);
             }
             let call = match self.calls.get_mut(&publish.channel) {
                 Some(call) => call,
                 None => self.calls.entry(publish.channel.clone()).or_default(),
             };
             if !call.takes(publish) {
-                return Err(checked);
+                return Some(checked);
             }
             self.bytes += publish.payload.as_bytes().len();
         }
         self.messages.push(checked);
-        Ok(())
+        None
     }
 }
 
@@ -180,7 +180,7 @@ impl<C: Contract> SendStream<C> {
             } else {
                 break;
             };
-            if let Err(waits) = batch.add(checked, &self.busy) {
+            if let Some(waits) = batch.add(checked, &self.busy) {
                 self.next = Some(waits);
                 break;
             }

@@ -1,7 +1,8 @@
-//! Cleans up what nobody else looks after: members of dead connectors, detached members whose time is over, and connectors of
-//! which the store has lost the lease.
+//! Cleans up what nobody else looks after: members of dead connectors, detached members whose time is over, connectors of
+//! which the store has lost the lease, and channels in the directory that have ended.
 
 mod detached;
+mod directory;
 mod places;
 mod queue;
 mod reaper;
@@ -55,12 +56,15 @@ impl Cleanup {
             places: places.clone(),
         };
         let restoring = tokio::spawn(restorer.check_all(unchecked.clone()));
+        let sweeping = tokio::spawn(directory::sweep(store.clone()));
         let expiring = tokio::spawn(expire_in_time(store, detached.clone()));
         Arc::new(Self {
             unchecked,
             detached,
             _reaper: Some(Reaper::begin(places, leases, registry)),
-            _tasks: [restoring, expiring].map(AbortOnDropHandle::new).into(),
+            _tasks: [restoring, sweeping, expiring]
+                .map(AbortOnDropHandle::new)
+                .into(),
         })
     }
 

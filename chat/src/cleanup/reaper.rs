@@ -127,13 +127,13 @@ impl Watch {
         let directory = shared.leases.directory().await?;
         let mut directory: Vec<_> = directory.into_iter().collect();
         // Connectors that nobody has heard of for longest come first.
-        directory.sort_by_key(|(_, noted)| *noted);
+        directory.sort_by_key(|(_, number)| *number);
         let names: Vec<_> = directory.iter().map(|(name, _)| name.clone()).collect();
         let asked = Instant::now();
         let states = shared.leases.observe(&names).await;
         let answered = Instant::now();
         let (mut observed, mut silent) = (HashMap::new(), Vec::new());
-        for ((incarnation, noted), state) in directory.into_iter().zip(states) {
+        for ((incarnation, number), state) in directory.into_iter().zip(states) {
             let known = self.observed.remove(&incarnation);
             match state {
                 // This process cannot see the lease, so it cannot know that it is silent. The observation begins anew.
@@ -143,18 +143,18 @@ impl Watch {
                 }
                 Ok(Some(state)) if state.dead => {
                     let was_silent = known.is_some_and(|it| it.has_ended(asked));
-                    self.begin_reaping(shared, incarnation, noted, Death::seen(was_silent));
+                    self.begin_reaping(shared, incarnation, number, Death::seen(was_silent));
                 }
                 Ok(Some(state)) => {
                     let observation = Observation::after(known, &state, answered);
                     if observation.is_ripe(asked) {
-                        silent.push((incarnation, noted, state.beat, Death::DeclaredHere));
+                        silent.push((incarnation, number, state.beat, Death::DeclaredHere));
                     } else {
                         observed.insert(incarnation, observation);
                     }
                 }
                 // The store has lost it. Its owner writes it again, and then it is observed.
-                Ok(None) => silent.push((incarnation, noted, 0, Death::Found)),
+                Ok(None) => silent.push((incarnation, number, 0, Death::Found)),
             }
         }
         self.observed = observed;
@@ -163,9 +163,9 @@ impl Watch {
             leases.declare_dead(incarnation, *beat)
         });
         let declared = join_all(declared).await;
-        for ((incarnation, noted, _, death), declared) in silent.into_iter().zip(declared) {
+        for ((incarnation, number, _, death), declared) in silent.into_iter().zip(declared) {
             match declared {
-                Ok(Declared::Dead) => self.begin_reaping(shared, incarnation, noted, death),
+                Ok(Declared::Dead) => self.begin_reaping(shared, incarnation, number, death),
                 Ok(Declared::Alive | Declared::Provisional) => {}
                 Err(error) => {
                     let name = incarnation.as_str();
@@ -181,13 +181,13 @@ impl Watch {
         &mut self,
         shared: &Arc<Shared>,
         incarnation: Incarnation,
-        noted: u64,
+        number: u64,
         death: Death,
     ) {
         let task = self.reaping.entry(incarnation.clone());
         task.or_insert_with(|| {
             death.count();
-            let reaping = Arc::clone(shared).reap(incarnation, noted, death);
+            let reaping = Arc::clone(shared).reap(incarnation, number, death);
             AbortOnDropHandle::new(tokio::spawn(reaping))
         });
     }
@@ -247,7 +247,7 @@ impl Observation {
 
 impl Shared {
     /// Reaps one incarnation. If this fails, a later poll begins it again.
-    async fn reap(self: Arc<Self>, incarnation: Incarnation, noted: u64, death: Death) {
+    async fn reap(self: Arc<Self>, incarnation: Incarnation, number: u64, death: Death) {
         let name = incarnation.as_str();
         // Only the chat that declared the death logs it for operators. A connector that resigns logs it itself.
         if death == Death::DeclaredHere {
@@ -262,7 +262,7 @@ impl Shared {
                 "looking for what a connector left"
             );
         }
-        match self.reap_all(&incarnation, noted).await {
+        match self.reap_all(&incarnation, number).await {
             Ok(()) if death == Death::DeclaredHere => {
                 tracing::info!(incarnation = name, "nothing is left of the dead connector");
             }
@@ -275,7 +275,7 @@ impl Shared {
     }
 
     /// Reaps until the index of the incarnation is empty, and has been empty for the settle time.
-    async fn reap_all(&self, incarnation: &Incarnation, noted: u64) -> Result<(), StoreError> {
+    async fn reap_all(&self, incarnation: &Incarnation, number: u64) -> Result<(), StoreError> {
         loop {
             let mut index = self.leases.index(incarnation).await?;
             let was_empty = index.is_empty();
@@ -289,7 +289,7 @@ impl Shared {
             reaped.into_iter().collect::<Result<(), _>>()?;
             sleep(SETTLE_TIME).await;
             if was_empty && self.leases.index(incarnation).await?.is_empty() {
-                return self.leases.unschedule(incarnation, noted).await;
+                return self.leases.unschedule(incarnation, number).await;
             }
             for some in index.chunks(CHECKED_AT_ONCE) {
                 self.drop_clean(incarnation, some).await?;

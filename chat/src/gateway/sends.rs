@@ -23,17 +23,18 @@ impl Contract for Stream {
     }
 
     fn check(message: SessionMessage, limit: usize) -> Result<Publish, Error> {
+        let SessionMessage { channel, .. } = message;
         let message = fields::Message {
-            channel: message.channel,
             user: message.user,
             user_is_number: message.user_is_number,
-            route: String::new(),
             session: message.session,
             key: message.idempotency_key,
             body: Some(Body::Json(message.body_json)),
             exclude_user: message.exclude_user,
+            ephemeral: message.ephemeral,
+            ..fields::Message::default()
         };
-        message.check(limit)
+        message.check(channel, limit)
     }
 
     fn sent(published: &Published) -> SendOutcome {

@@ -15,6 +15,7 @@ pub(super) async fn join(calls: &Calls, request: JoinRequest) -> Result<JoinResp
     Ok(JoinResponse {
         position: Some(shown(&joined.position)),
         published: joined.published,
+        trimmed: joined.trimmed,
     })
 }
 

@@ -17,7 +17,7 @@ use crate::config::Limits;
 use crate::error::{Error, of_transport};
 use crate::metering;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, Request, Response};
+use http::{Extensions, HeaderMap, Request, Response};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -30,10 +30,30 @@ use tower::Service;
 
 /// How many bytes an answer without a page counts before it is there.
 const SMALL_ANSWER: usize = 1024;
+/// The same for the outcomes of a batch.
+const BATCH_ANSWER: usize = 32 * 1024;
+/// The same for those of a broadcast.
+const BROADCAST_ANSWER: usize = 256 * 1024;
 /// The same for a page of members.
 const MEMBERS_ANSWER: usize = 256 * 1024;
+/// The same for a page of channels, or the members of many channels counted.
+const CHANNELS_ANSWER: usize = 384 * 1024;
 /// The same for a page of history, without its last message.
 const HISTORY_ANSWER: usize = 1024 * 1024;
+
+/// The methods that ask connectors may take this much longer than others. A connector has a second to answer, and then its
+/// lease is read.
+const ASKING: Duration = Duration::from_secs(2);
+
+/// When a unary call ends, whether it is done or not. It is among the extensions of the request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadline(pub(crate) Instant);
+
+impl Deadline {
+    pub(crate) fn of(extensions: &Extensions) -> Option<Self> {
+        extensions.get().copied()
+    }
+}
 
 /// Guards the service inside.
 #[derive(Clone)]
@@ -100,7 +120,11 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let bounds = Arc::clone(&self.bounds);
         let time = grpc_timeout(request.headers());
-        let time = time.map_or(bounds.call_time, |asked| asked.min(bounds.call_time));
+        let mut most = bounds.call_time;
+        if request.uri().path().starts_with("/chat.v1.UserService/") {
+            most += ASKING;
+        }
+        let time = time.map_or(most, |asked| asked.min(most));
         // Counted from here and not from the first poll, so that tonic's own timer, which answers another status, comes second.
         let deadline = Instant::now() + time;
         // This service was polled ready, so it is used for the call. Its clone, which need not be ready, stays.
@@ -132,10 +156,17 @@ impl Bounds {
     {
         let reserve = match request.uri().path().rsplit('/').next() {
             Some("History") => HISTORY_ANSWER + self.message_limit,
-            Some("ListMembers") => MEMBERS_ANSWER,
+            Some("BatchSend") => BATCH_ANSWER,
+            Some("Broadcast") => BROADCAST_ANSWER,
+            Some("ListChannels" | "CountMembers") => CHANNELS_ANSWER,
+            Some("ListSessions") => HISTORY_ANSWER,
+            Some("ListMembers" | "BatchGetPresence" | "PushToUsers" | "Disconnect") => {
+                MEMBERS_ANSWER
+            }
             _ => SMALL_ANSWER,
         };
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        head.extensions.insert(Deadline(deadline));
         let whole = request_body::whole(body, self.frame_limit, &self.requests, &caller.requests);
         let (body, _bytes) = timeout_at(deadline, whole).await.map_err(late)??;
         let _place = take(&self.calls, caller)?;

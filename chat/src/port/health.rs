@@ -1,8 +1,7 @@
 //! `grpc.health.v1`: SERVING while the store answers, and NOT_SERVING otherwise and after the shutdown has begun.
 
+use super::gate::SERVICES;
 use futures_util::stream::{self, BoxStream, StreamExt};
-use proto::chat::v1::chat_service_server;
-use proto::connector::v1::session_service_server;
 use runtime::Shutdown;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
@@ -78,7 +77,7 @@ impl Health for StoreHealth {
 
 fn known(request: &HealthCheckRequest) -> Result<(), Status> {
     match request.service.as_str() {
-        "" | chat_service_server::SERVICE_NAME | session_service_server::SERVICE_NAME => Ok(()),
+        service if service.is_empty() || SERVICES.contains(&service) => Ok(()),
         _ => Err(Status::not_found("no such service")),
     }
 }

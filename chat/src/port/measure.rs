@@ -18,13 +18,23 @@ const IN_FLIGHT: &str = "chat_calls_in_flight";
 const DURATION: &str = "chat_call_duration_seconds";
 
 /// The methods of chat's own services.
-pub(crate) const METHODS: [&str; 10] = [
+pub(crate) const METHODS: [&str; 20] = [
     "chat.v1.ChatService/Send",
     "chat.v1.ChatService/SendStream",
+    "chat.v1.ChatService/BatchSend",
+    "chat.v1.ChatService/Broadcast",
     "chat.v1.ChatService/History",
     "chat.v1.ChatService/Join",
     "chat.v1.ChatService/Leave",
     "chat.v1.ChatService/ListMembers",
+    "chat.v1.ChatService/CountMembers",
+    "chat.v1.ChatService/GetChannel",
+    "chat.v1.ChatService/ListChannels",
+    "chat.v1.ChatService/TrimHistory",
+    "chat.v1.UserService/ListSessions",
+    "chat.v1.UserService/BatchGetPresence",
+    "chat.v1.UserService/PushToUsers",
+    "chat.v1.UserService/Disconnect",
     "connector.v1.SessionService/Join",
     "connector.v1.SessionService/Leave",
     "connector.v1.SessionService/SendStream",

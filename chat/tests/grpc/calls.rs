@@ -6,7 +6,9 @@ use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 use proto::chat::v1::send_request::Content;
 use proto::chat::v1::{
-    JoinRequest, LeaveRequest, ListMembersRequest, Member, Position, SendRequest,
+    Channel, CountMembersRequest, GetChannelRequest, JoinRequest, LeaveRequest,
+    ListChannelsRequest, ListMembersRequest, Member, MemberCount, Position, SendRequest,
+    TrimHistoryRequest,
 };
 use proto::connector::v1::{self as sessions, Session};
 use proto::time::timestamp;
@@ -35,6 +37,7 @@ async fn a_session_joins_and_leaves_with_its_incarnation_and_operation() {
     let Position { epoch, offset } = joined.position.unwrap();
     assert_eq!((epoch.as_str(), offset), ("e1", position(7).offset));
     assert!(joined.published);
+    assert_eq!(joined.trimmed, 3);
 
     let request = sessions::LeaveRequest {
         channel: "4".into(),
@@ -216,4 +219,90 @@ async fn members_come_in_pages_of_the_requested_size() {
         *chat.store.pages.lock(),
         [asked(None, 100), asked(Some("more"), 1_000)]
     );
+}
+
+#[tokio::test]
+async fn members_of_many_channels_are_counted_in_the_order_of_the_request() {
+    let chat = Chat::start().await;
+    let request = CountMembersRequest {
+        channels: ["4", "nowhere", "4"].map(str::to_owned).into(),
+    };
+    let counts = chat.client().await.count_members(request).await;
+    let count = |channel: &str, users, sessions| MemberCount {
+        channel: channel.to_owned(),
+        users,
+        sessions,
+    };
+    assert_eq!(
+        counts.unwrap().into_inner().counts,
+        [count("4", 2, 3), count("nowhere", 0, 0), count("4", 2, 3)]
+    );
+}
+
+#[tokio::test]
+async fn a_channel_is_described_with_the_rule_that_it_follows() {
+    let chat = Chat::start().await;
+    let request = |channel: &str| GetChannelRequest {
+        channel: channel.to_owned(),
+    };
+    let found = chat.client().await.get_channel(request("game:1")).await;
+    let described = Channel {
+        name: "game:1".into(),
+        position: Some(Position {
+            epoch: "e1".into(),
+            offset: 7,
+        }),
+        users: 2,
+        sessions: 3,
+        held: 4,
+        oldest_publish_time: Some(timestamp(1_700_000_000_123)),
+        newest_publish_time: None,
+        log_rule: "game:*".into(),
+    };
+    assert_eq!(found.unwrap().into_inner().channel, Some(described));
+    let plain = chat.client().await.get_channel(request("4")).await;
+    assert_eq!(plain.unwrap().into_inner().channel.unwrap().log_rule, "");
+}
+
+#[tokio::test]
+async fn channels_come_in_pages_whose_tokens_are_good_for_one_prefix() {
+    let chat = Chat::start().await;
+    let mut client = chat.client().await;
+    let mut request = ListChannelsRequest {
+        prefix: "game:".into(),
+        ..ListChannelsRequest::default()
+    };
+    let first = client.list_channels(request.clone()).await;
+    let first = first.unwrap().into_inner();
+    assert_eq!(first.channels[0].name, "game:1");
+    let another = ListChannelsRequest {
+        page_token: first.next_page_token.clone(),
+        ..ListChannelsRequest::default()
+    };
+    let status = client.list_channels(another).await.unwrap_err();
+    assert_eq!(fields(&status), ["page_token"], "another prefix's token");
+    request.page_token = first.next_page_token;
+    request.page_size = 1_001;
+    let last = client.list_channels(request).await.unwrap().into_inner();
+    assert_eq!(last.next_page_token, "");
+    let asked = |token: Option<&str>, size| ("game:".to_owned(), token.map(str::to_owned), size);
+    assert_eq!(
+        *chat.store.pages.lock(),
+        [asked(None, 100), asked(Some("more"), 1_000)]
+    );
+}
+
+#[tokio::test]
+async fn a_log_is_trimmed_up_to_the_position_that_is_asked_for() {
+    let chat = Chat::start().await;
+    let request = TrimHistoryRequest {
+        channel: "4".into(),
+        position: Some(Position {
+            epoch: "e1".into(),
+            offset: 2,
+        }),
+    };
+    let trimmed = chat.client().await.trim_history(request).await;
+    assert_eq!(trimmed.unwrap().into_inner().held, 5);
+    assert_eq!(*chat.store.trims.lock(), [("4".to_owned(), position(2))]);
 }

@@ -1,11 +1,14 @@
 //! All statuses of the contract, with their details.
 
-use crate::support::{Chat, fields, message, reason, violations};
+use crate::support::{Chat, fields, message, position, reason, violations};
 use channel_store::StoreError;
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 use proto::chat::v1::send_request::Content;
-use proto::chat::v1::{JoinRequest, LeaveRequest, ListMembersRequest, SendRequest};
+use proto::chat::v1::{
+    CountMembersRequest, GetChannelRequest, JoinRequest, LeaveRequest, ListChannelsRequest,
+    ListMembersRequest, Position, SendRequest, TrimHistoryRequest,
+};
 use proto::connector::v1::{self as sessions, Session};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -25,8 +28,11 @@ async fn all_wrong_fields_of_a_send_are_named_at_once() {
         route: "onJoin".into(),
         idempotency_key: "k".repeat(129),
         content: Some(Content::BodyJson("[]".into())),
-        user_is_number: false,
-        exclude_user: false,
+        expected_position: Some(Position {
+            epoch: String::new(),
+            offset: 1,
+        }),
+        ..SendRequest::default()
     })
     .await;
     let expected = [
@@ -34,6 +40,10 @@ async fn all_wrong_fields_of_a_send_are_named_at_once() {
         ("user", "must not hold control characters"),
         ("route", "is published by the store alone"),
         ("idempotency_key", "must have at most 128 bytes"),
+        (
+            "expected_position.epoch",
+            "must have 1 to 64 bytes, or be empty with offset 0: that is a channel in which nothing was published yet",
+        ),
         ("body_json", "not a JSON object"),
     ];
     let expected = expected.map(|(field, description)| (field.into(), description.into()));
@@ -254,6 +264,11 @@ async fn an_error_of_the_store_is_the_same_status_for_every_call() {
             Code::AlreadyExists,
             "IDEMPOTENCY_KEY_REUSED",
         ),
+        (
+            StoreError::PositionMismatch { end: position(9) },
+            Code::Aborted,
+            "POSITION_MISMATCH",
+        ),
     ] {
         let chat = Chat::start().await;
         let mut client = chat.client().await;
@@ -315,4 +330,79 @@ async fn reusing_a_key_for_another_content_is_refused() {
     let status = client.send(send(r#"{"a":1}"#)).await.unwrap_err();
     assert_eq!(status.code(), Code::AlreadyExists);
     assert_eq!(reason(&status), "IDEMPOTENCY_KEY_REUSED");
+}
+
+#[tokio::test]
+async fn wrong_fields_of_calls_about_channels_are_named() {
+    let chat = Chat::start().await;
+    let mut client = chat.client().await;
+    let too_many = vec!["4".to_owned(); 1_001];
+    for channels in [vec![], too_many, vec!["4".to_owned(), "\n".to_owned()]] {
+        let request = CountMembersRequest { channels };
+        let status = client.count_members(request).await.unwrap_err();
+        assert_eq!(fields(&status), ["channels"]);
+    }
+    let request = GetChannelRequest::default();
+    let status = client.get_channel(request).await.unwrap_err();
+    assert_eq!(fields(&status), ["channel"]);
+    let request = ListChannelsRequest {
+        prefix: "\u{200b}".into(),
+        page_token: "?".into(),
+        ..ListChannelsRequest::default()
+    };
+    let status = client.list_channels(request).await.unwrap_err();
+    assert_eq!(fields(&status), ["prefix", "page_token"]);
+    let request = TrimHistoryRequest::default();
+    let status = client.trim_history(request).await.unwrap_err();
+    assert_eq!(fields(&status), ["channel", "position"]);
+    for (epoch, offset) in [("", 1), (&*"e".repeat(65), 1)] {
+        let epoch = epoch.to_owned();
+        let request = TrimHistoryRequest {
+            channel: "4".into(),
+            position: Some(Position { epoch, offset }),
+        };
+        let status = client.trim_history(request).await.unwrap_err();
+        assert_eq!(fields(&status), ["position.epoch"]);
+    }
+    assert!(chat.store.trims.lock().is_empty());
+}
+
+#[tokio::test]
+async fn a_channel_that_the_store_does_not_know_is_not_found() {
+    let chat = Chat::start().await;
+    let mut client = chat.client().await;
+    let channel = "nowhere".to_owned();
+    let get = GetChannelRequest {
+        channel: channel.clone(),
+    };
+    let trim = TrimHistoryRequest {
+        channel,
+        position: Some(Position::default()),
+    };
+    for status in [
+        client.get_channel(get).await.unwrap_err(),
+        client.trim_history(trim).await.unwrap_err(),
+    ] {
+        assert_eq!(status.code(), Code::NotFound);
+        assert_eq!(reason(&status), "CHANNEL_NOT_FOUND");
+    }
+}
+
+#[tokio::test]
+async fn a_position_of_another_log_is_answered_with_where_the_log_ends() {
+    let chat = Chat::start().await;
+    chat.store
+        .fail(StoreError::PositionMismatch { end: position(9) });
+    let request = TrimHistoryRequest {
+        channel: "4".into(),
+        position: Some(Position::default()),
+    };
+    let status = chat.client().await.trim_history(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::Aborted);
+    let info = status.get_details_error_info().expect("an ErrorInfo");
+    assert_eq!(info.reason, "POSITION_MISMATCH");
+    assert_eq!(
+        (&*info.metadata["epoch"], &*info.metadata["offset"]),
+        ("e1", "9")
+    );
 }

@@ -34,6 +34,7 @@ impl Subject {
             listener,
             service,
             Arc::default(),
+            Arc::default(),
             limits,
             Shutdown::new(),
         ));

@@ -16,7 +16,13 @@ use std::sync::Arc;
 use tonic_types::RpcStatusExt;
 
 fn service(store: Arc<dyn ChannelStore>) -> Service {
-    chat::service(store, Arc::default(), &Limits::default(), Shutdown::new())
+    chat::service(
+        store,
+        Arc::default(),
+        Arc::default(),
+        &Limits::default(),
+        Shutdown::new(),
+    )
 }
 
 #[tokio::test]

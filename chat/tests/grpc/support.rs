@@ -3,8 +3,9 @@
 use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
 use channel_store::{
-    ChannelName, ChannelStore, Epoch, HistoryPage, HistoryRange, Incarnation, Join, Joined, Leave,
-    MembersPage, Position, Publish, Published, Publisher, Reaped, StoreError, UserId,
+    ChannelName, ChannelStore, ChannelSummary, ChannelsPage, Epoch, HistoryPage, HistoryRange,
+    Incarnation, Join, Joined, Leave, MembersPage, Position, Publish, Published, Publisher, Reaped,
+    StoreError, UserId,
 };
 use chat::Limits;
 use parking_lot::Mutex;
@@ -40,6 +41,8 @@ pub(crate) struct State {
     gate: Semaphore,
     /// Messages whose body contains this are written, but the answer is lost.
     lost: Mutex<Option<&'static str>>,
+    /// Batches for this channel are never answered.
+    silent: Mutex<Option<&'static str>>,
     /// The number of next batches that are refused.
     refusals: Mutex<Option<(usize, StoreError)>>,
     pub(crate) batch_sizes: Mutex<Vec<usize>>,
@@ -48,7 +51,9 @@ pub(crate) struct State {
     pub(crate) available: watch::Sender<bool>,
     pub(crate) joins: Mutex<Vec<Join>>,
     pub(crate) leaves: Mutex<Vec<Leave>>,
+    /// The pages of members and channels that were asked for: channel or prefix, token, size.
     pub(crate) pages: Mutex<Vec<(String, Option<String>, usize)>>,
+    pub(crate) trims: Mutex<Vec<(String, Position)>>,
 }
 
 #[derive(Default)]
@@ -66,6 +71,7 @@ impl FakeStore {
             failure: Mutex::default(),
             gate: Semaphore::new(OPEN),
             lost: Mutex::default(),
+            silent: Mutex::default(),
             refusals: Mutex::default(),
             batch_sizes: Mutex::default(),
             batches: watch::Sender::new(0),
@@ -73,6 +79,7 @@ impl FakeStore {
             joins: Mutex::default(),
             leaves: Mutex::default(),
             pages: Mutex::default(),
+            trims: Mutex::default(),
         }))
     }
 }
@@ -92,6 +99,10 @@ impl State {
 
     pub(crate) fn lose_bodies_with(&self, text: &'static str) {
         *self.lost.lock() = Some(text);
+    }
+
+    pub(crate) fn never_answer_in(&self, channel: &'static str) {
+        *self.silent.lock() = Some(channel);
     }
 
     /// Refuses the next batches, this many, and writes nothing of them.
@@ -168,6 +179,7 @@ impl State {
             time: 1_795_377_365_123,
             reached: 2,
             repeated: false,
+            ephemeral: publish.ephemeral,
         };
         if let Some(key) = key {
             written.keys.insert(key, (publish, published.clone()));
@@ -180,6 +192,18 @@ pub(crate) fn position(offset: u64) -> Position {
     Position {
         epoch: Epoch::new("e1"),
         offset,
+    }
+}
+
+/// What the store knows of every channel but `nowhere`.
+pub(crate) fn summary() -> ChannelSummary {
+    ChannelSummary {
+        end: position(7),
+        users: 2,
+        sessions: 3,
+        held: 4,
+        oldest: Some(1_700_000_000_123),
+        newest: None,
     }
 }
 
@@ -196,6 +220,7 @@ impl ChannelStore for FakeStore {
         Ok(Joined {
             position: position(7),
             published: true,
+            trimmed: 3,
         })
     }
 
@@ -241,6 +266,46 @@ impl ChannelStore for FakeStore {
         Err(StoreError::Unavailable("this store has no history".into()))
     }
 
+    async fn trim(
+        &self,
+        channel: &ChannelName,
+        upto: &Position,
+    ) -> Result<Option<u64>, StoreError> {
+        self.check()?;
+        self.trims.lock().push((channel.to_string(), upto.clone()));
+        Ok((channel.as_str() != "nowhere").then_some(5))
+    }
+
+    async fn summaries(
+        &self,
+        channels: &[ChannelName],
+    ) -> Result<Vec<Option<ChannelSummary>>, StoreError> {
+        self.check()?;
+        let known = |channel: &ChannelName| (channel.as_str() != "nowhere").then(summary);
+        Ok(channels.iter().map(known).collect())
+    }
+
+    async fn channels(
+        &self,
+        prefix: &str,
+        page: Option<&str>,
+        limit: usize,
+    ) -> Result<ChannelsPage, StoreError> {
+        self.check()?;
+        let asked = (prefix.to_owned(), page.map(str::to_owned), limit);
+        self.pages.lock().push(asked);
+        let channel = ChannelName::new(format!("{prefix}1")).unwrap();
+        Ok(ChannelsPage {
+            channels: vec![(channel, summary())],
+            next: page.is_none().then(|| "more".to_owned()),
+        })
+    }
+
+    fn log_rule(&self, channel: &ChannelName) -> Option<String> {
+        let game = channel.as_str().starts_with("game:");
+        game.then(|| "game:*".to_owned())
+    }
+
     fn available(&self) -> watch::Receiver<bool> {
         self.available.subscribe()
     }
@@ -257,6 +322,10 @@ impl Publisher for FakePublisher {
         let store = &self.0;
         // A publisher promises that batches take effect in the order of their first poll.
         store.batch_sizes.lock().push(batch.len());
+        let silent = *store.silent.lock();
+        if batch.iter().any(|it| Some(it.channel.as_str()) == silent) {
+            std::future::pending::<()>().await;
+        }
         let failure = store.check();
         let refusal = store.refusal();
         let outcomes = batch.into_iter().map(|publish| match &refusal {
@@ -290,6 +359,7 @@ impl Chat {
         let service = chat::serve(
             listener,
             Arc::new(store.clone()),
+            Arc::default(),
             Arc::default(),
             limits,
             shutdown.clone(),

@@ -98,7 +98,14 @@ async fn with_memory(limits: Limits) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let store = MemoryStore::new(StoreOptions::default()) as Arc<dyn ChannelStore>;
-    let serving = chat::serve(listener, store, Arc::default(), limits, Shutdown::new());
+    let serving = chat::serve(
+        listener,
+        store,
+        Arc::default(),
+        Arc::default(),
+        limits,
+        Shutdown::new(),
+    );
     tokio::spawn(serving);
     address
 }

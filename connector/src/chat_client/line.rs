@@ -266,11 +266,27 @@ impl Line {
     }
 
     fn begin_stream(&self) -> u64 {
+        let mut given_up = Vec::new();
+        let stream = self.renumber(&mut given_up);
+        for caller in given_up {
+            caller.settle(Outcome::Unknown);
+        }
+        stream
+    }
+
+    /// Makes all sends ready for a new stream. Moves the callers of those that must not be sent again.
+    fn renumber(&self, given_up: &mut Vec<Caller>) -> u64 {
         let mut state = self.state.lock();
         state.stream += 1;
         state.written = 0;
         // For sends that were given up, no answer must be waited for any more.
-        state.drop_where(|_, pending| pending.caller.is_none());
+        state.drop_where(|_, pending| {
+            // An ephemeral message has no key. If the first copy was given, nobody would know that the second one is a copy.
+            if pending.tried && pending.request.ephemeral {
+                given_up.extend(pending.caller.take());
+            }
+            pending.caller.is_none()
+        });
         for pending in &mut state.sends {
             pending.written = None;
         }

@@ -93,6 +93,9 @@ impl Clients {
                 }
             });
         }
+        if let Some(peer) = peer {
+            connection.comes_from(peer.ip());
+        }
         let life = Life::begin(Arc::clone(&connection), peer);
         let services = Arc::clone(&self.services);
         let client = ClientLoop::new(

@@ -3,12 +3,16 @@
 //! A publication is encoded once for each wire format that a member here uses, and a flush gives the same bytes to all
 //! members with that format. When the log loses a position, a member whose format tells positions is told the new one.
 //! Any other member is disconnected, with a reason to reconnect.
+//!
+//! Ephemerals are encoded with the publications, at their place among them. Members for whom some of them are not meant get
+//! the same bytes without those. That holds for members whose connection lags, too: as long as anything is queued for it, a
+//! connection gets no ephemerals, because it would get them late and in place of something that counts.
 
 use super::counters::HubMetrics;
 use super::ring::Ring;
 use crate::transport::Connection;
 use bytes::Bytes;
-use channel_store::{ChannelName, Epoch, Position, Publication};
+use channel_store::{ChannelName, Ephemeral, Epoch, Position, Publication};
 use slab::Slab;
 use std::cmp::Ordering::{Equal, Greater, Less};
 use std::ops::Range;
@@ -26,6 +30,8 @@ const KEPT_BUFFER: usize = 4 << 10;
 pub(super) struct Receiver {
     pub(super) connection: Arc<Connection>,
     pub(super) format: WireFormat,
+    /// Ephemerals that were published before this offset are not for the member.
+    pub(super) first: u64,
 }
 
 impl Receiver {
@@ -67,17 +73,44 @@ pub(super) struct Appended {
 /// The live members that use one wire format. Everything is encoded once for all of them.
 struct EncodingGroup {
     format: WireFormat,
-    live: Slab<Arc<Connection>>,
+    live: Slab<Live>,
     pending: Vec<u8>,
-    /// The pending publications that some members must not get.
+    /// What is pending and must not be given to some members, in order.
     exclusions: Vec<Exclusion>,
 }
 
-/// A publication that is not sent to the user who published it.
+/// A live member.
+struct Live {
+    connection: Arc<Connection>,
+    /// See [`Receiver::first`].
+    first: u64,
+}
+
+/// Something that some members must not get.
 struct Exclusion {
-    publication: Publication,
+    what: Excluded,
     /// Its place among the pending bytes.
     bytes: Range<usize>,
+}
+
+enum Excluded {
+    /// A publication that is not sent to the user who published it.
+    Publication(Publication),
+    Ephemeral(Ephemeral),
+}
+
+impl Exclusion {
+    /// True if it concerns this member. A member that lags gets no ephemerals.
+    fn concerns(&self, member: &Live, lags: bool) -> bool {
+        let user = member.connection.user();
+        let is_own = |excluded: Option<&str>| excluded.is_some() && excluded == user;
+        match &self.what {
+            Excluded::Publication(it) => is_own(it.payload.excluded()),
+            Excluded::Ephemeral(it) => {
+                lags || it.place.offset < member.first || is_own(it.payload.excluded())
+            }
+        }
+    }
 }
 
 impl EncodingGroup {
@@ -98,24 +131,39 @@ impl EncodingGroup {
             wire::push(self.format, channel, publication, &mut self.pending);
             if publication.payload.excluded().is_some() {
                 self.exclusions.push(Exclusion {
-                    publication: publication.clone(),
+                    what: Excluded::Publication(publication.clone()),
                     bytes: begin..self.pending.len(),
                 });
             }
         }
     }
 
-    /// The pending bytes for this user, if they differ from those for everybody else.
-    fn pending_for(&self, channel: &ChannelName, user: Option<&str>) -> Option<Vec<u8>> {
-        let user = user?;
-        let is_own = |it: &&Exclusion| it.publication.payload.excluded() == Some(user);
-        let mut own = self.exclusions.iter().filter(is_own).peekable();
-        own.peek()?;
+    fn append_ephemeral(&mut self, channel: &ChannelName, ephemeral: &Ephemeral) {
+        let begin = self.pending.len();
+        wire::ephemeral(self.format, channel, ephemeral, &mut self.pending);
+        self.exclusions.push(Exclusion {
+            what: Excluded::Ephemeral(ephemeral.clone()),
+            bytes: begin..self.pending.len(),
+        });
+    }
+
+    fn has_ephemerals(&self) -> bool {
+        let mut pending = self.exclusions.iter();
+        pending.any(|it| matches!(it.what, Excluded::Ephemeral(_)))
+    }
+
+    /// The pending bytes for this member, if they differ from those for everybody else.
+    fn pending_for(&self, channel: &ChannelName, member: &Live, lags: bool) -> Option<Vec<u8>> {
+        let its = |it: &&Exclusion| it.concerns(member, lags);
+        let mut its = self.exclusions.iter().filter(its).peekable();
+        its.peek()?;
         let mut frames = Vec::with_capacity(self.pending.len());
         let mut given = 0;
-        for Exclusion { publication, bytes } in own {
+        for Exclusion { what, bytes } in its {
             frames.extend_from_slice(&self.pending[given..bytes.start]);
-            wire::skipped(self.format, channel, &publication.position, &mut frames);
+            if let Excluded::Publication(publication) = what {
+                wire::skipped(self.format, channel, &publication.position, &mut frames);
+            }
             given = bytes.end;
         }
         frames.extend_from_slice(&self.pending[given..]);
@@ -125,15 +173,17 @@ impl EncodingGroup {
     /// Hands all pending bytes to the connections.
     fn flush(&mut self, channel: &ChannelName) {
         let mut shared: Option<Bytes> = None;
-        for (_, connection) in &self.live {
+        let has_ephemerals = self.has_ephemerals();
+        for (_, member) in &self.live {
             let own = if self.exclusions.is_empty() {
                 None
             } else {
-                self.pending_for(channel, connection.user())
+                let lags = has_ephemerals && member.connection.lags();
+                self.pending_for(channel, member, lags)
             };
             match own {
-                Some(frames) => connection.send(&frames, &mut None),
-                None => connection.send(&self.pending, &mut shared),
+                Some(frames) => member.connection.send(&frames, &mut None),
+                None => member.connection.send(&self.pending, &mut shared),
             }
         }
         self.clear();
@@ -227,7 +277,11 @@ impl Audience {
         let (format, user) = (receiver.format, receiver.connection.user());
         match self.flushed.clone() {
             // The member lacks everything that is pending, so it gets that with the flush for all.
-            Some(flushed) if ring.after(&flushed).is_some() && start.offset <= flushed.offset => {
+            Some(flushed)
+                if ring.after(&flushed).is_some()
+                    && start.offset <= flushed.offset
+                    && !self.groups.iter().any(EncodingGroup::has_ephemerals) =>
+            {
                 let missed = missed.take_while(|p| p.position.offset <= flushed.offset);
                 wire::publications(format, channel, user, &start.epoch, missed, &mut frames);
                 // Nothing is pending in a format without live members, so it is encoded now.
@@ -291,6 +345,35 @@ impl Audience {
         Appended { first, full }
     }
 
+    /// Appends something that is not in the log, for all live members. The hub stands at its place.
+    pub(super) fn append_ephemeral(
+        &mut self,
+        channel: &ChannelName,
+        ephemeral: &Ephemeral,
+    ) -> Appended {
+        let (mut pending, mut full) = (false, false);
+        for group in &mut self.groups {
+            if !group.live.is_empty() {
+                group.append_ephemeral(channel, ephemeral);
+                self.metrics.encodings.increment(1);
+                full |= group.pending.len() >= BATCH;
+                pending = true;
+            }
+        }
+        let first = pending && self.flushed.is_none();
+        if first {
+            self.flushed = Some(ephemeral.place.clone());
+        }
+        Appended { first, full }
+    }
+
+    /// Gives a member that has not begun yet no ephemerals that were published before this offset.
+    pub(super) fn begins_with(&mut self, member: usize, offset: u64) {
+        if let Some(Slot::Attached(receiver)) = self.slots.get_mut(member) {
+            receiver.first = offset;
+        }
+    }
+
     /// The hub stands at `position` now. Members that wait for it begin at once: the next publication may be of another
     /// epoch, and then their position would no longer be found.
     pub(super) fn reached(&mut self, channel: &ChannelName, position: &Position) {
@@ -318,11 +401,16 @@ impl Audience {
         moved: PositionReason,
     ) {
         self.flush(channel);
-        for EncodingGroup { format, live, .. } in &self.groups {
-            for (_, connection) in live {
+        for EncodingGroup { format, live, .. } in &mut self.groups {
+            for (_, Live { connection, first }) in live {
+                if moved == PositionReason::Unknown {
+                    // The offsets have begun again, so the one of the own join means nothing any more.
+                    *first = 0;
+                }
                 let receiver = Receiver {
                     connection: Arc::clone(connection),
                     format: *format,
+                    first: 0,
                 };
                 receiver.tell(channel, position, moved);
                 self.metrics.lost(moved);
@@ -365,9 +453,12 @@ impl Audience {
         if self.waiting == 0 {
             return;
         }
-        for (member, receiver, moved) in self.waiting_for(moved) {
+        for (member, mut receiver, moved) in self.waiting_for(moved) {
             self.metrics.lost(moved);
             self.waiting -= 1;
+            if moved == PositionReason::Unknown {
+                receiver.first = 0;
+            }
             if receiver.tell(channel, position, moved) {
                 self.flush(channel);
                 self.go_live(member, receiver);
@@ -396,7 +487,10 @@ impl Audience {
 
     fn go_live(&mut self, member: usize, receiver: Receiver) {
         let group = self.group(receiver.format);
-        let key = self.groups[group].live.insert(receiver.connection);
+        let Receiver {
+            connection, first, ..
+        } = receiver;
+        let key = self.groups[group].live.insert(Live { connection, first });
         self.slots[member] = Slot::Live(group, key);
     }
 

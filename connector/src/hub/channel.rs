@@ -3,7 +3,7 @@
 //! A [`Follower`] keeps the channel contiguous. What it delivers goes to the members and into the ring. Members that
 //! come back within moments begin from the ring.
 
-use super::audience::{Audience, Receiver};
+use super::audience::{Appended, Audience, Receiver};
 use super::counters::HubMetrics;
 use super::flusher::{Flusher, Pending};
 use super::ring::Ring;
@@ -12,7 +12,8 @@ use crate::suspects::Suspects;
 use crate::transport::Connection;
 use channel_store::follow::{Confirmed, Deliver, Follower, Next};
 use channel_store::{
-    ChannelName, Continuity, FeedConnection, Head, LogPage, Place, Position, Publication, Since,
+    ChannelName, Continuity, Ephemeral, FeedConnection, Head, LogPage, Place, Position,
+    Publication, Since,
 };
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -46,6 +47,18 @@ struct Members<'a> {
     audience: &'a mut Audience,
 }
 
+impl Members<'_> {
+    /// Orders a flush, or flushes at once, as far as that is needed.
+    fn flush_later(&mut self, appended: &Appended) {
+        if appended.first {
+            self.channel.flusher.add(self.channel.clone());
+        }
+        if appended.full {
+            self.audience.flush(&self.channel.name);
+        }
+    }
+}
+
 impl Deliver for Members<'_> {
     fn deliver(&mut self, own: Option<&Position>, publication: Publication) {
         let LocalChannel {
@@ -63,13 +76,16 @@ impl Deliver for Members<'_> {
         if let Some(ring) = &mut self.ring {
             ring.push(publication);
         }
-        if appended.first {
-            flusher.add(self.channel.clone());
-        }
-        if appended.full {
-            self.audience.flush(name);
-        }
+        self.flush_later(&appended);
         self.audience.reached(name, &position);
+    }
+
+    /// It is neither in the ring nor anybody's position.
+    fn ephemeral(&mut self, ephemeral: Ephemeral) {
+        let LocalChannel { name, flusher, .. } = &**self.channel;
+        let appended = self.audience.append_ephemeral(name, &ephemeral);
+        flusher.note_arrival();
+        self.flush_later(&appended);
     }
 
     fn locate(&mut self, position: &Position, lost: Option<Continuity>) {
@@ -180,6 +196,16 @@ impl LocalChannel {
         run: &mut dyn Iterator<Item = Publication>,
     ) -> bool {
         self.follow(|follower, members| follower.publications(connection, run, members))
+    }
+
+    /// See [`Follower::ephemeral`].
+    pub(super) fn ephemeral(self: &Arc<Self>, connection: u64, ephemeral: Ephemeral) -> bool {
+        self.follow(|follower, members| follower.ephemeral(connection, ephemeral, members))
+    }
+
+    /// Gives a member no ephemerals that were published before the publication at this offset, which is its own onJoin.
+    pub(super) fn begins_with(&self, member: usize, first: u64) {
+        self.state.lock().audience.begins_with(member, first);
     }
 
     /// See [`Follower::since`].

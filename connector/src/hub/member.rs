@@ -51,14 +51,26 @@ impl Member {
         self.channel.wait_until_located().await;
     }
 
+    /// To be called before [`Member::begin`] if the join has published onJoin at this position. What is ephemeral and was
+    /// published before it is not for this member. Without this, the member gets whatever arrives here after it began.
+    pub fn has_joined_at(&self, own_join: &Position) {
+        self.channel.begins_with(self.key, own_join.offset);
+    }
+
     /// Finds out whether the log goes on at a client's position: from the ring, which costs nothing, or else from the
     /// log. `end` is the end of the log that the client's join found. If it is of another epoch than the hub, the hub
-    /// has not noticed the change yet, so the ring proves nothing.
+    /// has not noticed the change yet, so the ring proves nothing. Up to `trimmed` the log was removed, and the ring may
+    /// still have it.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    pub async fn resume(&self, since: &Position, end: &Position) -> Result<Resume, StoreError> {
-        if self.channel.knows(since, end) {
+    pub async fn resume(
+        &self,
+        since: &Position,
+        end: &Position,
+        trimmed: u64,
+    ) -> Result<Resume, StoreError> {
+        if since.offset >= trimmed && self.channel.knows(since, end) {
             let start = since.clone();
             return Ok(Resume { start, lost: None });
         }
@@ -145,12 +157,18 @@ impl CatchUp {
     /// Gives the member as much of a page as fits. Returns the position that the member has then; `None`: it was
     /// closed.
     fn give(&self, page: &LogPage) -> Option<Position> {
-        let Receiver { connection, format } = &self.receiver;
+        let Receiver {
+            connection, format, ..
+        } = &self.receiver;
         let name = self.channel.name();
         if let Some(moved) = PositionReason::of(page.continuity) {
             self.channels.metrics.lost(moved);
             if !self.receiver.tell(name, &page.position, moved) {
                 return None;
+            }
+            if moved == PositionReason::Unknown {
+                // The offset of its own join means nothing in this log.
+                self.channel.begins_with(self.key, 0);
             }
         }
         let mut frames = Vec::new();

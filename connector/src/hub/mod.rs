@@ -23,7 +23,9 @@ use crate::suspects::Suspects;
 use crate::transport::Connection;
 use audience::Receiver;
 use channel_store::follow::Confirmed;
-use channel_store::{ChannelFeed, ChannelName, FeedConnection, FeedSink, Place, Publication};
+use channel_store::{
+    ChannelFeed, ChannelName, Ephemeral, FeedConnection, FeedSink, Place, Publication,
+};
 use channels::Channels;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -89,6 +91,7 @@ impl Hub {
         let receiver = Receiver {
             connection: Arc::clone(connection),
             format,
+            first: 0,
         };
         let (channel, key) = self.channels.attach(name, receiver.clone());
         Member::new(Arc::clone(&self.channels), channel, receiver, key)
@@ -121,6 +124,15 @@ impl FeedSink for Hub {
             return;
         };
         if channel.publications(connection.number, run) {
+            self.channels.reader.start(channel);
+        }
+    }
+
+    fn ephemeral(&self, connection: &FeedConnection, name: &ChannelName, ephemeral: Ephemeral) {
+        let Some(channel) = self.channels.find(name) else {
+            return;
+        };
+        if channel.ephemeral(connection.number, ephemeral) {
             self.channels.reader.start(channel);
         }
     }

@@ -50,6 +50,8 @@ pub(super) struct HeldLease {
     deadline: AtomicU64,
     /// When the last renewal began that found the incarnation alive.
     pub(super) renewed: Mutex<Option<Instant>>,
+    /// What the clock of the store's server was at the last renewal, in milliseconds since 1970.
+    clock: Mutex<Option<(Instant, u64)>>,
     /// Told after each renewal. Not a `watch`, which wakes the waiting tasks in any order.
     renewal: Notify,
     pub(super) index: Mutex<Index>,
@@ -117,6 +119,7 @@ impl HeldLease {
             suspects: Suspects::default(),
             deadline: AtomicU64::new(0),
             renewed: Mutex::default(),
+            clock: Mutex::default(),
             renewal: Notify::new(),
             index: Mutex::default(),
             operations: AtomicU64::new(0),
@@ -177,7 +180,16 @@ impl HeldLease {
         let deadline = until.saturating_add(milliseconds(DEADLINE_MARGIN));
         self.deadline.store(deadline, Ordering::Relaxed);
         *self.renewed.lock() = Some(began);
+        *self.clock.lock() = Some((began, until.saturating_sub(milliseconds(self.length))));
         self.renewal.notify_waiters();
+    }
+
+    /// How long ago it was this time by the clock of the store's server, as far as that is known from the last renewal.
+    /// The own clock goes on while the process is frozen. `None`: the lease was never renewed.
+    pub(super) fn age(&self, time: u64) -> Option<Duration> {
+        let (at, clock) = (*self.clock.lock())?;
+        let now = clock.saturating_add(milliseconds(at.elapsed()));
+        Some(Duration::from_millis(now.saturating_sub(time)))
     }
 
     /// A join or login was refused as late by the clock of its server. If the incarnation is found alive until `until`,

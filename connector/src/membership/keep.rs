@@ -1,5 +1,6 @@
 //! Keeps the connector's leases: begins, serves and gives up incarnations.
 
+use super::commands::Commands;
 use super::incarnation::{HeldLease, SILENCE, new_incarnation};
 use super::lease_keeper::LeaseKeeper;
 use super::logins::Logins;
@@ -31,7 +32,12 @@ const SUSPECTS: usize = 500;
 impl LeaseKeeper {
     /// Keeps at least one lease that is renewed, as far as the store answers. If an incarnation is declared dead, only
     /// the sockets of its own sessions are closed.
-    pub(crate) async fn keep(&self, chat: &Chat, logins: &Logins) -> Infallible {
+    pub(crate) async fn keep(
+        &self,
+        chat: &Chat,
+        logins: &Logins,
+        commands: &Commands,
+    ) -> Infallible {
         let mut begun: Vec<Arc<HeldLease>> = Vec::new();
         let mut served = FuturesUnordered::new();
         loop {
@@ -40,7 +46,7 @@ impl LeaseKeeper {
                 Some(over) = served.next() => begun.retain(|it| !Arc::ptr_eq(it, &over)),
                 lease = self.another(&begun) => {
                     begun.push(Arc::clone(&lease));
-                    served.push(self.serve(lease, chat, logins));
+                    served.push(self.serve(lease, chat, logins, commands));
                 }
                 never = self.hand_on_suspects() => match never {},
             }
@@ -48,12 +54,19 @@ impl LeaseKeeper {
     }
 
     /// Serves one incarnation until it is dead or given up, and no socket of it is left.
-    async fn serve(&self, lease: Arc<HeldLease>, chat: &Chat, logins: &Logins) -> Arc<HeldLease> {
+    async fn serve(
+        &self,
+        lease: Arc<HeldLease>,
+        chat: &Chat,
+        logins: &Logins,
+        commands: &Commands,
+    ) -> Arc<HeldLease> {
         let is_dead = tokio::select! {
             biased;
             is_dead = self.renew_until_over(&lease) => is_dead,
             never = self.reconcile(&lease, chat, logins) => match never {},
             never = listen(&lease, logins) => match never {},
+            never = commands.obey(&lease) => match never {},
             () = lease.found_dead.notified() => true,
         };
         let HeldLease { incarnation, .. } = &*lease;

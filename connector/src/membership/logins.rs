@@ -24,7 +24,7 @@ use runtime::backoff::pause;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 use wire::Disconnect;
@@ -166,6 +166,8 @@ impl Logins {
             proof,
             connection: Arc::downgrade(connection),
             guard: Arc::clone(guard),
+            since: milliseconds_since_1970(),
+            memberships: Mutex::default(),
             state: Mutex::default(),
             known: Arc::clone(&self.known),
         });
@@ -421,6 +423,11 @@ impl Logins {
     ) -> Result<Vec<UserEntries>, StoreError> {
         self.users.entries(incarnation, users).await
     }
+}
+
+fn milliseconds_since_1970() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

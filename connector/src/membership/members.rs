@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use proto::connector::v1::{self, JoinRequest, JoinResponse, LeaveRequest};
 use proto::time::timestamp;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::{Arc, Weak};
 use tokio::time::Instant;
 
@@ -29,7 +30,7 @@ pub(crate) struct Membership {
     operation: u64,
     state: Mutex<State>,
     guard: Arc<IndexGuard>,
-    /// Whose place it takes.
+    /// The sessions whose place this one takes.
     replaces: Vec<v1::Session>,
     roster: Arc<Roster>,
     /// The login of the session, which knows its socket.
@@ -77,6 +78,40 @@ impl Roster {
         present
             .filter(|it| it.lease().incarnation == *incarnation && it.is_present())
             .collect()
+    }
+
+    /// At most `most` lasting memberships in a channel, in the order of their sessions, from after this session on.
+    pub(super) fn lasting_after(
+        &self,
+        incarnation: &Incarnation,
+        channel: &ChannelName,
+        after: Option<&SessionId>,
+        most: usize,
+    ) -> Vec<Arc<Membership>> {
+        // Those that are not wanted are dropped after the lock is released, too.
+        let (mut wanted, mut unwanted) = (Vec::new(), Vec::new());
+        {
+            let channels = self.channels.lock();
+            let first = after.map_or(Bound::Unbounded, Bound::Excluded);
+            let known = channels.get(channel).into_iter();
+            let known = known.flat_map(|it| it.range::<SessionId, _>((first, Bound::Unbounded)));
+            for membership in known.filter_map(|(_, it)| it.upgrade()) {
+                if wanted.len() >= most {
+                    unwanted.push(membership);
+                    break;
+                }
+                let is_wanted =
+                    membership.lease().incarnation == *incarnation && membership.lasts();
+                (if is_wanted {
+                    &mut wanted
+                } else {
+                    &mut unwanted
+                })
+                .push(membership);
+            }
+        }
+        drop(unwanted);
+        wanted
     }
 
     /// The listed sessions that this connector does not know in the channel, neither as members nor as coming or
@@ -140,11 +175,19 @@ impl Membership {
             registration,
         });
         roster.add(&membership);
+        if let Some(registration) = &membership.registration {
+            registration.has_begun(&membership);
+        }
         membership
     }
 
     pub(crate) fn channel(&self) -> &ChannelName {
         &self.channel
+    }
+
+    /// The login of the session.
+    pub(super) fn registration(&self) -> Option<&Arc<Registration>> {
+        self.registration.as_ref()
     }
 
     pub(crate) fn session(&self) -> &SessionId {
@@ -288,6 +331,12 @@ impl Membership {
         self.guard.suspect(place);
     }
 
+    /// True if the join was answered, and the membership has not ended.
+    pub(super) fn lasts(&self) -> bool {
+        let state = self.state.lock();
+        state.phase == Phase::Member && state.leave.is_none()
+    }
+
     fn is_present(&self) -> bool {
         self.state.lock().phase == Phase::Member
     }
@@ -296,6 +345,9 @@ impl Membership {
 impl Drop for Membership {
     fn drop(&mut self) {
         self.roster.remove(&self.channel, &self.session);
+        if let Some(registration) = &self.registration {
+            registration.has_ended_one();
+        }
     }
 }
 

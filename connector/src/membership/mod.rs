@@ -12,6 +12,7 @@
 //! life. When the first lease is renewed again, new sessions belong to the first incarnation again, and the further one
 //! is given up once nothing is left of it.
 
+mod commands;
 mod entering;
 mod incarnation;
 mod index;
@@ -27,6 +28,7 @@ mod renewal;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use commands::Commands;
 pub use incarnation::{NameError, new_incarnation};
 pub use lease_keeper::LeaseKeeper;
 pub(crate) use leaves::{EndedSession, PendingLeaves, Rollback};

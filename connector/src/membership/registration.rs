@@ -1,19 +1,50 @@
 //! The login of one session, as its connector knows it.
 
 use super::incarnation::IndexGuard;
+use super::members::Membership;
 use crate::metering::KICKS;
 use crate::transport::Connection;
 use channel_store::{
-    Claim, Incarnation, Login, LoginPolicy, Place, Predecessor, Proof, SessionId, UserId,
+    ChannelName, Claim, Incarnation, Login, LoginPolicy, Place, Predecessor, Proof, SessionId,
+    UserId,
 };
 use metrics::counter;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
+use tokio::sync::Notify;
 use wire::Disconnect;
 
+/// The logins of some users.
+type Users = BTreeMap<UserId, BTreeMap<SessionId, Weak<Registration>>>;
+
 /// All logins, from before they are sent until they are closed.
-pub(super) type Known = Mutex<BTreeMap<UserId, BTreeMap<SessionId, Weak<Registration>>>>;
+#[derive(Default)]
+pub(super) struct Known {
+    users: Mutex<Users>,
+    /// Told when one is closed.
+    closed: Notify,
+}
+
+impl Known {
+    /// While this is held, no [`Registration`] may be dropped: that takes the same lock.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Users> {
+        self.users.lock()
+    }
+
+    /// Returns when all of these are closed.
+    pub(super) async fn closed(&self, registrations: &[Weak<Registration>]) {
+        loop {
+            let closed = self.closed.notified();
+            tokio::pin!(closed);
+            closed.as_mut().enable();
+            if registrations.iter().all(|it| it.strong_count() == 0) {
+                return;
+            }
+            closed.await;
+        }
+    }
+}
 
 /// The login of one session.
 pub(crate) struct Registration {
@@ -24,6 +55,10 @@ pub(crate) struct Registration {
     /// Weak, because a lingering session keeps no socket.
     pub(super) connection: Weak<Connection>,
     pub(super) guard: Arc<IndexGuard>,
+    /// When the login began, by this process' clock: milliseconds since 1970.
+    pub(super) since: u64,
+    /// The memberships of the session, some of which may have ended.
+    pub(super) memberships: Mutex<Vec<Weak<Membership>>>,
     pub(super) state: Mutex<LoginState>,
     pub(super) known: Arc<Known>,
 }
@@ -37,6 +72,8 @@ pub(super) struct LoginState {
     /// The session has joined, and its client is about to be told. Before that it marks no other session, because its
     /// join may still fail.
     pub(super) joined: bool,
+    /// The client was told that it is logged in.
+    pub(super) answered: bool,
     /// There may be sessions that it outranks, and it has not claimed its rank yet.
     pub(super) is_to_claim: bool,
     /// The client is gone, and the session stays a member for a while.
@@ -61,6 +98,35 @@ impl Registration {
     /// Counts the session at the places of its login, and tells its incarnation.
     pub(crate) fn guard(&self) -> &Arc<IndexGuard> {
         &self.guard
+    }
+
+    /// The client was told that it is logged in, so from now on it may be given messages.
+    pub(crate) fn answered(&self) {
+        self.state.lock().answered = true;
+    }
+
+    /// The session has begun a membership.
+    pub(super) fn has_begun(&self, membership: &Arc<Membership>) {
+        self.memberships.lock().push(Arc::downgrade(membership));
+    }
+
+    /// A membership of the session is over.
+    pub(super) fn has_ended_one(&self) {
+        self.memberships.lock().retain(|it| it.strong_count() > 0);
+    }
+
+    /// The channels that the session is in, sorted.
+    pub(super) fn channels(&self) -> Vec<ChannelName> {
+        // They are looked at, and perhaps dropped, after the lock is released: to drop the last reference takes the lock.
+        let memberships: Vec<_> = {
+            let memberships = self.memberships.lock();
+            memberships.iter().filter_map(Weak::upgrade).collect()
+        };
+        let lasting = memberships.iter().filter(|it| it.lasts());
+        let mut channels: Vec<_> = lasting.map(|it| it.channel().clone()).collect();
+        channels.sort_unstable();
+        channels.dedup();
+        channels
     }
 
     /// True if the client has a secret. Then its next session can take the place of this one.
@@ -115,7 +181,7 @@ impl Registration {
         connection.is_none_or(|connection| connection.closing().is_some())
     }
 
-    /// Whose place it takes where it joins. A client that is gone takes nobody's.
+    /// The sessions whose place this one takes when it joins a channel. If the client is gone, it takes no places.
     pub(crate) fn replaces(&self) -> Vec<proto::connector::v1::Session> {
         if self.is_closing() {
             return Vec::new();
@@ -169,5 +235,7 @@ impl Drop for Registration {
                 known.remove(&self.user);
             }
         }
+        drop(known);
+        self.known.closed.notify_waiters();
     }
 }

@@ -91,7 +91,7 @@ impl LeaseKeeper {
             renewed?
         } else if self.renewed.borrow().is_some() {
             // This is a further incarnation. If it is not scheduled and this process ends now, nobody looks for it
-            // until somebody find_probe its members. But the directory may be on the same shard as the first lease, and
+            // until a chat meets its members. But the directory may be on the same shard as the first lease, and
             // nobody could log in while that is away. So the lease does not wait for the schedule, which is repeated.
             let _ = timeout(NOTE, note).await;
             renew.await?

@@ -50,6 +50,7 @@ fn chat_on(store: &Arc<MemoryStore>) -> Arc<Chat> {
     let service = chat::service(
         store.clone(),
         Arc::default(),
+        Arc::default(),
         &chat::Limits::default(),
         Shutdown::new(),
     );
@@ -68,7 +69,7 @@ impl Scene {
         let leases = store.leases();
         let lease = LeaseKeeper::new("c", LENGTH, leases.clone(), Arc::default()).unwrap();
         let logins = registry(&store, LoginPolicy::Reject);
-        let keeping = keep(&lease, &chat, &logins);
+        let keeping = keep(&lease, &chat, &logins, &store);
         sleep(Duration::from_millis(1)).await;
         Self {
             store,
@@ -125,11 +126,13 @@ fn keep(
     lease: &Arc<LeaseKeeper>,
     chat: &Arc<Chat>,
     logins: &Arc<Logins>,
+    store: &MemoryStore,
 ) -> AbortOnDropHandle<Infallible> {
+    let commands = Commands::new(logins, lease.roster(), store.inboxes());
     let (lease, chat, logins) = (Arc::clone(lease), Arc::clone(chat), Arc::clone(logins));
-    AbortOnDropHandle::new(tokio::spawn(
-        async move { lease.keep(&chat, &logins).await },
-    ))
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        lease.keep(&chat, &logins, &commands).await
+    }))
 }
 
 #[tokio::test(start_paused = true)]

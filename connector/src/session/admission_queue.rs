@@ -149,6 +149,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn no_client_is_told_to_wait_longer_than_the_latest_time() {
+        let queue = AdmissionQueue::new();
+        // Enough clients for twice that time, as fast as they can be served at first.
+        for _ in 0..100_000 {
+            assert!(queue.come_again() <= LATEST);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn requests_are_served_in_order_and_only_some_at_the_same_time() {
         let queue = Arc::new(AdmissionQueue::new());
         let (under_way, served) = (Arc::<AtomicUsize>::default(), Arc::new(Mutex::default()));

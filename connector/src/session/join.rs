@@ -175,6 +175,11 @@ impl Handlers {
         match join.await {
             Ok(Answered { answer, repeated }) => {
                 membership.joined(repeated);
+                if answer.published
+                    && let Some(own_join) = position(&answer)
+                {
+                    member.has_joined_at(&own_join);
+                }
                 let placed = place(&member, recovery, &answer);
                 let placed = timeout_at(deadline, placed).await.ok().flatten();
                 let (begin, recovered) = placed.ok_or(Refused::Failed)?;
@@ -287,13 +292,9 @@ async fn place(
     recovery: &Recovery,
     joined: &JoinResponse,
 ) -> Option<(Resume, Option<Recovered>)> {
-    let joined_at = joined.position.as_ref()?;
-    let end = Position {
-        epoch: Epoch::new(&joined_at.epoch),
-        offset: joined_at.offset,
-    };
+    let end = position(joined)?;
     if let Recovery::Since(since) = recovery {
-        let resumed = member.resume(since, &end).await;
+        let resumed = member.resume(since, &end, joined.trimmed).await;
         let resume = resumed
             .inspect_err(|error| tracing::debug!(%error, "position not resumed"))
             .ok()?;
@@ -308,4 +309,13 @@ async fn place(
     };
     let recovered = recovery.is_wanted().then(|| Recovered::fresh(&start));
     Some((Resume { start, lost: None }, recovered))
+}
+
+/// The end of the log that a join found.
+fn position(joined: &JoinResponse) -> Option<Position> {
+    let position = joined.position.as_ref()?;
+    Some(Position {
+        epoch: Epoch::new(&position.epoch),
+        offset: position.offset,
+    })
 }

@@ -19,12 +19,13 @@ mod send;
 use crate::chat_client::{CALL, Chat, Window};
 use crate::hub::{Hub, Member};
 use crate::membership::{
-    EndedSession, LeaseKeeper, Logins, Membership, PendingLeaves, Registration, Rollback,
+    Commands, EndedSession, LeaseKeeper, Logins, Membership, PendingLeaves, Registration, Rollback,
 };
+use crate::metering::count_refused_login;
 use crate::random::unguessable;
 use crate::transport::Connection;
 use admission_queue::AdmissionQueues;
-use channel_store::{ChannelName, Place, SessionId, User};
+use channel_store::{ChannelName, Inboxes, Place, SessionId, User};
 use join::Refused;
 use pace::Pace;
 use parameters::Login;
@@ -39,6 +40,8 @@ use wire::{Disconnect, Protocol, Reason, Request, RequestBody};
 
 /// The most channels that a session may be in at once.
 const CHANNELS: usize = 100;
+/// The route of a login.
+const LOGIN: &str = "connector.handler.login";
 
 /// What all sessions of a connector share.
 pub(crate) struct Services {
@@ -52,6 +55,8 @@ pub(crate) struct Services {
     pub leaves: PendingLeaves,
     /// The logins of this connector's sessions.
     pub logins: Arc<Logins>,
+    /// Does what chats ask for.
+    pub commands: Commands,
     /// The queues in which logins and joins wait for their turn.
     pub admission: AdmissionQueues,
     /// The queue in which requests for pages wait for their turn.
@@ -65,9 +70,11 @@ impl Services {
         logins: Arc<Logins>,
         hub: Arc<Hub>,
         chat: Arc<Chat>,
+        inboxes: Arc<dyn Inboxes>,
         grace: Duration,
     ) -> Arc<Self> {
         Arc::new(Self {
+            commands: Commands::new(&logins, lease.roster(), inboxes),
             admission: AdmissionQueues::new(lease.shards()),
             reads: Arc::default(),
             leaves: PendingLeaves::new(&chat, &logins, lease.shards(), grace),
@@ -82,8 +89,16 @@ impl Services {
     /// of this connector, until the handles are dropped.
     pub(crate) fn keep(self: &Arc<Self>) -> [AbortOnDropHandle<()>; 2] {
         let this = Arc::clone(self);
-        let leases =
-            tokio::spawn(async move { match this.lease.keep(&this.chat, &this.logins).await {} });
+        let leases = tokio::spawn(async move {
+            let Self {
+                lease,
+                chat,
+                logins,
+                commands,
+                ..
+            } = &*this;
+            match lease.keep(chat, logins, commands).await {}
+        });
         let logins = Arc::clone(&self.logins);
         let policy = tokio::spawn(async move { match logins.keep_announcing_policy().await {} });
         [leases, policy].map(AbortOnDropHandle::new)
@@ -166,6 +181,12 @@ impl Handlers {
         // while it runs.
         let answer = Box::pin(self.answer_to(&request, deadline)).await;
         if let Some(answer) = answer {
+            // Counted here, where every way to refuse a login ends. One without an id is refused, too, without a reply.
+            if let Err(refusal) = &answer
+                && &*request.route == LOGIN
+            {
+                count_refused_login(refusal.reason());
+            }
             replies::reply(&self.connection, request.id, answer);
         }
     }
@@ -177,7 +198,7 @@ impl Handlers {
             return Some(Err(Reason::InvalidBody.into()));
         }
         match &*request.route {
-            "connector.handler.login" => self.login(request, deadline).await,
+            LOGIN => self.login(request, deadline).await,
             // Some clients, such as pages in browsers, do not see the protocol's heartbeats. They ask, and notice a
             // missing answer.
             "connector.handler.ping" => Some(Ok(DONE.into())),
@@ -275,6 +296,7 @@ impl Handlers {
                 None
             }
         };
+        registration.answered();
         self.session = Some(Session {
             id,
             user,
@@ -307,14 +329,19 @@ impl Drop for Handlers {
     fn drop(&mut self) {
         if let Some(session) = self.session.take() {
             let channels = session.channels.into_iter();
-            self.services.leaves.add(EndedSession {
+            let closing = self.connection.closing();
+            let ended = EndedSession {
                 memberships: channels.map(|joined| joined.membership).collect(),
                 registration: Some(session.registration),
-                succeeded: matches!(
-                    self.connection.closing(),
-                    Some(Disconnect::Replaced | Disconnect::Moved)
-                ),
-            });
+                succeeded: matches!(closing, Some(Disconnect::Replaced | Disconnect::Moved)),
+            };
+            match closing {
+                // A back end does not want the client back.
+                Some(Disconnect::ByBackEnd { reconnect: false }) => {
+                    self.services.leaves.land(ended);
+                }
+                _ => self.services.leaves.add(ended),
+            }
         }
     }
 }

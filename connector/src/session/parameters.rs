@@ -174,6 +174,8 @@ pub(crate) struct Publish {
     pub key: Option<Box<str>>,
     /// `excludeSelf`.
     pub exclude_self: bool,
+    /// `ephemeral`.
+    pub ephemeral: bool,
 }
 
 impl Publish {
@@ -187,6 +189,7 @@ impl Publish {
             body: Option<&'a RawValue>,
             key: Option<Value>,
             exclude_self: Option<Value>,
+            ephemeral: Option<Value>,
         }
         let RequestBody::Object(json) = body else {
             return Err(missing("body"));
@@ -198,6 +201,7 @@ impl Publish {
             Some(_) => return Err(Reason::InvalidKey.into()),
         };
         let exclude_self = flag("excludeSelf", parts.exclude_self.as_ref())?;
+        let ephemeral = flag("ephemeral", parts.ephemeral.as_ref())?;
         let channel = named(parts.channel.as_ref())?;
         let body = parts.body.ok_or_else(|| missing("body"))?;
         match RequestBody::new(body.get().as_bytes()) {
@@ -206,10 +210,19 @@ impl Publish {
                 body,
                 key,
                 exclude_self,
+                ephemeral,
             }),
             RequestBody::Empty | RequestBody::Unusable => Err(invalid("body", "an object")),
         }
     }
+}
+
+/// Why an ephemeral message with a key is refused.
+pub(crate) fn ephemeral_with_key() -> Refusal {
+    Refusal::because(
+        Reason::InvalidParameter,
+        "A message that is ephemeral can't have a key: it is not kept, so a second copy of it would not be noticed.",
+    )
 }
 
 /// Checks the idempotency key that a client gave, in the request or in its body.
@@ -503,6 +516,7 @@ mod tests {
             body: Bytes::from_static(br#"{"n": 1.0, "n":2}"#),
             key: Some("k".into()),
             exclude_self: true,
+            ephemeral: false,
         };
         assert_eq!(reason(Publish::parse(&object(json))), Ok(publish));
         let least = Publish {
@@ -510,6 +524,7 @@ mod tests {
             body: Bytes::from_static(b"{}"),
             key: None,
             exclude_self: false,
+            ephemeral: false,
         };
         let nulls = r#"{"body":{},"channel":null,"key":null,"excludeSelf":null}"#;
         for json in [r#"{"body":{}}"#, nulls] {

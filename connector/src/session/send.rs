@@ -18,6 +18,7 @@ struct Message {
     body: Bytes,
     key: Option<Box<str>>,
     exclude_self: bool,
+    ephemeral: bool,
 }
 
 impl Handlers {
@@ -34,6 +35,7 @@ impl Handlers {
                 body,
                 key: parameters::key(request.key)?,
                 exclude_self: false,
+                ephemeral: false,
             })
         });
         self.say(request.id, message, deadline).await;
@@ -44,12 +46,16 @@ impl Handlers {
         let message = match request.body {
             RequestBody::Unusable => Err(Reason::InvalidBody.into()),
             body => Publish::parse(&body).and_then(|publish| {
-                let key = parameters::key(request.key)?;
+                let key = publish.key.or(parameters::key(request.key)?);
+                if publish.ephemeral && key.is_some() {
+                    return Err(parameters::ephemeral_with_key());
+                }
                 Ok(Message {
                     channel: publish.channel,
                     body: publish.body,
-                    key: publish.key.or(key),
+                    key,
                     exclude_self: publish.exclude_self,
+                    ephemeral: publish.ephemeral,
                 })
             }),
         };
@@ -74,6 +80,7 @@ impl Handlers {
         };
         let key = match message.key {
             Some(key) => key.into_string(),
+            None if message.ephemeral => String::new(),
             None => format!("{}-{}", session.id, session.window.next_key()),
         };
         let send = SessionMessage {
@@ -84,6 +91,7 @@ impl Handlers {
             idempotency_key: key,
             session: session.id.to_string(),
             exclude_user: message.exclude_self,
+            ephemeral: message.ephemeral,
         };
         session.window.room().await;
         if Instant::now() >= deadline {

@@ -5,8 +5,10 @@ use super::*;
 use crate::chat_client::tests::chat_of;
 use crate::limits::QueueLimits;
 use crate::membership::LeaseKeeper;
+use crate::metering::LOGINS_REFUSED;
 use crate::testing::chat::{Called, Instance, Sends, joined};
 use crate::testing::client::{self, Told};
+use crate::testing::counters::Counters;
 use crate::testing::feed::{Script, connection, head, page};
 use crate::testing::{at, let_run, publication, soon};
 use channel_store::memory::MemoryStore;
@@ -48,6 +50,7 @@ pub(crate) async fn scene() -> Scene {
     let lease = LeaseKeeper::new("c", Duration::from_secs(10), store.leases(), suspects).unwrap();
     let incarnation = lease.take().await;
     let services = Arc::new(Services {
+        commands: Commands::new(&logins, lease.roster(), store.inboxes()),
         lease,
         hub: Arc::clone(&script.hub),
         admission: super::admission_queue::AdmissionQueues::new(|_| Shard::default()),
@@ -94,7 +97,6 @@ fn request(id: u64, route: &str, body: &Value) -> Request {
     }
 }
 
-const LOGIN: &str = "connector.handler.login";
 const PING: &str = "connector.handler.ping";
 
 fn login(id: u64, user: &str) -> Request {
@@ -349,7 +351,7 @@ async fn a_second_session_of_a_user_begins_at_the_position_of_its_join() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_second_login_on_a_connection_is_refused_and_the_connection_stays_f5() {
+async fn a_second_login_on_a_connection_is_refused_and_the_connection_stays_f05() {
     let mut scene = logged_in().await;
     for (id, user) in [(2, "u"), (3, "v")] {
         scene.me.handle(login(id, user), Instant::now()).await;
@@ -383,6 +385,61 @@ async fn a_user_who_is_logged_in_elsewhere_is_refused_until_that_session_has_end
 }
 
 #[tokio::test(start_paused = true)]
+async fn every_refused_login_is_counted_once_by_its_reason() {
+    let counters = Counters::default();
+    let _recording = metrics::set_default_local_recorder(&counters);
+    let mut scene = logged_in().await;
+    // What is refused, but is no login, does not count.
+    scene
+        .me
+        .handle(request(2, "no.such.route", &json!({})), Instant::now())
+        .await;
+    assert_eq!(scene.client.next().await, refused(2, Reason::UnknownRoute));
+    assert!(counters.series(LOGINS_REFUSED).is_empty());
+
+    let unusable = Request {
+        body: RequestBody::Unusable,
+        ..login(3, "u")
+    };
+    // Nobody reads the answer to a login without an id.
+    let unanswered = Request {
+        id: None,
+        ..login(4, "u")
+    };
+    for login in [unusable, unanswered, login(5, "another")] {
+        scene.me.handle(login, Instant::now()).await;
+    }
+    let (socket, mut told) = client::client(WireFormat::JSON).await;
+    let mut other = Handlers::new(Arc::clone(&scene.services), socket);
+    for body in [
+        json!({}),
+        json!({"userId": ["u"]}),
+        json!({"userId": "u", "lessonId": "room"}),
+    ] {
+        other.handle(request(1, LOGIN, &body), Instant::now()).await;
+        told.next().await;
+    }
+    // Chat may give any reason. The label is one of the connector's own all the same.
+    tokio::join!(other.handle(login(2, "v"), Instant::now()), async {
+        let join = scene.instance.join().await;
+        let details = ErrorDetails::with_error_info("A_LATER_REASON", "chat.v1", []);
+        let later = Status::with_error_details(Code::FailedPrecondition, "", details);
+        join.answer(Err(later));
+    });
+    told.next().await;
+    let expected = [
+        ("ALREADY_LOGGED_IN", 2),
+        ("INVALID_BODY", 1),
+        ("INVALID_PARAMETER", 1),
+        ("MISSING_PARAMETER", 1),
+        ("UNAVAILABLE", 1),
+        ("USER_LOGGED_IN", 1),
+    ];
+    let expected = expected.map(|(reason, count)| (vec![reason.to_owned()], count));
+    assert_eq!(counters.series(LOGINS_REFUSED), expected.into());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_has_not_logged_in_cannot_send() {
     let mut scene = scene().await;
     scene.me.handle(send(1), Instant::now()).await;
@@ -391,7 +448,7 @@ async fn a_client_that_has_not_logged_in_cannot_send() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_join_whose_outcome_is_unknown_is_followed_by_a_fenced_leave_f2() {
+async fn a_join_whose_outcome_is_unknown_is_followed_by_a_fenced_leave_f02() {
     let mut scene = scene().await;
     let started = Instant::now();
     let (join, again) = {
@@ -719,6 +776,26 @@ async fn an_invalid_key_is_refused_in_the_same_way_wherever_it_is() {
             let refusal = refused(3, Reason::InvalidKey);
             assert_eq!(scene.client.next().await, refusal, "{key}");
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ephemeral_message_with_a_key_is_refused_wherever_the_key_stands() {
+    let mut scene = logged_in().await;
+    let publish = |body: Value| request(3, "chat.handler.publish", &body);
+    let with_part = |request: Request| Request {
+        key: Some("k".into()),
+        ..request
+    };
+    for request in [
+        with_part(publish(json!({"body": {}, "ephemeral": true}))),
+        publish(json!({"body": {}, "ephemeral": true, "key": "k"})),
+    ] {
+        scene.me.handle(request, Instant::now()).await;
+        let Told::Reply { body, .. } = scene.client.next().await else {
+            panic!("no reply");
+        };
+        assert_eq!(body["reason"], "INVALID_PARAMETER", "{body}");
     }
 }
 

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
 use std::mem;
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
-use wire::{Disconnect, WireFormat};
+use wire::{Disconnect, Notice, WireFormat};
 
 /// When more than this many bytes of replies are held, they are sent at once.
 const HELD: usize = 16 << 10;
@@ -39,6 +39,8 @@ pub struct Connection {
     queue: Mutex<Queue>,
     ended: Notify,
     owner: OnceLock<(UserId, SessionId)>,
+    /// The client's address, if its socket has one.
+    peer: OnceLock<IpAddr>,
     /// A member of this connection asked for positions. So its client reads pushes that the original did not have.
     tells_positions: AtomicBool,
 }
@@ -53,6 +55,8 @@ struct Queue {
     draining: bool,
     /// Why the connection is closing. From then on only replies and the farewell are sent.
     closing: Option<Disconnect>,
+    /// What a back end wants the client to be told.
+    notice: Option<Box<Notice>>,
     /// The client has ended its side without a farewell, so it is sent none.
     ended_plainly: bool,
     /// Nothing is sent any more: the farewell was sent, or there is none.
@@ -74,6 +78,7 @@ impl Connection {
             queue: Mutex::default(),
             ended: Notify::new(),
             owner: OnceLock::new(),
+            peer: OnceLock::new(),
             tells_positions: AtomicBool::new(false),
         })
     }
@@ -83,6 +88,17 @@ impl Connection {
         // A connection has one user for all its life (F5).
         let _ = self.owner.set((user.clone(), session.clone()));
         self.outlet.logged_in();
+    }
+
+    /// To be called once the other end of the socket is known.
+    pub(crate) fn comes_from(&self, peer: IpAddr) {
+        // A client that goes over from polls to a socket keeps the address of its first request.
+        let _ = self.peer.set(peer);
+    }
+
+    /// The client's address, if its socket has one.
+    pub(crate) fn peer(&self) -> Option<IpAddr> {
+        self.peer.get().copied()
     }
 
     /// The user, from the login on.
@@ -161,6 +177,11 @@ impl Connection {
         }
     }
 
+    /// True if the client has not taken everything that was sent: something is queued.
+    pub(crate) fn lags(&self) -> bool {
+        !self.queue.lock().chunks.is_empty()
+    }
+
     /// True if so much is queued that no older publications may be added.
     pub(crate) fn is_behind(&self) -> bool {
         self.queue.lock().bytes > self.share()
@@ -201,22 +222,33 @@ impl Connection {
     /// Begins to close. The first reason counts, and nothing more is pushed. The client's loop answers what it has
     /// carried out already, and then [concludes](Self::conclude).
     pub fn close(&self, reason: Disconnect) {
-        self.begin_close(reason, false);
+        self.begin_close(reason, false, None);
+    }
+
+    /// Begins to close because a back end has asked for it, and in its words. True: nothing had closed the connection
+    /// before.
+    pub(crate) fn close_for_back_end(&self, reconnect: bool, notice: &Notice) -> bool {
+        let notice = Some(Box::new(notice.clone()));
+        self.begin_close(Disconnect::ByBackEnd { reconnect }, false, notice)
     }
 
     /// Like [`close`](Self::close), but the client has ended its side without a farewell. It is sent replies and
     /// nothing else.
     pub(crate) fn close_plainly(&self) {
-        self.begin_close(Disconnect::CLOSED, true);
+        self.begin_close(Disconnect::CLOSED, true, None);
     }
 
-    fn begin_close(&self, reason: Disconnect, plainly: bool) {
+    /// True: nothing had closed it before.
+    fn begin_close(&self, reason: Disconnect, plainly: bool, notice: Option<Box<Notice>>) -> bool {
         let mut queue = self.queue.lock();
-        if queue.closing.is_none() {
-            queue.closing = Some(reason);
-            queue.ended_plainly = plainly;
-            self.ended.notify_waiters();
+        if queue.closing.is_some() {
+            return false;
         }
+        queue.closing = Some(reason);
+        queue.ended_plainly = plainly;
+        queue.notice = notice;
+        self.ended.notify_waiters();
+        true
     }
 
     /// Sends the farewell in the client's protocol, unless that was done, and then ends the sending direction.
@@ -269,6 +301,13 @@ impl Connection {
         self.drain_later(&mut queue);
     }
 
+    /// True if nothing is exchanged with the client any more: the farewell was written and the sending direction ended,
+    /// or the socket is broken.
+    pub(crate) fn is_concluded(&self) -> bool {
+        let queue = self.queue.lock();
+        queue.concluded && queue.chunks.is_empty()
+    }
+
     /// Returns when a polling client has fetched everything. For other clients it returns at once.
     pub(crate) async fn fetched(&self) {
         self.outlet.fetched().await;
@@ -294,7 +333,10 @@ impl Connection {
             if self.tells_positions.load(Ordering::Relaxed) {
                 format = format.with_positions();
             }
-            wire::close(format, reason, &mut frames);
+            match &queue.notice {
+                Some(notice) => wire::close_with(format, reason, notice, &mut frames),
+                None => wire::close(format, reason, &mut frames),
+            }
         }
         self.write(queue, &frames, &mut None);
         queue.concluded = true;

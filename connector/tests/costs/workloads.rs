@@ -179,13 +179,7 @@ fn deliver(members: usize) -> Workload {
         (store.publisher().expect("the store is in memory"), there)
     });
     let run = move || {
-        let batch = (0..TOGETHER).map(|_| Publish {
-            channel: channel(),
-            session: None,
-            user: user().id,
-            payload: payload(),
-            key: None,
-        });
+        let batch = (0..TOGETHER).map(|_| Publish::new(channel(), user().id, payload()));
         let batch: Vec<_> = batch.collect();
         runtime.block_on(async {
             let outcomes = publisher.publish(batch).await;
@@ -223,7 +217,13 @@ fn publish() -> Workload {
         let store = MemoryStore::new(StoreOptions::default());
         let cleanup = chat::Cleanup::begin(store.clone(), store.leases(), store.registry());
         let limits = chat::Limits::default();
-        let service = chat::service(store, cleanup, &limits, runtime::Shutdown::new());
+        let service = chat::service(
+            store,
+            cleanup,
+            Arc::default(),
+            &limits,
+            runtime::Shutdown::new(),
+        );
         let service = BoxCloneSyncService::new(service.map_err(TransportError::new));
         let chat = Chat::new(Source::InProcess(service));
         let mut available = chat.available();

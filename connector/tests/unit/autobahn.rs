@@ -50,6 +50,7 @@ async fn connector() -> (SocketAddr, AbortOnDropHandle<()>) {
         leases: store.leases(),
         users: store.registry(),
         hints: store.hints(),
+        inboxes: store.inboxes(),
     };
     let chat = Chat::new(Source::Addresses(Vec::new()));
     let lease = Duration::from_secs(10);

@@ -3,8 +3,9 @@
 use super::histories::{HEAVY, page};
 use super::wait_to_begin;
 use crate::impact::load::{Attack, Target};
-use crate::polling::{Poller, packet};
+use crate::polling::Poller;
 use crate::pomelo::{DATA, HANDSHAKE, HANDSHAKE_ACK, HELLO, LOGIN, login_body, package, request};
+use crate::socket_io;
 use crate::websocket::{self, TEXT, Terms};
 use serde_json::json;
 use std::io;
@@ -96,13 +97,13 @@ async fn over_tcp(target: Target, user: String) -> io::Result<()> {
 
 async fn over_polls(target: Target, user: String, version: u32) -> io::Result<()> {
     let poller = Poller::open(target.connector, version).await?;
-    let login = packet(1, LOGIN, &json!({ "userId": user, "lessonId": HEAVY }));
+    let login = socket_io::request(1, LOGIN, &json!({ "userId": user, "lessonId": HEAVY }));
     poller.post(&[&login]).await?;
     target.tally.count("sockets");
     for post in 0..POSTS {
         let pages = (0..PAGES_PER_POST).map(|page| {
             let id = 2 + post * PAGES_PER_POST + page;
-            packet(id, HISTORY, &json!({}))
+            socket_io::request(id, HISTORY, &json!({}))
         });
         let pages: Vec<_> = pages.collect();
         let pages: Vec<_> = pages.iter().map(String::as_str).collect();

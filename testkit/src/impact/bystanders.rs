@@ -1,9 +1,10 @@
 //! The bystanders: one idle member of a room for each protocol. They only stay connected.
 
-use crate::polling::{self, Poller};
+use crate::polling::Poller;
 use crate::pomelo::{
     DATA, HANDSHAKE, HANDSHAKE_ACK, HEARTBEAT, HELLO, KICK, LOGIN, login_body, package, request,
 };
+use crate::socket_io;
 use crate::websocket::{self, BINARY, CLOSE, PING, PONG, Reader, TEXT, Terms, Writer};
 use crate::{SOON, wait};
 use bytes::BytesMut;
@@ -163,7 +164,7 @@ fn pomelo_login(name: &str) -> [Vec<u8>; 3] {
 }
 
 fn event_login(name: &str) -> String {
-    polling::packet(1, LOGIN, &json!({ "userId": name, "lessonId": ROOM }))
+    socket_io::request(1, LOGIN, &json!({ "userId": name, "lessonId": ROOM }))
 }
 
 async fn over_websocket(

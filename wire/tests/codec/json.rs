@@ -7,7 +7,7 @@ use crate::reference::{
 use channel_store::{ChannelName, Route};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use wire::{Disconnect, Input, PositionReason, Request, RequestBody, WireFormat};
+use wire::{Disconnect, Input, Notice, PositionReason, Request, RequestBody, WireFormat};
 
 fn read(text: &str) -> Decoded {
     decode(&mut codec(WireFormat::JSON), text.as_bytes())
@@ -190,6 +190,42 @@ fn a_close_is_a_push_and_a_close_code() {
             assert!(opcode == 1 || payload.len() <= 125);
         }
     }
+}
+
+#[test]
+fn a_back_end_chooses_code_and_reason_and_may_leave_them_as_they_are() {
+    let reason = Disconnect::ByBackEnd { reconnect: false };
+    let said = |reason, code, text: Option<&str>| {
+        let notice = Notice {
+            code,
+            reason: text.map(Into::into),
+        };
+        frames(&written(|out| {
+            wire::close_with(WireFormat::JSON, reason, &notice, out);
+        }))
+    };
+    let kick = r#"{"route":"onKick","body":{"reason":"a \"b\"","reconnect":false}}"#;
+    let close = [&4100_u16.to_be_bytes()[..], b"a \"b\""].concat();
+    let told = said(reason, Some(4100), Some("a \"b\""));
+    assert_eq!(told, [text(kick), (8, close)]);
+    let kick = r#"{"route":"onKick","body":{"reason":"disconnected","reconnect":false}}"#;
+    let close = [&4015_u16.to_be_bytes()[..], b"disconnected"].concat();
+    assert_eq!(said(reason, None, None), [text(kick), (8, close)]);
+    let kick = r#"{"route":"onKick","body":{"reason":"rights","reconnect":true}}"#;
+    let close = [&4016_u16.to_be_bytes()[..], b"rights"].concat();
+    let told = said(
+        Disconnect::ByBackEnd { reconnect: true },
+        None,
+        Some("rights"),
+    );
+    assert_eq!(told, [text(kick), (8, close)]);
+}
+
+#[test]
+fn a_message_for_one_client_is_a_push_without_a_channel() {
+    let out = written(|out| wire::direct(WireFormat::JSON, "on\"Mail", br#"{"a":1}"#, out));
+    let push = r#"{"route":"on\"Mail","body":{"a":1}}"#;
+    assert_eq!(frames(&out), [text(push)]);
 }
 
 proptest! {

@@ -2,6 +2,7 @@
 //! that were written separately, and with arbitrary input.
 
 mod documents;
+mod ephemerals;
 mod golden;
 mod json;
 mod pomelo;

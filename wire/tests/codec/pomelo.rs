@@ -8,7 +8,7 @@ use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
 use proptest::prelude::*;
 use std::io::Write;
-use wire::{Disconnect, Input, PositionReason, RequestBody, WireFormat};
+use wire::{Disconnect, Input, Notice, PositionReason, RequestBody, WireFormat};
 
 const HANDSHAKE: &[u8] = br#"{"sys":{"type":"js-websocket","version":"0.0.1"},"user":{}}"#;
 
@@ -165,7 +165,7 @@ fn several_packages_may_share_a_frame_f13() {
 }
 
 #[test]
-fn a_request_id_has_32_bits_f1() {
+fn a_request_id_has_32_bits_f01() {
     for id in [1, 1 << 31, (1 << 32) - 1] {
         let decoded = decode(&mut working(), &data(&Message::request(id, "a.b", "{}")));
         assert_eq!(decoded.inputs, [request(id, "a.b", object("{}"))]);
@@ -430,7 +430,7 @@ fn a_client_that_should_come_back_gets_no_kick_and_no_normal_close() {
         let out = written(|out| wire::close(format, reason, out));
         assert_eq!(out, b"", "{reason:?}");
     }
-    assert_eq!(checked, 8);
+    assert_eq!(checked, 9);
 }
 
 /// The `ws` of Pomelo's client for Node.js throws an error that nobody can catch when it reads another code.
@@ -440,6 +440,41 @@ fn all_close_codes_are_known_to_old_libraries() {
         let code = reason.farewell().code;
         let is_known = (1000..=1011).contains(&code) && !(1004..=1006).contains(&code);
         assert!(is_known, "{reason:?}: {code}");
+    }
+}
+
+fn notice(code: u16, reason: &str) -> Notice {
+    Notice {
+        code: Some(code),
+        reason: Some(reason.into()),
+    }
+}
+
+#[test]
+fn a_back_end_chooses_the_words_of_a_kick() {
+    let reason = Disconnect::ByBackEnd { reconnect: false };
+    let notice = notice(4100, "\"banned\" 🙂");
+    let out = written(|out| wire::close_with(WireFormat::POMELO, reason, &notice, out));
+    let kick = package(5, br#"{"reason":"\"banned\" \ud83d\ude42"}"#);
+    assert_eq!(
+        frames(&out),
+        [(2, kick), (8, 1000_u16.to_be_bytes().to_vec())]
+    );
+    let reason = Disconnect::ByBackEnd { reconnect: true };
+    let out = written(|out| wire::close_with(WireFormat::POMELO, reason, &notice, out));
+    let close = (8, 1001_u16.to_be_bytes().to_vec());
+    assert_eq!(frames(&out), [close], "a KICK would be final");
+}
+
+#[test]
+fn a_message_for_one_client_is_a_push_without_a_channel() {
+    for format in [WireFormat::POMELO, WireFormat::POMELO_POSITIONS] {
+        let out = written(|out| wire::direct(format, "onMail", r#"{"a":"🙂"}"#.as_bytes(), out));
+        let expected = data(&Message {
+            kind: 3,
+            ..Message::request(0, "onMail", r#"{"a":"\ud83d\ude42"}"#)
+        });
+        assert_eq!(frames(&out), [(2, expected)]);
     }
 }
 

@@ -6,7 +6,7 @@ use crate::reference::{
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use wire::{Codec, Disconnect, EngineIo, Input, PositionReason, RequestBody, WireFormat};
+use wire::{Codec, Disconnect, EngineIo, Input, Notice, PositionReason, RequestBody, WireFormat};
 
 const OLD: WireFormat = WireFormat::socket_io(EngineIo::V3);
 const NEW: WireFormat = WireFormat::socket_io(EngineIo::V4);
@@ -305,6 +305,34 @@ fn for_a_client_that_should_come_back_the_connection_breaks() {
         told,
         json!({"route": "onKick", "reason": "shutdown", "reconnect": true})
     );
+}
+
+#[test]
+fn a_back_end_chooses_the_words_of_a_kick() {
+    let notice = Notice {
+        code: None,
+        reason: Some("a \"b\"".into()),
+    };
+    let reason = Disconnect::ByBackEnd { reconnect: false };
+    let out = written(|out| wire::close_with(NEW, reason, &notice, out));
+    let ended = frames(&out);
+    assert_eq!(
+        said(&ended[0]),
+        json!({"route": "onKick", "reason": "a \"b\""})
+    );
+    assert_eq!(ended[1..], [(8, 1000_u16.to_be_bytes().to_vec())]);
+    let reason = Disconnect::ByBackEnd { reconnect: true };
+    let told = only(|out| wire::close_with(NEW.with_positions(), reason, &notice, out));
+    let expected = json!({"route": "onKick", "reason": "a \"b\"", "reconnect": true});
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn a_message_for_one_client_is_a_push_without_a_channel() {
+    for format in [OLD, NEW, NEW.with_positions()] {
+        let told = only(|out| wire::direct(format, "onMail", br#"{"a":1}"#, out));
+        assert_eq!(told, json!({"route": "onMail", "body": {"a": 1}}));
+    }
 }
 
 proptest! {

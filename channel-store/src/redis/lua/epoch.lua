@@ -2,7 +2,8 @@
 -- log or reads it. It makes few functions, because each costs every call a tenth of a microsecond, also if it is not called.
 --
 -- KEYS  1 meta (hash: s server lifetime, e newest epoch, n last offset, t table of epochs, x and w pace the expiries,
---       k "log seconds, meta seconds": how long keys live, for touch.lua; b and y count bytes, see append.lua)
+--       k "log seconds, meta seconds": how long keys live, for touch.lua; b and y count bytes, see append.lua;
+--       f offset up to which trim.lua has removed the log)
 --       2 log (stream)  3, 4 idempotency keys (two hashes for two windows of time, used in turn)
 local call, format = redis.call, string.format
 local meta, log = KEYS[1], KEYS[2]

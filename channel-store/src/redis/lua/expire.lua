@@ -1,5 +1,5 @@
 -- expire: removes detached members whose time is over. Allowed when memory is full, as leave.
--- Follows epoch.lua, append.lua, members.lua.
+-- Follows epoch.lua, append.lua, clock.lua, members.lua.
 --
 -- ARGV  7 how many at most
 -- reply milliseconds until the time of the next one is over; nil: there are no detached members

@@ -13,8 +13,8 @@
 --       13 the join's deadline, milliseconds, or ''  14 seconds that tombstones last
 --       15… for each session whose place it takes: the session and its incarnation. Its keys are in the same order:
 --       KEYS 13… its tombstone, and the sessions of its incarnation
--- reply { 'joined', epoch, offset, '1' if onJoin was published } | { 'dead' } | { 'stale' }
---       | { 'late', this server's milliseconds }
+-- reply { 'joined', epoch, offset, '1' if onJoin was published, offset up to which trim.lua has removed the log, or 0 }
+--       | { 'dead' } | { 'stale' } | { 'late', this server's milliseconds }
 local session, operation, user, number, stay = ARGV[7], tonumber(ARGV[8]), ARGV[10], ARGV[11], ARGV[12]
 
 if call('EXISTS', KEYS[10]) == 1 then return { 'dead' } end
@@ -68,7 +68,7 @@ if record then
   fan_out()
   refresh()
   call('EXPIRE', KEYS[12], ARGV[3])
-  return { 'joined', e, tonumber(offset), published }
+  return { 'joined', e, tonumber(offset), published, call('HGET', meta, 'f') or 0 }
 end
 
 local published = '0'
@@ -82,4 +82,4 @@ write_record(epoch, format('%d', last), published)
 fan_out()
 refresh()
 call('EXPIRE', KEYS[12], ARGV[3])
-return { 'joined', epoch, last, published }
+return { 'joined', epoch, last, published, call('HGET', meta, 'f') or 0 }

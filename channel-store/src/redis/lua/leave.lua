@@ -1,5 +1,6 @@
 -- leave: ends a membership that is older than this operation, and appends onLeave for its user's last session. Allowed when
--- memory is full: apart from its one publication it only removes data. Follows epoch.lua, append.lua, members.lua.
+-- memory is full: apart from its one publication it only removes data.
+-- Follows epoch.lua, append.lua, clock.lua, members.lua.
 --
 -- KEYS  10 tombstone of the incarnation (unused)  11 tombstone of the session  12 sessions of the incarnation
 -- ARGV  7 session  8 operation, or '' to end it whatever its operation  9 '1' to leave a tombstone

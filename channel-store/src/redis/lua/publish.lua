@@ -1,20 +1,26 @@
 -- publish: appends messages to a channel's log and publishes them. A message is not appended if its idempotency key is known
--- or its session is no member. Each message is treated as if it came alone; only publishing is done once for all.
+-- or its condition does not hold. Each message is treated as if it came alone; only publishing is done once for all.
 -- It has no flags. So Redis itself refuses it on a replica (READONLY), on a primary whose memory is full (OOM) or that has
 -- too few replicas (NOREPLICAS), before anything is written or published. Follows epoch.lua, append.lua.
 --
 -- ARGV  6 seconds that a key is remembered at least; then for each message:
---       data (route, sender, body: opaque here)  session that must be a member, or ''
---       idempotency key or '' (user NUL key: each user has keys of its own)
+--       data (route, sender, body: opaque here)  condition
+--       idempotency key or '' (user NUL key: each user has keys of its own), or '~' for an ephemeral message
+-- A condition is '', or a session that must be a member, or an empty line and four lines, each of which may be empty:
+--       session that must be a member, user that must be one, offset and epoch at which the log must end. The epoch is '' for
+--       a log in which nothing was published yet.
 -- reply { epoch, feeds reached, for each message: its offset | { epoch, offset, milliseconds } of the message that had its
---         key first | 'reused' | 'nomember' }
+--         key first | 'reused' | 'nomember' | { epoch, offset } where the log ends instead
+--         | { epoch, offset, milliseconds, feeds reached } of an ephemeral message: where the log ended }
+-- An ephemeral message is published, and nothing is written. Its topic message is '~epoch offset milliseconds', newline and
+-- data. Because what the log holds must be published before it, and what comes later after it, the run ends there.
 local FIRST = 7
 
 -- Idempotency keys are in one hash for each window of time, so a key is remembered for one to two windows of this server's
 -- clock.
 local keys = {}
 for i = FIRST + 2, #ARGV, 3 do
-  if ARGV[i] ~= '' then keys[#keys + 1] = ARGV[i] end
+  if #ARGV[i] > 1 then keys[#keys + 1] = ARGV[i] end
 end
 local memory, window, known, older
 if keys[1] then
@@ -37,10 +43,10 @@ local function repeated(was, data)
   return { e, offset, held and string.match(held[1], '%d+$') or ARGV[5] }
 end
 
-local answers, members, given, noted, place = { '', 0 }, { [''] = 1 }, {}, {}, 0
+local answers, members, given, noted, place, reached = { '', 0 }, { [''] = 1 }, {}, {}, 0, 0
 for i = FIRST, #ARGV, 3 do
-  local data, session, key, was = ARGV[i], ARGV[i + 1], ARGV[i + 2], nil
-  if key ~= '' then
+  local data, condition, key, was = ARGV[i], ARGV[i + 1], ARGV[i + 2], nil
+  if #key > 1 then
     place = place + 1
     was = given[key] or known and (known[place] or older[place])
   end
@@ -49,8 +55,27 @@ for i = FIRST, #ARGV, 3 do
     answer = repeated(was, data)
   else
     -- This comes after the key: a sender that has left since is still told what became of its first attempt.
-    members[session] = members[session] or call('HEXISTS', KEYS[6], session)
-    if members[session] == 1 then
+    local holds = members[condition]
+    if not holds then
+      if string.byte(condition) == 10 then
+        -- This is not remembered, because the end of the log moves with each message.
+        local session, user, offset, e = string.match(condition, '^\n([^\n]*)\n([^\n]*)\n(%d*)\n(.*)$')
+        holds = (session == '' or call('HEXISTS', KEYS[6], session) == 1)
+          and (user == '' or call('HEXISTS', KEYS[7], user) == 1) and 1 or 0
+        local is_end = offset == '' or offset == format('%d', last) and (e == epoch or last == 0 and e == '')
+        if holds == 1 and not is_end then answer = { last > 0 and epoch or '', last } end
+      else
+        holds = call('HEXISTS', KEYS[6], condition)
+        members[condition] = holds
+      end
+    end
+    if answer then
+      -- The log does not end where it must.
+    elseif holds == 1 and key == '~' then
+      if run[1] then reached, run = fan_out(), {} end
+      local head = format('~%s %d %s\n', epoch or '', last, ARGV[5])
+      answer = { last > 0 and epoch or '', last, ARGV[5], call(ARGV[4], KEYS[5], head .. data) }
+    elseif holds == 1 then
       append(data)
       answer, spoken = last, true
       if key ~= '' then
@@ -71,6 +96,7 @@ if noted[1] then
     call('HSET', meta, 'w', format('%d', window))
   end
 end
-answers[2] = fan_out()
+if run[1] then reached = fan_out() end
+answers[2] = reached
 answers[1] = epoch or ''
 return answers

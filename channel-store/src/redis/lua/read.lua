@@ -1,7 +1,8 @@
 -- read: entries of the log after a position or up to it, and whether a reader misses nothing that goes on from there. Without
 -- a position it answers the end of the log.
 -- It is not flagged no-writes, although it writes only when it may begin an empty epoch. So a replica refuses it (READONLY),
--- and no stale server ever says whether a position is contiguous. Allowed when memory is full. Follows epoch.lua.
+-- and no stale server ever says whether a position is contiguous. Allowed when memory is full. Follows epoch.lua,
+-- continuity.lua.
 --
 -- ARGV  1 epoch, '-' for the empty one, or '' for no position  2 offset  3 entries at most  4 their bytes at most; but the
 --       first entry is always given  5 'after': oldest first, from what follows the answer's position; 'upto': newest
@@ -10,13 +11,11 @@
 --       reader's position has a name; '': it begins none
 -- reply { continuity, server lifetime ('master_replid:...'), last offset, 'epoch@start epoch@start ...', epoch, offset,
 --         1 if there is more in that direction, entries }
---   continuity  contiguous: entries follow the position without a gap. Without a position, (epoch, offset) is the log's end.
---               diverged: the reader saw publications that this log does not have; trimmed: the log does not hold any more
---               what follows; unknown: the epoch is of another life of the channel, or the reader diverged before all that
---               the log holds. In these three, (epoch, offset) is where to go on from, and entries follow that.
+--   continuity: see continuity.lua. Where it is contiguous, entries follow the position. Without a position, it is, and
+--   (epoch, offset) is the log's end. Else (epoch, offset) is where to go on from, and entries follow that.
 -- An entry is two items: 'offset-ms' and its data. Its epoch is the last of the table whose start is <= its offset.
--- A channel that does not exist ends at ('', 0). That position is before the first publication: it is contiguous as long
--- as the log holds that one, and is answered with the name that the place has by then.
+-- A channel that does not exist ends at ('', 0). That position is before the first publication, and is answered with the name
+-- that the place has by then.
 local since, from, count, budget, goes_back = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == 'upto'
 local info = call('INFO', 'replication')
 local server = string.match(info, 'master_replid:%x+')
@@ -29,29 +28,12 @@ if not lifetime then
   begin_epoch(info)
   call('EXPIRE', meta, ARGV[6])
 end
-local head = call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
-local first = head and tonumber(string.match(head[1], '^%d+')) or last + 1
-
-local epochs = call('HGET', meta, 't')
-local known, stop -- whether the epoch is in the table, and the last offset that it shares with this log
-for id, start in string.gmatch(epochs, '(%w+)@(%d+)') do
-  if known and not stop then stop = tonumber(start) - 1 end
-  if id == since then known = true end
-end
-stop = stop or last
-
-local continuity = 'contiguous'
+local continuity, first, epochs = 'contiguous', nil, nil
 if since == '' then
-  from = last
-elseif before_all then
-  if first > 1 then continuity, from = 'trimmed', first - 1 end
-elseif not known then
-  continuity, from = 'unknown', first - 1
-elseif from > stop then
-  -- If the log does not hold that epoch's end any more, either, no position is known up to which the reader saw the same.
-  if stop >= first - 1 then continuity, from = 'diverged', stop else continuity, from = 'unknown', first - 1 end
-elseif from + 1 < first then
-  continuity, from = 'trimmed', first - 1
+  local head = call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+  first, epochs, from = head and tonumber(string.match(head[1], '^%d+')) or last + 1, call('HGET', meta, 't'), last
+else
+  continuity, from, first, epochs = judge(since, from)
 end
 
 local e = since

@@ -1,6 +1,6 @@
 -- reap: ends memberships of a dead incarnation, and appends onLeave for the last session of each user. The tombstone is set
 -- first, so a join that is still under way is refused. Allowed when memory is full, as leave.
--- Follows epoch.lua, append.lua, members.lua.
+-- Follows epoch.lua, append.lua, clock.lua, members.lua.
 --
 -- KEYS  10 tombstone of the incarnation  11 sessions of the incarnation
 -- ARGV  7 how many at most  8 seconds that the tombstone lasts  9 incarnation

@@ -23,5 +23,6 @@ pub(super) use reply::{
     array, number, refusal, server_state, text, unavailable, unexpected_reply,
     wants_another_connection,
 };
+pub(super) use slots::crc16;
 pub(super) use subscriptions::{Listener, Subscriptions};
 pub(super) use tls::Dialer;

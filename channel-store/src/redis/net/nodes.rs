@@ -179,6 +179,17 @@ impl Nodes {
         })
     }
 
+    /// The present connection for reads to the node that owns a key, for somebody who holds a [`Reading`] already and has
+    /// many short questions.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if there is none.
+    pub(crate) fn reader(&self, key: impl FnOnce() -> String) -> Result<Connection, StoreError> {
+        let table = self.table.borrow().clone();
+        let (_, node) = owner(&table.slots, &table.nodes, key)?;
+        node.reader.connection()
+    }
+
     /// The command that publishes to topics.
     pub(crate) fn publish_command(&self) -> &'static str {
         publish_command(self.is_cluster)

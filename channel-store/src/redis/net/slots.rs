@@ -24,7 +24,7 @@ fn hash_tag(key: &str) -> &str {
 }
 
 /// CRC-16/XMODEM.
-fn crc16(bytes: &[u8]) -> u16 {
+pub(in crate::redis) fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0, |crc, &byte| {
         (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| {
             (crc << 1) ^ if crc & 0x8000 == 0 { 0 } else { 0x1021 }

@@ -45,6 +45,8 @@ pub(crate) trait Listener: Send + Sync + 'static {
     }
 }
 
+/// The longest wait for an echo. One is sent in each [`CHECK_INTERVAL`].
+const ECHO_TIME: Duration = Duration::from_millis(1_500);
 /// The topic of the echo that this number names. Numbers are random, so that no two connections share a topic.
 type EchoTopic = Box<dyn Fn(u64) -> String + Send + Sync>;
 /// The nonce in a message that somebody else has published to an echo topic, if it has one.
@@ -55,8 +57,8 @@ pub(crate) struct Subscriptions {
     echo_topic: EchoTopic,
     echo_nonce: EchoNonce,
     state: Mutex<State>,
-    /// Notified when a nonce has arrived on an echo topic.
-    nonce_arrived: watch::Sender<()>,
+    /// Notified when something has arrived on an echo topic.
+    echo_arrived: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -121,7 +123,7 @@ impl Subscriptions {
             echo_topic: Box::new(echo_topic),
             echo_nonce,
             state: Mutex::default(),
-            nonce_arrived: watch::Sender::default(),
+            echo_arrived: watch::Sender::default(),
         }
     }
 
@@ -141,25 +143,26 @@ impl Subscriptions {
         points.take(MOST_SETS).collect()
     }
 
-    /// Waits until a nonce arrives on the echo topic of this set, and returns whether it did. `None`: no connection is
-    /// subscribed to that topic any more.
-    pub(crate) async fn hears(&self, set: u64, nonce: u64, within: Duration) -> Option<bool> {
-        let mut arrived = self.nonce_arrived.subscribe();
-        let has_heard = || {
+    /// Returns whether a nonce, which was published before this call, has come to the echo topic of this set. A connection
+    /// that delivers nothing at all says nothing about the nonce. So it counts as missing only when an echo that was sent
+    /// after the call has come back. `None`: none has within [`ECHO_TIME`], or no connection is subscribed to that topic
+    /// any more.
+    pub(crate) async fn hears(&self, set: u64, nonce: u64) -> Option<bool> {
+        let mut arrived = self.echo_arrived.subscribe();
+        let look = || {
             let state = self.state.lock();
             let mut echoes = state.nodes.values().map(|it| &it.echo);
             let echo = echoes.find(|it| it.set == set && !it.topic.is_empty())?;
-            Some(echo.nonces.contains(&nonce))
+            Some((echo.nonces.contains(&nonce), echo.sent, echo.received))
         };
-        let until = Instant::now() + within;
+        let (_, asked, _) = look()?;
+        let until = Instant::now() + ECHO_TIME;
         loop {
-            match has_heard() {
-                Some(false) => {}
-                known => return known,
+            let (is_heard, _, received) = look()?;
+            if is_heard || received > asked {
+                return Some(is_heard);
             }
-            if timeout_at(until, arrived.changed()).await.is_err() {
-                return has_heard();
-            }
+            timeout_at(until, arrived.changed()).await.ok()?.ok()?;
         }
     }
 
@@ -439,12 +442,10 @@ impl Subscriber for Subscriptions {
             return;
         }
         if *node.echo.topic == *topic {
-            let has_nonce = node.echo.take(&push.kind, content, self.echo_nonce);
+            node.echo.take(&push.kind, content, self.echo_nonce);
             node.changed.notify_one();
             drop(state);
-            if has_nonce {
-                self.nonce_arrived.send_replace(());
-            }
+            self.echo_arrived.send_replace(());
             return;
         }
         // A message may still arrive after the topic was given up, or given to another connection.
@@ -493,30 +494,24 @@ impl Subscriber for Subscriptions {
 }
 
 impl Echo {
-    /// Takes a push of the echo topic. True if it brought a nonce.
-    fn take(&mut self, kind: &PushKind, content: Value, nonce: EchoNonce) -> bool {
+    /// Takes a push of the echo topic.
+    fn take(&mut self, kind: &PushKind, content: Value, nonce: EchoNonce) {
         match kind {
             PushKind::Message | PushKind::SMessage => {
                 if let Some(received) = number(&content) {
                     self.received = received;
-                    return false;
+                } else if let Value::BulkString(content) = content
+                    && let Some(nonce) = nonce(content)
+                {
+                    if self.nonces.len() >= NONCES {
+                        self.nonces.pop_front();
+                    }
+                    self.nonces.push_back(nonce);
                 }
-                let Value::BulkString(content) = content else {
-                    return false;
-                };
-                let Some(nonce) = nonce(content) else {
-                    return false;
-                };
-                if self.nonces.len() >= NONCES {
-                    self.nonces.pop_front();
-                }
-                self.nonces.push_back(nonce);
-                return true;
             }
             PushKind::Other(kind) if kind == DROPPED => self.topic = Arc::default(),
             _ => {}
         }
-        false
     }
 }
 

@@ -31,6 +31,29 @@ async fn after_a_break_all_unanswered_sends_are_repeated_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_a_break_an_ephemeral_message_that_was_written_is_not_sent_again() {
+    let mut instance = Instance::new();
+    let chat = chat_of(&[&instance]);
+    let mut stream = instance.stream().await;
+    let mut sender = Sender::new(&chat);
+    sender.send("1");
+    sender.send_ephemeral("2");
+    sender.send("3");
+    assert_eq!(stream.keys(3).await, ["1", "2", "3"]);
+    stream.fail();
+    let_run().await;
+    // This one was never written.
+    sender.send_ephemeral("4");
+    let mut stream = instance.stream().await;
+    assert_eq!(sender.answer().await, "2 unknown");
+    for key in ["1", "3", "4"] {
+        assert_eq!(stream.take().await, key);
+        assert_eq!(sender.answer().await, format!("{key} sent"));
+    }
+    instance.nobody_calls().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn more_answers_than_sends_end_the_stream() {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);

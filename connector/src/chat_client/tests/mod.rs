@@ -78,7 +78,23 @@ impl Sender {
             body_json: vec![b' '; bytes].into(),
             ..SessionMessage::default()
         };
-        let (answered, key) = (self.answered.clone(), key.to_owned());
+        self.send_request(request, deadline);
+    }
+
+    /// Sends an ephemeral message, which the test calls `key`.
+    fn send_ephemeral(&self, key: &str) {
+        let request = SessionMessage {
+            channel: "room".into(),
+            idempotency_key: key.into(),
+            ephemeral: true,
+            ..SessionMessage::default()
+        };
+        self.send_request(request, in_time());
+    }
+
+    fn send_request(&self, request: SessionMessage, deadline: Instant) {
+        let key = request.idempotency_key.clone();
+        let (answered, key) = (self.answered.clone(), key);
         self.chat
             .send(&self.window, request, deadline, move |outcome| {
                 let _ = answered.send((key, outcome));

@@ -1,6 +1,7 @@
 //! The hub, with a feed that does what the test says and members on real sockets.
 
 mod encodings;
+mod ephemerals;
 mod members;
 mod order;
 mod random;

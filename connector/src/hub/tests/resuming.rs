@@ -21,7 +21,11 @@ async fn a_warm_hub_resumes_clients_without_a_read() {
         script.publish(publication("a", offset));
     }
     let mut back = guest(&script.hub, WireFormat::JSON).await;
-    let resume = back.member.resume(&at("a", 6), &at("a", 9)).await.unwrap();
+    let resume = back
+        .member
+        .resume(&at("a", 6), &at("a", 9), 0)
+        .await
+        .unwrap();
     let exact = Resume {
         start: at("a", 6),
         lost: None,
@@ -44,7 +48,7 @@ async fn a_position_that_the_hub_does_not_know_is_checked_with_the_log() {
         let back = Arc::new(guest(&script.hub, WireFormat::JSON).await);
         let resumed = tokio::spawn({
             let back = Arc::clone(&back);
-            async move { back.member.resume(&at("a", 2), &at("a", 4)).await }
+            async move { back.member.resume(&at("a", 2), &at("a", 4), 0).await }
         });
         let read = script.read_from(at("a", 2)).await;
         assert_eq!(read.limit, 0);
@@ -64,7 +68,7 @@ async fn a_warm_hub_that_has_not_noticed_a_new_epoch_reads_the_log() {
     let resumed = tokio::spawn({
         let back = Arc::clone(&back);
         // The client's own `onJoin` is the first publication of a log that has begun anew.
-        async move { back.member.resume(&at("a", 4), &at("b", 1)).await }
+        async move { back.member.resume(&at("a", 4), &at("b", 1), 0).await }
     });
     script.read_from(at("a", 4)).await.answer(LogPage {
         continuity: Continuity::Unknown,
@@ -75,6 +79,38 @@ async fn a_warm_hub_that_has_not_noticed_a_new_epoch_reads_the_log() {
         lost: Some(PositionReason::Unknown),
     };
     assert_eq!(resumed.await.unwrap(), Ok(lost));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_removed_from_the_log_is_not_given_from_the_ring() {
+    let (mut script, _present) = room().await;
+    for offset in 5..=9 {
+        script.publish(publication("a", offset));
+    }
+    let back = Arc::new(guest(&script.hub, WireFormat::JSON).await);
+    let resumed = tokio::spawn({
+        let back = Arc::clone(&back);
+        async move { back.member.resume(&at("a", 6), &at("a", 9), 7).await }
+    });
+    script.read_from(at("a", 6)).await.answer(LogPage {
+        continuity: Continuity::Trimmed,
+        ..page(at("a", 7), vec![], 9)
+    });
+    let lost = Resume {
+        start: at("a", 7),
+        lost: Some(PositionReason::Trimmed),
+    };
+    assert_eq!(resumed.await.unwrap(), Ok(lost));
+    // What follows the removed part is still there.
+    let exact = Resume {
+        start: at("a", 7),
+        lost: None,
+    };
+    assert_eq!(
+        back.member.resume(&at("a", 7), &at("a", 9), 7).await,
+        Ok(exact)
+    );
+    script.nobody_reads().await;
 }
 
 #[tokio::test(start_paused = true)]

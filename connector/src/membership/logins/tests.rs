@@ -4,8 +4,7 @@ use super::super::reconcile_logins::Findings;
 use super::*;
 use crate::chat_client::Chat;
 use crate::chat_client::tests::chat_of;
-use crate::membership::{EndedSession, PendingLeaves};
-use crate::membership::{LeaseKeeper, Membership};
+use crate::membership::{Commands, EndedSession, LeaseKeeper, Membership, PendingLeaves};
 use crate::testing::client;
 use channel_store::memory::{MemoryStore, Snapshot};
 use channel_store::{ChannelName, Declared, Login, SETTLE_TIME, Shard, StoreOptions};
@@ -35,8 +34,9 @@ impl Node {
         let logins = Logins::new(policy, store.registry(), store.hints(), store.leases());
         let chat: Arc<Chat> = chat_of(&[]);
         let keeping = {
+            let commands = Commands::new(&logins, lease.roster(), store.inboxes());
             let (lease, logins) = (Arc::clone(&lease), Arc::clone(&logins));
-            tokio::spawn(async move { lease.keep(&chat, &logins).await })
+            tokio::spawn(async move { lease.keep(&chat, &logins, &commands).await })
         };
         let agreeing = {
             let logins = Arc::clone(&logins);

@@ -47,7 +47,7 @@ impl Apart {
         let logins = Logins::new(LoginPolicy::KickOld, users, store.hints(), leases.clone());
         let lease = LeaseKeeper::new("c", LENGTH, leases, Arc::default()).unwrap();
         let chat = chat_on(&store);
-        let keeping = keep(&lease, &chat, &logins);
+        let keeping = keep(&lease, &chat, &logins, &store);
         let agreeing = Arc::clone(&logins);
         let agreeing = tokio::spawn(async move { agreeing.keep_announcing_policy().await });
         Self {

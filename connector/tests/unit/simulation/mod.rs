@@ -18,7 +18,7 @@ use crate::testing::seeds::in_parallel;
 use channel_store::memory::{MemoryStore, Snapshot};
 use channel_store::{
     ChannelName, ChannelStore, EntryState, HistoryRange, Incarnation, LoginPolicy, ON_JOIN, Place,
-    StoreOptions, UserId,
+    StoreOptions, UserEntries, UserId,
 };
 use network::{DIRECTORY, Slots, pause};
 use parking_lot::Mutex;
@@ -355,6 +355,14 @@ async fn list(world: &World) {
     }
 }
 
+/// What is registered of each user, in the order of [`USERS`].
+async fn registered(world: &World) -> Vec<UserEntries> {
+    let users = USERS.map(|user| UserId::new(user).unwrap());
+    let anybody = Incarnation::new("nobody").unwrap();
+    let registry = world.store.registry();
+    registry.entries(&anybody, &users).await.unwrap()
+}
+
 /// Checks that the store tells the truth.
 async fn examine(world: &World, trace: &mut impl Hasher) {
     let Counts {
@@ -368,30 +376,15 @@ async fn examine(world: &World, trace: &mut impl Hasher) {
     };
     let leases = world.store.leases();
     if visitors as usize != of_each * USERS.len() {
-        let users = USERS.map(|user| UserId::new(user).unwrap());
-        let anybody = Incarnation::new("nobody").unwrap();
-        let looks = world
-            .store
-            .registry()
-            .entries(&anybody, &users)
-            .await
-            .unwrap();
-        let entries: Vec<_> = looks.into_iter().flat_map(|it| it.entries).collect();
+        let looks = registered(world).await.into_iter();
+        let entries: Vec<_> = looks.flat_map(|it| it.entries).collect();
         let known = leases.directory().await.unwrap();
         world.fail(format!(
             "{visitors} visitors are logged in at the end: {logins:?}, registered {entries:?}, known {known:?}"
         ));
     }
     if of_each == 1 {
-        let users = USERS.map(|user| UserId::new(user).unwrap());
-        let anybody = Incarnation::new("nobody").unwrap();
-        let looks = world
-            .store
-            .registry()
-            .entries(&anybody, &users)
-            .await
-            .unwrap();
-        for (user, look) in users.iter().zip(looks) {
+        for (user, look) in USERS.iter().zip(registered(world).await) {
             if look.entries.len() != 1 || look.entries[0].state != EntryState::Live {
                 world.fail(format!("{user} is registered as {:?}", look.entries));
             }

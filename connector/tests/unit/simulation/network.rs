@@ -6,10 +6,11 @@ use crate::chat_client::{ChatService, TransportError};
 use async_trait::async_trait;
 use channel_store::memory::MemoryStore;
 use channel_store::{
-    CallSize, ChannelName, ChannelStore, Claim, Claimed, Declared, DroppedBy, Hints, HistoryPage,
-    HistoryRange, Incarnation, IndexEntry, Indexed, Join, Joined, LeaseState, Leases, Leave,
-    LoggedIn, Login, LoginPolicy, MembersPage, Place, Presence, Publish, Published, Publisher,
-    Reaped, Renewed, SessionId, Shard, StoreError, User, UserEntries, UserId, UserRegistry,
+    CallSize, ChannelName, ChannelStore, ChannelSummary, ChannelsPage, Claim, Claimed, Declared,
+    DroppedBy, Hints, HistoryPage, HistoryRange, Incarnation, IndexEntry, Indexed, Join, Joined,
+    LeaseState, Leases, Leave, LoggedIn, Login, LoginPolicy, MembersPage, Place, Position,
+    Presence, Publish, Published, Publisher, Reaped, Renewed, SessionId, Shard, StoreError, User,
+    UserEntries, UserId, UserRegistry,
 };
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -444,9 +445,38 @@ impl ChannelStore for FarStore {
         far!([channel] => self.store.history(&channel, &range; limit))
     }
 
+    async fn trim(&self, _: &ChannelName, _: &Position) -> Result<Option<u64>, StoreError> {
+        Err(nobody_asks())
+    }
+
+    async fn summaries(
+        &self,
+        _: &[ChannelName],
+    ) -> Result<Vec<Option<ChannelSummary>>, StoreError> {
+        Err(nobody_asks())
+    }
+
+    async fn channels(
+        &self,
+        _: &str,
+        _: Option<&str>,
+        _: usize,
+    ) -> Result<ChannelsPage, StoreError> {
+        Err(nobody_asks())
+    }
+
+    fn log_rule(&self, _: &ChannelName) -> Option<String> {
+        None
+    }
+
     fn available(&self) -> watch::Receiver<bool> {
         self.store.available()
     }
+}
+
+/// The answer to calls that only back ends make.
+fn nobody_asks() -> StoreError {
+    StoreError::Unavailable("no back end is simulated".into())
 }
 
 /// One connection to the store. It makes calls one after the other, also after one was refused, and also if nobody

@@ -46,7 +46,7 @@ impl ChatProcess {
         let users = FarUsers::of(store, &link);
         let cleanup = chat::Cleanup::begin(far_store.clone(), leases, users);
         let limits = chat::Limits::default();
-        let service = chat::service(far_store, cleanup, &limits, Shutdown::new());
+        let service = chat::service(far_store, cleanup, Arc::default(), &limits, Shutdown::new());
         Self { link, service }
     }
 
@@ -110,7 +110,7 @@ impl ConnectorProcess {
         let logins = Logins::new(policy, users, hints, leases.clone());
         let lease = LeaseKeeper::new(name, LEASE, leases, hub.suspects()).unwrap();
         let chat = Chat::new(Source::InProcess(link.to_chat(choose)));
-        let services = Services::new(lease, logins, hub, chat, grace);
+        let services = Services::new(lease, logins, hub, chat, store.inboxes(), grace);
         Arc::new(Self {
             link,
             _tasks: services.keep(),

@@ -143,6 +143,20 @@ impl BackEnds for Fake {
         unused()
     }
 
+    async fn batch_send(
+        &self,
+        _: Request<back_ends::BatchSendRequest>,
+    ) -> Result<Response<back_ends::BatchSendResponse>, Status> {
+        unused()
+    }
+
+    async fn broadcast(
+        &self,
+        _: Request<back_ends::BroadcastRequest>,
+    ) -> Result<Response<back_ends::BroadcastResponse>, Status> {
+        unused()
+    }
+
     async fn join(
         &self,
         _: Request<back_ends::JoinRequest>,
@@ -154,6 +168,34 @@ impl BackEnds for Fake {
         &self,
         _: Request<back_ends::LeaveRequest>,
     ) -> Result<Response<back_ends::LeaveResponse>, Status> {
+        unused()
+    }
+
+    async fn count_members(
+        &self,
+        _: Request<back_ends::CountMembersRequest>,
+    ) -> Result<Response<back_ends::CountMembersResponse>, Status> {
+        unused()
+    }
+
+    async fn get_channel(
+        &self,
+        _: Request<back_ends::GetChannelRequest>,
+    ) -> Result<Response<back_ends::GetChannelResponse>, Status> {
+        unused()
+    }
+
+    async fn list_channels(
+        &self,
+        _: Request<back_ends::ListChannelsRequest>,
+    ) -> Result<Response<back_ends::ListChannelsResponse>, Status> {
+        unused()
+    }
+
+    async fn trim_history(
+        &self,
+        _: Request<back_ends::TrimHistoryRequest>,
+    ) -> Result<Response<back_ends::TrimHistoryResponse>, Status> {
         unused()
     }
 
@@ -267,6 +309,7 @@ pub(crate) fn joined(epoch: &str, offset: u64) -> JoinResponse {
             offset,
         }),
         published: true,
+        trimmed: 0,
     }
 }
 

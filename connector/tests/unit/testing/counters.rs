@@ -2,20 +2,31 @@
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counters and gauges by name.
+/// The name of a counter, and the values of its labels.
+type Series = (String, Vec<String>);
+
+/// Counters and gauges by name and by the values of their labels.
 #[derive(Default)]
-pub(crate) struct Counters(Mutex<HashMap<String, Arc<AtomicU64>>>);
+pub(crate) struct Counters(Mutex<HashMap<Series, Arc<AtomicU64>>>);
 
 impl Counters {
+    /// The sum of all series of this name.
     pub(crate) fn get(&self, name: &str) -> u64 {
         let counters = self.0.lock();
-        counters
-            .get(name)
-            .map_or(0, |it| it.load(Ordering::Relaxed))
+        let series = counters.iter().filter(|((it, _), _)| it == name);
+        series.map(|(_, it)| it.load(Ordering::Relaxed)).sum()
+    }
+
+    /// All series of this name that are not 0, by the values of their labels.
+    pub(crate) fn series(&self, name: &str) -> BTreeMap<Vec<String>, u64> {
+        let counters = self.0.lock();
+        let series = counters.iter().filter(|((it, _), _)| it == name);
+        let series = series.map(|((_, labels), it)| (labels.clone(), it.load(Ordering::Relaxed)));
+        series.filter(|(_, count)| *count > 0).collect()
     }
 
     pub(crate) fn gauge(&self, name: &str) -> f64 {
@@ -23,8 +34,9 @@ impl Counters {
     }
 
     fn cell(&self, key: &Key) -> Arc<AtomicU64> {
-        let mut counters = self.0.lock();
-        counters.entry(key.name().to_owned()).or_default().clone()
+        let labels = key.labels().map(|label| label.value().to_owned());
+        let series = (key.name().to_owned(), labels.collect());
+        self.0.lock().entry(series).or_default().clone()
     }
 }
 

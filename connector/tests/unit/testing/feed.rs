@@ -3,8 +3,8 @@
 use crate::hub::{Hub, TOUCH_INTERVAL};
 use async_trait::async_trait;
 use channel_store::{
-    ChannelFeed, ChannelName, Continuity, FeedConnection, FeedSink, Head, LogPage, Position,
-    Publication, Shard, Since, StoreError,
+    ChannelFeed, ChannelName, Continuity, Ephemeral, FeedConnection, FeedSink, Head, LogPage,
+    Position, Publication, Shard, Since, StoreError,
 };
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -161,6 +161,12 @@ impl Script {
         let run = &mut std::iter::once(publication);
         self.hub
             .publications(&connection(number), &super::channel(), run);
+    }
+
+    /// Brings something that is not in the log.
+    pub(crate) fn bring(&self, ephemeral: Ephemeral) {
+        self.hub
+            .ephemeral(&connection(1), &super::channel(), ephemeral);
     }
 
     pub(crate) async fn next_read(&mut self) -> Read {

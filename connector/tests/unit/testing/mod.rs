@@ -9,7 +9,7 @@ pub(crate) mod seeds;
 
 use crate::limits::{ClientLimits, Heartbeats};
 use bytes::Bytes;
-use channel_store::{ChannelName, Epoch, Payload, Position, Publication};
+use channel_store::{ChannelName, Ephemeral, Epoch, Payload, Position, Publication};
 use std::future::Future;
 use std::time::Duration;
 
@@ -65,4 +65,13 @@ pub(crate) fn sized(epoch: &str, offset: u64, padding: usize) -> Publication {
 
 pub(crate) fn publication(epoch: &str, offset: u64) -> Publication {
     sized(epoch, offset, 0)
+}
+
+/// Something for those who are there, published at this place. Its body tells the place's offset plus 100.
+pub(crate) fn ephemeral(epoch: &str, offset: u64) -> Ephemeral {
+    Ephemeral {
+        place: at(epoch, offset),
+        time: 0,
+        payload: publication(epoch, 100 + offset).payload,
+    }
 }

@@ -47,6 +47,7 @@ struct Outcome {
     new_epochs: u64,
     recovered: u64,
     repaired: u64,
+    ephemerals: u64,
 }
 
 /// What all hosts share, apart from the network.
@@ -167,11 +168,16 @@ async fn log_in(
     let Ok(Joined {
         position,
         published,
+        trimmed,
     }) = joined
     else {
         return false;
     };
     pause(20).await;
+    visitor.joined = published.then_some(position.offset);
+    if published {
+        member.has_joined_at(&position);
+    }
     let Some(since) = visitor.position.clone() else {
         let start = Position {
             offset: position.offset - u64::from(published),
@@ -181,7 +187,7 @@ async fn log_in(
         member.begin(start);
         return true;
     };
-    let Ok(resume) = member.resume(&since, &position).await else {
+    let Ok(resume) = member.resume(&since, &position, trimmed).await else {
         return false;
     };
     match resume.lost {
@@ -197,13 +203,9 @@ async fn send_all_the_time(world: Arc<World>) {
     let speaker = user("speaker");
     let publish = |number: u64| {
         let body = format!(r#"{{"n":{number}}}"#);
-        Publish {
-            channel: channel(),
-            session: None,
-            user: speaker.id.clone(),
-            payload: Payload::new(&Route::new("onMessage").unwrap(), &speaker, body.as_bytes()),
-            key: None,
-        }
+        let route = Route::new("onMessage").unwrap();
+        let payload = Payload::new(&route, &speaker, body.as_bytes());
+        Publish::new(channel(), speaker.id.clone(), payload)
     };
     let mut number = 0;
     loop {
@@ -218,6 +220,18 @@ async fn send_all_the_time(world: Arc<World>) {
         for outcome in publisher.publish(batch).await.unwrap() {
             if let Err(error) = outcome {
                 world.fail(error.to_string());
+            }
+        }
+        if fastrand::bool() {
+            number += 1;
+            let body = format!(r#"{{"ephemeral":{number}}}"#);
+            let route = Route::new("onMessage").unwrap();
+            let payload = Payload::new(&route, &speaker, body.as_bytes());
+            let mut publish = Publish::new(channel(), speaker.id.clone(), payload);
+            publish.ephemeral = true;
+            match world.store.publish(publish).await {
+                Ok(given) => world.contents.place(number, given.position),
+                Err(error) => world.fail(error.to_string()),
             }
         }
     }
@@ -389,6 +403,7 @@ fn simulate(seed: u64) -> Result<Outcome, String> {
         outcome.losses += visitor.losses;
         outcome.new_epochs += visitor.new_epochs;
         outcome.recovered += visitor.recovered;
+        outcome.ephemerals += visitor.ephemerals;
     }
     outcome.trace = trace.finish();
     if outcome.losses > 0 && !setting.rollbacks && setting.log_entries > 1_000 {
@@ -415,6 +430,7 @@ impl Outcome {
         self.new_epochs += other.new_epochs;
         self.recovered += other.recovered;
         self.repaired += other.repaired;
+        self.ephemerals += other.ephemerals;
     }
 }
 
@@ -428,6 +444,7 @@ fn in_a_thousand_histories_no_client_has_a_gap_that_it_was_not_told_of() {
     assert!(sum.losses > 0, "no client was told of a loss");
     assert!(sum.recovered > 0, "no client recovered");
     assert!(sum.lost > 0, "no publication got lost on its way");
+    assert!(sum.ephemerals > 0, "no ephemeral was given");
 }
 
 #[test]

@@ -6,8 +6,8 @@
 use async_trait::async_trait;
 use channel_store::memory::MemoryStore;
 use channel_store::{
-    ChannelFeed, ChannelName, FeedConnection, FeedSink, Head, LogPage, Publication, ServerLifetime,
-    Since, StoreError,
+    ChannelFeed, ChannelName, Ephemeral, FeedConnection, FeedSink, Head, LogPage, Publication,
+    ServerLifetime, Since, StoreError,
 };
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -32,6 +32,7 @@ enum Message {
     ServerLifetime(ServerLifetime),
     Subscribed(ChannelName),
     Published(ChannelName, Vec<Publication>),
+    Ephemeral(ChannelName, Ephemeral),
     Page(Question, LogPage),
     Ends(Question, Vec<Option<Head>>),
 }
@@ -73,6 +74,10 @@ impl FeedSink for Outbox {
         let _ = self
             .0
             .send(Message::Published(channel.clone(), run.collect()));
+    }
+
+    fn ephemeral(&self, _: &FeedConnection, channel: &ChannelName, ephemeral: Ephemeral) {
+        let _ = self.0.send(Message::Ephemeral(channel.clone(), ephemeral));
     }
 }
 
@@ -121,7 +126,8 @@ async fn connection(
     sender.send(Message::ServerLifetime(lifetime)).ok()?;
     let write = async {
         while let Some(message) = outbox.recv().await {
-            if matches!(message, Message::Published(..)) && fastrand::u32(..10_000) < faults.deaf {
+            let may_be_lost = matches!(message, Message::Published(..) | Message::Ephemeral(..));
+            if may_be_lost && fastrand::u32(..10_000) < faults.deaf {
                 faults.lost.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
@@ -226,6 +232,9 @@ impl NetworkFeed {
                     Message::Published(channel, run) => {
                         let mut run = run.into_iter();
                         self.sink.publications(&connection, &channel, &mut run);
+                    }
+                    Message::Ephemeral(channel, ephemeral) => {
+                        self.sink.ephemeral(&connection, &channel, ephemeral);
                     }
                     Message::Page(question, page) => {
                         let asked = self.state.lock().pages.remove(&question)?;

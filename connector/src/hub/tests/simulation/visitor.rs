@@ -8,11 +8,19 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The content of each position, as any client was given it.
+/// The content of each position, as any client was given it, and where each ephemeral was published.
 #[derive(Default)]
-pub(super) struct Contents(Mutex<BTreeMap<(String, u64), String>>);
+pub(super) struct Contents(
+    Mutex<BTreeMap<(String, u64), String>>,
+    Mutex<BTreeMap<u64, Position>>,
+);
 
 impl Contents {
+    /// The ephemeral with this number was published here.
+    pub(super) fn place(&self, number: u64, place: Position) {
+        self.1.lock().insert(number, place);
+    }
+
     /// Fails if the position was seen with another content, which must never happen.
     fn note(&self, position: &Position, content: &str) -> Result<(), String> {
         let key = (position.epoch.as_str().to_owned(), position.offset);
@@ -35,6 +43,11 @@ pub(super) struct Visitor {
     pub(super) losses: u64,
     pub(super) new_epochs: u64,
     pub(super) recovered: u64,
+    /// The offset of its own onJoin, if that was published and the log goes on from there.
+    pub(super) joined: Option<u64>,
+    /// The number of the last ephemeral that it was given, and how many these were.
+    last_ephemeral: Option<u64>,
+    pub(super) ephemerals: u64,
     /// Everything that it was given, to compare runs.
     pub(super) trace: String,
 }
@@ -48,6 +61,9 @@ impl Visitor {
             losses: 0,
             new_epochs: 0,
             recovered: 0,
+            joined: None,
+            last_ephemeral: None,
+            ephemerals: 0,
             trace: String::new(),
         }
     }
@@ -74,6 +90,9 @@ impl Visitor {
         if route == "onPosition" {
             return self.moved(&own, &body);
         }
+        if let Some(number) = body["ephemeral"].as_u64() {
+            return self.ephemeral(&own, offset, number, contents);
+        }
         let offset = offset.ok_or("a push without its offset")?;
         if offset != own.offset + 1 {
             return Err(format!("{}: {offset} after {own:?}", self.user));
@@ -82,6 +101,30 @@ impl Visitor {
         contents.note(&next, &content)?;
         self.held.insert(offset, content);
         self.position = Some(next);
+        Ok(())
+    }
+
+    /// An ephemeral must come exactly where it was published, once, in order, and not before the own join.
+    fn ephemeral(
+        &mut self,
+        own: &Position,
+        offset: Option<u64>,
+        number: u64,
+        contents: &Contents,
+    ) -> Result<(), String> {
+        let place = contents.1.lock().get(&number).cloned();
+        let place = place.ok_or("an ephemeral that nobody has published")?;
+        let is_here = *own == place || own.offset == 0 && place.offset == 0;
+        let is_early = self.joined.is_some_and(|joined| place.offset < joined);
+        let is_old = self.last_ephemeral.is_some_and(|last| number <= last);
+        if offset.is_some() || !is_here || is_early || is_old {
+            let Self { user, joined, .. } = self;
+            return Err(format!(
+                "{user}: ephemeral {number} of {place:?} at {own:?}, joined at {joined:?}"
+            ));
+        }
+        self.last_ephemeral = Some(number);
+        self.ephemerals += 1;
         Ok(())
     }
 
@@ -94,6 +137,7 @@ impl Visitor {
             "new-epoch" if next.offset == own.offset => self.new_epochs += 1,
             "diverged" if next.offset < own.offset => {
                 self.losses += 1;
+                self.joined = None;
                 self.held.split_off(&(next.offset + 1));
             }
             "trimmed" if next.offset > own.offset => self.lose(),
@@ -106,6 +150,7 @@ impl Visitor {
 
     fn lose(&mut self) {
         self.losses += 1;
+        self.joined = None;
         self.held.clear();
     }
 }

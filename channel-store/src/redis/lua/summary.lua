@@ -1,0 +1,18 @@
+-- summary: what a channel is at present. It is not flagged no-writes, so a replica refuses it (READONLY). Allowed when memory
+-- is full. Follows clock.lua.
+--
+-- KEYS  1 meta  2 log  3 sessions  4 users  5 detached members
+-- reply { epoch, last offset, users, sessions, id of the oldest entry that is held, id of the newest, 1 if the time of a
+--       detached member is over }; nil if nothing was published in the channel and it has no member
+local m = redis.call('HMGET', KEYS[1], 'e', 'n')
+local epoch, last, sessions = m[1] or '', tonumber(m[2] or 0), redis.call('HLEN', KEYS[3])
+if last == 0 and sessions == 0 then return false end
+local oldest, newest
+if m[1] then -- otherwise the log is what is left of an earlier life of the channel
+  oldest = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
+  newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+end
+local due = redis.call('ZRANGEBYSCORE', KEYS[5], '-inf', string.format('%d', milliseconds()), 'LIMIT', 0, 1)
+return {
+  epoch, last, redis.call('HLEN', KEYS[4]), sessions, oldest and oldest[1] or '', newest and newest[1] or '', #due,
+}
