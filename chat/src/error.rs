@@ -201,6 +201,11 @@ pub(crate) fn too_large(frame_limit: usize) -> Error {
 pub(crate) fn of_transport(status: Status, frame_limit: usize) -> Status {
     match status.code() {
         Code::OutOfRange => too_large(frame_limit).into(),
+        // The decoder's own words repeat the way down to the place, level by level.
+        Code::Internal if status.message().contains("recursion limit") => {
+            let description = "is nested too deeply: a body may have 32 objects inside each other";
+            Error::invalid("request", description).into()
+        }
         Code::Internal => Error::invalid("request", status.message()).into(),
         _ => status,
     }

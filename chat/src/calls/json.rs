@@ -24,16 +24,6 @@ pub(crate) fn render(object: &Struct) -> Result<Vec<u8>, NotFinite> {
     Ok(json.into_bytes())
 }
 
-/// Any value as JSON, in the same way.
-///
-/// # Errors
-/// [`NotFinite`].
-pub(crate) fn render_value(value: &Value) -> Result<Vec<u8>, NotFinite> {
-    let mut json = String::new();
-    push_value(&mut json, value)?;
-    Ok(json.into_bytes())
-}
-
 /// The JSON object as a `Struct`. `None` if it cannot be one: it has a number beyond a double's range or half of a surrogate
 /// pair, or is nested deeper than protobuf's decoders take.
 pub(crate) fn parse(json: &[u8]) -> Option<Struct> {

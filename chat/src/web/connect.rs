@@ -252,15 +252,12 @@ struct Detail {
 
 impl Detail {
     fn new(contract: &Contract, detail: &prost_types::Any) -> Self {
-        let debug = json::write_any(&contract.types, detail);
+        let name = detail.type_url.rsplit('/').next().unwrap_or_default();
+        let known = contract.types.get_message_by_name(name);
+        let debug = known.and_then(|it| json::write(&it, detail.value.clone().into()).ok());
         let debug = debug.and_then(|json| String::from_utf8(json).ok());
         Self {
-            name: detail
-                .type_url
-                .rsplit('/')
-                .next()
-                .unwrap_or_default()
-                .to_owned(),
+            name: name.to_owned(),
             value: BASE64_STANDARD_NO_PAD.encode(&detail.value),
             debug: debug.and_then(|json| RawValue::from_string(json).ok()),
         }

@@ -2,7 +2,8 @@
 
 use prost::Message;
 use prost_reflect::{DescriptorError, DescriptorPool, MessageDescriptor, MethodDescriptor};
-use prost_types::FileDescriptorSet;
+use prost_types::field_descriptor_proto::Type;
+use prost_types::{FileDescriptorProto, FileDescriptorSet};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -29,7 +30,11 @@ impl Contract {
     /// # Errors
     /// The descriptors that were compiled in are not complete, which is a fault of the build.
     pub(crate) fn load() -> Result<Self, DescriptorError> {
-        let mut types = DescriptorPool::decode(proto::FILE_DESCRIPTOR_SET)?;
+        let types = DescriptorPool::decode(proto::FILE_DESCRIPTOR_SET)?;
+        let mut files: Vec<_> = types.file_descriptor_protos().cloned().collect();
+        files.iter_mut().for_each(keep_values_encoded);
+        let mut types =
+            DescriptorPool::from_file_descriptor_set(FileDescriptorSet { file: files })?;
         add_details(&mut types)?;
         let methods = types
             .services()
@@ -57,6 +62,27 @@ impl Method {
 
 fn path(method: &MethodDescriptor) -> String {
     format!("/{}/{}", method.parent_service().full_name(), method.name())
+}
+
+/// Makes the values inside `Struct` and `ListValue` bytes, which are encoded in the same way. Their JSON is read and written
+/// by the names of these two types, whatever they consist of. As messages, these values would cost a kilobyte each, and a body
+/// may have a hundred thousand.
+fn keep_values_encoded(file: &mut FileDescriptorProto) {
+    if file.package() != "google.protobuf" {
+        return;
+    }
+    for message in &mut file.message_type {
+        let list = match message.name() {
+            "Struct" => "fields",
+            "ListValue" => "values",
+            _ => continue,
+        };
+        message.nested_type.clear();
+        for field in message.field.iter_mut().filter(|it| it.name() == list) {
+            field.set_type(Type::Bytes);
+            field.type_name = None;
+        }
+    }
 }
 
 /// Adds the messages that details of errors consist of.

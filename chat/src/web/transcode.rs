@@ -112,7 +112,7 @@ async fn unframed(form: &Form, answer: Response<Body>) -> Result<Response<Body>,
     }
     message = message.split_off(PREFIX);
     if form.codec == Codec::Json {
-        let json = json::write(&form.method.output, &message);
+        let json = json::write(&form.method.output, message);
         message = json.map(Bytes::from).map_err(|error| {
             Status::internal(format!("the answer cannot be written as JSON: {error}"))
         })?;

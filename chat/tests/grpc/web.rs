@@ -7,6 +7,7 @@ use channel_store::memory::MemoryStore;
 use channel_store::{ChannelStore, StoreOptions};
 use chat::Limits;
 use prost::Message;
+use prost_reflect::DescriptorPool;
 use proto::chat::v1::{SendRequest, SendResponse};
 use runtime::Shutdown;
 use serde_json::{Value, json};
@@ -239,6 +240,7 @@ async fn a_wrong_request_is_refused_with_the_field_or_the_header_that_is_wrong()
         "{{\"channel\":\"4\",\"user\":\"bot\",\"body\":{{\"a\":\"{}\"}}}}",
         "x".repeat(200 << 10)
     );
+    let many = format!("{{\"body\":{{\"a\":[{}1]}}}}", "1,".repeat(100_000));
     let deep = format!(
         "{{\"body\":{{\"a\":{}{}}}}}",
         "[".repeat(60),
@@ -254,7 +256,7 @@ async fn a_wrong_request_is_refused_with_the_field_or_the_header_that_is_wrong()
             json,
             br#"{"chanel":"4"}"#,
             400,
-            "chanel: there is no such field",
+            "unrecognized field name 'chanel'",
         ),
         (
             "POST",
@@ -262,7 +264,7 @@ async fn a_wrong_request_is_refused_with_the_field_or_the_header_that_is_wrong()
             json,
             br#"{"channel":4}"#,
             400,
-            "channel: expected a string",
+            "channel: invalid type: integer `4`, expected a string",
         ),
         (
             "POST",
@@ -270,7 +272,7 @@ async fn a_wrong_request_is_refused_with_the_field_or_the_header_that_is_wrong()
             json,
             br#"{"channel":"4","user":"bot","body":{},"bodyJson":"e30="}"#,
             400,
-            "body_json: give either",
+            "multiple fields provided for oneof 'content'",
         ),
         (
             "POST",
@@ -294,7 +296,15 @@ async fn a_wrong_request_is_refused_with_the_field_or_the_header_that_is_wrong()
             json,
             deep.as_bytes(),
             400,
-            "nested too deeply",
+            "request: is nested too deeply",
+        ),
+        (
+            "POST",
+            SEND,
+            json,
+            many.as_bytes(),
+            400,
+            "request: has more than 100000 commas",
         ),
         (
             "POST",
@@ -446,6 +456,35 @@ async fn a_wrong_request_is_refused_with_the_field_or_the_header_that_is_wrong()
     assert!(chat.store.log().is_empty());
 }
 
+/// A service that is not put behind the reader of JSON takes JSON for a broken frame of gRPC.
+#[tokio::test]
+async fn every_unary_method_of_the_contract_for_back_ends_reads_json() {
+    let chat = Chat::start().await;
+    let types = DescriptorPool::decode(proto::FILE_DESCRIPTOR_SET).unwrap();
+    let services = types.services();
+    let methods = services
+        .filter(|service| service.package_name() == "chat.v1")
+        .flat_map(|service| service.methods().collect::<Vec<_>>());
+    let mut asked = 0;
+    for method in methods.filter(|it| !it.is_client_streaming() && !it.is_server_streaming()) {
+        let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
+        let headers = "content-type: application/json\r\n";
+        let answer = ask(chat.address, "POST", &path, headers, b"{\"chanel\":1}").await;
+        assert_eq!(
+            answer.code(),
+            (400, "invalid_argument".to_owned()),
+            "{path}"
+        );
+        let message = answer.json()["message"].to_string();
+        assert!(
+            message.contains("unrecognized field name"),
+            "{path}: {message}"
+        );
+        asked += 1;
+    }
+    assert!(asked >= 10, "{asked}");
+}
+
 #[tokio::test]
 async fn an_error_has_grpcs_details_as_bytes_and_as_json() {
     let chat = Chat::start().await;
@@ -503,6 +542,12 @@ async fn a_call_ends_after_the_callers_time() {
         "{:?}",
         began.elapsed()
     );
+
+    // gRPC's own header means nothing here.
+    chat.store.open_gate(1);
+    let headers = "content-type: application/json\r\ngrpc-timeout: 1n\r\n";
+    let answer = ask(chat.address, "POST", SEND, headers, body.as_bytes()).await;
+    assert_eq!(answer.status, 200);
 }
 
 #[tokio::test]
@@ -551,6 +596,46 @@ async fn a_caller_that_sends_its_head_slowly_is_disconnected() {
     let pause = Duration::from_secs(1);
     let (took, _) = trickle(chat.address, "POST / HTTP/1.1\r\n", b"x: y\r\n", pause).await;
     assert!((9..=12).contains(&took.as_secs()), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_connection_over_http1_stays_for_more_requests_until_it_was_idle_for_long() {
+    let chat = Chat::start().await;
+    let request = |connection: &str| {
+        let body = hello().to_string();
+        let length = body.len();
+        format!(
+            "POST {SEND} HTTP/1.1\r\nhost: chat\r\nconnection: {connection}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+    };
+    let mut stream = TcpStream::connect(chat.address).await.unwrap();
+    let ask = request("keep-alive");
+    stream.write_all(ask.as_bytes()).await.unwrap();
+    let mut bytes = vec![0; 1_000];
+    let length = stream.read(&mut bytes).await.unwrap();
+    assert_eq!(parse(&bytes[..length]).status, 200);
+
+    // Longer than a new connection has for its first request.
+    skip(Duration::from_secs(20)).await;
+    stream.write_all(ask.as_bytes()).await.unwrap();
+    let length = stream.read(&mut bytes).await.unwrap();
+    assert_eq!(parse(&bytes[..length]).status, 200);
+
+    skip(Limits::default().idle_time + Duration::from_secs(1)).await;
+    let ended = stream.read(&mut bytes).await;
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    assert_eq!(chat.store.log().len(), 2);
+}
+
+/// Lets this time pass at once.
+async fn skip(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    // Those who waited for the time run before anything else happens.
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::resume();
 }
 
 #[tokio::test]
