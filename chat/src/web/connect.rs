@@ -1,5 +1,6 @@
 //! Unary calls in the form of the Connect protocol: the path of gRPC, a body without a frame, an HTTP status, and errors as
-//! JSON. Its specification is at <https://connectrpc.com/docs/protocol>.
+//! JSON. Its specification is at <https://connectrpc.com/docs/protocol>. A method that answers with a stream is called in the same
+//! way, and answers with lines of JSON or with Server-Sent Events.
 //!
 //! A request becomes one of gRPC and goes to the same services, which read and write its body as [`Form`] says
 //! ([`super::transcode`]). So all bounds, deadlines and metrics are those of gRPC.
@@ -8,11 +9,12 @@ use super::contract::{Contract, Method};
 use super::json;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
-use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, RETRY_AFTER, TE};
+use bytes::{Bytes, BytesMut};
+use http::header::{ACCEPT, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, RETRY_AFTER, TE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use prost::Message;
+use prost_reflect::DescriptorPool;
 use serde_json::value::RawValue;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -33,6 +35,8 @@ const PROTO: HeaderValue = HeaderValue::from_static("application/proto");
 #[derive(Debug, Clone)]
 pub(crate) struct Form {
     pub(super) codec: Codec,
+    /// How the messages of a stream are told apart. `None` if the answer is a single message.
+    pub(super) framing: Option<Framing>,
     pub(super) method: Arc<Method>,
 }
 
@@ -40,6 +44,58 @@ pub(crate) struct Form {
 pub(super) enum Codec {
     Json,
     Proto,
+}
+
+/// How the messages of a stream are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// Each stands in a line of its own.
+    Lines,
+    /// Each is the data of an event (Server-Sent Events).
+    Events,
+}
+
+impl Framing {
+    /// As the caller asks for it. Lines are for everybody who does not ask for events.
+    fn of(headers: &HeaderMap) -> Self {
+        let accepted = headers.get_all(ACCEPT).iter();
+        let mut accepted = accepted.filter_map(|it| it.to_str().ok());
+        if accepted.any(|it| it.contains("text/event-stream")) {
+            Self::Events
+        } else {
+            Self::Lines
+        }
+    }
+
+    pub(super) fn content_type(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Self::Lines => "application/x-ndjson",
+            Self::Events => "text/event-stream",
+        })
+    }
+
+    /// Puts a message's JSON at the end of what is sent next.
+    pub(super) fn put(self, to: &mut BytesMut, json: &[u8]) {
+        let (before, after): (&[u8], &[u8]) = match self {
+            Self::Lines => (b"", b"\n"),
+            Self::Events => (b"data: ", b"\n\n"),
+        };
+        to.extend_from_slice(before);
+        to.extend_from_slice(json);
+        to.extend_from_slice(after);
+    }
+
+    /// Says why a stream ends too early. Nothing comes after it.
+    pub(super) fn put_error(self, to: &mut BytesMut, types: &DescriptorPool, status: &Status) {
+        let error = error_json(types, status);
+        let (before, after): (&[u8], &[u8]) = match self {
+            Self::Lines => (b"{\"error\":", b"}\n"),
+            Self::Events => (b"event: error\ndata: ", b"\n\n"),
+        };
+        to.extend_from_slice(before);
+        to.extend_from_slice(&error);
+        to.extend_from_slice(after);
+    }
 }
 
 impl Codec {
@@ -144,8 +200,8 @@ fn check(
         return Err(refusal.with(ALLOW, HeaderValue::from_static("POST, OPTIONS")));
     }
     let unsupported = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-    if method.is_stream {
-        let message = "this method is a stream, which cannot be called as JSON; call it over gRPC";
+    if method.takes_stream {
+        let message = "this method takes a stream, which cannot be sent as JSON; call it over gRPC";
         return Err(Refusal::new(unsupported, Code::Unimplemented, message));
     }
     let headers = request.headers();
@@ -174,8 +230,17 @@ fn check(
             Refusal::new(None, Code::InvalidArgument, message)
         })?),
     };
-    let method = Arc::clone(method);
-    Ok((Form { codec, method }, timeout))
+    let framing = method.gives_stream.then(|| Framing::of(headers));
+    if framing.is_some() && codec != Codec::Json {
+        let message = "this method answers with a stream, which is possible over HTTP with content-type application/json alone";
+        return Err(Refusal::new(unsupported, Code::Unimplemented, message));
+    }
+    let form = Form {
+        codec,
+        framing,
+        method: Arc::clone(method),
+    };
+    Ok((form, timeout))
 }
 
 /// The same time as gRPC writes it, with at most eight digits.
@@ -205,20 +270,8 @@ pub(super) fn answer(contract: &Contract, answer: Response<Body>) -> Response<Bo
 
 /// An error, with the HTTP status that the specification gives to its code.
 pub(super) fn error(contract: &Contract, status: &Status) -> Response<Body> {
-    let (name, http) = code(status.code());
-    let details = pb::Status::decode(status.details())
-        .unwrap_or_default()
-        .details;
-    let details: Vec<_> = details
-        .iter()
-        .map(|detail| Detail::new(contract, detail))
-        .collect();
-    let shown = Shown {
-        code: name,
-        message: status.message(),
-        details,
-    };
-    let body = serde_json::to_vec(&shown).unwrap_or_default();
+    let (_, http) = code(status.code());
+    let body = error_json(&contract.types, status);
     let mut answer = Response::new(Body::new(http_body_util::Full::new(Bytes::from(body))));
     *answer.status_mut() = http;
     answer.headers_mut().insert(CONTENT_TYPE, JSON);
@@ -230,6 +283,17 @@ pub(super) fn error(contract: &Contract, status: &Status) -> Response<Body> {
         answer.headers_mut().insert(RETRY_AFTER, seconds);
     }
     answer
+}
+
+fn error_json(types: &DescriptorPool, status: &Status) -> Vec<u8> {
+    let details = pb::Status::decode(status.details()).unwrap_or_default();
+    let details = details.details.iter();
+    let shown = Shown {
+        code: code(status.code()).0,
+        message: status.message(),
+        details: details.map(|it| Detail::new(types, it)).collect(),
+    };
+    serde_json::to_vec(&shown).unwrap_or_default()
 }
 
 #[derive(serde::Serialize)]
@@ -251,9 +315,9 @@ struct Detail {
 }
 
 impl Detail {
-    fn new(contract: &Contract, detail: &prost_types::Any) -> Self {
+    fn new(types: &DescriptorPool, detail: &prost_types::Any) -> Self {
         let name = detail.type_url.rsplit('/').next().unwrap_or_default();
-        let known = contract.types.get_message_by_name(name);
+        let known = types.get_message_by_name(name);
         let debug = known.and_then(|it| json::write(&it, detail.value.clone().into()).ok());
         let debug = debug.and_then(|json| String::from_utf8(json).ok());
         Self {

@@ -22,15 +22,24 @@ pub(crate) struct Contract {
 pub(crate) struct Method {
     pub(super) input: MessageDescriptor,
     pub(super) output: MessageDescriptor,
-    /// True if it takes or gives a stream of messages.
-    pub(super) is_stream: bool,
+    /// True if it takes a stream of messages. Such a method can be called over gRPC alone.
+    pub(super) takes_stream: bool,
+    /// True if it answers with a stream of messages.
+    pub(super) gives_stream: bool,
 }
 
 impl Contract {
     /// # Errors
     /// The descriptors that were compiled in are not complete, which is a fault of the build.
     pub(crate) fn load() -> Result<Self, DescriptorError> {
-        let types = DescriptorPool::decode(proto::FILE_DESCRIPTOR_SET)?;
+        Self::of(
+            PACKAGE,
+            &DescriptorPool::decode(proto::FILE_DESCRIPTOR_SET)?,
+        )
+    }
+
+    /// All methods of a package.
+    pub(super) fn of(package: &str, types: &DescriptorPool) -> Result<Self, DescriptorError> {
         let mut files: Vec<_> = types.file_descriptor_protos().cloned().collect();
         files.iter_mut().for_each(keep_values_encoded);
         let mut types =
@@ -38,7 +47,7 @@ impl Contract {
         add_details(&mut types)?;
         let methods = types
             .services()
-            .filter(|service| service.package_name() == PACKAGE)
+            .filter(|service| service.package_name() == package)
             .flat_map(|service| service.methods().collect::<Vec<_>>())
             .map(|method| (path(&method), Arc::new(Method::new(&method))))
             .collect();
@@ -55,7 +64,8 @@ impl Method {
         Self {
             input: method.input(),
             output: method.output(),
-            is_stream: method.is_client_streaming() || method.is_server_streaming(),
+            takes_stream: method.is_client_streaming(),
+            gives_stream: method.is_server_streaming(),
         }
     }
 }
@@ -104,8 +114,9 @@ fn add_details(types: &mut DescriptorPool) -> Result<(), DescriptorError> {
 /// The paths that can be called, for people.
 impl fmt::Display for Contract {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unary = self.methods.iter().filter(|(_, method)| !method.is_stream);
-        for (index, (path, _)) in unary.enumerate() {
+        let methods = self.methods.iter();
+        let possible = methods.filter(|(_, method)| !method.takes_stream);
+        for (index, (path, _)) in possible.enumerate() {
             let separator = if index == 0 { "" } else { ", " };
             write!(f, "{separator}{path}")?;
         }

@@ -1,4 +1,5 @@
-//! The calls of back ends over plain HTTP, beside gRPC and at the same port: unary calls as JSON (`connect`) and grpc-web.
+//! The calls of back ends over plain HTTP, beside gRPC and at the same port: calls as JSON (`connect`, and `events` for streams) and
+//! grpc-web.
 //!
 //! Every call goes to the services that gRPC's calls go to, inside all of their bounds. `json` converts messages by the
 //! descriptors of the contract, so a new method needs nothing here.
@@ -6,7 +7,10 @@
 mod connect;
 mod contract;
 mod cors;
+mod events;
 mod json;
+#[cfg(test)]
+mod tests;
 mod transcode;
 
 pub(crate) use contract::Contract;

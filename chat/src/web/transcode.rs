@@ -2,6 +2,7 @@
 //! and the answers back.
 
 use super::connect::{Codec, Form};
+use super::events::Events;
 use super::json;
 use crate::error::Error;
 use crate::metering;
@@ -19,7 +20,7 @@ use tonic::server::NamedService;
 use tower::Service;
 
 /// A flag and the length, before each message of gRPC.
-const PREFIX: usize = 5;
+pub(super) const PREFIX: usize = 5;
 
 /// Turns the bodies of the service inside. Calls over gRPC pass as they are.
 #[derive(Clone)]
@@ -62,6 +63,13 @@ where
                 }
             };
             if Status::from_header_map(answer.headers()).is_some() {
+                return Ok(answer);
+            }
+            if let Some(framing) = form.framing {
+                let mut answer =
+                    answer.map(|body| Body::new(Events::new(body, framing, form.method)));
+                let content_type = framing.content_type();
+                answer.headers_mut().insert(CONTENT_TYPE, content_type);
                 return Ok(answer);
             }
             let answer = unframed(&form, answer).await;
