@@ -3,9 +3,10 @@
 use prost::Message;
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "chat/v1/chat_service.proto",
     "chat/v1/user_service.proto",
+    "chat/v1/node_service.proto",
     "connector/v1/connector.proto",
     "connector/v1/commands.proto",
 ];

@@ -31,6 +31,19 @@ pub enum Error {
     /// The store knows no channel of this name. Nothing was done.
     #[error("nothing was published in this channel and it has no member, or it has expired since")]
     ChannelNotFound,
+    /// The session is in as many channels as it may be. Nothing was done.
+    #[error("the session is in as many channels as a session may be: remove it from one first")]
+    TooManyChannels,
+    /// The session has left, and the leave has not landed yet.
+    #[error(
+        "the session has left, but the others are not told yet: its connector goes on until they are; ask again to learn when"
+    )]
+    LeavePending,
+    /// The session's connector could not do it in time.
+    #[error(
+        "the session's connector could not do this in time, so it may be done or not: it is safe to try again"
+    )]
+    SessionUnavailable,
     /// Chat has too much to do. Nothing was done.
     #[error("chat has too much to do at once, and nothing was done: try again later")]
     Overloaded,
@@ -81,6 +94,9 @@ impl Error {
     pub(crate) const REASONS: &[&str] = &[
         "INVALID_ARGUMENT",
         "CHANNEL_NOT_FOUND",
+        "TOO_MANY_CHANNELS",
+        "LEAVE_PENDING",
+        "SESSION_UNAVAILABLE",
         "OVERLOADED",
         "STREAM_IDLE",
         "DEADLINE_EXCEEDED",
@@ -102,6 +118,9 @@ impl Error {
                 (Code::InvalidArgument, "INVALID_ARGUMENT")
             }
             Self::ChannelNotFound => (Code::NotFound, "CHANNEL_NOT_FOUND"),
+            Self::TooManyChannels => (Code::FailedPrecondition, "TOO_MANY_CHANNELS"),
+            Self::LeavePending => (Code::Unavailable, "LEAVE_PENDING"),
+            Self::SessionUnavailable => (Code::Unavailable, "SESSION_UNAVAILABLE"),
             Self::Overloaded => (Code::ResourceExhausted, "OVERLOADED"),
             Self::StreamIdle => (Code::Unavailable, "STREAM_IDLE"),
             Self::DeadlineExceeded => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
@@ -123,9 +142,10 @@ impl Error {
     /// How long a caller should wait before it tries again, if waiting helps.
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Overloaded | Self::Store(StoreError::Unavailable(_)) => {
-                Some(Duration::from_secs(1))
-            }
+            Self::Overloaded
+            | Self::LeavePending
+            | Self::SessionUnavailable
+            | Self::Store(StoreError::Unavailable(_)) => Some(Duration::from_secs(1)),
             Self::Store(StoreError::Full) => Some(Duration::from_secs(5)),
             _ => None,
         }
@@ -135,7 +155,9 @@ impl Error {
     pub(crate) fn outcome_is_unknown(&self) -> bool {
         matches!(
             self,
-            Self::DeadlineExceeded | Self::Store(StoreError::Unavailable(_))
+            Self::DeadlineExceeded
+                | Self::SessionUnavailable
+                | Self::Store(StoreError::Unavailable(_))
         )
     }
 }

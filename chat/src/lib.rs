@@ -36,6 +36,7 @@ use port::guard::{Bounds, Guarded};
 use port::health::StoreHealth;
 use port::measure::Measured;
 use proto::chat::v1::chat_service_server::ChatServiceServer;
+use proto::chat::v1::node_service_server::NodeServiceServer;
 use proto::chat::v1::user_service_server::UserServiceServer;
 use proto::connector::v1::session_service_server::SessionServiceServer;
 use runtime::Shutdown;
@@ -50,7 +51,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_reflection::server::Builder;
-use users::Users;
+use users::{Nodes, Users};
 use web::{Contract, Transcoded, WebLayer};
 
 /// The largest number of HTTP/2 streams, and so of calls, that one connection may have open.
@@ -96,6 +97,8 @@ pub fn service(
     let api = api.max_decoding_message_size(limits.frame());
     let gateway = SessionServiceServer::new(Gateway(calls));
     let gateway = gateway.max_decoding_message_size(limits.frame());
+    let nodes = NodeServiceServer::new(Nodes(Arc::clone(&connectors)));
+    let nodes = nodes.max_decoding_message_size(limits.frame());
     let users = UserServiceServer::new(Users {
         connectors,
         message_limit: limits.message,
@@ -103,6 +106,7 @@ pub fn service(
     let users = users.max_decoding_message_size(limits.frame());
     let routes = Routes::new(bounded(api, &bounds))
         .add_service(bounded(users, &bounds))
+        .add_service(bounded(nodes, &bounds))
         .add_service(bounded(gateway, &bounds));
     Service(routes.prepare())
 }

@@ -284,3 +284,55 @@ async fn users_who_stay_are_always_reached_while_others_come_and_go() {
         .await;
     }
 }
+
+/// Redis closes the connections over which letters come, so commands and answers are lost. While chat has no connection at
+/// all, a call fails, and may have been done.
+#[tokio::test]
+async fn whatever_becomes_of_the_letters_each_session_is_closed_once_and_given_each_message_once() {
+    let system = Plan::of(2, 1).login_policy("allow").start().await;
+    let steady = [
+        guest(&system, 0, "steady").await,
+        guest(&system, 1, "steady").await,
+    ];
+    let (mut pushes, mut ends) = (0, 0);
+    for round in 0..10_u64 {
+        let victims = [
+            guest(&system, 0, "victim").await,
+            guest(&system, 1, "victim").await,
+        ];
+        let push = PushToUsersRequest {
+            users: vec!["steady".to_owned()],
+            route: "onMail".to_owned(),
+            content: Some(Content::BodyJson(json!({ "n": round }).to_string().into())),
+        };
+        let end = DisconnectRequest {
+            users: vec!["victim".to_owned()],
+            ..DisconnectRequest::default()
+        };
+        let (mut for_push, mut for_end) = (users(&system, 0), users(&system, 0));
+        let kill = ["CLIENT", "KILL", "TYPE", "pubsub"];
+        let (pushed, ended, _) = tokio::join!(
+            for_push.push_to_users(push),
+            for_end.disconnect(end),
+            system.redis.command(&kill)
+        );
+        pushes += u32::from(pushed.is_ok_and(|it| it.get_ref().outcomes[0].sessions == 2));
+        if let Ok(ended) = ended {
+            let ended = ended.into_inner();
+            let closed: BTreeSet<_> = ended.closed.iter().map(|it| &it.session).collect();
+            assert_eq!(closed.len(), ended.closed.len(), "closed twice: {ended:?}");
+            // A connector that is named may have done it or not. All others have.
+            let known = closed.len() + ended.unanswered_connectors.len();
+            assert!(known >= 2, "{ended:?}");
+            ends += u32::from(closed.len() == 2);
+        }
+        drop(victims);
+    }
+    println!("of 10 calls each, {pushes} pushes and {ends} disconnects were done and answered");
+    for it in &steady {
+        let numbers = given(it);
+        let once: BTreeSet<_> = numbers.iter().map(ToString::to_string).collect();
+        assert_eq!(once.len(), numbers.len(), "given twice: {numbers:?}");
+        assert_eq!(it.ended(), None);
+    }
+}

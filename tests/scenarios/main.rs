@@ -3,6 +3,7 @@
 //! The name of each test is a sentence about behaviour. K and F numbers are those of docs/compatibility.md.
 
 mod acknowledged_by_replicas;
+mod added_members;
 mod attacks;
 mod bounds;
 mod browsers;
@@ -27,6 +28,7 @@ mod hanging_shard;
 mod json_clients;
 mod lagging_replica;
 mod limits;
+mod listed_connectors;
 mod live_users;
 mod load;
 mod load_generator;

@@ -213,8 +213,10 @@ impl Violations {
             }
             "" => self.check("route", Route::new(ON_MESSAGE)),
             ON_JOIN | ON_LEAVE => self.check("route", Err("is published by the store alone")),
-            // Clients would believe that their connector tells them about their own connection.
-            "onPosition" | "onKick" => self.check("route", Err("is said by connectors alone")),
+            // Clients would believe that their connector tells them about their own session.
+            "onPosition" | "onKick" | "onAdded" | "onRemoved" => {
+                self.check("route", Err("is said by connectors alone"))
+            }
             _ => self.check("route", Route::new(text)),
         }
     }

@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Frame, SizeHint};
-use proto::chat::v1::{chat_service_server, user_service_server};
+use proto::chat::v1::{chat_service_server, node_service_server, user_service_server};
 use proto::connector::v1::session_service_server;
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -22,9 +22,10 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 /// Chat's own services, which have bounds of their own.
-pub(super) const SERVICES: [&str; 3] = [
+pub(super) const SERVICES: [&str; 4] = [
     chat_service_server::SERVICE_NAME,
     user_service_server::SERVICE_NAME,
+    node_service_server::SERVICE_NAME,
     session_service_server::SERVICE_NAME,
 ];
 

@@ -44,6 +44,8 @@ const HISTORY_ANSWER: usize = 1024 * 1024;
 /// The methods that ask connectors may take this much longer than others. A connector has a second to answer, and then its
 /// lease is read.
 const ASKING: Duration = Duration::from_secs(2);
+/// The services with such methods.
+const ASKS: [&str; 2] = ["/chat.v1.UserService/", "/chat.v1.NodeService/"];
 
 /// When a unary call ends, whether it is done or not. It is among the extensions of the request.
 #[derive(Debug, Clone, Copy)]
@@ -121,7 +123,8 @@ where
         let bounds = Arc::clone(&self.bounds);
         let time = grpc_timeout(request.headers());
         let mut most = bounds.call_time;
-        if request.uri().path().starts_with("/chat.v1.UserService/") {
+        let path = request.uri().path();
+        if ASKS.iter().any(|service| path.starts_with(service)) {
             most += ASKING;
         }
         let time = time.map_or(most, |asked| asked.min(most));
@@ -160,9 +163,10 @@ impl Bounds {
             Some("Broadcast") => BROADCAST_ANSWER,
             Some("ListChannels" | "CountMembers") => CHANNELS_ANSWER,
             Some("ListSessions") => HISTORY_ANSWER,
-            Some("ListMembers" | "BatchGetPresence" | "PushToUsers" | "Disconnect") => {
-                MEMBERS_ANSWER
-            }
+            Some(
+                "ListMembers" | "BatchGetPresence" | "PushToUsers" | "Disconnect" | "AddToChannel"
+                | "RemoveFromChannel" | "ListConnectors",
+            ) => MEMBERS_ANSWER,
             _ => SMALL_ANSWER,
         };
         let (mut head, body) = request.into_parts();

@@ -18,7 +18,7 @@ const IN_FLIGHT: &str = "chat_calls_in_flight";
 const DURATION: &str = "chat_call_duration_seconds";
 
 /// The methods of chat's own services.
-pub(crate) const METHODS: [&str; 20] = [
+pub(crate) const METHODS: [&str; 23] = [
     "chat.v1.ChatService/Send",
     "chat.v1.ChatService/SendStream",
     "chat.v1.ChatService/BatchSend",
@@ -34,7 +34,10 @@ pub(crate) const METHODS: [&str; 20] = [
     "chat.v1.UserService/ListSessions",
     "chat.v1.UserService/BatchGetPresence",
     "chat.v1.UserService/PushToUsers",
+    "chat.v1.UserService/AddToChannel",
+    "chat.v1.UserService/RemoveFromChannel",
     "chat.v1.UserService/Disconnect",
+    "chat.v1.NodeService/ListConnectors",
     "connector.v1.SessionService/Join",
     "connector.v1.SessionService/Leave",
     "connector.v1.SessionService/SendStream",

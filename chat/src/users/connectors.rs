@@ -7,7 +7,8 @@
 use crate::error::Error;
 use channel_store::memory::MemoryStore;
 use channel_store::{
-    Inbox, Inboxes, Incarnation, Leases, StoreOptions, UserEntry, UserId, UserRegistry,
+    ChannelName, Inbox, Inboxes, Incarnation, Leases, StoreError, StoreOptions, UserEntry, UserId,
+    UserRegistry,
 };
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -16,6 +17,7 @@ use prost::Message;
 use proto::connector::v1::command::Action;
 use proto::connector::v1::command_answer::Outcome;
 use proto::connector::v1::{Command, CommandAnswer};
+use runtime::backoff::pause;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +35,11 @@ const LEASE: Duration = Duration::from_millis(500);
 const UNDER_WAY: u32 = 32 << 10;
 /// The most commands of one call that are under way at once.
 const AT_ONCE: usize = 64;
+/// How long a look is repeated while the store does not answer. A connection to Redis that was lost is back by then, as a
+/// rule.
+const LOOK: Duration = Duration::from_millis(500);
+/// The pause before the next attempt.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Users whose entries are read at once. It bounds the answer of the store.
 const LOOKED_AT_ONCE: usize = 100;
 
@@ -44,7 +51,7 @@ pub struct Connectors {
     /// The name of this chat's inbox.
     name: Incarnation,
     registry: Arc<dyn UserRegistry>,
-    pub(super) leases: Arc<dyn Leases>,
+    leases: Arc<dyn Leases>,
     inboxes: Arc<dyn Inboxes>,
     /// Who waits for which answer.
     waiting: Arc<Waiting>,
@@ -99,10 +106,32 @@ impl Connectors {
     pub(super) async fn look(&self, users: &[UserId]) -> Result<Vec<Vec<UserEntry>>, Error> {
         let mut found = Vec::with_capacity(users.len());
         for some in users.chunks(LOOKED_AT_ONCE) {
-            let looks = self.registry.entries(&self.name, some).await?;
+            let looks = read(|| self.registry.entries(&self.name, some)).await?;
             found.extend(looks.into_iter().map(|look| look.entries));
         }
         Ok(found)
+    }
+
+    /// The incarnations that have members in a channel.
+    pub(super) async fn in_channel(
+        &self,
+        channel: &ChannelName,
+    ) -> Result<Vec<Incarnation>, Error> {
+        Ok(read(|| self.leases.incarnations_in(channel)).await?)
+    }
+
+    /// All incarnations that chats look after.
+    pub(super) async fn all(&self) -> Result<Vec<Incarnation>, Error> {
+        let all = read(|| self.leases.directory()).await?;
+        Ok(all.into_keys().collect())
+    }
+
+    /// Those that are known to be dead.
+    pub(super) async fn dead_among(&self, incarnations: &[Incarnation]) -> BTreeSet<Incarnation> {
+        let observed = timeout(LEASE, self.leases.observe(incarnations)).await;
+        let found = incarnations.iter().zip(observed.unwrap_or_default());
+        let dead = found.filter(|(_, it)| matches!(it, Ok(Some(lease)) if lease.dead));
+        dead.map(|(incarnation, _)| incarnation.clone()).collect()
     }
 
     /// Sends commands, each to one incarnation.
@@ -165,9 +194,8 @@ impl Connectors {
     }
 
     async fn is_dead(&self, incarnation: &Incarnation) -> bool {
-        let lease = self.leases.observe(std::slice::from_ref(incarnation));
-        let lease = timeout(LEASE, lease).await;
-        matches!(lease.as_deref(), Ok([Ok(Some(lease))]) if lease.dead)
+        let dead = self.dead_among(std::slice::from_ref(incarnation)).await;
+        !dead.is_empty()
     }
 }
 
@@ -175,6 +203,23 @@ impl Default for Connectors {
     fn default() -> Self {
         let store = MemoryStore::new(StoreOptions::default());
         Self::new(store.registry(), store.leases(), store.inboxes())
+    }
+}
+
+/// Reads something from the store. Repeats this for a moment while the store does not answer.
+async fn read<T, F>(call: impl Fn() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let until = Instant::now() + LOOK;
+    loop {
+        match call().await {
+            Err(StoreError::Unavailable(reason)) if Instant::now() < until => {
+                tracing::debug!(reason, "not read");
+                pause(LOOK_AGAIN).await;
+            }
+            read => return read,
+        }
     }
 }
 
@@ -235,4 +280,36 @@ pub(super) fn name_of(incarnation: &Incarnation) -> &str {
 pub(super) fn names(incarnations: &BTreeSet<Incarnation>) -> Vec<String> {
     let names: BTreeSet<_> = incarnations.iter().map(name_of).collect();
     names.into_iter().map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_store_is_asked_again_for_half_a_second_while_it_does_not_answer() {
+        let (asked, answers_from) = (Cell::new(0), Cell::new(5));
+        let call = async || {
+            asked.set(asked.get() + 1);
+            if asked.get() < answers_from.get() {
+                return Err(StoreError::Unavailable("no connection".into()));
+            }
+            Ok(asked.get())
+        };
+        assert_eq!(read(call).await, Ok(5));
+        answers_from.set(u32::MAX);
+        let begun = Instant::now();
+        assert!(read(call).await.is_err());
+        let took = begun.elapsed();
+        assert!(LOOK <= took && took < 2 * LOOK, "{took:?}");
+        // What is refused for another reason is not asked again.
+        asked.set(0);
+        let full = async || {
+            asked.set(asked.get() + 1);
+            Err::<(), _>(StoreError::Full)
+        };
+        assert_eq!(read(full).await, Err(StoreError::Full));
+        assert_eq!(asked.get(), 1);
+    }
 }

@@ -1,10 +1,13 @@
-//! `chat.v1.UserService`, for back ends: users who are connected now, and their sessions.
+//! `chat.v1.UserService`, for back ends: users who are connected now, and their sessions. And `chat.v1.NodeService`, for operators:
+//! the connectors themselves.
 //!
 //! Connectors hold the sessions, and chat asks them ([`Connectors`]).
 
 mod connectors;
 mod disconnect;
 mod fields;
+mod memberships;
+mod nodes;
 mod presence;
 mod push;
 mod search;
@@ -14,6 +17,7 @@ pub use connectors::Connectors;
 
 use crate::calls::respond;
 use proto::chat::v1;
+use proto::chat::v1::node_service_server::NodeService;
 use proto::chat::v1::user_service_server::UserService;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
@@ -49,10 +53,37 @@ impl UserService for Users {
         respond(push::push(&self.connectors, request.into_inner(), limit).await)
     }
 
+    async fn add_to_channel(
+        &self,
+        request: Request<v1::AddToChannelRequest>,
+    ) -> Result<Response<v1::AddToChannelResponse>, Status> {
+        respond(memberships::add(&self.connectors, request.into_inner()).await)
+    }
+
+    async fn remove_from_channel(
+        &self,
+        request: Request<v1::RemoveFromChannelRequest>,
+    ) -> Result<Response<v1::RemoveFromChannelResponse>, Status> {
+        respond(memberships::remove(&self.connectors, request.into_inner()).await)
+    }
+
     async fn disconnect(
         &self,
         request: Request<v1::DisconnectRequest>,
     ) -> Result<Response<v1::DisconnectResponse>, Status> {
         respond(disconnect::disconnect(&self.connectors, request.into_inner()).await)
+    }
+}
+
+/// The contract for operators.
+pub(crate) struct Nodes(pub(crate) Arc<Connectors>);
+
+#[tonic::async_trait]
+impl NodeService for Nodes {
+    async fn list_connectors(
+        &self,
+        _: Request<v1::ListConnectorsRequest>,
+    ) -> Result<Response<v1::ListConnectorsResponse>, Status> {
+        respond(nodes::list(&self.0).await)
     }
 }

@@ -38,6 +38,8 @@ pub(super) struct Search<'a> {
     unanswered: BTreeSet<Incarnation>,
     rounds: usize,
     is_to_wait: bool,
+    /// Sessions count, too, whose clients are gone and which are members for a while longer.
+    with_lingering: bool,
 }
 
 impl<'a> Search<'a> {
@@ -49,6 +51,18 @@ impl<'a> Search<'a> {
             unanswered: BTreeSet::new(),
             rounds: 0,
             is_to_wait: false,
+            with_lingering: false,
+        }
+    }
+
+    /// The same, also for sessions whose clients are gone and which are members for a while longer.
+    pub(super) fn with_lingering(
+        connectors: &'a Connectors,
+        wanted: BTreeMap<UserId, Wanted>,
+    ) -> Self {
+        Self {
+            with_lingering: true,
+            ..Self::new(connectors, wanted)
         }
     }
 
@@ -95,8 +109,9 @@ impl<'a> Search<'a> {
                     None => false,
                 };
                 // The client of a lingering session is gone.
+                let is_gone = entry.state == EntryState::Lingering && !self.with_lingering;
                 if !is_wanted
-                    || entry.state == EntryState::Lingering
+                    || is_gone
                     || self.unanswered.contains(&entry.incarnation)
                     || !self.seen.insert(entry.session.clone())
                 {

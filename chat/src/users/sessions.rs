@@ -112,11 +112,11 @@ async fn holders(connectors: &Connectors, which: &Which) -> Result<Vec<Incarnati
             live.map(|it| it.incarnation).collect()
         }
         Which::Channel(channel) => {
-            let there = connectors.leases.incarnations_in(channel).await?;
+            let there = connectors.in_channel(channel).await?;
             there.into_iter().collect()
         }
         Which::Connector(name) => {
-            let all = connectors.leases.directory().await?.into_keys();
+            let all = connectors.all().await?.into_iter();
             all.filter(|it| name_of(it) == name.as_str()).collect()
         }
     };

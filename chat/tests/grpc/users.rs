@@ -2,11 +2,12 @@
 
 use crate::support::{Chat, violations};
 use proto::chat::v1::list_sessions_request::Of;
+use proto::chat::v1::node_service_client::NodeServiceClient;
 use proto::chat::v1::push_to_users_request::Content;
 use proto::chat::v1::user_service_client::UserServiceClient;
 use proto::chat::v1::{
-    BatchGetPresenceRequest, DisconnectRequest, ListSessionsRequest, PushToUsersRequest,
-    SessionName,
+    AddToChannelRequest, BatchGetPresenceRequest, DisconnectRequest, ListConnectorsRequest,
+    ListSessionsRequest, PushToUsersRequest, RemoveFromChannelRequest, SessionName,
 };
 use tonic::Status;
 use tonic::transport::Channel;
@@ -189,4 +190,71 @@ async fn sessions_are_listed_of_one_thing_and_a_page_token_belongs_to_its_reques
         let status = client.list_sessions(request).await.unwrap_err();
         assert_eq!(only(&status).0, "page_token");
     }
+}
+
+#[tokio::test]
+async fn all_wrong_fields_of_an_addition_or_a_removal_are_named_at_once() {
+    let (_chat, mut client) = users().await;
+    let wrong = AddToChannelRequest {
+        channel: String::new(),
+        user: "u\n".to_owned(),
+        session: "@detached".to_owned(),
+    };
+    let status = client.add_to_channel(wrong.clone()).await.unwrap_err();
+    let fields = |status: &Status| {
+        let wrong = violations(status).into_iter().map(|it| it.0);
+        wrong.collect::<Vec<_>>()
+    };
+    assert_eq!(fields(&status), ["channel", "user", "session"]);
+    let AddToChannelRequest {
+        channel,
+        user,
+        session,
+    } = wrong;
+    let wrong = RemoveFromChannelRequest {
+        channel,
+        user,
+        session,
+    };
+    let status = client.remove_from_channel(wrong).await.unwrap_err();
+    assert_eq!(fields(&status), ["channel", "user", "session"]);
+
+    // Nobody is there.
+    let request = AddToChannelRequest {
+        channel: "room".to_owned(),
+        user: "u".to_owned(),
+        session: String::new(),
+    };
+    let answer = client.add_to_channel(request).await.unwrap();
+    assert_eq!(answer.into_inner(), Default::default());
+    let request = RemoveFromChannelRequest {
+        channel: "room".to_owned(),
+        user: "u".to_owned(),
+        session: "s".to_owned(),
+    };
+    let answer = client.remove_from_channel(request).await.unwrap();
+    assert_eq!(answer.into_inner(), Default::default());
+}
+
+#[tokio::test]
+async fn clients_are_told_that_they_were_added_by_connectors_alone() {
+    let (_chat, mut client) = users().await;
+    for route in ["onAdded", "onRemoved"] {
+        let request = PushToUsersRequest {
+            users: names(1),
+            route: route.to_owned(),
+            content: Some(Content::BodyJson("{}".into())),
+        };
+        let status = client.push_to_users(request).await.unwrap_err();
+        let expected = "is said by connectors alone".to_owned();
+        assert_eq!(only(&status), ("route".to_owned(), expected));
+    }
+}
+
+#[tokio::test]
+async fn without_a_connector_the_list_of_connectors_is_empty() {
+    let chat = Chat::start().await;
+    let mut client = NodeServiceClient::new(chat.channel().await);
+    let answer = client.list_connectors(ListConnectorsRequest {}).await;
+    assert_eq!(answer.unwrap().into_inner(), Default::default());
 }

@@ -123,17 +123,21 @@ impl ClientLoop {
             let mut batch = Batch::default();
             tokio::select! {
                 biased;
-                reason = connection.closed() => return reason,
+                reason = connection.closed_or(|| self.handlers.is_commanded()) => match reason {
+                    Some(reason) => return reason,
+                    // A batch without requests: only what back ends want is carried out.
+                    None => Box::pin(self.carry_out(batch)).await,
+                },
                 () = poll_fn(|context| self.socket.poll_read(context, &mut batch)) => {
                     if !batch.is_empty() {
                         // Boxed, because this future is large and the task of an idle connection must stay small.
                         Box::pin(self.carry_out(batch)).await;
                     }
-                    if self.socket.clock.alarm_version != alarm_version {
-                        alarm.as_mut().reset(self.socket.clock.next());
-                    }
                 }
                 () = &mut alarm => {}
+            }
+            if self.socket.clock.alarm_version != alarm_version {
+                alarm.as_mut().reset(self.socket.clock.next());
             }
             // Checked after every read, too: a client that sends without a pause, but never a heartbeat, has to be
             // dropped (K5).
@@ -144,7 +148,8 @@ impl ClientLoop {
         }
     }
 
-    /// Carries out requests one after the other, and then those that were read meanwhile.
+    /// Carries out requests one after the other, and then those that were read meanwhile. What back ends want of the session
+    /// has its turn before them and after each.
     async fn carry_out(&mut self, batch: Batch) {
         let Self { handlers, socket } = self;
         let mut backlog = Backlog {
@@ -153,6 +158,9 @@ impl ClientLoop {
             ..Backlog::default()
         };
         let mut next = Some(batch);
+        if handlers.is_commanded() {
+            Box::pin(obey(handlers, socket, &mut backlog)).await;
+        }
         while let Some(batch) = next {
             let received = batch.received.unwrap_or_else(Instant::now);
             for input in batch.inputs {
@@ -170,6 +178,9 @@ impl ClientLoop {
                     }
                 }
                 socket.clock.logged_in(handlers.is_logged_in());
+                if handlers.is_commanded() {
+                    Box::pin(obey(handlers, socket, &mut backlog)).await;
+                }
             }
             backlog.bytes -= batch.bytes;
             match batch.end {
@@ -182,6 +193,14 @@ impl ClientLoop {
         if socket.charged > 0 {
             socket.charge(0);
         }
+    }
+}
+
+/// Carries out what back ends want of the session.
+async fn obey(handlers: &mut Handlers, socket: &mut SocketSide, backlog: &mut Backlog) {
+    while let Some(command) = handlers.next_command() {
+        let obeying = pin!(handlers.obey(command));
+        socket.meanwhile(obeying, backlog).await;
     }
 }
 

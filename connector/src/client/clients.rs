@@ -78,6 +78,7 @@ impl Clients {
     ) {
         let key = self.connections.lock().insert(Arc::clone(&connection));
         gauge!(CONNECTIONS).increment(1);
+        self.services.commands.process().opened();
         // The connection is in the list before this check. So a shutdown either finds it there or is noticed here.
         if self.is_closing() {
             connection.close(Disconnect::Shutdown);
@@ -144,6 +145,7 @@ impl Clients {
     /// Closes every socket with a reason and lands every leave, within the time that a shutdown may take.
     pub(crate) async fn drain(&self) {
         let deadline = Instant::now() + CLOSE_SOCKETS;
+        self.services.commands.process().drains();
         // This comes first. A client that connects from now on is closed at once, because it is not in the list below.
         self.loops.close();
         self.close_all(Disconnect::Shutdown).await;
@@ -186,6 +188,7 @@ impl<E: FnOnce()> Drop for Served<E> {
         let removed = self.clients.connections.lock().try_remove(self.key);
         drop(removed);
         gauge!(CONNECTIONS).decrement(1);
+        self.clients.services.commands.process().closed();
     }
 }
 

@@ -233,6 +233,11 @@ impl LocalChannel {
         self.follow(|follower, members| follower.doubt(members))
     }
 
+    /// The hub's position in the log, once it is known.
+    pub(super) fn position(&self) -> Option<Position> {
+        self.state.lock().follower.position().cloned()
+    }
+
     /// True if the ring proves that `position` is in the log that ends at `end`. The hub must be in the epoch of `end`:
     /// otherwise it has not noticed yet that the log has changed.
     pub(super) fn knows(&self, position: &Position, end: &Position) -> bool {

@@ -86,6 +86,12 @@ impl Member {
         })
     }
 
+    /// Where the hub is in the channel. Everything that follows is given to this member, unless it is closed. `None`: the
+    /// channel is not followed yet.
+    pub fn position(&self) -> Option<Position> {
+        self.channel.position()
+    }
+
     /// Tells the member its new position. Closes it if its format does not tell positions.
     pub fn tell(&self, position: &Position, moved: PositionReason) {
         self.receiver.tell(self.channel.name(), position, moved);

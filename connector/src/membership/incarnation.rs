@@ -57,6 +57,8 @@ pub(super) struct HeldLease {
     pub(super) index: Mutex<Index>,
     /// Places of this incarnation that must be looked at soon.
     pub(super) suspects: Suspects,
+    /// Sessions whose clients were told that they are logged in, and are not gone.
+    sessions: AtomicU64,
     /// The last operation number. Joins and leaves are counted upwards.
     operations: AtomicU64,
     /// Server lifetimes that have answered so far.
@@ -122,6 +124,7 @@ impl HeldLease {
             clock: Mutex::default(),
             renewal: Notify::new(),
             index: Mutex::default(),
+            sessions: AtomicU64::new(0),
             operations: AtomicU64::new(0),
             lifetimes: Mutex::default(),
             renew_now: Notify::new(),
@@ -164,6 +167,11 @@ impl HeldLease {
             self.suspects.extend(self.index.lock().places());
         }
         is_new
+    }
+
+    /// The number of live sessions.
+    pub(super) fn sessions(&self) -> u64 {
+        self.sessions.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -248,6 +256,22 @@ impl HeldLease {
 
 fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Counts a live session of an incarnation while it exists.
+pub(crate) struct LiveSession(Arc<HeldLease>);
+
+impl LiveSession {
+    pub(super) fn begin(guard: &IndexGuard) -> Self {
+        guard.lease.sessions.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(&guard.lease))
+    }
+}
+
+impl Drop for LiveSession {
+    fn drop(&mut self) {
+        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Counts a session at its places. While it exists, the entries of these places stay in the index of the session's

@@ -66,7 +66,7 @@ impl LeaseKeeper {
             is_dead = self.renew_until_over(&lease) => is_dead,
             never = self.reconcile(&lease, chat, logins) => match never {},
             never = listen(&lease, logins) => match never {},
-            never = commands.obey(&lease) => match never {},
+            never = commands.obey(&lease, chat) => match never {},
             () = lease.found_dead.notified() => true,
         };
         let HeldLease { incarnation, .. } = &*lease;

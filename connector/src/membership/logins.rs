@@ -13,6 +13,7 @@
 
 use super::incarnation::IndexGuard;
 use super::registration::{Known, Registration};
+use super::session_commands::SessionCommands;
 use crate::transport::{Connection, close_paced};
 use channel_store::{
     Claim, Claimed, EntryState, Hints, Incarnation, Leases, LoggedIn, LoginPolicy, Place, Proof,
@@ -169,6 +170,7 @@ impl Logins {
             since: milliseconds_since_1970(),
             memberships: Mutex::default(),
             state: Mutex::default(),
+            commands: SessionCommands::default(),
             known: Arc::clone(&self.known),
         });
         let mut known = self.known.lock();

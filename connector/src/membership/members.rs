@@ -297,6 +297,16 @@ impl Membership {
         lease.leave(&self.channel, &self.user, &self.session, operation, fence)
     }
 
+    /// Sends the leave once. True: it has landed. Whoever is in charge of the leave sends it all the same.
+    pub(crate) async fn land(&self, chat: &Chat, until: Instant) -> bool {
+        chat.leave(self.leave(), until).await.is_ok()
+    }
+
+    /// True from the moment when the number of its leave is drawn.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state.lock().leave.is_some()
+    }
+
     /// The join once more, because the store has lost the member. `None`: it is leaving.
     pub(super) fn join_again(&self) -> Option<JoinRequest> {
         {

@@ -25,10 +25,12 @@ mod reconcile;
 mod reconcile_logins;
 mod registration;
 mod renewal;
+mod session_commands;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use commands::Commands;
+pub(crate) use incarnation::LiveSession;
 pub use incarnation::{NameError, new_incarnation};
 pub use lease_keeper::LeaseKeeper;
 pub(crate) use leaves::{EndedSession, PendingLeaves, Rollback};
@@ -36,3 +38,4 @@ pub(crate) use logins::Admission;
 pub use logins::Logins;
 pub(crate) use members::Membership;
 pub(crate) use registration::Registration;
+pub(crate) use session_commands::{Asked, SessionCommand};

@@ -1,7 +1,8 @@
 //! The login of one session, as its connector knows it.
 
-use super::incarnation::IndexGuard;
+use super::incarnation::{IndexGuard, LiveSession};
 use super::members::Membership;
+use super::session_commands::SessionCommands;
 use crate::metering::KICKS;
 use crate::transport::Connection;
 use channel_store::{
@@ -60,6 +61,8 @@ pub(crate) struct Registration {
     /// The memberships of the session, some of which may have ended.
     pub(super) memberships: Mutex<Vec<Weak<Membership>>>,
     pub(super) state: Mutex<LoginState>,
+    /// What back ends want the session to do.
+    pub(super) commands: SessionCommands,
     pub(super) known: Arc<Known>,
 }
 
@@ -100,9 +103,16 @@ impl Registration {
         &self.guard
     }
 
-    /// The client was told that it is logged in, so from now on it may be given messages.
-    pub(crate) fn answered(&self) {
+    /// The client was told that it is logged in, so from now on it may be given messages. The session counts as live while
+    /// the result exists.
+    pub(crate) fn answered(&self) -> LiveSession {
         self.state.lock().answered = true;
+        LiveSession::begin(&self.guard)
+    }
+
+    /// What back ends want the session to do.
+    pub(crate) fn commands(&self) -> &SessionCommands {
+        &self.commands
     }
 
     /// The session has begun a membership.
@@ -117,16 +127,26 @@ impl Registration {
 
     /// The channels that the session is in, sorted.
     pub(super) fn channels(&self) -> Vec<ChannelName> {
-        // They are looked at, and perhaps dropped, after the lock is released: to drop the last reference takes the lock.
-        let memberships: Vec<_> = {
-            let memberships = self.memberships.lock();
-            memberships.iter().filter_map(Weak::upgrade).collect()
-        };
+        let memberships = self.known_memberships();
         let lasting = memberships.iter().filter(|it| it.lasts());
         let mut channels: Vec<_> = lasting.map(|it| it.channel().clone()).collect();
         channels.sort_unstable();
         channels.dedup();
         channels
+    }
+
+    /// The memberships of the session in a channel that have ended, and may still be listed there.
+    pub(crate) fn ended_in(&self, channel: &ChannelName) -> Vec<Arc<Membership>> {
+        let mut memberships = self.known_memberships();
+        memberships.retain(|it| it.channel() == channel && it.has_ended());
+        memberships
+    }
+
+    /// Those that are not dropped yet. They are looked at, and perhaps dropped, after the lock is released: to drop the last
+    /// reference takes the lock.
+    fn known_memberships(&self) -> Vec<Arc<Membership>> {
+        let memberships = self.memberships.lock();
+        memberships.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// True if the client has a secret. Then its next session can take the place of this one.

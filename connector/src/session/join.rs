@@ -3,7 +3,7 @@
 use super::parameters::{self, JoinChannel};
 use super::recovery::{Recovered, Recovery};
 use super::replies::{self, Answer, DONE};
-use super::{CHANNELS, Handlers, JoinedChannel};
+use super::{CHANNELS, Handlers, JoinedChannel, Session};
 use crate::chat_client::{Answered, CallError};
 use crate::hub::{Member, Resume};
 use crate::membership::{Admission, Logins, Membership, Registration, Rollback};
@@ -27,6 +27,8 @@ pub(super) enum Refused {
     Failed,
     /// Chat refused, for this reason.
     ByChat(Reason),
+    /// This connector refused.
+    Here(Refusal),
 }
 
 impl From<Refused> for Refusal {
@@ -36,6 +38,7 @@ impl From<Refused> for Refusal {
             // If something was done before the failure, it will be undone.
             Refused::Failed => Reason::Unavailable.into(),
             Refused::ByChat(reason) => reason.into(),
+            Refused::Here(refusal) => refusal,
         }
     }
 }
@@ -62,21 +65,49 @@ impl Handlers {
         if session.joined(Some(&channel)).is_some() {
             return Some(Err(Reason::AlreadyJoined.into()));
         }
+        let registration = Arc::clone(&session.registration);
+        let paced = |session: &mut Session| {
+            let pace = session.joins.get_or_insert_default();
+            pace.take(Instant::now()).map_err(Refusal::rate_limited)
+        };
+        let welcome = |this: &Self, entry| this.welcome(request.id, DONE.into(), entry);
+        let entered = self.enter_further(&channel, &recovery, deadline, paced, welcome);
+        let refused = entered.await.err()?;
+        let place = Place::Channel(channel);
+        let comes_back = matches!(refused, Refused::Failed)
+            && registration.can_come_back()
+            && (self.services.lease).is_better_off_anew(registration.guard(), &place);
+        if !comes_back {
+            return Some(Err(refused.into()));
+        }
+        replies::reply(&self.connection, request.id, Err(refused.into()));
+        self.connection.close(Disconnect::Moved);
+        None
+    }
+
+    /// Joins a channel in which the session is not. Once it is a member, `tell` tells the client, and lets the pushes begin.
+    /// `may` is asked shortly before the join begins.
+    pub(super) async fn enter_further(
+        &mut self,
+        channel: &ChannelName,
+        recovery: &Recovery,
+        deadline: Instant,
+        may: impl FnOnce(&mut Session) -> Result<(), Refusal>,
+        tell: impl FnOnce(&Self, Entry) -> JoinedChannel,
+    ) -> Result<(), Refused> {
+        let Some(session) = &mut self.session else {
+            return Err(Refused::Here(Reason::NotLoggedIn.into()));
+        };
         if session.channels.len() >= CHANNELS {
-            return Some(Err(Reason::TooManyChannels.into()));
+            return Err(Refused::Here(Reason::TooManyChannels.into()));
         }
         let place = Place::Channel(channel.clone());
         let queue = self.services.admission.of([&place, &place]);
-        let _turn = match queue.turn(deadline).await {
-            Ok(turn) => turn,
-            Err(refusal) => return Some(Err(refusal)),
-        };
+        let _turn = queue.turn(deadline).await.map_err(Refused::Here)?;
         if !self.services.leaves.has_room() {
-            return Some(Err(Reason::Unavailable.into()));
+            return Err(Refused::Here(Reason::Unavailable.into()));
         }
-        if let Err(wait) = session.joins.get_or_insert_default().take(Instant::now()) {
-            return Some(Err(Refusal::rate_limited(wait)));
-        }
+        may(session).map_err(Refused::Here)?;
         let mut rollback = Rollback::new(&self.services.leaves);
         let (user, id) = (session.user.clone(), session.id.clone());
         let registration = Arc::clone(&session.registration);
@@ -93,56 +124,49 @@ impl Handlers {
                 Some(Arc::clone(&registration)),
             ))
         };
-        let entered = self
-            .enter(
-                &channel,
-                &recovery,
-                membership,
-                &mut rollback.ended.memberships,
-                deadline,
-            )
-            .await;
-        match entered {
-            Ok(entry) => {
-                rollback.keep();
-                let joined = self.welcome(request.id, DONE.into(), entry);
-                if let Some(session) = &mut self.session {
-                    session.channels.push(joined);
-                }
-                None
-            }
-            Err(refused) => {
-                let comes_back = matches!(refused, Refused::Failed)
-                    && registration.can_come_back()
-                    && (self.services.lease).is_better_off_anew(registration.guard(), &place);
-                if !comes_back {
-                    return Some(Err(refused.into()));
-                }
-                replies::reply(&self.connection, request.id, Err(refused.into()));
-                self.connection.close(Disconnect::Moved);
-                None
-            }
+        let memberships = &mut rollback.ended.memberships;
+        let entered = self.enter(channel, recovery, membership, memberships, deadline);
+        let entry = entered.await?;
+        rollback.keep();
+        let joined = tell(self, entry);
+        if let Some(session) = &mut self.session {
+            session.channels.push(joined);
         }
+        Ok(())
     }
 
-    /// Leaves a channel. Answered with ok when the leave has landed. If it fails, it is repeated until it lands.
+    /// Leaves a channel because the client has asked for it.
     pub(super) async fn leave(&mut self, body: &RequestBody, deadline: Instant) -> Answer {
-        let Some(session) = &mut self.session else {
+        if self.session.is_none() {
             return Err(Reason::NotLoggedIn.into());
-        };
+        }
         let channel = parameters::leave_channel(body)?;
+        self.leave_channel(&channel, deadline).await?;
+        Ok(DONE.into())
+    }
+
+    /// Leaves a channel. Returns when the leave has landed. If it fails, it is repeated until it lands.
+    ///
+    /// # Errors
+    /// [`Reason::NotJoined`]; [`Reason::LeavePending`] if it fails.
+    pub(super) async fn leave_channel(
+        &mut self,
+        channel: &ChannelName,
+        deadline: Instant,
+    ) -> Result<(), Reason> {
+        let session = self.session.as_mut().ok_or(Reason::NotLoggedIn)?;
         let mut channels = session.channels.iter();
-        let Some(place) = channels.position(|it| *it.membership.channel() == channel) else {
-            return Err(Reason::NotJoined.into());
+        let Some(place) = channels.position(|it| it.membership.channel() == channel) else {
+            return Err(Reason::NotJoined);
         };
         let JoinedChannel { membership, .. } = session.channels.swap_remove(place);
         let leave = membership.leave();
         let rollback = Rollback::of(&self.services.leaves, membership);
         if self.services.chat.leave(leave, deadline).await.is_ok() {
             rollback.keep();
-            return Ok(DONE.into());
+            return Ok(());
         }
-        Err(Reason::LeavePending.into())
+        Err(Reason::LeavePending)
     }
 
     /// Joins a channel, in this order:
@@ -268,16 +292,24 @@ impl Handlers {
         answer: Cow<'static, str>,
         entry: Entry,
     ) -> JoinedChannel {
-        let Entry {
-            joined,
-            begin,
-            recovered,
-        } = entry;
-        let answer = match recovered {
+        let answer = match &entry.recovered {
             Some(recovered) => recovered.add_to(&answer).into(),
             None => answer,
         };
         replies::reply(&self.connection, id, Ok(answer));
+        entry.begin()
+    }
+}
+
+impl Entry {
+    /// The position after which its pushes begin.
+    pub(super) fn start(&self) -> &Position {
+        &self.begin.start
+    }
+
+    /// Lets the pushes begin. The client was told before that it is a member.
+    pub(super) fn begin(self) -> JoinedChannel {
+        let Self { joined, begin, .. } = self;
         if let Some(moved) = begin.lost {
             joined.member.tell(&begin.start, moved);
         }

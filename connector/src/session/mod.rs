@@ -6,6 +6,7 @@
 //! they are answered.
 
 pub(crate) mod admission_queue;
+mod commanded;
 mod join;
 mod pace;
 mod parameters;
@@ -19,7 +20,8 @@ mod send;
 use crate::chat_client::{CALL, Chat, Window};
 use crate::hub::{Hub, Member};
 use crate::membership::{
-    Commands, EndedSession, LeaseKeeper, Logins, Membership, PendingLeaves, Registration, Rollback,
+    Commands, EndedSession, LeaseKeeper, LiveSession, Logins, Membership, PendingLeaves,
+    Registration, Rollback,
 };
 use crate::metering::count_refused_login;
 use crate::random::unguessable;
@@ -115,6 +117,7 @@ pub(crate) struct Handlers {
 
 /// A connection bound to a user.
 struct Session {
+    _live: LiveSession,
     id: SessionId,
     user: User,
     /// The channel of the login. Commands that name no channel mean this one. `None`: the login named no channel.
@@ -296,8 +299,9 @@ impl Handlers {
                 None
             }
         };
-        registration.answered();
+        let live = registration.answered();
         self.session = Some(Session {
+            _live: live,
             id,
             user,
             home: channel,
@@ -330,6 +334,7 @@ impl Drop for Handlers {
         if let Some(session) = self.session.take() {
             let channels = session.channels.into_iter();
             let closing = self.connection.closing();
+            let registration = Arc::clone(&session.registration);
             let ended = EndedSession {
                 memberships: channels.map(|joined| joined.membership).collect(),
                 registration: Some(session.registration),
@@ -342,6 +347,8 @@ impl Drop for Handlers {
                 }
                 _ => self.services.leaves.add(ended),
             }
+            // Last, because a back end that wants this session to leave a channel then looks for memberships that have ended.
+            registration.commands().end();
         }
     }
 }

@@ -50,6 +50,13 @@ pub(crate) fn position(json: &Value) -> Option<Position> {
     })
 }
 
+/// Writes a position as clients read it.
+pub(crate) fn json(position: &Position) -> String {
+    let epoch = Value::from(position.epoch.as_str());
+    let offset = position.offset;
+    format!(r#"{{"epoch":{epoch},"offset":{offset}}}"#)
+}
+
 /// What the reply to a login or join tells about positions, if the client has asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Recovered {
@@ -88,10 +95,9 @@ impl Recovered {
             recovered,
             replayed,
         } = self;
-        let epoch = Value::from(position.epoch.as_str());
-        let offset = position.offset;
+        let position = json(position);
         format!(
-            r#"{members},"position":{{"epoch":{epoch},"offset":{offset}}},"recovered":{recovered},"replayed":{replayed}}}"#
+            r#"{members},"position":{position},"recovered":{recovered},"replayed":{replayed}}}"#
         )
     }
 }

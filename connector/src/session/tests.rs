@@ -1049,3 +1049,5 @@ async fn a_leave_that_does_not_land_in_time_is_pending_and_a_new_join_works() {
         assert_eq!(scene.client.offsets(1).await, [8]);
     }
 }
+
+mod commanded;

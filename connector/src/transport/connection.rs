@@ -118,6 +118,11 @@ impl Connection {
         self.tells_positions.store(true, Ordering::Relaxed);
     }
 
+    /// True if a member of this connection has asked for positions, or if all clients of its protocol are told them.
+    pub(crate) fn tells_positions(&self) -> bool {
+        self.format.tells_positions() || self.tells_positions.load(Ordering::Relaxed)
+    }
+
     /// The format that this client's frames have.
     #[must_use]
     pub fn format(&self) -> WireFormat {
@@ -280,13 +285,29 @@ impl Connection {
     /// Returns once the connection is closing. Any number of tasks may wait for it.
     pub async fn closed(&self) -> Disconnect {
         loop {
-            // Created before the check, so that a change in between is not missed.
-            let ended = self.ended.notified();
-            if let Some(reason) = self.closing() {
+            if let Some(reason) = self.closed_or(|| false).await {
                 return reason;
+            }
+        }
+    }
+
+    /// Returns once the connection is closing, or once this condition is true: then the result is `None`. Whoever makes
+    /// the condition true [wakes](Self::wake) the connection.
+    pub(crate) async fn closed_or(&self, condition: impl Fn() -> bool) -> Option<Disconnect> {
+        loop {
+            // Created before the checks, so that a change in between is not missed.
+            let ended = self.ended.notified();
+            let closing = self.closing();
+            if closing.is_some() || condition() {
+                return closing;
             }
             ended.await;
         }
+    }
+
+    /// Lets those that wait in [`closed_or`](Self::closed_or) look at their conditions.
+    pub(crate) fn wake(&self) {
+        self.ended.notify_waiters();
     }
 
     /// Switches from polls to a socket. What was not fetched is sent first.

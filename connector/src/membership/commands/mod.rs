@@ -4,6 +4,8 @@
 //! answer. It is done once: the answer is remembered, and each further copy gets it again. A command that is too old is not
 //! done, so a process that was frozen does nothing for which nobody waits any more.
 
+mod channels;
+mod describe;
 mod disconnect;
 mod list;
 mod push;
@@ -13,7 +15,9 @@ use super::incarnation::HeldLease;
 use super::logins::Logins;
 use super::members::Roster;
 use super::registration::Registration;
+use crate::chat_client::Chat;
 use channel_store::{Inboxes, Incarnation, Letter, UserId};
+pub(crate) use describe::Process;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
@@ -50,6 +54,7 @@ pub(crate) struct Commands {
     roster: Arc<Roster>,
     inboxes: Arc<dyn Inboxes>,
     remembered: Mutex<Remembered>,
+    process: Process,
 }
 
 impl Commands {
@@ -64,11 +69,17 @@ impl Commands {
             roster: Arc::clone(roster),
             inboxes,
             remembered: Mutex::new(Remembered::new(MOST, MOST_BYTES, OLDEST, REMEMBERED)),
+            process: Process::default(),
         }
     }
 
+    /// What is told about the process.
+    pub(crate) fn process(&self) -> &Process {
+        &self.process
+    }
+
     /// Does the commands to an incarnation, until this is dropped.
-    pub(super) async fn obey(&self, lease: &HeldLease) -> Infallible {
+    pub(super) async fn obey(&self, lease: &HeldLease, chat: &Chat) -> Infallible {
         let mut at_work = FuturesUnordered::new();
         loop {
             let mut inbox = self.inboxes.open(&lease.incarnation);
@@ -76,7 +87,7 @@ impl Commands {
                 tokio::select! {
                     Some(()) = at_work.next() => {}
                     letter = inbox.next(), if at_work.len() < AT_ONCE => match letter {
-                        Some(letter) => at_work.push(self.take(lease, letter)),
+                        Some(letter) => at_work.push(self.take(lease, chat, letter)),
                         None => break,
                     }
                 }
@@ -85,7 +96,7 @@ impl Commands {
         }
     }
 
-    async fn take(&self, lease: &HeldLease, letter: Letter) {
+    async fn take(&self, lease: &HeldLease, chat: &Chat, letter: Letter) {
         let Ok(command) = Command::decode(&*letter.content) else {
             return tracing::debug!("a letter is no command");
         };
@@ -110,7 +121,8 @@ impl Commands {
                     id,
                     answer: None,
                 };
-                let outcome = self.carry_out(&lease.incarnation, command.action).await;
+                let outcome = self.carry_out(lease, chat, command.action);
+                let outcome = outcome.await;
                 running.done(encoded(id, outcome))
             }
         };
@@ -120,11 +132,20 @@ impl Commands {
         }
     }
 
-    async fn carry_out(&self, whose: &Incarnation, action: Option<Action>) -> Option<Outcome> {
+    async fn carry_out(
+        &self,
+        lease: &HeldLease,
+        chat: &Chat,
+        action: Option<Action>,
+    ) -> Option<Outcome> {
+        let whose = &lease.incarnation;
         match action? {
             Action::Push(push) => Some(Outcome::Pushed(self.push(whose, push).await)),
             Action::Disconnect(it) => Some(Outcome::Disconnected(self.disconnect(whose, it).await)),
             Action::List(list) => Some(Outcome::Listed(self.list(whose, list)?)),
+            Action::Join(join) => Some(Outcome::Joined(self.join(whose, join).await?)),
+            Action::Leave(leave) => Some(Outcome::Left(self.leave(whose, chat, leave).await?)),
+            Action::Describe(_) => Some(Outcome::Described(self.describe(lease))),
         }
     }
 

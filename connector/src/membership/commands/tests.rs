@@ -3,7 +3,7 @@
 use super::super::incarnation::IndexGuard;
 use super::*;
 use crate::chat_client::tests::chat_of;
-use crate::membership::{LeaseKeeper, Membership};
+use crate::membership::{LeaseKeeper, LiveSession, Membership};
 use crate::testing::client::{self, Told};
 use crate::transport::Connection;
 use async_trait::async_trait;
@@ -18,7 +18,10 @@ use serde_json::json;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
-use wire::{Disconnect, WireFormat};
+use wire::{Disconnect, Reason, WireFormat};
+
+mod channels;
+mod describe;
 
 const LENGTH: Duration = Duration::from_secs(10);
 const AT_ONCE: Duration = Duration::from_millis(10);
@@ -67,25 +70,37 @@ impl Inboxes for Lossy {
 struct Node {
     lease: Arc<LeaseKeeper>,
     logins: Arc<Logins>,
+    commands: Arc<Commands>,
     keeping: AbortOnDropHandle<Infallible>,
 }
 
 /// A session and its client.
 struct Guest {
     registration: Option<Arc<Registration>>,
+    live: Option<LiveSession>,
     connection: Arc<Connection>,
     client: client::Client,
 }
 
 impl Node {
     async fn new(store: &MemoryStore, id: &str, inboxes: Arc<dyn Inboxes>) -> Self {
+        Self::with(store, id, inboxes, chat_of(&[])).await
+    }
+
+    /// The same. `chat` lands leaves.
+    async fn with(
+        store: &MemoryStore,
+        id: &str,
+        inboxes: Arc<dyn Inboxes>,
+        chat: Arc<Chat>,
+    ) -> Self {
         let lease = LeaseKeeper::new(id, LENGTH, store.leases(), Arc::default()).unwrap();
         let policy = LoginPolicy::Allow;
         let logins = Logins::new(policy, store.registry(), store.hints(), store.leases());
-        let commands = Commands::new(&logins, lease.roster(), inboxes);
-        let chat = chat_of(&[]);
+        let commands = Arc::new(Commands::new(&logins, lease.roster(), inboxes));
         let keeping = {
             let (lease, logins) = (Arc::clone(&lease), Arc::clone(&logins));
+            let commands = Arc::clone(&commands);
             tokio::spawn(async move { lease.keep(&chat, &logins, &commands).await })
         };
         logins.announce_policy().await;
@@ -93,6 +108,7 @@ impl Node {
         Self {
             lease,
             logins,
+            commands,
             keeping: AbortOnDropHandle::new(keeping),
         }
     }
@@ -110,14 +126,15 @@ impl Node {
         self.logins.login(&registration).await.unwrap();
         Guest {
             registration: Some(registration),
+            live: None,
             connection,
             client,
         }
     }
 
     async fn guest(&self, user: &str, session: &str) -> Guest {
-        let guest = self.logging_in(user, session, WireFormat::JSON).await;
-        guest.registration().answered();
+        let mut guest = self.logging_in(user, session, WireFormat::JSON).await;
+        guest.live = Some(guest.registration().answered());
         guest
     }
 }
@@ -255,7 +272,7 @@ async fn a_session_that_logs_in_meanwhile_is_reached_after_it_was_told_so() {
     let registration = Arc::clone(guest.registration());
     let told = tokio::spawn(async move {
         sleep(Duration::from_millis(50)).await;
-        registration.answered();
+        drop(registration.answered());
     });
     let mut chat = chat(&store, store.inboxes());
     let response = chat.push_to_users(push(&["u"])).await.unwrap().into_inner();
@@ -411,7 +428,8 @@ async fn a_command_that_is_too_old_by_the_servers_clock_is_not_done() {
             action,
         };
         let content = command.encode_to_vec();
-        commands.take(&lease, Letter { sent, content }).await;
+        let letter = Letter { sent, content };
+        commands.take(&lease, &chat_of(&[]), letter).await;
         guest.connection.closing()
     };
     let clock = 1_000_000;
