@@ -20,13 +20,13 @@ const LOG_BYTES: RangeInclusive<u64> = 64 << 10..=1 << 30;
 /// The largest number of messages that a channel can be set to keep.
 const MOST_ENTRIES: u64 = 1_000_000;
 
-/// Writes and reads chat channels for connectors and back ends, over gRPC.
+/// Writes and reads chat channels for connectors and back ends, over gRPC, and for back ends over HTTP as well.
 ///
 /// Run as many as you like on one Redis: any of them answers any call.
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "chat", version)]
 pub struct Config {
-    /// Where gRPC callers connect to; port 0: any free one
+    /// Where callers connect to, over gRPC or HTTP; port 0: any free one
     #[arg(long, env = "CHAT_LISTEN", default_value = "127.0.0.1:4001", value_parser = address)]
     pub listen: SocketAddr,
 
@@ -132,6 +132,13 @@ pub struct Config {
     #[arg(long, env = "CHAT_LEASE", default_value = "10s", value_parser = duration)]
     pub lease: Duration,
 
+    /// Pages whose scripts may call over HTTP, by their origins, for example https://admin.example.org; * allows all. Repeat
+    /// the option, or put commas between origins
+    ///
+    /// Without it: none. Programs, which send no Origin header, are not affected.
+    #[arg(long, env = "CHAT_ALLOWED_ORIGINS", value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
+    pub allowed_origins: Vec<String>,
+
     /// The most connections at the gRPC port; by default nine tenths of the file descriptors that the process may have, and at
     /// most 10000
     #[arg(long, env = "CHAT_CONNECTIONS", value_parser = count)]
@@ -235,7 +242,7 @@ impl Grouped for Config {
                 "answer_timeout",
             ],
         ),
-        ("Process", &["threads"]),
+        ("Process", &["threads", "allowed_origins"]),
     ];
 }
 
@@ -318,6 +325,7 @@ impl Config {
             answers_total: self.answers_total,
             idle_time: self.idle_timeout,
             answer_time: self.answer_timeout,
+            allowed_origins: self.allowed_origins.clone(),
             ..Limits::default()
         }
     }
@@ -330,6 +338,23 @@ fn prefix(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err("expected 1 to 64 letters, digits, dots, underscores or hyphens".to_owned())
+    }
+}
+
+/// An origin as browsers write it: a scheme, a host and perhaps a port.
+fn origin(text: &str) -> Result<String, String> {
+    let wrong = "expected an origin as browsers write it, such as https://admin.example.org or http://127.0.0.1:8080, or *";
+    let is_right = text == "*"
+        || text.split_once("://").is_some_and(|(scheme, rest)| {
+            let scheme_is_right = scheme.bytes().all(|it| it.is_ascii_lowercase());
+            let allowed =
+                |it: u8| it.is_ascii_lowercase() || it.is_ascii_digit() || b"-._:[]".contains(&it);
+            !scheme.is_empty() && scheme_is_right && !rest.is_empty() && rest.bytes().all(allowed)
+        });
+    if is_right {
+        Ok(text.to_owned())
+    } else {
+        Err(wrong.to_owned())
     }
 }
 
@@ -425,6 +450,8 @@ pub struct Limits {
     pub answer_time: Duration,
     /// How long calls and streams may take to end after the shutdown was requested.
     pub drain_time: Duration,
+    /// The origins of pages whose scripts may call over HTTP. "*" stands for all.
+    pub allowed_origins: Vec<String>,
 }
 
 impl Limits {
@@ -451,6 +478,7 @@ impl Default for Limits {
             idle_time: Duration::from_secs(300),
             answer_time: Duration::from_secs(20),
             drain_time: Duration::from_secs(8),
+            allowed_origins: Vec::new(),
         }
     }
 }
@@ -585,6 +613,31 @@ mod tests {
         assert_eq!(timeout("200ms"), Duration::from_millis(200));
         for wrong in ["100ms", "11s", "soon"] {
             assert!(runtime::redis_timeout::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn origins_are_written_as_browsers_write_them() {
+        let text = "https://a.example,http://127.0.0.1:8080,http://[::1]:80";
+        let origins =
+            config(&["--allowed-origins", text, "--allowed-origins", "*"]).allowed_origins;
+        let expected = [
+            "https://a.example",
+            "http://127.0.0.1:8080",
+            "http://[::1]:80",
+            "*",
+        ];
+        assert_eq!(origins, expected);
+        for wrong in [
+            "",
+            "a.example",
+            "https://a.example/",
+            "https://A.example",
+            "://a",
+            "https://",
+            "*.example",
+        ] {
+            assert!(origin(wrong).is_err(), "{wrong}");
         }
     }
 

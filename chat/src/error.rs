@@ -4,6 +4,7 @@
 
 use channel_store::StoreError;
 use prost::Message;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
@@ -62,7 +63,7 @@ pub enum Error {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// The path of the field in the request, for example `session.id`.
-    pub field: &'static str,
+    pub field: Cow<'static, str>,
     /// What is wrong with it.
     pub description: String,
 }
@@ -81,8 +82,11 @@ impl fmt::Display for Listed<'_> {
 
 impl Error {
     /// A single wrong field.
-    pub(crate) fn invalid(field: &'static str, description: impl fmt::Display) -> Self {
-        let description = description.to_string();
+    pub(crate) fn invalid(
+        field: impl Into<Cow<'static, str>>,
+        description: impl fmt::Display,
+    ) -> Self {
+        let (field, description) = (field.into(), description.to_string());
         Self::Invalid(vec![Violation { field, description }])
     }
 
@@ -186,7 +190,7 @@ impl From<Error> for Status {
         if let Error::Invalid(violations) = &error {
             let fields = violations
                 .iter()
-                .map(|wrong| FieldViolation::new(wrong.field, wrong.description.as_str()));
+                .map(|wrong| FieldViolation::new(wrong.field.as_ref(), wrong.description.as_str()));
             details.set_bad_request(fields.collect::<Vec<_>>());
         }
         if let Some(wait) = error.retry_after() {
@@ -219,6 +223,11 @@ pub(crate) fn too_large(frame_limit: usize) -> Error {
 pub(crate) fn of_transport(status: Status, frame_limit: usize) -> Status {
     match status.code() {
         Code::OutOfRange => too_large(frame_limit).into(),
+        // The decoder's own words repeat the way down to the place, level by level.
+        Code::Internal if status.message().contains("recursion limit") => {
+            let description = "is nested too deeply: a body may have 32 objects inside each other";
+            Error::invalid("request", description).into()
+        }
         Code::Internal => Error::invalid("request", status.message()).into(),
         _ => status,
     }
@@ -233,4 +242,7 @@ pub enum ServeError {
     /// The contracts' descriptors cannot be shown.
     #[error("server reflection failed")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// The contract's descriptors cannot be read.
+    #[error("the contract's descriptors cannot be read")]
+    Contract(#[from] prost_reflect::DescriptorError),
 }

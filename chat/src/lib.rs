@@ -4,8 +4,8 @@
 //! without a socket, for a connector in the same process. Chat keeps no state of its own: channels live in the [`ChannelStore`].
 //!
 //! `api` and `gateway` are the two contracts, for back ends and for connectors. Both convert their messages and let `calls` do
-//! the work. `port` bounds connections and calls. `users` asks connectors about live users. `cleanup` looks after
-//! members that nobody else looks after.
+//! the work. `port` bounds connections and calls, and `web` takes calls over plain HTTP. `users` asks connectors about live users.
+//! `cleanup` looks after members that nobody else looks after.
 
 pub mod config;
 
@@ -17,6 +17,7 @@ mod gateway;
 mod metering;
 mod port;
 mod users;
+mod web;
 
 pub use cleanup::Cleanup;
 pub use config::{Config, Limits};
@@ -51,6 +52,7 @@ use tonic::transport::Server;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_reflection::server::Builder;
 use users::{Nodes, Users};
+use web::{Contract, Transcoded, WebLayer};
 
 /// The largest number of HTTP/2 streams, and so of calls, that one connection may have open.
 const STREAMS_PER_CONNECTION: u32 = 1_024;
@@ -102,11 +104,16 @@ pub fn service(
         message_limit: limits.message,
     });
     let users = users.max_decoding_message_size(limits.frame());
-    let routes = Routes::new(Measured::new(Guarded::new(api, &bounds)))
-        .add_service(Measured::new(Guarded::new(users, &bounds)))
-        .add_service(Measured::new(Guarded::new(nodes, &bounds)))
-        .add_service(Measured::new(Guarded::new(gateway, &bounds)));
+    let routes = Routes::new(bounded(api, &bounds))
+        .add_service(bounded(users, &bounds))
+        .add_service(bounded(nodes, &bounds))
+        .add_service(bounded(gateway, &bounds));
     Service(routes.prepare())
+}
+
+/// Every service of chat's own is measured, bounded, and reads JSON.
+fn bounded<S>(service: S, bounds: &Arc<Bounds>) -> Measured<Guarded<Transcoded<S>>> {
+    Measured::new(Guarded::new(Transcoded::new(service), bounds))
 }
 
 /// Serves [`service`] with health and reflection until the shutdown is requested and then all calls are done, or
@@ -129,6 +136,7 @@ pub async fn serve(
     };
     let connections = Connections::new(limits.connections, timeouts);
     let gate = GateLayer::new(&limits);
+    let web = WebLayer::new(Contract::load()?, &limits.allowed_origins);
     let health = StoreHealth::new(store.available(), shutdown.clone());
     let routes = service(store, cleanup, connectors, &limits, shutdown.clone())
         .0
@@ -140,7 +148,9 @@ pub async fn serve(
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
+        .accept_http1(true)
         .layer(gate)
+        .layer(web)
         .serve_with_incoming_shutdown(routes, accept(listener, connections), shutdown.requested());
     tokio::select! {
         served = server => served?,

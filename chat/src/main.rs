@@ -37,7 +37,8 @@ async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         shutdown.clone(),
     )));
 
-    let feed = RedisFeed::open(&config.redis, config.store(), Arc::new(NoChannels)).await;
+    let feed =
+        RedisFeed::open_beside_store(&config.redis, config.store(), Arc::new(NoChannels)).await;
     let feed = feed.context("cannot use this Redis")?;
     let connectors = Connectors::begin(feed.registry(), feed.leases(), feed.inboxes());
     let store = Arc::new(store);

@@ -21,7 +21,7 @@ const CONNECTIONS_REFUSED: &str = "chat_connections_refused_total";
 const STREAMS_ENDED: &str = "chat_streams_ended_total";
 
 /// Why chat ends connections.
-pub(crate) const CONNECTION_ENDS: [&str; 4] = ["silent", "idle", "unread", "no_room"];
+pub(crate) const CONNECTION_ENDS: [&str; 5] = ["silent", "long_head", "idle", "unread", "no_room"];
 
 /// What every chat does for channels.
 const OF_CHANNELS: &[Family] = &[

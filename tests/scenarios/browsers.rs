@@ -35,7 +35,8 @@ async fn the_pages_client_waits_and_gives_up_as_documented_and_survives_a_reload
     assert!(output.contains("5 passing"), "{output}");
 }
 
-fn chromium() -> PathBuf {
+/// Where Chromium is.
+pub(crate) fn chromium() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places = std::env::split_paths(&path).map(|place| place.join("chromium"));
     let found = places.find(|place| place.exists());

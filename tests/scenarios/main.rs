@@ -39,6 +39,7 @@ mod moving_clients;
 mod one_order;
 mod operators;
 mod outages;
+mod over_http;
 mod pipelined_sends;
 mod pomelo_libraries;
 mod pomelo_protocol;

@@ -11,7 +11,8 @@ use super::lease::RedisLeases;
 use super::log::{Lives, end_of_log, heads, read};
 use super::logins::{RedisHints, RedisRegistry};
 use super::net::{
-    Listener, Nodes, OpenError, Subscriptions, unexpected_reply, wants_another_connection,
+    Listener, Nodes, NodesOptions, OpenError, Subscriptions, unexpected_reply,
+    wants_another_connection,
 };
 use super::run::{Brought, Run};
 use crate::error::StoreError;
@@ -57,11 +58,36 @@ impl RedisFeed {
         options: StoreOptions,
         sink: Arc<dyn FeedSink>,
     ) -> Result<Self, OpenError> {
+        Self::open_nodes(url, options, sink, true).await
+    }
+
+    /// Like [`open`](Self::open), in a process that also has a store on these servers. If a server can't be reached, only the
+    /// store logs it, so that an operator reads it once.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub async fn open_beside_store(
+        url: &str,
+        options: StoreOptions,
+        sink: Arc<dyn FeedSink>,
+    ) -> Result<Self, OpenError> {
+        Self::open_nodes(url, options, sink, false).await
+    }
+
+    async fn open_nodes(
+        url: &str,
+        options: StoreOptions,
+        sink: Arc<dyn FeedSink>,
+        logs_failures: bool,
+    ) -> Result<Self, OpenError> {
         let keys = Keys::new(&options.prefix);
         let of_probe = keys.clone();
         let echo_topic = move |set| of_probe.of_probe(set).topic().to_string();
         let subscriptions = Arc::new(Subscriptions::new(echo_topic, nonce_of_probe));
-        let nodes_options = super::nodes_options(&options, 0);
+        let nodes_options = NodesOptions {
+            logs_failures,
+            ..super::nodes_options(&options, 0)
+        };
         let nodes = Nodes::open(url, nodes_options, Some(subscriptions.clone())).await?;
         let nodes = Arc::new(nodes);
         Ok(Self {

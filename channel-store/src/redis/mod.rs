@@ -60,6 +60,7 @@ fn nodes_options(options: &StoreOptions, publisher_connections: usize) -> NodesO
         answer_time: options.redis_timeout,
         ready_slots: options.ready_slots,
         publisher_connections,
+        logs_failures: true,
     }
 }
 

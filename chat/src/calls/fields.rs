@@ -161,7 +161,7 @@ impl Violations {
     ) -> Option<T> {
         checked
             .map_err(|error| {
-                let description = error.to_string();
+                let (field, description) = (field.into(), error.to_string());
                 self.0.push(Violation { field, description });
             })
             .ok()

@@ -1,11 +1,12 @@
 //! The connections of chat's port: how many there are, what each of them has under way, and when one is ended.
 //!
 //! A connection costs a file descriptor and memory, and its other end may be silent, slow or hostile. So their number is
-//! bounded, and chat ends a connection that never speaks HTTP/2, that makes no call for a long time, or that does not take an
-//! answer. If there is no room for another connection, chat ends the one that has been without a call for longest. A caller
+//! bounded, and chat ends a connection that never speaks HTTP/2 and makes no request in HTTP/1.1 either, that makes no call for a
+//! long time, or that does not take an answer. If there is no room for another connection, chat ends the one that has been without a call for longest. A caller
 //! whose connection was ended connects again.
 
 use super::share::Holding;
+use super::version::Version;
 use crate::metering;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -15,7 +16,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -25,13 +26,16 @@ use tonic::transport::server::Connected;
 
 /// How often a connection checks whether its time is over.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// Bytes of HTTP/2's preface and of the head of the frame that must follow.
-const GREETING: usize = 24 + 9;
+/// How much a connection in HTTP/1.1 reads at once. This must be less than hyper's first buffer, which hyper makes fifty times
+/// larger, and keeps so, for a caller that fills it.
+const READ_AT_ONCE: usize = 4 * 1024;
+/// The most bytes that a connection in HTTP/1.1 may send without a call: those of a head. HTTP/2 has the same bound.
+const LONGEST_HEAD: usize = 16 * 1024;
 
 /// After which time connections are ended.
 #[derive(Debug, Clone)]
 pub(crate) struct Timeouts {
-    /// From the start of the connection to the end of its greeting.
+    /// From the start of the connection to the end of its greeting: of HTTP/2's, or of the first request's head in HTTP/1.1.
     pub(crate) greeting: Duration,
     /// Without any call.
     pub(crate) idle: Duration,
@@ -42,8 +46,10 @@ pub(crate) struct Timeouts {
 /// Why chat ended a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// The caller never spoke HTTP/2.
+    /// The caller never greeted.
     Silent,
+    /// The head of a request in HTTP/1.1 was too long.
+    LongHead,
     /// There was no call for long.
     Idle,
     /// The caller did not take an answer.
@@ -54,9 +60,10 @@ enum End {
 
 impl End {
     fn label(self) -> &'static str {
-        let [silent, idle, unread, no_room] = metering::CONNECTION_ENDS;
+        let [silent, long_head, idle, unread, no_room] = metering::CONNECTION_ENDS;
         match self {
             Self::Silent => silent,
+            Self::LongHead => long_head,
             Self::Idle => idle,
             Self::Unread => unread,
             Self::NoRoom => no_room,
@@ -67,7 +74,8 @@ impl End {
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Silent => "it did not speak HTTP/2 in time",
+            Self::Silent => "it neither spoke HTTP/2 nor made a request in HTTP/1.1 in time",
+            Self::LongHead => "the head of its request was too long",
             Self::Idle => "it had no call for long",
             Self::Unread => "it did not take an answer in time",
             Self::NoRoom => "another connection needed its place",
@@ -144,7 +152,7 @@ impl Connections {
             no_room: Box::pin(caller.no_room.clone().cancelled_owned()),
             stream,
             caller,
-            greeting: GREETING,
+            version: Version::Unknown { seen: 0 },
             end: None,
             check,
             connections: Arc::clone(self),
@@ -213,9 +221,18 @@ impl Caller {
         }
     }
 
-    fn end(&self, timeouts: &Timeouts, is_greeted: bool) -> Option<End> {
+    fn has_call(&self) -> bool {
+        self.state.lock().open > 0
+    }
+
+    fn end(&self, timeouts: &Timeouts, version: &Version) -> Option<End> {
         let now = Instant::now();
         let state = self.state.lock();
+        let is_greeted = match version {
+            Version::Unknown { .. } => false,
+            Version::Http1 { .. } => state.calls > 0,
+            Version::Http2 { missing } => *missing == 0,
+        };
         let unread = |at: &Instant| now.duration_since(*at) >= timeouts.answer;
         if !is_greeted && now.duration_since(self.began) >= timeouts.greeting {
             Some(End::Silent)
@@ -266,8 +283,7 @@ impl Drop for Untaken {
 pub(crate) struct Socket {
     stream: TcpStream,
     caller: Arc<Caller>,
-    /// Bytes of the greeting that are still to come.
-    greeting: usize,
+    version: Version,
     end: Option<End>,
     check: Interval,
     no_room: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -282,8 +298,7 @@ impl Socket {
             self.finish(End::NoRoom);
         }
         while self.end.is_none() && self.check.poll_tick(cx).is_ready() {
-            let is_greeted = self.greeting == 0;
-            if let Some(end) = self.caller.end(&self.connections.timeouts, is_greeted) {
+            if let Some(end) = self.caller.end(&self.connections.timeouts, &self.version) {
                 self.finish(end);
             }
         }
@@ -325,9 +340,25 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         self.check_end(cx)?;
         let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        self.greeting = self.greeting.saturating_sub(buffer.filled().len() - before);
-        read
+        if self.version == (Version::Http2 { missing: 0 }) {
+            return Pin::new(&mut self.stream).poll_read(cx, buffer);
+        }
+        let mut part = [0; READ_AT_ONCE];
+        let length = READ_AT_ONCE.min(buffer.remaining());
+        let mut part = ReadBuf::new(&mut part[..length]);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
+        buffer.put_slice(part.filled());
+        let this = &mut *self;
+        let bytes = &buffer.filled()[before..];
+        this.version.follow(bytes, || this.caller.has_call());
+        match this.version {
+            Version::Http1 { without_call } if without_call > LONGEST_HEAD => {
+                this.finish(End::LongHead);
+                this.check_end(cx)?;
+            }
+            _ => {}
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

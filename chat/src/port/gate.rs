@@ -8,7 +8,8 @@ use crate::config::Limits;
 use crate::error::Error;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::{Request, Response};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Frame, SizeHint};
 use proto::chat::v1::{chat_service_server, node_service_server, user_service_server};
 use proto::connector::v1::session_service_server;
@@ -27,6 +28,28 @@ pub(super) const SERVICES: [&str; 4] = [
     node_service_server::SERVICE_NAME,
     session_service_server::SERVICE_NAME,
 ];
+
+/// Which protocol a request is in, as its content type says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Grpc,
+    GrpcWeb,
+    /// Plain HTTP.
+    Other,
+}
+
+pub(crate) fn protocol(headers: &HeaderMap) -> Protocol {
+    let value = headers
+        .get(CONTENT_TYPE)
+        .map_or(&b""[..], HeaderValue::as_bytes);
+    if value.starts_with(b"application/grpc-web") {
+        Protocol::GrpcWeb
+    } else if value.starts_with(b"application/grpc") {
+        Protocol::Grpc
+    } else {
+        Protocol::Other
+    }
+}
 
 /// Puts a [`Gate`] around a server's services.
 #[derive(Clone)]
@@ -84,7 +107,9 @@ where
             .trim_start_matches('/')
             .rsplit_once('/')
             .unwrap_or(("", path));
-        let place = if SERVICES.contains(&service) {
+        // Plain HTTP has no calls of other services, and is told so at once.
+        let is_grpc = protocol(request.headers()) == Protocol::Grpc;
+        let place = if SERVICES.contains(&service) || !is_grpc {
             None
         } else {
             let place = self.other.take(&caller.other, 1);

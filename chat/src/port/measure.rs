@@ -197,3 +197,27 @@ fn name(code: Code) -> &'static str {
         Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port::gate::SERVICES;
+    use prost_reflect::DescriptorPool;
+    use std::collections::BTreeSet;
+
+    /// A method that is missing here would be counted as `other`, and a service that is missing would share the few places of
+    /// health and reflection.
+    #[test]
+    fn every_service_and_every_method_of_the_contracts_is_known_by_name() {
+        let types = DescriptorPool::decode(proto::FILE_DESCRIPTOR_SET).unwrap();
+        let services: Vec<_> = types.services().collect();
+        let names: BTreeSet<_> = services.iter().map(|it| it.full_name()).collect();
+        assert_eq!(names, SERVICES.into());
+        let methods = services.iter().flat_map(|service| {
+            let methods = service.methods();
+            methods.map(|it| format!("{}/{}", service.full_name(), it.name()))
+        });
+        let known = METHODS.map(str::to_owned);
+        assert_eq!(methods.collect::<BTreeSet<_>>(), known.into());
+    }
+}

@@ -13,3 +13,4 @@ pub(crate) mod streams;
 mod request_body;
 mod response_body;
 mod share;
+mod version;

@@ -1,8 +1,8 @@
 //! Callers that misuse HTTP/2: they are silent, send unfinished requests, read no answers, or open streams that they
 //! don't use. Chat stays within its bounds, and other callers are answered meanwhile.
 
-use crate::support::{Caller, Chat, message};
-use bytes::{BufMut, Bytes, BytesMut};
+use crate::support::{Caller, Chat, framed, message};
+use bytes::{Bytes, BytesMut};
 use channel_store::memory::MemoryStore;
 use channel_store::{ChannelStore, StoreOptions};
 use chat::Limits;
@@ -55,15 +55,6 @@ impl Raw {
         body.send_data(framed(message), true).unwrap();
         answer
     }
-}
-
-/// A message in gRPC's frame.
-fn framed(message: &impl prost::Message) -> Bytes {
-    let mut bytes = BytesMut::new();
-    bytes.put_u8(0);
-    bytes.put_u32(u32::try_from(message.encoded_len()).unwrap());
-    message.encode(&mut bytes).unwrap();
-    bytes.freeze()
 }
 
 fn status(headers: &HeaderMap) -> (Code, String) {

@@ -1,6 +1,7 @@
 //! Chat on a free port, over a store that does what the test says, and a real client that calls it.
 
 use async_trait::async_trait;
+use bytes::{BufMut, Bytes, BytesMut};
 use channel_store::{
     ChannelName, ChannelStore, ChannelSummary, ChannelsPage, Epoch, HistoryPage, HistoryRange,
     Incarnation, Join, Joined, Leave, MembersPage, Position, Publish, Published, Publisher, Reaped,
@@ -476,4 +477,13 @@ pub(crate) fn fields(status: &Status) -> Vec<String> {
         .into_iter()
         .map(|(field, _)| field)
         .collect()
+}
+
+/// A message in gRPC's frame.
+pub(crate) fn framed(message: &impl prost::Message) -> Bytes {
+    let mut bytes = BytesMut::new();
+    bytes.put_u8(0);
+    bytes.put_u32(u32::try_from(message.encoded_len()).unwrap());
+    message.encode(&mut bytes).unwrap();
+    bytes.freeze()
 }

@@ -57,6 +57,8 @@ pub(super) struct LinkOptions {
     pub(super) schema: Schema,
     /// True if the link is for reads alone.
     pub(super) reads_only: bool,
+    /// True if it is logged when there is no connection.
+    pub(super) logs_failures: bool,
     /// How long a server may take to answer.
     pub(super) answer_time: Duration,
     pub(super) subscriber: Option<Arc<dyn Subscriber>>,
@@ -292,8 +294,7 @@ impl Supervisor {
                     *self.last_failure.lock() = Some(failure.to_string());
                     let kind = failure.kind();
                     let is_known = known_failure.replace(kind) == Some(kind);
-                    // Of the links to one server, only those for everything write this to the log.
-                    if !is_known && !self.options.reads_only {
+                    if !is_known && self.options.logs_failures {
                         tracing::warn!(server = %self.node, %failure, "no connection to Redis");
                     }
                 }

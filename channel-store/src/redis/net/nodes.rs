@@ -34,6 +34,8 @@ pub(crate) struct NodesOptions<'a> {
     pub(crate) ready_slots: f64,
     /// How many connections to each node publishers have for themselves. With 0 they use the one for everything.
     pub(crate) publisher_connections: usize,
+    /// True if it is logged when a server can't be reached.
+    pub(crate) logs_failures: bool,
 }
 
 /// The servers of a store or feed, with the connections to them.
@@ -74,6 +76,8 @@ impl Nodes {
         let link_options = |reads_only, subscriber| {
             Arc::new(LinkOptions {
                 reads_only,
+                // Of the links to one server, only those for everything write this to the log.
+                logs_failures: options.logs_failures && !reads_only,
                 answer_time: options.answer_time,
                 settings: location.settings.clone(),
                 dialer: dialer.clone(),

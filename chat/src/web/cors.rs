@@ -1,0 +1,87 @@
+//! Which pages' scripts may call: those of the origins that the operator allows, and no others.
+//!
+//! Chat does not check who calls. So a page that somebody opens on a machine that reaches chat must not be able to speak to it
+//! through the browser. Browsers name the page's origin in such requests, and programs do not.
+
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, ORIGIN,
+    VARY,
+};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use std::sync::Arc;
+use tonic::body::Body;
+
+/// How long a browser may remember what it may send: two hours, which is Chromium's longest.
+const REMEMBERED: HeaderValue = HeaderValue::from_static("7200");
+/// Headers of requests that scripts may set: those of the Connect protocol and of grpc-web.
+const SENDABLE: HeaderValue = HeaderValue::from_static(
+    "content-type, connect-protocol-version, connect-timeout-ms, grpc-timeout, x-grpc-web, x-user-agent",
+);
+/// Headers of answers that scripts may read beside those that they always may.
+const READABLE: HeaderValue =
+    HeaderValue::from_static("grpc-status, grpc-message, grpc-status-details-bin, retry-after");
+
+/// The allowed origins.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Origins(Arc<[String]>);
+
+/// Where a request comes from.
+#[derive(Debug, Clone)]
+pub(super) enum From {
+    /// A program, which names no origin.
+    Program,
+    /// A page that may call.
+    Allowed(HeaderValue),
+    /// A page that may not.
+    Refused,
+}
+
+impl Origins {
+    pub(super) fn new(origins: &[String]) -> Self {
+        Self(origins.into())
+    }
+
+    pub(super) fn of(&self, headers: &HeaderMap) -> From {
+        let Some(origin) = headers.get(ORIGIN) else {
+            return From::Program;
+        };
+        let is_allowed = self
+            .0
+            .iter()
+            .any(|it| it == "*" || it.as_bytes() == origin.as_bytes());
+        if is_allowed {
+            From::Allowed(origin.clone())
+        } else {
+            From::Refused
+        }
+    }
+}
+
+/// True if a browser asks what a page may send.
+pub(super) fn is_preflight(request: &Request<Body>) -> bool {
+    let headers = request.headers();
+    request.method() == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+/// The answer to that for a page that may call.
+pub(super) fn preflight(origin: HeaderValue) -> Response<Body> {
+    let mut answer = Response::new(Body::empty());
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    let headers = answer.headers_mut();
+    headers.insert(
+        ACCESS_CONTROL_ALLOW_METHODS,
+        HeaderValue::from_static("POST"),
+    );
+    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, SENDABLE);
+    headers.insert(ACCESS_CONTROL_MAX_AGE, REMEMBERED);
+    allow(headers, origin);
+    answer
+}
+
+/// Lets the page's script read an answer.
+pub(super) fn allow(headers: &mut HeaderMap, origin: HeaderValue) {
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, READABLE);
+    headers.insert(VARY, HeaderValue::from_static("origin"));
+}
