@@ -126,6 +126,7 @@ async fn health_is_reported_for_each_service_and_as_a_whole() {
         "",
         "chat.v1.ChatService",
         "chat.v1.UserService",
+        "chat.v1.NodeService",
         "connector.v1.SessionService",
     ] {
         let answer = check(service).await.expect("an answer");
