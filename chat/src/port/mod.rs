@@ -12,4 +12,4 @@ pub(crate) mod streams;
 
 mod request_body;
 mod response_body;
-mod share;
+pub(crate) mod share;

@@ -270,6 +270,7 @@ async fn with_history(
         store,
         Arc::default(),
         Arc::default(),
+        Arc::default(),
         limits,
         Shutdown::new(),
     );

@@ -15,3 +15,4 @@ mod serving;
 mod stream;
 mod support;
 mod users;
+mod watch;

@@ -360,6 +360,7 @@ impl Chat {
             Arc::new(store.clone()),
             Arc::default(),
             Arc::default(),
+            Arc::default(),
             limits,
             shutdown.clone(),
         );
