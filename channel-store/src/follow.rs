@@ -7,9 +7,15 @@
 //!
 //! A follower does no I/O. Its owner calls it with what the feed brings, and reads the log when it says so.
 
+mod ring;
+mod shared_reads;
+
+pub use ring::Ring;
+pub use shared_reads::SharedReads;
+
 use crate::{
-    Continuity, Ephemeral, FeedConnection, Head, LogPage, Position, Publication, ServerLifetime,
-    Since,
+    Continuity, Ephemeral, Epoch, FeedConnection, Head, LogPage, Position, Publication,
+    ServerLifetime, Since,
 };
 use std::cmp::Ordering::{Equal, Greater, Less};
 use std::collections::VecDeque;
@@ -318,6 +324,21 @@ impl Follower {
         }
     }
 
+    /// The channel was to expire and has, so nothing is missing: the reader now stands before the first publication of the
+    /// next life. False: the reader is not live, so it finds out by reading.
+    pub fn expired(&mut self, to: &mut impl Deliver) -> bool {
+        if self.phase != Phase::Live {
+            return false;
+        }
+        let start = Position {
+            epoch: Epoch::new(""),
+            offset: 0,
+        };
+        to.locate(&start, None);
+        self.position = Some(start);
+        true
+    }
+
     /// Takes the end of the log while the reader is live. True: the reader is not there, so the owner must read.
     ///
     /// If question and answer use the feed's connection, what was published before the answer has been delivered before
@@ -379,7 +400,7 @@ impl Follower {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Epoch, Payload};
+    use crate::Payload;
 
     /// Records what a reader delivers: publications by epoch and offset, and everything else that it reports.
     #[derive(Default)]
@@ -673,6 +694,21 @@ mod tests {
         );
         assert!(follower.touched(Some(&head(5)), &mut told));
         assert!(!follower.doubt(&mut told), "a read is already under way");
+    }
+
+    #[test]
+    fn a_reader_whose_channel_has_expired_stands_before_the_next_life() {
+        let mut told = Record::default();
+        let mut follower = live(&mut told);
+        assert!(follower.expired(&mut told));
+        assert_eq!(told.take(), ["at 0 None"]);
+        let mut run = [publication("f", 1, 1)].into_iter();
+        assert!(follower.publications(1, &mut run, &mut told));
+        assert_eq!(follower.since(), Some(Since::Position(at("", 0))));
+        assert!(!follower.expired(&mut told), "it reads");
+        let first = page(Continuity::Contiguous, at("f", 0), &[1], 1);
+        assert_eq!(follower.read(first, &mut told), Next::Done);
+        assert_eq!(told.take(), ["gap", "read", "f1"]);
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod registry;
 mod rules;
 mod server;
 mod store;
+mod watch;
 
 pub use directory::{ChannelSummary, ChannelsPage, DIRECTORY_PARTS};
 pub use error::StoreError;
@@ -49,3 +50,4 @@ pub use registry::{
 };
 pub use server::{FeedConnection, ServerLifetime, Shard};
 pub use store::ChannelStore;
+pub use watch::{Birth, Births, Look, NotedPage, WatchFeed};

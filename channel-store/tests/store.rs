@@ -34,3 +34,5 @@ mod security;
 mod sentinel;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod watching;

@@ -152,6 +152,10 @@ pub struct Config {
     #[arg(long, env = "CHAT_STREAMS", default_value = "2048", value_parser = count)]
     pub streams: usize,
 
+    /// The most calls of Watch at once, shared in the same way
+    #[arg(long, env = "CHAT_WATCHES", default_value = "4096", value_parser = count)]
+    pub watches: usize,
+
     /// Bytes of requests that may be under way, of all callers together
     #[arg(
         long,
@@ -236,6 +240,7 @@ impl Grouped for Config {
                 "connections",
                 "calls",
                 "streams",
+                "watches",
                 "requests_total",
                 "answers_total",
                 "idle_timeout",
@@ -317,6 +322,7 @@ impl Config {
             message: self.message_limit as usize,
             calls: self.calls,
             streams: self.streams,
+            watches: self.watches,
             connections: self.connections.unwrap_or_else(|| {
                 let allowed = descriptors::for_connections(descriptors::limit_now());
                 allowed.min(MOST_CONNECTIONS)
@@ -431,6 +437,8 @@ pub struct Limits {
     pub calls: usize,
     /// The largest number of send streams at once. Further streams are refused, or an idle one is ended.
     pub streams: usize,
+    /// The largest number of watches at once. Further watches are refused.
+    pub watches: usize,
     /// The largest number of calls of health and reflection at once. Further calls are refused.
     pub other_calls: usize,
     /// The largest number of connections at once. For a further one, a connection without a call is ended. If there is none,
@@ -469,6 +477,7 @@ impl Default for Limits {
             message: 128 * 1024,
             calls: 2_048,
             streams: 2_048,
+            watches: 4_096,
             other_calls: 1_024,
             connections: MOST_CONNECTIONS,
             requests_total: 64 << 20,

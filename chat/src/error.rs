@@ -52,6 +52,15 @@ pub enum Error {
         "this stream was idle and another one needs its place: open a new one when there is something to send"
     )]
     StreamIdle,
+    /// A watch is ended because this chat ends. Everything up to the places that were told has been given.
+    #[error("this chat ends: watch again on another one, from your stored places")]
+    ShuttingDown,
+    /// More channels begin with the prefix than one watch may follow.
+    #[error(
+        "more than {most} channels would be watched: watch them by longer prefixes, with several calls",
+        most = crate::watch::MOST
+    )]
+    PrefixTooWide,
     /// The call was not done in time, so its outcome is unknown.
     #[error(
         "not done in time, so the outcome is unknown: it is safe to try again with the same idempotency key"
@@ -99,6 +108,8 @@ impl Error {
         "SESSION_UNAVAILABLE",
         "OVERLOADED",
         "STREAM_IDLE",
+        "SHUTTING_DOWN",
+        "PREFIX_TOO_WIDE",
         "DEADLINE_EXCEEDED",
         "STORE_UNAVAILABLE",
         "STORE_FULL",
@@ -123,6 +134,8 @@ impl Error {
             Self::SessionUnavailable => (Code::Unavailable, "SESSION_UNAVAILABLE"),
             Self::Overloaded => (Code::ResourceExhausted, "OVERLOADED"),
             Self::StreamIdle => (Code::Unavailable, "STREAM_IDLE"),
+            Self::ShuttingDown => (Code::Unavailable, "SHUTTING_DOWN"),
+            Self::PrefixTooWide => (Code::ResourceExhausted, "PREFIX_TOO_WIDE"),
             Self::DeadlineExceeded => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
             Self::Store(StoreError::Unavailable(_)) => (Code::Unavailable, "STORE_UNAVAILABLE"),
             Self::Store(StoreError::Full) => (Code::ResourceExhausted, "STORE_FULL"),

@@ -5,7 +5,7 @@
 //!
 //! `api` and `gateway` are the two contracts, for back ends and for connectors. Both convert their messages and let `calls` do
 //! the work. `port` bounds connections and calls, and `web` takes calls over plain HTTP. `users` asks connectors about live users.
-//! `cleanup` looks after members that nobody else looks after.
+//! `watch` follows channels for back ends. `cleanup` looks after members that nobody else looks after.
 
 pub mod config;
 
@@ -17,12 +17,14 @@ mod gateway;
 mod metering;
 mod port;
 mod users;
+mod watch;
 mod web;
 
 pub use cleanup::Cleanup;
 pub use config::{Config, Limits};
 pub use error::ServeError;
 pub use users::Connectors;
+pub use watch::Watching;
 
 use api::Api;
 use calls::Calls;
@@ -87,11 +89,12 @@ pub fn service(
     store: Arc<dyn ChannelStore>,
     cleanup: Arc<Cleanup>,
     connectors: Arc<Connectors>,
+    watching: Arc<Watching>,
     limits: &Limits,
     shutdown: Shutdown,
 ) -> Service {
     metering::register_all();
-    let calls = Calls::new(store, cleanup, limits.clone(), shutdown);
+    let calls = Calls::new(store, cleanup, watching, limits.clone(), shutdown);
     let bounds = Bounds::new(limits);
     let api = ChatServiceServer::new(Api(Arc::clone(&calls)));
     let api = api.max_decoding_message_size(limits.frame());
@@ -126,6 +129,7 @@ pub async fn serve(
     store: Arc<dyn ChannelStore>,
     cleanup: Arc<Cleanup>,
     connectors: Arc<Connectors>,
+    watching: Arc<Watching>,
     limits: Limits,
     shutdown: Shutdown,
 ) -> Result<(), ServeError> {
@@ -138,12 +142,19 @@ pub async fn serve(
     let gate = GateLayer::new(&limits);
     let web = WebLayer::new(Contract::load()?, &limits.allowed_origins);
     let health = StoreHealth::new(store.available(), shutdown.clone());
-    let routes = service(store, cleanup, connectors, &limits, shutdown.clone())
-        .0
-        .add_service(HealthServer::new(health))
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?)
-        .prepare();
+    let routes = service(
+        store,
+        cleanup,
+        connectors,
+        watching,
+        &limits,
+        shutdown.clone(),
+    )
+    .0
+    .add_service(HealthServer::new(health))
+    .add_service(reflection().build_v1()?)
+    .add_service(reflection().build_v1alpha()?)
+    .prepare();
     let server = Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
         .http2_keepalive_interval(Some(PING_INTERVAL))

@@ -1,9 +1,9 @@
 //! Chat as a process: arguments, sockets, the Redis store, and the service over it until a signal comes.
 
 use anyhow::Context;
+use channel_store::ChannelStore;
 use channel_store::redis::{RedisFeed, RedisStore};
-use channel_store::{ChannelName, ChannelStore, FeedConnection, FeedSink, Publication};
-use chat::{Cleanup, Config, Connectors};
+use chat::{Cleanup, Config, Connectors, Watching};
 use runtime::{Readiness, Shutdown, admin, cli, lifecycle, listen, telemetry};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -37,9 +37,12 @@ async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         shutdown.clone(),
     )));
 
-    let feed =
-        RedisFeed::open_beside_store(&config.redis, config.store(), Arc::new(NoChannels)).await;
-    let feed = feed.context("cannot use this Redis")?;
+    // Letters to connectors and from them, and what watchers hear, have connections of their own.
+    let options = config.store();
+    let watching = Watching::new(options.channel_life);
+    let feed = RedisFeed::open_beside_store(&config.redis, options, watching.clone()).await;
+    let feed = Arc::new(feed.context("cannot use this Redis")?);
+    watching.follow(feed.clone());
     let connectors = Connectors::begin(feed.registry(), feed.leases(), feed.inboxes());
     let store = Arc::new(store);
     let cleanup = Cleanup::begin(store.clone(), store.leases(), store.registry());
@@ -48,25 +51,11 @@ async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         store,
         cleanup,
         connectors,
+        watching,
         config.limits(),
         shutdown,
     )
     .await?;
     tracing::info!("drained");
     Ok(())
-}
-
-/// Chat follows no channel. It uses the feed for letters to connectors and from them, over connections of their own.
-struct NoChannels;
-
-impl FeedSink for NoChannels {
-    fn subscribed(&self, _: &FeedConnection, _: &ChannelName) {}
-
-    fn publications(
-        &self,
-        _: &FeedConnection,
-        _: &ChannelName,
-        _: &mut dyn Iterator<Item = Publication>,
-    ) {
-    }
 }

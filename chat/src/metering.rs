@@ -19,6 +19,8 @@ const CONNECTIONS: &str = "chat_connections";
 const CONNECTIONS_ENDED: &str = "chat_connections_ended_total";
 const CONNECTIONS_REFUSED: &str = "chat_connections_refused_total";
 const STREAMS_ENDED: &str = "chat_streams_ended_total";
+const WATCHERS: &str = "chat_watchers";
+const WATCHED_CHANNELS: &str = "chat_watched_channels";
 
 /// Why chat ends connections.
 pub(crate) const CONNECTION_ENDS: [&str; 5] = ["silent", "long_head", "idle", "unread", "no_room"];
@@ -52,6 +54,11 @@ const OF_CHANNELS: &[Family] = &[
     Family::counter(
         RESTORED,
         "Leases restored, of connectors that had members in a channel and that the store had forgotten",
+    ),
+    Family::gauge(WATCHERS, "Watches of back ends under way"),
+    Family::gauge(
+        WATCHED_CHANNELS,
+        "Channels that this chat follows for watches, each of them once",
     ),
     Family::counter(
         STREAMS_ENDED,
@@ -94,6 +101,14 @@ pub(crate) fn connection_refused() {
 
 pub(crate) fn stream_ended() {
     counter!(STREAMS_ENDED).increment(1);
+}
+
+pub(crate) fn watchers(change: f64) {
+    gauge!(WATCHERS).increment(change);
+}
+
+pub(crate) fn watched_channels(change: f64) {
+    gauge!(WATCHED_CHANNELS).increment(change);
 }
 
 pub(crate) fn sent(published: &Published) {

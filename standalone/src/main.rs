@@ -86,6 +86,8 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let feed = store.feed(hub.clone());
     let cleanup = chat::Cleanup::begin(store.clone(), store.leases(), store.registry());
     let connectors = chat::Connectors::begin(store.registry(), store.leases(), store.inboxes());
+    let watching = chat::Watching::new(StoreOptions::default().channel_life);
+    watching.follow(store.watch_feed(watching.clone()));
     // Chat has to outlive the connector, whose last leaves must still land.
     let chat_shutdown = Shutdown::new();
     let limits = chat::Limits {
@@ -98,6 +100,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         store.clone(),
         cleanup.clone(),
         connectors.clone(),
+        watching.clone(),
         &limits,
         chat_shutdown.clone(),
     );
@@ -126,6 +129,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         store,
         cleanup,
         connectors,
+        watching,
         limits,
         chat_shutdown.clone(),
     );

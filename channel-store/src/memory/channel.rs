@@ -273,18 +273,21 @@ impl Channel {
         at: &Context,
     ) -> Option<Result<u64, StoreError>> {
         self.expire_log(at);
-        let Content { log, members, .. } = &mut self.content;
-        let exists = log.has_begun() || !members.is_empty();
-        exists.then(|| log.trim_up_to(upto))
+        self.exists().then(|| self.content.log.trim_up_to(upto))
     }
 
-    /// What is known of the channel. `None`: nothing was published, and there is no member.
+    /// True if something was published, or there is a member.
+    pub(super) fn exists(&self) -> bool {
+        let Content { log, members, .. } = &self.content;
+        log.has_begun() || !members.is_empty()
+    }
+
+    /// What is known of the channel. `None`: it does not exist.
     pub(super) fn summary(&mut self, at: &Context) -> Option<ChannelSummary> {
         self.expire_log(at);
         self.expire_members(at);
-        let Content { log, members, .. } = &self.content;
-        let exists = log.has_begun() || !members.is_empty();
-        exists.then(|| {
+        self.exists().then(|| {
+            let Content { log, members, .. } = &self.content;
             let (held, oldest, newest) = log.held();
             ChannelSummary {
                 end: log.end(),
@@ -308,6 +311,22 @@ impl Channel {
             position: self.content.log.end(),
             lifetime: at.server.lifetime.clone(),
         }
+    }
+
+    /// Where the log ends, and how long the channel lives if nothing more happens. `None`: it does not exist.
+    pub(super) fn watched(&mut self, at: &Context) -> Option<(Position, Duration)> {
+        self.expire_log(at);
+        self.exists().then(|| {
+            let until = self.idle_at(at).unwrap_or(at.now.instant);
+            let life = until.saturating_duration_since(at.now.instant);
+            (self.content.log.end(), life)
+        })
+    }
+
+    /// Begins another life, in which nothing has happened yet.
+    pub(super) fn begin_again(&mut self, at: &Context) {
+        self.content = Content::new(at);
+        self.used = at.now.instant;
     }
 
     /// What an incarnation has here.
@@ -334,23 +353,38 @@ impl Channel {
     /// Looks whether the channel is idle. Answers when to look again, or `None` if it is to be forgotten.
     pub(super) fn next_look(&mut self, at: &Context) -> Option<Instant> {
         let now = at.now.instant;
-        let Content { log, keys, members } = &mut self.content;
-        let mut life = self.policy.channel_life;
-        if log.is_without_messages() && keys.is_empty(now) {
-            life = life.min(EMPTY_LIFE);
+        if let Some(later) = self.idle_at(at) {
+            return Some(later);
         }
-        if !members.is_empty() || !self.outbox.is_idle() {
-            return Some(now + life);
-        }
-        if self.used + life > now {
-            return Some(self.used + life);
-        }
+        let life = self.life(at);
+        let Content { log, members, .. } = &mut self.content;
         if !members.has_tombstones(now) {
             return None;
         }
         // Only the tombstones are still of use: what comes next in this channel begins another log.
         *log = Log::new(&at.server.lifetime, now);
         Some(now + life)
+    }
+
+    /// When the channel will be idle if nothing more happens. `None`: it is.
+    fn idle_at(&mut self, at: &Context) -> Option<Instant> {
+        let now = at.now.instant;
+        let life = self.life(at);
+        let members = &self.content.members;
+        if !members.is_empty() || !self.outbox.is_idle() {
+            return Some(now + life);
+        }
+        Some(self.used + life).filter(|idle| *idle > now)
+    }
+
+    /// How long the channel lives when nothing happens.
+    fn life(&mut self, at: &Context) -> Duration {
+        let life = self.policy.channel_life;
+        let Content { log, keys, .. } = &mut self.content;
+        if log.is_without_messages() && keys.is_empty(at.now.instant) {
+            return life.min(EMPTY_LIFE);
+        }
+        life
     }
 
     fn expire_log(&mut self, at: &Context) {

@@ -24,13 +24,24 @@ impl State {
         token: Option<&str>,
         most: usize,
     ) -> Option<Vec<ChannelName>> {
-        let begin = match token {
-            None => Bound::Included(prefix),
-            Some(token) => Bound::Excluded(token.strip_prefix(TOKEN)?),
+        let after = match token {
+            None => None,
+            Some(token) => Some(token.strip_prefix(TOKEN)?),
         };
+        Some(self.names_after(prefix, after, most))
+    }
+
+    /// Names that begin with a prefix, in their order: all, or those after a name.
+    pub(super) fn names_after(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        most: usize,
+    ) -> Vec<ChannelName> {
+        let begin = after.map_or(Bound::Included(prefix), Bound::Excluded);
         let names = self.names.range::<str, _>((begin, Bound::Unbounded));
         let names = names.take_while(|name| name.as_str().starts_with(prefix));
-        Some(names.take(most).cloned().collect())
+        names.take(most).cloned().collect()
     }
 
     /// A page of the channels with these names: all that were found, or as many as a page looks at.

@@ -1,4 +1,4 @@
-//! How a connector follows channels.
+//! How a connector follows channels, and how chat watches them.
 
 use super::channel::Context;
 use super::log::Log;
@@ -8,6 +8,8 @@ use crate::error::StoreError;
 use crate::feed::{ChannelFeed, FeedSink, Head};
 use crate::name::ChannelName;
 use crate::page::{LogPage, Since};
+use crate::publication::{Epoch, Position};
+use crate::watch::{Births, Look, NotedPage, WatchFeed};
 use async_trait::async_trait;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,13 +22,15 @@ pub(super) struct MemoryFeed {
 }
 
 impl MemoryFeed {
-    pub(super) fn new(shared: Arc<Shared>, sink: Arc<dyn FeedSink>) -> Self {
+    /// `only_looks`: the feed keeps no channel from expiring.
+    pub(super) fn new(shared: Arc<Shared>, sink: Arc<dyn FeedSink>, only_looks: bool) -> Self {
         static FEEDS: AtomicU64 = AtomicU64::new(0);
         Self {
             shared,
             follower: Follower {
                 feed: FEEDS.fetch_add(1, Ordering::Relaxed),
                 sink,
+                only_looks,
             },
         }
     }
@@ -84,6 +88,67 @@ impl ChannelFeed for MemoryFeed {
 
     fn available(&self) -> watch::Receiver<bool> {
         self.shared.available.subscribe()
+    }
+}
+
+#[async_trait]
+impl WatchFeed for MemoryFeed {
+    async fn look(&self, channels: &[ChannelName]) -> Result<Vec<Look>, StoreError> {
+        Ok(self.shared.with(|state| {
+            let lifetime = state.context.server.lifetime.clone();
+            let look = |name| {
+                let watched = state.in_known(name, |it, at| it.watched(at)).flatten();
+                let (position, life) = watched.unzip();
+                let before_all = || Position {
+                    epoch: Epoch::new(""),
+                    offset: 0,
+                };
+                Look {
+                    head: Head {
+                        position: position.unwrap_or_else(before_all),
+                        lifetime: lifetime.clone(),
+                    },
+                    life,
+                }
+            };
+            channels.iter().map(look).collect()
+        }))
+    }
+
+    fn births(&self) -> Births {
+        let (slot, births) = Births::new();
+        // All births are heard from the beginning.
+        slot.missed();
+        let closed: Vec<_> = self.shared.with(|state| {
+            let closed = state.births.extract_if(.., |it| it.is_closed()).collect();
+            state.births.push(slot);
+            closed
+        });
+        drop(closed);
+        births
+    }
+
+    async fn noted(
+        &self,
+        part: usize,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<NotedPage, StoreError> {
+        // All channels are in the first part.
+        if part > 0 {
+            return Ok(NotedPage {
+                channels: Vec::new(),
+                next: None,
+            });
+        }
+        Ok(self.shared.with(|state| {
+            let mut channels = state.names_after(prefix, after, limit);
+            let last = channels.last().filter(|_| channels.len() == limit);
+            let next = last.map(ToString::to_string);
+            channels.retain(|name| state.in_known(name, |it, _| it.exists()) == Some(true));
+            NotedPage { channels, next }
+        }))
     }
 }
 

@@ -36,6 +36,8 @@ pub(super) struct Outbox {
 pub(super) struct Follower {
     pub(super) feed: u64,
     pub(super) sink: Arc<dyn FeedSink>,
+    /// True if the channel expires as if this follower were not there.
+    pub(super) only_looks: bool,
 }
 
 /// Something to tell some followers.
@@ -148,9 +150,9 @@ impl Outbox {
         self.added = 0;
     }
 
-    /// True if nobody follows the channel, and nothing is being delivered.
+    /// True if nobody follows the channel who keeps it, and nothing is being delivered.
     pub(super) fn is_idle(&self) -> bool {
-        self.followers.is_empty() && !self.is_delivering
+        self.followers.iter().all(|it| it.only_looks) && !self.is_delivering
     }
 }
 

@@ -10,6 +10,7 @@ use crate::name::{ChannelName, Incarnation, UserId};
 use crate::options::StoreOptions;
 use crate::rules::RuleTable;
 use crate::server::FeedConnection;
+use crate::watch::BirthSlot;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeSet, HashMap};
 use std::mem;
@@ -50,6 +51,10 @@ pub(super) struct State {
     pub(super) listeners: HashMap<Incarnation, mpsc::Sender<UserId>>,
     /// Where letters are put, by the name of the receiver.
     pub(super) inboxes: HashMap<Incarnation, Slot>,
+    /// Who hears of channels that begin.
+    pub(super) births: Vec<BirthSlot>,
+    /// The channels that have begun during the work under way.
+    born: Vec<ChannelName>,
 }
 
 impl Shared {
@@ -72,6 +77,8 @@ impl Shared {
             users: UserTable::default(),
             listeners: HashMap::new(),
             inboxes: HashMap::new(),
+            births: Vec::new(),
+            born: Vec::new(),
         };
         Self {
             state: Mutex::new(state),
@@ -95,7 +102,16 @@ impl Shared {
         let answer = work(&mut state);
         let channels = mem::take(&mut state.to_deliver);
         state.turns += channels.len();
+        let born = mem::take(&mut state.born);
+        let told = if born.is_empty() {
+            Vec::new()
+        } else {
+            state.births.clone()
+        };
         drop(state);
+        for slot in told {
+            born.iter().for_each(|name| slot.put(name.clone()));
+        }
         for channel in &channels {
             self.deliver(channel);
         }
@@ -206,9 +222,13 @@ impl State {
             self.names.insert(name.clone());
             channel
         });
+        let existed = channel.exists();
         let answer = work(channel, &self.context);
         if channel.outbox.take_turn() {
             self.to_deliver.push(name.clone());
+        }
+        if !existed && !self.births.is_empty() && channel.exists() {
+            self.born.push(name.clone());
         }
         answer
     }
@@ -225,11 +245,21 @@ impl State {
             };
             match self.in_known(&name, Channel::next_look) {
                 Some(Some(at)) => drop(self.looks.insert((at, name))),
-                _ => {
-                    self.channels.remove(&name);
-                    self.names.remove(&name);
-                }
+                _ => self.forget(name),
             }
+        }
+    }
+
+    /// Forgets an idle channel. If somebody watches it, the place is kept where the next life will be heard.
+    fn forget(&mut self, name: ChannelName) {
+        let watched = self.channels.get_mut(&name);
+        if let Some(channel) = watched.filter(|it| it.outbox.followers() > 0) {
+            channel.begin_again(&self.context);
+            let look = channel.first_look(&self.context);
+            self.looks.insert((look, name));
+        } else {
+            self.channels.remove(&name);
+            self.names.remove(&name);
         }
     }
 }
@@ -311,6 +341,7 @@ mod tests {
         let follower = Follower {
             feed: 0,
             sink: Arc::new(Nobody),
+            only_looks: false,
         };
         let follow = |channel: &mut Channel, at: &Context| {
             channel.outbox.follow(&follower, &at.server);

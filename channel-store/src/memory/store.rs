@@ -19,6 +19,7 @@ use crate::publication::Position;
 use crate::publish::{Publish, Published, Publisher};
 use crate::registry::{Hints, UserRegistry};
 use crate::store::ChannelStore;
+use crate::watch::WatchFeed;
 use async_trait::async_trait;
 use std::iter::once;
 use std::sync::Arc;
@@ -45,7 +46,13 @@ impl MemoryStore {
     /// its answer before.
     #[must_use]
     pub fn feed(&self, sink: Arc<dyn FeedSink>) -> Arc<dyn ChannelFeed> {
-        Arc::new(MemoryFeed::new(self.shared.clone(), sink))
+        Arc::new(MemoryFeed::new(self.shared.clone(), sink, false))
+    }
+
+    /// A feed that watches channels and keeps none of them. Its sink is called as that of a [`MemoryStore::feed`].
+    #[must_use]
+    pub fn watch_feed(&self, sink: Arc<dyn FeedSink>) -> Arc<dyn WatchFeed> {
+        Arc::new(MemoryFeed::new(self.shared.clone(), sink, true))
     }
 
     /// The registry of users.

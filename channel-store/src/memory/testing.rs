@@ -83,6 +83,10 @@ impl MemoryStore {
                 state.in_any(name, restart);
             }
         });
+        // What was noted may be lost.
+        for slot in self.shared.with(|state| state.births.clone()) {
+            slot.missed();
+        }
     }
 
     /// Sets a clock forward by so many milliseconds, or back: the clock of the server that holds one name (of a channel, a user

@@ -3,15 +3,16 @@
 //! Publications arrive as pushes on a connection's own task, which gives them to the sink. All topics are subscribed again
 //! on each new connection. Each confirmation of a subscription tells the sink to read what was published before.
 
+use super::births::hear_births;
 use super::call::{ByConnection, by_connection};
 use super::directory::Directory;
 use super::inboxes::RedisInboxes;
 use super::keys::Keys;
 use super::lease::RedisLeases;
-use super::log::{Lives, end_of_log, heads, read};
+use super::log::{Lives, end_of_log, heads, looks, read};
 use super::logins::{RedisHints, RedisRegistry};
 use super::net::{
-    Listener, Nodes, NodesOptions, OpenError, Subscriptions, unexpected_reply,
+    Connection, Listener, Nodes, NodesOptions, OpenError, Subscriptions, unexpected_reply,
     wants_another_connection,
 };
 use super::run::{Brought, Run};
@@ -27,6 +28,7 @@ use crate::publication::{Epoch, Position};
 use crate::registry::{Hints, UserRegistry};
 use crate::rules::EMPTY_LIFE;
 use crate::server::{FeedConnection, Shard};
+use crate::watch::{Births, Look, NotedPage, WatchFeed};
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use parking_lot::Mutex;
@@ -152,28 +154,45 @@ impl RedisFeed {
         channels: &[ChannelName],
         touch: Option<&Lives>,
     ) -> Result<Vec<Option<Head>>, StoreError> {
+        let parts = self.parts(channels)?.into_iter();
+        let answers = parts.map(async |(connection, places)| {
+            let its = at(channels, &places);
+            let heads = heads(&connection, &self.keys, &its, touch).await?;
+            Ok((places, heads))
+        });
+        in_order(channels.len(), try_join_all(answers).await?)
+    }
+
+    /// The connections that listen to channels, each with the places of its channels in the list.
+    fn parts(&self, channels: &[ChannelName]) -> Result<Vec<(Connection, Vec<usize>)>, StoreError> {
         let connection = |channel: &ChannelName| self.nodes.connection(|| self.topic(channel));
         let ByConnection { parts, unreachable } = by_connection(channels, connection);
-        if let Some((_, error)) = unreachable.into_iter().next() {
-            return Err(error);
+        match unreachable.into_iter().next() {
+            Some((_, error)) => Err(error),
+            None => Ok(parts),
         }
-        let answers = parts.into_iter().map(async |(connection, places)| {
-            let its: Vec<_> = places.iter().map(|it| channels[*it].clone()).collect();
-            let heads = heads(&connection, &self.keys, &its, touch).await?;
-            Ok(places.into_iter().zip(heads))
-        });
-        let answers = try_join_all(answers).await?;
-        let mut ends: Vec<_> = answers.into_iter().flatten().collect();
-        if ends.len() != channels.len() {
-            return Err(unexpected_reply());
-        }
-        ends.sort_unstable_by_key(|(place, _)| *place);
-        Ok(ends.into_iter().map(|(_, end)| end).collect())
     }
 
     fn topic(&self, channel: &ChannelName) -> String {
         self.keys.of_channel(channel).topic().to_string()
     }
+}
+
+fn at(channels: &[ChannelName], places: &[usize]) -> Vec<ChannelName> {
+    places.iter().map(|it| channels[*it].clone()).collect()
+}
+
+/// Answers in the order of the questions. They come by connection, with the places of the questions.
+fn in_order<T>(count: usize, answers: Vec<(Vec<usize>, Vec<T>)>) -> Result<Vec<T>, StoreError> {
+    let answers = answers.into_iter();
+    let mut answers: Vec<_> = answers
+        .flat_map(|(places, answers)| places.into_iter().zip(answers))
+        .collect();
+    if answers.len() != count {
+        return Err(unexpected_reply());
+    }
+    answers.sort_unstable_by_key(|(place, _)| *place);
+    Ok(answers.into_iter().map(|(_, answer)| answer).collect())
 }
 
 /// Gives the publications of one channel to the sink.
@@ -323,5 +342,38 @@ impl ChannelFeed for RedisFeed {
 
     fn available(&self) -> watch::Receiver<bool> {
         self.nodes.available()
+    }
+}
+
+#[async_trait]
+impl WatchFeed for RedisFeed {
+    async fn look(&self, channels: &[ChannelName]) -> Result<Vec<Look>, StoreError> {
+        let parts = self.parts(channels)?.into_iter();
+        let answers = parts.map(async |(connection, places)| {
+            let its = at(channels, &places);
+            let looks = looks(&connection, &self.keys, &its).await?;
+            Ok((places, looks))
+        });
+        in_order(channels.len(), try_join_all(answers).await?)
+    }
+
+    fn births(&self) -> Births {
+        hear_births(&self.subscriptions, &self.keys)
+    }
+
+    async fn noted(
+        &self,
+        part: usize,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<NotedPage, StoreError> {
+        let mut pages = self.directory.read(&[part], prefix, after, limit).await?;
+        let page = pages.pop().ok_or_else(unexpected_reply)?;
+        let channels = page.entries.into_iter().map(|(channel, _)| channel);
+        Ok(NotedPage {
+            channels: channels.collect(),
+            next: page.next,
+        })
     }
 }

@@ -174,7 +174,7 @@ pub(super) struct DirectoryKeys {
 impl DirectoryKeys {
     /// Names, times and the topic of new names, in the order of `note.lua`.
     pub(super) fn all(&self) -> [Key<'_>; 3] {
-        [self.names(), self.times(), Key::new(&self.base, "new")]
+        [self.names(), self.times(), self.births()]
     }
 
     /// Names and times.
@@ -185,6 +185,11 @@ impl DirectoryKeys {
     /// The channels, by name.
     pub(super) fn names(&self) -> Key<'_> {
         Key::new(&self.base, "names")
+    }
+
+    /// The topic of new names.
+    pub(super) fn births(&self) -> Key<'_> {
+        Key::new(&self.base, "new")
     }
 
     /// The channels, by the time at which they were noted last.

@@ -15,7 +15,13 @@ use crate::name::ChannelName;
 use crate::page::{Continuity, HistoryPage, HistoryRange, LogPage, Since};
 use crate::publication::{Epoch, Payload, Position, Publication};
 use crate::rules::{EMPTY_LIFE, READ_BYTES};
+use crate::server::ServerLifetime;
+use crate::watch::Look;
 use redis::{Pipeline, Value};
+use std::time::Duration;
+
+/// The life of a channel that does not expire.
+const LONG: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Reads what follows a position, over one connection. Only a reader that asks for the head may begin an epoch.
 pub(super) async fn read(
@@ -156,7 +162,59 @@ pub(super) async fn heads(
     pipeline.cmd("INFO").arg("replication");
 
     let replies = connection.request(&pipeline).await?;
-    let [before, heads @ .., after] = &replies[..] else {
+    let (heads, lifetime) = of_one_lifetime(&replies)?;
+    heads
+        .iter()
+        .map(|reply| {
+            let position = end_of_log(reply).ok_or_else(unexpected_reply)?;
+            Ok(position.map(|position| Head {
+                position,
+                lifetime: lifetime.clone(),
+            }))
+        })
+        .collect()
+}
+
+/// Asks where the logs of several channels end and when the channels expire, and changes nothing. It asks as [`heads`] does.
+pub(super) async fn looks(
+    connection: &Connection,
+    keys: &Keys,
+    channels: &[ChannelName],
+) -> Result<Vec<Look>, StoreError> {
+    let mut pipeline = Pipeline::with_capacity(2 * channels.len() + 2);
+    pipeline.cmd("INFO").arg("replication");
+    for channel in channels {
+        let keys = keys.of_channel(channel);
+        pipeline.cmd("HMGET").arg(keys.meta()).arg("e").arg("n");
+        pipeline.cmd("TTL").arg(keys.meta());
+    }
+    pipeline.cmd("INFO").arg("replication");
+    let replies = connection.request(&pipeline).await?;
+    let (looks, lifetime) = of_one_lifetime(&replies)?;
+    let look = |pair: &[Value]| {
+        let end = end_of_log(&pair[0])?;
+        let life = match &pair[1] {
+            // No key of a channel is without a life, unless somebody has tampered with it.
+            Value::Int(-1) => LONG,
+            // It has expired between the two commands.
+            Value::Int(-2) => Duration::ZERO,
+            life => Duration::from_secs(number(life)?),
+        };
+        Some(Look {
+            life: end.is_some().then_some(life),
+            head: Head {
+                position: end.unwrap_or_else(before_all),
+                lifetime: lifetime.clone(),
+            },
+        })
+    };
+    let looks = looks.chunks_exact(2).map(look);
+    looks.collect::<Option<_>>().ok_or_else(unexpected_reply)
+}
+
+/// What stands between two questions about the server, if it was one lifetime of a primary both times.
+fn of_one_lifetime(replies: &[Value]) -> Result<(&[Value], ServerLifetime), StoreError> {
+    let [before, between @ .., after] = replies else {
         return Err(unexpected_reply());
     };
     let state = |info| {
@@ -170,16 +228,7 @@ pub(super) async fn heads(
             "the server has changed its role or restarted meanwhile",
         ));
     }
-    heads
-        .iter()
-        .map(|reply| {
-            let position = end_of_log(reply).ok_or_else(unexpected_reply)?;
-            Ok(position.map(|position| Head {
-                position,
-                lifetime: server.lifetime.clone(),
-            }))
-        })
-        .collect()
+    Ok((between, server.lifetime))
 }
 
 /// Reads epoch and last offset. `Some(None)`: the channel does not exist.

@@ -8,6 +8,7 @@
 //! `net` knows how to reach the servers and knows no channel. All other files know channels and no sockets.
 
 mod append;
+mod births;
 mod call;
 mod channel_pages;
 mod directory;

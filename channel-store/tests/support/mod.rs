@@ -10,7 +10,7 @@ use channel_store::{
     ChannelFeed, ChannelName, ChannelStore, Continuity, Epoch, Hints, HistoryRange, IdempotencyKey,
     Inboxes, Incarnation, Join, Joined, Leases, Leave, LogPage, Membership, Payload, Position,
     Predecessor, Publication, Publish, Published, Route, SessionId, Since, StoreError,
-    StoreOptions, User, UserId, UserRegistry,
+    StoreOptions, User, UserId, UserRegistry, WatchFeed,
 };
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -151,6 +151,17 @@ impl Subject {
         let sink = Arc::new(RecordingSink::default());
         let feed: Arc<dyn ChannelFeed> = match &self.backend {
             Backend::Memory(store) => store.feed(sink.clone()),
+            Backend::Redis(server) => self.redis_feed(&server.url(), &sink).await,
+            Backend::Elsewhere { url, .. } => self.redis_feed(url, &sink).await,
+        };
+        (feed, sink)
+    }
+
+    /// A feed that only looks at channels.
+    pub(crate) async fn watch_feed(&self) -> (Arc<dyn WatchFeed>, Arc<RecordingSink>) {
+        let sink = Arc::new(RecordingSink::default());
+        let feed: Arc<dyn WatchFeed> = match &self.backend {
+            Backend::Memory(store) => store.watch_feed(sink.clone()),
             Backend::Redis(server) => self.redis_feed(&server.url(), &sink).await,
             Backend::Elsewhere { url, .. } => self.redis_feed(url, &sink).await,
         };

@@ -158,15 +158,20 @@ async fn page(store: &dyn ChannelStore, asked: HistoryQuery) -> Result<v1::Histo
             String::new()
         },
         continuity: continuity
-            .map_or(v1::Continuity::Unspecified, |continuity| match continuity {
-                Continuity::Contiguous => v1::Continuity::Contiguous,
-                Continuity::Diverged => v1::Continuity::Diverged,
-                Continuity::Trimmed => v1::Continuity::Trimmed,
-                Continuity::Unknown => v1::Continuity::Unknown,
-            })
+            .map_or(v1::Continuity::Unspecified, told_as)
             .into(),
         position,
     })
+}
+
+/// A continuity as the contract has it.
+pub(super) fn told_as(continuity: Continuity) -> v1::Continuity {
+    match continuity {
+        Continuity::Contiguous => v1::Continuity::Contiguous,
+        Continuity::Diverged => v1::Continuity::Diverged,
+        Continuity::Trimmed => v1::Continuity::Trimmed,
+        Continuity::Unknown => v1::Continuity::Unknown,
+    }
 }
 
 fn is_newest_first(range: &HistoryRange) -> bool {
@@ -181,7 +186,8 @@ fn after_or_up_to(newest_first: bool, position: Position) -> HistoryRange {
     }
 }
 
-fn entry(publication: &Publication, body_as_struct: bool) -> v1::Publication {
+/// A publication as the contract has it.
+pub(super) fn entry(publication: &Publication, body_as_struct: bool) -> v1::Publication {
     let payload = &publication.payload;
     let body = payload.body();
     let as_struct = if body_as_struct {
@@ -224,7 +230,7 @@ fn range(
 }
 
 /// An epoch that a caller names together with this offset.
-fn checked_epoch(epoch: &str, offset: u64) -> Result<Epoch, String> {
+pub(super) fn checked_epoch(epoch: &str, offset: u64) -> Result<Epoch, String> {
     // A channel that the store does not know ends at offset 0 of the empty epoch.
     if epoch.len() > EPOCH_BYTES || epoch.is_empty() && offset > 0 {
         return Err(format!("must have 1 to {EPOCH_BYTES} bytes"));

@@ -1,13 +1,16 @@
-//! `chat.v1.ChatService`, for back ends: messages, members and history of channels, and which channels there are.
+//! `chat.v1.ChatService`, for back ends: messages, members and history of channels, which channels there are, and what happens
+//! in them.
 
 mod channels;
 mod history;
 mod members;
 mod messages;
 pub(crate) mod pages;
+mod watch;
 
 use crate::calls::send_stream::SendStream;
 use crate::calls::{Calls, respond};
+use crate::port::connections::Caller;
 use crate::port::guard::Deadline;
 use proto::chat::v1;
 use proto::chat::v1::chat_service_server::ChatService;
@@ -49,6 +52,16 @@ impl ChatService for Api {
     ) -> Result<Response<v1::BroadcastResponse>, Status> {
         let deadline = Deadline::of(request.extensions());
         respond(messages::broadcast(&self.0, deadline, request.into_inner()).await)
+    }
+
+    type WatchStream = watch::Events;
+
+    async fn watch(
+        &self,
+        request: Request<v1::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let caller = Caller::of(request.extensions());
+        respond(watch::begin(&self.0, caller.as_ref(), request.into_inner()))
     }
 
     async fn history(

@@ -167,6 +167,16 @@ impl Violations {
             .ok()
     }
 
+    /// # Errors
+    /// What was found wrong so far.
+    pub(crate) fn none(self) -> Result<(), Error> {
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(self.into())
+        }
+    }
+
     /// `Some(None)` if the text is empty, which is allowed.
     pub(crate) fn optional<T>(
         &mut self,

@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::metering;
 use crate::port::connections::Caller;
 use crate::port::streams::Streams;
+use crate::watch::{Plan, WatchPlaces, Watcher, Watching};
 use channel_store::probe::{Probe, Probed, StoreSettings};
 use channel_store::{
     ChannelName, ChannelStore, Join, Joined, Leave, MembersPage, Membership, Position, Publish,
@@ -31,6 +32,8 @@ pub(crate) struct Calls {
     limits: Limits,
     shutdown: Shutdown,
     streams: Arc<Streams>,
+    watching: Arc<Watching>,
+    watches: WatchPlaces,
     /// The caller of streams that come without a connection.
     in_process: Arc<Caller>,
 }
@@ -39,10 +42,13 @@ impl Calls {
     pub(crate) fn new(
         store: Arc<dyn ChannelStore>,
         cleanup: Arc<Cleanup>,
+        watching: Arc<Watching>,
         limits: Limits,
         shutdown: Shutdown,
     ) -> Arc<Self> {
         Arc::new(Self {
+            watches: WatchPlaces::new(limits.watches),
+            watching,
             streams: Streams::new(limits.streams),
             in_process: Caller::in_process(),
             store,
@@ -101,6 +107,12 @@ impl Calls {
             self.shutdown.clone(),
             place,
         ))
+    }
+
+    /// Begins to watch channels, which keeps a place of this caller until it ends.
+    pub(crate) fn watch(&self, caller: Option<&Arc<Caller>>, plan: Plan) -> Result<Watcher, Error> {
+        let place = self.watches.enter(caller.unwrap_or(&self.in_process))?;
+        self.watching.watch(plan, place, self.shutdown.clone())
     }
 
     /// `token`: the store's token of the page, `None` for the first one.

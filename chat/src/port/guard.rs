@@ -136,10 +136,10 @@ where
         let caller =
             Caller::of(request.extensions()).unwrap_or_else(|| Arc::clone(&bounds.in_process));
         Box::pin(async move {
-            let answered = if request.uri().path().ends_with("/SendStream") {
-                bounds.stream(inner, request, &caller, deadline).await
-            } else {
-                bounds.unary(inner, request, &caller, deadline).await
+            let answered = match request.uri().path().rsplit('/').next() {
+                Some("SendStream") => bounds.stream(inner, request, &caller, deadline).await,
+                Some("Watch") => bounds.watch(inner, request, &caller, deadline).await,
+                _ => bounds.unary(inner, request, &caller, deadline).await,
             };
             Ok(answered.unwrap_or_else(refuse))
         })
@@ -183,6 +183,30 @@ impl Bounds {
             return Ok(of_transport(status, self.frame_limit).into_http());
         }
         Ok(response_body::hold(answer, reserved, caller))
+    }
+
+    /// A watch has a request as a unary call has, and an answer that lasts. It is bounded by [`crate::watch`].
+    async fn watch<S>(
+        &self,
+        mut inner: S,
+        request: Request<Body>,
+        caller: &Arc<Caller>,
+        deadline: Instant,
+    ) -> Result<Response<Body>, Error>
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    {
+        let (head, body) = request.into_parts();
+        let whole = request_body::whole(body, self.frame_limit, &self.requests, &caller.requests);
+        let (body, _bytes) = timeout_at(deadline, whole).await.map_err(late)??;
+        let _place = take(&self.calls, caller)?;
+        let Ok(answer) = timeout_at(deadline, inner.call(Request::from_parts(head, body)))
+            .await
+            .map_err(late)?;
+        Ok(match Status::from_header_map(answer.headers()) {
+            Some(status) => of_transport(status, self.frame_limit).into_http(),
+            None => answer,
+        })
     }
 
     async fn stream<S>(

@@ -18,11 +18,12 @@ const IN_FLIGHT: &str = "chat_calls_in_flight";
 const DURATION: &str = "chat_call_duration_seconds";
 
 /// The methods of chat's own services.
-pub(crate) const METHODS: [&str; 23] = [
+pub(crate) const METHODS: [&str; 24] = [
     "chat.v1.ChatService/Send",
     "chat.v1.ChatService/SendStream",
     "chat.v1.ChatService/BatchSend",
     "chat.v1.ChatService/Broadcast",
+    "chat.v1.ChatService/Watch",
     "chat.v1.ChatService/History",
     "chat.v1.ChatService/Join",
     "chat.v1.ChatService/Leave",

@@ -12,5 +12,5 @@ pub(crate) mod streams;
 
 mod request_body;
 mod response_body;
-mod share;
+pub(crate) mod share;
 mod version;

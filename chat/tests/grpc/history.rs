@@ -35,6 +35,7 @@ impl Subject {
             service,
             Arc::default(),
             Arc::default(),
+            Arc::default(),
             limits,
             Shutdown::new(),
         ));

@@ -261,6 +261,7 @@ async fn with_history(
         store,
         Arc::default(),
         Arc::default(),
+        Arc::default(),
         limits,
         Shutdown::new(),
     );

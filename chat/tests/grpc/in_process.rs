@@ -20,6 +20,7 @@ fn service(store: Arc<dyn ChannelStore>) -> Service {
         store,
         Arc::default(),
         Arc::default(),
+        Arc::default(),
         &Limits::default(),
         Shutdown::new(),
     )

@@ -15,4 +15,5 @@ mod serving;
 mod stream;
 mod support;
 mod users;
+mod watch;
 mod web;

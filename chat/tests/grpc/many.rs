@@ -24,6 +24,7 @@ fn client() -> ChatServiceClient<Service> {
         store,
         Arc::default(),
         Arc::default(),
+        Arc::default(),
         &limits,
         Shutdown::new(),
     ))

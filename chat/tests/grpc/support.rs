@@ -361,6 +361,7 @@ impl Chat {
             Arc::new(store.clone()),
             Arc::default(),
             Arc::default(),
+            Arc::default(),
             limits,
             shutdown.clone(),
         );

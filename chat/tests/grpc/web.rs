@@ -104,6 +104,7 @@ async fn with_memory(limits: Limits) -> SocketAddr {
         store,
         Arc::default(),
         Arc::default(),
+        Arc::default(),
         limits,
         Shutdown::new(),
     );

@@ -354,9 +354,8 @@ mod tests {
         let (answer, added) = oneshot::channel();
         let command = SessionCommand::Join(asked(answer));
         assert!(registration.commands().push(command).is_ok());
-        let connections = clients.connections.lock();
-        connections.iter().for_each(|(_, it)| it.wake());
-        drop(connections);
+        let wake_all = || (clients.connections.lock().iter()).for_each(|(_, it)| it.wake());
+        wake_all();
         is_followed(&mut scene.script).await;
         scene.instance.join().await.answer(Ok(joined("a", 5)));
         assert_eq!(soon(added).await, Ok(Ok(at("a", 4))));

@@ -9,9 +9,9 @@
 //! connection gets no ephemerals, because it would get them late and in place of something that counts.
 
 use super::counters::HubMetrics;
-use super::ring::Ring;
 use crate::transport::Connection;
 use bytes::Bytes;
+use channel_store::follow::Ring;
 use channel_store::{ChannelName, Ephemeral, Epoch, Position, Publication};
 use slab::Slab;
 use std::cmp::Ordering::{Equal, Greater, Less};

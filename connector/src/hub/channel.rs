@@ -6,11 +6,9 @@
 use super::audience::{Appended, Audience, Receiver};
 use super::counters::HubMetrics;
 use super::flusher::{Flusher, Pending};
-use super::ring::Ring;
-use super::shared_reads::SharedReads;
 use crate::suspects::Suspects;
 use crate::transport::Connection;
-use channel_store::follow::{Confirmed, Deliver, Follower, Next};
+use channel_store::follow::{Confirmed, Deliver, Follower, Next, Ring, SharedReads};
 use channel_store::{
     ChannelName, Continuity, Ephemeral, FeedConnection, Head, LogPage, Place, Position,
     Publication, Since,

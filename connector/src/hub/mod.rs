@@ -11,8 +11,6 @@ mod counters;
 mod flusher;
 mod member;
 mod reader;
-mod ring;
-mod shared_reads;
 #[cfg(test)]
 mod tests;
 mod watch;

@@ -51,6 +51,7 @@ fn chat_on(store: &Arc<MemoryStore>) -> Arc<Chat> {
         store.clone(),
         Arc::default(),
         Arc::default(),
+        Arc::default(),
         &chat::Limits::default(),
         Shutdown::new(),
     );

@@ -221,6 +221,7 @@ fn publish() -> Workload {
             store,
             cleanup,
             Arc::default(),
+            Arc::default(),
             &limits,
             runtime::Shutdown::new(),
         );

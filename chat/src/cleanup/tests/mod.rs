@@ -47,7 +47,13 @@ impl Scene {
         let leases = see(store.leases());
         let chat = || {
             let cleanup = Cleanup::begin(store.clone(), leases.clone(), store.registry());
-            let calls = Calls::new(store.clone(), cleanup, Limits::default(), Shutdown::new());
+            let calls = Calls::new(
+                store.clone(),
+                cleanup,
+                Arc::default(),
+                Limits::default(),
+                Shutdown::new(),
+            );
             Api(calls)
         };
         Self {

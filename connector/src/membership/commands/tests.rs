@@ -163,6 +163,7 @@ fn chat(store: &Arc<MemoryStore>, inboxes: Arc<dyn Inboxes>) -> UserServiceClien
         store.clone(),
         Arc::default(),
         connectors,
+        Arc::default(),
         &chat::Limits::default(),
         Shutdown::new(),
     );

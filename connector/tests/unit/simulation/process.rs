@@ -46,7 +46,14 @@ impl ChatProcess {
         let users = FarUsers::of(store, &link);
         let cleanup = chat::Cleanup::begin(far_store.clone(), leases, users);
         let limits = chat::Limits::default();
-        let service = chat::service(far_store, cleanup, Arc::default(), &limits, Shutdown::new());
+        let service = chat::service(
+            far_store,
+            cleanup,
+            Arc::default(),
+            Arc::default(),
+            &limits,
+            Shutdown::new(),
+        );
         Self { link, service }
     }
 

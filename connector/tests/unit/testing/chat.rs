@@ -157,6 +157,15 @@ impl BackEnds for Fake {
         unused()
     }
 
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<back_ends::WatchResponse, Status>> + Send>>;
+
+    async fn watch(
+        &self,
+        _: Request<back_ends::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        unused()
+    }
+
     async fn join(
         &self,
         _: Request<back_ends::JoinRequest>,

@@ -34,6 +34,7 @@ async fn every_connector_is_listed_with_what_it_does_and_how_much_it_holds() {
         store.clone(),
         Arc::default(),
         connectors,
+        Arc::default(),
         &chat::Limits::default(),
         Shutdown::new(),
     );

@@ -1,15 +1,16 @@
-//! The last deliveries of a channel. A member that joins or comes back within moments begins from them, without a read
-//! of the store.
+//! The last deliveries of a channel. A reader that begins or comes back within moments begins from them, without a read of
+//! the store.
 
-use channel_store::{Position, Publication};
+use crate::publication::{Position, Publication};
 use std::collections::VecDeque;
 
 /// The bounds of a ring: publications, and bytes.
 const ENTRIES: usize = 512;
 const BYTES: usize = 128 << 10;
 
-/// A run of one log without a gap. The entries follow `floor`.
-pub(super) struct Ring {
+/// A run of one log without a gap. It holds at most 512 publications, and 128 KiB of them.
+#[derive(Debug)]
+pub struct Ring {
     /// The position right before the first entry.
     floor: Position,
     entries: VecDeque<Publication>,
@@ -17,7 +18,9 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    pub(super) fn new(floor: Position) -> Self {
+    /// An empty run, which begins after this position.
+    #[must_use]
+    pub fn new(floor: Position) -> Self {
         Self {
             floor,
             entries: VecDeque::new(),
@@ -25,7 +28,14 @@ impl Ring {
         }
     }
 
-    pub(super) fn push(&mut self, publication: Publication) {
+    /// The bytes of its publications.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Adds the next publication. The oldest ones make room for it.
+    pub fn push(&mut self, publication: Publication) {
         self.bytes += publication.payload.as_bytes().len();
         self.entries.push_back(publication);
         while self.entries.len() > ENTRIES || self.bytes > BYTES {
@@ -39,7 +49,8 @@ impl Ring {
 
     /// The publications after a position, if the ring knows that position. It knows the positions of its own entries,
     /// and the one before each entry in the same epoch: a new member starts right before its own onJoin.
-    pub(super) fn after(&self, position: &Position) -> Option<impl Iterator<Item = &Publication>> {
+    #[must_use]
+    pub fn after(&self, position: &Position) -> Option<impl Iterator<Item = &Publication>> {
         let start = if *position == self.floor {
             0
         } else {
@@ -63,7 +74,7 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use channel_store::{Epoch, Payload};
+    use crate::publication::{Epoch, Payload};
 
     fn at(epoch: &str, offset: u64) -> Position {
         Position {

@@ -1,28 +1,34 @@
-//! Members of one channel that ask the same of its log share one answer.
+//! Readers of one channel that ask the same of its log share one answer.
 
-use channel_store::{LogPage, Position, StoreError};
+use crate::error::StoreError;
+use crate::page::LogPage;
+use crate::publication::Position;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use tokio::sync::OnceCell;
 
-pub(super) type Answer = Result<Arc<LogPage>, StoreError>;
+type Answer = Result<Arc<LogPage>, StoreError>;
 /// A position, and the number of publications after it.
 type Question = (Position, usize);
 
-/// The reads of one channel for its members. Of equal reads only one is under way at a time.
-#[derive(Default)]
-pub(super) struct SharedReads {
+/// The reads of one channel for single readers. Of equal reads only one is under way at a time.
+#[derive(Debug, Default)]
+pub struct SharedReads {
     under_way: Mutex<HashMap<Question, Weak<OnceCell<Answer>>>>,
 }
 
 impl SharedReads {
-    /// Asks, or waits for the answer to the same question. That answer is dropped when nobody waits for it any more.
-    pub(super) async fn share(
+    /// Asks for so many publications after a position, or waits for the answer to the same question. That answer is dropped
+    /// when nobody waits for it any more.
+    ///
+    /// # Errors
+    /// Those of `ask`.
+    pub async fn share(
         &self,
-        question: Question,
-        ask: impl Future<Output = Answer>,
-    ) -> Answer {
+        question: (Position, usize),
+        ask: impl Future<Output = Result<Arc<LogPage>, StoreError>>,
+    ) -> Result<Arc<LogPage>, StoreError> {
         let cell = self.join(&question);
         cell.get_or_init(|| ask).await.clone()
     }
