@@ -63,5 +63,6 @@ mod socket_io;
 mod standalone;
 mod switched_primaries;
 mod unix_sockets;
+mod watching;
 mod without_codegen;
 mod without_peers;
