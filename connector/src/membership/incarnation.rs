@@ -259,7 +259,7 @@ fn milliseconds(time: Duration) -> u64 {
 }
 
 /// Counts a live session of an incarnation while it exists.
-pub(crate) struct LiveSession(Arc<HeldLease>);
+pub(super) struct LiveSession(Arc<HeldLease>);
 
 impl LiveSession {
     pub(super) fn begin(guard: &IndexGuard) -> Self {

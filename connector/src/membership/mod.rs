@@ -30,7 +30,6 @@ mod session_commands;
 mod tests;
 
 pub(crate) use commands::Commands;
-pub(crate) use incarnation::LiveSession;
 pub use incarnation::{NameError, new_incarnation};
 pub use lease_keeper::LeaseKeeper;
 pub(crate) use leaves::{EndedSession, PendingLeaves, Rollback};

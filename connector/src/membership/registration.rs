@@ -77,6 +77,8 @@ pub(super) struct LoginState {
     pub(super) joined: bool,
     /// The client was told that it is logged in.
     pub(super) answered: bool,
+    /// Counts the session until its client is gone.
+    pub(super) live: Option<LiveSession>,
     /// There may be sessions that it outranks, and it has not claimed its rank yet.
     pub(super) is_to_claim: bool,
     /// The client is gone, and the session stays a member for a while.
@@ -103,11 +105,18 @@ impl Registration {
         &self.guard
     }
 
-    /// The client was told that it is logged in, so from now on it may be given messages. The session counts as live while
-    /// the result exists.
-    pub(crate) fn answered(&self) -> LiveSession {
-        self.state.lock().answered = true;
-        LiveSession::begin(&self.guard)
+    /// The client was told that it is logged in, so from now on it may be given messages, and the session counts as live.
+    pub(crate) fn answered(&self) {
+        let mut state = self.state.lock();
+        state.answered = true;
+        state.live = Some(LiveSession::begin(&self.guard));
+    }
+
+    /// The client is gone: the session does not count as live any more, and carries out no commands.
+    pub(crate) fn session_is_over(&self) {
+        let live = self.state.lock().live.take();
+        drop(live);
+        self.commands.end();
     }
 
     /// What back ends want the session to do.

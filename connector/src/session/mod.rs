@@ -20,8 +20,7 @@ mod send;
 use crate::chat_client::{CALL, Chat, Window};
 use crate::hub::{Hub, Member};
 use crate::membership::{
-    Commands, EndedSession, LeaseKeeper, LiveSession, Logins, Membership, PendingLeaves,
-    Registration, Rollback,
+    Commands, EndedSession, LeaseKeeper, Logins, Membership, PendingLeaves, Registration, Rollback,
 };
 use crate::metering::count_refused_login;
 use crate::random::unguessable;
@@ -117,7 +116,6 @@ pub(crate) struct Handlers {
 
 /// A connection bound to a user.
 struct Session {
-    _live: LiveSession,
     id: SessionId,
     user: User,
     /// The channel of the login. Commands that name no channel mean this one. `None`: the login named no channel.
@@ -299,9 +297,8 @@ impl Handlers {
                 None
             }
         };
-        let live = registration.answered();
+        registration.answered();
         self.session = Some(Session {
-            _live: live,
             id,
             user,
             home: channel,
@@ -348,7 +345,7 @@ impl Drop for Handlers {
                 _ => self.services.leaves.add(ended),
             }
             // Last, because a back end that wants this session to leave a channel then looks for memberships that have ended.
-            registration.commands().end();
+            registration.session_is_over();
         }
     }
 }

@@ -200,7 +200,7 @@ async fn a_session_that_logs_in_meanwhile_is_asked_after_it_was_told_so() {
     let registration = Arc::clone(guest.registration());
     tokio::spawn(async move {
         sleep(Duration::from_millis(50)).await;
-        drop(registration.answered());
+        registration.answered();
     });
     let mut chat = chat(&store, store.inboxes());
     let response = chat
@@ -228,7 +228,7 @@ async fn a_session_whose_client_is_gone_is_removed_and_not_added() {
     let (user, session) = (&registration.user, &registration.session);
     store.registry().linger(user, session).await.unwrap();
     registration.begin_lingering();
-    registration.commands().end();
+    registration.session_is_over();
     guest.connection.close(Disconnect::CLOSED);
 
     let mut chat = chat(&store, store.inboxes());
