@@ -225,7 +225,7 @@ impl Violations {
             ON_JOIN | ON_LEAVE => self.check("route", Err("is published by the store alone")),
             // Clients would believe that their connector tells them about their own session.
             "onPosition" | "onKick" | "onAdded" | "onRemoved" => {
-                self.check("route", Err("is said by connectors alone"))
+                self.check("route", Err("is one that connectors use: choose another"))
             }
             _ => self.check("route", Route::new(text)),
         }

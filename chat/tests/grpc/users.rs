@@ -246,7 +246,7 @@ async fn clients_are_told_that_they_were_added_by_connectors_alone() {
             content: Some(Content::BodyJson("{}".into())),
         };
         let status = client.push_to_users(request).await.unwrap_err();
-        let expected = "is said by connectors alone".to_owned();
+        let expected = "is one that connectors use: choose another".to_owned();
         assert_eq!(only(&status), ("route".to_owned(), expected));
     }
 }
