@@ -10,7 +10,7 @@ use channel_store::{
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::sync::watch;
-use tokio::time::{Instant, advance, timeout};
+use tokio::time::{Instant, advance, sleep, timeout};
 
 /// One chat's way to the store, which can lose what is announced and counts what is read.
 struct Way {
@@ -18,6 +18,8 @@ struct Way {
     loses: Arc<AtomicBool>,
     loses_births: Arc<AtomicBool>,
     reads: AtomicUsize,
+    /// True while the store can be reached, as far as chat knows.
+    available: watch::Sender<bool>,
 }
 
 #[async_trait]
@@ -51,7 +53,7 @@ impl ChannelFeed for Way {
     }
 
     fn available(&self) -> watch::Receiver<bool> {
-        self.feed.available()
+        self.available.subscribe()
     }
 }
 
@@ -126,6 +128,7 @@ impl Chat {
             loses,
             loses_births: Arc::default(),
             reads: AtomicUsize::new(0),
+            available: watch::Sender::new(true),
         });
         watching.follow(way.clone());
         Self {
@@ -273,6 +276,50 @@ async fn what_is_published_is_given_in_order_and_then_the_place_is_told() {
     assert_eq!(watched.places[&name("5")], last);
     assert_eq!(watched.places[&name("4")].offset, 4);
     assert_eq!(chat.reads(), 1, "only the life of 5 was read");
+
+    // A place that was told is told again when it has changed.
+    let last = publish(&store, "4", 5).await;
+    assert_eq!(watched.told().await, "4 5 5");
+    watched.hears_nothing(Duration::from_secs(3)).await;
+    assert_eq!(watched.places[&name("4")], last);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_ends_when_the_store_is_away_for_a_minute_and_not_before() {
+    const NEARLY: Duration = Duration::from_secs(55);
+    let (_store, chat) = store();
+    let mut watched = chat.watch(named(&[("4", Begin::Now)]));
+    assert_eq!(watched.all(2).await, ["4 opened at 0", "started"]);
+    for is_available in [false, true, false] {
+        chat.way.available.send_replace(is_available);
+        watched.hears_nothing(NEARLY).await;
+    }
+    let error = timeout(NEARLY, watched.watcher.next()).await;
+    let error = error.expect("it ends").unwrap().unwrap_err();
+    assert!(
+        matches!(error, Error::Store(StoreError::Unavailable(_))),
+        "{error}"
+    );
+    assert_eq!(watched.watcher.next().await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_watch_may_follow_a_bounded_number_of_channels() {
+    let (_store, chat) = store();
+    let plan = |channels: usize| Plan {
+        places: (0..channels)
+            .map(|it| (name(&it.to_string()), Begin::Now))
+            .collect(),
+        ..Plan::default()
+    };
+    let watch = |channels| {
+        let place = chat.places.enter(&Caller::in_process()).unwrap();
+        let begun = chat.watching.watch(plan(channels), place, Shutdown::new());
+        begun.map(drop)
+    };
+    assert_eq!(watch(MOST), Ok(()));
+    assert_eq!(watch(MOST + 1), Err(Error::PrefixTooWide));
+    assert!(chat.watching.channels.all().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -320,6 +367,36 @@ async fn a_slow_watcher_is_given_pages_of_the_log_and_holds_little_meanwhile() {
     assert!(chat.reads() > 20, "{}", chat.reads());
     publish(&store, "4", "live").await;
     assert_eq!(slow.told().await, "4 2001 live");
+}
+
+/// Where they have no room any more, watchers read the log.
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_of_all_channels_is_bounded_and_nothing_is_lost_by_that() {
+    const CHANNELS: usize = 600;
+    let (store, chat) = store();
+    let names: Vec<_> = (0..CHANNELS).map(|it| it.to_string()).collect();
+    let places: Vec<_> = names.iter().map(|it| (it.as_str(), Begin::Now)).collect();
+    let mut slow = chat.watch(named(&places));
+    slow.all(CHANNELS + 1).await;
+    let large = "x".repeat(60_000);
+    for number in 1..=2 {
+        for name in &names {
+            publish(&store, name, format!("{number} {large}")).await;
+            // Until everybody waits, so that it has arrived.
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+    let kept = chat.watching.channels.ring_bytes();
+    assert!((32 << 20..=64 << 20).contains(&kept), "{kept} bytes");
+    let mut told = BTreeMap::<_, Vec<_>>::new();
+    for _ in 0..2 * CHANNELS {
+        let Event::Publication(channel, it) = slow.next().await else {
+            panic!("something else");
+        };
+        told.entry(channel).or_default().push(it.position.offset);
+    }
+    assert_eq!(told.len(), CHANNELS);
+    assert!(told.values().all(|it| *it == [1, 2]), "{told:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -224,6 +224,16 @@ async fn a_command_waits_for_the_sends_before_it_and_is_not_begun_when_its_time_
     assert_eq!(scene.client.next().await, removed());
 }
 
+/// It would be told at once that it is a member already.
+#[tokio::test(start_paused = true)]
+async fn a_session_is_not_added_before_the_outcome_of_its_sends_is_known() {
+    let mut scene = logged_in().await;
+    scene.me.handle(send(2), Instant::now()).await;
+    let (command, answer) = asked(SessionCommand::Join);
+    scene.me.obey(command).await;
+    assert_eq!(answer.await.unwrap(), Err(Reason::Unavailable));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_join_that_fails_is_undone_and_the_client_is_not_told() {
     let mut scene = guest(WireFormat::JSON, &json!({})).await;
