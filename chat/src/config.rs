@@ -132,8 +132,8 @@ pub struct Config {
     #[arg(long, env = "CHAT_LEASE", default_value = "10s", value_parser = duration)]
     pub lease: Duration,
 
-    /// Pages whose scripts may call over HTTP, by their origins, for example https://admin.example.org; * allows all. Repeat
-    /// the option, or put commas between origins
+    /// Pages whose scripts may call over HTTP, by their origins (scheme, host and port); * allows all. Repeat the option, or
+    /// put commas between origins
     ///
     /// Without it: none. Programs, which send no Origin header, are not affected.
     #[arg(long, env = "CHAT_ALLOWED_ORIGINS", value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
