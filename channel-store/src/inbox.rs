@@ -2,7 +2,7 @@
 //!
 //! A process opens an inbox under its name. Chats send commands to the inbox of each incarnation of a connector, and
 //! connectors send the answers to the inbox of the chat. Nothing is kept for a process that does not listen, and a letter may
-//! be lost on the way. So whoever needs an answer repeats the letter.
+//! be lost on the way. So a sender that needs an answer repeats the letter.
 
 use crate::error::StoreError;
 use crate::name::Incarnation;

@@ -175,7 +175,7 @@ pub struct Publication {
 /// A publication for those who are there at this moment. It is not in the log and has no offset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ephemeral {
-    /// Where the log ended when it was published. Whoever stands exactly here may be given it; for anybody else it is over.
+    /// Where the log ended when it was published. A reader at exactly this position may be given it. For all others it is too late.
     pub place: Position,
     /// When it was published, as in [`Publication`].
     pub time: u64,

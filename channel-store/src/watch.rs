@@ -1,6 +1,6 @@
-//! The side that watches channels for somebody who is no member: chat, for back ends that follow channels.
+//! Watching channels without being a member: chat does this for back ends that follow channels.
 //!
-//! Whoever watches only looks. A channel that is watched expires as if nobody did, and none begins because of it.
+//! Watching only looks. It keeps no channel from expiring, and begins none.
 
 use crate::error::StoreError;
 use crate::feed::{ChannelFeed, Head};

@@ -18,7 +18,7 @@ use testkit::resp::{Resp, Value};
 
 conformance! {
     a_summary_tells_the_end_of_the_log_who_is_there_and_what_is_held
-    what_nobody_has_begun_has_no_summary
+    a_channel_that_was_never_begun_has_no_summary
     a_detached_member_whose_time_is_over_does_not_count
     summaries_come_in_the_order_of_the_channels
     channels_are_listed_by_prefix_each_exactly_once
@@ -83,7 +83,7 @@ async fn a_summary_tells_the_end_of_the_log_who_is_there_and_what_is_held(kind: 
     assert_eq!((found.users, found.sessions, found.held), (1, 1, 4));
 }
 
-async fn what_nobody_has_begun_has_no_summary(kind: Kind) {
+async fn a_channel_that_was_never_begun_has_no_summary(kind: Kind) {
     let options = StoreOptions {
         announce_members: false,
         ..StoreOptions::default()

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 conformance! {
-    a_letter_reaches_whom_it_is_for_and_nobody_else
+    a_letter_reaches_the_process_it_names_and_no_other
     a_letter_to_nobody_says_so
     a_letter_has_the_time_of_the_server_that_holds_the_lease_of_its_receiver
     who_opens_an_inbox_last_gets_its_letters
@@ -33,7 +33,7 @@ async fn listening(inboxes: &dyn Inboxes, name: &str, inbox: &mut Inbox) {
     assert_eq!(next(inbox).await.content, b"first");
 }
 
-async fn a_letter_reaches_whom_it_is_for_and_nobody_else(kind: Kind) {
+async fn a_letter_reaches_the_process_it_names_and_no_other(kind: Kind) {
     let subject = Subject::new(kind).await;
     let (mine, theirs) = (subject.inboxes().await, subject.inboxes().await);
     let (mut one, mut other) = (mine.open(&incarnation(ONE)), mine.open(&incarnation(OTHER)));
@@ -57,7 +57,7 @@ async fn a_letter_to_nobody_says_so(kind: Kind) {
     let mut inbox = inboxes.open(&incarnation(ONE));
     listening(&*inboxes, ONE, &mut inbox).await;
     drop(inbox);
-    // Whoever opens another inbox gives up those that nobody reads.
+    // When another inbox is opened, those without a reader are given up.
     let _other = inboxes.open(&incarnation(OTHER));
     eventually("nobody listens", async || {
         inboxes.post(&incarnation(ONE), b"").await == Ok(false)

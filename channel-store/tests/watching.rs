@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 conformance! {
     a_channel_that_begins_is_heard_of_with_its_first_publication_or_join
-    whoever_watches_only_looks
+    watching_only_looks
     a_look_tells_the_end_and_the_life_of_each_channel_in_their_order
     what_is_watched_is_heard_from_the_first_publication_of_each_life
     the_directory_is_read_part_by_part
@@ -43,7 +43,7 @@ async fn a_channel_that_begins_is_heard_of_with_its_first_publication_or_join(ki
     assert_eq!(next(&mut births).await, Birth::Of(name("{5}")));
 }
 
-async fn whoever_watches_only_looks(kind: Kind) {
+async fn watching_only_looks(kind: Kind) {
     let subject = Subject::new(kind).await;
     let (feed, sink) = subject.watch_feed().await;
     feed.subscribe(&name("4"));

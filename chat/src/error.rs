@@ -57,10 +57,12 @@ pub enum Error {
     ShuttingDown,
     /// More channels begin with the prefix than one watch may follow.
     #[error(
-        "more than {most} channels would be watched: watch them by longer prefixes, with several calls",
-        most = crate::watch::MOST
+        "more than {most} channels would be watched: watch them by longer prefixes, with several calls"
     )]
-    PrefixTooWide,
+    PrefixTooWide {
+        /// The most channels of one watch.
+        most: usize,
+    },
     /// The call was not done in time, so its outcome is unknown.
     #[error(
         "not done in time, so the outcome is unknown: it is safe to try again with the same idempotency key"
@@ -135,7 +137,7 @@ impl Error {
             Self::Overloaded => (Code::ResourceExhausted, "OVERLOADED"),
             Self::StreamIdle => (Code::Unavailable, "STREAM_IDLE"),
             Self::ShuttingDown => (Code::Unavailable, "SHUTTING_DOWN"),
-            Self::PrefixTooWide => (Code::ResourceExhausted, "PREFIX_TOO_WIDE"),
+            Self::PrefixTooWide { .. } => (Code::ResourceExhausted, "PREFIX_TOO_WIDE"),
             Self::DeadlineExceeded => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
             Self::Store(StoreError::Unavailable(_)) => (Code::Unavailable, "STORE_UNAVAILABLE"),
             Self::Store(StoreError::Full) => (Code::ResourceExhausted, "STORE_FULL"),

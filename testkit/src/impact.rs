@@ -13,7 +13,7 @@
 //! moment in which the machine was busy with something else spoils one round, but not the result. Three pairs of rounds
 //! decide. If the latency is too high, but not by far, four more pairs run, because all seven can't be bad luck.
 //!
-//! A short run compares the median latency. Whoever queues behind an attack waits longer all the time, so the median
+//! A short run compares the median latency. A client that queues behind an attack waits longer all the time, so the median
 //! shows it on every machine. A long run compares the 99th percentile, too. It shows bursts of a few milliseconds, but
 //! only on a machine that has a free core during the attack: the control needs as much processor time as the attack,
 //! but never has more than a few requests that wait for it.

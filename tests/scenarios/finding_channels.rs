@@ -192,7 +192,7 @@ async fn trim(system: &System, position: Position) -> Result<u64, tonic::Status>
 }
 
 #[tokio::test]
-async fn a_log_is_trimmed_under_load_and_whoever_is_late_is_told() {
+async fn a_log_is_trimmed_under_load_and_late_readers_are_told() {
     let system = Plan::of(2, 1).start().await;
     let watcher = Client::connect(system.connectors[0].address()).await;
     let body = json!({ "userId": "watcher", "lessonId": ROOM, "positions": true });
@@ -249,7 +249,7 @@ async fn a_log_is_trimmed_under_load_and_whoever_is_late_is_told() {
     stops.store(true, Ordering::Relaxed);
     let said = speaker.await.expect("the speaker ends");
 
-    // Whoever was there all the time has noticed nothing.
+    // A client that was there all the time has noticed nothing.
     let request = GetChannelRequest {
         channel: ROOM.into(),
     };

@@ -150,7 +150,7 @@ impl Outbox {
         self.added = 0;
     }
 
-    /// True if nobody follows the channel who keeps it, and nothing is being delivered.
+    /// True if no follower keeps the channel, and nothing is being delivered.
     pub(super) fn is_idle(&self) -> bool {
         self.followers.iter().all(|it| it.only_looks) && !self.is_delivering
     }

@@ -33,7 +33,7 @@ const NOTED_FOR: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_millis(250);
 /// How old a note must be at least before it can be taken out.
 const SETTLED: Duration = Duration::from_secs(180);
-/// A channel that was not noted for so long is looked at by whoever sweeps.
+/// A sweep looks at channels that were not noted for so long.
 const QUIET: Duration = Duration::from_secs(3600);
 /// How many channels one sweep looks at.
 const SWEPT_AT_ONCE: usize = 500;
@@ -47,7 +47,7 @@ pub(super) struct Directory {
     nodes: Weak<Nodes>,
     keys: Keys,
     publish_command: &'static str,
-    /// How long a part stays in which nothing is noted: longer than any channel lives that nobody uses.
+    /// How long a part stays in which nothing is noted. It is longer than any unused channel lives.
     part_seconds: String,
     noted: Mutex<Noted>,
 }

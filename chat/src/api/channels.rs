@@ -64,7 +64,7 @@ pub(super) async fn list(
 ) -> Result<ListChannelsResponse, Error> {
     let mut wrong = Violations::default();
     let arguments = Arguments::of(&[b"ListChannels", request.prefix.as_bytes()]);
-    // What no channel can be called begins no channel's name either.
+    // A text that no name may contain is not the beginning of a name either.
     let prefix = wrong.optional("prefix", request.prefix, |prefix| {
         ChannelName::new(prefix).map_err(|error| error.to_string())
     });

@@ -62,7 +62,7 @@ fn check(request: v1::WatchRequest) -> Result<Plan, Error> {
         wrong.check::<(), _>("prefix", Err(error));
     }
     let start = v1::WatchStart::try_from(request.start);
-    let start = wrong.check("start", start.map_err(|_| "is none of the contract"));
+    let start = wrong.check("start", start.map_err(|_| "is not a value of WatchStart"));
     let others = match start {
         _ if request.resume => Begin::First,
         Some(v1::WatchStart::Oldest) => Begin::Oldest,

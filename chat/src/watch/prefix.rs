@@ -20,7 +20,7 @@ pub(super) struct Ears {
 #[derive(Default)]
 struct Heard {
     ears: HashMap<u64, Arc<Heap>>,
-    /// True once all births are heard. Then whoever reads the directory misses none.
+    /// True once all births are heard. Then a reader of the directory misses none.
     begun: bool,
 }
 

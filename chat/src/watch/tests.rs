@@ -318,7 +318,7 @@ async fn one_watch_may_follow_a_bounded_number_of_channels() {
         begun.map(drop)
     };
     assert_eq!(watch(MOST), Ok(()));
-    assert_eq!(watch(MOST + 1), Err(Error::PrefixTooWide));
+    assert_eq!(watch(MOST + 1), Err(Error::PrefixTooWide { most: MOST }));
     assert!(chat.watching.channels.all().is_empty());
 }
 

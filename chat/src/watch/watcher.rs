@@ -32,7 +32,7 @@ const READS: usize = 4;
 const START_TIME: Duration = Duration::from_secs(20);
 /// A watch ends when the store can't be reached for so long.
 const AWAY_TIME: Duration = Duration::from_secs(60);
-/// How often a watcher of a prefix reads the directory, in case that it was not told of a channel.
+/// How often a watcher of a prefix reads the directory, in case it has missed the birth of a channel.
 const REREAD: Duration = Duration::from_secs(30);
 /// How many names the directory is asked for at once.
 const NAMES: usize = 500;
@@ -275,7 +275,7 @@ impl Watcher {
             return Ok(());
         }
         if self.cursors.len() >= MOST {
-            return Err(Error::PrefixTooWide);
+            return Err(Error::PrefixTooWide { most: MOST });
         }
         let key = self.next_key;
         self.next_key += 1;

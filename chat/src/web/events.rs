@@ -3,7 +3,6 @@
 use super::connect::Framing;
 use super::contract::Method;
 use super::json;
-use super::transcode::PREFIX;
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::Frame;
@@ -12,6 +11,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tonic::body::Body;
 use tonic::{Code, Status};
+
+/// A flag and the length, before each message of gRPC.
+pub(super) const PREFIX: usize = 5;
 
 /// A body of gRPC as the caller reads it. What has come from the service is given on at once, and nothing is asked of the service
 /// before the caller has taken it. The trailers stay, because they have the status.

@@ -2,7 +2,7 @@
 //! and the answers back.
 
 use super::connect::{Codec, Form};
-use super::events::Events;
+use super::events::{Events, PREFIX};
 use super::json;
 use crate::error::Error;
 use crate::metering;
@@ -18,9 +18,6 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
-
-/// A flag and the length, before each message of gRPC.
-pub(super) const PREFIX: usize = 5;
 
 /// Turns the bodies of the service inside. Calls over gRPC pass as they are.
 #[derive(Clone)]

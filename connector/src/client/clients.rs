@@ -354,8 +354,7 @@ mod tests {
         let (answer, added) = oneshot::channel();
         let command = SessionCommand::Join(asked(answer));
         assert!(registration.commands().push(command).is_ok());
-        let wake_all = || (clients.connections.lock().iter()).for_each(|(_, it)| it.wake());
-        wake_all();
+        (clients.connections.lock().iter()).for_each(|(_, it)| it.wake());
         is_followed(&mut scene.script).await;
         scene.instance.join().await.answer(Ok(joined("a", 5)));
         assert_eq!(soon(added).await, Ok(Ok(at("a", 4))));

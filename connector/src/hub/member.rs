@@ -51,8 +51,8 @@ impl Member {
         self.channel.wait_until_located().await;
     }
 
-    /// To be called before [`Member::begin`] if the join has published onJoin at this position. What is ephemeral and was
-    /// published before it is not for this member. Without this, the member gets whatever arrives here after it began.
+    /// To be called before [`Member::begin`] if the join has published onJoin at this position. Ephemeral
+    /// messages from before it are not for this member. Without this call, the member gets all that arrive here after it began.
     pub fn has_joined_at(&self, own_join: &Position) {
         self.channel.begins_with(self.key, own_join.offset);
     }

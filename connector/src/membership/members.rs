@@ -297,7 +297,7 @@ impl Membership {
         lease.leave(&self.channel, &self.user, &self.session, operation, fence)
     }
 
-    /// Sends the leave once. True: it has landed. Whoever is in charge of the leave sends it all the same.
+    /// Sends the leave once. True: it has landed. The leave is sent as usual all the same.
     pub(crate) async fn land(&self, chat: &Chat, until: Instant) -> bool {
         chat.leave(self.leave(), until).await.is_ok()
     }

@@ -64,7 +64,7 @@ struct Queue {
 }
 
 impl SessionCommands {
-    /// Queues a command, unless the session is over: then the command is dropped. Whoever calls this wakes the session.
+    /// Queues a command, unless the session is over: then the command is dropped. The caller wakes the session.
     ///
     /// # Errors
     /// The command, if too many wait already.

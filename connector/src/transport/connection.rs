@@ -291,8 +291,8 @@ impl Connection {
         }
     }
 
-    /// Returns once the connection is closing, or once this condition is true: then the result is `None`. Whoever makes
-    /// the condition true [wakes](Self::wake) the connection.
+    /// Returns once the connection is closing, or once this condition is true: then the result is `None`. The code
+    /// that makes the condition true [wakes](Self::wake) the connection.
     pub(crate) async fn closed_or(&self, condition: impl Fn() -> bool) -> Option<Disconnect> {
         loop {
             // Created before the checks, so that a change in between is not missed.

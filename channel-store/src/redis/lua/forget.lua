@@ -1,5 +1,5 @@
 -- forget: takes channels that were not found out of one part of the directory. A channel stays if it was noted since it was
--- read there, or not long ago: whoever notes a channel publishes in it a moment later. Allowed when memory is full.
+-- read there, or not long ago: after a note its writer publishes in the channel a moment later. Allowed when memory is full.
 --
 -- KEYS  1 names  2 times, as in note.lua
 -- ARGV  1 how many seconds ago it must have been noted at least; then for each channel: its name, and when it was noted last

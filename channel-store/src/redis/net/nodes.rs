@@ -183,7 +183,7 @@ impl Nodes {
         })
     }
 
-    /// The present connection for reads to the node that owns a key, for somebody who holds a [`Reading`] already and has
+    /// The present connection for reads to the node that owns a key, for a caller that holds a [`Reading`] already and has
     /// many short questions.
     ///
     /// # Errors

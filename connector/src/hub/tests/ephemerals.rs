@@ -128,7 +128,7 @@ async fn the_sockets_of_the_excluded_user_get_nothing_of_it() {
     own.is_given([5]).await;
 }
 
-/// Whatever is queued counts more, and what is ephemeral would come late.
+/// The queued messages count more, and an ephemeral one would come late.
 #[tokio::test]
 async fn a_connection_gets_none_while_anything_is_queued_for_it() {
     let (script, mut slow) = room().await;

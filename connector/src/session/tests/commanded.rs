@@ -151,7 +151,7 @@ async fn a_removed_client_is_told_after_its_leave_has_landed_and_nothing_more_co
     assert_eq!(scene.script.feed.follows(), [true, false]);
 }
 
-/// The answer to a removal promises that the leave has landed, whoever began it.
+/// The answer to a removal promises that the leave has landed, also if the client began it.
 #[tokio::test(start_paused = true)]
 async fn a_leave_that_is_pending_is_named_until_it_has_landed() {
     let mut scene = logged_in().await;
