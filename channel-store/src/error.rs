@@ -29,6 +29,9 @@ pub enum StoreError {
     /// written.
     #[error("a later operation of this session has taken effect")]
     StaleOperation,
+    /// The channel was deleted after the membership began that the join repairs. Nothing was written.
+    #[error("the channel was deleted after the session had joined")]
+    ChannelDeleted,
     /// The incarnation was declared dead. Nothing was written.
     #[error("the connector was declared dead")]
     ConnectorDead,

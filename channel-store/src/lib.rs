@@ -34,14 +34,16 @@ pub use lease::{
     DEADLINE_MARGIN, Declared, DroppedBy, IndexEntry, Indexed, LEASE_MEMORY, LeaseState, Leases,
     Place, Presence, Renewed, SETTLE_TIME, Term,
 };
-pub use membership::{Join, Joined, Leave, MembersPage, Membership, Predecessor, Reaped};
+pub use membership::{
+    Beginning, Join, Joined, Leave, MembersPage, Membership, Predecessor, Reaped,
+};
 pub use name::{
     ChannelName, IdempotencyKey, Incarnation, NameError, Route, SessionId, User, UserId,
 };
 pub use options::{Ack, LogRule, StoreOptions};
 pub use page::{Continuity, HistoryPage, HistoryRange, LogPage, Since};
 pub use publication::{
-    Ephemeral, Epoch, ON_JOIN, ON_LEAVE, ON_MESSAGE, Payload, Position, Publication,
+    Ephemeral, Epoch, ON_DELETED, ON_JOIN, ON_LEAVE, ON_MESSAGE, Payload, Position, Publication,
 };
 pub use publish::{CallSize, Publish, Published, Publisher};
 pub use registry::{

@@ -1,7 +1,7 @@
 //! The members of a channel: joining, leaving, and lists of them.
 
 use crate::name::{ChannelName, Incarnation, SessionId, User, UserId};
-use crate::publication::Position;
+use crate::publication::{Epoch, Position};
 
 /// The kind of membership that a join or leave is about.
 #[derive(Debug, Clone)]
@@ -43,6 +43,18 @@ pub struct Join {
     /// Sessions of the same user whose memberships here end without onLeave. If there was one, this session begins without
     /// onJoin. None of them can join here any more. At most [`PREDECESSORS`](crate::PREDECESSORS).
     pub replaces: Vec<Predecessor>,
+    /// Where the membership began, if this join repairs one that the store has lost. If the channel was deleted after that,
+    /// nothing was lost: the membership is over.
+    pub repairs: Option<Beginning>,
+}
+
+/// Where a membership began.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beginning {
+    /// The life of the channel: see [`Joined::life`].
+    pub life: Epoch,
+    /// The position that the join was answered with.
+    pub position: Position,
 }
 
 /// What a join did. A repeated join gets the first answer, as long as the channel lives.
@@ -52,9 +64,13 @@ pub struct Joined {
     pub position: Position,
     /// True if this call published onJoin.
     pub published: bool,
-    /// Up to this offset the log was removed by [`trim`](crate::ChannelStore::trim). 0: nothing was. A connector must not
+    /// Up to this offset the log was removed by [`trim`](crate::ChannelStore::trim) or
+    /// [`delete`](crate::ChannelStore::delete). 0: nothing was. A connector must not
     /// give it to anybody who comes back, although it may remember it.
     pub trimmed: u64,
+    /// Names the present life of the channel, which lasts until the store forgets the channel or loses it. It is the life's
+    /// first epoch. A channel that is deleted stays in the same life. Empty if an older version began the life.
+    pub life: Epoch,
 }
 
 /// A leave of a session.

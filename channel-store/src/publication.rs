@@ -1,6 +1,6 @@
 //! Publications, which a channel's log holds, and their positions.
 
-use crate::name::{Route, User, UserId};
+use crate::name::{Route, User};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::fmt;
 use std::sync::Arc;
@@ -9,6 +9,8 @@ use std::sync::Arc;
 pub const ON_JOIN: &str = "onJoin";
 /// The route of a user's last session leaving a channel.
 pub const ON_LEAVE: &str = "onLeave";
+/// The route of the deletion of a channel. Everything before it is gone, and all members are out.
+pub const ON_DELETED: &str = "onDeleted";
 /// The route of a message whose sender named none.
 pub const ON_MESSAGE: &str = "onMessage";
 
@@ -63,23 +65,27 @@ impl Payload {
     /// Makes a payload from checked parts. `body` is one JSON object with its `userId` already in place.
     #[must_use]
     pub fn new(route: &Route, sender: &User, body: &[u8]) -> Self {
-        Self::join(route.as_str(), "", &sender.id, body)
+        Self::of_parts(route.as_str(), "", sender.id.as_str(), body)
     }
 
     /// Does the same as [`new`](Self::new), for a message that its sender does not get.
     #[must_use]
     pub fn for_others(route: &Route, sender: &User, body: &[u8]) -> Self {
-        Self::join(route.as_str(), EXCLUDED, &sender.id, body)
+        Self::of_parts(route.as_str(), EXCLUDED, sender.id.as_str(), body)
     }
 
     /// Makes the payload of a join or leave. `route` is [`ON_JOIN`] or [`ON_LEAVE`].
     pub(crate) fn of_membership(route: &'static str, user: &User) -> Self {
         let body = format!("{{\"userId\":{}}}", user.json());
-        Self::join(route, "", &user.id, body.as_bytes())
+        Self::of_parts(route, "", user.id.as_str(), body.as_bytes())
     }
 
-    fn join(route: &str, mark: &str, sender: &UserId, body: &[u8]) -> Self {
-        let sender = sender.as_str();
+    /// Makes the payload of a deletion. It has no sender.
+    pub(crate) fn of_deletion() -> Self {
+        Self::of_parts(ON_DELETED, "", "", b"{}")
+    }
+
+    fn of_parts(route: &str, mark: &str, sender: &str, body: &[u8]) -> Self {
         let length = route.len() + mark.len() + sender.len() + body.len() + 2;
         let mut bytes = BytesMut::with_capacity(length);
         bytes.put_slice(route.as_bytes());
@@ -117,7 +123,13 @@ impl Payload {
         std::str::from_utf8(&self.bytes[..self.route_end as usize]).unwrap_or_default()
     }
 
-    /// The user who has sent it, joined or left.
+    /// True if this is the deletion of its channel.
+    #[must_use]
+    pub fn is_deletion(&self) -> bool {
+        self.bytes[..self.route_end as usize] == *ON_DELETED.as_bytes()
+    }
+
+    /// The user who has sent it, joined or left. Empty for the deletion of the channel.
     #[must_use]
     pub fn sender(&self) -> &str {
         let sender = self.marked_sender();
@@ -186,6 +198,7 @@ pub struct Ephemeral {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::name::UserId;
 
     #[test]
     fn a_payload_for_others_names_the_user_that_does_not_get_it() {

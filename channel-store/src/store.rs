@@ -5,7 +5,7 @@
 use crate::directory::{ChannelSummary, ChannelsPage};
 use crate::error::StoreError;
 use crate::membership::{Join, Joined, Leave, MembersPage, Reaped};
-use crate::name::{ChannelName, Incarnation};
+use crate::name::{ChannelName, IdempotencyKey, Incarnation};
 use crate::page::{HistoryPage, HistoryRange};
 use crate::probe::{Probe, ProbeOutcome, Probed, StoreSettings};
 use crate::publication::{Epoch, Position};
@@ -40,6 +40,7 @@ pub trait ChannelStore: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError::StaleOperation`] if the session has left with a higher operation, or was replaced;
+    /// [`StoreError::ChannelDeleted`] if it repairs a membership that began before the channel was deleted;
     /// [`StoreError::ConnectorDead`], [`StoreError::Late`], [`StoreError::Full`], [`StoreError::Unavailable`].
     async fn join(&self, join: Join) -> Result<Joined, StoreError>;
 
@@ -102,7 +103,20 @@ pub trait ChannelStore: Send + Sync + 'static {
     async fn trim(&self, channel: &ChannelName, upto: &Position)
     -> Result<Option<u64>, StoreError>;
 
-    /// What is known of each of these channels, in their order. `None`: nothing was published in it and it has no member. A
+    /// Deletes a channel: ends all memberships without onLeave, removes the log, and publishes onDeleted, which is all that the
+    /// log holds then. Returns the position of that. Offsets go on, in a new epoch. Sessions may join again at once. If the key
+    /// was used before, nothing happens, and the answer is the first one. `None`: there is nothing to delete.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], also while connectors join the channel faster than it can be deleted.
+    async fn delete(
+        &self,
+        channel: &ChannelName,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Option<Position>, StoreError>;
+
+    /// What is known of each of these channels, in their order. `None`: nothing was published in it, or nothing
+    /// since it was deleted, and it has no member. A
     /// channel that does not exist is not created, and none is kept longer. Detached memberships whose time is over don't
     /// count.
     ///

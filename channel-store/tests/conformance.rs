@@ -1125,6 +1125,7 @@ async fn members_that_are_not_announced_are_still_counted(kind: Kind) {
             published: false,
             position: spoken,
             trimmed: 0,
+            life: first.life.clone(),
         }
     );
     assert_eq!(

@@ -117,6 +117,7 @@ impl Subject {
             membership: as_,
             deadline: Some(deadline),
             replaces: Vec::new(),
+            repairs: None,
         };
         self.store.join(join).await
     }

@@ -11,6 +11,8 @@ mod conditions;
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
+mod deleting;
+#[cfg(test)]
 mod directory;
 #[cfg(test)]
 mod ephemerals;

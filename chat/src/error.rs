@@ -29,7 +29,9 @@ pub enum Error {
     #[error(transparent)]
     Store(StoreError),
     /// The store knows no channel of this name. Nothing was done.
-    #[error("nothing was published in this channel and it has no member, or it has expired since")]
+    #[error(
+        "nothing was published in this channel and it has no member, or it has expired or was deleted since"
+    )]
     ChannelNotFound,
     /// The session is in as many channels as it may be. Nothing was done.
     #[error("the session is in as many channels as a session may be: remove it from one first")]
@@ -121,6 +123,7 @@ impl Error {
         "STALE_OPERATION",
         "LATE",
         "CONNECTOR_DEAD",
+        "CHANNEL_DELETED",
     ];
 
     /// The gRPC status code, and the reason that tells errors of one code apart.
@@ -150,6 +153,9 @@ impl Error {
                 (Code::FailedPrecondition, "STALE_OPERATION")
             }
             Self::Store(StoreError::Late { .. }) => (Code::FailedPrecondition, "LATE"),
+            Self::Store(StoreError::ChannelDeleted) => {
+                (Code::FailedPrecondition, "CHANNEL_DELETED")
+            }
             Self::Store(StoreError::ConnectorDead) => (Code::FailedPrecondition, "CONNECTOR_DEAD"),
         }
     }

@@ -10,7 +10,7 @@ use crate::error::StoreError;
 use crate::feed::Head;
 use crate::lease::Presence;
 use crate::membership::{Join, Joined, Leave, MembersPage, Membership, Reaped};
-use crate::name::{ChannelName, Incarnation, User};
+use crate::name::{ChannelName, IdempotencyKey, Incarnation, User};
 use crate::options::StoreOptions;
 use crate::page::{HistoryPage, HistoryRange, LogPage, Since};
 use crate::publication::{Ephemeral, ON_JOIN, ON_LEAVE, Payload, Position};
@@ -89,7 +89,7 @@ impl Channel {
         self.expire_log(at);
         let now = at.now.instant;
         let key = publish.key.filter(|_| !publish.ephemeral);
-        let key = key.map(|key| (publish.user.clone(), key));
+        let key = key.map(|key| (Some(publish.user.clone()), key));
         let Content { log, keys, members } = &mut self.content;
         if let Some(first) = key.as_ref().and_then(|key| keys.find(key, now)) {
             return log.repeated(first, &publish.payload, at.now);
@@ -160,6 +160,10 @@ impl Channel {
         if self.content.members.left_after(&member, operation, now) {
             return Err(StoreError::StaleOperation);
         }
+        let log = &self.content.log;
+        if (join.repairs.as_ref()).is_some_and(|it| log.was_deleted_after(it)) {
+            return Err(StoreError::ChannelDeleted);
+        }
         self.expire_members(at);
         self.used = now;
         let Content { members, log, .. } = &mut self.content;
@@ -176,6 +180,7 @@ impl Channel {
                     position: self.content.log.end(),
                     published,
                     trimmed: 0,
+                    life: self.content.log.life().clone(),
                 };
                 let members = &mut self.content.members;
                 members.insert(member.clone(), join, joined.clone());
@@ -186,6 +191,7 @@ impl Channel {
         members.prolong(&member, now + at.options.detached_life);
         Ok(Joined {
             trimmed: self.content.log.trimmed(),
+            life: self.content.log.life().clone(),
             ..joined
         })
     }
@@ -276,7 +282,35 @@ impl Channel {
         self.exists().then(|| self.content.log.trim_up_to(upto))
     }
 
-    /// True if something was published, or there is a member.
+    /// Deletes the channel. `None`: it does not exist.
+    pub(super) fn delete(
+        &mut self,
+        key: Option<&IdempotencyKey>,
+        at: &Context,
+    ) -> Option<Position> {
+        self.expire_log(at);
+        let now = at.now.instant;
+        let key = key.map(|key| (None, key.clone()));
+        let Content { log, keys, .. } = &mut self.content;
+        if let Some(was) = key.as_ref().and_then(|key| keys.find(key, now)) {
+            return Some(log.at(was));
+        }
+        if !self.exists() {
+            return None;
+        }
+        let Content { log, keys, members } = &mut self.content;
+        members.end_all();
+        let publication = log.delete(at.now, &self.policy, &at.server.lifetime);
+        let position = publication.position.clone();
+        if let Some(key) = key {
+            keys.remember(key, position.offset, now);
+        }
+        self.used = now;
+        self.outbox.publish(publication, &at.server);
+        Some(position)
+    }
+
+    /// True if something was published that was not deleted, or there is a member.
     pub(super) fn exists(&self) -> bool {
         let Content { log, members, .. } = &self.content;
         log.has_begun() || !members.is_empty()

@@ -6,8 +6,8 @@ use std::mem;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Each user has keys of their own.
-pub(super) type Key = (UserId, IdempotencyKey);
+/// Each user has keys of their own. `None`: the keys of deletions.
+pub(super) type Key = (Option<UserId>, IdempotencyKey);
 
 /// The offsets of publications by their keys.
 ///

@@ -2,6 +2,7 @@
 
 use super::clock::Now;
 use crate::error::StoreError;
+use crate::membership::Beginning;
 use crate::page::{Continuity, HistoryPage, HistoryRange, LogPage, Since};
 use crate::publication::{Epoch, Payload, Position, Publication};
 use crate::publish::Published;
@@ -29,8 +30,12 @@ pub(super) struct Log {
     bytes: u64,
     /// The offset of the last publication that was neither a join nor a leave; 0 if there was none.
     last_message: u64,
-    /// The offset up to which the log was removed by [`Log::trim_up_to`]; 0 if it was not.
+    /// The offset up to which the log was removed by [`Log::trim_up_to`] or [`Log::delete`]; 0 if it was not.
     trimmed: u64,
+    /// The offset of the last deletion; 0 if there was none.
+    deleted: u64,
+    /// The first epoch of this life.
+    life: Epoch,
     /// When something was published, or the log was touched, for the last time.
     used: Instant,
 }
@@ -50,8 +55,10 @@ impl Entry {
 impl Log {
     /// An empty log, which begins with an epoch.
     pub(super) fn new(lifetime: &ServerLifetime, now: Instant) -> Self {
+        let life = random_epoch();
         Self {
-            epochs: vec![(random_epoch(), 1)],
+            epochs: vec![(life.clone(), 1)],
+            life,
             ..Self::of_unknown(lifetime, now)
         }
     }
@@ -66,6 +73,8 @@ impl Log {
             bytes: 0,
             last_message: 0,
             trimmed: 0,
+            deleted: 0,
+            life: Epoch::new(""),
             used: now,
         }
     }
@@ -130,14 +139,47 @@ impl Log {
         Ok(self.entries.len() as u64)
     }
 
+    /// Removes all entries, and appends a deletion in an epoch of its own.
+    pub(super) fn delete(
+        &mut self,
+        now: Now,
+        policy: &LogPolicy,
+        lifetime: &ServerLifetime,
+    ) -> Publication {
+        // While the entries are there, so that their epochs stay known.
+        self.begin_epoch();
+        self.lifetime = lifetime.clone();
+        self.entries.clear();
+        self.bytes = 0;
+        self.trimmed = self.last;
+        let publication = self.append(Payload::of_deletion(), now, policy, lifetime);
+        self.deleted = self.last;
+        self.note_message();
+        publication
+    }
+
+    /// True if a membership that began here ended with the deletion of the channel.
+    pub(super) fn was_deleted_after(&self, beginning: &Beginning) -> bool {
+        let Beginning { life, position } = beginning;
+        // A restart may have lost where it began. Then it counts from where the lost part of its epoch would follow.
+        let mut later = self.epochs.iter().skip_while(|it| it.0 != position.epoch);
+        let end = later.nth(1).map_or(u64::MAX, |(_, start)| start - 1);
+        *life == self.life && position.offset.min(end) < self.deleted
+    }
+
+    /// Names this life of the channel.
+    pub(super) fn life(&self) -> &Epoch {
+        &self.life
+    }
+
     /// The offset up to which the log was removed; 0 if it was not.
     pub(super) fn trimmed(&self) -> u64 {
         self.trimmed
     }
 
-    /// True if something was published.
+    /// True if something was published, and if the channel was deleted, since then.
     pub(super) fn has_begun(&self) -> bool {
-        self.last > 0
+        self.last > self.deleted
     }
 
     /// How many entries there are, and the times of the first one and the last one.
@@ -207,7 +249,7 @@ impl Log {
     }
 
     /// The position with this offset, which has the last epoch that began there or before.
-    fn at(&self, offset: u64) -> Position {
+    pub(super) fn at(&self, offset: u64) -> Position {
         let began = self.epochs.iter().rfind(|(_, first)| *first <= offset);
         let epoch = began.or(self.epochs.first());
         Position {

@@ -101,6 +101,7 @@ impl Members {
                 position: end(),
                 published: false,
                 trimmed: 0,
+                life: record.joined.life.clone(),
             };
         }
         Some(record.joined.clone())
@@ -164,6 +165,13 @@ impl Members {
             *count = count.saturating_sub(ended);
         }
         ended
+    }
+
+    /// Ends all memberships. What is remembered of those that left stays.
+    pub(super) fn end_all(&mut self) {
+        self.members.clear();
+        self.users.clear();
+        self.due.clear();
     }
 
     /// Counts one more member of the user. True if it is the first.

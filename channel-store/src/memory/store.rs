@@ -12,7 +12,7 @@ use crate::feed::{ChannelFeed, FeedSink};
 use crate::inbox::Inboxes;
 use crate::lease::Leases;
 use crate::membership::{Join, Joined, Leave, MembersPage, Reaped};
-use crate::name::{ChannelName, Incarnation};
+use crate::name::{ChannelName, IdempotencyKey, Incarnation};
 use crate::options::StoreOptions;
 use crate::page::{HistoryPage, HistoryRange};
 use crate::publication::Position;
@@ -190,6 +190,15 @@ impl ChannelStore for MemoryStore {
     ) -> Result<Option<u64>, StoreError> {
         let held = self.in_known(channel, |it, at| it.trim(upto, at)).await;
         held.flatten().transpose()
+    }
+
+    async fn delete(
+        &self,
+        channel: &ChannelName,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Option<Position>, StoreError> {
+        let deleted = self.in_known(channel, |it, at| it.delete(key, at)).await;
+        Ok(deleted.flatten())
     }
 
     async fn summaries(

@@ -2,10 +2,10 @@
 //!
 //! The parts come one after the other, and within a part the channels come in the order of their names. A channel is in one
 //! part for ever. So a channel that is there the whole time is met exactly once. What is met is shown only if the channel
-//! itself exists, and is taken out of the directory if it does not.
+//! itself exists, and is taken out of the directory if the store knows nothing of it.
 
 use super::directory::{Directory, Entry, PartPage};
-use super::summaries::Summaries;
+use super::summaries::{Seen, Summaries};
 use crate::directory::{ChannelsPage, DIRECTORY_PARTS};
 use crate::error::StoreError;
 
@@ -65,10 +65,11 @@ pub(super) async fn channels_page(
         let pages = directory.read(&parts, prefix, after, of_each).await?;
         let met = cut(pages, wanted, &mut start);
         let names: Vec<_> = met.iter().map(|(channel, _)| channel.clone()).collect();
-        for (entry, summary) in met.into_iter().zip(summaries.of(&names).await?) {
-            match summary {
-                Some(summary) => found.push((entry.0, summary)),
-                None => ended.push(entry),
+        for (entry, seen) in met.into_iter().zip(summaries.of(&names).await?) {
+            match seen {
+                Seen::Exists(summary) => found.push((entry.0, summary)),
+                Seen::Deleted => {}
+                Seen::Nothing => ended.push(entry),
             }
         }
         if start.part == last {

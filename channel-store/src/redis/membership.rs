@@ -2,14 +2,15 @@
 
 use super::append::{Appending, flag};
 use super::directory::Directory;
-use super::net::{Nodes, array, number, text, unexpected_reply};
+use super::net::{Nodes, array, number, text, unavailable, unexpected_reply};
 use super::publish::position;
 use super::scripts::SCRIPTS;
 use super::seconds;
 use crate::error::StoreError;
-use crate::membership::{Join, Joined, Leave, Membership, Reaped};
-use crate::name::{ChannelName, Incarnation, UserId};
+use crate::membership::{Beginning, Join, Joined, Leave, Membership, Reaped};
+use crate::name::{ChannelName, IdempotencyKey, Incarnation, UserId};
 use crate::options::StoreOptions;
+use crate::publication::{Epoch, Position};
 use redis::{Cmd, Value};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,9 @@ const EXPIRED_AT_ONCE: usize = 100;
 /// Members that one call ends at most, so that other callers don't wait long.
 const REAPED_AT_ONCE: usize = 200;
 
+/// How often a deletion is tried, if further connectors join the channel meanwhile.
+const DELETE_TRIES: usize = 10;
+
 /// Changes who is a member of which channel.
 pub(super) struct Memberships {
     nodes: Arc<Nodes>,
@@ -28,6 +32,7 @@ pub(super) struct Memberships {
     directory: Arc<Directory>,
     tombstone_seconds: String,
     detached_milliseconds: String,
+    key_seconds: String,
 }
 
 impl Memberships {
@@ -43,6 +48,7 @@ impl Memberships {
             directory,
             tombstone_seconds: seconds(options.tombstone_life),
             detached_milliseconds: options.detached_life.as_millis().to_string(),
+            key_seconds: seconds(options.key_life),
         }
     }
 
@@ -82,7 +88,8 @@ impl Memberships {
             .arg(flag(join.user.is_number))
             .arg(stay)
             .arg(join.deadline.map_or(String::new(), |it| it.to_string()))
-            .arg(&self.tombstone_seconds);
+            .arg(&self.tombstone_seconds)
+            .arg(join.repairs.as_ref().map_or_else(String::new, beginning));
         for replaced in &join.replaces {
             command
                 .arg(replaced.session.as_str())
@@ -146,6 +153,41 @@ impl Memberships {
         }
     }
 
+    /// See [`ChannelStore::delete`](crate::ChannelStore::delete).
+    pub(super) async fn delete(
+        &self,
+        channel: &ChannelName,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Option<Position>, StoreError> {
+        let keys = self.appending.keys_of(channel);
+        let mut named: Vec<Incarnation> = Vec::new();
+        for _ in 0..DELETE_TRIES {
+            let more_keys = named.iter().map(|it| keys.sessions_of(Some(it)));
+            let script = &SCRIPTS.delete;
+            let mut command =
+                (self.appending).call_about_members(script, channel, &keys, more_keys);
+            command
+                .arg(key.map_or("", IdempotencyKey::as_str))
+                .arg(&self.key_seconds);
+            for incarnation in &named {
+                command.arg(incarnation.as_str());
+            }
+            let reply = self.ask(channel, command).await?;
+            match array(&reply) {
+                None if reply == Value::Nil => return Ok(None),
+                Some([word, at @ ..]) if text(word) == Some("deleted") => {
+                    return position(at).map(Some).ok_or_else(unexpected_reply);
+                }
+                Some([word, there @ ..]) if text(word) == Some("again") => {
+                    let there = there.iter().map(|it| Incarnation::new(text(it)?).ok());
+                    named = there.collect::<Option<_>>().ok_or_else(unexpected_reply)?;
+                }
+                _ => return Err(unexpected_reply()),
+            }
+        }
+        Err(unavailable("connectors join the channel all the time"))
+    }
+
     /// See [`ChannelStore::expire`](crate::ChannelStore::expire).
     pub(super) async fn expire(
         &self,
@@ -193,6 +235,15 @@ fn parts<'a>(membership: &'a Membership, user: &UserId) -> Parts<'a> {
     }
 }
 
+/// Where a membership began, as `join.lua` takes it. Without a life there is nothing to compare.
+fn beginning(of: &Beginning) -> String {
+    let Beginning { life, position } = of;
+    match life.as_str() {
+        "" => String::new(),
+        life => format!("{life} {} {}", position.epoch.as_str(), position.offset),
+    }
+}
+
 /// The error of a join or login that came too late, by this time of the server.
 pub(super) fn late(now: &Value) -> StoreError {
     number(now).map_or_else(unexpected_reply, |now| StoreError::Late { now })
@@ -204,11 +255,13 @@ fn joined(reply: &Value) -> Result<Joined, StoreError> {
         return Err(unexpected_reply());
     };
     match (text(word), rest) {
-        (Some("joined"), [_, _, published, trimmed]) => Ok(Joined {
+        (Some("joined"), [_, _, published, trimmed, life]) => Ok(Joined {
             position: position(rest).ok_or_else(unexpected_reply)?,
             published: text(published).ok_or_else(unexpected_reply)? == "1",
             trimmed: number(trimmed).ok_or_else(unexpected_reply)?,
+            life: Epoch::new(text(life).ok_or_else(unexpected_reply)?),
         }),
+        (Some("deleted"), _) => Err(StoreError::ChannelDeleted),
         (Some("dead"), _) => Err(StoreError::ConnectorDead),
         (Some("late"), [now]) => Err(late(now)),
         (Some("stale"), _) => Err(StoreError::StaleOperation),

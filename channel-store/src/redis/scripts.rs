@@ -40,6 +40,7 @@ scripts! {
     expire = "#!lua flags=allow-oom": "epoch", "append", "clock", "members", "expire";
     reap = "#!lua flags=allow-oom": "epoch", "append", "clock", "members", "reap";
     read = "#!lua flags=allow-oom": "epoch", "continuity", "read";
+    delete = "#!lua flags=allow-oom": "epoch", "append", "delete";
     trim = "#!lua flags=allow-oom": "epoch", "continuity", "trim";
     summary = "#!lua flags=allow-oom": "clock", "summary";
     note = "#!lua": "note";

@@ -12,12 +12,12 @@ use super::membership::Memberships;
 use super::net::{Nodes, OpenError};
 use super::probe::{Prober, WriteWatch};
 use super::publish::{Publishing, RedisPublisher, Replicas};
-use super::summaries::Summaries;
+use super::summaries::{Seen, Summaries};
 use crate::directory::{ChannelSummary, ChannelsPage};
 use crate::error::StoreError;
 use crate::lease::Leases;
 use crate::membership::{Join, Joined, Leave, MembersPage, Reaped};
-use crate::name::{ChannelName, Incarnation};
+use crate::name::{ChannelName, IdempotencyKey, Incarnation};
 use crate::options::{Ack, StoreOptions};
 use crate::page::{HistoryPage, HistoryRange};
 use crate::probe::{Probe, Probed, StoreSettings};
@@ -198,11 +198,20 @@ impl ChannelStore for RedisStore {
         trim(&connection, &keys, upto).await
     }
 
+    async fn delete(
+        &self,
+        channel: &ChannelName,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Option<Position>, StoreError> {
+        self.memberships.delete(channel, key).await
+    }
+
     async fn summaries(
         &self,
         channels: &[ChannelName],
     ) -> Result<Vec<Option<ChannelSummary>>, StoreError> {
-        self.look().of(channels).await
+        let seen = self.look().of(channels).await?;
+        Ok(seen.into_iter().map(Seen::existing).collect())
     }
 
     async fn channels(
@@ -217,12 +226,12 @@ impl ChannelStore for RedisStore {
     async fn sweep_directory(&self, part: usize) -> Result<u64, StoreError> {
         let quiet = self.directory.quiet(part).await?;
         let names: Vec<_> = quiet.iter().map(|(channel, _)| channel.clone()).collect();
-        let summaries = self.summaries(&names).await?;
+        let seen = self.look().of(&names).await?;
         let (mut lives, mut ended) = (Vec::new(), Vec::new());
-        for (entry, summary) in quiet.into_iter().zip(summaries) {
-            match summary {
-                Some(_) => lives.push(entry.0),
-                None => ended.push(entry),
+        for (entry, seen) in quiet.into_iter().zip(seen) {
+            match seen {
+                Seen::Exists(_) | Seen::Deleted => lives.push(entry.0),
+                Seen::Nothing => ended.push(entry),
             }
         }
         // So that the next sweep meets others.

@@ -22,21 +22,39 @@ pub(super) struct Summaries<'a> {
 
 /// One channel, as it was seen.
 #[derive(Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    Exists(ChannelSummary),
+    /// It was deleted, and nothing happened in it since. It stays in the directory as long as its offsets go on, because what
+    /// begins there again need not be noted again.
+    Deleted,
+    /// The store knows nothing of it.
+    Nothing,
+}
+
+impl Seen {
+    /// The summary, if the channel exists.
+    pub(super) fn existing(self) -> Option<ChannelSummary> {
+        match self {
+            Self::Exists(summary) => Some(summary),
+            Self::Deleted | Self::Nothing => None,
+        }
+    }
+}
+
+/// An answer of `summary.lua`.
+#[derive(Debug, PartialEq, Eq)]
 struct Look {
-    summary: ChannelSummary,
+    seen: Seen,
     /// True if the time of a detached member is over.
     overdue: bool,
 }
 
 impl Summaries<'_> {
-    /// See [`ChannelStore::summaries`](crate::ChannelStore::summaries).
-    pub(super) async fn of(
-        &self,
-        channels: &[ChannelName],
-    ) -> Result<Vec<Option<ChannelSummary>>, StoreError> {
+    /// What these channels are, in their order. Detached members whose time is over are removed first.
+    pub(super) async fn of(&self, channels: &[ChannelName]) -> Result<Vec<Seen>, StoreError> {
         let mut looks = self.look(channels).await?;
         let overdue = looks.iter().enumerate();
-        let overdue = overdue.filter(|(_, look)| look.as_ref().is_some_and(|it| it.overdue));
+        let overdue = overdue.filter(|(_, look)| look.overdue);
         let places: Vec<usize> = overdue.map(|(place, _)| place).collect();
         if !places.is_empty() {
             let some: Vec<_> = places.iter().map(|it| channels[*it].clone()).collect();
@@ -45,12 +63,11 @@ impl Summaries<'_> {
                 looks[place] = look;
             }
         }
-        let summary = |look: Option<Look>| look.map(|it| it.summary);
-        Ok(looks.into_iter().map(summary).collect())
+        Ok(looks.into_iter().map(|look| look.seen).collect())
     }
 
     /// Asks once about each. All of them take one turn at reading, because the answers are small.
-    async fn look(&self, channels: &[ChannelName]) -> Result<Vec<Option<Look>>, StoreError> {
+    async fn look(&self, channels: &[ChannelName]) -> Result<Vec<Look>, StoreError> {
         let Some(first) = channels.first() else {
             return Ok(Vec::new());
         };
@@ -69,13 +86,21 @@ impl Summaries<'_> {
     }
 }
 
-/// Reads an answer of `summary.lua`. The outer `None` is for an answer of another form.
-fn seen(reply: &Value) -> Option<Option<Look>> {
-    if *reply == Value::Nil {
-        return Some(None);
-    }
-    let [epoch, last, users, sessions, oldest, newest, overdue] = array(reply)? else {
-        return None;
+/// Reads an answer of `summary.lua`. `None`: it has another form.
+fn seen(reply: &Value) -> Option<Look> {
+    let without = |seen| Look {
+        seen,
+        overdue: false,
+    };
+    let (epoch, last, users, sessions, oldest, newest, overdue) = match reply {
+        Value::Nil => return Some(without(Seen::Nothing)),
+        reply => match array(reply)? {
+            [word] if text(word)? == "deleted" => return Some(without(Seen::Deleted)),
+            [epoch, last, users, sessions, oldest, newest, overdue] => {
+                (epoch, last, users, sessions, oldest, newest, overdue)
+            }
+            _ => return None,
+        },
     };
     let last = number(last)?;
     // `None`: the log holds nothing.
@@ -85,8 +110,8 @@ fn seen(reply: &Value) -> Option<Option<Look>> {
     };
     let (oldest, newest) = (entry(oldest)?, entry(newest)?);
     let held = oldest.map_or(0, |(first, _)| (last + 1).saturating_sub(first));
-    Some(Some(Look {
-        summary: ChannelSummary {
+    Some(Look {
+        seen: Seen::Exists(ChannelSummary {
             end: Position {
                 epoch: Epoch::new(text(epoch)?),
                 offset: last,
@@ -96,9 +121,9 @@ fn seen(reply: &Value) -> Option<Option<Look>> {
             held,
             oldest: oldest.map(|(_, time)| time),
             newest: newest.map(|(_, time)| time),
-        },
+        }),
         overdue: number(overdue)? > 0,
-    }))
+    })
 }
 
 #[cfg(test)]
@@ -117,11 +142,14 @@ mod tests {
 
     #[test]
     fn the_ids_of_the_entries_tell_how_many_there_are_and_when_they_were_published() {
-        let Look { summary, overdue } = seen(&reply("4-1700")).unwrap().unwrap();
+        let Look { seen: it, overdue } = seen(&reply("4-1700")).unwrap();
+        let summary = it.existing().unwrap();
         assert_eq!((summary.held, summary.users, summary.sessions), (6, 2, 3));
         assert_eq!((summary.oldest, summary.newest), (Some(1700), Some(1800)));
         assert!(overdue);
-        assert_eq!(seen(&Value::Nil), Some(None));
+        let is = |reply| seen(reply).unwrap().seen;
+        assert_eq!(is(&Value::Nil), Seen::Nothing);
+        assert_eq!(is(&Value::Array(vec![bulk("deleted")])), Seen::Deleted);
     }
 
     #[test]

@@ -238,6 +238,7 @@ impl Subject {
             membership: as_,
             deadline: None,
             replaces: Vec::new(),
+            repairs: None,
         };
         self.store.join(join).await
     }
@@ -260,6 +261,7 @@ impl Subject {
             membership: as_,
             deadline: None,
             replaces: replaces.collect(),
+            repairs: None,
         };
         self.store.join(join).await
     }

@@ -4,10 +4,11 @@ use super::pages::{Arguments, WRONG_TOKEN, page_size};
 use crate::calls::fields::Violations;
 use crate::calls::{Calls, shown};
 use crate::error::Error;
-use channel_store::{ChannelName, ChannelStore, ChannelSummary};
+use channel_store::{ChannelName, ChannelStore, ChannelSummary, IdempotencyKey};
 use proto::chat::v1::{
-    Channel, CountMembersRequest, CountMembersResponse, GetChannelRequest, GetChannelResponse,
-    ListChannelsRequest, ListChannelsResponse, MemberCount,
+    Channel, CountMembersRequest, CountMembersResponse, DeleteChannelRequest,
+    DeleteChannelResponse, GetChannelRequest, GetChannelResponse, ListChannelsRequest,
+    ListChannelsResponse, MemberCount,
 };
 use proto::time::timestamp;
 
@@ -84,6 +85,25 @@ pub(super) async fn list(
             .map(|(channel, summary)| entry(&*calls.store, channel, summary))
             .collect(),
         next_page_token: page.next.map(|it| arguments.seal(&it)).unwrap_or_default(),
+    })
+}
+
+pub(super) async fn delete(
+    calls: &Calls,
+    request: DeleteChannelRequest,
+) -> Result<DeleteChannelResponse, Error> {
+    let mut wrong = Violations::default();
+    let channel = wrong.check("channel", ChannelName::new(request.channel));
+    let key = wrong.optional("idempotency_key", request.idempotency_key, |text| {
+        IdempotencyKey::new(text).map_err(|error| error.to_string())
+    });
+    let (Some(channel), Some(key)) = (channel, key) else {
+        return Err(wrong.into());
+    };
+    let deleted = calls.store.delete(&channel, key.as_ref()).await?;
+    let position = deleted.ok_or(Error::ChannelNotFound)?;
+    Ok(DeleteChannelResponse {
+        position: Some(shown(&position)),
     })
 }
 

@@ -18,6 +18,7 @@ pub(super) async fn join(calls: &Calls, request: JoinRequest) -> Result<JoinResp
         membership: Membership::Detached,
         deadline: None,
         replaces: Vec::new(),
+        repairs: None,
     };
     let joined = calls.join(join).await?;
     Ok(JoinResponse {

@@ -119,4 +119,11 @@ impl ChatService for Api {
     ) -> Result<Response<v1::TrimHistoryResponse>, Status> {
         respond(history::trim(&self.0, request.into_inner()).await)
     }
+
+    async fn delete_channel(
+        &self,
+        request: Request<v1::DeleteChannelRequest>,
+    ) -> Result<Response<v1::DeleteChannelResponse>, Status> {
+        respond(channels::delete(&self.0, request.into_inner()).await)
+    }
 }

@@ -4,8 +4,8 @@ use super::json;
 use crate::error::{Error, Violation};
 use bytes::Bytes;
 use channel_store::{
-    ChannelName, Epoch, IdempotencyKey, ON_JOIN, ON_LEAVE, ON_MESSAGE, Payload, Position, Publish,
-    Route, SessionId, User, UserId, body,
+    ChannelName, Epoch, IdempotencyKey, ON_DELETED, ON_JOIN, ON_LEAVE, ON_MESSAGE, Payload,
+    Position, Publish, Route, SessionId, User, UserId, body,
 };
 use prost_types::Struct;
 use proto::chat::v1;
@@ -215,6 +215,15 @@ impl Violations {
         })
     }
 
+    /// An epoch that a store has named.
+    pub(crate) fn epoch(&mut self, field: &'static str, text: &str) -> Option<Epoch> {
+        if !(1..=EPOCH_BYTES).contains(&text.len()) {
+            let error = format!("must have 1 to {EPOCH_BYTES} bytes");
+            return self.check(field, Err(error));
+        }
+        Some(Epoch::new(text))
+    }
+
     /// People, and clients that trim, could not tell a route with a blank at its end from the same route without.
     pub(crate) fn route(&mut self, text: String) -> Option<Route> {
         match text.as_str() {
@@ -222,7 +231,9 @@ impl Violations {
                 self.check("route", Err("must not begin or end with a blank"))
             }
             "" => self.check("route", Route::new(ON_MESSAGE)),
-            ON_JOIN | ON_LEAVE => self.check("route", Err("is published by the store alone")),
+            ON_JOIN | ON_LEAVE | ON_DELETED => {
+                self.check("route", Err("is published by the store alone"))
+            }
             // Clients would believe that their connector tells them about their own session.
             "onPosition" | "onKick" | "onAdded" | "onRemoved" => {
                 self.check("route", Err("is one that connectors use: choose another"))

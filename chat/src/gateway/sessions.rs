@@ -3,8 +3,13 @@
 use crate::calls::fields::{Violations, session_id};
 use crate::calls::{Calls, shown};
 use crate::error::Error;
-use channel_store::{ChannelName, Incarnation, Join, Leave, Membership, PREDECESSORS, Predecessor};
-use proto::connector::v1::{JoinRequest, JoinResponse, LeaveRequest, LeaveResponse, Session};
+use channel_store::{
+    self as store, ChannelName, Incarnation, Join, Leave, Membership, PREDECESSORS, Position,
+    Predecessor,
+};
+use proto::connector::v1::{
+    Beginning, JoinRequest, JoinResponse, LeaveRequest, LeaveResponse, Session,
+};
 use proto::time::milliseconds;
 
 /// Stores that count in doubles, as the scripts of Redis do, cannot tell larger numbers apart.
@@ -16,6 +21,7 @@ pub(super) async fn join(calls: &Calls, request: JoinRequest) -> Result<JoinResp
         position: Some(shown(&joined.position)),
         published: joined.published,
         trimmed: joined.trimmed,
+        life: joined.life.as_str().to_owned(),
     })
 }
 
@@ -34,16 +40,27 @@ fn check_join(request: JoinRequest) -> Result<Join, Error> {
         wrong.check("deadline", checked).map(Some)
     });
     let replaces = predecessors(&mut wrong, request.replaces);
-    match (channel, user, membership, deadline, replaces) {
-        (Some(channel), Some(user), Some(membership), Some(deadline), Some(replaces)) => Ok(Join {
-            channel,
-            user,
-            membership,
-            deadline,
-            replaces,
-        }),
-        _ => Err(wrong.into()),
-    }
+    let repairs = beginning(&mut wrong, request.repairs);
+    let checked = (channel, user, membership, deadline, replaces, repairs);
+    let (
+        Some(channel),
+        Some(user),
+        Some(membership),
+        Some(deadline),
+        Some(replaces),
+        Some(repairs),
+    ) = checked
+    else {
+        return Err(wrong.into());
+    };
+    Ok(Join {
+        channel,
+        user,
+        membership,
+        deadline,
+        replaces,
+        repairs,
+    })
 }
 
 fn check_leave(request: LeaveRequest) -> Result<Leave, Error> {
@@ -86,6 +103,23 @@ fn membership(
         session,
         operation: operation?,
     })
+}
+
+fn beginning(wrong: &mut Violations, named: Option<Beginning>) -> Option<Option<store::Beginning>> {
+    let Some(Beginning { life, position }) = named else {
+        return Some(None);
+    };
+    let life = wrong.epoch("repairs.life", &life);
+    let position = wrong.check("repairs.position", position.ok_or("is required"))?;
+    let epoch = wrong.epoch("repairs.position.epoch", &position.epoch);
+    let position = Position {
+        epoch: epoch?,
+        offset: position.offset,
+    };
+    Some(Some(store::Beginning {
+        life: life?,
+        position,
+    }))
 }
 
 fn predecessors(wrong: &mut Violations, named: Vec<Session>) -> Option<Vec<Predecessor>> {

@@ -18,7 +18,7 @@ const IN_FLIGHT: &str = "chat_calls_in_flight";
 const DURATION: &str = "chat_call_duration_seconds";
 
 /// The methods of chat's own services.
-pub(crate) const METHODS: [&str; 24] = [
+pub(crate) const METHODS: [&str; 25] = [
     "chat.v1.ChatService/Send",
     "chat.v1.ChatService/SendStream",
     "chat.v1.ChatService/BatchSend",
@@ -32,6 +32,7 @@ pub(crate) const METHODS: [&str; 24] = [
     "chat.v1.ChatService/GetChannel",
     "chat.v1.ChatService/ListChannels",
     "chat.v1.ChatService/TrimHistory",
+    "chat.v1.ChatService/DeleteChannel",
     "chat.v1.UserService/ListSessions",
     "chat.v1.UserService/BatchGetPresence",
     "chat.v1.UserService/PushToUsers",

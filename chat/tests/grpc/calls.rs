@@ -1,16 +1,16 @@
 //! How each call uses the store, and how the store's answer is returned.
 
 use crate::support::{Chat, fields, message, position};
-use channel_store::{Membership, ON_MESSAGE};
+use channel_store::{Epoch, Membership, ON_MESSAGE};
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 use proto::chat::v1::send_request::Content;
 use proto::chat::v1::{
-    Channel, CountMembersRequest, GetChannelRequest, JoinRequest, LeaveRequest,
-    ListChannelsRequest, ListMembersRequest, Member, MemberCount, Position, SendRequest,
-    TrimHistoryRequest,
+    Channel, CountMembersRequest, DeleteChannelRequest, GetChannelRequest, JoinRequest,
+    LeaveRequest, ListChannelsRequest, ListMembersRequest, Member, MemberCount, Position,
+    SendRequest, TrimHistoryRequest,
 };
-use proto::connector::v1::{self as sessions, Session};
+use proto::connector::v1::{self as sessions, Beginning, Session};
 use proto::time::timestamp;
 
 #[tokio::test]
@@ -32,12 +32,19 @@ async fn a_session_joins_and_leaves_with_its_incarnation_and_operation() {
             incarnation: "c2-def".into(),
             id: "s0".into(),
         }],
+        repairs: Some(Beginning {
+            life: "life".into(),
+            position: Some(Position {
+                epoch: "e0".into(),
+                offset: 6,
+            }),
+        }),
     };
     let joined = client.join(request).await.unwrap().into_inner();
     let Position { epoch, offset } = joined.position.unwrap();
     assert_eq!((epoch.as_str(), offset), ("e1", position(7).offset));
     assert!(joined.published);
-    assert_eq!(joined.trimmed, 3);
+    assert_eq!((joined.trimmed, &*joined.life), (3, "life"));
 
     let request = sessions::LeaveRequest {
         channel: "4".into(),
@@ -58,6 +65,10 @@ async fn a_session_joins_and_leaves_with_its_incarnation_and_operation() {
     };
     let replaced = (replaced.incarnation.as_str(), replaced.session.as_str());
     assert_eq!(replaced, ("c2-def", "s0"));
+    let repaired = joins[0].repairs.as_ref().unwrap();
+    assert_eq!(repaired.life, Epoch::new("life"));
+    assert_eq!(repaired.position.epoch, Epoch::new("e0"));
+    assert_eq!(repaired.position.offset, 6);
     assert_eq!(joins[0].user.json(), "5");
     assert_eq!(leave.user, joins[0].user);
     assert_eq!(leave.channel.as_str(), "4");
@@ -305,4 +316,20 @@ async fn a_log_is_trimmed_up_to_the_position_that_is_asked_for() {
     let trimmed = chat.client().await.trim_history(request).await;
     assert_eq!(trimmed.unwrap().into_inner().held, 5);
     assert_eq!(*chat.store.trims.lock(), [("4".to_owned(), position(2))]);
+}
+
+#[tokio::test]
+async fn a_channel_is_deleted_by_its_key_or_without_one() {
+    let chat = Chat::start().await;
+    let mut client = chat.client().await;
+    for key in ["", "k"] {
+        let request = DeleteChannelRequest {
+            channel: "4".into(),
+            idempotency_key: key.into(),
+        };
+        let deleted = client.delete_channel(request).await.unwrap().into_inner();
+        assert_eq!(deleted.position.unwrap().offset, 8);
+    }
+    let deletions = [None, Some("k".to_owned())].map(|key| ("4".to_owned(), key));
+    assert_eq!(*chat.store.deletions.lock(), deletions);
 }

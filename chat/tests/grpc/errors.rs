@@ -6,10 +6,10 @@ use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 use proto::chat::v1::send_request::Content;
 use proto::chat::v1::{
-    CountMembersRequest, GetChannelRequest, JoinRequest, LeaveRequest, ListChannelsRequest,
-    ListMembersRequest, Position, SendRequest, TrimHistoryRequest,
+    CountMembersRequest, DeleteChannelRequest, GetChannelRequest, JoinRequest, LeaveRequest,
+    ListChannelsRequest, ListMembersRequest, Position, SendRequest, TrimHistoryRequest,
 };
-use proto::connector::v1::{self as sessions, Session};
+use proto::connector::v1::{self as sessions, Beginning, Session};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -68,6 +68,7 @@ async fn reserved_and_invalid_routes_are_refused() {
         "onLeave",
         "onPosition",
         "onKick",
+        "onDeleted",
         "onKick ",
         "\tonKick",
         "\u{3000}onMessage",
@@ -198,11 +199,22 @@ async fn all_wrong_fields_of_a_join_and_a_leave_are_named_at_once() {
             nanos: 0,
         }),
         replaces: session.into_iter().collect(),
+        repairs: Some(Beginning {
+            life: "e".repeat(65),
+            position: Some(Position::default()),
+        }),
         ..Default::default()
     };
     assert_eq!(
         fields(&client.join(join).await.unwrap_err()),
-        ["session", "deadline", "replaces.incarnation", "replaces.id"]
+        [
+            "session",
+            "deadline",
+            "replaces.incarnation",
+            "replaces.id",
+            "repairs.life",
+            "repairs.position.epoch"
+        ]
     );
     assert!(chat.store.joins.lock().is_empty());
     assert!(chat.store.leaves.lock().is_empty());
@@ -258,6 +270,11 @@ async fn an_error_of_the_store_is_the_same_status_for_every_call() {
             StoreError::ConnectorDead,
             Code::FailedPrecondition,
             "CONNECTOR_DEAD",
+        ),
+        (
+            StoreError::ChannelDeleted,
+            Code::FailedPrecondition,
+            "CHANNEL_DELETED",
         ),
         (
             StoreError::KeyReused,
@@ -364,7 +381,13 @@ async fn wrong_fields_of_calls_about_channels_are_named() {
         let status = client.trim_history(request).await.unwrap_err();
         assert_eq!(fields(&status), ["position.epoch"]);
     }
-    assert!(chat.store.trims.lock().is_empty());
+    let request = DeleteChannelRequest {
+        idempotency_key: "\n".to_owned(),
+        ..DeleteChannelRequest::default()
+    };
+    let status = client.delete_channel(request).await.unwrap_err();
+    assert_eq!(fields(&status), ["channel", "idempotency_key"]);
+    assert!(chat.store.trims.lock().is_empty() && chat.store.deletions.lock().is_empty());
 }
 
 #[tokio::test]
@@ -375,6 +398,10 @@ async fn a_channel_that_the_store_does_not_know_is_not_found() {
     let get = GetChannelRequest {
         channel: channel.clone(),
     };
+    let delete = DeleteChannelRequest {
+        channel: channel.clone(),
+        idempotency_key: String::new(),
+    };
     let trim = TrimHistoryRequest {
         channel,
         position: Some(Position::default()),
@@ -382,6 +409,7 @@ async fn a_channel_that_the_store_does_not_know_is_not_found() {
     for status in [
         client.get_channel(get).await.unwrap_err(),
         client.trim_history(trim).await.unwrap_err(),
+        client.delete_channel(delete).await.unwrap_err(),
     ] {
         assert_eq!(status.code(), Code::NotFound);
         assert_eq!(reason(&status), "CHANNEL_NOT_FOUND");

@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
 use channel_store::{
     ChannelName, ChannelStore, ChannelSummary, ChannelsPage, Epoch, HistoryPage, HistoryRange,
-    Incarnation, Join, Joined, Leave, MembersPage, Position, Publish, Published, Publisher, Reaped,
-    StoreError, UserId,
+    IdempotencyKey, Incarnation, Join, Joined, Leave, MembersPage, Position, Publish, Published,
+    Publisher, Reaped, StoreError, UserId,
 };
 use chat::Limits;
 use parking_lot::Mutex;
@@ -53,6 +53,7 @@ pub(crate) struct State {
     pub(crate) leaves: Mutex<Vec<Leave>>,
     /// The pages of members and channels that were asked for: channel or prefix, token, size.
     pub(crate) pages: Mutex<Vec<(String, Option<String>, usize)>>,
+    pub(crate) deletions: Mutex<Vec<(String, Option<String>)>>,
     pub(crate) trims: Mutex<Vec<(String, Position)>>,
 }
 
@@ -79,6 +80,7 @@ impl FakeStore {
             joins: Mutex::default(),
             leaves: Mutex::default(),
             pages: Mutex::default(),
+            deletions: Mutex::default(),
             trims: Mutex::default(),
         }))
     }
@@ -221,6 +223,7 @@ impl ChannelStore for FakeStore {
             position: position(7),
             published: true,
             trimmed: 3,
+            life: Epoch::new("life"),
         })
     }
 
@@ -274,6 +277,17 @@ impl ChannelStore for FakeStore {
         self.check()?;
         self.trims.lock().push((channel.to_string(), upto.clone()));
         Ok((channel.as_str() != "nowhere").then_some(5))
+    }
+
+    async fn delete(
+        &self,
+        channel: &ChannelName,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Option<Position>, StoreError> {
+        self.check()?;
+        let deletion = (channel.to_string(), key.map(ToString::to_string));
+        self.deletions.lock().push(deletion);
+        Ok((channel.as_str() != "nowhere").then(|| position(8)))
     }
 
     async fn summaries(

@@ -30,8 +30,10 @@ const KEPT_BUFFER: usize = 4 << 10;
 pub(super) struct Receiver {
     pub(super) connection: Arc<Connection>,
     pub(super) format: WireFormat,
-    /// Ephemerals that were published before this offset are not for the member.
-    pub(super) first: u64,
+    /// Where the log ended right after its join. `None`: the join is not answered yet. 0: the log has begun anew since, so
+    /// everything in it is later. Ephemerals from before this offset are not for the member, and a deletion of the channel after
+    /// it ends the membership.
+    pub(super) joined: Option<u64>,
 }
 
 impl Receiver {
@@ -60,6 +62,8 @@ enum Slot {
     Waiting(Receiver, Position),
     /// The index of the member's encoding group, and the key in that group.
     Live(usize, usize),
+    /// The channel was deleted after the member had joined. It gets nothing any more.
+    Out,
 }
 
 /// What the caller of [`Audience::append`] has to do next.
@@ -82,8 +86,8 @@ struct EncodingGroup {
 /// A live member.
 struct Live {
     connection: Arc<Connection>,
-    /// See [`Receiver::first`].
-    first: u64,
+    /// See [`Receiver::joined`].
+    joined: u64,
 }
 
 /// Something that some members must not get.
@@ -107,7 +111,7 @@ impl Exclusion {
         match &self.what {
             Excluded::Publication(it) => is_own(it.payload.excluded()),
             Excluded::Ephemeral(it) => {
-                lags || it.place.offset < member.first || is_own(it.payload.excluded())
+                lags || it.place.offset < member.joined || is_own(it.payload.excluded())
             }
         }
     }
@@ -205,6 +209,8 @@ pub(super) struct Audience {
     groups: Vec<EncodingGroup>,
     /// The position before the first pending publication; `None` while nothing is pending.
     flushed: Option<Position>,
+    /// The offset of the last deletion of the channel that the hub has met; 0 if it has met none.
+    deleted: u64,
     metrics: HubMetrics,
 }
 
@@ -215,6 +221,7 @@ impl Audience {
             waiting: 0,
             groups: Vec::new(),
             flushed: None,
+            deleted: 0,
             metrics,
         }
     }
@@ -239,7 +246,7 @@ impl Audience {
                 }
             }
             Some(Slot::Waiting(..)) => self.waiting -= 1,
-            Some(Slot::Attached(_)) | None => {}
+            Some(Slot::Attached(_) | Slot::Out) | None => {}
         }
     }
 
@@ -367,10 +374,58 @@ impl Audience {
         Appended { first, full }
     }
 
-    /// Gives a member that has not begun yet no ephemerals that were published before this offset.
-    pub(super) fn begins_with(&mut self, member: usize, offset: u64) {
+    /// The log ended at this offset right after the join of a member that has not begun yet.
+    pub(super) fn has_joined(&mut self, member: usize, offset: u64) {
+        let deleted = self.deleted;
         if let Some(Slot::Attached(receiver)) = self.slots.get_mut(member) {
-            receiver.first = offset;
+            receiver.joined = Some(offset);
+            self.ends_with(member, deleted);
+        }
+    }
+
+    /// Takes a member out that has not begun yet, if it had joined before the deletion at this offset. True: it is out.
+    pub(super) fn ends_with(&mut self, member: usize, deleted: u64) -> bool {
+        match self.slots.get(member) {
+            Some(Slot::Attached(receiver)) if receiver.joined.is_some_and(|it| it < deleted) => {
+                receiver.connection.note_out();
+                self.slots[member] = Slot::Out;
+                true
+            }
+            Some(Slot::Out) | None => true,
+            Some(Slot::Attached(_) | Slot::Waiting(..) | Slot::Live(..)) => false,
+        }
+    }
+
+    /// True if the channel was deleted after the member had joined.
+    pub(super) fn is_out(&self, member: usize) -> bool {
+        matches!(self.slots.get(member), Some(Slot::Out))
+    }
+
+    /// The hub has delivered a deletion of the channel, at this offset. Members that had joined before are out: they get the
+    /// deletion, and then nothing any more. Members whose joins are not answered yet may have joined after it.
+    pub(super) fn delete(&mut self, channel: &ChannelName, offset: u64) {
+        self.flush(channel);
+        self.deleted = offset;
+        for (_, slot) in &mut self.slots {
+            let connection = match slot {
+                Slot::Live(group, key) => {
+                    let live = &mut self.groups[*group].live;
+                    match live.get(*key) {
+                        Some(member) if member.joined < offset => live.remove(*key).connection,
+                        _ => continue,
+                    }
+                }
+                Slot::Waiting(receiver, _) if receiver.joined.is_some_and(|it| it < offset) => {
+                    self.waiting -= 1;
+                    Arc::clone(&receiver.connection)
+                }
+                Slot::Attached(receiver) if receiver.joined.is_some_and(|it| it < offset) => {
+                    Arc::clone(&receiver.connection)
+                }
+                Slot::Waiting(..) | Slot::Attached(_) | Slot::Out => continue,
+            };
+            *slot = Slot::Out;
+            connection.note_out();
         }
     }
 
@@ -401,16 +456,19 @@ impl Audience {
         moved: PositionReason,
     ) {
         self.flush(channel);
+        if moved == PositionReason::Unknown {
+            self.deleted = 0;
+        }
         for EncodingGroup { format, live, .. } in &mut self.groups {
-            for (_, Live { connection, first }) in live {
+            for (_, Live { connection, joined }) in live {
                 if moved == PositionReason::Unknown {
                     // The offsets have begun again, so the one of the own join means nothing any more.
-                    *first = 0;
+                    *joined = 0;
                 }
                 let receiver = Receiver {
                     connection: Arc::clone(connection),
                     format: *format,
-                    first: 0,
+                    joined: None,
                 };
                 receiver.tell(channel, position, moved);
                 self.metrics.lost(moved);
@@ -457,7 +515,7 @@ impl Audience {
             self.metrics.lost(moved);
             self.waiting -= 1;
             if moved == PositionReason::Unknown {
-                receiver.first = 0;
+                receiver.joined = Some(0);
             }
             if receiver.tell(channel, position, moved) {
                 self.flush(channel);
@@ -480,7 +538,7 @@ impl Audience {
     fn waiting_for<T>(&self, pick: impl Fn(&Position) -> Option<T>) -> Vec<(usize, Receiver, T)> {
         let picked = self.slots.iter().filter_map(|(member, slot)| match slot {
             Slot::Waiting(receiver, start) => Some((member, receiver.clone(), pick(start)?)),
-            Slot::Attached(_) | Slot::Live(..) => None,
+            Slot::Attached(_) | Slot::Live(..) | Slot::Out => None,
         });
         picked.collect()
     }
@@ -488,9 +546,10 @@ impl Audience {
     fn go_live(&mut self, member: usize, receiver: Receiver) {
         let group = self.group(receiver.format);
         let Receiver {
-            connection, first, ..
+            connection, joined, ..
         } = receiver;
-        let key = self.groups[group].live.insert(Live { connection, first });
+        let joined = joined.unwrap_or(0);
+        let key = self.groups[group].live.insert(Live { connection, joined });
         self.slots[member] = Slot::Live(group, key);
     }
 

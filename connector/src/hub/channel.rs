@@ -68,6 +68,7 @@ impl Deliver for Members<'_> {
         let appended = self.audience.append(name, own, &publication);
         flusher.note_arrival();
         let position = publication.position.clone();
+        let is_deletion = publication.payload.is_deletion();
         if own.is_some_and(|own| own.epoch != position.epoch) {
             suspects.add(Place::Channel(name.clone()));
         }
@@ -76,6 +77,9 @@ impl Deliver for Members<'_> {
         }
         self.flush_later(&appended);
         self.audience.reached(name, &position);
+        if is_deletion {
+            self.audience.delete(name, position.offset);
+        }
     }
 
     /// It is neither in the ring nor anybody's position.
@@ -201,9 +205,19 @@ impl LocalChannel {
         self.follow(|follower, members| follower.ephemeral(connection, ephemeral, members))
     }
 
-    /// Gives a member no ephemerals that were published before the publication at this offset, which is its own onJoin.
-    pub(super) fn begins_with(&self, member: usize, first: u64) {
-        self.state.lock().audience.begins_with(member, first);
+    /// See [`Audience::has_joined`].
+    pub(super) fn has_joined(&self, member: usize, offset: u64) {
+        self.state.lock().audience.has_joined(member, offset);
+    }
+
+    /// See [`Audience::ends_with`].
+    pub(super) fn ends_with(&self, member: usize, deleted: u64) -> bool {
+        self.state.lock().audience.ends_with(member, deleted)
+    }
+
+    /// See [`Audience::is_out`].
+    pub(super) fn is_out(&self, member: usize) -> bool {
+        self.state.lock().audience.is_out(member)
     }
 
     /// See [`Follower::since`].

@@ -51,10 +51,16 @@ impl Member {
         self.channel.wait_until_located().await;
     }
 
-    /// To be called before [`Member::begin`] if the join has published onJoin at this position. Ephemeral
-    /// messages from before it are not for this member. Without this call, the member gets all that arrive here after it began.
-    pub fn has_joined_at(&self, own_join: &Position) {
-        self.channel.begins_with(self.key, own_join.offset);
+    /// To be called before [`Member::begin`], with the end of the log right after the join. Ephemeral messages from before it are
+    /// not for this member, and a deletion of the channel after it ends the membership.
+    pub fn has_joined_at(&self, end: &Position) {
+        self.channel.has_joined(self.key, end.offset);
+    }
+
+    /// True if the channel was deleted after the session had joined. Then the member gets nothing any more, and its connection
+    /// [knows](Connection::is_out).
+    pub fn is_out(&self) -> bool {
+        self.channel.is_out(self.key)
     }
 
     /// Finds out whether the log goes on at a client's position: from the ring, which costs nothing, or else from the
@@ -160,8 +166,8 @@ impl CatchUp {
         }
     }
 
-    /// Gives the member as much of a page as fits. Returns the position that the member has then; `None`: it was
-    /// closed.
+    /// Gives the member as much of a page as fits. Returns the position that the member has then; `None`: it was closed, or
+    /// is out of the channel.
     fn give(&self, page: &LogPage) -> Option<Position> {
         let Receiver {
             connection, format, ..
@@ -174,12 +180,13 @@ impl CatchUp {
             }
             if moved == PositionReason::Unknown {
                 // The offset of its own join means nothing in this log.
-                self.channel.begins_with(self.key, 0);
+                self.channel.has_joined(self.key, 0);
             }
         }
         let mut frames = Vec::new();
         let mut reached = &page.position;
         let mut epoch = &reached.epoch;
+        let mut is_out = false;
         for publication in &page.entries {
             wire::publications(
                 *format,
@@ -191,14 +198,16 @@ impl CatchUp {
             );
             reached = &publication.position;
             epoch = &reached.epoch;
-            if frames.len() > connection.share() {
+            is_out = publication.payload.is_deletion()
+                && self.channel.ends_with(self.key, reached.offset);
+            if is_out || frames.len() > connection.share() {
                 break;
             }
         }
         if !frames.is_empty() {
             connection.send(&frames, &mut None);
         }
-        Some(reached.clone())
+        (!is_out).then(|| reached.clone())
     }
 
     /// The member is at the end of the log, and the hub is elsewhere, so one of them is behind. The hub reads the log,

@@ -89,7 +89,7 @@ impl Hub {
         let receiver = Receiver {
             connection: Arc::clone(connection),
             format,
-            first: 0,
+            joined: None,
         };
         let (channel, key) = self.channels.attach(name, receiver.clone());
         Member::new(Arc::clone(&self.channels), channel, receiver, key)

@@ -5,7 +5,7 @@ use super::registration::Registration;
 use crate::chat_client::{Answered, CallError, Chat};
 use channel_store::{ChannelName, Incarnation, Place, SessionId, User};
 use parking_lot::Mutex;
-use proto::connector::v1::{self, JoinRequest, JoinResponse, LeaveRequest};
+use proto::connector::v1::{self, Beginning, JoinRequest, JoinResponse, LeaveRequest};
 use proto::time::timestamp;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -59,6 +59,10 @@ struct State {
     unanswered: bool,
     /// A copy of the join may arrive after the leave.
     copied: bool,
+    /// Where it began, as the last answer to a join said.
+    began: Option<Beginning>,
+    /// The channel was deleted after it began.
+    deleted: bool,
 }
 
 impl Roster {
@@ -234,6 +238,7 @@ impl Membership {
             operation: self.operation,
             deadline: (deadline > 0).then(|| timestamp(deadline)),
             replaces: self.replaces.clone(),
+            repairs: None,
         }
     }
 
@@ -259,14 +264,19 @@ impl Membership {
         chat.join(JoinRequest { deadline, ..join }, until).await
     }
 
-    /// The join was answered. `repeated`: another copy may still be under way.
-    pub(crate) fn joined(&self, repeated: bool) {
+    /// The join was answered so. If it was repeated, another copy may still be under way.
+    pub(crate) fn joined(&self, answered: &Answered<JoinResponse>) {
+        let Answered { answer, repeated } = answered;
         let mut state = self.state.lock();
+        state.began = Some(Beginning {
+            life: answer.life.clone(),
+            position: answer.position.clone(),
+        });
         if state.phase == Phase::Joining {
             state.phase = Phase::Member;
         }
         state.unanswered = false;
-        state.copied |= repeated;
+        state.copied |= *repeated;
     }
 
     /// Ends the membership: draws the number of its leave now, whenever the leave is sent. In the store it stays a
@@ -309,14 +319,38 @@ impl Membership {
 
     /// The join once more, because the store has lost the member. `None`: it is leaving.
     pub(super) fn join_again(&self) -> Option<JoinRequest> {
-        {
+        let repairs = {
             let mut state = self.state.lock();
             if state.phase == Phase::Leaving {
                 return None;
             }
             state.copied = true;
+            // An older chat names no life.
+            state.began.clone().filter(|it| !it.life.is_empty())
+        };
+        Some(JoinRequest {
+            repairs,
+            ..self.join_request()
+        })
+    }
+
+    /// The store says that the channel was deleted after this membership began. So the store has lost nothing, and the session is
+    /// out of the channel.
+    pub(super) fn was_deleted(&self) {
+        {
+            let mut state = self.state.lock();
+            state.phase = Phase::Leaving;
+            state.deleted = true;
         }
-        Some(self.join_request())
+        let connection = (self.registration.as_ref()).and_then(|it| it.connection.upgrade());
+        if let Some(connection) = connection {
+            connection.note_out();
+        }
+    }
+
+    /// True if the store has said that the channel was deleted after this membership began.
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.state.lock().deleted
     }
 
     /// The store says that another session has taken this place. If the membership has ended, nothing is lost, and its
@@ -364,6 +398,7 @@ impl Drop for Membership {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::chat::answered;
     use channel_store::UserId;
     use std::sync::mpsc;
     use std::time::Duration;
@@ -413,15 +448,15 @@ mod tests {
         let mine = begin(&roster, &first, "mine");
         let other = begin(&roster, &second, "another incarnation's");
         let joining = begin(&roster, &first, "joining");
-        mine.joined(false);
-        other.joined(false);
+        mine.joined(&answered(false));
+        other.joined(&answered(false));
         let members = || {
             let members = roster.members(&first.lease.incarnation, mine.channel());
             let members = members.iter().map(|it| it.session().as_str().to_owned());
             members.collect::<Vec<_>>()
         };
         assert_eq!(members(), ["mine"]);
-        joining.joined(false);
+        joining.joined(&answered(false));
         assert_eq!(members(), ["joining", "mine"]);
         mine.begin_leaving();
         assert_eq!(members(), ["joining"]);
@@ -434,9 +469,9 @@ mod tests {
         assert!(!membership.leave().fence, "no join was sent");
         membership.join();
         assert!(membership.leave().fence, "the join was not answered");
-        membership.joined(false);
+        membership.joined(&answered(false));
         assert!(!membership.leave().fence, "the first try was answered");
-        membership.joined(true);
+        membership.joined(&answered(true));
         assert!(membership.leave().fence, "the join was repeated");
     }
 

@@ -335,6 +335,11 @@ async fn join_again(chat: &Chat, logins: &Logins, membership: &Membership) -> bo
             membership.found_dead();
             true
         }
+        // It is only known here that the session was a member.
+        Err(CallError::Refused { reason }) if reason == "CHANNEL_DELETED" => {
+            membership.was_deleted();
+            true
+        }
         // Its leave was faster, or another session has taken its place.
         Err(CallError::Refused { reason }) if reason == "STALE_OPERATION" => {
             let Some(registration) = membership.replaced() else {
@@ -345,7 +350,12 @@ async fn join_again(chat: &Chat, logins: &Logins, membership: &Membership) -> bo
                 .inspect_err(|error| tracing::debug!(%error, "could not find out why the session was replaced"))
                 .is_ok()
         }
-        joined => is_done(joined, "lost"),
+        joined => {
+            if let Ok(answered) = &joined {
+                membership.joined(answered);
+            }
+            is_done(joined, "lost")
+        }
     }
 }
 

@@ -101,7 +101,7 @@ impl Scene {
             Membership::begin(self.lease.roster(), guard, room(channel), user, id, None);
         let joined = membership.send(&self.chat, membership.join(), in_time());
         let joined = joined.await.unwrap();
-        membership.joined(joined.repeated);
+        membership.joined(&joined);
         membership
     }
 
@@ -539,6 +539,7 @@ async fn a_detached_member_whose_chat_is_gone_expires_when_a_connector_looks() {
         membership: channel_store::Membership::Detached,
         deadline: None,
         replaces: Vec::new(),
+        repairs: None,
     };
     // This goes past chat, so no chat remembers when the member is due.
     scene.store.join(detached).await.unwrap();

@@ -1,11 +1,12 @@
 //! What a session does because a back end has asked for it. It does this between two requests of its client, and its client
 //! is told by a push.
 
-use super::Handlers;
 use super::recovery::{self, Recovery};
-use crate::membership::{Asked, SessionCommand};
+use super::{Handlers, JoinedChannel};
+use crate::membership::{Asked, EndedSession, SessionCommand};
 use channel_store::{ChannelName, Position};
 use serde_json::Value;
+use std::mem;
 use tokio::time::{Instant, timeout_at};
 use wire::{Reason, Refusal};
 
@@ -15,14 +16,18 @@ const ON_ADDED: &str = "onAdded";
 const ON_REMOVED: &str = "onRemoved";
 
 impl Handlers {
-    /// True if a back end wants something of this session.
+    /// True if a back end wants something of this session, or has deleted a channel of it.
     pub(crate) fn is_commanded(&self) -> bool {
-        let session = self.session.as_ref();
-        session.is_some_and(|it| it.registration.commands().is_waiting())
+        self.session
+            .as_ref()
+            .is_some_and(|it| it.registration.commands().is_waiting() || self.connection.is_out())
     }
 
-    /// The next command of a back end.
-    pub(crate) fn next_command(&self) -> Option<SessionCommand> {
+    /// The next command of a back end. Deleted channels are left first.
+    pub(crate) fn next_command(&mut self) -> Option<SessionCommand> {
+        if self.session.is_some() && self.connection.take_out() {
+            self.leave_deleted();
+        }
         self.session.as_ref()?.registration.commands().next()
     }
 
@@ -116,6 +121,26 @@ impl Handlers {
         let named = Value::from(channel.as_str());
         self.tell_client(ON_REMOVED, &format!(r#"{{"channel":{named}}}"#));
         left.map(|()| true)
+    }
+
+    /// Leaves the channels that were deleted, and tells the client, which may join them again at once. The store does not list the
+    /// session there any more. A leave is sent all the same: a failover may have lost the deletion, and a copy of the join may
+    /// still be on its way.
+    fn leave_deleted(&mut self) {
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        let channels = mem::take(&mut session.channels).into_iter();
+        let (deleted, rest): (Vec<_>, _) = channels.partition(JoinedChannel::is_deleted);
+        session.channels = rest;
+        for JoinedChannel { membership, .. } in deleted {
+            let named = Value::from(membership.channel().as_str());
+            self.tell_client(ON_REMOVED, &format!(r#"{{"channel":{named}}}"#));
+            self.services.leaves.land(EndedSession {
+                memberships: vec![membership],
+                ..EndedSession::default()
+            });
+        }
     }
 
     /// Gives the client a push that belongs to no channel.

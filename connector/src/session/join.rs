@@ -4,7 +4,7 @@ use super::parameters::{self, JoinChannel};
 use super::recovery::{Recovered, Recovery};
 use super::replies::{self, Answer, DONE};
 use super::{CHANNELS, Handlers, JoinedChannel, Session};
-use crate::chat_client::{Answered, CallError};
+use crate::chat_client::CallError;
 use crate::hub::{Member, Resume};
 use crate::membership::{Admission, Logins, Membership, Registration, Rollback};
 use channel_store::{ChannelName, Epoch, Place, Position, Proof, SessionId, User};
@@ -197,14 +197,13 @@ impl Handlers {
         rollback.push(Arc::clone(&membership));
         let join = membership.send(&self.services.chat, membership.join(), deadline);
         match join.await {
-            Ok(Answered { answer, repeated }) => {
-                membership.joined(repeated);
-                if answer.published
-                    && let Some(own_join) = position(&answer)
-                {
-                    member.has_joined_at(&own_join);
+            Ok(answered) => {
+                membership.joined(&answered);
+                let answer = &answered.answer;
+                if let Some(end) = position(answer) {
+                    member.has_joined_at(&end);
                 }
-                let placed = place(&member, recovery, &answer);
+                let placed = place(&member, recovery, answer);
                 let placed = timeout_at(deadline, placed).await.ok().flatten();
                 let (begin, recovered) = placed.ok_or(Refused::Failed)?;
                 Ok(Entry {

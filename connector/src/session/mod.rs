@@ -133,6 +133,13 @@ struct JoinedChannel {
     member: Member,
 }
 
+impl JoinedChannel {
+    /// True if the channel was deleted after the session had joined it.
+    fn is_deleted(&self) -> bool {
+        self.member.is_out() || self.membership.is_deleted()
+    }
+}
+
 impl Session {
     /// The channel that is named, or else that of the login, if the session is in it.
     fn joined(&self, channel: Option<&ChannelName>) -> Option<&JoinedChannel> {

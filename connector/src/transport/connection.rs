@@ -43,6 +43,8 @@ pub struct Connection {
     peer: OnceLock<IpAddr>,
     /// A member of this connection asked for positions. So its client reads pushes that the original did not have.
     tells_positions: AtomicBool,
+    /// The session is out of a channel, and has not looked after that yet.
+    is_out: AtomicBool,
 }
 
 #[derive(Default)]
@@ -80,6 +82,7 @@ impl Connection {
             owner: OnceLock::new(),
             peer: OnceLock::new(),
             tells_positions: AtomicBool::new(false),
+            is_out: AtomicBool::new(false),
         })
     }
 
@@ -121,6 +124,22 @@ impl Connection {
     /// True if a member of this connection has asked for positions, or if all clients of its protocol are told them.
     pub(crate) fn tells_positions(&self) -> bool {
         self.format.tells_positions() || self.tells_positions.load(Ordering::Relaxed)
+    }
+
+    /// The session is out of a channel because the channel was deleted. Its loop looks after that soon.
+    pub(crate) fn note_out(&self) {
+        self.is_out.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// True if the session is out of a channel since the last [`take_out`](Self::take_out).
+    pub(crate) fn is_out(&self) -> bool {
+        self.is_out.load(Ordering::Acquire)
+    }
+
+    /// The same, and from now on only what comes later counts.
+    pub(crate) fn take_out(&self) -> bool {
+        self.is_out() && self.is_out.swap(false, Ordering::AcqRel)
     }
 
     /// The format that this client's frames have.

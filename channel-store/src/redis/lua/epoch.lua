@@ -3,7 +3,8 @@
 --
 -- KEYS  1 meta (hash: s server lifetime, e newest epoch, n last offset, t table of epochs, x and w pace the expiries,
 --       k "log seconds, meta seconds": how long keys live, for touch.lua; b and y count bytes, see append.lua;
---       f offset up to which trim.lua has removed the log)
+--       f offset up to which trim.lua or delete.lua has removed the log; o first epoch, which names this life of the channel;
+--       z offset at which delete.lua has deleted the channel last)
 --       2 log (stream)  3, 4 idempotency keys (two hashes for two windows of time, used in turn)
 local call, format = redis.call, string.format
 local meta, log = KEYS[1], KEYS[2]
@@ -13,7 +14,7 @@ local lifetime, epoch, last = m[1], m[2], tonumber(m[3] or 0)
 -- Begins an epoch at the next offset. Its id never repeats. It is made of the server lifetime and the server's clock and not
 -- of a counter, because servers that don't know of each other must not give the same id.
 local function begin_epoch(info)
-  local kept = {}
+  local kept, is_new = {}, not lifetime
   if lifetime then
     local head = call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
     local first = head and tonumber(string.match(head[1], '^%d+')) or last + 1
@@ -32,4 +33,5 @@ local function begin_epoch(info)
   epoch = string.sub(lifetime, 15, 22) .. format('%x', time[1] * 1000000 + time[2])
   kept[#kept + 1] = epoch .. '@' .. format('%d', last + 1)
   call('HSET', meta, 's', lifetime, 'e', epoch, 'n', format('%d', last), 't', table.concat(kept, ' '))
+  if is_new then call('HSET', meta, 'o', epoch) end
 end

@@ -5,16 +5,19 @@
 --
 -- A session may take the place of others of the same user. Their memberships end without onLeave, and then this one begins
 -- without onJoin. None of them can join here any more, whether they were members or not.
+-- A connector repairs a membership that the store has lost with a join that says where it began. If the channel was deleted
+-- after that, nothing was lost, and the membership is over. In another life of the channel, the deletion ended others.
 -- Follows epoch.lua, append.lua, members.lua.
 --
 -- KEYS  10 tombstone of the incarnation  11 tombstone of the session  12 sessions of the incarnation
 -- ARGV  7 session  8 operation  9 incarnation  10 user  11 '1' if the user is a number
 --       12 milliseconds that a detached member stays, or '' for a connector's session
 --       13 the join's deadline, milliseconds, or ''  14 seconds that tombstones last
---       15… for each session whose place it takes: the session and its incarnation. Its keys are in the same order:
+--       15 '' or, for a repair, 'life epoch offset' where the membership began
+--       16… for each session whose place it takes: the session and its incarnation. Its keys are in the same order:
 --       KEYS 13… its tombstone, and the sessions of its incarnation
--- reply { 'joined', epoch, offset, '1' if onJoin was published, offset up to which trim.lua has removed the log, or 0 }
---       | { 'dead' } | { 'stale' } | { 'late', this server's milliseconds }
+-- reply { 'joined', epoch, offset, '1' if onJoin was published, offset up to which the log was removed, or 0, life }
+--       | { 'dead' } | { 'stale' } | { 'deleted' } | { 'late', this server's milliseconds }
 local session, operation, user, number, stay = ARGV[7], tonumber(ARGV[8]), ARGV[10], ARGV[11], ARGV[12]
 
 if call('EXISTS', KEYS[10]) == 1 then return { 'dead' } end
@@ -22,6 +25,21 @@ local now = milliseconds()
 if ARGV[13] ~= '' and now > tonumber(ARGV[13]) then return { 'late', now } end
 local left = call('GET', KEYS[11])
 if left and tonumber(left) > operation then return { 'stale' } end
+
+if ARGV[15] ~= '' then
+  local life, began_in, began = string.match(ARGV[15], '^(%S+) (%S+) (%d+)$')
+  local of = call('HMGET', meta, 'o', 'z')
+  if of[2] and of[1] == life then
+    began = tonumber(began)
+    -- A failover may have lost where it began. Then it counts from where the lost part of its epoch would follow.
+    local is_after = false
+    for id, start in string.gmatch(call('HGET', meta, 't'), '(%w+)@(%d+)') do
+      if is_after then began = math.min(began, start - 1) end
+      is_after = is_after or id == began_in
+    end
+    if began < tonumber(of[2]) then return { 'deleted' } end
+  end
+end
 
 expire_due(10)
 if stay == '' then
@@ -33,8 +51,8 @@ end
 
 local ends = '9007199254740991' -- 2^53 - 1: higher than every operation
 local carried = 0
-for i = 15, #ARGV, 2 do
-  local replaced, whose, left_key, of = ARGV[i], ARGV[i + 1], KEYS[i - 2], KEYS[i - 1]
+for i = 16, #ARGV, 2 do
+  local replaced, whose, left_key, of = ARGV[i], ARGV[i + 1], KEYS[i - 3], KEYS[i - 2]
   local record = call('HGET', sessions, replaced)
   local its, him
   if record then
@@ -57,6 +75,14 @@ local function write_record(e, offset, published)
   call('HSET', sessions, session, table.concat(record, '\n'))
 end
 
+local function joined(e, offset, published)
+  fan_out()
+  refresh()
+  call('EXPIRE', KEYS[12], ARGV[3])
+  local of = call('HMGET', meta, 'f', 'o')
+  return { 'joined', e, offset, published, of[1] or 0, of[2] or '' }
+end
+
 local record = call('HGET', sessions, session)
 if record then
   local was, e, offset, published = string.match(record, '^(%d+)\n%d\n(%w+)\n(%d+)\n(%d)\n')
@@ -65,10 +91,7 @@ if record then
     e, offset, published = epoch, format('%d', last), '0'
     write_record(e, offset, published)
   end
-  fan_out()
-  refresh()
-  call('EXPIRE', KEYS[12], ARGV[3])
-  return { 'joined', e, tonumber(offset), published, call('HGET', meta, 'f') or 0 }
+  return joined(e, tonumber(offset), published)
 end
 
 local published = '0'
@@ -79,7 +102,4 @@ elseif not lifetime then
   begin_epoch(call('INFO', 'replication')) -- the channel is new and joins are not published, or meta was lost alone
 end
 write_record(epoch, format('%d', last), published)
-fan_out()
-refresh()
-call('EXPIRE', KEYS[12], ARGV[3])
-return { 'joined', epoch, last, published, call('HGET', meta, 'f') or 0 }
+return joined(epoch, last, published)

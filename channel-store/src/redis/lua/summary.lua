@@ -4,9 +4,11 @@
 -- KEYS  1 meta  2 log  3 sessions  4 users  5 detached members
 -- reply { epoch, last offset, users, sessions, id of the oldest entry that is held, id of the newest, 1 if the time of a
 --       detached member is over }; nil if nothing was published in the channel and it has no member
-local m = redis.call('HMGET', KEYS[1], 'e', 'n')
+--       | { 'deleted' } if it was deleted, nothing was published since, and it has no member
+local m = redis.call('HMGET', KEYS[1], 'e', 'n', 'z')
 local epoch, last, sessions = m[1] or '', tonumber(m[2] or 0), redis.call('HLEN', KEYS[3])
 if last == 0 and sessions == 0 then return false end
+if sessions == 0 and last == tonumber(m[3]) then return { 'deleted' } end
 local oldest, newest
 if m[1] then -- otherwise the log is what is left of an earlier life of the channel
   oldest = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]

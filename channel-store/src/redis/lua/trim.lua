@@ -5,8 +5,9 @@
 -- KEYS  5 sessions
 -- ARGV  1 epoch, or '-' for the empty one  2 offset
 -- reply { 'trimmed', entries that are still held } | { 'mismatch', epoch, offset: the end of the log }
---       | nil: nothing was published in the channel and it has no member
-if not lifetime or last == 0 and call('EXISTS', KEYS[5]) == 0 then return false end
+--       | nil: nothing was published in the channel since it was deleted last, and it has no member
+if not lifetime then return false end
+if last == tonumber(call('HGET', meta, 'z') or 0) and call('EXISTS', KEYS[5]) == 0 then return false end
 local upto = tonumber(ARGV[2])
 local continuity, _, first = judge(ARGV[1], upto)
 if continuity ~= 'contiguous' and continuity ~= 'trimmed' then

@@ -4,6 +4,7 @@ use super::super::incarnation::IndexGuard;
 use super::*;
 use crate::chat_client::tests::chat_of;
 use crate::membership::{LeaseKeeper, Membership};
+use crate::testing::chat::answered;
 use crate::testing::client::{self, Told};
 use crate::transport::Connection;
 use async_trait::async_trait;
@@ -469,7 +470,7 @@ async fn sessions_are_listed_in_pages_with_their_channels() {
             registration.session.clone(),
             Some(Arc::clone(registration)),
         );
-        membership.joined(false);
+        membership.joined(&answered(false));
         membership
     };
     let memberships = [

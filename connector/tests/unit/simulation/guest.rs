@@ -9,9 +9,11 @@ use crate::testing::client::{Told, frame_in, of_json};
 use crate::transport::Connection;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use std::mem;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::task::yield_now;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until, timeout_at};
 use wire::{Disconnect, Request, RequestBody, WireFormat};
 
 /// The answer to a request.
@@ -32,6 +34,8 @@ pub(super) struct Guest {
     /// What the connector has written and nobody has read yet.
     wire: Arc<Mutex<Vec<u8>>>,
     requests: u64,
+    /// The channels that it was taken out of, and does not know yet.
+    removed: Vec<String>,
     /// The secret from the client's last login. It is shown at the next one.
     secret: Arc<Mutex<Option<String>>>,
 }
@@ -45,6 +49,7 @@ impl Guest {
             connection,
             wire,
             requests: 0,
+            removed: Vec::new(),
             secret: Arc::default(),
         }
     }
@@ -98,18 +103,43 @@ impl Guest {
         }
     }
 
+    /// Does what a client's loop does between requests, for this time at most. Returns the channels that the client was taken
+    /// out of.
+    pub(super) async fn idle(&mut self, time: Duration) -> Vec<String> {
+        let until = Instant::now() + time;
+        loop {
+            while let Some(command) = self.client.next_command() {
+                self.client.obey(command).await;
+            }
+            self.reply(0);
+            if !self.removed.is_empty() {
+                return mem::take(&mut self.removed);
+            }
+            let wanted = self.connection.closed_or(|| self.client.is_commanded());
+            if let Ok(Some(_)) | Err(_) = timeout_at(until, wanted).await {
+                sleep_until(until).await;
+                return Vec::new();
+            }
+        }
+    }
+
     /// The code in the answer to a request, once that has come.
-    fn reply(&self, asked: u64) -> Option<u64> {
+    fn reply(&mut self, asked: u64) -> Option<u64> {
         let mut wire = self.wire.lock();
         let mut found = None;
         while let Some((opcode, start, end)) = frame_in(&wire) {
-            if let (1, Told::Reply { id, body }) = (opcode, of_json(&wire[start..end]))
-                && id == asked
-            {
-                found = body["code"].as_u64();
-                if let Some(secret) = body["resume"].as_str() {
-                    *self.secret.lock() = Some(secret.to_owned());
+            match (opcode == 1).then(|| of_json(&wire[start..end])) {
+                Some(Told::Reply { id, body }) if id == asked => {
+                    found = body["code"].as_u64();
+                    if let Some(secret) = body["resume"].as_str() {
+                        *self.secret.lock() = Some(secret.to_owned());
+                    }
                 }
+                Some(Told::Push { route, body }) if route == "onRemoved" => {
+                    let channel = body["channel"].as_str();
+                    self.removed.push(channel.expect("a channel").to_owned());
+                }
+                _ => {}
             }
             wire.drain(..end);
         }

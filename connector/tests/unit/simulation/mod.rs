@@ -63,6 +63,8 @@ struct Faults {
     steps: bool,
     /// Servers of single slots are away for a while.
     away: bool,
+    /// Channels are deleted.
+    deletes: bool,
     /// How many calls in a thousand are lost.
     lossy: u32,
     /// How long a client that is gone stays a member.
@@ -87,6 +89,8 @@ struct Outcome {
     away: u64,
     /// Clients that were told to reconnect because their incarnation's slot was away.
     moved: u64,
+    /// Clients that were taken out of a deleted channel.
+    removed: u64,
     /// The most incarnations that a connector had at once.
     together: u64,
 }
@@ -108,6 +112,8 @@ struct World {
     /// Half-open sockets whose client has taken over its place elsewhere.
     replaced: AtomicU64,
     moved: AtomicU64,
+    /// Clients that were taken out of a channel because it was deleted.
+    removed: AtomicU64,
     failures: Mutex<Vec<String>>,
 }
 
@@ -138,6 +144,7 @@ impl World {
             kicked: AtomicU64::new(0),
             replaced: AtomicU64::new(0),
             moved: AtomicU64::new(0),
+            removed: AtomicU64::new(0),
             failures: Mutex::default(),
         });
         for number in 0..2 {
@@ -275,6 +282,18 @@ async fn cause_faults(world: &Arc<World>) -> (u64, u64) {
         }
     }
     (crashes, losses)
+}
+
+/// Deletes channels, until it is dropped. A deletion whose outcome is unknown is repeated with its key.
+async fn delete_channels(world: Arc<World>) {
+    for number in 0_u64.. {
+        pause(15_000).await;
+        let channel = CHANNELS[fastrand::usize(..2)];
+        let key = number.to_string();
+        while !world.chat(fastrand::usize(..2)).delete(channel, &key).await {
+            pause(500).await;
+        }
+    }
 }
 
 /// Takes away the servers of one slot after the other for a while, also of several at a time: of an incarnation, the
@@ -435,6 +454,10 @@ async fn announced(
     let page = world.store.history(channel, &all, 100_000).await.unwrap();
     let mut there = BTreeSet::new();
     for entry in page.entries {
+        if entry.payload.is_deletion() {
+            there.clear();
+            continue;
+        }
         let body: serde_json::Value = serde_json::from_slice(entry.payload.body()).unwrap();
         let user = body["userId"].as_str().unwrap().to_owned();
         let route = entry.payload.route();
@@ -468,8 +491,12 @@ async fn run(faults: Faults, broken: Option<BrokenRule>) -> Result<Outcome, Stri
     let visitors: Vec<_> = visitors
         .map(|user| AbortOnDropHandle::new(tokio::spawn(visitor(Arc::clone(&world), user))))
         .collect();
+    let deleting = faults.deletes.then(|| {
+        let deleting = delete_channels(Arc::clone(&world));
+        AbortOnDropHandle::new(tokio::spawn(deleting))
+    });
     let (crashes, losses) = cause_faults(&world).await;
-    drop(taking);
+    drop((taking, deleting));
     world.slots.restore_all();
     for number in 0..2 {
         world.chat(number).link.calm();
@@ -501,6 +528,7 @@ async fn run(faults: Faults, broken: Option<BrokenRule>) -> Result<Outcome, Stri
         steps: steps.load(Ordering::Relaxed),
         away: taken.load(Ordering::Relaxed),
         moved: world.moved.load(Ordering::Relaxed),
+        removed: world.removed.load(Ordering::Relaxed),
         together: together.load(Ordering::Relaxed),
         ..Outcome::default()
     })
@@ -528,6 +556,7 @@ fn simulate_breaking(seed: u64, broken: Option<BrokenRule>) -> Result<Outcome, S
         forgets,
         steps: !seed.is_multiple_of(3),
         away: seed % 11 < 6,
+        deletes: seed % 9 < 4,
         lossy: if seed.is_multiple_of(5) { 0 } else { 20 },
         grace: Duration::from_secs(if seed % 7 < 3 { 10 } else { 0 }),
     };
@@ -561,6 +590,7 @@ impl Outcome {
         self.steps += other.steps;
         self.away += other.away;
         self.moved += other.moved;
+        self.removed += other.removed;
         self.together = self.together.max(other.together);
     }
 }
@@ -590,6 +620,7 @@ fn in_a_thousand_histories_the_members_are_the_sessions_that_exist() {
     assert!(sum.steps > 0, "no clock was set");
     assert!(sum.away > 0, "no slot was away");
     assert!(sum.moved > 0, "no client was told to reconnect");
+    assert!(sum.removed > 0, "no channel was deleted under a client");
     assert_eq!(
         sum.together, 3,
         "the most incarnations of a connector at the same time"

@@ -7,10 +7,10 @@ use async_trait::async_trait;
 use channel_store::memory::MemoryStore;
 use channel_store::{
     CallSize, ChannelName, ChannelStore, ChannelSummary, ChannelsPage, Claim, Claimed, Declared,
-    DroppedBy, Hints, HistoryPage, HistoryRange, Incarnation, IndexEntry, Indexed, Join, Joined,
-    LeaseState, Leases, Leave, LoggedIn, Login, LoginPolicy, MembersPage, Place, Position,
-    Presence, Publish, Published, Publisher, Reaped, Renewed, SessionId, Shard, StoreError, User,
-    UserEntries, UserId, UserRegistry,
+    DroppedBy, Hints, HistoryPage, HistoryRange, IdempotencyKey, Incarnation, IndexEntry, Indexed,
+    Join, Joined, LeaseState, Leases, Leave, LoggedIn, Login, LoginPolicy, MembersPage, Place,
+    Position, Presence, Publish, Published, Publisher, Reaped, Renewed, SessionId, Shard,
+    StoreError, User, UserEntries, UserId, UserRegistry,
 };
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -99,9 +99,14 @@ pub(crate) struct Link {
     slots: Arc<Slots>,
 }
 
+/// A random time of at most this many milliseconds.
+pub(super) fn random_time(milliseconds: u64) -> Duration {
+    Duration::from_millis(fastrand::u64(1..=milliseconds))
+}
+
 /// A random pause of at most this many milliseconds.
 pub(super) async fn pause(milliseconds: u64) {
-    sleep(Duration::from_millis(fastrand::u64(1..=milliseconds))).await;
+    sleep(random_time(milliseconds)).await;
 }
 
 impl Link {
@@ -447,6 +452,17 @@ impl ChannelStore for FarStore {
 
     async fn trim(&self, _: &ChannelName, _: &Position) -> Result<Option<u64>, StoreError> {
         Err(nobody_asks())
+    }
+
+    async fn delete(
+        &self,
+        channel: &ChannelName,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Option<Position>, StoreError> {
+        let (end, channel, key) = (Arc::clone(&self.store), channel.clone(), key.cloned());
+        let slots = vec![channel.to_string()];
+        let work = async move { end.delete(&channel, key.as_ref()).await };
+        self.link.ask_store(slots, work).await
     }
 
     async fn summaries(

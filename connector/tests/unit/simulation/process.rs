@@ -12,14 +12,15 @@ use crate::membership::Logins;
 use crate::session::Services;
 use channel_store::memory::MemoryStore;
 use parking_lot::Mutex;
-use proto::chat::v1::ListMembersRequest;
 use proto::chat::v1::chat_service_client::ChatServiceClient;
+use proto::chat::v1::{DeleteChannelRequest, ListMembersRequest};
 use runtime::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
+use tonic::Code;
 use wire::Disconnect;
 
 pub(super) const LEASE: Duration = Duration::from_secs(10);
@@ -55,6 +56,19 @@ impl ChatProcess {
             Shutdown::new(),
         );
         Self { link, service }
+    }
+
+    /// Deletes a channel, as a back end would. False: the outcome is unknown.
+    pub(super) async fn delete(&self, channel: &str, key: &str) -> bool {
+        let deletion = DeleteChannelRequest {
+            channel: channel.to_owned(),
+            idempotency_key: key.to_owned(),
+        };
+        let mut client = ChatServiceClient::new(self.service.clone());
+        match client.delete_channel(deletion).await {
+            Ok(_) => true,
+            Err(status) => status.code() == Code::NotFound,
+        }
     }
 
     /// Lists the members of a channel, as a back end would.

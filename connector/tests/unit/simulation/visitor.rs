@@ -6,7 +6,7 @@
 //! socket. It may also give up while its login is under way, and come back at once.
 
 use super::guest::{Answer, Guest};
-use super::network::pause;
+use super::network::{pause, random_time};
 use super::process::Visit;
 use super::{CHANNELS, World};
 use channel_store::LoginPolicy;
@@ -22,6 +22,8 @@ use wire::Disconnect;
 const TRIES: usize = 4;
 /// How long a connector holds a half-open socket.
 const HALF_OPEN: Duration = Duration::from_secs(20);
+/// Longer than any run.
+const FOREVER: Duration = Duration::from_secs(3_600);
 
 /// Sessions by user, and memberships by channel and user, as the clients believe.
 #[derive(Default)]
@@ -62,6 +64,21 @@ impl Session {
         if self.channels.insert(channel) {
             let mut counts = self.presence.counts.lock();
             *counts.members.entry((channel, self.user)).or_default() += 1;
+        }
+    }
+
+    /// The client does nothing for a while, but sees that it is taken out of channels that are deleted.
+    async fn idles(&mut self, world: &World, guest: &mut Guest, time: Duration) {
+        let until = Instant::now() + time;
+        while let Some(rest) = until
+            .checked_duration_since(Instant::now())
+            .filter(|it| !it.is_zero())
+        {
+            for removed in guest.idle(rest).await {
+                let channel = CHANNELS.into_iter().find(|it| *it == removed);
+                self.left(channel.expect("a channel of the simulation"));
+                world.removed.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 
@@ -176,7 +193,7 @@ async fn act(world: Arc<World>, user: &'static str, guest: &mut Guest) -> Visit 
     session.joined(home);
     let until = Instant::now() + Duration::from_millis(fastrand::u64(..20_000));
     while Instant::now() < until {
-        pause(4_000).await;
+        session.idles(&world, guest, random_time(4_000)).await;
         let channel = CHANNELS[fastrand::usize(..2)];
         if session.channels.contains(channel) {
             // The session is no member any more, whatever the answer is, and may join again at once.
@@ -193,7 +210,9 @@ async fn act(world: Arc<World>, user: &'static str, guest: &mut Guest) -> Visit 
         }
     }
     if world.is_at_rest() {
-        std::future::pending::<()>().await;
+        loop {
+            session.idles(&world, guest, FOREVER).await;
+        }
     }
     if fastrand::bool() {
         return Visit::Vanished;

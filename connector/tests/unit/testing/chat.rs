@@ -1,6 +1,6 @@
 //! A chat that answers what the test says, in the same process or behind a socket.
 
-use crate::chat_client::{ChatService, TransportError};
+use crate::chat_client::{Answered, ChatService, TransportError};
 use futures_util::Stream;
 use futures_util::stream::poll_fn;
 use prost::Message;
@@ -208,6 +208,13 @@ impl BackEnds for Fake {
         unused()
     }
 
+    async fn delete_channel(
+        &self,
+        _: Request<back_ends::DeleteChannelRequest>,
+    ) -> Result<Response<back_ends::DeleteChannelResponse>, Status> {
+        unused()
+    }
+
     async fn list_members(
         &self,
         request: Request<ListMembersRequest>,
@@ -319,6 +326,15 @@ pub(crate) fn joined(epoch: &str, offset: u64) -> JoinResponse {
         }),
         published: true,
         trimmed: 0,
+        life: "life".into(),
+    }
+}
+
+/// The same, as a membership takes it.
+pub(crate) fn answered(repeated: bool) -> Answered<JoinResponse> {
+    Answered {
+        answer: joined("a", 1),
+        repeated,
     }
 }
 

@@ -48,6 +48,8 @@ struct Outcome {
     recovered: u64,
     repaired: u64,
     ephemerals: u64,
+    /// How often a session was out because the channel was deleted.
+    deletions: u64,
 }
 
 /// What all hosts share, apart from the network.
@@ -74,6 +76,7 @@ impl World {
             membership: self.membership(session),
             deadline: None,
             replaces: Vec::new(),
+            repairs: None,
         }
     }
 
@@ -130,7 +133,7 @@ async fn visit(world: Arc<World>, hub: Arc<Hub>, mut visitor: Visitor) {
     let operation = world.operations.fetch_add(1, Ordering::Relaxed);
     let session = SessionId::new(format!("s{operation}")).unwrap();
     if log_in(&world, &member, &mut visitor, &session).await {
-        if world.peace.load(Ordering::Relaxed) {
+        if world.peace.load(Ordering::Relaxed) && !member.is_out() {
             world.at_rest.lock().push((visitor, wire));
             // The client stays until the end.
             return std::future::pending().await;
@@ -169,15 +172,15 @@ async fn log_in(
         position,
         published,
         trimmed,
+        ..
     }) = joined
     else {
         return false;
     };
     pause(20).await;
     visitor.joined = published.then_some(position.offset);
-    if published {
-        member.has_joined_at(&position);
-    }
+    visitor.enters(position.offset);
+    member.has_joined_at(&position);
     let Some(since) = visitor.position.clone() else {
         let start = Position {
             offset: position.offset - u64::from(published),
@@ -191,7 +194,10 @@ async fn log_in(
         return false;
     };
     match resume.lost {
-        Some(moved) => member.tell(&resume.start, moved),
+        Some(moved) => {
+            member.tell(&resume.start, moved);
+            visitor.is_judged = true;
+        }
         None => visitor.recovered += 1,
     }
     member.begin(resume.start);
@@ -237,9 +243,25 @@ async fn send_all_the_time(world: Arc<World>) {
     }
 }
 
+/// Deletes the channel now and then. It stops before the faults do, so that the clients that stay in the end join afterwards.
+async fn delete(world: Arc<World>) {
+    let until = FAULT_TIME.saturating_sub(Duration::from_millis(400));
+    loop {
+        pause(500).await;
+        if turmoil::sim_elapsed().is_none_or(|now| now >= until) {
+            return;
+        }
+        if let Err(error) = world.store.delete(&channel(), None).await {
+            world.fail(error.to_string());
+        }
+    }
+}
+
 /// Which faults a run has.
 #[derive(Clone, Copy)]
 struct Setting {
+    /// The channel is deleted now and then.
+    deletions: bool,
     /// The store may restart with older data.
     rollbacks: bool,
     /// The log holds less than clients miss.
@@ -322,6 +344,7 @@ fn simulate(seed: u64) -> Result<Outcome, String> {
     let counters = Counters::default();
     let _recording = metrics::set_default_local_recorder(&counters);
     let setting = Setting {
+        deletions: seed % 5 < 2,
         rollbacks: !seed.is_multiple_of(4),
         log_entries: if seed.is_multiple_of(3) { 15 } else { 10_000 },
     };
@@ -359,6 +382,9 @@ fn simulate(seed: u64) -> Result<Outcome, String> {
         let (world, table, faults) = (world.clone(), table.clone(), faults.clone());
         simulation.host("store", move || {
             tokio::spawn(send_all_the_time(world.clone()));
+            if setting.deletions {
+                tokio::spawn(delete(world.clone()));
+            }
             network::serve(world.store.clone(), table.clone(), faults.clone())
         });
     }
@@ -404,9 +430,11 @@ fn simulate(seed: u64) -> Result<Outcome, String> {
         outcome.new_epochs += visitor.new_epochs;
         outcome.recovered += visitor.recovered;
         outcome.ephemerals += visitor.ephemerals;
+        outcome.deletions += visitor.deletions;
     }
     outcome.trace = trace.finish();
-    if outcome.losses > 0 && !setting.rollbacks && setting.log_entries > 1_000 {
+    let may_lose = setting.rollbacks || setting.deletions || setting.log_entries < 1_000;
+    if outcome.losses > 0 && !may_lose {
         return Err("a client was told of a loss although nothing was lost".into());
     }
     Ok(outcome)
@@ -431,6 +459,7 @@ impl Outcome {
         self.recovered += other.recovered;
         self.repaired += other.repaired;
         self.ephemerals += other.ephemerals;
+        self.deletions += other.deletions;
     }
 }
 
@@ -445,6 +474,7 @@ fn in_a_thousand_histories_no_client_has_a_gap_that_it_was_not_told_of() {
     assert!(sum.recovered > 0, "no client recovered");
     assert!(sum.lost > 0, "no publication got lost on its way");
     assert!(sum.ephemerals > 0, "no ephemeral was given");
+    assert!(sum.deletions > 0, "nobody was taken out by a deletion");
 }
 
 #[test]

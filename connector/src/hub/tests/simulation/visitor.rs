@@ -6,6 +6,7 @@ use channel_store::Position;
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::mem;
 use std::sync::Arc;
 
 /// The content of each position, as any client was given it, and where each ephemeral was published.
@@ -45,6 +46,13 @@ pub(super) struct Visitor {
     pub(super) recovered: u64,
     /// The offset of its own onJoin, if that was published and the log goes on from there.
     pub(super) joined: Option<u64>,
+    /// Where the log ended when its present session joined; 0 if the log has begun anew since.
+    pub(super) entered: u64,
+    /// The next move is the answer to the position with which it came back, and says nothing about its present session.
+    pub(super) is_judged: bool,
+    /// It was given a deletion after that, so its present session gets nothing more.
+    is_out: bool,
+    pub(super) deletions: u64,
     /// The number of the last ephemeral that it was given, and how many these were.
     last_ephemeral: Option<u64>,
     pub(super) ephemerals: u64,
@@ -62,10 +70,21 @@ impl Visitor {
             new_epochs: 0,
             recovered: 0,
             joined: None,
+            entered: 0,
+            is_judged: false,
+            is_out: false,
+            deletions: 0,
             last_ephemeral: None,
             ephemerals: 0,
             trace: String::new(),
         }
+    }
+
+    /// Its present session has joined, where the log ended at this offset.
+    pub(super) fn enters(&mut self, offset: u64) {
+        self.entered = offset;
+        self.is_out = false;
+        self.is_judged = false;
     }
 
     /// Reads what was written to it, as far as it arrived.
@@ -87,6 +106,9 @@ impl Visitor {
         let own = self.position.clone().ok_or("a push before the reply")?;
         let content = format!("{route} {body}");
         self.trace += &format!("{offset:?} {content}\n");
+        if self.is_out {
+            return Err(format!("{} is out, and is given {content}", self.user));
+        }
         if route == "onPosition" {
             return self.moved(&own, &body);
         }
@@ -100,6 +122,10 @@ impl Visitor {
         let next = at(own.epoch.as_str(), offset);
         contents.note(&next, &content)?;
         self.held.insert(offset, content);
+        if route == "onDeleted" && self.entered < offset {
+            self.is_out = true;
+            self.deletions += 1;
+        }
         self.position = Some(next);
         Ok(())
     }
@@ -133,7 +159,9 @@ impl Visitor {
             body["epoch"].as_str().unwrap(),
             body["offset"].as_u64().unwrap(),
         );
-        match body["reason"].as_str().unwrap() {
+        let reason = body["reason"].as_str().unwrap();
+        let was_judged = reason != "new-epoch" && mem::take(&mut self.is_judged);
+        match reason {
             "new-epoch" if next.offset == own.offset => self.new_epochs += 1,
             "diverged" if next.offset < own.offset => {
                 self.losses += 1;
@@ -141,7 +169,12 @@ impl Visitor {
                 self.held.split_off(&(next.offset + 1));
             }
             "trimmed" if next.offset > own.offset => self.lose(),
-            "unknown" if next.epoch != own.epoch => self.lose(),
+            "unknown" if next.epoch != own.epoch => {
+                self.lose();
+                if !was_judged {
+                    self.entered = 0;
+                }
+            }
             reason => return Err(format!("{}: {reason} {next:?} at {own:?}", self.user)),
         }
         self.position = Some(next);

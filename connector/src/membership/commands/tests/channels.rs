@@ -59,7 +59,7 @@ impl Guest {
             registration.session.clone(),
             Some(Arc::clone(registration)),
         );
-        membership.joined(false);
+        membership.joined(&answered(false));
         membership
     }
 }
