@@ -17,6 +17,7 @@ mod compression;
 mod contract;
 mod costs;
 mod dead_connectors;
+mod deleting;
 mod detached_members;
 mod ends;
 mod ephemerals;

@@ -67,6 +67,15 @@ pub(crate) fn publication(epoch: &str, offset: u64) -> Publication {
     sized(epoch, offset, 0)
 }
 
+/// The deletion of the channel.
+pub(crate) fn deletion(epoch: &str, offset: u64) -> Publication {
+    let body = format!("onDeleted\0\0{{\"e\":\"{epoch}\",\"o\":{offset}}}");
+    Publication {
+        payload: Payload::parse(Bytes::from(body)).unwrap(),
+        ..publication(epoch, offset)
+    }
+}
+
 /// Something for those who are there, published at this place. Its body tells the place's offset plus 100.
 pub(crate) fn ephemeral(epoch: &str, offset: u64) -> Ephemeral {
     Ephemeral {
