@@ -31,6 +31,11 @@ pub enum Error {
     /// The store knows no channel of this name. Nothing was done.
     #[error("nothing was published in this channel and it has no member, or it has expired since")]
     ChannelNotFound,
+    /// No connector with this name lives. Nothing was done.
+    #[error(
+        "no connector with this name, or no such incarnation of it, lives: ListConnectors shows those that do"
+    )]
+    ConnectorNotFound,
     /// The session is in as many channels as it may be. Nothing was done.
     #[error("the session is in as many channels as a session may be: remove it from one first")]
     TooManyChannels,
@@ -105,6 +110,7 @@ impl Error {
     pub(crate) const REASONS: &[&str] = &[
         "INVALID_ARGUMENT",
         "CHANNEL_NOT_FOUND",
+        "CONNECTOR_NOT_FOUND",
         "TOO_MANY_CHANNELS",
         "LEAVE_PENDING",
         "SESSION_UNAVAILABLE",
@@ -131,6 +137,7 @@ impl Error {
                 (Code::InvalidArgument, "INVALID_ARGUMENT")
             }
             Self::ChannelNotFound => (Code::NotFound, "CHANNEL_NOT_FOUND"),
+            Self::ConnectorNotFound => (Code::NotFound, "CONNECTOR_NOT_FOUND"),
             Self::TooManyChannels => (Code::FailedPrecondition, "TOO_MANY_CHANNELS"),
             Self::LeavePending => (Code::Unavailable, "LEAVE_PENDING"),
             Self::SessionUnavailable => (Code::Unavailable, "SESSION_UNAVAILABLE"),

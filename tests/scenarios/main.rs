@@ -18,6 +18,7 @@ mod contract;
 mod costs;
 mod dead_connectors;
 mod detached_members;
+mod drained_connectors;
 mod ends;
 mod ephemerals;
 mod finding_channels;
