@@ -117,6 +117,7 @@ impl Subject {
             membership: as_,
             deadline: Some(deadline),
             replaces: Vec::new(),
+            stay: None,
         };
         self.store.join(join).await
     }

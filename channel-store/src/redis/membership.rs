@@ -27,7 +27,7 @@ pub(super) struct Memberships {
     appending: Arc<Appending>,
     directory: Arc<Directory>,
     tombstone_seconds: String,
-    detached_milliseconds: String,
+    detached_life: Duration,
 }
 
 impl Memberships {
@@ -42,8 +42,12 @@ impl Memberships {
             appending,
             directory,
             tombstone_seconds: seconds(options.tombstone_life),
-            detached_milliseconds: options.detached_life.as_millis().to_string(),
+            detached_life: options.detached_life,
         }
+    }
+
+    pub(super) fn detached_life(&self) -> Duration {
+        self.detached_life
     }
 
     async fn ask(&self, channel: &ChannelName, command: Cmd) -> Result<Value, StoreError> {
@@ -71,8 +75,11 @@ impl Memberships {
         let mut command =
             (self.appending).call_about_members(script, &join.channel, &keys, more_keys);
         let stay = match of.operation {
-            Some(_) => "",
-            None => &*self.detached_milliseconds,
+            Some(_) => String::new(),
+            None => {
+                let stay = join.stay.unwrap_or(self.detached_life);
+                stay.as_millis().to_string()
+            }
         };
         command
             .arg(&of.session)

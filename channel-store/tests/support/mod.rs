@@ -238,8 +238,22 @@ impl Subject {
             membership: as_,
             deadline: None,
             replaces: Vec::new(),
+            stay: None,
         };
         self.store.join(join).await
+    }
+
+    /// The join of a detached member that says how long it stays.
+    pub(crate) async fn join_for(&self, channel: &str, user: &str, stay: Duration) -> Joined {
+        let join = Join {
+            channel: name(channel),
+            user: text_user(user),
+            membership: Membership::Detached,
+            deadline: None,
+            replaces: Vec::new(),
+            stay: Some(stay),
+        };
+        self.store.join(join).await.unwrap()
     }
 
     /// A join that replaces other sessions, which are named with their incarnations.
@@ -260,6 +274,7 @@ impl Subject {
             membership: as_,
             deadline: None,
             replaces: replaces.collect(),
+            stay: None,
         };
         self.store.join(join).await
     }

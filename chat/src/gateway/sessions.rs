@@ -41,6 +41,7 @@ fn check_join(request: JoinRequest) -> Result<Join, Error> {
             membership,
             deadline,
             replaces,
+            stay: None,
         }),
         _ => Err(wrong.into()),
     }

@@ -539,6 +539,7 @@ async fn a_detached_member_whose_chat_is_gone_expires_when_a_connector_looks() {
         membership: channel_store::Membership::Detached,
         deadline: None,
         replaces: Vec::new(),
+        stay: None,
     };
     // This goes past chat, so no chat remembers when the member is due.
     scene.store.join(detached).await.unwrap();

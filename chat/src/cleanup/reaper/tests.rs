@@ -57,6 +57,7 @@ impl Scene {
                 },
                 deadline: None,
                 replaces: Vec::new(),
+                stay: None,
             };
             self.store.join(join).await.unwrap();
         }

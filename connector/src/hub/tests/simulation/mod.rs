@@ -74,6 +74,7 @@ impl World {
             membership: self.membership(session),
             deadline: None,
             replaces: Vec::new(),
+            stay: None,
         }
     }
 
