@@ -122,7 +122,8 @@ impl Connector {
         readiness.follow_telling("lease", lease.held(), move || asked.trouble());
     }
 
-    /// Serves clients until the shutdown is requested. Then it closes every socket with a reason, waits until every
+    /// Serves clients until the shutdown is requested, or until a back end wants this connector to stop: then it requests the
+    /// shutdown itself, so that the whole process ends as after SIGTERM. Then it closes every socket with a reason, waits until every
     /// leave has landed, and gives the lease back. This takes ten seconds at most. With a grace the members stay: the
     /// lease lasts for the length of the grace, and chat removes them when it is over. `/healthz` on the clients' port
     /// answers with `readiness`.
@@ -150,6 +151,10 @@ impl Connector {
         tokio::select! {
             biased;
             () = shutdown.requested() => {}
+            () = services.commands.process().is_to_stop() => {
+                tracing::info!("a back end has called DrainConnector: draining");
+                shutdown.request();
+            }
             never = Arc::new(port).serve(listener) => match never {},
         }
         clients.drain().await;

@@ -19,6 +19,7 @@ mod costs;
 mod dead_connectors;
 mod deleting;
 mod detached_members;
+mod drained_connectors;
 mod ends;
 mod ephemerals;
 mod finding_channels;

@@ -540,6 +540,7 @@ async fn a_detached_member_whose_chat_is_gone_expires_when_a_connector_looks() {
         deadline: None,
         replaces: Vec::new(),
         repairs: None,
+        stay: None,
     };
     // This goes past chat, so no chat remembers when the member is due.
     scene.store.join(detached).await.unwrap();
