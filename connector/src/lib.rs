@@ -5,7 +5,7 @@
 //! feed. Any number of connectors serve one system. They share nothing but the store.
 //!
 //! Imports go one way: `listener` and `http` → `client` → `session` → [`hub`], [`membership`] and [`chat_client`] →
-//! [`transport`] → [`limits`].
+//! [`transport`] and [`grpc`] → [`limits`].
 
 #[cfg(test)]
 #[path = "../tests/unit/autobahn.rs"]
@@ -13,6 +13,7 @@ mod autobahn;
 pub mod chat_client;
 mod client;
 pub mod config;
+pub mod grpc;
 mod http;
 pub mod hub;
 pub mod limits;
