@@ -42,6 +42,7 @@ mod one_order;
 mod operators;
 mod outages;
 mod over_http;
+mod own_handlers;
 mod pipelined_sends;
 mod pomelo_libraries;
 mod pomelo_protocol;

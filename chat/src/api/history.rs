@@ -3,13 +3,14 @@
 
 use super::pages::{Arguments, WRONG_TOKEN, page_size};
 use crate::calls::fields::{EPOCH_BYTES, Violations};
-use crate::calls::{Calls, json, shown};
+use crate::calls::{Calls, shown};
 use crate::error::Error;
 use channel_store::{
     ChannelName, ChannelStore, Continuity, Epoch, HistoryRange, Position, Publication,
 };
 use proto::chat::v1;
 use proto::chat::v1::publication::Content;
+use proto::json;
 use proto::time::timestamp;
 
 /// How many publications are asked of the store at once. The store ends an answer early by bytes.

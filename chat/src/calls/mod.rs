@@ -2,7 +2,6 @@
 //! contracts, and these calls do the work.
 
 pub(crate) mod fields;
-pub(crate) mod json;
 pub(crate) mod many;
 pub(crate) mod send_stream;
 

@@ -5,6 +5,7 @@ pub(crate) mod chat;
 pub(crate) mod client;
 pub(crate) mod counters;
 pub(crate) mod feed;
+pub(crate) mod handler;
 pub(crate) mod seeds;
 
 use crate::limits::{ClientLimits, Heartbeats};
