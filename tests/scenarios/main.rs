@@ -5,6 +5,7 @@
 mod acknowledged_by_replicas;
 mod added_members;
 mod attacks;
+mod back_end_programs;
 mod bounds;
 mod browsers;
 mod channels;
