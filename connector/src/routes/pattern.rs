@@ -10,8 +10,9 @@ const MOST: usize = 64;
 /// The connector answers all routes that begin so, those of later versions included.
 const OWN_HANDLERS: [&str; 2] = ["chat.handler.", "connector.handler."];
 /// What clients are pushed. A request under such a route would be taken for a push.
-const PUSHES: [&str; 7] = [
+const PUSHES: [&str; 8] = [
     "onAdded",
+    "onDeleted",
     "onJoin",
     "onKick",
     "onLeave",
