@@ -19,6 +19,7 @@ mod contract;
 mod costs;
 mod dead_connectors;
 mod detached_members;
+mod documented_calls;
 mod ends;
 mod ephemerals;
 mod finding_channels;
