@@ -20,6 +20,7 @@ mod costs;
 mod dead_connectors;
 mod deleting;
 mod detached_members;
+mod documented_calls;
 mod drained_connectors;
 mod ends;
 mod ephemerals;
