@@ -243,8 +243,7 @@ impl From<Error> for pb::Status {
 
 /// A request that is larger than any message may make it.
 pub(crate) fn too_large(frame_limit: usize) -> Error {
-    let description = format!("the whole request must have at most {frame_limit} bytes");
-    Error::invalid("body_json", description)
+    Error::invalid("request", format!("must have at most {frame_limit} bytes"))
 }
 
 /// The status of a request that tonic itself cannot decode, as this service says it. Chat uses neither code elsewhere.
