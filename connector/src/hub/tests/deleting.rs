@@ -1,6 +1,6 @@
 //! A channel is deleted: those who had joined before are given that, and nothing after it.
 
-use super::{FORMATS, Guest, guest, guest_at, room};
+use super::{FORMATS, Guest, guest, room};
 use crate::testing::feed::{Script, page};
 use crate::testing::{at, deletion, let_run, publication};
 use channel_store::{Continuity, LogPage};
