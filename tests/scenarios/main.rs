@@ -29,6 +29,7 @@ mod full_memory;
 mod grace;
 mod graceful_end;
 mod hanging_shard;
+mod heavy_reads;
 mod json_clients;
 mod lagging_replica;
 mod limits;
