@@ -1,6 +1,7 @@
 //! gRPC services in other processes, as a connector finds and reaches them: chats, and the handlers of operators.
 
 use http::Uri;
+use http::uri::Authority;
 use runtime::cli::redact;
 use std::io;
 use std::net::SocketAddr;
@@ -66,10 +67,21 @@ pub(crate) fn uri(address: &str) -> Result<Uri, AddressError> {
         (Some("http" | "https"), Some(authority)) if authority.as_str().contains('@') => {
             Err(AddressError::Credentials(shown))
         }
-        (Some("http"), Some(authority)) if !authority.host().is_empty() => Ok(uri),
+        (Some("http"), Some(authority)) if is_host_and_port(authority) && is_bare(&uri) => Ok(uri),
         (Some("https"), _) => Err(AddressError::Encrypted(shown)),
         _ => Err(AddressError::NoAddress(shown)),
     }
+}
+
+/// True if there is a host, and a port that is one if it is there.
+fn is_host_and_port(authority: &Authority) -> bool {
+    let after = authority.as_str().strip_prefix(authority.host());
+    !authority.host().is_empty() && (after == Some("") || authority.port_u16().is_some())
+}
+
+/// True if nothing follows the port.
+fn is_bare(uri: &Uri) -> bool {
+    uri.path().trim_matches('/').is_empty() && uri.query().is_none()
 }
 
 /// Asks for all addresses behind the name in this URI.
@@ -127,13 +139,22 @@ mod tests {
             ("chat:4001", "is not an address"),
             ("", "is not an address"),
             ("ftp://chat", "is not an address"),
+            ("http://chat:99999", "is not an address"),
+            ("http://chat:4001/path", "is not an address"),
+            ("http://chat:4001?a=b", "is not an address"),
         ] {
             let text = refused(wrong);
             assert!(text.contains(reason), "{wrong}: {text}");
             assert!(text.contains("http://127.0.0.1:4001"), "{wrong}: {text}");
             assert!(!text.contains("secret"), "{text}");
         }
-        for right in ["http://chat:4001", "http://[::1]:4001", "http://chat"] {
+        for right in [
+            "http://chat:4001",
+            "http://chat:4001/",
+            "http://[::1]:4001",
+            "http://[::1]",
+            "http://chat",
+        ] {
             assert_eq!(refused(right), "");
         }
     }

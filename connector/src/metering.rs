@@ -44,12 +44,13 @@ pub(crate) const HANDLER_REQUESTS: &str = "connector_handler_requests_total";
 const HANDLER_DURATION: &str = "connector_handler_duration_seconds";
 
 /// What becomes of a request for a handler.
-const OUTCOMES: [&str; 6] = [
+const OUTCOMES: [&str; 7] = [
     "answered",
     "failed",
     "unanswered",
     "unavailable",
     "overloaded",
+    "late",
     "cancelled",
 ];
 
@@ -184,6 +185,11 @@ impl Drop for HandlerCall {
             histogram!(HANDLER_DURATION).record(self.begun.elapsed());
         }
     }
+}
+
+/// A request for a handler was refused, because its time was over when its turn came.
+pub(crate) fn count_late_handler_request() {
+    counter!(HANDLER_REQUESTS, "outcome" => "late").increment(1);
 }
 
 /// Registers all families, with every series at 0.

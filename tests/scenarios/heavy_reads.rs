@@ -37,8 +37,8 @@ async fn read(api: &ChatApi, pages: &Pages) {
     };
     match api.client().history(request).await {
         Ok(page) => {
-            let bytes = page.into_inner().publications.len() * BYTES;
-            assert!(bytes > 900_000, "the page has {bytes} bytes");
+            let page = page.into_inner();
+            assert!(!page.publications.is_empty() && !page.next_page_token.is_empty());
             pages.read.fetch_add(1, Ordering::Relaxed);
         }
         Err(status) => {

@@ -54,7 +54,7 @@ pub(super) fn read(query: &str) -> Result<Query, Refusal> {
         Some(b"json") => Codec::Json,
         Some(b"proto") => Codec::Proto,
         _ => {
-            let message = "encoding must be json or proto, as in ?encoding=json&message={}";
+            let message = "encoding must be json or proto, as in ?encoding=json&message=%7B%7D";
             let http = StatusCode::UNSUPPORTED_MEDIA_TYPE;
             return Err(Refusal::new(http, Code::Unimplemented, message));
         }
@@ -64,7 +64,9 @@ pub(super) fn read(query: &str) -> Result<Query, Refusal> {
         return Err(Refusal::new(None, Code::Unimplemented, message));
     }
     let Some(message) = find("message") else {
-        return Err(wrong("message is missing, as in ?encoding=json&message={}"));
+        return Err(wrong(
+            "message is missing, as in ?encoding=json&message=%7B%7D",
+        ));
     };
     let message = match find("base64").as_deref() {
         None | Some(b"0") => message,

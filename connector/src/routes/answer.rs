@@ -12,7 +12,7 @@ pub(super) enum AnswerError {
     Empty,
     #[error("the body of the answer {0}")]
     NotFinite(#[from] NotFinite),
-    #[error("body_json of the answer is {0}")]
+    #[error("body_json of the answer can't be used: {0}")]
     NoBody(#[from] BodyError),
     #[error(
         "the body of the answer has {length} bytes as JSON, and {limit} are allowed (--message-limit)"

@@ -43,6 +43,9 @@ pub(crate) enum CallError {
     /// The call was sent, and has no answer. It may have been done, or may still be done.
     #[error("no answer: {0}")]
     Unanswered(String),
+    /// The handler does not know the route. Nothing was done.
+    #[error("it does not know the route ({0})")]
+    UnknownRoute(String),
     /// The handler has failed, or its answer can't be passed on. A part of the request may have been done.
     #[error("{0}")]
     Failed(String),
@@ -102,7 +105,7 @@ impl Target {
             Err(CallError::Overloaded) => "overloaded",
             Err(CallError::Unreachable(_)) => "unavailable",
             Err(CallError::Unanswered(_)) => "unanswered",
-            Err(CallError::Failed(_)) => "failed",
+            Err(CallError::UnknownRoute(_) | CallError::Failed(_)) => "failed",
         };
         let handler = &self.name;
         match &answer {
@@ -230,10 +233,13 @@ fn was_never_sent(status: &Status) -> bool {
 /// What a status means that is not one of a missing connection.
 fn failure(status: &Status) -> CallError {
     let words: String = grpc::words(status).chars().take(LOGGED).collect();
-    if grpc::is_of_the_network(status) || status.code() == Code::DeadlineExceeded {
-        CallError::Unanswered(words)
-    } else {
-        CallError::Failed(format!("{:?}: {words}", status.code()))
+    if grpc::is_of_the_network(status) {
+        return CallError::Unanswered(words);
+    }
+    match status.code() {
+        Code::DeadlineExceeded => CallError::Unanswered(words),
+        Code::Unimplemented => CallError::UnknownRoute(words),
+        code => CallError::Failed(format!("{code:?}: {words}")),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::replies::Answer;
 use super::{Handlers, Session, parameters};
+use crate::metering::count_late_handler_request;
 use crate::routes::CallError;
 use bytes::Bytes;
 use proto::route::v1::HandleRequest;
@@ -29,6 +30,7 @@ impl Handlers {
             Err(refusal) => return Some(Err(refusal)),
         };
         if Instant::now() >= deadline {
+            count_late_handler_request();
             return Some(Err(Reason::Unavailable.into()));
         }
         tokio::select! {
@@ -79,6 +81,7 @@ fn refusal(error: &CallError) -> Refusal {
         CallError::Overloaded => Reason::TryLater,
         CallError::Unreachable(_) => Reason::Unavailable,
         CallError::Unanswered(_) => Reason::UnknownOutcome,
+        CallError::UnknownRoute(_) => Reason::UnknownRoute,
         CallError::Failed(_) => Reason::HandlerFailed,
     }
     .into()

@@ -252,16 +252,20 @@ async fn a_client_learns_that_a_handler_has_failed_but_nothing_of_its_words() {
             game.next().await.respond(Err(secret));
         }
         game.next().await.answer("[1]");
+        let unknown = Status::unimplemented("no such route");
+        game.next().await.respond(Err(unknown));
     };
     let requests = async {
         scene.me.handle(move_to(2), Instant::now()).await;
         original.handle(move_to(3), Instant::now()).await;
         scene.me.handle(move_to(4), Instant::now()).await;
+        scene.me.handle(move_to(5), Instant::now()).await;
     };
     tokio::join!(requests, script);
     assert_eq!(scene.client.next().await, refused(2, Reason::HandlerFailed));
     assert_eq!(pomelo.next().await, reply(3, r#"{"code":500}"#));
     assert_eq!(scene.client.next().await, refused(4, Reason::HandlerFailed));
+    assert_eq!(scene.client.next().await, refused(5, Reason::UnknownRoute));
 }
 
 #[tokio::test(start_paused = true)]
@@ -299,15 +303,20 @@ async fn every_request_for_a_handler_is_counted_once_by_what_became_of_it() {
         drop((hangs, call));
     };
     let requests = async {
-        for id in 2..6 {
+        for id in 2..5 {
             me.handle(move_to(id), Instant::now()).await;
         }
+        // The one that hung took all of its time.
+        let long_ago = Instant::now().checked_sub(CALL).unwrap();
+        me.handle(move_to(5), long_ago).await;
+        me.handle(move_to(6), Instant::now()).await;
     };
     tokio::join!(requests, script);
     let expected = [
         ("answered", 1),
         ("cancelled", 1),
         ("failed", 1),
+        ("late", 1),
         ("unanswered", 1),
     ];
     let expected = expected.map(|(outcome, count)| (vec![outcome.to_owned()], count));
