@@ -44,7 +44,7 @@ pub struct Join {
     /// Sessions of the same user whose memberships here end without onLeave. If there was one, this session begins without
     /// onJoin. None of them can join here any more. At most [`PREDECESSORS`](crate::PREDECESSORS).
     pub replaces: Vec<Predecessor>,
-    /// Where the membership began, if this join repairs one that the store has lost. If the channel was deleted after that,
+    /// When the membership began, if this join repairs one that the store has lost. If the channel was deleted after that,
     /// nothing was lost: the membership is over.
     pub repairs: Option<Beginning>,
     /// How long a detached membership lasts from now on, also if it would have lasted longer before: the last join decides.
@@ -53,13 +53,13 @@ pub struct Join {
     pub stay: Option<Duration>,
 }
 
-/// Where a membership began.
+/// When a membership began, as the answer to its join said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Beginning {
-    /// The life of the channel: see [`Joined::life`].
+    /// See [`Joined::life`].
     pub life: Epoch,
-    /// The position that the join was answered with.
-    pub position: Position,
+    /// See [`Joined::deletion`].
+    pub deletion: Epoch,
 }
 
 /// What a join did. A repeated join gets the first answer, as long as the channel lives.
@@ -76,6 +76,8 @@ pub struct Joined {
     /// Names the present life of the channel, which lasts until the store forgets the channel or loses it. It is the life's
     /// first epoch. A channel that is deleted stays in the same life. Empty if an older version began the life.
     pub life: Epoch,
+    /// Names the last deletion of the channel in this life: the epoch that it began. Empty if there was none.
+    pub deletion: Epoch,
 }
 
 /// A leave of a session.

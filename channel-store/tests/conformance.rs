@@ -1160,6 +1160,7 @@ async fn members_that_are_not_announced_are_still_counted(kind: Kind) {
             position: spoken,
             trimmed: 0,
             life: first.life.clone(),
+            deletion: first.deletion.clone(),
         }
     );
     assert_eq!(

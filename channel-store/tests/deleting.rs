@@ -66,7 +66,7 @@ async fn repair(
         stay: None,
         repairs: Some(Beginning {
             life: began.life.clone(),
-            position: began.position.clone(),
+            deletion: began.deletion.clone(),
         }),
     };
     subject.store.join(join).await
@@ -241,6 +241,7 @@ async fn a_membership_from_before_the_deletion_is_not_repaired(kind: Kind) {
     // A membership that began afterwards is repaired.
     let anew = subject.join("4", "u", session("s", 3)).await.unwrap();
     assert_eq!(anew.life, began.life);
+    assert_ne!(anew.deletion, began.deletion);
     assert!(subject.leave("4", "u", session("s", 4)).await);
     assert!(repair(&subject, "u", session("s", 3), &anew).await.is_ok());
     // And so is one of another life, because its deletion was of other members.

@@ -181,6 +181,7 @@ impl Channel {
                     published,
                     trimmed: 0,
                     life: self.content.log.life().clone(),
+                    deletion: self.content.log.deletion().clone(),
                 };
                 let members = &mut self.content.members;
                 members.insert(member.clone(), join, joined.clone());
@@ -193,6 +194,7 @@ impl Channel {
         Ok(Joined {
             trimmed: self.content.log.trimmed(),
             life: self.content.log.life().clone(),
+            deletion: self.content.log.deletion().clone(),
             ..joined
         })
     }

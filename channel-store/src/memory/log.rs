@@ -34,6 +34,8 @@ pub(super) struct Log {
     trimmed: u64,
     /// The offset of the last deletion; 0 if there was none.
     deleted: u64,
+    /// The epoch of the last deletion; empty if there was none.
+    deletion: Epoch,
     /// The first epoch of this life.
     life: Epoch,
     /// When something was published, or the log was touched, for the last time.
@@ -74,6 +76,7 @@ impl Log {
             last_message: 0,
             trimmed: 0,
             deleted: 0,
+            deletion: Epoch::new(""),
             life: Epoch::new(""),
             used: now,
         }
@@ -154,17 +157,20 @@ impl Log {
         self.trimmed = self.last;
         let publication = self.append(Payload::of_deletion(), now, policy, lifetime);
         self.deleted = self.last;
+        self.deletion = publication.position.epoch.clone();
         self.note_message();
         publication
     }
 
-    /// True if a membership that began here ended with the deletion of the channel.
+    /// True if a membership that began then ended with the deletion of the channel.
     pub(super) fn was_deleted_after(&self, beginning: &Beginning) -> bool {
-        let Beginning { life, position } = beginning;
-        // A restart may have lost where it began. Then it counts from where the lost part of its epoch would follow.
-        let mut later = self.epochs.iter().skip_while(|it| it.0 != position.epoch);
-        let end = later.nth(1).map_or(u64::MAX, |(_, start)| start - 1);
-        *life == self.life && position.offset.min(end) < self.deleted
+        let Beginning { life, deletion } = beginning;
+        self.deleted > 0 && *life == self.life && *deletion != self.deletion
+    }
+
+    /// Names the last deletion in this life; empty if there was none.
+    pub(super) fn deletion(&self) -> &Epoch {
+        &self.deletion
     }
 
     /// Names this life of the channel.

@@ -102,6 +102,7 @@ impl Members {
                 published: false,
                 trimmed: 0,
                 life: record.joined.life.clone(),
+                deletion: record.joined.deletion.clone(),
             };
         }
         Some(record.joined.clone())

@@ -242,12 +242,12 @@ fn parts<'a>(membership: &'a Membership, user: &UserId) -> Parts<'a> {
     }
 }
 
-/// Where a membership began, as `join.lua` takes it. Without a life there is nothing to compare.
+/// When a membership began, as `join.lua` takes it. Without a life there is nothing to compare.
 fn beginning(of: &Beginning) -> String {
-    let Beginning { life, position } = of;
-    match life.as_str() {
-        "" => String::new(),
-        life => format!("{life} {} {}", position.epoch.as_str(), position.offset),
+    match (of.life.as_str(), of.deletion.as_str()) {
+        ("", _) => String::new(),
+        (life, "") => format!("{life} -"),
+        (life, deletion) => format!("{life} {deletion}"),
     }
 }
 
@@ -262,11 +262,12 @@ fn joined(reply: &Value) -> Result<Joined, StoreError> {
         return Err(unexpected_reply());
     };
     match (text(word), rest) {
-        (Some("joined"), [_, _, published, trimmed, life]) => Ok(Joined {
+        (Some("joined"), [_, _, published, trimmed, life, deletion]) => Ok(Joined {
             position: position(rest).ok_or_else(unexpected_reply)?,
             published: text(published).ok_or_else(unexpected_reply)? == "1",
             trimmed: number(trimmed).ok_or_else(unexpected_reply)?,
             life: Epoch::new(text(life).ok_or_else(unexpected_reply)?),
+            deletion: Epoch::new(text(deletion).ok_or_else(unexpected_reply)?),
         }),
         (Some("deleted"), _) => Err(StoreError::ChannelDeleted),
         (Some("dead"), _) => Err(StoreError::ConnectorDead),

@@ -4,7 +4,7 @@ use crate::calls::fields::{Violations, session_id};
 use crate::calls::{Calls, shown};
 use crate::error::Error;
 use channel_store::{
-    self as store, ChannelName, Incarnation, Join, Leave, Membership, PREDECESSORS, Position,
+    self as store, ChannelName, Epoch, Incarnation, Join, Leave, Membership, PREDECESSORS,
     Predecessor,
 };
 use proto::connector::v1::{
@@ -22,6 +22,7 @@ pub(super) async fn join(calls: &Calls, request: JoinRequest) -> Result<JoinResp
         published: joined.published,
         trimmed: joined.trimmed,
         life: joined.life.as_str().to_owned(),
+        deletion: joined.deletion.as_str().to_owned(),
     })
 }
 
@@ -107,19 +108,17 @@ fn membership(
 }
 
 fn beginning(wrong: &mut Violations, named: Option<Beginning>) -> Option<Option<store::Beginning>> {
-    let Some(Beginning { life, position }) = named else {
+    let Some(Beginning { life, deletion }) = named else {
         return Some(None);
     };
     let life = wrong.epoch("repairs.life", &life);
-    let position = wrong.check("repairs.position", position.ok_or("is required"))?;
-    let epoch = wrong.epoch("repairs.position.epoch", &position.epoch);
-    let position = Position {
-        epoch: epoch?,
-        offset: position.offset,
+    let deletion = match &*deletion {
+        "" => Some(Epoch::new("")),
+        named => wrong.epoch("repairs.deletion", named),
     };
     Some(Some(store::Beginning {
         life: life?,
-        position,
+        deletion: deletion?,
     }))
 }
 

@@ -35,17 +35,17 @@ async fn a_session_joins_and_leaves_with_its_incarnation_and_operation() {
         }],
         repairs: Some(Beginning {
             life: "life".into(),
-            position: Some(Position {
-                epoch: "e0".into(),
-                offset: 6,
-            }),
+            deletion: "e0".into(),
         }),
     };
     let joined = client.join(request).await.unwrap().into_inner();
     let Position { epoch, offset } = joined.position.unwrap();
     assert_eq!((epoch.as_str(), offset), ("e1", position(7).offset));
     assert!(joined.published);
-    assert_eq!((joined.trimmed, &*joined.life), (3, "life"));
+    assert_eq!(
+        (joined.trimmed, &*joined.life, &*joined.deletion),
+        (3, "life", "e9")
+    );
 
     let request = sessions::LeaveRequest {
         channel: "4".into(),
@@ -68,8 +68,7 @@ async fn a_session_joins_and_leaves_with_its_incarnation_and_operation() {
     assert_eq!(replaced, ("c2-def", "s0"));
     let repaired = joins[0].repairs.as_ref().unwrap();
     assert_eq!(repaired.life, Epoch::new("life"));
-    assert_eq!(repaired.position.epoch, Epoch::new("e0"));
-    assert_eq!(repaired.position.offset, 6);
+    assert_eq!(repaired.deletion, Epoch::new("e0"));
     assert_eq!(joins[0].user.json(), "5");
     assert_eq!(leave.user, joins[0].user);
     assert_eq!(leave.channel.as_str(), "4");

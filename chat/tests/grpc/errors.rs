@@ -200,8 +200,8 @@ async fn all_wrong_fields_of_a_join_and_a_leave_are_named_at_once() {
         }),
         replaces: session.into_iter().collect(),
         repairs: Some(Beginning {
-            life: "e".repeat(65),
-            position: Some(Position::default()),
+            life: String::new(),
+            deletion: "e".repeat(65),
         }),
         ..Default::default()
     };
@@ -213,7 +213,7 @@ async fn all_wrong_fields_of_a_join_and_a_leave_are_named_at_once() {
             "replaces.incarnation",
             "replaces.id",
             "repairs.life",
-            "repairs.position.epoch"
+            "repairs.deletion"
         ]
     );
     assert!(chat.store.joins.lock().is_empty());

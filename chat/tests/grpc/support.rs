@@ -226,6 +226,7 @@ impl ChannelStore for FakeStore {
             published: true,
             trimmed: 3,
             life: Epoch::new("life"),
+            deletion: Epoch::new("e9"),
         })
     }
 

@@ -30,9 +30,9 @@ const KEPT_BUFFER: usize = 4 << 10;
 pub(super) struct Receiver {
     pub(super) connection: Arc<Connection>,
     pub(super) format: WireFormat,
-    /// Where the log ended right after its join. `None`: the join is not answered yet. 0: the log has begun anew since, so
-    /// everything in it is later. Ephemerals from before this offset are not for the member, and a deletion of the channel after
-    /// it ends the membership.
+    /// Where the log ended right after its join. Ephemerals from before this offset are not for the member, and a deletion of the
+    /// channel after it ends the membership. `None`: the join is not answered yet, or the log has begun anew since. Then the
+    /// reconciler finds out whether a deletion has ended the membership.
     pub(super) joined: Option<u64>,
 }
 
@@ -98,7 +98,7 @@ struct EncodingGroup {
 struct Live {
     connection: Arc<Connection>,
     /// See [`Receiver::joined`].
-    joined: u64,
+    joined: Option<u64>,
 }
 
 /// Something that some members must not get.
@@ -122,7 +122,8 @@ impl Exclusion {
         match &self.what {
             Excluded::Publication(it) => is_own(it.payload.excluded()),
             Excluded::Ephemeral(it) => {
-                lags || it.place.offset < member.joined || is_own(it.payload.excluded())
+                lags || member.joined.is_some_and(|joined| it.place.offset < joined)
+                    || is_own(it.payload.excluded())
             }
         }
     }
@@ -389,10 +390,10 @@ impl Audience {
         Appended { first, full }
     }
 
-    /// The log ended at this offset right after the join of a member that has not begun yet; 0 if it has begun anew since.
-    pub(super) fn has_joined(&mut self, member: usize, offset: u64) {
+    /// See [`Receiver::joined`], for a member that has not begun yet.
+    pub(super) fn has_joined(&mut self, member: usize, offset: Option<u64>) {
         if let Some(Slot::Attached(receiver)) = self.slots.get_mut(member) {
-            receiver.joined = Some(offset);
+            receiver.joined = offset;
         }
     }
 
@@ -416,7 +417,7 @@ impl Audience {
 
     /// The hub has delivered a deletion of the channel, at this offset. Members that had joined before are out: they get the
     /// deletion, and then nothing any more. Members whose joins are not answered yet may have joined after it. If they have not,
-    /// they meet the deletion when they begin.
+    /// they meet the deletion when they begin. A member that waits for a later place has joined after it.
     pub(super) fn delete(&mut self, channel: &ChannelName, offset: u64) {
         self.flush(channel);
         for (_, slot) in &mut self.slots {
@@ -424,13 +425,11 @@ impl Audience {
                 Slot::Live(group, key) => {
                     let live = &mut self.groups[*group].live;
                     match live.get(*key) {
-                        Some(member) if member.joined < offset => live.remove(*key).connection,
+                        Some(member) if member.joined.is_some_and(|it| it < offset) => {
+                            live.remove(*key).connection
+                        }
                         _ => continue,
                     }
-                }
-                Slot::Waiting(receiver, _) if receiver.joined.is_some_and(|it| it < offset) => {
-                    self.waiting -= 1;
-                    Arc::clone(&receiver.connection)
                 }
                 Slot::Attached(receiver) if receiver.joined.is_some_and(|it| it < offset) => {
                     Arc::clone(&receiver.connection)
@@ -473,7 +472,7 @@ impl Audience {
             for (_, Live { connection, joined }) in live {
                 if moved == PositionReason::Unknown {
                     // The offsets have begun again, so the one of the own join means nothing any more.
-                    *joined = 0;
+                    *joined = None;
                 }
                 let receiver = Receiver {
                     connection: Arc::clone(connection),
@@ -525,7 +524,7 @@ impl Audience {
             self.metrics.lost(moved);
             self.waiting -= 1;
             if moved == PositionReason::Unknown {
-                receiver.joined = Some(0);
+                receiver.joined = None;
             }
             if receiver.tell(channel, position, moved) {
                 self.flush(channel);
@@ -558,7 +557,6 @@ impl Audience {
         let Receiver {
             connection, joined, ..
         } = receiver;
-        let joined = joined.unwrap_or(0);
         let key = self.groups[group].live.insert(Live { connection, joined });
         self.slots[member] = Slot::Live(group, key);
     }

@@ -206,7 +206,7 @@ impl LocalChannel {
     }
 
     /// See [`Audience::has_joined`].
-    pub(super) fn has_joined(&self, member: usize, offset: u64) {
+    pub(super) fn has_joined(&self, member: usize, offset: Option<u64>) {
         self.state.lock().audience.has_joined(member, offset);
     }
 

@@ -54,7 +54,7 @@ impl Member {
     /// To be called before [`Member::begin`], with the end of the log right after the join. Ephemeral messages from before it are
     /// not for this member, and a deletion of the channel after it ends the membership.
     pub fn has_joined_at(&self, end: &Position) {
-        self.channel.has_joined(self.key, end.offset);
+        self.channel.has_joined(self.key, Some(end.offset));
     }
 
     /// True if the channel was deleted after the session had joined. Then the member gets nothing any more, and its connection
@@ -180,7 +180,7 @@ impl CatchUp {
             }
             if moved == PositionReason::Unknown {
                 // The offset of its own join means nothing in this log.
-                self.channel.has_joined(self.key, 0);
+                self.channel.has_joined(self.key, None);
             }
         }
         let mut frames = Vec::new();

@@ -59,7 +59,7 @@ struct State {
     unanswered: bool,
     /// A copy of the join may arrive after the leave.
     copied: bool,
-    /// Where it began, as the last answer to a join said.
+    /// When it began, as the last answer to a join said.
     began: Option<Beginning>,
     /// The channel was deleted after it began.
     deleted: bool,
@@ -270,7 +270,7 @@ impl Membership {
         let mut state = self.state.lock();
         state.began = Some(Beginning {
             life: answer.life.clone(),
-            position: answer.position.clone(),
+            deletion: answer.deletion.clone(),
         });
         if state.phase == Phase::Joining {
             state.phase = Phase::Member;

@@ -36,14 +36,14 @@ for _, incarnation in ipairs(there) do
     return there
   end
 end
--- While the log is there, so that its epochs stay known: of readers who stand in them, and of memberships that began in them.
+-- While the log is there, so that its epochs stay known, and readers who stand in them are told what they miss.
 begin_epoch(call('INFO', 'replication'))
 for i = 10, #KEYS do call('UNLINK', KEYS[i]) end
 call('UNLINK', log, sessions, KEYS[7], KEYS[8], incarnations)
 append('onDeleted\0\0{}')
 spoken = true
 -- What was removed must not be given from a connector's memory either: see join.lua.
-call('HSET', meta, 'z', format('%d', last), 'f', format('%d', last - 1))
+call('HSET', meta, 'z', format('%d', last), 'd', epoch, 'f', format('%d', last - 1))
 if key ~= '' then
   call('HSET', memory, '\0' .. key, format('%d', last))
   call('EXPIREAT', memory, format('%d', (window + 2) * ARGV[8]))

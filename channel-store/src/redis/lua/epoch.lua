@@ -4,7 +4,7 @@
 -- KEYS  1 meta (hash: s server lifetime, e newest epoch, n last offset, t table of epochs, x and w pace the expiries,
 --       k "log seconds, meta seconds": how long keys live, for touch.lua; b and y count bytes, see append.lua;
 --       f offset up to which trim.lua or delete.lua has removed the log; o first epoch, which names this life of the channel;
---       z offset at which delete.lua has deleted the channel last)
+--       z, d offset and epoch of the last deletion, see delete.lua)
 --       2 log (stream)  3, 4 idempotency keys (two hashes for two windows of time, used in turn)
 local call, format = redis.call, string.format
 local meta, log = KEYS[1], KEYS[2]

@@ -5,18 +5,20 @@
 --
 -- A session may take the place of others of the same user. Their memberships end without onLeave, and then this one begins
 -- without onJoin. None of them can join here any more, whether they were members or not.
--- A connector repairs a membership that the store has lost with a join that says where it began. If the channel was deleted
--- after that, nothing was lost, and the membership is over. In another life of the channel, the deletion ended others.
+-- A connector repairs a membership that the store has lost with a join that names the life of the channel in which it began, and
+-- the last deletion before. If this is the same life, and its last deletion is another one, nothing was lost: the membership is
+-- over. Offsets would not do, because a failover may have lost the place where the membership began.
 -- Follows epoch.lua, append.lua, members.lua.
 --
 -- KEYS  10 tombstone of the incarnation  11 tombstone of the session  12 sessions of the incarnation
 -- ARGV  7 session  8 operation  9 incarnation  10 user  11 '1' if the user is a number
 --       12 milliseconds that a detached member stays, or '' for a connector's session
 --       13 the join's deadline, milliseconds, or ''  14 seconds that tombstones last
---       15 '' or, for a repair, 'life epoch offset' where the membership began
+--       15 '' or, for a repair, 'life deletion' as the answer to the first join named them; '-' for no deletion
 --       16… for each session whose place it takes: the session and its incarnation. Its keys are in the same order:
 --       KEYS 13… its tombstone, and the sessions of its incarnation
--- reply { 'joined', epoch, offset, '1' if onJoin was published, offset up to which the log was removed, or 0, life }
+-- reply { 'joined', epoch, offset, '1' if onJoin was published, offset up to which the log was removed, or 0,
+--         life, deletion or '' }
 --       | { 'dead' } | { 'stale' } | { 'deleted' } | { 'late', this server's milliseconds }
 local session, operation, user, number, stay = ARGV[7], tonumber(ARGV[8]), ARGV[10], ARGV[11], ARGV[12]
 
@@ -27,18 +29,9 @@ local left = call('GET', KEYS[11])
 if left and tonumber(left) > operation then return { 'stale' } end
 
 if ARGV[15] ~= '' then
-  local life, began_in, began = string.match(ARGV[15], '^(%S+) (%S+) (%d+)$')
-  local of = call('HMGET', meta, 'o', 'z')
-  if of[2] and of[1] == life then
-    began = tonumber(began)
-    -- A failover may have lost where it began. Then it counts from where the lost part of its epoch would follow.
-    local is_after = false
-    for id, start in string.gmatch(call('HGET', meta, 't'), '(%w+)@(%d+)') do
-      if is_after then began = math.min(began, start - 1) end
-      is_after = is_after or id == began_in
-    end
-    if began < tonumber(of[2]) then return { 'deleted' } end
-  end
+  local life, deletion = string.match(ARGV[15], '^(%S+) (%S+)$')
+  local of = call('HMGET', meta, 'o', 'd')
+  if of[2] and of[1] == life and of[2] ~= deletion then return { 'deleted' } end
 end
 
 expire_due(10)
@@ -79,8 +72,8 @@ local function joined(e, offset, published)
   fan_out()
   refresh()
   call('EXPIRE', KEYS[12], ARGV[3])
-  local of = call('HMGET', meta, 'f', 'o')
-  return { 'joined', e, offset, published, of[1] or 0, of[2] or '' }
+  local of = call('HMGET', meta, 'f', 'o', 'd')
+  return { 'joined', e, offset, published, of[1] or 0, of[2] or '', of[3] or '' }
 end
 
 local record = call('HGET', sessions, session)

@@ -71,6 +71,19 @@ async fn a_member_whose_join_is_answered_after_the_hub_has_met_it_ends_with_it()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_member_that_has_not_begun_yet_gets_nothing() {
+    let (mut script, _old) = room().await;
+    let mut slow = guest(&script.hub, WireFormat::JSON).await;
+    slow.member.has_joined_at(&at("a", 4));
+    delete(&mut script, 4).await;
+    assert!(slow.member.is_out() && slow.connection.is_out());
+    // It comes back from far behind. What the log holds by then is not for it.
+    slow.begins(at("a", 1)).await;
+    slow.is_given_nothing().await;
+    script.nobody_reads().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_member_that_is_brought_up_to_date_stops_there() {
     let (mut script, _old) = room().await;
     for offset in 5..=300 {

@@ -327,6 +327,7 @@ pub(crate) fn joined(epoch: &str, offset: u64) -> JoinResponse {
         published: true,
         trimmed: 0,
         life: "life".into(),
+        deletion: String::new(),
     }
 }
 

@@ -46,8 +46,8 @@ pub(super) struct Visitor {
     pub(super) recovered: u64,
     /// The offset of its own onJoin, if that was published and the log goes on from there.
     pub(super) joined: Option<u64>,
-    /// Where the log ended when its present session joined; 0 if the log has begun anew since.
-    pub(super) entered: u64,
+    /// Where the log ended when its present session joined. `None`: the log has begun anew since.
+    pub(super) entered: Option<u64>,
     /// The next move is the answer to the position with which it came back, and says nothing about its present session.
     pub(super) is_judged: bool,
     /// It was given a deletion after that, so its present session gets nothing more.
@@ -70,7 +70,7 @@ impl Visitor {
             new_epochs: 0,
             recovered: 0,
             joined: None,
-            entered: 0,
+            entered: None,
             is_judged: false,
             is_out: false,
             deletions: 0,
@@ -82,7 +82,7 @@ impl Visitor {
 
     /// Its present session has joined, where the log ended at this offset.
     pub(super) fn enters(&mut self, offset: u64) {
-        self.entered = offset;
+        self.entered = Some(offset);
         self.is_out = false;
         self.is_judged = false;
     }
@@ -122,7 +122,7 @@ impl Visitor {
         let next = at(own.epoch.as_str(), offset);
         contents.note(&next, &content)?;
         self.held.insert(offset, content);
-        if route == "onDeleted" && self.entered < offset {
+        if route == "onDeleted" && self.entered.is_some_and(|it| it < offset) {
             self.is_out = true;
             self.deletions += 1;
         }
@@ -172,7 +172,7 @@ impl Visitor {
             "unknown" if next.epoch != own.epoch => {
                 self.lose();
                 if !was_judged {
-                    self.entered = 0;
+                    self.entered = None;
                 }
             }
             reason => return Err(format!("{}: {reason} {next:?} at {own:?}", self.user)),
