@@ -6,6 +6,7 @@
 //!
 //! `README.md` says what is covered, and what is not.
 
+mod deletion;
 mod detached;
 mod log;
 mod logins;
