@@ -1248,7 +1248,7 @@ fn wrong_deletions() -> Vec<Scenario> {
         without(
             "reconcile",
             "nobody reconciles after a deletion",
-            lossless,
+            "delete, trim",
             ONE,
         ),
         without("key", "deletions have no keys", lossless, ONE),
