@@ -127,7 +127,8 @@ impl Deleting {
                     lost,
                     ..
                 } = current.truth;
-                if !deleted && !(lost && life == n.slot.life) {
+                let may_end = deleted || (lost && life == n.slot.life);
+                if !may_end {
                     n.wrong = Some("a deletion that came before its join has ended a membership");
                 }
                 n.sessions[s].wants = false;
@@ -312,7 +313,7 @@ impl Deleting {
         for (connector, hub) in state.hubs.iter().enumerate() {
             if hub.is_some_and(|it| it.at != state.slot.end()) {
                 push(Duty, Step::ReadLog(connector), &|n| {
-                    self.read_log(n, connector)
+                    self.read_log(n, connector);
                 });
             }
             if self.rules.reconcile {
