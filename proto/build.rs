@@ -3,25 +3,30 @@
 use prost::Message;
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 5] = [
+/// What chat serves.
+const SERVED: [&str; 5] = [
     "chat/v1/chat_service.proto",
     "chat/v1/user_service.proto",
     "chat/v1/node_service.proto",
     "connector/v1/connector.proto",
     "connector/v1/commands.proto",
 ];
+/// What operators implement. Chat must not describe it, because it does not serve it.
+const HANDLER: &str = "route/v1/route_handler.proto";
 
 fn main() -> Result<(), Box<dyn Error>> {
-    for folder in ["chat", "connector", "google"] {
+    for folder in ["chat", "connector", "route", "google"] {
         println!("cargo:rerun-if-changed={folder}");
     }
-    let descriptors = protox::compile(FILES, ["."])?;
+    let served = protox::compile(SERVED, ["."])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(out.join("contract.binpb"), descriptors.encode_to_vec())?;
+    fs::write(out.join("contract.binpb"), served.encode_to_vec())?;
+    let all = protox::compile(SERVED.iter().chain([&HANDLER]), ["."])?;
     tonic_prost_build::configure()
         .bytes(".chat.v1")
         .bytes(".connector.v1")
+        .bytes(".route.v1.HandleRequest")
         .extern_path(".google.rpc", "::tonic_types::pb")
-        .compile_fds(descriptors)?;
+        .compile_fds(all)?;
     Ok(())
 }

@@ -50,6 +50,18 @@ pub fn check(body: &[u8]) -> Result<(), BodyError> {
     scan(trim(body), |_| {}).map(drop)
 }
 
+/// Checks bytes that become a body without a sender, and replaces each escape for half of a surrogate pair by `\ufffd`, because
+/// some parsers refuse one. Everything else stays byte for byte.
+///
+/// # Errors
+/// Those of [`check`].
+pub fn without_half_pairs(body: Vec<u8>) -> Result<Vec<u8>, BodyError> {
+    match scan(trim(&body), |_| {})? {
+        Text::Whole => Ok(body),
+        Text::HasHalfPairs => Ok(replace_half_pairs(&body)),
+    }
+}
+
 /// Returns the body with `user_json` as the object's `userId`. All spellings of the key count. The first one gets the value, and
 /// further ones are removed with their comma. If there is none, it becomes the last member.
 ///

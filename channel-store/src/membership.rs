@@ -2,6 +2,7 @@
 
 use crate::name::{ChannelName, Incarnation, SessionId, User, UserId};
 use crate::publication::{Epoch, Position};
+use std::time::Duration;
 
 /// The kind of membership that a join or leave is about.
 #[derive(Debug, Clone)]
@@ -15,7 +16,7 @@ pub enum Membership {
         /// The number of this operation. Each later operation of the incarnation has a higher one.
         operation: u64,
     },
-    /// That of a back end, which has no socket. It expires unless it joins again.
+    /// That of a back end, which has no socket. It expires unless it joins again in time.
     Detached,
 }
 
@@ -46,6 +47,10 @@ pub struct Join {
     /// Where the membership began, if this join repairs one that the store has lost. If the channel was deleted after that,
     /// nothing was lost: the membership is over.
     pub repairs: Option<Beginning>,
+    /// How long a detached membership lasts from now on, also if it would have lasted longer before: the last join decides.
+    /// What is finer than a millisecond is left out. `None`: [`StoreOptions::detached_life`](crate::StoreOptions::detached_life).
+    /// The membership of a session has no such end.
+    pub stay: Option<Duration>,
 }
 
 /// Where a membership began.

@@ -26,7 +26,7 @@ pub struct StoreOptions {
     pub channel_life: Duration,
     /// How long an idempotency key is remembered at least.
     pub key_life: Duration,
-    /// How long a detached member stays without joining again.
+    /// How long a detached member stays without joining again, if its join does not say.
     pub detached_life: Duration,
     /// How long a tombstone lasts. That of a leave makes the store refuse a late copy of the join, and that of a reaping
     /// makes it refuse late joins of the incarnation.

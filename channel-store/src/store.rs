@@ -150,6 +150,9 @@ pub trait ChannelStore: Send + Sync + 'static {
         Ok(0)
     }
 
+    /// How long a detached member stays whose join does not say ([`StoreOptions::detached_life`](crate::StoreOptions::detached_life)).
+    fn detached_life(&self) -> Duration;
+
     /// The pattern of the rule that holds for a channel. `None`: what holds for all channels.
     fn log_rule(&self, channel: &ChannelName) -> Option<String>;
 

@@ -57,6 +57,7 @@ conformance! {
     a_detached_member_stays_until_it_leaves
     a_detached_member_expires_unless_it_joins_again
     a_detached_member_expires_once_even_if_several_callers_expire_it
+    a_detached_member_stays_as_long_as_its_last_join_says
     detached_and_connected_sessions_of_a_user_count_together
     members_come_in_pages_and_none_is_missing
     a_foreign_page_token_is_refused
@@ -682,6 +683,39 @@ async fn a_detached_member_expires_once_even_if_several_callers_expire_it(kind: 
     let leaves: Vec<_> = log.iter().filter(left).collect();
     let users: BTreeSet<_> = leaves.iter().collect();
     assert_eq!((leaves.len(), users.len()), (MEMBERS, MEMBERS));
+}
+
+async fn a_detached_member_stays_as_long_as_its_last_join_says(kind: Kind) {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let options = StoreOptions {
+        detached_life: 10 * MINUTE,
+        ..StoreOptions::default()
+    };
+    let subject = Subject::with(kind, options).await;
+    assert_eq!(subject.store.detached_life(), 10 * MINUTE);
+    let ends_in = async |stay: Duration| {
+        let next = subject.store.expire(&name("4")).await.unwrap().unwrap();
+        assert!(stay - MINUTE < next && next <= stay, "{next:?} of {stay:?}");
+    };
+    let first = subject.join_for("4", "u", 60 * MINUTE).await;
+    assert!(first.published);
+    ends_in(60 * MINUTE).await;
+    // A shorter time counts, too, and so does that of the store.
+    assert_eq!(subject.join_for("4", "u", 30 * MINUTE).await, first);
+    ends_in(30 * MINUTE).await;
+    subject.join("4", "u", Membership::Detached).await.unwrap();
+    ends_in(10 * MINUTE).await;
+    subject.join_for("4", "u", 20 * MINUTE).await;
+    ends_in(20 * MINUTE).await;
+    // Each member has an end of its own.
+    subject.join_for("4", "v", 60 * MINUTE).await;
+    ends_in(20 * MINUTE).await;
+    subject.join_for("4", "u", Duration::from_millis(1)).await;
+    eventually("the first one has expired", async || {
+        subject.members("4").await == [("v".to_owned(), 1)]
+    })
+    .await;
+    ends_in(60 * MINUTE).await;
 }
 
 async fn detached_and_connected_sessions_of_a_user_count_together(kind: Kind) {

@@ -63,6 +63,7 @@ async fn repair(
         membership: as_,
         deadline: None,
         replaces: Vec::new(),
+        stay: None,
         repairs: Some(Beginning {
             life: began.life.clone(),
             position: began.position.clone(),

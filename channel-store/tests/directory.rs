@@ -577,6 +577,24 @@ async fn late_and_doubled_notes_harm_nothing_and_what_has_ended_goes_when_it_is_
 }
 
 #[tokio::test]
+async fn a_deleted_channel_keeps_its_note_so_that_it_is_found_when_it_begins_anew() {
+    let mut subject = Subject::new(Kind::Redis).await;
+    for seconds in [500, 4_000] {
+        begin(&subject, &["4".to_owned()]).await;
+        let deleted = subject.store.delete(&name("4"), None).await;
+        assert!(deleted.unwrap().is_some());
+        age(subject.server(), "4", seconds);
+        assert_eq!(list(&subject, "", 10).await, [""; 0]);
+        for part in 0..DIRECTORY_PARTS {
+            assert_eq!(subject.store.sweep_directory(part).await, Ok(0));
+        }
+        // This process has noted it a moment ago, so it does not do that again.
+        begin(&subject, &["4".to_owned()]).await;
+        assert_eq!(list(&subject, "", 10).await, ["4"]);
+    }
+}
+
+#[tokio::test]
 async fn an_entry_that_is_noted_again_after_it_was_read_is_not_taken_out() {
     let mut subject = Subject::new(Kind::Redis).await;
     begin(&subject, &["4".to_owned()]).await;

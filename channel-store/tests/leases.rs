@@ -118,6 +118,7 @@ impl Subject {
             deadline: Some(deadline),
             replaces: Vec::new(),
             repairs: None,
+            stay: None,
         };
         self.store.join(join).await
     }

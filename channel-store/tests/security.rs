@@ -8,8 +8,8 @@ use channel_store::probe::{Probe, ProbeFeed, ProbeFound, ProbeOutcome};
 use channel_store::redis::{OpenError, RedisFeed, RedisStore};
 use channel_store::{
     Ack, ChannelFeed, ChannelStore, Claim, DIRECTORY_PARTS, Declared, DroppedBy, HistoryRange,
-    Incarnation, IndexEntry, Indexed, Leave, LoggedIn, Login, LoginPolicy, Membership, Place,
-    SessionId, Since, StoreError, StoreOptions, UserId,
+    IdempotencyKey, Incarnation, IndexEntry, Indexed, Leave, LoggedIn, Login, LoginPolicy,
+    Membership, Place, SessionId, Since, StoreError, StoreOptions, UserId,
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ const SOON: Duration = Duration::from_secs(10);
 /// The rights of chat, as in docs/redis.md.
 const CHAT: &str = "~gc:* &gc:* -@all +info +get +set +script|load +evalsha +wait +cluster|slots +cluster|info \
     +hmget +hget +hgetall +hset +hdel +hexists +hincrby +hlen +hscan +xadd +xtrim +xrange +xrevrange +expire +expireat +del \
-    +exists +ttl +time +zadd +zrem +zrangebyscore +zrangebylex +zscan +zscore +sadd +srem +scard +sscan +srandmember \
+    +exists +ttl +time +zadd +zrem +zrangebyscore +zrangebylex +zscan +zscore +sadd +srem +scard +sscan +smembers +srandmember +unlink \
     +subscribe +unsubscribe +publish +ssubscribe +sunsubscribe +spublish";
 /// The rights of a connector.
 const CONNECTOR: &str = "~gc:* &gc:* -@all +info +get +set +script|load +evalsha +cluster|slots +cluster|info \
@@ -100,6 +100,12 @@ async fn everything_works(chat: &str, connector: &str, options: StoreOptions) {
     ] {
         let trimmed = subject.store.trim(&channel, upto).await.unwrap();
         assert!(trimmed.is_some());
+    }
+    subject.join("4", "u", session("t", 3)).await.unwrap();
+    let key = IdempotencyKey::new("k").unwrap();
+    for _ in 0..2 {
+        let deleted = subject.store.delete(&channel, Some(&key)).await;
+        assert!(deleted.unwrap().is_some());
     }
     for part in 0..DIRECTORY_PARTS {
         subject.store.sweep_directory(part).await.unwrap();

@@ -124,7 +124,7 @@ pub struct Config {
     #[arg(long, env = "CHAT_KEY_LIFE", default_value = "5m", value_parser = duration)]
     pub key_life: Duration,
 
-    /// How long a detached member (one without a connector) stays unless it joins again
+    /// How long a detached member (one without a connector) stays unless it joins again, if its join has no ttl
     #[arg(long, env = "CHAT_DETACHED_LIFE", default_value = "60s", value_parser = duration)]
     pub detached_life: Duration,
 

@@ -33,6 +33,11 @@ pub enum Error {
         "nothing was published in this channel and it has no member, or it has expired or was deleted since"
     )]
     ChannelNotFound,
+    /// No connector with this name lives. Nothing was done.
+    #[error(
+        "no connector with this name, or no such incarnation of it, lives: ListConnectors shows those that do"
+    )]
+    ConnectorNotFound,
     /// The session is in as many channels as it may be. Nothing was done.
     #[error("the session is in as many channels as a session may be: remove it from one first")]
     TooManyChannels,
@@ -107,6 +112,7 @@ impl Error {
     pub(crate) const REASONS: &[&str] = &[
         "INVALID_ARGUMENT",
         "CHANNEL_NOT_FOUND",
+        "CONNECTOR_NOT_FOUND",
         "TOO_MANY_CHANNELS",
         "LEAVE_PENDING",
         "SESSION_UNAVAILABLE",
@@ -134,6 +140,7 @@ impl Error {
                 (Code::InvalidArgument, "INVALID_ARGUMENT")
             }
             Self::ChannelNotFound => (Code::NotFound, "CHANNEL_NOT_FOUND"),
+            Self::ConnectorNotFound => (Code::NotFound, "CONNECTOR_NOT_FOUND"),
             Self::TooManyChannels => (Code::FailedPrecondition, "TOO_MANY_CHANNELS"),
             Self::LeavePending => (Code::Unavailable, "LEAVE_PENDING"),
             Self::SessionUnavailable => (Code::Unavailable, "SESSION_UNAVAILABLE"),
@@ -236,8 +243,7 @@ impl From<Error> for pb::Status {
 
 /// A request that is larger than any message may make it.
 pub(crate) fn too_large(frame_limit: usize) -> Error {
-    let description = format!("the whole request must have at most {frame_limit} bytes");
-    Error::invalid("body_json", description)
+    Error::invalid("request", format!("must have at most {frame_limit} bytes"))
 }
 
 /// The status of a request that tonic itself cannot decode, as this service says it. Chat uses neither code elsewhere.

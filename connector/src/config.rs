@@ -4,6 +4,7 @@ use crate::chat_client::Source;
 use crate::limits::{Bounds, QueueLimits};
 use crate::limits::{ClientLimits, Heartbeats};
 use crate::membership::new_incarnation;
+use crate::routes;
 use channel_store::body::LARGEST_BODY;
 use channel_store::redis::{OpenError, check_url};
 use channel_store::{LoginPolicy, StoreOptions};
@@ -165,6 +166,17 @@ pub struct ClientSettings {
     )]
     pub dictionary: Option<&'static Dictionary>,
 
+    /// Passes requests to handlers of your own: those whose route is PATTERN or, if it ends in *, begins with it, to the gRPC
+    /// service at URL, such as game.*=http://games:5001. The longest pattern wins. Names are resolved again every 10 s
+    #[arg(
+        long = "route",
+        env = "CONNECTOR_ROUTES",
+        hide_env_values = true,
+        value_delimiter = ',',
+        value_name = "PATTERN=URL,…"
+    )]
+    pub routes: Vec<String>,
+
     /// Sends no compressed WebSocket frames, even to clients that offer to take them
     #[arg(long, env = "CONNECTOR_NO_DEFLATE")]
     pub no_deflate: bool,
@@ -277,6 +289,7 @@ pub const CLIENTS: (&str, &[&str]) = (
         "idle_timeout",
         "grace",
         "dictionary",
+        "routes",
         "no_deflate",
         "no_page",
     ],
@@ -395,7 +408,7 @@ impl ClientSettings {
                 self.queue, self.queue_total
             ));
         }
-        Ok(())
+        routes::check(&self.routes).map_err(|error| format!("--route: {error}"))
     }
 
     pub(crate) fn limits(&self) -> ClientLimits {
@@ -459,6 +472,8 @@ mod tests {
             (&["--id", "a\u{200b}"], "--id "),
             (&["--queue", "2MiB", "--queue-total", "1MiB"], "--queue: "),
             (&["--redis-timeout", "4s"], "--redis-timeout: "),
+            (&["--route", "game.*=http://u:secret@games"], "--route: "),
+            (&["--route", "http://u:secret@games"], "--route: "),
         ] {
             let reason = config(flags).check().unwrap_err();
             assert!(reason.starts_with(flag), "{reason}");

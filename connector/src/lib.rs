@@ -4,8 +4,8 @@
 //! A connector does not write channels. Joins, leaves and sends go to chat, and publications come back through the
 //! feed. Any number of connectors serve one system. They share nothing but the store.
 //!
-//! Imports go one way: `listener` and `http` → `client` → `session` → [`hub`], [`membership`] and [`chat_client`] →
-//! [`transport`] → [`limits`].
+//! Imports go one way: `listener` and `http` → `client` → `session` → [`hub`], [`membership`], [`chat_client`] and
+//! [`routes`] → [`transport`] and [`grpc`] → [`limits`].
 
 #[cfg(test)]
 #[path = "../tests/unit/autobahn.rs"]
@@ -13,6 +13,7 @@ mod autobahn;
 pub mod chat_client;
 mod client;
 pub mod config;
+pub mod grpc;
 mod http;
 pub mod hub;
 pub mod limits;
@@ -20,6 +21,7 @@ mod listener;
 pub mod membership;
 mod metering;
 mod random;
+pub mod routes;
 mod session;
 #[cfg(test)]
 #[path = "../tests/unit/simulation/mod.rs"]
@@ -40,6 +42,7 @@ use hub::Hub;
 use limits::Limits;
 use listener::Port;
 use membership::{LeaseKeeper, Logins, NameError};
+use routes::Routes;
 use runtime::listen::Listener;
 use runtime::{Readiness, Shutdown};
 use session::Services;
@@ -69,7 +72,7 @@ pub struct Connector {
 
 impl Connector {
     /// Puts the parts together. `id` is the operator's name for this connector. `lease` is how long it may be silent
-    /// before its members are removed. `hub` is the sink of the feed.
+    /// before its members are removed. `hub` is the sink of the feed. `routes` lead to the handlers of the operator.
     ///
     /// # Errors
     /// [`NameError`] if `id` is not a valid name.
@@ -80,6 +83,7 @@ impl Connector {
         hub: Arc<Hub>,
         store: Store,
         chat: Arc<Chat>,
+        routes: Arc<Routes>,
     ) -> Result<Self, NameError> {
         let Store {
             feed,
@@ -95,7 +99,7 @@ impl Connector {
         hub.follow(feed);
         Ok(Self {
             clients: clients.clone(),
-            services: Services::new(lease, logins, hub, chat, inboxes, clients.grace),
+            services: Services::new(lease, logins, hub, chat, inboxes, routes, clients.grace),
         })
     }
 
@@ -122,7 +126,8 @@ impl Connector {
         readiness.follow_telling("lease", lease.held(), move || asked.trouble());
     }
 
-    /// Serves clients until the shutdown is requested. Then it closes every socket with a reason, waits until every
+    /// Serves clients until the shutdown is requested, or until a back end wants this connector to stop: then it requests the
+    /// shutdown itself, so that the whole process ends as after SIGTERM. Then it closes every socket with a reason, waits until every
     /// leave has landed, and gives the lease back. This takes ten seconds at most. With a grace the members stay: the
     /// lease lasts for the length of the grace, and chat removes them when it is over. `/healthz` on the clients' port
     /// answers with `readiness`.
@@ -150,6 +155,10 @@ impl Connector {
         tokio::select! {
             biased;
             () = shutdown.requested() => {}
+            () = services.commands.process().is_to_stop() => {
+                tracing::info!("a back end has called DrainConnector: draining");
+                shutdown.request();
+            }
             never = Arc::new(port).serve(listener) => match never {},
         }
         clients.drain().await;

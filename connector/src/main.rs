@@ -4,6 +4,7 @@ use anyhow::Context;
 use channel_store::redis::RedisFeed;
 use connector::chat_client::{Chat, OwnSettings, Source};
 use connector::hub::Hub;
+use connector::routes::Routes;
 use connector::{Config, Connector, Store};
 use runtime::listen::Listener;
 use runtime::{Readiness, Shutdown, admin, cli, lifecycle, listen, telemetry};
@@ -23,6 +24,8 @@ fn main() -> ExitCode {
 
 async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let source = Source::parse(&config.chat)?;
+    let limit = config.clients.message_limit as usize;
+    let routes = Routes::begin(&config.clients.routes, &config.id, limit)?;
     let listener = Listener::bind(&config.listen)?;
     let admin_listener = listen::bind(config.admin)?;
 
@@ -45,7 +48,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         feed: feed.clone(),
     };
     let (id, lease) = (&config.id, config.lease);
-    let connector = Connector::new(id, lease, &config.clients, hub, store, chat)?;
+    let connector = Connector::new(id, lease, &config.clients, hub, store, chat, routes)?;
 
     let readiness = Readiness::new();
     let available = channel_store::ChannelFeed::available(&*feed);

@@ -1,8 +1,9 @@
 //! All metric families of the connector. They are registered at the start, so each is there before its first event.
 
 use crate::limits::{ACCEPT_ERRORS, BOUNDS_REACHED, Bound};
-use metrics::counter;
+use metrics::{counter, histogram};
 use runtime::families::{Family, register};
+use tokio::time::Instant;
 use wire::{Disconnect, Reason};
 
 /// Clients that are connected, over any protocol.
@@ -36,6 +37,22 @@ pub(crate) const PUT_OFF: &str = "connector_admissions_put_off_total";
 
 /// Logins that were refused.
 pub(crate) const LOGINS_REFUSED: &str = "connector_logins_refused_total";
+
+/// Requests for handlers of the operator, by what became of them.
+pub(crate) const HANDLER_REQUESTS: &str = "connector_handler_requests_total";
+/// How long such handlers took.
+const HANDLER_DURATION: &str = "connector_handler_duration_seconds";
+
+/// What becomes of a request for a handler.
+const OUTCOMES: [&str; 7] = [
+    "answered",
+    "failed",
+    "unanswered",
+    "unavailable",
+    "overloaded",
+    "late",
+    "cancelled",
+];
 
 /// The values of the label `protocol`.
 pub(crate) const PROTOCOLS: [&str; 4] = ["pomelo", "pomelo_tcp", "socketio", "json"];
@@ -122,6 +139,15 @@ const FAMILIES: &[Family] = &[
         "Leases that the store had lost and that were taken again",
     ),
     Family::counter(DECLARED_DEAD, "How often this connector was declared dead"),
+    Family::counter(
+        HANDLER_REQUESTS,
+        "Requests for handlers of the operator, by what became of them",
+    )
+    .by(&[("outcome", &OUTCOMES)]),
+    Family::histogram(
+        HANDLER_DURATION,
+        "The time from a request to the end of what its handler did for it",
+    ),
 ];
 
 /// Counts a repaired difference between the store and this connector's sessions.
@@ -132,6 +158,38 @@ pub(crate) fn count_repair(reason: &'static str) {
 /// Counts a refused login. The label is the name of the reason, and says nothing of the user.
 pub(crate) fn count_refused_login(reason: Reason) {
     counter!(LOGINS_REFUSED, "reason" => reason.name()).increment(1);
+}
+
+/// Counts one request for a handler when it is over. It is cancelled unless another outcome was set.
+pub(crate) struct HandlerCall {
+    /// One of the values of the label.
+    pub(crate) outcome: &'static str,
+    begun: Instant,
+}
+
+impl HandlerCall {
+    /// The request begins now.
+    pub(crate) fn begin() -> Self {
+        Self {
+            outcome: "cancelled",
+            begun: Instant::now(),
+        }
+    }
+}
+
+impl Drop for HandlerCall {
+    fn drop(&mut self) {
+        counter!(HANDLER_REQUESTS, "outcome" => self.outcome).increment(1);
+        // A request that was never sent took no time of the handler.
+        if !matches!(self.outcome, "unavailable" | "overloaded") {
+            histogram!(HANDLER_DURATION).record(self.begun.elapsed());
+        }
+    }
+}
+
+/// A request for a handler was refused, because its time was over when its turn came.
+pub(crate) fn count_late_handler_request() {
+    counter!(HANDLER_REQUESTS, "outcome" => "late").increment(1);
 }
 
 /// Registers all families, with every series at 0.

@@ -1,7 +1,9 @@
-//! The two contracts of chat, compiled: `chat.v1` for back ends and `connector.v1` for connectors.
+//! The contracts, compiled: `chat.v1` for back ends and `connector.v1` for connectors, which chat serves, and `route.v1`,
+//! which operators implement.
 //!
-//! Nothing else lives here but the conversion of times, so a program that calls chat needs this crate alone.
+//! Nothing else lives here but the conversion of times and of JSON objects, so a program that calls chat needs this crate alone.
 
+pub mod json;
 pub mod time;
 
 /// The contract for back ends.
@@ -28,5 +30,17 @@ pub mod connector {
     }
 }
 
-/// The descriptors of both contracts and of what they import, for server reflection.
+/// The contract for handlers that operators write.
+pub mod route {
+    /// Package `route.v1`.
+    pub mod v1 {
+        #![expect(
+            missing_docs,
+            reason = "documented in the .proto files; prost copies what it can"
+        )]
+        tonic::include_proto!("route.v1");
+    }
+}
+
+/// The descriptors of the contracts that chat serves, and of what they import, for server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/contract.binpb"));

@@ -1,6 +1,7 @@
-//! Times of the contracts from and to the milliseconds that chat and connectors count in.
+//! Times and durations of the contracts, from and to those that chat and connectors count in.
 
 use prost_types::Timestamp;
+use std::time::Duration;
 
 const PER_SECOND: u64 = 1_000;
 const NANOS: u64 = 1_000_000;
@@ -27,6 +28,15 @@ pub fn milliseconds(timestamp: &Timestamp) -> Option<u64> {
         .filter(|_| valid)
 }
 
+/// A `Duration` of a contract. `None` if it is negative or not valid.
+#[must_use]
+pub fn duration(duration: &prost_types::Duration) -> Option<Duration> {
+    let seconds = u64::try_from(duration.seconds).ok()?;
+    let nanos = u32::try_from(duration.nanos).ok()?;
+    let valid = u64::from(nanos) < PER_SECOND * NANOS;
+    valid.then(|| Duration::new(seconds, nanos))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,6 +52,19 @@ mod tests {
     fn a_time_before_1970_is_refused() {
         for (seconds, nanos) in [(-1, 0), (0, -1), (0, 1_000_000_000), (i64::MAX, 0)] {
             assert_eq!(milliseconds(&Timestamp { seconds, nanos }), None);
+        }
+    }
+    #[test]
+    fn a_duration_that_is_negative_or_not_valid_is_refused() {
+        let read = |seconds, nanos| duration(&prost_types::Duration { seconds, nanos });
+        assert_eq!(read(0, 0), Some(Duration::ZERO));
+        assert_eq!(read(1, 999_999_999), Some(Duration::new(1, 999_999_999)));
+        assert_eq!(
+            read(i64::MAX, 0),
+            Some(Duration::new(i64::MAX.unsigned_abs(), 0))
+        );
+        for (seconds, nanos) in [(-1, 0), (0, -1), (1, -1), (0, 1_000_000_000), (i64::MIN, 0)] {
+            assert_eq!(read(seconds, nanos), None, "{seconds} {nanos}");
         }
     }
 }

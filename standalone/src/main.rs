@@ -9,6 +9,7 @@ use clap::Parser;
 use connector::chat_client::{Chat, Source, TransportError};
 use connector::config::{CLIENTS, LIMITS};
 use connector::hub::{Hub, TOUCH_INTERVAL};
+use connector::routes::Routes;
 use connector::{ClientSettings, Connector, Store};
 use runtime::cli::Grouped;
 use runtime::listen::{ListenAddress, Listener};
@@ -117,7 +118,17 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         inboxes: store.inboxes(),
     };
     let clients = &config.clients;
-    let connector = Connector::new("standalone", lease_length, clients, hub, parts, chat)?;
+    let limit = clients.message_limit as usize;
+    let routes = Routes::begin(&clients.routes, "standalone", limit)?;
+    let connector = Connector::new(
+        "standalone",
+        lease_length,
+        clients,
+        hub,
+        parts,
+        chat,
+        routes,
+    )?;
     connector.report_to(&readiness);
     let admin = tokio::spawn(admin::serve(
         admin_listener,

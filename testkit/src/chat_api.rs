@@ -6,6 +6,7 @@ use proto::chat::v1::{
     SendRequest, SendResponse, send_request::Content,
 };
 use std::net::SocketAddr;
+use std::time::Duration;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
@@ -104,6 +105,25 @@ impl ChatApi {
         let request = JoinRequest {
             channel: channel.to_owned(),
             user: user.to_owned(),
+            ..JoinRequest::default()
+        };
+        Ok(self.client().join(request).await?.into_inner())
+    }
+
+    /// Adds a detached member for this time.
+    ///
+    /// # Errors
+    /// The error that chat answers.
+    pub async fn join_for(
+        &self,
+        channel: &str,
+        user: &str,
+        time: Duration,
+    ) -> Result<JoinResponse, Status> {
+        let request = JoinRequest {
+            channel: channel.to_owned(),
+            user: user.to_owned(),
+            ttl: time.try_into().ok(),
             ..JoinRequest::default()
         };
         Ok(self.client().join(request).await?.into_inner())

@@ -70,6 +70,8 @@ pub struct Notes {
     pub replayed: u64,
     /// How often the server, or the network, ended the connection.
     pub disconnected: usize,
+    /// How often it was taken out of its channel. It connects again then.
+    pub removed: usize,
     /// The reasons that the server gave before it closed the connection.
     pub kicked: Vec<String>,
 }
@@ -419,6 +421,11 @@ impl Task {
         let mut outcome = Ok(());
         self.notes.write(|notes| {
             let Some(id) = message.get("id") else {
+                if message["route"] == "onRemoved" {
+                    notes.removed += 1;
+                    outcome = Err("taken out of the channel".to_owned());
+                    return;
+                }
                 if let Err(what) = push(notes, &self.settings.channel, message) {
                     notes
                         .events

@@ -12,6 +12,7 @@
 //! | [`system`], [`service`], [`process`], [`binaries`] | the services as processes |
 //! | [`pomelo`], [`json`], [`polling`], [`websocket`], [`http`] | clients of each protocol, which can also send invalid bytes |
 //! | [`relay`] | a network that can stall, cut connections, and redirect them |
+//! | [`senders`] | back ends that send under load |
 //! | [`followers`], [`follower`], [`history`], [`log`], [`checker`] | many clients, and a check that what they received keeps the promises |
 //! | [`attack`], [`impact`] | attackers, and a measurement of what other clients notice of them |
 //! | [`recording`] | what the original system sent and received, byte by byte |
@@ -59,6 +60,7 @@ pub mod recording;
 pub mod redis;
 pub mod relay;
 pub mod resp;
+pub mod senders;
 pub mod sentinels;
 pub mod service;
 pub mod socket_io;

@@ -1,10 +1,15 @@
-//! Runs the commands in README.md, so that a test fails if they don't work.
+//! Runs the commands in README.md and other documents, so that a test fails if they don't work.
 //!
 //! Fenced blocks with the info string `sh test` run one after the other, in one bash at the workspace's root. Each must
-//! succeed. If a fenced `text` block follows, with only blank lines in between, each of its lines must be contained in
-//! a line of the output, to which background commands may still be writing. Commands that a block starts with `&` run
-//! until the end, or until a block with `sh test fresh`: they are ended before it. After a block with `&`, the test
-//! waits until every port that the block names accepts connections.
+//! succeed; the last command of a block with `sh test fails` must fail. Fenced blocks that follow, with only blank lines in
+//! between, show what is printed:
+//!
+//! - `text`: each of its lines must be contained in a line of the output.
+//! - `json`: each name of a field in it must be in the output. The values are examples, and `…` stands for what is left out.
+//!
+//! Commands that a block starts with `&` run until the end, or until a block with `sh test fresh`: they are ended before it.
+//! What they print while a later block runs belongs to the output of that block, too. After a block with `&`, the test waits
+//! until every port that the block names accepts connections.
 //!
 //! The test replaces the documented ports by free ones, and sets the defaults of `standalone` through its environment.
 //! It replaces `target/release` by the directory in which cargo builds.
@@ -14,67 +19,116 @@ use crate::{binaries, wait, workspace};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// The ports that README.md may name.
+/// The ports that a document may name.
 const PORTS: [u16; 9] = [3010, 3011, 4001, 4002, 6379, 9001, 9002, 9101, 9102];
 
 /// The limit of time for a block. It is long because a block may build something.
 const BLOCK_TIME: Duration = Duration::from_secs(300);
 
-/// Commands and their expected output.
+/// A fenced block of a document.
 #[derive(Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// The line in the file where it begins; the first line is 1.
+    pub line: usize,
+    /// What stands behind the backticks.
+    pub info: String,
+    /// What is in it, without the indentation of the fence.
+    pub lines: Vec<String>,
+    /// True if only blank lines are between the fence before and this one.
+    pub follows: bool,
+}
+
+/// Commands and their expected output.
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Block {
     /// The line in the file where it begins; the first line is 1.
     pub line: usize,
     /// True if all background commands must be ended first.
     pub fresh: bool,
+    /// True if the last command must fail.
+    pub fails: bool,
     /// The shell commands.
     pub script: String,
-    /// Lines, each of which must be contained in a line of the output.
+    /// Texts, each of which must be contained in a line of the output.
     pub output: Vec<String>,
 }
 
-/// Finds the blocks to run.
+/// All fenced blocks.
 #[must_use]
-pub fn blocks(markdown: &str) -> Vec<Block> {
-    let mut blocks: Vec<Block> = Vec::new();
+pub fn fences(markdown: &str) -> Vec<Fence> {
+    let mut fences = Vec::new();
     let mut lines = markdown.lines().zip(1..);
-    // True while only blank lines have followed a script.
-    let mut output_may_follow = false;
+    let mut follows = false;
     while let Some((line, number)) = lines.next() {
         let Some(info) = line.trim().strip_prefix("```") else {
-            output_may_follow &= line.trim().is_empty();
+            follows &= line.trim().is_empty();
             continue;
         };
         let indent = line.len() - line.trim_start().len();
-        let body: Vec<_> = lines
+        let body = lines
             .by_ref()
             .map(|(line, _)| line)
             .take_while(|line| line.trim() != "```")
-            .map(|line| line.get(indent..).unwrap_or_default())
-            .collect();
-        let shown = std::mem::take(&mut output_may_follow);
-        match (info.trim(), blocks.last_mut()) {
-            (info @ ("sh test" | "sh test fresh"), _) => {
+            .map(|line| line.get(indent..).unwrap_or_default().to_owned());
+        fences.push(Fence {
+            line: number,
+            info: info.trim().to_owned(),
+            lines: body.collect(),
+            follows,
+        });
+        follows = true;
+    }
+    fences
+}
+
+/// The blocks to run.
+#[must_use]
+pub fn blocks(markdown: &str) -> Vec<Block> {
+    let mut blocks: Vec<Block> = Vec::new();
+    // True while what follows shows the output of the last block.
+    let mut shows = false;
+    for fence in fences(markdown) {
+        shows &= fence.follows;
+        match (fence.info.as_str(), blocks.last_mut()) {
+            (info @ ("sh test" | "sh test fresh" | "sh test fails"), _) => {
                 blocks.push(Block {
-                    line: number,
+                    line: fence.line,
                     fresh: info.ends_with("fresh"),
-                    script: body.join("\n"),
+                    fails: info.ends_with("fails"),
+                    script: fence.lines.join("\n"),
                     output: Vec::new(),
                 });
-                output_may_follow = true;
+                shows = true;
             }
-            ("text", Some(block)) if shown => {
-                let expected = body.iter().map(|line| line.trim().to_owned());
-                block.output = expected.filter(|line| !line.is_empty()).collect();
+            ("text", Some(block)) if shows => {
+                let expected = fence.lines.iter().map(|line| line.trim().to_owned());
+                block
+                    .output
+                    .extend(expected.filter(|line| !line.is_empty()));
             }
-            _ => {}
+            ("json", Some(block)) if shows => block.output.extend(names(&fence.lines.join("\n"))),
+            _ => shows = false,
         }
     }
     blocks
+}
+
+/// The names of all fields in JSON that may leave things out, in quotes.
+fn names(json: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut parts = json.split('"');
+    parts.next();
+    while let (Some(text), Some(behind)) = (parts.next(), parts.next()) {
+        let name = format!("\"{text}\"");
+        if behind.trim_start().starts_with(':') && !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
 }
 
 /// Runs the blocks of a Markdown file at the workspace's root, and returns how many there were.
@@ -106,11 +160,21 @@ pub async fn run(file: &str) -> usize {
         .env("TMPDIR", scratch.path())
         .envs(standalone_ports(&ports));
     let mut bash = Process::spawn("bash", &mut command);
+    // The files in which the output of the present block is, each from some byte on.
+    let mut outputs: Vec<(PathBuf, usize)> = Vec::new();
     for (index, block) in blocks.iter().enumerate() {
         let name = format!("{file}:{}", block.line);
         let done = scratch.path().join(format!("{index}.done"));
-        let output = scratch.path().join(format!("{index}.output"));
-        let written = || std::fs::read_to_string(&output).unwrap_or_default();
+        if block.fresh {
+            outputs.clear();
+        }
+        outputs.push((scratch.path().join(format!("{index}.output")), 0));
+        let written = || -> String {
+            outputs
+                .iter()
+                .map(|(file, from)| text(file, *from))
+                .collect()
+        };
         wait::eventually(&name, BLOCK_TIME, async || {
             let failed = bash.poll();
             assert!(
@@ -122,7 +186,8 @@ pub async fn run(file: &str) -> usize {
             done.exists()
         })
         .await;
-        let patience = if in_background(&block.script) {
+        let goes_on = in_background(&block.script);
+        let patience = if goes_on {
             for &port in ports.values() {
                 if block.script.contains(&port.to_string()) {
                     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -145,12 +210,28 @@ pub async fn run(file: &str) -> usize {
             let printed = printed.await == Some(true);
             assert!(printed, "{name} does not print {expected}:\n{}", written());
         }
+        if !goes_on {
+            outputs.pop();
+        }
+        for (file, from) in &mut outputs {
+            *from += text(file, *from).len();
+        }
         // The next block may begin.
         std::fs::write(scratch.path().join(format!("{index}.checked")), "")
             .expect("there is room for temporary files");
     }
     bash.terminate_group();
     blocks.len()
+}
+
+/// What a file has from this byte on. Text that is not UTF-8 yet comes later.
+fn text(file: &Path, from: usize) -> String {
+    let bytes = std::fs::read(file).unwrap_or_default();
+    let rest = bytes.get(from..).unwrap_or_default();
+    match std::str::from_utf8(rest) {
+        Ok(text) => text.to_owned(),
+        Err(error) => String::from_utf8_lossy(&rest[..error.valid_up_to()]).into_owned(),
+    }
 }
 
 /// The script of one shell for all blocks, so that variables and background processes last. A block begins when the one
@@ -165,10 +246,15 @@ fn driver(blocks: &[Block], scratch: &Path) -> String {
         }
         std::fs::write(format!("{path}.sh"), &block.script)
             .expect("there is room for temporary files");
+        let run = if block.fails {
+            format!("if source '{path}.sh'; then echo 'this has not failed'; exit 1; fi")
+        } else {
+            format!("source '{path}.sh'")
+        };
         writeln!(
             script,
             "exec >'{path}.output' 2>&1 </dev/null\n\
-             source '{path}.sh'\n\
+             {run}\n\
              touch '{path}.done'\n\
              while [[ ! -e '{path}.checked' ]]; do sleep 0.05; done"
         )
@@ -263,17 +349,46 @@ no output of anything
         let expected = [
             Block {
                 line: 5,
-                fresh: false,
                 script: "echo one".into(),
                 output: vec!["one".into()],
+                ..Block::default()
             },
             Block {
                 line: 17,
                 fresh: true,
                 script: "echo two \\\n  three".into(),
-                output: Vec::new(),
+                ..Block::default()
             },
         ];
+        assert_eq!(blocks(markdown), expected);
+    }
+
+    #[test]
+    fn several_blocks_may_show_the_output_and_of_json_only_names_count() {
+        let markdown = "\
+```sh test fails
+false
+```
+```json
+{\"a\": {\"bc\": \"d:\", \u{2026}}, \"a\" : 1}
+```
+```text
+line
+```
+```sh
+not run
+```
+```text
+not its output
+```
+";
+        let expected = [Block {
+            line: 1,
+            fails: true,
+            script: "false".into(),
+            output: vec!["\"a\"".into(), "\"bc\"".into(), "line".into()],
+            ..Block::default()
+        }];
         assert_eq!(blocks(markdown), expected);
     }
 

@@ -6,6 +6,7 @@
 // CHAT is the address of a running chat: `host:port`.
 
 const fs = require('node:fs');
+const http = require('node:http');
 const path = require('node:path');
 const should = require('should');
 const { createFileRegistry, fromBinary } = require('@bufbuild/protobuf');
@@ -63,6 +64,45 @@ for (const [name, transport] of Object.entries(transports)) {
       error.code.should.equal(Code.InvalidArgument);
       error.rawMessage.should.startWith('user: ');
       error.details.map(({ type }) => type).should.containEql('google.rpc.BadRequest');
+    });
+  });
+}
+
+// It calls what only reads by GET. Here it calls through a proxy that sees with which methods.
+for (const [name, useBinaryFormat] of [['JSON', false], ['protobuf', true]]) {
+  describe(`Connect, ${name}, by GET`, () => {
+    const seen = [];
+    const proxy = http.createServer((request, response) => {
+      seen.push([request.method, request.url.split('?')[0].split('/').pop()]);
+      const { method, url: path, headers } = request;
+      const [host, port] = process.env.CHAT.split(':');
+      request.pipe(http.request({ host, port, method, path, headers }, (answer) => {
+        response.writeHead(answer.statusCode, answer.headers);
+        answer.pipe(response);
+      }));
+    });
+    let client;
+
+    before(async () => {
+      await new Promise((resolve) => proxy.listen(0, '127.0.0.1', resolve));
+      const baseUrl = `http://127.0.0.1:${proxy.address().port}`;
+      client = createClient(service, createConnectTransport({ baseUrl, httpVersion: '1.1', useHttpGet: true, useBinaryFormat }));
+    });
+
+    after(() => {
+      proxy.closeAllConnections();
+      proxy.close();
+    });
+
+    it('reads, and gets errors', async () => {
+      const channel = `GET 哈哈 ${name}`;
+      await client.send({ channel, user: 'bot', content: { case: 'body', value: { text: '?&+ 哈' } } });
+      const page = await client.history({ channel, bodyAsStruct: true });
+      page.publications.map(({ content }) => content.value.text).should.deepEqual(['?&+ 哈']);
+      const error = await client.listMembers({}).then(() => null, (it) => it);
+      should(error).be.instanceof(ConnectError);
+      error.rawMessage.should.startWith('channel: ');
+      seen.should.deepEqual([['POST', 'Send'], ['GET', 'History'], ['GET', 'ListMembers']]);
     });
   });
 }

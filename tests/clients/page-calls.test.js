@@ -49,6 +49,16 @@ const page = `<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,
       return error.message;
     }
   };
+
+  /** Follows a channel without any library. What has come so far, and how it has ended. */
+  window.watch = (channel) => {
+    const message = encodeURIComponent(JSON.stringify({ places: [{ channel }], bodyAsStruct: true }));
+    const url = ${JSON.stringify(chat)} + '/chat.v1.ChatService/Watch?connect=v1&encoding=json&message=' + message;
+    const events = new EventSource(url);
+    window.watched = [];
+    events.onmessage = ({ data }) => watched.push(Object.keys(JSON.parse(data))[0], JSON.parse(data).publication?.publication.body);
+    events.onerror = () => watched.push(events.readyState === EventSource.CLOSED ? 'refused' : 'comes again');
+  };
 </script>`;
 
 function serve(request, response) {
@@ -83,7 +93,8 @@ describe('a page', () => {
     const tab = await browser.newPage();
     await tab.goto(`http://${host}:${port}/`);
     await tab.waitForFunction('window.call');
-    return (...call) => tab.evaluate((call) => window.call(...call), call);
+    const run = (...call) => tab.evaluate((call) => window.call(...call), call);
+    return Object.assign(run, { tab });
   }
 
   for (const protocol of ['connect', 'grpc-web']) {
@@ -102,4 +113,21 @@ describe('a page', () => {
       (await call(protocol, 'join', request)).should.match(/Failed to fetch/);
     });
   }
+
+  it('of an allowed origin follows a channel with EventSource', async () => {
+    const call = await open('127.0.0.1');
+    const request = { channel: 'watched', user: 'page' };
+    await call.tab.evaluate(() => window.watch('watched'));
+    await call.tab.waitForFunction(() => window.watched.includes('started'));
+    await call('connect', 'send', { ...request, content: { case: 'body', value: { a: '哈' } } });
+    await call.tab.waitForFunction(() => window.watched.some((it) => it?.a === '哈' && it.userId === 'page'));
+    (await call.tab.evaluate(() => window.watched)).should.not.containEql('comes again');
+  });
+
+  it('of another origin cannot follow it', async () => {
+    const call = await open('localhost');
+    await call.tab.evaluate(() => window.watch('watched'));
+    await call.tab.waitForFunction(() => window.watched.length > 0);
+    (await call.tab.evaluate(() => window.watched)).should.deepEqual(['refused']);
+  });
 });

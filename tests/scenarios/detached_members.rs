@@ -37,6 +37,23 @@ async fn a_detached_member_that_is_not_renewed_leaves_once_and_on_time() {
     wait::stays("it leaves once", LIFE, async || watcher.push_count() == 3).await;
 }
 
+#[tokio::test]
+async fn a_detached_member_that_joins_again_for_a_shorter_time_leaves_earlier() {
+    let system = Plan::of(1, 1).start().await;
+    let watcher = system.member(0, "watcher", "room").await;
+    let api = system.api(0);
+    let (hour, second) = (Duration::from_secs(3600), Duration::from_secs(1));
+    api.join_for("room", "bot", hour).await.expect("it joins");
+    api.join_for("room", "other", hour).await.expect("it joins");
+    watcher.until_push(&joined("other")).await;
+    let begun = Instant::now();
+    api.join_for("room", "bot", second).await.expect("it stays");
+    watcher.until_push(&left("bot")).await;
+    assert!(begun.elapsed() >= second);
+    let members = [("other", 1), ("watcher", 1)];
+    system.until_members("room", &members).await;
+}
+
 /// The chat that would end the membership is dead, so the next script that runs on the channel ends it.
 #[tokio::test]
 async fn after_its_chat_is_killed_an_expired_detached_member_leaves_at_the_next_call() {

@@ -85,7 +85,7 @@ async fn list(
 
 #[tokio::test]
 async fn twenty_thousand_channels_are_listed_once_while_others_begin_and_end() {
-    const LASTING: usize = 18_000;
+    const LASTING: usize = 20_000;
     const CHANGING: usize = 2_000;
     const PAGE: u32 = 200;
     let system = Plan::of(0, 2).start().await;

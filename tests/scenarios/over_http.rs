@@ -24,7 +24,7 @@ async fn connects_own_library_calls_chat_over_each_of_its_protocols() {
     let system = Plan::of(0, 1).start().await;
     let mut command = testkit::mocha("connect.test.js", &[]);
     command.env("CHAT", system.chats[0].address().to_string());
-    passes(command, 14).await;
+    passes(command, 16).await;
 }
 
 #[tokio::test]
@@ -41,7 +41,7 @@ async fn a_page_calls_chat_from_a_real_browser_if_its_origin_is_allowed() {
         .env("CHAT", system.chats[0].address().to_string())
         .env("PAGE", page.to_string())
         .env("CHROMIUM", crate::browsers::chromium());
-    passes(command, 4).await;
+    passes(command, 6).await;
 }
 
 /// A value in JSON may be a single character. As a message, it costs hundreds of bytes.

@@ -4,11 +4,12 @@ use proto::chat::v1::publication::Content;
 use proto::chat::v1::watch_response::Event;
 use proto::chat::v1::{Position, Publication, WatchPlace, WatchRequest, WatchResponse, WatchStart};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use testkit::chat_api::ChatApi;
 use testkit::redis::Redis;
+use testkit::senders::Senders;
 use testkit::service::Chat;
 use testkit::system::Plan;
 use testkit::{SOON, wait};
@@ -146,40 +147,6 @@ impl Archiving {
     }
 }
 
-/// What was acknowledged: channel, offset and number.
-#[derive(Clone, Default)]
-struct Acknowledged(Arc<Mutex<Vec<(String, u64, u64)>>>);
-
-impl Acknowledged {
-    fn lock(&self) -> MutexGuard<'_, Vec<(String, u64, u64)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Sends numbered messages one after the other, and repeats each with its key until it is acknowledged by any chat.
-async fn send(apis: Vec<ChatApi>, name: String, acknowledged: Acknowledged, stop: Arc<AtomicBool>) {
-    let mut turn = 0;
-    for n in 0.. {
-        // A new channel every 40 messages, so that channels begin all the time.
-        let channel = format!("room:{name}:{}", n / 40);
-        let (json, key) = (format!("{{\"n\":{n}}}"), format!("k{n}"));
-        loop {
-            if stop.load(Ordering::Relaxed) {
-                return;
-            }
-            let api = &apis[turn % apis.len()];
-            let sent = api.send(&channel, &name, &json, &key);
-            if let Ok(Ok(sent)) = tokio::time::timeout(SOON, sent).await {
-                let offset = sent.position.expect("a position").offset;
-                acknowledged.lock().push((channel, offset, n));
-                break;
-            }
-            turn += 1;
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-}
-
 /// Redis is killed and comes back, and so is each chat in turn, while senders begin one channel after the other. A watcher of
 /// their prefix stores every acknowledged message once.
 #[tokio::test]
@@ -194,23 +161,12 @@ async fn a_watcher_of_a_prefix_misses_nothing_while_redis_and_chats_are_killed()
     let apis: Vec<_> = chats.iter().map(|it| ChatApi::at(it.address())).collect();
     let archiving = archive(apis.clone(), "room:");
     wait::eventually("the watch starts", SOON, async || archiving.starts() > 0).await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let acknowledged = Acknowledged::default();
-    let senders: Vec<_> = (0..6)
-        .map(|n| {
-            send(
-                apis.clone(),
-                format!("s{n}"),
-                acknowledged.clone(),
-                stop.clone(),
-            )
-        })
-        .map(tokio::spawn)
-        .collect();
+    let json = |_: &str, n: u64| format!("{{\"n\":{n}}}");
+    let senders = Senders::start(6, &apis, "room:", Duration::ZERO, json);
     let goes_on = async |what: &str| {
-        let (sent, stored) = (acknowledged.lock().len(), archiving.stored());
+        let (sent, stored) = (senders.acknowledged(), archiving.stored());
         wait::eventually(what, 3 * SOON, async || {
-            acknowledged.lock().len() > sent + 300 && archiving.stored() > stored + 300
+            senders.acknowledged() > sent + 300 && archiving.stored() > stored + 300
         })
         .await;
     };
@@ -230,11 +186,7 @@ async fn a_watcher_of_a_prefix_misses_nothing_while_redis_and_chats_are_killed()
     redis.kill();
     redis.restart().await;
     goes_on("Redis is back again").await;
-    stop.store(true, Ordering::Relaxed);
-    for sender in senders {
-        sender.await.expect("a sender");
-    }
-    let acknowledged = acknowledged.lock().clone();
+    let acknowledged = senders.stop().await;
     wait::eventually("all is stored", 6 * SOON, async || {
         archiving.stored() >= acknowledged.len() as u64
     })
@@ -266,9 +218,9 @@ async fn a_watcher_of_a_prefix_misses_nothing_while_redis_and_chats_are_killed()
         }
     }
     let stored: BTreeMap<_, _> = stored.into_iter().collect();
-    for (channel, offset, n) in &acknowledged {
-        let found = stored.get(channel).and_then(|it| it.get(offset));
-        assert!(found.is_some(), "{channel} {offset} ({n}) is lost");
+    for sent in &acknowledged {
+        let found = (stored.get(&sent.channel)).and_then(|it| it.get(&sent.offset));
+        assert!(found.is_some(), "{sent:?} is lost");
     }
     assert!(seen.len() <= acknowledged.len() + 6, "{}", seen.len());
 }

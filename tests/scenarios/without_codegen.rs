@@ -67,6 +67,7 @@ async fn services_and_methods_are_listed_and_described() {
         "GetChannel",
         "ListChannels",
         "TrimHistory",
+        "DeleteChannel",
     ] {
         let method = format!("chat.v1.ChatService.{method}");
         assert!(methods.lines().any(|line| line == method), "{methods}");

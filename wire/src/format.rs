@@ -14,6 +14,18 @@ pub enum Protocol {
     Json,
 }
 
+impl Protocol {
+    /// Its name in the contracts: "pomelo", "socket.io" or "json".
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pomelo => "pomelo",
+            Self::SocketIo(_) => "socket.io",
+            Self::Json => "json",
+        }
+    }
+}
+
 /// The version of the protocol below Socket.IO.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EngineIo {

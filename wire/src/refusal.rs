@@ -63,6 +63,8 @@ pub enum Reason {
     Unavailable,
     /// The request was passed on and not answered. It may have taken effect.
     UnknownOutcome,
+    /// The operator's own handler for the route has failed, or its answer cannot be passed on. The request may have taken effect.
+    HandlerFailed,
 }
 
 /// What clients are told for a reason.
@@ -78,7 +80,7 @@ struct Row {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::InvalidRequest,
         Self::UnknownRoute,
         Self::InvalidBody,
@@ -99,6 +101,7 @@ impl Reason {
         Self::TryLater,
         Self::Unavailable,
         Self::UnknownOutcome,
+        Self::HandlerFailed,
     ];
 
     /// Its name, as clients read it.
@@ -261,6 +264,12 @@ impl Reason {
                 500,
                 500,
                 "There was no answer in time, so this may have been done. Try again, a message with the same key.",
+                Some(FAILED),
+            ),
+            Self::HandlerFailed => last(
+                "HANDLER_FAILED",
+                500,
+                "The handler of this route has failed. It may have done a part of this. The operator's log says why.",
                 Some(FAILED),
             ),
         }
@@ -437,6 +446,7 @@ mod tests {
             (Reason::LeavePending, r#"{"code":500}"#),
             (Reason::Unavailable, r#"{"code":500}"#),
             (Reason::UnknownOutcome, r#"{"code":500}"#),
+            (Reason::HandlerFailed, r#"{"code":500}"#),
         ] {
             for protocol in [Protocol::Pomelo, Protocol::SocketIo(EngineIo::V4)] {
                 // A longer message makes no difference.

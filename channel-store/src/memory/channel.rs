@@ -188,7 +188,8 @@ impl Channel {
             }
         };
         let members = &mut self.content.members;
-        members.prolong(&member, now + at.options.detached_life);
+        let stay = join.stay.unwrap_or(at.options.detached_life);
+        members.stay(&member, now + stay);
         Ok(Joined {
             trimmed: self.content.log.trimmed(),
             life: self.content.log.life().clone(),

@@ -192,8 +192,8 @@ impl Members {
         }
     }
 
-    /// Lets a detached member stay until then. Nothing happens if it is not a member.
-    pub(super) fn prolong(&mut self, member: &Member, until: Instant) {
+    /// Lets a detached member stay until then, and no longer. Nothing happens if it is not a member.
+    pub(super) fn stay(&mut self, member: &Member, until: Instant) {
         if let (Some(record), Member::Detached(user)) = (self.members.get_mut(member), member) {
             if let Some(due) = record.due.replace(until) {
                 self.due.remove(&(due, user.clone()));

@@ -229,6 +229,11 @@ impl ChannelStore for MemoryStore {
         Ok(self.shared.work_on(state, page))
     }
 
+    fn detached_life(&self) -> Duration {
+        self.shared
+            .with(|state| state.context.options.detached_life)
+    }
+
     fn log_rule(&self, channel: &ChannelName) -> Option<String> {
         self.shared.with(|state| {
             let rules = &state.context.policies;

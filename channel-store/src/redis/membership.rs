@@ -31,8 +31,8 @@ pub(super) struct Memberships {
     appending: Arc<Appending>,
     directory: Arc<Directory>,
     tombstone_seconds: String,
-    detached_milliseconds: String,
     key_seconds: String,
+    detached_life: Duration,
 }
 
 impl Memberships {
@@ -47,9 +47,13 @@ impl Memberships {
             appending,
             directory,
             tombstone_seconds: seconds(options.tombstone_life),
-            detached_milliseconds: options.detached_life.as_millis().to_string(),
             key_seconds: seconds(options.key_life),
+            detached_life: options.detached_life,
         }
+    }
+
+    pub(super) fn detached_life(&self) -> Duration {
+        self.detached_life
     }
 
     async fn ask(&self, channel: &ChannelName, command: Cmd) -> Result<Value, StoreError> {
@@ -77,8 +81,11 @@ impl Memberships {
         let mut command =
             (self.appending).call_about_members(script, &join.channel, &keys, more_keys);
         let stay = match of.operation {
-            Some(_) => "",
-            None => &*self.detached_milliseconds,
+            Some(_) => String::new(),
+            None => {
+                let stay = join.stay.unwrap_or(self.detached_life);
+                stay.as_millis().to_string()
+            }
         };
         command
             .arg(&of.session)

@@ -240,6 +240,10 @@ impl ChannelStore for RedisStore {
         self.directory.forget(&ended).await
     }
 
+    fn detached_life(&self) -> Duration {
+        self.memberships.detached_life()
+    }
+
     fn log_rule(&self, channel: &ChannelName) -> Option<String> {
         self.appending.rule_of(channel)
     }

@@ -239,8 +239,23 @@ impl Subject {
             deadline: None,
             replaces: Vec::new(),
             repairs: None,
+            stay: None,
         };
         self.store.join(join).await
+    }
+
+    /// The join of a detached member that says how long it stays.
+    pub(crate) async fn join_for(&self, channel: &str, user: &str, stay: Duration) -> Joined {
+        let join = Join {
+            channel: name(channel),
+            user: text_user(user),
+            membership: Membership::Detached,
+            deadline: None,
+            replaces: Vec::new(),
+            repairs: None,
+            stay: Some(stay),
+        };
+        self.store.join(join).await.unwrap()
     }
 
     /// A join that replaces other sessions, which are named with their incarnations.
@@ -262,6 +277,7 @@ impl Subject {
             deadline: None,
             replaces: replaces.collect(),
             repairs: None,
+            stay: None,
         };
         self.store.join(join).await
     }

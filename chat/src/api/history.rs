@@ -3,15 +3,21 @@
 
 use super::pages::{Arguments, WRONG_TOKEN, page_size};
 use crate::calls::fields::{EPOCH_BYTES, Violations};
-use crate::calls::{Calls, json, shown};
+use crate::calls::{Calls, shown};
 use crate::error::Error;
 use channel_store::{
     ChannelName, ChannelStore, Continuity, Epoch, HistoryRange, Position, Publication,
 };
 use proto::chat::v1;
 use proto::chat::v1::publication::Content;
+use proto::json;
 use proto::time::timestamp;
+use std::time::Duration;
+use tokio::time::Instant;
 
+/// A page that takes longer to gather is given as it is then. Otherwise, of a hundred readers who wait for the same connections,
+/// each would get its turns as slowly as all others, and none its page in time.
+const GATHERED: Duration = Duration::from_millis(250);
 /// How many publications are asked of the store at once. The store ends an answer early by bytes.
 const STRETCH: usize = 256;
 /// A page ends after so many bytes of publications. Most gRPC clients take no message above 4 MiB.
@@ -115,6 +121,7 @@ async fn page(store: &dyn ChannelStore, asked: HistoryQuery) -> Result<v1::Histo
         0 => most,
         bytes => bytes.min(most),
     };
+    let began = Instant::now();
     let mut publications = Vec::new();
     let mut told = None;
     let goes_on = loop {
@@ -147,6 +154,9 @@ async fn page(store: &dyn ChannelStore, asked: HistoryQuery) -> Result<v1::Histo
         let is_full = reached_early || budget == 0 || publications.len() == asked.size;
         if is_full || !stretch.more {
             break stretch.more || reached_early;
+        }
+        if began.elapsed() >= GATHERED {
+            break true;
         }
     };
     let (continuity, position) = told.unzip();

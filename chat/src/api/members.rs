@@ -9,9 +9,28 @@ use proto::chat::v1::{
     JoinRequest, JoinResponse, LeaveRequest, LeaveResponse, ListMembersRequest,
     ListMembersResponse, Member,
 };
+use proto::time;
+use std::ops::RangeInclusive;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How long a detached membership may last.
+const TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 
 pub(super) async fn join(calls: &Calls, request: JoinRequest) -> Result<JoinResponse, Error> {
-    let (channel, user) = member(request.channel, request.user, request.user_is_number)?;
+    let mut wrong = Violations::default();
+    let member = member(
+        &mut wrong,
+        request.channel,
+        request.user,
+        request.user_is_number,
+    );
+    let ttl = match request.ttl {
+        None => Some(calls.store.detached_life()),
+        Some(ttl) => wrong.check("ttl", read_ttl(&ttl)),
+    };
+    let (Some((channel, user)), Some(stay)) = (member, ttl) else {
+        return Err(wrong.into());
+    };
     let join = Join {
         channel,
         user,
@@ -19,16 +38,33 @@ pub(super) async fn join(calls: &Calls, request: JoinRequest) -> Result<JoinResp
         deadline: None,
         replaces: Vec::new(),
         repairs: None,
+        stay: Some(stay),
     };
     let joined = calls.join(join).await?;
+    let ends = SystemTime::now().checked_add(stay);
+    let ends = ends.and_then(|ends| ends.duration_since(UNIX_EPOCH).ok());
+    let ends = ends.and_then(|ends| u64::try_from(ends.as_millis()).ok());
     Ok(JoinResponse {
         position: Some(shown(&joined.position)),
         published: joined.published,
+        expire_time: ends.map(time::timestamp),
     })
 }
 
+fn read_ttl(ttl: &prost_types::Duration) -> Result<Duration, &'static str> {
+    let ttl = time::duration(ttl).filter(|ttl| TTL.contains(ttl));
+    ttl.ok_or("must be a duration from one second to 24 hours")
+}
+
 pub(super) async fn leave(calls: &Calls, request: LeaveRequest) -> Result<LeaveResponse, Error> {
-    let (channel, user) = member(request.channel, request.user, request.user_is_number)?;
+    let mut wrong = Violations::default();
+    let member = member(
+        &mut wrong,
+        request.channel,
+        request.user,
+        request.user_is_number,
+    );
+    let (channel, user) = member.ok_or(wrong)?;
     let leave = Leave {
         channel,
         user,
@@ -39,11 +75,15 @@ pub(super) async fn leave(calls: &Calls, request: LeaveRequest) -> Result<LeaveR
     Ok(LeaveResponse { left })
 }
 
-fn member(channel: String, user: String, is_number: bool) -> Result<(ChannelName, User), Error> {
-    let mut wrong = Violations::default();
+fn member(
+    wrong: &mut Violations,
+    channel: String,
+    user: String,
+    is_number: bool,
+) -> Option<(ChannelName, User)> {
     let channel = wrong.check("channel", ChannelName::new(channel));
     let user = wrong.user(user, is_number);
-    channel.zip(user).ok_or_else(|| wrong.into())
+    channel.zip(user)
 }
 
 pub(super) async fn list(

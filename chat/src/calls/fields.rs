@@ -1,6 +1,5 @@
 //! The fields of requests, checked. Everything that is wrong with a request is said at once.
 
-use super::json;
 use crate::error::{Error, Violation};
 use bytes::Bytes;
 use channel_store::{
@@ -9,6 +8,7 @@ use channel_store::{
 };
 use prost_types::Struct;
 use proto::chat::v1;
+use proto::json;
 use std::fmt::Display;
 
 /// Session ids that begin with this character belong to the store: it names detached members so.

@@ -2,7 +2,6 @@
 //! contracts, and these calls do the work.
 
 pub(crate) mod fields;
-pub(crate) mod json;
 pub(crate) mod many;
 pub(crate) mod send_stream;
 
@@ -67,13 +66,14 @@ impl Calls {
     pub(crate) async fn join(&self, join: Join) -> Result<Joined, Error> {
         let channel = join.channel.clone();
         let is_detached = matches!(join.membership, Membership::Detached);
+        let stay = join.stay.unwrap_or_else(|| self.store.detached_life());
         if is_detached && !self.cleanup.has_room_for_detached(&channel) {
             return Err(Error::Overloaded);
         }
         let joined = self.store.join(join).await?;
         self.cleanup.check_later(&channel);
         if is_detached {
-            self.cleanup.detached_has_joined(&channel);
+            self.cleanup.detached_has_joined(&channel, stay);
         }
         Ok(joined)
     }

@@ -15,6 +15,7 @@ use queue::ChannelQueue;
 use reaper::Reaper;
 use restorer::LeaseRestorer;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::task::AbortOnDropHandle;
 
 /// The largest number of channels that wait to be checked. A channel that comes when the queue is full is checked when somebody
@@ -78,9 +79,9 @@ impl Cleanup {
         self.detached.has_room_for(channel)
     }
 
-    /// A detached member has joined this channel.
-    pub(crate) fn detached_has_joined(&self, channel: &ChannelName) {
-        self.detached.add(channel);
+    /// A detached member has joined this channel just now, for this time.
+    pub(crate) fn detached_has_joined(&self, channel: &ChannelName, stay: Duration) {
+        self.detached.add(channel, stay);
     }
 }
 

@@ -29,10 +29,6 @@ impl ChannelQueue {
         }
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.channels.lock().order.len()
-    }
-
     /// Adds a channel, unless it is in the queue or there is no room.
     pub(crate) fn add(&self, channel: &ChannelName) {
         let mut channels = self.channels.lock();

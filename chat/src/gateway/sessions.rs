@@ -60,6 +60,7 @@ fn check_join(request: JoinRequest) -> Result<Join, Error> {
         deadline,
         replaces,
         repairs,
+        stay: None,
     })
 }
 

@@ -86,4 +86,11 @@ impl NodeService for Nodes {
     ) -> Result<Response<v1::ListConnectorsResponse>, Status> {
         respond(nodes::list(&self.0).await)
     }
+
+    async fn drain_connector(
+        &self,
+        request: Request<v1::DrainConnectorRequest>,
+    ) -> Result<Response<v1::DrainConnectorResponse>, Status> {
+        respond(nodes::drain(&self.0, request.into_inner()).await)
+    }
 }

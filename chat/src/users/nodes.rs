@@ -1,12 +1,16 @@
-//! Lists connectors.
+//! Lists connectors, and drains one.
 
 use super::connectors::{Asked, Connectors, name_of};
+use crate::calls::fields::Violations;
 use crate::error::Error;
 use channel_store::Incarnation;
-use proto::chat::v1::{Connector, ConnectorState, ListConnectorsResponse};
+use proto::chat::v1::{
+    Connector, ConnectorState, DrainConnectorRequest, DrainConnectorResponse, DrainedIncarnation,
+    ListConnectorsResponse,
+};
 use proto::connector::v1::command::Action;
 use proto::connector::v1::command_answer::Outcome;
-use proto::connector::v1::{DescribeAction, Described};
+use proto::connector::v1::{DescribeAction, Described, DrainAction};
 
 pub(super) async fn list(connectors: &Connectors) -> Result<ListConnectorsResponse, Error> {
     let all = connectors.all().await?;
@@ -27,6 +31,56 @@ pub(super) async fn list(connectors: &Connectors) -> Result<ListConnectorsRespon
     }
     listed.sort_by(|a, b| (&a.name, &a.incarnation).cmp(&(&b.name, &b.incarnation)));
     Ok(ListConnectorsResponse { connectors: listed })
+}
+
+pub(super) async fn drain(
+    connectors: &Connectors,
+    request: DrainConnectorRequest,
+) -> Result<DrainConnectorResponse, Error> {
+    let name = request.connector;
+    let mut wrong = Violations::default();
+    // An incarnation and the name of a connector have the same characters.
+    let named = wrong.check("connector", Incarnation::new(name.as_str()));
+    let only = wrong.optional("incarnation", request.incarnation, |text| {
+        let only = Incarnation::new(text).map_err(|error| error.to_string())?;
+        if name_of(&only) == name {
+            Ok(only)
+        } else {
+            Err("must be one of this connector, as ListConnectors shows it".to_owned())
+        }
+    });
+    let (Some(_), Some(only)) = (named, only) else {
+        return Err(wrong.into());
+    };
+    let mut found = connectors.all().await?;
+    found.retain(|it| only.as_ref().map_or(name_of(it) == name, |only| it == only));
+    let dead = connectors.dead_among(&found).await;
+    found.retain(|it| !dead.contains(it));
+    let asked = found
+        .into_iter()
+        .map(|it| (it, Action::Drain(DrainAction {})));
+    let mut incarnations = Vec::new();
+    for (incarnation, asked) in connectors.ask_all(asked).await {
+        let draining = match asked {
+            // It has ended meanwhile.
+            Asked::Gone => continue,
+            Asked::Answered(outcome) => matches!(outcome, Outcome::Draining(_)),
+            Asked::Unanswered => false,
+        };
+        incarnations.push(DrainedIncarnation {
+            incarnation: incarnation.to_string(),
+            draining,
+        });
+    }
+    if incarnations.is_empty() {
+        return Err(Error::ConnectorNotFound);
+    }
+    incarnations.sort_by(|a, b| a.incarnation.cmp(&b.incarnation));
+    let is_unanswered = incarnations.iter().any(|it| !it.draining);
+    Ok(DrainConnectorResponse {
+        incarnations,
+        unanswered_connectors: is_unanswered.then_some(name).into_iter().collect(),
+    })
 }
 
 fn described(incarnation: &Incarnation, it: Described) -> Connector {

@@ -674,6 +674,7 @@ async fn a_channel_without_messages_expires_after_two_minutes_and_that_is_no_los
         deadline: None,
         replaces: Vec::new(),
         repairs: None,
+        stay: None,
     };
     store.join(join).await.unwrap();
     let leave = channel_store::Leave {

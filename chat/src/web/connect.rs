@@ -1,27 +1,25 @@
 //! Unary calls in the form of the Connect protocol: the path of gRPC, a body without a frame, an HTTP status, and errors as
-//! JSON. Its specification is at <https://connectrpc.com/docs/protocol>. A method that answers with a stream is called in the same
-//! way, and answers with lines of JSON or with Server-Sent Events.
+//! JSON. Its specification is at <https://connectrpc.com/docs/protocol>. A method that only reads may be called by GET, too, with
+//! the request in the query ([`super::query`]). A method that answers with a stream is called in the same way, and answers with
+//! lines of JSON or with Server-Sent Events.
 //!
 //! A request becomes one of gRPC and goes to the same services, which read and write its body as [`Form`] says
 //! ([`super::transcode`]). So all bounds, deadlines and metrics are those of gRPC.
 
 use super::contract::{Contract, Method};
-use super::json;
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD_NO_PAD;
+use super::errors::{Refusal, error, error_json};
+use super::query::{self, Query};
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, RETRY_AFTER, TE};
+use http::header::{ACCEPT, ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, TE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
-use prost::Message;
+use http_body_util::Full;
 use prost_reflect::DescriptorPool;
-use serde_json::value::RawValue;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tonic::body::Body;
 use tonic::{Code, Status};
-use tonic_types::{StatusExt, pb};
 
 const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("connect-protocol-version");
 const TIMEOUT: HeaderName = HeaderName::from_static("connect-timeout-ms");
@@ -122,31 +120,6 @@ impl Codec {
     }
 }
 
-/// Why a request does not become a call.
-struct Refusal {
-    /// `None`: the one that belongs to the code.
-    http: Option<StatusCode>,
-    code: Code,
-    message: String,
-    header: Option<(HeaderName, HeaderValue)>,
-}
-
-impl Refusal {
-    fn new(http: impl Into<Option<StatusCode>>, code: Code, message: impl Into<String>) -> Self {
-        Self {
-            http: http.into(),
-            code,
-            message: message.into(),
-            header: None,
-        }
-    }
-
-    fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.header = Some((name, value));
-        self
-    }
-}
-
 /// Makes a call of gRPC of this request.
 ///
 /// # Errors
@@ -156,7 +129,16 @@ pub(super) fn call(
     mut request: Request<Body>,
 ) -> Result<Request<Body>, Box<Response<Body>>> {
     let form = match check(contract, &request) {
-        Ok((form, timeout)) => {
+        Ok(Called {
+            form,
+            timeout,
+            message,
+        }) => {
+            if let Some(message) = message {
+                request.headers_mut().remove(CONTENT_LENGTH);
+                *request.body_mut() = Body::new(Full::new(message));
+                *request.method_mut() = http::Method::POST;
+            }
             let headers = request.headers_mut();
             // What belongs to gRPC must not come from a caller who does not speak it.
             headers.remove("grpc-encoding");
@@ -168,24 +150,28 @@ pub(super) fn call(
             headers.insert(TE, HeaderValue::from_static("trailers"));
             form
         }
-        Err(refusal) => {
-            let status = Status::new(refusal.code, refusal.message);
-            let mut answer = error(contract, &status);
-            if let Some(http) = refusal.http {
-                *answer.status_mut() = http;
-            }
-            answer.headers_mut().extend(refusal.header);
-            return Err(Box::new(answer));
-        }
+        Err(refusal) => return Err(Box::new(refusal.answer(contract))),
     };
     request.extensions_mut().insert(form);
     Ok(request)
 }
 
-fn check(
-    contract: &Contract,
-    request: &Request<Body>,
-) -> Result<(Form, Option<HeaderValue>), Refusal> {
+/// True if a request calls a method that only reads, by GET.
+pub(super) fn is_read(contract: &Contract, request: &Request<Body>) -> bool {
+    let method = contract.method(request.uri().path());
+    request.method() == http::Method::GET && method.is_some_and(|it| it.only_reads)
+}
+
+/// A request that was checked.
+struct Called {
+    form: Form,
+    /// The caller's time, as gRPC writes it.
+    timeout: Option<HeaderValue>,
+    /// The message of a call by GET. Otherwise it is the body of the request.
+    message: Option<Bytes>,
+}
+
+fn check(contract: &Contract, request: &Request<Body>) -> Result<Called, Refusal> {
     let Some(method) = contract.method(request.uri().path()) else {
         let message = format!("there is nothing at this path; call POST with one of {contract}");
         return Err(Refusal::new(
@@ -194,7 +180,8 @@ fn check(
             message,
         ));
     };
-    if request.method() != http::Method::POST {
+    let by_get = is_read(contract, request);
+    if request.method() != http::Method::POST && !by_get {
         let message = format!("{} is not possible here; use POST", request.method());
         let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, Code::Unimplemented, message);
         return Err(refusal.with(ALLOW, HeaderValue::from_static("POST, OPTIONS")));
@@ -205,19 +192,12 @@ fn check(
         return Err(Refusal::new(unsupported, Code::Unimplemented, message));
     }
     let headers = request.headers();
-    let Some(codec) = Codec::of(headers) else {
-        let message = "content-type must be application/json, in UTF-8, or application/proto";
-        let refusal = Refusal::new(unsupported, Code::Unimplemented, message);
-        let accepted = HeaderValue::from_static("application/json, application/proto");
-        return Err(refusal.with(ACCEPT_POST, accepted));
+    let (codec, message) = if by_get {
+        let Query { codec, message } = query::read(request.uri().query().unwrap_or_default())?;
+        (codec, Some(message))
+    } else {
+        (codec_of_body(headers)?, None)
     };
-    if headers
-        .get(CONTENT_ENCODING)
-        .is_some_and(|it| it != "identity")
-    {
-        let message = "content-encoding must be identity: compressed requests are not supported";
-        return Err(Refusal::new(None, Code::Unimplemented, message));
-    }
     if headers.get(PROTOCOL_VERSION).is_some_and(|it| it != "1") {
         let message = "connect-protocol-version must be 1";
         return Err(Refusal::new(None, Code::InvalidArgument, message));
@@ -232,7 +212,8 @@ fn check(
     };
     let framing = method.gives_stream.then(|| Framing::of(headers));
     if framing.is_some() && codec != Codec::Json {
-        let message = "this method answers with a stream, which is possible over HTTP with content-type application/json alone";
+        let message =
+            "this method answers with a stream, which is possible over HTTP with JSON alone";
         return Err(Refusal::new(unsupported, Code::Unimplemented, message));
     }
     let form = Form {
@@ -240,7 +221,30 @@ fn check(
         framing,
         method: Arc::clone(method),
     };
-    Ok((form, timeout))
+    Ok(Called {
+        form,
+        timeout,
+        message,
+    })
+}
+
+/// How the body of a request is written.
+fn codec_of_body(headers: &HeaderMap) -> Result<Codec, Refusal> {
+    let Some(codec) = Codec::of(headers) else {
+        let message = "content-type must be application/json, in UTF-8, or application/proto";
+        let unsupported = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        let refusal = Refusal::new(unsupported, Code::Unimplemented, message);
+        let accepted = HeaderValue::from_static("application/json, application/proto");
+        return Err(refusal.with(ACCEPT_POST, accepted));
+    };
+    if headers
+        .get(CONTENT_ENCODING)
+        .is_some_and(|it| it != "identity")
+    {
+        let message = "content-encoding must be identity: compressed requests are not supported";
+        return Err(Refusal::new(None, Code::Unimplemented, message));
+    }
+    Ok(codec)
 }
 
 /// The same time as gRPC writes it, with at most eight digits.
@@ -266,90 +270,6 @@ pub(super) fn answer(contract: &Contract, answer: Response<Body>) -> Response<Bo
         return error(contract, &status);
     }
     answer.map(|body| Body::new(WithoutTrailers(body)))
-}
-
-/// An error, with the HTTP status that the specification gives to its code.
-pub(super) fn error(contract: &Contract, status: &Status) -> Response<Body> {
-    let (_, http) = code(status.code());
-    let body = error_json(&contract.types, status);
-    let mut answer = Response::new(Body::new(http_body_util::Full::new(Bytes::from(body))));
-    *answer.status_mut() = http;
-    answer.headers_mut().insert(CONTENT_TYPE, JSON);
-    let wait = status
-        .get_details_retry_info()
-        .and_then(|it| it.retry_delay);
-    if let Some(wait) = wait {
-        let seconds = wait.as_secs().max(1).into();
-        answer.headers_mut().insert(RETRY_AFTER, seconds);
-    }
-    answer
-}
-
-fn error_json(types: &DescriptorPool, status: &Status) -> Vec<u8> {
-    let details = pb::Status::decode(status.details()).unwrap_or_default();
-    let details = details.details.iter();
-    let shown = Shown {
-        code: code(status.code()).0,
-        message: status.message(),
-        details: details.map(|it| Detail::new(types, it)).collect(),
-    };
-    serde_json::to_vec(&shown).unwrap_or_default()
-}
-
-#[derive(serde::Serialize)]
-struct Shown<'a> {
-    code: &'static str,
-    message: &'a str,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    details: Vec<Detail>,
-}
-
-/// A detail as bytes for programs, and as JSON for people.
-#[derive(serde::Serialize)]
-struct Detail {
-    #[serde(rename = "type")]
-    name: String,
-    value: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    debug: Option<Box<RawValue>>,
-}
-
-impl Detail {
-    fn new(types: &DescriptorPool, detail: &prost_types::Any) -> Self {
-        let name = detail.type_url.rsplit('/').next().unwrap_or_default();
-        let known = types.get_message_by_name(name);
-        let debug = known.and_then(|it| json::write(&it, detail.value.clone().into()).ok());
-        let debug = debug.and_then(|json| String::from_utf8(json).ok());
-        Self {
-            name: name.to_owned(),
-            value: BASE64_STANDARD_NO_PAD.encode(&detail.value),
-            debug: debug.and_then(|json| RawValue::from_string(json).ok()),
-        }
-    }
-}
-
-/// The code's name and its HTTP status.
-fn code(code: Code) -> (&'static str, StatusCode) {
-    // No constant of the crate has this one, which nginx made up.
-    let closed = StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
-    match code {
-        Code::Cancelled => ("canceled", closed),
-        Code::Ok | Code::Unknown => ("unknown", StatusCode::INTERNAL_SERVER_ERROR),
-        Code::InvalidArgument => ("invalid_argument", StatusCode::BAD_REQUEST),
-        Code::DeadlineExceeded => ("deadline_exceeded", StatusCode::GATEWAY_TIMEOUT),
-        Code::NotFound => ("not_found", StatusCode::NOT_FOUND),
-        Code::AlreadyExists => ("already_exists", StatusCode::CONFLICT),
-        Code::PermissionDenied => ("permission_denied", StatusCode::FORBIDDEN),
-        Code::ResourceExhausted => ("resource_exhausted", StatusCode::TOO_MANY_REQUESTS),
-        Code::FailedPrecondition => ("failed_precondition", StatusCode::BAD_REQUEST),
-        Code::Aborted => ("aborted", StatusCode::CONFLICT),
-        Code::OutOfRange => ("out_of_range", StatusCode::BAD_REQUEST),
-        Code::Unimplemented => ("unimplemented", StatusCode::NOT_IMPLEMENTED),
-        Code::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR),
-        Code::Unavailable => ("unavailable", StatusCode::SERVICE_UNAVAILABLE),
-        Code::DataLoss => ("data_loss", StatusCode::INTERNAL_SERVER_ERROR),
-        Code::Unauthenticated => ("unauthenticated", StatusCode::UNAUTHORIZED),
-    }
 }
 
 /// A body whose trailers, which say what the HTTP status says as well, are left out.

@@ -3,7 +3,8 @@
 use prost::Message;
 use prost_reflect::{DescriptorError, DescriptorPool, MessageDescriptor, MethodDescriptor};
 use prost_types::field_descriptor_proto::Type;
-use prost_types::{FileDescriptorProto, FileDescriptorSet};
+use prost_types::method_options::IdempotencyLevel;
+use prost_types::{FileDescriptorProto, FileDescriptorSet, MethodOptions};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -26,6 +27,8 @@ pub(crate) struct Method {
     pub(super) takes_stream: bool,
     /// True if it answers with a stream of messages.
     pub(super) gives_stream: bool,
+    /// True if it has no side effects, so that it may be called by GET.
+    pub(super) only_reads: bool,
 }
 
 impl Contract {
@@ -61,7 +64,10 @@ impl Contract {
 
 impl Method {
     fn new(method: &MethodDescriptor) -> Self {
+        let description = method.method_descriptor_proto();
+        let level = (description.options.as_ref()).map(MethodOptions::idempotency_level);
         Self {
+            only_reads: level == Some(IdempotencyLevel::NoSideEffects),
             input: method.input(),
             output: method.output(),
             takes_stream: method.is_client_streaming(),

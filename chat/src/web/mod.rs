@@ -1,5 +1,5 @@
-//! The calls of back ends over plain HTTP, beside gRPC and at the same port: calls as JSON (`connect`, and `events` for streams) and
-//! grpc-web.
+//! The calls of back ends over plain HTTP, beside gRPC and at the same port: calls as JSON (`connect`, with `query` for those by GET
+//! and `events` for streams) and grpc-web.
 //!
 //! Every call goes to the services that gRPC's calls go to, inside all of their bounds. `json` converts messages by the
 //! descriptors of the contract, so a new method needs nothing here.
@@ -7,8 +7,10 @@
 mod connect;
 mod contract;
 mod cors;
+mod errors;
 mod events;
 mod json;
+mod query;
 #[cfg(test)]
 mod tests;
 mod transcode;
@@ -18,6 +20,7 @@ pub(crate) use transcode::Transcoded;
 
 use crate::port::gate::{Protocol, protocol};
 use cors::{From, Origins};
+use errors::error;
 use futures_util::future::{BoxFuture, Either};
 use http::{Request, Response, StatusCode, Version};
 use std::convert::Infallible;
@@ -110,11 +113,20 @@ where
         request: Request<Body>,
     ) -> Result<Answered, Box<Response<Body>>> {
         let contract = Arc::clone(&self.layer.contract);
+        let by_get = connect::is_read(&contract, &request);
         let origin = match self.layer.origins.of(request.headers()) {
+            From::Program if by_get && !self.layer.origins.may_be_read_without(&request) => {
+                let words = "a call by GET that names no origin must come to an IP address, to localhost, to a name without a dot, or \
+                             to the host of an origin in chat's --allowed-origins: any page could make such a call; use POST";
+                return Err(Box::new(error(
+                    &contract,
+                    &Status::permission_denied(words),
+                )));
+            }
             From::Program => None,
             From::Refused => {
                 let words = "pages of this origin may not call; chat's --allowed-origins names those that may";
-                return Err(Box::new(connect::error(
+                return Err(Box::new(error(
                     &contract,
                     &Status::permission_denied(words),
                 )));
@@ -125,6 +137,9 @@ where
             From::Allowed(origin) => Some(origin),
         };
         let allow = move |answer: &mut Response<Body>| {
+            if by_get {
+                cors::is_for_this_caller(answer.headers_mut());
+            }
             if let Some(origin) = origin {
                 cors::allow(answer.headers_mut(), origin);
             }
@@ -132,8 +147,7 @@ where
         let called: Answered = match protocol {
             Protocol::Grpc => {
                 let words = "gRPC needs HTTP/2; over HTTP/1.1 send JSON with content-type application/json, or grpc-web";
-                let mut refused =
-                    connect::error(&contract, &Status::new(Code::Unimplemented, words));
+                let mut refused = error(&contract, &Status::new(Code::Unimplemented, words));
                 *refused.status_mut() = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
                 return Err(Box::new(refused));
             }

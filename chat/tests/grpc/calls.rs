@@ -1,6 +1,6 @@
 //! How each call uses the store, and how the store's answer is returned.
 
-use crate::support::{Chat, fields, message, position};
+use crate::support::{Chat, DETACHED_LIFE, fields, message, position, violations};
 use channel_store::{Epoch, Membership, ON_MESSAGE};
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
@@ -11,7 +11,8 @@ use proto::chat::v1::{
     SendRequest, TrimHistoryRequest,
 };
 use proto::connector::v1::{self as sessions, Beginning, Session};
-use proto::time::timestamp;
+use proto::time::{milliseconds, timestamp};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 #[tokio::test]
 async fn a_session_joins_and_leaves_with_its_incarnation_and_operation() {
@@ -108,6 +109,63 @@ async fn a_membership_of_a_back_end_is_detached() {
     assert!(matches!(joins[0].membership, Membership::Detached));
     assert!(matches!(leaves[0].membership, Membership::Detached));
     assert!(!leaves[0].fence);
+}
+
+#[tokio::test]
+async fn a_membership_lasts_as_long_as_its_join_says_and_the_answer_says_until_when() {
+    let chat = Chat::start().await;
+    let mut client = chat.client().await;
+    let day = Duration::from_secs(24 * 3600);
+    for (ttl, stay) in [
+        (None, DETACHED_LIFE),
+        (Some((1, 0)), Duration::from_secs(1)),
+        (Some((1, 500_000_000)), Duration::from_millis(1_500)),
+        (Some((24 * 3600, 0)), day),
+    ] {
+        let request = JoinRequest {
+            channel: "4".into(),
+            user: "bot".into(),
+            ttl: ttl.map(|(seconds, nanos)| prost_types::Duration { seconds, nanos }),
+            ..JoinRequest::default()
+        };
+        let since_1970 = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let before = since_1970();
+        let joined = client.join(request).await.unwrap().into_inner();
+        let ends = milliseconds(&joined.expire_time.unwrap()).unwrap();
+        // The answer has whole milliseconds.
+        let ends = Duration::from_millis(ends) + Duration::from_millis(1);
+        assert!(before + stay <= ends && ends <= since_1970() + stay + Duration::from_millis(1));
+        assert_eq!(chat.store.joins.lock().last().unwrap().stay, Some(stay));
+    }
+}
+
+#[tokio::test]
+async fn a_time_of_a_membership_that_is_not_valid_too_short_or_too_long_is_refused() {
+    let chat = Chat::start().await;
+    let mut client = chat.client().await;
+    for (seconds, nanos) in [
+        (0, 0),
+        (0, 999_999_999),
+        (-1, 0),
+        (60, -1),
+        (60, 1_000_000_000),
+        (24 * 3600, 1),
+        (i64::MAX, 999_999_999),
+        (i64::MIN, i32::MIN),
+    ] {
+        let request = JoinRequest {
+            channel: "4".into(),
+            user: String::new(),
+            ttl: Some(prost_types::Duration { seconds, nanos }),
+            ..JoinRequest::default()
+        };
+        let status = client.join(request).await.unwrap_err();
+        let wrong = violations(&status);
+        let fields: Vec<_> = wrong.iter().map(|it| it.0.as_str()).collect();
+        assert_eq!(fields, ["user", "ttl"], "{seconds} {nanos}");
+        assert_eq!(wrong[1].1, "must be a duration from one second to 24 hours");
+    }
+    assert!(chat.store.joins.lock().is_empty());
 }
 
 #[tokio::test]

@@ -114,9 +114,9 @@ async fn a_body_that_is_not_a_small_flat_object_is_refused() {
 }
 
 #[tokio::test]
-async fn a_body_that_fits_into_no_frame_is_refused_by_the_same_rule() {
+async fn a_body_that_fits_into_no_frame_is_a_request_that_is_too_large() {
     let enormous = format!(r#"{{"text":"{}"}}"#, "x".repeat(5 * 1024 * 1024));
-    assert_eq!(fields(&refused(message(&enormous)).await), ["body_json"]);
+    assert_eq!(fields(&refused(message(&enormous)).await), ["request"]);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 
 mod calls;
 mod errors;
+mod get;
 mod history;
 mod hostile;
 mod in_process;

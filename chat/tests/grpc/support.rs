@@ -64,6 +64,8 @@ struct Written {
 }
 
 const OPEN: usize = 1_000_000;
+/// How long a detached member stays whose join does not say.
+pub(crate) const DETACHED_LIFE: Duration = Duration::from_secs(17);
 
 impl FakeStore {
     pub(crate) fn new() -> Self {
@@ -313,6 +315,10 @@ impl ChannelStore for FakeStore {
             channels: vec![(channel, summary())],
             next: page.is_none().then(|| "more".to_owned()),
         })
+    }
+
+    fn detached_life(&self) -> Duration {
+        DETACHED_LIFE
     }
 
     fn log_rule(&self, channel: &ChannelName) -> Option<String> {

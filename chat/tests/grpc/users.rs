@@ -1,16 +1,17 @@
 //! Requests about live users that are wrong, and those that concern nobody.
 
-use crate::support::{Chat, violations};
+use crate::support::{Chat, reason, violations};
 use proto::chat::v1::list_sessions_request::Of;
 use proto::chat::v1::node_service_client::NodeServiceClient;
 use proto::chat::v1::push_to_users_request::Content;
 use proto::chat::v1::user_service_client::UserServiceClient;
 use proto::chat::v1::{
-    AddToChannelRequest, BatchGetPresenceRequest, DisconnectRequest, ListConnectorsRequest,
-    ListSessionsRequest, PushToUsersRequest, RemoveFromChannelRequest, SessionName,
+    AddToChannelRequest, BatchGetPresenceRequest, DisconnectRequest, DrainConnectorRequest,
+    ListConnectorsRequest, ListSessionsRequest, PushToUsersRequest, RemoveFromChannelRequest,
+    SessionName,
 };
-use tonic::Status;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 async fn users() -> (Chat, UserServiceClient<Channel>) {
     let chat = Chat::start().await;
@@ -257,4 +258,31 @@ async fn without_a_connector_the_list_of_connectors_is_empty() {
     let mut client = NodeServiceClient::new(chat.channel().await);
     let answer = client.list_connectors(ListConnectorsRequest {}).await;
     assert_eq!(answer.unwrap().into_inner(), Default::default());
+}
+
+#[tokio::test]
+async fn wrong_fields_of_a_drain_are_named_and_an_unknown_connector_is_not_found() {
+    let chat = Chat::start().await;
+    let mut client = NodeServiceClient::new(chat.channel().await);
+    let mut drain = async |connector: &str, incarnation: &str| {
+        let request = DrainConnectorRequest {
+            connector: connector.to_owned(),
+            incarnation: incarnation.to_owned(),
+        };
+        client.drain_connector(request).await.unwrap_err()
+    };
+    for (connector, incarnation, field) in [
+        ("", "", "connector"),
+        ("a\nb", "", "connector"),
+        ("a", "a\n:1", "incarnation"),
+        ("a", "b:1", "incarnation"),
+    ] {
+        let status = drain(connector, incarnation).await;
+        assert_eq!(only(&status).0, field, "{connector:?} {incarnation:?}");
+    }
+    for incarnation in ["", "a:1"] {
+        let status = drain("a", incarnation).await;
+        assert_eq!(status.code(), Code::NotFound);
+        assert_eq!(reason(&status), "CONNECTOR_NOT_FOUND");
+    }
 }

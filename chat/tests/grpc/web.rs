@@ -23,20 +23,20 @@ const SEND: &str = "/chat.v1.ChatService/Send";
 
 /// An answer of HTTP/1.1.
 #[derive(Debug)]
-struct Answer {
-    status: u16,
-    headers: HashMap<String, String>,
-    body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HashMap<String, String>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         assert_eq!(self.headers["content-type"], "application/json", "{self:?}");
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
     /// The status and the code of an error.
-    fn code(&self) -> (u16, String) {
+    pub(crate) fn code(&self) -> (u16, String) {
         (
             self.status,
             self.json()["code"].as_str().unwrap().to_owned(),
@@ -45,7 +45,7 @@ impl Answer {
 }
 
 /// Sends these bytes and reads until chat closes the connection.
-async fn raw(chat: SocketAddr, request: &[u8]) -> Answer {
+pub(crate) async fn raw(chat: SocketAddr, request: &[u8]) -> Answer {
     let mut stream = TcpStream::connect(chat).await.unwrap();
     // Chat may answer before it has taken everything.
     let _ = stream.write_all(request).await;
@@ -72,7 +72,13 @@ fn parse(bytes: &[u8]) -> Answer {
 }
 
 /// A request with these further headers, each with its line end.
-async fn ask(chat: SocketAddr, method: &str, path: &str, headers: &str, body: &[u8]) -> Answer {
+pub(crate) async fn ask(
+    chat: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &[u8],
+) -> Answer {
     let length = body.len();
     let head = format!(
         "{method} {path} HTTP/1.1\r\nhost: chat\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n"
@@ -81,7 +87,7 @@ async fn ask(chat: SocketAddr, method: &str, path: &str, headers: &str, body: &[
 }
 
 /// A call in JSON.
-async fn call(chat: SocketAddr, method: &str, request: &Value) -> Answer {
+pub(crate) async fn call(chat: SocketAddr, method: &str, request: &Value) -> Answer {
     let path = format!("/chat.v1.ChatService/{method}");
     let body = request.to_string();
     ask(
@@ -95,7 +101,7 @@ async fn call(chat: SocketAddr, method: &str, request: &Value) -> Answer {
 }
 
 /// Chat over the store in memory.
-async fn with_memory(limits: Limits) -> SocketAddr {
+pub(crate) async fn with_memory(limits: Limits) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let store = MemoryStore::new(StoreOptions::default()) as Arc<dyn ChannelStore>;
@@ -739,7 +745,7 @@ async fn pages_may_call_only_if_their_origin_is_allowed() {
         let answer = ask(chat.address, "OPTIONS", SEND, &asking(origin), b"").await;
         assert_eq!(answer.status, 204);
         assert_eq!(answer.headers["access-control-allow-origin"], origin);
-        assert_eq!(answer.headers["access-control-allow-methods"], "POST");
+        assert_eq!(answer.headers["access-control-allow-methods"], "GET, POST");
         let allowed = &answer.headers["access-control-allow-headers"];
         for header in [
             "content-type",

@@ -42,27 +42,6 @@ pub struct Answered<T> {
     pub repeated: bool,
 }
 
-/// Why a call failed, in words: the innermost cause, which is the system's if the network failed.
-pub(super) fn words(status: &tonic::Status) -> String {
-    let mut source = std::error::Error::source(status);
-    let mut last = None;
-    while let Some(error) = source {
-        last = Some(error.to_string());
-        source = error.source();
-    }
-    let words = last.unwrap_or_else(|| status.message().to_owned());
-    if words.is_empty() {
-        format!("{:?}", status.code())
-    } else {
-        words
-    }
-}
-
-/// True if the failure is one of the connection, and was not told by a chat.
-pub(super) fn is_of_the_network(status: &Status) -> bool {
-    std::error::Error::source(status).is_some()
-}
-
 /// True if nothing was done, and repeating the call elsewhere can't help.
 pub(super) fn is_final(status: &Status) -> bool {
     matches!(

@@ -18,12 +18,13 @@ mod source;
 pub(crate) mod tests;
 mod window;
 
+pub use crate::grpc::TransportError;
 pub(crate) use call::CALL;
 pub use call::{Answered, CallError};
 pub use chat::Chat;
 pub use line::Outcome;
 pub use proof::OwnSettings;
-pub use source::{ChatService, Source, SourceError, TransportError};
+pub use source::{ChatService, Source};
 pub use window::Window;
 
 use channel_store::probe::ProbeFeed;

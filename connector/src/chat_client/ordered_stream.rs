@@ -6,10 +6,11 @@
 //! nothing overtakes, nothing is lost, and nothing happens twice. A session stays with its line while it has unanswered
 //! sends.
 
-use super::call::{TRY, is_full, is_of_the_network, reason, words};
+use super::call::{TRY, is_full, reason};
 use super::chat::Chat;
 use super::endpoint::Endpoint;
 use super::line::Line;
+use crate::grpc::{is_of_the_network, words};
 use runtime::Backoff;
 use runtime::backoff::pause;
 use std::sync::{Arc, Weak};

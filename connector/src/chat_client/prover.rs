@@ -5,10 +5,11 @@
 //! message. If a chat's store does not answer, or slowly, nothing changes. A chat whose store refuses to publish is
 //! used if no other one is better, because its refusals tell the reason. But this connector is not ready then.
 
-use super::call::{CALL, TRY, words};
+use super::call::{CALL, TRY};
 use super::chat::Chat;
 use super::endpoint::Endpoint;
 use super::proof::{Prover, length};
+use crate::grpc::words;
 use channel_store::probe::{Finding, Findings, PROBE_AGAIN, PROBE_PAUSE, ProbeFound, ProbePoint};
 use channel_store::{Epoch, Position};
 use futures_util::future::join_all;

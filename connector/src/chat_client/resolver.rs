@@ -1,22 +1,19 @@
 //! Keeps the endpoints equal to what `--chat` names: each name is resolved again every ten seconds, and each address behind
 //! it is an endpoint of its own.
 
-use super::call::TRY;
 use super::chat::Chat;
 use super::endpoint::Endpoint;
 use super::ordered_stream;
 use super::prover::keep_proving;
-use super::source::{ChatService, Source, TransportError};
+use super::source::{ChatService, Source};
+use crate::grpc::{CONNECT, RESOLVE_AGAIN, TransportError, resolve, transport};
 use http::Uri;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tonic::transport::Endpoint as Transport;
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
-
-const RESOLVE_AGAIN: Duration = Duration::from_secs(10);
 
 /// Begins to use an endpoint. `address` is as for [`Endpoint::new`].
 pub(super) fn start(
@@ -45,7 +42,7 @@ pub(super) fn follow(source: Source, chat: &Arc<Chat>) {
             chat.endpoints.write().push(endpoint);
         }
         Source::Addresses(uris) => {
-            tokio::spawn(resolve(uris, Arc::downgrade(chat)));
+            tokio::spawn(keep_resolving(uris, Arc::downgrade(chat)));
         }
     }
 }
@@ -53,15 +50,13 @@ pub(super) fn follow(source: Source, chat: &Arc<Chat>) {
 /// Endpoints by the place of their name in the source, and by address.
 pub(super) type Known = BTreeMap<(usize, SocketAddr), Arc<Endpoint>>;
 
-async fn resolve(uris: Vec<Uri>, chat: Weak<Chat>) {
+async fn keep_resolving(uris: Vec<Uri>, chat: Weak<Chat>) {
     let mut known = Known::new();
     loop {
         for (index, uri) in uris.iter().enumerate() {
-            let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-            let port = uri.port_u16().unwrap_or(80);
             // A name that can't be resolved now keeps the addresses that it had.
-            let found: Vec<SocketAddr> = match tokio::net::lookup_host((host, port)).await {
-                Ok(found) => found.collect(),
+            let found = match resolve(uri).await {
+                Ok(found) => found,
                 Err(error) => {
                     tracing::debug!(%uri, %error, "can't resolve");
                     let Some(chat) = chat.upgrade() else { return };
@@ -111,11 +106,9 @@ pub(super) fn update(
 
 /// A connection that is made when it is needed, and made again when it broke.
 fn connect(uri: &Uri, address: SocketAddr) -> ChatService {
-    let channel = Transport::from_shared(format!("http://{address}"))
-        .unwrap_or_else(|_| Transport::from_static("http://0.0.0.0:0"))
-        .origin(uri.clone())
+    let channel = transport(uri, address)
         .tcp_nodelay(true)
-        .connect_timeout(TRY)
+        .connect_timeout(CONNECT)
         .http2_keep_alive_interval(Duration::from_secs(5))
         .keep_alive_timeout(Duration::from_secs(2))
         .keep_alive_while_idle(true)

@@ -37,6 +37,17 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
+    /// The offset of the first of these publications with which the membership ends, if there is one.
+    fn deleted_among<'a>(
+        &self,
+        publications: impl IntoIterator<Item = &'a Publication>,
+    ) -> Option<u64> {
+        let joined = self.joined?;
+        let mut publications = publications.into_iter();
+        let ends = |it: &&Publication| it.payload.is_deletion() && it.position.offset > joined;
+        publications.find(ends).map(|it| it.position.offset)
+    }
+
     /// Tells the member its new position, or closes it if its format does not tell positions. True: it is still there.
     pub(super) fn tell(
         &self,
@@ -209,8 +220,6 @@ pub(super) struct Audience {
     groups: Vec<EncodingGroup>,
     /// The position before the first pending publication; `None` while nothing is pending.
     flushed: Option<Position>,
-    /// The offset of the last deletion of the channel that the hub has met; 0 if it has met none.
-    deleted: u64,
     metrics: HubMetrics,
 }
 
@@ -221,7 +230,6 @@ impl Audience {
             waiting: 0,
             groups: Vec::new(),
             flushed: None,
-            deleted: 0,
             metrics,
         }
     }
@@ -282,6 +290,13 @@ impl Audience {
         };
         let mut frames = Vec::new();
         let (format, user) = (receiver.format, receiver.connection.user());
+        if let Some(deleted) = receiver.deleted_among(ring.after(start).into_iter().flatten()) {
+            let missed = missed.take_while(|p| p.position.offset <= deleted);
+            wire::publications(format, channel, user, &start.epoch, missed, &mut frames);
+            receiver.connection.send(&frames, &mut None);
+            self.ends_with(member, deleted);
+            return true;
+        }
         match self.flushed.clone() {
             // The member lacks everything that is pending, so it gets that with the flush for all.
             Some(flushed)
@@ -374,12 +389,10 @@ impl Audience {
         Appended { first, full }
     }
 
-    /// The log ended at this offset right after the join of a member that has not begun yet.
+    /// The log ended at this offset right after the join of a member that has not begun yet; 0 if it has begun anew since.
     pub(super) fn has_joined(&mut self, member: usize, offset: u64) {
-        let deleted = self.deleted;
         if let Some(Slot::Attached(receiver)) = self.slots.get_mut(member) {
             receiver.joined = Some(offset);
-            self.ends_with(member, deleted);
         }
     }
 
@@ -402,10 +415,10 @@ impl Audience {
     }
 
     /// The hub has delivered a deletion of the channel, at this offset. Members that had joined before are out: they get the
-    /// deletion, and then nothing any more. Members whose joins are not answered yet may have joined after it.
+    /// deletion, and then nothing any more. Members whose joins are not answered yet may have joined after it. If they have not,
+    /// they meet the deletion when they begin.
     pub(super) fn delete(&mut self, channel: &ChannelName, offset: u64) {
         self.flush(channel);
-        self.deleted = offset;
         for (_, slot) in &mut self.slots {
             let connection = match slot {
                 Slot::Live(group, key) => {
@@ -456,9 +469,6 @@ impl Audience {
         moved: PositionReason,
     ) {
         self.flush(channel);
-        if moved == PositionReason::Unknown {
-            self.deleted = 0;
-        }
         for EncodingGroup { format, live, .. } in &mut self.groups {
             for (_, Live { connection, joined }) in live {
                 if moved == PositionReason::Unknown {

@@ -336,7 +336,7 @@ impl Membership {
 
     /// The store says that the channel was deleted after this membership began. So the store has lost nothing, and the session is
     /// out of the channel.
-    pub(super) fn was_deleted(&self) {
+    pub(crate) fn was_deleted(&self) {
         {
             let mut state = self.state.lock();
             state.phase = Phase::Leaving;

@@ -540,6 +540,7 @@ async fn a_detached_member_whose_chat_is_gone_expires_when_a_connector_looks() {
         deadline: None,
         replaces: Vec::new(),
         repairs: None,
+        stay: None,
     };
     // This goes past chat, so no chat remembers when the member is due.
     scene.store.join(detached).await.unwrap();
@@ -624,3 +625,27 @@ async fn many_late_joins_cost_few_renewals() {
 }
 
 mod away;
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_brought_back_into_a_channel_that_was_deleted() {
+    let scene = Scene::new().await;
+    let alice = scene.member("room", "alice").await;
+    let bob = scene.member("room", "bob").await;
+    scene.store.delete(&room("room"), None).await.unwrap();
+    let carol = scene.member("room", "carol").await;
+    alice.suspect();
+    sleep(AT_ONCE).await;
+    let listed = [("carol".to_owned(), 1)];
+    assert_eq!(scene.members("room").await, listed);
+    assert!(alice.is_deleted() && bob.is_deleted() && !carol.is_deleted());
+
+    // What is lost after that is still repaired, also if the deletion is lost with it.
+    scene.store.restart(Some(Snapshot::default()));
+    sleep(LENGTH / RENEWALS + AT_ONCE).await;
+    assert_eq!(scene.members("room").await, listed);
+    scene.store.delete(&room("room"), None).await.unwrap();
+    carol.suspect();
+    sleep(AT_ONCE).await;
+    assert_eq!(scene.members("room").await, []);
+    assert!(carol.is_deleted(), "it began anew when it was repaired");
+}

@@ -3,10 +3,11 @@
 //! `connector.handler.login` and `chat.handler.send` are those of the original. In addition, a session may be in
 //! further channels, list their members, read their history, and send to any of them. The commands of one connection
 //! take effect and are answered in order: all sends go through one in-flight window, and any other command waits until
-//! they are answered.
+//! they are answered. The operator's own handlers answer further routes, in the same order.
 
 pub(crate) mod admission_queue;
 mod commanded;
+mod handler_call;
 mod join;
 mod pace;
 mod parameters;
@@ -24,6 +25,7 @@ use crate::membership::{
 };
 use crate::metering::count_refused_login;
 use crate::random::unguessable;
+use crate::routes::Routes;
 use crate::transport::Connection;
 use admission_queue::AdmissionQueues;
 use channel_store::{ChannelName, Inboxes, Place, SessionId, User};
@@ -62,6 +64,8 @@ pub(crate) struct Services {
     pub admission: AdmissionQueues,
     /// The queue in which requests for pages wait for their turn.
     pub reads: Arc<ReadTurns>,
+    /// The handlers of the operator.
+    pub routes: Arc<Routes>,
 }
 
 impl Services {
@@ -72,12 +76,14 @@ impl Services {
         hub: Arc<Hub>,
         chat: Arc<Chat>,
         inboxes: Arc<dyn Inboxes>,
+        routes: Arc<Routes>,
         grace: Duration,
     ) -> Arc<Self> {
         Arc::new(Self {
             commands: Commands::new(&logins, lease.roster(), inboxes),
             admission: AdmissionQueues::new(lease.shards()),
             reads: Arc::default(),
+            routes,
             leaves: PendingLeaves::new(&chat, &logins, lease.shards(), grace),
             lease,
             logins,
@@ -199,7 +205,7 @@ impl Handlers {
         }
     }
 
-    /// `None`: the answer was sent already, because it must come before the first push.
+    /// `None`: the answer was sent already, because it must come before the first push, or nobody can get it any more.
     async fn answer_to(&mut self, request: &Request, deadline: Instant) -> Option<Answer> {
         let body = &request.body;
         if matches!(body, RequestBody::Unusable) {
@@ -214,7 +220,7 @@ impl Handlers {
             "chat.handler.leave" => Some(self.leave(body, deadline).await),
             "chat.handler.members" => Some(self.members(body, deadline).await),
             "chat.handler.history" => Some(self.history(body, deadline).await),
-            _ => Some(Err(Reason::UnknownRoute.into())),
+            _ => self.call_handler(request, deadline).await,
         }
     }
 

@@ -39,6 +39,11 @@ pub(crate) struct Scene {
 }
 
 pub(crate) async fn scene() -> Scene {
+    scene_with(Routes::none()).await
+}
+
+/// The same, with handlers of the operator.
+async fn scene_with(routes: Arc<Routes>) -> Scene {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
     let script = Script::new();
@@ -55,6 +60,7 @@ pub(crate) async fn scene() -> Scene {
         hub: Arc::clone(&script.hub),
         admission: super::admission_queue::AdmissionQueues::new(|_| Shard::default()),
         reads: Arc::default(),
+        routes,
         leaves: PendingLeaves::new(&chat, &logins, |_| Shard::default(), Duration::ZERO),
         chat,
         logins,
@@ -1051,3 +1057,4 @@ async fn a_leave_that_does_not_land_in_time_is_pending_and_a_new_join_works() {
 }
 
 mod commanded;
+mod handlers;

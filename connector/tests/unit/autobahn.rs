@@ -6,6 +6,7 @@
 use crate::chat_client::{Chat, Source};
 use crate::config::Config;
 use crate::hub::Hub;
+use crate::routes::Routes;
 use crate::{ClientSettings, Connector};
 use channel_store::StoreOptions;
 use channel_store::memory::MemoryStore;
@@ -54,7 +55,7 @@ async fn connector() -> (SocketAddr, AbortOnDropHandle<()>) {
     };
     let chat = Chat::new(Source::Addresses(Vec::new()));
     let lease = Duration::from_secs(10);
-    let connector = Connector::new("c", lease, &clients, hub, parts, chat).unwrap();
+    let connector = Connector::new("c", lease, &clients, hub, parts, chat, Routes::none()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let served = tokio::spawn(async move {

@@ -3,6 +3,7 @@
 //! It prints one line of JSON: settings, the medians of all rounds for the floor and for the system, their ratios, and
 //! what was wrong. It fails if anything was wrong.
 
+mod back_ends;
 mod clock;
 mod floor;
 mod message;
@@ -54,6 +55,8 @@ struct Arguments {
 enum Command {
     #[command(flatten)]
     Load(Mode),
+    #[command(flatten)]
+    BackEnds(back_ends::Mode),
     /// Be the floor, until killed
     #[command(hide = true)]
     Floor,
@@ -61,17 +64,17 @@ enum Command {
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
-    let Command::Load(mode) = &arguments.command else {
+    if let Command::Floor = arguments.command {
         floor::serve()?;
         return Ok(ExitCode::SUCCESS);
-    };
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(measure(&arguments, mode))
+    runtime.block_on(measure(&arguments))
 }
 
-async fn measure(arguments: &Arguments, mode: &Mode) -> anyhow::Result<ExitCode> {
+async fn measure(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let flags: Vec<&'static str> = (arguments.flags.iter())
         .flat_map(|flag| flag.splitn(2, '='))
         .map(|flag| &*flag.to_owned().leak())
@@ -79,7 +82,8 @@ async fn measure(arguments: &Arguments, mode: &Mode) -> anyhow::Result<ExitCode>
     let mut rounds: BTreeMap<&str, Vec<Figures>> = BTreeMap::new();
     let mut faults = Faults::default();
     for _ in 0..arguments.rounds {
-        let with_floor = !arguments.no_floor && arguments.up != Some(Up::Floor);
+        let has_floor = matches!(arguments.command, Command::Load(_));
+        let with_floor = has_floor && !arguments.no_floor && arguments.up != Some(Up::Floor);
         let floor = with_floor.then_some(("floor", Some(Up::Floor)));
         for (name, up) in floor.into_iter().chain([("system", arguments.up)]) {
             let subject = match up {
@@ -87,7 +91,11 @@ async fn measure(arguments: &Arguments, mode: &Mode) -> anyhow::Result<ExitCode>
                 None if arguments.connect.is_empty() => bail!("give --up or --connect"),
                 None => Subject::elsewhere(arguments.connect.clone(), arguments.protocol)?,
             };
-            let (figures, wrong) = mode.run(&subject).await?;
+            let (figures, wrong) = match &arguments.command {
+                Command::Load(mode) => mode.run(&subject).await?,
+                Command::BackEnds(mode) => mode.run(&subject).await?,
+                Command::Floor => bail!("the floor is no load"),
+            };
             faults += wrong;
             rounds.entry(name).or_default().push(figures);
         }

@@ -18,9 +18,9 @@ pub(crate) type Figures = BTreeMap<String, f64>;
 /// Clients that connect at once where connecting is not measured.
 const AT_ONCE: usize = 256;
 /// The time before anything is measured.
-const WARM_UP: Duration = Duration::from_secs(1);
+pub(crate) const WARM_UP: Duration = Duration::from_secs(1);
 /// The time in which servers come to rest: buffers are freed and tasks end.
-const SETTLE: Duration = Duration::from_secs(2);
+pub(crate) const SETTLE: Duration = Duration::from_secs(2);
 
 /// The clients and their rooms.
 #[derive(Debug, Clone, Args)]

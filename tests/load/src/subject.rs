@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::Command;
+use testkit::chat_api::ChatApi;
 use testkit::process::{Memory, Process};
 use testkit::redis::Redis;
 use testkit::service::Standalone;
@@ -127,6 +128,17 @@ impl Subject {
                 })
             }
             Running::Elsewhere => Memory::default(),
+        }
+    }
+
+    /// Clients of the chats.
+    pub(crate) fn apis(&self) -> anyhow::Result<Vec<ChatApi>> {
+        match &self.running {
+            Running::Services(services, _) => Ok((0..services.chats.len())
+                .map(|it| services.api(it))
+                .collect()),
+            Running::Standalone(standalone) => Ok(vec![ChatApi::at(standalone.grpc())]),
+            Running::Floor(_) | Running::Elsewhere => bail!("give --up redis, one or standalone"),
         }
     }
 

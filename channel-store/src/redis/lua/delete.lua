@@ -1,6 +1,6 @@
 -- delete: ends everything in a channel: its log, and all memberships, without onLeave. It is an event and not an erasure: an
 -- epoch begins with the publication onDeleted, which is all that the log holds afterwards. So connectors meet it in the log,
--- in order, and end the memberships that began before it. Offsets go on and the epoch is a new one, so that whoever was behind
+-- in order, and end the memberships that began before it. Offsets go on and the epoch is a new one, so that a reader who was behind
 -- is told so. Tombstones stay: they refuse late joins of sessions that have left. If the key was used before, nothing happens,
 -- and the answer is the first one. Allowed when memory is full: apart from its one publication it only removes data.
 -- Follows epoch.lua, append.lua.

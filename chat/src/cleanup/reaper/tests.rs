@@ -58,6 +58,7 @@ impl Scene {
                 deadline: None,
                 replaces: Vec::new(),
                 repairs: None,
+                stay: None,
             };
             self.store.join(join).await.unwrap();
         }

@@ -85,6 +85,7 @@ impl Scene {
                 deadline: None,
                 replaces: Vec::new(),
                 repairs: None,
+                stay: None,
             };
             self.store.join(join).await.unwrap();
         }
@@ -99,9 +100,15 @@ impl Scene {
 
     /// A detached member joins, or renews its membership.
     async fn bot_joins(&self, chat: usize) {
+        self.joins(chat, "bot", None).await;
+    }
+
+    /// The same for this time.
+    async fn joins(&self, chat: usize, user: &str, ttl: Option<Duration>) {
         let join = JoinRequest {
             channel: room().to_string(),
-            user: "bot".into(),
+            user: user.into(),
+            ttl: ttl.map(|it| it.try_into().unwrap()),
             ..JoinRequest::default()
         };
         self.chats[chat].join(Request::new(join)).await.unwrap();
@@ -305,4 +312,36 @@ async fn a_detached_member_leaves_in_time_even_if_nobody_uses_the_channel() {
     sleep(DETACHED + Duration::from_millis(10)).await;
     let told = scene.announcements().await;
     assert_eq!(told.len(), 4, "the channel is remembered again: {told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_detached_member_leaves_when_the_time_of_its_last_join_is_over() {
+    const SLACK: Duration = Duration::from_millis(10);
+    let scene = Scene::new(DETACHED);
+    let users = async || {
+        let told = scene.announcements().await;
+        let left = told.iter().filter(|it| it.starts_with("onLeave"));
+        let users = left.map(|it| it.split('"').nth(3).unwrap_or_default().to_owned());
+        users.collect::<Vec<_>>()
+    };
+    scene.joins(0, "long", Some(100 * DETACHED)).await;
+    scene.joins(0, "usual", None).await;
+    scene.joins(0, "changed", Some(100 * DETACHED)).await;
+    // Time for a first look at the channel.
+    sleep(SLACK).await;
+    scene.joins(0, "short", Some(DETACHED / 6)).await;
+    sleep(DETACHED / 6 - SLACK).await;
+    assert_eq!(users().await, Vec::<String>::new());
+    sleep(2 * SLACK).await;
+    assert_eq!(users().await, ["short"]);
+    // The last join decides, also if it makes the membership end earlier.
+    scene.joins(0, "changed", Some(DETACHED / 6)).await;
+    sleep(DETACHED / 6 + SLACK).await;
+    assert_eq!(users().await, ["short", "changed"]);
+    sleep(DETACHED).await;
+    assert_eq!(users().await, ["short", "changed", "usual"]);
+    sleep(98 * DETACHED).await;
+    assert_eq!(users().await.len(), 3);
+    sleep(DETACHED).await;
+    assert_eq!(users().await.pop().unwrap(), "long");
 }

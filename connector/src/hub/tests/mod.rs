@@ -1,5 +1,6 @@
 //! The hub, with a feed that does what the test says and members on real sockets.
 
+mod deleting;
 mod encodings;
 mod ephemerals;
 mod members;

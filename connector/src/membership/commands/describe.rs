@@ -1,9 +1,10 @@
-//! What operators are told about a connector.
+//! What operators are told about a connector's process, and how they stop it.
 
 use super::Commands;
 use crate::membership::incarnation::HeldLease;
 use proto::connector::v1::Described;
 use proto::time::timestamp;
+use runtime::Shutdown;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -15,6 +16,8 @@ pub(crate) struct Process {
     connections: AtomicU64,
     /// It has begun to stop.
     draining: AtomicBool,
+    /// Requested when a back end wants the process to stop.
+    stop: Shutdown,
 }
 
 impl Default for Process {
@@ -25,6 +28,7 @@ impl Default for Process {
             started,
             connections: AtomicU64::new(0),
             draining: AtomicBool::new(false),
+            stop: Shutdown::new(),
         }
     }
 }
@@ -44,21 +48,45 @@ impl Process {
     pub(crate) fn drains(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
+
+    /// True once it has begun to stop, or is about to.
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Returns once a back end wants the process to stop.
+    pub(crate) async fn is_to_stop(&self) {
+        self.stop.requested().await;
+    }
+}
+
+/// Stops the process when it is dropped. So the process stops after the answer was sent, also if the command is given up
+/// before that.
+pub(super) struct Stops<'a>(&'a Process);
+
+impl<'a> Stops<'a> {
+    pub(super) fn soon(process: &'a Process) -> Self {
+        // An operator who looks right after the answer sees it.
+        process.drains();
+        Self(process)
+    }
+}
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.stop.request();
+    }
 }
 
 impl Commands {
     pub(super) fn describe(&self, lease: &HeldLease) -> Described {
-        let Process {
-            started,
-            connections,
-            draining,
-        } = &self.process;
+        let process = &self.process;
         Described {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            start_time: Some(timestamp(*started)),
-            connections: connections.load(Ordering::Relaxed),
+            start_time: Some(timestamp(process.started)),
+            connections: process.connections.load(Ordering::Relaxed),
             sessions: lease.sessions(),
-            draining: draining.load(Ordering::Relaxed),
+            draining: process.is_draining(),
         }
     }
 }

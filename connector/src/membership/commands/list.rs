@@ -145,11 +145,7 @@ impl<'a> Found<'a> {
 fn details(registration: &Registration) -> SessionDetails {
     let connection = registration.connection.upgrade();
     let protocol = connection.as_ref().map(|it| it.format().protocol());
-    let protocol = protocol.map_or("", |it| match it {
-        Protocol::Pomelo => "pomelo",
-        Protocol::SocketIo(_) => "socket.io",
-        Protocol::Json => "json",
-    });
+    let protocol = protocol.map_or("", Protocol::name);
     let address = connection.and_then(|it| it.peer());
     let channels = registration.channels();
     SessionDetails {

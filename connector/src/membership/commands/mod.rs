@@ -18,6 +18,7 @@ use super::registration::Registration;
 use crate::chat_client::Chat;
 use channel_store::{Inboxes, Incarnation, Letter, UserId};
 pub(crate) use describe::Process;
+use describe::Stops;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
@@ -25,7 +26,7 @@ use prost::Message;
 use prost::bytes::Bytes;
 use proto::connector::v1::command::Action;
 use proto::connector::v1::command_answer::Outcome;
-use proto::connector::v1::{Command, CommandAnswer, SessionName, UserSessions};
+use proto::connector::v1::{Command, CommandAnswer, Draining, SessionName, UserSessions};
 use remembered::{Known, Remembered};
 use runtime::backoff::pause;
 use std::collections::BTreeMap;
@@ -109,6 +110,9 @@ impl Commands {
         if lease.age(letter.sent).is_none_or(|age| age > OLDEST) {
             return tracing::debug!(sent = letter.sent, "a command comes too late");
         }
+        let drains = matches!(command.action, Some(Action::Drain(_)));
+        // The process may end right after it has begun to stop, so this comes after the answer.
+        let mut stops = None;
         let known = self.remembered.lock().begin(id);
         let answer = match known {
             // The answer comes when it is done.
@@ -116,6 +120,7 @@ impl Commands {
             Known::Done(answer) => answer,
             Known::NoRoom => encoded(id, None),
             Known::New => {
+                stops = drains.then(|| Stops::soon(&self.process));
                 let running = Running {
                     commands: self,
                     id,
@@ -130,6 +135,7 @@ impl Commands {
         if !matches!(posted, Ok(Ok(_))) {
             tracing::debug!("a command was not answered: its chat asks again");
         }
+        drop(stops);
     }
 
     async fn carry_out(
@@ -146,6 +152,8 @@ impl Commands {
             Action::Join(join) => Some(Outcome::Joined(self.join(whose, join).await?)),
             Action::Leave(leave) => Some(Outcome::Left(self.leave(whose, chat, leave).await?)),
             Action::Describe(_) => Some(Outcome::Described(self.describe(lease))),
+            // Its caller begins that after the answer.
+            Action::Drain(_) => Some(Outcome::Draining(Draining {})),
         }
     }
 

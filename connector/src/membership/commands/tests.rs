@@ -12,6 +12,7 @@ use channel_store::memory::MemoryStore;
 use channel_store::{
     ChannelName, Inbox, LoginPolicy, Place, SessionId, StoreError, StoreOptions, User,
 };
+use proto::chat::v1::node_service_client::NodeServiceClient;
 use proto::chat::v1::user_service_client::UserServiceClient;
 use proto::chat::v1::{self as api, list_sessions_request::Of, push_to_users_request::Content};
 use runtime::Shutdown;
@@ -23,6 +24,7 @@ use wire::{Disconnect, Reason, WireFormat};
 
 mod channels;
 mod describe;
+mod drain;
 
 const LENGTH: Duration = Duration::from_secs(10);
 const AT_ONCE: Duration = Duration::from_millis(10);
@@ -157,16 +159,24 @@ impl Guest {
 
 /// A chat in the same process.
 fn chat(store: &Arc<MemoryStore>, inboxes: Arc<dyn Inboxes>) -> UserServiceClient<chat::Service> {
+    UserServiceClient::new(service(store, inboxes))
+}
+
+/// The same, for operators.
+fn nodes(store: &Arc<MemoryStore>) -> NodeServiceClient<chat::Service> {
+    NodeServiceClient::new(service(store, store.inboxes()))
+}
+
+fn service(store: &Arc<MemoryStore>, inboxes: Arc<dyn Inboxes>) -> chat::Service {
     let connectors = chat::Connectors::begin(store.registry(), store.leases(), inboxes);
-    let service = chat::service(
+    chat::service(
         store.clone(),
         Arc::default(),
         connectors,
         Arc::default(),
         &chat::Limits::default(),
         Shutdown::new(),
-    );
-    UserServiceClient::new(service)
+    )
 }
 
 fn store() -> Arc<MemoryStore> {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::membership::{Asked, SessionCommand};
-use crate::testing::channel;
+use crate::testing::{channel, deletion};
 use channel_store::Position;
 use tokio::sync::oneshot;
 
@@ -283,4 +283,61 @@ async fn a_command_that_waits_when_the_session_ends_is_dropped() {
     scene.me.close().await;
     assert!(answer.await.is_err());
     scene.instance.leave().await.answer(Ok(Default::default()));
+}
+
+fn deleted() -> Told {
+    let (route, body) = ("onDeleted".to_owned(), json!({"e": "b", "o": 6}));
+    Told::Push { route, body }
+}
+
+/// The channel of this client, which has joined at ("a", 5), is deleted.
+async fn is_deleted(scene: &mut Scene) {
+    scene.script.publish(publication("a", 5));
+    let told = scene.client.next().await;
+    assert!(matches!(told, Told::Push { .. }), "{told:?}");
+    assert_eq!(scene.client.offsets(1).await, [5]);
+    scene.script.publish(deletion("b", 6));
+    let read = scene.script.read_from(at("a", 5)).await;
+    read.answer(page(at("a", 5), vec![deletion("b", 6)], 6));
+    assert_eq!(scene.client.next().await, deleted());
+    assert!(scene.me.is_commanded());
+    assert!(scene.me.next_command().is_none());
+    assert!(!scene.me.is_commanded());
+    assert_eq!(scene.client.next().await, removed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_of_a_deleted_channel_is_out_of_it_and_may_join_again() {
+    let mut scene = guest(WireFormat::JSON, &json!({})).await;
+    assert_eq!(scene.is_added().await, Ok(at("a", 4)));
+    is_deleted(&mut scene).await;
+    // The leave finds nothing, unless a failover loses the deletion.
+    let leave = scene.instance.leave().await.answer(Ok(Default::default()));
+    assert_eq!(leave.channel, "room");
+    assert!(!leave.fence, "the join was answered at once");
+    let say = request(
+        2,
+        "chat.handler.publish",
+        &json!({"channel": "room", "body": {}}),
+    );
+    scene.me.handle(say, Instant::now()).await;
+    assert_eq!(scene.client.next().await, refused(2, Reason::NotJoined));
+
+    assert_eq!(scene.is_added().await, Ok(at("a", 4)));
+    assert_eq!(scene.me.session.as_ref().unwrap().channels.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_membership_that_the_store_refuses_to_repair_ends_although_the_hub_has_met_no_deletion() {
+    let mut scene = guest(WireFormat::JSON, &json!({})).await;
+    assert_eq!(scene.is_added().await, Ok(at("a", 4)));
+    let told = scene.client.next().await;
+    assert!(matches!(told, Told::Push { .. }), "{told:?}");
+    let session = scene.me.session.as_ref().unwrap();
+    session.channels[0].membership.was_deleted();
+    assert!(scene.me.is_commanded());
+    assert!(scene.me.next_command().is_none());
+    assert_eq!(scene.client.next().await, removed());
+    let leave = scene.instance.leave().await.answer(Ok(Default::default()));
+    assert_eq!(leave.channel, "room");
 }

@@ -481,6 +481,10 @@ impl ChannelStore for FarStore {
         Err(nobody_asks())
     }
 
+    fn detached_life(&self) -> Duration {
+        self.store.detached_life()
+    }
+
     fn log_rule(&self, _: &ChannelName) -> Option<String> {
         None
     }

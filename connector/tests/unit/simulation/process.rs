@@ -9,6 +9,7 @@ use crate::hub::{Hub, TOUCH_INTERVAL};
 use crate::limits::QueueLimits;
 use crate::membership::LeaseKeeper;
 use crate::membership::Logins;
+use crate::routes::Routes;
 use crate::session::Services;
 use channel_store::memory::MemoryStore;
 use parking_lot::Mutex;
@@ -131,7 +132,15 @@ impl ConnectorProcess {
         let logins = Logins::new(policy, users, hints, leases.clone());
         let lease = LeaseKeeper::new(name, LEASE, leases, hub.suspects()).unwrap();
         let chat = Chat::new(Source::InProcess(link.to_chat(choose)));
-        let services = Services::new(lease, logins, hub, chat, store.inboxes(), grace);
+        let services = Services::new(
+            lease,
+            logins,
+            hub,
+            chat,
+            store.inboxes(),
+            Routes::none(),
+            grace,
+        );
         Arc::new(Self {
             link,
             _tasks: services.keep(),

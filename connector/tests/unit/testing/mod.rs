@@ -5,6 +5,7 @@ pub(crate) mod chat;
 pub(crate) mod client;
 pub(crate) mod counters;
 pub(crate) mod feed;
+pub(crate) mod handler;
 pub(crate) mod seeds;
 
 use crate::limits::{ClientLimits, Heartbeats};
@@ -65,6 +66,15 @@ pub(crate) fn sized(epoch: &str, offset: u64, padding: usize) -> Publication {
 
 pub(crate) fn publication(epoch: &str, offset: u64) -> Publication {
     sized(epoch, offset, 0)
+}
+
+/// The deletion of the channel.
+pub(crate) fn deletion(epoch: &str, offset: u64) -> Publication {
+    let body = format!("onDeleted\0\0{{\"e\":\"{epoch}\",\"o\":{offset}}}");
+    Publication {
+        payload: Payload::parse(Bytes::from(body)).unwrap(),
+        ..publication(epoch, offset)
+    }
 }
 
 /// Something for those who are there, published at this place. Its body tells the place's offset plus 100.

@@ -77,6 +77,7 @@ impl World {
             deadline: None,
             replaces: Vec::new(),
             repairs: None,
+            stay: None,
         }
     }
 

@@ -1,7 +1,6 @@
 //! What operators are told about connectors.
 
 use super::*;
-use proto::chat::v1::node_service_client::NodeServiceClient;
 use proto::chat::v1::{Connector, ConnectorState, ListConnectorsRequest};
 
 /// Each connector with its state and its number of sessions.
@@ -29,16 +28,7 @@ async fn every_connector_is_listed_with_what_it_does_and_how_much_it_holds() {
     process.closed();
     drop(gone.keeping);
     gone.lease.end(Duration::ZERO).await;
-    let connectors = chat::Connectors::begin(store.registry(), store.leases(), store.inboxes());
-    let service = chat::service(
-        store.clone(),
-        Arc::default(),
-        connectors,
-        Arc::default(),
-        &chat::Limits::default(),
-        Shutdown::new(),
-    );
-    let mut nodes = NodeServiceClient::new(service);
+    let mut nodes = nodes(&store);
     let mut list = async || {
         let begun = Instant::now();
         let listed = nodes.list_connectors(ListConnectorsRequest {}).await;

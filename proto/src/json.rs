@@ -1,4 +1,4 @@
-//! JSON as JavaScript prints it, for bodies that come as a `Struct` and for users whose id is a number.
+//! JSON as JavaScript prints it, for bodies that are a `Struct` in the contracts and for users whose id is a number.
 
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
@@ -10,7 +10,7 @@ const STRUCT_DEPTH: usize = 25;
 /// A number that JSON does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must not hold NaN or Infinity")]
-pub(crate) struct NotFinite;
+pub struct NotFinite;
 
 /// The object as JSON, with sorted keys. Whole numbers below 1e21 are printed without a fraction, as in JavaScript.
 ///
@@ -18,7 +18,7 @@ pub(crate) struct NotFinite;
 ///
 /// # Errors
 /// [`NotFinite`].
-pub(crate) fn render(object: &Struct) -> Result<Vec<u8>, NotFinite> {
+pub fn render(object: &Struct) -> Result<Vec<u8>, NotFinite> {
     let mut json = String::new();
     push_object(&mut json, object)?;
     Ok(json.into_bytes())
@@ -26,7 +26,8 @@ pub(crate) fn render(object: &Struct) -> Result<Vec<u8>, NotFinite> {
 
 /// The JSON object as a `Struct`. `None` if it cannot be one: it has a number beyond a double's range or half of a surrogate
 /// pair, or is nested deeper than protobuf's decoders take.
-pub(crate) fn parse(json: &[u8]) -> Option<Struct> {
+#[must_use]
+pub fn parse(json: &[u8]) -> Option<Struct> {
     let serde_json::Value::Object(object) = serde_json::from_slice(json).ok()? else {
         return None;
     };
@@ -62,7 +63,8 @@ fn to_value(value: serde_json::Value, depth: usize) -> Option<Value> {
 }
 
 /// True if JavaScript's `String(x)` prints a finite number so. Then it is a JSON number, too.
-pub(crate) fn is_number(text: &str) -> bool {
+#[must_use]
+pub fn is_number(text: &str) -> bool {
     text.parse::<f64>()
         .is_ok_and(|number| number.is_finite() && ryu_js::Buffer::new().format(number) == text)
 }

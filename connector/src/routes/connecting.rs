@@ -1,0 +1,146 @@
+//! Connects to one address, however many calls wait for that, not more often than pauses allow.
+//!
+//! tonic connects when a call needs it, and again for the next call if that failed. So each call to a handler that is down
+//! would be an attempt to connect. Here two attempts are at least a pause apart, and the pauses grow while attempts follow
+//! each other closely. In between, calls are refused at once.
+
+use crate::grpc::CONNECT;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use runtime::Backoff;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+/// The first and the longest mean pause between two attempts.
+const SHORTEST: Duration = Duration::from_millis(50);
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// The way to one address.
+pub(super) struct Pacing {
+    /// For the log.
+    name: String,
+    address: SocketAddr,
+    state: Mutex<State>,
+}
+
+struct State {
+    backoff: Backoff,
+    /// When the last attempt began, and when the next may begin.
+    last: Option<(Instant, Instant)>,
+    /// The last attempt that is over has failed.
+    is_failing: bool,
+}
+
+impl Pacing {
+    pub(super) fn new(name: String, address: SocketAddr) -> Self {
+        Self {
+            name,
+            address,
+            state: Mutex::new(State {
+                backoff: Backoff::new(SHORTEST, LONGEST),
+                last: None,
+                is_failing: false,
+            }),
+        }
+    }
+
+    /// True if the last attempt has failed, so that other addresses are tried first.
+    pub(super) fn is_failing(&self) -> bool {
+        self.state.lock().is_failing
+    }
+
+    /// Connects, or fails at once if the last attempt was a moment ago.
+    pub(super) async fn connect(&self) -> io::Result<TokioIo<TcpStream>> {
+        self.begin(Instant::now())?;
+        let connected = match timeout(CONNECT, TcpStream::connect(self.address)).await {
+            Ok(connected) => connected.and_then(|stream| {
+                stream.set_nodelay(true)?;
+                Ok(stream)
+            }),
+            Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut)),
+        };
+        self.note(connected.as_ref().err());
+        connected.map(TokioIo::new)
+    }
+
+    fn begin(&self, now: Instant) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if let Some((last, next)) = state.last {
+            if now < next {
+                return Err(io::Error::other(format!(
+                    "{} was tried a moment ago, and is tried again in {} ms",
+                    self.name,
+                    (next - now).as_millis()
+                )));
+            }
+            // The connection has lasted longer than any pause, so the handler does not end each connection at once.
+            if !state.is_failing && now - last > 2 * LONGEST {
+                state.backoff.reset();
+            }
+        }
+        let pause = state.backoff.next_pause();
+        state.last = Some((now, now + pause));
+        Ok(())
+    }
+
+    fn note(&self, error: Option<&io::Error>) {
+        let was_failing = {
+            let mut state = self.state.lock();
+            std::mem::replace(&mut state.is_failing, error.is_some())
+        };
+        let handler = &self.name;
+        match error {
+            // One line for each outage. Calls that are refused meanwhile are counted.
+            Some(error) if !was_failing => tracing::warn!(
+                handler,
+                %error,
+                "this handler cannot be reached; requests for its routes are refused until it is back"
+            ),
+            Some(error) => tracing::debug!(handler, %error, "still not reachable"),
+            None if was_failing => tracing::info!(handler, "this handler is reachable again"),
+            None => tracing::debug!(handler, "connected"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pacing() -> Pacing {
+        Pacing::new("games".into(), SocketAddr::from(([127, 0, 0, 1], 9)))
+    }
+
+    /// How many attempts there are in this time if one is wanted every ten milliseconds.
+    fn attempts(pacing: &Pacing, from: Instant, time: Duration) -> usize {
+        let step = Duration::from_millis(10);
+        let steps = u32::try_from(time.as_millis() / step.as_millis()).unwrap();
+        let times = (0..steps).map(|it| from + step * it);
+        times.filter(|now| pacing.begin(*now).is_ok()).count()
+    }
+
+    #[tokio::test]
+    async fn attempts_to_connect_become_rare_however_many_calls_want_one() {
+        for is_failing in [true, false] {
+            let pacing = pacing();
+            pacing.state.lock().is_failing = is_failing;
+            let now = Instant::now();
+            let first = attempts(&pacing, now, Duration::from_secs(10));
+            assert!((2..=25).contains(&first), "{first} attempts in ten seconds");
+        }
+    }
+
+    #[tokio::test]
+    async fn after_a_connection_that_has_lasted_the_next_attempt_is_allowed_at_once() {
+        let pacing = pacing();
+        let now = Instant::now();
+        attempts(&pacing, now, Duration::from_secs(10));
+        let later = now + Duration::from_secs(20);
+        pacing.begin(later).unwrap();
+        // And the pause after it is the shortest again.
+        assert!(pacing.begin(later + SHORTEST * 2).is_ok());
+    }
+}
