@@ -1179,21 +1179,15 @@ fn wrong_deletions() -> Vec<Scenario> {
     let lossy = "delete, rollback, restart, publish 2";
     vec![
         without(
-            "repair_says_where",
-            "repairs do not say where the membership began",
+            "repair_says_when",
+            "repairs do not say when the membership began",
             lossless,
             ONE,
         ),
         without(
-            "cut_off",
-            "a beginning counts beyond the end of its epoch",
+            "by_name",
+            "offsets say what began before a deletion",
             "delete, rollback, publish 2",
-            ONE,
-        ),
-        without(
-            "unknown_is_before",
-            "a beginning in an unknown epoch is compared",
-            lossy,
             ONE,
         ),
         without(

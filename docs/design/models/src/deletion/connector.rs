@@ -7,6 +7,8 @@ use super::{
 
 /// Every deletion comes after this offset.
 const BEFORE_ALL: u8 = 0;
+/// Of a membership of which the connector does not know any more where it began. The reconciler finds out.
+const UNKNOWN: u8 = u8::MAX;
 
 impl Deleting {
     pub(super) fn client_steps(&self, state: &State, out: &mut Steps<Self>) {
@@ -260,7 +262,7 @@ impl Deleting {
         if let Continuity::Unknown(_) = continuity {
             hub.met = 0;
             let joined = if self.rules.unknown_ends_nobody {
-                hub.at.offset
+                UNKNOWN
             } else {
                 BEFORE_ALL
             };

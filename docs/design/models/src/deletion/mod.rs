@@ -21,13 +21,12 @@ const PENDING: usize = 2;
 named! {
     /// The rules under test. Each can be switched off to see what it is for.
     pub(crate) struct Rules: bool = true {
-        /// A repair says where the membership began, and the store refuses it if that is before the deletion.
-        repair_says_where,
-        /// The beginning counts as no later than the end of its epoch in this log.
-        cut_off,
-        /// A beginning in an epoch that this log does not know is before the deletion; off: its offset is compared.
-        unknown_is_before,
-        /// The offsets of a beginning and of a deletion are compared only within one life of the channel.
+        /// A repair says when the membership began, and the store refuses it if it was deleted since.
+        repair_says_when,
+        /// A repair names the last deletion before the membership began, and is refused if the store knows another one; off: the
+        /// offset where it began is compared with that of the deletion.
+        by_name,
+        /// A beginning is compared with the deletion only within one life of the channel.
         same_life,
         /// A repair that the store has accepted moves the beginning to where the answer says.
         repair_moves_beginning,

@@ -9,11 +9,12 @@ pub(crate) struct Position {
     pub(super) offset: u8,
 }
 
-/// Where a membership began, and in which life of the channel.
+/// Where a membership began, in which life of the channel, and after which deletion (the epoch of it; 0: there was none).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub(crate) struct Beginning {
     pub(super) life: u8,
     pub(super) at: Position,
+    deletion: u8,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -47,8 +48,9 @@ pub(crate) struct Slot {
     last: u8,
     /// The first offset that the log still holds.
     first: u8,
-    /// The offset of the last deletion; 0: there was none in this life.
+    /// The offset of the last deletion, and its epoch; 0: there was none in this life.
     deleted: u8,
+    deletion_epoch: u8,
     /// The server has another lifetime than the newest epoch, so the next publication begins one.
     pub(super) restarted: bool,
     pub(super) members: [Option<Record>; SESSIONS],
@@ -159,13 +161,11 @@ impl Slot {
         if self.deleted == 0 || (rules.same_life && repair.life != self.life) {
             return false;
         }
-        let offset = repair.at.offset;
-        let began = match self.end_of(repair.at.epoch) {
-            Some(end) if rules.cut_off => offset.min(end),
-            None if rules.unknown_is_before => 0,
-            Some(_) | None => offset,
-        };
-        began < self.deleted
+        if rules.by_name {
+            repair.deletion != self.deletion_epoch
+        } else {
+            repair.at.offset < self.deleted
+        }
     }
 
     pub(super) fn join(
@@ -179,7 +179,7 @@ impl Slot {
         if self.left[session] > op {
             return Answer::Stale;
         }
-        if repair.is_some_and(|it| rules.repair_says_where && self.refuses(it, rules)) {
+        if repair.is_some_and(|it| rules.repair_says_when && self.refuses(it, rules)) {
             return Answer::Deleted;
         }
         let at = match self.members[session] {
@@ -194,8 +194,8 @@ impl Slot {
         let was = self.members[session].map_or(0, |it| it.op);
         let op = op.max(was);
         self.members[session] = Some(Record { op, at });
-        let life = self.life;
-        Answer::Joined(Beginning { life, at })
+        let (life, deletion) = (self.life, self.deletion_epoch);
+        Answer::Joined(Beginning { life, at, deletion })
     }
 
     pub(super) fn leave(
@@ -229,6 +229,7 @@ impl Slot {
         self.joined = [false; USERS];
         self.append(ids);
         (self.deleted, self.first) = (self.last, self.last);
+        self.deletion_epoch = self.end().epoch;
         self.keys |= 1 << key;
         if !rules.tombstones_stay {
             self.left = [0; SESSIONS];
