@@ -1,4 +1,4 @@
-//! Models of the log, of membership and of logins, and a search through all of their states.
+//! Models of the log, of membership, of logins and of deletions, and a search through all of their states.
 //!
 //! Tests that run the real code cannot show what is true of all orders of a few commands. So the protocols are written
 //! once more here, as sets of steps on small states, and every history within some bounds is followed. The right rules
@@ -6,6 +6,7 @@
 //!
 //! `README.md` says what is covered, and what is not.
 
+mod deletion;
 mod detached;
 mod log;
 mod logins;

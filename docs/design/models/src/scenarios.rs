@@ -1,5 +1,6 @@
 //! What is searched: which rules, how much may go wrong, and who takes part.
 
+use crate::deletion::{self, Deleting};
 use crate::detached::{self, Detached};
 use crate::log::{self, Log};
 use crate::logins::{self, Logins, Policy, Seat};
@@ -89,6 +90,8 @@ pub fn all() -> Vec<Scenario> {
     all.extend(logins());
     all.extend(wrong_logins());
     all.extend(detached());
+    all.extend(deletions());
+    all.extend(wrong_deletions());
     all
 }
 
@@ -1065,5 +1068,189 @@ fn detached() -> Vec<Scenario> {
             "joins 3, expiries 2, crash, rollback",
         )
         .wrong(),
+    ]
+}
+
+/// One session; two users on one connector; two users on two; and one user on two connectors.
+mod deleting {
+    use crate::deletion::Cast;
+
+    pub(super) const ONE: Cast = [Some((0, 0)), None];
+    pub(super) const SIDE_BY_SIDE: Cast = [Some((0, 0)), Some((0, 1))];
+    pub(super) const APART: Cast = [Some((0, 0)), Some((1, 1))];
+    pub(super) const ONE_USER: Cast = [Some((0, 0)), Some((1, 0))];
+}
+
+fn of_deletion(
+    name: &str,
+    rules: deletion::Rules,
+    bounds: &str,
+    cast: deletion::Cast,
+    grace: bool,
+) -> Scenario {
+    let none = deletion::Budget::ALL;
+    let budget = chances(bounds).fold(none, |budget, (name, value)| budget.with(name, value));
+    let sessions = cast.iter().flatten().count();
+    let with = if grace { ", grace" } else { "" };
+    Scenario::new(
+        format!("deletion/{name}"),
+        format!("{sessions} sessions{with}; {bounds}"),
+        Deleting {
+            rules,
+            budget,
+            cast,
+            grace,
+        },
+    )
+}
+
+fn deletions() -> Vec<Scenario> {
+    use deleting::{APART, ONE, ONE_USER, SIDE_BY_SIDE};
+    let sound = deletion::Rules::ALL;
+    let hold = |name, bounds, cast| of_deletion(name, sound, bounds, cast, false);
+    let lingering = |name, bounds, cast| of_deletion(name, sound, bounds, cast, true);
+    let small = [
+        hold("copies", "delete, duplicate", SIDE_BY_SIDE),
+        hold("joining again", "delete 2, duplicate, change_mind", ONE),
+        hold("lost answers", "delete, lost_answer, give_up", ONE),
+        hold("one user", "delete", ONE_USER),
+        hold("trimmed", "delete, trim, change_mind, duplicate", ONE),
+        hold("slot rollback", "delete, rollback, change_mind", ONE),
+        hold(
+            "slot rollback, restart",
+            "delete, rollback, restart, publish",
+            ONE,
+        ),
+        hold("flush", "delete, flush, change_mind", ONE),
+        lingering("grace", "delete 2, duplicate", ONE),
+        lingering("grace, slot rollback", "delete 2, rollback", ONE),
+    ];
+    let large = [
+        hold(
+            "slot rollback, side by side",
+            "delete, rollback",
+            SIDE_BY_SIDE,
+        ),
+        hold("slot rollback, apart", "delete, rollback", APART),
+        hold("slot rollback, one user", "delete, rollback", ONE_USER),
+        hold("flush, side by side", "delete, flush", SIDE_BY_SIDE),
+        hold(
+            "trimmed, side by side",
+            "delete, trim, change_mind",
+            SIDE_BY_SIDE,
+        ),
+        hold(
+            "two deletions and a slot rollback",
+            "delete 2, rollback, restart, publish 2",
+            ONE,
+        ),
+        hold(
+            "lost answers, drops",
+            "delete 2, drop, lost_answer, give_up",
+            ONE,
+        ),
+        hold(
+            "flush and slot rollback",
+            "delete 2, rollback, flush, publish",
+            ONE,
+        ),
+        hold(
+            "joining again, everything",
+            "delete 2, duplicate, change_mind 2, lost_answer, trim",
+            ONE,
+        ),
+        lingering(
+            "grace, side by side",
+            "delete, duplicate, change_mind",
+            SIDE_BY_SIDE,
+        ),
+    ];
+    let large = large.map(Scenario::large);
+    small.into_iter().chain(large).collect()
+}
+
+fn wrong_deletions() -> Vec<Scenario> {
+    use deleting::{ONE, SIDE_BY_SIDE};
+    let without = |rule, name, bounds, cast| {
+        let rules = deletion::Rules::ALL.with(rule, false);
+        of_deletion(name, rules, bounds, cast, false).wrong()
+    };
+    let lossless = "delete 2, duplicate, change_mind";
+    let lossy = "delete, rollback, restart, publish 2";
+    vec![
+        without(
+            "repair_says_when",
+            "repairs do not say when the membership began",
+            lossless,
+            ONE,
+        ),
+        without(
+            "by_name",
+            "offsets say what began before a deletion",
+            "delete, rollback, publish 2",
+            ONE,
+        ),
+        without(
+            "same_life",
+            "beginnings are compared across lives",
+            "delete, flush, rollback, publish",
+            ONE,
+        ),
+        without(
+            "repair_moves_beginning",
+            "a repair leaves the beginning as it was",
+            "delete, flush",
+            ONE,
+        ),
+        without(
+            "refusal_ends",
+            "a refused repair ends nothing",
+            "delete, trim",
+            ONE,
+        ),
+        without(
+            "meeting_ends",
+            "only the reconciler ends what was deleted",
+            lossless,
+            ONE,
+        ),
+        without(
+            "answer_compared",
+            "a late answer is not compared with deletions",
+            lossless,
+            ONE,
+        ),
+        without(
+            "met_since_sent",
+            "a late answer is compared with old deletions",
+            "delete, rollback",
+            SIDE_BY_SIDE,
+        ),
+        without(
+            "unknown_ends_nobody",
+            "an old deletion ends members after a loss",
+            lossy,
+            ONE,
+        ),
+        without("leave_sent", "no leave after a deletion", lossless, ONE),
+        without(
+            "leave_fenced",
+            "the leave after a deletion is not fenced",
+            lossless,
+            ONE,
+        ),
+        without(
+            "reconcile",
+            "nobody reconciles after a deletion",
+            "delete, trim",
+            ONE,
+        ),
+        without("key", "deletions have no keys", lossless, ONE),
+        without(
+            "tombstones_stay",
+            "a deletion removes tombstones",
+            lossless,
+            ONE,
+        ),
     ]
 }

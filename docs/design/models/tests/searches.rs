@@ -90,6 +90,16 @@ fn each_wrong_rule_of_detached_members_is_found() {
 }
 
 #[test]
+fn the_rules_of_deletions_hold() {
+    they_hold("deletion/", Size::Small);
+}
+
+#[test]
+fn each_wrong_rule_of_deletions_is_found() {
+    each_is_found("deletion/");
+}
+
+#[test]
 #[ignore = "takes minutes: ./tests/run --long"]
 fn the_rules_hold_in_larger_worlds() {
     they_hold("", Size::Large);
