@@ -17,7 +17,7 @@ pub enum StoreError {
     NotMember,
     /// The log does not end where the sender expects it. Nothing was written, and nothing was remembered under the message's
     /// key.
-    #[error("the position does not fit this log, which ends at {}", shown(.end))]
+    #[error("the position does not fit this log: it ends at {}", shown(.end))]
     PositionMismatch {
         /// Where it ends. ("", 0) if nothing was published yet.
         end: Position,
