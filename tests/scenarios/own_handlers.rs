@@ -76,7 +76,7 @@ async fn answers_clients_of_every_protocol(language: Language) {
     let wrong = json.request(MOVE, json!({ "x": "1" })).await;
     assert_eq!(wrong["code"], 1, "{wrong}");
     let failed = json.request("game.handler.none", json!({})).await;
-    assert_eq!(failed["reason"], "HANDLER_FAILED", "{failed}");
+    assert_eq!(failed["reason"], "UNKNOWN_ROUTE", "{failed}");
     wait::eventually("the log tells what is wrong", SOON, async || {
         let is_told = |line: &String| line.contains("no such route: game.handler.none");
         connector.warnings().iter().any(is_told)
