@@ -57,8 +57,8 @@ impl Member {
         self.channel.has_joined(self.key, Some(end.offset));
     }
 
-    /// True if the channel was deleted after the session had joined. Then the member gets nothing any more, and its connection
-    /// [knows](Connection::is_out).
+    /// True if the channel was deleted after the session had joined. Then the member gets nothing any more, and its connection has
+    /// noted that.
     pub fn is_out(&self) -> bool {
         self.channel.is_out(self.key)
     }
