@@ -6,11 +6,12 @@
 //! A request becomes one of gRPC and goes to the same services, which read and write its body as [`Form`] says
 //! ([`super::transcode`]). So all bounds, deadlines and metrics are those of gRPC.
 
+use super::codec::Codec;
 use super::contract::{Contract, Method};
 use super::errors::{Refusal, error, error_json};
 use super::query::{self, Query};
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, TE};
+use http::header::{ACCEPT, ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, TE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use http_body_util::Full;
@@ -24,10 +25,6 @@ use tonic::{Code, Status};
 const PROTOCOL_VERSION: HeaderName = HeaderName::from_static("connect-protocol-version");
 const TIMEOUT: HeaderName = HeaderName::from_static("connect-timeout-ms");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-const ACCEPT_POST: HeaderName = HeaderName::from_static("accept-post");
-
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const PROTO: HeaderValue = HeaderValue::from_static("application/proto");
 
 /// How the body of a request and that of its answer are written. Requests carry it in their extensions.
 #[derive(Debug, Clone)]
@@ -36,12 +33,6 @@ pub(crate) struct Form {
     /// How the messages of a stream are told apart. `None` if the answer is a single message.
     pub(super) framing: Option<Framing>,
     pub(super) method: Arc<Method>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Codec {
-    Json,
-    Proto,
 }
 
 /// How the messages of a stream are told apart.
@@ -93,30 +84,6 @@ impl Framing {
         to.extend_from_slice(before);
         to.extend_from_slice(&error);
         to.extend_from_slice(after);
-    }
-}
-
-impl Codec {
-    fn of(headers: &HeaderMap) -> Option<Self> {
-        let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
-        let (kind, parameters) = value.split_once(';').unwrap_or((value, ""));
-        let charset = parameters.trim().to_ascii_lowercase();
-        match kind.trim().to_ascii_lowercase().as_str() {
-            "application/json"
-                if matches!(&*charset, "" | "charset=utf-8" | "charset=\"utf-8\"") =>
-            {
-                Some(Self::Json)
-            }
-            "application/proto" => Some(Self::Proto),
-            _ => None,
-        }
-    }
-
-    pub(super) fn content_type(self) -> HeaderValue {
-        match self {
-            Self::Json => JSON,
-            Self::Proto => PROTO,
-        }
     }
 }
 
@@ -196,7 +163,7 @@ fn check(contract: &Contract, request: &Request<Body>) -> Result<Called, Refusal
         let Query { codec, message } = query::read(request.uri().query().unwrap_or_default())?;
         (codec, Some(message))
     } else {
-        (codec_of_body(headers)?, None)
+        (Codec::of_body(headers)?, None)
     };
     if headers.get(PROTOCOL_VERSION).is_some_and(|it| it != "1") {
         let message = "connect-protocol-version must be 1";
@@ -226,25 +193,6 @@ fn check(contract: &Contract, request: &Request<Body>) -> Result<Called, Refusal
         timeout,
         message,
     })
-}
-
-/// How the body of a request is written.
-fn codec_of_body(headers: &HeaderMap) -> Result<Codec, Refusal> {
-    let Some(codec) = Codec::of(headers) else {
-        let message = "content-type must be application/json, in UTF-8, or application/proto";
-        let unsupported = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-        let refusal = Refusal::new(unsupported, Code::Unimplemented, message);
-        let accepted = HeaderValue::from_static("application/json, application/proto");
-        return Err(refusal.with(ACCEPT_POST, accepted));
-    };
-    if headers
-        .get(CONTENT_ENCODING)
-        .is_some_and(|it| it != "identity")
-    {
-        let message = "content-encoding must be identity: compressed requests are not supported";
-        return Err(Refusal::new(None, Code::Unimplemented, message));
-    }
-    Ok(codec)
 }
 
 /// The same time as gRPC writes it, with at most eight digits.

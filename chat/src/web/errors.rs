@@ -44,6 +44,7 @@ impl Refusal {
         self.header = Some((name, value));
         self
     }
+
     pub(super) fn answer(self, contract: &Contract) -> Response<Body> {
         let mut answer = error(contract, &Status::new(self.code, self.message));
         if let Some(http) = self.http {

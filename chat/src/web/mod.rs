@@ -1,9 +1,10 @@
-//! The calls of back ends over plain HTTP, beside gRPC and at the same port: calls as JSON (`connect`, with `query` for those by GET
-//! and `events` for streams) and grpc-web.
+//! The calls of back ends over plain HTTP, beside gRPC and at the same port: calls as JSON (`connect` and `codec`, with `query` for
+//! those by GET and `events` for streams) and grpc-web.
 //!
 //! Every call goes to the services that gRPC's calls go to, inside all of their bounds. `json` converts messages by the
 //! descriptors of the contract, so a new method needs nothing here.
 
+mod codec;
 mod connect;
 mod contract;
 mod cors;

@@ -1,7 +1,7 @@
 //! Calls that only read, by GET: the message stands in the query, as the Connect protocol says. Pages can open such a URL with
 //! `EventSource`, people with a browser, and everybody with `curl`.
 
-use super::connect::Codec;
+use super::codec::Codec;
 use super::errors::Refusal;
 use base64::Engine;
 use base64::alphabet::URL_SAFE;

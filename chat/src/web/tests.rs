@@ -1,6 +1,7 @@
 //! Streams over HTTP, with the `Watch` of gRPC's own health service, and with a service that does what the test says.
 
-use super::connect::{Codec, Form, Framing};
+use super::codec::Codec;
+use super::connect::{Form, Framing};
 use super::{Contract, Transcoded, Web, WebLayer};
 use crate::error::Error;
 use crate::port::health::StoreHealth;

@@ -1,7 +1,8 @@
 //! Stands before a gRPC service, behind all bounds. The bodies of calls that came over HTTP are turned into gRPC's frames here,
 //! and the answers back.
 
-use super::connect::{Codec, Form};
+use super::codec::Codec;
+use super::connect::Form;
 use super::events::{Events, PREFIX};
 use super::json;
 use crate::error::Error;
