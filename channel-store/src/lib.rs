@@ -43,7 +43,8 @@ pub use name::{
 pub use options::{Ack, LogRule, StoreOptions};
 pub use page::{Continuity, HistoryPage, HistoryRange, LogPage, Since};
 pub use publication::{
-    Ephemeral, Epoch, ON_DELETED, ON_JOIN, ON_LEAVE, ON_MESSAGE, Payload, Position, Publication,
+    CONNECTOR_ROUTES, Ephemeral, Epoch, ON_DELETED, ON_JOIN, ON_LEAVE, ON_MESSAGE, Payload,
+    Position, Publication, STORE_ROUTES,
 };
 pub use publish::{CallSize, Publish, Published, Publisher};
 pub use registry::{

@@ -14,6 +14,11 @@ pub const ON_DELETED: &str = "onDeleted";
 /// The route of a message whose sender named none.
 pub const ON_MESSAGE: &str = "onMessage";
 
+/// The routes that the store alone publishes under.
+pub const STORE_ROUTES: [&str; 3] = [ON_JOIN, ON_LEAVE, ON_DELETED];
+/// The routes under which connectors tell a client about its own session. A message under one of them would be taken for that.
+pub const CONNECTOR_ROUTES: [&str; 4] = ["onAdded", "onKick", "onPosition", "onRemoved"];
+
 /// Marks a sender whose own sockets don't get the publication.
 const EXCLUDED: &str = "\u{1}";
 

@@ -49,12 +49,17 @@ async fn everything_works(chat: &str, connector: &str, options: StoreOptions) {
         sets: feed.points().iter().map(|point| point.set).collect(),
         nonce: 1,
     };
-    for (set, probed) in probe.sets.iter().zip(subject.store.probe(&probe).await) {
-        let ProbeOutcome::Written(position) = probed.outcome else {
-            panic!("{probed:?}");
-        };
-        assert_eq!(feed.find_probe(*set, 1, &position).await, ProbeFound::Yes);
-    }
+    // Like a publication, a probe is refused if its replica does not answer in time.
+    eventually("each probe is written, and found", async || {
+        for (set, probed) in probe.sets.iter().zip(subject.store.probe(&probe).await) {
+            let ProbeOutcome::Written(position) = probed.outcome else {
+                return false;
+            };
+            assert_eq!(feed.find_probe(*set, 1, &position).await, ProbeFound::Yes);
+        }
+        true
+    })
+    .await;
 
     subject.join("4", "u", session("s", 1)).await.unwrap();
     let spoken = with_key(from_session(message("4", "u", "a"), "s"), "k");

@@ -3,8 +3,8 @@
 use crate::error::{Error, Violation};
 use bytes::Bytes;
 use channel_store::{
-    ChannelName, Epoch, IdempotencyKey, ON_DELETED, ON_JOIN, ON_LEAVE, ON_MESSAGE, Payload,
-    Position, Publish, Route, SessionId, User, UserId, body,
+    CONNECTOR_ROUTES, ChannelName, Epoch, IdempotencyKey, ON_MESSAGE, Payload, Position, Publish,
+    Route, STORE_ROUTES, SessionId, User, UserId, body,
 };
 use prost_types::Struct;
 use proto::chat::v1;
@@ -231,11 +231,10 @@ impl Violations {
                 self.check("route", Err("must not begin or end with a blank"))
             }
             "" => self.check("route", Route::new(ON_MESSAGE)),
-            ON_JOIN | ON_LEAVE | ON_DELETED => {
+            text if STORE_ROUTES.contains(&text) => {
                 self.check("route", Err("is published by the store alone"))
             }
-            // Clients would believe that their connector tells them about their own session.
-            "onPosition" | "onKick" | "onAdded" | "onRemoved" => {
+            text if CONNECTOR_ROUTES.contains(&text) => {
                 self.check("route", Err("is one that connectors use: choose another"))
             }
             _ => self.check("route", Route::new(text)),

@@ -45,6 +45,7 @@ impl Refusal {
         self
     }
 
+    /// The answer of a unary call: the status of HTTP that belongs to the code, and the error as JSON.
     pub(super) fn answer(self, contract: &Contract) -> Response<Body> {
         let mut answer = error(contract, &Status::new(self.code, self.message));
         if let Some(http) = self.http {

@@ -1,7 +1,7 @@
 //! Patterns of routes, and which of them matches a route.
 
 use crate::grpc::{AddressError, uri};
-use channel_store::{NameError, Route};
+use channel_store::{CONNECTOR_ROUTES, NameError, ON_MESSAGE, Route, STORE_ROUTES};
 use http::Uri;
 use std::collections::HashMap;
 
@@ -9,17 +9,6 @@ use std::collections::HashMap;
 const MOST: usize = 64;
 /// The connector answers all routes that begin so, those of later versions included.
 const OWN_HANDLERS: [&str; 2] = ["chat.handler.", "connector.handler."];
-/// What clients are pushed. A request under such a route would be taken for a push.
-const PUSHES: [&str; 8] = [
-    "onAdded",
-    "onDeleted",
-    "onJoin",
-    "onKick",
-    "onLeave",
-    "onMessage",
-    "onPosition",
-    "onRemoved",
-];
 
 /// A value of `--route` that can't be used. No message shows a user or a password.
 #[derive(Debug, thiserror::Error)]
@@ -150,12 +139,14 @@ impl Pattern {
             Self::Exact(route) => route.starts_with(**own),
             Self::Prefix(prefix) => prefix.starts_with(**own) || own.starts_with(&**prefix),
         });
-        let pushes = PUSHES.iter().find(|own| match self {
-            Self::Exact(route) => **route == ***own,
+        // A request under the route of a push would be taken for a push.
+        let pushes = [&CONNECTOR_ROUTES[..], &STORE_ROUTES, &[ON_MESSAGE]];
+        let pushes = pushes.concat().into_iter().find(|own| match self {
+            Self::Exact(route) => **route == **own,
             Self::Prefix(prefix) => own.starts_with(&**prefix),
         });
         let handlers = handlers.map(|own| format!("{own}*"));
-        handlers.or_else(|| pushes.map(|own| (*own).to_owned()))
+        handlers.or_else(|| pushes.map(str::to_owned))
     }
 
     /// As the operator writes it.
