@@ -4,19 +4,19 @@ use anyhow::Context;
 use channel_store::ChannelStore;
 use channel_store::redis::{RedisFeed, RedisStore};
 use chat::{Cleanup, Config, Connectors, Watching};
-use runtime::{Readiness, Shutdown, admin, cli, lifecycle, listen, telemetry};
+use runtime::{Readiness, Shutdown, admin, config, lifecycle, listen, telemetry};
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio_util::task::AbortOnDropHandle;
 
 fn main() -> ExitCode {
-    let config: Config = cli::parse();
-    if let Err(reason) = config.check() {
-        return cli::refuse::<Config>(reason);
-    }
-    telemetry::init(config.log_format);
+    let (config, source) = config::load::<Config>();
+    telemetry::init(&config.log);
     let threads = config.threads.into();
-    lifecycle::run("chat", threads, |shutdown| start(config, shutdown))
+    lifecycle::run("chat", threads, async |shutdown| {
+        let (_latest, _reloads) = source.follow(config.clone());
+        start(config, shutdown).await
+    })
 }
 
 async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {

@@ -1,4 +1,4 @@
-//! A connector's settings. Each flag has an environment variable with the same meaning.
+//! A connector's settings.
 
 use crate::chat_client::Source;
 use crate::limits::{Bounds, QueueLimits};
@@ -11,8 +11,9 @@ use channel_store::{LoginPolicy, StoreOptions};
 use clap::Parser;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use runtime::cli::{Grouped, bytes, duration, share};
+use runtime::config::{Names, NoTables, Settings};
 use runtime::listen::{ListenAddress, address, listen_address};
-use runtime::{LogFormat, descriptors};
+use runtime::{LogSettings, descriptors};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,7 +31,6 @@ pub struct Config {
     /// on the same machine it may be a unix socket: unix:/path
     #[arg(
         long,
-        env = "CONNECTOR_LISTEN",
         default_value = "127.0.0.1:3010",
         value_parser = listen_address,
         value_name = "ADDRESS"
@@ -38,18 +38,12 @@ pub struct Config {
     pub listen: ListenAddress,
 
     /// The name of this connector, for logs and for people. Give each connector a name of its own, so that you can tell them apart
-    #[arg(
-        long,
-        env = "CONNECTOR_ID",
-        default_value = "connector-1",
-        value_name = "NAME"
-    )]
+    #[arg(long, default_value = "connector-1", value_name = "NAME")]
     pub id: String,
 
     /// Chat's addresses; names are resolved again every 10 s
     #[arg(
         long,
-        env = "CONNECTOR_CHAT",
         hide_env_values = true,
         default_value = "http://127.0.0.1:4001",
         value_delimiter = ',',
@@ -61,7 +55,6 @@ pub struct Config {
     /// encrypted connection
     #[arg(
         long,
-        env = "CONNECTOR_REDIS",
         hide_env_values = true,
         default_value = "redis://127.0.0.1:6379",
         value_name = "URL"
@@ -69,13 +62,12 @@ pub struct Config {
     pub redis: String,
 
     /// PEM file with the certificate authorities for an encrypted Redis, instead of the public ones
-    #[arg(long, env = "CONNECTOR_REDIS_CA", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub redis_ca: Option<PathBuf>,
 
     /// Where /livez, /readyz and /metrics are served
     #[arg(
         long,
-        env = "CONNECTOR_ADMIN",
         default_value = "127.0.0.1:9101",
         value_parser = address,
         value_name = "ADDRESS"
@@ -83,45 +75,35 @@ pub struct Config {
     pub admin: SocketAddr,
 
     /// The beginning of every key in Redis. All services of one system need the same
-    #[arg(
-        long,
-        env = "CONNECTOR_PREFIX",
-        default_value = "gc",
-        value_name = "TEXT"
-    )]
+    #[arg(long, default_value = "gc", value_name = "TEXT")]
     pub prefix: String,
 
     /// How often each channel in use is touched in Redis. This keeps a quiet channel from expiring, and finds
     /// publications that were lost on the way. At most a third of the shortest life of a log (chat's --log-life)
-    #[arg(long, env = "CONNECTOR_TOUCH", default_value = "60s", value_parser = duration, value_name = "TIME")]
+    #[arg(long, default_value = "60s", value_parser = duration, value_name = "TIME")]
     pub touch: Duration,
 
     /// How long this connector may be silent before chat removes its members. At most chat's --lease
-    #[arg(long, env = "CONNECTOR_LEASE", default_value = "10s", value_parser = lease, value_name = "TIME")]
+    #[arg(long, default_value = "10s", value_parser = lease, value_name = "TIME")]
     pub lease: Duration,
 
     /// How long Redis may take to answer a command: 200ms to 10s. At most a third of --lease, so that a renewal without
     /// an answer is repeated in time
     ///
     /// The default is 1s.
-    #[arg(long, env = "CONNECTOR_REDIS_TIMEOUT", value_parser = runtime::redis_timeout::parse, value_name = "TIME")]
+    #[arg(long, value_parser = runtime::redis_timeout::parse, value_name = "TIME")]
     pub redis_timeout: Option<Duration>,
 
     /// The share of a cluster's slots whose servers must work for this connector to be ready, above 0 and at most 1
-    #[arg(long, env = "CONNECTOR_READY_SLOTS", default_value_t = 0.5, value_parser = share, value_name = "SHARE")]
+    #[arg(long, default_value_t = 0.5, value_parser = share, value_name = "SHARE")]
     pub ready_slots: f64,
 
-    /// Text for people, json for machines
-    #[arg(long, env = "CONNECTOR_LOG_FORMAT", value_enum, default_value = "text")]
-    pub log_format: LogFormat,
+    /// What is logged.
+    #[command(flatten)]
+    pub log: LogSettings,
 
     /// Threads that serve sockets. One is the cheapest: to use more cores, start more connectors first
-    #[arg(
-        long,
-        env = "CONNECTOR_THREADS",
-        default_value_t = 1,
-        value_name = "NUMBER"
-    )]
+    #[arg(long, default_value_t = 1, value_name = "NUMBER")]
     pub threads: usize,
 
     /// Settings for what clients may do and what they may cost.
@@ -134,30 +116,29 @@ pub struct Config {
 pub struct ClientSettings {
     /// The time between heartbeats, such as 25s; a plain number means seconds. A client that is silent for twice as
     /// long is dropped
-    #[arg(long, env = "CONNECTOR_HEARTBEAT", default_value = "25s", value_parser = seconds)]
+    #[arg(long, default_value = "25s", value_parser = seconds)]
     pub heartbeat: Duration,
 
     /// The time between heartbeats of Socket.IO's clients, which call it pingInterval
-    #[arg(long, env = "CONNECTOR_SOCKETIO_HEARTBEAT", default_value = "25s", value_parser = seconds)]
+    #[arg(long, default_value = "25s", value_parser = seconds)]
     pub socketio_heartbeat: Duration,
 
     /// How long a heartbeat of Socket.IO's clients may be overdue, which they call pingTimeout
-    #[arg(long, env = "CONNECTOR_SOCKETIO_TIMEOUT", default_value = "60s", value_parser = seconds)]
+    #[arg(long, default_value = "60s", value_parser = seconds)]
     pub socketio_timeout: Duration,
 
     /// How long the handshake may take, counted from the connection
-    #[arg(long, env = "CONNECTOR_HANDSHAKE_TIMEOUT", default_value = "10s", value_parser = duration)]
+    #[arg(long, default_value = "10s", value_parser = duration)]
     pub handshake_timeout: Duration,
 
     /// How long a client may stay without a login, counted from the connection
-    #[arg(long, env = "CONNECTOR_IDLE_TIMEOUT", default_value = "60s", value_parser = duration)]
+    #[arg(long, default_value = "60s", value_parser = duration)]
     pub idle_timeout: Duration,
 
     /// Uses short codes for routes in Pomelo's protocol: for those of the original's handlers, and then for those in a
     /// file, which holds a JSON array of routes
     #[arg(
         long,
-        env = "CONNECTOR_DICTIONARY",
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "",
@@ -170,7 +151,6 @@ pub struct ClientSettings {
     /// service at URL, such as game.*=http://games:5001. The longest pattern wins. Names are resolved again every 10 s
     #[arg(
         long = "route",
-        env = "CONNECTOR_ROUTES",
         hide_env_values = true,
         value_delimiter = ',',
         value_name = "PATTERN=URL,…"
@@ -178,17 +158,16 @@ pub struct ClientSettings {
     pub routes: Vec<String>,
 
     /// Sends no compressed WebSocket frames, even to clients that offer to take them
-    #[arg(long, env = "CONNECTOR_NO_DEFLATE")]
+    #[arg(long)]
     pub no_deflate: bool,
 
     /// Does not serve the example page at http://…/
-    #[arg(long, env = "CONNECTOR_NO_PAGE")]
+    #[arg(long)]
     pub no_page: bool,
 
     /// What happens when a user logs in a second time. All connectors need the same policy, or they are not ready
     #[arg(
         long,
-        env = "CONNECTOR_LOGIN_POLICY",
         default_value = "reject",
         value_parser = login_policy(),
         value_name = "POLICY"
@@ -197,13 +176,12 @@ pub struct ClientSettings {
 
     /// How long a client that is gone stays a member, from 0s to 5m. If its user logs in again within that time, on any
     /// connector, the others see no leave and no join
-    #[arg(long, env = "CONNECTOR_GRACE", default_value = "0s", value_parser = grace, value_name = "TIME")]
+    #[arg(long, default_value = "0s", value_parser = grace, value_name = "TIME")]
     pub grace: Duration,
 
     /// The bytes that one message from a client may have
     #[arg(
         long,
-        env = "CONNECTOR_MESSAGE_LIMIT",
         default_value = "128KiB",
         value_parser = bytes::<u32>(1..=LARGEST_BODY),
         value_name = "BYTES"
@@ -213,7 +191,6 @@ pub struct ClientSettings {
     /// Bytes that may wait for one client that does not read. With more it is cut off
     #[arg(
         long,
-        env = "CONNECTOR_QUEUE",
         default_value = "1MiB",
         value_parser = bytes::<usize>(1..=1 << 40),
         value_name = "BYTES"
@@ -223,7 +200,6 @@ pub struct ClientSettings {
     /// Bytes that may wait for all clients together
     #[arg(
         long,
-        env = "CONNECTOR_QUEUE_TOTAL",
         default_value = "512MiB",
         value_parser = bytes::<usize>(1..=1 << 40),
         value_name = "BYTES"
@@ -232,19 +208,18 @@ pub struct ClientSettings {
 
     /// How many connections clients may have. Further ones are refused. The default is nine tenths of the file
     /// descriptors
-    #[arg(long, env = "CONNECTOR_CONNECTIONS", value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER")]
     pub connections: Option<usize>,
 
     /// How many connections may be in their handshake. One more closes the oldest of them. The default is a tenth of
     /// --connections
-    #[arg(long, env = "CONNECTOR_HALF_OPEN", value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER")]
     pub half_open: Option<usize>,
 
     /// How many handshakes there may be in a second. Beyond it connections wait, and clients that begin to poll are
     /// refused
     #[arg(
         long,
-        env = "CONNECTOR_HANDSHAKES",
         default_value_t = 10_000,
         value_parser = clap::value_parser!(u32).range(1..),
         value_name = "NUMBER"
@@ -253,7 +228,7 @@ pub struct ClientSettings {
 
     /// How many clients of Socket.IO may poll without a login. Further ones are refused. The default is a tenth of
     /// --connections, and at most 2000
-    #[arg(long, env = "CONNECTOR_POLLING", value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER")]
     pub polling: Option<usize>,
 }
 
@@ -274,7 +249,7 @@ impl Grouped for Config {
         ),
         CLIENTS,
         LIMITS,
-        ("Process", &["log_format", "threads"]),
+        ("Process", &["log_format", "log_filter", "threads"]),
     ];
 }
 
@@ -362,12 +337,20 @@ fn grace(text: &str) -> Result<Duration, String> {
     time.ok_or_else(|| "expected a time from 0s to 5m, such as 10s".to_owned())
 }
 
-impl Config {
-    /// Checks what cannot be checked flag by flag.
-    ///
-    /// # Errors
-    /// One line that names the flag. It never shows a user or a password of a URL.
-    pub fn check(&self) -> Result<(), String> {
+impl Settings for Config {
+    const NAMES: Names = Names::of("CONNECTOR");
+    const RELOADED: &'static [&'static str] = &["log_filter"];
+    type Tables = NoTables;
+    const TABLES: &'static [&'static str] = &[];
+    const EXAMPLE: &'static str = "";
+
+    fn take(&mut self, NoTables {}: NoTables) {}
+
+    fn log(&self) -> &LogSettings {
+        &self.log
+    }
+
+    fn check(&self) -> Result<(), String> {
         self.clients.check()?;
         runtime::redis_timeout::check(self.redis_timeout, self.lease)?;
         Source::parse(&self.chat).map_err(|error| format!("--chat: {error}"))?;
@@ -380,7 +363,9 @@ impl Config {
             )),
         }
     }
+}
 
+impl Config {
     /// The options of the store.
     #[must_use]
     pub fn store_options(&self) -> StoreOptions {

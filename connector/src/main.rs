@@ -7,18 +7,16 @@ use connector::hub::Hub;
 use connector::routes::Routes;
 use connector::{Config, Connector, Store};
 use runtime::listen::Listener;
-use runtime::{Readiness, Shutdown, admin, cli, lifecycle, listen, telemetry};
+use runtime::{Readiness, Shutdown, admin, config, lifecycle, listen, telemetry};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 fn main() -> ExitCode {
-    let config: Config = cli::parse();
-    if let Err(reason) = config.check() {
-        return cli::refuse::<Config>(reason);
-    }
-    telemetry::init(config.log_format);
-    lifecycle::run("connector", config.threads, |shutdown| {
-        run(config, shutdown)
+    let (config, source) = config::load::<Config>();
+    telemetry::init(&config.log);
+    lifecycle::run("connector", config.threads, async |shutdown| {
+        let (_latest, _reloads) = source.follow(config.clone());
+        run(config, shutdown).await
     })
 }
 

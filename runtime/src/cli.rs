@@ -1,11 +1,8 @@
 //! Command lines. A mistake in one is reported in one line.
 
-use clap::error::{Error, ErrorKind};
+use clap::error::Error;
 use clap::{Command, Parser};
-use std::env;
-use std::fmt::Display;
 use std::ops::RangeInclusive;
-use std::process::{self, ExitCode};
 use std::time::Duration;
 
 /// The exit code of a command line that can't be understood (`EX_USAGE` of sysexits).
@@ -35,34 +32,8 @@ pub trait Grouped: Parser {
 /// The heading for arguments in no group.
 const MORE: &str = "More";
 
-/// Reads the arguments and, where the service declares it, the environment.
-///
-/// A mistake ends the process with [`USAGE`] and one line on stderr. `--help`, `-h` and `--version` print and end the
-/// process, too. `-h` prints one line for each argument.
-#[must_use]
-pub fn parse<T: Grouped>() -> T {
-    let command = T::grouped();
-    let command = if env::args_os().any(|argument| argument == "-h") {
-        brief(command)
-    } else {
-        command
-    };
-    let parsed = command.try_get_matches();
-    let parsed = parsed.and_then(|mut matches| T::from_arg_matches_mut(&mut matches));
-    parsed.unwrap_or_else(|error| {
-        if matches!(
-            error.kind(),
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
-        ) {
-            error.exit();
-        }
-        eprintln!("{}: {}", T::command().get_name(), one_line(&error));
-        process::exit(USAGE.into());
-    })
-}
-
 /// Keeps the first sentence of each argument's help, and leaves out the environment.
-fn brief(command: Command) -> Command {
+pub(crate) fn brief(command: Command) -> Command {
     let command = command.term_width(0);
     command.mut_args(|argument| {
         let help = argument.get_help().map(ToString::to_string);
@@ -79,15 +50,6 @@ fn first_sentence(help: &str) -> &str {
         .iter()
         .filter_map(|end| help.find(end));
     help[..end.min().unwrap_or(help.len())].trim_end_matches('.')
-}
-
-/// For arguments that turn out to be wrong after [`parse`]. Writes the reason to stderr, in one line, and returns the
-/// exit code for `main`.
-#[must_use]
-pub fn refuse<T: Parser>(reason: impl Display) -> ExitCode {
-    let reason = redact(&reason.to_string());
-    eprintln!("{}: {reason} (try --help)", T::command().get_name());
-    ExitCode::from(USAGE)
 }
 
 /// Hides users and passwords: in each URL of the text, everything before the `@`.
@@ -114,7 +76,7 @@ pub fn redact(text: &str) -> String {
 }
 
 /// Keeps clap's first paragraph, which says what is wrong. Usage and tips follow after a blank line.
-fn one_line(error: &Error) -> String {
+pub(crate) fn one_line(error: &Error) -> String {
     let text = error.render().to_string();
     let paragraph: Vec<&str> = text
         .lines()
@@ -122,8 +84,7 @@ fn one_line(error: &Error) -> String {
         .take_while(|line| !line.is_empty())
         .collect();
     let line = paragraph.join(" ");
-    let line = redact(line.strip_prefix("error: ").unwrap_or(&line));
-    format!("{line} (try --help)")
+    redact(line.strip_prefix("error: ").unwrap_or(&line))
 }
 
 /// Reads a time such as `500ms`, `10s`, `5m` or `24h`; for clap's `value_parser`.
@@ -231,7 +192,6 @@ mod tests {
             line.starts_with("invalid value 'http' for '--port <PORT>'"),
             "{line}"
         );
-        assert!(line.ends_with("(try --help)"), "{line}");
         assert!(!line.contains('\n'));
     }
 

@@ -12,9 +12,11 @@ use connector::hub::{Hub, TOUCH_INTERVAL};
 use connector::routes::Routes;
 use connector::{ClientSettings, Connector, Store};
 use runtime::cli::Grouped;
+use runtime::config::{Names, NoTables, Part, Settings};
 use runtime::listen::{ListenAddress, Listener};
 use runtime::{
-    LogFormat, Readiness, Shutdown, admin, cli, descriptors, lifecycle, listen, telemetry,
+    LogFormat, LogSettings, Readiness, Shutdown, admin, config, descriptors, lifecycle, listen,
+    telemetry,
 };
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -22,25 +24,24 @@ use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
 /// Chat and connector in one process, with everything in memory
-#[derive(Debug, Parser)]
+#[derive(Debug, Clone, Parser)]
 #[command(name = "standalone", version)]
 struct Config {
     /// Where clients connect: Pomelo at ws://…/ and tcp://…, Socket.IO at http://…, JSON at ws://…/ws. Behind a proxy
     /// on the same machine it may be a unix socket: unix:/path
-    #[arg(long, env = "STANDALONE_LISTEN", default_value = "127.0.0.1:3010", value_parser = listen::listen_address)]
+    #[arg(long, default_value = "127.0.0.1:3010", value_parser = listen::listen_address)]
     listen: ListenAddress,
 
     /// Where back ends call chat over gRPC
-    #[arg(long, env = "STANDALONE_GRPC", default_value = "127.0.0.1:4001", value_parser = listen::address)]
+    #[arg(long, default_value = "127.0.0.1:4001", value_parser = listen::address)]
     grpc: SocketAddr,
 
     /// Where /livez, /readyz and /metrics are served
-    #[arg(long, env = "STANDALONE_ADMIN", default_value = "127.0.0.1:9001", value_parser = listen::address)]
+    #[arg(long, default_value = "127.0.0.1:9001", value_parser = listen::address)]
     admin: SocketAddr,
 
-    /// Text for people, json for machines
-    #[arg(long, env = "STANDALONE_LOG_FORMAT", value_enum, default_value_t)]
-    log_format: LogFormat,
+    #[command(flatten)]
+    log: LogSettings,
 
     #[command(flatten)]
     clients: ClientSettings,
@@ -55,16 +56,42 @@ impl Grouped for Config {
         "message_limit",
         "log_format",
     ];
-    const GROUPS: &'static [(&'static str, &'static [&'static str])] = &[CLIENTS, LIMITS];
+    const GROUPS: &'static [(&'static str, &'static [&'static str])] =
+        &[CLIENTS, LIMITS, ("Process", &["log_filter"])];
+}
+
+impl Settings for Config {
+    const NAMES: Names = Names {
+        prefix: "STANDALONE",
+        parts: &[Part {
+            prefix: "CONNECTOR",
+            table: "connector",
+            ids: &[CLIENTS.1, LIMITS.1, &["login_policy"]],
+        }],
+    };
+    const RELOADED: &'static [&'static str] = &["log_filter"];
+    type Tables = NoTables;
+    const TABLES: &'static [&'static str] = &[];
+    const EXAMPLE: &'static str = "";
+
+    fn take(&mut self, NoTables {}: NoTables) {}
+
+    fn log(&self) -> &LogSettings {
+        &self.log
+    }
+
+    fn check(&self) -> Result<(), String> {
+        self.clients.check()
+    }
 }
 
 fn main() -> ExitCode {
-    let config: Config = cli::parse();
-    if let Err(reason) = config.clients.check() {
-        return cli::refuse::<Config>(reason);
-    }
-    telemetry::init(config.log_format);
-    lifecycle::run("standalone", 1, |shutdown| run(config, shutdown))
+    let (config, source) = config::load::<Config>();
+    telemetry::init(&config.log);
+    lifecycle::run("standalone", 1, async |shutdown| {
+        let (_latest, _reloads) = source.follow(config.clone());
+        run(config, shutdown).await
+    })
 }
 
 async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
@@ -76,7 +103,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     tracing::info!(address = %grpc, "grpc listening");
     tracing::info!(address = %admin_listener.local_addr()?, "admin listening");
     // A reader of JSON logs must get nothing but JSON.
-    if config.log_format == LogFormat::Text {
+    if config.log.log_format == LogFormat::Text {
         eprintln!("{}", try_next(&clients, grpc));
     }
 
