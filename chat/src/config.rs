@@ -3,7 +3,7 @@
 use channel_store::body::LARGEST_BODY;
 use channel_store::redis::{OpenError, check_url};
 use channel_store::{Ack, LogRule, StoreOptions};
-use runtime::cli::{Grouped, bytes, duration, share};
+use runtime::cli::{Grouped, bytes, duration, origin, share};
 use runtime::config::{Names, NoTables, Settings};
 use runtime::listen::address;
 use runtime::{LogSettings, descriptors};
@@ -345,23 +345,6 @@ fn prefix(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err("expected 1 to 64 letters, digits, dots, underscores or hyphens".to_owned())
-    }
-}
-
-/// An origin as browsers write it: a scheme, a host and perhaps a port.
-fn origin(text: &str) -> Result<String, String> {
-    let wrong = "expected an origin as browsers write it, such as https://admin.example.org or http://127.0.0.1:8080, or *";
-    let is_right = text == "*"
-        || text.split_once("://").is_some_and(|(scheme, rest)| {
-            let scheme_is_right = scheme.bytes().all(|it| it.is_ascii_lowercase());
-            let allowed =
-                |it: u8| it.is_ascii_lowercase() || it.is_ascii_digit() || b"-._:[]".contains(&it);
-            !scheme.is_empty() && scheme_is_right && !rest.is_empty() && rest.bytes().all(allowed)
-        });
-    if is_right {
-        Ok(text.to_owned())
-    } else {
-        Err(wrong.to_owned())
     }
 }
 

@@ -1,16 +1,21 @@
 //! A connector's settings.
 
+mod rates;
+
+pub use rates::{RATES, RateSettings};
+
 use crate::chat_client::Source;
 use crate::limits::{Bounds, QueueLimits};
 use crate::limits::{ClientLimits, Heartbeats};
 use crate::membership::new_incarnation;
 use crate::routes;
+use crate::transport::proxies::Proxy;
 use channel_store::body::LARGEST_BODY;
 use channel_store::redis::{OpenError, check_url};
 use channel_store::{LoginPolicy, StoreOptions};
 use clap::Parser;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use runtime::cli::{Grouped, bytes, duration, share};
+use runtime::cli::{Grouped, bytes, duration, origin, share};
 use runtime::config::{Names, NoTables, Settings};
 use runtime::listen::{ListenAddress, address, listen_address};
 use runtime::{LogSettings, descriptors};
@@ -165,6 +170,12 @@ pub struct ClientSettings {
     #[arg(long)]
     pub no_page: bool,
 
+    /// Pages that may connect although this connector does not serve them, by their origins (scheme, host and port): https://app.example,
+    /// or * for all. Programs, which send no Origin header, are not affected. Behind a proxy that changes the Host header, the page's
+    /// own origin must be among them
+    #[arg(long, value_name = "ORIGIN,…", value_delimiter = ',', value_parser = origin)]
+    pub allowed_origins: Vec<String>,
+
     /// What happens when a user logs in a second time. All connectors need the same policy, or they are not ready
     #[arg(
         long,
@@ -226,6 +237,19 @@ pub struct ClientSettings {
     )]
     pub handshakes: u32,
 
+    /// How often sessions and addresses may do things.
+    #[command(flatten)]
+    pub rates: RateSettings,
+
+    /// Proxies that may say where a client is, in the header X-Forwarded-For or by the PROXY protocol: addresses and networks such as
+    /// 10.0.0.0/8, or unix for whatever connects over a unix socket
+    #[arg(long, value_name = "NETWORK,…", value_delimiter = ',')]
+    pub trusted_proxies: Vec<Proxy>,
+
+    /// Connections of trusted proxies begin with a header of the PROXY protocol, version 1 or 2
+    #[arg(long, requires = "trusted_proxies")]
+    pub proxy_protocol: bool,
+
     /// How many clients of Socket.IO may poll without a login. Further ones are refused. The default is a tenth of
     /// --connections, and at most 2000
     #[arg(long, value_name = "NUMBER")]
@@ -249,9 +273,25 @@ impl Grouped for Config {
         ),
         CLIENTS,
         LIMITS,
+        RATES,
         ("Process", &["log_format", "log_filter", "threads"]),
     ];
 }
+
+/// The settings that take effect at once if they change. Rates hold for connections that begin after that.
+pub const RELOADED: &[&str] = &[
+    "log_filter",
+    "allowed_origins",
+    "request_rate",
+    "request_burst",
+    "join_rate",
+    "join_burst",
+    "read_rate",
+    "read_burst",
+    "address_connections",
+    "address_rate",
+    "address_burst",
+];
 
 /// The heading for what clients may do, and the settings below it.
 pub const CLIENTS: (&str, &[&str]) = (
@@ -267,6 +307,7 @@ pub const CLIENTS: (&str, &[&str]) = (
         "routes",
         "no_deflate",
         "no_page",
+        "allowed_origins",
     ],
 );
 
@@ -281,6 +322,8 @@ pub const LIMITS: (&str, &[&str]) = (
         "half_open",
         "handshakes",
         "polling",
+        "trusted_proxies",
+        "proxy_protocol",
     ],
 );
 
@@ -339,7 +382,7 @@ fn grace(text: &str) -> Result<Duration, String> {
 
 impl Settings for Config {
     const NAMES: Names = Names::of("CONNECTOR");
-    const RELOADED: &'static [&'static str] = &["log_filter"];
+    const RELOADED: &'static [&'static str] = RELOADED;
     type Tables = NoTables;
     const TABLES: &'static [&'static str] = &[];
     const EXAMPLE: &'static str = "";
@@ -362,6 +405,18 @@ impl Settings for Config {
                 "--redis: {error}; expected one such as redis://127.0.0.1:6379"
             )),
         }
+    }
+}
+
+impl AsRef<ClientSettings> for ClientSettings {
+    fn as_ref(&self) -> &ClientSettings {
+        self
+    }
+}
+
+impl AsRef<ClientSettings> for Config {
+    fn as_ref(&self) -> &ClientSettings {
+        &self.clients
     }
 }
 

@@ -34,20 +34,24 @@ pub mod transport;
 
 pub use config::{ClientSettings, Config};
 
-use crate::http::{Http, SocketIo};
+use crate::http::{Http, Origins, SocketIo};
 use channel_store::{ChannelFeed, Hints, Inboxes, Leases, UserRegistry};
 use chat_client::Chat;
 use client::Clients;
 use hub::Hub;
 use limits::Limits;
+use limits::addresses::Addresses;
 use listener::Port;
 use membership::{LeaseKeeper, Logins, NameError};
 use routes::Routes;
+use runtime::config::Reloading;
 use runtime::listen::Listener;
 use runtime::{Readiness, Shutdown};
 use session::Services;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::task::AbortOnDropHandle;
+use transport::proxies::Proxies;
 use wire::WireFormat;
 
 /// The parts of the store that a connector uses.
@@ -68,6 +72,30 @@ pub struct Store {
 pub struct Connector {
     clients: ClientSettings,
     services: Arc<Services>,
+}
+
+/// What changes with the settings while the connector runs.
+struct Adjustable {
+    clients: Arc<Clients>,
+    origins: Arc<Origins>,
+    addresses: Arc<Addresses>,
+    are_strangers: bool,
+}
+
+impl Adjustable {
+    fn set(&self, settings: &ClientSettings) {
+        self.origins.set(&settings.allowed_origins);
+        let rates = &settings.rates;
+        self.addresses.set(rates.address(self.are_strangers));
+        self.clients.set_rates(rates.session(self.are_strangers));
+    }
+
+    async fn follow<T: AsRef<ClientSettings>>(self, mut latest: Reloading<T>) {
+        while latest.changed().await.is_ok() {
+            let latest = Arc::clone(&latest.borrow_and_update());
+            self.set((*latest).as_ref());
+        }
+    }
 }
 
 impl Connector {
@@ -131,20 +159,51 @@ impl Connector {
     /// leave has landed, and gives the lease back. This takes ten seconds at most. With a grace the members stay: the
     /// lease lasts for the length of the grace, and chat removes them when it is over. `/healthz` on the clients' port
     /// answers with `readiness`.
-    pub async fn serve(self, listener: Listener, readiness: Readiness, shutdown: Shutdown) {
+    ///
+    /// Settings that can change meanwhile are taken from `latest`.
+    pub async fn serve<T>(
+        self,
+        listener: Listener,
+        readiness: Readiness,
+        latest: Reloading<T>,
+        shutdown: Shutdown,
+    ) where
+        T: AsRef<ClientSettings> + Send + Sync + 'static,
+    {
         let Self {
             clients: settings,
             services,
         } = self;
         let limits = Limits::new(settings.bounds());
         let clients = Clients::new(Arc::clone(&services), settings.limits(), settings.queues());
+        let are_strangers = listener.is_open_to_others();
+        let adjustable = Adjustable {
+            clients: Arc::clone(&clients),
+            origins: Arc::default(),
+            addresses: Arc::default(),
+            are_strangers,
+        };
+        adjustable.set(&settings);
+        let (origins, addresses) = (
+            Arc::clone(&adjustable.origins),
+            Arc::clone(&adjustable.addresses),
+        );
+        let _following = AbortOnDropHandle::new(tokio::spawn(adjustable.follow(latest)));
         let deflate = !settings.no_deflate;
         let http = Http {
-            socket_io: SocketIo::new(Arc::clone(&clients), Arc::clone(&limits), deflate),
+            socket_io: SocketIo::new(
+                Arc::clone(&clients),
+                Arc::clone(&limits),
+                deflate,
+                Arc::clone(&origins),
+            ),
             clients: Arc::clone(&clients),
             pomelo: WireFormat::POMELO.with_dictionary(settings.dictionary),
             deflate,
             page: !settings.no_page,
+            origins,
+            proxies: Proxies::new(&settings.trusted_proxies, settings.proxy_protocol),
+            addresses,
             readiness,
         };
         let port = Port {

@@ -6,6 +6,7 @@ use connector::chat_client::{Chat, OwnSettings, Source};
 use connector::hub::Hub;
 use connector::routes::Routes;
 use connector::{Config, Connector, Store};
+use runtime::config::Reloading;
 use runtime::listen::Listener;
 use runtime::{Readiness, Shutdown, admin, config, lifecycle, listen, telemetry};
 use std::process::ExitCode;
@@ -15,12 +16,12 @@ fn main() -> ExitCode {
     let (config, source) = config::load::<Config>();
     telemetry::init(&config.log);
     lifecycle::run("connector", config.threads, async |shutdown| {
-        let (_latest, _reloads) = source.follow(config.clone());
-        run(config, shutdown).await
+        let (latest, _reloads) = source.follow(config.clone());
+        run(config, latest, shutdown).await
     })
 }
 
-async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> anyhow::Result<()> {
     let source = Source::parse(&config.chat)?;
     let limit = config.clients.message_limit as usize;
     let routes = Routes::begin(&config.clients.routes, &config.id, limit)?;
@@ -60,7 +61,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         shutdown.clone(),
     ));
 
-    connector.serve(listener, readiness, shutdown).await;
+    connector.serve(listener, readiness, latest, shutdown).await;
     admin.abort();
     Ok(())
 }

@@ -121,6 +121,26 @@ pub fn share(text: &str) -> Result<f64, String> {
     share.ok_or_else(|| "expected a share above 0 and at most 1, such as 0.5".to_owned())
 }
 
+/// Reads an origin as browsers write it: a scheme, a host and perhaps a port; or `*`. For clap's `value_parser`.
+///
+/// # Errors
+/// One line that shows what was expected.
+pub fn origin(text: &str) -> Result<String, String> {
+    let wrong = "expected an origin as browsers write it, such as https://admin.example.org or http://127.0.0.1:8080, or *";
+    let is_right = text == "*"
+        || text.split_once("://").is_some_and(|(scheme, rest)| {
+            let scheme_is_right = scheme.bytes().all(|it| it.is_ascii_lowercase());
+            let allowed =
+                |it: u8| it.is_ascii_lowercase() || it.is_ascii_digit() || b"-._:[]".contains(&it);
+            !scheme.is_empty() && scheme_is_right && !rest.is_empty() && rest.bytes().all(allowed)
+        });
+    if is_right {
+        Ok(text.to_owned())
+    } else {
+        Err(wrong.to_owned())
+    }
+}
+
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;

@@ -7,12 +7,12 @@ use channel_store::StoreOptions;
 use channel_store::memory::MemoryStore;
 use clap::Parser;
 use connector::chat_client::{Chat, Source, TransportError};
-use connector::config::{CLIENTS, LIMITS};
+use connector::config::{CLIENTS, LIMITS, RATES};
 use connector::hub::{Hub, TOUCH_INTERVAL};
 use connector::routes::Routes;
 use connector::{ClientSettings, Connector, Store};
 use runtime::cli::Grouped;
-use runtime::config::{Names, NoTables, Part, Settings};
+use runtime::config::{Names, NoTables, Part, Reloading, Settings};
 use runtime::listen::{ListenAddress, Listener};
 use runtime::{
     LogFormat, LogSettings, Readiness, Shutdown, admin, config, descriptors, lifecycle, listen,
@@ -57,7 +57,7 @@ impl Grouped for Config {
         "log_format",
     ];
     const GROUPS: &'static [(&'static str, &'static [&'static str])] =
-        &[CLIENTS, LIMITS, ("Process", &["log_filter"])];
+        &[CLIENTS, LIMITS, RATES, ("Process", &["log_filter"])];
 }
 
 impl Settings for Config {
@@ -66,10 +66,10 @@ impl Settings for Config {
         parts: &[Part {
             prefix: "CONNECTOR",
             table: "connector",
-            ids: &[CLIENTS.1, LIMITS.1, &["login_policy"]],
+            ids: &[CLIENTS.1, LIMITS.1, RATES.1, &["login_policy"]],
         }],
     };
-    const RELOADED: &'static [&'static str] = &["log_filter"];
+    const RELOADED: &'static [&'static str] = connector::config::RELOADED;
     type Tables = NoTables;
     const TABLES: &'static [&'static str] = &[];
     const EXAMPLE: &'static str = "";
@@ -85,16 +85,22 @@ impl Settings for Config {
     }
 }
 
+impl AsRef<ClientSettings> for Config {
+    fn as_ref(&self) -> &ClientSettings {
+        &self.clients
+    }
+}
+
 fn main() -> ExitCode {
     let (config, source) = config::load::<Config>();
     telemetry::init(&config.log);
     lifecycle::run("standalone", 1, async |shutdown| {
-        let (_latest, _reloads) = source.follow(config.clone());
-        run(config, shutdown).await
+        let (latest, _reloads) = source.follow(config.clone());
+        run(config, latest, shutdown).await
     })
 }
 
-async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> anyhow::Result<()> {
     let listener = Listener::bind(&config.listen)?;
     let grpc_listener = listen::bind(config.grpc)?;
     let admin_listener = listen::bind(config.admin)?;
@@ -173,7 +179,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     );
     let grpc = tokio::spawn(grpc);
 
-    connector.serve(listener, readiness, shutdown).await;
+    connector.serve(listener, readiness, latest, shutdown).await;
     chat_shutdown.request();
     grpc.await??;
     admin.abort();

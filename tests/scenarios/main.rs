@@ -4,6 +4,7 @@
 
 mod acknowledged_by_replicas;
 mod added_members;
+mod addresses;
 mod attacks;
 mod back_end_programs;
 mod bounds;
@@ -15,6 +16,7 @@ mod clocks;
 mod coming_back;
 mod command_line;
 mod compression;
+mod configuration;
 mod contract;
 mod costs;
 mod dead_connectors;
@@ -43,6 +45,7 @@ mod membership_faults;
 mod moving_clients;
 mod one_order;
 mod operators;
+mod origins;
 mod outages;
 mod over_http;
 mod own_handlers;

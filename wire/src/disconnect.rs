@@ -52,6 +52,9 @@ pub enum Disconnect {
     /// new session could. Reconnect and resume.
     #[error("moved")]
     Moved,
+    /// The client went on with requests although it was told that there were too many. Reconnect.
+    #[error("too many requests")]
+    TooFast,
     /// A back end has asked for it. A [`Notice`] may say it in the back end's own words.
     #[error("a back end has asked for it")]
     ByBackEnd {
@@ -131,7 +134,7 @@ impl Disconnect {
     pub const CLOSED: Self = Self::ByClient(Error::Closed);
 
     /// All reasons, once each.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::CLOSED,
         Self::Shutdown,
         Self::Slow,
@@ -145,6 +148,7 @@ impl Disconnect {
         Self::Replaced,
         Self::Displaced,
         Self::Moved,
+        Self::TooFast,
         Self::ByBackEnd { reconnect: false },
         Self::ByBackEnd { reconnect: true },
         Self::ByClient(Error::Malformed),
@@ -172,6 +176,7 @@ impl Disconnect {
             Self::Replaced => "replaced",
             Self::Displaced => "displaced",
             Self::Moved => "moved",
+            Self::TooFast => "too_fast",
             Self::ByBackEnd { reconnect: false } => "disconnected",
             Self::ByBackEnd { reconnect: true } => "reconnect_requested",
         }
@@ -224,6 +229,7 @@ impl Disconnect {
                 told(Some("disconnected"), 4015, "disconnected")
             }
             Self::ByBackEnd { reconnect: true } => reconnect(1001, 4016, "reconnect requested"),
+            Self::TooFast => reconnect(1001, 4018, "too many requests"),
             Self::HandshakeTimeout => told(None, 4004, "handshake timeout"),
             Self::Idle => told(Some("idle"), 4005, "idle"),
         }

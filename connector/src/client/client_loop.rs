@@ -7,8 +7,7 @@
 
 use super::backlog::{Backlog, Batch, End};
 use super::clock::{Clock, Due};
-use crate::limits::Bound;
-use crate::limits::ClientLimits;
+use crate::limits::{Bound, ClientLimits, SessionRates};
 use crate::session::{Handlers, Services};
 use crate::transport::Connection;
 use crate::transport::inlet::{Inlet, Read};
@@ -54,11 +53,12 @@ impl ClientLoop {
         connection: Arc<Connection>,
         inlet: Inlet,
         limits: &ClientLimits,
+        rates: SessionRates,
         services: Arc<Services>,
         half_open: Option<Arc<Pass>>,
     ) -> Box<Self> {
         Box::new(Self {
-            handlers: Handlers::new(services, Arc::clone(&connection)),
+            handlers: Handlers::new(services, Arc::clone(&connection)).paced(rates),
             socket: SocketSide {
                 codec: Codec::new(connection.format(), limits.heartbeat).with_limit(limits.message),
                 clock: Clock::start(connection.format(), limits),

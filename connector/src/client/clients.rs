@@ -2,16 +2,16 @@
 
 use super::client_loop::ClientLoop;
 use super::life::Life;
-use crate::limits::{ClientLimits, QueueLimits};
+use crate::limits::{ClientLimits, QueueLimits, SessionRates};
 use crate::metering::CONNECTIONS;
 use crate::session::Services;
 use crate::transport::inlet::Inlet;
 use crate::transport::pass::Pass;
+use crate::transport::peer::Peer;
 use crate::transport::{Connection, close_paced};
 use metrics::gauge;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use slab::Slab;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -29,6 +29,8 @@ pub(crate) struct Clients {
     pub(crate) services: Arc<Services>,
     pub(crate) limits: ClientLimits,
     pub(crate) queues: Arc<QueueLimits>,
+    /// How often the sessions of further clients may do things.
+    rates: RwLock<SessionRates>,
     connections: Mutex<Slab<Arc<Connection>>>,
     /// The tasks of all clients.
     loops: TaskTracker,
@@ -45,9 +47,15 @@ impl Clients {
             services,
             limits,
             queues,
+            rates: RwLock::default(),
             connections: Mutex::default(),
             loops: TaskTracker::new(),
         })
+    }
+
+    /// From now on the sessions of further clients may do things this often.
+    pub(crate) fn set_rates(&self, rates: SessionRates) {
+        *self.rates.write() = rates;
     }
 
     /// Serves the client of a socket. `first` was read from it before.
@@ -55,10 +63,10 @@ impl Clients {
         self: Arc<Self>,
         stream: TcpStream,
         pass: Arc<Pass>,
+        peer: Option<Peer>,
         first: Vec<u8>,
         format: WireFormat,
     ) {
-        let peer = stream.peer_addr().ok();
         let (reader, writer) = stream.into_split();
         let connection = Connection::new(writer, format, Arc::clone(&self.queues));
         let inlet = Inlet::of_socket(reader, format, self.limits.message);
@@ -70,7 +78,7 @@ impl Clients {
     pub(crate) fn serve(
         self: Arc<Self>,
         connection: Arc<Connection>,
-        peer: Option<SocketAddr>,
+        peer: Option<Peer>,
         inlet: Inlet,
         first: Vec<u8>,
         pass: Option<Arc<Pass>>,
@@ -95,7 +103,7 @@ impl Clients {
             });
         }
         if let Some(peer) = peer {
-            connection.comes_from(peer.ip());
+            connection.comes_from(peer.address);
         }
         let life = Life::begin(Arc::clone(&connection), peer);
         let services = Arc::clone(&self.services);
@@ -103,6 +111,7 @@ impl Clients {
             Arc::clone(&connection),
             inlet,
             &self.limits,
+            *self.rates.read(),
             services,
             pass.clone(),
         );
@@ -269,7 +278,7 @@ mod tests {
             move || is_over.store(true, Ordering::Relaxed)
         };
         let held = Arc::clone(&connection);
-        Arc::clone(&clients).serve(held, Some(peer), inlet, Vec::new(), Some(pass), end);
+        Arc::clone(&clients).serve(held, Some(peer.into()), inlet, Vec::new(), Some(pass), end);
         let login =
             r#"{"route":"connector.handler.login","body":{"userId":"u","lessonId":"room"}}"#;
         client.write_all(&masked(login)).await.unwrap();
@@ -323,7 +332,7 @@ mod tests {
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let (mut client, (stream, _)) = (client.unwrap(), accepted.unwrap());
         let pass = Pass::new(limits.enter().unwrap(), limits.begin_handshake());
-        Arc::clone(&clients).serve_socket(stream, pass, Vec::new(), WireFormat::JSON);
+        Arc::clone(&clients).serve_socket(stream, pass, None, Vec::new(), WireFormat::JSON);
         let login =
             r#"{"route":"connector.handler.login","body":{"userId":"u","lessonId":"room"}}"#;
         client.write_all(&masked(login)).await.unwrap();

@@ -81,7 +81,7 @@ impl Handlers {
             channel,
             &recovery,
             deadline,
-            |_| Ok(()),
+            || Ok(()),
             |this, entry| {
                 let named = Value::from(channel.as_str());
                 let body = if recovery.is_wanted() {

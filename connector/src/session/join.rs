@@ -3,7 +3,7 @@
 use super::parameters::{self, JoinChannel};
 use super::recovery::{Recovered, Recovery};
 use super::replies::{self, Answer, DONE};
-use super::{CHANNELS, Handlers, JoinedChannel, Session};
+use super::{CHANNELS, Handlers, JoinedChannel};
 use crate::chat_client::CallError;
 use crate::hub::{Member, Resume};
 use crate::membership::{Admission, Logins, Membership, Registration, Rollback};
@@ -55,7 +55,7 @@ pub(super) struct Entry {
 impl Handlers {
     /// Joins a further channel. `None`: the answer was sent already.
     pub(super) async fn join(&mut self, request: &Request, deadline: Instant) -> Option<Answer> {
-        let Some(session) = &mut self.session else {
+        let Some(session) = &self.session else {
             return Some(Err(Reason::NotLoggedIn.into()));
         };
         let JoinChannel { channel, recovery } = match JoinChannel::parse(&request.body) {
@@ -66,13 +66,13 @@ impl Handlers {
             return Some(Err(Reason::AlreadyJoined.into()));
         }
         let registration = Arc::clone(&session.registration);
-        let paced = |session: &mut Session| {
-            let pace = session.joins.get_or_insert_default();
-            pace.take(Instant::now()).map_err(Refusal::rate_limited)
-        };
+        let mut paces = self.paces.take().unwrap_or_default();
+        let paced = || paces.join(Instant::now());
         let welcome = |this: &Self, entry| this.welcome(request.id, DONE.into(), entry);
         let entered = self.enter_further(&channel, &recovery, deadline, paced, welcome);
-        let refused = entered.await.err()?;
+        let entered = entered.await;
+        self.paces = Some(paces);
+        let refused = entered.err()?;
         let place = Place::Channel(channel);
         let comes_back = matches!(refused, Refused::Failed)
             && registration.can_come_back()
@@ -92,10 +92,10 @@ impl Handlers {
         channel: &ChannelName,
         recovery: &Recovery,
         deadline: Instant,
-        may: impl FnOnce(&mut Session) -> Result<(), Refusal>,
+        may: impl FnOnce() -> Result<(), Refusal>,
         tell: impl FnOnce(&Self, Entry) -> JoinedChannel,
     ) -> Result<(), Refused> {
-        let Some(session) = &mut self.session else {
+        let Some(session) = &self.session else {
             return Err(Refused::Here(Reason::NotLoggedIn.into()));
         };
         if session.channels.len() >= CHANNELS {
@@ -107,7 +107,7 @@ impl Handlers {
         if !self.services.leaves.has_room() {
             return Err(Refused::Here(Reason::Unavailable.into()));
         }
-        may(session).map_err(Refused::Here)?;
+        may().map_err(Refused::Here)?;
         let mut rollback = Rollback::new(&self.services.leaves);
         let (user, id) = (session.user.clone(), session.id.clone());
         let registration = Arc::clone(&session.registration);

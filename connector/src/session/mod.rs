@@ -9,7 +9,7 @@ pub(crate) mod admission_queue;
 mod commanded;
 mod handler_call;
 mod join;
-mod pace;
+mod paces;
 mod parameters;
 mod queries;
 pub(crate) mod read_turns;
@@ -20,6 +20,7 @@ mod send;
 
 use crate::chat_client::{CALL, Chat, Window};
 use crate::hub::{Hub, Member};
+use crate::limits::SessionRates;
 use crate::membership::{
     Commands, EndedSession, LeaseKeeper, Logins, Membership, PendingLeaves, Registration, Rollback,
 };
@@ -30,7 +31,7 @@ use crate::transport::Connection;
 use admission_queue::AdmissionQueues;
 use channel_store::{ChannelName, Inboxes, Place, SessionId, User};
 use join::Refused;
-use pace::Pace;
+use paces::{GoesOn, Paces};
 use parameters::Login;
 use read_turns::{ReadTurns, Reader};
 use replies::{Answer, DONE};
@@ -39,7 +40,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
-use wire::{Disconnect, Protocol, Reason, Request, RequestBody};
+use wire::{Disconnect, Protocol, Reason, Refusal, Request, RequestBody};
 
 /// The most channels that a session may be in at once.
 const CHANNELS: usize = 100;
@@ -118,6 +119,8 @@ pub(crate) struct Handlers {
     connection: Arc<Connection>,
     session: Option<Session>,
     reader: Reader,
+    /// Made with the first join, if nothing else is limited.
+    paces: Option<Box<Paces>>,
 }
 
 /// A connection bound to a user.
@@ -129,8 +132,6 @@ struct Session {
     registration: Arc<Registration>,
     window: Arc<Window>,
     channels: Vec<JoinedChannel>,
-    /// The pace of further joins. Created with the first one.
-    joins: Option<Box<Pace>>,
 }
 
 /// A channel that a session is in.
@@ -163,7 +164,15 @@ impl Handlers {
             connection,
             session: None,
             reader: Reader::default(),
+            paces: None,
         }
+    }
+
+    /// The session may do things this often.
+    #[must_use]
+    pub(crate) fn paced(mut self, rates: SessionRates) -> Self {
+        self.paces = (rates != SessionRates::default()).then(|| Box::new(Paces::new(rates)));
+        self
     }
 
     /// True from a successful login on.
@@ -182,6 +191,11 @@ impl Handlers {
         // still carried out (K3).
         if (self.connection.closing()).is_some_and(|reason| reason != Disconnect::CLOSED) {
             return;
+        }
+        if let Some(paces) = &mut self.paces
+            && let Err((refusal, goes_on)) = paces.request(&request.route, received)
+        {
+            return Box::pin(self.slow_down(request.id, refusal, goes_on)).await;
         }
         match &*request.route {
             "chat.handler.send" => return self.send(request, deadline).await,
@@ -202,6 +216,15 @@ impl Handlers {
                 count_refused_login(refusal.reason());
             }
             replies::reply(&self.connection, request.id, answer);
+        }
+    }
+
+    /// Refuses a request because there are too many. If the client goes on all the same, it is closed.
+    async fn slow_down(&mut self, id: Option<u64>, refusal: Refusal, goes_on: Option<GoesOn>) {
+        self.answered().await;
+        replies::reply(&self.connection, id, Err(refusal));
+        if let Some(GoesOn) = goes_on {
+            self.connection.close(Disconnect::TooFast);
         }
     }
 
@@ -318,7 +341,6 @@ impl Handlers {
             registration,
             window: Arc::default(),
             channels: Vec::from_iter(joined),
-            joins: None,
         });
         None
     }

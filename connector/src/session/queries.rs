@@ -79,6 +79,9 @@ impl Handlers {
         deadline: Instant,
     ) -> Result<(Turn, Instant), Refusal> {
         let asked = Instant::now();
+        if let Some(paces) = &mut self.paces {
+            paces.read(asked)?;
+        }
         self.connection.room().await;
         let deadline = deadline + asked.elapsed();
         let turn = self.services.reads.take(&mut self.reader, channel);

@@ -11,6 +11,7 @@ use crate::{ClientSettings, Connector};
 use channel_store::StoreOptions;
 use channel_store::memory::MemoryStore;
 use clap::Parser;
+use runtime::config::fixed;
 use runtime::listen::Listener;
 use runtime::{Readiness, Shutdown};
 use serde_json::{Value, json};
@@ -61,7 +62,7 @@ async fn connector() -> (SocketAddr, AbortOnDropHandle<()>) {
     let served = tokio::spawn(async move {
         let listener = Listener::from(listener);
         connector
-            .serve(listener, Readiness::new(), Shutdown::new())
+            .serve(listener, Readiness::new(), fixed(clients), Shutdown::new())
             .await;
     });
     (address, AbortOnDropHandle::new(served))

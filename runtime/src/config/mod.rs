@@ -15,7 +15,7 @@ mod reload;
 mod text;
 
 pub use key::{Names, Part};
-pub use reload::{Reloading, Source};
+pub use reload::{Reloading, Source, fixed};
 
 use crate::cli::{Grouped, USAGE, one_line, redact};
 use crate::telemetry::LogSettings;

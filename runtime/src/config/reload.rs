@@ -30,6 +30,11 @@ pub struct Source<T> {
 /// The latest settings. The first value is not new.
 pub type Reloading<T> = watch::Receiver<Arc<T>>;
 
+/// Settings that never change.
+pub fn fixed<T>(settings: T) -> Reloading<T> {
+    watch::channel(Arc::new(settings)).1
+}
+
 impl<T: Settings> Source<T> {
     pub(super) fn new(arguments: Vec<OsString>) -> Self {
         Self {
