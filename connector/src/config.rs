@@ -170,7 +170,7 @@ pub struct ClientSettings {
     #[arg(long)]
     pub no_page: bool,
 
-    /// Pages that may connect although this connector does not serve them, by their origins (scheme, host and port): https://app.example,
+    /// Pages that may connect although this connector does not serve them, by their origins: scheme, host and port, as in `https://app.example`,
     /// or * for all. Programs, which send no Origin header, are not affected. Behind a proxy that changes the Host header, the page's
     /// own origin must be among them
     #[arg(long, value_name = "ORIGIN,…", value_delimiter = ',', value_parser = origin)]
