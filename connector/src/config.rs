@@ -10,6 +10,7 @@ use channel_store::redis::{OpenError, check_url};
 use channel_store::{LoginPolicy, StoreOptions};
 use clap::Parser;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use runtime::admin::AdminSettings;
 use runtime::cli::{Grouped, bytes, duration, share};
 use runtime::listen::{ListenAddress, address, listen_address};
 use runtime::{LogFormat, descriptors};
@@ -81,6 +82,10 @@ pub struct Config {
         value_name = "ADDRESS"
     )]
     pub admin: SocketAddr,
+
+    /// How the admin port may be reached.
+    #[command(flatten)]
+    pub admin_access: AdminSettings,
 
     /// The beginning of every key in Redis. All services of one system need the same
     #[arg(
@@ -274,6 +279,7 @@ impl Grouped for Config {
         ),
         CLIENTS,
         LIMITS,
+        ("Access", &["admin_hosts"]),
         ("Process", &["log_format", "threads"]),
     ];
 }

@@ -3,6 +3,7 @@
 use clap::error::{Error, ErrorKind};
 use clap::{Command, Parser};
 use std::env;
+use std::ffi::OsString;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::process::{self, ExitCode};
@@ -53,6 +54,25 @@ pub fn parse<T: Grouped>() -> T {
         if matches!(
             error.kind(),
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+        ) {
+            error.exit();
+        }
+        eprintln!("{}: {}", T::command().get_name(), one_line(&error));
+        process::exit(USAGE.into());
+    })
+}
+
+/// Reads the arguments of a command beside the service itself. The first one is the name of the command.
+///
+/// A mistake ends the process with [`USAGE`] and one line on stderr. `--help` and `--version` print and end the process, too.
+#[must_use]
+pub fn parse_from<T: Parser>(arguments: impl IntoIterator<Item = OsString>) -> T {
+    T::try_parse_from(arguments).unwrap_or_else(|error| {
+        if matches!(
+            error.kind(),
+            ErrorKind::DisplayHelp
+                | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+                | ErrorKind::DisplayVersion
         ) {
             error.exit();
         }

@@ -24,4 +24,4 @@ pub mod telemetry;
 pub use backoff::Backoff;
 pub use lifecycle::Shutdown;
 pub use readiness::Readiness;
-pub use telemetry::{LogFormat, Metrics};
+pub use telemetry::{AUDIT, LogFormat, Metrics};

@@ -28,6 +28,10 @@ pub enum LogFormat {
 const DEFAULTS: &str =
     "info,h2=error,hyper=error,hyper_util=error,tonic=error,tower=error,rustls=error";
 
+/// The target of lines that say who has done what. Their lines at "info" have no limit, because a log with holes proves nothing.
+/// `RUST_LOG=info,audit=off` turns them off.
+pub const AUDIT: &str = "audit";
+
 /// The log's format and limit, once it has begun.
 static LOG: OnceLock<Log> = OnceLock::new();
 

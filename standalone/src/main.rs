@@ -3,14 +3,18 @@
 //! It runs the same services as the binaries `chat` and `connector`. The connector calls chat without a network in
 //! between.
 
+use anyhow::Context;
 use channel_store::StoreOptions;
 use channel_store::memory::MemoryStore;
+use chat::access::AccessSettings;
+use chat::access::settings::ACCESS;
 use clap::Parser;
 use connector::chat_client::{Chat, Source, TransportError};
 use connector::config::{CLIENTS, LIMITS};
 use connector::hub::{Hub, TOUCH_INTERVAL};
 use connector::routes::Routes;
 use connector::{ClientSettings, Connector, Store};
+use runtime::admin::AdminSettings;
 use runtime::cli::Grouped;
 use runtime::listen::{ListenAddress, Listener};
 use runtime::{
@@ -43,6 +47,12 @@ struct Config {
     log_format: LogFormat,
 
     #[command(flatten)]
+    access: AccessSettings,
+
+    #[command(flatten)]
+    admin_access: AdminSettings,
+
+    #[command(flatten)]
     clients: ClientSettings,
 }
 
@@ -55,7 +65,7 @@ impl Grouped for Config {
         "message_limit",
         "log_format",
     ];
-    const GROUPS: &'static [(&'static str, &'static [&'static str])] = &[CLIENTS, LIMITS];
+    const GROUPS: &'static [(&'static str, &'static [&'static str])] = &[CLIENTS, LIMITS, ACCESS];
 }
 
 fn main() -> ExitCode {
@@ -68,6 +78,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    let access = config.access.open().context("--api-tokens-file")?;
     let listener = Listener::bind(&config.listen)?;
     let grpc_listener = listen::bind(config.grpc)?;
     let admin_listener = listen::bind(config.admin)?;
@@ -95,6 +106,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         message: config.clients.message_limit as usize,
         // Most descriptors are for clients.
         connections: (descriptors::limit_now() / 20).clamp(16, 1_000),
+        access,
         ..chat::Limits::default()
     };
     let service = chat::service(
@@ -132,6 +144,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     connector.report_to(&readiness);
     let admin = tokio::spawn(admin::serve(
         admin_listener,
+        config.admin_access,
         readiness.clone(),
         shutdown.clone(),
     ));
