@@ -1,8 +1,11 @@
 //! The settings that an operator can make, and the bounds that follow from them.
 
+use crate::access::settings::ACCESS;
+use crate::access::{Access, AccessSettings};
 use channel_store::body::LARGEST_BODY;
 use channel_store::redis::{OpenError, check_url};
 use channel_store::{Ack, LogRule, StoreOptions};
+use runtime::admin::AdminSettings;
 use runtime::cli::{Grouped, bytes, duration, origin, share};
 use runtime::config::{Names, NoTables, Settings};
 use runtime::listen::address;
@@ -34,6 +37,10 @@ pub struct Config {
     /// Where /livez, /readyz and /metrics are served
     #[arg(long, default_value = "127.0.0.1:9001", value_parser = address)]
     pub admin: SocketAddr,
+
+    /// How the admin port may be reached.
+    #[command(flatten)]
+    pub admin_access: AdminSettings,
 
     /// The Redis that holds the channels, the same for all chats and connectors: redis://, redis+sentinel:// or
     /// redis-cluster://; rediss in place of redis encrypts
@@ -131,6 +138,10 @@ pub struct Config {
     /// Without it: none. Programs, which send no Origin header, are not affected.
     #[arg(long, value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
     pub allowed_origins: Vec<String>,
+
+    /// Who may call.
+    #[command(flatten)]
+    pub access: AccessSettings,
 
     /// The most connections at the gRPC port; by default nine tenths of the file descriptors that the process may have, and at
     /// most 10000
@@ -238,6 +249,7 @@ impl Grouped for Config {
                 "answer_timeout",
             ],
         ),
+        ACCESS,
         ("Process", &["log_filter", "threads", "allowed_origins"]),
     ];
 }
@@ -444,6 +456,8 @@ pub struct Limits {
     pub drain_time: Duration,
     /// The origins of pages whose scripts may call over HTTP. "*" stands for all.
     pub allowed_origins: Vec<String>,
+    /// Who may call.
+    pub access: Access,
 }
 
 impl Limits {
@@ -472,6 +486,7 @@ impl Default for Limits {
             answer_time: Duration::from_secs(20),
             drain_time: Duration::from_secs(8),
             allowed_origins: Vec::new(),
+            access: Access::default(),
         }
     }
 }

@@ -3,13 +3,18 @@
 use anyhow::Context;
 use channel_store::ChannelStore;
 use channel_store::redis::{RedisFeed, RedisStore};
-use chat::{Cleanup, Config, Connectors, Watching};
+use chat::access::create_token;
+use chat::{Cleanup, Config, Connectors, Limits, Watching};
 use runtime::{Readiness, Shutdown, admin, config, lifecycle, listen, telemetry};
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio_util::task::AbortOnDropHandle;
 
 fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1).peekable();
+    if arguments.next_if(|first| first == "token").is_some() {
+        return create_token(arguments);
+    }
     let (config, source) = config::load::<Config>();
     telemetry::init(&config.log);
     let threads = config.threads.into();
@@ -20,6 +25,7 @@ fn main() -> ExitCode {
 }
 
 async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    let access = config.access.open().context("--api-tokens-file")?;
     let listener = listen::bind(config.listen)?;
     let admin = listen::bind(config.admin)?;
     let store = RedisStore::open(&config.redis, config.store())
@@ -33,6 +39,7 @@ async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     readiness.follow_telling("publish", writes.works(), writes.reason());
     let _admin = AbortOnDropHandle::new(tokio::spawn(admin::serve(
         admin,
+        config.admin_access.clone(),
         readiness,
         shutdown.clone(),
     )));
@@ -52,7 +59,10 @@ async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         cleanup,
         connectors,
         watching,
-        config.limits(),
+        Limits {
+            access,
+            ..config.limits()
+        },
         shutdown,
     )
     .await?;

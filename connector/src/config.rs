@@ -15,6 +15,7 @@ use channel_store::redis::{OpenError, check_url};
 use channel_store::{LoginPolicy, StoreOptions};
 use clap::Parser;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use runtime::admin::AdminSettings;
 use runtime::cli::{Grouped, bytes, duration, origin, share};
 use runtime::config::{Names, NoTables, Settings};
 use runtime::listen::{ListenAddress, address, listen_address};
@@ -78,6 +79,10 @@ pub struct Config {
         value_name = "ADDRESS"
     )]
     pub admin: SocketAddr,
+
+    /// How the admin port may be reached.
+    #[command(flatten)]
+    pub admin_access: AdminSettings,
 
     /// The beginning of every key in Redis. All services of one system need the same
     #[arg(long, default_value = "gc", value_name = "TEXT")]
@@ -274,6 +279,7 @@ impl Grouped for Config {
         CLIENTS,
         LIMITS,
         RATES,
+        ("Access", &["admin_hosts"]),
         ("Process", &["log_format", "log_filter", "threads"]),
     ];
 }

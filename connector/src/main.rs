@@ -57,6 +57,7 @@ async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> a
     tracing::info!(address = %admin_listener.local_addr()?, "admin listening");
     let admin = tokio::spawn(admin::serve(
         admin_listener,
+        config.admin_access.clone(),
         readiness.clone(),
         shutdown.clone(),
     ));

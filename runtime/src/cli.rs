@@ -1,8 +1,11 @@
 //! Command lines. A mistake in one is reported in one line.
 
-use clap::error::Error;
+use clap::error::{Error, ErrorKind};
 use clap::{Command, Parser};
+use std::ffi::OsString;
+use std::fmt::Display;
 use std::ops::RangeInclusive;
+use std::process::{self, ExitCode};
 use std::time::Duration;
 
 /// The exit code of a command line that can't be understood (`EX_USAGE` of sysexits).
@@ -31,6 +34,35 @@ pub trait Grouped: Parser {
 
 /// The heading for arguments in no group.
 const MORE: &str = "More";
+
+/// Reads the arguments of a command beside the service itself. The first one is the name of the command.
+///
+/// A mistake ends the process with [`USAGE`] and one line on stderr. `--help` and `--version` print and end the process, too.
+#[must_use]
+pub fn parse_from<T: Parser>(arguments: impl IntoIterator<Item = OsString>) -> T {
+    T::try_parse_from(arguments).unwrap_or_else(|error| {
+        if matches!(
+            error.kind(),
+            ErrorKind::DisplayHelp
+                | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+                | ErrorKind::DisplayVersion
+        ) {
+            error.exit();
+        }
+        let name = T::command().get_name().to_owned();
+        eprintln!("{name}: {} (try --help)", one_line(&error));
+        process::exit(USAGE.into());
+    })
+}
+
+/// For arguments that turn out to be wrong after [`parse_from`]. Writes the reason to stderr, in one line, and returns the
+/// exit code for `main`.
+#[must_use]
+pub fn refuse<T: Parser>(reason: impl Display) -> ExitCode {
+    let reason = redact(&reason.to_string());
+    eprintln!("{}: {reason} (try --help)", T::command().get_name());
+    ExitCode::from(USAGE)
+}
 
 /// Keeps the first sentence of each argument's help, and leaves out the environment.
 pub(crate) fn brief(command: Command) -> Command {

@@ -25,4 +25,4 @@ pub mod telemetry;
 pub use backoff::Backoff;
 pub use lifecycle::Shutdown;
 pub use readiness::Readiness;
-pub use telemetry::{LogFormat, LogSettings, Metrics};
+pub use telemetry::{AUDIT, LogFormat, LogSettings, Metrics};

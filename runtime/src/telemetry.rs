@@ -53,6 +53,10 @@ fn filter(text: &str) -> Result<String, String> {
 const DEFAULTS: &str =
     "info,h2=error,hyper=error,hyper_util=error,tonic=error,tower=error,rustls=error";
 
+/// The target of lines that say who has done what. Their lines at "info" have no limit, because a log with holes proves nothing.
+/// `RUST_LOG=info,audit=off` turns them off.
+pub const AUDIT: &str = "audit";
+
 /// The log's format and limit, once it has begun.
 static RUNNING: OnceLock<Log> = OnceLock::new();
 

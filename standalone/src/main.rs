@@ -3,14 +3,18 @@
 //! It runs the same services as the binaries `chat` and `connector`. The connector calls chat without a network in
 //! between.
 
+use anyhow::Context;
 use channel_store::StoreOptions;
 use channel_store::memory::MemoryStore;
+use chat::access::AccessSettings;
+use chat::access::settings::ACCESS;
 use clap::Parser;
 use connector::chat_client::{Chat, Source, TransportError};
 use connector::config::{CLIENTS, LIMITS, RATES};
 use connector::hub::{Hub, TOUCH_INTERVAL};
 use connector::routes::Routes;
 use connector::{ClientSettings, Connector, Store};
+use runtime::admin::AdminSettings;
 use runtime::cli::Grouped;
 use runtime::config::{Names, NoTables, Part, Reloading, Settings};
 use runtime::listen::{ListenAddress, Listener};
@@ -44,6 +48,12 @@ struct Config {
     log: LogSettings,
 
     #[command(flatten)]
+    access: AccessSettings,
+
+    #[command(flatten)]
+    admin_access: AdminSettings,
+
+    #[command(flatten)]
     clients: ClientSettings,
 }
 
@@ -57,7 +67,7 @@ impl Grouped for Config {
         "log_format",
     ];
     const GROUPS: &'static [(&'static str, &'static [&'static str])] =
-        &[CLIENTS, LIMITS, RATES, ("Process", &["log_filter"])];
+        &[CLIENTS, LIMITS, RATES, ACCESS, ("Process", &["log_filter"])];
 }
 
 impl Settings for Config {
@@ -101,6 +111,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> anyhow::Result<()> {
+    let access = config.access.open().context("--api-tokens-file")?;
     let listener = Listener::bind(&config.listen)?;
     let grpc_listener = listen::bind(config.grpc)?;
     let admin_listener = listen::bind(config.admin)?;
@@ -128,6 +139,7 @@ async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> a
         message: config.clients.message_limit as usize,
         // Most descriptors are for clients.
         connections: (descriptors::limit_now() / 20).clamp(16, 1_000),
+        access,
         ..chat::Limits::default()
     };
     let service = chat::service(
@@ -165,6 +177,7 @@ async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> a
     connector.report_to(&readiness);
     let admin = tokio::spawn(admin::serve(
         admin_listener,
+        config.admin_access,
         readiness.clone(),
         shutdown.clone(),
     ));
