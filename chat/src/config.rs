@@ -8,6 +8,7 @@ use channel_store::{Ack, LogRule, StoreOptions};
 use runtime::admin::AdminSettings;
 use runtime::cli::{Grouped, bytes, duration, origin, share};
 use runtime::config::{Names, NoTables, Settings};
+use runtime::doors::DoorSettings;
 use runtime::listen::address;
 use runtime::{LogSettings, descriptors};
 use std::net::SocketAddr;
@@ -142,6 +143,10 @@ pub struct Config {
     /// Who may call.
     #[command(flatten)]
     pub access: AccessSettings,
+
+    /// Whether everybody may, from everywhere.
+    #[command(flatten)]
+    pub doors: DoorSettings,
 
     /// The most connections at the gRPC port; by default nine tenths of the file descriptors that the process may have, and at
     /// most 10000
@@ -287,6 +292,8 @@ impl Settings for Config {
             ));
         }
         runtime::redis_timeout::check(self.redis_timeout, self.lease)?;
+        self.doors
+            .check(&self.access.door("--listen", self.listen))?;
         match check_url(&self.redis, self.redis_ca.as_deref()) {
             Ok(()) => Ok(()),
             Err(error @ OpenError::Certificates { .. }) => Err(format!("--redis-ca: {error}")),

@@ -31,7 +31,11 @@ async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let store = RedisStore::open(&config.redis, config.store())
         .await
         .context("cannot use this Redis")?;
-    tracing::info!(address = %listener.local_addr()?, "listening");
+    let address = listener.local_addr()?;
+    tracing::info!(%address, "listening");
+    config
+        .doors
+        .report(&config.access.door("--listen", address));
     tracing::info!(address = %admin.local_addr()?, "admin listening");
     let readiness = Readiness::new();
     readiness.follow_telling("redis", store.available(), store.why_unavailable());

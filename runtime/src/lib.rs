@@ -13,6 +13,7 @@ pub mod backoff;
 pub mod cli;
 pub mod config;
 pub mod descriptors;
+pub mod doors;
 pub mod families;
 pub mod huge_pages;
 pub mod lifecycle;

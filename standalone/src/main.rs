@@ -17,6 +17,7 @@ use connector::{ClientSettings, Connector, Store};
 use runtime::admin::AdminSettings;
 use runtime::cli::Grouped;
 use runtime::config::{Names, NoTables, Part, Reloading, Settings};
+use runtime::doors::DoorSettings;
 use runtime::listen::{ListenAddress, Listener};
 use runtime::{
     LogFormat, LogSettings, Readiness, Shutdown, admin, config, descriptors, lifecycle, listen,
@@ -49,6 +50,9 @@ struct Config {
 
     #[command(flatten)]
     access: AccessSettings,
+
+    #[command(flatten)]
+    doors: DoorSettings,
 
     #[command(flatten)]
     admin_access: AdminSettings,
@@ -91,6 +95,7 @@ impl Settings for Config {
     }
 
     fn check(&self) -> Result<(), String> {
+        self.doors.check(&self.access.door("--grpc", self.grpc))?;
         self.clients.check()
     }
 }
@@ -118,6 +123,7 @@ async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> a
     let (clients, grpc) = (listener.local_address()?, grpc_listener.local_addr()?);
     tracing::info!(address = %clients, "listening");
     tracing::info!(address = %grpc, "grpc listening");
+    config.doors.report(&config.access.door("--grpc", grpc));
     tracing::info!(address = %admin_listener.local_addr()?, "admin listening");
     // A reader of JSON logs must get nothing but JSON.
     if config.log.log_format == LogFormat::Text {

@@ -23,6 +23,7 @@ mod dead_connectors;
 mod deleting;
 mod detached_members;
 mod documented_calls;
+mod doors;
 mod drained_connectors;
 mod ends;
 mod ephemerals;

@@ -1,6 +1,8 @@
 //! The settings of who may call.
 
 use super::{Access, LOOK_EVERY, OpenError};
+use runtime::doors::{Door, INSECURE};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Who may call.
@@ -15,9 +17,21 @@ pub struct AccessSettings {
 }
 
 /// The heading for who may call and ask, and the settings below it.
-pub const ACCESS: (&str, &[&str]) = ("Access", &["api.tokens_file", "admin_hosts"]);
+pub const ACCESS: (&str, &[&str]) = ("Access", &["api.tokens_file", INSECURE, "admin_hosts"]);
 
 impl AccessSettings {
+    /// Chat's port, which listens here because of this flag.
+    #[must_use]
+    pub fn door(&self, flag: &'static str, address: SocketAddr) -> Door {
+        Door {
+            flag,
+            address: Some(address),
+            allows: "everybody who reaches it may call everything, in the name of every user",
+            guard: "--api-tokens-file",
+            is_guarded: self.api_tokens_file.is_some(),
+        }
+    }
+
     /// Reads the file of tokens, if there is one. A tokio runtime must be running.
     ///
     /// # Errors
