@@ -4,7 +4,7 @@ mod rates;
 
 pub use rates::{RATES, RateSettings};
 
-use crate::chat_client::Source;
+use crate::chat_client::{ChatAccess, Source};
 use crate::limits::{Bounds, QueueLimits};
 use crate::limits::{ClientLimits, Heartbeats};
 use crate::membership::new_incarnation;
@@ -56,6 +56,10 @@ pub struct Config {
         value_name = "URL,…"
     )]
     pub chat: Vec<String>,
+
+    /// How chats know this connector.
+    #[command(flatten)]
+    pub chat_access: ChatAccess,
 
     /// The Redis that chat uses: redis://, redis+sentinel:// or redis-cluster://. Write rediss instead of redis for an
     /// encrypted connection
@@ -279,7 +283,7 @@ impl Grouped for Config {
         CLIENTS,
         LIMITS,
         RATES,
-        ("Access", &["admin_hosts"]),
+        ("Access", &["chat_token_file", "admin_hosts"]),
         ("Process", &["log_format", "log_filter", "threads"]),
     ];
 }
@@ -402,7 +406,7 @@ impl Settings for Config {
     fn check(&self) -> Result<(), String> {
         self.clients.check()?;
         runtime::redis_timeout::check(self.redis_timeout, self.lease)?;
-        Source::parse(&self.chat).map_err(|error| format!("--chat: {error}"))?;
+        Source::parse(&self.chat, None).map_err(|error| format!("--chat: {error}"))?;
         new_incarnation(&self.id).map_err(|error| error.to_string())?;
         match check_url(&self.redis, self.redis_ca.as_deref()) {
             Ok(()) => Ok(()),

@@ -22,7 +22,8 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> anyhow::Result<()> {
-    let source = Source::parse(&config.chat)?;
+    let token = config.chat_access.open().context("--chat-token-file")?;
+    let source = Source::parse(&config.chat, token)?;
     let limit = config.clients.message_limit as usize;
     let routes = Routes::begin(&config.clients.routes, &config.id, limit)?;
     let listener = Listener::bind(&config.listen)?;

@@ -5,6 +5,7 @@
 mod acknowledged_by_replicas;
 mod added_members;
 mod addresses;
+mod api_tokens;
 mod attacks;
 mod back_end_programs;
 mod bounds;

@@ -1,9 +1,9 @@
 //! Who may call chat: bearer tokens from a file, and what each of them allows.
 //!
-//! A token has scopes, which say which calls it allows ([`calls`] is the table), and it may have patterns of channels. The file
-//! ([`file`]) holds only hashes, and [`tokens`] looks at it again and again. [`bearer`] is the layer that lets a call in, before
-//! anything looks at its body. What the token allows goes with the request as a [`Permit`], and the fields of the request are
-//! checked against it where they are checked anyway ([`crate::calls::fields`]). [`audit`] notes who has written what.
+//! A token has scopes, which say which calls it allows (`calls` is the table), and it may have patterns of channels. The file
+//! (`file`) holds only hashes, and `tokens` looks at it again and again. `bearer` is the layer that lets a call in, before
+//! anything looks at its body. What the token allows goes with the request as a `Permit`, and the fields of the request are
+//! checked against it where they are checked anyway (`calls/fields.rs`). `audit` notes who has written what.
 //!
 //! Without a file of tokens everybody may call, and nothing of this costs anything. Calls within the process are never checked.
 

@@ -6,6 +6,7 @@ use super::endpoint::Endpoint;
 use super::ordered_stream;
 use super::prover::keep_proving;
 use super::source::{ChatService, Source};
+use super::token::ChatToken;
 use crate::grpc::{CONNECT, RESOLVE_AGAIN, TransportError, resolve, transport};
 use http::Uri;
 use std::collections::BTreeMap;
@@ -41,8 +42,8 @@ pub(super) fn follow(source: Source, chat: &Arc<Chat>) {
             let endpoint = start("in process".into(), "", service, chat);
             chat.endpoints.write().push(endpoint);
         }
-        Source::Addresses(uris) => {
-            tokio::spawn(keep_resolving(uris, Arc::downgrade(chat)));
+        Source::Addresses(uris, token) => {
+            tokio::spawn(keep_resolving(uris, token, Arc::downgrade(chat)));
         }
     }
 }
@@ -50,7 +51,7 @@ pub(super) fn follow(source: Source, chat: &Arc<Chat>) {
 /// Endpoints by the place of their name in the source, and by address.
 pub(super) type Known = BTreeMap<(usize, SocketAddr), Arc<Endpoint>>;
 
-async fn keep_resolving(uris: Vec<Uri>, chat: Weak<Chat>) {
+async fn keep_resolving(uris: Vec<Uri>, token: Option<Arc<ChatToken>>, chat: Weak<Chat>) {
     let mut known = Known::new();
     loop {
         for (index, uri) in uris.iter().enumerate() {
@@ -67,7 +68,7 @@ async fn keep_resolving(uris: Vec<Uri>, chat: Weak<Chat>) {
             };
             let Some(chat) = chat.upgrade() else { return };
             chat.unresolved.lock().remove(&index);
-            update(&mut known, (index, uri), &found, &chat);
+            update(&mut known, (index, uri), &found, token.as_ref(), &chat);
         }
         tokio::time::sleep(RESOLVE_AGAIN).await;
         if chat.strong_count() == 0 {
@@ -81,6 +82,7 @@ pub(super) fn update(
     known: &mut Known,
     (index, uri): (usize, &Uri),
     found: &[SocketAddr],
+    token: Option<&Arc<ChatToken>>,
     chat: &Arc<Chat>,
 ) {
     known.retain(|(of, address), endpoint| {
@@ -97,6 +99,10 @@ pub(super) fn update(
             // An IPv4 address may also be written as an IPv6 address.
             let canonical = SocketAddr::new(address.ip().to_canonical(), address.port());
             let service = connect(uri, address);
+            let service = match token {
+                Some(token) => token.shown_to(service),
+                None => service,
+            };
             start(name, &canonical.to_string(), service, chat)
         });
     }

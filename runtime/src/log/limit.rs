@@ -2,7 +2,7 @@
 //!
 //! Every place in the code that logs at "info" or above has a budget of its own. So no input can fill the log, however
 //! often it comes, and no place uses up the budget of another. Lines below "info" have no limit, because somebody has
-//! asked for them.
+//! asked for them. Neither have lines of the audit log, unless they warn.
 
 use crate::telemetry::AUDIT;
 use parking_lot::Mutex;
@@ -180,6 +180,21 @@ mod tests {
         };
         assert_eq!(limit.take(later), [expected]);
         assert_eq!(limit.take(later + WINDOW), []);
+    }
+
+    #[test]
+    fn who_has_done_what_is_always_written_and_what_strangers_do_is_not() {
+        let (count, limit) = written(|| {
+            for n in 0..2 * BURST {
+                tracing::info!(target: AUDIT, n, "call");
+            }
+            for n in 0..2 * BURST {
+                tracing::warn!(target: AUDIT, n, "refused");
+            }
+        });
+        assert_eq!(count, 3 * BURST);
+        let held_back = limit.take(Instant::now() + WINDOW);
+        assert_eq!(held_back[0].lines, u64::from(BURST));
     }
 
     #[test]

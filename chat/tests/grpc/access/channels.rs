@@ -355,4 +355,21 @@ async fn a_page_token_of_another_prefix_does_not_lead_out_of_the_allowed_one() {
     let list = json!({"prefix": "game:", "pageSize": 1, "pageToken": foreign});
     let answer = chat.call("narrow", "ChatService/ListChannels", &list).await;
     assert_eq!(answer.status, 400, "{answer:?}");
+    // A place in the list of all channels, with the hash for the allowed prefix.
+    for name in ["game:2", "game:3"] {
+        let send = json!({"channel": name, "user": "bot", "body": {}});
+        let answer = chat.call("narrow", "ChatService/Send", &send).await;
+        assert_eq!(answer.status, 200);
+    }
+    let list = json!({"prefix": "game:", "pageSize": 1});
+    let page = chat
+        .call("narrow", "ChatService/ListChannels", &list)
+        .await
+        .json();
+    let own = page["nextPageToken"].as_str().unwrap();
+    let forged = [&own[..16], &foreign[16..]].concat();
+    let list = json!({"prefix": "game:", "pageToken": forged});
+    let answer = chat.call("narrow", "ChatService/ListChannels", &list).await;
+    assert!(!format!("{answer:?}").contains("chess"), "{answer:?}");
+    assert!(!format!("{answer:?}").contains("lobby"), "{answer:?}");
 }
