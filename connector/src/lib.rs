@@ -7,6 +7,7 @@
 //! Imports go one way: `listener` and `http` → `client` → `session` → [`hub`], [`membership`], [`chat_client`] and
 //! [`routes`] → [`transport`] and [`grpc`] → [`limits`].
 
+pub mod access;
 #[cfg(test)]
 #[path = "../tests/unit/autobahn.rs"]
 mod autobahn;
