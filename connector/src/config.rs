@@ -1,5 +1,6 @@
 //! A connector's settings. Each flag has an environment variable with the same meaning.
 
+use crate::access::{AccessControl, AuthSettings};
 use crate::chat_client::Source;
 use crate::limits::{Bounds, QueueLimits};
 use crate::limits::{ClientLimits, Heartbeats};
@@ -255,6 +256,10 @@ pub struct ClientSettings {
     /// --connections, and at most 2000
     #[arg(long, env = "CONNECTOR_POLLING", value_name = "NUMBER")]
     pub polling: Option<usize>,
+
+    /// Settings for who may log in, and for what sessions may do.
+    #[command(flatten)]
+    pub auth: AuthSettings,
 }
 
 impl Grouped for Config {
@@ -273,6 +278,7 @@ impl Grouped for Config {
             ],
         ),
         CLIENTS,
+        ACCESS,
         LIMITS,
         ("Process", &["log_format", "threads"]),
     ];
@@ -292,6 +298,17 @@ pub const CLIENTS: (&str, &[&str]) = (
         "routes",
         "no_deflate",
         "no_page",
+    ],
+);
+
+/// The heading for who may log in and what sessions may do, and the settings below it.
+pub const ACCESS: (&str, &[&str]) = (
+    "Access",
+    &[
+        "auth.mode",
+        "auth.leeway",
+        "auth.expiry_grace",
+        "access_file",
     ],
 );
 
@@ -408,7 +425,9 @@ impl ClientSettings {
                 self.queue, self.queue_total
             ));
         }
-        routes::check(&self.routes).map_err(|error| format!("--route: {error}"))
+        routes::check(&self.routes).map_err(|error| format!("--route: {error}"))?;
+        let access = AccessControl::begin(&self.auth);
+        access.map(drop).map_err(|error| error.to_string())
     }
 
     pub(crate) fn limits(&self) -> ClientLimits {

@@ -71,7 +71,13 @@ impl Port {
                 _ if !has_room => Bound::Connections.reached(),
                 Ok(Ok(1)) => {
                     let format = self.http.pomelo.on_a_stream();
-                    Arc::clone(&self.http.clients).serve_socket(stream, pass, Vec::new(), format);
+                    Arc::clone(&self.http.clients).serve_socket(
+                        stream,
+                        pass,
+                        Vec::new(),
+                        format,
+                        None,
+                    );
                 }
                 _ => {}
             }

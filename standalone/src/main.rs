@@ -7,7 +7,7 @@ use channel_store::StoreOptions;
 use channel_store::memory::MemoryStore;
 use clap::Parser;
 use connector::chat_client::{Chat, Source, TransportError};
-use connector::config::{CLIENTS, LIMITS};
+use connector::config::{ACCESS, CLIENTS, LIMITS};
 use connector::hub::{Hub, TOUCH_INTERVAL};
 use connector::routes::Routes;
 use connector::{ClientSettings, Connector, Store};
@@ -55,7 +55,7 @@ impl Grouped for Config {
         "message_limit",
         "log_format",
     ];
-    const GROUPS: &'static [(&'static str, &'static [&'static str])] = &[CLIENTS, LIMITS];
+    const GROUPS: &'static [(&'static str, &'static [&'static str])] = &[CLIENTS, ACCESS, LIMITS];
 }
 
 fn main() -> ExitCode {

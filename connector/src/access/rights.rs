@@ -59,6 +59,8 @@ pub struct Rights(u8);
 impl Rights {
     /// No right.
     pub const NONE: Self = Self(0);
+    /// All rights.
+    pub const ALL: Self = Self(15);
 
     /// These rights, and one more.
     #[must_use]

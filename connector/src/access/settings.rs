@@ -1,6 +1,7 @@
 //! The settings of `[auth]`, and of each `[[auth.issuer]]`.
 
 use super::algorithm::Algorithm;
+use super::rules::ChannelRule;
 use clap::ValueEnum;
 use runtime::cli::duration;
 use serde::Deserialize;
@@ -47,6 +48,14 @@ pub struct AuthSettings {
     /// change are in force a few seconds later
     #[arg(id = "access_file", long = "access-file", value_name = "FILE")]
     pub file: Option<PathBuf>,
+
+    /// `[[auth.issuer]]`: the issuers, besides those of the file.
+    #[arg(skip)]
+    pub issuers: Vec<IssuerSettings>,
+
+    /// `[[channel]]`: the rules of channels, before those of the file.
+    #[arg(skip)]
+    pub channels: Vec<ChannelRule>,
 }
 
 /// Reads a time that may be zero, up to five minutes.

@@ -4,6 +4,7 @@ mod page;
 mod response;
 mod socket_io;
 mod stream;
+mod token;
 mod upgrade;
 
 use crate::client::Clients;
@@ -106,8 +107,9 @@ impl Http {
         };
         let (agreed, format) = negotiate_deflate(request.headers(), format, self.deflate);
         let clients = Arc::clone(&self.clients);
+        let token = clients.shown_token(&request);
         Ok(upgrade(request, agreed, move |stream, pass, first| {
-            clients.serve_socket(stream, pass, first, format);
+            clients.serve_socket(stream, pass, first, format, token);
         }))
     }
 

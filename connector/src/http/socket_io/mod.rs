@@ -116,7 +116,10 @@ impl SocketIo {
                     clients.spawn(probe::probe(client, stream, pass, first, limits));
                 }))
             }
-            (None, false, &Method::GET) => self.open_polling(asked.version, peer(&request)),
+            (None, false, &Method::GET) => {
+                let token = self.clients.shown_token(&request);
+                self.open_polling(asked.version, peer(&request), token)
+            }
             (None, false, _) => Err(Refusal::Method),
             (Some(client), false, &Method::GET) => client.poll().await,
             (Some(client), false, &Method::POST) => {
@@ -141,10 +144,14 @@ impl SocketIo {
             self.deflate,
         );
         let clients = Arc::clone(&self.clients);
+        let token = clients.shown_token(&request);
         upgrade(request, agreed, move |stream, pass, first| {
             let peer = stream.peer_addr().ok();
             let (reader, writer) = stream.into_split();
             let connection = Connection::new(writer, format, Arc::clone(&clients.queues));
+            if let Some(token) = token {
+                connection.shows(token);
+            }
             greet(&connection, &greeting);
             let inlet = Inlet::of_socket(reader, format, clients.limits.message);
             clients.serve(connection, peer, inlet, first, Some(pass), || {});
@@ -155,6 +162,7 @@ impl SocketIo {
         self: &Arc<Self>,
         version: EngineIo,
         peer: Option<SocketAddr>,
+        token: Option<Box<str>>,
     ) -> Result<Response<Full<Bytes>>, Refusal> {
         if self.clients.is_closing() {
             return Err(Refusal::BadRequest);
@@ -173,6 +181,9 @@ impl SocketIo {
             format,
             Arc::clone(&self.clients.queues),
         );
+        if let Some(token) = token {
+            connection.shows(token);
+        }
         let (posted, inlet) = mpsc::channel(1);
         let mut greeting = self.greeting(version, &id, r#"["websocket"]"#).into_iter();
         // The first packet is the answer to this request. Further ones wait for the next poll.
