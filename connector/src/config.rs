@@ -4,6 +4,7 @@ mod rates;
 
 pub use rates::{RATES, RateSettings};
 
+use crate::access::{AccessControl, AccessTables, AuthSettings};
 use crate::chat_client::{ChatAccess, Source};
 use crate::limits::{Bounds, QueueLimits};
 use crate::limits::{ClientLimits, Heartbeats};
@@ -17,7 +18,7 @@ use clap::Parser;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use runtime::admin::AdminSettings;
 use runtime::cli::{Grouped, bytes, duration, origin, share};
-use runtime::config::{Names, NoTables, Settings};
+use runtime::config::{Names, Settings};
 use runtime::listen::{ListenAddress, address, listen_address};
 use runtime::{LogSettings, descriptors};
 use std::net::SocketAddr;
@@ -263,6 +264,10 @@ pub struct ClientSettings {
     /// --connections, and at most 2000
     #[arg(long, value_name = "NUMBER")]
     pub polling: Option<usize>,
+
+    /// Settings for who may log in, and for what sessions may do.
+    #[command(flatten)]
+    pub auth: AuthSettings,
 }
 
 impl Grouped for Config {
@@ -281,6 +286,7 @@ impl Grouped for Config {
             ],
         ),
         CLIENTS,
+        ACCESS,
         LIMITS,
         RATES,
         ("Access", &["chat_token_file", "admin_hosts"]),
@@ -291,6 +297,7 @@ impl Grouped for Config {
 /// The settings that take effect at once if they change. Rates hold for connections that begin after that.
 pub const RELOADED: &[&str] = &[
     "log_filter",
+    "channel",
     "allowed_origins",
     "request_rate",
     "request_burst",
@@ -320,6 +327,9 @@ pub const CLIENTS: (&str, &[&str]) = (
         "allowed_origins",
     ],
 );
+
+/// The heading for who may log in and what sessions may do, and the settings below it.
+pub const ACCESS: (&str, &[&str]) = ("Access", &["auth.mode", "auth.leeway", "auth.expiry_grace"]);
 
 /// The heading for what clients may cost, and the settings below it.
 pub const LIMITS: (&str, &[&str]) = (
@@ -393,11 +403,13 @@ fn grace(text: &str) -> Result<Duration, String> {
 impl Settings for Config {
     const NAMES: Names = Names::of("CONNECTOR");
     const RELOADED: &'static [&'static str] = RELOADED;
-    type Tables = NoTables;
-    const TABLES: &'static [&'static str] = &[];
-    const EXAMPLE: &'static str = "";
+    type Tables = AccessTables;
+    const TABLES: &'static [&'static str] = AccessTables::NAMES;
+    const EXAMPLE: &'static str = AccessTables::EXAMPLE;
 
-    fn take(&mut self, NoTables {}: NoTables) {}
+    fn take(&mut self, tables: AccessTables) {
+        self.clients.auth.take(tables);
+    }
 
     fn log(&self) -> &LogSettings {
         &self.log
@@ -458,7 +470,9 @@ impl ClientSettings {
                 self.queue, self.queue_total
             ));
         }
-        routes::check(&self.routes).map_err(|error| format!("--route: {error}"))
+        routes::check(&self.routes).map_err(|error| format!("--route: {error}"))?;
+        let access = AccessControl::begin(&self.auth);
+        access.map(drop).map_err(|error| error.to_string())
     }
 
     pub(crate) fn limits(&self) -> ClientLimits {

@@ -4,9 +4,10 @@
 //! A connector does not write channels. Joins, leaves and sends go to chat, and publications come back through the
 //! feed. Any number of connectors serve one system. They share nothing but the store.
 //!
-//! Imports go one way: `listener` and `http` → `client` → `session` → [`hub`], [`membership`], [`chat_client`] and
-//! [`routes`] → [`transport`] and [`grpc`] → [`limits`].
+//! Imports go one way: `listener` and `http` → `client` → `session` → [`access`], [`hub`], [`membership`],
+//! [`chat_client`] and [`routes`] → [`transport`] and [`grpc`] → [`limits`].
 
+pub mod access;
 #[cfg(test)]
 #[path = "../tests/unit/autobahn.rs"]
 mod autobahn;
@@ -34,6 +35,7 @@ pub mod transport;
 
 pub use config::{ClientSettings, Config};
 
+use crate::access::{AccessControl, AccessError, Rules};
 use crate::http::{Http, Origins, SocketIo};
 use channel_store::{ChannelFeed, Hints, Inboxes, Leases, UserRegistry};
 use chat_client::Chat;
@@ -47,12 +49,23 @@ use routes::Routes;
 use runtime::config::Reloading;
 use runtime::listen::Listener;
 use runtime::{Readiness, Shutdown};
-use session::Services;
+use session::{Services, Terms};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::task::AbortOnDropHandle;
 use transport::proxies::Proxies;
 use wire::WireFormat;
+
+/// Why there is no connector.
+#[derive(Debug, thiserror::Error)]
+pub enum NewError {
+    /// Its name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// Who may log in, and what sessions may do.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+}
 
 /// The parts of the store that a connector uses.
 pub struct Store {
@@ -88,6 +101,10 @@ impl Adjustable {
         let rates = &settings.rates;
         self.addresses.set(rates.address(self.are_strangers));
         self.clients.set_rates(rates.session(self.are_strangers));
+        match Rules::new(&settings.auth.channels) {
+            Ok(rules) => self.clients.services.access.swap(rules),
+            Err(error) => tracing::error!(%error, "the rules of channels stay as they are"),
+        }
     }
 
     async fn follow<T: AsRef<ClientSettings>>(self, mut latest: Reloading<T>) {
@@ -103,7 +120,7 @@ impl Connector {
     /// before its members are removed. `hub` is the sink of the feed. `routes` lead to the handlers of the operator.
     ///
     /// # Errors
-    /// [`NameError`] if `id` is not a valid name.
+    /// [`NewError`] if `id` is not a valid name, or if the files of the settings cannot be used.
     pub fn new(
         id: &str,
         lease: Duration,
@@ -112,7 +129,7 @@ impl Connector {
         store: Store,
         chat: Arc<Chat>,
         routes: Arc<Routes>,
-    ) -> Result<Self, NameError> {
+    ) -> Result<Self, NewError> {
         let Store {
             feed,
             leases,
@@ -125,9 +142,14 @@ impl Connector {
         let policy = clients.login_policy;
         let logins = Logins::new(policy, users, hints, leases);
         hub.follow(feed);
+        let terms = Terms {
+            routes,
+            access: AccessControl::begin(&clients.auth)?,
+            grace: clients.grace,
+        };
         Ok(Self {
             clients: clients.clone(),
-            services: Services::new(lease, logins, hub, chat, inboxes, routes, clients.grace),
+            services: Services::new(lease, logins, hub, chat, inboxes, terms),
         })
     }
 
@@ -138,6 +160,7 @@ impl Connector {
             chat,
             logins,
             lease,
+            access,
             ..
         } = &*self.services;
         let asked = Arc::clone(chat);
@@ -146,6 +169,10 @@ impl Connector {
         if chat.is_proven() {
             let asked = Arc::clone(chat);
             readiness.follow_telling("publish", chat.publishes(), move || asked.refusals());
+        }
+        if let Some(verifier) = access.verifier() {
+            let asked = Arc::clone(verifier);
+            readiness.follow_telling("tokens", verifier.has_keys(), move || asked.trouble());
         }
         let asked = Arc::clone(logins);
         let agreed = logins.policy_in_force();
@@ -211,6 +238,13 @@ impl Connector {
             limits,
         };
         let keeping = services.keep();
+        let mut changes = services.access.changes();
+        let judging = async {
+            while changes.changed().await.is_ok() {
+                clients.judge_again().await;
+            }
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
             biased;
             () = shutdown.requested() => {}
@@ -219,6 +253,7 @@ impl Connector {
                 shutdown.request();
             }
             never = Arc::new(port).serve(listener) => match never {},
+            () = judging => {}
         }
         clients.drain().await;
         drop(keeping);

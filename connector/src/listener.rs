@@ -103,7 +103,7 @@ impl Port {
             }
             let format = self.http.pomelo.on_a_stream();
             let clients = Arc::clone(&self.http.clients);
-            clients.serve_socket(stream, pass, peer, Vec::new(), format);
+            clients.serve_socket(stream, pass, peer, Vec::new(), format, None);
         });
         let task = task.abort_handle();
         half_open.ends_by(move || task.abort());

@@ -9,14 +9,15 @@ use channel_store::memory::MemoryStore;
 use chat::access::AccessSettings;
 use chat::access::settings::ACCESS;
 use clap::Parser;
+use connector::access::AccessTables;
 use connector::chat_client::{Chat, Source, TransportError};
-use connector::config::{CLIENTS, LIMITS, RATES};
+use connector::config::{ACCESS as LOGINS, CLIENTS, LIMITS, RATES};
 use connector::hub::{Hub, TOUCH_INTERVAL};
 use connector::routes::Routes;
 use connector::{ClientSettings, Connector, Store};
 use runtime::admin::AdminSettings;
 use runtime::cli::Grouped;
-use runtime::config::{Names, NoTables, Part, Reloading, Settings};
+use runtime::config::{Names, Part, Reloading, Settings};
 use runtime::doors::DoorSettings;
 use runtime::listen::{ListenAddress, Listener};
 use runtime::{
@@ -70,8 +71,21 @@ impl Grouped for Config {
         "message_limit",
         "log_format",
     ];
-    const GROUPS: &'static [(&'static str, &'static [&'static str])] =
-        &[CLIENTS, LIMITS, RATES, ACCESS, ("Process", &["log_filter"])];
+    const GROUPS: &'static [(&'static str, &'static [&'static str])] = &[
+        CLIENTS,
+        LOGINS,
+        LIMITS,
+        RATES,
+        ACCESS,
+        ("Process", &["log_filter"]),
+    ];
+}
+
+/// The tables of the file that no flag can express.
+#[derive(Default, serde::Deserialize)]
+struct Tables {
+    #[serde(default)]
+    connector: AccessTables,
 }
 
 impl Settings for Config {
@@ -80,15 +94,23 @@ impl Settings for Config {
         parts: &[Part {
             prefix: "CONNECTOR",
             table: "connector",
-            ids: &[CLIENTS.1, LIMITS.1, RATES.1, &["login_policy"]],
+            ids: &[
+                CLIENTS.1,
+                LOGINS.1,
+                LIMITS.1,
+                RATES.1,
+                &["login_policy", "channel"],
+            ],
         }],
     };
     const RELOADED: &'static [&'static str] = connector::config::RELOADED;
-    type Tables = NoTables;
-    const TABLES: &'static [&'static str] = &[];
-    const EXAMPLE: &'static str = "";
+    type Tables = Tables;
+    const TABLES: &'static [&'static str] = &["connector.auth.issuer", "connector.channel"];
+    const EXAMPLE: &'static str = "\n# [[connector.auth.issuer]] and [[connector.channel]] are those of connector.toml: see docs/access.md\n";
 
-    fn take(&mut self, NoTables {}: NoTables) {}
+    fn take(&mut self, tables: Tables) {
+        self.clients.auth.take(tables.connector);
+    }
 
     fn log(&self) -> &LogSettings {
         &self.log

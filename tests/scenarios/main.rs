@@ -73,6 +73,7 @@ mod small_clients;
 mod socket_io;
 mod standalone;
 mod switched_primaries;
+mod tokens;
 mod unix_sockets;
 mod watching;
 mod without_codegen;

@@ -24,6 +24,9 @@ use wire::{Disconnect, WireFormat};
 const CLOSE_SOCKETS: Duration = Duration::from_secs(4);
 const LAND_LEAVES: Duration = Duration::from_secs(5);
 
+/// How many sessions look at their rights at once.
+const LOOKS: usize = 1_000;
+
 /// All clients that are served, and what is needed to serve one of them.
 pub(crate) struct Clients {
     pub(crate) services: Arc<Services>,
@@ -58,7 +61,8 @@ impl Clients {
         *self.rates.write() = rates;
     }
 
-    /// Serves the client of a socket. `first` was read from it before.
+    /// Serves the client of a socket. `first` was read from it before. `token` is what the client has shown with its
+    /// upgrade, if anything.
     pub(crate) fn serve_socket(
         self: Arc<Self>,
         stream: TcpStream,
@@ -66,9 +70,13 @@ impl Clients {
         peer: Option<Peer>,
         first: Vec<u8>,
         format: WireFormat,
+        token: Option<Box<str>>,
     ) {
         let (reader, writer) = stream.into_split();
         let connection = Connection::new(writer, format, Arc::clone(&self.queues));
+        if let Some(token) = token {
+            connection.shows(token);
+        }
         let inlet = Inlet::of_socket(reader, format, self.limits.message);
         self.serve(connection, peer, inlet, first, Some(pass), || {});
     }
@@ -133,6 +141,19 @@ impl Clients {
     /// Runs a task that a shutdown waits for, as it does for the clients.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.loops.spawn(task);
+    }
+
+    /// Lets all sessions look at what they may do, because the rules of channels have changed.
+    pub(crate) async fn judge_again(&self) {
+        let connections: Vec<_> = (self.connections.lock().iter())
+            .map(|(_, connection)| Arc::clone(connection))
+            .collect();
+        for batch in connections.chunks(LOOKS) {
+            for connection in batch {
+                connection.note_out();
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     /// True once the connector has begun to stop.
@@ -332,7 +353,7 @@ mod tests {
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let (mut client, (stream, _)) = (client.unwrap(), accepted.unwrap());
         let pass = Pass::new(limits.enter().unwrap(), limits.begin_handshake());
-        Arc::clone(&clients).serve_socket(stream, pass, None, Vec::new(), WireFormat::JSON);
+        Arc::clone(&clients).serve_socket(stream, pass, None, Vec::new(), WireFormat::JSON, None);
         let login =
             r#"{"route":"connector.handler.login","body":{"userId":"u","lessonId":"room"}}"#;
         client.write_all(&masked(login)).await.unwrap();

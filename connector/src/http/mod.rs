@@ -5,6 +5,7 @@ mod page;
 mod response;
 mod socket_io;
 mod stream;
+mod token;
 mod upgrade;
 
 use crate::client::Clients;
@@ -147,9 +148,9 @@ impl Http {
         }
         let (agreed, format) = negotiate_deflate(request.headers(), format, self.deflate);
         let clients = Arc::clone(&self.clients);
-        let peer = peer(&request);
+        let (peer, token) = (peer(&request), clients.shown_token(&request));
         Ok(upgrade(request, agreed, move |stream, pass, first| {
-            clients.serve_socket(stream, pass, peer, first, format);
+            clients.serve_socket(stream, pass, peer, first, format, token);
         }))
     }
 

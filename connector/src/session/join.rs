@@ -4,6 +4,7 @@ use super::parameters::{self, JoinChannel};
 use super::recovery::{Recovered, Recovery};
 use super::replies::{self, Answer, DONE};
 use super::{CHANNELS, Handlers, JoinedChannel};
+use crate::access::Rights;
 use crate::chat_client::CallError;
 use crate::hub::{Member, Resume};
 use crate::membership::{Admission, Logins, Membership, Registration, Rollback};
@@ -66,6 +67,10 @@ impl Handlers {
             return Some(Err(Reason::AlreadyJoined.into()));
         }
         let registration = Arc::clone(&session.registration);
+        let allowed = self.may_join(&channel, &session.user.id, session.grants());
+        if let Err(refusal) = allowed {
+            return Some(Err(refusal));
+        }
         let mut paces = self.paces.take().unwrap_or_default();
         let paced = || paces.join(Instant::now());
         let welcome = |this: &Self, entry| this.welcome(request.id, DONE.into(), entry);
@@ -128,8 +133,9 @@ impl Handlers {
         let entered = self.enter(channel, recovery, membership, memberships, deadline);
         let entry = entered.await?;
         rollback.keep();
-        let joined = tell(self, entry);
+        let mut joined = tell(self, entry);
         if let Some(session) = &mut self.session {
+            joined.judge(&self.services.access, session);
             session.channels.push(joined);
         }
         Ok(())
@@ -207,7 +213,13 @@ impl Handlers {
                 let placed = timeout_at(deadline, placed).await.ok().flatten();
                 let (begin, recovered) = placed.ok_or(Refused::Failed)?;
                 Ok(Entry {
-                    joined: JoinedChannel { membership, member },
+                    joined: JoinedChannel {
+                        membership,
+                        member,
+                        rights: Rights::NONE,
+                        judged: 0,
+                        is_added: false,
+                    },
                     begin,
                     recovered,
                 })

@@ -44,6 +44,11 @@ pub(crate) async fn scene() -> Scene {
 
 /// The same, with handlers of the operator.
 async fn scene_with(routes: Arc<Routes>) -> Scene {
+    scene_of(routes, AccessControl::open()).await
+}
+
+/// The same, with a decision who may log in and what sessions may do.
+async fn scene_of(routes: Arc<Routes>, access: Arc<AccessControl>) -> Scene {
     let mut instance = Instance::new();
     let chat = chat_of(&[&instance]);
     let script = Script::new();
@@ -61,6 +66,7 @@ async fn scene_with(routes: Arc<Routes>) -> Scene {
         admission: super::admission_queue::AdmissionQueues::new(|_| Shard::default()),
         reads: Arc::default(),
         routes,
+        access,
         leaves: PendingLeaves::new(&chat, &logins, |_| Shard::default(), Duration::ZERO),
         chat,
         logins,
@@ -1058,6 +1064,7 @@ async fn a_leave_that_does_not_land_in_time_is_pending_and_a_new_join_works() {
     }
 }
 
+mod access;
 mod commanded;
 mod handlers;
 mod rates;

@@ -16,8 +16,8 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
 
-/// How often the file is looked at. A change takes effect within this time.
-const LOOK: Duration = Duration::from_secs(5);
+/// How often the file is looked at. With the time in which sessions notice new rules this stays below a second.
+const LOOK: Duration = Duration::from_millis(700);
 
 /// Where the settings of a process come from, so that they can be read again.
 pub struct Source<T> {

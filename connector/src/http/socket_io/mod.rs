@@ -141,7 +141,8 @@ impl SocketIo {
             }
             (None, false, &Method::GET) => {
                 let address = request.extensions().get::<Arc<AddressPermit>>().cloned();
-                self.open_polling(asked.version, peer(&request), address)
+                let token = self.clients.shown_token(&request);
+                self.open_polling(asked.version, peer(&request), address, token)
             }
             (None, false, _) => Err(Refusal::Method),
             (Some(client), false, &Method::GET) => client.poll().await,
@@ -167,10 +168,13 @@ impl SocketIo {
             self.deflate,
         );
         let clients = Arc::clone(&self.clients);
-        let peer = peer(&request);
+        let (peer, token) = (peer(&request), clients.shown_token(&request));
         upgrade(request, agreed, move |stream, pass, first| {
             let (reader, writer) = stream.into_split();
             let connection = Connection::new(writer, format, Arc::clone(&clients.queues));
+            if let Some(token) = token {
+                connection.shows(token);
+            }
             greet(&connection, &greeting);
             let inlet = Inlet::of_socket(reader, format, clients.limits.message);
             clients.serve(connection, peer, inlet, first, Some(pass), || {});
@@ -182,6 +186,7 @@ impl SocketIo {
         version: EngineIo,
         peer: Option<Peer>,
         address: Option<Arc<AddressPermit>>,
+        token: Option<Box<str>>,
     ) -> Result<Response<Full<Bytes>>, Refusal> {
         if self.clients.is_closing() {
             return Err(Refusal::BadRequest);
@@ -200,6 +205,9 @@ impl SocketIo {
             format,
             Arc::clone(&self.clients.queues),
         );
+        if let Some(token) = token {
+            connection.shows(token);
+        }
         let (posted, inlet) = mpsc::channel(1);
         let mut greeting = self.greeting(version, &id, r#"["websocket"]"#).into_iter();
         // The first packet is the answer to this request. Further ones wait for the next poll.
