@@ -283,7 +283,7 @@ async fn tokens_made_in_python_are_accepted_and_expire() {
     original.until_push(r#"onExpired {"closesIn":1}"#).await;
     assert_eq!(
         original.kicked().as_deref(),
-        Some(r#"{"reason":"token expired"}"#)
+        Some("token expired")
     );
     let again = Client::connect(address).await;
     let reply = again
