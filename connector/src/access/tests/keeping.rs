@@ -158,7 +158,7 @@ async fn keys_serve_for_a_day_while_their_source_is_away_and_no_longer() {
     );
     assert!(verifier.check(&signed(&signer, "k"), soon()).await.is_ok());
     hours(2).await;
-    has_keys.wait_for(|has| !*has).await.unwrap();
+    testkit::wait::eventually("the keys end", testkit::SOON, async || !*has_keys.borrow()).await;
     let refused = verifier.verify(&signed(&signer, "k"), SystemTime::now());
     assert_eq!(refused, Err(Rejected::NoKeys));
     // They come back with their source.
