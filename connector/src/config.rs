@@ -4,7 +4,7 @@ mod rates;
 
 pub use rates::{RATES, RateSettings};
 
-use crate::access::{AccessControl, AccessTables, AuthSettings};
+use crate::access::{AccessControl, AccessTables, AuthSettings, Mode};
 use crate::chat_client::{ChatAccess, Source};
 use crate::limits::{Bounds, QueueLimits};
 use crate::limits::{ClientLimits, Heartbeats};
@@ -19,6 +19,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use runtime::admin::AdminSettings;
 use runtime::cli::{Grouped, bytes, duration, origin, share};
 use runtime::config::{Names, Settings};
+use runtime::doors::{Door, DoorSettings, INSECURE};
 use runtime::listen::{ListenAddress, address, listen_address};
 use runtime::{LogSettings, descriptors};
 use std::net::SocketAddr;
@@ -120,6 +121,10 @@ pub struct Config {
     /// Threads that serve sockets. One is the cheapest: to use more cores, start more connectors first
     #[arg(long, default_value_t = 1, value_name = "NUMBER")]
     pub threads: usize,
+
+    /// Whether everybody may log in, from everywhere.
+    #[command(flatten)]
+    pub doors: DoorSettings,
 
     /// Settings for what clients may do and what they may cost.
     #[command(flatten)]
@@ -289,7 +294,7 @@ impl Grouped for Config {
         ACCESS,
         LIMITS,
         RATES,
-        ("Access", &["chat_token_file", "admin_hosts"]),
+        ("Access", &[INSECURE, "chat_token_file", "admin_hosts"]),
         ("Process", &["log_format", "log_filter", "threads"]),
     ];
 }
@@ -417,6 +422,7 @@ impl Settings for Config {
 
     fn check(&self) -> Result<(), String> {
         self.clients.check()?;
+        self.doors.check(&self.clients.door(&self.listen))?;
         runtime::redis_timeout::check(self.redis_timeout, self.lease)?;
         Source::parse(&self.chat, None).map_err(|error| format!("--chat: {error}"))?;
         new_incarnation(&self.id).map_err(|error| error.to_string())?;
@@ -473,6 +479,26 @@ impl ClientSettings {
         routes::check(&self.routes).map_err(|error| format!("--route: {error}"))?;
         let access = AccessControl::begin(&self.auth);
         access.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// The clients' port, which listens here.
+    #[must_use]
+    pub fn door(&self, listen: &ListenAddress) -> Door {
+        Door {
+            flag: "--listen",
+            address: match listen {
+                ListenAddress::Tcp(address) => Some(*address),
+                ListenAddress::Unix(_) => None,
+            },
+            allows: "everybody who reaches it may log in under any name",
+            guard: "--auth-mode jwt",
+            is_guarded: self.lets_in_by_token(),
+        }
+    }
+
+    /// True if only clients with a token may log in.
+    pub(crate) fn lets_in_by_token(&self) -> bool {
+        self.auth.mode != Mode::Open
     }
 
     pub(crate) fn limits(&self) -> ClientLimits {

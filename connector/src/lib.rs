@@ -203,7 +203,7 @@ impl Connector {
         } = self;
         let limits = Limits::new(settings.bounds());
         let clients = Clients::new(Arc::clone(&services), settings.limits(), settings.queues());
-        let are_strangers = listener.is_open_to_others();
+        let are_strangers = listener.is_open_to_others() || settings.lets_in_by_token();
         let adjustable = Adjustable {
             clients: Arc::clone(&clients),
             origins: Arc::default(),

@@ -54,7 +54,9 @@ async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> a
     let available = channel_store::ChannelFeed::available(&*feed);
     readiness.follow_telling("redis", available, feed.why_unavailable());
     connector.report_to(&readiness);
-    tracing::info!(address = %listener.local_address()?, "listening");
+    let address = listener.local_address()?;
+    tracing::info!(%address, "listening");
+    config.doors.report(&config.clients.door(&address));
     tracing::info!(address = %admin_listener.local_addr()?, "admin listening");
     let admin = tokio::spawn(admin::serve(
         admin_listener,

@@ -118,6 +118,7 @@ impl Settings for Config {
 
     fn check(&self) -> Result<(), String> {
         self.doors.check(&self.access.door("--grpc", self.grpc))?;
+        self.doors.check(&self.clients.door(&self.listen))?;
         self.clients.check()
     }
 }
@@ -146,6 +147,7 @@ async fn run(config: Config, latest: Reloading<Config>, shutdown: Shutdown) -> a
     tracing::info!(address = %clients, "listening");
     tracing::info!(address = %grpc, "grpc listening");
     config.doors.report(&config.access.door("--grpc", grpc));
+    config.doors.report(&config.clients.door(&clients));
     tracing::info!(address = %admin_listener.local_addr()?, "admin listening");
     // A reader of JSON logs must get nothing but JSON.
     if config.log.log_format == LogFormat::Text {

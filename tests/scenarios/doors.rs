@@ -13,9 +13,11 @@ fn run(binary: &'static str, arguments: &[&str]) -> (Option<i32>, String) {
 }
 
 /// The flag, and the setting that makes the port ask for credentials.
-const PORTS: [(&str, &str, &str); 2] = [
+const PORTS: [(&str, &str, &str); 4] = [
     ("chat", "--listen", "--api-tokens-file"),
+    ("connector", "--listen", "--auth-mode jwt"),
     ("standalone", "--grpc", "--api-tokens-file"),
+    ("standalone", "--listen", "--auth-mode jwt"),
 ];
 
 #[tokio::test]
@@ -37,11 +39,27 @@ async fn a_port_that_asks_for_nothing_refuses_to_be_reached_from_other_machines(
 #[tokio::test]
 async fn with_credentials_or_on_purpose_it_may_be_reached() {
     let _permit = Permit::shared().await;
-    for (binary, flag, guard) in PORTS {
-        for further in [&["--insecure"][..], &[guard, "/etc/tokens"]] {
-            let arguments = [&[flag, "0.0.0.0:1"], further, &["config", "show"]].concat();
-            let (code, error) = run(binary, &arguments);
-            assert_eq!(code, Some(0), "{binary} {arguments:?}: {error}");
-        }
+    for (binary, flag, _) in PORTS {
+        let arguments = [flag, "0.0.0.0:1", "--insecure", "config", "show"];
+        let (code, error) = run(binary, &arguments);
+        assert_eq!(code, Some(0), "{binary} {arguments:?}: {error}");
     }
+    let tokens = ["--listen", "0.0.0.0:1", "--api-tokens-file", "/etc/tokens"];
+    let (code, error) = run("chat", &[&tokens[..], &["config", "show"]].concat());
+    assert_eq!(code, Some(0), "{error}");
+    let directory = tempfile::tempdir().expect("a directory");
+    let secret = directory.path().join("secret");
+    std::fs::write(&secret, [b'x'; 32]).expect("a file");
+    let file = directory.path().join("connector.toml");
+    let text = format!(
+        "listen = '0.0.0.0:1'\n[auth]\nmode = 'jwt'\n[[auth.issuer]]\nissuer = 'https://id.example'\naudience = ['chat']\n\
+         algorithms = ['HS256']\nsecret_file = '{}'\n",
+        secret.display()
+    );
+    std::fs::write(&file, text).expect("a file");
+    let (code, error) = run(
+        "connector",
+        &["config", "check", file.to_str().expect("text")],
+    );
+    assert_eq!(code, Some(0), "{error}");
 }
