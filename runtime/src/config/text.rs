@@ -32,7 +32,7 @@ pub(super) fn template<T: Settings>(keys: &[Key]) -> String {
     );
     // In TOML, whatever follows the head of a table is in it. So the keys that are in no table come first.
     let mut keys: Vec<&Key> = keys.iter().collect();
-    keys.sort_by_key(|key| key.in_table().0.is_some());
+    keys.sort_by_key(|key| key.in_table().0.map(str::to_owned));
     let mut before = (None, None);
     for key in keys {
         let (table, name) = key.in_table();
@@ -67,7 +67,7 @@ pub(super) fn template<T: Settings>(keys: &[Key]) -> String {
 /// The settings in force.
 pub(super) fn show<T: Settings>(keys: &[Key], values: &BTreeMap<String, Shown>) -> String {
     let mut keys: Vec<&Key> = keys.iter().collect();
-    keys.sort_by_key(|key| key.in_table().0.is_some());
+    keys.sort_by_key(|key| key.in_table().0.map(str::to_owned));
     let mut text = String::new();
     let mut before = None;
     for key in keys {
