@@ -10,6 +10,7 @@ use runtime::cli::{Grouped, bytes, duration, origin, share};
 use runtime::config::{Names, NoTables, Settings};
 use runtime::doors::DoorSettings;
 use runtime::listen::address;
+use runtime::pace::Rate;
 use runtime::{LogSettings, descriptors};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -20,6 +21,8 @@ use std::time::Duration;
 const CHANNEL_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// The largest number of connections by default. The limit of file descriptors may make it smaller.
 const MOST_CONNECTIONS: usize = 10_000;
+/// The bytes of pages that a connection of a back end may be given in a second.
+const PAGE_RATE: u32 = 32 << 20;
 /// The range of the bound for the bytes of a channel's log.
 const LOG_BYTES: RangeInclusive<u64> = 64 << 10..=1 << 30;
 /// The largest number of messages that a channel can be set to keep.
@@ -183,6 +186,14 @@ pub struct Config {
     )]
     pub answers_total: usize,
 
+    /// Bytes of pages (of history, members, channels and sessions) that one connection may be given in a second, twice as many
+    /// after a rest; 0: no limit. Beyond it such calls are refused
+    ///
+    /// Without it: 32MiB if callers need tokens, and otherwise no limit. Connectors have none if they show a token with the scope
+    /// `connector`.
+    #[arg(long, value_parser = bytes::<u32>(0..=1 << 30), value_name = "BYTES")]
+    pub page_rate: Option<u32>,
+
     /// How long a connection may be without a call before it is ended
     #[arg(long, default_value = "5m", value_parser = duration)]
     pub idle_timeout: Duration,
@@ -250,6 +261,7 @@ impl Grouped for Config {
                 "watches",
                 "requests_total",
                 "answers_total",
+                "page_rate",
                 "idle_timeout",
                 "answer_timeout",
             ],
@@ -349,11 +361,24 @@ impl Config {
             }),
             requests_total: self.requests_total,
             answers_total: self.answers_total,
+            page_rate: self.page_rate(),
             idle_time: self.idle_timeout,
             answer_time: self.answer_timeout,
             allowed_origins: self.allowed_origins.clone(),
             ..Limits::default()
         }
+    }
+}
+
+impl Config {
+    fn page_rate(&self) -> Option<Rate> {
+        let default = if self.access.api_tokens_file.is_some() {
+            PAGE_RATE
+        } else {
+            0
+        };
+        let rate = self.page_rate.unwrap_or(default);
+        Rate::of(rate, rate.saturating_mul(2))
     }
 }
 
@@ -451,6 +476,8 @@ pub struct Limits {
     pub requests_total: usize,
     /// How many bytes the answers of all callers together may have that were not taken yet.
     pub answers_total: usize,
+    /// How many bytes of pages one connection may be given. `None`: any number.
+    pub page_rate: Option<Rate>,
     /// How long a unary call, or a batch of a stream, may take.
     pub call_time: Duration,
     /// How long a connection may take from its start to the end of HTTP/2's greeting.
@@ -487,6 +514,7 @@ impl Default for Limits {
             connections: MOST_CONNECTIONS,
             requests_total: 64 << 20,
             answers_total: 64 << 20,
+            page_rate: None,
             call_time: Duration::from_secs(1),
             greeting_time: Duration::from_secs(10),
             idle_time: Duration::from_secs(300),

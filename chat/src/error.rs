@@ -58,6 +58,15 @@ pub enum Error {
     /// Chat has too much to do. Nothing was done.
     #[error("chat has too much to do at once, and nothing was done: try again later")]
     Overloaded,
+    /// The connection was given more bytes of pages than it may be given in this time. Nothing was done.
+    #[error(
+        "this connection was given as many bytes of pages as it may be given (--page-rate): try again in {} ms",
+        wait.as_millis() + 1
+    )]
+    RateLimited {
+        /// When the next page may be asked for.
+        wait: Duration,
+    },
     /// A send stream is ended because it was not used and another one needs its place. Everything on it was answered.
     #[error(
         "this stream was idle and another one needs its place: open a new one when there is something to send"
@@ -163,6 +172,7 @@ impl Error {
         "LEAVE_PENDING",
         "SESSION_UNAVAILABLE",
         "OVERLOADED",
+        "RATE_LIMITED",
         "STREAM_IDLE",
         "SHUTTING_DOWN",
         "PREFIX_TOO_WIDE",
@@ -195,6 +205,7 @@ impl Error {
             Self::LeavePending => (Code::Unavailable, "LEAVE_PENDING"),
             Self::SessionUnavailable => (Code::Unavailable, "SESSION_UNAVAILABLE"),
             Self::Overloaded => (Code::ResourceExhausted, "OVERLOADED"),
+            Self::RateLimited { .. } => (Code::ResourceExhausted, "RATE_LIMITED"),
             Self::StreamIdle => (Code::Unavailable, "STREAM_IDLE"),
             Self::ShuttingDown => (Code::Unavailable, "SHUTTING_DOWN"),
             Self::PrefixTooWide { .. } => (Code::ResourceExhausted, "PREFIX_TOO_WIDE"),
@@ -228,6 +239,7 @@ impl Error {
             | Self::LeavePending
             | Self::SessionUnavailable
             | Self::Store(StoreError::Unavailable(_)) => Some(Duration::from_secs(1)),
+            Self::RateLimited { wait } => Some(*wait),
             Self::Store(StoreError::Full) => Some(Duration::from_secs(5)),
             _ => None,
         }

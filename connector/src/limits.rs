@@ -1,11 +1,10 @@
 //! All bounds on what clients may cost the connector, and the counters behind them.
 
 pub(crate) mod addresses;
-pub(crate) mod pace;
 
 use metrics::counter;
-use pace::Rate;
 use parking_lot::Mutex;
+use runtime::pace::Rate;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -37,6 +36,8 @@ pub(crate) struct ClientLimits {
 pub(crate) struct SessionRates {
     /// Requests, but for leaves and pings.
     pub requests: Option<Rate>,
+    /// Bytes of the bodies of these requests.
+    pub bytes: Option<Rate>,
     /// Channels that it joins.
     pub joins: Option<Rate>,
     /// Pages of history and of members.
@@ -175,12 +176,13 @@ pub(crate) enum Bound {
     Address,
     AddressRate,
     RequestRate,
+    ByteRate,
     JoinRate,
     ReadRate,
 }
 
 impl Bound {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Connections,
         Self::HalfOpen,
         Self::Handshakes,
@@ -191,6 +193,7 @@ impl Bound {
         Self::Address,
         Self::AddressRate,
         Self::RequestRate,
+        Self::ByteRate,
         Self::JoinRate,
         Self::ReadRate,
     ];
@@ -207,6 +210,7 @@ impl Bound {
             Self::Address => "address",
             Self::AddressRate => "address-rate",
             Self::RequestRate => "request-rate",
+            Self::ByteRate => "byte-rate",
             Self::JoinRate => "join-rate",
             Self::ReadRate => "read-rate",
         }

@@ -20,6 +20,7 @@ pub mod huge_pages;
 pub mod lifecycle;
 pub mod listen;
 mod log;
+pub mod pace;
 pub mod readiness;
 pub mod redis_timeout;
 pub mod telemetry;

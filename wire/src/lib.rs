@@ -78,6 +78,21 @@ impl RequestBody {
             Err(BodyError::NotObject | BodyError::NotJson | BodyError::NotUtf8) => Self::Empty,
         }
     }
+
+    /// How many bytes of it are kept. Those of a body that cannot be used are not.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Object(bytes) => bytes.len(),
+            Self::Empty | Self::Unusable => 0,
+        }
+    }
+
+    /// True if nothing of it is kept.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// Why a member is told another position.

@@ -1,6 +1,7 @@
 //! What a caller may do, as its token says. It goes with the request, and the fields of the request are checked against it.
 
 use super::audit::Record;
+use super::scope::Scope;
 use super::tokens::Token;
 use channel_store::{ChannelName, UserId};
 use futures_util::future::{self, Either};
@@ -53,6 +54,12 @@ impl Permit {
     pub(crate) fn is_for_all_channels(&self) -> bool {
         let granted = self.0.as_ref();
         granted.is_none_or(|it| it.token.line.patterns.is_empty())
+    }
+
+    /// True if the token is one of connectors.
+    pub(crate) fn is_for_connectors(&self) -> bool {
+        let granted = self.0.as_ref();
+        granted.is_some_and(|it| it.token.line.scopes.contains(&Scope::Connector))
     }
 
     /// Notes a user that the call is about, for the audit log.

@@ -9,6 +9,7 @@ use super::share::Holding;
 use super::version::Version;
 use crate::metering;
 use parking_lot::Mutex;
+use runtime::pace::Pace;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -102,6 +103,8 @@ pub(crate) struct Caller {
     pub(crate) other: Arc<Holding>,
     pub(crate) requests: Arc<Holding>,
     pub(crate) answers: Arc<Holding>,
+    /// How fast it is given pages.
+    pub(crate) pages: Mutex<Pace>,
     state: Mutex<State>,
     no_room: CancellationToken,
 }
@@ -174,6 +177,7 @@ impl Caller {
             other: Arc::default(),
             requests: Arc::default(),
             answers: Arc::default(),
+            pages: Mutex::default(),
             state: Mutex::new(State {
                 open: 0,
                 calls: 0,
@@ -193,6 +197,11 @@ impl Caller {
     /// The caller of a request with these extensions. `None` if it comes without a connection.
     pub(crate) fn of(extensions: &http::Extensions) -> Option<Arc<Self>> {
         extensions.get::<Arc<Self>>().cloned()
+    }
+
+    /// True if the caller is in the same process.
+    pub(crate) fn is_in_process(&self) -> bool {
+        self.peer.is_none()
     }
 
     /// Its address, for logs.

@@ -13,11 +13,14 @@ use super::connections::Caller;
 use super::request_body::{self, Metered};
 use super::response_body;
 use super::share::{Share, Taken};
+use crate::access::Permit;
 use crate::config::Limits;
 use crate::error::{Error, of_transport};
 use crate::metering;
 use futures_util::future::BoxFuture;
 use http::{Extensions, HeaderMap, Request, Response};
+use http_body::Body as _;
+use runtime::pace::Rate;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -40,6 +43,9 @@ const MEMBERS_ANSWER: usize = 256 * 1024;
 const CHANNELS_ANSWER: usize = 384 * 1024;
 /// The same for a page of history, without its last message.
 const HISTORY_ANSWER: usize = 1024 * 1024;
+
+/// The methods whose answers are pages. A connection is given only so many bytes of them in a second.
+const PAGES: [&str; 4] = ["History", "ListMembers", "ListChannels", "ListSessions"];
 
 /// The methods that ask connectors may take this much longer than others. A connector has a second to answer, and then its
 /// lease is read.
@@ -72,6 +78,7 @@ pub(crate) struct Bounds {
     call_time: Duration,
     frame_limit: usize,
     message_limit: usize,
+    page_rate: Option<Rate>,
     /// The caller of requests that come without a connection.
     in_process: Arc<Caller>,
 }
@@ -85,6 +92,7 @@ impl Bounds {
             call_time: limits.call_time,
             frame_limit: limits.frame(),
             message_limit: limits.message,
+            page_rate: limits.page_rate,
             in_process: Caller::in_process(),
         })
     }
@@ -157,7 +165,14 @@ impl Bounds {
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
     {
-        let reserve = match request.uri().path().rsplit('/').next() {
+        let method = request.uri().path().rsplit('/').next();
+        let is_page = method.is_some_and(|it| PAGES.contains(&it));
+        let page_rate = self
+            .page_rate
+            .filter(|_| is_page && !caller.is_in_process());
+        // Connectors read for their clients, each of which has a rate of its own.
+        let page_rate = page_rate.filter(|_| !Permit::of(request.extensions()).is_for_connectors());
+        let reserve = match method {
             Some("History") => HISTORY_ANSWER + self.message_limit,
             Some("BatchSend") => BATCH_ANSWER,
             Some("Broadcast") => BROADCAST_ANSWER,
@@ -173,6 +188,10 @@ impl Bounds {
         head.extensions.insert(Deadline(deadline));
         let whole = request_body::whole(body, self.frame_limit, &self.requests, &caller.requests);
         let (body, _bytes) = timeout_at(deadline, whole).await.map_err(late)??;
+        if let Some(rate) = &page_rate {
+            let taken = caller.pages.lock().take(rate, Instant::now());
+            taken.map_err(|wait| Error::RateLimited { wait })?;
+        }
         let _place = take(&self.calls, caller)?;
         let reserved = self.answers.taken(&caller.answers, reserve);
         let reserved: Taken = timeout_at(deadline, reserved).await.map_err(late)?;
@@ -182,7 +201,12 @@ impl Bounds {
         if let Some(status) = Status::from_header_map(answer.headers()) {
             return Ok(of_transport(status, self.frame_limit).into_http());
         }
-        Ok(response_body::hold(answer, reserved, caller))
+        let answer = response_body::hold(answer, reserved, caller);
+        if let Some(rate) = &page_rate {
+            let bytes = u32::try_from(answer.body().size_hint().lower()).unwrap_or(u32::MAX);
+            caller.pages.lock().charge(rate, bytes, Instant::now());
+        }
+        Ok(answer)
     }
 
     /// A watch has a request as a unary call has, and an answer that lasts. It is bounded by [`crate::watch`].

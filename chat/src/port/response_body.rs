@@ -9,6 +9,7 @@ use super::share::Taken;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, Response};
+use http_body::SizeHint;
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use std::pin::Pin;
@@ -97,5 +98,9 @@ impl http_body::Body for Held {
 
     fn is_end_stream(&self) -> bool {
         self.data.is_empty() && self.trailers.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.data.len() as u64)
     }
 }

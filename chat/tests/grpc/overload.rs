@@ -5,13 +5,17 @@ use chat::Limits;
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message;
+use proto::chat::v1::ListMembersRequest;
 use proto::chat::v1::chat_service_client::ChatServiceClient;
+use runtime::pace::Rate;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::client::GrpcService;
 use tonic::{Code, Request};
+use tonic_types::StatusExt;
 
 #[tokio::test]
 async fn calls_beyond_the_bound_are_refused_at_once_and_streams_do_not_count() {
@@ -61,6 +65,36 @@ async fn streams_beyond_their_own_bound_are_refused_until_one_ends() {
     drop(first.requests);
     assert!(first.answers.message().await.unwrap().is_none());
     Caller::open(&mut client).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_is_given_only_so_many_bytes_of_pages_and_other_calls_and_connections_go_on() {
+    let chat = Chat::with(Limits {
+        // To make up for one page at this rate takes far longer than this test.
+        page_rate: Rate::of(1, 1),
+        ..Limits::default()
+    })
+    .await;
+    let mut client = chat.client().await;
+    let page = || ListMembersRequest {
+        channel: "4".to_owned(),
+        ..ListMembersRequest::default()
+    };
+    let answer = client.list_members(page()).await.unwrap().into_inner();
+    let status = client.list_members(page()).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert_eq!(reason(&status), "RATE_LIMITED");
+    // gRPC puts five bytes before a message.
+    let bytes = 5 + answer.encoded_len() as u64;
+    let wait = status.get_details_retry_info().unwrap().retry_delay;
+    assert!(
+        (bytes - 10..=bytes + 1).contains(&wait.unwrap().as_secs()),
+        "{bytes} bytes, {wait:?}"
+    );
+
+    client.send(message("{}")).await.unwrap();
+    let mut another = chat.client().await;
+    another.list_members(page()).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

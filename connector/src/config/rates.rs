@@ -2,7 +2,12 @@
 
 use crate::limits::SessionRates;
 use crate::limits::addresses::AddressRules;
-use crate::limits::pace::Rate;
+use runtime::cli::bytes;
+use runtime::pace::Rate;
+use std::ops::RangeInclusive;
+
+/// The range of the settings in bytes.
+const BYTES: RangeInclusive<u64> = 0..=1 << 30;
 
 /// What a session and an address may do in a second, and at once. 0 stands for no limit.
 ///
@@ -20,6 +25,16 @@ pub struct RateSettings {
     /// Requests that a session may make at once after a rest
     #[arg(long, default_value_t = 1_000, value_name = "NUMBER")]
     pub request_burst: u32,
+
+    /// Bytes of the bodies of requests that a session may send in a second; 0: no limit
+    ///
+    /// Without it: 2MiB, or no limit on loopback if everybody may log in.
+    #[arg(long, value_name = "BYTES", value_parser = bytes::<u32>(BYTES))]
+    pub byte_rate: Option<u32>,
+
+    /// Bytes that a session may send at once after a rest
+    #[arg(long, default_value = "8MiB", value_name = "BYTES", value_parser = bytes::<u32>(BYTES))]
+    pub byte_burst: u32,
 
     /// Channels that a session may join in a second; 0: no limit
     ///
@@ -64,6 +79,8 @@ pub const RATES: (&str, &[&str]) = (
     &[
         "request_rate",
         "request_burst",
+        "byte_rate",
+        "byte_burst",
         "join_rate",
         "join_burst",
         "read_rate",
@@ -85,6 +102,7 @@ impl RateSettings {
         };
         SessionRates {
             requests: rate(self.request_rate, 200, self.request_burst),
+            bytes: rate(self.byte_rate, 2 << 20, self.byte_burst),
             joins: rate(self.join_rate, 20, self.join_burst),
             reads: rate(self.read_rate, 10, self.read_burst),
         }

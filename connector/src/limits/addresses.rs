@@ -4,8 +4,8 @@
 //! connection and may begin a whole burst again.
 
 use super::Bound;
-use super::pace::{Pace, Rate};
 use parking_lot::{Mutex, RwLock};
+use runtime::pace::{Pace, Rate};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;

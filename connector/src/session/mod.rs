@@ -226,7 +226,7 @@ impl Handlers {
             return;
         }
         if let Some(paces) = &mut self.paces
-            && let Err((refusal, goes_on)) = paces.request(&request.route, received)
+            && let Err((refusal, goes_on)) = paces.request(&request, received)
         {
             return Box::pin(self.slow_down(request.id, refusal, goes_on)).await;
         }

@@ -1,10 +1,10 @@
 //! How often one session may do things, and what happens if it does not keep to that.
 
-use crate::limits::pace::{Pace, Rate};
 use crate::limits::{Bound, SessionRates};
+use runtime::pace::{Pace, Rate};
 use std::time::Duration;
 use tokio::time::Instant;
-use wire::Refusal;
+use wire::{Refusal, Request};
 
 /// Requests that are never refused. A session that leaves a channel costs less afterwards, and a ping shows that a client lives.
 const FREE: [&str; 2] = ["chat.handler.leave", "connector.handler.ping"];
@@ -15,6 +15,9 @@ const FREE: [&str; 2] = ["chat.handler.leave", "connector.handler.ping"];
 /// which an empty channel is kept. In two minutes these are as many as in a burst.
 const FURTHER: Rate = Rate::every(Duration::from_millis(120), 1_000);
 
+/// How many requests a client may have refused for their bytes if their number is not limited.
+const REFUSALS: Rate = Rate::every(Duration::from_millis(5), 1_000);
+
 /// A client had too many requests refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct GoesOn;
@@ -24,7 +27,8 @@ pub(super) struct GoesOn;
 pub(super) struct Paces {
     rates: SessionRates,
     requests: Pace,
-    /// Requests that were refused. A client may have as many refused as it may make.
+    bytes: Pace,
+    /// Requests that were refused. A client may have as many refused as it may make requests.
     refused: Pace,
     joins: Pace,
     further: Pace,
@@ -39,50 +43,50 @@ impl Paces {
         }
     }
 
-    /// Counts a request.
+    /// Counts a request and the bytes of its body.
     ///
     /// # Errors
     /// Why it is refused. With [`GoesOn`] the client is to be closed.
     pub(super) fn request(
         &mut self,
-        route: &str,
+        request: &Request,
         now: Instant,
     ) -> Result<(), (Refusal, Option<GoesOn>)> {
-        if FREE.contains(&route) {
+        if FREE.contains(&&*request.route) {
             return Ok(());
         }
-        let Some(rate) = &self.rates.requests else {
-            return Ok(());
-        };
-        self.requests.take(rate, now).map_err(|wait| {
-            Bound::RequestRate.reached();
-            let goes_on = self.refused.take(rate, now).is_err().then_some(GoesOn);
-            (Refusal::rate_limited(wait), goes_on)
+        let rates = self.rates;
+        let mut counted = take(&mut self.requests, rates.requests, Bound::RequestRate, now);
+        if let (Ok(()), Some(rate)) = (&counted, rates.bytes) {
+            let bytes = u32::try_from(request.body.len()).unwrap_or(u32::MAX);
+            let taken = self.bytes.take_many(&rate, bytes, now);
+            counted = taken.map_err(|wait| refuse(Bound::ByteRate, wait));
+        }
+        counted.map_err(|refusal| {
+            let most = rates.requests.unwrap_or(REFUSALS);
+            let goes_on = self.refused.take(&most, now).is_err().then_some(GoesOn);
+            (refusal, goes_on)
         })
     }
 
     /// Counts a join.
     pub(super) fn join(&mut self, now: Instant) -> Result<(), Refusal> {
-        let rate = self.rates.joins.as_ref();
-        take(&mut self.joins, rate, Bound::JoinRate, now)?;
-        take(&mut self.further, Some(&FURTHER), Bound::JoinRate, now)
+        take(&mut self.joins, self.rates.joins, Bound::JoinRate, now)?;
+        take(&mut self.further, Some(FURTHER), Bound::JoinRate, now)
     }
 
     /// Counts a page.
     pub(super) fn read(&mut self, now: Instant) -> Result<(), Refusal> {
-        take(
-            &mut self.reads,
-            self.rates.reads.as_ref(),
-            Bound::ReadRate,
-            now,
-        )
+        take(&mut self.reads, self.rates.reads, Bound::ReadRate, now)
     }
 }
 
-fn take(pace: &mut Pace, rate: Option<&Rate>, bound: Bound, now: Instant) -> Result<(), Refusal> {
-    let taken: Result<(), Duration> = rate.map_or(Ok(()), |rate| pace.take(rate, now));
-    taken.map_err(|wait| {
-        bound.reached();
-        Refusal::rate_limited(wait)
-    })
+fn take(pace: &mut Pace, rate: Option<Rate>, bound: Bound, now: Instant) -> Result<(), Refusal> {
+    let taken = rate.map_or(Ok(()), |rate| pace.take(&rate, now));
+    taken.map_err(|wait| refuse(bound, wait))
+}
+
+fn refuse(bound: Bound, wait: Duration) -> Refusal {
+    bound.reached();
+    Refusal::rate_limited(wait)
 }

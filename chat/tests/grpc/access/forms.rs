@@ -3,8 +3,10 @@
 use super::{Guarded, With, token};
 use crate::support::{framed, message, reason};
 use crate::web::{Answer, ask, raw};
+use chat::Limits;
 use proto::chat::v1::HistoryRequest;
 use proto::chat::v1::chat_service_client::ChatServiceClient;
+use runtime::pace::Rate;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -211,4 +213,26 @@ async fn what_does_not_exist_is_told_only_to_those_with_a_token() {
         let answer = client.unary(request, path, codec).await;
         assert_eq!(answer.unwrap_err().code(), code);
     }
+}
+
+#[tokio::test]
+async fn connectors_read_for_their_clients_without_the_rate_of_back_ends() {
+    let limits = Limits {
+        page_rate: Rate::of(1, 1),
+        ..Limits::default()
+    };
+    let lines = [("back-end", "read"), ("connector", "connector")];
+    let chat = Guarded::with(&lines, limits).await;
+    let page = || HistoryRequest {
+        channel: "4".to_owned(),
+        ..HistoryRequest::default()
+    };
+    let mut client = ChatServiceClient::with_interceptor(chat.channel().await, With("connector"));
+    for _ in 0..3 {
+        client.history(page()).await.unwrap();
+    }
+    let mut client = ChatServiceClient::with_interceptor(chat.channel().await, With("back-end"));
+    client.history(page()).await.unwrap();
+    let status = client.history(page()).await.unwrap_err();
+    assert_eq!(reason(&status), "RATE_LIMITED");
 }

@@ -49,6 +49,10 @@ pub(crate) struct Guarded {
 
 impl Guarded {
     pub(crate) async fn start(lines: &[(&str, &str)]) -> Self {
+        Self::with(lines, Limits::default()).await
+    }
+
+    async fn with(lines: &[(&str, &str)], limits: Limits) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("tokens");
         write(&file, lines);
@@ -63,7 +67,7 @@ impl Guarded {
         let limits = Limits {
             access,
             allowed_origins: vec!["http://page.example".to_owned()],
-            ..Limits::default()
+            ..limits
         };
         tokio::spawn(chat::serve(
             listener,

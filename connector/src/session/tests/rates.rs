@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::limits::SessionRates;
-use crate::limits::pace::Rate;
+use runtime::pace::Rate;
 
 /// A client that has logged in as "u" and may do this much from now on.
 async fn logged_in_at(rates: SessionRates) -> Scene {
@@ -84,6 +84,41 @@ async fn a_client_that_goes_on_after_many_refusals_is_closed() {
     }
     // As many as it may make, as many refusals, and one more.
     assert_eq!(tries, 3 + 3 + 1);
+    assert_eq!(scene.socket.closing(), Some(Disconnect::TooFast));
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_beyond_the_bytes_of_a_second_are_refused_and_a_client_that_goes_on_is_closed() {
+    let rates = SessionRates {
+        bytes: Rate::of(1_000, 2_000),
+        ..SessionRates::default()
+    };
+    let mut scene = logged_in_at(rates).await;
+    let now = Instant::now();
+    let large = |id| {
+        request(
+            id,
+            "chat.handler.unknown",
+            &json!({"text": "x".repeat(1_489)}),
+        )
+    };
+    assert_eq!(large(2).body.len(), 1_500);
+    scene.me.handle(large(2), now).await;
+    assert_eq!(scene.client.next().await, refused(2, Reason::UnknownRoute));
+    scene.me.handle(large(3), now).await;
+    assert_eq!(scene.client.next().await, told_to_wait(3, 1_000));
+    // What was refused is not counted, and what is small may still have room.
+    scene.me.handle(request(4, PING, &json!({})), now).await;
+    assert_eq!(scene.client.next().await, reply(4, DONE));
+    let later = now + Duration::from_secs(1);
+    scene.me.handle(large(5), later).await;
+    assert_eq!(scene.client.next().await, refused(5, Reason::UnknownRoute));
+    let mut refused = 0;
+    while scene.socket.closing().is_none() {
+        scene.me.handle(large(6), later).await;
+        refused += 1;
+    }
+    assert_eq!(refused, 1_000 + 1);
     assert_eq!(scene.socket.closing(), Some(Disconnect::TooFast));
 }
 

@@ -1,13 +1,13 @@
 //! How often somebody may do something: so many times in a second, and in a burst once in a while.
 //!
-//! This is the generic cell rate algorithm. Its only state is one time.
+//! This is the generic cell rate algorithm. Its only state is one time. What is counted may be calls or bytes.
 
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// How often something is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Rate {
+pub struct Rate {
     /// The time after which one more is allowed.
     interval: Duration,
     /// How many are allowed at once after a rest.
@@ -16,20 +16,23 @@ pub(crate) struct Rate {
 
 impl Rate {
     /// So many in a second, and `burst` after a rest. `None`: it is not limited.
-    pub(crate) fn of(each_second: u32, burst: u32) -> Option<Self> {
+    #[must_use]
+    pub fn of(each_second: u32, burst: u32) -> Option<Self> {
         let interval = Duration::from_secs(1).checked_div(each_second)?;
         let burst = burst.max(1);
         Some(Self { interval, burst })
     }
 
-    pub(crate) const fn every(interval: Duration, burst: u32) -> Self {
+    /// One in each interval, and `burst` after a rest.
+    #[must_use]
+    pub const fn every(interval: Duration, burst: u32) -> Self {
         Self { interval, burst }
     }
 }
 
-/// The pace of one session or address.
+/// The pace of one session, address or connection.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Pace {
+pub struct Pace {
     /// When a whole burst is allowed again. `None`: it is allowed now.
     whole_at: Option<Instant>,
 }
@@ -39,8 +42,17 @@ impl Pace {
     ///
     /// # Errors
     /// The time to wait before the next attempt.
-    pub(crate) fn take(&mut self, rate: &Rate, now: Instant) -> Result<(), Duration> {
-        let whole_at = self.whole_at.map_or(now, |it| it.max(now)) + rate.interval;
+    pub fn take(&mut self, rate: &Rate, now: Instant) -> Result<(), Duration> {
+        self.take_many(rate, 1, now)
+    }
+
+    /// Takes so many at once, if they are allowed at this rate. More than a burst count as a burst, because they would never be
+    /// allowed otherwise.
+    ///
+    /// # Errors
+    /// The time to wait before the next attempt.
+    pub fn take_many(&mut self, rate: &Rate, many: u32, now: Instant) -> Result<(), Duration> {
+        let whole_at = self.whole_after(rate, many.min(rate.burst), now);
         let waits = whole_at.saturating_duration_since(now + rate.burst * rate.interval);
         if waits.is_zero() {
             self.whole_at = Some(whole_at);
@@ -50,8 +62,19 @@ impl Pace {
         }
     }
 
+    /// Counts so many that were taken already, and whose number was not known before. Until they are made up for, nothing more is
+    /// allowed.
+    pub fn charge(&mut self, rate: &Rate, many: u32, now: Instant) {
+        self.whole_at = Some(self.whole_after(rate, many, now));
+    }
+
+    fn whole_after(&self, rate: &Rate, many: u32, now: Instant) -> Instant {
+        self.whole_at.map_or(now, |it| it.max(now)) + many * rate.interval
+    }
+
     /// True if it is as if nothing had been taken yet.
-    pub(crate) fn has_rested(&self, now: Instant) -> bool {
+    #[must_use]
+    pub fn has_rested(&self, now: Instant) -> bool {
         self.whole_at.is_none_or(|it| it <= now)
     }
 }
@@ -83,6 +106,29 @@ mod tests {
             assert_eq!(pace.take(&rate, rested), Ok(()));
         }
         assert_eq!(pace.take(&rate, rested), Err(interval));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_are_taken_at_once_or_not_at_all() {
+        let interval = Duration::from_nanos(100);
+        let (rate, mut pace) = (Rate::every(interval, 1_000), Pace::default());
+        let now = Instant::now();
+        assert_eq!(pace.take_many(&rate, 600, now), Ok(()));
+        assert_eq!(pace.take_many(&rate, 600, now), Err(200 * interval));
+        assert_eq!(pace.take_many(&rate, 400, now), Ok(()));
+        let rested = now + 1_000 * interval;
+        assert_eq!(pace.take_many(&rate, u32::MAX, rested), Ok(()));
+        assert_eq!(pace.take(&rate, rested), Err(interval));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_charged_is_made_up_for_before_more_is_allowed() {
+        let interval = Duration::from_nanos(100);
+        let (rate, mut pace) = (Rate::every(interval, 1_000), Pace::default());
+        let now = Instant::now();
+        pace.charge(&rate, 5_000, now);
+        assert_eq!(pace.take(&rate, now), Err(4_001 * interval));
+        assert_eq!(pace.take(&rate, now + 4_001 * interval), Ok(()));
     }
 
     #[test]
