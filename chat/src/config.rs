@@ -1,5 +1,6 @@
 //! The settings that an operator can make, and the bounds that follow from them.
 
+use crate::tls::PortSettings;
 use channel_store::body::LARGEST_BODY;
 use channel_store::redis::{OpenError, check_url};
 use channel_store::{Ack, LogRule, StoreOptions};
@@ -197,6 +198,10 @@ pub struct Config {
     /// What a line of the log looks like; RUST_LOG says how much is logged
     #[arg(long, env = "CHAT_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
+
+    /// The certificate of the port.
+    #[command(flatten)]
+    pub tls: PortSettings,
 }
 
 impl Grouped for Config {
@@ -209,6 +214,7 @@ impl Grouped for Config {
         "log_format",
     ];
     const GROUPS: &'static [(&'static str, &'static [&'static str])] = &[
+        ("Encryption", &PortSettings::IDS),
         (
             "Redis",
             &[
@@ -276,6 +282,7 @@ impl Config {
             ));
         }
         runtime::redis_timeout::check(self.redis_timeout, self.lease)?;
+        self.tls.check().map_err(|error| error.to_string())?;
         match check_url(&self.redis, self.redis_ca.as_deref()) {
             Ok(()) => Ok(()),
             Err(error @ OpenError::Certificates { .. }) => Err(format!("--redis-ca: {error}")),

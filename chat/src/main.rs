@@ -20,12 +20,12 @@ fn main() -> ExitCode {
 }
 
 async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
-    let listener = listen::bind(config.listen)?;
+    let port = config.tls.port(listen::bind(config.listen)?)?;
     let admin = listen::bind(config.admin)?;
     let store = RedisStore::open(&config.redis, config.store())
         .await
         .context("cannot use this Redis")?;
-    tracing::info!(address = %listener.local_addr()?, "listening");
+    tracing::info!(address = %port.local_address()?, "listening");
     tracing::info!(address = %admin.local_addr()?, "admin listening");
     let readiness = Readiness::new();
     readiness.follow_telling("redis", store.available(), store.why_unavailable());
@@ -47,7 +47,7 @@ async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let store = Arc::new(store);
     let cleanup = Cleanup::begin(store.clone(), store.leases(), store.registry());
     chat::serve(
-        listener,
+        port,
         store,
         cleanup,
         connectors,

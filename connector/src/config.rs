@@ -1,5 +1,6 @@
 //! A connector's settings. Each flag has an environment variable with the same meaning.
 
+use crate::call_settings::{ChatTls, RouteTls};
 use crate::chat_client::Source;
 use crate::limits::{Bounds, QueueLimits};
 use crate::limits::{ClientLimits, Heartbeats};
@@ -12,6 +13,7 @@ use clap::Parser;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use runtime::cli::{Grouped, bytes, duration, share};
 use runtime::listen::{ListenAddress, address, listen_address};
+use runtime::tls::TlsSettings;
 use runtime::{LogFormat, descriptors};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -124,6 +126,10 @@ pub struct Config {
     )]
     pub threads: usize,
 
+    /// TLS for calls to chat.
+    #[command(flatten)]
+    pub chat_tls: ChatTls,
+
     /// Settings for what clients may do and what they may cost.
     #[command(flatten)]
     pub clients: ClientSettings,
@@ -132,6 +138,14 @@ pub struct Config {
 /// What clients may do and cost.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ClientSettings {
+    /// The certificate of the clients' port.
+    #[command(flatten)]
+    pub tls: TlsSettings,
+
+    /// The authorities of the operator's handlers.
+    #[command(flatten)]
+    pub route_tls: RouteTls,
+
     /// The time between heartbeats, such as 25s; a plain number means seconds. A client that is silent for twice as
     /// long is dropped
     #[arg(long, env = "CONNECTOR_HEARTBEAT", default_value = "25s", value_parser = seconds)]
@@ -273,6 +287,7 @@ impl Grouped for Config {
             ],
         ),
         CLIENTS,
+        ENCRYPTION,
         LIMITS,
         ("Process", &["log_format", "threads"]),
     ];
@@ -292,6 +307,19 @@ pub const CLIENTS: (&str, &[&str]) = (
         "routes",
         "no_deflate",
         "no_page",
+    ],
+);
+
+/// The heading for certificates, and the settings below it.
+pub const ENCRYPTION: (&str, &[&str]) = (
+    "Encryption",
+    &[
+        "tls.certificate",
+        "tls.key",
+        "chat_ca",
+        "chat_certificate",
+        "chat_key",
+        "route_ca",
     ],
 );
 
@@ -370,7 +398,10 @@ impl Config {
     pub fn check(&self) -> Result<(), String> {
         self.clients.check()?;
         runtime::redis_timeout::check(self.redis_timeout, self.lease)?;
-        Source::parse(&self.chat).map_err(|error| format!("--chat: {error}"))?;
+        let chats = Source::parse(&self.chat).map_err(|error| format!("--chat: {error}"))?;
+        self.chat_tls
+            .check(&chats)
+            .map_err(|error| error.to_string())?;
         new_incarnation(&self.id).map_err(|error| error.to_string())?;
         match check_url(&self.redis, self.redis_ca.as_deref()) {
             Ok(()) => Ok(()),
@@ -408,7 +439,10 @@ impl ClientSettings {
                 self.queue, self.queue_total
             ));
         }
-        routes::check(&self.routes).map_err(|error| format!("--route: {error}"))
+        self.tls.check().map_err(|error| error.to_string())?;
+        let uris = routes::check(&self.routes).map_err(|error| format!("--route: {error}"))?;
+        let checked = self.route_tls.check(&uris);
+        checked.map_err(|error| error.to_string())
     }
 
     pub(crate) fn limits(&self) -> ClientLimits {

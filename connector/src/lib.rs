@@ -5,14 +5,16 @@
 //! feed. Any number of connectors serve one system. They share nothing but the store.
 //!
 //! Imports go one way: `listener` and `http` → `client` → `session` → [`hub`], [`membership`], [`chat_client`] and
-//! [`routes`] → [`transport`] and [`grpc`] → [`limits`].
+//! [`routes`] → [`transport`] and [`grpc`] → `dial`, [`limits`].
 
 #[cfg(test)]
 #[path = "../tests/unit/autobahn.rs"]
 mod autobahn;
+pub mod call_settings;
 pub mod chat_client;
 mod client;
 pub mod config;
+mod dial;
 pub mod grpc;
 mod http;
 pub mod hub;
@@ -20,6 +22,7 @@ pub mod limits;
 mod listener;
 pub mod membership;
 mod metering;
+mod opening;
 mod random;
 pub mod routes;
 mod session;
@@ -44,6 +47,7 @@ use listener::Port;
 use membership::{LeaseKeeper, Logins, NameError};
 use routes::Routes;
 use runtime::listen::Listener;
+use runtime::tls::{ServerTls, TlsError};
 use runtime::{Readiness, Shutdown};
 use session::Services;
 use std::sync::Arc;
@@ -68,6 +72,7 @@ pub struct Store {
 pub struct Connector {
     clients: ClientSettings,
     services: Arc<Services>,
+    tls: Option<Arc<ServerTls>>,
 }
 
 impl Connector {
@@ -99,8 +104,18 @@ impl Connector {
         hub.follow(feed);
         Ok(Self {
             clients: clients.clone(),
+            tls: None,
             services: Services::new(lease, logins, hub, chat, inboxes, routes, clients.grace),
         })
+    }
+
+    /// Lets the clients' port speak TLS alone, if the settings have a certificate. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// [`TlsError`] if the certificate or its key can't be used.
+    pub fn with_tls(self) -> Result<Self, TlsError> {
+        let tls = self.clients.tls.begin(opening::ALPN)?;
+        Ok(Self { tls, ..self })
     }
 
     /// Adds what this connector needs before clients should come: a chat, publications that work, the login policy that
@@ -135,6 +150,7 @@ impl Connector {
         let Self {
             clients: settings,
             services,
+            tls,
         } = self;
         let limits = Limits::new(settings.bounds());
         let clients = Clients::new(Arc::clone(&services), settings.limits(), settings.queues());
@@ -150,6 +166,7 @@ impl Connector {
         let port = Port {
             http: Arc::new(http),
             limits,
+            tls,
         };
         let keeping = services.keep();
         tokio::select! {

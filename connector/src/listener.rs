@@ -5,8 +5,10 @@
 
 use crate::http::Http;
 use crate::limits::{self, Bound, Limits};
+use crate::opening::open;
 use crate::transport::pass::Pass;
 use runtime::listen::Listener;
+use runtime::tls::ServerTls;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +25,8 @@ const REFUSE: Duration = Duration::from_secs(1);
 pub(crate) struct Port {
     pub(crate) http: Arc<Http>,
     pub(crate) limits: Arc<Limits>,
+    /// The certificate of the port. Without one it speaks no TLS.
+    pub(crate) tls: Option<Arc<ServerTls>>,
 }
 
 impl Port {
@@ -51,7 +55,7 @@ impl Port {
         }
     }
 
-    /// A Pomelo package begins with its type, a byte below the space, and a request of HTTP begins with a letter. A
+    /// The handshake of TLS and the first byte after it have one time together. A Pomelo package begins with its type, a byte below the space, and a request of HTTP begins with a letter. A
     /// socket without a place is served only if it speaks HTTP. It may bring a request of a polling client that has
     /// places of its own, and any other client is told why it is refused.
     fn by_first_byte(self: Arc<Self>, stream: TcpStream, pass: Arc<Pass>) {
@@ -63,15 +67,15 @@ impl Port {
             REFUSE
         };
         let task = tokio::spawn(async move {
-            let mut first = [0];
-            match timeout(patience, stream.peek(&mut first)).await {
-                Ok(Ok(1)) if first[0] >= b' ' => {
+            match timeout(patience, open(stream, &pass, self.tls.as_deref())).await {
+                Ok(Some((stream, first))) if first >= b' ' => {
                     Arc::clone(&self.http).serve(stream, pass).await;
                 }
                 _ if !has_room => Bound::Connections.reached(),
-                Ok(Ok(1)) => {
+                Ok(Some((stream, _))) => {
                     let format = self.http.pomelo.on_a_stream();
-                    Arc::clone(&self.http.clients).serve_socket(stream, pass, Vec::new(), format);
+                    let (socket, pass) = stream.into_parts();
+                    Arc::clone(&self.http.clients).serve_socket(socket, pass, Vec::new(), format);
                 }
                 _ => {}
             }

@@ -23,9 +23,16 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
-    let source = Source::parse(&config.chat)?;
+    let chats = Source::parse(&config.chat)?;
+    let tls = config.chat_tls.begin(&chats)?;
+    let source = Source::Addresses(chats, tls);
     let limit = config.clients.message_limit as usize;
-    let routes = Routes::begin(&config.clients.routes, &config.id, limit)?;
+    let routes = Routes::begin(
+        &config.clients.routes,
+        &config.id,
+        limit,
+        &config.clients.route_tls,
+    )?;
     let listener = Listener::bind(&config.listen)?;
     let admin_listener = listen::bind(config.admin)?;
 
@@ -49,6 +56,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     };
     let (id, lease) = (&config.id, config.lease);
     let connector = Connector::new(id, lease, &config.clients, hub, store, chat, routes)?;
+    let connector = connector.with_tls()?;
 
     let readiness = Readiness::new();
     let available = channel_store::ChannelFeed::available(&*feed);

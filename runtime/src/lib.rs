@@ -20,6 +20,7 @@ mod log;
 pub mod readiness;
 pub mod redis_timeout;
 pub mod telemetry;
+pub mod tls;
 
 pub use backoff::Backoff;
 pub use lifecycle::Shutdown;

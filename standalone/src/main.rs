@@ -7,7 +7,7 @@ use channel_store::StoreOptions;
 use channel_store::memory::MemoryStore;
 use clap::Parser;
 use connector::chat_client::{Chat, Source, TransportError};
-use connector::config::{CLIENTS, LIMITS};
+use connector::config::{CLIENTS, ENCRYPTION, LIMITS};
 use connector::hub::{Hub, TOUCH_INTERVAL};
 use connector::routes::Routes;
 use connector::{ClientSettings, Connector, Store};
@@ -55,7 +55,8 @@ impl Grouped for Config {
         "message_limit",
         "log_format",
     ];
-    const GROUPS: &'static [(&'static str, &'static [&'static str])] = &[CLIENTS, LIMITS];
+    const GROUPS: &'static [(&'static str, &'static [&'static str])] =
+        &[CLIENTS, ENCRYPTION, LIMITS];
 }
 
 fn main() -> ExitCode {
@@ -119,7 +120,7 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     };
     let clients = &config.clients;
     let limit = clients.message_limit as usize;
-    let routes = Routes::begin(&clients.routes, "standalone", limit)?;
+    let routes = Routes::begin(&clients.routes, "standalone", limit, &clients.route_tls)?;
     let connector = Connector::new(
         "standalone",
         lease_length,
@@ -128,7 +129,8 @@ async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         parts,
         chat,
         routes,
-    )?;
+    )?
+    .with_tls()?;
     connector.report_to(&readiness);
     let admin = tokio::spawn(admin::serve(
         admin_listener,

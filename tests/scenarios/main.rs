@@ -68,6 +68,8 @@ mod small_clients;
 mod socket_io;
 mod standalone;
 mod switched_primaries;
+mod tls_chat;
+mod tls_clients;
 mod unix_sockets;
 mod watching;
 mod without_codegen;

@@ -6,14 +6,16 @@ use super::endpoint::Endpoint;
 use super::ordered_stream;
 use super::prover::keep_proving;
 use super::source::{ChatService, Source};
-use crate::grpc::{CONNECT, RESOLVE_AGAIN, TransportError, resolve, transport};
+use crate::dial::{CONNECT, Dialer, is_encrypted};
+use crate::grpc::{RESOLVE_AGAIN, TransportError, resolve, transport};
 use http::Uri;
+use runtime::tls::ClientTls;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
+use tower::{ServiceExt, service_fn};
 
 /// Begins to use an endpoint. `address` is as for [`Endpoint::new`].
 pub(super) fn start(
@@ -41,8 +43,8 @@ pub(super) fn follow(source: Source, chat: &Arc<Chat>) {
             let endpoint = start("in process".into(), "", service, chat);
             chat.endpoints.write().push(endpoint);
         }
-        Source::Addresses(uris) => {
-            tokio::spawn(keep_resolving(uris, Arc::downgrade(chat)));
+        Source::Addresses(uris, tls) => {
+            tokio::spawn(keep_resolving(uris, tls, Arc::downgrade(chat)));
         }
     }
 }
@@ -50,7 +52,7 @@ pub(super) fn follow(source: Source, chat: &Arc<Chat>) {
 /// Endpoints by the place of their name in the source, and by address.
 pub(super) type Known = BTreeMap<(usize, SocketAddr), Arc<Endpoint>>;
 
-async fn keep_resolving(uris: Vec<Uri>, chat: Weak<Chat>) {
+async fn keep_resolving(uris: Vec<Uri>, tls: Option<Arc<ClientTls>>, chat: Weak<Chat>) {
     let mut known = Known::new();
     loop {
         for (index, uri) in uris.iter().enumerate() {
@@ -67,7 +69,7 @@ async fn keep_resolving(uris: Vec<Uri>, chat: Weak<Chat>) {
             };
             let Some(chat) = chat.upgrade() else { return };
             chat.unresolved.lock().remove(&index);
-            update(&mut known, (index, uri), &found, &chat);
+            update(&mut known, (index, uri), &found, tls.as_ref(), &chat);
         }
         tokio::time::sleep(RESOLVE_AGAIN).await;
         if chat.strong_count() == 0 {
@@ -81,6 +83,7 @@ pub(super) fn update(
     known: &mut Known,
     (index, uri): (usize, &Uri),
     found: &[SocketAddr],
+    tls: Option<&Arc<ClientTls>>,
     chat: &Arc<Chat>,
 ) {
     known.retain(|(of, address), endpoint| {
@@ -96,7 +99,7 @@ pub(super) fn update(
             tracing::debug!(endpoint = name, "new endpoint");
             // An IPv4 address may also be written as an IPv6 address.
             let canonical = SocketAddr::new(address.ip().to_canonical(), address.port());
-            let service = connect(uri, address);
+            let service = connect(uri, address, tls);
             start(name, &canonical.to_string(), service, chat)
         });
     }
@@ -105,13 +108,21 @@ pub(super) fn update(
 }
 
 /// A connection that is made when it is needed, and made again when it broke.
-fn connect(uri: &Uri, address: SocketAddr) -> ChatService {
-    let channel = transport(uri, address)
+fn connect(uri: &Uri, address: SocketAddr, tls: Option<&Arc<ClientTls>>) -> ChatService {
+    let endpoint = transport(uri, address)
         .tcp_nodelay(true)
         .connect_timeout(CONNECT)
         .http2_keep_alive_interval(Duration::from_secs(5))
         .keep_alive_timeout(Duration::from_secs(2))
-        .keep_alive_while_idle(true)
-        .connect_lazy();
+        .keep_alive_while_idle(true);
+    let channel = if is_encrypted(uri) {
+        let dialer = Arc::new(Dialer::new(uri, address, tls));
+        endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| {
+            let dialer = Arc::clone(&dialer);
+            async move { dialer.connect().await }
+        }))
+    } else {
+        endpoint.connect_lazy()
+    };
     BoxCloneSyncService::new(channel.map_err(TransportError::new))
 }

@@ -7,6 +7,7 @@ use crate::metering::CONNECTIONS;
 use crate::session::Services;
 use crate::transport::inlet::Inlet;
 use crate::transport::pass::Pass;
+use crate::transport::socket::Socket;
 use crate::transport::{Connection, close_paced};
 use metrics::gauge;
 use parking_lot::Mutex;
@@ -14,7 +15,6 @@ use slab::Slab;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 use wire::{Disconnect, WireFormat};
@@ -53,13 +53,14 @@ impl Clients {
     /// Serves the client of a socket. `first` was read from it before.
     pub(crate) fn serve_socket(
         self: Arc<Self>,
-        stream: TcpStream,
+        socket: impl Into<Socket>,
         pass: Arc<Pass>,
         first: Vec<u8>,
         format: WireFormat,
     ) {
-        let peer = stream.peer_addr().ok();
-        let (reader, writer) = stream.into_split();
+        let socket = socket.into();
+        let peer = socket.peer();
+        let (reader, writer) = socket.into_split();
         let connection = Connection::new(writer, format, Arc::clone(&self.queues));
         let inlet = Inlet::of_socket(reader, format, self.limits.message);
         self.serve(connection, peer, inlet, first, Some(pass), || {});
@@ -207,7 +208,7 @@ mod tests {
     use channel_store::UserId;
     use std::sync::atomic::{AtomicBool, Ordering};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::oneshot;
 
     #[tokio::test(start_paused = true)]

@@ -20,8 +20,7 @@ use runtime::Readiness;
 pub(crate) use socket_io::SocketIo;
 use socket2::SockRef;
 use std::sync::Arc;
-use stream::HttpStream;
-use tokio::net::TcpStream;
+pub(crate) use stream::{HttpIo, HttpStream};
 use upgrade::{WHAT_THIS_IS, is_upgrade, negotiate_deflate, upgrade};
 use wire::WireFormat;
 #[cfg(test)]
@@ -47,11 +46,11 @@ pub(crate) struct Http {
 impl Http {
     /// Serves a socket that speaks HTTP. A socket without a place is refused, unless it brings a request of a known
     /// polling client.
-    pub(crate) async fn serve(self: Arc<Self>, stream: TcpStream, pass: Arc<Pass>) {
+    pub(crate) async fn serve(self: Arc<Self>, stream: HttpIo, pass: Arc<Pass>) {
         let handshake = self.clients.limits.handshake;
-        let peer = stream.peer_addr().ok().map(Peer);
+        let peer = stream.tcp().peer_addr().ok().map(Peer);
         // A small buffer, so that answers that nobody reads stay in user space, where they are bounded.
-        drop(SockRef::from(&stream).set_send_buffer_size(HTTP_BUFFER));
+        drop(SockRef::from(stream.tcp()).set_send_buffer_size(HTTP_BUFFER));
         let asking = Arc::clone(&pass);
         let service = service_fn(move |mut request: Request<Incoming>| {
             let server = Arc::clone(&self);
@@ -72,7 +71,7 @@ impl Http {
             .timer(TokioTimer::new())
             .header_read_timeout(handshake)
             .max_buf_size(16 << 10)
-            .serve_connection(TokioIo::new(HttpStream::new(stream, pass)), service)
+            .serve_connection(TokioIo::new(stream), service)
             .with_upgrades()
             .await;
         if let Err(error) = served {
@@ -106,8 +105,8 @@ impl Http {
         };
         let (agreed, format) = negotiate_deflate(request.headers(), format, self.deflate);
         let clients = Arc::clone(&self.clients);
-        Ok(upgrade(request, agreed, move |stream, pass, first| {
-            clients.serve_socket(stream, pass, first, format);
+        Ok(upgrade(request, agreed, move |socket, pass, first| {
+            clients.serve_socket(socket, pass, first, format);
         }))
     }
 

@@ -53,7 +53,7 @@ async fn connector() -> (SocketAddr, AbortOnDropHandle<()>) {
         hints: store.hints(),
         inboxes: store.inboxes(),
     };
-    let chat = Chat::new(Source::Addresses(Vec::new()));
+    let chat = Chat::new(Source::Addresses(Vec::new(), None));
     let lease = Duration::from_secs(10);
     let connector = Connector::new("c", lease, &clients, hub, parts, chat, Routes::none()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

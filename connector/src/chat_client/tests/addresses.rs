@@ -25,8 +25,8 @@ async fn each_address_of_a_name_is_an_endpoint_as_long_as_it_is_resolved() {
             .map(|endpoint| endpoint.name.clone())
             .collect()
     };
-    update(&mut known, (0, &uris[0]), &[a, b], &chat);
-    update(&mut known, (1, &uris[1]), &[c], &chat);
+    update(&mut known, (0, &uris[0]), &[a, b], None, &chat);
+    update(&mut known, (1, &uris[1]), &[c], None, &chat);
     let all = [
         "http://one:4001/ at 127.0.0.1:9",
         "http://one:4001/ at 127.0.0.2:9",
@@ -37,7 +37,7 @@ async fn each_address_of_a_name_is_an_endpoint_as_long_as_it_is_resolved() {
         let endpoints = chat.endpoints.read();
         (Arc::clone(&endpoints[1]), Arc::downgrade(&endpoints[0]))
     };
-    update(&mut known, (0, &uris[0]), &[b], &chat);
+    update(&mut known, (0, &uris[0]), &[b], None, &chat);
     assert_eq!(names(&chat), all[1..]);
     assert!(
         Arc::ptr_eq(&stays, &chat.endpoints.read()[0]),
@@ -75,10 +75,16 @@ async fn the_endpoint_of_a_channel_depends_only_on_addresses_and_channel() {
     let found = addresses.map(|address| address.parse::<SocketAddr>().unwrap());
     for (index, uri) in spellings.iter().enumerate() {
         let uri = uri.parse::<Uri>().unwrap();
-        update(&mut known, (index, &uri), &found[index..=index], &chat);
+        update(
+            &mut known,
+            (index, &uri),
+            &found[index..=index],
+            None,
+            &chat,
+        );
     }
     let other = "http://two:4001".parse::<Uri>().unwrap();
-    update(&mut known, (3, &other), &found[3..], &chat);
+    update(&mut known, (3, &other), &found[3..], None, &chat);
     let weights = |channel: &str| -> Vec<u64> {
         let endpoints = chat.endpoints.read();
         endpoints.iter().map(|it| it.weight(channel)).collect()
@@ -112,7 +118,7 @@ async fn a_chat_behind_a_socket_is_used_and_its_end_is_noticed() {
         .add_routes(service)
         .serve_with_incoming(TcpIncoming::from(listener));
     let server = tokio::spawn(server);
-    let chat = Chat::new(Source::parse(&[address]).unwrap());
+    let chat = Chat::new(Source::Addresses(Source::parse(&[address]).unwrap(), None));
     let Some(Called::Stream(call)) = soon(calls.recv()).await else {
         panic!("the connector makes another call than a stream");
     };

@@ -111,9 +111,9 @@ impl SocketIo {
                 let clients = Arc::clone(&self.clients);
                 // Without compression: what waits for polls was written as plain frames, and the WebSocket gets these
                 // bytes.
-                Ok(upgrade(request, None, move |stream, pass, first| {
+                Ok(upgrade(request, None, move |socket, pass, first| {
                     let limits = clients.limits.clone();
-                    clients.spawn(probe::probe(client, stream, pass, first, limits));
+                    clients.spawn(probe::probe(client, socket, pass, first, limits));
                 }))
             }
             (None, false, &Method::GET) => self.open_polling(asked.version, peer(&request)),
@@ -141,9 +141,9 @@ impl SocketIo {
             self.deflate,
         );
         let clients = Arc::clone(&self.clients);
-        upgrade(request, agreed, move |stream, pass, first| {
-            let peer = stream.peer_addr().ok();
-            let (reader, writer) = stream.into_split();
+        upgrade(request, agreed, move |socket, pass, first| {
+            let peer = socket.peer();
+            let (reader, writer) = socket.into_split();
             let connection = Connection::new(writer, format, Arc::clone(&clients.queues));
             greet(&connection, &greeting);
             let inlet = Inlet::of_socket(reader, format, clients.limits.message);
