@@ -404,7 +404,8 @@ mod tests {
     #[test]
     fn the_future_of_an_idle_connection_is_small() {
         let socket = size_of::<ClientLoop>();
-        assert!(socket <= 328, "{socket}");
+        // A socket behind TLS is another kind of socket, which takes eight bytes to tell.
+        assert!(socket <= 336, "{socket}");
         let serving = size_of_future(|it: Box<ClientLoop>| it.serve(Vec::new()));
         assert!(serving <= 480, "{serving}");
     }
